@@ -58,8 +58,8 @@ def run_ours(path: Path, transform: Transform) -> Callable[[], tuple]:
 
     def run() -> tuple:
         frame = pl.scan_parquet(path)
-        x_num, x_cat = FeatureCoder.fit(frame, transform=transform).encode(frame)
-        return torch.from_numpy(x_num), torch.from_numpy(x_cat)
+        x = FeatureCoder.fit(frame, transform=transform).encode(frame)
+        return torch.from_numpy(x.numbers), torch.from_numpy(x.codes)
 
     return run
 

@@ -38,6 +38,7 @@ from benchmarks.harness import Sides, at_least, at_most, compare, least_cpu_time
 from benchmarks.peers import tabm
 from benchmarks.peers.rechub import INSTALL, N_COLUMNS, Tables, draw_tables, has_rechub, train_rechub
 from tabmtl import APEM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, SharedBottom
+from tabmtl.columns import Features
 from tabmtl.estimators.mixture import MixtureEstimator
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.nn.embeddings import CategoricalEmbedding
@@ -247,11 +248,12 @@ def long_step(model: type[NetworkEstimator], n_tasks: int) -> Callable[[], objec
     tasks = [Task(name=f"t{t}", kind="regression") for t in range(n_tasks)]
     network, loss = model(task_column="task")._network(columns, tasks).train(), MultiTaskLoss(tasks)
     optimizer = Optimizer(network, weight_decay=1e-5, average_decay=0.998)
-    x_num, x_cat, y = torch.randn(256, 8), torch.randint(20, (256, 2), dtype=torch.int32), torch.randn(256, 1)
+    x = Features(numbers=torch.randn(256, 8), codes=torch.randint(20, (256, 2), dtype=torch.int32))
+    y = torch.randn(256, 1)
     task = torch.randint(n_tasks, (256,))
 
     def step() -> None:
-        loss(network(x_num, x_cat, task), y, None, task).sum().backward()
+        loss(network(x, task), y, None, task).sum().backward()
         optimizer.step(1e-3)
 
     return step
@@ -276,7 +278,7 @@ def member_steps(k: int, width: int) -> dict[str, tuple[nn.Module, Callable[[], 
     columns = Columns(numeric=tuple(f"x{j}" for j in range(16)), categorical=(), **facts)
     tasks = [Task(name=f"t{t}", kind="regression") for t in range(4)]
     x, y, rows = torch.randn(256, 16), torch.randn(256, 4), torch.arange(256)
-    data = Batch(x_num=x, x_cat=torch.zeros(256, 0, dtype=torch.int32), y=y)
+    data = Batch(x=Features(numbers=x, codes=torch.zeros(256, 0, dtype=torch.int32)), y=y)
 
     def ours(n_members: int) -> tuple[nn.Module, Callable[[], object]]:
         model = SharedBottom(n_members=n_members, hidden=(width, width), head_hidden=0, batch_size=256)

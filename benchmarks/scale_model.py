@@ -379,7 +379,7 @@ def measure_independent(folder: Path, rounds: Sequence[int]) -> Cost:
     with _encoded(folder) as (_, cache):
         some = cache.read(slice(_SIZES[1]))
     n_labels = np.count_nonzero(~np.isnan(some.y), axis=0)
-    of_row = sum(part[0].nbytes for part in (some.x_num, some.x_cat)) + some.y.itemsize
+    of_row = sum(part[0].nbytes for part in vars(some.x).values()) + some.y.itemsize
     moved = n_labels.sum() * of_row / len(some)
     return Cost(work=_measure_rounds(make, folder, rounds), n_tasks=len(TARGETS), moved=float(moved))
 

@@ -149,7 +149,7 @@ class CatBoost:
             train=rows.rows(kept),
             val=rows.rows(held_out),
             kinds=tuple(task.kind.name for task in tasks),
-            n_numeric=rows.x_num.shape[1],
+            n_numeric=rows.x.numbers.shape[1],
         )
         params = {"random_seed": self._seed, "thread_count": 1, "early_stopping_rounds": PATIENCE}
         self._model = refit_catboost(fit_catboost(data, params, jointly=False), rows)

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import at_least, at_most, compare, latency, least_cpu_time, say, speed_parser
 from benchmarks.peers.multitabnet import PlainNetwork, plain_loss, train_plain
+from tabmtl.columns import Features
 from tabmtl.models.multitabnet import MultiTabNet, MultiTabNetwork
 from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Task
@@ -70,8 +71,10 @@ class Shape:
         ]
         codes = [torch.randint(c + 2, (n,), dtype=torch.int32) for c in self.cardinalities]
         return Batch(
-            x_num=torch.randn(n, self.n_numeric),
-            x_cat=torch.stack(codes, dim=1) if codes else torch.zeros(n, 0, dtype=torch.int32),
+            x=Features(
+                numbers=torch.randn(n, self.n_numeric),
+                codes=torch.stack(codes, dim=1) if codes else torch.zeros(n, 0, dtype=torch.int32),
+            ),
             y=torch.stack(labels, dim=1),
         )
 
@@ -113,7 +116,7 @@ def mflop_per_row(network: nn.Module, data: Batch, tasks: tuple[Task, ...]) -> f
     """Return matrix-product MFLOP of a training step, forward and backward, per row."""
     rows = data.rows(torch.arange(256))
     with FlopCounterMode(display=False) as counter:
-        plain_loss(network(rows.x_num, rows.x_cat), rows.y, tasks).backward()
+        plain_loss(network(rows.x), rows.y, tasks).backward()
     network.zero_grad()
     return counter.get_total_flops() / len(rows) / 1e6
 
@@ -142,7 +145,7 @@ def compare_training(
 
     @torch.no_grad()
     def loss(network: nn.Module) -> str:
-        return f"{plain_loss(network(data.x_num, data.x_cat), data.y, tasks):.4f}"
+        return f"{plain_loss(network(data.x), data.y, tasks):.4f}"
 
     losses, title = [loss(ours)], f"{shape.name}, {row_layer}, {batch_size} rows"
     for name, network in networks.items():
@@ -170,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for shape, layer in dict.fromkeys(case[:2] for case in CASES):
         network, row = shape.network(layer).eval(), shape.rows(1)
         with torch.inference_mode():
-            least = latency(lambda row, score=network: score(row.x_num, row.x_cat), [row])[2]
+            least = latency(lambda row, score=network: score(row.x), [row])[2]
         say(f"{shape.name}, {layer}: scores of one row", f"{least:.2f} ms", goal=at_most(least, 1, " ms"))
 
 

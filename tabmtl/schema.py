@@ -10,11 +10,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from html import escape
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tabmtl.processes.ranks import Ranks
+
+if TYPE_CHECKING:
+    from tabmtl.columns import Features
 
 #: Codes of a categorical feature that every column reserves before its own levels.
 MISSING, UNSEEN, FIRST_LEVEL = 0, 1, 2
@@ -154,10 +157,7 @@ class Batch:
 
     Attributes
     ----------
-    x_num : (B, Fn) float32
-        NaN = missing.
-    x_cat : (B, Fc) int32
-        Codes; see `Columns`.
+    x : Features
     y : (B, T) or None
         Labels, NaN = unlabelled. In the long layout (B, 1).
     weight : (B, T) or None
@@ -168,40 +168,51 @@ class Batch:
         Training rows: the number of every row's group, which no split divides.
     """
 
-    x_num: Any
-    x_cat: Any
+    x: Features
     y: Any = None
     weight: Any = None
     task: Any = None
     group: Any = None
 
     def __len__(self) -> int:
-        return len(self.x_num)
+        return len(self.x)
 
     def map(self, function: Callable[[Any], Any]) -> Batch:
         """Return the batch with a function applied to every array in it."""
-        return Batch(**{name: None if part is None else function(part) for name, part in vars(self).items()})
+        others = ((name, part) for name, part in vars(self).items() if name != "x")
+        mapped = {name: None if part is None else function(part) for name, part in others}
+        return Batch(x=self.x.map(function), **mapped)
+
+    def arrays(self) -> dict[str, Any]:
+        """Return all arrays by name, those of the features among them; None for one that is not there."""
+        return {**vars(self.x), **{name: part for name, part in vars(self).items() if name != "x"}}
+
+    def like(self, arrays: dict[str, Any]) -> Batch:
+        """Return a batch of other arrays, by the names of `arrays`."""
+        others = dict(arrays)
+        return Batch(x=self.x.of(others), **others)
 
     def gathered(self, group: Ranks, to: int | None = None) -> list[Batch]:
         """Return the batches of all ranks of a group, to all or to one of them; to the others an empty list."""
-        return [Batch(**part) for part in group.gather(vars(self), to)]
+        return [self.like(part) for part in group.gather(self.arrays(), to)]
 
     def rows(self, index: Any) -> Batch:
         """Return some rows, by an index array or tensor."""
-        if hasattr(self.x_num, "index_select"):
+        if hasattr(self.x.numbers, "index_select"):
             return self.map(lambda tensor: tensor.index_select(0, index))
         return self.map(lambda array: array[index])
 
     def without_features(self) -> Batch:
         """Return the rows with all that they hold but their features."""
-        # a product has memory of its own; a part would hold that of the features
-        return replace(self, x_num=1 * self.x_num[:, :0], x_cat=1 * self.x_cat[:, :0])
+        return replace(self, x=self.x.without_columns())
 
     @classmethod
     def join(cls, batches: Sequence[Batch], concatenate: Callable[[list[Any]], Any] = np.concatenate) -> Batch:
         """Return the rows of several batches as one; of tensors, by ``torch.cat``."""
-        parts = {name: [getattr(batch, name) for batch in batches] for name in vars(batches[0])}
-        return cls(**{name: None if part[0] is None else concatenate(part) for name, part in parts.items()})
+        parts = [batch.arrays() for batch in batches]
+        columns = {name: [part[name] for part in parts] for name in parts[0]}
+        joined = {name: None if own[0] is None else concatenate(own) for name, own in columns.items()}
+        return batches[0].like(joined)
 
     def wide_labels(self, n_tasks: int) -> np.ndarray:
         """Return labels (n, T) as numpy: in the long layout, every row's one label under its own task."""

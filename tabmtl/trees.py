@@ -106,11 +106,11 @@ def tree_matrix(batch: Batch) -> np.ndarray:
     matrix : ndarray of float32, shape (n, Fn + Fc)
         Numeric values, then codes of the levels from 0; missing and unseen are NaN.
     """
-    if not batch.x_cat.shape[1]:
-        return np.asarray(batch.x_num, dtype=np.float32)
-    codes = batch.x_cat.astype(np.float32) - FIRST_LEVEL
+    if not batch.x.codes.shape[1]:
+        return np.asarray(batch.x.numbers, dtype=np.float32)
+    codes = batch.x.codes.astype(np.float32) - FIRST_LEVEL
     codes[codes < 0] = np.nan
-    return np.column_stack([batch.x_num, codes])
+    return np.column_stack([batch.x.numbers, codes])
 
 
 def dataset(batch: Batch, columns: Columns, **options: Any) -> lgb.Dataset:
@@ -166,7 +166,7 @@ def _common_sample(batch: Batch, group: Ranks) -> Batch:
     n, first = min(sum(counts), _BINNED_ROWS), sum(counts[: group.rank])
     places = np.arange(n) * sum(counts) // n - first
     own = batch.rows(places[(places >= 0) & (places < len(batch))])
-    return Batch.join(Batch(x_num=own.x_num, x_cat=own.x_cat).gathered(group))
+    return Batch.join(Batch(x=own.x).gathered(group))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from conformance import tiny
 from parted import Team
 from torch import Tensor
 
+from tabmtl.columns import Features
 from tabmtl.estimators.network import VectorEstimator
 from tabmtl.models.shared_bottom import SharedBottom, SharedBottomNetwork
 from tabmtl.testing import check_multitask_estimator, multitask_checks
@@ -20,8 +21,8 @@ from tabmtl.testing.comparisons import parameters_of
 class MeanOfBatchNetwork(SharedBottomNetwork):
     """Takes the mean of a batch from its rows."""
 
-    def represent(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> Tensor:
-        z = super().represent(x_num, x_cat, task)
+    def represent(self, x: Features, task: Tensor | None = None) -> Tensor:
+        z = super().represent(x, task)
         return z - z.mean(dim=0)
 
 

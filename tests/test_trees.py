@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabmtl import trees
+from tabmtl.columns import Features
 from tabmtl.schema import MISSING, UNSEEN, Batch, Columns
 from tabmtl.trees import (
     Ensemble,
@@ -50,14 +51,14 @@ def rows(n=400, seed=0, n_numeric=3):
     rng = np.random.default_rng(seed)
     x_num = rng.normal(size=(n, n_numeric)).astype(np.float32)
     x_num[rng.random(x_num.shape) < 0.1] = np.nan
-    return Batch(x_num=x_num, x_cat=rng.integers(0, 10, size=(n, 1)).astype(np.int32))
+    return Batch(x=Features(numbers=x_num, codes=rng.integers(0, 10, size=(n, 1)).astype(np.int32)))
 
 
 def labels(batch, width=1, seed=0):
     """Labels (width, n) that every column bears on."""
     rng = np.random.default_rng(seed)
-    y = np.nan_to_num(batch.x_num) @ rng.normal(size=(batch.x_num.shape[1], width))
-    y += rng.normal(size=(10, width))[batch.x_cat[:, 0]] + 0.1 * rng.normal(size=y.shape)
+    y = np.nan_to_num(batch.x.numbers) @ rng.normal(size=(batch.x.numbers.shape[1], width))
+    y += rng.normal(size=(10, width))[batch.x.codes[:, 0]] + 0.1 * rng.normal(size=y.shape)
     return y.T
 
 
@@ -96,14 +97,14 @@ FORESTS = {width: forest_of(width) for width in (1, 3)}
 def test_codes_start_at_0_and_missing_and_unseen_are_nan():
     x_num = np.array([[1.5], [np.nan], [0], [2]], dtype=np.float32)
     x_cat = np.array([[MISSING], [UNSEEN], [2], [9]], dtype=np.int32)
-    matrix = tree_matrix(Batch(x_num=x_num, x_cat=x_cat))
+    matrix = tree_matrix(Batch(x=Features(numbers=x_num, codes=x_cat)))
     assert matrix.dtype == np.float32
     np.testing.assert_array_equal(matrix, np.column_stack([x_num, [np.nan, np.nan, 0, 7]]))
 
 
 def test_without_categories_the_numbers_are_the_matrix():
-    x_num = rows(10).x_num
-    matrix = tree_matrix(Batch(x_num=x_num, x_cat=np.empty((10, 0), dtype=np.int32)))
+    x_num = rows(10).x.numbers
+    matrix = tree_matrix(Batch(x=Features(numbers=x_num, codes=np.empty((10, 0), dtype=np.int32))))
     np.testing.assert_array_equal(matrix, x_num)
 
 
@@ -353,9 +354,11 @@ def test_leaves_are_those_of_lightgbm():
 def test_leaves_of_equal_values_are_told_apart(monkeypatch):
     asked = []
     monkeypatch.setattr(trees, "_nearest", lambda *args: asked.append(_nearest(*args)) or asked[-1])
-    batch = replace(rows(), x_num=np.random.default_rng(0).integers(-1, 2, (400, 3)).astype(np.float32))
+    batch = rows()
+    numbers = np.random.default_rng(0).integers(-1, 2, (400, 3)).astype(np.float32)
+    batch = replace(batch, x=replace(batch.x, numbers=numbers))
     ensemble = VectorEnsemble(PARAMS | {"num_leaves": 3}, bin_rows(batch, COLUMNS, OPTIONS), batch)
-    middle = batch.x_num[:, 0] == 0
+    middle = batch.x.numbers[:, 0] == 0
     gradient = np.where(middle, 1, -1).astype(np.float32)  # on both sides of the middle, leaves have one value
     for _ in range(3):
         n_leaves, (leaf,) = ensemble.grow(gradient, np.ones(400, dtype=np.float32))
@@ -379,7 +382,7 @@ def test_values_are_found_by_search_and_by_table():
 def test_trees_without_any_value_are_left_out():
     ensemble, batch, _ = vector_ensemble()
     for _ in range(2):
-        ensemble.grow(np.nan_to_num(batch.x_num[:, 0]), np.ones(400, dtype=np.float32))
+        ensemble.grow(np.nan_to_num(batch.x.numbers[:, 0]), np.ones(400, dtype=np.float32))
     done = ensemble.finish()
     sizes = [int(tree.partition("num_leaves=")[2].split()[0]) for tree in done.ensembles[0]]
     values = [np.zeros((sizes[0], 2)), np.ones((sizes[1], 2))]

@@ -91,9 +91,9 @@ def _pool(batch: Batch, labels: np.ndarray | None = None, *, partly: bool = Fals
         known = ~np.isnan(labels)
         rows = np.flatnonzero(known.any(axis=1) if partly else known.all(axis=1))
         batch, labels = batch.rows(rows), labels[rows]
-    codes = np.char.encode(batch.x_cat.astype(str)).astype(object)
+    codes = np.char.encode(batch.x.codes.astype(str)).astype(object)
     features = catboost.FeaturesData(
-        num_feature_data=np.ascontiguousarray(batch.x_num, dtype=np.float32) if batch.x_num.shape[1] else None,
+        num_feature_data=np.ascontiguousarray(batch.x.numbers, dtype=np.float32) if batch.x.numbers.shape[1] else None,
         cat_feature_data=codes if codes.shape[1] else None,
     )
     return catboost.Pool(features, labels)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from tabmtl.columns import Features
 from tabmtl.models.multitabnet import MultiTabNet, MultiTabNetwork
 from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Task
@@ -58,12 +59,12 @@ class PlainNetwork(nn.Module):
         self.register_buffer("mask", mask)
         self._copy(ours)
 
-    def forward(self, x_num: Tensor, x_cat: Tensor) -> list[Tensor]:
+    def forward(self, x: Features) -> list[Tensor]:
         """Score rows, one tensor (B, width) per task."""
-        one = x_num.new_ones(len(x_num), 1)
+        one = x.numbers.new_ones(len(x), 1)
         tokens = [layer(one) for layer in self.task_tokens]
-        tokens += [layer(x_cat[:, j]) for j, layer in enumerate(self.embeddings)]
-        tokens += [layer(x_num[:, j : j + 1]) for j, layer in enumerate(self.affines)]
+        tokens += [layer(x.codes[:, j]) for j, layer in enumerate(self.embeddings)]
+        tokens += [layer(x.numbers[:, j : j + 1]) for j, layer in enumerate(self.affines)]
         x = torch.stack(tokens, dim=1)
         for i, block in enumerate(self.blocks):
             x = block(x, self.mask)
@@ -129,11 +130,11 @@ def train_plain(
     network: PlainNetwork, data: Batch, tasks: Sequence[Task], batch_size: int, learning_rate: float
 ) -> None:
     """Train one epoch, in the given order, under the learning rates of ours."""
-    loader = DataLoader(TensorDataset(data.x_num, data.x_cat, data.y), batch_size=batch_size)
+    loader = DataLoader(TensorDataset(data.x.numbers, data.x.codes, data.y), batch_size=batch_size)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.0)
-    for step, (x_num, x_cat, y) in enumerate(loader):
+    for step, (numbers, codes, y) in enumerate(loader):
         optimizer.param_groups[0]["lr"] = learning_rate * schedule(step / len(loader))
-        loss = plain_loss(network(x_num, x_cat), y, tasks)
+        loss = plain_loss(network(Features(numbers=numbers, codes=codes)), y, tasks)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

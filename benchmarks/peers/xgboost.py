@@ -45,7 +45,7 @@ def fit_xgboost(data: Coded, params: dict[str, Any], *, n_trees: int, patience: 
     them.
     """
     n_tasks, groups, boosters = len(data.kinds), group_tasks(data.kinds, alone=False), []
-    levels = [np.unique(codes[codes >= FIRST_LEVEL]) for codes in data.train.x_cat.T]
+    levels = [np.unique(codes[codes >= FIRST_LEVEL]) for codes in data.train.x.codes.T]
     labels = data.train.wide_labels(n_tasks)
     regression = np.array(data.kinds) == "regression"
     center = np.where(regression, np.nanmean(labels, axis=0), 0.0)
@@ -76,5 +76,8 @@ def _matrix(batch: Batch, levels: list[np.ndarray], labels: np.ndarray | None = 
         if not len(rows):
             raise ValueError("no row has labels of all tasks, which vector leaves need: take a wide table")
         batch, labels = batch.rows(rows), labels[rows]
-    columns = [batch.x_num, *(codes[:, None] == known for codes, known in zip(batch.x_cat.T, levels, strict=True))]
+    columns = [
+        batch.x.numbers,
+        *(codes[:, None] == known for codes, known in zip(batch.x.codes.T, levels, strict=True)),
+    ]
     return xgboost.DMatrix(np.column_stack(columns).astype(np.float32), labels)

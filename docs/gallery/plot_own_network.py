@@ -44,9 +44,9 @@ class ResidualNetwork(TaskNetwork):
             n_members=options.n_members,
         )
 
-    def task_features(self, x_num, x_cat, own=None):
+    def task_features(self, x, own=None):
         """Return features (B, width), which all tasks read; features of each task are (B, T, width)."""
-        x = self.vector(x_num, x_cat)
+        x = self.vector(x)
         for block in self.blocks:
             x = x + block(x)
         return self.shared(x)

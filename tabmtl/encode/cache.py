@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.columns import Features
 from tabmtl.encode.files import written
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder, weight_factors, weight_sums
@@ -42,7 +43,7 @@ from tabmtl.storage.stored import fingerprint
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST = "shards.json"  # not that of a model, whose folder somebody may name by mistake
 #: Rows that are read together; see `StoredRows`.
 CHUNK_ROWS = 1_024
@@ -66,7 +67,7 @@ class Cache:
     ----------
     coder : TableCoder
     arrays : dict of str to ndarray
-        Memory maps: ``x_num``, ``x_cat``, ``y``; ``weight`` (n,), not normalised; ``task`` (n,);
+        Memory maps: ``numbers``, ``codes``, ``y``; ``weight`` (n,), not normalised; ``task`` (n,);
         ``group`` (n,), a hash.
     factors : ndarray of float64, shape (T,), or None
         Factors that normalise the weights.
@@ -101,7 +102,7 @@ class Cache:
         if self.factors is not None:
             factors = self.factors if task is None else self.factors[task, None]
             weight = np.where(np.isnan(y), 0.0, arrays["weight"][:, None]) * factors
-        return Batch(x_num=arrays["x_num"], x_cat=arrays["x_cat"], y=y, weight=weight, task=task)
+        return Batch(x=Features(numbers=arrays["numbers"], codes=arrays["codes"]), y=y, weight=weight, task=task)
 
 
 class StoredRows:
@@ -205,7 +206,7 @@ class StoredRows:
         counts, weights = np.zeros(n_tasks, dtype=np.int64), np.zeros(n_tasks)
         for start in range(0, len(self.cache), _SPLIT_ROWS):
             y, task, weight = self._labels(start, start + _SPLIT_ROWS)
-            batch = Batch(x_num=y, x_cat=None, y=y, task=task, weight=(~np.isnan(y)).astype(float))
+            batch = Batch(x=Features(numbers=y, codes=None), y=y, task=task, weight=(~np.isnan(y)).astype(float))
             counts += weight_sums(batch, n_tasks)[0].astype(np.int64)
             if weight is not None:
                 batch = replace(batch, weight=np.where(np.isnan(y), 0.0, weight[:, None]))
@@ -403,7 +404,7 @@ def _encode(block: pl.DataFrame, roles: Roles, coder: TableCoder) -> Batch:
 
 
 def _arrays(batch: Batch, block: pl.DataFrame, roles: Roles) -> dict[str, np.ndarray]:
-    arrays = {"x_num": batch.x_num, "x_cat": batch.x_cat, "y": batch.y}
+    arrays = {**vars(batch.x), "y": batch.y}
     if batch.task is not None:
         arrays["task"] = batch.task.astype(np.int32)
     if roles.weight is not None:

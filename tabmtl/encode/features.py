@@ -1,4 +1,4 @@
-"""Features of a frame to numbers: a float matrix with NaN for missing, and an integer matrix of codes."""
+"""Features of a frame to numbers, NaN where missing, and codes of categories."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.columns import Features
 from tabmtl.encode.cures import Library, by_cast, by_dates, by_drop, by_numbers
 from tabmtl.encode.files import count_rows, read_blocks
 from tabmtl.encode.numeric import (
@@ -118,11 +119,10 @@ class FeatureCoder(LeanPickle):
     >>> import polars as pl
     >>> frame = pl.DataFrame({"size": [1.0, 2.0, None], "town": ["Ulm", None, "Bonn"]})
     >>> coder = FeatureCoder.fit(frame)
-    >>> x_num, x_cat = coder.encode(frame)
-    >>> x_cat.ravel().tolist()
+    >>> coder.encode(frame).codes.ravel().tolist()
     [3, 0, 2]
     >>> coder.encode(pl.DataFrame({"size": [1.5], "town": ["Oslo"]}))
-    (array([[0.]], dtype=float32), array([[1]], dtype=int32))
+    Features(numbers=array([[0.]], dtype=float32), codes=array([[1]], dtype=int32))
     """
 
     names: Annotated[tuple[str, ...], Stored(distinct=True)]
@@ -239,14 +239,13 @@ class FeatureCoder(LeanPickle):
         )
         return cls(names=tuple(schema.names()), columns=columns, scaler=scaler)
 
-    def encode(self, frame: pl.DataFrame | pl.LazyFrame) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, frame: pl.DataFrame | pl.LazyFrame) -> Features:
         """Encode a frame with the columns of fit.
 
         Returns
         -------
-        x_num : ndarray of float32, shape (n, n_numeric)
-            NaN = missing; float64 where the scaler leaves raw values.
-        x_cat : ndarray of int32, shape (n, n_categorical)
+        features : Features
+            Numbers are float64 where the scaler leaves raw values.
 
         Raises
         ------
@@ -255,19 +254,21 @@ class FeatureCoder(LeanPickle):
         """
         numbers, codes, few = self._expressions(frame)
         n = _count_rows(frame)
-        x_num = np.empty((n, len(numbers)), dtype=self.scaler.dtype)
+        x = Features(
+            numbers=np.empty((n, len(numbers)), dtype=self.scaler.dtype),
+            codes=np.empty((n, len(codes)), dtype=np.int32),
+        )
         if few is not None and n <= MOST_ROWS and isinstance(frame, pl.DataFrame):
-            values, x_cat = few.read(frame)
-            self._scale_block(values.T, x_num)
-            return x_num, x_cat
-        x_cat = np.empty((n, len(codes)), dtype=np.int32)
+            values, x.codes[:] = few.read(frame)
+            self._scale_block(values.T, x.numbers)
+            return x
         # one reading each, because a running query takes memory for each of its columns
         for rows, columns in _slices(frame, n, self.columns.categorical, codes):
             for j, column in enumerate(columns):
-                x_cat[rows, j] = column
+                x.codes[rows, j] = column
         for rows, columns in _slices(frame, n, self.columns.numeric, numbers):
-            self._scale(columns, x_num[rows])
-        return x_num, x_cat
+            self._scale(columns, x.numbers[rows])
+        return x
 
     def _expressions(self, frame: pl.DataFrame | pl.LazyFrame) -> Reading:
         """Return expressions of numbers and of codes, and a reader of few rows.

@@ -113,8 +113,8 @@ class TableCoder:
         """Encode some rows of a table as `read` does, but with their weights as they are."""
         frame = self.read_frame(X)
         task = None if self.task_column is None else self._task_codes(frame, unknown_task)
-        x_num, x_cat = self.features.encode(frame if task is None else _select(frame, self.features.names))
-        batch = Batch(x_num=x_num, x_cat=x_cat, task=task)
+        x = self.features.encode(frame if task is None else _select(frame, self.features.names))
+        batch = Batch(x=x, task=task)
         if y is None:
             return batch
         check_targets(y, X)

@@ -246,4 +246,4 @@ def _not_empty(valid: StoredRows, rows: StoredRows) -> Batch:
         return found
     one = rows.mapped().rows(np.zeros(1, dtype=np.int64))
     one = replace(one, y=np.full_like(one.y, np.nan))
-    return Batch(**{name: None if part is None else getattr(one, name) for name, part in vars(found).items()})
+    return one.like({name: None if part is None else one.arrays()[name] for name, part in found.arrays().items()})

@@ -84,7 +84,7 @@ class MixtureEstimator(VectorEstimator):
         return Towers(d_in, widths, hidden=self.head_hidden, dropout=dropout, n_members=self.n_members)
 
     def _inspect(self, network: nn.Module, batch: Batch) -> dict[str, Any]:
-        rows = torch.arange(0, len(batch), -(-len(batch) // _INSPECTED_ROWS), device=batch.x_num.device)
+        rows = torch.arange(0, len(batch), -(-len(batch) // _INSPECTED_ROWS), device=batch.x.numbers.device)
         rows = rows[: len(rows) // 8 * 8 or None]  # a slice is filled up to eight rows by repetition
         utilisation, experts = measure_experts(network, batch.rows(rows))
         if len(rows) >= _ROWS_TO_JUDGE:

@@ -324,7 +324,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """Return the fitted attributes, from a trained network and its training rows."""
         data = loop.data
         features = replace(data, y=None, weight=None)
-        first = features.rows(torch.arange(1, device=data.x_num.device))
+        first = features.rows(torch.arange(1, device=data.x.numbers.device))
         return {
             **self._inspect(network, features),
             **trained_attributes(network, history, snapshots.best.epoch),
@@ -422,11 +422,11 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             return None
         falls, columns = np.zeros(len(names)), self.coder_.features.columns
         order = np.random.default_rng(0).permutation(len(rows))
-        for part, own in (("x_num", columns.numeric), ("x_cat", columns.categorical)):
+        for part, own in (("numbers", columns.numeric), ("codes", columns.categorical)):
             for j, name in enumerate(own):
-                values = getattr(rows, part).copy()
+                values = getattr(rows.x, part).copy()
                 values[:, j] = values[order, j]
-                falls[names.index(name)] = whole - score(replace(rows, **{part: values}))
+                falls[names.index(name)] = whole - score(replace(rows, x=replace(rows.x, **{part: values})))
         return falls
 
     def _state(self) -> Any:

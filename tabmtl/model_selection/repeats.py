@@ -107,14 +107,14 @@ def belong_together(group: np.ndarray, task: np.ndarray) -> bool:
 
 def feature_keys(batch: Batch) -> np.ndarray:
     """Hash the features of every row, (n,) uint64; equal rows have equal keys, and others all but surely not."""
-    n_columns = batch.x_num.shape[1] + batch.x_cat.shape[1]
+    n_columns = batch.x.numbers.shape[1] + batch.x.codes.shape[1]
     factors = np.random.default_rng(0).integers(2**63, size=n_columns, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     keys = np.empty(len(batch), dtype=np.uint64)
     for start in range(0, len(batch), _BLOCK_ROWS):
         rows = slice(start, start + _BLOCK_ROWS)
-        numbers = batch.x_num[rows] + np.float32(0)  # -0.0 is 0.0
+        numbers = batch.x.numbers[rows] + np.float32(0)  # -0.0 is 0.0
         numbers[np.isnan(numbers)] = np.nan
-        bits = np.column_stack([numbers.view(np.uint32), batch.x_cat[rows].view(np.uint32)]).astype(np.uint64)
+        bits = np.column_stack([numbers.view(np.uint32), batch.x.codes[rows].view(np.uint32)]).astype(np.uint64)
         bits = (bits + factors) * np.uint64(0x9E3779B97F4A7C15)
         bits ^= bits >> np.uint64(32)
         keys[rows] = bits @ factors

@@ -101,8 +101,8 @@ def _warn_of_perfect_features(batch: Batch, tasks: Sequence[Task], columns: Colu
         return
     y, judged_tasks = y[:, judged], [tasks[t] for t in judged]
     found = [
-        *_perfect_numbers(rows.x_num, y, judged_tasks, columns),
-        *_perfect_levels(rows.x_cat, y, judged_tasks, columns),
+        *_perfect_numbers(rows.x.numbers, y, judged_tasks, columns),
+        *_perfect_levels(rows.x.codes, y, judged_tasks, columns),
     ]
     if found:
         said = [f"{name!r} predicts {task!r} ({score})" for name, task, score in found[:_LISTED]]

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from tabmtl.columns import Features
 from tabmtl.estimators.funnel import TowerEstimator
 from tabmtl.nn.experts import Experts
 from tabmtl.nn.layers import Boundary, RowOwners
@@ -46,9 +47,9 @@ class AITMNetwork(TaskNetwork):
         self.value_key_query = nn.Linear(k, 3 * k)  # h1, h2, h3
         self.heads = options._heads(k, tasks)
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
+    def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return features (B, T, H); the steps of a funnel are labels of one row, which has no task of its own."""
-        features = list(self.towers([self.input(self.vector(x_num, x_cat))]).unbind(dim=1))
+        features = list(self.towers([self.input(self.vector(x))]).unbind(dim=1))
         for step, (before, t) in enumerate(pairwise(self.chain)):
             features[t] = self.transfer(self.passed_on[step](features[before]), features[t])
         return torch.stack(features, dim=1)

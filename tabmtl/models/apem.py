@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.funnel import FunnelEstimator
 from tabmtl.estimators.mixture import ExpertEstimator
@@ -184,9 +185,9 @@ class APEMNetwork(TaskNetwork):
         self.heads = options._heads(width, tasks)
         self.levels = [(self.patterns, [self.selector])]
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
+    def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return features (B, T, d_pattern)."""
-        tokens = self.members(self.tokenizer(x_num, x_cat))
+        tokens = self.members(self.tokenizer(x))
         patterns = self.output(self.patterns(self.attention(tokens)))
         return mix(self.selector(patterns, own), patterns)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tabmtl.columns import Features
 from tabmtl.estimators.funnel import TowerEstimator
 from tabmtl.nn.experts import Experts
 from tabmtl.nn.layers import Boundary, RowOwners
@@ -37,9 +38,9 @@ class ESMMNetwork(TaskNetwork):
         self.towers = Experts(counts, self.vector.width, options.tower_hidden, dropout=options.dropout)
         self.heads = options._heads(self.towers.width, tasks)
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
+    def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return features (B, T, H); the steps of a funnel are labels of one row, which has no task of its own."""
-        return self.towers([self.input(self.vector(x_num, x_cat))])
+        return self.towers([self.input(self.vector(x))])
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

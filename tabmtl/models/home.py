@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.experts import Activation, Gates, gate_softmax, mix
@@ -174,9 +175,9 @@ class HoMENetwork(TaskNetwork):
         self.heads = options._heads(h2, tasks)
         self.levels = [(level.experts, level.all_gates) for level in (self.groups, self.tasks)]
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
+    def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return features (B, T, H2)."""
-        v = self.input(self.vector(x_num, x_cat))
+        v = self.input(self.vector(x))
         n_buckets, group_of = len(self.groups.experts.counts), self.group_of
         owners = of_groups = None
         if own is not None:  # a row has one group, and this one task

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.experts import Gates, mix
@@ -41,9 +42,9 @@ class MMoENetwork(TaskNetwork):
         self.heads = options._heads(self.experts.width, tasks)
         self.levels = [(self.experts, [self.gates])]
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
+    def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return features (B, T, H)."""
-        x = self.input(self.vector(x_num, x_cat))
+        x = self.input(self.vector(x))
         return mix(self.gates(x, own), self.output(self.experts([x])))
 
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.network import MemberEstimator
 from tabmtl.nn.attention import FeatureLayer, Mask, RowAttention, RowLayer, attention_mask
@@ -70,12 +71,12 @@ class MultiTabNetwork(TaskNetwork):
         shape = {"hidden": options.head_hidden, "n_members": options.n_members}
         self.heads = Towers(e, [task.width for task in tasks], **shape, dropout=dropout)
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
+    def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return each row's final task tokens (B, s, e), or the one token that all heads read (B, e)."""
-        tokens = self._blocks(self.members(self._tokens(x_num, x_cat, own)))
+        tokens = self._blocks(self.members(self._tokens(x, own)))
         return tokens if self.multi_token else tokens[:, 0]
 
-    def _tokens(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None) -> Tensor:
+    def _tokens(self, x: Features, own: RowOwners | None) -> Tensor:
         """Join task tokens w_i + b_i and feature tokens to (B, n, e)."""
         if self.task_per_row != (own is not None):
             raise ValueError(f"task_per_row={self.task_per_row}, but task was {'not ' * (own is None)}given")
@@ -83,8 +84,8 @@ class MultiTabNetwork(TaskNetwork):
         if own is not None and self.multi_token:
             first = vectors.index_select(0, own.first(self.heads.n_members).owner)[:, None]  # (B, 1, e)
         else:
-            first = vectors.expand(x_num.shape[0], -1, -1)  # (B, s, e)
-        return self.tokenizer(x_num, x_cat, [first])
+            first = vectors.expand(x.numbers.shape[0], -1, -1)  # (B, s, e)
+        return self.tokenizer(x, [first])
 
     def _blocks(self, x: Tensor) -> Tensor:
         """Pass tokens (B, n, e) through all blocks; the last layer gives the task tokens (B, s, e) only."""

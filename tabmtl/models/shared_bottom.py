@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
+from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.network import VectorEstimator
 from tabmtl.nn.layers import MLP, Boundary, RowOwners, Towers
@@ -38,9 +39,9 @@ class SharedBottomNetwork(TaskNetwork):
         shape = {"hidden": options.head_hidden, "n_members": options.n_members}
         self.heads = Towers(width, widths, **shape, dropout=options.dropout)
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
+    def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return the trunk's output (B, hidden[-1]), which all tasks read."""
-        return self.shared(self.trunk(self.vector(x_num, x_cat)))
+        return self.shared(self.trunk(self.vector(x)))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -14,6 +14,7 @@ from rtdl_num_embeddings import LinearEmbeddings, PiecewiseLinearEmbeddings
 from torch import Tensor
 from torch.nn import functional as F
 
+from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.embeddings import EMBEDDING_STD, FeatureTokenizer, NumericEmbedding, fill_missing
@@ -39,14 +40,14 @@ class TaskTokenizer(FeatureTokenizer):
         super().__init__(columns, (n_tasks + 1) * d, numeric_embedding=numeric_embedding, std=EMBEDDING_STD)
         self.shape = (n_tasks + 1, d)
 
-    def own_tokens(self, x_num: Tensor, x_cat: Tensor, own: RowOwners) -> Tensor:
+    def own_tokens(self, x: Features, own: RowOwners) -> Tensor:
         """Return tokens (B, n, 2 d): the shared ones beside those of every row's own task."""
         which = torch.stack([torch.zeros_like(own.owner), own.owner + 1], dim=1)  # (B, 2), of the T + 1
         parts = []
         if self.categorical is not None:
-            parts.append(self._own_categories(x_cat + self.categorical.offsets, which))
+            parts.append(self._own_categories(x.codes + self.categorical.offsets, which))
         if self.numeric is not None:
-            values, missing = fill_missing(x_num)
+            values, missing = fill_missing(x.numbers)
             tokens = self._own_numbers(values, own)
             if self.missing is not None:
                 flags = missing.index_select(1, self.missing_index)[:, :, None, None]
@@ -116,12 +117,9 @@ class STEMNetwork(TaskNetwork):
         self.heads = options._heads(self.experts.width, tasks)
         self.levels = [(self.experts, [self.gates])]
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
+    def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return features (B, T, H)."""
-        if own is None:
-            tokens = self.tokenizer(x_num, x_cat)
-        else:
-            tokens = self.tokenizer.own_tokens(x_num, x_cat, own.first(self.heads.n_members))
+        tokens = self.tokenizer(x) if own is None else self.tokenizer.own_tokens(x, own.first(self.heads.n_members))
         tokens = self.members(tokens.unflatten(2, (-1, self.tokenizer.shape[1])))  # (B, n, E, d), of E embeddings
         slices = self.input(tokens).permute(2, 0, 1, 3).flatten(2)  # (E, B, n d)
         experts = self.output(self.experts(slices.unbind(), None if own is None else [own.shared, own]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from rtdl_num_embeddings import LinearEmbeddings, PeriodicEmbeddings, PiecewiseLinearEmbeddings
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from tabmtl.nn.layers import Members
 from tabmtl.schema import Columns
+
+if TYPE_CHECKING:
+    from tabmtl.columns import Features
 
 NumericEmbedding = Literal["linear", "piecewise", "periodic"]
 
@@ -51,18 +54,18 @@ class CategoricalEmbedding(nn.Module):
         else:
             nn.init.normal_(self.table.weight, std=std)
 
-    def forward(self, x_cat: Tensor) -> Tensor:
+    def forward(self, codes: Tensor) -> Tensor:
         """Embed codes (B, Fc) to (B, Fc, e)."""
-        return self.table(x_cat + self.offsets)
+        return self.table(codes + self.offsets)
 
 
-def fill_missing(x_num: Tensor) -> tuple[Tensor, Tensor]:
+def fill_missing(numbers: Tensor) -> tuple[Tensor, Tensor]:
     """Split numeric values (B, Fn), NaN where missing, into values with 0 there and 0/1 flags (B, Fn).
 
     Zero is the middle of a standardised column, so a missing value without a flag counts as an average one.
     """
-    missing = torch.isnan(x_num)
-    return x_num.masked_fill(missing, 0.0), missing.to(x_num.dtype)
+    missing = torch.isnan(numbers)
+    return numbers.masked_fill(missing, 0.0), missing.to(numbers.dtype)
 
 
 def _numeric_embedding(kind: NumericEmbedding, columns: Columns, d_token: int) -> nn.Module:
@@ -125,16 +128,16 @@ class FeatureTokenizer(nn.Module):
         self.register_buffer("missing_index", torch.tensor(with_missing, dtype=torch.int64), persistent=False)
         self.missing = nn.Parameter(torch.zeros(len(with_missing), d_token)) if with_missing else None
 
-    def forward(self, x_num: Tensor, x_cat: Tensor, first: Sequence[Tensor] = ()) -> Tensor:
-        """Turn values (B, Fn) and codes (B, Fc) into tokens (B, n, e).
+    def forward(self, x: Features, first: Sequence[Tensor] = ()) -> Tensor:
+        """Turn rows into tokens (B, n, e).
 
         Tokens (B, s, e) given in ``first`` are put before them, in the one copy that joins all.
         """
         parts = list(first)
         if self.categorical is not None:
-            parts.append(self.categorical(x_cat))
+            parts.append(self.categorical(x.codes))
         if self.numeric is not None:
-            values, missing = fill_missing(x_num)
+            values, missing = fill_missing(x.numbers)
             tokens = self.numeric(values)
             if self.missing is not None:
                 flags = missing.index_select(1, self.missing_index)
@@ -198,12 +201,12 @@ class FeatureVector(nn.Module):
         self.width = len(columns.categorical) * d_embedding + len(columns.numeric) + len(with_missing)
         self.members = Members(n_members, self.width, 1)
 
-    def forward(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
-        """Turn values (B, Fn) and codes (B, Fc) into vectors (B, D), or (k B, D) of k members."""
+    def forward(self, x: Features) -> Tensor:
+        """Turn rows into vectors (B, D), or (k B, D) of k members."""
         if self.tokenizer is not None:
-            return self.members(self.tokenizer(x_num, x_cat)).flatten(1)
-        values, missing = fill_missing(x_num)
+            return self.members(self.tokenizer(x)).flatten(1)
+        values, missing = fill_missing(x.numbers)
         parts = [values, missing.index_select(1, self.missing_index)]
         if self.categorical is not None:
-            parts.insert(0, self.categorical(x_cat).flatten(1))
+            parts.insert(0, self.categorical(x.codes).flatten(1))
         return self.members(torch.cat(parts, dim=1)[:, :, None]).flatten(1)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from tabmtl.nn.layers import Boundary, RowOwners, Towers
+
+if TYPE_CHECKING:
+    from tabmtl.columns import Features
 
 
 class TaskNetwork(nn.Module):
@@ -35,12 +38,12 @@ class TaskNetwork(nn.Module):
     heads: Towers
     levels: Sequence[tuple[nn.Module, Sequence[nn.Module]]]
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
+    def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return the features that the heads read.
 
         Parameters
         ----------
-        x_num, x_cat : Tensor
+        x : Features
             As for :meth:`forward`.
         own : RowOwners, optional
             The own task of every row, with members of k B rows. Parts of the network that belong to other tasks are not
@@ -51,25 +54,23 @@ class TaskNetwork(nn.Module):
         Tensor of shape (B, T, H), or (B, H) if all tasks read the same
             With ``own`` T is 1: the features of each row's own task. With members k B in place of B.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define task_features(x_num, x_cat, own)")
+        raise NotImplementedError(f"{type(self).__name__} must define task_features(x, own)")
 
-    def represent(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> Tensor:
+    def represent(self, x: Features, task: Tensor | None = None) -> Tensor:
         """Return the features of all tasks side by side (B, T H), or of each row's own task (B, H).
 
         They are means over the members.
         """
-        features, k = self.task_features(x_num, x_cat, self._own(task)), self.heads.n_members
+        features, k = self.task_features(x, self._own(task)), self.heads.n_members
         return (features if k == 1 else features.unflatten(0, (k, -1)).mean(dim=0)).flatten(1)
 
-    def forward(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> list[Tensor]:
+    def forward(self, x: Features, task: Tensor | None = None) -> list[Tensor]:
         """Score rows.
 
         Parameters
         ----------
-        x_num : Tensor of shape (B, Fn), float32
-            Standardised values, NaN where missing.
-        x_cat : Tensor of shape (B, Fc), int32
-            Codes.
+        x : Features
+            B rows, as tensors.
         task : Tensor of shape (B,), int64, optional
             Long layout: the own task of every row.
 
@@ -85,8 +86,8 @@ class TaskNetwork(nn.Module):
             If the features of the tasks are not rows first, or those of all tasks where ``task`` is given.
         """
         own = self._own(task)
-        features = self.task_features(x_num, x_cat, own)
-        n, k = x_num.shape[0], self.heads.n_members
+        features = self.task_features(x, own)
+        n, k = x.numbers.shape[0], self.heads.n_members
         if features.shape[0] != k * n:
             rows, found = f"{n} rows" if k == 1 else f"{k} x {n} rows", tuple(features.shape)
             raise ValueError(
@@ -126,9 +127,9 @@ class StackedNetwork(TaskNetwork):
         self.stack, self.heads = nn.ModuleList(stack), heads
         self.levels = [(level.experts, [level.gates]) for level in stack]
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
+    def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return features (B, T, H)."""
-        x = self.input(self.vector(x_num, x_cat))
+        x = self.input(self.vector(x))
         inputs: tuple[Tensor, ...] = (x,) * (self.n_units if own is None else 1 + self.n_units - own.n_owners)
         for level in self.stack:
             inputs = level(inputs, own)

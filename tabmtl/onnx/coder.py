@@ -125,7 +125,7 @@ class OnnxCoder:
 
 def name_inputs(batch: Batch) -> dict[str, np.ndarray]:
     """Return the inputs of a network for encoded rows, by name; one without columns is left out."""
-    inputs = {name: array for name, array in (("x_num", batch.x_num), ("x_cat", batch.x_cat)) if array.shape[1]}
+    inputs = {name: array for name, array in (("x_num", batch.x.numbers), ("x_cat", batch.x.codes)) if array.shape[1]}
     return inputs if batch.task is None else inputs | {"task": batch.task}
 
 

@@ -36,6 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tabmtl.columns import Features
 from tabmtl.encode import TableCoder
 from tabmtl.encode.numeric import CLIP, FAR, NumericScaler
 from tabmtl.onnx.coder import METADATA, describe_encoding, name_inputs
@@ -139,17 +140,18 @@ class _Answers(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return predictions, given the inputs that the model has."""
         given, n = dict(zip(self.inputs, inputs, strict=True)), inputs[0].shape[0]
-        x_num = self.scaling(given["x_num"]) if "x_num" in given else torch.zeros(n, 0)
-        x_cat = given["x_cat"] if "x_cat" in given else torch.zeros(n, 0, dtype=torch.int32)
-        scores = self.loss.link(self.network(x_num, x_cat, given.get("task")))
+        numbers = self.scaling(given["x_num"]) if "x_num" in given else torch.zeros(n, 0)
+        codes = given["x_cat"] if "x_cat" in given else torch.zeros(n, 0, dtype=torch.int32)
+        scores = self.loss.link(self.network(Features(numbers=numbers, codes=codes), given.get("task")))
         tasks = zip(scores, self.coder.labels.column_tasks(), self.units, strict=True)
         return tuple(task.kind.answers(score.double(), *units, torch) for score, task, units in tasks)
 
     def expected(self, batch: Batch) -> list[np.ndarray]:
         """Return predictions as the estimator computes them, in float32."""
-        x_num = batch.x_num.T.copy()
-        self.coder.features.scaler.apply(x_num)
-        tensors = replace(batch, x_num=x_num.T.astype(np.float32)).map(torch.from_numpy)
+        numbers = batch.x.numbers.T.copy()
+        self.coder.features.scaler.apply(numbers)
+        scaled = Features(numbers=numbers.T.astype(np.float32), codes=batch.x.codes)
+        tensors = replace(batch, x=scaled).map(torch.from_numpy)
         scores = self.loss.link_rows(predict_scores(self.network, tensors))
         return self.coder.labels.outputs([score.numpy() for score in scores])
 
@@ -157,12 +159,12 @@ class _Answers(nn.Module):
 def _draw_rows(coder: TableCoder, n: int) -> Batch:
     """Draw rows with values around those of fit, and with missing and unseen ones."""
     rng, columns, scaler = np.random.default_rng(0), coder.features.columns, coder.features.scaler
-    x_num = rng.normal(scaler.center, 2 * scaler.scale, size=(n, len(columns.numeric)))
-    x_num = np.where(rng.random(x_num.shape) < 0.1, np.nan, x_num)
+    numbers = rng.normal(scaler.center, 2 * scaler.scale, size=(n, len(columns.numeric)))
+    numbers = np.where(rng.random(numbers.shape) < 0.1, np.nan, numbers)
     levels = np.array(columns.cardinalities, dtype=np.int64)
-    x_cat = rng.integers(levels, size=(n, len(levels)), dtype=np.int32)
+    codes = rng.integers(levels, size=(n, len(levels)), dtype=np.int32)
     task = None if coder.task_column is None else rng.integers(len(coder.labels.tasks), size=n)
-    return Batch(x_num=x_num, x_cat=x_cat, task=task)
+    return Batch(x=Features(numbers=numbers, codes=codes), task=task)
 
 
 def _translate(answers: _Answers, name: str) -> Any:

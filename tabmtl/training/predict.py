@@ -26,7 +26,7 @@ _UNEVEN = {f"aten::{name}" for name in ("sigmoid", "silu", "mish", "softplus", "
 @contextmanager
 def autocast(batch: Batch, precision: str) -> Iterator[None]:
     """Compute matrix products in bfloat16 inside, if the precision is bf16."""
-    with torch.autocast(batch.x_num.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+    with torch.autocast(batch.x.numbers.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         yield
 
 
@@ -91,23 +91,24 @@ def _in_slices(
         for start in range(0, len(data), size):
             n = min(size, len(data) - start)
             filled = max(n + spare, least)
-            inputs = _rows(data, start, filled + (-filled % _ROW_MULTIPLE if fill else 0))
-            parts.append([answer[:n] for answer in function(*inputs)])
+            rows = _rows(data, start, filled + (-filled % _ROW_MULTIPLE if fill else 0))
+            parts.append([answer[:n] for answer in function(rows.x, rows.task)])
     return [(torch.cat(columns) if len(parts) > 1 else columns[0]).float() for columns in zip(*parts, strict=True)]
 
 
-def _rows(data: Batch, start: int, n: int) -> list[Tensor | None]:
+def _rows(data: Batch, start: int, n: int) -> Batch:
     """Return the inputs of n rows; past the end, the last row is repeated."""
-    index = torch.arange(start, start + n, device=data.x_num.device).clamp_(max=len(data) - 1)
-    return [None if x is None else x.index_select(0, index) for x in (data.x_num, data.x_cat, data.task)]
+    index = torch.arange(start, start + n, device=data.x.numbers.device).clamp_(max=len(data) - 1)
+    return Batch(x=data.x, task=data.task).rows(index)
 
 
 def _rows_needed(network: torch.nn.Module, data: Batch) -> tuple[int, int]:
     """Return the least rows of a slice, and the rows to append, so that no kernel rounds a row by its place."""
     if network not in _needed:
         with _Kernels() as kernels:
-            if data.x_num.device.type == "cpu":
-                network(*_rows(data, 0, _WATCHED_ROWS))
+            if data.x.numbers.device.type == "cpu":
+                rows = _rows(data, 0, _WATCHED_ROWS)
+                network(rows.x, rows.task)
         _needed[network] = kernels.least, kernels.spare
     return _needed[network]
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from tabmtl.columns import Features
 from tabmtl.nn.experts import BatchNorm, statistics_of
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch, DivergenceError
@@ -34,7 +35,7 @@ _SETTLING_ROWS = 10_240
 class Network(Protocol):
     """Interface of every network of the package, besides ``torch.nn.Module``.
 
-    ``network(x_num, x_cat, task)`` returns raw scores: a list of T tensors (B, width_t) in task order, or, if ``task``
+    ``network(x, task)`` returns raw scores: a list of T tensors (B, width_t) in task order, or, if ``task``
     (B,) names the own task of every row (long layout), a list of one tensor (B, width); a network of k members returns
     (B, k, width) for (B, width). What a step leaves for the next lies in parameters and persistent buffers, which a
     checkpoint keeps. ``represent`` returns the features that the heads read, (B, r). ``batch_dependent`` is
@@ -43,9 +44,9 @@ class Network(Protocol):
 
     batch_dependent: bool
 
-    def __call__(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> list[Tensor]: ...
+    def __call__(self, x: Features, task: Tensor | None = None) -> list[Tensor]: ...
 
-    def represent(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> Tensor: ...
+    def represent(self, x: Features, task: Tensor | None = None) -> Tensor: ...
 
 
 class TableOptions(TrainingOptions, Protocol):
@@ -148,7 +149,7 @@ class TableLoop:
 
     def _steps(self, epoch: int) -> tuple[int, Iterable[tuple[Batch, Tensor]]]:
         """Return the number of an epoch's steps, and of each the rows that it is taken from and their numbers."""
-        steps = torch.randperm(len(self.data), device=self.data.x_num.device).split(self.batch_size)
+        steps = torch.randperm(len(self.data), device=self.data.x.numbers.device).split(self.batch_size)
         if len(steps) > 1 and _batch_norms(self.network) and 2 * len(steps[-1]) < len(steps[0]):
             steps = (*steps[:-2], torch.cat(steps[-2:]))  # statistics of a few rows are worth little
         return len(steps), ((self.data, index) for index in steps)
@@ -188,7 +189,7 @@ class TableLoop:
     def _forward(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """Return loss sums (T,) and raw scores of some rows."""
         with autocast(batch, self.options.precision):
-            scores = self.network(batch.x_num, batch.x_cat, batch.task)
+            scores = self.network(batch.x, batch.task)
         return self.loss(scores, batch.y, batch.weight, batch.task), scores
 
     def _of_step(self, losses: Tensor) -> Tensor:
@@ -218,7 +219,7 @@ class TableLoop:
         data = self.data
         return {
             "the number of training rows": self.n_rows,
-            "the checksum of the rows": checksum([data.x_num, data.x_cat, data.y, data.task]),
+            "the checksum of the rows": checksum([data.x.numbers, data.x.codes, data.y, data.task]),
             "the number of validation rows": self._n_valid,
             "the number of rows a step": self.batch_size,
         }
@@ -316,7 +317,7 @@ def summed(losses: Tensor, group: Ranks) -> Tensor:
 
 def _micro_batch_rows(network: torch.nn.Module, data: Batch, most: int) -> int:
     """Return the rows of a micro-batch: all; on a CPU the power of two, 64 to 1024, that keeps activations in cache."""
-    if network.batch_dependent or _batch_norms(network) or data.x_num.device.type != "cpu":
+    if network.batch_dependent or _batch_norms(network) or data.x.numbers.device.type != "cpu":
         return most
     probe = data.rows(torch.arange(min(32, len(data))))
     parameters = {parameter.data_ptr() for parameter in network.parameters()}
@@ -329,7 +330,7 @@ def _micro_batch_rows(network: torch.nn.Module, data: Batch, most: int) -> int:
         return tensor.detach()  # a graph that holds an output of its own is never freed
 
     with torch.random.fork_rng(devices=[]), saved_tensors_hooks(count, lambda tensor: tensor):
-        scores = network(probe.x_num, probe.x_cat, probe.task)
+        scores = network(probe.x, probe.task)
     del scores  # only now: a freed activation's address would be counted again
     rows = _CACHED_BYTES * len(probe) / max(sum(saved.values()), 1)
     return 2 ** min(max(int(math.log2(rows)), 6), 10)
@@ -356,14 +357,14 @@ def settle_statistics(network: torch.nn.Module, data: Batch, precision: str = "f
         norm.momentum = None
         norm.train()
     n_rows = min(len(data), _SETTLING_ROWS)
-    rows = torch.arange(n_rows, device=data.x_num.device) * len(data) // n_rows
+    rows = torch.arange(n_rows, device=data.x.numbers.device) * len(data) // n_rows
     n_batches = min(10, max(1, len(rows) // 2))
     if not all(isinstance(norm, BatchNorm) for norm in norms):
         group = ALONE  # others know no group
     with torch.no_grad(), autocast(data, precision), statistics_of(group, network):
         for start in range(n_batches):
             batch = data.rows(rows[start::n_batches][group.rank :: group.size])
-            network(batch.x_num, batch.x_cat, batch.task)
+            network(batch.x, batch.task)
     for norm, momentum in zip(norms, usual, strict=True):
         norm.momentum = momentum
         norm.eval()

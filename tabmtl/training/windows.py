@@ -75,15 +75,16 @@ class Epoch:
         mine = slice(self.rows.lanes.start, self.rows.lanes.stop)
         largest = max(self._n_rows(window[mine]) for window in self._windows)
         memory = self.rows.none().map(lambda part: np.empty((largest, *part.shape[1:]), dtype=part.dtype))
+        arrays = memory.arrays()
         for number, (lanes, n_steps) in enumerate(zip(self._windows, self._n_steps, strict=True)):
             place, steps = self._places(lanes[mine], n_steps, number)
             start = 0
             for chunk in np.concatenate(lanes[mine]):
                 batch = self.rows.chunk(int(chunk))
                 own = place[start : start + len(batch)]
-                for name, part in vars(batch).items():
+                for name, part in batch.arrays().items():
                     if part is not None:
-                        getattr(memory, name)[own] = part
+                        arrays[name][own] = part
                 start += len(batch)
             yield memory.rows(slice(start)), steps
 
@@ -205,7 +206,7 @@ class WindowLoop(TableLoop):
         for window, steps in order.windows():
             data = self.prepare(window)
             for step in steps:
-                yield data, torch.arange(step.start, step.stop, device=data.x_num.device)
+                yield data, torch.arange(step.start, step.stop, device=data.x.numbers.device)
 
     def _micro_batches(self, index: Tensor) -> Sequence[Tensor]:
         # a step has some rows more or less, since lanes round; a pass of a few rows costs an eighth of a whole one
@@ -219,9 +220,9 @@ class WindowLoop(TableLoop):
             for batch in self.valid_rows.batches()
         ]
         if not parts:  # other ranks have them
-            one = self.data.rows(torch.arange(1, device=self.data.x_num.device))
+            one = self.data.rows(torch.arange(1, device=self.data.x.numbers.device))
             return [score[:0] for score in predict_scores(self.network, one, self.options.precision)]
         return [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
     def _train_weight(self) -> Tensor:
-        return torch.tensor(self.rows.labelled_weight, dtype=torch.float32, device=self.data.x_num.device)
+        return torch.tensor(self.rows.labelled_weight, dtype=torch.float32, device=self.data.x.numbers.device)

@@ -12,6 +12,7 @@ import polars as pl
 import polars.selectors as cs
 from sklearn.base import clone
 
+from tabmtl.columns import Features
 from tabmtl.encode.files import count_rows
 from tabmtl.encode.read import checksum, read_features, read_targets, without_columns
 from tabmtl.encode.shards import Roles, Shards
@@ -249,8 +250,9 @@ def _read_shards(
     coder = est.learn_coder(X, y, sample_weight)
     Roles.of(X_val, y_val, what="y_val").like(Roles.of(X, y, sample_weight).without(est.drop), X_val)
     X_val.check_same(current())
-    parts = [vars(coder.read_block(*block).without_features()) for block in _blocks(coder, X_val, y_val)]
-    return coder.labels.tasks, Batch.join([Batch(**part) for own in current().gather(parts) for part in own])
+    parts = [coder.read_block(*block).without_features().arrays() for block in _blocks(coder, X_val, y_val)]
+    found = [Batch(x=Features.of(part), **part) for own in current().gather(parts) for part in own]
+    return coder.labels.tasks, Batch.join(found)
 
 
 def _blocks(coder: TableCoder, X: Shards, y: Any) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:

@@ -13,6 +13,7 @@ import pytest
 from benchmarks import boosting as bench
 from benchmarks.peers.lightgbm import BASELINES, Boosted, Coded, fit_baseline
 from benchmarks.splits import open_split, split_rows
+from tabmtl.columns import Features
 from tabmtl.pipelines import datasets
 from tabmtl.schema import Batch
 
@@ -50,8 +51,10 @@ def contradicting(n: int, *, long: bool, seed: int) -> Batch:
     task = rng.integers(2, size=n)
     y = np.column_stack([x, 1_000 - 100 * x]).astype(float)
     if not long:
-        return Batch(x_num=x, x_cat=np.zeros((n, 0), dtype=np.int32), y=y)
-    return Batch(x_num=x, x_cat=np.zeros((n, 0), dtype=np.int32), y=x * (1 - 2 * task[:, None]), task=task)
+        return Batch(x=Features(numbers=x, codes=np.zeros((n, 0), dtype=np.int32)), y=y)
+    return Batch(
+        x=Features(numbers=x, codes=np.zeros((n, 0), dtype=np.int32)), y=x * (1 - 2 * task[:, None]), task=task
+    )
 
 
 def coded(*, long: bool) -> Coded:
@@ -116,7 +119,7 @@ def test_a_task_that_says_nothing_alone_is_still_used() -> None:
     x, z = np.meshgrid(np.arange(-9, 10, 2), np.arange(-9, 10, 2))
     features = np.tile(np.column_stack([x.ravel(), z.ravel()]), (20, 1)).astype(np.float32)
     y = np.column_stack([2 * features[:, 0] + features[:, 1], 2 * features[:, 0] - features[:, 1]]).astype(float)
-    batch = Batch(x_num=features, x_cat=np.zeros((len(y), 0), dtype=np.int32), y=y)
+    batch = Batch(x=Features(numbers=features, codes=np.zeros((len(y), 0), dtype=np.int32)), y=y)
     data = Coded(train=batch, val=batch, kinds=("regression", "regression"), n_numeric=2)
     answer = fit_baseline("task_id", data, PARAMS).predict(batch)
     assert (1 - np.square(answer - y).mean(axis=0) / y.var(axis=0) > 0.95).all()
@@ -127,8 +130,9 @@ def test_rows_without_any_label_change_nothing(method: str) -> None:
     data = coded(long=False)
     empty = contradicting(100, long=False, seed=9)
     batch = Batch(
-        x_num=np.vstack([data.train.x_num, empty.x_num]),
-        x_cat=np.zeros((700, 0), dtype=np.int32),
+        x=Features(
+            numbers=np.vstack([data.train.x.numbers, empty.x.numbers]), codes=np.zeros((700, 0), dtype=np.int32)
+        ),
         y=np.vstack([data.train.y, np.full((100, 2), np.nan)]),
     )
     padded = Coded(train=batch, val=data.val, kinds=data.kinds, n_numeric=1)

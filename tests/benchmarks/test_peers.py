@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.peers.lightgbm import Coded
+from tabmtl.columns import Features
 from tabmtl.schema import Batch
 
 
@@ -19,7 +20,7 @@ def rows(n: int, seed: int) -> Batch:
     level = rng.integers(0, 8, n)
     signal = x[:, 0] + np.array([3, -3, 1, 0, -1, 2, -2, 0])[level]
     y = np.column_stack([signal, 1_000 - 50 * signal, signal > 0, signal < 1]).astype(float)
-    return Batch(x_num=x, x_cat=(level + 2)[:, None].astype(np.int32), y=y)
+    return Batch(x=Features(numbers=x, codes=(level + 2)[:, None].astype(np.int32)), y=y)
 
 
 def peer(name: str, data: Coded) -> Any:
@@ -59,7 +60,7 @@ def test_no_task_is_lost_beside_one_of_large_numbers(name: str, missing: bool) -
         rng = np.random.default_rng(seed)
         x = rng.normal(size=(n, 20)).astype(np.float32)
         y = np.column_stack([x[:, 0], 1e4 * (x[:, 1] + 2 * rng.normal(size=n))])
-        parts.append(Batch(x_num=x, x_cat=np.zeros((n, 0), dtype=np.int32), y=y))
+        parts.append(Batch(x=Features(numbers=x, codes=np.zeros((n, 0), dtype=np.int32)), y=y))
     train, val, test = parts
     if missing:
         hidden = np.random.default_rng(3).random(train.y.shape) < 0.3
@@ -79,8 +80,9 @@ def test_refit_of_catboost_knows_the_rows_set_aside() -> None:
     data = Coded(train=train, val=val, kinds=("regression", "regression", "binary", "binary"), n_numeric=2)
     fitted = peer("catboost", data)
     both = Batch(
-        x_num=np.concatenate([train.x_num, val.x_num]),
-        x_cat=np.concatenate([train.x_cat, val.x_cat]),
+        x=Features(
+            numbers=np.concatenate([train.x.numbers, val.x.numbers]), codes=np.concatenate([train.x.codes, val.x.codes])
+        ),
         y=np.concatenate([train.y, val.y]),
     )
     refitted = refit_catboost(fitted, both)

@@ -142,7 +142,7 @@ def test_a_name_like_a_pattern_is_a_name(name):
     X = pd.DataFrame({name: pd.Categorical(["u", "v"] * 6), "a": np.arange(N), "n": pd.array([1, None] * 6, "Int64")})
     coder = fit(X)
     assert coder.features.columns.categorical == (name,)
-    assert coder.read(X).x_cat.ravel().tolist() == [2, 3] * 6
+    assert coder.read(X).x.codes.ravel().tolist() == [2, 3] * 6
     long = fit(X.rename(columns={"n": "m"}), task_column=name)
     assert [task.name for task in long.labels.tasks] == ["u", "v"]
 

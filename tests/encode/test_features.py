@@ -13,8 +13,9 @@ from forging import through_file
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tabmtl.columns import Features
 from tabmtl.encode import FeatureCoder, features
-from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, TabmtlWarning
+from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Batch, TabmtlWarning
 from tabmtl.storage.stored import take_apart
 
 TRANSFORMS = ("standardize", "quantile", "none")
@@ -40,8 +41,8 @@ def table(n: int = 400, seed: int = 0) -> pl.DataFrame:
     return nulls.with_columns(pl.col("constant").fill_null(3.0))
 
 
-def same(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> bool:
-    return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(first, second, strict=True))
+def same(first: Features, second: Features) -> bool:
+    return np.array_equal(first.numbers, second.numbers, equal_nan=True) and np.array_equal(first.codes, second.codes)
 
 
 def test_kinds_of_columns_follow_their_types():
@@ -57,12 +58,12 @@ def test_named_columns_are_categorical_whatever_their_type():
     coder = FeatureCoder.fit(frame, categorical=["b", "a"])
     assert coder.columns.categorical == ("a", "b")
     assert coder.columns.levels == (("1", "3"), ("0.5", "2"))
-    assert coder.encode(frame)[1].T.tolist() == [[3, 2, 3, MISSING], [2, 3, MISSING, MISSING]]
+    assert coder.encode(frame).codes.T.tolist() == [[3, 2, 3, MISSING], [2, 3, MISSING, MISSING]]
     # a column of whole numbers may come as text, or as floats because of a hole
     other = pl.DataFrame({"a": ["3", "1", "x", None], "b": [2, 0, None, 2], "c": [0, 0, 0, 0]})
-    assert coder.encode(other)[1].T.tolist() == [[3, 2, UNSEEN, MISSING], [3, UNSEEN, MISSING, 3]]
+    assert coder.encode(other).codes.T.tolist() == [[3, 2, UNSEEN, MISSING], [3, UNSEEN, MISSING, 3]]
     floats = other.with_columns(a=pl.Series([3.0, 1.0, 2.5, float("nan")]))
-    assert coder.encode(floats)[1].T.tolist()[0] == [3, 2, UNSEEN, MISSING]
+    assert coder.encode(floats).codes.T.tolist()[0] == [3, 2, UNSEEN, MISSING]
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(
@@ -77,7 +78,7 @@ def test_codes_say_missing_unseen_or_which_level(known, new):
     (levels,) = coder.columns.levels
     assert levels == tuple(sorted({value for value in known if value is not None}))
     values = known + new
-    codes = coder.encode(pl.DataFrame({"x": pl.Series(values, dtype=pl.String)}))[1][:, 0]
+    codes = coder.encode(pl.DataFrame({"x": pl.Series(values, dtype=pl.String)})).codes[:, 0]
     expected = [MISSING if v is None else levels.index(v) + FIRST_LEVEL if v in levels else UNSEEN for v in values]
     assert codes.tolist() == expected
 
@@ -86,7 +87,7 @@ def test_rare_levels_share_the_code_of_unseen_ones():
     frame = pl.DataFrame({"x": ["a"] * 5 + ["b"] * 2 + ["c"] + [None] * 4})
     coder = FeatureCoder.fit(frame, min_frequency=2)
     assert coder.columns.levels == (("a", "b"),)
-    assert coder.encode(frame)[1][[0, 5, 7, 8], 0].tolist() == [2, 3, UNSEEN, MISSING]
+    assert coder.encode(frame).codes[[0, 5, 7, 8], 0].tolist() == [2, 3, UNSEEN, MISSING]
     assert FeatureCoder.fit(frame, min_frequency=6).columns.levels == ((),)
 
 
@@ -94,7 +95,7 @@ def test_ten_thousand_levels():
     names = [f"level {i:05d}" for i in range(10_000)]
     coder = FeatureCoder.fit(pl.DataFrame({"x": names[::-1] * 2}))
     assert coder.columns.cardinalities == (10_002,)
-    codes = coder.encode(pl.DataFrame({"x": [*names, "level", None]}))[1][:, 0]
+    codes = coder.encode(pl.DataFrame({"x": [*names, "level", None]})).codes[:, 0]
     np.testing.assert_array_equal(codes, [*range(2, 10_002), UNSEEN, MISSING])
 
 
@@ -102,14 +103,14 @@ def test_ten_thousand_levels():
 def test_missing_values_are_nan_however_they_come(transform):
     frame = table()
     coder = FeatureCoder.fit(frame, transform=transform)
-    x_num, x_cat = coder.encode(frame)
-    assert x_num.dtype == np.float32
-    assert x_cat.dtype == np.int32
+    x = coder.encode(frame)
+    assert x.numbers.dtype == np.float32
+    assert x.codes.dtype == np.int32
     missing = frame.select(coder.columns.numeric).select(pl.all().is_null()).to_numpy()
-    np.testing.assert_array_equal(np.isnan(x_num), missing)
-    assert (x_num[:, coder.columns.numeric.index("constant")] == (3 if transform == "none" else 0)).all()
+    np.testing.assert_array_equal(np.isnan(x.numbers), missing)
+    assert (x.numbers[:, coder.columns.numeric.index("constant")] == (3 if transform == "none" else 0)).all()
     nan = frame.with_columns(pl.col("float", "tail", "float32").fill_null(float("nan")))
-    assert same(coder.encode(nan), (x_num, x_cat))
+    assert same(coder.encode(nan), x)
     again = FeatureCoder.fit(nan, transform=transform)
     assert take_apart(again).facts == take_apart(coder).facts
 
@@ -121,9 +122,9 @@ def test_lazy_frames_slices_and_single_rows_give_the_same(transform, monkeypatch
     whole = coder.encode(frame)
     rows = [coder.encode(frame[i]) for i in range(0, 400, 37)]
     assert same(whole, coder.encode(frame.lazy()))
-    assert same(tuple(np.concatenate(part) for part in zip(*rows, strict=True)), tuple(w[::37] for w in whole))
+    assert same(Batch.join([Batch(x=row) for row in rows]).x, whole.map(lambda part: part[::37]))
     shuffled = np.random.default_rng(0).permutation(400)
-    assert same(coder.encode(frame[shuffled]), tuple(w[shuffled] for w in whole))
+    assert same(coder.encode(frame[shuffled]), whole.map(lambda part: part[shuffled]))
     monkeypatch.setattr(features, "_SLICE_ROWS", 64)
     monkeypatch.setattr(features, "_CHUNK_ROWS", 5)
     for source in (frame, frame.lazy(), pl.concat([frame[:30], frame[30:]], rechunk=False)):
@@ -138,7 +139,7 @@ def test_a_parquet_scan_keeps_its_order(tmp_path):
     scan = pl.scan_parquet(tmp_path / "table.parquet")
     coder = FeatureCoder.fit(scan, transform="none")
     assert same(coder.encode(scan), coder.encode(frame))
-    assert coder.encode(scan)[0][:, -1].tolist() == list(range(5000))
+    assert coder.encode(scan).numbers[:, -1].tolist() == list(range(5000))
 
 
 def test_large_tables_are_summed_up_from_a_seeded_sample(monkeypatch):
@@ -158,9 +159,9 @@ def test_large_tables_are_summed_up_from_a_seeded_sample(monkeypatch):
 def test_column_names_are_only_names(name):
     frame = pl.DataFrame({"a": [1.0, 2.0, 3.0], name: ["u", "v", None], f"{name} ": [4.0, None, 6.0]})
     coder = FeatureCoder.fit(frame)
-    x_num, x_cat = coder.encode(frame)
-    assert x_num.shape == (3, 2)
-    assert x_cat.T.tolist() == [[2, 3, MISSING]]
+    x = coder.encode(frame)
+    assert x.numbers.shape == (3, 2)
+    assert x.codes.T.tolist() == [[2, 3, MISSING]]
     numbers = frame.with_columns(pl.Series(name, [1.0, 2.0, 3.0]))
     assert same(FeatureCoder.fit(numbers).encode(numbers.lazy()), FeatureCoder.fit(numbers).encode(numbers))
 
@@ -181,8 +182,8 @@ def test_what_is_kept_between_calls_follows_the_types():
     coder = FeatureCoder.fit(frame)
     first = coder.encode(frame)
     assert (
-        coder.encode(pl.DataFrame({"n": [1.0, 2.0, 3.0], "c": [1.0, 2.0, float("nan")]}))[1].tolist()
-        == first[1].tolist()
+        coder.encode(pl.DataFrame({"n": [1.0, 2.0, 3.0], "c": [1.0, 2.0, float("nan")]})).codes.tolist()
+        == first.codes.tolist()
     )
     enum = frame.with_columns(pl.col("c").cast(pl.Enum(["2", "1", "unused"])))
     assert same(coder.encode(enum), first)
@@ -264,9 +265,9 @@ def test_a_column_that_changed_its_kind_is_named():
         coder.encode(pl.DataFrame({"n": ["1"], "c": ["x"]}))
     with pytest.raises(TypeError, match="column 'c' was categorical in fit and is now Date"):
         coder.encode(pl.DataFrame({"n": [1.0], "c": [date(2020, 1, 1)]}))
-    x_num, x_cat = coder.encode(pl.DataFrame({"n": [None], "c": [None]}))
-    assert np.isnan(x_num).all()
-    assert x_cat.tolist() == [[MISSING]]
+    x = coder.encode(pl.DataFrame({"n": [None], "c": [None]}))
+    assert np.isnan(x.numbers).all()
+    assert x.codes.tolist() == [[MISSING]]
 
 
 def test_wrong_names_and_empty_tables():
@@ -280,4 +281,4 @@ def test_wrong_names_and_empty_tables():
             FeatureCoder.fit(source)
     with pytest.raises(ValueError, match="0 feature"):
         FeatureCoder.fit(pl.DataFrame())
-    assert [part.shape for part in FeatureCoder.fit(frame).encode(frame[:0])] == [(0, 1), (0, 1)]
+    assert [part.shape for part in vars(FeatureCoder.fit(frame).encode(frame[:0])).values()] == [(0, 1), (0, 1)]

@@ -60,11 +60,11 @@ def levels() -> pl.DataFrame:
 
 def check(coder: FeatureCoder, frame: pl.DataFrame, *, few: bool = True) -> None:
     assert (SingleRows.of(coder.columns, frame.schema) is not None) == few
-    x_num, x_cat = coder.encode(frame)
+    x = coder.encode(frame)
     for n in (1, 2, MOST_ROWS):
         for start in range(0, len(frame) - n, 3):
             own = coder.encode(frame[start : start + n])
-            for found, expected in zip(own, (x_num, x_cat), strict=True):
+            for found, expected in zip(vars(own).values(), vars(x).values(), strict=True):
                 assert found.dtype == expected.dtype
                 assert found.tobytes() == expected[start : start + n].tobytes()
 
@@ -86,8 +86,8 @@ def test_both_together_and_in_another_order_of_columns():
     check(coder, frame)
     twin = pl.DataFrame({"a": [1.0, 2.0, 3.0], "b": [9.0, 7.0, 5.0]})
     coder = FeatureCoder.fit(twin)
-    first = coder.encode(twin[:1])[0]
-    assert np.array_equal(coder.encode(twin[:1].select("b", "a"))[0], first)
+    first = coder.encode(twin[:1]).numbers
+    assert np.array_equal(coder.encode(twin[:1].select("b", "a")).numbers, first)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def read(values: object) -> pl.Series:
 
 def codes(X: object) -> list[list[int]]:
     frame = read_features(X)[0]
-    return FeatureCoder.fit(frame).encode(frame)[1].T.tolist()
+    return FeatureCoder.fit(frame).encode(frame).codes.T.tolist()
 
 
 PANDAS_TEXT = [
@@ -110,8 +110,8 @@ def test_categories_of_numbers_are_levels_like_the_plain_numbers(categories, tex
     values = pd.Series(pd.Categorical([categories[0], None, categories[1]], categories=categories))
     assert read(values).to_list() == [texts[0], None, texts[1]]
     coder = FeatureCoder.fit(read_features(values.to_frame("x"))[0])
-    assert coder.encode(pl.DataFrame({"x": [int(categories[0]), None, 77]}))[1].ravel().tolist()[1:] == [0, 1]
-    assert coder.encode(pl.DataFrame({"x": [int(categories[0])]}))[1].item() > 1
+    assert coder.encode(pl.DataFrame({"x": [int(categories[0]), None, 77]})).codes.ravel().tolist()[1:] == [0, 1]
+    assert coder.encode(pl.DataFrame({"x": [int(categories[0])]})).codes.item() > 1
 
 
 def test_categories_of_intervals_are_text():
@@ -157,11 +157,11 @@ def test_arrays_of_any_type(dtype):
     frame, named = read_features(array)
     assert not named
     assert frame.columns == ["x0", "x1"]
-    x_num, x_cat = FeatureCoder.fit(frame, transform="none").encode(frame)
+    x = FeatureCoder.fit(frame, transform="none").encode(frame)
     if np.dtype(dtype).kind in "bU":
-        np.testing.assert_array_equal(x_cat - 2, array.astype(float))
+        np.testing.assert_array_equal(x.codes - 2, array.astype(float))
     else:
-        np.testing.assert_array_equal(x_num, array.astype(float))
+        np.testing.assert_array_equal(x.numbers, array.astype(float))
     for columns in (np.asfortranarray(array), array[::-1][::-1], array.tolist()):
         assert read_features(columns)[0].equals(frame) or dtype in ("int8", "uint8", "uint64", "float16", "float32")
 
@@ -217,8 +217,9 @@ def test_every_container_gives_the_same_numbers(values):
     found = []
     for container in containers:
         frame = read_features(container)[0]
-        x_num, x_cat = FeatureCoder.fit(frame).encode(frame)
-        found.append((x_num.tobytes(), x_cat.tolist()) if x_cat.size else (np.nan_to_num(x_num, nan=99).tolist(), []))
+        x = FeatureCoder.fit(frame).encode(frame)
+        numbers = x.numbers.tobytes() if x.codes.size else np.nan_to_num(x.numbers, nan=99).tolist()
+        found.append((numbers, x.codes.tolist()))
     assert all(numbers == found[0] for numbers in found[1:])
 
 
@@ -236,7 +237,7 @@ y = pd.DataFrame({"k": ["no", "yes", None], "z": pd.Categorical([3, 1, 3]), "r":
 w = y.notna().astype(float)
 coder = TableCoder.fit(X, y, w, tasks=None, force=None, task_column=None, categorical="from_dtype", encoding={})
 batch = coder.read(X, y)
-assert batch.x_cat.tolist() == [[2, 3, 2, 3], [0, 2, 0, 2], [3, 0, 3, 3]], batch.x_cat.tolist()
+assert batch.x.codes.tolist() == [[2, 3, 2, 3], [0, 2, 0, 2], [3, 0, 3, 3]], batch.x.codes.tolist()
 answer = coder.labels.decode([np.eye(2), np.eye(2), np.ones(2)], take_rows(X, np.array([2, 0])).index)
 assert answer.to_dict("list") == {"k": ["no", "yes"], "z": [1, 3], "r": [1.0, 1.0]}
 assert list(answer.index) == [2, 0]

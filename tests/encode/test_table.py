@@ -30,9 +30,9 @@ def fit(X, y, weight=None, **options) -> TableCoder:
 def test_a_wide_table_becomes_a_batch():
     coder = fit(X, Y)
     batch = coder.read(X, Y)
-    assert (batch.x_num.dtype, batch.x_cat.dtype, batch.y.dtype) == (np.float32, np.int32, np.float64)
+    assert (batch.x.numbers.dtype, batch.x.codes.dtype, batch.y.dtype) == (np.float32, np.int32, np.float64)
     np.testing.assert_array_equal(batch.y, [[0, 1.5], [1, np.nan], [np.nan, 3], [0, 5]])
-    assert batch.x_cat.ravel().tolist() == [2, 3, 2, 0]
+    assert batch.x.codes.ravel().tolist() == [2, 3, 2, 0]
     assert batch.weight is None
     assert batch.task is None
     assert coder.read(X).y is None
@@ -50,11 +50,11 @@ def test_every_container_gives_the_same_batch():
         (objects.tolist(), np.array(Y.rows(), dtype=object)),
     ):
         batch = fit(features, labels).read(features, labels)
-        np.testing.assert_array_equal(batch.x_num, expected.x_num)
-        np.testing.assert_array_equal(batch.x_cat, expected.x_cat)
+        np.testing.assert_array_equal(batch.x.numbers, expected.x.numbers)
+        np.testing.assert_array_equal(batch.x.codes, expected.x.codes)
         np.testing.assert_array_equal(batch.y, expected.y)
         # and a fit reads any other container
-        np.testing.assert_array_equal(fit(X, Y).read(features).x_num, expected.x_num)
+        np.testing.assert_array_equal(fit(X, Y).read(features).x.numbers, expected.x.numbers)
 
 
 def test_columns_are_held_against_those_of_fit():
@@ -97,7 +97,7 @@ def test_a_long_table_gives_every_row_its_task():
     for features in (LONG.lazy(), LONG.to_pandas(), LONG.to_arrow(), LONG.cast({"school": pl.Categorical})):
         again = coder.read(features)
         assert again.task.tolist() == [1, 0, 1, 0, 1]
-        np.testing.assert_array_equal(again.x_num, batch.x_num)
+        np.testing.assert_array_equal(again.x.numbers, batch.x.numbers)
 
 
 def test_tasks_are_matched_by_their_text():
@@ -134,8 +134,8 @@ def test_state_goes_through_json(transform, long):
     copied = through_file(coder)
     assert take_apart(copied).facts == take_apart(coder).facts
     first, second = coder.read(table, labels), copied.read(table, labels)
-    for name in ("x_num", "x_cat", "y", "task"):
-        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    for name in ("numbers", "codes", "y", "task"):
+        np.testing.assert_array_equal(first.arrays()[name], second.arrays()[name])
 
 
 def test_one_row_is_read_like_many():
@@ -144,8 +144,8 @@ def test_one_row_is_read_like_many():
     for i in range(4):
         for row in (X[i], X[i].to_pandas(), pa.Table.from_pandas(X[i].to_pandas()), [list(X.row(i))]):
             batch = coder.read(row)
-            np.testing.assert_array_equal(batch.x_num, whole.x_num[i : i + 1])
-            np.testing.assert_array_equal(batch.x_cat, whole.x_cat[i : i + 1])
+            np.testing.assert_array_equal(batch.x.numbers, whole.x.numbers[i : i + 1])
+            np.testing.assert_array_equal(batch.x.codes, whole.x.codes[i : i + 1])
 
 
 def test_positions_beyond_the_columns_are_named():

@@ -10,6 +10,7 @@ from conformance import fitted, long_table, tiny
 from polars.testing import assert_frame_equal
 
 import tabmtl
+from tabmtl.columns import Features
 from tabmtl.estimators.mixture import measure_experts
 from tabmtl.models.adatt import AdaTT
 from tabmtl.models.mmoe import MMoE
@@ -27,7 +28,7 @@ every_mixture = pytest.mark.parametrize("cls", MIXTURES, ids=lambda cls: cls.__n
 
 def batch(n=64):
     x = torch.randn(n, 2, generator=torch.Generator().manual_seed(0))
-    return Batch(x_num=x, x_cat=torch.zeros(n, 0, dtype=torch.int32))
+    return Batch(x=Features(numbers=x, codes=torch.zeros(n, 0, dtype=torch.int32)))
 
 
 def options(**params):
@@ -70,7 +71,7 @@ def test_mean_weights_are_those_of_the_gates():
 def test_the_state_of_experts_is_that_of_their_outputs():
     net, rows = network(options()), batch(1_032)  # two slices
     with torch.no_grad():
-        vector = net.vector(rows.x_num, rows.x_cat)
+        vector = net.vector(rows.x)
         outputs, weights = net.experts([vector]).numpy(), net.gates(vector).numpy()
     _, states = measure_experts(net, rows)
     assert states["level"].to_list() == [1] * 4

@@ -21,7 +21,7 @@ every_network = pytest.mark.parametrize("cls", [*NETWORKS, *FUNNELS], ids=lambda
 def member_inputs(model, X):
     """Encoded rows of a fitted model, as tensors."""
     batch = model.coder_.read(X).map(torch.from_numpy)
-    return batch.x_num, batch.x_cat, batch.task
+    return batch.x, batch.task
 
 
 class _Scaled(torch.nn.Module):

@@ -213,6 +213,6 @@ def test_columns_in_another_order_are_taken_by_name():
     other = X.select(cs.by_name("*", "^a$", "a"))
     for reordered in (other, other.lazy(), other.to_pandas(), other.to_arrow()):
         assert type(model._check_columns(reordered)) is type(reordered)
-        assert model.coder_.read(reordered).x_num.tolist() == model.coder_.read(X).x_num.tolist()
-        assert model.coder_.read(reordered).x_cat.tolist() == model.coder_.read(X).x_cat.tolist()
+        assert model.coder_.read(reordered).x.numbers.tolist() == model.coder_.read(X).x.numbers.tolist()
+        assert model.coder_.read(reordered).x.codes.tolist() == model.coder_.read(X).x.codes.tolist()
         assert model.score_tasks(reordered, y) == model.score_tasks(X, y)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conformance import NETWORKS, fitted
 
+from tabmtl.columns import Features
 from tabmtl.estimators.network import _in_training_units, _on_device
 from tabmtl.training.device import seeded
 from tabmtl.training.losses import MultiTaskLoss
@@ -52,10 +53,10 @@ def test_a_task_without_labels_in_a_batch_has_exactly_zero_gradient(cls, t):
     y = batch.y.clone()
     y[:, t] = math.nan
     others = [j for j in range(len(tasks)) if j != t]
-    without = gradients(network, lambda net: loss(net(batch.x_num, batch.x_cat, None), y))
-    alone = gradients(network, lambda net: loss(net(batch.x_num, batch.x_cat, None), batch.y)[others])
+    without = gradients(network, lambda net: loss(net(batch.x, None), y))
+    alone = gradients(network, lambda net: loss(net(batch.x, None), batch.y)[others])
     assert equal(without, alone)
-    own = gradients(network, lambda net: loss(net(batch.x_num, batch.x_cat, None), batch.y)[t : t + 1])
+    own = gradients(network, lambda net: loss(net(batch.x, None), batch.y)[t : t + 1])
     assert sum(np.abs(gradient).sum() for gradient in own.values()) > 0
 
 
@@ -65,10 +66,10 @@ def test_a_row_without_labels_has_exactly_zero_gradient(cls):
     loss = MultiTaskLoss(tasks)
     y = batch.y.clone()
     y[::3] = math.nan
-    other = batch.x_num.clone()
+    other = batch.x.numbers.clone()
     other[::3] = 1.7
-    codes = batch.x_cat.clone()
+    codes = batch.x.codes.clone()
     codes[::3] = 0
-    there = gradients(network, lambda net: loss(net(batch.x_num, batch.x_cat, None), y))
-    elsewhere = gradients(network, lambda net: loss(net(other, codes, None), y))
+    there = gradients(network, lambda net: loss(net(batch.x, None), y))
+    elsewhere = gradients(network, lambda net: loss(net(Features(numbers=other, codes=codes), None), y))
     assert equal(there, elsewhere)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tabmtl.columns import Features
 from tabmtl.model_selection.repeats import group_equal_rows, warn_of_shared_rows
 from tabmtl.schema import Batch, TabmtlWarning
 
@@ -13,7 +14,9 @@ def rows(x_num, task=None, x_cat=None) -> Batch:
     n = len(x_num)
     codes = np.zeros((n, 0), dtype=np.int32) if x_cat is None else x_cat.astype(np.int32)
     y = np.zeros((n, 1))
-    return Batch(x_num=x_num.astype(np.float32), x_cat=codes, y=y, task=None if task is None else np.asarray(task))
+    return Batch(
+        x=Features(numbers=x_num.astype(np.float32), codes=codes), y=y, task=None if task is None else np.asarray(task)
+    )
 
 
 def patients(n=500):
@@ -65,7 +68,7 @@ def test_rows_without_repeats_or_tasks_stand_alone():
 
 def test_a_task_that_would_be_one_group_lets_all_rows_stand_alone():
     batch, _ = patients()
-    x = np.append(batch.x_num, np.ones((9, 3)), axis=0)
+    x = np.append(batch.x.numbers, np.ones((9, 3)), axis=0)
     assert group_equal_rows(rows(x, np.append(batch.task, [2] * 9))) is None
 
 

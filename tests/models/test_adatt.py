@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from tabmtl import AdaTT
+from tabmtl.columns import Features
 from tabmtl.schema import Columns
 from tabmtl.targets import Task
 from tabmtl.training.balance.gradients import split_parameters
@@ -35,7 +36,7 @@ def rows(n=6):
     generator = torch.Generator().manual_seed(0)
     x_num = torch.randn(n, 2, generator=generator).double()
     x_num[0, 0] = torch.nan
-    return x_num, torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32)
+    return Features(numbers=x_num, codes=torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32))
 
 
 def plain_level(level, inputs, counts, n_fused):
@@ -63,21 +64,21 @@ def plain_level(level, inputs, counts, n_fused):
 def test_features_are_the_papers_formula(n_task, n_shared, expert_hidden):
     model = network(n_task_experts=n_task, n_shared_experts=n_shared, expert_hidden=expert_hidden)
     counts = [n_task] * 3 + [n_shared] * (n_shared > 0)
-    inputs = [model.vector(*rows())] * len(counts)
+    inputs = [model.vector(rows())] * len(counts)
     for i, level in enumerate(model.stack):
         last = i == len(expert_hidden) - 1
         inputs = plain_level(level, inputs, counts, 3 if last else len(counts))
     assert len(inputs) == 3
-    torch.testing.assert_close(model.task_features(*rows()), torch.stack(inputs, dim=1), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(model.task_features(rows()), torch.stack(inputs, dim=1), rtol=1e-10, atol=1e-12)
 
 
 def test_one_expert_a_task_is_added_as_it_is():
     model = network(n_task_experts=1, expert_hidden=(5,))
     (level,) = model.stack
     assert level.residual is None
-    outputs = level.experts([model.vector(*rows())])
-    weights = level.gates(model.vector(*rows()))
-    torch.testing.assert_close(model.task_features(*rows()) - weights @ outputs, outputs)
+    outputs = level.experts([model.vector(rows())])
+    weights = level.gates(model.vector(rows()))
+    torch.testing.assert_close(model.task_features(rows()) - weights @ outputs, outputs)
 
 
 @pytest.mark.parametrize("n_task", [2, 4, 50])
@@ -99,10 +100,10 @@ def test_a_shared_units_fixed_weights_start_by_its_own_number_of_experts():
 def test_a_fixed_weight_moves_its_own_task_alone():
     for e in range(6):
         model = network(n_task_experts=2, expert_hidden=(5,))
-        before = model.task_features(*rows())
+        before = model.task_features(rows())
         with torch.no_grad():
             model.stack[0].residual[e] += 1.0
-        moved = (model.task_features(*rows()) - before).abs().amax(dim=(0, 2)) > 0
+        moved = (model.task_features(rows()) - before).abs().amax(dim=(0, 2)) > 0
         assert moved.tolist() == [e // 2 == t for t in range(3)]
 
 
@@ -111,12 +112,12 @@ def test_no_head_reads_the_shared_unit_but_all_tasks_take_from_it():
     names = [gates.gate_names for _, (gates,) in model.levels]
     assert [len(level) for level in names] == [4, 3]
     assert names[1] == ("delay", "size", "late")
-    assert model.task_features(*rows()).shape == (6, 3, 5)
+    assert model.task_features(rows()).shape == (6, 3, 5)
     for level in (0, 1):
-        before = model.task_features(*rows())
+        before = model.task_features(rows())
         with torch.no_grad():
             model.stack[level].experts.first.bias[-1] += 1.0  # of the shared expert
-        assert ((model.task_features(*rows()) - before).abs().amax(dim=(0, 2)) > 0).all()
+        assert ((model.task_features(rows()) - before).abs().amax(dim=(0, 2)) > 0).all()
     assert network(n_task_experts=2).levels[0][1][0].gate_names == ("delay", "size", "late")
 
 
@@ -124,14 +125,14 @@ def test_a_task_may_be_named_as_the_shared_unit_is():
     taken = network(n_shared_experts=1).levels[0][1][0].gate_names[-1]
     tasks = [Task(name=taken, kind="regression"), Task(name="other", kind="regression")]
     model = network(tasks, n_task_experts=2, n_shared_experts=3)
-    assert model.task_features(*rows()).shape == (6, 2, 5)
+    assert model.task_features(rows()).shape == (6, 2, 5)
     assert model.stack[0].experts.n_experts == 2 * 2 + 3
 
 
 @pytest.mark.parametrize("t", range(3))
 def test_a_task_trains_all_experts(t):
     model = network(n_shared_experts=1)
-    model.task_features(*rows(64))[:, t].square().sum().backward()
+    model.task_features(rows(64))[:, t].square().sum().backward()
     for level in model.stack:
         assert (level.experts.first.weight.grad.view(7, -1).abs().sum(dim=1) > 0).all()
     gates = model.stack[1].gates.linear.weight.grad.view(3, -1).abs().sum(dim=1) > 0

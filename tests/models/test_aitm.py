@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from tabmtl import AITM
+from tabmtl.columns import Features
 from tabmtl.schema import Columns
 from tabmtl.synth import make_funnel
 from tabmtl.targets import Task
@@ -43,7 +44,7 @@ def rows(n=40):
     generator = torch.Generator().manual_seed(0)
     x_num = torch.randn(n, 2, generator=generator, dtype=torch.float64)
     x_num[0, 0] = torch.nan
-    return x_num, torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32)
+    return Features(numbers=x_num, codes=torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32))
 
 
 def towers_with_gradient(model, loss):
@@ -76,12 +77,12 @@ def test_the_transfer_is_its_formula():
 
 def test_features_of_every_step_are_the_formulas():
     model, x = network(), rows()
-    q = model.towers([model.vector(*x)])
+    q = model.towers([model.vector(x)])
     click = q[:, 2]
     first, second = (layer[0] for layer in model.passed_on)
     cart = plain_transfer(model, F.relu(click @ first.weight.T + first.bias), q[:, 3])
     buy = plain_transfer(model, F.relu(cart @ second.weight.T + second.bias), q[:, 0])
-    torch.testing.assert_close(model.task_features(*x), torch.stack([buy, q[:, 1], click, cart], dim=1))
+    torch.testing.assert_close(model.task_features(x), torch.stack([buy, q[:, 1], click, cart], dim=1))
 
 
 def test_parameters_are_those_of_the_layers():
@@ -96,7 +97,7 @@ def test_parameters_are_those_of_the_layers():
 def test_information_goes_forward_along_the_chain_alone(calibrator):
     model = network()
     loss = AITM(task_chain=MODEL.task_chain, calibrator=calibrator)._loss(TASKS)
-    buy, delay, click, cart = loss(model(*rows()), torch.zeros(40, 4))
+    buy, delay, click, cart = loss(model(rows()), torch.zeros(40, 4))
     assert towers_with_gradient(model, click) == {"click"}
     assert towers_with_gradient(model, cart) == {"click", "cart"}
     assert towers_with_gradient(model, buy) == {"click", "cart", "buy"}
@@ -105,14 +106,14 @@ def test_information_goes_forward_along_the_chain_alone(calibrator):
 
 def test_tasks_outside_the_chain_neither_give_nor_take():
     model, x = network(), rows()
-    before = model(*x)
+    before = model(x)
     with torch.no_grad():
         model.towers.first.weight.unflatten(0, (4, 6))[1] += 1
-    changed = [not torch.equal(a, b) for a, b in zip(before, model(*x), strict=True)]
+    changed = [not torch.equal(a, b) for a, b in zip(before, model(x), strict=True)]
     assert changed == [False, True, False, False]
     with torch.no_grad():
         model.value_key_query.weight += 1
-    changed = [not torch.equal(a, b) for a, b in zip(before, model(*x), strict=True)]
+    changed = [not torch.equal(a, b) for a, b in zip(before, model(x), strict=True)]
     assert changed == [True, True, False, True]
 
 

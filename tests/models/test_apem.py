@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tabmtl import APEM, load
+from tabmtl.columns import Features
 from tabmtl.models.apem import AttentionBlocks, SetAttention
 from tabmtl.schema import Columns
 from tabmtl.synth import make_funnel
@@ -54,7 +55,7 @@ def network(tasks=TASKS, **options):
 
 def rows(n=7):
     x_cat = torch.stack([torch.randint(0, 5, (n,)), torch.randint(0, 4, (n,))], dim=1)
-    return torch.randn(n, 3, dtype=torch.float64), x_cat.int()
+    return Features(numbers=torch.randn(n, 3, dtype=torch.float64), codes=x_cat.int())
 
 
 class PlainBlock(nn.Module):
@@ -105,7 +106,7 @@ def test_gradients_of_grouped_attention_are_those_of_plain_blocks():
 
 def test_columns_are_a_set_until_they_are_joined():
     model, order = network(), torch.tensor([3, 0, 4, 2, 1])
-    tokens = model.tokenizer(*rows())
+    tokens = model.tokenizer(rows())
     shuffled = model.attention(tokens[:, order])
     torch.testing.assert_close(shuffled, model.attention(tokens)[:, :, order], rtol=1e-12, atol=1e-12)
     before = model.patterns(model.attention(tokens))
@@ -122,7 +123,7 @@ def test_columns_are_a_set_until_they_are_joined():
 
 def test_patterns_selector_and_scores_are_the_formulas():
     model, x = network(), rows()
-    tokens = model.attention(model.tokenizer(*x))  # (n, B, m, d)
+    tokens = model.attention(model.tokenizer(x))  # (n, B, m, d)
     patterns = []
     for j, group in enumerate(tokens):
         squeeze, excite, join = model.patterns.squeeze, model.patterns.excite, model.patterns.join.first
@@ -131,7 +132,7 @@ def test_patterns_selector_and_scores_are_the_formulas():
         weights = torch.sigmoid(hidden @ excite.weight[j] + excite.bias[j])
         patterns.append(F.relu((group * weights[:, :, None]).flatten(1) @ weight.T + bias))
     assert model.patterns.squeeze.weight.shape[2] == 3  # of 5 columns, by half
-    for t, z in enumerate(model.task_features(*x).unbind(dim=1)):
+    for t, z in enumerate(model.task_features(x).unbind(dim=1)):
         logits = [torch.tanh(p @ model.selector.key.weight.T) @ model.selector.indicators[t] for p in patterns]
         alpha = torch.stack(logits, dim=1).softmax(dim=1)
         expected = sum(alpha[:, j : j + 1] * p for j, p in enumerate(patterns))
@@ -157,7 +158,7 @@ def test_first_embeddings_of_categories_are_small():
 
 def test_weights_of_patterns_are_each_rows_own_and_sum_to_1():
     model = network()
-    alpha = model.selector(model.patterns(model.attention(model.tokenizer(*rows()))))
+    alpha = model.selector(model.patterns(model.attention(model.tokenizer(rows()))))
     assert alpha.shape == (7, 4, 3)
     torch.testing.assert_close(alpha.sum(dim=2), torch.ones(7, 4, dtype=torch.float64))
     assert (alpha[1:] != alpha[0]).any(dim=2).all()
@@ -165,26 +166,26 @@ def test_weights_of_patterns_are_each_rows_own_and_sum_to_1():
 
 def test_the_only_pattern_has_all_the_weight():
     model, x = network(n_groups=1), rows()
-    patterns = model.patterns(model.attention(model.tokenizer(*x)))
+    patterns = model.patterns(model.attention(model.tokenizer(x)))
     assert (model.selector(patterns) == 1).all()
-    assert torch.equal(model.task_features(*x), patterns.expand(-1, 4, -1))
+    assert torch.equal(model.task_features(x), patterns.expand(-1, 4, -1))
 
 
 def test_nothing_passes_from_head_to_head():
     model, x = network(), rows()
-    before = model(*x)
+    before = model(x)
     with torch.no_grad():
         model.selector.indicators[2] += 1
         model.heads.hidden.weight[2] += 1
-    changed = [not torch.equal(a, b) for a, b in zip(before, model(*x), strict=True)]
+    changed = [not torch.equal(a, b) for a, b in zip(before, model(x), strict=True)]
     assert changed == [False, False, True, False]
 
 
 def test_a_row_is_scored_alone_as_among_others():
-    model, (x_num, x_cat) = network(), rows()
-    together = model(x_num, x_cat)
-    for i in range(len(x_num)):
-        for score, alone in zip(together, model(x_num[i : i + 1], x_cat[i : i + 1]), strict=True):
+    model, x = network(), rows()
+    together = model(x)
+    for i in range(len(x)):
+        for score, alone in zip(together, model(x.map(lambda part, i=i: part[i : i + 1])), strict=True):
             torch.testing.assert_close(score[i : i + 1], alone, rtol=1e-10, atol=1e-10)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from tabmtl import ESMM, IndependentTasks
+from tabmtl.columns import Features
 from tabmtl.schema import Columns
 from tabmtl.synth import make_funnel
 from tabmtl.targets import Task
@@ -41,7 +42,7 @@ def rows(n=40):
     generator = torch.Generator().manual_seed(0)
     x_num = torch.randn(n, 2, generator=generator, dtype=torch.float64)
     x_num[0, 0] = torch.nan
-    return x_num, torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32)
+    return Features(numbers=x_num, codes=torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32))
 
 
 def labels(n=40):
@@ -66,11 +67,11 @@ def learning(model, loss):
 
 def test_every_task_has_a_tower_on_the_shared_vector():
     model, x = network(), rows()
-    v, first, later = model.vector(*x), model.towers.first, model.towers.later[0]
-    for t, score in enumerate(model(*x)):
+    v, first, later = model.vector(x), model.towers.first, model.towers.later[0]
+    for t, score in enumerate(model(x)):
         hidden = F.relu(v @ first.weight[6 * t : 6 * t + 6].T + first.bias[6 * t : 6 * t + 6])
         hidden = F.relu(hidden @ later.weight[t] + later.bias[t])
-        torch.testing.assert_close(model.task_features(*x)[:, t], hidden)
+        torch.testing.assert_close(model.task_features(x)[:, t], hidden)
         group, place = (1, 0) if t == SIZE else (0, [BUY, DELAY, CLICK].index(t))
         head = model.heads.out[group]
         torch.testing.assert_close(score, hidden @ head.weight[place] + head.bias[place])
@@ -81,7 +82,7 @@ def test_every_task_has_a_tower_on_the_shared_vector():
 
 def test_the_tower_of_conversions_learns_through_the_product_alone():
     model, y = network(), labels()
-    losses = MODEL._loss(TASKS)(model(*rows()), y)
+    losses = MODEL._loss(TASKS)(model(rows()), y)
     assert learning(model, losses[CLICK]) == [False, False, False, True]
     assert learning(model, losses[BUY]) == [False, True, False, True]
     assert learning(model, losses[SIZE]) == [True, False, False, False]
@@ -89,7 +90,7 @@ def test_the_tower_of_conversions_learns_through_the_product_alone():
 
 
 def test_gradients_are_those_of_products_of_probabilities():
-    scores = [score.detach().float().requires_grad_() for score in network()(*rows())]
+    scores = [score.detach().float().requires_grad_() for score in network()(rows())]
     y = labels()
     (gradient,) = torch.autograd.grad(MODEL._loss(TASKS)(scores, y)[BUY], scores[BUY])
     ctr, cvr = scores[CLICK].detach().double().sigmoid(), scores[BUY].detach().double().sigmoid()
@@ -100,7 +101,7 @@ def test_gradients_are_those_of_products_of_probabilities():
 
 
 def test_the_loss_of_two_steps_is_esmms():
-    scores, y = [score.detach() for score in network()(*rows())], labels()
+    scores, y = [score.detach() for score in network()(rows())], labels()
     losses = MODEL._loss(TASKS)(scores, y)
     ctr, cvr = scores[CLICK][:, 0].sigmoid(), scores[BUY][:, 0].sigmoid()
     clicked, bought = y[:, CLICK].double(), y[:, BUY].double()

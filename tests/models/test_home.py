@@ -10,6 +10,7 @@ from scipy.special import expit, softmax
 from torch import nn
 
 from tabmtl import HoME, load
+from tabmtl.columns import Features
 from tabmtl.models.home import find_groups
 from tabmtl.schema import Columns
 from tabmtl.synth import make_funnel
@@ -53,7 +54,7 @@ def rows(n=6):
     generator = torch.Generator().manual_seed(0)
     x_num = torch.randn(n, 2, generator=generator, dtype=torch.float64)
     x_num[0, 0] = torch.nan
-    return x_num, torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32)
+    return Features(numbers=x_num, codes=torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32))
 
 
 def noise(width):
@@ -62,7 +63,7 @@ def noise(width):
 
 def groups_of(model, x):
     """Outputs of level 1 (B, 1 + G, H1): what all share, then the groups."""
-    v = model.vector(*x)
+    v = model.vector(x)
     return model.groups([v] * 3, [v], [v])
 
 
@@ -130,7 +131,7 @@ every_switch = pytest.mark.parametrize("options", SWITCHES.values(), ids=SWITCHE
 @every_switch
 def test_both_levels_are_the_formulas(options):
     model, x = network(**options), rows()
-    v = model.vector(*x).numpy()
+    v = model.vector(x).numpy()
     masked = options.get("hierarchy_mask", True)
     seen = SEEN[0] if masked else [range(3)] * 3
     z = plain_level(model.groups, [v] * 3, seen, [v] * 3, [0, 1, 2], [v] * 3, options)
@@ -139,7 +140,7 @@ def test_both_levels_are_the_formulas(options):
     joined = [np.hstack([group, z[:, 0]]) for group in own]
     seen = SEEN[1] if masked else [range(6)] * 3
     h = plain_level(model.tasks, [*z.swapaxes(0, 1), *own], seen, joined, [3, 4, 5], own, options)
-    np.testing.assert_allclose(model.task_features(*x), h, rtol=1e-9)
+    np.testing.assert_allclose(model.task_features(x), h, rtol=1e-9)
 
 
 @every_switch
@@ -165,12 +166,12 @@ def test_every_switch_takes_away_its_parameters_and_no_others(options):
 
 def test_experts_of_a_group_reach_other_groups_through_what_all_share_alone():
     model, without, x = network(), network(hierarchy_mask=False), rows()
-    z, h = groups_of(model, x), model.task_features(*x)
+    z, h = groups_of(model, x), model.task_features(x)
     perturb(model.groups, 1)  # of "watch", whose task is "view"
     assert moved(z, groups_of(model, x)) == [True, True, False]
-    assert moved(h, model.task_features(*x)) == [True, True, True]
+    assert moved(h, model.task_features(x)) == [True, True, True]
     hook = model.groups.register_forward_hook(lambda *call: torch.cat([z[:, :1], call[2][:, 1:]], dim=1))
-    assert moved(h, model.task_features(*x)) == [False, True, False]
+    assert moved(h, model.task_features(x)) == [False, True, False]
     hook.remove()
     z = groups_of(without, x)
     perturb(without.groups, 1)
@@ -180,10 +181,10 @@ def test_experts_of_a_group_reach_other_groups_through_what_all_share_alone():
 @pytest.mark.parametrize(("bucket", "tasks"), [(0, [0, 1, 2]), (1, [1]), (2, [0, 2]), (3, [0]), (4, [1]), (5, [2])])
 def test_experts_of_level_2_reach_their_own_tasks_alone(bucket, tasks):
     model, x = network(), rows()
-    before, scores = model.task_features(*x), model(*x)
+    before, scores = model.task_features(x), model(x)
     perturb(model.tasks, bucket)
-    assert moved(before, model.task_features(*x)) == [t in tasks for t in range(3)]
-    changed = [not torch.equal(score, again) for score, again in zip(scores, model(*x), strict=True)]
+    assert moved(before, model.task_features(x)) == [t in tasks for t in range(3)]
+    changed = [not torch.equal(score, again) for score, again in zip(scores, model(x), strict=True)]
     assert changed == [t in tasks for t in range(3)]
 
 
@@ -212,20 +213,20 @@ def test_a_self_gate_is_a_sigmoid_exactly_where_a_bucket_has_one_expert():
 def test_feature_gates_start_at_1_and_learn_from_there(feature_gate):
     gated, plain = network(scattered=False, feature_gate=feature_gate), network(feature_gate="none")
     assert plain.load_state_dict(gated.state_dict(), strict=False).missing_keys == []
-    for score, same in zip(gated(*rows()), plain(*rows()), strict=True):
+    for score, same in zip(gated(rows()), plain(rows()), strict=True):
         torch.testing.assert_close(score, same, rtol=1e-12, atol=1e-12)
     for copy in gated.groups.feature_gates([noise(9)] * 3):
         torch.testing.assert_close(copy, noise(9), rtol=1e-14, atol=0)
-    sum(score.square().sum() for score in gated(*rows())).backward()
+    sum(score.square().sum() for score in gated(rows())).backward()
     assert (gated.groups.feature_gates.up.grad.flatten(1).abs().sum(dim=1) > 0).all()
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
 def test_a_row_is_scored_alone_as_among_others(norm):
-    model, (x_num, x_cat) = network(expert_norm=norm), rows()
-    together = model(x_num, x_cat)
-    for i in range(len(x_num)):
-        for score, alone in zip(together, model(x_num[i : i + 1], x_cat[i : i + 1]), strict=True):
+    model, x = network(expert_norm=norm), rows()
+    together = model(x)
+    for i in range(len(x)):
+        for score, alone in zip(together, model(x.map(lambda part, i=i: part[i : i + 1])), strict=True):
             torch.testing.assert_close(score[i : i + 1], alone, rtol=1e-12, atol=1e-12)
 
 
@@ -236,15 +237,15 @@ def test_all_tasks_are_one_group_by_default_and_a_group_may_have_one_task():
     assert one.groups.experts.counts == (3, 2)
     assert one.tasks.experts.counts == (2, 1, 1, 1, 1)
     named, x = network(task_groups={"any": ["view", "click", "size"]}), rows()
-    assert all(torch.equal(a, b) for a, b in zip(one(*x), named(*x), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(one(x), named(x), strict=True))
 
 
 @pytest.mark.parametrize("name", ["all", "(shared)", "group all", "tasks", "shared"])
 def test_tasks_and_groups_may_have_any_name(name):
     model = network(task_groups=None, tasks=[Task(name=name, kind="binary", classes=(0, 1)), *TASKS[1:]])
-    assert all(torch.equal(a, b) for a, b in zip(network(task_groups=None)(*rows()), model(*rows()), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(network(task_groups=None)(rows()), model(rows()), strict=True))
     model = network(task_groups={name: GROUPS["watch"], "interact": GROUPS["interact"]})
-    assert all(torch.equal(a, b) for a, b in zip(network()(*rows()), model(*rows()), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(network()(rows()), model(rows()), strict=True))
     assert all(len(set(gates.expert_names)) == len(gates.expert_names) for _, used in model.levels for gates in used)
 
 

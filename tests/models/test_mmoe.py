@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from tabmtl import IndependentTasks, MMoE
+from tabmtl.columns import Features
 from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
@@ -35,7 +36,7 @@ def rows(n=6):
     generator = torch.Generator().manual_seed(0)
     x_num = torch.randn(n, 2, generator=generator).double()
     x_num[0, 0] = torch.nan
-    return x_num, torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32)
+    return Features(numbers=x_num, codes=torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32))
 
 
 def expert(experts, e, x):
@@ -52,39 +53,39 @@ def n_parameters(module):
 
 def test_features_are_the_papers_formula():
     model = network()
-    x = model.vector(*rows())
+    x = model.vector(rows())
     outputs = [expert(model.experts, e, x) for e in range(4)]
     gates = model.gates.linear
     for t in range(3):
         weights = F.softmax(x @ gates.weight[4 * t : 4 * t + 4].T + gates.bias[4 * t : 4 * t + 4], dim=1)
         h = sum(weights[:, e : e + 1] * outputs[e] for e in range(4))
-        torch.testing.assert_close(model.task_features(*rows())[:, t], h, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(model.task_features(rows())[:, t], h, rtol=1e-10, atol=1e-12)
 
 
 def test_the_head_of_a_task_reads_its_own_features():
     model = network()
-    features = model.task_features(*rows())
-    scores = model(*rows())
+    features = model.task_features(rows())
+    scores = model(rows())
     assert [score.shape for score in scores] == [(6, 1), (6, 3), (6, 1)]
     for t in range(3):
         torch.testing.assert_close(model.heads(features[:, t])[t], scores[t])
-    assert torch.equal(model.represent(*rows()), features.flatten(1))
+    assert torch.equal(model.represent(rows()), features.flatten(1))
 
 
 def test_a_row_with_its_task_gets_the_score_of_that_task():
     model = network([Task(name=f"t{t}", kind="regression") for t in range(3)])
     own = torch.tensor([0, 1, 2, 2, 1, 0])
-    wide = torch.cat(model(*rows()), dim=1)
-    (long,) = model(*rows(), own)
+    wide = torch.cat(model(rows()), dim=1)
+    (long,) = model(rows(), own)
     torch.testing.assert_close(long[:, 0], wide[torch.arange(6), own])
-    features = model.task_features(*rows())
-    torch.testing.assert_close(model.represent(*rows(), own), features[torch.arange(6), own], rtol=1e-12, atol=1e-12)
+    features = model.task_features(rows())
+    torch.testing.assert_close(model.represent(rows(), own), features[torch.arange(6), own], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("t", range(3))
 def test_a_task_trains_all_experts_and_no_other_tasks_gate(t):
     model = network()
-    model.task_features(*rows(64))[:, t].square().sum().backward()
+    model.task_features(rows(64))[:, t].square().sum().backward()
     assert (model.experts.first.weight.grad.view(4, -1).abs().sum(dim=1) > 0).all()
     by_task = model.gates.linear.weight.grad.view(3, -1).abs().sum(dim=1) > 0
     assert by_task.tolist() == [s == t for s in range(3)]

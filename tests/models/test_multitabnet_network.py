@@ -1,11 +1,13 @@
 """The network of MultiTab-Net: parameter counts, isolation of tasks, exactness of the shortcuts, independence."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from tabmtl.columns import Features
 from tabmtl.models.multitabnet import MultiTabNet, MultiTabNetwork
 from tabmtl.models.shared_bottom import SharedBottom, SharedBottomNetwork
 from tabmtl.schema import Columns
@@ -43,7 +45,7 @@ def _tasks(n_single, n_five=0):
 def _rows(columns, n=9):
     codes = [torch.randint(c, (n,), dtype=torch.int32) for c in columns.cardinalities]
     x_cat = torch.stack(codes, dim=1) if codes else torch.zeros(n, 0, dtype=torch.int32)
-    return torch.randn(n, len(columns.numeric)), x_cat
+    return Features(numbers=torch.randn(n, len(columns.numeric)), codes=x_cat)
 
 
 def _network(columns, tasks, **options):
@@ -99,7 +101,7 @@ def test_a_second_block_adds_its_layers_alone():
 @pytest.mark.parametrize("row_layer", ["none", "mixer", "batch_attention"])
 def test_which_settings_isolate_the_tasks(row_layer, mask, n_blocks):
     network = _network(_columns(), _tasks(3), mask=mask, row_layer=row_layer, n_blocks=n_blocks)
-    network(*_rows(_columns()))[0].sum().backward()
+    network(_rows(_columns()))[0].sum().backward()
     leak = network.task_weight.grad[1].abs().sum().item()
     isolated = row_layer == "none" and (mask == "FxT_TxT" or (mask == "TxT" and n_blocks == 1))
     if row_layer == "none" and mask == "FxT" and n_blocks == 1:
@@ -115,7 +117,7 @@ def test_a_single_token_makes_txt_no_mask(row_layer):
     free = _network(columns, _tasks(2), mask="none", multi_token=False, row_layer=row_layer)
     free.load_state_dict(masked.state_dict())
     rows = _rows(columns)
-    assert all(torch.equal(a, b) for a, b in zip(masked(*rows), free(*rows), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(masked(rows), free(rows), strict=True))
 
 
 @pytest.mark.parametrize("n_blocks", [1, 3])
@@ -123,10 +125,10 @@ def test_a_single_token_makes_txt_no_mask(row_layer):
 def test_the_pruned_last_layer_equals_the_full_one(row_layer, n_blocks):
     columns = _columns()
     network, rows = _network(columns, _tasks(2), row_layer=row_layer, n_blocks=n_blocks), _rows(columns)
-    pruned = network(*rows)
+    pruned = network(rows)
     gradients = torch.autograd.grad(sum(z.square().sum() for z in pruned), list(network.parameters()))
     n_tokens, network._n_task_tokens = network._n_tokens, network._n_tokens
-    x = network._tokens(*rows, None)
+    x = network._tokens(rows, None)
     full = network.heads(network._blocks(x)[:, :2])
     assert x.shape[1] == n_tokens
     full_gradients = torch.autograd.grad(sum(z.square().sum() for z in full), list(network.parameters()))
@@ -139,11 +141,11 @@ def test_a_row_is_scored_the_same_alone_in_any_batch_and_order(row_layer):
     columns = _columns()
     network = _network(columns, _tasks(2, 1), row_layer=row_layer, n_blocks=2).eval()
     assert network.batch_dependent is False
-    x_num, x_cat = _rows(columns, 40)
+    x = _rows(columns, 40)
     order = torch.randperm(40)
-    together = torch.cat(network(x_num, x_cat), dim=1)
-    alone = torch.cat([torch.cat(network(x_num[[i]], x_cat[[i]]), dim=1) for i in range(40)])
-    shuffled = torch.cat(network(x_num[order], x_cat[order]), dim=1)
+    together = torch.cat(network(x), dim=1)
+    alone = torch.cat([torch.cat(network(x.map(lambda part, i=i: part[[i]])), dim=1) for i in range(40)])
+    shuffled = torch.cat(network(x.map(lambda part: part[order])), dim=1)
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(shuffled, together[order], atol=1e-5, rtol=1e-5)
 
@@ -152,15 +154,15 @@ def test_batch_attention_depends_on_the_batch_and_says_so():
     columns = _columns()
     network = _network(columns, _tasks(2), row_layer="batch_attention").eval()
     assert network.batch_dependent is True
-    x_num, x_cat = _rows(columns)
-    gap = network(x_num, x_cat)[0][:1] - network(x_num[:1], x_cat[:1])[0]
+    x = _rows(columns)
+    gap = network(x)[0][:1] - network(x.map(lambda part: part[:1]))[0]
     assert gap.abs().item() > 1e-5
 
 
 def test_queries_and_keys_between_rows_learn():
     columns = _columns()
     network = _network(columns, _tasks(2), row_layer="batch_attention")
-    sum(z.square().sum() for z in network(*_rows(columns))).backward()
+    sum(z.square().sum() for z in network(_rows(columns))).backward()
     mix = network.row_layers[0].mix
     keys = mix.key_value.weight.grad[: mix.query.out_features]
     assert mix.query.weight.grad.abs().max() > 1e-8
@@ -170,7 +172,7 @@ def test_queries_and_keys_between_rows_learn():
 def test_inducing_points_learn():
     columns = _columns()
     network = _network(columns, _tasks(2), row_layer="inducing_attention")
-    sum(z.square().sum() for z in network(*_rows(columns))).backward()
+    sum(z.square().sum() for z in network(_rows(columns))).backward()
     mix = network.row_layers[0].mix
     assert min(p.grad.abs().max() for p in (mix.query.weight, mix.keys, mix.values)) > 1e-8
 
@@ -181,12 +183,13 @@ def test_inducing_points_learn():
 def test_edges_of_a_table(row_layer, embedding, cardinalities, n_numeric):
     columns = _columns(cardinalities, n_numeric)
     network = _network(columns, _tasks(1), row_layer=row_layer, numeric_embedding=embedding)
-    x_num, x_cat = torch.full((1, n_numeric), NAN), torch.ones(1, len(cardinalities), dtype=torch.int32)
-    (scores,) = network(x_num, x_cat)
+    codes = torch.ones(1, len(cardinalities), dtype=torch.int32)
+    x = Features(numbers=torch.full((1, n_numeric), NAN), codes=codes)
+    (scores,) = network(x)
     assert scores.shape == (1, 1)
     assert scores.isfinite().all()
-    (unseen,) = network.eval()(x_num, x_cat)
-    (missing,) = network(x_num, x_cat - 1)
+    (unseen,) = network.eval()(x)
+    (missing,) = network(replace(x, codes=codes - 1))
     assert bool(cardinalities) == (unseen != missing).item()
 
 
@@ -194,9 +197,9 @@ def test_edges_of_a_table(row_layer, embedding, cardinalities, n_numeric):
 def test_scores_and_representation_have_their_shapes(multi_token):
     columns = _columns()
     network, rows = _network(columns, _tasks(2, 1), multi_token=multi_token), _rows(columns)
-    assert [scores.shape for scores in network(*rows)] == [(9, 1), (9, 1), (9, 5)]
-    assert network.represent(*rows).shape == (9, 48 if multi_token else 16)
-    assert _shared_bottom(columns, _tasks(2, 1)).represent(*rows).shape == (9, 128)
+    assert [scores.shape for scores in network(rows)] == [(9, 1), (9, 1), (9, 5)]
+    assert network.represent(rows).shape == (9, 48 if multi_token else 16)
+    assert _shared_bottom(columns, _tasks(2, 1)).represent(rows).shape == (9, 128)
 
 
 @pytest.mark.parametrize("multi_token", [True, False])
@@ -207,17 +210,17 @@ def test_task_per_row_equals_the_own_task_where_tasks_are_isolated(multi_token):
     long = _network(columns, tasks, task_column="task", **options)
     long.load_state_dict(wide.state_dict())
     rows = _rows(columns)
-    (own,) = long(*rows, task)
-    torch.testing.assert_close(own, torch.stack(wide(*rows))[task, torch.arange(9)], atol=1e-5, rtol=1e-5)
+    (own,) = long(rows, task)
+    torch.testing.assert_close(own, torch.stack(wide(rows))[task, torch.arange(9)], atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="task was not given"):
-        long(*rows)
+        long(rows)
 
 
 def test_shared_bottom_per_row_equals_its_wide_scores():
     columns, task = _columns(), torch.randint(4, (9,))
     network, rows = _shared_bottom(columns, _tasks(4)), _rows(columns)
-    (own,) = network(*rows, task)
-    torch.testing.assert_close(own, torch.stack(network(*rows))[task, torch.arange(9)])
+    (own,) = network(rows, task)
+    torch.testing.assert_close(own, torch.stack(network(rows))[task, torch.arange(9)])
 
 
 @pytest.mark.parametrize("row_layer", ROW_LAYERS)
@@ -226,11 +229,11 @@ def test_training_in_bf16_stays_near_float32(row_layer):
     network = _network(columns, _tasks(2, 1), row_layer=row_layer, dropout=0.1, attention_dropout=0.1)
     rows = _rows(columns)
     with torch.autocast("cpu", torch.bfloat16):
-        sum(z.float().square().sum() for z in network(*rows)).backward()
+        sum(z.float().square().sum() for z in network(rows)).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
-    exact = torch.cat(network.eval()(*rows), dim=1)
+    exact = torch.cat(network.eval()(rows), dim=1)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = torch.cat(network.train().eval()(*rows), dim=1)
+        rounded = torch.cat(network.train().eval()(rows), dim=1)
     assert (exact - rounded.float()).abs().max() < 0.03
 
 
@@ -238,12 +241,12 @@ def test_dropout_follows_the_seed_and_stops_in_eval():
     columns = _columns()
     network, rows = _network(columns, _tasks(2), dropout=0.5, attention_dropout=0.5), _rows(columns)
     torch.manual_seed(1)
-    first = network(*rows)[0]
+    first = network(rows)[0]
     torch.manual_seed(1)
-    assert torch.equal(network(*rows)[0], first)
-    assert not torch.equal(network(*rows)[0], first)
+    assert torch.equal(network(rows)[0], first)
+    assert not torch.equal(network(rows)[0], first)
     network.eval()
-    assert torch.equal(network(*rows)[0], network(*rows)[0])
+    assert torch.equal(network(rows)[0], network(rows)[0])
 
 
 @pytest.mark.parametrize(
@@ -262,6 +265,6 @@ def test_impossible_settings_are_named(options, message):
 
 def test_scores_start_at_the_scale_of_standardised_targets():
     columns = _columns((), 32)
-    scores = torch.cat(_network(columns, _tasks(7))(torch.randn(500, 32), _rows(columns, 500)[1]), dim=1)
+    scores = torch.cat(_network(columns, _tasks(7))(replace(_rows(columns, 500), numbers=torch.randn(500, 32))), dim=1)
     assert 0.01 < scores.std().item() < 2
     assert math.isfinite(scores.sum().item())

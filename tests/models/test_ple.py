@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from tabmtl import PLE
+from tabmtl.columns import Features
 from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
@@ -36,7 +37,7 @@ def rows(n=6):
     generator = torch.Generator().manual_seed(0)
     x_num = torch.randn(n, 2, generator=generator).double()
     x_num[0, 0] = torch.nan
-    return x_num, torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32)
+    return Features(numbers=x_num, codes=torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32))
 
 
 def expert(level, e, x):
@@ -70,24 +71,24 @@ def plain_level(level, inputs, *, last):
 @pytest.mark.parametrize("n_levels", [1, 2, 3])
 def test_features_are_the_papers_formula(n_levels):
     model = network(n_levels=n_levels)
-    inputs = [model.vector(*rows())] * 4
+    inputs = [model.vector(rows())] * 4
     for i, level in enumerate(model.stack):
         inputs = plain_level(level, inputs, last=i == n_levels - 1)
     assert len(inputs) == 3
-    torch.testing.assert_close(model.task_features(*rows()), torch.stack(inputs, dim=1), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(model.task_features(rows()), torch.stack(inputs, dim=1), rtol=1e-10, atol=1e-12)
 
 
 def test_one_level_is_cgc():
     """h_t = sum over shared and own experts of softmax(W_t x), in one line of einsum."""
     model = network(n_levels=1)
-    x, (level,) = model.vector(*rows()), model.stack
+    x, (level,) = model.vector(rows()), model.stack
     outputs = torch.stack([expert(level, e, x) for e in range(11)])
     for t in range(3):
         seen = [0, 1, *range(2 + 3 * t, 5 + 3 * t)]
         own = slice(5 * t, 5 * t + 5)
         weights = (x @ level.gates.linear.weight[own].T + level.gates.linear.bias[own]).softmax(dim=1)
         h = torch.einsum("be,ebh->bh", weights, outputs[seen])
-        torch.testing.assert_close(model.task_features(*rows())[:, t], h, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(model.task_features(rows())[:, t], h, rtol=1e-10, atol=1e-12)
 
 
 def test_only_levels_below_the_last_have_a_shared_gate():
@@ -103,10 +104,10 @@ def test_only_levels_below_the_last_have_a_shared_gate():
 
 def moved_tasks(model, level, e):
     """Tasks whose features move with the bias of an expert's last layer."""
-    before = model.task_features(*rows())
+    before = model.task_features(rows())
     with torch.no_grad():
         model.stack[level].experts.later[0].bias[e] += 1.0
-    return [not torch.equal(before[:, t], model.task_features(*rows())[:, t]) for t in range(3)]
+    return [not torch.equal(before[:, t], model.task_features(rows())[:, t]) for t in range(3)]
 
 
 @pytest.mark.parametrize(("e", "owner"), list(enumerate(OWNERS)))
@@ -131,7 +132,7 @@ def test_without_the_shared_gates_say_a_level_below_is_the_tasks_own():
 @pytest.mark.parametrize("t", range(3))
 def test_gradients_follow_what_a_task_sees(t):
     model = network(n_levels=2)
-    model.task_features(*rows(64))[:, t].square().sum().backward()
+    model.task_features(rows(64))[:, t].square().sum().backward()
     below, last = (level.experts.first.weight.grad.view(11, -1).abs().sum(dim=1) > 0 for level in model.stack)
     assert below.all()
     assert last.tolist() == [owner in (0, t + 1) for owner in OWNERS]

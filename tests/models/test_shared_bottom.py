@@ -2,6 +2,7 @@
 
 import torch
 
+from tabmtl.columns import Features
 from tabmtl.models.shared_bottom import SharedBottom, SharedBottomNetwork
 from tabmtl.schema import Columns
 from tabmtl.targets import Task
@@ -31,12 +32,12 @@ def rows(n=6):
     generator = torch.Generator().manual_seed(0)
     x_num = torch.randn(n, 2, generator=generator)
     x_num[0, 0] = torch.nan
-    return x_num, torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32)
+    return Features(numbers=x_num, codes=torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32))
 
 
 def test_scores_have_the_width_of_their_task():
-    assert [score.shape for score in network()(*rows())] == [(6, 1), (6, 3), (6, 1)]
-    assert network().represent(*rows()).shape == (6, 8)
+    assert [score.shape for score in network()(rows())] == [(6, 1), (6, 3), (6, 1)]
+    assert network().represent(rows()).shape == (6, 8)
 
 
 def test_parameters_are_those_of_the_layers():
@@ -49,8 +50,8 @@ def test_parameters_are_those_of_the_layers():
 
 def test_heads_read_the_shared_representation_alone():
     model = network().eval()
-    direct = model(*rows())
-    for score, again in zip(direct, model.heads(model.represent(*rows())), strict=True):
+    direct = model(rows())
+    for score, again in zip(direct, model.heads(model.represent(rows())), strict=True):
         assert torch.equal(score, again)
 
 
@@ -58,13 +59,13 @@ def test_a_row_with_its_task_gets_the_score_of_that_task():
     tasks = [Task(name=f"t{t}", kind="regression") for t in range(3)]
     model = network(tasks).eval()
     own = torch.tensor([0, 1, 2, 2, 1, 0])
-    wide = torch.cat(model(*rows()), dim=1)
-    (long,) = model(*rows(), own)
+    wide = torch.cat(model(rows()), dim=1)
+    (long,) = model(rows(), own)
     torch.testing.assert_close(long[:, 0], wide[torch.arange(6), own])
 
 
 def test_every_task_moves_the_trunk():
     for t in range(3):
         model = network()
-        model(*rows())[t].sum().backward()
+        model(rows())[t].sum().backward()
         assert model.trunk[0].weight.grad.abs().sum() > 0

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from tabmtl import STEM
+from tabmtl.columns import Features
 from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
@@ -39,12 +40,12 @@ def rows(n=6):
     generator = torch.Generator().manual_seed(0)
     x_num = torch.randn(n, 2, generator=generator).double()
     x_num[0, 0] = torch.nan
-    return x_num, torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32)
+    return Features(numbers=x_num, codes=torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32))
 
 
 def vectors(model):
     """The row's vector in each of the four embeddings, the shared one first."""
-    tokens = model.tokenizer(*rows())
+    tokens = model.tokenizer(rows())
     return [torch.cat([tokens[:, j, 4 * k : 4 * k + 4] for j in range(3)], dim=1) for k in range(4)]
 
 
@@ -65,12 +66,12 @@ def test_features_are_the_papers_formula(numeric_embedding):
         own = slice(9 * t, 9 * t + 9)
         weights = F.softmax(hidden @ model.gates.linear.weight[own].T + model.gates.linear.bias[own], dim=1)
         h = sum(weights[:, [e]] * outputs[e] for e in range(9))
-        torch.testing.assert_close(model.task_features(*rows())[:, t], h, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(model.task_features(rows())[:, t], h, rtol=1e-10, atol=1e-12)
 
 
 def reached(model, t):
     """Largest gradient of one task's features by expert and embedding: (9,) and (4,) per kind of parameter."""
-    model.task_features(*rows(64))[:, t].square().sum().backward()
+    model.task_features(rows(64))[:, t].square().sum().backward()
     by_expert = [
         parameter.grad.reshape(9, -1).abs().amax(dim=1)
         for name, parameter in model.experts.named_parameters()
@@ -99,7 +100,7 @@ def test_a_tasks_loss_trains_the_shared_and_its_own_embeddings_and_experts(numer
 @pytest.mark.parametrize("t", range(3))
 def test_a_tasks_loss_trains_no_other_tasks_gate_or_head(t):
     model = network(head_hidden=64)
-    model(*rows(64))[t].square().sum().backward()
+    model(rows(64))[t].square().sum().backward()
     for weight in (model.gate_hidden.weight, model.gates.linear.weight, model.heads.hidden.weight):
         assert (weight.grad.reshape(3, -1).abs().sum(dim=1) > 0).tolist() == [s == t for s in range(3)]
 
@@ -107,17 +108,17 @@ def test_a_tasks_loss_trains_no_other_tasks_gate_or_head(t):
 @pytest.mark.parametrize("e", range(9))
 def test_all_tasks_hear_all_experts(e):
     model = network()
-    before = model.task_features(*rows())
+    before = model.task_features(rows())
     with torch.no_grad():
         model.experts.later[0].bias[e] += 1.0
-    assert ((model.task_features(*rows()) - before).abs().amax(dim=(0, 2)) > 0).all()
+    assert ((model.task_features(rows()) - before).abs().amax(dim=(0, 2)) > 0).all()
 
 
 def test_the_sum_of_losses_gives_every_part_the_gradient_of_its_own_task():
     """What reaches a task's experts from all losses is what its own loss sends."""
     model = network()
     parameter = model.experts.first.weight
-    features = model.task_features(*rows(64)).square().sum(dim=(0, 2))
+    features = model.task_features(rows(64)).square().sum(dim=(0, 2))
     (together,) = torch.autograd.grad(features.sum(), parameter, retain_graph=True)
     for t in range(3):
         (alone,) = torch.autograd.grad(features[t], parameter, retain_graph=True)

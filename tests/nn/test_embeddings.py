@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tabmtl.columns import Features
 from tabmtl.nn.embeddings import CategoricalEmbedding, FeatureTokenizer, FeatureVector, fill_missing
 from tabmtl.schema import Columns
 
@@ -40,8 +41,8 @@ def test_only_columns_with_missing_values_learn_a_vector_for_them(kind):
     assert tokenizer.missing.shape == (1, 8)
     torch.nn.init.normal_(tokenizer.missing)
     codes = torch.zeros(2, 2, dtype=torch.int32)
-    at_zero = tokenizer(torch.zeros(2, 3), codes)
-    absent = tokenizer(torch.full((2, 3), NAN), codes)
+    at_zero = tokenizer(Features(numbers=torch.zeros(2, 3), codes=codes))
+    absent = tokenizer(Features(numbers=torch.full((2, 3), NAN), codes=codes))
     assert at_zero.shape == (2, 5, 8)
     assert torch.equal(absent[:, [2, 4]], at_zero[:, [2, 4]])
     assert torch.allclose(absent[:, 3], at_zero[:, 3] + tokenizer.missing[0])
@@ -51,7 +52,7 @@ def test_linear_tokens_are_an_affine_map_per_column_after_the_categorical_ones()
     tokenizer = FeatureTokenizer(_columns(has_missing=(False, False)), 4)
     assert tokenizer.missing is None
     x = torch.randn(6, 2)
-    tokens = tokenizer(x, torch.ones(6, 2, dtype=torch.int32))
+    tokens = tokenizer(Features(numbers=x, codes=torch.ones(6, 2, dtype=torch.int32)))
     expected = x[:, :, None] * tokenizer.numeric.weight + tokenizer.numeric.bias
     torch.testing.assert_close(tokens[:, 2:], expected, rtol=1e-5, atol=1e-6)  # a sum may be near 0
 
@@ -66,7 +67,7 @@ def test_a_tokenizer_needs_a_column_and_a_known_embedding():
 def test_numbers_as_they_are_come_after_the_embeddings_and_before_the_flags_of_missing_ones():
     vector = FeatureVector(_columns(), 4, numeric_embedding="none")
     x = torch.tensor([[1.0, NAN, -2.0]])
-    row = vector(x, torch.ones(1, 2, dtype=torch.int32))
+    row = vector(Features(numbers=x, codes=torch.ones(1, 2, dtype=torch.int32)))
     assert row.shape == (1, vector.width) == (1, 2 * 4 + 3 + 1)
     assert row[0, 8:].tolist() == [1.0, 0.0, -2.0, 1.0]
     assert torch.equal(row[0, :8], vector.categorical.table.weight[[1, 6]].flatten())
@@ -74,8 +75,8 @@ def test_numbers_as_they_are_come_after_the_embeddings_and_before_the_flags_of_m
 
 def test_a_vector_of_embeddings_is_the_tokens_side_by_side():
     vector = FeatureVector(_columns(), 4, numeric_embedding="piecewise")
-    x, codes = torch.randn(3, 3), torch.ones(3, 2, dtype=torch.int32)
-    assert torch.equal(vector(x, codes), vector.tokenizer(x, codes).flatten(1))
+    x = Features(numbers=torch.randn(3, 3), codes=torch.ones(3, 2, dtype=torch.int32))
+    assert torch.equal(vector(x), vector.tokenizer(x).flatten(1))
     assert vector.width == 5 * 4
 
 

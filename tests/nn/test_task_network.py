@@ -12,8 +12,8 @@ from tabmtl.nn.task_network import TaskNetwork
 
 
 class TasksFirst(SharedBottomNetwork):
-    def task_features(self, x_num, x_cat, own=None):
-        return torch.stack([super().task_features(x_num, x_cat, own)] * 2)
+    def task_features(self, x, own=None):
+        return torch.stack([super().task_features(x, own)] * 2)
 
 
 class Turned(SharedBottom):
@@ -29,8 +29,8 @@ def test_features_that_do_not_begin_with_the_rows_are_refused():
 
 
 class Unselected(SharedBottomNetwork):
-    def task_features(self, x_num, x_cat, own=None):
-        return torch.stack([super().task_features(x_num, x_cat, own)] * self.heads.n_tasks, dim=1)
+    def task_features(self, x, own=None):
+        return torch.stack([super().task_features(x, own)] * self.heads.n_tasks, dim=1)
 
 
 class AllTasks(SharedBottom):

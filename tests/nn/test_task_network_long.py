@@ -1,6 +1,7 @@
 """A row of a long table is answered by what all tasks share and what its own task owns, at the cost of these alone."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from conformance import TINY
 from torch.utils.flop_counter import FlopCounterMode
 
 from tabmtl import APEM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, SharedBottom
+from tabmtl.columns import Features
 from tabmtl.estimators.mixture import measure_experts
 from tabmtl.nn import embeddings as blocks
 from tabmtl.nn.experts import BatchNorm, Experts, Gates
@@ -75,12 +77,12 @@ def network(name, n_tasks=5, task_column="task", **params):
 
 
 def rows(n=40, n_tasks=5):
-    """Numbers, codes and tasks of some rows."""
+    """Features and tasks of some rows."""
     generator = torch.Generator().manual_seed(1)
     x_num = torch.randn(n, 3, generator=generator).double()
     x_num[:3, 0] = torch.nan
     x_cat = torch.randint(0, 4, (n, 2), generator=generator, dtype=torch.int32)
-    return x_num, x_cat, torch.randint(n_tasks, (n,), generator=generator)
+    return Features(numbers=x_num, codes=x_cat), torch.randint(n_tasks, (n,), generator=generator)
 
 
 @contextmanager
@@ -102,12 +104,12 @@ def seeing_one_task(model, t):
             del gate._weigh
 
 
-def dense_features(model, x_num, x_cat, task):
+def dense_features(model, x, task):
     """Features (B, H) of each row's own task, out of the features of all tasks of every row."""
     found = []
     for t in range(5):
         with seeing_one_task(model, t):
-            features = model.task_features(x_num, x_cat)
+            features = model.task_features(x)
         found.append(features[:, t] if features.ndim == 3 else features)
     return torch.stack(found, dim=1)[torch.arange(len(task)), task]
 
@@ -115,9 +117,9 @@ def dense_features(model, x_num, x_cat, task):
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @every_mixture
 def test_features_and_gradients_are_those_of_the_dense_computation(name, training):
-    model, (x_num, x_cat, task) = network(name), rows()
+    model, (x, task) = network(name), rows()
     model.training = training  # of the network alone: dropout rests, and statistics are the running ones
-    found, expected = model.represent(x_num, x_cat, task), dense_features(model, x_num, x_cat, task)
+    found, expected = model.represent(x, task), dense_features(model, x, task)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     pull = torch.randn(found.shape, generator=torch.Generator().manual_seed(2)).double()
     parameters = dict(model.named_parameters())
@@ -129,9 +131,9 @@ def test_features_and_gradients_are_those_of_the_dense_computation(name, trainin
 
 @pytest.mark.parametrize("name", ALIKE)
 def test_where_no_shared_part_sees_several_tasks_both_layouts_agree(name):
-    wide, long, (x_num, x_cat, task) = network(name, task_column=None), network(name), rows()
-    scores = torch.cat(wide(x_num, x_cat), dim=1)
-    (own,) = long(x_num, x_cat, task)
+    wide, long, (x, task) = network(name, task_column=None), network(name), rows()
+    scores = torch.cat(wide(x), dim=1)
+    (own,) = long(x, task)
     assert wide.state_dict().keys() == long.state_dict().keys()
     torch.testing.assert_close(own[:, 0], scores[torch.arange(len(task)), task], rtol=1e-9, atol=1e-12)
 
@@ -140,10 +142,10 @@ def test_where_no_shared_part_sees_several_tasks_both_layouts_agree(name):
 def test_a_long_table_of_one_task_is_trained_as_a_wide_one(name):
     quiet = {"dropout": 0.0, "attention_dropout": 0.0}
     wide, long = (network(name, 1, column, **quiet).train() for column in (None, "task"))
-    x_num, x_cat, task = rows(n_tasks=1)
+    x, task = rows(n_tasks=1)
     assert wide.state_dict().keys() == long.state_dict().keys()
     for _ in range(2):
-        (expected,), (found,) = wide(x_num, x_cat), long(x_num, x_cat, task)
+        (expected,), (found,) = wide(x), long(x, task)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     found.square().sum().backward()
     expected.square().sum().backward()
@@ -158,9 +160,9 @@ def test_a_step_at_139_tasks_costs_at_most_four_times_that_at_3(cls):
     def flops(n_tasks):
         tasks = [Task(name=f"t{t}", kind="regression") for t in range(n_tasks)]
         model = cls(task_column="task")._network(COLUMNS, tasks).train()
-        x_num, x_cat, task = rows(256, n_tasks)
+        x, task = rows(256, n_tasks)
         with FlopCounterMode(display=False) as counter:
-            model(x_num.float(), x_cat, task)[0].sum().backward()
+            model(replace(x, numbers=x.numbers.float()), task)[0].sum().backward()
         return counter.get_total_flops()
 
     assert flops(139) <= 4 * flops(3)
@@ -172,9 +174,9 @@ def test_a_row_is_scored_bit_for_bit_alike_alone_and_beside_any_others(name, wid
     cls, options = VARIANTS[name]
     sizes = {"expert_hidden": (128, 64)} if "expert_hidden" in options else {}  # tiny products take other kernels
     kind = {"kind": "regression"} if width == 1 else {"kind": "multiclass", "classes": tuple("abcde")}
-    tasks, (x_num, x_cat, task) = [Task(name=f"t{t}", **kind) for t in range(5)], rows(300)
+    tasks, (x, task) = [Task(name=f"t{t}", **kind) for t in range(5)], rows(300)
     model = cls(**options | sizes, task_column="task")._network(COLUMNS, tasks)
-    data = Batch(x_num=x_num.float(), x_cat=x_cat, task=task)
+    data = Batch(x=replace(x, numbers=x.numbers.float()), task=task)
     (whole,) = predict_scores(model, data)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
     assert torch.equal(predict_scores(model, data.rows(order))[0], whole[order])
@@ -185,9 +187,9 @@ def test_a_row_is_scored_bit_for_bit_alike_alone_and_beside_any_others(name, wid
 @pytest.mark.parametrize("n_rows", [1, 2, 9])
 @every_mixture
 def test_a_batch_may_have_few_rows_or_one_task(name, n_rows):
-    model, (x_num, x_cat, task) = network(name).train(), rows(n_rows)
+    model, (x, task) = network(name).train(), rows(n_rows)
     for own in (task, torch.full_like(task, 3)):
-        (scores,) = model(x_num, x_cat, own)
+        (scores,) = model(x, own)
         scores.square().sum().backward()
         assert scores.isfinite().all()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
@@ -195,12 +197,12 @@ def test_a_batch_may_have_few_rows_or_one_task(name, n_rows):
 
 @pytest.mark.parametrize("name", ["SharedBottom", "MMoE", "PLE", "HoME", "AdaTT", "STEM"])
 def test_gradients_of_tasks_come_apart_at_the_heads(name):
-    model, (x_num, x_cat, task), y = network(name), rows(), rows(40)[0][:, 1:2]
+    model, (x, task), y = network(name), rows(), rows(40)[0].numbers[:, 1:2]
     loss = MultiTaskLoss([Task(name=f"t{t}", kind="regression") for t in range(5)])
     shared, _ = split_parameters(model)
     gradients = TaskGradients([model.heads])
     with gradients.watch():
-        losses = loss(model(x_num, x_cat, task), y, None, task)
+        losses = loss(model(x, task), y, None, task)
     torch.testing.assert_close(gradients(losses, range(5), shared), jacobian(losses, range(5), shared))
     assert gradients._towers
 
@@ -208,12 +210,12 @@ def test_gradients_of_tasks_come_apart_at_the_heads(name):
 @pytest.mark.parametrize("grad_level", ["representation", "parameters"])
 @pytest.mark.parametrize("name", ["SharedBottom", "PLE", "HoME", "AdaTT", "STEM", "APEM"])
 def test_the_sum_of_gradients_that_a_balance_joins_is_the_plain_one(name, grad_level):
-    model, (x_num, x_cat, task), y = network(name), rows(), rows(40)[0][:, 1:2]
+    model, (x, task), y = network(name), rows(), rows(40)[0].numbers[:, 1:2]
     tasks = [Task(name=f"t{t}", kind="regression") for t in range(5)]
     loss = MultiTaskLoss(tasks)
 
     def forward():
-        return loss(model(x_num, x_cat, task), y, None, task)
+        return loss(model(x, task), y, None, task)
 
     forward().sum().backward()
     expected = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
@@ -226,11 +228,11 @@ def test_the_sum_of_gradients_that_a_balance_joins_is_the_plain_one(name, grad_l
 
 
 def test_an_expert_of_a_task_is_measured_on_the_rows_of_its_task():
-    model, (x_num, x_cat, task) = network("PLE, no norm"), rows(400)
-    data = Batch(x_num=x_num, x_cat=x_cat, task=task)
+    model, (x, task) = network("PLE, no norm"), rows(400)
+    data = Batch(x=x, task=task)
     utilisation, experts = measure_experts(model, data)
     own = RowOwners(task, 5)
-    x = model.vector(x_num, x_cat)
+    x = model.vector(x)
     outputs, weights = model.stack[0].experts([x, x], [own.shared, own]), model.stack[0].gates([x, x], own)
     mine = task == 2
     zero_rate = (outputs[mine, 2].abs() <= 1e-6).double().mean()
@@ -246,12 +248,12 @@ def test_an_expert_of_a_task_is_measured_on_the_rows_of_its_task():
 
 
 def test_experts_of_tasks_with_few_rows_are_not_judged():
-    model, (x_num, x_cat, task) = network("PLE, no norm"), rows(400)
+    model, (x, task) = network("PLE, no norm"), rows(400)
     with torch.no_grad():
         model.stack[0].experts.later[-1].weight[2:].zero_()  # of all tasks
         model.stack[0].experts.later[-1].bias[2:] = -1.0
     keep = (task == 1) | (torch.arange(400) < 40)
-    data = Batch(x_num=x_num, x_cat=x_cat, task=task).rows(keep.nonzero()[:, 0])
+    data = Batch(x=x, task=task).rows(keep.nonzero()[:, 0])
     utilisation, experts = measure_experts(model, data)
     assert (data.task == 1).sum() >= 50 > (data.task == 2).sum()
     dead = dict(experts.filter(level=1).select("expert", "dead").iter_rows())
@@ -267,11 +269,11 @@ def test_experts_of_tasks_with_few_rows_are_not_judged():
 def test_embeddings_of_tasks_in_a_sparse_table_are_those_in_a_dense_one(monkeypatch):
     dense = network("STEM")
     monkeypatch.setattr(blocks, "DENSE_ROWS", 3)
-    sparse, (x_num, x_cat, task) = network("STEM"), rows()
+    sparse, (x, task) = network("STEM"), rows()
     assert sparse.tokenizer.categorical.table.sparse
     for model in (dense, sparse):
-        model(x_num, x_cat, task)[0].square().sum().backward()
-    torch.testing.assert_close(sparse(x_num, x_cat, task), dense(x_num, x_cat, task))
+        model(x, task)[0].square().sum().backward()
+    torch.testing.assert_close(sparse(x, task), dense(x, task))
     table = [model.tokenizer.categorical.table.weight.grad for model in (dense, sparse)]
     torch.testing.assert_close(table[1].to_dense(), table[0])
 

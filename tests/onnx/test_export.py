@@ -298,8 +298,8 @@ def test_a_file_that_answers_otherwise_is_not_written(model, tmp_path, monkeypat
 class Counted(SharedBottomNetwork):
     """Makes a number of the rows, which the exporter takes as given."""
 
-    def task_features(self, x_num, x_cat, own=None):
-        return super().task_features(x_num, x_cat) * torch.ones(len(x_num), 1)
+    def task_features(self, x, own=None):
+        return super().task_features(x) * torch.ones(len(x), 1)
 
 
 class Fixed(SharedBottom):

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import torch
 
+from tabmtl.columns import Features
 from tabmtl.processes.wire import pack, unpack
 from tabmtl.schema import Batch
 
@@ -88,7 +89,7 @@ def test_frames_come_as_they_are():
     ("value", "word"),
     [
         ({1, 2}, "a set"),
-        (Batch(x_num=1, x_cat=2), "a Batch"),
+        (Batch(x=Features(numbers=1, codes=2)), "a Batch"),
         (ValueError("x"), "a ValueError"),
         (np.array([None]), "an array of type object"),
         (pl.DataFrame({"a": [[1]]}), r"column 'a' of type List\(Int64\)"),

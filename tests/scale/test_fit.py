@@ -128,23 +128,23 @@ def test_a_cache_is_used_again_for_the_same_rows_and_encoding(folder, tmp_path, 
     first, again = fit(), fit(random_state=5)
     assert (len(written), sorted(file.name for file in place.iterdir())) == (
         1,
-        ["shards.json", "x_cat.npy", "x_num.npy", "y.npy"],
+        ["codes.npy", "numbers.npy", "shards.json", "y.npy"],
     )
     fit(numeric_transform="quantile")
     assert len(written) == 2
-    content = (place / "x_num.npy").read_bytes()
-    (place / "x_num.npy").write_bytes(content[:-4])  # truncated
+    content = (place / "numbers.npy").read_bytes()
+    (place / "numbers.npy").write_bytes(content[:-4])  # truncated
     fit(numeric_transform="quantile")
-    assert (len(written), (place / "x_num.npy").read_bytes()) == (3, content)
+    assert (len(written), (place / "numbers.npy").read_bytes()) == (3, content)
     manifest = json.loads((place / cache.MANIFEST).read_text())
     (place / cache.MANIFEST).write_text(json.dumps(manifest | {"format": 0}))
     fit(numeric_transform="quantile")
     assert len(written) == 4
     edited = bytearray(content)
     edited[-1] ^= 1  # of the same size
-    (place / "x_num.npy").write_bytes(edited)
+    (place / "numbers.npy").write_bytes(edited)
     fit(numeric_transform="quantile")
-    assert (len(written), (place / "x_num.npy").read_bytes()) == (5, content)
+    assert (len(written), (place / "numbers.npy").read_bytes()) == (5, content)
     assert first.batch_size_ == again.batch_size_
 
 
@@ -155,7 +155,7 @@ def test_arrays_are_on_the_disk_before_their_manifest(folder, tmp_path, monkeypa
     monkeypatch.setattr(cache, "write_file", lambda file, content: seen.append(file.name))
     model = tiny(SharedBottom, epochs=1, drop=["who", "weight"])
     model.fit(Shards(folder / "*.parquet", cache=tmp_path), TARGETS)
-    assert sorted(seen[:3]) == ["x_cat.npy", "x_num.npy", "y.npy"]
+    assert sorted(seen[:3]) == ["codes.npy", "numbers.npy", "y.npy"]
     assert seen[3:] == ["folder", cache.MANIFEST]
 
 
@@ -220,27 +220,29 @@ def test_rows_of_a_window_are_all_rows_once(table, folder):
     coder = learn_table(source, roles, **model._coding())
     with cache.encoded(source, roles, coder) as encoded:
         everything = coder.read(table.select(coder.names), table.select(TARGETS), table["weight"])
-        for name, part in vars(everything).items():
+        for name, part in everything.arrays().items():
             check = np.testing.assert_allclose if name == "weight" else np.testing.assert_array_equal
-            check(getattr(encoded.read(slice(None)), name), part, err_msg=name)
+            check(encoded.read(slice(None)).arrays()[name], part, err_msg=name)
         chosen = np.arange(400) % 3 > 0
         rows = cache.StoredRows(encoded, chosen)
         assert len(rows) == chosen.sum()
-        np.testing.assert_array_equal(rows.spread(20).x_num, everything.x_num[chosen][np.arange(20) * len(rows) // 20])
+        np.testing.assert_array_equal(
+            rows.spread(20).x.numbers, everything.x.numbers[chosen][np.arange(20) * len(rows) // 20]
+        )
         np.testing.assert_array_equal(rows.n_labels, (~np.isnan(everything.y[chosen])).sum(axis=0))
         np.testing.assert_allclose(rows.labelled_weight, everything.weight[chosen].sum(axis=0))
         order = windows.Epoch(rows=rows, seed=(0, 0), batch_size=32)
         found, n_steps = [], 0
         for window, steps in order.windows():
-            found.append(window.x_num.copy())
+            found.append(window.x.numbers.copy())
             n_steps += len(steps)
             assert all(0 < step.stop - step.start <= 32 for step in steps)
             assert steps[-1].stop == len(window)
         assert n_steps == len(order) > len(found) > 1
         seen = np.concatenate(found)
-        expected = everything.x_num[chosen]
+        expected = everything.x.numbers[chosen]
         assert sorted(map(tuple, np.nan_to_num(seen).tolist())) == sorted(map(tuple, np.nan_to_num(expected).tolist()))
-        other = next(windows.Epoch(rows=rows, seed=(0, 1), batch_size=32).windows())[0].x_num
+        other = next(windows.Epoch(rows=rows, seed=(0, 1), batch_size=32).windows())[0].x.numbers
         assert not np.array_equal(np.nan_to_num(other[:32]), np.nan_to_num(seen[:32]))
 
 

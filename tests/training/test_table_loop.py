@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from ranks import run_ranks
 from torch import nn
 
+from tabmtl.columns import Features
 from tabmtl.nn.experts import BatchNorm, Experts
 from tabmtl.schema import Batch, TabmtlWarning
 from tabmtl.targets import Task
@@ -36,13 +38,13 @@ class Linear(nn.Module):
         self.layer = nn.Linear(3, 2)
         self.seen = []
 
-    def represent(self, x_num, x_cat, task=None):
-        self.seen.append(x_num.detach())
-        return x_num * 2
+    def represent(self, x, task=None):
+        self.seen.append(x.numbers.detach())
+        return x.numbers * 2
 
-    def forward(self, x_num, x_cat, task=None):
-        self.seen.append(x_num.detach())
-        out = self.layer(x_num)
+    def forward(self, x, task=None):
+        self.seen.append(x.numbers.detach())
+        out = self.layer(x.numbers)
         return [out[:, :1], out[:, 1:]]
 
 
@@ -52,7 +54,7 @@ def table(n=100, seed=0):
     noise = torch.randn(n, generator=generator)
     y = torch.stack([x[:, 0] - x[:, 1] + 0.1 * noise, (x[:, 2] > 0).float()], dim=1)
     y[torch.rand(n, 2, generator=generator) < 0.2] = math.nan
-    return Batch(x_num=x, x_cat=torch.zeros(n, 0, dtype=torch.int32), y=y)
+    return Batch(x=Features(numbers=x, codes=torch.zeros(n, 0, dtype=torch.int32)), y=y)
 
 
 def options(**changes):
@@ -111,7 +113,7 @@ class Standstill:
 
 def step_of(network, tasks=TASKS, micro=None, weight=None, batch_size=32):
     """The gradient that one step on 32 rows follows."""
-    data = Batch(**vars(table()) | {"weight": weight})
+    data = replace(table(), weight=weight)
     loop = TableLoop(options(batch_size=batch_size), network, MultiTaskLoss(tasks), data, None, evaluate=evaluate)
     loop.optimizer, loop._micro = Standstill(), micro or 32
     loop.step(torch.arange(32), 0.05)
@@ -122,7 +124,7 @@ def test_a_step_follows_the_mean_gradient_over_the_batch():
     model = network()
     data = table().rows(torch.arange(32))
     labelled = ~data.y.isnan()
-    predicted = model.layer(data.x_num)
+    predicted = model.layer(data.x.numbers)
     regression = ((predicted[:, 0] - data.y[:, 0].nan_to_num()) ** 2)[labelled[:, 0]].sum()
     binary = nn.functional.binary_cross_entropy_with_logits(
         predicted[:, 1][labelled[:, 1]], data.y[:, 1][labelled[:, 1]], reduction="sum"
@@ -157,8 +159,8 @@ def test_every_row_is_trained_on_once_an_epoch():
     train(model, LOSS, data, None, options(epochs=1, batch_size=7), evaluate=evaluate)
     seen = torch.cat(model.seen[-15:])
     assert [len(rows) for rows in model.seen[-15:]] == [7] * 14 + [2]
-    assert torch.equal(seen.sort(dim=0).values, data.x_num.sort(dim=0).values)
-    assert not torch.equal(seen, data.x_num)
+    assert torch.equal(seen.sort(dim=0).values, data.x.numbers.sort(dim=0).values)
+    assert not torch.equal(seen, data.x.numbers)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero():
@@ -316,7 +318,7 @@ def test_the_hook_stops_training():
 
 def test_a_loss_that_is_not_finite_names_task_and_cure():
     data = table()
-    data.x_num[5] = math.inf
+    data.x.numbers[5] = math.inf
     with pytest.raises(ValueError, match=r"train loss of task 'delay' is not finite; lower learning_rate \(now 0.05\)"):
         train(network(), LOSS, data, None, options(), evaluate=evaluate)
 
@@ -338,8 +340,8 @@ def test_rows_are_scored_in_multiples_of_eight(n):
     scores = predict_scores(model, data)
     assert [score.shape for score in scores] == [(n, 1), (n, 1)]
     assert all(len(rows) % 8 == 0 and len(rows) <= 1_024 for rows in model.seen)
-    torch.testing.assert_close(torch.cat(scores, dim=1), model.layer(data.x_num).detach())
-    assert torch.equal(represent_rows(model, data), data.x_num * 2)
+    torch.testing.assert_close(torch.cat(scores, dim=1), model.layer(data.x.numbers).detach())
+    assert torch.equal(represent_rows(model, data), data.x.numbers * 2)
     assert not model.training
 
 
@@ -354,11 +356,11 @@ class Narrow(nn.Module):
         self.own = nn.Parameter(torch.randn(2, 8, 4))
         self.out = nn.Parameter(torch.randn(2, 4, 1))
 
-    def represent(self, x_num, x_cat, task=None):
-        return nn.functional.silu(torch.einsum("bi,tij->btj", self.shared(x_num), self.own)).flatten(1)
+    def represent(self, x, task=None):
+        return nn.functional.silu(torch.einsum("bi,tij->btj", self.shared(x.numbers), self.own)).flatten(1)
 
-    def forward(self, x_num, x_cat, task=None):
-        features = self.represent(x_num, x_cat).view(-1, 2, 4).transpose(0, 1)
+    def forward(self, x, task=None):
+        features = self.represent(x).view(-1, 2, 4).transpose(0, 1)
         return list(torch.bmm(features, self.out).sigmoid().exp().unbind())
 
 
@@ -397,7 +399,7 @@ def test_a_batch_dependent_network_predicts_in_batches_of_equal_size(n, sizes):
         model.seen.clear()
         predict(model, data, batch_size=600)
         assert [len(rows) for rows in model.seen] == sizes
-        assert torch.equal(torch.cat(model.seen), data.x_num)
+        assert torch.equal(torch.cat(model.seen), data.x.numbers)
 
 
 def test_a_batch_dependent_network_is_validated_in_batches():
@@ -441,15 +443,15 @@ class Normalised(Linear):
         super().__init__()
         self.first = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), BatchNorm(3))
 
-    def forward(self, x_num, x_cat, task=None):
-        return super().forward(self.first(x_num), x_cat, task)
+    def forward(self, x, task=None):
+        return super().forward(replace(x, numbers=self.first(x.numbers)), task)
 
 
 def test_running_statistics_are_those_of_the_kept_weights_without_dropout():
     torch.manual_seed(0)
     model, data = Normalised(), table(100)
     train(model, LOSS, data, None, options(epochs=2, average_decay=0.9, early_stopping=False), evaluate=evaluate)
-    values = model.first[0](data.x_num).detach()
+    values = model.first[0](data.x.numbers).detach()
     norm = model.first[2]
     torch.testing.assert_close(norm.running_mean, values.mean(dim=0), rtol=1e-4, atol=1e-5)
     within = torch.stack([values[start::10].var(dim=0) for start in range(10)]).mean(dim=0)
@@ -461,7 +463,7 @@ def test_settling_takes_rows_from_all_over_a_large_table():
     torch.manual_seed(0)
     model = Normalised()
     x = torch.arange(50_000.0)[:, None].expand(-1, 3) / 50_000
-    settle_statistics(model, Batch(x_num=x, x_cat=torch.zeros(50_000, 0, dtype=torch.int32)))
+    settle_statistics(model, Batch(x=Features(numbers=x, codes=torch.zeros(50_000, 0, dtype=torch.int32))))
     assert sum(len(rows) for rows in model.seen) == 10_240
     expected = model.first[0](x).detach().mean(dim=0)
     torch.testing.assert_close(model.first[2].running_mean, expected, rtol=1e-3, atol=1e-3)
@@ -500,8 +502,8 @@ def test_fewer_rows_than_ranks_settle_statistics():
             super().__init__()
             self.experts = Experts([2], 3, [4, 4], norm="batch")
 
-        def forward(self, x_num, x_cat, task):
-            return self.experts([x_num])
+        def forward(self, x, task):
+            return self.experts([x.numbers])
 
     networks, few = [Mixture()], table(2)
     networks += [copy.deepcopy(networks[0]) for _ in range(3)]

@@ -234,7 +234,7 @@ class Source:
     def read(self, rows: np.ndarray) -> Batch:
         """Read the features of some of the binned rows."""
         rows = self.index[rows]
-        return Batch(x_num=self.batch.x_num[rows], x_cat=self.batch.x_cat[rows])
+        return Batch(x=self.batch.x.map(lambda part: part[rows]))
 
 
 class Labelled(NamedTuple):
@@ -357,8 +357,7 @@ def bin_labelled(
             index = np.resize(index, len(order))[order]  # rows that were added have no label, and are never read again
         bin_alike = partial(bin_rows, columns=columns, options=options, reference=data)
         source = Source(batch=whole, index=index, bin=bin_alike)
-    nothing = np.empty((len(batch), 0))
-    return Labelled(data, replace(batch, x_num=nothing, x_cat=nothing), source)
+    return Labelled(data, batch.without_features(), source)
 
 
 def _with_all_tasks(batch: Batch) -> Batch:

@@ -246,7 +246,8 @@ class ItemCoder:
         nothing = np.empty((len(metadata), 0), np.float32)
         x_num, x_cat = nothing, nothing.astype(np.int32)
         if self.table is not None:
-            x_num, x_cat = self.table.encode(metadata.select(cs.by_name(*self.table.names)))
+            x = self.table.encode(metadata.select(cs.by_name(*self.table.names)))
+            x_num, x_cat = x.numbers, x.codes
         bags = [encode_tags(metadata[name], levels) for name, levels in self.tags.items()]
         bags += [encode_text(metadata[name]) for name in self.texts]
         parts = [_encode_vectors(metadata[name], width) for name, width in self.vectors.items()]

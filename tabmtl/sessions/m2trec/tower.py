@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tabmtl.columns import Features
 from tabmtl.nn.embeddings import DENSE_ROWS, FeatureVector, fill_missing
 from tabmtl.schema import FIRST_LEVEL, UNSEEN
 from tabmtl.sessions.m2trec.item_features import ItemCoder, ItemFeatures
@@ -56,7 +57,9 @@ class ItemFields(nn.Module):
 
     def forward(self, features: ItemFeatures) -> Tensor:
         """Map rows of metadata, as tensors, to vectors (n, d)."""
-        fields = [] if self.fields is None else [self.fields(features.x_num, self._forget(features.x_cat))]
+        fields = []
+        if self.fields is not None:
+            fields = [self.fields(Features(numbers=features.x_num, codes=self._forget(features.x_cat)))]
         return torch.cat([*fields, *self._bags_and_vectors(features)], dim=1)
 
     def _bags_and_vectors(self, features: ItemFeatures) -> list[Tensor]:

@@ -58,7 +58,7 @@ def test_long_rows_are_the_labelled_ones_sorted_by_task():
     order = np.argsort(batch.task[kept], kind="stable")
     np.testing.assert_array_equal(labels.task, batch.task[kept][order])
     np.testing.assert_array_equal(labels.y, batch.y[kept][order])
-    assert (labels.x_num.shape, rows.data.num_data()) == ((kept.sum(), 0), kept.sum())
+    assert (labels.x.numbers.shape, rows.data.num_data()) == ((kept.sum(), 0), kept.sum())
     assert list(rows.targets.counts) == list(np.bincount(batch.task[kept]))
     np.testing.assert_allclose(rows.targets.y, ((labels.y - coder.labels.center) / coder.labels.scale)[:, 0])
     np.testing.assert_allclose(learned(rows)[0], rows.targets.y, atol=1e-6)

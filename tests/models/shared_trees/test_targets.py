@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import logit
 
 from tabmtl import Task
+from tabmtl.columns import Features
 from tabmtl.models.shared_trees.targets import make_targets
 from tabmtl.schema import Batch
 
@@ -28,7 +31,7 @@ def batch(kind="wide", holes=0.4):
     if kind != "wide":
         column = [task.kind.name for task in TASKS].index(kind)
         y, weight, task = y[:, [column]], weight[:, [column]], rng.integers(0, 4, N)
-    return Batch(x_num=np.zeros((N, 1)), x_cat=np.zeros((N, 0)), y=y, weight=weight, task=task)
+    return Batch(x=Features(numbers=np.zeros((N, 1)), codes=np.zeros((N, 0))), y=y, weight=weight, task=task)
 
 
 def targets(kind="wide", holes=0.4):
@@ -126,7 +129,7 @@ def test_tasks_of_a_long_table_start_between_their_mean_and_that_of_all():
 
 def test_a_sketch_of_full_labels_has_the_hessian_one_and_unit_variance():
     made, _ = targets(holes=0.0)
-    made = make_targets(Batch(**vars(batch(holes=0.0)) | {"weight": None}), TASKS, np.zeros(4), np.ones(4))
+    made = make_targets(replace(batch(holes=0.0), weight=None), TASKS, np.zeros(4), np.ones(4))
     gradient, _ = made.derivatives(made.at_rows(made.start(0.0)))
     for column in range(3):
         factors = made.normalise(np.eye(6)[column] * 7)

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 
+from tabmtl.columns import Features
 from tabmtl.schema import UNSEEN
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.m2trec.item_features import ItemCoder, ItemFeatures
@@ -118,7 +119,7 @@ def test_the_tower_is_its_equation(columns: list[str] | None) -> None:
     if tower.fields is not None:
         for parameter in tower.fields.parameters():
             torch.nn.init.normal_(parameter)
-        parts.append(tower.fields(tensors.x_num, tensors.x_cat))
+        parts.append(tower.fields(Features(numbers=tensors.x_num, codes=tensors.x_cat)))
     for bag, given in zip(tower.bags, tensors.bags, strict=True):
         rows = zip(given.offsets[:-1].tolist(), given.offsets[1:].tolist(), strict=True)
         means = [(bag.weight[given.codes[a:b]] * given.weights[a:b, None]).sum(dim=0) for a, b in rows]

@@ -1,0 +1,5 @@
+"""Features of rows as arrays."""
+
+from tabmtl.columns.features import Features
+
+__all__ = ["Features"]
