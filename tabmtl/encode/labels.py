@@ -319,7 +319,7 @@ def _warn_of_text(tasks: Sequence[Task], labels: pl.DataFrame, origin: Origin) -
     for task in tasks:
         if labels[task.name].dtype != pl.String or are_categories[task.name] is not None:
             continue
-        found = describe_numbers(class_values(task.name, task.classes))
+        found = describe_numbers(pl.Series(task.classes, dtype=pl.String))
         if found is not None:
             cure = by_numbers(library, task.name, "y", is_flat=origin.ndim == 1)
             warn_user(

@@ -411,5 +411,5 @@ def checksum(frame: pl.DataFrame | pl.LazyFrame) -> str:
 
 def _check_unicode(names: Sequence[str]) -> None:
     for name in names:
-        if not is_unicode(name):
+        if not (name.isascii() or is_unicode(name)):
             raise ValueError(f"the name of the column {name!r} is no valid Unicode; rename it")

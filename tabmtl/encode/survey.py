@@ -23,10 +23,11 @@ from tabmtl.encode.features import (
 from tabmtl.encode.labels import LabelCoder, center_and_scale
 from tabmtl.encode.shards import Roles, Shards, row_keys
 from tabmtl.encode.table import TableCoder, check_task_column, find_names, sort_tasks
-from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, is_text
+from tabmtl.encode.tasks import DeclaredTasks, declared_tasks
 from tabmtl.encode.write import Origin
 from tabmtl.processes.forks import check_pool
 from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.targets.kind import TEXT
 
 _WAITING = 32  # summaries that are merged at a time, or fewer if they hold many rows of samples
 _MOST_LEVELS = 20_000_000
@@ -327,7 +328,7 @@ def _distinct(parts: Sequence[pl.Series], keep_all: bool) -> pl.Series:
     """Return the distinct values of a target, sorted; of numbers the least ones, and infinity."""
     values = pl.concat(parts).drop_nulls()
     values = (values.drop_nans() if values.dtype.is_float() else values).unique().sort()
-    if keep_all or is_text(values):
+    if keep_all or values.dtype in (*TEXT, pl.Boolean):
         if len(values) > _MOST_CLASSES:
             raise ValueError(
                 f"task {values.name!r} has more than {_MOST_CLASSES:_} classes; declare it 'regression', or drop it"

@@ -12,9 +12,8 @@ import polars as pl
 from tabmtl.encode.cures import by_kind
 from tabmtl.params import near
 from tabmtl.schema import TabmtlWarning
-from tabmtl.targets import Kind, Task
-from tabmtl.targets.classes import found_classes
-from tabmtl.targets.values import is_text
+from tabmtl.targets import KINDS, Kind, Task
+from tabmtl.targets.kind import TEXT
 
 
 def check_tasks(name: str, value: Any) -> None:
@@ -98,26 +97,25 @@ def fit_task(
                 f"task {name!r} is declared '{declared.kind}', but this estimator is for {force} alone; use the mixed "
                 "estimator, whose name has no Classifier or Regressor at its end, or declare another kind"
             )
-        return _learned(declared, present, order)
-    if force == "regression" and is_text(present) and present.dtype != pl.Boolean:
+        return replace(declared, classes=declared.kind.learn(present, name, declared.classes, order))
+    if force == "regression" and present.dtype in TEXT:
         raise ValueError(
             f"task {name!r} holds text ({present.dtype}), and a regressor expects numbers; cast it to numbers, or "
             "use a classifier or the mixed estimator"
         )
     if force == "regression" or (force is None and not is_category and _is_regression(name, present, may_be_whole)):
-        return _learned(Task(name=name, kind="regression"), present)
+        return _learned(name, "regression", present)
     if not is_category and force and present.dtype.is_float() and not (present == present.round()).all():
         raise ValueError(
             f"Unknown label type: task {name!r} holds continuous numbers, and a classifier expects classes; "
             "use a regressor or the mixed estimator"
         )
-    kind = "binary" if len(found_classes(present, order)) == 2 else "multiclass"
-    return _learned(Task(name=name, kind=kind), present, order)
+    return _learned(name, "binary" if present.n_unique() == 2 else "multiclass", present, order)
 
 
-def _learned(task: Task, present: pl.Series, order: Sequence | None = None) -> Task:
-    """Complete a task by its labels."""
-    return replace(task, classes=task.kind.learn(present, task.name, task.classes, order))
+def _learned(name: str, kind: str, present: pl.Series, order: Sequence | None = None) -> Task:
+    """Make a task of its labels."""
+    return Task(name=name, kind=kind, classes=KINDS[kind].learn(present, name, None, order))
 
 
 def _present(series: pl.Series) -> pl.Series:
@@ -128,7 +126,9 @@ def _present(series: pl.Series) -> pl.Series:
 
 def _check_labels(name: str, present: pl.Series) -> None:
     """Raise an error unless the labels of a task are some classes or finite numbers."""
-    if present.dtype.is_temporal() or not (is_text(present) or present.dtype.is_numeric() or present.len() == 0):
+    if present.dtype.is_temporal() or not (
+        present.dtype in (*TEXT, pl.Boolean) or present.dtype.is_numeric() or present.len() == 0
+    ):
         raise TypeError(f"task {name!r}: labels of type {present.dtype} are neither classes nor numbers; cast them")
     if present.len() == 0:
         raise ValueError(
@@ -141,7 +141,7 @@ def _check_labels(name: str, present: pl.Series) -> None:
 
 def _is_regression(name: str, present: pl.Series, may_be_whole: bool) -> bool:
     """Return whether an undeclared target is a regression target."""
-    if is_text(present):
+    if present.dtype in (*TEXT, pl.Boolean):
         return False
     if present.dtype.is_float():
         if present.is_in([0.0, 1.0]).all():

@@ -325,7 +325,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
 
     def _with_metrics(self, labels: LabelCoder) -> LabelCoder:
         """Return a coder that knows the scores of its tasks, and their funnel."""
-        tasks = tuple(replace(task, metric=check_metric(task)) for task in labels.tasks)
+        metrics = [check_metric(task) for task in labels.tasks]
+        tasks = tuple(replace(task, metric=metric) for task, metric in zip(labels.tasks, metrics, strict=True))
         return replace(labels, tasks=tasks, chain=self._chain(tasks))
 
     def _completed(self, coder: TableCoder) -> TableCoder:

@@ -30,9 +30,9 @@ class Binary(Classes):
     metrics: ClassVar[Mapping[str, Metric]] = TWO_CLASSES
     lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "binary", "metric": "auc"}
 
-    def check(self, task: str, classes: tuple | None) -> None:
+    def check(self, task: str, classes: tuple) -> None:
         """Raise a ValueError unless there are two classes."""
-        if classes is not None and len(classes) != 2:
+        if len(classes) != 2:
             raise ValueError(f"task {task!r}: a binary task has two classes, got {classes!r}")
 
     def learn(self, labels: pl.Series, task: str, classes: tuple | None, order: Sequence | None = None) -> tuple:

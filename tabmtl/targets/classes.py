@@ -10,7 +10,6 @@ import polars as pl
 
 from tabmtl.params import near
 from tabmtl.targets.kind import Kind
-from tabmtl.targets.values import as_values
 
 
 class Classes(Kind):
@@ -23,7 +22,7 @@ class Classes(Kind):
         """Return (n, K)."""
         return (n_rows, len(classes or ()))
 
-    def check(self, task: str, classes: tuple | None) -> None:
+    def check(self, task: str, classes: tuple) -> None:
         """Let all classes pass; `learn` compares them with the labels."""
 
     def learn(self, labels: pl.Series, task: str, classes: tuple | None, order: Sequence | None = None) -> tuple:
@@ -92,6 +91,15 @@ class Classes(Kind):
     def decide(self, answers: np.ndarray) -> np.ndarray:
         """Return the index (n,) of the most probable class."""
         return np.argmax(answers, axis=1)
+
+
+def as_values(series: pl.Series) -> pl.Series:
+    """Return class labels as text or numbers that can be compared; a missing one is null."""
+    if series.dtype in (pl.Categorical, pl.Enum):
+        return series.cast(pl.String)
+    if series.dtype == pl.Boolean:
+        return series.cast(pl.UInt8)
+    return series.fill_nan(None) if series.dtype.is_float() else series
 
 
 def class_values(task: str, classes: tuple | None) -> pl.Series:

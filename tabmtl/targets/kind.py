@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 
 from tabmtl.metrics.metric import Metric
-from tabmtl.targets.values import is_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
 LARGEST_LABEL = 1e37
 #: Least probability, or mean, that a constant or a score of an answer stands for.
 SURE, RARE = 1e-6, 1e-6
+#: Types of labels that are no numbers.
+TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
 class Kind(ABC):
@@ -76,10 +77,9 @@ class Kind(ABC):
         """Return the shape of the answers to rows."""
         return (n_rows,)
 
-    def check(self, task: str, classes: tuple | None) -> None:
+    def check(self, task: str, classes: tuple) -> None:
         """Raise a ValueError for declared classes that do not fit the kind of a task."""
-        if classes is not None:
-            raise ValueError(f"task {task!r}: a {self} task has no classes, got {classes!r}")
+        raise ValueError(f"task {task!r}: a {self} task has no classes, got {classes!r}")
 
     def learn(self, labels: pl.Series, task: str, classes: tuple | None, order: Sequence | None = None) -> tuple | None:
         """Return the classes of a task, declared or found among its observed labels, None for numbers.
@@ -91,7 +91,7 @@ class Kind(ABC):
         ValueError
             If the labels do not fit the kind or the declared classes.
         """
-        if is_text(labels) and labels.dtype != pl.Boolean:
+        if labels.dtype in TEXT:
             raise ValueError(
                 f"task {task!r} is a {self} task, but its labels are text ({labels.dtype}); cast y to "
                 "numbers, or declare the task 'binary' or 'multiclass'"
@@ -100,7 +100,7 @@ class Kind(ABC):
 
     def encode(self, labels: pl.Series, task: str, classes: tuple | None) -> np.ndarray:
         """Return labels as float64, NaN = unlabelled; raise a ValueError for one that the task cannot have."""
-        if is_text(labels) and labels.dtype != pl.Boolean:
+        if labels.dtype in TEXT:
             raise ValueError(f"task {task!r} expects numbers, got labels of type {labels.dtype}")
         values = labels.cast(pl.Float64).to_numpy()
         if np.isinf(values).any():

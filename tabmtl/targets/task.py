@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
+from functools import cached_property
 
 from tabmtl.params import near
 from tabmtl.schema import html_table, is_unicode
@@ -71,25 +72,26 @@ class Task:
         if not 0 <= weight < float("inf"):
             raise ValueError(f"task {name!r}: weight must be a finite number >= 0, got {weight!r}")
         classes = None if classes is None else tuple(classes)
-        invalid = [text for text in (name, *(classes or ())) if isinstance(text, str) and not is_unicode(text)]
-        if invalid:
-            raise ValueError(f"task {name!r}: {invalid[0]!r} is no valid Unicode; rename it")
-        kind.check(name, classes)
+        for text in (name, *(classes or ())):
+            if isinstance(text, str) and not (text.isascii() or is_unicode(text)):
+                raise ValueError(f"task {name!r}: {text!r} is no valid Unicode; rename it")
+        if classes is not None:
+            kind.check(name, classes)
         values = {"name": name, "kind": kind, "classes": classes, "metric": metric, "weight": weight}
         for field, value in values.items():
             object.__setattr__(self, field, value)
 
-    @property
+    @cached_property
     def is_classification(self) -> bool:
         """Whether the target holds class labels."""
         return self.kind.answer == "probabilities"
 
-    @property
+    @cached_property
     def is_binary(self) -> bool:
         """Whether the target holds two classes, with one score."""
         return self.is_classification and self.width == 1
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Number of raw scores a model gives for this task: one, or one per class of a multiclass task."""
         return self.kind.width(self.classes)

@@ -230,7 +230,8 @@ def _kind_of(value: Any) -> Any:
 
 def check_params(estimator: Any, group: Ranks) -> None:
     """Raise a ValueError if ranks of a group have other parameters, except those that one rank decides for all."""
-    group.check_same(describe_params_of(estimator, _FREE_IN_GROUPS))
+    if group.size > 1:
+        group.check_same(describe_params_of(estimator, _FREE_IN_GROUPS))
 
 
 def describe_params_of(estimator: Any, free: Container[str]) -> dict[str, Any]:
