@@ -65,6 +65,12 @@ def answers(model: Any, X: pl.DataFrame) -> np.ndarray:
     return np.concatenate([np.asarray(part, dtype=float).reshape(len(X), -1) for part in model.answer(X)], 1)
 
 
+def assert_same_weights(one: Any, other: Any, atol: float) -> None:
+    """Compare the weights of two networks, but for a bias of keys, whose true gradient is 0."""
+    for name in [name for name in one.weights_ if "qkv.bias" not in name]:
+        np.testing.assert_allclose(other.weights_[name], one.weights_[name], rtol=0, atol=atol, err_msg=name)
+
+
 def run_ranks(size: int, work: Callable[[], Any]) -> list[Any]:
     """Run work on every rank of a group; return the results by rank, or raise the first error."""
     meeting = _Meeting(size)

@@ -412,16 +412,15 @@ def test_candidates_that_are_changed_later_are_saved_as_they_were_fitted(tmp_pat
         ({"LinearStack": SharedTrees()}, ValueError, "'LinearStack'"),
         ({"task": SharedTrees()}, ValueError, "got 'task'"),
         ({3: SharedTrees()}, ValueError, "names of text"),
+        (
+            {"alone": raising(AssertionError("fitted"), IndependentTasks), "net": SharedBottom(epochs=0)},
+            ValueError,
+            r"models\['net'\]: epochs must be",
+        ),
     ],
 )
 def test_bad_candidates_are_named(candidates, error, message):
     with pytest.raises(error, match=message):
-        MultiTaskEnsemble(models=candidates).fit(np.zeros((3, 1)), [1.5, 2.5, 3.5])
-
-
-def test_a_bad_parameter_of_a_candidate_is_named_before_any_fit():
-    candidates = {"alone": raising(AssertionError("fitted"), IndependentTasks), "net": SharedBottom(epochs=0)}
-    with pytest.raises(ValueError, match=r"models\['net'\]: epochs must be"):
         MultiTaskEnsemble(models=candidates).fit(np.zeros((3, 1)), [1.5, 2.5, 3.5])
 
 
@@ -441,26 +440,6 @@ def test_default_models_are_fresh_and_named():
     assert isinstance(first["IndependentTasks"], IndependentTasks)
     assert isinstance(first["RMTGB"], RMTGB)
     assert all(first[name] is not second[name] for name in first)
-
-
-def test_a_candidate_may_leave_out_columns():
-    X = features()
-    candidates = {"alone": ALONE, "fewer": SharedTrees(n_estimators=20, drop=["text", "plain"])}
-    model = MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, mixed_targets(X)[["delay"]])
-    fewer = model.leaderboard_.filter(model="fewer", task="delay")["score"].item()
-    assert fewer < 0.3 < model.leaderboard_.filter(model="alone", task="delay")["score"].item()
-
-
-def test_models_of_other_classes_are_not_saved(tmp_path):
-    class Mine(SharedTrees):
-        pass
-
-    X, y = scarce_table(120)
-    candidates = {"mine": Mine(n_estimators=40, num_leaves=8), "alone": ALONE}
-    model = MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, y[["first", "second"]])
-    with pytest.raises(TypeError, match=r"Mine.*no class of tabmtl"):
-        model.save(tmp_path / "model")
-    assert not (tmp_path / "model").exists()
 
 
 def test_a_part_is_a_model_by_itself(mixed, tmp_path):

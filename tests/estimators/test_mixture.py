@@ -233,11 +233,3 @@ def test_a_single_task_is_a_mixture_too(cls):
     assert set(model.expert_utilisation_["gate"]) - {"(shared)"} == {"grade"}
     assert model.predict(X).len() == len(X)
     assert math.isfinite(model.experts_["std"].min())
-
-
-@pytest.mark.parametrize(
-    "params", [{"d_embedding": 0}, {"expert_norm": "group"}, {"activation": "gelu"}, {"numeric_embedding": "ple"}]
-)
-def test_options_out_of_range_are_named(params):
-    with pytest.raises(ValueError, match=next(iter(params))):
-        fitted(MMoE, **params)

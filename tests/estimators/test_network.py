@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import pickle
 import warnings
-from itertools import count
 
 import numpy as np
 import polars as pl
@@ -16,7 +15,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from tabmtl import ESMM, IndependentTasks, MMoE, MultiTabNet, SharedBottom, TabmtlWarning, load
-from tabmtl.estimators import network
 from tabmtl.synth import make_multitab_bench
 from tabmtl.training.table_loop import TableLoop
 
@@ -141,21 +139,14 @@ def test_progress_is_shown(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"patience": 0}, "patience must be at least 1"),
-        ({"learning_rate": -0.1}, "learning_rate must be at least 0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be at least 0"),
-        ({"weight_decay": -1}, "weight_decay must be at least 0"),
+        ({"epochs": 2.5}, "epochs"),
         ({"validation_fraction": 1.0}, "validation_fraction must be between 0 and 1"),
-        ({"numeric_transform": "log"}, r"numeric_transform must be one of .*'quantile'.* got 'log'"),
-        ({"precision": "fp8"}, "precision must be one of"),
         ({"flat_radius": 0.0}, "flat_radius must be a finite number above 0, got 0.0"),
-        ({"flat_radius": "near"}, "flat_radius must be a finite number above 0, got 'near'"),
+        ({"random_state": -1}, "random_state"),
+        ({"categorical_features": "word"}, "categorical_features"),
         ({"normalize_gradients": True}, "normalize_gradients needs a balance of gradients"),
         ({"grad_level": "parameters"}, "grad_level needs a balance of gradients"),
         ({"dropout": 1.5}, "dropout"),
-        ({"numeric_embedding": "fourier"}, "numeric_embedding"),
         ({"device": "toaster"}, "toaster"),
     ],
 )
@@ -300,33 +291,6 @@ def test_validation_labels_of_the_monitored_task_are_required(cls):
         tiny(cls, monitor="delay").fit(X, y, X_val=X_val, y_val=y_val)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"epochs": 2.5},
-        {"batch_size": "x"},
-        {"min_frequency": 0},
-        {"random_state": -1},
-        {"categorical_features": "word"},
-    ],
-)
-@every_network
-def test_parameters_out_of_range_are_named(cls, change):
-    X, y, _, _ = parts()
-    with pytest.raises(ValueError, match=next(iter(change))):
-        tiny(cls).set_params(**change).fit(X, y)
-
-
-def test_sizes_out_of_range_are_named():
-    X, y, _, _ = parts()
-    for estimator, name in (
-        (tiny(MultiTabNet).set_params(n_blocks=0), "n_blocks"),
-        (SharedBottom(hidden=64), "hidden"),
-    ):
-        with pytest.raises(ValueError, match=name):
-            estimator.fit(X, y)
-
-
 @pytest.mark.parametrize(("params", "bounds"), [({}, {1.0}), ({"clip_norm": 0.5}, {0.5}), ({"clip_norm": None}, set())])
 def test_steps_are_bounded_by_default(params, bounds, monkeypatch):
     used = set()
@@ -432,18 +396,4 @@ def test_epochs_that_end_while_the_score_rises_cause_a_warning(changes, scores, 
     assert bool(told) is warns
     if warns:
         assert "training ended after epochs=6: 6, against 2 4 epochs before; more epochs are likely" in told[0]
-
-
-def test_a_training_too_short_warns_where_fit_was_called(monkeypatch):
-    """Fewer epochs than the default are the user's choice."""
-    calls = count()
-    monkeypatch.setattr(
-        network, "_evaluate", lambda coder, *_: {t.name: float(next(calls)) for t in coder.labels.tasks}
-    )
-    monkeypatch.setattr(SharedBottom, "epochs", 4)
-    X, y = features(200), mixed_targets(features(200))
-    with pytest.warns(TabmtlWarning, match="still rose when training ended after epochs=4") as told:
-        tiny(SharedBottom, epochs=4, patience=1).fit(X, y)
-    assert [warning.filename for warning in told] == [__file__]
-    tiny(SharedBottom, epochs=3, patience=1).fit(X, y)
-    tiny(SharedBottom, epochs=4, patience=4).fit(X, y)
+        assert {one.filename for one in caught if str(one.message) in told} == {__file__}

@@ -34,11 +34,6 @@ def network(**params):
     return tiny(SharedBottom, **QUICK | params)
 
 
-def test_the_targets_are_mixed_and_partly_missing():
-    assert Y.dtypes == [pl.String, pl.String, pl.Float64]
-    assert all(0.1 < count / len(Y) < 0.3 for count in Y.null_count().row(0))
-
-
 @pytest.mark.parametrize("frames", FRAMES)
 @pytest.mark.parametrize("scoring", [None, make_multitask_scorer()], ids=["score", "scorer"])
 def test_grid_search_finds_the_rate_that_learns(frames, scoring):

@@ -13,8 +13,7 @@ import pytest
 from conformance import features, fitted, mixed_targets, tiny
 from sklearn.base import is_classifier, is_regressor
 from sklearn.inspection import permutation_importance
-from sklearn.model_selection import GridSearchCV, KFold, cross_validate, train_test_split
-from sklearn.pipeline import make_pipeline
+from sklearn.model_selection import KFold, cross_validate
 from sklearn.utils import estimator_html_repr, get_tags
 
 import tabmtl
@@ -22,7 +21,6 @@ from tabmtl import (
     IndependentTasks,
     IndependentTasksClassifier,
     IndependentTasksRegressor,
-    MultiTaskKFold,
     SharedBottom,
     make_multitask_scorer,
 )
@@ -112,21 +110,6 @@ def test_tables_of_regressions_have_no_probabilities():
     assert hasattr(Averages(), "predict_proba")
     assert not hasattr(Averages().fit(X, y.select("delay")), "predict_proba")
     assert not hasattr(IndependentTasksRegressor(), "predict_proba")
-
-
-def test_searches_and_pipelines_carry_mixed_targets():
-    X, y = features(240), mixed_targets(features(240))
-    X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
-    grid = GridSearchCV(
-        make_pipeline(tiny(SharedBottom).set_params(epochs=8)),
-        {"sharedbottom__learning_rate": [1e-6, 0.05]},
-        scoring=make_multitask_scorer(),
-        cv=MultiTaskKFold(3, random_state=0),
-        error_score="raise",
-    ).fit(X_train, y_train)
-    assert grid.best_params_ == {"sharedbottom__learning_rate": 0.05}
-    assert grid.predict(X_test).schema == y.schema
-    assert np.isfinite(make_multitask_scorer()(grid, X_test, y_test))
 
 
 def test_cross_validation_slices_weights_and_frames():

@@ -16,7 +16,7 @@ from mlflow.utils.validation import _validate_metric_name
 from parted import fitted_team
 from tracking import Log, tracking
 
-from tabmtl import RMTGB, IndependentTasks, MMoE, MultiTaskEnsemble, SharedBottom
+from tabmtl import RMTGB, MMoE, MultiTaskEnsemble, SharedBottom
 from tabmtl.mlflow import MLflowCallback
 from tabmtl.mlflow.callback import metric_name
 from tabmtl.schema import TabmtlWarning
@@ -143,12 +143,6 @@ def test_an_ensemble_has_its_leaderboard():
     assert log.params["models"] == "alone: IndependentTasks, together: SharedTrees"
     scores = model.score_tasks(X_VAL, Y_VAL)
     assert log.metrics["final/late/roc_auc"] == scores["late"]
-    assert {"gain/late", "gain/size", "gain/delay"} <= set(log.metrics)
-
-
-def test_a_reference_may_be_an_estimator():
-    model, reference = tiny(SharedBottom).fit(X, Y), tiny(IndependentTasks).fit(X, Y)
-    log = log_of(model, X, Y, X_val=X_VAL, y_val=Y_VAL, reference=reference)
     assert {"gain/late", "gain/size", "gain/delay"} <= set(log.metrics)
 
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from conformance import features, mixed_targets, tiny
 from polars.testing import assert_frame_equal
-from ranks import read_small_parts, run_ranks
+from ranks import assert_same_weights, read_small_parts, run_ranks
 
 from tabmtl import AITM, APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, Shards, SharedBottom
 from tabmtl.encode import cache
@@ -69,14 +69,6 @@ def fit_ranks(table, cls, *, targets=TARGETS, float64=True, fit=None, **params):
         return model.fit(Shards(table.lazy()), targets, **(fit or {}))
 
     return run_ranks(1, work) + run_ranks(2, work)
-
-
-def assert_same_weights(one, other, atol):
-    for name, weights in one.weights_.items():
-        if (
-            "qkv.bias" not in name
-        ):  # whose true gradient is 0 for the keys; what AdamW makes of noise there is no matter
-            np.testing.assert_allclose(other.weights_[name], weights, rtol=0, atol=atol, err_msg=name)
 
 
 NETWORKS = [(cls, {}) for cls in (SharedBottom, HoME, MultiTabNet)]

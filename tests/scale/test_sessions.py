@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from ranks import run_ranks
+from ranks import assert_same_weights, run_ranks
 from recommenders import ITEMS, LOG
 
 from tabmtl import Shards
@@ -51,12 +51,6 @@ def _float64(monkeypatch):
 
 def fit(log=TRAIN, **params):
     return M2TRec(**TINY | STILL | params).fit(Shards(log.lazy()), items=ITEMS)
-
-
-def assert_same_weights(one, other, atol):
-    for name, weights in one.weights_.items():
-        if "qkv.bias" not in name:  # whose true gradient is 0 for the keys
-            np.testing.assert_allclose(other.weights_[name], weights, rtol=0, atol=atol, err_msg=name)
 
 
 def test_one_step_is_that_of_a_frame(monkeypatch):
