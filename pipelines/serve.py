@@ -6,7 +6,6 @@ on validation rows.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import os
 import re
@@ -192,11 +191,13 @@ def start(name: str, /, store: Store = Store(), *, port: int = 5001, host: str =
     ValueError, OSError, ImportError
         If there is no champion, or the port is taken.
     """
+    from tabmtl.scale.torch_group import is_loopback
+
     with connected(store, must_exist=True) as uri:
         champion, _ = _versions(name, None)
     if champion is None:
         raise ValueError(f"{name} has no version with the alias {CHAMPION}: set it by tabmtl serve promote")
-    if not _is_loopback(host):
+    if not is_loopback(host):
         warnings.warn(
             f"anyone who reaches {host}:{port} can use this server, which has no authentication: put a proxy with "
             "authentication in front, or leave --host out",
@@ -376,13 +377,6 @@ def _check_tasks(old: Any, new: Any, champion: str, challenger: str) -> None:
             f"version {challenger} learns {learned(new)}, and the champion, version {champion}, learns {learned(old)}: "
             "only the same tasks by the same metrics can be compared; register one under another name"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _check_free(host: str, port: int) -> None:

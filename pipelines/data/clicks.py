@@ -150,7 +150,7 @@ class ClickColumns:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ClickRows:
+class ClickRows(files.PartedRows):
     """Clicks of sessions in parts, and the items.
 
     Parameters
@@ -165,17 +165,9 @@ class ClickRows:
         The options that gave them, as one types them.
     """
 
-    name: str
-    parts: dict[str, pl.DataFrame]
     items: pl.DataFrame | None
-    facts: dict[str, Any]
     origin: str
     unit: ClassVar[str] = "clicks"
-
-    @property
-    def judged(self) -> str | None:
-        """The part that is scored when the fit is over."""
-        return next((part for part in ("test", "val") if part in self.parts), None)
 
     @property
     def sizes(self) -> dict[str, int]:

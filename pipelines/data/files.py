@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import polars as pl
 
@@ -75,6 +75,31 @@ class RowSource:
             if value != entry.default:
                 words += [f"--{entry.name.replace('_', '-')}", *([] if value is True else [str(value)])]
         return shlex.join(words)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PartedRows:
+    """Base of the rows of a fit, in parts.
+
+    Parameters
+    ----------
+    name : str
+    parts : dict of str to rows
+        By the names "train", "val" and "test", as far as there are such rows; or "all".
+    facts : dict
+        Parameters of estimators that follow from the rows.
+    """
+
+    name: str
+    parts: dict[str, Any]
+    facts: dict[str, Any]
+
+    unit: ClassVar[str] = "rows"
+
+    @property
+    def judged(self) -> str | None:
+        """The part that is scored when the fit is over."""
+        return next((part for part in ("test", "val") if part in self.parts), None)
 
 
 def stored(name: str, folder: Folder, table: str = "data") -> Path:

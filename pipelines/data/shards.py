@@ -14,7 +14,7 @@ from tabmtl.pipelines.data import files, tables
 from tabmtl.pipelines.data.clicks import ClickColumns
 
 if TYPE_CHECKING:
-    from tabmtl import Shards
+    pass
 
 #: Options of other rows, and what to say of files instead.
 _NOT_OF_FILES = {
@@ -63,33 +63,23 @@ class TrainSource(tables.DataSource):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ShardRows:
+class ShardRows(tables.ScoredTables):
     """Rows of files that are read when they are needed.
 
     Parameters
     ----------
     name : str
     parts : dict of str to Shards
-        "train" and, where files are named for them, "val" and "test".
-    targets : list of str
     facts : dict
-        Parameters of estimators that follow from the table.
+    targets : list of str
     groups : str or None
         Column of groups that are set aside together.
     """
 
-    name: str
-    parts: dict[str, Shards]
     targets: list[str]
-    facts: dict[str, Any]
     groups: str | None
-    unit: ClassVar[str] = "rows"
-    origin: ClassVar[None] = None  # no options of another command name these rows
 
-    @property
-    def judged(self) -> str | None:
-        """The part that is scored when the fit is over."""
-        return next((part for part in ("test", "val") if part in self.parts), None)
+    origin: ClassVar[None] = None  # no options of another command name these rows
 
     def describe(self) -> str:
         """Return one line on the rows and columns."""
@@ -111,20 +101,11 @@ class ShardRows:
         options = {"X_val": self.parts["val"], "y_val": y} if "val" in self.parts else {}
         estimator.fit(self.parts["train"], y, groups=self.groups, **options)
 
-    def scores(self, estimator: Any, part: str) -> dict[str, float | None]:
-        """Return the score of every task."""
-        return dict(self.table(estimator, part).select("task", "score").iter_rows())
-
     def table(self, estimator: Any, part: str) -> pl.DataFrame:
         """Return scores and their confidence intervals, one row per task."""
         from tabmtl.scale import score_files
 
-        table = score_files(estimator, self.parts[part].files or ())
-        return table.select("task", "metric", "score", low="low", high="high", labelled="n_labelled")
-
-    def metrics(self, table: pl.DataFrame, part: str) -> dict[str, float | None]:
-        """Return the scores of a `table` by ``<part>/<task>/<metric>``, as they are logged."""
-        return {f"{part}/{row['task']}/{row['metric']}": row["score"] for row in table.iter_rows(named=True)}
+        return self.shown(score_files(estimator, self.parts[part].files or ()))
 
     def log_fitted(self, callback: Any, estimator: Any, reference: Any = None) -> None:
         """Log the facts of a finished fit; of the rows, some of the first block stand for all."""

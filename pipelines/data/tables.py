@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -132,17 +132,29 @@ class DataSource(files.RowSource):
     drop: list[str] = field(default_factory=list)
 
 
+class ScoredTables(files.PartedRows):
+    """Base of rows of tables: how their scores are shown and logged."""
+
+    @staticmethod
+    def shown(table: pl.DataFrame) -> pl.DataFrame:
+        """Return the columns of `score_intervals` that are shown, one row per task."""
+        return table.select("task", "metric", "score", low="low", high="high", labelled="n_labelled")
+
+    def metrics(self, table: pl.DataFrame, part: str) -> dict[str, float | None]:
+        """Return the scores of a `table` by ``<part>/<task>/<metric>``, as they are logged."""
+        return {f"{part}/{row['task']}/{row['metric']}": row["score"] for row in table.iter_rows(named=True)}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TableRows:
+class TableRows(ScoredTables):
     """Rows of a table with their targets, in parts.
 
     Parameters
     ----------
     name : str
     parts : dict of str to (X, y)
-        "train", "val" and, where there are such rows, "test"; or "all".
     facts : dict
-        Parameters of estimators that follow from the table: ``tasks`` and ``task_column``.
+        ``tasks`` and ``task_column``.
     split : str
         How the parts were made.
     origin : str
@@ -151,18 +163,9 @@ class TableRows:
         Of a split by groups: those of every part.
     """
 
-    name: str
-    parts: dict[str, tuple[pl.DataFrame, Any]]
-    facts: dict[str, Any]
     split: str
     origin: str
     groups: dict[str, pl.Series] = field(default_factory=dict)
-    unit: ClassVar[str] = "rows"
-
-    @property
-    def judged(self) -> str | None:
-        """The part that is scored when the fit is over."""
-        return next((part for part in ("test", "val") if part in self.parts), None)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -216,8 +219,7 @@ class TableRows:
 
     def table(self, estimator: Any, part: str) -> pl.DataFrame:
         """Return scores and their confidence intervals, one row per task."""
-        table = estimator.score_intervals(*self.parts[part], groups=self.groups.get(part))
-        return table.select("task", "metric", "score", low="low", high="high", labelled="n_labelled")
+        return self.shown(estimator.score_intervals(*self.parts[part], groups=self.groups.get(part)))
 
     def differences(self, estimator: Any, reference: Any, part: str) -> tuple[pl.DataFrame, ScoreInterval]:
         """Return the scores of two models, their paired differences, one row per task, and the mean difference."""
@@ -240,10 +242,6 @@ class TableRows:
         intervals = by_task.select("task", "difference", low="difference_low", high="difference_high")
         mean = overall.row(0)[1:5] if found else (None,) * 4
         return pl.DataFrame(columns).join(intervals, on="task", how="left", maintain_order="left"), ScoreInterval(*mean)
-
-    def metrics(self, table: pl.DataFrame, part: str) -> dict[str, float | None]:
-        """Return the scores of a `table` by ``<part>/<task>/<metric>``, as they are logged."""
-        return {f"{part}/{row['task']}/{row['metric']}": row["score"] for row in table.iter_rows(named=True)}
 
     def objective(self, estimator: Any, *, per_task: bool, search_space: Mapping[str, Any]) -> tuning.Objective:
         """Make the objective of a search: fit on the train rows, score the validation rows."""

@@ -291,7 +291,7 @@ def _listener(host: str, port: int) -> socket.socket:
     """Listen on the address of a host, or on all if it is none of this machine, or one that others cannot reach."""
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     found = f"is no address of this machine, but {address[0]}"
-    if _is_loopback(str(address[0])) and not _is_loopback(host):
+    if is_loopback(str(address[0])) and not is_loopback(host):
         found = f"leads to {address[0]} on this machine, where other machines cannot reach it"
     else:
         try:
@@ -306,7 +306,7 @@ def _listener(host: str, port: int) -> socket.socket:
     return socket.create_server(("", port), backlog=_BACKLOG)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Return whether a host says by itself that it is this machine; a name may lead there on its own machine alone."""
     with suppress(ValueError):
         return ip_address(host).is_loopback
@@ -317,7 +317,7 @@ def _is_loopback(host: str) -> bool:
 def _gloo_beside(master: str) -> Iterator[None]:
     """Let gloo listen on this machine alone if the master does; otherwise it takes the address of the host's name."""
     interfaces = {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}
-    if _GLOO in os.environ or not _is_loopback(master) or not interfaces:
+    if _GLOO in os.environ or not is_loopback(master) or not interfaces:
         yield
         return
     os.environ[_GLOO] = interfaces.pop()

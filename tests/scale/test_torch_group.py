@@ -170,7 +170,7 @@ def test_a_master_behind_another_address_is_told(monkeypatch, address, said):
 def test_a_master_that_is_loopback_listens_there_alone():
     for host in ("localhost", "127.0.0.1"):
         with torch_group._listener(host, 0) as listener:
-            assert torch_group._is_loopback(listener.getsockname()[0])
+            assert torch_group.is_loopback(listener.getsockname()[0])
 
 
 def test_a_rank_on_the_machine_of_the_master_has_an_address_that_others_reach(monkeypatch):
