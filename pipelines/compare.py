@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tabmtl.pipelines.data import ClickColumns, DataSource, TableRows, open_rows
 from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
 from tabmtl.pipelines.terminal import INTERRUPTED, near
 from tabmtl.pipelines.tracking import check_writable
+from tabmtl.plots.display import check_matplotlib
 
 _TUNED = "tune=all"
 
@@ -135,8 +135,7 @@ def chosen(found: tabmtl.Comparison) -> tuple[str, str]:
 
 def _check_report(report: Path) -> None:
     """Raise an error before any training if the report cannot be written."""
-    if find_spec("matplotlib") is None:
-        raise ImportError("--report draws with matplotlib, which is missing: pip install 'tabmtl[plot]'")
+    check_matplotlib("--report")
     if report.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report writes HTML: name a file such as {report.with_suffix('.html')}, got {report}")
     if not report.absolute().parent.is_dir():

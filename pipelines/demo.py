@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from tabmtl.pipelines.train import (
     timed_fit,
     watch,
 )
+from tabmtl.plots.display import check_matplotlib
 
 #: Of the experiment, and of the registered model.
 NAME = "flights"
@@ -76,8 +76,7 @@ def demo(
         If an option does not fit, or a library is missing; raised before any training.
     """
     check_count("--epochs", epochs)
-    if find_spec("matplotlib") is None:
-        raise ImportError("the plots need matplotlib, which is missing: pip install 'tabmtl[plot]'")
+    check_matplotlib("the demo")
     model = make(tabmtl.MultiTabNet, ModelChoice(seed=seed), {"epochs": epochs, "verbose": 1})
     check_output(output / "model")
     output.mkdir(parents=True, exist_ok=True)

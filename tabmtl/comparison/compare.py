@@ -24,6 +24,7 @@ from tabmtl.comparison.judging import (
 from tabmtl.comparison.result import Comparison
 from tabmtl.comparison.rows import ComparedRows, as_read
 from tabmtl.ensemble import MultiTaskEnsemble
+from tabmtl.ensemble.models import check_estimator
 from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.intervals import Estimate
@@ -288,11 +289,7 @@ def _named(models: Any) -> dict[str, MultiTaskEstimator]:
     for name, model in found.items():
         if not isinstance(name, str) or not name:
             raise TypeError(f"models must have names of text, got {name!r}")
-        if not isinstance(model, MultiTaskEstimator):
-            raise TypeError(
-                f"the model {name!r} must be an estimator of this package, or derived from one, got {model!r}; wrap "
-                "one of scikit-learn: IndependentTasks(classifier=..., regressor=...)"
-            )
+        check_estimator(f"the model {name!r}", model)
     return found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from importlib.util import find_spec
 from io import StringIO
 from typing import Any
 
@@ -19,7 +18,7 @@ from tabmtl.plots import (
     HistoryDisplay,
     LeaderboardDisplay,
 )
-from tabmtl.plots.display import Display, load_pyplot
+from tabmtl.plots.display import Display, check_matplotlib, load_pyplot
 from tabmtl.targets import Task
 
 _MOST_PANELS, _MOST_CURVES = 12, 6
@@ -56,19 +55,13 @@ def draw_figures(
     ImportError
         If matplotlib is missing.
     """
-    check_matplotlib()
+    check_matplotlib("the report")
     with load_pyplot().rc_context(_STYLE):
         return [
             *_differences(frame, tasks, reference),
             *_calibration(calibration, tasks),
             *(figure for name, model in models.items() for figure in _inside(name, model)),
         ]
-
-
-def check_matplotlib() -> None:
-    """Raise an ImportError with the cure where matplotlib is missing."""
-    if find_spec("matplotlib") is None:
-        raise ImportError("the report draws with matplotlib, which is missing: pip install 'tabmtl[plot]'")
 
 
 def _differences(frame: pl.DataFrame, tasks: Sequence[Task], reference: str) -> Iterator[Figure]:

@@ -249,6 +249,10 @@ class LabelCoder(LeanPickle):
                 columns[name] = classes[pl.Series(found.astype(np.uint32))].cast(dtype)  # by which polars looks up
         return write_targets(pl.DataFrame(columns), self.origin, index)
 
+    def in_frames(self) -> LabelCoder:
+        """Return a coder that decodes answers as polars frames, whatever y of fit was."""
+        return replace(self, origin=replace(self.origin, container="polars", ndim=2))
+
     def probabilities(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Name the probabilities (n,) of every class, of classification tasks only; see `probability_names`.
 

@@ -144,6 +144,14 @@ class TableCoder:
             raise ValueError(f"X has the columns {[*found]}, expected those of fit: {[*self.names]}. {by_columns(X)}")
         return frame.rename(dict(zip(found, self.names, strict=True)))
 
+    def as_given(self, frame: pl.DataFrame) -> Any:
+        """Return rows as an estimator takes them without a word: in an array, where fit saw no names of columns."""
+        if self.named:
+            return frame
+        if all(dtype.is_numeric() for dtype in frame.dtypes):
+            return frame.to_numpy()
+        return np.column_stack([np.array(column.to_list(), dtype=object) for column in frame.iter_columns()])
+
     def check_labelled(self, batch: Batch) -> None:
         """Raise a ValueError that names a task of the long layout without any labelled row."""
         if batch.task is None:

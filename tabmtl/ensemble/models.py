@@ -25,14 +25,17 @@ def check_models(name: str, value: Any) -> None:
     for key, model in value.items():
         if not isinstance(key, str) or key in _TAKEN:
             raise ValueError(f"{name} must have names of text other than {', '.join(_TAKEN)}, got {key!r}")
-        if not isinstance(model, MultiTaskEstimator):
-            cure = "wrap one of scikit-learn: IndependentTasks(classifier=..., regressor=...)"
-            if isinstance(model, type) and issubclass(model, MultiTaskEstimator):
-                cure = f"that is the class; write {model.__name__}()"
-            raise TypeError(
-                f"{name}[{key!r}] must be an estimator of this package, or derived from one, got {model!r}; {cure}"
-            )
+        check_estimator(f"{name}[{key!r}]", model)
         model.check_params(f"{name}[{key!r}]")
+
+
+def check_estimator(name: str, model: Any) -> None:
+    """Raise a TypeError that has the cure, unless a model is an estimator of several tasks."""
+    if not isinstance(model, MultiTaskEstimator):
+        cure = "wrap one of scikit-learn: IndependentTasks(classifier=..., regressor=...)"
+        if isinstance(model, type) and issubclass(model, MultiTaskEstimator):
+            cure = f"that is the class; write {model.__name__}()"
+        raise TypeError(f"{name} must be an estimator of this package, or derived from one, got {model!r}; {cure}")
 
 
 def with_reference(found: Mapping[str, MultiTaskEstimator]) -> dict[str, MultiTaskEstimator]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -47,7 +46,7 @@ class TableModel:
         if coder.task_column is not None:
             levels[coder.task_column] = coder.labels.task_levels or ()
         self._spellings = {name: _spellings(known) for name, known in levels.items()}
-        self._labels = replace(coder.labels, origin=replace(coder.labels.origin, container="polars", ndim=2))
+        self._labels = coder.labels.in_frames()
 
     def get_raw_model(self) -> MultiTaskEstimator:
         """Return the estimator itself."""
@@ -93,8 +92,7 @@ class TableModel:
         respelled = [_respell(frame[name], others) for name, others in self._spellings.items()]
         if changed := [series for series in respelled if series is not None]:
             frame = frame.with_columns(changed)
-        # names that fit did not see would make scikit-learn warn
-        return frame if coder.named else np.column_stack([np.array(s.to_list(), dtype=object) for s in frame])
+        return coder.as_given(frame)  # names that fit did not see would make scikit-learn warn
 
 
 class SessionModel:

@@ -7,6 +7,7 @@ who do not tell red from green can tell them apart.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from sklearn.utils.validation import check_is_fitted
@@ -55,11 +56,8 @@ class Display:
 
     def _new_axes(self, n_panels: int = 1, **options: Any) -> list[Axes]:
         """Make axes below each other in a new figure, row by row with ``ncols``; options go to ``pyplot.subplots``."""
-        try:
-            pyplot = load_pyplot()
-        except ImportError as error:
-            cure = "matplotlib, which is missing: pip install 'tabmtl[plot]'"
-            raise ImportError(f"{type(self).__name__} draws with {cure}") from error
+        check_matplotlib(type(self).__name__)
+        pyplot = load_pyplot()
         with pyplot.rc_context(_STYLE):
             return list(pyplot.subplots(n_panels, squeeze=False, layout="constrained", **options)[1].flat)
 
@@ -80,6 +78,12 @@ class Display:
         panels = panels[: len(tasks)]
         self._draw_into(panels[0])
         return {task.name: panel for task, panel in zip(tasks, panels, strict=True)}
+
+
+def check_matplotlib(what: str) -> None:
+    """Raise an ImportError with the cure where matplotlib is missing, which something draws with."""
+    if find_spec("matplotlib") is None:
+        raise ImportError(f"{what} draws with matplotlib, which is missing: pip install 'tabmtl[plot]'")
 
 
 def load_pyplot() -> Any:

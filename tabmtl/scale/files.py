@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import chain
 from os import PathLike
 from pathlib import Path
@@ -222,7 +221,7 @@ def _answered(model: MultiTaskEstimator, file: str) -> Iterator[tuple[Any, ...]]
     with whole(file, since):
         scan, names = _scan(model.coder_, file, known)
     for block in read_blocks(scan, file, _BLOCK_ROWS, since=since):
-        rows = _rows(block, names, model.coder_)
+        rows = model.coder_.as_given(block.select(cs.by_name(*names)))
         labels = block.select(cs.by_name(*known)).with_columns(pl.lit(None).alias(name) for name in missing)
         answered = model.answer_labelled(rows, labels.select(cs.by_name(*targets)))
         yield answered.labels, answered.outputs, answered.own_task
@@ -353,10 +352,10 @@ def _types_of_targets(coder: TableCoder, found: dict[str, pl.DataType]) -> dict[
 def _answers(model: MultiTaskEstimator, method: Method) -> Callable[[pl.DataFrame | None, list[str]], pl.DataFrame]:
     """Return the function from rows to their named answers; None is a frame without rows."""
     coder = model.coder_
-    labels = replace(coder.labels, origin=replace(coder.labels.origin, container="polars", ndim=2))
+    labels = coder.labels.in_frames()
 
     def answer(block: pl.DataFrame | None, names: list[str]) -> pl.DataFrame:
-        rows = None if block is None else _rows(block, names, coder)
+        rows = None if block is None else coder.as_given(block.select(cs.by_name(*names)))
         if method == "transform":
             columns: Any = model.get_feature_names_out()
             features = np.empty((0, len(columns)), np.float32) if rows is None else model.transform(rows)
@@ -371,16 +370,6 @@ def _answers(model: MultiTaskEstimator, method: Method) -> Callable[[pl.DataFram
         return pl.concat(answers, how="horizontal")
 
     return answer
-
-
-def _rows(block: pl.DataFrame, names: list[str], coder: TableCoder) -> Any:
-    """Return rows as the estimator takes them: without names where fit saw none."""
-    frame = block.select(cs.by_name(*names))
-    if coder.named:
-        return frame
-    if all(dtype.is_numeric() for dtype in frame.dtypes):
-        return frame.to_numpy()
-    return np.column_stack([np.array(column.to_list(), dtype=object) for column in frame.iter_columns()])
 
 
 def _beside(kept: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:

@@ -15,6 +15,7 @@ import tabmtl
 from tabmtl.pipelines import datasets, demo, tracking
 from tabmtl.pipelines.data.tables import DataSource, open_table
 from tabmtl.pipelines.demo import _compare_scarce as compare_scarce
+from tabmtl.plots import display
 
 TARGETS = ["cancelled", "dep_del15", "arr_delay", "air_time"]
 EVERY = 25
@@ -209,7 +210,7 @@ def test_mistakes_are_one_line_and_exit_code_2(
 def test_without_a_library_nothing_is_trained(
     library: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in (demo, tracking):
+    for module in (display, tracking):
         monkeypatch.setattr(module, "find_spec", lambda name: None if name == library else object())
     monkeypatch.setattr(demo, "_compare", lambda *_: pytest.fail("trained"))
     assert commands.run("demo", "--output", tmp_path) == 2
