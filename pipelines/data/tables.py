@@ -223,21 +223,17 @@ class TableRows(ScoredTables):
 
     def differences(self, estimator: Any, reference: Any, part: str) -> tuple[pl.DataFrame, ScoreInterval]:
         """Return the scores of two models, their paired differences, one row per task, and the mean difference."""
-        from tabmtl.comparison.judging import Answered, differences_at_once, differences_of
+        from tabmtl.comparison.judging import differences_at_once, differences_of
         from tabmtl.metrics.intervals import ScoreInterval
         from tabmtl.metrics.scores import score_tasks
         from tabmtl.model_selection.repeats import number_groups
 
         X, y = self.parts[part]
-        (tasks, labels, outputs, _, own), (_, other_labels, others, _, _) = (
-            model.answer_labelled(X, y) for model in (estimator, reference)
-        )
+        both = [model.answer_labelled(X, y) for model in (estimator, reference)]
         group = number_groups(self.groups[part].to_list()) if self.groups else None
-        found, _ = differences_of(tasks, Answered(labels, [outputs]), Answered(other_labels, [others]), own, group)
+        found, _ = differences_of(both[:1], both[1:], group)
         by_task, overall = differences_at_once({"": found})
-        scores, references = (
-            score_tasks(tasks, *pair, own_task=own) for pair in ((labels, outputs), (other_labels, others))
-        )
+        scores, references = (score_tasks(*each) for each in both)
         columns = {"task": list(scores), "score": list(scores.values()), "reference": list(references.values())}
         intervals = by_task.select("task", "difference", low="difference_low", high="difference_high")
         mean = overall.row(0)[1:5] if found else (None,) * 4

@@ -14,7 +14,6 @@ from sklearn.base import clone
 from tabmtl.comparison.judging import (
     CALIBRATION,
     COLUMNS,
-    Answered,
     calibration_of,
     differences_at_once,
     differences_of,
@@ -26,7 +25,7 @@ from tabmtl.comparison.rows import ComparedRows, as_read
 from tabmtl.ensemble import MultiTaskEnsemble
 from tabmtl.ensemble.models import check_estimator
 from tabmtl.estimators.base import draw_seed
-from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.estimators.tables import Answered, MultiTaskEstimator
 from tabmtl.metrics.intervals import Estimate
 from tabmtl.metrics.scores import mean_score
 from tabmtl.models.independent import IndependentTasks
@@ -164,7 +163,7 @@ class _Trials:
         self.calibration: list[pl.DataFrame] = []
         self.differences: dict[str, dict[str, Estimate]] = {}
         self.fitted: dict[str, MultiTaskEstimator] = {}
-        self._reference: Answered | None = None
+        self._reference: list[Answered] | None = None
 
     def run(self, models: Mapping[str, MultiTaskEstimator]) -> Comparison:
         """Fit and judge all models, the reference first."""
@@ -205,20 +204,20 @@ class _Trials:
 
     def _judge(self, name: str, model: MultiTaskEstimator) -> pl.DataFrame:
         """Fit a model, and return its rows of the frame."""
-        rows, tasks, own, group = self.rows, self.rows.coder.labels.tasks, self.rows.batch.task, self.rows.batch.group
-        fits, seconds = self._fits(model), np.zeros(2)
-        outputs: list[Sequence[np.ndarray]] = []
+        rows, fits, seconds = self.rows, self._fits(model), np.zeros(2)
+        outputs: list[list[np.ndarray]] = []
         for fit in fits:
             times = [perf_counter()]
             fit.fit(**rows.fit)
             times.append(perf_counter())
             outputs.append(fit.answer(rows.X))
             seconds += np.diff([*times, perf_counter()]) / len(fits)
+        tasks = rows.coder.labels.tasks
         _check_learned(fits[0], tasks)
         y = fits[0].coder_.labels.encode(rows.y)[0]  # of a funnel, labels mean "this step and all before it"
-        answered = Answered(y, outputs)
-        frame = scores_of(tasks, answered, own, group)
-        calibration = calibration_of(tasks, y, outputs[0], own).select(pl.lit(name).alias("model"), pl.all())
+        answered = [Answered(tasks, y, each, own_task=rows.batch.task) for each in outputs]
+        frame = scores_of(answered, rows.batch.group)
+        calibration = calibration_of(answered[0]).select(pl.lit(name).alias("model"), pl.all())
         if not self.frames:
             self._reference = answered
         elif self._reference is not None:
@@ -234,12 +233,10 @@ class _Trials:
         first = draw_seed(model.random_state)
         return [clone(model).set_params(random_state=first + s) for s in range(self.seeds)]
 
-    def _subtract(self, name: str, answered: Answered) -> None:
+    def _subtract(self, name: str, answered: list[Answered]) -> None:
         """Keep the differences to the reference, but where a funnel gives the rows other labels."""
         assert self._reference is not None
-        own, group = self.rows.batch.task, self.rows.batch.group
-        found, others = differences_of(self.rows.coder.labels.tasks, answered, self._reference, own, group)
-        self.differences[name] = found
+        self.differences[name], others = differences_of(answered, self._reference, self.rows.batch.group)
         if others:
             warn_user(
                 f"{name} scores {', '.join(others)} by other labels than the reference, those of its funnel, so "

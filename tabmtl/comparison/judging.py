@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from tabmtl.estimators.tables import Answered
 from tabmtl.metrics.intervals import (
     Estimate,
     estimate_tasks,
@@ -38,37 +39,28 @@ OVERALL |= dict.fromkeys((f"mean_{name}" for name in COLUMNS if name.startswith(
 
 _MOST_BINS, _ROWS_PER_BIN = 10, 20
 
-Answers = Sequence[np.ndarray]
 #: Differences of models to a reference, by model and task.
 Differences = Mapping[str, Mapping[str, Estimate]]
 
 
-class Answered(NamedTuple):
-    """What a model answered to the rows to test.
-
-    Parameters
-    ----------
-    y : ndarray
-        Their labels, as the model reads them.
-    fits : list of sequence of ndarray
-        Outputs of its fits, one for every seed.
-    """
-
-    y: np.ndarray
-    fits: list[Answers]
-
-
-def scores_of(tasks: Sequence[Task], model: Answered, own: np.ndarray | None, group: np.ndarray | None) -> pl.DataFrame:
-    """Score every task, a row each, with the columns from "task" to "high" and "n_labelled"."""
+def scores_of(fits: Sequence[Answered], group: np.ndarray | None) -> pl.DataFrame:
+    """Score every task by all fits of a model, a row each, with the columns "task" to "high" and "n_labelled"."""
+    tasks, labels, _, _, own = fits[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TabmtlWarning)  # the same for every model: `warn_of_unjudged` gives them once
-        return fit_intervals(tasks, model.y, model.fits, None, own, group).drop("n_positive")
+        return fit_intervals(tasks, labels, [fit.outputs for fit in fits], None, own, group).drop("n_positive")
 
 
 def differences_of(
-    tasks: Sequence[Task], model: Answered, reference: Answered, own: np.ndarray | None, group: np.ndarray | None
+    fits: Sequence[Answered], references: Sequence[Answered], group: np.ndarray | None
 ) -> tuple[dict[str, Estimate], list[str]]:
     """Subtract the scores of a reference, paired row by row.
+
+    Parameters
+    ----------
+    fits, references : sequence of Answered
+        Answers of the fits of both models to the same rows, one for every seed.
+    group : ndarray of int, shape (n,), or None
 
     Returns
     -------
@@ -77,16 +69,17 @@ def differences_of(
     others : list of str
         Tasks without a difference because the two models read other labels: those of a funnel.
     """
-    same = [np.array_equal(a, b, equal_nan=True) for a, b in zip(model.y.T, reference.y.T, strict=True)]
+    tasks, labels, _, _, own = fits[0]
+    same = [np.array_equal(a, b, equal_nan=True) for a, b in zip(labels.T, references[0].labels.T, strict=True)]
     kept = np.flatnonzero(same).tolist()
     # a long table has one column, which all tasks share
     judged = [*tasks] if own is not None else [tasks[t] for t in kept]
     if not kept:
         return {}, [task.name for task in tasks]
-    ours, theirs = ([[outputs[t] for t in kept] for outputs in each.fits] for each in (model, reference))
+    ours, theirs = ([[fit.outputs[t] for t in kept] for fit in side] for side in (fits, references))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TabmtlWarning)
-        found = estimate_tasks(judged, model.y[:, kept], ours, theirs, None, own, group)
+        found = estimate_tasks(judged, labels[:, kept], ours, theirs, None, own, group)
     named = {task.name: each for task, each in zip(judged, found, strict=True) if each is not None}
     names = {task.name for task in judged}
     return named, [task.name for task in tasks if task.name not in names]
@@ -132,13 +125,8 @@ def warn_of_unjudged(tasks: Sequence[Task], y: np.ndarray, own: np.ndarray | Non
             )
 
 
-def calibration_of(tasks: Sequence[Task], y: np.ndarray, outputs: Answers, own: np.ndarray | None) -> pl.DataFrame:
+def calibration_of(fit: Answered) -> pl.DataFrame:
     """Compare answers with what came, in up to ten bins of equally many rows.
-
-    Parameters
-    ----------
-    tasks, y, outputs, own
-        As for `score_tasks`.
 
     Returns
     -------
@@ -147,8 +135,8 @@ def calibration_of(tasks: Sequence[Task], y: np.ndarray, outputs: Answers, own: 
         "standard_error"; "n", the number of rows. A binary task has the probability of its second class, one of more
         classes that of the most probable class, and a regression its values.
     """
-    found = [_bins(task, labels, output) for task, labels, output, _ in each_task(tasks, y, outputs, None, own)]
-    return pl.concat(found)
+    each = each_task(fit.tasks, fit.labels, fit.outputs, None, fit.own_task)
+    return pl.concat([_bins(task, labels, output) for task, labels, output, _ in each])
 
 
 def _bins(task: Task, y: np.ndarray, output: np.ndarray) -> pl.DataFrame:
