@@ -15,8 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
-import numpy as np
-import polars as pl
 import pytest
 from conformance import fitted
 from tracking import CSV, JSON, bodies, store_uri, tracking
@@ -105,46 +103,6 @@ def test_good_rows_with_nulls_are_answered_by_task(url, estimator, X, name):
     assert list(found[0]) == ["late", "size", "delay"]
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_an_empty_row_and_an_unseen_level_are_answered(url, estimator, X, name):
-    for changes in (dict.fromkeys(X.columns), {"text": "purple"}, {"flag": None}):
-        row = X.row(0, named=True) | changes
-        expected = estimator.predict(pl.DataFrame([row], schema=X.schema)).to_dicts()
-        assert ask(url, *bodies([row])[name]) == (200, expected)
-
-
-@pytest.mark.parametrize("name", FORMATS[:3])
-def test_probabilities_are_answered_by_task_and_class(url, estimator, X, name):
-    rows = X.head(5)
-    body, _ = bodies(rows.to_dicts())[name]
-    status, found = ask(url, json.loads(body) | {"params": {"method": "predict_proba"}})
-    parts = estimator.predict_proba(rows)
-    assert status == 200
-    assert list(found[0]) == ["late=late", "late=on time", "size=large", "size=medium", "size=small"]
-    np.testing.assert_array_equal([list(row.values()) for row in found], np.hstack([parts["late"], parts["size"]]))
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_missing_column_is_named(url, X, name):
-    status, message = ask(url, *bodies(X.drop("holes").head(1).to_dicts())[name])
-    assert (status, "the input has no column 'holes'" in message) == (400, True)
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_wrong_type_is_refused(url, X, name):
-    status, message = ask(url, *bodies([X.row(0, named=True) | {"plain": "tall"}])[name])
-    assert status == 400
-    # of these two, MLflow's own error names the value only
-    assert ("column plain" if name.startswith("dataframe") else "'tall'") in message
-
-
-def test_rows_without_names_are_refused(url, X):
-    status, message = ask(url, {"instances": [[1.0] * X.width] * 2})
-    assert status == 400
-    assert "the input has no column 'plain', 'holes'" in message
-    assert "not instances" in message
-
-
 def test_many_ask_at_once(url, estimator, X):
     rows = X.head(24)
     expected = estimator.predict(rows).to_dicts()
@@ -177,6 +135,17 @@ def test_what_is_no_table_is_refused(url, body):
     assert ask(url, body)[0] == 400
 
 
+def test_what_does_not_fit_is_refused_as_over_the_wire(url, X):
+    """`test_wire.py` asks for more, without a server."""
+    row = X.row(0, named=True)
+    for name in FORMATS:
+        status, message = ask(url, *bodies([{key: value for key, value in row.items() if key != "holes"}])[name])
+        assert (status, "the input has no column 'holes'" in message) == (400, True)
+        assert ask(url, *bodies([row | {"plain": "tall"}])[name])[0] == 400
+    for body in ("", "\n", "plain,holes\n1,2,3\n", '"'):
+        assert ask(url, body, CSV)[0] == 400
+
+
 ODD = [[], {}, [1], {"a": 1}, "", "x", "nan", 1e308, -(10**400), 10**30, float("nan"), float("inf"), True, None]
 
 
@@ -193,8 +162,3 @@ def test_no_value_makes_an_error_of_the_server(url, X, column):
             status, answer = ask(url, {name: content})
             assert status in (200, 400), (name, value, answer)
             assert status == 200 or column in answer or name == "inputs", (name, value, answer)
-
-
-def test_a_csv_file_that_is_none_is_refused(url):
-    for body in ("", "\n", "plain,holes\n1,2,3\n", '"'):
-        assert ask(url, body, CSV)[0] == 400

@@ -12,7 +12,7 @@ import recommenders
 from conformance import features, fitted, long_table, mixed_targets, tiny
 from tracking import JSON, bodies, invoke
 
-from tabmtl import RMTGB, MultiTaskEnsemble, SharedBottom
+from tabmtl import RMTGB, SharedBottom
 from tabmtl.mlflow import pandas_view, save_model
 from tabmtl.mlflow.serving import TableModel
 
@@ -57,13 +57,6 @@ def test_all_formats_have_one_answer(model, name):
     status, found = invoke(served, *bodies(rows)[name])
     assert status == 200
     assert found == served.get_raw_model().predict(X).to_dicts()
-
-
-def test_an_ensemble_has_one_answer_too(serve):
-    estimator, X, _ = fitted(MultiTaskEnsemble)
-    served = serve(estimator)
-    for name in FORMATS:
-        assert invoke(served, *bodies(X.to_dicts())[name]) == (200, estimator.predict(X).to_dicts()), name
 
 
 @pytest.mark.parametrize("name", FORMATS)
