@@ -72,41 +72,33 @@ def check_count(name: str, value: int, low: int = 1, high: int = _LARGEST) -> No
         raise ValueError(f"{name} must be at most {high}, got {value!r}")
 
 
-def check_batch_size(name: str, value: int | str) -> None:
-    """Raise a ValueError unless a value is a whole number of at least 1, or "auto"."""
+def check_count_or_auto(name: str, value: int | str, low: int = 1) -> None:
+    """Raise a ValueError unless a value is a whole number of at least ``low``, or "auto"."""
     if isinstance(value, str) and value != "auto":
         raise ValueError(f"{name} must be a whole number or 'auto', got {value!r}{near(value, ['auto'])}")
     if not isinstance(value, str):
-        check_count(name, value)
+        check_count(name, value, low)
 
 
 def check_at_least(name: str, value: float, low: float) -> None:
     """Raise a ValueError unless a value is a number of at least ``low``."""
-    _check_number(name, value, f"of at least {low}")
-    if not value >= low:
-        raise ValueError(f"{name} must be at least {low}, got {value!r}")
+    _check_real(name, value, f"at least {low}", lambda number: number >= low)
 
 
 def check_share(name: str, value: float, *, whole: bool = False) -> None:
     """Raise a ValueError unless a value is a number between 0 and 1; with ``whole``, 1 is allowed."""
     expected = "above 0 and at most 1" if whole else "between 0 and 1"
-    _check_number(name, value, expected)
-    if not (0 < value < 1 or (whole and value == 1)):
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
+    _check_real(name, value, expected, lambda number: 0 < number < 1 or (whole and number == 1))
 
 
 def check_any_share(name: str, value: float) -> None:
     """Raise a ValueError unless a value is a number from 0 to 1."""
-    _check_number(name, value, "from 0 to 1")
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be from 0 to 1, got {value!r}")
+    _check_real(name, value, "from 0 to 1", lambda number: 0 <= number <= 1)
 
 
 def check_rate(name: str, value: float) -> None:
     """Raise a ValueError unless a value is a number of at least 0 and below 1."""
-    _check_number(name, value, "of at least 0 and below 1")
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}")
+    _check_real(name, value, "at least 0 and below 1", lambda number: 0 <= number < 1)
 
 
 def check_positive(name: str, value: float) -> None:
@@ -140,9 +132,12 @@ def check_names(name: str, value: Sequence[str]) -> None:
             raise TypeError(f"{name} must name columns by text, got {column!r}")
 
 
-def _check_number(name: str, value: Any, expected: str) -> None:
+def _check_real(name: str, value: Any, expected: str, holds: Callable[[Any], bool]) -> None:
     if not is_number(value):
-        raise ValueError(f"{name} must be a number {expected}, got {value!r}")
+        of = "of " if expected.startswith("at") else ""
+        raise ValueError(f"{name} must be a number {of}{expected}, got {value!r}")
+    if not holds(value):
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
 def check_random_state(name: str, value: Any) -> None:
@@ -172,7 +167,7 @@ def near(name: Any, known: Iterable[str]) -> str:
 
 # Types of fields that carry a rule.
 Count = Annotated[int, check_count]
-BatchSize = Annotated[int | Literal["auto"], check_batch_size]
+BatchSize = Annotated[int | Literal["auto"], check_count_or_auto]
 CountOrZero = Annotated[int, partial(check_count, low=0)]
 TwoOrMore = Annotated[int, partial(check_count, low=2)]
 NonNegative = Annotated[float, partial(check_at_least, low=0)]

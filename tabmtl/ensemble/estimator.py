@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -24,16 +25,9 @@ from tabmtl.models.mmoe import MMoE
 from tabmtl.models.rmtgb import RMTGB
 from tabmtl.models.shared_bottom import SharedBottom
 from tabmtl.models.shared_trees import SharedTrees
-from tabmtl.params import Jobs, check_count, near
+from tabmtl.params import Jobs, check_count_or_auto
 from tabmtl.processes.forks import count_threads
 from tabmtl.schema import Batch
-
-
-def _check_folds(name: str, value: Any) -> None:
-    if isinstance(value, str) and value != "auto":
-        raise ValueError(f"{name} must be a whole number or 'auto', got {value!r}{near(value, ['auto'])}")
-    if not isinstance(value, str):
-        check_count(name, value, low=2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -173,7 +167,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     """
 
     models: Annotated[Mapping[str, MultiTaskEstimator] | None, check_models] = None
-    n_folds: Annotated[int | Literal["auto"], _check_folds] = "auto"
+    n_folds: Annotated[int | Literal["auto"], partial(check_count_or_auto, low=2)] = "auto"
     refit: bool = False
     n_jobs: Jobs = None
     n_processes: Jobs = None
