@@ -153,7 +153,7 @@ def test_the_best_come_first():
 
 
 def test_matplotlib_is_asked_for_by_its_extra(monkeypatch, tmp_path):
-    monkeypatch.setattr("tabmtl.comparison.figures.find_spec", lambda name: None)
+    monkeypatch.setattr("tabmtl.plots.display.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'tabmtl\[plot\]'"):
         comparison().report(tmp_path / "report.html")
     assert not list(tmp_path.iterdir())
