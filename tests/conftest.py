@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import PurePosixPath
 
@@ -21,7 +20,7 @@ settings.load_profile("quick")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _empty_folder(tmp_path_factory):
     """Run the tests of a file in an empty folder, which has to be empty at the end."""
     with chdir(tmp_path_factory.mktemp("place")):
         yield

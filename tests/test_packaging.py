@@ -33,7 +33,7 @@ class Built:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(tmp_path_factory):
     source = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         if (ROOT / name).is_dir():
@@ -44,7 +44,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def built(source, tmp_path_factory):
     target = tmp_path_factory.mktemp("built")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(target), str(source)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -56,31 +56,31 @@ def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 @pytest.fixture(scope="module")
-def wheel(built: Built) -> list[str]:
+def wheel(built):
     return built.wheel
 
 
-def test_a_build_warns_of_nothing_and_an_sdist_holds_what_the_wheel_does(built: Built) -> None:
+def test_a_build_warns_of_nothing_and_an_sdist_holds_what_the_wheel_does(built):
     warned = [line for line in built.said.splitlines() if "warning" in line.lower() and "byte-compiling" not in line]
     assert warned == []
     assert {name for name in built.wheel if name.startswith("tabmtl/")} <= {*built.sdist}
 
 
-def test_an_editable_install_warns_of_nothing(built: Built, source: Path, tmp_path: Path) -> None:
+def test_an_editable_install_warns_of_nothing(built, source, tmp_path):
     code = f"from setuptools.build_meta import build_editable; build_editable({str(tmp_path)!r})"
     run = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "absent from" not in run.stdout + run.stderr
 
 
-def test_the_wheel_has_one_top_level(wheel: list[str]) -> None:
+def test_the_wheel_has_one_top_level(wheel):
     top_levels = {name.partition("/")[0] for name in wheel}
     info = {name for name in top_levels if name.startswith("tabmtl-") and name.endswith(".dist-info")}
     assert len(info) == 1
     assert top_levels == {"tabmtl"} | info
 
 
-def test_the_wheel_holds_every_file_of_the_source(wheel: list[str]) -> None:
+def test_the_wheel_holds_every_file_of_the_source(wheel):
     expected = {"tabmtl/py.typed"}
     packages = {"tabmtl": "tabmtl", "synth": "tabmtl/synth", "pipelines": "tabmtl/pipelines"}
     for folder, package in packages.items():
@@ -103,15 +103,15 @@ def test_the_wheel_holds_every_file_of_the_source(wheel: list[str]) -> None:
         "tabmtl/py.typed",
     ],
 )
-def test_the_wheel_holds(name: str, wheel: list[str]) -> None:
+def test_the_wheel_holds(name, wheel):
     assert name in wheel
 
 
-def test_the_wheel_carries_the_licence(wheel: list[str]) -> None:
+def test_the_wheel_carries_the_licence(wheel):
     assert [name for name in wheel if name.endswith(".dist-info/licenses/LICENSE")]
 
 
-def test_extras_of_others_are_spelled_as_their_metadata_spells_them() -> None:
+def test_extras_of_others_are_spelled_as_their_metadata_spells_them():
     """The pip of Python 3.11 finds no other spelling: it warns, and leaves out what the extra brings."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     groups = {**project["project"]["optional-dependencies"], **project["dependency-groups"]}
@@ -120,7 +120,7 @@ def test_extras_of_others_are_spelled_as_their_metadata_spells_them() -> None:
     assert extras == {canonicalize_name(extra) for extra in extras}
 
 
-def test_importing_the_package_is_light() -> None:
+def test_importing_the_package_is_light():
     code = f"import sys, tabmtl; print([name for name in {HEAVY!r} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

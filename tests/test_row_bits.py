@@ -1,7 +1,5 @@
 """Every estimator of the package answers a row bit for bit as in a batch."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 import pytest

@@ -1,7 +1,5 @@
 """Every set keeps its roles, its rows and its split; what does not ship is tested where it is at hand."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path
@@ -11,7 +9,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from tabmtl.pipelines import datasets
-from tabmtl.pipelines.datasets import NAMES, Dataset, load
+from tabmtl.pipelines.datasets import NAMES, load
 from tabmtl.pipelines.datasets.make_samples import QUOTAS, make_samples
 
 PARTS = ("train", "val", "test")
@@ -65,7 +63,7 @@ LEAKS = {
 
 
 @pytest.fixture(scope="module")
-def folder() -> Path:
+def folder():
     """The data folder, or a skip that says how to name it."""
     if "TABMTL_DATA" not in os.environ:
         pytest.skip("TABMTL_DATA is unset: it names the folder that holds <name>/data.parquet per set")
@@ -73,7 +71,7 @@ def folder() -> Path:
 
 
 @pytest.fixture(params=ROWS)
-def case(request: pytest.FixtureRequest) -> tuple[str, Dataset]:
+def case(request):
     """One loaded set under its name in ROWS."""
     name = request.param
     if name not in OFFLINE:
@@ -81,7 +79,7 @@ def case(request: pytest.FixtureRequest) -> tuple[str, Dataset]:
     return name, load("flights", full=True) if name == "all flights" else load(name)
 
 
-def test_rows_per_part(case: tuple[str, Dataset]) -> None:
+def test_rows_per_part(case):
     name, data = case
     counts = [data.part(part)[0].height for part in PARTS]
     assert tuple(counts) == ROWS[name]
@@ -89,13 +87,13 @@ def test_rows_per_part(case: tuple[str, Dataset]) -> None:
     assert data.features.select(pl.len()).collect().item() == sum(ROWS[name])
 
 
-def test_labels_are_missing_where_they_should_be(case: tuple[str, Dataset]) -> None:
+def test_labels_are_missing_where_they_should_be(case):
     name, data = case
     nulls = data.targets.collect().null_count().row(0, named=True)
     assert {task: n for task, n in nulls.items() if n} == NULLS.get(name, {})
 
 
-def test_the_dtype_says_what_a_column_is(case: tuple[str, Dataset]) -> None:
+def test_the_dtype_says_what_a_column_is(case):
     _, data = case
     features, targets = data.features.collect_schema(), data.targets.collect_schema()
     strings = [*data.categorical, *([data.task_column] if data.task_column else [])]
@@ -110,7 +108,7 @@ def test_the_dtype_says_what_a_column_is(case: tuple[str, Dataset]) -> None:
             assert set(data.targets.collect()[name].drop_nulls().unique()) == {0, 1}
 
 
-def test_no_leak_is_a_feature(case: tuple[str, Dataset]) -> None:
+def test_no_leak_is_a_feature(case):
     name, data = case
     features = set(data.features.collect_schema())
     assert not features & (LEAKS | set(data.tasks))
@@ -118,7 +116,7 @@ def test_no_leak_is_a_feature(case: tuple[str, Dataset]) -> None:
         assert not features & {"sex", "species"}
 
 
-def test_groups_never_cross_the_split(case: tuple[str, Dataset]) -> None:
+def test_groups_never_cross_the_split(case):
     name, data = case
     assert data.groups == {"flights": "yday", "all flights": "yday", "rand_hie": "zper"}.get(name)
     if data.groups:
@@ -126,7 +124,7 @@ def test_groups_never_cross_the_split(case: tuple[str, Dataset]) -> None:
         assert parts["split"].max() == 1
 
 
-def test_parts_keep_the_rows_in_order_and_aligned(case: tuple[str, Dataset]) -> None:
+def test_parts_keep_the_rows_in_order_and_aligned(case):
     _, data = case
     stored = data.table.collect()
     rows = stored.filter(pl.col("split") == "val")
@@ -139,7 +137,7 @@ def test_parts_keep_the_rows_in_order_and_aligned(case: tuple[str, Dataset]) -> 
         assert X[name].equals(rows[name].cast(pl.String))
 
 
-def test_roles_are_those_of_the_meta_file(case: tuple[str, Dataset], folder: Path) -> None:
+def test_roles_are_those_of_the_meta_file(case, folder):
     _, data = case
     meta = json.loads((folder / data.name / "data.meta.json").read_text())
     assert set(meta["features"]) == {*data.numeric, *data.categorical}
@@ -150,7 +148,7 @@ def test_roles_are_those_of_the_meta_file(case: tuple[str, Dataset], folder: Pat
 
 
 @pytest.mark.parametrize(("name", "n_tasks"), [("mathachieve", 160), ("school", 139)])
-def test_a_long_set_has_one_task_per_row(name: str, n_tasks: int, folder: Path) -> None:
+def test_a_long_set_has_one_task_per_row(name, n_tasks, folder):
     data = load(name, folder=folder)
     for part in PARTS:
         X, y = data.part(part)
@@ -160,23 +158,23 @@ def test_a_long_set_has_one_task_per_row(name: str, n_tasks: int, folder: Path) 
         assert y.name == "y"
 
 
-def test_an_amount_is_missing_exactly_where_nothing_was_spent(folder: Path) -> None:
+def test_an_amount_is_missing_exactly_where_nothing_was_spent(folder):
     y = load("rand_hie", folder=folder).targets.collect()
     assert (y["log_spend"].is_null() == (y["any_spend"] == 0)).all()
 
 
-def test_cancelled_flights_have_no_delay() -> None:
+def test_cancelled_flights_have_no_delay():
     y = load("flights").targets.collect()
     assert (y["dep_del15"].is_null() == (y["cancelled"] == 1)).all()
     assert y.filter(pl.col("cancelled") == 1)["arr_delay"].is_null().all()
 
 
-def test_portal_has_rows_without_any_label() -> None:
+def test_portal_has_rows_without_any_label():
     y = load("portal").targets.collect()
     assert y.select(pl.all_horizontal(pl.all().is_null()).sum()).item() == 1102
 
 
-def test_the_flights_sample_is_made_of_whole_days_in_the_proportions_of_the_split(folder: Path) -> None:
+def test_the_flights_sample_is_made_of_whole_days_in_the_proportions_of_the_split(folder):
     sample, everything = load("flights").table.collect(), load("flights", folder=folder)
     days = everything.table.filter(pl.col("yday").is_in(sample["yday"].unique().implode())).collect()
     assert days.height == sample.height == 60_367
@@ -185,55 +183,53 @@ def test_the_flights_sample_is_made_of_whole_days_in_the_proportions_of_the_spli
         assert quota <= sample.filter(split=part).height < 1.03 * quota
 
 
-def test_the_tables_that_ship_can_be_made_again(folder: Path, tmp_path: Path) -> None:
+def test_the_tables_that_ship_can_be_made_again(folder, tmp_path):
     make_samples(folder, tmp_path)
     for name in ("portal", "flights_sample"):
         shipped = Path(datasets.__file__).with_name(f"{name}.parquet")
         assert_frame_equal(pl.read_parquet(tmp_path / shipped.name), pl.read_parquet(shipped))
 
 
-def test_the_tables_that_ship_are_small() -> None:
+def test_the_tables_that_ship_are_small():
     files = list(Path(datasets.__file__).parent.glob("*.parquet"))
     assert sorted(file.name for file in files) == ["flights_sample.parquet", "portal.parquet"]
     assert sum(file.stat().st_size for file in files) < 1_000_000
 
 
-def test_the_environment_alone_does_not_change_the_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_environment_alone_does_not_change_the_rows(monkeypatch, tmp_path):
     monkeypatch.setenv("TABMTL_DATA", str(tmp_path))
     for name in OFFLINE:
         assert load(name).part("train")[0].height == ROWS[name][0]
 
 
-def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'flight'.*portal, flights, census_kdd"):
-        load("flight")
-
-
-def test_an_unknown_part_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"portal: .*train, val, test, got 'valid'"):
-        load("portal").part("valid")
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in OFFLINE])
-def test_no_data_folder_says_how_to_name_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda _: load("flight"), ValueError, r"'flight'.*portal, flights, census_kdd"),
+        (lambda _: load("portal").part("valid"), ValueError, r"portal: .*train, val, test, got 'valid'"),
+        (lambda _: load("flights", full=True), FileNotFoundError, r"flights/data\.parquet"),
+        *(
+            (lambda _, name=name: load(name), FileNotFoundError, rf"{name}/data.parquet .*none is named; .*TABMTL_DATA")
+            for name in NAMES
+            if name not in OFFLINE
+        ),
+        *(
+            (
+                lambda folder, name=name: load(name, folder=folder),
+                FileNotFoundError,
+                rf"expected the table .*{name}/data.parquet.*TABMTL_DATA",
+            )
+            for name in NAMES
+        ),
+    ],
+)
+def test_what_is_not_there_is_named_with_what_is(call, error, message, tmp_path, monkeypatch):
     monkeypatch.delenv("TABMTL_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match=rf"{name}/data.parquet .*none is named; .*TABMTL_DATA"):
-        load(name)
+    with pytest.raises(error, match=message):
+        call(tmp_path)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=rf"expected the table .*{name}/data.parquet.*TABMTL_DATA"):
-        load(name, folder=tmp_path)
-
-
-def test_full_flights_need_the_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TABMTL_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match=r"flights/data\.parquet"):
-        load("flights", full=True)
-
-
-def test_every_set_says_whose_data_it_is(case: tuple[str, Dataset]) -> None:
+def test_every_set_says_whose_data_it_is(case):
     _, data = case
     assert data.licence
     assert data.source

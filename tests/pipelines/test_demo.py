@@ -1,17 +1,16 @@
 """The demonstration, on a small table: what it prints, what it leaves, and its exit codes."""
 
-from __future__ import annotations
-
 import inspect
-from collections.abc import Iterator
 from pathlib import Path
 
 import commands
+import mlflow
 import numpy as np
 import polars as pl
 import pytest
 
 import tabmtl
+import tabmtl.mlflow
 from tabmtl.pipelines import datasets, demo, tracking
 from tabmtl.pipelines.data.tables import DataSource, open_table
 from tabmtl.pipelines.demo import _compare_scarce as compare_scarce
@@ -22,7 +21,7 @@ EVERY = 25
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """A data folder with every 25th row of the sample of flights."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "flights").mkdir()
@@ -31,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_ensemble() -> Iterator[None]:
+def quick_ensemble():
     """The part with few labels, which has a test of its own, only says that it was reached."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "_compare_scarce", lambda rows, seed: print(f"few labels of {rows.name} by seed {seed}"))
@@ -39,12 +38,12 @@ def quick_ensemble() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+def store(tmp_path_factory):
     return commands.store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path, store: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def run(folder, store, tmp_path_factory):
     """One run of the demo; gives its output folder and its arguments."""
     output = tmp_path_factory.mktemp("output") / "demo"
     argv = ["--folder", str(folder), "--epochs", "2", "--seed", "3", "--output", str(output), "--tracking-uri", store]
@@ -52,7 +51,7 @@ def run(folder: Path, store: str, tmp_path_factory: pytest.TempPathFactory) -> t
     return output, argv
 
 
-def test_leaves_table_plots_and_model(run: tuple[Path, list[str]]) -> None:
+def test_leaves_table_plots_and_model(run):
     output, _ = run
     assert sorted(path.name for path in output.iterdir()) == ["gain.png", "learning_curves.png", "model", "table.csv"]
     for name in ("gain.png", "learning_curves.png"):
@@ -66,14 +65,14 @@ def test_leaves_table_plots_and_model(run: tuple[Path, list[str]]) -> None:
     assert (table["difference"] < table["high"]).all()
 
 
-def test_the_saved_model_has_the_scores_of_the_table(run: tuple[Path, list[str]], folder: Path) -> None:
+def test_the_saved_model_has_the_scores_of_the_table(run, folder):
     output, _ = run
     scores = tabmtl.load(output / "model").score_tasks(*datasets.load("flights", folder=folder).part("test"))
     table = pl.read_csv(output / "table.csv")
     assert scores == pytest.approx(dict(zip(table["task"], table["score"], strict=True)))
 
 
-def test_the_run_holds_parameters_epochs_data_plots_and_schema(run: tuple[Path, list[str]], store: str) -> None:
+def test_the_run_holds_parameters_epochs_data_plots_and_schema(run, store):
     logged = commands.Registry(store).runs("flights")["demo"]
     client = commands.Registry(store).client
     assert logged.info.status == "FINISHED"
@@ -86,13 +85,7 @@ def test_the_run_holds_parameters_epochs_data_plots_and_schema(run: tuple[Path, 
     assert len(logged.inputs.dataset_inputs) == 2
 
 
-def test_the_registered_champion_is_the_saved_model(
-    run: tuple[Path, list[str]], store: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import mlflow
-
-    import tabmtl.mlflow
-
+def test_the_registered_champion_is_the_saved_model(run, store, folder):
     assert commands.Registry(store).aliases("flights") == {"champion": "1"}
     X, _ = datasets.load("flights", folder=folder).part("test")
     mlflow.set_tracking_uri(store)
@@ -104,9 +97,7 @@ def test_the_registered_champion_is_the_saved_model(
 
 
 @pytest.mark.all_faces  # another demonstration
-def test_again_gives_the_same_table_and_says_what_it_does(
-    run: tuple[Path, list[str]], folder: Path, store: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_again_gives_the_same_table_and_says_what_it_does(run, folder, store, capsys):
     output, argv = run
     _, y = datasets.load("flights", folder=folder).part("train")
     before = (output / "table.csv").read_bytes()
@@ -131,9 +122,7 @@ def test_again_gives_the_same_table_and_says_what_it_does(
 
 
 @pytest.mark.all_faces  # CI runs the demonstration itself
-def test_one_target_keeps_few_labels(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_target_keeps_few_labels(folder, monkeypatch, capsys):
     """A constant has the AUC .5."""
     monkeypatch.setattr(demo, "N_LABELS", 150)
     monkeypatch.setattr(demo, "N_ROWS", 300)
@@ -155,61 +144,21 @@ def test_one_target_keeps_few_labels(
     assert found["MultiTaskEnsemble"] > 0.6
 
 
-def test_the_sample_is_the_default() -> None:
+def test_the_sample_is_the_default():
     defaults = {name: parameter.default for name, parameter in inspect.signature(demo.demo).parameters.items()}
     assert (defaults["full"], defaults["folder"], defaults["output"]) == (False, None, Path("demo_output"))
     assert defaults["tracking_uri"] == "sqlite:///mlflow.db"
 
 
 @pytest.mark.all_faces  # another whole demonstration
-def test_without_mlflow_the_files_are_left_alone(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_mlflow_the_files_are_left_alone(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert commands.run("demo", "--folder", folder, "--epochs", 1, "--output", "out", "--no-mlflow") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-MISTAKES = {
-    "no folder named": (["--full"], "TABMTL_DATA"),
-    "no such folder": (["--folder", "no"], "data.parquet"),
-    "no parquet": (["--folder", "broken"], "parquet"),
-    "output is a file": (["--output", "file"], "cannot write to file/model (Not a directory)"),
-    "model folder is foreign": (["--output", "foreign", "--folder", "data"], "choose another folder"),
-    "no epochs": (["--epochs", "0"], "--epochs must be at least 1"),
-    "negative seed": (["--seed", "-1"], "--seed"),
-    "seed is no number": (["--seed", "x"], "--seed"),
-    "unknown option": (["--fulll"], "--fulll"),
-    "no such store": (["--folder", "data", "--tracking-uri", "ftp://x"], "cannot open ftp://x"),
-}
-
-
-@pytest.fixture
-def workplace(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A current folder with everything that the mistakes stumble over."""
-    (tmp_path / "file").write_text("no folder")
-    (tmp_path / "broken" / "flights").mkdir(parents=True)
-    (tmp_path / "broken" / "flights" / "data.parquet").write_text("no parquet")
-    (tmp_path / "foreign" / "model").mkdir(parents=True)
-    (tmp_path / "foreign" / "model" / "thesis.txt").write_text("not to be overwritten")
-    (tmp_path / "data").symlink_to(folder)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TABMTL_DATA", raising=False)
-
-
-@pytest.mark.usefixtures("workplace")
-@pytest.mark.parametrize(("argv", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_mistakes_are_one_line_and_exit_code_2(
-    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert commands.run("demo", *argv) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-
-
 @pytest.mark.parametrize(("library", "extra"), [("matplotlib", "plot"), ("mlflow", "mlflow")])
-def test_without_a_library_nothing_is_trained(
-    library: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_library_nothing_is_trained(library, extra, tmp_path, monkeypatch, capsys):
     for module in (display, tracking):
         monkeypatch.setattr(module, "find_spec", lambda name: None if name == library else object())
     monkeypatch.setattr(demo, "_compare", lambda *_: pytest.fail("trained"))
@@ -217,9 +166,7 @@ def test_without_a_library_nothing_is_trained(
     assert f"pip install 'tabmtl[{extra}]'" in capsys.readouterr().err
 
 
-def test_a_model_that_comes_back_different_is_an_error(
-    run: tuple[Path, list[str]], folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_model_that_comes_back_different_is_an_error(run, folder, monkeypatch, tmp_path):
     data = datasets.load("flights", folder=folder)
     model = tabmtl.load(run[0] / "model")
     other = tabmtl.SharedBottom(epochs=1, tasks=data.tasks, random_state=0).fit(*data.part("train"))

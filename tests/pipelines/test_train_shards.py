@@ -1,10 +1,7 @@
 """Training on files that need not fit in memory, alone and in two processes, and going on after a cut."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
-from pathlib import Path
 
 import commands
 import polars as pl
@@ -14,15 +11,16 @@ from commands import TARGETS, TINY
 import tabmtl
 from tabmtl import Shards, SharedBottom
 from tabmtl.pipelines.data import ClickColumns, TrainSource, open_shards
+from tabmtl.training.windows import WindowLoop
 
 NAMES = ["weight", "hindfoot_length", "male"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(rodents, tmp_path_factory):
     """Two files to train on, one to stop on, and one to score."""
     folder = tmp_path_factory.mktemp("shards")
-    table = pl.read_parquet(commands.small_table(folder)).drop("split")
+    table = pl.read_parquet(rodents).drop("split")
     (folder / "train").mkdir()
     for n, rows in enumerate((table[:200], table[200:400])):
         rows.write_parquet(folder / "train" / f"{n}.parquet")
@@ -32,13 +30,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shards(folder: Path) -> list[str]:
+def shards(folder):
     return ["--shards", str(folder / "train" / "*.parquet"), *TARGETS, *TINY]
 
 
-def test_a_fit_from_files_is_scored_saved_and_registered(
-    shards: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fit_from_files_is_scored_saved_and_registered(shards, folder, capsys):
     store = commands.store(folder)
     parts = ["--valid-shards", folder / "valid.parquet", "--test-shards", folder / "test.csv"]
     roles = ["--categorical", "month", "--drop", "year", "--cache", folder / "cache"]
@@ -49,15 +45,8 @@ def test_a_fit_from_files_is_scored_saved_and_registered(
     assert f"train: {sizes}" in printed
     assert "Registered as version 1 of the model rodents, alias champion." in printed
     model = tabmtl.load(folder / "model")
-    own = SharedBottom(
-        epochs=2,
-        hidden=[8],
-        n_jobs=1,
-        random_state=0,
-        tasks={"male": "binary"},
-        drop=["year"],
-        categorical_features=["month", "plot_type", "species_id"],
-    )
+    columns = {"drop": ["year"], "categorical_features": ["month", "plot_type", "species_id"]}
+    own = SharedBottom(epochs=2, hidden=[8], n_jobs=1, random_state=0, tasks={"male": "binary"}, **columns)
     own.fit(Shards(folder / "train" / "*.parquet"), NAMES, X_val=Shards(folder / "valid.parquet"), y_val=NAMES)
     test = pl.read_csv(folder / "test.csv")
     assert model.predict(test.drop(NAMES)).equals(own.predict(test.drop(NAMES)))
@@ -71,65 +60,32 @@ def test_a_fit_from_files_is_scored_saved_and_registered(
     assert sorted(path.name for path in (folder / "cache").iterdir()) == ["train", "val"]
 
 
-def test_without_other_files_no_rows_are_scored(shards: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_other_files_no_rows_are_scored(shards, capsys):
     assert commands.run("train", *shards, "--group-column", "month", "--no-mlflow") == 0
     assert "No rows are left to score: name files by --test-shards." in capsys.readouterr().out
-    assert commands.run("train", *shards, "--baseline", "--no-mlflow") == 2
-    assert "rows that no fit has seen: name files by --test-shards" in capsys.readouterr().err
 
 
-def test_a_fit_that_was_cut_off_goes_on(
-    shards: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tabmtl.training.windows import WindowLoop
-
+def test_a_fit_that_was_cut_off_goes_on(shards, tmp_path, capsys, monkeypatch, mistake):
     run_epoch = WindowLoop.run_epoch
     words = [*shards, "--checkpoint", tmp_path / "checkpoints", "--no-mlflow"]
     with monkeypatch.context() as patch:
         patch.setattr(WindowLoop, "run_epoch", lambda self, n: run_epoch(self, n) if n < 1 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
             commands.run("train", *words)
-    capsys.readouterr()
-    assert commands.run("train", *words, "--set", "patience=2") == 2
-    assert "the parameter patience was 6 and is 2" in capsys.readouterr().err
+    assert "the parameter patience was 6 and is 2" in mistake("train", *words, "--set", "patience=2")
     assert commands.run("train", *words) == 0
     assert "goes on after epoch 1 of 2, from a checkpoint" in capsys.readouterr().out
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--data", "portal"], "--data has no effect with --shards: leave one of the two out"),
-        (["--val-share", "0.3"], "--val-share has no effect with --shards: say --set validation_fraction="),
-        (["--model", "M2TRec"], "--shards are files of a table, but M2TRec learns from a click log"),
-        (["--items", "items.csv"], "--items applies to click logs only, not to --shards"),
-        (["--drop", "yaer"], "--drop: there is no column 'yaer': near is year"),
-        (["--valid-shards", "none.parquet"], "no file is called none.parquet"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(
-    words: list[str], said: str, shards: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    kept = shards if "--model" not in words else [*shards[:2], *TARGETS]
-    assert commands.run("train", *kept, *words, "--no-mlflow") == 2
-    assert said in capsys.readouterr().err
-
-
-def test_rows_have_to_be_named(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert commands.run("train", "--no-mlflow") == 2
-    assert "name the rows to train on: --data is a set or a file" in capsys.readouterr().err
-    assert commands.run("train", "--data", "portal", "--cache", "x", "--no-mlflow") == 2
-    assert "--cache has no effect without --shards" in capsys.readouterr().err
+def test_several_processes_share_files_only(mistake, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert commands.run("train", "--data", "portal", "--no-mlflow") == 2
-    assert "several processes share the rows of --shards; --data is for one" in capsys.readouterr().err
+    line = mistake("train", "--data", "portal", "--no-mlflow")
+    assert "several processes share the rows of --shards; --data is for one" in line
 
 
 @pytest.mark.all_faces  # starts two processes
-def test_two_processes_share_the_files_and_one_speaks(shards: list[str], folder: Path, tmp_path: Path) -> None:
+def test_two_processes_share_the_files_and_one_speaks(shards, folder, tmp_path):
     table = pl.concat([pl.read_parquet(folder / "train" / "0.parquet")] * 11)
     table.write_parquet(tmp_path / "rows.parquet")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -20,6 +20,13 @@ AFTER_BLOCK_1 = {"n_estimators_task": 0}
 every_seed = pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.all_faces) for s in range(1, 5))])
 
 
+#: Models per task: plain LightGBM in `make test`, and the defaults, by ten folds, in `make test-all`.
+PLAIN = {"early_stopping": False, "regressor": lgb.LGBMRegressor(), "classifier": lgb.LGBMClassifier()}
+alone = pytest.mark.parametrize(
+    "options", [PLAIN, pytest.param({}, marks=pytest.mark.all_faces)], ids=["plain", "tuned"]
+)
+
+
 @pytest.fixture(scope="module")
 def fits():
     """The defaults on two draws of ten tasks, the last two outliers that share another function."""
@@ -51,16 +58,18 @@ def test_the_measured_check_tells_an_outlier_too(fits):
         assert (ratio[~bench.is_outlier] < 1.5).all()
 
 
-def test_the_defaults_learn_more_than_simple_models(fits):
+@alone
+def test_the_defaults_learn_more_than_simple_models(fits, options):
     """RMSE beside the mean of y (trivial), LightGBM without the task (pooled) and per task, on the same rows."""
     found = []
     for bench, estimator in fits:
         x, x_test = bench.X.drop("task").to_numpy(), bench.X_test.drop("task").to_numpy()
         pooled = lgb.LGBMRegressor(random_state=0, verbosity=-1, n_jobs=1).fit(x, bench.y.to_numpy())
+        single = IndependentTasks(task_column="task", random_state=0, **options).fit(bench.X, bench.y)
         said = {
             "trivial": bench.y.mean(),
             "pooled": pooled.predict(x_test),
-            "single": IndependentTasks(task_column="task", random_state=0).fit(bench.X, bench.y).predict(bench.X_test),
+            "single": single.predict(bench.X_test),
             "ours": estimator.predict(bench.X_test),
         }
         found.append({name: ((bench.y_test - values) ** 2).mean() ** 0.5 for name, values in said.items()})
@@ -71,13 +80,14 @@ def test_the_defaults_learn_more_than_simple_models(fits):
     assert all(errors["ours"] < min(errors["single"], errors["pooled"]) for errors in found)
 
 
+@alone
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.all_faces)])
-def test_classes_of_outliers_are_learned_and_found_too(seed):
+def test_classes_of_outliers_are_learned_and_found_too(seed, options):
     """ROC AUC; who knows the task's commoner class alone has 0.5."""
     bench = make_outlier_tasks(n_test=200, target="classification", random_state=seed)
     estimator = RMTGB(task_column="task", random_state=0).fit(bench.X, bench.y)
     assert roc_auc_score(bench.is_outlier, estimator.outlier_score_["outlier_score"]) == 1.0
-    single = IndependentTasks(task_column="task", random_state=0).fit(bench.X, bench.y)
+    single = IndependentTasks(task_column="task", random_state=0, **options).fit(bench.X, bench.y)
     ours, goes_alone = (each.score(bench.X_test, bench.y_test) for each in (estimator, single))
     assert goes_alone > 0.9
     assert ours > goes_alone + 0.01
