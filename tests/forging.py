@@ -53,6 +53,18 @@ def forge_arrays(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     return forge(folder, {"arrays.safetensors": save(arrays)})
 
 
+#: What happens to files.
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda content: content[:-1],
+    "halved": lambda content: content[: len(content) // 2],
+    "emptied": lambda content: b"",
+    "longer": lambda content: content + b" x",
+    "edited": lambda content: bytes([*content[:20], content[20] ^ 1, *content[21:]]),
+    "foreign": lambda content: b"\x89PNG\r\n",
+    "deep": lambda content: b"[" * 100_000,
+}
+
+
 def saved(value: int, size: int = 100, depth: int = 0) -> Saved:
     """Contents that are whole if all of them say the same; with two parts, each with two, down to a depth."""
     parts = {f"part{i}": (f"Part{i}", saved(value, size, depth - 1)) for i in range(2)} if depth else {}
@@ -75,26 +87,8 @@ def copy_of(folder: Path, place: Path) -> Path:
 
 
 VALUES = [
-    None,
-    True,
-    0,
-    -1,
-    1,
-    3,
-    2**31,
-    10**29,
-    1.5,
-    -0.5,
-    1e308,
-    "",
-    "x",
-    "x" * 300,
-    [],
-    {},
-    [[]],
-    [1],
-    ["a"],
-    {"a": 1},
+    *(None, True, 0, -1, 1, 3, 2**31, 10**29, 1.5, -0.5, 1e308),
+    *("", "x", "x" * 300, [], {}, [[]], [1], ["a"], {"a": 1}),
 ]
 
 

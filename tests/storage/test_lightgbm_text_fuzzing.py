@@ -87,7 +87,7 @@ def worker():
     """A process that uses texts, and may die of it."""
     pools = []
 
-    def use(texts: list[str]) -> list[str]:
+    def use(texts):
         if not pools:
             pools.append(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
         try:

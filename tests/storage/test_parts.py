@@ -8,14 +8,14 @@ import os
 import random
 import resource
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conformance import answers, features, same, tiny
-from forging import copy_of, damage, forge, forge_facts, parts_of, saved
+from forging import DAMAGES, copy_of, damage, forge, forge_facts, parts_of, saved
 from parted import Team, fit_team, fitted_team, forge_part, part_of
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
@@ -27,6 +27,12 @@ from tabmtl.storage.persist import read_folder, write_folder
 from tabmtl.storage.stored import Saved, put_together, take_apart
 
 X = features()
+
+
+@pytest.fixture
+def refuses(refused):
+    """Refusals of a folder of a team."""
+    return partial(refused, cls=Team)
 
 
 class OwnNet(SharedBottom):
@@ -44,13 +50,6 @@ def stored(tmp_path_factory):
 @pytest.fixture
 def folder(stored, tmp_path):
     return copy_of(stored, tmp_path / "team")
-
-
-def refused(folder: Path, *words: str) -> None:
-    with pytest.raises(ModelFileError) as caught:
-        tabmtl.load(folder, cls=Team)
-    for word in (str(folder), *words):
-        assert word in str(caught.value), caught.value
 
 
 # what comes back
@@ -189,102 +188,77 @@ def test_what_load_would_refuse_is_not_saved_over_a_model(folder):
 # damage, links, lies
 
 
-def flip(content: bytes) -> bytes:
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-
-
-DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "truncated": lambda content: content[:-1],
-    "emptied": lambda content: b"",
-    "edited": flip,
-}
-
-
-@pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_file_of_a_part_is_refused_and_reaches_no_reader(folder, how, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("a damaged model was read")
-
+@pytest.mark.parametrize("how", ["truncated", "emptied", "edited"])
+def test_a_damaged_file_of_a_part_is_refused_and_reaches_no_reader(folder, how, monkeypatch, refuses):
     for cls in (Team, SharedBottom, SharedTrees, IndependentTasks):
-        monkeypatch.setattr(cls, "_restore", refuse)
+        monkeypatch.setattr(cls, "_restore", None)
     files = [file for file in folder.rglob("*") if file.is_file()]
     assert len(files) > 20
     for file in files:
         content = file.read_bytes()
         file.write_bytes(DAMAGES[how](content))
-        refused(folder)
+        refuses(folder)
         file.unlink()
-        refused(folder)
+        refuses(folder)
         file.write_bytes(content)
 
 
-def test_a_part_of_another_model_in_its_place_is_refused(folder, tmp_path):
+def test_a_part_of_another_model_in_its_place_is_refuses(folder, tmp_path, refuses):
     place, other = part_of(folder, "part0"), part_of(folder, "part1")
     shutil.rmtree(place)
     shutil.copytree(other, place)
-    refused(folder, f"{place.name} was edited (the checksum of its manifest.json differs)")
+    refuses(folder, f"{place.name} was edited (the checksum of its manifest.json differs)")
 
 
 @pytest.mark.parametrize("make", [Path.symlink_to, Path.mkdir, Path.write_text, None])
-def test_a_part_that_is_a_link_or_no_folder_is_refused(folder, tmp_path, make):
+def test_a_part_that_is_a_link_or_no_folder_is_refuses(folder, tmp_path, make, refuses):
     place = part_of(folder)
     place.rename(tmp_path / "outside")
     if make is not None:
         make(place, *{Path.symlink_to: (tmp_path / "outside",), Path.write_text: ("x",)}.get(make, ()))
-    refused(folder, "it has no readable manifest.json" if make is Path.mkdir else "is missing, or is a link")
+    refuses(folder, "it has no readable manifest.json" if make is Path.mkdir else "is missing, or is a link")
 
 
-def test_a_link_inside_a_part_is_refused(folder, tmp_path):
+def test_a_link_inside_a_part_is_refuses(folder, tmp_path, refuses):
     for file in parts_of(part_of(folder)).values():
         file.rename(tmp_path / "outside")
         file.symlink_to(tmp_path / "outside")
-        refused(folder, file.name, "is a link")
+        refuses(folder, file.name, "is a link")
         file.unlink()
         (tmp_path / "outside").rename(file)
 
 
 PATHS = [
-    "..",
-    ".",
-    "",
-    "/",
-    "../part0-0123456789abcdef",
-    "part0-0123456789abcdef/",
-    "part0",
-    "part0-x",
-    "\0",
-    7,
-    None,
-    [],
+    *("..", ".", "", "/", "part0", "part0-x", "\0", 7, None, [], "model-0123456789abcdef.json"),
+    *("../part0-0123456789abcdef", "part0-0123456789abcdef/", "part0-0123456789abcdef\n"),
 ]
 
 
-@pytest.mark.parametrize("name", [*PATHS, "part0-0123456789abcdef\n", "model-0123456789abcdef.json"])
-def test_a_manifest_does_not_lead_out_of_its_folder(folder, name):
+@pytest.mark.parametrize("name", PATHS)
+def test_a_manifest_does_not_lead_out_of_its_folder(folder, name, refuses):
     parts = json.loads((folder / "manifest.json").read_text())["parts"]
     parts["part0"]["folder"] = name
-    refused(forge(folder, parts=parts), "manifest.json", "which is no part of a model")
+    refuses(forge(folder, parts=parts), "manifest.json", "which is no part of a model")
 
 
-def test_a_folder_is_of_one_part_only(folder):
+def test_a_folder_is_of_one_part_only(folder, refuses):
     parts = json.loads((folder / "manifest.json").read_text())["parts"]
     for name in ("part99", "part00", "model.json", "../part0", ""):
-        refused(forge(folder, parts=parts | {name: parts["part0"]}), f"as {name!r}, which is no part of a model")
+        refuses(forge(folder, parts=parts | {name: parts["part0"]}), f"as {name!r}, which is no part of a model")
 
 
 @pytest.mark.parametrize(
     "parts", [[], None, "x", 3, {"part0": 1}, {"part0": {}}, {"part0": {"folder": "x"}}, {"a": []}]
 )
-def test_a_forged_list_of_parts_is_refused(folder, parts):
-    refused(forge(folder, parts=parts))
+def test_a_forged_list_of_parts_is_refuses(folder, parts, refuses):
+    refuses(forge(folder, parts=parts))
 
 
 @pytest.mark.parametrize("checksum", [None, "", 0, "0" * 64])
-def test_a_part_has_the_checksum_that_the_model_around_it_names(folder, checksum):
+def test_a_part_has_the_checksum_that_the_model_around_it_names(folder, checksum, refuses):
     parts = json.loads((folder / "manifest.json").read_text())["parts"]
     parts["part0"]["sha256"] = checksum
-    refused(forge(folder, parts=parts), "was edited")
+    refuses(forge(folder, parts=parts), "was edited")
 
 
 @pytest.mark.parametrize(
@@ -297,36 +271,36 @@ def test_a_part_has_the_checksum_that_the_model_around_it_names(folder, checksum
         (["part0"], "the model declares no part1"),
     ],
 )
-def test_a_part_is_named_once_by_the_facts(folder, members, word):
-    refused(forge_facts(folder, lambda facts: facts["members"].update(net=members)), word, "save it again")
+def test_a_part_is_named_once_by_the_facts(folder, members, word, refuses):
+    refuses(forge_facts(folder, lambda facts: facts["members"].update(net=members)), word, "save it again")
 
 
-def test_a_part_that_the_facts_name_is_there(folder):
+def test_a_part_that_the_facts_name_is_there(folder, refuses):
     parts = json.loads((folder / "manifest.json").read_text())["parts"]
     parts.pop("part1")
-    refused(forge(folder, parts=parts), "expected the name of a part")
+    refuses(forge(folder, parts=parts), "expected the name of a part")
 
 
 @pytest.mark.parametrize("name", ["Task", "load", "OwnNet", "Team", "Popularity", "multitask_gain", "", None, [], {}])
-def test_a_part_of_what_is_no_estimator_of_tables_is_refused(folder, name):
+def test_a_part_of_what_is_no_estimator_of_tables_is_refuses(folder, name, refuses):
     forge_part(folder, lambda part: forge(part, **{"class": name}))
-    refused(folder, "members.net.0 holds", "expected a MultiTaskEstimator of tabmtl")
+    refuses(folder, "members.net.0 holds", "expected a MultiTaskEstimator of tabmtl")
 
 
-def test_a_part_of_another_class_is_refused(folder):
+def test_a_part_of_another_class_is_refuses(folder, refuses):
     forge_part(folder, lambda part: forge(part, **{"class": "SharedTrees"}))
-    refused(folder, "save it again")
+    refuses(folder, "save it again")
 
 
 @pytest.mark.parametrize(("name", "value"), [("d_embedding", 10**9), ("hidden", {"tuple": [8] * 3_000})])
-def test_a_network_in_a_part_is_not_larger_than_its_weights(folder, name, value):
+def test_a_network_in_a_part_is_not_larger_than_its_weights(folder, name, value, refuses):
     forge_part(folder, lambda part: forge_facts(part, lambda facts: facts["params"].update({name: value})))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    refused(folder, "save it again")
+    refuses(folder, "save it again")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes
 
 
-def test_all_parts_together_fit_the_memory(folder, monkeypatch):
+def test_all_parts_together_fit_the_memory(folder, monkeypatch, refuses):
     weights = {"model.json": 5}
     sizes = [
         entry["bytes"] * weights.get(name, 1)
@@ -336,7 +310,7 @@ def test_all_parts_together_fit_the_memory(folder, monkeypatch):
     monkeypatch.setattr(persist, "most_bytes", lambda: sum(sizes))
     assert same(answers(fitted_team()[0], X), answers(tabmtl.load(folder, cls=Team), X))
     monkeypatch.setattr(persist, "most_bytes", lambda: sum(sizes) - 1)
-    refused(folder, "that can be read")
+    refuses(folder, "that can be read")
 
 
 NESTED = [
@@ -352,19 +326,19 @@ NESTED = [
 
 
 @pytest.mark.parametrize(("what", "content"), NESTED)
-def test_candidates_that_no_save_describes_are_refused(folder, what, content):
+def test_candidates_that_no_save_describes_are_refuses(folder, what, content, refuses):
     forged = {"dict": {"net": {"estimator": content}}}
-    refused(forge_facts(folder, lambda facts: facts["params"].update(candidates=forged)), "save it again")
+    refuses(forge_facts(folder, lambda facts: facts["params"].update(candidates=forged)), "save it again")
 
 
-def test_candidates_without_end_are_refused(folder):
+def test_candidates_without_end_are_refuses(folder, refuses):
     facts = parts_of(folder)["model.json"].read_text()
     head, tail = '{"estimator": {"class": "IndependentTasks", "params": {"classifier": ', "}}}"
     net = json.dumps(json.loads(facts)["params"]["candidates"]["dict"]["net"])
     assert net in facts
     for depth in (300, 100_000):
         content = facts.replace(net, head * depth + "null" + tail * depth).encode()
-        refused(forge(folder, {"model.json": content}), "RecursionError" if depth == 300 else "recursion")
+        refuses(forge(folder, {"model.json": content}), "RecursionError" if depth == 300 else "recursion")
 
 
 def test_damaged_facts_are_a_model_or_one_kind_of_error(folder):
@@ -482,22 +456,6 @@ def test_a_failed_first_save_leaves_no_folder(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="make room"):
         write_folder(tmp_path / "model", "M", saved(1, depth=2))
     assert not (tmp_path / "model").exists()
-
-
-def test_a_reader_beside_a_writer_sees_the_new_parts(tmp_path, monkeypatch):
-    write_folder(tmp_path, "Old", saved(1, depth=1))
-    read_bytes, written = Path.read_bytes, []
-
-    def write_meanwhile(file):
-        if file.parent != tmp_path and file.name.startswith("model-") and not written:
-            written.append(file)
-            write_folder(tmp_path, "New", saved(2, depth=1))
-        return read_bytes(file)
-
-    monkeypatch.setattr(Path, "read_bytes", write_meanwhile)
-    name, found = read_folder(tmp_path)
-    assert (name, found.facts) == ("New", {"value": 2})
-    assert {part.facts["value"] for _, part in found.parts.values()} == {2}
 
 
 # taken apart

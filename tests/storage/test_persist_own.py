@@ -1,7 +1,5 @@
 """What belongs to the user: files in the folder of a model, and classes with their own ways."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Hyper-parameters in files: plain values, tasks and LightGBM estimators come back, all else is named."""
 
-from __future__ import annotations
-
 import json
 import re
 
