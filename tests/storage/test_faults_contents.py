@@ -229,7 +229,7 @@ def test_arrays_of_other_shapes_types_and_values_are_refused(form):
             for name in ("codes", "offsets")
             for bag in (0, 1)
         ),
-        ("M2TRec", "items.features.x.codes", 2**31 - 1),
+        ("M2TRec", "items.features.x_cat", 2**31 - 1),
         *((RMTGB, "groups.0.members", value) for value in (1, 3, 2**62)),
     ],
 )

@@ -125,52 +125,38 @@ def changed(key: str, value: str, text: str = GOOD) -> str:
     return sized(f"{before}\n{key}={value}\n" + after.partition("\n")[2])
 
 
-LINES = [
-    *(("num_leaves", value) for value in ("0", "-4", "3", "5", "1", "2000000000", "4294967300", "", "x")),
-    *(("num_cat", value) for value in ("0", "1", "3", "-1", "2000000000")),
-    *(("split_feature", value) for value in ("0 1 2", "0 1 -1", "0 1 100000000", "0 1", "0 1 1 1", "0 1 x", "0  1 1")),
-    *(
-        ("threshold", value)
-        for value in ("0.5 0 2", "0.5 1 0", "nan 0 1", "x 0 1", "1e999 0 1", "0.5 0 1e9", "0.5,0 1")
-    ),
-    *(("decision_type", value) for value in ("10 1 0", "1 1 1", "12 1 1", "10 1 129", "10 1 257", "10 1 3", "10 1")),
-    *(
-        ("left_child", value)
-        for value in ("0 -1 -2", "1 1 -2", "2 -1 -2", "1 -1 -1", "1 -1 -5", "1 -1 3", "1 -1 -2000000000")
-    ),
-    *(
-        ("right_child", value)
-        for value in ("1 -3 -4", "2 -3 1", "2 -3 -2", "2 -3", "2 -3 1000000", "2 -3 -4.0", "2 -3 --4")
-    ),
-    *(
-        ("leaf_value", value)
-        for value in ("1 2 3", "1 2 3 nan", "1 2 3 inf", "1 2 3 1e999", "1 2 3 4 5", "1 2 3 +", "")
-    ),
-    *(("leaf_weight", value) for value in ("1 1 1", "1 1 1 x", "1 1 1 1e", "1 1 1 1.")),
-    *(("leaf_count", value) for value in ("1 1 1", "1 1 1 -1", "1 1 1 1.5")),
-    *(("split_gain", value) for value in ("1 2", "1 2 --1", "1 2 zzz", "1 2 3\0")),
-    *(("internal_value", value) for value in ("0 0", "0 0 0x1")),
-    *(
-        ("cat_boundaries", value)
-        for value in ("0 1", "0 1 3", "0 2 1", "1 1 2", "0 -1 2", "0 100000000 2", "0 1 2000000000")
-    ),
-    *(("cat_threshold", value) for value in ("5", "5 6 7", "5 x", "5 -1", "5 99999999999")),
-    *(("is_linear", value) for value in ("1", "2", "")),
-    *(("shrinkage", value) for value in ("zz", "", "1 1")),
-]
-HEADER = [
-    *(("num_class", value) for value in ("0", "-1", "2", "1000000000", "x", "")),
-    *(("num_tree_per_iteration", value) for value in ("0", "4", "-1", "")),
-    *(("max_feature_idx", value) for value in ("-1", "0", "2", "1000000000")),
-    *(
-        ("objective", value)
-        for value in ("", "multiclass num_class:9", "multiclassova num_class:9 sigmoid:1", "lambdarank", "x")
-    ),
-    *(("feature_names", value) for value in ("a", "a b c", "a=b c", "a\tb", "")),
-    *(("feature_infos", value) for value in ("[5 [", "none", "[1:2] a:b", "")),
-    *(("label_index", value) for value in ("-1", "x")),
-    *(("version", value) for value in ("v3", "")),
-]
+LINES = {
+    "num_leaves": ["0", "-4", "3", "5", "1", "2000000000", "4294967300", "", "x"],
+    "num_cat": ["0", "1", "3", "-1", "2000000000"],
+    "split_feature": ["0 1 2", "0 1 -1", "0 1 100000000", "0 1", "0 1 1 1", "0 1 x", "0  1 1"],
+    "threshold": ["0.5 0 2", "0.5 1 0", "nan 0 1", "x 0 1", "1e999 0 1", "0.5 0 1e9", "0.5,0 1"],
+    "decision_type": ["10 1 0", "1 1 1", "12 1 1", "10 1 129", "10 1 257", "10 1 3", "10 1"],
+    "left_child": ["0 -1 -2", "1 1 -2", "2 -1 -2", "1 -1 -1", "1 -1 -5", "1 -1 3", "1 -1 -2000000000"],
+    "right_child": ["1 -3 -4", "2 -3 1", "2 -3 -2", "2 -3", "2 -3 1000000", "2 -3 -4.0", "2 -3 --4"],
+    "leaf_value": ["1 2 3", "1 2 3 nan", "1 2 3 inf", "1 2 3 1e999", "1 2 3 4 5", "1 2 3 +", ""],
+    "leaf_weight": ["1 1 1", "1 1 1 x", "1 1 1 1e", "1 1 1 1."],
+    "leaf_count": ["1 1 1", "1 1 1 -1", "1 1 1 1.5"],
+    "split_gain": ["1 2", "1 2 --1", "1 2 zzz", "1 2 3\x00"],
+    "internal_value": ["0 0", "0 0 0x1"],
+    "cat_boundaries": ["0 1", "0 1 3", "0 2 1", "1 1 2", "0 -1 2", "0 100000000 2", "0 1 2000000000"],
+    "cat_threshold": ["5", "5 6 7", "5 x", "5 -1", "5 99999999999"],
+    "is_linear": ["1", "2", ""],
+    "shrinkage": ["zz", "", "1 1"],
+}
+HEADER = {
+    "num_class": ["0", "-1", "2", "1000000000", "x", ""],
+    "num_tree_per_iteration": ["0", "4", "-1", ""],
+    "max_feature_idx": ["-1", "0", "2", "1000000000"],
+    "objective": ["", "multiclass num_class:9", "multiclassova num_class:9 sigmoid:1", "lambdarank", "x"],
+    "feature_names": ["a", "a b c", "a=b c", "a\tb", ""],
+    "feature_infos": ["[5 [", "none", "[1:2] a:b", ""],
+    "label_index": ["-1", "x"],
+    "version": ["v3", ""],
+}
+
+
+def pairs(table: dict[str, list[str]]) -> list[tuple[str, str]]:
+    return [(key, value) for key, values in table.items() for value in values]
 
 
 def test_the_example_is_one():
@@ -179,13 +165,13 @@ def test_the_example_is_one():
     assert lgb.Booster(model_str=sized(GOOD)).num_trees() == 2
 
 
-@pytest.mark.parametrize(("key", "value"), LINES)
+@pytest.mark.parametrize(("key", "value"), pairs(LINES))
 def test_a_malformed_tree_is_refused_by_line_and_tree(key, value):
     with pytest.raises(ValueError, match=r"^line \d+ \(tree 1\): "):
         check_trees(changed(key, value).encode())
 
 
-@pytest.mark.parametrize(("key", "value"), HEADER)
+@pytest.mark.parametrize(("key", "value"), pairs(HEADER))
 def test_a_malformed_header_is_refused(key, value):
     with pytest.raises(ValueError, match=rf"{key}|line \d+|num_class|max_feature_idx"):
         check_trees(changed(key, value).encode())

@@ -130,7 +130,7 @@ def test_more_parts_inside_parts_are_neither_written_nor_read(tmp_path, monkeypa
 def test_a_part_of_a_class_of_the_user_is_named(tmp_path):
     team, _, _ = fit_team(mine=tiny(OwnNet))
     message = (
-        r"members\.mine\.0 is a OwnNet, which is no class of tabmtl.*save it by itself, or leave it out of the cand"
+        r"members\.mine\.0 is a OwnNet, which is no class of tabmtl.*save it by itself, or leave it out of the models"
     )
     with pytest.raises(TypeError, match=message):
         team.save(tmp_path / "team")

@@ -1,7 +1,5 @@
 """Tables with outlier tasks: what is drawn, in which order, what an outlier changes, and what is refused."""
 
-import math
-
 import numpy as np
 import polars as pl
 import pytest
@@ -216,55 +214,3 @@ class TestTruth:
         data = make_outlier_tasks(**SMALL, noise=0.5)
         X, y = data.draw(2000, random_state=0)
         assert np.std(y.to_numpy() - data.signal(X)) == pytest.approx(0.5, rel=0.05)
-
-
-class TestSeeds:
-    def test_a_seed_fixes_everything_and_leaves_the_global_generator_alone(self):
-        state = np.random.get_state()[1].copy()
-        options = {**SMALL, "outlier_kind": "own", "target": "classification"}
-        first, second = make_outlier_tasks(**options), make_outlier_tasks(**options)
-        other = make_outlier_tasks(**{**options, "random_state": 4})
-        np.testing.assert_array_equal(state, np.random.get_state()[1])
-        assert unlike(first, second) == [set(), set()]
-        assert not first.X.equals(other.X)
-
-    def test_a_generator_is_drawn_from(self):
-        rng = np.random.default_rng(3)
-        options = {**SMALL, "random_state": rng}
-        first, second = make_outlier_tasks(**options), make_outlier_tasks(**options)
-        assert unlike(first, make_outlier_tasks(**SMALL)) == [set(), set()]
-        assert not first.X.equals(second.X)
-        assert not first.draw(5, random_state=rng)[0].equals(first.draw(5, random_state=rng)[0])
-
-
-class TestErrors:
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"n_train": 0}, "n_train must be an integer >= 1, got 0"),
-            ({"n_test": -1}, "n_test must be an integer >= 0, got -1"),
-            ({"n_features": 2.0}, "n_features must be an integer >= 1, got 2.0"),
-            ({"n_tasks": 0}, "n_tasks must be an integer >= 1, got 0"),
-            ({"n_outliers": -1}, "n_outliers must be an integer >= 0, got -1"),
-            ({"n_outliers": 5}, "n_outliers must be below n_tasks=5, got 5"),
-            ({"outlier_kind": "odd"}, "outlier_kind must be one of shared, own, .*, noisy, got 'odd'"),
-            ({"target": "binary"}, "target must be one of regression, classification, got 'binary'"),
-            ({"target": "classification", "outlier_kind": "shifted"}, "outlier_kind='shifted' is defined for"),
-            ({"target": "classification", "outlier_kind": "noisy"}, "outlier_kind='noisy' is defined for"),
-            ({"strength": 1.1}, r"strength must lie in \[0, 1\], got 1.1"),
-            ({"common": math.nan}, r"common must lie in \[0, 1\], got nan"),
-            ({"noise": math.inf}, "noise must be a finite number >= 0, got inf"),
-            ({"n_train": 1, "n_test": 0, "target": "classification"}, "target='classification': none of 1000 draws"),
-        ],
-    )
-    def test_wrong_arguments_say_what_was_expected_and_what_came(self, options, message):
-        with pytest.raises(ValueError, match=message):
-            make_outlier_tasks(**{**SMALL, **options})
-
-    def test_an_unknown_option_is_refused(self):
-        with pytest.raises(TypeError, match="comon"):
-            make_outlier_tasks(**SMALL, comon=0.5)
-
-    def test_draw_checks_its_rows(self):
-        with pytest.raises(ValueError, match="n_samples must be an integer >= 1, got 0"):
-            make_outlier_tasks(**SMALL).draw(0)

@@ -183,14 +183,6 @@ class TestAttraction:
 
 
 class TestSeeds:
-    def test_a_seed_fixes_everything_and_leaves_the_global_generator_alone(self):
-        state = np.random.get_state()[1].copy()
-        first, second, other = (make_sessions(**{**SMALL, "random_state": seed}) for seed in (7, 7, 8))
-        np.testing.assert_array_equal(state, np.random.get_state()[1])
-        for name in ("clicks", "items", "births"):
-            assert getattr(first, name).equals(getattr(second, name))
-            assert not getattr(first, name).equals(getattr(other, name))
-
     def test_the_number_of_sessions_does_not_change_the_world(self):
         short, long = (make_sessions(**{**SMALL, "n_sessions": n}) for n in (5, 500))
         assert short.items.equals(long.items)
@@ -209,54 +201,7 @@ class TestSeeds:
             assert fresh.clicks.equals(train.draw(300, random_state=seed).clicks)
             assert not fresh.clicks.equals(train.draw(300, random_state=seed + 1).clicks)
 
-    def test_a_generator_is_drawn_from(self):
-        rng = np.random.default_rng(0)
-        train = make_sessions(**{**SMALL, "random_state": rng})
-        assert train.clicks.equals(make_sessions(**SMALL).clicks)
-        assert not train.draw(50, random_state=rng).clicks.equals(train.draw(50, random_state=rng).clicks)
-
     def test_many_sessions_over_many_items(self):
         log = make_sessions(20_000, 20_000, n_brands=500, n_categories=100, random_state=0)
         assert log.clicks.height == pytest.approx(100_000, rel=0.05)
         assert log.clicks["item_id"].n_unique() > 5_000
-
-
-class TestErrors:
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"n_sessions": 0}, "n_sessions must be an integer >= 1, got 0"),
-            ({"n_items": 2.5}, "n_items must be an integer >= 1, got 2.5"),
-            ({"n_categories": 0}, "n_categories must be an integer >= 1, got 0"),
-            ({"n_categories": 61}, "n_categories must be at most n_items=60, got 61"),
-            ({"n_subcategories": 101}, "n_subcategories must be at most 100, got 101"),
-            ({"n_brands": -1}, "n_brands must be an integer >= 1, got -1"),
-            ({"n_tags": 0}, "n_tags must be an integer >= 1, got 0"),
-            ({"cold_share": -0.1}, r"cold_share must lie in \[0, 1\], got -0.1"),
-            (
-                {"cold_share": 0.9},
-                "cold_share must leave an item .* 10 categories: at most 0.833 .*, got 0.9",
-            ),
-            ({"repeat_rate": 1.1}, r"repeat_rate must lie in \[0, 1\], got 1.1"),
-            ({"idiosyncratic": math.nan}, r"idiosyncratic must lie in \[0, 5\], got nan"),
-            ({"metadata_noise": 2}, r"metadata_noise must lie in \[0, 1\], got 2"),
-            ({"missing": -1}, r"missing must lie in \[0, 1\], got -1"),
-            ({"test_share": 0}, r"test_share must lie in \[0.001, 0.999\], got 0"),
-            ({"mean_length": 1.5}, r"mean_length must lie in \[2, 100\], got 1.5"),
-            ({"n_days": 0}, r"n_days must lie in \[0.01, 10000\], got 0"),
-            ({"stickiness": 1.5}, r"stickiness must lie in \[0, 1\], got 1.5"),
-            ({"skew": 6}, r"skew must lie in \[0, 5\], got 6"),
-            ({"price_affinity": math.inf}, r"price_affinity must lie in \[0, 10\], got inf"),
-        ],
-    )
-    def test_wrong_arguments_say_what_was_expected_and_what_came(self, options, message):
-        with pytest.raises(ValueError, match=message):
-            make_sessions(**{**SMALL, **options})
-
-    def test_an_unknown_option_is_refused(self):
-        with pytest.raises(TypeError, match="make_sessions has no argument skw"):
-            make_sessions(**SMALL, skw=1.0)
-
-    def test_draw_checks_its_argument(self, log):
-        with pytest.raises(ValueError, match="n_sessions must be an integer >= 1, got 0"):
-            log.draw(0)
