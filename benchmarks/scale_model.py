@@ -60,6 +60,7 @@ from tabmtl.encode.cache import Cache, encoded
 from tabmtl.encode.shards import Roles
 from tabmtl.encode.survey import learn_table
 from tabmtl.estimators.boosted import BoostedEstimator
+from tabmtl.estimators.boosted.data import bin_rows
 from tabmtl.estimators.network import _in_training_units, _on_device
 from tabmtl.nn.experts import BatchNorm, statistics_of
 from tabmtl.processes.ranks import ALONE, Ranks
@@ -72,7 +73,6 @@ from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.softmax import count_held
 from tabmtl.sessions.m2trec.training import Examples, SessionLoop, Step
 from tabmtl.training.table_loop import TableLoop
-from tabmtl.trees import bin_rows
 
 NETWORKS = ("SharedBottom", "MMoE", "MultiTabNet")
 _TICK = 1e-9  # seconds, the least that the clock tells: of a few rows, noise may leave nothing of a cost

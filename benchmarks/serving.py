@@ -39,10 +39,10 @@ import torch
 
 from benchmarks.harness import ROOT, at_most, latency, say, speed_parser
 from tabmtl import RMTGB, IndependentTasks, MultiTabNet, OnnxCoder, SharedBottom
+from tabmtl.estimators.boosted.data import tree_matrix
 from tabmtl.pipelines.datasets import load
 from tabmtl.pipelines.tracking import server_environment
 from tabmtl.training.predict import predict_scores
-from tabmtl.trees import tree_matrix
 
 NETWORKS = (MultiTabNet, SharedBottom)
 BOOSTED = (RMTGB, IndependentTasks)

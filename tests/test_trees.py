@@ -8,19 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabmtl import trees
 from tabmtl.columns import Features
+from tabmtl.estimators.boosted.data import bin_rows, tree_matrix
+from tabmtl.estimators.boosted.ensembles import Ensemble
+from tabmtl.estimators.boosted.options import small_limits
+from tabmtl.models.rmtgb.forest import Forest
+from tabmtl.models.shared_trees import trees
+from tabmtl.models.shared_trees.trees import VectorEnsemble, VectorForest, _nearest
 from tabmtl.schema import MISSING, UNSEEN, Batch, Columns
-from tabmtl.trees import (
-    Ensemble,
-    Forest,
-    VectorEnsemble,
-    VectorForest,
-    _nearest,
-    bin_rows,
-    small_limits,
-    tree_matrix,
-)
+from tabmtl.storage.lightgbm_text import TreeText
 
 OPTIONS = {"max_bin": 63, "feature_pre_filter": False, "num_threads": 1, "verbosity": -1}
 PARAMS = OPTIONS | {
@@ -285,7 +281,7 @@ def test_a_forest_without_trees_gives_0(width):
 def test_text_and_offsets_are_the_whole_forest(width):
     _, forest = FORESTS[width]
     for text in (forest.text, forest.booster.model_to_string(num_iteration=-1)):
-        copy = Forest(text=text, offsets=forest.offsets)
+        copy = Forest(text=TreeText(text), offsets=forest.offsets)
         for i in range(4):
             np.testing.assert_array_equal(copy.predict(i, MATRIX), forest.predict(i, MATRIX))
 

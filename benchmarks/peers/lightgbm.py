@@ -13,8 +13,8 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 
+from tabmtl.estimators.boosted.data import tree_matrix
 from tabmtl.schema import Batch
-from tabmtl.trees import tree_matrix
 
 BASELINES = ("pooled", "task_id", "per_task")
 

@@ -18,6 +18,9 @@ from sklearn.utils.validation import has_fit_parameter
 
 from tabmtl.encode import TableCoder, take_rows
 from tabmtl.estimators.base import NotHere
+from tabmtl.estimators.boosted.data import dataset, tree_matrix
+from tabmtl.estimators.boosted.options import LONGEST_STEP, Leaves, LightGBMOptions, least_level_rows
+from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, _is_astray
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState, check_answer
 from tabmtl.metrics.scores import score_task, undefined_reason
@@ -31,16 +34,6 @@ from tabmtl.schema import Batch, Columns, warn_user
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
 from tabmtl.training.watch import Watch, describe_score
-from tabmtl.trees import (
-    LONGEST_STEP,
-    ROWS_TO_SPLIT,
-    Leaves,
-    LightGBMOptions,
-    dataset,
-    is_astray,
-    least_level_rows,
-    tree_matrix,
-)
 
 if TYPE_CHECKING:
     from tabmtl.encode.cache import StoredRows
@@ -147,6 +140,10 @@ class _Grown(NamedTuple):
     score: float | None
     is_lost: bool = False
 
+    @property
+    def valid_losses(self):
+        return [self.losses]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Grower:
@@ -229,7 +226,7 @@ class _Grower:
         if watch.was_cut:
             return first.booster
         losses = self._losses(self._answer(booster, rows.held_out), rows.held_out)
-        return first.booster if is_astray([losses], [first.losses], self.task.name) else booster
+        return first.booster if _is_astray(first._replace(losses=losses), first, self.task.name) else booster
 
     def _grow(self, rows: Batch, held_out: Batch | None, options: dict[str, Any], watch: Watch) -> lgb.Booster:
         params = {"min_data_per_group": least_level_rows(len(rows)), **self.params, **options}
@@ -322,7 +319,7 @@ class _Grower:
 
     def _data(self, rows: Batch, reference: lgb.Dataset | None = None, **options: Any) -> lgb.Dataset:
         options = {"label": rows.y, "weight": rows.weight, "reference": reference, "free_raw_data": False} | options
-        data = dataset(rows, self.columns, **options)
+        data = dataset(tree_matrix(rows), self.columns, **options)
         if reference is None:
             _weigh_classes(data, self.task, self.class_weight)
         return data

@@ -2,15 +2,16 @@
 
 LightGBM trusts its text: a child, a feature or a category out of range reads foreign memory, a cycle never ends, and a
 malformed number ends the process, because an error in its parallel region cannot be caught. So nothing passes but the
-grammar of its format v4, as ``Booster.model_to_string`` and :mod:`tabmtl.trees` write it.
+grammar of its format v4, as ``Booster.model_to_string`` writes it, and `TreeText.join`, which makes a model of trees of
+others.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, Self
 
 import numpy as np
 
@@ -94,12 +95,68 @@ class TreeShape(NamedTuple):
 
 
 class TreeText(str):
-    """LightGBM's text of a model."""
+    """LightGBM's text of a model: a header, a block of lines for every tree, and lines that no prediction reads."""
+
+    @classmethod
+    def join(cls, header: str, trees: Iterable[str], width: int, objective: str = "") -> Self:
+        """Join trees to a model of ``width`` outputs.
+
+        Parameters
+        ----------
+        header : str
+            Header of a model over the same features.
+        trees : iterable of str
+            As `cut` gives them: a tree for every output, round after round.
+        width : int
+        objective : str, optional
+            LightGBM's objective, which names the link: "regression", "binary sigmoid:1", "multiclass num_class:3".
+        """
+        blocks = [f"Tree={i}\n{tree}\n\n\n" for i, tree in enumerate(trees)]
+        sizes = " ".join(str(len(block.encode())) for block in blocks)
+        head = ["tree", "version=v4", f"num_class={width}", f"num_tree_per_iteration={width}"]
+        for names in (("max_feature_idx", "label_index"), ("feature_names", "feature_infos")):
+            head += [line for line in header.splitlines() if line.partition("=")[0] in names]
+        head += [f"objective={objective}"] if objective else []
+        end = "end of trees\n\nparameters:\nend of parameters\n\npandas_categorical:null\n"
+        return cls("\n".join([*head, f"tree_sizes={sizes}", "", "".join(blocks)]) + end)
+
+    def cut(self) -> tuple[str, list[str]]:
+        """Cut the text to its header and its trees."""
+        header, *trees = self.partition("end of trees")[0].split("Tree=")
+        return header, [tree.partition("\n")[2].strip() for tree in trees]
+
+    def first(self, key: str) -> list[str]:
+        """Return the values of the first line of a key."""
+        return self.partition(f"\n{key}=")[2].partition("\n")[0].split()
 
     @cached_property
     def shape(self) -> TreeShape:
         """Shape of the trees by `check_trees`; a ValueError if LightGBM never wrote this text."""
         return check_trees(self.encode())
+
+
+def constant_tree(value: float) -> str:
+    """Return a tree of one leaf."""
+    return f"num_leaves=1\nnum_cat=0\nleaf_value={float(value)!r}\nis_linear=0\nshrinkage=1"
+
+
+def scale_tree(tree: str, factor: float) -> str:
+    """Return a tree times a factor."""
+    return _with_values(tree, lambda key, values: [float(value) * float(factor) for value in values])
+
+
+def fill_tree(tree: str, leaves: Sequence[float]) -> str:
+    """Return a tree with other values of its leaves; those inside it become unknown."""
+    return _with_values(tree, lambda key, values: leaves if key == "leaf_value" else [0] * len(values))
+
+
+def _with_values(tree: str, change: Callable[[str, list[str]], Iterable[float]]) -> str:
+    lines = tree.splitlines()
+    for i, line in enumerate(lines):
+        key, _, values = line.partition("=")
+        if key in ("leaf_value", "internal_value"):
+            lines[i] = f"{key}={' '.join(map(repr, change(key, values.split())))}"
+    return "\n".join(lines)
 
 
 def check_trees(content: bytes) -> TreeShape:

@@ -21,7 +21,8 @@ from sklearn.preprocessing import OneHotEncoder
 from sklearn.tree import DecisionTreeRegressor
 
 import tabmtl
-from tabmtl import IndependentTasks, Task, trees
+from tabmtl import IndependentTasks, Task
+from tabmtl.estimators.boosted import rounds
 from tabmtl.model_selection import train_valid_split
 from tabmtl.schema import TabmtlWarning
 
@@ -248,7 +249,7 @@ def test_a_refit_that_goes_astray_is_not_kept(monkeypatch):
     X, y = features(700), mixed_targets(features(700))["delay"].fill_null(100.0)
     kept, held_out = split_of_fit(y, "delay")
     given = tiny(IndependentTasks).fit(X[kept], y[kept], X_val=X[held_out], y_val=y[held_out])
-    monkeypatch.setattr(trees, "is_worse", lambda losses, others: losses[0].mean() < others[0].mean())
+    monkeypatch.setattr(rounds, "is_worse", lambda losses, others: losses[0].mean() < others[0].mean())
     message = r"task 'delay': the fit of all rows has the mean loss .* on the 105 labels"
     with pytest.warns(TabmtlWarning, match=message) as told:
         model = tiny(IndependentTasks).fit(X, y)

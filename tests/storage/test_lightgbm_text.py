@@ -15,8 +15,7 @@ from forging import copy_of, forge, parts_of, sized, use_trees
 
 import tabmtl
 from tabmtl import RMTGB, IndependentTasks, SharedTrees
-from tabmtl.storage.lightgbm_text import DEEPEST, check_trees
-from tabmtl.trees import _constant_tree, _join_text, _scale_tree, _split_text
+from tabmtl.storage.lightgbm_text import DEEPEST, TreeText, check_trees, constant_tree, scale_tree
 
 rng = np.random.default_rng(0)
 X = np.column_stack([rng.normal(size=(300, 2)), rng.integers(0, 60, 300), rng.integers(0, 4, 300)])
@@ -34,9 +33,9 @@ def train(label: str = "number", rounds: int = 3, **params) -> str:
 
 def joined(text: str, width: int, *, constants: bool = True, trees: bool = True) -> str:
     """What R-MTGB saves, and what it exports."""
-    header, own = _split_text(text)
-    kept = [_constant_tree(1.5)] * (width * constants) + [_scale_tree(tree, -0.3) for tree in own] * trees
-    return _join_text(header, kept, width)
+    header, own = TreeText(text).cut()
+    kept = [constant_tree(1.5)] * (width * constants) + [scale_tree(tree, -0.3) for tree in own] * trees
+    return TreeText.join(header, kept, width)
 
 
 ONE = ("regression_l1", "huber", "fair", "poisson", "quantile", "mape", "gamma", "tweedie")

@@ -14,8 +14,7 @@ from forging import sized, use_trees
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from tabmtl.storage.lightgbm_text import check_trees
-from tabmtl.trees import _constant_tree, _join_text, _split_text
+from tabmtl.storage.lightgbm_text import TreeText, check_trees, constant_tree
 
 NUMBERS = [
     *("0", "1", "2", "3", "-1", "-2", "-3", "-9", "9", "10", "12", "128", "257", "999999", "-999999", "2147483648"),
@@ -39,9 +38,9 @@ def train(label: str, **params) -> str:
 
 def bases() -> list[str]:
     many = train("many", objective="multiclass", num_class=3)
-    header, trees = _split_text(train("number", objective="regression"))
+    header, trees = TreeText(train("number", objective="regression")).cut()
     found = [many, train("binary", objective="binary"), train("number", objective="regression", linear_tree=True)]
-    found += [_join_text(header, [_constant_tree(0.5), *trees], 1), _join_text(header, [], 1)]
+    found += [TreeText.join(header, [constant_tree(0.5), *trees], 1), TreeText.join(header, [], 1)]
     # parameters are many, of one form, and read by nobody
     return [
         text[: text.find("[boosting")] + text[text.find("[linear_tree") :] if "[boosting" in text else text

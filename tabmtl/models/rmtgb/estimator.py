@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.boosted import BoostedEstimator, count_labels
+from tabmtl.estimators.boosted.data import network, tree_matrix
+from tabmtl.estimators.boosted.estimator import BoostedEstimator, count_labels
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.rmtgb.fitted import FittedGroup
@@ -21,7 +22,6 @@ from tabmtl.params import CountOrZero, NonNegative
 from tabmtl.schema import Batch
 from tabmtl.training.run import current
 from tabmtl.training.watch import SHOWN_TASKS, Watch
-from tabmtl.trees import is_astray, network, tree_matrix
 
 _SPREAD = 0.1  # standard deviation of theta at the start
 
@@ -179,20 +179,18 @@ class RMTGB(BoostedEstimator):
                 self._watch.was_cut |= part.was_cut
         return fits
 
-    def _attributes(self, coder: TableCoder, fit: Sequence[GroupFit]) -> dict[str, Any]:
-        return _fitted(coder, [each.group for each in fit])
+    def _attributes(self, coder: TableCoder, fits: Sequence[GroupFit]) -> dict[str, Any]:
+        return _fitted(coder, [fit.group for fit in fits])
 
     def _fit_group(self, members: np.ndarray, rows: BinnedRows, schedule: Schedule, seed: int) -> GroupFit:
         theta = _SPREAD * np.random.default_rng([seed, int(members[0])]).standard_normal(len(members))
         return schedule.fit(members, rows, theta)
 
     def _refit_group(self, members: np.ndarray, rows: BinnedRows, schedule: Schedule, found: GroupFit) -> GroupFit:
-        """Grow the rounds of a fit on all rows, unless they go astray; θ is held, because it was checked."""
+        """Grow the rounds of a fit on all rows; θ is held, because it was checked."""
         group = found.group
         known = replace(schedule, rounds=group.rounds, goes_alone=group.goes_alone, patience=None, theta_rate=0.0)
         refit, losses = known.fit(members, rows, group.theta)
-        if is_astray(losses, found.valid_losses):
-            return found
         return GroupFit(replace(refit, side_losses=group.side_losses), losses)
 
     def _schedule(self, n_tasks: int, rows: BinnedRows, seed: int, watch: Watch) -> Schedule:

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 from scipy.special import expit
 
+from tabmtl.models.rmtgb.forest import Forest
 from tabmtl.storage.stored import Stored
-from tabmtl.trees import Forest
 
 _LEAST_TASKS = 3  # fewer tasks have no meaningful majority
 

@@ -10,13 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import expit
 
+from tabmtl.estimators.boosted.data import network_params
+from tabmtl.estimators.boosted.ensembles import Ensemble, Grown
+from tabmtl.estimators.boosted.options import LONGEST_STEP, small_limits
+from tabmtl.estimators.boosted.rounds import BestRounds
 from tabmtl.models.rmtgb.dealing import OwnRows
 from tabmtl.models.rmtgb.evidence import is_better
 from tabmtl.models.rmtgb.fitted import FittedGroup, normal_theta
+from tabmtl.models.rmtgb.forest import Forest
 from tabmtl.models.rmtgb.targets import BinnedRows
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.training.watch import SHOWN_ROUNDS, Step, Watch, describe_loss
-from tabmtl.trees import LONGEST_STEP, Ensemble, Forest, Grown, network_params, small_limits
 
 _IDLE = 10  # rounds without a split after which a stage ends
 _PRIOR_LABELS = 10_000  # weight, in labels, of the loss of all stages in the stop of each
@@ -243,10 +247,8 @@ def grow_together(
 ) -> None:
     """Grow stages side by side; with patience, each until its validation loss no longer falls, and keep its best round.
 
-    The loss that stops a stage is its own plus that of all stages, as if it had `_PRIOR_LABELS` labels more. Losses are
-    in units of a stage's loss per label at the start. So few labels stop with the others, and not by chance.
-
-    A stopped stage contributes its last loss to that of all; its best one would be biased, because it was chosen.
+    Losses are in units of a stage's loss per label at the start. `BestRounds` judges them, with the loss of all stages
+    as that of `_PRIOR_LABELS` labels.
 
     Parameters
     ----------
@@ -261,14 +263,8 @@ def grow_together(
     group : Ranks, optional
         Ranks whose stages grow beside these. All of them go on until the last stage of any has stopped.
     """
-    caps, count = np.asarray(n_rounds), len(stages)
-    rounds, kept, idle = (np.zeros(count, dtype=int) for _ in range(3))
-    starts, sizes, now = (np.zeros(count) for _ in range(3))
-    if patience is not None:
-        starts = np.array([stage.valid_loss() for stage in stages])
-        sizes = np.array([stage.valid_size for stage in stages])
-    units = np.where(starts > 0, starts, 1) / np.maximum(sizes, _TINY)
-    best, all_sizes = np.zeros(count), group.total(sizes.sum())
+    caps, best = np.asarray(n_rounds), None if patience is None else _best_rounds(stages, group)
+    rounds, idle = np.zeros((2, len(stages)), dtype=int)
     active = caps > 0
     while group.total(np.count_nonzero(active, keepdims=True)).any():
         chosen = np.flatnonzero(active)
@@ -277,18 +273,19 @@ def grow_together(
             idle[i] = idle[i] + 1 if stages[i].rounds == rounds[i] else 0
             rounds[i] = stages[i].rounds
         active &= (idle < _IDLE) & (rounds < caps)
-        if patience is None:
-            active &= not (step is not None and step(None))
-            continue
-        now[chosen] = [(stages[i].valid_loss() - starts[i]) / units[i] for i in chosen.tolist()]
-        of_all = group.total(now.sum())
-        judged = now[chosen] + _PRIOR_LABELS * of_all / all_sizes
-        improved = judged < best[chosen]
-        best[chosen[improved]], kept[chosen[improved]] = judged[improved], rounds[chosen[improved]]
-        active &= rounds - kept < patience
-        active &= not (step is not None and step(1 + float(of_all / all_sizes)))
-    for stage, last, first in zip(stages, rounds, kept, strict=True):
-        stage.roll_back(int(last if patience is None else first))
+        if best is not None and patience is not None:
+            best.judge(np.array([stages[i].valid_loss() for i in chosen.tolist()]), rounds, chosen)
+            active &= rounds - best.kept < patience
+        active &= not (step is not None and step(None if best is None else best.loss))
+    for stage, last in zip(stages, rounds if best is None else best.kept, strict=True):
+        stage.roll_back(int(last))
+
+
+def _best_rounds(stages: Sequence[Stage], group: Ranks) -> BestRounds:
+    starts = np.array([stage.valid_loss() for stage in stages])
+    sizes = np.array([stage.valid_size for stage in stages])
+    units = np.where(starts > 0, starts, 1) / np.maximum(sizes, _TINY)
+    return BestRounds(starts, sizes, units, _PRIOR_LABELS, group)
 
 
 class OwnFunction(NamedTuple):

@@ -16,12 +16,11 @@ import lightgbm as lgb
 import numpy as np
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.boosted import labelled_rows
+from tabmtl.estimators.boosted.data import bin_rows, labelled_rows
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Kind
 from tabmtl.training.run import current
-from tabmtl.trees import bin_rows
 
 _LONGEST_START = 2.0  # of a first step in logits
 _TINY = np.finfo(float).tiny

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tabmtl.models.shared_trees.targets import LongTargets, Targets
+from tabmtl.models.shared_trees.sums import LongSums, Sums
 
 _MEMORY = 0.9  # of the moments, from round to round
 _RIDGE = 1.0  # in labels: variance of a label over that of a coefficient
@@ -83,9 +83,8 @@ class PooledAffinity:
         return found.reshape(means.shape)
 
 
-def affinity_of(targets: Targets) -> Affinity | PooledAffinity | None:
+def affinity_of(sums: Sums) -> Affinity | PooledAffinity | None:
     """Return the regressions that suit a table; None of a single task, or of too many outputs of a wide one."""
-    if isinstance(targets, LongTargets):
-        return PooledAffinity(targets.n_functions, targets.width) if targets.n_functions > 2 else None
-    suits = targets.n_functions > 1 and len(targets.function) <= _MOST_OUTPUTS
-    return Affinity(targets.function) if suits else None
+    if isinstance(sums, LongSums):
+        return PooledAffinity(sums.n_functions, sums.width) if sums.n_functions > 2 else None
+    return Affinity(sums.function) if sums.n_functions > 1 and len(sums.function) <= _MOST_OUTPUTS else None

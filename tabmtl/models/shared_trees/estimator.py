@@ -12,18 +12,19 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.boosted import BoostedEstimator, count_labels, labelled_rows
+from tabmtl.estimators.boosted.data import bin_rows, labelled_rows, network, network_params, tree_matrix
+from tabmtl.estimators.boosted.estimator import BoostedEstimator, count_labels
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
-from tabmtl.models.shared_trees.targets import make_targets, output_order
+from tabmtl.models.shared_trees.targets import blocks_of, make_targets
+from tabmtl.models.shared_trees.trees import VectorForest
 from tabmtl.params import AnyShare, Count, CountOrZero, NonNegative
 from tabmtl.schema import Batch
 from tabmtl.storage.stored import Stored
 from tabmtl.targets import Task
 from tabmtl.training.run import current
 from tabmtl.training.watch import SHOWN_ROUNDS, describe_loss
-from tabmtl.trees import VectorForest, bin_rows, is_astray, network, network_params, tree_matrix
 
 _CHUNK = 8192  # rows whose leaves are in memory at a time
 
@@ -231,9 +232,9 @@ class SharedTrees(BoostedEstimator):
     _stored: ClassVar[type] = SharedTreesState
 
     def _fit_rows(
-        self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: SharedFit | None
-    ) -> SharedFit:
-        tasks = coder.labels.tasks
+        self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Sequence[SharedFit] | None
+    ) -> list[SharedFit]:
+        tasks, known = coder.labels.tasks, None if found is None else found[0]
         rows = self._bin(coder, batch, None)
         followed = None if valid is None else self._bin(coder, valid, rows.data)
         has_own = self.n_estimators_task > 0 and batch.task is None and valid is not None
@@ -244,10 +245,10 @@ class SharedTrees(BoostedEstimator):
             prior_labels=self.prior_labels,
             importance=_importance(tasks),
             seed=seed,
-            n_rounds=self.n_estimators if found is None else int(found.growth.rounds.max()),
-            patience=self.patience if found is None else None,
+            n_rounds=self.n_estimators if known is None else int(known.growth.rounds.max()),
+            patience=self.patience if known is None else None,
             keeps_scores=has_own,
-            found=None if found is None else found.growth,
+            found=None if known is None else known.growth,
         )
         own: list[Growth | None] = []
         with (
@@ -258,14 +259,13 @@ class SharedTrees(BoostedEstimator):
             if has_own:
                 cuts = partial(self._watch.cuts, "trees of single tasks")
                 alone = replace(schedule, n_rounds=self.n_estimators_task, on_round=lambda loss: cuts())
-                own = alone.finish(rows, followed, growth, None if found is None else found.own)
+                own = alone.finish(rows, followed, growth, None if known is None else known.own)
         if has_own:
             n_own = sum(each is not None for each in own)
             self._watch.tell(f"{n_own} of {len(own)} tasks get trees of their own after the shared ones")
-        functions = SharedFunctions.join(growth, own, rows.targets.function, count_labels(batch, len(tasks)))
+        functions = SharedFunctions.join(growth, own, rows.targets.sums.function, count_labels(batch, len(tasks)))
         losses = [] if followed is None else self._valid_losses(functions, followed)
-        fit = SharedFit(functions, growth, own, losses)
-        return found if found is not None and is_astray(losses, found.valid_losses) else fit
+        return [SharedFit(functions, growth, own, losses)]
 
     def _bin(self, coder: TableCoder, batch: Batch, reference: lgb.Dataset | None) -> Rows:
         labelled = labelled_rows(batch)
@@ -279,11 +279,11 @@ class SharedTrees(BoostedEstimator):
         every = slice(0, len(functions.start))
         scores = functions.scores(matrix, [every], None, self._n_threads)[0]
         at_rows = np.zeros_like(targets.y)
-        targets.add_leaves(at_rows, scores, np.arange(len(targets), dtype=np.int32))
+        targets.sums.add_leaves(at_rows, scores, np.arange(len(targets), dtype=np.int32))
         return targets.losses(at_rows)
 
-    def _attributes(self, coder: TableCoder, fit: SharedFit) -> dict[str, Any]:
-        return _fitted(coder, fit.functions)
+    def _attributes(self, coder: TableCoder, fits: Sequence[SharedFit]) -> dict[str, Any]:
+        return _fitted(coder, fits[0].functions)
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         outputs = _outputs_of_tasks(self.coder_)
@@ -318,10 +318,10 @@ def _outputs_of_tasks(coder: TableCoder) -> list[slice]:
     if coder.labels.task_levels is not None:
         width = tasks[0].width
         return [slice(t * width, (t + 1) * width) for t in range(len(tasks) + 1)]
-    found, first = {}, 0
-    for t in output_order(tasks):
-        found[t] = slice(first, first + tasks[t].width)
-        first += tasks[t].width
+    found = {}
+    for _, members, outputs in blocks_of(tasks):
+        width = tasks[members[0]].width
+        found |= {t: slice(outputs.start + k * width, outputs.start + (k + 1) * width) for k, t in enumerate(members)}
     return [found[t] for t in range(len(tasks))]
 
 

@@ -9,10 +9,13 @@ from typing import Any, Literal, NamedTuple
 import lightgbm as lgb
 import numpy as np
 
+from tabmtl.estimators.boosted.ensembles import Grown
+from tabmtl.estimators.boosted.options import LONGEST_STEP, small_limits
+from tabmtl.estimators.boosted.rounds import BestRounds
 from tabmtl.models.shared_trees.affinity import affinity_of
 from tabmtl.models.shared_trees.targets import Targets
+from tabmtl.models.shared_trees.trees import VectorEnsemble
 from tabmtl.schema import Batch
-from tabmtl.trees import LONGEST_STEP, Grown, VectorEnsemble, small_limits
 
 Sketch = Literal["soft", "task", "random"]
 
@@ -33,14 +36,12 @@ class Rows(NamedTuple):
 
     def of_task(self, t: int, scores: np.ndarray) -> Rows | None:
         """Take the rows with a label of a task of a wide table, and its scores among those of all; None without any."""
-        columns = np.flatnonzero(self.targets.function == t)
-        index = np.flatnonzero(self.targets.weight[:, columns[0]])
-        if not self.targets.group.total(np.array(len(index))):
+        found = self.targets.of_task(t)
+        if found is None:
             return None
-        index = index if len(index) else np.zeros(1, dtype=np.int64)  # without a label; other ranks have some
+        index, targets, cells = found
         data = self.data if len(index) == len(self.targets) else self.data.subset(index.tolist()).construct()
-        cells = np.ix_(index, columns)
-        return Rows(self.batch.rows(index), data, self.targets.of_cells(cells), scores[cells])
+        return Rows(self.batch.rows(index), data, targets, scores[cells])
 
 
 class Growth(NamedTuple):
@@ -110,10 +111,9 @@ class Schedule:
 
     def grow(self, rows: Rows, valid: Rows | None) -> Growth:
         """Grow the trees of all tasks."""
-        targets, start = rows.targets, np.zeros(len(rows.targets.function))
-        if rows.scores is None:
-            start = targets.start(self.params["reg_lambda"])
-        scores = targets.at_rows(start) if rows.scores is None else rows.scores.copy()
+        targets, sums = rows.targets, rows.targets.sums
+        start = np.zeros(len(sums.function)) if rows.scores is not None else targets.start(self.params["reg_lambda"])
+        scores = sums.at_rows(start) if rows.scores is None else rows.scores.copy()
         watched = None if self.patience is None else valid
         stop = _Rounds(scores, targets, self) if watched is None else _Stop(scores, targets, self, watched, start)
         followed = () if watched is None else (watched.data, watched.batch)
@@ -130,14 +130,14 @@ class Schedule:
             leaders.past.append(leader)
             n_leaves, (leaf, *followed_leaf) = found
             values.append(leaf_values.find(leaf, n_leaves, derivatives, leader))
-            targets.add_leaves(scores, values[-1], leaf)
+            sums.add_leaves(scores, values[-1], leaf)
             stop.judge(values[-1], followed_leaf, leader)
             if self.on_round is not None and self.on_round(stop.loss):
                 break
         rounds = stop.close()
         for number, own in enumerate(values):
-            own[:, rounds[targets.function] <= number] = 0
-        return Growth(trees.finish(), values, start, rounds, leaders.past, stop.best, stop.best_valid)
+            own[:, rounds[sums.function] <= number] = 0
+        return Growth(trees.finish(), values, start, rounds, leaders.past, stop.scores, stop.valid_scores)
 
     def finish(
         self, rows: Rows, valid: Rows | None, shared: Growth, found: list[Growth | None] | None
@@ -164,18 +164,18 @@ class Schedule:
 
     def _factors(self, targets: Targets, leader: int, rng: np.random.Generator) -> np.ndarray:
         """Draw a factor of every output: (C,), given the task that leads."""
-        n_tasks = len(self.importance)
+        n_tasks, function = len(self.importance), targets.sums.function
         noise = rng.standard_normal(n_tasks)
         factors = noise if self.sketch == "random" else _NOISE * noise * (self.sketch == "soft")
-        unit = _unit_by_group(rng, targets.function)
+        unit = _unit_by_group(rng, function)
         if leader == n_tasks:
             factors += 1
-            unit = np.tile(unit[targets.function == leader], targets.n_functions)  # classes of all tasks alike
+            unit = np.tile(unit[function == leader], targets.sums.n_functions)  # classes of all tasks alike
         elif leader >= 0:
             factors[leader] += 1
         factors = np.append(factors * np.sqrt(self.importance), 0)  # the pooled function, where there is one
-        factors = factors[targets.function] * unit
-        return targets.normalise(factors)
+        factors = factors[function] * unit
+        return targets.sums.normalise(factors)
 
     def pace(self, leader: int, n_functions: int) -> np.ndarray:
         """Return the factor of the leaf values of every function, given the task that leads."""
@@ -191,10 +191,10 @@ class _LeafValues:
 
     def __init__(self, targets: Targets, schedule: Schedule) -> None:
         self._targets, self._schedule = targets, schedule
-        self._limit = np.where(targets.is_bounded, LONGEST_STEP, np.inf)
+        self._limit = targets.limits(LONGEST_STEP)
         prior = schedule.prior_labels * schedule.rho
-        self._affinity = affinity_of(targets) if prior else None
-        self._prior = prior * targets.curvature * (targets.function < len(schedule.importance))
+        self._affinity = affinity_of(targets.sums) if prior else None
+        self._prior = prior * targets.curvature * (targets.sums.function < len(schedule.importance))
 
     def find(
         self, leaf: np.ndarray, n_leaves: int, derivatives: tuple[np.ndarray, np.ndarray], leader: int
@@ -202,7 +202,7 @@ class _LeafValues:
         """Return the values (L, C), given the leaf (n,) of every row, gradient and hessian, and the task that leads."""
         targets, params = self._targets, self._schedule.params
         gradient, hessian = derivatives
-        sums = targets.per_leaf(leaf, n_leaves, gradient)
+        sums = targets.sums.per_leaf(leaf, n_leaves, gradient)
         weights = targets.curvature_per_leaf(leaf, n_leaves, hessian)
         penalised = np.maximum(weights + params["reg_lambda"] * targets.curvature, _TINY)
         step = sums / penalised
@@ -212,7 +212,7 @@ class _LeafValues:
             expected = self._affinity.predict(step * unit, labels) / unit
             step = (sums + self._prior * expected) / (penalised + self._prior)
         step = -params["learning_rate"] * np.clip(step, -self._limit, self._limit)
-        return step * self._schedule.pace(leader, targets.n_functions)[targets.function]
+        return step * self._schedule.pace(leader, targets.sums.n_functions)[targets.sums.function]
 
 
 class _Leaders:
@@ -230,7 +230,7 @@ class _Leaders:
         self._known = [] if schedule.found is None else schedule.found.leaders
         self._weight = None if schedule.sketch == "random" else importance
         self._credit = np.zeros(len(importance))
-        self._has_pooled = targets.n_functions > len(importance) and schedule.rho > 0
+        self._has_pooled = targets.sums.n_functions > len(importance) and schedule.rho > 0
 
     def choose(self, active: np.ndarray) -> int:
         """Choose the leader of the next attempt to grow a tree, among the tasks that are active."""
@@ -255,10 +255,10 @@ class _Rounds:
     def __init__(self, scores: np.ndarray, targets: Targets, schedule: Schedule) -> None:
         self.rounds, self.active = 0, np.ones(len(schedule.importance), dtype=bool)
         self.loss: float | None = None
-        self.best_valid: np.ndarray | None = None
-        self.best, self._scores = scores.copy() if schedule.keeps_scores else scores, scores
-        self._schedule, self._function = schedule, targets.function
-        self.kept = np.full(targets.n_functions, schedule.n_rounds)
+        self.valid_scores: np.ndarray | None = None
+        self.scores, self._now = scores.copy() if schedule.keeps_scores else scores, scores
+        self._schedule, self._function = schedule, targets.sums.function
+        self.kept = np.full(targets.sums.n_functions, schedule.n_rounds)
         if schedule.found is not None:
             self.kept = schedule.found.rounds
 
@@ -275,15 +275,14 @@ class _Rounds:
     def _keep(self, improved: np.ndarray) -> None:
         """Keep the scores of some functions."""
         if self._schedule.keeps_scores and improved.any():
-            np.copyto(self.best, self._scores, where=improved[self._function])
+            np.copyto(self.scores, self._now, where=improved[self._function])
 
 
 class _Stop(_Rounds):
     """Best rounds of the functions, by the loss of validation labels; functions without a better one are not active.
 
-    The loss that judges a function is its own plus that of all, as if it had `_PRIOR_LABELS` labels more, in units of a
-    function's loss per label at the start. So a few labels, or none, stop with the others. The unit is averaged with
-    that of all labels, as if of `_UNIT_LABELS` more: one label that the start happens to hit would outweigh all.
+    The unit of a function is its loss per label at the start. It is averaged with that of all labels, as if of
+    `_UNIT_LABELS` more: one label that the start happens to hit would outweigh all.
     """
 
     def __init__(
@@ -291,22 +290,18 @@ class _Stop(_Rounds):
     ) -> None:
         super().__init__(scores, targets, schedule)
         self._targets = valid.targets
-        self._valid = valid.targets.at_rows(start) if valid.scores is None else valid.scores.copy()
-        self.best_valid = self._valid.copy()
-        self._sizes, self._starts = valid.targets.sizes, valid.targets.total_losses(self._valid)
-        mean = float(self._starts.sum() / self._sizes.sum()) or 1.0
-        self._units = (self._starts + _UNIT_LABELS * mean) / (self._sizes + _UNIT_LABELS)
-        self.kept = np.zeros(targets.n_functions, dtype=np.int64)
-        self._lowest, self._idle = np.zeros(targets.n_functions), np.zeros(targets.n_functions)
+        self._valid = valid.targets.sums.at_rows(start) if valid.scores is None else valid.scores.copy()
+        self.valid_scores = self._valid.copy()
+        sizes, starts = valid.targets.sizes, valid.targets.total_losses(self._valid)
+        mean = float(starts.sum() / sizes.sum()) or 1.0
+        self._best = BestRounds(starts, sizes, (starts + _UNIT_LABELS * mean) / (sizes + _UNIT_LABELS), _PRIOR_LABELS)
+        self.kept, self._idle = self._best.kept, np.zeros(len(sizes))
 
     def judge(self, values: np.ndarray, followed: Sequence[np.ndarray], leader: int) -> None:
         self.rounds += 1
-        self._targets.add_leaves(self._valid, values, followed[0])
-        changes = (self._targets.total_losses(self._valid) - self._starts) / self._units
-        self.loss = 1 + float(changes.sum() / self._sizes.sum())
-        judged = changes + _PRIOR_LABELS * changes.sum() / self._sizes.sum()
-        improved = judged < self._lowest
-        self._lowest[improved], self.kept[improved] = judged[improved], self.rounds
+        self._targets.sums.add_leaves(self._valid, values, followed[0])
+        improved = self._best.judge(self._targets.total_losses(self._valid), self.rounds)
+        self.loss = self._best.loss
         self._keep(improved)
         self._idle += self._schedule.pace(leader, len(improved))
         self._idle[improved] = 0
@@ -316,8 +311,8 @@ class _Stop(_Rounds):
 
     def _keep(self, improved: np.ndarray) -> None:
         super()._keep(improved)
-        if self.best_valid is not None and self._schedule.keeps_scores and improved.any():
-            np.copyto(self.best_valid, self._valid, where=improved[self._function])
+        if self.valid_scores is not None and self._schedule.keeps_scores and improved.any():
+            np.copyto(self.valid_scores, self._valid, where=improved[self._function])
 
 
 def _pays(valid: Rows, growth: Growth) -> bool:

@@ -1,27 +1,24 @@
-"""Labels of tasks of all kinds, their losses, and sums over the leaves of a tree, wide or long.
+"""Labels of tasks of all kinds, and their losses, wide or long.
 
 A row has scores (B,), one per label column: an output of a task, of which a task with many classes has one for each. A
-function of the rows has C outputs. In the wide layout B = C. In the long layout a row belongs to one task, and its
-scores are those of its own task and the pooled ones, as if of one more task that all rows belong to: the answer for an
-unknown task. So C = (T + 1) K there, and B = 2 K.
+function of the rows has C outputs; `tabmtl.models.shared_trees.sums` brings the two together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.sparse import csr_array
 
+from tabmtl.models.shared_trees.sums import LongSums, Sums
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch
 from tabmtl.targets import Kind, Task, kind_blocks
 from tabmtl.targets.kind import SURE
 
-_BLOCK = 4096  # rows whose float32 gradients are summed as such, before float64 takes over
-_TINY = np.finfo(float).tiny
+Blocks = Sequence[tuple[Kind, slice]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,50 +27,38 @@ class Targets:
 
     Attributes
     ----------
-    blocks : tuple of (kind, slice)
+    blocks : sequence of (kind, slice)
         Kinds of the label columns: all regressions, all binary tasks, then every task of many classes.
     y : ndarray of float32, shape (n, B)
         Regression labels in training units, else 0 or 1; 0 where unlabelled.
     weight : ndarray of float32, shape (n, B)
         0 = unlabelled.
-    function : ndarray of int, shape (C,)
-        The task of every output.
-    group : Ranks, optional
-        Processes that hold the rows together. Sums over rows, and losses, are those of all ranks.
+    sums : Sums
+        Outputs at the rows, and sums over the rows, which are those of all ranks of a group, as losses are.
     """
 
-    blocks: tuple[tuple[Kind, slice], ...]
+    blocks: Blocks
     y: np.ndarray
     weight: np.ndarray
-    function: np.ndarray
-    group: Ranks = field(default=ALONE, kw_only=True)
+    sums: Sums
 
     def __post_init__(self) -> None:
-        if self.group.size > 1:  # now, and not in a cached property that one rank may ask for before another
-            total = self.total(self.weight)
-            share = self.total(self.y * self.weight) / np.where(total > 0, total, 1)
-            vars(self).update(share=share, sizes=self.group.total(self._own_sizes()), n_rows=self._count_rows())
+        if self.sums.group.size > 1:  # now, and not in a cached property that one rank may ask for before another
+            n_rows = int(self.sums.group.total(np.array((self.weight > 0).any(axis=1).sum())))
+            vars(self).update(share=self._share(), sizes=self.sums.group.total(self._own_sizes()), n_rows=n_rows)
 
     def __len__(self) -> int:
         return len(self.y)
 
-    @property
-    def n_functions(self) -> int:
-        """Number of functions with rounds of their own: one of each task, and in the long layout the pooled one."""
-        return int(self.function.max()) + 1
-
     @cached_property
     def is_full(self) -> bool:
         """Whether every label is there, and has the weight 1; one process knows, and a group does not ask."""
-        return self.group.size == 1 and bool((self.weight == 1).all())
+        return self.sums.group.size == 1 and bool((self.weight == 1).all())
 
     @cached_property
     def n_rows(self) -> int:
         """Number of the rows of all ranks with a label."""
         return len(self)
-
-    def _count_rows(self) -> int:
-        return int(self.group.total(np.array((self.weight > 0).any(axis=1).sum())))
 
     @cached_property
     def is_quadratic(self) -> bool:
@@ -83,26 +68,29 @@ class Targets:
     @cached_property
     def share(self) -> np.ndarray:
         """The weighted mean of the labels of every output: (C,)."""
-        total = self.total(self.weight)
-        return self.total(self.y * self.weight) / np.where(total > 0, total, 1)
+        return self._share()
+
+    def _share(self) -> np.ndarray:
+        total = self.sums.total(self.weight)
+        return self.sums.total(self.y * self.weight) / np.where(total > 0, total, 1)
+
+    @property
+    def output_blocks(self) -> Blocks:
+        """Kinds of the outputs, as `blocks`."""
+        return self.blocks
 
     @cached_property
     def curvature(self) -> np.ndarray:
         """The hessian of a label at the start: (C,)."""
         return np.concatenate([kind.curvature(self.share[outputs]) for kind, outputs in self.output_blocks])
 
-    @cached_property
-    def is_bounded(self) -> np.ndarray:
-        """Whether the leaf steps of an output are bounded, as those of classifications are: (C,)."""
-        bounded = np.ones(len(self.function), dtype=bool)
+    def limits(self, longest: float) -> np.ndarray:
+        """Return the longest leaf step of every output, unbounded for regressions: (C,)."""
+        bounds = np.full(len(self.sums.function), longest)
         for kind, outputs in self.output_blocks:
-            bounded[outputs] = not kind.is_quadratic
-        return bounded
-
-    @property
-    def output_blocks(self) -> Sequence[tuple[Kind, slice]]:
-        """Kinds of the outputs, as `blocks`."""
-        return self.blocks
+            if kind.is_quadratic:
+                bounds[outputs] = np.inf
+        return bounds
 
     def start(self, penalty: float) -> np.ndarray:
         """Return the best constant of every output: (C,).
@@ -127,20 +115,30 @@ class Targets:
     def _derivatives(self) -> tuple[np.ndarray, np.ndarray]:
         return np.empty_like(self.y), self.weight if self.is_quadratic else np.empty_like(self.y)
 
-    @cached_property
-    def _step(self) -> np.ndarray:
-        return np.empty_like(self.y)
+    def sketch(self, gradient: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return one gradient and hessian (n,), float32, from those of all columns and a factor (C,) of each output.
+
+        In units of the tasks a gradient has the variance 1, and so the hessian 1.
+        """
+        scaled = factors / np.sqrt(self.curvature)
+        return self.sums.sketch(gradient, scaled, None if self.is_full else self.weight, factors)
+
+    def curvature_per_leaf(self, leaf: np.ndarray, n_leaves: int, hessian: np.ndarray) -> np.ndarray:
+        """Sum the hessian (n, B) of the rows of every leaf, by output: (L, C), or (L, 1) if all are the same."""
+        if self.is_full and self.is_quadratic:
+            return np.bincount(leaf, minlength=n_leaves)[:, None].astype(np.float64)
+        return self.sums.per_leaf(leaf, n_leaves, hessian)
 
     def losses(self, scores: np.ndarray) -> list[np.ndarray]:
         """Return the weighted losses of the labels of every function."""
         losses, weight = self._cell_losses(scores)
         own = [losses[labelled, column] for column, labelled in self._cells_of_functions(weight)]
-        return [np.concatenate(parts) for parts in zip(*self.group.gather(own), strict=True)]
+        return [np.concatenate(parts) for parts in zip(*self.sums.group.gather(own), strict=True)]
 
     def total_losses(self, scores: np.ndarray) -> np.ndarray:
         """Sum `losses` by function."""
         losses, _ = self._cell_losses(scores)
-        return self.group.total(losses.sum(axis=0, dtype=np.float64)[self._order])
+        return self.sums.group.total(losses.sum(axis=0, dtype=np.float64)[self._order])
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -164,7 +162,7 @@ class Targets:
     @cached_property
     def _order(self) -> np.ndarray:
         """Column of every task among those of `_cell_losses`: (T,)."""
-        _, first = np.unique(self.function, return_index=True)
+        _, first = np.unique(self.sums.function, return_index=True)
         return first.argsort().argsort()
 
     def _cells_of_functions(self, weight: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -172,139 +170,59 @@ class Targets:
         for column in self._order.tolist():
             yield column, weight[:, column] > 0
 
-    def at_rows(self, outputs: np.ndarray) -> np.ndarray:
-        """Return a constant of every output (C,) at the rows: (n, B) float32."""
-        return np.tile(outputs.astype(np.float32), (len(self), 1))
+    def of_task(self, t: int) -> tuple[np.ndarray, Targets, tuple[np.ndarray, ...]] | None:
+        """Take the rows with a label of one task: their numbers (m,), targets, and cells as `numpy.ix_` has them.
 
-    def add_leaves(self, scores: np.ndarray, values: np.ndarray, leaf: np.ndarray) -> None:
-        """Add the values (L, C) of the leaf (n,) of every row to the scores (n, B), float32."""
-        scores += values.astype(np.float32).take(leaf, axis=0, out=self._step, mode="clip")
-
-    def per_leaf(self, leaf: np.ndarray, n_leaves: int, values: np.ndarray) -> np.ndarray:
-        """Sum values (n, B) of the rows of every leaf, by output: (L, C) float64."""
-        block, ends, ones = self._blocks
-        shape = (len(leaf), n_leaves * (int(block[-1]) + 1))
-        each = csr_array((ones, leaf + n_leaves * block, ends), shape)
-        own = (each.T @ values).reshape(-1, n_leaves, values.shape[1]).sum(axis=0, dtype=np.float64)
-        return self.group.total(own)
-
-    @cached_property
-    def _blocks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Block of every row, and ends and values of the rows of a sparse matrix of one value each."""
-        rows = np.arange(len(self) + 1, dtype=np.int32)
-        return rows[:-1] // _BLOCK, rows, np.ones(len(self), dtype=np.float32)
-
-    def curvature_per_leaf(self, leaf: np.ndarray, n_leaves: int, hessian: np.ndarray) -> np.ndarray:
-        """Sum the hessian (n, B) of the rows of every leaf, by output: (L, C), or (L, 1) if all are the same."""
-        if self.is_full and self.is_quadratic:
-            return np.bincount(leaf, minlength=n_leaves)[:, None].astype(np.float64)
-        return self.per_leaf(leaf, n_leaves, hessian)
-
-    def total(self, values: np.ndarray) -> np.ndarray:
-        """Sum values (n, B) by output: (C,)."""
-        return self.per_leaf(np.zeros(len(self), dtype=np.int32), 1, values)[0]
-
-    def of_cells(self, cells: tuple[np.ndarray, ...]) -> Targets:
-        """Take the labels of one task at some rows and its columns, as `numpy.ix_` gives them."""
-        y, first = self.y[cells], int(cells[1].ravel()[0])
-        kind = next(kind for kind, columns in self.blocks if columns.start <= first < columns.stop)
-        function = np.zeros(y.shape[1], dtype=np.int64)
-        blocks = ((kind, slice(0, y.shape[1])),)
-        return Targets(blocks=blocks, y=y, weight=self.weight[cells], function=function, group=self.group)
-
-    def normalise(self, factors: np.ndarray) -> np.ndarray:
-        """Scale the factors (C,) of a sketch, so that a row with all labels has the hessian 1."""
-        return factors / max(np.sqrt(np.square(factors).sum()), _TINY)
-
-    def sketch(self, gradient: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return one gradient and hessian (n,), float32, from those of all columns and a factor (C,) of each output.
-
-        In units of the tasks a gradient has the variance 1, and so the hessian 1.
+        Return None where no rank has any.
         """
-        scaled = (factors / np.sqrt(self.curvature)).astype(np.float32)
-        squares = np.square(factors).astype(np.float32)
-        # All numbers here are finite. BLAS calculates with what stands beside them too, and may report that.
-        with np.errstate(invalid="ignore"):
-            hessian = np.full(len(self), squares.sum()) if self.is_full else self.weight @ squares
-            return gradient @ scaled, hessian
+        columns, group = np.flatnonzero(self.sums.function == t), self.sums.group
+        index = np.flatnonzero(self.weight[:, columns[0]])
+        if not group.total(np.array(len(index))):
+            return None
+        index = index if len(index) else np.zeros(1, dtype=np.int64)  # without a label; other ranks have some
+        cells = np.ix_(index, columns)
+        kind = next(kind for kind, own in self.blocks if own.start <= columns[0] < own.stop)
+        sums = Sums(n_rows=len(index), function=np.zeros(len(columns), dtype=np.int64), group=group)
+        blocks = ((kind, slice(0, len(columns))),)
+        return index, Targets(blocks=blocks, y=self.y[cells], weight=self.weight[cells], sums=sums), cells
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LongTargets(Targets):
-    """Labels of a long table: those of the own task of a row, then the same as pooled ones.
+    """Labels of a long table: those of the own task of a row, then the same as pooled ones."""
 
-    Attributes
-    ----------
-    task : ndarray of int32, shape (n,)
-        Own task of every row.
-    """
-
-    task: np.ndarray
+    sums: LongSums
 
     @property
-    def width(self) -> int:
-        """K: outputs of a function."""
-        return self.y.shape[1] // 2
-
-    @property
-    def output_blocks(self) -> Sequence[tuple[Kind, slice]]:
-        kind, width = self.blocks[0][0], self.width
-        return [(kind, slice(t * width, (t + 1) * width)) for t in range(self.n_functions)]
+    def output_blocks(self) -> Blocks:
+        kind, width = self.blocks[0][0], self.sums.width
+        return [(kind, slice(t * width, (t + 1) * width)) for t in range(self.sums.n_functions)]
 
     @cached_property
     def curvature(self) -> np.ndarray:
-        pooled = super().curvature[-self.width :]  # a task of few rows may lack a class
-        return np.tile(pooled, self.n_functions)
+        pooled = super().curvature[-self.sums.width :]  # a task of few rows may lack a class
+        return np.tile(pooled, self.sums.n_functions)
 
     def start(self, penalty: float) -> np.ndarray:
         """Return the best constant of all rows, and for each task a step from it that the penalty shrinks."""
-        pooled = np.tile(super().start(penalty)[-self.width :], self.n_functions)
-        gradient, hessian = self.derivatives(self.at_rows(pooled))
-        step = self.total(gradient) / (self.total(hessian) + penalty * self.curvature + SURE)
-        step[-self.width :] = 0
-        return pooled - step if self.blocks[0][0].is_quadratic else pooled - np.clip(step, -2, 2)
-
-    def at_rows(self, outputs: np.ndarray) -> np.ndarray:
-        scores = np.zeros_like(self.y)
-        self.add_leaves(scores, outputs[None], np.zeros(len(self), dtype=np.int32))
-        return scores
-
-    def add_leaves(self, scores: np.ndarray, values: np.ndarray, leaf: np.ndarray) -> None:
-        by_task = values.astype(np.float32).reshape(-1, self.n_functions, self.width)
-        scores[:, : self.width] += by_task[leaf, self.task]
-        scores[:, self.width :] += by_task[leaf, -1]
-
-    def per_leaf(self, leaf: np.ndarray, n_leaves: int, values: np.ndarray) -> np.ndarray:
-        place, size = leaf * self.n_functions + self.task, n_leaves * self.n_functions
-        own = np.stack([np.bincount(place, values[:, k], size) for k in range(self.width)], axis=1)
-        sums = own.reshape(n_leaves, self.n_functions, self.width)
-        sums[:, -1] = sums.sum(axis=1)
-        if values.shape[1] == 2 * self.width:
-            pooled = [np.bincount(leaf, values[:, self.width + k], n_leaves) for k in range(self.width)]
-            sums[:, -1] = np.stack(pooled, axis=1)
-        return self.group.total(sums.reshape(n_leaves, -1))
-
-    def normalise(self, factors: np.ndarray) -> np.ndarray:
-        largest = np.sqrt(np.bincount(self.function, np.square(factors)).max())
-        return factors / max(largest, _TINY)
+        sums, width = self.sums, self.sums.width
+        pooled = np.tile(super().start(penalty)[-width:], sums.n_functions)
+        gradient, hessian = self.derivatives(sums.at_rows(pooled))
+        step = sums.total(gradient) / (sums.total(hessian) + penalty * self.curvature + SURE)
+        step[-width:] = 0
+        return pooled - step if self.is_quadratic else pooled - np.clip(step, -2, 2)
 
     def curvature_per_leaf(self, leaf: np.ndarray, n_leaves: int, hessian: np.ndarray) -> np.ndarray:
-        return self.per_leaf(leaf, n_leaves, hessian)
-
-    def sketch(self, gradient: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        by_task = factors.reshape(-1, self.width).astype(np.float32)
-        scaled = (factors / np.sqrt(self.curvature)).reshape(-1, self.width).astype(np.float32)
-        hessian = self.weight[:, 0] * np.square(by_task).sum(axis=1)[self.task]
-        return np.einsum("nk,nk->n", gradient[:, : self.width], scaled[self.task]), hessian
+        return self.sums.per_leaf(leaf, n_leaves, hessian)
 
     def total_losses(self, scores: np.ndarray) -> np.ndarray:
         losses, _ = self._cell_losses(scores)
-        own = np.append(np.bincount(self.task, losses[:, 0], self.n_functions - 1), losses[:, 1].sum())
-        return self.group.total(own)
+        by_task = np.bincount(self.sums.task, losses[:, 0], self.sums.n_functions - 1)
+        return self.sums.group.total(np.append(by_task, losses[:, 1].sum()))
 
     def _cells_of_functions(self, weight: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        for t in range(self.n_functions - 1):
-            yield 0, (self.task == t) & (weight[:, 0] > 0)
+        for t in range(self.sums.n_functions - 1):
+            yield 0, (self.sums.task == t) & (weight[:, 0] > 0)
         yield 1, weight[:, 1] > 0
 
 
@@ -317,43 +235,38 @@ def make_targets(
     y = np.nan_to_num(y)
     if batch.task is not None:
         kind, width = tasks[0].kind, tasks[0].width
-        labels = np.tile(kind.means(y[:, 0], width), 2).astype(np.float32)
+        function, task = np.repeat(np.arange(len(tasks) + 1), width), batch.task.astype(np.int32)
         return LongTargets(
             blocks=((kind, slice(0, width)), (kind, slice(width, 2 * width))),
-            y=labels,
+            y=np.tile(kind.means(y[:, 0], width), 2).astype(np.float32),
             weight=np.repeat(weight, 2 * width, axis=1).astype(np.float32),
-            function=np.repeat(np.arange(len(tasks) + 1), width),
-            task=batch.task.astype(np.int32),
-            group=group,
+            sums=LongSums(n_rows=len(y), function=function, group=group, width=width, task=task),
         )
-    order = output_order(tasks)
-    function = np.repeat(order, [tasks[t].width for t in order])
-    labels = np.concatenate([tasks[t].kind.means(y[:, t], tasks[t].width) for t in order], axis=1)
+    blocks, labels, function = [], [], []
+    for kind, members, outputs in blocks_of(tasks):
+        width = tasks[members[0]].width
+        blocks.append((kind, outputs))
+        labels.append(kind.means(y[:, members], width).reshape(len(y), -1))
+        function.append(np.repeat(members, width))
+    of_output = np.concatenate(function)
     return Targets(
-        blocks=tuple(_blocks([tasks[t] for t in order])),
-        y=labels.astype(np.float32),
-        weight=np.ascontiguousarray(weight[:, function], dtype=np.float32),
-        function=function,
-        group=group,
+        blocks=blocks,
+        y=np.concatenate(labels, axis=1).astype(np.float32),
+        weight=np.ascontiguousarray(weight[:, of_output], dtype=np.float32),
+        sums=Sums(n_rows=len(y), function=of_output, group=group),
     )
 
 
-def output_order(tasks: Sequence[Task]) -> list[int]:
-    """Return the tasks of a wide table in the order of their outputs: by kind, so that kinds are blocks of columns."""
-    kinds = [task.kind for task in tasks]
+def blocks_of(tasks: Sequence[Task]) -> Iterator[tuple[Kind, list[int], slice]]:
+    """Yield the tasks of a wide table and their outputs, by kind, and in the order of the outputs."""
 
-    def place(t: int) -> tuple[bool, bool, str, int]:
-        is_wide = tasks[t].width > 1
-        # kinds of one name may differ in their parameters
-        return not kinds[t].is_quadratic, is_wide, *(("", 0) if is_wide else (kinds[t].name, kinds.index(kinds[t])))
+    def place(block: tuple[Kind, list[int]]) -> tuple[bool, bool, str]:
+        kind, members = block
+        is_wide = tasks[members[0]].width > 1
+        return not kind.is_quadratic, is_wide, "" if is_wide else kind.name
 
-    return sorted(range(len(tasks)), key=place)
-
-
-def _blocks(tasks: Sequence[Task]) -> Iterator[tuple[Kind, slice]]:
-    """Yield the output columns of ordered tasks by kind."""
     first = 0
-    for kind, members in kind_blocks(tasks):
-        width = sum(tasks[t].width for t in members)
-        yield kind, slice(first, first + width)
-        first += width
+    for kind, members in sorted(kind_blocks(tasks), key=place):
+        end = first + len(members) * tasks[members[0]].width
+        yield kind, members, slice(first, end)
+        first = end

@@ -11,10 +11,10 @@ import pytest
 from rare_classes import accuracy, log_loss, rare_classes
 
 from tabmtl import RMTGB
+from tabmtl.estimators.boosted.rounds import is_worse
 from tabmtl.model_selection import train_valid_split
 from tabmtl.models.rmtgb import stages
 from tabmtl.schema import TabmtlWarning
-from tabmtl.trees import is_worse
 
 SHORT = {"task_column": "task", "n_estimators_outlier": 20, "n_estimators_task": 0, "random_state": 0}
 

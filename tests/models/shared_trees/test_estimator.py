@@ -12,9 +12,9 @@ from conformance import features, long_table, mixed_targets
 from scipy.special import expit, softmax
 
 from tabmtl import IndependentTasks, SharedTrees, SharedTreesRegressor, TabmtlWarning, Task
+from tabmtl.estimators.boosted.options import LONGEST_STEP
 from tabmtl.models.shared_trees.affinity import Affinity
 from tabmtl.models.shared_trees.growth import Schedule
-from tabmtl.trees import LONGEST_STEP
 
 PLAIN = {"early_stopping": False, "random_state": 0, "n_estimators": 12, "learning_rate": 0.1, "prior_labels": 0.0}
 
@@ -273,10 +273,10 @@ def test_few_labels_of_a_task_learn_from_the_others():
 
 
 def test_a_fit_that_goes_astray_on_all_rows_is_dropped(monkeypatch):
-    from tabmtl import trees
+    from tabmtl.estimators.boosted import rounds
 
     X, Y = regressions(200, 2)
-    monkeypatch.setattr(trees, "is_worse", lambda losses, others: True)
+    monkeypatch.setattr(rounds, "is_worse", lambda losses, others: True)
     with pytest.warns(TabmtlWarning, match="the latter is kept, which has not learned from these labels"):
         model = SharedTrees(random_state=0, n_estimators=30).fit(X, Y)
     assert model.rounds_["n_labels"].to_list() == [170, 170]

@@ -80,7 +80,7 @@ def test_sums_by_leaf_and_by_function_agree_with_loops(kind):
     made, rows = targets(kind)
     leaf = np.random.default_rng(2).integers(0, 3, N).astype(np.int32)
     values = np.random.default_rng(3).normal(size=made.y.shape).astype(np.float32)
-    found = made.per_leaf(leaf, 3, values)
+    found = made.sums.per_leaf(leaf, 3, values)
     expected = np.zeros_like(found)
     for row in range(N):
         if kind == "wide":
@@ -91,7 +91,7 @@ def test_sums_by_leaf_and_by_function_agree_with_loops(kind):
         expected[leaf[row]].reshape(5, -1)[4] += pooled
     np.testing.assert_allclose(found, expected, atol=1e-5)
     scores = np.zeros_like(made.y)
-    made.add_leaves(scores, found, leaf)
+    made.sums.add_leaves(scores, found, leaf)
     row = 7
     own = found[leaf[row]] if kind == "wide" else found[leaf[row]].reshape(5, -1)[[rows.task[row], 4]].ravel()
     np.testing.assert_allclose(scores[row], own, rtol=1e-6)
@@ -109,8 +109,8 @@ def test_functions_start_at_mean_log_odds_and_log_shares():
     shares = [weight[rows.y[:, 0] == k, 0].sum() / weight[:, 0].sum() for k in range(3)]
     np.testing.assert_allclose(np.exp(start[3:]), shares, atol=1e-6)
     # a constant that is best has no gradient
-    gradient, _ = made.derivatives(made.at_rows(start))
-    np.testing.assert_allclose(made.total(gradient), 0, atol=1e-4)
+    gradient, _ = made.derivatives(made.sums.at_rows(start))
+    np.testing.assert_allclose(made.sums.total(gradient), 0, atol=1e-4)
 
 
 def test_tasks_of_a_long_table_start_between_their_mean_and_that_of_all():
@@ -130,9 +130,9 @@ def test_tasks_of_a_long_table_start_between_their_mean_and_that_of_all():
 def test_a_sketch_of_full_labels_has_the_hessian_one_and_unit_variance():
     made, _ = targets(holes=0.0)
     made = make_targets(replace(batch(holes=0.0), weight=None), TASKS, np.zeros(4), np.ones(4))
-    gradient, _ = made.derivatives(made.at_rows(made.start(0.0)))
+    gradient, _ = made.derivatives(made.sums.at_rows(made.start(0.0)))
     for column in range(3):
-        factors = made.normalise(np.eye(6)[column] * 7)
+        factors = made.sums.normalise(np.eye(6)[column] * 7)
         g, h = made.sketch(gradient, factors)
         np.testing.assert_allclose(h, 1)
         assert g.std() == pytest.approx(gradient[:, column].std() / np.sqrt(made.curvature[column]), rel=1e-4)

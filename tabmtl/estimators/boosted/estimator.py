@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,15 +15,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.base import NotHere
+from tabmtl.estimators.boosted.data import tree_matrix
+from tabmtl.estimators.boosted.options import LightGBMOptions
+from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import score_tasks
-from tabmtl.model_selection import train_valid_split
 from tabmtl.params import TwoOrMore, WholeShare, check_choice, near
 from tabmtl.schema import Batch, TabmtlWarning
 from tabmtl.storage.stored import Saved, take_apart
 from tabmtl.training.run import current, running
-from tabmtl.training.watch import describe_score
-from tabmtl.trees import ROWS_TO_SPLIT, LightGBMOptions, tree_matrix
+from tabmtl.training.watch import Watch, describe_score
 
 if TYPE_CHECKING:
     from tabmtl.encode.cache import StoredRows
@@ -109,11 +111,17 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
     # methods that a subclass defines
 
     @abstractmethod
-    def _fit_rows(self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Any) -> Any:
-        """Fit rows, and stop on the validation rows; with the fit that found the rounds, grow these on all rows."""
+    def _fit_rows(
+        self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Sequence[Any] | None
+    ) -> Sequence[Any]:
+        """Fit rows, and stop on the validation rows; with the fits that found the rounds, grow these on all rows.
+
+        Every fit has ``valid_losses``, a list of arrays of the losses of validation labels. A fit of all rows that goes
+        astray by these is dropped.
+        """
 
     @abstractmethod
-    def _attributes(self, coder: TableCoder, fit: Any) -> dict[str, Any]:
+    def _attributes(self, coder: TableCoder, fits: Sequence[Any]) -> dict[str, Any]:
         """Return the fitted attributes by name, from what `_fit_rows` returned."""
 
     @abstractmethod
@@ -127,29 +135,47 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         return self.coder_.read(X, unknown_task=self.unknown_task)
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
-        tasks, found = coder.labels.tasks, None
+        return self._attributes(coder, self._fit_split(coder, self._split(coder, batch, valid, seed), seed))
+
+    def _split(self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> Split[Batch]:
+        """Set rows aside, if the fit is to stop on some and there are enough with labels."""
+        tasks = coder.labels.tasks
         if not self.early_stopping:
-            valid = None
-        elif valid is not None:
+            return Split(batch)
+        if valid is not None:
             _check_watched(not np.isnan(valid.y).all())
         elif len(batch) >= ROWS_TO_SPLIT:
-            rng = np.random.default_rng(seed)
             share = self.validation_fraction
-            kept, held_out = train_valid_split(batch.y, tasks, share, rng, batch.task, batch.group)
-            held = batch.rows(held_out)
-            if count_labels(batch.rows(kept), len(tasks)).all() and not np.isnan(held.y).all():
-                valid = held
-                with running().part(self._watch.part(1 / 2)):
-                    found = self._fit_rows(coder, batch.rows(kept), valid, seed, None)
-        return self._attributes(coder, self._fit_whole(coder, batch, valid, seed, found))
+            split = Split.of(batch, batch.y, tasks, share, seed, task=batch.task, group=batch.group)
+            assert split.watched is not None
+            if count_labels(split.first, len(tasks)).all() and not np.isnan(split.watched.y).all():
+                return split
+        return Split(batch, valid)
 
-    def _tell_scores(self, coder: TableCoder, fit: Any, rows: Batch) -> None:
+    def _fit_split(self, coder: TableCoder, split: Split[Batch], seed: int) -> Sequence[Any]:
+        """Fit rows, at first without those that were set aside, if there are any.
+
+        The scores on the validation rows are those of the fit that they have stopped.
+        """
+        with running().part(self._watch.part(1 if split.keep is None else 1 / 2)):
+            found = self._fit_rows(coder, split.first, split.watched, seed, None)
+        if split.watched is not None:
+            self._tell_scores(coder, found, split.watched)
+
+        def grow(part: Watch) -> Sequence[Any]:
+            with running().part(part):
+                self._watch.tell("fit of all rows, by the rounds found")
+                return self._fit_rows(coder, split.all, split.watched, seed, found)
+
+        return found if split.keep is None else refit(found, grow, self._watch, _NO_REFIT)
+
+    def _tell_scores(self, coder: TableCoder, fits: Sequence[Any], rows: Batch) -> None:
         """Show the score of every task on the rows that stopped the fit, of all ranks."""
         group = current()
         if not group.broadcast(self._watch.is_verbose):
             return
         model = clone(self)
-        model._set_fitted(coder, self._attributes(coder, fit))
+        model._set_fitted(coder, self._attributes(coder, fits))
         tasks = coder.labels.tasks
         with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
             outputs = model._outputs(None, replace(rows, y=None, weight=None))
@@ -162,48 +188,30 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         for task in tasks:
             self._watch.tell(describe_score(task, scores[task.name]))
 
-    def _fit_whole(self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Any) -> Any:
-        """Fit all rows; where the time is over before a fit with known rounds ends, keep the one that found them.
-
-        The scores on the validation rows, if there are any, are those of the fit that they have stopped.
-        """
-        stopped = self._fit_rows(coder, batch, valid, seed, None) if found is None else found
-        if valid is not None:
-            self._tell_scores(coder, stopped, valid)
-        if found is None:
-            return stopped
-        if self._watch.cuts(_NO_REFIT):
-            return found
-        self._watch.tell("fit of all rows, by the rounds found")
-        part = self._watch.part(1)
-        with running().part(part):
-            whole = self._fit_rows(coder, batch, valid, seed, found)
-        if part.was_cut:
-            self._watch.end(_NO_REFIT)
-        return found if part.was_cut else whole
-
     def _fit_stored(self, coder: TableCoder, rows: StoredRows, valid: StoredRows | None, seed: int) -> dict[str, Any]:
         if rows.group.size == 1:
             return super()._fit_stored(coder, rows, valid, seed)
-        from tabmtl.model_selection.stored import split_stored
-
-        found = None
-        if not self.early_stopping:
-            valid = None
-        elif valid is not None:
-            _check_watched(bool(valid.n_labels.any()))
-        elif len(rows) >= ROWS_TO_SPLIT:
-            kept, valid = split_stored(rows, self.validation_fraction, seed)
-            with running().part(self._watch.part(1 / 2)):
-                found = self._fit_rows(coder, kept.mapped(), _not_empty(valid, rows), seed, None)
-        fit = self._fit_whole(coder, rows.mapped(), None if valid is None else _not_empty(valid, rows), seed, found)
-        attributes, model = self._attributes(coder, fit), clone(self)
+        attributes = self._attributes(coder, self._fit_split(coder, self._split_stored(rows, valid, seed), seed))
+        model = clone(self)
         model._set_fitted(coder, attributes)
         # ranks estimate the rows of leaves otherwise, so that their texts of one tree differ in these
         own = take_apart(model._state())
         sent = rows.group.broadcast({name: part for name, part in vars(own).items() if name != "kinds"})
         model._restore(self._read_state(Saved(**sent, kinds=own.kinds)))
         return {name: getattr(model, name) for name in attributes}
+
+    def _split_stored(self, rows: StoredRows, valid: StoredRows | None, seed: int) -> Split[Batch]:
+        from tabmtl.model_selection.stored import split_stored
+
+        if not self.early_stopping:
+            return Split(rows.mapped())
+        if valid is not None:
+            _check_watched(bool(valid.n_labels.any()))
+            return Split(rows.mapped(), _not_empty(valid, rows))
+        if len(rows) < ROWS_TO_SPLIT:
+            return Split(rows.mapped())
+        kept, valid = split_stored(rows, self.validation_fraction, seed)
+        return Split(rows.mapped(), _not_empty(valid, rows), kept.mapped)
 
     def _data_params(self) -> dict[str, Any]:
         params = {"max_bin": self.max_bin, "feature_pre_filter": False, "num_threads": self._n_threads, "verbosity": -1}
@@ -226,12 +234,6 @@ def count_labels(batch: Batch, n_tasks: int) -> np.ndarray:
     labelled, task = ~np.isnan(batch.y), batch.task
     own = labelled.sum(axis=0) if task is None else np.bincount(task, labelled[:, 0], minlength=n_tasks)
     return current().total(own).astype(np.int64)
-
-
-def labelled_rows(batch: Batch) -> np.ndarray:
-    """Find the rows with a label; in a group one row at least, because LightGBM grows on no rank without."""
-    found = np.flatnonzero(~np.isnan(batch.y).all(axis=1))
-    return np.zeros(1, dtype=np.int64) if current().size > 1 and not len(found) else found
 
 
 def _check_watched(labelled: bool) -> None:
