@@ -149,7 +149,7 @@ def score(
     if len(listed) < len(items):
         model.add_items(items.join(listed, on="item_id", how="anti"))
     facts = {**facts, "cpu_seconds": time.process_time() - start}
-    ranking = model.rank(test, top=K, exclude_seen=facts["model"].endswith(WITHOUT_SEEN))
+    ranking = model.rank(test, k=K, exclude_seen=facts["model"].endswith(WITHOUT_SEEN))
     scores = summarize(ranking, [K])
     recalls = " ".join(f"{recall or 0:.4f}" for recall in scores[f"recall@{K}"])
     print(

@@ -125,7 +125,7 @@ def recommended(name: str, **params: Any) -> Arrays:
 def blended() -> Arrays:
     """Fit a blend of two recommenders."""
     parts = [made("M2TRec", random_state=None), sessions.STAN()]
-    return recommended("Blend", recommenders=parts, validation_fraction=0.1)
+    return recommended("Blend", models=parts, validation_fraction=0.1)
 
 
 def distilled() -> Arrays:

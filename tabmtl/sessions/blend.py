@@ -38,7 +38,7 @@ from tabmtl.sessions.knn import STAN, VSKNN
 from tabmtl.sessions.m2trec import M2TRec
 from tabmtl.sessions.popularity import popularity_below_zero
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
-from tabmtl.sessions.ranking import block_size, log_totals, top_k
+from tabmtl.sessions.ranking import by_blocks, log_totals, top_k
 from tabmtl.sessions.recommender import Recommender, SessionState
 from tabmtl.sessions.repeats import (
     LEAST_TARGETS,
@@ -140,10 +140,10 @@ class UnionChoices:
     n_items: int
 
     @classmethod
-    def of(cls, sessions: Sessions, parts: Sequence[Recommender], n_items: int, top: int) -> UnionChoices:
+    def of(cls, sessions: Sessions, parts: Sequence[Recommender], n_items: int, k: int) -> UnionChoices:
         """Collect at most 3 000 next clicks, evenly spread, of items of the catalogue; see `Blend`."""
         prefixes, targets, session = read_targets(sessions)
-        row, place, x = _find_candidates(prefixes, parts, n_items, top)
+        row, place, x = _find_candidates(prefixes, parts, n_items, k)
         kept, starts, row = np.unique(row, return_index=True, return_inverse=True)  # without those that have no list
         own, first = OwnItems.of(prefixes.take(kept)), np.arange(len(kept)) * n_items
         cell, own_cell, target = row * n_items + place, own.row * n_items + own.place, first + targets[kept]
@@ -267,11 +267,11 @@ class Blend(Recommender):
 
     Parameters
     ----------
-    recommenders : sequence of recommenders, optional
+    models : sequence of recommenders, optional
         Unfitted parts; default ``[M2TRec(), STAN(), VSKNN()]``. The blend sets their columns of the log,
         ``repeats=False``, for it learns that itself, and if its own ``random_state`` is not None, theirs. ``verbose``
         and ``time_limit`` are those of the blend, which gives each part an equal share of the time that is left.
-    top : int, default=100
+    k : int, default=100
         Length of the parts' lists.
     validation_fraction : float in (0, 1), default=0.1
         Share of the sessions, the newest, that teach the weights if fit gets no ``clicks_val``. From fewer than 200
@@ -307,8 +307,8 @@ class Blend(Recommender):
     ['session_id', 'rank', 'item_id', 'score', 'probability']
     """
 
-    recommenders: Annotated[Sequence[Recommender] | None, check_recommenders] = field(default=None, kw_only=False)
-    top: Count = 100
+    models: Annotated[Sequence[Recommender] | None, check_recommenders] = field(default=None, kw_only=False)
+    k: Count = 100
     validation_fraction: Share = 0.1
     refit: bool = True
     random_state: RandomState = None
@@ -346,7 +346,7 @@ class Blend(Recommender):
     def set_params(self, **params: Any) -> Self:
         """Set parameters: of the blend, of a part as ``STAN__k=100``, or a whole part as ``STAN=VSKNN()``.
 
-        As in scikit-learn, a part is changed in place. ``recommenders=None`` becomes the list of the parts by default
+        As in scikit-learn, a part is changed in place. ``models=None`` becomes the list of the parts by default
         before one of these is changed.
 
         Raises
@@ -357,15 +357,15 @@ class Blend(Recommender):
         known = self._get_param_names()
         own = {name: value for name, value in params.items() if name.partition("__")[0] in known}
         of_parts = {name: value for name, value in params.items() if name not in own}
-        named = type(self)(params.get("recommenders", self.recommenders))._named()
+        named = type(self)(params.get("models", self.models))._named()
         for head in (name.partition("__")[0] for name in of_parts):
             if head not in named:
                 said = f"has no parameter {head!r}{near(head, [*known, *named])}"
                 raise ValueError(f"{type(self).__name__} {said}; its parameters are {known}, its parts {[*named]}")
         super().set_params(**own)
         replaced = {name: value for name, value in of_parts.items() if name in named}
-        if replaced or (of_parts and self.recommenders is None):
-            self.recommenders = [*(named | replaced).values()]
+        if replaced or (of_parts and self.models is None):
+            self.models = [*(named | replaced).values()]
         for name, part in (named | replaced).items():
             start = f"{name}__"
             inner = {key.removeprefix(start): value for key, value in of_parts.items() if key.startswith(start)}
@@ -376,7 +376,7 @@ class Blend(Recommender):
     def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
         super()._set_fitted(catalogue, fitted)
         # unfitted parts are changed in place, those of fit must stay
-        self._fitted_params["recommenders"] = clone(self.recommenders, safe=False)
+        self._fitted_params["models"] = clone(self.models, safe=False)
         self.estimators_: dict[str, Recommender] = fitted["estimators_"]
         self._weights: BlendWeights = fitted["_weights"]
         weights = {"weight": self._weights.parts, "own": self._weights.own, "missing": self._weights.missing}
@@ -421,7 +421,7 @@ class Blend(Recommender):
 
     def _given(self) -> Sequence[Recommender]:
         """Give the unfitted parts."""
-        return [M2TRec(), STAN(), VSKNN()] if self.recommenders is None else self.recommenders
+        return [M2TRec(), STAN(), VSKNN()] if self.models is None else self.models
 
     def _named(self) -> dict[str, Recommender]:
         """Give the unfitted parts by name; fit refuses what is no recommender, which is left out here."""
@@ -472,7 +472,7 @@ class Blend(Recommender):
         self, parts: Sequence[Recommender], judged: Sessions, n_items: int
     ) -> tuple[BlendWeights, RepeatWeights]:
         """Learn the numbers on sessions that the parts were not fitted on."""
-        choices = UnionChoices.of(judged, parts, n_items, self.top)
+        choices = UnionChoices.of(judged, parts, n_items, self.k)
         if too_few(choices.session):
             return BlendWeights.equal(len(parts), n_items), RepeatWeights()
         return choices.weights(keep_clear_steps(choices, 3 if self.repeats else 0))
@@ -488,23 +488,23 @@ class Blend(Recommender):
         scores, is_found = self._weights.mix(shares, sessions), np.isfinite(shares).any(axis=0)
         scores += np.where(is_found, np.float32(0), popularity_below_zero(self._catalogue.counts))
         self._repeats.weigh(scores, sessions, log_scale=True)
-        scores = put_below(scores, in_lists(shares, self._fitted_params["top"]), self._weights.outside)
+        scores = put_below(scores, in_lists(shares, self._fitted_params["k"]), self._weights.outside)
         if exclude_seen:
             scores[sessions.known_clicks()] = -np.inf
         return scores
 
 
 def _find_candidates(
-    sessions: Sessions, parts: Sequence[Recommender], n_items: int, top: int
+    sessions: Sessions, parts: Sequence[Recommender], n_items: int, k: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the items of the lists: session (m,), sorted, place in the catalogue, and log p by every part (m, P)."""
-    none, size = np.zeros(0, dtype=np.int64), block_size(n_items * len(parts))
-    found = [(none, none, np.zeros((0, len(parts))))]
-    for start in range(0, len(sessions), size):
-        shares = stack_shares(parts, sessions.take(np.arange(start, min(start + size, len(sessions)))), n_items)
-        row, place = np.nonzero(in_lists(shares, top))
-        found.append((row + start, place, shares[:, row, place].T.astype(np.float64)))
-    rows, places, x = (np.concatenate(each) for each in zip(*found, strict=True))
+
+    def find(block: np.ndarray) -> tuple[np.ndarray, ...]:
+        shares = stack_shares(parts, sessions.take(block), n_items)
+        row, place = np.nonzero(in_lists(shares, k))
+        return block[row], place, shares[:, row, place].T.astype(np.float64)
+
+    rows, places, x = by_blocks(find, len(sessions), n_items * len(parts))
     return rows, places, x
 
 
@@ -525,11 +525,11 @@ def stack_shares(parts: Sequence[Recommender], sessions: Sessions, n_items: int)
     return shares
 
 
-def in_lists(shares: np.ndarray, top: int) -> np.ndarray:
+def in_lists(shares: np.ndarray, k: int) -> np.ndarray:
     """Mark the items (S, N) that are in the list of a part, by log p of every part (P, S, N)."""
     inside = np.zeros(shares.shape[1:], dtype=bool)
     for share in shares:
-        items, best = top_k(share, top)
+        items, best = top_k(share, k)
         row, place = np.nonzero(np.isfinite(best))
         inside[row, items[row, place]] = True
     return inside

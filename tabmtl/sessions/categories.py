@@ -21,7 +21,7 @@ import polars as pl
 from scipy import sparse
 
 from tabmtl.sessions.ragged import UNSEEN_ITEM, AnySessions, Sessions
-from tabmtl.sessions.ranking import block_size, log_totals, rank_targets, top_k
+from tabmtl.sessions.ranking import by_blocks, log_totals, rank_targets, top_k
 from tabmtl.storage.stored import Stored
 
 _MOST_LEVELS = 2_000  # of a column whose transitions are kept
@@ -132,6 +132,11 @@ class ItemCategories:
             codes=np.concatenate([self.codes, coded["code"].fill_null(0).to_numpy()]),
         )
 
+    @property
+    def labels(self) -> pl.Series:
+        """The value of every code, null for a missing one, under the name of the column."""
+        return self.values.gather(pl.Series([None, *range(len(self.values))], dtype=pl.UInt32)).alias(self.name)
+
     @cached_property
     def n_items(self) -> np.ndarray:
         """Number of items of every code, (C + 1,)."""
@@ -162,13 +167,13 @@ class ItemCategories:
         probabilities : ndarray of float32, the same shape
             Minus infinity for a category without items.
         """
-        found = [top_k(np.zeros((0, len(self)), np.float32), k)]
-        size = block_size(len(self.offsets) - 1)
-        for start in range(0, len(sessions), size):
-            shares = self.probabilities(scores_of(sessions.take(np.arange(start, min(start + size, len(sessions))))))
+
+        def find(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            shares = self.probabilities(scores_of(sessions.take(block)))
             shares[:, self.n_items == 0] = -np.inf  # such as a missing category where none is missing
-            found.append(top_k(shares, k))
-        codes, probabilities = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            return top_k(shares, k)
+
+        codes, probabilities = by_blocks(find, len(sessions), len(self.offsets) - 1)
         return codes, probabilities
 
     @cached_property
@@ -200,23 +205,19 @@ def rank_next_category(
         come has an infinite rank. All are NaN where the catalogue does not hold the target, and so are the
         probabilities of "last".
     """
-    parts: dict[str, list[np.ndarray]] = {}
-    code_of = np.concatenate([[-1], categories.codes])  # -1 is no category, and 0 a missing one
-    size, n_targets = block_size(len(categories.codes)), sessions.count_prefixes()
-    for start in range(0, n_targets, size):
-        prefixes, targets = sessions.prefixes(chosen=np.arange(start, min(start + size, n_targets)))
-        target, seen = code_of[targets], prefixes.without_unseen()
-        last = np.full(len(target), -1)
-        last[seen.lengths > 0] = code_of[seen.items[seen.offsets[1:][seen.lengths > 0] - 1]]
-        same = np.where(last == target, 1.0, np.inf)
-        found = {"last": np.stack([same, np.full(len(same), np.nan)])}
-        found["category"] = _judge(categories.probabilities(scores_of(prefixes)), target)
+    code_of = np.append(-1, categories.codes)  # -1 is no category, and 0 a missing one
+
+    def judge(block: np.ndarray) -> list[np.ndarray]:
+        prefixes, targets = sessions.prefixes(block)
+        target, last = code_of[targets], code_of[prefixes.without_unseen().last_items()]
+        found = [np.stack([np.where(last == target, 1.0, np.inf), np.full(len(last), np.nan)], axis=1)]
+        found.append(_judge(categories.probabilities(scores_of(prefixes)), target))
         if categories.transitions is not None:
-            found["transitions"] = _judge(categories.transitions.probabilities(last, categories.n_items), target)
-        for name, values in found.items():
-            values[:, target < 0] = np.nan
-            parts.setdefault(name, []).append(values)
-    return {name: np.concatenate(values, axis=1) for name, values in parts.items()}
+            found.append(_judge(categories.transitions.probabilities(last, categories.n_items), target))
+        return [np.where(target[:, None] < 0, np.nan, each) for each in found]
+
+    found = by_blocks(judge, sessions.count_prefixes(), len(categories.codes))
+    return {name: each.T for name, each in zip(("last", "category", "transitions"), found, strict=False)}
 
 
 def summarize_categories(found: dict[str, np.ndarray], chosen: np.ndarray) -> dict[str, float | None]:
@@ -233,11 +234,11 @@ def summarize_categories(found: dict[str, np.ndarray], chosen: np.ndarray) -> di
 
 
 def _judge(probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Stack rank and log probability (2, m) of the target codes; those of code -1 are of no use."""
+    """Stack rank and log probability (m, 2) of the target codes; those of code -1 are of no use."""
     own = probabilities[np.arange(len(target)), target].astype(np.float64)
     ranks = rank_targets(np.where(probabilities > 0, probabilities, -np.inf), target + 1)
     with np.errstate(divide="ignore"):  # of a category whose items are left out
-        return np.stack([ranks, np.log(own)])
+        return np.stack([ranks, np.log(own)], axis=1)
 
 
 def _rows_of(column: pl.Series) -> pl.DataFrame:

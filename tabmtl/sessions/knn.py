@@ -96,11 +96,11 @@ class NeighbourState(SessionState):
 class _Neighbours(Recommender):
     """Base of the nearest-session recommenders; a subclass gives the weights of clicks, neighbours and votes."""
 
-    k: Count = 500
+    n_neighbors: Count = 500
     sample_size: Count = 5000
 
     search_space: ClassVar[dict[str, Any]] = {
-        "k": {"low": 50, "high": 2000, "log": True},
+        "n_neighbors": {"low": 50, "high": 2000, "log": True},
         "sample_size": {"low": 500, "high": 10_000, "log": True},
     }
 
@@ -138,7 +138,7 @@ class _Neighbours(Recommender):
             similarity = self._similarity(pairs)
             # float32, so that rounding does not separate equal ones
             order = np.lexsort((-pairs.session, -similarity.astype(np.float32), pairs.row))
-            best = order[np.arange(len(order)) - np.searchsorted(pairs.row, pairs.row) < self.k]
+            best = order[np.arange(len(order)) - np.searchsorted(pairs.row, pairs.row) < self.n_neighbors]
             self._add_votes(scores[rows[0] : rows[-1] + 1], pairs.take(best), similarity[best])
         return fill_with_popularity(scores, self._catalogue.counts)
 
@@ -146,9 +146,9 @@ class _Neighbours(Recommender):
         """Split the sessions, by number, into parts whose pairs and votes fit the memory."""
         memory = self._memory
         pairs = np.minimum(memory.n_holders, self.sample_size)[known.items]
-        votes = np.arange(len(known)) * int(min(self.k, memory.size) * memory.sizes.mean() + 1)
+        votes = np.arange(len(known)) * int(min(self.n_neighbors, memory.size) * memory.sizes.mean() + 1)
         part = (offsets_of(pairs)[known.offsets[:-1]] + votes) // _PAIRS
-        return np.split(np.arange(len(known)), np.flatnonzero(np.diff(part)) + 1)
+        return np.split(np.arange(len(known)), np.flatnonzero(np.diff(part)) + 1) if len(known) else []
 
     def _pairs(self, known: Sessions) -> _Pairs:
         """Find the newest training sessions that share an item with each of these."""
@@ -205,13 +205,13 @@ class VSKNN(_Neighbours):
 
     Parameters
     ----------
-    k : int, default=500
+    n_neighbors : int, default=500
         Neighbours that vote.
     sample_size : int, default=5000
         Training sessions that are compared: the newest that share an item with the session.
     weighting : {"linear", "linear_0.1", "div", "div_squared", "log", "quadratic", "same"}, default="linear"
         The weight w of a click.
-    decay : {"log", "linear", "linear_0.1", "div", "div_squared", "quadratic", "same"}, default="log"
+    vote_weighting : {"log", "linear", "linear_0.1", "div", "div_squared", "quadratic", "same"}, default="log"
         The factor v of a neighbour's votes.
     similarity : {"cosine", "vec"}, default="cosine"
         Of two sessions; ``"vec"`` leaves the length of the training session out.
@@ -227,18 +227,18 @@ class VSKNN(_Neighbours):
     >>> import polars as pl
     >>> from tabmtl.sessions import VSKNN
     >>> log = pl.DataFrame({"session_id": [1, 1, 2, 2], "item_id": ["a", "b", "a", "c"], "time": [0, 1, 2, 3]})
-    >>> VSKNN(k=1).fit(log).recommend(log.head(1), k=3)["item_id"].to_list()
+    >>> VSKNN(n_neighbors=1).fit(log).recommend(log.head(1), k=3)["item_id"].to_list()
     ['c', 'a', 'b']
     """
 
     weighting: Fade = "linear"
-    decay: Fade = "log"
+    vote_weighting: Fade = "log"
     similarity: Literal["cosine", "vec"] = "cosine"
     idf_weight: NonNegative = 0.5
 
     search_space: ClassVar[dict[str, Any]] = _Neighbours.search_space | {
         "weighting": {"choices": tuple(_FADES)},
-        "decay": {"choices": tuple(_FADES)},
+        "vote_weighting": {"choices": tuple(_FADES)},
         "similarity": {"choices": ("cosine", "vec")},
         "idf_weight": {"low": 0.0, "high": 5.0},
     }
@@ -250,8 +250,8 @@ class VSKNN(_Neighbours):
         return super()._similarity(pairs) if self.similarity == "cosine" else pairs.weight / pairs.length
 
     def _votes(self, near: _Pairs, voter: np.ndarray, held: np.ndarray) -> np.ndarray:
-        decay, memory = _FADES[self.decay](near.back, near.length), self._memory
-        return decay[voter] * (1 + self.idf_weight * np.log(memory.size / memory.n_holders[memory.items[held]]))
+        factor, memory = _FADES[self.vote_weighting](near.back, near.length), self._memory
+        return factor[voter] * (1 + self.idf_weight * np.log(memory.size / memory.n_holders[memory.items[held]]))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -269,7 +269,7 @@ class STAN(_Neighbours):
 
     Parameters
     ----------
-    k : int, default=300
+    n_neighbors : int, default=300
         Neighbours that vote.
     sample_size : int, default=5000
         Training sessions that are compared: the newest that share an item with the session.
@@ -285,7 +285,7 @@ class STAN(_Neighbours):
     Garg et al. (2019), "Sequence and Time Aware Neighborhood for Session-based Recommendations", SIGIR.
     """
 
-    k: Count = 300
+    n_neighbors: Count = 300
     l1: Positive = 2.0
     l2: Positive = 8_640_000.0
     l3: Positive = 6.0

@@ -86,11 +86,8 @@ class CategoryPopularity(Recommender):
         counts, categories = self._catalogue.counts, self._categories
         clicks = np.bincount(categories, weights=counts) + np.bincount(categories)
         inside = ((counts + 1) / clicks[categories]).astype(np.float32)
-        known = sessions.without_unseen()
-        last = np.full(len(known), -1)  # fits no item, unlike the 0 of an item without a category
-        some = known.lengths > 0
-        last[some] = categories[known.items[known.offsets[1:][some] - 1] - 1]
-        last[last == 0] = -1
+        last = np.append(0, categories)[sessions.without_unseen().last_items()]
+        last[last == 0] = -1  # fits no item, unlike the 0 of an item without a category
         return np.where(last[:, None] == categories, inside, popularity_below_zero(counts))
 
 

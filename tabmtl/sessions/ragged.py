@@ -132,8 +132,8 @@ class Sessions:
         return np.bincount(self.items, minlength=n_items + 1)[1:]
 
     def last_items(self) -> np.ndarray:
-        """Give the item codes (S,) of the last clicks; of a session without a click, any."""
-        return np.concatenate([[UNSEEN_ITEM], self.items])[self.offsets[1:]]
+        """Give the item codes (S,) of the last clicks; a session without a click has that of an unseen item."""
+        return np.where(self.lengths > 0, np.append(UNSEEN_ITEM, self.items)[self.offsets[1:]], UNSEEN_ITEM)
 
     def without_unseen(self) -> Sessions:
         """Drop the clicks on items that the catalogue does not hold; a session may become empty."""
@@ -175,13 +175,15 @@ class Sessions:
             m sessions; ids repeat.
         targets : ndarray of int32, shape (m,)
         """
-        ends = np.cumsum(np.maximum(self.lengths - 1, 0), dtype=np.int64)
-        if chosen is None:
-            chosen = np.arange(self.count_prefixes())
-        owner = np.searchsorted(ends, chosen, side="right")
-        length = self.lengths[owner] - (ends[owner] - chosen)
+        owner, length = self.prefix_owners(np.arange(self.count_prefixes()) if chosen is None else chosen)
         starts = self.offsets[owner]
         return self._ragged(owner, starts, length), self.items[starts + length]
+
+    def prefix_owners(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Give the session by number, and the length, of some of the `prefixes` by number, (m,)."""
+        ends = np.cumsum(np.maximum(self.lengths - 1, 0), dtype=np.int64)
+        owner = np.searchsorted(ends, chosen, side="right")
+        return owner, self.lengths[owner] - (ends[owner] - chosen)
 
     def padded(self, *, newest_first: bool = False) -> np.ndarray:
         """Give item codes (S, longest) of int32, 0 behind the end of a session."""

@@ -42,7 +42,7 @@ class Ranking:
     n_items : int
         Size of the catalogue.
     top : ndarray of int64, shape (m, k)
-        Places in the catalogue of the best items, best first; k is ``top`` of `Recommender.rank`.
+        Places in the catalogue of the best items, best first; k is that of `Recommender.rank`.
     session : Series, shape (m,)
         Id of the session of every target.
     """
@@ -81,7 +81,7 @@ class Ranking:
         check_count("k", k)
         kept = self.top.shape[1]
         if kept < min(k, self.n_items):
-            raise ValueError(f"coverage({k}) needs lists of {k} items, but those kept have {kept}: rank(..., top={k})")
+            raise ValueError(f"coverage({k}) needs lists of {k} items, but those kept have {kept}: rank(..., k={k})")
         return len(np.unique(self.top[:, :k])) / self.n_items
 
     def only(self, chosen: np.ndarray) -> Ranking:
@@ -165,9 +165,14 @@ def rank_targets(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def block_size(n_items: int) -> int:
-    """Choose how many sessions are scored at a time, so that the scores of all items fit the memory."""
-    return max(1, _BLOCK_BYTES // (4 * n_items))
+def by_blocks(compute: Callable[[np.ndarray], Sequence[np.ndarray]], n: int, n_items: int) -> list[np.ndarray]:
+    """Compute arrays of n sessions in blocks of their numbers, so that the scores of all items fit the memory.
+
+    Of no session, they are those of an empty block.
+    """
+    size = max(1, _BLOCK_BYTES // (4 * n_items))
+    parts = [compute(np.arange(start, min(start + size, n))) for start in range(0, max(n, 1), size)]
+    return [np.concatenate(each) for each in zip(*parts, strict=True)]
 
 
 def log_totals(scores: np.ndarray) -> np.ndarray:
@@ -229,26 +234,25 @@ def rank_next(
     sessions: Sessions,
     counts: np.ndarray,
     *,
-    top: int = 0,
+    k: int = 0,
     most: int | None = None,
 ) -> Ranking:
     """Rank the next clicks of sessions of at least two clicks among all items, with ``counts`` clicks in training.
 
-    The ``top`` best items are kept for the coverage. At most ``most`` next clicks are ranked, evenly spread.
+    The ``k`` best items are kept for the coverage. At most ``most`` next clicks are ranked, evenly spread.
     """
     n = sessions.count_prefixes()
     chosen = spread(n, n if most is None else most)
-    ranks, clicked, tops, ids, size = [], [], [], [], block_size(len(counts))
-    for start in range(0, len(chosen), size):
-        prefixes, targets = sessions.prefixes(chosen=chosen[start : start + size])
+
+    def rank(block: np.ndarray) -> tuple[np.ndarray, ...]:
+        prefixes, targets = sessions.prefixes(chosen[block])
         scores = scores_of(prefixes)
-        ranks.append(rank_targets(scores, targets))
-        clicked.append(np.concatenate([[0], counts])[targets])
-        tops.append(top_k(scores, top)[0] if top else np.empty((len(targets), 0), dtype=np.int64))
-        ids.append(prefixes.ids)
-    joined = (np.concatenate(parts) for parts in (ranks, clicked, tops))
-    parts = dict(zip(("ranks", "counts", "top"), joined, strict=True))
-    return Ranking(n_items=len(counts), session=pl.concat(ids), **parts)
+        top = top_k(scores, k)[0] if k else np.empty((len(targets), 0), dtype=np.int64)
+        return rank_targets(scores, targets), np.append(0, counts)[targets], top
+
+    ranks, clicked, top = by_blocks(rank, len(chosen), len(counts))
+    ids = sessions.ids.gather(sessions.prefix_owners(chosen)[0])
+    return Ranking(ranks=ranks, counts=clicked, n_items=len(counts), top=top, session=ids)
 
 
 def summarize(ranking: Ranking, ks: Sequence[int]) -> pl.DataFrame:

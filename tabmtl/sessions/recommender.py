@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
-import polars.selectors as cs
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode.shards import Shards
@@ -18,7 +17,7 @@ from tabmtl.params import check_count
 from tabmtl.sessions.catalogue import Catalogue, make_catalogue
 from tabmtl.sessions.log import Column, LogColumns, group_log, is_list, like, read_list, read_log, read_sessions
 from tabmtl.sessions.ragged import Sessions
-from tabmtl.sessions.ranking import Ranking, block_size, log_totals, rank_next, summarize, top_k
+from tabmtl.sessions.ranking import Ranking, by_blocks, log_totals, rank_next, summarize, top_k
 from tabmtl.sessions.repeats import LEAST_TARGETS, Choices, RepeatWeights, learn_weights
 from tabmtl.sessions.split import warn_of_leaks
 from tabmtl.training.run import current, running
@@ -225,14 +224,14 @@ class Recommender(SavableEstimator):
         self._catalogue.codes([item], "item", self._cure_of_unknown())
         return self.recommend([item], k, exclude_seen=True)
 
-    def rank(self, clicks: Any, *, top: int = 20, exclude_seen: bool = False) -> Ranking:
+    def rank(self, clicks: Any, *, k: int = 20, exclude_seen: bool = False) -> Ranking:
         """Rank every next click among all items of the catalogue, given the clicks before it.
 
         Parameters
         ----------
         clicks : frame
             A click log; every click but the first of its session is a target.
-        top : int, default=20
+        k : int, default=20
             Length of the recommendations that are kept, for the coverage.
         exclude_seen : bool, default=False
             Leave out items that the session holds; a target among them is missed.
@@ -248,12 +247,12 @@ class Recommender(SavableEstimator):
             If no session has two clicks.
         """
         check_is_fitted(self)
-        check_count("top", top)
+        check_count("k", k)
         sessions = self._read_log(clicks).at_least(2)
         if not len(sessions):
             raise ValueError("no session of this log has two clicks, so there is no next click to predict")
         model = self._in_force()
-        return rank_next(lambda some: model._scores_of(some, exclude_seen), sessions, self._catalogue.counts, top=top)
+        return rank_next(lambda some: model._scores_of(some, exclude_seen), sessions, self._catalogue.counts, k=k)
 
     def evaluate(self, clicks: Any, k: int | Sequence[int] = 20, *, exclude_seen: bool = False) -> pl.DataFrame:
         """Compute recall, MRR and NDCG at k over the full catalogue, for all targets and by their training clicks.
@@ -277,7 +276,7 @@ class Recommender(SavableEstimator):
             raise ValueError("k must name one length of a list at least, got none")
         for value in ks:
             check_count("k", value)
-        return summarize(self.rank(clicks, top=max(ks), exclude_seen=exclude_seen), ks)
+        return summarize(self.rank(clicks, k=max(ks), exclude_seen=exclude_seen), ks)
 
     def score(self, clicks: Any) -> float:
         """Compute MRR@20 over the full catalogue; see `evaluate`."""
@@ -346,7 +345,12 @@ class Recommender(SavableEstimator):
         read = self._read(sessions)
         items, scores, log_p = self._top(read, k, allowed, exclude_seen, probability=probability)
         more = {"probability": np.exp(log_p)} if probability else {}
-        return self._frame(read, items, {"score": scores} | more, sessions)
+        return self._frame(read, items, {"score": scores} | more, sessions, self._names)
+
+    @property
+    def _names(self) -> pl.Series:
+        """The names of all items, under that of their column."""
+        return self._catalogue.ids.alias(self.columns_.item)
 
     def _log_shares(self, sessions: Sessions) -> np.ndarray:
         """Compute log p (S, N) of all items, minus infinity for those that were not found."""
@@ -383,23 +387,21 @@ class Recommender(SavableEstimator):
         """Say how to deal with an item that the catalogue does not hold."""
         return "leave them out, or fit again with an item table that lists them"
 
-    def _frame(self, read: Sessions, items: np.ndarray, values: Mapping[str, np.ndarray], example: Any) -> Any:
-        """Make a frame of recommendations: places in the catalogue (S, k), -1 for none, and columns of their values."""
-        found, columns = items >= 0, self.columns_
-        owner, rank = np.nonzero(found)
-        frame = pl.DataFrame(
-            {
-                columns.session: read.ids.gather(owner),
-                "rank": (rank + 1).astype(np.int32),
-                columns.item: self._catalogue.ids.gather(items[found]),
-            }
-            | {name: value[found] for name, value in values.items()}
-        )
-        return self._like(frame, example)
+    def _frame(
+        self, read: Sessions, items: np.ndarray, values: Mapping[str, np.ndarray], example: Any, names: pl.Series
+    ) -> Any:
+        """Make a frame of recommendations in the library of the sessions asked for.
 
-    def _like(self, frame: pl.DataFrame, sessions: Any) -> Any:
-        """Give an answer in the library of the sessions; that to a list of items has no column of the session."""
-        return frame.drop(cs.by_name(self.columns_.session)) if is_list(sessions) else like(frame, sessions)
+        It holds places (S, k) in a series of names, -1 for none, and columns of their values. That to a list of items
+        has no column of the session.
+        """
+        found = items >= 0
+        owner, rank = np.nonzero(found)
+        frame = pl.DataFrame({"rank": (rank + 1).astype(np.int32), names.name: names.gather(items[found])})
+        frame = frame.with_columns(pl.Series(name, value[found]) for name, value in values.items())
+        if is_list(example):
+            return frame
+        return like(frame.insert_column(0, read.ids.gather(owner).alias(self.columns_.session)), example)
 
     def _top(
         self, sessions: Sessions, k: int, allowed: np.ndarray | None, exclude_seen: bool, *, probability: bool = False
@@ -412,15 +414,16 @@ class Recommender(SavableEstimator):
         if not len(sessions):
             scores = np.zeros((0, k), dtype=np.float32)
             return np.zeros((0, k), dtype=np.int64), scores, scores
-        found, size, model = [], block_size(len(self._catalogue)), self._in_force()
-        for start in range(0, len(sessions), size):
-            block = sessions.take(np.arange(start, min(start + size, len(sessions))))
-            scores = model._scores_of(block, exclude_seen)
+        model = self._in_force()
+
+        def find(block: np.ndarray) -> tuple[np.ndarray, ...]:
+            scores = model._scores_of(sessions.take(block), exclude_seen)
             if allowed is not None:
                 scores[:, ~allowed] = -np.inf
             items, best = top_k(scores, k)
-            found.append((items, best, best - log_totals(scores) if probability else best))
-        items, best, log_p = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            return items, best, best - log_totals(scores) if probability else best
+
+        items, best, log_p = by_blocks(find, len(sessions), len(self._catalogue))
         return np.where(np.isneginf(best), -1, items), best, log_p
 
     def _scores_of(self, sessions: Sessions, exclude_seen: bool) -> np.ndarray:

@@ -29,7 +29,7 @@ from scipy.interpolate import CubicHermiteSpline
 from scipy.optimize import minimize
 
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, spread
-from tabmtl.sessions.ranking import block_size, error_of_mean, log_totals, top_k
+from tabmtl.sessions.ranking import by_blocks, error_of_mean, log_totals, top_k
 
 #: Clicks, and sessions, below which nothing is learned, and the most clicks that are read.
 LEAST_TARGETS, LEAST_SESSIONS = 200, 20
@@ -167,18 +167,17 @@ class Choices:
         """
         prefixes, targets, session = read_targets(sessions)
         own, n = OwnItems.of(clicks_read(prefixes)), len(targets)
-        x, own_x, best = np.empty(n), np.empty(len(own.row)), np.empty((n, min(TOP + 1, n_items)))
-        others = np.empty((2, len(_SCALES), n))
-        size = block_size(n_items)
-        for start in range(0, n, size):
-            block = np.arange(start, min(start + size, n))
+        own_x = np.empty(len(own.row))
+
+        def look(block: np.ndarray) -> tuple[np.ndarray, ...]:
             log_p = log_shares(prefixes.take(block))
-            inside = slice(*np.searchsorted(own.row, (start, start + size)))
-            cells = own.row[inside] - start, own.place[inside]
-            x[block], own_x[inside] = log_p[block - start, targets[block]], log_p[cells]
+            inside = np.isin(own.row, block)
+            cells = own.row[inside] - block[:1], own.place[inside]
+            x, own_x[inside] = log_p[np.arange(len(block)), targets[block]].astype(float), log_p[cells]
             log_p[cells] = -np.inf
-            best[block] = top_k(log_p, TOP + 1)[1]
-            others[:, :, block] = np.stack([_log_sums(row) for row in log_p], axis=2)
+            return x, top_k(log_p, TOP + 1)[1].astype(float), _log_sums(log_p)
+
+        x, best, others = by_blocks(look, n, n_items)
         found = np.isfinite(x)
         kept = found[own.row] & np.isfinite(own_x)
         clicked = own.place == targets[own.row]
@@ -191,7 +190,7 @@ class Choices:
             own_x=own_x[kept],
             own_last=own.last[kept].astype(float),
             best=best[found],
-            others=CubicHermiteSpline(_SCALES, others[0][:, found], others[1][:, found]),
+            others=CubicHermiteSpline(_SCALES, others[found, 0].T, others[found, 1].T),
         )
 
     def __len__(self) -> int:
@@ -314,16 +313,19 @@ def in_errors(gains: np.ndarray, session: np.ndarray) -> float:
     return float(gains.mean() / error) if error else 0.0
 
 
-def _log_sums(x: np.ndarray) -> np.ndarray:
-    """Compute the log sum of exp(scale x) over items (N,), and its slope, by scale: (2, scales)."""
-    top = x.max()
-    if not top > -np.inf:
-        return np.stack([np.full(len(_SCALES), _NEVER), np.zeros(len(_SCALES))])
-    behind = top - x
-    bins = np.fmin(behind / _BIN, _BINS).astype(np.int32)
-    counts = np.bincount(bins, minlength=_BINS + 1)[:_BINS]
-    some = counts > 0
-    counts, means = counts[some], np.bincount(bins, weights=behind, minlength=_BINS + 1)[:_BINS][some] / counts[some]
-    parts = counts * np.exp(-np.outer(_SCALES, means))
-    total = parts.sum(axis=1)
-    return np.stack([_SCALES * top + np.log(total), top - parts @ means / total])
+def _log_sums(log_p: np.ndarray) -> np.ndarray:
+    """Compute the log sums of exp(scale x) over log p (m, N), and their slopes, by scale: (m, 2, scales)."""
+    found = np.zeros((len(log_p), 2, len(_SCALES)))
+    found[:, 0] = _NEVER
+    for row, x in zip(found, log_p, strict=True):
+        top = x.max()
+        if top > -np.inf:
+            behind = top - x
+            bins = np.fmin(behind / _BIN, _BINS).astype(np.int32)
+            counts = np.bincount(bins, minlength=_BINS + 1)[:_BINS]
+            some = counts > 0
+            means = np.bincount(bins, weights=behind, minlength=_BINS + 1)[:_BINS][some] / counts[some]
+            parts = counts[some] * np.exp(-np.outer(_SCALES, means))
+            total = parts.sum(axis=1)
+            row[:] = _SCALES * top + np.log(total), top - parts @ means / total
+    return found

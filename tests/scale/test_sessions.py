@@ -57,7 +57,7 @@ def test_one_step_is_that_of_a_frame(monkeypatch):
     monkeypatch.setattr(windows, "_WINDOW_CHUNKS", 64)
     log = TRAIN.with_columns(event=pl.when(pl.int_range(pl.len()) % 3 == 0).then(pl.lit("buy")))
     params = {"epochs": 2, "batch_size": 10_000, "n_negatives": None, "average_decay": 0.0, "learning_rate": 0.01}
-    params |= {"event_column": "event", "weights": {"buy": 3.0}}
+    params |= {"event_column": "event", "event_weights": {"buy": 3.0}}
     ours = M2TRec(**TINY | STILL | params).fit(Shards(log.lazy()), items=ITEMS, clicks_val=Shards(LATER.lazy()))
     frame = M2TRec(**TINY | STILL | params).fit(log, items=ITEMS, clicks_val=LATER)
     assert_same_weights(frame, ours, 1e-4)

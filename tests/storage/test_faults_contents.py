@@ -86,7 +86,7 @@ def test_parameters_that_fit_never_had_are_refused(stored, tmp_path, name, value
 @pytest.mark.parametrize(("value", "word"), [(10**29, "at most"), (1e29, "a whole number")])
 def test_numbers_that_numpy_cannot_hold_are_refused(stored, tmp_path, form, value, word):
     folder = copy_of(stored(form), tmp_path / "model")
-    for name in ("sample_size", "k"):
+    for name in ("sample_size", "n_neighbors"):
         forge_facts(folder, lambda facts, name=name: facts["params"].update({name: value}))
         refused(folder, f"{name} must be {word}")
         forge_facts(folder, lambda facts, name=name: facts["params"].update({name: 100}))

@@ -333,10 +333,10 @@ def test_parts_of_a_blend_are_tuned_together():
     goal = session_objective(est, TRAIN, clicks_val=TEST)
     assert {name.partition("__")[0] for name in goal.search_space} == {"VSKNN", "SequentialRules"}
     assert goal.defaults == {name: est.get_params()[name] for name in goal.search_space}
-    (trial,) = run(goal, **goal.defaults | {"VSKNN__k": 60}).trials
+    (trial,) = run(goal, **goal.defaults | {"VSKNN__n_neighbors": 60}).trials
     model = with_params(est, trial)
-    assert model.recommenders[0].get_params() == VSKNN(k=60).get_params()
-    assert est.recommenders[0].k == VSKNN().k
+    assert model.models[0].get_params() == VSKNN(n_neighbors=60).get_params()
+    assert est.models[0].n_neighbors == VSKNN().n_neighbors
     assert trial.value == model.fit(TRAIN).score(TEST)
     with pytest.raises(ValueError, match="Blend has nothing to tune"):
         session_objective(Blend([Popularity()]), TRAIN, clicks_val=TEST)

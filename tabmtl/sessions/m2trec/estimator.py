@@ -36,7 +36,7 @@ from tabmtl.sessions.catalogue import Catalogue, counted_catalogue, plain_names,
 from tabmtl.sessions.categories import ItemCategories, rank_next_category, summarize_categories
 from tabmtl.sessions.log import Column, check_column, code_items, read_log
 from tabmtl.sessions.m2trec.encoder import Pooling
-from tabmtl.sessions.m2trec.events import check_event_weights, event_names, warn_of_absent, weigh_events
+from tabmtl.sessions.m2trec.events import check_event_weights, warn_of_absent, weigh_events
 from tabmtl.sessions.m2trec.fitting import Fitting
 from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
 from tabmtl.sessions.m2trec.item_features import ItemCoder
@@ -186,8 +186,8 @@ class M2TRec(TrainedEstimator, Recommender):
         Weights a_l of the category losses: one for all levels, or one for each; 0 trains the item task alone.
     event_column : str, optional
         Column of the log of fit that names the kind of each click, such as a view or a purchase, by text or whole
-        numbers. Only ``weights`` read it, and only in fit.
-    weights : mapping of str to float, optional
+        numbers. Only ``event_weights`` read it, and only in fit.
+    event_weights : mapping of str to float, optional
         Weights of events: the losses of a click to predict are multiplied by that of its event, 1 for any other event
         and for a missing one, and divided by the mean weight. At 0, such clicks are read and not predicted.
     user_column : str, optional
@@ -287,7 +287,7 @@ class M2TRec(TrainedEstimator, Recommender):
     popularity: bool = False
     category_weight: Annotated[float | Sequence[float], check_weights] = 0.1
     event_column: Column | None = None
-    weights: Annotated[Mapping[str, float] | None, check_event_weights] = None
+    event_weights: Annotated[Mapping[str, float] | None, check_event_weights] = None
     user_column: Column | None = None
     user_clicks: CountOrZero = 10
     min_frequency: Count = 1
@@ -412,12 +412,12 @@ class M2TRec(TrainedEstimator, Recommender):
         some = read.take(np.arange(min(len(read), _CHECKED)))
         exact, scores, _ = self._top(some, k, None, exclude_seen)
         if not len(read):
-            return self._frame(read, exact, {"score": scores}, sessions)
+            return self._frame(read, exact, {"score": scores}, sessions, self._names)
         with self._searched() as index:
             found, scores = index.search(read, k, exclude_seen)
         self.approximate_recall_ = share_found(found[: len(some)], exact)
         warn_of_misses(self.approximate_recall_, k, len(some))
-        return self._frame(read, found, {"score": scores}, sessions)
+        return self._frame(read, found, {"score": scores}, sessions, self._names)
 
     def similar(self, item: Any, k: int = 20) -> pl.DataFrame:
         """Find the items whose vectors have the greatest cosine with that of an item; see `Recommender.similar`.
@@ -431,7 +431,8 @@ class M2TRec(TrainedEstimator, Recommender):
             scores = index.cosines(place)
         scores[place] = -np.inf
         items, scores = top_k(scores[None], k)
-        return self._frame(self._read([item]), np.where(np.isneginf(scores), -1, items), {"score": scores}, [item])
+        items = np.where(np.isneginf(scores), -1, items)
+        return self._frame(self._read([item]), items, {"score": scores}, [item], self._names)
 
     def predict_categories(self, sessions: Any, column: str, k: int = 3) -> Any:
         """Predict the category of the next click of every session: the probabilities of all items, summed by category.
@@ -470,21 +471,11 @@ class M2TRec(TrainedEstimator, Recommender):
         check_is_fitted(self)
         check_count("k", k)
         categories, read = self._column_of(column), self._read(sessions)
-        session = self.columns_.session
-        if column in (session, "rank", "probability"):
+        if column in (self.columns_.session, "rank", "probability"):
             raise ValueError(f"column {column!r} is named like another column of the answer: fit with another name")
         codes, probabilities = categories.top(partial(self._scores_of, exclude_seen=False), read, k)
-        owner, rank = np.nonzero(np.isfinite(probabilities))
-        chosen = codes[owner, rank]
-        frame = pl.DataFrame(
-            {
-                session: read.ids.gather(owner),
-                "rank": (rank + 1).astype(np.int32),
-                column: categories.values.gather(pl.Series(chosen - 1).replace(-1, None)),
-                "probability": probabilities[owner, rank],
-            }
-        )
-        return self._like(frame, sessions)
+        places = np.where(np.isfinite(probabilities), codes, -1)
+        return self._frame(read, places, {"probability": probabilities}, sessions, categories.labels)
 
     def evaluate(
         self, clicks: Any, k: int | Sequence[int] = 20, *, exclude_seen: bool = False, categories: str | None = None
@@ -640,8 +631,9 @@ class M2TRec(TrainedEstimator, Recommender):
             raise ValueError(
                 "user_column needs a time_column: only sessions that ended before may stand before another"
             )
-        if self.weights and self.event_column is None:
-            raise ValueError(f"weights={self.weights!r} needs the column that names events: give event_column")
+        if self.event_weights and self.event_column is None:
+            given = f"event_weights={self.event_weights!r}"
+            raise ValueError(f"{given} needs the column that names events: give event_column")
 
     def _tasks(self) -> dict[str, float]:
         """Give the levels whose category is a task, and the weights of their losses."""
@@ -656,13 +648,13 @@ class M2TRec(TrainedEstimator, Recommender):
     # training
 
     def _read_training_log(self, clicks: Any) -> pl.DataFrame:
-        if not self.weights:
+        if not self.event_weights:
             return super()._read_training_log(clicks)
         assert self.event_column is not None
         log = read_log(clicks, replace(columns_of(vars(self)), event=self.event_column))
-        names = event_names(log["event"], self.event_column)
-        warn_of_absent(self.weights, names.drop_nulls().unique().sort().to_list(), self.event_column)
-        return log.with_columns(weight=weigh_events(names, self.weights))
+        log = weigh_events(log, self.event_weights, self.event_column)
+        warn_of_absent(self.event_weights, log["event"].drop_nulls().unique().sort().to_list(), self.event_column)
+        return log
 
     @contextmanager
     def _opened(self, clicks: Any, items: Any, clicks_val: Any) -> Iterator[tuple[Any, Catalogue, Sessions | None]]:
@@ -678,10 +670,10 @@ class M2TRec(TrainedEstimator, Recommender):
                 "or say user_column=None"
             )
         self._check_interrupt(group)
-        columns = replace(columns_of(vars(self)), event=self.event_column if self.weights else None)
+        columns = replace(columns_of(vars(self)), event=self.event_column if self.event_weights else None)
         with ExitStack() as stack:
             clicks.check_same(group)
-            log = stack.enter_context(stored_log(clicks, columns, self.weights or None, group))
+            log = stack.enter_context(stored_log(clicks, columns, self.event_weights or None, group))
             catalogue = counted_catalogue(log.count_clicks(), items, self.item_column)
             valid = None
             if isinstance(clicks_val, Shards):

@@ -24,48 +24,42 @@ def check_event_weights(name: str, value: Any) -> None:
             raise ValueError(f"{name}[{event!r}] must be a finite number, got {weight!r}")
 
 
-def event_names(events: pl.Series, column: str) -> pl.Series:
-    """Name the events of clicks by text; null where missing.
+def warn_of_absent(weights: Mapping[str, float], known: Sequence[str], column: str) -> None:
+    """Warn if weights name events that are not among the known ones of a log, sorted names."""
+    absent = [event for event in weights if event not in known]
+    if absent:
+        warn_user(
+            f"event_weights names the events {absent}, which no click in {column!r} has; some that are there are "
+            f"{list(known[:10])}"
+        )
+
+
+def weigh_events(log: pl.DataFrame, weights: Mapping[str, float], column: str) -> pl.DataFrame:
+    """Name the events of clicks by text, and look up their weights.
+
+    Missing events, and those without a weight, have the weight 1.
 
     Parameters
     ----------
-    events : polars.Series of length n
-        Text, categories, whole numbers or booleans.
+    log : polars.DataFrame
+        With a column ``event`` of text, categories, whole numbers or booleans.
+    weights : mapping of str to float
+        Weights by the name of the event.
     column : str
-        Column of the log that holds them, for messages.
+        Name of that column where the log comes from, for messages.
+
+    Returns
+    -------
+    log : polars.DataFrame
+        With a column ``weight`` of Float32.
 
     Raises
     ------
     TypeError
         If the column holds something else.
     """
-    if events.dtype.is_float() or events.dtype.is_nested() or events.dtype.is_temporal():
-        raise TypeError(f"the column {column!r} must name events by text or whole numbers, got {events.dtype}: cast it")
-    return events.cast(pl.String)
-
-
-def warn_of_absent(weights: Mapping[str, float], known: Sequence[str], column: str) -> None:
-    """Warn if weights name events that are not among the known ones of a log, sorted names."""
-    absent = [event for event in weights if event not in known]
-    if absent:
-        warn_user(
-            f"weights names the events {absent}, which no click in {column!r} has; some that are there are "
-            f"{list(known[:10])}"
-        )
-
-
-def weigh_events(events: pl.Series, weights: Mapping[str, float]) -> pl.Series:
-    """Look up the weights of clicks by the names of their events; missing ones, and those without a weight, have 1.
-
-    Parameters
-    ----------
-    events : polars.Series of String, length n
-    weights : mapping of str to float
-        Weights by the name of the event.
-
-    Returns
-    -------
-    weights : polars.Series of Float32, length n
-    """
-    by_name = {event: float(weight) for event, weight in weights.items()}
-    return events.replace_strict(by_name, default=1.0, return_dtype=pl.Float32)
+    dtype = log["event"].dtype
+    if dtype.is_float() or dtype.is_nested() or dtype.is_temporal():
+        raise TypeError(f"the column {column!r} must name events by text or whole numbers, got {dtype}: cast it")
+    by_name, names = {event: float(weight) for event, weight in weights.items()}, log["event"].cast(pl.String)
+    return log.with_columns(event=names, weight=names.replace_strict(by_name, default=1.0, return_dtype=pl.Float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -166,18 +167,11 @@ class Fitting:
         device = next(network.parameters()).device
         if known.clicks[known.clicks > 0].mean() < (_DENSE if validation is None else _SPARSE):
             network.encoder.left_out = 1.0
-        feed: Feed
-        if isinstance(train, StoredSessions):
-            feed = WindowExamples(
-                sessions=train,
-                unit_of=known.unit_of,
-                max_length=options.max_length,
-                mode=options.training,
-                device=device,
-                seed=seed,
-            )
-        else:
-            feed = Examples.of(train.sample, known.unit_of, options.max_length, options.training, device)
+        read = partial(
+            Examples.of, unit_of=known.unit_of, max_length=options.max_length, mode=options.training, device=device
+        )
+        is_stored = isinstance(train, StoredSessions)
+        feed: Feed = WindowExamples(sessions=train, read=read, seed=seed) if is_stored else read(train.sample)
         return SessionLoop(network, known.on(device), feed, options._tasks(), options, validation)
 
     def _set_strength(self, network: M2TRecNetwork, validation: Validation | None) -> dict[str, float]:

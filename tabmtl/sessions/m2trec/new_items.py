@@ -32,7 +32,7 @@ from tabmtl.params import check_positive, near
 from tabmtl.schema import warn_user
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.ragged import AnySessions, Sessions, spread
-from tabmtl.sessions.ranking import block_size, top_k
+from tabmtl.sessions.ranking import by_blocks, top_k
 from tabmtl.sessions.repeats import MOST_TARGETS, read_targets
 from tabmtl.storage.stored import Stored
 
@@ -147,16 +147,16 @@ class Rivals:
     @classmethod
     def of(cls, scores_of: Scores, new: np.ndarray, sessions: Sessions) -> Rivals:
         """Score sessions; ``new`` (N,) marks the new items."""
-        odds, entries, size = [], [], block_size(len(new))
-        for start in range(0, len(sessions), size):
-            scores = scores_of(sessions.take(np.arange(start, min(start + size, len(sessions)))))
-            own, others = _part(scores, new)
-            odds.append(_log_sum(own) - _log_sum(others))
+
+        def compare(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            own, others = _part(scores_of(sessions.take(block)), new)
             least, own_best = _best(others)[:, ::-1], _best(own)
             none = np.full(own_best.shape, np.inf, dtype=own_best.dtype)
-            is_item = ~np.isneginf(own_best)
-            entries.append(np.subtract(np.maximum(least, own_best - _FAR), own_best, out=none, where=is_item))
-        return cls(odds=np.concatenate(odds), entries=np.concatenate(entries))
+            entries = np.subtract(np.maximum(least, own_best - _FAR), own_best, out=none, where=~np.isneginf(own_best))
+            return _log_sum(own) - _log_sum(others), entries
+
+        odds, entries = by_blocks(compare, len(sessions), len(new))
+        return cls(odds=odds, entries=entries)
 
     def mass(self, shift: float = 0.0) -> float:
         """Compute the mean probability of new items."""
@@ -285,7 +285,7 @@ def measure_bare(scores_by: ScoresBy, known: KnownItems, judged: Sessions) -> Ba
     return _Tenth.joined(found).measure() if found else Bare(base=0.0, scale=1.0, recall=None)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _Tenth:
     """Next clicks by a tenth of the items, scored without own vectors, beside all others.
 
@@ -315,28 +315,21 @@ class _Tenth:
     @classmethod
     def of(cls, scores_of: Scores, bare: np.ndarray, prefixes: Sessions, targets: np.ndarray) -> _Tenth:
         """Score sessions whose next items stand at places (m,); ``bare`` (N,) marks the tenth."""
-        parts, size = [], block_size(len(bare))
-        for start in range(0, len(targets), size):
-            block = np.arange(start, min(start + size, len(targets)))
+
+        def score(block: np.ndarray) -> tuple[np.ndarray, ...]:
             scores = scores_of(prefixes.take(block))
             own, others = _part(scores, bare)
             target = scores[np.arange(len(block)), targets[block]]
-            parts.append(
-                cls(
-                    rest=_log_sum(others),
-                    sums=np.stack([_log_sum(own * np.float32(scale)) for scale in _SCALES], axis=1),
-                    target=target,
-                    inside=bare[targets[block]],
-                    ahead=np.count_nonzero(own >= target[:, None], axis=1),
-                    best=_best(others),
-                )
-            )
-        return cls.joined(parts)
+            sums = np.stack([_log_sum(own * np.float32(scale)) for scale in _SCALES], axis=1)
+            ahead = np.count_nonzero(own >= target[:, None], axis=1)
+            return _log_sum(others), sums, target, bare[targets[block]], ahead, _best(others)
+
+        return cls(*by_blocks(score, len(targets), len(bare)))
 
     @classmethod
     def joined(cls, parts: Sequence[_Tenth]) -> _Tenth:
         """Put the clicks of several together."""
-        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+        return cls(*(np.concatenate(each) for each in zip(*(vars(part).values() for part in parts), strict=True)))
 
     def measure(self) -> Bare:
         """Maximise the likelihood, with a small ridge on log a."""

@@ -32,7 +32,7 @@ from tabmtl.encode.shards import Shards, row_keys
 from tabmtl.processes.ranks import Ranks
 from tabmtl.sessions.catalogue import plain_names
 from tabmtl.sessions.log import LogColumns, check_roles, code_items, group_log, read_log
-from tabmtl.sessions.m2trec.events import event_names, warn_of_absent, weigh_events
+from tabmtl.sessions.m2trec.events import warn_of_absent, weigh_events
 from tabmtl.sessions.ragged import Sessions, offsets_of, ranges
 
 #: Sessions that are read together.
@@ -96,13 +96,15 @@ class StoredLog:
         parts = self.group.gather(self._take(np.sort(least[np.isin(own, keys)]), code))
         names, ends, lengths, items = (np.concatenate(part) for part in zip(*parts, strict=True))
         order = np.lexsort((names, ends))  # as `group_log` sorts them
-        found = Sessions(
-            ids=pl.Series("session", names),
-            offsets=offsets_of(lengths),
-            items=items,
-            times=np.repeat(ends, lengths) if self.has_times else None,
-        )
-        return found.take(order)
+        return self._made(names, ends, lengths, items).take(order)
+
+    def _made(
+        self, names: np.ndarray, ends: np.ndarray, lengths: np.ndarray, items: np.ndarray, weights: Any = None
+    ) -> Sessions:
+        """Make sessions, whose clicks have the time of their last one."""
+        times = np.repeat(ends, lengths) if self.has_times else None
+        ids = pl.Series("session", names)
+        return Sessions(ids=ids, offsets=offsets_of(lengths), items=items, times=times, weights=weights)
 
     def _take(self, index: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, ...]:
         """Read names, ends and lengths of sessions, (m,) each, and the codes of their clicks."""
@@ -224,17 +226,10 @@ class StoredSessions:
         """Read the sessions of chunks of this rank, which are counted from 0 through all ranks."""
         log, parts = self._log, [self._numbers(number - self._first_chunk) for number in chunks]
         numbers = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
-        names, ends, lengths, items = log._take(numbers, self._code)
-        weights = None
+        taken, weights = log._take(numbers, self._code), None
         if "weights" in log.arrays:
-            weights = log.arrays["weights"][ranges(log.arrays["offsets"][numbers], lengths)]
-        return Sessions(
-            ids=pl.Series("session", names),
-            offsets=offsets_of(lengths),
-            items=items,
-            times=np.repeat(ends, lengths) if self.has_times else None,
-            weights=weights,
-        )
+            weights = log.arrays["weights"][ranges(log.arrays["offsets"][numbers], taken[2])]
+        return log._made(*taken, weights)
 
     def _numbers(self, number: int) -> np.ndarray:
         """Return the numbers on this rank of the sessions of a chunk."""
@@ -388,8 +383,7 @@ class _Dealing:
         clicks = pl.read_parquet(file, glob=False).sort(_ROW)
         log = read_log(clicks, self.columns, "a part of the click log")
         if self.weights is not None and self.columns.event is not None:
-            events = event_names(log["event"], self.columns.event)
-            log = log.with_columns(event=events, weight=weigh_events(events, self.weights))
+            log = weigh_events(log, self.weights, self.columns.event)
         rows = log.select("session", clicks[_ROW].cast(pl.Int64).alias("row"))
         return log.with_columns(rows.select(pl.col("row").min().over("session").alias("session")).to_series())
 

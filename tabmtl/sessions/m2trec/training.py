@@ -185,7 +185,9 @@ def _relative_weights(sessions: Sessions, mean: float | None) -> np.ndarray:
     if mean is None:
         mean = np.delete(sessions.weights, sessions.offsets[:-1]).mean(dtype=np.float64)
     if not mean:
-        raise ValueError("every click to predict has the weight 0: give a weight above 0 in weights to some event")
+        raise ValueError(
+            "every click to predict has the weight 0: give a weight above 0 in event_weights to some event"
+        )
     return (sessions.weights / mean).astype(np.float32)
 
 

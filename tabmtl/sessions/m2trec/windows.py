@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import torch
 
 from tabmtl.processes.ranks import Ranks
 from tabmtl.sessions.m2trec.stored import StoredSessions
-from tabmtl.sessions.m2trec.training import SORTED_STEPS, ExampleMode, Examples, Step
+from tabmtl.sessions.m2trec.training import SORTED_STEPS, Examples, Step
 from tabmtl.training.checkpoint import checksum
 from tabmtl.training.device import seed_of
 from tabmtl.training.table_loop import step_rows
@@ -32,18 +32,14 @@ class WindowExamples:
     ----------
     sessions : StoredSessions
         Of at least two clicks.
-    unit_of : ndarray of int64, shape (N + 1,)
-    max_length, mode, device
-        See `Examples.of`.
+    read : callable
+        Makes the examples of sessions, given their mean weight; see `Examples.of`.
     seed : int
         Of the order, and of the candidates that are drawn.
     """
 
     sessions: StoredSessions
-    unit_of: np.ndarray
-    max_length: int
-    mode: ExampleMode
-    device: torch.device
+    read: Callable[..., Examples]
     seed: int
 
     @property
@@ -76,7 +72,7 @@ class WindowExamples:
                 examples, lane = self._load(mine)
                 order, ends = self._deal(examples, lane, n, (self.seed, epoch), window)
                 for step in np.random.default_rng([self.seed, epoch, window]).permutation(n):
-                    generator = torch.Generator(self.device).manual_seed(seed_of(self.seed, epoch, number))
+                    generator = torch.Generator(examples.units.device).manual_seed(seed_of(self.seed, epoch, number))
                     number += 1
                     yield Step(examples, order[ends[step] : ends[step + 1]], generator)
 
@@ -84,9 +80,7 @@ class WindowExamples:
         """Read the chunks of lanes; return their examples, and the lane of each by its place among these, (E,)."""
         sessions = self.sessions.read(np.concatenate(lanes))
         counts = [int(self.sessions.n_sessions[chunks].sum()) for chunks in lanes]
-        examples = Examples.of(
-            sessions, self.unit_of, self.max_length, self.mode, self.device, self.sessions.mean_weight
-        )
+        examples = self.read(sessions, mean_weight=self.sessions.mean_weight)
         owner = np.searchsorted(sessions.offsets, examples.starts, side="right") - 1
         return examples, np.repeat(np.arange(len(lanes)), counts)[owner]
 
