@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import cache
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
 import tabmtl.sessions
 from tabmtl.params import describe_params
+from tabmtl.sessions.ragged import Sessions, offsets_of
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.synth import make_sessions
 
@@ -38,7 +41,7 @@ FORMS: dict[str, tuple[type[Recommender], dict[str, Any]]] = {cls.__name__: (cls
     "Blend": (
         tabmtl.sessions.Blend,
         {
-            "recommenders": [
+            "models": [
                 tabmtl.sessions.M2TRec(**{name: TINY[name] for name in TINY if name != "random_state"}),
                 tabmtl.sessions.STAN(),
             ],
@@ -55,10 +58,15 @@ FORMS: dict[str, tuple[type[Recommender], dict[str, Any]]] = {cls.__name__: (cls
     ),
 }
 
-#: Other forms of M2TRec share nearly all of its code: `make test-all` asks them too.
-every_form = pytest.mark.parametrize(
-    "form", [pytest.param(form, marks=pytest.mark.all_faces if form.startswith("M2TRec ") else ()) for form in FORMS]
-)
+
+def form_marks(form: str) -> Any:
+    """Mark the other forms of M2TRec, which share nearly all of its code: `make test-all` asks them too."""
+    return pytest.mark.all_faces if form.startswith("M2TRec ") else ()
+
+
+M2TREC_FORMS = tuple(form for form in FORMS if form.startswith("M2TRec"))
+every_m2trec = pytest.mark.parametrize("form", M2TREC_FORMS)
+every_form = pytest.mark.parametrize("form", [pytest.param(form, marks=form_marks(form)) for form in FORMS])
 
 
 def tiny(form: str, **params: Any) -> Any:
@@ -72,6 +80,23 @@ def tiny(form: str, **params: Any) -> Any:
 def fitted(form: str) -> Any:
     """A tiny fitted recommender; not to be changed."""
     return tiny(form).fit(TRAIN, items=ITEMS)
+
+
+def again(form: str) -> Any:
+    """A copy of a fitted recommender, to be changed."""
+    return pickle.loads(pickle.dumps(fitted(form)))
+
+
+def renamed(items: pl.DataFrame, prefix: str = "new ") -> pl.DataFrame:
+    """Other items of the same metadata."""
+    return items.with_columns(item_id=prefix + pl.col("item_id"))
+
+
+def sessions_of(*sessions: list[int], times: np.ndarray | None = None) -> Sessions:
+    """Sessions of item codes, named by their number."""
+    items = np.array([item for session in sessions for item in session], dtype=np.int32)
+    offsets = offsets_of(np.array([len(session) for session in sessions]))
+    return Sessions(ids=pl.Series(range(len(sessions)), dtype=pl.Int64), offsets=offsets, items=items, times=times)
 
 
 def params_of(model: Any) -> dict[str, Any]:

@@ -17,16 +17,19 @@ Checks of frames of other libraries need pandas and pyarrow.
 
 from tabmtl.testing.comparisons import answers, finite, largest_gap, same
 from tabmtl.testing.estimators import check_multitask_estimator, multitask_checks
+from tabmtl.testing.recommenders import check_recommender, recommender_checks
 from tabmtl.testing.tables import features, long_table, mixed_targets
 
 __all__ = [
     "answers",
     "check_multitask_estimator",
+    "check_recommender",
     "features",
     "finite",
     "largest_gap",
     "long_table",
     "mixed_targets",
     "multitask_checks",
+    "recommender_checks",
     "same",
 ]

@@ -56,4 +56,6 @@ def parameters_of(estimator: BaseEstimator) -> dict[str, Any]:
 def _comparable(value: Any) -> Any:
     if isinstance(value, BaseEstimator):
         return type(value), parameters_of(value)
+    if isinstance(value, list):
+        return [_comparable(item) for item in value]
     return {name: _comparable(item) for name, item in value.items()} if isinstance(value, Mapping) else value

@@ -170,7 +170,7 @@ def test_ranks_are_those_of_the_scores_with_ties_against_the_blend(law: Sessions
     parts = parts_of([np.round(shares, 1) for shares in TABLES])
     choices = UnionChoices.of(law, parts, N, TOP)
     weights, own = choices.weights(LAW)
-    model = Blend([Chain(), Chain()], top=TOP)
+    model = Blend([Chain(), Chain()], k=TOP)
     catalogue = parts[0]._catalogue
     fitted = {"estimators_": {"a": parts[0], "b": parts[1]}, "_weights": weights, "_repeats": own}
     model._set_fitted(catalogue, fitted)
@@ -225,15 +225,15 @@ def test_parts_learn_from_older_sessions_and_then_from_all(law: Sessions) -> Non
         return list(Chain.n_fits)
 
     parts = [Chain(seed=1), Chain(seed=2)]
-    assert fits(Blend(parts, top=TOP)) == [450, 450, 500, 500]
-    assert fits(Blend(parts, top=TOP, validation_fraction=0.2, refit=False)) == [400, 400]
+    assert fits(Blend(parts, k=TOP)) == [450, 450, 500, 500]
+    assert fits(Blend(parts, k=TOP, validation_fraction=0.2, refit=False)) == [400, 400]
     later = frame(draw(LAW, TABLES, 200, seed=1)).with_columns(pl.col("session_id") + 1000)
-    model = Blend(parts, top=TOP)
+    model = Blend(parts, k=TOP)
     assert fits(model, clicks_val=later) == [500, 500]
     assert list(model.estimators_) == ["Chain", "Chain2"]
     assert model.blend_weights_["weight"].to_list() == pytest.approx(LAW[:2], abs=0.4)
     assert model.repeat_weights_["seen"] == pytest.approx(LAW[6], abs=0.8)
-    assert Blend(parts, top=TOP, repeats=False).fit(frame(law)).repeat_weights_ == {
+    assert Blend(parts, k=TOP, repeats=False).fit(frame(law)).repeat_weights_ == {
         "scale": 1,
         "seen": 0,
         "last": 0,
@@ -243,7 +243,7 @@ def test_parts_learn_from_older_sessions_and_then_from_all(law: Sessions) -> Non
 
 def test_probabilities_sum_to_one_and_are_those_of_later_sessions() -> None:
     law = np.append(LAW[:-1], -3.0)  # so that items outside of the lists are less likely than all inside
-    model = Blend([Chain(seed=1), Chain(seed=2)], top=TOP).fit(frame(draw(law, TABLES, 500)))
+    model = Blend([Chain(seed=1), Chain(seed=2)], k=TOP).fit(frame(draw(law, TABLES, 500)))
     later = frame(draw(law, TABLES, 400, seed=5))
     place = pl.int_range(pl.len()).over("session_id")
     found = model.recommend(later.filter(place < 4), k=N, probability=True)
@@ -367,10 +367,10 @@ def test_a_part_of_a_class_of_ones_own_is_blended_but_not_saved(tmp_path: Any) -
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ([], r"recommenders must be a list of recommenders, such as \[M2TRec\(\), STAN\(\)\], or None, got \[\]"),
-        (STAN(), r"recommenders must be a list of recommenders"),
-        ([STAN(), STAN], r"recommenders\[1\] must be a recommender of tabmtl.sessions, .* got <class "),
-        ([STAN(), 3], r"recommenders\[1\] must be a recommender of tabmtl.sessions, .* got int: 3"),
+        ([], r"models must be a list of recommenders, such as \[M2TRec\(\), STAN\(\)\], or None, got \[\]"),
+        (STAN(), r"models must be a list of recommenders"),
+        ([STAN(), STAN], r"models\[1\] must be a recommender of tabmtl.sessions, .* got <class "),
+        ([STAN(), 3], r"models\[1\] must be a recommender of tabmtl.sessions, .* got int: 3"),
     ],
 )
 def test_what_is_no_recommender_is_refused_at_fit(parts: Any, message: str) -> None:
@@ -391,67 +391,71 @@ def test_parts_get_the_columns_and_the_seed_of_the_blend() -> None:
         ValueError, match="the part STAN has item_column='sku', the blend 'item_id': set it on the blend"
     ):
         Blend([VSKNN(), STAN(item_column="sku")]).fit(TRAIN)
-    with pytest.raises(ValueError, match="the part VSKNN: k must be at least 1, got 0"):
-        Blend([VSKNN(k=0)]).fit(TRAIN)
+    with pytest.raises(ValueError, match="the part VSKNN: n_neighbors must be at least 1, got 0"):
+        Blend([VSKNN(n_neighbors=0)]).fit(TRAIN)
 
 
 def test_parts_that_are_changed_after_fit_wait_for_the_next_one(tmp_path: Any) -> None:
     given = [STAN(), Popularity()]
-    model = Blend(given, top=30).fit(TRAIN)
+    model = Blend(given, k=30).fit(TRAIN)
     before = all_scores(model, TEST)
-    given[0].set_params(k=1)
+    given[0].set_params(n_neighbors=1)
     given.append(VSKNN())
     assert all_scores(model, TEST).equals(before)
     model.save(tmp_path / "model")
     loaded = tabmtl.load(tmp_path / "model")
-    assert params_of(loaded) == params_of(Blend([STAN(), Popularity()], top=30))
+    assert params_of(loaded) == params_of(Blend([STAN(), Popularity()], k=30))
     assert all_scores(loaded, TEST).equals(before)
     assert list(model.fit(TRAIN).estimators_) == ["STAN", "Popularity", "VSKNN"]
-    assert model.estimators_["STAN"].k == 1
+    assert model.estimators_["STAN"].n_neighbors == 1
 
 
 def test_parameters_of_parts_are_those_of_the_blend() -> None:
-    model = Blend([STAN(k=7), VSKNN(), STAN(), Blend([Popularity()])])
+    model = Blend([STAN(n_neighbors=7), VSKNN(), STAN(), Blend([Popularity()])])
     params = model.get_params()
     assert list(model.get_params(deep=False)) == list(Blend._get_param_names())
-    assert [params[name] for name in ("STAN", "VSKNN", "STAN2", "Blend")] == model.recommenders
-    assert (params["STAN__k"], params["STAN2__k"], params["Blend__top"]) == (7, STAN().k, 100)
-    assert params["Blend__Popularity"] is model.recommenders[3].recommenders[0]
-    again = clone(model).set_params(STAN2__k=9, Blend__Popularity__repeats=False, top=50)
-    assert again.recommenders[2].k == 9
-    assert again.recommenders[3].recommenders[0].repeats is False
-    assert again.top == 50
-    assert model.recommenders[2].k == STAN().k
+    assert [params[name] for name in ("STAN", "VSKNN", "STAN2", "Blend")] == model.models
+    assert (params["STAN__n_neighbors"], params["STAN2__n_neighbors"], params["Blend__k"]) == (
+        7,
+        STAN().n_neighbors,
+        100,
+    )
+    assert params["Blend__Popularity"] is model.models[3].models[0]
+    again = clone(model).set_params(STAN2__n_neighbors=9, Blend__Popularity__repeats=False, k=50)
+    assert again.models[2].n_neighbors == 9
+    assert again.models[3].models[0].repeats is False
+    assert again.k == 50
+    assert model.models[2].n_neighbors == STAN().n_neighbors
     assert params_of(model.set_params(**params)) == params_of(
-        Blend([STAN(k=7), VSKNN(), STAN(), Blend([Popularity()])])
+        Blend([STAN(n_neighbors=7), VSKNN(), STAN(), Blend([Popularity()])])
     )
 
 
 def test_a_part_is_replaced_by_its_name_and_the_default_ones_become_a_list() -> None:
     model = Blend([STAN(), Popularity()])
-    given = model.recommenders
-    model.set_params(STAN=VSKNN(), STAN__k=9)
-    assert [type(part) for part in model.recommenders] == [VSKNN, Popularity]
-    assert model.get_params()["VSKNN__k"] == 9
+    given = model.models
+    model.set_params(STAN=VSKNN(), STAN__n_neighbors=9)
+    assert [type(part) for part in model.models] == [VSKNN, Popularity]
+    assert model.get_params()["VSKNN__n_neighbors"] == 9
     assert [type(part) for part in given] == [STAN, Popularity]
-    model.set_params(recommenders=[SequentialRules()], SequentialRules__n_last=3)
-    assert model.recommenders[0].n_last == 3
+    model.set_params(models=[SequentialRules()], SequentialRules__n_last=3)
+    assert model.models[0].n_last == 3
     model = Blend()
     assert model.get_params()["M2TRec__epochs"] == M2TRec().epochs
-    assert model.recommenders is None
+    assert model.models is None
     model.set_params(M2TRec__epochs=2)
-    assert [type(part) for part in model.recommenders] == [M2TRec, STAN, VSKNN]
-    assert model.recommenders[0].epochs == 2
+    assert [type(part) for part in model.models] == [M2TRec, STAN, VSKNN]
+    assert model.models[0].epochs == 2
 
 
 def test_what_is_no_parameter_and_no_part_is_refused_with_what_is_near() -> None:
     model = Blend([STAN(), VSKNN()])
     for name in ("SPAN", "SPAN__k"):
         with pytest.raises(ValueError, match=r"no parameter 'SPAN'; near is 'STAN'; .* parts \['STAN', 'VSKNN'\]"):
-            model.set_params(**{"top": 7, name: 3})
-    assert model.top == 100
-    with pytest.raises(ValueError, match=r"VSKNN has no parameter 'kk'; near is 'k'"):
-        model.set_params(VSKNN__kk=3)
+            model.set_params(**{"k": 7, name: 3})
+    assert model.k == 100
+    with pytest.raises(ValueError, match=r"VSKNN has no parameter 'neighbors'; near is 'n_neighbors'"):
+        model.set_params(VSKNN__neighbors=3)
     assert not any("__" in name for name in Blend(STAN()).get_params())  # which fit refuses
 
 
@@ -463,7 +467,7 @@ def test_the_search_space_is_that_of_the_parts() -> None:
 def test_a_part_that_fails_leaves_the_blend_as_it_was() -> None:
     model = Blend([STAN(), Popularity()]).fit(TRAIN)
     before = all_scores(model, TEST)
-    model.set_params(recommenders=[STAN(), M2TRec(categories=["category"])])
+    model.set_params(models=[STAN(), M2TRec(categories=["category"])])
     with pytest.raises(ValueError, match="item table"):
         model.fit(TRAIN)
     assert all_scores(model, TEST).equals(before)

@@ -7,18 +7,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from recommenders import sessions_of
 
 from tabmtl.sessions.categories import ItemCategories, rank_next_category, summarize_categories
 from tabmtl.sessions.ragged import Sessions
 
 NO_SESSIONS = Sessions(ids=pl.Series([], dtype=pl.Int64), offsets=np.zeros(1, int), items=np.zeros(0, int), times=None)
-
-
-def sessions_of(*items: list[int]) -> Sessions:
-    lengths = [len(part) for part in items]
-    codes = np.concatenate(items).astype(np.int32)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return Sessions(ids=pl.Series(range(len(items))), offsets=offsets, items=codes, times=None)
 
 
 def values_of(categories: ItemCategories) -> list[Any]:

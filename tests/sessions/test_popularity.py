@@ -3,9 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from sklearn.base import clone
 
-import tabmtl
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import CategoryPopularity, Popularity
 from tabmtl.sessions.popularity import fill_with_popularity, popularity_below_zero
@@ -112,15 +110,6 @@ def test_errors_name_the_column_and_leave_the_recommender_as_it_was(items, messa
     with pytest.raises(ValueError, match=message):
         model.fit(log(CLICKS[:2]), items=items)
     assert order(model, "c") == "bcead"
-
-
-@pytest.mark.parametrize("model", [Popularity(), CategoryPopularity(category="brand")])
-def test_saved_and_loaded_recommenders_score_bit_for_bit(model, tmp_path):
-    model = clone(model).fit(log(CLICKS), items=table(name="brand"))
-    model.save(tmp_path / "model")
-    loaded = tabmtl.load(tmp_path / "model")
-    assert loaded.get_params() == model.get_params()
-    assert loaded.recommend(log(CLICKS), k=5).equals(model.recommend(log(CLICKS), k=5))
 
 
 def test_the_fallback_keeps_what_was_found_and_ranks_the_rest_by_popularity():

@@ -89,7 +89,7 @@ def test_coverage_counts_items_among_the_first_k() -> None:
 
 def test_coverage_beyond_the_lists_that_were_kept_is_refused() -> None:
     some = ranking([1], n_items=8, top=[[0, 1, 2]])
-    with pytest.raises(ValueError, match=r"coverage\(5\) needs lists of 5 items, .* have 3: rank\(.*top=5\)"):
+    with pytest.raises(ValueError, match=r"coverage\(5\) needs lists of 5 items, .* have 3: rank\(.*k=5\)"):
         some.coverage(5)
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         some.coverage(0)

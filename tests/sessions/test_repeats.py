@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
+from recommenders import sessions_of
 from scipy.optimize import minimize
 
-from tabmtl.sessions import repeats
-from tabmtl.sessions.ragged import Sessions, offsets_of
+from tabmtl.sessions import ranking, repeats
+from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import rank_targets
 from tabmtl.sessions.repeats import Choices, OwnItems, RepeatWeights, learn_weights, read_targets
 
@@ -19,13 +19,6 @@ N_ITEMS = 120
 NAMES = ("scale", "seen", "last", "trust")
 START = [1.0, 0.0, 0.0, 1.0]
 Scorer = Callable[[Sessions], np.ndarray]
-
-
-def of_items(*sessions: list[int]) -> Sessions:
-    """Sessions of item codes."""
-    items = np.array([code for session in sessions for code in session], dtype=np.int32)
-    offsets = offsets_of(np.array([len(session) for session in sessions]))
-    return Sessions(ids=pl.Series(range(len(sessions))), offsets=offsets, items=items, times=None)
 
 
 def log_shares(sessions: Sessions) -> np.ndarray:
@@ -44,12 +37,12 @@ def draw(weights: RepeatWeights, n_sessions: int, seed: int = 0) -> Sessions:
     for length in rng.integers(2, 9, n_sessions):
         session = [int(rng.integers(1, N_ITEMS + 1))]
         while len(session) < length:
-            read = of_items(session)
+            read = sessions_of(session)
             utilities = weights.weigh(log_shares(read), read, log_scale=True)[0].astype(float)
             shares = np.exp(utilities - utilities.max())
             session.append(1 + int(rng.choice(N_ITEMS, p=shares / shares.sum())))
         drawn.append(session)
-    return of_items(*drawn)
+    return sessions_of(*drawn)
 
 
 def choices_of(sessions: Sessions, scorer: Scorer = log_shares) -> Choices:
@@ -143,7 +136,7 @@ def test_a_gain_of_likelihood_that_costs_mrr_is_not_taken(log: Sessions, monkeyp
 def test_few_clicks_or_sessions_teach_nothing(log: Sessions) -> None:
     assert len(choices_of(log.take(np.arange(40)))) < repeats.LEAST_TARGETS
     assert learn_weights(choices_of(log.take(np.arange(40)))) == RepeatWeights()
-    long = of_items(*np.split(np.tile(log.items[:900], 2), 18))
+    long = sessions_of(*np.split(np.tile(log.items[:900], 2), 18))
     assert len(choices_of(long)) > repeats.LEAST_TARGETS
     assert learn_weights(choices_of(long)) == RepeatWeights()
 
@@ -151,7 +144,7 @@ def test_few_clicks_or_sessions_teach_nothing(log: Sessions) -> None:
 def test_blocks_are_invisible_and_many_clicks_are_spread(log: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = RepeatWeights(scale=0.8, seen=1.0, last=-1.0)
     whole = choices_of(log).log_likelihoods(weights)
-    monkeypatch.setattr(repeats, "block_size", lambda n_items: 7)
+    monkeypatch.setattr(ranking, "_BLOCK_BYTES", 7 * 4 * N_ITEMS)
     np.testing.assert_array_equal(choices_of(log).log_likelihoods(weights), whole)
     monkeypatch.setattr(repeats, "MOST_TARGETS", 400)
     fewer = choices_of(log)
@@ -167,7 +160,7 @@ def test_clicks_of_which_nothing_is_known_are_left_out() -> None:
         scores[:, :2] = np.log([0.75, 0.25])
         return scores
 
-    sessions = of_items([1, 0], [1, 3], [2, 1, 2], [0, 2])
+    sessions = sessions_of([1, 0], [1, 3], [2, 1, 2], [0, 2])
     choices = choices_of(sessions, few)
     assert choices.x == pytest.approx(np.log([0.75, 0.25, 0.25]))
     assert (choices.seen.tolist(), choices.last.tolist()) == ([0, 1, 0], [0, 0, 0])
@@ -176,20 +169,20 @@ def test_clicks_of_which_nothing_is_known_are_left_out() -> None:
     assert found == pytest.approx(
         np.log([0.75 / (0.75 + 0.25 * e(3)), 0.25 * e(1) / (0.25 * e(1) + 0.75 * e(3)), 0.25]), abs=1e-4
     )
-    assert len(choices_of(of_items([5, 6], [7, 8]), few)) == 0
-    assert learn_weights(choices_of(of_items([5, 6], [7, 8]), few)) == RepeatWeights()
+    assert len(choices_of(sessions_of([5, 6], [7, 8]), few)) == 0
+    assert learn_weights(choices_of(sessions_of([5, 6], [7, 8]), few)) == RepeatWeights()
 
 
 def test_clicks_on_unknown_items_take_no_place_among_those_that_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repeats, "MOST_TARGETS", 2)
-    sessions = of_items([0, 0, 0, 7], [4], [5, 0, 8, 0], [6, 9])
+    sessions = sessions_of([0, 0, 0, 7], [4], [5, 0, 8, 0], [6, 9])
     prefixes, places, session = read_targets(sessions)
     assert [part.tolist() for part in np.split(prefixes.items, prefixes.offsets[1:-1])] == [[0, 0, 0], [6]]
     assert (places.tolist(), session.tolist()) == ([6, 8], [0, 1])
 
 
 def test_own_items_are_named_once_and_the_last_click_is_the_last_one() -> None:
-    own = OwnItems.of(of_items([3, 5, 3], [4, 0], [0], [], [2]))
+    own = OwnItems.of(sessions_of([3, 5, 3], [4, 0], [0], [], [2]))
     assert own.row.tolist() == [0, 0, 1, 4]
     assert own.place.tolist() == [2, 4, 3, 1]
     assert own.last.tolist() == [True, False, False, True]  # after an unknown click, none is
@@ -198,7 +191,7 @@ def test_own_items_are_named_once_and_the_last_click_is_the_last_one() -> None:
 @pytest.mark.parametrize("trust", [1.0, 0.4, 0.01])
 def test_scores_that_are_no_logs_rank_alike_and_keep_their_sign(trust: float) -> None:
     weights = RepeatWeights(scale=0.5, seen=1.0, last=-3.0, trust=trust)
-    sessions = of_items([1, 2], [3, 1, 3])
+    sessions = sessions_of([1, 2], [3, 1, 3])
     shares = np.array([[4.0, 2.0, 1.0, -0.5], [1.0, 2.0, 0.0, -0.5]], dtype=np.float32)
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(np.maximum(shares, 0))
@@ -217,14 +210,14 @@ def test_scores_that_are_no_logs_rank_alike_and_keep_their_sign(trust: float) ->
 @pytest.mark.parametrize("log_scale", [False, True])
 def test_scores_keep_all_bits_where_nothing_was_learned(log_scale: bool) -> None:
     scores = np.random.default_rng(0).normal(size=(50, N_ITEMS)).astype(np.float32)
-    sessions = of_items(*([1 + row, 5, 1 + row, 0] for row in range(50)))
+    sessions = sessions_of(*([1 + row, 5, 1 + row, 0] for row in range(50)))
     assert (RepeatWeights().weigh(scores.copy(), sessions, log_scale=log_scale) == scores).all()
 
 
 def test_without_trust_the_odds_of_own_items_are_those_that_were_learned() -> None:
     """However likely the scores make them, among each other by seen and last, among others by p to the scale."""
     scores = np.log(np.array([[0.9, 0.06, 0.03, 0.01], [0.01, 0.2, 0.39, 0.4]]))
-    sessions = of_items([1, 2], [1, 2])
+    sessions = sessions_of([1, 2], [1, 2])
     found = RepeatWeights(scale=0.5, seen=-1.0, last=0.7, trust=1e-9).weigh(scores.copy(), sessions, log_scale=True)
     shares = np.exp(found)
     np.testing.assert_allclose(shares[:, 0] / shares[:, 2:].sum(axis=1), np.exp(-1))

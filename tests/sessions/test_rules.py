@@ -3,9 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from sklearn.base import clone
 
-import tabmtl
 from tabmtl.sessions import SequentialRules
 
 WEIGHTS = {"div": lambda x: 1 / x, "div_squared": lambda x: 1 / x**2, "same": lambda x: 1}
@@ -103,22 +101,6 @@ def test_scores_equal_the_definition(n_last, steps, decay, weighting):
     found = scores(model, read)
     assert found.keys() == expected.keys()
     np.testing.assert_allclose([found[key] for key in expected], list(expected.values()), rtol=1e-5)
-
-
-def test_a_session_alone_scores_as_in_a_block():
-    model = SequentialRules(n_last=5).fit(random_log(0))
-    new = random_log(1)
-    together = model.recommend(new, k=9)
-    alone = [model.recommend(part, k=9) for part in new.partition_by("session_id", maintain_order=True)]
-    assert pl.concat(alone).equals(together)
-
-
-def test_saved_and_loaded_rules_score_bit_for_bit(tmp_path):
-    model = clone(SequentialRules(steps=4, n_last=3, decay=0.7)).fit(random_log(0))
-    model.save(tmp_path / "model")
-    loaded = tabmtl.load(tmp_path / "model")
-    assert loaded.get_params() == model.get_params()
-    assert loaded.recommend(random_log(1), k=9).equals(model.recommend(random_log(1), k=9))
 
 
 def test_sessions_of_one_click_make_no_rule():

@@ -166,90 +166,55 @@ LOG = frame([(0, 1), (1, 2), (2, 3)])
 DATES = LOG.with_columns(time=DAYS[:3])
 ZONED = DATES.with_columns(pl.col("time").cast(pl.Datetime("us")).dt.replace_time_zone(TOKYO))
 
-REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
-    "neither": (LOG, {}, ValueError, r"exactly one of cut and test_size, got none"),
-    "both": (LOG, {"cut": 2, "test_size": 0.5}, ValueError, r"exactly one of cut and test_size, got both"),
-    "share 1": (LOG, {"test_size": 1.0}, ValueError, r"between 0 and 1 or a timedelta, got 1.0"),
-    "share 0": (LOG, {"test_size": 0}, ValueError, r"between 0 and 1 or a timedelta, got 0"),
-    "share NaN": (LOG, {"test_size": float("nan")}, ValueError, r"between 0 and 1 or a timedelta, got nan"),
-    "share True": (LOG, {"test_size": True}, ValueError, r"between 0 and 1 or a timedelta, got True"),
-    "share text": (LOG, {"test_size": "7d"}, TypeError, r"between 0 and 1 or a timedelta, got '7d'"),
-    "no time at all": (LOG, {"test_size": timedelta(0)}, ValueError, r"test_size must be a time longer than 0"),
-    "cut of an order": (LOG, {"cut": 2, "time_column": None}, ValueError, r"cut needs times, .* as a share"),
-    "period of an order": (
-        LOG,
-        {"test_size": timedelta(1), "time_column": None},
-        ValueError,
-        r"test_size needs times, but time_column is None: .* as a share",
-    ),
-    "cut text": (
-        DATES,
-        {"cut": "2024-01-02"},
-        TypeError,
-        r"datetime or a date like the column 'time' \(Date\), got '2",
-    ),
-    "cut number of dates": (DATES, {"cut": 2}, TypeError, r"datetime or a date like the column 'time' \(Date\), got 2"),
-    "cut date of numbers": (
-        LOG,
-        {"cut": date(2024, 1, 2)},
-        TypeError,
-        r"finite number like the column 'time' \(Int64\)",
-    ),
-    "cut NaN": (LOG, {"cut": float("nan")}, TypeError, r"finite number like the column 'time' \(Int64\), got nan"),
-    "cut True": (LOG, {"cut": True}, TypeError, r"finite number like the column 'time' \(Int64\), got True"),
-    "cut without zone": (
-        ZONED,
-        {"cut": datetime(2024, 1, 2)},
-        TypeError,
-        r"'time' has the time zone Asia/Tokyo, .* give",
-    ),
-    "cut with zone": (
+SHARE, NUMBER = "between 0 and 1 or a timedelta, got ", r"finite number like the column 'time' \(Int64\), got "
+DATED, HINT = r"datetime or a date like the column 'time' \(Date\), got ", r"; did you mean test_size=0.2\?$"
+ORDER: dict[str, Any] = {"time_column": None}
+
+REFUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+    (LOG, {}, ValueError, "exactly one of cut and test_size, got none"),
+    (LOG, {"cut": 2, "test_size": 0.5}, ValueError, "exactly one of cut and test_size, got both"),
+    *((LOG, {"test_size": share}, ValueError, f"{SHARE}{share}") for share in (1.0, 0, float("nan"), True)),
+    (LOG, {"test_size": "7d"}, TypeError, f"{SHARE}'7d'"),
+    (LOG, {"test_size": timedelta(0)}, ValueError, "test_size must be a time longer than 0"),
+    (LOG, ORDER | {"cut": 2}, ValueError, "cut needs times, .* as a share"),
+    (LOG, ORDER | {"test_size": timedelta(1)}, ValueError, "test_size needs times, but time_column is None: .* share"),
+    (LOG, ORDER | {"cut": 0.2}, ValueError, HINT),
+    (DATES, {"cut": "2024-01-02"}, TypeError, f"{DATED}'2"),
+    (DATES, {"cut": 2}, TypeError, f"{DATED}2"),
+    (DATES, {"cut": 0.2}, TypeError, f"got 0.2{HINT}"),
+    *((LOG, {"cut": cut}, TypeError, f"{NUMBER}{cut}") for cut in (float("nan"), True)),
+    (LOG, {"cut": date(2024, 1, 2)}, TypeError, NUMBER),
+    (ZONED, {"cut": datetime(2024, 1, 2)}, TypeError, "'time' has the time zone Asia/Tokyo, .* give"),
+    (
         DATES,
         {"cut": datetime(2024, 1, 2, tzinfo=UTC)},
         TypeError,
-        r"'time' has no time zone, but cut is .*: leave it out",
+        "'time' has no time zone, but cut is .*: leave it out",
     ),
-    "no train": (DATES, {"cut": date(2024, 1, 1)}, ValueError, r"no session for train: .* 2024-01-01 .* to 2024-01-03"),
-    "no test": (LOG, {"cut": 4}, ValueError, r"cut=4 leaves no session for test: .* 3 sessions are from 1.0 to 3.0"),
-    "period too long": (DATES, {"test_size": timedelta(9)}, ValueError, r"test_size=.*days=9.* no session for train"),
-    "one session": (LOG[:1], {"test_size": 0.5}, ValueError, r"no session for train"),
-    "a share as cut": (DATES, {"cut": 0.2}, TypeError, r"got 0.2; did you mean test_size=0.2\?$"),
-    "a share as cut of seconds": (
+    (DATES, {"cut": date(2024, 1, 1)}, ValueError, "no session for train: .* 2024-01-01 .* to 2024-01-03"),
+    (
         LOG,
-        {"cut": 0.2},
+        {"cut": 4},
         ValueError,
-        r"no session for train.*; did you mean test_size=0.2\?$",
+        "cut=4 leaves no session for test: .* 3 sessions are from 1.0 to 3.0: .*between them$",
     ),
-    "a share as cut of an order": (
-        LOG,
-        {"cut": 0.2, "time_column": None},
-        ValueError,
-        r"; did you mean test_size=0.2\?$",
-    ),
-    "no cut of numbers": (LOG, {"cut": 9}, ValueError, r"between them$"),
-    "a list of columns": (LOG, {"cut": 2, "session_column": ["s"]}, TypeError, r"session_column must be the name"),
-    "no session column": (
-        LOG,
-        {"cut": 2, "session_column": "s"},
-        ValueError,
-        r"no column 's'; .*: name it by session_column$",
-    ),
-    "no time column": (LOG, {"cut": 2, "time_column": "t"}, ValueError, r"no column 't'; .*time_column=None"),
-    "no row": (LOG.clear(), {"cut": 2}, ValueError, r"no row"),
-    "missing": (LOG.with_columns(time=pl.Series([1, None, 2])), {"cut": 2}, ValueError, r"'time' .* in 1 of 3 rows"),
-    "text as time": (
-        LOG.cast({"time": pl.String}),
-        {"cut": "2"},
-        TypeError,
-        r"'time' .* hold dates, .* got String",
-    ),
-    "no frame": ([1], {"cut": 2}, TypeError, r"must be a polars, pandas or pyarrow frame, got list"),
-}
+    (LOG, {"cut": 0.2}, ValueError, f"no session for train.*{HINT}"),
+    (DATES, {"test_size": timedelta(9)}, ValueError, "test_size=.*days=9.* no session for train"),
+    (LOG[:1], {"test_size": 0.5}, ValueError, "no session for train"),
+    (LOG, {"cut": 2, "session_column": ["s"]}, TypeError, "session_column must be the name"),
+    (LOG, {"cut": 2, "session_column": "s"}, ValueError, "no column 's'; .*: name it by session_column$"),
+    (LOG, {"cut": 2, "time_column": "t"}, ValueError, "no column 't'; .*time_column=None"),
+    (LOG.clear(), {"cut": 2}, ValueError, "no row"),
+    (LOG.with_columns(time=pl.Series([1, None, 2])), {"cut": 2}, ValueError, "'time' .* in 1 of 3 rows"),
+    (LOG.cast({"time": pl.String}), {"cut": "2"}, TypeError, "'time' .* hold dates, .* got String"),
+    ([1], {"cut": 2}, TypeError, "must be a polars, pandas or pyarrow frame, got list"),
+]
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_split_is_refused_with_the_cure(case: str) -> None:
-    log, arguments, error, message = REFUSED[case]
+@pytest.mark.parametrize(("log", "arguments", "error", "message"), REFUSED)
+def test_what_cannot_be_split_is_refused_with_the_cure(
+    log: Any, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         temporal_split(log, **arguments)
 

@@ -167,14 +167,6 @@ def test_own_vectors_tell_equals_apart_as_far_as_they_may() -> None:
     assert gaps[2] > 0.1
 
 
-def test_only_the_newest_clicks_are_read() -> None:
-    model = fit(epochs=1, max_length=2)
-    newest = TEST.filter(pl.int_range(pl.len()).over("session_id") >= pl.len().over("session_id") - 2)
-    assert len(newest) < len(TEST)
-    assert all_scores(model, newest).equals(all_scores(model, TEST))
-    assert not all_scores(fitted("M2TRec"), newest).equals(all_scores(fitted("M2TRec"), TEST))
-
-
 @pytest.mark.all_faces  # eight seconds
 def test_both_ways_of_training_learn_alike() -> None:
     scores = [fit(training=way, epochs=10, learning_rate=0.01).score(TEST) for way in ("per_session", "per_prefix")]

@@ -7,20 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import polars as pl
-import pyarrow as pa
 import pytest
 from polars.testing import assert_frame_equal
-from recommenders import ITEMS, LOG, TEST, TRAIN, all_scores, fitted, tiny
+from recommenders import ITEMS, LOG, TEST, TRAIN, all_scores, every_m2trec, fitted, tiny
 from sklearn.exceptions import NotFittedError
 
 import tabmtl
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import M2TRec
-
-FORMS = ("M2TRec", "M2TRec of the paper", "M2TRec delta")
-every_form = pytest.mark.parametrize("form", FORMS)
 
 
 def summed(model: M2TRec, sessions: pl.DataFrame, items: pl.DataFrame, column: str) -> pl.DataFrame:
@@ -45,7 +40,7 @@ def check(model: M2TRec, items: pl.DataFrame, column: str) -> None:
     assert drops["session_id"].equals(model.recommend(TEST, k=1)["session_id"])
 
 
-@every_form
+@every_m2trec
 @pytest.mark.parametrize("column", ["category", "subcategory", "brand", "tags"])
 def test_every_column_sums_the_probabilities_of_its_items(form: str, column: str) -> None:
     assert ITEMS[column].null_count() or form  # a missing value is a category of its own
@@ -72,14 +67,6 @@ def test_columns_keep_their_types() -> None:
     for column in ("code", "new"):
         assert model.predict_categories(TEST, column).schema[column] == items.schema[column]
         check(model, items, column)
-
-
-@pytest.mark.parametrize("library", ["to_pandas", "to_arrow", "lazy"])
-def test_answers_come_in_the_library_of_the_log(library: str) -> None:
-    found = fitted("M2TRec").predict_categories(getattr(TEST, library)(), "brand")
-    expected = fitted("M2TRec").predict_categories(TEST, "brand")
-    assert isinstance(found, {"to_pandas": pd.DataFrame, "to_arrow": pa.Table, "lazy": pl.DataFrame}[library])
-    assert_frame_equal(pl.DataFrame(found) if library != "to_pandas" else pl.from_pandas(found), expected)
 
 
 def test_sessions_of_unknown_items_and_no_session_are_answered() -> None:
@@ -129,7 +116,7 @@ def test_what_cannot_be_answered_is_refused() -> None:
         model.predict_categories(TEST, "rank")
 
 
-@every_form
+@every_m2trec
 def test_evaluate_judges_what_is_predicted(form: str) -> None:
     model = fitted(form)
     table = model.evaluate(TEST, [5, 20], categories="brand")

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from forging import copy_of, forge_arrays, forge_facts
-from recommenders import fitted
+from recommenders import M2TREC_FORMS, fitted
 
 import tabmtl
 from tabmtl.storage.stored import take_apart
-
-FORMS = ("M2TRec", "M2TRec of the paper", "M2TRec delta")
 
 #: Arrays of what items are, which torch reads as they are.
 ITEMS_ARRAYS = ["clicks", "row", *(f"features.{name}" for name in ("x_num", "x_cat", "vectors"))]
@@ -24,7 +22,7 @@ ITEMS_ARRAYS += [f"features.bags.0.{name}" for name in ("codes", "weights", "off
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The folder of every form; not to be changed."""
-    folders = {form: tmp_path_factory.mktemp("stored") / "model" for form in FORMS}
+    folders = {form: tmp_path_factory.mktemp("stored") / "model" for form in M2TREC_FORMS}
     for form, folder in folders.items():
         fitted(form).save(folder)
     return folders
@@ -131,7 +129,7 @@ def test_values_of_items_are_in_range(name: str, value: float, stored: dict[str,
     refused(forge_arrays(folder, lambda arrays: arrays.update({name: with_first(arrays[name], value)})))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", M2TREC_FORMS)
 def test_a_catalogue_of_other_items_is_refused(form: str, stored: dict[str, Path], tmp_path: Path) -> None:
     def of_more_clicks(arrays: dict[str, Any]) -> None:
         arrays["items.clicks"] = 1 + arrays["items.clicks"]

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from recommenders import ITEMS, LOG, TEST, TRAIN, all_scores, fitted, tiny
+from recommenders import ITEMS, LOG, TEST, TRAIN, again, all_scores, every_m2trec, fitted, tiny
 
 import tabmtl
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.m2trec.new_items import LAUNCH
 
-FORMS = ("M2TRec", "M2TRec of the paper", "M2TRec delta")
-every_form = pytest.mark.parametrize("form", FORMS)
 MORE = ITEMS[:5].with_columns(item_id="new " + pl.col("item_id"))
 
 
-def again(form: str) -> Any:
-    """A copy of a fitted recommender, to be changed."""
-    return pickle.loads(pickle.dumps(fitted(form)))
-
-
-@every_form
+@every_m2trec
 def test_the_report_counts_both_kinds_of_new_items(form: str) -> None:
     report = fitted(form).new_item_report_
     n_cold = int((fitted(form)._items.clicks == 0).sum())
@@ -42,7 +33,7 @@ def test_the_report_counts_both_kinds_of_new_items(form: str) -> None:
     assert added.select("share", "clicks", "recall@20").equals(report.select("share", "clicks", "recall@20"))
 
 
-@every_form
+@every_m2trec
 def test_a_saved_model_adds_items_as_the_fitted_one(form: str, tmp_path: Path) -> None:
     fitted(form).save(tmp_path / "model")
     loaded = tabmtl.load(tmp_path / "model")

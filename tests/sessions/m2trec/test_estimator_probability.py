@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from recommenders import ITEMS, TEST, fitted
+from recommenders import ITEMS, TEST, every_m2trec, fitted
 
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.repeats import RepeatWeights
 from tabmtl.synth import make_sessions
 
-every_form = pytest.mark.parametrize("form", ("M2TRec", "M2TRec of the paper", "M2TRec delta"))
 
-
-@every_form
+@every_m2trec
 @pytest.mark.parametrize("exclude_seen", [False, True])
 @pytest.mark.parametrize("every", [1, 7])
 def test_probabilities_are_shares_among_the_items_that_may_be_recommended(

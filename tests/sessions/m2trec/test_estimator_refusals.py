@@ -48,7 +48,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "validation_fraction": (1, "validation_fraction must be between 0 and 1"),
     "category_weight": ([1.0], r"category_weight has 1 weights, expected one per level of categories: \['cat"),
     "device": ("gpu", r"device must be 'auto', 'cpu', 'cuda', or another name .*, got 'gpu'$"),
-    "weights": ({"buy": -1}, r"weights\['buy'\] must be at least 0, got -1"),
+    "event_weights": ({"buy": -1}, r"event_weights\['buy'\] must be at least 0, got -1"),
     "n_jobs": ("all", "n_jobs must be None or a whole number other than 0, such as -1 for all, got 'all'"),
 }
 

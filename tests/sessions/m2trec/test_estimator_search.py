@@ -9,22 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from recommenders import ITEMS, TEST, TRAIN, fitted, tiny
+from recommenders import ITEMS, TEST, TRAIN, again, every_m2trec, fitted, renamed, tiny
 
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import Popularity
 from tabmtl.sessions.m2trec.index import NeighbourGraph
-
-every_form = pytest.mark.parametrize("form", ("M2TRec", "M2TRec of the paper", "M2TRec delta"))
-
-
-def again(form: str) -> Any:
-    """A copy of a fitted recommender, to be changed."""
-    return pickle.loads(pickle.dumps(fitted(form)))
-
-
-def renamed(items: pl.DataFrame) -> pl.DataFrame:
-    return items.with_columns(item_id="new " + pl.col("item_id"))
 
 
 def test_approximate_search_says_how_much_it_finds() -> None:
@@ -64,7 +53,7 @@ def test_approximate_search_of_no_session_finds_none() -> None:
     assert found.equals(fitted("M2TRec").recommend(TEST.clear(), k=5))
 
 
-@every_form
+@every_m2trec
 def test_queries_are_in_the_order_in_which_sessions_are_answered(form: str) -> None:
     model, log = fitted(form), TEST.sample(fraction=1, shuffle=True, seed=0)
     log = log.with_columns(pl.col("time").dt.truncate("1d"))  # many last clicks are equally old
@@ -76,7 +65,7 @@ def test_queries_are_in_the_order_in_which_sessions_are_answered(form: str) -> N
         np.testing.assert_allclose(alone[0], queries[row], rtol=1e-4, atol=1e-4)
 
 
-@every_form
+@every_m2trec
 def test_no_session_has_no_query(form: str) -> None:
     model = fitted(form)
     queries = model.transform(TEST.clear())

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 from polars.testing import assert_frame_equal
-from recommenders import ITEMS, LOG, TEST, TRAIN, all_scores, fitted, tiny
+from recommenders import ITEMS, LOG, TEST, TRAIN, again, all_scores, every_m2trec, fitted, renamed, tiny
 from sklearn.exceptions import NotFittedError
 
 import tabmtl
@@ -20,20 +20,8 @@ from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.repeats import RepeatWeights
 
-FORMS = ("M2TRec", "M2TRec of the paper", "M2TRec delta")
-every_form = pytest.mark.parametrize("form", FORMS)
 
-
-def again(form: str) -> Any:
-    """A copy of a fitted recommender, to be changed."""
-    return pickle.loads(pickle.dumps(fitted(form)))
-
-
-def renamed(items: pl.DataFrame, prefix: str = "new ") -> pl.DataFrame:
-    return items.with_columns(item_id=prefix + pl.col("item_id"))
-
-
-@every_form
+@every_m2trec
 def test_inner_products_are_the_scores_and_clicked_items_have_what_was_learned(form: str) -> None:
     model = again(form)
     model._repeats = RepeatWeights(scale=0.5, seen=2, last=-1)
@@ -60,7 +48,7 @@ def terms(found: pl.DataFrame) -> np.ndarray:
     return joined["term"].fill_null(0).to_numpy()
 
 
-@every_form
+@every_m2trec
 def test_exported_files_give_the_scores(form: str, tmp_path: Path) -> None:
     model = fitted(form)
     for _ in range(2):
@@ -73,7 +61,7 @@ def test_exported_files_give_the_scores(form: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(vectors, model.item_vectors())
 
 
-@every_form
+@every_m2trec
 def test_new_items_score_at_once_as_listed_ones_of_equal_metadata_by_their_share(form: str) -> None:
     model = again(form)
     before, weights = all_scores(model, TEST), {name: array.copy() for name, array in model.weights_.items()}
@@ -108,7 +96,7 @@ def test_without_ids_a_new_item_gets_its_share_of_the_clicks_of_its_equals() -> 
     np.testing.assert_allclose(np.exp(new - old), model._new_items.added, rtol=1e-3)
 
 
-@every_form
+@every_m2trec
 def test_new_items_may_have_new_and_missing_values(form: str) -> None:
     model = again(form)
     strange = ITEMS[:3].with_columns(
@@ -121,7 +109,7 @@ def test_new_items_may_have_new_and_missing_values(form: str) -> None:
     assert found["item_id"].n_unique() == 4
 
 
-@every_form
+@every_m2trec
 def test_added_items_are_saved_pickled_and_clicked(form: str, tmp_path: Path) -> None:
     model = again(form).add_items(renamed(ITEMS[:4])).add_items(renamed(ITEMS[4:5]))
     model.save(tmp_path / "model")
@@ -137,7 +125,7 @@ def test_added_items_are_saved_pickled_and_clicked(form: str, tmp_path: Path) ->
     assert np.isfinite(model.rank(log).ranks).all()
 
 
-@every_form
+@every_m2trec
 @pytest.mark.parametrize("n", [0, 1, 3, 12])
 def test_few_added_items_have_the_bits_that_a_loaded_model_gives_them(
     form: str, n: int, monkeypatch: pytest.MonkeyPatch
@@ -245,13 +233,6 @@ def test_new_items_are_named_by_the_column_of_fit(tmp_path: Path) -> None:
     model.add_items(renamed(ITEMS[:1]))
     model.export_index(tmp_path)
     assert pl.read_parquet(tmp_path / "items.parquet").columns == ["item_id"]
-
-
-def test_epochs_are_whole_numbers_in_saved_models_too(tmp_path: Path) -> None:
-    fitted("M2TRec").save(tmp_path / "model")
-    assert tabmtl.load(tmp_path / "model").history_.equals(fitted("M2TRec").history_)
-    assert tabmtl.load(tmp_path / "model").history_.schema == fitted("M2TRec").history_.schema
-    assert fitted("M2TRec").history_["epoch"].dtype == pl.Int64
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

@@ -27,7 +27,7 @@ def with_events(log: pl.DataFrame) -> pl.DataFrame:
 @cache
 def weighted() -> M2TRec:
     """Purchases weigh three times; not to be changed."""
-    return fit(with_events(TRAIN), weights={"buy": 3.0})
+    return fit(with_events(TRAIN), event_weights={"buy": 3.0})
 
 
 def fit(log: pl.DataFrame, **params: Any) -> M2TRec:
@@ -37,10 +37,10 @@ def fit(log: pl.DataFrame, **params: Any) -> M2TRec:
 def test_equal_weights_are_none() -> None:
     log = with_events(TRAIN)
     expected = all_scores(fitted("M2TRec"), TEST)
-    for params in ({}, {"weights": {}, "event_column": None}, {"weights": {"buy": 1}}):
+    for params in ({}, {"event_weights": {}, "event_column": None}, {"event_weights": {"buy": 1}}):
         assert all_scores(fit(log, **params), TEST).equals(expected)
     every = log.with_columns(event=pl.lit("buy"))
-    assert all_scores(fit(every, weights={"buy": 4}), TEST).equals(expected)  # weights are relative to their mean
+    assert all_scores(fit(every, event_weights={"buy": 4}), TEST).equals(expected)  # weights are relative to their mean
 
 
 @pytest.mark.parametrize("dtype", [pl.Categorical, pl.Int8, pl.Boolean])
@@ -50,17 +50,17 @@ def test_events_may_be_text_or_whole_numbers(dtype: Any) -> None:
     number = pl.col("event").replace_strict({"buy": 1, "view": 0}).cast(pl.Int8)
     typed = log.with_columns(pl.col("event") if dtype == pl.Categorical else number).cast({"event": dtype})
     name = {pl.Int8: "1", pl.Boolean: "true"}.get(dtype, "buy")
-    assert all_scores(fit(typed, weights={name: 3}), TEST).equals(expected)
+    assert all_scores(fit(typed, event_weights={name: 3}), TEST).equals(expected)
 
 
 def test_events_are_read_in_fit_only(tmp_path: Any) -> None:
     model = weighted()
     model.save(tmp_path / "model")
     loaded = tabmtl.load(tmp_path / "model")
-    assert loaded.weights == {"buy": 3.0}
+    assert loaded.event_weights == {"buy": 3.0}
     assert all_scores(loaded, TEST).equals(all_scores(model, TEST))
     assert model.evaluate(TEST).equals(loaded.evaluate(TEST))
-    again = tiny("M2TRec", event_column="event", weights={"buy": 3.0})
+    again = tiny("M2TRec", event_column="event", event_weights={"buy": 3.0})
     again.fit(with_events(TRAIN), items=ITEMS, clicks_val=TEST)  # validation clicks need no event
 
 
@@ -72,10 +72,9 @@ def test_what_weighs_more_is_predicted_more() -> None:
     log = log.with_columns(event=pl.when(pl.col("item_id") == "c").then(pl.lit("buy")).otherwise(pl.lit("view")))
     gaps = []
     for weight in (1.0, 9.0, 0.0):
-        model = tiny(
-            "M2TRec", categories=(), text_features=(), epochs=40, pooling="last", event_column="event", dropout=0.0
-        )
-        model.set_params(weights={"buy": weight}, item_dropout=0.0, early_stopping=False, learning_rate=0.01).fit(log)
+        model = tiny("M2TRec", categories=(), text_features=(), epochs=40, pooling="last", event_column="event")
+        model.set_params(dropout=0.0, item_dropout=0.0, early_stopping=False, learning_rate=0.01)
+        model.set_params(event_weights={"buy": weight}).fit(log)
         scores = dict(model.recommend(["a"], k=3).select("item_id", "score").iter_rows())
         gaps.append(scores["c"] - scores["b"])
     assert abs(gaps[0]) < 0.3
@@ -83,36 +82,29 @@ def test_what_weighs_more_is_predicted_more() -> None:
     assert gaps[2] < -3
 
 
-REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "no column": (
-        {"event_column": None, "weights": {"buy": 3}},
-        ValueError,
-        "weights={'buy': 3} needs the column that",
-    ),
-    "absent": ({"event_column": "kind", "weights": {"buy": 3}}, ValueError, "the click log has no column 'kind'; its"),
-    "list": ({"weights": ["buy"]}, TypeError, "weights must map names of events, as text, to weights, such as {'buy'"),
-    "number": ({"weights": {1: 3}}, TypeError, "weights must map names of events, as text, to weights, such as {'buy'"),
-    "text": ({"weights": {"buy": "3"}}, ValueError, "weights['buy'] must be a number of at least 0, got '3'"),
-    "infinite": ({"weights": {"buy": np.inf}}, ValueError, "weights['buy'] must be a finite number, got inf"),
-    "times": (
-        {"event_column": "time", "weights": {"buy": 3}},
-        TypeError,
-        "'time' must name events by text or whole num",
-    ),
-    "nothing": ({"weights": {"buy": 0, "view": 0, "": 0}}, ValueError, "every click to predict has the weight 0"),
-}
+MAPS = "event_weights must map names of events, as text, to weights, such as {'buy'"
+REFUSED: list[tuple[Any, str | None, type[Exception], str]] = [
+    ({"buy": 3}, None, ValueError, "event_weights={'buy': 3} needs the column that names events: give event_column"),
+    ({"buy": 3}, "kind", ValueError, "the click log has no column 'kind'; its"),
+    ({"buy": 3}, "time", TypeError, "'time' must name events by text or whole num"),
+    (["buy"], "event", TypeError, MAPS),
+    ({1: 3}, "event", TypeError, MAPS),
+    ({"buy": "3"}, "event", ValueError, "event_weights['buy'] must be a number of at least 0, got '3'"),
+    ({"buy": np.inf}, "event", ValueError, "event_weights['buy'] must be a finite number, got inf"),
+    ({"buy": 0, "view": 0, "": 0}, "event", ValueError, "every click to predict has the weight 0"),
+]
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_weights_that_cannot_be_used_are_refused(case: str) -> None:
-    params, error, message = REFUSED[case]
+@pytest.mark.parametrize(("weights", "column", "error", "message"), REFUSED)
+def test_weights_that_cannot_be_used_are_refused(
+    weights: Any, column: str | None, error: type[Exception], message: str
+) -> None:
+    log = with_events(TRAIN).with_columns(pl.col("event").fill_null(""))
     with pytest.raises(error, match=re.escape(message)):
-        fit(with_events(TRAIN).with_columns(pl.col("event").fill_null("")), **params)
+        fit(log, event_weights=weights, event_column=column)
 
 
 def test_an_event_that_no_click_has_is_a_warning() -> None:
-    with pytest.warns(
-        TabmtlWarning, match=r"events \['Buy'\], which no click in 'event' has; .* \['buy', 'view'\]"
-    ) as caught:
-        fit(with_events(TRAIN), weights={"Buy": 3}, epochs=1)
+    with pytest.warns(TabmtlWarning, match=r"\['Buy'\], which no click in 'event' has; .* \['buy', 'view'\]") as caught:
+        fit(with_events(TRAIN), event_weights={"Buy": 3}, epochs=1)
     assert [warning.filename for warning in caught] == [__file__]

@@ -8,16 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recommenders import TEST, TRAIN, fitted
+from recommenders import TEST, TRAIN, every_m2trec, fitted, sessions_of
 
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.log import LogColumns, read_sessions
 from tabmtl.sessions.m2trec.index import ItemIndex, blocks_of, join_bias
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.ragged import Sessions, offsets_of
-
-FORMS = ("M2TRec", "M2TRec of the paper", "M2TRec delta")
-every_form = pytest.mark.parametrize("form", FORMS)
 
 
 def index_of(form: str) -> ItemIndex:
@@ -34,7 +31,7 @@ def of_lengths(*lengths: int, n_items: int = 60) -> Sessions:
     return Sessions(ids=pl.Series(range(len(lengths))), offsets=offsets_of(np.array(lengths)), items=items, times=None)
 
 
-@every_form
+@every_m2trec
 def test_scores_are_those_of_the_network(form: str) -> None:
     index, read = index_of(form), sessions(form).take(np.arange(12))
     scores = index.scores(read)
@@ -50,7 +47,7 @@ def test_scores_are_those_of_the_network(form: str) -> None:
         np.testing.assert_allclose(scores[place], expected, rtol=1e-4, atol=1e-4)
 
 
-@every_form
+@every_m2trec
 def test_a_session_scores_alike_alone_and_among_others(form: str) -> None:
     index, read = index_of(form), of_lengths(1, 9, 2, 30, 8, 16, 17, 3)
     together = index.scores(read)
@@ -61,7 +58,7 @@ def test_a_session_scores_alike_alone_and_among_others(form: str) -> None:
     np.testing.assert_allclose(index.scores(read.take(turned)), together[turned], rtol=1e-5, atol=1e-5)
 
 
-@every_form
+@every_m2trec
 def test_only_the_newest_clicks_are_read(form: str) -> None:
     index = index_of(form)
     longest = of_lengths(index.max_length + 30)
@@ -69,7 +66,7 @@ def test_only_the_newest_clicks_are_read(form: str) -> None:
     assert not np.allclose(index.scores(longest), index.scores(longest.last(index.max_length - 1)), atol=1e-6)
 
 
-@every_form
+@every_m2trec
 def test_a_session_without_a_click_is_one_click_on_an_unknown_item(form: str) -> None:
     index = index_of(form)
     ids = pl.Series([0, 1])
@@ -79,7 +76,7 @@ def test_a_session_without_a_click_is_one_click_on_an_unknown_item(form: str) ->
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
 
 
-@every_form
+@every_m2trec
 def test_an_unknown_click_says_that_there_was_a_click(form: str) -> None:
     index = index_of(form)
 
@@ -102,19 +99,13 @@ def of_ids(share: float = 5 / 12) -> ItemIndex:
     return ItemIndex(network, known.on(torch.device("cpu")), model, known.bias(np.full(7, share), 0.0))
 
 
-def of_items(*sessions: list[int]) -> Sessions:
-    items = np.array([item for session in sessions for item in session], dtype=np.int32)
-    offsets = offsets_of(np.array([len(session) for session in sessions]))
-    return Sessions(ids=pl.Series(range(len(sessions))), offsets=offsets, items=items, times=None)
-
-
 def test_without_metadata_a_session_of_unknown_items_gets_the_popular_ones_and_last_those_without_clicks() -> None:
     index = of_ids()
-    found = index.queries(of_items([0], [0, 0, 0, 0], [], [3, 0, 0, 0], [0, 3]))
+    found = index.queries(sessions_of([0], [0, 0, 0, 0], [], [3, 0, 0, 0], [0, 3]))
     assert found[0].tolist() == pytest.approx([*[0.0] * 8, 0.99, 1.0])
     assert all(torch.equal(found[row], found[0]) for row in (1, 2, 3))  # the known click is older than what is read
     assert not torch.allclose(found[4], found[0])
-    scores = index.scores(of_items([0]))[0]
+    scores = index.scores(sessions_of([0]))[0]
     assert np.argsort(-scores, kind="stable").tolist() == [2, 6, 0, 3, 4, 1, 5]
     assert scores[3] == scores[4] > scores[1] == scores[5]
     known = np.array([2, 5, 1, 1, 3])
@@ -122,14 +113,8 @@ def test_without_metadata_a_session_of_unknown_items_gets_the_popular_ones_and_l
 
 
 def test_a_higher_share_credits_items_without_clicks_there_too() -> None:
-    scores = of_ids(share=2.2 / 2.4).scores(of_items([0]))[0]
+    scores = of_ids(share=2.2 / 2.4).scores(sessions_of([0]))[0]
     assert np.argsort(-scores, kind="stable").tolist() == [2, 6, 1, 5, 0, 3, 4]
-
-
-def test_queries_end_in_a_one() -> None:
-    queries = index_of("M2TRec").queries(of_lengths(2, 5))
-    assert queries.shape == (2, 18)
-    assert queries[:, -1].tolist() == [1, 1]
 
 
 def test_an_index_may_have_other_values_of_items_and_take_own_vectors_away() -> None:
@@ -144,7 +129,7 @@ def test_an_index_may_have_other_values_of_items_and_take_own_vectors_away() -> 
         vectors = index.network.items(features, row, torch.where(torch.from_numpy(lost), 0, index.items.own[unit]))
         vectors = torch.nn.functional.normalize(vectors, dim=1)
     np.testing.assert_allclose(bare.matrix[:16].T, vectors, rtol=1e-4, atol=1e-5)
-    assert not np.allclose(bare.queries(of_items([5]))[:, :16], index.queries(of_items([5]))[:, :16], atol=1e-4)
+    assert not np.allclose(bare.queries(sessions_of([5]))[:, :16], index.queries(sessions_of([5]))[:, :16], atol=1e-4)
     assert np.array_equal(index.scores(read), before)
 
 

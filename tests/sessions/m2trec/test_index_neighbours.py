@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-import polars as pl
 import pytest
+from recommenders import sessions_of
 
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.m2trec import index as search
 from tabmtl.sessions.m2trec.index import NeighbourGraph, share_found
-from tabmtl.sessions.ragged import Sessions, offsets_of
+from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import top_k
 from tabmtl.sessions.repeats import RepeatWeights
 
@@ -26,16 +26,14 @@ def graph(n: int, width: int = 8, seed: int = 0) -> tuple[NeighbourGraph, np.nda
     return NeighbourGraph(vectors, queries), vectors, queries
 
 
-def sessions_of(clicked: list[list[int]]) -> Sessions:
+def at_places(clicked: list[list[int]]) -> Sessions:
     """Sessions of items by their place."""
-    lengths = np.array([len(own) for own in clicked])
-    items = np.array([place + 1 for own in clicked for place in own], dtype=np.int32)
-    return Sessions(ids=pl.Series(range(len(clicked))), offsets=offsets_of(lengths), items=items, times=None)
+    return sessions_of(*([place + 1 for place in own] for own in clicked))
 
 
 def nothing(n: int) -> Sessions:
     """Sessions without a click."""
-    return sessions_of([[] for _ in range(n)])
+    return at_places([[] for _ in range(n)])
 
 
 def test_the_graph_finds_most_of_the_best_with_their_scores() -> None:
@@ -95,7 +93,7 @@ def test_few_of_the_exact_ones_are_warned_of_with_the_cure() -> None:
 def test_the_graph_names_no_item_twice_however_many_are_asked_for(m: int) -> None:
     """It does not reach all of many items; what it does not find is none."""
     index, _, queries = graph(3000)
-    found, scores = index.search(queries[:m], 4000, sessions_of([[5, 7, 5]] * m), False, PLAIN)
+    found, scores = index.search(queries[:m], 4000, at_places([[5, 7, 5]] * m), False, PLAIN)
     assert found.shape == scores.shape == (m, 3000)
     for row, values in zip(found, scores, strict=True):
         there = row[row >= 0]
@@ -108,7 +106,7 @@ def test_the_graph_leaves_out_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> 
     index, vectors, queries = graph(300)
     lengths = np.arange(40) % 5
     best, _ = top_k(queries @ vectors.T, 5)
-    seen = sessions_of([row[:n].tolist() for row, n in zip(best, lengths, strict=True)])
+    seen = at_places([row[:n].tolist() for row, n in zip(best, lengths, strict=True)])
     found, scores = index.search(queries, 10, seen, True, PLAIN)
     for row, known, n in zip(found, best, lengths, strict=True):
         assert not set(row.tolist()) & set(known[:n].tolist())
@@ -127,8 +125,8 @@ def test_the_graph_adds_what_clicked_items_are_worth_once(seen: float, trust: fl
     best, _ = top_k(queries @ vectors.T, 3)
     clicked = [[*row.tolist(), 3, 3] for row in best]  # what is far behind, too, and twice
     weights = RepeatWeights(scale=0.5, seen=seen, last=-1, trust=trust)
-    found, scores = index.search(queries, 20, sessions_of(clicked), False, weights)
-    exact = weights.weigh(queries @ vectors.T, sessions_of(clicked), log_scale=True)
+    found, scores = index.search(queries, 20, at_places(clicked), False, weights)
+    exact = weights.weigh(queries @ vectors.T, at_places(clicked), log_scale=True)
     assert share_found(found, top_k(exact, 20)[0]) > 0.95
     # the graph misses a few of the best, and estimates the sum that own items are held against without them
     error = 1e-4 if trust == 1 else 0.05
@@ -145,7 +143,7 @@ def test_own_items_behind_those_found_are_not_held_against_themselves(
     queries *= np.float32(0.01)
     worst = np.argsort(queries @ vectors.T, axis=1)[:, :20]
     weights = RepeatWeights(seen=1.0, trust=0.5)
-    clicked = sessions_of(worst.tolist())
+    clicked = at_places(worst.tolist())
     found, scores = index.search(queries, 10, clicked, False, weights)
     assert all(set(row) <= set(own) for row, own in zip(found.tolist(), worst.tolist(), strict=True))
     exact = np.take_along_axis(weights.weigh(queries @ vectors.T, clicked, log_scale=True), found, axis=1)

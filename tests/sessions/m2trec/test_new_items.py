@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from recommenders import sessions_of
 from scipy.special import logsumexp, softmax
 
 from tabmtl.schema import TabmtlWarning
@@ -23,7 +24,7 @@ from tabmtl.sessions.m2trec.new_items import (
     share_of_births,
     warn_of_equals,
 )
-from tabmtl.sessions.ragged import Sessions, offsets_of
+from tabmtl.sessions.ragged import Sessions
 
 N = 60
 rng = np.random.default_rng(0)
@@ -31,12 +32,6 @@ LOGITS = rng.normal(0, 2, (N + 1, N)).astype(np.float32)  # of the next item by 
 CLICKED = np.arange(N) < 45
 TABLE = pl.DataFrame({"price": np.arange(N)})
 CODER = ItemCoder.fit(TABLE)
-
-
-def sessions_of(*sessions: list[int], times: np.ndarray | None = None) -> Sessions:
-    items = np.array([item for session in sessions for item in session], dtype=np.int32)
-    offsets = offsets_of(np.array([len(session) for session in sessions]))
-    return Sessions(ids=pl.Series(range(len(sessions))), offsets=offsets, items=items, times=times)
 
 
 def drawn(n: int, logits: np.ndarray = LOGITS) -> Sessions:

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from recommenders import sessions_of
 
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.m2trec.index import ItemIndex
@@ -16,7 +17,6 @@ from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.training import Examples, SessionLoop
 from tabmtl.sessions.m2trec.validation import Validation, is_clearly_better
-from tabmtl.sessions.ragged import Sessions, offsets_of
 from tabmtl.sessions.ranking import Ranking, rank_next
 from tabmtl.sessions.repeats import Choices
 
@@ -36,12 +36,6 @@ def make(**options: Any) -> tuple[M2TRecNetwork, KnownItems, M2TRec]:
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return network, known, model
-
-
-def sessions_of(*sessions: list[int]) -> Sessions:
-    items = np.concatenate(sessions).astype(np.int32)
-    offsets = offsets_of(np.array([len(session) for session in sessions]))
-    return Sessions(ids=pl.Series(range(len(sessions))), offsets=offsets, items=items, times=None)
 
 
 SESSIONS = sessions_of([1, 3, 2], [4, 0, 7, 1], [8, 3])  # item 2 has no click, 5 and 6 are nowhere, 0 is unknown

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from tabmtl import Shards
 from tabmtl.sessions.log import LogColumns
 from tabmtl.sessions.m2trec import stored, windows
 from tabmtl.sessions.m2trec.stored import stored_log
+from tabmtl.sessions.m2trec.training import Examples
 from tabmtl.sessions.m2trec.windows import WindowExamples
 from tabmtl.training.run import current
 
@@ -29,14 +32,10 @@ def steps_of(epoch, mode="per_session", batch_size=60):
     """The targets of every step, with the numbers of clicks before them, and the first draw of its generator."""
     with stored_log(Shards(LOG.clicks.lazy()), LogColumns(), None, current()) as log:
         sessions = log.sessions(IDS).at_least(2)
-        feed = WindowExamples(
-            sessions=sessions,
-            unit_of=np.arange(len(IDS) + 1),
-            max_length=5,
-            mode=mode,
-            device=torch.device("cpu"),
-            seed=3,
+        read = partial(
+            Examples.of, unit_of=np.arange(len(IDS) + 1), max_length=5, mode=mode, device=torch.device("cpu")
         )
+        feed = WindowExamples(sessions=sessions, read=read, seed=3)
         n_steps, steps = feed.steps(epoch, batch_size)
         found = []
         for step in steps:
