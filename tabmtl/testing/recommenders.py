@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import random
 from collections.abc import Callable
 from functools import cached_property
@@ -17,13 +16,12 @@ from polars.testing import assert_frame_equal
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from tabmtl import sessions
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.recommender import Recommender
-from tabmtl.storage.persist import load
 from tabmtl.synth import make_sessions
 from tabmtl.testing.comparisons import parameters_of
 from tabmtl.testing.promises import named_checks, raises, warns
+from tabmtl.testing.storage import copies_of, reload
 
 #: Set where a recommender has the parameter; on the CPU, the bits of two runs can be compared.
 _SETTINGS: dict[str, Any] = {"device": "cpu", "n_jobs": 1, "random_state": 0}
@@ -148,16 +146,12 @@ class _Kept(_Subject):
             assert self.same(self.fresh().fit(self.train, items=self.items))
 
     def check_copies_and_files_give_the_same_bits(self) -> None:
-        cls, model, test = type(self.model), self.fitted, self.test
-        known = None if getattr(sessions, cls.__name__, None) is cls else cls
+        model, test = self.fitted, self.test
         with TemporaryDirectory() as folder:
-            model.save(Path(folder, "first"))
-            loaded = load(Path(folder, "first"), cls=known)
-            loaded.save(Path(folder, "second"))
-            copies = {"pickle": pickle.loads(pickle.dumps(model)), "deepcopy": copy.deepcopy(model), "load": loaded}
-            copies["load again"] = load(Path(folder, "second"), cls=known)
+            copies = copies_of(model, Path(folder, "first"))
+            copies["load again"] = reload(copies["load"], Path(folder, "second"))
         for how, other in copies.items():
-            assert type(other) is cls, how
+            assert type(other) is type(model), how
             assert parameters_of(other) == parameters_of(model), how
             assert other.item_ids_.equals(model.item_ids_), how
             assert other.item_counts_.tolist() == model.item_counts_.tolist(), how

@@ -25,6 +25,15 @@ def reload(estimator: Any, folder: Path) -> Any:
     return load(folder, cls=None if getattr(tabmtl, cls.__name__, None) is cls else cls)
 
 
+def copies_of(estimator: Any, folder: Path) -> dict[str, Any]:
+    """Copy a model in every way."""
+    return {
+        "load": reload(estimator, folder),
+        "pickle": pickle.loads(pickle.dumps(estimator)),
+        "deepcopy": copy.deepcopy(estimator),
+    }
+
+
 def _files_of(folder: Path) -> dict[Path, bytes]:
     """Return the files of a model and of its parts."""
     return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
@@ -64,11 +73,7 @@ class Storage(Subject):
         estimator, X, y = self.fitted()
         said = answers(estimator, X)
         with TemporaryDirectory() as folder:
-            copies = {
-                "load": reload(estimator, Path(folder)),
-                "pickle": pickle.loads(pickle.dumps(estimator)),
-                "deepcopy": copy.deepcopy(estimator),
-            }
+            copies = copies_of(estimator, Path(folder))
         for how, other in copies.items():
             assert type(other) is type(self.model), how
             assert parameters_of(other) == parameters_of(estimator), how

@@ -166,13 +166,12 @@ def test_codes_are_of_a_list(items: Any) -> None:
         catalogue.codes(items, "candidates", "leave it out")
 
 
-@pytest.mark.parametrize("ids", [pl.Series([5, 2], dtype=pl.Int32), pl.Series([2**63 + 1, 2], dtype=pl.UInt64)])
-def test_numbers_come_back_from_their_state(ids: pl.Series) -> None:
+NAMES = [pl.Series([5, 2], dtype=pl.Int32), pl.Series([2**63 + 1, 2], dtype=pl.UInt64), pl.Series(["ß", "", "a"])]
+
+
+@pytest.mark.parametrize("ids", NAMES, ids=str)
+def test_names_come_back_from_their_state(ids: pl.Series) -> None:
     check_state(make_catalogue(ids, None, "item_id"))
-
-
-def test_text_comes_back_from_its_state() -> None:
-    check_state(make_catalogue(pl.Series(["ß", "", "a"]), None, "item_id"))
 
 
 def check_state(catalogue: Catalogue) -> None:

@@ -10,6 +10,7 @@ from tabmtl.sessions.popularity import fill_with_popularity, popularity_below_ze
 
 # clicks: a 3, b 2, c 1, d 1; e was never clicked
 CLICKS = [("s1", "a"), ("s1", "b"), ("s1", "a"), ("s2", "c"), ("s2", "a"), ("s3", "d"), ("s3", "b")]
+TEXT = (pl.String, pl.Categorical, pl.Enum)
 CATEGORIES = {"a": "x", "b": "y", "c": "y", "d": None, "e": "y"}
 
 
@@ -63,17 +64,11 @@ def test_order_of_popularity_in_the_category(clicked, expected):
     assert order(CategoryPopularity().fit(log(CLICKS), items=table()), clicked) == expected
 
 
-@pytest.mark.parametrize("dtype", [pl.String, pl.Categorical, pl.Enum(["x", "y"])])
-def test_categories_may_be_text_of_any_type(dtype):
-    assert order(CategoryPopularity().fit(log(CLICKS), items=table(dtype)), "c") == "bcead"
-
-
-@pytest.mark.parametrize("dtype", [pl.Int8, pl.Float64, pl.Boolean])
-def test_categories_may_be_numbers_of_any_type(dtype):
-    codes = {"x": 0, "y": 1, None: None}
-    items = pl.DataFrame({"item_id": list(CATEGORIES), "kind": [codes[value] for value in CATEGORIES.values()]})
-    items = items.with_columns(pl.col("kind").cast(dtype))
-    assert order(CategoryPopularity(category="kind").fit(log(CLICKS), items=items), "c") == "bcead"
+@pytest.mark.parametrize("dtype", [pl.String, pl.Categorical, pl.Enum(["x", "y"]), pl.Int8, pl.Float64, pl.Boolean])
+def test_categories_may_be_of_any_type(dtype):
+    codes = pl.Series(list(CATEGORIES.values())).replace_strict({"x": 0, "y": 1}, default=None)
+    items = table(dtype) if dtype in TEXT else table().with_columns(category=codes.cast(dtype))
+    assert order(CategoryPopularity().fit(log(CLICKS), items=items), "c") == "bcead"
 
 
 def test_the_name_of_categories_may_look_like_a_pattern():

@@ -31,17 +31,6 @@ def ranking(
     )
 
 
-def test_ranks_by_hand() -> None:
-    scores = np.array([[0.1, 0.9, 0.5], [0.1, 0.9, 0.5], [0.1, 0.9, 0.5]], dtype=np.float32)
-    assert rank_targets(scores, np.array([2, 3, 1])).tolist() == [1, 2, 3]
-
-
-def test_ties_count_against_the_recommender() -> None:
-    scores = np.array([[1, 2, 2, 2, 0]], dtype=np.float32)
-    assert rank_targets(scores, np.array([2])).tolist() == [4 - 1]
-    assert rank_targets(scores, np.array([1])).tolist() == [4]
-
-
 def test_constant_scores_gain_nothing() -> None:
     n_items = 50
     ranks = rank_targets(np.full((4, n_items), 0.3, dtype=np.float32), np.array([1, 2, 25, 50]))
@@ -161,17 +150,3 @@ def test_a_bucket_without_targets_has_no_measure() -> None:
         "coverage@20": None
     }
     assert table.row(2, named=True)["recall@20"] == 1
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 300)), min_size=1, max_size=20), st.integers(1, 30))
-def test_the_buckets_make_up_the_whole(targets: list[tuple[int, int]], k: int) -> None:
-    ranks, counts = zip(*targets, strict=True)
-    table = summarize(ranking(list(ranks), list(counts), n_items=100), [k])
-    parts = table[1:]
-    assert parts["n_targets"].sum() == table["n_targets"][0] == len(targets)
-    for measure in ("recall", "mrr", "ndcg"):
-        name = f"{measure}@{k}"
-        total = (parts[name] * parts["n_targets"]).sum()
-        assert total / len(targets) == pytest.approx(table[name][0])
-    assert table[f"mrr@{k}"][0] <= table[f"ndcg@{k}"][0] <= table[f"recall@{k}"][0]

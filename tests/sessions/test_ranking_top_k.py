@@ -62,28 +62,6 @@ def test_the_best_of_many_are_those_of_a_full_sort(levels: int) -> None:
     check(np.random.default_rng(0).integers(levels, size=(20, 6_001)).astype(np.float32), 20)
 
 
-def test_a_row_alone_gives_what_it_gives_in_a_block() -> None:
-    scores = np.random.default_rng(1).integers(5, size=(30, 200)).astype(np.float32)
-    items, values = top_k(scores, 20)
-    for row in range(len(scores)):
-        alone, value = top_k(scores[row : row + 1], 20)
-        np.testing.assert_array_equal(alone[0], items[row])
-        np.testing.assert_array_equal(value[0], values[row])
-
-
-def test_a_shorter_list_is_the_start_of_a_longer_one() -> None:
-    scores = np.random.default_rng(2).integers(4, size=(20, 60)).astype(np.float32)
-    longer = top_k(scores, 60)[0]
-    for k in (1, 7, 30):
-        np.testing.assert_array_equal(top_k(scores, k)[0], longer[:, :k])
-
-
-def test_no_more_items_than_there_are() -> None:
-    items, values = top_k(np.array([[1, 3, 2]], dtype=np.float32), 20)
-    assert items.tolist() == [[1, 2, 0]]
-    assert values.tolist() == [[3, 2, 1]]
-
-
 def test_no_rows_give_no_items() -> None:
     items, values = top_k(np.zeros((0, 5), dtype=np.float32), 3)
     assert items.shape == values.shape == (0, 3)

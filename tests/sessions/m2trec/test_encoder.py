@@ -53,26 +53,15 @@ def assert_equal(first: torch.Tensor, second: torch.Tensor) -> None:
 
 
 @every_form
-def test_one_pass_gives_the_query_of_every_prefix(pooling: str, n_layers: int) -> None:
-    encoder, items = make(pooling, n_layers), clicks(3, 6)
-    lengths = lengths_of(6, 4, 1)
-    queries = encoder(items, lengths, all_prefixes=True)
-    assert queries.shape == (3, 6, 8)
-    for row, n in enumerate(lengths.tolist()):
-        for gone in range(n):
-            alone = encoder(items[row : row + 1, gone:n], lengths_of(n - gone))
-            assert_equal(queries[row, gone], alone[0])
-
-
-@every_form
-def test_summaries_are_of_every_prefix_too(pooling: str, n_layers: int) -> None:
+def test_one_pass_gives_the_query_and_the_summary_of_every_prefix(pooling: str, n_layers: int) -> None:
     encoder, items, lengths = make(pooling, n_layers), clicks(3, 6), lengths_of(6, 4, 1)
-    _, summaries = SessionEncoder.forward(encoder, items, lengths, all_prefixes=True)
-    assert summaries.shape == (3, 6, encoder.width)
+    found = SessionEncoder.forward(encoder, items, lengths, all_prefixes=True)
+    assert [part.shape for part in found] == [(3, 6, 8), (3, 6, encoder.width)]
     for row, n in enumerate(lengths.tolist()):
         for gone in range(n):
-            _, alone = SessionEncoder.forward(encoder, items[row : row + 1, gone:n], lengths_of(n - gone))
-            assert_equal(summaries[row, gone], alone[0])
+            alone = SessionEncoder.forward(encoder, items[row : row + 1, gone:n], lengths_of(n - gone))
+            for part, own in zip(found, alone, strict=True):
+                assert_equal(part[row, gone], own[0])
     if pooling != "items":
         assert_equal(encoder(items, lengths), encoder.out(SessionEncoder.forward(encoder, items, lengths)[1]))
 

@@ -215,16 +215,10 @@ def test_parameters_changed_after_fit_do_not_change_what_was_fitted() -> None:
 
 def test_before_fit_there_are_no_vectors(tmp_path: Path) -> None:
     model = tiny("M2TRec")
-    with pytest.raises(NotFittedError):
-        model.transform(TEST)
-    with pytest.raises(NotFittedError):
-        model.item_vectors()
-    with pytest.raises(NotFittedError):
-        model.add_items(ITEMS)
-    with pytest.raises(NotFittedError):
-        model.export_index(tmp_path)
-    with pytest.raises(NotFittedError):
-        model.recommend(TEST, approximate=True)
+    asked = [lambda: model.transform(TEST), model.item_vectors, lambda: model.add_items(ITEMS)]
+    for ask in (*asked, lambda: model.export_index(tmp_path), lambda: model.recommend(TEST, approximate=True)):
+        with pytest.raises(NotFittedError):
+            ask()
     assert not list(tmp_path.iterdir())
 
 

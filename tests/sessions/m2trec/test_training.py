@@ -128,7 +128,7 @@ def test_weights_are_those_of_the_targets_and_on_average_one(mode: ExampleMode) 
 
 
 def test_weights_of_nothing_to_predict_are_refused() -> None:
-    with pytest.raises(ValueError, match="every click to predict has the weight 0: give a weight above 0 in event_weights"):
+    with pytest.raises(ValueError, match="every click to predict has the weight 0: give a weight above 0 in event_w"):
         make([[1] * 3], 5, "per_session", np.array([1, 0, 0], dtype=np.float32))
 
 

@@ -112,7 +112,8 @@ def test_what_is_clearly_better_is_so_over_sessions() -> None:
 def test_targets_are_as_many_as_are_ranked() -> None:
     network, known, model = make()
     assert len(Validation(network, known, SESSIONS, model)) == 6
-    assert len(Validation(network, known, sessions_of(*[[1, 3, 4]] * 4000), model)) == 3000
+    many = Validation(network, known, sessions_of(*[[1, 3, 4]] * 4000), model)
+    assert len(many) == len(many.rank()[0].ranks) == 3000
 
 
 def test_the_strength_is_that_of_the_highest_likelihood_at_the_best_scale() -> None:
@@ -145,9 +146,3 @@ def test_taken_items_keep_their_metadata_and_own_vectors() -> None:
         whole = [network.vectors(items, torch.arange(1, len(items))) for items in (known.on(CPU), part.on(CPU))]
         found = [vectors[items.unit_of[1:] - 1] for vectors, items in zip(whole, (known, part), strict=True)]
         torch.testing.assert_close(found[1], found[0][[0, 1, 2, 3, 6, 7]])
-
-
-def test_few_clicks_of_many_are_judged() -> None:
-    network, known, model = make()
-    many = sessions_of(*[[1, 3, 4]] * 4000)
-    assert len(Validation(network, known, many, model).rank()[0].ranks) == 3000
