@@ -152,22 +152,17 @@ def test_the_directed_path_adds_a_map_of_the_last_state() -> None:
     assert encoder.direct is not None
     anchor = without_path(encoder)(items, lengths)
     _, states = SessionEncoder.forward(encoder, items, lengths)
-    assert_equal(encoder(items, lengths), anchor + states @ encoder.direct.weight.T)
-    encoder.strength = 0.5
-    assert_equal(encoder(items, lengths), anchor + 0.5 * states @ encoder.direct.weight.T)
+    path = states @ encoder.direct.weight.T
+    for strength in (1.0, 0.5):
+        encoder.strength = strength
+        assert_equal(encoder(items, lengths), anchor + strength * path)
     encoder.strength = 0.0
     assert torch.equal(encoder(items, lengths), anchor)
+    encoder.strength = 1.0
+    encoder.scale_direct(0.25)  # for good
+    assert_equal(encoder(items, lengths), anchor + 0.25 * path)
     with pytest.raises(RuntimeError, match=r"direct\.weight"):
         Queries(options_of(pooling="mean")).load_state_dict(encoder.state_dict())
-
-
-def test_scaling_the_path_is_its_strength_for_good() -> None:
-    encoder, items, lengths = make(), clicks(3, 5), lengths_of(5, 3, 1)
-    encoder.strength = 0.5
-    expected = encoder(items, lengths)
-    encoder.strength = 1.0
-    encoder.scale_direct(0.5)
-    assert_equal(encoder(items, lengths), expected)
 
 
 def test_training_leaves_the_path_out_of_half_of_the_queries_whatever_its_strength() -> None:
