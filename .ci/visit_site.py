@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 SHOWN = (
     "index.html",
     "choosing.html",
-    "guide.html",
+    "guide/index.html",
+    "guide/limits.html",
     "capabilities.html",
     "results.html",
     "evidence/README.html",
     "examples/index.html",
     "examples/plot_start.html",
     "examples/plot_experts.html",
-    "api/tabmtl.html",
+    "api/index.html",
     "api/generated/tabmtl.MMoE.html",
 )
 #: Width of the window, and the theme.

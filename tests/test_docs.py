@@ -1,5 +1,5 @@
 """Every example is run: the doctests of all modules, and the ```python blocks of README.md,
-CONTRIBUTING.md and docs/*.md.
+CONTRIBUTING.md and docs/.
 
 Nothing is passed over in silence: a doctest cannot be marked to be skipped, a fence that looks like Python is
 run or refused, and an example whose optional dependency is missing is reported as skipped, with its name.
@@ -33,7 +33,10 @@ PAGES = [
 ]
 
 #: Pages of many fits, which `make test-all` runs.
-LONG = {"guide.md", "production.md", "experts.md", "sessions.md"}
+LONG = {
+    ROOT / "docs" / f"{name}.md"
+    for name in ("guide/ensembles", "guide/scores", "guide/trees", "production", "experts", "sessions")
+}
 
 #: A fence: its indentation, its marks, what is said behind them, its text.
 FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([^\n`]*)\n(.*?)^[ \t]*\2[`~]*[ \t]*$", re.M | re.S)
@@ -97,7 +100,7 @@ def python_blocks(page: Path) -> list[tuple[int, str]]:
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, id=str(page.relative_to(ROOT)), marks=pytest.mark.all_faces if page.name in LONG else ())
+        pytest.param(page, id=str(page.relative_to(ROOT)), marks=pytest.mark.all_faces if page in LONG else ())
         for page in PAGES
     ],
 )
