@@ -68,7 +68,7 @@ CHECKS = [
 def three_folds():
     """Let IndependentTasks choose its trees by three folds in place of ten: no promise depends on their number."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tabmtl.models.independent._MOST_FOLDS", 3)
+        patch.setattr("tabmtl.models.independent.folds._MOST_FOLDS", 3)
         yield
 
 

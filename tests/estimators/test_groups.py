@@ -24,9 +24,10 @@ MODELS = {cls.__name__: cls for cls in (SharedBottom, RMTGB, IndependentTasks)}
 @pytest.fixture
 def splits(monkeypatch):
     """Groups of the two sides of every split, in order."""
-    from tabmtl.estimators import boosted, network
+    from tabmtl.estimators import network
+    from tabmtl.estimators.boosted import rounds
     from tabmtl.model_selection import train_valid_split
-    from tabmtl.models import independent
+    from tabmtl.models.independent import choice
 
     found = []
 
@@ -35,9 +36,9 @@ def splits(monkeypatch):
         found.append(None if group is None else [set(group[side]) for side in sides])
         return sides
 
-    for module in (network, independent, boosted):
+    for module in (network, rounds):
         monkeypatch.setattr(module, "train_valid_split", split)
-    monkeypatch.setattr(independent, "FEW_ROWS", 50)
+    monkeypatch.setattr(choice, "FEW_ROWS", 50)
     return found
 
 
@@ -89,7 +90,7 @@ def test_a_split_by_patients_stops_in_time(seed):
 
 
 def test_folds_of_few_rows_do_not_divide_a_group(monkeypatch):
-    from tabmtl.models import independent
+    from tabmtl.models.independent import folds as module
 
     found = []
 
@@ -98,8 +99,8 @@ def test_folds_of_few_rows_do_not_divide_a_group(monkeypatch):
         found.append(([set(args[0].group[fold == f]) for f in range(fold.max() + 1)], set(args[0].group)))
         return fold
 
-    deal_folds = independent._deal_folds
-    monkeypatch.setattr(independent, "_deal_folds", deal)
+    deal_folds = module._deal
+    monkeypatch.setattr(module, "_deal", deal)
     tiny(IndependentTasks).fit(X[:90], Y[:90], groups="owner")
     assert len(found) == Y.width
     for folds, groups in found:

@@ -1,0 +1,158 @@
+"""The trees of one task: by every configuration that is tried, on rows without those set aside, and on all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import lightgbm as lgb
+import numpy as np
+
+from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
+from tabmtl.metrics.scores import score_task, undefined_reason
+from tabmtl.models.independent.folds import Folds
+from tabmtl.models.independent.grower import Grower
+from tabmtl.models.independent.rows import Sample, TaskRows
+from tabmtl.schema import warn_user
+from tabmtl.targets import Task
+from tabmtl.training.watch import Watch
+
+_BAGGING = {"subsample": 0.8, "subsample_freq": 1}
+
+#: Configurations that ``tune`` names; what one does not name is the estimator's own parameter.
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "small": {"num_leaves": 8, "min_child_samples": 20, "colsample_bytree": 0.5, "reg_lambda": 1.0, **_BAGGING},
+    "mid": {
+        "num_leaves": 16,
+        "min_child_samples": 50,
+        "colsample_bytree": 0.4,
+        "reg_lambda": 10.0,
+        "cat_smooth": 20.0,
+        "cat_l2": 20.0,
+        **_BAGGING,
+    },
+    "default": {},
+    "big": {"num_leaves": 63, "min_child_samples": 20, "colsample_bytree": 0.5, "reg_lambda": 5.0, **_BAGGING},
+}
+
+#: A task with fewer labels, or of fewer beside its most frequent class, chooses its trees by folds. Of many rows, folds
+#: would take too long.
+FEW_ROWS, _RARE_ROWS, _MOST_FOLDED = 600, 100, 5_000
+
+
+class Grown(NamedTuple):
+    """Trees of one task under one configuration.
+
+    Where rows were held out, ``valid_losses`` are those of their labels, and ``score`` is by the metric of the task.
+    Trees are lost where they predict the classes of the folds worse than their shares, which are the model then.
+    """
+
+    booster: lgb.Booster
+    options: Mapping[str, Any] = MappingProxyType({})
+    valid_losses: Sequence[np.ndarray] = ()
+    score: float | None = None
+    is_lost: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TreesOfTask:
+    """Finds the trees of one task.
+
+    Parameters
+    ----------
+    grower : Grower
+    fraction : float or None
+        Share of the rows that is held out to stop the training; None grows all trees.
+    seed : int
+    """
+
+    grower: Grower
+    fraction: float | None
+    seed: int
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return self.grower.task
+
+    def try_all(self, given: TaskRows, configurations: Sequence[str], watch: Watch) -> dict[str, Grown]:
+        """Grow trees by every configuration; rows held out stop the training and judge it.
+
+        A constant answers a task none of whose rows can be held out, as they are of one group.
+        """
+        split = self._split(given)
+        if split is None:
+            warn_user(
+                f"task {self.task.name!r}: all {len(given.rows)} labelled rows are in one group, so none can be set "
+                "aside to choose its trees, and it is answered by a constant; give smaller groups, label rows of it in "
+                "X_val and y_val, or set early_stopping=False"
+            )
+            booster = self.grower.grow_constant(Sample.of(given.rows), watch)
+            return dict.fromkeys(configurations, Grown(booster))
+        if self.grower.takes_few and split.watched is None and self._has_few(split.all):
+            return dict.fromkeys(configurations, self._grow_few(split.all, watch))
+        rows = split.first
+        return {
+            name: self._try(rows, split.watched, CONFIGURATIONS[name], watch.part(1 / (len(configurations) - k)))
+            for k, name in enumerate(configurations)
+        }
+
+    def refit(self, given: TaskRows, found: Grown, watch: Watch) -> lgb.Booster:
+        """Grow as many trees on all rows, where some were held out."""
+        split, grower = self._split(given), self.grower
+        if split is None or split.keep is None:
+            return found.booster
+
+        def grow(part: Watch) -> list[Grown]:
+            rounds = found.booster.current_iteration()
+            options = {**found.options, "num_iterations": rounds, "early_stopping_round": 0}
+            booster = grower.grow(split.all, None, options, part)
+            assert split.watched is not None
+            losses = grower.losses(grower.answer(booster, split.watched.x), split.watched)
+            return [found._replace(booster=booster, valid_losses=[losses])]
+
+        name = self.task.name
+        return refit([found], grow, watch, f"no fit of all rows of task {name!r}", name)[0].booster
+
+    def _split(self, given: TaskRows) -> Split[Sample] | None:
+        """Return the rows of the task, perhaps with some held out; None where that cannot be, as all are one group."""
+        rows = Sample.of(given.rows)
+        if self.fraction is None:
+            return Split(rows)
+        if given.watched is not None and len(given.watched):
+            return Split(rows, Sample.of(given.watched))
+        has_few = self._has_few(rows)
+        if given.are_one_group and not (has_few and (len(rows) == 1 or not self.grower.takes_few)):
+            return None
+        if has_few:
+            return Split(rows)
+        return Split.of(rows, rows.y[:, None], (self.task,), self.fraction, self.seed, group=rows.group)
+
+    def _has_few(self, rows: Sample) -> bool:
+        """Return whether rows are too few, or those of its rarer classes are, to set some aside."""
+        if not self.grower.takes_few:
+            return len(rows) < ROWS_TO_SPLIT
+        if not self.task.is_classification or not FEW_ROWS <= len(rows) < _MOST_FOLDED:
+            return len(rows) < FEW_ROWS
+        return 0 < len(rows) - np.bincount(rows.y.astype(np.intp)).max() < _RARE_ROWS
+
+    def _try(self, rows: Sample, held_out: Sample | None, options: dict[str, Any], watch: Watch) -> Grown:
+        booster = self.grower.grow(rows, held_out, options, watch)
+        if held_out is None:
+            return Grown(booster, options)
+        answer = self.grower.answer(booster, held_out.x)
+        is_judged = undefined_reason(self.task, held_out.y, held_out.weight) is None
+        score = score_task(self.task, held_out.y, answer, held_out.weight) if is_judged else None
+        return Grown(booster, options, [self.grower.losses(answer, held_out)], score)
+
+    def _grow_few(self, rows: Sample, watch: Watch) -> Grown:
+        if len(rows) == 1:
+            return Grown(self.grower.grow_constant(rows, watch))
+        own, large = CONFIGURATIONS["default"], CONFIGURATIONS["mid"]
+        chosen = Folds(self.grower, rows, self.seed).choose(own, large, watch)
+        # the rounds are known, and few
+        if chosen.options is None:
+            return Grown(self.grower.grow_constant(rows, Watch()), is_lost=chosen.is_lost)
+        return Grown(self.grower.grow(rows, None, chosen.options, Watch()))

@@ -1,0 +1,376 @@
+"""Independent tasks: one single-task model per target, the reference of every multi-task gain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+
+import lightgbm as lgb
+import numpy as np
+import polars as pl
+from sklearn.base import BaseEstimator
+
+from tabmtl.encode import TableCoder
+from tabmtl.estimators.base import NotHere
+from tabmtl.estimators.boosted.data import tree_matrix
+from tabmtl.estimators.boosted.options import LONGEST_STEP, Leaves, LightGBMOptions
+from tabmtl.estimators.faces import ClassifierFace, RegressorFace
+from tabmtl.estimators.tables import MultiTaskEstimator, TableState
+from tabmtl.models.independent.choice import CONFIGURATIONS, Grown, TreesOfTask
+from tabmtl.models.independent.foreign import Foreign, rows_of
+from tabmtl.models.independent.grower import Grower, answer_by_trees
+from tabmtl.models.independent.rows import TaskRows
+from tabmtl.params import NonNegative, WholeShare, near
+from tabmtl.processes.forks import count_threads
+from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.schema import Batch, warn_user
+from tabmtl.storage.lightgbm_text import TreeText
+from tabmtl.targets import Task
+from tabmtl.training.watch import Watch, describe_score
+
+if TYPE_CHECKING:
+    from tabmtl.encode.cache import StoredRows
+
+T = TypeVar("T")
+
+_MOST_TREES = 1_000
+_LISTED = 10
+_NO_SHARDS = "Shards are for LightGBM only; give other estimators a frame as X"
+
+
+def _check_tune(name: str, value: Any) -> None:
+    """Raise a ValueError unless a value is "all", or names configurations, each once."""
+    known = [*CONFIGURATIONS]
+    names = known if value == "all" else value
+    is_listed = isinstance(names, Sequence) and not isinstance(names, str)
+    wrong = [each for each in names if each not in known or names.count(each) > 1] if is_listed else [value]
+    if wrong:
+        hint = "" if wrong[0] in known else near(wrong[0], ["all", *known])
+        raise ValueError(f"{name} must be 'all', or hold names of {known}, each once, got {value!r}{hint}")
+
+
+def _check_estimator(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, type) or not (hasattr(value, "fit") and hasattr(value, "get_params"))):
+        raise TypeError(f"{name} must be an estimator such as RandomForestRegressor(), or None, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IndependentState(TableState):
+    """Fitted attributes that a file keeps: the trees of every task, in task order."""
+
+    trees: tuple[TreeText, ...]
+    configuration_: str
+    configuration_scores_: pl.DataFrame
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        tasks, columns = self.coder_.labels.tasks, self.coder_.features.columns
+        found = [trees.shape[:2] for trees in self.trees]
+        expected = [(columns.n_features, task.width) for task in tasks]
+        if found != expected:
+            raise ValueError(f"the trees have columns and outputs {found[:5]}, expected {expected[:5]}")
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
+    """One model per task, each trained on its own labelled rows only.
+
+    The default is LightGBM with native categories, native missing values and, for every task, its own early stopping.
+    Any scikit-learn estimator can take its place. It gets X as it was given, without the rows that have no label, and
+    is fitted on all others.
+
+    The default LightGBM grows at most 1000 trees. Its options have the defaults of the published reference scores;
+    ``tune`` makes it a stronger reference. With many classes a leaf adds at most 20 logits before the learning rate
+    (``max_delta_step``); without that bound, a few rows of a rare class end the training early.
+
+    Parameters
+    ----------
+    classifier, regressor : estimator, optional
+        Cloned for every classification and regression task. A LightGBM estimator is trained like the default, with
+        its own parameters, ``class_weight`` and ``random_state`` among them. Others get the ``groups`` of fit if they
+        take them. With faces of a multi-task model, such as ``SharedTreesClassifier()`` and
+        ``SharedTreesRegressor()``, this is the control that learns every task without the others.
+    tune : "all" or sequence of str, default=()
+        Names of the configurations to choose the parameters among: "small" has 8 leaves, "mid" 16 leaves of at least 50
+        rows and a strong penalty, "default" the estimator's own parameters, "big" 63 leaves; all but "default" draw
+        80 % of the rows for every tree, and 40 or 50 % of the columns. What a configuration does not name is the
+        estimator's own parameter. All tasks get the configuration with the highest mean of ``configuration_scores_``,
+        of equal ones the first. Without names, the estimator's own parameters are taken. It has no effect on tasks with
+        few labels, see ``early_stopping``.
+    early_stopping : bool, default=True
+        Stop LightGBM where a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved
+        for ``patience`` trees. Without labels of the task in y_val, ``validation_fraction`` of its rows is set aside
+        to find the number of trees, and then all rows are fitted with it: no row is lost. Where that fit predicts the
+        rows set aside clearly worse than the fit without them (a loss a quarter higher, and beyond chance), the fit
+        without them is kept, with a warning. Where ROC AUC stops the default LightGBM before 20 trees, it takes 20 if
+        these have a lower log loss than the shares of the classes.
+
+        Without labels in y_val, a task with fewer than 600 labels is too small to split, as is one of up to 5 000 with
+        fewer than 100 beside its most frequent class. There the default LightGBM chooses its trees by their loss in ten
+        folds (fewer than ten rows: each row by itself): how many, 20 at least, and whether with 2, 7 or 8 leaves, as
+        "mid", or by the estimator's own parameters. Where the mean predicts better than all of these, or the
+        shares of the classes do by more than two standard errors, it answers alone, for classes with a warning. A task
+        whose labels are all in one of several ``groups`` is answered by a constant, with a warning.
+
+    Attributes
+    ----------
+    estimators_ : dict of str to estimator
+        The fitted model of every task: a LightGBM Booster, or a scikit-learn estimator.
+    configuration_ : str
+        Name of the configuration that was taken; "default" without ``tune``, and the first one where no task is judged.
+    configuration_scores_ : polars.DataFrame
+        A row per task, and a column per configuration that was tried: the score of the task's validation labels by its
+        own metric, higher is better. Null where they do not judge the task, as with fewer than 600 labels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tabmtl import IndependentTasks
+    >>> X = np.random.default_rng(0).normal(size=(200, 3))
+    >>> y = np.column_stack([X[:, 0], X[:, 1] * 10])
+    >>> y[:50, 1] = np.nan  # unlabelled
+    >>> IndependentTasks(random_state=0).fit(X, y).predict(X).shape
+    (200, 2)
+    """
+
+    classifier: Annotated[BaseEstimator | None, _check_estimator] = None
+    regressor: Annotated[BaseEstimator | None, _check_estimator] = None
+    num_leaves: Leaves = 31
+    colsample_bytree: WholeShare = 0.8
+    reg_lambda: NonNegative = 0.0
+
+    tune: Annotated[Literal["all"] | Sequence[str], _check_tune] = ()
+
+    _stored: ClassVar[type] = IndependentState
+
+    export_onnx = NotHere("its models are plain LightGBM; say estimators_[task], or fit a network")
+    export_task = NotHere("its models are plain LightGBM; say estimators_[task]")
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        given = [name for name in ("classifier", "regressor") if getattr(self, name) is not None]
+        if self.tune and given:
+            raise ValueError(
+                f"tune={self.tune!r} chooses among LightGBM models of its own; leave out {given[0]}, or tune"
+            )
+        if self.tune and not self.early_stopping:
+            raise ValueError(f"tune={self.tune!r} needs validation rows; set early_stopping=True, or leave tune out")
+
+    def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
+        learners = dict(enumerate(self._learners(coder, seed)))
+        has_foreign = any(isinstance(learner, Foreign) for learner in learners.values())
+        if X is None and has_foreign:
+            raise TypeError(_NO_SHARDS)
+        learns_again = has_foreign or (self.early_stopping and valid is None)
+        return self._fit_all(coder.labels.tasks, learners, partial(TaskRows.of, batch, valid), learns_again, ALONE, X)
+
+    def _fit_stored(self, coder: TableCoder, rows: StoredRows, valid: StoredRows | None, seed: int) -> dict[str, Any]:
+        if rows.group.size == 1:
+            return super()._fit_stored(coder, rows, valid, seed)
+        learners, group = self._learners(coder, seed), rows.group
+        if any(isinstance(learner, Foreign) for learner in learners):
+            raise TypeError(_NO_SHARDS)
+        batch, held_out = rows.mapped(), None if valid is None else valid.mapped()
+        # the largest tasks are dealt first, and their rows move
+        owners = enumerate(group.deal(rows.n_labels))
+        moved = {t: TaskRows.moved(batch, held_out, t, rank, group) for t, rank in owners}
+        dealt = {t: learners[t] for t, found in moved.items() if found is not None}
+        learns_again = self.early_stopping and valid is None
+        return self._fit_all(coder.labels.tasks, dealt, moved.__getitem__, learns_again, group)
+
+    def _fit_all(
+        self,
+        tasks: Sequence[Task],
+        learners: Mapping[int, TreesOfTask | Foreign],
+        take: Callable[[int], Any],
+        learns_again: bool,
+        group: Ranks,
+        X: Any = None,
+    ) -> dict[str, Any]:
+        """Fit the tasks of this rank, all by the configuration that suits those of all ranks."""
+        trees = {t: learner for t, learner in learners.items() if isinstance(learner, TreesOfTask)}
+        names, watch = self._names_to_try, self._watch.of_one()
+        whose = "" if group.size == 1 else f" of rank {group.rank}"
+
+        def find(t: int, part: Watch) -> dict[str, Grown]:
+            return trees[t].try_all(take(t), names, part)
+
+        tried = self._each(trees, find, watch.part(1 / 2 if learns_again else 1), f"task{whose}", _describe_tried)
+        found = {t: {name: (one.score, one.is_lost) for name, one in grown.items()} for t, grown in tried.items()}
+        judged = _merge(group.gather(found))
+        scores = _score_table(tasks, names, judged)
+        best = _best_name(scores, names)
+
+        def finish(t: int, part: Watch) -> Any:
+            given, learner = take(t), learners[t]
+            if isinstance(learner, Foreign):
+                return learner.fit(rows_of(X, given.index, self.task_column), given.rows, part)
+            return learner.refit(given, tried[t][best], part)
+
+        models = self._each(learners, finish, watch, f"final model{whose}", _describe_model)
+        if group.size > 1:
+            texts = _merge(group.gather({t: booster.model_to_string() for t, booster in models.items()}))
+            models = {t: lgb.Booster(model_str=texts[t]) for t in range(len(tasks))}
+        if group.rank == 0:
+            _warn_of_lost([tasks[t] for t in sorted(judged) if any(lost for _, lost in judged[t].values())])
+        estimators = {task.name: models[t] for t, task in enumerate(tasks)}
+        return {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
+
+    def _each(
+        self,
+        learners: Mapping[int, TreesOfTask | Foreign],
+        do: Callable[[int, Watch], T],
+        watch: Watch,
+        unit: str,
+        describe: Callable[[tuple[Task, Any]], str],
+    ) -> dict[int, T]:
+        """Do something for every task, within its share of the time that is left."""
+        done: dict[int, T] = {}
+        with self._watch.without_limit().steps(len(learners), unit, describe) as step:
+            for t, learner in learners.items():
+                done[t] = do(t, watch.part(1 / (len(learners) - len(done))))
+                step((learner.task, done[t]))
+        return done
+
+    @property
+    def _names_to_try(self) -> list[str]:
+        return [*(CONFIGURATIONS if self.tune == "all" else self.tune)] or ["default"]
+
+    def _learners(self, coder: TableCoder, seed: int) -> list[TreesOfTask | Foreign]:
+        """Return what finds the model of every task."""
+        columns, learners = coder.features.columns, []
+        for task in coder.labels.tasks:
+            base = self.classifier if task.is_classification else self.regressor
+            if base is not None and not isinstance(base, lgb.LGBMModel):
+                learners.append(Foreign(task=task, base=base, categorical=columns.categorical, seed=seed))
+                continue
+            params = self._lightgbm_params(base, task, seed)
+            grower = Grower(
+                task=task,
+                columns=columns,
+                n_trees=params.pop("n_estimators"),
+                class_weight=params.pop("class_weight", None),
+                params=params,
+                patience=self.patience,
+                takes_few=base is None and self.early_stopping,
+            )
+            fraction = self.validation_fraction if self.early_stopping else None
+            learners.append(TreesOfTask(grower=grower, fraction=fraction, seed=seed))
+        return learners
+
+    def _lightgbm_params(self, base: lgb.LGBMModel | None, task: Task, seed: int) -> dict[str, Any]:
+        """Return parameters of `lightgbm.train`; those of a given estimator take precedence."""
+        own = self._tree_options() | {"n_estimators": _MOST_TREES}
+        if task.width > 1:
+            own["max_delta_step"] = LONGEST_STEP
+        given = own if base is None else base.get_params()
+        params = {name: value for name, value in given.items() if value is not None}
+        if callable(params.get("objective")):
+            raise ValueError(f"task {task.name!r}: the objective of LightGBM must be a name, got a function")
+        if params.pop("importance_type", "split") != "split":
+            raise ValueError("importance_type has no effect here; ask estimators_[task].feature_importance(...) for it")
+        params["num_threads"] = count_threads(params.pop("n_jobs", self.n_jobs))
+        ours = {"random_state": seed, "verbosity": -1, "deterministic": True, "force_col_wise": True}
+        return {**ours, **task.kind.lightgbm, **params, "num_class": task.width}
+
+    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
+        matrix = tree_matrix(batch)
+        if batch.task is None:
+            return [self._answer(task, X, matrix) for task in self.tasks_]
+        classes = self.tasks_[0].classes
+        output = np.empty((len(batch), len(classes)) if classes else len(batch))
+        for t in np.unique(batch.task).tolist():
+            rows, task = np.flatnonzero(batch.task == t), self.tasks_[t]
+            is_foreign = not isinstance(self.estimators_[task.name], lgb.Booster)
+            output[rows] = self._answer(task, rows_of(X, rows, self.task_column) if is_foreign else X, matrix[rows])
+        return [output]
+
+    def _answer(self, task: Task, X: Any, matrix: np.ndarray) -> np.ndarray:
+        estimator = self.estimators_[task.name]
+        if isinstance(estimator, lgb.Booster):
+            return answer_by_trees(estimator, task, matrix, self._n_threads)
+        categorical = self.coder_.features.columns.categorical
+        return Foreign(task=task, base=estimator, categorical=categorical).answer(X, len(matrix))
+
+    def _state(self) -> IndependentState:
+        for name, model in self.estimators_.items():
+            if not isinstance(model, lgb.Booster):
+                raise TypeError(
+                    f"save writes LightGBM models and networks; the model of task {name!r} is a "
+                    f"{type(model).__name__}, which only pickle could write: use joblib.dump, or skops, on files you "
+                    "trust"
+                )
+        texts = (TreeText(model.model_to_string()) for model in self.estimators_.values())
+        return IndependentState(
+            coder_=self.coder_,
+            trees=tuple(texts),
+            configuration_=self.configuration_,
+            configuration_scores_=self.configuration_scores_,
+        )
+
+    def _restore(self, state: Any) -> None:
+        boosters = [lgb.Booster(model_str=trees) for trees in state.trees]
+        names = [task.name for task in state.coder_.labels.tasks]
+        fitted = {
+            "estimators_": dict(zip(names, boosters, strict=True)),
+            "configuration_": state.configuration_,
+            "configuration_scores_": state.configuration_scores_,
+        }
+        self._set_fitted(state.coder_, fitted)
+
+
+class IndependentTasksClassifier(ClassifierFace, IndependentTasks):
+    """`IndependentTasks` whose every task is a classification."""
+
+
+class IndependentTasksRegressor(RegressorFace, IndependentTasks):
+    """`IndependentTasks` whose every task is a regression."""
+
+
+def _score_table(
+    tasks: Sequence[Task], names: Sequence[str], judged: Mapping[int, Mapping[str, tuple[float | None, bool]]]
+) -> pl.DataFrame:
+    """Return the score of every task and configuration, null where no label judged it."""
+    none = (None, False)
+    scores = {name: [judged.get(t, {}).get(name, none)[0] for t in range(len(tasks))] for name in names}
+    schema = {"task": pl.String} | dict.fromkeys(names, pl.Float64)
+    return pl.DataFrame({"task": [task.name for task in tasks], **scores}, schema=schema)
+
+
+def _best_name(scores: pl.DataFrame, names: Sequence[str]) -> str:
+    """Return the configuration with the highest mean score."""
+    means = scores.select(pl.mean(*names).fill_null(0.0)).row(0)
+    return names[means.index(max(means))]
+
+
+def _describe_tried(found: tuple[Task, Mapping[str, Grown]]) -> str:
+    """Describe the trees of a task by all configurations, before they are grown on all rows."""
+    task, tried = found
+    scores = {name: grown.score for name, grown in tried.items() if grown.score is not None}
+    said = describe_score(task, max(scores.values(), default=None))
+    return f"{said} ({', '.join(f'{name} {score:.4f}' for name, score in scores.items())})" if len(scores) > 1 else said
+
+
+def _describe_model(found: tuple[Task, Any]) -> str:
+    """Describe the fitted model of a task."""
+    task, model = found
+    made = f"LightGBM, {model.num_trees()} trees" if isinstance(model, lgb.Booster) else type(model).__name__
+    return f"{task.name}  {made}"
+
+
+def _merge(parts: Sequence[Mapping[int, Any]]) -> dict[int, Any]:
+    return {t: value for part in parts for t, value in part.items()}
+
+
+def _warn_of_lost(tasks: Sequence[Task]) -> None:
+    """Warn of tasks whose scores are those of a guess."""
+    if not tasks:
+        return
+    names = [task.name for task in tasks]
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    warn_user(
+        f"tasks {names[:_LISTED]}{more}: in the folds, the shares of their classes predict these better than trees, "
+        "so a constant answers them, with a ROC AUC of .5; label more rows, or add features that tell"
+    )

@@ -1,0 +1,142 @@
+"""Models of any scikit-learn estimator: their fit, their answers, and their errors with the task and the cure."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import numpy as np
+import polars as pl
+import polars.selectors as cs
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils.validation import has_fit_parameter
+
+from tabmtl.encode import take_rows
+from tabmtl.estimators.tables import MultiTaskEstimator, check_answer
+from tabmtl.schema import Batch
+from tabmtl.targets import Task
+from tabmtl.training.watch import Watch
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Foreign:
+    """An estimator that is not LightGBM, and its task.
+
+    Attributes
+    ----------
+    task : Task
+    base : estimator
+    categorical : sequence of str
+        Columns of X that hold categories.
+    seed : int, default=0
+        Of a fit, for an estimator that has none.
+    """
+
+    task: Task
+    base: BaseEstimator
+    categorical: Sequence[str]
+    seed: int = 0
+
+    def fit(self, X: Any, rows: Batch, watch: Watch) -> BaseEstimator:
+        """Fit a clone on rows of X, with labels, weights and groups of its task."""
+        task, base = self.task, self.base
+        y = _labels(task)[rows.y.astype(np.int64)] if task.is_classification else rows.y
+        options = {} if rows.weight is None else {"sample_weight": rows.weight}
+        if options and not has_fit_parameter(base, "sample_weight"):
+            raise ValueError(f"task {task.name!r}: {type(base).__name__}.fit takes no sample_weight; leave it out")
+        if rows.group is not None and has_fit_parameter(base, "groups"):
+            options["groups"] = rows.group
+        model = clone(base)
+        unset = [name for name, value in model.get_params().items() if value is None and name.endswith("random_state")]
+        model.set_params(**dict.fromkeys(unset, self.seed))
+        with self._explained("be fitted"):
+            if watch.is_limited and isinstance(model, MultiTaskEstimator) and model.time_limit is None:
+                return _fit_within(model, watch.left, X, y, **options)
+            return model.fit(X, y, **options)
+
+    def answer(self, X: Any, n: int) -> np.ndarray:
+        """Return values (n,) or probabilities (n, K) of the fitted estimator for n rows of X."""
+        task, estimator = self.task, self.base
+        gives_shares = task.is_classification and hasattr(estimator, "predict_proba")
+        ask = "predict_proba" if gives_shares else "predict"
+        with self._explained("predict"):
+            answer = getattr(estimator, ask)(for_numpy(X))
+            columns = estimator.classes_ if gives_shares else ()
+        source = f"the answer of {type(estimator).__name__}.{ask}"
+        if not task.is_classification:
+            return check_answer(task, answer, (n,), source)
+        probabilities = np.zeros((n, len(task.classes or ())))
+        if gives_shares:
+            places = _places(task, columns, (np.size(columns),), f"{type(estimator).__name__}.classes_")
+            probabilities[:, places] = check_answer(task, answer, (n, len(places)), source)
+        else:
+            probabilities[np.arange(n), _places(task, answer, (n,), source)] = 1
+        return probabilities
+
+    @contextmanager
+    def _explained(self, does: str) -> Iterator[None]:
+        """Name the task and the cure in errors of the estimator, which gets X as it is given."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(self.base, MultiTaskEstimator) or isinstance(error, MemoryError | OSError):
+                raise  # a model of ours has read X, and names the column itself
+            name, has_gaps = type(self.base).__name__, "contains NaN" in str(error)
+            cure = "it gets X as it is given"
+            if self.categorical:
+                rest = "SimpleImputer()" if has_gaps else "'passthrough'"
+                cure += (
+                    f", with categories in {[*self.categorical[:5]]}; put an encoder before it: make_pipeline("
+                    "make_column_transformer((OneHotEncoder(handle_unknown='ignore'), [*those columns]), "
+                    f"remainder={rest}), {name}())"
+                )
+            elif has_gaps:
+                cure += f", with its missing values; fill them before it: make_pipeline(SimpleImputer(), {name}())"
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"task {self.task.name!r}: {name} cannot {does}: {error}\n{cure}") from error
+
+
+def rows_of(X: Any, rows: np.ndarray, task_column: str | None) -> Any:
+    """Take rows of X in its own container, without the task column."""
+    X = take_rows(for_numpy(X), rows)
+    if task_column is None or not nw.dependencies.is_into_dataframe(X):
+        return X
+    return nw.from_native(X, eager_only=True).drop(task_column).to_native()
+
+
+def for_numpy(X: Any) -> Any:
+    """Return X as other estimators can read it: collected, with integers of 128 bits as floats."""
+    X = X.collect() if isinstance(X, pl.LazyFrame) else X
+    # a selector, because cast takes a name like "^a$" for a pattern
+    wide = cs.by_dtype(pl.Int128, pl.UInt128)
+    return X.with_columns(wide.cast(pl.Float64)) if isinstance(X, pl.DataFrame) else X
+
+
+def _labels(task: Task) -> np.ndarray:
+    """Return the classes of a task as other estimators get them: their codes, where numpy has no type for them."""
+    classes = [*(task.classes or ())]
+    labels = np.array(classes)
+    return labels if labels.dtype != object and labels.tolist() == classes else np.arange(len(classes))
+
+
+def _places(task: Task, labels: Any, shape: tuple[int, ...], source: str) -> list[int]:
+    """Return the places of labels of another estimator among the classes of a task."""
+    places = {label: k for k, label in enumerate(_labels(task).tolist())}
+    found = np.asarray(labels, dtype=None if isinstance(labels, np.ndarray) else object)
+    if found.shape != shape:
+        raise ValueError(f"task {task.name!r}: {source} has the shape {found.shape}, expected {shape}: a class each")
+    for label in found.tolist():
+        if not isinstance(label, Hashable) or label not in places:
+            raise ValueError(f"task {task.name!r}: {source} holds {label!r:.200}, expected classes: {[*places][:10]}")
+    return [places[label] for label in found.tolist()]
+
+
+def _fit_within(model: MultiTaskEstimator, seconds: float, X: Any, y: Any, **options: Any) -> MultiTaskEstimator:
+    """Fit a model within the time that is left of the fit around it, which is none of its own parameters."""
+    model.set_params(time_limit=max(seconds, 1e-3)).fit(X, y, **options)
+    model.set_params(time_limit=None)
+    model._fitted_params["time_limit"] = None
+    return model

@@ -1,0 +1,129 @@
+"""The LightGBM model of one task, grown on its rows, and the losses of its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+from sklearn.utils.class_weight import compute_sample_weight
+
+from tabmtl.estimators.boosted.data import dataset
+from tabmtl.estimators.boosted.options import least_level_rows
+from tabmtl.models.independent.rows import Sample
+from tabmtl.schema import Columns
+from tabmtl.targets import Task
+from tabmtl.training.watch import Watch
+
+#: Trees that are grown at least, where there are any: fewer were chosen by chance.
+LEAST_TREES = 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grower:
+    """Grows the LightGBM model of one task.
+
+    Parameters
+    ----------
+    task : Task
+    columns : Columns
+    n_trees : int
+        The most trees.
+    class_weight : dict or "balanced" or None
+    params : dict
+        LightGBM's other parameters.
+    patience : int
+        Trees without a better score of the rows that stop the training, which end it.
+    takes_few : bool
+        Whether few rows have a choice of their own.
+    """
+
+    task: Task
+    columns: Columns
+    n_trees: int
+    class_weight: Any
+    params: dict[str, Any]
+    patience: int
+    takes_few: bool
+
+    def grow(self, rows: Sample, held_out: Sample | None, options: dict[str, Any], watch: Watch) -> lgb.Booster:
+        """Grow trees by options; rows held out stop the training."""
+        params = {"min_data_per_group": least_level_rows(len(rows)), **self.params, **options}
+        data = self.data(rows)
+        watched: list[lgb.Dataset] = []
+        callbacks: list[Callable[..., Any]] = []
+        if held_out is not None:
+            if params["metric"] == "auc" and len(np.unique(held_out.y)) < 2:
+                params["metric"] = "binary_logloss"  # one class has no AUC, and LightGBM calls it perfect
+            watched = [self.data(held_out, reference=data)]
+            callbacks = [lgb.early_stopping(self.patience, verbose=False)]
+        if watch.is_limited:
+            callbacks.append(_TimeLimit(watch, self.task.name))
+        booster = lgb.train(params, data, self.n_trees, valid_sets=watched, callbacks=callbacks)
+        rounds = booster.best_iteration or -1
+        if self.takes_few and held_out is not None and params["metric"] == "auc" and 0 < rounds < LEAST_TREES:
+            rounds = self._least_rounds(booster, rows, held_out)
+        # the text is what save writes: a loaded model is then the fitted one
+        return lgb.Booster(model_str=booster.model_to_string(num_iteration=rounds))
+
+    def grow_constant(self, rows: Sample, watch: Watch) -> lgb.Booster:
+        """Grow the model that answers rows with their best constant."""
+        return self.grow(rows, None, {"min_child_samples": len(rows), "num_iterations": 1}, watch)
+
+    def _least_rounds(self, booster: lgb.Booster, rows: Sample, held_out: Sample) -> int:
+        """Return the fewest rounds worth taking: ROC AUC of few rows is highest early by chance."""
+        rounds = min(LEAST_TREES, booster.current_iteration())
+        answer = self.task.kind.of_lightgbm(np.asarray(booster.predict(held_out.x, num_iteration=rounds)))
+        is_better = self.losses(answer, held_out).sum() < self.constant_losses(rows, held_out).sum()
+        return rounds if is_better else booster.best_iteration
+
+    def data(self, rows: Sample, reference: lgb.Dataset | None = None, **options: Any) -> lgb.Dataset:
+        """Return rows as LightGBM's data, by the bins of others if there are any; else classes weigh as they should."""
+        options = {"label": rows.y, "weight": rows.weight, "reference": reference, "free_raw_data": False} | options
+        data = dataset(rows.x, self.columns, **options)
+        if reference is None and self.class_weight is not None and self.task.is_classification:
+            # as LightGBM's own classifier does
+            factor = compute_sample_weight(self.class_weight, np.array(self.task.classes)[rows.y.astype(np.int64)])
+            data.set_weight(factor if rows.weight is None else rows.weight * factor)
+        return data
+
+    def answer(self, booster: lgb.Booster, x: np.ndarray) -> np.ndarray:
+        """Return the answers of a model to rows of `tree_matrix`."""
+        return answer_by_trees(booster, self.task, x, self.params["num_threads"])
+
+    def losses(self, answer: np.ndarray, rows: Sample) -> np.ndarray:
+        """Return the loss of every label, times its weight: (n,)."""
+        losses = self.task.kind.answer_losses(answer, rows.y)
+        return losses if rows.weight is None else losses * rows.weight
+
+    def constant_losses(self, rows: Sample, asked: Sample) -> np.ndarray:
+        """Return the losses of the best constant of rows at others: (n,)."""
+        constant = self.task.kind.constant(rows.y, rows.weight, self.task.classes)
+        return self.losses(np.repeat(constant, len(asked), axis=0), asked)
+
+
+def answer_by_trees(booster: lgb.Booster, task: Task, x: np.ndarray, n_threads: int) -> np.ndarray:
+    """Return values (n,) or probabilities (n, K) of rows of `tree_matrix`."""
+    return task.kind.of_lightgbm(np.asarray(booster.predict(x, num_threads=n_threads)))
+
+
+class _TimeLimit:
+    """Callback of LightGBM that ends the training of a task when the time is over, with the best trees so far."""
+
+    order = 40  # after early stopping
+    before_iteration = False
+
+    def __init__(self, watch: Watch, task: str) -> None:
+        self._watch, self._task = watch, task
+        self._best, self._score = 0, -np.inf
+
+    def __call__(self, env: Any) -> None:
+        results = env.evaluation_result_list or []
+        score = (results[0][2] if results[0][3] else -results[0][2]) if results else float(env.iteration)
+        if score > self._score:
+            self._best, self._score = env.iteration, score
+        rounds = f"round {env.iteration + 1} of {env.end_iteration}"
+        if env.iteration + 1 < env.end_iteration and self._watch.cuts(f"task {self._task!r}, {rounds}"):
+            raise lgb.callback.EarlyStopException(self._best, results)

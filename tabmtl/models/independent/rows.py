@@ -1,0 +1,87 @@
+"""Labelled rows of one task, and their move to the rank that fits it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from tabmtl.estimators.boosted.data import tree_matrix
+from tabmtl.model_selection.repeats import number_groups
+from tabmtl.processes.ranks import Ranks
+from tabmtl.schema import Batch
+
+
+class TaskRows(NamedTuple):
+    """Rows with a label of one task, with its labels and weights (n,) alone: of fit, and of the validation rows.
+
+    The former may be of one group, where other tasks have several. ``index`` has their numbers, unless they moved.
+    """
+
+    rows: Batch
+    watched: Batch | None
+    are_one_group: bool
+    index: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, batch: Batch, valid: Batch | None, t: int) -> TaskRows:
+        """Take the rows of task t."""
+        index, rows = _labelled_rows(batch, t)
+        is_lone = False
+        if batch.group is not None and not np.ptp(rows.group):
+            is_lone = bool(np.ptp(batch.group[~np.isnan(batch.y).all(axis=1)]))
+        return cls(rows, None if valid is None else _labelled_rows(valid, t)[1], is_lone, index)
+
+    @classmethod
+    def moved(cls, batch: Batch, valid: Batch | None, t: int, owner: int, group: Ranks) -> TaskRows | None:
+        """Move the rows of task t to the rank that fits it; on the others, return None."""
+        labelled = None if batch.group is None else np.unique(batch.group[~np.isnan(batch.y).all(axis=1)])
+        groups = group.gather(labelled, to=owner)
+        found = _labelled_rows(batch, t)[1].gathered(group, owner)
+        watched = [] if valid is None else _labelled_rows(valid, t)[1].gathered(group, owner)
+        if not found:
+            return None
+        rows = Batch.join(found)
+        is_lone = rows.group is not None and not np.ptp(rows.group) and bool(np.ptp(np.concatenate(groups)))
+        if rows.group is not None:
+            rows = replace(rows, group=number_groups(rows.group.tolist()))
+        return cls(rows, None if valid is None else Batch.join(watched), is_lone)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Rows with a label of one task as LightGBM takes them.
+
+    Attributes
+    ----------
+    x : ndarray of float32, shape (n, p)
+    y : ndarray of shape (n,)
+    weight, group : ndarray of shape (n,), optional
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray | None
+    group: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @classmethod
+    def of(cls, rows: Batch) -> Sample:
+        """Take the rows of a task."""
+        return cls(tree_matrix(rows), rows.y, rows.weight, rows.group)
+
+    def rows(self, index: np.ndarray) -> Sample:
+        """Take some of the rows."""
+        return Sample(*(None if part is None else part[index] for part in vars(self).values()))
+
+
+def _labelled_rows(batch: Batch, t: int) -> tuple[np.ndarray, Batch]:
+    """Return the numbers of the rows with a label of task t, and these rows with its labels and weights (n,) alone."""
+    column = t if batch.task is None else 0
+    labelled = ~np.isnan(batch.y[:, column])
+    index = np.flatnonzero(labelled if batch.task is None else labelled & (batch.task == t))
+    rows = batch.rows(index)
+    return index, replace(rows, y=rows.y[:, column], weight=None if rows.weight is None else rows.weight[:, column])
