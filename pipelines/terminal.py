@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from tabmtl.schema import for_commands
+from tabmtl.schema import for_commands, text_table
 
 #: Exit codes: after a mistake of the user, and after Ctrl-C.
 MISTAKE, INTERRUPTED = 2, 130
@@ -179,11 +179,10 @@ def lay_out(frame: pl.DataFrame, *, signed: Sequence[str] = ()) -> str:
     delay     80       -
     """
     shown = frame.head(_MOST_ROWS)
-    columns = [[column.name, *(_cell(value, column.name in signed) for value in column)] for column in shown]
-    widths = [max(map(len, column)) for column in columns]
-    lines = ["  ".join(map(str.rjust, row, widths)) for row in zip(*columns, strict=True)]
+    columns = [[_cell(value, column.name in signed) for value in column] for column in shown]
     rest = frame.height - shown.height
-    return "\n".join([*lines, *([f"... and {rest} more"] if rest else [])])
+    more = f"\n... and {rest} more" if rest else ""
+    return text_table(shown.columns, zip(*columns, strict=True)) + more
 
 
 def _cell(value: Any, signed: bool) -> str:

@@ -89,6 +89,13 @@ def counted(number: int, unit: str) -> str:
     return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
+def text_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a table as plain text, columns aligned right."""
+    texts = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    return "\n".join("  ".join(map(str.rjust, row, widths)) for row in texts)
+
+
 def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
     """Return a table of texts for notebooks, numbers in columns to the right of the first."""
 

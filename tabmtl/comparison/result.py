@@ -16,7 +16,7 @@ from tabmtl.comparison.figures import draw_figures
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.models.independent import CONFIGURATIONS, IndependentTasks
 from tabmtl.plots import ComparisonDisplay
-from tabmtl.schema import counted
+from tabmtl.schema import counted, text_table
 from tabmtl.storage.atomic import write_file
 from tabmtl.targets import Task
 
@@ -282,14 +282,4 @@ def _number(name: str) -> pl.Expr:
 
 def _text(frame: pl.DataFrame) -> str:
     """Lay a frame out in plain text."""
-    with pl.Config(
-        tbl_formatting="NOTHING",
-        tbl_hide_column_data_types=True,
-        tbl_hide_dataframe_shape=True,
-        tbl_cell_alignment="RIGHT",
-        tbl_rows=-1,
-        tbl_cols=-1,
-        tbl_width_chars=1000,
-        fmt_str_lengths=200,
-    ):
-        return str(frame)
+    return text_table(frame.columns, frame.iter_rows())

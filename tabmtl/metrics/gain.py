@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from tabmtl.schema import TabmtlWarning, html_table
+from tabmtl.schema import TabmtlWarning, html_table, text_table
 
 #: A relative gain over a reference closer to zero than this says nothing: it is null.
 SMALLEST_REFERENCE = 0.01
@@ -49,10 +49,7 @@ class MultitaskGain:
 
     def __str__(self) -> str:
         """Lay the table out in plain text, columns aligned right, Δm below."""
-        rows = [_HEADER, *self._rows()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.rjust, row, widths)) for row in rows]
-        return "\n".join([*lines, self.summary])
+        return f"{text_table(_HEADER, self._rows())}\n{self.summary}"
 
     def _repr_html_(self) -> str:
         return html_table(_HEADER, self._rows(), self.summary)
