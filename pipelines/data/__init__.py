@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 from tabmtl.pipelines.data.clicks import ClickColumns, ClickRows, open_clicks
-from tabmtl.pipelines.data.files import RowSource
+from tabmtl.pipelines.data.files import RowSource, asked
 from tabmtl.pipelines.data.shards import ShardRows, TrainSource, open_shards
 from tabmtl.pipelines.data.tables import DataSource, TableRows, open_table
 from tabmtl.pipelines.terminal import near
@@ -61,11 +61,10 @@ def open_rows(source: DataSource, clicks: ClickColumns, cls: type, *, whole: boo
     is_set = source.data in own
     if not is_set and not Path(source.data).is_file():
         raise ValueError(f"there is no file {source.data!r}, nor a data set of this name: {near(source.data, own)}")
-    given = {**asdict(source), **asdict(clicks), "part": "all" if whole else "val"}
-    defaults = {**asdict(DataSource(data=source.data)), **asdict(ClickColumns()), "part": "val"}
+    given = [*asked(source), *asked(clicks), *(["part"] if whole else [])]
     for names, reason in _without_effect(source, cls.__name__, wants_clicks=wants_clicks, is_set=is_set, whole=whole):
         for name in names:
-            if given[name] != defaults[name]:
+            if name in given:
                 raise ValueError(f"--{name.replace('_', '-')} {reason}")
     return open_clicks(source, clicks, whole=whole) if wants_clicks else open_table(source, whole=whole)
 
@@ -76,16 +75,7 @@ def _without_effect(
     """Yield the options that have no effect on such rows, with the reason."""
     of_clicks = [entry.name for entry in fields(ClickColumns)]
     if wants_clicks:
-        of_tables = (
-            "target",
-            "task_column",
-            "categorical",
-            "drop",
-            "split_column",
-            "group_column",
-            "split_seed",
-            "full",
-        )
+        of_tables = [*DataSource.__annotations__, "split_column", "group_column", "split_seed", "full"]
         yield of_tables, f"applies to tables only; {model} learns from a click log"
     else:
         yield of_clicks, f"applies to click logs only; {model} learns from a table"

@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -100,6 +100,15 @@ class PartedRows:
     def judged(self) -> str | None:
         """The part that is scored when the fit is over."""
         return next((part for part in ("test", "val") if part in self.parts), None)
+
+
+def asked(options: Any) -> list[str]:
+    """Return the names of the options that have another value than by default."""
+    defaults = {
+        each.name: each.default if each.default_factory is MISSING else each.default_factory()
+        for each in fields(options)
+    }
+    return [name for name, default in defaults.items() if getattr(options, name) != default]
 
 
 def stored(name: str, folder: Folder, table: str = "data") -> Path:

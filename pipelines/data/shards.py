@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -54,8 +54,7 @@ class TrainSource(tables.DataSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = [entry.name for entry in fields(self) if getattr(self, entry.name) != _default(entry)]
-        for name in given:
+        for name in files.asked(self):
             if self.shards and name in _NOT_OF_FILES:
                 raise ValueError(f"--{name.replace('_', '-')} has no effect with --shards: {_NOT_OF_FILES[name]}")
             if not self.shards and name in ("valid_shards", "test_shards", "cache"):
@@ -148,9 +147,8 @@ def open_shards(source: TrainSource, clicks: ClickColumns, cls: type) -> ShardRo
 
     if issubclass(cls, Recommender):
         raise ValueError(f"--shards are files of a table, but {cls.__name__} learns from a click log: say --data")
-    for entry in fields(clicks):
-        if getattr(clicks, entry.name) != _default(entry):
-            raise ValueError(f"--{entry.name.replace('_', '-')} applies to click logs only, not to --shards")
+    for name in files.asked(clicks):
+        raise ValueError(f"--{name.replace('_', '-')} applies to click logs only, not to --shards")
     parts = {
         part: Shards(paths, cache=None if source.cache is None else source.cache / part)
         for part, paths in (("train", source.shards), ("val", source.valid_shards), ("test", source.test_shards))
@@ -179,7 +177,3 @@ def _name_of(paths: Sequence[str]) -> str:
     """Return a name for files: that of the only one, or of their folder."""
     first = Path(paths[0])
     return first.stem if len(paths) == 1 and first.is_file() else first.absolute().parent.name
-
-
-def _default(entry: Any) -> Any:
-    return entry.default if entry.default_factory is MISSING else entry.default_factory()
