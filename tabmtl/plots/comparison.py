@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.container import ErrorbarContainer
     from matplotlib.lines import Line2D
 
-_MOST_ABREAST = 3  # panels
 
 #: Looks of differences above 0, below 0, and with 0 in their interval: told apart by shape too.
 _LOOKS = {"ahead": ("^", COLORS[0]), "behind": ("v", MARKED), "level": ("o", REFERENCE)}
@@ -111,7 +110,7 @@ class ComparisonDisplay(Display):
         check_choice("values", values, ("difference", "score"))
         rows = self.frame if values == "score" else self.frame.filter(pl.col("model") != self.reference)
         n_lines = rows["model"].n_unique()
-        self.axes_ = self._panels_of(self.tasks, ax, height=1.1 + 0.28 * n_lines, abreast=_MOST_ABREAST)
+        self.axes_ = self._panels_of(self.tasks, ax, height=1.1 + 0.28 * n_lines)
         self.points_ = {}
         for task in self.tasks:
             own, panel = rows.filter(task=task.name), self.axes_[task.name]
@@ -171,7 +170,7 @@ class CalibrationDisplay(Display):
 
     def plot(self, *, ax: Axes | None = None) -> CalibrationDisplay:
         """Draw the panels; ``ax`` is that of :meth:`from_comparison`."""
-        self.axes_ = self._panels_of(self.tasks, ax, height=2.9, abreast=_MOST_ABREAST)
+        self.axes_ = self._panels_of(self.tasks, ax, height=2.9)
         self.lines_ = {}
         models = self.calibration["model"].unique(maintain_order=True).to_list()
         for task in self.tasks:

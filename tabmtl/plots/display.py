@@ -25,6 +25,7 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 MARKED, FAINT, REFERENCE = "#D55E00", "#BBBBBB", "#666666"
 
 _LONGEST_LEGEND = 20  # entries of a column
+_MOST_ABREAST = 3  # panels
 _STYLE: Any = {
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -61,7 +62,7 @@ class Display:
         with pyplot.rc_context(_STYLE):
             return list(pyplot.subplots(n_panels, squeeze=False, layout="constrained", **options)[1].flat)
 
-    def _panels_of(self, tasks: Sequence[Task], ax: Axes | None, *, height: float, abreast: int) -> dict[str, Axes]:
+    def _panels_of(self, tasks: Sequence[Task], ax: Axes | None, *, height: float) -> dict[str, Axes]:
         """Return a panel for every task, in a new figure or the one given, and set the axes of the first."""
         if not tasks:
             raise ValueError("there is no task to draw: name some by tasks=, or leave it out for all")
@@ -70,7 +71,7 @@ class Display:
         if ax is not None:
             panels = [ax]
         else:
-            n_columns = min(len(tasks), abreast)
+            n_columns = min(len(tasks), _MOST_ABREAST)
             n_rows = -(-len(tasks) // n_columns)
             panels = self._new_axes(n_rows, ncols=n_columns, figsize=(2 + 3 * n_columns, height * n_rows))
             for panel in panels[len(tasks) :]:

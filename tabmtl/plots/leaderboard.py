@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.container import ErrorbarContainer
 
-_MOST_ABREAST = 3  # panels
-
 
 class LeaderboardDisplay(Display):
     """Out-of-fold scores of every candidate with their standard errors, and its weight beside them, a panel per task.
@@ -94,7 +92,7 @@ class LeaderboardDisplay(Display):
     def plot(self, *, ax: Axes | None = None, errorbar_kw: Mapping[str, Any] | None = None) -> LeaderboardDisplay:
         """Draw the panels; the arguments are those of :meth:`from_estimator`."""
         height = 1.2 + 0.25 * self.leaderboard["model"].n_unique()
-        self.axes_ = self._panels_of(self.tasks, ax, height=height, abreast=_MOST_ABREAST)
+        self.axes_ = self._panels_of(self.tasks, ax, height=height)
         self.points_ = {task.name: self._draw_task(task, errorbar_kw or {}) for task in self.tasks}
         return self
 
