@@ -311,7 +311,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         if isinstance(X, Shards):
             return self._learn_shards(X, y, sample_weight, None)[1]
         coder = TableCoder.fit(without_columns(X, self.drop, strict=True), y, sample_weight, **self._coding())
-        return self._completed(coder)
+        return replace(coder, labels=self._with_metrics(coder.labels), dropped=tuple(self.drop))
 
     def learn_labels(self, y: Any, task_levels: tuple[str, ...] | None = None) -> LabelCoder:
         """Learn tasks as `fit` does, given the tasks that the rows of a long table belong to.
@@ -328,10 +328,6 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         metrics = [check_metric(task) for task in labels.tasks]
         tasks = tuple(replace(task, metric=metric) for task, metric in zip(labels.tasks, metrics, strict=True))
         return replace(labels, tasks=tasks, chain=self._chain(tasks))
-
-    def _completed(self, coder: TableCoder) -> TableCoder:
-        """Return a coder that also knows the scores of its tasks, their funnel and the columns to drop."""
-        return replace(coder, labels=self._with_metrics(coder.labels), dropped=tuple(self.drop))
 
     def _fit_shards(self, X: Shards, y: Any, sample_weight: Any, groups: Any, X_val: Any, y_val: Any) -> None:
         """Fit on shards, by way of a disk, alone or with the other processes of a group."""
@@ -361,7 +357,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         current().check_same({"y": list(roles.targets), "sample_weight": roles.weight, "groups": roles.groups})
         roles = roles.without(self.drop)
         X.check_same(current())
-        return roles, self._completed(learn_table(X, roles, **self._coding(), group=current()))
+        coder = learn_table(X, roles, **self._coding(), group=current())
+        return roles, replace(coder, labels=self._with_metrics(coder.labels), dropped=tuple(self.drop))
 
     def predict(self, X: Any) -> Any:
         """Predict all tasks.
