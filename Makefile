@@ -29,7 +29,7 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
 
 demo: $(VENV)/.demo  ## train on real flights, say per task whether multi-task learning helped, register the model
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tabmtl.pipelines.demo $(ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tabmtl.pipelines demo $(ARGS)
 
 test: lint  ## lint, types, import order, and every test but the slow check_estimator runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not all_faces" $(ARGS)

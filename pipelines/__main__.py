@@ -1,4 +1,4 @@
-"""The command ``tabmtl``, for ``torchrun -m tabmtl.pipelines train ...``."""
+"""The command ``tabmtl``, as a module: ``torchrun -m tabmtl.pipelines train ...``."""
 
 from tabmtl.pipelines.cli import main
 

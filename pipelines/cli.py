@@ -125,7 +125,3 @@ class _HelpPage:
             columns = ColumnSpec(renderer=NameRenderer(max_width=30)), ColumnSpec(renderer=DescriptionRenderer())
             table = TableSpec(pad_edge=True, padding=(0, 0, 0, 2)).build(columns, panel.entries)
             console.print(f"{panel.title}:", table, "", sep="\n", highlight=False)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -182,9 +181,3 @@ def _train_command(name: str, tried: Mapping[str, Any], rows: TableRows, source:
     words += [word for setting in settings for word in ("--set", setting)]
     words += ["--seed", str(models.seed)] if models.seed else []
     return f"tabmtl train {shlex.join(words)} --register NAME"
-
-
-if __name__ == "__main__":
-    from tabmtl.pipelines.cli import main
-
-    raise SystemExit(main(["compare", *sys.argv[1:]]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -197,9 +196,3 @@ def _check_saved(model: tabmtl.MultiTabNet, path: Path, X: pl.DataFrame) -> None
     same = all(np.array_equal(before[task], after[task]) for task in before)
     if not (same and loaded.predict(X).equals(model.predict(X))):
         raise RuntimeError(f"{path}: the loaded model and the saved one predict differently; please report this")
-
-
-if __name__ == "__main__":
-    from tabmtl.pipelines.cli import main
-
-    raise SystemExit(main(["demo", *sys.argv[1:]]))

@@ -387,9 +387,3 @@ def _check_free(host: str, port: int) -> None:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise ValueError(f"cannot listen on {host}:{port} ({reason}): take another --host or --port") from error
-
-
-if __name__ == "__main__":
-    from tabmtl.pipelines.cli import main
-
-    raise SystemExit(main(["serve", *sys.argv[1:]]))

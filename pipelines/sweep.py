@@ -446,9 +446,3 @@ def _best(study: optuna.Study) -> pl.DataFrame:
     if 1 < tasks.width <= _SHOWN_TASKS:
         shown = pl.concat([shown, tasks], how="horizontal")
     return shown.sort("mean", descending=True, nulls_last=True, maintain_order=True)
-
-
-if __name__ == "__main__":
-    from tabmtl.pipelines.cli import main
-
-    raise SystemExit(main(["sweep", *sys.argv[1:]]))

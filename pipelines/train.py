@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
@@ -312,9 +311,3 @@ def print_gain(rows: TableRows, estimator: Any, part: str, reference: Any) -> tu
     joint = f" and joint over {table.height} tasks" if table.height > 1 else ""
     print(f"Low and high are 95 % intervals of the difference, paired row by row{joint}; {average}{gain.summary}.\n")
     return gain, table
-
-
-if __name__ == "__main__":
-    from tabmtl.pipelines.cli import main
-
-    raise SystemExit(main(["train", *sys.argv[1:]]))
