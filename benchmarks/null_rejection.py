@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from benchmarks.harness import print_table, speed_parser
-from tabmtl.comparison.judging import Answered, differences_at_once, differences_of
+from tabmtl.comparison.judging import differences_at_once, differences_of
+from tabmtl.estimators.tables import Answered
 from tabmtl.targets import Task
 
 ROWS, TASKS = 600, 2
@@ -40,7 +41,7 @@ def shared(rng: np.random.Generator, group: np.ndarray, n: int) -> np.ndarray:
     return np.sqrt(0.5) * (rng.normal(size=(len(group), n)) + rng.normal(size=(group.max() + 1, n))[group])
 
 
-def draw(rng: np.random.Generator, metric: str, group: np.ndarray, n_fits: int) -> tuple[list[Task], list[Answered]]:
+def draw(rng: np.random.Generator, metric: str, group: np.ndarray, n_fits: int) -> list[list[Answered]]:
     """Draw tasks, and what the fits of the reference and of its rivals answer."""
     signal, noise = rng.normal(size=(len(group), TASKS)), shared(rng, group, TASKS)
     errors = [shared(rng, group, TASKS) for _ in range(1 + max(RIVALS))]
@@ -48,18 +49,18 @@ def draw(rng: np.random.Generator, metric: str, group: np.ndarray, n_fits: int) 
     answers = [[signal + scale * error for scale in own] for own, error in zip(scales, errors, strict=True)]
     if metric == "r2":
         tasks = [Task(name=f"y{t}", kind="regression", metric=metric) for t in range(TASKS)]
-        return tasks, [Answered(signal + noise, [list(fit.T) for fit in each]) for each in answers]
+        return [[Answered(tasks, signal + noise, list(fit.T)) for fit in each] for each in answers]
     tasks = [Task(name=f"y{t}", kind="binary", metric=metric, classes=(0, 1)) for t in range(TASKS)]
     y = (signal + noise > 1).astype(float)
-    return tasks, [Answered(y, [[np.column_stack([-p, p]) for p in fit.T] for fit in each]) for each in answers]
+    return [[Answered(tasks, y, [np.column_stack([-p, p]) for p in fit.T]) for fit in each] for each in answers]
 
 
 def rejections(metric: str, size: str, n_fits: int, seeds: Iterable[int]) -> Iterator[tuple[int, bool, bool]]:
     """Yield numbers of rivals, and whether some was rejected on average, and on some task."""
     group = groups_of(size)
     for seed in seeds:
-        tasks, (reference, *rivals) = draw(np.random.default_rng([seed, SIZES.index(size)]), metric, group, n_fits)
-        found = {str(r): differences_of(tasks, each, reference, None, group)[0] for r, each in enumerate(rivals)}
+        reference, *rivals = draw(np.random.default_rng([seed, SIZES.index(size)]), metric, group, n_fits)
+        found = {str(r): differences_of(each, reference, group)[0] for r, each in enumerate(rivals)}
         for n in RIVALS:
             tables = differences_at_once({name: found[name] for name in list(found)[:n]})
             by_task, overall = (any(low > 0 or high < 0 for *_, low, high, _ in table.rows()) for table in tables)

@@ -543,9 +543,10 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
 
     def _score(self, X: Any, y: Any, sample_weight: Any, metric: str | None = None) -> dict[str, float | None]:
         """Score the tasks, by their own metrics or all by one."""
-        tasks, *labelled = self.answer_labelled(X, y, sample_weight)
-        tasks = tasks if metric is None else [replace(task, metric=metric) for task in tasks]
-        return score_tasks(tasks, *labelled)
+        answered = self.answer_labelled(X, y, sample_weight)
+        if metric is not None:
+            answered = answered._replace(tasks=[replace(task, metric=metric) for task in answered.tasks])
+        return score_tasks(*answered)
 
     def answer_labelled(self, X: Any, y: Any, sample_weight: Any = None) -> Answered:
         """Answer rows as `answer` does, and read their labels.

@@ -43,8 +43,8 @@ def test_a_better_model_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     real = benchmark.draw
 
     def draw(*arguments):
-        tasks, (reference, *rivals) = real(*arguments)
-        return tasks, [reference, *(each._replace(fits=[list(each.y.T)]) for each in rivals)]
+        reference, *rivals = real(*arguments)
+        return [reference, *([fit._replace(outputs=list(fit.labels.T)) for fit in each] for each in rivals)]
 
     monkeypatch.setattr(benchmark, "draw", draw)
     assert {told for _, *both in benchmark.rejections("r2", "10", 1, range(2)) for told in both} == {True}
