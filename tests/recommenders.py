@@ -99,6 +99,13 @@ def sessions_of(*sessions: list[int], times: np.ndarray | None = None) -> Sessio
     return Sessions(ids=pl.Series(range(len(sessions)), dtype=pl.Int64), offsets=offsets, items=items, times=times)
 
 
+def log(sessions: dict[str, Any], times: dict[str, float] | None = None) -> pl.DataFrame:
+    """A click log of items by session; ``times`` of all clicks of each, else one second after the other."""
+    rows = [(name, item) for name, items in sessions.items() for item in items]
+    when = range(len(rows)) if times is None else [times[name] for name, _ in rows]
+    return pl.DataFrame(rows, ["session_id", "item_id"], orient="row").with_columns(time=pl.Series(when))
+
+
 def params_of(model: Any) -> dict[str, Any]:
     """Parameters as a file has them: those of the parts of a blend can be compared, which the parts cannot."""
     return describe_params(model.get_params(deep=False))

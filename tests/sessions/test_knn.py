@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from recommenders import log
 from sklearn.base import clone
 
 import tabmtl
@@ -23,15 +24,6 @@ FADES = {
 }
 DAY = 86_400
 PLAIN = {"vote_weighting": "linear_0.1", "idf_weight": 0.0}
-
-
-def log(sessions, times=None):
-    """Sessions by name; ``times`` of their clicks, else one second after the other."""
-    rows = [(name, item) for name, items in sessions.items() for item in items]
-    times = range(len(rows)) if times is None else [times[name] for name, _ in rows]
-    return pl.DataFrame(
-        {"session_id": [name for name, _ in rows], "item_id": [item for _, item in rows], "time": times}
-    )
 
 
 def random_log(seed, n_sessions=60, n_items=10, longest=9):
@@ -119,20 +111,6 @@ def assert_equals_the_definition(model, define, train, new):
         expected |= {(name, item): score for item, score in scores.items() if score > 0}
     assert found.keys() == expected.keys()
     np.testing.assert_allclose([found[key] for key in expected], list(expected.values()), rtol=1e-5)
-
-
-def test_vsknn_by_hand():
-    model = VSKNN(**PLAIN).fit(log({"t": "ab", "u": "bcd", "v": "ef"}))
-    found = all_scores(model, log({"n": "ab"}))
-    # w(a) = 1/2, w(b) = 1; t shares both and u shares b, the last click of n, so that nothing decays
-    t, u = 1.5 / math.sqrt(2 * 2), 1 / math.sqrt(2 * 3)
-    expected = {"a": t, "b": t + u, "c": u, "d": u}
-    assert found == {("n", item): pytest.approx(score) for item, score in expected.items()}
-    # one more click: b is one click ago, 1 - 0.1
-    found = all_scores(model, log({"n": "abe"}))
-    t, u, v = 0.9 * (1 / 3 + 2 / 3) / math.sqrt(3 * 2), 0.9 * (2 / 3) / math.sqrt(3 * 3), 1 / math.sqrt(3 * 2)
-    expected = {"a": t, "b": t + u, "c": u, "d": u, "e": v, "f": v}
-    assert found == {("n", item): pytest.approx(score) for item, score in expected.items()}
 
 
 # as named here; in session-rec similarity="vec", weighting="quadratic", weighting_score="div" and idf_weighting=1

@@ -36,12 +36,12 @@ def lists(sessions: Sessions) -> list[tuple[Any, list[int]]]:
     return [(name, sessions.items[a:b].tolist()) for name, (a, b) in zip(sessions.ids, ends, strict=True)]
 
 
-def expected(log: Rows, *, timed: bool, ordered: bool) -> list[tuple[int, list[int]]]:
+def expected(log: Rows, *, timed: bool, ordered: bool, by_end: bool) -> list[tuple[int, list[int]]]:
     """What `read_sessions` promises, row by row; Python's sorts keep the order of equal elements."""
     held: dict[int, list[tuple[int, int, int, int]]] = {}
     for row in log:
         held.setdefault(row[0], []).append(row)
-    names = sorted(held, key=lambda name: max(row[2] for row in held[name]) if timed else 0)
+    names = sorted(held, key=lambda name: max(row[2] for row in held[name]) if by_end else 0)
     codes = {item: code for code, item in enumerate(ITEMS, start=1)}
     clicks = {
         name: sorted(held[name], key=lambda row: (row[2] if timed else 0, row[3] if ordered else 0)) for name in names
@@ -50,11 +50,11 @@ def expected(log: Rows, *, timed: bool, ordered: bool) -> list[tuple[int, list[i
 
 
 @settings(deadline=None, max_examples=60)
-@given(log=rows, timed=st.booleans(), ordered=st.booleans())
-def test_sessions_are_those_of_a_plain_reading(log: Rows, timed: bool, ordered: bool) -> None:
+@given(log=rows, timed=st.booleans(), ordered=st.booleans(), asked=st.booleans())
+def test_sessions_are_those_of_a_plain_reading(log: Rows, timed: bool, ordered: bool, asked: bool) -> None:
     columns = LogColumns(time="time" if timed else None, order="order" if ordered else None)
-    sessions = read_sessions(frame(log), columns, ITEMS)
-    assert lists(sessions) == expected(log, timed=timed, ordered=ordered)
+    sessions = read_sessions(frame(log), columns, ITEMS, asked=asked)
+    assert lists(sessions) == expected(log, timed=timed, ordered=ordered, by_end=timed and not asked)
     assert sessions.items.dtype == np.int32
     assert sessions.offsets.dtype == np.int64
     if timed:
@@ -63,27 +63,6 @@ def test_sessions_are_those_of_a_plain_reading(log: Rows, timed: bool, ordered: 
             assert (np.diff(sessions.times[a:b]) >= 0).all()
     else:
         assert sessions.times is None
-
-
-def test_interleaved_sessions_come_in_the_order_of_their_last_clicks() -> None:
-    log = pl.DataFrame(
-        {
-            "session_id": ["late", "early", "late", "tied", "early"],
-            "item_id": [10, 20, 30, 40, 10],
-            "time": [9, 3, 1, 4, 4],
-        }
-    )
-    # early and tied end together: the first row of early stands before
-    sessions = read_sessions(log, LogColumns(), ITEMS)
-    assert lists(sessions) == [("early", [2, 1]), ("tied", [4]), ("late", [3, 1])]
-
-
-def test_the_order_column_rules_within_equal_times_only() -> None:
-    log = frame([(0, 10, 1, 2), (0, 20, 1, 1), (0, 30, 0, 9), (0, 40, 1, 1)])
-    assert lists(read_sessions(log, LogColumns(order="order"), ITEMS)) == [(0, [3, 2, 4, 1])]
-    assert lists(read_sessions(log, LogColumns(), ITEMS)) == [(0, [3, 1, 2, 4])]
-    assert lists(read_sessions(log, LogColumns(time=None, order="order"), ITEMS)) == [(0, [2, 4, 1, 3])]
-    assert lists(read_sessions(log, ORDERED, ITEMS)) == [(0, [1, 2, 3, 4])]
 
 
 TIMES: dict[str, pl.Series] = {

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import date, datetime
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -11,30 +10,10 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from tabmtl.sessions.log import LogColumns, like, read_sessions, to_polars
+from tabmtl.sessions.log import LogColumns, read_sessions, to_polars
 
 ITEMS = pl.Series([10, 20, 30, 40])
 LOG = pl.DataFrame({"session_id": [0, 1], "item_id": [10, 20], "time": [0, 1], "order": [0, 1]})
-
-LIBRARIES: dict[str, Callable[[pl.DataFrame], Any]] = {
-    "polars lazy": pl.DataFrame.lazy,
-    "pandas": pl.DataFrame.to_pandas,
-    "pandas with an index": lambda log: log.to_pandas().set_axis(range(7, 7 + len(log))),
-    "pyarrow": pl.DataFrame.to_arrow,
-}
-
-
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_every_library_gives_the_same_sessions(library: str) -> None:
-    log = pl.DataFrame({"session_id": [1, 0, 1, 0], "item_id": [10, 20, 50, 40], "time": [5, 3, 2, 9]})
-    log = log.with_columns(time=pl.lit(datetime(2024, 1, 1)) + pl.duration(minutes=pl.col("time")))
-    own, other = (read_sessions(part, LogColumns(), ITEMS) for part in (log, LIBRARIES[library](log)))
-    for found in (own, other):
-        assert found.ids.to_list() == [1, 0]
-        assert found.offsets.tolist() == [0, 2, 4]
-        assert found.items.tolist() == [0, 1, 2, 4]
-    assert own.times is not None
-    np.testing.assert_array_equal(own.times, other.times)
 
 
 def test_a_missing_name_in_pandas_is_refused() -> None:
@@ -64,14 +43,6 @@ def test_a_log_without_a_row_may_be_no_session(timed: bool) -> None:
     assert read_sessions(LOG.clear(), LogColumns(), ITEMS, asked=True).ids.dtype == pl.Int64
     with pytest.raises(ValueError, match="no column 'item_id'"):
         read_sessions(LOG.clear().drop("item_id"), LogColumns(), ITEMS, asked=True)
-
-
-@pytest.mark.parametrize("library", ["to_pandas", "to_arrow"])
-def test_a_frame_without_a_row_comes_back_with_its_types(library: str) -> None:
-    example = getattr(LOG, library)()
-    back = like(LOG.clear(), example)
-    assert type(back) is type(example)
-    assert pl.DataFrame(back).schema == LOG.schema
 
 
 def test_frames_of_polars_pass_as_they_are() -> None:

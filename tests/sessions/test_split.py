@@ -86,19 +86,6 @@ def test_without_times_sessions_are_as_old_as_their_first_rows(log: list[tuple[i
         check_parts(log, *parts, set(sessions[-n_test:]))
 
 
-def test_a_session_that_straddles_the_cut_goes_whole_to_test() -> None:
-    log = frame([(0, 1), (1, 2), (1, 8), (2, 9), (0, 3)])
-    train, test = temporal_split(log, 5)
-    assert train["session_id"].to_list() == [0, 0]
-    assert test["session_id"].to_list() == [1, 1, 2]
-
-
-def test_items_that_train_does_not_hold_stay_in_test() -> None:
-    train, test = temporal_split(frame([(0, 1), (1, 2)]), 2)
-    assert train["item_id"].to_list() == [0]
-    assert test["item_id"].to_list() == [1]
-
-
 LIBRARIES: dict[str, tuple[Callable[[pl.DataFrame], Any], str]] = {
     "polars": (lambda log: log, "polars"),
     "polars lazy": (pl.DataFrame.lazy, "polars"),

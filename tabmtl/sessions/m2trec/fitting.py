@@ -170,8 +170,10 @@ class Fitting:
         read = partial(
             Examples.of, unit_of=known.unit_of, max_length=options.max_length, mode=options.training, device=device
         )
-        is_stored = isinstance(train, StoredSessions)
-        feed: Feed = WindowExamples(sessions=train, read=read, seed=seed) if is_stored else read(train.sample)
+        if isinstance(train, StoredSessions):
+            feed: Feed = WindowExamples(sessions=train, read=read, seed=seed)
+        else:
+            feed = read(train.sample)
         return SessionLoop(network, known.on(device), feed, options._tasks(), options, validation)
 
     def _set_strength(self, network: M2TRecNetwork, validation: Validation | None) -> dict[str, float]:

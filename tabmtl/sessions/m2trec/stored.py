@@ -226,10 +226,11 @@ class StoredSessions:
         """Read the sessions of chunks of this rank, which are counted from 0 through all ranks."""
         log, parts = self._log, [self._numbers(number - self._first_chunk) for number in chunks]
         numbers = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
-        taken, weights = log._take(numbers, self._code), None
+        names, ends, lengths, items = log._take(numbers, self._code)
+        weights = None
         if "weights" in log.arrays:
-            weights = log.arrays["weights"][ranges(log.arrays["offsets"][numbers], taken[2])]
-        return log._made(*taken, weights)
+            weights = log.arrays["weights"][ranges(log.arrays["offsets"][numbers], lengths)]
+        return log._made(names, ends, lengths, items, weights)
 
     def _numbers(self, number: int) -> np.ndarray:
         """Return the numbers on this rank of the sessions of a chunk."""
