@@ -65,10 +65,8 @@ docs: $(VENV)/.docs  ## the site, with its examples, in docs/_build/html; a warn
 visit-docs: docs  ## visit every page in headless Chromium (apt-get install chromium chromium-driver), screenshots in docs/_build
 	$(BIN)/python .ci/visit_site.py docs/_build/html
 
-bench: $(VENV)/.bench  ## training speed against plain references and torch-rechub, one thread
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed $(ARGS)
-	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m benchmarks.boosting_speed $(ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.experts_speed $(ARGS)
+bench: $(VENV)/.bench  ## speed and memory against plain references and other libraries, one thread
+	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m benchmarks.speed $(ARGS)
 
 evidence: $(VENV)/.bench  ## tables of scores against other models, on the data sets of TABMTL_DATA: hours
 	set -e; for name in scores boosting sharing experts sessions; do $(BIN)/python -m benchmarks.$$name $(ARGS); done

@@ -6,13 +6,19 @@ Nothing heavy is imported here, because it would count where memory is measured.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from inspect import signature
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -21,61 +27,202 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 Record = dict[str, Any]
-Sides = Mapping[str, Callable[[], object]]
+#: Measured numbers by their unit; the first one is compared.
+Measures = dict[str, float]
+#: One side of a comparison: a round by its number, which is its seed.
+Side = Callable[[int], Measures]
+Sides = Mapping[str, Side]
 #: CPU seconds after which a comparison begins no round.
 ENOUGH_SECONDS = 60.0
 #: Requests that a latency takes at least, and the seconds after which it takes no more than these.
 LEAST_REQUESTS, LATENCY_SECONDS = 30, 20.0
+#: Quantiles of a latency.
+QUANTILES = {"p50": 0.5, "p99": 0.99, "least": 0.0}
+#: Units of which the least counts; of others the mean does.
+OF_TIME = ("s", "ms", "GB")
 
 
-def least_cpu_time(sides: Sides, rounds: int) -> dict[str, float]:
-    """Measure the least CPU seconds of each side over interleaved rounds, after one untimed round.
+@dataclass(frozen=True)
+class Case:
+    """A comparison of speed: sides that run in turn, of which the first is what the others are compared with.
+
+    Parameters
+    ----------
+    name : str
+        By which ``--only`` knows the case.
+    sides : callable
+        Makes the sides by name. Its parameters are the sizes of the case.
+    sizes, quick : mapping of str to object
+        Sizes other than the defaults, and the small ones of ``--quick``.
+    rounds : int
+        Times that every side runs.
+    warm : bool
+        Whether one more round, which does not count, comes first.
+    faster : mapping of str to float
+        Goals of sides: how many times as fast as the first side they are at least.
+    most : mapping of str to float
+        Goals of sides: the most of their first unit.
+    needs : mapping of str to str
+        Modules of other packages, and how to install these.
+    """
+
+    name: str
+    sides: Callable[..., Sides]
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    quick: Mapping[str, Any] = field(default_factory=dict)
+    rounds: int = 1
+    warm: bool = False
+    faster: Mapping[str, float] = field(default_factory=dict)
+    most: Mapping[str, float] = field(default_factory=dict)
+    needs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The name and the sizes."""
+        return ", ".join([self.name, *(f"{size} {value}" for size, value in self.sizes.items())])
+
+    def run(self, given: Mapping[str, Any], *, quick: bool) -> dict[str, list[Measures]]:
+        """Run the sides in turn, print a line for each, and return what every round measured; say what is missing.
+
+        Sizes that are given come before the small ones.
+        """
+        for module, package in self.needs.items():
+            if find_spec(module) is None:
+                print(f"{self.title}: skipped, {module} is not installed: pip install {package!r}")
+                return {}
+        try:
+            own = {size: value for size, value in given.items() if self.takes(size)}
+            sides = self.sides(**{**self.sizes, **(self.quick if quick else {}), **own})
+        except FileNotFoundError as error:
+            print(f"{self.title}: skipped, {error}")
+            return {}
+        found = take_turns(sides, 1 if quick else self.rounds, warm=self.warm and not quick)
+        for name, own in found.items():
+            say(f"{self.title}: {name}", *self._cells(name, own, next(iter(found.values()))))
+        return found
+
+    def takes(self, size: str) -> bool:
+        """Tell whether a size is one of the case."""
+        return size in signature(self.sides).parameters
+
+    def _cells(self, name: str, own: Sequence[Measures], first: Sequence[Measures]) -> Iterator[str]:
+        unit = next(iter(own[0]))
+        for each in own[0]:
+            values = [measures[each] for measures in own]
+            yield f"{min(values):.4g} {each}" if each.split()[0] in OF_TIME else f"{spread(values)} {each}"
+        ratio = min(each[unit] for each in first) / min(each[unit] for each in own)
+        if own is not first:
+            ratios = [one[unit] / other[unit] for one, other in zip(first, own, strict=True)]
+            yield f"{ratio:.2f}x" + (f" ± {stdev(ratios):.2f}" if len(ratios) > 1 else "")
+        if name in self.faster:
+            yield at_least(ratio, self.faster[name])
+        if name in self.most:
+            yield at_most(min(each[unit] for each in own), self.most[name], f" {unit}")
+
+
+def take_turns(sides: Sides, rounds: int, *, warm: bool) -> dict[str, list[Measures]]:
+    """Run sides in turn, and return the measures of every round, after one that does not count where they are warmed.
 
     Other work on the machine hardly matters to the ratios, which repeat within some percent; absolute numbers do not.
     """
-    seconds = dict.fromkeys(sides, float("inf"))
+    found: dict[str, list[Measures]] = {name: [] for name in sides}
     begin = time.process_time()
-    for round_ in range(rounds + 1):
-        for name, run in sides.items():
-            start = time.process_time()
-            run()
-            if round_:
-                seconds[name] = min(seconds[name], time.process_time() - start)
-        if round_ and time.process_time() - begin > ENOUGH_SECONDS:
+    for round_ in range(-warm, rounds):
+        for name, side in sides.items():
+            measures = side(max(round_, 0))
+            if round_ >= 0:
+                found[name].append(measures)
+        if warm and round_ >= 0 and time.process_time() - begin > ENOUGH_SECONDS:
             break
-    return seconds
+    return found
 
 
-def latency(ask: Callable[[Any], object], requests: Sequence[Any], n: int = 1000) -> list[float]:
-    """Measure median, 99th percentile and least wall milliseconds of n requests, one after the other."""
-    for i in range(min(n, LEAST_REQUESTS)):
-        ask(requests[i % len(requests)])
-    taken: list[float] = []
-    end = time.perf_counter() + LATENCY_SECONDS
-    while len(taken) < n and (len(taken) < LEAST_REQUESTS or time.perf_counter() < end):
-        request = requests[len(taken) % len(requests)]
-        start = time.perf_counter()
-        ask(request)
-        taken.append(1e3 * (time.perf_counter() - start))
-    taken.sort()
-    return [taken[round(share * (len(taken) - 1))] for share in (0.5, 0.99, 0.0)]
+def cpu(run: Callable[[], object]) -> Side:
+    """Make a side of a function without arguments, which takes CPU seconds."""
+
+    def side(_: int) -> Measures:
+        start = time.process_time()
+        run()
+        return {"s": time.process_time() - start}
+
+    return side
 
 
-def peak_memory() -> float:
-    """Return the peak memory of this process in GB; unlike getrusage, VmHWM forgets the parent process."""
-    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
+def steps_of(fit: Callable[[], object], steps: int) -> Measures:
+    """Measure the CPU seconds of an optimiser step of a fit, median and mean, and those before the first one.
+
+    The fit ends by an error after some steps.
+    """
+    from tabmtl.training.optimizer import Optimizer
+
+    stamps, start, original = [], time.process_time(), Optimizer.step
+
+    def step(self: Optimizer, learning_rate: float) -> None:
+        original(self, learning_rate)
+        stamps.append(time.process_time())
+        if len(stamps) > steps:
+            raise _EnoughStepsError
+
+    with patch.object(Optimizer, "step", step), suppress(_EnoughStepsError):
+        fit()
+    taken = [after - before for before, after in pairwise(stamps)]
+    return {"s": median(taken), "s on average": fmean(taken), "s before": stamps[0] - start}
 
 
-def gauge(run: Callable[[], object]) -> dict[str, float]:
-    """Measure `wall` and `cpu` seconds of one run, and the `peak` memory of the process in GB after and `before` it."""
-    before, wall, cpu = peak_memory(), time.perf_counter(), time.process_time()
-    run()
-    return {
-        "wall": time.perf_counter() - wall,
-        "cpu": time.process_time() - cpu,
-        "peak": peak_memory(),
-        "before": before,
-    }
+def plain_steps(step: Callable[[], object], steps: int) -> Measures:
+    """Measure the CPU seconds of a training step, the median of some."""
+    return {"s": median(cpu(step)(0)["s"] for _ in range(steps))}
+
+
+class _EnoughStepsError(Exception):
+    """Error that ends a training after enough steps."""
+
+
+def asking(ask: Callable[[Any], object], requests: Sequence[Any], n: int = 1000) -> Side:
+    """Make a side of n requests, one after the other: median, 99th percentile and least wall milliseconds."""
+
+    def side(_: int) -> Measures:
+        for i in range(min(n, LEAST_REQUESTS)):
+            ask(requests[i % len(requests)])
+        taken: list[float] = []
+        end = time.perf_counter() + LATENCY_SECONDS
+        while len(taken) < n and (len(taken) < LEAST_REQUESTS or time.perf_counter() < end):
+            request = requests[len(taken) % len(requests)]
+            start = time.perf_counter()
+            ask(request)
+            taken.append(1e3 * (time.perf_counter() - start))
+        taken.sort()
+        return {f"ms {name}": taken[round(at * (len(taken) - 1))] for name, at in QUANTILES.items()}
+
+    return side
+
+
+@contextmanager
+def gauged(found: Measures) -> Iterator[None]:
+    """Measure CPU and wall seconds, and the peak of anonymous memory in GB inside, looked at every 20 ms.
+
+    Pages of files do not count, because the system takes them back where it needs them.
+    """
+    stop, before, peak = threading.Event(), _anonymous(), [_anonymous()]
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            peak[0] = max(peak[0], _anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start, wall = time.process_time(), time.perf_counter()
+    try:
+        yield
+    finally:
+        found |= {"s": time.process_time() - start, "s of wall": time.perf_counter() - wall}
+        stop.set()
+        watcher.join()
+        found |= {"GB": peak[0], "GB before": before}
+
+
+def _anonymous() -> float:
+    return int(Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]) * 1024 / 1e9
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -86,6 +233,11 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
     ):
         return pool.submit(function, *arguments).result()
+
+
+def alone(function: Callable[..., Measures], *arguments: Any) -> Side:
+    """Make a side of a function that measures itself, in a fresh process."""
+    return lambda _: in_own_process(function, *arguments)
 
 
 def at_least(value: float, bound: float, unit: str = "x") -> str:
@@ -101,20 +253,6 @@ def at_most(value: float, bound: float, unit: str = "x") -> str:
 def say(what: str, *cells: str, goal: str = "") -> None:
     """Print a line of a table as soon as it is measured."""
     print(f"{what:62} {' '.join(f'{cell:>9}' for cell in cells)}  {goal}".rstrip(), flush=True)
-
-
-def compare(title: str, sides: Sides, rounds: int, goals: Mapping[str, float] | None = None) -> dict[str, float]:
-    """Time sides in turn, and print a line each: CPU time, its ratio to the first side, and a goal.
-
-    Gives the least CPU seconds.
-    """
-    seconds = least_cpu_time(sides, rounds)
-    first, goals = next(iter(seconds.values())), goals or {}
-    for name, taken in seconds.items():
-        ratio = first / taken
-        goal = at_least(ratio, goals[name]) if name in goals else ""
-        say(f"{title}: {name}", f"{taken * 1e3:.2f} ms", f"{ratio:.2f}x", goal=goal)
-    return seconds
 
 
 def spread(values: Iterable[float]) -> str:

@@ -1,180 +1,209 @@
-"""Speed of MultiTab-Net's training against the same network written the obvious way, on one CPU thread.
+"""Speed and memory beside plain references and other libraries: one table of comparisons.
 
-    python -m benchmarks.speed [--quick]
+    python -m benchmarks.speed [--quick] [--only NAME ...] [--set SIZE=NUMBER ...] [--figure FILE]
 
-Both sides run in one process, in turn, and are compared by the least CPU time of several rounds. Ours is
-:class:`tabmtl.training.table_loop.TableLoop` as estimators run it; the reference is
-:mod:`benchmarks.peers.multitabnet`, in float32. Both start from the same weights and see the same rows; their losses
-after equal steps stand side by side. Goals are printed beside the measurements.
+Sides of a comparison run in turn, on one thread, and the first one is what the others are compared with: "2.00x" is
+twice as fast, with the standard deviation of the rounds. Of CPU seconds, of wall milliseconds and of memory the least
+of the rounds counts, of all else the mean does. Where memory is measured, each side has a process of its own; it is
+anonymous memory, imports included. Goals are printed beside the measurements. ``--set`` changes sizes of the chosen
+cases, by the names that the lines show: ``--only processes --set model=MMoE rows=1000000``.
+
+Training of networks:
+
+multitabnet  a step of MultiTab-Net against the same network written the obvious way, in both precisions
+peer         an epoch of MMoE and of PLE against those of torch-rechub, of one architecture, and by our own training;
+             ours always lets the rate fall along half a cosine, and scores 50 000 training rows
+home         an epoch of HoME and APEM against our MMoE
+members      a step of SharedBottom with members against TabM, of one architecture, and against one member
+long         a step of every network on a table with one task a row, by number of tasks
+embeddings   a step of embeddings alone, by rows of the table and optimiser; ``--figure`` draws it
+
+Boosted models:
+
+plain        R-MTGB as released (stumps, ten tasks) against the same algorithm on scikit-learn's trees, by rows a task
+overhead     R-MTGB against as many trees of bare LightGBM
+million      the same for a million rows, and memory
+shared       SharedTrees against one LightGBM of as many trees for a single task
+one_row      one row of both, and of a task's exported model
+
+Recommenders:
+
+body, step   a training step over ids against ``nn.TransformerEncoder``, and over metadata by the items of the softmax
+search       exact top 20, and all of `recommend`
+epoch, fit   on real logs: against a plain SASRec, and against earlier defaults, with scores
+memory       of a training run; reading: 10 million clicks to sessions
+
+Files and processes:
+
+encode, encode_row   a table to tensors against scikit-learn's ColumnTransformer, and one row
+files, clicks        fits of SharedBottom and M2TRec on `Shards` against those on a frame: a step with its share of
+                     loading, CPU seconds before the first one (survey and encoding), memory
+predict              `predict_files` against `predict`
+processes            a fit by two processes of ``torchrun`` against one: CPU seconds of the slower one
+
+Serving a row of flights, by p50:
+
+in_process, onnx, http, parts   `predict`; the exported network; MLflow's server beside a constant; parts of a request
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import at_least, at_most, compare, latency, least_cpu_time, say, speed_parser
-from benchmarks.peers.multitabnet import PlainNetwork, plain_loss, train_plain
-from tabmtl.columns import Features
-from tabmtl.models.multitabnet import MultiTabNet, MultiTabNetwork
-from tabmtl.schema import Batch, Columns
-from tabmtl.targets import Task
-from tabmtl.training.epochs import run_epochs
-from tabmtl.training.losses import MultiTaskLoss
-from tabmtl.training.run import Run
-from tabmtl.training.table_loop import TableLoop
+from benchmarks.cases import boosted, files, networks, serving, sessions
+from benchmarks.harness import Case, Measures, speed_parser
 
-LEARNING_RATE = 1e-3
+RECHUB, TABM = {"torch_rechub": "torch-rechub>=0.9,<0.10"}, {"tabm": "tabm>=0.0.3,<0.1"}
+ONNX = dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "tabmtl[onnx]")
+MLFLOW = {"mlflow": "tabmtl[mlflow]"}
+NETWORKS = ("MultiTabNet", "SharedBottom")
+LONG = ("MMoE", "PLE", "HoME", "APEM", "STEM", "AdaTT", *NETWORKS)
+#: Small sizes.
+EPOCHS, LOG = {"rows": 1000, "epochs": 2}, {"n_items": 300, "n_sessions": 16, "length": 3, "d_model": 8}
+ROW, ASKED = {"rows_to_fit": 1000}, {"requests": 3}
 
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """A table, by the levels of its categorical columns and the number of numeric ones, and the size of a network."""
-
-    name: str
-    cardinalities: tuple[int, ...]
-    n_numeric: int
-    tasks: tuple[Task, ...]
-    d_token: int = 16
-    n_blocks: int = 1
-
-    @property
-    def columns(self) -> Columns:
-        """The features, named by number."""
-        return Columns(
-            numeric=tuple(f"x{j}" for j in range(self.n_numeric)),
-            categorical=tuple(f"c{j}" for j in range(len(self.cardinalities))),
-            levels=tuple(tuple(map(str, range(c))) for c in self.cardinalities),
-            has_missing=(False,) * self.n_numeric,
-            bins=((-1.0, 0.0, 1.0),) * self.n_numeric,
+CASES = [
+    *[
+        Case("multitabnet", networks.multitabnet, sizes, {"batch_size": 32, "steps": 2}, 3, faster={"float32": 1.5})
+        for sizes in (
+            *({"shape": shape, "row_layer": layer} for shape, layer in product(("Higgs", "ACS"), ("none", "mixer"))),
+            {"shape": "wide", "batch_size": 256, "d_token": 64, "n_blocks": 3},
         )
-
-    def options(self, row_layer: str) -> MultiTabNet:
-        """Return an estimator with the sizes of our network."""
-        return MultiTabNet(d_token=self.d_token, n_blocks=self.n_blocks, row_layer=row_layer, dropout=0.0)
-
-    def network(self, row_layer: str) -> MultiTabNetwork:
-        """Make our network, with fresh weights."""
-        return MultiTabNetwork(self.columns, self.tasks, self.options(row_layer))
-
-    def rows(self, n: int) -> Batch:
-        """Draw n random rows."""
-        labels = [
-            torch.randn(n) if not task.is_classification else torch.randint(max(2, task.width), (n,)).float()
-            for task in self.tasks
-        ]
-        codes = [torch.randint(c + 2, (n,), dtype=torch.int32) for c in self.cardinalities]
-        return Batch(
-            x=Features(
-                numbers=torch.randn(n, self.n_numeric),
-                codes=torch.stack(codes, dim=1) if codes else torch.zeros(n, 0, dtype=torch.int32),
-            ),
-            y=torch.stack(labels, dim=1),
-        )
-
-
-def _tasks(n_binary: int, n_regression: int, n_multiclass: int = 0) -> tuple[Task, ...]:
-    kinds = ["binary"] * n_binary + ["regression"] * n_regression + ["multiclass"] * n_multiclass
-    classes = {"multiclass": (0, 1, 2, 3, 4)}
-    return tuple(
-        Task(name=f"t{i}", kind=kind, metric="none", classes=classes.get(kind)) for i, kind in enumerate(kinds)
-    )
-
-
-ACS = Shape(
-    name="ACS", cardinalities=(94, 8, 24, 529, 219, 18, 99, 2, 9, 51), n_numeric=0, tasks=_tasks(1, 0, n_multiclass=1)
-)
-HIGGS = Shape(name="Higgs", cardinalities=(3,) * 4, n_numeric=17, tasks=_tasks(1, 7))
-WIDE = Shape(name="30 + 8, d=64", cardinalities=(20,) * 10, n_numeric=20, tasks=_tasks(4, 4), d_token=64, n_blocks=3)
-#: Table, second layer, rows a step, and how many times faster float32 and bf16 should be.
-CASES: list[tuple[Shape, str, int, tuple[float, ...]]] = [
-    *((shape, "none", 2048, (4.0, 6.0)) for shape in (ACS, HIGGS)),
-    *((shape, "mixer", 2048, (1.5, 2.5)) for shape in (ACS, HIGGS)),
-    *((shape, layer, 256, ()) for layer in ("none", "mixer") for shape in (ACS, HIGGS)),
-    (WIDE, "none", 256, (1.7, 2.5)),
-    (WIDE, "none", 2048, ()),
+    ],
+    *[
+        Case("peer", networks.peer, {"name": name}, EPOCHS, 3, faster={"tabmtl": 2.0}, needs=RECHUB)
+        for name in ("MMoE", "PLE")
+    ],
+    Case("home", networks.home, {}, EPOCHS, 3, faster={"HoME": 1 / 3, "HoME, no feature-gates": 1 / 2, "APEM": 1 / 5}),
+    *[
+        Case("members", networks.members, sizes, {"k": 3, "width": 8, "steps": 2}, 5, faster={"ours": 0.83}, needs=TABM)
+        for sizes in ({"k": k, "width": width} for k, width in ((8, 256), (16, 128), (32, 256), (32, 512)))
+    ],
+    *[Case("long", networks.long, {"model": model}, {"rows": 512, "n_tasks": (2, 4)}, 3, True) for model in LONG],
+    *[
+        Case("embeddings", networks.embeddings, {"rows": rows, "batch_size": batch_size}, {"batch_size": 64}, 5, True)
+        for rows, batch_size in (*product((10_000, 100_000, 1_000_000, 3_280_000), (1024,)), (3_280_000, 8192))
+    ],
+    *[
+        Case("plain", boosted.plain, {"rows": rows}, {"rows": 60, "rounds": 3}, 7, True, {"ours": goal})
+        for rows, goal in {300: 10, 1000: 20, 3000: 30, 10_000: 30}.items()
+    ],
+    *[
+        Case("overhead", boosted.overhead, sizes, {"rows": 500, "rounds": 2}, 5, True, {"ours": 0.87})
+        for sizes in ({"n_features": 20, "num_leaves": 16}, {"n_features": 5, "num_leaves": 2})
+    ],
+    Case("million", boosted.million, {}, {"rows": 2000}, faster={"ours": 1 / 3}),
+    *[
+        Case("shared", boosted.shared, sizes, {"rows": 500, "n_trees": 2}, 3, True, {"ours": 0.67})
+        for sizes in ({"rows": 100_000}, {"rows": 25_000}, {"rows": 400_000}, {"n_tasks": 16}, {"kind": "binary"})
+    ],
+    Case("one_row", boosted.one_row, {}, ASKED, most={"R-MTGB, a task's exported model": 0.1, "SharedTrees": 0.3}),
+    Case("body", sessions.body, {}, LOG, 3, faster={"float32, pooling=last": 1.7, "bf16, pooling=last": 3.0}),
+    *[
+        Case("step", sessions.step, {"precision": precision, "pooling": pooling}, LOG, faster={"8192": 0.83})
+        for precision, pooling in product(("float32", "bf16"), ("mean", "last"))
+    ],
+    *[
+        Case("search", sessions.search, {"n_sessions": n, "n_items": n_items}, LOG | ASKED, most={"search": most})
+        for n, n_items, most in ((1, 100_000, 3.5), (32, 100_000, 28.8), (256, 100_000, 230.0), (1, 1_000_000, 30.0))
+    ],
+    Case("epoch", sessions.epoch, {}, {"share": 0.001, "epochs": 1, "d_model": 8}, faster={"M2TRec, float32": 3.0}),
+    *[
+        Case("fit", sessions.fit, {"name": name, "share": share}, {"share": 0.002}, faster={"defaults": 2.0})
+        for name, share in {"complete_journey": 1.0, "diginetica": 0.05}.items()
+    ],
+    Case("memory", sessions.memory, {}, LOG, most={"fit": 1.5}),
+    Case("reading", sessions.reading, {}, {"clicks": 5000}, most={"read": 30.0}),
+    *[
+        Case("encode", files.encode, {"transform": transform}, {"rows": 3000}, faster={"ours": goal})
+        for transform, goal in {"standardize": 8.0, "quantile": 3.0}.items()
+    ],
+    *[
+        Case("encode_row", files.encode_row, {"transform": transform}, {"rows": 3000, **ASKED}, most={"ours": 0.4})
+        for transform in ("standardize", "quantile")
+    ],
+    Case("files", files.from_files, {}, {"rows": 3000, "steps": 2}, faster={"from files": 0.95}),
+    Case("clicks", files.from_clicks, {}, {"clicks": 3000, "steps": 2}),
+    Case("predict", files.predict, {}, {"rows": 3000}, faster={"from files": 0.95}),
+    *[
+        Case("processes", files.processes, {"model": model}, {"rows": 3000}, faster={"two processes, each": 1.5})
+        for model in ("MMoE", "SharedBottom", "MultiTabNet", "RMTGB")
+    ],
+    *[
+        Case("in_process", serving.in_process, {"model": model, "rows": rows}, ROW | ASKED)
+        for model, rows in product((*NETWORKS, "RMTGB", "IndependentTasks"), (1, 32, 1024))
+    ],
+    *[
+        Case("onnx", serving.onnx, {"model": model, "rows": rows}, ROW | ASKED, needs=ONNX)
+        for model, rows in product(NETWORKS, (1, 32, 1024))
+    ],
+    *[
+        Case(name, sides, {"rows": rows}, ROW | ASKED, faster={"MultiTabNet": 0.77}, needs=MLFLOW)
+        for rows, (name, sides) in product((1, 32, 1024), {"http": serving.over_http, "parts": serving.parts}.items())
+    ],
 ]
 
 
-def train_ours(network: nn.Module, data: Batch, tasks: tuple[Task, ...], batch_size: int, precision: str) -> None:
-    """Train one epoch as the estimators do, on the seeded order that the reference gets."""
-    plain: dict[str, Any] = {"weight_decay": 0.0, "average_decay": 0.0}
-    options = MultiTabNet(epochs=1, batch_size=batch_size, learning_rate=LEARNING_RATE, precision=precision, **plain)
-    no_scores = dict.fromkeys(task.name for task in tasks)
-    torch.manual_seed(0)
-    loop = TableLoop(options, network, MultiTaskLoss(tasks), data, None, evaluate=lambda *_: no_scores)
-    run_epochs(network, loop, options, run=Run(), validated=False, on_epoch=None)
-
-
-def mflop_per_row(network: nn.Module, data: Batch, tasks: tuple[Task, ...]) -> float:
-    """Return matrix-product MFLOP of a training step, forward and backward, per row."""
-    rows = data.rows(torch.arange(256))
-    with FlopCounterMode(display=False) as counter:
-        plain_loss(network(rows.x), rows.y, tasks).backward()
-    network.zero_grad()
-    return counter.get_total_flops() / len(rows) / 1e6
-
-
-def compare_training(
-    shape: Shape, row_layer: str, batch_size: int, goals: Sequence[float], *, rounds: int, n_rows: int, peak: float
-) -> None:
-    """Compare epochs of the plain network and of ours, and the losses before and after one."""
-    torch.manual_seed(1)
-    tasks, data, ours = shape.tasks, shape.rows(n_rows), shape.network(row_layer)
-    flops = mflop_per_row(ours, data, tasks)
-    networks = {
-        "plain": PlainNetwork(shape.columns, tasks, shape.options(row_layer), ours),
-        "float32": ours,
-        "bf16": deepcopy(ours),
-    }
-    torch.manual_seed(0)
-    order = torch.randperm(n_rows)
-    shuffled = data.rows(order)
-    sides: dict[str, Callable[[], object]] = {
-        "plain": lambda: train_plain(networks["plain"], shuffled, tasks, batch_size, LEARNING_RATE),
-        "float32": lambda: train_ours(ours, data, tasks, batch_size, "float32"),
-        "bf16": lambda: train_ours(networks["bf16"], data, tasks, batch_size, "bf16"),
-        "loading alone": lambda: [data.rows(rows) for rows in order.split(256)],
-    }
-
-    @torch.no_grad()
-    def loss(network: nn.Module) -> str:
-        return f"{plain_loss(network(data.x), data.y, tasks):.4f}"
-
-    losses, title = [loss(ours)], f"{shape.name}, {row_layer}, {batch_size} rows"
-    for name, network in networks.items():
-        sides[name]()
-        losses.append(loss(network))
-    seconds = compare(title, sides, rounds, dict(zip(("float32", "bf16"), goals, strict=False)))
-    speed, share = flops * n_rows / seconds["float32"] / 1e3, 100 * seconds["loading alone"] / seconds["float32"]
-    goal = at_least(100 * speed / peak, 40, " %") if shape is WIDE else ""
-    say(f"{title}: GFLOP/s of float32, and of the peak", f"{speed:.1f}", f"{speed / peak:.0%}", goal=goal)
-    say(f"{title}: loading, of float32", f"{share:.1f} %", goal=at_most(share, 2, " %"))
-    say(f"{title}: loss at the start, and after an epoch of each", *losses)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
-    given = speed_parser("speed", __doc__).parse_args(arguments)
-    torch.set_num_threads(1)
-    rounds, n_rows = (3, 2048) if given.quick else (7, 4096)
-    x = torch.randn(1024, 1024)
-    peak = 2 * 1024**3 / least_cpu_time({"product": lambda: x @ x}, 20)["product"] / 1e9
-    print(f"torch {torch.__version__}, 1 thread, peak of a float32 product {peak:.0f} GFLOP/s")
-    say("table, second layer, rows a step", "an epoch", "faster", goal="goal")
+def chosen(names: Sequence[str], given: Mapping[str, Any], *, quick: bool) -> list[Case]:
+    """Return the cases of some names; a case whose sizes are given is there once, and with ``quick`` one of a name."""
+    found: dict[str, Case] = {}
     for case in CASES:
-        compare_training(*case, rounds=rounds, n_rows=n_rows, peak=peak)
-    for shape, layer in dict.fromkeys(case[:2] for case in CASES):
-        network, row = shape.network(layer).eval(), shape.rows(1)
-        with torch.inference_mode():
-            least = latency(lambda row, score=network: score(row.x), [row])[2]
-        say(f"{shape.name}, {layer}: scores of one row", f"{least:.2f} ms", goal=at_most(least, 1, " ms"))
+        if case.name in names:
+            sizes = case.sizes | {size: value for size, value in given.items() if case.takes(size)}
+            found.setdefault(case.name if quick else f"{case.name} {sizes}", replace(case, sizes=sizes))
+    return [*found.values()]
+
+
+def size_of(text: str) -> tuple[str, Any]:
+    """Read ``SIZE=VALUE``: a number, or a name."""
+    size, _, value = text.partition("=")
+    for kind in (int, float):
+        with suppress(ValueError):
+            return size, kind(value)
+    return size, value
+
+
+def draw_figure(found: Mapping[str, Mapping[str, Sequence[Measures]]], path: str) -> None:
+    """Save a figure of the first unit of every side, by case."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for side in next(iter(found.values())):
+        least = [min(next(iter(each.values())) for each in sides[side]) for sides in found.values()]
+        axes.semilogy([*found], least, marker="o", label=side)
+    axes.tick_params(axis="x", rotation=20)
+    axes.set(ylabel=next(iter(next(iter(next(iter(found.values())).values()))[0])))
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the chosen cases; the arguments are those of the command line."""
+    parser = speed_parser("speed", __doc__, only=dict.fromkeys(case.name for case in CASES))
+    parser.add_argument("--set", nargs="+", type=size_of, default=[], metavar="SIZE=VALUE", help="sizes of the cases")
+    parser.add_argument("--figure", help="where to save a figure of the chosen cases")
+    options = parser.parse_args(argv)
+    given = dict(options.set)
+    cases = chosen(options.only, given, quick=options.quick)
+    unknown = [size for size in given if not any(case.takes(size) for case in cases)]
+    if unknown:
+        parser.error(f"no chosen case has the size {unknown[0]!r}")
+    torch.set_num_threads(1)
+    torch.optim.AdamW([torch.zeros(1)])  # torch imports its compiler with the first optimiser: no side's cost
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)  # as training does, so that freed gradients stay in the process
+    load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+    print(f"torch {torch.__version__}, 1 thread of {os.cpu_count()}, load {load}", flush=True)
+    found = {case.title: case.run(given, quick=options.quick) for case in cases}
+    if options.figure:
+        draw_figure(found, options.figure)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import tabmtl
 from benchmarks import harness
 
 NAMES = sorted(
@@ -36,40 +37,54 @@ def test_every_benchmark_says_what_it_measures(name: str, capsys: pytest.Capture
     assert name in NOT_MEASURED or ("--quick" in said) != ("--seeds" in said)
 
 
-def test_sides_run_in_turn_and_the_first_round_is_not_timed() -> None:
+def counted(asked: list[str], name: str) -> harness.Side:
+    """Make a side that says when it is asked, and is slow in the round that comes first."""
+
+    def side(seed: int) -> harness.Measures:
+        asked.append(f"{name}{seed}")
+        return {"s": 0.1 if len(asked) > 2 else 5.0, "AUC": 0.5 + seed}
+
+    return side
+
+
+def test_sides_run_in_turn_and_a_warm_round_does_not_count() -> None:
     asked: list[str] = []
-
-    def slow_at_first() -> None:
-        asked.append("a")
-        while len(asked) == 1 and time.process_time() < end:
-            pass
-
-    end = time.process_time() + 0.2
-    seconds = harness.least_cpu_time({"a": slow_at_first, "b": lambda: asked.append("b")}, rounds=2)
-    assert asked == [*"ab" * 3]
-    assert seconds["a"] < 0.1
+    found = harness.take_turns({name: counted(asked, name) for name in "ab"}, 2, warm=True)
+    assert asked == ["a0", "b0", "a0", "b0", "a1", "b1"]
+    assert found["a"] == [{"s": 0.1, "AUC": 0.5}, {"s": 0.1, "AUC": 1.5}]
 
 
 def test_no_round_begins_when_enough_was_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "ENOUGH_SECONDS", 0.0)
-    asked: list[int] = []
-    assert harness.least_cpu_time({"a": lambda: asked.append(1)}, rounds=50)["a"] < np.inf
+    asked: list[str] = []
+    harness.take_turns({"a": counted(asked, "a")}, 50, warm=True)
     assert len(asked) == 2
 
 
 def test_every_request_is_asked_in_turn() -> None:
     asked: list[str] = []
-    p50, p99, least = harness.latency(asked.append, ["a", "b", "c"], 40)
+    p50, p99, least = harness.asking(asked.append, ["a", "b", "c"], 40)(0).values()
     assert asked == [*"abc" * 10, *"abc" * 13, "a"]  # 30 untimed ones first
     assert 0 < least <= p50 <= p99 < 1000
 
 
 def test_a_gauge_sees_the_memory_of_a_run() -> None:
-    found = harness.gauge(lambda: np.ones(50_000_000))
-    assert found["peak"] >= found["before"] > 0
-    assert found["peak"] > 0.4
-    assert found["wall"] > 0
-    assert found["cpu"] > 0
+    found: harness.Measures = {}
+    with harness.gauged(found):
+        kept = np.ones(50_000_000)
+        time.sleep(0.1)
+        del kept
+    assert found["GB"] >= found["GB before"] + 0.3
+    assert found["s of wall"] >= 0.1
+    assert found["s"] > 0
+
+
+def test_steps_of_a_fit_are_timed_until_there_are_enough() -> None:
+    X = np.random.default_rng(0).normal(size=(300, 2))
+    model = tabmtl.SharedBottom(hidden=(4,), epochs=9, batch_size=32, n_jobs=1, device="cpu")
+    found = harness.steps_of(lambda: model.fit(X, X[:, 0]), 3)
+    assert min(found.values()) > 0
+    assert not hasattr(model, "tasks_")  # the fit ended early
 
 
 def test_another_process_is_fresh_and_answers() -> None:
@@ -78,17 +93,59 @@ def test_another_process_is_fresh_and_answers() -> None:
 
 
 def test_sides_are_compared_with_the_first(capsys: pytest.CaptureFixture[str]) -> None:
-    def spin(seconds: float) -> None:
-        end = time.process_time() + seconds
-        while time.process_time() < end:
-            pass
+    def sides(rows: int) -> harness.Sides:
+        def fast(seed: int) -> harness.Measures:
+            return {"s": rows / (4 + seed), "AUC": 0.1 * seed}
 
-    sides = {"slow": lambda: spin(0.05), "fast": lambda: spin(0.01)}
-    harness.compare("loops", sides, 1, {"fast": 2})
+        return {"slow": lambda _: {"s": rows, "AUC": 0.5}, "fast": fast}
+
+    case = harness.Case("loops", sides, {"rows": 8}, {"rows": 1}, 3, faster={"fast": 5}, most={"slow": 9})
+    case.run({}, quick=False)
     slow, fast = capsys.readouterr().out.splitlines()
-    assert slow.split()[:2] == ["loops:", "slow"]
-    assert slow.endswith(" 1.00x")
-    assert fast.endswith(">= 2x  reached")
+    assert slow.split() == [
+        "loops,",
+        "rows",
+        "8:",
+        "slow",
+        "8",
+        "s",
+        "0.5000",
+        "±",
+        "0.0000",
+        "AUC",
+        "<=",
+        "9",
+        "s",
+        "reached",
+    ]
+    assert fast.split()[4:] == [
+        "1.333",
+        "s",
+        "0.1000",
+        "±",
+        "0.1000",
+        "AUC",
+        "6.00x",
+        "±",
+        "1.00",
+        ">=",
+        "5x",
+        "reached",
+    ]
+    assert case.run({"rows": 2}, quick=True)["slow"] == [{"s": 2, "AUC": 0.5}]
+    assert case.run({}, quick=True)["slow"] == [{"s": 1, "AUC": 0.5}]
+
+
+def test_a_case_that_lacks_something_is_skipped(capsys: pytest.CaptureFixture[str]) -> None:
+    def sides() -> harness.Sides:
+        raise FileNotFoundError("no log here")
+
+    harness.Case("a", sides).run({}, quick=True)
+    harness.Case("b", sides, needs={"no_such_module": "no-such>=1"}).run({}, quick=True)
+    assert capsys.readouterr().out.splitlines() == [
+        "a: skipped, no log here",
+        "b: skipped, no_such_module is not installed: pip install 'no-such>=1'",
+    ]
 
 
 @pytest.mark.parametrize(

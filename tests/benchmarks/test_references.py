@@ -1,15 +1,21 @@
-"""The reference is the method that it stands for, and the benchmark compares like with like."""
+"""The plain references are the methods that they stand for."""
 
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
+import torch
 from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.metrics import roc_auc_score
 from sklearn.tree import DecisionTreeRegressor
+from torch.nn import functional as F
 
-from benchmarks.boosting_speed import compare_overhead, compare_plain, compare_shared, draw_columns, to_frame, to_matrix
 from benchmarks.peers.rmtgb import PlainRMTGB, sigmoid
+from benchmarks.peers.sasrec import PaddedSessions, PlainSASRec, plain_recall, train_plain
+from tabmtl.sessions.log import LogColumns, read_sessions
+
+SIZES = {"d_model": 16, "n_layers": 2, "n_heads": 4}
 
 
 @pytest.fixture(scope="module")
@@ -72,27 +78,50 @@ def test_rows_are_answered_for_their_own_task(rows):
         plain.predict(X[:1], np.array([8]))
 
 
-def test_both_sides_of_the_comparison_reach_the_same_error():
-    found = compare_plain(100, rounds=1, iterations=(20, 20, 20))
-    assert found["rmse ours"] == pytest.approx(found["rmse plain"], rel=0.03)
-    assert found["ours"] > 0 and found["plain"] > 0
+def rounds_log(n_sessions: int = 60, n_items: int = 12) -> pl.DataFrame:
+    """Every click is followed by one on the next item of a circle, the first of a session is any."""
+    start = np.random.default_rng(0).integers(n_items, size=(n_sessions, 1))
+    items = (start + np.arange(4)) % n_items
+    sessions = np.repeat(np.arange(n_sessions), 4)
+    return pl.DataFrame(
+        {"session_id": sessions, "item_id": items.ravel(), "position": np.tile(np.arange(4), n_sessions)}
+    )
 
 
-def test_overhead_is_measured_on_both_sides():
-    found = compare_overhead(500, 3, 4, (2, 2, 2), rounds=1)
-    assert set(found) == {"pooled", "by task", "outside", "ours"}
-    assert min(found.values()) > 0
+def test_the_plain_model_reads_no_later_click_and_no_padding():
+    torch.manual_seed(0)
+    plain = PlainSASRec(20, 6, **SIZES).eval()
+    codes = torch.tensor([[3, 7, 2, 9, 4, 1]])
+    states = plain(codes)
+    assert not torch.allclose(states[0, -1], plain(codes.flip(1))[0, -1])
+    torch.testing.assert_close(plain(codes[:, :4]), states[:, :4])
+    padded = torch.cat([codes[:, :4], torch.zeros(1, 2, dtype=torch.int64)], dim=1)
+    torch.testing.assert_close(plain(padded)[:, :4], states[:, :4])
 
 
-def test_frame_and_matrix_hold_the_same_rows():
-    (columns, y), (again, _) = (draw_columns(3, 50, 2) for _ in range(2))
-    frame, matrix = to_frame(columns), to_matrix(again, 50)
-    assert frame.columns == ["x0", "x1", "task"] and not columns and not again
-    np.testing.assert_array_equal(frame.to_numpy(), matrix)
-    assert y.shape == (50,) and frame["task"].n_unique() == 3
+def test_the_plain_loss_is_cross_entropy_over_all_items_where_a_click_follows():
+    torch.manual_seed(0)
+    plain = PlainSASRec(20, 4, **SIZES).eval()
+    codes, targets = torch.tensor([[3, 7, 2, 0], [5, 0, 0, 0]]), torch.tensor([[7, 2, 9, 0], [1, 0, 0, 0]])
+    logits = plain(codes) @ plain.items.weight.T
+    expected = F.cross_entropy(logits[..., 1:].flatten(0, 1), targets.flatten() - 1, ignore_index=-1)
+    torch.testing.assert_close(plain.loss(codes, targets), expected)
 
 
-def test_shared_trees_are_measured_against_one_model():
-    found = compare_shared(500, 3, 2, rounds=1, kind="binary")
-    assert set(found) == {"one", "ours"}
-    assert min(found.values()) > 0
+def test_padded_sessions_are_the_newest_clicks_and_the_ones_behind_them():
+    codes, targets = PaddedSessions([np.array([4, 5]), np.arange(1, 7)], 3)[0]
+    assert (codes.tolist(), targets.tolist()) == ([4, 0, 0], [5, 0, 0])
+    codes, targets = PaddedSessions([np.array([4, 5]), np.arange(1, 7)], 3)[1]
+    assert (codes.tolist(), targets.tolist()) == ([3, 4, 5], [4, 5, 6])
+
+
+def test_the_plain_model_learns_what_follows():
+    log = rounds_log()
+    sessions = read_sessions(log, LogColumns(time=None, order="position"), log["item_id"].unique().sort())
+    torch.manual_seed(0)
+    plain = PlainSASRec(12, 50, dropout=0.0, **SIZES)
+    before = plain_recall(plain, sessions, 1)
+    losses = train_plain(plain, sessions, epochs=12, batch_size=8, learning_rate=5e-3)
+    assert losses[0] == pytest.approx(np.log(12), abs=0.5)
+    assert losses[-1] < 0.5
+    assert before < 0.5 < 0.9 < plain_recall(plain, sessions, 1)

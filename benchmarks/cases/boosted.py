@@ -1,0 +1,155 @@
+"""R-MTGB and SharedTrees: beside a plain loop over scikit-learn's trees, and bare LightGBM, on one thread.
+
+The time of ours is that of ``fit`` as a user calls it: reading the polars frame, binning, all trees.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import polars as pl
+from sklearn.metrics import root_mean_squared_error
+
+from benchmarks.harness import Measures, Side, Sides, alone, asking, cpu, gauged
+from benchmarks.peers.rmtgb import PlainRMTGB
+from tabmtl import RMTGB, SharedTrees
+from tabmtl.synth import make_outlier_tasks
+
+#: LightGBM's, as ours sets them.
+PARAMS: dict[str, Any] = {
+    "objective": "regression",
+    "boost_from_average": False,
+    "learning_rate": 0.1,
+    "force_row_wise": True,
+    "deterministic": True,
+    "num_threads": 1,
+    "verbosity": -1,
+}
+FIXED: dict[str, Any] = {"learning_rate": 0.1, "early_stopping": False, "n_jobs": 1, "random_state": 0}
+
+
+def draw_columns(n_tasks: int, n_rows: int, n_features: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Draw rows of tasks that are alike and come in turn, float32, a column at a time.
+
+    The columns are features ``x0``, ``x1``, ... and the ``task``, a whole number. The target is a sum of smooth
+    functions of pairs of features, and of one feature by task, with noise.
+    """
+    rng = np.random.default_rng(0)
+    task = np.arange(n_rows, dtype=np.int32) % n_tasks
+    before = rng.standard_normal(n_tasks).astype(np.float32)[task]
+    columns, y = {}, 0.3 * rng.standard_normal(n_rows, dtype=np.float32)
+    for j in range(n_features):
+        x = rng.standard_normal(n_rows, dtype=np.float32)
+        y += np.sin(x + before) / np.float32(n_features**0.5)
+        columns[f"x{j}"] = before = x
+    return columns | {"task": task}, y
+
+
+def to_frame(columns: dict[str, np.ndarray]) -> pl.DataFrame:
+    """Turn columns into a frame, and empty the dictionary on the way: memory is measured."""
+    return pl.DataFrame([pl.Series(name, columns.pop(name)) for name in list(columns)])
+
+
+def to_matrix(columns: dict[str, np.ndarray], n_rows: int) -> np.ndarray:
+    """Turn columns into a float32 matrix (n, p), and empty the dictionary on the way."""
+    matrix = np.empty((n_rows, len(columns)), dtype=np.float32)
+    for j, name in enumerate(list(columns)):
+        matrix[:, j] = columns.pop(name)
+    return matrix
+
+
+def rmtgb(rounds: int, num_leaves: int, **options: Any) -> RMTGB:
+    """Make R-MTGB of equally many rounds a stage; leaves of stumps may hold one row, as in the release."""
+    stages = dict.fromkeys(("n_estimators_shared", "n_estimators_outlier", "n_estimators_task"), rounds)
+    least = 1 if num_leaves == 2 else 20
+    return RMTGB(**stages, num_leaves=num_leaves, min_child_samples=least, **FIXED, **options)
+
+
+def plain(rows: int = 300, rounds: int = 50) -> Sides:
+    """Compare with the released code's algorithm: ten tasks, two of them outliers, of some rows each, with stumps."""
+    data = make_outlier_tasks(rows, random_state=0)
+    (X, tasks), (X_test, tasks_test) = (
+        (frame.drop("task").to_numpy(), np.unique(frame["task"], return_inverse=True)[1])
+        for frame in (data.X, data.X_test)
+    )
+    theirs = PlainRMTGB(rounds, rounds, rounds, learning_rate=PARAMS["learning_rate"])
+    ours = rmtgb(rounds, 2, task_column="task", theta_step="sum", theta_penalty=0.0)
+
+    def side(fit: Any, predict: Any) -> Side:
+        return lambda seed: cpu(fit)(seed) | {"RMSE": float(root_mean_squared_error(data.y_test, predict()))}
+
+    return {
+        "plain": side(partial(theirs.fit, X, tasks, data.y.to_numpy()), partial(theirs.predict, X_test, tasks_test)),
+        "ours": side(partial(ours.fit, data.X, data.y), partial(ours.predict, data.X_test)),
+    }
+
+
+def overhead(rows: int = 100_000, n_features: int = 20, num_leaves: int = 16, rounds: int = 50) -> Sides:
+    """Compare with as many trees of bare LightGBM as R-MTGB grows over all rows of ten tasks, binning included."""
+    columns, y = draw_columns(10, rows, n_features)
+    matrix = to_matrix({name: column for name, column in columns.items() if name != "task"}, rows)
+    model = rmtgb(rounds, num_leaves, task_column="task")
+    params = PARAMS | {"num_leaves": num_leaves, "min_data_in_leaf": model.min_child_samples}
+    return {
+        "LightGBM": cpu(lambda: lgb.train(params, lgb.Dataset(matrix, y), 4 * rounds)),
+        "ours": cpu(partial(model.fit, to_frame(columns), y)),
+    }
+
+
+def related_targets(columns: dict[str, np.ndarray], y: np.ndarray, n_tasks: int) -> pl.DataFrame:
+    """Make wide targets: the same function with a feature more, and noise, for each task."""
+    rng, n_features = np.random.default_rng(1), len(columns) - 1
+    noise = [0.3 * rng.standard_normal(len(y), dtype=np.float32) for _ in range(n_tasks)]
+    return pl.DataFrame({f"y{t}": y + columns[f"x{t % n_features}"] + noise[t] for t in range(n_tasks)})
+
+
+def shared(rows: int = 100_000, n_tasks: int = 8, n_trees: int = 200, kind: str = "regression") -> Sides:
+    """Compare SharedTrees of all tasks with one LightGBM of as many trees for the first; 20 features, 16 leaves."""
+    columns, y = draw_columns(1, rows, 20)
+    Y = related_targets(columns, y, n_tasks)
+    Y = Y if kind == "regression" else Y > 0
+    matrix = to_matrix({name: column for name, column in columns.items() if name != "task"}, rows)
+    model = SharedTrees(n_estimators=n_trees, num_leaves=16, **FIXED)
+    params = PARAMS | {"num_leaves": 16, "lambda_l2": model.reg_lambda, "objective": kind}
+    first = Y["y0"].to_numpy().astype(np.float32)
+    return {
+        "LightGBM": cpu(lambda: lgb.train(params, lgb.Dataset(matrix, first), n_trees)),
+        "ours": cpu(partial(model.fit, to_frame(columns).drop("task"), Y)),
+    }
+
+
+def fit_million(side: str, rows: int) -> Measures:
+    """Measure a fit of 80 trees of 16 leaves over rows of ten tasks with 20 features, "ours" or "LightGBM"."""
+    columns, y = draw_columns(10, rows, 20)
+    found: Measures = {}
+    X = to_frame(columns) if side == "ours" else to_matrix(columns, rows)
+    with gauged(found):
+        if side == "ours":
+            rmtgb(20, 16, task_column="task").fit(X, y)
+        else:
+            lgb.train(PARAMS | {"num_leaves": 16}, lgb.Dataset(X, y, categorical_feature=[20]), 80)
+    return found
+
+
+def million(rows: int = 1_000_000) -> Sides:
+    """Compare time and memory with one pooled LightGBM that has the task as a category, each in its own process."""
+    return {side: alone(fit_million, side, rows) for side in ("LightGBM", "ours")}
+
+
+def one_row(n_tasks: int = 8, requests: int = 1000) -> Sides:
+    """Measure one row of 20 features: of SharedTrees of 200 trees, and of R-MTGB with ten long tasks, exported too."""
+    columns, y = draw_columns(10, 3000, 20)
+    Y = related_targets(columns, y, n_tasks)
+    X = to_frame(columns)
+    long, shared = rmtgb(50, 16, task_column="task"), SharedTrees(n_estimators=200, num_leaves=16, **FIXED)
+    long.fit(X, y)
+    shared.fit(X.drop("task"), Y)
+    row = X[:1]
+    return {
+        "R-MTGB, predict": asking(long.predict, [row], requests),
+        "R-MTGB, a task's exported model": asking(long.export_task("0").predict, [long.encode(row)], requests),
+        "SharedTrees": asking(shared.predict, [row.drop("task")], requests),
+    }
