@@ -22,6 +22,8 @@ from tabmtl.training.predict import predict_scores, represent_rows
 from tabmtl.training.run import Run, current
 from tabmtl.training.table_loop import TableLoop, settle_statistics, step_rows
 
+pytestmark = pytest.mark.usefixtures("torch_seed")
+
 TASKS = [
     Task(name="delay", kind="regression", metric="r2"),
     Task(name="late", kind="binary", classes=(0, 1), metric="roc_auc"),
@@ -95,13 +97,6 @@ def evaluate(scores, batch):
 def network(**params):
     torch.manual_seed(0)
     return Linear(**params)
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 class Standstill:
