@@ -87,7 +87,7 @@ def test_bag_scores_the_average_answer(monkeypatch: pytest.MonkeyPatch, three_fo
     case = benchmark.open_case("portal", 0, None)
     tasks = {name: case.tasks[name] for name in ("male", "weight")}
     (X, y), (X_test, y_test) = ((X, y.select(list(tasks))) for X, y in (case.train, case.test))
-    make = partial(IndependentTasks, colsample_bytree=0.5, learning_rate=0.3, patience=5)
+    make = partial(IndependentTasks, colsample_bytree=0.5)
     bag = benchmark.Bag(make, tasks=tasks, random_state=3)
     bag.fit(X, y, None)
     seeds = [3 + benchmark.SEED_STEP * i for i in range(benchmark.N_BAGGED)]
