@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -11,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tabmtl.schema import warn_user
+from tabmtl.processes.ranks import Ranks
+from tabmtl.schema import DivergenceError, warn_user
 from tabmtl.training.checkpoint import MISFITS, Checkpoint, State, check_like
 from tabmtl.training.device import generator_states, set_generator_states, unseeded
 from tabmtl.training.hooks import OnEpoch, Record
@@ -197,7 +199,7 @@ def run_epochs(
 
         try:
             while len(training.history) < options.epochs and not training.has_ended:
-                training.run_epoch(tell)
+                training.run_epoch(tell, run.group)
                 if checkpoint is not None:
                     checkpoint.save(training.state(checkpoint))
         except KeyboardInterrupt:
@@ -222,10 +224,11 @@ class _Training:
         self.has_ended = False
         self._restarted_after = [0]
 
-    def run_epoch(self, tell: Callable[[Record], bool]) -> None:
+    def run_epoch(self, tell: Callable[[Record], bool], group: Ranks) -> None:
         """Run an epoch, and prepare the next one, if there is one; ``tell`` gets its record, and may stop training."""
         loop, snapshots, patience, epoch = self._loop, self.snapshots, self._patience, len(self.history)
         record: Record = {"epoch": float(epoch), **loop.run_epoch(epoch)}
+        _check_weights(self._network, group, epoch)
         with loop.optimizer.averaged():
             of_validation, score = loop.validate()
             record |= of_validation
@@ -282,6 +285,21 @@ class _Training:
             noise = state["noise"][rank][: len(own)]  # the device may have changed
             check_like(noise, own[: max(len(noise), 1)], "its noise")
             set_generator_states([torch.tensor(part) for part in noise], device)
+
+
+def _check_weights(network: torch.nn.Module, group: Ranks, epoch: int) -> None:
+    """Raise a RuntimeError if the weights of a rank have parted from the others', a DivergenceError if none is left."""
+    if group.size == 1:
+        return
+    sums = group.gather(sum(p.detach().double().abs().sum().item() for p in network.parameters()))
+    if not any(map(math.isfinite, sums)):
+        raise DivergenceError(f"training diverged in epoch {epoch}: a weight is not finite; lower learning_rate")
+    for rank, found in enumerate(sums):
+        if found != sums[0]:
+            raise RuntimeError(
+                f"after epoch {epoch} the weights of rank {rank} are not those of rank 0; run all ranks with one "
+                "version of tabmtl and of torch on one kind of processor, and report it if you do"
+            )
 
 
 def warn_if_rising(scores: Sequence[float], patience: int) -> None:

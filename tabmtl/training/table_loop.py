@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, Protocol
 
@@ -24,6 +24,7 @@ from tabmtl.training.hooks import Record
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.predict import autocast, predict_scores
+from tabmtl.training.rows import Rows
 
 Evaluate = Callable[[Sequence[Tensor], Batch], dict[str, float | None]]
 
@@ -71,8 +72,8 @@ class TableLoop:
     network : torch.nn.Module
         A `Network`, on the device of the data.
     loss : MultiTaskLoss
-    data, valid : Batch
-        Tensors: standardised targets with NaN = unlabelled.
+    rows, valid : Rows
+        Standardised targets with NaN = unlabelled.
     balancer : Balancer, optional
         Makes one step of the tasks' losses; None adds them up.
     evaluate : callable
@@ -92,14 +93,15 @@ class TableLoop:
     options: TableOptions
     network: torch.nn.Module
     loss: MultiTaskLoss
-    data: Batch
-    valid: Batch | None
+    rows: Rows
+    valid: Rows | None
     _: KW_ONLY
     balancer: Balancer | None = None
     evaluate: Evaluate
 
     def __post_init__(self) -> None:
-        network, options = self.network, self.options
+        network, options, self.group, self.n_rows = self.network, self.options, self.rows.group, len(self.rows)
+        self.data, self._judging = self.rows.sample(), None if self.valid is None else self.valid.labels()
         self.tasks = self.loss.tasks
         self.batch_size = step_rows(options.batch_size, self.n_rows)
         self.task_scores = len(self.tasks) * [-math.inf] if options.keep == "task" else []
@@ -118,17 +120,11 @@ class TableLoop:
             group=self.group,
         )
 
-    group = ALONE
-
-    @property
-    def n_rows(self) -> int:
-        """Number of the training rows."""
-        return len(self.data)
-
     def run_epoch(self, epoch: int) -> Record:
         """Run one pass over the shuffled rows; return the train part of the epoch's record."""
         self.network.train()
-        n_steps, steps = self._steps(epoch)
+        # of few rows, the statistics of batch normalisation are worth little
+        n_steps, steps = self.rows.steps(epoch, self.batch_size, joins_last=bool(_batch_norms(self.network)))
         totals, kept, scored = [], [], []
         with statistics_of(self.group, self.network):
             for step, (data, index) in enumerate(steps):
@@ -141,18 +137,12 @@ class TableLoop:
                     scored.append(data.rows(index))
         scores = [torch.cat(columns) for columns in zip(*kept, strict=True)]
         losses = self.group.sum_(torch.stack(totals).sum(dim=0))
-        record = self._record("train", losses, self._train_weight(), scores, Batch.join(scored, torch.cat))
+        weight = self.rows.labelled_weight(self._labelled_weight).to(losses.device)
+        record = self._record("train", losses, weight, scores, Batch.join(scored, torch.cat))
         if self.balancer is not None:
             means = [record[f"train/{task.name}/loss"] for task in self.tasks]
             self.balancer.end_epoch(torch.tensor([math.nan if mean is None else mean for mean in means]))
         return record
-
-    def _steps(self, epoch: int) -> tuple[int, Iterable[tuple[Batch, Tensor]]]:
-        """Return the number of an epoch's steps, and of each the rows that it is taken from and their numbers."""
-        steps = torch.randperm(len(self.data), device=self.data.x.numbers.device).split(self.batch_size)
-        if len(steps) > 1 and _batch_norms(self.network) and 2 * len(steps[-1]) < len(steps[0]):
-            steps = (*steps[:-2], torch.cat(steps[-2:]))  # statistics of a few rows are worth little
-        return len(steps), ((self.data, index) for index in steps)
 
     def step(self, index: Tensor, learning_rate: float, data: Batch | None = None) -> tuple[Tensor, list[Tensor]]:
         """Take one optimiser step on some rows, by default of the data; return loss sums (T,) and raw scores."""
@@ -161,17 +151,13 @@ class TableLoop:
             return self._balanced_step(self.balancer, data.rows(index), learning_rate)
         totals: list[Tensor] = []
         parts: list[list[Tensor]] = []
-        for rows in self._micro_batches(index):
+        for rows in self.rows.parts(index, self._micro):
             losses, scores = self._forward(data.rows(rows))
             totals.append(losses.detach())
             parts.append([score.detach() for score in scores])
             self._of_step(losses).sum().backward()
         self.optimizer.step(learning_rate)
         return torch.stack(totals).sum(dim=0), [torch.cat(columns) for columns in zip(*parts, strict=True)]
-
-    def _micro_batches(self, index: Tensor) -> Sequence[Tensor]:
-        """Split the rows of a step in the parts that go through the network at once."""
-        return index.split(self._micro)
 
     def _balanced_step(self, balancer: Balancer, batch: Batch, learning_rate: float) -> tuple[Tensor, list[Tensor]]:
         passes: list[tuple[Tensor, list[Tensor]]] = []
@@ -198,13 +184,15 @@ class TableLoop:
 
     def validate(self) -> tuple[Record, float | None]:
         """Return the validation part of the epoch's record, and the number that early stopping maximises."""
-        if self.valid is None:
+        options, valid = self.options, self._judging
+        if self.valid is None or valid is None:
             return {}, None
-        settle_statistics(self.network, self.data, self.options.precision, self.group)
-        options = self.options
-        scores = self._valid_scores(self.valid)
-        losses = self.group.sum_(self.loss(scores, self.valid.y, self.valid.weight, self.valid.task))
-        record = self._record("val", losses, self.group.sum_(self._labelled_weight(self.valid)), scores, self.valid)
+        settle_statistics(self.network, self.data, options.precision, self.group)
+        scores = self.valid.scores(
+            lambda batch: predict_scores(self.network, batch, options.precision, batch_size=self.batch_size), self.data
+        )
+        losses = self.group.sum_(self.loss(scores, valid.y, valid.weight, valid.task))
+        record = self._record("val", losses, self.group.sum_(self._labelled_weight(valid)), scores, valid)
         if options.keep == "task":
             self.task_scores = [_monitored(record, task.name, self.tasks) for task in self.tasks]
         return record, _monitored(record, options.monitor, self.tasks)
@@ -220,8 +208,9 @@ class TableLoop:
         return {
             "the number of training rows": self.n_rows,
             "the checksum of the rows": checksum([data.x.numbers, data.x.codes, data.y, data.task]),
-            "the number of validation rows": self._n_valid,
+            "the number of validation rows": 0 if self.valid is None else len(self.valid),
             "the number of rows a step": self.batch_size,
+            **self.rows.facts(),
         }
 
     def state(self) -> dict[str, Any]:
@@ -236,18 +225,6 @@ class TableLoop:
             check_like(state["balancer"], None, "its balance")
         else:
             self.balancer.restore(state["balancer"])
-
-    @property
-    def _n_valid(self) -> int:
-        return 0 if self.valid is None else len(self.valid)
-
-    def _valid_scores(self, valid: Batch) -> list[Tensor]:
-        """Return the raw scores of the validation rows."""
-        return predict_scores(self.network, valid, self.options.precision, batch_size=self.batch_size)
-
-    def _train_weight(self) -> Tensor:
-        """Return the labelled weight (T,) of the training rows, of all ranks."""
-        return self._labelled_weight(self.data)
 
     def _record(self, part: str, losses: Tensor, weight: Tensor, scores: list[Tensor], scored: Batch) -> Record:
         """Return mean losses over the labelled weight (T,), and the scores of the rows `scored`, of all ranks."""

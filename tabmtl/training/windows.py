@@ -11,9 +11,8 @@ In a group, each rank has some of the lanes, and takes their rows of every step:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, pairwise
 from typing import Any
@@ -24,10 +23,8 @@ from torch import Tensor
 
 from tabmtl.encode.cache import StoredRows
 from tabmtl.processes.ranks import Ranks
-from tabmtl.schema import Batch, DivergenceError
-from tabmtl.training.hooks import Record
-from tabmtl.training.predict import predict_scores
-from tabmtl.training.table_loop import TableLoop
+from tabmtl.schema import Batch
+from tabmtl.training.rows import Step
 
 _WINDOW_CHUNKS = 64  # of every lane, so a window has a million rows
 _SPREAD_ROWS = 10_240  # training rows for measurements: statistics of normalisation, use of experts
@@ -124,105 +121,69 @@ def deal_windows(lane_edges: np.ndarray, seed: Sequence[int], n_chunks: int) -> 
     return [list(window) for window in zip(*lanes, strict=True)]
 
 
-def check_weights(network: torch.nn.Module, group: Ranks, epoch: int) -> None:
-    """Raise a RuntimeError if the weights of a rank have parted from the others', a DivergenceError if none is left."""
-    if group.size == 1:
-        return
-    sums = group.gather(sum(p.detach().double().abs().sum().item() for p in network.parameters()))
-    if not any(map(math.isfinite, sums)):
-        raise DivergenceError(f"training diverged in epoch {epoch}: a weight is not finite; lower learning_rate")
-    for rank, found in enumerate(sums):
-        if found != sums[0]:
-            raise RuntimeError(
-                f"after epoch {epoch} the weights of rank {rank} are not those of rank 0; run all ranks with one "
-                "version of tabmtl and of torch on one kind of processor, and report it if you do"
-            )
-
-
-@dataclass(eq=False)
-class WindowLoop(TableLoop):
-    """Training on the rows of a disk; see `TableLoop`, whose data and validation rows it makes itself.
+@dataclass(frozen=True, eq=False)
+class WindowRows:
+    """Rows of a disk; see `tabmtl.training.rows.Rows`.
 
     Parameters
     ----------
     rows : StoredRows
-        Training rows.
-    valid_rows : StoredRows or None
     prepare : callable
         Makes tensors in training units of a batch.
     seed : int
         Of the order of the rows.
     """
 
-    data: Batch = field(init=False)
-    valid: Batch | None = field(init=False)
-    _: KW_ONLY
     rows: StoredRows
-    valid_rows: StoredRows | None
     prepare: Callable[[Batch], Batch]
     seed: int
 
-    def __post_init__(self) -> None:
-        self.group = self.rows.group
-        self.data = self.prepare(self.rows.spread(_SPREAD_ROWS))
-        self.valid = None if self.valid_rows is None else self._labels(self.valid_rows)
-        super().__post_init__()
-
     @property
-    def n_rows(self) -> int:
-        """Number of the training rows, of all ranks."""
-        return len(self.rows)
+    def group(self) -> Ranks:
+        """Processes that take the steps together."""
+        return self.rows.group
 
-    def run_epoch(self, epoch: int) -> Record:
-        """Run one pass over the rows, each rank over its own; see `TableLoop.run_epoch`.
+    def sample(self) -> Batch:
+        """Return some rows, spread over those of all ranks."""
+        return self.prepare(self.rows.spread(_SPREAD_ROWS))
 
-        Raises
-        ------
-        RuntimeError
-            If the weights of a rank have parted from the others'.
-        """
-        record = super().run_epoch(epoch)
-        check_weights(self.network, self.group, epoch)
-        return record
-
-    def facts(self) -> dict[str, Any]:
-        """Return what tells the rows and the steps from others; the rows of the checksum are spread over all."""
-        return super().facts() | {"the number of lanes": len(self.rows.lane_edges) - 1}
-
-    @property
-    def _n_valid(self) -> int:
-        return 0 if self.valid_rows is None else len(self.valid_rows)
-
-    def _labels(self, rows: StoredRows) -> Batch:
+    def labels(self) -> Batch:
         """Return this rank's rows without features, which are read again for each validation."""
-        parts = [batch.without_features() for batch in chain([rows.none()], rows.batches())]
+        parts = [batch.without_features() for batch in chain([self.rows.none()], self.rows.batches())]
         return self.prepare(Batch.join(parts))
 
-    def _steps(self, epoch: int) -> tuple[int, Iterable[tuple[Batch, Tensor]]]:
-        order = Epoch(rows=self.rows, seed=(self.seed, epoch), batch_size=self.batch_size)
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def steps(self, epoch: int, batch_size: int, *, joins_last: bool) -> tuple[int, Iterable[Step]]:
+        """Deal the rows to steps, which are of about equally many, window by window."""
+        order = Epoch(rows=self.rows, seed=(self.seed, epoch), batch_size=batch_size)
         return len(order), self._read(order)
 
-    def _read(self, order: Epoch) -> Iterator[tuple[Batch, Tensor]]:
+    def _read(self, order: Epoch) -> Iterator[Step]:
         for window, steps in order.windows():
             data = self.prepare(window)
             for step in steps:
                 yield data, torch.arange(step.start, step.stop, device=data.x.numbers.device)
 
-    def _micro_batches(self, index: Tensor) -> Sequence[Tensor]:
+    def parts(self, index: Tensor, n_rows: int) -> Sequence[Tensor]:
+        """Split the rows of a step in parts, of which none is small."""
         # a step has some rows more or less, since lanes round; a pass of a few rows costs an eighth of a whole one
-        whole, rest = divmod(len(index), self._micro)
-        return index.tensor_split(whole) if whole and 4 * rest < self._micro else super()._micro_batches(index)
+        whole, rest = divmod(len(index), n_rows)
+        return index.tensor_split(whole) if whole and 4 * rest < n_rows else index.split(n_rows)
 
-    def _valid_scores(self, valid: Batch) -> list[Tensor]:
-        assert self.valid_rows is not None
-        parts = [
-            predict_scores(self.network, self.prepare(batch), self.options.precision, batch_size=self.batch_size)
-            for batch in self.valid_rows.batches()
-        ]
+    def scores(self, predict: Callable[[Batch], list[Tensor]], some: Batch) -> list[Tensor]:
+        """Return the scores of this rank's rows, which are read again."""
+        parts = [predict(self.prepare(batch)) for batch in self.rows.batches()]
         if not parts:  # other ranks have them
-            one = self.data.rows(torch.arange(1, device=self.data.x.numbers.device))
-            return [score[:0] for score in predict_scores(self.network, one, self.options.precision)]
+            one = some.rows(torch.arange(1, device=some.x.numbers.device))
+            return [score[:0] for score in predict(one)]
         return [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
-    def _train_weight(self) -> Tensor:
-        return torch.tensor(self.rows.labelled_weight, dtype=torch.float32, device=self.data.x.numbers.device)
+    def labelled_weight(self, count: Callable[[Batch], Tensor]) -> Tensor:
+        """Return the sum over all ranks, which is known."""
+        return torch.tensor(self.rows.labelled_weight, dtype=torch.float32)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the number of lanes, by which rows are dealt to steps."""
+        return {"the number of lanes": len(self.rows.lane_edges) - 1}

@@ -11,7 +11,7 @@ from commands import TARGETS, TINY
 import tabmtl
 from tabmtl import Shards, SharedBottom
 from tabmtl.pipelines.data import ClickColumns, TrainSource, open_shards
-from tabmtl.training.windows import WindowLoop
+from tabmtl.training.table_loop import TableLoop
 
 NAMES = ["weight", "hindfoot_length", "male"]
 
@@ -67,10 +67,10 @@ def test_without_other_files_no_rows_are_scored(shards, capsys):
 
 
 def test_a_fit_that_was_cut_off_goes_on(shards, tmp_path, capsys, monkeypatch, mistake):
-    run_epoch = WindowLoop.run_epoch
+    run_epoch = TableLoop.run_epoch
     words = [*shards, "--checkpoint", tmp_path / "checkpoints", "--no-mlflow"]
     with monkeypatch.context() as patch:
-        patch.setattr(WindowLoop, "run_epoch", lambda self, n: run_epoch(self, n) if n < 1 else 1 / 0)
+        patch.setattr(TableLoop, "run_epoch", lambda self, n: run_epoch(self, n) if n < 1 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
             commands.run("train", *words)
     assert "the parameter patience was 6 and is 2" in mistake("train", *words, "--set", "patience=2")

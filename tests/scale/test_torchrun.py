@@ -25,10 +25,10 @@ import os, signal, sys, torch
 from tabmtl import RMTGB, Shards, SharedBottom
 from tabmtl.scale import joined
 from tabmtl.sessions import M2TRec
-from tabmtl.training.windows import WindowLoop
+from tabmtl.training.table_loop import TableLoop
 
 folder = sys.argv[1]
-run_epoch = WindowLoop.run_epoch
+run_epoch = TableLoop.run_epoch
 
 
 def run_or_die(loop, epoch):
@@ -44,7 +44,7 @@ def note(record):
         print(int(record["epoch"]), file=file)
 
 
-WindowLoop.run_epoch = run_or_die
+TableLoop.run_epoch = run_or_die
 with joined(timeout=120, checkpoint=f"{{folder}}/checkpoints") as group:
     for n in (3, 50_000):  # small ones and large ones meet in different ways
         assert group.sum_(torch.arange(n) * (group.rank + 1)).equal(3 * torch.arange(n))

@@ -14,8 +14,9 @@ from tabmtl import HoME, IndependentTasks, MMoE, Shards, SharedBottom
 from tabmtl.encode import cache
 from tabmtl.nn import embeddings
 from tabmtl.scale import joined
-from tabmtl.training import checkpoint, windows
+from tabmtl.training import checkpoint
 from tabmtl.training.run import current, entered
+from tabmtl.training.table_loop import TableLoop
 
 TARGETS = ["late", "size", "delay"]
 
@@ -148,8 +149,8 @@ def test_fits_of_a_job_are_counted_and_those_within_a_fit_are_not(table, tmp_pat
     assert sorted(file.name for file in tmp_path.iterdir()) == ["fit-2.safetensors", "fit-3.safetensors"]
     with joined(checkpoint=tmp_path), pytest.MonkeyPatch.context() as patch:
         epochs = []
-        run_epoch = windows.TableLoop.run_epoch
-        patch.setattr(windows.TableLoop, "run_epoch", lambda self, n: epochs.append(n) or run_epoch(self, n))
+        run_epoch = TableLoop.run_epoch
+        patch.setattr(TableLoop, "run_epoch", lambda self, n: epochs.append(n) or run_epoch(self, n))
         first, second = job(None)
     assert epochs == [0, 1, 2]  # of the network within; the first one had ended
     assert (first.history_.height, second.history_.height) == (2, 3)

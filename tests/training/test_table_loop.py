@@ -19,10 +19,9 @@ from tabmtl.training.epochs import Snapshots, run_epochs, schedule, warn_if_risi
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.predict import predict_scores, represent_rows
+from tabmtl.training.rows import MemoryRows
 from tabmtl.training.run import Run, current
 from tabmtl.training.table_loop import TableLoop, settle_statistics, step_rows
-
-pytestmark = pytest.mark.usefixtures("torch_seed")
 
 TASKS = [
     Task(name="delay", kind="regression", metric="r2"),
@@ -78,13 +77,6 @@ def options(**changes):
     return SimpleNamespace(**(defaults | changes))
 
 
-def train(model, loss, data, valid, run, *, evaluate, on_epoch=None):
-    """All epochs of a loop, as the estimators run them."""
-    loop = TableLoop(run, model, loss, data, valid, evaluate=evaluate)
-    history, snapshots = run_epochs(model, loop, run, run=Run(), validated=valid is not None, on_epoch=on_epoch)
-    return history, snapshots.best.epoch
-
-
 def evaluate(scores, batch):
     """Minus the mean absolute error of both tasks."""
     result = {}
@@ -94,9 +86,24 @@ def evaluate(scores, batch):
     return result
 
 
+def train(model, run, *, data=None, valid=None, evaluate=evaluate, on_epoch=None):
+    """All epochs of a loop, as the estimators run them."""
+    rows, held_out = MemoryRows(table() if data is None else data), None if valid is None else MemoryRows(valid)
+    loop = TableLoop(run, model, LOSS, rows, held_out, evaluate=evaluate)
+    history, snapshots = run_epochs(model, loop, run, run=Run(), validated=valid is not None, on_epoch=on_epoch)
+    return history, snapshots.best.epoch
+
+
 def network(**params):
     torch.manual_seed(0)
     return Linear(**params)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 class Standstill:
@@ -109,7 +116,9 @@ class Standstill:
 def step_of(network, tasks=TASKS, micro=None, weight=None, batch_size=32):
     """The gradient that one step on 32 rows follows."""
     data = replace(table(), weight=weight)
-    loop = TableLoop(options(batch_size=batch_size), network, MultiTaskLoss(tasks), data, None, evaluate=evaluate)
+    loop = TableLoop(
+        options(batch_size=batch_size), network, MultiTaskLoss(tasks), MemoryRows(data), None, evaluate=evaluate
+    )
     loop.optimizer, loop._micro = Standstill(), micro or 32
     loop.step(torch.arange(32), 0.05)
     return network.layer.weight.grad
@@ -151,7 +160,7 @@ def test_a_short_last_batch_counts_as_a_part_of_one():
 
 def test_every_row_is_trained_on_once_an_epoch():
     model, data = network(), table()
-    train(model, LOSS, data, None, options(epochs=1, batch_size=7), evaluate=evaluate)
+    train(model, options(epochs=1, batch_size=7), data=data)
     seen = torch.cat(model.seen[-15:])
     assert [len(rows) for rows in model.seen[-15:]] == [7] * 14 + [2]
     assert torch.equal(seen.sort(dim=0).values, data.x.numbers.sort(dim=0).values)
@@ -167,7 +176,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
 
 
 def test_the_history_has_a_row_an_epoch():
-    history, best = train(network(), LOSS, table(), table(seed=1), options(), evaluate=evaluate)
+    history, best = train(network(), options(), valid=table(seed=1))
     parts = ["loss", "delay/loss", "delay/r2", "late/loss", "late/roc_auc", "score"]
     names = {"epoch"} | {f"{part}/{name}" for part in ("train", "val") for name in parts}
     assert all(set(record) == names for record in history)
@@ -178,7 +187,7 @@ def test_the_history_has_a_row_an_epoch():
 
 def test_losses_of_the_history_are_means_over_labelled_rows():
     model, valid = network(), table(seed=1)
-    history, _ = train(model, LOSS, table(), valid, options(epochs=1), evaluate=evaluate)
+    history, _ = train(model, options(epochs=1), valid=valid)
     known = ~valid.y[:, 0].isnan()
     predicted = predict_scores(model, valid)[0][known, 0]
     assert history[0]["val/delay/loss"] == pytest.approx(float(((predicted - valid.y[known, 0]) ** 2).mean()), rel=1e-5)
@@ -202,10 +211,8 @@ def test_the_best_weights_are_restored():
     values = [1.0, 3.0, 2.0, 2.5, 1.0, 1.0]
     history, best = train(
         model,
-        LOSS,
-        table(),
-        table(seed=1),
         options(epochs=6, monitor="delay"),
+        valid=table(seed=1),
         evaluate=scripted(values),
         on_epoch=lambda record: weights.append(model.layer.weight.detach().clone()),
     )
@@ -219,7 +226,7 @@ def test_a_restart_goes_back_to_the_best_weights():
     model = network()
     values = [1.0, 3.0, 2.0, 2.0, 2.0, 4.0, 1.0, 1.0, 1.0, 5.0]
     run = options(epochs=10, monitor="delay", restarts=1, learning_rate=0.0)
-    loop = TableLoop(run, model, LOSS, table(), table(seed=1), evaluate=scripted(values))
+    loop = TableLoop(run, model, LOSS, MemoryRows(table()), MemoryRows(table(seed=1)), evaluate=scripted(values))
     own_epoch = loop.run_epoch
 
     def run_epoch(epoch):
@@ -276,13 +283,13 @@ def test_a_step_takes_rows_by_the_size_of_the_table(n_rows, rows):
 @pytest.mark.parametrize(("monitor", "best"), [("delay", 2), ("late", 0), ("mean", 0)])
 def test_one_task_or_the_mean_is_watched(monitor, best):
     found = train(
-        network(), LOSS, table(), table(seed=1), options(epochs=3, monitor=monitor), evaluate=scripted([1.0, 2.0, 3.0])
+        network(), options(epochs=3, monitor=monitor), valid=table(seed=1), evaluate=scripted([1.0, 2.0, 3.0])
     )
     assert found[1] == best
 
 
 def test_the_loss_is_watched_where_no_score_is_defined():
-    _, best = train(network(), LOSS, table(), table(seed=1), options(epochs=4), evaluate=scripted([None] * 4))
+    _, best = train(network(), options(epochs=4), valid=table(seed=1), evaluate=scripted([None] * 4))
     assert best == 3
 
 
@@ -293,10 +300,8 @@ def test_without_patience_the_last_weights_stay(valid):
     values = [3.0, 2.0, 1.0] if valid is not None else [0.0, 0.0, 0.0]
     history, best = train(
         model,
-        LOSS,
-        table(),
-        valid,
         options(epochs=3, early_stopping=False),
+        valid=valid,
         evaluate=scripted(values),
         on_epoch=lambda record: weights.append(model.layer.weight.detach().clone()),
     )
@@ -304,18 +309,11 @@ def test_without_patience_the_last_weights_stay(valid):
     assert torch.equal(model.layer.weight, weights[-1])
 
 
-def test_the_hook_stops_training():
-    history, _ = train(
-        network(), LOSS, table(), None, options(), evaluate=evaluate, on_epoch=lambda record: record["epoch"] == 1
-    )
-    assert len(history) == 2
-
-
 def test_a_loss_that_is_not_finite_names_task_and_cure():
     data = table()
     data.x.numbers[5] = math.inf
     with pytest.raises(ValueError, match=r"train loss of task 'delay' is not finite; lower learning_rate \(now 0.05\)"):
-        train(network(), LOSS, data, None, options(), evaluate=evaluate)
+        train(network(), options(), data=data)
 
 
 def test_the_callers_generator_rules_the_order_of_rows():
@@ -323,7 +321,7 @@ def test_the_callers_generator_rules_the_order_of_rows():
     for seed in (0, 0, 1):
         model = network()
         torch.manual_seed(seed)
-        train(model, LOSS, table(), None, options(epochs=1), evaluate=evaluate)
+        train(model, options(epochs=1))
         runs.append(model.layer.weight.detach().clone())
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
@@ -381,7 +379,7 @@ def test_without_filling_the_network_sees_the_rows_alone():
 
 def test_a_batch_dependent_network_trains_on_whole_batches():
     model = network(batch_dependent=True)
-    train(model, LOSS, table(1_031), None, options(epochs=1, batch_size=600), evaluate=evaluate)
+    train(model, options(epochs=1, batch_size=600), data=table(1_031))
     assert [len(rows) for rows in model.seen] == [600, 431]
 
 
@@ -395,12 +393,6 @@ def test_a_batch_dependent_network_predicts_in_batches_of_equal_size(n, sizes):
         predict(model, data, batch_size=600)
         assert [len(rows) for rows in model.seen] == sizes
         assert torch.equal(torch.cat(model.seen), data.x.numbers)
-
-
-def test_a_batch_dependent_network_is_validated_in_batches():
-    model = network(batch_dependent=True)
-    train(model, LOSS, table(600), table(1_000), options(epochs=1, batch_size=600), evaluate=evaluate)
-    assert [len(rows) for rows in model.seen] == [600, 500, 500]
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.15, 0.9])
@@ -420,7 +412,7 @@ def test_the_kept_weights_are_the_moving_average_of_the_steps(decay, monkeypatch
     monkeypatch.setattr(Optimizer, "step", step)
     run = options(epochs=4, average_decay=decay, early_stopping=False)
     # one step an epoch
-    train(network, LOSS, table(32), None, run, evaluate=evaluate, on_epoch=lambda _: seen.append(weights()))
+    train(network, run, data=table(32), on_epoch=lambda _: seen.append(weights()))
     assert len(steps) == len(seen) == 4
     for t, own in enumerate(steps, start=1):
         d = min(decay, (1 + t) / (10 + t))
@@ -445,7 +437,7 @@ class Normalised(Linear):
 def test_running_statistics_are_those_of_the_kept_weights_without_dropout():
     torch.manual_seed(0)
     model, data = Normalised(), table(100)
-    train(model, LOSS, data, None, options(epochs=2, average_decay=0.9, early_stopping=False), evaluate=evaluate)
+    train(model, options(epochs=2, average_decay=0.9, early_stopping=False), data=data)
     values = model.first[0](data.x.numbers).detach()
     norm = model.first[2]
     torch.testing.assert_close(norm.running_mean, values.mean(dim=0), rtol=1e-4, atol=1e-5)

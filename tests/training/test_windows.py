@@ -2,15 +2,14 @@
 
 import torch
 
-from tabmtl.training.windows import WindowLoop
+from tabmtl.training.windows import WindowRows
 
 
 def test_a_few_rows_more_do_not_pass_through_the_network_alone():
-    loop = object.__new__(WindowLoop)
-    loop._micro = 64
+    rows = object.__new__(WindowRows)
 
     def sizes(n):
-        parts = loop._micro_batches(torch.arange(n))
+        parts = rows.parts(torch.arange(n), 64)
         assert torch.cat(list(parts)).tolist() == list(range(n))
         return [len(part) for part in parts]
 

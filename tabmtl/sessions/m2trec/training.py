@@ -29,7 +29,6 @@ from tabmtl.training.hooks import Record
 from tabmtl.training.losses import at_least_float32
 from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.table_loop import step_rows
-from tabmtl.training.windows import check_weights
 
 ExampleMode = Literal["per_session", "per_prefix"]
 
@@ -267,7 +266,6 @@ class SessionLoop:
             raise DivergenceError(
                 f"training diverged: a loss is not finite; lower learning_rate (now {self.options.learning_rate})"
             )
-        check_weights(self.network, self.group, epoch)
         levels = (weight * means[name] for name, weight in self.level_weights.items())
         return {"train/loss": sum(levels, start=means["item"])} | {f"train/{n}/loss": mean for n, mean in means.items()}
 
