@@ -82,8 +82,7 @@ def test_missing_fits_run_and_differences_are_paired(tmp_path: Path, capsys: pyt
     assert stated in next(line for line in printed.splitlines() if line.strip().startswith("weight SharedTrees"))
 
 
-def test_bag_scores_the_average_answer(monkeypatch: pytest.MonkeyPatch, three_folds: None) -> None:
-    monkeypatch.setattr(benchmark, "N_BAGGED", 2)
+def test_bag_scores_the_average_answer() -> None:
     case = benchmark.open_case("portal", 0, None)
     tasks = {name: case.tasks[name] for name in ("male", "weight")}
     (X, y), (X_test, y_test) = ((X, y.select(list(tasks))) for X, y in (case.train, case.test))

@@ -6,7 +6,12 @@ from torch.nn import functional as F
 
 from tabmtl.nn.layers import MLP, Dropout, RowOwners, TaskLinear, Towers
 
-pytestmark = pytest.mark.usefixtures("torch_seed")
+
+@pytest.fixture(autouse=True)
+def _seed():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

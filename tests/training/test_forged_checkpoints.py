@@ -93,68 +93,57 @@ def read(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         return {name: opened.get_tensor(name) for name in names}, json.loads(opened.metadata()["checkpoint"])
 
 
+def flipped(whole: bytes, rng: np.random.Generator) -> bytes:
+    content = bytearray(whole)
+    for place in rng.integers(len(content), size=20):
+        content[place] = rng.integers(256)
+    return bytes(content)
+
+
+BYTES = [
+    lambda whole, rng: whole[: rng.integers(len(whole))],
+    lambda whole, rng: int(rng.integers(2**62)).to_bytes(8, "little") + whole[8:],
+    flipped,
+    lambda whole, rng: rng.bytes(1_000),
+]
+ARRAYS = [
+    lambda array, rng: None,  # left out
+    lambda array, rng: array[None],
+    lambda array, rng: array.reshape(-1)[: array.size // 2].copy(),
+    lambda array, rng: array.astype(rng.choice(TYPES)),
+    lambda array, rng: np.full_like(array, np.nan if array.dtype.kind == "f" else 1),
+]
+
+
 def forge(file: Path, rng: np.random.Generator) -> str:
-    """Change something in a file, and say what."""
-    if rng.random() < 0.15:
-        return _forge_bytes(file, rng)
+    """Change bytes of a file, an array or a place in its JSON, and say what."""
+    way = rng.choice(["bytes", "array", "JSON"], p=[0.15, 0.35, 0.5])
+    if way == "bytes":
+        kind = rng.integers(len(BYTES))
+        file.write_bytes(BYTES[kind](file.read_bytes(), rng))
+        return f"bytes, in way {kind}"
     arrays, content = read(file)
-    if rng.random() < 0.4:
-        said = _forge_array(arrays, rng)
-        text = json.dumps(content)
-    else:
-        said, text = _forge_json(content, rng)
-    save_file(arrays, file, metadata={"checkpoint": text})
-    return said
-
-
-def _forge_bytes(file: Path, rng: np.random.Generator) -> str:
-    whole = bytearray(file.read_bytes())
-    kind = rng.integers(4)
-    if kind == 0:
-        whole = whole[: rng.integers(len(whole))]
-    elif kind == 1:
-        whole[:8] = int(rng.integers(2**62)).to_bytes(8, "little")
-    elif kind == 2:
-        for place in rng.integers(len(whole), size=20):
-            whole[place] = rng.integers(256)
-    else:
-        whole = bytearray(rng.bytes(1_000))
-    file.write_bytes(whole)
-    return f"bytes, in way {kind}"
-
-
-def _forge_array(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> str:
-    name = str(rng.choice([*arrays]))
-    array, kind = arrays.pop(name), rng.integers(5)
-    if kind == 1:
-        arrays[name] = array[None]
-    elif kind == 2:
-        arrays[name] = array.reshape(-1)[: array.size // 2].copy()
-    elif kind == 3:
+    deep = ""
+    if way == "array":
+        name, kind = str(rng.choice([*arrays])), rng.integers(len(ARRAYS))
         with np.errstate(all="ignore"):
-            arrays[name] = array.astype(rng.choice(TYPES))
-    elif kind == 4:
-        arrays[name] = np.full_like(array, np.nan if array.dtype.kind == "f" else 1)
-    return f"the array {name}, in way {kind}"
-
-
-def _forge_json(content: dict[str, Any], rng: np.random.Generator) -> tuple[str, str]:
-    found = list(places(content))
-    container, key = found[rng.integers(len(found))]
-    place = f"{key!r} of {str(container)[:60]}"
-    kind = rng.integers(4)
-    if kind == 0:
-        del container[key]
-        return f"without {place}", json.dumps(content)
-    if kind == 1:
-        container[key] = "deep"
-        return f"deep JSON at {place}", json.dumps(content).replace('"deep"', "[" * 5_000 + "]" * 5_000)
-    if kind == 2 and isinstance(container, dict):
-        container["more"] = container.pop(key)
-        return f"{place} under another name", json.dumps(content)
-    value = VALUES[rng.integers(len(VALUES))]
-    container[key] = value
-    return f"{str(value)[:20]!r} at {place}", json.dumps(content)
+            changed = ARRAYS[kind](arrays.pop(name), rng)
+        arrays |= {} if changed is None else {name: changed}
+        said = f"the array {name}, in way {kind}"
+    else:
+        found = list(places(content))
+        owner, key = found[rng.integers(len(found))]
+        value = [*VALUES, "deep", "left out", "renamed"][rng.integers(len(VALUES) + 3)]
+        said = f"{str(value)[:20]!r} at {key!r} of {str(owner)[:60]}"
+        if value in ("left out", "renamed"):
+            old = owner.pop(key)
+            if value == "renamed" and isinstance(owner, dict):
+                owner["more"] = old
+        else:
+            owner[key], deep = value, '"deep"' if value == "deep" else ""
+    text = json.dumps(content)
+    save_file(arrays, file, metadata={"checkpoint": text.replace(deep, "[" * 5_000 + "]" * 5_000) if deep else text})
+    return said
 
 
 def cases() -> list[Any]:

@@ -200,11 +200,6 @@ def test_a_bar_reaches_the_network_of_a_pipeline(capsys):
     assert "fit-final-estimator | SharedBottom - fit #1" in capsys.readouterr().out
 
 
-def test_what_is_no_callback_is_refused():
-    with pytest.raises(TypeError, match="FitCallback"):
-        tiny(SharedBottom).set_callbacks("progress")
-
-
 @pytest.mark.parametrize("missing", ["module", "method"])
 def test_without_the_young_part_of_scikit_learn_a_fit_is_plain(missing, monkeypatch):
     if missing == "module":

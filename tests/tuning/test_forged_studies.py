@@ -9,80 +9,32 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
+from goals import quick
 from optuna.trial import TrialState
 
 from tabmtl import MMoE
 from tabmtl.plots import ParetoDisplay
-from tabmtl.tuning import Objective, choose_point, open_study, pareto_front, run_study, with_params
-from tabmtl.tuning.spaces import check_space
+from tabmtl.tuning import choose_point, open_study, pareto_front, run_study, with_params
 
-SPACE: dict[str, Any] = {
-    "n_experts": {"low": 2, "high": 16},
-    "dropout": {"low": 0.0, "high": 0.5},
-    "expert_hidden": {"choices": ((64,), (128, 64))},
-}
 TABLES = (
-    "studies",
-    "study_directions",
-    "study_user_attributes",
-    "study_system_attributes",
-    "trials",
-    "trial_user_attributes",
-    "trial_system_attributes",
-    "trial_params",
-    "trial_values",
-    "trial_intermediate_values",
-    "trial_heartbeats",
-    "version_info",
-    "alembic_version",
+    *("studies", "study_directions", "study_user_attributes", "study_system_attributes", "trials"),
+    *("trial_user_attributes", "trial_system_attributes", "trial_params", "trial_values"),
+    *("trial_intermediate_values", "trial_heartbeats", "version_info", "alembic_version"),
 )
 DEEP = "[" * 100_000 + "]" * 100_000
 CELLS = (
-    *(
-        None,
-        "",
-        "x",
-        b"\x00\xff",
-        -1,
-        0,
-        1,
-        7,
-        2**40,
-        2**62,
-        1.5,
-        float("inf"),
-        "COMPLETE",
-        "RUNNING",
-        "MINIMIZE",
-        "1e999",
-    ),
-    *("9999-99-99", "2026-01-01 00:00:00", "null", "NaN", "1", '"x"', "[]", "{}", "[1]", '["x", 1]', '{"few": "x"}'),
-    *(
-        '{"few": {"few": []}}',
-        "[" * 99,
-        DEEP,
-        '{"name": "FloatDistribution", "attributes": {}}',
-        '"' + "x" * 10**6 + '"',
-    ),
+    *(None, "", "x", b"\x00\xff", -1, 0, 1, 7, 2**40, 2**62, 1.5, float("inf"), "1e999"),
+    *("COMPLETE", "RUNNING", "MINIMIZE", "9999-99-99", "2026-01-01 00:00:00", "null", "NaN", "1", '"x"', "[]", "{}"),
+    *("[1]", '["x", 1]', '{"few": "x"}', '{"few": {"few": []}}', "[" * 99, DEEP, '"' + "x" * 10**6 + '"'),
+    '{"name": "FloatDistribution", "attributes": {}}',
 )
 
 
-class Quick(Objective):
-    """Numbers made of the parameters, without a fit."""
-
-    def _fit_and_score(self, model):
-        return {"few": 1 / model.n_experts, "many": model.n_experts * (1 - model.dropout)}
-
-    def _chosen(self, scores):
-        return tuple(scores[name] for name in self.names)
-
-
-def goal() -> Quick:
-    return Quick(est=MMoE(), search_space=check_space(MMoE(), SPACE), names=("few", "many"), facts={"X": "3 rows"})
+def goal():
+    return quick(X="3 rows")
 
 
 @pytest.fixture(scope="module")

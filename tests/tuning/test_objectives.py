@@ -78,8 +78,6 @@ def test_one_score_per_task_in_their_order(cls):
 
 def test_parameters_of_an_ensemble_are_searched_if_named():
     est = tiny(MultiTaskEnsemble)
-    with pytest.raises(ValueError, match=r"MultiTaskEnsemble has nothing to tune.*name parameters by search_space"):
-        objective(est, X[:140], Y[:140], **ROWS)
     goal = objective(est, X[:140], Y[:140], **ROWS, search_space={"refit": {"choices": [False, True]}})
     study = run(goal)
     model = with_params(est, study.best_trial).fit(X[:140], Y[:140], **ROWS)
@@ -143,23 +141,11 @@ def test_the_users_own_hook_still_stops_the_fit():
     assert list(trial.intermediate_values) == [1, 2]
 
 
-def test_a_single_task_of_its_own_is_pruned_too():
-    goal = objective(NETWORK, X[:140], Y["delay"][:140], X_val=X[140:], y_val=Y["delay"][140:], per_task=True)
-    assert goal.names == ("delay",)
-    assert run(goal, pruner=Prune(epoch=1)).trials[0].state == TrialState.PRUNED
-
-
 def test_a_budget_of_time():
     est = tiny(SharedBottom, epochs=3, on_epoch=lambda record: time.sleep(0.02))
     (trial,) = run(table(est, per_task=True).within(seconds=0.01)).trials
     assert trial.state == TrialState.PRUNED
     assert run(table(per_task=True).within(seconds=600)).trials[0].state == TrialState.COMPLETE
-
-
-def test_time_is_of_no_use_to_models_without_epochs():
-    trees = objective(tiny(RMTGB), X[:140], Y[:140], **ROWS)
-    with pytest.raises(ValueError, match="checked after every epoch, and RMTGB has none: leave them out"):
-        trees.within(seconds=60)
 
 
 def test_a_trial_says_what_it_scored_and_why_it_ended():
@@ -236,26 +222,28 @@ def test_floors_end_trials_after_the_warm_up_or_in_the_end():
     assert run(trees).trials[0].state == TrialState.PRUNED
 
 
-def test_a_budget_that_cannot_be():
-    with pytest.raises(ValueError, match=r"floors names \['lat'\]; there are scores of \['late', 'size', 'delay'\]"):
-        table().within(floors={"lat": 0.5})
-    with pytest.raises(ValueError, match="seconds must be a finite number above 0"):
-        table().within(seconds=0)
+FILES = Shards(pl.concat([X, Y], how="horizontal").lazy())
+REFUSED = [
+    (lambda: table().within(floors={"lat": 0.5}), r"floors names \['lat'\]; there are scores of \['late', 'size', "),
+    (lambda: table().within(seconds=0), "seconds must be a finite number above 0"),
+    (lambda: objective(tiny(RMTGB), X, Y, X_val=X, y_val=Y).within(seconds=60), "RMTGB has none: leave them out"),
+    (lambda: table(y_val=None), "X_val and y_val belong together"),
+    (lambda: table(X_val=None, y_val=None), "expected validation rows"),
+    (lambda: table(y_val=Y[140:].drop("late")), "late"),
+    (lambda: table(tiny(SharedBottom, epochs=0)), "epochs must be at least 1"),
+    (lambda: table(VSKNN()), r"expected an estimator of tables.*session_objective"),
+    (lambda: session_objective(NETWORK, TRAIN, clicks_val=TEST), "tables are tuned by objective"),
+    (lambda: session_objective(Blend([Popularity()]), TRAIN, clicks_val=TEST), "Blend has nothing to tune"),
+    (lambda: objective(tiny(MultiTaskEnsemble), X, Y, X_val=X, y_val=Y), "nothing to tune.*parameters by search_space"),
+    (lambda: run(table(tiny(SharedBottom, monitor="lat"))), "monitor must be 'mean' or a task"),
+    (lambda: objective(NETWORK, FILES, Y.columns, X_val=None, y_val=None), "expected validation rows to judge trials"),
+]
 
 
-def test_mistakes_about_the_rows_come_before_any_trial():
-    with pytest.raises(ValueError, match="X_val and y_val belong together"):
-        table(y_val=None)
-    with pytest.raises(ValueError, match="expected validation rows"):
-        table(X_val=None, y_val=None)
-    with pytest.raises(ValueError, match="late"):
-        table(y_val=Y[140:].drop("late"))
-    with pytest.raises(ValueError, match="epochs must be at least 1"):
-        table(tiny(SharedBottom, epochs=0))
-    with pytest.raises(TypeError, match=r"expected an estimator of tables.*session_objective"):
-        table(VSKNN())
-    with pytest.raises(TypeError, match="tables are tuned by objective"):
-        session_objective(NETWORK, TRAIN, clicks_val=TEST)
+@pytest.mark.parametrize(("call", "message"), REFUSED, ids=[message[:30] for _, message in REFUSED])
+def test_mistakes_are_refused_before_a_trial_is_over(call, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
 
 
 def test_a_score_that_is_undefined_is_said_before_any_trial():
@@ -270,11 +258,6 @@ def test_a_score_that_is_undefined_is_said_before_any_trial():
     model = with_params(NETWORK, trial).fit(X[:140], Y[:140], **ROWS)
     scores = model.score_tasks(*ROWS.values())
     assert trial.value == pytest.approx((scores["size"] + scores["delay"]) / 2, abs=0.2)
-
-
-def test_a_mistake_about_the_estimator_is_raised():
-    with pytest.raises(ValueError, match="monitor must be 'mean' or a task"):
-        run(table(tiny(SharedBottom, monitor="lat")))
 
 
 @pytest.mark.parametrize("per_task", [False, True])
@@ -298,27 +281,28 @@ def test_parameters_that_do_not_go_together_are_pruned_once_a_fit_has_gone_well(
     assert {trial.params["n_heads"] for trial in study.trials if trial.state == TrialState.PRUNED} == {3}
 
 
-def test_a_lack_of_memory_is_pruned():
-    def exhaust(record):
-        raise MemoryError("no room")
+class Fails:
+    """A hook that raises an error, if it is given one."""
 
-    with pytest.warns(TabmtlWarning, match="MemoryError: no room"):
-        (trial,) = run(table(tiny(SharedBottom, on_epoch=exhaust))).trials
-    assert trial.state == TrialState.PRUNED
+    error = None
+
+    def __call__(self, record):
+        if self.error is not None:
+            raise self.error
 
 
-def test_an_error_that_is_no_value_error_is_raised():
-    def break_off(record):
-        raise RuntimeError("broken")
-
-    goal = table()
+@pytest.mark.parametrize(("error", "is_pruned"), [(MemoryError("no room"), True), (RuntimeError("broken"), False)])
+def test_a_lack_of_memory_is_pruned_and_an_error_that_is_no_value_error_raised(error, is_pruned):
+    hook = Fails()
+    goal = table(tiny(SharedBottom, on_epoch=hook))
     run(goal)
-    goal.est.on_epoch = break_off
-    try:
+    hook.error = error
+    if is_pruned:
+        with pytest.warns(TabmtlWarning, match="MemoryError: no room"):
+            assert run(goal).trials[0].state == TrialState.PRUNED
+    else:
         with pytest.raises(RuntimeError, match="broken"):
             run(goal)
-    finally:
-        goal.est.on_epoch = None
 
 
 def test_sessions():
@@ -338,8 +322,6 @@ def test_parts_of_a_blend_are_tuned_together():
     assert model.models[0].get_params() == VSKNN(n_neighbors=60).get_params()
     assert est.models[0].n_neighbors == VSKNN().n_neighbors
     assert trial.value == model.fit(TRAIN).score(TEST)
-    with pytest.raises(ValueError, match="Blend has nothing to tune"):
-        session_objective(Blend([Popularity()]), TRAIN, clicks_val=TEST)
 
 
 def test_sessions_are_pruned_between_epochs():
@@ -381,12 +363,9 @@ def test_rows_of_files_are_tried_and_judged_as_those_of_frames_are(is_long, monk
 
 
 def test_files_that_cannot_judge_are_refused():
-    table = Shards(pl.concat([X, Y], how="horizontal").lazy())
-    with pytest.raises(ValueError, match="expected validation rows to judge trials by"):
-        objective(NETWORK, table, Y.columns, X_val=None, y_val=None)
     constant = Shards(pl.concat([X, Y.with_columns(size=pl.lit("large"))], how="horizontal").lazy())
     with pytest.raises(ValueError, match=r"1 of 3 are undefined \(size: "):
-        objective(NETWORK, table, Y.columns, X_val=constant, y_val=Y.columns, per_task=True)
+        objective(NETWORK, FILES, Y.columns, X_val=constant, y_val=Y.columns, per_task=True)
 
 
 def test_other_rows_under_the_name_of_a_study_are_refused(tmp_path):

@@ -8,37 +8,15 @@ import resource
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
+from goals import SPACE, quick
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from tabmtl import MMoE, SharedBottom
-from tabmtl.tuning import Objective, open_study, pareto_front, run_study, studies
-from tabmtl.tuning.spaces import check_space
-
-SPACE: dict[str, Any] = {
-    "n_experts": {"low": 2, "high": 16},
-    "dropout": {"low": 0.0, "high": 0.5},
-    "expert_hidden": {"choices": ((64,), (128, 64))},
-}
-
-
-class Quick(Objective):
-    """Numbers made of the parameters, without a fit."""
-
-    def _fit_and_score(self, model):
-        return {"few": 1 / model.n_experts, "many": model.n_experts * (1 - model.dropout)}
-
-    def _chosen(self, scores):
-        return tuple(scores[name] for name in self.names)
-
-
-def quick(names=("few", "many"), est=None, space=SPACE) -> Quick:
-    est = est or MMoE()
-    return Quick(est=est, search_space=check_space(est, space), names=names)
+from tabmtl.tuning import open_study, pareto_front, run_study, studies
 
 
 def numbers(study):
@@ -109,17 +87,24 @@ def test_workers_of_one_seed_draw_different_trials():
     assert len(set(drawn)) == 4
 
 
-def test_another_search_under_the_name_of_a_study_is_refused():
+WIDER = {**SPACE, "n_experts": {"low": 2, "high": 32}, "head_hidden": {"choices": (32, 64)}}
+NARROW = {"dropout": SPACE["dropout"]}
+OTHER_SEARCHES = [
+    (quick(("few", "size")), r"maximises \['few', 'many'\], and the objective gives \['few', 'size'\]"),
+    (quick(("many",)), r"maximises \['few', 'many'\], and the objective gives \['many'\]"),
+    (quick(space=WIDER), r"has another search_space of \['head_hidden', 'n_experts'\]"),
+    (quick(est=SharedBottom(), space=NARROW), "searches parameters of MMoE, and the objective those of SharedBottom"),
+]
+
+
+@pytest.mark.parametrize(("goal", "message"), OTHER_SEARCHES)
+def test_another_search_under_the_name_of_a_study_is_refused(goal, message):
     open_study("s", quick(), storage="j")
-    with pytest.raises(ValueError, match=r"maximises \['few', 'many'\], and the objective gives \['few', 'size'\]"):
-        open_study("s", quick(("few", "size")), storage="j")
-    with pytest.raises(ValueError, match=r"maximises \['few', 'many'\], and the objective gives \['many'\]"):
-        open_study("s", quick(("many",)), storage="j")
-    wider = {**SPACE, "n_experts": {"low": 2, "high": 32}, "head_hidden": {"choices": (32, 64)}}
-    with pytest.raises(ValueError, match=r"has another search_space of \['head_hidden', 'n_experts'\]"):
-        open_study("s", quick(space=wider), storage="j")
-    with pytest.raises(ValueError, match="searches parameters of MMoE, and the objective those of SharedBottom"):
-        open_study("s", quick(est=SharedBottom(), space={"dropout": SPACE["dropout"]}), storage="j")
+    with pytest.raises(ValueError, match=message):
+        open_study("s", goal, storage="j")
+
+
+def test_a_study_that_minimises_is_refused():
     optuna.create_study(study_name="low", storage="sqlite:///low.db")
     with pytest.raises(ValueError, match="minimises"):
         open_study("low", quick(("few",)), storage="sqlite:///low.db")
@@ -151,7 +136,7 @@ def test_a_study_whose_maker_was_killed_is_completed():
         run_study(study, quick(), n_trials=2)
         assert [trial.params == quick().defaults for trial in study.trials] == [True, False]
         with pytest.raises(ValueError, match="searches parameters of MMoE"):
-            open_study("s", quick(est=SharedBottom(), space={"dropout": SPACE["dropout"]}), storage=study._storage)
+            open_study("s", quick(est=SharedBottom(), space=NARROW), storage=study._storage)
         if maker.exitcode == 0:
             break
     assert stop_after >= 4
@@ -199,11 +184,6 @@ def test_a_study_of_plain_optuna_is_gone_on_with():
     assert seen == [["few", "many"]] * 2
     assert study.trials[1].params == quick().defaults
     assert pareto_front(study).columns[:3] == ["trial", "score/few", "score/many"]
-
-
-def test_a_study_that_is_not_there_needs_an_objective():
-    with pytest.raises(ValueError, match="there is no study 's' in j; give the objective"):
-        open_study("s", storage="j")
 
 
 def test_a_study_that_is_not_there_is_named_without_a_password():

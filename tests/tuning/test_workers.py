@@ -83,18 +83,6 @@ def test_four_workers_of_which_one_is_killed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hanging", "study.db"]
 
 
-@pytest.mark.all_faces
-def test_a_study_whose_only_worker_was_killed_is_gone_on_with(tmp_path):
-    file, goal = tmp_path / "study.db", swarm.make_goal()
-    study = open_study("alone", goal, storage=file)
-    with working(file, "alone", tmp_path, 1, 3):
-        kill_the_hanging(tmp_path)
-    assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
-    run_study(open_study("alone", goal, storage=file, grace_period=swarm.GRACE_PERIOD), goal, n_trials=3)
-    assert count_the_lost(study, 3, 1, tmp_path) == 1
-    assert study.trials[0].params.items() >= goal.defaults.items()
-
-
 @pytest.fixture
 def database():
     """URL of a database of a PostgreSQL server that ends with the test."""
@@ -103,19 +91,6 @@ def database():
             yield stack.enter_context(postgres.server())
         except postgres.NoServerError as error:
             pytest.skip(str(error))
-
-
-@pytest.mark.all_faces
-def test_workers_on_postgresql_of_which_one_is_killed(database, tmp_path):
-    goal = swarm.make_goal()
-    study = open_study("shared", goal, storage=database, seed=0)
-    with working(database, "shared", tmp_path, 2, 8):
-        kill_the_hanging(tmp_path)
-    again = open_study("shared", goal, storage=database, seed=0, grace_period=swarm.GRACE_PERIOD)
-    run_study(again, goal, n_trials=count_ended(study) + 1)
-    assert count_the_lost(study, 9, 2, tmp_path) == 1
-    assert len({trial.user_attrs[WORKER] for trial in study.trials}) == 3
-    assert pareto_front(study).equals(pareto_front(open_study("shared", storage=database)))
 
 
 class Scripted(Objective):

@@ -10,12 +10,17 @@ from torch import nn
 from tabmtl.models.shared_bottom import SharedBottom
 from tabmtl.training.balance import Balancer
 
-pytestmark = pytest.mark.usefixtures("torch_seed")
-
 AT_PARAMETERS = {"grad_level": "parameters"}
 #: Methods of losses know no level.
 WAYS = [(name, way) for name in NAMES for way in ({}, {"flat": True}, AT_PARAMETERS)]
 WAYS = [(name, way) for name, way in WAYS if way is not AT_PARAMETERS or name in GRADIENT_LEVEL]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 @pytest.mark.parametrize(("balance", "options"), WAYS)
@@ -159,17 +164,6 @@ def test_passes_of_a_step_share_their_dropout_masks_and_steps_do_not():
     assert torch.equal(seen[0], seen[1])
     assert torch.equal(seen[2], seen[3])
     assert not torch.equal(seen[0], seen[2])
-
-
-@pytest.mark.parametrize("options", [{}, {"grad_level": "parameters"}, {"flat": True}])
-def test_the_order_of_pcgrad_follows_the_seed(options):
-    problem = Problem(4)
-    found = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        found.append(problem.gradients("pcgrad", **options)[0])
-    assert torch.equal(found[0], found[1])
-    assert not torch.allclose(found[0], found[2], atol=1e-7)
 
 
 def test_normalized_gradients_give_every_task_the_same_say():

@@ -11,7 +11,12 @@ from tabmtl.models.shared_bottom import SharedBottom
 from tabmtl.nn.layers import Towers
 from tabmtl.training.balance.balancer import Balancer, check_balance
 
-pytestmark = pytest.mark.usefixtures("torch_seed")
+
+@pytest.fixture(autouse=True)
+def _seed():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 @pytest.mark.parametrize("balance", NAMES)

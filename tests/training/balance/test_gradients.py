@@ -14,7 +14,12 @@ from tabmtl.training.balance.gradients import (
     split_parameters,
 )
 
-pytestmark = pytest.mark.usefixtures("torch_seed")
+
+@pytest.fixture(autouse=True)
+def _seed():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 def gradients(network):
