@@ -6,9 +6,8 @@ its defaults, the others are drawn from one space, alike for all methods. The va
 all models; the chosen one is scored on the test rows once. Where there are more than 40 000 train rows, trials see a
 fifth of them, and the chosen one is fitted again on all.
 
-Some methods have no trials: "rmtgb_default"; "independent", which is `IndependentTasks` at the best of its own four
-configurations; and the peers, CatBoost per task and with vector leaves, and XGBoost with vector leaves. These run with
-their own defaults, where ``--methods`` names them and they are installed.
+Two methods have no trials: "rmtgb_default", and "independent", which is `IndependentTasks` at the best of its own four
+configurations.
 
 ``boosting_trials.csv`` and ``boosting.csv`` are written after every fit. A later call into the same folder adds its
 records, or puts them in place of those of the same set, method and seed; the tables show all. Seconds are CPU seconds.
@@ -39,9 +38,8 @@ SETS = ("school", "mathachieve", "star", "rand_hie", "flights", "census_kdd")
 #: rmtgb_default is R-MTGB as it comes, without any search.
 OURS = ("rmtgb", "rmtgb_default")
 REFERENCE = "independent"
-PEERS = ("catboost", "catboost_joint", "xgboost_joint")
 SEARCHED = (*BASELINES, "rmtgb")
-RIVALS = (*BASELINES, REFERENCE, *PEERS)
+RIVALS = (*BASELINES, REFERENCE)
 TRIALS, SCORES = "boosting_trials.csv", "boosting.csv"
 MANY_ROWS = 40_000
 LEARNING_RATE, PATIENCE = 0.05, 30
@@ -83,9 +81,7 @@ def fit(method: str, split: Split, setting: dict[str, Any], seed: int, args: Nam
     """Fit a method, and return it with its cost: CPU seconds, and the most trees of any of its models."""
     start = time.process_time()
     if method not in BASELINES:
-        predict = (
-            fit_peer(method, split, seed, args) if method in PEERS else fit_ours(method, split, setting, seed, args)
-        )
+        predict = fit_ours(method, split, setting, seed, args)
         return predict, {"seconds": time.process_time() - start, "trees": None}
     few = method == "per_task" and split.data.task_column is not None
     params = {
@@ -102,23 +98,6 @@ def fit(method: str, split: Split, setting: dict[str, Any], seed: int, args: Nam
     trees = max(booster.current_iteration() for booster in model.boosters)
     spent = {"seconds": time.process_time() - start, "trees": trees}
     return lambda part: model.predict(split.batch(part), args.threads), spent
-
-
-def fit_peer(method: str, split: Split, seed: int, args: Namespace) -> Predict:
-    """Fit another library with its own defaults."""
-    model: Any
-    if method == "xgboost_joint":
-        from benchmarks.peers.xgboost import fit_xgboost
-
-        params = {"seed": seed, "nthread": args.threads}
-        model = fit_xgboost(split.coded, params, n_trees=args.trees, patience=PATIENCE)
-    else:
-        from benchmarks.peers.catboost import fit_catboost
-
-        params = {"random_seed": seed, "thread_count": args.threads}
-        params |= {"iterations": args.trees, "early_stopping_rounds": PATIENCE}
-        model = fit_catboost(split.coded, params, jointly=method == "catboost_joint")
-    return lambda part: model.predict(split.batch(part), args.threads)
 
 
 def fit_ours(method: str, split: Split, setting: dict[str, Any], seed: int, args: Namespace) -> Predict:
@@ -259,7 +238,6 @@ def read(path: Path) -> list[Record]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the comparison; the arguments are those of the command line."""
     parser = score_parser("boosting", __doc__, seeds=range(5), sets=SETS, methods=(*RIVALS, *OURS))
-    parser.set_defaults(methods=(*BASELINES, REFERENCE, *OURS))
     parser.add_argument("--trials", type=int, default=8, help="settings tried per method and seed (default: 8)")
     parser.add_argument("--trees", type=int, default=500, help="most trees of a model or block (default: 500)")
     parser.add_argument("--threads", type=int, default=1, help="of LightGBM (default: 1)")

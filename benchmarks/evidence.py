@@ -24,6 +24,16 @@ blocks
     rf1 in five blocks of consecutive hours, the newest first. A model learns from hours of the other blocks, by weeks
     as groups. Hours whose features and targets overlap with those of the tested block are left out.
 
+Two parts run where they are named, with records in ``benchmark_output`` and a table of paired differences:
+
+sharing
+    What learning together is worth: SharedTrees and networks against SharedTrees fitted to each task alone (the twin),
+    tuned LightGBM and CatBoost. Five seeds draw at most 20 000 rows of a set, 80 % of them to fit; all labels are
+    there, or one task keeps 300 (500 of a classification).
+reference
+    Whether `IndependentTasks`, untuned, is a fair bar at 50, 150 and 500 labels: against ``LGBMClassifier()`` or
+    ``LGBMRegressor()``, and 60 trees of 7 leaves at a learning rate of .05. Five draws; each target is learned alone.
+
 The baselines of the rivers learn nothing: the flow now as the forecast, and a line through the nearest hours to fit,
 which sees no feature.
 
@@ -50,6 +60,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from functools import cache, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -61,12 +72,12 @@ from sklearn.model_selection import KFold, train_test_split
 from benchmarks import evidence_report
 from benchmarks.evidence_report import AS_NOW, BAG, CATBOOST, ENSEMBLE, LIGHTGBM, LINE, SINGLE
 from benchmarks.harness import ROOT, Record, score_parser
-from benchmarks.sharing import SETS, Bag, Case, CatBoost, answers_of, open_set, score_answers
+from benchmarks.problems import SETS, Alone, Bag, Case, CatBoost, Plain, answers_of, open_case, open_set, score_answers
 from benchmarks.splits import split_rows, time_blocks, units_of
-from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees
+from tabmtl import IndependentTasks, MMoE, MultiTabNet, MultiTaskEnsemble, SharedBottom, SharedTrees
 
-#: Folder of the records, of a checkout.
-OUTPUT = Path("docs/evidence")
+#: Folders of the records, of a checkout: those of the page, and others.
+OUTPUT, OTHER_OUTPUT = Path("docs/evidence"), Path("benchmark_output")
 #: Rows to fit and to test, at most.
 FIT_ROWS, TEST_ROWS = {"labels": 2_000, "full": 3_000, "missing": 2_000, "blocks": 3_000}, 4_000
 #: Splits of a set: draws, or folds that are run.
@@ -113,6 +124,38 @@ MODELS: dict[str, Callable[..., Any]] = {
 BASELINES = (AS_NOW, LINE)
 #: Blocks that a model is run on.
 DRAWS_OF_BLOCKS = {LIGHTGBM: 5, "SharedTrees": 5, ENSEMBLE: 1}
+#: Models of the parts that no page shows, and what they are compared with.
+TWIN, TREE_BAG, REFERENCE, PLAIN, FIXED = (
+    "single-task twin",
+    "SharedTrees, bag",
+    "IndependentTasks",
+    "LightGBM",
+    "60 x 7",
+)
+TABLES: dict[str, dict[str, tuple[str, ...]]] = {
+    "sharing": {
+        "SharedTrees": (TWIN, LIGHTGBM, CATBOOST),
+        TWIN: (),
+        LIGHTGBM: (TWIN, CATBOOST),
+        CATBOOST: (),
+        "MMoE": (TWIN, LIGHTGBM, CATBOOST, "SharedTrees"),
+        "MultiTabNet": (TWIN, LIGHTGBM, CATBOOST, "SharedTrees"),
+        TREE_BAG: (BAG,),
+        BAG: (),
+    },
+    "reference": {REFERENCE: (PLAIN, FIXED), PLAIN: (), FIXED: ()},
+}
+OF_TABLES: dict[str, Callable[..., Any]] = {
+    TWIN: partial(Alone, SharedTrees),
+    "MMoE": MMoE,
+    "MultiTabNet": MultiTabNet,
+    TREE_BAG: partial(Bag, SharedTrees),
+    REFERENCE: IndependentTasks,
+    PLAIN: Plain,
+    FIXED: partial(Plain, n_estimators=60, num_leaves=7, learning_rate=0.05),
+}
+#: Draws of these parts, labels of a scarce task of `sharing` by its kind, and of targets of `reference`.
+N_DRAWS, FEW_OF_KIND, AMOUNTS = 5, {"binary": 500, "regression": 300}, (50, *FEW)
 #: Folders of the package in a checkout, and other packages whose versions a record has.
 SOURCES = ("tabmtl", "pipelines", "synth")
 PACKAGES = ("lightgbm", "catboost", "scikit-learn", "torch", "polars", "numpy")
@@ -189,11 +232,31 @@ def settings() -> tuple[list[Setting], list[Setting]]:
     return goals, [*curve(OTHERS), *missing, *(("mulan", name, None, None) for name in FOLD_SETS)]
 
 
+def plan_tables(parts: Sequence[str]) -> Iterator[Cell]:
+    """Yield all cells of the parts that no page shows."""
+    for part in parts:
+        if part == "sharing":
+            settings = [(name, target, None) for name, targets in SETS.items() for target in (None, *targets)]
+        else:
+            settings = [
+                (name, target, amount)
+                for name, targets in TARGETS.items()
+                for target in targets
+                for amount in AMOUNTS
+                if amount <= MOST_LABELS.get(name, amount)
+            ]
+        for (name, target, amount), seed, model in product(settings, range(N_DRAWS), TABLES[part]):
+            yield Cell(part, name, target, amount, seed, model)
+
+
 def open_cell(cell: Cell, folder: Path | None) -> Case:
     """Return the rows of a cell."""
+    if cell.part == "sharing":
+        case = open_case(cell.set, cell.seed, folder)
+        return case.scarce(cell.target, FEW_OF_KIND[case.tasks[cell.target]], cell.seed) if cell.target else case
     if cell.part in N_FOLDS:
         return open_fold(cell.part, cell.set, cell.seed, folder)
-    case = open_draw(cell.set, cell.seed, FIT_ROWS[cell.part], folder)
+    case = open_draw(cell.set, cell.seed, FIT_ROWS["labels" if cell.part == "reference" else cell.part], folder)
     if cell.amount is None:
         return case
     if cell.target is None:
@@ -286,7 +349,7 @@ def run(cell: Cell, folder: Path | None) -> Record:
     """Fit one model, and return its record: scores, CPU seconds of the fit, milliseconds of an answer, and the code."""
     code, case = made_by(), open_cell(cell, folder)
     scored = (cell.target,) if cell.target else TARGETS[cell.set] if cell.part == "labels" else tuple(case.tasks)
-    is_alone = cell.part == "labels" and cell.model in SINGLE
+    is_alone = cell.part == "reference" or (cell.part == "labels" and cell.model in SINGLE)
     answers: dict[str, np.ndarray] = {}
     times = [np.zeros(3)]
     if cell.model in BASELINES:
@@ -326,7 +389,7 @@ def _version(package: str) -> str:
 
 def fit(name: str, case: Case, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Fit a model, and return its answers to the test rows, and three times: seconds of the fit, and milliseconds."""
-    model, X = MODELS[name](tasks=case.tasks, random_state=seed), case.test[0]
+    model, X = (OF_TABLES | MODELS)[name](tasks=case.tasks, random_state=seed), case.test[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of few labels, which are meant
         seconds = _cpu_seconds(lambda: model.fit(*case.train, groups=case.groups))
@@ -380,30 +443,46 @@ def work(cells: Sequence[Cell], args: Namespace, records: list[Record]) -> list[
     return failed
 
 
+def report(records: Sequence[Record], folder: Path, models: Sequence[str]) -> None:
+    """Write the page of the results."""
+    rows = (
+        f"Models learn from at most {FIT_ROWS['labels']} rows, {FIT_ROWS['full']} where all labels are there, and "
+        f"answer at most {TEST_ROWS}."
+    )
+    planned = {*plan(models)}
+    n_missing = len(planned - {Cell.of(record) for record in records})
+    evidence_report.write(records, folder, (len(planned) - n_missing, len(planned)), rows)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark; the arguments are those of the command line."""
-    sets, models = dict.fromkeys([*TARGETS, *FULL_SETS, "rf1", *FOLD_SETS]), [*MODELS, *BASELINES]
-    parser = score_parser("evidence", __doc__, OUTPUT, seeds=range(10), parts=DRAWS, sets=sets, models=models)
+    sets, models = dict.fromkeys([*SETS, *TARGETS, *FULL_SETS, *FOLD_SETS]), [*MODELS, *BASELINES]
+    parser = score_parser(
+        "evidence", __doc__, None, seeds=range(10), parts=[*DRAWS, *TABLES], sets=sets, models=[*models, *OF_TABLES]
+    )
+    parser.set_defaults(parts=[*DRAWS], models=[name for name in (*models, *OF_TABLES) if name != TREE_BAG])
     parser.add_argument("--budget", type=float, help="CPU seconds of all fits together (default: no end)")
     parser.add_argument("--report", action="store_true", help="run nothing, and write the page of the results")
     args = parser.parse_args(argv)
+    tables = [part for part in args.parts if part in TABLES]
+    args.output = args.output or (OTHER_OUTPUT if tables else OUTPUT)
     args.output.mkdir(parents=True, exist_ok=True)
     records = read(args.output)
     if args.report:
-        rows = (
-            f"Models learn from at most {FIT_ROWS['labels']} rows, {FIT_ROWS['full']} where all labels are there, and "
-            f"answer at most {TEST_ROWS}."
-        )
-        planned = list(plan(models))
-        n_missing = len({*planned} - {Cell.of(record) for record in records})
-        evidence_report.write(records, args.output, (len(planned) - n_missing, len(planned)), rows)
+        report(records, args.output, models)
         return
     done = {Cell.of(record) for record in records}
-    chosen = [c for c in plan(args.models) if c.part in args.parts and c.set in args.sets and c.seed in args.seeds]
+    cells = [*(cell for cell in plan(models) if cell.part in args.parts), *plan_tables(tables)]
+    chosen = [c for c in cells if c.model in args.models and c.set in args.sets and c.seed in args.seeds]
     missing = [cell for cell in chosen if cell not in done]
     hours = sum(estimate(cell, records) for cell in missing) / 3600
     print(f"{len(missing)} of {len(chosen)} fits are missing: about {hours:.1f} CPU hours", flush=True)
-    if failed := work(missing, args, records):
+    failed = work(missing, args, records)
+    for part in tables:
+        shown = [record for record in records if record["part"] == part and record["set"] in args.sets]
+        if shown:
+            evidence_report.print_paired(evidence_report.flatten(shown), TABLES[part])
+    if failed:
         raise SystemExit("\n".join(["failed:", *failed]))
 
 

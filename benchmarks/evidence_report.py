@@ -15,8 +15,7 @@ from typing import Any
 import polars as pl
 from scipy.stats import t as student
 
-from benchmarks.harness import Record
-from benchmarks.sharing import paired
+from benchmarks.harness import Record, print_table
 from tabmtl.plots.display import COLORS, MARKED
 
 LIGHTGBM, BAG, CATBOOST, ENSEMBLE = "LightGBM tuned", "LightGBM tuned, bag", "CatBoost", "MultiTaskEnsemble"
@@ -75,6 +74,16 @@ commit: the record came into the repository with it, and is of that code or of o
 {few_old} of {few} of those with few labels of a target. All records of tuned LightGBM and its bag precede the rule
 that keeps it from very few trees where a class is rare: differences with few labels of a class may be too large.
 """
+
+
+def paired(records: pl.DataFrame, model: str, reference: str) -> tuple[float, float] | None:
+    """Return the mean difference of two models over their common seeds, and its standard error; None below two."""
+    ours, theirs = (records.filter(model=each).select("seed", "score") for each in (model, reference))
+    difference = ours.join(theirs, on="seed", suffix="_of_reference")
+    values = (difference["score"] - difference["score_of_reference"]).to_numpy()
+    if len(values) < 2:
+        return None
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +255,39 @@ def chance_note(comparisons: Sequence[Comparison]) -> str:
         f"about {LEVEL * n:.0f} would be. For all of them at once, by Holm's method, it is {held}: draws are few. "
         f"The ensemble is behind in {_named(judged, 'is_behind')}.\n"
     )
+
+
+def print_paired(frame: pl.DataFrame, rivals: Mapping[str, Sequence[str]]) -> None:
+    """Print a line for each setting and model: mean score, seconds, and paired differences to its rivals.
+
+    A difference has its standard error over the draws, and says so where its 95 % interval by Student's t leaves 0 out.
+    Last come the counts of those, and the mean differences by number of labels.
+    """
+    counts: dict[str, Counter[str]] = {}
+    gains: dict[str, dict[Any, list[float]]] = {}
+    lines: dict[str, dict[str, str]] = {}
+    means = frame.group_by("set", "target", "amount", "model", "seed", maintain_order=True).agg(
+        pl.col("score").mean(), pl.col("seconds").first()
+    )
+    for (name, target, amount, model), own in means.group_by("set", "target", "amount", "model", maintain_order=True):
+        same = means.filter(
+            pl.col("set") == name, pl.col("target").eq_missing(target), pl.col("amount").eq_missing(amount)
+        )
+        line = {"score": f"{fmean(own['score']):.4f}", "seconds": f"{fmean(own['seconds']):.1f}"}
+        for rival in rivals.get(str(model), ()):
+            found = paired(same, str(model), rival)
+            if found is not None:
+                gain, error, n = *found, same.filter(model=rival)["seed"].n_unique()
+                beyond = abs(gain) > student.ppf(1 - LEVEL / 2, n - 1) * error
+                verdict = ("ahead" if gain > 0 else "behind") if beyond else "level"
+                line[f"to {rival}"] = f"{gain:+.4f} ± {error:.4f} {verdict}"
+                counts.setdefault(f"{model} to {rival}", Counter())[verdict] += 1
+                gains.setdefault(f"{model} to {rival}", {}).setdefault(amount, []).append(gain)
+        lines[" ".join(str(fact) for fact in (name, target or "all labels", amount, model) if fact)] = line
+    print_table("test scores, means over the draws", lines)
+    for pair, found_counts in counts.items():
+        of_amount = ", ".join(f"{fmean(own):+.3f} at {amount or 'the'} labels" for amount, own in gains[pair].items())
+        print(f"{pair}: {', '.join(f'{n} {verdict}' for verdict, n in found_counts.items())}; means {of_amount}")
 
 
 def cost_table(frame: pl.DataFrame) -> str:

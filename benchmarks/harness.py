@@ -322,7 +322,7 @@ def parser(module: str, doc: str | None, **choices: Iterable[str]) -> ArgumentPa
 def score_parser(
     module: str,
     doc: str | None,
-    output: Path = Path("benchmark_output"),
+    output: Path | None = Path("benchmark_output"),
     *,
     seeds: Sequence[int] = (0, 1, 2),
     **choices: Iterable[str],
@@ -331,7 +331,9 @@ def score_parser(
     made = parser(module, doc, **choices)
     made.add_argument("--seeds", nargs="+", type=int, default=[*seeds], help=f"default: {' '.join(map(str, seeds))}")
     made.add_argument("--folder", type=Path, help="the data folder; default $TABMTL_DATA")
-    made.add_argument("--output", type=Path, default=output, help=f"default: ./{output}")
+    made.add_argument(
+        "--output", type=Path, default=output, help=f"default: ./{output}" if output else "default: by the part"
+    )
     return made
 
 

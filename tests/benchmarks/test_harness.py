@@ -17,7 +17,7 @@ from benchmarks import harness
 NAMES = sorted(
     file.stem
     for file in Path(harness.__file__).parent.glob("*.py")
-    if file.stem not in ("__init__", "evidence_report", "harness", "splits")
+    if file.stem not in ("__init__", "evidence_report", "harness", "problems", "splits")
 )
 
 

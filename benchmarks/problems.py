@@ -1,42 +1,20 @@
-"""What learning together is worth: SharedTrees and networks against a single-task twin and tuned LightGBM.
-
-Run it by ``python -m benchmarks.sharing``; ``--help`` lists the options. A seed draws at most 20 000 rows of a set and
-splits them as the stored split was made, by rows or by groups: 80 % to fit, 20 % to test. Every model has its defaults,
-sets validation rows aside by itself, and is scored on the test rows once. At ``full`` labels the score is the mean over
-the tasks. Otherwise one task keeps 300 labels (500 of a classification), those that a model sets aside included; the
-others keep all theirs, and the score is that of the scarce task.
-
-The twin is SharedTrees fitted to each task alone, on its own rows. LightGBM is the best of four configurations.
-CatBoost is one model per task too. A bag averages five models that differ in their seed, the first of them the model
-itself, and is compared with a bag of as many; bags run where ``--models`` names them.
-
-The table gives the mean over the seeds, and the paired difference to a reference with its standard error over the
-seeds. Rows are in several seeds' parts, so this error is somewhat too small. ``sharing.csv`` is written after every
-fit; a later call into the same folder runs what is missing there. Seconds are CPU seconds of a fit.
-"""
+"""Real sets with rows to fit and to test, few labels of a task, and the models that are fitted to them beside ours."""
 
 from __future__ import annotations
 
-import math
-import time
-import warnings
-from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
+import lightgbm as lgb
 import numpy as np
 import polars as pl
 from sklearn.metrics import r2_score, roc_auc_score
 
-from benchmarks.harness import Record, print_sets, print_table, score_parser
 from benchmarks.peers.lightgbm import Coded
 from benchmarks.scores import outputs_of
 from benchmarks.splits import units_of
-from tabmtl import IndependentTasks, MMoE, MultiTabNet, SharedTrees
 from tabmtl.encode import TableCoder
 from tabmtl.model_selection import train_valid_split
 from tabmtl.pipelines.data.files import scan
@@ -62,10 +40,8 @@ SETS: dict[str, tuple[str, ...]] = {
 #: Sets of the Mulan collection, with how many targets they have.
 MULAN = {"edm": 2, "enb": 2, "jura": 3, "slump": 3, "wq": 14, "oes10": 16, "osales": 12, "rf1": 8}
 FEW = {"binary": 500, "regression": 300}
-FULL, TWIN, REFERENCE, PEER = "full", "single-task twin", "LightGBM tuned", "CatBoost"
-#: Models of a bag, and the names of the bags.
+#: Models of a bag.
 N_BAGGED = 5
-BAGS = ("SharedTrees, bag", f"{REFERENCE}, bag")
 #: Seeds of one bag are apart by this, so that no two bags share any.
 SEED_STEP = 1_000
 #: Trees without a better score of the rows set aside that end CatBoost, which stops nowhere by itself.
@@ -83,10 +59,10 @@ def score_answers(tasks: dict[str, Any], y: pl.DataFrame, answers: dict[str, np.
 
 
 class Alone:
-    """`SharedTrees` for each task alone, on its labelled rows: the same code, without anything to share."""
+    """A model for each task alone, on its labelled rows: the same code, without anything to share."""
 
-    def __init__(self, tasks: dict[str, Any], **options: Any) -> None:
-        self._models = {task: SharedTrees(tasks={task: kind}, **options) for task, kind in tasks.items()}
+    def __init__(self, make: Callable[..., Any], *, tasks: dict[str, Any], random_state: int) -> None:
+        self._models = {task: make(tasks={task: kind}, random_state=random_state) for task, kind in tasks.items()}
 
     def fit(self, X: pl.DataFrame, y: pl.DataFrame, groups: np.ndarray | None) -> None:
         """Fit all models."""
@@ -95,9 +71,9 @@ class Alone:
             own = None if groups is None else groups[labelled.to_numpy()]
             model.fit(X.filter(labelled), y.select(task).filter(labelled), groups=own)
 
-    def score_tasks(self, X: pl.DataFrame, y: pl.DataFrame) -> dict[str, float | None]:
-        """Score every task."""
-        return {task: model.score_tasks(X, y.select(task))[task] for task, model in self._models.items()}
+    def answer_tasks(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
+        """Return the answers of all models."""
+        return {task: answers_of(model, X)[task] for task, model in self._models.items()}
 
 
 class Bag:
@@ -113,14 +89,10 @@ class Bag:
         for model in self._models:
             model.fit(X, y, groups=groups)
 
-    def answer(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
+    def answer_tasks(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
         """Return the average answer to every task."""
         found = [answers_of(model, X) for model in self._models]
         return {task: np.mean([answers[task] for answers in found], axis=0) for task in self._tasks}
-
-    def score_tasks(self, X: pl.DataFrame, y: pl.DataFrame) -> dict[str, float]:
-        """Score the average answer of every task."""
-        return score_answers(self._tasks, y, self.answer(X))
 
 
 class CatBoost:
@@ -152,35 +124,45 @@ class CatBoost:
             n_numeric=rows.x.numbers.shape[1],
         )
         params = {"random_seed": self._seed, "thread_count": 1, "early_stopping_rounds": PATIENCE}
-        self._model = refit_catboost(fit_catboost(data, params, jointly=False), rows)
+        self._models = refit_catboost(fit_catboost(data, params), rows)
 
-    def answer(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
+    def answer_tasks(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
         """Return values, or probabilities of the second class (n,), of every task."""
-        answers = self._model.predict(self._coder.read(X))
+        from benchmarks.peers.catboost import predict_catboost
+
+        answers = predict_catboost(self._models, self._coder.read(X))
         return {task.name: answers[:, t] for t, task in enumerate(self._coder.labels.tasks)}
 
-    def score_tasks(self, X: pl.DataFrame, y: pl.DataFrame) -> dict[str, float]:
-        """Score every task."""
-        return score_answers(self._tasks, y, self.answer(X))
+
+class Plain:
+    """LightGBM's own estimator, on text as pandas' categories."""
+
+    def __init__(self, *, tasks: dict[str, Any], random_state: int, **options: Any) -> None:
+        ((self._task, kind),) = tasks.items()
+        make = lgb.LGBMRegressor if kind == "regression" else lgb.LGBMClassifier
+        self._model = make(random_state=random_state, n_jobs=1, verbose=-1, **options)
+
+    def fit(self, X: pl.DataFrame, y: pl.DataFrame, groups: np.ndarray | None) -> None:
+        """Fit the rows; LightGBM has no use for groups."""
+        self._levels = {name: X[name].drop_nulls().unique().sort() for name in X.select(pl.col(pl.String)).columns}
+        self._model.fit(self._frame(X), y[self._task].to_numpy())
+
+    def answer_tasks(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
+        """Return values, or probabilities of the second class (n,)."""
+        ask = getattr(self._model, "predict_proba", self._model.predict)
+        found = np.asarray(ask(self._frame(X)))
+        return {self._task: found[:, 1] if found.ndim > 1 else found}
+
+    def _frame(self, X: pl.DataFrame) -> Any:
+        codes = [pl.col(name).cast(pl.Enum(levels), strict=False) for name, levels in self._levels.items()]
+        return X.with_columns(codes).to_pandas()
 
 
 def answers_of(model: Any, X: pl.DataFrame) -> dict[str, np.ndarray]:
     """Return values, or probabilities of the second class (n,), of every task, by any model that has been fitted."""
-    if isinstance(model, Bag | CatBoost):
-        return model.answer(X)
+    if hasattr(model, "answer_tasks"):
+        return model.answer_tasks(X)
     return {task: found[:, 1] if found.ndim > 1 else found for task, found in outputs_of(model, X).items()}
-
-
-MODELS: dict[str, Callable[..., Any]] = {
-    "SharedTrees": SharedTrees,
-    TWIN: Alone,
-    REFERENCE: partial(IndependentTasks, tune="all"),
-    PEER: CatBoost,
-    "MMoE": MMoE,
-    "MultiTabNet": MultiTabNet,
-    BAGS[0]: partial(Bag, SharedTrees),
-    BAGS[1]: partial(Bag, partial(IndependentTasks, tune="all")),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,71 +224,3 @@ def open_case(name: str, seed: int, folder: Path | None) -> Case:
     parts = [place < round(0.8 * n_units), (place >= round(0.8 * n_units)) & (place < n_units)]
     train, test = ((X.filter(part), y.filter(part)) for part in map(pl.Series, parts))
     return Case(train=train, test=test, tasks=data.tasks, groups=unit[parts[0]] if data.groups else None)
-
-
-def run(name: str, setting: str, model_name: str, seed: int, folder: Path | None) -> list[Record]:
-    """Fit one model, and return one record."""
-    case = open_case(name, seed, folder)
-    if setting != FULL:
-        case = case.scarce(setting, FEW[case.tasks[setting]], seed)
-    model = MODELS[model_name](tasks=case.tasks, random_state=seed)
-    start = time.process_time()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of few labels, which are meant
-        model.fit(*case.train, groups=case.groups)
-    seconds = time.process_time() - start
-    scores = model.score_tasks(*case.test)
-    score = float(np.mean([*scores.values()])) if setting == FULL else scores[setting]
-    print(f"{name} {setting} {model_name} seed {seed}: {score:.4f}, {seconds:.1f} s", flush=True)
-    facts = {"set": name, "setting": setting, "model": model_name, "seed": seed, "seconds": seconds}
-    return [{**facts, "score": score}]
-
-
-def runs(args: Namespace, done: set[tuple[Any, ...]], name: str) -> Iterator[list[Record]]:
-    """Yield the records of all settings, seeds and models that are missing."""
-    for setting in (FULL, *SETS[name]):
-        for seed in args.seeds:
-            for model in args.models:
-                if setting in args.settings and (name, setting, model, seed) not in done:
-                    yield run(name, setting, model, seed, args.folder)
-
-
-def paired(records: pl.DataFrame, model: str, reference: str) -> tuple[float, float] | None:
-    """Return the mean difference of two models over their common seeds, and its standard error; None below two."""
-    ours, theirs = (records.filter(model=each).select("seed", "score") for each in (model, reference))
-    difference = ours.join(theirs, on="seed", suffix="_of_reference")
-    values = (difference["score"] - difference["score_of_reference"]).to_numpy()
-    if len(values) < 2:
-        return None
-    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
-
-
-def report(records: pl.DataFrame) -> None:
-    """Print a set: a line for each setting and model, with its paired differences."""
-    table: dict[str, dict[str, str]] = {}
-    for (setting, model), own in records.group_by("setting", "model", maintain_order=True):
-        line = {"score": f"{fmean(own['score']):.4f}", "seconds": f"{fmean(own['seconds']):.1f}"}
-        same = records.filter(setting=setting)
-        for reference in BAGS[1:] if model in BAGS else (TWIN, REFERENCE, PEER):
-            found = None if model == reference else paired(same, str(model), reference)
-            if found is not None:
-                line[f"to {reference}"] = f"{found[0]:+.4f} ± {found[1]:.4f}"
-        table[f"{setting} {model}"] = line
-    print_table(f"{records['set'][0]}: test scores, seeds {records['seed'].unique().sort().to_list()}", table)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the benchmark; the arguments are those of the command line."""
-    parser = score_parser("sharing", __doc__, seeds=range(5), sets=SETS, models=MODELS)
-    parser.set_defaults(models=[model for model in MODELS if model not in BAGS])
-    settings = [FULL, *(task for tasks in SETS.values() for task in tasks)]
-    parser.add_argument("--settings", nargs="+", choices=settings, default=settings, help="default: all")
-    args = parser.parse_args(argv)
-    path = args.output / "sharing.csv"
-    records = pl.read_csv(path, schema_overrides={"setting": pl.String}).to_dicts() if path.exists() else []
-    done = {tuple(record[key] for key in ("set", "setting", "model", "seed")) for record in records}
-    print_sets(args.sets, partial(runs, args, done), report, path, records)
-
-
-if __name__ == "__main__":
-    main()
