@@ -100,31 +100,30 @@ class AdaTTNetwork(StackedNetwork):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class AdaTT(ExpertEstimator):
-    """AdaTT: adaptive task-to-task fusion; without shared experts AdaTT-sp.
+    """AdaTT: adaptive task-to-task fusion; AdaTT-sp if there are no shared experts.
 
-    At every level each task t has experts that read its x_t (at the first level the row's vector), and its fusion
-    unit adds to a fixed mixture of its own experts a gated mixture of all,
+    At every level, each task t has experts that read its x_t; at the first level, x_t is the row's vector. The fusion
+    unit of a task adds two mixtures, a gated one of all experts and a fixed one of its own,
 
         x_t <- softmax(W_t x_t) · (all experts) + sum over own e of v_{t,e} e,
 
-    with v learned, from U(-1/sqrt(E_t), 1/sqrt(E_t)); a task with one expert, E_t = 1, adds it as it is. Shared
-    experts are a further unit, which no head reads.
+    with v learned, from U(-1/sqrt(E_t), 1/sqrt(E_t)). A task with a single expert, E_t = 1, adds its output unchanged.
+    Shared experts form one more unit, which no head reads.
 
-    A row of a long table (``task_column``) computes the units of its own task only. "All experts" are then those of its
-    task and of the shared unit, for the fusion of both. Without shared experts, tasks share the embeddings alone.
+    A row of a long table (``task_column``) computes its own task's unit and the shared unit only. Both then fuse the
+    experts of these two units. Without shared experts, tasks share the embeddings alone.
 
     Parameters
     ----------
     n_task_experts : int, default=2
-        Experts of every task, at every level.
+        Number of experts of every task, at every level.
     n_shared_experts : int, default=0
-        Experts of the shared unit; 0 is AdaTT-sp.
+        Number of experts of the shared unit; 0 is AdaTT-sp.
     expert_hidden : sequence of int, default=(128, 64)
-        Width of an expert, one for each level. An expert is one layer.
+        Width of the experts of each level. An expert is one layer.
 
-    Notes
-    -----
-    The formula of AdaTT-sp is the published one. Fusing the shared unit like a task is our reading.
+    Notes ----- The formula of AdaTT-sp is the published one. We fuse the shared unit like a task, which is our reading
+    of the paper.
 
     References
     ----------

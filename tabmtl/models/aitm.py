@@ -74,14 +74,14 @@ class AITM(TowerEstimator):
 
         sum_t BCE(y_t, p_t) + calibrator sum_{t>1} max(p_t - p_{t-1}, 0).
 
-    Labels never increase along the funnel, and the second term demands the same of the probabilities.
+    Labels never increase along the funnel, and the second term asks the same of the probabilities.
 
     Parameters
     ----------
     task_chain : sequence of str
-        The steps; needed. Tasks of y outside it, of any kind, have a tower of their own.
+        Names of the steps; required. Other tasks of y may be of any kind, and have a tower of their own.
     calibrator : float, default=0.6
-        Weight of the second term; the authors' value.
+        Weight of the second term. The default is the authors' value.
 
     References
     ----------

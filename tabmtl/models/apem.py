@@ -206,16 +206,16 @@ class APEM(FunnelEstimator, ExpertEstimator):
 
         z_t = sum_j softmax_j(u_t · tanh(W p_j)) p_j,    o_t = Head_t(z_t),
 
-    and nothing passes from head to head. With ``task_chain`` the probability of step k of a funnel is the product of
-    sigmoid(o_1) ... sigmoid(o_k), trained over all impressions as in ESMM. Without it, tasks of any kinds are trained
-    as they are.
+    and nothing passes from head to head. With ``task_chain``, the probability of step k of a funnel is the product of
+    sigmoid(o_1) ... sigmoid(o_k), trained over all impressions as in ESMM. Without ``task_chain``, each task has the
+    loss of its kind.
 
     Parameters
     ----------
     n_groups, n_points : int, default=4
-        Number of attention groups, one pattern each, and of the inducing points of a group.
+        Number of attention groups, each with one pattern, and number of inducing points of a group.
     n_heads : int, default=2
-        Attention heads; a divisor of ``d_embedding``.
+        Number of attention heads; a divisor of ``d_embedding``.
     d_pattern : int, default=64
         Width of a pattern.
     reduction : int, default=2
@@ -225,9 +225,9 @@ class APEM(FunnelEstimator, ExpertEstimator):
         each step on the rows that reached it, with products as probabilities; "independent" takes each label by itself.
         See :class:`tabmtl.training.losses.FunnelLoss`.
     calibrator : float, default=0.0
-        Weight of AITM's penalty on probabilities that rise along the chain; they can rise with "independent" only.
+        Weight of AITM's penalty on probabilities that rise along the chain. They can rise with "independent" only.
     numeric_embedding : {"linear", "piecewise", "periodic"}, default="piecewise"
-        How a number becomes a token.
+        Embedding of a number, its token.
     dropout : float in [0, 1), default=0.1
         Share of hidden values dropped in training, in heads and patterns.
 
@@ -235,9 +235,9 @@ class APEM(FunnelEstimator, ExpertEstimator):
     -----
     Only abstracts of the three versions were at hand. They give set attention with squeeze and excitation over columns,
     a pattern selector with task indicators, constraints over the whole exposure space, and no passing of information
-    between adjacent tasks. Ours, and deviations wherever the papers differ, are: induced set attention for the modified
-    set attention, which we do not know; attention without biases; the formulas of selector and loss; normalisation and
-    dropout of patterns, which are the experts here, as in the other mixtures; small first embeddings; all sizes.
+    between adjacent tasks. The rest is ours, and may deviate from the papers: induced set attention in place of the
+    modified set attention, which we do not know; attention without biases; the formulas of selector and loss;
+    normalisation and dropout of patterns, as other mixtures have for experts; small first embeddings; all sizes.
 
     References
     ----------

@@ -47,19 +47,19 @@ class ESMMNetwork(TaskNetwork):
 class ESMM(TowerEstimator):
     """ESMM: entire space multi-task model of a funnel, for any number of steps.
 
-    Every step has a tower on embeddings that all steps share. Tower k scores step k given the steps before. The
-    probability of a label is the product of the steps,
+    Every step has a tower on embeddings that all steps share. Tower k scores step k among rows that took the steps
+    before it. The probability of a label is the product of the steps,
 
         p_k = sigmoid(s_1) ... sigmoid(s_k),    loss = sum_k BCE(y_k, p_k) over all rows.
 
     With ``task_chain=["click", "conversion"]``, p_1 is the click rate and sigmoid(s_2) the conversion rate of clicks.
-    Their product p_2 is compared with the label «click and conversion». So the conversion tower is trained over all
-    impressions, through the product alone, free of the bias of clicked rows.
+    Their product p_2 is compared with the label «click and conversion». The conversion tower is thus trained over all
+    impressions, by the product alone, and not biased by the selection of clicked rows.
 
     Parameters
     ----------
     task_chain : sequence of str
-        The steps; needed. Tasks of y outside it, of any kind, have a tower too.
+        Names of the steps; required. Other tasks of y may be of any kind, and have a tower too.
 
     References
     ----------

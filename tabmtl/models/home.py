@@ -243,52 +243,53 @@ class HoME(ExpertEstimator):
     """HoME: hierarchy of multi-gate experts.
 
     Experts are normalised, by default E(x) = Dropout(SiLU(BatchNorm(W x + b))), so that gates weigh outputs of one
-    scale (against the collapse of experts). Let v be the row's vector, and Sum(w, ...) a sum of experts weighted by w.
-    Level 1 has experts of each group k and shared ones. Each of these buckets reads a feature-gated copy v_k of v,
+    scale. This works against the collapse of experts. Let v be the row's vector, and Sum(w, ...) a sum of experts
+    weighted by w. Level 1 has experts of each group k, and shared experts. Each of these sets of experts reads its own
+    feature-gated copy v_k of v,
 
         z_k = Sum(softmax(W_k v), shared and own experts) + SG_k        of every group k,
         z_s = Sum(softmax(W_s v), all experts) + SG_s,
 
-    and level 2 has shared experts on z_s, experts of each group g on z_g, and of each task t on the z_g of its group,
+    and level 2 has shared experts on z_s, experts of each group g on z_g, and experts of each task t on the z_g of its
+    group,
 
         h_t = Sum(softmax(U_t [z_g, z_s]), shared, own group's and own experts) + SG_t,    o_t = Head_t(h_t).
 
-    The hierarchy mask limits a gate to the experts named here (against shared experts that end up with one task). A
-    feature-gate (against under-fitting) is FeaGate(v) = sum_l softmax(W_f v)_l 2 sigmoid(v B_l A_l), which starts as 1,
-    and v_k = v ⊙ FeaGate_k(v). A self-gate is SG_k = Sum(a(V_k x), own experts), with a the softmax, or the sigmoid for
-    a single expert: own experts learn whatever the gate says. It reads v at level 1, and z_g at level 2.
+    The hierarchy mask limits a gate to the experts named in these formulas, so that shared experts do not end up with
+    one task. A feature-gate works against under-fitting: FeaGate(v) = sum_l softmax(W_f v)_l 2 sigmoid(v B_l A_l),
+    which starts as 1, and v_k = v ⊙ FeaGate_k(v). A self-gate SG_k = Sum(a(V_k x), own experts) lets own experts learn
+    whatever the gate says; a is the softmax, or the sigmoid for a single expert. It reads v at level 1, and z_g at
+    level 2.
 
     A row of a long table (``task_column``) computes the parts of its own task and group only: the sum in z_s is then
-    over the shared experts and those of the row's group, and ``hierarchy_mask`` always holds. With one group and the
-    mask nothing differs.
+    over the shared experts and the experts of the row's group, and ``hierarchy_mask`` always holds.
 
     Parameters
     ----------
     task_groups : mapping of str to sequence of str, optional
-        Groups of tasks that go together, such as ``{"watch": ["long_view"], "interact": ["click", "like"]}``; every
-        task belongs to one. By default all tasks are one group, which leaves two levels of CGC with self-gates.
+        Groups of tasks that go together, such as ``{"watch": ["long_view"], "interact": ["click", "like"]}``. Every
+        task belongs to one group. By default all tasks are one group: two levels of CGC with self-gates.
     n_shared_experts, n_group_experts : (int, int), default=(4, 2), (2, 2)
-        Shared experts, and experts of each group, at level 1 and at level 2.
+        Numbers of shared experts, and of experts of each group, at level 1 and at level 2.
     n_task_experts : int, default=1
-        Experts of each task at level 2.
+        Number of experts of each task at level 2.
     expert_hidden : (int, int), default=(128, 64)
-        Widths H1 and H2 of the experts of the levels; an expert is one layer.
+        Width of the experts of level 1 and of level 2. An expert is one layer.
     hierarchy_mask : bool, default=True
-        Whether a gate sees only the experts named above; otherwise it sees all of its level.
+        Whether a gate sees only the experts named in the formulas; otherwise it sees all experts of its level.
     feature_gate : {"both", "first", "none"}, default="both"
         Levels with feature-gates.
     n_feature_masks, feature_rank : int, default=2, 8
         Number L of masks in a feature-gate, and their rank.
     self_gate : bool, default=True
-        Whether own experts also reach their group and task past the gate, by the SG above.
+        Whether own experts also reach their group and task past the gate, by SG.
 
     Notes
     -----
     Only the abstract of the paper was at hand. It names the cures: normalisation and Swish for collapse, a hierarchy
     mask for degradation, feature- and self-gates for under-fitting. The formulas are those on which independent
-    re-implementations agree. Where they differ or the paper could not be read, this is our reading: the mixture over L
-    and the factor 2 in feature-gates, gates on v instead of its gated copy, task experts on the group's output,
-    self-gates on v and z_g, and all sizes.
+    re-implementations agree. The rest is our reading: the mixture over L and the factor 2 in feature-gates, gates on v
+    instead of its gated copy, task experts on the group's output, self-gates on v and z_g, and all sizes.
 
     References
     ----------

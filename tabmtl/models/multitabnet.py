@@ -123,42 +123,41 @@ class MultiTabNet(MemberEstimator):
     Parameters
     ----------
     d_token : int, default=16
-        Width e of a token.
+        Width of a token.
     n_blocks : int, default=1
-        Blocks of attention, one after the other.
+        Number of blocks of attention, one after the other.
     n_heads : int, default=4
-        Attention heads; a divisor of ``d_token``.
+        Number of attention heads; a divisor of ``d_token``.
     d_ffn : int, default=256
         Hidden width of the feed-forward layers.
     mask : {"none", "FxT", "TxT", "FxT_TxT"}, default="TxT"
-        Who may not look at whom: features at tasks, tasks at each other, or both.
+        Forbidden pairs of tokens: features that look at tasks, tasks that look at each other, or both.
     row_layer : {"none", "mixer", "batch_attention", "inducing_attention"}, default="mixer"
-        The second layer of a block.
+        Second layer of a block. All except ``"none"`` mix the tasks.
 
-        - ``"none"``: no second layer; every other one mixes the tasks.
+        - ``"none"``: no second layer.
         - ``"mixer"``: ``W_o W_v x`` on the joined tokens; the released code computes it with its rotary option on.
         - ``"batch_attention"``: the paper's attention between the rows of a batch. A prediction then depends on the
-          other rows given with it, and a single row is not served well. Predicts in batches of at most ``batch_size_``
-          rows, all of about equal size, in the order of the rows.
-        - ``"inducing_attention"``: ours, rows attend to ``n_points`` learned points.
+          other rows of its call, so single rows should not be served. Rows are predicted in their order, in batches of
+          about equal size and at most ``batch_size_`` rows.
+        - ``"inducing_attention"``: attention of rows to ``n_points`` learned points, which is ours.
     n_points : int, default=64
         Number of learned points of ``"inducing_attention"``.
     multi_token : bool, default=True
-        One token per task; else one token that all heads read.
+        Whether every task has a token. Otherwise all heads read one token.
     numeric_embedding : {"linear", "piecewise", "periodic"}, default="linear"
-        How a number becomes a token; ``"linear"`` is the paper's.
+        Embedding of a number, its token; ``"linear"`` is the paper's.
     head_hidden : int, default=64
         Width of a head's hidden layer; 0 leaves one linear layer.
     dropout, attention_dropout : float in [0, 1), default=0.15, 0.0
-        Shares of hidden values and of attention weights dropped in training.
+        Shares of hidden values, and of attention weights, that are dropped in training.
 
     Notes
     -----
-    Only the abstract, the architecture figure and the released code of the paper were available when this was
-    written. Deviations from the release: regression targets are standardised, missing labels are masked, every
-    categorical column has two more codes (missing, unseen or rare), the defaults were chosen on validation rows of five
-    tables (see the design notes), and dropout is absent in two places where the release has it: on the tokens, and on
-    the output of attention.
+    Only the abstract, the architecture figure and the released code of the paper were at hand. We deviate from the
+    release: regression targets are standardised, missing labels are masked, and every categorical column has two more
+    codes (missing; unseen or rare). The defaults were chosen on validation rows of five tables (docs/lab.md, "First
+    choices"). Dropout is left out on the tokens and on the output of attention.
 
     References
     ----------

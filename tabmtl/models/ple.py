@@ -77,8 +77,9 @@ class PLENetwork(StackedNetwork):
 class PLE(ExpertEstimator):
     """PLE: progressive layered extraction; with one level, CGC (customised gate control).
 
-    Every level has experts S that all tasks share and experts O_t of every task. With x_t and x_s the outputs of the
-    level below (at the first level all are the row's vector x), and e_i(.) reading x_s if i is in S, x_t if in O_t,
+    Every level has experts S that all tasks share and experts O_t of every task. Let x_t and x_s be the outputs of the
+    level below; at the first level, all are the row's vector x. Expert e_i reads x_s if i is in S, and x_t if i is in
+    O_t,
 
         x_t <- sum over i in S and O_t of softmax(W_t x_t)_i e_i,
         x_s <- sum over all i of softmax(W_s x_s)_i e_i;
@@ -86,14 +87,14 @@ class PLE(ExpertEstimator):
     the last level has no x_s. The head of task t reads its x_t.
 
     A row of a long table (``task_column``) computes the parts of its own task only: the second sum is then over S and
-    the O_t of the row's task t. With one level nothing differs.
+    the O_t of the row's task t. One level has no second sum, so its rows are as in a wide table.
 
     Parameters
     ----------
     n_levels : int, default=2
-        1 is CGC.
+        Number of levels; 1 is CGC.
     n_shared_experts, n_task_experts : int, default=2
-        Experts of a level that all tasks share, and experts of each task.
+        Number of experts of a level that all tasks share, and of experts of each task.
     expert_hidden : sequence of int, default=(128, 64)
         Widths of an expert's layers, at every level.
 

@@ -46,9 +46,9 @@ class SharedBottomNetwork(TaskNetwork):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class SharedBottom(VectorEstimator):
-    """Shared bottom: one trunk h = MLP(embeddings of the columns) for all tasks, and a head per task on it.
+    """Shared bottom: one trunk h = MLP(embeddings of the columns) for all tasks, and a head per task.
 
-    The oldest multi-task network, and the one to beat: tasks share everything but their heads.
+    Tasks share everything except their heads. This is the oldest multi-task network, and the one to beat.
 
     Parameters
     ----------

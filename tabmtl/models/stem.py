@@ -135,22 +135,23 @@ class STEMNetwork(TaskNetwork):
 class STEM(ExpertEstimator):
     """STEM: shared and task-specific embeddings.
 
-    Every column has T + 1 embeddings, a shared one and one for each task. So tasks that disagree about a user or an
-    item need not share its vector. Let x_s and x_t be a row's vectors in the shared embeddings and in those of task t.
-    The shared experts S read x_s, the experts O_t of task t read x_t, and the gate of a task weighs all experts,
+    Every column has T + 1 embeddings: a shared one, and one for each task. Tasks that disagree about a user or an item
+    therefore need not share its vector. Let x_s be a row's vector in the shared embeddings, and x_t its vector in those
+    of task t. The shared experts S read x_s, the experts O_t of task t read x_t, and the gate of a task weighs all
+    experts,
 
         h_t = sum_i w_{t,i} e_i,    w_t = softmax(W_t ReLU(V_t (x_t + x_s))),
 
-    "all forward, task-specific backward": experts of other tasks enter this sum as constants, so that no gradient of
-    task t reaches them and their embeddings.
+    "all forward, task-specific backward": experts of other tasks enter this sum as constants, so no gradient of task t
+    reaches these experts and their embeddings.
 
     A row of a long table (``task_column``) computes the parts of its own task only: w_t then weighs the shared experts
-    and those of task t, and leaves out the experts of other tasks, the constants.
+    and the experts of task t, without the constants of other tasks.
 
     Parameters
     ----------
     n_shared_experts, n_task_experts : int, default=2, 1
-        Experts that all tasks share, and experts of each task.
+        Number of experts that all tasks share, and of experts of each task.
     expert_hidden : sequence of int, default=(128, 64)
         Widths of an expert's layers.
     gate_hidden : int, default=32
@@ -158,12 +159,12 @@ class STEM(ExpertEstimator):
     d_embedding : int, default=16
         Width of each of the T + 1 embeddings of a column.
     numeric_embedding : {"linear", "piecewise", "periodic"}, default="piecewise"
-        How a number becomes an embedding.
+        Embedding of a number, as in `MMoE`.
 
     Notes
     -----
-    One level; the shared gate of the paper's deeper form would have nothing to feed. Through the input of its gate,
-    x_t + x_s, a task trains the shared embedding, but never that of another task.
+    There is one level, so the shared gate of the paper's deeper form would have nothing to feed. A task trains the
+    shared embedding through the input of its gate, x_t + x_s, but never the embedding of another task.
 
     References
     ----------

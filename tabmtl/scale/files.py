@@ -38,24 +38,25 @@ def predict_files(
 ) -> list[Path]:
     """Predict the rows of files, and write a Parquet file for each.
 
-    Files are read and answered 65 536 rows at a time, so the memory does not grow with their size. The answers are
-    those of the method of `model` for the same rows, bit for bit, in the order of the rows. (A network whose rows
-    depend on each other, such as `MultiTabNet` with attention between rows, sees the rows of a block at once.)
+    Files are read and answered 65 536 rows at a time, so the memory does not grow with their size. Answers are in the
+    order of the rows, and equal those of the model's method bit for bit. (`MultiTabNet` with attention between rows
+    is the exception: it sees the rows of a block at once.)
 
     Parameters
     ----------
     model : fitted estimator of tables
     paths : str, path, or sequence of them
-        Parquet and CSV files, and globs such as ``"new/*.parquet"``. Columns are found by name, and others ignored; of
-        a model that was fitted on an array by position, with no others. The types of a CSV file are those of all its
-        rows, except where fit tells them: an empty column of numbers holds nulls, and codes such as 007 are text.
+        Parquet and CSV files, and globs such as ``"new/*.parquet"``. Columns are found by name, and others are ignored.
+        A model that was fitted on an array takes the columns by position, and no others. Types of a CSV file follow
+        from all of its rows, unless fit tells them: an empty column of numbers holds nulls, and codes such as 007 stay
+        text.
     folder : str or path
-        Folder of the answers, which is made where it does not exist. They are called as their input, with the ending
-        ``.parquet``. A file appears when it is complete, in place of an older one.
+        Folder of the answers; created if it does not exist. A file of answers has the name of its input, with the
+        ending ``.parquet``. It appears when it is complete, and replaces an older one.
     method : {"predict", "predict_proba", "both", "transform"}, default="predict"
-        ``"predict"`` writes a column for each target, under its name and with its type; ``"predict_proba"`` a column
-        ``<task>=<class>`` for each class of each classification task; ``"both"`` the former in front of the latter;
-        ``"transform"``, which networks have, the columns of ``get_feature_names_out``.
+        ``"predict"`` writes a column for each target, with its name and type. ``"predict_proba"`` writes a column
+        ``<task>=<class>`` for each class of each classification task. ``"both"`` writes first the targets, then the
+        classes. ``"transform"`` is for networks, and writes the columns of ``get_feature_names_out``.
     keep : sequence of str, default=()
         Columns of the input to write in front of the answers, such as an id.
 
@@ -67,9 +68,8 @@ def predict_files(
     Raises
     ------
     TypeError, ValueError
-        If the model, the method or the names do not fit, a file lacks a column, or a value does not fit; the error has
-        the file as a note. So it does if a file is damaged, or is changed while it is read. Files that were complete by
-        then remain.
+        If the model, the method or the names do not fit, a file lacks a column, is damaged or changes while it is read,
+        or a value does not fit. A note of the error names the file. Files that were complete by then remain.
     FileNotFoundError
         If a path names no file.
     OSError
@@ -131,7 +131,7 @@ def predict_file(
     path : str or path
         Parquet or CSV file.
     output : str or path
-        File of the answers, Parquet or CSV by its name. It appears when it is complete, in place of an older one.
+        File of the answers, Parquet or CSV by its name. It appears when it is complete, and replaces an older one.
 
     Returns
     -------
@@ -154,10 +154,11 @@ def predict_file(
 
 
 def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95) -> pl.DataFrame:
-    """Score every task of a model on the rows of files together, which have a column for every target.
+    """Score every task of a model on the rows of all files together.
 
-    Columns are found and files are read as in `predict_files`. Labels and answers of all rows are in memory at once. A
-    target that a file lacks counts as unlabelled there, with a warning, unless the file lacks all.
+    The files have a column for every target. They are read as in `predict_files`, but labels and answers of all rows
+    are in memory at once. If a file lacks a target, its rows count as unlabelled, with a warning; a file without any
+    target is an error.
 
     Parameters
     ----------
@@ -165,7 +166,7 @@ def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95)
     paths : str, path, or sequence of them
         Parquet and CSV files, and globs.
     level : float, default=0.95
-        Share of intervals that are to hold the true score.
+        Share of intervals that should hold the true score.
 
     Returns
     -------
@@ -175,8 +176,8 @@ def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95)
     Raises
     ------
     TypeError, ValueError, FileNotFoundError
-        If there is no such file, it lacks a column, is damaged or changes, or a value does not fit; of several files, a
-        note names the one.
+        If there is no such file, or a file lacks a column, is damaged, changes, or holds a value that does not fit. Of
+        several files, a note names the one.
 
     Examples
     --------

@@ -44,14 +44,14 @@ def fit(
 ) -> Model:
     """Fit a model in several processes of a Ray cluster, which share the rows.
 
-    They work as those of `tabmtl.scale.joined` do, with checkpoints: Ray Train starts them as a process group of torch,
-    and if one is lost it starts all again, up to ``max_failures`` times. Networks then go on after the last epoch. A
-    cluster that this process is connected to is used, or else one is started on this machine.
+    The processes work as in `tabmtl.scale.joined`, with checkpoints. Ray Train starts them as a process group of torch.
+    If a process is lost, Ray Train starts all of them again, up to ``max_failures`` times, and networks go on after the
+    last epoch. The cluster is the one that this process is connected to; otherwise one is started on this machine.
 
     Parameters
     ----------
     model : estimator of tables
-        Its parameters count; it stays as it is.
+        Model whose parameters are used. It stays unfitted.
     X : Shards
         Rows of files that all machines see under the same path or address, and likewise its ``cache``.
     y : str or list of str
@@ -59,13 +59,13 @@ def fit(
     num_workers : int
         Number of processes, with one CPU each.
     storage_path : str or path
-        Folder that all machines see. Ray keeps its state of the run in ``<storage_path>/<name>``; there too are
-        ``checkpoints``, while the run is not over, and ``model``, the fitted model, saved.
+        Folder that all machines see. Ray keeps its state of the run in ``<storage_path>/<name>``. The same folder holds
+        ``checkpoints`` until the run is over, and the saved ``model``.
     name : str, optional
         Name of the run; by default a new one. A run that was cut off goes on if it is started again under its name.
     max_failures : int, default=0
-        Number of losses to recover from; -1 for any number. An error of the fit counts as a loss: it is tried again as
-        often, and with -1 for ever.
+        Number of lost processes to recover from; -1 for any number. An error of the fit counts as a loss, so with -1 it
+        is tried again for ever.
     use_gpu : bool, default=False
         Give each process a GPU.
     **rows
@@ -140,8 +140,8 @@ def predict(
 ) -> list[Path]:
     """Predict the rows of files in several processes of a Ray cluster, and write a Parquet file for each.
 
-    Each process takes one file after the other and does what `tabmtl.scale.predict_files` does; so there should be more
-    files than processes. A file whose process is lost is answered by another one, as often as that happens.
+    Each process takes one file after the other, and answers it as `tabmtl.scale.predict_files` does: there should be
+    more files than processes. If a process is lost, another one answers its file.
 
     Parameters
     ----------

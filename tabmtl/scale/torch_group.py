@@ -168,43 +168,43 @@ def _own_address(other: str) -> str | None:
 def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = None) -> Iterator[Ranks]:
     """Let fits on `tabmtl.Shards` inside share their work with the other processes that a launcher has started.
 
-    Every process runs the same lines. Each reads and encodes its share of the rows and trains on them; sums meet over
-    all, so every process ends with the same model, which is that of one process up to rounding. A script that no
-    launcher started, without ``RANK`` in its environment, fits alone, as it does without this.
+    Every process runs the same lines. Each reads, encodes and trains on its share of the rows. Sums are taken over all
+    processes, so every process ends with the same model, which equals the model of one process up to rounding. A script
+    without a launcher, and so without ``RANK`` in its environment, fits alone.
 
-    A group of `torch.distributed` that stands already is used as it is. Otherwise one is made: gloo on CPUs, beside it
-    nccl where torch sees GPUs, of which each process takes that with its ``LOCAL_RANK``.
+    An existing group of `torch.distributed` is used as it is. Otherwise one is made, with gloo on CPUs. If torch sees
+    GPUs, the group has nccl too, and each process takes the GPU of its ``LOCAL_RANK``.
 
     Parameters
     ----------
     timeout : float, default=600.0
-        Seconds that a process waits for the others before it gives up. It bounds the time that one of them may need for
-        its share of the rows between two sums.
+        Seconds that a process waits for the others before it gives up. No process may need more time for its share of
+        the rows between two sums.
     checkpoint : str or path, optional
-        Folder for checkpoints. Every network that is fitted inside, in one process or several, from `Shards`, or in one
-        process from a frame, leaves one after each epoch; trials of `tabmtl.tuning.run_study` leave none. A job that
-        was cut off and is started again, also with another number of processes, goes on from there: with as many
-        processes to the same model, bit for bit. Rank 0 reads and writes the folder, which is one job's own. It is
-        emptied when rank 0 has succeeded in all inside. By default there are none, and a job begins anew.
+        Folder for checkpoints, which belongs to one job. By default there are none, and a job that was cut off begins
+        anew. Every network that is fitted inside leaves a checkpoint after each epoch: from `Shards` in any number of
+        processes, from a frame in one. Trials of `tabmtl.tuning.run_study` leave none. A job that is started again goes
+        on from its checkpoints, also with another number of processes; with the same number, it ends with the same
+        model, bit for bit. Rank 0 reads and writes the folder, and empties it when all fits have succeeded.
 
     Yields
     ------
     ranks : Ranks
-        With the attributes ``rank``, from 0, and ``size``; ``broadcast(value)`` returns the value of rank 0, made of
-        plain values, lists, tuples, dicts, arrays of numbers and frames of polars. Save the model on rank 0.
+        Processes, with the attributes ``rank``, from 0, and ``size``. ``broadcast(value)`` returns the value of rank 0,
+        made of plain values, lists, tuples, dicts, arrays of numbers and frames of polars. Save the model on rank 0.
 
     Raises
     ------
     SystemExit
-        If another process has failed first, with the exit code 1: its error is the one to read.
+        If another process has failed first, with the exit code 1. Read the error of that process.
     ValueError
         If the process group that stands cannot sum on CPUs, or, from a fit, if a checkpoint is of another training.
 
     Notes
     -----
-    Processes send each other JSON and arrays, never pickles. They neither encrypt them nor ask who sent them, so ports
-    belong on a private network. The store of rank 0 listens on the address of ``MASTER_ADDR`` alone, if
-    that is one of its machine that others reach too, or ``localhost``.
+    Processes send each other JSON and arrays, never pickles. Messages are neither encrypted nor authenticated, so ports
+    belong on a private network. The store of rank 0 listens on the address of ``MASTER_ADDR`` alone, if this is
+    ``localhost``, or an address of its machine that others reach too.
 
     Start as many processes as there are CPUs or GPUs, with one thread each (``torchrun`` sets ``OMP_NUM_THREADS=1``)::
 

@@ -39,20 +39,21 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
     Parameters
     ----------
     unknown_task : {"shared", "error"}, default="shared"
-        Long layout: answer of ``predict`` for a task that fit did not see, or a missing one. "shared": the shared part.
+        Long layout: what ``predict`` does for a task that fit did not see, or a missing one. "shared" answers by the
+        shared part.
     subsample : float in (0, 1], default=1.0
         Share of the rows that every tree sees, drawn anew each round.
     max_bin : int, default=255
         Maximum number of bins of a column.
     time_limit : float, optional
-        Seconds that fit may take, roughly: training ends after the round in which they are over, with a warning. Where
-        rows are set aside, the fit that finds the rounds may take half of them; if there is no time to fit all rows
-        then, it is kept. The result depends on the machine.
+        Seconds that fit may take, roughly: training ends, with a warning, after the round in which they are over. If
+        rows are set aside, the fit that finds the rounds may take half of the time. It is kept if there is no time left
+        to fit all rows. The result depends on the machine.
     early_stopping : bool, default=True
         Stop on validation rows. Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside to
-        find the rounds, and then all rows are fitted with these: no row is lost. Where that fit predicts the rows set
-        aside clearly worse than the fit without them (a loss a quarter higher, and beyond chance), the fit without
-        them is kept, with a warning. With fewer than 50 rows, all rounds are grown.
+        find the number of rounds. All rows are then fitted with this number, so no row is lost. If the fit of all rows
+        predicts the rows set aside clearly worse than the fit without them (a loss a quarter higher, and beyond
+        chance), the fit without them is kept, with a warning. With fewer than 50 rows, all rounds are grown.
     """
 
     unknown_task: Literal["shared", "error"] = "shared"

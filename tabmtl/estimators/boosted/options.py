@@ -30,9 +30,9 @@ class LightGBMOptions:
     num_leaves : int, default=16
         Maximum number of leaves of a tree.
     min_child_samples : int, default=20
-        Least rows of a leaf; LightGBM may count them by the sum of hessians, so roughly.
+        Smallest number of rows of a leaf, which LightGBM may estimate by the sum of hessians.
     colsample_bytree : float in (0, 1], default=1.0
-        Share of the columns that every tree sees, drawn anew.
+        Share of the columns that every tree sees, drawn anew for each.
     reg_lambda : float, default=0.1
         L2 penalty of the leaf values. It bounds the values of leaves whose hessian nearly vanishes.
     early_stopping : bool, default=True
@@ -40,9 +40,9 @@ class LightGBMOptions:
     validation_fraction : float in (0, 1), default=0.15
         Share of the rows that early stopping sets aside.
     patience : int, default=30
-        Rounds without a better validation score that end the training.
+        Number of rounds without a better validation score after which training ends.
     n_jobs : int, optional
-        Threads of LightGBM, as scikit-learn counts them; more than one pays from about 50 000 rows.
+        Threads of LightGBM, as scikit-learn counts them. More than one pays from about 50 000 rows.
     """
 
     learning_rate: Positive = 0.05

@@ -57,22 +57,23 @@ class RMTGB(BoostedEstimator):
 
     1. F1, shared by all tasks.
     2. B and A, mixed for every task: B is fitted to (1 - s) r, A to s r, and θ takes one step down
-       ∂L/∂θ_t = -s_t (1 - s_t) Σ ⟨r, A - B⟩ over the rows of the task. All three see the same F. Tasks that are not
-       like most of them move to the other side: :attr:`outlier_score_`.
+       ∂L/∂θ_t = -s_t (1 - s_t) Σ ⟨r, A - B⟩ over the rows of the task. B, A and θ all see the same F. Tasks that are
+       unlike most others move to the other side: :attr:`outlier_score_`.
     3. G_t, one ensemble for each task.
 
-    Rows are binned once. Categories and missing values are LightGBM's own. A wide table is not melted: the gradient of
-    a shared function at a row is the sum over the row's labels. Each stage stops where the validation loss does not
-    fall. In stage 3 a task stops by its own loss plus that of all tasks, the latter with the weight of 10 000 labels:
-    few validation labels do not decide alone. A task that does better without the shared part goes alone, if its gain,
-    shrunk to that of all tasks, exceeds one standard error. In a classification a leaf adds at most 20 logits before
-    the learning rate.
+    Rows are binned once. LightGBM treats categories and missing values as usual. A wide table is not melted: the
+    gradient of a shared function at a row is the sum over the row's labels. A leaf of a classification adds at most 20
+    logits before the learning rate.
+
+    Each stage stops where the validation loss does not fall. In stage 3, a task stops by its own loss plus the loss of
+    all tasks, which weighs as much as 10 000 labels: few validation labels do not decide alone. A task goes alone if it
+    does better without the shared part, and its gain, shrunk towards the gain of all tasks, exceeds one standard error.
 
     Parameters
     ----------
     n_estimators_shared, n_estimators_outlier, n_estimators_task : int, default=50, 300, 1000
-        The most rounds of stages 1, 2 and 3; 0 leaves a stage out. Stage 2 grows two trees a round; with more than two
-        classes, a tree becomes one for each class. A loss with a single task has stage 3 only: plain boosting.
+        Largest numbers of rounds of stages 1, 2 and 3; 0 leaves a stage out. Stage 2 grows two trees a round. With more
+        than two classes, each class has a tree of its own. A loss with a single task has stage 3 only: plain boosting.
     theta_step : {"scale-free", "sum"}, default="scale-free"
         Step of θ. "sum": learning rate times the summed gradient, as in the released code; it depends on the rows of a
         task, on its weight and on the scale of y. "scale-free": 2 s (1 - s) Σg / Σ|g|, with s = sigmoid(θ) and one g
@@ -87,42 +88,46 @@ class RMTGB(BoostedEstimator):
         B and A have the same hessian where the loss is not squared, that of the one with more weight. Where validation
         takes stage 2 back to before that round, all tasks get the median θ, since chance alone has dealt their sides.
     unknown_task : {"shared", "error"}, default="shared"
-        Long layout: answer of ``predict`` for a task that fit did not see, or a missing one. "shared": the shared part
-        with the θ of a normal task, the median of the majority.
+        Long layout: what ``predict`` does for a task that fit did not see, or a missing one. "shared" answers by the
+        shared part with the θ of a normal task, the median of the majority.
 
     Attributes
     ----------
     outlier_score_ : polars.DataFrame
-        A row per task. ``outlier_score``: sigmoid(θ), with sides named so that most tasks are at or below 0.5 (at a tie
-        by chance); null where stage 2 has no trees, or mixes fewer than three tasks. ``n_labels``: labels that the kept
-        fit learned from. ``shares``: whether the task uses the shared part. The measured check: ``check_labels``
-        validation labels have the mean loss ``check_loss`` after stage 2 (squared error: half of it, in standard
-        deviations), and ``check_loss_if_normal`` with the θ of a normal task instead; null without validation rows.
+        One row per task. ``outlier_score`` is sigmoid(θ), with sides named so that most tasks are at or below 0.5 (at a
+        tie by chance); it is null if stage 2 has no trees, or mixes fewer than three tasks. ``n_labels`` counts the
+        labels that the kept fit learned from. ``shares`` tells whether the task uses the shared part.
+
+        The other columns measure the score on validation labels: ``check_labels`` is their number, ``check_loss`` their
+        mean loss after stage 2, and ``check_loss_if_normal`` their mean loss with the θ of a normal task. The loss of a
+        regression is half the squared error, in standard deviations. They are null without validation rows.
     block_rounds_ : polars.DataFrame
-        Rounds of the stages in every task's prediction: ``shared``, ``outlier``, ``own``; of a task that goes alone,
-        ``own`` only.
+        Rounds of the stages in every task's prediction: ``shared``, ``outlier``, ``own``. A task that goes alone has
+        ``own`` rounds only.
     feature_importances_ : ndarray of shape (n_features,)
         Each feature's share in the total gain of all splits; 0 of a task column.
     block_importances_ : ndarray of shape (3, n_features)
-        Its parts of stages 1, 2 and 3.
+        Parts of these shares by stage: 1, 2 and 3.
 
     Notes
     -----
-    The formulas are those of the released code. The abstract of the paper speaks of regularised task parameters, the
-    released code has none, and how the paper does it we could not read: the penalty is ours. Our other differences:
-    F starts at the mean (or log odds), not at 0; leaves are Newton steps where the loss is not squared, and plain
-    means where it is; stage 3 begins with a constant for each task, shrunk to 0 as far as chance explains the
-    differences; trees have more than two leaves; θ is drawn from the estimator's own generator; the scale-free step
-    moves only on evidence, so that a task of few rows keeps its start; where rows were set aside, the fit of all rows
-    holds the θ that they checked; predict never renumbers tasks. In a table with tasks of different losses, each loss
-    has functions of its own.
+    The formulas are those of the released code. The abstract of the paper speaks of regularised task parameters; the
+    released code has none, and we could not read the paper, so the penalty is ours. We also differ as follows:
 
-    The outlier score tells apart one group of tasks that follow another function (or the flipped one, or have shuffled
-    or shifted labels). Several outliers that each follow their own function share one A, and may be missed; mere noise
-    in the labels is not found reliably. After many rounds of stage 1 the score is about the rest, so that some tasks
-    may move though none is an outlier: in trials without any, 3 % of the tasks of a regression and 5 % of those of a
-    classification (15 % and 42 % without the penalty); in tables of 139 and 160 schools, 2 % (47 %). In one of 75
-    trials the penalty hid planted outliers. So compare the two check losses.
+    - F starts at the mean or the log odds, not at 0.
+    - Leaves are Newton steps if the loss is not squared, and plain means if it is. Trees have more than two leaves.
+    - Stage 3 begins with a constant for each task, shrunk to 0 as far as chance explains the differences.
+    - θ is drawn from the estimator's own generator. The scale-free step moves only on evidence, so that a task of few
+      rows keeps its start.
+    - If rows were set aside, the fit of all rows keeps the θ that they checked.
+    - ``predict`` never renumbers tasks. In a table with tasks of different losses, each loss has functions of its own.
+
+    The outlier score finds one group of tasks that follow another function, or the flipped one, or that have shuffled
+    or shifted labels. Several outliers that each follow their own function share one A, and may be missed. Mere noise
+    in the labels is not found reliably. After many rounds of stage 1, the score is about what stage 1 left over, so
+    tasks may move though none is an outlier. In trials without outliers, 3 % of the tasks of a regression moved, and
+    5 % of the tasks of a classification (15 % and 42 % without the penalty); in tables of 139 and 160 schools, 2 %
+    (47 %). In one of 75 trials the penalty hid planted outliers. So compare the two check losses.
 
     References
     ----------

@@ -140,7 +140,7 @@ class SharedFit(NamedTuple):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class SharedTrees(BoostedEstimator):
-    """Boosted trees that all tasks share, with leaf values for each: tasks of all kinds learn the same splits.
+    """Boosted trees that all tasks share: the splits are common, and each task has its own leaf values.
 
     Each round grows one tree for all tasks, on a sketch of their gradients: with gradients G (n, T) of the standardised
     tasks, LightGBM splits on g = G w and h = Σ w_t², both over the labels that a row has. The leaves get a Newton step
@@ -148,55 +148,57 @@ class SharedTrees(BoostedEstimator):
 
         v_lt = -learning_rate * Σ G_it / (Σ H_it + reg_lambda s_t)            over the rows i of leaf l
 
-    with s_t = 1 for a regression, and p (1 - p) for a class of share p; times ``rho`` for the tasks that do not lead
-    the round. Functions start at the mean, the log odds, or the log probabilities of a task, and each task has the
-    trees up to its own best round on validation rows. So a task of few labels takes the splits from tasks of many.
+    with s_t = 1 for a regression, and p (1 - p) for a class of share p. Tasks that do not lead the round have ``rho``
+    times this value. Functions start at the mean, the log odds, or the log probabilities of a task. Each task keeps the
+    trees up to its own best round on validation rows. A task with few labels thus takes its splits from tasks with
+    many.
 
     Parameters
     ----------
     n_estimators : int, default=2000
-        The most shared rounds.
+        Largest number of shared rounds.
     n_estimators_task : int, default=500
-        Wide layout: the most rounds of each task alone, after the shared ones. They are kept for tasks whose validation
-        loss they lower by more than two standard errors, such as nearly deterministic ones. It has no effect without
-        validation rows to judge by, that is with ``early_stopping=False`` or when fewer than 50 rows are fitted without
-        X_val and y_val, and in the long layout.
+        Wide layout: largest number of rounds of each task alone, after the shared ones. A task keeps them if they lower
+        its validation loss by more than two standard errors, as for nearly deterministic tasks. Ignored in the long
+        layout, and without validation rows: with ``early_stopping=False``, or for fewer than 50 rows without X_val and
+        y_val.
     sketch : {"soft", "task", "random"}, default="soft"
-        How w is drawn. The tasks lead the rounds in turn; in the long layout every second round is led by all together,
-        with w = 1, unless ``rho`` is 0. "task": w is 1 for the leading task, else 0. "soft": 0.3
-        N(0, 1) is added for every task. "random": N(0, 1) for every task; none leads. Classes share the weight of
-        their task at random.
+        Draw of the weights w. "task": w is 1 for the leading task, and 0 for the others. "soft": the same, plus
+        0.3 N(0, 1) for every task. "random": N(0, 1) for every task, and no task leads. The classes of a task share its
+        weight at random. Tasks lead the rounds in turn. In the long layout, all tasks lead every second round
+        together, with w = 1, unless ``rho`` is 0.
     rho : float in [0, 1], default=0.5
-        Factor of the leaf values of the tasks that do not lead. 1 is full sharing. With 0 and ``sketch="task"``, each
-        tree serves one task, and so the tasks divide ``n_estimators`` among them; to compare with boosting of single
-        tasks, fit the model to each task alone.
+        Factor of the leaf values of tasks that do not lead. 1 is full sharing. With 0 and ``sketch="task"``, each tree
+        serves one task, so the tasks divide ``n_estimators`` among them. To compare with boosting of single tasks, fit
+        the model to each task alone instead.
     prior_labels : float, default=20.0
-        Weight, in labels and times ``rho``, of a prediction with which each leaf value is averaged. Regressions over
-        the leaves so far predict it from the values of the other tasks; in the long layout, from their mean. It moves
-        the leaves with few labels of a task; 0 = none. A wide table with more than 64 outputs has none.
+        Weight, in labels and times ``rho``, of a prior value in the mean of each leaf; 0 sets none. Regressions over
+        the leaves so far predict the prior value from the values of the other tasks; in the long layout, from their
+        mean. It moves leaves in which a task has few labels. Ignored in wide tables with more than 64 outputs.
     min_child_samples : int, default=20
-        Least rows of a leaf, or a tenth of the rows with a label (of the task, for trees of its own) if that is less.
-        LightGBM estimates the rows of a leaf by its share in the sum of hessians. So with missing labels it is no bound
-        on labels: in rounds led by a task with few of them, one label may count as many rows, and only ``reg_lambda``
-        and ``prior_labels`` hold the leaf values.
+        Smallest number of rows of a leaf, or a tenth of the rows with a label if that is less. Trees of one task alone
+        count the rows with its label. LightGBM estimates the rows of a leaf by its share in the sum of hessians, so
+        this does not bound labels where some are missing: in rounds led by a task with few labels, one label may count
+        as many rows. Only ``reg_lambda`` and ``prior_labels`` hold such leaf values.
     patience : int, default=80
-        Rounds without a better validation loss that end the training of a task. A round led by another task counts as
-        ``rho`` rounds; every task gets at least 2 T rounds, where T is the number of tasks.
+        Number of rounds without a better validation loss after which a task stops. A round led by another task counts
+        as ``rho`` rounds. Every task gets at least 2 T rounds, where T is the number of tasks.
     unknown_task : {"shared", "error"}, default="shared"
-        Long layout: answer of ``predict`` for a task that fit did not see, or a missing one. "shared": leaf values
-        pooled over all tasks.
+        Long layout: what ``predict`` does for a task that fit did not see, or a missing one. "shared" answers by leaf
+        values pooled over all tasks.
 
     Attributes
     ----------
     rounds_ : polars.DataFrame
-        A row per task: ``task``; ``n_labels`` that the kept fit learned from; its trees, ``shared`` and ``own``.
+        One row per task: ``task``; ``n_labels``, the number of labels that the kept fit learned from; ``shared`` and
+        ``own``, the numbers of its trees.
     feature_importances_ : ndarray of shape (n_features,)
         Each feature's share in the total gain of all splits; 0 of a task column.
 
     Notes
     -----
-    Random sketches of gradients are those of SketchBoost; masks for missing labels, tasks of several losses, leading
-    tasks and ``rho`` are ours.
+    Random sketches of gradients are from SketchBoost. Masks for missing labels, tasks of several losses, leading tasks
+    and ``rho`` are ours.
 
     References
     ----------
