@@ -182,7 +182,7 @@ class Batch:
     group: Any = None
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.x.numbers)
 
     def map(self, function: Callable[[Any], Any]) -> Batch:
         """Return the batch with a function applied to every array in it."""

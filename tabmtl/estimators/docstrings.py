@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
 
 #: Sections with entries, in their order; numpydoc's name for the second one.
 _OWN, _SHARED, _FITTED = _SECTIONS = ("Parameters", "Other Parameters", "Attributes")
@@ -62,13 +61,11 @@ def _missing_entries(cls: type, doc: str) -> dict[str, str]:
     return found
 
 
-def _entries(doc: str, title: str) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield names and text of every entry of a section."""
+def _entries(doc: str, title: str) -> list[tuple[tuple[str, ...], str]]:
+    """Return names and text of every entry of a section."""
     start, end = _span(doc, title)
-    for entry in re.split(r"^(?=\w)", doc[start:end], flags=re.MULTILINE):
-        names = _NAMES.match(entry)
-        if names:
-            yield tuple(names[1].split(", ")), entry.rstrip() + "\n"
+    entries = [(_NAMES.match(entry), entry) for entry in re.split(r"^(?=\w)", doc[start:end], flags=re.MULTILINE)]
+    return [(tuple(names[1].split(", ")), entry.rstrip() + "\n") for names, entry in entries if names]
 
 
 def _span(doc: str, title: str) -> tuple[int, int]:

@@ -14,7 +14,6 @@ import numpy as np
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import FIRST_LEVEL, Batch, Columns
 from tabmtl.storage.lightgbm_text import TreeText
-from tabmtl.training.run import current
 
 _ZERO = 1e-35  # LightGBM takes smaller numbers for 0
 _BINNED_ROWS = 200_000  # of all ranks of a group, from which bins are made; LightGBM's own number for one process
@@ -77,17 +76,25 @@ def bin_rows(
     """
     if group.size > 1 and reference is None:
         reference = bin_rows(_common_sample(batch, group), columns, options)
-    names = _plain_names([*columns.numeric, *columns.categorical])
-    label = np.zeros(len(batch), dtype=np.float32)  # a subset demands labels; gradients come from outside
-    return dataset(
-        tree_matrix(batch), columns, label=label, reference=reference, feature_name=names, params=options
-    ).construct()
+    matrix, names = tree_matrix(batch), _plain_names([*columns.numeric, *columns.categorical])
+    label = np.zeros(len(matrix), dtype=np.float32)  # a subset demands labels; gradients come from outside
+    data = dataset(matrix, columns, label=label, reference=reference, feature_name=names, params=options)
+    return data.construct()
 
 
-def labelled_rows(batch: Batch) -> np.ndarray:
+def bin_labelled_rows(
+    batch: Batch, columns: Columns, options: dict[str, Any], reference: lgb.Dataset | None, group: Ranks
+) -> tuple[Batch, lgb.Dataset]:
+    """Bin the rows with a label, as `bin_rows` does, and return them too."""
+    index = labelled_rows(batch, group)
+    batch = batch if len(index) == len(batch.y) else batch.rows(index)
+    return batch, bin_rows(batch, columns, options, reference, group)
+
+
+def labelled_rows(batch: Batch, group: Ranks) -> np.ndarray:
     """Find the rows with a label; in a group one row at least, because LightGBM grows on no rank without."""
     found = np.flatnonzero(~np.isnan(batch.y).all(axis=1))
-    return np.zeros(1, dtype=np.int64) if current().size > 1 and not len(found) else found
+    return np.zeros(1, dtype=np.int64) if group.size > 1 and not len(found) else found
 
 
 def _common_sample(batch: Batch, group: Ranks) -> Batch:

@@ -21,6 +21,7 @@ from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import score_tasks
 from tabmtl.params import TwoOrMore, WholeShare, check_choice, near
+from tabmtl.processes.ranks import Ranks
 from tabmtl.schema import Batch, TabmtlWarning
 from tabmtl.storage.stored import Saved, take_apart
 from tabmtl.training.run import current, running
@@ -145,11 +146,12 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
             return Split(batch)
         if valid is not None:
             _check_watched(not np.isnan(valid.y).all())
-        elif len(batch) >= ROWS_TO_SPLIT:
+        elif len(batch.y) >= ROWS_TO_SPLIT:
             share = self.validation_fraction
             split = Split.of(batch, batch.y, tasks, share, seed, task=batch.task, group=batch.group)
             assert split.watched is not None
-            if count_labels(split.first, len(tasks)).all() and not np.isnan(split.watched.y).all():
+            of_all, aside = (_own_labels(part, len(tasks)) for part in (batch, split.watched))
+            if (of_all > aside).all() and aside.any():
                 return split
         return Split(batch, valid)
 
@@ -214,13 +216,13 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         kept, valid = split_stored(rows, self.validation_fraction, seed)
         return Split(rows.mapped(), _not_empty(valid, rows), kept.mapped)
 
-    def _data_params(self) -> dict[str, Any]:
+    def _data_params(self, group: Ranks) -> dict[str, Any]:
         params = {"max_bin": self.max_bin, "feature_pre_filter": False, "num_threads": self._n_threads, "verbosity": -1}
-        return params if current().size == 1 else params | {"pre_partition": True}
+        return params if group.size == 1 else params | {"pre_partition": True}
 
-    def _tree_params(self, seed: int) -> dict[str, Any]:
+    def _tree_params(self, data_params: dict[str, Any], seed: int) -> dict[str, Any]:
         return {
-            **self._data_params(),
+            **data_params,
             **self._tree_options(),
             "bagging_fraction": self.subsample,
             "bagging_freq": int(self.subsample < 1),
@@ -232,9 +234,12 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
 
 def count_labels(batch: Batch, n_tasks: int) -> np.ndarray:
     """Count the labels of every task, in a group those of all ranks: (T,)."""
+    return current().total(_own_labels(batch, n_tasks)).astype(np.int64)
+
+
+def _own_labels(batch: Batch, n_tasks: int) -> np.ndarray:
     labelled, task = ~np.isnan(batch.y), batch.task
-    own = labelled.sum(axis=0) if task is None else np.bincount(task, labelled[:, 0], minlength=n_tasks)
-    return current().total(own).astype(np.int64)
+    return labelled.sum(axis=0) if task is None else np.bincount(task, labelled[:, 0], minlength=n_tasks)
 
 
 def _check_watched(labelled: bool) -> None:

@@ -165,18 +165,20 @@ class RMTGB(BoostedEstimator):
         self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Sequence[GroupFit] | None
     ) -> list[GroupFit]:
         """Fit the tasks of every loss; with fits that chose the rounds in ``found``, grow these rounds on all rows."""
-        groups: Iterable[tuple[np.ndarray, BinnedRows]] = bin_groups(batch, valid, coder, self._data_params())
-        groups = groups if current().size == 1 else list(groups)  # bins are made before the network opens
+        group = current()
+        params = self._data_params(group)
+        groups: Iterable[tuple[np.ndarray, BinnedRows]] = bin_groups(batch, valid, coder, params, group)
+        groups = groups if group.size == 1 else list(groups)  # bins are made before the network opens
         tasks, fits = coder.labels.tasks, []
         labels = count_labels(batch, len(tasks)).astype(float)
-        with network(current()):
+        with network(group):
             for k, (members, rows) in enumerate(groups):
                 more = f" and {len(members) - SHOWN_TASKS} more" if len(members) > SHOWN_TASKS else ""
                 self._watch.tell(f"trees of {', '.join(tasks[t].name for t in members[:SHOWN_TASKS])}{more}")
                 # a fit of known rounds is kept whole or not at all
                 share = 1.0 if found else labels[members].sum() / labels.sum()
                 part, labels[members] = self._watch.part(share), 0.0
-                schedule = self._schedule(len(members), rows, seed, part)
+                schedule = self._schedule(len(members), rows, self._tree_params(params, seed), part)
                 if found:
                     fits.append(self._refit_group(members, rows, schedule, found[k]))
                 else:
@@ -198,11 +200,11 @@ class RMTGB(BoostedEstimator):
         refit, losses = known.fit(members, rows, group.theta)
         return GroupFit(replace(refit, side_losses=group.side_losses), losses)
 
-    def _schedule(self, n_tasks: int, rows: BinnedRows, seed: int, watch: Watch) -> Schedule:
+    def _schedule(self, n_tasks: int, rows: BinnedRows, params: dict[str, Any], watch: Watch) -> Schedule:
         shares = n_tasks > 1
         caps = [self.n_estimators_shared * shares, self.n_estimators_outlier * shares]
         return Schedule(
-            params=self._tree_params(seed),
+            params=params,
             rounds=np.array(caps + [self.n_estimators_task] * n_tasks),
             patience=None if rows.valid is None else self.patience,
             has_own=self.n_estimators_task > 0,

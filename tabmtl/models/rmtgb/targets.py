@@ -20,7 +20,6 @@ from tabmtl.estimators.boosted.data import bin_rows, labelled_rows
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Kind
-from tabmtl.training.run import current
 
 _LONGEST_START = 2.0  # of a first step in logits
 _TINY = np.finfo(float).tiny
@@ -317,37 +316,44 @@ class BinnedRows:
 
 
 def bin_groups(
-    batch: Batch, valid: Batch | None, coder: TableCoder, options: dict[str, Any]
+    batch: Batch, valid: Batch | None, coder: TableCoder, options: dict[str, Any], group: Ranks = ALONE
 ) -> Iterator[tuple[np.ndarray, BinnedRows]]:
     """Bin the rows once, and yield the indices of the tasks of each loss with their rows, at scores 0.
 
     Every task needs a label in ``batch``; ``valid`` holds the rows to stop on, and ``options`` are LightGBM's
     parameters of data. Tasks share functions if they are of one kind and, with many classes, of the same classes.
     """
-    binned = bin_labelled(batch, coder.features.columns, options)
-    followed = None if valid is None else bin_labelled(valid, coder.features.columns, options, binned.data)
+    columns = coder.features.columns
+    binned = bin_labelled(batch, columns, options, group)
+    followed = None if valid is None else bin_labelled(valid, columns, options, group, binned.data)
     groups: dict[Any, list[int]] = {}
     for t, task in enumerate(coder.labels.tasks):
         groups.setdefault((task.kind, task.classes if task.width > 1 else None), []).append(t)
     for members in map(np.array, groups.values()):
-        rows = rows_of_tasks(binned, coder, members)
+        rows = rows_of_tasks(binned, coder, members, group)
         assert rows is not None  # every task has a label to learn
-        yield members, rows if followed is None else replace(rows, valid=rows_of_tasks(followed, coder, members))
+        if followed is not None:
+            rows.valid = rows_of_tasks(followed, coder, members, group)
+        yield members, rows
 
 
 def bin_labelled(
-    batch: Batch, columns: Columns, options: dict[str, Any], reference: lgb.Dataset | None = None
+    batch: Batch,
+    columns: Columns,
+    options: dict[str, Any],
+    group: Ranks = ALONE,
+    reference: lgb.Dataset | None = None,
 ) -> Labelled:
     """Bin the rows with a label, in the long layout sorted by task.
 
     In a group, a rank has a row of every task of a long table, if need be one without a label.
     """
-    whole, index, group = batch, labelled_rows(batch), current()
-    if len(index) < len(batch):
+    whole, index = batch, labelled_rows(batch, group)
+    if len(index) < len(batch.y):
         batch = batch.rows(index)
     order = None
     if batch.task is not None:
-        batch = _with_all_tasks(batch)
+        batch = _with_all_tasks(batch, group)
         order = np.argsort(batch.task, kind="stable")
         batch = batch.rows(order)
     data, source = bin_rows(batch, columns, options, reference, group), None
@@ -359,9 +365,8 @@ def bin_labelled(
     return Labelled(data, batch.without_features(), source)
 
 
-def _with_all_tasks(batch: Batch) -> Batch:
+def _with_all_tasks(batch: Batch, group: Ranks) -> Batch:
     """Return rows of a long table, and of a group, one without a label of every task that only other ranks have."""
-    group = current()
     if group.size == 1:
         return batch
     lacking = np.setdiff1d(np.concatenate(group.gather(np.unique(batch.task))), batch.task)
@@ -371,7 +376,7 @@ def _with_all_tasks(batch: Batch) -> Batch:
     return Batch.join([batch, replace(more, y=np.full_like(more.y, np.nan), task=lacking.astype(batch.task.dtype))])
 
 
-def rows_of_tasks(binned: Labelled, coder: TableCoder, members: np.ndarray) -> BinnedRows | None:
+def rows_of_tasks(binned: Labelled, coder: TableCoder, members: np.ndarray, group: Ranks = ALONE) -> BinnedRows | None:
     """Take the rows with a label of some tasks of one kind, at scores 0; None without any. Long rows are those of all.
 
     ``binned`` comes from `bin_labelled`.
@@ -382,8 +387,12 @@ def rows_of_tasks(binned: Labelled, coder: TableCoder, members: np.ndarray) -> B
     weight = ~np.isnan(y) * (1.0 if batch.weight is None else batch.weight)
     y, factor = np.nan_to_num(y, copy=False), np.array([task.weight for task in tasks])
     task_weight = None if len(set(factor)) == 1 else factor / factor.mean()
-    common: dict[str, Any] = {"kind": tasks[0].kind, "width": tasks[0].width, "task_weight": task_weight}
-    common["group"] = group = current()
+    common: dict[str, Any] = {
+        "kind": tasks[0].kind,
+        "width": tasks[0].width,
+        "task_weight": task_weight,
+        "group": group,
+    }
     targets: Targets
     if batch.task is not None:
         counts = np.bincount(batch.task, minlength=len(tasks))

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.boosted.data import bin_rows, labelled_rows, network, network_params, tree_matrix
+from tabmtl.estimators.boosted.data import bin_labelled_rows, network, network_params, tree_matrix
 from tabmtl.estimators.boosted.estimator import BoostedEstimator, count_labels
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import TableState
@@ -20,6 +20,7 @@ from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
 from tabmtl.models.shared_trees.targets import blocks_of, make_targets
 from tabmtl.models.shared_trees.trees import VectorForest
 from tabmtl.params import AnyShare, Count, CountOrZero, NonNegative
+from tabmtl.processes.ranks import Ranks
 from tabmtl.schema import Batch
 from tabmtl.storage.stored import Stored
 from tabmtl.targets import Task
@@ -237,11 +238,13 @@ class SharedTrees(BoostedEstimator):
         self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Sequence[SharedFit] | None
     ) -> list[SharedFit]:
         tasks, known = coder.labels.tasks, None if found is None else found[0]
-        rows = self._bin(coder, batch, None)
-        followed = None if valid is None else self._bin(coder, valid, rows.data)
+        group = current()
+        params = self._data_params(group)
+        rows = _bin(coder, batch, params, group)
+        followed = None if valid is None else _bin(coder, valid, params, group, rows.data)
         has_own = self.n_estimators_task > 0 and batch.task is None and valid is not None
         schedule = Schedule(
-            params=self._tree_params(seed) | network_params(current()),
+            params=self._tree_params(params, seed) | network_params(group),
             sketch=self.sketch,
             rho=self.rho,
             prior_labels=self.prior_labels,
@@ -254,7 +257,7 @@ class SharedTrees(BoostedEstimator):
         )
         own: list[Growth | None] = []
         with (
-            network(current()),
+            network(group),
             self._watch.steps(schedule.n_rounds, "round", describe_loss, every=SHOWN_ROUNDS) as step,
         ):
             growth = replace(schedule, on_round=step).grow(rows, followed)
@@ -268,13 +271,6 @@ class SharedTrees(BoostedEstimator):
         functions = SharedFunctions.join(growth, own, rows.targets.sums.function, count_labels(batch, len(tasks)))
         losses = [] if followed is None else self._valid_losses(functions, followed)
         return [SharedFit(functions, growth, own, losses)]
-
-    def _bin(self, coder: TableCoder, batch: Batch, reference: lgb.Dataset | None) -> Rows:
-        labelled = labelled_rows(batch)
-        batch = batch if len(labelled) == len(batch) else batch.rows(labelled)
-        data = bin_rows(batch, coder.features.columns, self._data_params(), reference, current())
-        labels = coder.labels
-        return Rows(batch, data, make_targets(batch, labels.tasks, labels.center, labels.scale, current()))
 
     def _valid_losses(self, functions: SharedFunctions, rows: Rows) -> list[np.ndarray]:
         targets, matrix = rows.targets, tree_matrix(rows.batch)
@@ -306,6 +302,15 @@ class SharedTreesClassifier(ClassifierFace, SharedTrees):
 
 class SharedTreesRegressor(RegressorFace, SharedTrees):
     """`SharedTrees` whose every task is a regression."""
+
+
+def _bin(
+    coder: TableCoder, batch: Batch, params: dict[str, Any], group: Ranks, reference: lgb.Dataset | None = None
+) -> Rows:
+    """Bin the rows with a label."""
+    labels = coder.labels
+    batch, data = bin_labelled_rows(batch, coder.features.columns, params, reference, group)
+    return Rows(batch, data, make_targets(batch, labels.tasks, labels.center, labels.scale, group))
 
 
 def _importance(tasks: Sequence[Task]) -> np.ndarray:

@@ -6,9 +6,10 @@ function of the rows has C outputs; `tabmtl.models.shared_trees.sums` brings the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -131,14 +132,13 @@ class Targets:
 
     def losses(self, scores: np.ndarray) -> list[np.ndarray]:
         """Return the weighted losses of the labels of every function."""
-        losses, weight = self._cell_losses(scores)
-        own = [losses[labelled, column] for column, labelled in self._cells_of_functions(weight)]
+        losses = self._cell_losses(scores)
+        own = [losses[labelled, cell] for cell, labelled in self._labelled()]
         return [np.concatenate(parts) for parts in zip(*self.sums.group.gather(own), strict=True)]
 
     def total_losses(self, scores: np.ndarray) -> np.ndarray:
         """Sum `losses` by function."""
-        losses, _ = self._cell_losses(scores)
-        return self.sums.group.total(losses.sum(axis=0, dtype=np.float64)[self._order])
+        return self.sums.group.total(self._cell_losses(scores).sum(axis=0, dtype=np.float64)[self._order])
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -146,29 +146,27 @@ class Targets:
         return self._own_sizes()
 
     def _own_sizes(self) -> np.ndarray:
-        _, weight = self._cell_losses(np.zeros_like(self.y))
-        return np.array([weight[labelled, column].sum() for column, labelled in self._cells_of_functions(weight)])
+        weight = self.weight[:, self._firsts]
+        return np.array([weight[labelled, cell].sum() for cell, labelled in self._labelled()])
 
-    def _cell_losses(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the weighted losses and the weights of the cells, a column for each task as `blocks` have them."""
-        losses, weights = [], []
-        for kind, columns in self.blocks:
-            loss = kind.losses(scores[:, columns], self.y[:, columns])
-            weight = self.weight[:, columns][:, : loss.shape[1]]
-            losses.append(loss * weight)
-            weights.append(weight)
-        return np.concatenate(losses, axis=1), np.concatenate(weights, axis=1)
+    def _cell_losses(self, scores: np.ndarray) -> np.ndarray:
+        """Return the weighted losses of the cells, a column for each task as `blocks` have them."""
+        losses = [kind.losses(scores[:, columns], self.y[:, columns]) for kind, columns in self.blocks]
+        return np.concatenate(losses, axis=1) * self.weight[:, self._firsts]
+
+    @cached_property
+    def _firsts(self) -> np.ndarray:
+        """The first label column of every task, as `blocks` have them."""
+        return np.flatnonzero(np.diff(self.sums.function, prepend=-1))
 
     @cached_property
     def _order(self) -> np.ndarray:
-        """Column of every task among those of `_cell_losses`: (T,)."""
-        _, first = np.unique(self.sums.function, return_index=True)
-        return first.argsort().argsort()
+        """Cell of every task: (T,)."""
+        return self.sums.function[self._firsts].argsort()
 
-    def _cells_of_functions(self, weight: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield a column of `_cell_losses` for every function, and whether rows have a label in it."""
-        for column in self._order.tolist():
-            yield column, weight[:, column] > 0
+    def _labelled(self) -> list[tuple[int, np.ndarray]]:
+        """Return for every function a cell, and which rows have a label in it."""
+        return [(cell, self.weight[:, self._firsts[cell]] > 0) for cell in self._order.tolist()]
 
     def of_task(self, t: int) -> tuple[np.ndarray, Targets, tuple[np.ndarray, ...]] | None:
         """Take the rows with a label of one task: their numbers (m,), targets, and cells as `numpy.ix_` has them.
@@ -216,14 +214,18 @@ class LongTargets(Targets):
         return self.sums.per_leaf(leaf, n_leaves, hessian)
 
     def total_losses(self, scores: np.ndarray) -> np.ndarray:
-        losses, _ = self._cell_losses(scores)
+        losses = self._cell_losses(scores)
         by_task = np.bincount(self.sums.task, losses[:, 0], self.sums.n_functions - 1)
         return self.sums.group.total(np.append(by_task, losses[:, 1].sum()))
 
-    def _cells_of_functions(self, weight: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        for t in range(self.sums.n_functions - 1):
-            yield 0, (self.sums.task == t) & (weight[:, 0] > 0)
-        yield 1, weight[:, 1] > 0
+    @cached_property
+    def _firsts(self) -> np.ndarray:
+        return np.array([0, self.sums.width])
+
+    def _labelled(self) -> list[tuple[int, np.ndarray]]:
+        labelled = self.weight[:, 0] > 0
+        own = [(0, labelled & (self.sums.task == t)) for t in range(self.sums.n_functions - 1)]
+        return [*own, (1, labelled)]
 
 
 def make_targets(
@@ -242,31 +244,27 @@ def make_targets(
             weight=np.repeat(weight, 2 * width, axis=1).astype(np.float32),
             sums=LongSums(n_rows=len(y), function=function, group=group, width=width, task=task),
         )
-    blocks, labels, function = [], [], []
-    for kind, members, outputs in blocks_of(tasks):
-        width = tasks[members[0]].width
-        blocks.append((kind, outputs))
-        labels.append(kind.means(y[:, members], width).reshape(len(y), -1))
-        function.append(np.repeat(members, width))
+    blocks = blocks_of(tasks)
+    widths = [tasks[members[0]].width for _, members, _ in blocks]
+    labels = [kind.means(y[:, members], width) for (kind, members, _), width in zip(blocks, widths, strict=True)]
+    function = [np.repeat(members, width) for (_, members, _), width in zip(blocks, widths, strict=True)]
     of_output = np.concatenate(function)
     return Targets(
-        blocks=blocks,
-        y=np.concatenate(labels, axis=1).astype(np.float32),
+        blocks=[(kind, outputs) for kind, _, outputs in blocks],
+        y=np.concatenate([part.reshape(len(y), -1) for part in labels], axis=1).astype(np.float32),
         weight=np.ascontiguousarray(weight[:, of_output], dtype=np.float32),
         sums=Sums(n_rows=len(y), function=of_output, group=group),
     )
 
 
-def blocks_of(tasks: Sequence[Task]) -> Iterator[tuple[Kind, list[int], slice]]:
-    """Yield the tasks of a wide table and their outputs, by kind, and in the order of the outputs."""
+def blocks_of(tasks: Sequence[Task]) -> list[tuple[Kind, list[int], slice]]:
+    """Return the tasks of a wide table and their outputs, by kind, and in the order of the outputs."""
 
     def place(block: tuple[Kind, list[int]]) -> tuple[bool, bool, str]:
         kind, members = block
         is_wide = tasks[members[0]].width > 1
         return not kind.is_quadratic, is_wide, "" if is_wide else kind.name
 
-    first = 0
-    for kind, members in sorted(kind_blocks(tasks), key=place):
-        end = first + len(members) * tasks[members[0]].width
-        yield kind, members, slice(first, end)
-        first = end
+    found = sorted(kind_blocks(tasks), key=place)
+    ends = np.cumsum([0, *(len(members) * tasks[members[0]].width for _, members in found)]).tolist()
+    return [(*block, slice(*span)) for block, span in zip(found, pairwise(ends), strict=True)]

@@ -45,7 +45,7 @@ class VectorEnsemble:
     ) -> None:
         self._trees = Ensemble(params, data, valid)
         self._rows = [rows] if valid_rows is None else [rows, valid_rows]
-        self._before = [np.zeros(len(rows)) for rows in self._rows]
+        self._before = [np.zeros(each.num_data()) for each in (data, valid) if each is not None]
         self._highest = 0.0  # bound of all scores
 
     @property
