@@ -54,8 +54,8 @@ def recommender_checks(recommender: Recommender) -> list[Callable[[], None]]:
     ----------
     recommender : Recommender
         Not fitted, with small options: the checks fit copies of it about twenty times, on 400 sessions of
-        `tabmtl.synth.make_sessions`, whose item table has the columns category, subcategory, name, brand, price, tags
-        and vector. They set the columns of the log and the seed.
+        `tabmtl.synth.make_sessions`, whose item table has the columns category, subcategory, brand, price, tags and
+        name. They set the columns of the log and the seed.
 
     Returns
     -------
@@ -326,21 +326,11 @@ class _Refusals(_Subject):
                 model.recommend(test, k=k)
         cure = "add_items adds them" if hasattr(model, "add_items") else "leave them out, or fit again with an item"
         refused: list[tuple[Callable[..., Any], Any, type[Exception], str]] = [
-            (
-                model.recommend,
-                [1, 2],
-                TypeError,
-                "items of the list given as sessions are Int64, those of the c",
-            ),
+            (model.recommend, [1, 2], TypeError, "items of the list given as sessions are Int64, those of the c"),
             (model.recommend, ["i07", None], ValueError, "holds a missing item at place 1: leave it out"),
             *((model.recommend, some, TypeError, "must be a polars, pandas or pyarrow") for some in ("i07", {"i"}, 7)),
             (self._choose, ["i00", "no"], ValueError, rf"candidates names \['no'\], which .* does not hold: {cure}"),
-            (
-                self._choose,
-                "i00",
-                TypeError,
-                "candidates must be a list or series of items, got 'i00': put it",
-            ),
+            (self._choose, "i00", TypeError, "candidates must be a list or series of items, got 'i00': put it"),
             (self._choose, [3], TypeError, "candidates are Int64"),
             (model.similar, "no", ValueError, r"item names \['no'\], which the catalogue does not hold: "),
             *((model.similar, item, TypeError, "those of the catalogue String: cast") for item in (7, ["i07"], None)),
