@@ -115,11 +115,16 @@ class Sessions:
     def take(self, index: np.ndarray) -> Sessions:
         """Take sessions by number, (m,)."""
         index = np.asarray(index, dtype=np.int64)
+        if len(index) == len(self) and (np.diff(index) == 1).all():  # all of them, in their order
+            return self
         return self._ragged(index, self.offsets[index], self.lengths[index])
 
     def last(self, n: int) -> Sessions:
         """Cut every session to its last n clicks."""
-        kept = np.minimum(self.lengths, n)
+        lengths = self.lengths
+        if lengths.max(initial=0) <= n:
+            return self
+        kept = np.minimum(lengths, n)
         return self._ragged(np.arange(len(self)), self.offsets[1:] - kept, kept)
 
     def known_clicks(self) -> tuple[np.ndarray, np.ndarray]:
