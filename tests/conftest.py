@@ -27,6 +27,22 @@ def _empty_folder(tmp_path_factory):
         assert os.listdir() == []
 
 
+@pytest.fixture
+def torch_seed():
+    """Draw from torch's global generator as after the seed 0, and leave it as it was."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def three_folds(monkeypatch):
+    """Let IndependentTasks choose its trees by three folds of few rows in place of ten."""
+    monkeypatch.setattr("tabmtl.models.independent.folds._MOST_FOLDS", 3)
+
+
 #: Seconds by room: a folder of `tests`, or a file outside the folders.
 _seconds: Counter[str] = Counter()
 
@@ -39,6 +55,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the seconds of each room, the slowest first."""
+    if not _seconds:
+        return
     terminalreporter.section("seconds by room")
     for room, seconds in _seconds.most_common():
         terminalreporter.line(f"{seconds:7.1f}  {room}")

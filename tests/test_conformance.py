@@ -64,14 +64,7 @@ CHECKS = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def three_folds():
-    """Let IndependentTasks choose its trees by three folds in place of ten: no promise depends on their number."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tabmtl.models.independent.folds._MOST_FOLDS", 3)
-        yield
-
-
+@pytest.mark.usefixtures("three_folds")  # no promise depends on their number
 @pytest.mark.parametrize("check", CHECKS)
 def test_promise(check):
     check()

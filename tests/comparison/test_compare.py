@@ -1,7 +1,5 @@
 """What is fitted and judged: the numbers of a comparison, its rows, failures, and mistakes of the caller."""
 
-from __future__ import annotations
-
 from importlib import import_module
 
 import numpy as np

@@ -32,7 +32,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory) -> str:
+def source(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text("old")
     comparison().report(path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from conformance import CANDIDATES, features, mixed_targets
 
@@ -12,7 +10,7 @@ from tabmtl.ensemble import selection, stack
 
 
 @pytest.fixture
-def few_picks() -> Iterator[None]:
+def few_picks():
     """Try few picks and one penalty: most of the time of a fit of quick candidates on a tiny table."""
     with pytest.MonkeyPatch.context() as patch:
         _try_few(patch)
@@ -20,7 +18,7 @@ def few_picks() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def mixed() -> MultiTaskEnsemble:
+def mixed():
     """Fit tasks of three kinds; fitted models are to be left as they are."""
     X = features()
     with pytest.MonkeyPatch.context() as patch:

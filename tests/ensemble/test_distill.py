@@ -1,7 +1,5 @@
 """distill: one network answers like its teacher, in the teacher's containers, and learned from no label."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """MultiTaskEnsemble: honest answers, limits of time, candidates of all sorts, files."""
 
-from __future__ import annotations
-
 from copy import copy
 from functools import partial
 from time import perf_counter, sleep

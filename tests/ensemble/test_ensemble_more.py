@@ -1,7 +1,5 @@
 """MultiTaskEnsemble as users meet it: containers, copies, callbacks, declared tasks, dropped columns, few labels."""
 
-from __future__ import annotations
-
 import copy
 
 import polars as pl

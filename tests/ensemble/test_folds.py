@@ -1,7 +1,5 @@
 """Folds of an ensemble: every fit sees every task and class, and no fold judges what its fit has seen."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 import pytest

@@ -4,8 +4,6 @@ Faces are checked in `make test-all` only, and so is what an ensemble and its ca
 writes tables: every check fits four models at least. No promise depends on how many mixtures are tried.
 """
 
-from __future__ import annotations
-
 import pytest
 from conformance import ESTIMATORS, tiny
 

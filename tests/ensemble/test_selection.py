@@ -1,7 +1,5 @@
 """Weights of candidates: greedy picks, the guard against chance, and tasks with too few labels."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

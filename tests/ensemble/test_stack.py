@@ -1,7 +1,5 @@
 """Linear models on the other tasks' answers."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal

@@ -42,7 +42,7 @@ def test_the_signature_has_the_parameters_in_the_order_of_their_documents(cls):
 
 
 def test_parameters_of_a_model_come_first_and_shared_ones_under_one_heading():
-    def names(cls: type, title: str) -> set[str]:
+    def names(cls, title):
         section = cls.__doc__.partition(f"\n{title}\n---")[2].partition("\n---")[0]
         return {name for entry in re.findall(r"^(\w[\w, ]*) : ", section, re.M) for name in entry.split(", ")}
 

@@ -1,7 +1,5 @@
 """Mistakes that everybody makes once: each error names them, and says what to write instead."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

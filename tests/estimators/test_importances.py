@@ -1,7 +1,5 @@
 """Importances of features: of networks by shuffling validation rows, of trees by gain; scikit-learn's are silent."""
 
-from __future__ import annotations
-
 import pickle
 import warnings
 

@@ -1,7 +1,5 @@
 """Networks of several members: each is a network of its own that shares weights, and answers are their means."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 import pytest

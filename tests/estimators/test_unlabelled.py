@@ -1,7 +1,5 @@
 """Unlabelled cells give a network no gradient at all."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a training leaves in MLflow's log."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """The run of a callback: who makes and ends it, what an outage of the store costs, and which rows it takes."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from copy import deepcopy
 

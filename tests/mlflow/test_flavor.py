@@ -1,7 +1,5 @@
 """Logged models: what MLflow is told of them, that they come back whole, and that no pickle is in them."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import sys

@@ -1,7 +1,5 @@
 """Folders of logged models: read where they lie, and nothing outside of them."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """A real ``mlflow models serve`` on loopback: right answers, or a 400 that names the column; never a 500."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

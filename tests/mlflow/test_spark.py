@@ -1,7 +1,5 @@
 """A logged model in Spark: right answers by names and by positions of columns that types do not tell apart."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 

@@ -1,7 +1,5 @@
 """Rows as they come over the wire: MLflow's own reading of every format, then ours, without a server."""
 
-from __future__ import annotations
-
 import json
 
 import mlflow

@@ -1,42 +1,19 @@
 """AdaTT: fusion units by the formula of the paper, their start, and the shared unit."""
 
-import numpy as np
 import pytest
 import torch
+from small_network import TASKS, n_parameters, network_of, rows
 from torch.nn import functional as F
 
 from tabmtl import AdaTT
-from tabmtl.columns import Features
-from tabmtl.schema import Columns
 from tabmtl.targets import Task
 from tabmtl.training.balance.gradients import split_parameters
 
-COLUMNS = Columns(
-    numeric=("a", "b"),
-    categorical=("c",),
-    levels=(("x", "y", "z"),),
-    has_missing=(True, False),
-    bins=((-1.0, 0.0, 1.0), (-2.0, 2.0)),
-)
-TASKS = [
-    Task(name="delay", kind="regression"),
-    Task(name="size", kind="multiclass", classes=("s", "m", "l")),
-    Task(name="late", kind="binary", classes=(0, 1)),
-]
 D, SMALL = 3 + 2 + 1, {"d_embedding": 3, "numeric_embedding": "none", "head_hidden": 4, "expert_hidden": (7, 5)}
 
 
 def network(tasks=TASKS, **params):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return AdaTT(**SMALL | {"expert_norm": "none"} | params)._network(COLUMNS, tasks).double().eval()
-
-
-def rows(n=6):
-    generator = torch.Generator().manual_seed(0)
-    x_num = torch.randn(n, 2, generator=generator).double()
-    x_num[0, 0] = torch.nan
-    return Features(numbers=x_num, codes=torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32))
+    return network_of(AdaTT(**SMALL | {"expert_norm": "none"} | params), tasks)
 
 
 def plain_level(level, inputs, counts, n_fused):
@@ -156,10 +133,4 @@ def test_parameters_are_those_of_the_layers(n_task, n_shared, expert_norm):
         count += n_experts * (d * h + h + norm) + n_gates * n_experts * (d + 1) + (n_task > 1) * n_experts
     count += 3 * (5 * 4 + 4) + (4 + 1) * (1 + 3 + 1)
     model = network(n_task_experts=n_task, n_shared_experts=n_shared, expert_norm=expert_norm)
-    assert sum(parameter.numel() for parameter in model.parameters()) == count
-
-
-@pytest.mark.parametrize("params", [{"n_task_experts": 0}, {"n_shared_experts": -1}, {"expert_hidden": ()}])
-def test_options_out_of_range_are_named(params):
-    with pytest.raises(ValueError, match=next(iter(params))):
-        AdaTT(**params).fit(np.zeros((9, 2)), np.arange(18.0).reshape(9, 2))
+    assert n_parameters(model) == count

@@ -1,27 +1,17 @@
 """ESMM: steps trained through products alone, on embeddings that all share, and what that is worth."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from small_network import network_of, rows
 from torch.nn import functional as F
 
 from tabmtl import ESMM, IndependentTasks
-from tabmtl.columns import Features
-from tabmtl.schema import Columns
 from tabmtl.synth import make_funnel
 from tabmtl.targets import Task
 from tabmtl.training.losses import FunnelLoss
 
-COLUMNS = Columns(
-    numeric=("a", "b"),
-    categorical=("c",),
-    levels=(("x", "y", "z"),),
-    has_missing=(True, False),
-    bins=((-1.0, 0.0, 1.0), (-2.0, 2.0)),
-)
 TASKS = [
     Task(name="size", kind="multiclass", classes=("s", "m", "l")),
     Task(name="buy", kind="binary", classes=(0, 1)),
@@ -30,19 +20,6 @@ TASKS = [
 ]
 SIZE, BUY, DELAY, CLICK = range(4)
 MODEL = ESMM(task_chain=["click", "buy"], d_embedding=3, tower_hidden=(6, 5), dropout=0.0)
-
-
-def network():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return MODEL._network(COLUMNS, TASKS).double()
-
-
-def rows(n=40):
-    generator = torch.Generator().manual_seed(0)
-    x_num = torch.randn(n, 2, generator=generator, dtype=torch.float64)
-    x_num[0, 0] = torch.nan
-    return Features(numbers=x_num, codes=torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32))
 
 
 def labels(n=40):
@@ -66,7 +43,7 @@ def learning(model, loss):
 
 
 def test_every_task_has_a_tower_on_the_shared_vector():
-    model, x = network(), rows()
+    model, x = network_of(MODEL, TASKS), rows(40)
     v, first, later = model.vector(x), model.towers.first, model.towers.later[0]
     for t, score in enumerate(model(x)):
         hidden = F.relu(v @ first.weight[6 * t : 6 * t + 6].T + first.bias[6 * t : 6 * t + 6])
@@ -81,8 +58,8 @@ def test_every_task_has_a_tower_on_the_shared_vector():
 
 
 def test_the_tower_of_conversions_learns_through_the_product_alone():
-    model, y = network(), labels()
-    losses = MODEL._loss(TASKS)(model(rows()), y)
+    model, y = network_of(MODEL, TASKS), labels()
+    losses = MODEL._loss(TASKS)(model(rows(40)), y)
     assert learning(model, losses[CLICK]) == [False, False, False, True]
     assert learning(model, losses[BUY]) == [False, True, False, True]
     assert learning(model, losses[SIZE]) == [True, False, False, False]
@@ -90,7 +67,7 @@ def test_the_tower_of_conversions_learns_through_the_product_alone():
 
 
 def test_gradients_are_those_of_products_of_probabilities():
-    scores = [score.detach().float().requires_grad_() for score in network()(rows())]
+    scores = [score.detach().float().requires_grad_() for score in network_of(MODEL, TASKS)(rows(40))]
     y = labels()
     (gradient,) = torch.autograd.grad(MODEL._loss(TASKS)(scores, y)[BUY], scores[BUY])
     ctr, cvr = scores[CLICK].detach().double().sigmoid(), scores[BUY].detach().double().sigmoid()
@@ -101,7 +78,7 @@ def test_gradients_are_those_of_products_of_probabilities():
 
 
 def test_the_loss_of_two_steps_is_esmms():
-    scores, y = [score.detach() for score in network()(rows())], labels()
+    scores, y = [score.detach() for score in network_of(MODEL, TASKS)(rows(40))], labels()
     losses = MODEL._loss(TASKS)(scores, y)
     ctr, cvr = scores[CLICK][:, 0].sigmoid(), scores[BUY][:, 0].sigmoid()
     clicked, bought = y[:, CLICK].double(), y[:, BUY].double()

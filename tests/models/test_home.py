@@ -1,28 +1,18 @@
 """HoME: its formulas in plain numpy, who sees whom, what its gates start as, and that every switch is one."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 import pytest
 import torch
 from scipy.special import expit, softmax
+from small_network import COLUMNS, rows
 from torch import nn
 
 from tabmtl import HoME, load
-from tabmtl.columns import Features
 from tabmtl.models.home import find_groups
-from tabmtl.schema import Columns
 from tabmtl.synth import make_funnel
 from tabmtl.targets import Task
 
-COLUMNS = Columns(
-    numeric=("a", "b"),
-    categorical=("c",),
-    levels=(("x", "y", "z"),),
-    has_missing=(True, False),
-    bins=((-1.0, 1.0),) * 2,
-)
 TASKS = [
     Task(name="click", kind="binary", classes=(0, 1)),
     Task(name="view", kind="regression"),
@@ -48,13 +38,6 @@ def network(scattered=True, tasks=TASKS, **options):
                 if "running" in name:
                     nn.init.uniform_(buffer, 0.5, 2)
     return model
-
-
-def rows(n=6):
-    generator = torch.Generator().manual_seed(0)
-    x_num = torch.randn(n, 2, generator=generator, dtype=torch.float64)
-    x_num[0, 0] = torch.nan
-    return Features(numbers=x_num, codes=torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32))
 
 
 def noise(width):
@@ -219,15 +202,6 @@ def test_feature_gates_start_at_1_and_learn_from_there(feature_gate):
         torch.testing.assert_close(copy, noise(9), rtol=1e-14, atol=0)
     sum(score.square().sum() for score in gated(rows())).backward()
     assert (gated.groups.feature_gates.up.grad.flatten(1).abs().sum(dim=1) > 0).all()
-
-
-@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
-def test_a_row_is_scored_alone_as_among_others(norm):
-    model, x = network(expert_norm=norm), rows()
-    together = model(x)
-    for i in range(len(x)):
-        for score, alone in zip(together, model(x.map(lambda part, i=i: part[i : i + 1])), strict=True):
-            torch.testing.assert_close(score[i : i + 1], alone, rtol=1e-12, atol=1e-12)
 
 
 def test_all_tasks_are_one_group_by_default_and_a_group_may_have_one_task():

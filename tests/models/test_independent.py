@@ -1,7 +1,5 @@
 """IndependentTasks: LightGBM or any estimator per task, on that task's labelled rows alone."""
 
-from __future__ import annotations
-
 import copy
 
 import lightgbm as lgb

@@ -4,51 +4,18 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from small_network import COLUMNS, TASKS, expert, n_parameters, network_of, rows
 from torch.nn import functional as F
 
 from tabmtl import IndependentTasks, MMoE
-from tabmtl.columns import Features
 from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
-COLUMNS = Columns(
-    numeric=("a", "b"),
-    categorical=("c",),
-    levels=(("x", "y", "z"),),
-    has_missing=(True, False),
-    bins=((-1.0, 0.0, 1.0), (-2.0, 2.0)),
-)
-TASKS = [
-    Task(name="delay", kind="regression"),
-    Task(name="size", kind="multiclass", classes=("s", "m", "l")),
-    Task(name="late", kind="binary", classes=(0, 1)),
-]
 D, SMALL = 3 + 2 + 1, {"d_embedding": 3, "numeric_embedding": "none", "head_hidden": 4, "expert_hidden": (7, 5)}
 
 
 def network(tasks=TASKS, columns=COLUMNS, **params):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return MMoE(**SMALL | {"n_experts": 4, "expert_norm": "none"} | params)._network(columns, tasks).double().eval()
-
-
-def rows(n=6):
-    generator = torch.Generator().manual_seed(0)
-    x_num = torch.randn(n, 2, generator=generator).double()
-    x_num[0, 0] = torch.nan
-    return Features(numbers=x_num, codes=torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32))
-
-
-def expert(experts, e, x):
-    """Output of one expert of two layers without normalisation."""
-    first, later = experts.first, experts.later[0]
-    width = later.weight.shape[1]
-    own = slice(e * width, (e + 1) * width)
-    return F.relu(F.relu(x @ first.weight[own].T + first.bias[own]) @ later.weight[e] + later.bias[e])
-
-
-def n_parameters(module):
-    return sum(parameter.numel() for parameter in module.parameters())
+    return network_of(MMoE(**SMALL | {"n_experts": 4, "expert_norm": "none"} | params), tasks, columns)
 
 
 def test_features_are_the_papers_formula():
@@ -118,12 +85,6 @@ def test_parameters_of_torch_rechubs_configuration():
     assert n_parameters(model.heads) == towers
     assert n_parameters(model) == body + table + 10 * 2 * 8 + towers
     assert round((body + table + towers + 3 * 2 * 8 + 3 * 2 * 16) / 1_000, 1) == 148.7
-
-
-@pytest.mark.parametrize("params", [{"n_experts": 0}, {"n_experts": 2.5}, {"expert_hidden": ()}, {"expert_hidden": 64}])
-def test_options_out_of_range_are_named(params):
-    with pytest.raises(ValueError, match=next(iter(params))):
-        MMoE(**params).fit(np.zeros((9, 2)), np.arange(18.0).reshape(9, 2))
 
 
 def table(n, seed):

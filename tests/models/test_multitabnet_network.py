@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,18 +12,13 @@ from tabmtl.models.shared_bottom import SharedBottom, SharedBottomNetwork
 from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
+pytestmark = pytest.mark.usefixtures("torch_seed")
+
 NAN = float("nan")
 MASKS = ["none", "FxT", "TxT", "FxT_TxT"]
 INDEPENDENT = ["none", "mixer", "inducing_attention"]
 ROW_LAYERS = [*INDEPENDENT, "batch_attention"]
 ACS = (94, 8, 24, 529, 219, 18, 99, 2, 9, 51)
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 def _columns(cardinalities=(3, 7), n_numeric=3, missing=True):
@@ -216,13 +210,6 @@ def test_task_per_row_equals_the_own_task_where_tasks_are_isolated(multi_token):
         long(rows)
 
 
-def test_shared_bottom_per_row_equals_its_wide_scores():
-    columns, task = _columns(), torch.randint(4, (9,))
-    network, rows = _shared_bottom(columns, _tasks(4)), _rows(columns)
-    (own,) = network(rows, task)
-    torch.testing.assert_close(own, torch.stack(network(rows))[task, torch.arange(9)])
-
-
 @pytest.mark.parametrize("row_layer", ROW_LAYERS)
 def test_training_in_bf16_stays_near_float32(row_layer):
     columns = _columns()
@@ -247,20 +234,6 @@ def test_dropout_follows_the_seed_and_stops_in_eval():
     assert not torch.equal(network(rows)[0], first)
     network.eval()
     assert torch.equal(network(rows)[0], network(rows)[0])
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"row_layer": "rope"}, "row_layer must be one of .*'inducing_attention'.*got 'rope'"),
-        ({"mask": "tlm"}, "mask must be one of .*'FxT_TxT'.*got 'tlm'"),
-        ({"d_token": 10}, "multiple of n_heads, got 10 and 4"),
-    ],
-)
-def test_impossible_settings_are_named(options, message):
-    X = np.eye(4)
-    with pytest.raises(ValueError, match=message):
-        MultiTabNet(**options).fit(X, X[:, :2])
 
 
 def test_scores_start_at_the_scale_of_standardised_targets():

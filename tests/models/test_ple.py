@@ -1,50 +1,19 @@
 """PLE and CGC: both levels by the formula of the paper, and which experts a task may see."""
 
-import numpy as np
 import pytest
 import torch
+from small_network import expert, n_parameters, network_of, rows
 from torch.nn import functional as F
 
 from tabmtl import PLE
-from tabmtl.columns import Features
-from tabmtl.schema import Columns
-from tabmtl.targets import Task
 
-COLUMNS = Columns(
-    numeric=("a", "b"),
-    categorical=("c",),
-    levels=(("x", "y", "z"),),
-    has_missing=(True, False),
-    bins=((-1.0, 0.0, 1.0), (-2.0, 2.0)),
-)
-TASKS = [
-    Task(name="delay", kind="regression"),
-    Task(name="size", kind="multiclass", classes=("s", "m", "l")),
-    Task(name="late", kind="binary", classes=(0, 1)),
-]
 D, H, SMALL = 3 + 2 + 1, 5, {"d_embedding": 3, "numeric_embedding": "none", "head_hidden": 4, "expert_hidden": (7, 5)}
 OWNERS = [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]  # of the experts of a level: 0 is the shared bucket, t + 1 task t
 
 
 def network(**params):
     options = SMALL | {"n_shared_experts": 2, "n_task_experts": 3, "expert_norm": "none"} | params
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return PLE(**options)._network(COLUMNS, TASKS).double().eval()
-
-
-def rows(n=6):
-    generator = torch.Generator().manual_seed(0)
-    x_num = torch.randn(n, 2, generator=generator).double()
-    x_num[0, 0] = torch.nan
-    return Features(numbers=x_num, codes=torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32))
-
-
-def expert(level, e, x):
-    """Output of one expert of two layers without normalisation."""
-    first, later = level.experts.first, level.experts.later[0]
-    own = slice(e * 7, (e + 1) * 7)
-    return F.relu(F.relu(x @ first.weight[own].T + first.bias[own]) @ later.weight[e] + later.bias[e])
+    return network_of(PLE(**options))
 
 
 def gated(level, start, x, outputs):
@@ -56,7 +25,7 @@ def gated(level, start, x, outputs):
 
 def plain_level(level, inputs, *, last):
     """Outputs of the buckets by the paper; the shared gate, if there is one, comes first."""
-    outputs = [expert(level, e, inputs[owner]) for e, owner in enumerate(OWNERS)]
+    outputs = [expert(level.experts, e, inputs[owner]) for e, owner in enumerate(OWNERS)]
     found, start = [], 0
     if not last:
         found, start = [gated(level, 0, inputs[0], outputs)], len(outputs)
@@ -82,7 +51,7 @@ def test_one_level_is_cgc():
     """h_t = sum over shared and own experts of softmax(W_t x), in one line of einsum."""
     model = network(n_levels=1)
     x, (level,) = model.vector(rows()), model.stack
-    outputs = torch.stack([expert(level, e, x) for e in range(11)])
+    outputs = torch.stack([expert(level.experts, e, x) for e in range(11)])
     for t in range(3):
         seen = [0, 1, *range(2 + 3 * t, 5 + 3 * t)]
         own = slice(5 * t, 5 * t + 5)
@@ -153,10 +122,4 @@ def test_parameters_are_those_of_the_layers(n_levels, expert_norm):
         count += 11 * (d + 1) if level < n_levels - 1 else 0
     count += 3 * (H * 4 + 4) + (4 + 1) * (1 + 3 + 1)
     model = network(n_levels=n_levels, expert_norm=expert_norm)
-    assert sum(parameter.numel() for parameter in model.parameters()) == count
-
-
-@pytest.mark.parametrize("name", ["n_levels", "n_shared_experts", "n_task_experts", "expert_hidden"])
-def test_options_out_of_range_are_named(name):
-    with pytest.raises(ValueError, match=name):
-        PLE(**{name: 0}).fit(np.zeros((9, 2)), np.arange(18.0).reshape(9, 2))
+    assert n_parameters(model) == count

@@ -1,38 +1,15 @@
 """SharedBottom: one trunk for all tasks, and heads that see nothing else."""
 
 import torch
+from small_network import TASKS, n_parameters, network_of, rows
 
-from tabmtl.columns import Features
-from tabmtl.models.shared_bottom import SharedBottom, SharedBottomNetwork
-from tabmtl.schema import Columns
+from tabmtl.models.shared_bottom import SharedBottom
 from tabmtl.targets import Task
-
-COLUMNS = Columns(
-    numeric=("a", "b"),
-    categorical=("c",),
-    levels=(("x", "y", "z"),),
-    has_missing=(True, False),
-    bins=((-1.0, 0.0, 1.0), (-2.0, 2.0)),
-)
-TASKS = [
-    Task(name="delay", kind="regression"),
-    Task(name="size", kind="multiclass", classes=("s", "m", "l")),
-    Task(name="late", kind="binary", classes=(0, 1)),
-]
 
 
 def network(tasks=TASKS, **params):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        sizes = {"hidden": (16, 8), "head_hidden": 4, "d_embedding": 3, "numeric_embedding": "linear", "dropout": 0.0}
-        return SharedBottomNetwork(COLUMNS, tasks, SharedBottom(**(sizes | params)))
-
-
-def rows(n=6):
-    generator = torch.Generator().manual_seed(0)
-    x_num = torch.randn(n, 2, generator=generator)
-    x_num[0, 0] = torch.nan
-    return Features(numbers=x_num, codes=torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32))
+    sizes = {"hidden": (16, 8), "head_hidden": 4, "d_embedding": 3, "numeric_embedding": "linear", "dropout": 0.0}
+    return network_of(SharedBottom(**sizes | params), tasks)
 
 
 def test_scores_have_the_width_of_their_task():
@@ -41,15 +18,14 @@ def test_scores_have_the_width_of_their_task():
 
 
 def test_parameters_are_those_of_the_layers():
-    count = sum(parameter.numel() for parameter in network().parameters())
     tokens = 5 * 3 + 2 * 2 * 3 + 3  # embeddings of 5 codes, two linear ones of numbers, one vector for missing
     trunk = (9 * 16 + 16) + (16 * 8 + 8)
     heads = 3 * (8 * 4 + 4) + (4 + 1) * (1 + 3 + 1)
-    assert count == tokens + trunk + heads
+    assert n_parameters(network()) == tokens + trunk + heads
 
 
 def test_heads_read_the_shared_representation_alone():
-    model = network().eval()
+    model = network()
     direct = model(rows())
     for score, again in zip(direct, model.heads(model.represent(rows())), strict=True):
         assert torch.equal(score, again)
@@ -57,7 +33,7 @@ def test_heads_read_the_shared_representation_alone():
 
 def test_a_row_with_its_task_gets_the_score_of_that_task():
     tasks = [Task(name=f"t{t}", kind="regression") for t in range(3)]
-    model = network(tasks).eval()
+    model = network(tasks)
     own = torch.tensor([0, 1, 2, 2, 1, 0])
     wide = torch.cat(model(rows()), dim=1)
     (long,) = model(rows(), own)

@@ -1,27 +1,12 @@
 """STEM: the formula of the paper, and whose embeddings and experts a task's loss reaches."""
 
-import numpy as np
 import pytest
 import torch
+from small_network import expert, n_parameters, network_of, rows
 from torch.nn import functional as F
 
 from tabmtl import STEM
-from tabmtl.columns import Features
-from tabmtl.schema import Columns
-from tabmtl.targets import Task
 
-COLUMNS = Columns(
-    numeric=("a", "b"),
-    categorical=("c",),
-    levels=(("x", "y", "z"),),
-    has_missing=(True, False),
-    bins=((-1.0, 0.0, 1.0), (-2.0, 2.0)),
-)
-TASKS = [
-    Task(name="delay", kind="regression"),
-    Task(name="size", kind="multiclass", classes=("s", "m", "l")),
-    Task(name="late", kind="binary", classes=(0, 1)),
-]
 SMALL = {"d_embedding": 4, "numeric_embedding": "linear", "head_hidden": 4, "expert_hidden": (7, 5), "gate_hidden": 6}
 D = 3 * 4  # three columns of four numbers
 OWNERS = [0, 0, 0, 1, 1, 2, 2, 3, 3]  # of the experts: 0 is shared, t + 1 task t
@@ -29,31 +14,15 @@ OWNERS = [0, 0, 0, 1, 1, 2, 2, 3, 3]  # of the experts: 0 is shared, t + 1 task 
 
 def network(**params):
     options = SMALL | {"n_shared_experts": 3, "n_task_experts": 2, "expert_norm": "none"} | params
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = STEM(**options)._network(COLUMNS, TASKS).double().eval()
-        torch.nn.init.normal_(model.tokenizer.missing)
-        return model
-
-
-def rows(n=6):
-    generator = torch.Generator().manual_seed(0)
-    x_num = torch.randn(n, 2, generator=generator).double()
-    x_num[0, 0] = torch.nan
-    return Features(numbers=x_num, codes=torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32))
+    model = network_of(STEM(**options))
+    torch.nn.init.normal_(model.tokenizer.missing, generator=torch.Generator().manual_seed(0))
+    return model
 
 
 def vectors(model):
     """The row's vector in each of the four embeddings, the shared one first."""
     tokens = model.tokenizer(rows())
     return [torch.cat([tokens[:, j, 4 * k : 4 * k + 4] for j in range(3)], dim=1) for k in range(4)]
-
-
-def expert(experts, e, x):
-    """Output of one expert of two layers without normalisation."""
-    first, later = experts.first, experts.later[0]
-    own = slice(e * 7, (e + 1) * 7)
-    return F.relu(F.relu(x @ first.weight[own].T + first.bias[own]) @ later.weight[e] + later.bias[e])
 
 
 @pytest.mark.parametrize("numeric_embedding", ["linear", "piecewise", "periodic"])
@@ -135,15 +104,4 @@ def test_parameters_are_those_of_the_layers(expert_norm):
     gates = 3 * (D * 6 + 6 + 6 * 9 + 9)
     heads = 3 * (5 * 4 + 4) + (4 + 1) * (1 + 3 + 1)
     model = network(expert_norm=expert_norm)
-    assert sum(parameter.numel() for parameter in model.parameters()) == embeddings + experts + gates + heads
-
-
-@pytest.mark.parametrize("name", ["n_shared_experts", "n_task_experts", "gate_hidden", "expert_hidden"])
-def test_options_out_of_range_are_named(name):
-    with pytest.raises(ValueError, match=name):
-        STEM(**{name: 0}).fit(np.zeros((9, 2)), np.arange(18.0).reshape(9, 2))
-
-
-def test_numbers_as_they_are_are_refused():
-    with pytest.raises(ValueError, match="numeric_embedding must not be 'none'"):
-        STEM(numeric_embedding="none").fit(np.zeros((9, 2)), np.arange(18.0).reshape(9, 2))
+    assert n_parameters(model) == embeddings + experts + gates + heads

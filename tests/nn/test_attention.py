@@ -6,14 +6,9 @@ from torch import nn
 
 from tabmtl.nn.attention import FeatureAttention, RowAttention, attention_mask
 
+pytestmark = pytest.mark.usefixtures("torch_seed")
+
 MASKS = ["none", "FxT", "TxT", "FxT_TxT"]
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 @pytest.mark.parametrize("mask", MASKS)

@@ -11,16 +11,11 @@ from torch.nn import functional as F
 from tabmtl.nn.experts import BatchNorm, Experts, Gates, mix, statistics_of, wide_linear
 from tabmtl.training.run import current
 
+pytestmark = pytest.mark.usefixtures("torch_seed")
+
 COUNTS = [(4,), (2, 1, 3), (0, 2, 1), (1, 0, 2), (1,)]
 NORMS = ["batch", "layer", "none"]
 SEES = torch.tensor([[True, False, True, False], [True, True, True, True], [False, False, False, True]])
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 def scrambled(module):

@@ -6,12 +6,7 @@ from torch.nn import functional as F
 
 from tabmtl.nn.layers import MLP, Dropout, RowOwners, TaskLinear, Towers
 
-
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("torch_seed")
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

@@ -6,6 +6,8 @@ import torch
 from tabmtl.nn.experts import Experts, Gates
 from tabmtl.nn.layers import RowOwners
 
+pytestmark = pytest.mark.usefixtures("torch_seed")
+
 OWNERS = {
     "even": [0, 1, 2, 3] * 5,
     "in order": [0] * 6 + [1] * 4 + [2] * 7 + [3] * 3,
@@ -15,13 +17,6 @@ OWNERS = {
 }
 every_owner = pytest.mark.parametrize("owner", OWNERS.values(), ids=OWNERS)
 in_and_out_of_training = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 def weights(n_owners=4, n=3, d_in=5, d_out=2):

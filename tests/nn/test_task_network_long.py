@@ -53,7 +53,6 @@ VARIANTS = {
 }
 #: Those in which no part that tasks share sees parts of several tasks: wide or long, a task is computed alike.
 ALIKE = ["SharedBottom", "MMoE", "CGC", "HoME, one group", "APEM"]
-every_variant = pytest.mark.parametrize("name", VARIANTS)
 every_mixture = pytest.mark.parametrize("name", [name for name in VARIANTS if "MultiTabNet" not in name])
 
 

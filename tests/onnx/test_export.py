@@ -1,7 +1,5 @@
 """An exported network answers in ONNX Runtime as the estimator does, for any number of rows."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """No window is opened, no figure left open; and a small table with a model of it."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 import pytest
@@ -19,7 +17,7 @@ def no_window():
 
 
 @pytest.fixture(scope="session")
-def table() -> tuple[pl.DataFrame, pl.DataFrame]:
+def table():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(120, 3))
     y = pl.DataFrame({"late": np.where(x[:, 0] > 0, "yes", "no"), "delay": x[:, 1] * 10})
@@ -28,5 +26,5 @@ def table() -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 @pytest.fixture(scope="session")
-def model(table) -> SharedBottom:
+def model(table):
     return SharedBottom(epochs=3, random_state=0).fit(*table)

@@ -1,11 +1,8 @@
 """All displays: matplotlib is optional, and imported to draw only."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -46,22 +43,20 @@ FRONT = pl.DataFrame({"trial": [0], "score/a": [0.5], "score/b": [0.4]})
         "LeaderboardDisplay",
     ],
 )
-def test_without_matplotlib_the_extra_is_named(
-    draw, model, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_matplotlib_the_extra_is_named(draw, model, request, monkeypatch):
     assert draw(model).figure_.axes
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=rf"{request.node.callspec.id} draws with matplotlib.*tabmtl\[plot\]"):
         draw(model)
 
 
-def test_importing_plots_leaves_matplotlib_alone() -> None:
+def test_importing_plots_leaves_matplotlib_alone():
     code = "import sys, tabmtl.plots; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("draw", ["GainDisplay.from_gain(gain)", "draw_figures(rows, {}, rows.clear(), [task], '')"])
-def test_settings_of_a_backend_outlive_the_first_drawing(draw: str, tmp_path: Path) -> None:
+def test_settings_of_a_backend_outlive_the_first_drawing(draw, tmp_path):
     """The backend of notebooks turns on interactive mode when it is loaded, without which they show no plots."""
     (tmp_path / "notebook.py").write_text(
         "import matplotlib\nfrom matplotlib.backends.backend_agg import *\nmatplotlib.interactive(True)\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -18,7 +17,7 @@ matplotlib = pytest.importorskip("matplotlib")
 
 
 @pytest.fixture(scope="module")
-def mixture(table) -> PLE:
+def mixture(table):
     """Of two levels, the first of which has a shared gate."""
     return PLE(n_shared_experts=2, n_task_experts=1, n_levels=2, epochs=1, random_state=0).fit(*table)
 
@@ -40,7 +39,7 @@ def gates(display: ExpertUsageDisplay, level: int = 1) -> list[str]:
     return [label.get_text() for label in display.axes_[level].get_yticklabels()]
 
 
-def test_every_level_has_a_panel_with_the_weights_of_the_estimator(mixture) -> None:
+def test_every_level_has_a_panel_with_the_weights_of_the_estimator(mixture):
     display = ExpertUsageDisplay.from_estimator(mixture)
     assert list(display.axes_) == list(display.images_) == [1, 2]
     for level, image in display.images_.items():
@@ -54,14 +53,14 @@ def test_every_level_has_a_panel_with_the_weights_of_the_estimator(mixture) -> N
     assert display.ax_ is display.axes_[1]
 
 
-def test_tasks_come_before_other_gates(mixture) -> None:
+def test_tasks_come_before_other_gates(mixture):
     display = ExpertUsageDisplay.from_estimator(mixture)
     assert mixture.expert_utilisation_["gate"][0] == "(shared)"
     assert gates(display, 1) == ["late", "delay", "(shared)"]
     assert gates(display, 2) == ["late", "delay"]
 
 
-def test_an_expert_that_a_gate_may_not_see_is_no_zero(mixture) -> None:
+def test_an_expert_that_a_gate_may_not_see_is_no_zero(mixture):
     display = ExpertUsageDisplay.from_estimator(mixture, level=2, im_kw={"interpolation": "nearest"})
     assert x_labels(display, 2) == ["(shared) 0", "(shared) 1", "late 0", "delay 0"]
     hidden = [[False, False, False, True], [False, False, True, False]]
@@ -72,7 +71,7 @@ def test_an_expert_that_a_gate_may_not_see_is_no_zero(mixture) -> None:
     assert "hatched: not seen" in display.axes_[2].get_xlabel()
 
 
-def test_a_weight_of_zero_is_drawn_and_nothing_is_said_of_hatches() -> None:
+def test_a_weight_of_zero_is_drawn_and_nothing_is_said_of_hatches():
     used, experts = usage(2, 3)
     display = ExpertUsageDisplay(used.with_columns(weight=pl.Series([0.0, 0.5, 0.5] * 2)), experts).plot()
     assert not np.ma.is_masked(display.images_[1].get_array())
@@ -80,7 +79,7 @@ def test_a_weight_of_zero_is_drawn_and_nothing_is_said_of_hatches() -> None:
     assert display.ax_.get_xlabel() == "expert"
 
 
-def test_dead_experts_are_marked_and_counted() -> None:
+def test_dead_experts_are_marked_and_counted():
     used, experts = usage(2, 3)
     dead = experts.with_columns(dead=pl.Series([False, True, False]))
     display = ExpertUsageDisplay(used, dead, name="MMoE").plot()
@@ -90,7 +89,7 @@ def test_dead_experts_are_marked_and_counted() -> None:
     assert display.ax_.get_title() == "MMoE, level 1: 1 of 3 experts dead"
 
 
-def test_all_panels_have_one_scale_with_a_colour_bar(mixture) -> None:
+def test_all_panels_have_one_scale_with_a_colour_bar(mixture):
     display = ExpertUsageDisplay.from_estimator(mixture)
     scales = [image.get_clim() for image in display.images_.values()]
     assert scales == [(0, mixture.expert_utilisation_["weight"].max())] * 2
@@ -99,7 +98,7 @@ def test_all_panels_have_one_scale_with_a_colour_bar(mixture) -> None:
     assert ExpertUsageDisplay.from_estimator(mixture, im_kw={"vmax": 1}).images_[2].get_clim() == (0, 1)
 
 
-def test_values_are_written_if_cells_are_few_or_on_demand() -> None:
+def test_values_are_written_if_cells_are_few_or_on_demand():
     assert len(ExpertUsageDisplay(*usage(2, 24)).plot().ax_.texts) == 48
     assert not ExpertUsageDisplay(*usage(2, 25)).plot().ax_.texts
     assert not ExpertUsageDisplay(*usage(25, 2)).plot().ax_.texts
@@ -107,14 +106,14 @@ def test_values_are_written_if_cells_are_few_or_on_demand() -> None:
     assert len(ExpertUsageDisplay(*usage(1, 30)).plot(include_values=True).ax_.texts) == 30
 
 
-def test_values_stand_out_from_their_cells() -> None:
+def test_values_stand_out_from_their_cells():
     used, experts = usage(1, 2)
     display = ExpertUsageDisplay(used.with_columns(weight=pl.Series([0.0, 1.0])), experts).plot()
     assert [text.get_color() for text in display.ax_.texts] == ["white", "black"]
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (5, 24), (5, 60), (60, 3)])
-def test_names_are_legible_however_many(shape: tuple[int, int]) -> None:
+def test_names_are_legible_however_many(shape):
     used, experts = usage(*shape)
     more = [pl.concat(pair) for pair in zip((used, experts), usage(*shape, level=2), strict=True)]
     display = ExpertUsageDisplay(*more).plot()
@@ -128,7 +127,7 @@ def test_names_are_legible_however_many(shape: tuple[int, int]) -> None:
     assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= display.figure_.bbox.x1 for box in outside)
 
 
-def test_one_level_goes_into_given_axes(mixture, tmp_path: Path) -> None:
+def test_one_level_goes_into_given_axes(mixture, tmp_path):
     mixture.save(tmp_path / "model")
     ax = matplotlib.figure.Figure().subplots()
     display = ExpertUsageDisplay.from_estimator(tabmtl.load(tmp_path / "model"), level=2, ax=ax)
@@ -136,7 +135,7 @@ def test_one_level_goes_into_given_axes(mixture, tmp_path: Path) -> None:
     assert ax.get_title().startswith("PLE, level 2: ")
 
 
-def test_what_has_no_experts_is_refused(model, mixture) -> None:
+def test_what_has_no_experts_is_refused(model, mixture):
     with pytest.raises(NotFittedError):
         ExpertUsageDisplay.from_estimator(MMoE())
     with pytest.raises(TypeError, match=r"with experts, such as MMoE.*got SharedBottom, .* no expert_utilisation_"):

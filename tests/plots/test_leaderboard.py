@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -20,7 +19,7 @@ matplotlib = pytest.importorskip("matplotlib")
 
 
 @pytest.fixture(scope="module")
-def ensemble(table) -> MultiTaskEnsemble:
+def ensemble(table):
     return MultiTaskEnsemble(models=CANDIDATES, n_folds=2, random_state=0).fit(*table)
 
 
@@ -38,7 +37,7 @@ def ends_of(points) -> list[tuple[float, float]]:
     return [(ends[0, 0], ends[1, 0]) for ends in points.lines[2][0].get_segments()]
 
 
-def test_every_candidate_has_its_score_error_and_weight(ensemble) -> None:
+def test_every_candidate_has_its_score_error_and_weight(ensemble):
     display = LeaderboardDisplay.from_estimator(ensemble)
     assert list(display.axes_) == ["late", "delay"]
     assert display.ax_ is display.axes_["late"]
@@ -55,7 +54,7 @@ def test_every_candidate_has_its_score_error_and_weight(ensemble) -> None:
     display.figure_.canvas.draw()
 
 
-def test_the_mixture_is_marked(ensemble) -> None:
+def test_the_mixture_is_marked(ensemble):
     ax = LeaderboardDisplay.from_estimator(ensemble, tasks=["delay"]).ax_
     mixture = ensemble.leaderboard_.filter(task="delay", model="MultiTaskEnsemble")["score"].item()
     (line,) = (line for line in ax.get_lines() if line.get_linestyle() == ":")
@@ -65,7 +64,7 @@ def test_the_mixture_is_marked(ensemble) -> None:
     assert colors[-1] not in colors[:-1]
 
 
-def test_the_first_candidate_is_on_top_and_names_do_not_overlap(ensemble) -> None:
+def test_the_first_candidate_is_on_top_and_names_do_not_overlap(ensemble):
     display = LeaderboardDisplay.from_estimator(ensemble)
     display.figure_.canvas.draw()
     boxes = [label.get_window_extent() for label in display.ax_.get_yticklabels()]
@@ -74,7 +73,7 @@ def test_the_first_candidate_is_on_top_and_names_do_not_overlap(ensemble) -> Non
     assert first.x1 <= second.x0 + 1  # panels stand beside each other
 
 
-def test_one_task_of_a_loaded_ensemble_in_given_axes(ensemble, tmp_path: Path) -> None:
+def test_one_task_of_a_loaded_ensemble_in_given_axes(ensemble, tmp_path):
     ensemble.save(tmp_path / "model")
     ax = matplotlib.figure.Figure().subplots()
     loaded = tabmtl.load(tmp_path / "model")
@@ -83,7 +82,7 @@ def test_one_task_of_a_loaded_ensemble_in_given_axes(ensemble, tmp_path: Path) -
     assert display.points_["late"].lines[0].get_color() == "red"
 
 
-def test_many_tasks_fill_rows_of_panels() -> None:
+def test_many_tasks_fill_rows_of_panels():
     names = [f"task {t}" for t in range(7)]
     columns = {"model": "alone", "score": 0.5, "standard_error": 0.1, "weight": 1.0}
     board = pl.DataFrame({"task": names}).with_columns(pl.lit(value).alias(name) for name, value in columns.items())
@@ -93,7 +92,7 @@ def test_many_tasks_fill_rows_of_panels() -> None:
     assert len({ax.get_position().y0 for ax in display.axes_.values()}) == 3
 
 
-def test_an_undefined_score_leaves_its_place_empty() -> None:
+def test_an_undefined_score_leaves_its_place_empty():
     board = pl.DataFrame(
         {
             "model": ["alone", "MultiTaskEnsemble"],
@@ -110,7 +109,7 @@ def test_an_undefined_score_leaves_its_place_empty() -> None:
     display.figure_.canvas.draw()
 
 
-def test_what_has_no_leaderboard_is_refused(ensemble, model) -> None:
+def test_what_has_no_leaderboard_is_refused(ensemble, model):
     with pytest.raises(NotFittedError):
         LeaderboardDisplay.from_estimator(MultiTaskEnsemble())
     with pytest.raises(TypeError, match=r"with a leaderboard, MultiTaskEnsemble, got SharedBottom.*no leaderboard_"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -18,7 +17,7 @@ matplotlib = pytest.importorskip("matplotlib")
 
 
 @pytest.fixture(scope="module")
-def boosted(table) -> RMTGB:
+def boosted(table):
     """Of late, which is alone, and of three delays, the last of which is turned round."""
     y = table[1].with_columns(twice=2 * pl.col("delay"), early=-pl.col("delay"))
     return RMTGB(n_estimators_outlier=40, n_estimators_task=5, random_state=0).fit(table[0], y)
@@ -39,7 +38,7 @@ def names_of(display: OutlierTaskDisplay) -> list[str]:
     return [label.get_text() for label in display.ax_.get_yticklabels()]
 
 
-def test_outliers_are_drawn_from_the_highest_score_down() -> None:
+def test_outliers_are_drawn_from_the_highest_score_down():
     table = outliers(4, outlier_score=pl.Series([0.3, 0.9, 0.1, 0.6]))
     display = OutlierTaskDisplay(table).plot()
     assert [bar.get_width() for bar in display.bars_] == [0.9, 0.6, 0.3, 0.1]
@@ -53,7 +52,7 @@ def test_outliers_are_drawn_from_the_highest_score_down() -> None:
     display.figure_.canvas.draw()
 
 
-def test_outliers_have_the_measured_check_beside_them() -> None:
+def test_outliers_have_the_measured_check_beside_them():
     """In per cent, by which a normal task's weight would change the loss; none where nothing was measured."""
     normal = pl.Series([0.5, 0.25, None, 2.0, 1.0])
     table = outliers(5, check_loss=pl.Series([0.4, 0.5, 0.5, 2.0, 0.0]), check_loss_if_normal=normal)
@@ -63,7 +62,7 @@ def test_outliers_have_the_measured_check_beside_them() -> None:
     assert display.ax_.child_axes[0].get_ylabel() == "validation loss with a normal task's weight"
 
 
-def test_outliers_of_many_tasks_are_cut_and_counted() -> None:
+def test_outliers_of_many_tasks_are_cut_and_counted():
     table = outliers(139)
     display = OutlierTaskDisplay(table).plot()
     assert names_of(display) == [f"school {i}" for i in range(138, 108, -1)]
@@ -74,13 +73,13 @@ def test_outliers_of_many_tasks_are_cut_and_counted() -> None:
     assert len(OutlierTaskDisplay(table, max_tasks=200).plot().bars_) == 139
 
 
-def test_outliers_without_a_score_are_left_out() -> None:
+def test_outliers_without_a_score_are_left_out():
     display = OutlierTaskDisplay(outliers(3, outlier_score=pl.Series([None, 0.2, 0.4]))).plot()
     assert names_of(display) == ["school 2", "school 1"]
     assert display.ax_.get_title() == "outlier scores: the 2 highest, 1 tasks left out"
 
 
-def test_outliers_of_an_estimator(boosted) -> None:
+def test_outliers_of_an_estimator(boosted):
     table = boosted.outlier_score_
     scores = dict(table.select("task", "outlier_score").iter_rows())
     assert scores["late"] is None
@@ -94,7 +93,7 @@ def test_outliers_of_an_estimator(boosted) -> None:
     assert checks_of(display) == [f"{100 * losses[name]:+z.1f} %" for name in names_of(display)]
 
 
-def test_outliers_of_chosen_tasks_in_given_axes(boosted, tmp_path: Path) -> None:
+def test_outliers_of_chosen_tasks_in_given_axes(boosted, tmp_path):
     boosted.save(tmp_path / "model")
     ax = matplotlib.figure.Figure().subplots()
     display = OutlierTaskDisplay.from_estimator(
@@ -105,7 +104,7 @@ def test_outliers_of_chosen_tasks_in_given_axes(boosted, tmp_path: Path) -> None
     assert display.bars_[0].get_facecolor() == (1, 0, 0, 1)
 
 
-def test_outliers_refuse_what_has_no_scores(boosted, model) -> None:
+def test_outliers_refuse_what_has_no_scores(boosted, model):
     with pytest.raises(NotFittedError):
         OutlierTaskDisplay.from_estimator(RMTGB())
     with pytest.raises(TypeError, match=r"with outlier scores, RMTGB, got SharedBottom, which has no outlier_score_"):

@@ -30,7 +30,7 @@ def labels(legend) -> list[str]:
     return [text.get_text() for text in legend.get_texts()]
 
 
-def test_the_front_is_drawn_and_joined_by_what_it_reaches() -> None:
+def test_the_front_is_drawn_and_joined_by_what_it_reaches():
     display = ParetoDisplay.from_front(FRONT)
     assert list(display.axes_) == [("late", "delay")]
     assert offsets(display.points_["late", "delay"]) == [[0.8, 0.2], [0.7, 0.4], [0.75, 0.3]]
@@ -41,7 +41,7 @@ def test_the_front_is_drawn_and_joined_by_what_it_reaches() -> None:
     assert display.figure_ is display.ax_.figure
 
 
-def test_dominated_trials_are_grey_and_apart() -> None:
+def test_dominated_trials_are_grey_and_apart():
     display = ParetoDisplay.from_front(TRIALS)
     assert offsets(display.points_["late", "delay"]) == offsets(
         ParetoDisplay.from_front(FRONT).points_["late", "delay"]
@@ -53,7 +53,7 @@ def test_dominated_trials_are_grey_and_apart() -> None:
     assert labels(display.ax_.get_legend()) == ["dominated", "Pareto front"]
 
 
-def test_reference_and_chosen_trial_are_marked() -> None:
+def test_reference_and_chosen_trial_are_marked():
     display = ParetoDisplay.from_front(TRIALS, reference={"delay": 0.25}, chosen=TRIALS.filter(trial=4))
     (dotted,) = (line for line in display.ax_.get_lines() if line.get_linestyle() == ":" and len(line.get_ydata()))
     assert dotted.get_ydata() == [0.25, 0.25]
@@ -62,7 +62,7 @@ def test_reference_and_chosen_trial_are_marked() -> None:
     assert ParetoDisplay.from_front(TRIALS, chosen=4).chosen == 4
 
 
-def test_many_tasks_have_a_panel_for_every_pair() -> None:
+def test_many_tasks_have_a_panel_for_every_pair():
     front = FRONT.with_columns(pl.lit(0.5).alias("score/size"))
     display = ParetoDisplay.from_front(front)
     assert list(display.axes_) == [("late", "delay"), ("late", "size"), ("delay", "size")]
@@ -80,7 +80,7 @@ def test_many_tasks_have_a_panel_for_every_pair() -> None:
     display.figure_.canvas.draw()
 
 
-def test_a_pair_is_drawn_into_given_axes() -> None:
+def test_a_pair_is_drawn_into_given_axes():
     ax = matplotlib.figure.Figure().subplots()
     display = ParetoDisplay.from_front(FRONT, tasks=["delay", "late"], ax=ax, scatter_kw={"color": "k"})
     assert display.ax_ is ax
@@ -88,7 +88,7 @@ def test_a_pair_is_drawn_into_given_axes() -> None:
     assert display.points_["delay", "late"].get_facecolor()[0].tolist() == [0, 0, 0, 1]
 
 
-def test_what_is_refused() -> None:
+def test_what_is_refused():
     with pytest.raises(ValueError, match=r"tasks of the front, \['late', 'delay'\], got \['early', 'soon'\]"):
         ParetoDisplay.from_front(FRONT, tasks=["late", "early"], reference={"soon": 1})
     for tasks in (["late"], ["late", "late"]):

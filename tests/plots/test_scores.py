@@ -1,9 +1,5 @@
 """Displays of scores and gains: what they draw, and what they say when they cannot."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
@@ -16,7 +12,7 @@ from tabmtl.plots import GainDisplay, HistoryDisplay
 matplotlib = pytest.importorskip("matplotlib")
 
 
-def test_history_draws_the_numbers_of_history(model) -> None:
+def test_history_draws_the_numbers_of_history(model):
     display = HistoryDisplay.from_estimator(model)
     assert set(display.lines_) == {
         f"{part}/{task}" for part in ("train", "val") for task in ("late/roc_auc", "delay/r2")
@@ -28,21 +24,21 @@ def test_history_draws_the_numbers_of_history(model) -> None:
     assert display.figure_ is display.ax_.figure
 
 
-def test_history_marks_the_kept_epoch(model) -> None:
+def test_history_marks_the_kept_epoch(model):
     display = HistoryDisplay.from_estimator(model)
     (kept,) = (line for line in display.ax_.get_lines() if line not in display.lines_.values())
     assert set(kept.get_xdata()) == {model.best_iteration_}
     assert f"kept: epoch {model.best_iteration_}" in [text.get_text() for text in display.ax_.get_legend().get_texts()]
 
 
-def test_history_colours_tasks_and_styles_parts(model) -> None:
+def test_history_colours_tasks_and_styles_parts(model):
     lines = HistoryDisplay.from_estimator(model).lines_
     assert lines["val/late/roc_auc"].get_color() == lines["train/late/roc_auc"].get_color()
     assert lines["val/late/roc_auc"].get_color() != lines["val/delay/r2"].get_color()
     assert {lines[f"{part}/delay/r2"].get_linestyle() for part in ("val", "train")} == {"-", "--"}
 
 
-def test_history_draws_chosen_tasks_into_given_axes(model) -> None:
+def test_history_draws_chosen_tasks_into_given_axes(model):
     ax = matplotlib.figure.Figure().subplots()
     display = HistoryDisplay.from_estimator(model, tasks=["delay"], ax=ax, line_kw={"linewidth": 4})
     assert display.ax_ is ax
@@ -50,25 +46,25 @@ def test_history_draws_chosen_tasks_into_given_axes(model) -> None:
     assert display.lines_["val/delay/r2"].get_linewidth() == 4
 
 
-def test_history_without_validation_rows_draws_the_training_only(table) -> None:
+def test_history_without_validation_rows_draws_the_training_only(table):
     model = SharedBottom(epochs=2, early_stopping=False, random_state=0).fit(*table)
     assert set(HistoryDisplay.from_estimator(model).lines_) == {"train/late/roc_auc", "train/delay/r2"}
 
 
-def test_history_of_a_loaded_model(model, tmp_path: Path) -> None:
+def test_history_of_a_loaded_model(model, tmp_path):
     model.save(tmp_path / "model")
     lines = HistoryDisplay.from_estimator(tabmtl.load(tmp_path / "model")).lines_
     np.testing.assert_array_equal(lines["val/delay/r2"].get_ydata(), model.history_["val/delay/r2"])
 
 
-def test_history_leaves_a_gap_where_a_score_is_undefined() -> None:
+def test_history_leaves_a_gap_where_a_score_is_undefined():
     history = pl.DataFrame({"epoch": [0, 1], "val/late/roc_auc": [None, 0.7]})
     display = HistoryDisplay(history, tasks=[Task(name="late", kind="binary", metric="roc_auc")]).plot()
     np.testing.assert_array_equal(display.lines_["val/late/roc_auc"].get_ydata(), [np.nan, 0.7])
     assert len(display.ax_.get_lines()) == 1
 
 
-def test_history_refuses_what_has_no_epochs(model, table) -> None:
+def test_history_refuses_what_has_no_epochs(model, table):
     with pytest.raises(NotFittedError):
         HistoryDisplay.from_estimator(MultiTabNet())
     trees = IndependentTasks(early_stopping=False, random_state=0).fit(table[0], table[1].select("delay"))
@@ -78,7 +74,7 @@ def test_history_refuses_what_has_no_epochs(model, table) -> None:
         HistoryDisplay.from_estimator(model, tasks=["early"])
 
 
-def test_gain_draws_scores_beside_the_reference() -> None:
+def test_gain_draws_scores_beside_the_reference():
     gain = multitask_gain({"late": 0.82, "delay": 0.38}, {"late": 0.80, "delay": 0.40})
     display = GainDisplay.from_gain(gain, names=("MultiTabNet", "LightGBM"))
     heights = [[bar.get_height() for bar in bars] for bars in display.bars_]
@@ -90,13 +86,13 @@ def test_gain_draws_scores_beside_the_reference() -> None:
     display.figure_.canvas.draw()
 
 
-def test_no_gain_is_minus_zero() -> None:
+def test_no_gain_is_minus_zero():
     display = GainDisplay.from_gain(multitask_gain({"late": 0.79999}, {"late": 0.8}))
     assert [text.get_text() for text in display.ax_.texts] == ["+0.0 %"]
     assert display.ax_.get_title() == "Δm = +0.00 % over 1 of 1 tasks"
 
 
-def test_metrics_are_named_legends_are_beside_and_epochs_are_whole(model) -> None:
+def test_metrics_are_named_legends_are_beside_and_epochs_are_whole(model):
     history = HistoryDisplay.from_estimator(model)
     assert history.ax_.get_ylabel() == "roc_auc, r2 (higher is better)"
     assert all(tick == int(tick) for tick in history.ax_.get_xticks())
@@ -110,7 +106,7 @@ def test_metrics_are_named_legends_are_beside_and_epochs_are_whole(model) -> Non
 
 
 @pytest.mark.filterwarnings("ignore::tabmtl.schema.TabmtlWarning")
-def test_gain_that_is_undefined_has_no_number() -> None:
+def test_gain_that_is_undefined_has_no_number():
     gain = multitask_gain({"late": None, "delay": 0.2}, {"late": 0.80, "delay": 0.001})
     display = GainDisplay.from_gain(gain, ax=matplotlib.figure.Figure().subplots())
     assert np.isnan(display.bars_[0][0].get_height())

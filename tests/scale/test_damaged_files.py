@@ -1,7 +1,5 @@
 """Files that are damaged, or change while they are read: an error that names the file, or the whole right answer."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Files that are predicted: the same answers as of frames, whole files, and errors that name the file."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Training from shards: what does not depend on the files, what equals training from a frame, and errors."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """Networks that several ranks train: the weights, scores and stops of one process on all rows."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 import pytest

@@ -1,7 +1,5 @@
 """Trees that several ranks grow: the splits and answers of one process on all rows, also where ranks see other rows."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 import pytest

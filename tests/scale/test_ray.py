@@ -1,7 +1,5 @@
 """A cluster of Ray on this machine: a killed process costs no finished epoch, and answers are those of one process."""
 
-from __future__ import annotations
-
 import os
 import signal
 import tempfile

@@ -1,7 +1,5 @@
 """M2TRec from a log on a disk: what equals training from a frame, ranks that learn the weights of one, checkpoints."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

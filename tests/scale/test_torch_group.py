@@ -1,7 +1,5 @@
 """Process groups that somebody else has started, and the addresses of their ranks."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

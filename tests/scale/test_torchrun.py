@@ -1,7 +1,5 @@
 """A job of two real processes: a killed one costs no epoch, models equal those of one, one message tells an error."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -7,8 +7,6 @@ from hypothesis import strategies as st
 
 from tabmtl.synth import make_funnel
 
-TASKS = ["click", "conversion", "like", "long_view", "watch_time"]
-
 
 def correlations(funnel):
     """Correlations of the logits of the tasks over the rows of a funnel."""

@@ -70,7 +70,7 @@ def whole(tmp_path_factory):
     """A function that gives the bytes of a checkpoint of a training that was cut off."""
 
     @cache
-    def bytes_of(name: str) -> bytes:
+    def bytes_of(name):
         folder = tmp_path_factory.mktemp("whole")
         with pytest.raises(CutOff), joined(checkpoint=folder):
             FITS[name](on_epoch=cut_off)

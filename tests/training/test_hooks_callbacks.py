@@ -1,7 +1,5 @@
 """scikit-learn's callbacks see fits and epochs, may end training, and change nothing else."""
 
-from __future__ import annotations
-
 import importlib.util
 import pickle
 import sys

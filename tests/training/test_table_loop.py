@@ -23,6 +23,8 @@ from tabmtl.training.rows import MemoryRows
 from tabmtl.training.run import Run, current
 from tabmtl.training.table_loop import TableLoop, settle_statistics, step_rows
 
+pytestmark = pytest.mark.usefixtures("torch_seed")
+
 TASKS = [
     Task(name="delay", kind="regression", metric="r2"),
     Task(name="late", kind="binary", classes=(0, 1), metric="roc_auc"),
@@ -97,13 +99,6 @@ def train(model, run, *, data=None, valid=None, evaluate=evaluate, on_epoch=None
 def network(**params):
     torch.manual_seed(0)
     return Linear(**params)
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 class Standstill:

@@ -38,7 +38,7 @@ def goal():
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
+def whole(tmp_path_factory):
     """A study with trials that are complete, pruned, lost and waiting."""
     file = tmp_path_factory.mktemp("whole") / "s.db"
     study = open_study("s", goal(), storage=file, seed=0)

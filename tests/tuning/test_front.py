@@ -1,7 +1,5 @@
 """The Pareto front as a frame, and the choice of a point."""
 
-from __future__ import annotations
-
 import optuna
 import polars as pl
 import pytest

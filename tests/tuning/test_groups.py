@@ -1,7 +1,5 @@
 """Trials that several processes fit together: rank 0 asks and tells, and the others fit the same parameters."""
 
-from __future__ import annotations
-
 import numpy as np
 import optuna
 import polars as pl

@@ -1,7 +1,5 @@
 """Objectives: what a trial returns, what ends it early, and whose mistake a failure is."""
 
-from __future__ import annotations
-
 import pickle
 import re
 import sqlite3

@@ -1,7 +1,5 @@
 """Search spaces: what every estimator states, and that a study gives back what was fitted."""
 
-from __future__ import annotations
-
 import json
 
 import lightgbm as lgb

@@ -143,7 +143,7 @@ def test_a_study_whose_maker_was_killed_is_completed():
 
 
 def test_a_file_whose_maker_was_killed_is_completed(monkeypatch):
-    def half() -> list[str]:
+    def half():
         return [*real()[:5], "DROP TABLE what_is_not_there"]
 
     real = studies._schema

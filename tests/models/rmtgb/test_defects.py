@@ -1,7 +1,5 @@
 """What the released code of R-MTGB (GAA-UAM/R-MTGB, June 2025) gets wrong, ours must not: one defect a test."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

@@ -1,7 +1,5 @@
 """R-MTGB with blocks left out is plain LightGBM: pooled, per task, or the one after the other."""
 
-from __future__ import annotations
-
 import lightgbm as lgb
 import numpy as np
 import polars as pl

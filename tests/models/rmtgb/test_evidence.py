@@ -1,7 +1,5 @@
 """What R-MTGB decides on validation rows is not decided by chance, nor by the scale of another task."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 import pytest

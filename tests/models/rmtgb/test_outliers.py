@@ -1,7 +1,5 @@
 """Which tasks R-MTGB tells apart as outliers, which it does not, and what sharing is worth beside simple models."""
 
-from __future__ import annotations
-
 import lightgbm as lgb
 import numpy as np
 import pytest

@@ -4,8 +4,6 @@ On the test rows of `rare_classes` the frequencies of the classes have the log l
 LightGBM per task .042 and .992 (seed 0), .014 and .998 (seed 3), and RMTGB without guards .24 and .989, 1.1 and .93.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from rare_classes import accuracy, log_loss, rare_classes

@@ -4,8 +4,6 @@ Ten tasks, the last two outliers with one other function, 300 train and 1000 tes
 was run with scikit-learn 1.6.1 on these rows; its figures are means over the five seeds of the RMSE over all test rows.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """R-MTGB reads the same table wide or long, with or without labels, and at any level and scale of y."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 import pytest

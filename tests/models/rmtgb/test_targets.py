@@ -12,7 +12,6 @@ from tabmtl.targets import KINDS
 
 WIDTHS = {"regression": 1, "binary": 1, "multiclass": 3}
 COUNTS = (4, 0, 7, 1, 0)
-OPTIONS = {"feature_pre_filter": False, "num_threads": 1, "verbosity": -1}
 
 kinds = pytest.mark.parametrize("kind", WIDTHS)
 layouts = pytest.mark.parametrize("layout", ["long", "wide"])

@@ -1,7 +1,5 @@
 """The ensembles of single tasks in R-MTGB: small, one-sided and unrelated tasks, and which tasks share at all."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 import pytest

@@ -1,7 +1,5 @@
 """Stage 2 of R-MTGB: two functions, and the one parameter of every task that mixes them."""
 
-from __future__ import annotations
-
 import lightgbm as lgb
 import numpy as np
 import polars as pl

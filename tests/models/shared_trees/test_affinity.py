@@ -1,7 +1,5 @@
 """Regressions of the leaf values of tasks on each other."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

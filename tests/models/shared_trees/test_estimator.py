@@ -1,7 +1,5 @@
 """SharedTrees: leaf values, equality with plain boosting, layouts, rounds, export, and what sharing is worth."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import lightgbm as lgb
@@ -280,13 +278,6 @@ def test_a_fit_that_goes_astray_on_all_rows_is_dropped(monkeypatch):
     with pytest.warns(TabmtlWarning, match="the latter is kept, which has not learned from these labels"):
         model = SharedTrees(random_state=0, n_estimators=30).fit(X, Y)
     assert model.rounds_["n_labels"].to_list() == [170, 170]
-
-
-def test_bad_parameters_are_named():
-    X, Y = regressions(60, 2)
-    for name, value in [("rho", 1.1), ("rho", -0.1), ("sketch", "hard"), ("n_estimators", 0), ("rho", "half")]:
-        with pytest.raises(ValueError, match=f"{name} must be"):
-            SharedTrees(**{name: value}).fit(X, Y)
 
 
 def test_trees_of_a_task_alone_are_kept_where_they_pay():

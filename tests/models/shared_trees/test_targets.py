@@ -1,7 +1,5 @@
 """Losses of all kinds, wide and long: derivatives, starts and sums over leaves."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

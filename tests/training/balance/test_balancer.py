@@ -10,17 +10,12 @@ from torch import nn
 from tabmtl.models.shared_bottom import SharedBottom
 from tabmtl.training.balance import Balancer
 
+pytestmark = pytest.mark.usefixtures("torch_seed")
+
 AT_PARAMETERS = {"grad_level": "parameters"}
 #: Methods of losses know no level.
 WAYS = [(name, way) for name in NAMES for way in ({}, {"flat": True}, AT_PARAMETERS)]
 WAYS = [(name, way) for name, way in WAYS if way is not AT_PARAMETERS or name in GRADIENT_LEVEL]
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 @pytest.mark.parametrize(("balance", "options"), WAYS)

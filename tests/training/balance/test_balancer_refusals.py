@@ -11,12 +11,7 @@ from tabmtl.models.shared_bottom import SharedBottom
 from tabmtl.nn.layers import Towers
 from tabmtl.training.balance.balancer import Balancer, check_balance
 
-
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("torch_seed")
 
 
 @pytest.mark.parametrize("balance", NAMES)

@@ -14,12 +14,7 @@ from tabmtl.training.balance.gradients import (
     split_parameters,
 )
 
-
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("torch_seed")
 
 
 def gradients(network):

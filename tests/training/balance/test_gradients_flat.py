@@ -13,12 +13,7 @@ from tabmtl.training.balance.gradients import (
     uphill_jacobian,
 )
 
-
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("torch_seed")
 
 
 def test_uphill_gradients_are_those_at_the_moved_weights_and_the_weights_come_back_bitwise():

@@ -11,14 +11,9 @@ from tabmtl.nn.layers import Boundary, Towers
 from tabmtl.training.balance.gradient_joins import imtl_g, mgda, normalize_rows, pcgrad
 from tabmtl.training.balance.loss_weights import Dwa, Famo, Gls, GradNorm, ImtlL, Uncertainty, Weighting
 
+pytestmark = pytest.mark.usefixtures("torch_seed")
+
 ALL = torch.tensor([True, True])
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 def rows(*vectors):
