@@ -65,30 +65,30 @@ def draw_figures(
 
 
 def _differences(frame: pl.DataFrame, tasks: Sequence[Task], reference: str) -> Iterator[Figure]:
-    defined = set(frame.drop_nulls("difference")["task"])
-    shown = [task for task in tasks if task.name in defined]
-    if shown:
-        drawn = frame.filter(pl.col("difference").is_not_null())
+    drawn = frame.drop_nulls("difference")
+    caption = (
+        f"Score of each model minus that of {reference} on the same rows, with joint 95 % intervals. A triangle marks "
+        "an interval that leaves 0 out: up is ahead, down behind."
+    )
+    if shown := _among(tasks, drawn):
         display = ComparisonDisplay(drawn, tasks=shown[:_MOST_PANELS], reference=reference).plot()
-        caption = (
-            f"Score of each model minus that of {reference} on the same rows, with joint 95 % intervals. A triangle "
-            f"marks an interval that leaves 0 out: up is ahead, down behind.{_left_out(shown, _MOST_PANELS)}"
-        )
-        yield _figure("Differences, task by task", caption, display)
+        yield _figure("Differences, task by task", caption + _left_out(shown, _MOST_PANELS), display)
 
 
 def _calibration(calibration: pl.DataFrame, tasks: Sequence[Task]) -> Iterator[Figure]:
-    binned = set(calibration["task"])
-    shown = [task for task in tasks if task.name in binned]
-    if shown:
+    caption = (
+        "Mean answers beside means of what came, in up to ten bins of equally many rows to test. On the dotted line "
+        "they agree: a model below it answers too high, above it too low. Of a task with two classes it is the "
+        "probability of the second, of one with more that of the class answered."
+    )
+    if shown := _among(tasks, calibration):
         display = CalibrationDisplay(calibration, tasks=shown[:_MOST_PANELS]).plot()
-        caption = (
-            "Mean answers beside means of what came, in up to ten bins of equally many rows to test. On the dotted "
-            "line they agree: a model below it answers too high, above it too low. Of a task with two classes it is "
-            "the probability of the second, of one with more that of the class answered."
-            f"{_left_out(shown, _MOST_PANELS)}"
-        )
-        yield _figure("Calibration", caption, display)
+        yield _figure("Calibration", caption + _left_out(shown, _MOST_PANELS), display)
+
+
+def _among(tasks: Sequence[Task], rows: pl.DataFrame) -> list[Task]:
+    named = set(rows["task"])
+    return [task for task in tasks if task.name in named]
 
 
 def _inside(name: str, model: Any) -> Iterator[Figure]:
