@@ -125,7 +125,7 @@ class DivergenceError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Features of a fitted model, and the form of their encoded values.
+    """Features of a fitted model, and the form of their encoded values: all that networks and trees know of them.
 
     Parameters
     ----------
@@ -139,6 +139,10 @@ class Columns:
     bins : tuple of tuple of float
         Per numeric column, increasing quantile edges of the *encoded* training values, at least two; the knots of
         piecewise-linear embeddings.
+    bag_sizes : tuple of int
+        Per column of tags or text, the number of its codes; tables have none.
+    vector_widths : tuple of int
+        Per column of vectors, their length; tables have none.
     """
 
     numeric: tuple[str, ...]
@@ -146,6 +150,8 @@ class Columns:
     levels: tuple[tuple[str, ...], ...]
     has_missing: tuple[bool, ...]
     bins: tuple[tuple[float, ...], ...]
+    bag_sizes: tuple[int, ...] = ()
+    vector_widths: tuple[int, ...] = ()
 
     @property
     def n_features(self) -> int:
@@ -192,7 +198,7 @@ class Batch:
 
     def arrays(self) -> dict[str, Any]:
         """Return all arrays by name, those of the features among them; None for one that is not there."""
-        return {**vars(self.x), **{name: part for name, part in vars(self).items() if name != "x"}}
+        return {**self.x.arrays(), **{name: part for name, part in vars(self).items() if name != "x"}}
 
     def like(self, arrays: dict[str, Any]) -> Batch:
         """Return a batch of other arrays, by the names of `arrays`."""

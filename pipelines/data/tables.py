@@ -203,8 +203,8 @@ class TableRows(ScoredTables):
 
     def check_features(self) -> None:
         """Raise an error that names a column which no model accepts, such as one of dates."""
+        from tabmtl.columns.cures import library_of
         from tabmtl.encode import FeatureCoder
-        from tabmtl.encode.cures import library_of
 
         X, _ = self.parts["train"]
         FeatureCoder.fit(X.head(1).select(pl.exclude(self.facts["task_column"] or [])), library=library_of(X))

@@ -404,7 +404,7 @@ def _encode(block: pl.DataFrame, roles: Roles, coder: TableCoder) -> Batch:
 
 
 def _arrays(batch: Batch, block: pl.DataFrame, roles: Roles) -> dict[str, np.ndarray]:
-    arrays = {**vars(batch.x), "y": batch.y}
+    arrays = {**batch.x.arrays(), "y": batch.y}
     if batch.task is not None:
         arrays["task"] = batch.task.astype(np.int32)
     if roles.weight is not None:

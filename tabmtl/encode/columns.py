@@ -13,7 +13,7 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
-from tabmtl.encode.cures import Library, by_cast, by_valid_text
+from tabmtl.columns.cures import Library, by_cast, by_valid_text
 
 _INT64 = range(-(2**63), 2**63)
 

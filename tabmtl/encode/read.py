@@ -17,8 +17,8 @@ from narwhals.exceptions import DuplicateError
 from scipy.sparse import issparse
 from sklearn.utils import check_array
 
+from tabmtl.columns.cures import by_frame, by_targets, library_of
 from tabmtl.encode.columns import is_missing, read_array, read_column, read_pandas
-from tabmtl.encode.cures import by_frame, by_targets, library_of
 from tabmtl.encode.files import read_blocks
 from tabmtl.encode.write import Origin, native_dtype, origin_of
 from tabmtl.params import near

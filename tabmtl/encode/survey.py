@@ -11,15 +11,9 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.encode.features import (
-    NO_ROWS,
-    SAMPLE_ROWS,
-    FeatureCoder,
-    count_levels,
-    find_roles,
-    number_of,
-    reject_infinite,
-)
+from tabmtl.columns.category import add_levels, count_levels
+from tabmtl.columns.kind import Coding, Summary
+from tabmtl.encode.features import NO_ROWS, SAMPLE_ROWS, FeatureCoder, find_roles, merge_columns, survey_columns
 from tabmtl.encode.labels import LabelCoder, center_and_scale
 from tabmtl.encode.shards import Roles, Shards, row_keys
 from tabmtl.encode.table import TableCoder, check_task_column, find_names, sort_tasks
@@ -30,7 +24,6 @@ from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.targets.kind import TEXT
 
 _WAITING = 32  # summaries that are merged at a time, or fewer if they hold many rows of samples
-_MOST_LEVELS = 20_000_000
 _MOST_CLASSES = 1_000_000
 _LEAST_VALUES = 1_000  # of a target of numbers; more say nothing of its kind
 
@@ -45,10 +38,9 @@ class Plan:
     ----------
     schema : polars Schema
         Of the features, without the column of tasks.
-    numeric : tuple of str
-        Features that are numbers.
-    counted : dict of str to DataType
-        Columns whose levels are counted: categorical features, and the column of tasks.
+    roles : dict of str to tuple of str
+        Features by their kind.
+    task_column : str or None
     classes : frozenset of str
         Targets of which all values are kept, because they are classes.
     targets : tuple of str
@@ -56,8 +48,8 @@ class Plan:
     """
 
     schema: pl.Schema
-    numeric: tuple[str, ...]
-    counted: dict[str, pl.DataType]
+    roles: dict[str, tuple[str, ...]]
+    task_column: str | None
     classes: frozenset[str]
     targets: tuple[str, ...]
     weight: str | None
@@ -73,12 +65,10 @@ class Plan:
     ) -> Plan:
         """Plan the survey of shards, whose targets in `classes` are known to be classes."""
         schema = pl.Schema({name: shards.schema[name] for name in roles.features if name != task_column})
-        numeric, categories = find_roles(schema, categorical, "polars")
-        counted = (*categories, *([] if task_column is None else [task_column]))
         return cls(
             schema=schema,
-            numeric=numeric,
-            counted={name: shards.schema[name] for name in counted},
+            roles=find_roles(schema, categorical, "polars"),
+            task_column=task_column,
             classes=frozenset(classes),
             targets=roles.targets,
             weight=roles.weight,
@@ -94,27 +84,25 @@ class Sample:
     keys : ndarray of uint64, shape (m,)
     rows : ndarray of int64, shape (m,)
         Numbers of the rows.
-    numbers : ndarray of float64, shape (n_numeric, m)
     labels : ndarray of float64, shape (C, m)
         NaN in targets of text.
     """
 
     keys: np.ndarray
     rows: np.ndarray
-    numbers: np.ndarray
     labels: np.ndarray
 
     @classmethod
-    def merge(cls, samples: Sequence[Sample]) -> Sample:
-        """Keep the least keys of all."""
+    def merge(cls, samples: Sequence[Sample]) -> tuple[Sample, np.ndarray]:
+        """Keep the least keys of all; return the sample, and its rows among the joined ones."""
         joined = {
             field.name: np.concatenate([getattr(sample, field.name) for sample in samples], axis=-1)
             for field in fields(cls)
         }
-        if len(joined["keys"]) > SAMPLE_ROWS:
+        kept = np.arange(len(joined["keys"]))
+        if len(kept) > SAMPLE_ROWS:
             kept = np.sort(np.argpartition(joined["keys"], SAMPLE_ROWS)[:SAMPLE_ROWS])
-            joined = {name: part[..., kept] for name, part in joined.items()}
-        return cls(**joined)
+        return cls(**{name: part[..., kept] for name, part in joined.items()}), kept
 
     @property
     def largest(self) -> np.uint64:
@@ -129,9 +117,10 @@ class Survey:
     Attributes
     ----------
     n_rows : int
-    levels : dict of str to DataFrame
-        Per counted column, every ``level`` and the ``count`` of its rows.
-    has_missing : ndarray of bool, shape (n_numeric,)
+    columns : dict of str to dict
+        Summaries of the features by their kind; see `tabmtl.columns.ColumnKind.survey`.
+    tasks : DataFrame or None
+        Of the column of tasks every ``level``, and the ``count`` of its rows.
     values : tuple of Series
         Per target, its distinct values; of numbers that may not be classes the least `_LEAST_VALUES`, and infinity.
     moments : tuple of list
@@ -140,8 +129,8 @@ class Survey:
     """
 
     n_rows: int
-    levels: dict[str, pl.DataFrame]
-    has_missing: np.ndarray
+    columns: dict[str, Summary]
+    tasks: pl.DataFrame | None
     values: tuple[pl.Series, ...]
     moments: tuple[list[tuple[int, float, float]], ...]
     sample: Sample
@@ -149,12 +138,6 @@ class Survey:
     @classmethod
     def of(cls, block: pl.DataFrame, start: int, plan: Plan, largest: np.uint64 = _EVERY_KEY) -> Survey:
         """Summarise a block, given the number of its first row, and the largest key that a sample may need."""
-        numbers = [
-            column.to_numpy()
-            for column in block.select([number_of(name, plan.schema[name]) for name in plan.numeric]).iter_columns()
-        ]
-        for name, column in zip(plan.numeric, numbers, strict=True):
-            reject_infinite(column[None], [name])
         labels = read_labels(block, plan.targets, plan.weight)
         floats = [_floats(series) for series in labels.iter_columns()]
         rows = np.arange(start, start + block.height)
@@ -162,14 +145,13 @@ class Survey:
         taken = np.flatnonzero(keys <= largest)
         return cls(
             n_rows=block.height,
-            levels=count_levels(block.lazy(), pl.Schema(plan.counted), list(plan.counted)),
-            has_missing=np.array([np.isnan(column).any() for column in numbers], dtype=bool),
+            columns=survey_columns(block, plan.roles, taken),
+            tasks=None if plan.task_column is None else count_levels(block, [plan.task_column])[plan.task_column],
             values=tuple(_distinct([series], series.name in plan.classes) for series in labels.iter_columns()),
             moments=tuple([_moments(values)] for values in floats),
             sample=Sample(
                 keys=keys[taken],
                 rows=rows[taken],
-                numbers=np.array([column[taken] for column in numbers], dtype=float).reshape(-1, len(taken)),
                 labels=np.array([values[taken] for values in floats]).reshape(-1, len(taken)),
             ),
         )
@@ -178,22 +160,19 @@ class Survey:
     def merge(cls, surveys: Sequence[Survey], plan: Plan) -> Survey:
         """Summarise the rows of all; the order does not matter."""
         values = zip(plan.targets, zip(*(survey.values for survey in surveys), strict=True), strict=True)
+        sample, kept = Sample.merge([survey.sample for survey in surveys])
+        tasks = [survey.tasks for survey in surveys if survey.tasks is not None]
         return cls(
             n_rows=sum(survey.n_rows for survey in surveys),
-            levels={name: _add_levels([survey.levels[name] for survey in surveys], name) for name in plan.counted},
-            has_missing=np.any([survey.has_missing for survey in surveys], axis=0),
+            columns=merge_columns([survey.columns for survey in surveys], kept),
+            tasks=add_levels(tasks, str(plan.task_column)) if tasks else None,
             values=tuple(_distinct(of_task, name in plan.classes) for name, of_task in values),
             moments=tuple(
                 [one for of_block in of_task for one in of_block]
                 for of_task in zip(*(survey.moments for survey in surveys), strict=True)
             ),
-            sample=Sample.merge([survey.sample for survey in surveys]),
+            sample=sample,
         )
-
-    def features(self, plan: Plan, **coding: Any) -> FeatureCoder:
-        """Learn the encoding of features; the sample is used up."""
-        missing = tuple(self.has_missing.tolist())
-        return FeatureCoder.learn(plan.schema, self.sample.numbers, missing, self.levels, **coding)
 
     def labels(self, origin: Origin, **coding: Any) -> LabelCoder:
         """Learn the encoding of targets."""
@@ -244,9 +223,11 @@ def learn_table(
     survey = _survey(shards, plan, roles.names(), group)
     levels = None
     if task_column is not None:
-        levels = sort_tasks(survey.levels[task_column]["level"], task_column, shards.schema[task_column])
+        assert survey.tasks is not None
+        levels = sort_tasks(survey.tasks["level"], task_column, shards.schema[task_column])
+    coding = Coding(schema=plan.schema, named=not isinstance(chosen, str), **encoding)
     return TableCoder(
-        features=survey.features(plan, categorical=chosen, **encoding),
+        features=FeatureCoder.learn(plan.roles, survey.columns, coding),
         labels=survey.labels(_origin(shards, roles), declared=declared, force=force, task_levels=levels),
         task_column=task_column,
         names=names,
@@ -313,15 +294,6 @@ def _origin(shards: Shards, roles: Roles) -> Origin:
         dtypes=tuple(str(shards.schema[name]) for name in roles.targets),
         categories=(None,) * len(roles.targets),
     )
-
-
-def _add_levels(tables: Sequence[pl.DataFrame], name: str) -> pl.DataFrame:
-    table = pl.concat(tables).group_by("level").agg(pl.col("count").sum())
-    if table.height > _MOST_LEVELS:
-        raise ValueError(
-            f"column {name!r} has more than {_MOST_LEVELS:_} levels; name it in drop, or write a hash of it with fewer"
-        )
-    return table
 
 
 def _distinct(parts: Sequence[pl.Series], keep_all: bool) -> pl.Series:

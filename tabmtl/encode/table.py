@@ -10,8 +10,9 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.encode.cures import Library, by_cast, by_columns, library_of
-from tabmtl.encode.features import FeatureCoder, is_feature, text_of
+from tabmtl.columns.category import is_feature, text_of
+from tabmtl.columns.cures import Library, by_cast, by_columns, library_of
+from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.encode.read import check_targets, names_of, read_features, without_columns
 from tabmtl.encode.tasks import DeclaredTasks

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import polars as pl
 
-from tabmtl.encode.cures import by_kind
+from tabmtl.columns.cures import by_kind
 from tabmtl.params import near
 from tabmtl.schema import TabmtlWarning
 from tabmtl.targets import KINDS, Kind, Task

@@ -11,7 +11,7 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
-from tabmtl.encode.cures import Library
+from tabmtl.columns.cures import Library
 from tabmtl.storage.stored import Stored
 
 ORDERED = "category-ordered"

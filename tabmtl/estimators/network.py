@@ -15,8 +15,8 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.columns.number import NumericTransform
 from tabmtl.encode import TableCoder
-from tabmtl.encode.features import NumericTransform
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes, weight_arrays

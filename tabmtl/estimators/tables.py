@@ -13,8 +13,8 @@ import polars as pl
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
+from tabmtl.columns.cures import by_columns
 from tabmtl.encode import LabelCoder, TableCoder
-from tabmtl.encode.cures import by_columns
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.tasks import DeclaredTasks

@@ -15,7 +15,7 @@ import polars as pl
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from tabmtl.encode.features import text_of
+from tabmtl.columns.category import text_of
 from tabmtl.encode.read import read_features
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.sessions.log import to_polars

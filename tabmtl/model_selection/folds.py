@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.metadata_routing import UNUSED
 
-from tabmtl.encode.features import text_of
+from tabmtl.columns.category import text_of
 from tabmtl.encode.labels import DeclaredTasks, LabelCoder
 from tabmtl.encode.read import read_features, read_groups
 from tabmtl.metrics.scores import mean_score

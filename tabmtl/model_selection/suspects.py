@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from tabmtl.columns.cures import by_drop, library_of
 from tabmtl.encode import TableCoder
-from tabmtl.encode.cures import by_drop, library_of
 from tabmtl.schema import (
     Batch,
     Columns,

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from tabmtl.encode.numeric import NumericScaler
+from tabmtl.columns.number import NumericScaler
 from tabmtl.encode.table import TableCoder
 from tabmtl.schema import Batch
 from tabmtl.storage.stored import ModelFileError, Saved, kinds_by_name, put_together, take_apart
 
 #: Key of the text of `describe_encoding` in the metadata of an ONNX file.
 METADATA = "tabmtl"
-FORMAT = 1
+FORMAT = 2
 
 
 def describe_encoding(class_name: str, coder: TableCoder) -> str:
@@ -27,21 +27,22 @@ def describe_encoding(class_name: str, coder: TableCoder) -> str:
     ========================  =====================================================================================
     key                       value
     ========================  =====================================================================================
-    ``format``, ``tabmtl``    1, and the version that wrote the file
+    ``format``, ``tabmtl``    2, and the version that wrote the file
     ``class``                 name of the estimator
     ``names``                 columns of X in the order of fit
-    ``features``              in ``columns``, ``numeric`` and ``categorical``: names of the columns of the inputs
-                              ``x_num`` and ``x_cat``, in order; ``levels``: for each of ``categorical`` its levels
+    ``features``              in ``coders``, ``numbers`` and ``categories``: ``names`` of the columns of the inputs
+                              ``x_num`` and ``x_cat``, in order; ``levels``: for each of the categories its levels
     ``task_column``           long layout: the column of X that names a row's task; else null
     ``labels``                ``tasks``: name, kind and classes of every task; ``names``: the outputs, in order;
                               ``task_levels``: long layout, the tasks in the order of their codes; and the facts that
                               turn answers back into a frame like y
     ========================  =====================================================================================
     """
-    n_numeric = len(coder.features.columns.numeric)
-    columns = replace(coder.features.columns, bins=((0.0, 1.0),) * n_numeric)  # the network has them
+    coders = coder.features.coders
+    n_numeric = len(coders["numbers"].names)
     scaler = NumericScaler(transform="raw", **_no_scale(n_numeric), knots=np.empty((n_numeric, 0)))
-    raw = replace(coder, features=replace(coder.features, columns=columns, scaler=scaler))
+    numbers = replace(coders["numbers"], bins=((0.0, 1.0),) * n_numeric, scaler=scaler)  # the network has them
+    raw = replace(coder, features=replace(coder.features, coders=coders | {"numbers": numbers}))
     about = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name}
     return json.dumps(about | take_apart(raw).facts, allow_nan=False)
 
@@ -91,11 +92,11 @@ class OnnxCoder:
             )
         with _read():
             facts = {name: fact for name, fact in self.facts.items() if name not in ("format", "tabmtl", "class")}
-            n_numeric, n_targets = len(facts["features"]["columns"]["numeric"]), len(facts["labels"]["names"])
+            n_numeric, n_targets = len(facts["features"]["coders"]["numbers"]["names"]), len(facts["labels"]["names"])
             # the network scales its inputs, and answers in own units
-            scales = {"features.scaler": _no_scale(n_numeric), "labels": _no_scale(n_targets)}
+            scales = {"features.coders.numbers.scaler": _no_scale(n_numeric), "labels": _no_scale(n_targets)}
             arrays = {f"{part}.{name}": array for part, own in scales.items() for name, array in own.items()}
-            arrays["features.scaler.knots"] = np.empty((n_numeric, 0))
+            arrays["features.coders.numbers.scaler.knots"] = np.empty((n_numeric, 0))
             self._coder = put_together(TableCoder, Saved(facts=facts, arrays=arrays, kinds=given))
 
     def encode(self, X: Any) -> dict[str, np.ndarray]:

@@ -37,8 +37,8 @@ import torch
 from torch import Tensor, nn
 
 from tabmtl.columns import Features
+from tabmtl.columns.number import CLIP, FAR, NumericScaler
 from tabmtl.encode import TableCoder
-from tabmtl.encode.numeric import CLIP, FAR, NumericScaler
 from tabmtl.onnx.coder import METADATA, describe_encoding, name_inputs
 from tabmtl.schema import Batch
 from tabmtl.storage.atomic import write_file

@@ -14,8 +14,8 @@ import polars.selectors as cs
 from polars.io.plugins import register_io_source
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.columns.category import text_of
 from tabmtl.encode import TableCoder
-from tabmtl.encode.features import text_of
 from tabmtl.encode.files import Paths, find_files, is_csv, is_table, read_blocks, scan_file, stamp_of, whole, written
 from tabmtl.estimators.tables import Answered, MultiTaskEstimator
 from tabmtl.metrics.intervals import score_intervals

@@ -300,7 +300,8 @@ class _Reader:
         if kind is pl.Series:
             return self._series(fact, path)
         if kind is dict:
-            return {name: self.read(args[1], item, f"{path}.{name}", sizes) for name, item in fact.items()}
+            of_name = getattr(args[1], "of_name", lambda _: args[1])  # kinds of columns by their names
+            return {name: self.read(of_name(name), item, f"{path}.{name}", sizes) for name, item in fact.items()}
         return self._dataclass(kind, dict(fact), path, sizes)
 
     def _dataclass(self, cls: Any, facts: dict[str, Any], path: str, sizes: dict[str, int]) -> Any:

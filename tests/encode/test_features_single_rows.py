@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tabmtl.encode.features import MOST_ROWS, FeatureCoder, SingleRows
+from tabmtl.encode.features import MOST_ROWS, FeatureCoder
 
 N = 40
 NUMBERS = {
@@ -59,12 +59,12 @@ def levels() -> pl.DataFrame:
 
 
 def check(coder: FeatureCoder, frame: pl.DataFrame, *, few: bool = True) -> None:
-    assert (SingleRows.of(coder.columns, frame.schema) is not None) == few
+    assert all(own.reads_rows(frame.schema) for own in coder.coders.values()) == few
     x = coder.encode(frame)
     for n in (1, 2, MOST_ROWS):
         for start in range(0, len(frame) - n, 3):
             own = coder.encode(frame[start : start + n])
-            for found, expected in zip(vars(own).values(), vars(x).values(), strict=True):
+            for found, expected in zip(own.arrays().values(), x.arrays().values(), strict=True):
                 assert found.dtype == expected.dtype
                 assert found.tobytes() == expected[start : start + n].tobytes()
 

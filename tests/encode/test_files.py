@@ -78,7 +78,7 @@ def test_rows_that_do_not_come_are_an_error(tmp_path, ends_early, ending, monkey
 
 
 def test_rows_that_do_not_come_of_a_query_are_an_error(ends_early, monkeypatch):
-    monkeypatch.setattr("tabmtl.encode.features._SLICE_ROWS", 5)
+    monkeypatch.setattr("tabmtl.encode.features.SLICE_ROWS", 5)
     coder = FeatureCoder.fit(ROWS)
     with pytest.raises(ValueError, match=r"the LazyFrame gave 5 of 21 rows: its rows must be the same each time"):
         coder.encode(ROWS.lazy())

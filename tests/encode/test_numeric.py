@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.preprocessing import QuantileTransformer
 
-from tabmtl.encode.numeric import NumericScaler, bin_edges, quantiles
+from tabmtl.columns.number import NumericScaler, bin_edges, quantiles
 
 TRANSFORMS = ("standardize", "quantile", "none")
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

@@ -96,9 +96,8 @@ def test_summaries_merge_in_any_order(sizes, random):
     rng = np.random.default_rng(n)
     frame = pl.DataFrame({"x": rng.normal(size=n), "k": (["a", "b", None] * n)[:n], "y": rng.normal(size=n)})
     schema = frame.select("x", "k").schema
-    plan = Plan(
-        schema=schema, numeric=("x",), counted={"k": pl.String()}, classes=frozenset(), targets=("y",), weight=None
-    )
+    roles = {"numbers": ("x",), "categories": ("k",)}
+    plan = Plan(schema=schema, roles=roles, task_column=None, classes=frozenset(), targets=("y",), weight=None)
     starts = np.cumsum([0, *sizes])
     parts = [Survey.of(frame[a:b], int(a), plan) for a, b in pairwise(starts)]
     whole = Survey.merge(parts, plan)
@@ -106,10 +105,12 @@ def test_summaries_merge_in_any_order(sizes, random):
     while len(parts) > 1:
         parts = [Survey.merge(parts[:2], plan), *parts[2:]]
     assert parts[0].n_rows == whole.n_rows == n
-    assert parts[0].levels["k"].sort("level").equals(whole.levels["k"].sort("level"))
+    levels = [one.columns["categories"]["k"].sort("level") for one in (parts[0], whole)]
+    assert levels[0].equals(levels[1])
     assert parts[0].values[0].equals(whole.values[0])
     orders = [np.argsort(one.sample.rows) for one in (parts[0], whole)]
-    np.testing.assert_array_equal(parts[0].sample.numbers[:, orders[0]], whole.sample.numbers[:, orders[1]])
+    numbers = [one.columns["numbers"]["sample"] for one in (parts[0], whole)]
+    np.testing.assert_array_equal(numbers[0][:, orders[0]], numbers[1][:, orders[1]])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(survey, "SAMPLE_ROWS", 0)
         assert parts[0].center_and_scale(0) == whole.center_and_scale(0)

@@ -227,15 +227,15 @@ def test_a_service_without_the_package_can_encode(model):
     estimator, path, _ = model
     session = session_of(path)
     facts = json.loads(session.get_modelmeta().custom_metadata_map["tabmtl"])
-    assert (facts["format"], facts["class"], facts["task_column"]) == (1, "SharedBottom", None)
+    assert (facts["format"], facts["class"], facts["task_column"]) == (2, "SharedBottom", None)
     assert [task["kind"] for task in facts["labels"]["tasks"]] == ["binary", "multiclass", "regression"]
     assert facts["labels"]["tasks"][1]["classes"] == ["large", "medium", "small"]
-    rows, columns = new_rows(20).to_dicts(), facts["features"]["columns"]
-    numbers = [[row[name] for name in columns["numeric"]] for row in rows]
+    rows, columns = new_rows(20).to_dicts(), facts["features"]["coders"]
+    numbers = [[row[name] for name in columns["numbers"]["names"]] for row in rows]
     codes = []
     for row in rows:
         own = []
-        for name, levels in zip(columns["categorical"], columns["levels"], strict=True):
+        for name, levels in zip(columns["categories"]["names"], columns["categories"]["levels"], strict=True):
             text = {True: "true", False: "false"}.get(row[name], row[name])
             own.append(0 if text is None else 2 + levels.index(text) if text in levels else 1)
         codes.append(own)
@@ -267,10 +267,10 @@ def test_a_file_of_another_kind_is_no_model_of_ours(model, tmp_path):
     proto = model[2]
     with pytest.raises(ValueError, match="was not written by export_onnx"):
         OnnxCoder(session_of(proto.SerializeToString()))
-    entry = proto.metadata_props.add(key="tabmtl", value=json.dumps({"format": 2, "tabmtl": "9.1"}))
-    with pytest.raises(ValueError, match=r"format 2, written by tabmtl 9\.1; this release reads format 1"):
+    entry = proto.metadata_props.add(key="tabmtl", value=json.dumps({"format": 3, "tabmtl": "9.1"}))
+    with pytest.raises(ValueError, match=r"format 3, written by tabmtl 9\.1; this release reads format 2"):
         OnnxCoder(session_of(proto.SerializeToString()))
-    for value in ("{}", "[]", '{"format": 1}', '{"format": 1, "tabmtl": "1"}', "no JSON", "3", "[" * 100_000):
+    for value in ("{}", "[]", '{"format": 2}', '{"format": 2, "tabmtl": "1"}', "no JSON", "3", "[" * 100_000):
         entry.value = value
         with pytest.raises(
             ValueError, match="the metadata 'tabmtl' of the ONNX model differ from those of export_onnx"

@@ -17,8 +17,8 @@ import polars as pl
 import pytest
 
 import tabmtl
+from tabmtl.columns.cures import library_of
 from tabmtl.encode import FeatureCoder, LabelCoder
-from tabmtl.encode.cures import library_of
 from tabmtl.pipelines import cli
 from tabmtl.pipelines.terminal import exit_code, in_order, near, one_line, pairs, without_password
 from tabmtl.schema import IdColumnWarning, TabmtlWarning

@@ -178,7 +178,7 @@ def changes_of(name: str, array: np.ndarray, *, is_late: bool):
     if not is_late and array.size:
         yield "twice", np.concatenate([array, array], axis=0)
     if array.dtype.kind == "f" and array.size:
-        may_miss = name.endswith(("x_num", "side_losses"))
+        may_miss = name.endswith(("numbers", "side_losses"))
         yield from ((str(value), with_first(array, value)) for value in (np.nan, np.inf, -np.inf)[may_miss:])
     if array.dtype.kind == "i" and array.size:
         if not name.endswith(".values"):  # of a frame, where it stands for nothing else
@@ -209,7 +209,7 @@ def test_arrays_of_other_shapes_types_and_values_are_refused(form):
         *(("M2TRec", "items.row", value) for value in (60, 2**62)),
         *(("M2TRec", f"items.features.bags.{bag}.codes", 2**31 - 1) for bag in (0, 1)),
         *(("M2TRec", f"items.features.bags.{bag}.offsets", 2**31 - 1) for bag in (0, 1)),
-        ("M2TRec", "items.features.x_cat", 2**31 - 1),
+        ("M2TRec", "items.features.codes", 2**31 - 1),
         *((RMTGB, "groups.0.members", value) for value in (1, 3, 2**62)),
     ],
 )
@@ -220,8 +220,12 @@ def test_indices_beyond_what_they_point_at_are_refused(form, name, value):
 
 BAD = [None, "x", -1, 10**9, 1.5, [], {}, ["x", "x"], [-1], [[1]]]
 PATHS = [
-    *(f"coder features columns {name}" for name in ("numeric", "categorical", "levels", "bins", "has_missing")),
-    *("coder features names", "coder features scaler transform", "coder features scaler", "coder labels tasks"),
+    *(
+        f"coder features coders numbers {name}"
+        for name in ("names", "bins", "has_missing", "scaler", "scaler transform")
+    ),
+    *(f"coder features coders {name}" for name in ("numbers", "categories", "categories names", "categories levels")),
+    *("coder features names", "coder features coders", "coder labels tasks"),
     *(
         f"coder labels {name}"
         for name in ("names", "dtypes", "origin", "origin container", "origin ndim", "origin dtypes")

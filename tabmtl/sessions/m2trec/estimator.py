@@ -507,7 +507,7 @@ class M2TRec(TrainedEstimator, Recommender):
         """
         check_is_fitted(self)
         column = None if categories is None else self._column_of(categories)
-        if self._coder is not None and categories in self._coder.tags:
+        if column and self._coder and self._coder.features.kind_of(column.name) == "tags":
             raise ValueError(f"column {categories!r} holds tags, several an item: evaluate a column of one category")
         table = super().evaluate(clicks, k, exclude_seen=exclude_seen)
         if column is None:
@@ -724,9 +724,9 @@ class M2TRec(TrainedEstimator, Recommender):
         if name in known:
             return known[name]
         have = f"categories and tags are in {[*known]}"
-        if name not in self._coder.names:
+        if name not in self._coder.features.names:
             raise ValueError(f"the item table of fit had no column {name!r}; its {have}{near(name, known)}")
-        kind = "text" if name in self._coder.texts else "vectors" if name in self._coder.vectors else "numbers"
+        kind = self._coder.features.kind_of(name).replace("texts", "text")
         cure = "" if kind == "vectors" else "; if it holds categories, fit again and name it in categorical_features"
         raise ValueError(f"column {name!r} of the item table was read as {kind}, not as categories; its {have}{cure}")
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tabmtl.sessions.m2trec.item_features import ItemFeatures
+from tabmtl.columns import Features
 from tabmtl.storage.stored import Stored
 
 
@@ -24,7 +24,7 @@ class NetworkItems:
     ----------
     known : KnownItems
         The items that the units stand for.
-    features : ItemFeatures or None
+    features : Features or None
         Distinct rows of metadata; the last one stands for nothing known.
     row, own : Tensor of int64, shape (U,)
         Row of metadata, and number of the own vector; 0 for none.
@@ -35,7 +35,7 @@ class NetworkItems:
     """
 
     known: KnownItems
-    features: ItemFeatures | None
+    features: Features | None
     row: Tensor
     own: Tensor
     clicks: Tensor
@@ -47,7 +47,7 @@ class NetworkItems:
     def codes(self, units: Tensor, column: int) -> Tensor:
         """Look up the codes of units (n,) in a categorical column by number; 0 is a missing category."""
         assert self.features is not None
-        return self.features.x_cat[self.row[units], column].long()
+        return self.features.codes[self.row[units], column].long()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +56,7 @@ class KnownItems:
 
     Attributes
     ----------
-    features : ItemFeatures or None
+    features : Features or None
         Distinct rows of metadata; None without an item table.
     row : ndarray of int64, shape (N,), or None
         Row of metadata of every item.
@@ -66,7 +66,7 @@ class KnownItems:
         Whether items of equal metadata share a unit (``id_mode="none"``).
     """
 
-    features: ItemFeatures | None
+    features: Features | None
     row: Annotated[np.ndarray, Stored("i8", "N", low=0, below="G")] | None
     clicks: Annotated[np.ndarray, Stored("i8", "N", low=0)]
     shared: bool
@@ -141,7 +141,7 @@ class KnownItems:
             features = features.map(torch.from_numpy).take(torch.from_numpy(kept)).map(Tensor.numpy)
         return KnownItems(features=features, row=row, clicks=self.clicks[places], shared=self.shared)
 
-    def extended(self, features: ItemFeatures, row: np.ndarray) -> KnownItems:
+    def extended(self, features: Features, row: np.ndarray) -> KnownItems:
         """Append items without clicks; shared units take in those of known metadata."""
         assert self.features is not None
         assert self.row is not None

@@ -55,7 +55,7 @@ class M2TRecNetwork(nn.Module):
         d_model = self.items.width
         self.encoder = SessionEncoder(d_model, options)
         width = self.encoder.width
-        columns = None if coder is None or coder.table is None else coder.table.columns
+        columns = None if coder is None else coder.features.columns
         names, sizes = ((), ()) if columns is None else (columns.categorical, columns.cardinalities)
         self.level_columns = [names.index(name) for name in levels]
         level_sizes = [sizes[column] for column in self.level_columns]

@@ -5,6 +5,7 @@ Shapes: G distinct rows of metadata, n units asked for, d the width of a vector.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from tabmtl.columns import Features
 from tabmtl.nn.embeddings import DENSE_ROWS, FeatureVector, fill_missing
 from tabmtl.schema import FIRST_LEVEL, UNSEEN
-from tabmtl.sessions.m2trec.item_features import ItemCoder, ItemFeatures
+from tabmtl.sessions.m2trec.item_features import ItemCoder
 
 #: Width of a field's embedding; one width keeps all categories in one table.
 FIELD_WIDTH = 32
@@ -43,26 +44,26 @@ class ItemFields(nn.Module):
     def __init__(self, coder: ItemCoder, options: Any) -> None:
         super().__init__()
         self.unknown_rate = options.unknown_rate
+        columns = coder.features.columns
         self.fields, self.width = None, 0
-        if coder.table is not None:
-            columns = coder.table.columns
+        if columns.n_features:
             self.fields = FeatureVector(columns, FIELD_WIDTH, numeric_embedding="linear", std=_EMBEDDING_STD)
             self.width = self.fields.width
-        self.bags = nn.ModuleList(nn.EmbeddingBag(size, FIELD_WIDTH, mode="sum") for size in coder.bag_sizes)
+        self.bags = nn.ModuleList(nn.EmbeddingBag(size, FIELD_WIDTH, mode="sum") for size in columns.bag_sizes)
         for bag in self.bags:
             nn.init.normal_(bag.weight, std=_EMBEDDING_STD)  # type: ignore[arg-type]
-        vector_width = sum(coder.vectors.values())
+        vector_width = sum(columns.vector_widths)
         self.adapter = nn.Linear(vector_width, FIELD_WIDTH) if vector_width else None
         self.width += FIELD_WIDTH * (len(self.bags) + (self.adapter is not None))
 
-    def forward(self, features: ItemFeatures) -> Tensor:
+    def forward(self, features: Features) -> Tensor:
         """Map rows of metadata, as tensors, to vectors (n, d)."""
         fields = []
         if self.fields is not None:
-            fields = [self.fields(Features(numbers=features.x_num, codes=self._forget(features.x_cat)))]
+            fields = [self.fields(replace(features, codes=self._forget(features.codes)))]
         return torch.cat([*fields, *self._bags_and_vectors(features)], dim=1)
 
-    def _bags_and_vectors(self, features: ItemFeatures) -> list[Tensor]:
+    def _bags_and_vectors(self, features: Features) -> list[Tensor]:
         """Embed the fields that are no columns of the table of numbers and categories, (n, e) each."""
         parts = []
         for bag, given in zip(self.bags, features.bags, strict=True):
@@ -99,23 +100,23 @@ class ItemTower(ItemFields):
         self.norm = nn.LayerNorm(self.width)
         nn.init.constant_(self.norm.weight, _FIRST_LENGTH * self.width**-0.5)
 
-    def forward(self, features: ItemFeatures) -> Tensor:
+    def forward(self, features: Features) -> Tensor:
         """Map rows of metadata, as tensors, to vectors (n, d)."""
         return self.norm(self.down(F.gelu(self._first_layer(features))))
 
-    def _first_layer(self, features: ItemFeatures) -> Tensor:
+    def _first_layer(self, features: Features) -> Tensor:
         """Compute ``W_1 z + b_1``. A number's part of it is ``x (V w) + V b``: its embedding is never formed."""
         parts, tokenizer = self._bags_and_vectors(features), None if self.fields is None else self.fields.tokenizer
         width = 0
         if tokenizer is not None and tokenizer.categorical is not None:
-            parts.insert(0, tokenizer.categorical(self._forget(features.x_cat)).flatten(1))
+            parts.insert(0, tokenizer.categorical(self._forget(features.codes)).flatten(1))
             width = parts[0].shape[1]
         if tokenizer is None or tokenizer.numeric is None:
             return self.up(torch.cat(parts, dim=1))
         slope, start = tokenizer.numeric.parameters()  # (Fn, e) each
         before, own, behind = self.up.weight.tensor_split((width, width + slope.numel()), dim=1)
         own = own.unflatten(1, slope.shape)
-        values, missing = fill_missing(features.x_num)
+        values, missing = fill_missing(features.numbers)
         parts, weights = [*parts, values], [before, behind, (own * slope).sum(dim=2)]
         if tokenizer.missing is not None:
             parts.append(missing.index_select(1, tokenizer.missing_index))
@@ -160,7 +161,7 @@ class ItemVectors(nn.Module):
             with torch.no_grad():
                 self.own.weight[0] = 0
 
-    def forward(self, features: ItemFeatures | None, rows: Tensor, own: Tensor) -> Tensor:
+    def forward(self, features: Features | None, rows: Tensor, own: Tensor) -> Tensor:
         """Compute the vectors (n, d) of units from their rows of metadata and own vectors (0 for none), both (n,)."""
         parts = []
         if self.tower is not None and features is not None:

@@ -11,8 +11,9 @@ from forging import through_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tabmtl.columns import Features
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, TabmtlWarning
-from tabmtl.sessions.m2trec.item_features import ItemCoder, ItemFeatures
+from tabmtl.sessions.m2trec.item_features import ItemCoder
 
 TABLE = pl.DataFrame(
     {
@@ -30,7 +31,7 @@ def fit(table: pl.DataFrame = TABLE, **options: Any) -> ItemCoder:
     return ItemCoder.fit(table, **options)
 
 
-def decoded(encoded: tuple[ItemFeatures, np.ndarray]) -> list[tuple[Any, ...]]:
+def decoded(encoded: tuple[Features, np.ndarray]) -> list[tuple[Any, ...]]:
     """All that is known of every item, whatever its row."""
     features, row = encoded
     keys = list(features.keys())
@@ -39,22 +40,21 @@ def decoded(encoded: tuple[ItemFeatures, np.ndarray]) -> list[tuple[Any, ...]]:
 
 def test_columns_are_read_by_their_type() -> None:
     coder = fit()
-    assert coder.table is not None
-    assert coder.table.columns.categorical == ("brand",)
-    assert coder.table.columns.numeric == ("price",)
-    assert dict(coder.tags) == {"tags": ("a", "b")}
-    assert coder.texts == ("name",)
-    assert dict(coder.vectors) == {"vector": 2}
-    assert coder.bag_sizes == [FIRST_LEVEL + 2, 2**15]
-    assert coder.names == ["brand", "price", "tags", "name", "vector"]
+    assert coder.features.columns.categorical == ("brand",)
+    assert coder.features.columns.numeric == ("price",)
+    names = {"tags": ("tags",), "texts": ("name",), "vectors": ("vector",)}
+    assert {kind: coder.features.coders[kind].names for kind in names} == names
+    assert coder.features.columns.bag_sizes == (FIRST_LEVEL + 2, 2**15)
+    assert coder.features.columns.vector_widths == (2,)
+    assert coder.category_names == ["brand", "tags"]
 
 
 def test_equal_rows_become_one() -> None:
     features, row = fit().encode(TABLE)
     assert row.tolist() == [0, 1, 2, 0, 3]
-    assert len(features) == len(features.x_cat) == len(features.vectors) == len(features.bags[0].offsets) - 1 == 4
-    assert features.x_cat[:, 0].tolist() == [FIRST_LEVEL, FIRST_LEVEL + 1, MISSING, FIRST_LEVEL]
-    np.testing.assert_array_equal(np.isnan(features.x_num[:, 0]), [False, False, True, False])
+    assert len(features) == len(features.codes) == len(features.vectors) == len(features.bags[0].offsets) - 1 == 4
+    assert features.codes[:, 0].tolist() == [FIRST_LEVEL, FIRST_LEVEL + 1, MISSING, FIRST_LEVEL]
+    np.testing.assert_array_equal(np.isnan(features.numbers[:, 0]), [False, False, True, False])
     assert features.vectors.tolist() == [[1, 0], [0, 1], [0, 0], [0, 0]]
 
 
@@ -95,14 +95,14 @@ def test_what_is_unseen_is_one_thing_and_what_is_missing_another() -> None:
     )
     features, row = fit().encode(new)
     assert row.tolist() == [0, 0, 1]  # nobody can tell two new brands apart
-    assert features.x_cat[:, 0].tolist() == [UNSEEN, MISSING]
+    assert features.codes[:, 0].tolist() == [UNSEEN, MISSING]
     assert features.bags[0].codes.tolist() == [UNSEEN, MISSING]
-    assert np.isnan(features.x_num).all()
+    assert np.isnan(features.numbers).all()
 
 
 def test_rare_levels_count_as_unseen() -> None:
     features, row = fit(min_frequency=2).encode(TABLE)
-    assert features.x_cat[row, 0].tolist() == [FIRST_LEVEL, UNSEEN, MISSING, FIRST_LEVEL, FIRST_LEVEL]
+    assert features.codes[row, 0].tolist() == [FIRST_LEVEL, UNSEEN, MISSING, FIRST_LEVEL, FIRST_LEVEL]
     table = pl.DataFrame({"brand": ["x", "y", "z"]})
     assert fit(table, min_frequency=2).encode(table)[1].tolist() == [0, 0, 0]
 
@@ -156,12 +156,10 @@ def test_a_name_that_looks_like_a_pattern_is_a_name() -> None:
 def test_categories_are_levels_whatever_their_type() -> None:
     table = pl.DataFrame({"aisle": [3, 5, None, 3], "price": [1.0, 1.0, 1.0, 1.0]})
     coder = fit(table, categories=["aisle"])
-    assert coder.table is not None
-    assert coder.table.columns.categorical == ("aisle",)
-    assert coder.encode(table)[0].x_cat[:, 0].tolist() == [FIRST_LEVEL, FIRST_LEVEL + 1, MISSING]
+    assert coder.features.columns.categorical == ("aisle",)
+    assert coder.encode(table)[0].codes[:, 0].tolist() == [FIRST_LEVEL, FIRST_LEVEL + 1, MISSING]
     named = fit(table, categorical=["price"], categories=["aisle"])
-    assert named.table is not None
-    assert named.table.columns.numeric == ()
+    assert named.features.columns.numeric == ()
 
 
 def test_no_item_and_a_column_of_nulls_are_encoded() -> None:
@@ -174,7 +172,7 @@ def test_no_item_and_a_column_of_nulls_are_encoded() -> None:
 def test_a_coder_comes_back_from_its_state() -> None:
     coder = fit()
     again = through_file(coder)
-    assert (again.names, again.bag_sizes) == (coder.names, coder.bag_sizes)
+    assert again.features.columns == coder.features.columns
     assert decoded(again.encode(TABLE)) == decoded(coder.encode(TABLE))
     tags_only = fit(TABLE.select("tags"))
     assert decoded(through_file(tags_only).encode(TABLE)) == decoded(tags_only.encode(TABLE))

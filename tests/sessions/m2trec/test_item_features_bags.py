@@ -9,10 +9,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tabmtl.columns.features import Bags
+from tabmtl.columns.kind import Coding
+from tabmtl.columns.tags import Tags, encode_tags
+from tabmtl.columns.text import TEXT_BUCKETS, encode_text
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN
-from tabmtl.sessions.m2trec.item_features import TEXT_BUCKETS, Bags, encode_tags, encode_text, levels_of
 
 LEVELS = ("blue", "green", "red")
+
+
+def levels_of(tags: pl.Series, min_frequency: int) -> tuple[str, ...]:
+    summary = Tags.survey(tags.to_frame(), [tags.name], np.arange(len(tags)))
+    coding = Coding(schema={tags.name: tags.dtype}, min_frequency=min_frequency)
+    return Tags.learn((tags.name,), summary, coding).levels[0]
 
 
 def rows(bags: Bags) -> list[list[int]]:
@@ -94,7 +103,7 @@ def test_rows_are_taken_and_extended() -> None:
     taken = take(bags, [2, 0, 0])
     assert rows(taken) == [rows(bags)[place] for place in (2, 0, 0)]
     assert list(taken.keys()) == [list(bags.keys())[place] for place in (2, 0, 0)]
-    both = bags.extended(taken)
+    both = Bags.join([bags, taken])
     assert rows(both) == rows(bags) + rows(taken)
     assert list(both.keys()) == list(bags.keys()) + list(taken.keys())
     assert rows(take(bags, [])) == []

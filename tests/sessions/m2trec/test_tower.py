@@ -12,7 +12,7 @@ import torch
 from tabmtl.columns import Features
 from tabmtl.schema import UNSEEN
 from tabmtl.sessions import M2TRec
-from tabmtl.sessions.m2trec.item_features import ItemCoder, ItemFeatures
+from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.tower import FIELD_WIDTH, ItemFields, ItemTower, ItemVectors
 
 TABLE = pl.DataFrame(
@@ -33,7 +33,7 @@ def make(columns: list[str] | None = None, d_model: int = 12, **options: Any) ->
     return coder, ItemTower(coder, M2TRec(d_model=d_model, **options)).eval()
 
 
-def tensors_of(coder: ItemCoder) -> ItemFeatures:
+def tensors_of(coder: ItemCoder) -> Features:
     """The rows of the table as the network reads them."""
     return coder.encode(TABLE)[0].with_unknown().map(torch.from_numpy)
 
@@ -80,8 +80,8 @@ def test_the_last_row_of_tensors_stands_for_nothing_known() -> None:
     tensors = tensors_of(coder)
     assert len(tensors) == 6  # 5 distinct rows
     last = tensors.take(torch.tensor([5]))
-    assert last.x_cat.tolist() == [[UNSEEN]]
-    assert torch.isnan(last.x_num).all()
+    assert last.codes.tolist() == [[UNSEEN]]
+    assert torch.isnan(last.numbers).all()
     assert [bag.codes.numel() for bag in last.bags] == [0, 0]
     assert last.vectors.tolist() == [[0, 0]]
     assert torch.isfinite(tower(last)).all()
@@ -92,7 +92,7 @@ def test_rows_of_tensors_are_taken_by_number() -> None:
     index = torch.tensor([3, 1, 1, 5, 0])
     taken = tensors.take(index)
     for place, row in enumerate(index.tolist()):
-        assert torch.equal(taken.x_cat[place], tensors.x_cat[row])
+        assert torch.equal(taken.codes[place], tensors.codes[row])
         for mine, whole in zip(taken.bags, tensors.bags, strict=True):
             cut = slice(*mine.offsets[place : place + 2].tolist())
             from_whole = slice(*whole.offsets[row : row + 2].tolist())
@@ -119,7 +119,7 @@ def test_the_tower_is_its_equation(columns: list[str] | None) -> None:
     if tower.fields is not None:
         for parameter in tower.fields.parameters():
             torch.nn.init.normal_(parameter)
-        parts.append(tower.fields(Features(numbers=tensors.x_num, codes=tensors.x_cat)))
+        parts.append(tower.fields(tensors))
     for bag, given in zip(tower.bags, tensors.bags, strict=True):
         rows = zip(given.offsets[:-1].tolist(), given.offsets[1:].tolist(), strict=True)
         means = [(bag.weight[given.codes[a:b]] * given.weights[a:b, None]).sum(dim=0) for a, b in rows]

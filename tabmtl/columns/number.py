@@ -1,16 +1,33 @@
-"""Numeric columns: robust summaries of a sample, and the maps from raw values to network inputs."""
+"""Numbers: robust summaries of a sample, and the maps from raw values to network inputs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import polars as pl
-import polars.selectors as cs
 from scipy.special import ndtri
 
+from tabmtl.columns.cures import by_drop
+from tabmtl.columns.kind import (
+    CHUNK_ROWS,
+    SLICE_ROWS,
+    Coding,
+    ColumnKind,
+    LeanPickle,
+    Slices,
+    Summary,
+    column_of,
+    in_slices,
+    is_whole,
+)
+from tabmtl.schema import IdColumnWarning, warn_user
 from tabmtl.storage.stored import POSITIVE, Stored
 
 NumericTransform = Literal["standardize", "quantile", "none", "raw"]
@@ -25,11 +42,16 @@ CLIP = 4.0  # in robust standard deviations
 FAR = 1e12  # farther out than any clip, and its square is finite
 _LARGEST = 8e307  # the difference of two such numbers is finite
 
+# whole numbers are an id, if so many equal pairs are expected and none is found, or if the name says so
+_EXPECTED_PAIRS = 10
+_NAME_OF_ID = re.compile(r"(?i:(^|[\W_\d])(id|uuid|guid|index|idx)([\W_\d]|$))|[a-z](Id|ID)$")
+_HEAD_ROWS = 2_000  # which rule most columns out
+MOST_IDS, LEAST_IDS = 0.95, 50  # a column names rows if so many values are distinct, of so many rows or more
+
 
 def number_of(name: str, dtype: pl.DataType) -> pl.Expr:
     """Return a numeric column as floats, NaN = missing."""
-    # a selector, because pl.col takes a name like "*" or "^a$" for a pattern
-    column = cs.by_name(name).as_expr()
+    column = column_of(name)
     if dtype not in (pl.Float32, pl.Float64):
         column = column.cast(pl.Float64)
     return column.fill_null(float("nan"))
@@ -41,13 +63,6 @@ def describe_numbers(levels: pl.Series) -> str | None:
     if len(levels) <= _MOST_PLAIN_LEVELS or len(others) > _MOST_OTHERS * len(levels):
         return None
     return f"numbers, except {others[0]!r} and the like" if len(others) else "numbers"
-
-
-class LeanPickle:
-    """Base of dataclasses whose pickles leave out the values that are computed on first use."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,3 +212,150 @@ def _robust_scale(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         differs = distance > 0
         scale[j] = np.median(distance[differs]) if differs.any() else 1.0
     return center, scale
+
+
+def reject_infinite(block: np.ndarray, names: Sequence[str]) -> None:
+    """Raise a ValueError that names a column (n_numeric, rows) with an infinite value."""
+    infinite = np.isinf(block)
+    if infinite.any():
+        name = names[int(infinite.any(axis=1).argmax())]
+        raise ValueError(f"column {name!r} holds an infinite value; replace it by null or a finite number")
+
+
+def _warn_of_ids(numbers: Mapping[str, np.ndarray]) -> None:
+    """Warn of columns of whole numbers that name or count the rows, given the values of some rows."""
+    for name, values in numbers.items():
+        head = values[:_HEAD_ROWS]
+        if not (_names_rows(name, head[~np.isnan(head)]) and _names_rows(name, values[~np.isnan(values)])):
+            continue
+        warn_user(
+            f"column {name!r} holds whole numbers, hardly one of them twice, so it is a name or a count of the rows, "
+            f"from which nothing can be learned for others; say {by_drop([name])}, unless it is a time",
+            IdColumnWarning,
+        )
+
+
+def _names_rows(name: str, values: np.ndarray) -> bool:
+    """Return whether values are whole, and hardly one comes twice, where chance or the name lets expect otherwise.
+
+    n numbers from a range of r make n² / 2r equal pairs by chance, or more: fewest if all are equally probable.
+    """
+    n = len(values)
+    if n < LEAST_IDS or not (values == np.round(values)).all():
+        return False
+    n_distinct = len(np.unique(values))
+    is_dense = n_distinct == n and n**2 >= 2 * _EXPECTED_PAIRS * (np.ptp(values) + 1)
+    return is_dense or (n_distinct > MOST_IDS * n and _NAME_OF_ID.search(name) is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers(ColumnKind):
+    """Columns of numbers, which a `NumericScaler` maps; NaN = missing.
+
+    Attributes
+    ----------
+    has_missing : tuple of bool
+        Whether a column lacked a value in fit.
+    bins : tuple of tuple of float
+        Increasing quantile edges of the encoded values of each column, at least two.
+    scaler : NumericScaler
+    """
+
+    form = "numbers"
+    held = "was numeric"
+    cast = "numbers"
+
+    has_missing: tuple[bool, ...]
+    bins: tuple[tuple[float, ...], ...]
+    scaler: NumericScaler
+
+    def __post_init__(self) -> None:
+        if {len(own) for own in (self.has_missing, self.bins, self.scaler.center)} != {len(self.names)}:
+            raise ValueError("a numeric column lacks a flag, bins or a scale")
+        for name, edges in zip(self.names, self.bins, strict=True):
+            if len(edges) < 2 or not all(a < b < math.inf for a, b in pairwise(edges)):
+                raise ValueError(f"the bins of {name!r} do not rise")
+
+    @classmethod
+    def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
+        """Return whether a type holds numbers; booleans are some where they are declared."""
+        is_number = dtype.is_numeric() or dtype == pl.Null or (dtype == pl.Boolean and declared is not None)
+        return is_number and declared in (None, "numbers")
+
+    @classmethod
+    def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
+        """Find the columns with missing values, and take the numbers of some rows."""
+        schema = block.schema
+        sample, missing = np.empty((len(names), len(taken))), np.zeros(len(names), dtype=bool)
+        numbers = [number_of(name, schema[name]) for name in names]
+        for rows, columns in in_slices(block.iter_slices(SLICE_ROWS), numbers):
+            first, last = np.searchsorted(taken, [rows.start, rows.stop])
+            for j, column in enumerate(columns.iter_columns()):
+                values = column.to_numpy()
+                reject_infinite(values[None], names[j : j + 1])
+                missing[j] |= np.isnan(values).any()
+                sample[j, first:last] = values[taken[first:last] - rows.start]
+        return {"missing": missing, "sample": sample}
+
+    @classmethod
+    def merge(cls, summaries: Sequence[Summary], kept: np.ndarray) -> Summary:
+        """Join the flags, and the samples that are kept."""
+        missing = np.any([one["missing"] for one in summaries], axis=0)
+        return {"missing": missing, "sample": np.concatenate([one["sample"] for one in summaries], axis=1)[:, kept]}
+
+    @classmethod
+    def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
+        """Learn scales and bins from the sample."""
+        sample = summary["sample"]
+        if not coding.named:
+            _warn_of_ids(dict(zip(names, sample, strict=True)))
+        scaler = NumericScaler.fit(sample, coding.transform)
+        scaler.apply(sample)
+        has_missing = tuple(summary["missing"].tolist())
+        return cls(names=names, has_missing=has_missing, bins=bin_edges(sample), scaler=scaler)
+
+    def facts(self) -> dict[str, tuple[Any, ...]]:
+        """Return names, flags and bins."""
+        return {"numeric": self.names, "has_missing": self.has_missing, "bins": self.bins}
+
+    def fits(self, dtype: pl.DataType) -> bool:
+        """Return whether a type holds numbers or booleans."""
+        return self.reads(dtype, "numbers")
+
+    def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
+        """Return the numbers as floats."""
+        return [number_of(name, schema[name]) for name in self.names]
+
+    def encode(self, slices: Slices, n: int) -> np.ndarray:
+        """Encode numbers to float32, or to float64 where the scaler leaves raw values."""
+        found = np.empty((n, len(self.names)), dtype=self.scaler.dtype)
+        for rows, columns in slices:
+            self._scale([column.to_numpy() for column in columns.iter_columns()], found[rows])
+        return found
+
+    def reads_rows(self, schema: pl.Schema) -> bool:
+        """Return whether Python makes the same floats of plain values: all but decimals."""
+        return all(schema[name].is_float() or is_whole(schema[name]) for name in self.names)
+
+    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Encode the numbers of few rows."""
+        values = np.array([[row[name] for name in self.names] for row in rows], dtype=np.float64)  # None is NaN
+        found = np.empty((len(rows), len(self.names)), dtype=self.scaler.dtype)
+        self._scale_block(values.reshape(found.shape).T, found)
+        return found
+
+    def _scale(self, columns: Sequence[np.ndarray], out: np.ndarray) -> None:
+        """Map raw columns (rows,) into out (rows, n_numeric), in blocks."""
+        buffer = np.empty((len(columns), min(len(out), CHUNK_ROWS)))
+        for start in range(0, len(out), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            block = buffer[:, : len(out[rows])]
+            for j, column in enumerate(columns):
+                block[j] = column[rows]
+            self._scale_block(block, out[rows])
+
+    def _scale_block(self, block: np.ndarray, out: np.ndarray) -> None:
+        """Map raw values (n_numeric, rows), which are overwritten, into out (rows, n_numeric)."""
+        reject_infinite(block, self.names)
+        self.scaler.apply(block)
+        out[:] = block.T

@@ -1,0 +1,190 @@
+"""Categories: the levels of text, booleans and whole numbers, and their codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+
+from tabmtl.columns.cures import Library, by_drop, by_numbers
+from tabmtl.columns.kind import TEXT, Coding, ColumnKind, Slices, Summary, column_of, is_whole
+from tabmtl.columns.number import LEAST_IDS, MOST_IDS, describe_numbers
+from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, IdColumnWarning, warn_user
+
+_MOST_LEVELS = 20_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Categories(ColumnKind):
+    """Columns of categories, coded by their level: 0 missing, 1 unseen or rare, then the levels in sorted order.
+
+    Whole numbers are levels under their decimal text, so 3, 3.0 and "3" are one level.
+
+    Attributes
+    ----------
+    levels : tuple of tuple of str
+        Of every column; level k has code ``k + 2``.
+    """
+
+    form = "codes"
+    held = "was categorical"
+    cast = "text"
+
+    levels: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.levels) != len(self.names):
+            raise ValueError("a categorical column lacks its levels")
+        for name, levels in zip(self.names, self.levels, strict=True):
+            if len(set(levels)) < len(levels):
+                raise ValueError(f"the levels of {name!r} are not distinct")
+
+    @classmethod
+    def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
+        """Return whether a type holds text or booleans, or is declared to hold levels."""
+        if declared is None:
+            return dtype in (*TEXT, pl.Boolean)
+        return declared == "categories" and is_feature(dtype)
+
+    @classmethod
+    def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
+        """Count the rows of every level."""
+        return count_levels(block, names)
+
+    @classmethod
+    def merge(cls, summaries: Sequence[Summary], kept: np.ndarray) -> Summary:
+        """Add the counts."""
+        return {name: add_levels([one[name] for one in summaries], name) for name in summaries[0]}
+
+    @classmethod
+    def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
+        """Keep the levels that are frequent enough."""
+        if not coding.named:
+            _warn_of_text({name: summary[name] for name in names if coding.schema[name] == pl.String}, coding.library)
+        return cls(names=names, levels=tuple(frequent(summary[name], coding.min_frequency) for name in names))
+
+    def facts(self) -> dict[str, tuple[Any, ...]]:
+        """Return names and levels."""
+        return {"categorical": self.names, "levels": self.levels}
+
+    def fits(self, dtype: pl.DataType) -> bool:
+        """Return whether a type can name levels."""
+        return is_feature(dtype)
+
+    def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
+        """Return the codes."""
+        levels = zip(self.names, self.levels, strict=True)
+        return [code_of(name, schema[name], pl.Enum(known)) for name, known in levels]
+
+    def encode(self, slices: Slices, n: int) -> np.ndarray:
+        """Encode levels to int32."""
+        found = np.empty((n, len(self.names)), dtype=np.int32)
+        for rows, columns in slices:
+            for j, column in enumerate(columns.iter_columns()):
+                found[rows, j] = column.to_numpy()
+        return found
+
+    def reads_rows(self, schema: pl.Schema) -> bool:
+        """Return whether Python makes the same text of plain values: that of floats is left to polars."""
+        return all(schema[name] in TEXT or is_whole(schema[name]) for name in self.names)
+
+    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Encode the levels of few rows."""
+        codes = [[_code(row[name], known) for name, known in self._codes.items()] for row in rows]
+        return np.array(codes, dtype=np.int32).reshape(len(rows), len(self.names))
+
+    @cached_property
+    def _codes(self) -> dict[str, dict[str, int]]:
+        """Codes by column and level."""
+        found: dict[str, dict[str, int]] = {}
+        for name, levels in zip(self.names, self.levels, strict=True):
+            found[name] = {level: code for code, level in enumerate(levels, start=FIRST_LEVEL)}
+        return found
+
+
+def _code(value: Any, known: dict[str, int]) -> int:
+    if value is None:
+        return MISSING
+    # polars writes True and False in lower case
+    return known.get(value if isinstance(value, str) else str(value).lower(), UNSEEN)
+
+
+def is_feature(dtype: pl.DataType) -> bool:
+    """Return whether a column of this type can name levels: numbers, text, booleans or categories."""
+    return dtype in (*TEXT, pl.Boolean) or dtype.is_numeric() or dtype == pl.Null
+
+
+def text_of(name: str, dtype: pl.DataType) -> pl.Expr:
+    """Return a categorical column as text; whole numbers without decimals, NaN as null."""
+    column = column_of(name)
+    if not dtype.is_float():
+        return column.cast(pl.String)
+    whole = (column == column.round()) & column.is_finite() & (column.abs() < 2**53)
+    digits = column.cast(pl.Int64, strict=False).cast(pl.String)
+    return pl.when(column.is_nan()).then(None).when(whole).then(digits).otherwise(column.cast(pl.String)).alias(name)
+
+
+def code_of(name: str, dtype: pl.DataType, levels: pl.Enum) -> pl.Expr:
+    """Return the codes of a categorical column, int32: 0 missing, 1 unseen, then the levels."""
+    text = text_of(name, dtype)
+    known = text.cast(levels, strict=False).to_physical().cast(pl.Int32) + FIRST_LEVEL
+    # MISSING and UNSEEN are 0 and 1: whether there is a value
+    return pl.coalesce(known, text.is_not_null().cast(pl.Int32)).alias(name)
+
+
+def count_levels(block: pl.DataFrame, names: Sequence[str]) -> dict[str, pl.DataFrame]:
+    """Count the rows of every level of some columns: a table with ``level`` and ``count`` for each."""
+    # one small aggregation per column streams; counting all columns in one select would hold them in memory
+    lazy, schema = block.lazy(), block.schema
+    tables = pl.collect_all(
+        [
+            lazy.select(text_of(name, schema[name]).alias("level")).group_by("level").agg(pl.len().alias("count"))
+            for name in names
+        ]
+    )
+    return dict(zip(names, tables, strict=True))
+
+
+def add_levels(tables: Sequence[pl.DataFrame], name: str) -> pl.DataFrame:
+    """Add the counts of levels of a column.
+
+    Raises
+    ------
+    ValueError
+        If there are more than twenty million levels.
+    """
+    table = pl.concat(tables).group_by("level").agg(pl.col("count").sum())
+    if table.height > _MOST_LEVELS:
+        raise ValueError(
+            f"column {name!r} has more than {_MOST_LEVELS:_} levels; name it in drop, or write a hash of it with fewer"
+        )
+    return table
+
+
+def frequent(table: pl.DataFrame, min_frequency: int) -> tuple[str, ...]:
+    """Return the levels of a table of counts that are frequent enough, sorted."""
+    return tuple(table.filter(pl.col("count") >= min_frequency)["level"].drop_nulls().sort().to_list())
+
+
+def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:
+    """Warn of columns of text whose levels are nearly all numbers, some of them fractions, or names of the rows."""
+    for name, table in counts.items():
+        present = table.drop_nulls("level")
+        levels, rows = present["level"].sort(), int(present["count"].sum())
+        found, numbers = describe_numbers(levels), levels.cast(pl.Float64, strict=False)
+        if found is not None and not (numbers == numbers.round()).all():
+            categories = "" if library == "file" else ", or list it in categorical_features"
+            warn_user(
+                f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are "
+                f"{found}; {by_numbers(library, name)}{categories}"
+            )
+        elif len(levels) > MOST_IDS * rows >= LEAST_IDS:
+            warn_user(
+                f"column {name!r} is text with {len(levels)} values in {rows} rows, so it is a name of the rows, from "
+                f"which nothing can be learned for others; say {by_drop([name])}, or derive features from it",
+                IdColumnWarning,
+            )

@@ -1,0 +1,94 @@
+"""Vectors: lists of floats of one length, such as embeddings of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+
+from tabmtl.columns.kind import Coding, ColumnKind, Slices, Summary
+from tabmtl.columns.tags import inner_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vectors(ColumnKind):
+    """Columns of vectors, side by side; 0 where missing.
+
+    Attributes
+    ----------
+    widths : tuple of int
+        Length of the vectors of every column.
+    """
+
+    form = "vectors"
+    held = "held vectors"
+    cast = "lists of numbers"
+
+    widths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != len(self.names) or min(self.widths, default=0) < 0:
+            raise ValueError(f"the vectors of {self.names[:5]} have the widths {self.widths}, expected one for each")
+
+    @classmethod
+    def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
+        """Return whether a type is a list of floats."""
+        inner = inner_of(dtype)
+        return inner is not None and inner.is_float()
+
+    @classmethod
+    def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
+        """Find the lengths."""
+        return {name: np.unique(_lists_of(block[name]).list.len().drop_nulls().to_numpy()) for name in names}
+
+    @classmethod
+    def merge(cls, summaries: Sequence[Summary], kept: np.ndarray) -> Summary:
+        """Join the lengths."""
+        return {name: np.unique(np.concatenate([one[name] for one in summaries])) for name in summaries[0]}
+
+    @classmethod
+    def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
+        """Learn the one length of every column."""
+        for name in names:
+            if len(summary[name]) != 1:
+                lengths = summary[name].tolist()
+                raise ValueError(f"the vectors of column {name!r} must have one length, got {lengths}")
+        return cls(names=names, widths=tuple(int(summary[name][0]) for name in names))
+
+    def facts(self) -> dict[str, tuple[Any, ...]]:
+        """Return the lengths."""
+        return {"vector_widths": self.widths}
+
+    def fits(self, dtype: pl.DataType) -> bool:
+        """Return whether a type is a list, whose items need only be numbers."""
+        return isinstance(dtype, pl.List | pl.Array) or dtype == pl.Null
+
+    def encode(self, slices: Slices, n: int) -> np.ndarray:
+        """Encode vectors to float32."""
+        found, ends = np.zeros((n, sum(self.widths)), dtype=np.float32), np.cumsum(self.widths)
+        for rows, columns in slices:
+            for name, end, width in zip(self.names, ends, self.widths, strict=True):
+                found[rows, end - width : end] = _encode(columns[name], width)
+        return found
+
+
+def _lists_of(vectors: pl.Series) -> pl.Series:
+    return vectors.cast(pl.List(pl.Float32))
+
+
+def _encode(vectors: pl.Series, width: int) -> np.ndarray:
+    lists = _lists_of(vectors)
+    wrong = lists.list.len().drop_nulls() != width
+    if wrong.any():
+        raise ValueError(f"the vectors of column {vectors.name!r} must have the length of fit, {width}")
+    table = np.zeros((len(lists), width), dtype=np.float32)
+    given = lists.is_not_null().to_numpy()
+    table[given] = lists.drop_nulls().explode().to_numpy().reshape(-1, width)
+    if not np.isfinite(table).all():
+        raise ValueError(
+            f"the column {vectors.name!r} holds a vector with a number that is missing or not finite: drop or mend it"
+        )
+    return table
