@@ -10,14 +10,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from html import escape
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tabmtl.processes.ranks import Ranks
-
-if TYPE_CHECKING:
-    from tabmtl.columns import Features
 
 #: Codes of a categorical feature that every column reserves before its own levels.
 MISSING, UNSEEN, FIRST_LEVEL = 0, 1, 2
@@ -171,6 +168,7 @@ class Batch:
     Attributes
     ----------
     x : Features
+        See `tabmtl.columns.Features`.
     y : (B, T) or None
         Labels, NaN = unlabelled. In the long layout (B, 1).
     weight : (B, T) or None
@@ -181,7 +179,7 @@ class Batch:
         Training rows: the number of every row's group, which no split divides.
     """
 
-    x: Features
+    x: Any
     y: Any = None
     weight: Any = None
     task: Any = None

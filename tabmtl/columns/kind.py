@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from importlib import import_module
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -128,11 +129,10 @@ class ColumnKind(LeanPickle, ABC):
     @classmethod
     def of_name(cls, name: str) -> type[ColumnKind]:
         """Return a kind of the package by its name in a file."""
-        from tabmtl.columns import KINDS
-
-        if name not in KINDS:
+        found = import_module("tabmtl.columns").KINDS.get(name)
+        if found is None:
             raise ValueError(f"there is no kind of columns {name!r}")
-        return KINDS[name]
+        return found
 
 
 def column_of(name: str) -> pl.Expr:
