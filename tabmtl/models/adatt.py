@@ -122,8 +122,10 @@ class AdaTT(ExpertEstimator):
     expert_hidden : sequence of int, default=(128, 64)
         Width of the experts of each level. An expert is one layer.
 
-    Notes ----- The formula of AdaTT-sp is the published one. We fuse the shared unit like a task, which is our reading
-    of the paper.
+    Notes
+    -----
+    The formula of AdaTT-sp is the published one. We fuse the shared unit like a task, which is our reading of the
+    paper.
 
     References
     ----------
