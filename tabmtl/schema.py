@@ -205,7 +205,7 @@ class Batch:
 
     def gathered(self, group: Ranks, to: int | None = None) -> list[Batch]:
         """Return the batches of all ranks of a group, to all or to one of them; to the others an empty list."""
-        return [self.like(part) for part in group.gather(self.arrays(), to)]
+        return [self] if group.size == 1 else [self.like(part) for part in group.gather(self.arrays(), to)]
 
     def rows(self, index: Any) -> Batch:
         """Return some rows, by an index array or tensor."""
@@ -220,6 +220,8 @@ class Batch:
     @classmethod
     def join(cls, batches: Sequence[Batch], concatenate: Callable[[list[Any]], Any] = np.concatenate) -> Batch:
         """Return the rows of several batches as one; of tensors, by ``torch.cat``."""
+        if len(batches) == 1:
+            return batches[0]
         parts = [batch.arrays() for batch in batches]
         columns = {name: [part[name] for part in parts] for name in parts[0]}
         joined = {name: None if own[0] is None else concatenate(own) for name, own in columns.items()}

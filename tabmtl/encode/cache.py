@@ -134,8 +134,8 @@ class StoredRows:
     def __init__(self, cache: Cache, chosen: np.ndarray | None = None) -> None:
         self.cache, self.group = cache, cache.group
         self._chosen = np.ones(len(cache), dtype=bool) if chosen is None else chosen
-        starts = np.arange(0, len(cache), CHUNK_ROWS)
-        own = np.add.reduceat(self._chosen, starts, dtype=np.int64) if len(cache) else starts
+        starts = np.arange(0, len(self._chosen), CHUNK_ROWS)
+        own = np.add.reduceat(self._chosen, starts, dtype=np.int64) if len(starts) else starts
         self.counts = np.concatenate(self.group.gather(own))
         self.lane_edges, self.lanes = deal_lanes(len(self.counts), self.group)
         self._ends = np.cumsum(self.counts)

@@ -161,6 +161,8 @@ def threads(n_jobs: int | None, network: torch.nn.Module) -> Iterator[None]:
     A thread of Python that is new to torch begins with the number that was set last, in whichever thread. Where that is
     the number inside of another thread, the number outside of it counts. A forked process is left with one thread.
     """
+    if n_jobs is not None:
+        check_jobs("n_jobs", n_jobs)
     ident, inside = threading.get_ident(), tuple(_inside)
     now = usual = wanted = 1
     if not is_forked():
@@ -168,7 +170,6 @@ def threads(n_jobs: int | None, network: torch.nn.Module) -> Iterator[None]:
         usual = wanted = next((outside for _, number, outside in inside if number == now), now)
     after = now if any(ident == other for other, _, _ in inside) else usual
     if n_jobs is not None:
-        check_jobs("n_jobs", n_jobs)
         wanted = count_threads(n_jobs)
     elif usual > 1:  # counting parameters takes as long as a tenth of a small network
         size = sum(parameter.numel() for parameter in network.parameters())

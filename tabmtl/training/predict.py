@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,11 +23,9 @@ _LEAST_PRODUCT = 400  # multiplications; for fewer, torch's batched products on 
 _UNEVEN = {f"aten::{name}" for name in ("sigmoid", "silu", "mish", "softplus", "pow", "exp2", "logaddexp")}  # see BLOCK
 
 
-@contextmanager
-def autocast(batch: Batch, precision: str) -> Iterator[None]:
+def autocast(batch: Batch, precision: str) -> AbstractContextManager[Any]:
     """Compute matrix products in bfloat16 inside, if the precision is bf16."""
-    with torch.autocast(batch.x.numbers.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        yield
+    return torch.autocast(batch.x.numbers.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def predict_scores(
@@ -82,23 +80,23 @@ def _in_slices(
     """
     if network.training:
         network.eval()
-    size, fill = _PREDICT_ROWS, fill and not network.batch_dependent
+    size, fill, n_rows = _PREDICT_ROWS, fill and not network.batch_dependent, len(data)
     if network.batch_dependent:
-        size = math.ceil(len(data) / math.ceil(len(data) / batch_size))
+        size = math.ceil(n_rows / math.ceil(n_rows / batch_size))
     parts = []
     with torch.inference_mode(), autocast(data, precision):
         least, spare = _rows_needed(network, data) if fill else (0, 0)
-        for start in range(0, len(data), size):
-            n = min(size, len(data) - start)
+        for start in range(0, n_rows, size):
+            n = min(size, n_rows - start)
             filled = max(n + spare, least)
-            rows = _rows(data, start, filled + (-filled % _ROW_MULTIPLE if fill else 0))
+            rows = _rows(data, n_rows, start, filled + (-filled % _ROW_MULTIPLE if fill else 0))
             parts.append([answer[:n] for answer in function(rows.x, rows.task)])
     return [(torch.cat(columns) if len(parts) > 1 else columns[0]).float() for columns in zip(*parts, strict=True)]
 
 
-def _rows(data: Batch, start: int, n: int) -> Batch:
-    """Return the inputs of n rows; past the end, the last row is repeated."""
-    index = torch.arange(start, start + n, device=data.x.numbers.device).clamp_(max=len(data) - 1)
+def _rows(data: Batch, n_rows: int, start: int, n: int) -> Batch:
+    """Return the inputs of n of all rows; past the end, the last row is repeated."""
+    index = torch.arange(start, start + n, device=data.x.numbers.device).clamp_(max=n_rows - 1)
     return Batch(x=data.x, task=data.task).rows(index)
 
 
@@ -107,7 +105,7 @@ def _rows_needed(network: torch.nn.Module, data: Batch) -> tuple[int, int]:
     if network not in _needed:
         with _Kernels() as kernels:
             if data.x.numbers.device.type == "cpu":
-                rows = _rows(data, 0, _WATCHED_ROWS)
+                rows = _rows(data, len(data), 0, _WATCHED_ROWS)
                 network(rows.x, rows.task)
         _needed[network] = kernels.least, kernels.spare
     return _needed[network]
