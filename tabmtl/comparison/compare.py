@@ -46,13 +46,13 @@ def default_models(n_rows: int) -> dict[str, MultiTaskEstimator]:
     Parameters
     ----------
     n_rows : int
-        Rows of the table: with more than 20 000 `MultiTabNet`, the slowest, is left out; with more than 200 000
-        `RMTGB` too, and then the ensemble is mixed of the others.
+        Number of rows of the table. More than 20 000 rows leave out `MultiTabNet`, the slowest. More than 200 000 rows
+        leave out `RMTGB` too, also from the ensemble.
 
     Returns
     -------
     dict of str to estimator
-        First the reference, one tuned LightGBM for each task.
+        Models by name; the first is the reference, one tuned LightGBM for each task.
 
     Examples
     --------
@@ -85,39 +85,40 @@ def compare(
 ) -> Comparison:
     """Fit models on the same rows, and judge them by the same other rows.
 
-    The first model is the reference of all differences. They are paired: what is hard for both models cancels row by
-    row. A model that fails is a row with its error; Ctrl-C keeps the models that are done.
+    Differences are to the first model, the reference. They are paired: what is hard for both models cancels row by row.
+    A model that fails becomes a row with its error. Ctrl-C keeps the models that are done.
 
     Parameters
     ----------
     models : mapping of str to estimator, sequence of estimators, or None
-        Estimators of the package, or derived from one; copies of them are fitted. Those of a sequence are called by
-        their class. None takes `default_models`, whose reference is tuned; the printed tables say "untuned" beside an
-        `IndependentTasks` that is not, which ``tune="all"`` makes a stronger reference. A model of scikit-learn goes
+        Estimators of the package, or derived from one; `compare` fits copies. In a sequence, a model is called by its
+        class. None takes `default_models`, whose reference is tuned. Printed tables say "untuned" beside an
+        `IndependentTasks` without ``tune``; ``tune="all"`` makes a stronger reference. A model of scikit-learn goes
         into ``IndependentTasks(classifier=..., regressor=...)``.
     X, y : frames or arrays
         Features and targets, as ``fit`` takes them.
     X_val, y_val : frames or arrays, optional
-        Rows for early stopping, for every model; default those that each sets aside of X by itself.
+        Rows for early stopping of every model. By default, each model sets rows of X aside by itself.
     X_test, y_test : frames or arrays, optional
-        Rows that judge. By default a quarter of the rows, which no model learns from: a random one with labels of every
-        task and class.
+        Rows that judge the models. By default, a random quarter of the rows is held out, with labels of every task and
+        class.
     groups : array of shape (n,), str, or a pair of them, optional
-        Group of every row of X, such as a patient, or the name of a column that holds it: no split divides a group, and
-        intervals are over draws of groups. With X_test, its groups are in the column of this name, or the second of a
-        pair.
+        Group of every row of X, such as a patient, or the name of a column that holds it. No split divides a group, and
+        intervals are over draws of groups. The groups of X_test stand in its column of this name, or are the second of
+        a pair.
     **params
-        Parameters for every model, such as ``tasks``, ``task_column``, ``drop``, ``n_jobs`` and ``random_state``; the
-        last also draws the rows to test. ``verbose=1`` shows the fits, and a line for every model. And one of the
-        comparison itself: with ``seeds=3`` every model is fitted by three seeds, from ``random_state`` up. Scores,
-        differences and times are then means over these fits, and the errors of scores and differences hold the spread
-        over seeds, of which two or three say little: intervals are wide then, see :class:`Comparison`. ``models`` and
-        ``calibration`` are of the first seed.
+        Parameters of every model, such as ``tasks``, ``task_column``, ``drop``, ``n_jobs`` and ``random_state``.
+        ``random_state`` also draws the rows to test. ``verbose=1`` shows the fits, and a line for every model.
+
+        ``seeds=3`` is for the comparison itself: it fits every model by three seeds, from ``random_state`` up. Scores,
+        differences and times are then means over the seeds, and their errors hold the spread over seeds. Two or three
+        seeds say little of this spread, so intervals are wide: see :class:`Comparison`. ``models`` and ``calibration``
+        are those of the first seed.
 
     Returns
     -------
     Comparison
-        Print it, or see its ``verdict``, ``frame``, ``models``, ``plot`` and ``report``.
+        Result to print, with ``verdict``, ``frame``, ``models``, ``plot`` and ``report``.
 
     Raises
     ------

@@ -30,15 +30,15 @@ def distill(
     teacher : MultiTaskEstimator
         Fitted: an ensemble, or any other estimator of the package.
     X : frame or array of shape (n, p)
-        Rows to answer, with the columns of the teacher's fit: those it was fitted on, and all unlabelled ones. More
-        rows bring the network nearer to it.
+        Rows with the columns of the teacher's fit: its training rows, and all unlabelled rows that there are. More rows
+        bring the network nearer to the teacher.
     network : NetworkEstimator, optional
-        Network to train, which is left as it is; by default a `SharedBottom` without dropout. It takes tasks and
-        roles of columns from the teacher. ``validation_fraction`` of the rows of X tell when to stop.
+        Network whose copy is trained; by default a `SharedBottom` without dropout. The copy takes tasks and roles of
+        columns from the teacher. ``validation_fraction`` of the rows of X tell when to stop.
     random_state : int, RandomState or None, default=None
         Random seed.
     verbose : int, optional
-        1 shows the epochs of the network; by default it is that of ``network``.
+        1 shows the epochs of the network; by default the ``verbose`` of ``network``.
 
     Returns
     -------

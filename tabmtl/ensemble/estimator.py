@@ -73,61 +73,61 @@ class EnsembleState(TableState):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class MultiTaskEnsemble(MultiTaskEstimator):
-    """Ensemble that finds out which models to trust, for each task: learning together where that helps.
+    """Ensemble that chooses models for each task, and learns tasks together where that helps.
 
-    Several candidates answer rows that they have not seen, by folds. For each task, greedy selection with replacement
-    [1]_ mixes their probabilities and values. The mixture is kept only where it beats the best candidate that learns
-    the task alone by more than one paired standard error; elsewhere that candidate answers. Learning together pays
-    most for a task with few labels beside tasks with many.
+    Folds let several candidates answer rows that they have not seen. For each task, greedy selection with replacement
+    [1]_ mixes their probabilities and values. The mixture is kept if it beats the best candidate that learns the task
+    alone by more than one paired standard error; otherwise that candidate answers. Learning together pays most for a
+    task with few labels beside tasks with many.
 
-    Candidates by default, in this order: tuned LightGBM models of single tasks (`IndependentTasks`), `SharedTrees`,
-    `RMTGB`, `MMoE`, and a `SharedBottom` network with 4 members. In wide tables there are linear models too, ridge and
-    logistic regressions: those of a task see nothing but the answers of `IndependentTasks` to the other tasks.
+    The default candidates are, in this order: tuned LightGBM models of single tasks (`IndependentTasks`),
+    `SharedTrees`, `RMTGB`, `MMoE`, and a `SharedBottom` network with 4 members. Wide tables add linear models, ridge
+    and logistic regressions of each task on the answers of `IndependentTasks` to the other tasks.
 
     Parameters
     ----------
     models : dict of str to estimator, optional
-        Multi-task estimators by name, of which copies are fitted, in the order in which they are tried, after those of
-        single tasks; default `default_models`. The ensemble sets their ``tasks``, ``task_column``,
-        ``categorical_features`` and ``random_state``. Without an `IndependentTasks` among them,
-        ``IndependentTasks(tune="all")`` is added as the reference.
+        Multi-task estimators by name; default `default_models`. The ensemble fits copies: models of single tasks first,
+        then the others in this order. It sets their ``tasks``, ``task_column``, ``categorical_features`` and
+        ``random_state``. If there is no `IndependentTasks`, it adds ``IndependentTasks(tune="all")`` as the reference.
     n_folds : int or "auto", default="auto"
-        Number of folds, in each of which every candidate is fitted. "auto" is 5; in wide tables 8 if a task has fewer
-        than 500 labels, 10 if fewer than 100. With more than 200 000 rows it is 3, or 5 if a task has fewer than 500
-        labels. There are no more folds than groups.
+        Number of folds; every candidate is fitted on each. "auto" is 5. In wide tables it is 8 if a task has fewer than
+        500 labels, and 10 if fewer than 100. With more than 200 000 rows it is 3, or 5 if a task has fewer than 500
+        labels. There are never more folds than groups.
     refit : bool, default=False
-        Fit every chosen candidate again, on all rows: faster answers, a slower fit, and models that the weights were
-        not chosen for. By default the models of the folds answer new rows, in the mean. It has no effect with X_val and
-        y_val.
+        Fit every chosen candidate once more, on all rows. This gives faster answers, a slower fit, and models that the
+        weights were not chosen for. By default, the mean of the models of the folds answers new rows. Ignored with
+        X_val and y_val.
     time_limit : float, optional
-        Seconds to try candidates in. One is left out, with a warning, if little time is left beside what those before
-        it took, or if it would end too late by the time of its first folds. The first is always fitted. Every fit has
-        the time that is left as its own limit, or what its candidate asks for if that is less. What is left out depends
-        on the machine. The fits of ``refit=True`` come on top. Where ``n_processes`` gives fits processes of their own,
-        one that hangs is ended at twice its limit, and a minute beyond it at least, and its candidate left out. In one
-        process, nothing ends it.
+        Seconds to try candidates in. The first candidate is always fitted. Another one is left out, with a warning, if
+        less than half of the mean time of those before it is left, or if its first folds foretell that it ends too
+        late. Every fit gets the remaining time as its own limit, or the limit of its candidate if that is less. The
+        choice therefore depends on the machine. Fits of ``refit=True`` come on top.
+
+        With ``n_processes``, a fit that hangs is ended at twice its limit, at the earliest one minute after it, and its
+        candidate is left out. In one process, nothing ends a fit that hangs.
     n_jobs : int, optional
-        Threads of every candidate; None leaves each its own.
+        Threads of every candidate; None keeps the ``n_jobs`` of each.
     n_processes : int, optional
-        Number of processes that fit folds of a candidate, or all candidates of ``refit=True``, at the same time; None
-        is 1, and -1 all cores.
+        Number of processes that fit the folds of a candidate, or the candidates of ``refit=True``, at the same time.
+        None is 1, and -1 is all cores.
     verbose : int, default=0
         1 shows the fits, and then the mean scores of the candidates and of the mixture.
 
     Attributes
     ----------
     leaderboard_ : polars.DataFrame
-        A row per candidate and task: ``model``; ``task``; out-of-fold ``score`` by the task's metric, higher is
-        better, and its ``standard_error``, null where undefined; its ``weight``; ``is_judged``, false where the task
-        has labels too few to judge by, so that these scores chose nothing; ``seconds`` of all fits of the candidate,
-        for all tasks; ``left_out``, null, or why the candidate has no score: the error of a fit, or the time limit. The
-        last rows are those of the mixture; its score is somewhat optimistic, because the weights were chosen on the
-        same rows.
+        One row per candidate and task. ``score`` is the out-of-fold score by the task's metric, higher is better, and
+        ``standard_error`` its error; both are null where undefined. ``weight`` is the weight in the mixture.
+        ``is_judged`` is false if the task has too few labels to judge by, so that its scores chose nothing. ``seconds``
+        is the time of all fits of the candidate. ``left_out`` says why a candidate has no score, the error of a fit or
+        the time limit; otherwise it is null. The last rows are those of the mixture. Its score is somewhat optimistic,
+        because the weights were chosen on the same rows.
     model_weights_ : polars.DataFrame
-        A row per task, and a column per candidate with a weight.
+        One row per task, and one column per candidate with a weight.
     estimators_ : dict of str to tuple of estimators
-        The fitted models of each candidate with a weight, and of the one that the linear models read: one per fold, or
-        one with ``refit=True``.
+        The fitted models of each candidate with a weight, and of the candidate that the linear models read: one model
+        per fold, or a single one with ``refit=True``.
     stack_ : LinearStack or None
         Linear models, if a task uses them.
 
@@ -140,13 +140,13 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     that they are fitted on. A task with fewer than 5 labels of a second class, or 10 of a regression, takes the weights
     that suit the other tasks, without the guard and with a warning.
 
-    Given X_val and y_val, every candidate is fitted once, on all of X, and these rows choose the weights in place of
-    the folds, with the same guard. No model learns from them or stops by them: candidates that stop early set rows of X
-    aside. There are no linear models then, which would need out-of-fold answers to X, and ``n_folds``, ``refit`` and
-    ``n_processes`` have no effect.
+    Given X_val and y_val, every candidate is fitted once, on all of X, and these rows take the place of the folds: they
+    choose the weights, with the same guard. No model learns from them or stops by them; candidates that stop early set
+    rows of X aside. Linear models are left out, because they need out-of-fold answers to X. ``n_folds``, ``refit`` and
+    ``n_processes`` are ignored.
 
-    A candidate whose fit raises an error, or whose answers have another shape or are no finite values or probabilities,
-    is left out, with a warning. The fit fails if no single-task candidate is left, if memory runs out, or if a
+    A candidate is left out, with a warning, if its fit raises an error, or if its answers have another shape or are not
+    finite values or probabilities. The fit fails if no single-task candidate is left, if memory runs out, or if a
     parameter of a candidate is bad.
 
     References

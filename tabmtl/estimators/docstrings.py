@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from functools import cache
 
 #: Sections with entries, in their order; numpydoc's name for the second one.
 _OWN, _SHARED, _FITTED = _SECTIONS = ("Parameters", "Other Parameters", "Attributes")
@@ -61,11 +62,13 @@ def _missing_entries(cls: type, doc: str) -> dict[str, str]:
     return found
 
 
+@cache  # every class asks all its bases
 def _entries(doc: str, title: str) -> list[tuple[tuple[str, ...], str]]:
     """Return names and text of every entry of a section."""
     start, end = _span(doc, title)
-    entries = [(_NAMES.match(entry), entry) for entry in re.split(r"^(?=\w)", doc[start:end], flags=re.MULTILINE)]
-    return [(tuple(names[1].split(", ")), entry.rstrip() + "\n") for names, entry in entries if names]
+    entries = re.split(r"^(?=\w)", doc[start:end], flags=re.MULTILINE)
+    found = [(_NAMES.match(entry), entry.rstrip() + "\n") for entry in entries]
+    return [(tuple(names[1].split(", ")), entry) for names, entry in found if names]
 
 
 def _span(doc: str, title: str) -> tuple[int, int]:

@@ -32,11 +32,12 @@ class FunnelEstimator(NetworkEstimator):
     Parameters
     ----------
     task_chain : sequence of str, optional
-        Names of binary tasks in the order of their steps, such as ``["click", "conversion"]``. Labels and probabilities
-        of a step mean that the row took this step and all steps before it, over all rows (all impressions, not only the
-        clicked ones). After a step labelled 0, a missing label of a later step counts as 0, and so does a 1, with a
-        warning that counts the rows; any other missing label is left out. The second of a task's classes means that the
-        step was taken; text classes, other than no and yes or false and true, must be declared in ``tasks``.
+        Names of binary tasks in the order of their steps, such as ``["click", "conversion"]``. A label or probability
+        of a step means that the row took this step and all steps before it. It is over all rows: all impressions, not
+        only the clicked ones. After a step labelled 0, the labels of later steps count as 0. A missing label there
+        needs no warning; a 1 causes one that counts the rows. Any other missing label is left out. The second class of
+        a task means that the step was taken. Declare text classes in ``tasks``, unless they are no and yes, or false
+        and true.
     """
 
     task_chain: Annotated[Sequence[str] | None, check_chain] = None

@@ -52,17 +52,16 @@ class MixtureEstimator(VectorEstimator):
     Attributes
     ----------
     expert_utilisation_ : polars DataFrame
-        Mean gate weight of every expert, over up to 10 000 training rows of all tasks: columns ``level`` (1 is nearest
-        to the input), ``gate`` (a task, or in brackets a part that several tasks share), ``expert`` and ``weight``. The
-        weights of a gate sum to 1 (except HoME's gate over a single own expert). An expert that a gate may not see has
-        no row. In the long layout a mean is over the rows of the task, which have both gate and expert. With members
-        the rows of all members count.
+        Mean gate weight of every expert, over at most 10 000 training rows: columns ``level`` (1 is next to the input),
+        ``gate`` (a task, or in brackets a part that several tasks share), ``expert`` and ``weight``. The weights of a
+        gate sum to 1, except those of HoME's gate over a single own expert. An expert that a gate may not see has no
+        row. In the long layout, the mean is over the rows of the task. With members, the rows of all members count.
     experts_ : polars DataFrame
         State of every expert on the same rows: ``level``, ``expert``, ``zero_rate`` (share of zeros among its outputs),
         ``std`` (standard deviation of an output over rows, mean over outputs), ``top_weight`` (the largest mean weight
-        that a gate gives it), and ``dead``: more than 90 % zeros, no variation, or a top weight below 1 %. `AdaTT` is
-        not judged by weights, since its tasks use their own experts without a gate too. An expert that fewer than 50
-        rows of a long table have is not judged.
+        that a gate gives it), and ``dead``. An expert is dead with more than 90 % zeros, no variation, or a top weight
+        below 1 %. The weights do not judge `AdaTT`, whose tasks also use their own experts without a gate. In a long
+        table, an expert with fewer than 50 rows is not judged.
     dead_expert_rate_ : float
         Share of the experts that are dead.
     """
@@ -101,9 +100,9 @@ class ExpertEstimator(MixtureEstimator):
     Parameters
     ----------
     expert_norm : {"batch", "layer", "none"}, default="batch"
-        Normalisation of every expert's outputs by itself, over the rows of a batch or over their width. Batch
-        normalisation predicts by running statistics, so a row's prediction does not depend on other rows. In a long
-        table, the own experts of tasks share their statistics with those of the other tasks at the same place.
+        Normalisation of the outputs of each expert, over the rows of a batch or over their width. Batch normalisation
+        predicts by running statistics, so a row's prediction does not depend on other rows. In a long table, experts
+        at the same place of different tasks share their statistics.
     activation : {"relu", "silu"}, default="relu"
         Activation of the experts; "silu" is Swish.
     """

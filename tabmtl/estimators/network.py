@@ -78,18 +78,20 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         Passes over the training data, at most. A warning says so if the validation score still rises at the last one,
         unless there are fewer epochs than the default, or no more than ``patience``.
     clip_norm : float or None, default=1.0
-        Bound on the length of a step's gradient, over all parameters but large tables of categories; None sets none.
+        Largest length of a step's gradient, over all parameters except large tables of categories; None sets no bound.
     monitor : str, default="mean"
         Score that early stopping maximises: the mean of the tasks' validation scores, or the name of one task.
     keep : {"mean", "task"}, default="mean"
-        Epochs whose weights are kept: the best by ``monitor``, or up to two more, chosen so that the best kept epoch of
-        every task is as good as can be. A task then answers from its own; the steps of a funnel, `transform` and
-        ONNX files from the best by ``monitor``. Predictions take one pass per epoch. Without validation rows, or with
-        ``early_stopping=False``, the last epoch is kept for all tasks.
+        Epochs whose weights are kept. ``"mean"`` keeps the best epoch by ``monitor``. ``"task"`` keeps up to two more,
+        chosen so that every task finds a good one among them, and each task answers from its own. The steps of a
+        funnel, `transform` and ONNX files answer from the best epoch by ``monitor``. Predictions take one pass per kept
+        epoch. Without validation rows, or with ``early_stopping=False``, the last epoch is kept for all tasks.
     numeric_transform : {"standardize", "quantile"}, default="standardize"
-        Scaling of numeric columns: to mean 0 and standard deviation 1, or by their quantiles to a normal distribution.
+        Scaling of numeric columns: ``"standardize"`` to mean 0 and standard deviation 1, ``"quantile"`` to a normal
+        distribution by their quantiles.
     min_frequency : int, default=5
-        Levels of a categorical column seen less often share one embedding, which unseen levels use too.
+        Rows that a level of a categorical column needs for an embedding of its own. Rarer levels share one embedding,
+        which unseen levels use too.
     balance : str, sequence or mapping of weights, or TorchJD aggregator, default="sum"
         Way to join the losses of the tasks to one step: ``"sum"``, weights in task order or by name, or a method:
         ``"uncertainty"``, ``"imtl_l"``, ``"dwa"``, ``"gls"``, ``"famo"``, ``"gradnorm"``, ``"pcgrad"``, ``"mgda"``,
@@ -105,8 +107,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     flat : bool, default=False
         Seek task-based flat regions (arXiv 2211.13723) with any balance, at all parameters. A step takes twice as long.
     flat_radius : float, default=0.01
-        Radius of ``flat``: length of the moves towards a task's worst loss, one for the shared and one for the task's
-        own parameters. Not used without ``flat``.
+        Length of the moves of ``flat`` towards a task's worst loss: one move of the shared parameters, and one of the
+        task's own. Ignored without ``flat``.
 
     Attributes
     ----------
@@ -117,14 +119,14 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     batch_size_ : int
         Rows of an optimiser step.
     task_weights_ : tuple of dict of str to ndarray
-        With ``keep="task"``: the weights of kept epochs other than that of ``weights_``.
+        With ``keep="task"``: weights of the other kept epochs; the first are in ``weights_``.
     task_snapshot_ : ndarray of int, shape (T,) or (0,)
         With ``keep="task"``: weights of every task; 0 is ``weights_``, and k is ``task_weights_[k - 1]``.
     feature_importances_ : ndarray of shape (n_features,)
-        How much the mean validation score of the tasks falls where a feature is shuffled among the validation rows,
-        at most 1 000 of them; 0 of a task column. Features that say the same stand in for each other, so both look
-        unimportant. Measured when it is first asked for, or saved. Not there where no rows were validated, nor in a
-        pickled copy of a model that was not asked.
+        Fall of the mean validation score of the tasks when a feature is shuffled among at most 1 000 validation rows; 0
+        for a task column. Features that say the same stand in for each other, so both look unimportant. The
+        importances are measured when first read, or at `save`. They are missing without validation rows, and in a
+        pickled copy of a model that did not measure them.
     """
 
     clip_norm: Positive | None = 1.0
@@ -166,8 +168,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         Returns
         -------
         representation : ndarray of float32, shape (n, r)
-            Features that all heads share; if a network gives every task its own, such as a mixture of experts, the
-            features of all tasks side by side, in task order. In the long layout those of every row's own task.
+            Features that all heads share. A network that gives every task its own features, such as a mixture of
+            experts, returns them side by side, in task order. In the long layout, a row has those of its own task.
         """
         check_is_fitted(self)
         self._check_columns(X)
@@ -176,17 +178,18 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     def export_onnx(self, path: str | Path) -> None:
         """Write the fitted network as an ONNX file, from raw values to the answers of `predict_proba` and `predict`.
 
-        See :mod:`tabmtl.onnx.export` for its inputs and outputs; :class:`tabmtl.OnnxCoder` encodes frames for it. It
-        computes in float32 under any ``precision``. Before it is written, its answers are compared with the network's
-        on a few drawn rows, if onnxruntime is installed. No probability may differ by more than 1e-5, and no value by
-        more than 1e-5 of the target's standard deviation, or, as float32 has no more digits, of the distance from the
-        mean to the farthest of the drawn answers, where that is more.
+        See :mod:`tabmtl.onnx.export` for the inputs and outputs of the file; :class:`tabmtl.OnnxCoder` encodes frames
+        for it. The file computes in float32 under any ``precision``.
+
+        If onnxruntime is installed, the answers of the file are compared with the network's on a few drawn rows before
+        it is written. No probability may differ by more than 1e-5. No value may differ by more than 1e-5 of the
+        target's standard deviation, or of the distance from the mean to the farthest drawn answer if that is larger,
+        since float32 has no more digits.
 
         Parameters
         ----------
         path : str or Path
-            The file, such as ``"model.onnx"``. It is written beside and renamed, so a reader sees the old or the new
-            one.
+            The file, such as ``"model.onnx"``. It is replaced in one step: a reader sees the old file or the new one.
 
         Raises
         ------
@@ -480,10 +483,10 @@ class MemberEstimator(NetworkEstimator):
     Parameters
     ----------
     n_members : int, default=1
-        Members of the network: an ensemble that shares all weights except factors of the columns' embeddings and the
-        last layer of every head, of which each member has its own (TabM, arXiv 2410.24210). A loss, in training and
-        validation, is the mean of their losses. Predictions and scores take the mean of their probabilities or values,
-        `transform` that of their features. A step of 8 members takes some 5 times as long as one member's, of 32 some
+        Members of the network, an ensemble (TabM, arXiv 2410.24210). Members share all weights except two: each has its
+        own factors of the columns' embeddings, and its own last layer of every head. Losses are means over the members
+        in training and validation; predictions and scores take the mean of their probabilities or values, `transform`
+        the mean of their features. A step of 8 members takes about 5 times as long as a step of one, a step of 32 about
         20 times.
     """
 

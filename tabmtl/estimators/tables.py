@@ -149,23 +149,24 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     Parameters
     ----------
     tasks : mapping of name to kind or Task, or sequence of Task, optional
-        Kinds of the targets; others are inferred. Text, categories and booleans are classes; floats are a regression
-        target, except floats that are only 0 and 1; whole numbers with two values are binary; other whole numbers are
-        ambiguous, and cause a warning.
+        Kinds of the targets; `fit` infers those left out. Text, categories and booleans are classes. Floats are a
+        regression target, unless all are 0 or 1. Whole numbers with two values are binary; others are ambiguous, and
+        cause a warning.
     task_column : str, optional
         Long layout: the column of X that names every row's own task. Then y holds one label per row.
     categorical_features : "from_dtype" or sequence of str or int, default="from_dtype"
-        Columns of X that hold categories; by default those with text, categories or booleans.
+        Columns of X that hold categories. By default these are the columns of text, categories and booleans.
     drop : sequence of str, default=()
-        Columns of the frame X that are no features, such as an id; X may lack them in ``predict``. The positions of
-        ``categorical_features`` count without them.
+        Columns of the frame X that are not features, such as an id. X may lack them in ``predict``. Positions in
+        ``categorical_features`` do not count them.
     random_state : int, RandomState or None, default=None
         Random seed; the global generators stay untouched.
 
     Attributes
     ----------
     tasks_ : tuple of Task
-        The tasks in the order of y, or of their names in the long layout: with kind, classes, score and weight.
+        The tasks with kind, classes, score and weight, in the order of y; in the long layout, in the order of their
+        names.
     n_features_in_ : int
         Number of the columns of X, with the task column and without those in ``drop``.
     feature_names_in_ : ndarray of str
@@ -215,9 +216,9 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         sample_weight : array of shape (n,) or (n, T), or frame with the task names, optional
             Weights, normalised over the labelled rows of every task; weight 0 equals a missing label.
         groups : array of shape (n,) or str, optional
-            Group of every row, such as a patient, or the name of a column of X that holds it; rows that fit sets aside
-            for early stopping come from other groups than those it learns from. With X_val and y_val it has no effect,
-            but for a warning if a column of X_val that it names shares groups with X.
+            Group of every row, such as a patient, or the name of a column of X that holds it. Rows set aside for early
+            stopping come from other groups than the rows that are learned from. Given X_val and y_val, nothing is set
+            aside; `fit` only warns if the named column of X_val shares groups with X.
         X_val, y_val : as X and y, optional
             Rows for early stopping, if the method supports it.
 
@@ -366,13 +367,13 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         Parameters
         ----------
         X : frame or array of shape (n, p)
-            With the columns of fit; those of a frame in any order.
+            Rows with the columns of fit; a frame may have them in any order.
 
         Returns
         -------
         y : like the y of fit
-            Its container, names and label types: (n, T), or (n,) for a flat target. In the long layout every row
-            is answered for its own task.
+            Same container, names and label types: (n, T), or (n,) for a flat target. In the long layout, every row is
+            predicted for its own task.
         """
         outputs = self.answer(X)
         if len({task.is_classification for task in self.tasks_}) == 2:
@@ -411,7 +412,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         Returns
         -------
         scores : dict of str to float
-            Task to score, by the task's metric, higher is better; None with a warning where it is undefined.
+            Score by task and its metric; higher is better. None, with a warning, where the score is undefined.
         """
         return TaskScores(self._score(X, y, sample_weight), self.tasks_)
 
@@ -424,16 +425,16 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         ----------
         X, y, sample_weight : as in `score_tasks`
         groups : array of shape (n,) or str, optional
-            Group of every row, such as a patient, or the name of a column of X that holds it: intervals are over draws
-            of groups. Default: over draws of rows.
+            Group of every row, such as a patient, or the name of a column of X that holds it. Intervals are then over
+            draws of groups; by default, over draws of rows.
         level : float, default=0.95
-            Share of intervals that are to hold the true score.
+            Share of intervals that should hold the true score.
 
         Returns
         -------
         intervals : polars.DataFrame
             One row per task: task, metric, score, standard_error, low, high, n_labelled, n_positive (of binary tasks).
-            Null with a warning where undefined; `tabmtl.metrics.intervals` describes the interval.
+            A score that is undefined is null, with a warning. `tabmtl.metrics.intervals` describes the interval.
 
         Raises
         ------

@@ -37,26 +37,26 @@ class TrainedEstimator(SavableEstimator):
     epochs : int, default=100
         Passes over the training data, at most.
     batch_size : int or "auto", default="auto"
-        Rows of an optimiser step; ``"auto"`` is about a 64th of the training rows, 32 to 512. On a CPU, micro-batches
-        that fit its cache add up to the same step.
+        Rows of an optimiser step. ``"auto"`` takes about a 64th of the training rows, at least 32 and at most 512. On a
+        CPU, a step may be split into micro-batches that fit the cache; their gradients add up to the same step.
     learning_rate : float, default=2e-3
-        Learning rate of AdamW at the start; it falls to zero over all epochs along half a cosine.
+        Learning rate of AdamW at the start. It falls to zero over ``epochs`` along half a cosine.
     weight_decay : float, default=1e-5
         Weight decay of AdamW.
     average_decay : float in [0, 1), default=0.998
-        Decay of the moving average of the weights, which is validated and kept; 0 keeps the weights themselves.
+        Decay of the moving average of the weights. Validation and prediction use the average; 0 uses the weights.
     clip_norm : float, optional
-        Bound on the length of a step's gradient, over all parameters but large tables of categories.
+        Largest length of a step's gradient, over all parameters except large tables of categories.
     early_stopping : bool, default=True
         Stop when the validation score has not risen for ``patience`` epochs (see ``restarts``), and keep the best
         weights. Without X_val and y_val, fit sets ``validation_fraction`` of the rows aside.
     validation_fraction : float in (0, 1), default=0.15
         Share of the rows that early stopping sets aside.
     patience : int, default=6
-        Epochs without a better validation score after which training stops, or restarts.
+        Number of epochs without a better validation score after which training stops, or restarts.
     restarts : int, default=1
-        Times that training, instead of stopping, goes back to its best weights and on with a third of the learning
-        rate.
+        Number of times that training does not stop but returns to its best weights and goes on with a third of the
+        learning rate.
     precision : {"float32", "bf16"}, default="float32"
         ``"bf16"`` computes matrix products in bfloat16: faster on GPUs and on CPUs with AVX512-BF16 or AMX.
     device : str, default="auto"
@@ -65,11 +65,12 @@ class TrainedEstimator(SavableEstimator):
         Threads, as scikit-learn counts them (-1 = all). None lets the size of the network decide: one thread for a
         small one, all for a large one. Another number of threads rounds sums differently.
     keep_on_interrupt : bool, default=False
-        End training, with a warning, where it is interrupted (Ctrl-C, or a notebook's stop) after one epoch at least,
-        and keep the best weights so far. By default the interrupt is raised, and the estimator stays as it was. It is
-        for one process: those of a group would be interrupted in different epochs.
+        Keep the best weights, with a warning, if training is interrupted after its first epoch (Ctrl-C, or a notebook's
+        stop). By default the interrupt is raised, and the estimator stays as it was. Several processes that fit
+        together refuse this option, since each would be interrupted in another epoch.
     on_epoch : callable, optional
-        Called after every epoch with its row of ``history_`` as a dict; a true answer stops training. Not saved.
+        Function that is called after every epoch with the row of ``history_`` as a dict. A true result stops training.
+        It is not saved.
 
     Attributes
     ----------

@@ -68,8 +68,8 @@ class MultitaskGain:
 def multitask_gain(scores: Mapping[str, float | None], reference: Mapping[str, float | None]) -> MultitaskGain:
     """Compare per-task scores with those of a reference, such as independent single-task models.
 
-    The Δm of Maninis et al., "Attentive Single-Tasking of Multiple Tasks" (CVPR 2019), over scores where
-    higher is better.
+    The mean gain is Δm of Maninis et al., "Attentive Single-Tasking of Multiple Tasks" (CVPR 2019). Higher scores must
+    be better.
 
     Parameters
     ----------

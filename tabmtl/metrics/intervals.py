@@ -149,9 +149,9 @@ def score_interval(
 ) -> ScoreInterval:
     """Score one task on its labelled rows, with a standard error and a confidence interval.
 
-    The model is taken as given: the interval does not hold the spread over training seeds. It is too narrow for squared
-    errors with heavy tails, and for means over classes where one has fewer than five rows or, by f1_macro and balanced
-    accuracy, is never hit.
+    The model is taken as given: the interval does not hold the spread over training seeds. The interval is too narrow
+    for squared errors with heavy tails. It is also too narrow for means over classes if a class has fewer than five
+    rows, and for f1_macro and balanced accuracy if a class is never predicted rightly.
 
     Parameters
     ----------
@@ -201,8 +201,8 @@ def score_difference(
 ) -> ScoreInterval:
     """Compare two models on the same rows: the score of the first minus that of the second.
 
-    Difficulty that both models share cancels row by row, so the error is smaller than the errors of the two scores
-    suggest; for ROC AUC it is that of DeLong's covariance.
+    Rows that are hard for both models cancel, so the error is smaller than the errors of the two scores suggest. For
+    ROC AUC, the error follows from DeLong's covariance.
 
     Parameters
     ----------
