@@ -10,8 +10,8 @@ import pytest
 from conformance import features, mixed_targets, tiny
 
 from tabmtl import SharedTrees, Task, load
-from tabmtl.models.shared_trees.targets import output_order
-from tabmtl.targets import KINDS, kind_blocks
+from tabmtl.models.shared_trees.targets import blocks_of
+from tabmtl.targets import KINDS
 from tabmtl.targets.regression import Regression
 
 
@@ -61,9 +61,11 @@ def test_a_kind_is_a_dataclass_or_a_known_name():
 def test_outputs_of_one_kind_lie_together_whatever_its_parameters():
     kinds = [Scaled(factor=1.0), KINDS["binary"], Scaled(factor=2.0), Scaled(factor=1.0), KINDS["regression"]]
     tasks = [Task(name=f"t{t}", kind=kind) for t, kind in enumerate(kinds)]
-    ordered = [tasks[t] for t in output_order(tasks)]
-    columns = [t for _, block in kind_blocks(ordered) for t in block]
-    assert columns == list(range(5)) and ordered[-1].kind == KINDS["binary"]
+    blocks = blocks_of(tasks)
+    assert sorted(t for _, members, _ in blocks for t in members) == list(range(5))
+    assert all(tasks[t].kind == kind for kind, members, _ in blocks for t in members)
+    assert [(outputs.start, outputs.stop) for _, _, outputs in blocks] == [(0, 2), (2, 3), (3, 4), (4, 5)]
+    assert blocks[-1][0] == KINDS["binary"]
 
 
 def test_without_labels_all_classes_are_alike():
