@@ -53,17 +53,46 @@ BAD: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_a_parameter_out_of_range_is_named(name: str) -> None:
-    value, message = BAD[name]
-    model = M2TRec(**{"categories": ["category", "subcategory"], "text_features": ["name"], name: value})
-    with pytest.raises(ValueError, match=f"^{message}"):
-        model.fit(TRAIN, items=ITEMS)
+LISTED = "must be a sequence of columns, got"
+LEVELS = "category_weight must be a number or a list of one a level of categories, got "
+FED_BACK = "hierarchy=True feeds predicted categories back, but none is predicted: name columns in categories"
+REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
+    *(({name: value}, ValueError, message) for name, (value, message) in BAD.items()),
+    ({"category_weight": -1}, ValueError, "category_weight must be at least 0, got -1"),
+    ({"category_weight": [0.5, "1"]}, ValueError, "category_weight must be a number of at least 0, got '1'$"),
+    *(
+        ({"category_weight": value}, ValueError, re.escape(f"{LEVELS}{value!r}") + "$")
+        for value in ("a", "ab", {"category": 1, "subcategory": 2}, None, True, object)
+    ),
+    *(
+        ({"hierarchy": True} | params, ValueError, FED_BACK)
+        for params in ({"categories": ()}, {"category_weight": 0}, {"category_weight": [0, 0]})
+    ),
+    *(
+        ({name: value}, TypeError, f"{name}.* {message}")
+        for name in ("categories", "text_features", "categorical_features")
+        for value, message in (
+            ("category", f"{LISTED} 'category': put it in a list$"),
+            (None, f"{LISTED} None: give a list"),
+            ([3], "must name columns by text, got 3"),
+        )
+    ),
+    (
+        {"item_tower": "concat", "n_heads": 3, "d_model": 12},
+        ValueError,
+        "n_heads must divide 32 with item_tower='concat'",
+    ),
+    ({"on_epoch": 3}, TypeError, "on_epoch must be a function of the record of an epoch, or None, got 3$"),
+    ({"random_state": "seven"}, ValueError, "random_state must be a whole number"),
+]
 
 
-def test_a_negative_category_weight_is_refused() -> None:
-    with pytest.raises(ValueError, match="category_weight must be at least 0, got -1"):
-        fit(category_weight=-1)
+@pytest.mark.parametrize(("params", "error", "message"), REFUSED, ids=str)
+def test_parameters_that_cannot_be_are_named_before_training(
+    params: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        fit(**params)
 
 
 def test_logs_without_a_next_click_are_refused() -> None:
@@ -72,38 +101,6 @@ def test_logs_without_a_next_click_are_refused() -> None:
         tiny("M2TRec").fit(single, items=ITEMS)
     with pytest.raises(ValueError, match="no session of the validation log has two clicks"):
         tiny("M2TRec").fit(TRAIN, items=ITEMS, clicks_val=TEST.unique("session_id"))
-
-
-@pytest.mark.parametrize("value", ["a", "ab", {"category": 1, "subcategory": 2}, None, True, object])
-def test_weights_are_a_number_or_a_list_of_them(value: Any) -> None:
-    expected = "category_weight must be a number or a list of one a level of categories, got "
-    with pytest.raises(ValueError, match=f"^{re.escape(expected + repr(value))}$"):
-        fit(category_weight=value)
-    with pytest.raises(ValueError, match=r"^category_weight must be a number of at least 0, got '1'$"):
-        fit(category_weight=[0.5, "1"])
-
-
-@pytest.mark.parametrize("params", [{"categories": ()}, {"category_weight": 0}, {"category_weight": [0, 0]}], ids=str)
-def test_a_hierarchy_of_no_predicted_category_is_refused(params: dict[str, Any]) -> None:
-    with pytest.raises(
-        ValueError, match=r"^hierarchy=True feeds predicted categories back, but none is predicted: name col"
-    ):
-        fit(hierarchy=True, **params)
-
-
-@pytest.mark.parametrize("name", ["categories", "text_features", "categorical_features"])
-def test_columns_are_given_in_a_list(name: str) -> None:
-    with pytest.raises(TypeError, match=rf"^{name}.* must be a sequence of columns, got 'category': put it in a list$"):
-        fit(**{name: "category"})
-    with pytest.raises(TypeError, match=rf"^{name}.* must be a sequence of columns, got None: give a list"):
-        fit(**{name: None})
-    with pytest.raises(TypeError, match=rf"^{name}.* must name columns by text, got 3"):
-        fit(**{name: [3]})
-
-
-def test_heads_share_the_width_of_a_field() -> None:
-    with pytest.raises(ValueError, match=r"^n_heads must divide 32 with item_tower='concat', got 3$"):
-        fit(item_tower="concat", n_heads=3, d_model=12)
 
 
 NEEDS: dict[str, tuple[dict[str, Any], str]] = {
@@ -127,11 +124,6 @@ def test_what_needs_metadata_and_nothing_else_is_named(case: str) -> None:
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(said + cure)}$"):
             M2TRec(device="cpu", **params).fit(TRAIN, items=items)
-
-
-def test_a_callback_that_is_none_is_refused_before_training() -> None:
-    with pytest.raises(TypeError, match=r"^on_epoch must be a function of the record of an epoch, or None, got 3$"):
-        fit(on_epoch=3)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
