@@ -69,7 +69,7 @@ bench: $(VENV)/.bench  ## speed and memory against plain references and other li
 	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m benchmarks.speed $(ARGS)
 
 evidence: $(VENV)/.bench  ## tables of scores against other models, on the data sets of TABMTL_DATA: hours
-	set -e; for name in scores boosting experts sessions; do $(BIN)/python -m benchmarks.$$name $(ARGS); done
+	set -e; for name in scores 'scores --experts' boosting sessions; do $(BIN)/python -m benchmarks.$$name $(ARGS); done
 	$(BIN)/python -m benchmarks.evidence --parts sharing reference $(ARGS)
 	$(BIN)/python -m benchmarks.evidence --budget 21600 $(ARGS)
 

@@ -1,9 +1,17 @@
-"""The table of scores: networks, R-MTGB, one LightGBM per task and a linear model, on real tables and MultiTab-Bench.
+"""Tables of scores: networks, R-MTGB, one LightGBM per task and a linear model, or mixtures of experts, on real tables.
 
-Run it by ``python -m benchmarks.scores``; ``--help`` lists the options. Every model is fitted on the stored
-train rows, stops on the validation rows, and is scored on the test rows once. One LightGBM per task is the best of four
-configurations. MultiTab-Bench has no validation rows: its networks train 6 epochs on 20 000 rows, and all are scored by
-explained variance on 20 000 fresh rows. census_kdd is left out unless ``--sets`` names it.
+Run it by ``python -m benchmarks.scores``; ``--help`` lists the options. Every model has its defaults, is fitted on the
+stored train rows, stops on the validation rows, and is scored on the test rows once. One LightGBM per task is the best
+of four configurations. MultiTab-Bench has no validation rows: its networks train 6 epochs on 20 000 rows, and all are
+scored by explained variance on 20 000 fresh rows. census_kdd is left out unless ``--sets`` names it.
+
+``--experts`` is the table of mixtures and their family, of at most 6 epochs each: census_kdd with two tasks (income and
+marriage; education is a feature), all rows of flights, and "funnel", fresh impressions of
+:func:`tabmtl.synth.make_funnel`, where ESMM, AITM and APEM know the chain, HoME knows the groups, and the true
+probabilities score the ceiling.
+
+A difference to LightGBM is the mean over the seeds; its error joins that of the test rows (DeLong for AUC, paired: both
+answer the same rows) with that of the seeds. "ahead" and "behind" mean more than two errors, else nothing is claimed.
 """
 
 from __future__ import annotations
@@ -13,7 +21,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,26 +32,43 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+import tabmtl
 from benchmarks.harness import Record, print_sets, print_table, score_parser, spreads
-from tabmtl import RMTGB, IndependentTasks, MultiTabNet, SharedBottom, Task, multitask_gain
+from tabmtl import RMTGB, IndependentTasks, Task, multitask_gain
+from tabmtl.metrics.intervals import score_difference
 from tabmtl.pipelines.datasets import load
-from tabmtl.synth import make_multitab_bench
+from tabmtl.synth import make_funnel, make_multitab_bench
 
-BENCH, REFERENCE = "multitab_bench", "IndependentTasks"
+BENCH, FUNNEL, REFERENCE, LINEAR = "multitab_bench", "funnel", "IndependentTasks", "linear"
 SETS = ("portal", "star", "rand_hie", "flights", BENCH, "gss_abortion", "census_kdd")
+MODELS = (REFERENCE, "MultiTabNet", "SharedBottom", "RMTGB", LINEAR)
+EXPERT_SETS = ("census_kdd", "rand_hie", "gss_abortion", "flights", FUNNEL)
+EXPERTS = (REFERENCE, "SharedBottom", "MMoE", "PLE", "AdaTT", "STEM", "HoME", "APEM", "ESMM", "AITM")
+#: Models of a funnel, which know its chain, and those that take nothing else.
+CHAIN, OF_CHAINS, CHAINS_ALONE = ["click", "conversion"], ("ESMM", "AITM", "APEM"), ("ESMM", "AITM")
+#: Groups of tasks for HoME; the other sets are one group.
+GROUPS = {
+    "flights": {"disruption": ["cancelled", "dep_del15"], "times": ["arr_delay", "air_time"]},
+    "rand_hie": {"any": ["any_spend", "any_inpatient", "any_mental"], "amount": ["log_spend", "mdvis"]},
+    "gss_abortion": {"hard": ["abdefect", "abhlth", "abrape"], "choice": ["abany", "abnomore", "abpoor", "absingle"]},
+    "census_kdd": {"money": ["income_50k"], "family": ["never_married"]},
+}
 BENCH_ROWS = 20_000
 #: MultiTab-Bench has next to no noise, which takes no dropout, and few rows, which take small steps.
 BENCH_OPTIONS = {"epochs": 6, "early_stopping": False, "learning_rate": 3e-3, "batch_size": 256, "dropout": 0.0}
+#: Impressions to train on, and on fresh ones to stop and to score.
+FUNNEL_ROWS, FRESH_ROWS = 100_000, 50_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Rows X and y to fit, score and perhaps stop on, with the facts about the tasks."""
+    """Rows X and y to fit, score and perhaps stop on, with the facts about the tasks, and the ceiling of scores."""
 
     train: tuple[Any, Any]
     test: tuple[Any, Any]
     val: tuple[Any, Any] | None = None
     tasks: Any
+    ceiling: dict[str, float] | None = None
 
     def fit(self, model: Any) -> Any:
         """Fit a model on the train rows; the validation rows stop it."""
@@ -52,36 +76,43 @@ class Problem:
         return model.fit(*self.train, **watched)
 
 
-def real_problem(name: str, folder: Path | None, **options: Any) -> Problem:
-    """Read a real set, with its stored split."""
-    data = load(name, folder=folder, **options)
+def open_problem(name: str, seed: int, args: Namespace) -> Problem:
+    """Read a real set, without use of the seed, or draw MultiTab-Bench or a funnel."""
+    if name == BENCH:
+        bench = make_multitab_bench(BENCH_ROWS, random_state=seed)
+        fresh = bench.draw(BENCH_ROWS, random_state=seed)
+        tasks = [Task(name=name, kind="regression", metric="explained_variance") for name in bench.y.columns]
+        return Problem(train=(bench.X, bench.y), test=(fresh.X, fresh.y), tasks=tasks)
+    if name == FUNNEL:
+        log = make_funnel(FUNNEL_ROWS, random_state=seed)
+        watched, fresh = (log.draw(FRESH_ROWS, random_state=1000 * part + seed) for part in (1, 2))
+        parts = {"train": (log.X, log.y), "val": (watched.X, watched.y), "test": (fresh.X, fresh.y)}
+        return Problem(**parts, tasks=log.tasks, ceiling=fresh.ceiling())
+    full = args.full or args.experts
+    # of flights, the folder alone would choose all rows
+    options: dict[str, Any] = {"folder": args.folder if name != "flights" or full else None}
+    options |= {"full": True} if name == "flights" and full else {}
+    data = load(name, **options, **({"college_degree": False} if name == "census_kdd" and args.experts else {}))
     return Problem(train=data.part("train"), val=data.part("val"), test=data.part("test"), tasks=data.tasks)
 
 
-def open_problem(name: str, seed: int, args: Namespace) -> Problem:
-    """Read a real set, without use of the seed, or draw MultiTab-Bench."""
-    if name == "flights":  # the folder alone would choose all rows
-        return real_problem(name, args.folder, full=True) if args.full else real_problem(name, None)
-    if name != BENCH:
-        return real_problem(name, args.folder)
-    bench = make_multitab_bench(BENCH_ROWS, random_state=seed)
-    fresh = bench.draw(BENCH_ROWS, random_state=seed)
-    tasks = [Task(name=name, kind="regression", metric="explained_variance") for name in bench.y.columns]
-    return Problem(train=(bench.X, bench.y), test=(fresh.X, fresh.y), tasks=tasks)
-
-
-def network(cls: Callable[..., Any], problem: Problem, seed: int, epochs: int | None) -> Any:
-    """Make a network with its defaults; without validation rows, it trains for a fixed number of epochs."""
-    options: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
-    if problem.val is None:
-        options = BENCH_OPTIONS
-    return cls(tasks=problem.tasks, random_state=seed, **options)
-
-
-def linear(problem: Problem) -> Any:
-    """Make a logistic or ridge regression per task."""
-    models = {"classifier": LogisticRegression(max_iter=300), "regressor": Ridge(alpha=1)}
-    return IndependentTasks(tasks=problem.tasks, **models)
+def make(model: str, name: str, problem: Problem, seed: int, epochs: int | None) -> Any:
+    """Make a model with its defaults and the known facts about the tasks of a set."""
+    common: dict[str, Any] = {"tasks": problem.tasks, "random_state": seed}
+    if model == REFERENCE:
+        return IndependentTasks(tune="all", **common)
+    if model == LINEAR:
+        models = {"classifier": LogisticRegression(max_iter=300), "regressor": Ridge(alpha=1)}
+        return IndependentTasks(tasks=problem.tasks, **models)
+    if model == "RMTGB":
+        return RMTGB(**common)
+    if name == FUNNEL and model in OF_CHAINS:
+        common["task_chain"] = CHAIN
+    if model == "HoME":
+        common["task_groups"] = GROUPS.get(name) or make_funnel(10, n_users=5, n_items=5, random_state=0).task_groups
+    budget = {} if epochs is None else {"epochs": epochs}
+    network: Callable[..., Any] = getattr(tabmtl, model)
+    return network(**common, **(BENCH_OPTIONS if problem.val is None else budget))
 
 
 def encoded(problem: Problem) -> Problem:
@@ -94,78 +125,90 @@ def encoded(problem: Problem) -> Problem:
     return Problem(train=(encode.fit_transform(X), y), test=(encode.transform(X_test), y_test), tasks=problem.tasks)
 
 
-MODELS: dict[str, Callable[[Problem, int, int | None], Any]] = {
-    "MultiTabNet": partial(network, MultiTabNet),
-    "SharedBottom": partial(network, SharedBottom),
-    "RMTGB": lambda problem, seed, _: RMTGB(tasks=problem.tasks, random_state=seed),
-    REFERENCE: lambda problem, seed, _: IndependentTasks(tasks=problem.tasks, tune="all", random_state=seed),
-    "linear": lambda problem, *_: linear(problem),
-}
-
-
-def outputs_of(model: Any, X: pl.DataFrame) -> dict[str, np.ndarray]:
+def outputs_of(model: Any, X: Any) -> dict[str, np.ndarray]:
     """Return probabilities (n, K) or predictions (n,) per task."""
-    values = model.predict(X)
-    found = {task.name: values[task.name].to_numpy() for task in model.tasks_ if not task.is_classification}
-    return found | (model.predict_proba(X) if len(found) < len(model.tasks_) else {})
+    return {task.name: outputs for task, outputs in zip(model.tasks_, model.answer(X), strict=True)}
 
 
-def run(name: str, model_name: str, seed: int, args: Namespace) -> list[Record]:
-    """Fit one model, and return one record per task."""
+def run_seed(name: str, models: Sequence[str], seed: int, args: Namespace) -> list[Record]:
+    """Fit models on one seed, the reference before all; one record a model and task."""
     problem = open_problem(name, seed, args)
-    start = time.perf_counter()
-    model = MODELS[model_name](problem, seed, args.epochs)
-    if model_name == "linear":
-        problem = encoded(problem)
-    problem.fit(model)
-    seconds = time.perf_counter() - start
-    print(f"{name} {model_name} seed {seed}: {seconds:.1f} s", flush=True)
-    facts = {"set": name, "model": model_name, "seed": seed, "seconds": seconds, "test_rows": len(problem.test[1])}
-    intervals = model.score_intervals(*problem.test).select("task", "score", "standard_error")
-    return [{**facts, **row} for row in intervals.iter_rows(named=True)]
+    records: list[Record] = []
+    reference: dict[str, np.ndarray] = {}
+    for model_name in dict.fromkeys((REFERENCE, *models)):
+        own = encoded(problem) if model_name == LINEAR else problem
+        start = time.process_time()
+        model = own.fit(make(model_name, name, problem, seed, args.epochs))
+        seconds = time.process_time() - start
+        X, y = own.test
+        scores, outputs = model.score_intervals(X, y).select("task", "score", "standard_error"), outputs_of(model, X)
+        reference = reference or outputs
+        for task, row in zip(model.tasks_, scores.iter_rows(named=True), strict=True):
+            labels = y[task.name].cast(pl.Float64).to_numpy()
+            difference = score_difference(task, labels, outputs[task.name], reference[task.name])
+            facts = {"set": name, "model": model_name, "seed": seed, "seconds": seconds, "test_rows": len(y), **row}
+            facts |= {"difference": difference.score, "error": difference.standard_error}
+            records.append(facts | {"ceiling": (problem.ceiling or {}).get(task.name)})
+        print(f"{name} seed {seed} {model_name}: {seconds:.0f} CPU s", flush=True)
+    return records
 
 
 def runs(args: Namespace, name: str) -> Iterator[list[Record]]:
-    """Yield records of all models and seeds; one fit of the linear model on a real set covers all seeds."""
-    for model in args.models:
-        for seed in args.seeds if model != "linear" or name == BENCH else args.seeds[:1]:
-            yield run(name, model, seed, args)
+    """Yield records of all seeds; a linear model on a real set covers all seeds, and chains need a funnel."""
+    models = [model for model in args.models if name == FUNNEL or model not in CHAINS_ALONE]
+    for seed in args.seeds:
+        yield run_seed(name, models, seed, args)
+        if name != BENCH:
+            models = [model for model in models if model != LINEAR]
 
 
 def report(records: pl.DataFrame) -> None:
-    """Print a set: scores of all models, their mean over tasks, Δm, and standard errors of the last model."""
-    name, (*_, last) = records["set"][0], records["model"].unique(maintain_order=True)
-    tasks = records["task"].unique(maintain_order=True).to_list()
+    """Print a set: per model its scores and Δm, and per task its difference to LightGBM with error and verdict."""
     means = records.group_by("model", "seed", maintain_order=True).agg(pl.col("score", "seconds").mean())
-    rows = pl.concat([records, means.with_columns(task=pl.lit("mean"))], how="diagonal")
-    table = spreads(rows, "task", "model", "score")
-    scores = {
-        model: dict(own.group_by("task", maintain_order=True).agg(pl.col("score").mean()).iter_rows())
+    columns = pl.concat([records, means.with_columns(task=pl.lit("mean"))], how="diagonal")
+    scores, table = spreads(columns, "model", "task", "score"), {}
+    of_tasks = {
+        str(model): dict(own.group_by("task", maintain_order=True).agg(pl.col("score").mean()).iter_rows())
         for (model,), own in records.group_by("model", maintain_order=True)
     }
-    others = [model for model in scores if model != REFERENCE and REFERENCE in scores]
-    gains = {model: multitask_gain(scores[model], scores[REFERENCE]).delta_m for model in others}
-    table["Δm %"] = {str(model): f"{gain:+.2f}" for model, gain in gains.items()}
-    taken = means.group_by("model", maintain_order=True).agg(pl.col("seconds").mean()).iter_rows()
-    table["seconds"] = {model: f"{seconds:.1f}" for model, seconds in taken}
-    errors = dict(records.filter(model=last).unique("task").select("task", "standard_error").iter_rows())
-    for task in tasks:
-        table[task][f"error of {last}"] = f"{errors[task]:.4f}"
+    for model, cells in scores.items():
+        own = records.filter(model=model)
+        table[model] = cells | {"CPU s": f"{own['seconds'].to_numpy().mean():.0f}"}
+        if model != REFERENCE:
+            table[model]["Δm %"] = f"{multitask_gain(of_tasks[model], of_tasks[REFERENCE]).delta_m:+.2f}"
+            tasks = own.group_by("task", maintain_order=True)
+            table[f"{model} - {REFERENCE}"] = {str(task): compare(of_task) for (task,), of_task in tasks}
+    known = records.drop_nulls("ceiling").group_by("task").agg(pl.col("ceiling").mean())
+    if len(known):
+        table["(ceiling)"] = {task: f"{ceiling:.4f}" for task, ceiling in known.iter_rows()}
     seeds = records["seed"].unique().sort().to_list()
-    print_table(f"{name}: test scores, mean ± standard deviation over the seeds {seeds}", table)
-    if {"MultiTabNet", "linear"} <= scores.keys():
-        below = [t for t in tasks if scores["MultiTabNet"][t] < scores["linear"][t] - errors[t]]
-        print(f"MultiTabNet more than one standard error below linear: {', '.join(below) or 'no task'}")
+    print_table(f"{records['set'][0]}: test scores, mean ± standard deviation over the seeds {seeds}", table)
+
+
+def compare(own: pl.DataFrame) -> str:
+    """Compare one model and task to the reference: difference, error over test rows and seeds, and verdict."""
+    differences, errors = own["difference"].to_numpy(), own["error"].to_numpy()
+    over_seeds = differences.var(ddof=1) / len(differences) if len(differences) > 1 else 0.0
+    mean, error = differences.mean(), float(np.sqrt(np.mean(errors**2) + over_seeds))
+    verdict = "=" if abs(mean) <= 2 * error else "ahead" if mean > 0 else "behind"
+    return f"{mean:+.4f}({error:.4f}) {verdict}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark; the arguments are those of the command line."""
-    parser = score_parser("scores", __doc__, sets=SETS, models=MODELS)
-    parser.set_defaults(sets=SETS[:-1])
-    parser.add_argument("--epochs", type=int, help="of the networks on real sets, at most (default: their own)")
+    parser = score_parser(
+        "scores", __doc__, sets=dict.fromkeys((*SETS, *EXPERT_SETS)), models=dict.fromkeys((*MODELS, *EXPERTS))
+    )
+    parser.set_defaults(sets=None, models=None)
+    parser.add_argument("--experts", action="store_true", help="the table of mixtures")
+    parser.add_argument("--epochs", type=int, help="of the networks on real sets, at most (default: theirs, or 6)")
     parser.add_argument("--full", action="store_true", help="all rows of flights instead of the sample")
     args = parser.parse_args(argv)
-    print_sets(args.sets, partial(runs, args), report, args.output / "scores.csv", [])
+    args.sets = args.sets or (EXPERT_SETS if args.experts else SETS[:-1])
+    args.models = args.models or (EXPERTS if args.experts else MODELS)
+    args.epochs = args.epochs or (6 if args.experts else None)
+    path = args.output / ("experts.csv" if args.experts else "scores.csv")
+    print_sets(args.sets, partial(runs, args), report, path, [])
 
 
 if __name__ == "__main__":

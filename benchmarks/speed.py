@@ -10,7 +10,6 @@ cases, by the names that the lines show: ``--only processes --set model=MMoE row
 
 Training of networks:
 
-multitabnet  a step of MultiTab-Net against the same network written the obvious way, in both precisions
 peer         an epoch of MMoE and of PLE against those of torch-rechub, of one architecture, and by our own training;
              ours always lets the rate fall along half a cosine, and scores 50 000 training rows
 home         an epoch of HoME and APEM against our MMoE
@@ -21,8 +20,6 @@ embeddings   a step of embeddings alone, by rows of the table and optimiser; ``-
 Boosted models:
 
 plain        R-MTGB as released (stumps, ten tasks) against the same algorithm on scikit-learn's trees, by rows a task
-overhead     R-MTGB against as many trees of bare LightGBM
-million      the same for a million rows, and memory
 shared       SharedTrees against one LightGBM of as many trees for a single task
 one_row      one row of both, and of a task's exported model
 
@@ -71,13 +68,6 @@ ROW, ASKED = {"rows_to_fit": 1000}, {"requests": 3}
 
 CASES = [
     *[
-        Case("multitabnet", networks.multitabnet, sizes, {"batch_size": 32, "steps": 2}, 3, faster={"float32": 1.5})
-        for sizes in (
-            *({"shape": shape, "row_layer": layer} for shape, layer in product(("Higgs", "ACS"), ("none", "mixer"))),
-            {"shape": "wide", "batch_size": 256, "d_token": 64, "n_blocks": 3},
-        )
-    ],
-    *[
         Case("peer", networks.peer, {"name": name}, EPOCHS, 3, faster={"tabmtl": 2.0}, needs=RECHUB)
         for name in ("MMoE", "PLE")
     ],
@@ -95,11 +85,6 @@ CASES = [
         Case("plain", boosted.plain, {"rows": rows}, {"rows": 60, "rounds": 3}, 7, True, {"ours": goal})
         for rows, goal in {300: 10, 1000: 20, 3000: 30, 10_000: 30}.items()
     ],
-    *[
-        Case("overhead", boosted.overhead, sizes, {"rows": 500, "rounds": 2}, 5, True, {"ours": 0.87})
-        for sizes in ({"n_features": 20, "num_leaves": 16}, {"n_features": 5, "num_leaves": 2})
-    ],
-    Case("million", boosted.million, {}, {"rows": 2000}, faster={"ours": 1 / 3}),
     *[
         Case("shared", boosted.shared, sizes, {"rows": 500, "n_trees": 2}, 3, True, {"ours": 0.67})
         for sizes in ({"rows": 100_000}, {"rows": 25_000}, {"rows": 400_000}, {"n_tasks": 16}, {"kind": "binary"})

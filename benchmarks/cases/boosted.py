@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from sklearn.metrics import root_mean_squared_error
 
-from benchmarks.harness import Measures, Side, Sides, alone, asking, cpu, gauged
+from benchmarks.harness import Side, Sides, asking, cpu
 from benchmarks.peers.rmtgb import PlainRMTGB
 from tabmtl import RMTGB, SharedTrees
 from tabmtl.synth import make_outlier_tasks
@@ -32,7 +32,7 @@ FIXED: dict[str, Any] = {"learning_rate": 0.1, "early_stopping": False, "n_jobs"
 
 
 def draw_columns(n_tasks: int, n_rows: int, n_features: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Draw rows of tasks that are alike and come in turn, float32, a column at a time.
+    """Draw rows of tasks that are alike and come in turn, float32.
 
     The columns are features ``x0``, ``x1``, ... and the ``task``, a whole number. The target is a sum of smooth
     functions of pairs of features, and of one feature by task, with noise.
@@ -46,19 +46,6 @@ def draw_columns(n_tasks: int, n_rows: int, n_features: int) -> tuple[dict[str, 
         y += np.sin(x + before) / np.float32(n_features**0.5)
         columns[f"x{j}"] = before = x
     return columns | {"task": task}, y
-
-
-def to_frame(columns: dict[str, np.ndarray]) -> pl.DataFrame:
-    """Turn columns into a frame, and empty the dictionary on the way: memory is measured."""
-    return pl.DataFrame([pl.Series(name, columns.pop(name)) for name in list(columns)])
-
-
-def to_matrix(columns: dict[str, np.ndarray], n_rows: int) -> np.ndarray:
-    """Turn columns into a float32 matrix (n, p), and empty the dictionary on the way."""
-    matrix = np.empty((n_rows, len(columns)), dtype=np.float32)
-    for j, name in enumerate(list(columns)):
-        matrix[:, j] = columns.pop(name)
-    return matrix
 
 
 def rmtgb(rounds: int, num_leaves: int, **options: Any) -> RMTGB:
@@ -87,18 +74,6 @@ def plain(rows: int = 300, rounds: int = 50) -> Sides:
     }
 
 
-def overhead(rows: int = 100_000, n_features: int = 20, num_leaves: int = 16, rounds: int = 50) -> Sides:
-    """Compare with as many trees of bare LightGBM as R-MTGB grows over all rows of ten tasks, binning included."""
-    columns, y = draw_columns(10, rows, n_features)
-    matrix = to_matrix({name: column for name, column in columns.items() if name != "task"}, rows)
-    model = rmtgb(rounds, num_leaves, task_column="task")
-    params = PARAMS | {"num_leaves": num_leaves, "min_data_in_leaf": model.min_child_samples}
-    return {
-        "LightGBM": cpu(lambda: lgb.train(params, lgb.Dataset(matrix, y), 4 * rounds)),
-        "ours": cpu(partial(model.fit, to_frame(columns), y)),
-    }
-
-
 def related_targets(columns: dict[str, np.ndarray], y: np.ndarray, n_tasks: int) -> pl.DataFrame:
     """Make wide targets: the same function with a feature more, and noise, for each task."""
     rng, n_features = np.random.default_rng(1), len(columns) - 1
@@ -111,39 +86,22 @@ def shared(rows: int = 100_000, n_tasks: int = 8, n_trees: int = 200, kind: str 
     columns, y = draw_columns(1, rows, 20)
     Y = related_targets(columns, y, n_tasks)
     Y = Y if kind == "regression" else Y > 0
-    matrix = to_matrix({name: column for name, column in columns.items() if name != "task"}, rows)
+    X = pl.DataFrame(columns).drop("task")
+    matrix = X.to_numpy()
     model = SharedTrees(n_estimators=n_trees, num_leaves=16, **FIXED)
     params = PARAMS | {"num_leaves": 16, "lambda_l2": model.reg_lambda, "objective": kind}
     first = Y["y0"].to_numpy().astype(np.float32)
     return {
         "LightGBM": cpu(lambda: lgb.train(params, lgb.Dataset(matrix, first), n_trees)),
-        "ours": cpu(partial(model.fit, to_frame(columns).drop("task"), Y)),
+        "ours": cpu(partial(model.fit, X, Y)),
     }
-
-
-def fit_million(side: str, rows: int) -> Measures:
-    """Measure a fit of 80 trees of 16 leaves over rows of ten tasks with 20 features, "ours" or "LightGBM"."""
-    columns, y = draw_columns(10, rows, 20)
-    found: Measures = {}
-    X = to_frame(columns) if side == "ours" else to_matrix(columns, rows)
-    with gauged(found):
-        if side == "ours":
-            rmtgb(20, 16, task_column="task").fit(X, y)
-        else:
-            lgb.train(PARAMS | {"num_leaves": 16}, lgb.Dataset(X, y, categorical_feature=[20]), 80)
-    return found
-
-
-def million(rows: int = 1_000_000) -> Sides:
-    """Compare time and memory with one pooled LightGBM that has the task as a category, each in its own process."""
-    return {side: alone(fit_million, side, rows) for side in ("LightGBM", "ours")}
 
 
 def one_row(n_tasks: int = 8, requests: int = 1000) -> Sides:
     """Measure one row of 20 features: of SharedTrees of 200 trees, and of R-MTGB with ten long tasks, exported too."""
     columns, y = draw_columns(10, 3000, 20)
     Y = related_targets(columns, y, n_tasks)
-    X = to_frame(columns)
+    X = pl.DataFrame(columns)
     long, shared = rmtgb(50, 16, task_column="task"), SharedTrees(n_estimators=200, num_leaves=16, **FIXED)
     long.fit(X, y)
     shared.fit(X.drop("task"), Y)

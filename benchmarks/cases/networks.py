@@ -1,4 +1,4 @@
-"""Training of networks: beside plain code, torch-rechub and TabM, beside each other, and a step of embeddings alone."""
+"""Training of networks: beside torch-rechub and TabM, beside each other, and a step of embeddings alone."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from torch import nn
 
 import tabmtl
 from benchmarks.harness import Measures, Side, Sides, cpu, plain_steps, steps_of
-from benchmarks.peers.multitabnet import plain_step
 from benchmarks.peers.rechub import N_COLUMNS, Tables, draw_tables, train_rechub
 from benchmarks.peers.tabm import make_tabm, tabm_step
-from tabmtl import APEM, HoME, MMoE, MultiTabNet, SharedBottom
+from tabmtl import APEM, HoME, MMoE, SharedBottom
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.nn.embeddings import CategoricalEmbedding
 from tabmtl.schema import Columns
@@ -29,12 +28,6 @@ from tabmtl.training.optimizer import Optimizer
 FIXED: dict[str, Any] = {"epochs": 1, "early_stopping": False, "device": "cpu", "n_jobs": 1, "random_state": 0}
 EXPERTS: dict[str, Any] = {"numeric_embedding": "none", "expert_hidden": (64, 32)}
 STEPS = 15
-#: Levels of columns, numeric columns, and kinds of the tasks of tables.
-SHAPES: dict[str, tuple[tuple[int, ...], int, tuple[str, ...]]] = {
-    "ACS": ((94, 8, 24, 529, 219, 18, 99, 2, 9, 51), 0, ("binary", "multiclass")),
-    "Higgs": ((3,) * 4, 17, ("binary", *["regression"] * 7)),
-    "wide": ((20,) * 10, 20, ("binary",) * 4 + ("regression",) * 4),
-}
 
 
 def epochs_of(model: NetworkEstimator, X: Tables, y: Tables) -> Measures:
@@ -141,32 +134,6 @@ def long(model: str = "MMoE", rows: int = 256 * (STEPS + 1), n_tasks: Sequence[i
         return fitting(network, X.with_columns(task=pl.Series(rng.permutation(np.arange(rows) % n))), y)
 
     return {f"{n} tasks": side(n) for n in n_tasks}
-
-
-def multitabnet(
-    shape: str = "Higgs",
-    row_layer: str = "none",
-    batch_size: int = 2048,
-    d_token: int = 16,
-    n_blocks: int = 1,
-    steps: int = 5,
-) -> Sides:
-    """Compare a step of MultiTab-Net written the obvious way, and of ours in both precisions."""
-    rng, n, (levels, n_numeric, kinds) = np.random.default_rng(0), batch_size * (steps + 1), SHAPES[shape]
-    codes, numbers = rng.integers(levels, size=(n, len(levels))), rng.standard_normal((n, n_numeric), dtype=np.float32)
-    columns = {f"c{j}": column.astype(str) for j, column in enumerate(codes.T)}
-    X = pl.DataFrame(columns | {f"x{j}": column for j, column in enumerate(numbers.T)})
-    classes = {"binary": 2, "multiclass": 5}
-    labels = [rng.integers(classes[kind], size=n) if kind in classes else rng.standard_normal(n) for kind in kinds]
-    tasks = {f"t{t}": kind for t, kind in enumerate(kinds)}
-    y = pl.DataFrame(dict(zip(tasks, labels, strict=True)))
-    sizes: dict[str, Any] = {"d_token": d_token, "n_blocks": n_blocks, "row_layer": row_layer}
-    ours = partial(MultiTabNet, dropout=0.0, min_frequency=1, batch_size=batch_size, tasks=tasks, **sizes, **FIXED)
-    rows = [torch.from_numpy(own[:batch_size]) for own in (numbers, codes, *labels)]
-    plain = plain_step(rows[0], rows[1], rows[2:], levels, kinds, ours())
-    return {"plain": lambda _: plain_steps(plain, steps)} | {
-        precision: fitting(ours(precision=precision), X, y, steps) for precision in ("float32", "bf16")
-    }
 
 
 def embeddings(rows: int = 10_000, batch_size: int = 1024) -> Sides:

@@ -12,7 +12,6 @@ import torch
 
 from benchmarks import harness, speed
 from benchmarks.cases import files
-from benchmarks.cases.boosted import draw_columns, to_frame, to_matrix
 from benchmarks.cases.networks import FIXED, peer
 from benchmarks.cases.serving import _load_pyfunc, frames_of
 from benchmarks.cases.sessions import draw_items, draw_log
@@ -89,14 +88,6 @@ def test_members_are_as_many_parameters_as_in_tabm() -> None:
     X = np.random.default_rng(0).normal(size=(500, 16))
     ours = SharedBottom(n_members=3, hidden=(8, 8), head_hidden=0, **FIXED).fit(X, X[:, :4] + 1)
     assert sum(array.size for array in ours.weights_.values()) == pytest.approx(theirs, rel=0.1)
-
-
-def test_frame_and_matrix_hold_the_same_rows() -> None:
-    (columns, y), (again, _) = (draw_columns(3, 50, 2) for _ in range(2))
-    frame, matrix = to_frame(columns), to_matrix(again, 50)
-    assert frame.columns == ["x0", "x1", "task"] and not columns and not again
-    assert (frame.to_numpy() == matrix).all()
-    assert y.shape == (50,) and frame["task"].n_unique() == 3
 
 
 def test_drawn_sessions_are_what_is_asked_for() -> None:
