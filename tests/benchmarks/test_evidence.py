@@ -58,6 +58,7 @@ def small(monkeypatch: pytest.MonkeyPatch, three_folds: None) -> None:
     monkeypatch.setattr(evidence, "DRAWS_OF_OTHERS", 2)
     monkeypatch.setattr(evidence, "TARGETS", {"portal": ("male", "weight")})
     monkeypatch.setattr(evidence, "FEW", (40,))
+    monkeypatch.setattr(evidence, "AMOUNTS", (40,))
     monkeypatch.setattr(evidence, "OTHERS", (None,))
     monkeypatch.setattr(evidence, "FULL_SETS", ("portal",))
     monkeypatch.setattr(evidence, "MISSING_SETS", ("portal",))
@@ -376,6 +377,41 @@ def test_without_records_there_is_nothing_to_report(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="has no records"):
         evidence.main(["--report", "--output", str(tmp_path)])
     assert not [*tmp_path.iterdir()]
+
+
+def test_differences_of_a_table_are_paired_and_judged_by_the_t_quantile(capsys: pytest.CaptureFixture[str]) -> None:
+    scores = {evidence.PLAIN: [0.6, 0.61, 0.62], evidence.REFERENCE: [0.5, 0.51, 0.53], evidence.FIXED: [0.5, 0.4, 0.6]}
+    frame = evidence_report.flatten(made("reference", "AUC", scores, target="t", amount=50))
+    evidence_report.print_paired(frame, evidence.TABLES["reference"])
+    out = capsys.readouterr().out
+    difference = np.array(scores[evidence.REFERENCE]) - scores[evidence.PLAIN]
+    assert f"{difference.mean():+.4f} ± {difference.std(ddof=1) / math.sqrt(3):.4f} behind" in out
+    assert "IndependentTasks to LightGBM: 1 behind; means -0.097 at 50 labels" in out
+    assert "IndependentTasks to 60 x 7: 1 level" in out
+
+
+@pytest.mark.parametrize(("part", "n"), [("sharing", 8), ("reference", 3)])
+def test_parts_without_a_page_run_and_print_their_table(
+    part: str, n: int, small: None, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    class Constant:
+        def __init__(self, tasks: dict[str, str], random_state: int) -> None:
+            self._tasks = tasks
+
+        def fit(self, *_: object, **__: object) -> None:
+            pass
+
+        def answer_tasks(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
+            return dict.fromkeys(self._tasks, np.zeros(len(X)))
+
+    monkeypatch.setattr(evidence, "OF_TABLES", dict.fromkeys(evidence.OF_TABLES, Constant))
+    monkeypatch.setattr(evidence, "MODELS", dict.fromkeys((LIGHTGBM, BAG, CATBOOST, "SharedTrees"), Constant))
+    monkeypatch.setattr(evidence, "SETS", {"portal": ("male",)})
+    argv = ["--parts", part, "--models", *evidence.TABLES[part], "--folder", str(folder), "--output", str(tmp_path)]
+    evidence.main([*argv, "--sets", "portal", "--seeds", "0", "1"])
+    settings = 2 if part == "sharing" else 2 * len(evidence.AMOUNTS)
+    assert len(evidence.read(tmp_path)) == 2 * n * settings
+    assert "test scores, means over the draws" in capsys.readouterr().out
 
 
 def test_means_are_over_common_draws_and_one_draw_has_no_error() -> None:
