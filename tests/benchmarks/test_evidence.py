@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch, three_folds: None) -> None:
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """One small set for every part, few rows, and quick models."""
     evidence.open_draw.cache_clear()
     monkeypatch.setattr(evidence, "TEST_ROWS", 150)
