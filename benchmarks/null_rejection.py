@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.harness import print_table, speed_parser
 from tabmtl.comparison.judging import differences_at_once, differences_of
-from tabmtl.estimators.tables import Answered
+from tabmtl.metrics.scores import Answered
 from tabmtl.targets import Task
 
 ROWS, TASKS = 600, 2

@@ -25,9 +25,9 @@ from tabmtl.comparison.rows import ComparedRows, as_read
 from tabmtl.ensemble import MultiTaskEnsemble
 from tabmtl.ensemble.models import check_estimator
 from tabmtl.estimators.base import draw_seed
-from tabmtl.estimators.tables import Answered, MultiTaskEstimator
+from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.intervals import Estimate
-from tabmtl.metrics.scores import mean_score
+from tabmtl.metrics.scores import Answered, mean_score
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.models.mmoe import MMoE
 from tabmtl.models.multitabnet import MultiTabNet

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tabmtl.estimators.tables import Answered
 from tabmtl.metrics.intervals import (
     Estimate,
     estimate_tasks,
@@ -18,7 +17,7 @@ from tabmtl.metrics.intervals import (
     mean_estimate,
     no_interval_reason,
 )
-from tabmtl.metrics.scores import check_metric, counted, each_task, undefined_reason
+from tabmtl.metrics.scores import Answered, check_metric, counted, each_task, undefined_reason
 from tabmtl.schema import TabmtlWarning, warn_user
 from tabmtl.targets import Task
 
@@ -45,10 +44,9 @@ Differences = Mapping[str, Mapping[str, Estimate]]
 
 def scores_of(fits: Sequence[Answered], group: np.ndarray | None) -> pl.DataFrame:
     """Score every task by all fits of a model, a row each, with the columns "task" to "high" and "n_labelled"."""
-    tasks, labels, _, _, own = fits[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TabmtlWarning)  # the same for every model: `warn_of_unjudged` gives them once
-        return fit_intervals(tasks, labels, [fit.outputs for fit in fits], None, own, group).drop("n_positive")
+        return fit_intervals(fits, group).drop("n_positive")
 
 
 def differences_of(
@@ -76,10 +74,13 @@ def differences_of(
     judged = [*tasks] if own is not None else [tasks[t] for t in kept]
     if not kept:
         return {}, [task.name for task in tasks]
-    ours, theirs = ([[fit.outputs[t] for t in kept] for fit in side] for side in (fits, references))
+    ours, theirs = (
+        [Answered(judged, labels[:, kept], [fit.outputs[t] for t in kept], None, own) for fit in side]
+        for side in (fits, references)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TabmtlWarning)
-        found = estimate_tasks(judged, labels[:, kept], ours, theirs, None, own, group)
+        found = estimate_tasks(ours, theirs, group)
     named = {task.name: each for task, each in zip(judged, found, strict=True) if each is not None}
     names = {task.name for task in judged}
     return named, [task.name for task in tasks if task.name not in names]

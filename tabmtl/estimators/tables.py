@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -20,7 +20,7 @@ from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score
 from tabmtl.metrics.intervals import score_intervals
-from tabmtl.metrics.scores import TaskScores, check_metric, mean_score, score_tasks
+from tabmtl.metrics.scores import Answered, TaskScores, check_metric, mean_score, score_tasks
 from tabmtl.model_selection.repeats import (
     group_equal_rows,
     number_groups,
@@ -77,39 +77,6 @@ class TableState:
     def __post_init__(self) -> None:
         if self.coder_.features.scaler.transform == "raw":
             raise ValueError("numbers are 'raw', which only exported networks read")
-
-
-class Answered(NamedTuple):
-    """Labels and answers of rows, in the order in which `score_tasks` and `score_intervals` take them.
-
-    Attributes
-    ----------
-    tasks : tuple of Task
-    labels : ndarray of shape (n, C)
-        Labels as the model reads them; NaN is unlabelled.
-    outputs : list of ndarray
-        Answers for each of the C columns of y.
-    weight : ndarray of shape (n, C) or None
-    own_task : ndarray of int, shape (n,), or None
-        Task of every row of a long table.
-    """
-
-    tasks: Sequence[Task]
-    labels: np.ndarray
-    outputs: list[np.ndarray]
-    weight: np.ndarray | None = None
-    own_task: np.ndarray | None = None
-
-    @classmethod
-    def join(cls, tasks: Sequence[Task], parts: Sequence[Sequence[Any]]) -> Self:
-        """Join what parts of the rows have, without tasks and weights."""
-        labels, outputs, own_task = zip(*parts, strict=True)
-        return cls(
-            tasks,
-            np.concatenate(labels),
-            [np.concatenate(column) for column in zip(*outputs, strict=True)],
-            own_task=None if own_task[0] is None else np.concatenate(own_task),
-        )
 
 
 def check_answer(task: Task, answer: Any, shape: tuple[int, ...], source: str) -> np.ndarray:

@@ -46,7 +46,7 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from tabmtl.metrics.metric import Metric
-from tabmtl.metrics.scores import check_metric, counted, each_task, metric_of, score_task
+from tabmtl.metrics.scores import Answered, check_metric, counted, each_task, metric_of, score_task
 from tabmtl.schema import TabmtlWarning
 
 if TYPE_CHECKING:
@@ -267,25 +267,15 @@ def score_intervals(
         where it has None; "n_labelled", the number of rows that count; "n_positive", the number of rows in the second
         class of a binary task, null for other kinds.
     """
-    return fit_intervals(tasks, y, [outputs], sample_weight, own_task, group, level=level)
+    return fit_intervals([Answered(tasks, y, outputs, sample_weight, own_task)], group, level=level)
 
 
-def fit_intervals(
-    tasks: Sequence[Task],
-    y: np.ndarray,
-    fits: Sequence[Sequence[np.ndarray]],
-    sample_weight: np.ndarray | None = None,
-    own_task: np.ndarray | None = None,
-    group: np.ndarray | None = None,
-    *,
-    level: float = 0.95,
-) -> pl.DataFrame:
-    """Score every task by the mean over fits of one model, as `score_intervals` does for one; ``fits`` are outputs."""
+def fit_intervals(fits: Sequence[Answered], group: np.ndarray | None = None, *, level: float = 0.95) -> pl.DataFrame:
+    """Score every task by the mean over fits of one model to the same rows, as `score_intervals` does for one."""
     _check_level(level)
     rows = []
-    estimates = estimate_tasks(tasks, y, fits, (), sample_weight, own_task, group)
-    units = each_task(tasks, y, fits[0], group, own_task)
-    each = zip(each_task(tasks, y, fits[0], sample_weight, own_task), units, estimates, strict=True)
+    units = each_task(*fits[0]._replace(weight=group))
+    each = zip(each_task(*fits[0]), units, estimate_tasks(fits, (), group), strict=True)
     for (task, labels, _, weight), (*_, unit), found in each:
         interval = _bounded(task, labels, found, weight, unit, level)
         labels = labels[counted(labels, weight)]
@@ -337,19 +327,13 @@ def estimate(
 
 
 def estimate_tasks(
-    tasks: Sequence[Task],
-    y: np.ndarray,
-    fits: Sequence[Sequence[np.ndarray]],
-    references: Sequence[Sequence[np.ndarray]] = (),
-    sample_weight: np.ndarray | None = None,
-    own_task: np.ndarray | None = None,
-    group: np.ndarray | None = None,
+    fits: Sequence[Answered], references: Sequence[Answered] = (), group: np.ndarray | None = None
 ) -> list[Estimate | None]:
     """Score every task on its own labelled rows, as `estimate` does; a unit has one number in all tasks."""
-    unit = np.arange(len(y)) if group is None else group
-    outputs = zip(*(each_task(tasks, y, each, sample_weight, own_task) for each in (*fits, *references)), strict=True)
+    unit = np.arange(len(fits[0].labels)) if group is None else group
     found = []
-    for answers, (*_, own_unit) in zip(outputs, each_task(tasks, y, fits[0], unit, own_task), strict=True):
+    by_task = zip(*(each_task(*each) for each in (*fits, *references)), strict=True)
+    for answers, (*_, own_unit) in zip(by_task, each_task(*fits[0]._replace(weight=unit)), strict=True):
         task, labels, _, weight = answers[0]
         own = [output for _, _, output, _ in answers]
         found.append(estimate(task, labels, own[: len(fits)], own[len(fits) :], weight, own_unit))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -166,6 +166,39 @@ class TaskScores(dict[str, float | None]):
             for name, score in self.items()
         ]
         return html_table(("task", "metric", "score"), rows)
+
+
+class Answered(NamedTuple):
+    """Labels and answers of rows, in the order in which `score_tasks` and `score_intervals` take them.
+
+    Attributes
+    ----------
+    tasks : tuple of Task
+    labels : ndarray of shape (n, C)
+        Labels as the model reads them; NaN is unlabelled.
+    outputs : list of ndarray
+        Answers for each of the C columns of y.
+    weight : ndarray of shape (n, C) or None
+    own_task : ndarray of int, shape (n,), or None
+        Task of every row of a long table.
+    """
+
+    tasks: Sequence[Task]
+    labels: np.ndarray
+    outputs: list[np.ndarray]
+    weight: np.ndarray | None = None
+    own_task: np.ndarray | None = None
+
+    @classmethod
+    def join(cls, tasks: Sequence[Task], parts: Sequence[Sequence[Any]]) -> Self:
+        """Join what parts of the rows have, without tasks and weights."""
+        labels, outputs, own_task = zip(*parts, strict=True)
+        return cls(
+            tasks,
+            np.concatenate(labels),
+            [np.concatenate(column) for column in zip(*outputs, strict=True)],
+            own_task=None if own_task[0] is None else np.concatenate(own_task),
+        )
 
 
 def score_tasks(

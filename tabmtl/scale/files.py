@@ -17,8 +17,9 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.columns.category import text_of
 from tabmtl.encode import TableCoder
 from tabmtl.encode.files import Paths, find_files, is_csv, is_table, read_blocks, scan_file, stamp_of, whole, written
-from tabmtl.estimators.tables import Answered, MultiTaskEstimator
+from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.intervals import score_intervals
+from tabmtl.metrics.scores import Answered
 from tabmtl.params import Names, check_choice, near
 from tabmtl.schema import warn_user
 from tabmtl.storage.atomic import locked, locked_if_free, remove_left, replaced

@@ -17,8 +17,8 @@ from tabmtl.encode.files import count_rows
 from tabmtl.encode.read import checksum, read_features, read_targets, without_columns
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder
-from tabmtl.estimators.tables import Answered, MultiTaskEstimator
-from tabmtl.metrics.scores import mean_score, score_tasks, undefined_reason
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.metrics.scores import Answered, mean_score, score_tasks, undefined_reason
 from tabmtl.schema import Batch, TabmtlWarning
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender

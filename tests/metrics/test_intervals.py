@@ -19,7 +19,7 @@ from tabmtl.metrics.intervals import (
     score_interval,
     score_intervals,
 )
-from tabmtl.metrics.scores import score_task
+from tabmtl.metrics.scores import Answered, score_task
 from tabmtl.schema import TabmtlWarning
 from tabmtl.targets import Task
 
@@ -32,7 +32,8 @@ def delays(*names):
 
 def mean_difference(tasks, y, outputs, reference, own_task=None, group=None):
     """The mean over the tasks that have a difference."""
-    found = estimate_tasks(tasks, y, [outputs], [reference], None, own_task, group)
+    both = [Answered(tasks, y, each, own_task=own_task) for each in (outputs, reference)]
+    found = estimate_tasks(both[:1], both[1:], group)
     return mean_estimate([each for each in found if each is not None]).interval()
 
 
@@ -390,7 +391,9 @@ def test_a_task_of_few_rows_does_not_rule_the_mean():
     y, first, second = rng.normal(size=(3, 400))
     few = np.where(np.arange(400) < 3, y, np.nan)
     a, b = delays("a", "b")
-    parts = estimate_tasks([a, b], np.column_stack([y, few]), [[first, y + 0.1 * first]], [[second, y + 0.1 * second]])
+    answers = [[first, y + 0.1 * first], [second, y + 0.1 * second]]
+    ours, theirs = ([Answered([a, b], np.column_stack([y, few]), each)] for each in answers)
+    parts = estimate_tasks(ours, theirs)
     mean = mean_estimate(parts)
     assert parts[1].freedom == 2 and parts[0].freedom == 399
     assert 20 < mean.freedom < 399
