@@ -64,7 +64,7 @@ def test_outputs_of_one_kind_lie_together_whatever_its_parameters():
     blocks = blocks_of(tasks)
     assert sorted(t for _, members, _ in blocks for t in members) == list(range(5))
     assert all(tasks[t].kind == kind for kind, members, _ in blocks for t in members)
-    assert [(outputs.start, outputs.stop) for _, _, outputs in blocks] == [(0, 2), (2, 3), (3, 4), (4, 5)]
+    assert [(outputs.start, outputs.stop) for _, _, outputs in blocks] == [(0, 1), (1, 3), (3, 4), (4, 5)]
     assert blocks[-1][0] == KINDS["binary"]
 
 
