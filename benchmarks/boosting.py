@@ -9,8 +9,7 @@ fifth of them, and the chosen one is fitted again on all.
 Two methods have no trials: "rmtgb_default", and "independent", which is `IndependentTasks` at the best of its own four
 configurations.
 
-``boosting_trials.csv`` and ``boosting.csv`` are written after every fit. A later call into the same folder adds its
-records, or puts them in place of those of the same set, method and seed; the tables show all. Seconds are CPU seconds.
+``boosting.csv`` is written after every method. Seconds are CPU seconds.
 """
 
 from __future__ import annotations
@@ -21,16 +20,15 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 from sklearn.metrics import log_loss, mean_squared_error, r2_score, roc_auc_score
 
-from benchmarks.harness import Record, print_sets, print_table, score_parser, spread, spreads, write_records
+from benchmarks.harness import Record, print_sets, print_table, score_parser, spread, spreads
 from benchmarks.peers.lightgbm import BASELINES, fit_baseline
-from benchmarks.scores import outputs_of
+from benchmarks.problems import answers_of
 from benchmarks.splits import Split, open_split
 from tabmtl import RMTGB, IndependentTasks
 
@@ -40,7 +38,6 @@ OURS = ("rmtgb", "rmtgb_default")
 REFERENCE = "independent"
 SEARCHED = (*BASELINES, "rmtgb")
 RIVALS = (*BASELINES, REFERENCE)
-TRIALS, SCORES = "boosting_trials.csv", "boosting.csv"
 MANY_ROWS = 40_000
 LEARNING_RATE, PATIENCE = 0.05, 30
 #: First trial of the baselines, and that of one model per task of a long table, with few rows each.
@@ -116,10 +113,8 @@ def fit_ours(method: str, split: Split, setting: dict[str, Any], seed: int, args
             answer = np.full((len(X), len(split.names)), np.nan)
             answer[np.arange(len(X)), task] = model.predict(X).to_numpy()
             return answer
-        outputs = outputs_of(model, X)
-        return np.column_stack(
-            [outputs[name][:, 1] if outputs[name].ndim > 1 else outputs[name] for name in split.names]
-        )
+        outputs = answers_of(model, X)
+        return np.column_stack([outputs[name] for name in split.names])
 
     return predict
 
@@ -162,11 +157,8 @@ def score_test(split: Split, output: np.ndarray) -> tuple[float, dict[str, float
     return 1 - float(np.mean(list(scores.values()))), scores
 
 
-def run(name: str, method: str, seed: int, args: Namespace, trials: list[Record]) -> list[Record]:
-    """Search and score one method on one split: return a record per score, and one named "error".
-
-    Every trial adds a record to the trials, which are written.
-    """
+def run(name: str, method: str, seed: int, args: Namespace) -> list[Record]:
+    """Search and score one method on one split: return a record per score, and one named "error"."""
     split = open_split(name, seed, args.folder)
     is_big = len(split.coded.train) > MANY_ROWS
     searched = split.thinned(seed) if is_big else split
@@ -178,8 +170,6 @@ def run(name: str, method: str, seed: int, args: Namespace, trials: list[Record]
         tried, spent = fit(method, searched, setting, seed, args)
         error = validation_error(searched, tried("val"))
         tuning += spent["seconds"]
-        trials.append({**facts, "trial": trial, **spent, "validation_error": error, **setting})
-        write_records(trials, args.output / TRIALS)
         if error < best_error:
             best, best_error, predict, cost = trial, error, tried, spent
     if is_big or predict is None:
@@ -190,18 +180,9 @@ def run(name: str, method: str, seed: int, args: Namespace, trials: list[Record]
     return [{**facts, "score": key, "value": value} for key, value in {**scores, "error": error}.items()]
 
 
-def runs(args: Namespace, trials: list[Record], scores: list[Record], name: str) -> Iterator[list[Record]]:
-    """Yield records of all methods and seeds, each in place of those of an earlier call."""
-    for method, seed in product(args.methods, args.seeds):
-        fresh = run(name, method, seed, args, _without(trials, name, method, seed))
-        _without(scores, name, method, seed)
-        yield fresh
-
-
-def _without(records: list[Record], *key: Any) -> list[Record]:
-    """Take the records of a set, method and seed out of a list, and return the list."""
-    records[:] = [record for record in records if (record["set"], record["method"], record["seed"]) != key]
-    return records
+def runs(args: Namespace, name: str) -> Iterator[list[Record]]:
+    """Yield records of all methods and seeds."""
+    return (run(name, method, seed, args) for method, seed in product(args.methods, args.seeds))
 
 
 def report(records: pl.DataFrame) -> None:
@@ -230,11 +211,6 @@ def compare(ours: str, rival: str, errors: dict[str, dict[int, float]]) -> str:
     return f"error of {ours} - {rival}: {spread(apart)}, lower in {(apart < 0).sum()} of {len(seeds)} seeds"
 
 
-def read(path: Path) -> list[Record]:
-    """Read the records of an earlier call, or none."""
-    return pl.read_csv(path, infer_schema_length=None).to_dicts() if path.is_file() else []
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the comparison; the arguments are those of the command line."""
     parser = score_parser("boosting", __doc__, seeds=range(5), sets=SETS, methods=(*RIVALS, *OURS))
@@ -242,8 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--trees", type=int, default=500, help="most trees of a model or block (default: 500)")
     parser.add_argument("--threads", type=int, default=1, help="of LightGBM (default: 1)")
     args = parser.parse_args(argv)
-    trials, scores = read(args.output / TRIALS), read(args.output / SCORES)
-    print_sets(args.sets, partial(runs, args, trials, scores), report, args.output / SCORES, scores)
+    print_sets(args.sets, partial(runs, args), report, args.output / "boosting.csv", [])
 
 
 if __name__ == "__main__":

@@ -32,11 +32,10 @@ memory       of a training run; reading: 10 million clicks to sessions
 
 Files and processes:
 
-encode, encode_row   a table to tensors against scikit-learn's ColumnTransformer, and one row
-files, clicks        fits of SharedBottom and M2TRec on `Shards` against those on a frame: a step with its share of
-                     loading, CPU seconds before the first one (survey and encoding), memory
-predict              `predict_files` against `predict`
-processes            a fit by two processes of ``torchrun`` against one: CPU seconds of the slower one
+files, clicks  fits of SharedBottom and M2TRec on `Shards` against those on a frame: a step with its share of loading,
+               CPU seconds before the first one (survey and encoding), memory
+predict        `predict_files` against `predict`
+processes      a fit by two processes of ``torchrun`` against one: CPU seconds of the slower one
 
 Serving a row of flights, by p50:
 
@@ -106,14 +105,6 @@ CASES = [
     ],
     Case("memory", sessions.memory, {}, LOG, most={"fit": 1.5}),
     Case("reading", sessions.reading, {}, {"clicks": 5000}, most={"read": 30.0}),
-    *[
-        Case("encode", files.encode, {"transform": transform}, {"rows": 3000}, faster={"ours": goal})
-        for transform, goal in {"standardize": 8.0, "quantile": 3.0}.items()
-    ],
-    *[
-        Case("encode_row", files.encode_row, {"transform": transform}, {"rows": 3000, **ASKED}, most={"ours": 0.4})
-        for transform in ("standardize", "quantile")
-    ],
     Case("files", files.from_files, {}, {"rows": 3000, "steps": 2}, faster={"from files": 0.95}),
     Case("clicks", files.from_clicks, {}, {"clicks": 3000, "steps": 2}),
     Case("predict", files.predict, {}, {"rows": 3000}, faster={"from files": 0.95}),

@@ -1,4 +1,4 @@
-"""Files: a table to tensors, and fits and predictions of what is larger than memory, in processes of their own.
+"""Files: fits and predictions of what is larger than memory, in processes of their own.
 
 Nothing heavy is imported here: the memory of a side would count it.
 """
@@ -16,11 +16,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Measures, Sides, alone, asking, gauged, in_own_process, steps_of
+from benchmarks.harness import Measures, Sides, alone, gauged, in_own_process, steps_of
 
 FILE_ROWS = 500_000
 TARGETS = ["first", "second", "number"]
-N_NUMERIC = 20
 N_ITEMS = 50_000  # of the click log
 
 
@@ -53,7 +52,7 @@ def draw_rows(place: Path, n: int) -> None:
     ]
     for number, start in enumerate(range(0, n, FILE_ROWS)):
         rng, rows = np.random.default_rng(number), min(FILE_ROWS, n - start)
-        x = rng.standard_normal((N_NUMERIC, rows), dtype=np.float32)
+        x = rng.standard_normal((20, rows), dtype=np.float32)
         codes = [rng.integers(0, len(known), rows, dtype=np.uint32) for known in levels]
         columns = [pl.Series(f"num{j}", column) for j, column in enumerate(x)]
         columns += [known.gather(pl.Series(code)) for known, code in zip(levels, codes, strict=True)]
@@ -88,64 +87,6 @@ def draw_clicks(place: Path, n: int) -> None:
             }
         )
         clicks.sort("time").write_parquet(place / f"part-{number:03d}.parquet")
-
-
-def encode_ours(path: Path, transform: str) -> Measures:
-    """Measure the way from files to tensors by ours, on a LazyFrame."""
-    import polars as pl
-    import torch
-
-    from tabmtl.encode import FeatureCoder
-
-    found: Measures = {}
-    with gauged(found):
-        frame = pl.scan_parquet(path / "*.parquet").drop(TARGETS)
-        FeatureCoder.fit(frame, transform=transform).encode(frame).map(torch.from_numpy)
-    return found
-
-
-def encode_by_scikit_learn(path: Path, transform: str) -> Measures:
-    """Measure the way from files to tensors by a ColumnTransformer, on a frame of pandas."""
-    import numpy as np
-    import pandas as pd
-    import torch
-    from sklearn.compose import ColumnTransformer
-    from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OrdinalEncoder, QuantileTransformer, StandardScaler
-
-    found: Measures = {}
-    with gauged(found):
-        frame = pd.read_parquet(path).drop(columns=TARGETS)
-        scaler = StandardScaler() if transform == "standardize" else QuantileTransformer(output_distribution="normal")
-        codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-2)
-        numeric, categorical = list(frame.columns[:N_NUMERIC]), list(frame.columns[N_NUMERIC:])
-        numbers = make_pipeline(SimpleImputer(), scaler)
-        encoder = ColumnTransformer([("n", numbers, numeric), ("c", codes.set_params(dtype=np.int32), categorical)])
-        encoded = encoder.fit_transform(frame)
-        torch.from_numpy(encoded[:, :N_NUMERIC].astype(np.float32))
-        torch.from_numpy(encoded[:, N_NUMERIC:].astype(np.int32))
-    return found
-
-
-def encode(rows: int = 5_000_000, transform: str = "standardize") -> Sides:
-    """Compare the way from files to tensors with scikit-learn; both fit the rows that they encode."""
-    place = drawn(draw_rows, rows)
-    return {
-        "scikit-learn": alone(encode_by_scikit_learn, place, transform),
-        "ours": alone(encode_ours, place, transform),
-    }
-
-
-def encode_row(rows: int = 500_000, transform: str = "standardize", requests: int = 1000) -> Sides:
-    """Measure the encoding of one row."""
-    import polars as pl
-
-    from tabmtl.encode import FeatureCoder
-
-    frame = pl.read_parquet(drawn(draw_rows, rows) / "part-000.parquet").drop(TARGETS)
-    coder = FeatureCoder.fit(frame, transform=transform)
-    return {"ours": asking(coder.encode, [frame[7:8]], requests)}
 
 
 def fit_alone(place: Path, is_table: bool, in_memory: bool, steps: int) -> Measures:

@@ -1,9 +1,9 @@
-"""R-MTGB written the obvious way, the peer of :mod:`benchmarks.boosting_speed`.
+"""R-MTGB for regressions written the obvious way.
 
 The method of arXiv 2507.11411 as its released code trains it (GAA-UAM/R-MTGB), in our own words: a scikit-learn tree
 for every step, grown on the raw numbers, one ``predict`` call per tree and step, and a boolean mask over all rows for
 every task wherever tasks differ. One thing is changed: the release starts at 0 and spends its first iterations on the
-level of y; this one, like ours, starts at the mean of y (its log-odds for labels 0 and 1).
+level of y; this one, like ours, starts at the mean of y.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class PlainRMTGB:
     """F(x, t) = start + F1(x) + (1 - s_t) B(x) + s_t A(x) + G_t(x), with s_t the logistic function of theta_t.
 
     ``n_shared`` trees of F1, ``n_outlier`` pairs of trees of A and B, ``n_task`` trees of every G_t; 0 leaves a block
-    out. The release knows stumps only. With ``binary``, labels are 0 and 1 and the loss is the log loss; otherwise half
-    the squared error. The gradient of theta is a sum over the rows of the task; theta starts at 0.1 N(0, 1).
+    out. The release knows stumps only. The loss is half the squared error. The gradient of theta is a sum over the
+    rows of the task; theta starts at 0.1 N(0, 1).
     """
 
     n_shared: int
@@ -38,36 +38,23 @@ class PlainRMTGB:
     _: KW_ONLY
     learning_rate: float = 0.1
     max_leaf_nodes: int = 2
-    binary: bool = False
     random_state: int = 0
-
-    @property
-    def step(self) -> float:
-        """Factor of a tree's leaves.
-
-        The release gives a binary label two columns, which mirror each other: their difference, the logit, moves
-        by twice the learning rate.
-        """
-        return self.learning_rate * (2.0 if self.binary else 1.0)
 
     def fit(self, X: Array, tasks: NDArray, y: Array) -> PlainRMTGB:
         """Train the three blocks one after the other on rows X (n, d), task ids (n,) and targets y (n,)."""
         self.task_ids = np.unique(tasks)
         self.theta = 0.1 * np.random.default_rng(self.random_state).standard_normal(len(self.task_ids))
-        mean = y.mean()
-        self.start = np.log(mean / (1.0 - mean)) if self.binary else mean
+        self.start = y.mean()
         scores = np.full(len(y), self.start)
         self.shared: list[DecisionTreeRegressor] = []
         for _ in range(self.n_shared):
-            scores += self._grow(self.shared, X, self._residual(y, scores))
+            scores += self._grow(self.shared, X, y - scores)
         scores = self._fit_outlier(X, tasks, y, scores)
         self._fit_tasks(X, tasks, y, scores)
         return self
 
     def predict(self, X: Array, tasks: NDArray) -> Array:
-        """Score rows: the predicted value, or with ``binary`` the probability of 1; unknown tasks raise ValueError."""
-        if unknown := set(np.unique(tasks).tolist()) - set(self.task_ids.tolist()):
-            raise ValueError(f"tasks {sorted(unknown)} were not seen in fit; expected {self.task_ids.tolist()}")
+        """Predict rows of known tasks."""
         weights = self._weights(tasks)
         scores = self.start + self._sum(self.shared, X)
         scores += weights * self._sum(self.outlier, X) + (1.0 - weights) * self._sum(self.non_outlier, X)
@@ -75,7 +62,7 @@ class PlainRMTGB:
             rows = tasks == task
             if rows.any():
                 scores[rows] += self._sum(trees, X[rows])
-        return sigmoid(scores) if self.binary else scores
+        return scores
 
     def _fit_outlier(self, X: Array, tasks: NDArray, y: Array, before: Array) -> Array:
         """Fit block 2: both trees and theta of an iteration see the same scores."""
@@ -85,7 +72,7 @@ class PlainRMTGB:
         scores = before
         for _ in range(self.n_outlier):
             weights = self._weights(tasks)
-            residual = self._residual(y, scores)
+            residual = y - scores
             more_outlier = self._grow(self.outlier, X, weights * residual)
             more_non_outlier = self._grow(self.non_outlier, X, (1.0 - weights) * residual)
             for t, task in enumerate(self.task_ids):
@@ -102,7 +89,7 @@ class PlainRMTGB:
     def _fit_tasks(self, X: Array, tasks: NDArray, y: Array, scores: Array) -> None:
         self.per_task: list[list[DecisionTreeRegressor]] = [[] for _ in self.task_ids]
         for _ in range(self.n_task):
-            residual = self._residual(y, scores)
+            residual = y - scores
             for t, task in enumerate(self.task_ids):
                 rows = tasks == task
                 scores[rows] += self._grow(self.per_task[t], X[rows], residual[rows])
@@ -114,17 +101,14 @@ class PlainRMTGB:
             weights[tasks == task] = sigmoid(self.theta[t])
         return weights
 
-    def _residual(self, y: Array, scores: Array) -> Array:
-        return y - (sigmoid(scores) if self.binary else scores)
-
     def _grow(self, trees: list[DecisionTreeRegressor], X: Array, target: Array) -> Array:
         """Add a tree that is fitted to the target, and return what it adds to the scores."""
         tree = DecisionTreeRegressor(max_leaf_nodes=self.max_leaf_nodes, random_state=self.random_state)
         trees.append(tree.fit(X, target))
-        return self.step * tree.predict(X)
+        return self.learning_rate * tree.predict(X)
 
     def _sum(self, trees: Sequence[DecisionTreeRegressor], X: Array) -> Array:
         total = np.zeros(len(X))
         for tree in trees:
-            total += self.step * tree.predict(X)
+            total += self.learning_rate * tree.predict(X)
         return total

@@ -43,7 +43,7 @@ def test_every_case_runs(name: str, capfd: pytest.CaptureFixture[str], monkeypat
     if "skipped" in lines[0]:
         pytest.skip(lines[0])
     assert all(re.search(r": \S.* [\d.e-]+ (s|ms|GB)\b", line) for line in lines)
-    assert len(lines) > 1 or name in ("memory", "reading", "encode_row")
+    assert len(lines) > 1 or name in ("memory", "reading")
 
 
 def test_sizes_are_those_of_the_command_and_a_case_of_them_runs_once() -> None:
