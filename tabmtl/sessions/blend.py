@@ -293,7 +293,7 @@ class Blend(Recommender):
     estimators_ : dict of str to recommender
         The fitted parts by name.
     search_space : dict of str to dict
-        The ranges of all parts, such as that of ``STAN__k``.
+        The ranges of all parts, such as that of ``STAN__n_neighbors``.
 
     Examples
     --------
@@ -332,7 +332,7 @@ class Blend(Recommender):
         Parameters
         ----------
         deep : bool, default=True
-            Add the parts by name, and their parameters, such as ``STAN__k``.
+            Add the parts by name, and their parameters, such as ``STAN__n_neighbors``.
 
         Returns
         -------
@@ -344,7 +344,7 @@ class Blend(Recommender):
         return params
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters: of the blend, of a part as ``STAN__k=100``, or a whole part as ``STAN=VSKNN()``.
+        """Set parameters: of the blend, of a part as ``STAN__n_neighbors=100``, or a whole part as ``STAN=VSKNN()``.
 
         As in scikit-learn, a part is changed in place. ``models=None`` becomes the list of the parts by default
         before one of these is changed.

@@ -697,10 +697,6 @@ class M2TRec(TrainedEstimator, Recommender):
     def _learn(self, sessions: AnySessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         return Fitting(sessions, catalogue, valid, self).run()
 
-    def _network(self, coder: ItemCoder | None, known: KnownItems) -> M2TRecNetwork:
-        """Build the untrained network."""
-        return M2TRecNetwork(coder, known.n_own, self._tasks(), self)
-
     # answers
 
     def _read_log(self, clicks: Any, what: str = "the click log", *, asked: bool = False) -> Sessions:
@@ -766,7 +762,8 @@ class M2TRec(TrainedEstimator, Recommender):
     def _rebuild(self) -> M2TRecNetwork:
         """Build the network with its weights; a RuntimeError if they do not fit parameters, encoding and items."""
         with seeded(0, torch.device("cpu")):
-            network = self.unfitted()._network(self._coder, self._items)
+            options = self.unfitted()
+            network = M2TRecNetwork(self._coder, self._items.n_own, options._tasks(), options)
         load_weights(network, self.weights_)
         return network
 

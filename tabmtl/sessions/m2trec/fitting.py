@@ -122,7 +122,7 @@ class Fitting:
         attributes = self._look_at_metadata()
         device, seed = find_device(options.device), self.group.broadcast(options._seed())
         with seeded(seed, device):
-            network = options._network(self.coder, known).to(device)
+            network = M2TRecNetwork(self.coder, known.n_own, options._tasks(), options).to(device)
             with threads(options.n_jobs, network):
                 validation = None if valid is None else Validation(network, known, valid, options)
                 if self.group.rank:  # the networks are the same, the noise is not

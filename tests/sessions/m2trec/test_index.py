@@ -14,6 +14,7 @@ from tabmtl.sessions import M2TRec
 from tabmtl.sessions.log import LogColumns, read_sessions
 from tabmtl.sessions.m2trec.index import ItemIndex, blocks_of, join_bias
 from tabmtl.sessions.m2trec.items import KnownItems
+from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.ragged import Sessions, offsets_of
 
 
@@ -94,7 +95,7 @@ def of_ids(share: float = 5 / 12) -> ItemIndex:
     known = KnownItems(features=None, row=None, clicks=clicks, shared=False)
     torch.manual_seed(0)
     model = M2TRec(d_model=8, max_length=3, pooling="mean", popularity=True)
-    network = model._network(None, known).eval()
+    network = M2TRecNetwork(None, known.n_own, model._tasks(), model).eval()
     torch.nn.init.normal_(network.items.own.weight[1:])
     return ItemIndex(network, known.on(torch.device("cpu")), model, known.bias(np.full(7, share), 0.0))
 
