@@ -146,6 +146,17 @@ class FeatureCoder(LeanPickle):
         fields = Columns.__dataclass_fields__
         return Columns(**{field: sum((own.get(field, ()) for own in facts), ()) for field in fields})
 
+    @cached_property
+    def origins(self) -> tuple[str, ...]:
+        """Names of the columns of the frame behind the numbers, then behind the codes, of `columns`."""
+        found: dict[str, list[str]] = {"numeric": [], "categorical": []}
+        for coder in self.coders.values():
+            facts = coder.facts()
+            for field, origins in found.items():
+                each = len(facts.get(field, ())) // max(len(coder.names), 1)
+                origins += [name for name in coder.names for _ in range(each)]
+        return (*found["numeric"], *found["categorical"])
+
     @property
     def scaler(self) -> NumericScaler:
         """Scaling of the numbers of a table."""

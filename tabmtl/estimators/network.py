@@ -407,12 +407,13 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         whole, names = score(rows), self.coder_.names
         if np.isnan(whole):
             return None
-        falls, columns = np.zeros(len(names)), self.coder_.features.columns
+        falls, origins = np.zeros(len(names)), np.array(self.coder_.features.origins, dtype=object)
         order = np.random.default_rng(0).permutation(len(rows))
-        for part, own in (("numbers", columns.numeric), ("codes", columns.categorical)):
-            for j, name in enumerate(own):
-                values = getattr(rows.x, part).copy()
-                values[:, j] = values[order, j]
+        n_numbers = len(self.coder_.features.columns.numeric)
+        for part, own in (("numbers", origins[:n_numbers]), ("codes", origins[n_numbers:])):
+            for name in dict.fromkeys(own):
+                values, places = getattr(rows.x, part).copy(), np.flatnonzero(own == name)
+                values[:, places] = values[np.ix_(order, places)]
                 falls[names.index(name)] = whole - score(replace(rows, x=replace(rows.x, **{part: values})))
         return falls
 

@@ -72,6 +72,11 @@ def test_a_kind_of_columns_is_one_class():
         np.testing.assert_array_equal(found.codes, features.codes[place])
 
 
+def test_its_features_name_their_columns():
+    coder = FeatureCoder.fit(FRAME, kinds=KINDS)
+    assert coder.origins == ("price", "opens", "opens", "shuts", "shuts", "town")
+
+
 def test_networks_take_its_features():
     coder = FeatureCoder.fit(FRAME, kinds=KINDS)
     network = SharedBottom()._network(coder.columns, [Task(name="y", kind="regression")])

@@ -242,10 +242,10 @@ def _fitted(coder: TableCoder, groups: Sequence[FittedGroup]) -> dict[str, Any]:
     names = [task.name for task in coder.labels.tasks]
     parts = [group.table([names[t] for t in group.members]) for group in groups]
     whole = pl.concat(parts)[np.argsort(np.concatenate([group.members for group in groups]))]
-    encoded = [*coder.features.columns.numeric, *coder.features.columns.categorical]
+    places = [coder.names.index(name) for name in coder.features.origins]
     gains = np.sum([group.importances for group in groups], axis=0)
     importances = np.zeros((len(gains), len(coder.names)))
-    importances[:, [coder.names.index(name) for name in encoded]] = gains / max(gains.sum(), np.finfo(float).tiny)
+    np.add.at(importances, (slice(None), places), gains / max(gains.sum(), np.finfo(float).tiny))
     return {
         "_groups": groups,
         "outlier_score_": whole.drop("shared", "outlier", "own"),

@@ -335,10 +335,10 @@ def _outputs_of_tasks(coder: TableCoder) -> list[slice]:
 def _fitted(coder: TableCoder, functions: SharedFunctions) -> dict[str, Any]:
     """Return the fitted attributes by name."""
     names = [task.name for task in coder.labels.tasks]
-    encoded = [*coder.features.columns.numeric, *coder.features.columns.categorical]
+    places = [coder.names.index(name) for name in coder.features.origins]
     importances = np.zeros(len(coder.names))
     total = max(functions.gains.sum(), np.finfo(float).tiny)
-    importances[[coder.names.index(name) for name in encoded]] = functions.gains / total
+    np.add.at(importances, places, functions.gains / total)
     table = {"task": names, "n_labels": functions.n_labels, "shared": functions.rounds[: len(names)]}
     table["own"] = functions.own_rounds
     return {"_functions": functions, "rounds_": pl.DataFrame(table), "feature_importances_": importances}
