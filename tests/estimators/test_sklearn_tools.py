@@ -18,6 +18,8 @@ from sklearn.pipeline import Pipeline
 
 from tabmtl import RMTGB, IndependentTasks, MultiTaskKFold, SharedBottom, load, make_multitask_scorer
 
+pytestmark = pytest.mark.usefixtures("three_folds")
+
 X, Y = features(240), mixed_targets(features(240))
 FRAMES = {"wide": (X, Y), "one task": (X, Y["late"])}
 #: A rate that learns, and one that does not.
