@@ -233,12 +233,13 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             share = self.validation_fraction
             kept, held_out = train_valid_split(batch.y, tasks, share, rng, batch.task, batch.group)
             batch, valid = batch.rows(kept), batch.rows(held_out)
-        data, judging = (None if part is None else _in_training_units(part, coder) for part in (batch, valid))
-        rows, held_out = self._in_memory(data), None if judging is None else self._in_memory(judging)
-        fitted = self._learn(coder, rows, held_out, self._loss(tasks), partial(_evaluate, coder), seed)
-        if judging is None:
-            return fitted
-        return fitted | {"_judged": judging.rows(np.arange(_judged_rows(coder, len(judging))))}
+        rows, judging = self._in_memory(_in_training_units(batch, coder)), None
+        fitted: dict[str, Any] = {}
+        if valid is not None:
+            valid = _in_training_units(valid, coder)
+            judging = self._in_memory(valid)
+            fitted = {"_judged": valid.rows(np.arange(_judged_rows(coder, len(valid))))}
+        return self._learn(coder, rows, judging, self._loss(tasks), partial(_evaluate, coder), seed) | fitted
 
     def _in_memory(self, batch: Batch) -> MemoryRows:
         """Return rows in training units as those of a training, on the device of the parameters."""
@@ -261,8 +262,9 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         def prepare(batch: Batch) -> Batch:
             return _on_device(_in_training_units(batch, coder), device)
 
-        read, held_out = (None if part is None else WindowRows(part, prepare, seed) for part in (rows, valid))
-        fitted = self._learn(coder, read, held_out, self._loss(tasks), partial(_evaluate, coder), seed)
+        judging = None if valid is None else WindowRows(valid, prepare, seed)
+        read, loss, evaluate = WindowRows(rows, prepare, seed), self._loss(tasks), partial(_evaluate, coder)
+        fitted = self._learn(coder, read, judging, loss, evaluate, seed)
         judged = None if valid is None else valid.spread(_judged_rows(coder, len(valid)))
         return fitted | {"_judged": None if judged is None else _in_training_units(judged, coder)}
 

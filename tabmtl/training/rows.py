@@ -17,18 +17,15 @@ Step = tuple[Batch, Tensor]
 
 
 class Rows(Protocol):
-    """Rows of a training, or those that judge it, as tensors in training units on the device of the network.
+    """Rows of a training, or those that judge it, as tensors in training units on the device of the network."""
 
-    Attributes
-    ----------
-    group : Ranks
-        Processes that take the steps together, each on its rows of them.
-    seed : int or None
-        What the ranks draw by together; None draws from torch's generator.
-    """
+    @property
+    def group(self) -> Ranks:
+        """Processes that take the steps together, each on its rows of them."""
 
-    group: Ranks
-    seed: int | None
+    @property
+    def seed(self) -> int | None:
+        """Number that the ranks draw by together; None draws from torch's generator."""
 
     def __len__(self) -> int:
         """Return the number of the rows, of all ranks."""
