@@ -6,10 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy.special import expit
-from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV
 
-from tabmtl import RMTGB, RMTGBClassifier, RMTGBRegressor
+from tabmtl import RMTGB, RMTGBRegressor
 from tabmtl.models.rmtgb import stages
 from tabmtl.models.rmtgb.fitted import normal_theta
 from tabmtl.synth import make_outlier_tasks
@@ -28,45 +26,6 @@ def model(**options):
 def renamed(X, names):
     """X with other task ids, t0, t1, ... in the order of the names."""
     return X.with_columns(task=pl.Series(names).gather(X["task"].str.slice(1).cast(int)))
-
-
-@pytest.mark.parametrize("target", ["regression", "classification"])
-def test_d1_rows_of_some_tasks_are_answered_as_among_all(target):
-    data = bench(target)
-    estimator = model().fit(data.X, data.y)
-    answer = estimator.predict if target == "regression" else lambda X: estimator.predict_proba(X)[:, 1]
-    whole = np.asarray(answer(data.X_test))
-    for tasks in (["t4"], ["t1", "t3"], ["t3", "t1"]):
-        rows = np.concatenate([np.flatnonzero(data.X_test["task"] == task) for task in tasks])
-        np.testing.assert_array_equal(np.asarray(answer(data.X_test[rows])), whole[rows])
-    one_row = pl.concat([data.X_test[:1].with_columns(task=pl.lit(f"t{t}")) for t in range(5)])
-    assert len(np.unique(np.asarray(answer(one_row)))) == 5
-
-
-@pytest.mark.parametrize("n_classes", [2, 3])
-def test_d2_probabilities_of_a_row_sum_to_one(n_classes):
-    data = bench()
-    y = pl.Series("y", np.digitize(data.y, [0.0, 0.8][: n_classes - 1])).cast(pl.String)
-    shares = model().fit(data.X, y).predict_proba(data.X_test)
-    assert shares.shape == (len(data.X_test), n_classes)
-    assert (shares >= 0).all()
-    np.testing.assert_allclose(shares.sum(axis=1), 1.0, rtol=1e-12)
-
-
-def test_d3_a_seed_rules_all_and_the_global_generator_is_left_alone():
-    data = bench()
-    options = {"subsample": 0.7, "colsample_bytree": 0.7}
-    np.random.seed(3)
-    before = np.random.get_state()[1].copy()
-    one = model(**options).fit(data.X, data.y)
-    np.testing.assert_array_equal(np.random.get_state()[1], before)
-    np.random.seed(4)
-    two = model(**options).fit(data.X, data.y)
-    assert one.predict(data.X_test).equals(two.predict(data.X_test))
-    assert one.outlier_score_.equals(two.outlier_score_)
-    assert one.block_rounds_.equals(two.block_rounds_)
-    other = model(random_state=1, **options).fit(data.X, data.y)
-    assert not other.predict(data.X_test).equals(one.predict(data.X_test))
 
 
 @pytest.mark.parametrize("early_stopping", [True, False])
@@ -139,16 +98,6 @@ def test_d6_inputs_are_left_untouched():
     np.testing.assert_array_equal(labels, kept[1])
 
 
-@pytest.mark.parametrize("place", ["first", "middle", "last"])
-def test_d7_the_task_column_may_stand_anywhere(place):
-    data = bench()
-    said = model().fit(data.X, data.y).predict(data.X_test)
-    columns = [name for name in data.X.columns if name != "task"]
-    columns.insert({"first": 0, "middle": 2, "last": 5}[place], "task")
-    X, X_test = data.X.select(columns), data.X_test.select(columns)
-    assert model().fit(X, data.y).predict(X_test).equals(said)
-
-
 @pytest.mark.parametrize("ids", ["2**24", "2**53", "2**63", "negative", "text", "mathachieve"])
 def test_d8_ids_are_what_they_are(ids):
     names = {
@@ -197,17 +146,6 @@ def test_d9_an_unknown_task_can_be_an_error():
     for unknown in ("t99", None):
         with pytest.raises(ValueError, match=r"not seen in fit.*'t0', 't1'"):
             estimator.predict(data.X_test.with_columns(task=pl.lit(unknown, dtype=pl.String)))
-
-
-@pytest.mark.parametrize("face", [RMTGBRegressor, RMTGBClassifier])
-def test_d10_the_installed_scikit_learn_clones_and_searches(face):
-    target = "regression" if face is RMTGBRegressor else "classification"
-    data = bench(target)
-    estimator = face(task_column="task", random_state=0, **SHORT)
-    search = GridSearchCV(clone(estimator), {"n_estimators_outlier": [0, 30]}, cv=2).fit(data.X, data.y)
-    assert search.best_params_["n_estimators_outlier"] in (0, 30)
-    assert search.best_estimator_.predict(data.X_test).len() == len(data.X_test)
-    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
 def test_d11_the_weight_knows_neither_rows_per_task_nor_the_scale_of_y(monkeypatch):

@@ -297,18 +297,6 @@ def test_trees_of_a_task_alone_are_kept_where_they_pay():
     assert shared.rounds_["own"].to_list() == [0] * 4
 
 
-@pytest.mark.all_faces  # eight seconds
-def test_few_rows_of_a_category_are_split_on():
-    rng = np.random.default_rng(0)
-    level = rng.integers(0, 10, 300)
-    X = pl.DataFrame({"level": level.astype(str)})
-    Y = rng.normal(size=10)[level][:, None] * [1, -1] + 0.2 * rng.normal(size=(300, 2))
-    train, test = (X[:150], Y[:150]), (X[150:], Y[150:])
-    shared = SharedTrees(random_state=0).fit(*train).score_tasks(*test)
-    # R² .934 when this was written, IndependentTasks .933; the mean has 0, as groups of 100 rows would give
-    assert shared["y0"] > 0.85
-
-
 def test_tables_of_few_rows_have_smaller_leaves():
     X, Y = regressions(530, 2, seed=3)
     X, Y = X[:, :2], X[:, :1] + 0.3 * Y
