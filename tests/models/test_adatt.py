@@ -49,15 +49,6 @@ def test_features_are_the_papers_formula(n_task, n_shared, expert_hidden):
     torch.testing.assert_close(model.task_features(rows()), torch.stack(inputs, dim=1), rtol=1e-10, atol=1e-12)
 
 
-def test_one_expert_a_task_is_added_as_it_is():
-    model = network(n_task_experts=1, expert_hidden=(5,))
-    (level,) = model.stack
-    assert level.residual is None
-    outputs = level.experts([model.vector(rows())])
-    weights = level.gates(model.vector(rows()))
-    torch.testing.assert_close(model.task_features(rows()) - weights @ outputs, outputs)
-
-
 @pytest.mark.parametrize("n_task", [2, 4, 50])
 def test_fixed_weights_start_in_a_range_that_the_number_of_experts_sets(n_task):
     model = network(n_task_experts=n_task, expert_hidden=(2,) * 20)
@@ -72,16 +63,6 @@ def test_a_shared_units_fixed_weights_start_by_its_own_number_of_experts():
     start = model.stack[0].residual.detach()
     assert start[:6].abs().max() <= 2**-0.5
     assert 0.9 * 100**-0.5 < start[6:].abs().max() <= 100**-0.5
-
-
-def test_a_fixed_weight_moves_its_own_task_alone():
-    for e in range(6):
-        model = network(n_task_experts=2, expert_hidden=(5,))
-        before = model.task_features(rows())
-        with torch.no_grad():
-            model.stack[0].residual[e] += 1.0
-        moved = (model.task_features(rows()) - before).abs().amax(dim=(0, 2)) > 0
-        assert moved.tolist() == [e // 2 == t for t in range(3)]
 
 
 def test_no_head_reads_the_shared_unit_but_all_tasks_take_from_it():

@@ -85,20 +85,6 @@ def test_grouped_attention_is_a_loop_of_plain_blocks(n_groups, n_points, d, n_he
     torch.testing.assert_close(grouped(x), torch.stack(expected), rtol=1e-8, atol=1e-8)
 
 
-def test_gradients_of_grouped_attention_are_those_of_plain_blocks():
-    grouped = scattered(SetAttention(2, 3, 4, 2))
-    x = torch.randn(3, 5, 4, dtype=torch.float64, requires_grad=True)
-    plain = torch.stack(
-        [
-            PlainBlock(grouped.outward, j)(x, PlainBlock(grouped.inward, j)(grouped.points[j].expand(3, -1, -1), x))
-            for j in range(2)
-        ]
-    )
-    target = torch.randn_like(plain)
-    ours, theirs = (torch.autograd.grad((out * target).sum(), x)[0] for out in (grouped(x), plain))
-    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
-
-
 def test_columns_are_a_set_until_they_are_joined():
     model, order = network(), torch.tensor([3, 0, 4, 2, 1])
     tokens = model.tokenizer(rows())
@@ -149,21 +135,6 @@ def test_first_embeddings_of_categories_are_small():
     """Large ones are noise that rare levels keep."""
     table = APEM(d_embedding=64)._network(COLUMNS, TASKS).tokenizer.categorical.table.weight
     assert 0.008 < table.std() < 0.012
-
-
-def test_weights_of_patterns_are_each_rows_own_and_sum_to_1():
-    model = network()
-    alpha = model.selector(model.patterns(model.attention(model.tokenizer(rows()))))
-    assert alpha.shape == (7, 4, 3)
-    torch.testing.assert_close(alpha.sum(dim=2), torch.ones(7, 4, dtype=torch.float64))
-    assert (alpha[1:] != alpha[0]).any(dim=2).all()
-
-
-def test_the_only_pattern_has_all_the_weight():
-    model, x = network(n_groups=1), rows()
-    patterns = model.patterns(model.attention(model.tokenizer(x)))
-    assert (model.selector(patterns) == 1).all()
-    assert torch.equal(model.task_features(x), patterns.expand(-1, 4, -1))
 
 
 def test_nothing_passes_from_head_to_head():

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from tabmtl import ESMM, IndependentTasks
 from tabmtl.synth import make_funnel
 from tabmtl.targets import Task
-from tabmtl.training.losses import FunnelLoss
 
 TASKS = [
     Task(name="size", kind="multiclass", classes=("s", "m", "l")),
@@ -75,16 +74,6 @@ def test_gradients_are_those_of_products_of_probabilities():
     expected = (p - bought) / (1 - p) / cvr * cvr * (1 - cvr)  # dBCE/dp dp/ds, with dp/ds = p (1 - cvr)
     torch.testing.assert_close(gradient.double(), expected, rtol=1e-5, atol=1e-7)
     assert (gradient != 0).all()  # over all impressions, the clicked and the others
-
-
-def test_the_loss_of_two_steps_is_esmms():
-    scores, y = [score.detach() for score in network_of(MODEL, TASKS)(rows(40))], labels()
-    losses = MODEL._loss(TASKS)(scores, y)
-    ctr, cvr = scores[CLICK][:, 0].sigmoid(), scores[BUY][:, 0].sigmoid()
-    clicked, bought = y[:, CLICK].double(), y[:, BUY].double()
-    expected = [F.binary_cross_entropy(p, label, reduction="sum") for p, label in ((ctr * cvr, bought), (ctr, clicked))]
-    torch.testing.assert_close(losses[[BUY, CLICK]].double(), torch.stack(expected), rtol=1e-6, atol=0)
-    assert isinstance(MODEL._loss(TASKS), FunnelLoss)
 
 
 def test_tasks_beside_the_chain_are_learned_too():

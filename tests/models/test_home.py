@@ -8,7 +8,7 @@ from scipy.special import expit, softmax
 from small_network import COLUMNS, rows
 from torch import nn
 
-from tabmtl import HoME, load
+from tabmtl import HoME
 from tabmtl.models.home import find_groups
 from tabmtl.synth import make_funnel
 from tabmtl.targets import Task
@@ -171,16 +171,6 @@ def test_experts_of_level_2_reach_their_own_tasks_alone(bucket, tasks):
     assert changed == [t in tasks for t in range(3)]
 
 
-def test_gates_sum_to_1_over_what_they_see_and_are_exactly_0_elsewhere():
-    model = network()
-    for level, seen, counts, width in zip((model.groups, model.tasks), SEEN, COUNTS, (9, 10), strict=True):
-        weights = level.gates(noise(width))
-        bucket = np.repeat(np.arange(len(counts)), counts)
-        sees = torch.tensor(np.array([np.isin(bucket, buckets) for buckets in seen]))
-        assert ((weights > 0) == sees).all()
-        torch.testing.assert_close(weights.sum(dim=2), torch.ones(6, 3, dtype=torch.float64))
-
-
 def test_a_self_gate_is_a_sigmoid_exactly_where_a_bucket_has_one_expert():
     for n_shared, n_group, n_task in ((1, 2, 1), (3, 1, 2)):
         options = {"n_shared_experts": (n_shared, 2), "n_group_experts": (n_group, 2), "n_task_experts": n_task}
@@ -253,14 +243,6 @@ def test_wrong_groups_are_named_and_leave_the_estimator_as_it_was(fitted, groups
     assert vars(model).keys() == before.keys()
     assert all(vars(model)[name] is value for name, value in before.items())
     assert all(np.array_equal(said[name], now) for name, now in model.predict_proba(X).items())
-
-
-def test_groups_are_saved(fitted, tmp_path):
-    model, X, _ = fitted
-    model.save(tmp_path / "model")
-    again = load(tmp_path / "model")
-    assert again.task_groups == model.task_groups
-    assert all(np.array_equal(said, again.predict_proba(X)[name]) for name, said in model.predict_proba(X).items())
 
 
 #: Among 6 000 impressions with 152 conversions; single LightGBMs score .76 on clicks and .76 on conversions.

@@ -8,7 +8,6 @@ from small_network import COLUMNS, TASKS, expert, n_parameters, network_of, rows
 from torch.nn import functional as F
 
 from tabmtl import IndependentTasks, MMoE
-from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
 D, SMALL = 3 + 2 + 1, {"d_embedding": 3, "numeric_embedding": "none", "head_hidden": 4, "expert_hidden": (7, 5)}
@@ -65,26 +64,6 @@ def test_parameters_are_those_of_the_layers(expert_norm):
     gates = 3 * (D * 4 + 4)
     heads = 3 * (5 * 4 + 4) + (4 + 1) * (1 + 3 + 1)
     assert n_parameters(network(expert_norm=expert_norm)) == table + experts + gates + heads
-
-
-def test_parameters_of_torch_rechubs_configuration():
-    """torch-rechub's MMoE has 148.7 k here: two codes a column less, and batch normalisation in gates and towers."""
-    columns = Columns(
-        numeric=tuple(f"n{j}" for j in range(10)),
-        categorical=tuple(f"c{j}" for j in range(10)),
-        levels=(tuple(map(str, range(1_000))),) * 10,
-        has_missing=(False,) * 10,
-        bins=((-1.0, 1.0),) * 10,
-    )
-    tasks = [Task(name=f"t{t}", kind="binary", classes=(0, 1)) for t in range(3)]
-    params = {"d_embedding": 8, "n_experts": 8, "expert_hidden": (64, 32), "expert_norm": "batch", "head_hidden": 16}
-    model = network(tasks, columns, **params)
-    body, table, towers = 66_952, 10 * 1_000 * 8, 3 * (32 * 16 + 16 + 16 + 1)
-    assert body == 8 * (90 * 64 + 64 + 2 * 64 + 64 * 32 + 32 + 2 * 32) + 3 * (90 * 8 + 8)
-    assert n_parameters(model.experts) + n_parameters(model.gates) == body
-    assert n_parameters(model.heads) == towers
-    assert n_parameters(model) == body + table + 10 * 2 * 8 + towers
-    assert round((body + table + towers + 3 * 2 * 8 + 3 * 2 * 16) / 1_000, 1) == 148.7
 
 
 def table(n, seed):

@@ -47,19 +47,6 @@ def test_features_are_the_papers_formula(n_levels):
     torch.testing.assert_close(model.task_features(rows()), torch.stack(inputs, dim=1), rtol=1e-10, atol=1e-12)
 
 
-def test_one_level_is_cgc():
-    """h_t = sum over shared and own experts of softmax(W_t x), in one line of einsum."""
-    model = network(n_levels=1)
-    x, (level,) = model.vector(rows()), model.stack
-    outputs = torch.stack([expert(level.experts, e, x) for e in range(11)])
-    for t in range(3):
-        seen = [0, 1, *range(2 + 3 * t, 5 + 3 * t)]
-        own = slice(5 * t, 5 * t + 5)
-        weights = (x @ level.gates.linear.weight[own].T + level.gates.linear.bias[own]).softmax(dim=1)
-        h = torch.einsum("be,ebh->bh", weights, outputs[seen])
-        torch.testing.assert_close(model.task_features(rows())[:, t], h, rtol=1e-10, atol=1e-12)
-
-
 def test_only_levels_below_the_last_have_a_shared_gate():
     for n_levels in (1, 2, 3):
         names = [gates.gate_names for _, (gates,) in network(n_levels=n_levels).levels]

@@ -44,96 +44,54 @@ class Blind(Scripted):
         raise AssertionError("no one asked for early stopping")
 
 
-def kept_losses(members):
-    return [float(each.losses[each.kept]) for each in members]
-
-
-def falling(n=201, rate=1.0):
+def falling(rate=1.0, n=201):
     return -rate * np.arange(n)
 
 
-def rising(n=201, rate=1.0):
-    return rate * np.arange(n)
-
-
-def test_patience_ends_it_and_the_best_round_is_kept():
-    one = Scripted([10, 9, 7, 8, 7, 7.5, 0, 0])
-    grow_together([one], [100], patience=3)
-    losses = kept_losses([one])
-    assert (one.updates, one.kept, list(losses)) == (5, 2, [7])  # no lower loss in rounds 3, 4 and 5
-
-
-def test_a_loss_that_only_rises_keeps_no_round():
-    one = Scripted(5 + rising())
-    grow_together([one], [100], patience=4)
-    losses = kept_losses([one])
-    assert (one.updates, one.kept, list(losses)) == (4, 0, [5])
-
-
-def test_nobody_grows_beyond_its_cap():
-    members = [Scripted(falling()) for _ in range(3)]
-    grow_together(members, [5, 0, 9], patience=3)
-    losses = kept_losses(members)
-    assert [each.updates for each in members] == [each.kept for each in members] == [5, 0, 9]
-    assert list(losses) == [-5, 0, -9]
-
-
-def test_without_patience_all_is_grown_and_no_loss_is_asked_for():
-    members = [Blind(), Blind()]
-    grow_together(members, np.array([3, 7]), patience=None)
-    assert [each.kept for each in members] == [3, 7]
-
-
-@pytest.mark.parametrize("patience", [None, 30])
-def test_ten_rounds_on_end_without_a_split_are_the_end(patience):
-    nines = {*range(2, 11), *range(12, 21)}  # nine, a split, and nine again do not count
-    one = Scripted(falling(), splitless=nines | set(range(23, 100)))
-    grow_together([one], [200], patience)
-    assert (one.updates, one.kept) == (33, 5)
-
-
-def test_rounds_without_a_split_do_not_use_up_the_cap():
-    one = Scripted(falling(), splitless={1, 3, 4})
-    grow_together([one], [5], patience=None)
-    assert (one.updates, one.kept) == (8, 5)
-
-
-def test_nothing_to_grow_is_no_error():
-    grow_together([], [], None)
-    one = Scripted([4.0])
-    grow_together([one], [0], patience=3)
-    assert (one.updates, one.kept) == (0, 0)
-
-
-def test_few_rows_go_on_while_all_together_improve():
-    few, many = Scripted(rising(rate=0.001), FEW), Scripted(falling(rate=100), MANY)
-    grow_together([few, many], [50, 50], patience=5)
-    losses = kept_losses([few, many])
+NINES = {*range(2, 11), *range(12, 21)}  # nine rounds without a split, a split, and nine again are not the end
+#: Stages, their caps and the patience; then updates, and the round that is kept, of every stage.
+GROWN = {
+    "no lower loss in three rounds": ([Scripted([10, 9, 7, 8, 7, 7.5, 0, 0])], [100], 3, [(5, 2)]),
+    "a loss that only rises": ([Scripted(5 - falling())], [100], 4, [(4, 0)]),
+    "caps": ([Scripted(falling()) for _ in range(3)], [5, 0, 9], 3, [(5, 5), (0, 0), (9, 9)]),
+    "no patience asks for no loss": ([Blind(), Blind()], [3, 7], None, [(3, 3), (7, 7)]),
+    "ten rounds without a split": ([Scripted(falling(), splitless=NINES | {*range(23, 100)})], [200], 30, [(33, 5)]),
+    "the same without patience": ([Scripted(falling(), splitless=NINES | {*range(23, 100)})], [200], None, [(33, 5)]),
+    "a round without a split is none of the cap": ([Scripted(falling(), splitless={1, 3, 4})], [5], None, [(8, 5)]),
+    "nothing to grow": ([], [], None, []),
+    "a cap of 0": ([Scripted([4.0])], [0], 3, [(0, 0)]),
     # its own loss rises by 0.001 a round, and that of so many labels as the prior is worth falls by 0.1
-    assert (few.kept, many.kept) == (50, 50)
-    np.testing.assert_allclose(losses, [0.05, -5_000])
+    "few rows go on with all": (
+        [Scripted(-falling(0.001), FEW), Scripted(falling(100), MANY)],
+        [50, 50],
+        5,
+        [(50, 50), (50, 50)],
+    ),
+    "few rows stop with all": (
+        [Scripted(falling(0.001), FEW), Scripted(100 * np.abs(np.arange(201) - 20.0), MANY)],
+        [200, 200],
+        5,
+        [(25, 20), (25, 20)],
+    ),
+    "many rows stop on their own": (
+        [Scripted(-falling(50), MANY), Scripted(falling(100), MANY)],
+        [40, 40],
+        5,
+        [(5, 0), (40, 40)],
+    ),
+    "no validation rows of its own": (
+        [Scripted([0.0] * 201, 0.0), Scripted(np.abs(np.arange(201) - 7.0), FEW)],
+        [200, 200],
+        3,
+        [(10, 7), (10, 7)],
+    ),
+}
 
 
-def test_few_rows_stop_when_all_together_do():
-    few = Scripted(falling(rate=0.001), FEW)
-    many = Scripted(100 * np.abs(np.arange(201) - 20.0), MANY)
-    grow_together([few, many], [200, 200], patience=5)
-    assert (many.kept, few.kept, few.updates) == (20, 20, 25)
-
-
-def test_many_rows_stop_on_their_own():
-    worse, better = Scripted(rising(rate=50), MANY), Scripted(falling(rate=100), MANY)
-    grow_together([worse, better], [40, 40], patience=5)
-    losses = kept_losses([worse, better])
-    assert (worse.updates, worse.kept, better.kept) == (5, 0, 40)
-    assert list(losses) == [0, -4_000]
-
-
-def test_no_validation_rows_of_its_own_is_no_error():
-    none, other = Scripted([0.0] * 201, 0.0), Scripted(np.abs(np.arange(201) - 7.0), FEW)
-    grow_together([none, other], [200, 200], patience=3)
-    losses = kept_losses([none, other])
-    assert (none.kept, other.kept, list(losses)) == (7, 7, [0, 0])
+@pytest.mark.parametrize(("stages", "caps", "patience", "expected"), GROWN.values(), ids=GROWN)
+def test_stages_grow_and_keep_their_best_rounds(stages, caps, patience, expected):
+    grow_together(stages, np.array(caps), patience)
+    assert [(stage.updates, stage.kept) for stage in stages] == expected
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=40), st.integers(1, 8), st.integers(0, 50))

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from conformance import features, mixed_targets
 
-from tabmtl import RMTGB, RMTGBRegressor
+from tabmtl import RMTGB
 from tabmtl.synth import make_outlier_tasks
 
 SHORT = {"n_estimators_shared": 10, "n_estimators_outlier": 20, "n_estimators_task": 10, "random_state": 0}
@@ -61,18 +61,6 @@ def test_a_wide_table_with_nulls_is_the_same_as_one_row_per_label(own, theta_ste
     said = wide.predict(X)
     for name in NAMES:
         np.testing.assert_allclose(said[name], long.predict(X.with_columns(task=pl.lit(name))), atol=1e-6)
-
-
-@pytest.mark.parametrize("early_stopping", [True, False])
-def test_what_stands_where_no_label_counts_changes_nothing(early_stopping):
-    X, Y = wide_table()
-    weight = Y.select(pl.all().is_not_null().cast(pl.Float64))
-    nonsense = Y.with_columns(pl.all().fill_null(1e6))
-    one, two = (
-        RMTGBRegressor(early_stopping=early_stopping, **SHORT).fit(X, labels, sample_weight=weight).predict(X)
-        for labels in (Y, nonsense)
-    )
-    assert one.equals(two)
 
 
 @pytest.mark.parametrize("layout", ["wide", "long"])

@@ -6,7 +6,7 @@ import lightgbm as lgb
 import numpy as np
 import polars as pl
 import pytest
-from conformance import features, long_table, mixed_targets
+from conformance import long_table
 from scipy.special import expit, softmax
 
 from tabmtl import IndependentTasks, SharedTrees, SharedTreesRegressor, TabmtlWarning, Task
@@ -161,40 +161,6 @@ def test_an_unknown_task_has_the_pooled_leaf_values():
     np.testing.assert_allclose(model.predict(unknown), scores * y.to_numpy().std() + y.mean(), rtol=1e-6)
     with pytest.raises(ValueError, match="the task 'elsewhere' was not seen in fit"):
         SharedTrees(task_column="school", unknown_task="error", **PLAIN).fit(X, y).predict(unknown)
-
-
-@pytest.mark.parametrize("case", ["wide", "regression", "binary", "multiclass", "early stopping"])
-def test_an_exported_task_answers_as_predict(case):
-    X = features(150)
-    Y, options = mixed_targets(X), dict(PLAIN)
-    if case == "early stopping":
-        options |= {"early_stopping": True, "n_estimators": 60, "n_estimators_task": 30}
-    elif case != "wide":
-        X, y = long_table(150)
-        Y = {
-            "regression": y,
-            "binary": y > 50,
-            "multiclass": (y > 45).cast(int).cast(str) + (y > 55).cast(int).cast(str),
-        }[case]
-        options["task_column"] = "school"
-    model = SharedTrees(min_child_samples=5, **options).fit(X, Y)
-    for task in model.tasks_:
-        exported = model.export_task(task.name)
-        rows = X if case in ("wide", "early stopping") else X.with_columns(school=pl.lit(task.name))
-        found = exported.predict(model.encode(rows))
-        if task.kind.name == "regression":
-            expected = model.predict(rows)
-            expected = expected[task.name] if isinstance(expected, pl.DataFrame) else expected
-        else:
-            expected = model.predict_proba(rows)
-            expected = expected[task.name] if isinstance(expected, dict) else expected
-            expected = expected[:, 1] if task.kind.name == "binary" else expected
-        np.testing.assert_allclose(found, np.asarray(expected), rtol=1e-9, atol=1e-9)
-        contributions = exported.predict(model.encode(rows), pred_contrib=True).reshape(len(rows), task.width, -1)
-        raw = exported.predict(model.encode(rows), raw_score=True).reshape(len(rows), task.width)
-        np.testing.assert_allclose(contributions.sum(axis=2), raw, atol=1e-6)
-    with pytest.raises(ValueError, match="expected task to be one of"):
-        model.export_task("nobody")
 
 
 def test_every_task_has_its_own_rounds():
