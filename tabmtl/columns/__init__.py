@@ -10,13 +10,7 @@ from tabmtl.columns.vector import Vectors
 
 __all__ = ["KINDS", "TABLE_KINDS", "ColumnKind", "Features"]
 
-#: Kinds of columns by their names in a file; the first that reads a column has it.
-KINDS: dict[str, type[ColumnKind]] = {
-    "numbers": Numbers,
-    "categories": Categories,
-    "tags": Tags,
-    "texts": Texts,
-    "vectors": Vectors,
-}
-#: Kinds of the columns of X; the others are those of items.
-TABLE_KINDS: dict[str, type[ColumnKind]] = {name: KINDS[name] for name in ("numbers", "categories")}
+#: Kinds of the columns of X.
+TABLE_KINDS: tuple[type[ColumnKind], ...] = (Numbers, Categories)
+#: All kinds, which items may have; the first that reads a column has it.
+KINDS: tuple[type[ColumnKind], ...] = (*TABLE_KINDS, Tags, Texts, Vectors)

@@ -15,8 +15,6 @@ from tabmtl.columns.kind import TEXT, Coding, ColumnKind, Slices, Summary, colum
 from tabmtl.columns.number import LEAST_IDS, MOST_IDS, describe_numbers
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, IdColumnWarning, warn_user
 
-_MOST_LEVELS = 20_000_000
-
 
 @dataclass(frozen=True, kw_only=True)
 class Categories(ColumnKind):
@@ -30,6 +28,7 @@ class Categories(ColumnKind):
         Of every column; level k has code ``k + 2``.
     """
 
+    name = "categories"
     form = "codes"
     held = "was categorical"
     cast = "text"
@@ -56,31 +55,24 @@ class Categories(ColumnKind):
         return count_levels(block, names)
 
     @classmethod
-    def merge(cls, summaries: Sequence[Summary], kept: np.ndarray) -> Summary:
-        """Add the counts."""
-        return {name: add_levels([one[name] for one in summaries], name) for name in summaries[0]}
-
-    @classmethod
     def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
         """Keep the levels that are frequent enough."""
         if not coding.named:
             _warn_of_text({name: summary[name] for name in names if coding.schema[name] == pl.String}, coding.library)
-        return cls(names=names, levels=tuple(frequent(summary[name], coding.min_frequency) for name in names))
+        enough = pl.col("count") >= coding.min_frequency
+        levels = [summary[name].filter(enough)["level"].drop_nulls().sort().to_list() for name in names]
+        return cls(names=names, levels=tuple(map(tuple, levels)))
 
     def facts(self) -> dict[str, tuple[Any, ...]]:
         """Return names and levels."""
         return {"categorical": self.names, "levels": self.levels}
-
-    def fits(self, dtype: pl.DataType) -> bool:
-        """Return whether a type can name levels."""
-        return is_feature(dtype)
 
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return the codes."""
         levels = zip(self.names, self.levels, strict=True)
         return [code_of(name, schema[name], pl.Enum(known)) for name, known in levels]
 
-    def encode(self, slices: Slices, n: int) -> np.ndarray:
+    def encode(self, slices: Slices, n: int) -> Any:
         """Encode levels to int32."""
         found = np.empty((n, len(self.names)), dtype=np.int32)
         for rows, columns in slices:
@@ -147,27 +139,6 @@ def count_levels(block: pl.DataFrame, names: Sequence[str]) -> dict[str, pl.Data
         ]
     )
     return dict(zip(names, tables, strict=True))
-
-
-def add_levels(tables: Sequence[pl.DataFrame], name: str) -> pl.DataFrame:
-    """Add the counts of levels of a column.
-
-    Raises
-    ------
-    ValueError
-        If there are more than twenty million levels.
-    """
-    table = pl.concat(tables).group_by("level").agg(pl.col("count").sum())
-    if table.height > _MOST_LEVELS:
-        raise ValueError(
-            f"column {name!r} has more than {_MOST_LEVELS:_} levels; name it in drop, or write a hash of it with fewer"
-        )
-    return table
-
-
-def frequent(table: pl.DataFrame, min_frequency: int) -> tuple[str, ...]:
-    """Return the levels of a table of counts that are frequent enough, sorted."""
-    return tuple(table.filter(pl.col("count") >= min_frequency)["level"].drop_nulls().sort().to_list())
 
 
 def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:

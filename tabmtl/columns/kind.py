@@ -16,7 +16,8 @@ from tabmtl.columns.cures import Library
 from tabmtl.processes.forks import has_pool
 from tabmtl.storage.stored import Stored
 
-#: What a kind keeps of some rows to learn from them: arrays and frames by name.
+#: What a kind keeps of some rows to learn from them, by names: a frame counts each ``level``, whose counts are added,
+#: and an array has values of sampled rows, (m,) or (c, m).
 Summary = dict[str, Any]
 #: Parts of a frame in their order, with their rows.
 Slices = Iterable[tuple[slice, pl.DataFrame]]
@@ -24,6 +25,7 @@ Slices = Iterable[tuple[slice, pl.DataFrame]]
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 SLICE_ROWS = 65_536  # rows read at a time: bounds the memory beside the result
 CHUNK_ROWS = 2_048  # rows scaled at a time: the block stays in the processor's cache
+_MOST_LEVELS = 20_000_000
 
 
 class LeanPickle:
@@ -68,6 +70,8 @@ class ColumnKind(LeanPickle, ABC):
     ----------
     names : tuple of str
         The columns, in the order of the frame.
+    name : str
+        The kind in a file.
     form : {"numbers", "codes", "bags", "vectors"}
         The array of :class:`tabmtl.columns.Features` that the columns become: networks know these forms, and no kinds.
     held : str
@@ -76,6 +80,7 @@ class ColumnKind(LeanPickle, ABC):
         What to cast such a column to.
     """
 
+    name: ClassVar[str]
     form: ClassVar[Literal["numbers", "codes", "bags", "vectors"]]
     held: ClassVar[str]
     cast: ClassVar[str]
@@ -85,16 +90,14 @@ class ColumnKind(LeanPickle, ABC):
     @classmethod
     @abstractmethod
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
-        """Return whether a column of this type is of this kind, given the name of the kind that a user declared."""
+        """Return whether a column of this type is of this kind, given the name of the kind that was declared, if any.
+
+        With its own name, this kind says whether such a column can be encoded.
+        """
 
     @classmethod
     def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
         """Summarise the columns of a block, and the rows (m,) of it that belong to a sample of all rows."""
-        return {}
-
-    @classmethod
-    def merge(cls, summaries: Sequence[Summary], kept: np.ndarray) -> Summary:
-        """Summarise the rows of several summaries, whose order does not matter; of their samples some rows are kept."""
         return {}
 
     @classmethod
@@ -105,10 +108,6 @@ class ColumnKind(LeanPickle, ABC):
     @abstractmethod
     def facts(self) -> dict[str, tuple[Any, ...]]:
         """Return what networks and trees are told of the columns: fields of `tabmtl.schema.Columns`."""
-
-    def fits(self, dtype: pl.DataType) -> bool:
-        """Return whether a column of this type can be encoded; by default one that is read without a declaration."""
-        return self.reads(dtype, None) or dtype == pl.Null
 
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return what polars makes of the columns of a frame; by default nothing new."""
@@ -129,10 +128,37 @@ class ColumnKind(LeanPickle, ABC):
     @classmethod
     def of_name(cls, name: str) -> type[ColumnKind]:
         """Return a kind of the package by its name in a file."""
-        found = import_module("tabmtl.columns").KINDS.get(name)
-        if found is None:
-            raise ValueError(f"there is no kind of columns {name!r}")
-        return found
+        for kind in import_module("tabmtl.columns").KINDS:
+            if kind.name == name:
+                return kind
+        raise ValueError(f"there is no kind of columns {name!r}")
+
+
+def merge(several: Sequence[Mapping[str, Summary]], kept: Any) -> dict[str, Summary]:
+    """Join the summaries of several blocks by kind, in any order; of their samples, some rows are kept.
+
+    Raises
+    ------
+    ValueError
+        If a column has more than twenty million levels.
+    """
+    found: dict[str, Summary] = {kind: {} for kind in several[0]}
+    for kind, summary in several[0].items():
+        for name, part in summary.items():
+            parts = [one[kind][name] for one in several]
+            is_count = isinstance(part, pl.DataFrame)
+            found[kind][name] = add_counts(parts, name) if is_count else np.concatenate(parts, axis=-1)[..., kept]
+    return found
+
+
+def add_counts(tables: Sequence[pl.DataFrame], name: str) -> pl.DataFrame:
+    """Add the counts of the levels of a column."""
+    table = pl.concat(tables).group_by("level").agg(pl.col("count").sum())
+    if table.height > _MOST_LEVELS:
+        raise ValueError(
+            f"column {name!r} has more than {_MOST_LEVELS:_} levels; name it in drop, or write a hash of it with fewer"
+        )
+    return table
 
 
 def column_of(name: str) -> pl.Expr:

@@ -261,7 +261,7 @@ class Numbers(ColumnKind):
     scaler : NumericScaler
     """
 
-    form = "numbers"
+    name = form = "numbers"
     held = "was numeric"
     cast = "numbers"
 
@@ -284,24 +284,21 @@ class Numbers(ColumnKind):
 
     @classmethod
     def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
-        """Find the columns with missing values, and take the numbers of some rows."""
+        """Count the missing values of the columns, and take the numbers of some rows."""
         schema = block.schema
-        sample, missing = np.empty((len(names), len(taken))), np.zeros(len(names), dtype=bool)
+        sample, missing = np.empty((len(names), len(taken))), np.zeros(len(names), dtype=np.int64)
         numbers = [number_of(name, schema[name]) for name in names]
         for rows, columns in in_slices(block.iter_slices(SLICE_ROWS), numbers):
             first, last = np.searchsorted(taken, [rows.start, rows.stop])
             for j, column in enumerate(columns.iter_columns()):
                 values = column.to_numpy()
                 reject_infinite(values[None], names[j : j + 1])
-                missing[j] |= np.isnan(values).any()
+                missing[j] += np.isnan(values).sum()
                 sample[j, first:last] = values[taken[first:last] - rows.start]
-        return {"missing": missing, "sample": sample}
-
-    @classmethod
-    def merge(cls, summaries: Sequence[Summary], kept: np.ndarray) -> Summary:
-        """Join the flags, and the samples that are kept."""
-        missing = np.any([one["missing"] for one in summaries], axis=0)
-        return {"missing": missing, "sample": np.concatenate([one["sample"] for one in summaries], axis=1)[:, kept]}
+        return {
+            "missing": pl.DataFrame({"level": pl.Series(names, dtype=pl.String), "count": missing}),
+            "sample": sample,
+        }
 
     @classmethod
     def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
@@ -311,16 +308,13 @@ class Numbers(ColumnKind):
             _warn_of_ids(dict(zip(names, sample, strict=True)))
         scaler = NumericScaler.fit(sample, coding.transform)
         scaler.apply(sample)
-        has_missing = tuple(summary["missing"].tolist())
+        missing = dict(summary["missing"].iter_rows())
+        has_missing = tuple(missing[name] > 0 for name in names)
         return cls(names=names, has_missing=has_missing, bins=bin_edges(sample), scaler=scaler)
 
     def facts(self) -> dict[str, tuple[Any, ...]]:
         """Return names, flags and bins."""
         return {"numeric": self.names, "has_missing": self.has_missing, "bins": self.bins}
-
-    def fits(self, dtype: pl.DataType) -> bool:
-        """Return whether a type holds numbers or booleans."""
-        return self.reads(dtype, "numbers")
 
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return the numbers as floats."""

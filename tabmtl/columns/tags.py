@@ -4,71 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from tabmtl.columns.category import add_levels, code_of, count_levels, frequent
+from tabmtl.columns.category import Categories, code_of, is_feature
 from tabmtl.columns.features import Bags
-from tabmtl.columns.kind import TEXT, Coding, ColumnKind, Slices, Summary
+from tabmtl.columns.kind import Slices, Summary, column_of
 from tabmtl.schema import FIRST_LEVEL
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tags(ColumnKind):
-    """Columns of lists of text or whole numbers, each a bag of the codes of its levels.
+class Tags(Categories):
+    """Columns of lists of text or whole numbers, each a bag of the codes of its levels, the tags."""
 
-    Attributes
-    ----------
-    levels : tuple of tuple of str
-        Tags of every column; tag k has code ``k + 2``.
-    """
-
+    name = "tags"
     form = "bags"
     held = "held lists of text"
     cast = "lists of text"
 
-    levels: tuple[tuple[str, ...], ...]
-
-    def __post_init__(self) -> None:
-        if len(self.levels) != len(self.names) or any(len(set(own)) < len(own) for own in self.levels):
-            raise ValueError(f"the tags of {self.names[:5]} are not distinct levels for each column")
-
     @classmethod
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
-        """Return whether a type is a list of anything that names levels."""
+        """Return whether a type is a list of anything that names levels; numbers do where they are tags already."""
         inner = inner_of(dtype)
-        return inner is not None and (
-            inner in (*TEXT, pl.Boolean, pl.Null) or (inner.is_numeric() and not inner.is_float())
-        )
+        return inner is not None and is_feature(inner) and (declared == "tags" or not inner.is_float())
 
     @classmethod
     def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
         """Count the rows of every tag."""
-        found = {}
-        for name in names:
-            tags = block[name].cast(pl.List(pl.String)).alias("tag").explode().drop_nulls()
-            found[name] = count_levels(tags.to_frame(), ["tag"])["tag"]
-        return found
-
-    @classmethod
-    def merge(cls, summaries: Sequence[Summary], kept: np.ndarray) -> Summary:
-        """Add the counts."""
-        return {name: add_levels([one[name] for one in summaries], name) for name in summaries[0]}
-
-    @classmethod
-    def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
-        """Keep the tags that are frequent enough."""
-        return cls(names=names, levels=tuple(frequent(summary[name], coding.min_frequency) for name in names))
+        lists = {name: block[name].cast(pl.List(pl.String)).alias("level") for name in names}
+        return {name: tags.explode().drop_nulls().value_counts(name="count") for name, tags in lists.items()}
 
     def facts(self) -> dict[str, tuple[Any, ...]]:
         """Return the numbers of codes."""
         return {"bag_sizes": tuple(FIRST_LEVEL + len(levels) for levels in self.levels)}
 
-    def fits(self, dtype: pl.DataType) -> bool:
-        """Return whether a type is a list, whose items need only have a text."""
-        return isinstance(dtype, pl.List | pl.Array) or dtype == pl.Null
+    def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
+        """Return the lists as they are."""
+        return [column_of(name) for name in self.names]
 
     def encode(self, slices: Slices, n: int) -> tuple[Bags, ...]:
         """Encode lists to bags."""

@@ -19,6 +19,7 @@ TEXT_BUCKETS = 2**15
 class Texts(ColumnKind):
     """Columns that are hashed: lower-case words, and 3-grams of letters within words, to 32 768 buckets."""
 
+    name = "texts"
     form = "bags"
     held = "held text"
     cast = "text"
@@ -36,10 +37,6 @@ class Texts(ColumnKind):
     def facts(self) -> dict[str, tuple[Any, ...]]:
         """Return the numbers of codes."""
         return {"bag_sizes": (TEXT_BUCKETS,) * len(self.names)}
-
-    def fits(self, dtype: pl.DataType) -> bool:
-        """Return whether a type is text."""
-        return dtype in TEXT or dtype == pl.Null
 
     def encode(self, slices: Slices, n: int) -> tuple[Bags, ...]:
         """Encode text to bags."""

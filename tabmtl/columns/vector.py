@@ -23,7 +23,7 @@ class Vectors(ColumnKind):
         Length of the vectors of every column.
     """
 
-    form = "vectors"
+    name = form = "vectors"
     held = "held vectors"
     cast = "lists of numbers"
 
@@ -35,36 +35,29 @@ class Vectors(ColumnKind):
 
     @classmethod
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
-        """Return whether a type is a list of floats."""
+        """Return whether a type is a list of floats, or of any numbers where they are vectors already."""
         inner = inner_of(dtype)
-        return inner is not None and inner.is_float()
+        is_number = declared == "vectors" and inner is not None and (inner.is_numeric() or inner == pl.Null)
+        return is_number or (inner is not None and inner.is_float())
 
     @classmethod
     def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
-        """Find the lengths."""
-        return {name: np.unique(_lists_of(block[name]).list.len().drop_nulls().to_numpy()) for name in names}
-
-    @classmethod
-    def merge(cls, summaries: Sequence[Summary], kept: np.ndarray) -> Summary:
-        """Join the lengths."""
-        return {name: np.unique(np.concatenate([one[name] for one in summaries])) for name in summaries[0]}
+        """Count the lengths."""
+        lengths = {name: _lists_of(block[name]).list.len().drop_nulls().alias("level") for name in names}
+        return {name: own.value_counts(name="count") for name, own in lengths.items()}
 
     @classmethod
     def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
         """Learn the one length of every column."""
-        for name in names:
-            if len(summary[name]) != 1:
-                lengths = summary[name].tolist()
-                raise ValueError(f"the vectors of column {name!r} must have one length, got {lengths}")
-        return cls(names=names, widths=tuple(int(summary[name][0]) for name in names))
+        lengths = {name: summary[name]["level"].sort().to_list() for name in names}
+        for name, own in lengths.items():
+            if len(own) != 1:
+                raise ValueError(f"the vectors of column {name!r} must have one length, got {own}")
+        return cls(names=names, widths=tuple(own[0] for own in lengths.values()))
 
     def facts(self) -> dict[str, tuple[Any, ...]]:
         """Return the lengths."""
         return {"vector_widths": self.widths}
-
-    def fits(self, dtype: pl.DataType) -> bool:
-        """Return whether a type is a list, whose items need only be numbers."""
-        return isinstance(dtype, pl.List | pl.Array) or dtype == pl.Null
 
     def encode(self, slices: Slices, n: int) -> np.ndarray:
         """Encode vectors to float32."""

@@ -14,7 +14,7 @@ import polars.selectors as cs
 from tabmtl.columns import TABLE_KINDS, ColumnKind, Features
 from tabmtl.columns.category import is_feature
 from tabmtl.columns.cures import Library, by_cast, by_dates, by_drop, by_numbers
-from tabmtl.columns.kind import SLICE_ROWS, Coding, LeanPickle, Slices, Summary, in_slices
+from tabmtl.columns.kind import SLICE_ROWS, Coding, LeanPickle, Slices, Summary, in_slices, merge
 from tabmtl.columns.number import NumericScaler, NumericTransform
 from tabmtl.encode.files import count_rows, read_blocks
 from tabmtl.params import near
@@ -27,8 +27,8 @@ MOST_ROWS = 4
 SAMPLE_ROWS = 200_000
 NO_ROWS = "Found array with 0 sample(s): X has no row, and a minimum of 1 is required"  # scikit-learn's words
 
-#: Names of the columns of every kind, by its name.
-Roles = Mapping[str, tuple[str, ...]]
+#: Names of the columns of every kind.
+ByKind = Mapping[type[ColumnKind], tuple[str, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class FeatureCoder(LeanPickle):
         transform: NumericTransform = "standardize",
         min_frequency: int = 1,
         library: Library = "polars",
-        kinds: Mapping[str, type[ColumnKind]] = TABLE_KINDS,
+        kinds: Sequence[type[ColumnKind]] = TABLE_KINDS,
     ) -> FeatureCoder:
         """Learn the encoding of a frame.
 
@@ -92,7 +92,7 @@ class FeatureCoder(LeanPickle):
             Levels seen less often share code 1 with the unseen ones.
         library : {"polars", "pandas", "pyarrow", "numpy"}
             Library that the frame came from; errors and warnings name a cure in it.
-        kinds : mapping of str to type, default=TABLE_KINDS
+        kinds : sequence of type, default=TABLE_KINDS
             Kinds of columns, of which the first that reads a column has it.
 
         Raises
@@ -104,7 +104,7 @@ class FeatureCoder(LeanPickle):
             value.
         """
         schema = frame.collect_schema()
-        roles = find_roles(schema, categorical, library, texts, kinds)
+        roles = find_kinds(schema, categorical, library, texts, kinds)
         n = _count_rows(frame)
         if n == 0:
             raise ValueError(NO_ROWS)
@@ -115,8 +115,8 @@ class FeatureCoder(LeanPickle):
         start = 0
         for block in [frame] if isinstance(frame, pl.DataFrame) else read_blocks(frame, None, SLICE_ROWS, promised=n):
             first, last = np.searchsorted(chosen, [start, start + block.height])
-            more = survey_columns(block, roles, chosen[first:last] - start, kinds)
-            found = merge_columns([found, more], slice(None), kinds) if found else more
+            more = survey_columns(block, roles, chosen[first:last] - start)
+            found = merge([found, more], slice(None)) if found else more
             start += block.height
         coding = Coding(
             schema=schema,
@@ -125,18 +125,12 @@ class FeatureCoder(LeanPickle):
             named=not isinstance(categorical, str),
             library=library,
         )
-        return cls.learn(roles, found, coding, kinds)
+        return cls.learn(roles, found, coding)
 
     @classmethod
-    def learn(
-        cls,
-        roles: Roles,
-        summaries: Mapping[str, Summary],
-        coding: Coding,
-        kinds: Mapping[str, type[ColumnKind]] = TABLE_KINDS,
-    ) -> FeatureCoder:
+    def learn(cls, roles: ByKind, summaries: Mapping[str, Summary], coding: Coding) -> FeatureCoder:
         """Learn the encoding of a table from the summaries of its kinds of columns, which are used up."""
-        coders = {kind: kinds[kind].learn(names, summaries[kind], coding) for kind, names in roles.items()}
+        coders = {kind.name: kind.learn(names, summaries[kind.name], coding) for kind, names in roles.items()}
         return cls(names=tuple(coding.schema), coders=coders)
 
     @cached_property
@@ -215,20 +209,20 @@ class FeatureCoder(LeanPickle):
     def _check_types(self, schema: pl.Schema) -> None:
         for coder in self.coders.values():
             for name in coder.names:
-                if not coder.fits(schema[name]):
+                if not (coder.reads(schema[name], coder.name) or schema[name] == pl.Null):
                     raise TypeError(
                         f"column {name!r} {coder.held} in fit and is now {schema[name]}; cast it to {coder.cast}, or "
                         "fit again"
                     )
 
 
-def find_roles(
+def find_kinds(
     schema: Mapping[str, pl.DataType],
     categorical: Literal["from_dtype"] | Sequence[str],
     library: Library,
     texts: Sequence[str] = (),
-    kinds: Mapping[str, type[ColumnKind]] = TABLE_KINDS,
-) -> dict[str, tuple[str, ...]]:
+    kinds: Sequence[type[ColumnKind]] = TABLE_KINDS,
+) -> ByKind:
     """Return the names of the columns of every kind; see `FeatureCoder.fit` for the errors."""
     if not schema:
         raise ValueError("Found array with 0 feature(s): X has no feature column, and a minimum of 1 is required")
@@ -241,9 +235,9 @@ def find_roles(
                 f"{[*schema]}"
             )
         declared = dict.fromkeys(schema, "numbers") | dict.fromkeys(categorical, "categories") | declared
-    roles: dict[str, list[str]] = {kind: [] for kind in kinds}
+    roles: dict[type[ColumnKind], list[str]] = {kind: [] for kind in kinds}
     for name, dtype in schema.items():
-        found = next((kind for kind, own in kinds.items() if own.reads(dtype, declared.get(name))), None)
+        found = next((kind for kind in kinds if kind.reads(dtype, declared.get(name))), None)
         if found is None:
             raise _refusal(name, dtype, library)
         roles[found].append(name)
@@ -268,18 +262,9 @@ def _refusal(name: str, dtype: pl.DataType, library: Library) -> TypeError:
     )
 
 
-def survey_columns(
-    block: pl.DataFrame, roles: Roles, taken: np.ndarray, kinds: Mapping[str, type[ColumnKind]] = TABLE_KINDS
-) -> dict[str, Summary]:
+def survey_columns(block: pl.DataFrame, roles: ByKind, taken: np.ndarray) -> dict[str, Summary]:
     """Summarise the columns of a block by kind, and some rows (m,) of it, which belong to a sample."""
-    return {kind: kinds[kind].survey(block, names, taken) for kind, names in roles.items()}
-
-
-def merge_columns(
-    several: Sequence[Mapping[str, Summary]], kept: Any, kinds: Mapping[str, type[ColumnKind]] = TABLE_KINDS
-) -> dict[str, Summary]:
-    """Join the summaries of several blocks; of their samples, some rows are kept."""
-    return {kind: kinds[kind].merge([one[kind] for one in several], kept) for kind in several[0]}
+    return {kind.name: kind.survey(block, names, taken) for kind, names in roles.items()}
 
 
 def _count_rows(frame: pl.DataFrame | pl.LazyFrame) -> int:

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.columns.category import add_levels, count_levels
-from tabmtl.columns.kind import Coding, Summary
-from tabmtl.encode.features import NO_ROWS, SAMPLE_ROWS, FeatureCoder, find_roles, merge_columns, survey_columns
+from tabmtl.columns.category import count_levels
+from tabmtl.columns.kind import Coding, Summary, merge
+from tabmtl.encode.features import NO_ROWS, SAMPLE_ROWS, ByKind, FeatureCoder, find_kinds, survey_columns
 from tabmtl.encode.labels import LabelCoder, center_and_scale
 from tabmtl.encode.shards import Roles, Shards, row_keys
 from tabmtl.encode.table import TableCoder, check_task_column, find_names, sort_tasks
@@ -38,9 +38,10 @@ class Plan:
     ----------
     schema : polars Schema
         Of the features, without the column of tasks.
-    roles : dict of str to tuple of str
+    kinds : mapping of type to tuple of str
         Features by their kind.
-    task_column : str or None
+    tasks : tuple of str
+        The column of tasks, if there is one.
     classes : frozenset of str
         Targets of which all values are kept, because they are classes.
     targets : tuple of str
@@ -48,31 +49,11 @@ class Plan:
     """
 
     schema: pl.Schema
-    roles: dict[str, tuple[str, ...]]
-    task_column: str | None
+    kinds: ByKind
+    tasks: tuple[str, ...]
     classes: frozenset[str]
     targets: tuple[str, ...]
     weight: str | None
-
-    @classmethod
-    def of(
-        cls,
-        shards: Shards,
-        roles: Roles,
-        categorical: Literal["from_dtype"] | Sequence[str],
-        task_column: str | None,
-        classes: Sequence[str],
-    ) -> Plan:
-        """Plan the survey of shards, whose targets in `classes` are known to be classes."""
-        schema = pl.Schema({name: shards.schema[name] for name in roles.features if name != task_column})
-        return cls(
-            schema=schema,
-            roles=find_roles(schema, categorical, "polars"),
-            task_column=task_column,
-            classes=frozenset(classes),
-            targets=roles.targets,
-            weight=roles.weight,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,9 +99,8 @@ class Survey:
     ----------
     n_rows : int
     columns : dict of str to dict
-        Summaries of the features by their kind; see `tabmtl.columns.ColumnKind.survey`.
-    tasks : DataFrame or None
-        Of the column of tasks every ``level``, and the ``count`` of its rows.
+        Summaries of the features by their kind, see `tabmtl.columns.ColumnKind.survey`; ``"tasks"`` is that of the
+        column of tasks.
     values : tuple of Series
         Per target, its distinct values; of numbers that may not be classes the least `_LEAST_VALUES`, and infinity.
     moments : tuple of list
@@ -130,7 +110,6 @@ class Survey:
 
     n_rows: int
     columns: dict[str, Summary]
-    tasks: pl.DataFrame | None
     values: tuple[pl.Series, ...]
     moments: tuple[list[tuple[int, float, float]], ...]
     sample: Sample
@@ -145,8 +124,7 @@ class Survey:
         taken = np.flatnonzero(keys <= largest)
         return cls(
             n_rows=block.height,
-            columns=survey_columns(block, plan.roles, taken),
-            tasks=None if plan.task_column is None else count_levels(block, [plan.task_column])[plan.task_column],
+            columns=survey_columns(block, plan.kinds, taken) | {"tasks": count_levels(block, plan.tasks)},
             values=tuple(_distinct([series], series.name in plan.classes) for series in labels.iter_columns()),
             moments=tuple([_moments(values)] for values in floats),
             sample=Sample(
@@ -161,11 +139,9 @@ class Survey:
         """Summarise the rows of all; the order does not matter."""
         values = zip(plan.targets, zip(*(survey.values for survey in surveys), strict=True), strict=True)
         sample, kept = Sample.merge([survey.sample for survey in surveys])
-        tasks = [survey.tasks for survey in surveys if survey.tasks is not None]
         return cls(
             n_rows=sum(survey.n_rows for survey in surveys),
-            columns=merge_columns([survey.columns for survey in surveys], kept),
-            tasks=add_levels(tasks, str(plan.task_column)) if tasks else None,
+            columns=merge([survey.columns for survey in surveys], kept),
             values=tuple(_distinct(of_task, name in plan.classes) for name, of_task in values),
             moments=tuple(
                 [one for of_block in of_task for one in of_block]
@@ -219,15 +195,22 @@ def learn_table(
     chosen = find_names(categorical, names)
     declared = declared_tasks(tasks, roles.targets)
     classes = [name for name in roles.targets if name in declared and declared[name].is_classification]
-    plan = Plan.of(shards, roles, chosen, task_column, roles.targets if force == "classification" else classes)
+    schema = pl.Schema({name: shards.schema[name] for name in names if name != task_column})
+    plan = Plan(
+        schema=schema,
+        kinds=find_kinds(schema, chosen, "polars"),
+        tasks=() if task_column is None else (task_column,),
+        classes=frozenset(roles.targets if force == "classification" else classes),
+        targets=roles.targets,
+        weight=roles.weight,
+    )
     survey = _survey(shards, plan, roles.names(), group)
     levels = None
     if task_column is not None:
-        assert survey.tasks is not None
-        levels = sort_tasks(survey.tasks["level"], task_column, shards.schema[task_column])
+        levels = sort_tasks(survey.columns["tasks"][task_column]["level"], task_column, shards.schema[task_column])
     coding = Coding(schema=plan.schema, named=not isinstance(chosen, str), **encoding)
     return TableCoder(
-        features=FeatureCoder.learn(plan.roles, survey.columns, coding),
+        features=FeatureCoder.learn(plan.kinds, survey.columns, coding),
         labels=survey.labels(_origin(shards, roles), declared=declared, force=force, task_levels=levels),
         task_column=task_column,
         names=names,

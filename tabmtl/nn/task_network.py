@@ -129,8 +129,8 @@ class StackedNetwork(TaskNetwork):
 
     def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return features (B, T, H)."""
-        x = self.input(self.vector(x))
-        inputs: tuple[Tensor, ...] = (x,) * (self.n_units if own is None else 1 + self.n_units - own.n_owners)
+        vector = self.input(self.vector(x))
+        inputs: tuple[Tensor, ...] = (vector,) * (self.n_units if own is None else 1 + self.n_units - own.n_owners)
         for level in self.stack:
             inputs = level(inputs, own)
         return torch.stack(inputs, dim=1)

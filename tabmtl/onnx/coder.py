@@ -41,7 +41,8 @@ def describe_encoding(class_name: str, coder: TableCoder) -> str:
     coders = coder.features.coders
     n_numeric = len(coders["numbers"].names)
     scaler = NumericScaler(transform="raw", **_no_scale(n_numeric), knots=np.empty((n_numeric, 0)))
-    numbers = replace(coders["numbers"], bins=((0.0, 1.0),) * n_numeric, scaler=scaler)  # the network has them
+    numbers: Any = coders["numbers"]
+    numbers = replace(numbers, bins=((0.0, 1.0),) * n_numeric, scaler=scaler)  # the network has them
     raw = replace(coder, features=replace(coder.features, coders=coders | {"numbers": numbers}))
     about = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name}
     return json.dumps(about | take_apart(raw).facts, allow_nan=False)

@@ -20,7 +20,7 @@ from tabmtl.encode import FeatureCoder
 class Hours(ColumnKind):
     """The time of day as an angle: midnight lies beside 23:59."""
 
-    form = "numbers"
+    name, form = "hours", "numbers"
     held = "was a time of day"
     cast = "pl.Time"
 
@@ -55,7 +55,7 @@ FRAME = pl.DataFrame(
         "shuts": [time(18), time(3), time(23, 59), None],
     }
 )
-KINDS = TABLE_KINDS | {"hours": Hours}
+KINDS = (*TABLE_KINDS, Hours)
 
 
 def test_a_kind_of_columns_is_one_class():

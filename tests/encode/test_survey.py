@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabmtl.encode import TableCoder, shards, survey
+from tabmtl.encode.features import find_kinds
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.survey import Plan, Survey, learn_table
 from tabmtl.encode.tasks import DeclaredTasks
@@ -96,8 +97,8 @@ def test_summaries_merge_in_any_order(sizes, random):
     rng = np.random.default_rng(n)
     frame = pl.DataFrame({"x": rng.normal(size=n), "k": (["a", "b", None] * n)[:n], "y": rng.normal(size=n)})
     schema = frame.select("x", "k").schema
-    roles = {"numbers": ("x",), "categories": ("k",)}
-    plan = Plan(schema=schema, roles=roles, task_column=None, classes=frozenset(), targets=("y",), weight=None)
+    kinds = find_kinds(schema, "from_dtype", "polars")
+    plan = Plan(schema=schema, kinds=kinds, tasks=(), classes=frozenset(), targets=("y",), weight=None)
     starts = np.cumsum([0, *sizes])
     parts = [Survey.of(frame[a:b], int(a), plan) for a, b in pairwise(starts)]
     whole = Survey.merge(parts, plan)

@@ -52,7 +52,7 @@ class ItemCoder:
             categorical = [name for name in text_like if name not in texts]
         _check_named(metadata, {"categories": categories, "categorical_features": categorical, "text_features": texts})
         for name, dtype in metadata.schema.items():
-            if isinstance(dtype, pl.List | pl.Array) and not any(kind.reads(dtype, None) for kind in KINDS.values()):
+            if isinstance(dtype, pl.List | pl.Array) and not any(kind.reads(dtype, None) for kind in KINDS):
                 raise TypeError(
                     f"the column {name!r} of the item table holds {dtype}: expected lists of text or numbers"
                 )
