@@ -235,6 +235,7 @@ def settings() -> tuple[list[Setting], list[Setting]]:
 def plan_tables(parts: Sequence[str]) -> Iterator[Cell]:
     """Yield all cells of the parts that no page shows."""
     for part in parts:
+        settings: list[tuple[str, str | None, int | None]]
         if part == "sharing":
             settings = [(name, target, None) for name, targets in SETS.items() for target in (None, *targets)]
         else:

@@ -91,8 +91,8 @@ class Case:
                 print(f"{self.title}: skipped, {module} is not installed: pip install {package!r}")
                 return {}
         try:
-            own = {size: value for size, value in given.items() if self.takes(size)}
-            sides = self.sides(**{**self.sizes, **(self.quick if quick else {}), **own})
+            asked = {size: value for size, value in given.items() if self.takes(size)}
+            sides = self.sides(**{**self.sizes, **(self.quick if quick else {}), **asked})
         except FileNotFoundError as error:
             print(f"{self.title}: skipped, {error}")
             return {}

@@ -85,14 +85,15 @@ def open_problem(name: str, seed: int, args: Namespace) -> Problem:
         return Problem(train=(bench.X, bench.y), test=(fresh.X, fresh.y), tasks=tasks)
     if name == FUNNEL:
         log = make_funnel(FUNNEL_ROWS, random_state=seed)
-        watched, fresh = (log.draw(FRESH_ROWS, random_state=1000 * part + seed) for part in (1, 2))
-        parts = {"train": (log.X, log.y), "val": (watched.X, watched.y), "test": (fresh.X, fresh.y)}
-        return Problem(**parts, tasks=log.tasks, ceiling=fresh.ceiling())
+        watched, asked = (log.draw(FRESH_ROWS, random_state=1000 * part + seed) for part in (1, 2))
+        parts = {"train": (log.X, log.y), "val": (watched.X, watched.y), "test": (asked.X, asked.y)}
+        return Problem(**parts, tasks=log.tasks, ceiling=asked.ceiling())
     full = args.full or args.experts
     # of flights, the folder alone would choose all rows
     options: dict[str, Any] = {"folder": args.folder if name != "flights" or full else None}
     options |= {"full": True} if name == "flights" and full else {}
-    data = load(name, **options, **({"college_degree": False} if name == "census_kdd" and args.experts else {}))
+    options |= {"college_degree": False} if name == "census_kdd" and args.experts else {}
+    data = load(name, **options)
     return Problem(train=data.part("train"), val=data.part("val"), test=data.part("test"), tasks=data.tasks)
 
 

@@ -132,7 +132,7 @@ def chosen(names: Sequence[str], given: Mapping[str, Any], *, quick: bool) -> li
     found: dict[str, Case] = {}
     for case in CASES:
         if case.name in names:
-            sizes = case.sizes | {size: value for size, value in given.items() if case.takes(size)}
+            sizes = {**case.sizes, **{size: value for size, value in given.items() if case.takes(size)}}
             found.setdefault(case.name if quick else f"{case.name} {sizes}", replace(case, sizes=sizes))
     return [*found.values()]
 

@@ -50,7 +50,7 @@ def draw_columns(n_tasks: int, n_rows: int, n_features: int) -> tuple[dict[str, 
 
 def rmtgb(rounds: int, num_leaves: int, **options: Any) -> RMTGB:
     """Make R-MTGB of equally many rounds a stage; leaves of stumps may hold one row, as in the release."""
-    stages = dict.fromkeys(("n_estimators_shared", "n_estimators_outlier", "n_estimators_task"), rounds)
+    stages: dict[str, Any] = dict.fromkeys(("n_estimators_shared", "n_estimators_outlier", "n_estimators_task"), rounds)
     least = 1 if num_leaves == 2 else 20
     return RMTGB(**stages, num_leaves=num_leaves, min_child_samples=least, **FIXED, **options)
 

@@ -88,7 +88,7 @@ def peer(rows: int = 100_000, epochs: int = 3, name: str = "MMoE") -> Sides:
 def home(rows: int = 100_000, epochs: int = 3) -> Sides:
     """Compare HoME and APEM to MMoE, all ours."""
     X, y = draw_tables(rows)
-    groups = {"task_groups": {"often": ["t0"], "seldom": ["t1", "t2"]}}
+    groups: dict[str, Any] = {"task_groups": {"often": ["t0"], "seldom": ["t1", "t2"]}}
     models: dict[str, Callable[..., NetworkEstimator]] = {
         "MMoE": partial(MMoE, **EXPERTS),
         "HoME": partial(HoME, **EXPERTS, **groups),

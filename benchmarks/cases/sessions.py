@@ -57,12 +57,18 @@ def stepping(n_sessions: int, length: int, d_model: int, n_items: int, items: pl
     A step has one target a session, whose newest clicks are read: sessions are so long that few of them have less.
     """
     log = draw_log(max(2, n_sessions // 10), 20 * length, n_items)
-    still = {"dropout": 0.0, "item_dropout": 0.0, "unknown_rate": 0.0, "average_decay": 0.0, "epochs": 1}
-    shape = {"training": "per_prefix", "max_length": length, "batch_size": n_sessions}
-    mode = "full" if items is None else "none"
+    still: dict[str, Any] = {
+        "dropout": 0.0,
+        "item_dropout": 0.0,
+        "unknown_rate": 0.0,
+        "average_decay": 0.0,
+        "epochs": 1,
+    }
+    shape: dict[str, Any] = {"training": "per_prefix", "max_length": length, "batch_size": n_sessions}
+    shape["id_mode"] = "full" if items is None else "none"
 
     def side(**options: Any) -> Side:
-        model = M2TRec(id_mode=mode, **shape, **still, **network(d_model), **FIXED, **options)
+        model = M2TRec(**shape, **still, **network(d_model), **FIXED, **options)
         return lambda _: steps_of(lambda: model.fit(log, items=items), STEPS)
 
     return side
@@ -126,8 +132,8 @@ def epoch(
         return {"s": seconds, "Recall@20": recall}
 
     def ours(precision: str) -> Side:
-        options: dict[str, Any] = network(d_model) | FIXED | named
-        model = M2TRec(categories=data.categories, epochs=epochs, precision=precision, **options)
+        options: dict[str, Any] = network(d_model) | FIXED | named | {"precision": precision}
+        model = M2TRec(categories=data.categories, epochs=epochs, **options)
         fit = cpu(lambda: model.fit(clicks, items=data.items))
         return lambda seed: {"s": fit(seed)["s"] / epochs, "Recall@20": model.rank(test).recall(20)}
 

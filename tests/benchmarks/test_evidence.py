@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,19 @@ from tabmtl.pipelines import datasets
 
 TREES = {"n_estimators": 5, "n_estimators_task": 0}
 ALONE = {"patience": 1, "learning_rate": 0.3}
+
+
+class Constant:
+    """A model that answers 0, and takes no time."""
+
+    def __init__(self, tasks: dict[str, str], random_state: int) -> None:
+        self._tasks = tasks
+
+    def fit(self, *_: object, **__: object) -> None:
+        pass
+
+    def answer_tasks(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
+        return dict.fromkeys(self._tasks, np.zeros(len(X)))
 
 
 @pytest.fixture(scope="module")
@@ -191,8 +205,9 @@ def test_the_training_mean_has_the_relative_error_one(folder: Path) -> None:
 
 
 def test_a_call_runs_what_is_missing_and_the_report_holds_it(
-    small: None, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small: None, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(evidence, "MODELS", dict.fromkeys(evidence.MODELS, Constant))
     output = tmp_path / "docs" / "evidence"
     common = ["--folder", str(folder), "--output", str(output)]
     evidence.main([*common, "--budget", "0"])
@@ -207,7 +222,7 @@ def test_a_call_runs_what_is_missing_and_the_report_holds_it(
     records = evidence.read(output)
     assert len({Cell.of(record) for record in records}) == len(records) == 61
     readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- evidence -->\nold\n<!-- /evidence -->\nafter\n")
+    readme.write_text("before\n<!-- evidence -->\nan earlier table\n<!-- /evidence -->\nafter\n")
     evidence.main([*common, "--report"])
     page = (output / "README.md").read_text()
     assert (output / "labels.png").read_bytes().startswith(b"\x89PNG")
@@ -217,7 +232,7 @@ def test_a_call_runs_what_is_missing_and_the_report_holds_it(
     assert f"{mean:.4f}" in row
     assert f"{len(re.findall(r'[+-][0-9.]+[*]* ± ', page))} differences of the page have an error" in page
     assert "| all |" in readme.read_text()
-    assert "old" not in readme.read_text()
+    assert "an earlier table" not in readme.read_text()
     assert readme.read_text().endswith("<!-- /evidence -->\nafter\n")
 
 
@@ -291,86 +306,19 @@ def test_a_lower_error_is_better() -> None:
     assert found.is_behind
 
 
-def test_goals_are_judged() -> None:
-    few = {LIGHTGBM: [0.6, 0.6], ENSEMBLE: [0.64, 0.642]}
-    worse = {LIGHTGBM: [0.6, 0.6], ENSEMBLE: [0.55, 0.552]}
-    records = [
-        *made("labels", "AUC", few, target="t", amount=50),
-        *made("labels", "AUC", worse, target="t", amount=500),
-        *made("labels", "AUC", worse, target="t", amount=1500),
-        *made("full", "R²", few),
-        *made("rf1", "RMSE", {ENSEMBLE: [0.9, 1.1]}),
-    ]
-    frame = evidence_report.flatten(records)
-    goals = evidence_report.goals_of(frame, evidence_report.labels_of(frame))
-    assert [(goal["found"], goal["reached"]) for goal in goals] == [
-        ("1 of 2", "yes"),
-        ("1 of 2: star t AUC 500; in the mean 1", "**no**"),
-        ("0 of 1; in the mean 0", "yes"),
-        ("1 of 1: star", "**no**"),
-        ("1.0000 (one fold of five)", "**no**"),
-    ]
-    named = evidence_report.missed(goals)
-    assert named.count(";") == 3
-    assert "nowhere behind beyond chance (1 of 2: star t AUC 500; in the mean 1)" in named
-
-
-def test_rows_of_a_block_of_the_summary_average_the_same_targets() -> None:
-    records = []
-    for task, amounts in {"a": (50, 150), "b": (50, 150), "c": (50,)}.items():
-        for amount in amounts:
-            gain = {"a": 0.1, "b": 0.2, "c": 0.9}[task]
-            scores = {LIGHTGBM: [0.5, 0.5], ENSEMBLE: [0.5 + gain, 0.5 + gain + 0.001 * amount]}
-            own = made("labels", "AUC", scores, target=task, amount=amount)
-            records += [each | {"scores": {"AUC": {task: next(iter(each["scores"]["AUC"].values()))}}} for each in own]
-    lines = evidence_report.summary_table(evidence_report.labels_of(evidence_report.flatten(records))).splitlines()[2:]
-    assert [line.split(" | ")[:4] for line in lines] == [
-        ["| 2 of star", "50", "0", "0"],
-        ["| 2 of star", "150", "0", "0"],
-        ["| 1 of star", "50", "1", "0"],
-    ]
-    assert ["+0.175 (of 2)" in lines[0], "+0.225 (of 2)" in lines[1], "+0.925 (of 1)" in lines[2]] == [True] * 3
-
-
-def test_differences_are_counted_one_by_one_and_by_holm() -> None:
-    gains = {"sure": 0.001, "likely": 0.02, "level": 0.3}
-    found = []
-    for name, spread in gains.items():
-        scores = {LIGHTGBM: [0.0] * 3, ENSEMBLE: [0.1 - spread, 0.1, 0.1 + spread]}
-        found += evidence_report.compare(evidence_report.flatten(made("full", "R²", scores, set=name)), ("set",))
-    p = sorted(each.p_value or 1.0 for each in found)
-    assert p[0] < 0.05 / 3
-    assert 0.05 / 2 > p[1] > 0.05 / 6
-    note = evidence_report.chance_note(found)
-    assert note.startswith("3 differences of the page have an error, and 2 are beyond chance")
-    assert "it is 2:" in note
-    assert note.endswith("The ensemble is behind in 0 of 3.\n")
-
-
-def test_published_means_stand_beside_the_folds() -> None:
-    scores = {evidence_report.LINE: [0.7, 0.4], ENSEMBLE: [0.8]}
-    frame = evidence_report.flatten(made("rf1", "RMSE", scores))
-    lines = evidence_report.rivers_table(frame, "fold", {"theirs": (0.75, "0.01"), "last": (3.0, "")}).splitlines()
-    assert lines[0] == "| model | fold 1 | fold 2 | mean |"
-    assert lines[2:] == [
-        f"| {evidence_report.LINE} | 0.7000 | 0.4000 | 0.5500 |",
-        "| theirs |  |  | 0.7500 ± 0.01 |",
-        f"| {ENSEMBLE} | 0.8000 |  |  |",
-        "| last |  |  | 3.0000 |",
-    ]
-
-
-def test_records_of_an_older_selection_are_counted() -> None:
-    old, new = evidence_report.BEFORE_SELECTION[0], "abc"
-    records = [
-        *made("labels", "AUC", {LIGHTGBM: [0.5], ENSEMBLE: [0.5, 0.6]}, code=old),
-        *made("labels", "AUC", {ENSEMBLE: [0.5]}, code=new),
-        *made("full", "AUC", {ENSEMBLE: [0.5]}, code=new),
-    ]
-    text = " ".join(evidence_report.code_section(records).split())
-    assert "2 of its 4 records surely precede it, 2 of 3 of those with few labels" in text
-    assert f"| {old} | before {evidence_report.SELECTION} | 2 | 3 |" in text
-    assert f"| {new} | | 2 | 2 |" in text
+def test_the_page_and_the_readme_are_what_the_stored_records_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables, goals, counts by Holm, published means and the code of the records: ``--report`` writes them anew."""
+    monkeypatch.setattr(evidence_report, "draw_labels", lambda *_: None)
+    folder = tmp_path / evidence.OUTPUT
+    folder.mkdir(parents=True)
+    for file in (evidence.ROOT / evidence.OUTPUT).glob("*.jsonl"):
+        shutil.copy(file, folder)
+    shutil.copy(evidence.ROOT / "README.md", tmp_path)
+    evidence.main(["--report", "--output", str(folder)])
+    for name in ("README.md", evidence.OUTPUT / "README.md"):
+        assert (tmp_path / name).read_text("utf-8") == (evidence.ROOT / name).read_text("utf-8")
 
 
 def test_without_records_there_is_nothing_to_report(tmp_path: Path) -> None:
@@ -394,16 +342,6 @@ def test_differences_of_a_table_are_paired_and_judged_by_the_t_quantile(capsys: 
 def test_parts_without_a_page_run_and_print_their_table(
     part: str, n: int, small: None, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    class Constant:
-        def __init__(self, tasks: dict[str, str], random_state: int) -> None:
-            self._tasks = tasks
-
-        def fit(self, *_: object, **__: object) -> None:
-            pass
-
-        def answer_tasks(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
-            return dict.fromkeys(self._tasks, np.zeros(len(X)))
-
     monkeypatch.setattr(evidence, "OF_TABLES", dict.fromkeys(evidence.OF_TABLES, Constant))
     monkeypatch.setattr(evidence, "MODELS", dict.fromkeys((LIGHTGBM, BAG, CATBOOST, "SharedTrees"), Constant))
     monkeypatch.setattr(evidence, "SETS", {"portal": ("male",)})

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from benchmarks import sessions
-from benchmarks.sessions import GENERATOR, main, open_set, report
+from benchmarks.sessions import GENERATOR, main, open_set
 from tabmtl.sessions import VSKNN
 from tabmtl.synth import make_sessions
 from tabmtl.tuning import count_ended, open_study
@@ -98,14 +98,3 @@ def test_curves_are_of_equal_steps(small, tmp_path, capsys):
     table = pl.read_csv(tmp_path / "sessions_curves.csv")
     assert table.group_by("id_mode", "weight").len()["len"].to_list() == [1] * 4
     assert "equal steps" in capsys.readouterr().out
-
-
-def test_the_spread_is_over_seeds(capsys):
-    same = {"set": "s", "model": "m", "bucket": "all", "mrr@20": 0.1}
-    report(pl.DataFrame([same | {"seed": seed, "recall@20": 0.1 * seed} for seed in (1, 3)]))
-    assert "0.2000 ± 0.1414" in capsys.readouterr().out
-
-
-def test_missing_data_is_said(tmp_path, capsys):
-    main(["--sets", "diginetica", "--folder", str(tmp_path), "--output", str(tmp_path)])
-    assert "skipped: diginetica" in capsys.readouterr().out
