@@ -150,6 +150,13 @@ def test_the_sample_is_the_default():
     assert defaults["tracking_uri"] == "sqlite:///mlflow.db"
 
 
+@pytest.mark.all_faces  # another whole demonstration
+def test_without_mlflow_the_files_are_left_alone(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert commands.run("demo", "--folder", folder, "--epochs", 1, "--output", "out", "--no-mlflow") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 @pytest.mark.parametrize(("library", "extra"), [("matplotlib", "plot"), ("mlflow", "mlflow")])
 def test_without_a_library_nothing_is_trained(library, extra, tmp_path, monkeypatch, capsys):
     for module in (display, tracking):

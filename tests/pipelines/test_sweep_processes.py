@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from commands import TINY
 from optuna.trial import FrozenTrial, TrialState
 
 from tabmtl.pipelines.tracking import STATE
-from tabmtl.tuning import open_study, repeated_trials
+from tabmtl.tuning import count_ended, open_study, repeated_trials
 
 PARENT = "mlflow.parentRunId"
 
@@ -118,3 +119,22 @@ def test_a_mistake_that_the_workers_find_is_a_line(table, tmp_path):
     assert errors[-1].startswith("tabmtl sweep: error: all workers ended with errors, see above; exit codes [2, 2]")
     assert "device" in errors[0]
     assert len(errors) == 3
+
+
+@pytest.mark.all_faces  # a minute; tuning/test_workers kills one in every run
+def test_a_worker_that_is_killed_is_missed_but_costs_no_trial(table, tmp_path, store):
+    with apart(*slow_sweep(table, tmp_path, store), "--trials", "5", "--workers", "2", "--no-refit") as process:
+        wait_until(
+            lambda found: len({trial.user_attrs.get("worker") for trial in found} - {None}) == 2, tmp_path, process
+        )
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        worker = next(child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes())
+        os.kill(int(worker), signal.SIGKILL)
+        said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert "warning: a worker was ended by signal 9; 1 of 2 go on\n" in said
+    study = study_of(tmp_path)
+    ended = [trial for trial in study.trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(ended) == count_ended(study)
+    assert 5 <= len(ended) <= 5 + 1, "each of the two workers may begin the last trial"
+    assert {trial.number for trial in study.trials if trial not in ended} == repeated_trials(study)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 import resource
 import shutil
@@ -11,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conformance import answers, features, same, tiny
 from forging import DAMAGES, copy_of, damage, forge, forge_facts, parts_of, saved
@@ -151,6 +153,16 @@ def test_a_parameter_of_a_candidate_is_named_with_its_candidate(tmp_path):
     team._fitted_params["candidates"]["net"].set_params(monitor=None, n_jobs=10**6)
     with pytest.raises(ValueError, match=r"n_jobs must be a whole number from 1 to"):
         team.save(tmp_path / "team")
+
+
+def test_what_load_would_refuse_is_not_saved_over_a_model(folder):
+    broken = tabmtl.load(folder, cls=Team)
+    net = broken.members_["net"][1]
+    name = min(net.weights_)
+    net.weights_ = net.weights_ | {name: np.full_like(net.weights_[name], np.nan)}
+    with pytest.raises(ValueError, match=rf"weights\.{name} has a value that is not finite"):
+        broken.save(folder)
+    assert same(answers(fitted_team()[0], X), answers(tabmtl.load(folder, cls=Team), X))
 
 
 # damage, links, lies
@@ -414,6 +426,16 @@ def test_a_save_does_not_write_or_remove_through_a_link_that_lies_in_wait(stored
         fitted_team()[0].save(tmp_path / "team")
     assert {file.name: file.read_bytes() for file in precious.iterdir()} == before
     assert read_folder(tmp_path / "team")[1].facts == {"value": 1}
+
+
+def test_a_failed_first_save_leaves_no_folder(tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="make room"):
+        write_folder(tmp_path / "model", "M", saved(1, depth=2))
+    assert not (tmp_path / "model").exists()
 
 
 # taken apart
