@@ -87,14 +87,14 @@ class Features:
     vectors: Annotated[Any, Stored("f4", "G V")] | None = None
 
     @classmethod
-    def beside(cls, parts: Sequence[tuple[str, Any]], n: int) -> Features:
-        """Return n rows of parts, each with the name of its form, side by side."""
+    def beside(cls, parts: Sequence[tuple[str, Any]]) -> Features:
+        """Return rows of parts, each with the name of its form, side by side; numbers and codes are among them."""
         own: dict[str, list[Any]] = {"numbers": [], "codes": [], "bags": [], "vectors": []}
         for form, part in parts:
             own[form].append(part)
         return cls(
-            numbers=_beside(own["numbers"]) if own["numbers"] else np.empty((n, 0), np.float32),
-            codes=_beside(own["codes"]) if own["codes"] else np.empty((n, 0), np.int32),
+            numbers=_beside(own["numbers"]),
+            codes=_beside(own["codes"]),
             bags=sum(own["bags"], ()),
             vectors=_beside(own["vectors"]) if own["vectors"] else None,
         )

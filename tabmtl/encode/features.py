@@ -178,11 +178,11 @@ class FeatureCoder(LeanPickle):
         n, coders = _count_rows(frame), self.coders.values()
         if few and n <= MOST_ROWS and isinstance(frame, pl.DataFrame):
             rows = frame.rows(named=True)
-            return Features.beside([(coder.form, coder.encode_rows(rows)) for coder in coders], n)
+            return Features.beside([(coder.form, coder.encode_rows(rows)) for coder in coders])
         # one reading each, because a running query takes memory for each of its columns
         pairs = zip(coders, expressions, strict=True)
         parts = [(coder.form, coder.encode(_slices(frame, n, coder.names, own), n)) for coder, own in pairs]
-        return Features.beside(parts, n)
+        return Features.beside(parts)
 
     def _readings(self, frame: pl.DataFrame | pl.LazyFrame) -> tuple[list[list[pl.Expr]], bool]:
         """Return what polars makes of the columns by kind, and whether few rows can be read without polars.

@@ -205,10 +205,10 @@ def test_the_cure_of_dates_is_in_the_library_of_the_frame(values, polars, pandas
         pl.col("d").cast(pl.Datetime) if isinstance(values, datetime.date) else "d"
     ).to_pandas()
     for X, cure in ((frame, polars), (frame.lazy(), polars), (by_pandas, pandas), (frame.to_arrow(), arrow)):
-        with pytest.raises(
-            TypeError, match=rf"column 'd' holds dates or times .*derive numbers from it, such as {cure}"
-        ):
-            fit(X)
+        message = rf"'d' holds dates or times .*derive numbers from it, such as {cure}.*leave it out by drop=\['d'\]"
+        for categorical in ("from_dtype", ["d"]):
+            with pytest.raises(TypeError, match=message):
+                fit(X, categorical=categorical)
 
 
 def test_masked_arrays_are_refused_before_masked_values_are_read():

@@ -91,14 +91,6 @@ def test_rare_levels_share_the_code_of_unseen_ones():
     assert FeatureCoder.fit(frame, min_frequency=6).columns.levels == ((),)
 
 
-def test_ten_thousand_levels():
-    names = [f"level {i:05d}" for i in range(10_000)]
-    coder = FeatureCoder.fit(pl.DataFrame({"x": names[::-1] * 2}))
-    assert coder.columns.cardinalities == (10_002,)
-    codes = coder.encode(pl.DataFrame({"x": [*names, "level", None]})).codes[:, 0]
-    np.testing.assert_array_equal(codes, [*range(2, 10_002), UNSEEN, MISSING])
-
-
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_missing_values_are_nan_however_they_come(transform):
     frame = table()
@@ -203,23 +195,6 @@ def test_state_goes_through_json(transform):
     arrays = take_apart(copied).arrays
     assert all(np.array_equal(arrays[name], array) for name, array in take_apart(coder).arrays.items())
     assert same(copied.encode(frame), coder.encode(frame))
-
-
-DATES = [
-    pl.Series([date(2020, 1, 1)]),
-    pl.Series([date(2020, 1, 1)]).cast(pl.Datetime("us", "Europe/Berlin")),
-    pl.Series([1]).cast(pl.Duration),
-    pl.Series([1]).cast(pl.Time),
-]
-
-
-@pytest.mark.parametrize("values", DATES, ids=lambda s: str(s.dtype))
-@pytest.mark.parametrize("categorical", ["from_dtype", ["when"]])
-def test_dates_are_rejected_with_the_cure(values, categorical):
-    with pytest.raises(
-        TypeError, match=r"'when' holds dates or times.*derive numbers.*leave it out by drop=\['when'\]"
-    ):
-        FeatureCoder.fit(values.alias("when").to_frame(), categorical=categorical)
 
 
 def test_numbers_that_are_text_are_told():

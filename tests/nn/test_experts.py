@@ -84,20 +84,6 @@ def test_gradients_of_batched_experts_are_those_of_the_modules(norm):
             torch.testing.assert_close(experts.norms[1].weight.grad.flatten()[own_part], one[4].weight.grad)
 
 
-def test_batch_normalisation_is_of_every_expert_by_itself():
-    experts = Experts([3], 4, (5,), norm="batch")
-    x = torch.randn(64, 4)
-    with torch.no_grad():
-        experts.first.weight[:5] *= 1_000  # the first expert's scale is its own affair
-    found = experts.norms[0](experts.first(x)).view(64, 3, 5)
-    torch.testing.assert_close(found.mean(dim=0), torch.zeros(3, 5), atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.std(dim=0, correction=0), torch.ones(3, 5), atol=1e-3, rtol=0)
-    others = experts([x])[:, 1:]
-    with torch.no_grad():
-        experts.first.weight[:5] = 0
-    assert torch.equal(experts([x])[:, 1:], others)
-
-
 def test_one_row_is_trained_on_by_running_statistics():
     x = torch.randn(1, 4)
     with pytest.raises(ValueError, match="more than 1 value"):
@@ -111,18 +97,6 @@ def test_one_row_is_trained_on_by_running_statistics():
     assert torch.equal(experts.norms[0].running_mean, before)
     assert before.abs().max() > 0
     assert experts.first.weight.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_a_row_does_not_depend_on_others_in_eval_mode(norm):
-    experts = Experts([2, 1], 4, (5, 3), norm=norm, dropout=0.5).double()
-    inputs = [torch.randn(16, 4).double(), torch.randn(16, 4).double()]
-    experts(inputs)
-    experts.eval()
-    whole = experts(inputs)
-    for row in (0, 7, 15):
-        alone = experts([x[row : row + 1] for x in inputs])
-        torch.testing.assert_close(alone[0], whole[row], rtol=1e-12, atol=1e-12)
 
 
 def test_experts_drop_values_in_training_alone():
@@ -200,11 +174,6 @@ def test_gates_are_a_softmax_over_what_they_see(sees, own):
         torch.testing.assert_close(weights[:, g, seen[g]], logits.softmax(dim=1))
         start += n
     assert n_parameters(module) == int(seen.sum()) * (5 + 1)
-
-
-def test_a_gate_of_one_expert_gives_it_all_weight():
-    x = torch.randn(6, 5).double()
-    assert torch.equal(gates()(x)[:, 2, 3], torch.ones(6).double())
 
 
 def test_the_mask_takes_no_part_in_the_state():
