@@ -198,23 +198,24 @@ class VSKNN(_Neighbours):
     with the number x = n - p of clicks since: "linear" 1 - x / n, which is p / n; "linear_0.1" 1 - 0.1 x, 0 from x =
     10; "div" 1 / (x + 1); "div_squared" 1 / (x + 1)^2; "log" 1 / log10(x + 1.7); "quadratic" (1 - x / n)^2; "same" 1.
 
-    The package session-rec of the authors names them otherwise: its ``weighting`` "div" is "linear" here, and its
-    ``weighting_score`` "quadratic" is "div_squared"; "quadratic" and "div" are the same in the other place. Its cosine
-    divides by the root of the sum of w^2 in place of that of n, equal for all neighbours, and counts distinct items
-    in |t|; its df_i counts clicks. It leaves open which of equal neighbours vote: here the newer ones.
+    The authors' package session-rec uses other names: its ``weighting`` "div" is "linear" here, and its
+    ``weighting_score`` "quadratic" is "div_squared"; its ``weighting`` "quadratic" and ``weighting_score`` "div" have
+    the same names. Its cosine divides by the root of the sum of w^2 instead of the root of n, which is equal for all
+    neighbours; its |t| counts distinct items, and its df_i counts clicks. It leaves open which of equal neighbours
+    vote; here the newer ones do.
 
     Parameters
     ----------
     n_neighbors : int, default=500
         Neighbours that vote.
     sample_size : int, default=5000
-        Training sessions that are compared: the newest that share an item with the session.
+        Number of training sessions that are compared: the newest that share an item with the session.
     weighting : {"linear", "linear_0.1", "div", "div_squared", "log", "quadratic", "same"}, default="linear"
         The weight w of a click.
     vote_weighting : {"log", "linear", "linear_0.1", "div", "div_squared", "quadratic", "same"}, default="log"
         The factor v of a neighbour's votes.
     similarity : {"cosine", "vec"}, default="cosine"
-        Of two sessions; ``"vec"`` leaves the length of the training session out.
+        Similarity of two sessions. ``"vec"`` leaves the length of the training session out.
     idf_weight : float, default=0.5
         Extra weight of votes for rare items; 0 for none.
 

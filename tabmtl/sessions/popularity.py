@@ -17,10 +17,10 @@ from tabmtl.storage.stored import Stored
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Popularity(Recommender):
-    """The items that were clicked most in training, the same for every session except for its own items.
+    """Recommend the items that were clicked most in training.
 
-    The score of an item is its share of all training clicks. Those of the session's own items are multiplied by what
-    ``repeats`` learned.
+    The score of an item is its share of all training clicks, the same for every session. Only the scores of the
+    session's own items are multiplied by what ``repeats`` learned.
 
     Examples
     --------

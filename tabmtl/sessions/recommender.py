@@ -49,7 +49,7 @@ class Recommender(SavableEstimator):
     """Base of all recommenders; a subclass gives `_fit`, `_scores`, `_stored`, and `_log_scale` where that holds.
 
     A fitted recommender answers as it was fitted: parameters that are set later, including names of columns, wait for
-    the next fit. Only ``device`` and ``n_jobs``, where they exist, hold at once.
+    the next fit. Only ``device`` and ``n_jobs`` take effect at once.
 
     Parameters
     ----------
@@ -58,19 +58,19 @@ class Recommender(SavableEstimator):
     time_column : str or None, default="time"
         Time of a click: a date, a datetime, or a number of seconds. None if the log has an order only.
     order_column : str, optional
-        Numbers, dates or datetimes that order clicks of equal time, or all clicks of a session where there is no time.
-        Clicks that are equal in both stay in the order of the rows.
+        Column of numbers, dates or datetimes that orders clicks of equal time, or all clicks of a session if there is
+        no time. Clicks that are equal in both stay in the order of the rows.
     repeats : bool, default=True
-        Learn on sessions that were set aside how much more, or less, than its score says an item is worth that the
-        session holds, and one that was just clicked: people come back to what they looked at, but a basket holds
-        nothing twice. The sessions are those of ``clicks_val``, or the newest 5 %, without which the method is fitted
-        once before. Nothing is learned where it does not gain clearly, or from fewer than 200 clicks. See
-        :mod:`tabmtl.sessions.repeats`.
+        Learn what the items of a session itself are worth, and the item just clicked, beyond what their scores say:
+        people come back to what they looked at, but a basket holds nothing twice. The sessions of ``clicks_val`` teach
+        this. Without them, the method is first fitted without the newest 5 % of the sessions, which then teach it.
+        Nothing is learned from fewer than 200 clicks, or without a clear gain. See :mod:`tabmtl.sessions.repeats`.
 
     Attributes
     ----------
     repeat_weights_ : dict of str to float
-        Numbers ``scale``, ``seen``, ``last`` and ``trust`` of that; 1, 0, 0 and 1 where nothing is learned.
+        Numbers ``scale``, ``seen``, ``last`` and ``trust`` that ``repeats`` learned; 1, 0, 0 and 1 if it learned
+        nothing.
     """
 
     session_column: Column = "session_id"
@@ -98,9 +98,8 @@ class Recommender(SavableEstimator):
             The item table: one row per item, its name in ``item_column`` and metadata in other columns. Its items
             can be recommended even if they were never clicked.
         clicks_val : frame, optional
-            A later log of other sessions, which are not trained on; for `M2TRec`, as ``clicks``. They teach what the
-            items of a session are worth (``repeats``), and methods that train in epochs stop early on them, or only
-            report their scores.
+            A later log of other sessions, which are not trained on; for `M2TRec`, given as ``clicks`` are. They teach
+            ``repeats``. Methods that train in epochs stop early on them, or report their scores.
 
         Returns
         -------
@@ -172,11 +171,11 @@ class Recommender(SavableEstimator):
         Parameters
         ----------
         sessions : frame, or list of items
-            A click log with the columns of fit; sessions and items may be new. Of an item that the catalogue does not
-            hold, only the click counts. A log without a row has no session to answer. A list, series or array of items
-            is one session, the newest click last.
+            A click log with the columns of fit; sessions and items may be new. A list, series or array of items is one
+            session, the newest click last. A click on an item that the catalogue does not hold counts as a click on an
+            unknown item. A log without a row has no session to answer.
         k : int, default=20
-            Recommendations per session; fewer if there are fewer candidates.
+            Number of recommendations per session; fewer if there are fewer candidates.
         candidates : sequence or series of items, optional
             Recommend these only.
         exclude_seen : bool, default=False

@@ -123,137 +123,141 @@ class M2TRec(TrainedEstimator, Recommender):
         loss = CE(q·E, next item) + sum_l a_l CE(W_l h, its category at level l)
 
     Only the abstract and the figure of the architecture of the paper were at hand: metadata in place of item ids, the
-    average-pooled transformer, and next item, category and subcategories learned together (:meth:`paper`). All else is
-    our reading: widths, positions, the form of the logits, losses and training. The
-    equations are in :mod:`~tabmtl.sessions.m2trec.tower`, :mod:`~tabmtl.sessions.m2trec.encoder` and
+    average-pooled transformer, and next item, category and subcategories learned together (:meth:`paper`). The rest is
+    our reading: widths, positions, the form of the logits, losses and training. The equations are in
+    :mod:`~tabmtl.sessions.m2trec.tower`, :mod:`~tabmtl.sessions.m2trec.encoder` and
     :mod:`~tabmtl.sessions.m2trec.softmax`.
 
     A fitted model answers as it was fitted: parameters that are set later wait for the next fit, except ``device`` and
     ``n_jobs``.
 
     ``fit(Shards("clicks/*.parquet"))`` reads a log that need not fit in memory, and in `tabmtl.scale.joined` shares it
-    with other processes. Sessions that are looked at one by one, to stop early and to learn what own and new items are
-    worth, are then those of a sample of 200 000, which is all of a log that has no more.
+    with other processes. Early stopping, and learning what own and new items are worth, then read a sample of 200 000
+    sessions; a smaller log is read whole.
 
     Parameters
     ----------
     categories : sequence of str, default=()
         Columns of the item table with the levels of categories, coarse to fine. Each is a feature and a task.
     categorical_features : "from_dtype" or sequence of str, default="from_dtype"
-        Columns of the item table that hold categories; by default those with text, categories or booleans. A list must
-        name every such column that is not in ``text_features``. Columns of numbers that are not named are read as
-        numbers, codes of categories too. Lists of text or whole numbers are tags, lists of floats are given vectors.
+        Columns of the item table that hold categories. By default these are the columns of text, categories and
+        booleans. A list must name every such column that is not in ``text_features``. Unnamed columns of numbers are
+        read as numbers, even if they hold codes of categories. Lists of text or whole numbers are tags; lists of floats
+        are vectors.
     text_features : sequence of str, default=()
-        Columns of free text, read as hashed words and 3-grams of letters.
+        Columns of free text. Words and 3-grams of letters are hashed.
     id_mode : {"full", "delta", "none"}, default="full"
-        Whether items that are clicked in training get a vector of their own in addition to that of their metadata.
-        ``"full"``: a free vector, left out of some steps (``id_dropout``) so that metadata alone stays good for new
-        items. ``"delta"``: a vector that starts at 0 and is at most ``delta_norm`` long. ``"none"``: no such vector, as
-        in the paper. Items of equal metadata then share one place in the softmax, and are ranked by training clicks.
+        Own vector of an item that is clicked in training, added to the vector of its metadata. ``"full"`` is a free
+        vector, which some steps leave out (``id_dropout``) so that metadata alone stays good for new items. ``"delta"``
+        is a vector that starts at 0 and is at most ``delta_norm`` long. ``"none"`` has no own vectors, as in the paper:
+        items of equal metadata share one place in the softmax, and are ranked by training clicks.
     id_dropout : float in [0, 1), default=0.1
-        With ``id_mode="full"``, how often a row of metadata stands for itself: of the k items that share it in a step,
-        each loses its own vector with probability ``id_dropout / k``.
+        With ``id_mode="full"``, rate at which a row of metadata stands alone. If k items of a step share the row, each
+        loses its own vector with probability ``id_dropout / k``.
     delta_norm : float, default=0.5
-        With ``id_mode="delta"``, the greatest length of own vectors; those of metadata are about 0.1 long at the start.
+        With ``id_mode="delta"``, largest length of own vectors. Vectors of metadata are about 0.1 long at the start.
     item_tower : {"mlp", "concat"}, default="mlp"
-        How metadata becomes a vector: by two layers over the embeddings of its fields, or, as in the paper, by these
-        embeddings side by side, 32 numbers a field, whatever ``d_model`` is.
+        Map from metadata to a vector. ``"mlp"`` has two layers over the embeddings of the fields. ``"concat"``, as in
+        the paper, puts these embeddings side by side, 32 numbers a field, whatever ``d_model`` is.
     d_model : int, default=128
         Width of vectors and queries.
     n_layers, n_heads : int, default=1, 2
-        Layers of the transformer, and attention heads of each; ``d_model`` must be a multiple of ``n_heads``.
+        Numbers of layers of the transformer and of attention heads in each. ``d_model`` must be a multiple of
+        ``n_heads``.
     pooling : {"items", "mean", "last", "mean+last"}, default="items"
-        How the transformer's outputs become a query; ``"mean"`` is the paper's. See
+        Map from the outputs of the transformer to a query; ``"mean"`` is the paper's. See
         :class:`tabmtl.sessions.m2trec.encoder.SessionEncoder`.
     directed : bool, default=True
-        With ``pooling="items"``, whose query lies between the clicked items, add a path that leads from there: what
-        follows b need not be what b follows. It pays where items have many clicks, and costs where they have few. So
-        it is left out where the mean clicked item has fewer than 12 clicks, and else its strength is chosen on the
-        sessions that are set aside; once it does harm to them, training goes on without it. Without such sessions the
-        strength is 0.5 from 25 clicks on, and 0 below.
+        Whether to add a directed path to ``pooling="items"``, whose query lies between the clicked items: what follows
+        b need not be what b follows. The path pays if items have many clicks, and costs if they have few. It is left
+        out if the mean clicked item has fewer than 12 clicks. Otherwise, the sessions set aside choose its strength,
+        and training goes on without the path once it harms them. Without such sessions, the strength is 0.5 from 25
+        clicks on, and 0 below.
     temperature : float or None, default=0.07
-        Scores are cosines of query and item, divided by the temperature; None takes inner products.
+        Divisor of scores, which are cosines of query and item. None takes inner products instead.
     dropout, item_dropout : float in [0, 1), default=0.1, 0.1
-        Shares dropped in training: of hidden values and attention weights, and of the vectors of clicked items.
+        Shares that are dropped in training: of hidden values and attention weights, and of vectors of clicked items.
     unknown_rate : float in [0, 1), default=0.05
-        Share of categories and tags that training replaces by unseen ones, so that these are learned.
+        Share of categories and tags that training replaces by the unseen level, so that this level is learned.
     hierarchy : bool, default=False
         Feed the predicted categories back into the query, as HierSRec does (arXiv 2309.06533); needs ``categories``.
     popularity : bool, default=False
-        Add the log of an item's training clicks to its score, times a number that depends on the session: better at the
-        top of the list where few items are bought by all, and worse on rare items.
+        Add the log of an item's training clicks to its score, times a number that depends on the session. This helps
+        the top of the list if everybody buys the same few items, and costs rare items.
     category_weight : float or sequence of float, default=0.1
-        Weights a_l of the category losses: one for all levels, or one for each; 0 trains the item task alone.
+        Weights a_l of the category losses, one for all levels or one for each. 0 trains the item task alone.
     event_column : str, optional
-        Column of the log of fit that names the kind of each click, such as a view or a purchase, by text or whole
-        numbers. Only ``event_weights`` read it, and only in fit.
+        Column of the log with the kind of each click, such as a view or a purchase, as text or whole numbers. Only fit
+        reads it, and only for ``event_weights``.
     event_weights : mapping of str to float, optional
-        Weights of events: the losses of a click to predict are multiplied by that of its event, 1 for any other event
-        and for a missing one, and divided by the mean weight. At 0, such clicks are read and not predicted.
+        Weights of events. The loss of a predicted click is multiplied by the weight of its event, and divided by the
+        mean weight. Other events, and missing ones, weigh 1. Clicks of weight 0 are read, but not predicted.
     user_column : str, optional
-        Column of the log that names the user of each session, by text or whole numbers; missing where unknown. The last
-        clicks of the user's earlier sessions, which ended before the session began, then stand before it, with their
-        own age. Every log that is read must have the column, and there must be a ``time_column``. The fitted model, and
-        its file, keep the names and last clicks of all users.
+        Column of the log with the user of each session, as text or whole numbers; null if unknown. The last clicks of
+        the user's earlier sessions then stand before the session, with their own age. An earlier session is one that
+        ended before this one began. Every log must have the column, and a ``time_column``. The fitted model and its
+        file keep the names and last clicks of all users.
     user_clicks : int, default=10
-        Clicks of earlier sessions that are read.
+        Number of clicks of earlier sessions that are read.
     min_frequency : int, default=1
-        Levels of a category or tag that fewer items have count as unseen.
+        Number of items that a level of a category or tag needs. Rarer levels count as unseen.
     training : {"per_session", "per_prefix"}, default="per_session"
-        One pass over a session predicts every click after the first; or every prefix is an example of its own, whose
-        clicks look at later ones too, as in the paper: slower by the length of a session.
+        Examples of training. ``"per_session"`` predicts every click after the first in one pass over a session.
+        ``"per_prefix"``, as in the paper, makes an example of every prefix, whose clicks also look at later ones; it is
+        slower by the length of a session.
     n_negatives : int or None, default=4096
-        Negatives in the softmax of a step: the items of its sessions, each counted once a session, filled up to this
-        number with drawn items. None takes all items.
+        Number of candidates in the softmax of a step. These are the items of its sessions, each counted once a session,
+        filled up with drawn items. None takes all items.
     batch_size : int or "auto", default="auto"
-        Clicks that are predicted in a step; ``"auto"`` is about a 64th of those of an epoch, 256 to 2 048.
+        Number of clicks that a step predicts. ``"auto"`` takes about a 64th of the clicks of an epoch, at least 256 and
+        at most 2 048.
     early_stopping : bool, default=True
-        Watch MRR@20 on the validation log, or else on the newest ``validation_fraction`` of the sessions, which are
-        then not trained on. False trains all epochs and keeps the last weights; a validation log is then scored,
-        chooses the strength of the directed path, and is used by ``repeats``, which learns nothing without one.
+        Stop by MRR@20 on the validation log; without one, on the newest ``validation_fraction`` of the sessions, which
+        are then not trained on. False trains all epochs and keeps the last weights. A validation log is still scored,
+        chooses the strength of the directed path, and teaches ``repeats``, which learn nothing without it.
     validation_fraction : float in (0, 1), default=0.05
-        Share of the sessions that early stopping sets aside if fit gets no ``clicks_val``. Fewer than 20 sessions are
-        all trained on.
+        Share of the sessions that early stopping sets aside if fit gets no ``clicks_val``. Logs of fewer than 20
+        sessions set none aside.
     precision : {"auto", "float32", "bf16"}, default="auto"
-        ``"auto"`` computes the matrix products of training in bfloat16 on CPUs that multiply such matrices in hardware
-        (AMX or AVX512-BF16), and in float32 elsewhere, also on GPUs; ``"bf16"`` does so everywhere. Name one where the
-        same seed must give the same model on different machines. Answers are computed in float32.
+        Precision of the matrix products of training. ``"auto"`` is bfloat16 on CPUs that multiply such matrices in
+        hardware (AMX or AVX512-BF16), and float32 elsewhere, also on GPUs. Name a precision if the same seed must give
+        the same model on different machines. Answers are always computed in float32.
     random_state : int, RandomState or None, default=None
         Seed of all randomness; the global generators stay untouched.
     max_length : int, default=50
-        Newest clicks of a session that are read; at most 10 000, for the distances between them are kept.
+        Number of newest clicks of a session that are read; at most 10 000.
     new_item_share : "auto" or float, default="auto"
-        Clicks that a new item, which `add_items` adds, gets in relation to the mean clicked item. ``"auto"`` looks at
-        the items that were born in the log of fit; without times, or with too few births, it is 2/3: of the shares from
-        1/3 to .85, the one with the best recall, level with .6, over two generated logs and Diginetica with items taken
-        out (docs/lab.md, "New items"). Items without clicks that the table of fit lists have a share of their own:
-        see :mod:`tabmtl.sessions.m2trec.new_items`.
+        Clicks of an item that `add_items` adds, in relation to the mean clicked item. ``"auto"`` looks at the items
+        that first appear in the log of fit. Without times, or with too few such items, it is 2/3, which had the best
+        recall on three logs (docs/lab.md, "New items"). Items without clicks that the item table of fit lists have a
+        share of their own: see :mod:`tabmtl.sessions.m2trec.new_items`.
     max_new_share : float in (0, 1), optional
-        The most of the first 20 places that items without training clicks may have, on average over sessions that were
-        set aside: their scores are lowered until that holds.
+        Largest share of the first 20 places that items without training clicks may have, on average over sessions set
+        aside. Their scores are lowered until this holds.
 
     Attributes
     ----------
     item_ids_, item_counts_ : polars.Series, ndarray
         The catalogue, and the clicks of every item in the log of fit, including sessions that were set aside.
     n_distinct_metadata_ : int
-        Number of distinct rows of metadata among the ``n_items_`` items of fit. Only where there was metadata.
+        Number of distinct rows of metadata among the ``n_items_`` items of fit; missing without metadata.
     oracle_ceiling_ : dict of str to float
-        Recall@20 and MRR@20 of an oracle that knows the metadata of the next item: the best that ``id_mode="none"`` can
-        reach on the validation sessions, or if there are none, on the training sessions. Only where there was metadata.
+        Recall@20 and MRR@20 of an oracle that knows the metadata of the next item. This is the best that
+        ``id_mode="none"`` can reach on the validation sessions; without these, on the training sessions. Missing
+        without metadata.
     history_ : polars.DataFrame
         One row per epoch: ``epoch`` from 0, losses, and Recall@20 and MRR@20 on at most 3 000 validation clicks, among
         the items of the training and validation sessions, with the directed path or without it.
     directed_strength_ : float
-        Strength of the directed path, 0, 0.5 or 1: that by which the clicks of the sessions that were set aside, or of
-        ``clicks_val``, are most likely; without such sessions, see ``directed``. Only with ``directed=True`` and
+        Strength of the directed path: 0, 0.5 or 1, whichever makes the clicks of the sessions set aside, or of
+        ``clicks_val``, most likely. Without such sessions, see ``directed``. Only with ``directed=True`` and
         ``pooling="items"``.
     new_item_report_ : polars.DataFrame
-        The worth of new items, on sessions that were set aside. One row for ``"virtual"`` ones, which are clicked items
-        whose own vectors are taken away, a tenth at a time; for those ``"listed"`` by the table of fit, but without
-        training clicks; and for those ``"added"`` since, or to be added. Columns: ``n_items``; ``share``, clicks in
-        relation to the mean clicked item; ``offset`` of the scores; ``mass``, their mean probability; ``clicks``, their
-        share of the next clicks; ``places``, that of the first 20 places; and ``recall@20``.
+        Worth of new items, on sessions set aside. One row each for ``"virtual"`` items, clicked ones whose own vectors
+        are taken away, a tenth at a time; ``"listed"`` items, in the item table of fit but without training clicks; and
+        ``"added"`` items, added since or to be added. Columns: ``n_items``; ``share``, clicks in relation to the mean
+        clicked item; ``offset`` of the scores; ``mass``, the mean probability; ``clicks``, the share of the next
+        clicks; ``places``, the share of the first 20 places; and ``recall@20``.
     approximate_recall_ : float
         Share of the exact recommendations that the last ``recommend(approximate=True)`` found.
 
@@ -325,8 +329,8 @@ class M2TRec(TrainedEstimator, Recommender):
     def paper(cls, *, categories: Sequence[str], **params: Any) -> Self:
         """Make an M2TRec of the form that its paper states.
 
-        Items have no vectors of their own; the embeddings of their fields stand side by side; every prefix is read by a
-        transformer without a causal mask, whose states are averaged; and next item and categories are learned together.
+        Items have no vectors of their own, and the embeddings of their fields stand side by side. A transformer without
+        a causal mask reads every prefix, and its states are averaged. Next item and categories are learned together.
         The paper's abstract and figure state no more: other parameters keep the defaults of this class.
 
         Parameters
@@ -374,8 +378,8 @@ class M2TRec(TrainedEstimator, Recommender):
     ) -> Any:
         """Recommend items for the next click of every session; see `Recommender.recommend`.
 
-        Matrix kernels round otherwise for fewer than four sessions: their scores may differ in the last bits from
-        those of the same sessions among others.
+        Scores of fewer than four sessions may differ in the last bits from those of the same sessions among others,
+        because matrix kernels round differently for them.
 
         Parameters
         ----------
