@@ -67,7 +67,7 @@ def doctests(module: ModuleType) -> list[doctest.DocTest]:
 
 
 @pytest.mark.parametrize("name", module_names())
-def test_doctests(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctests(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with optional_imports():
         module = importlib.import_module(name)
@@ -104,7 +104,7 @@ def python_blocks(page: Path) -> list[tuple[int, str]]:
         for page in PAGES
     ],
 )
-def test_pages(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_pages(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
     with optional_imports():
@@ -113,26 +113,26 @@ def test_pages(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
             exec(compile("\n" * (line - 1) + block, str(page), "exec"), namespace)
 
 
-def test_all_modules_are_walked() -> None:
+def test_all_modules_are_walked():
     files = [file for folder in ("tabmtl", "synth", "pipelines") for file in (ROOT / folder).rglob("*.py")]
     assert len(files) == len(module_names())
 
 
-def test_blocks_are_found_with_their_lines(tmp_path: Path) -> None:
+def test_blocks_are_found_with_their_lines(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# a\n\n```python\nx = 1\n```\n\n```text\nno\n```\n\n- item\n  ```python\n  y = x\n  ```\n")
     assert python_blocks(page) == [(4, "x = 1\n"), (13, "y = x\n")]
 
 
 @pytest.mark.parametrize("language", ["py", "Python", "python no-run", "pycon", "{python}", "ipython3"])
-def test_a_block_that_would_be_passed_over_is_refused(language: str, tmp_path: Path) -> None:
+def test_a_block_that_would_be_passed_over_is_refused(language, tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"```{language}\nx = 1\n```\n")
     with pytest.raises(AssertionError, match=r"page\.md:1: .*is not run"):
         python_blocks(page)
 
 
-def test_an_open_fence_is_refused(tmp_path: Path) -> None:
+def test_an_open_fence_is_refused(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("```python\nx = 1\n```\n\n```python\ny = 1\n")
     with pytest.raises(AssertionError, match="a fence is not closed"):

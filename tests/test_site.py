@@ -27,21 +27,21 @@ FENCED = re.compile(r"^(`{3,}).*?^\1", re.M | re.S)
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def reference(tmp_path_factory):
     """Pages of the API reference, by file."""
     folder = tmp_path_factory.mktemp("reference")
     api_pages.write_pages(folder / "api")
     return {file.stem: file.read_text() for file in (folder / "api").glob("*.rst")}
 
 
-def test_every_public_name_is_in_the_reference(reference: dict[str, str]) -> None:
+def test_every_public_name_is_in_the_reference(reference):
     names = set(re.findall(r"^(?:   |\.\. py:data:: )(\w+)$", "".join(reference.values()), re.M))
     for module in map(import_module, module_names()):
         missing = set(getattr(module, "__all__", ())) - names
         assert not missing, f"{module.__name__}: {missing}"
 
 
-def test_a_name_stands_at_one_door_in_the_group_of_its_room(reference: dict[str, str]) -> None:
+def test_a_name_stands_at_one_door_in_the_group_of_its_room(reference):
     assert {page for page, *_ in (*api_pages.PLACES, api_pages.AUTHORS)} | {"index"} == reference.keys()
     groups = {"MMoE": "estimators", "distill": "ensembles", "joined": "serving", "Kind": "authors"}
     for name, page in groups.items():
@@ -50,14 +50,14 @@ def test_a_name_stands_at_one_door_in_the_group_of_its_room(reference: dict[str,
         api_pages.place_of("tabmtl.new", None)
 
 
-def test_the_index_has_what_users_call(reference: dict[str, str]) -> None:
+def test_the_index_has_what_users_call(reference):
     shown = set(re.findall(r"^   ~([\w.]+)$", reference["index"], re.M))
     assert {"tabmtl.MMoE", "tabmtl.compare", "tabmtl.sessions.M2TRec", "tabmtl.testing.multitask_checks"} <= shown
     inside = tuple(f"{package}." for package in api_pages.FOR_AUTHORS)
     assert not any(name.startswith(inside) or name.endswith("Classifier") for name in shown)
 
 
-def test_what_pages_teach_to_import_is_in_the_reference(reference: dict[str, str]) -> None:
+def test_what_pages_teach_to_import_is_in_the_reference(reference):
     for page in PAGES:
         for line, block in python_blocks(page):
             for node in ast.walk(ast.parse(block)):
@@ -68,7 +68,7 @@ def test_what_pages_teach_to_import_is_in_the_reference(reference: dict[str, str
                     assert not missing, f"{page.name}:{line}: {missing}"
 
 
-def test_pages_that_did_not_change_are_not_written_again(tmp_path: Path) -> None:
+def test_pages_that_did_not_change_are_not_written_again(tmp_path):
     api_pages.write_pages(tmp_path)
     (tmp_path / "tabmtl.gone.rst").write_text("of a module that is no more")
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.rst") if "gone" not in file.name}
@@ -77,7 +77,7 @@ def test_pages_that_did_not_change_are_not_written_again(tmp_path: Path) -> None
     assert tmp_path / "generated" / "tabmtl.MMoE.rst" in before
 
 
-def test_the_page_of_a_class_lists_what_the_package_documents() -> None:
+def test_the_page_of_a_class_lists_what_the_package_documents():
     page = api_pages.object_page("tabmtl", "MMoE", tabmtl.MMoE)
     assert ".. automethod:: MMoE.score_intervals\n" in page
     assert "get_params" not in page
@@ -88,7 +88,7 @@ def test_the_page_of_a_class_lists_what_the_package_documents() -> None:
     assert "those of :py:obj:`tabmtl.MMoE`" in face
 
 
-def test_a_signature_that_says_nothing_is_left_out() -> None:
+def test_a_signature_that_says_nothing_is_left_out():
     app, nothing = None, "(*args, **kwargs)"
     assert api_pages.leave_out_empty(app, "class", "", None, None, nothing, None) == ("", None)  # type: ignore[arg-type]
     assert api_pages.leave_out_empty(app, "class", "", None, None, "(x)", None) is None  # type: ignore[arg-type]
@@ -104,14 +104,14 @@ def test_a_signature_that_says_nothing_is_left_out() -> None:
         (">>> a |b| c", ">>> a |b| c"),
     ],
 )
-def test_absolute_values_are_no_substitutions(line: str, escaped: str) -> None:
+def test_absolute_values_are_no_substitutions(line, escaped):
     lines = [line]
     api_pages.escape_bars(None, "class", "", None, None, lines)  # type: ignore[arg-type]
     assert lines == [escaped]
 
 
 @pytest.mark.parametrize("file", sorted(GALLERY.glob("plot_*.py")), ids=lambda file: file.stem)
-def test_an_example_compiles_and_has_a_place_and_a_title(file: Path) -> None:
+def test_an_example_compiles_and_has_a_place_and_a_title(file):
     text = file.read_text()
     compile(text, str(file), "exec")
     title, line, _ = (ast.get_docstring(ast.parse(text)) or "").split("\n", 2)
@@ -119,7 +119,7 @@ def test_an_example_compiles_and_has_a_place_and_a_title(file: Path) -> None:
     assert place(str(file)) >= 0
 
 
-def test_the_gallery_has_what_it_lists() -> None:
+def test_the_gallery_has_what_it_lists():
     assert {file.name for file in GALLERY.glob("plot_*.py")} == set(ORDER)
     assert len(ORDER) >= 12
 
@@ -130,18 +130,18 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def test_commands_of_pages_are_there() -> None:
+def test_commands_of_pages_are_there():
     for page in PAGES:
         for name in re.findall(r"python -m (benchmarks\.[a-z]\w*(?:\.\w+)*)", page.read_text(encoding="utf-8")):
             assert find_spec(name), f"{page.name}: {name}"
 
 
-def test_the_design_is_short_and_leaves_experiments_to_the_lab() -> None:
+def test_the_design_is_short_and_leaves_experiments_to_the_lab():
     assert len((ROOT / "docs" / "design.md").read_text(encoding="utf-8").split()) <= 6000
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_of_pages_lead_somewhere(page: Path) -> None:
+def test_links_of_pages_lead_somewhere(page):
     for link in LINK.findall(FENCED.sub("", page.read_text(encoding="utf-8"))):
         name, _, anchor = link.partition("#")
         if name.startswith("examples/"):
@@ -152,7 +152,7 @@ def test_links_of_pages_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-def test_a_capability_is_tried() -> None:
+def test_a_capability_is_tried():
     assert capabilities.outcome_of(capabilities.fit_long_table, tabmtl.SharedTrees) == ""
     assert capabilities.outcome_of(capabilities.fit_long_table, tabmtl.ESMM) != ""
     assert "export_onnx" in capabilities.outcome_of(capabilities.has_onnx, tabmtl.SharedTrees)
@@ -173,7 +173,7 @@ def export_of(cls: type) -> str:
     return next((name for name, trial in trials.items() if not capabilities.outcome_of(trial, cls)), capabilities.NO)
 
 
-def test_the_readme_is_short_and_names_every_estimator_and_its_export() -> None:
+def test_the_readme_is_short_and_names_every_estimator_and_its_export():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
     said = in_the_readme()
     assert set(said) == {cls.__name__ for cls in capabilities.tried()}
@@ -182,7 +182,7 @@ def test_the_readme_is_short_and_names_every_estimator_and_its_export() -> None:
 
 
 @pytest.mark.all_faces
-def test_the_readme_says_what_was_tried() -> None:
+def test_the_readme_says_what_was_tried():
     columns = {"long": "long tables", "funnel": "funnels", "files": "files larger than memory"}
     said = in_the_readme()
     for name, row in capabilities.try_all().items():
@@ -192,7 +192,7 @@ def test_the_readme_says_what_was_tried() -> None:
         assert not (row["missing labels"] or row["mixed kinds of targets"] or row["weights"]), name
 
 
-def test_the_matrix_says_what_was_tried() -> None:
+def test_the_matrix_says_what_was_tried():
     row = dict.fromkeys(capabilities.CASES, "")
     outcomes = {"A": row, "B": row | {"ONNX": "B has none"}, "C": row | {"ONNX": "C has none"}}
     table = capabilities.matrix(outcomes).splitlines()
@@ -200,8 +200,8 @@ def test_the_matrix_says_what_was_tried() -> None:
     assert capabilities.refusals(outcomes) == "- **ONNX**: B, C: ... has none\n"
 
 
-def test_lost_cases_are_those_beyond_chance() -> None:
-    def record(model: str, seed: int, score: float, target: str) -> dict[str, object]:
+def test_lost_cases_are_those_beyond_chance():
+    def record(model, seed, score, target):
         facts = {"part": "labels", "set": "portal", "target": target, "amount": 50, "seed": seed, "model": model}
         return facts | {"scores": {"AUC": {target: score}}}
 
@@ -219,7 +219,7 @@ def test_lost_cases_are_those_beyond_chance() -> None:
     assert "| SharedTrees | 2 | 0 | 0 | 2 | 0 |" in page
 
 
-def test_dead_links_of_the_site_are_found(tmp_path: Path) -> None:
+def test_dead_links_of_the_site_are_found(tmp_path):
     (tmp_path / "a.html").touch()
     visit = Visit(tmp_path, "http://x", places={"a.html": {"here"}})
     links = ("a.html", "a.html#here", "a.html#there", "b.html")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
 from benchmarks import boosting as bench
-from benchmarks.peers.lightgbm import BASELINES, Boosted, Coded, fit_baseline
+from benchmarks.peers.lightgbm import BASELINES, Coded, fit_baseline
 from benchmarks.splits import open_split, split_rows
 from tabmtl.columns import Features
 from tabmtl.pipelines import datasets
@@ -28,7 +27,7 @@ PARAMS = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """A data folder with generated schools (long), every 30th row of the flights sample (wide), and no other set."""
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
@@ -63,7 +62,7 @@ def coded(*, long: bool) -> Coded:
 
 
 @pytest.mark.parametrize("name", bench.SETS)
-def test_seed_0_gives_the_stored_split(name: str) -> None:
+def test_seed_0_gives_the_stored_split(name):
     if "TABMTL_DATA" not in os.environ:
         pytest.skip("TABMTL_DATA is unset: it names the folder that holds <name>/data.parquet per set")
     data = datasets.load(name, **({"full": True} if name == "flights" else {}))
@@ -74,14 +73,14 @@ def test_seed_0_gives_the_stored_split(name: str) -> None:
     assert (redrawn == "test").sum() == pytest.approx((stored == "test").sum(), rel=0.1)
 
 
-def test_days_never_cross_the_split_of_a_seed(folder: Path) -> None:
+def test_days_never_cross_the_split_of_a_seed(folder):
     data = datasets.load("flights", folder=folder)
     days = data.table.select("yday").collect().with_columns(split=split_rows(data, 3))
     assert days.group_by("yday").agg(pl.col("split").n_unique())["split"].max() == 1
     assert days.unique("yday")["split"].value_counts().sort("split")["count"].to_list() == [13, 40, 14]
 
 
-def test_every_school_is_split_for_itself(folder: Path) -> None:
+def test_every_school_is_split_for_itself(folder):
     data = datasets.load("mathachieve", folder=folder)
     rows = data.table.select("task").collect().with_columns(split=split_rows(data, 3))
     counts = rows.group_by("task", "split").len()
@@ -89,7 +88,7 @@ def test_every_school_is_split_for_itself(folder: Path) -> None:
         assert counts.filter(split=part)["len"].to_list() == [n] * N_SCHOOLS
 
 
-def test_a_subsample_takes_whole_days_of_the_train_rows(folder: Path) -> None:
+def test_a_subsample_takes_whole_days_of_the_train_rows(folder):
     problem = open_split("flights", 0, folder)
     fewer = problem.thinned(0)
     assert len(np.unique(fewer.units)) == round(0.2 * len(np.unique(problem.units)))
@@ -100,7 +99,7 @@ def test_a_subsample_takes_whole_days_of_the_train_rows(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("long", [False, True])
-def test_the_task_helps_where_tasks_contradict(long: bool) -> None:
+def test_the_task_helps_where_tasks_contradict(long):
     data = coded(long=long)
     fresh = contradicting(300, long=long, seed=7)
     truth = fresh.wide_labels(2)
@@ -114,7 +113,7 @@ def test_the_task_helps_where_tasks_contradict(long: bool) -> None:
     assert (r2["per_task"] > 0.95).all()
 
 
-def test_a_task_that_says_nothing_alone_is_still_used() -> None:
+def test_a_task_that_says_nothing_alone_is_still_used():
     # labels are on the same rows, and whole: after standardising, the task by itself has a gain of exactly 0
     x, z = np.meshgrid(np.arange(-9, 10, 2), np.arange(-9, 10, 2))
     features = np.tile(np.column_stack([x.ravel(), z.ravel()]), (20, 1)).astype(np.float32)
@@ -126,7 +125,7 @@ def test_a_task_that_says_nothing_alone_is_still_used() -> None:
 
 
 @pytest.mark.parametrize("method", BASELINES)
-def test_rows_without_any_label_change_nothing(method: str) -> None:
+def test_rows_without_any_label_change_nothing(method):
     data = coded(long=False)
     empty = contradicting(100, long=False, seed=9)
     batch = Batch(
@@ -140,12 +139,12 @@ def test_rows_without_any_label_change_nothing(method: str) -> None:
     np.testing.assert_array_equal(*answers)
 
 
-def test_no_model_has_more_trees_than_the_cap() -> None:
+def test_no_model_has_more_trees_than_the_cap():
     model = fit_baseline("per_task", coded(long=True), {**PARAMS, "n_estimators": 4})
     assert [booster.num_trees() for booster in model.boosters] == [4, 4]
 
 
-def test_settings_are_drawn_from_the_space_and_ruled_by_the_seed() -> None:
+def test_settings_are_drawn_from_the_space_and_ruled_by_the_seed():
     first, *drawn = bench.draw_settings(300, 0, cap=70)
     assert first == {}
     bounds = {"num_leaves": (4, 63), "min_child_samples": (5, 100), "colsample_bytree": (0.5, 1)}
@@ -159,7 +158,7 @@ def test_settings_are_drawn_from_the_space_and_ruled_by_the_seed() -> None:
     assert bench.draw_settings(5, 1, cap=70) != [first, *drawn[:4]]
 
 
-def test_a_constant_has_the_validation_error_one_in_a_wide_table(folder: Path) -> None:
+def test_a_constant_has_the_validation_error_one_in_a_wide_table(folder):
     problem = open_split("flights", 0, folder)
     constants = np.nanmean(problem.labels("train"), axis=0)
     answer = np.tile(constants, (len(problem.coded.val), 1))
@@ -167,7 +166,7 @@ def test_a_constant_has_the_validation_error_one_in_a_wide_table(folder: Path) -
     assert bench.validation_error(problem, np.nan_to_num(problem.labels("val"))) < 1e-6
 
 
-def test_errors_of_a_long_table_are_over_all_rows_and_over_tasks(folder: Path) -> None:
+def test_errors_of_a_long_table_are_over_all_rows_and_over_tasks(folder):
     problem = open_split("mathachieve", 0, folder)
     off = np.arange(1.0, N_SCHOOLS + 1)
     rmse = np.sqrt(np.mean(off**2))
@@ -177,7 +176,7 @@ def test_errors_of_a_long_table_are_over_all_rows_and_over_tasks(folder: Path) -
     assert scores == {"mean task RMSE": pytest.approx(off.mean())}
 
 
-def test_the_error_of_a_wide_table_is_one_minus_the_mean_score(folder: Path) -> None:
+def test_the_error_of_a_wide_table_is_one_minus_the_mean_score(folder):
     problem = open_split("flights", 0, folder)
     error, scores = bench.score_test(problem, np.nan_to_num(problem.labels("test")))
     assert scores == dict.fromkeys(problem.data.tasks, 1.0)
@@ -185,7 +184,7 @@ def test_the_error_of_a_wide_table_is_one_minus_the_mean_score(folder: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["mathachieve", "flights"])
-def test_our_answers_stand_in_the_cells_of_their_tasks(name: str, folder: Path) -> None:
+def test_our_answers_stand_in_the_cells_of_their_tasks(name, folder):
     problem = open_split(name, 0, folder)
     for setting in bench.draw_settings(2, 0, cap=50):
         answer = bench.fit_ours("rmtgb", problem, setting, 0, Namespace(threads=1))("val")
@@ -194,9 +193,7 @@ def test_our_answers_stand_in_the_cells_of_their_tasks(name: str, folder: Path) 
         assert bench.validation_error(problem, answer) < (1.1 if name == "mathachieve" else 0.95)
 
 
-def test_every_method_is_scored_on_every_split(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_method_is_scored_on_every_split(folder, tmp_path, capsys):
     argv = ["--folder", str(folder), "--seeds", "0", "1", "--trials", "3", "--trees", "5", "--output", str(tmp_path)]
     bench.main(["--sets", "star", "mathachieve", "--methods", *BASELINES, *argv])
     printed = capsys.readouterr().out
@@ -208,11 +205,11 @@ def test_every_method_is_scored_on_every_split(
     assert f"{mean:.4f} ± " in next(line for line in printed.splitlines() if "error  " in line)
 
 
-def test_a_big_set_is_searched_on_fewer_rows(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_big_set_is_searched_on_fewer_rows(folder, tmp_path, monkeypatch):
     seen = []
     original = bench.fit_baseline
 
-    def spy(method: str, data: Coded, params: dict) -> Boosted:
+    def spy(method, data, params):
         seen.append((len(data.train), len(data.val)))
         return original(method, data, params)
 
@@ -226,7 +223,7 @@ def test_a_big_set_is_searched_on_fewer_rows(folder: Path, tmp_path: Path, monke
     assert seen == [(n_few, n_val), (n_few, n_val), (n_all, n_val)]
 
 
-def test_methods_are_compared_seed_by_seed() -> None:
+def test_methods_are_compared_seed_by_seed():
     errors = {"rmtgb": {0: 1.0, 1: 2.0, 2: 5.0}, "pooled": {0: 1.5, 1: 1.75, 3: 0.0}}
     said = bench.compare("rmtgb", "pooled", errors)
     assert said == "error of rmtgb - pooled: -0.1250 ± 0.5303, lower in 1 of 2 seeds"

@@ -27,7 +27,7 @@ KINDS = ("regression", "regression", "binary", "binary")
 
 
 @pytest.mark.parametrize("missing", [False, True])
-def test_catboost_learns_all_tasks(missing: bool) -> None:
+def test_catboost_learns_all_tasks(missing):
     pytest.importorskip("catboost")
     from benchmarks.peers.catboost import fit_catboost, predict_catboost
 
@@ -42,7 +42,7 @@ def test_catboost_learns_all_tasks(missing: bool) -> None:
     assert (explained[2:] > 0.5).all()
 
 
-def test_refit_of_catboost_knows_the_rows_set_aside() -> None:
+def test_refit_of_catboost_knows_the_rows_set_aside():
     pytest.importorskip("catboost")
     from benchmarks.peers.catboost import fit_catboost, predict_catboost, refit_catboost
 

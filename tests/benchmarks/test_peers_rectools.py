@@ -1,7 +1,5 @@
 """The peer from RecTools: which clicks it is asked for, and how its lists are scored; RecTools itself is not needed."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +9,7 @@ from tabmtl.sessions import Popularity
 from tabmtl.synth import make_sessions
 
 
-def test_every_click_but_the_first_is_asked_for_given_those_before_it() -> None:
+def test_every_click_but_the_first_is_asked_for_given_those_before_it():
     clicks = pd.DataFrame(
         {"session_id": ["b", "a", "b", "b", "c"], "item_id": [1, 7, 3, 2, 9], "time": [1, 2, 9, 5, 3]}
     )
@@ -20,7 +18,7 @@ def test_every_click_but_the_first_is_asked_for_given_those_before_it() -> None:
     assert prefixes.groupby("prefix")["item_id"].agg(list).to_dict() == {0: [1], 1: [1, 2]}
 
 
-def test_lists_are_scored_as_recommenders_are() -> None:
+def test_lists_are_scored_as_recommenders_are():
     train, test = make_sessions(100, 60, random_state=0).split()
     model = Popularity().fit(train)
     _, targets = make_prefixes(test.to_pandas())

@@ -1,9 +1,6 @@
 """Rows and models of the comparisons on real sets: splits, few labels, bags, and models beside ours."""
 
-from __future__ import annotations
-
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -15,11 +12,11 @@ from tabmtl import IndependentTasks
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(monkeypatch):
     monkeypatch.setattr(problems, "ROWS", 500)
 
 
-def test_rows_are_split_and_labels_of_one_task_are_few() -> None:
+def test_rows_are_split_and_labels_of_one_task_are_few():
     case = open_case("portal", 1, None)
     assert (len(case.train[0]), len(case.test[0])) == (400, 100)
     assert case.groups is None
@@ -31,7 +28,7 @@ def test_rows_are_split_and_labels_of_one_task_are_few() -> None:
     assert scarce.train[1]["weight"].filter(kept).equals(case.train[1]["weight"].filter(kept))
 
 
-def test_whole_groups_are_on_one_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_groups_are_on_one_side(tmp_path, monkeypatch):
     days = problems.load("flights")
     sizes = np.bincount(np.unique(problems.units_of(days), return_inverse=True)[1])
     monkeypatch.setattr(problems, "load", lambda *_, **__: days)
@@ -41,7 +38,7 @@ def test_whole_groups_are_on_one_side(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(case.train[0]) + len(case.test[0]) <= max(500, sizes.max())
 
 
-def test_few_labels_hold_fewer_and_each_class_in_two_groups() -> None:
+def test_few_labels_hold_fewer_and_each_class_in_two_groups():
     n = 200
     late = np.zeros(n, dtype=np.int64)
     late[[150, 151, 152, 180]] = 1  # three of one day, and one of another
@@ -57,7 +54,7 @@ def test_few_labels_hold_fewer_and_each_class_in_two_groups() -> None:
         assert 180 in rows
 
 
-def test_a_bag_averages_answers_and_a_twin_learns_tasks_alone() -> None:
+def test_a_bag_averages_answers_and_a_twin_learns_tasks_alone():
     case = open_case("portal", 0, None)
     tasks = {name: case.tasks[name] for name in ("male", "weight")}
     (X, y), X_test = (case.train[0], case.train[1].select(list(tasks))), case.test[0]
@@ -75,7 +72,7 @@ def test_a_bag_averages_answers_and_a_twin_learns_tasks_alone() -> None:
         np.testing.assert_allclose(answers_of(twin, X_test)[task], answers_of(alone, X_test)[task])
 
 
-def test_catboost_learns_with_few_labels_of_a_task() -> None:
+def test_catboost_learns_with_few_labels_of_a_task():
     """R² of weight by 40 of 400 labels: 0 by their mean, .67 by one LightGBM model."""
     pytest.importorskip("catboost")
     case = open_case("portal", 0, None).scarce("weight", 40, 0)
@@ -86,7 +83,7 @@ def test_catboost_learns_with_few_labels_of_a_task() -> None:
     assert scores["weight"] > 0.25
 
 
-def test_plain_lightgbm_takes_text_and_unseen_levels() -> None:
+def test_plain_lightgbm_takes_text_and_unseen_levels():
     X = pl.DataFrame({"level": ["a", "b"] * 30, "x": [float(i) for i in range(60)]})
     model = Plain(tasks={"late": "binary"}, random_state=0, n_estimators=5)
     model.fit(X, pl.DataFrame({"late": [0, 1] * 30}), None)

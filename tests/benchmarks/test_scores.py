@@ -1,7 +1,5 @@
 """The table of scores, on small tables: its numbers, its standard errors, and what it says of absent sets."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
@@ -17,7 +15,7 @@ from tabmtl.pipelines import datasets
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """A data folder with every 20th row of portal, and no other set."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "portal").mkdir()
@@ -26,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.all_faces  # ten seconds
-def test_table_of_scores(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_of_scores(folder, tmp_path, capsys):
     argv = ["--sets", "star", "portal", "--folder", str(folder), "--seeds", "0", "1", "--epochs", "1"]
     benchmark.main([*argv, "--output", str(tmp_path / "out")])
     printed = capsys.readouterr().out
@@ -41,9 +39,7 @@ def test_table_of_scores(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert re.search(r"linear - IndependentTasks +[+-]0\.\d+\(0\.\d+\) (=|ahead|behind)", printed)
 
 
-def test_mixtures_are_compared_on_a_funnel_whose_ceiling_is_known(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mixtures_are_compared_on_a_funnel_whose_ceiling_is_known(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "FUNNEL_ROWS", 1000)
     monkeypatch.setattr(benchmark, "FRESH_ROWS", 1000)
     argv = ["--experts", "--sets", "funnel", "--models", "HoME", "ESMM", "--seeds", "0", "--epochs", "1"]
@@ -55,7 +51,7 @@ def test_mixtures_are_compared_on_a_funnel_whose_ceiling_is_known(
 
 
 @pytest.fixture
-def quick_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_reference(monkeypatch):
     """Trees that take no time: the scores of the linear model are looked at."""
     alone, make = tabmtl.IndependentTasks(patience=1, learning_rate=0.9, num_leaves=2), benchmark.make
     monkeypatch.setattr(
@@ -73,7 +69,7 @@ LINEAR_BEFORE = {
 
 
 @pytest.mark.parametrize("name", LINEAR_BEFORE)
-def test_linear_scores_are_those_of_before(name: str, tmp_path: Path, quick_reference: None) -> None:
+def test_linear_scores_are_those_of_before(name, tmp_path, quick_reference):
     if name != "portal" and "TABMTL_DATA" not in os.environ:
         pytest.skip("TABMTL_DATA is unset: it names the folder that holds <name>/data.parquet per set")
     argv = ["--sets", name, "--models", "linear", "--output", str(tmp_path)]
@@ -82,7 +78,7 @@ def test_linear_scores_are_those_of_before(name: str, tmp_path: Path, quick_refe
     np.testing.assert_allclose(scores["score"], LINEAR_BEFORE[name], atol=2e-4)
 
 
-def test_bench_is_scored_on_fresh_rows_of_the_same_tasks(tmp_path: Path, quick_reference: None) -> None:
+def test_bench_is_scored_on_fresh_rows_of_the_same_tasks(tmp_path, quick_reference):
     argv = ["--sets", "multitab_bench", "--models", "linear", "--seeds", "0", "--output", str(tmp_path)]
     benchmark.main(argv)
     scores = pl.read_csv(tmp_path / "scores.csv").filter(model="linear")
@@ -91,10 +87,10 @@ def test_bench_is_scored_on_fresh_rows_of_the_same_tasks(tmp_path: Path, quick_r
     np.testing.assert_allclose(scores["score"], ceiling, atol=0.03)
 
 
-def test_flights_is_the_sample_unless_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flights_is_the_sample_unless_full(monkeypatch):
     asked = []
 
-    def load(name: str, **options: object) -> datasets.Dataset:
+    def load(name, **options):
         asked.append(options)
         return datasets.load(name)
 

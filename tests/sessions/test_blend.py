@@ -122,28 +122,28 @@ def full_likelihoods(sessions: Sessions, numbers: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def law() -> Sessions:
+def law():
     return draw(LAW, TABLES, 500)
 
 
-def test_likelihoods_are_those_of_every_click_by_itself(law: Sessions) -> None:
+def test_likelihoods_are_those_of_every_click_by_itself(law):
     choices = UnionChoices.of(law, parts_of(TABLES), N, TOP)
     for numbers in (LAW, np.array([0, 2.0, 1, 0, 0.3, -4, -1, 2, 1]), np.array([1, 1, 1, 1, 0, 0, 0, 0, -30.0])):
         np.testing.assert_allclose(choices.log_likelihoods(numbers), full_likelihoods(law, numbers), atol=1e-5)
 
 
 @pytest.mark.parametrize("step", [0, *(pytest.param(step, marks=pytest.mark.all_faces) for step in (1, 2, 3))])
-def test_the_fit_is_that_of_a_general_optimiser(law: Sessions, step: int) -> None:
+def test_the_fit_is_that_of_a_general_optimiser(law, step):
     few, free = law.take(np.arange(40)), np.ones(9, dtype=bool)
     free[[2, 3]], free[6], free[7] = step > 2, step > 0, step > 1
 
-    def all_numbers(some: np.ndarray) -> np.ndarray:
+    def all_numbers(some):
         numbers = np.zeros(9)
         numbers[free] = some
         numbers[2:4] = numbers[2:4] if step > 2 else numbers[:2]
         return numbers
 
-    def loss(some: np.ndarray) -> float:
+    def loss(some):
         away = (all_numbers(some) - [0.5, 0.5, 0.5, 0.5, -np.log(N) / 2, -np.log(N) / 2, 0, 0, 0])[:-1]
         return away @ away / 2 - full_likelihoods(few, all_numbers(some)).sum()
 
@@ -154,7 +154,7 @@ def test_the_fit_is_that_of_a_general_optimiser(law: Sessions, step: int) -> Non
     np.testing.assert_allclose(found, all_numbers(expected), atol=0.01)
 
 
-def test_the_numbers_of_a_law_are_found(law: Sessions) -> None:
+def test_the_numbers_of_a_law_are_found(law):
     choices = UnionChoices.of(law, parts_of(TABLES), N, TOP)
     found = keep_clear_steps(choices, 3)
     assert found == pytest.approx(LAW, abs=0.45)  # about three standard errors of 2 000 clicks
@@ -166,7 +166,7 @@ def test_the_numbers_of_a_law_are_found(law: Sessions) -> None:
     assert weights.outside == found[-1]
 
 
-def test_ranks_are_those_of_the_scores_with_ties_against_the_blend(law: Sessions) -> None:
+def test_ranks_are_those_of_the_scores_with_ties_against_the_blend(law):
     parts = parts_of([np.round(shares, 1) for shares in TABLES])
     choices = UnionChoices.of(law, parts, N, TOP)
     weights, own = choices.weights(LAW)
@@ -187,7 +187,7 @@ def test_ranks_are_those_of_the_scores_with_ties_against_the_blend(law: Sessions
     assert (~is_inside).mean() > 0.05
 
 
-def test_a_part_that_is_right_on_its_half_is_trusted_there_and_noise_is_not() -> None:
+def test_a_part_that_is_right_on_its_half_is_trusted_there_and_noise_is_not():
     """One knows the law after even items, the other after odd ones; the third draws by chance."""
     truth, even = np.random.default_rng(3).dirichlet(np.full(N, 0.5), size=N), np.arange(N) % 2 == 0
     truth = np.maximum(truth, 1e-6).astype(np.float32)
@@ -206,7 +206,7 @@ def test_a_part_that_is_right_on_its_half_is_trusted_there_and_noise_is_not() ->
     assert popular < best < choices.reciprocal_ranks(numbers).mean() - 0.1
 
 
-def test_few_clicks_teach_nothing_and_steps_only_what_gains() -> None:
+def test_few_clicks_teach_nothing_and_steps_only_what_gains():
     for law, n_own in ((np.array([0.7, 0.7, 0.7, 0.7, -2, -2, 0, 0, -2]), 0), (TIED, 2)):
         numbers = keep_clear_steps(UnionChoices.of(draw(law, TABLES, 300), parts_of(TABLES), N, TOP), 3)
         assert numbers[:2].tolist() == numbers[2:4].tolist()
@@ -216,8 +216,8 @@ def test_few_clicks_teach_nothing_and_steps_only_what_gains() -> None:
     assert model.blend_weights_["missing"].to_list() == pytest.approx([-np.log(N) / 2] * 2)
 
 
-def test_parts_learn_from_older_sessions_and_then_from_all(law: Sessions) -> None:
-    def fits(model: Blend, **more: Any) -> list[int]:
+def test_parts_learn_from_older_sessions_and_then_from_all(law):
+    def fits(model, **more):
         Chain.n_fits.clear()
         Chain.n_stopping.clear()
         model.fit(frame(law), **more)
@@ -241,7 +241,7 @@ def test_parts_learn_from_older_sessions_and_then_from_all(law: Sessions) -> Non
     }
 
 
-def test_probabilities_sum_to_one_and_are_those_of_later_sessions() -> None:
+def test_probabilities_sum_to_one_and_are_those_of_later_sessions():
     law = np.append(LAW[:-1], -3.0)  # so that items outside of the lists are less likely than all inside
     model = Blend([Chain(seed=1), Chain(seed=2)], k=TOP).fit(frame(draw(law, TABLES, 500)))
     later = frame(draw(law, TABLES, 400, seed=5))
@@ -258,7 +258,7 @@ def test_probabilities_sum_to_one_and_are_those_of_later_sessions() -> None:
         assert error < 0.06
 
 
-def test_items_outside_of_the_lists_are_below_and_share_what_is_theirs() -> None:
+def test_items_outside_of_the_lists_are_below_and_share_what_is_theirs():
     scores = np.array([[-1.0, -2, -3, -9, -8], [-1, -2, -3, 5, 4], [-1, -2, -3, -4, -5]], dtype=np.float32)
     inside = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=bool)
     found = put_below(scores, inside, np.log(0.01))
@@ -269,14 +269,14 @@ def test_items_outside_of_the_lists_are_below_and_share_what_is_theirs() -> None
     assert (found[inside] == scores[inside]).all()
 
 
-def test_what_no_part_finds_comes_last_by_popularity() -> None:
+def test_what_no_part_finds_comes_last_by_popularity():
     log = pl.DataFrame({"session_id": [1, 1, 2, 2, 3, 3, 3], "item_id": list("abcdccd"), "time": [0, 1, 2, 3, 4, 5, 6]})
     model = Blend([SequentialRules(), VSKNN()]).fit(log)
     found = model.recommend(pl.DataFrame({"session_id": [9], "item_id": ["a"], "time": [9]}), k=4)
     assert found["item_id"].to_list() == ["b", "a", "c", "d"]  # only VSKNN finds a
 
 
-def test_a_part_that_does_not_know_an_item_is_no_evidence_against_it() -> None:
+def test_a_part_that_does_not_know_an_item_is_no_evidence_against_it():
     catalogue = Catalogue(ids=pl.Series(["a", "b", "c"]), counts=np.array([2, 0, 0]))
     shorter = Catalogue(ids=pl.Series(["a", "b"]), counts=np.array([2, 0]))
     parts = []
@@ -296,7 +296,7 @@ def test_a_part_that_does_not_know_an_item_is_no_evidence_against_it() -> None:
 NEW = ITEMS.head(2).with_columns(item_id=pl.Series(["new-1", "new-2"]))
 
 
-def test_new_items_are_scored_by_the_parts_that_know_them(tmp_path: Any) -> None:
+def test_new_items_are_scored_by_the_parts_that_know_them(tmp_path):
     model = tiny("Blend").fit(TRAIN, items=ITEMS)
     before = all_scores(model, TEST)
     assert model.add_items(NEW) is model
@@ -321,14 +321,14 @@ def test_new_items_are_scored_by_the_parts_that_know_them(tmp_path: Any) -> None
     assert all_scores(model, TEST).equals(after)
 
 
-def test_a_blend_of_baselines_knows_no_new_items() -> None:
+def test_a_blend_of_baselines_knows_no_new_items():
     model = Blend([STAN(), VSKNN()])
     assert not hasattr(model, "add_items")
     assert not hasattr(model.fit(TRAIN), "add_items")
     assert hasattr(Blend(), "add_items")
 
 
-def test_every_part_has_a_folder_of_its_own(tmp_path: Any) -> None:
+def test_every_part_has_a_folder_of_its_own(tmp_path):
     model = fitted("Blend")
     model.save(tmp_path / "model")
     folders = sorted(folder for folder in (tmp_path / "model").iterdir() if folder.is_dir())
@@ -339,11 +339,11 @@ def test_every_part_has_a_folder_of_its_own(tmp_path: Any) -> None:
     assert list(loaded.estimators_) == ["M2TRec", "STAN"]
 
 
-def test_a_file_whose_parts_do_not_fit_is_refused(tmp_path: Any) -> None:
+def test_a_file_whose_parts_do_not_fit_is_refused(tmp_path):
     model = Blend([STAN(), Popularity()]).fit(TRAIN)
     model.save(tmp_path / "model")
 
-    def leave_one_out(facts: dict[str, Any]) -> None:
+    def leave_one_out(facts):
         facts["weights"]["outside"] = "much"
 
     with pytest.raises(ModelFileError, match="outside"):
@@ -356,7 +356,7 @@ def test_a_file_whose_parts_do_not_fit_is_refused(tmp_path: Any) -> None:
         replace(state, _weights=BlendWeights.equal(3, N))
 
 
-def test_a_part_of_a_class_of_ones_own_is_blended_but_not_saved(tmp_path: Any) -> None:
+def test_a_part_of_a_class_of_ones_own_is_blended_but_not_saved(tmp_path):
     log = frame(draw(LAW, TABLES, 60))
     model = Blend([Chain(seed=1), STAN()]).fit(log)
     assert model.score(log) > 0
@@ -373,12 +373,12 @@ def test_a_part_of_a_class_of_ones_own_is_blended_but_not_saved(tmp_path: Any) -
         ([STAN(), 3], r"models\[1\] must be a recommender of tabmtl.sessions, .* got int: 3"),
     ],
 )
-def test_what_is_no_recommender_is_refused_at_fit(parts: Any, message: str) -> None:
+def test_what_is_no_recommender_is_refused_at_fit(parts, message):
     with pytest.raises(TypeError, match=message):
         Blend(parts).fit(TRAIN)
 
 
-def test_parts_get_the_columns_and_the_seed_of_the_blend() -> None:
+def test_parts_get_the_columns_and_the_seed_of_the_blend():
     names = {"session_id": "visit", "item_id": "sku", "time": "when"}
     columns = {"session_column": "visit", "item_column": "sku", "time_column": "when"}
     given = [M2TRec(**TINY), M2TRec(**TINY), SequentialRules(item_column="sku")]
@@ -395,7 +395,7 @@ def test_parts_get_the_columns_and_the_seed_of_the_blend() -> None:
         Blend([VSKNN(n_neighbors=0)]).fit(TRAIN)
 
 
-def test_parts_that_are_changed_after_fit_wait_for_the_next_one(tmp_path: Any) -> None:
+def test_parts_that_are_changed_after_fit_wait_for_the_next_one(tmp_path):
     given = [STAN(), Popularity()]
     model = Blend(given, k=30).fit(TRAIN)
     before = all_scores(model, TEST)
@@ -410,7 +410,7 @@ def test_parts_that_are_changed_after_fit_wait_for_the_next_one(tmp_path: Any) -
     assert model.estimators_["STAN"].n_neighbors == 1
 
 
-def test_parameters_of_parts_are_those_of_the_blend() -> None:
+def test_parameters_of_parts_are_those_of_the_blend():
     model = Blend([STAN(n_neighbors=7), VSKNN(), STAN(), Blend([Popularity()])])
     params = model.get_params()
     assert list(model.get_params(deep=False)) == list(Blend._get_param_names())
@@ -431,7 +431,7 @@ def test_parameters_of_parts_are_those_of_the_blend() -> None:
     )
 
 
-def test_a_part_is_replaced_by_its_name_and_the_default_ones_become_a_list() -> None:
+def test_a_part_is_replaced_by_its_name_and_the_default_ones_become_a_list():
     model = Blend([STAN(), Popularity()])
     given = model.models
     model.set_params(STAN=VSKNN(), STAN__n_neighbors=9)
@@ -448,7 +448,7 @@ def test_a_part_is_replaced_by_its_name_and_the_default_ones_become_a_list() -> 
     assert model.models[0].epochs == 2
 
 
-def test_what_is_no_parameter_and_no_part_is_refused_with_what_is_near() -> None:
+def test_what_is_no_parameter_and_no_part_is_refused_with_what_is_near():
     model = Blend([STAN(), VSKNN()])
     for name in ("SPAN", "SPAN__k"):
         with pytest.raises(ValueError, match=r"no parameter 'SPAN'; near is 'STAN'; .* parts \['STAN', 'VSKNN'\]"):
@@ -459,12 +459,12 @@ def test_what_is_no_parameter_and_no_part_is_refused_with_what_is_near() -> None
     assert not any("__" in name for name in Blend(STAN()).get_params())  # which fit refuses
 
 
-def test_the_search_space_is_that_of_the_parts() -> None:
+def test_the_search_space_is_that_of_the_parts():
     space = Blend([VSKNN(), Popularity(), VSKNN()]).search_space
     assert space == {f"{n}__{inner}": entry for n in ("VSKNN", "VSKNN2") for inner, entry in VSKNN.search_space.items()}
 
 
-def test_a_part_that_fails_leaves_the_blend_as_it_was() -> None:
+def test_a_part_that_fails_leaves_the_blend_as_it_was():
     model = Blend([STAN(), Popularity()]).fit(TRAIN)
     before = all_scores(model, TEST)
     model.set_params(models=[STAN(), M2TRec(categories=["category"])])
@@ -474,13 +474,13 @@ def test_a_part_that_fails_leaves_the_blend_as_it_was() -> None:
     assert list(model.estimators_) == ["STAN", "Popularity"]
 
 
-def test_a_blend_may_be_a_part() -> None:
+def test_a_blend_may_be_a_part():
     inner = Blend([STAN(), VSKNN()], validation_fraction=0.3)
     model = Blend([inner, Popularity()], validation_fraction=0.3).fit(TRAIN)
     assert model.score(TEST) > Popularity().fit(TRAIN).score(TEST) + 0.05
 
 
-def test_a_blend_beats_its_parts_on_later_sessions() -> None:
+def test_a_blend_beats_its_parts_on_later_sessions():
     """MRR@20: .107 by popularity, .430 by rules and .421 by the category, own items weighed, .452 by the blend."""
     log = make_sessions(3000, 300, random_state=0)
     train, test = log.split()

@@ -37,7 +37,7 @@ def values_of(categories: ItemCategories) -> list[Any]:
     ],
     ids=str,
 )
-def test_columns_are_read(column: pl.Series, expected: list[Any]) -> None:
+def test_columns_are_read(column, expected):
     categories = ItemCategories.fit(column, NO_SESSIONS)
     assert values_of(categories) == expected
     assert categories.values.null_count() == 0
@@ -58,13 +58,13 @@ def test_columns_are_read(column: pl.Series, expected: list[Any]) -> None:
     ],
     ids=str,
 )
-def test_added_items_may_have_new_values(more: Any, expected: list[Any]) -> None:
+def test_added_items_may_have_new_values(more, expected):
     known = ItemCategories.fit(pl.Series("a", ["x", "y"]), NO_SESSIONS)
     assert values_of(known.extended(pl.Series("a", more))) == ["x", "y", *expected]
 
 
 @pytest.mark.parametrize("n_items", [7, 100_000])
-def test_probabilities_are_the_softmax_summed(n_items: int) -> None:
+def test_probabilities_are_the_softmax_summed(n_items):
     rng = np.random.default_rng(0)
     names = rng.choice(["a", "b", "c", "d", None], n_items)
     names[:5] = ["a", "b", "c", "d", None]
@@ -76,13 +76,13 @@ def test_probabilities_are_the_softmax_summed(n_items: int) -> None:
     np.testing.assert_allclose(categories.probabilities(scores), expected, rtol=1e-4)
 
 
-def test_an_item_counts_fully_for_each_of_its_tags() -> None:
+def test_an_item_counts_fully_for_each_of_its_tags():
     categories = ItemCategories.fit(pl.Series("a", [["x", "y"], ["y", "y"], []]), NO_SESSIONS)
     scores = np.log(np.array([[0.5, 0.3, 0.2]], dtype=np.float32))
     np.testing.assert_allclose(categories.probabilities(scores), [[0.2, 0.5, 0.8]], rtol=1e-6)
 
 
-def test_transitions_are_counted_between_known_clicks() -> None:
+def test_transitions_are_counted_between_known_clicks():
     """Items 1, 2 are x, item 3 is y, item 4 has no category, item 0 is unknown."""
     column = pl.Series("a", ["x", "x", "y", None])
     log = sessions_of([1, 3, 2], [3, 0, 1], [4, 3], [2])
@@ -97,7 +97,7 @@ def test_transitions_are_counted_between_known_clicks() -> None:
     np.testing.assert_allclose(more[1], np.array([1, 3, 3, 1]) / 8)
 
 
-def test_transitions_are_kept_for_single_categories_of_few_values() -> None:
+def test_transitions_are_kept_for_single_categories_of_few_values():
     many = pl.Series("a", np.arange(2_001))
     log = sessions_of([1, 2])
     assert ItemCategories.fit(many, log).transitions is None
@@ -105,7 +105,7 @@ def test_transitions_are_kept_for_single_categories_of_few_values() -> None:
     assert ItemCategories.fit(pl.Series("a", [["x"], ["y"]]), log).transitions is None
 
 
-def test_predictors_are_judged_by_hand() -> None:
+def test_predictors_are_judged_by_hand():
     """Two items of x, one of y, one of z; probabilities .3, .3, .3 and .1 whatever the session."""
     categories = ItemCategories.fit(pl.Series("a", ["x", "x", "y", "z"]), sessions_of([1, 3], [1, 3], [3, 1]))
     scores = np.log(np.array([0.3, 0.3, 0.3, 0.1], dtype=np.float32))
@@ -124,7 +124,7 @@ def test_predictors_are_judged_by_hand() -> None:
     assert {*metrics} == {*summarize_categories({}, np.ones(0, dtype=bool))}
 
 
-def test_ties_count_against_the_predictor_and_a_target_left_out_is_missed() -> None:
+def test_ties_count_against_the_predictor_and_a_target_left_out_is_missed():
     categories = ItemCategories.fit(pl.Series("a", ["x", "y", "z"]), NO_SESSIONS)
     scores = np.array([[0.0, 0.0, -np.inf]], dtype=np.float32)
     found = rank_next_category(lambda some: scores.repeat(len(some), 0), sessions_of([1, 2, 3]), categories)["category"]
@@ -132,7 +132,7 @@ def test_ties_count_against_the_predictor_and_a_target_left_out_is_missed() -> N
     assert found[1].tolist()[1] == -np.inf
 
 
-def test_where_every_item_is_left_out_no_category_comes() -> None:
+def test_where_every_item_is_left_out_no_category_comes():
     categories = ItemCategories.fit(pl.Series("a", ["x", "y", "y"]), NO_SESSIONS)
     scores = np.array([[0.0, 0.0, 0.0], [-np.inf] * 3], dtype=np.float32)
     assert categories.probabilities(scores) == pytest.approx(np.array([[0, 1 / 3, 2 / 3], [0, 0, 0]]))

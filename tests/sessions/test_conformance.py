@@ -1,12 +1,9 @@
 """What every recommender does, held by each that the package lists."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -26,18 +23,18 @@ CHECKS = [
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_promises(check: Any) -> None:
+def test_promises(check):
     check()
 
 
-def test_all_seven_are_listed() -> None:
+def test_all_seven_are_listed():
     names = {cls.__name__ for cls in RECOMMENDERS}
     assert names == {"M2TRec", "Popularity", "CategoryPopularity", "SequentialRules", "VSKNN", "STAN", "Blend"}
 
 
 @every_form
-def test_files_hold_json_and_arrays_and_no_pickle(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> None:
+def test_files_hold_json_and_arrays_and_no_pickle(form, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
         raise AssertionError("pickle was used")
 
     with monkeypatch.context() as patch:
@@ -53,7 +50,7 @@ def test_files_hold_json_and_arrays_and_no_pickle(form: str, tmp_path: Path, mon
 
 
 @every_form
-def test_missing_metadata_is_news_for_who_reads_it(form: str) -> None:
+def test_missing_metadata_is_news_for_who_reads_it(form):
     some = ITEMS.filter(pl.col("item_id") != TRAIN["item_id"][0])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", TabmtlWarning)
@@ -66,6 +63,6 @@ def test_missing_metadata_is_news_for_who_reads_it(form: str) -> None:
 
 
 @every_form
-def test_an_item_alone_is_similar_to_what_follows_it(form: str) -> None:
+def test_an_item_alone_is_similar_to_what_follows_it(form):
     if not form.startswith("M2TRec"):  # which compares vectors
         assert fitted(form).similar("i07", 5).equals(fitted(form).recommend(["i07"], 5, exclude_seen=True))

@@ -164,5 +164,5 @@ CHECKS = {form: named_checks([Inherited(tiny(form))], form) for form in ("Popula
     "check",
     [pytest.param(check, id=f"{form}-{check.__name__}") for form, checks in CHECKS.items() for check in checks],
 )
-def test_promises(check: Any) -> None:
+def test_promises(check):
     check()

@@ -51,7 +51,7 @@ def expected(log: Rows, *, timed: bool, ordered: bool, by_end: bool) -> list[tup
 
 @settings(deadline=None, max_examples=60)
 @given(log=rows, timed=st.booleans(), ordered=st.booleans(), asked=st.booleans())
-def test_sessions_are_those_of_a_plain_reading(log: Rows, timed: bool, ordered: bool, asked: bool) -> None:
+def test_sessions_are_those_of_a_plain_reading(log, timed, ordered, asked):
     columns = LogColumns(time="time" if timed else None, order="order" if ordered else None)
     sessions = read_sessions(frame(log), columns, ITEMS, asked=asked)
     assert lists(sessions) == expected(log, timed=timed, ordered=ordered, by_end=timed and not asked)
@@ -77,7 +77,7 @@ TIMES: dict[str, pl.Series] = {
 
 
 @pytest.mark.parametrize("kind", TIMES)
-def test_every_type_of_time_is_read_in_seconds(kind: str) -> None:
+def test_every_type_of_time_is_read_in_seconds(kind):
     log = pl.DataFrame({"session_id": [1, 1], "item_id": [10, 20], "time": TIMES[kind]})
     sessions = read_sessions(log, LogColumns(), ITEMS)
     assert lists(sessions) == [(1, [2, 1])]
@@ -87,37 +87,37 @@ def test_every_type_of_time_is_read_in_seconds(kind: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [pl.Int64, pl.Int32, pl.Int8, pl.UInt64])
-def test_whole_numbers_of_any_width_name_the_same_items(dtype: Any) -> None:
+def test_whole_numbers_of_any_width_name_the_same_items(dtype):
     log = frame([(0, 10, 0, 0), (0, 40, 1, 0), (0, 50, 2, 0)]).with_columns(pl.col("item_id").cast(dtype))
     for items in (ITEMS, ITEMS.cast(pl.Int32), ITEMS.cast(pl.UInt8)):
         assert lists(read_sessions(log, LogColumns(), items)) == [(0, [1, 4, 0])]
 
 
-def test_an_item_beyond_the_width_of_the_catalogue_is_unseen() -> None:
+def test_an_item_beyond_the_width_of_the_catalogue_is_unseen():
     log = frame([(0, 10, 0, 0), (0, 2**40, 1, 0), (0, -1, 2, 0)])
     assert lists(read_sessions(log, LogColumns(), ITEMS.cast(pl.UInt8))) == [(0, [1, 0, 0])]
 
 
 @pytest.mark.parametrize("dtype", [pl.String, pl.Categorical, pl.Enum(["x", "b", "a"])])
-def test_text_in_any_form_names_items(dtype: Any) -> None:
+def test_text_in_any_form_names_items(dtype):
     log = pl.DataFrame({"session_id": [0, 0, 0], "item_id": pl.Series(["b", "x", "a"], dtype=dtype), "time": [0, 1, 2]})
     assert lists(read_sessions(log, LogColumns(), pl.Series(["a", "b"]))) == [(0, [2, 0, 1])]
 
 
-def test_a_name_that_looks_like_a_pattern_is_a_name() -> None:
+def test_a_name_that_looks_like_a_pattern_is_a_name():
     columns = LogColumns(session="^s.*$", item="i+(", time="^.*$", order="")
     log = pl.DataFrame({"^s.*$": [0, 0], "i+(": [10, 20], "^.*$": [1, 1], "": [2, 1], "side": [0, 0]})
     assert read_log(log, columns).columns == ["session", "item", "time", "order"]
     assert lists(read_sessions(log, columns, ITEMS)) == [(0, [2, 1])]
 
 
-def test_one_column_may_play_two_roles() -> None:
+def test_one_column_may_play_two_roles():
     log = frame([(0, 10, 1, 0), (0, 20, 0, 0)])
     assert lists(read_sessions(log, LogColumns(time=None, order="time"), ITEMS)) == [(0, [2, 1])]
     assert lists(read_sessions(log, LogColumns(order="time"), ITEMS)) == [(0, [2, 1])]
 
 
-def test_columns_that_are_not_read_do_not_matter() -> None:
+def test_columns_that_are_not_read_do_not_matter():
     log = frame([(0, 10, 1, 0)]).with_columns(session=pl.lit("x"), item=None, code=None)
     assert lists(read_sessions(log, LogColumns(), ITEMS)) == [(0, [1])]
 
@@ -165,9 +165,7 @@ REFUSED: list[tuple[Any, LogColumns, type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("log", "columns", "error", "message"), REFUSED)
-def test_a_log_that_does_not_fit_is_refused_by_name_with_the_cure(
-    log: Any, columns: LogColumns, error: type[Exception], message: str
-) -> None:
+def test_a_log_that_does_not_fit_is_refused_by_name_with_the_cure(log, columns, error, message):
     with pytest.raises(error, match=message) as caught:
         read_sessions(log, columns, ITEMS, "the log of today")
     assert "today" in str(caught.value)
@@ -176,7 +174,7 @@ def test_a_log_that_does_not_fit_is_refused_by_name_with_the_cure(
 
 @pytest.mark.parametrize("name", ["session", "item", "time", "order"])
 @pytest.mark.parametrize("value", [None, ["x"], 3])
-def test_a_column_is_named_by_text(name: str, value: Any) -> None:
+def test_a_column_is_named_by_text(name, value):
     if value is None and name in ("time", "order"):
         assert name not in LogColumns(**{name: None}).roles
         return
@@ -184,7 +182,7 @@ def test_a_column_is_named_by_text(name: str, value: Any) -> None:
         LogColumns(**{name: value})
 
 
-def test_orders_are_numbers_dates_or_datetimes() -> None:
+def test_orders_are_numbers_dates_or_datetimes():
     days = pl.Series([date(2024, 1, 10), date(2024, 1, 2)])
     for order in (pl.Series([10, 2]), pl.Series([1.5, 0.5]), days, days.cast(pl.Datetime("us")), days.cast(pl.Int32)):
         log = pl.DataFrame({"session_id": [0, 0], "item_id": [10, 20], "order": order})
@@ -192,7 +190,7 @@ def test_orders_are_numbers_dates_or_datetimes() -> None:
 
 
 @pytest.mark.parametrize("column", ["session_id", "item_id", "time", "order"])
-def test_a_missing_value_is_refused_by_column_and_number(column: str) -> None:
+def test_a_missing_value_is_refused_by_column_and_number(column):
     holes = LOG.with_columns(pl.when(pl.col("session_id") > 0).then(column).alias(column))
     for log in (holes, holes.lazy(), holes.to_pandas(), holes.to_arrow()):
         with pytest.raises(ValueError, match=rf"column '{column}' .* missing .* in 1 of 2 rows: drop or fill"):
@@ -200,13 +198,13 @@ def test_a_missing_value_is_refused_by_column_and_number(column: str) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_time_that_is_no_time_is_refused(value: float) -> None:
+def test_a_time_that_is_no_time_is_refused(value):
     log = LOG.with_columns(time=pl.Series([0.0, value]))
     with pytest.raises(ValueError, match=r"'time' .* infinite\) in 1 of 2 rows"):
         read_sessions(log, LogColumns(), ITEMS)
 
 
-def test_codes_are_places_in_the_catalogue_as_it_stands() -> None:
+def test_codes_are_places_in_the_catalogue_as_it_stands():
     assert code_items(pl.Series([3, 9, 1, 3]), pl.Series([3, 1])).to_list() == [1, 0, 2, 1]
     with pytest.raises(TypeError, match="candidates are String, those of the catalogue Int64"):
         code_items(pl.Series(["3"]), pl.Series([3]), "candidates")

@@ -61,7 +61,7 @@ class Forgetful(Rare):
         return scores if self.repeats else scores[:, ::-1].copy()
 
 
-def test_an_own_recommender_keeps_the_promises() -> None:
+def test_an_own_recommender_keeps_the_promises():
     check_recommender(Rare())
 
 
@@ -74,7 +74,7 @@ def test_an_own_recommender_keeps_the_promises() -> None:
         (Forgetful, "a fitted recommender answers as it was fitted"),
     ],
 )
-def test_a_broken_promise_is_named(cls: type[Rare], promise: str) -> None:
+def test_a_broken_promise_is_named(cls, promise):
     checks = {check.__name__: check for check in recommender_checks(cls())}
     with pytest.raises(AssertionError, match=f"{cls.__name__} fails .*; promised is: {promise}"):
         checks[f"check_{promise.replace(' ', '_')}"]()

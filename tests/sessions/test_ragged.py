@@ -21,7 +21,7 @@ def lists(sessions: Sessions) -> list[tuple[Any, list[int]]]:
 
 @given(lengths=st.lists(st.integers(0, 5), max_size=6), n=st.integers(1, 3), data=st.data())
 @settings(deadline=None, max_examples=60)
-def test_ragged_steps_are_those_of_lists(lengths: list[int], n: int, data: st.DataObject) -> None:
+def test_ragged_steps_are_those_of_lists(lengths, n, data):
     size = sum(lengths)
     codes = data.draw(st.lists(st.integers(0, 4), min_size=size, max_size=size))
     sessions = Sessions(
@@ -64,7 +64,7 @@ def test_ragged_steps_are_those_of_lists(lengths: list[int], n: int, data: st.Da
 
 
 @pytest.mark.parametrize(("n", "kept"), [(1, 1), (19, 19), (20, 19), (30, 28), (100, 95)])
-def test_the_newest_are_set_aside_unless_there_are_few(n: int, kept: int) -> None:
+def test_the_newest_are_set_aside_unless_there_are_few(n, kept):
     sessions = Sessions(
         ids=pl.Series(range(n)), offsets=2 * np.arange(n + 1), items=np.ones(2 * n, dtype=np.int32), times=None
     )
@@ -74,7 +74,7 @@ def test_the_newest_are_set_aside_unless_there_are_few(n: int, kept: int) -> Non
     assert newest is None or newest.ids.to_list() == list(range(kept, n))
 
 
-def test_sessions_of_one_click_are_not_set_aside() -> None:
+def test_sessions_of_one_click_are_not_set_aside():
     lengths = np.append(np.full(24, 2), 1)
     sessions = Sessions(
         ids=pl.Series(range(25)), offsets=offsets_of(lengths), items=np.ones(49, dtype=np.int32), times=None

@@ -52,7 +52,7 @@ def check_parts(log: list[tuple[int, int]], train: pl.DataFrame, test: pl.DataFr
 
 @settings(deadline=None, max_examples=60)
 @given(log=rows, cut=st.integers(-1, 10))
-def test_a_cut_leaks_nothing(log: list[tuple[int, int]], cut: int) -> None:
+def test_a_cut_leaks_nothing(log, cut):
     last = last_clicks(log)
     tested = {session for session, time in last.items() if time >= cut}
     parts = refused_or(lambda: temporal_split(frame(log), cut), len(last) - len(tested), len(last))
@@ -63,7 +63,7 @@ def test_a_cut_leaks_nothing(log: list[tuple[int, int]], cut: int) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(log=rows, share=st.floats(0.01, 0.99))
-def test_a_share_takes_the_newest_and_what_is_as_new(log: list[tuple[int, int]], share: float) -> None:
+def test_a_share_takes_the_newest_and_what_is_as_new(log, share):
     last = last_clicks(log)
     n_test = max(1, round(share * len(last)))
     cut = sorted(last.values())[-n_test]
@@ -77,7 +77,7 @@ def test_a_share_takes_the_newest_and_what_is_as_new(log: list[tuple[int, int]],
 
 @settings(deadline=None, max_examples=60)
 @given(log=rows, share=st.floats(0.01, 0.99))
-def test_without_times_sessions_are_as_old_as_their_first_rows(log: list[tuple[int, int]], share: float) -> None:
+def test_without_times_sessions_are_as_old_as_their_first_rows(log, share):
     sessions = list(dict.fromkeys(session for session, _ in log))
     n_test = max(1, round(share * len(sessions)))
     split = partial(temporal_split, frame(log), test_size=share, time_column=None)
@@ -96,7 +96,7 @@ LIBRARIES: dict[str, tuple[Callable[[pl.DataFrame], Any], str]] = {
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_parts_are_frames_of_the_same_library(library: str) -> None:
+def test_parts_are_frames_of_the_same_library(library):
     make, kind = LIBRARIES[library]
     log = frame([(0, 1), (1, 2), (1, 8), (2, 9), (0, 3)]).with_columns(note=pl.Series(["a", None, "b", "c", "d"]))
     native = make(log)
@@ -130,7 +130,7 @@ CUTS: dict[str, tuple[pl.Series, Any, int]] = {
 
 
 @pytest.mark.parametrize("kind", CUTS)
-def test_a_cut_is_a_time_of_the_column(kind: str) -> None:
+def test_a_cut_is_a_time_of_the_column(kind):
     times, cut, first = CUTS[kind]
     log = pl.DataFrame({"s": range(10), "item_id": range(10), "when": times})
     for native in (log, log.to_pandas()):
@@ -139,7 +139,7 @@ def test_a_cut_is_a_time_of_the_column(kind: str) -> None:
         assert list(test["s"]) == list(range(first, 10))
 
 
-def test_a_timedelta_is_the_last_so_much_of_the_log() -> None:
+def test_a_timedelta_is_the_last_so_much_of_the_log():
     log = pl.DataFrame({"session_id": range(10), "time": DAYS})
     # dates are whole days, a datetime is a moment: two days before midnight of day 10 it is midnight of day 8
     assert len(temporal_split(log, test_size=timedelta(days=2))[1]) == 2
@@ -199,9 +199,7 @@ REFUSED: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("log", "arguments", "error", "message"), REFUSED)
-def test_what_cannot_be_split_is_refused_with_the_cure(
-    log: Any, arguments: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_what_cannot_be_split_is_refused_with_the_cure(log, arguments, error, message):
     with pytest.raises(error, match=message):
         temporal_split(log, **arguments)
 
@@ -215,7 +213,7 @@ def sessions(names: Any, items: Any, catalogue: Any = (1, 2, 3)) -> Sessions:
 
 
 @pytest.mark.parametrize("dtype", [pl.Int64, pl.UInt8, pl.String, pl.Categorical])
-def test_sessions_of_both_logs_are_warned_of(dtype: Any) -> None:
+def test_sessions_of_both_logs_are_warned_of(dtype):
     old = sessions(pl.Series([1, 1, 2, 2, 3]).cast(pl.String).cast(dtype), [1, 2, 3, 1, 2])
     other = dtype if dtype != pl.UInt8 else pl.Int16
     new = sessions(pl.Series([2, 2, 3, 4, 4]).cast(pl.String).cast(other), [1, 2, 3, 1, 2])
@@ -223,7 +221,7 @@ def test_sessions_of_both_logs_are_warned_of(dtype: Any) -> None:
         warn_of_leaks(old, new)
 
 
-def test_a_later_log_of_known_items_is_not_warned_of() -> None:
+def test_a_later_log_of_known_items_is_not_warned_of():
     old = sessions([1, 1, 2], [1, 2, 3])
     for new in (sessions([3, 3], [9, 1]), sessions(["1", "1"], [1, 2]), sessions([3, 4], [9, 9])):
         with warnings.catch_warnings():
@@ -231,7 +229,7 @@ def test_a_later_log_of_known_items_is_not_warned_of() -> None:
             warn_of_leaks(old, new)
 
 
-def test_a_later_log_of_unknown_items_alone_is_warned_of() -> None:
+def test_a_later_log_of_unknown_items_alone_is_warned_of():
     with pytest.warns(
         TabmtlWarning, match=r"^none of the 3 items to predict in clicks_val is in clicks or the item table"
     ):

@@ -31,7 +31,7 @@ def by_brute_force(row: np.ndarray, counts: np.ndarray, targets: np.ndarray, k: 
     st.lists(st.integers(0, 25), min_size=1, max_size=12),
     st.integers(1, 6),
 )
-def test_the_oracle_is_that_of_brute_force(cells: list[tuple[int, int]], targets: list[int], k: int) -> None:
+def test_the_oracle_is_that_of_brute_force(cells, targets, k):
     row, counts = np.array(cells).T
     codes = np.minimum(targets, len(cells))
     found = oracle_ceiling(row, counts, codes, k)
@@ -54,7 +54,7 @@ TINY = {"epochs": 1, "d_model": 8, "random_state": 0, "device": "cpu", "n_jobs":
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_one_category_for_many_items_is_warned_of_without_ids(early_stopping: bool) -> None:
+def test_one_category_for_many_items_is_warned_of_without_ids(early_stopping):
     match = r"2 different rows of metadata stand for 100 items: .* cannot exceed Recall@20 0\.\d+, and VSKNN reaches 1"
     with pytest.warns(TabmtlWarning, match=match) as caught:
         model = M2TRec(id_mode="none", early_stopping=early_stopping, **TINY).fit(cycles(), items=CATEGORIES)
@@ -64,7 +64,7 @@ def test_one_category_for_many_items_is_warned_of_without_ids(early_stopping: bo
 
 
 @pytest.mark.parametrize("id_mode", ["full", "delta"])
-def test_with_ids_there_is_nothing_to_warn_of(id_mode: str) -> None:
+def test_with_ids_there_is_nothing_to_warn_of(id_mode):
     with warnings.catch_warnings():
         warnings.simplefilter("error", TabmtlWarning)
         model = M2TRec(id_mode=id_mode, **TINY).fit(cycles(), items=CATEGORIES)
@@ -72,7 +72,7 @@ def test_with_ids_there_is_nothing_to_warn_of(id_mode: str) -> None:
     assert model.oracle_ceiling_["recall@20"] < 0.6
 
 
-def test_metadata_that_tells_items_apart_is_not_warned_of() -> None:
+def test_metadata_that_tells_items_apart_is_not_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error", TabmtlWarning)
         table = CATEGORIES.with_columns(price=pl.col("item_id").sqrt())
@@ -81,7 +81,7 @@ def test_metadata_that_tells_items_apart_is_not_warned_of() -> None:
     assert model.oracle_ceiling_ == {"recall@20": 1.0, "mrr@20": 1.0}
 
 
-def test_the_ceiling_is_measured_on_validation_clicks_by_training_clicks() -> None:
+def test_the_ceiling_is_measured_on_validation_clicks_by_training_clicks():
     log = cycles()
     train, valid = log.filter(pl.col("session_id") < 300), log.filter(pl.col("session_id") >= 300)
     model = M2TRec(id_mode="full", **TINY).fit(train, items=CATEGORIES, clicks_val=valid)
@@ -91,7 +91,7 @@ def test_the_ceiling_is_measured_on_validation_clicks_by_training_clicks() -> No
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_neighbours_are_judged_on_sessions_that_they_do_not_hold(early_stopping: bool) -> None:
+def test_neighbours_are_judged_on_sessions_that_they_do_not_hold(early_stopping):
     rng = np.random.default_rng(0)
     clicks = {"session_id": np.repeat(np.arange(400), 5), "item_id": rng.integers(400, size=2000), "time": range(2000)}
     items = pl.DataFrame({"item_id": range(400), "category": [str(item % 4) for item in range(400)]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,7 +68,7 @@ def compare(make_law: Any, k: int) -> tuple[dict[str, np.ndarray], M2TRec]:
 # Measured, recall at 4: law .906, popularity .066, undirected .251, directed .800
 
 
-def test_a_chain_that_leads_one_way_is_learned_by_the_path_only() -> None:
+def test_a_chain_that_leads_one_way_is_learned_by_the_path_only():
     hits, model = compare(one_way, N_NEXT)
     recall = {name: part.mean() for name, part in hits.items()}
     assert recall["popularity"] + 0.1 < recall["undirected"] < recall["law"] / 2  # it cannot tell there from back
@@ -78,7 +77,7 @@ def test_a_chain_that_leads_one_way_is_learned_by_the_path_only() -> None:
 
 
 @pytest.mark.all_faces  # seven seconds
-def test_a_chain_that_leads_both_ways_loses_nothing_by_the_path() -> None:
+def test_a_chain_that_leads_both_ways_loses_nothing_by_the_path():
     hits, _ = compare(both_ways, 2 * N_NEXT)
     recall = {name: part.mean() for name, part in hits.items()}
     assert recall["popularity"] + 0.3 < recall["undirected"] < recall["law"]
@@ -87,7 +86,7 @@ def test_a_chain_that_leads_both_ways_loses_nothing_by_the_path() -> None:
     assert recall["directed"] < recall["law"]
 
 
-def test_the_strength_that_was_chosen_is_in_the_weights(tmp_path: Path) -> None:
+def test_the_strength_that_was_chosen_is_in_the_weights(tmp_path):
     rng = np.random.default_rng(0)
     train = draw_log(both_ways(rng), rng, 140)
     for strength in (0.0, 0.5):
@@ -112,9 +111,7 @@ def test_the_strength_that_was_chosen_is_in_the_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("n_sessions", "is_judged", "strength"), [(115, True, 0), (135, True, 1), (240, False, 0), (260, False, 0.5)]
 )
-def test_the_clicks_of_the_mean_item_tell_whether_a_path_is_trained(
-    n_sessions: int, is_judged: bool, strength: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_clicks_of_the_mean_item_tell_whether_a_path_is_trained(n_sessions, is_judged, strength, monkeypatch):
     """A tenth of the sessions is the number of clicks an item; what is judged has 1 / 20 less."""
     monkeypatch.setattr(Validation, "choose_strength", lambda self: 1.0)
     rng = np.random.default_rng(0)
@@ -123,7 +120,7 @@ def test_the_clicks_of_the_mean_item_tell_whether_a_path_is_trained(
     assert model.weights_["encoder.direct.weight"].any() == (strength > 0)
 
 
-def test_a_later_log_chooses_the_strength_where_all_sessions_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_log_chooses_the_strength_where_all_sessions_are_trained_on(monkeypatch):
     monkeypatch.setattr(Validation, "choose_strength", lambda self: 1.0)
     rng = np.random.default_rng(0)
     train, later = draw_log(one_way(rng), rng, 140), draw_log(one_way(rng), rng, 10)
@@ -134,7 +131,7 @@ def test_a_later_log_chooses_the_strength_where_all_sessions_are_trained_on(monk
 
 
 @pytest.mark.parametrize("params", [{"directed": False}, {"pooling": "last"}], ids=str)
-def test_without_a_path_there_is_no_strength(params: dict[str, Any]) -> None:
+def test_without_a_path_there_is_no_strength(params):
     rng = np.random.default_rng(0)
     model = fit(draw_log(one_way(rng), rng, 50), **params)
     assert not hasattr(model, "directed_strength_")

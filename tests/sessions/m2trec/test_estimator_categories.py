@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,12 +41,12 @@ def check(model: M2TRec, items: pl.DataFrame, column: str) -> None:
 
 @every_m2trec
 @pytest.mark.parametrize("column", ["category", "subcategory", "brand", "tags"])
-def test_every_column_sums_the_probabilities_of_its_items(form: str, column: str) -> None:
+def test_every_column_sums_the_probabilities_of_its_items(form, column):
     assert ITEMS[column].null_count() or form  # a missing value is a category of its own
     check(fitted(form), ITEMS, column)
 
 
-def test_added_items_count_in_their_categories_also_after_load(tmp_path: Path) -> None:
+def test_added_items_count_in_their_categories_also_after_load(tmp_path):
     new = ITEMS[:4].with_columns(
         item_id="new " + pl.col("item_id"),
         brand=pl.Series(["fresh", None, "fresh", ITEMS["brand"][5]]),
@@ -61,7 +60,7 @@ def test_added_items_count_in_their_categories_also_after_load(tmp_path: Path) -
     assert fitted("M2TRec").predict_categories(TEST, "brand", k=1_000)["brand"].eq("fresh").sum() == 0
 
 
-def test_columns_keep_their_types() -> None:
+def test_columns_keep_their_types():
     items = ITEMS.with_columns(code=pl.int_range(60) % 3, new=pl.int_range(60) % 2 == 0)
     model = tiny("M2TRec", epochs=1, categorical_features=["brand", "code", "new"]).fit(TRAIN, items=items)
     for column in ("code", "new"):
@@ -69,7 +68,7 @@ def test_columns_keep_their_types() -> None:
         check(model, items, column)
 
 
-def test_sessions_of_unknown_items_and_no_session_are_answered() -> None:
+def test_sessions_of_unknown_items_and_no_session_are_answered():
     unknown = TEST.with_columns(item_id=pl.lit("nobody"))
     found = fitted("M2TRec").predict_categories(unknown, "brand", k=1_000)
     np.testing.assert_allclose(
@@ -90,7 +89,7 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_columns_without_categories_are_refused(case: str) -> None:
+def test_columns_without_categories_are_refused(case):
     column, error, message = REFUSED[case]
     model = fitted("M2TRec")
     if case == "vectors":
@@ -101,7 +100,7 @@ def test_columns_without_categories_are_refused(case: str) -> None:
         model.evaluate(TEST, categories=column)
 
 
-def test_what_cannot_be_answered_is_refused() -> None:
+def test_what_cannot_be_answered_is_refused():
     for k in (0, 2.5, None):
         with pytest.raises(ValueError, match="k must be"):
             fitted("M2TRec").predict_categories(TEST, "brand", k=k)
@@ -117,7 +116,7 @@ def test_what_cannot_be_answered_is_refused() -> None:
 
 
 @every_m2trec
-def test_evaluate_judges_what_is_predicted(form: str) -> None:
+def test_evaluate_judges_what_is_predicted(form):
     model = fitted(form)
     table = model.evaluate(TEST, [5, 20], categories="brand")
     plain = model.evaluate(TEST, [5, 20])
@@ -145,7 +144,7 @@ def test_evaluate_judges_what_is_predicted(form: str) -> None:
     assert all_targets["last_accuracy"] == pytest.approx(last.filter(pl.col("place") > 0)["same"].mean())
 
 
-def test_a_trained_model_predicts_categories() -> None:
+def test_a_trained_model_predicts_categories():
     """Better than the shares of categories; transitions between five, the single task of this world, are ahead."""
     train, test = LOG.draw(3_000, random_state=1).split()
     model = tiny("M2TRec", d_model=32, epochs=6).fit(train, items=ITEMS)
@@ -160,7 +159,7 @@ def test_a_trained_model_predicts_categories() -> None:
     assert found["transitions_log_likelihood"] > -0.9
 
 
-def test_a_column_of_names_is_answered_too() -> None:
+def test_a_column_of_names_is_answered_too():
     with pytest.warns(TabmtlWarning, match="names items"):
         model = tiny("M2TRec", epochs=1, text_features=()).fit(TRAIN, items=ITEMS.with_columns(name="item_id"))
     found = model.predict_categories(TEST, "name", k=60)

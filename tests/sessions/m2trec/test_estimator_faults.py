@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ import tabmtl
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def stored(tmp_path_factory):
     """The folder of every form; not to be changed."""
     folders = {form: tmp_path_factory.mktemp("stored") / "model" for form in M2TREC_FORMS}
     for form, folder in folders.items():
@@ -54,10 +53,10 @@ OF_WEIGHTS: dict[str, tuple[Change | None, str]] = {
 
 @pytest.mark.parametrize("what", OF_WEIGHTS)
 @pytest.mark.parametrize("name", ["encoder.bias", "heads.0.bias", "items.own.weight", "items.tower.bags.0.weight"])
-def test_weights_are_those_of_the_network(name: str, what: str, stored: dict[str, Path], tmp_path: Path) -> None:
+def test_weights_are_those_of_the_network(name, what, stored, tmp_path):
     change, word = OF_WEIGHTS[what]
 
-    def forged(arrays: dict[str, Any]) -> None:
+    def forged(arrays):
         array = arrays.pop(f"weights.{name}")
         if change is not None:
             arrays[f"weights.{name}"] = change(array)
@@ -66,7 +65,7 @@ def test_weights_are_those_of_the_network(name: str, what: str, stored: dict[str
 
 
 @pytest.mark.parametrize("name", ["more", "items.own.more", "encoder.layers.9.norm.weight"])
-def test_a_weight_that_the_network_does_not_have(name: str, stored: dict[str, Path], tmp_path: Path) -> None:
+def test_a_weight_that_the_network_does_not_have(name, stored, tmp_path):
     folder = copy_of(stored["M2TRec"], tmp_path / "model")
     forge_arrays(folder, lambda arrays: arrays.update({f"weights.{name}": np.zeros(3, "f4")}))
     refused(folder, name, "Unexpected key(s)")
@@ -85,14 +84,14 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_the_parameters_are_those_of_the_weights(name: str, stored: dict[str, Path], tmp_path: Path) -> None:
+def test_the_parameters_are_those_of_the_weights(name, stored, tmp_path):
     folder = copy_of(stored["M2TRec"], tmp_path / "model")
     refused(forge_facts(folder, lambda facts: facts["params"].update({name: PARAMETERS[name]})), "state_dict")
 
 
 @pytest.mark.parametrize("form", M2TREC_FORMS)
-def test_a_catalogue_of_other_items_is_refused(form: str, stored: dict[str, Path], tmp_path: Path) -> None:
-    def of_more_clicks(arrays: dict[str, Any]) -> None:
+def test_a_catalogue_of_other_items_is_refused(form, stored, tmp_path):
+    def of_more_clicks(arrays):
         arrays["items.clicks"] = 1 + arrays["items.clicks"]
 
     folder = forge_arrays(copy_of(stored[form], tmp_path / "model"), of_more_clicks)
@@ -113,12 +112,12 @@ def test_a_catalogue_of_other_items_is_refused(form: str, stored: dict[str, Path
         ("categories.0.transitions.counts", 0),
     ],
 )
-def test_values_are_in_range(name: str, value: int, stored: dict[str, Path], tmp_path: Path) -> None:
+def test_values_are_in_range(name, value, stored, tmp_path):
     folder = copy_of(stored["M2TRec"], tmp_path / "model")
     refused(forge_arrays(folder, lambda arrays: arrays.update({name: with_first(arrays[name], value)})), name)
 
 
-def test_categories_are_those_of_the_items(stored: dict[str, Path], tmp_path: Path) -> None:
+def test_categories_are_those_of_the_items(stored, tmp_path):
     for what, change, word in (
         ("name", lambda columns: columns[0].update(name="colour"), "'colour'"),
         ("value", lambda columns: columns[0]["values"]["values"].pop(), "categories.0.codes"),
@@ -128,8 +127,8 @@ def test_categories_are_those_of_the_items(stored: dict[str, Path], tmp_path: Pa
         refused(forge_facts(folder, lambda facts, change=change: change(facts["categories"])), word)
 
 
-def test_an_item_has_a_category_at_least(stored: dict[str, Path], tmp_path: Path) -> None:
-    def forged(arrays: dict[str, Any]) -> None:
+def test_an_item_has_a_category_at_least(stored, tmp_path):
+    def forged(arrays):
         arrays["categories.3.offsets"][1] = 0
 
     refused(forge_arrays(copy_of(stored["M2TRec"], tmp_path / "model"), forged), "an item has no category in 'tags'")

@@ -1,16 +1,13 @@
 """M2TRec on sessions whose law is known: above all baselines, below the law, and far above chance on cold items."""
 
-from __future__ import annotations
-
 import pickle
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from recommenders import tiny
 
-from tabmtl.sessions import STAN, VSKNN, CategoryPopularity, M2TRec, Popularity, SequentialRules
+from tabmtl.sessions import STAN, VSKNN, CategoryPopularity, Popularity, SequentialRules
 from tabmtl.synth import make_sessions
 
 # Measured on these 3349 clicks, Recall@20 / MRR@20: the law itself .795 / .463, Popularity .506 / .360,
@@ -20,7 +17,7 @@ from tabmtl.synth import make_sessions
 
 
 @pytest.fixture(scope="module")
-def world() -> Any:
+def world():
     log = make_sessions(4000, 400, random_state=0)
     train, test = log.split()
     baselines = [Popularity(), CategoryPopularity(), SequentialRules(), VSKNN(), STAN()]
@@ -29,14 +26,14 @@ def world() -> Any:
 
 
 @pytest.fixture(scope="module", params=["full", pytest.param("none", marks=pytest.mark.all_faces)])
-def model(world: Any, request: Any) -> M2TRec:
+def model(world, request):
     """M2TRec on the log, not to be changed."""
     log, _ = world
     model = tiny("M2TRec", id_mode=request.param, d_model=64, epochs=10, batch_size=256)
     return model.fit(log.split()[0], items=log.items)
 
 
-def test_it_beats_all_baselines_and_stays_below_the_law(world: Any, model: M2TRec) -> None:
+def test_it_beats_all_baselines_and_stays_below_the_law(world, model):
     log, baselines = world[0], list(world[1])
     test = log.split()[1]
     found = model.evaluate(test)
@@ -51,7 +48,7 @@ def test_it_beats_all_baselines_and_stays_below_the_law(world: Any, model: M2TRe
     assert found["recall@20"][1] > max(3 * chance, by_category)
 
 
-def test_clones_of_best_sellers_get_their_share_of_the_places_of_the_originals(world: Any, model: M2TRec) -> None:
+def test_clones_of_best_sellers_get_their_share_of_the_places_of_the_originals(world, model):
     log, test = world[0], world[0].split()[1]
     model = pickle.loads(pickle.dumps(model))
     best = [model.item_ids_[int(place)] for place in np.argsort(-model.item_counts_)[:10]]

@@ -15,9 +15,7 @@ from tabmtl.synth import make_sessions
 @every_m2trec
 @pytest.mark.parametrize("exclude_seen", [False, True])
 @pytest.mark.parametrize("every", [1, 7])
-def test_probabilities_are_shares_among_the_items_that_may_be_recommended(
-    form: str, exclude_seen: bool, every: int
-) -> None:
+def test_probabilities_are_shares_among_the_items_that_may_be_recommended(form, exclude_seen, every):
     chosen = ITEMS["item_id"].gather_every(every)
     found = fitted(form).recommend(TEST, k=60, candidates=chosen, exclude_seen=exclude_seen, probability=True)
     assert found.columns == ["session_id", "rank", "item_id", "score", "probability"]
@@ -33,14 +31,14 @@ def test_probabilities_are_shares_among_the_items_that_may_be_recommended(
     assert first.equals(found.filter(pl.col("rank") <= 2))
 
 
-def test_probabilities_need_all_scores_and_a_session() -> None:
+def test_probabilities_need_all_scores_and_a_session():
     with pytest.raises(ValueError, match="needs the scores of all items; leave out approximate=True"):
         fitted("M2TRec").recommend(TEST, probability=True, approximate=True)
     assert fitted("M2TRec").recommend(TEST.clear(), probability=True).columns[-1] == "probability"
 
 
 @pytest.mark.all_faces  # twenty seconds
-def test_items_are_clicked_as_often_as_their_probabilities_say() -> None:
+def test_items_are_clicked_as_often_as_their_probabilities_say():
     """On sessions later than those that were set aside; the scores alone say something else."""
     log = make_sessions(4000, 400, random_state=1)
     train, test = log.split()

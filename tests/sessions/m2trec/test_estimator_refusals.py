@@ -88,14 +88,12 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("params", "error", "message"), REFUSED, ids=str)
-def test_parameters_that_cannot_be_are_named_before_training(
-    params: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_parameters_that_cannot_be_are_named_before_training(params, error, message):
     with pytest.raises(error, match=f"^{message}"):
         fit(**params)
 
 
-def test_logs_without_a_next_click_are_refused() -> None:
+def test_logs_without_a_next_click_are_refused():
     single = TRAIN.unique("session_id")
     with pytest.raises(ValueError, match="no session of the click log has two clicks"):
         tiny("M2TRec").fit(single, items=ITEMS)
@@ -115,7 +113,7 @@ NEEDS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", NEEDS)
-def test_what_needs_metadata_and_nothing_else_is_named(case: str) -> None:
+def test_what_needs_metadata_and_nothing_else_is_named(case):
     params, named = NEEDS[case]
     said = f"an item table with metadata is needed for {named}: "
     for items, cure in (
@@ -127,7 +125,7 @@ def test_what_needs_metadata_and_nothing_else_is_named(case: str) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_device_that_is_not_there_is_refused_by_name_with_the_cure() -> None:
+def test_a_device_that_is_not_there_is_refused_by_name_with_the_cure():
     message = r"^torch cannot compute on device='cuda(:1)?' here \(.*\): say device='auto' or 'cpu'$"
     for device in ("cuda", "cuda:1"):
         with pytest.raises(ValueError, match=message):
@@ -137,6 +135,6 @@ def test_a_device_that_is_not_there_is_refused_by_name_with_the_cure() -> None:
         model.recommend(TEST)
 
 
-def test_help_explains_what_is_inherited() -> None:
+def test_help_explains_what_is_inherited():
     for field in fields(M2TRec):
         assert re.search(rf"^([a-z_]+, )*{field.name}(, [a-z_]+)* : ", M2TRec.__doc__ or "", re.M), field.name

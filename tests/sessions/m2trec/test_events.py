@@ -34,7 +34,7 @@ def fit(log: pl.DataFrame, **params: Any) -> M2TRec:
     return tiny("M2TRec", **{"event_column": "event"} | params).fit(log, items=ITEMS)
 
 
-def test_equal_weights_are_none() -> None:
+def test_equal_weights_are_none():
     log = with_events(TRAIN)
     expected = all_scores(fitted("M2TRec"), TEST)
     for params in ({}, {"event_weights": {}, "event_column": None}, {"event_weights": {"buy": 1}}):
@@ -44,7 +44,7 @@ def test_equal_weights_are_none() -> None:
 
 
 @pytest.mark.parametrize("dtype", [pl.Categorical, pl.Int8, pl.Boolean])
-def test_events_may_be_text_or_whole_numbers(dtype: Any) -> None:
+def test_events_may_be_text_or_whole_numbers(dtype):
     log, expected = with_events(TRAIN), all_scores(weighted(), TEST)
     assert not expected.equals(all_scores(fitted("M2TRec"), TEST))
     number = pl.col("event").replace_strict({"buy": 1, "view": 0}).cast(pl.Int8)
@@ -53,7 +53,7 @@ def test_events_may_be_text_or_whole_numbers(dtype: Any) -> None:
     assert all_scores(fit(typed, event_weights={name: 3}), TEST).equals(expected)
 
 
-def test_events_are_read_in_fit_only(tmp_path: Any) -> None:
+def test_events_are_read_in_fit_only(tmp_path):
     model = weighted()
     model.save(tmp_path / "model")
     loaded = tabmtl.load(tmp_path / "model")
@@ -64,7 +64,7 @@ def test_events_are_read_in_fit_only(tmp_path: Any) -> None:
     again.fit(with_events(TRAIN), items=ITEMS, clicks_val=TEST)  # validation clicks need no event
 
 
-def test_what_weighs_more_is_predicted_more() -> None:
+def test_what_weighs_more_is_predicted_more():
     """After a, half of the clicks go to b, and half to c; those to c are purchases."""
     n = 400
     items = [item for session in range(n) for item in ("a", "bc"[session % 2])]
@@ -96,15 +96,13 @@ REFUSED: list[tuple[Any, str | None, type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("weights", "column", "error", "message"), REFUSED)
-def test_weights_that_cannot_be_used_are_refused(
-    weights: Any, column: str | None, error: type[Exception], message: str
-) -> None:
+def test_weights_that_cannot_be_used_are_refused(weights, column, error, message):
     log = with_events(TRAIN).with_columns(pl.col("event").fill_null(""))
     with pytest.raises(error, match=re.escape(message)):
         fit(log, event_weights=weights, event_column=column)
 
 
-def test_an_event_that_no_click_has_is_a_warning() -> None:
+def test_an_event_that_no_click_has_is_a_warning():
     with pytest.warns(TabmtlWarning, match=r"\['Buy'\], which no click in 'event' has; .* \['buy', 'view'\]") as caught:
         fit(with_events(TRAIN), event_weights={"Buy": 3}, epochs=1)
     assert [warning.filename for warning in caught] == [__file__]

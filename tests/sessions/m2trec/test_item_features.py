@@ -38,7 +38,7 @@ def decoded(encoded: tuple[Features, np.ndarray]) -> list[tuple[Any, ...]]:
     return [keys[place] for place in row]
 
 
-def test_columns_are_read_by_their_type() -> None:
+def test_columns_are_read_by_their_type():
     coder = fit()
     assert coder.features.columns.categorical == ("brand",)
     assert coder.features.columns.numeric == ("price",)
@@ -49,7 +49,7 @@ def test_columns_are_read_by_their_type() -> None:
     assert coder.category_names == ["brand", "tags"]
 
 
-def test_equal_rows_become_one() -> None:
+def test_equal_rows_become_one():
     features, row = fit().encode(TABLE)
     assert row.tolist() == [0, 1, 2, 0, 3]
     assert len(features) == len(features.codes) == len(features.vectors) == len(features.bags[0].offsets) - 1 == 4
@@ -59,7 +59,7 @@ def test_equal_rows_become_one() -> None:
 
 
 @pytest.mark.parametrize("column", TABLE.columns)
-def test_every_kind_of_column_tells_rows_apart_alone(column: str) -> None:
+def test_every_kind_of_column_tells_rows_apart_alone(column):
     table = TABLE.select(column)
     features, row = fit(table).encode(table)
     # an empty text or bag is a missing one, and so is a vector of zeros
@@ -70,7 +70,7 @@ def test_every_kind_of_column_tells_rows_apart_alone(column: str) -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=12))
-def test_items_share_a_row_if_and_only_if_they_are_equal(cells: list[tuple[int, int, int]]) -> None:
+def test_items_share_a_row_if_and_only_if_they_are_equal(cells):
     brands, tags, words = ["x", "y", None], [["a", "b"], ["a"], None], ["one two", "two", None]
     table = pl.DataFrame(
         {
@@ -85,7 +85,7 @@ def test_items_share_a_row_if_and_only_if_they_are_equal(cells: list[tuple[int, 
     assert sorted(set(rows.tolist())) == list(range(len(features)))
 
 
-def test_what_is_unseen_is_one_thing_and_what_is_missing_another() -> None:
+def test_what_is_unseen_is_one_thing_and_what_is_missing_another():
     new = TABLE[:3].with_columns(
         brand=pl.Series(["new", "newer", None]),
         tags=pl.Series([["new"], ["newer"], None], dtype=pl.List(pl.String)),
@@ -100,25 +100,25 @@ def test_what_is_unseen_is_one_thing_and_what_is_missing_another() -> None:
     assert np.isnan(features.numbers).all()
 
 
-def test_rare_levels_count_as_unseen() -> None:
+def test_rare_levels_count_as_unseen():
     features, row = fit(min_frequency=2).encode(TABLE)
     assert features.codes[row, 0].tolist() == [FIRST_LEVEL, UNSEEN, MISSING, FIRST_LEVEL, FIRST_LEVEL]
     table = pl.DataFrame({"brand": ["x", "y", "z"]})
     assert fit(table, min_frequency=2).encode(table)[1].tolist() == [0, 0, 0]
 
 
-def test_missing_numbers_of_any_kind_are_equal() -> None:
+def test_missing_numbers_of_any_kind_are_equal():
     table = pl.DataFrame({"price": [1.0, None, float("nan"), -float("nan"), 2.0]})
     assert fit(table).encode(table)[1].tolist() == [0, 1, 1, 1, 2]
 
 
-def test_no_tag_an_empty_tag_and_several_are_different() -> None:
+def test_no_tag_an_empty_tag_and_several_are_different():
     tags = [[], [""], None, ["", ""], ["b", "a"], ["a", "b"], ["ab"], ["a", None, "b"]]
     table = pl.DataFrame({"tags": pl.Series(tags, dtype=pl.List(pl.String))})
     assert fit(table).encode(table)[1].tolist() == [0, 1, 0, 2, 3, 3, 4, 3]
 
 
-def test_rows_of_known_metadata_join_it() -> None:
+def test_rows_of_known_metadata_join_it():
     coder = fit()
     known, row = coder.encode(TABLE)
     new = TABLE[[4, 1, 0]].with_columns(tags=pl.Series([[], ["a"], ["b", "a"]], dtype=pl.List(pl.String)))
@@ -135,25 +135,25 @@ def test_rows_of_known_metadata_join_it() -> None:
     assert list(joined.keys())[: len(known)] == list(known.keys())
 
 
-def test_the_order_of_items_does_not_matter() -> None:
+def test_the_order_of_items_does_not_matter():
     coder = fit()
     assert decoded(coder.encode(TABLE[::-1])) == decoded(coder.encode(TABLE))[::-1]
     alone = [decoded(coder.encode(TABLE[place : place + 1]))[0] for place in range(len(TABLE))]
     assert alone == decoded(coder.encode(TABLE))
 
 
-def test_columns_may_have_any_order_and_more_of_them_are_left_aside() -> None:
+def test_columns_may_have_any_order_and_more_of_them_are_left_aside():
     coder = fit()
     shuffled = TABLE.select(reversed(TABLE.columns)).with_columns(other=pl.lit(1))
     assert decoded(coder.encode(shuffled)) == decoded(coder.encode(TABLE))
 
 
-def test_a_name_that_looks_like_a_pattern_is_a_name() -> None:
+def test_a_name_that_looks_like_a_pattern_is_a_name():
     names = {"brand": "^.*$", "price": "*", "tags": "^t"}
     assert decoded(fit(TABLE.rename(names)).encode(TABLE.rename(names))) == decoded(fit().encode(TABLE))
 
 
-def test_categories_are_levels_whatever_their_type() -> None:
+def test_categories_are_levels_whatever_their_type():
     table = pl.DataFrame({"aisle": [3, 5, None, 3], "price": [1.0, 1.0, 1.0, 1.0]})
     coder = fit(table, categories=["aisle"])
     assert coder.features.columns.categorical == ("aisle",)
@@ -162,14 +162,14 @@ def test_categories_are_levels_whatever_their_type() -> None:
     assert named.features.columns.numeric == ()
 
 
-def test_no_item_and_a_column_of_nulls_are_encoded() -> None:
+def test_no_item_and_a_column_of_nulls_are_encoded():
     coder = fit()
     assert len(coder.encode(TABLE[:0])[0]) == 0
     nothing = pl.DataFrame({name: pl.Series([None, None]) for name in TABLE.columns})
     assert decoded(coder.encode(nothing)) == decoded(coder.encode(TABLE[[2, 2]]))
 
 
-def test_a_coder_comes_back_from_its_state() -> None:
+def test_a_coder_comes_back_from_its_state():
     coder = fit()
     again = through_file(coder)
     assert again.features.columns == coder.features.columns
@@ -178,7 +178,7 @@ def test_a_coder_comes_back_from_its_state() -> None:
     assert decoded(through_file(tags_only).encode(TABLE)) == decoded(tags_only.encode(TABLE))
 
 
-def test_a_column_that_names_items_is_warned_of() -> None:
+def test_a_column_that_names_items_is_warned_of():
     table = pl.DataFrame({"sku": [f"{i}" for i in range(60)], "brand": ["x", "y"] * 30})
     with pytest.warns(TabmtlWarning, match=r"'sku' .* has 60 levels for 60 items, .* text_features .* drop it"):
         ItemCoder.fit(table)
@@ -186,7 +186,7 @@ def test_a_column_that_names_items_is_warned_of() -> None:
     ItemCoder.fit(table[:40])  # of few items, few levels are many
 
 
-def test_a_number_that_names_items_is_not_said_to_be_text() -> None:
+def test_a_number_that_names_items_is_not_said_to_be_text():
     table = pl.DataFrame({"price": [float(i) for i in range(60)], "brand": ["x", "y"] * 30})
     with pytest.warns(TabmtlWarning, match=r"'price' .* leave it out of categories .*, or drop it") as caught:
         ItemCoder.fit(table, categories=["price"])
@@ -219,7 +219,7 @@ REFUSED: dict[str, tuple[pl.DataFrame, dict[str, Any], type[Exception], str]] = 
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_table_that_does_not_fit_is_refused(case: str) -> None:
+def test_a_table_that_does_not_fit_is_refused(case):
     table, options, error, message = REFUSED[case]
     with pytest.raises(error, match=message):
         fit(table, **options)
@@ -242,7 +242,7 @@ CHANGED: dict[str, tuple[pl.DataFrame, type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("case", CHANGED)
-def test_new_items_of_another_kind_are_refused(case: str) -> None:
+def test_new_items_of_another_kind_are_refused(case):
     table, error, message = CHANGED[case]
     with pytest.raises(error, match=message):
         fit().encode(table)

@@ -32,7 +32,7 @@ def take(bags: Bags, places: list[int]) -> Bags:
     return bags.map(torch.from_numpy).take(torch.tensor(places, dtype=torch.int64)).map(torch.Tensor.numpy)
 
 
-def test_tags_are_levels_unseen_or_missing() -> None:
+def test_tags_are_levels_unseen_or_missing():
     tags = pl.Series("tags", [["red", "blue"], ["mauve"], [], None, [None], [None, "green"], ["pink", "blue"]])
     bags = encode_tags(tags, LEVELS)
     blue, green, red = range(FIRST_LEVEL, FIRST_LEVEL + 3)
@@ -42,7 +42,7 @@ def test_tags_are_levels_unseen_or_missing() -> None:
 
 
 @pytest.mark.parametrize("dtype", [pl.List(pl.Categorical), pl.List(pl.Enum(LEVELS)), pl.Array(pl.String, 2)])
-def test_tags_may_be_text_of_any_type(dtype: pl.DataType) -> None:
+def test_tags_may_be_text_of_any_type(dtype):
     tags = pl.Series([["red", "blue"], ["green", "red"]])
     assert rows(encode_tags(tags.cast(dtype), LEVELS)) == rows(encode_tags(tags, LEVELS))
     numbers = pl.Series([[3, 1], [2, 2]])
@@ -51,19 +51,19 @@ def test_tags_may_be_text_of_any_type(dtype: pl.DataType) -> None:
 
 
 @pytest.mark.parametrize("name", ["tags", "count", "tag", ""])
-def test_levels_are_the_frequent_tags_in_order(name: str) -> None:
+def test_levels_are_the_frequent_tags_in_order(name):
     tags = pl.Series(name, [["b", "a"], ["b"], None, ["c", None, "b", "a"]])
     assert levels_of(tags, 1) == ("a", "b", "c")
     assert levels_of(tags, 2) == ("a", "b")
     assert levels_of(tags, 9) == ()
 
 
-def test_without_levels_all_tags_are_unseen() -> None:
+def test_without_levels_all_tags_are_unseen():
     assert rows(encode_tags(pl.Series([["a", "b"], None]), ())) == [[UNSEEN, UNSEEN], [MISSING]]
 
 
 @given(st.lists(st.none() | st.lists(st.sampled_from(["red", "blue", "odd", None]), max_size=4), min_size=1))
-def test_codes_of_a_row_are_sorted_and_weigh_one(tags: list[list[str | None] | None]) -> None:
+def test_codes_of_a_row_are_sorted_and_weigh_one(tags):
     series = pl.Series(tags, dtype=pl.List(pl.String))
     bags = encode_tags(series, LEVELS)
     assert all(row == sorted(row) and row for row in rows(bags))
@@ -72,7 +72,7 @@ def test_codes_of_a_row_are_sorted_and_weigh_one(tags: list[list[str | None] | N
     assert list(bags.keys()) == list(encode_tags(backwards, LEVELS).keys())
 
 
-def test_words_and_letters_are_hashed_into_halves_of_their_own() -> None:
+def test_words_and_letters_are_hashed_into_halves_of_their_own():
     bags = encode_text(pl.Series(["Red shoe", "red  SHOE", "shoe red", "a red-shoe", "", None]))
     first, same, turned, other, empty, none = rows(bags)
     assert first == same == turned
@@ -85,7 +85,7 @@ def test_words_and_letters_are_hashed_into_halves_of_their_own() -> None:
     np.testing.assert_allclose(np.add.reduceat(bags.weights, starts), 1, rtol=1e-6)
 
 
-def test_a_letter_changed_leaves_most_3_grams() -> None:
+def test_a_letter_changed_leaves_most_3_grams():
     first, second = rows(encode_text(pl.Series(["waterproof", "waterprof"])))
     half = TEXT_BUCKETS // 2
     shared = set(first) & set(second)
@@ -93,12 +93,12 @@ def test_a_letter_changed_leaves_most_3_grams() -> None:
     assert len(shared) >= 6
 
 
-def test_how_often_a_word_comes_counts() -> None:
+def test_how_often_a_word_comes_counts():
     once, twice = encode_text(pl.Series(["a bb", "a a bb"])).keys()
     assert once != twice
 
 
-def test_rows_are_taken_and_extended() -> None:
+def test_rows_are_taken_and_extended():
     bags = encode_tags(pl.Series([["red", "blue"], None, ["odd"]]), LEVELS)
     taken = take(bags, [2, 0, 0])
     assert rows(taken) == [rows(bags)[place] for place in (2, 0, 0)]

@@ -28,39 +28,39 @@ def items(*, shared: bool) -> KnownItems:
     return KnownItems(features=features, row=row, clicks=COUNTS, shared=shared)
 
 
-def test_shared_units_are_those_of_equal_metadata() -> None:
+def test_shared_units_are_those_of_equal_metadata():
     known = items(shared=True)
     assert known.unit_of.tolist() == [0, 1, 2, 1, 3, 4]
     assert known.on(CPU).row.tolist() == [4, 0, 1, 2, 3]
     assert known.on(CPU).own.tolist() == [0] * 5
 
 
-def test_else_every_item_is_its_own_unit() -> None:
+def test_else_every_item_is_its_own_unit():
     known = items(shared=False)
     assert known.unit_of.tolist() == [0, 1, 2, 3, 4, 5]
     assert known.on(CPU).row.tolist() == [4, 0, 1, 0, 2, 3]
     assert known.on(CPU).own.tolist() == [0, 1, 2, 3, 0, 0]
 
 
-def test_without_metadata_items_are_units_of_no_row() -> None:
+def test_without_metadata_items_are_units_of_no_row():
     known = KnownItems(features=None, row=None, clicks=COUNTS, shared=False)
     assert known.unit_of.tolist() == [0, 1, 2, 3, 4, 5]
     assert known.on(CPU).features is None
     assert len(known.on(CPU)) == 6
 
 
-def test_a_shared_unit_deals_its_probability_to_its_items_by_clicks() -> None:
+def test_a_shared_unit_deals_its_probability_to_its_items_by_clicks():
     bias = items(shared=True).bias(np.full(5, 0.5), -7.0)
     np.testing.assert_allclose(np.exp(bias), [6 / 8, 1, 2 / 8, 0.5, 0.5])  # two units that nobody clicked
 
 
-def test_items_without_clicks_get_the_base_and_the_log_of_their_share() -> None:
+def test_items_without_clicks_get_the_base_and_the_log_of_their_share():
     bias = items(shared=False).bias(np.array([1, 1, 1, 0.5, 0.25]), -2.0)
     np.testing.assert_allclose(bias, [0, 0, 0, np.log(0.5) - 2, np.log(0.25) - 2])
     assert items(shared=False).bias(np.zeros(5), -2.0).tolist() == [0, 0, 0, -np.inf, -np.inf]
 
 
-def test_popularity_is_relative_to_the_mean_unit_and_none_of_the_cold() -> None:
+def test_popularity_is_relative_to_the_mean_unit_and_none_of_the_cold():
     for shared, clicks in ((True, [8, 3, 0, 0]), (False, [6, 3, 2, 0, 0])):
         known = items(shared=shared)
         assert known.on(CPU).clicks.tolist() == [0, *clicks]
@@ -78,7 +78,7 @@ NEW = pl.DataFrame(
 )
 
 
-def test_new_items_of_known_metadata_join_its_unit() -> None:
+def test_new_items_of_known_metadata_join_its_unit():
     known = items(shared=True)
     more = known.extended(*CODER.encode(NEW))
     assert more.unit_of[:6].tolist() == known.unit_of.tolist()
@@ -93,7 +93,7 @@ def test_new_items_of_known_metadata_join_its_unit() -> None:
     np.testing.assert_allclose(hidden, [6 / 8, 1, 2 / 8, 0, 0, 0, 0, 0, 0])
 
 
-def test_new_items_have_units_of_their_own_and_no_own_vector() -> None:
+def test_new_items_have_units_of_their_own_and_no_own_vector():
     known = items(shared=False)
     more = known.extended(*CODER.encode(NEW))
     assert more.unit_of.tolist() == list(range(10))
@@ -102,7 +102,7 @@ def test_new_items_have_units_of_their_own_and_no_own_vector() -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_items_come_back_from_their_state(shared: bool) -> None:
+def test_items_come_back_from_their_state(shared):
     known = items(shared=shared)
     again = through_file(known)
     assert again.unit_of.tolist() == known.unit_of.tolist()
@@ -115,7 +115,7 @@ def test_items_come_back_from_their_state(shared: bool) -> None:
     assert extended.unit_of.tolist() == known.extended(*CODER.encode(NEW)).unit_of.tolist()
 
 
-def test_items_without_metadata_come_back_too() -> None:
+def test_items_without_metadata_come_back_too():
     again = through_file(KnownItems(features=None, row=None, clicks=COUNTS, shared=False))
     assert again.features is None
     assert again.on(CPU).own.tolist() == [0, 1, 2, 3, 0, 0]

@@ -59,14 +59,14 @@ KNOWN = KnownItems(features=None, row=None, clicks=np.where(CLICKED, 3, 0), shar
 
 
 @pytest.mark.parametrize(("scale", "base"), [(2 ** (1 / 3), 1.5), (2 ** (-1 / 2), -1.0), (1.0, 0.0)])
-def test_bare_vectors_get_back_what_they_lack(scale: float, base: float) -> None:
+def test_bare_vectors_get_back_what_they_lack(scale, base):
     found = measure_bare(scores_by((LOGITS - base) / scale), KNOWN, drawn(3000, np.where(CLICKED, LOGITS, -50)))
     assert found.scale == pytest.approx(scale, rel=0.13)  # the next scale
     assert found.base == pytest.approx(base, abs=0.2)
     assert found.recall > 0.8  # then nothing is lacking; 20 of 45 items at random would be .44
 
 
-def test_base_and_scale_maximise_the_likelihood_and_recall_is_that_of_the_ranks() -> None:
+def test_base_and_scale_maximise_the_likelihood_and_recall_is_that_of_the_ranks():
     bare = 0.7 * LOGITS + rng.normal(0, 1, LOGITS.shape).astype(np.float32)
     sessions = drawn(400)
     found = measure_bare(scores_by(bare), KNOWN, sessions)
@@ -76,13 +76,13 @@ def test_base_and_scale_maximise_the_likelihood_and_recall_is_that_of_the_ranks(
     rows = [(last[row], target[row], group) for group in range(10) for row in range(group % 5, 400, 5)]
     rows = [(item, aim, group) for item, aim, group in rows if CLICKED[aim]]
 
-    def mixed(scale: float, base: float) -> np.ndarray:
+    def mixed(scale, base):
         scores = [np.where(part == group, scale * bare[item] + base, LOGITS[item]) for item, _, group in rows]
         return np.where(CLICKED, scores, -np.inf).astype(float)
 
     aims, inside = np.array([aim for _, aim, _ in rows]), np.array([part[aim] == group for _, aim, group in rows])
 
-    def likelihood(scale: float, base: float) -> float:
+    def likelihood(scale, base):
         scores = mixed(scale, base)
         total = (scores[np.arange(len(rows)), aims] - logsumexp(scores, axis=1)).sum()
         return total + base - np.exp(base) - 25 * np.log(scale) ** 2
@@ -95,7 +95,7 @@ def test_base_and_scale_maximise_the_likelihood_and_recall_is_that_of_the_ranks(
     assert found.recall == pytest.approx(np.mean(ranks[inside] <= 20), abs=1e-9)
 
 
-def test_where_no_item_of_training_is_clicked_nothing_is_measured() -> None:
+def test_where_no_item_of_training_is_clicked_nothing_is_measured():
     assert vars(measure_bare(scores_by(LOGITS), KNOWN, sessions_of([1, 60], [3, 0]))) == {
         "base": 0.0,
         "scale": 1.0,
@@ -103,7 +103,7 @@ def test_where_no_item_of_training_is_clicked_nothing_is_measured() -> None:
     }
 
 
-def test_mass_and_places_of_rivals_are_those_of_all_scores() -> None:
+def test_mass_and_places_of_rivals_are_those_of_all_scores():
     sessions = sessions_of(*([item] for item in range(1, N + 1)))
     rivals = Rivals.of(scores_of, ~CLICKED, sessions)
     for shift in (-3.0, 0.0, 0.7, 40.0):
@@ -114,7 +114,7 @@ def test_mass_and_places_of_rivals_are_those_of_all_scores() -> None:
     assert rivals.places(40.0) == 0.75  # there are 15 of them
 
 
-def test_the_cut_gives_new_items_as_many_places_as_allowed() -> None:
+def test_the_cut_gives_new_items_as_many_places_as_allowed():
     rivals = Rivals.of(scores_of, ~CLICKED, sessions_of(*([item] for item in range(1, N + 1))))
     today = rivals.places()
     for share in (0.01, 0.1, 0.2):
@@ -124,7 +124,7 @@ def test_the_cut_gives_new_items_as_many_places_as_allowed() -> None:
     assert rivals.cut(today) == rivals.cut(1.0) == 0
 
 
-def test_few_other_items_leave_places_to_new_ones_whatever_they_score() -> None:
+def test_few_other_items_leave_places_to_new_ones_whatever_they_score():
     rivals = Rivals.of(scores_of, np.arange(N) >= 5, sessions_of([1], [2]))
     assert rivals.places(-40.0) == 0.75
     assert np.isfinite(rivals.cut(0.1))
@@ -132,7 +132,7 @@ def test_few_other_items_leave_places_to_new_ones_whatever_they_score() -> None:
     assert (nobody.places(40.0), nobody.mass(40.0), nobody.cut(0.01)) == (0, 0, 0)
 
 
-def test_the_share_of_listed_items_is_drawn_to_what_was_assumed_and_never_nothing() -> None:
+def test_the_share_of_listed_items_is_drawn_to_what_was_assumed_and_never_nothing():
     odds = np.full(2000, -3.0)
     rivals = Rivals(odds=odds, entries=np.zeros((2000, 20)))
     shifts = [rivals.likely_shift(clicks) for clicks in (0, 1, 10, 95, 500)]
@@ -153,7 +153,7 @@ def valued(bias: np.ndarray, factor: np.ndarray, lost: np.ndarray | None = None)
     return lambda some: table[some.items[some.offsets[1:] - 1]].astype(np.float32)
 
 
-def test_listed_items_get_the_probability_of_their_clicks() -> None:
+def test_listed_items_get_the_probability_of_their_clicks():
     sessions = drawn(3000, np.where(CLICKED, LOGITS, LOGITS - 1.0))
     new, report = measure_new_items(valued, LISTED, sessions, launch=0.5)
     assert new.listed == pytest.approx(np.exp(-1), rel=0.15)
@@ -167,7 +167,7 @@ def test_listed_items_get_the_probability_of_their_clicks() -> None:
     assert report["mass"][2] == report["places"][2] == 0
 
 
-def test_listed_items_that_nobody_clicks_keep_a_twentieth_of_the_places_but_are_no_more_than_launches() -> None:
+def test_listed_items_that_nobody_clicks_keep_a_twentieth_of_the_places_but_are_no_more_than_launches():
     sessions = drawn(3000, np.where(CLICKED, LOGITS, -50))
     new, report = measure_new_items(valued, LISTED, sessions, launch=0.5)
     assert report_new_items(valued, LISTED, new, report)["places"][1] == pytest.approx(0.05, abs=0.005)
@@ -175,12 +175,12 @@ def test_listed_items_that_nobody_clicks_keep_a_twentieth_of_the_places_but_are_
     assert rare.listed == rare.added == 1e-4
 
 
-def test_the_most_places_hold_for_listed_and_added_items_together() -> None:
+def test_the_most_places_hold_for_listed_and_added_items_together():
     new, report = measure_new_items(valued, LISTED, drawn(1000), launch=1.0)
     known = LISTED.extended(*CODER.encode(TABLE[:5]))
     rows = np.concatenate([np.arange(N), np.arange(5)])
 
-    def more(bias: np.ndarray, factor: np.ndarray, lost: np.ndarray | None = None) -> Any:
+    def more(bias, factor, lost=None):
         table = LOGITS[:, rows] * factor + bias
         return lambda some: table[some.items[some.offsets[1:] - 1]].astype(np.float32)
 
@@ -192,13 +192,13 @@ def test_the_most_places_hold_for_listed_and_added_items_together() -> None:
     assert capped.capped(more, known, None).cut == 0
 
 
-def test_without_metadata_a_new_item_counts_as_one_with_one_click() -> None:
+def test_without_metadata_a_new_item_counts_as_one_with_one_click():
     new, report = measure_new_items(valued, KNOWN, drawn(200), launch=0.5)
     assert (new.base, new.scale, new.listed, new.added) == (0, 1, 1 / 3, 1 / 3)
     assert report["recall@20"][0] is None
 
 
-def test_a_warning_says_where_metadata_hardly_tells_new_items_apart() -> None:
+def test_a_warning_says_where_metadata_hardly_tells_new_items_apart():
     row = np.where(np.arange(N) < 45, ROW, ROW[0])
     known = KnownItems(features=FEATURES, row=row, clicks=np.where(np.arange(N) < 30, 1, 0), shared=False)
     with warnings.catch_warnings():
@@ -223,14 +223,14 @@ def log_of(rates: np.ndarray, birth: np.ndarray, n: int = 4000) -> Sessions:
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
-def test_the_share_of_births_is_that_of_the_clicks_that_follow(share: float) -> None:
+def test_the_share_of_births_is_that_of_the_clicks_that_follow(share):
     old, new = rng.exponential(0.01, 600), np.full(200, 0.01 * share)
     log = log_of(np.concatenate([old, new]), np.concatenate([np.zeros(600), rng.uniform(0.5, 0.9, 200)]))
     expected = share * 0.01 / (log.lengths.sum() / len(log) / 800)
     assert share_of_births(log, 800) == pytest.approx(expected, rel=0.25)
 
 
-def test_rare_items_are_no_births() -> None:
+def test_rare_items_are_no_births():
     rare = log_of(rng.exponential(0.001, 800), np.zeros(800))
     assert share_of_births(rare, 800) == LAUNCH
     log = log_of(rng.exponential(0.01, 800), np.repeat([0, 0.7], 400))
@@ -247,7 +247,7 @@ def new_items(**changes: float) -> NewItems:
 
 
 @pytest.mark.parametrize("wrong", [{"base": np.inf}, {"listed": -0.1}, {"added": np.nan}, {"cut": -1.0}])
-def test_a_file_with_other_numbers_is_refused(wrong: dict[str, float]) -> None:
+def test_a_file_with_other_numbers_is_refused(wrong):
     assert new_items().sessions.padded().tolist() == [[4, 0], [2, 0]]
     with pytest.raises(ValueError, match="must be finite, and shares not below 0"):
         new_items(**wrong)

@@ -46,7 +46,7 @@ def vectors(coder: ItemCoder, tower: ItemTower, table: pl.DataFrame) -> torch.Te
 
 
 @pytest.mark.parametrize("columns", [None, *([name] for name in TABLE.columns)])
-def test_equal_metadata_gives_equal_vectors_and_other_metadata_others(columns: list[str] | None) -> None:
+def test_equal_metadata_gives_equal_vectors_and_other_metadata_others(columns):
     coder, tower = make(columns)
     found = vectors(coder, tower, TABLE)
     assert found.shape == (6, 12)
@@ -55,7 +55,7 @@ def test_equal_metadata_gives_equal_vectors_and_other_metadata_others(columns: l
     assert (others > 1e-2 * found.norm(dim=1).mean()).all()
 
 
-def test_a_vector_depends_on_its_own_row_alone() -> None:
+def test_a_vector_depends_on_its_own_row_alone():
     coder, tower = make()
     together = vectors(coder, tower, TABLE)
     for place in range(len(TABLE)):
@@ -63,7 +63,7 @@ def test_a_vector_depends_on_its_own_row_alone() -> None:
     torch.testing.assert_close(vectors(coder, tower, TABLE[::-1]), together.flip(0))
 
 
-def test_new_values_are_unseen_and_missing_ones_missing() -> None:
+def test_new_values_are_unseen_and_missing_ones_missing():
     coder, tower = make()
     unseen = TABLE[:1].with_columns(brand=pl.lit("new"), tags=pl.lit(["new"]))
     other = TABLE[:1].with_columns(brand=pl.lit("newer"), tags=pl.lit(["newest"]))
@@ -75,7 +75,7 @@ def test_new_values_are_unseen_and_missing_ones_missing() -> None:
     torch.testing.assert_close(vectors(coder, tower, nothing)[0], vectors(coder, tower, TABLE)[4])
 
 
-def test_the_last_row_of_tensors_stands_for_nothing_known() -> None:
+def test_the_last_row_of_tensors_stands_for_nothing_known():
     coder, tower = make()
     tensors = tensors_of(coder)
     assert len(tensors) == 6  # 5 distinct rows
@@ -87,7 +87,7 @@ def test_the_last_row_of_tensors_stands_for_nothing_known() -> None:
     assert torch.isfinite(tower(last)).all()
 
 
-def test_rows_of_tensors_are_taken_by_number() -> None:
+def test_rows_of_tensors_are_taken_by_number():
     tensors = tensors_of(make()[0])
     index = torch.tensor([3, 1, 1, 5, 0])
     taken = tensors.take(index)
@@ -100,7 +100,7 @@ def test_rows_of_tensors_are_taken_by_number() -> None:
             assert torch.equal(mine.weights[cut], whole.weights[from_whole])
 
 
-def test_a_bag_is_the_mean_of_its_rows() -> None:
+def test_a_bag_is_the_mean_of_its_rows():
     coder, tower = make(["tags"])
     table = tower.bags[0].weight.detach()
     a, b = table[2], table[3]
@@ -110,7 +110,7 @@ def test_a_bag_is_the_mean_of_its_rows() -> None:
 
 
 @pytest.mark.parametrize("columns", [None, ["price"], ["brand"], ["price", "name"], ["brand", "price", "vector"]])
-def test_the_tower_is_its_equation(columns: list[str] | None) -> None:
+def test_the_tower_is_its_equation(columns):
     """Embeddings of fields side by side, through two layers and a norm; they need not be formed to get there."""
     coder, tower = make(columns)
     torch.nn.init.normal_(tower.up.bias)
@@ -130,13 +130,13 @@ def test_the_tower_is_its_equation(columns: list[str] | None) -> None:
     torch.testing.assert_close(tower(tensors), tower.norm(tower.down(hidden)), rtol=1e-4, atol=1e-6)
 
 
-def test_vectors_have_one_length_at_the_start() -> None:
+def test_vectors_have_one_length_at_the_start():
     coder, tower = make(d_model=64)
     length = tower.norm.weight.norm().expand(6)
     torch.testing.assert_close(vectors(coder, tower, TABLE).norm(dim=1), length, rtol=0.3, atol=0)
 
 
-def test_in_training_some_known_values_are_taken_for_unseen() -> None:
+def test_in_training_some_known_values_are_taken_for_unseen():
     coder, tower = make(["brand"], unknown_rate=0.25)
     codes = torch.tensor([[0], [1], [2], [3], [4]], dtype=torch.int32).repeat(2000, 1)
     torch.manual_seed(0)
@@ -161,7 +161,7 @@ def own_vectors(coder: ItemCoder | None = None, n_own: int = 4, **options: Any) 
     return ItemVectors(coder, n_own, M2TRec(**{"d_model": 12, "id_dropout": 0.0} | options))
 
 
-def test_an_own_vector_is_added_to_that_of_the_metadata() -> None:
+def test_an_own_vector_is_added_to_that_of_the_metadata():
     coder, _ = make()
     tensors = tensors_of(coder)
     items = own_vectors(coder).eval()
@@ -175,14 +175,14 @@ def test_an_own_vector_is_added_to_that_of_the_metadata() -> None:
     assert items.own.weight[0].abs().sum() == 0
 
 
-def test_without_metadata_a_vector_is_the_own_one() -> None:
+def test_without_metadata_a_vector_is_the_own_one():
     items = own_vectors().eval()
     assert items.own is not None
     own = torch.tensor([2, 0, 4])
     assert torch.equal(items(None, torch.full((3,), -1), own), items.own.weight[own])
 
 
-def test_an_item_without_own_vector_never_learns_one() -> None:
+def test_an_item_without_own_vector_never_learns_one():
     items = own_vectors()
     optimizer = torch.optim.AdamW(items.parameters(), lr=0.1, weight_decay=0.1)
     for _ in range(3):
@@ -192,7 +192,7 @@ def test_an_item_without_own_vector_never_learns_one() -> None:
     assert items.own.weight[0].abs().sum() == 0
 
 
-def test_bounded_vectors_start_at_zero_and_stay_within_the_bound() -> None:
+def test_bounded_vectors_start_at_zero_and_stay_within_the_bound():
     coder, _ = make()
     tensors = tensors_of(coder)
     items = own_vectors(coder, id_mode="delta", delta_norm=0.5).eval()
@@ -212,7 +212,7 @@ def test_bounded_vectors_start_at_zero_and_stay_within_the_bound() -> None:
     assert torch.isfinite(torch.autograd.grad(items(tensors, rows, own).sum(), items.own.weight)[0]).all()
 
 
-def test_own_vectors_are_left_out_of_some_steps_only() -> None:
+def test_own_vectors_are_left_out_of_some_steps_only():
     """Two rows of metadata stand for themselves equally often, that of 50 items and that of one."""
     coder, _ = make()
     tensors, n_steps = tensors_of(coder), 300
@@ -233,7 +233,7 @@ def test_own_vectors_are_left_out_of_some_steps_only() -> None:
 
 
 @pytest.mark.parametrize("columns", [None, ["price"], ["name"], ["brand", "vector"]])
-def test_concatenated_fields_are_the_embeddings_side_by_side(columns: list[str] | None) -> None:
+def test_concatenated_fields_are_the_embeddings_side_by_side(columns):
     table = TABLE.select(columns or TABLE.columns)
     coder = ItemCoder.fit(table, texts=[name for name in table.columns if name == "name"])
     torch.manual_seed(0)
@@ -247,7 +247,7 @@ def test_concatenated_fields_are_the_embeddings_side_by_side(columns: list[str] 
         assert same.tolist() == [True, False, False, False, False]
 
 
-def test_missing_numbers_and_unseen_levels_have_embeddings_of_their_own() -> None:
+def test_missing_numbers_and_unseen_levels_have_embeddings_of_their_own():
     coder = ItemCoder.fit(TABLE.select("brand", "price"))
     fields = ItemFields(coder, M2TRec()).eval()
     for parameter in fields.parameters():
@@ -263,7 +263,7 @@ def test_missing_numbers_and_unseen_levels_have_embeddings_of_their_own() -> Non
 
 
 @pytest.mark.parametrize("mode", ["full", "delta"])
-def test_own_vectors_are_as_wide_as_the_fields(mode: str) -> None:
+def test_own_vectors_are_as_wide_as_the_fields(mode):
     coder = ItemCoder.fit(TABLE.select("brand", "price"))
     both = ItemVectors(coder, 4, M2TRec(item_tower="concat", id_mode=mode))  # type: ignore[arg-type]
     assert both.width == 2 * FIELD_WIDTH

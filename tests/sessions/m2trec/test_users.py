@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import polars as pl
 import pytest
@@ -51,7 +48,7 @@ def expected_past(log: pl.DataFrame, session: int, n: int) -> list[int]:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("n", [1, 7, 500])
-def test_the_last_clicks_of_sessions_that_ended_before_precede(seed: int, n: int) -> None:
+def test_the_last_clicks_of_sessions_that_ended_before_precede(seed, n):
     log = draw(seed)
     sessions = read(log)
     found = UserClicks.of(sessions).precede(sessions, n).past
@@ -62,7 +59,7 @@ def test_the_last_clicks_of_sessions_that_ended_before_precede(seed: int, n: int
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_later_log_is_preceded_by_what_is_kept_of_an_earlier_one(seed: int) -> None:
+def test_a_later_log_is_preceded_by_what_is_kept_of_an_earlier_one(seed):
     log = draw(seed, 80)
     late = pl.col("time").min().over("session_id") > 40
     earlier, later = log.filter(~late), log.filter(late)
@@ -79,21 +76,21 @@ def test_a_later_log_is_preceded_by_what_is_kept_of_an_earlier_one(seed: int) ->
         assert past.items[past.offsets[place] : past.offsets[place + 1]].tolist() == expected_past(whole, session, 6)
 
 
-def test_the_newest_clicks_of_each_user_are_kept() -> None:
+def test_the_newest_clicks_of_each_user_are_kept():
     clicks = UserClicks.of(read(draw(0)))
     kept = clicks.newest(6)
     for user in range(5):
         assert kept.items[kept.users == user].tolist() == clicks.items[clicks.users == user][-6:].tolist()
 
 
-def test_a_log_that_was_learned_from_is_not_read_twice() -> None:
+def test_a_log_that_was_learned_from_is_not_read_twice():
     sessions = read(draw(0))
     clicks = UserClicks.of(sessions)
     again = UserClicks.of(sessions, clicks.newest(10))
     assert again.items.tolist() == clicks.items.tolist()
 
 
-def test_past_clicks_belong_to_no_session() -> None:
+def test_past_clicks_belong_to_no_session():
     sessions = read(draw(1))
     plain, whole = sessions, UserClicks.of(sessions).precede(sessions, 5)
     assert whole.lengths.tolist() == plain.lengths.tolist()
@@ -125,12 +122,12 @@ def with_users(log: pl.DataFrame) -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
+def model():
     return tiny("M2TRec", user_column="user", user_clicks=4).fit(with_users(TRAIN), items=ITEMS)
 
 
 @pytest.mark.parametrize("params", [{}, {"pooling": "mean"}, {"pooling": "last", "hierarchy": True}], ids=str)
-def test_a_query_of_all_prefixes_is_that_of_the_prefix(params: dict[str, Any]) -> None:
+def test_a_query_of_all_prefixes_is_that_of_the_prefix(params):
     model = tiny("M2TRec", user_column="user", user_clicks=4, epochs=1, **params).fit(with_users(TRAIN), items=ITEMS)
     index, encoder = model._fitted_index(), model._module.encoder
     with torch.no_grad():
@@ -149,7 +146,7 @@ def test_a_query_of_all_prefixes_is_that_of_the_prefix(params: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("params", [{}, {"training": "per_prefix"}], ids=str)
-def test_examples_show_the_past_behind_the_own_clicks(params: dict[str, Any]) -> None:
+def test_examples_show_the_past_behind_the_own_clicks(params):
     from tabmtl.sessions.m2trec.training import Examples
 
     sessions = read(draw(2))
@@ -171,7 +168,7 @@ def test_examples_show_the_past_behind_the_own_clicks(params: dict[str, Any]) ->
     assert ages.tolist() == aged.padded(newest_first=True)[order].tolist()
 
 
-def test_earlier_sessions_change_answers_and_only_those_of_their_user(model: Any) -> None:
+def test_earlier_sessions_change_answers_and_only_those_of_their_user(model):
     log = with_users(TEST)
     found = all_scores(model, log)
     assert found["score"].is_finite().all()
@@ -187,7 +184,7 @@ def test_earlier_sessions_change_answers_and_only_those_of_their_user(model: Any
     assert len(seen) == 60 - listed["item_id"].n_unique()
 
 
-def test_users_are_kept_in_files(model: Any, tmp_path: Path) -> None:
+def test_users_are_kept_in_files(model, tmp_path):
     model.save(tmp_path / "model")
     log, loaded = with_users(TEST), tabmtl.load(tmp_path / "model")
     assert all_scores(loaded, log).equals(all_scores(model, log))
@@ -196,7 +193,7 @@ def test_users_are_kept_in_files(model: Any, tmp_path: Path) -> None:
     loaded.add_items(ITEMS[:2].with_columns(item_id="new " + pl.col("item_id")))
     assert loaded.recommend(log, k=3).height == model.recommend(log, k=3).height
 
-    def forged(arrays: dict[str, Any]) -> None:
+    def forged(arrays):
         arrays["users.items"][0] = 10_000
 
     with pytest.raises(tabmtl.ModelFileError, match=r"users\.items"):
@@ -204,13 +201,13 @@ def test_users_are_kept_in_files(model: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("params", [{"user_clicks": 0}, {"user_column": None}], ids=str)
-def test_without_past_clicks_the_model_is_the_plain_one(params: dict[str, Any]) -> None:
+def test_without_past_clicks_the_model_is_the_plain_one(params):
     plain = tiny("M2TRec", **{"user_column": "user"} | params).fit(with_users(TRAIN), items=ITEMS)
     assert all_scores(plain, with_users(TEST)).equals(all_scores(fitted("M2TRec"), TEST))
 
 
 @pytest.mark.parametrize("pooling", ["items", "mean"])
-def test_what_a_user_bought_is_learned_from(pooling: str) -> None:
+def test_what_a_user_bought_is_learned_from(pooling):
     """Every user has an item of 12 that ends all sessions. Without users, the most popular one is right in a fifth.
 
     A model of the user's most frequent item, a single task, would be right in nearly all.
@@ -231,7 +228,7 @@ def test_what_a_user_bought_is_learned_from(pooling: str) -> None:
     assert recalls[1] < 0.25
 
 
-def test_what_does_not_fit_is_refused(model: Any) -> None:
+def test_what_does_not_fit_is_refused(model):
     log = with_users(TRAIN)
     with pytest.raises(ValueError, match="user_column needs a time_column"):
         tiny("M2TRec", user_column="user", time_column=None).fit(log, items=ITEMS)

@@ -54,7 +54,7 @@ def scores_by_hand(network: M2TRecNetwork, known: KnownItems, model: M2TRec, str
 
 
 @pytest.mark.parametrize("options", [{}, {"id_mode": "delta"}, {"directed": False}, {"pooling": "mean"}], ids=str)
-def test_targets_are_ranked_among_the_items_of_training_and_validation(options: dict[str, Any]) -> None:
+def test_targets_are_ranked_among_the_items_of_training_and_validation(options):
     network, known, model = make(**options)
     found = Validation(network, known, SESSIONS, model).rank()
     strengths = (1.0,) if options.keys() & {"directed", "pooling"} else (0.0, 1.0)
@@ -71,7 +71,7 @@ def test_targets_are_ranked_among_the_items_of_training_and_validation(options: 
     ("epoch", "harm", "left_out"),
     [(0, 0.1, 0.5), (0, 0.3, 1.0), (1, 0.1, 1.0), (1, 0.0, 0.5), (1, -0.3, 0.5)],
 )
-def test_a_path_that_does_clear_harm_is_left_out_from_then_on(epoch: int, harm: float, left_out: float) -> None:
+def test_a_path_that_does_clear_harm_is_left_out_from_then_on(epoch, harm, left_out):
     network, known, model = make()
     validation = Validation(network, known, sessions_of(*[[1, 3, 4]] * 200), model)
     rng = np.random.default_rng(0)
@@ -96,10 +96,10 @@ def ranking_of(ranks: np.ndarray, session: np.ndarray) -> Ranking:
     return Ranking(ranks=ranks, counts=some, n_items=8, top=np.empty((len(some), 0)), session=ids)
 
 
-def test_what_is_clearly_better_is_so_over_sessions() -> None:
+def test_what_is_clearly_better_is_so_over_sessions():
     """25 of 40 sessions gain 1 / 2 at each of ten clicks, the others lose it: 1.6 errors, and 5.2 over the clicks."""
 
-    def compared(n_better: int, session: np.ndarray) -> tuple[bool, bool]:
+    def compared(n_better, session):
         better = np.repeat(np.arange(40) < n_better, 10)
         one, other = (ranking_of(np.where(hit, 1.0, 2.0), session) for hit in (better, ~better))
         return is_clearly_better(one, other), is_clearly_better(other, one)
@@ -109,14 +109,14 @@ def test_what_is_clearly_better_is_so_over_sessions() -> None:
     assert compared(28, np.repeat(np.arange(40), 10)) == (True, False)  # 2.8 errors
 
 
-def test_targets_are_as_many_as_are_ranked() -> None:
+def test_targets_are_as_many_as_are_ranked():
     network, known, model = make()
     assert len(Validation(network, known, SESSIONS, model)) == 6
     many = Validation(network, known, sessions_of(*[[1, 3, 4]] * 4000), model)
     assert len(many) == len(many.rank()[0].ranks) == 3000
 
 
-def test_the_strength_is_that_of_the_highest_likelihood_at_the_best_scale() -> None:
+def test_the_strength_is_that_of_the_highest_likelihood_at_the_best_scale():
     network, known, model = make()
     chosen = set()
     for factor in (1.0, -1.0, 0.1):
@@ -134,12 +134,12 @@ def test_the_strength_is_that_of_the_highest_likelihood_at_the_best_scale() -> N
     assert network.encoder.strength == 1
 
 
-def test_targets_that_nobody_knows_give_the_path_no_strength() -> None:
+def test_targets_that_nobody_knows_give_the_path_no_strength():
     network, known, model = make()
     assert Validation(network, known, sessions_of([1, 0], [3, 0, 0]), model).choose_strength() == 0
 
 
-def test_taken_items_keep_their_metadata_and_own_vectors() -> None:
+def test_taken_items_keep_their_metadata_and_own_vectors():
     for mode in ("full", "none"):
         network, known, _ = make(id_mode=mode)
         part = known.take(np.array([0, 1, 2, 3, 6, 7]))

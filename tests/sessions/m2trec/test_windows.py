@@ -1,7 +1,5 @@
 """Steps from windows: every target once an epoch, equal steps, and the same ones for any number of ranks."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np
