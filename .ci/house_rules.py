@@ -20,6 +20,8 @@ MOST_LINES = 40
 MOST_NAMES = 25
 #: Lines of code of a file of tabmtl/, and methods of a class.
 MOST_OF_FILE, MOST_METHODS = 450, 28
+#: A page to read in a quarter of an hour, and its words.
+DESIGN, MOST_WORDS = Path("docs/design.md"), 6_000
 #: Tokens that are no code.
 SILENT = {
     tokenize.COMMENT,
@@ -74,11 +76,15 @@ def sizes() -> Counter[str]:
     return rooms
 
 
-def too_large(file: Path, tree: ast.Module) -> Iterator[str]:
-    """Name the file if it has too much code, and its classes that have too many methods."""
+def large_file(file: Path, tree: ast.Module) -> Iterator[str]:
+    """Name a file of the package that has too much code."""
     lines = count_code(file, tree)
     if file.parts[0] == "tabmtl" and lines > MOST_OF_FILE:
         yield f"{file}: {lines} lines of code, at most {MOST_OF_FILE}; divide it by its reasons"
+
+
+def large_classes(file: Path, tree: ast.Module) -> Iterator[str]:
+    """Name the classes that have too many methods."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             methods = sum(isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) for each in node.body)
@@ -148,12 +154,16 @@ def broken_rules() -> Iterator[str]:
     modules = read_modules()
     for file, tree in modules.values():
         yield from long_functions(file, tree)
+        yield from large_file(file, tree)
         yield from private_reads(file, tree)
         if file.parts[0] != "benchmarks" and file not in MAY_PICKLE:
             yield from unpickling(file, tree)
     graph = {name: imports_of(name, tree, modules) for name, (_, tree) in modules.items()}
     for circle in circles(graph):
         yield f"these modules import each other: {', '.join(circle)}"
+    words = len(DESIGN.read_text(encoding="utf-8").split())
+    if words > MOST_WORDS:
+        yield f"{DESIGN}: {words} words, at most {MOST_WORDS}; what was tried goes to docs/lab.md"
     floor = {name.split(".")[1] for name in modules if name.startswith("tabmtl.")}
     if len(floor) > MOST_NAMES:
         yield f"{len(floor)} names stand on the first floor of tabmtl, at most {MOST_NAMES}: {', '.join(sorted(floor))}"
@@ -163,7 +173,7 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--size"]:
         rooms = sizes()
         print("\n".join(f"{n:6} {room}" for room, n in [("in sum", rooms.total()), *rooms.most_common()]))
-        print("\n".join(line for file, tree in read_modules().values() for line in too_large(file, tree)))
+        print("\n".join(line for file, tree in read_modules().values() for line in large_classes(file, tree)))
         sys.exit()
     broken = list(broken_rules())
     print("\n".join(broken) or "the rules of the house hold")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import time
 from contextlib import redirect_stderr, redirect_stdout
@@ -12,7 +11,6 @@ import numpy as np
 import polars as pl
 import torch
 
-INSTALL = "pip install 'torch-rechub>=0.9,<0.10'"
 N_COLUMNS, N_LEVELS = 10, 1000  # categorical columns, and as many numeric ones
 RATES = (0.40, 0.10, 0.02)  # of the tasks' positive labels
 
@@ -42,11 +40,6 @@ def draw_tables(n_train: int) -> tuple[Tables, Tables]:
     )
     y = pl.DataFrame(labels)
     return (X[:n_train], X[n_train:]), (y[:n_train], y[n_train:])
-
-
-def has_rechub() -> bool:
-    """Return whether torch-rechub is installed."""
-    return importlib.util.find_spec("torch_rechub") is not None
 
 
 def train_rechub(

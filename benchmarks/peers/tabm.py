@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 
 import torch
 from rtdl_num_embeddings import PiecewiseLinearEmbeddings
 from torch import Tensor, nn
-
-INSTALL = "pip install 'tabm>=0.0.3,<0.1'"
-
-
-def has_tabm() -> bool:
-    """Return whether tabm is installed."""
-    return importlib.util.find_spec("tabm") is not None
 
 
 def make_tabm(bins: Sequence[Sequence[float]], n_outputs: int, *, k: int, width: int) -> nn.Module:

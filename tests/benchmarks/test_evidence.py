@@ -62,29 +62,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """One small set for every part, few rows, and quick models."""
     evidence.open_draw.cache_clear()
-    monkeypatch.setattr(evidence, "TEST_ROWS", 150)
-    monkeypatch.setattr(evidence, "FIT_ROWS", {"labels": 300, "full": 350, "missing": 300, "blocks": 60})
-    monkeypatch.setattr(evidence, "DRAWS", {"labels": 2, "full": 2, "missing": 1, "mulan": 2, "rf1": 2, "blocks": 5})
-    monkeypatch.setattr(evidence, "DRAWS_OF_BLOCKS", {LIGHTGBM: 1, ENSEMBLE: 1})
-    monkeypatch.setattr(evidence, "HOURS_BACK", 1)
-    monkeypatch.setattr(evidence, "HOURS_AHEAD", 2)
-    monkeypatch.setattr(evidence, "WEEK", 5)
-    monkeypatch.setattr(evidence, "DRAWS_OF_OTHERS", 2)
-    monkeypatch.setattr(evidence, "TARGETS", {"portal": ("male", "weight")})
-    monkeypatch.setattr(evidence, "FEW", (40,))
-    monkeypatch.setattr(evidence, "AMOUNTS", (40,))
-    monkeypatch.setattr(evidence, "OTHERS", (None,))
-    monkeypatch.setattr(evidence, "FULL_SETS", ("portal",))
-    monkeypatch.setattr(evidence, "MISSING_SETS", ("portal",))
-    monkeypatch.setattr(evidence, "HIDDEN", (50,))
-    monkeypatch.setattr(evidence, "FOLD_SETS", ("enb",))
+    sizes: dict[str, Any] = {
+        "TEST_ROWS": 150,
+        "FIT_ROWS": {"labels": 300, "full": 350, "missing": 300, "blocks": 60},
+        "DRAWS": {"labels": 2, "full": 2, "missing": 1, "mulan": 2, "rf1": 2, "blocks": 5},
+        "DRAWS_OF_BLOCKS": {LIGHTGBM: 1, ENSEMBLE: 1},
+        "HOURS_BACK": 1,
+        "HOURS_AHEAD": 2,
+        "WEEK": 5,
+        "DRAWS_OF_OTHERS": 2,
+        "TARGETS": {"portal": ("male", "weight")},
+        "FEW": (40,),
+        "AMOUNTS": (40,),
+        "OTHERS": (None,),
+        "FULL_SETS": ("portal",),
+        "MISSING_SETS": ("portal",),
+        "HIDDEN": (50,),
+        "FOLD_SETS": ("enb",),
+    }
     candidates = {"alone": IndependentTasks(**ALONE), "together": SharedTrees(**TREES)}
     models = {
         LIGHTGBM: partial(IndependentTasks, **ALONE),
         "SharedTrees": partial(SharedTrees, **TREES),
         ENSEMBLE: partial(MultiTaskEnsemble, models=candidates, n_folds=2),
     }
-    monkeypatch.setattr(evidence, "MODELS", models)
+    for name, value in (sizes | {"MODELS": models}).items():
+        monkeypatch.setattr(evidence, name, value)
 
 
 def test_the_first_draw_of_the_most_telling_labels_comes_first() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ import pytest
 
 import tabmtl
 from benchmarks import harness
+from benchmarks.evidence import DRAWS, TABLES
+from benchmarks.speed import CASES
 
 NAMES = sorted(
     file.stem
@@ -35,6 +39,19 @@ def test_every_benchmark_says_what_it_measures(name: str, capsys: pytest.Capture
     assert said.startswith(f"usage: python -m benchmarks.{name} ")
     assert " ".join(module.__doc__.partition("\n")[0].split()[:5]) in said
     assert name in NOT_MEASURED or ("--quick" in said) != ("--seeds" in said)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/*.md"])
+def test_commands_of_the_documents_exist(page: str) -> None:
+    text = " ".join(" ".join(file.read_text("utf-8").split()) for file in harness.ROOT.glob(page))
+    for name, options in re.findall(r"python -m benchmarks\.([a-z_]+)((?: --?[\w-]+| [\w=.]+)*)`", text):
+        assert name in NAMES
+        words = options.split()
+        if name == "speed" and "--only" in words:
+            only = [*takewhile(lambda word: not word.startswith("--"), words[words.index("--only") + 1 :])]
+            assert only and {*only} <= {case.name for case in CASES}, options
+        elif "--parts" in words:
+            assert words[words.index("--parts") + 1] in (*DRAWS, *TABLES)
 
 
 def counted(asked: list[str], name: str) -> harness.Side:
