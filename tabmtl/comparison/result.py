@@ -29,30 +29,30 @@ _MOST_NAMES = 5  # of tasks in a verdict
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Comparison:
-    """Models that were fitted on the same rows and judged by the same other rows; print it to read it.
+    """Comparison of models that were fitted on the same rows and judged by the same other rows; print it to read it.
 
     Parameters
     ----------
     frame : polars.DataFrame
-        One row per model and task: "model"; "task"; its "metric"; "score", higher is better, with "standard_error",
-        "low" and "high" of its 95 % interval; "difference" to the score of the reference on the same rows, with
-        "difference_error", "difference_low" and "difference_high", and with several seeds "difference_spread", its
-        standard deviation over them, null for the reference itself; "n_labelled", the rows that count; "fit_seconds"
-        and "predict_ms", by the clock, of all tasks together, the latter for all rows to test; "error", the reason
-        where a model has no scores. Undefined values are null.
+        One row per model and task; undefined values are null. The columns are "model", "task" and the task's "metric";
+        "score", higher is better, with "standard_error", "low" and "high" of its 95 % interval; "difference" to the
+        reference on the same rows, with "difference_error", "difference_low" and "difference_high", and with several
+        seeds "difference_spread", the standard deviation over seeds; "n_labelled", the number of rows that count;
+        "fit_seconds" and "predict_ms", the times of all tasks and all rows to test together, by the clock; and "error",
+        the reason why a model has no scores. The reference has no difference to itself.
     models : dict of str to estimator
         The fitted models, without those that failed.
     calibration : polars.DataFrame
-        Answers beside what came, in up to ten bins of equally many rows per model and task: "model", "task",
-        "predicted", "observed", "standard_error" and "n". Of a binary task it is the probability of the second class,
-        of one with more classes that of the most probable class, of a regression the value.
+        Answers beside what came, in at most ten bins of equally many rows per model and task: "model", "task",
+        "predicted", "observed", "standard_error" and "n". The answer of a binary task is the probability of the second
+        class; with more classes, the probability of the most probable class; of a regression, the value.
     overall : polars.DataFrame
-        A row per model but the reference: "model", and "mean_difference" of its scores to those of the reference, over
-        the tasks whose difference has an interval, with "mean_difference_error", "mean_difference_low",
-        "mean_difference_high" and "mean_difference_spread" as above.
+        One row per model except the reference: "model", and "mean_difference" to the reference over the tasks whose
+        difference has an interval, with "mean_difference_error", "mean_difference_low", "mean_difference_high" and
+        "mean_difference_spread" as in ``frame``.
     tasks : tuple of Task
     reference : str
-        Name of the model that the differences are to.
+        Name of the reference, the model that others are compared with.
     n_fit, n_test : int
         Numbers of rows.
     how : str
@@ -64,12 +64,12 @@ class Comparison:
 
     Notes
     -----
-    The intervals are over draws of the rows to test, or of their groups where these are given, see
-    `tabmtl.metrics.intervals`. Those of differences are wide enough to hold together: if all models were equal, about
-    one of twenty comparisons would have an interval of a mean difference that leaves 0 out, and about one of twenty an
-    interval of a single task. With several seeds they hold the spread over seeds too, and are rather too wide than too
-    narrow: two or three seeds say little of their spread. The best of several models
-    scores somewhat better here than on new rows, because these rows have chosen it.
+    Intervals are over draws of the rows to test, or of their groups if these are given; see `tabmtl.metrics.intervals`.
+    Intervals of differences are wide enough to hold together. If all models were equal, about one of twenty comparisons
+    would have a mean difference whose interval leaves 0 out, and about one of twenty such an interval of a single task.
+    With several seeds, intervals hold the spread over seeds too. Two or three seeds say little of this spread, so the
+    intervals are rather too wide than too narrow. The best of several models scores somewhat better here than on new
+    rows, because these rows have chosen it.
     """
 
     frame: pl.DataFrame

@@ -251,7 +251,7 @@ def _knows_new_items(blend: Blend) -> bool:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Blend(Recommender):
-    """Several recommenders as one, which trusts each as far as it told the newest sessions.
+    """Blend of several recommenders, which trusts each as far as it foretold the newest sessions.
 
     The parts are fitted on the older sessions. On the newest ones a conditional logit over the best items of every part
     learns what the log probability of each part is worth, what it means that a part has not found an item, and with
@@ -268,28 +268,29 @@ class Blend(Recommender):
     Parameters
     ----------
     models : sequence of recommenders, optional
-        Unfitted parts; default ``[M2TRec(), STAN(), VSKNN()]``. The blend sets their columns of the log,
-        ``repeats=False``, for it learns that itself, and if its own ``random_state`` is not None, theirs. ``verbose``
-        and ``time_limit`` are those of the blend, which gives each part an equal share of the time that is left.
+        Unfitted parts; default ``[M2TRec(), STAN(), VSKNN()]``. The blend sets their columns of the log, and their
+        ``random_state`` if its own is not None. It sets ``repeats=False``, because it learns the worth of own items
+        itself. ``verbose`` and ``time_limit`` are those of the blend, which gives each part an equal share of the time
+        that is left.
     k : int, default=100
         Length of the parts' lists.
     validation_fraction : float in (0, 1), default=0.1
-        Share of the sessions, the newest, that teach the weights if fit gets no ``clicks_val``. From fewer than 200
-        clicks nothing is learned: all parts weigh the same. Sessions that teach the weights do nothing else: a part
-        that stops early, as `M2TRec` does, sets some of those aside that it is fitted on.
+        Share of the newest sessions that teach the weights if fit gets no ``clicks_val``. Fewer than 200 clicks teach
+        nothing: all parts weigh the same. Sessions that teach the weights do nothing else. A part that stops early,
+        such as `M2TRec`, sets some of the sessions aside that it is fitted on.
     refit : bool, default=True
-        Fit the parts again, on all sessions, once the weights are known. False saves that time. With ``clicks_val``,
-        which teaches the weights, the parts are fitted once, on all of the log.
+        Fit the parts again, on all sessions, once the weights are known. False saves the time of these fits. With
+        ``clicks_val``, the parts are fitted once, on all of the log.
     repeats : bool, default=True
-        Learn what a session's own items are worth, beyond what the parts say, where that gains clearly.
+        Learn what a session's own items are worth beyond what the parts say, if the gain is clear.
     random_state : int, RandomState or None, default=None
         Seed of the parts.
 
     Attributes
     ----------
     blend_weights_ : polars.DataFrame
-        A row per part: ``part``, its name; ``weight`` of its log p; ``own``, the weight where the session holds the
-        item; and ``missing``, which stands for weight times log p where the part has not found the item.
+        One row per part: ``part``, its name; ``weight`` of its log p; ``own``, the weight for items that the session
+        holds; and ``missing``, which stands for weight times log p of items that the part has not found.
     estimators_ : dict of str to recommender
         The fitted parts by name.
     search_space : dict of str to dict

@@ -19,7 +19,7 @@ class NoPointError(ValueError):
 
 
 def pareto_front(study: optuna.Study, *, dominated: bool = False) -> pl.DataFrame:
-    """Return the trials that no other trial beats, being as good in all numbers and better in one.
+    """Return the trials of the Pareto front: no other trial is as good in all numbers and better in one.
 
     Parameters
     ----------
@@ -31,9 +31,9 @@ def pareto_front(study: optuna.Study, *, dominated: bool = False) -> pl.DataFram
     Returns
     -------
     front : polars.DataFrame
-        One row per trial, in order: its number ``trial``; ``score/<name>`` for each of ``Objective.names``;
-        ``param/<name>`` for every parameter, sequences (as JSON) and numbers among texts as text. It has no row if no
-        trial is complete.
+        One row per trial, in order: its number ``trial``; ``score/<name>`` for each of ``Objective.names``; and
+        ``param/<name>`` for every parameter. Sequences become text, as JSON, and so do numbers among texts. Without a
+        complete trial there is no row.
 
     Raises
     ------
@@ -68,13 +68,13 @@ def choose_point(
     front : polars.DataFrame
         From `pareto_front`.
     weights : mapping of str to float, optional
-        Weights of the tasks, 0 for tasks that are left out. The point with the largest weighted mean of the scores is
-        chosen. Scores are not rescaled: give tasks with comparable units.
+        Weights of the tasks; a task that is left out weighs 0. The point with the largest weighted mean of the scores
+        is chosen. Scores are not rescaled: weigh tasks whose units can be compared.
     reference : mapping of str to float or None, optional
-        Lowest score accepted for each task, such as that of a model which learned it alone, tuned with equal care on
-        the same rows. Of the points with no task below, the one with the largest mean gain is chosen, in per cent of
-        the reference as in `tabmtl.multitask_gain`. A reference near 0 is a bound without a share in the gain; a task
-        whose reference is None has neither.
+        Lowest accepted score of each task, such as the score of a single-task model, tuned with equal care on the same
+        rows. Among the points that have no task below its reference, the one with the largest mean gain is chosen, in
+        per cent of the reference as in `tabmtl.multitask_gain`. A reference near 0 is a bound, but does not enter the
+        mean gain. A task whose reference is None has no bound and does not enter it either.
 
     Returns
     -------

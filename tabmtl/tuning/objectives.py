@@ -48,7 +48,7 @@ def objective(
     X, y : frame or array, or Shards and names
         Training rows, as `fit` takes them.
     X_val, y_val : as X and y
-        Validation rows, which stop the fit and judge it; test rows have no part in a search. Of `tabmtl.Shards`, labels
+        Validation rows, which stop the fit and judge it. Keep test rows out of a search. With `tabmtl.Shards`, labels
         and answers of all rows are in memory at the end of a trial.
     sample_weight : array or frame, or name, optional
         Weights of the training rows, as `fit` takes them.
@@ -69,7 +69,7 @@ def objective(
         If ``est`` is not an estimator of tables.
     ValueError
         If `fit` would refuse the rows, the search space does not fit the estimator, or the score of a task is undefined
-        on the validation rows. With the mean the latter is a warning, unless no score is left.
+        on the validation rows. With ``per_task=False``, an undefined score is a warning, unless no score is left.
 
     Examples
     --------
@@ -116,10 +116,9 @@ def session_objective(
 ) -> Objective:
     """Make the objective of a click log: fit a clone, and score MRR@20 of the next clicks in a later log.
 
-    A fit never sees the later log. What is learned on sessions that were set aside, such as the epoch to stop at, what
-    the items of a session are worth and the weights of a `Blend`, is learned on the newest ones of ``clicks``, as in
-    any fit: on the clicks that judge, it would be too good. The scores after an epoch, by which a study prunes, are of
-    the set-aside sessions too.
+    A fit never sees the later log. As in any fit, the newest sessions of ``clicks`` are set aside for what is learned
+    after training: the epoch to stop at, what the items of a session are worth, the weights of a `Blend`. Learned on
+    the clicks that judge, these would look too good. A study prunes by scores of the sessions set aside, too.
 
     Parameters
     ----------
@@ -128,7 +127,7 @@ def session_objective(
     clicks, items : frame
         The log and the item table, as `fit` takes them.
     clicks_val : frame
-        A later log, which judges.
+        A later log, which judges the fit.
     search_space : mapping of str to mapping, optional
         Replaces ``est.search_space``, in the same form.
 

@@ -42,10 +42,10 @@ def open_study(
 ) -> optuna.Study:
     """Make a study, or open the one of this name.
 
-    The first trial of a new study has the parameters of the estimator as it is. A study that Optuna made, or whose
-    maker was killed, gets that trial too. Trials are suggested by TPE. The pruner ends a trial after three epochs or
-    more if its best epoch so far is below the median of other trials at that epoch. Trials whose worker is dead are
-    put in the queue again.
+    The first trial of a new study has the parameters of the estimator. A study that Optuna made, or whose maker was
+    killed, gets that trial too. TPE suggests the others. The pruner ends a trial, after three epochs at the earliest,
+    if its best epoch so far is below the median of other trials at that epoch. Trials whose worker is dead are put in
+    the queue again.
 
     Parameters
     ----------
@@ -53,16 +53,16 @@ def open_study(
     objective : Objective, optional
         The objective to maximise. Without it, only a study that exists is opened.
     storage : str, Path, or optuna storage, optional
-        An SQLite file, which holds any number of studies, for workers of one machine; default ``<name>.db``. Or the URL
-        of a database for workers of several machines, such as ``postgresql://user@host/database``: open the study once
-        before they start, as workers that make the tables of a database at the same time fail. A storage object of
-        Optuna is taken as it is; without a heartbeat it notices no dead workers. Whoever may write to a storage
+        An SQLite file for workers of one machine, which holds any number of studies; default ``<name>.db``. For workers
+        of several machines, the URL of a database, such as ``postgresql://user@host/database``. Open the study once
+        before they start, because workers that make the tables of a database at the same time fail. A storage object
+        of Optuna is used as it is; without a heartbeat, it notices no dead workers. Whoever may write to a storage
         controls the searches that go on from it.
     seed : int, optional
-        Random seed of the search: the same seed gives the same trials if one worker runs all. No two workers draw the
-        same.
+        Random seed of the search. The same seed gives the same trials if one worker runs them all. Two workers draw
+        different trials.
     grace_period : int, default=15
-        Seconds without a sign of life after which a worker counts as dead. A worker gives three in that time.
+        Seconds without a sign of life after which a worker counts as dead. A worker gives three signs in that time.
 
     Returns
     -------
