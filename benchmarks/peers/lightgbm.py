@@ -13,7 +13,7 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.estimators.boosted.data import tree_matrix
+from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.schema import Batch
 
 BASELINES = ("pooled", "task_id", "per_task")

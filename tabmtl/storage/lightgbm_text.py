@@ -2,8 +2,8 @@
 
 LightGBM trusts its text: a child, a feature or a category out of range reads foreign memory, a cycle never ends, and a
 malformed number ends the process, because an error in its parallel region cannot be caught. So nothing passes but the
-grammar of its format v4, as ``Booster.model_to_string`` writes it, and `TreeText.join`, which makes a model of trees of
-others.
+grammar of its format v4, as ``Booster.model_to_string`` writes it, and `TreeText.joined`, by which trees of others
+become a model.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class TreeText(str):
     """LightGBM's text of a model: a header, a block of lines for every tree, and lines that no prediction reads."""
 
     @classmethod
-    def join(cls, header: str, trees: Iterable[str], width: int, objective: str = "") -> Self:
+    def joined(cls, header: str, trees: Iterable[str], width: int, objective: str = "") -> Self:
         """Join trees to a model of ``width`` outputs.
 
         Parameters

@@ -9,10 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tabmtl.columns import Features
-from tabmtl.estimators.boosted.data import bin_rows, tree_matrix
-from tabmtl.estimators.boosted.ensembles import Ensemble
-from tabmtl.estimators.boosted.options import small_limits
-from tabmtl.models.rmtgb.forest import Forest
+from tabmtl.estimators.boosted.border import Ensemble, bin_rows, small_limits, tree_matrix
+from tabmtl.models.rmtgb.fitted import Forest
 from tabmtl.models.shared_trees import trees
 from tabmtl.models.shared_trees.trees import VectorEnsemble, VectorForest, _nearest
 from tabmtl.schema import MISSING, UNSEEN, Batch, Columns

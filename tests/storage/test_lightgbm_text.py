@@ -35,7 +35,7 @@ def joined(text: str, width: int, *, constants: bool = True, trees: bool = True)
     """What R-MTGB saves, and what it exports."""
     header, own = TreeText(text).cut()
     kept = [constant_tree(1.5)] * (width * constants) + [scale_tree(tree, -0.3) for tree in own] * trees
-    return TreeText.join(header, kept, width)
+    return TreeText.joined(header, kept, width)
 
 
 ONE = ("regression_l1", "huber", "fair", "poisson", "quantile", "mape", "gamma", "tweedie")

@@ -40,7 +40,7 @@ def bases() -> list[str]:
     many = train("many", objective="multiclass", num_class=3)
     header, trees = TreeText(train("number", objective="regression")).cut()
     found = [many, train("binary", objective="binary"), train("number", objective="regression", linear_tree=True)]
-    found += [TreeText.join(header, [constant_tree(0.5), *trees], 1), TreeText.join(header, [], 1)]
+    found += [TreeText.joined(header, [constant_tree(0.5), *trees], 1), TreeText.joined(header, [], 1)]
     # parameters are many, of one form, and read by nobody
     return [
         text[: text.find("[boosting")] + text[text.find("[linear_tree") :] if "[boosting" in text else text

@@ -15,9 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.base import NotHere
-from tabmtl.estimators.boosted.data import tree_matrix
-from tabmtl.estimators.boosted.options import LightGBMOptions
-from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
+from tabmtl.estimators.boosted.border import LightGBMOptions, tree_matrix
+from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit, set_aside
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import score_tasks
 from tabmtl.params import TwoOrMore, WholeShare, check_choice, near
@@ -139,7 +138,7 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
         return self._attributes(coder, self._fit_split(coder, self._split(coder, batch, valid, seed), seed))
 
-    def _split(self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> Split[Batch]:
+    def _split(self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> Split:
         """Set rows aside, if the fit is to stop on some and there are enough with labels."""
         tasks = coder.labels.tasks
         if not self.early_stopping:
@@ -147,15 +146,14 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         if valid is not None:
             _check_watched(not np.isnan(valid.y).all())
         elif len(batch.y) >= ROWS_TO_SPLIT:
-            share = self.validation_fraction
-            split = Split.of(batch, batch.y, tasks, share, seed, task=batch.task, group=batch.group)
-            assert split.watched is not None
+            given = {"task": batch.task, "group": batch.group}
+            split = set_aside(batch, self.validation_fraction, seed, batch.y, tasks, **given)
             of_all, aside = (_own_labels(part, len(tasks)) for part in (batch, split.watched))
             if (of_all > aside).all() and aside.any():
                 return split
         return Split(batch, valid)
 
-    def _fit_split(self, coder: TableCoder, split: Split[Batch], seed: int) -> Sequence[Any]:
+    def _fit_split(self, coder: TableCoder, split: Split, seed: int) -> Sequence[Any]:
         """Fit rows, at first without those that were set aside, if there are any.
 
         The scores on the validation rows are those of the fit that they have stopped.
@@ -203,7 +201,7 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         model._restore(self._read_state(Saved(**sent, kinds=own.kinds)))
         return {name: getattr(model, name) for name in attributes}
 
-    def _split_stored(self, rows: StoredRows, valid: StoredRows | None, seed: int) -> Split[Batch]:
+    def _split_stored(self, rows: StoredRows, valid: StoredRows | None, seed: int) -> Split:
         from tabmtl.model_selection.stored import split_stored
 
         if not self.early_stopping:

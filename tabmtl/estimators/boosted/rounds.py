@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,20 +20,7 @@ ROWS_TO_SPLIT = 50
 _ASTRAY = 0.25  # share by which the loss of a refit must be higher before it is dropped
 
 
-class _Rows(Protocol):
-    def rows(self, index: np.ndarray) -> Self: ...
-
-
-class _Fit(Protocol):
-    @property
-    def valid_losses(self) -> Sequence[np.ndarray]: ...
-
-
-R = TypeVar("R", bound=_Rows)
-F = TypeVar("F", bound=_Fit)
-
-
-class Split(NamedTuple, Generic[R]):
+class Split(NamedTuple):
     """Rows of a fit.
 
     Attributes
@@ -45,30 +32,20 @@ class Split(NamedTuple, Generic[R]):
         Takes the rows that find the rounds, where those to stop on are set aside; None = all rows at once.
     """
 
-    all: R
-    watched: R | None = None
-    keep: Callable[[], R] | None = None
-
-    @classmethod
-    def of(
-        cls,
-        rows: R,
-        y: np.ndarray,
-        tasks: Sequence[Task],
-        fraction: float,
-        seed: int,
-        *,
-        task: np.ndarray | None = None,
-        group: np.ndarray | None = None,
-    ) -> Split[R]:
-        """Set a fraction of the rows aside, with `train_valid_split`."""
-        kept, watched = train_valid_split(y, tasks, fraction, np.random.default_rng(seed), task, group)
-        return cls(rows, rows.rows(watched), partial(rows.rows, kept))
+    all: Any
+    watched: Any = None
+    keep: Callable[[], Any] | None = None
 
     @property
-    def first(self) -> R:
+    def first(self) -> Any:
         """The rows of the first fit."""
         return self.all if self.keep is None else self.keep()
+
+
+def set_aside(rows: Any, fraction: float, seed: int, y: np.ndarray, tasks: Sequence[Task], **own: Any) -> Split:
+    """Set a fraction of the rows aside, given their labels, and their tasks and groups as `train_valid_split` has."""
+    kept, watched = train_valid_split(y, tasks, fraction, np.random.default_rng(seed), **own)
+    return Split(rows, rows.rows(watched), partial(rows.rows, kept))
 
 
 class BestRounds:
@@ -123,8 +100,8 @@ class BestRounds:
 
 
 def refit(
-    found: Sequence[F], grow: Callable[[Watch], Sequence[F]], watch: Watch, what: str, task: str | None = None
-) -> list[F]:
+    found: Sequence[Any], grow: Callable[[Watch], Sequence[Any]], watch: Watch, what: str, task: str | None = None
+) -> list[Any]:
     """Fit all rows by the rounds found, and keep each fit that found them where there is no time or the new one is bad.
 
     Parameters
@@ -158,7 +135,7 @@ def is_worse(losses: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool
     return bool(excess.sum() > max(_ASTRAY * before.sum(), np.sqrt(np.square(excess).sum())))
 
 
-def _is_astray(fit: _Fit, found: _Fit, task: str | None) -> bool:
+def _is_astray(fit: Any, found: Any, task: str | None) -> bool:
     """Return whether a fit of all rows is to be dropped, with a warning, given the fit without the validation rows."""
     if not is_worse(fit.valid_losses, found.valid_losses):
         return False

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
+from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit, set_aside
 from tabmtl.metrics.scores import score_task, undefined_reason
 from tabmtl.models.independent.folds import Folds
 from tabmtl.models.independent.grower import Grower
@@ -109,14 +109,13 @@ class TreesOfTask:
             rounds = found.booster.current_iteration()
             options = {**found.options, "num_iterations": rounds, "early_stopping_round": 0}
             booster = grower.grow(split.all, None, options, part)
-            assert split.watched is not None
             losses = grower.losses(grower.answer(booster, split.watched.x), split.watched)
             return [found._replace(booster=booster, valid_losses=[losses])]
 
         name = self.task.name
         return refit([found], grow, watch, f"no fit of all rows of task {name!r}", name)[0].booster
 
-    def _split(self, given: TaskRows) -> Split[Sample] | None:
+    def _split(self, given: TaskRows) -> Split | None:
         """Return the rows of the task, perhaps with some held out; None where that cannot be, as all are one group."""
         rows = Sample.of(given.rows)
         if self.fraction is None:
@@ -128,7 +127,7 @@ class TreesOfTask:
             return None
         if has_few:
             return Split(rows)
-        return Split.of(rows, rows.y[:, None], (self.task,), self.fraction, self.seed, group=rows.group)
+        return set_aside(rows, self.fraction, self.seed, rows.y[:, None], (self.task,), group=rows.group)
 
     def _has_few(self, rows: Sample) -> bool:
         """Return whether rows are too few, or those of its rarer classes are, to set some aside."""
@@ -151,8 +150,8 @@ class TreesOfTask:
         if len(rows) == 1:
             return Grown(self.grower.grow_constant(rows, watch))
         own, large = CONFIGURATIONS["default"], CONFIGURATIONS["mid"]
-        chosen = Folds(self.grower, rows, self.seed).choose(own, large, watch)
+        options, is_lost = Folds(self.grower, rows, self.seed).choose(own, large, watch)
         # the rounds are known, and few
-        if chosen.options is None:
-            return Grown(self.grower.grow_constant(rows, Watch()), is_lost=chosen.is_lost)
-        return Grown(self.grower.grow(rows, None, chosen.options, Watch()))
+        if options is None:
+            return Grown(self.grower.grow_constant(rows, Watch()), is_lost=is_lost)
+        return Grown(self.grower.grow(rows, None, options, Watch()))

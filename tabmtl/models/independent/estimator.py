@@ -14,8 +14,7 @@ from sklearn.base import BaseEstimator
 
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.base import NotHere
-from tabmtl.estimators.boosted.data import tree_matrix
-from tabmtl.estimators.boosted.options import LONGEST_STEP, Leaves, LightGBMOptions
+from tabmtl.estimators.boosted.border import LONGEST_STEP, Leaves, LightGBMOptions, tree_matrix
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.models.independent.choice import CONFIGURATIONS, Grown, TreesOfTask
@@ -206,7 +205,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         def finish(t: int, part: Watch) -> Any:
             given, learner = take(t), learners[t]
             if isinstance(learner, Foreign):
-                return learner.fit(rows_of(X, given.index, self.task_column), given.rows, part)
+                return learner.fit(rows_of(X, given.numbers, self.task_column), given.rows, part)
             return learner.refit(given, tried[t][best], part)
 
         models = self._each(learners, finish, watch, f"final model{whose}", _describe_model)
@@ -240,7 +239,8 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
 
     def _learners(self, coder: TableCoder, seed: int) -> list[TreesOfTask | Foreign]:
         """Return what finds the model of every task."""
-        columns, learners = coder.features.columns, []
+        columns = coder.features.columns
+        learners: list[TreesOfTask | Foreign] = []
         for task in coder.labels.tasks:
             base = self.classifier if task.is_classification else self.regressor
             if base is not None and not isinstance(base, lgb.LGBMModel):

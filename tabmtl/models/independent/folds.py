@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
@@ -21,13 +21,6 @@ _MARGIN = 2.0
 _FIXED_TREES = {"num_leaves": 7, "min_child_samples": 20, "colsample_bytree": 1.0, "learning_rate": 0.05}
 
 
-class Choice(NamedTuple):
-    """Options by which few rows grow; None is a constant. It ``is_lost`` where it is one of several classes."""
-
-    options: dict[str, Any] | None
-    is_lost: bool = False
-
-
 class Folds:
     """Ten folds of the rows of a task, or as many as there are rows or groups."""
 
@@ -36,8 +29,10 @@ class Folds:
         self._grower, self._rows = grower, rows
         self._pairs = [(rows.rows(fold != f), rows.rows(fold == f), fold == f) for f in range(fold.max() + 1)]
 
-    def choose(self, own: dict[str, Any], large: dict[str, Any], watch: Watch) -> Choice:
-        """Choose options by the losses of all rows, each predicted without its own fold.
+    def choose(self, own: dict[str, Any], large: dict[str, Any], watch: Watch) -> tuple[dict[str, Any] | None, bool]:
+        """Choose options by the losses of all rows, each predicted without its own fold; None is a constant.
+
+        Tell also whether trees are lost, where a constant answers several classes.
 
         Parameters
         ----------
@@ -47,7 +42,8 @@ class Folds:
             Options of trees with large leaves, which enough rows try too.
         watch : Watch
         """
-        grower, rows, options = self._grower, self._rows, None
+        grower, rows = self._grower, self._rows
+        options: dict[str, Any] | None = None
         least = np.full(len(rows), np.inf)
         for tried in _options(len(rows), own, large):
             rounds, losses = self._try(tried, watch)
@@ -61,8 +57,8 @@ class Folds:
         is_classification = grower.task.is_classification
         margin = _MARGIN * np.sqrt(np.square(excess).sum()) if is_classification else 0.0
         if excess.sum() < margin:
-            return Choice(options)
-        return Choice(None, is_classification and bool(np.ptp(rows.y)))
+            return options, False
+        return None, is_classification and bool(np.ptp(rows.y))
 
     def _try(self, options: dict[str, Any], watch: Watch) -> tuple[int, np.ndarray]:
         """Return the best number of rounds, and the losses of all rows (n,)."""

@@ -10,8 +10,7 @@ import lightgbm as lgb
 import numpy as np
 from sklearn.utils.class_weight import compute_sample_weight
 
-from tabmtl.estimators.boosted.data import dataset
-from tabmtl.estimators.boosted.options import least_level_rows
+from tabmtl.estimators.boosted.border import dataset, least_level_rows
 from tabmtl.models.independent.rows import Sample
 from tabmtl.schema import Columns
 from tabmtl.targets import Task

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tabmtl.estimators.boosted.data import tree_matrix
+from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.model_selection.repeats import number_groups
 from tabmtl.processes.ranks import Ranks
 from tabmtl.schema import Batch
@@ -16,13 +16,13 @@ from tabmtl.schema import Batch
 class TaskRows(NamedTuple):
     """Rows with a label of one task, with its labels and weights (n,) alone: of fit, and of the validation rows.
 
-    The former may be of one group, where other tasks have several. ``index`` has their numbers, unless they moved.
+    The former may be of one group, where other tasks have several. They have ``numbers``, unless they moved.
     """
 
     rows: Batch
     watched: Batch | None
     are_one_group: bool
-    index: np.ndarray | None = None
+    numbers: np.ndarray | None = None
 
     @classmethod
     def of(cls, batch: Batch, valid: Batch | None, t: int) -> TaskRows:
@@ -75,7 +75,8 @@ class Sample:
 
     def rows(self, index: np.ndarray) -> Sample:
         """Take some of the rows."""
-        return Sample(*(None if part is None else part[index] for part in vars(self).values()))
+        weight, group = (None if part is None else part[index] for part in (self.weight, self.group))
+        return Sample(self.x[index], self.y[index], weight, group)
 
 
 def _labelled_rows(batch: Batch, t: int) -> tuple[np.ndarray, Batch]:

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.boosted.data import network, tree_matrix
+from tabmtl.estimators.boosted.border import network, tree_matrix
 from tabmtl.estimators.boosted.estimator import BoostedEstimator, count_labels
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import TableState
@@ -245,7 +245,7 @@ def _fitted(coder: TableCoder, groups: Sequence[FittedGroup]) -> dict[str, Any]:
     places = [coder.names.index(name) for name in coder.features.origins]
     gains = np.sum([group.importances for group in groups], axis=0)
     importances = np.zeros((len(gains), len(coder.names)))
-    np.add.at(importances, (slice(None), places), gains / max(gains.sum(), np.finfo(float).tiny))
+    np.add.at(importances.T, places, gains.T / max(gains.sum(), np.finfo(float).tiny))
     return {
         "_groups": groups,
         "outlier_score_": whole.drop("shared", "outlier", "own"),

@@ -10,14 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import expit
 
-from tabmtl.estimators.boosted.data import network_params
-from tabmtl.estimators.boosted.ensembles import Ensemble, Grown
-from tabmtl.estimators.boosted.options import LONGEST_STEP, small_limits
+from tabmtl.estimators.boosted.border import LONGEST_STEP, Ensemble, Grown, network_params, small_limits
 from tabmtl.estimators.boosted.rounds import BestRounds
 from tabmtl.models.rmtgb.dealing import OwnRows
 from tabmtl.models.rmtgb.evidence import is_better
-from tabmtl.models.rmtgb.fitted import FittedGroup, normal_theta
-from tabmtl.models.rmtgb.forest import Forest
+from tabmtl.models.rmtgb.fitted import FittedGroup, Forest, normal_theta
 from tabmtl.models.rmtgb.targets import BinnedRows
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.training.watch import SHOWN_ROUNDS, Step, Watch, describe_loss

@@ -16,7 +16,7 @@ import lightgbm as lgb
 import numpy as np
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.boosted.data import bin_rows, labelled_rows
+from tabmtl.estimators.boosted.border import bin_rows, labelled_rows
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Kind

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.boosted.data import bin_labelled_rows, network, network_params, tree_matrix
+from tabmtl.estimators.boosted.border import bin_labelled_rows, network, network_params, tree_matrix
 from tabmtl.estimators.boosted.estimator import BoostedEstimator, count_labels
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import TableState
@@ -325,7 +325,7 @@ def _outputs_of_tasks(coder: TableCoder) -> list[slice]:
     if coder.labels.task_levels is not None:
         width = tasks[0].width
         return [slice(t * width, (t + 1) * width) for t in range(len(tasks) + 1)]
-    found = {}
+    found: dict[int, slice] = {}
     for _, members, outputs in blocks_of(tasks):
         width = tasks[members[0]].width
         found |= {t: slice(outputs.start + k * width, outputs.start + (k + 1) * width) for k, t in enumerate(members)}

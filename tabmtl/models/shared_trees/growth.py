@@ -9,8 +9,7 @@ from typing import Any, Literal, NamedTuple
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.estimators.boosted.ensembles import Grown
-from tabmtl.estimators.boosted.options import LONGEST_STEP, small_limits
+from tabmtl.estimators.boosted.border import LONGEST_STEP, Grown, small_limits
 from tabmtl.estimators.boosted.rounds import BestRounds
 from tabmtl.models.shared_trees.affinity import affinity_of
 from tabmtl.models.shared_trees.targets import Targets

@@ -247,8 +247,8 @@ def make_targets(
     blocks = blocks_of(tasks)
     widths = [tasks[members[0]].width for _, members, _ in blocks]
     labels = [kind.means(y[:, members], width) for (kind, members, _), width in zip(blocks, widths, strict=True)]
-    function = [np.repeat(members, width) for (_, members, _), width in zip(blocks, widths, strict=True)]
-    of_output = np.concatenate(function)
+    functions = [np.repeat(members, width) for (_, members, _), width in zip(blocks, widths, strict=True)]
+    of_output = np.concatenate(functions)
     return Targets(
         blocks=[(kind, outputs) for kind, _, outputs in blocks],
         y=np.concatenate([part.reshape(len(y), -1) for part in labels], axis=1).astype(np.float32),

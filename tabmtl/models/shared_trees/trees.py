@@ -11,8 +11,7 @@ import lightgbm as lgb
 import numpy as np
 from scipy.sparse import csr_array
 
-from tabmtl.estimators.boosted.data import tree_matrix
-from tabmtl.estimators.boosted.ensembles import Ensemble, Grown
+from tabmtl.estimators.boosted.border import Ensemble, Grown, tree_matrix
 from tabmtl.schema import Batch
 from tabmtl.storage.lightgbm_text import TreeText, constant_tree, fill_tree
 from tabmtl.storage.stored import Stored
@@ -135,7 +134,7 @@ class VectorForest:
     def join(cls, header: str, trees: Sequence[str], values: Sequence[np.ndarray], n_outputs: int) -> VectorForest:
         """Join grown trees and the values (leaves, C) of each; trees without any value are left out."""
         pairs = [(tree, own) for tree, own in zip(trees, values, strict=True) if own.any()]
-        text = TreeText.join(header, [tree for tree, _ in pairs], 1)
+        text = TreeText.joined(header, [tree for tree, _ in pairs], 1)
         return cls(values=np.concatenate([np.zeros((0, n_outputs)), *(own for _, own in pairs)]), text=text)
 
     @cached_property
@@ -179,4 +178,4 @@ class VectorForest:
             own = scale * self.values[first:end, outputs]
             if own.any():
                 kept += [fill_tree(tree, values) for values in own.T.tolist()]
-        return lgb.Booster(model_str=TreeText.join(header, kept, len(start), objective))
+        return lgb.Booster(model_str=TreeText.joined(header, kept, len(start), objective))

@@ -10,7 +10,7 @@ from conformance import long_table
 from scipy.special import expit, softmax
 
 from tabmtl import IndependentTasks, SharedTrees, SharedTreesRegressor, TabmtlWarning, Task
-from tabmtl.estimators.boosted.options import LONGEST_STEP
+from tabmtl.estimators.boosted.border import LONGEST_STEP
 from tabmtl.models.shared_trees.affinity import Affinity
 from tabmtl.models.shared_trees.growth import Schedule
 

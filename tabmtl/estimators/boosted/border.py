@@ -1,0 +1,332 @@
+"""Border to LightGBM: options, binned rows, its network between processes, and ensembles on gradients from outside."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, ClassVar
+
+import lightgbm as lgb
+import numpy as np
+
+from tabmtl.params import Count, Jobs, NonNegative, Positive, Share, WholeShare, check_count
+from tabmtl.processes.forks import count_threads
+from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.schema import FIRST_LEVEL, Batch, Columns
+from tabmtl.storage.lightgbm_text import TreeText
+
+#: Most logits that a leaf adds, before the learning rate: LightGBM's ``max_delta_step``. It floors the hessian of a
+#: leaf at 1 / LONGEST_STEP of its gradient. A Newton step of rows whose class has the probability p is 1 / p, so a few
+#: rows of a rare class would send every row of their leaf out of reach.
+LONGEST_STEP = 20.0
+
+#: Number of leaves that LightGBM takes.
+Leaves = Annotated[int, partial(check_count, low=2, high=131_072)]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class LightGBMOptions:
+    """Parameters of the estimators on LightGBM.
+
+    Parameters
+    ----------
+    learning_rate : float, default=0.05
+        Factor of every tree.
+    num_leaves : int, default=16
+        Maximum number of leaves of a tree.
+    min_child_samples : int, default=20
+        Smallest number of rows of a leaf, which LightGBM may estimate by the sum of hessians.
+    colsample_bytree : float in (0, 1], default=1.0
+        Share of the columns that every tree sees, drawn anew for each.
+    reg_lambda : float, default=0.1
+        L2 penalty of the leaf values. It bounds the values of leaves whose hessian nearly vanishes.
+    early_stopping : bool, default=True
+        Stop on validation rows. Without X_val and y_val, fit sets ``validation_fraction`` of the rows aside.
+    validation_fraction : float in (0, 1), default=0.15
+        Share of the rows that early stopping sets aside.
+    patience : int, default=30
+        Number of rounds without a better validation score after which training ends.
+    n_jobs : int, optional
+        Threads of LightGBM, as scikit-learn counts them. More than one pays from about 50 000 rows.
+    """
+
+    learning_rate: Positive = 0.05
+    num_leaves: Leaves = 16
+    min_child_samples: Count = 20
+    colsample_bytree: WholeShare = 1.0
+    reg_lambda: NonNegative = 0.1
+    early_stopping: bool = True
+    validation_fraction: Share = 0.15
+    patience: Count = 30
+    n_jobs: Jobs = None
+
+    search_space: ClassVar[dict[str, Any]] = {
+        "learning_rate": {"low": 0.01, "high": 0.2, "log": True},
+        "num_leaves": {"low": 4, "high": 128, "log": True},
+        "min_child_samples": {"low": 5, "high": 100, "log": True},
+        "colsample_bytree": {"low": 0.3, "high": 1.0},
+        "reg_lambda": {"low": 0.0, "high": 10.0},
+    }
+
+    @property
+    def _n_threads(self) -> int:
+        return count_threads(self.n_jobs)
+
+    def _tree_options(self) -> dict[str, Any]:
+        """Return the options that LightGBM knows by the same names."""
+        names = ("learning_rate", "num_leaves", "min_child_samples", "colsample_bytree", "reg_lambda")
+        return {name: getattr(self, name) for name in names}
+
+
+def least_level_rows(n_rows: int) -> int:
+    """Return how many rows a level of a category must have to be split on: LightGBM's 100, or a tenth of few rows."""
+    return max(1, min(100, n_rows // 10))
+
+
+def small_limits(params: Mapping[str, Any], n_rows: int) -> dict[str, Any]:
+    """Return LightGBM's parameters of trees, with its limits on small leaves and groups scaled to few rows."""
+    least = max(1, min(params["min_child_samples"], n_rows // 10))
+    return {
+        **params,
+        "min_child_samples": least,
+        "num_leaves": max(2, min(params["num_leaves"], 2 * n_rows // least)),  # beyond, memory is kept for nothing
+        "min_data_per_group": least_level_rows(n_rows),
+        "cat_smooth": min(10, n_rows / 100),
+        "cat_l2": min(10, n_rows / 100),
+    }
+
+
+_ZERO = 1e-35  # LightGBM takes smaller numbers for 0
+_BINNED_ROWS = 200_000  # of all ranks of a group, from which bins are made; LightGBM's own number for one process
+_NO_TREES = "max_feature_idx=0\nlabel_index=0\nfeature_names=x\nfeature_infos=[0:1]"
+_MINUTES = 2  # that LightGBM's network waits for a rank
+
+
+def tree_matrix(batch: Batch) -> np.ndarray:
+    """Return encoded rows as LightGBM takes them.
+
+    Returns
+    -------
+    matrix : ndarray of float32, shape (n, Fn + Fc)
+        Numeric values, then codes of the levels from 0; missing and unseen are NaN.
+    """
+    if not batch.x.codes.shape[1]:
+        return np.asarray(batch.x.numbers, dtype=np.float32)
+    codes = batch.x.codes.astype(np.float32) - FIRST_LEVEL
+    codes[codes < 0] = np.nan
+    return np.column_stack([batch.x.numbers, codes])
+
+
+def dataset(matrix: np.ndarray, columns: Columns, **options: Any) -> lgb.Dataset:
+    """Return rows of `tree_matrix` as a data set of LightGBM, given its other arguments."""
+    n_numeric = len(columns.numeric)
+    categorical = list(range(n_numeric, matrix.shape[1]))
+    if options.get("reference") is None and _is_blank(matrix, n_numeric):
+        matrix = np.ones_like(matrix)  # LightGBM makes no split of these either, but does not refuse them
+    return lgb.Dataset(matrix, categorical_feature=categorical, **options)
+
+
+def _is_blank(matrix: np.ndarray, n_numeric: int) -> bool:
+    """Return whether LightGBM refuses the columns, as of the numbers all are 0, and of the levels all are missing."""
+    return all(np.isnan(level).all() for level in matrix.T[n_numeric:]) and all(
+        (np.abs(number) <= _ZERO).all() for number in matrix.T[:n_numeric]
+    )
+
+
+def bin_rows(
+    batch: Batch,
+    columns: Columns,
+    options: dict[str, Any],
+    reference: lgb.Dataset | None = None,
+    group: Ranks = ALONE,
+) -> lgb.Dataset:
+    """Bin rows, once for all ensembles.
+
+    The ranks of a group make the same bins, of a common sample of their rows, each by itself. Across its network
+    LightGBM would make other bins of each column from the rows of one rank, or add up histograms of unlike bins.
+
+    Parameters
+    ----------
+    batch : Batch
+    columns : Columns
+    options : dict
+        LightGBM's parameters of data.
+    reference : lightgbm.Dataset, optional
+        Its bins are taken instead of new ones.
+    group : Ranks, optional
+    """
+    if group.size > 1 and reference is None:
+        reference = bin_rows(_common_sample(batch, group), columns, options)
+    matrix, names = tree_matrix(batch), _plain_names([*columns.numeric, *columns.categorical])
+    label = np.zeros(len(matrix), dtype=np.float32)  # a subset demands labels; gradients come from outside
+    data = dataset(matrix, columns, label=label, reference=reference, feature_name=names, params=options)
+    return data.construct()
+
+
+def bin_labelled_rows(
+    batch: Batch, columns: Columns, options: dict[str, Any], reference: lgb.Dataset | None, group: Ranks
+) -> tuple[Batch, lgb.Dataset]:
+    """Bin the rows with a label, as `bin_rows` does, and return them too."""
+    index = labelled_rows(batch, group)
+    batch = batch if len(index) == len(batch.y) else batch.rows(index)
+    return batch, bin_rows(batch, columns, options, reference, group)
+
+
+def labelled_rows(batch: Batch, group: Ranks) -> np.ndarray:
+    """Find the rows with a label; in a group one row at least, because LightGBM grows on no rank without."""
+    found = np.flatnonzero(~np.isnan(batch.y).all(axis=1))
+    return np.zeros(1, dtype=np.int64) if group.size > 1 and not len(found) else found
+
+
+def _common_sample(batch: Batch, group: Ranks) -> Batch:
+    """Return the features of 200 000 of the labelled rows of all ranks, spread evenly, or of all if there are fewer."""
+    batch = batch.rows(np.flatnonzero(~np.isnan(batch.y).all(axis=1)))
+    counts = group.gather(len(batch))
+    n, first = min(sum(counts), _BINNED_ROWS), sum(counts[: group.rank])
+    places = np.arange(n) * sum(counts) // n - first
+    own = batch.rows(places[(places >= 0) & (places < len(batch))])
+    return Batch.join(Batch(x=own.x).gathered(group))
+
+
+@contextmanager
+def network(group: Ranks) -> Iterator[None]:
+    """Open LightGBM's network between the ranks of a group inside; ensembles with `network_params` grow across it."""
+    if group.size == 1:
+        yield
+        return
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+        machines = group.gather(f"{group.address()}:{port}")
+    carrier = lgb.Booster(model_str=TreeText.joined(_NO_TREES, [], 1))
+    carrier.set_network(machines, local_listen_port=port, listen_time_out=_MINUTES, num_machines=group.size)
+    try:
+        yield
+    finally:
+        carrier.free_network()
+
+
+def network_params(group: Ranks) -> dict[str, Any]:
+    """Return the parameters by which trees grow on the rows of all ranks."""
+    return {} if group.size == 1 else {"tree_learner": "data", "num_machines": group.size}
+
+
+def _plain_names(names: Sequence[str]) -> list[str]:
+    """Return different names without the signs that LightGBM's text and JSON use."""
+    plain = [re.sub(r"[^\w.+-]", "_", name) or "_" for name in names]
+    return plain if len(set(plain)) == len(plain) else [f"{name}_{j}" for j, name in enumerate(plain)]
+
+
+#: Gradients and hessians (width, n) float32 from raw scores (width, n).
+Gradients = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class Ensemble:
+    """A growing ensemble of one or several outputs.
+
+    Parameters
+    ----------
+    params : dict
+        LightGBM's parameters, without objective and number of classes.
+    data : lightgbm.Dataset
+        The rows to grow on.
+    valid : lightgbm.Dataset, optional
+        Rows whose scores are followed.
+    width : int, default=1
+        Number of outputs; every round grows one tree for each.
+    target : ndarray of shape (n,), optional
+        Fit this by squared error instead of gradients from outside; a fifth faster, as the hessian is constant. Then
+        the data serves no other ensemble that still grows.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        data: lgb.Dataset,
+        valid: lgb.Dataset | None = None,
+        *,
+        width: int = 1,
+        target: np.ndarray | None = None,
+    ) -> None:
+        self.width, self._data, self._has_target = width, data, target is not None
+        self.rounds = 0
+        if target is not None:
+            data.set_label(target.astype(np.float32))
+            # else a first round without a split becomes a tree of the mean
+            data.set_init_score(np.zeros(len(target)))
+        own = {"objective": "none" if target is None else "regression", "metric": "None", "num_class": width}
+        if data.num_data() * params.get("bagging_fraction", 1.0) < 1:
+            own["bagging_freq"] = 0  # LightGBM draws no row, and ends
+        self.booster = lgb.Booster({**params, **own}, data)
+        if valid is not None:
+            self.booster.add_valid(valid, "valid")
+
+    def update(self, gradients: Gradients) -> None:
+        """Grow one round of trees, on the gradients at the current scores or on the target.
+
+        A round without any split does not count in ``rounds``.
+        """
+
+        def objective(scores: np.ndarray, _: lgb.Dataset) -> tuple[np.ndarray, np.ndarray]:
+            gradient, hessian = gradients(self._by_output(scores))
+            return (gradient[0], hessian[0]) if self.width == 1 else (gradient.T, hessian.T)
+
+        self.rounds += not self.booster.update(fobj=None if self._has_target else objective)
+
+    def scores(self, *, of_valid: bool = False) -> np.ndarray:
+        """Return raw scores (width, n) of the rows grown on, or of the followed ones; valid until the next round."""
+        found: list[np.ndarray] = []
+
+        def keep(scores: np.ndarray, _: lgb.Dataset) -> tuple[str, float, bool]:
+            found.append(scores)
+            return "kept", 0.0, False
+
+        (self.booster.eval_valid if of_valid else self.booster.eval_train)(keep)
+        return self._by_output(found[0])
+
+    def roll_back(self, rounds: int) -> None:
+        """Roll back to `rounds` rounds."""
+        for _ in range(self.rounds - rounds):
+            self.booster.rollback_one_iter()
+        self.rounds = min(self.rounds, rounds)
+
+    def finish(self, n_ensembles: int = 1) -> Grown:
+        """Return the grown trees as `n_ensembles` ensembles; other ensembles may use the data then."""
+        if self._has_target:
+            self._data.set_field("init_score", None)
+        header, trees = TreeText(self.booster.model_to_string(num_iteration=-1)).cut()
+        size = self.width // n_ensembles
+        ensembles: list[list[str]] = [[] for _ in range(n_ensembles)]
+        # LightGBM keeps trees of one leaf, of value 0, from a first round without a split
+        for i, tree in enumerate(trees[len(trees) - self.rounds * self.width :]):
+            ensembles[i % self.width // size].append(tree)
+        gains = self.booster.feature_importance("gain")
+        return Grown(rounds=self.rounds, header=header, ensembles=ensembles, gains=gains)
+
+    def _by_output(self, scores: np.ndarray) -> np.ndarray:
+        return scores[None] if self.width == 1 else scores.T
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    """Finished ensembles as LightGBM's text.
+
+    Attributes
+    ----------
+    rounds : int
+    header : str
+        Text before the trees of a model.
+    ensembles : list of list of str
+        Their trees, round after round.
+    gains : ndarray of shape (n_features,)
+        Total gain of all splits on every feature.
+    """
+
+    rounds: int
+    header: str
+    ensembles: list[list[str]]
+    gains: np.ndarray
