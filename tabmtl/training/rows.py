@@ -75,7 +75,8 @@ class MemoryRows:
 
     def steps(self, epoch: int, batch_size: int, *, joins_last: bool) -> tuple[int, Iterable[Step]]:
         """Deal the rows to steps, in an order by torch's generator."""
-        steps = torch.randperm(len(self.batch), device=self.batch.x.numbers.device).split(batch_size)
+        numbers = self.batch.x.numbers
+        steps = torch.randperm(len(numbers), device=numbers.device).split(batch_size)
         if joins_last and len(steps) > 1 and 2 * len(steps[-1]) < len(steps[0]):
             steps = (*steps[:-2], torch.cat(steps[-2:]))
         return len(steps), ((self.batch, index) for index in steps)
