@@ -235,13 +235,13 @@ def find_kinds(
                 f"{[*schema]}"
             )
         declared = dict.fromkeys(schema, "numbers") | dict.fromkeys(categorical, "categories") | declared
-    roles: dict[type[ColumnKind], list[str]] = {kind: [] for kind in kinds}
-    for name, dtype in schema.items():
-        found = next((kind for kind in kinds if kind.reads(dtype, declared.get(name))), None)
-        if found is None:
-            raise _refusal(name, dtype, library)
-        roles[found].append(name)
-    return {kind: tuple(names) for kind, names in roles.items()}
+    left, roles = dict(schema), {}
+    for kind in kinds:
+        own = {name: dtype for name, dtype in left.items() if kind.reads(dtype, declared.get(name))}
+        roles[kind], left = tuple(own), {name: dtype for name, dtype in left.items() if name not in own}
+    for name, dtype in left.items():
+        raise _refusal(name, dtype, library)
+    return roles
 
 
 def _refusal(name: str, dtype: pl.DataType, library: Library) -> TypeError:

@@ -69,7 +69,7 @@ class LabelCoder(LeanPickle):
         if not all(0 <= step < len(self.tasks) for step in self.chain):
             raise ValueError(f"the steps of the funnel are {self.chain}, expected numbers below {len(self.tasks)}")
         for task in self.tasks:
-            if task.is_classification and not 1 < len(class_values(task.name, task.classes)) == len(
+            if task.kind.answer == "probabilities" and not 1 < len(class_values(task.name, task.classes)) == len(
                 set(task.classes or ())
             ):
                 raise ValueError(f"task {task.name!r} has the classes {task.classes}, expected several distinct ones")

@@ -50,7 +50,7 @@ def learn_answers(student: NetworkEstimator, teacher: MultiTaskEstimator, X: Any
     if student.early_stopping:
         batch, valid = _split(batch, coder.labels, student.validation_fraction, seed)
     loss = DistillationLoss(coder.labels, batch.y)
-    rows, held_out = student._in_memory(batch), None if valid is None else student._in_memory(valid)
+    rows, held_out = student._in_memory(batch, valid)
     with Run().fit(student):
         student._set_fitted(coder, student._learn(coder, rows, held_out, loss, _score_nothing(loss.tasks), seed))
 

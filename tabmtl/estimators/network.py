@@ -233,17 +233,17 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             share = self.validation_fraction
             kept, held_out = train_valid_split(batch.y, tasks, share, rng, batch.task, batch.group)
             batch, valid = batch.rows(kept), batch.rows(held_out)
-        rows, judging = self._in_memory(_in_training_units(batch, coder)), None
-        fitted: dict[str, Any] = {}
-        if valid is not None:
-            valid = _in_training_units(valid, coder)
-            judging = self._in_memory(valid)
-            fitted = {"_judged": valid.rows(np.arange(_judged_rows(coder, len(valid))))}
-        return self._learn(coder, rows, judging, self._loss(tasks), partial(_evaluate, coder), seed) | fitted
+        valid = None if valid is None else _in_training_units(valid, coder)
+        rows, judging = self._in_memory(_in_training_units(batch, coder), valid)
+        fitted = self._learn(coder, rows, judging, self._loss(tasks), partial(_evaluate, coder), seed)
+        if valid is None:
+            return fitted
+        return fitted | {"_judged": valid.rows(np.arange(_judged_rows(coder, len(valid))))}
 
-    def _in_memory(self, batch: Batch) -> MemoryRows:
+    def _in_memory(self, batch: Batch, valid: Batch | None) -> tuple[MemoryRows, MemoryRows | None]:
         """Return rows in training units as those of a training, on the device of the parameters."""
-        return MemoryRows(_on_device(batch, find_device(self.device)))
+        device = find_device(self.device)
+        return MemoryRows(_on_device(batch, device)), None if valid is None else MemoryRows(_on_device(valid, device))
 
     def _fit_stored(self, coder: TableCoder, rows: StoredRows, valid: StoredRows | None, seed: int) -> dict[str, Any]:
         from tabmtl.model_selection.stored import split_stored

@@ -65,7 +65,7 @@ class MemoryRows:
     seed: ClassVar[int | None] = None
 
     def __len__(self) -> int:
-        return len(self.batch)
+        return len(self.batch.x.numbers)
 
     def sample(self) -> Batch:
         """Return the rows."""
