@@ -43,17 +43,18 @@ def folder(tmp_path_factory):
     return folder
 
 
+def batch_of(numbers, y, **more):
+    """A batch without categories."""
+    return Batch(x=Features(numbers=numbers, codes=np.zeros((len(y), 0), dtype=np.int32)), y=y, **more)
+
+
 def contradicting(n: int, *, long: bool, seed: int) -> Batch:
     """Two tasks of opposite slope in one feature; the second has another unit where the layout is wide."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(-1, 1, size=(n, 1)).astype(np.float32)
     task = rng.integers(2, size=n)
     y = np.column_stack([x, 1_000 - 100 * x]).astype(float)
-    if not long:
-        return Batch(x=Features(numbers=x, codes=np.zeros((n, 0), dtype=np.int32)), y=y)
-    return Batch(
-        x=Features(numbers=x, codes=np.zeros((n, 0), dtype=np.int32)), y=x * (1 - 2 * task[:, None]), task=task
-    )
+    return batch_of(x, x * (1 - 2 * task[:, None]), task=task) if long else batch_of(x, y)
 
 
 def coded(*, long: bool) -> Coded:
@@ -118,7 +119,7 @@ def test_a_task_that_says_nothing_alone_is_still_used():
     x, z = np.meshgrid(np.arange(-9, 10, 2), np.arange(-9, 10, 2))
     features = np.tile(np.column_stack([x.ravel(), z.ravel()]), (20, 1)).astype(np.float32)
     y = np.column_stack([2 * features[:, 0] + features[:, 1], 2 * features[:, 0] - features[:, 1]]).astype(float)
-    batch = Batch(x=Features(numbers=features, codes=np.zeros((len(y), 0), dtype=np.int32)), y=y)
+    batch = batch_of(features, y)
     data = Coded(train=batch, val=batch, kinds=("regression", "regression"), n_numeric=2)
     answer = fit_baseline("task_id", data, PARAMS).predict(batch)
     assert (1 - np.square(answer - y).mean(axis=0) / y.var(axis=0) > 0.95).all()
@@ -128,12 +129,8 @@ def test_a_task_that_says_nothing_alone_is_still_used():
 def test_rows_without_any_label_change_nothing(method):
     data = coded(long=False)
     empty = contradicting(100, long=False, seed=9)
-    batch = Batch(
-        x=Features(
-            numbers=np.vstack([data.train.x.numbers, empty.x.numbers]), codes=np.zeros((700, 0), dtype=np.int32)
-        ),
-        y=np.vstack([data.train.y, np.full((100, 2), np.nan)]),
-    )
+    numbers = np.vstack([data.train.x.numbers, empty.x.numbers])
+    batch = batch_of(numbers, np.vstack([data.train.y, np.full((100, 2), np.nan)]))
     padded = Coded(train=batch, val=data.val, kinds=data.kinds, n_numeric=1)
     answers = [fit_baseline(method, each, PARAMS).predict(data.val) for each in (data, padded)]
     np.testing.assert_array_equal(*answers)

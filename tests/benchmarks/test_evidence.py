@@ -7,7 +7,6 @@ import math
 import re
 import shutil
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,7 @@ class Constant:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """A data folder with portal, and generated sets in place of two of the Mulan collection."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "portal").mkdir()
@@ -59,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(monkeypatch):
     """One small set for every part, few rows, and quick models."""
     evidence.open_draw.cache_clear()
     sizes: dict[str, Any] = {
@@ -90,7 +89,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(evidence, name, value)
 
 
-def test_the_first_draw_of_the_most_telling_labels_comes_first() -> None:
+def test_the_first_draw_of_the_most_telling_labels_comes_first():
     cells = list(evidence.plan([*evidence.MODELS]))
     assert len(set(cells)) == len(cells)
     n_models = len(evidence.MODELS)
@@ -106,7 +105,7 @@ def test_the_first_draw_of_the_most_telling_labels_comes_first() -> None:
     assert order == sorted(order)
 
 
-def test_single_task_models_see_the_target_alone(small: None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_task_models_see_the_target_alone(small, folder, monkeypatch):
     seen: list[tuple[int, list[str]]] = []
 
     class Spy(IndependentTasks):
@@ -126,7 +125,7 @@ def test_single_task_models_see_the_target_alone(small: None, folder: Path, monk
     assert {metric: [*scores] for metric, scores in record["scores"].items()} == {"AUC": ["male"], "R²": ["weight"]}
 
 
-def test_rows_to_fit_are_capped_and_a_share_of_labels_is_hidden(small: None, folder: Path) -> None:
+def test_rows_to_fit_are_capped_and_a_share_of_labels_is_hidden(small, folder):
     full = evidence.open_cell(Cell("full", "portal", None, None, 1, ""), folder)
     few = evidence.open_cell(Cell("labels", "portal", None, None, 1, ""), folder)
     assert (len(full.train[0]), len(few.train[0])) == (350, 300)
@@ -142,7 +141,7 @@ def test_rows_to_fit_are_capped_and_a_share_of_labels_is_hidden(small: None, fol
     assert hidden.test[1].equals(few.test[1])
 
 
-def test_days_are_never_on_both_sides(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_days_are_never_on_both_sides(small, monkeypatch):
     flights = datasets.load("flights")
     monkeypatch.setattr(evidence, "open_set", lambda *_: flights)
     case = evidence.open_draw("flights", 1, 300, None)
@@ -154,7 +153,7 @@ def test_days_are_never_on_both_sides(small: None, monkeypatch: pytest.MonkeyPat
     assert len(set(case.groups)) > 20
 
 
-def test_folds_part_the_rows_and_those_of_rf1_share_their_test_rows(folder: Path) -> None:
+def test_folds_part_the_rows_and_those_of_rf1_share_their_test_rows(folder):
     folds = [evidence.open_fold("mulan", "enb", fold, folder) for fold in range(10)]
     assert len(pl.concat([fold.test[0] for fold in folds]).unique()) == 100
     assert {len(fold.train[0]) for fold in folds} == {90}
@@ -164,7 +163,7 @@ def test_folds_part_the_rows_and_those_of_rf1_share_their_test_rows(folder: Path
     assert len(pl.concat([fold.train[0] for fold in published]).unique()) == 80
 
 
-def test_blocks_of_time_share_no_hour_with_what_is_learned(small: None, folder: Path) -> None:
+def test_blocks_of_time_share_no_hour_with_what_is_learned(small, folder):
     blocks = [evidence.fold_rows("blocks", fold, 100) for fold in range(5)]
     assert np.array_equal(np.concatenate([tested for _, tested in reversed(blocks)]), np.arange(100))
     for kept, tested in blocks:
@@ -176,7 +175,7 @@ def test_blocks_of_time_share_no_hour_with_what_is_learned(small: None, folder: 
     assert len(set(case.groups)) == 16  # weeks of five hours
 
 
-def test_baselines_see_the_flow_now_or_the_hours_around(small: None, folder: Path) -> None:
+def test_baselines_see_the_flow_now_or_the_hours_around(small, folder):
     case = evidence.open_cell(Cell("rf1", "rf1", None, None, 1, ""), folder)
     now = evidence.forecast(Cell("rf1", "rf1", None, None, 1, evidence.AS_NOW), folder)
     line = evidence.forecast(Cell("rf1", "rf1", None, None, 1, evidence.LINE), folder)
@@ -187,7 +186,7 @@ def test_baselines_see_the_flow_now_or_the_hours_around(small: None, folder: Pat
     assert record["scores"]["RMSE"]["all"] > 0.3  # no hour of the block is near
 
 
-def test_a_record_has_its_commit_and_the_versions(small: None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_has_its_commit_and_the_versions(small, folder, monkeypatch):
     record = evidence.run(Cell("rf1", "rf1", None, None, 0, evidence.AS_NOW), folder)
     assert record["code"] == "unknown" or int(record["code"].rstrip("+"), 16)
     assert f"numpy {np.__version__}" in record["versions"]
@@ -197,7 +196,7 @@ def test_a_record_has_its_commit_and_the_versions(small: None, folder: Path, mon
     evidence.made_by.cache_clear()
 
 
-def test_the_training_mean_has_the_relative_error_one(folder: Path) -> None:
+def test_the_training_mean_has_the_relative_error_one(folder):
     case = evidence.open_fold("mulan", "enb", 0, folder)
     n = len(case.test[0])
     means = {task: np.full(n, case.train[1][task].mean()) for task in case.tasks}
@@ -207,9 +206,7 @@ def test_the_training_mean_has_the_relative_error_one(folder: Path) -> None:
     assert evidence.score("blocks", case, off) == {"RMSE": {"all": pytest.approx(math.sqrt(12.5))}}
 
 
-def test_a_call_runs_what_is_missing_and_the_report_holds_it(
-    small: None, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_call_runs_what_is_missing_and_the_report_holds_it(small, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evidence, "MODELS", dict.fromkeys(evidence.MODELS, Constant))
     output = tmp_path / "docs" / "evidence"
     common = ["--folder", str(folder), "--output", str(output)]
@@ -239,9 +236,7 @@ def test_a_call_runs_what_is_missing_and_the_report_holds_it(
     assert readme.read_text().endswith("<!-- /evidence -->\nafter\n")
 
 
-def test_a_fit_that_fails_is_named_and_tried_again(
-    small: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fit_that_fails_is_named_and_tried_again(small, folder, tmp_path, monkeypatch):
     good = evidence.MODELS["SharedTrees"]
     argv = ["--folder", str(folder), "--output", str(tmp_path), "--parts", "full", "--models", "SharedTrees"]
     monkeypatch.setitem(evidence.MODELS, "SharedTrees", partial(SharedTrees, n_estimators=0))
@@ -253,7 +248,7 @@ def test_a_fit_that_fails_is_named_and_tried_again(
     assert len(evidence.read(tmp_path)) == 2
 
 
-def test_an_estimate_is_that_of_the_fits_most_like_it() -> None:
+def test_an_estimate_is_that_of_the_fits_most_like_it():
     def record(part: str, name: str, amount: int | None, seconds: float) -> dict[str, Any]:
         return {"part": part, "set": name, "amount": amount, "model": "m", "seconds": seconds}
 
@@ -280,7 +275,7 @@ def made(part: str, metric: str, scores: dict[str, list[float]], **facts: Any) -
     ]
 
 
-def test_the_ensemble_is_compared_with_the_best_single_task_model() -> None:
+def test_the_ensemble_is_compared_with_the_best_single_task_model():
     scores = {LIGHTGBM: [0.5, 0.6, 0.7], BAG: [0.6, 0.6, 0.6], CATBOOST: [0.1] * 3, ENSEMBLE: [0.6, 0.7, 0.9]}
     scores[BAG] = [0.6, 0.6, 0.63]
     (found,) = evidence_report.compare(evidence_report.flatten(made("full", "R²", scores)), ("set",))
@@ -300,18 +295,7 @@ def test_the_ensemble_is_compared_with_the_best_single_task_model() -> None:
     assert against.difference.startswith("**+0.1167** ± ")
 
 
-def test_a_lower_error_is_better() -> None:
-    scores = {LIGHTGBM: [0.5, 0.5], CATBOOST: [0.4, 0.4], ENSEMBLE: [0.5, 0.505]}
-    frame = evidence_report.flatten(made("mulan", "RRMSE", scores))
-    (found,) = evidence_report.compare(frame, ("set",), is_error=True)
-    assert found.rival == CATBOOST
-    assert found.gain == pytest.approx(-0.1025)
-    assert found.is_behind
-
-
-def test_the_page_and_the_readme_are_what_the_stored_records_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_and_the_readme_are_what_the_stored_records_say(tmp_path, monkeypatch):
     """Tables, goals, counts by Holm, published means and the code of the records: ``--report`` writes them anew."""
     monkeypatch.setattr(evidence_report, "draw_labels", lambda *_: None)
     folder = tmp_path / evidence.OUTPUT
@@ -324,13 +308,13 @@ def test_the_page_and_the_readme_are_what_the_stored_records_say(
         assert (tmp_path / name).read_text("utf-8") == (evidence.ROOT / name).read_text("utf-8")
 
 
-def test_without_records_there_is_nothing_to_report(tmp_path: Path) -> None:
+def test_without_records_there_is_nothing_to_report(tmp_path):
     with pytest.raises(SystemExit, match="has no records"):
         evidence.main(["--report", "--output", str(tmp_path)])
     assert not [*tmp_path.iterdir()]
 
 
-def test_differences_of_a_table_are_paired_and_judged_by_the_t_quantile(capsys: pytest.CaptureFixture[str]) -> None:
+def test_differences_of_a_table_are_paired_and_judged_by_the_t_quantile(capsys):
     scores = {evidence.PLAIN: [0.6, 0.61, 0.62], evidence.REFERENCE: [0.5, 0.51, 0.53], evidence.FIXED: [0.5, 0.4, 0.6]}
     frame = evidence_report.flatten(made("reference", "AUC", scores, target="t", amount=50))
     evidence_report.print_paired(frame, evidence.TABLES["reference"])
@@ -342,9 +326,7 @@ def test_differences_of_a_table_are_paired_and_judged_by_the_t_quantile(capsys: 
 
 
 @pytest.mark.parametrize(("part", "n"), [("sharing", 8), ("reference", 3)])
-def test_parts_without_a_page_run_and_print_their_table(
-    part: str, n: int, small: None, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
-) -> None:
+def test_parts_without_a_page_run_and_print_their_table(part, n, small, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evidence, "OF_TABLES", dict.fromkeys(evidence.OF_TABLES, Constant))
     monkeypatch.setattr(evidence, "MODELS", dict.fromkeys((LIGHTGBM, BAG, CATBOOST, "SharedTrees"), Constant))
     monkeypatch.setattr(evidence, "SETS", {"portal": ("male",)})
@@ -355,7 +337,7 @@ def test_parts_without_a_page_run_and_print_their_table(
     assert "test scores, means over the draws" in capsys.readouterr().out
 
 
-def test_means_are_over_common_draws_and_one_draw_has_no_error() -> None:
+def test_means_are_over_common_draws_and_one_draw_has_no_error():
     scores = {LIGHTGBM: [0.5, 0.9], CATBOOST: [0.4, 0.2], ENSEMBLE: [0.6]}
     records = made("labels", "R²", scores, target="t", amount=50)
     (found,) = evidence_report.labels_of(evidence_report.flatten(records))
@@ -368,9 +350,7 @@ def test_means_are_over_common_draws_and_one_draw_has_no_error() -> None:
     assert [goal["found"] for goal in goals[:2]] == ["1 of 1", "0 of 0; in the mean 0"]
 
 
-def test_the_budget_is_that_of_all_calls(
-    small: None, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_budget_is_that_of_all_calls(small, folder, tmp_path, capsys):
     before = made("labels", "R²", {LIGHTGBM: [0.5]})
     (tmp_path / "labels.jsonl").write_text("".join(json.dumps(each | {"seconds": 100.0}) + "\n" for each in before))
     evidence.main(["--folder", str(folder), "--output", str(tmp_path), "--parts", "full", "--budget", "100"])

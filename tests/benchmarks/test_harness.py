@@ -30,7 +30,7 @@ NOT_MEASURED = ("stored_answers", "trips")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_benchmark_says_what_it_measures(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_benchmark_says_what_it_measures(name, capsys):
     module = import_module(f"benchmarks.{name}")
     with pytest.raises(SystemExit) as stopped:
         module.main(["--help"])
@@ -42,7 +42,7 @@ def test_every_benchmark_says_what_it_measures(name: str, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/*.md"])
-def test_commands_of_the_documents_exist(page: str) -> None:
+def test_commands_of_the_documents_exist(page):
     text = " ".join(" ".join(file.read_text("utf-8").split()) for file in harness.ROOT.glob(page))
     for name, options in re.findall(r"python -m benchmarks\.([a-z_]+)((?: --?[\w-]+| [\w=.]+)*)`", text):
         assert name in NAMES
@@ -64,28 +64,28 @@ def counted(asked: list[str], name: str) -> harness.Side:
     return side
 
 
-def test_sides_run_in_turn_and_a_warm_round_does_not_count() -> None:
+def test_sides_run_in_turn_and_a_warm_round_does_not_count():
     asked: list[str] = []
     found = harness.take_turns({name: counted(asked, name) for name in "ab"}, 2, warm=True)
     assert asked == ["a0", "b0", "a0", "b0", "a1", "b1"]
     assert found["a"] == [{"s": 0.1, "AUC": 0.5}, {"s": 0.1, "AUC": 1.5}]
 
 
-def test_no_round_begins_when_enough_was_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_round_begins_when_enough_was_timed(monkeypatch):
     monkeypatch.setattr(harness, "ENOUGH_SECONDS", 0.0)
     asked: list[str] = []
     harness.take_turns({"a": counted(asked, "a")}, 50, warm=True)
     assert len(asked) == 2
 
 
-def test_every_request_is_asked_in_turn() -> None:
+def test_every_request_is_asked_in_turn():
     asked: list[str] = []
     p50, p99, least = harness.asking(asked.append, ["a", "b", "c"], 40)(0).values()
     assert asked == [*"abc" * 10, *"abc" * 13, "a"]  # 30 untimed ones first
     assert 0 < least <= p50 <= p99 < 1000
 
 
-def test_a_gauge_sees_the_memory_of_a_run() -> None:
+def test_a_gauge_sees_the_memory_of_a_run():
     found: harness.Measures = {}
     with harness.gauged(found):
         kept = np.ones(50_000_000)
@@ -96,7 +96,7 @@ def test_a_gauge_sees_the_memory_of_a_run() -> None:
     assert found["s"] > 0
 
 
-def test_steps_of_a_fit_are_timed_until_there_are_enough() -> None:
+def test_steps_of_a_fit_are_timed_until_there_are_enough():
     X = np.random.default_rng(0).normal(size=(300, 2))
     model = tabmtl.SharedBottom(hidden=(4,), epochs=9, batch_size=32, n_jobs=1, device="cpu")
     found = harness.steps_of(lambda: model.fit(X, X[:, 0]), 3)
@@ -104,12 +104,12 @@ def test_steps_of_a_fit_are_timed_until_there_are_enough() -> None:
     assert not hasattr(model, "tasks_")  # the fit ended early
 
 
-def test_another_process_is_fresh_and_answers() -> None:
+def test_another_process_is_fresh_and_answers():
     assert harness.in_own_process(os.getpid) != os.getpid()
     assert harness.in_own_process(os.getenv, "POLARS_MAX_THREADS") == os.environ.get("POLARS_MAX_THREADS", "2")
 
 
-def test_sides_are_compared_with_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sides_are_compared_with_the_first(capsys):
     def sides(rows: int) -> harness.Sides:
         def fast(seed: int) -> harness.Measures:
             return {"s": rows / (4 + seed), "AUC": 0.1 * seed}
@@ -153,7 +153,7 @@ def test_sides_are_compared_with_the_first(capsys: pytest.CaptureFixture[str]) -
     assert case.run({}, quick=True)["slow"] == [{"s": 1, "AUC": 0.5}]
 
 
-def test_a_case_that_lacks_something_is_skipped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_case_that_lacks_something_is_skipped(capsys):
     def sides() -> harness.Sides:
         raise FileNotFoundError("no log here")
 
@@ -174,11 +174,11 @@ def test_a_case_that_lacks_something_is_skipped(capsys: pytest.CaptureFixture[st
         (harness.at_most, 2.01, "<= 2x  MISSED"),
     ],
 )
-def test_goals_are_judged(judge, value: float, said: str) -> None:
+def test_goals_are_judged(judge, value, said):
     assert judge(value, 2) == said
 
 
-def test_a_table_has_a_cell_for_every_row_and_column(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_has_a_cell_for_every_row_and_column(capsys):
     records = pl.DataFrame(
         {"model": ["a", "a", "b"], "task": ["t", "t", "u"], "seed": [0, 1, 0], "score": [0.1, 0.3, None]}
     ).vstack(pl.DataFrame({"model": ["b"], "task": ["t"], "seed": [0], "score": [0.5]}))
@@ -195,7 +195,7 @@ def test_a_table_has_a_cell_for_every_row_and_column(capsys: pytest.CaptureFixtu
     ]
 
 
-def test_a_set_that_is_missing_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_set_that_is_missing_is_skipped(tmp_path, capsys):
     def runs(name: str):
         yield [{"set": name, "score": 1}]
         if name == "missing":
