@@ -24,19 +24,20 @@ _MARKERS = "osD^vP*X"
 
 
 class ComparisonDisplay(Display):
-    """Differences of compared models to their reference, or their scores, with 95 % intervals: a panel per task.
+    """Differences of compared models to their reference, or their scores, with 95 % intervals: one panel per task.
 
-    Better made by :meth:`from_comparison`. Intervals of differences hold together, as in the frame of a `Comparison`. A
-    triangle up is a model ahead of the reference, whose interval leaves 0 out, a triangle down one behind it.
+    Use :meth:`from_comparison` to make it. Intervals of differences hold together, as in the frame of a `Comparison`. A
+    triangle up is a model ahead of the reference, and a triangle down a model behind it: the interval leaves 0 out.
 
     Parameters
     ----------
     frame : polars.DataFrame
-        One row per model and task, as ``frame`` of a `Comparison`. Models without a score of a task are left out there.
+        One row per model and task, as ``frame`` of a `Comparison`. A panel leaves out models without a score of its
+        task.
     tasks : sequence of Task
         The tasks to draw, with their metrics.
     reference : str
-        Name of the model that the differences are to.
+        Name of the reference, the model that others are compared with.
 
     Attributes
     ----------
@@ -122,9 +123,9 @@ class ComparisonDisplay(Display):
 
 
 class CalibrationDisplay(Display):
-    """Answers of compared models beside what came: a panel per task, a line per model.
+    """Answers of compared models beside what came: one panel per task, one line per model.
 
-    On the dotted line they agree. Better made by :meth:`from_comparison`.
+    Answers on the dotted line agree with what came. Use :meth:`from_comparison` to make it.
 
     Parameters
     ----------

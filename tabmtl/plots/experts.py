@@ -20,7 +20,7 @@ _FEW = 24  # gates or experts of a level, up to which weights are written into l
 class ExpertUsageDisplay(Display):
     """Heat map of the mean weight of every expert in every gate, one panel per level.
 
-    Better made by :meth:`from_estimator`. The gates of tasks are the upper rows; gates of groups, shared gates and
+    Use :meth:`from_estimator` to make it. Gates of tasks are the upper rows; gates of groups, shared gates and
     self-gates are the lower ones. A hatched cell is an expert that the gate may not see, which differs from a weight of
     0. Dead experts are marked on the axis. All panels have one scale, which starts at 0.
 

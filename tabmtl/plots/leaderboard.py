@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class LeaderboardDisplay(Display):
-    """Out-of-fold scores of every candidate with their standard errors, and its weight beside them, a panel per task.
+    """Out-of-fold scores of every candidate with standard errors, and its weight: one panel per task.
 
-    Better made by :meth:`from_estimator`. The last row of a panel is the mixture, and a dotted line marks its score.
-    That score is somewhat optimistic, because the weights were chosen on the same rows. A candidate that was left out
+    Use :meth:`from_estimator` to make it. The last row of a panel is the mixture, and a dotted line marks its score.
+    This score is somewhat optimistic, because the weights were chosen on the same rows. A candidate that was left out
     has a line without a point.
 
     Parameters

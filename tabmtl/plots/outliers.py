@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class OutlierTaskDisplay(Display):
     """Bars of the tasks' outlier scores, each beside its check on validation rows.
 
-    Better made by :meth:`from_estimator`. The score is a learned weight, not a verdict. The check beside it is the
-    change of the task's validation loss, in per cent, with the weight of a normal task instead: far above 0, the task
+    Use :meth:`from_estimator` to make it. The score is a learned weight, not a verdict. The check beside it is the
+    change of the task's validation loss, in per cent, if it gets the weight of a normal task. Far above 0, the task
     needs its own weight; near 0, the weight means nothing. Without validation labels there is no check.
 
     Parameters

@@ -21,7 +21,7 @@ _MOST_TASKS = 6
 class ParetoDisplay(Display):
     """Scores of two tasks against each other, for every trial on the Pareto front, one panel per pair of tasks.
 
-    Better made by :meth:`from_front`. Up and to the right is better. Dominated trials are grey, if the frame holds
+    Use :meth:`from_front` to make it. Up and to the right is better. Dominated trials are grey, if the frame holds
     them. A line joins the front of two tasks: the front reaches all points below it. With more tasks there is no
     line, as a trial that is behind in one panel is ahead in another.
 

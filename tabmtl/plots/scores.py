@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class HistoryDisplay(Display):
     """Scores of every task over the epochs of a fit, with the epoch of the kept weights.
 
-    Better made by :meth:`from_estimator`. Every task has one colour: a full line for its validation score, a dashed one
+    Use :meth:`from_estimator` to make it. Every task has one colour: a full line for its validation score, a dashed one
     for its training score, which is taken while the weights still move.
 
     Parameters
@@ -116,7 +116,7 @@ class HistoryDisplay(Display):
 class GainDisplay(Display):
     """Bars of every task's score beside the score of its reference, with the gain written above.
 
-    Better made by :meth:`from_gain`.
+    Use :meth:`from_gain` to make it.
 
     Parameters
     ----------

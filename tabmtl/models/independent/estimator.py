@@ -76,52 +76,51 @@ class IndependentState(TableState):
 class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     """One model per task, each trained on its own labelled rows only.
 
-    The default is LightGBM with native categories, native missing values and, for every task, its own early stopping.
-    Any scikit-learn estimator can take its place. It gets X as it was given, without the rows that have no label, and
-    is fitted on all others.
+    The default is LightGBM with native categories and missing values, and with early stopping for every task. Any
+    scikit-learn estimator can take its place. It is fitted on X as it was given, without the rows that lack a label.
 
-    The default LightGBM grows at most 1000 trees. Its options have the defaults of the published reference scores;
-    ``tune`` makes it a stronger reference. With many classes a leaf adds at most 20 logits before the learning rate
-    (``max_delta_step``); without that bound, a few rows of a rare class end the training early.
+    The default LightGBM grows at most 1000 trees, with the options of the published reference scores. ``tune`` makes it
+    a stronger reference. With many classes, a leaf adds at most 20 logits before the learning rate
+    (``max_delta_step``), because a few rows of a rare class would end the training early otherwise.
 
     Parameters
     ----------
     classifier, regressor : estimator, optional
-        Cloned for every classification and regression task. A LightGBM estimator is trained like the default, with
-        its own parameters, ``class_weight`` and ``random_state`` among them. Others get the ``groups`` of fit if they
-        take them. With faces of a multi-task model, such as ``SharedTreesClassifier()`` and
-        ``SharedTreesRegressor()``, this is the control that learns every task without the others.
+        Estimator that is cloned for every classification, and for every regression task. A LightGBM estimator is
+        trained like the default, with its own parameters, also its ``class_weight`` and ``random_state``. Other
+        estimators get the ``groups`` of fit if they take them. Faces of a multi-task model, such as
+        ``SharedTreesClassifier()`` and ``SharedTreesRegressor()``, make the control that learns every task alone.
     tune : "all" or sequence of str, default=()
-        Names of the configurations to choose the parameters among: "small" has 8 leaves, "mid" 16 leaves of at least 50
-        rows and a strong penalty, "default" the estimator's own parameters, "big" 63 leaves; all but "default" draw
-        80 % of the rows for every tree, and 40 or 50 % of the columns. What a configuration does not name is the
-        estimator's own parameter. All tasks get the configuration with the highest mean of ``configuration_scores_``,
-        of equal ones the first. Without names, the estimator's own parameters are taken. It has no effect on tasks with
-        few labels, see ``early_stopping``.
+        Names of configurations to choose from; without names, the estimator's own parameters are taken. "small" has 8
+        leaves, "mid" 16 leaves of at least 50 rows and a strong penalty, "big" 63 leaves, and "default" the estimator's
+        own parameters. All except "default" draw 80 % of the rows, and 40 or 50 % of the columns, for every tree. Other
+        parameters are the estimator's own. All tasks get the configuration with the highest mean of
+        ``configuration_scores_``, the first of equal ones. Tasks with few labels ignore it: see ``early_stopping``.
     early_stopping : bool, default=True
-        Stop LightGBM where a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved
-        for ``patience`` trees. Without labels of the task in y_val, ``validation_fraction`` of its rows is set aside
-        to find the number of trees, and then all rows are fitted with it: no row is lost. Where that fit predicts the
-        rows set aside clearly worse than the fit without them (a loss a quarter higher, and beyond chance), the fit
-        without them is kept, with a warning. Where ROC AUC stops the default LightGBM before 20 trees, it takes 20 if
-        these have a lower log loss than the shares of the classes.
+        Stop LightGBM if a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved for
+        ``patience`` trees. Without labels of the task in y_val, ``validation_fraction`` of its rows is set aside to
+        find the number of trees. All rows are then fitted with this number, so no row is lost. If the fit of all rows
+        predicts the rows set aside clearly worse than the fit without them (a loss a quarter higher, and beyond
+        chance), the fit without them is kept, with a warning. If ROC AUC stops the default LightGBM before 20 trees, it
+        takes 20 trees if they have a lower log loss than the shares of the classes.
 
-        Without labels in y_val, a task with fewer than 600 labels is too small to split, as is one of up to 5 000 with
-        fewer than 100 beside its most frequent class. There the default LightGBM chooses its trees by their loss in ten
-        folds (fewer than ten rows: each row by itself): how many, 20 at least, and whether with 2, 7 or 8 leaves, as
-        "mid", or by the estimator's own parameters. Where the mean predicts better than all of these, or the
-        shares of the classes do by more than two standard errors, it answers alone, for classes with a warning. A task
-        whose labels are all in one of several ``groups`` is answered by a constant, with a warning.
+        Without labels in y_val, some tasks are too small to split: those with fewer than 600 labels, and those with at
+        most 5 000 labels of which fewer than 100 lie outside the most frequent class. For these, the default LightGBM
+        chooses its trees by their loss in ten folds; with fewer than ten rows, each row is a fold. It chooses the
+        number of trees, at least 20, and one of five shapes: 2, 7 or 8 leaves, "mid", or the estimator's own
+        parameters. A constant answers if it predicts better than all of these. For classes, the constant is the shares
+        of the classes; it must win by more than two standard errors, and there is a warning. A constant also answers,
+        with a warning, for a task whose labels all lie in one of several ``groups``.
 
     Attributes
     ----------
     estimators_ : dict of str to estimator
         The fitted model of every task: a LightGBM Booster, or a scikit-learn estimator.
     configuration_ : str
-        Name of the configuration that was taken; "default" without ``tune``, and the first one where no task is judged.
+        Name of the configuration that was taken: "default" without ``tune``, and the first one if no task is judged.
     configuration_scores_ : polars.DataFrame
-        A row per task, and a column per configuration that was tried: the score of the task's validation labels by its
-        own metric, higher is better. Null where they do not judge the task, as with fewer than 600 labels.
+        One row per task, and one column per configuration that was tried: the score of the task's validation labels by
+        its own metric, higher is better. Null if no validation labels judge the task, as with fewer than 600 labels.
 
     Examples
     --------
