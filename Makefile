@@ -65,8 +65,9 @@ docs: $(VENV)/.docs  ## the site, with its examples, in docs/_build/html; a warn
 visit-docs: docs  ## visit every page in headless Chromium (apt-get install chromium chromium-driver), screenshots in docs/_build
 	$(BIN)/python .ci/visit_site.py docs/_build/html
 
-bench: $(VENV)/.bench  ## speed and memory against plain references and other libraries, one thread
-	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m benchmarks.speed $(ARGS)
+bench: $(VENV)/.bench  ## training speed against plain references and other libraries, one thread; python -m benchmarks.speed has more
+	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m benchmarks.speed \
+	    --only peer home members long embeddings plain shared one_row body step $(ARGS)
 
 evidence: $(VENV)/.bench  ## tables of scores against other models, on the data sets of TABMTL_DATA: hours
 	set -e; for name in scores 'scores --experts' boosting sessions; do $(BIN)/python -m benchmarks.$$name $(ARGS); done

@@ -12,10 +12,9 @@ import numpy as np
 import polars as pl
 from sklearn.metrics import r2_score, roc_auc_score
 
-from benchmarks.peers.lightgbm import Coded
+from benchmarks.peers.lightgbm import Coded, learn_coder
 from benchmarks.scores import outputs_of
 from benchmarks.splits import units_of
-from tabmtl.encode import TableCoder
 from tabmtl.model_selection import train_valid_split
 from tabmtl.pipelines.data.files import scan
 from tabmtl.pipelines.data.tables import Dataset
@@ -105,16 +104,7 @@ class CatBoost:
         """Fit a model per task."""
         from benchmarks.peers.catboost import fit_catboost, refit_catboost
 
-        self._coder = TableCoder.fit(
-            X,
-            y,
-            None,
-            tasks=self._tasks,
-            force=None,
-            task_column=None,
-            categorical="from_dtype",
-            encoding={"transform": "none", "min_frequency": 1},
-        )
+        self._coder = learn_coder(X, y, self._tasks)
         rows, tasks = self._coder.read(X, y), self._coder.labels.tasks
         kept, held_out = train_valid_split(rows.y, tasks, 0.15, np.random.default_rng(self._seed), group=groups)
         data = Coded(

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from benchmarks.peers.lightgbm import Coded
-from tabmtl.encode import TableCoder
+from benchmarks.peers.lightgbm import Coded, learn_coder
 from tabmtl.pipelines.datasets import Dataset, load
 from tabmtl.schema import Batch
 
@@ -104,15 +103,7 @@ def open_split(name: str, seed: int, folder: Path | None) -> Split:
     parts = split_rows(data, seed)
     rows = {part: np.flatnonzero(parts == part) for part in ("train", "val", "test")}
     frames = {part: (X[own], y[own].to_series() if data.task_column else y[own]) for part, own in rows.items()}
-    coder = TableCoder.fit(
-        *frames["train"],
-        None,
-        tasks=data.tasks,
-        force=None,
-        task_column=data.task_column,
-        categorical="from_dtype",
-        encoding={"transform": "none", "min_frequency": 1},
-    )
+    coder = learn_coder(*frames["train"], data.tasks, data.task_column)
     train, val, test = (coder.read(*frames[part]) for part in rows)
     kinds = tuple(task.kind.name for task in coder.labels.tasks)
     coded = Coded(train=train, val=val, kinds=kinds, n_numeric=len(data.numeric))

@@ -13,6 +13,7 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 
+from tabmtl.encode import TableCoder
 from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.schema import Batch
 
@@ -31,6 +32,13 @@ class Coded:
     val: Batch
     kinds: tuple[str, ...]
     n_numeric: int
+
+
+def learn_coder(X: Any, y: Any, tasks: Any, task_column: str | None = None) -> TableCoder:
+    """Learn the columns as they are: numbers without a scale, and every level."""
+    encoding = {"transform": "none", "min_frequency": 1}
+    options: dict[str, Any] = {"force": None, "categorical": "from_dtype", "encoding": encoding}
+    return TableCoder.fit(X, y, None, tasks=tasks, task_column=task_column, **options)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
