@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import lightgbm as lgb
 import numpy as np
@@ -27,12 +27,13 @@ from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch, warn_user
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
-from tabmtl.training.watch import Watch, describe_score
+from tabmtl.training.watch import Describe, Watch, describe_score
 
 if TYPE_CHECKING:
     from tabmtl.encode.cache import StoredRows
 
-T = TypeVar("T")
+Learners = Mapping[int, TreesOfTask | Foreign]
+Take = Callable[[int], Any]  # rows of a task
 
 _MOST_TREES = 1_000
 _LISTED = 10
@@ -179,13 +180,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         return self._fit_all(coder.labels.tasks, dealt, moved.__getitem__, learns_again, group)
 
     def _fit_all(
-        self,
-        tasks: Sequence[Task],
-        learners: Mapping[int, TreesOfTask | Foreign],
-        take: Callable[[int], Any],
-        learns_again: bool,
-        group: Ranks,
-        X: Any = None,
+        self, tasks: Sequence[Task], learners: Learners, take: Take, learns_again: bool, group: Ranks, X: Any = None
     ) -> dict[str, Any]:
         """Fit the tasks of this rank, all by the configuration that suits those of all ranks."""
         trees = {t: learner for t, learner in learners.items() if isinstance(learner, TreesOfTask)}
@@ -217,15 +212,10 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         return {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
 
     def _each(
-        self,
-        learners: Mapping[int, TreesOfTask | Foreign],
-        do: Callable[[int, Watch], T],
-        watch: Watch,
-        unit: str,
-        describe: Callable[[tuple[Task, Any]], str],
-    ) -> dict[int, T]:
+        self, learners: Learners, do: Callable[[int, Watch], Any], watch: Watch, unit: str, describe: Describe
+    ) -> dict[int, Any]:
         """Do something for every task, within its share of the time that is left."""
-        done: dict[int, T] = {}
+        done: dict[int, Any] = {}
         with self._watch.without_limit().steps(len(learners), unit, describe) as step:
             for t, learner in learners.items():
                 done[t] = do(t, watch.part(1 / (len(learners) - len(done))))

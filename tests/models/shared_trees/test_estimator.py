@@ -113,18 +113,6 @@ def test_leaves_lean_on_those_of_other_tasks():
     np.testing.assert_allclose(values_of(leaning)[0], expected * [-0.1, -0.05], rtol=1e-4, atol=1e-6)
 
 
-def test_rows_without_a_label_of_a_task_change_nothing_in_its_leaves():
-    X, Y = regressions(n_tasks=2)
-    Y[:200, 0] = np.nan
-    options = {"sketch": "task", **PLAIN, "n_estimators": 1}  # task 0 leads
-    model = SharedTrees(**options).fit(X, Y)
-    Y[:200, 1] += np.random.default_rng(9).normal(size=200)
-    other = SharedTrees(**options).fit(X, Y)
-    assert (leaves_of(model, X) == leaves_of(other, X)).all()
-    np.testing.assert_array_equal(model._functions.forest.values[:, 0], other._functions.forest.values[:, 0])
-    assert (model._functions.forest.values[:, 1] != other._functions.forest.values[:, 1]).all()
-
-
 @pytest.mark.parametrize(("sketch", "rho"), [("task", 0.0), ("random", 1.0)])
 def test_long_and_wide_tables_of_the_same_labels_agree(sketch, rho):
     X, Y = regressions(n_tasks=2)
