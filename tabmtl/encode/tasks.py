@@ -114,8 +114,10 @@ def fit_task(
 
 
 def _learned(name: str, kind: str, present: pl.Series, order: Sequence | None = None) -> Task:
-    """Make a task of its labels."""
-    return Task(name=name, kind=kind, classes=KINDS[kind].learn(present, name, None, order))
+    """Make a task of its labels, which is judged as its kind is by default."""
+    of_kind = KINDS[kind]
+    classes = of_kind.learn(present, name, None, order)
+    return Task(name=name, kind=of_kind, classes=classes, metric=next(iter(of_kind.metrics)))
 
 
 def _present(series: pl.Series) -> pl.Series:

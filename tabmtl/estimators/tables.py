@@ -294,7 +294,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     def _with_metrics(self, labels: LabelCoder) -> LabelCoder:
         """Return a coder that knows the scores of its tasks, and their funnel."""
         metrics = [check_metric(task) for task in labels.tasks]
-        tasks = tuple(replace(task, metric=metric) for task, metric in zip(labels.tasks, metrics, strict=True))
+        pairs = zip(labels.tasks, metrics, strict=True)
+        tasks = tuple(task if task.metric == metric else replace(task, metric=metric) for task, metric in pairs)
         return replace(labels, tasks=tasks, chain=self._chain(tasks))
 
     def _fit_shards(self, X: Shards, y: Any, sample_weight: Any, groups: Any, X_val: Any, y_val: Any) -> None:

@@ -38,7 +38,7 @@ def test_inferred_kinds(labels, kind, classes):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         (task,) = LabelCoder.fit(pl.Series("t", labels)).tasks
-    assert task == Task(name="t", kind=kind, classes=classes)
+    assert task == Task(name="t", kind=kind, classes=classes, metric=task.metric)
 
 
 @pytest.mark.parametrize(("n", "kind"), [(3, "multiclass"), (20, "multiclass"), (21, "regression")])
