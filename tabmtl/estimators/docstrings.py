@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from functools import cache
+from typing import Any
 
 #: Sections with entries, in their order; numpydoc's name for the second one.
 _OWN, _SHARED, _FITTED = _SECTIONS = ("Parameters", "Other Parameters", "Attributes")
@@ -41,7 +42,7 @@ def documented(doc: str) -> dict[str, str]:
 class DocumentedSignature:
     """Signature of a class as help shows it: the parameters in the order of their documents, without types."""
 
-    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+    def __get__(self, instance: object, owner: Any) -> inspect.Signature:
         _, *params = inspect.signature(owner.__init__).parameters.values()
         names = [*documented(owner.__doc__ or ""), *(param.name for param in params)]
         params.sort(key=lambda param: (param.kind, param.kind == param.KEYWORD_ONLY and names.index(param.name)))
