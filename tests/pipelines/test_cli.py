@@ -80,11 +80,10 @@ def test_the_version_is_that_of_the_package(capsys):
     assert capsys.readouterr().out.strip() == tabmtl.__version__
 
 
-@pytest.mark.parametrize("module", ["demo", "train", "sweep", "serve", "compare"])
-def test_modules_are_commands_too(module):
-    command = [sys.executable, "-m", f"tabmtl.pipelines.{module}", "--help"]
+def test_the_commands_are_a_module_too():
+    command = [sys.executable, "-m", "tabmtl.pipelines", "train", "--help"]
     page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert page.startswith(f"Usage: tabmtl {module} ")
+    assert page.startswith("Usage: tabmtl train ")
 
 
 def test_help_loads_nothing_heavy():
