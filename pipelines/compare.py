@@ -15,7 +15,6 @@ from tabmtl.pipelines.data import ClickColumns, DataSource, TableRows, open_rows
 from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
 from tabmtl.pipelines.terminal import INTERRUPTED, near
 from tabmtl.pipelines.tracking import check_writable
-from tabmtl.plots.display import check_matplotlib
 
 _TUNED = "tune=all"
 
@@ -134,6 +133,8 @@ def chosen(found: tabmtl.Comparison) -> tuple[str, str]:
 
 def _check_report(report: Path) -> None:
     """Raise an error before any training if the report cannot be written."""
+    from tabmtl.plots.display import check_matplotlib
+
     check_matplotlib("--report")
     if report.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report writes HTML: name a file such as {report.with_suffix('.html')}, got {report}")

@@ -24,7 +24,6 @@ from tabmtl.pipelines.train import (
     timed_fit,
     watch,
 )
-from tabmtl.plots.display import check_matplotlib
 
 #: Of the experiment, and of the registered model.
 NAME = "flights"
@@ -74,6 +73,8 @@ def demo(
     ValueError, OSError, ImportError
         If an option does not fit, or a library is missing; raised before any training.
     """
+    from tabmtl.plots.display import check_matplotlib
+
     check_count("--epochs", epochs)
     check_matplotlib("the demo")
     model = make(tabmtl.MultiTabNet, ModelChoice(seed=seed), {"epochs": epochs, "verbose": 1})
