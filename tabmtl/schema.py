@@ -192,7 +192,8 @@ class Batch:
         """Return the batch with a function applied to every array in it."""
         others = ((name, part) for name, part in vars(self).items() if name != "x")
         mapped = {name: None if part is None else function(part) for name, part in others}
-        return Batch(x=self.x.map(function), **mapped)
+        x = replace(self.x, numbers=function(self.x.numbers), codes=function(self.x.codes))  # all that a table has
+        return Batch(x=x, **mapped)
 
     def arrays(self) -> dict[str, Any]:
         """Return all arrays by name, those of the features among them; None for one that is not there."""

@@ -51,7 +51,7 @@ MOST_IDS, LEAST_IDS = 0.95, 50  # a column names rows if so many values are dist
 
 def number_of(name: str, dtype: pl.DataType) -> pl.Expr:
     """Return a numeric column as floats, NaN = missing."""
-    column = cs.by_name(name).as_expr()  # as `column_of`, of which there is one call for every column
+    column = cs.by_name(name).as_expr()  # see `column_of`
     if dtype not in (pl.Float32, pl.Float64):
         column = column.cast(pl.Float64)
     return column.fill_null(float("nan"))

@@ -208,7 +208,8 @@ def _describe(value: Any, path: str, saved: Saved) -> Any:
         found = {name: _describe(item, _join(path, name), saved) for name, item in value.items()}
         return {name: item for name, item in found.items() if item is not _ARRAY}
     if isinstance(value, tuple | list | pl.DataFrame):  # a frame, by its columns
-        return [_describe(item, f"{path}.{i}", saved) for i, item in enumerate(value)]
+        items = enumerate(value)
+        return [item if type(item) in _PLAIN else _describe(item, f"{path}.{i}", saved) for i, item in items]
     if isinstance(value, np.ndarray):
         saved.arrays[path] = value
         return _ARRAY
