@@ -27,18 +27,13 @@ def documented_default(entry: str, name: str) -> object:
 
 
 @every_class
-def test_every_parameter_is_described(cls):
-    known = documented(cls.__doc__)
-    names = {field.name for field in dataclasses.fields(cls)}
-    assert set(known) == names
+def test_every_parameter_is_described_with_its_default_in_the_order_of_the_signature(cls):
+    known, signature = documented(cls.__doc__), inspect.signature(cls).parameters
+    assert set(known) == {field.name for field in dataclasses.fields(cls)}
     assert [name for name, entry in known.items() if not entry.partition("\n")[2].strip()] == []
-
-
-@every_class
-def test_the_signature_has_the_parameters_in_the_order_of_their_documents(cls):
-    parameters = inspect.signature(cls).parameters
-    assert [*parameters] == [*documented(cls.__doc__)]
-    assert all(each.default == getattr(cls, name) for name, each in parameters.items())
+    assert [*signature] == [*known]
+    for name, entry in known.items():
+        assert documented_default(entry, name) == signature[name].default == getattr(cls, name), name
 
 
 def test_parameters_of_a_model_come_first_and_shared_ones_under_one_heading():
@@ -51,10 +46,3 @@ def test_parameters_of_a_model_come_first_and_shared_ones_under_one_heading():
     assert names(MMoE, "Other Parameters") == {field.name for field in dataclasses.fields(MMoE)} - own
     assert inspect.signature(MMoE).parameters.keys() - own == names(MMoEClassifier, "Other Parameters")
     assert MMoE.__doc__.count("Parameters\n---") == 2
-
-
-@every_class
-def test_documented_defaults_are_the_real_ones(cls):
-    known = documented(cls.__doc__)
-    told = {name: documented_default(entry, name) for name, entry in known.items()}
-    assert told == {name: getattr(cls, name) for name in known}

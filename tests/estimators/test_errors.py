@@ -61,15 +61,6 @@ def test_targets_by_their_names(frame, cure):
     with pytest.raises(TypeError) as error:
         tiny(SharedTrees).fit(frame, ["k", "r"])
     assert str(error.value) == f"y must hold the labels, got the names ['k', 'r']; say {cure}"
-    with pytest.raises(TypeError, match=r"y must hold the labels, got the names \['k'\]"):
-        tiny(SharedTrees).fit(frame, "k")
-    with pytest.raises(TypeError, match=r"got the names \('k', 'q'\)"):
-        tiny(SharedTrees).fit(frame, ("k", "q"))
-
-
-def test_targets_by_names_that_no_column_has(model):
-    with pytest.raises(ValueError, match=r"each of the 80 rows, .* the 2 texts \['late', 'r2'\], which are no columns"):
-        model.fit(X, ["late", "r2"])
 
 
 def test_labels_that_are_names_of_columns_are_labels():
@@ -91,31 +82,6 @@ def test_an_export_of_another_kind_of_model(cls, method, cure):
     with pytest.raises(AttributeError, match=f"{cls.__name__} has no {method}: .*{cure}"):
         getattr(tiny(cls), method)
     assert not hasattr(cls, method)
-
-
-@pytest.mark.parametrize("scoring", ["roc_auc", "accuracy", "r2", "neg_log_loss"])
-def test_a_plain_score_of_mixed_targets(scoring):
-    with pytest.raises(
-        ValueError, match=r"'k' is binary, 'r' is regression: say scoring=make_multitask_scorer\(\), or leave"
-    ):
-        cross_val_score(tiny(SharedTrees), X, Y, scoring=scoring, cv=2, error_score="raise")
-
-
-def test_scores_that_fit_are_left_alone():
-    model = tiny(SharedTrees)
-    assert np.isfinite(cross_val_score(model, X, Y, cv=2)).all()
-    assert np.isfinite(cross_val_score(model, X, Y, scoring=make_multitask_scorer(), cv=2)).all()
-    numbers = Y.select("r", q=pl.col("r") + 1)
-    assert np.isfinite(cross_val_score(model, X, numbers, scoring="r2", cv=2, error_score="raise")).all()
-
-
-def test_the_gain_of_models(model):
-    with pytest.raises(
-        TypeError, match=r"scores must map tasks to .* give scores=model.score_tasks\(X, y\), got Shared"
-    ):
-        multitask_gain(model, model)
-    with pytest.raises(TypeError, match=r"reference must map .* give reference=model.score_tasks\(X, y\)"):
-        multitask_gain({"k": 0.5}, model)
 
 
 def test_a_model_of_others_that_reads_no_text():
@@ -150,28 +116,42 @@ def test_scores_of_predictions_cannot_judge_sessions():
         Popularity().predict(clicks)
 
 
-def test_misspelt_names_are_told_the_nearest(model):
-    long = X.with_columns(shop=pl.Series(["north", "south"] * (N // 2)))
-    for fit, message in [
-        (lambda: tiny(SharedTrees, tasks={"kk": "binary"}).fit(X, Y), "which y does not have; near is 'k'; y has"),
-        (
-            lambda: tiny(SharedTrees, tasks={"rate": "regression"}).fit(X, Y.rename({"r": "rates"})),
-            "near is 'rates'; y",
-        ),
-        (lambda: tiny(SharedTrees, task_column="shops").fit(long, Y["r"]), "column of X; near is 'shop'; X has"),
-        (
-            lambda: tiny(SharedTrees, categorical_features=["shops", "s"]).fit(long, Y),
-            "does not have: ['shops']; near is 'shop'; X has",
-        ),
-        (lambda: tiny(SharedBottom, monitor="rate").fit(X, Y.rename({"r": "rates"})), "near is 'rates'; tasks are"),
-        (
-            lambda: model.score_tasks(X, Y.with_columns(k=pl.lit("xx"))),
-            "not seen in fit; near is 'x'; expected",
-        ),
-        (lambda: tiny(SharedTrees).fit(X, Y.rename({"r": "rates"})).export_task("rate"), "got 'rate'; near is 'rates'"),
-    ]:
-        with pytest.raises(ValueError, match=re.escape(message)):
-            fit()
+LONG = X.with_columns(shop=pl.Series(["north", "south"] * (N // 2)))
+RATES = Y.rename({"r": "rates"})
+REFUSED = [
+    (ValueError, "['late', 'r2'], which are no columns", lambda model: model.fit(X, ["late", "r2"])),
+    (TypeError, "y must hold the labels, got the names ['k']", lambda model: model.fit(FRAME, "k")),
+    (TypeError, "got the names ('k', 'q')", lambda model: model.fit(FRAME, ("k", "q"))),
+    (TypeError, "give scores=model.score_tasks(X, y), got Shared", lambda model: multitask_gain(model, model)),
+    (TypeError, "give reference=model.score_tasks(X, y)", lambda model: multitask_gain({"k": 0.5}, model)),
+    (ValueError, "which y does not have; near is 'k'; y has", lambda _: fit(tasks={"kk": "binary"})),
+    (ValueError, "near is 'rates'; y", lambda _: fit(y=RATES, tasks={"rate": "regression"})),
+    (ValueError, "column of X; near is 'shop'; X has", lambda _: fit(LONG, Y["r"], task_column="shops")),
+    (ValueError, "['shops']; near is 'shop'; X has", lambda _: fit(LONG, categorical_features=["shops", "s"])),
+    (ValueError, "near is 'rates'; tasks are", lambda _: fit(y=RATES, cls=SharedBottom, monitor="rate")),
+    (ValueError, "not seen in fit; near is 'x'", lambda model: model.score_tasks(X, Y.with_columns(k=pl.lit("xx")))),
+    (ValueError, "got 'rate'; near is 'rates'", lambda _: fit(y=RATES).export_task("rate")),
+]
+
+
+def fit(X=X, y=Y, cls=SharedTrees, **params):
+    return tiny(cls, **params).fit(X, y)
+
+
+@pytest.mark.parametrize(("error", "message", "call"), REFUSED)
+def test_mistakes_are_told_with_what_is_near(model, error, message, call):
+    with pytest.raises(error, match=re.escape(message)):
+        call(model)
+
+
+@pytest.mark.parametrize("scoring", ["roc_auc", "accuracy", "r2", "neg_log_loss"])
+def test_a_plain_score_is_for_targets_of_its_kind(scoring):
+    cure = r"'k' is binary, 'r' is regression: say scoring=make_multitask_scorer\(\), or leave"
+    with pytest.raises(ValueError, match=cure):
+        cross_val_score(tiny(SharedTrees), X, Y, scoring=scoring, cv=2, error_score="raise")
+    numbers = Y.select("r", q=pl.col("r") + 1)
+    if scoring == "r2":
+        assert np.isfinite(cross_val_score(tiny(SharedTrees), X, numbers, scoring=scoring, cv=2)).all()
 
 
 def test_a_calibration_of_scikit_learn_needs_a_classifier_face(model):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
 from sklearn.base import clone
 
-from tabmtl import AITM, APEM, ESMM, TabmtlWarning, load
+from tabmtl import AITM, APEM, ESMM, TabmtlWarning
 from tabmtl.synth import make_funnel
 from tabmtl.targets import Task
 
 CHAIN = ["click", "buy"]
-FUNNELS = [ESMM, AITM, APEM]
+TOWERS = [ESMM, AITM]
+FUNNELS = [*TOWERS, APEM]
 every_funnel = pytest.mark.parametrize("cls", FUNNELS, ids=lambda cls: cls.__name__)
 
 
@@ -72,17 +75,6 @@ def test_rows_against_the_order_are_said_in_fit_and_in_scores(cls):
 
 
 @every_funnel
-def test_steps_may_be_text_whose_second_class_is_the_step_taken(cls):
-    X, y = table()
-    y = y.select(CHAIN)
-    text = y.select(pl.col(CHAIN).replace_strict({0: "no", 1: "yes"}, return_dtype=pl.String))
-    by_number, by_text = small(cls).fit(X, y), small(cls).fit(X, clicked_only(text.with_columns(y["click"])))
-    assert by_text.tasks_[1].classes == ("no", "yes")
-    assert equal(by_number.predict_proba(X), by_text.predict_proba(X))
-    assert set(by_text.predict(X)["buy"]) <= {"no", "yes"}
-
-
-@every_funnel
 def test_a_log_of_conversions_alone_needs_declared_classes(cls):
     X, y = table()
     ones = y.select("click", pl.when(pl.col("buy") == 1).then("buy"))
@@ -107,19 +99,6 @@ def test_a_chain_of_three_in_any_order_of_columns(cls):
 
 
 @every_funnel
-def test_the_chain_is_saved(cls, tmp_path):
-    X, y = table()
-    y = y.select(CHAIN)
-    model = small(cls).fit(X, y)
-    model.save(tmp_path / "model")
-    again = load(tmp_path / "model")
-    assert list(again.task_chain) == CHAIN
-    assert again.coder_.labels.chain == (0, 1)
-    assert equal(model.predict_proba(X), again.predict_proba(X))
-    assert again.score_tasks(X, clicked_only(y)) == model.score_tasks(X, y)
-
-
-@every_funnel
 def test_a_chain_changed_after_fit_changes_nothing(cls):
     X, y = table()
     model = small(cls, task_chain=["click", "cart", "buy"]).fit(X, y)
@@ -129,71 +108,34 @@ def test_a_chain_changed_after_fit_changes_nothing(cls):
     assert clone(model).task_chain == ["cart", "click"]
 
 
-@every_funnel
-def test_row_weights_reach_the_settled_labels(cls):
+FEW = "task_chain must be a list of the names of two tasks or more, .* got "
+WRONG = [
+    (FUNNELS, {"task_chain": ["click", "sale", "rent"]}, r"y does not have: \['sale', 'rent'\]; the tasks are"),
+    (FUNNELS, {"task_chain": ["click", "buy", "click"]}, r"tasks twice: \['click'\]; the tasks are \['click', 'cart',"),
+    (FUNNELS, {"task_chain": ["click", "seconds"]}, r"binary tasks, got \{'seconds': 'regression'\}; leave them out"),
+    (FUNNELS, {"task_chain": ["click", "size"]}, r"binary tasks, got \{'size': 'multiclass'\}; leave them out"),
+    *((FUNNELS, {"task_chain": chain}, FEW + re.escape(repr(chain))) for chain in (["click"], [], "click", 5, [0, 1])),
+    (FUNNELS, {"task_column": "device", "task_chain": ["phone", "web"]}, "one row of y; leave out task_column"),
+    (
+        TOWERS,
+        {"task_chain": None},
+        r"(ESMM|AITM) needs task_chain, .* such as \1\(task_chain=\['click', 'conv",
+    ),
+    *((TOWERS, {name: value}, name) for name, value in (("tower_hidden", ()), ("tower_hidden", 8), ("d_embedding", 0))),
+    ([APEM], {"task_chain": None, "chain_loss": "conditional"}, "name them by task_chain"),
+]
+
+
+@pytest.mark.parametrize(("classes", "params", "message"), WRONG)
+def test_wrong_parameters_of_a_funnel_are_named(classes, params, message):
     X, y = table()
-    y = y.select(CHAIN)
-    weight = np.random.default_rng(0).uniform(0.5, 2, len(X))
-    full = small(cls).fit(X, y, sample_weight=weight)
-    assert equal(full.predict_proba(X), small(cls).fit(X, clicked_only(y), sample_weight=weight).predict_proba(X))
-    assert not equal(full.predict_proba(X), small(cls).fit(X, y).predict_proba(X))
-
-
-WRONG = {
-    "unknown": (["click", "sale", "rent"], r"names tasks that y does not have: \['sale', 'rent'\]; the tasks are"),
-    "twice": (["click", "buy", "click"], r"names tasks twice: \['click'\]; the tasks are \['click', 'cart',"),
-    "one step": (["click"], r"task_chain must be a list of the names of two tasks or more, .* got \['click'\]"),
-    "no step": ([], r"task_chain must be a list of the names of two tasks or more, .* got \[\]"),
-    "text": ("click", r"task_chain must be a list of the names of two tasks or more, .* got 'click'"),
-    "number": (5, r"task_chain must be a list of the names of two tasks or more, .* got 5"),
-    "numbers": ([0, 1], r"task_chain must be a list of the names of two tasks or more, .* got \[0, 1\]"),
-    "regression": (["click", "seconds"], r"must be binary tasks, got \{'seconds': 'regression'\}; leave them out"),
-    "multiclass": (["click", "size"], r"must be binary tasks, got \{'size': 'multiclass'\}; leave them out"),
-}
-
-
-@pytest.mark.parametrize(("chain", "message"), WRONG.values(), ids=WRONG)
-@every_funnel
-def test_a_wrong_chain_is_named_and_leaves_the_estimator_as_it_was(cls, chain, message):
-    X, y = table()
-    model = small(cls).fit(X, y)
-    said = model.predict_proba(X)
-    model.set_params(task_chain=chain)
-    before = dict(vars(model))
-    if "size" in str(chain):
-        y = y.with_columns(size=pl.Series(["s", "m", "l"]).gather(pl.int_range(len(y), eager=True) % 3))
-    with pytest.raises(ValueError, match=message):
-        model.fit(X, y)
-    assert vars(model).keys() == before.keys()
-    assert all(vars(model)[name] is value for name, value in before.items())
-    assert equal(said, model.predict_proba(X))
+    y = y.with_columns(size=pl.Series(["s", "m", "l"]).gather(pl.int_range(len(y), eager=True) % 3))
+    for cls in classes:
+        with pytest.raises(ValueError, match=message):
+            small(cls, **params).fit(X, y["click"] if "task_column" in params else y)
 
 
 @every_funnel
-def test_a_funnel_needs_all_labels_of_a_row_in_one_row(cls):
-    X, _ = table()
-    X = X.with_columns(step=pl.Series(CHAIN).gather(pl.int_range(len(X), eager=True) % 2))
-    with pytest.raises(ValueError, match="task_chain needs all labels of a row in one row of y; leave out task_column"):
-        small(cls, task_column="step").fit(X, pl.Series("label", [0, 1, 1, 0, 1] * 30))
-
-
-@pytest.mark.parametrize("cls", [ESMM, AITM], ids=lambda cls: cls.__name__)
-def test_towers_without_a_chain_say_that_they_need_one(cls):
-    X, y = table()
-    name = cls.__name__
-    with pytest.raises(ValueError, match=rf"{name} needs task_chain, .* such as {name}\(task_chain=\['click', 'conv"):
-        cls().fit(X, y)
-
-
-@pytest.mark.parametrize("cls", [ESMM, AITM], ids=lambda cls: cls.__name__)
-@pytest.mark.parametrize("params", [{"tower_hidden": ()}, {"tower_hidden": 8}, {"d_embedding": 0}], ids=str)
-def test_sizes_of_towers_out_of_range_are_named(cls, params):
-    X, y = table()
-    with pytest.raises(ValueError, match=next(iter(params))):
-        small(cls, **params).fit(X, y)
-
-
-@pytest.mark.parametrize("cls", [ESMM, AITM, APEM])
 def test_text_classes_that_nobody_ordered_are_refused(cls):
     log = make_funnel(300, click_rate=0.3, conversion_rate=0.1, random_state=0)
     words = log.y["conversion"].replace_strict({0: "none", 1: "bought"}, return_dtype=pl.String)
@@ -204,8 +146,3 @@ def test_text_classes_that_nobody_ordered_are_refused(cls):
     model = cls(task_chain=["click", "conversion"], tasks={"conversion": declared}, epochs=1, random_state=0)
     numbers = cls(task_chain=["click", "conversion"], epochs=1, random_state=0).fit(log.X, log.y.select(y.columns))
     assert equal(model.fit(log.X, y).predict_proba(log.X), numbers.predict_proba(log.X))
-
-
-def test_options_of_a_chain_without_one_are_refused():
-    with pytest.raises(ValueError, match="name them by task_chain"):
-        APEM(chain_loss="conditional").fit(np.zeros((4, 1)), np.array([0, 1, 0, 1]))

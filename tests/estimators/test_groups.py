@@ -109,27 +109,6 @@ def test_folds_of_few_rows_do_not_divide_a_group(monkeypatch):
         assert set.union(*folds) == groups
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_group_for_all_rows_is_refused(name):
-    model = tiny(MODELS[name])
-    with pytest.raises(ValueError, match=r"all in one group.*X_val and y_val.*early_stopping=False"):
-        model.fit(X, Y, groups=np.zeros(240))
-    assert not hasattr(model, "tasks_")
-    model.set_params(early_stopping=False).fit(X, Y, groups=np.zeros(240))
-
-
-@pytest.mark.parametrize("name", ["SharedBottom", "RMTGB"])
-def test_groups_that_are_the_tasks_are_refused(name):
-    table, labels = patients(40, 0)
-    with pytest.raises(ValueError, match=r"no task or class has labels in two groups.*early_stopping=False"):
-        tiny(MODELS[name], task_column="task").fit(table, labels, groups="task")
-
-
-def test_a_list_with_the_name_of_a_column_is_told_apart():
-    with pytest.raises(ValueError, match=r"shape \(240,\), got shape \(1,\).*groups='owner'"):
-        tiny(RMTGB).fit(X, Y, groups=["owner"])
-
-
 class Mean(DummyRegressor):
     """Regressor that keeps its groups."""
 
@@ -147,21 +126,11 @@ def test_other_estimators_get_groups_where_they_take_them():
     IndependentTasks(regressor=DummyRegressor()).fit(X, labels, groups="owner")
 
 
-@pytest.mark.parametrize("groups", [None, "owner"])
-def test_a_given_split_that_divides_groups_is_told(groups):
-    if groups is None:
-        table, labels = patients(200, 0)
-        model, message = tiny(RMTGB, task_column="task"), r"\d\d of the 100 rows of X_val have the features of a row"
-    else:
-        order = np.random.default_rng(0).permutation(240)
-        table, labels, model = X[order], Y[order], tiny(RMTGB)
-        message = r"of the \d\d groups in the column 'owner' of X_val are in X too"
-    with pytest.warns(TabmtlWarning, match=message):
-        model.fit(table[:-100], labels[:-100], X_val=table[-100:], y_val=labels[-100:], groups=groups)
-
-
-def test_a_given_split_by_groups_is_silent():
-    tiny(RMTGB).fit(X[:180], Y[:180], X_val=X[180:], y_val=Y[180:], groups="owner")
+def test_a_given_split_that_divides_groups_is_told():
+    order = np.random.default_rng(0).permutation(240)
+    table, labels = X[order], Y[order]
+    with pytest.warns(TabmtlWarning, match=r"of the \d\d groups in the column 'owner' of X_val are in X too"):
+        tiny(RMTGB).fit(table[:-100], labels[:-100], X_val=table[-100:], y_val=labels[-100:], groups="owner")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -174,14 +143,6 @@ def test_validation_rows_may_lack_a_dropped_column_of_groups(name):
     )
     with pytest.warns(TabmtlWarning, match="60 of the 60 rows of X_val have the features of a row of X"):
         model.fit(X, Y, groups="owner", **split)
-
-
-def test_groups_that_are_not_hashable_are_named():
-    values = pl.Series([[number] for number in range(240)])
-    with pytest.raises(TypeError, match=r"groups must hold hashable values .*unhashable type: 'list'; join"):
-        tiny(RMTGB).fit(X, Y, groups=values)
-    with pytest.raises(TypeError, match=r"the column 'owner' of groups must hold hashable values"):
-        tiny(RMTGB, drop=["owner"]).fit(X.with_columns(owner=values), Y, groups="owner")
 
 
 @pytest.mark.parametrize(
@@ -209,24 +170,40 @@ def test_other_estimators_never_see_dropped_columns():
     assert len(model.predict(numbers)) == len(X)
 
 
-@pytest.mark.parametrize(
-    ("params", "error", "message"),
-    [
-        ({"drop": "owner"}, TypeError, "put it in a list"),
-        ({"drop": [1]}, TypeError, "by text"),
-        ({"drop": ["ownr"]}, ValueError, r"\['ownr'\]; near is 'owner'"),
-        ({"drop": ["owner"], "task_column": "owner"}, ValueError, "no feature anyway"),
-        ({"drop": X.columns}, ValueError, "drop names all columns of X.*leave at least one"),
-    ],
-)
-def test_bad_columns_to_drop_are_named(params, error, message):
-    with pytest.raises(error, match=message):
-        tiny(RMTGB, **params).fit(X, Y)
+NUMBERS = pl.Series([[number] for number in range(240)])
+REFUSED = [
+    ({"drop": "owner"}, {}, TypeError, "put it in a list"),
+    ({"drop": [1]}, {}, TypeError, "by text"),
+    ({"drop": ["ownr"]}, {}, ValueError, r"\['ownr'\]; near is 'owner'"),
+    ({"drop": ["owner"], "task_column": "owner"}, {}, ValueError, "no feature anyway"),
+    ({"drop": X.columns}, {}, ValueError, "drop names all columns of X.*leave at least one"),
+    ({"drop": ["x0"]}, {"X": np.zeros((240, 2))}, ValueError, "columns of a frame, got a ndarray"),
+    ({}, {"groups": ["owner"]}, ValueError, r"shape \(240,\), got shape \(1,\).*groups='owner'"),
+    ({}, {"groups": NUMBERS}, TypeError, r"groups must hold hashable values .*unhashable type: 'list'; join"),
+    (
+        {"drop": ["owner"]},
+        {"X": X.with_columns(owner=NUMBERS), "groups": "owner"},
+        TypeError,
+        "column 'owner' of groups",
+    ),
+    ({}, {"groups": np.zeros(240)}, ValueError, "all in one group.*X_val and y_val.*early_stopping=False"),
+    (
+        {"task_column": "flag"},
+        {"y": X["plain"].rename("y"), "groups": "flag"},
+        ValueError,
+        "no task or class .* in two groups.*early",
+    ),
+]
 
 
-def test_arrays_have_no_columns_to_drop():
-    with pytest.raises(ValueError, match="columns of a frame, got a ndarray"):
-        tiny(RMTGB, drop=["x0"]).fit(np.zeros((50, 2)), np.arange(50.0))
+@pytest.mark.parametrize(("params", "given", "error", "message"), REFUSED)
+def test_groups_and_columns_to_drop_that_do_not_fit_are_named(params, given, error, message):
+    for cls in [SharedBottom, RMTGB] if "task_column" in params else MODELS.values():
+        model = tiny(cls, **params)
+        with pytest.raises(error, match=message):
+            model.fit(**{"X": X, "y": Y} | given)
+        if "all in one group" in message:
+            model.set_params(early_stopping=False).fit(X, Y, **given)
 
 
 def test_tools_of_scikit_learn_pass_groups_on(splits):

@@ -1,16 +1,14 @@
 """Importances of features: of networks by shuffling validation rows, of trees by gain; scikit-learn's are silent."""
 
 import pickle
-import warnings
 
 import numpy as np
 import polars as pl
 import pytest
 from conformance import tiny
-from sklearn.inspection import permutation_importance
 
 import tabmtl
-from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees
+from tabmtl import RMTGB, SharedBottom, SharedTrees
 
 RNG = np.random.default_rng(0)
 N = 300
@@ -79,21 +77,3 @@ def test_trees_share_out_the_gain(cls):
     assert X.columns[int(model.feature_importances_.argmax())] == "strong"
     if cls is RMTGB:
         np.testing.assert_allclose(model.block_importances_.sum(axis=0), model.feature_importances_)
-
-
-@pytest.mark.parametrize("cls", [SharedBottom, IndependentTasks])
-def test_permutation_importance_is_silent_on_polars(cls):
-    model = tiny(cls).fit(X, Y)
-    with warnings.catch_warnings(action="error"):
-        found = permutation_importance(model, X, Y, n_repeats=1, random_state=0).importances_mean
-    assert found.shape == (4,)
-    assert found[3] == 0
-    with pytest.warns(UserWarning, match="X does not have valid feature names"):
-        model.predict(X.to_numpy())
-
-
-def test_names_of_the_features_of_a_network():
-    model = tiny(SharedBottom).fit(X, Y)
-    names = model.get_feature_names_out()
-    assert len(names) == model.transform(X).shape[1]
-    assert names[0] == "sharedbottom0"

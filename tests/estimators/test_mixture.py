@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -98,9 +97,10 @@ def test_an_expert_that_says_nothing_is_dead_and_named(value, zero_rate):
     assert states["zero_rate"][1] == zero_rate
     assert states["std"][1] == pytest.approx(0, abs=1e-6)
     assert found["dead_expert_rate_"] == 0.25
+    assert estimator._inspect(net, batch(40))["experts_"]["dead"][1]  # few rows warn of nothing
 
 
-@pytest.mark.parametrize(("share", "dead"), [(0.5, False), (0.004, True)])
+@pytest.mark.parametrize(("share", "dead"), [(0.5, False), (0.004, True), (0.0, True)])
 def test_an_expert_that_no_gate_uses_is_dead_without_a_warning(share, dead):
     estimator = options()
     net = network(estimator)
@@ -108,13 +108,7 @@ def test_an_expert_that_no_gate_uses_is_dead_without_a_warning(share, dead):
     found = estimator._inspect(net, batch())
     assert found["experts_"]["dead"].to_list() == [False, False, False, dead]
     assert found["experts_"]["top_weight"][3] == pytest.approx(share / (3 + share), rel=1e-5)
-
-
-def test_an_expert_that_a_gate_sees_has_a_row_even_at_weight_zero():
-    net = network(options())
-    weigh(net, [1.0, 1.0, 1.0, 0.0])
-    used, _ = measure_experts(net, batch())
-    assert used.filter(expert="expert 3")["weight"].to_list() == [0.0, 0.0]
+    assert found["expert_utilisation_"].filter(expert="expert 3").height == len(TASKS)
 
 
 def test_an_expert_that_a_fixed_weight_uses_is_alive_whatever_the_gates_say():
@@ -125,13 +119,6 @@ def test_an_expert_that_a_fixed_weight_uses_is_alive_whatever_the_gates_say():
     _, states = measure_experts(net, batch())
     assert states["top_weight"][1] < 0.01
     assert states["dead"].to_list() == [False, False]
-
-
-def test_few_rows_warn_of_nothing():
-    estimator = options()
-    net = network(estimator)
-    force(net, 1, 0.0)
-    assert estimator._inspect(net, batch(40))["experts_"]["dead"].to_list() == [False, True, False, False]
 
 
 def test_many_collapsed_experts_are_counted_and_five_are_named():
@@ -206,13 +193,12 @@ def test_experts_that_a_gate_may_not_see_have_no_row():
 
 @every_mixture
 def test_a_loaded_model_has_the_same_frames(cls, tmp_path):
-    model, X, _ = fitted(cls)
+    model, *_ = fitted(cls)
     model.save(tmp_path / "model")
     again = tabmtl.load(tmp_path / "model")
     assert_frame_equal(again.expert_utilisation_, model.expert_utilisation_, check_exact=True)
     assert_frame_equal(again.experts_, model.experts_, check_exact=True)
     assert again.dead_expert_rate_ == model.dead_expert_rate_
-    assert again.predict(X).equals(model.predict(X))
 
 
 @every_mixture
@@ -220,8 +206,6 @@ def test_one_label_a_row_is_weighed_by_the_gates_of_all_tasks(cls):
     X, y = long_table()
     model = tiny(cls, task_column="school").fit(X, y)
     assert set(model.expert_utilisation_["gate"]) - {"(shared)"} == {"east", "north", "west"}
-    assert np.isfinite(model.predict(X).to_numpy()).all()
-    assert model.transform(X).shape == (len(X), model.weights_["heads.hidden.weight"].shape[1])
 
 
 @pytest.mark.filterwarnings("ignore:.* experts have collapsed:tabmtl.schema.TabmtlWarning")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import pickle
 import warnings
 
@@ -52,17 +51,6 @@ def test_the_kept_weights_have_the_best_score_of_the_history(cls):
     assert len(scores) <= estimator.best_iteration_ + 3
 
 
-@pytest.mark.parametrize("task", ["late", "delay"])
-@a_few_networks
-def test_one_task_can_be_watched(cls, task):
-    X, y, X_val, y_val = parts()
-    estimator = tiny(cls, epochs=12, learning_rate=0.05, monitor=task).fit(X, y, X_val=X_val, y_val=y_val)
-    (column,) = (name for name in estimator.history_.columns if name.startswith(f"val/{task}/") and "loss" not in name)
-    assert estimator.score_tasks(X_val, y_val)[task] == pytest.approx(estimator.history_[column].max(), abs=1e-6)
-    with pytest.raises(ValueError, match=r"monitor must be 'mean' or a task, got 'speed'; tasks are \['late'"):
-        tiny(cls, monitor="speed").fit(X, y)
-
-
 @every_network
 def test_without_early_stopping_the_last_weights_stay(cls):
     X, y, X_val, y_val = parts()
@@ -108,34 +96,6 @@ def test_an_error_in_the_hook_leaves_the_estimator_as_it_was(cls):
     assert same(said, answers(estimator, X))
 
 
-@a_few_networks
-def test_a_diverging_fit_names_the_cure(cls):
-    X, y, _, _ = parts()
-    with pytest.raises(ValueError, match=r"task '\w+' is not finite; lower learning_rate \(now 1e\+20\)"):
-        tiny(cls, learning_rate=1e20, epochs=5).fit(X, y)
-
-
-def test_progress_is_shown(capsys, monkeypatch):
-    quiet, X, y = fitted(SharedBottom)
-    assert capsys.readouterr().out == ""
-    shown = tiny(SharedBottom, verbose=1).fit(X, y)
-    assert "late" in capsys.readouterr().out
-    imported = builtins.__import__
-
-    def without_rich(name, *args, **kwargs):
-        if name.startswith("rich"):
-            raise ImportError(name)
-        return imported(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_rich)
-    plain = tiny(SharedBottom, verbose=1).fit(X, y)
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    assert lines[1].startswith("SharedBottom  epoch 2/2  val loss ")
-    assert same(answers(quiet, X), answers(shown, X))
-    assert same(answers(quiet, X), answers(plain, X))
-
-
 @pytest.mark.parametrize(
     ("params", "message"),
     [
@@ -144,12 +104,16 @@ def test_progress_is_shown(capsys, monkeypatch):
         ({"normalize_gradients": True}, "normalize_gradients needs a balance of gradients"),
         ({"grad_level": "parameters"}, "grad_level needs a balance of gradients"),
         ({"device": "toaster"}, "toaster"),
+        ({"monitor": "speed"}, r"monitor must be 'mean' or a task, got 'speed'; tasks are \['late'"),
+        ({"batch_size": "all"}, "batch_size must be a whole number or 'auto', got 'all'"),
+        ({"monitor": "delay"}, r"y_val has no label to stop on .*delay"),
     ],
 )
 def test_what_no_field_refuses_by_itself_is_named(params, message):
-    X, y, _, _ = parts()
+    X, y, X_val, y_val = parts()
+    y_val = y_val.with_columns(pl.lit(None).cast(y_val["delay"].dtype).alias("delay"))
     with pytest.raises((ValueError, RuntimeError), match=message):
-        tiny(SharedBottom, **params).fit(X, y)
+        tiny(SharedBottom, **params).fit(X, y, X_val=X_val, y_val=y_val)
 
 
 @a_few_networks
@@ -168,14 +132,6 @@ def test_bfloat16_is_close_to_float32(cls):
     full, half = (tiny(cls, precision=precision).fit(X, y) for precision in ("float32", "bf16"))
     gap = np.abs(full.predict_proba(X)["late"] - half.predict_proba(X)["late"]).max()
     assert 0 < gap < 0.05
-
-
-@a_few_networks
-def test_threads_are_given_back(cls):
-    before = torch.get_num_threads()
-    estimator, X, _ = fitted(cls, n_jobs=2)
-    estimator.predict(X)
-    assert torch.get_num_threads() == before
 
 
 def test_rho_says_how_far_flat_looks_and_is_saved(tmp_path):
@@ -278,30 +234,21 @@ def test_the_single_models_score_what_the_comparison_says():
     assert train.truth.score_ceiling.mean() == pytest.approx(CEILING, abs=0.001)
 
 
-@a_few_networks
-def test_validation_labels_of_the_monitored_task_are_required(cls):
-    X, y, X_val, y_val = parts()
-    y_val = y_val.with_columns(pl.lit(None).cast(y_val["delay"].dtype).alias("delay"))
-    with pytest.raises(ValueError, match=r"y_val has no label to stop on .*delay"):
-        tiny(cls, monitor="delay").fit(X, y, X_val=X_val, y_val=y_val)
-
-
-@pytest.mark.parametrize(("params", "bounds"), [({}, {1.0}), ({"clip_norm": 0.5}, {0.5}), ({"clip_norm": None}, set())])
-def test_steps_are_bounded_by_default(params, bounds, monkeypatch):
-    used = set()
-    clip = torch.nn.utils.clip_grad_norm_
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, bound: used.add(bound) or clip(p, bound))
-    X = features(40)
-    tiny(SharedBottom, epochs=1, **params).fit(X, mixed_targets(X))
-    assert used == bounds
-
-
 def own_epochs(cls, **params):
     """A fit whose tasks have their best epochs apart, the same fit for the mean alone, and rows to predict."""
     X, y, X_val, y_val = parts()
     options = {"epochs": 12, "learning_rate": 0.05, "clip_norm": None, "patience": 12, "early_stopping": True, **params}
     both = (tiny(cls, keep=keep, **options) for keep in ("task", "mean"))
     return *(model.fit(X, y, X_val=X_val, y_val=y_val) for model in both), X_val, y_val
+
+
+def by_epoch(model, mean):
+    """Models that answer every task from one of the kept epochs, the best of the mean first."""
+    alone = [mean]
+    for weights in model.task_weights_:
+        alone.append(pickle.loads(pickle.dumps(mean)))
+        alone[-1].weights_ = weights
+    return alone
 
 
 @pytest.mark.parametrize("cls", [MMoE, MultiTabNet], ids=lambda cls: cls.__name__)
@@ -311,10 +258,7 @@ def test_every_task_answers_from_the_best_epoch_kept_for_it(cls, tmp_path):
     assert mean.task_weights_ == ()
     assert all(np.array_equal(model.weights_[name], mean.weights_[name]) for name in mean.weights_)
     assert np.array_equal(model.transform(X), mean.transform(X))
-    said, alone = answers(model, X), [mean]
-    for weights in model.task_weights_:
-        alone.append(pickle.loads(pickle.dumps(mean)))
-        alone[-1].weights_ = weights
+    said, alone = answers(model, X), by_epoch(model, mean)
     for t, task in enumerate(model.tasks_):
         own = alone[model.task_snapshot_[t]]
         assert model.predict(X)[task.name].equals(own.predict(X)[task.name])
@@ -337,11 +281,7 @@ def test_a_task_of_a_long_table_answers_from_its_own_epoch(tmp_path):
     assert model.task_weights_
     mean = pickle.loads(pickle.dumps(model))
     mean.task_weights_ = ()
-    networks = [mean]
-    for weights in model.task_weights_:
-        networks.append(pickle.loads(pickle.dumps(mean)))
-        networks[-1].weights_ = weights
-    said = model.predict(X)
+    said, networks = model.predict(X), by_epoch(model, mean)
     for t, task in enumerate(model.tasks_):
         rows = (X["school"] == task.name).to_numpy()
         assert np.array_equal(said[rows], networks[model.task_snapshot_[t]].predict(X)[rows])
@@ -358,21 +298,10 @@ def test_the_steps_of_a_funnel_answer_from_one_epoch():
     assert [model.task_snapshot_[names.index(step)] for step in model.task_chain] == [0, 0]
 
 
-@pytest.mark.parametrize(("n", "rows"), [(120, 32), (6_000, 64)])
-def test_the_rows_of_a_step_follow_the_table(n, rows):
-    X = features(n)
-    model = tiny(SharedBottom, batch_size="auto", epochs=1).fit(X, mixed_targets(X))
-    assert model.batch_size_ == rows
-    with pytest.raises(ValueError, match="batch_size must be a whole number or 'auto', got 'all'"):
-        tiny(SharedBottom, batch_size="all").fit(X, mixed_targets(X))
-
-
 @pytest.mark.parametrize(
     ("changes", "scores", "warns"),
     [
         ({}, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], True),
-        ({}, [1.0, 5.0, 5.0, 5.0, 5.0, 5.01], False),  # a thousandth of the rise
-        ({}, [6.0, 5.0, 4.0, 4.0, 4.0, 4.0], False),
         ({"epochs": 5}, [1.0, 2.0, 3.0, 4.0, 5.0], False),  # fewer epochs than the default: the user's choice
         ({"early_stopping": False}, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], False),
         ({"on_epoch": lambda record: record["epoch"] == 4}, [1.0, 2.0, 3.0, 4.0, 5.0], False),

@@ -4,10 +4,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conformance import FUNNELS, NETWORKS, answers, features, fitted, long_table, mixed_targets, same, tiny
+from conformance import FUNNELS, NETWORKS, features, fitted, long_table, mixed_targets, tiny
 from sklearn.metrics import r2_score
 
-from tabmtl import ESMM, IndependentTasks, MMoE, MultiTabNet, SharedBottom, load
+from tabmtl import ESMM, IndependentTasks, MMoE, MultiTabNet, SharedBottom
 from tabmtl.models.shared_bottom import SharedBottomNetwork
 from tabmtl.nn.layers import Members, Towers
 from tabmtl.training.balance import Balancer
@@ -74,14 +74,6 @@ def test_every_member_of_a_long_table_is_a_network_of_its_own(cls):
             torch.testing.assert_close(scores[:, m], expected)
 
 
-@every_network
-def test_one_member_has_the_weights_of_a_plain_network(cls):
-    model, X, y = fitted(cls)
-    assert not any("members" in name for name in model.weights_)
-    again = tiny(cls, n_members=1).fit(X, y)
-    assert same(answers(model, X), answers(again, X))
-
-
 def test_probabilities_and_values_are_means_over_the_members():
     model, X, _ = fitted(MMoE, n_members=K)
     with torch.no_grad():
@@ -102,13 +94,6 @@ def test_a_step_of_a_funnel_averages_the_products_of_the_members():
     product = (scores[chain[0]].sigmoid() * scores[chain[1]].sigmoid()).mean(dim=1)[:, 0]
     second = model.predict_proba(X)[model.tasks_[chain[1]].name][:, 1]
     np.testing.assert_allclose(second, product, atol=1e-6)
-
-
-@every_network
-def test_a_folder_keeps_the_members(cls, tmp_path):
-    model, X, _ = fitted(cls, n_members=K)
-    model.save(tmp_path / "model")
-    assert same(answers(model, X), answers(load(tmp_path / "model"), X))
 
 
 def test_members_differ_by_adapters_and_last_layers_alone():
