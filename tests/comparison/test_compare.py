@@ -18,12 +18,17 @@ from tabmtl.schema import TabmtlWarning
 TASKS = ["late", "delay <min>", "kind"]
 
 
+def judged(X, y, **options):
+    """Two models, fitted on some rows and judged by the others."""
+    models = {"linear": linear(), "constant": constant()}
+    return compare(models, X[:240], y[:240], X_test=X[240:], y_test=y[240:], **options)
+
+
 @pytest.fixture(scope="module")
 def given():
     """Two models, judged by given rows, and these rows."""
     X, y = (part.drop("day", strict=False) for part in table())
-    models = {"linear": linear(), "constant": constant()}
-    return compare(models, X[:240], y[:240], X_test=X[240:], y_test=y[240:]), X[240:], y[240:]
+    return judged(X, y), X[240:], y[240:]
 
 
 def test_scores_are_those_of_the_models(given):
@@ -48,13 +53,9 @@ def test_differences_are_paired_and_their_intervals_hold_together(given):
     assert found.frame["difference_spread"].is_null().all()
     X, y = (part.drop("day", strict=False) for part in table())
     single = compare([linear(), constant()], X, y["late"], random_state=0)  # nothing to hold together with
+    assert list(single.models) == ["IndependentTasks", "IndependentTasks 2"]
     (own,) = single.frame.filter(model="IndependentTasks 2").select("^difference.*$").rows()
     assert single.overall.row(0)[1:] == own
-
-
-def grouped(X, y, **options):
-    models = {"linear": linear(), "constant": constant()}
-    return compare(models, X[:240], y[:240], X_test=X[240:], y_test=y[240:], **options)
 
 
 def test_groups_are_drawn_as_one():
@@ -64,19 +65,19 @@ def test_groups_are_drawn_as_one():
     y = y.select("delay <min>")
     of_test = np.repeat(np.arange(1000, 1010), 8)
     with_day = X.with_columns(day=np.append(np.arange(240), of_test))
-    told = grouped(X, y, groups=(np.arange(240), of_test))
-    named = grouped(with_day, y, groups="day", drop=["day"])
+    told = judged(X, y, groups=(np.arange(240), of_test))
+    named = judged(with_day, y, groups="day", drop=["day"])
     with pytest.warns(TabmtlWarning, match=r"as if each was drawn by itself.*groups=\(those of X, those of X_test\)"):
-        untold = grouped(X, y, groups=np.arange(240))
+        untold = judged(X, y, groups=np.arange(240))
     some = [*range(240), *range(240, 320, 8)]
-    once = grouped(X[some], y[some])
+    once = judged(X[some], y[some])
     for column in ("standard_error", "difference_error", "difference_low"):
         values, expected = told.frame[column].drop_nulls(), once.frame[column].drop_nulls()
         assert values.to_list() == pytest.approx(expected.to_list())
         assert values.to_list() == pytest.approx(named.frame[column].drop_nulls().to_list())
     assert told.overall["mean_difference_error"][0] > 2 * untold.overall["mean_difference_error"][0]
     with pytest.warns(TabmtlWarning, match="10 of the 10 groups in the groups of X_test are in X too"):
-        grouped(X, y, groups=(np.append(of_test[::8], np.arange(230)), of_test))
+        judged(X, y, groups=(np.append(of_test[::8], np.arange(230)), of_test))
 
 
 def test_a_class_of_one_row_is_told_before_any_fit_and_leaves_the_verdict_to_the_other_tasks():
@@ -124,19 +125,14 @@ def parts_of(X, y):
     return rows.fit["X"]["index"].to_list(), rows.X["index"].to_list()
 
 
-def test_every_model_and_task_is_a_row(given):
-    frame = comparison().frame
-    assert frame.select("model", "task").rows() == [
+def test_every_model_and_task_is_a_row_and_a_failure_too(given):
+    found = comparison()
+    assert found.frame.select("model", "task").rows() == [
         (model, task) for model in ("linear", "constant", "a <b>", "experts") for task in TASKS
     ]
-    done = frame.filter(pl.col("error").is_null())
+    done, failed = found.frame.filter(pl.col("error").is_null()), found.frame.filter(model="a <b>")
     assert (done["fit_seconds"] > 0).all() and (done["predict_ms"] > 0).all()
-    assert frame.schema == given[0].frame.schema
-
-
-def test_a_failure_is_a_row(given):
-    found = comparison()
-    failed = found.frame.filter(model="a <b>")
+    assert found.frame.schema == given[0].frame.schema
     assert failed["error"].to_list() == ["RuntimeError: no room for <it>"] * 3
     assert failed["score"].is_null().all() and failed["metric"].null_count() == 0
     assert list(found.models) == ["linear", "constant", "experts"]
@@ -144,7 +140,10 @@ def test_a_failure_is_a_row(given):
 
 
 def test_without_the_reference_there_are_no_differences():
-    found = compare([Broken(), linear()], *table(), random_state=0)
+    X, y = table()
+    model = linear()
+    found = compare([Broken(), model], X.lazy(), y, random_state=0)
+    assert not hasattr(model, "tasks_")
     assert found.frame["difference"].is_null().all()
     assert found.best == "IndependentTasks"
     assert "Broken: RuntimeError: no room for <it>" in str(found)
@@ -158,14 +157,6 @@ def test_an_interrupt_keeps_what_is_done():
     assert set(found.frame.filter(pl.col("model") != "linear")["error"]) == {"interrupted"}
     with pytest.raises(KeyboardInterrupt):
         compare([Interrupted(), linear()], *table())
-
-
-def test_models_are_copies_by_the_names_of_their_classes():
-    model = linear()
-    found = compare([model, linear()], *table(), random_state=0)
-    assert list(found.models) == ["IndependentTasks", "IndependentTasks 2"]
-    assert not hasattr(model, "tasks_")
-    assert found.frame.filter(model="IndependentTasks 2")["difference_error"].to_list() == [0.0, 0.0, 0.0]
 
 
 def rows_of(X, y, groups=None, **params):
@@ -197,13 +188,6 @@ def test_held_out_rows_keep_their_container(flat):
     assert type(plain.y) is (pl.Series if flat else pl.DataFrame)
     assert as_pandas.X.index.tolist() == as_pandas.y.index.tolist()
     assert np.array_equal(plain.X, as_pandas.X)
-
-
-def test_known_groups_in_test_rows_are_told():
-    X, y = table()
-    fit = {"X": X[:240], "y": y[:240], "groups": "day", "X_val": None, "y_val": None}
-    with pytest.warns(TabmtlWarning, match="10 of the 20 groups in the column 'day' of X_test are in X too"):
-        ComparedRows.read(IndependentTasks(), fit, X[200:280], y[200:280])
 
 
 def test_long_tables_are_judged_by_each_rows_own_task():
@@ -295,8 +279,3 @@ def test_mistakes_are_told_before_any_fit():
     ]:
         with pytest.raises(error, match=message):
             call()
-
-
-def test_a_lazy_frame_is_collected():
-    X, y = table()
-    assert compare([linear()], X.lazy(), y, random_state=0).n_fit == 240

@@ -10,8 +10,6 @@ import polars as pl
 import pytest
 import torch
 from conformance import NETWORKS, answers, features, fitted, mixed_targets, quick, same, targets_for, tiny
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
 
 from tabmtl import ESMM, IndependentTasks, MMoE, MultiTabNet, SharedBottom, TabmtlWarning, load
 from tabmtl.synth import make_multitab_bench
@@ -52,17 +50,6 @@ def test_the_kept_weights_have_the_best_score_of_the_history(cls):
 
 
 @every_network
-def test_without_early_stopping_the_last_weights_stay(cls):
-    X, y, X_val, y_val = parts()
-    watched = tiny(cls, epochs=4, early_stopping=False).fit(X, y, X_val=X_val, y_val=y_val)
-    assert watched.best_iteration_ == 4
-    assert watched.score(X_val, y_val) == pytest.approx(watched.history_["val/score"][-1], abs=1e-6)
-    alone = tiny(cls, epochs=4, early_stopping=False).fit(X, y)
-    assert same(answers(alone, X), answers(watched, X))
-    assert "val/loss" not in alone.history_.columns
-
-
-@a_few_networks
 def test_rows_are_set_aside_where_none_are_given(cls):
     X, y, _, _ = parts()
     estimator = tiny(cls, validation_fraction=0.25).fit(X, y)
@@ -164,8 +151,6 @@ def test_the_representation_is_named_and_float32(cls):
     assert names.tolist() == [f"{cls.__name__.lower()}{i}" for i in range(representation.shape[1])]
     framed = estimator.set_output(transform="polars").transform(X)
     assert framed.columns == names.tolist()
-    pipeline = make_pipeline(tiny(cls), FunctionTransformer()).fit(X, mixed_targets(X))
-    assert pipeline.transform(X).shape == representation.shape
 
 
 @every_network

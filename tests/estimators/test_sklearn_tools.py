@@ -16,7 +16,7 @@ from sklearn.inspection import permutation_importance
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import Pipeline
 
-from tabmtl import RMTGB, IndependentTasks, MultiTaskKFold, SharedBottom, load, make_multitask_scorer
+from tabmtl import RMTGB, IndependentTasks, MultiTaskKFold, SharedBottom, make_multitask_scorer
 
 pytestmark = pytest.mark.usefixtures("three_folds")
 
@@ -117,16 +117,6 @@ def test_a_pipeline_over_columns_is_one_model(name):
     by_hand = clone(MODELS[name]).fit(columns().fit_transform(X), Y)
     assert model.predict(X).equals(by_hand.predict(model[0].transform(X)))
     assert model.score(X, Y) > 0.6
-
-
-def test_a_pipeline_is_searched_and_its_model_saved(tmp_path):
-    model = Pipeline([("columns", columns()), ("model", network())])
-    rates = {f"model__{name}": values for name, values in RATES.items()}
-    search = GridSearchCV(model, rates, cv=2, scoring=make_multitask_scorer()).fit(X, Y)
-    assert search.best_params_ == {"model__learning_rate": 0.02}
-    best = search.best_estimator_
-    best[-1].save(tmp_path / "model")
-    assert load(tmp_path / "model").predict(best[0].transform(X)).equals(search.predict(X))
 
 
 def test_a_network_is_a_transformer_in_a_pipeline():

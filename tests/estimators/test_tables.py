@@ -159,13 +159,11 @@ def test_tables_that_do_not_fit_are_refused_with_the_cure(error, message, method
         getattr(model, method)(**arguments | ({"y": [0.0, 1.0]} if method == "fit" else {}))
 
 
-def test_columns_in_another_order_are_taken_by_name():
+def test_columns_in_another_order_are_taken_by_name_whatever_polars_would_read_in_it():
     X = pl.DataFrame({"^a$": ["u", "v", "v"], "a": [0.0, 1.0, 2.0], "*": [3, 4, 5]})
-    y = pl.DataFrame({"t": [0.5, 1.5, 2.5]})
-    model = Averages().fit(X, y)
+    model = Averages().fit(X, pl.DataFrame({"t": [0.5, 1.5, 2.5]}))
     other = X.select(cs.by_name("*", "^a$", "a"))
     for reordered in (other, other.lazy(), other.to_pandas(), other.to_arrow()):
         assert type(model._check_columns(reordered)) is type(reordered)
         assert model.coder_.read(reordered).x.numbers.tolist() == model.coder_.read(X).x.numbers.tolist()
         assert model.coder_.read(reordered).x.codes.tolist() == model.coder_.read(X).x.codes.tolist()
-        assert model.score_tasks(reordered, y) == model.score_tasks(X, y)

@@ -37,14 +37,6 @@ def test_influence_is_weight_times_the_slope_of_the_score(kind, metric):
     assert np.abs(influence).max() > 1e-3
 
 
-def test_influence_does_not_depend_on_the_unit_of_the_weights():
-    for kind, metric in CASES:
-        y, output, weight = some_rows(kind, np.random.default_rng(1))
-        labels = y if kind == "regression" else y.astype(int)
-        one, ten = (METRICS[metric].influence(labels, output, factor * weight) for factor in (1, 10))
-        np.testing.assert_allclose(one, ten, atol=1e-12)
-
-
 def test_classes_that_no_row_has_count_nowhere():
     y, output, weight = some_rows("binary", np.random.default_rng(2))
     wide = np.column_stack([output, np.zeros((len(y), 2))])

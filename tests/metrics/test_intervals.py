@@ -10,7 +10,6 @@ from scipy import stats
 
 from tabmtl import SharedBottom
 from tabmtl.metrics.intervals import (
-    ScoreInterval,
     estimate,
     estimate_tasks,
     joint_level,
@@ -82,32 +81,6 @@ def test_error_of_a_difference_is_that_of_delongs_covariance():
     assert difference.score + difference.low < 2 * difference.score < difference.score + difference.high
 
 
-@pytest.mark.all_faces
-@pytest.mark.parametrize(
-    ("kind", "metric"),
-    [
-        *(("binary", metric) for metric in ("roc_auc", "average_precision", "neg_log_loss", "f1")),
-        *(("multiclass", metric) for metric in ("roc_auc", "f1_macro", "balanced_accuracy")),
-        *(("regression", metric) for metric in ("r2", "neg_root_mean_squared_error")),
-    ],
-)
-def test_error_is_that_of_redrawn_rows(kind, metric):
-    rng = np.random.default_rng(0)
-    value = rng.normal(size=800)
-    y = value + rng.standard_t(9, size=800)
-    output = value
-    if kind == "binary":
-        y, output = (y > 1).astype(float), two_columns(value - 1)
-    if kind == "multiclass":
-        y = np.digitize(y, [-1, 1]).astype(float)
-        output = np.exp(-np.square(value[:, None] - [-2, 0, 2]) / 2)
-        output /= output.sum(axis=1, keepdims=True)
-    task = Task(name="a", kind=kind, metric=metric)
-    weight = rng.choice([0.5, 1.0, 1.5], size=800)
-    redrawn = [score_task(task, y[rows], output[rows], weight[rows]) for rows in rng.integers(800, size=(250, 800))]
-    assert score_interval(task, y, output, weight).standard_error == pytest.approx(np.std(redrawn), rel=0.15)
-
-
 @pytest.mark.parametrize(("distance", "n_positive", "n"), [(1.2, 20, 20_000), (2.0, 50, 2_000), (3.0, 20, 2_000)])
 def test_intervals_of_rare_tasks_hold_the_true_auc_as_often_as_they_say(distance, n_positive, n):
     rng = np.random.default_rng(1)
@@ -139,40 +112,34 @@ def test_a_perfect_auc_is_as_certain_as_its_rarest_class_allows():
     for sign, low, high in ((1, 0.025 ** (1 / 12), 1.0), (-1, 0.0, 1 - 0.025 ** (1 / 12))):
         interval = score_interval(LATE, y, two_columns(sign * y))
         assert interval == (max(sign, 0), 0, pytest.approx(low), pytest.approx(high))
+    assert score_interval(LATE, y, np.full((512, 2), 0.5)) == pytest.approx((0.5, 0, 0.5, 0.5))  # known as constant
     nearly = y.copy()
     nearly[0] = 1  # ties with the positives
     assert score_interval(LATE, y, two_columns(nearly)).low <= 0.025 ** (1 / 12)
 
 
-def test_a_constant_model_is_known_to_be_one():
-    y = np.repeat([0.0, 1.0], [500, 12])
-    assert score_interval(LATE, y, np.full((512, 2), 0.5)) == pytest.approx((0.5, 0, 0.5, 0.5))
+ONE, TEN = np.repeat([0.0, 1.0], [49, 1]), np.repeat([0.0, 1.0], [40, 10])
+NO_INTERVAL = [
+    *((metric, ONE, None, "the class 1 has one single lab") for metric in ("roc_auc", "average_precision", "f1")),
+    ("roc_auc", TEN, np.append(np.arange(40), np.zeros(10)), "the class 1 has one single group of labelled rows"),
+    ("roc_auc", np.zeros(50), None, "one single class"),
+    ("neg_mean_absolute_error", np.append(2.0, np.full(49, np.nan)), None, "there is one single labelled row"),
+]
 
 
-@pytest.mark.parametrize("metric", ["roc_auc", "average_precision", "f1"])
-def test_one_positive_row_has_a_score_without_interval(metric):
-    y, score = rare_rows(np.random.default_rng(0), 50, 1)
-    task = Task(name="late", kind="binary", metric=metric)
-    with pytest.warns(TabmtlWarning, match=r"task 'late'.*no interval: the class 1 has one single labelled row"):
-        interval = score_interval(task, y, two_columns(score))
-    assert interval == (score_task(task, y, two_columns(score)), None, None, None)
-    with pytest.warns(TabmtlWarning, match="no interval"):
-        assert score_difference(task, y, two_columns(score), two_columns(-score))[1:] == (None, None, None)
-
-
-def test_one_row_of_a_loss_has_no_interval():
-    task = Task(name="late", kind="regression", metric="neg_mean_absolute_error")
-    with pytest.warns(TabmtlWarning, match="there is one single labelled row"):
-        assert score_interval(task, np.array([2.0, np.nan]), np.zeros(2)) == (-2, None, None, None)
-
-
-def test_an_undefined_score_has_neither_error_nor_bounds():
-    y = np.zeros(5)
-    nothing = ScoreInterval(None, None, None, None)
-    with pytest.warns(TabmtlWarning, match="task 'late'.*one single class") as caught:
-        assert score_interval(LATE, y, two_columns(y)) == nothing
-        assert score_difference(LATE, y, two_columns(y), two_columns(y)) == nothing
-    assert len(caught) == 2
+@pytest.mark.parametrize(("metric", "y", "group", "reason"), NO_INTERVAL)
+def test_few_labels_have_a_score_without_interval_or_none(metric, y, group, reason):
+    task = Task(name="late", kind="regression" if metric.startswith("neg") else "binary", metric=metric)
+    first, second = (np.random.default_rng(seed).normal(size=50) for seed in (0, 1))
+    if task.kind.name == "binary":
+        first, second = two_columns(first), two_columns(second)
+    with pytest.warns(TabmtlWarning, match=f"task 'late'.*{reason}"):
+        interval = score_interval(task, y, first, group=group)
+    with pytest.warns(TabmtlWarning, match=reason):
+        difference = score_difference(task, y, first, second, group=group)
+    assert interval[1:] == difference[1:] == (None, None, None)
+    expected = None if reason == "one single class" else score_task(task, y, first)
+    assert interval.score == expected and (difference.score is None) == (expected is None)
 
 
 def test_rows_without_label_or_weight_count_nowhere():
@@ -302,14 +269,6 @@ def test_intervals_over_groups_hold_as_often_as_they_say(sizes):
             missed += is_told and not low <= 0 <= high
             too_sure += not is_told and not low <= 0 <= high
     assert missed <= 0.05 * 300 + 2 * math.sqrt(0.05 * 0.95 * 300) < 90 < too_sure
-
-
-def test_a_class_of_one_group_has_no_interval():
-    y, group = np.repeat([0.0, 1.0], [40, 5]), np.repeat(np.arange(9), 5)
-    score = two_columns(np.random.default_rng(0).normal(size=45))
-    with pytest.warns(TabmtlWarning, match="the class 'yes' has one single group of labelled rows"):
-        found = score_interval(LATE, y, score, group=group)
-    assert found.score is not None and found[1:] == (None, None, None)
 
 
 def test_the_bound_of_a_mean_over_classes_is_not_that_of_the_rarest():
