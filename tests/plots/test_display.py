@@ -6,8 +6,9 @@ import sys
 
 import polars as pl
 import pytest
+from sklearn.exceptions import NotFittedError
 
-from tabmtl import multitask_gain
+from tabmtl import RMTGB, IndependentTasks, MMoE, MultiTabNet, MultiTaskEnsemble, multitask_gain
 from tabmtl.plots import (
     ExpertUsageDisplay,
     GainDisplay,
@@ -34,20 +35,69 @@ FRONT = pl.DataFrame({"trial": [0], "score/a": [0.5], "score/b": [0.4]})
         lambda model: ParetoDisplay.from_front(FRONT),
         lambda model: LeaderboardDisplay(BOARD, tasks=[Task(name="a", kind="regression")]).plot(),
     ],
-    ids=[
-        "HistoryDisplay",
-        "GainDisplay",
-        "OutlierTaskDisplay",
-        "ExpertUsageDisplay",
-        "ParetoDisplay",
-        "LeaderboardDisplay",
-    ],
 )
-def test_without_matplotlib_the_extra_is_named(draw, model, request, monkeypatch):
-    assert draw(model).figure_.axes
+def test_without_matplotlib_the_extra_is_named(draw, model, monkeypatch):
+    display = draw(model)
+    assert display.figure_.axes
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=rf"{request.node.callspec.id} draws with matplotlib.*tabmtl\[plot\]"):
+    with pytest.raises(ImportError, match=rf"{type(display).__name__} draws with matplotlib.*tabmtl\[plot\]"):
         draw(model)
+
+
+RED = {"color": "red"}
+DRAWN = [
+    (HistoryDisplay, "model", {"tasks": ["delay"], "line_kw": RED}, lambda d: d.lines_["val/delay/r2"].get_color()),
+    (ExpertUsageDisplay, "mixture", {"level": 2}, lambda d: "red" if d.axes_ == {2: d.ax_} else d.axes_),
+    (
+        LeaderboardDisplay,
+        "ensemble",
+        {"tasks": ["late"], "errorbar_kw": RED},
+        lambda d: d.points_["late"][0].get_c(),
+    ),
+    (OutlierTaskDisplay, "boosted", {"max_tasks": 1, "bar_kw": RED}, lambda d: d.bars_[0].get_facecolor()),
+]
+
+
+@pytest.mark.parametrize(("display", "estimator", "options", "color"), DRAWN)
+def test_chosen_tasks_are_drawn_into_given_axes_as_one_likes(display, estimator, options, color, request):
+    import matplotlib
+
+    ax = matplotlib.figure.Figure().subplots()
+    drawn = display.from_estimator(request.getfixturevalue(estimator), ax=ax, **options)
+    assert (drawn.ax_, drawn.figure_) == (ax, ax.figure)
+    assert matplotlib.colors.to_rgb(color(drawn)) == (1, 0, 0)
+
+
+BOTH = r"\['late', 'delay'\], got \['early'\]"
+REFUSED = [
+    (HistoryDisplay, MultiTabNet(), {}, NotFittedError, "not fitted"),
+    (HistoryDisplay, "trees", {}, TypeError, "trained in epochs.*IndependentTasks.*no history_"),
+    (HistoryDisplay, "model", {"tasks": ["early"]}, ValueError, BOTH),
+    (ExpertUsageDisplay, MMoE(), {}, NotFittedError, "not fitted"),
+    (ExpertUsageDisplay, "model", {}, TypeError, "such as MMoE.*got SharedBottom, .* no expert_utilisation_"),
+    (ExpertUsageDisplay, "mixture", {"level": 3}, ValueError, r"expected a level of PLE, one of \[1, 2\], got 3"),
+    (ExpertUsageDisplay, "mixture", {"ax": 1}, ValueError, r"cannot hold the levels \[1, 2\]: choose one by level="),
+    (LeaderboardDisplay, MultiTaskEnsemble(), {}, NotFittedError, "not fitted"),
+    (LeaderboardDisplay, "model", {}, TypeError, "leaderboard, MultiTaskEnsemble, got SharedBottom.*no leaderboard_"),
+    (LeaderboardDisplay, "ensemble", {"tasks": ["early"]}, ValueError, BOTH),
+    (LeaderboardDisplay, "ensemble", {"ax": 1}, ValueError, "one ax cannot hold 2 tasks: choose one by tasks="),
+    (LeaderboardDisplay, "ensemble", {"tasks": []}, ValueError, "there is no task to draw"),
+    (OutlierTaskDisplay, RMTGB(), {}, NotFittedError, "not fitted"),
+    (OutlierTaskDisplay, "model", {}, TypeError, "scores, RMTGB, got SharedBottom, which has no outlier_score_"),
+    (OutlierTaskDisplay, "boosted", {"tasks": ["a", "late", "b"]}, ValueError, r"'twice', 'early'\], got \['a', 'b'\]"),
+    (OutlierTaskDisplay, "boosted", {"tasks": ["late"]}, ValueError, "stage 2 has no trees.*n_estimators_outlier ab"),
+    (OutlierTaskDisplay, "boosted", {"max_tasks": 0}, ValueError, "max_tasks must be at least 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(("display", "estimator", "options", "error", "message"), REFUSED)
+def test_what_cannot_be_drawn_is_refused(display, estimator, options, error, message, request, table):
+    if estimator == "trees":
+        estimator = IndependentTasks(early_stopping=False, random_state=0).fit(table[0], table[1]["delay"])
+    elif isinstance(estimator, str):
+        estimator = request.getfixturevalue(estimator)
+    with pytest.raises(error, match=message):
+        display.from_estimator(estimator, **options)
 
 
 def test_importing_plots_leaves_matplotlib_alone():

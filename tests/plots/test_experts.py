@@ -7,19 +7,10 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pytest
-from sklearn.exceptions import NotFittedError
 
-import tabmtl
-from tabmtl import PLE, MMoE
 from tabmtl.plots import ExpertUsageDisplay
 
 matplotlib = pytest.importorskip("matplotlib")
-
-
-@pytest.fixture(scope="module")
-def mixture(table):
-    """Of two levels, the first of which has a shared gate."""
-    return PLE(n_shared_experts=2, n_task_experts=1, n_levels=2, epochs=1, random_state=0).fit(*table)
 
 
 def usage(n_gates: int, n_experts: int, level: int = 1) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -49,15 +40,16 @@ def test_every_level_has_a_panel_with_the_weights_of_the_estimator(mixture):
         }
         used = mixture.expert_utilisation_.filter(level=level)
         assert drawn == {(gate, expert): w for gate, expert, w in used["gate", "expert", "weight"].iter_rows()}
-    assert display.figure_ is display.ax_.figure
-    assert display.ax_ is display.axes_[1]
-
-
-def test_tasks_come_before_other_gates(mixture):
-    display = ExpertUsageDisplay.from_estimator(mixture)
+    assert display.ax_ is display.axes_[1] and display.figure_ is display.ax_.figure
     assert mixture.expert_utilisation_["gate"][0] == "(shared)"
-    assert gates(display, 1) == ["late", "delay", "(shared)"]
+    assert gates(display, 1) == ["late", "delay", "(shared)"]  # tasks come before others
     assert gates(display, 2) == ["late", "delay"]
+    # all panels have one scale
+    scales = [image.get_clim() for image in display.images_.values()]
+    assert scales == [(0, mixture.expert_utilisation_["weight"].max())] * 2
+    (bar,) = set(display.figure_.axes) - set(display.axes_.values())
+    assert bar.get_ylabel() == "mean gate weight"
+    assert ExpertUsageDisplay.from_estimator(mixture, im_kw={"vmax": 1}).images_[2].get_clim() == (0, 1)
 
 
 def test_an_expert_that_a_gate_may_not_see_is_no_zero(mixture):
@@ -76,6 +68,7 @@ def test_a_weight_of_zero_is_drawn_and_nothing_is_said_of_hatches():
     display = ExpertUsageDisplay(used.with_columns(weight=pl.Series([0.0, 0.5, 0.5] * 2)), experts).plot()
     assert not np.ma.is_masked(display.images_[1].get_array())
     assert [text.get_text() for text in display.ax_.texts] == ["0.00", "0.50", "0.50"] * 2
+    assert [text.get_color() for text in display.ax_.texts] == ["white", "black", "black"] * 2  # they stand out
     assert display.ax_.get_xlabel() == "expert"
 
 
@@ -89,27 +82,12 @@ def test_dead_experts_are_marked_and_counted():
     assert display.ax_.get_title() == "MMoE, level 1: 1 of 3 experts dead"
 
 
-def test_all_panels_have_one_scale_with_a_colour_bar(mixture):
-    display = ExpertUsageDisplay.from_estimator(mixture)
-    scales = [image.get_clim() for image in display.images_.values()]
-    assert scales == [(0, mixture.expert_utilisation_["weight"].max())] * 2
-    (bar,) = set(display.figure_.axes) - set(display.axes_.values())
-    assert bar.get_ylabel() == "mean gate weight"
-    assert ExpertUsageDisplay.from_estimator(mixture, im_kw={"vmax": 1}).images_[2].get_clim() == (0, 1)
-
-
 def test_values_are_written_if_cells_are_few_or_on_demand():
     assert len(ExpertUsageDisplay(*usage(2, 24)).plot().ax_.texts) == 48
     assert not ExpertUsageDisplay(*usage(2, 25)).plot().ax_.texts
     assert not ExpertUsageDisplay(*usage(25, 2)).plot().ax_.texts
     assert not ExpertUsageDisplay(*usage(2, 2)).plot(include_values=False).ax_.texts
     assert len(ExpertUsageDisplay(*usage(1, 30)).plot(include_values=True).ax_.texts) == 30
-
-
-def test_values_stand_out_from_their_cells():
-    used, experts = usage(1, 2)
-    display = ExpertUsageDisplay(used.with_columns(weight=pl.Series([0.0, 1.0])), experts).plot()
-    assert [text.get_color() for text in display.ax_.texts] == ["white", "black"]
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (5, 24), (5, 60), (60, 3)])
@@ -125,22 +103,3 @@ def test_names_are_legible_however_many(shape):
         assert distance >= ax.get_xticklabels()[0].get_fontsize() / 72 * display.figure_.dpi
     outside = [ax.get_tightbbox() for ax in display.figure_.axes]
     assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= display.figure_.bbox.x1 for box in outside)
-
-
-def test_one_level_goes_into_given_axes(mixture, tmp_path):
-    mixture.save(tmp_path / "model")
-    ax = matplotlib.figure.Figure().subplots()
-    display = ExpertUsageDisplay.from_estimator(tabmtl.load(tmp_path / "model"), level=2, ax=ax)
-    assert (display.ax_, display.axes_, display.figure_) == (ax, {2: ax}, ax.figure)
-    assert ax.get_title().startswith("PLE, level 2: ")
-
-
-def test_what_has_no_experts_is_refused(model, mixture):
-    with pytest.raises(NotFittedError):
-        ExpertUsageDisplay.from_estimator(MMoE())
-    with pytest.raises(TypeError, match=r"with experts, such as MMoE.*got SharedBottom, .* no expert_utilisation_"):
-        ExpertUsageDisplay.from_estimator(model)
-    with pytest.raises(ValueError, match=r"expected a level of PLE, one of \[1, 2\], got 3"):
-        ExpertUsageDisplay.from_estimator(mixture, level=3)
-    with pytest.raises(ValueError, match=r"one ax cannot hold the levels \[1, 2\]: choose one by level="):
-        ExpertUsageDisplay.from_estimator(mixture, ax=matplotlib.figure.Figure().subplots())

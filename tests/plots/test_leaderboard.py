@@ -7,20 +7,11 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pytest
-from conformance import CANDIDATES
-from sklearn.exceptions import NotFittedError
 
-import tabmtl
-from tabmtl import MultiTaskEnsemble
 from tabmtl.plots import LeaderboardDisplay
 from tabmtl.targets import Task
 
 matplotlib = pytest.importorskip("matplotlib")
-
-
-@pytest.fixture(scope="module")
-def ensemble(table):
-    return MultiTaskEnsemble(models=CANDIDATES, n_folds=2, random_state=0).fit(*table)
 
 
 def names_of(ax) -> list[str]:
@@ -52,6 +43,10 @@ def test_every_candidate_has_its_score_error_and_weight(ensemble):
         assert weights_of(ax) == [*(f"{weight:.2f}" for weight in rows["weight"].head(3)), ""]
     assert display.axes_["late"].get_xlabel() == "roc_auc (higher is better)"
     display.figure_.canvas.draw()
+    boxes = [label.get_window_extent() for label in display.ax_.get_yticklabels()]
+    assert all(above.y0 >= below.y1 - 1 for above, below in pairwise(boxes))  # the first is on top
+    first, second = (ax.get_tightbbox() for ax in display.axes_.values())
+    assert first.x1 <= second.x0 + 1  # panels stand beside each other
 
 
 def test_the_mixture_is_marked(ensemble):
@@ -62,24 +57,6 @@ def test_the_mixture_is_marked(ensemble):
     colors = [label.get_color() for label in ax.get_yticklabels()]
     assert colors[-1] == line.get_color()
     assert colors[-1] not in colors[:-1]
-
-
-def test_the_first_candidate_is_on_top_and_names_do_not_overlap(ensemble):
-    display = LeaderboardDisplay.from_estimator(ensemble)
-    display.figure_.canvas.draw()
-    boxes = [label.get_window_extent() for label in display.ax_.get_yticklabels()]
-    assert all(above.y0 >= below.y1 - 1 for above, below in pairwise(boxes))
-    first, second = (ax.get_tightbbox() for ax in display.axes_.values())
-    assert first.x1 <= second.x0 + 1  # panels stand beside each other
-
-
-def test_one_task_of_a_loaded_ensemble_in_given_axes(ensemble, tmp_path):
-    ensemble.save(tmp_path / "model")
-    ax = matplotlib.figure.Figure().subplots()
-    loaded = tabmtl.load(tmp_path / "model")
-    display = LeaderboardDisplay.from_estimator(loaded, tasks=["late"], ax=ax, errorbar_kw={"color": "red"})
-    assert (display.ax_, display.figure_) == (ax, ax.figure)
-    assert display.points_["late"].lines[0].get_color() == "red"
 
 
 def test_many_tasks_fill_rows_of_panels():
@@ -93,30 +70,9 @@ def test_many_tasks_fill_rows_of_panels():
 
 
 def test_an_undefined_score_leaves_its_place_empty():
-    board = pl.DataFrame(
-        {
-            "model": ["alone", "MultiTaskEnsemble"],
-            "task": ["a", "a"],
-            "score": [None, None],
-            "standard_error": [None, None],
-            "weight": [1.0, None],
-        },
-        schema_overrides={"score": pl.Float64, "standard_error": pl.Float64},
-    )
+    board = pl.DataFrame({"model": ["alone", "MultiTaskEnsemble"], "task": ["a", "a"], "weight": [1.0, None]})
+    board = board.with_columns(score=pl.lit(None, pl.Float64), standard_error=pl.lit(None, pl.Float64))
     display = LeaderboardDisplay(board, tasks=[Task(name="a", kind="regression")]).plot()
     assert np.isnan(display.points_["a"].lines[0].get_xdata()).all()
     assert names_of(display.ax_) == ["alone", "MultiTaskEnsemble"]
     display.figure_.canvas.draw()
-
-
-def test_what_has_no_leaderboard_is_refused(ensemble, model):
-    with pytest.raises(NotFittedError):
-        LeaderboardDisplay.from_estimator(MultiTaskEnsemble())
-    with pytest.raises(TypeError, match=r"with a leaderboard, MultiTaskEnsemble, got SharedBottom.*no leaderboard_"):
-        LeaderboardDisplay.from_estimator(model)
-    with pytest.raises(ValueError, match=r"\['late', 'delay'\], got \['early'\]"):
-        LeaderboardDisplay.from_estimator(ensemble, tasks=["early"])
-    with pytest.raises(ValueError, match="one ax cannot hold 2 tasks: choose one by tasks="):
-        LeaderboardDisplay.from_estimator(ensemble, ax=matplotlib.figure.Figure().subplots())
-    with pytest.raises(ValueError, match="there is no task to draw"):
-        LeaderboardDisplay.from_estimator(ensemble, tasks=[])

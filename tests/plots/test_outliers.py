@@ -7,20 +7,10 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pytest
-from sklearn.exceptions import NotFittedError
 
-import tabmtl
-from tabmtl import RMTGB
 from tabmtl.plots import OutlierTaskDisplay
 
 matplotlib = pytest.importorskip("matplotlib")
-
-
-@pytest.fixture(scope="module")
-def boosted(table):
-    """Of late, which is alone, and of three delays, the last of which is turned round."""
-    y = table[1].with_columns(twice=2 * pl.col("delay"), early=-pl.col("delay"))
-    return RMTGB(n_estimators_outlier=40, n_estimators_task=5, random_state=0).fit(table[0], y)
 
 
 def outliers(n: int, **columns) -> pl.DataFrame:
@@ -73,45 +63,16 @@ def test_outliers_of_many_tasks_are_cut_and_counted():
     assert len(OutlierTaskDisplay(table, max_tasks=200).plot().bars_) == 139
 
 
-def test_outliers_without_a_score_are_left_out():
-    display = OutlierTaskDisplay(outliers(3, outlier_score=pl.Series([None, 0.2, 0.4]))).plot()
-    assert names_of(display) == ["school 2", "school 1"]
-    assert display.ax_.get_title() == "outlier scores: the 2 highest, 1 tasks left out"
-
-
 def test_outliers_of_an_estimator(boosted):
     table = boosted.outlier_score_
     scores = dict(table.select("task", "outlier_score").iter_rows())
     assert scores["late"] is None
     display = OutlierTaskDisplay.from_estimator(boosted)
     assert sorted(names_of(display)) == ["delay", "early", "twice"]
+    assert display.ax_.get_title().endswith("outlier scores: the 3 highest, 1 tasks left out")
     assert [bar.get_width() for bar in display.bars_] == [scores[name] for name in names_of(display)]
     losses = {
         name: normal / own - 1
         for name, own, normal in table.drop_nulls()["task", "check_loss", "check_loss_if_normal"].iter_rows()
     }
     assert checks_of(display) == [f"{100 * losses[name]:+z.1f} %" for name in names_of(display)]
-
-
-def test_outliers_of_chosen_tasks_in_given_axes(boosted, tmp_path):
-    boosted.save(tmp_path / "model")
-    ax = matplotlib.figure.Figure().subplots()
-    display = OutlierTaskDisplay.from_estimator(
-        tabmtl.load(tmp_path / "model"), tasks=["early", "late"], max_tasks=1, ax=ax, bar_kw={"color": "red"}
-    )
-    assert (display.ax_, display.figure_) == (ax, ax.figure)
-    assert names_of(display) == ["early"]
-    assert display.bars_[0].get_facecolor() == (1, 0, 0, 1)
-
-
-def test_outliers_refuse_what_has_no_scores(boosted, model):
-    with pytest.raises(NotFittedError):
-        OutlierTaskDisplay.from_estimator(RMTGB())
-    with pytest.raises(TypeError, match=r"with outlier scores, RMTGB, got SharedBottom, which has no outlier_score_"):
-        OutlierTaskDisplay.from_estimator(model)
-    with pytest.raises(ValueError, match=r"\['late', 'delay', 'twice', 'early'\], got \['a', 'b'\]"):
-        OutlierTaskDisplay.from_estimator(boosted, tasks=["a", "late", "b"])
-    with pytest.raises(ValueError, match=r"stage 2 has no trees.*n_estimators_outlier above 0.*early_stopping=False"):
-        OutlierTaskDisplay.from_estimator(boosted, tasks=["late"])
-    with pytest.raises(ValueError, match="max_tasks must be at least 1, got 0"):
-        OutlierTaskDisplay(boosted.outlier_score_, max_tasks=0)

@@ -63,12 +63,11 @@ def test_reference_and_chosen_trial_are_marked():
 
 
 def test_many_tasks_have_a_panel_for_every_pair():
-    front = FRONT.with_columns(pl.lit(0.5).alias("score/size"))
-    display = ParetoDisplay.from_front(front)
+    display = ParetoDisplay.from_front(WIDE)
     assert list(display.axes_) == [("late", "delay"), ("late", "size"), ("delay", "size")]
     assert sorted(map(id, display.figure_.axes)) == sorted(map(id, display.axes_.values()))
     assert not display.ax_.get_lines(), "a front of three tasks is no line of two"
-    assert not ParetoDisplay.from_front(front, tasks=["size", "late"]).ax_.get_lines()
+    assert not ParetoDisplay.from_front(WIDE, tasks=["size", "late"]).ax_.get_lines()
     said = {pair: (ax.get_xlabel(), ax.get_ylabel()) for pair, ax in display.axes_.items()}
     assert said == {
         ("late", "delay"): ("", "score of delay"),
@@ -88,16 +87,19 @@ def test_a_pair_is_drawn_into_given_axes():
     assert display.points_["delay", "late"].get_facecolor()[0].tolist() == [0, 0, 0, 1]
 
 
-def test_what_is_refused():
-    with pytest.raises(ValueError, match=r"tasks of the front, \['late', 'delay'\], got \['early', 'soon'\]"):
-        ParetoDisplay.from_front(FRONT, tasks=["late", "early"], reference={"soon": 1})
-    for tasks in (["late"], ["late", "late"]):
-        with pytest.raises(ValueError, match="2 to 6 different tasks"):
-            ParetoDisplay.from_front(FRONT, tasks=tasks)
-    with pytest.raises(ValueError, match=r"no trial 1 in the front; its trials are \[0, 4, 5\]"):
-        ParetoDisplay.from_front(FRONT, chosen=1)
-    with pytest.raises(ValueError, match="no trial to draw"):
-        ParetoDisplay.from_front(FRONT.clear())
-    wide = FRONT.with_columns(pl.lit(0.5).alias("score/size"))
-    with pytest.raises(ValueError, match="one ax cannot hold 3 pairs"):
-        ParetoDisplay.from_front(wide, ax=matplotlib.figure.Figure().subplots())
+WIDE = FRONT.with_columns(pl.lit(0.5).alias("score/size"))
+EARLY = {"tasks": ["late", "early"], "reference": {"soon": 1}}
+REFUSED = [
+    (FRONT, EARLY, r"tasks of the front, \['late', 'delay'\], got \['early', 'soon'\]"),
+    (FRONT, {"tasks": ["late"]}, "2 to 6 different tasks"),
+    (FRONT, {"tasks": ["late", "late"]}, "2 to 6 different tasks"),
+    (FRONT, {"chosen": 1}, r"no trial 1 in the front; its trials are \[0, 4, 5\]"),
+    (FRONT.clear(), {}, "no trial to draw"),
+    (WIDE, {"ax": 1}, "one ax cannot hold 3 pairs"),
+]
+
+
+@pytest.mark.parametrize(("front", "options", "message"), REFUSED)
+def test_what_is_refused(front, options, message):
+    with pytest.raises(ValueError, match=message):
+        ParetoDisplay.from_front(front, **options)
