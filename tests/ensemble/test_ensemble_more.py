@@ -29,6 +29,7 @@ def ensemble(**params):
 
 
 def test_other_candidates_matter_at_the_next_fit_only(mixed):
+    assert not hasattr(CANDIDATES["together"], "tasks_")
     changed = copy.deepcopy(mixed).set_params(models={"trees": SharedTrees(n_estimators=5)})
     assert changed.predict(X).equals(mixed.predict(X))
     assert list(clone(changed).models) == ["trees"]
@@ -36,13 +37,6 @@ def test_other_candidates_matter_at_the_next_fit_only(mixed):
     with pytest.raises(ValueError, match="'delay': NoModel cannot be fitted: no model"):
         changed.fit(X, Y)
     assert changed.predict(X).equals(mixed.predict(X))
-
-
-@pytest.mark.usefixtures("mixed")
-def test_candidates_are_left_as_they_were():
-    assert not hasattr(CANDIDATES["together"], "tasks_")
-    assert CANDIDATES["together"].tasks is None
-    assert CANDIDATES["together"].random_state is None
 
 
 def test_callbacks_see_one_task(mixed):

@@ -41,28 +41,21 @@ def test_every_fit_sees_all_labels_that_there_are(n, n_folds, n_groups, seed):
     check(coder, folds)
 
 
-def test_classes_and_missing_labels_are_spread():
-    X = features()
-    coder, folds = deal(X, mixed_targets(X), 4)
-    check(coder, folds)
-    assert len(folds.pairs) == 4
-    assert len(np.concatenate([rows for _, rows in folds.pairs])) == len(X)
-
-
-def test_the_only_row_of_a_class_is_in_every_fit():
+def tables():
+    """Wide and long tables, the first row of which is the only one of its class or task."""
     X = features(60)
-    y = pl.DataFrame({"kind": ["rare"] + ["a", "b"] * 29 + ["a"], "size": np.arange(60.0)})
-    coder, folds = deal(X, y, 3)
-    check(coder, folds)
-    assert all(0 in fitted for fitted, _ in folds.pairs)
-
-
-def test_a_long_table_keeps_every_task_in_every_fit():
+    yield X, pl.DataFrame({"kind": ["rare"] + ["a", "b"] * 29 + ["a"], "size": np.arange(60.0)}), 3, {}
+    yield X, mixed_targets(X).with_columns(late=pl.Series(["rare", *["a", None, "b"] * 20][:60])), 4, {}
     X, y = long_table(60)
     X = X.with_columns(school=pl.Series(["lone", *X["school"][1:]]))
-    coder, folds = deal(X, y.fill_null(1.0), task_column="school")
+    yield X, y.fill_null(1.0), 5, {"task_column": "school"}
+
+
+@pytest.mark.parametrize(("X", "y", "n_folds", "params"), [*tables()])
+def test_the_only_row_of_a_class_or_a_task_is_in_every_fit(X, y, n_folds, params):
+    coder, folds = deal(X, y, n_folds, **params)
     check(coder, folds)
-    assert len(folds.pairs) == 5
+    assert len(folds.pairs) == n_folds
     assert all(0 in fitted for fitted, _ in folds.pairs)
 
 
@@ -81,13 +74,6 @@ def test_labels_are_those_given():
     table = Table.read(X, coder, batch)
     assert table.y.cast(y.schema).equals(y)
     assert table.X.equals(X)
-
-
-@pytest.mark.parametrize("n", [1, 2])
-def test_next_to_no_rows_are_all_fitted(n):
-    coder, folds = deal(features(n), [1.5, 2.5][:n])
-    check(coder, folds)
-    assert any(len(fitted) == n for fitted, _ in folds.pairs) or n == 2
 
 
 def test_groups_that_leave_no_rows_to_stop_on_are_not_handed_on():

@@ -11,7 +11,6 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
 
 from tabmtl import (
     IndependentTasks,
@@ -99,7 +98,6 @@ def test_a_model_of_others_that_reads_no_text():
         foreign.fit(X.select(a=gaps), Y.select("r"))
     cure = make_pipeline(SimpleImputer(), Ridge())
     assert IndependentTasks(regressor=cure).fit(X.select(a=gaps), Y.select("r")), "the cure exists"
-    assert OneHotEncoder(handle_unknown="ignore").fit(X.to_pandas()[["s"]]), "the cure exists"
 
 
 def test_scores_of_predictions_cannot_judge_sessions():

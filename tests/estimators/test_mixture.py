@@ -176,15 +176,6 @@ def test_names_are_those_of_tasks_and_experts(cls):
     assert sorted(set(model.experts_["level"])) == ([1, 2] if cls in (PLE, AdaTT) else [1])
 
 
-def test_experts_that_a_gate_may_not_see_have_no_row():
-    model, *_ = fitted(PLE)
-    pairs = model.expert_utilisation_.select("level", "gate", owner=pl.col("expert").str.replace(r" \d+$", "")).unique()
-    tasks = ["late", "size", "delay"]
-    expected = {(level, task, owner) for level in (1, 2) for task in tasks for owner in ("(shared)", task)}
-    expected |= {(1, "(shared)", owner) for owner in ("(shared)", *tasks)}
-    assert set(pairs.iter_rows()) == expected
-
-
 @every_mixture
 def test_one_label_a_row_is_weighed_by_the_gates_of_all_tasks(cls):
     X, y = long_table()

@@ -7,7 +7,7 @@ import torch
 from conformance import FUNNELS, NETWORKS, features, fitted, long_table, mixed_targets, tiny
 from sklearn.metrics import r2_score
 
-from tabmtl import ESMM, IndependentTasks, MMoE, MultiTabNet, SharedBottom
+from tabmtl import IndependentTasks, MMoE, MultiTabNet, SharedBottom
 from tabmtl.models.shared_bottom import SharedBottomNetwork
 from tabmtl.nn.layers import Members, Towers
 from tabmtl.training.balance import Balancer
@@ -84,16 +84,6 @@ def test_probabilities_and_values_are_means_over_the_members():
     labels = model.coder_.labels
     values = delay.mean(dim=1)[:, 0].numpy() * labels.scale[2] + labels.center[2]
     np.testing.assert_allclose(model.predict(X)["delay"], values, rtol=1e-5)
-
-
-def test_a_step_of_a_funnel_averages_the_products_of_the_members():
-    model, X, _ = fitted(ESMM, n_members=K)
-    chain = model._chain(model.tasks_)
-    with torch.no_grad():
-        scores = model._module(*member_inputs(model, X))
-    product = (scores[chain[0]].sigmoid() * scores[chain[1]].sigmoid()).mean(dim=1)[:, 0]
-    second = model.predict_proba(X)[model.tasks_[chain[1]].name][:, 1]
-    np.testing.assert_allclose(second, product, atol=1e-6)
 
 
 def test_members_differ_by_adapters_and_last_layers_alone():

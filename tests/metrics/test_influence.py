@@ -78,12 +78,6 @@ def test_auc_within_parts_is_that_of_their_pairs(kind):
     np.testing.assert_allclose(influence, slope, atol=1e-8)
 
 
-def test_auc_within_one_part_is_that_of_all_rows():
-    y, p, weight = some_rows("multiclass", np.random.default_rng(4))
-    task = Task(name="a", kind="multiclass", metric="roc_auc")
-    assert auc_within(y.astype(int), p, weight, np.zeros(60))[0] == pytest.approx(score_task(task, y, p, weight))
-
-
 def test_parts_of_one_class_have_no_pair():
     p = np.random.default_rng(0).dirichlet([1, 1], 6)
     score, influence = auc_within(np.array([0, 0, 1, 1, 0, 0]), p, np.ones(6), np.array([0, 0, 1, 1, 2, 2]))

@@ -5,10 +5,8 @@ import math
 import numpy as np
 import polars as pl
 import pytest
-from conformance import features, mixed_targets, tiny
 from scipy import stats
 
-from tabmtl import SharedBottom
 from tabmtl.metrics.intervals import (
     estimate,
     estimate_tasks,
@@ -180,22 +178,6 @@ def test_tables_of_both_layouts_hold_every_task():
     long = score_intervals([early, LATE], y[:, None], [two_columns(score)], None, own)
     assert long.row(1)[2:6] == score_interval(LATE, y[100:], two_columns(score[100:]))
     assert long["n_labelled"].to_list() == [50, 100]
-
-
-def test_an_estimator_says_how_exact_its_scores_are():
-    X = features()
-    y = mixed_targets(X).with_columns(pl.Series("rare", ["yes", "yes", *["no"] * (len(X) - 2)]))
-    model = tiny(SharedBottom, epochs=1).fit(X, y)
-    table = model.score_intervals(X, y)
-    assert table["task"].to_list() == y.columns
-    assert table["metric"].to_list() == ["roc_auc", "roc_auc", "r2", "roc_auc"]
-    assert dict(table.select("task", "score").iter_rows()) == model.score_tasks(X, y)
-    assert table["n_labelled"].to_list() == [y[name].count() for name in y.columns]
-    assert table["n_positive"].to_list() == [(y["late"] == "on time").sum(), None, None, 2]
-    assert (table["low"] < table["score"]).all() and (table["score"] < table["high"]).all()
-    with pytest.warns(TabmtlWarning, match="task 'rare'.*one single class"):
-        rest = model.score_intervals(X[2:], y[2:], level=0.5)
-    assert rest.row(3) == ("rare", "roc_auc", None, None, None, None, len(X) - 2, 0)
 
 
 def test_a_mean_difference_counts_what_tasks_share_once():

@@ -135,23 +135,22 @@ def test_a_run_that_cannot_be_made_is_made_later(monkeypatch):
     assert Log(callback.run_id).series("val/score") == [(0, 0.1), (1, 0.2)]
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({"X_val": X_VAL}, "got X_val alone; give y_val too"),
-        ({"y_val": Y_VAL}, "got y_val alone; give X_val too"),
-        ({"y_val": Y_VAL, "reference": {"late": 0.5}}, "got y_val alone; give X_val too"),
-        ({"reference": {"late": 0.5}}, "give X_val and y_val"),
-    ],
-)
-def test_validation_rows_have_features_and_targets(given, said):
+CLICKS = recommenders.TEST
+REFUSED = [
+    ("SharedBottom", {"X_val": X_VAL}, "got X_val alone; give y_val too"),
+    ("SharedBottom", {"y_val": Y_VAL}, "got y_val alone; give X_val too"),
+    ("SharedBottom", {"y_val": Y_VAL, "reference": {"late": 0.5}}, "got y_val alone; give X_val too"),
+    ("SharedBottom", {"reference": {"late": 0.5}}, "give X_val and y_val"),
+    ("SequentialRules", {"y_val": Y_VAL}, "leave y_val and reference out"),
+    ("SequentialRules", {"X_val": CLICKS, "reference": {"late": 0.5}}, "leave y_val and reference out"),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "said"), REFUSED)
+def test_validation_rows_have_features_and_targets(name, given, said):
     callback = MLflowCallback()
+    is_table = name == "SharedBottom"
+    model, rows = (fitted(SharedBottom)[0], (X, Y)) if is_table else (recommenders.fitted(name), (recommenders.TRAIN,))
     with pytest.raises(ValueError, match=said):
-        callback.log_fitted(fitted(SharedBottom)[0], X, Y, **given)
+        callback.log_fitted(model, *rows, **given)
     assert callback.run_id is None
-
-
-@pytest.mark.parametrize("given", [{"y_val": Y_VAL}, {"X_val": recommenders.TEST, "reference": {"late": 0.5}}])
-def test_a_recommender_has_no_targets(given):
-    with pytest.raises(ValueError, match="leave y_val and reference out"):
-        MLflowCallback().log_fitted(recommenders.fitted("SequentialRules"), recommenders.TRAIN, **given)

@@ -2,11 +2,12 @@
 
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import polars as pl
 import pytest
-from conformance import features, fitted, long_table, mixed_targets, tiny
+from conformance import features, fitted, mixed_targets, tiny
 from polars.testing import assert_frame_equal
 
 import tabmtl.scale.files
@@ -75,12 +76,6 @@ def test_files_are_scored_as_a_frame_is(tmp_path):
     for n, rows in enumerate(X.hstack(y).iter_slices(150)):
         rows.write_parquet(tmp_path / f"part{n}.parquet")
     assert_frame_equal(score_files(model, tmp_path / "part*.parquet"), expected)
-    with pytest.raises(ValueError, match=r"the file lacks the targets .*; it has"):
-        X.write_csv(tmp_path / "less.csv")
-        score_files(model, tmp_path / "less.csv")
-    with pytest.raises(ValueError, match="the file has no rows to score"):
-        X.hstack(y).clear().write_parquet(tmp_path / "none.parquet")
-        score_files(model, tmp_path / "none.parquet")
 
 
 def test_columns_are_found_by_name_and_others_kept_on_demand(net, tmp_path):
@@ -110,13 +105,6 @@ def test_an_array_is_answered_by_position(tmp_path):
     assert pl.read_parquet(file)["y"].to_list() == model.predict(X).tolist()
 
 
-def test_every_row_of_a_long_file_is_answered_for_its_task(tmp_path):
-    X, y = long_table()
-    model = tiny(RMTGB, task_column="school").fit(X, y)
-    (file,) = predict_files(model, written(X, tmp_path / "new", parts=1), tmp_path / "scored")
-    assert pl.read_parquet(file).to_series().to_list() == model.predict(X).to_list()
-
-
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "transform"])
 def test_a_file_without_rows_has_an_answer_without_rows(net, tmp_path, method):
     model, X = net
@@ -141,37 +129,43 @@ def test_an_error_names_the_file_and_leaves_no_part_of_an_answer(net, tmp_path):
     assert (tmp_path / "scored" / "part-1.parquet").read_bytes() == before
 
 
-def test_mistakes_are_told(net, tmp_path):
+REFUSED = [
+    (FileNotFoundError, "no file is called .*old", predict_files, "old*.parquet", "to", {}),
+    (ValueError, "is a folder; name the files in it", predict_files, "", "to", {}),
+    (ValueError, "is an input, which its answers", predict_files, "part*", "new", {}),
+    (ValueError, "must be one of .*near is 'predict'", predict_files, "part*", "to", {"method": "predic"}),
+    (ValueError, r"lacks the columns \['idd'\]", predict_files, "part*", "to", {"keep": ["idd"]}),
+    (ValueError, r"\['count'\], which the model was fitted on", predict_files, "less*", "to", {}),
+    (TypeError, "answers whole sessions", predict_files, "part*", "to", {"model": Popularity()}),
+    (ValueError, "names 2 files, expected one", predict_file, "part*", "one.csv", {}),
+    (ValueError, "by its name; call the answers", predict_file, "part-0*", "one.txt", {}),
+    (FileNotFoundError, "make its folder, or name", predict_file, "part-0.parquet", "no/a.csv", {}),
+]
+
+
+@pytest.mark.parametrize(("error", "message", "answer", "source", "to", "options"), REFUSED)
+def test_mistakes_are_told(net, tmp_path, error, message, answer, source, to, options):
     model, X = net
-    paths = written(X, tmp_path / "new")
-    for error, message, call in [
-        (FileNotFoundError, "no file is called old/", lambda: predict_files(model, "old/*.parquet", tmp_path)),
-        (ValueError, "is a folder; name the files in it", lambda: predict_files(model, tmp_path / "new", tmp_path)),
-        (ValueError, "is an input, which its answers", lambda: predict_files(model, paths, tmp_path / "new")),
-        (ValueError, "twice; name every file once", lambda: predict_files(model, [paths, paths], tmp_path)),
-        (
-            ValueError,
-            "must be one of .*near is 'predict'",
-            lambda: predict_files(model, paths, tmp_path, method="predic"),
-        ),
-        (ValueError, r"lacks the columns \['idd'\]", lambda: predict_files(model, paths, tmp_path, keep=["idd"])),
-        (TypeError, "answers whole sessions", lambda: predict_files(Popularity(), paths, tmp_path)),
-        (
-            ValueError,
-            "RMTGB has no method transform; choose",
-            lambda: predict_files(fitted(RMTGB)[0], paths, tmp_path, method="transform"),
-        ),
-    ]:
-        with pytest.raises(error, match=message):
-            call()
-    with pytest.raises(ValueError, match="names 2 files, expected one"):
-        predict_file(model, paths, tmp_path / "one.csv")
-    with pytest.raises(ValueError, match="by its name; call the answers"):
-        predict_file(model, tmp_path / "new" / "part-0.parquet", tmp_path / "one.txt")
-    written(X.drop("count"), tmp_path / "less")
-    with pytest.raises(ValueError, match=r"lacks the columns \['count'\], which the model was fitted on"):
-        predict_files(model, tmp_path / "less" / "*.parquet", tmp_path / "scored")
-    assert not (tmp_path / "scored" / "part-0.parquet").exists()
+    written(X, tmp_path / "new")
+    X.drop("count").write_parquet(tmp_path / "new" / "less.parquet")
+    arguments = {"model": model} | options
+    with pytest.raises(error, match=message):
+        answer(arguments.pop("model"), tmp_path / "new" / source, tmp_path / to, **arguments)
+    assert not [*tmp_path.glob("to/*")]
+
+
+def test_files_without_targets_or_rows_or_named_twice_are_told(net, tmp_path):
+    model, X = net
+    paths = written(X, tmp_path)
+    with pytest.raises(ValueError, match="twice; name every file once"):
+        predict_files(model, [paths, paths], tmp_path / "to")
+    with pytest.raises(ValueError, match="RMTGB has no method transform; choose"):
+        predict_files(fitted(RMTGB)[0], paths, tmp_path / "to", method="transform")
+    with pytest.raises(ValueError, match=r"the file lacks the targets .*; it has"):
+        score_files(model, paths)
+    X.hstack(model.predict(X)).clear().write_parquet(tmp_path / "none.parquet")
+    with pytest.raises(ValueError, match="the file has no rows to score"):
+        score_files(model, tmp_path / "none.parquet")
 
 
 def test_what_killed_processes_have_left_is_removed(net, tmp_path, caplog):
@@ -220,15 +214,8 @@ def test_many_files_are_planned_in_one_pass(net, tmp_path, monkeypatch):
 def test_errors_of_the_model_blame_neither_the_input_nor_the_output(net, tmp_path, monkeypatch, fails):
     model, X = net
     X.write_parquet(tmp_path / "rows.parquet")
-    lost, answer, before = PermissionError(13, "Permission denied", "levels.json"), type(model).answer, []
-
-    def answer_or_fail(self, rows):
-        before.append(rows)
-        if len(before) == fails:
-            raise lost
-        return answer(self, rows)
-
-    monkeypatch.setattr(type(model), "answer", answer_or_fail)
+    lost = PermissionError(13, "Permission denied", "levels.json")
+    monkeypatch.setattr(type(model), "answer", Mock(side_effect=[*[model.answer(X[:50])] * (fails - 1), lost]))
     with pytest.raises(PermissionError) as caught:
         predict_file(model, tmp_path / "rows.parquet", tmp_path / "scored.parquet")
     assert caught.value is lost
@@ -240,5 +227,3 @@ def test_one_file_looks_at_no_others(net, tmp_path, monkeypatch):
     X.write_parquet(tmp_path / "rows.parquet")
     monkeypatch.setattr(os, "scandir", None)
     assert predict_file(model, tmp_path / "rows.parquet", tmp_path / "scored.parquet") == len(X)
-    with pytest.raises(FileNotFoundError, match=r"the answers could not be written: .*; make its folder, or name"):
-        predict_file(model, tmp_path / "rows.parquet", tmp_path / "no" / "scored.parquet")

@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 from ranks import read_small_parts
 from sklearn.linear_model import LogisticRegression
 
-from tabmtl import ESMM, RMTGB, IndependentTasks, MMoE, MultiTaskEnsemble, Shards, SharedBottom, SharedTrees
+from tabmtl import ESMM, RMTGB, IndependentTasks, MultiTaskEnsemble, Shards, SharedBottom, SharedTrees
 from tabmtl.encode import cache, shards
 from tabmtl.storage.atomic import locked
 from tabmtl.training import windows
@@ -53,6 +53,8 @@ def test_the_model_does_not_depend_on_the_files(table, folder):
     assert_frame_equal(one.history_, two.history_, check_exact=True)
     assert one.history_["val/score"].null_count() == 0
     assert one.feature_names_in_.tolist() == X.columns
+    with pytest.raises(TypeError, match="predict_files"):
+        one.predict(Shards(table.lazy()))
 
 
 def test_what_is_learned_is_what_a_frame_teaches(table, folder):
@@ -73,14 +75,6 @@ def test_what_is_learned_is_what_a_frame_teaches(table, folder):
     assert model.batch_size_ == 1_000
 
 
-@pytest.mark.parametrize("params", [{"balance": "uncertainty"}, {"balance": "pcgrad"}, {"keep": "task"}])
-def test_all_training_options_work(table, params):
-    source = Shards(table.drop("who", "weight").lazy())
-    model = tiny(MMoE, **params).fit(source, TARGETS)
-    assert model.expert_utilisation_.height > 0
-    assert model.predict(table.drop("who", "weight", *TARGETS)).shape == (400, 3)
-
-
 def test_a_funnel_warns_once(table):
     rng = np.random.default_rng(0)
     frame = table.select("plain", "text").with_columns(
@@ -89,20 +83,6 @@ def test_a_funnel_warns_once(table):
     with pytest.warns(UserWarning, match="count as not 'buy'") as caught:
         tiny(ESMM, tasks=None, task_chain=["click", "buy"]).fit(Shards(frame.lazy()), ["click", "buy"])
     assert len([one for one in caught if "count as not" in str(one.message)]) == 1
-
-
-@pytest.mark.parametrize("groups", [None, "plain"])
-def test_a_long_table(groups):
-    rng = np.random.default_rng(0)
-    things = rng.normal(size=100)
-    frame = pl.DataFrame({"plain": np.tile(things, 3), "task": np.repeat(["a", "b", "c"], 100)}).with_columns(
-        y=pl.col("plain") * pl.col("task").replace_strict({"a": 1.0, "b": -1.0, "c": 2.0})
-    )
-    seen = []
-    model = tiny(SharedBottom, task_column="task", epochs=1, on_epoch=seen.append)
-    model.fit(Shards(frame.lazy()), "y", groups=groups)
-    assert model.predict(frame.drop("y")).len() == 300
-    assert [name for name in seen[0] if name.startswith("val/c/")]
 
 
 @pytest.mark.parametrize("cls", [RMTGB, SharedTrees, IndependentTasks])
@@ -114,36 +94,27 @@ def test_trees_are_those_of_a_frame(table, folder, cls):
 
 
 def test_a_cache_is_used_again_for_the_same_rows_and_encoding(folder, tmp_path, monkeypatch):
-    written = []
-    write = cache._write
+    written, write = [], cache._write
     monkeypatch.setattr(cache, "_write", lambda *args: written.append(1) or write(*args))
     place = tmp_path / "cache"
 
-    def fit(**params):
+    def fits(**params):
+        """Fit, and count how often a cache was written."""
         model = tiny(SharedBottom, epochs=1, drop=["who", "weight"], **params)
-        return model.fit(Shards(folder / "*.parquet", cache=place), TARGETS)
+        model.fit(Shards(folder / "*.parquet", cache=place), TARGETS)
+        return len(written)
 
-    first, again = fit(), fit(random_state=5)
-    assert (len(written), sorted(file.name for file in place.iterdir())) == (
-        1,
-        ["codes.npy", "numbers.npy", "shards.json", "y.npy"],
-    )
-    fit(numeric_transform="quantile")
-    assert len(written) == 2
+    assert fits() == fits(random_state=5) == 1
+    assert sorted(file.name for file in place.iterdir()) == ["codes.npy", "numbers.npy", "shards.json", "y.npy"]
+    assert fits(numeric_transform="quantile") == 2
     content = (place / "numbers.npy").read_bytes()
-    (place / "numbers.npy").write_bytes(content[:-4])  # truncated
-    fit(numeric_transform="quantile")
-    assert (len(written), (place / "numbers.npy").read_bytes()) == (3, content)
-    manifest = json.loads((place / cache.MANIFEST).read_text())
-    (place / cache.MANIFEST).write_text(json.dumps(manifest | {"format": 0}))
-    fit(numeric_transform="quantile")
-    assert len(written) == 4
-    edited = bytearray(content)
-    edited[-1] ^= 1  # of the same size
-    (place / "numbers.npy").write_bytes(edited)
-    fit(numeric_transform="quantile")
-    assert (len(written), (place / "numbers.npy").read_bytes()) == (5, content)
-    assert first.batch_size_ == again.batch_size_
+    edited = content[:-1] + bytes([content[-1] ^ 1])  # of the same size
+    manifest = json.loads((place / cache.MANIFEST).read_text()) | {"format": 0}
+    changes = [("numbers.npy", content[:-4]), ("numbers.npy", edited), (cache.MANIFEST, json.dumps(manifest).encode())]
+    for n, (name, changed) in enumerate(changes, 3):
+        (place / name).write_bytes(changed)
+        assert fits(numeric_transform="quantile") == n
+        assert (place / "numbers.npy").read_bytes() == content
 
 
 def test_arrays_are_on_the_disk_before_their_manifest(folder, tmp_path, monkeypatch):
@@ -165,27 +136,6 @@ def test_files_that_change_between_two_passes_make_no_cache(table, tmp_path, mon
     with pytest.raises(ValueError, match=r"rows.parquet was changed while it was read"):
         tiny(SharedBottom, epochs=1, drop=["who"]).fit(Shards(file, cache=tmp_path / "cache"), TARGETS)
     assert [*(tmp_path / "cache").iterdir()] == []
-
-
-def test_a_full_disk_is_told_with_the_folder(folder, tmp_path, monkeypatch):
-    def write(*_):
-        raise OSError(ENOSPC, os.strerror(ENOSPC))
-
-    monkeypatch.setattr(cache._Writer, "add", write)
-    with pytest.raises(OSError, match=r"encoded rows could not be written: No space .*; make room .*'.*/cache'"):
-        tiny(SharedBottom, drop=["who"]).fit(Shards(folder / "*.parquet", cache=tmp_path / "cache"), TARGETS)
-
-
-def test_rows_that_cannot_be_read_are_no_matter_of_writing(folder, tmp_path, monkeypatch):
-    refused = OSError(EACCES, os.strerror(EACCES))
-
-    def read(*_):
-        raise refused
-
-    monkeypatch.setattr(cache, "_write", read)
-    with pytest.raises(PermissionError) as caught:
-        tiny(SharedBottom, drop=["who"]).fit(Shards(folder / "*.parquet", cache=tmp_path / "cache"), TARGETS)
-    assert caught.value is refused
 
 
 def test_what_killed_fits_have_left_is_removed(folder, tmp_path, monkeypatch, caplog):
@@ -244,38 +194,32 @@ def test_rows_of_a_window_are_all_rows_once(table, folder):
         assert not np.array_equal(np.nan_to_num(other[:32]), np.nan_to_num(seen[:32]))
 
 
-def test_a_failed_fit_leaves_the_estimator_and_the_cache(table, tmp_path):
-    model = tiny(SharedBottom, epochs=1)
-    plain = table.drop("who", "weight")
-    model.fit(Shards(plain.lazy(), cache=tmp_path), TARGETS)
-    before = model.predict(table.drop("who", "weight", *TARGETS))
-    with pytest.raises(ValueError, match="column 'plain' holds an infinite value"):
-        model.fit(Shards(plain.with_columns(plain=pl.lit(float("inf"))).lazy(), cache=tmp_path), TARGETS)
-    assert model.predict(table.drop("who", "weight", *TARGETS)).equals(before)
-    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+ROWS = features(4).hstack(mixed_targets(features(4)))
+REFUSED = [
+    (TypeError, "X and X_val must both be Shards", SharedBottom, {}, {"X_val": ROWS, "y_val": ROWS}),
+    (ValueError, "y_val names the .* name the same", SharedBottom, {}, {"X_val": Shards(ROWS.lazy()), "y_val": "late"}),
+    (ValueError, "task_column 'x' is not a column", SharedBottom, {"task_column": "x"}, {}),
+    (TypeError, "Shards are for LightGBM only", IndependentTasks, {"classifier": LogisticRegression()}, {}),
+    (TypeError, "cannot be fitted on Shards", MultiTaskEnsemble, {}, {}),
+]
 
 
-def test_mistakes_are_told(table):
-    source, model = Shards(table.lazy()), tiny(SharedBottom, drop=["who", "weight"], epochs=1)
-    for error, message, call in [
-        (TypeError, "X and X_val must both be Shards", lambda: model.fit(source, TARGETS, X_val=table, y_val=table)),
-        (
-            ValueError,
-            "y_val names the targets .* name the same ones",
-            lambda: model.fit(source, TARGETS, X_val=source, y_val="late"),
-        ),
-        (
-            ValueError,
-            "task_column 'x' is not a column",
-            lambda: tiny(SharedBottom, task_column="x").fit(source, "late"),
-        ),
-        (
-            TypeError,
-            "Shards are for LightGBM only",
-            lambda: IndependentTasks(classifier=LogisticRegression(), drop=["who", "weight"]).fit(source, "late"),
-        ),
-        (TypeError, "cannot be fitted on Shards", lambda: tiny(MultiTaskEnsemble).fit(source, TARGETS)),
-        (TypeError, "predict_files", lambda: model.fit(source, TARGETS).predict(source)),
-    ]:
-        with pytest.raises(error, match=message):
-            call()
+@pytest.mark.parametrize(("error", "message", "cls", "params", "given"), REFUSED)
+def test_mistakes_are_told(table, error, message, cls, params, given):
+    model = tiny(cls, drop=["who", "weight"]).set_params(**params)
+    with pytest.raises(error, match=message):
+        model.fit(Shards(table.lazy()), "late" if params else TARGETS, **given)
+
+
+@pytest.mark.parametrize(("place", "number"), [("_Writer.add", ENOSPC), ("_write", EACCES)])
+def test_a_full_disk_is_told_with_the_folder_and_no_other_error_is(folder, tmp_path, monkeypatch, place, number):
+    refused = OSError(number, os.strerror(number))
+
+    def fail(*_):
+        raise refused
+
+    monkeypatch.setattr(f"tabmtl.encode.cache.{place}", fail)
+    with pytest.raises(OSError) as caught:
+        tiny(SharedBottom, drop=["who"]).fit(Shards(folder / "*.parquet", cache=tmp_path / "cache"), TARGETS)
+    told = r"encoded rows could not be written: No space .*; make room .*'.*/cache'"
+    assert caught.match(told) if number == ENOSPC else caught.value is refused

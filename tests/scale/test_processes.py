@@ -7,7 +7,7 @@ from conformance import features, mixed_targets, tiny
 from polars.testing import assert_frame_equal
 from ranks import assert_same_weights, read_small_parts, run_ranks
 
-from tabmtl import AITM, APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, Shards, SharedBottom
+from tabmtl import APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, Shards, SharedBottom
 from tabmtl.encode import cache
 from tabmtl.estimators import network
 from tabmtl.nn import embeddings
@@ -92,13 +92,6 @@ def test_two_ranks_learn_the_weights_of_one(table, cls, params):
     assert one.history_["train/loss"][-1] < one.history_["train/loss"][0]
 
 
-@pytest.mark.usefixtures("_float64")
-def test_rows_of_large_tables_meet(table, monkeypatch):
-    monkeypatch.setattr(embeddings, "DENSE_ROWS", 1)
-    one, first, _ = fit_ranks(table, SharedBottom)
-    assert_same_weights(one, first, EXACT)
-
-
 def test_scores_of_float32_are_those_of_one_rank(table):
     options = {"sample_weight": "weight", "groups": "who"}
     one, first, _ = fit_ranks(table, HoME, float64=False, epochs=3, fit=options, drop=["who"])
@@ -108,46 +101,9 @@ def test_scores_of_float32_are_those_of_one_rank(table):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
 
-@pytest.mark.usefixtures("_float64")
-def test_validation_shards_of_fewer_rows_than_ranks_have_chunks(table):
-    options = {"X_val": Shards(table.tail(3).lazy()), "y_val": TARGETS}
-    one, first, _ = fit_ranks(table, SharedBottom, fit=options)
-    assert_same_weights(one, first, EXACT)
-    np.testing.assert_allclose(one.history_.to_numpy(), first.history_.to_numpy(), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.usefixtures("_float64")
-def test_a_long_table():
-    rng = np.random.default_rng(0)
-    frame = pl.DataFrame({"plain": np.tile(rng.normal(size=100), 3), "task": np.repeat(["a", "b", "c"], 100)})
-    frame = frame.with_columns(y=pl.col("plain") * pl.col("task").replace_strict({"a": 1.0, "b": -1.0, "c": 2.0}))
-    one, first, _ = fit_ranks(frame, HoME, targets="y", task_column="task", drop=[])
-    assert_same_weights(one, first, EXACT)
-
-
-@pytest.mark.usefixtures("_float64")
-@pytest.mark.parametrize("cls", [ESMM, pytest.param(AITM, marks=pytest.mark.all_faces)])
-def test_a_funnel(table, cls):
-    rng = np.random.default_rng(0)
-    click = rng.integers(0, 2, 400)
-    frame = table.select("plain", "text").with_columns(
-        click=pl.Series(click), buy=pl.Series(click * rng.integers(0, 2, 400))
-    )
-    chain = {"tasks": None, "task_chain": ["click", "buy"], "targets": ["click", "buy"], "drop": []}
-    one, first, _ = fit_ranks(frame, cls, **chain)
-    assert_same_weights(one, first, EXACT)
-
-
-def test_one_rank_shows_and_decides(table, capsys):
-    seen = []
-
-    def stop(record):
-        seen.append(record["epoch"])
-        return True
-
-    models = run_ranks(
-        2, lambda: tiny(SharedBottom, on_epoch=stop, drop=["weight", "who"]).fit(Shards(table.lazy()), TARGETS)
-    )
+def test_one_rank_decides(table):
+    seen, params = [], {"drop": ["weight", "who"], "on_epoch": lambda record: seen.append(record["epoch"]) or True}
+    models = run_ranks(2, lambda: tiny(SharedBottom, **params).fit(Shards(table.lazy()), TARGETS))
     assert seen == [0.0]
     assert [model.history_.height for model in models] == [1, 1]
 
@@ -168,50 +124,58 @@ def test_a_cache_is_used_again_by_its_rank(table, tmp_path, monkeypatch):
     assert sorted(rows.start for rows in written) == [0, 200]
 
 
-def test_mistakes_are_told(table):
-    def fit(frame, **params):
-        return tiny(SharedBottom, epochs=1, drop=["weight", "who"], **params).fit(Shards(frame.lazy()), TARGETS)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache, "CHUNK_ROWS", 256)
-        with pytest.raises(ValueError, match=r"400 rows are too few for 3 processes.* rank 0 has none; start fewer"):
-            run_ranks(3, lambda: fit(table))
-    heights = iter([400, 399])
-    with pytest.raises(
-        ValueError, match=r"rank 1 .* its numbers of rows by file are .*; give every rank the same files"
-    ):
-        run_ranks(2, lambda: fit(table.head(next(heights))))
-    with pytest.raises(ValueError, match=r"keep_on_interrupt=True is for one process, and this group has 2"):
-        run_ranks(2, lambda: fit(table, keep_on_interrupt=True))
-    with pytest.raises(ValueError, match=r"looks at all rows of a step at once.* fit it in one process"):
-        run_ranks(2, lambda: tiny(MultiTabNet, row_layer="batch_attention").fit(Shards(table.lazy()), TARGETS))
-
-
-@pytest.mark.parametrize(
-    ("own", "told"),
-    [
-        ({"learning_rate": 0.5}, "the parameter learning_rate is 0.5 on rank 1 of the group and 0.002 on rank 0"),
-        ({"drop": ["weight"]}, r"the parameter drop is \['weight'\] on rank 1 .* \['weight', 'who'\] on rank 0"),
-        ({"time_limit": 60.0}, "the parameter time_limit is 60.0 on rank 1 .* None on rank 0"),
-    ],
-)
-def test_ranks_of_other_parameters_are_told(table, own, told):
-    def work():
-        params = {"epochs": 1, "drop": ["weight", "who"]} | (own if current().rank else {})
-        return tiny(SharedBottom, **params).fit(Shards(table.lazy()), TARGETS)
-
-    with pytest.raises(ValueError, match=f"{told}; give every rank the same"):
-        run_ranks(2, work)
+@pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize("case", ["large tables", "few validation rows", "long", "funnel"])
+def test_ranks_learn_the_weights_of_one_from_other_tables(table, case, monkeypatch):
+    rng, options, cls = np.random.default_rng(0), {}, SharedBottom
+    if case == "large tables":
+        monkeypatch.setattr(embeddings, "DENSE_ROWS", 1)
+    elif case == "few validation rows":  # fewer than ranks have chunks
+        options["fit"] = {"X_val": Shards(table.tail(3).lazy()), "y_val": TARGETS}
+    elif case == "long":
+        table = pl.DataFrame({"plain": np.tile(rng.normal(size=100), 3), "task": np.repeat(["a", "b", "c"], 100)})
+        table = table.with_columns(y=pl.col("plain") * pl.col("task").replace_strict({"a": 1.0, "b": -1.0, "c": 2.0}))
+        cls, options = HoME, {"targets": "y", "task_column": "task", "drop": []}
+    else:
+        click = rng.integers(0, 2, 400)
+        steps = {"click": pl.Series(click), "buy": pl.Series(click * rng.integers(0, 2, 400))}
+        table, cls = table.select("plain", "text").with_columns(**steps), ESMM
+        options = {"tasks": None, "task_chain": ["click", "buy"], "targets": ["click", "buy"], "drop": []}
+    one, first, _ = fit_ranks(table, cls, **options)
+    assert_same_weights(one, first, EXACT)
+    np.testing.assert_allclose(one.history_.to_numpy(), first.history_.to_numpy(), rtol=1e-5, atol=1e-5)
 
 
-def test_ranks_of_other_targets_are_told_and_other_seeds_are_not(table):
-    def fit(targets, **params):
-        model = tiny(SharedBottom, epochs=1, drop=["weight", "who"], **params)
-        return model.fit(Shards(table.lazy().drop(set(TARGETS) - set(targets))), targets)
+REFUSED = [
+    (2, r"rank 1 .* its numbers of rows by file are .*; give every rank the same files", {"rows": 399}, {}),
+    (2, r"keep_on_interrupt=True is for one process, and this group has 2", {}, {"keep_on_interrupt": True}),
+    (2, r"the parameter learning_rate is 0.5 on rank 1 of the group and 0.002 on rank 0", {"learning_rate": 0.5}, {}),
+    (2, r"the parameter drop is \['weight'\] on rank 1 .* \['weight', 'who'\] on rank 0", {"drop": ["weight"]}, {}),
+    (2, r"the parameter time_limit is 60.0 on rank 1 .* None on rank 0; give every rank", {"time_limit": 60.0}, {}),
+    (2, r"y is \['late'\] on rank 1 of the group and \['late', 'size', 'delay'\] on", {"targets": TARGETS[:1]}, {}),
+    (2, r"looks at all rows of a step at once.* fit it in one process", {}, {"row_layer": "batch_attention"}),
+    (3, r"400 rows are too few for 3 processes.* rank 0 has none; start fewer", {}, {}),
+]
 
-    with pytest.raises(ValueError, match=r"y is \['late'\] on rank 1 of the group and \['late', 'size', 'delay'\] on"):
-        run_ranks(2, lambda: fit(TARGETS[:1] if current().rank else TARGETS))
-    first, second = run_ranks(2, lambda: fit(TARGETS, random_state=current().rank))
+
+def fit_rank(table, own, params):
+    """Fit on a rank, which has parameters, rows and targets of its own if it is not the first."""
+    options = {"epochs": 1, "drop": ["weight", "who"]} | params | (own if current().rank else {})
+    targets, frame = options.pop("targets", TARGETS), table.head(options.pop("rows", 400))
+    model = tiny(MultiTabNet if "row_layer" in options else SharedBottom, **options)
+    return model.fit(Shards(frame.lazy().drop(set(TARGETS) - set(targets))), targets)
+
+
+@pytest.mark.parametrize(("size", "message", "own", "params"), REFUSED)
+def test_mistakes_are_told(table, monkeypatch, size, message, own, params):
+    if size == 3:
+        monkeypatch.setattr(cache, "CHUNK_ROWS", 256)
+    with pytest.raises(ValueError, match=message):
+        run_ranks(size, lambda: fit_rank(table, own, params))
+
+
+def test_ranks_of_other_seeds_take_that_of_the_first(table):
+    first, second = run_ranks(2, lambda: fit_rank(table, {"random_state": 1}, {}))
     assert_same_weights(first, second, 0)
 
 

@@ -6,6 +6,7 @@ import pytest
 from conformance import tiny
 from polars.testing import assert_frame_equal
 from ranks import answers, read_small_parts, run_ranks
+from sklearn.base import clone
 
 from tabmtl import RMTGB, IndependentTasks, Shards, SharedTrees
 from tabmtl.models.rmtgb import dealing
@@ -49,32 +50,21 @@ def fit_ranks(table, cls, targets, *, with_valid=False, **params):
     return work(), *run_ranks(2, work)
 
 
-@pytest.mark.parametrize("cls", [RMTGB, SharedTrees])
-def test_ranks_end_in_time_together_and_keep_the_fit_that_found_the_rounds(table, cls, monkeypatch):
-    told = []
-    monkeypatch.setattr(
-        "tabmtl.training.watch.warn_user", lambda text, _: told.append(text)
-    )  # threads share what catches warnings
+KEPT = "no fit of all rows, so that the one without the rows set aside is kept"
 
-    def fit():
-        return tiny(cls, time_limit=1e-3, drop=TARGETS[2:]).fit(Shards(table.lazy()), TARGETS[:2])
 
-    one, other = run_ranks(2, fit)
-    (text,) = told  # of rank 0
-    assert "no fit of all rows, so that the one without the rows set aside is kept" in text
+@pytest.mark.parametrize(
+    ("cls", "parts"), [(RMTGB, [KEPT]), (SharedTrees, [KEPT]), (IndependentTasks, ["task 'late', ", "task 'size', "])]
+)
+def test_ranks_end_in_time_together_and_rank_0_tells_of_all(table, cls, parts, monkeypatch):
+    told = []  # threads share what catches warnings
+    monkeypatch.setattr("tabmtl.training.watch.warn_user", lambda text, _: told.append(text))
+    model = tiny(cls, time_limit=1e-3, drop=TARGETS[2:])
+    one, other = run_ranks(2, lambda: clone(model).fit(Shards(table.lazy()), TARGETS[:2]))
+    (text,) = told
+    assert all(part in text for part in parts)
     X = table.drop(TARGETS)
     np.testing.assert_array_equal(answers(one, X), answers(other, X))
-
-
-def test_rank_0_tells_what_the_time_limit_has_ended_on_any(table, monkeypatch):
-    told = []
-    monkeypatch.setattr("tabmtl.training.watch.warn_user", lambda text, _: told.append(text))
-    run_ranks(
-        2,
-        lambda: tiny(IndependentTasks, time_limit=1e-3, drop=TARGETS[2:]).fit(Shards(table.lazy()), TARGETS[:2]),
-    )
-    (text,) = told
-    assert all(f"task {task!r}, " in text for task in TARGETS[:2])
 
 
 @pytest.mark.parametrize(("cls", "is_dealt"), [(RMTGB, True), (RMTGB, False), (SharedTrees, False)])

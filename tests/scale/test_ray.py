@@ -95,23 +95,25 @@ def test_a_fit_whose_process_is_killed_and_its_answers(folder):
         assert_frame_equal(pl.read_parquet(file), pl.read_parquet(other), check_exact=True)
 
 
-def test_mistakes_are_told_before_anything_starts(folder):
-    shards = Shards(folder / "part-*.parquet")
-    with pytest.raises(TypeError, match=r"expected Shards, .* got DataFrame: write its rows to files"):
-        on_ray.fit(SharedBottom(), pl.DataFrame({"x": [1.0]}), "y", num_workers=1, storage_path=folder)
-    with pytest.raises(ValueError, match=r"y names .*'clicks'.*near is 'click'"):
-        on_ray.fit(SharedBottom(), shards, "clicks", num_workers=1, storage_path=folder)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'weights'"):
-        on_ray.fit(SharedBottom(), shards, TARGETS, num_workers=1, storage_path=folder, weights="x0")
-    with pytest.raises(TypeError, match=r"expected an estimator of tables, .*got Popularity"):
-        on_ray.fit(Popularity(), shards, TARGETS, num_workers=1, storage_path=folder)
+REFUSED = [
+    (TypeError, r"expected Shards, .* got DataFrame: write its rows to files", {"X": pl.DataFrame({"x": [1.0]})}),
+    (ValueError, r"y names .*'clicks'.*near is 'click'", {"y": "clicks"}),
+    (TypeError, "unexpected keyword argument 'weights'", {"weights": "x0"}),
+    (TypeError, r"expected an estimator of tables, .*got Popularity", {"estimator": Popularity()}),
+    (ValueError, "num_workers must be at least 1, got 0", {"num_workers": 0}),
+    (ValueError, r"storage_path='s3://runs' is an address.*mount it", {"storage_path": "s3://runs"}),
+    (ModuleNotFoundError, r"needs ray, which is missing: pip install 'tabmtl\[ray\]'", {}),
+]
+
+
+@pytest.mark.parametrize(("error", "message", "given"), REFUSED)
+def test_mistakes_are_told_before_anything_starts(folder, monkeypatch, error, message, given):
+    if not given:
+        monkeypatch.setattr(on_ray, "find_spec", lambda name: None)
+    options = {"estimator": SharedBottom(), "X": Shards(folder / "part-*.parquet"), "y": TARGETS}
+    options |= {"num_workers": 1, "storage_path": folder} | given
+    estimator, X, y = map(options.pop, ("estimator", "X", "y"))
+    with pytest.raises(error, match=message):
+        on_ray.fit(estimator, X, y, **options)
     with pytest.raises(ValueError, match="num_workers must be at least 1, got 0"):
         on_ray.predict(SharedBottom(), folder / "part-0.parquet", folder, num_workers=0)
-    with pytest.raises(ValueError, match=r"storage_path='s3://runs' is an address.*mount it"):
-        on_ray.fit(SharedBottom(), shards, TARGETS, num_workers=1, storage_path="s3://runs")
-
-
-def test_what_is_missing_is_named(folder, monkeypatch):
-    monkeypatch.setattr(on_ray, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"needs ray, which is missing: pip install 'tabmtl\[ray\]'"):
-        on_ray.fit(SharedBottom(), Shards(folder / "part-*.parquet"), TARGETS, num_workers=1, storage_path=folder)

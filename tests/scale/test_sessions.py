@@ -10,11 +10,10 @@ from ranks import assert_same_weights, run_ranks
 from recommenders import ITEMS, LOG
 
 from tabmtl import Shards
-from tabmtl.scale import joined
 from tabmtl.sessions import M2TRec, Popularity
-from tabmtl.sessions.m2trec import stored, windows
+from tabmtl.sessions.m2trec import fitting, stored, windows
 from tabmtl.sessions.m2trec.items import KnownItems
-from tabmtl.training.run import current, entered
+from tabmtl.sessions.m2trec.network import M2TRecNetwork
 
 TRAIN, LATER = LOG.split()
 STILL = {"dropout": 0.0, "item_dropout": 0.0, "id_dropout": 0.0, "unknown_rate": 0.0, "directed": False}
@@ -33,7 +32,7 @@ def _small(monkeypatch):
 @pytest.fixture
 def _float64(monkeypatch):
     """Compute in float64, where rounding does not grow from step to step."""
-    on_device, network = KnownItems.on, M2TRec._network
+    on_device = KnownItems.on
 
     def wide(tensor):
         return tensor.double() if tensor.is_floating_point() else tensor
@@ -44,7 +43,7 @@ def _float64(monkeypatch):
         return replace(items, features=features, popularity=items.popularity.double())
 
     monkeypatch.setattr(KnownItems, "on", on_device_in_float64)
-    monkeypatch.setattr(M2TRec, "_network", lambda self, *args: network(self, *args).double())
+    monkeypatch.setattr(fitting, "M2TRecNetwork", lambda *args: M2TRecNetwork(*args).double())
 
 
 def fit(log=TRAIN, **params):
@@ -101,61 +100,21 @@ def test_a_rank_without_a_session_of_a_step():
 
 def test_one_rank_shows_and_decides(capsys):
     seen = []
-
-    def stop(record):
-        seen.append(record["epoch"])
-        return True
-
-    models = run_ranks(2, lambda: fit(epochs=2, verbose=1, on_epoch=stop))
+    params = {"epochs": 2, "verbose": 1, "on_epoch": lambda record: seen.append(record["epoch"]) or True}
+    models = run_ranks(2, lambda: fit(**params))
     assert seen == [0.0]
     assert [model.history_.height for model in models] == [1, 1]
     assert capsys.readouterr().out.count("sessions, ") == 1
 
 
-@pytest.mark.all_faces  # seven seconds
-def test_a_job_goes_on_after_an_epoch(tmp_path):
-    params = {"epochs": 2, "dropout": 0.3, "n_negatives": 50, "directed": True}
-
-    class CutError(Exception):
-        pass
-
-    def cut(record):
-        if record["epoch"] == 1:
-            raise CutError
-
-    with pytest.raises(CutError), joined(checkpoint=tmp_path):
-        fit(on_epoch=cut, **params)
-    with joined(checkpoint=tmp_path):
-        again = fit(**params)
-    assert_same_weights(fit(**params), again, 0)
+REFUSED = [
+    (NotImplementedError, r"give M2TRec the log as Shards, or call fit outside", lambda: M2TRec().fit(TRAIN)),
+    (NotImplementedError, r"Popularity learns a frame in one process.*outside", lambda: Popularity().fit(TRAIN)),
+    (ValueError, r"keep_on_interrupt=True is for one process, .* has 2", lambda: fit(keep_on_interrupt=True)),
+]
 
 
-@pytest.mark.all_faces  # three fits by two ranks
-def test_two_ranks_go_on_together(tmp_path):
-    class CutError(Exception):
-        pass
-
-    def cut(record):
-        if record["epoch"] == 1:
-            raise CutError
-
-    def work(on_epoch=None):
-        with entered(current(), tmp_path):
-            return fit(epochs=2, n_negatives=50, on_epoch=on_epoch)
-
-    with pytest.raises(CutError):
-        run_ranks(2, lambda: work(cut))
-    assert [file.name for file in tmp_path.iterdir()] == ["fit-1.safetensors"]
-    resumed, (whole, _) = run_ranks(2, work), run_ranks(2, lambda: fit(epochs=2, n_negatives=50))
-    for model in resumed:
-        assert_same_weights(whole, model, 0)
-        assert_frame_equal(model.history_, whole.history_, check_exact=True)
-
-
-def test_frames_are_not_dealt():
-    with pytest.raises(NotImplementedError, match=r"give M2TRec the log as Shards, or call fit outside of joined"):
-        run_ranks(2, lambda: M2TRec().fit(TRAIN))
-    with pytest.raises(NotImplementedError, match=r"Popularity learns a frame in one process.*outside of joined"):
-        run_ranks(2, lambda: Popularity().fit(TRAIN))
-    with pytest.raises(ValueError, match=r"keep_on_interrupt=True is for one process, and this group has 2"):
-        run_ranks(2, lambda: fit(keep_on_interrupt=True))
+@pytest.mark.parametrize(("error", "message", "call"), REFUSED)
+def test_what_ranks_cannot_do_is_refused(error, message, call):
+    with pytest.raises(error, match=message):
+        run_ranks(2, call)

@@ -15,3 +15,8 @@ def _quick_files():
     event.listen(Engine, "connect", _hurry)
     yield
     event.remove(Engine, "connect", _hurry)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)

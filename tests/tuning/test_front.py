@@ -38,14 +38,11 @@ def test_the_front_has_a_row_for_every_trial_that_none_beats(study):
     names = ["trial", "score/late", "score/delay", "param/n_experts", "param/expert_hidden"]
     assert front.columns == names
     assert front.select("trial", "score/late", "score/delay").rows() == [(0, 0.8, 0.1), (2, 0.7, 0.4)]
-    assert with_params(MMoE(), front[1]).n_experts == study.trials[2].params["n_experts"]
-
-
-def test_all_complete_trials_with_a_mark(study):
     trials = pareto_front(study, dominated=True)
     assert trials["trial"].to_list() == [0, 1, 2, 3, 4]
     assert trials["dominated"].to_list() == [False, True, False, True, True]
-    assert trials.filter(~pl.col("dominated")).drop("dominated").equals(pareto_front(study))
+    assert trials.filter(~pl.col("dominated")).drop("dominated").equals(front)
+    assert with_params(MMoE(), front[1]).n_experts == study.trials[2].params["n_experts"]
 
 
 def test_a_study_of_one_number_has_its_best_trial():
@@ -76,37 +73,28 @@ def test_the_mean_gain_is_relative_and_leaves_out_what_is_near_zero():
     assert choose_point(FRONT, reference={"late": 0.0, "delay": 0.0})["trial"].item() == 5, "then the differences"
 
 
-def test_without_such_a_point_the_tasks_and_the_nearest_trial_are_named():
-    message = (
-        r"of 3 points, none has every task at its reference or above; delay is below in all. Nearest is trial 5, below "
-        r"in late by 0.0500, delay by 0.0200: search on"
-    )
-    with pytest.raises(ValueError, match=message):
-        choose_point(FRONT, reference={"late": 0.75, "delay": 0.42})
-    with pytest.raises(ValueError, match=r"or above. Nearest is trial 7, below in late by 0.0300:"):
-        choose_point(FRONT, reference={"late": 0.77, "delay": 0.25})
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({}, "weights or a reference"),
-        ({"weights": {"late": 1}, "reference": {"late": 1}}, "weights or a reference"),
-        ({"weights": {"lat": 1}}, r"numbers of the tasks \['late', 'delay'\], got {'lat': 1}"),
-        ({"weights": {}}, "numbers of the tasks"),
-        ({"weights": {"late": -1, "delay": 2}}, "weights must be at least 0"),
-        ({"weights": {"late": 0}}, "one above it"),
-        ({"reference": {"late": 0.5}}, "numbers of the tasks"),
-        ({"reference": {"late": 0.5, "delay": float("nan")}}, "reference must hold finite numbers"),
-        ({"reference": {"late": None, "delay": None}}, "reference must hold finite numbers"),
-    ],
+FAR = (
+    r"of 3 points, none has every task at its reference or above; delay is below in all. Nearest is trial 5, below in "
+    r"late by 0.0500, delay by 0.0200: search on"
 )
-def test_numbers_that_do_not_fit(arguments, message):
+REFUSED = [
+    (FRONT, {}, "weights or a reference"),
+    (FRONT, {"weights": {"late": 1}, "reference": {"late": 1}}, "weights or a reference"),
+    (FRONT, {"weights": {"lat": 1}}, r"numbers of the tasks \['late', 'delay'\], got {'lat': 1}"),
+    (FRONT, {"weights": {}}, "numbers of the tasks"),
+    (FRONT, {"weights": {"late": -1, "delay": 2}}, "weights must be at least 0"),
+    (FRONT, {"weights": {"late": 0}}, "one above it"),
+    (FRONT, {"reference": {"late": 0.5}}, "numbers of the tasks"),
+    (FRONT, {"reference": {"late": 0.5, "delay": float("nan")}}, "reference must hold finite numbers"),
+    (FRONT, {"reference": {"late": None, "delay": None}}, "reference must hold finite numbers"),
+    (FRONT, {"reference": {"late": 0.75, "delay": 0.42}}, FAR),
+    (FRONT, {"reference": {"late": 0.77, "delay": 0.25}}, "or above. Nearest is trial 7, below in late by 0.0300:"),
+    (FRONT.clear(), {"weights": {"late": 1}}, "no point to choose"),
+    (FRONT.select("trial"), {"weights": {"late": 1}}, "no point to choose"),
+]
+
+
+@pytest.mark.parametrize(("front", "arguments", "message"), REFUSED)
+def test_what_no_point_fits_is_refused(front, arguments, message):
     with pytest.raises(ValueError, match=message):
-        choose_point(FRONT, **arguments)
-
-
-def test_a_front_without_a_point():
-    for front in (FRONT.clear(), FRONT.select("trial")):
-        with pytest.raises(ValueError, match="no point to choose"):
-            choose_point(front, weights={"late": 1})
+        choose_point(front, **arguments)

@@ -8,14 +8,13 @@ import optuna
 import polars as pl
 import pytest
 import recommenders
-from conformance import ESTIMATORS, FUNNELS, MIXED, features, long_table, targets_for, tiny
+from conformance import ESTIMATORS, FUNNELS, MIXED, features, targets_for, tiny
 from recommenders import ITEMS, RECOMMENDERS, TRAIN
 
 from tabmtl import (
     RMTGB,
     IndependentTasks,
     MMoE,
-    MultiTabNet,
     MultiTaskEnsemble,
     MultiTaskEnsembleClassifier,
     MultiTaskEnsembleRegressor,
@@ -71,13 +70,6 @@ def test_sampled_parameters_fit(cls):
     for params in samples(check_space(cls(), cls.search_space), 2):
         model = tiny(cls, epochs=1).set_params(**params).fit(X, targets_for(cls, X))
         assert model.get_params().items() >= params.items()
-
-
-@pytest.mark.parametrize("cls", [MMoE, MultiTabNet], ids=lambda cls: cls.__name__)
-def test_sampled_parameters_fit_a_long_table(cls):
-    X, y = long_table()
-    for params in samples(check_space(cls(), cls.search_space), 2, seed=1):
-        tiny(cls, epochs=1, task_column="school").set_params(**params).fit(X, y)
 
 
 @named([cls for cls in RECOMMENDERS if cls not in {*EMPTY, Blend}])  # whose space is that of its parts
@@ -141,6 +133,8 @@ def test_with_params_leaves_everything_else_and_the_original():
         with_params(base, pl.DataFrame({"trial": [1, 2], "param/n_experts": [2, 3]}))
     with pytest.raises(ValueError, match="has no parameter 'n_groups'"):
         with_params(base, {"n_groups": 3})
+    with pytest.raises(ValueError, match=r"names \['n_groups'\], and the parameters of MMoE are \['activation'"):
+        check_space(MMoE(), {"n_groups": {"low": 1, "high": 2}})
 
 
 def test_parameters_of_an_inner_estimator_may_be_searched():
@@ -195,11 +189,6 @@ def test_codes_are_exact(value):
 def test_an_entry_that_has_not_the_form_is_named(entry, message):
     with pytest.raises(ValueError, match=rf"search_space, n_experts: .*{message}"):
         check_space(MMoE(), {"n_experts": entry})
-
-
-def test_a_name_that_is_no_parameter_is_named():
-    with pytest.raises(ValueError, match=r"names \['n_groups'\], and the parameters of MMoE are \['activation'"):
-        check_space(MMoE(), {"n_groups": {"low": 1, "high": 2}})
 
 
 def test_without_optuna_only_its_names_are_missing(monkeypatch):

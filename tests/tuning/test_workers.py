@@ -4,83 +4,26 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
-import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import optuna
 import postgres
 import psycopg
 import pytest
-import swarm
 from optuna.trial import TrialState
 
 from tabmtl import SharedBottom
 from tabmtl.schema import TabmtlWarning
-from tabmtl.tuning import Objective, count_ended, open_study, pareto_front, repeated_trials, run_study
+from tabmtl.tuning import Objective, count_ended, open_study, repeated_trials, run_study
 from tabmtl.tuning.studies import retry_stale
 from tabmtl.tuning.workers import WORKER
 
 
-@contextmanager
-def working(*arguments):
-    """Workers at work, until they end; they must within two minutes."""
-    command = [sys.executable, swarm.__file__, *map(str, arguments)]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True)
-    try:
-        yield process
-        process.wait(timeout=120)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def kill_the_hanging(folder: Path) -> None:
-    end = time.monotonic() + 120
-    while not (folder / "hanging").exists():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    os.kill(int((folder / "hanging").read_text()), signal.SIGKILL)
-
-
-def count_the_lost(study, n_trials, n_workers, folder) -> int:
-    """Check that all trials are complete, or lost and repeated; give the number that were lost."""
-    assert not (folder / "error").exists(), (folder / "error").read_text()
-    lost = {trial.number: trial for trial in study.trials if trial.state != TrialState.COMPLETE}
-    assert {trial.state for trial in lost.values()} == {TrialState.FAIL}
-    again = {trial.system_attrs["retry_history"][-1]: trial for trial in study.trials if is_retry(trial)}
-    assert again.keys() == lost.keys() == repeated_trials(study)
-    assert all(again[number].params.items() >= trial.params.items() for number, trial in lost.items())
-    assert len(study.trials) - len(lost) == count_ended(study)
-    assert n_trials <= count_ended(study) <= n_trials + n_workers - 1
-    return len(lost)
-
-
 def is_retry(trial) -> bool:
     return "retry_history" in trial.system_attrs
-
-
-@pytest.mark.all_faces  # half a minute; the test on PostgreSQL kills one in every run
-def test_four_workers_of_which_one_is_killed(tmp_path):
-    file, goal = tmp_path / "study.db", swarm.make_goal()
-    study = open_study("shared", goal, storage=file, seed=0)
-    with working(file, "shared", tmp_path, 4, 14):
-        kill_the_hanging(tmp_path)
-    # workers that begin the last trial at once end before the killed one is missed: the next call repeats its trial
-    again = open_study("shared", goal, storage=file, seed=0, grace_period=swarm.GRACE_PERIOD)
-    run_study(again, goal, n_trials=count_ended(study) + 1)
-    assert count_the_lost(study, 15, 4, tmp_path) == 1
-    assert len({trial.user_attrs[WORKER] for trial in study.trials}) >= 3
-    drawn = [trial.params["dropout"] for trial in study.trials if not is_retry(trial)]
-    assert len(set(drawn)) == len(drawn), "no two workers draw the same"
-    assert pareto_front(study).height
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["hanging", "study.db"]
 
 
 @pytest.fixture
@@ -118,21 +61,19 @@ def states(study):
     return [trial.state.name for trial in study.trials]
 
 
-@pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture(params=["study.db", "sqlite:///study.db"])
 def storage(request):
     return request.param
 
 
-def apart(work, *arguments) -> None:
-    """Do some work in a process of its own, and wait for its end."""
-    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
-    process.start()
-    process.join()
+def together(n: int, work, *arguments) -> None:
+    """Do some work in several processes at once, and wait for their end."""
+    workers = [multiprocessing.get_context("fork").Process(target=work, args=arguments) for _ in range(n)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert {worker.exitcode for worker in workers} <= {0, 9}
 
 
 def let_time_pass(since: str = "-1 hour") -> None:
@@ -173,17 +114,18 @@ def test_a_trial_that_kills_its_workers_is_given_up(storage):
     goal = scripted(0.1, 0.2)
     study = open_study("s", goal, storage=storage)
     for _ in range(3):
-        apart(die_in_a_trial)
+        together(1, die_in_a_trial)
         let_time_pass()
     assert states(study) == ["FAIL", "FAIL", "RUNNING"]
     with pytest.warns(TabmtlWarning, match=r"trial 0 was lost with its worker 3 times.*{'dropout': 0.1}"):
         run_study(study, goal, n_trials=2)
     assert states(study) == ["FAIL", "FAIL", "FAIL", "COMPLETE"], "which counts as one trial"
+    assert (repeated_trials(study), count_ended(study)) == ({0, 1}, 2)
 
 
 def test_a_reader_notices_a_dead_worker():
     study = open_study("s", scripted(), storage="study.db")
-    apart(die_in_a_trial)
+    together(1, die_in_a_trial)
     open_study("s", storage="study.db")
     assert states(study) == ["RUNNING"], "it may live"
     let_time_pass()
@@ -211,7 +153,7 @@ def test_a_worker_that_dies_before_its_first_sign_of_life(storage, n_before):
     goal = scripted(0.1, 0.2, 0.3)
     study = open_study("s", goal, storage=storage)
     run_study(study, goal, n_trials=n_before)
-    apart(die_at_the_start_of_a_trial)
+    together(1, die_at_the_start_of_a_trial)
     assert states(study) == ["COMPLETE"] * n_before + ["RUNNING"]
     let_time_pass()
     run_study(study, goal, n_trials=2)
@@ -223,7 +165,7 @@ def test_a_worker_that_dies_before_its_first_sign_of_life(storage, n_before):
 def test_a_clock_that_was_set_back_holds_no_trial_for_ever(storage):
     goal = scripted(0.1)
     study = open_study("s", goal, storage=storage, grace_period=1)
-    apart(die_in_a_trial)
+    together(1, die_in_a_trial)
     let_time_pass("+1 year")
     with pytest.warns(
         TabmtlWarning, match=r"trial 0 .* 36\d days.* ahead of the clock.* within 1 s.* is put in the queue"
@@ -299,11 +241,7 @@ def test_workers_take_no_trial_from_the_queue_twice():
     study = open_study("s", scripted(), storage="study.db")
     for i in range(19):
         study.enqueue_trial({"dropout": i / 100})
-    workers = [multiprocessing.get_context("fork").Process(target=note_trials) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    together(4, note_trials)
     numbers = [int(line) for line in Path("notes").read_text().splitlines()]
     assert sorted(numbers) == list(range(len(study.trials)))
     assert set(states(study)) == {"COMPLETE"}
@@ -320,7 +258,7 @@ def share(database, meeting) -> None:
 
 
 def test_workers_share_a_study_on_postgresql_and_one_dies(database):
-    apart(die_on, database)
+    together(1, die_on, database)
     with psycopg.connect(database) as connection:
         connection.execute("UPDATE trial_heartbeats SET heartbeat = heartbeat + interval '1 hour'")
     with pytest.warns(TabmtlWarning, match="trial 1 gave its last sign of life.* ahead of the clock"):
@@ -331,14 +269,7 @@ def test_workers_share_a_study_on_postgresql_and_one_dies(database):
         ).fetchone()
         assert -60 < ahead.total_seconds() <= 0
         connection.execute("UPDATE trial_heartbeats SET heartbeat = heartbeat - interval '1 hour'")
-    context = multiprocessing.get_context("fork")
-    meeting = context.Barrier(2)
-    workers = [context.Process(target=share, args=(database, meeting)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    together(2, share, database, multiprocessing.get_context("fork").Barrier(2))
     study = open_study("s", storage=database)
     assert count_ended(study) in (6, 7), "both may begin the last trial at once"
     assert {trial.state for trial in study.trials if trial.number != 1} == {TrialState.COMPLETE}
