@@ -49,7 +49,7 @@ def test_the_kept_weights_have_the_best_score_of_the_history(cls):
     assert len(scores) <= estimator.best_iteration_ + 3
 
 
-@every_network
+@a_few_networks
 def test_rows_are_set_aside_where_none_are_given(cls):
     X, y, _, _ = parts()
     estimator = tiny(cls, validation_fraction=0.25).fit(X, y)
