@@ -99,6 +99,12 @@ def sessions_of(*sessions: list[int], times: np.ndarray | None = None) -> Sessio
     return Sessions(ids=pl.Series(range(len(sessions)), dtype=pl.Int64), offsets=offsets, items=items, times=times)
 
 
+def lists(sessions: Sessions) -> list[tuple[Any, list[int]]]:
+    """Name and item codes of every session."""
+    ends = zip(sessions.offsets[:-1], sessions.offsets[1:], strict=True)
+    return [(name, sessions.items[a:b].tolist()) for name, (a, b) in zip(sessions.ids, ends, strict=True)]
+
+
 def log(sessions: dict[str, Any], times: dict[str, float] | None = None) -> pl.DataFrame:
     """A click log of items by session; ``times`` of all clicks of each, else one second after the other."""
     rows = [(name, item) for name, items in sessions.items() for item in items]
@@ -109,6 +115,14 @@ def log(sessions: dict[str, Any], times: dict[str, float] | None = None) -> pl.D
 def params_of(model: Any) -> dict[str, Any]:
     """Parameters as a file has them: those of the parts of a blend can be compared, which the parts cannot."""
     return describe_params(model.get_params(deep=False))
+
+
+def own_terms(scores: pl.DataFrame, clicks: pl.DataFrame) -> np.ndarray:
+    """Of every score: 2 for an item that the session has clicked, 1 for its last click, else 0."""
+    each = clicks.with_columns(term=2.0 - (pl.col("time") == pl.col("time").max().over("session_id")))
+    clicked = each.group_by("session_id", "item_id").agg(pl.col("term").min())
+    joined = scores.join(clicked, how="left", on=["session_id", "item_id"], maintain_order="left")
+    return joined["term"].fill_null(0).to_numpy()
 
 
 def all_scores(model: Any, sessions: pl.DataFrame) -> pl.DataFrame:

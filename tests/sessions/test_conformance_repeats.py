@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from recommenders import ITEMS, TEST, TRAIN, all_scores, every_form, fitted, tiny
+from recommenders import ITEMS, TEST, TRAIN, again, all_scores, every_form, fitted, own_terms, tiny
 
 import tabmtl
 from tabmtl.sessions import temporal_split
@@ -23,17 +22,9 @@ LONGER = make_sessions(1500, 60, random_state=1)
 
 def weighed(form: str, weights: RepeatWeights = WEIGHTS) -> Any:
     """A copy of a fitted recommender with weights of our own."""
-    model = pickle.loads(pickle.dumps(fitted(form)))
+    model = again(form)
     model._repeats = weights
     return model
-
-
-def own_terms(scores: pl.DataFrame, log: pl.DataFrame) -> np.ndarray:
-    """What `WEIGHTS` say of every score."""
-    clicks = log.with_columns(term=2.0 - (pl.col("time") == pl.col("time").max().over("session_id")))
-    clicked = clicks.group_by("session_id", "item_id").agg(pl.col("term").min())
-    joined = scores.join(clicked, how="left", on=["session_id", "item_id"], maintain_order="left")
-    return joined["term"].fill_null(0).to_numpy()
 
 
 def item_terms(form: str) -> dict[str, float]:
@@ -44,14 +35,14 @@ def item_terms(form: str) -> dict[str, float]:
 
 
 @every_form
-def test_few_clicks_teach_nothing_and_nothing_is_learned_unasked(form: str) -> None:
+def test_few_clicks_teach_nothing_and_nothing_is_learned_unasked(form):
     assert fitted(form).repeat_weights_ == PLAIN
     unasked = tiny(form, repeats=False).fit(TRAIN, items=ITEMS, clicks_val=TEST)
     assert unasked.repeat_weights_ == PLAIN
 
 
 @every_form
-def test_weights_are_learned_on_later_sessions_or_on_the_newest_without_which_it_was_fitted(form: str) -> None:
+def test_weights_are_learned_on_later_sessions_or_on_the_newest_without_which_it_was_fitted(form):
     clicks = LONGER.clicks
     newest = clicks.group_by("session_id").agg(pl.col("time").max()).sort("time")["session_id"][-75:].implode()
     inside = pl.col("session_id").is_in(newest)
@@ -64,7 +55,7 @@ def test_weights_are_learned_on_later_sessions_or_on_the_newest_without_which_it
 
 
 @every_form
-def test_likelihoods_rise_by_what_was_learned(form: str) -> None:
+def test_likelihoods_rise_by_what_was_learned(form):
     """On later sessions than those that taught; MRR@20 does not fall there by more than noise."""
     train, later = temporal_split(LONGER.clicks, test_size=0.5)
     valid, test = temporal_split(later, test_size=0.5)
@@ -82,7 +73,7 @@ def test_likelihoods_rise_by_what_was_learned(form: str) -> None:
 
 
 @every_form
-def test_own_items_are_weighed_once_and_all_else_stays(form: str) -> None:
+def test_own_items_are_weighed_once_and_all_else_stays(form):
     log = pl.concat([TEST, TEST.with_columns(time=pl.col("time") - pl.duration(days=1))])  # every item twice
     plain, found = all_scores(fitted(form), log), all_scores(weighed(form), log)
     before, after, terms = plain["score"].to_numpy(), found["score"].to_numpy(), own_terms(plain, log)
@@ -96,20 +87,7 @@ def test_own_items_are_weighed_once_and_all_else_stays(form: str) -> None:
 
 
 @every_form
-def test_lists_without_own_items_stay_as_they_were(form: str) -> None:
-    plain, model = weighed(form, RepeatWeights(scale=0.5)), weighed(form)
-    columns = ["session_id", "rank", "item_id"]
-    expected = plain.recommend(TEST, k=9, exclude_seen=True).select(columns)
-    assert model.recommend(TEST, k=9, exclude_seen=True).select(columns).equals(expected)
-    assert model.rank(TEST, exclude_seen=True).ranks.tolist() == plain.rank(TEST, exclude_seen=True).ranks.tolist()
-    candidates = ITEMS["item_id"].gather_every(7)
-    chosen = model.recommend(TEST, k=60, candidates=candidates)
-    expected = model.recommend(TEST, k=60).filter(pl.col("item_id").is_in(candidates.implode()))
-    assert chosen.drop("rank").equals(expected.drop("rank"))
-
-
-@every_form
-def test_unknown_items_have_no_weight(form: str) -> None:
+def test_unknown_items_have_no_weight(form):
     log = pl.DataFrame({"session_id": [1, 2, 2], "item_id": ["?", "i00", "?"], "time": [1.0, 2.0, 3.0]})
     plain, found = all_scores(fitted(form), log), all_scores(weighed(form, RepeatWeights(seen=2, last=-9)), log)
     changed = plain.filter(plain["score"] != found["score"])
@@ -119,7 +97,7 @@ def test_unknown_items_have_no_weight(form: str) -> None:
 
 
 @every_form
-def test_weights_are_saved(form: str, tmp_path: Path) -> None:
+def test_weights_are_saved(form, tmp_path):
     model = weighed(form)
     model.save(tmp_path)
     loaded = tabmtl.load(tmp_path)
@@ -128,7 +106,7 @@ def test_weights_are_saved(form: str, tmp_path: Path) -> None:
 
 
 @every_form
-def test_log_shares_are_logs_of_shares_of_what_was_found(form: str) -> None:
+def test_log_shares_are_logs_of_shares_of_what_was_found(form):
     model = weighed(form)
     read = model._read(TEST)
     shares = np.exp(model._log_shares(read))

@@ -6,13 +6,14 @@ from datetime import date, datetime
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recommenders import lists
 
-from tabmtl.sessions.log import LogColumns, code_items, read_log, read_sessions
-from tabmtl.sessions.ragged import Sessions
+from tabmtl.sessions.log import LogColumns, code_items, read_log, read_sessions, to_polars
 
 ITEMS = pl.Series([10, 20, 30, 40])
 ORDERED = LogColumns(time=None)
@@ -28,12 +29,6 @@ rows = st.lists(
 
 def frame(log: Rows) -> pl.DataFrame:
     return pl.DataFrame(log, schema=["session_id", "item_id", "time", "order"], orient="row")
-
-
-def lists(sessions: Sessions) -> list[tuple[Any, list[int]]]:
-    """Name and item codes of every session."""
-    ends = zip(sessions.offsets[:-1], sessions.offsets[1:], strict=True)
-    return [(name, sessions.items[a:b].tolist()) for name, (a, b) in zip(sessions.ids, ends, strict=True)]
 
 
 def expected(log: Rows, *, timed: bool, ordered: bool, by_end: bool) -> list[tuple[int, list[int]]]:
@@ -91,11 +86,8 @@ def test_whole_numbers_of_any_width_name_the_same_items(dtype):
     log = frame([(0, 10, 0, 0), (0, 40, 1, 0), (0, 50, 2, 0)]).with_columns(pl.col("item_id").cast(dtype))
     for items in (ITEMS, ITEMS.cast(pl.Int32), ITEMS.cast(pl.UInt8)):
         assert lists(read_sessions(log, LogColumns(), items)) == [(0, [1, 4, 0])]
-
-
-def test_an_item_beyond_the_width_of_the_catalogue_is_unseen():
-    log = frame([(0, 10, 0, 0), (0, 2**40, 1, 0), (0, -1, 2, 0)])
-    assert lists(read_sessions(log, LogColumns(), ITEMS.cast(pl.UInt8))) == [(0, [1, 0, 0])]
+    beyond = frame([(0, 10, 0, 0), (0, 2**40, 1, 0), (0, -1, 2, 0)])
+    assert lists(read_sessions(beyond, LogColumns(), ITEMS.cast(pl.UInt8))) == [(0, [1, 0, 0])]
 
 
 @pytest.mark.parametrize("dtype", [pl.String, pl.Categorical, pl.Enum(["x", "b", "a"])])
@@ -138,26 +130,11 @@ REFUSED: list[tuple[Any, LogColumns, type[Exception], str]] = [
     (LOG, LogColumns(order="place"), ValueError, r"no column 'place'; .*order_column"),
     (LOG.clear(), PLAIN, ValueError, r"the log of today has no row"),
     (LOG.with_columns(time=None), PLAIN, ValueError, r"the column 'time' of the log of today is missing"),
-    (
-        typed("order", pl.String),
-        PLACED,
-        TypeError,
-        r"'order' of .* numbers, dates or datetimes, got String, .* \"2\": c",
-    ),
-    (
-        typed("order", pl.String).cast({"order": pl.Categorical}),
-        PLACED,
-        TypeError,
-        r"column 'order' .* got Categorical",
-    ),
+    (typed("order", pl.String), PLACED, TypeError, r"'order' of .* numbers, dates or .*, got String, .* \"2\": c"),
+    (typed("order", pl.String).cast({"order": pl.Categorical}), PLACED, TypeError, r"'order' .* got Categorical"),
     ({"session_id": [1]}, PLAIN, TypeError, r"the log of today must be a polars, .* frame, got dict"),
     (np.zeros((2, 3)), PLAIN, TypeError, r"the log of today must be .* got ndarray"),
-    (
-        typed("time", pl.String),
-        PLAIN,
-        TypeError,
-        r"'time' of .* hold dates, datetimes or seconds, got String: parse it",
-    ),
+    (typed("time", pl.String), PLAIN, TypeError, r"'time' of .* dates, datetimes or seconds, got String: parse it"),
     (LOG.with_columns(time=pl.duration(days="time")), PLAIN, TypeError, r"'time' of .* must hold .* got Duration"),
     (typed("item_id", pl.String), PLAIN, TypeError, r"'item_id' are String, those of the catalogue Int64: cast"),
     (typed("item_id", pl.Float64), PLAIN, TypeError, r"'item_id' are Float64, those of the catalogue Int64: cast"),
@@ -189,12 +166,42 @@ def test_orders_are_numbers_dates_or_datetimes():
         assert lists(read_sessions(log, LogColumns(time=None, order="order"), ITEMS)) == [(0, [2, 1])]
 
 
+@pytest.mark.parametrize("values", [[1, "a"], ["a", 1.5], ["a", date(2024, 1, 1)]], ids=str)
+def test_a_column_of_mixed_values_is_named_with_the_cure(values):
+    log = LOG.to_pandas().assign(item_id=pd.Series(values, dtype=object))
+    kinds = ", ".join(sorted(type(value).__name__ for value in values))
+    message = rf"the column 'item_id' of the click log holds values of the types {kinds}: cast it .* or drop it"
+    with pytest.raises(TypeError, match=message):
+        read_sessions(log, LogColumns(), ITEMS)
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_a_log_without_a_row_may_be_no_session(timed):
+    columns = LogColumns() if timed else LogColumns(time=None, order="order")
+    nothing = pl.DataFrame({"session_id": [], "item_id": [], "time": [], "order": []})
+    for log in (LOG.clear(), LOG.clear().lazy(), LOG.clear().to_pandas(), LOG.clear().to_arrow(), nothing):
+        found = read_sessions(log, columns, ITEMS, asked=True)
+        assert len(found) == len(found.items) == len(found.ids) == 0
+        assert found.items.dtype == np.int32
+        assert (found.times is not None) == timed
+    assert read_sessions(LOG.clear(), LogColumns(), ITEMS, asked=True).ids.dtype == pl.Int64
+    with pytest.raises(ValueError, match="no column 'item_id'"):
+        read_sessions(LOG.clear().drop("item_id"), LogColumns(), ITEMS, asked=True)
+
+
+def test_frames_of_polars_pass_as_they_are():
+    assert to_polars(LOG, "it") is LOG
+
+
 @pytest.mark.parametrize("column", ["session_id", "item_id", "time", "order"])
 def test_a_missing_value_is_refused_by_column_and_number(column):
     holes = LOG.with_columns(pl.when(pl.col("session_id") > 0).then(column).alias(column))
     for log in (holes, holes.lazy(), holes.to_pandas(), holes.to_arrow()):
         with pytest.raises(ValueError, match=rf"column '{column}' .* missing .* in 1 of 2 rows: drop or fill"):
             read_sessions(log, LogColumns(order="order"), ITEMS)
+    unnamed = pd.DataFrame({"session_id": ["a", None, float("nan")], "item_id": [10, 20, 30], "time": [1, 2, 3]})
+    with pytest.raises(ValueError, match=r"'session_id' .* in 2 of 3 rows"):
+        read_sessions(unnamed, LogColumns(), ITEMS)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -1,22 +1,13 @@
 """Steps of ragged sessions are those of lists."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recommenders import lists, sessions_of
 
-from tabmtl.sessions.ragged import Sessions, offsets_of, spread
-
-
-def lists(sessions: Sessions) -> list[tuple[Any, list[int]]]:
-    """Name and item codes of every session."""
-    ends = zip(sessions.offsets[:-1], sessions.offsets[1:], strict=True)
-    return [(name, sessions.items[a:b].tolist()) for name, (a, b) in zip(sessions.ids, ends, strict=True)]
+from tabmtl.sessions.ragged import Sessions, spread
 
 
 @given(lengths=st.lists(st.integers(0, 5), max_size=6), n=st.integers(1, 3), data=st.data())
@@ -65,9 +56,7 @@ def test_ragged_steps_are_those_of_lists(lengths, n, data):
 
 @pytest.mark.parametrize(("n", "kept"), [(1, 1), (19, 19), (20, 19), (30, 28), (100, 95)])
 def test_the_newest_are_set_aside_unless_there_are_few(n, kept):
-    sessions = Sessions(
-        ids=pl.Series(range(n)), offsets=2 * np.arange(n + 1), items=np.ones(2 * n, dtype=np.int32), times=None
-    )
+    sessions = sessions_of(*[[1, 1]] * n)
     older, newest = sessions.set_newest_aside(0.05)
     assert older.ids.to_list() == list(range(kept))
     assert (newest is None) == (n < 20)
@@ -75,10 +64,7 @@ def test_the_newest_are_set_aside_unless_there_are_few(n, kept):
 
 
 def test_sessions_of_one_click_are_not_set_aside():
-    lengths = np.append(np.full(24, 2), 1)
-    sessions = Sessions(
-        ids=pl.Series(range(25)), offsets=offsets_of(lengths), items=np.ones(49, dtype=np.int32), times=None
-    )
+    sessions = sessions_of(*[[1, 1]] * 24, [1])
     older, newest = sessions.set_newest_aside(0.05)
     assert newest is None
     assert len(older) == 25

@@ -168,14 +168,6 @@ class TestCeiling:
         for name, score in expected.items():
             assert drawn[name] == pytest.approx(score, abs=0.03), name
 
-    @pytest.mark.parametrize("noise", [0.2, 1.0, 5.0])
-    def test_a_noisy_truth_scores_less(self, funnel, noise):
-        rng = np.random.default_rng(0)
-        for name in BINARY:
-            p = funnel.expected[name].to_numpy()
-            logit = np.log(p / (1 - p)) + noise * rng.standard_normal(len(p))
-            assert roc_auc_score(funnel.y[name], logit) < funnel.ceiling()[name]
-
     def test_the_probability_of_a_click_does_not_rank_conversions_as_well(self, funnel):
         assert roc_auc_score(funnel.y["conversion"], funnel.expected["click"]) < funnel.ceiling()["conversion"] - 0.01
 

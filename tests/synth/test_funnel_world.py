@@ -54,20 +54,18 @@ def test_every_part_correlates_as_asked_for(shared, group_correlation, interacti
     assert (affinity[:, 0, 0] == 0).all()
 
 
-def test_tasks_of_a_group_go_together_more_than_others_do():
-    for seed in range(3):
-        within, across = pairs(correlations(make_funnel(20_000, random_state=seed)))
-        assert within == pytest.approx(0.6, abs=0.15)
-        assert across == pytest.approx(0.18, abs=0.15)
-    within, across = pairs(correlations(make_funnel(20_000, shared=0.0, random_state=0)))
-    assert max(abs(within), abs(across)) < 0.15
-
-
-def test_groups_can_pull_apart_or_be_one():
-    across = [
-        pairs(correlations(make_funnel(20_000, group_correlation=g, random_state=0)))[1] for g in (-1.0, 0.0, 1.0)
-    ]
-    np.testing.assert_allclose(across, [-0.6, 0.0, 0.6], atol=0.15)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, (0.6, 0.18)),
+        ({"shared": 0.0}, (0, 0)),
+        *(({"group_correlation": g}, (0.6, 0.6 * g)) for g in (-1.0, 0.0, 1.0)),
+    ],
+    ids=str,
+)
+def test_tasks_of_a_group_go_together_more_than_others_do(options, expected):
+    found = pairs(correlations(make_funnel(20_000, random_state=0, **options)))
+    assert found == pytest.approx(expected, abs=0.15)
 
 
 @pytest.mark.parametrize("selection", [-0.2, 0.0, 1.0])

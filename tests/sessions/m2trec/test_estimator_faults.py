@@ -64,11 +64,33 @@ def test_weights_are_those_of_the_network(name, what, stored, tmp_path):
     refused(forge_arrays(copy_of(stored["M2TRec"], tmp_path / "model"), forged), name, word)
 
 
-@pytest.mark.parametrize("name", ["more", "items.own.more", "encoder.layers.9.norm.weight"])
-def test_a_weight_that_the_network_does_not_have(name, stored, tmp_path):
-    folder = copy_of(stored["M2TRec"], tmp_path / "model")
-    forge_arrays(folder, lambda arrays: arrays.update({f"weights.{name}": np.zeros(3, "f4")}))
-    refused(folder, name, "Unexpected key(s)")
+#: A value of the array, or nothing for an array that is not expected, and the words of the error.
+ARRAYS = {
+    **{f"weights.{name}": (None, "Unexpected key(s)") for name in ("more", "items.own.more", "encoder.layers.9.norm")},
+    "items.features.bags.0.weights": (-1, "items.features.bags.0.weights"),
+    "categories.0.codes": (2**20, "categories.0.codes"),
+    "categories.0.offsets": (1, "categories.0.offsets"),
+    "categories.0.transitions.offsets": (1, "categories.0.transitions.offsets"),
+    "categories.0.transitions.codes": (2**20, "categories.0.transitions.codes"),
+    "categories.0.transitions.counts": (0, "categories.0.transitions.counts"),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_are_known_and_in_range(name, stored, tmp_path):
+    value, word = ARRAYS[name]
+
+    def forged(arrays):
+        arrays[name] = np.zeros(3, "f4") if value is None else with_first(arrays[name], value)
+
+    refused(forge_arrays(copy_of(stored["M2TRec"], tmp_path / "model"), forged), name.removeprefix("weights."), word)
+
+
+def test_an_item_has_a_category_at_least(stored, tmp_path):
+    def forged(arrays):
+        arrays["categories.3.offsets"][1] = 0
+
+    refused(forge_arrays(copy_of(stored["M2TRec"], tmp_path / "model"), forged), "an item has no category in 'tags'")
 
 
 PARAMETERS = {
@@ -81,12 +103,18 @@ PARAMETERS = {
     "popularity": True,
     "hierarchy": True,
 }
+FACTS = {
+    **{name: (lambda facts, n=name: facts["params"].update({n: PARAMETERS[n]}), "state_dict") for name in PARAMETERS},
+    "name": (lambda facts: facts["categories"][0].update(name="colour"), "'colour'"),
+    "value": (lambda facts: facts["categories"][0]["values"]["values"].pop(), "categories.0.codes"),
+    "transitions": (lambda facts: facts["categories"][0].update(transitions=None), "categories.0.transitions"),
+}
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_the_parameters_are_those_of_the_weights(name, stored, tmp_path):
-    folder = copy_of(stored["M2TRec"], tmp_path / "model")
-    refused(forge_facts(folder, lambda facts: facts["params"].update({name: PARAMETERS[name]})), "state_dict")
+@pytest.mark.parametrize("name", FACTS)
+def test_parameters_and_categories_are_those_of_the_arrays(name, stored, tmp_path):
+    change, word = FACTS[name]
+    refused(forge_facts(copy_of(stored["M2TRec"], tmp_path / "model"), change), word)
 
 
 @pytest.mark.parametrize("form", M2TREC_FORMS)
@@ -99,36 +127,3 @@ def test_a_catalogue_of_other_items_is_refused(form, stored, tmp_path):
         assert tabmtl.load(folder).n_items_ == 60
     else:
         refused(folder, "items.own.weight", "size mismatch")
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("items.features.bags.0.weights", -1),
-        ("categories.0.codes", 2**20),
-        ("categories.0.offsets", 1),
-        ("categories.0.transitions.offsets", 1),
-        ("categories.0.transitions.codes", 2**20),
-        ("categories.0.transitions.counts", 0),
-    ],
-)
-def test_values_are_in_range(name, value, stored, tmp_path):
-    folder = copy_of(stored["M2TRec"], tmp_path / "model")
-    refused(forge_arrays(folder, lambda arrays: arrays.update({name: with_first(arrays[name], value)})), name)
-
-
-def test_categories_are_those_of_the_items(stored, tmp_path):
-    for what, change, word in (
-        ("name", lambda columns: columns[0].update(name="colour"), "'colour'"),
-        ("value", lambda columns: columns[0]["values"]["values"].pop(), "categories.0.codes"),
-        ("transitions", lambda columns: columns[0].update(transitions=None), "categories.0.transitions"),
-    ):
-        folder = copy_of(stored["M2TRec"], tmp_path / what)
-        refused(forge_facts(folder, lambda facts, change=change: change(facts["categories"])), word)
-
-
-def test_an_item_has_a_category_at_least(stored, tmp_path):
-    def forged(arrays):
-        arrays["categories.3.offsets"][1] = 0
-
-    refused(forge_arrays(copy_of(stored["M2TRec"], tmp_path / "model"), forged), "an item has no category in 'tags'")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,18 +10,16 @@ import polars as pl
 import pytest
 import torch
 from polars.testing import assert_frame_equal
-from recommenders import ITEMS, LOG, TEST, TRAIN, again, all_scores, every_m2trec, fitted, renamed, tiny
+from recommenders import ITEMS, LOG, TEST, TRAIN, again, all_scores, every_m2trec, fitted, own_terms, renamed, tiny
 from sklearn.exceptions import NotFittedError
 
 import tabmtl
 from tabmtl.sessions.m2trec import index
-from tabmtl.sessions.m2trec.items import NetworkItems
-from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.repeats import RepeatWeights
 
 
 @every_m2trec
-def test_inner_products_are_the_scores_and_clicked_items_have_what_was_learned(form: str) -> None:
+def test_inner_products_are_the_scores_and_clicked_items_have_what_was_learned(form):
     model = again(form)
     model._repeats = RepeatWeights(scale=0.5, seen=2, last=-1)
     queries, vectors = model.transform(TEST), model.item_vectors()
@@ -36,33 +33,26 @@ def test_inner_products_are_the_scores_and_clicked_items_have_what_was_learned(f
     places = dict(zip(model.item_ids_, range(60), strict=True))
     rows = dict(zip(order, range(len(order)), strict=True))
     row, place = found["session_id"].replace_strict(rows).to_numpy(), found["item_id"].replace_strict(places).to_numpy()
-    said = (queries @ vectors.T)[row, place] + terms(found)
+    said = (queries @ vectors.T)[row, place] + own_terms(found, TEST)
     np.testing.assert_allclose(said, found["score"], rtol=1e-4, atol=1e-4)
 
 
-def terms(found: pl.DataFrame) -> np.ndarray:
-    """2 for recommendations that the session has clicked, and 1 for its last click."""
-    clicks = TEST.with_columns(term=2.0 - (pl.col("time") == pl.col("time").max().over("session_id")))
-    clicked = clicks.group_by("session_id", "item_id").agg(pl.col("term").min())
-    joined = found.join(clicked, how="left", on=["session_id", "item_id"], maintain_order="left")
-    return joined["term"].fill_null(0).to_numpy()
-
-
 @every_m2trec
-def test_exported_files_give_the_scores(form: str, tmp_path: Path) -> None:
-    model = fitted(form)
+def test_exported_files_give_the_scores(form, tmp_path):
+    model = again(form).set_params(item_column="sku")  # the column of fit names the items
     for _ in range(2):
         model.export_index(tmp_path / "a" / "index")
     folder = tmp_path / "a" / "index"
     assert sorted(file.name for file in folder.iterdir()) == ["items.parquet", "vectors.npy"]
     vectors, items = np.load(folder / "vectors.npy", allow_pickle=False), pl.read_parquet(folder / "items.parquet")
+    assert items.columns == ["item_id"]
     assert items["item_id"].to_list() == model.item_ids_.to_list()
     assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors, model.item_vectors())
 
 
 @every_m2trec
-def test_new_items_score_at_once_as_listed_ones_of_equal_metadata_by_their_share(form: str) -> None:
+def test_new_items_score_at_once_as_listed_ones_of_equal_metadata_by_their_share(form):
     model = again(form)
     before, weights = all_scores(model, TEST), {name: array.copy() for name, array in model.weights_.items()}
     cold = LOG.cold.to_list()
@@ -75,7 +65,7 @@ def test_new_items_score_at_once_as_listed_ones_of_equal_metadata_by_their_share
     found = all_scores(model, TEST)
     new = found.filter(pl.col("item_id").str.starts_with("new ")).with_columns(pl.col("item_id").str.slice(4))
     twins = found.filter(pl.col("item_id").is_in(cold))
-    fresh = terms(twins) == 0  # but for what a session makes of an item that it has clicked
+    fresh = own_terms(twins, TEST) == 0  # but for what a session makes of an item that it has clicked
     assert fresh.sum() > 0.9 * len(twins)
     gain = np.log(model._new_items.added / model._new_items.listed)
     as_listed = new.with_columns(pl.col("score") - gain).cast(twins.schema)
@@ -85,7 +75,7 @@ def test_new_items_score_at_once_as_listed_ones_of_equal_metadata_by_their_share
         assert_frame_equal(kept, before, rel_tol=1e-5, abs_tol=1e-5)
 
 
-def test_without_ids_a_new_item_gets_its_share_of_the_clicks_of_its_equals() -> None:
+def test_without_ids_a_new_item_gets_its_share_of_the_clicks_of_its_equals():
     model = again("M2TRec of the paper")
     item = model.item_ids_[int(np.argmax(model.item_counts_))]
     before = all_scores(model, TEST).filter(item_id=item)["score"]
@@ -97,7 +87,7 @@ def test_without_ids_a_new_item_gets_its_share_of_the_clicks_of_its_equals() -> 
 
 
 @every_m2trec
-def test_new_items_may_have_new_and_missing_values(form: str) -> None:
+def test_new_items_may_have_new_and_missing_values(form):
     model = again(form)
     strange = ITEMS[:3].with_columns(
         brand=pl.lit("new brand"), category=pl.lit("new"), tags=pl.lit(["new tag"]), price=1e9, name=pl.lit("zzz")
@@ -110,12 +100,13 @@ def test_new_items_may_have_new_and_missing_values(form: str) -> None:
 
 
 @every_m2trec
-def test_added_items_are_saved_pickled_and_clicked(form: str, tmp_path: Path) -> None:
+def test_added_items_are_saved_pickled_and_clicked(form, tmp_path):
     model = again(form).add_items(renamed(ITEMS[:4])).add_items(renamed(ITEMS[4:5]))
     model.save(tmp_path / "model")
     for copy in (tabmtl.load(tmp_path / "model"), pickle.loads(pickle.dumps(model))):
         assert copy.item_ids_.equals(model.item_ids_)
         assert all_scores(copy, TEST).equals(all_scores(model, TEST))
+        assert copy.new_item_report_.equals(model.new_item_report_)
         copy.add_items(renamed(ITEMS[5:7]))
         assert copy.n_items_ == 67
     log = TEST.with_columns(item_id=pl.lit("new i02"))
@@ -127,28 +118,26 @@ def test_added_items_are_saved_pickled_and_clicked(form: str, tmp_path: Path) ->
 
 @every_m2trec
 @pytest.mark.parametrize("n", [0, 1, 3, 12])
-def test_few_added_items_have_the_bits_that_a_loaded_model_gives_them(
-    form: str, n: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_added_items_have_the_bits_that_a_loaded_model_gives_them(form, n, monkeypatch):
     monkeypatch.setattr(index, "_UNITS_AT_A_TIME", 8)
     model = again(form).add_items(renamed(ITEMS[:n]).with_columns(price=7.0))
     assert np.array_equal(model.item_vectors(), pickle.loads(pickle.dumps(model)).item_vectors())
 
 
 @pytest.mark.parametrize("library", ["to_pandas", "to_arrow", "lazy"])
-def test_added_items_may_come_from_any_library(library: str) -> None:
+def test_added_items_may_come_from_any_library(library):
     model = again("M2TRec").add_items(getattr(renamed(ITEMS[:5]), library)())
     expected = again("M2TRec").add_items(renamed(ITEMS[:5]))
     assert all_scores(model, TEST).equals(all_scores(expected, TEST))
 
 
-def test_adding_no_item_changes_nothing() -> None:
+def test_adding_no_item_changes_nothing():
     model = again("M2TRec").add_items(renamed(ITEMS[:0]))
     assert all_scores(model, TEST).equals(all_scores(fitted("M2TRec"), TEST))
 
 
 @pytest.mark.parametrize("params", [{}, {"temperature": None}, {"id_mode": "none"}], ids=str)
-def test_similar_items_have_the_greatest_cosines(params: dict[str, Any], tmp_path: Path) -> None:
+def test_similar_items_have_the_greatest_cosines(params, tmp_path):
     model = tiny("M2TRec", epochs=1, **params).fit(TRAIN, items=ITEMS).add_items(renamed(ITEMS[:9]))
     vectors = model.item_vectors()[:, :16]
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -171,16 +160,12 @@ REFUSED: dict[str, tuple[pl.DataFrame, type[Exception], str]] = {
     "no name": (renamed(ITEMS).drop("item_id"), ValueError, r"no column 'item_id'"),
     "lacking": (renamed(ITEMS).drop("brand"), ValueError, r"lacks the column 'brand', which it had in fit"),
     "kind": (renamed(ITEMS).with_columns(price=pl.lit("x")), TypeError, r"'price' was numeric in fit"),
-    "names": (
-        ITEMS.with_columns(item_id=pl.int_range(60)),
-        TypeError,
-        r"items of 'item_id' are Int64, .* String: cast",
-    ),
+    "names": (ITEMS.with_columns(item_id=pl.int_range(60)), TypeError, "'item_id' are Int64, .* String: cast"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_items_that_do_not_fit_are_refused_and_none_is_added(case: str) -> None:
+def test_items_that_do_not_fit_are_refused_and_none_is_added(case):
     items, error, message = REFUSED[case]
     model = again("M2TRec")
     with pytest.raises(error, match=message):
@@ -192,28 +177,26 @@ def numbered(frame: pl.DataFrame, dtype: Any = pl.Int32) -> pl.DataFrame:
     return frame.with_columns(pl.col("item_id").str.slice(1).cast(dtype))
 
 
-def test_added_names_may_be_wider_numbers() -> None:
+def test_added_names_may_be_wider_numbers():
     model = tiny("M2TRec", epochs=1).fit(numbered(TRAIN), items=numbered(ITEMS))
     model.add_items(numbered(ITEMS[:1], pl.Int64).with_columns(item_id=pl.lit(2**40)))
     assert model.recommend(numbered(TEST), k=1, candidates=[2**40])["item_id"].unique().to_list() == [2**40]
 
 
-def test_without_an_item_table_no_item_can_be_added() -> None:
+def test_without_an_item_table_no_item_can_be_added():
     model = tiny("M2TRec", epochs=1, categories=(), text_features=()).fit(TRAIN)
     with pytest.raises(ValueError, match="fitted without an item table, so it knows no new item: fit with items="):
         model.add_items(renamed(ITEMS))
 
 
-def test_parameters_changed_after_fit_do_not_change_what_was_fitted() -> None:
-    model = again("M2TRec").set_params(
-        new_item_share=50.0, max_new_share=0.01, d_model=32, max_length=2, category_weight=0
-    )
+def test_parameters_changed_after_fit_do_not_change_what_was_fitted():
+    model = again("M2TRec").set_params(new_item_share=50.0, max_new_share=0.01, d_model=32, max_length=2)
     model.add_items(renamed(ITEMS[:5]))
     expected = again("M2TRec").add_items(renamed(ITEMS[:5]))
     assert all_scores(model, TEST).equals(all_scores(expected, TEST))
 
 
-def test_before_fit_there_are_no_vectors(tmp_path: Path) -> None:
+def test_before_fit_there_are_no_vectors(tmp_path):
     model = tiny("M2TRec")
     asked = [lambda: model.transform(TEST), model.item_vectors, lambda: model.add_items(ITEMS)]
     for ask in (*asked, lambda: model.export_index(tmp_path), lambda: model.recommend(TEST, approximate=True)):
@@ -222,23 +205,16 @@ def test_before_fit_there_are_no_vectors(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_new_items_are_named_by_the_column_of_fit(tmp_path: Path) -> None:
-    model = again("M2TRec").set_params(item_column="sku")
-    model.add_items(renamed(ITEMS[:1]))
-    model.export_index(tmp_path)
-    assert pl.read_parquet(tmp_path / "items.parquet").columns == ["item_id"]
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_a_gpu_scores_as_the_cpu() -> None:
+def test_a_gpu_scores_as_the_cpu():
     model = again("M2TRec").set_params(device="cuda")
     assert_frame_equal(all_scores(model, TEST), all_scores(fitted("M2TRec"), TEST), rel_tol=1e-3, abs_tol=1e-3)
 
 
-def test_vectors_of_all_items_are_computed_once_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vectors_of_all_items_are_computed_once_a_fit(monkeypatch):
     computed, compute = [], index._vectors_of
 
-    def spied(network: M2TRecNetwork, items: NetworkItems, *start: int) -> torch.Tensor:
+    def spied(network, items, *start):
         computed.append(items)
         return compute(network, items, *start)
 

@@ -12,10 +12,10 @@ from recommenders import TEST, TRAIN, every_m2trec, fitted, sessions_of
 
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.log import LogColumns, read_sessions
-from tabmtl.sessions.m2trec.index import ItemIndex, blocks_of, join_bias
+from tabmtl.sessions.m2trec.index import ItemIndex, blocks_of
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
-from tabmtl.sessions.ragged import Sessions, offsets_of
+from tabmtl.sessions.ragged import Sessions
 
 
 def index_of(form: str) -> ItemIndex:
@@ -28,12 +28,11 @@ def sessions(form: str, log: pl.DataFrame = TEST) -> Sessions:
 
 def of_lengths(*lengths: int, n_items: int = 60) -> Sessions:
     rng = np.random.default_rng(0)
-    items = rng.integers(1, n_items + 1, sum(lengths)).astype(np.int32)
-    return Sessions(ids=pl.Series(range(len(lengths))), offsets=offsets_of(np.array(lengths)), items=items, times=None)
+    return sessions_of(*(rng.integers(1, n_items + 1, n).tolist() for n in lengths))
 
 
 @every_m2trec
-def test_scores_are_those_of_the_network(form: str) -> None:
+def test_scores_are_those_of_the_network(form):
     index, read = index_of(form), sessions(form).take(np.arange(12))
     scores = index.scores(read)
     bias, factor = fitted(form)._new_items.values(fitted(form)._items)
@@ -49,18 +48,7 @@ def test_scores_are_those_of_the_network(form: str) -> None:
 
 
 @every_m2trec
-def test_a_session_scores_alike_alone_and_among_others(form: str) -> None:
-    index, read = index_of(form), of_lengths(1, 9, 2, 30, 8, 16, 17, 3)
-    together = index.scores(read)
-    for place in range(len(read)):
-        alone = index.scores(read.take(np.array([place])))
-        np.testing.assert_allclose(alone[0], together[place], rtol=1e-5, atol=1e-5)
-    turned = np.arange(len(read))[::-1]
-    np.testing.assert_allclose(index.scores(read.take(turned)), together[turned], rtol=1e-5, atol=1e-5)
-
-
-@every_m2trec
-def test_only_the_newest_clicks_are_read(form: str) -> None:
+def test_only_the_newest_clicks_are_read(form):
     index = index_of(form)
     longest = of_lengths(index.max_length + 30)
     np.testing.assert_array_equal(index.scores(longest), index.scores(longest.last(index.max_length)))
@@ -68,25 +56,20 @@ def test_only_the_newest_clicks_are_read(form: str) -> None:
 
 
 @every_m2trec
-def test_a_session_without_a_click_is_one_click_on_an_unknown_item(form: str) -> None:
+def test_a_session_without_a_click_is_one_click_on_an_unknown_item(form):
     index = index_of(form)
-    ids = pl.Series([0, 1])
-    none = Sessions(ids=ids, offsets=np.array([0, 0, 1]), items=np.array([0], dtype=np.int32), times=None)
-    scores = index.scores(none)
+    scores = index.scores(sessions_of([], [0]))
     assert np.isfinite(scores).all()
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
 
 
 @every_m2trec
-def test_an_unknown_click_says_that_there_was_a_click(form: str) -> None:
+def test_an_unknown_click_says_that_there_was_a_click(form):
     index = index_of(form)
 
-    def of(*items: int) -> np.ndarray:
-        array = np.array(items, dtype=np.int32)
-        return index.scores(Sessions(ids=pl.Series([0]), offsets=np.array([0, len(items)]), items=array, times=None))
-
-    assert not np.allclose(of(5, 0), of(5), atol=1e-6)
-    assert not np.allclose(of(5, 0), of(0, 5), atol=1e-6)
+    newest, without, older = index.scores(sessions_of([5, 0], [5], [0, 5]))
+    assert not np.allclose(newest, without, atol=1e-6)
+    assert not np.allclose(newest, older, atol=1e-6)
 
 
 def of_ids(share: float = 5 / 12) -> ItemIndex:
@@ -100,7 +83,7 @@ def of_ids(share: float = 5 / 12) -> ItemIndex:
     return ItemIndex(network, known.on(torch.device("cpu")), model, known.bias(np.full(7, share), 0.0))
 
 
-def test_without_metadata_a_session_of_unknown_items_gets_the_popular_ones_and_last_those_without_clicks() -> None:
+def test_without_metadata_a_session_of_unknown_items_gets_the_popular_ones_and_last_those_without_clicks():
     index = of_ids()
     found = index.queries(sessions_of([0], [0, 0, 0, 0], [], [3, 0, 0, 0], [0, 3]))
     assert found[0].tolist() == pytest.approx([*[0.0] * 8, 0.99, 1.0])
@@ -113,12 +96,12 @@ def test_without_metadata_a_session_of_unknown_items_gets_the_popular_ones_and_l
     np.testing.assert_allclose(scores[[0, 2, 3, 4, 6]], 0.99 * np.log(known / known.mean()), rtol=1e-5)
 
 
-def test_a_higher_share_credits_items_without_clicks_there_too() -> None:
+def test_a_higher_share_credits_items_without_clicks_there_too():
     scores = of_ids(share=2.2 / 2.4).scores(sessions_of([0]))[0]
     assert np.argsort(-scores, kind="stable").tolist() == [2, 6, 1, 5, 0, 3, 4]
 
 
-def test_an_index_may_have_other_values_of_items_and_take_own_vectors_away() -> None:
+def test_an_index_may_have_other_values_of_items_and_take_own_vectors_away():
     index, read = index_of("M2TRec"), of_lengths(3, 5)
     bias, factor, lost = np.linspace(-1, 1, 60), np.linspace(0.5, 2, 60), np.arange(60) < 20
     before, plain = index.scores(read), index.revalued(np.zeros(60), np.ones(60)).scores(read)
@@ -134,13 +117,7 @@ def test_an_index_may_have_other_values_of_items_and_take_own_vectors_away() -> 
     assert np.array_equal(index.scores(read), before)
 
 
-def test_vectors_and_biases_are_joined_as_columns() -> None:
-    matrix = join_bias(torch.ones(3, 2), np.array([1.0, 2.0, 3.0]))
-    assert matrix.tolist() == [[1, 1, 1], [1, 1, 1], [1, 2, 3]]
-    assert matrix.is_contiguous()
-
-
-def test_scoring_leaves_no_gradient_and_no_training_mode() -> None:
+def test_scoring_leaves_no_gradient_and_no_training_mode():
     index = index_of("M2TRec")
     index.network.train()
     first = index.scores(sessions("M2TRec", TRAIN).take(np.arange(5)))
@@ -151,7 +128,7 @@ def test_scoring_leaves_no_gradient_and_no_training_mode() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 6))
-def test_blocks_hold_every_session_once_among_its_like(lengths: list[int], size: int) -> None:
+def test_blocks_hold_every_session_once_among_its_like(lengths, size):
     blocks = list(blocks_of(np.array(lengths), size))
     assert sorted(np.concatenate(blocks).tolist()) == list(range(len(lengths)))
     for block in blocks:

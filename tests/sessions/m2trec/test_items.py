@@ -23,30 +23,27 @@ COUNTS = np.array([6, 3, 2, 0, 0])
 CODER = ItemCoder.fit(TABLE, texts=["name"])
 
 
-def items(*, shared: bool) -> KnownItems:
-    features, row = CODER.encode(TABLE)
-    return KnownItems(features=features, row=row, clicks=COUNTS, shared=shared)
+def items(*, shared: bool | None) -> KnownItems:
+    """Items that share units, that do not, or that have no metadata."""
+    features, row = (None, None) if shared is None else CODER.encode(TABLE)
+    return KnownItems(features=features, row=row, clicks=COUNTS, shared=bool(shared))
 
 
-def test_shared_units_are_those_of_equal_metadata():
-    known = items(shared=True)
-    assert known.unit_of.tolist() == [0, 1, 2, 1, 3, 4]
-    assert known.on(CPU).row.tolist() == [4, 0, 1, 2, 3]
-    assert known.on(CPU).own.tolist() == [0] * 5
-
-
-def test_else_every_item_is_its_own_unit():
-    known = items(shared=False)
-    assert known.unit_of.tolist() == [0, 1, 2, 3, 4, 5]
-    assert known.on(CPU).row.tolist() == [4, 0, 1, 0, 2, 3]
-    assert known.on(CPU).own.tolist() == [0, 1, 2, 3, 0, 0]
-
-
-def test_without_metadata_items_are_units_of_no_row():
-    known = KnownItems(features=None, row=None, clicks=COUNTS, shared=False)
-    assert known.unit_of.tolist() == [0, 1, 2, 3, 4, 5]
-    assert known.on(CPU).features is None
-    assert len(known.on(CPU)) == 6
+@pytest.mark.parametrize(
+    ("shared", "unit_of", "row", "own"),
+    [
+        (True, [0, 1, 2, 1, 3, 4], [4, 0, 1, 2, 3], [0] * 5),
+        (False, [0, 1, 2, 3, 4, 5], [4, 0, 1, 0, 2, 3], [0, 1, 2, 3, 0, 0]),
+        (None, [0, 1, 2, 3, 4, 5], None, [0, 1, 2, 3, 0, 0]),
+    ],
+)
+def test_units_are_those_of_equal_metadata_or_every_item_also_from_a_file(shared, unit_of, row, own):
+    for known in (items(shared=shared), through_file(items(shared=shared))):
+        units = known.on(CPU)
+        assert known.unit_of.tolist() == unit_of
+        assert units.own.tolist() == own
+        assert (units.features is None) == (row is None)
+        assert row is None or units.row.tolist() == row
 
 
 def test_a_shared_unit_deals_its_probability_to_its_items_by_clicks():
@@ -102,20 +99,11 @@ def test_new_items_have_units_of_their_own_and_no_own_vector():
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_items_come_back_from_their_state(shared):
+def test_items_from_a_file_may_be_extended(shared):
     known = items(shared=shared)
     again = through_file(known)
-    assert again.unit_of.tolist() == known.unit_of.tolist()
-    for name in ("row", "own"):
-        assert getattr(again.on(CPU), name).tolist() == getattr(known.on(CPU), name).tolist()
     assert again.features is not None
     assert known.features is not None
     assert list(again.features.keys()) == list(known.features.keys())
     extended = again.extended(*CODER.encode(NEW))
     assert extended.unit_of.tolist() == known.extended(*CODER.encode(NEW)).unit_of.tolist()
-
-
-def test_items_without_metadata_come_back_too():
-    again = through_file(KnownItems(features=None, row=None, clicks=COUNTS, shared=False))
-    assert again.features is None
-    assert again.on(CPU).own.tolist() == [0, 1, 2, 3, 0, 0]

@@ -14,8 +14,6 @@ from tabmtl.sessions import M2TRec
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems, NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
-from tabmtl.sessions.m2trec.softmax import Candidates, own_places, softmax_loss
-from tabmtl.sessions.m2trec.training import category_loss
 
 CPU = torch.device("cpu")
 TABLE = pl.DataFrame(
@@ -29,7 +27,7 @@ COUNTS = np.array([5, 3, 2, 4, 0, 0])
 CODER = ItemCoder.fit(TABLE)
 
 
-def make(tasks: tuple[str, ...] = ("kind",), **options: Any) -> tuple[M2TRecNetwork, NetworkItems, KnownItems]:
+def make(tasks: tuple[str, ...] = ("kind",), **options: Any) -> tuple[M2TRecNetwork, NetworkItems]:
     model = M2TRec(**{"categories": tasks, "d_model": 8, "max_length": 5} | options)
     features, row = CODER.encode(TABLE)
     items = KnownItems(features=features, row=row, clicks=COUNTS, shared=model.id_mode == "none")
@@ -37,7 +35,7 @@ def make(tasks: tuple[str, ...] = ("kind",), **options: Any) -> tuple[M2TRecNetw
     network = M2TRecNetwork(CODER, items.n_own, model._tasks(), model).eval()
     for parameter in network.encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    return network, items.on(CPU), items
+    return network, items.on(CPU)
 
 
 def vectors(network: M2TRecNetwork, units: NetworkItems) -> Tensor:
@@ -45,34 +43,16 @@ def vectors(network: M2TRecNetwork, units: NetworkItems) -> Tensor:
         return network.vectors(units, torch.arange(len(units)))
 
 
-def test_units_know_their_categories() -> None:
-    network, units, _ = make(("kind", "brand"))
+def test_units_know_their_categories():
+    network, units = make(("kind", "brand"))
     assert len(units) == 7
     codes = [units.codes(torch.arange(7), column).tolist() for column in network.level_columns]
     assert codes == [[1, 2, 3, 2, 0, 3, 4], [1, 2, 3, 2, 3, 3, 2]]
     assert make(())[0].level_columns == []
 
 
-def test_equal_metadata_is_one_vector_without_ids_and_with_own_ones_two() -> None:
-    network, units, items = make(id_mode="none")
-    assert network.items.own is None
-    assert len(units) == 5
-    found = vectors(network, units)[torch.from_numpy(items.unit_of[1:])]
-    assert torch.equal(found[0], found[2])
-    assert torch.equal(found[1], found[4])
-    for mode in ("full", "delta"):
-        network, units, _ = make(id_mode=mode)
-        with torch.no_grad():
-            assert network.items.own is not None
-            network.items.own.weight[1:] += 0.1 * torch.randn(4, 8)
-        found = vectors(network, units)[1:, :8]
-        assert (found[0] - found[2]).norm() > 1e-2
-        # item 4 was never clicked: it has metadata only, that of item 1
-        assert (found[1] - found[4]).norm() > 1e-2
-
-
-def test_cold_items_have_the_vector_of_their_metadata() -> None:
-    network, units, _ = make(id_mode="full", temperature=None)
+def test_cold_items_have_the_vector_of_their_metadata():
+    network, units = make(id_mode="full", temperature=None)
     assert units.own.tolist() == [0, 1, 2, 3, 4, 0, 0]
     assert network.items.tower is not None
     assert units.features is not None
@@ -83,19 +63,19 @@ def test_cold_items_have_the_vector_of_their_metadata() -> None:
     assert ((found - tower)[1:5].norm(dim=1) > 1e-3).all()
 
 
-def test_temperature_makes_scores_cosines() -> None:
-    network, units, _ = make(temperature=0.1)
+def test_temperature_makes_scores_cosines():
+    network, units = make(temperature=0.1)
     found = vectors(network, units)
     torch.testing.assert_close(found[:, :8].norm(dim=1), torch.ones(7))
     query, _ = network(found[None, [3, 1]], torch.tensor([2]))
     torch.testing.assert_close(query[:, :8].norm(dim=1), torch.tensor([10.0]))
-    plain, units, _ = make(temperature=None)
+    plain, units = make(temperature=None)
     assert not torch.allclose(vectors(plain, units)[:, :8].norm(dim=1), torch.ones(7), atol=0.1)
 
 
 @pytest.mark.parametrize("hierarchy", [False, True])
-def test_what_the_heads_say_is_fed_back_where_it_is_wanted(hierarchy: bool) -> None:
-    network, units, _ = make(("kind", "brand"), hierarchy=hierarchy, temperature=None)
+def test_what_the_heads_say_is_fed_back_where_it_is_wanted(hierarchy):
+    network, units = make(("kind", "brand"), hierarchy=hierarchy, temperature=None)
     if network.project is not None and network.join is not None:
         torch.nn.init.normal_(network.join.weight)
     clicked = vectors(network, units)[None, [3, 1]]
@@ -108,17 +88,17 @@ def test_what_the_heads_say_is_fed_back_where_it_is_wanted(hierarchy: bool) -> N
     assert torch.allclose(after, before) != hierarchy
 
 
-def test_hierarchy_begins_as_without() -> None:
-    fed, units, _ = make(hierarchy=True)
-    plain, _, _ = make(hierarchy=False)
+def test_hierarchy_begins_as_without():
+    fed, units = make(hierarchy=True)
+    plain, _ = make(hierarchy=False)
     plain.load_state_dict({name: value for name, value in fed.state_dict().items() if name in plain.state_dict()})
     clicked = vectors(fed, units)[None, [3, 1]]
     torch.testing.assert_close(fed(clicked, torch.tensor([2]))[0], plain(clicked, torch.tensor([2]))[0])
     assert make((), hierarchy=True)[0].project is None  # no head, nothing to feed back
 
 
-def test_how_much_popularity_says_is_for_the_session_to_tell() -> None:
-    network, units, _ = make(temperature=None, popularity=True)
+def test_how_much_popularity_says_is_for_the_session_to_tell():
+    network, units = make(temperature=None, popularity=True)
     assert network.weigh_popularity is not None
     found = vectors(network, units)
     assert found.shape == (7, 9)
@@ -133,8 +113,8 @@ def test_how_much_popularity_says_is_for_the_session_to_tell() -> None:
     torch.testing.assert_close(after[:, :-1], before[:, :-1])
 
 
-def test_half_of_the_training_queries_do_without_popularity() -> None:
-    network, units, _ = make(popularity=True, dropout=0.0, item_dropout=0.0)
+def test_half_of_the_training_queries_do_without_popularity():
+    network, units = make(popularity=True, dropout=0.0, item_dropout=0.0)
     assert network.weigh_popularity is not None
     torch.nn.init.constant_(network.weigh_popularity.bias, 1.0)
     clicked, lengths = vectors(network, units)[None, [3]].expand(400, -1, -1), torch.ones(400, dtype=torch.int64)
@@ -147,8 +127,8 @@ def test_half_of_the_training_queries_do_without_popularity() -> None:
     assert (network(clicked, lengths)[0][:, -1] == 1).all()
 
 
-def test_every_prefix_is_a_query_place_by_place() -> None:
-    network, units, _ = make(("kind", "brand"), hierarchy=True)
+def test_every_prefix_is_a_query_place_by_place():
+    network, units = make(("kind", "brand"), hierarchy=True)
     clicked = vectors(network, units)[torch.tensor([[3, 1, 5], [2, 4, 0]])]
     lengths = torch.tensor([3, 2])
     queries, categories = network(clicked, lengths, all_prefixes=True)
@@ -159,34 +139,3 @@ def test_every_prefix_is_a_query_place_by_place() -> None:
         query, scores = network(clicked[row : row + 1, gone:n], torch.tensor([n - gone]))
         torch.testing.assert_close(queries[place], query[0], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(categories[1][place], scores[1][0], rtol=1e-4, atol=1e-4)
-
-
-def gradients(item: int, **options: Any) -> list[Tensor]:
-    """Of the loss of one session before this target."""
-    network, units, items = make(**options)
-    target = torch.from_numpy(items.unit_of[[item]])
-    chosen, place, correction = Candidates(units.clicks, None).draw(target, 1)
-    found = network.vectors(units, torch.arange(len(units)))
-    queries, categories = network(found[None, [2, 1]], torch.tensor([2]))
-    own = own_places(place, place.new_zeros(1, 0), place.new_ones(1))
-    loss = softmax_loss(queries, found[chosen], correction, own, torch.ones(1), bfloat16=False)
-    loss = loss + category_loss(categories[0], units.codes(target, network.level_columns[0]), torch.ones(len(target)))
-    loss.backward()
-    return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-
-
-def test_the_loss_is_that_of_the_set_of_equals() -> None:
-    """Without ids, the gradient is the same whichever item of equal metadata is the target."""
-    first, second, other = (gradients(item, id_mode="none") for item in (1, 3, 2))
-    for a, b in zip(first, second, strict=True):
-        assert torch.equal(a, b)
-    assert any(not torch.allclose(a, b) for a, b in zip(first, other, strict=True))
-    full = [gradients(item, id_mode="full") for item in (1, 3)]
-    assert any(not torch.allclose(a, b) for a, b in zip(*full, strict=True))
-
-
-def test_a_missing_category_teaches_the_heads_nothing() -> None:
-    network, units, _ = make()
-    scores = network(vectors(network, units)[None, [1, 2]], torch.tensor([2]))[1][0]
-    category_loss(scores, units.codes(torch.tensor([4]), network.level_columns[0]), torch.ones(1)).backward()
-    assert all(p.grad is None or p.grad.abs().sum() == 0 for p in network.heads.parameters())

@@ -58,14 +58,6 @@ def scores_by(bare: np.ndarray) -> Any:
 KNOWN = KnownItems(features=None, row=None, clicks=np.where(CLICKED, 3, 0), shared=False)
 
 
-@pytest.mark.parametrize(("scale", "base"), [(2 ** (1 / 3), 1.5), (2 ** (-1 / 2), -1.0), (1.0, 0.0)])
-def test_bare_vectors_get_back_what_they_lack(scale, base):
-    found = measure_bare(scores_by((LOGITS - base) / scale), KNOWN, drawn(3000, np.where(CLICKED, LOGITS, -50)))
-    assert found.scale == pytest.approx(scale, rel=0.13)  # the next scale
-    assert found.base == pytest.approx(base, abs=0.2)
-    assert found.recall > 0.8  # then nothing is lacking; 20 of 45 items at random would be .44
-
-
 def test_base_and_scale_maximise_the_likelihood_and_recall_is_that_of_the_ranks():
     bare = 0.7 * LOGITS + rng.normal(0, 1, LOGITS.shape).astype(np.float32)
     sessions = drawn(400)
@@ -96,11 +88,8 @@ def test_base_and_scale_maximise_the_likelihood_and_recall_is_that_of_the_ranks(
 
 
 def test_where_no_item_of_training_is_clicked_nothing_is_measured():
-    assert vars(measure_bare(scores_by(LOGITS), KNOWN, sessions_of([1, 60], [3, 0]))) == {
-        "base": 0.0,
-        "scale": 1.0,
-        "recall": None,
-    }
+    found = measure_bare(scores_by(LOGITS), KNOWN, sessions_of([1, 60], [3, 0]))
+    assert (found.base, found.scale, found.recall) == (0, 1, None)
 
 
 def test_mass_and_places_of_rivals_are_those_of_all_scores():

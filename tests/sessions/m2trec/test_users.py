@@ -46,16 +46,19 @@ def expected_past(log: pl.DataFrame, session: int, n: int) -> list[int]:
     return ended.filter(pl.col("item_id") < 100)["item_id"].tail(n).to_list()
 
 
+def split(ragged: Sessions) -> list[list[int]]:
+    """The items of every session."""
+    return [part.tolist() for part in np.split(ragged.items, ragged.offsets[1:-1])]
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("n", [1, 7, 500])
 def test_the_last_clicks_of_sessions_that_ended_before_precede(seed, n):
     log = draw(seed)
     sessions = read(log)
     found = UserClicks.of(sessions).precede(sessions, n).past
-    assert found is not None
-    assert found.offsets[-1] > 0
-    for place, session in enumerate(sessions.ids):
-        assert found.items[found.offsets[place] : found.offsets[place + 1]].tolist() == expected_past(log, session, n)
+    assert split(found) == [expected_past(log, session, n) for session in sessions.ids]
+    assert len(found.items)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -67,13 +70,12 @@ def test_a_later_log_is_preceded_by_what_is_kept_of_an_earlier_one(seed):
     kept, sessions = clicks.newest(500), read(later)
     assert kept.items.tolist() == clicks.items.tolist()
     past = UserClicks.of(sessions, kept).precede(sessions, 6).past
-    assert past is not None
-    for place, session in enumerate(sessions.ids):
+    for found, session in zip(split(past), sessions.ids, strict=True):
         mine = later.filter(session_id=session)
         # clicks of the earlier log that overlaps the later one are left out
         begins = later.filter(pl.col("user").eq_missing(mine["user"][0]))["time"].min()
         whole = pl.concat([earlier.filter(pl.col("time").max().over("session_id") < begins), later])
-        assert past.items[past.offsets[place] : past.offsets[place + 1]].tolist() == expected_past(whole, session, 6)
+        assert found == expected_past(whole, session, 6)
 
 
 def test_the_newest_clicks_of_each_user_are_kept():
@@ -100,16 +102,11 @@ def test_past_clicks_belong_to_no_session():
     assert targets.tolist() == plain.prefixes()[1].tolist()
     for part in (whole, whole.last(2), whole.without_unseen(), prefixes, whole.recoded(np.arange(101))):
         joined, ages = part.joined()
-        assert part.past is not None
         owner = [whole.ids.to_list().index(name) for name in part.ids]
         assert part.past.lengths.tolist() == whole.past.lengths[owner].tolist()
-        assert joined.lengths.tolist() == (part.lengths + part.past.lengths).tolist()
-        assert (ages.items == 0).sum() == len(part.items)
-        for place in range(0, len(part), 7):
-            clicks, old = (x.items[x.offsets[place] : x.offsets[place + 1]].tolist() for x in (joined, ages))
-            n = part.past.lengths[place]
-            assert old == [*range(n, 0, -1), *[0] * part.lengths[place]]
-            assert clicks[n:] == part.items[part.offsets[place] : part.offsets[place + 1]].tolist()
+        for before, own, clicks, old in zip(*map(split, (part.past, part, joined, ages)), strict=True):
+            assert clicks == before + own
+            assert old == [*range(len(before), 0, -1), *[0] * len(own)]
 
 
 # in M2TRec
