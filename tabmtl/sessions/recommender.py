@@ -22,6 +22,7 @@ from tabmtl.sessions.repeats import LEAST_TARGETS, Choices, RepeatWeights, learn
 from tabmtl.sessions.split import warn_of_leaks
 from tabmtl.training.run import current, running
 
+VALIDATION_LOG = "the log given as clicks_val"  # for errors
 _NO_REPEATS = "what a session's own items are worth was not learned"
 _SET_ASIDE = 0.05  # share of the sessions that teach what a session's own items are worth
 
@@ -122,7 +123,13 @@ class Recommender(SavableEstimator):
                 f"{names[:2]}: rename the column of the log"
             )
         with running().fit(self):
-            self._fit_log(clicks, items, clicks_val)
+            with self._opened(clicks, items, clicks_val) as (sessions, catalogue, valid):
+                self._watch.tell(f"{len(sessions)} sessions, {sessions.n_clicks} clicks, {len(catalogue)} items")
+                fitted = self._learn(sessions, catalogue, valid)
+                if self.repeats:
+                    worth = "  ".join(f"{key} {value:.3f}" for key, value in asdict(fitted["_repeats"]).items())
+                    self._watch.tell(f"worth of a session's own items: {worth}")
+            self._set_fitted(catalogue, fitted)
         return self
 
     def _check_log(self, clicks: Any) -> None:
@@ -141,15 +148,6 @@ class Recommender(SavableEstimator):
                 "outside of joined(), in one process"
             )
 
-    def _fit_log(self, clicks: Any, items: Any, clicks_val: Any) -> None:
-        with self._opened(clicks, items, clicks_val) as (sessions, catalogue, valid):
-            self._watch.tell(f"{len(sessions)} sessions, {sessions.n_clicks} clicks, {len(catalogue)} items")
-            fitted = self._learn(sessions, catalogue, valid)
-            if self.repeats:
-                worth = "  ".join(f"{key} {value:.3f}" for key, value in asdict(fitted["_repeats"]).items())
-                self._watch.tell(f"worth of a session's own items: {worth}")
-        self._set_fitted(catalogue, fitted)
-
     @contextmanager
     def _opened(self, clicks: Any, items: Any, clicks_val: Any) -> Iterator[tuple[Any, Catalogue, Sessions | None]]:
         """Read the sessions of fit, the catalogue, and the sessions to validate on."""
@@ -157,13 +155,10 @@ class Recommender(SavableEstimator):
         catalogue = make_catalogue(log["item"], items, self.item_column, described=self._reads_metadata)
         sessions, valid = group_log(log, catalogue.ids), None
         if clicks_val is not None:
-            valid = self._read_validation_log(clicks_val, catalogue)
+            valid = read_sessions(clicks_val, columns_of(vars(self)), catalogue.ids, VALIDATION_LOG)
             warn_of_leaks(sessions, valid)
         sessions, valid = self._recall(sessions, valid)
         yield sessions, catalogue, valid
-
-    def _read_validation_log(self, clicks: Any, catalogue: Catalogue) -> Sessions:
-        return read_sessions(clicks, columns_of(vars(self)), catalogue.ids, "the log given as clicks_val")
 
     def recommend(self, sessions: Any, k: int = 20, *, candidates: Any = None, exclude_seen: bool = False) -> Any:
         """Recommend items for the next click of every session.
@@ -344,12 +339,7 @@ class Recommender(SavableEstimator):
         read = self._read(sessions)
         items, scores, log_p = self._top(read, k, allowed, exclude_seen, probability=probability)
         more = {"probability": np.exp(log_p)} if probability else {}
-        return self._frame(read, items, {"score": scores} | more, sessions, self._names)
-
-    @property
-    def _names(self) -> pl.Series:
-        """The names of all items, under that of their column."""
-        return self._catalogue.ids.alias(self.columns_.item)
+        return self._frame(read, items, {"score": scores} | more, sessions)
 
     def _log_shares(self, sessions: Sessions) -> np.ndarray:
         """Compute log p (S, N) of all items, minus infinity for those that were not found."""
@@ -387,13 +377,20 @@ class Recommender(SavableEstimator):
         return "leave them out, or fit again with an item table that lists them"
 
     def _frame(
-        self, read: Sessions, items: np.ndarray, values: Mapping[str, np.ndarray], example: Any, names: pl.Series
+        self,
+        read: Sessions,
+        items: np.ndarray,
+        values: Mapping[str, np.ndarray],
+        example: Any,
+        names: pl.Series | None = None,
     ) -> Any:
         """Make a frame of recommendations in the library of the sessions asked for.
 
-        It holds places (S, k) in a series of names, -1 for none, and columns of their values. That to a list of items
-        has no column of the session.
+        It holds places (S, k) in a series of names, by default those of all items, -1 for none, and columns of their
+        values. That to a list of items has no column of the session.
         """
+        if names is None:
+            names = self._catalogue.ids.alias(self.columns_.item)
         found = items >= 0
         owner, rank = np.nonzero(found)
         frame = pl.DataFrame({"rank": (rank + 1).astype(np.int32), names.name: names.gather(items[found])})

@@ -34,7 +34,7 @@ from tabmtl.params import (
 )
 from tabmtl.sessions.catalogue import Catalogue, counted_catalogue, plain_names, read_items
 from tabmtl.sessions.categories import ItemCategories, rank_next_category, summarize_categories
-from tabmtl.sessions.log import Column, check_column, code_items, read_log
+from tabmtl.sessions.log import Column, check_column, code_items, read_log, read_sessions
 from tabmtl.sessions.m2trec.encoder import Pooling
 from tabmtl.sessions.m2trec.events import check_event_weights, warn_of_absent, weigh_events
 from tabmtl.sessions.m2trec.fitting import Fitting
@@ -54,7 +54,7 @@ from tabmtl.sessions.m2trec.training import ExampleMode
 from tabmtl.sessions.m2trec.users import UserClicks
 from tabmtl.sessions.ragged import AnySessions, Sessions
 from tabmtl.sessions.ranking import bucket_masks, top_k
-from tabmtl.sessions.recommender import Recommender, SessionState, columns_of
+from tabmtl.sessions.recommender import VALIDATION_LOG, Recommender, SessionState, columns_of
 from tabmtl.sessions.split import warn_of_unknown
 from tabmtl.storage.atomic import write_file
 from tabmtl.storage.stored import Stored
@@ -416,12 +416,12 @@ class M2TRec(TrainedEstimator, Recommender):
         some = read.take(np.arange(min(len(read), _CHECKED)))
         exact, scores, _ = self._top(some, k, None, exclude_seen)
         if not len(read):
-            return self._frame(read, exact, {"score": scores}, sessions, self._names)
+            return self._frame(read, exact, {"score": scores}, sessions)
         with self._searched() as index:
             found, scores = index.search(read, k, exclude_seen)
         self.approximate_recall_ = share_found(found[: len(some)], exact)
         warn_of_misses(self.approximate_recall_, k, len(some))
-        return self._frame(read, found, {"score": scores}, sessions, self._names)
+        return self._frame(read, found, {"score": scores}, sessions)
 
     def similar(self, item: Any, k: int = 20) -> pl.DataFrame:
         """Find the items whose vectors have the greatest cosine with that of an item; see `Recommender.similar`.
@@ -436,7 +436,7 @@ class M2TRec(TrainedEstimator, Recommender):
         scores[place] = -np.inf
         items, scores = top_k(scores[None], k)
         items = np.where(np.isneginf(scores), -1, items)
-        return self._frame(self._read([item]), items, {"score": scores}, [item], self._names)
+        return self._frame(self._read([item]), items, {"score": scores}, [item])
 
     def predict_categories(self, sessions: Any, column: str, k: int = 3) -> Any:
         """Predict the category of the next click of every session: the probabilities of all items, summed by category.
@@ -685,7 +685,7 @@ class M2TRec(TrainedEstimator, Recommender):
                 log_val = stack.enter_context(stored_log(clicks_val, columns_of(vars(self)), None, group))
                 valid = log_val.sessions(catalogue.ids).sample
             elif clicks_val is not None:
-                valid = self._read_validation_log(clicks_val, catalogue)
+                valid = read_sessions(clicks_val, columns_of(vars(self)), catalogue.ids, VALIDATION_LOG)
             if valid is not None and group.rank == 0:
                 warn_of_unknown(valid)
             yield log.sessions(catalogue.ids), catalogue, valid
