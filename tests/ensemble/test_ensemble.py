@@ -3,6 +3,7 @@
 from copy import copy
 from functools import partial
 from time import perf_counter, sleep
+from unittest.mock import Mock
 
 import numpy as np
 import polars as pl
@@ -221,17 +222,8 @@ def test_validation_rows_choose_the_weights_and_nothing_else():
     assert board["score"].item() == pytest.approx(r2_score(y_val["line"], part.predict(X_val)["line"]))
 
 
-class Clock:
-    """A clock that only fits move."""
-
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
 class Timed(IndependentTasks):
-    """A candidate whose fit takes some seconds of a clock."""
+    """A candidate whose fit takes some seconds of a clock, which stands still otherwise."""
 
     def after(self, clock, seconds):
         self.clock, self.seconds = clock, seconds
@@ -241,7 +233,7 @@ class Timed(IndependentTasks):
         return Timed().after(self.clock, self.seconds)
 
     def _fit(self, X, coder, batch, valid, seed):
-        self.clock.now += self.seconds
+        self.clock.return_value += self.seconds
         return {}
 
     def _outputs(self, X, batch):
@@ -262,7 +254,7 @@ class Timed(IndependentTasks):
 def test_the_limit_of_time_is_kept(monkeypatch, time_limit, expected, end):
     X, y = scarce_table(20)
     coder, batch, _ = IndependentTasks()._encode(X, y["first"], None, None, None)
-    clock = Clock()
+    clock = Mock(return_value=0.0)
     for module in (trials, watch):
         monkeypatch.setattr(module, "perf_counter", clock)
     seconds = {"a": 2, "b": 2, "c": 10, "d": 12, "e": 1}
@@ -273,7 +265,7 @@ def test_the_limit_of_time_is_kept(monkeypatch, time_limit, expected, end):
     assert list(found.run()) == expected
     assert limit.was_cut == (len(expected) < 5)
     assert found.left_out == {name: "there was no time" for name in candidates if name not in expected}
-    assert clock.now == end
+    assert clock.return_value == end
 
 
 def test_what_does_not_fit_the_time_is_left_out_and_said(tmp_path, capsys):

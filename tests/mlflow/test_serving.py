@@ -7,13 +7,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
 import pytest
+import requests
 from conformance import fitted
 from tracking import CSV, JSON, bodies, store_uri, tracking
 
@@ -67,7 +66,7 @@ def url(fit, tmp_path_factory):
 def wait_for(server, ping, log):
     for _ in range(SECONDS_TO_START * 5):
         try:
-            urllib.request.urlopen(ping, timeout=5)
+            requests.get(ping, timeout=5)
         except OSError:
             assert server.poll() is None, log.read_text()
             time.sleep(0.2)
@@ -79,13 +78,8 @@ def wait_for(server, ping, log):
 def ask(url, body, content_type=JSON):
     """Status, and the predictions or the message of the error."""
     content = body if isinstance(body, str) else json.dumps(body)
-    request = urllib.request.Request(url, content.encode(), {"Content-Type": content_type})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, json.load(answer)["predictions"]
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
+    answer = requests.post(url, content.encode(), headers={"Content-Type": content_type}, timeout=60)
+    return answer.status_code, answer.json()["predictions"] if answer.ok else answer.text
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -1,5 +1,7 @@
 """Trials that several processes fit together: rank 0 asks and tells, and the others fit the same parameters."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import optuna
 import polars as pl
@@ -89,15 +91,9 @@ def test_a_study_that_is_refused_ends_all_ranks(parts, known):
     assert set(ends) == {ValueError, EndedElsewhereError}
 
 
-class PruneTheSecond(optuna.pruners.BasePruner):
-    """Ends the second trial after its first epoch."""
-
-    def prune(self, study, trial):
-        return trial.number == 1
-
-
 def test_rank_0_prunes_for_all(parts):
-    study = search(parts, size=2, pruner=PruneTheSecond(), n_trials=3)
+    pruner = Mock(spec=optuna.pruners.BasePruner, prune=lambda study, trial: trial.number == 1)
+    study = search(parts, size=2, pruner=pruner, n_trials=3)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "COMPLETE"]
     assert [list(trial.intermediate_values) for trial in study.trials] == [[1, 2, 3], [1], [1, 2, 3]]
     assert study.trials[1].user_attrs[ENDED] == "by the pruner, after epoch 1"

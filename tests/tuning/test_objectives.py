@@ -43,14 +43,9 @@ def run(goal, n_trials=1, pruner=None, **params):
     return study
 
 
-class Prune(optuna.pruners.BasePruner):
-    """Ends every trial after an epoch."""
-
-    def __init__(self, epoch):
-        self.epoch = epoch
-
-    def prune(self, study, trial):
-        return trial.last_step == self.epoch
+def prune_after(epoch):
+    """A pruner that ends every trial after an epoch."""
+    return Mock(spec=optuna.pruners.BasePruner, prune=lambda study, trial: trial.last_step == epoch)
 
 
 def test_the_mean_of_the_validation_scores_is_maximised():
@@ -106,7 +101,7 @@ def test_weights_reach_the_fit():
 def test_the_pruner_ends_a_trial_between_epochs():
     epochs = []
     est = tiny(SharedBottom, epochs=5, on_epoch=lambda record: epochs.append(record["epoch"]))
-    (trial,) = run(table(est), pruner=Prune(epoch=2)).trials
+    (trial,) = run(table(est), pruner=prune_after(2)).trials
     assert trial.state == TrialState.PRUNED
     assert epochs == [0, 1], "the user's own hook is called, and the fit is not finished"
     assert list(trial.intermediate_values) == [1, 2]
@@ -122,7 +117,7 @@ def test_a_trial_says_what_it_scored_and_why_it_ended():
     ]:
         (trial,) = run(goal).trials
         assert re.fullmatch(reason, trial.user_attrs["ended"])
-    (trial,) = run(table(), pruner=Prune(epoch=2)).trials
+    (trial,) = run(table(), pruner=prune_after(2)).trials
     assert trial.user_attrs["ended"] == "by the pruner, after epoch 2"
 
 
@@ -270,7 +265,7 @@ def test_sessions_are_pruned_between_epochs():
     est = recommenders.tiny("M2TRec", epochs=3)
     space = {"dropout": {"low": 0.0, "high": 0.5}}
     goal = session_objective(est, TRAIN, items=ITEMS, clicks_val=TEST, search_space=space)
-    (trial,) = run(goal, pruner=Prune(epoch=1)).trials
+    (trial,) = run(goal, pruner=prune_after(1)).trials
     assert trial.state == TrialState.PRUNED
     (trial,) = run(goal, dropout=0.2).trials
     model = with_params(est, trial).fit(TRAIN, items=ITEMS)

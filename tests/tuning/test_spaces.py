@@ -90,16 +90,10 @@ SPACE = {
 }
 
 
-@pytest.mark.parametrize("storage", ["memory", "journal", "sqlite"])
+@pytest.mark.parametrize("storage", ["memory", "sqlite"])
 @pytest.mark.filterwarnings("error")
 def test_a_study_and_its_frame_give_back_what_was_suggested(storage, tmp_path):
-    kept = {
-        "memory": lambda: None,
-        "journal": lambda: optuna.storages.JournalStorage(
-            optuna.storages.journal.JournalFileBackend(str(tmp_path / "journal"))
-        ),
-        "sqlite": lambda: f"sqlite:///{tmp_path}/study.db",
-    }[storage]()
+    kept = None if storage == "memory" else f"sqlite:///{tmp_path}/study.db"
     space, seen = check_space(MMoE(), SPACE), {}
 
     def run(trial):

@@ -62,8 +62,14 @@ def states(study):
 
 
 @pytest.fixture(params=["study.db", "sqlite:///study.db"])
-def storage(request):
-    return request.param
+def begin(request):
+    """A function that makes an objective of a script, and its study in a file that is named in two ways."""
+
+    def begin(*script, **options):
+        goal = scripted(*script)
+        return goal, open_study("s", goal, storage=request.param, **options)
+
+    return begin
 
 
 def together(n: int, work, *arguments) -> None:
@@ -82,9 +88,8 @@ def let_time_pass(since: str = "-1 hour") -> None:
         file.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', ?)", (since,))
 
 
-def test_an_interrupted_trial_is_tried_again(storage):
-    goal = scripted(0.1, KeyboardInterrupt(), 0.2, 0.3)
-    study = open_study("s", goal, storage=storage)
+def test_an_interrupted_trial_is_tried_again(begin):
+    goal, study = begin(0.1, KeyboardInterrupt(), 0.2, 0.3)
     with pytest.raises(KeyboardInterrupt):
         run_study(study, goal, n_trials=3)
     assert states(study) == ["COMPLETE", "FAIL", "WAITING"]
@@ -93,9 +98,8 @@ def test_an_interrupted_trial_is_tried_again(storage):
     assert study.trials[2].params == study.trials[1].params
 
 
-def test_a_mistake_is_raised_and_counts_as_a_trial(storage):
-    goal = scripted(0.1, TypeError("mine"), 0.2, 0.3)
-    study = open_study("s", goal, storage=storage)
+def test_a_mistake_is_raised_and_counts_as_a_trial(begin):
+    goal, study = begin(0.1, TypeError("mine"), 0.2, 0.3)
     with pytest.raises(TypeError, match="mine"):
         run_study(study, goal, n_trials=3)
     run_study(study, goal, n_trials=3)
@@ -110,9 +114,8 @@ def die_in_a_trial() -> None:
     run_study(open_study("s", goal, storage="study.db"), goal, n_trials=1)
 
 
-def test_a_trial_that_kills_its_workers_is_given_up(storage):
-    goal = scripted(0.1, 0.2)
-    study = open_study("s", goal, storage=storage)
+def test_a_trial_that_kills_its_workers_is_given_up(begin):
+    goal, study = begin(0.1, 0.2)
     for _ in range(3):
         together(1, die_in_a_trial)
         let_time_pass()
@@ -149,9 +152,8 @@ def die_at_the_start_of_a_trial() -> None:
 
 
 @pytest.mark.parametrize("n_before", [0, 1], ids=["from the queue", "a new one"])
-def test_a_worker_that_dies_before_its_first_sign_of_life(storage, n_before):
-    goal = scripted(0.1, 0.2, 0.3)
-    study = open_study("s", goal, storage=storage)
+def test_a_worker_that_dies_before_its_first_sign_of_life(begin, n_before):
+    goal, study = begin(0.1, 0.2, 0.3)
     run_study(study, goal, n_trials=n_before)
     together(1, die_at_the_start_of_a_trial)
     assert states(study) == ["COMPLETE"] * n_before + ["RUNNING"]
@@ -162,9 +164,8 @@ def test_a_worker_that_dies_before_its_first_sign_of_life(storage, n_before):
     assert default.params == goal.defaults
 
 
-def test_a_clock_that_was_set_back_holds_no_trial_for_ever(storage):
-    goal = scripted(0.1)
-    study = open_study("s", goal, storage=storage, grace_period=1)
+def test_a_clock_that_was_set_back_holds_no_trial_for_ever(begin):
+    goal, study = begin(0.1, grace_period=1)
     together(1, die_in_a_trial)
     let_time_pass("+1 year")
     with pytest.warns(
@@ -176,9 +177,8 @@ def test_a_clock_that_was_set_back_holds_no_trial_for_ever(storage):
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
-def test_a_foreign_trial_is_left_alone(storage):
-    goal = scripted(0.1, 0.2)
-    study = open_study("s", goal, storage=storage)
+def test_a_foreign_trial_is_left_alone(begin):
+    goal, study = begin(0.1, 0.2)
     run_study(study, goal, n_trials=1)
     study.ask()
     study.ask().set_user_attr(WORKER, "another")
@@ -187,7 +187,7 @@ def test_a_foreign_trial_is_left_alone(storage):
     assert states(study)[:3] == ["COMPLETE", "RUNNING", "RUNNING"]
 
 
-def test_a_trial_whose_worker_lives_is_left_alone(storage):
+def test_a_trial_whose_worker_lives_is_left_alone(begin):
     began, end = threading.Event(), threading.Event()
 
     def wait():
@@ -196,11 +196,10 @@ def test_a_trial_whose_worker_lives_is_left_alone(storage):
         return 0.5
 
     def work():
-        slow = scripted(wait)
-        run_study(open_study("s", slow, storage=storage, grace_period=2), slow, n_trials=1)
+        slow, own = begin(wait, grace_period=2)
+        run_study(own, slow, n_trials=1)
 
-    goal = scripted(0.1, 0.2)
-    study = open_study("s", goal, storage=storage, grace_period=2)
+    goal, study = begin(0.1, 0.2, grace_period=2)
     other = threading.Thread(target=work)
     other.start()
     try:
@@ -214,9 +213,8 @@ def test_a_trial_whose_worker_lives_is_left_alone(storage):
     assert states(study) == ["COMPLETE", "COMPLETE"]
 
 
-def test_a_trial_that_was_taken_over_does_not_stop_its_worker(storage):
-    goal = scripted(0.1, 0.2, 0.3)
-    study = open_study("s", goal, storage=storage)
+def test_a_trial_that_was_taken_over_does_not_stop_its_worker(begin):
+    goal, study = begin(0.1, 0.2, 0.3)
 
     def fit(model):
         if len(study.trials) == 1:  # others hold this worker for dead
@@ -279,9 +277,8 @@ def test_workers_share_a_study_on_postgresql_and_one_dies(database):
     assert len({trial.user_attrs[WORKER] for trial in study.trials}) == 3
 
 
-def test_an_end_is_needed_and_kept(storage):
-    goal = scripted(0.1, 0.2)
-    study = open_study("s", goal, storage=storage)
+def test_an_end_is_needed_and_kept(begin):
+    goal, study = begin(0.1, 0.2)
     with pytest.raises(ValueError, match="give n_trials, timeout or both"):
         run_study(study, goal)
     run_study(study, goal, timeout=0)
