@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
 import polars.selectors as cs
 
 from tabmtl.columns.cures import Library, by_drop, by_numbers
-from tabmtl.columns.kind import TEXT, Coding, ColumnKind, Slices, Summary, is_whole
+from tabmtl.columns.kind import TEXT, Coding, ColumnKind, Form, Slices, Summary, is_whole
 from tabmtl.columns.number import LEAST_IDS, MOST_IDS, describe_numbers
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, IdColumnWarning, warn_user
 
@@ -30,7 +30,7 @@ class Categories(ColumnKind):
     """
 
     name = "categories"
-    form = "codes"
+    form: ClassVar[Form] = "codes"
     held = "was categorical"
     cast = "text"
 

@@ -19,6 +19,7 @@ from tabmtl.storage.stored import Stored
 #: What a kind keeps of some rows to learn from them, by names: a frame counts each ``level``, whose counts are added,
 #: and an array has values of sampled rows, (m,) or (c, m).
 Summary = dict[str, Any]
+Form = Literal["numbers", "codes", "bags", "vectors"]
 #: Parts of a frame in their order, with their rows.
 Slices = Iterable[tuple[slice, pl.DataFrame]]
 
@@ -81,7 +82,7 @@ class ColumnKind(LeanPickle, ABC):
     """
 
     name: ClassVar[str]
-    form: ClassVar[Literal["numbers", "codes", "bags", "vectors"]]
+    form: ClassVar[Form]
     held: ClassVar[str]
     cast: ClassVar[str]
 

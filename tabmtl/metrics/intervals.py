@@ -267,7 +267,7 @@ def score_intervals(
         where it has None; "n_labelled", the number of rows that count; "n_positive", the number of rows in the second
         class of a binary task, null for other kinds.
     """
-    return fit_intervals([Answered(tasks, y, outputs, sample_weight, own_task)], group, level=level)
+    return fit_intervals([Answered(tasks, y, list(outputs), sample_weight, own_task)], group, level=level)
 
 
 def fit_intervals(fits: Sequence[Answered], group: np.ndarray | None = None, *, level: float = 0.95) -> pl.DataFrame:
