@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -40,7 +39,7 @@ from tabmtl.pipelines.tracking import (
     open_log,
     server_environment,
 )
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import warn_user
 
 Scores = Mapping[str, float | None]
 
@@ -198,11 +197,9 @@ def start(name: str, /, store: Store = Store(), *, port: int = 5001, host: str =
     if champion is None:
         raise ValueError(f"{name} has no version with the alias {CHAMPION}: set it by tabmtl serve promote")
     if not is_loopback(host):
-        warnings.warn(
+        warn_user(
             f"anyone who reaches {host}:{port} can use this server, which has no authentication: put a proxy with "
-            "authentication in front, or leave --host out",
-            TabmtlWarning,
-            stacklevel=2,
+            "authentication in front, or leave --host out"
         )
     _check_free(host, port)
     model = f"models:/{name}@{CHAMPION}"
@@ -255,8 +252,7 @@ def _compare(
     for version in filter(None, [champion, challenger]):
         reason = why_unfair(make_client().get_model_version(name, version).tags, source, part)
         if reason is not None:
-            message = f"version {version} {reason}; a file of rows that no version has seen, and --part all, are fair"
-            warnings.warn(message, TabmtlWarning, stacklevel=3)
+            warn_user(f"version {version} {reason}; a file of rows that no version has seen, and --part all, are fair")
     scores = score(new, rows, part, challenger)
     if champion is None:
         reason = f"There was no champion: version {challenger} is it now."

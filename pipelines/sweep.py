@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import sys
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,12 +26,12 @@ import polars as pl
 
 from tabmtl import tuning
 from tabmtl.params import check_count
-from tabmtl.pipelines.data import ClickColumns, DataSource, Rows
+from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, open_rows
 from tabmtl.pipelines.model_choice import ModelChoice
 from tabmtl.pipelines.terminal import INTERRUPTED, exit_code, lay_out, near, pairs
 from tabmtl.pipelines.tracking import REFIT, Log, Tracking, TrialRuns, connected, make_client, open_log
 from tabmtl.pipelines.train import Fitted, check_output, fit_and_report, fit_single_tasks, prepare, print_places
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import warn_user
 
 if TYPE_CHECKING:
     import optuna
@@ -163,7 +162,8 @@ def sweep(
     """
     if output is not None:
         check_output(output)
-    rows, estimator = prepare(source, clicks, choice)
+    opened = partial(open_rows, source, clicks)
+    rows, estimator = prepare(opened, choice)
     goal = _make_goal(rows, estimator, choice, search)
     name = search.study or f"{rows.name}-{choice.model}-{search.objective}"
     study = tuning.open_study(name, goal, storage=search.storage, seed=choice.seed)
@@ -172,7 +172,7 @@ def sweep(
     with open_log(tracking) as log, _run_of_sweep(log, study, search) as parent:
         runs = None if log is None or parent is None else TrialRuns(log.experiment.experiment_id, parent)
         try:
-            in_worker = partial(_open_and_work, source, clicks, choice, search, tracking, name, runs)
+            in_worker = partial(_open_and_work, opened, choice, search, tracking, name, runs)
             _run_trials(study, goal, search, runs, in_worker)
         except KeyboardInterrupt:
             print("Interrupted: repeat the command to continue.", file=sys.stderr)
@@ -264,8 +264,7 @@ def _wait_for(workers: Sequence[BaseProcess]) -> None:
             code = worker.exitcode or 0
             if code < 0 or code == INTERRUPTED:
                 by = f"signal {-code}" if code < 0 else "an interrupt"
-                message = f"a worker was ended by {by}; {len(left)} of {len(workers)} go on"
-                warnings.warn(message, TabmtlWarning, stacklevel=2)
+                warn_user(f"a worker was ended by {by}; {len(left)} of {len(workers)} go on")
 
 
 @contextmanager
@@ -294,8 +293,7 @@ def _end_with_parent() -> None:
 
 
 def _open_and_work(
-    source: DataSource,
-    clicks: ClickColumns,
+    opened: Callable[[type], Rows],
     choice: ModelChoice,
     search: Search,
     tracking: Tracking,
@@ -303,7 +301,7 @@ def _open_and_work(
     runs: TrialRuns | None,
 ) -> None:
     with nullcontext() if runs is None else connected(tracking):
-        rows, estimator = prepare(source, clicks, choice)
+        rows, estimator = prepare(opened, choice)
         goal = _make_goal(rows, estimator, choice, search)
         _work(tuning.open_study(name, goal, storage=search.storage, seed=choice.seed), goal, search, runs)
 

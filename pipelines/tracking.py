@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import re
-import shlex
 import shutil
 import sqlite3
 import sys
@@ -167,16 +166,11 @@ class Log:
         version, alias : str or None
             None if the model is not registered.
         """
+        version_tags = {key: value for key, value in (tags or {}).items() if value is not None}
+        named: Any = {"registered_model_name": register, "alias": "auto", "version_tags": version_tags}
+        info = tabmtl.mlflow.log_model(estimator, input_example=example, **named if register else {})
         if register is None:
-            tabmtl.mlflow.log_model(estimator, input_example=example)
             return None, None
-        info = tabmtl.mlflow.log_model(
-            estimator,
-            input_example=example,
-            registered_model_name=register,
-            alias="auto",
-            version_tags={key: value for key, value in (tags or {}).items() if value is not None},
-        )
         version = str(info.registered_model_version)
         return version, make_client().get_model_version(register, version).aliases[0]
 
@@ -384,19 +378,6 @@ def check_writable(folder: Path, option: str) -> None:
         TemporaryDirectory(prefix=".tabmtl-", dir=place).cleanup()
     except OSError as error:
         raise ValueError(f"{option}: cannot write to {folder} ({error.strerror})") from error
-
-
-def page_command(uri: str) -> str:
-    """Return the command, or the address, that opens MLflow's page of a store."""
-    if uri.startswith(("http://", "https://")):
-        return uri
-    return f"{program('mlflow')} server --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000 --workers 1"
-
-
-def run_page(uri: str, experiment_id: str, run_id: str | None) -> str:
-    """Return the address of a run on MLflow's page of a store, which `page_command` opens."""
-    server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
-    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def server_environment() -> dict[str, str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -17,7 +19,6 @@ import tabmtl.mlflow
 from tabmtl.pipelines.data import (
     ClickColumns,
     ClickRows,
-    DataSource,
     Rows,
     ShardRows,
     TableRows,
@@ -34,11 +35,11 @@ from tabmtl.pipelines.tracking import (
     Tracking,
     check_writable,
     open_log,
-    page_command,
     program,
-    run_page,
 )
 from tabmtl.processes.ranks import ALONE, Ranks
+
+AnyRows = TypeVar("AnyRows", bound=Rows | ShardRows)
 
 
 def train(
@@ -86,7 +87,8 @@ def train(
     if not source.shards and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError("several processes share the rows of --shards; --data is for one: leave torchrun out")
     with _group(source, checkpoint) as group:
-        rows, estimator = _open(source, clicks, choice)
+        opened: Callable[..., Rows | ShardRows] = open_shards if source.shards else open_rows
+        rows, estimator = prepare(partial(opened, source, clicks), choice)
         _check_baseline(baseline, rows, choice)
         if output is not None:
             check_output(output)
@@ -107,16 +109,6 @@ def train(
             if log is not None:
                 print_places(log, fitted, register, rows.origin)
     return estimator
-
-
-def _open(source: TrainSource, clicks: ClickColumns, choice: ModelChoice) -> tuple[Rows | ShardRows, Any]:
-    if not source.shards:
-        return prepare(source, clicks, choice)
-    cls = find_class(choice.model)
-    make(cls, choice, {})  # reports a wrong parameter before the rows are read
-    rows = open_shards(source, clicks, cls)
-    rows.check_features()
-    return rows, make(cls, choice, rows.facts)
 
 
 def _group(source: TrainSource, checkpoint: Path | None) -> AbstractContextManager[Ranks]:
@@ -159,8 +151,8 @@ class Fitted:
     alias: str | None = None
 
 
-def prepare(source: DataSource, clicks: ClickColumns, choice: ModelChoice) -> tuple[Rows, Any]:
-    """Read the rows, and make the estimator that will learn from them.
+def prepare(opened: Callable[[type], AnyRows], choice: ModelChoice) -> tuple[AnyRows, Any]:
+    """Read the rows for the class of a model, and make the estimator that will learn from them.
 
     Raises
     ------
@@ -169,8 +161,8 @@ def prepare(source: DataSource, clicks: ClickColumns, choice: ModelChoice) -> tu
     """
     cls = find_class(choice.model)
     make(cls, choice, {})  # reports a wrong parameter before the rows are read
-    rows = open_rows(source, clicks, cls)
-    if isinstance(rows, TableRows):
+    rows = opened(cls)
+    if not isinstance(rows, ClickRows):
         rows.check_features()
     return rows, make(cls, choice, rows.facts)
 
@@ -259,9 +251,12 @@ def print_places(log: Log, fitted: Fitted, register: str | None, origin: str | N
         if fitted.alias != CHAMPION:
             print(f"  compare with the champion:  {own} serve promote {register} {origin or '--data FILE'}")
         print(f"  serve the champion:         {own} serve start {register}")
-    if not log.uri.startswith("http"):
-        print(f"  start MLflow's page:        {page_command(log.uri)}")
-    print(f"  open the run:               {run_page(log.uri, log.experiment.experiment_id, fitted.run_id)}")
+    server = log.uri.rstrip("/")
+    if not server.startswith(("http://", "https://")):
+        mlflow, store, server = program("mlflow"), shlex.quote(log.uri), "http://127.0.0.1:5000"
+        command = f"{mlflow} server --backend-store-uri {store} --host 127.0.0.1 --port 5000 --workers 1"
+        print(f"  start MLflow's page:        {command}")
+    print(f"  open the run:               {server}/#/experiments/{log.experiment.experiment_id}/runs/{fitted.run_id}")
 
 
 def watch(estimator: Any, run_id: str | None) -> Any:

@@ -214,10 +214,6 @@ class ClickRows(files.PartedRows):
         """Log the facts of a finished fit; recommenders have no reference."""
         callback.log_fitted(estimator, self.parts["train"], X_val=self.parts["val"])
 
-    def example(self) -> pl.DataFrame:
-        """Return some clicks, as an input example."""
-        return self.parts["train"].head(5)
-
 
 def open_clicks(source: files.RowSource, columns: ClickColumns, *, whole: bool = False) -> ClickRows:
     """Read a click log, and split it in time; a set has its own test sessions.

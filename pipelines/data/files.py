@@ -96,6 +96,10 @@ class PartedRows:
 
     unit: ClassVar[str] = "rows"
 
+    def example(self) -> pl.DataFrame:
+        """Return some rows to fit, as an input example."""
+        return self.parts["train"].head(5)
+
     @property
     def judged(self) -> str | None:
         """The part that is scored when the fit is over."""

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import polars as pl
 import polars.selectors as cs
 
 from tabmtl.pipelines.data import files, tables
 from tabmtl.pipelines.data.clicks import ClickColumns
-
-if TYPE_CHECKING:
-    pass
 
 #: Options of other rows, and what to say of files instead.
 _NOT_OF_FILES = {
@@ -86,13 +83,6 @@ class ShardRows(tables.ScoredTables):
         tasks = f"{len(self.targets)} targets" if len(self.targets) > 1 else f"the target {self.targets[0]}"
         n_files = len(self.parts["train"].files or ())
         return f"{self.name}: {sizes}, in {n_files} files to train on; {len(self._features)} features, {tasks}"
-
-    def check_features(self) -> None:
-        """Raise an error that names a column which no model accepts, such as one of dates."""
-        from tabmtl.encode import FeatureCoder
-
-        features = self.example().select(pl.exclude(self.facts["task_column"] or []))
-        FeatureCoder.fit(features.head(1), categorical=self.facts["categorical_features"])
 
     def fit(self, estimator: Any) -> None:
         """Fit on the files to train on; those to stop on, if there are any, stop the fit."""

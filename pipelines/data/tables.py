@@ -133,7 +133,16 @@ class DataSource(files.RowSource):
 
 
 class ScoredTables(files.PartedRows):
-    """Base of rows of tables: how their scores are shown and logged."""
+    """Base of rows of tables: the check of their features, and how their scores are shown and logged."""
+
+    def check_features(self) -> None:
+        """Raise an error that names a column which no model accepts, such as one of dates."""
+        from tabmtl.columns.cures import library_of
+        from tabmtl.encode import FeatureCoder
+
+        X, categorical = self.example().head(1), self.facts.get("categorical_features", "from_dtype")
+        features = X.select(pl.exclude(self.facts["task_column"] or []))
+        FeatureCoder.fit(features, categorical=categorical, library=library_of(X))
 
     @staticmethod
     def shown(table: pl.DataFrame) -> pl.DataFrame:
@@ -200,14 +209,6 @@ class TableRows(ScoredTables):
         long = self.facts["task_column"]
         tasks = f"{tasks} of {X[long].n_unique()} tasks in one column" if long else tasks
         return f"{self.name}: {files.describe_sizes(self.sizes, self.unit)}; {X.width} features, {tasks}"
-
-    def check_features(self) -> None:
-        """Raise an error that names a column which no model accepts, such as one of dates."""
-        from tabmtl.columns.cures import library_of
-        from tabmtl.encode import FeatureCoder
-
-        X, _ = self.parts["train"]
-        FeatureCoder.fit(X.head(1).select(pl.exclude(self.facts["task_column"] or [])), library=library_of(X))
 
     def fit(self, estimator: Any) -> None:
         """Fit on the train rows; the validation rows stop the fit."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from io import StringIO
 from typing import Any
@@ -36,13 +36,7 @@ _STYLE: Any = {
 }
 
 
-def draw_figures(
-    frame: pl.DataFrame,
-    models: Mapping[str, Any],
-    calibration: pl.DataFrame,
-    tasks: Sequence[Task],
-    reference: str,
-) -> list[Figure]:
+def draw_figures(comparison: Any) -> list[Figure]:
     """Draw differences, calibration, learning curves, mixtures of ensembles and the use of experts.
 
     Parameters
@@ -58,9 +52,9 @@ def draw_figures(
     check_matplotlib("the report")
     with load_pyplot().rc_context(_STYLE):
         return [
-            *_differences(frame, tasks, reference),
-            *_calibration(calibration, tasks),
-            *(figure for name, model in models.items() for figure in _inside(name, model)),
+            *_differences(comparison.frame, comparison.tasks, comparison.reference),
+            *_calibration(comparison.calibration, comparison.tasks),
+            *(figure for name, model in comparison.models.items() for figure in _inside(name, model)),
         ]
 
 

@@ -44,8 +44,8 @@ Differences = Mapping[str, Mapping[str, Estimate]]
 
 def scores_of(fits: Sequence[Answered], group: np.ndarray | None) -> pl.DataFrame:
     """Score every task by all fits of a model, a row each, with the columns "task" to "high" and "n_labelled"."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TabmtlWarning)  # the same for every model: `warn_of_unjudged` gives them once
+    # the same warnings for every model: `warn_of_unjudged` gives them once
+    with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
         return fit_intervals(fits, group).drop("n_positive")
 
 
@@ -78,8 +78,7 @@ def differences_of(
         [Answered(judged, labels[:, kept], [fit.outputs[t] for t in kept], None, own) for fit in side]
         for side in (fits, references)
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TabmtlWarning)
+    with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
         found = estimate_tasks(ours, theirs, group)
     named = {task.name: each for task, each in zip(judged, found, strict=True) if each is not None}
     names = {task.name for task in judged}

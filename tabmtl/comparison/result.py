@@ -201,8 +201,7 @@ class Comparison:
         OSError
             If the file cannot be written.
         """
-        figures = draw_figures(self.frame, self.models, self.calibration, self.tasks, self.reference)
-        write_file(Path(path), page.report(self, figures).encode())
+        write_file(Path(path), page.report(self, draw_figures(self)).encode())
 
     def _repr_html_(self) -> str:
         """Show tables in a notebook."""

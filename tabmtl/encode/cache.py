@@ -31,7 +31,6 @@ from tabmtl.schema import Batch, TabmtlWarning, warn_user
 from tabmtl.storage.atomic import (
     is_real_folder,
     locked,
-    locked_if_free,
     read_file,
     remove_left,
     replaced,
@@ -339,7 +338,7 @@ def _remove_left_rows() -> None:
         with suppress(OSError):  # of other users, or gone
             if time.time() - folder.lstat().st_mtime < _LEFT_SECONDS or not is_real_folder(folder):
                 continue
-            with locked_if_free(folder) as is_free:
+            with locked(folder, wait=False) as is_free:
                 if is_free:
                     rmtree(folder)
                     logger.warning("removed the encoded rows that a killed fit has left in %s", folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ import polars as pl
 
 from tabmtl.columns.cures import by_kind
 from tabmtl.params import near
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import warn_user
 from tabmtl.targets import KINDS, Kind, Task
 from tabmtl.targets.kind import TEXT
 
@@ -155,10 +154,8 @@ def _is_regression(name: str, present: pl.Series, may_be_whole: bool) -> bool:
         return False
     is_regression = len(values) > _MAX_INFERRED_CLASSES
     kind = "regression" if is_regression else "multiclass"
-    warnings.warn(
+    warn_user(
         f"task {name!r} holds {len(values)} distinct whole numbers and was taken for {kind}; "
-        f"say which it is: {by_kind(name, kind)}",
-        TabmtlWarning,
-        stacklevel=2,
+        f"say which it is: {by_kind(name, kind)}"
     )
     return is_regression

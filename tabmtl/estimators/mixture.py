@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from tabmtl.nn.embeddings import EMBEDDING_STD
 from tabmtl.nn.experts import Activation, Experts, Norm
 from tabmtl.nn.layers import Towers
 from tabmtl.params import CountOrZero, Rate
-from tabmtl.schema import Batch, TabmtlWarning
+from tabmtl.schema import Batch, warn_user
 from tabmtl.targets import Task
 from tabmtl.training.predict import represent_rows
 
@@ -213,9 +212,7 @@ def _warn_of_collapse(experts: pl.DataFrame, cure: str) -> None:
     collapsed = experts.filter("dead", (pl.col("zero_rate") > _COLLAPSED_ZEROS) | (pl.col("std") < 1e-6))
     if len(collapsed):
         names = [f"{name!r} (level {level})" for level, name in collapsed.select("level", "expert").iter_rows()]
-        warnings.warn(
+        warn_user(
             f"{len(names)} of {len(experts)} experts have collapsed: more than 90 % of their outputs are 0, or none "
-            f"varies: {', '.join(names[:5])}{' ...' * (len(names) > 5)}; try {cure}; see experts_",
-            TabmtlWarning,
-            stacklevel=2,
+            f"varies: {', '.join(names[:5])}{' ...' * (len(names) > 5)}; try {cure}; see experts_"
         )

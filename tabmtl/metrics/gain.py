@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from tabmtl.schema import TabmtlWarning, html_table, text_table
+from tabmtl.schema import html_table, text_table, warn_user
 
 #: A relative gain over a reference closer to zero than this says nothing: it is null.
 SMALLEST_REFERENCE = 0.01
@@ -120,7 +119,7 @@ def multitask_gain(scores: Mapping[str, float | None], reference: Mapping[str, f
         if row["difference"] is not None:
             near = f"the reference {row['reference']:.4f} is too close to 0"
             reason = f"no gain in percent, {near}; read the difference instead"
-        warnings.warn(f"task {row['task']!r}: {reason}", TabmtlWarning, stacklevel=2)
+        warn_user(f"task {row['task']!r}: {reason}")
     return MultitaskGain(table)
 
 

@@ -35,7 +35,6 @@ weights out of the variance and fails on a class of one row: hence this module.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -47,7 +46,7 @@ from scipy.special import expit, logit
 
 from tabmtl.metrics.metric import Metric
 from tabmtl.metrics.scores import Answered, check_metric, counted, each_task, metric_of, score_task
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import warn_user
 
 if TYPE_CHECKING:
     from tabmtl.targets import Task
@@ -432,8 +431,7 @@ def _warn_of_none(
     """Warn of an estimate without an interval."""
     if not found.freedom:
         reason = no_interval_reason(task, y, sample_weight, group)
-        message = f"task {task.name!r}: {check_metric(task)} has no interval: {reason}"
-        warnings.warn(message, TabmtlWarning, stacklevel=4)
+        warn_user(f"task {task.name!r}: {check_metric(task)} has no interval: {reason}")
 
 
 def _check_level(level: float) -> None:

@@ -7,14 +7,13 @@ its metrics, each a `tabmtl.metrics.metric.Metric`.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
 from tabmtl.metrics.metric import Metric
-from tabmtl.schema import DivergenceError, TabmtlWarning, html_table
+from tabmtl.schema import DivergenceError, html_table, warn_user
 
 if TYPE_CHECKING:
     from tabmtl.targets import Task
@@ -130,7 +129,7 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
     labels = y[rows]
     reason = _reason(metric, labels)
     if reason is not None:
-        warnings.warn(f"task {task.name!r}: {check_metric(task)} is undefined: {reason}", TabmtlWarning, stacklevel=2)
+        warn_user(f"task {task.name!r}: {check_metric(task)} is undefined: {reason}")
         return math.nan
     _check_output(task, y, output, labels)
     answers = output[rows]

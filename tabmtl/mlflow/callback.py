@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from tabmtl.metrics.gain import MultitaskGain, multitask_gain
 from tabmtl.mlflow.signature import rows_of, schema_of
 from tabmtl.plots import ExpertUsageDisplay, GainDisplay, HistoryDisplay, LeaderboardDisplay, OutlierTaskDisplay
 from tabmtl.plots.display import Display
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import warn_user
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.training.hooks import OnEpoch
 
@@ -212,7 +211,7 @@ class MLflowCallback:
                 mlflow.MlflowClient().log_figure(self._run(), display.figure_, f"plots/{name}.png")
                 display.close()
         except ImportError as error:
-            warnings.warn(f"the plots are not logged: {error}", TabmtlWarning, stacklevel=3)
+            warn_user(f"the plots are not logged: {error}")
 
 
 @contextmanager
@@ -221,7 +220,7 @@ def as_warning(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # any error of a database, a driver or a server
-        warnings.warn(f"{what}: MLflow says {error}", TabmtlWarning, stacklevel=3)
+        warn_user(f"{what}: MLflow says {error}")
 
 
 def _make_run() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import numbers
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -21,7 +20,7 @@ from tabmtl.encode.read import read_features, read_groups
 from tabmtl.metrics.scores import mean_score
 from tabmtl.model_selection.stratify import ATTEMPTS, Strata, deal_groups, deal_rows, train_valid_split
 from tabmtl.params import near
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import warn_user
 from tabmtl.targets import Task
 
 __all__ = ["MultiTaskKFold", "MultitaskScorer", "make_multitask_scorer", "train_valid_split"]
@@ -249,11 +248,9 @@ def _warn_of_gaps(counts: np.ndarray, strata: Strata, tasks: Sequence[Task]) -> 
         for s in gaps[:_LISTED]
     ]
     more = f" and {len(gaps) - _LISTED} more" if len(gaps) > _LISTED else ""
-    warnings.warn(
+    warn_user(
         f"not each of the {len(counts)} folds holds labels of {', '.join(listed)}{more}; use fewer splits, merge "
-        "rare classes or smaller groups",
-        TabmtlWarning,
-        stacklevel=3,
+        "rare classes or smaller groups"
     )
 
 

@@ -22,7 +22,7 @@ from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import Answered
 from tabmtl.params import Names, check_choice, near
 from tabmtl.schema import warn_user
-from tabmtl.storage.atomic import locked, locked_if_free, remove_left, replaced
+from tabmtl.storage.atomic import locked, remove_left, replaced
 
 _BLOCK_ROWS = 65_536
 
@@ -102,7 +102,9 @@ def plan_files(model: MultiTaskEstimator, paths: Paths, folder: Path, method: Me
     files = find_files(paths)
     outputs = _outputs(files, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _tidy(folder, {output.name for output in outputs})
+    with locked(folder, wait=False) as is_free:  # else a process may be at work there
+        if is_free:
+            remove_left(folder, {output.name for output in outputs})
     return dict(zip(files, outputs, strict=True))
 
 
@@ -262,13 +264,6 @@ def _outputs(files: Sequence[str], folder: Path) -> list[Path]:
         if place / output.name in inputs or (output.is_symlink() and output.resolve() in inputs):
             raise ValueError(f"{output} is an input, which its answers would replace; name another folder")
     return list(outputs)
-
-
-def _tidy(folder: Path, names: set[str]) -> None:
-    """Remove what killed processes have left of answers of these names, unless one is at work in the folder."""
-    with locked_if_free(folder) as is_free:
-        if is_free:
-            remove_left(folder, names)
 
 
 def _predict_file(model: MultiTaskEstimator, file: str, output: Path, method: Method, keep: tuple[str, ...]) -> int:

@@ -195,33 +195,23 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
+def locked(folder: Path, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
     """Keep out other processes and threads that lock this folder; the lock ends with the process that holds it.
 
     The folder itself is locked, so nothing stays behind. Windows, and network file systems that lock no folders, keep
-    nobody out. Those who share the lock keep out only the others.
+    nobody out. Those who share the lock keep out only the others. Yields whether the folder is locked: without
+    ``wait``, it is only if nobody else locks it.
     """
-    if sys.platform == "win32":
-        yield
-        return
-    with _opened(folder) as descriptor:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def locked_if_free(folder: Path) -> Iterator[bool]:
-    """Lock a folder if nobody else does, and say whether it is locked: False where nobody can know."""
     if sys.platform == "win32":
         yield False
         return
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     with _opened(folder) as descriptor:
-        is_free = False
+        is_locked = False
         with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_free = True
-        yield is_free
+            fcntl.flock(descriptor, how if wait else how | fcntl.LOCK_NB)
+            is_locked = True
+        yield is_locked
 
 
 @contextmanager

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import warn_user
 from tabmtl.targets.task import Task
 
 
@@ -54,13 +53,11 @@ def settle_funnel(values: np.ndarray, tasks: Sequence[Task], chain: Sequence[int
     for (before, after), count in zip(*np.unique(pairs, axis=0, return_counts=True), strict=True):
         first, second = tasks[chain[before]], tasks[chain[after]]
         yes, no = (second.classes or (0, 1))[1], (first.classes or (0, 1))[0]
-        warnings.warn(
+        warn_user(
             f"{count} of {len(values)} rows have {second.name}={yes!r} although {first.name}={no!r}; they count "
             f"as not {second.name!r}, for task_chain says that it needs {first.name!r} before. If the order or the "
             "classes are meant otherwise, change task_chain, or declare tasks={name: Task(name=name, kind='binary', "
-            "classes=(<not taken>, <taken>))}",
-            TabmtlWarning,
-            stacklevel=2,
+            "classes=(<not taken>, <taken>))}"
         )
     settled = values.copy()
     settled[:, list(chain)] = np.where(ended, 0, steps)

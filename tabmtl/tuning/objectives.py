@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import Answered, mean_score, score_tasks, undefined_reason
-from tabmtl.schema import Batch, TabmtlWarning
+from tabmtl.schema import Batch, warn_user
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.targets import Task
@@ -273,9 +272,5 @@ def _judged(tasks: Sequence[Task], valid: Batch, per_task: bool) -> tuple[Task, 
             f"({said}); give other rows in X_val and y_val"
         )
     if undefined:
-        warnings.warn(
-            f"{len(undefined)} of {len(tasks)} tasks have no part in the mean score, undefined on y_val: {said}",
-            TabmtlWarning,
-            stacklevel=3,
-        )
+        warn_user(f"{len(undefined)} of {len(tasks)} tasks have no part in the mean score, undefined on y_val: {said}")
     return tuple(task for task in tasks if task.name not in undefined)

@@ -20,7 +20,7 @@ from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCal
 from optuna.trial import FrozenTrial, TrialState
 
 from tabmtl.params import check_count
-from tabmtl.schema import TabmtlWarning, warn_user
+from tabmtl.schema import warn_user
 from tabmtl.tuning.trial import ENDED, FAILURE, SCORES, Objective, name_numbers
 
 #: Whether `run_study` is at work in this thread: only then are trials begun with a heartbeat.
@@ -180,11 +180,9 @@ def retry(study: optuna.Study, trial: FrozenTrial) -> None:
         if len(former) < _MAX_RETRIES:
             RetryHeartbeatStaleTrialCallback()(study, trial)
             return
-    warnings.warn(
+    warn_user(
         f"trial {former[0]} was lost with its worker {len(former) + 1} times, and is not tried again: its parameters "
-        f"{trial.params} may need more memory than there is",
-        TabmtlWarning,
-        stacklevel=2,
+        f"{trial.params} may need more memory than there is"
     )
 
 

@@ -105,7 +105,7 @@ def test_importing_plots_leaves_matplotlib_alone():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("draw", ["GainDisplay.from_gain(gain)", "draw_figures(rows, {}, rows.clear(), [task], '')"])
+@pytest.mark.parametrize("draw", ["GainDisplay.from_gain(gain)", "draw_figures(compared)"])
 def test_settings_of_a_backend_outlive_the_first_drawing(draw, tmp_path):
     """The backend of notebooks turns on interactive mode when it is loaded, without which they show no plots."""
     (tmp_path / "notebook.py").write_text(
@@ -113,12 +113,14 @@ def test_settings_of_a_backend_outlive_the_first_drawing(draw, tmp_path):
     )
     code = (
         "import matplotlib, polars as pl\n"
+        "from types import SimpleNamespace\n"
         "from tabmtl import Task, multitask_gain\n"
         "from tabmtl.comparison.figures import draw_figures\n"
         "from tabmtl.plots import GainDisplay\n"
         "gain, task = multitask_gain({'a': 0.5}, {'a': 0.4}), Task(name='a', kind='regression')\n"
         "names = {'difference': 0.1, 'difference_low': 0.0, 'difference_high': 0.2}\n"
         "rows = pl.DataFrame({'model': ['x'], 'task': ['a'], **names})\n"
+        "compared = SimpleNamespace(frame=rows, models={}, calibration=rows.clear(), tasks=[task], reference='')\n"
         f"{draw}\n"
         "assert matplotlib.is_interactive()\n"
         "assert matplotlib.rcParams['axes.grid'] is False"
