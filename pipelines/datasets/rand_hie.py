@@ -33,11 +33,8 @@ def load(folder: Folder = None) -> Dataset:
         ),
         categorical=("plan", "site"),
         tasks={
-            "any_spend": "binary",
-            "any_inpatient": "binary",
-            "any_mental": "binary",
-            "log_spend": "regression",
-            "mdvis": "regression",
+            **dict.fromkeys(("any_spend", "any_inpatient", "any_mental"), "binary"),
+            **dict.fromkeys(("log_spend", "mdvis"), "regression"),
         },
         groups="zper",
         licence="GPL >= 2, of the R package sampleSelection (not verified); none stated for the data",

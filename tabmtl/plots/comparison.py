@@ -62,9 +62,6 @@ class ComparisonDisplay(Display):
     (['y0', 'y1'], ['together'])
     """
 
-    axes_: dict[str, Axes]
-    points_: dict[str, list[ErrorbarContainer]]
-
     def __init__(self, frame: pl.DataFrame, *, tasks: Sequence[Task], reference: str) -> None:
         self.frame, self.tasks, self.reference = frame, tasks, reference
 
@@ -112,7 +109,7 @@ class ComparisonDisplay(Display):
         rows = self.frame if values == "score" else self.frame.filter(pl.col("model") != self.reference)
         n_lines = rows["model"].n_unique()
         self.axes_ = self._panels_of(self.tasks, ax, height=1.1 + 0.28 * n_lines)
-        self.points_ = {}
+        self.points_: dict[str, list[ErrorbarContainer]] = {}
         for task in self.tasks:
             own, panel = rows.filter(task=task.name), self.axes_[task.name]
             self.points_[task.name] = _draw_intervals(panel, own, values, errorbar_kw or {})
@@ -155,9 +152,6 @@ class CalibrationDisplay(Display):
     [('y', 'IndependentTasks')]
     """
 
-    axes_: dict[str, Axes]
-    lines_: dict[tuple[str, str], Line2D]
-
     def __init__(self, calibration: pl.DataFrame, *, tasks: Sequence[Task]) -> None:
         self.calibration, self.tasks = calibration, tasks
 
@@ -172,7 +166,7 @@ class CalibrationDisplay(Display):
     def plot(self, *, ax: Axes | None = None) -> CalibrationDisplay:
         """Draw the panels; ``ax`` is that of :meth:`from_comparison`."""
         self.axes_ = self._panels_of(self.tasks, ax, height=2.9)
-        self.lines_ = {}
+        self.lines_: dict[tuple[str, str], Line2D] = {}
         models = self.calibration["model"].unique(maintain_order=True).to_list()
         for task in self.tasks:
             own = self.calibration.filter(task=task.name)

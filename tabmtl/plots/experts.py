@@ -57,9 +57,6 @@ class ExpertUsageDisplay(Display):
     [[False, False, True], [False, True, False]]
     """
 
-    axes_: dict[int, Axes]
-    images_: dict[int, AxesImage]
-
     def __init__(
         self, utilisation: pl.DataFrame, experts: pl.DataFrame, *, tasks: Sequence[str] = (), name: str | None = None
     ) -> None:

@@ -54,9 +54,6 @@ class LeaderboardDisplay(Display):
     (['y0', 'y1'], ['alone', 'together', 'LinearStack', 'MultiTaskEnsemble'])
     """
 
-    axes_: dict[str, Axes]
-    points_: dict[str, ErrorbarContainer]
-
     def __init__(self, leaderboard: pl.DataFrame, *, tasks: Sequence[Task]) -> None:
         self.leaderboard, self.tasks = leaderboard, tasks
 

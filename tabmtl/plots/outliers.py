@@ -13,7 +13,6 @@ from tabmtl.plots.display import COLORS, REFERENCE, Display, tasks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.container import BarContainer
 
 
 class OutlierTaskDisplay(Display):
@@ -48,8 +47,6 @@ class OutlierTaskDisplay(Display):
     >>> [display.ax_.get_yticklabels()[0].get_text()] == [*bench.outliers]
     True
     """
-
-    bars_: BarContainer
 
     def __init__(self, outliers: pl.DataFrame, *, max_tasks: int = 30) -> None:
         check_count("max_tasks", max_tasks)

@@ -14,7 +14,6 @@ from tabmtl.targets import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.container import BarContainer
     from matplotlib.lines import Line2D
 
 
@@ -51,8 +50,6 @@ class HistoryDisplay(Display):
     >>> sorted(display.lines_)
     ['train/y0/r2', 'train/y1/r2', 'val/y0/r2', 'val/y1/r2']
     """
-
-    lines_: dict[str, Line2D]
 
     def __init__(self, history: pl.DataFrame, *, tasks: Sequence[Task], best_iteration: int | None = None) -> None:
         self.history, self.tasks, self.best_iteration = history, tasks, best_iteration
@@ -94,7 +91,7 @@ class HistoryDisplay(Display):
         """Draw the curves; the arguments are those of :meth:`from_estimator`."""
         ax = self._draw_into(ax)
         epochs = self.history["epoch"].to_numpy() + 1
-        self.lines_ = {}
+        self.lines_: dict[str, Line2D] = {}
         for t, task in enumerate(self.tasks):
             for part, style in (("val", "-"), ("train", "--")):
                 name = f"{part}/{task.name}/{task.metric}"
@@ -142,8 +139,6 @@ class GainDisplay(Display):
     >>> display.ax_.get_title()
     'Δm = +2.50 % over 1 of 1 tasks'
     """
-
-    bars_: list[BarContainer]
 
     def __init__(
         self,

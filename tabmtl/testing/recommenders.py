@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,7 @@ from tabmtl.sessions.recommender import Recommender
 from tabmtl.synth import make_sessions
 from tabmtl.testing.comparisons import parameters_of
 from tabmtl.testing.promises import named_checks, raises
-from tabmtl.testing.storage import copies_of, reload
+from tabmtl.testing.storage import copies_of, reload, with_other_global_seeds
 
 #: Set where a recommender has the parameter; on the CPU, the bits of two runs can be compared.
 _SETTINGS: dict[str, Any] = {"device": "cpu", "n_jobs": 1, "random_state": 0}
@@ -92,8 +91,8 @@ class Recommending:
         return self.scores(model).equals(self.scores(self.fitted))
 
 
-class _Kept(Recommending):
-    """Promises about parameters, and about the bits of a fit: in a second fit, in copies and in files."""
+class _Every(Recommending):
+    """Promises of every recommender, with one fit for them all: parameters, bits of a fit, and lists."""
 
     def check_parameters_are_kept_and_cloned(self) -> None:
         model = self.fresh()
@@ -121,20 +120,13 @@ class _Kept(Recommending):
         assert self.same(model.fit(self.train, items=self.items))
 
     def check_the_same_seed_gives_the_same_bits_and_leaves_the_global_generators_alone(self) -> None:
-        import torch
+        def scores() -> pl.DataFrame:
+            model = self.fresh().fit(self.train, items=self.items)
+            model.evaluate(self.test)
+            return self.scores(model)
 
-        def states() -> Any:
-            legacy: Any = np.random.get_state()
-            return random.getstate(), legacy[1].tolist(), legacy[2:], torch.get_rng_state().tolist()
-
-        before = states()
-        self.fresh().fit(self.train, items=self.items).evaluate(self.test)
-        assert states() == before, "a global generator has moved"
-        random.seed(1)
-        np.random.seed(1)
-        with torch.random.fork_rng():
-            torch.manual_seed(1)
-            assert self.same(self.fresh().fit(self.train, items=self.items))
+        first, second = with_other_global_seeds(scores)
+        assert second.equals(first)
 
     def check_copies_and_files_give_the_same_bits(self) -> None:
         model, test = self.fitted, self.test
@@ -164,10 +156,6 @@ class _Kept(Recommending):
 
     def _asked(self, model: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
         return model.recommend(self.test, k=9), model.evaluate(self.test)
-
-
-class _Lists(Recommending):
-    """Promises about the lists of recommendations."""
 
     def check_before_fit_nothing_is_answered(self) -> None:
         model = self.fresh()
@@ -237,7 +225,3 @@ class _Lists(Recommending):
         assert (every["score"].diff().drop_nulls() <= 0).all()
         assert sorted(every["item_id"]) == sorted(set(self.items["item_id"]) - {"i07"})
         assert every[:5].equals(found)
-
-
-class _Every(_Kept, _Lists):
-    """Promises of every recommender, with one fit for them all."""

@@ -42,10 +42,6 @@ class Rows(Subject):
         many = answers(estimator, pl.concat([X] * 20))
         assert largest_gap([np.concatenate([a] * 20) for a in whole], many) <= 1e-6
 
-    def check_one_row_is_answered(self) -> None:
-        estimator, X, _ = self.fitted()
-        assert {len(a) for a in answers(estimator, X[:1])} == {1}
-
     def check_missing_values_are_answered_anywhere(self) -> None:
         estimator, X, y = self.fitted()
         for name, dtype in X.schema.items():

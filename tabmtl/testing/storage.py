@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sklearn.base import clone
@@ -16,6 +17,8 @@ import tabmtl
 from tabmtl.storage.persist import load
 from tabmtl.testing.comparisons import answers, parameters_of, same
 from tabmtl.testing.subject import STEPS, Subject
+
+Answer = TypeVar("Answer")
 
 
 def reload(estimator: Any, folder: Path) -> Any:
@@ -34,6 +37,24 @@ def copies_of(estimator: Any, folder: Path) -> dict[str, Any]:
     }
 
 
+def with_other_global_seeds(ask: Callable[[], Answer]) -> tuple[Answer, Answer]:
+    """Return two answers, the second after other seeds of all global generators; the first must not move these."""
+    import torch
+
+    def states() -> Any:
+        legacy: Any = np.random.get_state()
+        return random.getstate(), legacy[1].tolist(), legacy[2:], torch.get_rng_state().tolist()
+
+    before = states()
+    first = ask()
+    assert states() == before, "a global generator has moved"
+    random.seed(1)
+    np.random.seed(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return first, ask()
+
+
 def _files_of(folder: Path) -> dict[Path, bytes]:
     """Return the files of a model and of its parts."""
     return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
@@ -43,23 +64,10 @@ class Storage(Subject):
     """Promises about the bits of a fit: in a second fit, in copies and in files."""
 
     def check_the_same_seed_gives_the_same_bits_and_leaves_the_global_generators_alone(self) -> None:
-        import torch
-
-        def states() -> Any:
-            legacy: Any = np.random.get_state()
-            return random.getstate(), legacy[1].tolist(), legacy[2:], torch.get_rng_state().tolist()
-
         X, y = self.table()
-        before = states()
-        first = self.fresh().fit(X, y)
-        said = answers(first, X)
-        assert states() == before, "a global generator has moved"
-        random.seed(1)
-        np.random.seed(1)
-        with torch.random.fork_rng():
-            torch.manual_seed(1)
-            assert same(said, self.said(X, y))
-            assert same(said, answers(clone(first).fit(X, y), X))
+        said, again = with_other_global_seeds(lambda: self.said(X, y))
+        assert same(said, again)
+        assert same(said, answers(clone(self.fitted()[0]).fit(X, y), X))
         seeded = [self.said(X, y, random_state=np.random.RandomState(7)) for _ in range(2)]
         assert same(*seeded), "two fits with one RandomState differ"
 

@@ -399,14 +399,11 @@ def check_same(study: optuna.Study, objective: Objective) -> None:
     """Raise a ValueError that names the difference if a study was made for another search, rows or settings."""
     check_whole(study)
     name, known = study.study_name, study.metric_names
-    named = list(objective.names) if known is None else known
-    if len(study.directions) != len(objective.names) or named != list(objective.names):
-        there = f"{len(study.directions)} numbers" if known is None else known
+    if known not in (None, list(objective.names)):
         raise ValueError(
-            f"the study {name!r} maximises {there}, and the objective gives {list(objective.names)}; take another name"
+            f"the study {name!r} maximises {known}, and the objective gives {list(objective.names)}; take another name"
         )
-    if any(direction != optuna.study.StudyDirection.MAXIMIZE for direction in study.directions):
-        raise ValueError(f"the study {name!r} minimises; the objective is to be maximised: take another name")
+    objective.check_directions(study)
     sought, ours = study.user_attrs.get(_SOUGHT), _sought(objective)
     if sought is None:
         return

@@ -141,17 +141,19 @@ class Objective:
         """
         study = getattr(trial, "study", None)  # a FixedTrial has none
         if study is not None:
-            self._check_directions(study)
+            self.check_directions(study)
             name_numbers(study, self.names)
         with nullcontext() if self.reporter is None else self.reporter.of(trial):
             return self._run(trial)
 
-    def _check_directions(self, study: optuna.Study) -> None:
+    def check_directions(self, study: optuna.Study) -> None:
+        """Raise a ValueError unless a study maximises as many numbers as the objective gives."""
         directions = [direction.name.lower() for direction in study.directions]
         if directions != ["maximize"] * len(self.names):
             raise ValueError(
-                f"the objective gives {list(self.names)}, to be maximised, and the directions of the study are "
-                f"{directions}: make it by open_study, or with directions=['maximize'] * {len(self.names)}"
+                f"the objective gives {list(self.names)}, to be maximised, and the directions of the study "
+                f"{study.study_name!r} are {directions}: take another name, and make it by open_study, or with "
+                f"directions=['maximize'] * {len(self.names)}"
             )
 
     def take_part(self) -> None:

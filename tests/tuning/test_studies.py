@@ -90,7 +90,7 @@ def test_another_search_under_the_name_of_a_study_is_refused(goal, message):
     with pytest.raises(ValueError, match=message):
         open_study("s", goal, storage="j")
     optuna.create_study(study_name="low", storage="sqlite:///low.db")
-    with pytest.raises(ValueError, match="minimises"):
+    with pytest.raises(ValueError, match=r"directions of the study .* are .*minimize"):
         open_study("low", quick(("few",)), storage="sqlite:///low.db")
 
 
