@@ -4,8 +4,6 @@ The alias "champion" names the version that is served. It moves to a challenger 
 on validation rows.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -1,7 +1,5 @@
 """Promises about the parameters of an estimator."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 
