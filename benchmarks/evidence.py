@@ -391,8 +391,7 @@ def _version(package: str) -> str:
 def fit(name: str, case: Case, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Fit a model, and return its answers to the test rows, and three times: seconds of the fit, and milliseconds."""
     model, X = (OF_TABLES | MODELS)[name](tasks=case.tasks, random_state=seed), case.test[0]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of few labels, which are meant
+    with warnings.catch_warnings(action="ignore"):  # of few labels, which are meant
         seconds = _cpu_seconds(lambda: model.fit(*case.train, groups=case.groups))
     many = X[:ANSWERED]
     one = min(_cpu_seconds(lambda: answers_of(model, X[:1])) for _ in range(3))

@@ -158,8 +158,8 @@ def _deal(table: Table, coder: TableCoder, n: int, seed: int) -> np.ndarray:
     declared = {task.name: task for task in coder.labels.column_tasks()}
     splitter = MultiTaskKFold(n, random_state=seed, tasks=declared, task_column=coder.task_column)
     fold = np.empty(len(table), dtype=np.intp)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TabmtlWarning)  # of rare classes, which `Folds.deal` keeps in every fit
+    # of rare classes, which `Folds.deal` keeps in every fit
+    with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
         for f, (_, rows) in enumerate(splitter.split(table.X, table.y, table.batch.group)):
             fold[rows] = f
     return fold

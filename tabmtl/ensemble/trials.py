@@ -172,8 +172,7 @@ def _fit(candidate: MultiTaskEstimator, table: Table, seed: int, seconds: float 
     copy = clone(candidate).set_params(random_state=seed)
     if seconds < (math.inf if copy.time_limit is None else copy.time_limit):
         copy.set_params(time_limit=max(seconds, _LEAST_SECONDS))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TabmtlWarning)
+    with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
         return copy.fit(**table.fit_arguments())
 
 

@@ -345,8 +345,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         checkpoint = running().checkpoint
         history = history if checkpoint is None else [*checkpoint.records, *history]
         settle_statistics(network, loop.data, self.precision)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TabmtlWarning)  # of experts, which the end of training will tell
+        # of experts, which the end of training will tell
+        with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
             last = Snapshots(network)
             last.offer(len(history) - 1, 0.0, ())
             now._set_fitted(coder, self._trained(network, coder, loop, history, last))
@@ -474,8 +474,7 @@ def _score(coder: TableCoder, outputs: Sequence[np.ndarray], batch: Batch) -> di
     """Return scores of outputs on training-unit labels, in own units; undefined ones are None."""
     labels = coder.labels
     y = batch.y.astype(np.float64) * labels.scale + labels.center
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TabmtlWarning)
+    with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
         return score_tasks(labels.tasks, y, outputs, batch.weight, batch.task)
 
 

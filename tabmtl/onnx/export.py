@@ -231,8 +231,7 @@ def _quiet() -> Iterator[None]:
     """Silence warnings and the log of the exporter inside."""
     loggers = [logging.getLogger(name) for name in _CHATTY]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:
