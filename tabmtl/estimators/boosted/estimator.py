@@ -158,7 +158,8 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
 
         The scores on the validation rows are those of the fit that they have stopped.
         """
-        with running().part(self._watch.part(1 if split.keep is None else 1 / 2)):
+        watch = self._watch if split.keep is None else self._watch.part(1 / 2)
+        with running().part(watch):
             found = self._fit_rows(coder, split.first, split.watched, seed, None)
         if split.watched is not None:
             self._tell_scores(coder, found, split.watched)
