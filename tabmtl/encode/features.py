@@ -25,6 +25,8 @@ MOST_ROWS = 4
 
 #: The rows from which quantiles are learned, at most.
 SAMPLE_ROWS = 200_000
+#: Summaries of blocks that are merged at a time: after every block, the levels so far would be counted anew.
+WAITING = 32
 NO_ROWS = "Found array with 0 sample(s): X has no row, and a minimum of 1 is required"  # scikit-learn's words
 
 #: Names of the columns of every kind.
@@ -111,12 +113,13 @@ class FeatureCoder(LeanPickle):
         chosen = np.arange(n)
         if n > SAMPLE_ROWS:
             chosen = np.sort(np.random.default_rng(0).choice(n, SAMPLE_ROWS, replace=False))
-        found: dict[str, Summary] = {}
+        found: list[dict[str, Summary]] = []
         start = 0
         for block in [frame] if isinstance(frame, pl.DataFrame) else read_blocks(frame, None, SLICE_ROWS, promised=n):
             first, last = np.searchsorted(chosen, [start, start + block.height])
-            more = survey_columns(block, roles, chosen[first:last] - start)
-            found = merge([found, more], slice(None)) if found else more
+            found.append(survey_columns(block, roles, chosen[first:last] - start))
+            if len(found) == WAITING:
+                found = [merge(found, slice(None))]
             start += block.height
         coding = Coding(
             schema=schema,
@@ -125,7 +128,13 @@ class FeatureCoder(LeanPickle):
             named=not isinstance(categorical, str),
             library=library,
         )
-        return cls.learn(roles, found, coding)
+        return cls.learn(roles, merge(found, slice(None)) if len(found) > 1 else found[0], coding)
+
+    def check_kinds(self, kinds: Sequence[type[ColumnKind]]) -> None:
+        """Raise a ValueError unless each of these kinds, in their order, has a coder, be it without a column."""
+        expected = [kind.name for kind in kinds]
+        if [*self.coders] != expected:
+            raise ValueError(f"the features are of the kinds {[*self.coders]}, expected {expected}")
 
     @classmethod
     def learn(cls, roles: ByKind, summaries: Mapping[str, Summary], coding: Coding) -> FeatureCoder:
@@ -199,7 +208,8 @@ class FeatureCoder(LeanPickle):
             self._check_types(schema)
             kept = [coder.expressions(schema) for coder in coders], all(coder.reads_rows(schema) for coder in coders)
             self._kept.clear()
-            self._kept[types] = kept
+            if not any(dtype.is_nested() for dtype in dtypes):  # the type of a list does not tell that of its items
+                self._kept[types] = kept
         return kept
 
     @cached_property

@@ -13,7 +13,7 @@ import polars.selectors as cs
 
 from tabmtl.columns.category import count_levels
 from tabmtl.columns.kind import Coding, Summary, merge
-from tabmtl.encode.features import NO_ROWS, SAMPLE_ROWS, ByKind, FeatureCoder, find_kinds, survey_columns
+from tabmtl.encode.features import NO_ROWS, SAMPLE_ROWS, WAITING, ByKind, FeatureCoder, find_kinds, survey_columns
 from tabmtl.encode.labels import LabelCoder, center_and_scale
 from tabmtl.encode.shards import Roles, Shards, row_keys
 from tabmtl.encode.table import TableCoder, check_task_column, find_names, sort_tasks
@@ -23,7 +23,6 @@ from tabmtl.processes.forks import check_pool
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.targets.kind import TEXT
 
-_WAITING = 32  # summaries that are merged at a time, or fewer if they hold many rows of samples
 _MOST_CLASSES = 1_000_000
 _LEAST_VALUES = 1_000  # of a target of numbers; more say nothing of its kind
 
@@ -263,7 +262,7 @@ def _survey_rows(
     for start, block in shards.blocks(names, rows):
         waiting.append(Survey.of(block, start, plan, largest))
         sampled = sum(len(survey.sample.keys) for survey in waiting)
-        if len(waiting) == _WAITING or sampled > 1.5 * SAMPLE_ROWS:
+        if len(waiting) == WAITING or sampled > 1.5 * SAMPLE_ROWS:
             waiting = [Survey.merge(waiting, plan)]
             largest = min(largest, waiting[0].sample.largest)
     return Survey.merge(waiting, plan) if waiting else None

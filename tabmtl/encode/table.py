@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.columns import TABLE_KINDS
 from tabmtl.columns.category import is_feature, text_of
 from tabmtl.columns.cures import Library, by_cast, by_columns, library_of
 from tabmtl.encode.features import FeatureCoder
@@ -50,6 +51,7 @@ class TableCoder:
     def __post_init__(self) -> None:
         if (self.task_column is None) != (self.labels.task_levels is None):
             raise ValueError(f"task_column is {self.task_column!r}, the tasks of rows are {self.labels.task_levels}")
+        self.features.check_kinds(TABLE_KINDS)
         if tuple(name for name in self.names if name != self.task_column) != self.features.names:
             raise ValueError(f"the columns of X are {self.names[:5]}, the features {self.features.names[:5]}")
 

@@ -13,7 +13,7 @@ from forging import through_file
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tabmtl.columns import Features, number
+from tabmtl.columns import Features, kind, number
 from tabmtl.encode import FeatureCoder, features
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Batch, TabmtlWarning
 from tabmtl.storage.stored import take_apart
@@ -123,6 +123,20 @@ def test_lazy_frames_slices_and_single_rows_give_the_same(transform, monkeypatch
         again = FeatureCoder.fit(source, transform=transform)
         assert take_apart(again).facts == take_apart(coder).facts
         assert same(again.encode(source), whole)
+
+
+def test_levels_are_counted_anew_after_many_blocks(monkeypatch):
+    frame, merged = table(), []
+
+    def merge(several, kept):
+        merged.append(len(several))
+        return kind.merge(several, kept)
+
+    monkeypatch.setattr(features, "merge", merge)
+    monkeypatch.setattr(features, "SLICE_ROWS", 5)
+    coder = FeatureCoder.fit(frame.lazy())
+    assert take_apart(coder).facts == take_apart(FeatureCoder.fit(frame)).facts
+    assert len(merged) == 3, "of 80 blocks"
 
 
 def test_a_parquet_scan_keeps_its_order(tmp_path):

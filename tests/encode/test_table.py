@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import pytest
 from forging import through_file
 
 from tabmtl.encode import TableCoder
-from tabmtl.storage.stored import take_apart
+from tabmtl.storage.stored import put_together, take_apart
 
 X = pl.DataFrame({"n": [1.0, 2.0, None, 4.0], "c": ["u", "v", "u", None]})
 Y = pl.DataFrame({"k": ["no", "yes", None, "no"], "r": [1.5, None, 3.0, 5.0]})
@@ -136,6 +137,16 @@ def test_state_goes_through_json(transform, long):
     first, second = coder.read(table, labels), copied.read(table, labels)
     for name in ("numbers", "codes", "y", "task"):
         np.testing.assert_array_equal(first.arrays()[name], second.arrays()[name])
+
+
+def test_a_file_has_the_kinds_of_columns_of_a_table():
+    saved = take_apart(fit(X.select("n"), Y))
+    coders = saved.facts["features"]["coders"]
+    more = coders | {"texts": {"names": []}}
+    for wrong in ({"numbers": coders["numbers"]}, dict(reversed(coders.items())), more):
+        facts = saved.facts | {"features": saved.facts["features"] | {"coders": wrong}}
+        with pytest.raises(ValueError, match=r"of the kinds .*, expected \['numbers', 'categories'\]"):
+            put_together(TableCoder, replace(saved, facts=facts))
 
 
 def test_one_row_is_read_like_many():

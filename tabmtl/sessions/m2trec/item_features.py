@@ -30,6 +30,9 @@ class ItemCoder:
 
     features: FeatureCoder
 
+    def __post_init__(self) -> None:
+        self.features.check_kinds(KINDS)
+
     @classmethod
     def fit(
         cls,

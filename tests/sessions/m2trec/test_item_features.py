@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from tabmtl.columns import Features
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, TabmtlWarning
 from tabmtl.sessions.m2trec.item_features import ItemCoder
+from tabmtl.storage.stored import put_together, take_apart
 
 TABLE = pl.DataFrame(
     {
@@ -237,6 +240,8 @@ CHANGED: dict[str, tuple[pl.DataFrame, type[Exception], str]] = {
     "number for vectors": (TABLE.with_columns(vector=1.0), TypeError, r"'vector' held vectors in fit .* Float64"),
     "length": (TABLE.with_columns(vector=pl.lit([1.0])), ValueError, r"'vector' must have the length of fit, 2"),
     "NaN": (TABLE.with_columns(vector=pl.lit([1.0, float("nan")])), ValueError, r"'vector' holds .* not finite"),
+    "text in vectors": (TABLE.with_columns(vector=pl.lit(["1", "2"])), TypeError, r"'vector' held vectors .* List"),
+    "days in tags": (TABLE.with_columns(tags=pl.lit([date(2024, 1, 1)])), TypeError, r"'tags' held lists of text"),
     "a hole": (TABLE.with_columns(vector=pl.lit([1.0, None])), ValueError, r"'vector' holds .* is missing"),
 }
 
@@ -244,5 +249,17 @@ CHANGED: dict[str, tuple[pl.DataFrame, type[Exception], str]] = {
 @pytest.mark.parametrize("case", CHANGED)
 def test_new_items_of_another_kind_are_refused(case):
     table, error, message = CHANGED[case]
-    with pytest.raises(error, match=message):
-        fit().encode(table)
+    coder = fit()
+    for _ in range(2):
+        with pytest.raises(error, match=message):
+            coder.encode(table)
+        coder.encode(TABLE)  # what is kept for the types of these columns says nothing of others
+
+
+def test_a_file_has_the_kinds_of_columns_of_items_in_their_order():
+    saved = take_apart(fit(TABLE.select("price", "brand")))
+    coders = saved.facts["features"]["coders"]
+    for wrong in ("numbers categories", "numbers categories texts tags vectors"):
+        facts = {"features": saved.facts["features"] | {"coders": {name: coders[name] for name in wrong.split()}}}
+        with pytest.raises(ValueError, match=r"of the kinds .*, expected .*'tags', 'texts', 'vectors'"):
+            put_together(ItemCoder, replace(saved, facts=facts))
