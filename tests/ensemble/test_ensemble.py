@@ -3,6 +3,7 @@
 from copy import copy
 from functools import partial
 from time import perf_counter, sleep
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -414,3 +415,44 @@ def test_a_fit_has_the_time_that_is_left_as_its_own_limit(monkeypatch):
     MultiTaskEnsemble(models=candidates, n_folds=2, time_limit=500, random_state=0).fit(X, y[["first"]])
     assert limits[:2] == [5.0, 5.0]
     assert all(100 < limit < 500 for limit in limits[2:])
+
+
+def test_tasks_with_next_to_no_labels_follow_the_others():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(240, 3))
+    signal = X[:, 0] + 0.5 * X[:, 1]
+    y = pl.DataFrame({"many": signal + 0.3 * rng.normal(size=240), "also": signal + 0.3 * rng.normal(size=240)})
+    rank = signal.argsort().argsort()
+    y = y.with_columns(
+        four=pl.Series(np.where(rank >= 236, "yes", "no")), nine=pl.when(pl.int_range(240) < 9).then("many")
+    )
+    with pytest.warns(TabmtlWarning, match=r"tasks \['four', 'nine'\] have labels too few to judge"):
+        model = MultiTaskEnsemble(models=CANDIDATES, n_folds=3, random_state=0).fit(X, y)
+    weights = model.model_weights_.drop("task").to_numpy()
+    assert_allclose(weights.sum(axis=1), 1)
+    assert_array_equal(weights[2], weights[3])
+    X_new = rng.normal(size=(400, 3))
+    signal = X_new[:, 0] + 0.5 * X_new[:, 1]
+    truth = pl.DataFrame({"many": signal, "also": signal, "four": np.where(signal > 1.5, "yes", "no"), "nine": signal})
+    scores = model.score_tasks(X_new, truth)
+    judged = model.leaderboard_.filter(model="MultiTaskEnsemble")["is_judged"]
+    assert judged.to_list() == [True, True, False, False]
+    assert scores["four"] > 0.8  # chance: .5
+    assert scores["nine"] > 0.3  # the mean: 0
+
+
+def test_what_was_refitted_is_not_fitted_again_for_the_sake_of_others(monkeypatch):
+    fitted = []
+
+    def fit_or_catch(candidate, table, seed):
+        fitted.append(candidate)
+        return ValueError("too many") if candidate == "b" else candidate.upper()
+
+    monkeypatch.setattr("tabmtl.ensemble.trials._fit_or_catch", fit_or_catch)
+    candidates = {"a": "a", "b": "b", "c": "c"}
+    folds = SimpleNamespace(table=None)
+    made = trials.Trials(candidates, folds, 0, watch.Watch(), 1, lambda name: False)
+    monkeypatch.setattr(trials.Trials, "_leave_out", lambda self, name, error: self.left_out.update({name: "error"}))
+    assert made.refit(["a", "b"]) == {"a": "A"}
+    assert made.refit(["a", "c"]) == {"a": "A", "c": "C"}
+    assert fitted == ["a", "b", "c"]

@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import sys
+import types
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,10 +17,12 @@ from mlflow.models import Model
 from mlflow.types import DataType
 from tracking import tracking
 
+import tabmtl
 from tabmtl import (
     ESMM,
     RMTGB,
     IndependentTasks,
+    ModelFileError,
     MultiTabNetRegressor,
     MultiTaskEnsembleClassifier,
     SharedBottom,
@@ -245,3 +249,18 @@ def test_what_cannot_be_saved_or_viewed_is_refused(net, error, message, call, tm
     Model(model_id="0").save(str(tmp_path / "MLmodel"))
     with pytest.raises(ValueError, match=r"is not a model logged by tabmtl\.mlflow"):
         load_model(tmp_path)
+
+
+def test_a_class_of_the_user_needs_a_loader_of_the_user(tmp_path, monkeypatch):
+    estimator, X, _ = fitted(OwnNet)
+    with pytest.raises(TypeError, match=r"OwnNet is no class of tabmtl.*loader_module="):
+        save_model(estimator, tmp_path / "model")
+    loader = types.ModuleType("own_loader")
+    loader._load_pyfunc = lambda path: as_pyfunc(tabmtl.load(path, cls=OwnNet))
+    monkeypatch.setitem(sys.modules, "own_loader", loader)
+    save_model(estimator, tmp_path / "model", loader_module="own_loader")
+    served = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    assert type(served.get_raw_model()) is OwnNet
+    assert same(answers(load_model(tmp_path / "model", cls=OwnNet), X), answers(estimator, X))
+    with pytest.raises(ModelFileError, match="cls=OwnNet"):
+        load_model(tmp_path / "model")

@@ -242,14 +242,14 @@ def limit_files_to(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
-def run_into_a_full_disk(room: int) -> None:
+def run_into_a_full_disk(room: int, *, alone: bool = True) -> None:
     """Run trials until there is no more room, and go on when there is room again; the limit is that of this process."""
     study = open_study("s", quick(), storage="j", grace_period=3)
     size = Path("j").stat().st_size + room
     limit_files_to(size)
     with pytest.raises(OSError, match=r"study 's' cannot be read or written: .*content is kept.*room on its disk"):
         run_study(study, quick(), n_trials=99)
-    assert Path("j").stat().st_size <= size
+    assert Path("j").stat().st_size <= size or not alone
     limit_files_to(resource.RLIM_INFINITY)
     run_study(study, quick(), n_trials=len(study.trials) + 3)
 
@@ -289,3 +289,18 @@ def test_the_driver_of_postgresql_is_found_or_named(monkeypatch):
     monkeypatch.setattr(studies, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"psycopg\[binary\]"):
         open_study("s", quick(), storage="postgresql://me@host/db")
+
+
+def test_a_full_disk_of_one_of_two_writers():
+    run_study(open_study("s", quick(), storage="j"), quick(), n_trials=2)
+    worker = multiprocessing.get_context("fork").Process(
+        target=run_into_a_full_disk, args=(8192,), kwargs={"alone": False}
+    )
+    worker.start()
+    study, n_trials = open_study("s", quick(), storage="j"), 2
+    while worker.is_alive() and n_trials < 400:
+        n_trials += 1
+        run_study(study, quick(), n_trials=n_trials)
+    worker.join()
+    assert worker.exitcode == 0
+    assert len(open_study("s", storage="j").trials) >= n_trials
