@@ -149,7 +149,10 @@ class MLflowCallback:
         if self.run_id is None:
             active = mlflow.active_run()
             self._made_run = active is None
-            self.run_id = _make_run() if active is None else active.info.run_id
+            if active is None:  # mlflow.start_run would leave its run active for later logs
+                experiment: Any = _get_experiment_id()
+                active = mlflow.MlflowClient().create_run(experiment, tags=resolve_tags())
+            self.run_id = active.info.run_id
         return self.run_id
 
     def _log_metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
@@ -221,12 +224,6 @@ def as_warning(what: str) -> Iterator[None]:
         yield
     except Exception as error:  # any error of a database, a driver or a server
         warn_user(f"{what}: MLflow says {error}")
-
-
-def _make_run() -> str:
-    """Make a run in the active experiment; `mlflow.start_run` would leave it active for later logs."""
-    experiment = _get_experiment_id()
-    return mlflow.MlflowClient().create_run(experiment, tags=resolve_tags()).info.run_id  # type: ignore[arg-type]
 
 
 def _check_validation(estimator: MultiTaskEstimator | Recommender, X_val: Any, y_val: Any, reference: Any) -> None:

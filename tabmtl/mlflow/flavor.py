@@ -217,14 +217,21 @@ def _place_of(uri: str) -> Path | None:
     return Path(local_file_uri_to_path(uri)) if local else None
 
 
-def _check_kinds(estimator: MultiTaskEstimator, loader_module: str) -> None:
-    foreign = [task for task in estimator.tasks_ if task.kind.name not in KINDS]
-    if foreign and loader_module == LOADER:
-        raise TypeError(
-            f"task {foreign[0].name!r} is of the kind {foreign[0].kind}, which tabmtl does not have, so {LOADER} could "
-            "not load it; give loader_module=, a module of yours whose _load_pyfunc(path) returns "
-            f"tabmtl.mlflow.as_pyfunc(tabmtl.load(path, kinds=[{type(foreign[0].kind).__name__}]))"
-        )
+def _check_loadable(estimator: MultiTaskEstimator | Recommender) -> None:
+    """Raise a TypeError if our own loader does not know the class of an estimator, or the kind of a task."""
+    cls = type(estimator)
+    foreign = next((task for task in getattr(estimator, "tasks_", ()) if task.kind.name not in KINDS), None)
+    if own_class(cls.__name__) is not cls:
+        what, given = f"{cls.__name__} is no class of tabmtl", f"cls={cls.__name__}"
+    elif foreign is not None:
+        what = f"task {foreign.name!r} is of the kind {foreign.kind}, which tabmtl does not have"
+        given = f"kinds=[{type(foreign.kind).__name__}]"
+    else:
+        return
+    raise TypeError(
+        f"{what}, so {LOADER} could not load it; give loader_module=, a module of yours whose _load_pyfunc(path) "
+        f"returns tabmtl.mlflow.as_pyfunc(tabmtl.load(path, {given}))"
+    )
 
 
 @contextmanager
@@ -235,14 +242,9 @@ def _exported(
     if not isinstance(estimator, MultiTaskEstimator | Recommender):
         raise TypeError(f"expected an estimator of tabmtl, got {type(estimator).__name__}")
     check_is_fitted(estimator)
-    name = type(estimator).__name__
-    if loader_module == LOADER and own_class(name) is not type(estimator):
-        raise TypeError(
-            f"{name} is no class of tabmtl, so {LOADER} could not load it; give loader_module=, a module of yours "
-            f"whose _load_pyfunc(path) returns tabmtl.mlflow.as_pyfunc(tabmtl.load(path, cls={name}))"
-        )
+    if loader_module == LOADER:
+        _check_loadable(estimator)
     if isinstance(estimator, MultiTaskEstimator):
-        _check_kinds(estimator, loader_module)
         probability_names(estimator.coder_.labels.column_tasks())
     signature = signature_of(estimator, input_example)
     with TemporaryDirectory() as folder:

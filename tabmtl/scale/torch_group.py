@@ -97,7 +97,7 @@ class TorchRanks(Ranks):
         A large one goes twice round the ring of ranks, in parts. Of a small one all get all parts, in one round, and
         add them in the order of the ranks, which gives the same bits on every kind of processor.
         """
-        if not goes_once(tensor):
+        if not (tensor.is_cpu and tensor.nbytes <= _SMALL):
             dist.all_reduce(tensor)
             return tensor
         own = tensor.detach()
@@ -137,11 +137,6 @@ class TorchRanks(Ranks):
 
 def _read(message: Tensor, rank: int) -> Any:
     return unpack(message.numpy(), f"rank {rank} of the group")
-
-
-def goes_once(tensor: Tensor) -> bool:
-    """Return whether a tensor is so small that to sum it, all parts are sent to all ranks."""
-    return tensor.is_cpu and tensor.nbytes <= _SMALL
 
 
 def _address_among(hosts: Sequence[tuple[str, str | None]], rank: int) -> str | None:

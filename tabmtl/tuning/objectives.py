@@ -95,13 +95,16 @@ def objective(
     if X_val is None:
         raise ValueError("expected validation rows to judge trials by, got X_val=None and y_val=None")
     kind = _ShardsObjective if isinstance(X, Shards) else _TableObjective
+    coder = asked.learn_coder(X, y, sample_weight)
     if isinstance(X, Shards):
-        tasks, valid = _read_shards(asked, X, y, sample_weight, X_val, y_val)
+        Roles.of(X_val, y_val, what="y_val").like(Roles.of(X, y, sample_weight).without(est.drop), X_val)
+        X_val.check_same(current())
+        parts = [coder.read_block(*block).without_features().arrays() for block in _blocks(coder, X_val, y_val)]
+        valid = Batch.join([Batch(x=Features.of(part), **part) for own in current().gather(parts) for part in own])
     else:
-        coder = asked.learn_coder(X, y, sample_weight)
         coder.check_labelled(coder.read(X, y, sample_weight))
-        tasks, valid = coder.labels.tasks, coder.read(X_val, y_val)
-    tasks = _judged(tasks, valid, per_task)
+        valid = coder.read(X_val, y_val)
+    tasks = _judged(coder.labels.tasks, valid, per_task)
     rows = {"X": X, "y": y, "sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}
     names = tuple(task.name for task in tasks) if per_task else ("mean",)
     targets = {"y": y, "y_val": y_val, "sample_weight": sample_weight}
@@ -239,18 +242,6 @@ def _describe_files(shards: Shards) -> str:
         schema_overrides={"file": pl.String, "size": pl.Int64},
     )
     return f"{shards.n_rows} rows in {len(files)} files of checksum {checksum(table)}"
-
-
-def _read_shards(
-    est: MultiTaskEstimator, X: Shards, y: Any, sample_weight: Any, X_val: Shards, y_val: Any
-) -> tuple[tuple[Task, ...], Batch]:
-    """Return the tasks of training rows in files, and the labels of the validation rows, on all ranks of a group."""
-    coder = est.learn_coder(X, y, sample_weight)
-    Roles.of(X_val, y_val, what="y_val").like(Roles.of(X, y, sample_weight).without(est.drop), X_val)
-    X_val.check_same(current())
-    parts = [coder.read_block(*block).without_features().arrays() for block in _blocks(coder, X_val, y_val)]
-    found = [Batch(x=Features.of(part), **part) for own in current().gather(parts) for part in own]
-    return coder.labels.tasks, Batch.join(found)
 
 
 def _blocks(coder: TableCoder, X: Shards, y: Any) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:

@@ -201,7 +201,9 @@ class Objective:
             return True
         if current_group().size > 1:
             return False
-        return isinstance(error, _exhausted()) or (self._works and isinstance(error, ValueError))
+        torch = sys.modules.get("torch")
+        exhausted = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
+        return isinstance(error, exhausted) or (self._works and isinstance(error, ValueError))
 
     @abstractmethod
     def _fit_and_score(self, model: Any) -> Scores:
@@ -265,9 +267,3 @@ def name_numbers(study: optuna.Study, names: Sequence[str]) -> None:
     if study.metric_names is None:
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             study.set_metric_names(list(names))
-
-
-def _exhausted() -> tuple[type[Exception], ...]:
-    """Return the errors of a memory that is full."""
-    torch = sys.modules.get("torch")
-    return (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)

@@ -81,34 +81,23 @@ def run_study(
     with Run(group=current()).entered():  # without checkpoints of the job
         if current().rank:
             _follow(objective)
-        elif study is None:
+            return
+        if study is None:
             current().broadcast(None)  # ends the others, which wait for the first answer
             raise ValueError("run_study needs a study, from open_study; None is for the other ranks of a group")
-        else:
-            _lead(study, objective, n_trials, timeout, callbacks)
-
-
-def _lead(
-    study: optuna.Study,
-    objective: Objective,
-    n_trials: int | None,
-    timeout: float | None,
-    callbacks: Sequence[Callback],
-) -> None:
-    """Run the trials, as rank 0 of the group."""
-    most = math.inf if n_trials is None else n_trials
-    end = time.monotonic() + (math.inf if timeout is None else timeout)
-    begun = at_work.set(True)
-    try:
-        with quiet(), storage_errors(f"the storage of the study {study.study_name!r}"):
-            current().answer(lambda: check_same(study, objective))
-            while (turn := current().answer(lambda: _turn(study, most, end))) != "end":
-                if turn == "trial":
-                    _run_one(study, objective, callbacks)
-                else:
-                    time.sleep(min(_POLL, max(0.0, end - time.monotonic())))
-    finally:
-        at_work.reset(begun)
+        most = math.inf if n_trials is None else n_trials
+        end = time.monotonic() + (math.inf if timeout is None else timeout)
+        begun = at_work.set(True)
+        try:
+            with quiet(), storage_errors(f"the storage of the study {study.study_name!r}"):
+                current().answer(lambda: check_same(study, objective))
+                while (turn := current().answer(lambda: _turn(study, most, end))) != "end":
+                    if turn == "trial":
+                        _run_one(study, objective, callbacks)
+                    else:
+                        time.sleep(min(_POLL, max(0.0, end - time.monotonic())))
+        finally:
+            at_work.reset(begun)
 
 
 def _turn(study: optuna.Study, most: float, end: float) -> Literal["trial", "wait", "end"]:
