@@ -86,6 +86,12 @@ def counted(number: int, unit: str) -> str:
     return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
+def listed(texts: Sequence[str], most: int = 10) -> str:
+    """Join the first texts by commas, and say how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return f"{', '.join(texts[:most])}{more}"
+
+
 def text_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Return a table as plain text, columns aligned right."""
     texts = [[str(cell) for cell in row] for row in (header, *rows)]

@@ -34,7 +34,7 @@ from tabmtl.models.multitabnet import MultiTabNet
 from tabmtl.models.rmtgb import RMTGB
 from tabmtl.models.shared_trees import SharedTrees
 from tabmtl.params import check_count, near
-from tabmtl.schema import describe_error, warn_user
+from tabmtl.schema import describe_error, listed, warn_user
 
 #: Rows up to which a model is worth its time in a first comparison.
 _ROWS_OF_ATTENTION, _ROWS_OF_ALL = 20_000, 200_000
@@ -341,5 +341,4 @@ def _check_learned(model: MultiTaskEstimator, tasks: Sequence[Any]) -> None:
 
 
 def _described(tasks: Sequence[Any]) -> str:
-    listed = ", ".join(f"{task.name} ({task.kind}, {task.metric})" for task in tasks[:5])
-    return listed + (f" and {len(tasks) - 5} more" if len(tasks) > 5 else "")
+    return listed([f"{task.name} ({task.kind}, {task.metric})" for task in tasks], 5)

@@ -16,7 +16,7 @@ from tabmtl.comparison.figures import draw_figures
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.models.independent import CONFIGURATIONS, IndependentTasks
 from tabmtl.plots import ComparisonDisplay
-from tabmtl.schema import counted, text_table
+from tabmtl.schema import counted, listed, text_table
 from tabmtl.storage.atomic import write_file
 from tabmtl.targets import Task
 
@@ -147,8 +147,8 @@ class Comparison:
             return f"{row['model']} is ahead of {self.reference}: {interval}."
         own = self.frame.filter(pl.col("model") == row["model"])
         joint = _joint(self.frame["difference_low"].count())
-        ahead = _listed(own.filter(pl.col("difference_low") > 0)["task"].to_list())
-        behind = _listed(own.filter(pl.col("difference_high") < 0)["task"].to_list())
+        ahead = listed(own.filter(pl.col("difference_low") > 0)["task"].to_list(), _MOST_NAMES) or "none"
+        behind = listed(own.filter(pl.col("difference_high") < 0)["task"].to_list(), _MOST_NAMES) or "none"
         if row["model"] in self.ahead:
             return (
                 f"{row['model']} is ahead of {self.reference} on average ({interval}); taken by themselves{joint}, "
@@ -265,12 +265,6 @@ def _tuning(model: Any) -> str:
 def _joint(n: int) -> str:
     """Say how many intervals hold together."""
     return f" (joint over {n} comparisons)" if n > 1 else ""
-
-
-def _listed(names: Sequence[str]) -> str:
-    """List the first names, or say that there is none."""
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return f"{', '.join(names[:_MOST_NAMES])}{more}" or "none"
 
 
 def _number(name: str) -> pl.Expr:

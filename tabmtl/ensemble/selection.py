@@ -11,7 +11,7 @@ import numpy as np
 from tabmtl.metrics.classes import auc_within
 from tabmtl.metrics.intervals import standard_error, task_influences
 from tabmtl.metrics.scores import check_metric, score_task, undefined_reason
-from tabmtl.schema import warn_user
+from tabmtl.schema import listed, warn_user
 from tabmtl.targets import Task
 
 #: Labels that judge a task: of each of two classes, or of a regression. Below, the other tasks decide.
@@ -20,7 +20,6 @@ _MOST_PICKS, _PATIENCE = 30, 5
 _N_PARTS = 3  # of the rows, which the guard chooses and judges by in turn
 _MOST_ROWS = 50_000
 _MOST_POOLED = 32  # tasks
-_LISTED = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,10 +198,9 @@ def _pick_greedily(judged: Sequence[Judged], scales: Sequence[float] = (1.0,)) -
 
 
 def _warn_of_few(tasks: Sequence[Task]) -> None:
-    names = [task.name for task in tasks]
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     warn_user(
-        f"tasks {names[:_LISTED]}{more} have labels too few to judge the candidates by (below {LEAST_OF_CLASS} of a "
-        f"second class, or {LEAST_VALUES} of a regression), so they get weights that suit the other tasks, whatever "
-        "single-task models would do (model_weights_ has them); label more rows of them, or give smaller groups"
+        f"tasks {listed([repr(task.name) for task in tasks])} have labels too few to judge the candidates by (below "
+        f"{LEAST_OF_CLASS} of a second class, or {LEAST_VALUES} of a regression), so they get weights that suit the "
+        "other tasks, whatever single-task models would do (model_weights_ has them); label more rows of them, or give "
+        "smaller groups"
     )

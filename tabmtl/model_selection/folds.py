@@ -20,13 +20,12 @@ from tabmtl.encode.read import read_features, read_groups
 from tabmtl.metrics.scores import mean_score
 from tabmtl.model_selection.stratify import ATTEMPTS, Strata, deal_groups, deal_rows, train_valid_split
 from tabmtl.params import near
-from tabmtl.schema import warn_user
+from tabmtl.schema import listed, warn_user
 from tabmtl.targets import Task
 
 __all__ = ["MultiTaskKFold", "MultitaskScorer", "make_multitask_scorer", "train_valid_split"]
 
 #: Number of tasks and classes that a warning names; it counts the others.
-_LISTED = 10
 
 RandomState = int | np.random.Generator | np.random.RandomState | None
 
@@ -242,14 +241,13 @@ def _warn_of_gaps(counts: np.ndarray, strata: Strata, tasks: Sequence[Task]) -> 
     gaps = np.flatnonzero((counts == 0).any(axis=0) & (total > 0))
     if not len(gaps):
         return
-    listed = [
+    lacking = [
         f"task {tasks[strata.task[s]].name!r}"
         f"{'' if strata.classes[s] is None else f' class {strata.classes[s]!r}'} ({total[s]} rows)"
-        for s in gaps[:_LISTED]
+        for s in gaps
     ]
-    more = f" and {len(gaps) - _LISTED} more" if len(gaps) > _LISTED else ""
     warn_user(
-        f"not each of the {len(counts)} folds holds labels of {', '.join(listed)}{more}; use fewer splits, merge "
+        f"not each of the {len(counts)} folds holds labels of {listed(lacking)}; use fewer splits, merge "
         "rare classes or smaller groups"
     )
 

@@ -20,6 +20,7 @@ from tabmtl.schema import (
     IndexMismatchWarning,
     PerfectFeatureWarning,
     TargetInFeaturesWarning,
+    listed,
     warn_user,
 )
 from tabmtl.targets import Task
@@ -79,10 +80,9 @@ def _warn_of_few_labels(batch: Batch, tasks: Sequence[Task]) -> None:
         if counts[t] < _LEAST_LABELS or (task.is_binary and rarer[t] < _LEAST_POSITIVES)
     ]
     if found:
-        more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
         warn_user(
             f"tasks with fewer than {_LEAST_LABELS} labelled rows, or {_LEAST_POSITIVES} of each of two classes: "
-            f"{', '.join(found[:_LISTED])}{more}; no score of them is reliable: gather labels, or read score_intervals",
+            f"{listed(found, _LISTED)}; no score of them is reliable: gather labels, or read score_intervals",
             FewLabelsWarning,
         )
 

@@ -210,7 +210,7 @@ def test_validation_rows_choose_the_weights_and_nothing_else():
     y_val = pl.DataFrame({"line": X_val.to_series(), "noise": rng.normal(size=80), "unseen": [None] * 80})
     candidates = {"trees": ALONE, "line": IndependentTasks(regressor=Ridge()), "together": TOGETHER}
     ensemble = MultiTaskEnsemble(models=candidates, refit=True, random_state=0)
-    with pytest.warns(TabmtlWarning, match=r"tasks \['unseen'\] have labels too few"):
+    with pytest.warns(TabmtlWarning, match="tasks 'unseen' have labels too few"):
         model = ensemble.fit(X, y, X_val=X_val, y_val=y_val)
     assert model.model_weights_["line"][0] == 1
     assert model.model_weights_["line"][2] > 0.9  # the task without labels follows the others

@@ -24,7 +24,7 @@ from tabmtl.models.independent.rows import TaskRows
 from tabmtl.params import NonNegative, WholeShare, near
 from tabmtl.processes.forks import count_threads
 from tabmtl.processes.ranks import ALONE, Ranks
-from tabmtl.schema import Batch, warn_user
+from tabmtl.schema import Batch, listed, warn_user
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
 from tabmtl.training.watch import Describe, Watch, describe_score
@@ -36,7 +36,6 @@ Learners = Mapping[int, TreesOfTask | Foreign]
 Take = Callable[[int], Any]  # rows of a task
 
 _MOST_TREES = 1_000
-_LISTED = 10
 _NO_SHARDS = "Shards are for LightGBM only; give other estimators a frame as X"
 
 
@@ -357,9 +356,7 @@ def _warn_of_lost(tasks: Sequence[Task]) -> None:
     """Warn of tasks whose scores are those of a guess."""
     if not tasks:
         return
-    names = [task.name for task in tasks]
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     warn_user(
-        f"tasks {names[:_LISTED]}{more}: in the folds, the shares of their classes predict these better than trees, "
-        "so a constant answers them, with a ROC AUC of .5; label more rows, or add features that tell"
+        f"tasks {listed([repr(task.name) for task in tasks])}: in the folds, the shares of their classes predict them "
+        "better than trees do, so a constant answers, with a ROC AUC of .5; label more rows, or add features that tell"
     )

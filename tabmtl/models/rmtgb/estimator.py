@@ -19,7 +19,7 @@ from tabmtl.models.rmtgb.fitted import FittedGroup
 from tabmtl.models.rmtgb.stages import GroupFit, Schedule
 from tabmtl.models.rmtgb.targets import BinnedRows, bin_groups
 from tabmtl.params import CountOrZero, NonNegative
-from tabmtl.schema import Batch
+from tabmtl.schema import Batch, listed
 from tabmtl.training.run import current
 from tabmtl.training.watch import SHOWN_TASKS, Watch
 
@@ -173,8 +173,7 @@ class RMTGB(BoostedEstimator):
         labels = count_labels(batch, len(tasks)).astype(float)
         with network(group):
             for k, (members, rows) in enumerate(groups):
-                more = f" and {len(members) - SHOWN_TASKS} more" if len(members) > SHOWN_TASKS else ""
-                self._watch.tell(f"trees of {', '.join(tasks[t].name for t in members[:SHOWN_TASKS])}{more}")
+                self._watch.tell(f"trees of {listed([tasks[t].name for t in members], SHOWN_TASKS)}")
                 # a fit of known rounds is kept whole or not at all
                 share = 1.0 if found else labels[members].sum() / labels.sum()
                 part, labels[members] = self._watch.part(share), 0.0
