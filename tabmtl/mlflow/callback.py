@@ -147,7 +147,7 @@ class MLflowCallback:
 
     def _run(self) -> str:
         if self.run_id is None:
-            active = mlflow.active_run()
+            active: Any = mlflow.active_run()
             self._made_run = active is None
             if active is None:  # mlflow.start_run would leave its run active for later logs
                 experiment: Any = _get_experiment_id()
