@@ -307,7 +307,7 @@ def _replace(
 ) -> dict[str, Any]:
     """Write the files of a locked folder, and its manifest when they are whole and on the disk; return the manifest."""
     with _written(folder):
-        (folder / MANIFEST).unlink(missing_ok=True)
+        _remove_old(folder)
     with _replacing(folder) as files:
         facts = write(files)
         shards.check_unchanged()
@@ -321,6 +321,17 @@ def _replace(
             manifest["files"] = {name: _checksum(folder / name) for name in files.names}
             write_file(folder / MANIFEST, json.dumps(manifest).encode())
     return manifest
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove a manifest, and the files of its arrays: those of other columns or of another release have other names."""
+    names: list[str] = []
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        names += json.loads(read_file(folder / MANIFEST, most=_MOST_MANIFEST))["files"]
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for name in map(str, names):
+        if name.endswith(".npy") and Path(name).name == name:  # else it was edited
+            (folder / name).unlink(missing_ok=True)
 
 
 def _checksum(file: Path) -> str:

@@ -117,6 +117,19 @@ def test_a_cache_is_used_again_for_the_same_rows_and_encoding(folder, tmp_path, 
         assert (place / "numbers.npy").read_bytes() == content
 
 
+def test_arrays_of_another_release_leave_a_cache_and_no_other_file_does(folder, tmp_path):
+    place, kept = tmp_path / "cache", [tmp_path / "mine.npy", tmp_path / "cache" / "notes.txt"]
+    place.mkdir()
+    for file in (*kept, place / "x_num.npy"):
+        file.write_bytes(b"x")
+    named = {"x_num.npy": "", "../mine.npy": "", "notes.txt": ""}
+    (place / cache.MANIFEST).write_text(json.dumps({"format": 4, "files": named}))
+    model = tiny(SharedBottom, epochs=1, drop=["who", "weight"])
+    model.fit(Shards(folder / "*.parquet", cache=place), TARGETS)
+    assert not (place / "x_num.npy").exists()
+    assert all(file.exists() for file in kept)
+
+
 def test_arrays_are_on_the_disk_before_their_manifest(folder, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(cache, "sync_file", lambda file: seen.append(file.name))
