@@ -241,3 +241,10 @@ class Batch:
         wide = np.full((len(self), n_tasks), np.nan)
         wide[np.arange(len(self)), self.task] = self.y[:, 0]
         return wide
+
+    def count_labels(self, n_tasks: int) -> np.ndarray:
+        """Return the number of labels of every task, (T,)."""
+        labelled = ~np.isnan(self.y)
+        if self.task is None:
+            return labelled.sum(axis=0)
+        return np.bincount(self.task, labelled[:, 0], minlength=n_tasks)

@@ -38,11 +38,11 @@ class Team(MultiTaskEstimator):
 
     _stored: ClassVar[type] = TeamState
 
-    def _fit(self, X: Any, coder: Any, batch: Any, valid: Any, seed: int) -> dict[str, Any]:
-        columns = zip(coder.labels.tasks, batch.y.T, strict=True)
+    def _fit(self, coder: Any, rows: Any, valid: Any, seed: int) -> dict[str, Any]:
+        columns = zip(coder.labels.tasks, rows.batch.y.T, strict=True)
         y = pl.DataFrame({task.name: [_label(task, value) for value in values] for task, values in columns})
         members = {
-            name: tuple(clone(candidate).set_params(random_state=seed + i).fit(X, y) for i in range(2))
+            name: tuple(clone(candidate).set_params(random_state=seed + i).fit(rows.frame, y) for i in range(2))
             for name, candidate in (self.candidates or {}).items()
         }
         return {"members_": members}

@@ -16,7 +16,7 @@ from functools import partial
 from io import BufferedWriter
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -170,7 +170,7 @@ class StoredRows:
         """Return a batch without rows."""
         return self.cache.read(slice(0))
 
-    def mapped(self) -> Batch:
+    def read(self) -> Batch:
         """Return the rows of this rank as a batch; if they are all of its cache, they stay on the disk."""
         arrays = self.cache.arrays
         if not self._chosen.all():
@@ -178,7 +178,7 @@ class StoredRows:
         group = arrays["group"].astype(np.int64) if "group" in arrays else None
         return replace(self.cache.view(), group=group)
 
-    def spread(self, n: int) -> Batch:
+    def some(self, n: int) -> Batch:
         """Read n rows, or all if there are fewer, spread evenly over all."""
         n = min(n, len(self))
         places = np.arange(n) * len(self) // n
@@ -193,11 +193,11 @@ class StoredRows:
             rows[own] = start + present[places[own] - (self._ends[number] - self.counts[number])]
         return Batch.join(self.cache.read(rows).gathered(self.group))
 
-    def choose(self, chosen: np.ndarray) -> StoredRows:
+    def choose(self, chosen: np.ndarray) -> Self:
         """Return some of the rows, given which ones of this rank, bool (n,) in their order."""
         own = self._chosen.copy()
         own[own] = chosen
-        return StoredRows(self.cache, own)
+        return type(self)(self.cache, own)
 
     def _sum_labels(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the number of labels of every task, and the sum of their weights: (T,) each."""

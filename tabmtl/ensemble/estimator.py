@@ -195,20 +195,17 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             "SharedBottom": SharedBottom(n_members=4, restarts=0),
         }
 
-    def _fit_stored(self, coder: TableCoder, rows: Any, valid: Any, seed: int) -> dict[str, Any]:
-        raise TypeError(
-            f"{type(self).__name__} cannot be fitted on Shards, because its candidates read frames; give it a frame, "
-            "or fit one of them"
-        )
-
-    def _fit_frames(
-        self, X: Any, X_val: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int
-    ) -> dict[str, Any]:
-        table = Table.read(X, coder, batch)
+    def _fit(self, coder: TableCoder, rows: Any, valid: Any, seed: int) -> dict[str, Any]:
+        if rows.frame is None:
+            raise TypeError(
+                f"{type(self).__name__} cannot be fitted on Shards, because its candidates read frames; give it a "
+                "frame, or fit one of them"
+            )
+        table = Table.read(rows.frame, coder, rows.batch)
         if valid is None:
             folds = Folds.deal(table, coder, self.n_folds, seed)
         else:
-            folds = Folds.given(table, Table.read(X_val, coder, valid))
+            folds = Folds.given(table, Table.read(valid.frame, coder, valid.batch))
         models = with_reference(self.default_models() if self.models is None else self.models)
         candidates = {name: self._prepared(each, coder) for name, each in models.items()}
         refits = self.refit and folds.judge_fits

@@ -19,12 +19,14 @@ from torch import Tensor
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
-from tabmtl.estimators.network import NetworkEstimator
+from tabmtl.estimators.network import NetworkEstimator, on_device
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.schema import Batch
 from tabmtl.targets import Task
+from tabmtl.training.device import find_device
 from tabmtl.training.losses import MultiTaskLoss
+from tabmtl.training.rows import MemoryRows
 from tabmtl.training.run import Run
 from tabmtl.training.table_loop import Evaluate
 
@@ -50,7 +52,8 @@ def learn_answers(student: NetworkEstimator, teacher: MultiTaskEstimator, X: Any
     if student.early_stopping:
         batch, valid = _split(batch, coder.labels, student.validation_fraction, seed)
     loss = DistillationLoss(coder.labels, batch.y)
-    rows, held_out = student._in_memory(batch, valid)
+    device = find_device(student.device)
+    rows, held_out = (None if part is None else MemoryRows(on_device(part, device)) for part in (batch, valid))
     with Run().fit(student):
         student._set_fitted(coder, student._learn(coder, rows, held_out, loss, _score_nothing(loss.tasks), seed))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes, weight_arrays
 from tabmtl.metrics.scores import mean_score, score_tasks
-from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.onnx.export import export_onnx
 from tabmtl.params import Count, Positive, near
@@ -34,13 +33,10 @@ from tabmtl.training.epochs import Snapshots, run_epochs, warn_if_rising
 from tabmtl.training.hooks import Record, epochs_as_tasks
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores, represent_rows
-from tabmtl.training.rows import MemoryRows, Rows
+from tabmtl.training.rows import Rows
 from tabmtl.training.run import running
 from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics
 from tabmtl.training.watch import describe_tasks
-
-if TYPE_CHECKING:
-    from tabmtl.encode.cache import StoredRows
 
 _SHUFFLED_ROWS, _SHUFFLED_CELLS = 1_000, 100_000  # rows for importances, and rows times columns, at most
 _ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
@@ -151,6 +147,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     training_code: ClassVar[tuple[str, ...]] = ("balance", "on_epoch")
     _stored: ClassVar[type] = NetworkState
+    _reads_windows: ClassVar[bool] = True
 
     export_task = NotHere("it is a network; say export_onnx(path), which writes all tasks to one file")
 
@@ -220,65 +217,38 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """Return more fitted attributes, from the trained network and the features of its training rows (tensors)."""
         return {}
 
-    def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
-        tasks = coder.labels.tasks
-        self._check_monitor(tasks)
-        if valid is not None and self.early_stopping:
-            watched = valid.wide_labels(len(tasks))
-            if self.monitor != "mean":
-                watched = watched[:, [task.name for task in tasks].index(self.monitor)]
-            self._check_watched(not np.isnan(watched).all())
-        if valid is None and self.early_stopping and len(batch) >= _ROWS_TO_SPLIT:
-            rng = np.random.default_rng(seed)
-            share = self.validation_fraction
-            kept, held_out = train_valid_split(batch.y, tasks, share, rng, batch.task, batch.group)
-            batch, valid = batch.rows(kept), batch.rows(held_out)
-        valid = None if valid is None else _in_training_units(valid, coder)
-        rows, judging = self._in_memory(_in_training_units(batch, coder), valid)
-        fitted = self._learn(coder, rows, judging, self._loss(tasks), partial(_evaluate, coder), seed)
-        if valid is None:
-            return fitted
-        return fitted | {"_judged": valid.rows(np.arange(_judged_rows(coder, len(valid))))}
-
-    def _in_memory(self, batch: Batch, valid: Batch | None) -> tuple[MemoryRows, MemoryRows | None]:
-        """Return rows in training units as those of a training, on the device of the parameters."""
-        device = find_device(self.device)
-        return MemoryRows(_on_device(batch, device)), None if valid is None else MemoryRows(_on_device(valid, device))
-
-    def _fit_stored(self, coder: TableCoder, rows: StoredRows, valid: StoredRows | None, seed: int) -> dict[str, Any]:
-        from tabmtl.model_selection.stored import split_stored
-        from tabmtl.training.windows import WindowRows
-
+    def _fit(self, coder: TableCoder, rows: Any, valid: Any, seed: int) -> dict[str, Any]:
         self._check_interrupt(rows.group)
         tasks = coder.labels.tasks
-        self._check_monitor(tasks)
+        self._check_monitor(tasks, valid)
         if valid is None and self.early_stopping and len(rows) >= _ROWS_TO_SPLIT:
-            rows, valid = split_stored(rows, self.validation_fraction, seed)
-        if valid is not None and self.early_stopping:
-            watched = [task.name == self.monitor or self.monitor == "mean" for task in tasks]
-            self._check_watched(bool(valid.n_labels[watched].any()))
+            rows, valid = rows.split(self.validation_fraction, seed)
+            if self.monitor != "mean":
+                self._check_monitor(tasks, valid)
         device = find_device(self.device)
 
         def prepare(batch: Batch) -> Batch:
-            return _on_device(_in_training_units(batch, coder), device)
+            return on_device(_in_training_units(batch, coder), device)
 
-        judging = None if valid is None else WindowRows(valid, prepare, seed)
-        read, loss, evaluate = WindowRows(rows, prepare, seed), self._loss(tasks), partial(_evaluate, coder)
-        fitted = self._learn(coder, read, judging, loss, evaluate, seed)
-        judged = None if valid is None else valid.spread(_judged_rows(coder, len(valid)))
-        return fitted | {"_judged": None if judged is None else _in_training_units(judged, coder)}
+        read, judging = rows.to_train(prepare, seed), None if valid is None else valid.to_train(prepare, seed)
+        fitted = self._learn(coder, read, judging, self._loss(tasks), partial(_evaluate, coder), seed)
+        if valid is None:
+            return fitted
+        return fitted | {"_judged": _in_training_units(valid.some(_judged_rows(coder, len(valid))), coder)}
 
-    def _check_watched(self, labelled: bool) -> None:
-        """Raise a ValueError if validation rows have no label to stop on."""
-        if not labelled:
-            raise ValueError(f"y_val has no label to stop on (monitor={self.monitor!r}); label some validation rows")
-
-    def _check_monitor(self, tasks: Sequence[Task]) -> None:
+    def _check_monitor(self, tasks: Sequence[Task], valid: Any = None) -> None:
+        """Raise a ValueError if there is no such task to stop on, or validation rows have no label of it."""
         names = [task.name for task in tasks]
         if self.monitor not in ("mean", *names):
             raise ValueError(
                 f"monitor must be 'mean' or a task, got {self.monitor!r}{near(self.monitor, names)}; tasks are {names}"
             )
+        if valid is not None and self.early_stopping:
+            watched = [self.monitor in ("mean", name) for name in names]
+            if not valid.n_labels[watched].any():
+                raise ValueError(
+                    f"y_val has no label to stop on (monitor={self.monitor!r}); label some validation rows"
+                )
 
     def _learn(
         self, coder: TableCoder, rows: Rows, valid: Rows | None, loss: MultiTaskLoss, evaluate: Evaluate, seed: int
@@ -360,7 +330,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 self._task_modules: list[torch.nn.Module] | None = self._rebuild_of_tasks(network)
             network = self._task_modules[snapshot - 1].to(device)
         with threads(self.n_jobs, network):
-            return function(network, _on_device(batch, device), self.precision, batch_size=self.batch_size_)
+            return function(network, on_device(batch, device), self.precision, batch_size=self.batch_size_)
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         scores = self._scores_of(batch) if len(self.task_weights_) else self._linked(batch)
@@ -455,7 +425,8 @@ def _in_training_units(batch: Batch, coder: TableCoder) -> Batch:
     return replace(batch, y=coder.labels.standardize(batch.y), weight=weight, group=None)
 
 
-def _on_device(batch: Batch, device: torch.device) -> Batch:
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch of arrays as tensors."""
     return batch.map(lambda array: torch.from_numpy(array).to(device))
 
 

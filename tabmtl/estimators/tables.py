@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -15,10 +15,12 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, ch
 
 from tabmtl.columns.cures import by_columns
 from tabmtl.encode import LabelCoder, TableCoder
+from tabmtl.encode.cache import encoded
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score
+from tabmtl.estimators.rows import FrameRows, ShardRows
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import Answered, TaskScores, check_metric, mean_score, score_tasks
 from tabmtl.model_selection.repeats import (
@@ -35,9 +37,6 @@ from tabmtl.targets import Task, Tasks
 from tabmtl.training.checkpoint import check_params
 from tabmtl.training.hooks import CallbackSupport
 from tabmtl.training.run import current, running
-
-if TYPE_CHECKING:
-    from tabmtl.encode.cache import StoredRows
 
 TargetKind = Literal["classification", "regression"] | None
 
@@ -160,6 +159,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     __metadata_request__fit: ClassVar = {"groups": True}
     # the kind of every undeclared task; the three faces differ in it
     _target_kind: ClassVar[TargetKind] = None
+    # whether it reads rows of shards window by window, and not all at once
+    _reads_windows: ClassVar[bool] = False
 
     def fit(
         self,
@@ -211,13 +212,13 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             if isinstance(X, Shards):
                 self._fit_shards(X, y, sample_weight, groups, X_val, y_val)
             else:
-                coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
-                self._set_fitted(coder, self._fit_frames(X, X_val, coder, batch, valid, self._seed()))
+                coder, rows, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
+                self._set_fitted(coder, self._fit(coder, rows, valid, self._seed()))
         return self
 
     def _encode(
         self, X: Any, y: Any, weight: Any, X_val: Any, y_val: Any, groups: Any = None
-    ) -> tuple[TableCoder, Batch, Batch | None]:
+    ) -> tuple[TableCoder, FrameRows, FrameRows | None]:
         """Encode the rows of fit."""
         coder = self.learn_coder(X, y, weight)
         batch = coder.read(X, y, weight)
@@ -236,7 +237,9 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         warn_of_index(X, y, "")
         warn_of_index(X_val, y_val, "_val")
         warn_of_suspects(coder, batch)
-        return coder, replace(batch, group=group), valid
+        tasks = coder.labels.tasks
+        rows = FrameRows(replace(batch, group=group), tasks, X)
+        return coder, rows, None if valid is None else FrameRows(valid, tasks, X_val)
 
     def check_call(self, X: Any, X_val: Any = None, y_val: Any = None) -> None:
         """Raise an error for what `fit` would refuse before it reads a row.
@@ -300,22 +303,22 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
 
     def _fit_shards(self, X: Shards, y: Any, sample_weight: Any, groups: Any, X_val: Any, y_val: Any) -> None:
         """Fit on shards, by way of a disk, alone or with the other processes of a group."""
-        from tabmtl.encode.cache import StoredRows, encoded
-        from tabmtl.model_selection.stored import at_most
-
         group = current()
         roles, coder = self._learn_shards(X, y, sample_weight, groups)
         seed = group.broadcast(self._seed())
         with ExitStack() as stack:
-            rows = StoredRows(stack.enter_context(encoded(X, roles, coder, group)))
+            rows = ShardRows(stack.enter_context(encoded(X, roles, coder, group)))
             rows.check_dealt()
             coder.check_counts(rows.n_labels)
             valid = None
             if X_val is not None:
                 X_val.check_same(group)
                 roles = Roles.of(X_val, y_val, what="y_val").like(roles, X_val)
-                valid = at_most(StoredRows(stack.enter_context(encoded(X_val, roles, coder, group))))
-            self._set_fitted(coder, self._fit_stored(coder, rows, valid, seed))
+                valid = ShardRows(stack.enter_context(encoded(X_val, roles, coder, group))).at_most()
+            if group.size == 1 and not self._reads_windows:
+                self._set_fitted(coder, self._fit(coder, *rows.in_memory(valid), seed))
+            else:
+                self._set_fitted(coder, self._fit(coder, rows, valid, seed))
 
     def _learn_shards(self, X: Shards, y: Any, sample_weight: Any, groups: Any) -> tuple[Roles, TableCoder]:
         """Learn the columns and tasks of shards, together with the other processes of a group."""
@@ -427,8 +430,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         """Return task indices of the funnel steps, in order; empty if the method has no funnel."""
         return ()
 
-    def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
-        """Fit on encoded rows (labels in own units) and return the fitted attributes by name."""
+    def _fit(self, coder: TableCoder, rows: Any, valid: Any, seed: int) -> dict[str, Any]:
+        """Fit on encoded rows, and return the fitted attributes by name; see `tabmtl.estimators.rows`."""
         raise NotImplementedError
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
@@ -436,21 +439,6 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         raise NotImplementedError
 
     # shared steps
-
-    def _fit_frames(
-        self, X: Any, X_val: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int
-    ) -> dict[str, Any]:
-        """Fit as `_fit` does; a model made of others, which read frames themselves, takes the place of this."""
-        return self._fit(without_columns(X, coder.dropped), coder, batch, valid, seed)
-
-    def _fit_stored(self, coder: TableCoder, rows: StoredRows, valid: StoredRows | None, seed: int) -> dict[str, Any]:
-        """Fit on encoded rows of a disk, as memory maps; a network, which reads some at a time, has its own way."""
-        batch, held_out = rows.mapped(), None if valid is None else valid.mapped()
-        group = group_equal_rows(batch) if batch.group is None else number_groups(batch.group.tolist())
-        batch = replace(batch, group=group)
-        if held_out is not None:
-            warn_of_shared_rows(batch, held_out)
-        return self._fit(None, coder, batch, held_out, seed)
 
     def _restore(self, state: Any) -> None:
         fitted = dict(vars(state))

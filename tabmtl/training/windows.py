@@ -145,7 +145,7 @@ class WindowRows:
 
     def sample(self) -> Batch:
         """Return some rows, spread over those of all ranks."""
-        return self.prepare(self.rows.spread(_SPREAD_ROWS))
+        return self.prepare(self.rows.some(_SPREAD_ROWS))
 
     def labels(self) -> Batch:
         """Return this rank's rows without features, which are read again for each validation."""

@@ -44,7 +44,7 @@ def student_of(teacher, X, cls=SharedBottom, **params):
 class Rule(MultiTaskEstimator):
     """Teacher that knows the truth, and answers for every row by its columns a and b."""
 
-    def _fit(self, X, coder, batch, valid, seed):
+    def _fit(self, coder, rows, valid, seed):
         return {}
 
     def _outputs(self, X, batch):

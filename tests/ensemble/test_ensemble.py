@@ -46,10 +46,10 @@ def raising(error, base=SharedTrees, from_rows=0):
     """A candidate whose fit raises an error on tables of so many rows."""
 
     class Raising(base):
-        def _fit(self, X, coder, batch, valid, seed):
-            if len(batch) >= from_rows:
+        def _fit(self, coder, rows, valid, seed):
+            if len(rows) >= from_rows:
                 raise error
-            return super()._fit(X, coder, batch, valid, seed)
+            return super()._fit(coder, rows, valid, seed)
 
     return Raising(n_estimators=20, n_estimators_task=0, num_leaves=8) if base is SharedTrees else Raising()
 
@@ -85,7 +85,7 @@ def test_a_candidate_of_odd_answers_is_left_out(change, reason):
 class Hanging(SharedTrees):
     """A candidate whose fit does not look at the time."""
 
-    def _fit(self, X, coder, batch, valid, seed):
+    def _fit(self, coder, rows, valid, seed):
         sleep(600)
 
 
@@ -233,7 +233,7 @@ class Timed(IndependentTasks):
     def __sklearn_clone__(self):
         return Timed().after(self.clock, self.seconds)
 
-    def _fit(self, X, coder, batch, valid, seed):
+    def _fit(self, coder, rows, valid, seed):
         self.clock.return_value += self.seconds
         return {}
 
@@ -254,13 +254,13 @@ class Timed(IndependentTasks):
 )
 def test_the_limit_of_time_is_kept(monkeypatch, time_limit, expected, end):
     X, y = scarce_table(20)
-    coder, batch, _ = IndependentTasks()._encode(X, y["first"], None, None, None)
+    coder, rows, _ = IndependentTasks()._encode(X, y["first"], None, None, None)
     clock = Mock(return_value=0.0)
     for module in (trials, watch):
         monkeypatch.setattr(module, "perf_counter", clock)
     seconds = {"a": 2, "b": 2, "c": 10, "d": 12, "e": 1}
     candidates = {name: Timed().after(clock, fold) for name, fold in seconds.items()}
-    folds = Folds.deal(Table.read(X, coder, batch), coder, 5, 0)
+    folds = Folds.deal(Table.read(X, coder, rows.batch), coder, 5, 0)
     limit = watch.Watch(time_limit=time_limit)
     found = trials.Trials(candidates, folds, 0, limit, 1, lambda name: False)
     assert list(found.run()) == expected
@@ -407,9 +407,9 @@ def test_a_fit_has_the_time_that_is_left_as_its_own_limit(monkeypatch):
     limits = []
 
     class Limited(SharedTrees):
-        def _fit(self, X, coder, batch, valid, seed):
+        def _fit(self, coder, rows, valid, seed):
             limits.append(self.time_limit)
-            return super()._fit(X, coder, batch, valid, seed)
+            return super()._fit(coder, rows, valid, seed)
 
     candidates = {"alone": ALONE, "own": Limited(n_estimators=2, time_limit=5.0), "rest": Limited(n_estimators=2)}
     MultiTaskEnsemble(models=candidates, n_folds=2, time_limit=500, random_state=0).fit(X, y[["first"]])

@@ -14,8 +14,8 @@ from tabmtl.testing import features, long_table, mixed_targets
 
 
 def deal(X, y, n_folds="auto", seed=0, groups=None, **params):
-    coder, batch, _ = SharedTrees(**params)._encode(X, y, None, None, None, groups)
-    return coder, Folds.deal(Table.read(X, coder, batch), coder, n_folds, seed)
+    coder, rows, _ = SharedTrees(**params)._encode(X, y, None, None, None, groups)
+    return coder, Folds.deal(Table.read(X, coder, rows.batch), coder, n_folds, seed)
 
 
 def check(coder, folds):
@@ -70,8 +70,8 @@ def test_scarce_labels_bring_more_folds():
 def test_labels_are_those_given():
     X = features()
     y = mixed_targets(X).with_columns(is_late=pl.col("late") == "late", level=pl.col("delay").round().cast(int) % 3)
-    coder, batch, _ = SharedTrees(tasks={"level": "multiclass"})._encode(X, y, None, None, None)
-    table = Table.read(X, coder, batch)
+    coder, rows, _ = SharedTrees(tasks={"level": "multiclass"})._encode(X, y, None, None, None)
+    table = Table.read(X, coder, rows.batch)
     assert table.y.cast(y.schema).equals(y)
     assert table.X.equals(X)
 

@@ -40,8 +40,8 @@ class Averages(MultiTaskEstimator):
         if self.shrink < 0:
             raise ValueError(f"shrink must be at least 0, got {self.shrink}")
 
-    def _fit(self, X, coder, batch, valid, seed):
-        columns = zip(coder.labels.column_tasks(), batch.y.T, strict=True)
+    def _fit(self, coder, rows, valid, seed):
+        columns = zip(coder.labels.column_tasks(), rows.batch.y.T, strict=True)
         return {
             "averages_": [
                 [np.nanmean(y) * (1 - self.shrink)]

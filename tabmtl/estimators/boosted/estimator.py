@@ -6,7 +6,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import lightgbm as lgb
 import numpy as np
@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.boosted.border import LightGBMOptions, tree_matrix
-from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit, set_aside
+from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import score_tasks
 from tabmtl.params import TwoOrMore, WholeShare, check_choice, near
@@ -25,9 +25,6 @@ from tabmtl.schema import Batch, TabmtlWarning
 from tabmtl.storage.stored import Saved, take_apart
 from tabmtl.training.run import current, running
 from tabmtl.training.watch import Watch, describe_score
-
-if TYPE_CHECKING:
-    from tabmtl.encode.cache import StoredRows
 
 _NO_REFIT = "no fit of all rows, so that the one without the rows set aside is kept"
 
@@ -135,23 +132,32 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         check_choice("unknown_task", self.unknown_task, ("shared", "error"))
         return self.coder_.read(X, unknown_task=self.unknown_task)
 
-    def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
-        return self._attributes(coder, self._fit_split(coder, self._split(coder, batch, valid, seed), seed))
+    def _fit(self, coder: TableCoder, rows: Any, valid: Any, seed: int) -> dict[str, Any]:
+        attributes = self._attributes(coder, self._fit_split(coder, self._split(rows, valid, seed), seed))
+        if rows.group.size == 1:
+            return attributes
+        model = clone(self)
+        model._set_fitted(coder, attributes)
+        # ranks estimate the rows of leaves otherwise, so that their texts of one tree differ in these
+        own = take_apart(model._state())
+        sent = rows.group.broadcast({name: part for name, part in vars(own).items() if name != "kinds"})
+        model._restore(self._read_state(Saved(**sent, kinds=own.kinds)))
+        return {name: getattr(model, name) for name in attributes}
 
-    def _split(self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> Split:
+    def _split(self, rows: Any, valid: Any, seed: int) -> Split:
         """Set rows aside, if the fit is to stop on some and there are enough with labels."""
-        tasks = coder.labels.tasks
         if not self.early_stopping:
-            return Split(batch)
+            return Split(rows.read())
         if valid is not None:
-            _check_watched(not np.isnan(valid.y).all())
-        elif len(batch.y) >= ROWS_TO_SPLIT:
-            given = {"task": batch.task, "group": batch.group}
-            split = set_aside(batch, self.validation_fraction, seed, batch.y, tasks, **given)
-            of_all, aside = (_own_labels(part, len(tasks)) for part in (batch, split.watched))
-            if (of_all > aside).all() and aside.any():
-                return split
-        return Split(batch, valid)
+            if not valid.n_labels.any():
+                raise ValueError("y_val has no label to stop on; label some validation rows")
+            return Split(rows.read(), _not_empty(valid.read(), rows))
+        if len(rows) >= ROWS_TO_SPLIT:
+            kept, held_out = rows.split(self.validation_fraction, seed)
+            aside = held_out.n_labels
+            if (rows.n_labels > aside).all() and aside.any():
+                return Split(rows.read(), _not_empty(held_out.read(), rows), kept.read)
+        return Split(rows.read())
 
     def _fit_split(self, coder: TableCoder, split: Split, seed: int) -> Sequence[Any]:
         """Fit rows, at first without those that were set aside, if there are any.
@@ -190,31 +196,6 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         for task in tasks:
             self._watch.tell(describe_score(task, scores[task.name]))
 
-    def _fit_stored(self, coder: TableCoder, rows: StoredRows, valid: StoredRows | None, seed: int) -> dict[str, Any]:
-        if rows.group.size == 1:
-            return super()._fit_stored(coder, rows, valid, seed)
-        attributes = self._attributes(coder, self._fit_split(coder, self._split_stored(rows, valid, seed), seed))
-        model = clone(self)
-        model._set_fitted(coder, attributes)
-        # ranks estimate the rows of leaves otherwise, so that their texts of one tree differ in these
-        own = take_apart(model._state())
-        sent = rows.group.broadcast({name: part for name, part in vars(own).items() if name != "kinds"})
-        model._restore(self._read_state(Saved(**sent, kinds=own.kinds)))
-        return {name: getattr(model, name) for name in attributes}
-
-    def _split_stored(self, rows: StoredRows, valid: StoredRows | None, seed: int) -> Split:
-        from tabmtl.model_selection.stored import split_stored
-
-        if not self.early_stopping:
-            return Split(rows.mapped())
-        if valid is not None:
-            _check_watched(bool(valid.n_labels.any()))
-            return Split(rows.mapped(), _not_empty(valid, rows))
-        if len(rows) < ROWS_TO_SPLIT:
-            return Split(rows.mapped())
-        kept, valid = split_stored(rows, self.validation_fraction, seed)
-        return Split(rows.mapped(), _not_empty(valid, rows), kept.mapped)
-
     def _data_params(self, group: Ranks) -> dict[str, Any]:
         params = {"max_bin": self.max_bin, "feature_pre_filter": False, "num_threads": self._n_threads, "verbosity": -1}
         return params if group.size == 1 else params | {"pre_partition": True}
@@ -231,26 +212,10 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         }
 
 
-def count_labels(batch: Batch, n_tasks: int) -> np.ndarray:
-    """Count the labels of every task, in a group those of all ranks: (T,)."""
-    return current().total(_own_labels(batch, n_tasks)).astype(np.int64)
-
-
-def _own_labels(batch: Batch, n_tasks: int) -> np.ndarray:
-    labelled, task = ~np.isnan(batch.y), batch.task
-    return labelled.sum(axis=0) if task is None else np.bincount(task, labelled[:, 0], minlength=n_tasks)
-
-
-def _check_watched(labelled: bool) -> None:
-    if not labelled:
-        raise ValueError("y_val has no label to stop on; label some validation rows")
-
-
-def _not_empty(valid: StoredRows, rows: StoredRows) -> Batch:
+def _not_empty(found: Batch, rows: Any) -> Batch:
     """Return the validation rows of this rank; if there are none, one row without a label."""
-    found = valid.mapped()
-    if len(found):
+    if len(found.y):
         return found
-    one = rows.mapped().rows(np.zeros(1, dtype=np.int64))
+    one = rows.read().rows(np.zeros(1, dtype=np.int64))
     one = replace(one, y=np.full_like(one.y, np.nan))
     return one.like({name: None if part is None else one.arrays()[name] for name, part in found.arrays().items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import lightgbm as lgb
 import numpy as np
@@ -13,6 +13,7 @@ import polars as pl
 from sklearn.base import BaseEstimator
 
 from tabmtl.encode import TableCoder
+from tabmtl.encode.read import without_columns
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.boosted.border import LONGEST_STEP, Leaves, LightGBMOptions, tree_matrix
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
@@ -23,14 +24,11 @@ from tabmtl.models.independent.grower import Grower, answer_by_trees
 from tabmtl.models.independent.rows import TaskRows
 from tabmtl.params import NonNegative, WholeShare, near
 from tabmtl.processes.forks import count_threads
-from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.processes.ranks import Ranks
 from tabmtl.schema import Batch, listed, warn_user
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
 from tabmtl.training.watch import Describe, Watch, describe_score
-
-if TYPE_CHECKING:
-    from tabmtl.encode.cache import StoredRows
 
 Learners = Mapping[int, TreesOfTask | Foreign]
 Take = Callable[[int], Any]  # rows of a task
@@ -156,30 +154,23 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         if self.tune and not self.early_stopping:
             raise ValueError(f"tune={self.tune!r} needs validation rows; set early_stopping=True, or leave tune out")
 
-    def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
-        learners = dict(enumerate(self._learners(coder, seed)))
+    def _fit(self, coder: TableCoder, rows: Any, valid: Any, seed: int) -> dict[str, Any]:
+        learners, group = dict(enumerate(self._learners(coder, seed))), rows.group
         has_foreign = any(isinstance(learner, Foreign) for learner in learners.values())
-        if X is None and has_foreign:
+        if has_foreign and rows.frame is None:
             raise TypeError(_NO_SHARDS)
+        take: Take = partial(TaskRows.of, rows.read(), None if valid is None else valid.read())
+        if group.size > 1:
+            # the largest tasks are dealt first, and their rows move
+            moved = {t: TaskRows.moved(*take.args, t, rank, group) for t, rank in enumerate(group.deal(rows.n_labels))}
+            learners = {t: learners[t] for t, found in moved.items() if found is not None}
+            take = moved.__getitem__
         learns_again = has_foreign or (self.early_stopping and valid is None)
-        return self._fit_all(coder.labels.tasks, learners, partial(TaskRows.of, batch, valid), learns_again, ALONE, X)
-
-    def _fit_stored(self, coder: TableCoder, rows: StoredRows, valid: StoredRows | None, seed: int) -> dict[str, Any]:
-        if rows.group.size == 1:
-            return super()._fit_stored(coder, rows, valid, seed)
-        learners, group = self._learners(coder, seed), rows.group
-        if any(isinstance(learner, Foreign) for learner in learners):
-            raise TypeError(_NO_SHARDS)
-        batch, held_out = rows.mapped(), None if valid is None else valid.mapped()
-        # the largest tasks are dealt first, and their rows move
-        owners = enumerate(group.deal(rows.n_labels))
-        moved = {t: TaskRows.moved(batch, held_out, t, rank, group) for t, rank in owners}
-        dealt = {t: learners[t] for t, found in moved.items() if found is not None}
-        learns_again = self.early_stopping and valid is None
-        return self._fit_all(coder.labels.tasks, dealt, moved.__getitem__, learns_again, group)
+        X = without_columns(rows.frame, coder.dropped) if has_foreign else None
+        return self._fit_all(coder.labels.tasks, learners, take, learns_again, group, X)
 
     def _fit_all(
-        self, tasks: Sequence[Task], learners: Learners, take: Take, learns_again: bool, group: Ranks, X: Any = None
+        self, tasks: Sequence[Task], learners: Learners, take: Take, learns_again: bool, group: Ranks, X: Any
     ) -> dict[str, Any]:
         """Fit the tasks of this rank, all by the configuration that suits those of all ranks."""
         trees = {t: learner for t, learner in learners.items() if isinstance(learner, TreesOfTask)}

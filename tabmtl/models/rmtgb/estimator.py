@@ -12,7 +12,7 @@ import polars as pl
 
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.boosted.border import network, tree_matrix
-from tabmtl.estimators.boosted.estimator import BoostedEstimator, count_labels
+from tabmtl.estimators.boosted.estimator import BoostedEstimator
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.rmtgb.fitted import FittedGroup
@@ -170,7 +170,7 @@ class RMTGB(BoostedEstimator):
         groups: Iterable[tuple[np.ndarray, BinnedRows]] = bin_groups(batch, valid, coder, params, group)
         groups = groups if group.size == 1 else list(groups)  # bins are made before the network opens
         tasks, fits = coder.labels.tasks, []
-        labels = count_labels(batch, len(tasks)).astype(float)
+        labels = group.total(batch.count_labels(len(tasks))).astype(float)
         with network(group):
             for k, (members, rows) in enumerate(groups):
                 self._watch.tell(f"trees of {listed([tasks[t].name for t in members], SHOWN_TASKS)}")

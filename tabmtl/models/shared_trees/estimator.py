@@ -13,7 +13,7 @@ import polars as pl
 
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.boosted.border import bin_labelled_rows, network, network_params, tree_matrix
-from tabmtl.estimators.boosted.estimator import BoostedEstimator, count_labels
+from tabmtl.estimators.boosted.estimator import BoostedEstimator
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
@@ -268,7 +268,8 @@ class SharedTrees(BoostedEstimator):
         if has_own:
             n_own = sum(each is not None for each in own)
             self._watch.tell(f"{n_own} of {len(own)} tasks get trees of their own after the shared ones")
-        functions = SharedFunctions.join(growth, own, rows.targets.sums.function, count_labels(batch, len(tasks)))
+        labels = group.total(batch.count_labels(len(tasks))).astype(np.int64)
+        functions = SharedFunctions.join(growth, own, rows.targets.sums.function, labels)
         losses = [] if followed is None else self._valid_losses(functions, followed)
         return [SharedFit(functions, growth, own, losses)]
 

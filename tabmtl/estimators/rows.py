@@ -1,0 +1,172 @@
+"""Rows of a fit: of a frame, in memory, or of shards, on a disk; both set some aside, and are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from tabmtl.encode.cache import StoredRows
+from tabmtl.encode.shards import row_keys
+from tabmtl.model_selection.folds import train_valid_split
+from tabmtl.model_selection.repeats import (
+    belong_together,
+    feature_keys,
+    group_equal_rows,
+    number_groups,
+    warn_of_shared_rows,
+)
+from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.schema import Batch
+from tabmtl.targets import Task
+from tabmtl.training.rows import MemoryRows
+from tabmtl.training.windows import WindowRows
+
+MOST_VALID_ROWS = 1_000_000  # more would take memory and time, and judge no better
+_JUDGED_ROWS = 200_000
+_BLOCK_ROWS = 262_144
+
+
+@dataclass(frozen=True, eq=False)
+class FrameRows:
+    """Rows of one process, in memory or on memory maps.
+
+    Parameters
+    ----------
+    batch : Batch
+        Encoded rows, with labels in own units.
+    tasks : sequence of Task
+    frame : frame or array, optional
+        The rows as they were given to fit; shards have none.
+    index : ndarray of int, optional
+        Numbers of those of the rows that are meant; None for all.
+    """
+
+    batch: Batch
+    tasks: Sequence[Task]
+    frame: Any = None
+    index: np.ndarray | None = None
+
+    group: ClassVar[Ranks] = ALONE
+
+    def __len__(self) -> int:
+        return len(self.batch.y if self.index is None else self.index)
+
+    @property
+    def n_labels(self) -> np.ndarray:
+        """Number of labels per task, (T,)."""
+        y, task, rows = self.batch.y, self.batch.task, slice(None) if self.index is None else self.index
+        labelled = Batch(x=None, y=y[rows], task=None if task is None else task[rows])
+        return labelled.count_labels(len(self.tasks))
+
+    def read(self) -> Batch:
+        """Return the rows."""
+        return self.batch if self.index is None else self.batch.rows(self.index)
+
+    def some(self, n: int) -> Batch:
+        """Return the first n rows."""
+        return self.batch.rows(np.arange(n) if self.index is None else self.index[:n])
+
+    def split(self, share: float, seed: int) -> tuple[FrameRows, FrameRows]:
+        """Split the rows in those to train and those to validate on; see `train_valid_split`."""
+        batch, rng = self.batch, np.random.default_rng(seed)
+        kept, held_out = train_valid_split(batch.y, self.tasks, share, rng, batch.task, batch.group)
+        return replace(self, index=kept), replace(self, index=held_out)
+
+    def to_train(self, prepare: Callable[[Batch], Batch], seed: int) -> MemoryRows:
+        """Return the rows as those of a training, in its units; torch's generator gives the order."""
+        return MemoryRows(prepare(self.read()))
+
+
+class ShardRows(StoredRows):
+    """Rows of shards, encoded on a disk, of all ranks."""
+
+    frame: ClassVar[None] = None
+
+    def in_memory(self, valid: ShardRows | None) -> tuple[FrameRows, FrameRows | None]:
+        """Return the rows and validation rows of the only process as memory maps; warn if they share rows."""
+        tasks, batch = self.cache.coder.labels.tasks, self.read()
+        group = group_equal_rows(batch) if batch.group is None else number_groups(batch.group.tolist())
+        rows = FrameRows(replace(batch, group=group), tasks)
+        if valid is None:
+            return rows, None
+        held_out = valid.read()
+        warn_of_shared_rows(batch, held_out)
+        return rows, FrameRows(held_out, tasks)
+
+    def to_train(self, prepare: Callable[[Batch], Batch], seed: int) -> WindowRows:
+        """Return the rows as those of a training, in its units; the seed gives the order."""
+        return WindowRows(self, prepare, seed)
+
+    def split(self, share: float, seed: int) -> tuple[Self, Self]:
+        """Split the rows in those to train and those to validate on.
+
+        Groups stay together, and so do equal rows of a long table if they are one thing under several tasks (see
+        `tabmtl.model_selection.repeats`). They are chosen by random keys, so that files may hold them in any order.
+        Unlike `train_valid_split`, this does not look at labels: with few rows of a class, one part may have none.
+
+        Parameters
+        ----------
+        share : float
+            Share of the rows, or groups, to validate on; of many rows fewer, about `MOST_VALID_ROWS`.
+        seed : int
+
+        Raises
+        ------
+        ValueError
+            If a task has no label to train on, or there is none to validate on.
+        """
+        valid = _lowest(_units(self), min(share, MOST_VALID_ROWS / len(self)), seed)
+        train, held = self.choose(~valid), self.choose(valid)
+        lost = np.flatnonzero((train.n_labels == 0) & (self.n_labels > 0))
+        cure = "give X_val and y_val, set early_stopping=False, or take another random_state"
+        if len(lost):
+            name = self.cache.coder.labels.tasks[lost[0]].name
+            raise ValueError(
+                f"task {name!r} has {self.n_labels[lost[0]]} labels, all of them in rows that were set aside; {cure}"
+            )
+        if not held.n_labels.any():
+            raise ValueError(f"none of the {len(held)} rows that were set aside has a label; {cure}")
+        return train, held
+
+    def at_most(self) -> Self:
+        """Return all rows, of many about `MOST_VALID_ROWS` random ones."""
+        if len(self) <= MOST_VALID_ROWS:
+            return self
+        return self.choose(_lowest(_numbers(self), MOST_VALID_ROWS / len(self), 0))
+
+
+def _lowest(units: Sequence[int] | np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Return which of n units have a key in the lowest share, (n,) bool."""
+    bound = np.uint64(min(int(share * 2**64), 2**64 - 1))
+    chosen = np.empty(len(units), dtype=bool)
+    for start in range(0, len(units), _BLOCK_ROWS):
+        some = np.asarray(units[start : start + _BLOCK_ROWS])
+        chosen[start : start + len(some)] = row_keys(some, seed) <= bound
+    return chosen
+
+
+def _numbers(rows: ShardRows) -> range:
+    """Return the numbers of this rank's rows."""
+    return range(rows.cache.start, rows.cache.start + len(rows.cache))
+
+
+def _units(rows: ShardRows) -> Sequence[int] | np.ndarray:
+    """Return a number of the unit of every row of this rank, (n,): rows of one unit are set aside together."""
+    arrays = rows.cache.arrays
+    if "group" in arrays:
+        return arrays["group"]
+    if "task" not in arrays:
+        return _numbers(rows)
+    keys = np.concatenate([feature_keys(batch) for batch in rows.batches()])
+    # whole groups of equal rows, though not all of them
+    judged = np.flatnonzero(_lowest(keys, min(1.0, _JUDGED_ROWS / len(rows)), 0))
+    judged = judged[~np.isnan(arrays["y"][judged, 0])]
+    found = rows.group.gather((keys[judged], arrays["task"][judged].astype(np.int64)))
+    judged_keys, task = (np.concatenate(part) for part in zip(*found, strict=True))
+    if not len(judged_keys):
+        return _numbers(rows)
+    group = np.unique(judged_keys, return_inverse=True)[1]
+    return keys if belong_together(group, task) else _numbers(rows)
