@@ -163,6 +163,15 @@ def near(name: Any, known: Iterable[str]) -> str:
     return f"; near is {found[0]!r}" if found else ""
 
 
+def check_known(what: str, names: Iterable[str], known: Iterable[str], owner: str) -> None:
+    """Raise a ValueError for names that are not among the known ones of an owner, such as those of the columns of X."""
+    known = list(known)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        hint = near(unknown[0], known)
+        raise ValueError(f"{what} that {owner} does not have: {unknown}{hint}; {owner} has {known}")
+
+
 # Types of fields that carry a rule.
 Count = Annotated[int, check_count]
 BatchSize = Annotated[int | Literal["auto"], check_count_or_auto]

@@ -9,10 +9,9 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
-import polars.selectors as cs
 
 from tabmtl.columns.cures import Library, by_drop, by_numbers
-from tabmtl.columns.kind import TEXT, Coding, ColumnKind, Form, Slices, Summary, is_whole
+from tabmtl.columns.kind import TEXT, Coding, ColumnKind, Form, Slices, Summary, column_of, is_whole
 from tabmtl.columns.number import LEAST_IDS, MOST_IDS, describe_numbers
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, IdColumnWarning, warn_user
 
@@ -113,7 +112,7 @@ def is_feature(dtype: pl.DataType) -> bool:
 
 def text_of(name: str, dtype: pl.DataType) -> pl.Expr:
     """Return a categorical column as text; whole numbers without decimals, NaN as null."""
-    column = cs.by_name(name).as_expr()  # see `column_of`
+    column = column_of(name)
     if not dtype.is_float():
         return column.cast(pl.String)
     whole = (column == column.round()) & column.is_finite() & (column.abs() < 2**53)

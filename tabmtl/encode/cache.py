@@ -49,7 +49,6 @@ CHUNK_ROWS = 1_024
 #: Ranges of chunks that rows are dealt to, the lanes; more ranks than these have one each.
 LANES = 16
 
-_HEADER_BYTES = 128  # of every array, however many rows it turns out to have
 _SPLIT_ROWS = 262_144  # rows looked at together
 _SUMMED_BYTES = 2**22  # read at a time
 _MOST_MANIFEST = 2**24  # bytes
@@ -203,23 +202,16 @@ class StoredRows:
         """Return the number of labels of every task, and the sum of their weights: (T,) each."""
         n_tasks = len(self.cache.coder.labels.tasks)
         counts, weights = np.zeros(n_tasks, dtype=np.int64), np.zeros(n_tasks)
+        names = {"y", "task", "weight"} & self.cache.arrays.keys()
         for start in range(0, len(self.cache), _SPLIT_ROWS):
-            y, task, weight = self._labels(start, start + _SPLIT_ROWS)
-            batch = Batch(x=Features(numbers=y, codes=None), y=y, task=task, weight=(~np.isnan(y)).astype(float))
-            counts += weight_sums(batch, n_tasks)[0].astype(np.int64)
-            if weight is not None:
-                batch = replace(batch, weight=np.where(np.isnan(y), 0.0, weight[:, None]))
-            weights += weight_sums(batch, n_tasks)[1]
+            chosen = self._chosen[start : start + _SPLIT_ROWS]
+            own = {name: self.cache.arrays[name][start : start + _SPLIT_ROWS][chosen] for name in names}
+            labelled, task = (~np.isnan(own["y"])).astype(float), own.get("task")
+            counts += weight_sums(labelled, task, n_tasks)[0].astype(np.int64)
+            weights += weight_sums(labelled * own["weight"][:, None] if "weight" in own else labelled, task, n_tasks)[1]
         counts, weights = self.group.total(counts), self.group.total(weights)
         factors = self.cache.factors
         return counts, weights if factors is None else weights * factors
-
-    def _labels(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        chosen, arrays = self._chosen[start:stop], self.cache.arrays
-        y, task, weight = (
-            arrays[name][start:stop][chosen] if name in arrays else None for name in ("y", "task", "weight")
-        )
-        return np.asarray(y), task, weight
 
     def _read(self, start: int, stop: int) -> Batch:
         chosen = self._chosen[start:stop]
@@ -308,9 +300,13 @@ def _replace(
     """Write the files of a locked folder, and its manifest when they are whole and on the disk; return the manifest."""
     with _written(folder):
         _remove_old(folder)
-    with _replacing(folder) as files:
+    with ExitStack() as stack:
+        files = ArrayFiles(folder, stack)
         facts = write(files)
         shards.check_unchanged()
+        with _written(folder):  # those of before make place when all are written
+            files.finish()
+            stack.close()
     manifest = {**wanted, **json.loads(json.dumps(facts)), "files": dict.fromkeys(files.names)}
     if shards.cache is not None:
         with _written(folder):
@@ -363,12 +359,9 @@ def _rows_of_lanes(shards: Shards, group: Ranks) -> range:
 
 def _describe(roles: Roles, coder: TableCoder, rows: range | None) -> dict[str, Any]:
     """Describe what an encoding depends on, besides the files."""
-    own = {"features": roles.features, "targets": roles.targets, "weight": roles.weight, "groups": roles.groups}
-    return {
-        "coder": fingerprint(coder),
-        "roles": own,
-        "rows": None if rows is None else [rows.start, rows.stop],
-    }
+    own = {name: part for name, part in vars(roles).items() if name != "flat"}
+    span = None if rows is None else [rows.start, rows.stop]
+    return {"coder": fingerprint(coder), "roles": own, "rows": span}
 
 
 def _read_manifest(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -397,7 +390,7 @@ def _write(files: ArrayFiles, shards: Shards, roles: Roles, coder: TableCoder, r
             if is_empty:  # a rank without rows of few validation rows
                 block, batch = block.clear(), batch.rows(slice(0))
             if roles.weight is not None:
-                sums.append(weight_sums(batch, len(coder.labels.tasks)))
+                sums.append(weight_sums(batch.weight, batch.task, len(coder.labels.tasks)))
             for name, array in _arrays(batch, block, roles).items():
                 files.add(name, array)
     of_weights = None
@@ -433,17 +426,6 @@ def _group_hashes(series: pl.Series, name: str) -> np.ndarray:
             "own"
         )
     return np.fromiter((zlib.crc32(text.encode()) for text in texts), dtype=np.uint32, count=len(texts))
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[ArrayFiles]:
-    """Give the files of a folder, which take the place of those of before when all are written."""
-    with ExitStack() as stack:
-        files = ArrayFiles(folder, stack)
-        yield files
-        with _written(folder):
-            files.finish()
-            stack.close()
 
 
 class ArrayFiles:
@@ -495,19 +477,18 @@ class _Writer:
 
     def __init__(self, stream: BufferedWriter, like: np.ndarray) -> None:
         self._stream, self._like, self._rows = stream, like, 0
-        stream.write(b" " * _HEADER_BYTES)
+        self.finish()
 
     def add(self, array: np.ndarray) -> None:
         self._stream.write(array.tobytes())
         self._rows += len(array)
 
     def finish(self) -> None:
-        """Write the header."""
+        """Write the header, in which numpy leaves room for any number of rows."""
         shape = (self._rows, *self._like.shape[1:])
         facts = {"descr": np.lib.format.dtype_to_descr(self._like.dtype), "fortran_order": False, "shape": shape}
-        text = repr(facts).encode().ljust(_HEADER_BYTES - 11) + b"\n"
         self._stream.seek(0)
-        self._stream.write(np.lib.format.magic(1, 0) + len(text).to_bytes(2, "little") + text)
+        np.lib.format.write_array_header_1_0(self._stream, facts)
 
 
 @contextmanager

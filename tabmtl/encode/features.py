@@ -17,7 +17,7 @@ from tabmtl.columns.cures import Library, by_cast, by_dates, by_drop, by_numbers
 from tabmtl.columns.kind import SLICE_ROWS, Coding, LeanPickle, Slices, Summary, in_slices, merge
 from tabmtl.columns.number import NumericScaler, NumericTransform
 from tabmtl.encode.files import count_rows, read_blocks
-from tabmtl.params import near
+from tabmtl.params import check_known
 from tabmtl.schema import Columns
 from tabmtl.storage.stored import Stored
 
@@ -238,12 +238,7 @@ def find_kinds(
         raise ValueError("Found array with 0 feature(s): X has no feature column, and a minimum of 1 is required")
     declared: dict[str, str] = dict.fromkeys(texts, "texts")
     if not isinstance(categorical, str):
-        unknown = [name for name in categorical if name not in schema]
-        if unknown:
-            raise ValueError(
-                f"categorical_features names columns that X does not have: {unknown}{near(unknown[0], schema)}; X has "
-                f"{[*schema]}"
-            )
+        check_known("categorical_features names columns", categorical, schema, "X")
         declared = dict.fromkeys(schema, "numbers") | dict.fromkeys(categorical, "categories") | declared
     left, roles = dict(schema), {}
     for kind in kinds:

@@ -21,7 +21,7 @@ from tabmtl.columns.cures import by_frame, by_targets, library_of
 from tabmtl.encode.columns import is_missing, read_array, read_column, read_pandas
 from tabmtl.encode.files import read_blocks
 from tabmtl.encode.write import Origin, native_dtype, origin_of
-from tabmtl.params import near
+from tabmtl.params import check_known, near
 from tabmtl.processes.forks import check_pool
 from tabmtl.schema import is_unicode
 
@@ -290,18 +290,20 @@ def without_columns(X: Any, names: Sequence[str], *, strict: bool = False) -> An
     if not len(names):
         return X
     labels = _labels_of(X)
-    unknown = [name for name in names if name not in (labels or {})]
-    if strict and unknown:
+    if strict:
         if labels is None:
             cure = "give Shards(path)" if isinstance(X, str | PathLike) else "take the columns out of it"
             raise ValueError(f"drop names columns of a frame, got a {type(X).__name__}: {cure}")
-        raise ValueError(
-            f"drop names columns that X does not have: {unknown}{near(unknown[0], labels)}; X has {[*labels]}"
-        )
-    if strict and labels and set(labels) <= set(names):
-        raise ValueError(f"drop names all columns of X, {[*labels]}; leave at least one feature")
+        check_dropped(names, [*labels])
     present = [labels[name] for name in names if name in labels] if labels else []
     return nw.from_native(X).drop(present).to_native() if present else X
+
+
+def check_dropped(names: Sequence[str], features: Sequence[str]) -> None:
+    """Raise a ValueError for names of columns to drop that are no features, or all of them."""
+    check_known("drop names columns", names, features, "X")
+    if set(features) <= set(names):
+        raise ValueError(f"drop names all columns of X, {[*features]}; leave at least one feature")
 
 
 def in_order(X: Any, names: Sequence[str]) -> Any | None:

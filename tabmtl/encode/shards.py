@@ -25,7 +25,8 @@ from tabmtl.encode.files import (
     stamp_of,
     whole,
 )
-from tabmtl.params import near
+from tabmtl.encode.read import check_dropped
+from tabmtl.params import check_known
 from tabmtl.processes.ranks import Ranks
 from tabmtl.schema import warn_user
 
@@ -160,13 +161,8 @@ class Shards:
             return
         files = None if self.files is None else [Path(file).name for file in self.files]
         types = [f"{name}: {dtype}" for name, dtype in self.schema.items()]
-        seen = group.gather((files, self._heights, types))
-        for rank, other in enumerate(seen):
-            if other != seen[0]:
-                raise ValueError(
-                    f"rank {rank} of the group sees other shards than rank 0: {_first_difference(other, seen[0])}; "
-                    "give every rank the same files, in the same order"
-                )
+        facts = {"the list of files": files, "the number of rows of each file": self._heights}
+        group.check_same(facts | {"the list of columns": types})
 
     def fingerprint(self) -> list[Any] | None:
         """Return names, sizes and times of the files and the columns read; None of a LazyFrame, which has none."""
@@ -211,13 +207,12 @@ class Roles:
             raise TypeError(
                 f"with Shards as X, {what} is the name of a column, or a list of names; got {type(y).__name__}"
             )
+        known = shards.schema.names()
+        _check_names(what, targets, known)
         for name, value in (("sample_weight", sample_weight), ("groups", groups)):
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"with Shards as X, {name} is the name of a column; got {type(value).__name__}")
-        known = shards.schema.names()
-        _check_names(what, targets, known)
-        _check_names("sample_weight", [] if sample_weight is None else [sample_weight], known)
-        _check_names("groups", [] if groups is None else [groups], known)
+            _check_names(name, [] if value is None else [value], known)
         if sample_weight in targets:
             raise ValueError(f"sample_weight names {sample_weight!r}, which is a target; name another column")
         features = tuple(name for name in known if name not in targets and name != sample_weight)
@@ -227,19 +222,11 @@ class Roles:
 
     def without(self, dropped: Sequence[str]) -> Roles:
         """Return the roles without features that are dropped; groups may be one of them."""
-        unknown = [name for name in dropped if name not in self.features]
-        targets = [name for name in unknown if name in self.targets]
+        targets = [name for name in dropped if name in self.targets]
         if targets:
             raise ValueError(f"drop names targets: {targets}; targets are no features, so leave them out of drop")
-        if unknown:
-            raise ValueError(
-                f"drop names columns that X does not have: {unknown}{near(unknown[0], self.features)}; X has "
-                f"{list(self.features)}"
-            )
-        features = tuple(name for name in self.features if name not in dropped)
-        if not features:
-            raise ValueError(f"drop names all columns of X, {list(self.features)}; leave at least one feature")
-        return replace(self, features=features)
+        check_dropped(dropped, self.features)
+        return replace(self, features=tuple(name for name in self.features if name not in dropped))
 
     def like(self, others: Roles, shards: Shards) -> Roles:
         """Return the roles of validation rows with the features of training rows, in spite of further columns."""
@@ -273,23 +260,8 @@ def row_keys(numbers: np.ndarray, seed: int = 0) -> np.ndarray:
     return keys ^ (keys >> np.uint64(31))
 
 
-def _first_difference(found: Sequence[Any], expected: Sequence[Any]) -> str:
-    """Say in which of files, numbers of rows and columns two ranks differ."""
-    names = ("files", "numbers of rows by file", "columns")
-    return next(
-        f"its {name} are {own}, not {other}"
-        for name, own, other in zip(names, found, expected, strict=True)
-        if own != other
-    )
-
-
 def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(
-            f"{what} names columns that the shards do not have: {unknown}{near(unknown[0], known)}; "
-            f"they have {list(known)[:20]}"
-        )
+    check_known(f"{what} names columns", names, known, "the table")
     twice = [name for name in names if list(names).count(name) > 1]
     if twice:
         raise ValueError(f"{what} names {twice[0]!r} twice; name every column once")

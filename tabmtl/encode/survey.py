@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -35,8 +35,6 @@ class Plan:
 
     Attributes
     ----------
-    schema : polars Schema
-        Of the features, without the column of tasks.
     kinds : mapping of type to tuple of str
         Features by their kind.
     tasks : tuple of str
@@ -47,47 +45,11 @@ class Plan:
     weight : str or None
     """
 
-    schema: pl.Schema
     kinds: ByKind
     tasks: tuple[str, ...]
     classes: frozenset[str]
     targets: tuple[str, ...]
     weight: str | None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Sample:
-    """Whole rows: those with the least keys, which are random and depend on the numbers of the rows only.
-
-    Attributes
-    ----------
-    keys : ndarray of uint64, shape (m,)
-    rows : ndarray of int64, shape (m,)
-        Numbers of the rows.
-    labels : ndarray of float64, shape (C, m)
-        NaN in targets of text.
-    """
-
-    keys: np.ndarray
-    rows: np.ndarray
-    labels: np.ndarray
-
-    @classmethod
-    def merge(cls, samples: Sequence[Sample]) -> tuple[Sample, np.ndarray]:
-        """Keep the least keys of all; return the sample, and its rows among the joined ones."""
-        joined = {
-            field.name: np.concatenate([getattr(sample, field.name) for sample in samples], axis=-1)
-            for field in fields(cls)
-        }
-        kept = np.arange(len(joined["keys"]))
-        if len(kept) > SAMPLE_ROWS:
-            kept = np.sort(np.argpartition(joined["keys"], SAMPLE_ROWS)[:SAMPLE_ROWS])
-        return cls(**{name: part[..., kept] for name, part in joined.items()}), kept
-
-    @property
-    def largest(self) -> np.uint64:
-        """The largest key that may still belong to it."""
-        return self.keys.max() if len(self.keys) == SAMPLE_ROWS else _EVERY_KEY
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,14 +66,21 @@ class Survey:
         Per target, its distinct values; of numbers that may not be classes the least `_LEAST_VALUES`, and infinity.
     moments : tuple of list
         Per target and block, the number of labels, their mean, and their squared distances from it.
-    sample : Sample
+    keys : ndarray of uint64, shape (m,)
+        Those of a sample of whole rows, the least ones: they are random and depend on the numbers of the rows only.
+    rows : ndarray of int64, shape (m,)
+        Numbers of the rows of the sample.
+    labels : ndarray of float64, shape (C, m)
+        Of the sample; NaN in targets of text.
     """
 
     n_rows: int
     columns: dict[str, Summary]
     values: tuple[pl.Series, ...]
     moments: tuple[list[tuple[int, float, float]], ...]
-    sample: Sample
+    keys: np.ndarray
+    rows: np.ndarray
+    labels: np.ndarray
 
     @classmethod
     def of(cls, block: pl.DataFrame, start: int, plan: Plan, largest: np.uint64 = _EVERY_KEY) -> Survey:
@@ -126,18 +95,19 @@ class Survey:
             columns=survey_columns(block, plan.kinds, taken) | {"tasks": count_levels(block, plan.tasks)},
             values=tuple(_distinct([series], series.name in plan.classes) for series in labels.iter_columns()),
             moments=tuple([_moments(values)] for values in floats),
-            sample=Sample(
-                keys=keys[taken],
-                rows=rows[taken],
-                labels=np.array([values[taken] for values in floats]).reshape(-1, len(taken)),
-            ),
+            keys=keys[taken],
+            rows=rows[taken],
+            labels=np.array([values[taken] for values in floats]).reshape(-1, len(taken)),
         )
 
     @classmethod
     def merge(cls, surveys: Sequence[Survey], plan: Plan) -> Survey:
         """Summarise the rows of all; the order does not matter."""
         values = zip(plan.targets, zip(*(survey.values for survey in surveys), strict=True), strict=True)
-        sample, kept = Sample.merge([survey.sample for survey in surveys])
+        keys = np.concatenate([survey.keys for survey in surveys])
+        kept = np.arange(len(keys))
+        if len(kept) > SAMPLE_ROWS:
+            kept = np.sort(np.argpartition(keys, SAMPLE_ROWS)[:SAMPLE_ROWS])
         return cls(
             n_rows=sum(survey.n_rows for survey in surveys),
             columns=merge([survey.columns for survey in surveys], kept),
@@ -146,10 +116,17 @@ class Survey:
                 [one for of_block in of_task for one in of_block]
                 for of_task in zip(*(survey.moments for survey in surveys), strict=True)
             ),
-            sample=sample,
+            keys=keys[kept],
+            rows=np.concatenate([survey.rows for survey in surveys])[kept],
+            labels=np.concatenate([survey.labels for survey in surveys], axis=1)[:, kept],
         )
 
-    def labels(self, origin: Origin, **coding: Any) -> LabelCoder:
+    @property
+    def largest(self) -> np.uint64:
+        """The largest key that may still belong to the sample."""
+        return self.keys.max() if len(self.keys) == SAMPLE_ROWS else _EVERY_KEY
+
+    def learn_labels(self, origin: Origin, **coding: Any) -> LabelCoder:
         """Learn the encoding of targets."""
         most = max(len(series) for series in self.values)
         values = pl.DataFrame([series.extend_constant(None, most - len(series)) for series in self.values])
@@ -162,7 +139,7 @@ class Survey:
     def center_and_scale(self, target: int) -> tuple[float, float]:
         """Return mean and standard deviation of a target; the same for any order of blocks."""
         if self.n_rows <= SAMPLE_ROWS:  # the sample holds all rows
-            return center_and_scale(self.sample.labels[target][np.argsort(self.sample.rows)])
+            return center_and_scale(self.labels[target][np.argsort(self.rows)])
         blocks = [moments for moments in self.moments[target] if moments[0]]
         n = sum(moments[0] for moments in blocks)
         center = math.fsum(count * mean for count, mean, _ in blocks) / n
@@ -196,7 +173,6 @@ def learn_table(
     classes = [name for name in roles.targets if name in declared and declared[name].is_classification]
     schema = pl.Schema({name: shards.schema[name] for name in names if name != task_column})
     plan = Plan(
-        schema=schema,
         kinds=find_kinds(schema, chosen, "polars"),
         tasks=() if task_column is None else (task_column,),
         classes=frozenset(roles.targets if force == "classification" else classes),
@@ -207,10 +183,10 @@ def learn_table(
     levels = None
     if task_column is not None:
         levels = sort_tasks(survey.columns["tasks"][task_column]["level"], task_column, shards.schema[task_column])
-    coding = Coding(schema=plan.schema, named=not isinstance(chosen, str), **encoding)
+    coding = Coding(schema=schema, named=not isinstance(chosen, str), **encoding)
     return TableCoder(
         features=FeatureCoder.learn(plan.kinds, survey.columns, coding),
-        labels=survey.labels(_origin(shards, roles), declared=declared, force=force, task_levels=levels),
+        labels=survey.learn_labels(_origin(shards, roles), declared=declared, force=force, task_levels=levels),
         task_column=task_column,
         names=names,
         named=True,
@@ -246,8 +222,8 @@ def _survey(shards: Shards, plan: Plan, names: Sequence[str], group: Ranks) -> S
         share = 1.1 * SAMPLE_ROWS / max(shards.n_rows, 1)
         largest = np.uint64(share * 2**64) if share < 1 else _EVERY_KEY
         own = _survey_rows(shards, plan, names, shards.share_of_blocks(group), largest)
-        parts = group.gather(None if own is None else vars(own) | {"sample": vars(own.sample)})
-        known = [Survey(**part | {"sample": Sample(**part["sample"])}) for part in parts if part is not None]
+        parts = group.gather(None if own is None else vars(own))
+        known = [Survey(**part) for part in parts if part is not None]
         survey = Survey.merge(known, plan) if known else None
     if survey is None:
         raise ValueError(NO_ROWS)
@@ -261,10 +237,10 @@ def _survey_rows(
     waiting: list[Survey] = []
     for start, block in shards.blocks(names, rows):
         waiting.append(Survey.of(block, start, plan, largest))
-        sampled = sum(len(survey.sample.keys) for survey in waiting)
+        sampled = sum(len(survey.keys) for survey in waiting)
         if len(waiting) == WAITING or sampled > 1.5 * SAMPLE_ROWS:
             waiting = [Survey.merge(waiting, plan)]
-            largest = min(largest, waiting[0].sample.largest)
+            largest = min(largest, waiting[0].largest)
     return Survey.merge(waiting, plan) if waiting else None
 
 

@@ -17,7 +17,7 @@ from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.encode.read import check_targets, names_of, read_features, without_columns
 from tabmtl.encode.tasks import DeclaredTasks
-from tabmtl.params import near
+from tabmtl.params import check_known, near
 from tabmtl.processes.forks import check_pool
 from tabmtl.schema import Batch
 from tabmtl.storage.stored import Stored
@@ -108,7 +108,8 @@ class TableCoder:
         batch = self.read_block(X, y, sample_weight, unknown_task=unknown_task)
         if batch.weight is None:
             return batch
-        return replace(batch, weight=batch.weight * _factors(batch, len(self.labels.tasks)))
+        factors = weight_factors(*weight_sums(batch.weight, batch.task, len(self.labels.tasks)))
+        return replace(batch, weight=batch.weight * (factors if batch.task is None else factors[batch.task, None]))
 
     def read_block(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, unknown_task: Literal["error", "shared"] = "error"
@@ -208,9 +209,7 @@ def check_task_column(
     TypeError
         If a column of its type names no tasks.
     """
-    if task_column not in names:
-        hint = near(task_column, names)
-        raise ValueError(f"task_column {task_column!r} is not a column of X{hint}; X has {list(names)}")
+    check_known("task_column names columns", [task_column], names, "X")
     if not is_feature(schema[task_column]):
         raise TypeError(
             f"task_column {task_column!r} has type {schema[task_column]}; expected text, categories or whole numbers: "
@@ -250,18 +249,12 @@ def find_names(
     return [c if isinstance(c, str) else names[c] for c in categorical]
 
 
-def _factors(batch: Batch, n_tasks: int) -> np.ndarray:
-    """Return the factors of weights with which those that are positive have mean 1 in each task."""
-    factors = weight_factors(*weight_sums(batch, n_tasks))
-    return factors if batch.task is None else factors[batch.task, None]
-
-
-def weight_sums(batch: Batch, n_tasks: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return per task the number of positive weights and their sum, (T,)."""
-    if batch.task is None:
-        return (batch.weight > 0).sum(axis=0), batch.weight.sum(axis=0)
-    weight = batch.weight[:, 0]
-    return np.bincount(batch.task, weight > 0, minlength=n_tasks), np.bincount(batch.task, weight, minlength=n_tasks)
+def weight_sums(weight: np.ndarray, task: np.ndarray | None, n_tasks: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return per task the number of positive weights (n, T) or (n, 1) and their sum, (T,)."""
+    if task is None:
+        return (weight > 0).sum(axis=0), weight.sum(axis=0)
+    own = weight[:, 0]
+    return np.bincount(task, own > 0, minlength=n_tasks), np.bincount(task, own, minlength=n_tasks)
 
 
 def weight_factors(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import polars as pl
 
 from tabmtl.columns.cures import by_kind
-from tabmtl.params import near
+from tabmtl.params import check_known
 from tabmtl.schema import warn_user
 from tabmtl.targets import KINDS, Kind, Task
 from tabmtl.targets.kind import TEXT
@@ -47,10 +47,7 @@ def declared_tasks(tasks: DeclaredTasks, columns: Sequence[str]) -> dict[str, Ta
     for name, task in entries.items():
         if task.name != name:
             raise ValueError(f"tasks has the task {task.name!r} under {name!r}; give both the name of y's column")
-    unknown = [name for name in entries if name not in columns]
-    if unknown:
-        hint = near(unknown[0], columns)
-        raise ValueError(f"tasks declares {unknown}, which y does not have{hint}; y has {list(columns)}")
+    check_known("tasks declares tasks", entries, columns, "y")
     return entries
 
 
@@ -88,7 +85,8 @@ def fit_task(
     """
     name, is_category = series.name, categories is not None
     order = categories if is_ordered else None
-    present = _present(series.alias(""))
+    present = series.alias("").drop_nulls()  # polars reads a name like "^a$" as a pattern
+    present = present.drop_nans() if present.dtype.is_float() else present
     _check_labels(name, present)
     if declared is not None:
         if force and declared.is_classification != (force == "classification"):
@@ -117,12 +115,6 @@ def _learned(name: str, kind: str, present: pl.Series, order: Sequence | None = 
     of_kind = KINDS[kind]
     classes = of_kind.learn(present, name, None, order)
     return Task(name=name, kind=of_kind, classes=classes, metric=next(iter(of_kind.metrics)))
-
-
-def _present(series: pl.Series) -> pl.Series:
-    """Return the labelled values of a target without a name: polars reads one like "^a$" as a pattern."""
-    series = series.drop_nulls()
-    return series.drop_nans() if series.dtype.is_float() else series
 
 
 def _check_labels(name: str, present: pl.Series) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from tabmtl.encode.tasks import declared_tasks
 from tabmtl.estimators.network import NetworkEstimator, VectorEstimator
 from tabmtl.nn.layers import Towers
-from tabmtl.params import Rate, Widths, near
+from tabmtl.params import Rate, Widths, check_known
 from tabmtl.targets import Task
 
 #: Classes of text whose sorted order is beyond doubt.
@@ -47,13 +47,10 @@ class FunnelEstimator(NetworkEstimator):
             return ()
         chain = list(self.task_chain)
         index = {task.name: t for t, task in enumerate(tasks)}
-        unknown = [name for name in chain if name not in index]
+        check_known(f"task_chain {chain} names tasks", chain, index, "y")
         twice = [name for name in index if chain.count(name) > 1]
-        if unknown or twice:
-            what = f"tasks twice: {twice}"
-            if unknown:
-                what = f"tasks that y does not have: {unknown}{near(unknown[0], index)}"
-            raise ValueError(f"task_chain {chain} names {what}; the tasks are {list(index)}")
+        if twice:
+            raise ValueError(f"task_chain {chain} names tasks twice: {twice}; the tasks are {list(index)}")
         others = {name: str(tasks[index[name]].kind) for name in chain if not tasks[index[name]].is_binary}
         if others:
             raise ValueError(f"the steps of task_chain must be binary tasks, got {others}; leave them out of the chain")

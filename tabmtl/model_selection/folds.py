@@ -19,7 +19,7 @@ from tabmtl.encode.labels import DeclaredTasks, LabelCoder
 from tabmtl.encode.read import read_features, read_groups
 from tabmtl.metrics.scores import mean_score
 from tabmtl.model_selection.stratify import ATTEMPTS, Strata, deal_groups, deal_rows, train_valid_split
-from tabmtl.params import near
+from tabmtl.params import check_known
 from tabmtl.schema import listed, warn_user
 from tabmtl.targets import Task
 
@@ -256,9 +256,7 @@ def _read_task(X: Any, task_column: str) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the names of the tasks of a long table, and the index (n,) of every row's own."""
     frame = read_features(X)[0].lazy()
     schema = frame.collect_schema()
-    if task_column not in schema:
-        hint = near(task_column, schema)
-        raise ValueError(f"task_column {task_column!r} is not a column of X{hint}; X has {schema.names()}")
+    check_known("task_column names columns", [task_column], schema, "X")
     own = frame.select(text_of(task_column, schema[task_column])).collect().to_series()
     if own.null_count():
         raise ValueError(f"task_column {task_column!r} has missing values; every row needs a task")

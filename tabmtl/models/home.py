@@ -19,7 +19,7 @@ from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.experts import Activation, Gates, gate_softmax, mix
 from tabmtl.nn.layers import Boundary, RowOwners, StackedLinear
 from tabmtl.nn.task_network import TaskNetwork
-from tabmtl.params import Count, check_widths, near
+from tabmtl.params import Count, check_known, check_widths
 from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
@@ -204,10 +204,7 @@ def find_groups(task_groups: Mapping[str, Sequence[str]] | None, names: Sequence
     if empty:
         raise ValueError(f"task_groups: the groups {empty} have no task; leave them out")
     listed = [name for members in groups.values() for name in members]
-    unknown = sorted(set(listed) - set(names))
-    if unknown:
-        hint = near(unknown[0], names)
-        raise ValueError(f"task_groups names tasks that y does not have: {unknown}{hint}; the tasks are {list(names)}")
+    check_known("task_groups names tasks", dict.fromkeys(listed), names, "y")
     twice = sorted({name for name in listed if listed.count(name) > 1})
     if twice:
         raise ValueError(f"task_groups: the tasks {twice} are listed twice; a task belongs to one group")

@@ -59,13 +59,13 @@ def test_roles_are_names_of_columns():
     for error, message, y, weight in [
         (TypeError, "y is the name of a column, or a list of names; got Series", pl.Series([1]), None),
         (TypeError, "sample_weight is the name of a column; got list", "y", [1.0]),
-        (ValueError, r"y names columns that the shards do not have: \['yy'\]; near is 'y'", ["yy"], None),
+        (ValueError, r"y names columns that the table does not have: \['yy'\]; near is 'y'", ["yy"], None),
         (ValueError, "sample_weight names 'y', which is a target", "y", "y"),
         (ValueError, "y names 'y' twice", ["y", "y"], None),
     ]:
         with pytest.raises(error, match=message):
             Roles.of(source, y, weight)
-    with pytest.raises(ValueError, match=r"y_val names columns that the shards do not have: \['yy'\]"):
+    with pytest.raises(ValueError, match=r"y_val names columns that the table does not have: \['yy'\]"):
         Roles.of(source, "yy", what="y_val")
     narrow = Shards(pl.LazyFrame({"a": [1], "y": [0.5]}))
     with pytest.raises(ValueError, match=r"X_val lacks columns of X: \['b'\]"):
@@ -79,7 +79,7 @@ def test_roles_are_names_of_columns():
 def test_columns_limit_what_is_read():
     source = Shards(pl.LazyFrame({"a": [1], "b": [2], "y": [0.5]}), columns=["a", "y"])
     assert Roles.of(source, "y").features == ("a",)
-    with pytest.raises(ValueError, match=r"columns names columns that the shards do not have: \['c'\]"):
+    with pytest.raises(ValueError, match=r"columns names columns that the table does not have: \['c'\]"):
         Shards(pl.LazyFrame({"a": [1]}), columns=["c"])
 
 

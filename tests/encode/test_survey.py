@@ -98,7 +98,7 @@ def test_summaries_merge_in_any_order(sizes, random):
     frame = pl.DataFrame({"x": rng.normal(size=n), "k": (["a", "b", None] * n)[:n], "y": rng.normal(size=n)})
     schema = frame.select("x", "k").schema
     kinds = find_kinds(schema, "from_dtype", "polars")
-    plan = Plan(schema=schema, kinds=kinds, tasks=(), classes=frozenset(), targets=("y",), weight=None)
+    plan = Plan(kinds=kinds, tasks=(), classes=frozenset(), targets=("y",), weight=None)
     starts = np.cumsum([0, *sizes])
     parts = [Survey.of(frame[a:b], int(a), plan) for a, b in pairwise(starts)]
     whole = Survey.merge(parts, plan)
@@ -109,7 +109,7 @@ def test_summaries_merge_in_any_order(sizes, random):
     levels = [one.columns["categories"]["k"].sort("level") for one in (parts[0], whole)]
     assert levels[0].equals(levels[1])
     assert parts[0].values[0].equals(whole.values[0])
-    orders = [np.argsort(one.sample.rows) for one in (parts[0], whole)]
+    orders = [np.argsort(one.rows) for one in (parts[0], whole)]
     numbers = [one.columns["numbers"]["sample"] for one in (parts[0], whole)]
     np.testing.assert_array_equal(numbers[0][:, orders[0]], numbers[1][:, orders[1]])
     with pytest.MonkeyPatch.context() as patch:

@@ -113,7 +113,7 @@ def test_tasks_are_matched_by_their_text():
 
 
 def test_task_columns_that_do_not_fit():
-    with pytest.raises(ValueError, match="task_column 'town' is not a column of X"):
+    with pytest.raises(ValueError, match="task_column names columns that X does not have: \\['town'\\]"):
         fit(LONG, LABELS, task_column="town")
     for hole in (None, float("nan")):
         with pytest.raises(ValueError, match="task_column 'n' has missing values"):

@@ -154,7 +154,7 @@ def test_errors_name_the_task(labels, error, message):
 def test_declarations_that_do_not_fit():
     y = pl.DataFrame({"a": ["x", "y", "z"], "b": [0.5, 1.5, 2.5]})
     for tasks, message in (
-        ({"c": "binary"}, r"tasks declares \['c'\], which y does not have"),
+        ({"c": "binary"}, r"tasks declares tasks that y does not have: \['c'\]"),
         ({"a": Task(name="b", kind="binary")}, "task 'b' under 'a'"),
         ({"a": "binary"}, "task 'a' is binary, but its labels have 3 classes"),
         ({"a": "regression"}, "task 'a' is a regression task, but its labels are text \\(String\\)"),

@@ -175,7 +175,7 @@ def test_long_tables_spread_every_task():
     for _, test in MultiTaskKFold(2, random_state=0, task_column="school").split(X, y):
         assert sorted(set(X[test]["school"])) == ["east", "north", "south", "west"]
         assert len(test) == 28
-    with pytest.raises(ValueError, match=r"task_column 'town' is not a column of X; X has \['school', 'x'\]"):
+    with pytest.raises(ValueError, match=r"that X does not have: \['town'\]; X has \['school', 'x'\]"):
         list(MultiTaskKFold(2, task_column="town").split(X, y))
 
 

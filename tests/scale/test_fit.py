@@ -211,7 +211,7 @@ ROWS = features(4).hstack(mixed_targets(features(4)))
 REFUSED = [
     (TypeError, "X and X_val must both be Shards", SharedBottom, {}, {"X_val": ROWS, "y_val": ROWS}),
     (ValueError, "y_val names the .* name the same", SharedBottom, {}, {"X_val": Shards(ROWS.lazy()), "y_val": "late"}),
-    (ValueError, "task_column 'x' is not a column", SharedBottom, {"task_column": "x"}, {}),
+    (ValueError, "task_column names columns that X does not have", SharedBottom, {"task_column": "x"}, {}),
     (TypeError, "Shards are for LightGBM only", IndependentTasks, {"classifier": LogisticRegression()}, {}),
     (TypeError, "cannot be fitted on Shards", MultiTaskEnsemble, {}, {}),
 ]

@@ -13,6 +13,7 @@ import polars.selectors as cs
 from tabmtl.columns import KINDS, Features
 from tabmtl.columns.kind import TEXT
 from tabmtl.encode.features import FeatureCoder
+from tabmtl.params import check_known
 from tabmtl.schema import Columns, warn_user
 
 _FEW_ITEMS = 50
@@ -103,9 +104,7 @@ class ItemCoder:
 def _check_named(metadata: pl.DataFrame, named: Mapping[str, Sequence[str]]) -> None:
     texts = named["text_features"]
     for parameter, names in named.items():
-        unknown = [name for name in names if name not in metadata.columns]
-        if unknown:
-            raise ValueError(f"{parameter} names {unknown}, which the item table lacks; it has {metadata.columns}")
+        check_known(f"{parameter} names columns", names, metadata.columns, "the item table")
         if len(set(names)) < len(names):
             raise ValueError(f"{parameter} names a column twice: {list(names)}")
         for name in names:
