@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from tabmtl.nn.layers import Dropout, RowOwners, StackedLinear
+from tabmtl.nn.layers import Dropout, RowOwners, StackedLinear, at_least_float32
 from tabmtl.processes.ranks import ALONE, Ranks
 
 Norm = Literal["batch", "layer", "none"]
@@ -75,7 +75,7 @@ def _moments(x: Tensor, group: Ranks) -> tuple[int, Tensor, Tensor]:
     """
     own = x.new_zeros((2, x.shape[1]), dtype=torch.float64)  # mean, and mean square
     if len(x):
-        mean, variance = torch.batch_norm_update_stats(_at_least_float32(x), None, None, 0.0)
+        mean, variance = torch.batch_norm_update_stats(at_least_float32(x), None, None, 0.0)
         own[0] = mean
         own[1] = own[0].square().add_(variance)
     sums = group.sum_(torch.cat([own.mul_(len(x)).flatten(), own.new_tensor([len(x)])]))
@@ -115,7 +115,7 @@ class _Normalized(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients, by sums over all ranks in one message."""
         x, mean, rate, scale = ctx.saved_tensors
-        values, g = _at_least_float32(x), _at_least_float32(gradient)
+        values, g = at_least_float32(x), at_least_float32(gradient)
         own = values.new_zeros((2, x.shape[1]))  # for weight and bias
         if len(x):
             # torch's own kernel, half the time of plain sums; the gradients of a weight do not depend on it, but its
@@ -129,10 +129,6 @@ class _Normalized(torch.autograd.Function):
         shift = -(scale * of_bias + slope * mean)
         found = torch.addcmul(shift, values, slope).addcmul_(g, scale)  # in place: new memory costs more
         return found.to(x.dtype), *(own if ctx.is_affine else (None, None)), None, None, None, None
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @contextmanager

@@ -13,6 +13,11 @@ from torch.nn import functional as F
 _BUCKET = 8  # rows; matrix products of fewer take other kernels, which round otherwise
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Cast a tensor to float32, unless it is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class Dropout(nn.Module):
     """Dropout with masks cut from random bytes, several times cheaper on a CPU than Bernoulli draws.
 

@@ -22,6 +22,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
+from itertools import count
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
@@ -378,8 +379,6 @@ class Blend(Recommender):
         super()._set_fitted(catalogue, fitted)
         # unfitted parts are changed in place, those of fit must stay
         self._fitted_params["models"] = clone(self.models, safe=False)
-        self.estimators_: dict[str, Recommender] = fitted["estimators_"]
-        self._weights: BlendWeights = fitted["_weights"]
         weights = {"weight": self._weights.parts, "own": self._weights.own, "missing": self._weights.missing}
         self.blend_weights_ = pl.DataFrame({"part": list(self.estimators_)} | weights)
 
@@ -430,7 +429,9 @@ class Blend(Recommender):
         given = self._given()
         for part in given if isinstance(given, Iterable) else ():
             if isinstance(part, Recommender):
-                named[_free_name(type(part).__name__, named)] = part
+                own = type(part).__name__
+                numbered = (own if n == 1 else f"{own}{n}" for n in count(1))
+                named[next(name for name in numbered if name not in named)] = part
         return named
 
     def _check_params(self) -> None:
@@ -457,26 +458,19 @@ class Blend(Recommender):
         parts, older, judged = self._prepared(), sessions, valid
         if valid is None:
             older, judged = sessions.set_newest_aside(self.validation_fraction)
+        weights, own = BlendWeights.equal(len(parts), len(catalogue)), RepeatWeights()
         if judged is None or judged.count_prefixes() < LEAST_TARGETS:
             fitted = _fit_parts(parts, sessions, catalogue, self._watch)
-            weights, own = BlendWeights.equal(len(parts), len(catalogue)), RepeatWeights()
         else:
             watch = self._watch.part(1 / 2 if valid is None and self.refit else 1)
             fitted = _fit_parts(parts, older, catalogue.counted(older), watch)
-            weights, own = self._learn_weights(list(fitted.values()), judged, len(catalogue))
+            choices = UnionChoices.of(judged, list(fitted.values()), len(catalogue), self.k)
+            if not too_few(choices.session):
+                weights, own = choices.weights(keep_clear_steps(choices, 3 if self.repeats else 0))
             if valid is None and self.refit and not self._watch.cuts(_NO_REFIT):
                 fitted.clear()  # no two fits of a part stay in memory
                 fitted = _fit_parts(parts, sessions, catalogue, self._watch)
         return {"estimators_": fitted, "_weights": weights, "_repeats": own}
-
-    def _learn_weights(
-        self, parts: Sequence[Recommender], judged: Sessions, n_items: int
-    ) -> tuple[BlendWeights, RepeatWeights]:
-        """Learn the numbers on sessions that the parts were not fitted on."""
-        choices = UnionChoices.of(judged, parts, n_items, self.k)
-        if too_few(choices.session):
-            return BlendWeights.equal(len(parts), n_items), RepeatWeights()
-        return choices.weights(keep_clear_steps(choices, 3 if self.repeats else 0))
 
     # answers
 
@@ -580,12 +574,3 @@ def _check_columns(name: str, part: Recommender, shared: Mapping[str, Any]) -> N
             raise ValueError(
                 f"the part {name} has {column}={value!r}, the blend {shared[column]!r}: set it on the blend alone"
             )
-
-
-def _free_name(name: str, taken: Iterable[str]) -> str:
-    """Name a part by its class, from the second one on with a number."""
-    names = set(taken)
-    n = 1
-    while (found := name if n == 1 else f"{name}{n}") in names:
-        n += 1
-    return found

@@ -104,8 +104,7 @@ def counted_catalogue(counted: pl.DataFrame, items: Any, item_column: str, *, de
     unlisted = counted.filter(seen == 0)["item"]
     if len(unlisted):
         if described or len(unlisted) == len(counted):
-            message = _unlisted_message(unlisted, len(counted), item_column, described)
-            warn_user(message)
+            _warn_of_unlisted(unlisted, len(counted), item_column, described)
         # the wider of two types of whole numbers holds the items of both
         known = pl.concat([known, unlisted.alias(item_column).to_frame()], how="diagonal_relaxed")
         known = known.with_columns(plain_names(known[item_column]))
@@ -116,13 +115,13 @@ def counted_catalogue(counted: pl.DataFrame, items: Any, item_column: str, *, de
     return Catalogue(ids=ids, counts=counts[1:], metadata=known.drop(cs.by_name(item_column)))
 
 
-def _unlisted_message(unlisted: pl.Series, n_clicked: int, item_column: str, described: bool) -> str:
+def _warn_of_unlisted(unlisted: pl.Series, n_clicked: int, item_column: str, described: bool) -> None:
     examples = unlisted.sort().head(3).to_list()
     message = f"{len(unlisted)} of {n_clicked} clicked items are not in the item table, such as {examples}"
     message += ": all their metadata counts as missing" if described else ""
     if len(unlisted) == n_clicked:
         message += f"; as it lacks them all, does {item_column!r} name the same things in the log and the table?"
-    return message
+    warn_user(message)
 
 
 def read_items(items: Any, item_column: str) -> tuple[pl.Series, pl.DataFrame]:

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from tabmtl.sessions.ragged import UNSEEN_ITEM, AnySessions, Sessions
+from tabmtl.sessions.ragged import AnySessions, Sessions
 from tabmtl.sessions.ranking import by_blocks, log_totals, rank_targets, top_k
 from tabmtl.storage.stored import Stored
 
@@ -41,7 +41,10 @@ class Transitions:
         """Count pairs of clicks that follow each other in a session; ``code_of`` (N,) is the category of each item."""
         table = sparse.csr_array((n_codes, n_codes), dtype=np.int32)
         for block in sessions.blocks():
-            table += _count_pairs(code_of, n_codes, block)
+            owner, place = block.known_clicks()
+            codes, pair = code_of[place], np.flatnonzero(owner[1:] == owner[:-1])
+            ones = np.ones(len(pair), np.int32)
+            table += sparse.coo_array((ones, (codes[pair], codes[pair + 1])), table.shape).tocsr()
         parts = sessions.group.gather((table.data, table.indices, table.indptr))
         table = reduce(add, (sparse.csr_array(part, shape=table.shape) for part in parts))
         return cls(offsets=table.indptr, codes=table.indices, counts=table.data)
@@ -61,16 +64,6 @@ class Transitions:
         some = (last >= 0) & (last < n_known)
         found[some, :n_known] = table[last[some]].toarray()
         return (found + _PRIOR * share) / (found.sum(axis=1, keepdims=True) + _PRIOR)
-
-
-def _count_pairs(code_of: np.ndarray, n_codes: int, sessions: Sessions) -> sparse.csr_array:
-    """Count pairs of clicks that follow each other: (n_codes, n_codes)."""
-    owner = np.repeat(np.arange(len(sessions)), sessions.lengths)
-    known = sessions.items != UNSEEN_ITEM
-    owner, codes = owner[known], code_of[sessions.items[known] - 1]
-    pair = np.flatnonzero(owner[1:] == owner[:-1])
-    counts = sparse.coo_array((np.ones(len(pair), np.int32), (codes[pair], codes[pair + 1])), (n_codes, n_codes))
-    return counts.tocsr()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

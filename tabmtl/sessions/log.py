@@ -60,9 +60,8 @@ class LogColumns:
     @property
     def roles(self) -> dict[str, str]:
         """Column of every role that the log has."""
-        optional = {"time": self.time, "order": self.order, "event": self.event, "user": self.user}
-        chosen = {role: name for role, name in optional.items() if name is not None}
-        return {"session": self.session, "item": self.item} | chosen
+        needed = ("session", "item")
+        return {role: name for role, name in vars(self).items() if name is not None or role in needed}
 
 
 def read_sessions(

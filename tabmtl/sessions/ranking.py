@@ -262,8 +262,8 @@ def summarize(ranking: Ranking, ks: Sequence[int]) -> pl.DataFrame:
         part = ranking.only(chosen)
         row: dict[str, Any] = {"bucket": name, "n_targets": len(part.ranks)}
         for k in ks:
-            scores = {"recall": part.recall, "mrr": part.mrr, "ndcg": part.ndcg}
-            row |= {f"{score}@{k}": compute(k) if len(part.ranks) else None for score, compute in scores.items()}
+            gains = ((metric, gain(part.ranks, k)) for metric, gain in _GAINS.items())
+            row |= {f"{metric}@{k}": float(own.mean()) if len(own) else None for metric, own in gains}
             row |= {f"coverage@{k}": part.coverage(k) if name == "all" else None}
         rows.append(row)
     return pl.DataFrame(rows, infer_schema_length=None)

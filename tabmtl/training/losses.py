@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tabmtl.nn.layers import at_least_float32
 from tabmtl.targets import Task, kind_blocks
 
 Space = Literal["chain", "conditional", "independent"]
@@ -114,11 +115,6 @@ class MultiTaskLoss:
             score = torch.cat([scores[t] for t in columns], dim=1).to(dtype)
             rows[:, columns] = kind.loss(score, y[:, columns].to(dtype))
         return rows
-
-
-def at_least_float32(scores: Tensor) -> Tensor:
-    """Cast scores to float32, unless they are wider."""
-    return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 def _by_member(scores: Sequence[Tensor]) -> list[Tensor]:

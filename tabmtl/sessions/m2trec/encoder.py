@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tabmtl.nn.attention import FeatureLayer
-from tabmtl.nn.layers import Dropout
-from tabmtl.training.losses import at_least_float32
+from tabmtl.nn.layers import Dropout, at_least_float32
 
 Pooling = Literal["mean", "last", "mean+last", "items"]
 

@@ -356,12 +356,10 @@ class M2TRec(TrainedEstimator, Recommender):
 
     def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
         super()._set_fitted(catalogue, fitted)
-        self._coder: ItemCoder | None = fitted["_coder"]
         self._items: KnownItems = fitted["_items"]
+        self._categories: tuple[ItemCategories, ...] = fitted["_categories"]
         self._new_items: NewItems = fitted["_new_items"]
         self.new_item_report_: pl.DataFrame = fitted["new_item_report_"]
-        self._categories: tuple[ItemCategories, ...] = fitted["_categories"]
-        self._users: UserClicks | None = fitted["_users"]
         self._index: ItemIndex | None = fitted.get("_index")  # of a fit, which computed the vectors of all items
         # a file whose weights do not fit is refused here
         self._module: M2TRecNetwork | None = self._rebuild() if self._index is None else self._index.network

@@ -11,7 +11,6 @@ import polars as pl
 import torch
 
 from tabmtl.estimators.trained import trained_attributes
-from tabmtl.processes.ranks import Ranks
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.categories import ItemCategories
 from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
@@ -77,7 +76,10 @@ class Fitting:
         if self.coder is not None and catalogue.metadata is not None:
             features, row = self.coder.encode(catalogue.metadata)
         self.known = KnownItems(features=features, row=row, clicks=clicks, shared=options.id_mode == "none")
-        _check_same(self.known, self.valid, self.group)
+        if self.group.size > 1:
+            judged = None if self.valid is None else checksum([self.valid.items, self.valid.offsets])
+            facts = {"the item table": fingerprint(self.known), "the validation log": judged}
+            self.group.check_same({f"the checksum of {what}": fact for what, fact in facts.items()})
 
     def _set_aside(self, valid: Sessions | None) -> tuple[AnySessions, Sessions | None]:
         """Part the sessions to train on from those that judge."""
@@ -229,18 +231,6 @@ class Fitting:
         if self.coder is None or metadata is None:
             return ()
         return tuple(ItemCategories.fit(metadata[name], self.log) for name in self.coder.category_names)
-
-
-def _check_same(known: KnownItems, valid: Sessions | None, group: Ranks) -> None:
-    """Raise a ValueError if ranks of a group know other items, or validate on other clicks."""
-    if group.size == 1:
-        return
-    clicks = None if valid is None else checksum([valid.items, valid.offsets])
-    for what, own in (("item table", fingerprint(known)), ("validation log", clicks)):
-        seen = group.gather(own)
-        for rank, other in enumerate(seen):
-            if other != seen[0]:
-                raise ValueError(f"rank {rank} of the group has another {what} than rank 0: give every rank the same")
 
 
 def _describe(record: Mapping[str, float | None]) -> str:

@@ -109,7 +109,8 @@ class ItemIndex:
         device = self.unit_vectors.device
         vectors = self.unit_vectors[torch.from_numpy(self.unit_of[1:]).to(device)]
         factors = torch.from_numpy(np.broadcast_to(factor, len(vectors)).astype(np.float32)).to(device)
-        return join_bias(vectors * factors[:, None], bias / self.repeats.scale)
+        column = torch.from_numpy((bias / self.repeats.scale).astype(np.float32)).to(device)
+        return torch.cat([vectors * factors[:, None], column[:, None]], dim=1).T.contiguous()
 
     @cached_property
     def _bare_vectors(self) -> Tensor:
@@ -182,12 +183,6 @@ def _vectors_of(network: M2TRecNetwork, items: NetworkItems, start: int = 0) -> 
         return torch.cat([network.vectors(items, part) for part in units.split(_UNITS_AT_A_TIME)])
 
 
-def join_bias(vectors: Tensor, bias: np.ndarray) -> Tensor:
-    """Join vectors (N, d + 1) and biases (N,) to one matrix (d + 2, N), its rows contiguous."""
-    column = torch.from_numpy(bias.astype(np.float32)).to(vectors.device)[:, None]
-    return torch.cat([vectors, column], dim=1).T.contiguous()
-
-
 def blocks_of(lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:
     """Group sessions by number in blocks of one padded length, which depends on a session's own length only."""
     padded = 8 * -(-lengths // 8)
@@ -231,7 +226,10 @@ class NeighbourGraph:
         scale = np.sqrt(np.mean(np.square(queries, dtype=np.float64), axis=0))
         self._vectors, self._scale = vectors, np.maximum(scale, _LEAST * np.median(scale)).astype(np.float32)
         self._index = Index(ndim=vectors.shape[1] + 1, metric="ip", dtype="f32", expansion_search=_EXPANSION)
-        self._index.add(np.arange(len(vectors)), _of_one_length(vectors * self._scale))
+        weighed = vectors * self._scale
+        squares = np.einsum("nw,nw->n", weighed, weighed)
+        gaps = np.maximum(np.quantile(squares, _PADDED) - squares, 0)
+        self._index.add(np.arange(len(vectors)), np.column_stack([weighed, np.sqrt(gaps).astype(np.float32)]))
 
     def search(
         self, queries: np.ndarray, k: int, clicked: Sessions, exclude_seen: bool, repeats: RepeatWeights
@@ -302,13 +300,6 @@ class NeighbourGraph:
         scores = np.einsum("mnw,mw->mn", self._vectors[places], queries)
         scores[places < 0] = -np.inf
         return scores
-
-
-def _of_one_length(vectors: np.ndarray) -> np.ndarray:
-    """Add a coordinate to vectors (N, w) that brings most of them to one length."""
-    squares = np.einsum("nw,nw->n", vectors, vectors)
-    gaps = np.maximum(np.quantile(squares, _PADDED) - squares, 0)
-    return np.column_stack([vectors, np.sqrt(gaps).astype(np.float32)])
 
 
 def share_found(found: np.ndarray, exact: np.ndarray) -> float:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tabmtl.nn.layers import at_least_float32
 from tabmtl.sessions.m2trec.encoder import SessionEncoder, unit_length
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.tower import ItemVectors
-from tabmtl.training.losses import at_least_float32
 
 _LEFT_OUT = 0.5  # share of the training queries without popularity
 
@@ -60,7 +60,11 @@ class M2TRecNetwork(nn.Module):
         self.level_columns = [names.index(name) for name in levels]
         level_sizes = [sizes[column] for column in self.level_columns]
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in level_sizes)
-        self.weigh_popularity = _zero_map(width) if options.popularity else None
+        self.weigh_popularity = None
+        if options.popularity:
+            self.weigh_popularity = nn.Linear(width, 1)
+            for parameter in self.weigh_popularity.parameters():
+                nn.init.zeros_(parameter)
         self.project = self.join = None
         if options.hierarchy and level_sizes:
             self.project = nn.Linear(sum(level_sizes), d_model)
@@ -113,11 +117,3 @@ class M2TRecNetwork(nn.Module):
         if self.training:
             weight = weight * (torch.rand_like(weight) >= _LEFT_OUT)
         return torch.cat([queries, weight], dim=1), categories
-
-
-def _zero_map(width: int) -> nn.Linear:
-    """Make a map to one number, which is 0 at the start."""
-    linear = nn.Linear(width, 1)
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear

@@ -199,34 +199,23 @@ def measure_new_items(
     report : polars.DataFrame
         The beginning of what `report_new_items` gives.
     """
-    clicked, bare = known.clicks > 0, Bare(base=0.0, scale=1.0, recall=None)
+    clicked, bare = known.clicks > 0, Bare()
     if known.features is None:
         launch = 1 / known.clicks[clicked].mean()
     elif not known.shared:
         bare = measure_bare(scores_by, known, judged)
     prefixes, targets, _ = read_targets(judged)
     kept = prefixes.take(spread(len(prefixes), _KEPT)).last(_CLICKS_KEPT)
-    new = NewItems(
-        base=bare.base,
-        scale=bare.scale,
-        listed=launch,
-        added=launch,
-        cut=0.0,
-        n_fitted=len(clicked),
-        offsets=kept.offsets,
-        clicks=kept.items,
+    hidden, offsets = NewItems.hidden(len(clicked)), kept.offsets
+    new = replace(
+        hidden, base=bare.base, scale=bare.scale, listed=launch, added=launch, offsets=offsets, clicks=kept.items
     )
     n_new = int(np.count_nonzero(~clicked[targets]))
     if known.features is not None and not clicked.all():
         rivals = Rivals.of(scores_by(*new.values(known)), ~clicked, prefixes)
         new = replace(new, listed=launch * math.exp(max(rivals.likely_shift(n_new), -rivals.cut(_SHOWN))))
-    virtual = {
-        "population": "virtual",
-        "n_items": int(clicked.sum()),
-        "share": 1.0,
-        "offset": bare.base,
-        "recall@20": bare.recall,
-    }
+    virtual = {"population": "virtual", "n_items": int(clicked.sum()), "share": 1.0, "offset": bare.base}
+    virtual |= {"recall@20": bare.recall}
     listed = {"population": "listed", "clicks": n_new / len(targets)}
     return new, pl.DataFrame([virtual, listed], _REPORT)
 
@@ -260,9 +249,9 @@ def warn_of_equals(known: KnownItems, new: np.ndarray, how: str) -> None:
 class Bare:
     """d_0 and a of vectors of metadata alone, and Recall@20 of items that had to do with them."""
 
-    base: float
-    scale: float
-    recall: float | None
+    base: float = 0.0
+    scale: float = 1.0
+    recall: float | None = None
 
 
 def measure_bare(scores_by: ScoresBy, known: KnownItems, judged: Sessions) -> Bare:
@@ -282,7 +271,7 @@ def measure_bare(scores_by: ScoresBy, known: KnownItems, judged: Sessions) -> Ba
         if len(kept) and bare.any():
             scores_of = scores_by(bias, np.ones(len(clicked)), bare)
             found.append(_Tenth.of(scores_of, bare, prefixes.take(kept), targets[kept] - 1))
-    return _Tenth.joined(found).measure() if found else Bare(base=0.0, scale=1.0, recall=None)
+    return _Tenth.joined(found).measure() if found else Bare()
 
 
 @dataclass(frozen=True, eq=False)
@@ -407,11 +396,10 @@ def _likely_shift(odds: np.ndarray, clicks: float) -> float:
 
     It is drawn towards 0 as much as by one click more, where one is expected: no click does not mean never.
     """
-    return _root(lambda shift: expit(odds + shift).sum() + math.exp(shift) - clicks - 1)
 
+    def rising(shift: float) -> float:
+        return expit(odds + shift).sum() + math.exp(shift) - clicks - 1
 
-def _root(rising: Callable[[float], float]) -> float:
-    """Find where a rising function is 0; the nearer end where it is not."""
     if rising(_FAR) <= 0:
         return _FAR
     return -_FAR if rising(-_FAR) >= 0 else float(brentq(rising, -_FAR, _FAR))

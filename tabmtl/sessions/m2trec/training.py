@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tabmtl.nn.layers import at_least_float32
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import DivergenceError
 from tabmtl.sessions.m2trec.items import NetworkItems
@@ -26,7 +27,6 @@ from tabmtl.training.checkpoint import check_like, checksum
 from tabmtl.training.device import give_way, has_bfloat16
 from tabmtl.training.epochs import schedule
 from tabmtl.training.hooks import Record
-from tabmtl.training.losses import at_least_float32
 from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.table_loop import step_rows
 
