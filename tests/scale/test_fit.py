@@ -188,7 +188,7 @@ def test_rows_of_a_window_are_all_rows_once(table, folder):
         rows = cache.StoredRows(encoded, chosen)
         assert len(rows) == chosen.sum()
         np.testing.assert_array_equal(
-            rows.spread(20).x.numbers, everything.x.numbers[chosen][np.arange(20) * len(rows) // 20]
+            rows.some(20).x.numbers, everything.x.numbers[chosen][np.arange(20) * len(rows) // 20]
         )
         np.testing.assert_array_equal(rows.n_labels, (~np.isnan(everything.y[chosen])).sum(axis=0))
         np.testing.assert_allclose(rows.labelled_weight, everything.weight[chosen].sum(axis=0))
