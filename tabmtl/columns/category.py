@@ -11,9 +11,12 @@ import numpy as np
 import polars as pl
 
 from tabmtl.columns.cures import Library, by_drop, by_numbers
-from tabmtl.columns.kind import TEXT, Coding, ColumnKind, Form, Slices, Summary, column_of, is_whole
-from tabmtl.columns.number import LEAST_IDS, MOST_IDS, describe_numbers
+from tabmtl.columns.kind import TEXT, WHOLE, Coding, ColumnKind, Form, Slices, Summary, column_of
+from tabmtl.columns.number import LEAST_IDS, MOST_IDS
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, IdColumnWarning, warn_user
+
+# text with more levels, at most this share of them no numbers, is taken for numbers that were read as text
+_MOST_PLAIN_LEVELS, _MOST_OTHERS = 20, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,7 @@ class Categories(ColumnKind):
 
     def reads_rows(self, schema: pl.Schema) -> bool:
         """Return whether Python makes the same text of plain values: that of floats is left to polars."""
-        return all(schema[name] in TEXT or is_whole(schema[name]) for name in self.names)
+        return all(schema[name].is_integer() or schema[name] in (*TEXT, *WHOLE) for name in self.names)
 
     def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Encode the levels of few rows."""
@@ -139,6 +142,14 @@ def count_levels(block: pl.DataFrame, names: Sequence[str]) -> dict[str, pl.Data
         ]
     )
     return dict(zip(names, tables, strict=True))
+
+
+def describe_numbers(levels: pl.Series) -> str | None:
+    """Describe distinct texts that are nearly all numbers; None where they are few, or text."""
+    others = levels.filter(levels.cast(pl.Float64, strict=False).is_null())
+    if len(levels) <= _MOST_PLAIN_LEVELS or len(others) > _MOST_OTHERS * len(levels):
+        return None
+    return f"numbers, except {others[0]!r} and the like" if len(others) else "numbers"
 
 
 def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:

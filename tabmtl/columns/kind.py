@@ -24,6 +24,8 @@ Form = Literal["numbers", "codes", "bags", "vectors"]
 Slices = Iterable[tuple[slice, pl.DataFrame]]
 
 TEXT = (pl.String, pl.Categorical, pl.Enum)
+#: Types, besides those of integers, whose plain values are whole numbers, or all missing.
+WHOLE = (pl.Boolean, pl.Null)
 SLICE_ROWS = 65_536  # rows read at a time: bounds the memory beside the result
 CHUNK_ROWS = 2_048  # rows scaled at a time: the block stays in the processor's cache
 _MOST_LEVELS = 20_000_000
@@ -167,16 +169,21 @@ def column_of(name: str) -> pl.Expr:
     return cs.by_name(name).as_expr()
 
 
-def in_slices(parts: Iterable[pl.DataFrame], expressions: Sequence[pl.Expr]) -> Iterator[tuple[slice, pl.DataFrame]]:
+def in_slices(frame: pl.DataFrame, expressions: Sequence[pl.Expr]) -> Slices:
+    """Collect expressions over a frame, some rows at a time where there are many, in order."""
+    if frame.height > SLICE_ROWS:
+        return of_parts(frame.iter_slices(SLICE_ROWS), expressions)
+    return [(slice(0, frame.height), _select(frame, expressions))] if expressions and frame.height else ()
+
+
+def of_parts(parts: Iterable[pl.DataFrame], expressions: Sequence[pl.Expr]) -> Iterator[tuple[slice, pl.DataFrame]]:
     """Collect expressions over parts of a frame, in order."""
     start = 0
     for part in parts if expressions else ():
-        # for few rows, waking other threads takes longer than the work
-        select = part.select if part.height > CHUNK_ROWS and has_pool() else part.select_seq
-        yield slice(start, start + part.height), select(expressions)
+        yield slice(start, start + part.height), _select(part, expressions)
         start += part.height
 
 
-def is_whole(dtype: pl.DataType) -> bool:
-    """Return whether plain values of this type are whole numbers, or all missing."""
-    return dtype.is_integer() or dtype in (pl.Boolean, pl.Null)
+def _select(part: pl.DataFrame, expressions: Sequence[pl.Expr]) -> pl.DataFrame:
+    # for few rows, waking other threads takes longer than the work
+    return (part.select if part.height > CHUNK_ROWS and has_pool() else part.select_seq)(expressions)

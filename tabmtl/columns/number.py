@@ -17,7 +17,7 @@ from scipy.special import ndtri
 from tabmtl.columns.cures import by_drop
 from tabmtl.columns.kind import (
     CHUNK_ROWS,
-    SLICE_ROWS,
+    WHOLE,
     Coding,
     ColumnKind,
     LeanPickle,
@@ -25,15 +25,11 @@ from tabmtl.columns.kind import (
     Summary,
     column_of,
     in_slices,
-    is_whole,
 )
 from tabmtl.schema import IdColumnWarning, warn_user
 from tabmtl.storage.stored import POSITIVE, Stored
 
 NumericTransform = Literal["standardize", "quantile", "none", "raw"]
-
-# text with more levels, at most this share of them no numbers, is taken for numbers that were read as text
-_MOST_PLAIN_LEVELS, _MOST_OTHERS = 20, 0.1
 
 _KNOTS = 255
 _WIDTH = 256  # of the search table: a power of two above the knots
@@ -55,14 +51,6 @@ def number_of(name: str, dtype: pl.DataType) -> pl.Expr:
     if dtype not in (pl.Float32, pl.Float64):
         column = column.cast(pl.Float64)
     return column.fill_null(float("nan"))
-
-
-def describe_numbers(levels: pl.Series) -> str | None:
-    """Describe distinct texts that are nearly all numbers; None where they are few, or text."""
-    others = levels.filter(levels.cast(pl.Float64, strict=False).is_null())
-    if len(levels) <= _MOST_PLAIN_LEVELS or len(others) > _MOST_OTHERS * len(levels):
-        return None
-    return f"numbers, except {others[0]!r} and the like" if len(others) else "numbers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,7 +276,7 @@ class Numbers(ColumnKind):
         schema = block.schema
         sample, missing = np.empty((len(names), len(taken))), np.zeros(len(names), dtype=np.int64)
         numbers = [number_of(name, schema[name]) for name in names]
-        for rows, columns in in_slices(block.iter_slices(SLICE_ROWS), numbers):
+        for rows, columns in in_slices(block, numbers):
             first, last = np.searchsorted(taken, [rows.start, rows.stop])
             for j, column in enumerate(columns.iter_columns()):
                 values = column.to_numpy()
@@ -329,7 +317,8 @@ class Numbers(ColumnKind):
 
     def reads_rows(self, schema: pl.Schema) -> bool:
         """Return whether Python makes the same floats of plain values: all but decimals."""
-        return all(schema[name].is_float() or is_whole(schema[name]) for name in self.names)
+        dtypes = [schema[name] for name in self.names]
+        return all(dtype.is_float() or dtype.is_integer() or dtype in WHOLE for dtype in dtypes)
 
     def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Encode the numbers of few rows."""

@@ -14,7 +14,7 @@ import polars.selectors as cs
 from tabmtl.columns import TABLE_KINDS, ColumnKind, Features
 from tabmtl.columns.category import is_feature
 from tabmtl.columns.cures import Library, by_cast, by_dates, by_drop, by_numbers
-from tabmtl.columns.kind import SLICE_ROWS, Coding, LeanPickle, Slices, Summary, in_slices, merge
+from tabmtl.columns.kind import SLICE_ROWS, Coding, LeanPickle, Slices, Summary, in_slices, merge, of_parts
 from tabmtl.columns.number import NumericScaler, NumericTransform
 from tabmtl.encode.files import count_rows, read_blocks
 from tabmtl.params import check_known
@@ -279,7 +279,7 @@ def _count_rows(frame: pl.DataFrame | pl.LazyFrame) -> int:
 def _slices(frame: pl.DataFrame | pl.LazyFrame, n: int, names: Sequence[str], expressions: Sequence[pl.Expr]) -> Slices:
     """Collect expressions over the named columns of n rows, some rows at a time, in order."""
     if isinstance(frame, pl.DataFrame):
-        return in_slices(frame.iter_slices(SLICE_ROWS), expressions)
+        return in_slices(frame, expressions)
     # only the reading is left to the query: it would run ahead with the results of expressions, and hold them all
     columns = frame.select(cs.by_name(*names)) if expressions else frame
-    return in_slices(read_blocks(columns, None, SLICE_ROWS, promised=n), expressions)
+    return of_parts(read_blocks(columns, None, SLICE_ROWS, promised=n), expressions)

@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.columns.category import describe_numbers
 from tabmtl.columns.cures import Library, by_kind, by_numbers
 from tabmtl.columns.kind import LeanPickle
-from tabmtl.columns.number import describe_numbers
 from tabmtl.encode.read import read_targets, read_weights
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, fit_task
 from tabmtl.encode.write import ORDERED, Origin, write_targets

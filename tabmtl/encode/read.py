@@ -153,16 +153,17 @@ def _check_targets_exist(names: Sequence[str]) -> None:
 
 def check_targets(y: Any, X: Any) -> None:
     """Raise a TypeError for targets that are records, or the names of columns of X."""
-    library = library_of(X)
     if isinstance(y, Mapping):
-        raise TypeError(f"y must be a frame, a series or an array, got a {type(y).__name__}; {by_frame(library, 'y')}")
+        raise TypeError(
+            f"y must be a frame, a series or an array, got a {type(y).__name__}; {by_frame(library_of(X), 'y')}"
+        )
     names = [y] if isinstance(y, str) else y
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return
     columns = _labels_of(X) or {}
     found = [name for name in names if name in columns]
     if isinstance(y, str) or (found and (isinstance(X, pl.LazyFrame) or len(y) != len(X))):
-        raise TypeError(f"y must hold the labels, got the names {names}; {by_targets(library, found or names)}")
+        raise TypeError(f"y must hold the labels, got the names {names}; {by_targets(library_of(X), found or names)}")
     if columns and not isinstance(X, pl.LazyFrame) and len(y) != len(X):
         raise ValueError(
             f"y must hold a label for each of the {len(X)} rows, inconsistent with the {len(y)} texts {[*names[:3]]}, "

@@ -223,7 +223,10 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         coder = self.learn_coder(X, y, weight)
         batch = coder.read(X, y, weight)
         coder.check_labelled(batch)
-        valid = None if X_val is None else coder.read(X_val, y_val)
+        valid = None
+        if X_val is not None:
+            valid = coder.read(X_val, y_val)
+            warn_of_index(X_val, y_val, "_val")
         if groups is None:
             group = group_equal_rows(batch)
         else:
@@ -235,7 +238,6 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         elif valid is not None:
             warn_of_shared_rows(batch, valid)
         warn_of_index(X, y, "")
-        warn_of_index(X_val, y_val, "_val")
         warn_of_suspects(coder, batch)
         tasks = coder.labels.tasks
         rows = FrameRows(replace(batch, group=group), tasks, X)

@@ -27,12 +27,12 @@ def _small(monkeypatch):
 @pytest.fixture
 def _float64(monkeypatch):
     """Compute in float64, where rounding does not grow from step to step."""
-    on_device = network._on_device
+    on_device = network.on_device
 
     def on_device_in_float64(batch, device):
         return on_device(batch, device).map(lambda part: part.double() if part.is_floating_point() else part)
 
-    monkeypatch.setattr(network, "_on_device", on_device_in_float64)
+    monkeypatch.setattr(network, "on_device", on_device_in_float64)
 
 
 @pytest.fixture(scope="module")
