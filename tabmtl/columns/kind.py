@@ -93,9 +93,11 @@ class ColumnKind(LeanPickle, ABC):
     @classmethod
     @abstractmethod
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
-        """Return whether a column of this type is of this kind, given the name of the kind that was declared, if any.
+        """Return whether a column of this type is of this kind.
 
-        With its own name, this kind says whether such a column can be encoded.
+        ``declared`` is None where nobody said, ``"categories"`` for a column that ``categorical_features`` lists, and
+        ``"numbers"`` for all others if it lists some. With its own name, this kind says whether such a column can be
+        encoded.
         """
 
     @classmethod

@@ -242,6 +242,8 @@ def find_kinds(
         declared = dict.fromkeys(schema, "numbers") | dict.fromkeys(categorical, "categories") | declared
     left, roles = dict(schema), {}
     for kind in kinds:
+        if any(kind.name == other.name for other in roles):
+            raise ValueError(f"two kinds of columns are named {kind.name!r}; a file tells them apart by their names")
         own = {name: dtype for name, dtype in left.items() if kind.reads(dtype, declared.get(name))}
         roles[kind], left = tuple(own), {name: dtype for name, dtype in left.items() if name not in own}
     for name, dtype in left.items():

@@ -37,7 +37,8 @@ import torch
 from torch import Tensor, nn
 
 from tabmtl.columns import Features
-from tabmtl.columns.number import CLIP, FAR, NumericScaler
+from tabmtl.columns.category import Categories
+from tabmtl.columns.number import CLIP, FAR, Numbers, NumericScaler
 from tabmtl.encode import TableCoder
 from tabmtl.onnx.coder import METADATA, describe_encoding, name_inputs
 from tabmtl.schema import Batch
@@ -47,6 +48,7 @@ from tabmtl.training.predict import predict_scores
 
 INPUTS = ("x_num", "x_cat", "task")
 
+_KINDS = (Numbers.name, Categories.name)  # of columns: `_Scaling` and the inputs are made for these
 _TOLERANCE = 1e-5  # of an answer, in units of the target's scale or of the farthest drawn answer
 _CHECKED_ROWS = (1, 2, 11)
 _COARSE = 16  # of the 256 knots of a column, the first of as many equal parts
@@ -74,6 +76,11 @@ def export_onnx(name: str, network: nn.Module, loss: MultiTaskLoss, coder: Table
     taken = [target for target in coder.labels.names if target in INPUTS]
     if taken:
         raise ValueError(f"the targets {taken} have names of inputs ({', '.join(INPUTS)}); rename them, and fit again")
+    other = [name for kind, own in coder.features.coders.items() if kind not in _KINDS for name in own.names]
+    if other:
+        raise ValueError(
+            f"the columns {other} are neither numbers nor categories, which an ONNX file can hold; drop them"
+        )
     network = copy.deepcopy(network).cpu().float().eval()
     answers = _Answers(network, coder, loss).eval()
     model = _translate(answers, name)

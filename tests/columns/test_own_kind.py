@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import time
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -14,19 +15,20 @@ from tabmtl import SharedBottom, Task
 from tabmtl.columns import TABLE_KINDS, ColumnKind
 from tabmtl.columns.kind import column_of
 from tabmtl.encode import FeatureCoder
+from tabmtl.onnx.export import export_onnx
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hours(ColumnKind):
+class TimeOfDay(ColumnKind):
     """The time of day as an angle: midnight lies beside 23:59."""
 
-    name, form = "hours", "numbers"
+    name, form = "time of day", "numbers"
     held = "was a time of day"
     cast = "pl.Time"
 
     @classmethod
     def reads(cls, dtype, declared):
-        return dtype == pl.Time
+        return dtype == pl.Time and declared != "categories"
 
     @classmethod
     def learn(cls, names, summary, coding):
@@ -55,12 +57,12 @@ FRAME = pl.DataFrame(
         "shuts": [time(18), time(3), time(23, 59), None],
     }
 )
-KINDS = (*TABLE_KINDS, Hours)
+KINDS = (*TABLE_KINDS, TimeOfDay)
 
 
 def test_a_kind_of_columns_is_one_class():
     coder = FeatureCoder.fit(FRAME, kinds=KINDS)
-    assert (coder.names, coder.kind_of("opens")) == (tuple(FRAME.columns), "hours")
+    assert (coder.names, coder.kind_of("opens")) == (tuple(FRAME.columns), "time of day")
     assert coder.columns.numeric == ("price", "opens cos", "opens sin", "shuts cos", "shuts sin")
     features = coder.encode(FRAME)
     angles = [[1, 0, 0, -1], [0, 1, 0.707107, 0.707107], [np.nan, np.nan, 1, -0.004363], [-1, 0, np.nan, np.nan]]
@@ -92,3 +94,15 @@ def test_another_type_is_refused_in_the_words_of_the_kind():
         coder.encode(FRAME.with_columns(opens=pl.lit(3)))
     with pytest.raises(TypeError, match="'opens' holds dates or times"):
         FeatureCoder.fit(FRAME)
+
+
+def test_an_onnx_file_knows_no_such_columns():
+    pytest.importorskip("onnxscript")
+    coder = SimpleNamespace(features=FeatureCoder.fit(FRAME, kinds=KINDS), labels=SimpleNamespace(names=("y",)))
+    with pytest.raises(ValueError, match=r"columns \['opens', 'shuts'\] are neither numbers nor categories"):
+        export_onnx("SharedBottom", torch.nn.Identity(), None, coder, "model.onnx")
+
+
+def test_two_kinds_of_one_name_are_told_apart():
+    with pytest.raises(ValueError, match=r"two kinds of columns are named 'numbers'"):
+        FeatureCoder.fit(FRAME, kinds=(*TABLE_KINDS, type("Own", (TimeOfDay,), {"name": "numbers"})))

@@ -15,8 +15,8 @@ CASES = [(name, metric) for name, kind in KINDS.items() for metric in kind.metri
 def some_rows(kind, rng, n=60):
     """Labels of which some class is rare, outputs with ties, and weights."""
     weight = rng.random(n) + 0.2
-    if kind == "regression":
-        y = rng.normal(5.0, 2.0, n)
+    if KINDS[kind].answer == "values":
+        y = rng.uniform(4.0, 9.0, n)
         return y, y + rng.normal(1.0, 1.0, n), weight
     n_classes = 2 if kind == "binary" else 4
     y = np.append(np.arange(n_classes).repeat(2), rng.choice(n_classes, n - 2 * n_classes))
@@ -28,10 +28,10 @@ def some_rows(kind, rng, n=60):
 def test_influence_is_weight_times_the_slope_of_the_score(kind, metric):
     y, output, weight = some_rows(kind, np.random.default_rng(0))
     task = Task(name="a", kind=kind, metric=metric)
-    labels = y if kind == "regression" else y.astype(int)
+    labels = y if task.kind.answer == "values" else y.astype(int)
     step = 1e-4 * np.diag(weight)
     slope = [(score_task(task, y, output, weight + h) - score_task(task, y, output, weight - h)) / 2e-4 for h in step]
-    influence = METRICS[metric].influence(labels, output, weight)
+    influence = task.kind.metrics[metric].influence(labels, output, weight)
     np.testing.assert_allclose(influence, slope, atol=1e-8)
     assert influence.sum() == pytest.approx(0, abs=1e-12)
     assert np.abs(influence).max() > 1e-3

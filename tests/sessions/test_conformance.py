@@ -27,9 +27,9 @@ def test_promises(check):
     check()
 
 
-def test_all_seven_are_listed():
+def test_recommenders_of_the_package_are_listed():
     names = {cls.__name__ for cls in RECOMMENDERS}
-    assert names == {"M2TRec", "Popularity", "CategoryPopularity", "SequentialRules", "VSKNN", "STAN", "Blend"}
+    assert names >= {"M2TRec", "Popularity", "CategoryPopularity", "SequentialRules", "VSKNN", "STAN", "Blend"}
 
 
 @every_form
