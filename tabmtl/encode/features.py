@@ -240,7 +240,8 @@ def find_kinds(
     if not isinstance(categorical, str):
         check_known("categorical_features names columns", categorical, schema, "X")
         declared = dict.fromkeys(schema, "numbers") | dict.fromkeys(categorical, "categories") | declared
-    left, roles = dict(schema), {}
+    left = dict(schema)
+    roles: dict[type[ColumnKind], tuple[str, ...]] = {}
     for kind in kinds:
         if any(kind.name == other.name for other in roles):
             raise ValueError(f"two kinds of columns are named {kind.name!r}; a file tells them apart by their names")
