@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from tabmtl.columns.cures import Library, by_drop, by_numbers
-from tabmtl.columns.kind import TEXT, WHOLE, Coding, ColumnKind, Form, Slices, Summary, column_of
+from tabmtl.columns.kind import TEXT, WHOLE, Coding, ColumnKind, Form, Slices, Summary
 from tabmtl.columns.number import LEAST_IDS, MOST_IDS
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, IdColumnWarning, warn_user
 
@@ -115,7 +116,7 @@ def is_feature(dtype: pl.DataType) -> bool:
 
 def text_of(name: str, dtype: pl.DataType) -> pl.Expr:
     """Return a categorical column as text; whole numbers without decimals, NaN as null."""
-    column = column_of(name)
+    column = cs.by_name(name).as_expr()  # see `column_of`
     if not dtype.is_float():
         return column.cast(pl.String)
     whole = (column == column.round()) & column.is_finite() & (column.abs() < 2**53)

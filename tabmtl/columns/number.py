@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 from scipy.special import ndtri
 
 from tabmtl.columns.cures import by_drop
@@ -23,7 +24,6 @@ from tabmtl.columns.kind import (
     LeanPickle,
     Slices,
     Summary,
-    column_of,
     in_slices,
 )
 from tabmtl.schema import IdColumnWarning, warn_user
@@ -47,7 +47,7 @@ MOST_IDS, LEAST_IDS = 0.95, 50  # a column names rows if so many values are dist
 
 def number_of(name: str, dtype: pl.DataType) -> pl.Expr:
     """Return a numeric column as floats, NaN = missing."""
-    column = column_of(name)
+    column = cs.by_name(name).as_expr()  # see `column_of`
     if dtype not in (pl.Float32, pl.Float64):
         column = column.cast(pl.Float64)
     return column.fill_null(float("nan"))

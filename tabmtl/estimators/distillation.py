@@ -53,7 +53,8 @@ def learn_answers(student: NetworkEstimator, teacher: MultiTaskEstimator, X: Any
         batch, valid = _split(batch, coder.labels, student.validation_fraction, seed)
     loss = DistillationLoss(coder.labels, batch.y)
     device = find_device(student.device)
-    rows, held_out = (None if part is None else MemoryRows(on_device(part, device)) for part in (batch, valid))
+    rows = MemoryRows(on_device(batch, device))
+    held_out = None if valid is None else MemoryRows(on_device(valid, device))
     with Run().fit(student):
         student._set_fitted(coder, student._learn(coder, rows, held_out, loss, _score_nothing(loss.tasks), seed))
 

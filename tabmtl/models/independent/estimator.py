@@ -159,10 +159,12 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         has_foreign = any(isinstance(learner, Foreign) for learner in learners.values())
         if has_foreign and rows.frame is None:
             raise TypeError(_NO_SHARDS)
-        take: Take = partial(TaskRows.of, rows.read(), None if valid is None else valid.read())
+        batch, held_out = rows.read(), None if valid is None else valid.read()
+        take: Take = partial(TaskRows.of, batch, held_out)
         if group.size > 1:
             # the largest tasks are dealt first, and their rows move
-            moved = {t: TaskRows.moved(*take.args, t, rank, group) for t, rank in enumerate(group.deal(rows.n_labels))}
+            owners = enumerate(group.deal(rows.n_labels))
+            moved = {t: TaskRows.moved(batch, held_out, t, rank, group) for t, rank in owners}
             learners = {t: learners[t] for t, found in moved.items() if found is not None}
             take = moved.__getitem__
         learns_again = has_foreign or (self.early_stopping and valid is None)
