@@ -327,7 +327,7 @@ def _rows_for(model: Any, source: RowSource, *, whole: bool) -> Rows:
             names = [entry.name for entry in fields(ClickColumns) if entry.name != "items"]
             columns = ClickColumns(**{name: getattr(model, name) for name in names})
     else:
-        options["target"] = [f"{task.name}={task.kind}" for task in model.coder_.labels.column_tasks()]
+        options["target"] = [f"{task.name}={task.kind}" for task in model.coder_.labels.column_tasks]
         options["task_column"] = model.task_column if is_file else None
     return open_rows(DataSource(**options), columns, type(model), whole=whole)
 

@@ -330,7 +330,7 @@ def _check_tasks(
             f"{name} would learn other tasks than the reference, {_described(own)} in place of "
             f"{_described(labels.tasks)}; give all models the same by tasks= and task_column= of compare"
         )
-    model.set_params(tasks={task.name: task for task in labels.column_tasks()})
+    model.set_params(tasks={task.name: task for task in labels.column_tasks})
 
 
 def _check_learned(model: MultiTaskEstimator, tasks: Sequence[Any]) -> None:

@@ -118,7 +118,7 @@ class LabelCoder(LeanPickle):
     def scaled(self, values: Sequence[np.ndarray]) -> LabelCoder:
         """Return labels whose standardised columns have the mean and the standard deviation of values."""
         center, scale = np.zeros(len(values)), np.ones(len(values))
-        for j, (task, own) in enumerate(zip(self.column_tasks(), values, strict=True)):
+        for j, (task, own) in enumerate(zip(self.column_tasks, values, strict=True)):
             if task.kind.is_standardized:
                 center[j], scale[j] = center_and_scale(own)
         return replace(self, center=center, scale=scale)
@@ -209,13 +209,14 @@ class LabelCoder(LeanPickle):
         return values, np.where(np.isnan(values), 0.0, weight)
 
     def _encode_columns(self, frame: pl.DataFrame) -> np.ndarray:
-        pairs = zip(frame.iter_columns(), self.column_tasks(), strict=True)
+        pairs = zip(frame.iter_columns(), self.column_tasks, strict=True)
         # a name like "^a$" would be a pattern
         columns = [task.kind.encode(series.alias(""), task.name, task.classes) for series, task in pairs]
         return np.column_stack(columns)
 
+    @cached_property
     def column_tasks(self) -> tuple[Task, ...]:
-        """Return one task per column of y: in the long layout the tasks differ in name only."""
+        """One task per column of y: in the long layout the tasks differ in name only."""
         if self.task_levels is None:
             return self.tasks
         return (replace(self.tasks[0], name=self.names[0]),)
@@ -226,7 +227,7 @@ class LabelCoder(LeanPickle):
 
     def outputs(self, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Turn raw scores (n, width) per column of y into probabilities (n, K), or values (n,) in own units."""
-        parts = zip(scores, self.column_tasks(), self.center, self.scale, strict=True)
+        parts = zip(scores, self.column_tasks, self.center, self.scale, strict=True)
         with np.errstate(over="ignore"):  # 1 / (1 + inf) is 0
             return [task.kind.answers(score.astype(np.float64), own, unit, np) for score, task, own, unit in parts]
 
@@ -241,7 +242,7 @@ class LabelCoder(LeanPickle):
             Row labels of the answer where y was pandas.
         """
         columns = {}
-        parts = zip(self.column_tasks(), outputs, self._classes, self.names, self.dtypes, strict=True)
+        parts = zip(self.column_tasks, outputs, self._classes, self.names, self.dtypes, strict=True)
         for task, output, classes, name, dtype in parts:
             found = task.kind.decide(output)
             if classes is None:
@@ -262,7 +263,7 @@ class LabelCoder(LeanPickle):
         outputs : sequence of ndarray
             As `outputs` gives them.
         """
-        names = probability_names(self.column_tasks())
+        names = probability_names(self.column_tasks)
         return {
             name: values
             for own, output in zip(names, outputs, strict=True)
@@ -272,7 +273,7 @@ class LabelCoder(LeanPickle):
     @cached_property
     def _classes(self) -> tuple[pl.Series | None, ...]:
         """Class labels per column of y, None of a regression."""
-        tasks = self.column_tasks()
+        tasks = self.column_tasks
         return tuple(class_values(task.name, task.classes) if task.is_classification else None for task in tasks)
 
 

@@ -131,7 +131,7 @@ class Survey:
         most = max(len(series) for series in self.values)
         values = pl.DataFrame([series.extend_constant(None, most - len(series)) for series in self.values])
         coder = LabelCoder.learn(values, origin, **coding)
-        for j, task in enumerate(coder.column_tasks()):
+        for j, task in enumerate(coder.column_tasks):
             if task.kind.is_standardized:
                 coder.center[j], coder.scale[j] = self.center_and_scale(j)
         return coder

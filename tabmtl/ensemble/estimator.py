@@ -221,7 +221,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     def _prepared(self, candidate: MultiTaskEstimator, coder: TableCoder) -> MultiTaskEstimator:
         """Return a copy of a candidate that knows the tasks, the columns, and its threads."""
         copy = clone(candidate).set_params(
-            tasks={task.name: task for task in coder.labels.column_tasks()},
+            tasks={task.name: task for task in coder.labels.column_tasks},
             task_column=coder.task_column,
             categorical_features=[c for c in coder.features.columns.categorical if c not in candidate.drop],
             drop=[c for c in candidate.drop if c not in coder.dropped],

@@ -42,7 +42,7 @@ class Table:
     @classmethod
     def read(cls, X: Any, coder: TableCoder, batch: Batch) -> Table:
         """Read the features of encoded rows."""
-        return cls(read_frame(X, coder), _labels(coder.labels.column_tasks(), batch.y), batch, coder.labels.tasks)
+        return cls(read_frame(X, coder), _labels(coder.labels.column_tasks, batch.y), batch, coder.labels.tasks)
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -155,7 +155,7 @@ def _count_folds(strata: Strata, batch: Batch) -> int:
 
 def _deal(table: Table, coder: TableCoder, n: int, seed: int) -> np.ndarray:
     """Return the fold (n,) of every row."""
-    declared = {task.name: task for task in coder.labels.column_tasks()}
+    declared = {task.name: task for task in coder.labels.column_tasks}
     splitter = MultiTaskKFold(n, random_state=seed, tasks=declared, task_column=coder.task_column)
     fold = np.empty(len(table), dtype=np.intp)
     # of rare classes, which `Folds.deal` keeps in every fit

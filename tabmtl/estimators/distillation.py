@@ -74,7 +74,7 @@ class DistillationLoss(MultiTaskLoss):
 
     def __init__(self, labels: LabelCoder, targets: np.ndarray) -> None:
         super().__init__(labels.tasks)
-        self._columns = labels.column_tasks()
+        self._columns = labels.column_tasks
         self._widths = [task.width for task in self._columns]
         parts = torch.from_numpy(targets).split(self._widths, dim=1)
         variation = torch.stack([task.kind.variation(part) for part, task in zip(parts, self._columns, strict=True)])
@@ -127,7 +127,7 @@ def _split(batch: Batch, labels: LabelCoder, share: float, seed: int) -> tuple[B
 
 def _targets(labels: LabelCoder, answers: Sequence[np.ndarray]) -> np.ndarray:
     """Return answers as labels (n, W) of `DistillationLoss`."""
-    parts = zip(labels.column_tasks(), answers, labels.center, labels.scale, strict=True)
+    parts = zip(labels.column_tasks, answers, labels.center, labels.scale, strict=True)
     columns = [task.kind.answered_means(answer, center, scale) for task, answer, center, scale in parts]
     return np.concatenate(columns, axis=1, dtype=np.float32)
 

@@ -326,12 +326,12 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         """Learn the columns and tasks of shards, together with the other processes of a group."""
         from tabmtl.encode.survey import learn_table
 
-        roles = Roles.of(X, y, sample_weight, groups)
-        check_params(self, current())
-        current().check_same({"y": list(roles.targets), "sample_weight": roles.weight, "groups": roles.groups})
+        roles, group = Roles.of(X, y, sample_weight, groups), current()
+        check_params(self, group)
+        group.check_same({"y": list(roles.targets), "sample_weight": roles.weight, "groups": roles.groups})
         roles = roles.without(self.drop)
-        X.check_same(current())
-        coder = learn_table(X, roles, **self._coding(), group=current())
+        X.check_same(group)
+        coder = learn_table(X, roles, **self._coding(), group=group)
         return roles, replace(coder, labels=self._with_metrics(coder.labels), dropped=tuple(self.drop))
 
     def predict(self, X: Any) -> Any:
@@ -371,7 +371,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         if self._target_kind == "classification":
             return outputs
         _refuse_plain_score(self.tasks_)
-        pairs = zip(labels.column_tasks(), outputs, strict=True)
+        pairs = zip(labels.column_tasks, outputs, strict=True)
         return {task.name: output for task, output in pairs if task.is_classification}
 
     def score_tasks(self, X: Any, y: Any, sample_weight: Any = None) -> dict[str, float | None]:
@@ -455,7 +455,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         if coder.named:
             self.feature_names_in_ = np.array(coder.names, dtype=object)
         if self._target_kind == "classification":
-            classes = [np.array(task.classes) for task in coder.labels.column_tasks()]
+            classes = [np.array(task.classes) for task in coder.labels.column_tasks]
             self.classes_ = classes[0] if coder.labels.origin.ndim == 1 else classes
         for name, value in fitted.items():
             setattr(self, name, value)

@@ -245,7 +245,7 @@ def _exported(
     if loader_module == LOADER:
         _check_loadable(estimator)
     if isinstance(estimator, MultiTaskEstimator):
-        probability_names(estimator.coder_.labels.column_tasks())
+        probability_names(estimator.coder_.labels.column_tasks)
     signature = signature_of(estimator, input_example)
     with TemporaryDirectory() as folder:
         estimator.save(Path(folder) / "model")

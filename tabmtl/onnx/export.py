@@ -150,7 +150,7 @@ class _Answers(nn.Module):
         numbers = self.scaling(given["x_num"]) if "x_num" in given else torch.zeros(n, 0)
         codes = given["x_cat"] if "x_cat" in given else torch.zeros(n, 0, dtype=torch.int32)
         scores = self.loss.link(self.network(Features(numbers=numbers, codes=codes), given.get("task")))
-        tasks = zip(scores, self.coder.labels.column_tasks(), self.units, strict=True)
+        tasks = zip(scores, self.coder.labels.column_tasks, self.units, strict=True)
         return tuple(task.kind.answers(score.double(), *units, torch) for score, task, units in tasks)
 
     def expected(self, batch: Batch) -> list[np.ndarray]:

@@ -338,7 +338,7 @@ def _types_of_fit(coder: TableCoder, found: dict[str, pl.DataType]) -> dict[str,
 def _types_of_targets(coder: TableCoder, found: dict[str, pl.DataType]) -> dict[str, pl.DataType]:
     """Return the types of targets, where the values of a CSV file do not tell them."""
     types: dict[str, pl.DataType] = {}
-    for name, task in zip(coder.labels.names, coder.labels.column_tasks(), strict=True):
+    for name, task in zip(coder.labels.names, coder.labels.column_tasks, strict=True):
         if name in found and any(isinstance(label, str) for label in task.classes or ()):
             types[name] = pl.String()
         elif name in found and task.classes is None and found[name] == pl.String:
@@ -358,7 +358,7 @@ def _answers(model: MultiTaskEstimator, method: Method) -> Callable[[pl.DataFram
             features = np.empty((0, len(columns)), np.float32) if rows is None else model.transform(rows)
             return pl.DataFrame(features, schema=list(columns))
         if rows is None:
-            outputs = [np.empty(task.kind.answer_shape(0, task.classes)) for task in labels.column_tasks()]
+            outputs = [np.empty(task.kind.answer_shape(0, task.classes)) for task in labels.column_tasks]
         else:
             outputs = model.answer(rows)
         answers = [] if method == "predict_proba" else [labels.decode(outputs)]

@@ -25,7 +25,7 @@ NAN = float("nan")
 def outputs_of(coder: LabelCoder, values: np.ndarray) -> list[np.ndarray]:
     """What a perfect model would answer: certain probabilities, or the values."""
     columns = []
-    for task, column in zip(coder.column_tasks(), values.T, strict=True):
+    for task, column in zip(coder.column_tasks, values.T, strict=True):
         if task.is_classification:
             columns.append(np.eye(len(task.classes))[np.nan_to_num(column).astype(int)])
         else:
@@ -303,7 +303,7 @@ def test_scores_become_probabilities_without_overflow():
 def test_long_layout_gives_every_task_the_kind_of_the_one_target():
     coder = LabelCoder.fit(pl.Series("passed", [True, False]), task_levels=["s1", "s2", "s3"])
     assert [(task.name, task.kind.name) for task in coder.tasks] == [(f"s{i}", "binary") for i in (1, 2, 3)]
-    assert [task.name for task in coder.column_tasks()] == ["passed"]
+    assert [task.name for task in coder.column_tasks] == ["passed"]
     copied = through_file(coder)
     assert copied.task_levels == ("s1", "s2", "s3")
     assert copied.decode([np.eye(2)]).to_list() == [False, True]

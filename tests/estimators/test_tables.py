@@ -41,7 +41,7 @@ class Averages(MultiTaskEstimator):
             raise ValueError(f"shrink must be at least 0, got {self.shrink}")
 
     def _fit(self, coder, rows, valid, seed):
-        columns = zip(coder.labels.column_tasks(), rows.batch.y.T, strict=True)
+        columns = zip(coder.labels.column_tasks, rows.batch.y.T, strict=True)
         return {
             "averages_": [
                 [np.nanmean(y) * (1 - self.shrink)]

@@ -85,7 +85,7 @@ def check_answers(estimator, session, X, sizes=(1, 7, 300)):
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale)
         decoded, predicted = coder.decode(outputs), estimator.predict(rows)
         assert type(decoded) is type(predicted)
-        for task, one, other in zip(labels.column_tasks(), *map(by_column, (decoded, predicted)), strict=True):
+        for task, one, other in zip(labels.column_tasks, *map(by_column, (decoded, predicted)), strict=True):
             assert np.array_equal(one, other) if task.is_classification else np.allclose(one, other, rtol=1e-4)
 
 
