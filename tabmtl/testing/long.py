@@ -100,7 +100,7 @@ class Long(Subject):
 
     def check_what_a_long_table_lacks_is_named(self) -> None:
         X, y = long_table()
-        self.refuse(X, y, "names columns that X does not have: ['class']", task_column="class")
+        self.refuse(X, y, r"names columns that X does not have: \['class'\]", task_column="class")
         self.refuse(X.with_columns(school=pl.lit(None, dtype=pl.String)), y, r"school.*missing")
         self.refuse(X, pl.DataFrame({"a": y, "b": y}), "one target")
         estimator = self.fresh(unknown_task="error").fit(X, y)
