@@ -1,5 +1,7 @@
 """Compare models on a table: ``tabmtl compare``."""
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

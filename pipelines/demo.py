@@ -1,5 +1,7 @@
 """The main demonstration: four targets of real flights, by one network, and by an ensemble where one has few labels."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path

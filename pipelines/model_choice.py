@@ -1,5 +1,7 @@
 """Estimators by name, with parameters as text: the options ``--model``, ``--set`` and ``--seed``."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,5 +1,7 @@
 """Predict and score by a saved or registered model: ``tabmtl predict`` and ``tabmtl score``."""
 
+from __future__ import annotations
+
 import json
 import shutil
 import sys

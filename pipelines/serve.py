@@ -4,6 +4,8 @@ The alias "champion" names the version that is served. It moves to a challenger 
 on validation rows.
 """
 
+from __future__ import annotations
+
 import math
 import os
 import re

@@ -1,5 +1,7 @@
 """Commands on the terminal: tables as text, warnings and errors in one line, exit codes and signals."""
 
+from __future__ import annotations
+
 import os
 import re
 import signal

@@ -1,5 +1,7 @@
 """Fit one model on a table or a click log, score it, and log, register and save it: ``tabmtl train``."""
 
+from __future__ import annotations
+
 import os
 import shlex
 import time

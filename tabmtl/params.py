@@ -17,6 +17,8 @@ Traceback (most recent call last):
 ValueError: precision must be one of ['float32', 'bf16'], got 'bf15'; near is 'bf16'
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

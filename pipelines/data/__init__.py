@@ -1,5 +1,7 @@
 """Rows to fit, stop and score a model on: of a table, or of a click log for a recommender."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path

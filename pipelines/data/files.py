@@ -1,5 +1,7 @@
 """Sources of rows, a data set by name or a file, and the reading and checking of tables."""
 
+from __future__ import annotations
+
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,5 +1,7 @@
 """Tables in files that need not fit in memory: `tabmtl.Shards` to fit, and files to stop on and to score."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -6,6 +6,8 @@ folder, named by ``folder=`` or by the environment variable ``TABMTL_DATA``, whi
 `load_sessions`.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
 from pathlib import Path
 from typing import Any

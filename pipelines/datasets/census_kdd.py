@@ -1,5 +1,7 @@
 """Census-Income (KDD): US Current Population Survey 1994/1995, the yardstick of the MMoE and PLE papers."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 
 from tabmtl.pipelines.data.files import Folder, scan

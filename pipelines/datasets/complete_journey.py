@@ -1,5 +1,7 @@
 """The Complete Journey (84.51°/dunnhumby): grocery baskets of a year, with a hierarchy, brands and new products."""
 
+from __future__ import annotations
+
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Diginetica (CIKM Cup 2016): clicks of a web shop, the public set of the M2TRec paper."""
 
+from __future__ import annotations
+
 import polars as pl
 
 from tabmtl.pipelines.data.clicks import COLUMNS, ClickLog

@@ -1,5 +1,7 @@
 """Departures from New York City in 2013 with the hourly weather. A sample of whole days ships along."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import polars as pl

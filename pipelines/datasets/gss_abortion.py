@@ -1,5 +1,7 @@
 """General Social Survey 1972-2018: seven yes/no questions on abortion, strongly correlated."""
 
+from __future__ import annotations
+
 from tabmtl.pipelines.data.files import Folder, scan
 from tabmtl.pipelines.data.tables import Dataset
 

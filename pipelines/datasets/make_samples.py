@@ -1,5 +1,7 @@
 """Make the tables that ship: ``python -m tabmtl.pipelines.datasets.make_samples FOLDER``."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """High School and Beyond 1982: one maths score in 160 schools, one task per school."""
 
+from __future__ import annotations
+
 from tabmtl.pipelines.data.files import Folder, scan
 from tabmtl.pipelines.data.tables import Dataset
 

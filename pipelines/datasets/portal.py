@@ -1,5 +1,7 @@
 """Portal Project teaching database: desert rodents caught in Arizona, 1977-2002. Ships with the package."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import polars as pl

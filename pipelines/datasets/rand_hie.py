@@ -1,5 +1,7 @@
 """RAND Health Insurance Experiment: person-years, spending only after an event."""
 
+from __future__ import annotations
+
 from tabmtl.pipelines.data.files import Folder, scan
 from tabmtl.pipelines.data.tables import Dataset
 

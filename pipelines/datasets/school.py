@@ -1,5 +1,7 @@
 """Examination scores of pupils in 139 schools of inner London (ILEA), one task per school."""
 
+from __future__ import annotations
+
 from tabmtl.pipelines.data.files import Folder, scan
 from tabmtl.pipelines.data.tables import Dataset
 

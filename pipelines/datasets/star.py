@@ -1,5 +1,7 @@
 """Project STAR, the class-size experiment of Tennessee: reading and maths in the grades k, 1, 2 and 3."""
 
+from __future__ import annotations
+
 from tabmtl.pipelines.data.files import Folder, scan
 from tabmtl.pipelines.data.tables import Dataset
 

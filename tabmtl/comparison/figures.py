@@ -1,5 +1,7 @@
 """Pictures of a comparison, as SVG that goes into a page."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Sequence
 from html import escape

@@ -1,5 +1,7 @@
 """Judge the answers of a model to the rows to test: scores, differences to the reference, calibration."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,5 +1,7 @@
 """A comparison as HTML: tables for notebooks, and a page that stands alone."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache

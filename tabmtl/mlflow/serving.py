@@ -1,5 +1,7 @@
 """Models behind MLflow's ``pyfunc`` and its server: rows as the wire sends them, and one named value per task."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps

@@ -1,5 +1,7 @@
 """Processes that fit one model together, started by ``torchrun`` or by another launcher of torch's process groups."""
 
+from __future__ import annotations
+
 import errno
 import logging
 import os

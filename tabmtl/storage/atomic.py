@@ -1,5 +1,7 @@
 """Whole files or none: written beside and renamed, read only inside their folder, by one writer at a time."""
 
+from __future__ import annotations
+
 import logging
 import os
 import re

@@ -6,6 +6,8 @@ grammar of its format v4, as ``Booster.model_to_string`` writes it, and `TreeTex
 become a model.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property

@@ -4,6 +4,8 @@ The hyper-parameters of a file set the size of its network, which is built befor
 a kilobyte could ask for terabytes, or for layers without end.
 """
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext

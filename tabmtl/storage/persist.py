@@ -1,5 +1,7 @@
 """Safe files: a model is a folder of JSON, safetensors and text, verified before anything reads it."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math

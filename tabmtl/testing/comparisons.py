@@ -1,5 +1,7 @@
 """Answers of estimators as arrays, and comparisons of them."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Promises about containers of features, targets, weights and groups: what they hold means the same in each."""
 
+from __future__ import annotations
+
 import warnings
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Promises about the parameters of an estimator."""
 
+from __future__ import annotations
+
 import dataclasses
 import inspect
 

@@ -1,5 +1,7 @@
 """Promises about what an estimator refuses, and how it says so."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable
 from datetime import date

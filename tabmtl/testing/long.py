@@ -1,5 +1,7 @@
 """Promises for tables with one task a row."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory

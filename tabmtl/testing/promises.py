@@ -1,5 +1,7 @@
 """Promises as checks without arguments."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from functools import wraps
 from unittest import TestCase

@@ -1,5 +1,7 @@
 """Promises about rows: each is answered alike in any company, and any values are taken."""
 
+from __future__ import annotations
+
 import warnings
 
 import numpy as np

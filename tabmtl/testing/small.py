@@ -1,5 +1,7 @@
 """Estimators and recommenders in a small form, for checks of every one of them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from inspect import signature
 from typing import Any, TypeVar

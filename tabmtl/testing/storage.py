@@ -1,5 +1,7 @@
 """Promises about the bits of a fit: in a second fit, in copies and in files."""
 
+from __future__ import annotations
+
 import copy
 import pickle
 import random

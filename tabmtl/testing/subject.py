@@ -1,5 +1,7 @@
 """An estimator under check, and tables that it can fit."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Callable
 from functools import cached_property

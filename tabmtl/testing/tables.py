@@ -1,5 +1,7 @@
 """Tables for checks: columns of every type, targets of every kind, wide, long and with the steps of a funnel."""
 
+from __future__ import annotations
+
 import numpy as np
 import polars as pl
 

@@ -1,5 +1,7 @@
 """Promises about targets of the kinds that an estimator takes."""
 
+from __future__ import annotations
+
 import warnings
 from unittest import TestCase
 
