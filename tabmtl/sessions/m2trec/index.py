@@ -25,6 +25,7 @@ _UNITS_AT_A_TIME = 8192
 _SESSIONS_AT_A_TIME = 256
 _QUERIES_AT_A_TIME = 1024
 _TYPICAL = 1_000  # sessions of one click that the graph of neighbours is built for
+_JOINED_ALONE = 2_000  # items, by one thread
 _EXPANSION = 256  # candidates that usearch looks at; its default of 64 finds fewer
 _PADDED = 0.75  # share of the items that are brought to one length
 _ENOUGH = 0.9  # share of the exact recommendations, below which is warned
@@ -229,7 +230,11 @@ class NeighbourGraph:
         weighed = vectors * self._scale
         squares = np.einsum("nw,nw->n", weighed, weighed)
         gaps = np.maximum(np.quantile(squares, _PADDED) - squares, 0)
-        self._index.add(np.arange(len(vectors)), np.column_stack([weighed, np.sqrt(gaps).astype(np.float32)]))
+        padded, keys = np.column_stack([weighed, np.sqrt(gaps).astype(np.float32)]), np.arange(len(vectors))
+        # threads that join the first items to a graph at once may leave some of them apart
+        self._index.add(keys[:_JOINED_ALONE], padded[:_JOINED_ALONE], threads=1)
+        if len(keys) > _JOINED_ALONE:
+            self._index.add(keys[_JOINED_ALONE:], padded[_JOINED_ALONE:])
 
     def search(
         self, queries: np.ndarray, k: int, clicked: Sessions, exclude_seen: bool, repeats: RepeatWeights
