@@ -144,7 +144,7 @@ class FeatureCoder(LeanPickle):
 
     @cached_property
     def columns(self) -> Columns:
-        """What networks and trees are told of the features."""
+        """Facts about the features, from which networks and trees are built."""
         facts = [coder.facts() for coder in self.coders.values()]
         fields = Columns.__dataclass_fields__
         return Columns(**{field: sum((own.get(field, ()) for own in facts), ()) for field in fields})
