@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -22,9 +22,10 @@ _MOST_PLAIN_LEVELS, _MOST_OTHERS = 20, 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Categories(ColumnKind):
-    """Columns of categories, coded by their level: 0 missing, 1 unseen or rare, then the levels in sorted order.
+    """Columns of categories, coded by their level: 0 missing, 1 unseen or rare, then the levels.
 
-    Whole numbers are levels under their decimal text, so 3, 3.0 and "3" are one level.
+    Levels of fit are sorted; those that `extended` adds follow them, sorted too. Whole numbers are levels under their
+    decimal text, so 3, 3.0 and "3" are one level.
 
     Attributes
     ----------
@@ -63,9 +64,16 @@ class Categories(ColumnKind):
         """Keep the levels that are frequent enough."""
         if not coding.named:
             _warn_of_text({name: summary[name] for name in names if coding.schema[name] == pl.String}, coding.library)
-        enough = pl.col("count") >= coding.min_frequency
-        levels = [summary[name].filter(enough)["level"].drop_nulls().sort().to_list() for name in names]
+        levels = [_frequent(summary[name], coding.min_frequency) for name in names]
         return cls(names=names, levels=tuple(map(tuple, levels)))
+
+    def extended(self, summary: Summary, min_frequency: int) -> Self:
+        """Append the new levels that are frequent enough."""
+        found = {name: _frequent(summary[name], min_frequency) for name in self.names}
+        levels = tuple(
+            (*known, *(level for level in found[name] if level not in known)) for name, known in self._codes.items()
+        )
+        return self if levels == self.levels else replace(self, levels=levels)
 
     def facts(self) -> dict[str, tuple[Any, ...]]:
         """Return names and levels."""
@@ -100,6 +108,11 @@ class Categories(ColumnKind):
         for name, levels in zip(self.names, self.levels, strict=True):
             found[name] = {level: code for code, level in enumerate(levels, start=FIRST_LEVEL)}
         return found
+
+
+def _frequent(counts: pl.DataFrame, least: int) -> list[str]:
+    """Return the levels of at least so many rows, sorted."""
+    return counts.filter(pl.col("count") >= least)["level"].drop_nulls().sort().to_list()
 
 
 def _code(value: Any, known: dict[str, int]) -> int:

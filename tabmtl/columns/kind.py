@@ -110,6 +110,22 @@ class ColumnKind(LeanPickle, ABC):
     def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
         """Learn the columns from the summary of all rows, which is used up."""
 
+    def extended(self, summary: Summary, min_frequency: int) -> Self:
+        """Return what encodes the columns of more rows too, so that a fit can go on with them instead of anew.
+
+        A network that was trained on codes of this object can go on with those of the result: a code that stands for a
+        level keeps it, and new levels have the codes after it, so that embeddings grow at their end. Scales, hashes and
+        lengths stay as they are, and by default nothing changes. Without anything new, the result is this object.
+
+        Parameters
+        ----------
+        summary : Summary
+            What `survey` says of new rows of the same columns; `merge` joins several.
+        min_frequency : int
+            Rows among the new ones that a new level needs.
+        """
+        return self
+
     @abstractmethod
     def facts(self) -> dict[str, tuple[Any, ...]]:
         """Return what networks and trees are told of the columns: fields of `tabmtl.schema.Columns`."""

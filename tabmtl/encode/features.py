@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -113,14 +113,6 @@ class FeatureCoder(LeanPickle):
         chosen = np.arange(n)
         if n > SAMPLE_ROWS:
             chosen = np.sort(np.random.default_rng(0).choice(n, SAMPLE_ROWS, replace=False))
-        found: list[dict[str, Summary]] = []
-        start = 0
-        for block in [frame] if isinstance(frame, pl.DataFrame) else read_blocks(frame, None, SLICE_ROWS, promised=n):
-            first, last = np.searchsorted(chosen, [start, start + block.height])
-            found.append(survey_columns(block, roles, chosen[first:last] - start))
-            if len(found) == WAITING:
-                found = [merge(found, slice(None))]
-            start += block.height
         coding = Coding(
             schema=schema,
             transform=transform,
@@ -128,7 +120,45 @@ class FeatureCoder(LeanPickle):
             named=not isinstance(categorical, str),
             library=library,
         )
-        return cls.learn(roles, merge(found, slice(None)) if len(found) > 1 else found[0], coding)
+        return cls.learn(roles, _survey(frame, n, roles, chosen), coding)
+
+    def extended(self, frame: pl.DataFrame | pl.LazyFrame, *, min_frequency: int = 1) -> FeatureCoder:
+        """Return a coder that knows the levels of new rows too; see `tabmtl.columns.ColumnKind.extended`.
+
+        The encoding of a row stays the same, except for levels that were unseen or rare and are known now.
+
+        Parameters
+        ----------
+        frame : polars DataFrame or LazyFrame
+            New rows, with the columns of fit.
+        min_frequency : int, default=1
+            Levels that fewer of the new rows have stay unseen.
+
+        Returns
+        -------
+        coder : FeatureCoder
+            This one, if nothing is new.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `encode` does.
+
+        Examples
+        --------
+        >>> import polars as pl
+        >>> coder = FeatureCoder.fit(pl.DataFrame({"town": ["Ulm", "Bonn"]}))
+        >>> coder.extended(pl.DataFrame({"town": ["Aachen", "Ulm"]})).columns.levels
+        (('Bonn', 'Ulm', 'Aachen'),)
+        """
+        self._check_types(frame.collect_schema())
+        n, roles = _count_rows(frame), {type(coder): coder.names for coder in self.coders.values()}
+        if n == 0:
+            return self
+        summaries = _survey(frame, n, roles, np.arange(0))
+        coders = {kind: coder.extended(summaries[kind], min_frequency) for kind, coder in self.coders.items()}
+        is_new = any(coders[kind] is not coder for kind, coder in self.coders.items())
+        return replace(self, coders=coders) if is_new else self
 
     def check_kinds(self, kinds: Sequence[type[ColumnKind]]) -> None:
         """Raise a ValueError unless each of these kinds, in their order, has a coder, be it without a column."""
@@ -273,6 +303,19 @@ def _refusal(name: str, dtype: pl.DataType, library: Library) -> TypeError:
 def survey_columns(block: pl.DataFrame, roles: ByKind, taken: np.ndarray) -> dict[str, Summary]:
     """Summarise the columns of a block by kind, and some rows (m,) of it, which belong to a sample."""
     return {kind.name: kind.survey(block, names, taken) for kind, names in roles.items()}
+
+
+def _survey(frame: pl.DataFrame | pl.LazyFrame, n: int, roles: ByKind, chosen: np.ndarray) -> dict[str, Summary]:
+    """Summarise the columns of n rows by kind, some rows at a time, of which some, by their numbers, are a sample."""
+    found: list[dict[str, Summary]] = []
+    start = 0
+    for block in [frame] if isinstance(frame, pl.DataFrame) else read_blocks(frame, None, SLICE_ROWS, promised=n):
+        first, last = np.searchsorted(chosen, [start, start + block.height])
+        found.append(survey_columns(block, roles, chosen[first:last] - start))
+        if len(found) == WAITING:
+            found = [merge(found, slice(None))]
+        start += block.height
+    return merge(found, slice(None)) if len(found) > 1 else found[0]
 
 
 def _count_rows(frame: pl.DataFrame | pl.LazyFrame) -> int:
