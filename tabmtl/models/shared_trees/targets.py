@@ -251,7 +251,7 @@ def make_targets(
     of_output = np.concatenate(functions)
     return Targets(
         blocks=[(kind, outputs) for kind, _, outputs in blocks],
-        y=np.concatenate([part.reshape(len(y), -1) for part in labels], axis=1).astype(np.float32),
+        y=np.concatenate([part.reshape(len(y), -1) for part in labels], axis=1).astype(np.float32, order="C"),
         weight=np.ascontiguousarray(weight[:, of_output], dtype=np.float32),
         sums=Sums(n_rows=len(y), function=of_output, group=group),
     )
