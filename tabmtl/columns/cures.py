@@ -35,15 +35,34 @@ def by_kind(name: str, kind: str) -> str:
     return f"--target {shlex.quote(f'{name}={kind}')}" if in_command.get() else f"tasks={{{name!r}: {kind!r}}}"
 
 
-def by_cast(library: Library, name: str) -> str:
-    """Say how to cast a column to numbers or to text."""
-    return {
-        "polars": f"cast the column by pl.col({name!r}).cast(pl.Float64) or (pl.String)",
-        "pandas": "cast the column by .astype('Float64') or ('str')",
+def by_cast(library: Library, name: str, dtype: pl.DataType | type[pl.DataType]) -> str:
+    """Say how to make numbers or text of a column, given the type that polars would give it."""
+    kind, column = dtype.base_type(), f"pl.col({name!r})"
+    as_columns = f".with_columns({column}.arr.to_struct()).unnest({name!r})"
+    how = {
+        ("polars", pl.List): f"derive numbers from it, such as {column}.list.len() or {column}.list.contains(value)",
+        ("polars", pl.Array): f"make a column of each number by {as_columns}",
+        ("polars", pl.Struct): f"make a column of each field by .unnest({name!r})",
+        ("polars", pl.Object): f"make text of it by pl.Series({name!r}, [str(each) for each in X[{name!r}]])",
+        ("pandas", pl.List): "derive numbers or text from it, such as by .map(len, na_action='ignore')",
+        ("pandas", pl.Struct): "take values out of it by .map(lambda each: dict(each).get(key), na_action='ignore')",
+        ("pandas", pl.Binary): "make text of it by .map(bytes.decode, na_action='ignore')",
+        ("pyarrow", pl.List): "derive numbers or text from it, such as pyarrow.compute.list_value_length(column)",
+        ("pyarrow", pl.Struct): "take values out of it by [dict(each or {}).get(key) for each in column.to_pylist()]",
+        ("numpy", pl.List): "derive numbers or text from it, such as [len(each) for each in column]",
+        ("numpy", pl.Struct): "take values out of it by [dict(each or {}).get(key) for each in column]",
+        ("numpy", pl.Binary): "make text of it by numpy.char.decode(column.astype(bytes), 'utf-8')",
+        ("file", pl.List): "write numbers or text that follow from the lists into the file, such as their length",
+        ("file", pl.Struct): "write a column of each field into the file",
+    }
+    of_others = {
+        "polars": f"cast the column by {column}.cast(pl.Float64) or (pl.String)",
+        "pandas": "cast the column by .astype('string'), or pandas.to_numeric(column, errors='coerce')",
         "pyarrow": "cast the column by .cast('float64') or ('string')",
         "numpy": "cast the column by .astype(float) or (str)",
-        "file": "write such values into the file",
-    }[library]
+        "file": "write numbers or text into the file",
+    }
+    return how.get((library, kind), of_others[library])
 
 
 def by_numbers(library: Library, name: str, frame: str = "X", *, is_flat: bool = False) -> str:

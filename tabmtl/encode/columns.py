@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from decimal import Decimal
 from typing import Any
 
@@ -82,9 +82,18 @@ def read_arrow(array: Any, name: str, library: Library = "pyarrow") -> pl.Series
     ):
         raise TypeError(
             f"column {name!r} has type {kind}; expected numbers, text, booleans or categories: "
-            f"{by_cast(library, name)}, or drop it"
+            f"{by_cast(library, name, _nested_type(kind))}, or drop it"
         )
     return pl.Series(array).alias(name)
+
+
+def _nested_type(kind: Any) -> type[pl.DataType]:
+    """Return what polars would call a type of pyarrow that is refused."""
+    from pyarrow import types
+
+    if types.is_struct(kind) or types.is_map(kind):
+        return pl.Struct
+    return pl.List if types.is_nested(kind) else pl.Object
 
 
 def is_arrow_text(kind: Any) -> bool:
@@ -108,7 +117,7 @@ def read_array(array: np.ndarray, name: str, library: Library = "numpy") -> pl.S
     if kind not in "biuf":
         raise TypeError(
             f"column {name!r}: argument must be a string or a number, got an array of type {array.dtype}; "
-            f"{by_cast(library, name)}, or drop it"
+            f"{by_cast(library, name, pl.Binary if kind == 'S' else pl.Object)}, or drop it"
         )
     return pl.Series(name, np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
 
@@ -178,10 +187,12 @@ def _read_objects(values: np.ndarray, name: str, library: Library) -> pl.Series:
         return _dates(len(objects), name, pl.Duration)
     if _all(kinds, datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64):
         return _dates(len(objects), name)
+    held = {pl.Struct: (Mapping,), pl.List: (list, tuple, Set, np.ndarray), pl.Binary: (bytes,)}
+    dtype = next((dtype for dtype, allowed in held.items() if _all(kinds, *allowed)), pl.Object)
     found = sorted(kind.__name__ for kind in kinds)
     raise TypeError(
         f"column {name!r}: argument must be a string or a number throughout, got objects of type {found}; "
-        f"{by_cast(library, name)}, or drop it"
+        f"{by_cast(library, name, dtype)}, or drop it"
     )
 
 

@@ -296,7 +296,7 @@ def _refusal(name: str, dtype: pl.DataType, library: Library) -> TypeError:
         )
     return TypeError(
         f"column {name!r} has type {dtype}; expected numbers, text, booleans or categories: "
-        f"{by_cast(library, name)}, or leave it out by {by_drop([name])}"
+        f"{by_cast(library, name, dtype)}, or leave it out by {by_drop([name])}"
     )
 
 

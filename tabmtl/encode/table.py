@@ -213,7 +213,7 @@ def check_task_column(
     if not is_feature(schema[task_column]):
         raise TypeError(
             f"task_column {task_column!r} has type {schema[task_column]}; expected text, categories or whole numbers: "
-            f"{by_cast(library, task_column)}"
+            f"{by_cast(library, task_column, schema[task_column])}"
         )
 
 

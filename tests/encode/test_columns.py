@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute
 import pytest
 from conformance import tiny
 
@@ -116,6 +118,51 @@ def test_what_cannot_be_read_is_refused_by_name(case):
             fit(frame)
         with pytest.raises((TypeError, ValueError), match=rf"column '\^x\$'.*{cure}"):
             LabelCoder.fit(frame)
+
+
+LISTS: list[Any] = [["u", "v"], None, ["u"], []] * 3
+RECORDS: list[Any] = [{"k": 1, "t": "x"}, None, {"k": 2, "t": None}, {"k": 3, "t": "y"}] * 3
+BYTES: list[Any] = [b"u", None, b"v", b"w"] * 3
+MAPS = pa.array([[("k", 1)], None, [("k", 2)], []] * 3, pa.map_(pa.string(), pa.int64()))
+#: A column, the words of its refusal around one or two cures, and how to run a cure.
+CURED: dict[str, tuple[Any, str, str]] = {
+    "polars list": (pl.Series(LISTS), "such as (.*) or (.*), or leave", "X.select({})"),
+    "polars array": (pl.Series([[1.0, 2.0]] * N, dtype=pl.Array(pl.Float64, 2)), "by (.*), or leave", "X{}"),
+    "polars struct": (pl.Series(RECORDS), "by (.*), or leave", "X{}"),
+    "polars bytes": (pl.Series(BYTES), r"column by .* or (\(pl.String\)), or leave", "X.select(pl.col('a').cast{})"),
+    "polars objects": (pl.Series([object()] * N, dtype=pl.Object), "by (.*), or leave", "pl.DataFrame({})"),
+    "pandas list": (pd.Series(LISTS), "such as by (.*), or drop", "X[['a']].assign(a=X['a']{})"),
+    "pandas arrays": (pd.Series([np.ones(2)] * N), "such as by (.*), or drop", "X[['a']].assign(a=X['a']{})"),
+    "pandas dict": (pd.Series(RECORDS), "by (.*), or drop", "X.assign(a=X['a']{})"),
+    "pandas bytes": (pd.Series(BYTES), "by (.*), or drop", "X.assign(a=X['a']{})"),
+    "pandas mixed": (pd.Series([1, "x", None] * 4), "by (.*), or pandas", "X.assign(a=X['a']{})"),
+    "pandas mixed numbers": (pd.Series([1, "x", None] * 4), ", or (pandas.*), or drop", "X.assign(a={})"),
+    "pandas list of arrow": (pandas_of(pa.array(LISTS)), "such as by (.*), or drop", "X.assign(a=X['a']{})"),
+    "pandas struct of arrow": (pandas_of(pa.array(RECORDS)), "by (.*), or drop", "X.assign(a=X['a']{})"),
+    "pandas map of arrow": (pandas_of(MAPS), "by (.*), or drop", "X.assign(a=X['a']{})"),
+    "arrow list": (pa.array(LISTS), "such as (.*), or drop", "pa.table([{}], ['a'])"),
+    "arrow struct": (pa.array(RECORDS), "by (.*), or drop", "pa.table([{}], ['a'])"),
+    "arrow map": (MAPS, "by (.*), or drop", "pa.table([{}], ['a'])"),
+    "arrow bytes": (pa.array(BYTES), r"\.cast\('float64'\) or (.*), or drop", "pa.table([column.cast{}], ['a'])"),
+    "numpy list": (np.array([["u"], ["u", "v"]] * 6, dtype=object), "such as (.*), or drop", "np.c_[{}]"),
+    "numpy dict": (np.array(RECORDS, dtype=object), "by (.*), or drop", "np.array({}, object)[:, None]"),
+    "numpy bytes": (np.array([b"u", b"v"] * 6), "by (.*), or drop", "{}[:, None]"),
+}
+
+
+@pytest.mark.parametrize("case", CURED)
+def test_the_cure_of_a_refused_column_works(case):
+    column, said, use = CURED[case]
+    library = case.partition(" ")[0]
+    frame = {"polars": pl.DataFrame, "pandas": pd.DataFrame, "arrow": pa.table}.get(library)
+    X = column[:, None] if frame is None else frame({"a": column})
+    with pytest.raises(TypeError, match=r"column '(a|x0)'.*(drop it|drop=\['a'\])$") as refused:
+        fit(X)
+    found = re.search(said, str(refused.value))
+    assert found, refused.value
+    scope = {"X": X, "column": column, "key": "k", "value": "u", "pandas": pd, "pyarrow": pa, "numpy": np}
+    for cure in found.groups():
+        fit(eval(use.format(cure), {"pl": pl, "pa": pa, "np": np, **scope}))
 
 
 def test_names_and_arrays_of_half_a_pair_are_refused():
