@@ -18,6 +18,12 @@ from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, offsets_of
 _UNREADABLE = (TypeError, ValueError, OverflowError, NotImplementedError, pl.exceptions.PolarsError)
 
 
+#: The first second after the year 9999.
+_END_OF_SECONDS = 253_402_300_800
+#: Finer units than seconds, the finest first, by their number in a second.
+_UNITS = {"nanoseconds": 1_000_000_000, "microseconds": 1_000_000, "milliseconds": 1_000}
+
+
 def check_column(name: str, value: Any) -> None:
     """Raise a TypeError for a value that is no name of a column."""
     if not isinstance(value, str):
@@ -36,7 +42,8 @@ class LogColumns:
     session, item : str
         Names of the session and of the clicked item.
     time : str or None
-        Time of the click: a date, a datetime or a number of seconds. None: the log has an order only.
+        Time of the click: a date, a datetime or a number of seconds; numbers that can only be milliseconds or finer
+        are refused. None: the log has an order only.
     order : str or None
         Orders the clicks of a session of equal time, or all of them where there is no time. Clicks that are equal in
         both stay in the order of the rows.
@@ -283,5 +290,18 @@ def _seconds(times: pl.Series, what: str) -> pl.Series:
     if isinstance(times.dtype, pl.Datetime):
         return times.dt.epoch("us").cast(pl.Float64) / 1e6
     if times.dtype.is_numeric():
+        _check_unit(times, what)
         return times.cast(pl.Float64)
     raise TypeError(f"{what} must hold dates, datetimes or seconds, got {times.dtype}: parse it first")
+
+
+def _check_unit(times: pl.Series, what: str) -> None:
+    """Refuse numbers that cannot be seconds, since they lie beyond the year 9999, where datetimes end."""
+    newest: Any = times.max()
+    for unit, per_second in _UNITS.items():
+        if newest >= _END_OF_SECONDS * per_second / 1000:
+            raise ValueError(
+                f"{what} must hold dates, datetimes or seconds, got numbers up to {newest}, which look like {unit}: "
+                f"divide them by {per_second:_}; or, if they tell an order only, say time_column=None and name them "
+                "by order_column"
+            )

@@ -57,7 +57,8 @@ class Recommender(SavableEstimator):
     session_column, item_column : str, default="session_id", "item_id"
         Columns of the click log; the item table names its items by ``item_column`` too.
     time_column : str or None, default="time"
-        Time of a click: a date, a datetime, or a number of seconds. None if the log has an order only.
+        Time of a click: a date, a datetime, or a number of seconds; numbers that can only be milliseconds or finer
+        are refused. None if the log has an order only.
     order_column : str, optional
         Column of numbers, dates or datetimes that orders clicks of equal time, or all clicks of a session if there is
         no time. Clicks that are equal in both stay in the order of the rows.

@@ -207,7 +207,7 @@ def test_cures_are_options_and_changes_of_the_file():
     with in_order():
         with pytest.raises(TypeError, match=r"column 'a day' holds dates.* into the file.* by --drop 'a day'$"):
             fit(frame)
-        with pytest.raises(TypeError, match=r"'tags' has type List.* follow from the lists into the file.* --drop tags$"):
+        with pytest.raises(TypeError, match=r"'tags' has type List.* the lists into the file.* --drop tags$"):
             fit(frame.drop("a day"))
         with pytest.warns(TabmtlWarning, match="say which it is: --target rating=multiclass$"):
             LabelCoder.fit(pl.DataFrame({"rating": [1, 2, 3]}))

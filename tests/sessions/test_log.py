@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
@@ -121,6 +121,10 @@ def typed(column: str, dtype: Any) -> pl.DataFrame:
     return LOG.with_columns(pl.col(column).cast(dtype))
 
 
+def at(newest: float) -> pl.DataFrame:
+    return LOG.with_columns(time=pl.Series([0, newest], strict=False))
+
+
 PLAIN, PLACED = LogColumns(), LogColumns(order="order")
 REFUSED: list[tuple[Any, LogColumns, type[Exception], str]] = [
     (LOG.drop("session_id"), PLAIN, ValueError, r"no column 'session_id'; .*'item_id'.*session_column$"),
@@ -136,6 +140,9 @@ REFUSED: list[tuple[Any, LogColumns, type[Exception], str]] = [
     (np.zeros((2, 3)), PLAIN, TypeError, r"the log of today must be .* got ndarray"),
     (typed("time", pl.String), PLAIN, TypeError, r"'time' of .* dates, datetimes or seconds, got String: parse it"),
     (LOG.with_columns(time=pl.duration(days="time")), PLAIN, TypeError, r"'time' of .* must hold .* got Duration"),
+    (at(2**40), PLAIN, ValueError, r"'time' of .* got numbers up to 1099511627776, which look like millis.* by 1_000;"),
+    (at(1.7e15), PLAIN, ValueError, r"up to 1700000000000000.0, which look like microseconds: divide .* by 1_000_000;"),
+    (at(2**60), PLAIN, ValueError, r"look like nanoseconds.* 1_000_000_000; .* time_column=None .* by order_column$"),
     (typed("item_id", pl.String), PLAIN, TypeError, r"'item_id' are String, those of the catalogue Int64: cast"),
     (typed("item_id", pl.Float64), PLAIN, TypeError, r"'item_id' are Float64, those of the catalogue Int64: cast"),
 ]
@@ -209,6 +216,15 @@ def test_a_time_that_is_no_time_is_refused(value):
     log = LOG.with_columns(time=pl.Series([0.0, value]))
     with pytest.raises(ValueError, match=r"'time' .* infinite\) in 1 of 2 rows"):
         read_sessions(log, LogColumns(), ITEMS)
+
+
+def test_numbers_up_to_the_year_9999_are_seconds():
+    newest = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
+    times = read_sessions(at(newest), PLAIN, ITEMS).times
+    assert times is not None
+    assert times.max() == newest
+    order = LogColumns(time=None, order="time")
+    assert lists(read_sessions(at(2**60), order, ITEMS)) == lists(read_sessions(LOG, order, ITEMS))
 
 
 def test_codes_are_places_in_the_catalogue_as_it_stands():
