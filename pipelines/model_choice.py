@@ -24,14 +24,14 @@ class ModelChoice:
     Parameters
     ----------
     model : str
-        Estimator of tabmtl or tabmtl.sessions, such as RMTGB or M2TRec.
+        Estimator of tabmtl, or of tabmtl.sessions for clicks, such as MMoE or M2TRec; tabmtl compare finds the best.
     set : list of str
-        NAME=VALUE: a parameter of the model, in JSON or text, such as epochs=5; may be repeated.
+        NAME=VALUE: a parameter of the model, in JSON or text, such as num_leaves=15; may be repeated.
     seed : int
         Random seed of the model and of the search.
     """
 
-    model: str = "MultiTabNet"
+    model: str = "SharedTrees"
     set: list[str] = field(default_factory=list)
     seed: int = 0
 

@@ -54,7 +54,7 @@ class Search:
     timeout : float, optional
         Start no trial after this number of seconds.
     trial_timeout : float, optional
-        Prune a trial after the first epoch that ends later than this number of seconds.
+        Prune a trial of a network after the first epoch that ends later than this number of seconds.
     storage : str
         SQLite file, or database for several machines: postgresql://...
     study : str, optional

@@ -54,8 +54,10 @@ def train(
 ) -> Any:
     """Fit one model, score it, and log and register it.
 
-    It learns from train rows, stops on validation rows, and is scored on test rows once. MLflow logs parameters,
-    epochs, scores, plots and the model. Processes that torchrun starts share --shards; the first one logs and saves.
+    Begin with tabmtl compare, and train the model that is ahead: SharedTrees for a first model, MultiTaskEnsemble where
+    minutes do not matter. It learns from train rows, stops on validation rows, and is scored on test rows once. MLflow
+    logs parameters, epochs, scores, plots and the model. Processes that torchrun starts share --shards; the first one
+    logs and saves.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ def train(
     output : Path, optional
         Save the model to this folder; tabmtl.load reads it.
     checkpoint : Path, optional
-        Folder from which a network that was cut off goes on.
+        Folder from which a network, such as MMoE, goes on after its last epoch if it was cut off.
 
     Returns
     -------
@@ -90,6 +92,7 @@ def train(
         opened: Callable[..., Rows | ShardRows] = open_shards if source.shards else open_rows
         rows, estimator = prepare(partial(opened, source, clicks), choice)
         _check_baseline(baseline, rows, choice)
+        _check_checkpoint(checkpoint, estimator)
         if output is not None:
             check_output(output)
         if "verbose" not in choice.params:
@@ -118,6 +121,14 @@ def _group(source: TrainSource, checkpoint: Path | None) -> AbstractContextManag
     from tabmtl.scale import joined
 
     return joined(checkpoint=checkpoint)
+
+
+def _check_checkpoint(checkpoint: Path | None, estimator: Any) -> None:
+    if checkpoint is not None and not hasattr(estimator, "on_epoch"):
+        raise ValueError(
+            f"--checkpoint keeps the epochs of a network, and {type(estimator).__name__} has none: leave it out, or "
+            "name a network such as --model MMoE"
+        )
 
 
 def _check_baseline(baseline: bool, rows: Rows | ShardRows, choice: ModelChoice) -> None:

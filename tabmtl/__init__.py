@@ -7,11 +7,11 @@ Everything loads on first use, so ``import tabmtl`` brings in neither torch nor 
 from importlib import import_module
 from typing import Any
 
-import lazy_loader
+from tabmtl.lazy import attach
 
 import_module("tabmtl.processes.forks")  # which has to see every fork from now on
 
-_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_load, __dir__, __all__ = attach(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:

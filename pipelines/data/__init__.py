@@ -57,7 +57,10 @@ def open_rows(source: DataSource, clicks: ClickColumns, cls: type, *, whole: boo
     if source.data in others:
         kinds = "a table", "a click log"
         has, needs = kinds[not wants_clicks], kinds[wants_clicks]
-        raise ValueError(f"{source.data} is {has}, but {cls.__name__} learns from {needs}: {', '.join(own)}, or a file")
+        cure = "" if wants_clicks else "; recommenders learn from clicks, such as --model M2TRec"
+        raise ValueError(
+            f"{source.data} is {has}, but {cls.__name__} learns from {needs}: {', '.join(own)}, or a file{cure}"
+        )
     is_set = source.data in own
     if not is_set and not Path(source.data).is_file():
         raise ValueError(f"there is no file {source.data!r}, nor a data set of this name: {near(source.data, own)}")

@@ -113,10 +113,11 @@ def by_columns(frame: Any) -> str:
 
 def by_targets(library: Library, names: Sequence[str]) -> str:
     """Say how to part targets from features, given their names."""
-    return {
-        "pandas": f"say fit(X.drop(columns={names}), X[{names}])",
-        "pyarrow": f"say fit(X.drop_columns({names}), X.select({names}))",
-    }.get(library, f"say fit(X.drop({names}), X.select({names}))")
+    features, targets = {
+        "pandas": (f"X.drop(columns={names})", f"X[{names}]"),
+        "pyarrow": (f"X.drop_columns({names})", f"X.select({names})"),
+    }.get(library, (f"X.drop({names})", f"X.select({names})"))
+    return f"give {features} as X, and {targets} as y"
 
 
 def by_frame(library: Library, name: str) -> str:

@@ -18,12 +18,12 @@ with probabilities under ``<task>=<class>``. Everything loads on first use.
 
 from typing import Any
 
-import lazy_loader
+from tabmtl.lazy import attach
 
 #: Aliases of versions of a model: the served one, and the newest that may take its place.
 CHAMPION, CHALLENGER = "champion", "challenger"
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)
 
 
 def _load_pyfunc(path: str) -> Any:

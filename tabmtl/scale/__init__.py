@@ -3,6 +3,6 @@
 Training from files needs no function of its own: see :class:`tabmtl.Shards`. Everything loads on first use.
 """
 
-import lazy_loader
+from tabmtl.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -3,6 +3,6 @@
 >>> from tabmtl.sessions import M2TRec, VSKNN
 """
 
-import lazy_loader
+from tabmtl.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -11,9 +11,9 @@ early, and why their fit failed as user attributes, named `SCORES`, `ENDED` and 
 from importlib.util import find_spec
 from typing import Any
 
-import lazy_loader
+from tabmtl.lazy import attach
 
-_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_load, __dir__, __all__ = attach(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:

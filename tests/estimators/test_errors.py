@@ -49,17 +49,17 @@ def test_targets_in_a_dict(model, features, cure):
 @pytest.mark.parametrize(
     ("frame", "cure"),
     [
-        (FRAME, "fit(X.drop(['k', 'r']), X.select(['k', 'r']))"),
-        (FRAME.lazy(), "fit(X.drop(['k', 'r']), X.select(['k', 'r']))"),
-        (FRAME.to_pandas(), "fit(X.drop(columns=['k', 'r']), X[['k', 'r']])"),
-        (FRAME.to_arrow(), "fit(X.drop_columns(['k', 'r']), X.select(['k', 'r']))"),
+        (FRAME, "X.drop(['k', 'r']) as X, and X.select(['k', 'r']) as y"),
+        (FRAME.lazy(), "X.drop(['k', 'r']) as X, and X.select(['k', 'r']) as y"),
+        (FRAME.to_pandas(), "X.drop(columns=['k', 'r']) as X, and X[['k', 'r']] as y"),
+        (FRAME.to_arrow(), "X.drop_columns(['k', 'r']) as X, and X.select(['k', 'r']) as y"),
     ],
     ids=["polars", "lazy", "pandas", "pyarrow"],
 )
 def test_targets_by_their_names(frame, cure):
     with pytest.raises(TypeError) as error:
         tiny(SharedTrees).fit(frame, ["k", "r"])
-    assert str(error.value) == f"y must hold the labels, got the names ['k', 'r']; say {cure}"
+    assert str(error.value) == f"y must hold the labels, got the names ['k', 'r']; give {cure}"
 
 
 def test_labels_that_are_names_of_columns_are_labels():

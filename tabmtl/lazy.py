@@ -1,0 +1,46 @@
+"""Names of a package that load on first use, and the hint for one that is misspelt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib.util import find_spec
+from typing import Any
+
+import lazy_loader
+
+
+def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Return the ``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names stand in its ``.pyi`` file.
+
+    Parameters
+    ----------
+    package, file : str
+        ``__name__`` and ``__file__`` of the package.
+
+    Examples
+    --------
+    >>> import tabmtl
+    >>> tabmtl.SharedTree
+    Traceback (most recent call last):
+    AttributeError: module 'tabmtl' has no attribute 'SharedTree'; did you mean SharedTrees?
+    """
+    load, names_in_order, names = lazy_loader.attach_stub(package, file)
+
+    def get(name: str) -> Any:
+        if name in names:
+            return load(name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}{_hint(package, name, names)}")
+
+    return get, names_in_order, names
+
+
+def _hint(package: str, name: str, names: list[str]) -> str:
+    """Say what else may be meant; nothing of private names, which tools ask every module for."""
+    if name.startswith("_"):
+        return ""
+    if find_spec(f"{package}.{name}") is not None:
+        return f"; it is a module: import {package}.{name}"
+    plain = {known.lower(): known for known in reversed(names)}
+    found = get_close_matches(name.lower(), plain, n=1)
+    return f"; did you mean {plain[found[0]]}?" if found else ""
