@@ -19,6 +19,7 @@ from tabmtl.ensemble.stack import LinearStack
 from tabmtl.ensemble.trials import Trial, Trials
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
+from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.models.mmoe import MMoE
@@ -195,17 +196,17 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             "SharedBottom": SharedBottom(n_members=4, restarts=0),
         }
 
-    def _fit(self, coder: TableCoder, rows: Any, valid: Any, seed: int) -> dict[str, Any]:
+    def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         if rows.frame is None:
             raise TypeError(
                 f"{type(self).__name__} cannot be fitted on Shards, because its candidates read frames; give it a "
                 "frame, or fit one of them"
             )
-        table = Table.read(rows.frame, coder, rows.batch)
+        table = Table.read(rows.frame, coder, rows.read())
         if valid is None:
             folds = Folds.deal(table, coder, self.n_folds, seed)
         else:
-            folds = Folds.given(table, Table.read(valid.frame, coder, valid.batch))
+            folds = Folds.given(table, Table.read(valid.frame, coder, valid.read()))
         models = with_reference(self.default_models() if self.models is None else self.models)
         candidates = {name: self._prepared(each, coder) for name, each in models.items()}
         refits = self.refit and folds.judge_fits

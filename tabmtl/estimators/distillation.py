@@ -20,9 +20,8 @@ from tabmtl.encode import TableCoder
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.estimators.network import NetworkEstimator, on_device
+from tabmtl.estimators.rows import FrameRows
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.model_selection.folds import train_valid_split
-from tabmtl.schema import Batch
 from tabmtl.targets import Task
 from tabmtl.training.device import find_device
 from tabmtl.training.losses import MultiTaskLoss
@@ -48,15 +47,18 @@ def learn_answers(student: NetworkEstimator, teacher: MultiTaskEstimator, X: Any
     coder = _fit_features(teacher.coder_, frame, student)
     answers = teacher.answer(frame if coder.named else frame.to_numpy())
     coder = replace(coder, labels=coder.labels.scaled(answers))
-    batch, valid = replace(coder.read(frame), y=_targets(coder.labels, answers)), None
+    batch, targets, valid = coder.read(frame), _targets(coder.labels, answers), None
+    rows = FrameRows(replace(batch, y=np.zeros((len(batch), len(answers)))), coder.labels.tasks)  # all are labelled
+    batch = replace(batch, y=targets)
     if student.early_stopping:
-        batch, valid = _split(batch, coder.labels, student.validation_fraction, seed)
+        kept, held_out = rows.split(student.validation_fraction, seed)
+        batch, valid = batch.rows(kept.index), batch.rows(held_out.index)
     loss = DistillationLoss(coder.labels, batch.y)
     device = find_device(student.device)
-    rows = MemoryRows(on_device(batch, device))
-    held_out = None if valid is None else MemoryRows(on_device(valid, device))
+    read = MemoryRows(on_device(batch, device))
+    judging = None if valid is None else MemoryRows(on_device(valid, device))
     with Run().fit(student):
-        student._set_fitted(coder, student._learn(coder, rows, held_out, loss, _score_nothing(loss.tasks), seed))
+        student._set_fitted(coder, student._learn(coder, read, judging, loss, _score_nothing(loss.tasks), seed))
 
 
 class DistillationLoss(MultiTaskLoss):
@@ -116,13 +118,6 @@ def _fit_features(coder: TableCoder, frame: pl.DataFrame, student: NetworkEstima
         frame.select(cs.by_name(*known.names)), categorical=known.columns.categorical, **student._encoding()
     )
     return replace(coder, features=features)
-
-
-def _split(batch: Batch, labels: LabelCoder, share: float, seed: int) -> tuple[Batch, Batch]:
-    """Split rows in those to learn from and those that tell when to stop."""
-    y = np.zeros((len(batch), len(labels.names)))  # every row is labelled
-    train, valid = train_valid_split(y, labels.tasks, share, np.random.default_rng(seed), batch.task)
-    return batch.rows(train), batch.rows(valid)
 
 
 def _targets(labels: LabelCoder, answers: Sequence[np.ndarray]) -> np.ndarray:

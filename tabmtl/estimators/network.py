@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.columns.number import NumericTransform
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.base import NotHere
+from tabmtl.estimators.rows import TO_SET_ASIDE, FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes, weight_arrays
 from tabmtl.metrics.scores import mean_score, score_tasks
@@ -217,14 +218,14 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """Return more fitted attributes, from the trained network and the features of its training rows (tensors)."""
         return {}
 
-    def _fit(self, coder: TableCoder, rows: Any, valid: Any, seed: int) -> dict[str, Any]:
+    def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         self._check_interrupt(rows.group)
         tasks = coder.labels.tasks
         self._check_monitor(tasks, valid)
         if valid is None and self.early_stopping and len(rows) >= _ROWS_TO_SPLIT:
             rows, valid = rows.split(self.validation_fraction, seed)
             if self.monitor != "mean":
-                self._check_monitor(tasks, valid)
+                self._check_monitor(tasks, valid, were_set_aside=True)
         device = find_device(self.device)
 
         def prepare(batch: Batch) -> Batch:
@@ -236,7 +237,9 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             return fitted
         return fitted | {"_judged": _in_training_units(valid.some(_judged_rows(coder, len(valid))), coder)}
 
-    def _check_monitor(self, tasks: Sequence[Task], valid: Any = None) -> None:
+    def _check_monitor(
+        self, tasks: Sequence[Task], valid: FitRows | None = None, *, were_set_aside: bool = False
+    ) -> None:
         """Raise a ValueError if there is no such task to stop on, or validation rows have no label of it."""
         names = [task.name for task in tasks]
         if self.monitor not in ("mean", *names):
@@ -245,10 +248,14 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             )
         if valid is not None and self.early_stopping:
             watched = [self.monitor in ("mean", name) for name in names]
-            if not valid.n_labels[watched].any():
+            if valid.n_labels[watched].any():
+                return
+            if were_set_aside:
                 raise ValueError(
-                    f"y_val has no label to stop on (monitor={self.monitor!r}); label some validation rows"
+                    f"none of the {len(valid)} rows that were set aside has a label of {self.monitor!r}, the monitor; "
+                    f"{TO_SET_ASIDE}, or monitor='mean'"
                 )
+            raise ValueError(f"y_val has no label to stop on (monitor={self.monitor!r}); label some validation rows")
 
     def _learn(
         self, coder: TableCoder, rows: Rows, valid: Rows | None, loss: MultiTaskLoss, evaluate: Evaluate, seed: int

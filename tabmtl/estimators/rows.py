@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -21,17 +21,50 @@ from tabmtl.model_selection.repeats import (
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch
 from tabmtl.targets import Task
-from tabmtl.training.rows import MemoryRows
+from tabmtl.training.rows import MemoryRows, Rows
 from tabmtl.training.windows import WindowRows
 
 MOST_VALID_ROWS = 1_000_000  # more would take memory and time, and judge no better
 _JUDGED_ROWS = 200_000
 _BLOCK_ROWS = 262_144
+#: Cures for rows that were set aside and tell nothing.
+TO_SET_ASIDE = "give X_val and y_val, set early_stopping=False, or take another random_state"
+
+
+class FitRows(Protocol):
+    """Rows of a fit, or those that judge it, encoded and with labels in own units; each rank has some of them."""
+
+    @property
+    def group(self) -> Ranks:
+        """Processes that fit together."""
+
+    @property
+    def frame(self) -> Any:
+        """The rows as they were given to fit; None if they are no frame."""
+
+    @property
+    def n_labels(self) -> np.ndarray:
+        """Number of labels per task, (T,), of all ranks."""
+
+    def __len__(self) -> int:
+        """Return the number of the rows, of all ranks."""
+
+    def read(self) -> Batch:
+        """Return the rows of this rank."""
+
+    def some(self, n: int) -> Batch:
+        """Return n rows of all ranks, or all if there are fewer."""
+
+    def split(self, share: float, seed: int) -> tuple[Self, Self]:
+        """Split the rows in those to train and those to validate on."""
+
+    def to_train(self, prepare: Callable[[Batch], Batch], seed: int) -> Rows:
+        """Return the rows as those of a training, in its units; the seed may give the order."""
 
 
 @dataclass(frozen=True, eq=False)
 class FrameRows:
-    """Rows of one process, in memory or on memory maps.
+    """Rows of one process, in memory or on memory maps; see `FitRows`.
 
     Parameters
     ----------
@@ -69,7 +102,7 @@ class FrameRows:
         """Return the first n rows."""
         return self.batch.rows(np.arange(n) if self.index is None else self.index[:n])
 
-    def split(self, share: float, seed: int) -> tuple[FrameRows, FrameRows]:
+    def split(self, share: float, seed: int) -> tuple[Self, Self]:
         """Split the rows in those to train and those to validate on; see `train_valid_split`."""
         batch, rng = self.batch, np.random.default_rng(seed)
         kept, held_out = train_valid_split(batch.y, self.tasks, share, rng, batch.task, batch.group)
@@ -81,7 +114,7 @@ class FrameRows:
 
 
 class ShardRows(StoredRows):
-    """Rows of shards, encoded on a disk, of all ranks."""
+    """Rows of shards, encoded on a disk, of all ranks; see `FitRows`."""
 
     frame: ClassVar[None] = None
 
@@ -121,14 +154,14 @@ class ShardRows(StoredRows):
         valid = _lowest(_units(self), min(share, MOST_VALID_ROWS / len(self)), seed)
         train, held = self.choose(~valid), self.choose(valid)
         lost = np.flatnonzero((train.n_labels == 0) & (self.n_labels > 0))
-        cure = "give X_val and y_val, set early_stopping=False, or take another random_state"
         if len(lost):
             name = self.cache.coder.labels.tasks[lost[0]].name
             raise ValueError(
-                f"task {name!r} has {self.n_labels[lost[0]]} labels, all of them in rows that were set aside; {cure}"
+                f"task {name!r} has {self.n_labels[lost[0]]} labels, all of them in rows that were set aside; "
+                f"{TO_SET_ASIDE}"
             )
         if not held.n_labels.any():
-            raise ValueError(f"none of the {len(held)} rows that were set aside has a label; {cure}")
+            raise ValueError(f"none of the {len(held)} rows that were set aside has a label; {TO_SET_ASIDE}")
         return train, held
 
     def at_most(self) -> Self:

@@ -20,7 +20,7 @@ from tabmtl.encode.read import check_container, has_column, in_order, read_group
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score
-from tabmtl.estimators.rows import FrameRows, ShardRows
+from tabmtl.estimators.rows import FitRows, FrameRows, ShardRows
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import Answered, TaskScores, check_metric, mean_score, score_tasks
 from tabmtl.model_selection.repeats import (
@@ -432,7 +432,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         """Return task indices of the funnel steps, in order; empty if the method has no funnel."""
         return ()
 
-    def _fit(self, coder: TableCoder, rows: Any, valid: Any, seed: int) -> dict[str, Any]:
+    def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         """Fit on encoded rows, and return the fitted attributes by name; see `tabmtl.estimators.rows`."""
         raise NotImplementedError
 

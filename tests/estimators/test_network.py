@@ -103,6 +103,13 @@ def test_what_no_field_refuses_by_itself_is_named(params, message):
         tiny(SharedBottom, **params).fit(X, y, X_val=X_val, y_val=y_val)
 
 
+def test_a_monitor_without_a_label_in_rows_that_were_set_aside_is_named():
+    X, y, _, _ = parts()
+    y = y.with_columns(delay=pl.when(pl.int_range(pl.len()) == 0).then("delay"))
+    with pytest.raises(ValueError, match=r"none of the \d+ rows that were set aside has a label of 'delay', .*X_val"):
+        tiny(SharedBottom, monitor="delay").fit(X, y)
+
+
 @a_few_networks
 def test_both_ways_to_scale_numbers_are_there(cls):
     X, y, _, _ = parts()

@@ -17,6 +17,7 @@ from tabmtl.encode import TableCoder
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.boosted.border import LightGBMOptions, tree_matrix
 from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
+from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import score_tasks
 from tabmtl.params import TwoOrMore, WholeShare, check_choice, near
@@ -132,7 +133,7 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         check_choice("unknown_task", self.unknown_task, ("shared", "error"))
         return self.coder_.read(X, unknown_task=self.unknown_task)
 
-    def _fit(self, coder: TableCoder, rows: Any, valid: Any, seed: int) -> dict[str, Any]:
+    def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         attributes = self._attributes(coder, self._fit_split(coder, self._split(rows, valid, seed), seed))
         if rows.group.size == 1:
             return attributes
@@ -144,7 +145,7 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         model._restore(self._read_state(Saved(**sent, kinds=own.kinds)))
         return {name: getattr(model, name) for name in attributes}
 
-    def _split(self, rows: Any, valid: Any, seed: int) -> Split:
+    def _split(self, rows: FitRows, valid: FitRows | None, seed: int) -> Split:
         """Set rows aside, if the fit is to stop on some and there are enough with labels."""
         if not self.early_stopping:
             return Split(rows.read())
@@ -212,7 +213,7 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         }
 
 
-def _not_empty(found: Batch, rows: Any) -> Batch:
+def _not_empty(found: Batch, rows: FitRows) -> Batch:
     """Return the validation rows of this rank; if there are none, one row without a label."""
     if len(found.y):
         return found

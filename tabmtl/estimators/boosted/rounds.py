@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tabmtl.model_selection import train_valid_split
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import warn_user
-from tabmtl.targets import Task
 from tabmtl.training.watch import Watch
 
 #: With fewer rows, none are set aside for early stopping.
@@ -40,12 +37,6 @@ class Split(NamedTuple):
     def first(self) -> Any:
         """The rows of the first fit."""
         return self.all if self.keep is None else self.keep()
-
-
-def set_aside(rows: Any, fraction: float, seed: int, y: np.ndarray, tasks: Sequence[Task], **own: Any) -> Split:
-    """Set a fraction of the rows aside, given their labels, and their tasks and groups as `train_valid_split` has."""
-    kept, watched = train_valid_split(y, tasks, fraction, np.random.default_rng(seed), **own)
-    return Split(rows, rows.rows(watched), partial(rows.rows, kept))
 
 
 class BestRounds:

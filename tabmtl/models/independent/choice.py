@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit, set_aside
+from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
 from tabmtl.metrics.scores import score_task, undefined_reason
+from tabmtl.model_selection import train_valid_split
 from tabmtl.models.independent.folds import Folds
 from tabmtl.models.independent.grower import Grower
 from tabmtl.models.independent.rows import Sample, TaskRows
@@ -127,7 +129,9 @@ class TreesOfTask:
             return None
         if has_few:
             return Split(rows)
-        return set_aside(rows, self.fraction, self.seed, rows.y[:, None], (self.task,), group=rows.group)
+        rng = np.random.default_rng(self.seed)
+        kept, watched = train_valid_split(rows.y[:, None], (self.task,), self.fraction, rng, group=rows.group)
+        return Split(rows, rows.rows(watched), partial(rows.rows, kept))
 
     def _has_few(self, rows: Sample) -> bool:
         """Return whether rows are too few, or those of its rarer classes are, to set some aside."""

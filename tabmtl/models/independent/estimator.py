@@ -17,6 +17,7 @@ from tabmtl.encode.read import without_columns
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.boosted.border import LONGEST_STEP, Leaves, LightGBMOptions, tree_matrix
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
+from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.models.independent.choice import CONFIGURATIONS, Grown, TreesOfTask
 from tabmtl.models.independent.foreign import Foreign, rows_of
@@ -154,7 +155,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         if self.tune and not self.early_stopping:
             raise ValueError(f"tune={self.tune!r} needs validation rows; set early_stopping=True, or leave tune out")
 
-    def _fit(self, coder: TableCoder, rows: Any, valid: Any, seed: int) -> dict[str, Any]:
+    def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         learners, group = dict(enumerate(self._learners(coder, seed))), rows.group
         has_foreign = any(isinstance(learner, Foreign) for learner in learners.values())
         if has_foreign and rows.frame is None:
