@@ -108,6 +108,8 @@ def one_row(n_tasks: int = 8, requests: int = 1000) -> Sides:
     row = X[:1]
     return {
         "R-MTGB, predict": asking(long.predict, [row], requests),
-        "R-MTGB, a task's exported model": asking(long.export_task("0").predict, [long.encode(row)], requests),
+        "R-MTGB, a task's exported model": asking(
+            long.export_task("0").predict, [long.encode(row).to_numpy()], requests
+        ),
         "SharedTrees": asking(shared.predict, [row.drop("task")], requests),
     }

@@ -65,7 +65,7 @@ def in_process(model: str = "MultiTabNet", rows: int = 1, requests: int = 1000, 
         sides["network alone"] = asking(alone, [read(frame).map(torch.from_numpy) for frame in frames], requests)
     if hasattr(estimator, "export_task"):
         models = [estimator.export_task(task.name) for task in estimator.tasks_]
-        encoded = [estimator.encode(frame) for frame in frames]
+        encoded = [estimator.encode(frame).to_numpy() for frame in frames]
 
         def ask(matrix: np.ndarray) -> list[Any]:
             return [each.predict(matrix, num_threads=1) for each in models]

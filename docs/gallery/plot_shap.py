@@ -27,15 +27,15 @@ alone = IndependentTasks(tasks=portal.tasks, random_state=0).fit(X, y)
 # %%
 # The weight, in gram, as a ``lightgbm.Booster``. The values of a row and the expected value sum to its prediction.
 booster = model.export_task("weight")
-matrix = model.encode(X_test)
-values = booster.predict(matrix, pred_contrib=True, num_threads=1)
+encoded = model.encode(X_test)  # a frame with the columns of the booster
+values = booster.predict(encoded, pred_contrib=True, num_threads=1)
 contributions, expected = values[:, :-1], values[0, -1]
 assert np.allclose(values.sum(axis=1), model.predict(X_test)["weight"])
 
 # %%
-# What moves the weight of these animals, and how far: a point is an animal. Columns are in the order of ``fit``.
+# What moves the weight of these animals, and how far: a point is an animal.
 order = np.argsort(np.abs(contributions).mean(axis=0))[-7:]
-names = booster.feature_name()
+names = encoded.columns
 jitter = np.random.default_rng(0).uniform(-0.2, 0.2, len(values))
 for height, j in enumerate(order):
     plt.scatter(contributions[:, j], height + jitter, s=6, alpha=0.5, color="C0")
@@ -52,5 +52,5 @@ plt.show()
 }
 
 # %%
-# With ``pip install shap``, ``shap.plots.beeswarm(shap.Explanation(contributions, expected, matrix,
+# With ``pip install shap``, ``shap.plots.beeswarm(shap.Explanation(contributions, expected, encoded.to_numpy(),
 # feature_names=names))`` draws the same with its own looks.

@@ -155,6 +155,11 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         ),
     )
 
+    importances_ = cast(
+        Any,
+        NotHere("only the trees of a model have a gain; say tabmtl.inspection.feature_importances(model, X, y)"),
+    )
+
     # scikit-learn routes groups to fit as it does to the splitters
     __metadata_request__fit: ClassVar = {"groups": True}
     # the kind of every undeclared task; the three faces differ in it

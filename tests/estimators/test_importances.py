@@ -1,4 +1,4 @@
-"""Importances of features: of networks by shuffling validation rows, of trees by gain; scikit-learn's are silent."""
+"""Importances of features: of networks by shuffling validation rows, of trees by gain, by task."""
 
 import pickle
 
@@ -6,9 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 from conformance import tiny
+from sklearn.linear_model import LinearRegression
 
 import tabmtl
-from tabmtl import RMTGB, SharedBottom, SharedTrees
+from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees
+from tabmtl.estimators.boosted.gain import feature_gains
+from tabmtl.storage.lightgbm_text import TreeText
 
 RNG = np.random.default_rng(0)
 N = 300
@@ -77,3 +80,49 @@ def test_trees_share_out_the_gain(cls):
     assert X.columns[int(model.feature_importances_.argmax())] == "strong"
     if cls is RMTGB:
         np.testing.assert_allclose(model.block_importances_.sum(axis=0), model.feature_importances_)
+
+
+def test_the_gain_of_trees_of_squared_errors_is_that_of_lightgbm():
+    model = IndependentTasks(random_state=0).fit(X, Y)
+    booster = model.estimators_["value"]
+    gains = dict(zip(model.encode(X).columns, booster.feature_importance("gain"), strict=True))
+    found = model.importances_.filter(task="value")
+    np.testing.assert_allclose(
+        found["importance"], [gains[name] / sum(gains.values()) for name in X.columns], rtol=1e-6
+    )
+
+
+def test_gains_sum_to_the_variances_of_the_trees():
+    booster = SharedTrees(early_stopping=False, n_estimators=30, random_state=0).fit(X, Y).export_task("value")
+    rows = SharedTrees(early_stopping=False, n_estimators=1).fit(X, Y).encode(X).to_numpy()
+    one_by_one = [booster.predict(rows, start_iteration=i, num_iteration=1).var() for i in range(booster.num_trees())]
+    gains = feature_gains(TreeText(booster.model_to_string()).cut()[1], X.width)
+    assert gains.sum() == pytest.approx(sum(one_by_one))
+    assert feature_gains([], X.width).tolist() == [[0.0]] * X.width
+
+
+def test_tasks_that_share_all_splits_rely_on_different_features():
+    Z = Y.with_columns(value=X["noise"] * 10)
+    found = tiny(SharedTrees).fit(X, Z).importances_
+    assert found.columns == ["task", "feature", "importance"]
+    best = found.sort("importance").group_by("task").last()
+    assert dict(best.select("task", "feature").iter_rows()) == {"value": "noise", "high": "strong"}
+    assert found.filter(feature="zero")["importance"].to_list() == [0, 0]
+    np.testing.assert_allclose(found.group_by("task").agg(pl.sum("importance"))["importance"], 1)
+    empty = SharedTrees(early_stopping=False, n_estimators=1).fit(X.select("zero"), Y).importances_
+    assert empty["importance"].to_list() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (tiny(SharedBottom), "SharedBottom has no importances_: only the trees.*inspection.feature_importances"),
+        (IndependentTasks(regressor=LinearRegression()), "that of task 'value' is a LinearRegression: say tabmtl.insp"),
+        (SharedTrees(), "not fitted"),
+    ],
+)
+def test_what_has_no_trees_has_no_gain(model, words):
+    if not isinstance(model, SharedTrees):
+        model.fit(X.drop("town"), Y.select("value"))
+    with pytest.raises(AttributeError, match=words):
+        print(model.importances_)

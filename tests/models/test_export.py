@@ -10,6 +10,8 @@ from conformance import answers, features, long_table, mixed_targets, same
 
 import tabmtl
 from tabmtl import RMTGB, SharedTrees
+from tabmtl.estimators.boosted.gain import feature_gains
+from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.synth import make_outlier_tasks
 
 ROUNDS = ("n_estimators_shared", "n_estimators_outlier", "n_estimators_task")
@@ -115,16 +117,17 @@ def test_an_export_holds_only_what_the_task_uses():
 @every_case
 def test_encode_puts_numbers_before_categories_and_leaves_the_task_out(case):
     estimator, X = fit(case, (1, 1, 1))
-    matrix = estimator.encode(X)
-    assert (matrix.dtype, matrix.shape) == (np.float32, (len(X), 7))
+    encoded = estimator.encode(X)
     numbers = ["plain", "holes", "heavy", "count", "constant"]
+    assert encoded.schema == dict.fromkeys([*numbers, "flag", "text"], pl.Float32)
+    matrix = encoded.to_numpy()
     expected = X.select(pl.col(numbers).cast(pl.Float32)).to_numpy()
     np.testing.assert_array_equal(matrix[:, :5], expected)
     codes = matrix[:, 5:] - np.nanmin(matrix[:, 5:], axis=0)
     np.testing.assert_array_equal(codes[:, 0], X["flag"])
     text = X["text"].replace_strict({"blue": 0.0, "green": 1.0, "red": 2.0})
     np.testing.assert_array_equal(codes[:, 1], text.fill_null(np.nan))
-    assert estimator.export_task(estimator.tasks_[0].name).feature_name() == [*numbers, "flag", "text"]
+    assert estimator.export_task(estimator.tasks_[0].name).feature_name() == encoded.columns
     assert estimator.block_importances_.shape == (3, estimator.n_features_in_)
     np.testing.assert_array_equal(estimator.feature_importances_, estimator.block_importances_.sum(axis=0))
     assert estimator.feature_importances_.sum() == pytest.approx(1)
@@ -135,7 +138,7 @@ def test_codes_count_from_0_and_an_unseen_level_is_missing():
     strange, missing = (X.with_columns(text=pl.lit(level, dtype=pl.String)) for level in ("violet", None))
     assert same(answers(estimator, strange), answers(estimator, missing))
     np.testing.assert_array_equal(estimator.encode(strange), estimator.encode(missing))
-    assert np.nanmin(estimator.encode(X)[:, 5:]) == 0
+    assert estimator.encode(X)["flag", "text"].fill_nan(None).min().row(0) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +162,7 @@ def test_any_feature_names_survive(names, tmp_path):
     for task in estimator.tasks_:
         export = estimator.export_task(task.name)
         assert len(set(export.feature_name())) == 4
+        assert estimator.encode(X).columns == names
         assert largest_gap(export.predict(estimator.encode(X)), said_of(estimator, X, task)) < 1e-9
     estimator.save(tmp_path / "model")
     assert tabmtl.load(tmp_path / "model").predict(X).equals(estimator.predict(X))
@@ -172,7 +176,7 @@ def test_a_loaded_model_says_the_same_to_the_bit(case, early_stopping, tmp_path)
     loaded = tabmtl.load(tmp_path / "model")
     assert same(answers(loaded, X), answers(estimator, X))
     np.testing.assert_array_equal(loaded.block_importances_, estimator.block_importances_)
-    for name in ("outlier_score_", "block_rounds_"):
+    for name in ("outlier_score_", "block_rounds_", "importances_"):
         assert getattr(loaded, name).equals(getattr(estimator, name))
         assert getattr(loaded, name).schema == getattr(estimator, name).schema
     matrix = loaded.encode(X)
@@ -180,6 +184,25 @@ def test_a_loaded_model_says_the_same_to_the_bit(case, early_stopping, tmp_path)
         one, two = (each.export_task(task.name).predict(matrix) for each in (loaded, estimator))
         np.testing.assert_array_equal(one, two)
     assert {file.suffix for file in (tmp_path / "model").iterdir()} == {".json", ".safetensors", ".txt"}
+
+
+@pytest.mark.parametrize("cls", [RMTGB, SharedTrees])
+@every_case
+def test_importances_of_a_task_are_those_of_its_plain_model(case, cls):
+    estimator, X = fit(case, cls=cls)
+    found = estimator.importances_
+    features = [name for name in X.columns if name != "school"]
+    assert found["feature"].to_list() == features * len(estimator.tasks_)
+    for task in estimator.tasks_:
+        export = estimator.export_task(task.name)
+        gains = feature_gains(TreeText(export.model_to_string()).cut()[1], 7).ravel()
+        gains = dict(zip(estimator.encode(X).columns, gains / gains.sum(), strict=True))
+        own = found.filter(task=task.name)
+        np.testing.assert_allclose(own["importance"], [gains[name] for name in features], rtol=1e-9, atol=1e-12)
+        if cls is RMTGB:
+            np.testing.assert_allclose(
+                own.select(pl.sum_horizontal("shared", "outlier", "own")), own.select("importance")
+            )
 
 
 @every_case

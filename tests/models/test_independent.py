@@ -464,3 +464,17 @@ def test_a_constant_answer_is_told():
     with pytest.warns(TabmtlWarning, match=r"tasks 'y': in the folds, the shares .* ROC AUC of .5"):
         model = IndependentTasks(n_jobs=1, random_state=0).fit(X, y)
     assert np.ptp(model.predict_proba(X)[:, 1]) == 0
+
+
+def test_the_models_take_encoded_rows_under_the_names_of_fit(tmp_path):
+    rng = np.random.default_rng(0)
+    X = pl.DataFrame({"town": rng.choice(["Ulm", "Bonn"], 200), "a b": rng.normal(size=200), "c": rng.normal(size=200)})
+    Y = X.select(value=pl.col("c") + (pl.col("town") == "Ulm"), high=pl.col("a b") > 0)
+    model = IndependentTasks(random_state=0).fit(X, Y)
+    model.save(tmp_path / "model")
+    encoded = model.encode(X.select("c", "town", "a b"))
+    assert encoded.columns == ["a b", "c", "town"]
+    for own in (model, tabmtl.load(tmp_path / "model")):
+        assert own.estimators_["value"].feature_name() == ["a_b", "c", "town"]
+        np.testing.assert_array_equal(own.estimators_["value"].predict(encoded), model.predict(X)["value"])
+        np.testing.assert_array_equal(own.estimators_["high"].predict(encoded), model.predict_proba(X)["high"][:, 1])

@@ -7,14 +7,11 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.params import Count, Jobs, NonNegative, Positive, Share, WholeShare, check_count
-from tabmtl.processes.forks import count_threads
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import FIRST_LEVEL, Batch, Columns
 from tabmtl.storage.lightgbm_text import TreeText
@@ -23,63 +20,6 @@ from tabmtl.storage.lightgbm_text import TreeText
 #: leaf at 1 / LONGEST_STEP of its gradient. A Newton step of rows whose class has the probability p is 1 / p, so a few
 #: rows of a rare class would send every row of their leaf out of reach.
 LONGEST_STEP = 20.0
-
-#: Number of leaves that LightGBM takes.
-Leaves = Annotated[int, partial(check_count, low=2, high=131_072)]
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class LightGBMOptions:
-    """Parameters of the estimators on LightGBM.
-
-    Parameters
-    ----------
-    learning_rate : float, default=0.05
-        Factor of every tree.
-    num_leaves : int, default=16
-        Maximum number of leaves of a tree.
-    min_child_samples : int, default=20
-        Smallest number of rows of a leaf, which LightGBM may estimate by the sum of hessians.
-    colsample_bytree : float in (0, 1], default=1.0
-        Share of the columns that every tree sees, drawn anew for each.
-    reg_lambda : float, default=0.1
-        L2 penalty of the leaf values. It bounds the values of leaves whose hessian nearly vanishes.
-    early_stopping : bool, default=True
-        Stop on validation rows. Without X_val and y_val, fit sets ``validation_fraction`` of the rows aside.
-    validation_fraction : float in (0, 1), default=0.15
-        Share of the rows that early stopping sets aside.
-    patience : int, default=30
-        Number of rounds without a better validation score after which training ends.
-    n_jobs : int, optional
-        Threads of LightGBM, as scikit-learn counts them. More than one pays from about 50 000 rows.
-    """
-
-    learning_rate: Positive = 0.05
-    num_leaves: Leaves = 16
-    min_child_samples: Count = 20
-    colsample_bytree: WholeShare = 1.0
-    reg_lambda: NonNegative = 0.1
-    early_stopping: bool = True
-    validation_fraction: Share = 0.15
-    patience: Count = 30
-    n_jobs: Jobs = None
-
-    search_space: ClassVar[dict[str, Any]] = {
-        "learning_rate": {"low": 0.01, "high": 0.2, "log": True},
-        "num_leaves": {"low": 4, "high": 128, "log": True},
-        "min_child_samples": {"low": 5, "high": 100, "log": True},
-        "colsample_bytree": {"low": 0.3, "high": 1.0},
-        "reg_lambda": {"low": 0.0, "high": 10.0},
-    }
-
-    @property
-    def _n_threads(self) -> int:
-        return count_threads(self.n_jobs)
-
-    def _tree_options(self) -> dict[str, Any]:
-        """Return the options that LightGBM knows by the same names."""
-        names = ("learning_rate", "num_leaves", "min_child_samples", "colsample_bytree", "reg_lambda")
-        return {name: getattr(self, name) for name in names}
 
 
 def least_level_rows(n_rows: int) -> int:
@@ -127,7 +67,8 @@ def dataset(matrix: np.ndarray, columns: Columns, **options: Any) -> lgb.Dataset
     categorical = list(range(n_numeric, matrix.shape[1]))
     if options.get("reference") is None and _is_blank(matrix, n_numeric):
         matrix = np.ones_like(matrix)  # LightGBM makes no split of these either, but does not refuse them
-    return lgb.Dataset(matrix, categorical_feature=categorical, **options)
+    names = _plain_names([*columns.numeric, *columns.categorical])
+    return lgb.Dataset(matrix, categorical_feature=categorical, feature_name=names, **options)
 
 
 def _is_blank(matrix: np.ndarray, n_numeric: int) -> bool:
@@ -161,9 +102,9 @@ def bin_rows(
     """
     if group.size > 1 and reference is None:
         reference = bin_rows(_common_sample(batch, group), columns, options)
-    matrix, names = tree_matrix(batch), _plain_names([*columns.numeric, *columns.categorical])
+    matrix = tree_matrix(batch)
     label = np.zeros(len(matrix), dtype=np.float32)  # a subset demands labels; gradients come from outside
-    data = dataset(matrix, columns, label=label, reference=reference, feature_name=names, params=options)
+    data = dataset(matrix, columns, label=label, reference=reference, params=options)
     return data.construct()
 
 

@@ -15,10 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.base import NotHere
-from tabmtl.estimators.boosted.border import LightGBMOptions, tree_matrix
+from tabmtl.estimators.boosted.lightgbm import LightGBMEstimator
 from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
 from tabmtl.estimators.rows import FitRows
-from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import score_tasks
 from tabmtl.params import TwoOrMore, WholeShare, check_choice, near
 from tabmtl.processes.ranks import Ranks
@@ -31,8 +30,10 @@ _NO_REFIT = "no fit of all rows, so that the one without the rows set aside is k
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
-    """Base of the models that grow trees for several tasks; a subclass gives `_fit_rows`, `_attributes` and `_export`.
+class BoostedEstimator(LightGBMEstimator):
+    """Base of the models that grow trees for several tasks.
+
+    A subclass gives `_fit_rows`, `_attributes`, `_export` and `_gains`.
 
     Parameters
     ----------
@@ -58,16 +59,17 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
     subsample: WholeShare = 1.0
     max_bin: TwoOrMore = 255
 
-    search_space: ClassVar[dict[str, Any]] = LightGBMOptions.search_space | {"subsample": {"low": 0.5, "high": 1.0}}
+    search_space: ClassVar[dict[str, Any]] = LightGBMEstimator.search_space | {"subsample": {"low": 0.5, "high": 1.0}}
 
     export_onnx = NotHere("it has trees; say export_task(task), which gives a plain LightGBM model of each task")
 
     def export_task(self, task: str) -> lgb.Booster:
         """Export all functions of one task as one plain LightGBM model.
 
-        It predicts like this estimator, values in own units or probabilities, from the matrix of `encode`; its
-        ``pred_contrib`` (SHAP values) sums to the prediction, of a classification to the log odds or scores. For single
-        rows, use ``predict(matrix, num_threads=1)``: otherwise LightGBM starts all threads for each.
+        It predicts like this estimator, values in own units or probabilities, from the frame of `encode`, whose columns
+        are its ``feature_name()``; its ``pred_contrib`` (SHAP values) sums to the prediction, of a classification to
+        the log odds or scores. For single rows, use ``predict(encoded.to_numpy(), num_threads=1)``: otherwise LightGBM
+        starts all threads for each.
 
         Parameters
         ----------
@@ -93,19 +95,6 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         column = 0 if labels.task_levels is not None else index
         scale, center = float(labels.scale[column]), float(labels.center[column])
         return self._export(index, own.kind.lightgbm_link(own.width), scale, center)
-
-    def encode(self, X: Any) -> np.ndarray:
-        """Encode rows for the models of `export_task`.
-
-        Returns
-        -------
-        matrix : ndarray of float32, shape (n, p)
-            The numeric columns of X, then the categorical ones as codes from 0, levels sorted; missing and unseen are
-            NaN. The task column of a long table is left out.
-        """
-        check_is_fitted(self)
-        self._check_columns(X)
-        return tree_matrix(self._read_rows(X))
 
     # methods that a subclass defines
 

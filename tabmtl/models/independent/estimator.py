@@ -15,10 +15,12 @@ from sklearn.base import BaseEstimator
 from tabmtl.encode import TableCoder
 from tabmtl.encode.read import without_columns
 from tabmtl.estimators.base import NotHere
-from tabmtl.estimators.boosted.border import LONGEST_STEP, Leaves, LightGBMOptions, tree_matrix
+from tabmtl.estimators.boosted.border import LONGEST_STEP, tree_matrix
+from tabmtl.estimators.boosted.gain import feature_gains
+from tabmtl.estimators.boosted.lightgbm import Leaves, LightGBMEstimator
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.rows import FitRows
-from tabmtl.estimators.tables import MultiTaskEstimator, TableState
+from tabmtl.estimators.tables import TableState
 from tabmtl.models.independent.choice import CONFIGURATIONS, Grown, TreesOfTask
 from tabmtl.models.independent.foreign import Foreign, rows_of
 from tabmtl.models.independent.grower import Grower, answer_by_trees
@@ -72,7 +74,7 @@ class IndependentState(TableState):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
+class IndependentTasks(LightGBMEstimator):
     """One model per task, each trained on its own labelled rows only.
 
     The default is LightGBM with native categories and missing values, and with early stopping for every task. Any
@@ -114,7 +116,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     Attributes
     ----------
     estimators_ : dict of str to estimator
-        The fitted model of every task: a LightGBM Booster, or a scikit-learn estimator.
+        The fitted model of every task: a LightGBM Booster, which takes rows from `encode`, or a scikit-learn estimator.
     configuration_ : str
         Name of the configuration that was taken: "default" without ``tune``, and the first one if no task is judged.
     configuration_scores_ : polars.DataFrame
@@ -256,6 +258,17 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         params["num_threads"] = count_threads(params.pop("n_jobs", self.n_jobs))
         ours = {"random_state": seed, "verbosity": -1, "deterministic": True, "force_col_wise": True}
         return {**ours, **task.kind.lightgbm, **params, "num_class": task.width}
+
+    def _gains(self) -> dict[str, np.ndarray]:
+        for name, model in self.estimators_.items():
+            if not isinstance(model, lgb.Booster):
+                raise AttributeError(
+                    f"importances_ needs LightGBM models, and that of task {name!r} is a {type(model).__name__}: say "
+                    "tabmtl.inspection.feature_importances(model, X, y)"
+                )
+        trees = (TreeText(model.model_to_string()).cut()[1] for model in self.estimators_.values())
+        n_features = self.coder_.features.columns.n_features
+        return {"all": np.stack([feature_gains(own, n_features)[:, 0] for own in trees])}
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         matrix = tree_matrix(batch)

@@ -108,6 +108,11 @@ class RMTGB(BoostedEstimator):
         Each feature's share in the total gain of all splits; 0 of a task column.
     block_importances_ : ndarray of shape (3, n_features)
         Parts of these shares by stage: 1, 2 and 3.
+    importances_ : polars.DataFrame
+        One row per task and feature: ``task``, ``feature``, ``importance``, and its parts by stage, ``shared``,
+        ``outlier`` and ``own``. It is the feature's share in the gain of the task's trees: the variance that splits put
+        between the values of leaves, over the rows that the trees learned from; B and A count as much as the task mixes
+        them.
 
     Notes
     -----
@@ -160,6 +165,12 @@ class RMTGB(BoostedEstimator):
     def _export(self, task: int, objective: str, scale: float, center: float) -> lgb.Booster:
         group = next(group for group in self._groups if task in group.members)
         return group.export(int(np.flatnonzero(group.members == task)[0]), objective, scale, center)
+
+    def _gains(self) -> dict[str, np.ndarray]:
+        gains = np.zeros((3, len(self.tasks_), self.coder_.features.columns.n_features))
+        for group in self._groups:
+            gains[:, group.members] = group.gains()
+        return dict(zip(("shared", "outlier", "own"), gains, strict=True))
 
     def _fit_rows(
         self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Sequence[GroupFit] | None

@@ -14,6 +14,7 @@ import polars as pl
 from scipy.special import expit
 
 from tabmtl.estimators.boosted.border import Grown
+from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.storage.lightgbm_text import TreeText, constant_tree, scale_tree
 from tabmtl.storage.stored import Stored
 
@@ -104,6 +105,12 @@ class Forest:
             kept += [scale_tree(tree, factor) for tree in self._own(trees, ensemble)]
         return lgb.Booster(model_str=TreeText.joined(header, kept, self.width, objective))
 
+    def gains(self, n_features: int) -> np.ndarray:
+        """Return the gain of every column in every ensemble: (E, F)."""
+        trees = self.text.cut()[1]
+        gains = [feature_gains(self._own(trees, ensemble), n_features) for ensemble in range(len(self))]
+        return np.stack(gains)[..., 0]
+
     def _range(self, ensemble: int) -> tuple[int, int]:
         return int(self.offsets[ensemble]), int(self.offsets[ensemble + 1])
 
@@ -192,6 +199,12 @@ class FittedGroup:
         one, B, A = (factor * f for factor, f in zip(self.factors(t), shared, strict=True))
         scores = start[:, None] + one + B + A
         return (scores if own is None else scores + own).T
+
+    def gains(self) -> np.ndarray:
+        """Return the gain of every column for every task, by its stages 1, 2 and 3: (3, T, F)."""
+        gains = self.forest.gains(self.importances.shape[1])
+        factors = np.stack([self.factors(t) for t in range(len(self.members))]) ** 2
+        return np.stack([factors[:, :1] * gains[0], factors[:, 1:] @ gains[1:3], gains[3:]])
 
     def export(self, t: int, objective: str, scale: float = 1.0, center: float = 0.0) -> lgb.Booster:
         """Merge all functions of task t into one model, whose raw scores are ours times scale plus center."""

@@ -81,6 +81,11 @@ class SharedFunctions:
             n_labels=n_labels,
         )
 
+    def gains_of(self, outputs: Sequence[slice]) -> np.ndarray:
+        """Return the gain of every column for every task, given its outputs: (T, F)."""
+        gains = self.forest.gains(len(self.gains))
+        return np.stack([gains[:, own].sum(axis=1) for own in outputs])
+
     def scores(
         self, matrix: np.ndarray, outputs: Sequence[slice], task: np.ndarray | None, n_threads: int
     ) -> list[np.ndarray]:
@@ -288,6 +293,9 @@ class SharedTrees(BoostedEstimator):
         outputs = _outputs_of_tasks(self.coder_)
         scores = self._functions.scores(tree_matrix(batch), outputs, batch.task, self._n_threads)
         return self.coder_.labels.outputs(scores)
+
+    def _gains(self) -> dict[str, np.ndarray]:
+        return {"all": self._functions.gains_of(_outputs_of_tasks(self.coder_)[: len(self.tasks_)])}
 
     def _export(self, task: int, objective: str, scale: float, center: float) -> lgb.Booster:
         own = _outputs_of_tasks(self.coder_)[task]

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from tabmtl.estimators.boosted.border import Ensemble, Grown, tree_matrix
+from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.schema import Batch
 from tabmtl.storage.lightgbm_text import TreeText, constant_tree, fill_tree
 from tabmtl.storage.stored import Stored
@@ -169,6 +170,10 @@ class VectorForest:
         starts = np.arange(0, leaves.size + 1, max(len(self), 1)) if len(self) else np.zeros(len(leaves) + 1, int)
         each = csr_array((np.ones(leaves.size), leaves.ravel(), starts), shape=(len(leaves), len(values)))
         return each @ values
+
+    def gains(self, n_features: int) -> np.ndarray:
+        """Return the gain of every column for every output: (F, C)."""
+        return feature_gains(self.text.cut()[1], n_features, self.values)
 
     def export(self, outputs: slice, start: np.ndarray, scale: float, objective: str) -> lgb.Booster:
         """Return some outputs as one plain model: the constants ``start``, then the trees times ``scale``."""

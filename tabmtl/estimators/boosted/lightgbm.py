@@ -1,0 +1,120 @@
+"""What the estimators on LightGBM share: options of trees, the matrix of their rows, importances by task."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import polars as pl
+from sklearn.utils.validation import check_is_fitted
+
+from tabmtl.estimators.boosted.border import tree_matrix
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.params import Count, Jobs, NonNegative, Positive, Share, WholeShare, check_count
+from tabmtl.processes.forks import count_threads
+
+#: Number of leaves that LightGBM takes.
+Leaves = Annotated[int, partial(check_count, low=2, high=131_072)]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class LightGBMEstimator(MultiTaskEstimator):
+    """Base of the estimators on LightGBM; a subclass gives `_gains`.
+
+    Parameters
+    ----------
+    learning_rate : float, default=0.05
+        Factor of every tree.
+    num_leaves : int, default=16
+        Maximum number of leaves of a tree.
+    min_child_samples : int, default=20
+        Smallest number of rows of a leaf, which LightGBM may estimate by the sum of hessians.
+    colsample_bytree : float in (0, 1], default=1.0
+        Share of the columns that every tree sees, drawn anew for each.
+    reg_lambda : float, default=0.1
+        L2 penalty of the leaf values. It bounds the values of leaves whose hessian nearly vanishes.
+    early_stopping : bool, default=True
+        Stop on validation rows. Without X_val and y_val, fit sets ``validation_fraction`` of the rows aside.
+    validation_fraction : float in (0, 1), default=0.15
+        Share of the rows that early stopping sets aside.
+    patience : int, default=30
+        Number of rounds without a better validation score after which training ends.
+    n_jobs : int, optional
+        Threads of LightGBM, as scikit-learn counts them. More than one pays from about 50 000 rows.
+
+    Attributes
+    ----------
+    importances_ : polars.DataFrame
+        One row per task and feature: ``task``, ``feature``, ``importance``, which sums to 1 in a task with a split. It
+        is the feature's share in the gain of the task's trees: the variance that splits put between the task's own
+        values of leaves, over the rows of fit. So it differs between tasks whose splits are the same. For a squared
+        error without a penalty, the gain is LightGBM's. It is in units of the task's scores, such as log odds, and
+        tells what the model took up, not what helps on other rows: ask `tabmtl.inspection.feature_importances` for
+        that.
+    """
+
+    learning_rate: Positive = 0.05
+    num_leaves: Leaves = 16
+    min_child_samples: Count = 20
+    colsample_bytree: WholeShare = 1.0
+    reg_lambda: NonNegative = 0.1
+    early_stopping: bool = True
+    validation_fraction: Share = 0.15
+    patience: Count = 30
+    n_jobs: Jobs = None
+
+    search_space: ClassVar[dict[str, Any]] = {
+        "learning_rate": {"low": 0.01, "high": 0.2, "log": True},
+        "num_leaves": {"low": 4, "high": 128, "log": True},
+        "min_child_samples": {"low": 5, "high": 100, "log": True},
+        "colsample_bytree": {"low": 0.3, "high": 1.0},
+        "reg_lambda": {"low": 0.0, "high": 10.0},
+    }
+
+    @cached_property
+    def importances_(self) -> pl.DataFrame:
+        """Share of every feature in the gain of every task's trees; see the attributes."""
+        check_is_fitted(self)
+        gains, names, features = self._gains(), [task.name for task in self.tasks_], self.coder_.features
+        is_of = np.array(features.origins, dtype=object)[:, None] == np.array(features.names, dtype=object)
+        total = np.maximum(sum(gains.values()).sum(axis=1, keepdims=True), np.finfo(float).tiny)
+        shares = {stage: of_columns @ is_of / total for stage, of_columns in gains.items()}
+        table = pl.DataFrame({"task": names, "feature": [[*features.names]] * len(names)}).explode("feature")
+        columns = {"importance": sum(shares.values()), **(shares if len(shares) > 1 else {})}
+        return table.with_columns(pl.Series(name, own.ravel()) for name, own in columns.items())
+
+    def encode(self, X: Any) -> pl.DataFrame:
+        """Encode rows for the plain LightGBM models of the tasks.
+
+        Parameters
+        ----------
+        X : as in `predict`
+
+        Returns
+        -------
+        encoded : polars.DataFrame
+            Float32 columns under the names of fit, without the task column of a long table: the numeric columns, then
+            the categorical ones as codes from 0, levels sorted; missing and unseen are NaN. The models have the columns
+            in this order, and in ``feature_name()`` under these names, with ``_`` for signs that LightGBM does not
+            take. They predict the frame, or faster, and before LightGBM 4.7, its ``to_numpy()``.
+        """
+        check_is_fitted(self)
+        columns = self.coder_.features.columns
+        matrix = tree_matrix(self._read_rows(self._check_columns(X)))
+        return pl.DataFrame(matrix, schema=[*columns.numeric, *columns.categorical])
+
+    @abstractmethod
+    def _gains(self) -> dict[str, np.ndarray]:
+        """Return the gain (T, F) of every column of the matrix for every task, by the stages of its model."""
+
+    @property
+    def _n_threads(self) -> int:
+        return count_threads(self.n_jobs)
+
+    def _tree_options(self) -> dict[str, Any]:
+        """Return the options that LightGBM knows by the same names."""
+        names = ("learning_rate", "num_leaves", "min_child_samples", "colsample_bytree", "reg_lambda")
+        return {name: getattr(self, name) for name in names}
