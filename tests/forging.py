@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from tabmtl.storage.persist import _checksum
+from tabmtl.storage.persist import json_checksum
 from tabmtl.storage.stored import Saved, put_together, take_apart
 
 SECONDS = 30  # after which LightGBM is taken to hang
@@ -35,7 +35,7 @@ def forge(folder: Path, contents: dict[str, bytes] | None = None, **changes: Any
         manifest["files"][name] |= {"bytes": len(content), "sha256": sha256(content).hexdigest()}
         (folder / manifest["files"][name]["file"]).write_bytes(content)
     manifest.pop("sha256")
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"sha256": _checksum(manifest)}))
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"sha256": json_checksum(manifest)}))
     return folder
 
 

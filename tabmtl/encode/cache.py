@@ -38,11 +38,12 @@ from tabmtl.storage.atomic import (
     sync_folder,
     write_file,
 )
+from tabmtl.storage.persist import json_checksum
 from tabmtl.storage.stored import fingerprint
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 5
+FORMAT = 6
 MANIFEST = "shards.json"  # not that of a model, whose folder somebody may name by mistake
 #: Rows that are read together; see `StoredRows`.
 CHUNK_ROWS = 1_024
@@ -315,7 +316,7 @@ def _replace(
                 sync_file(folder / name)
             sync_folder(folder)
             manifest["files"] = {name: _checksum(folder / name) for name in files.names}
-            write_file(folder / MANIFEST, json.dumps(manifest).encode())
+            write_file(folder / MANIFEST, json.dumps({**manifest, "checksum": json_checksum(manifest)}).encode())
     return manifest
 
 
@@ -372,7 +373,8 @@ def _read_manifest(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | 
         manifest = json.loads(read_file(folder / MANIFEST, most=_MOST_MANIFEST))
         if {name: manifest[name] for name in wanted} != wanted:
             return None
-        if {name: _checksum(folder / name) for name in manifest["files"]} == manifest["files"]:
+        is_edited = manifest.pop("checksum") != json_checksum(manifest)
+        if not is_edited and {name: _checksum(folder / name) for name in manifest["files"]} == manifest["files"]:
             return manifest
         logger.warning("the files in %s were edited or damaged, and are written again", folder)
         return None

@@ -37,7 +37,7 @@ from tabmtl.storage.atomic import (
 from tabmtl.storage.limits import bounded
 from tabmtl.storage.stored import ModelFileError, Saved, kinds_by_name, own_class
 
-FORMAT = 1
+FORMAT = 2
 _MOST_JSON = 128 * 2**20  # bytes
 _JSON_TIMES = 5  # as much memory as arrays and trees of its size; read, it takes up to twenty times its size
 _ENTRY = ("file", "bytes", "sha256")  # of a file in the manifest
@@ -103,7 +103,7 @@ def read_folder(path: str | Path, kinds: Mapping[str, type] = MappingProxyType({
     Raises
     ------
     ModelFileError
-        If the folder is missing, foreign, truncated, edited, or of a newer format.
+        If the folder is missing, foreign, truncated, edited, or of another format.
     """
     folder = _named(path)
     while True:
@@ -141,7 +141,7 @@ def load(path: str | Path, cls: type | None = None, *, kinds: Sequence[Any] = ()
     Raises
     ------
     ModelFileError
-        If the folder is missing, foreign, truncated or edited, of another class or a newer format, or holds values that
+        If the folder is missing, foreign, truncated or edited, of another class or format, or holds values that
         no model of this release has.
     TypeError
         If ``cls`` is not a class of an estimator, or ``kinds`` are no classes of kinds.
@@ -195,7 +195,7 @@ def _lay_out(class_name: str, saved: Saved, depth: int = MOST_DEPTH) -> dict[str
         laid_out[stored] = content
     manifest = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name, "files": files}
     manifest |= {"parts": parts} if parts else {}
-    manifest["sha256"] = _checksum(manifest)
+    manifest["sha256"] = json_checksum(manifest)
     return laid_out | {MANIFEST: json.dumps(manifest, indent=1).encode()}
 
 
@@ -276,14 +276,15 @@ def _read_part_manifests(
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     manifest = _parse_manifest(folder)
-    # asked first: a newer format may count its checksum otherwise
+    # asked first: another format may count its checksum otherwise
     if manifest["format"] != FORMAT:
         raise ModelFileError(
-            f"{folder} has format {manifest['format']}, written by tabmtl {manifest['tabmtl']}; this release reads "
-            f"format {FORMAT}: load it with tabmtl {manifest['tabmtl']}"
+            f"{folder} has format {manifest['format']}, written by tabmtl {manifest['tabmtl']}; this release, "
+            f"{version('tabmtl')}, reads format {FORMAT}: load it with tabmtl {manifest['tabmtl']}, or fit the model "
+            "again and save it"
         )
     content = {name: value for name, value in manifest.items() if name != "sha256"}
-    if manifest.get("sha256") != _checksum(content):
+    if manifest.get("sha256") != json_checksum(content):
         raise ModelFileError(f"{folder}: {MANIFEST} was edited (its checksum differs)")
     return manifest
 
@@ -363,5 +364,6 @@ def check_ours(path: str | Path) -> None:
             ) from error
 
 
-def _checksum(manifest: Mapping[str, Any]) -> str:
+def json_checksum(manifest: Mapping[str, Any]) -> str:
+    """Return a checksum of a manifest, whatever the order of its entries."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -109,8 +109,10 @@ def test_a_cache_is_used_again_for_the_same_rows_and_encoding(folder, tmp_path, 
     assert fits(numeric_transform="quantile") == 2
     content = (place / "numbers.npy").read_bytes()
     edited = content[:-1] + bytes([content[-1] ^ 1])  # of the same size
-    manifest = json.loads((place / cache.MANIFEST).read_text()) | {"format": 0}
-    changes = [("numbers.npy", content[:-4]), ("numbers.npy", edited), (cache.MANIFEST, json.dumps(manifest).encode())]
+    manifest = json.loads((place / cache.MANIFEST).read_text())
+    lacking = manifest | {"files": {name: own for name, own in manifest["files"].items() if name != "y.npy"}}
+    manifests = [json.dumps(own).encode() for own in (manifest | {"format": 0}, lacking)]
+    changes = [("numbers.npy", content[:-4]), ("numbers.npy", edited), *((cache.MANIFEST, own) for own in manifests)]
     for n, (name, changed) in enumerate(changes, 3):
         (place / name).write_bytes(changed)
         assert fits(numeric_transform="quantile") == n

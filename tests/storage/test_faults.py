@@ -192,10 +192,11 @@ def test_contents_that_lie_are_refused_although_their_checksums_are_right(folder
     refused(forge(folder, {name: content}))
 
 
-def test_a_release_of_the_future_is_named_before_anything_is_read(folder, monkeypatch, refused):
+def test_another_release_is_named_before_anything_is_read(folder, monkeypatch, refused):
     monkeypatch.setattr(persist, "_Reading", None)
-    forge(folder, format=FORMAT + 1, tabmtl="9.9", files={"of another kind": 1})
-    refused(folder, f"format {FORMAT + 1}", "load it with tabmtl 9.9")
+    for other in (FORMAT - 1, FORMAT + 1):
+        forge(folder, format=other, tabmtl="9.9", files={"of another kind": 1})
+        refused(folder, f"format {other}", "load it with tabmtl 9.9, or fit the model again and save it")
 
 
 NO_ESTIMATORS = ["MultiTaskKFold", "load", "temporal_split", "__getattr__", "multitask_gain", "", None]
