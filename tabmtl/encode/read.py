@@ -94,7 +94,8 @@ def _as_table(values: Any) -> Any:
 
 def _as_array(values: Any, name: str, *, ensure_2d: bool) -> np.ndarray:
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
-        raise TypeError(f"{name} is a masked array, whose masked values would be read: say {name}.filled(numpy.nan)")
+        cure = f"say numpy.where({name}.mask, None, {name}.data)"
+        raise TypeError(f"{name} is a masked array, whose masked values would be read: {cure}")
     array = check_array(values, dtype=None, ensure_2d=ensure_2d, ensure_all_finite=False)
     if array.dtype.kind == "U" and not isinstance(values, np.ndarray):
         # numpy made text of the numbers in a list that holds both
