@@ -219,12 +219,13 @@ def test_numbers_that_are_text_are_told():
         FeatureCoder.fit(pl.DataFrame({"size": [*numbers, "?", None]}), min_frequency=5)
 
 
-def test_text_that_is_no_number_is_silent():
+def test_text_that_is_no_number_is_silent(recwarn):
     numbers = [f"{i / 4}" for i in range(60)]
     FeatureCoder.fit(pl.DataFrame({"size": numbers}), categorical=["size"])
     FeatureCoder.fit(pl.DataFrame({"size": numbers}, schema={"size": pl.Categorical}))
     FeatureCoder.fit(pl.DataFrame({"code": [f"{i:05}" for i in range(60)] * 2, "few": numbers[:20] * 6}))
     FeatureCoder.fit(pl.DataFrame({"mixed": (numbers[:52] + [f"A{i}" for i in range(8)]) * 2}))
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("values", [[[1]], [{"a": 1}], [b"x"], [object()]])

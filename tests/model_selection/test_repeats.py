@@ -87,7 +87,8 @@ def test_validation_rows_that_were_left_in_the_training_rows_are_told():
 
 @pytest.mark.parametrize("n_columns", [3, 9])
 @pytest.mark.parametrize("task", [None, np.tile([0, 1], 500)])
-def test_rows_that_chance_makes_equal_are_not_told(n_columns, task):
+def test_rows_that_chance_makes_equal_are_not_told(n_columns, task, recwarn):
     x = RNG.integers(0, 2, (1_000, n_columns))
     batch = rows(x, task)
     warn_of_shared_rows(batch.rows(np.arange(800)), batch.rows(np.arange(800, 1_000)))
+    assert not recwarn.list

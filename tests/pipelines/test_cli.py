@@ -232,6 +232,7 @@ def test_a_hangup_that_is_ignored_stays_so():
     try:
         with in_order():
             os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
 

@@ -75,7 +75,8 @@ def test_sampled_parameters_fit(cls):
 @named([cls for cls in RECOMMENDERS if cls not in {*EMPTY, Blend}])  # whose space is that of its parts
 def test_sampled_parameters_fit_a_recommender(cls):
     for params in samples(check_space(cls(), cls.search_space), 2):
-        recommenders.tiny(cls.__name__, epochs=1).set_params(**params).fit(TRAIN, items=ITEMS)
+        model = recommenders.tiny(cls.__name__, epochs=1).set_params(**params).fit(TRAIN, items=ITEMS)
+        assert model.get_params().items() >= params.items()
 
 
 SPACE = {

@@ -213,6 +213,7 @@ def test_a_study_that_cannot_be_kept_is_refused(name, options, error, message):
 def test_an_empty_file_becomes_a_study():
     Path("j").touch()
     run_study(open_study("s", quick(), storage="j"), quick(), n_trials=1)
+    assert len(open_study("s", quick(), storage="j").trials) == 1
 
 
 def test_a_locked_file_is_named_and_loses_nothing(monkeypatch):
