@@ -7,6 +7,7 @@ from .ensemble import MultiTaskEnsemble as MultiTaskEnsemble
 from .ensemble import MultiTaskEnsembleClassifier as MultiTaskEnsembleClassifier
 from .ensemble import MultiTaskEnsembleRegressor as MultiTaskEnsembleRegressor
 from .ensemble import distill as distill
+from .inspection import feature_importances as feature_importances
 from .metrics import MultitaskGain as MultitaskGain
 from .metrics import multitask_gain as multitask_gain
 from .model_selection import MultiTaskKFold as MultiTaskKFold

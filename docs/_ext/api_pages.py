@@ -25,7 +25,12 @@ PLACES = (
     ("ensembles", "Ensembles", "Several models, mixed for each target or put into one network.", ("ensemble",)),
     ("recommenders", "Recommenders", "The next click of a session.", ("sessions",)),
     ("data", "Data in", "Declared targets, files, data sets, warnings.", ("targets", "encode", "schema", "pipelines")),
-    ("scores", "Scores and comparison", "Scores, intervals, models side by side.", ("metrics", "comparison", "plots")),
+    (
+        "scores",
+        "Scores and comparison",
+        "Scores, intervals, models side by side.",
+        ("metrics", "comparison", "inspection", "plots"),
+    ),
     ("tuning", "Tuning", "Folds, scorers and searches.", ("model_selection", "tuning")),
     ("serving", "Serving", "Saved models, MLflow, ONNX, whole files.", ("storage", "mlflow", "onnx", "scale")),
     ("testing", "Testing", "Checks of a model of your own.", ("testing",)),

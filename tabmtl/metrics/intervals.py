@@ -104,6 +104,16 @@ class Estimate:
     freedom: float
     sizes: np.ndarray
 
+    @classmethod
+    def of(cls, scores: np.ndarray, influence: np.ndarray, part: np.ndarray, unit: np.ndarray) -> Estimate:
+        """Join scores (S,) by seed with the influences of the rows on their mean, as `join_units` takes these."""
+        units, of_units, freedom, sizes = join_units(influence, part, unit)
+        n = len(scores)
+        if n > 1:  # seeds are drawn too
+            units = np.append(units, -1 - np.arange(n))
+            of_units = np.append(of_units, (scores - scores.mean()) / math.sqrt(n * (n - 1)))
+        return cls(scores, units, of_units, freedom, sizes)
+
     @property
     def score(self) -> float:
         """Mean over the seeds."""
@@ -318,11 +328,7 @@ def estimate(
             of_rows, part = task_influences(task, y, output, sample_weight)
             influence = influence + sign * of_rows / len(fits)
     unit = (np.arange(len(y)) if group is None else group)[counted(y, sample_weight)]
-    units, of_units, freedom, sizes = join_units(influence, part, unit)
-    if len(fits) > 1:  # seeds are drawn too
-        units = np.append(units, -1 - np.arange(len(fits)))
-        of_units = np.append(of_units, (scores - scores.mean()) / math.sqrt(len(fits) * (len(fits) - 1)))
-    return Estimate(scores, units, of_units, freedom, sizes)
+    return Estimate.of(scores, influence, part, unit)
 
 
 def estimate_tasks(
