@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 import tabmtl
+from tabmtl.params import check_positive
 from tabmtl.pipelines.data import ClickColumns, DataSource, TableRows, open_rows
 from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
 from tabmtl.pipelines.terminal import INTERRUPTED, near
@@ -66,7 +67,13 @@ class ModelList:
         return {name: ModelChoice(model=name, set=settings, seed=self.seed) for name, settings in own.items()}
 
 
-def compare(source: DataSource, models: ModelList = ModelList(), *, report: Path | None = None) -> int:
+def compare(
+    source: DataSource,
+    models: ModelList = ModelList(),
+    *,
+    time_limit: float | None = None,
+    report: Path | None = None,
+) -> int:
     """Fit several models on the same rows, and judge them by test rows.
 
     A verdict comes first, then scores and paired differences to the first model with their intervals. A model that
@@ -79,6 +86,8 @@ def compare(source: DataSource, models: ModelList = ModelList(), *, report: Path
         Source of the rows.
     models : ModelList
         The models.
+    time_limit : float, optional
+        Minutes for all models together: one that would end later is left out, and named. The first is always fitted.
     report : Path, optional
         Write one HTML page with tables and plots to this file.
 
@@ -94,6 +103,8 @@ def compare(source: DataSource, models: ModelList = ModelList(), *, report: Path
     """
     if report is not None:
         _check_report(report)
+    if time_limit is not None:
+        check_positive("--time-limit", time_limit)
     choices = models.choices()
     for choice in choices.values():
         _made(choice, {})  # reports a wrong model or parameter before the rows are read
@@ -107,10 +118,12 @@ def compare(source: DataSource, models: ModelList = ModelList(), *, report: Path
     made = {name: _made(choice, rows.facts) for name, choice in choices.items()}
     tried = made or tabmtl.default_models(n_fit)
     fit, how = _rows_to_fit(rows, source)
-    print(f"{rows.name}: {', '.join(tried)}; Ctrl-C keeps those that are done.", flush=True)
+    within = "" if time_limit is None else f" within {time_limit:g} min"
+    print(f"{rows.name}: {', '.join(tried)}{within}; Ctrl-C keeps those that are done.", flush=True)
     X, y = rows.parts["test"]
     params = {**rows.facts, "random_state": models.seed, "seeds": models.seeds, "verbose": 1}
-    found = replace(tabmtl.compare(tried, **fit, X_test=X, y_test=y, **params), how=how)
+    found = tabmtl.compare(tried, **fit, X_test=X, y_test=y, time_limit=time_limit, **params)
+    found = replace(found, how=how)
     print(f"\n{found}\n")
     if report is not None:
         found.report(report)
@@ -171,7 +184,7 @@ def _rows_to_fit(rows: TableRows, source: DataSource) -> tuple[dict[str, Any], s
 def _train_command(name: str, tried: Mapping[str, Any], rows: TableRows, source: DataSource, models: ModelList) -> str:
     """Return the command that trains a model on these rows."""
     words = [*shlex.split(rows.origin)]
-    for option in ("target", "categorical", "drop"):
+    for option in ("target", "categorical", "drop", "metric"):
         words += [word for value in getattr(source, option) for word in (f"--{option}", value)]
     words += ["--task-column", source.task_column] if source.task_column else []
     words += ["--model", name]

@@ -16,6 +16,7 @@ from tabmtl.pipelines.terminal import near
 
 if TYPE_CHECKING:
     from tabmtl.metrics.intervals import ScoreInterval
+    from tabmtl.targets import Task
 
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 _PLAIN = {"transform": "none", "min_frequency": 1}  # encoding of features that no model reads
@@ -124,12 +125,15 @@ class DataSource(files.RowSource):
         Column of numbers that are categories; may be repeated.
     drop : list of str
         Column to leave out, such as an id; may be repeated.
+    metric : list of str
+        TARGET=NAME: score that judges a target, such as bought=average_precision; may be repeated.
     """
 
     target: list[str] = field(default_factory=list)
     task_column: str | None = None
     categorical: list[str] = field(default_factory=list)
     drop: list[str] = field(default_factory=list)
+    metric: list[str] = field(default_factory=list)
 
 
 class ScoredTables(files.PartedRows):
@@ -193,11 +197,15 @@ class TableRows(ScoredTables):
         from tabmtl.encode.read import checksum
 
         X, _ = next(iter(self.parts.values()))
+        declared = {
+            name: task if isinstance(task, str) else [str(task.kind), task.metric]
+            for name, task in self.facts["tasks"].items()
+        }
         return {
             "data": self.name,
             "split": self.split,
             "rows": self.sizes,
-            "columns": {"features": X.columns, "targets": self.targets, **self.facts},
+            "columns": {"features": X.columns, "targets": self.targets, **self.facts, "tasks": declared},
             "categories": [name for name, dtype in X.schema.items() if dtype in TEXT],
             "test": [checksum(pl.DataFrame(rows)) for rows in self.parts.get("test", ())],
         }
@@ -283,7 +291,7 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
     unused = [*tasks, *files.known(frame, source.drop, "--drop"), *files.known(frame, [split_column], "--split-column")]
     X, y = frame.drop(unused), frame.select(list(tasks))
     labels = y.to_series() if task_column else y
-    facts = {"tasks": {name: kind for name, kind in tasks.items() if kind}, "task_column": task_column}
+    facts = {"tasks": declared_tasks(source, tasks, y), "task_column": task_column}
     if whole:
         parts, split = {"all": np.arange(len(X))}, "none"
     elif split_column:
@@ -360,6 +368,73 @@ def _kinds(texts: list[str], columns: Sequence[str]) -> dict[str, str | None]:
             raise ValueError(f"--target names {name!r} twice")
         found[name] = kind
     return found
+
+
+def declared_tasks(
+    source: DataSource, tasks: Mapping[str, str | None], y: pl.DataFrame | None
+) -> dict[str, str | Task]:
+    """Return what the options declare of the targets: their kinds, and tasks where --metric names their scores.
+
+    Parameters
+    ----------
+    source : DataSource
+    tasks : mapping of str to str or None
+        Kinds of the targets, None where not declared.
+    y : polars.DataFrame or None
+        The labels, which tell the kinds of targets with a metric; None where no row is read.
+
+    Raises
+    ------
+    ValueError
+        If there is no such target, or no such metric of its kind.
+    """
+    from tabmtl.targets import Task
+
+    kinds = {name: kind for name, kind in tasks.items() if kind}
+    found: dict[str, str | Task] = {**kinds}
+    named = _metrics(source.metric, [*tasks])
+    unknown = [name for name in named if name not in kinds]
+    if unknown and y is None:
+        raise ValueError(f"--metric {unknown[0]}=...: declare the kind too, such as --target {unknown[0]}=binary")
+    if unknown and y is not None:
+        kinds |= _learned_kinds(y.select(unknown))
+    for name, metric in named.items():
+        _check_metric(name, kinds[name], metric)
+        found[name] = Task(name=name, kind=kinds[name], metric=metric)
+    return found
+
+
+def _metrics(texts: Sequence[str], targets: Sequence[str]) -> dict[str, str]:
+    """Return the metrics by target."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, metric = text.rpartition("=")
+        if not (name and metric):
+            raise ValueError(f"--metric takes TARGET=NAME, got {text!r}")
+        if name not in targets:
+            raise ValueError(f"--metric {text}: there is no target {name!r}: {near(name, targets)}")
+        if name in found:
+            raise ValueError(f"--metric names {name!r} twice")
+        found[name] = metric
+    return found
+
+
+def _learned_kinds(y: pl.DataFrame) -> dict[str, str]:
+    """Return the kinds of targets that are not declared, as every model would find them."""
+    from tabmtl.encode import LabelCoder
+
+    return {task.name: task.kind.name for task in LabelCoder.fit(y).column_tasks}
+
+
+def _check_metric(name: str, kind: str, metric: str) -> None:
+    """Raise a ValueError unless targets of this kind have the metric."""
+    from tabmtl import params
+    from tabmtl.targets import KINDS
+
+    known = [*KINDS[kind].metrics]
+    if metric not in known:
+        hint = params.near(metric, known)
+        raise ValueError(f"--metric {name}={metric}: {name} is {kind}, whose metrics are {', '.join(known)}{hint}")
 
 
 def check_roles(source: DataSource, targets: Iterable[str], task_column: str | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import polars as pl
 from sklearn.base import clone
 
+from tabmtl.comparison.clock import Clock, duration
+from tabmtl.comparison.given import as_estimator, check_kinds, named_models, with_params
 from tabmtl.comparison.judging import (
     CALIBRATION,
     COLUMNS,
@@ -23,7 +25,6 @@ from tabmtl.comparison.judging import (
 from tabmtl.comparison.result import Comparison
 from tabmtl.comparison.rows import ComparedRows, as_read
 from tabmtl.ensemble import MultiTaskEnsemble
-from tabmtl.ensemble.models import check_estimator
 from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.intervals import Estimate
@@ -33,8 +34,9 @@ from tabmtl.models.mmoe import MMoE
 from tabmtl.models.multitabnet import MultiTabNet
 from tabmtl.models.rmtgb import RMTGB
 from tabmtl.models.shared_trees import SharedTrees
-from tabmtl.params import check_count, near
-from tabmtl.schema import describe_error, listed, warn_user
+from tabmtl.params import check_count, check_positive
+from tabmtl.processes.cpu import cpu_seconds
+from tabmtl.schema import TimeLimitWarning, describe_error, listed, warn_user
 
 #: Rows up to which a model is worth its time in a first comparison.
 _ROWS_OF_ATTENTION, _ROWS_OF_ALL = 20_000, 200_000
@@ -72,7 +74,7 @@ def default_models(n_rows: int) -> dict[str, MultiTaskEstimator]:
 
 
 def compare(
-    models: Mapping[str, MultiTaskEstimator] | Sequence[MultiTaskEstimator] | None,
+    models: Mapping[str, Any] | Sequence[Any] | None,
     X: Any,
     y: Any,
     *,
@@ -93,8 +95,11 @@ def compare(
     models : mapping of str to estimator, sequence of estimators, or None
         Estimators of the package, or derived from one; `compare` fits copies. In a sequence, a model is called by its
         class. None takes `default_models`, whose reference is tuned. Printed tables say "untuned" beside an
-        `IndependentTasks` without ``tune``; ``tune="all"`` makes a stronger reference. A model of scikit-learn goes
-        into ``IndependentTasks(classifier=..., regressor=...)``.
+        `IndependentTasks` without ``tune``; ``tune="all"`` makes a stronger reference.
+
+        A classifier, regressor or Pipeline of scikit-learn learns every task alone, as if it was given as
+        ``IndependentTasks(classifier=...)`` or ``IndependentTasks(regressor=...)``. Targets of both sorts need one of
+        each: ``IndependentTasks(classifier=..., regressor=...)``.
     X, y : frames or arrays
         Features and targets, as ``fit`` takes them.
     X_val, y_val : frames or arrays, optional
@@ -114,6 +119,13 @@ def compare(
         differences and times are then means over the seeds, and their errors hold the spread over seeds. Two or three
         seeds say little of this spread, so intervals are wide: see :class:`Comparison`. ``models`` and ``calibration``
         are those of the first seed.
+
+        ``time_limit=30`` is for the comparison too: minutes for all models together, as ``--time-limit`` of the command
+        (``time_limit`` of an estimator, and of AutoGluon, are seconds). The reference is always fitted. Each
+        other model begins only if it is expected to end in time, judged by the times of those before it. If not, it
+        becomes a row with this reason, there is a `TimeLimitWarning`, and a quicker one behind it may still begin.
+        AutoGluon would shorten fits; here none is, so that each model is judged as you would train it. One that takes
+        longer than expected therefore ends late. The models that are left out depend on the machine.
 
     Returns
     -------
@@ -141,25 +153,32 @@ def compare(
     """
     if (X_test is None) != (y_test is None):
         raise ValueError("X_test and y_test belong together; got only one of them")
-    seeds = params.pop("seeds", 1)
+    seeds, minutes = params.pop("seeds", 1), params.pop("time_limit", None)
     check_count("seeds", seeds)
+    if minutes is not None:
+        check_positive("time_limit", minutes)
+    clock = Clock(minutes, seeds, has_folds=X_val is None)
     X, X_val, X_test = (as_read(*pair) for pair in ((X, "X"), (X_val, "X_val"), (X_test, "X_test")))
-    given = default_models(len(X)) if models is None else _named(models)
-    prepared = {name: _with_params(name, model, params) for name, model in given.items()}
+    given = default_models(len(X)) if models is None else named_models(models)
+    prepared = {
+        name: with_params(name, as_estimator(name, model), params, ("seeds", "time_limit"))
+        for name, model in given.items()
+    }
     reference = next(iter(prepared.values()))
     fit = {"X": X, "y": y, "groups": groups, "X_val": X_val, "y_val": y_val}
     rows = ComparedRows.read(reference, fit, X_test, y_test)
     for name, model in prepared.items():
+        check_kinds(name, given[name], rows.coder.labels.tasks)
         _check_tasks(name, model, reference, rows, y)
     warn_of_unjudged(rows.coder.labels.tasks, rows.batch.y, rows.batch.task, rows.batch.group)
-    return _Trials(rows, seeds, verbose=bool(params.get("verbose"))).run(prepared)
+    return _Trials(rows, clock, verbose=bool(params.get("verbose"))).run(prepared)
 
 
 class _Trials:
     """The fits of a comparison, one after the other, and what they gave."""
 
-    def __init__(self, rows: ComparedRows, seeds: int, *, verbose: bool) -> None:
-        self.rows, self.seeds, self.verbose = rows, seeds, verbose
+    def __init__(self, rows: ComparedRows, clock: Clock, *, verbose: bool) -> None:
+        self.rows, self.clock, self.verbose = rows, clock, verbose
         self.frames: dict[str, pl.DataFrame] = {}
         self.calibration: list[pl.DataFrame] = []
         self.differences: dict[str, dict[str, Estimate]] = {}
@@ -168,9 +187,14 @@ class _Trials:
 
     def run(self, models: Mapping[str, MultiTaskEstimator]) -> Comparison:
         """Fit and judge all models, the reference first."""
+        late: list[str] = []
         try:
-            for name, model in models.items():
-                self._try(name, model)
+            for place, (name, model) in enumerate(models.items()):
+                reason = self.clock.too_late(model) if place else None
+                late += [] if reason is None else [name]
+                found = self._try(name, model) if reason is None else self._failed(reason)
+                self._add(name, found)
+                self._tell(name, [*models.values()][place + 1 :])
         except KeyboardInterrupt:
             if not self.fitted:
                 raise
@@ -179,6 +203,11 @@ class _Trials:
             self._add(name, self._failed("interrupted"))
         if waiting:
             warn_user(f"interrupted: {', '.join(waiting)} are not compared")
+        if late:
+            warn_user(
+                f"the time limit of {self.clock.minutes:g} minutes left out {', '.join(late)}; set a longer one",
+                TimeLimitWarning,
+            )
         differences, overall = differences_at_once(self.differences)
         frame = pl.concat(self.frames.values()).drop(differences.columns[2:])
         return Comparison(
@@ -192,27 +221,29 @@ class _Trials:
             n_test=len(self.rows.batch),
             how=self.rows.how,
             is_interrupted=bool(waiting),
-            seeds=self.seeds,
+            seeds=self.clock.n_fits,
         )
 
-    def _try(self, name: str, model: MultiTaskEstimator) -> None:
-        """Fit and judge a model; an error becomes its rows."""
+    def _try(self, name: str, model: MultiTaskEstimator) -> pl.DataFrame:
+        """Fit and judge a model, and return its rows of the frame; an error becomes these."""
         try:
-            found = self._judge(name, model)
+            return self._judge(name, model)
         except Exception as error:
-            found = self._failed(" ".join(describe_error(error).split()))
-        self._add(name, found)
+            return self._failed(" ".join(describe_error(error).split()))
 
     def _judge(self, name: str, model: MultiTaskEstimator) -> pl.DataFrame:
         """Fit a model, and return its rows of the frame."""
-        rows, fits, seconds = self.rows, self._fits(model), np.zeros(2)
+        rows, fits, seconds = self.rows, self._fits(model), np.zeros(3)
         outputs: list[list[np.ndarray]] = []
         for fit in fits:
-            times = [perf_counter()]
+            cpu, start = cpu_seconds(), perf_counter()
             fit.fit(**rows.fit)
-            times.append(perf_counter())
+            fitted = perf_counter()
+            seconds[1] += cpu_seconds() - cpu
+            answering = perf_counter()
             outputs.append(fit.answer(rows.X))
-            seconds += np.diff([*times, perf_counter()]) / len(fits)
+            seconds += fitted - start, 0, perf_counter() - answering
+        self.clock.note(model, seconds[0] + seconds[2])
         tasks = rows.coder.labels.tasks
         _check_learned(fits[0], tasks)
         y = fits[0].coder_.labels.encode(rows.y)[0]  # of a funnel, labels mean "this step and all before it"
@@ -225,14 +256,17 @@ class _Trials:
             self._subtract(name, answered)
         self.fitted[name] = fits[0]
         self.calibration.append(calibration)
-        return frame.with_columns(fit_seconds=seconds[0], predict_ms=1e3 * seconds[1])
+        fit_seconds, fit_cpu_seconds, predict_seconds = seconds / len(fits)
+        return frame.with_columns(
+            fit_seconds=fit_seconds, fit_cpu_seconds=fit_cpu_seconds, predict_ms=1e3 * predict_seconds
+        )
 
     def _fits(self, model: MultiTaskEstimator) -> list[MultiTaskEstimator]:
         """Return the model, or copies of it by several seeds."""
-        if self.seeds == 1:
+        if self.clock.n_fits == 1:
             return [model]
         first = draw_seed(model.random_state)
-        return [clone(model).set_params(random_state=first + s) for s in range(self.seeds)]
+        return [clone(model).set_params(random_state=first + s) for s in range(self.clock.n_fits)]
 
     def _subtract(self, name: str, answered: list[Answered]) -> None:
         """Keep the differences to the reference, but where a funnel gives the rows other labels."""
@@ -252,65 +286,26 @@ class _Trials:
 
     def _add(self, name: str, found: pl.DataFrame) -> None:
         named = found.with_columns(model=pl.lit(name))
-        frame = pl.concat([pl.DataFrame(schema=COLUMNS), named], how="diagonal")
-        self.frames[name] = frame
-        if self.verbose:
-            print(_line(name, frame), flush=True)
+        self.frames[name] = pl.concat([pl.DataFrame(schema=COLUMNS), named], how="diagonal")
+
+    def _tell(self, name: str, to_come: Sequence[MultiTaskEstimator]) -> None:
+        """Print a line on a model that is done, with the models to come and their time, if asked to."""
+        if not self.verbose:
+            return
+        expected = self.clock.expect_all(to_come)
+        after = f"; {len(to_come)} to go" if to_come else ""
+        after += f", about {duration(expected)}" if to_come and expected is not None else ""
+        print(f"{name}: {_described_row(self.frames[name])}{after}", flush=True)
 
 
-def _line(name: str, frame: pl.DataFrame) -> str:
-    """Say in a line how a model did."""
+def _described_row(frame: pl.DataFrame) -> str:
+    """Say how a model did."""
     row = frame.row(0, named=True)
     if row["error"] is not None:
-        return f"{name}: {row['error']}"
+        return str(row["error"])
     mean = mean_score(dict(frame.select("task", "score").iter_rows()))
     score = "no score is defined" if math.isnan(mean) else f"mean score {mean:.4f}"
-    return f"{name}: fitted in {row['fit_seconds']:.1f} s, {score}"
-
-
-def _named(models: Any) -> dict[str, MultiTaskEstimator]:
-    """Return the models by name.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If there is none, or one is no estimator of several tasks.
-    """
-    if isinstance(models, Mapping):
-        found = dict(models)
-    elif isinstance(models, Sequence) and not isinstance(models, str):
-        found = dict(_by_class(models))
-    else:
-        raise TypeError(f"models must map names to estimators, be a list of them, or None, got {models!r}")
-    if not found:
-        raise ValueError("models is empty; give at least one, or None for the default ones")
-    for name, model in found.items():
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"models must have names of text, got {name!r}")
-        check_estimator(f"the model {name!r}", model)
-    return found
-
-
-def _by_class(models: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    """Yield models with the names of their classes, numbered where one comes again."""
-    names = [type(model).__name__ for model in models]
-    for i, (name, model) in enumerate(zip(names, models, strict=True)):
-        number = names[: i + 1].count(name)
-        yield (name if number == 1 else f"{name} {number}"), model
-
-
-def _with_params(name: str, model: MultiTaskEstimator, params: Mapping[str, Any]) -> MultiTaskEstimator:
-    """Return a copy of a model with the parameters that all models get, which are checked with its own."""
-    known = model.get_params(deep=False)
-    for param in params:
-        if param not in known:
-            raise ValueError(
-                f"{name} has no parameter {param!r}{near(param, known)}; compare sets those that every model has, so "
-                "set others on a model itself"
-            )
-    prepared = clone(model).set_params(**params)
-    prepared.check_params(name)
-    return prepared
+    return f"fitted in {row['fit_seconds']:.1f} s ({row['fit_cpu_seconds']:.1f} s of CPU), {score}"
 
 
 def _check_tasks(

@@ -26,7 +26,8 @@ COLUMNS: dict[str, Any] = {"model": pl.String, "task": pl.String, "metric": pl.S
 COLUMNS |= dict.fromkeys(("score", "standard_error", "low", "high"), pl.Float64)
 COLUMNS |= dict.fromkeys(("difference", "difference_error", "difference_low", "difference_high"), pl.Float64)
 COLUMNS |= {"difference_spread": pl.Float64}
-COLUMNS |= {"n_labelled": pl.Int64, "fit_seconds": pl.Float64, "predict_ms": pl.Float64, "error": pl.String}
+COLUMNS |= {"n_labelled": pl.Int64, "fit_seconds": pl.Float64, "fit_cpu_seconds": pl.Float64, "predict_ms": pl.Float64}
+COLUMNS |= {"error": pl.String}
 
 #: Columns of `calibration_of`, and the model.
 CALIBRATION: dict[str, Any] = {"model": pl.String, "task": pl.String}

@@ -38,8 +38,9 @@ class Comparison:
         "score", higher is better, with "standard_error", "low" and "high" of its 95 % interval; "difference" to the
         reference on the same rows, with "difference_error", "difference_low" and "difference_high", and with several
         seeds "difference_spread", the standard deviation over seeds; "n_labelled", the number of rows that count;
-        "fit_seconds" and "predict_ms", the times of all tasks and all rows to test together, by the clock; and "error",
-        the reason why a model has no scores. The reference has no difference to itself.
+        "fit_seconds" and "predict_ms", the times of all tasks and all rows to test together, by the clock;
+        "fit_cpu_seconds", the CPU time of the fit in this process and its children; and "error", the reason why a model
+        has no scores. The reference has no difference to itself.
     models : dict of str to estimator
         The fitted models, without those that failed.
     calibration : polars.DataFrame
@@ -91,15 +92,13 @@ class Comparison:
         Columns are "model"; "mean_score", the mean over the tasks where it is defined; the columns of `overall`;
         "ahead" and "behind", the numbers of tasks whose difference to the reference has an interval above or below 0,
         joint over all models and tasks;
-        "fit_seconds", "predict_ms" and "error".
+        "fit_seconds", "fit_cpu_seconds", "predict_ms" and "error".
         """
         by_model = self.frame.group_by("model", maintain_order=True).agg(
             mean_score=pl.col("score").mean(),
             ahead=(pl.col("difference_low") > 0).sum(),
             behind=(pl.col("difference_high") < 0).sum(),
-            fit_seconds=pl.col("fit_seconds").first(),
-            predict_ms=pl.col("predict_ms").first(),
-            error=pl.col("error").first(),
+            **{name: pl.col(name).first() for name in ("fit_seconds", "fit_cpu_seconds", "predict_ms", "error")},
         )
         joined = by_model.join(self.overall, on="model", how="left", maintain_order="left")
         columns = joined.select("model", "mean_score", "^mean_difference.*$", pl.all().exclude("^mean_.*$", "model"))
@@ -225,16 +224,16 @@ class Comparison:
     def _totals(self) -> pl.DataFrame:
         """Return the summary as text; of one task with its intervals."""
         scored = self.summary.filter(pl.col("error").is_null())
-        times = pl.col("fit_seconds").map_elements("{:.1f}".format, pl.String).alias("fit s")
-        times_to_predict = pl.col("predict_ms").map_elements("{:.1f}".format, pl.String).alias("predict ms")
+        shown = {"fit_seconds": "fit s", "fit_cpu_seconds": "CPU s", "predict_ms": "predict ms"}
+        times = [pl.col(name).map_elements("{:.1f}".format, pl.String).alias(own) for name, own in shown.items()]
         if len(self.tasks) == 1:
-            own = scored.select(self._label(), times, times_to_predict)
+            own = scored.select(self._label(), *times)
             return self._details().drop("task").join(own, on="model", maintain_order="left")
         names = {"mean_score": "mean score", "mean_difference": "mean difference"}
         names |= {"mean_difference_low": "from", "mean_difference_high": "to"}
         names |= {"mean_difference_spread": "over seeds"} if self.seeds > 1 else {}
         means = (_number(name).alias(shown) for name, shown in names.items())
-        return scored.select(self._label(), *means, "ahead", "behind", times, times_to_predict)
+        return scored.select(self._label(), *means, "ahead", "behind", *times)
 
     def _details(self) -> pl.DataFrame:
         """Return the scores of all tasks as text, the models in the order of the summary."""

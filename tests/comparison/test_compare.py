@@ -1,5 +1,6 @@
 """What is fitted and judged: the numbers of a comparison, its rows, failures, and mistakes of the caller."""
 
+import re
 from importlib import import_module
 
 import numpy as np
@@ -8,12 +9,25 @@ import polars as pl
 import pytest
 from compared import Broken, Chained, Interrupted, comparison, constant, linear, table
 from sklearn.linear_model import Ridge
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
-from tabmtl import IndependentTasks, MultiTaskEnsemble, Shards, SharedTrees, compare, default_models
+from tabmtl import (
+    IndependentTasks,
+    MMoE,
+    MultiTaskEnsemble,
+    Shards,
+    SharedTrees,
+    SharedTreesClassifier,
+    compare,
+    default_models,
+)
+from tabmtl.comparison.clock import Clock
 from tabmtl.comparison.rows import ComparedRows
 from tabmtl.metrics.intervals import score_difference
 from tabmtl.metrics.scores import each_task
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import TabmtlWarning, TimeLimitWarning
 
 TASKS = ["late", "delay <min>", "kind"]
 
@@ -132,6 +146,7 @@ def test_every_model_and_task_is_a_row_and_a_failure_too(given):
     ]
     done, failed = found.frame.filter(pl.col("error").is_null()), found.frame.filter(model="a <b>")
     assert (done["fit_seconds"] > 0).all() and (done["predict_ms"] > 0).all()
+    assert done.filter(model="experts")["fit_cpu_seconds"].min() > 0
     assert found.frame.schema == given[0].frame.schema
     assert failed["error"].to_list() == ["RuntimeError: no room for <it>"] * 3
     assert failed["score"].is_null().all() and failed["metric"].null_count() == 0
@@ -254,8 +269,52 @@ def test_progress_is_a_line_for_every_model(capsys):
     compare({"linear": linear(), "broken": Broken()}, *table(), random_state=0, verbose=1)
     fits, first, second = capsys.readouterr().out.rsplit("\n", 3)[:-1]
     assert fits.startswith("IndependentTasks  final model 1/")  # of the models that are fitted
-    assert first.startswith("linear: fitted in ") and "mean score 0." in first
+    assert re.fullmatch(
+        r"linear: fitted in \d+\.\d s \(\d+\.\d s of CPU\), mean score 0\.\d{4}; 1 to go, about \d s", first
+    )
     assert second == "broken: RuntimeError: no room for <it>"
+
+
+def test_models_without_time_are_left_out_and_named(capsys):
+    models = {"linear": linear(), "long": MultiTaskEnsemble(), "short": linear(Chained)}
+    with pytest.warns(TimeLimitWarning, match="the time limit of 1e-09 minutes left out long, short; set a longer"):
+        found = compare(models, *table(), random_state=0, time_limit=1e-9)
+    assert [*found.models] == ["linear"] and not found.is_interrupted
+    errors = found.summary.drop_nulls("error")["error"]
+    assert (
+        len(errors) == 2 and errors.str.contains(r"^left out: about \d+ s expected, and 0 s of 1e-09 min left$").all()
+    )
+    assert "long: left out: about " in str(found)
+    found = compare({"linear": linear(), "short": linear()}, *table(), random_state=0, time_limit=60)
+    assert [*found.models] == ["linear", "short"]
+
+
+def test_a_model_is_expected_to_take_what_its_class_took_and_an_ensemble_its_candidates():
+    clock = Clock(1, 2, has_folds=True)
+    ensemble = MultiTaskEnsemble(models={"alone": linear(), "together": SharedTrees()}, n_folds=3, refit=True)
+    assert clock.expect(ensemble) is clock.expect_all([MMoE()]) is None and clock.too_late(MMoE()) is None
+    clock.note(linear(), 3)
+    clock.note(linear(), 5)
+    clock.note(SharedTrees(), 6)
+    assert [clock.expect(model) for model in (linear(), SharedTrees(), MMoE())] == [4, 6, 6]
+    assert clock.expect(ensemble) == (4 + 6) * (3 + 1)
+    assert clock.expect(MMoE(time_limit=1)) == 2
+    assert clock.expect_all([MMoE(), ensemble, linear()]) == 50
+    assert clock.too_late(ensemble) is None
+    assert clock.expect_all([ensemble, ensemble, linear()]) == 44
+    clock.note(ensemble, 300)
+    assert clock.too_late(ensemble).startswith("left out: about 5 min expected, and 60 s of 1 min left")
+    assert Clock(None, 1, has_folds=True).too_late(MMoE()) is None
+
+
+def test_models_of_scikit_learn_learn_every_task_alone():
+    X, y = (part.drop("day", strict=False) for part in table())
+    models = {"plain": Ridge(), "pipeline": make_pipeline(StandardScaler(), Ridge()), "ours": linear()}
+    found = compare(models, X, y["delay <min>"], random_state=0)
+    assert found.frame["difference"].to_list()[1:] == pytest.approx([0, 0], abs=1e-3)
+    assert isinstance(found.models["pipeline"].regressor, Pipeline)
+    found = compare([DecisionTreeClassifier(max_depth=2)], X, y.select("late", "kind"), random_state=0)
+    assert list(found.models) == ["DecisionTreeClassifier"] and found.frame["score"].null_count() == 0
 
 
 def test_mistakes_are_told_before_any_fit():
@@ -265,17 +324,41 @@ def test_mistakes_are_told_before_any_fit():
     for error, message, call in [
         (TypeError, "models must map names to estimators", lambda: compare(spy, X, y)),
         (ValueError, "models is empty", lambda: compare([], X, y)),
-        (TypeError, "wrap one of scikit-learn", lambda: compare({"ridge": Ridge()}, X, y)),
+        (
+            ValueError,
+            "'trees' is a classifier, and some targets need a regressor: delay <min> (regression); give "
+            "IndependentTasks(classifier=DecisionTreeClassifier(), regressor=DecisionTreeRegressor()), or declare the "
+            "kinds, tasks={'delay <min>': 'multiclass'}",
+            lambda: compare({"trees": DecisionTreeClassifier()}, X, y),
+        ),
+        (
+            ValueError,
+            "late (binary), kind (multiclass); give IndependentTasks(regressor=Ridge(), classifier=...)",
+            lambda: compare([spy, Ridge()], X, y),
+        ),
+        (
+            TypeError,
+            "'p' is a Pipeline around SharedTreesClassifier",
+            lambda: compare({"p": make_pipeline(StandardScaler(), SharedTreesClassifier())}, X, y["late"]),
+        ),
+        (TypeError, "wrap one of scikit-learn", lambda: compare([StandardScaler()], X, y)),
+        (
+            TypeError,
+            "give X.drop(['late']) as X, and X.select(['late']) as y",
+            lambda: compare(None, table()[1], ["late"]),
+        ),
+        (ValueError, "near is 'time_limit'", lambda: compare([spy], X, y, time_limt=3)),
+        (ValueError, "time_limit must be a finite number above 0", lambda: compare([spy], X, y, time_limit=-1)),
         (TypeError, "names of text, got 1", lambda: compare({1: spy}, X, y)),
         (ValueError, "has no parameter 'epoch'", lambda: compare([spy], X, y, epoch=3)),
         (ValueError, "IndependentTasks: patience", lambda: compare([spy, IndependentTasks(patience=0)], X, y)),
         (ValueError, "X_test and y_test belong together", lambda: compare([spy], X, y, X_test=X)),
         (ValueError, "X_val and y_val belong together", lambda: compare([spy], X, y, X_val=X)),
-        (ValueError, "groups names the column 'dya'.*near is 'day'", lambda: compare([spy], X, y, groups="dya")),
+        (ValueError, "near is 'day'", lambda: compare([spy], X, y, groups="dya")),
         (ValueError, "y lacks the targets", lambda: compare([spy], X, y, X_test=X, y_test=y.drop("kind"))),
         (ValueError, "would learn other tasks", lambda: compare([spy, IndependentTasks(tasks=other)], X, y)),
         (ValueError, "would learn other tasks", lambda: compare([spy, Interrupted(task_column="day")], X, y["late"])),
         (TypeError, "X is Shards, and compare reads frames", lambda: compare([spy], Shards.__new__(Shards), "late")),
     ]:
-        with pytest.raises(error, match=message):
+        with pytest.raises(error, match=re.escape(message)):
             call()

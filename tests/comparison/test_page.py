@@ -98,7 +98,7 @@ def test_text_has_the_summary_and_every_task():
     assert lines[0].startswith("4 models on 3 tasks: 240 rows to fit and 80 to test (a random 25 % with labels of")
     assert lines[1] == comparison().verdict
     assert lines[2] == "Differences are to linear on the same rows."
-    header = "model  mean score  mean difference  from  to  ahead  behind  fit s  predict ms"
+    header = "model  mean score  mean difference  from  to  ahead  behind  fit s  CPU s  predict ms"
     assert lines[4].split() == header.split()
     assert lines[5].split()[:2] == [comparison().best, plain(comparison().summary["mean_score"][0])]
     assert "a <b>: RuntimeError: no room for <it>" in lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import ANY
 
 import commands
 import compared
@@ -11,7 +12,7 @@ import pytest
 from commands import TARGETS
 
 import tabmtl
-from tabmtl.comparison.judging import OVERALL
+from tabmtl.comparison.judging import COLUMNS, OVERALL
 from tabmtl.pipelines.compare import ModelList, chosen, compare
 from tabmtl.pipelines.data.tables import DataSource, open_table
 
@@ -46,6 +47,7 @@ def test_models_are_compared_and_the_page_is_written(rodents, tmp_path, monkeypa
     page = tmp_path / "report.html"
     monkeypatch.setattr(tabmtl.Comparison, "report", lambda self, path: path.write_text("a page"))
     words = ["--data", rodents, "--split-column", "split", *TARGETS, *QUICK, "--report", page]
+    words += ["--metric", "weight=r2", "--metric", "male=f1", "--time-limit", 600]
     assert commands.run("compare", *words) == 0
     printed = capsys.readouterr().out
     assert "SharedBottom: fitted in " in printed
@@ -54,7 +56,10 @@ def test_models_are_compared_and_the_page_is_written(rodents, tmp_path, monkeypa
     assert f"Written to {page}" in printed and page.read_text() == "a page"
     command = printed.strip().splitlines()[-1]
     assert command.startswith("Nothing is clearly ahead, so the reference, to train and register:  tabmtl train --data")
-    assert "--target male=binary --model SharedBottom --set epochs=1" in command
+    assert "--target male=binary --metric weight=r2 --metric male=f1 --model SharedBottom --set epochs=1" in command
+    assert "rodents: SharedBottom within 600 min; Ctrl-C" in printed and "CPU s" in printed
+    metrics = {line.split()[0]: line.split()[1] for line in printed.splitlines() if "SharedBottom  " in line}
+    assert metrics == {"SharedBottom": ANY, "weight": "r2", "hindfoot_length": "r2", "male": "f1"}
 
 
 def test_a_reference_is_tuned_unless_it_is_said_not_to_be():
@@ -112,11 +117,10 @@ def test_a_given_split_keeps_its_validation_rows(rodents, asked):
 
 @pytest.mark.parametrize(("best", "is_interrupted", "code"), [("a", False, 0), (None, False, 1), ("a", True, 130)])
 def test_the_exit_code_tells_how_it_ended(best, is_interrupted, code, rodents, monkeypatch):
-    frame = pl.DataFrame({"model": ["a"], "score": [1.0 if best else None]}, {"model": pl.String, "score": pl.Float64})
-    names = {"difference": pl.Float64, "difference_low": pl.Float64, "difference_high": pl.Float64}
-    names |= {"fit_seconds": pl.Float64, "predict_ms": pl.Float64, "error": pl.String, "task": pl.String}
-    names |= {"metric": pl.String, "standard_error": pl.Float64, "low": pl.Float64, "high": pl.Float64}
-    frame = pl.concat([frame, pl.DataFrame(schema=names)], how="diagonal").with_columns(task=pl.lit("weight"))
+    row = pl.DataFrame(
+        {"model": ["a"], "task": ["weight"], "score": pl.Series([1.0 if best else None], dtype=pl.Float64)}
+    )
+    frame = pl.concat([pl.DataFrame(schema=COLUMNS), row], how="diagonal")
     found = tabmtl.Comparison(
         frame=frame, models={}, calibration=pl.DataFrame(), overall=pl.DataFrame(schema=OVERALL),
         tasks=(tabmtl.Task(name="weight", kind="regression"),),

@@ -148,6 +148,15 @@ def test_names_with_an_equals_sign_are_names(tmp_path):
     assert opened(tmp_path / "t.csv", target=["a=b=regression"]).facts["tasks"] == {"a=b": "regression"}
 
 
+def test_a_metric_makes_a_task_of_the_kind_that_the_labels_tell(table):
+    options = {"target": ["weight", "male", "year=regression"], "drop": ["split"]}
+    judged = opened(table, **options, metric=["male=accuracy", "year=explained_variance"])
+    tasks = {name: (task.kind.name, task.metric) for name, task in judged.facts["tasks"].items()}
+    assert tasks == {"year": ("regression", "explained_variance"), "male": ("binary", "accuracy")}
+    assert opened(table, **options).identity["columns"]["tasks"] == {"year": "regression"}
+    assert judged.identity["columns"]["tasks"] == {name: [*task] for name, task in tasks.items()}
+
+
 def test_clicks_are_split_in_time(tmp_path):
     clicks, items = commands.small_log(tmp_path)
     source = DataSource(data=str(clicks), val_share=0.2, test_share=0.2)

@@ -92,6 +92,16 @@ MISTAKES = [
         "compare --data days.csv --target weight",
         "column 'day' holds dates or times (Date); write numbers that follow from it into the file",
     ),
+    (f"{SHOP} --time-limit 0", "--time-limit must be a finite number above 0, got 0"),
+    (f"{SHOP} --metric weight", "--metric takes TARGET=NAME, got 'weight'"),
+    (f"{SHOP} --metric weigth=r2", "--metric weigth=r2: there is no target 'weigth': near is weight"),
+    (f"{SHOP} --metric weight=r2 --metric weight=r2", "--metric names 'weight' twice"),
+    (
+        f"{SHOP} --metric weight=explaned_variance",
+        "--metric weight=explaned_variance: weight is regression, whose metrics are r2, explained_variance, "
+        "neg_root_mean_squared_error, neg_mean_absolute_error, neg_mean_squared_error; near is 'explained_variance'",
+    ),
+    (f"{SHARDS} --metric weight=r2", "--metric weight=...: declare the kind too, such as --target weight=binary"),
     # of a sweep
     (f"{TUNE} --objective max", 'for --objective. Choose from: "mean", "pareto"'),
     (f"{TUNE} --weight male=1", "take --objective pareto"),

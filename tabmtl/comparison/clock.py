@@ -1,0 +1,104 @@
+"""The time of a comparison: what its models have taken, and what those to come will take."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import chain
+from statistics import fmean
+from time import perf_counter
+
+from tabmtl.ensemble import MultiTaskEnsemble
+from tabmtl.ensemble.models import with_reference
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.processes.forks import count_threads
+
+_FOLDS = 5  # of an ensemble that chooses their number by itself
+
+
+class Clock:
+    """Time since the comparison began, and the limit.
+
+    Parameters
+    ----------
+    minutes : float or None
+        That the comparison may take; None is no limit.
+    n_fits : int
+        Number of fits of every model.
+    has_folds : bool
+        Whether ensembles fit their candidates in folds, as they do without validation rows.
+    """
+
+    def __init__(self, minutes: float | None, n_fits: int, *, has_folds: bool) -> None:
+        self.minutes, self.n_fits, self.has_folds = minutes, n_fits, has_folds
+        self._end = math.inf if minutes is None else perf_counter() + 60 * minutes
+        self._taken: dict[type, list[float]] = defaultdict(list)
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, infinite without a limit."""
+        return max(self._end - perf_counter(), 0.0)
+
+    def note(self, model: MultiTaskEstimator, seconds: float) -> None:
+        """Note how long all fits and answers of a model took."""
+        self._taken[type(model)].append(seconds)
+
+    def expect(self, model: MultiTaskEstimator) -> float | None:
+        """Return the seconds that a model will take, None before the first one is done.
+
+        It is the mean time of the models of its class, or else the longest time so far. An ensemble takes that of its
+        candidates, once for each fold. No fit takes longer than its own limit.
+        """
+        if type(model) not in self._taken and isinstance(model, MultiTaskEnsemble):
+            expected = self._of_candidates(model)
+        elif type(model) in self._taken:
+            expected = fmean(self._taken[type(model)])
+        else:
+            expected = max(chain.from_iterable(self._taken.values()), default=None)
+        if expected is None or model.time_limit is None:
+            return expected
+        return min(expected, self.n_fits * model.time_limit)
+
+    def _of_candidates(self, model: MultiTaskEnsemble) -> float | None:
+        """Return the seconds of the candidates of an ensemble in all its folds."""
+        n_fits = 1
+        if self.has_folds:
+            n_fits = (_FOLDS if model.n_folds == "auto" else model.n_folds) + model.refit
+        total = 0.0
+        for candidate in with_reference(model.default_models() if model.models is None else model.models).values():
+            expected = self.expect(candidate)
+            if expected is None:
+                return None
+            total += n_fits * expected
+        return total / count_threads(model.n_processes)
+
+    def too_late(self, model: MultiTaskEstimator) -> str | None:
+        """Say why there is no time left for a model, None if there is."""
+        expected = self.expect(model) or 0.0
+        if expected < self.left:
+            return None
+        return f"left out: about {duration(expected)} expected, and {duration(self.left)} of {self.minutes:g} min left"
+
+    def expect_all(self, models: Iterable[MultiTaskEstimator]) -> float | None:
+        """Return the seconds that models will take, without those for which there will be no time."""
+        total = 0.0
+        for model in models:
+            expected = self.expect(model)
+            if expected is None:
+                return None
+            total += expected if total + expected < self.left else 0
+        return total
+
+
+def duration(seconds: float) -> str:
+    """Write a duration in seconds, minutes or hours.
+
+    Examples
+    --------
+    >>> duration(7.4), duration(600), duration(9000)
+    ('7 s', '10 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"

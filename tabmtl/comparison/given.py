@@ -1,0 +1,123 @@
+"""The models of a comparison, as they are given, and as estimators of several tasks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
+
+from tabmtl.ensemble.models import check_estimator
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.models.independent import IndependentTasks
+from tabmtl.params import near
+from tabmtl.schema import listed
+from tabmtl.targets import Task
+
+_LONGEST = 60  # characters of a model in an error
+
+
+def named_models(models: Any) -> dict[str, Any]:
+    """Return the models by name, as they are given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is none, or a name is no text.
+    """
+    if isinstance(models, Mapping):
+        found = dict(models)
+    elif isinstance(models, Sequence) and not isinstance(models, str):
+        found = dict(_by_class(models))
+    else:
+        raise TypeError(f"models must map names to estimators, be a list of them, or None, got {models!r}")
+    if not found:
+        raise ValueError("models is empty; give at least one, or None for the default ones")
+    for name in found:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"models must have names of text, got {name!r}")
+    return found
+
+
+def _by_class(models: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield models with the names of their classes, numbered where one comes again."""
+    names = [type(model).__name__ for model in models]
+    for i, (name, model) in enumerate(zip(names, models, strict=True)):
+        number = names[: i + 1].count(name)
+        yield (name if number == 1 else f"{name} {number}"), model
+
+
+def as_estimator(name: str, model: Any) -> MultiTaskEstimator:
+    """Return a model as an estimator of several tasks: one of scikit-learn learns each task alone.
+
+    Raises
+    ------
+    TypeError
+        If it is neither, or holds an estimator of several tasks, which would learn each task alone.
+    """
+    if not isinstance(model, MultiTaskEstimator) and isinstance(model, BaseEstimator):
+        inside = [each for each in model.get_params().values() if isinstance(each, MultiTaskEstimator)]
+        if inside:
+            ours, outer = type(inside[0]).__name__, type(model).__name__
+            raise TypeError(
+                f"the model {name!r} is a {outer} around {ours}, whose tasks compare cannot ask for; give {ours} "
+                f"itself, or the {outer} in IndependentTasks(classifier=..., regressor=...): it learns every task alone"
+            )
+        if is_classifier(model):
+            return IndependentTasks(classifier=model)
+        if is_regressor(model):
+            return IndependentTasks(regressor=model)
+    check_estimator(f"the model {name!r}", model)
+    return model
+
+
+def with_params(name: str, model: MultiTaskEstimator, params: Mapping[str, Any], own: Sequence[str]) -> Any:
+    """Return a copy of a model with the parameters that all models get, which are checked with its own.
+
+    Parameters
+    ----------
+    name : str
+    model : MultiTaskEstimator
+    params : mapping of str to object
+    own : sequence of str
+        Names of the parameters that are for the comparison itself.
+    """
+    known = model.get_params(deep=False)
+    for param in params:
+        if param not in known:
+            raise ValueError(
+                f"{name} has no parameter {param!r}{near(param, [*own, *known])}; compare sets those that every model "
+                "has, so set others on a model itself"
+            )
+    prepared = clone(model).set_params(**params)
+    prepared.check_params(name)
+    return prepared
+
+
+def check_kinds(name: str, given: Any, tasks: Sequence[Task]) -> None:
+    """Raise a ValueError that has the cure if a model of scikit-learn is for one sort of targets, and some are not."""
+    if isinstance(given, MultiTaskEstimator):
+        return
+    own, other = ("classifier", "regressor") if is_classifier(given) else ("regressor", "classifier")
+    others = [task for task in tasks if task.is_classification != (own == "classifier")]
+    if others:
+        text = repr(given)
+        text = text if len(text) < _LONGEST else f"models[{name!r}]"
+        made = f"IndependentTasks({own}={text}, {other}={_counterpart(given)})"
+        kind = "multiclass" if own == "classifier" else "regression"
+        raise ValueError(
+            f"the model {name!r} is a {own}, and some targets need a {other}: "
+            f"{listed([f'{task.name} ({task.kind})' for task in others], 5)}; give {made}, or declare the kinds, "
+            f"tasks={{{others[0].name!r}: {kind!r}}}"
+        )
+
+
+def _counterpart(model: Any) -> str:
+    """Return the call of the class for the other sort of targets, if the module of the model has it."""
+    cls = type(model)
+    for one, other in (("Classifier", "Regressor"), ("Regressor", "Classifier")):
+        name = cls.__name__.removesuffix(one) + other
+        if cls.__name__.endswith(one) and hasattr(sys.modules[cls.__module__], name):
+            return f"{name}()"
+    return "..."
