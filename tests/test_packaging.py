@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 
 #: What a wheel is made of. It is built from a copy, for a build leaves traces that the next one reads.
-SOURCES = ("tabmtl", "synth", "pipelines", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("tabmtl", "synth", "pipelines", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 
 HEAVY = ("torch", "lightgbm", "polars", "matplotlib", "rich", "pandas")
 
@@ -30,6 +30,19 @@ class Built:
     said: str
     sdist: list[str]
     wheel: list[str]
+
+
+def run(folder: Path, *arguments: str) -> str:
+    """Run Python in a folder, and return what it prints."""
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def warnings_of(said: str) -> list[str]:
+    """Lines that warn, and those of a box; without a line of setuptools where Python writes no bytecode."""
+    lines = [line for line in said.splitlines() if "byte-compiling is disabled" not in line]
+    return [line for line in lines if "warning" in line.lower() or "*****" in line]
 
 
 @pytest.fixture(scope="module")
@@ -46,26 +59,34 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def built(source, tmp_path_factory):
     target = tmp_path_factory.mktemp("built")
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(target), str(source)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
+    said = run(source, "-m", "build", "--no-isolation", "--outdir", str(target))
     (wheel,), (sdist,) = target.glob("*.whl"), target.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as in_wheel, tarfile.open(sdist) as in_sdist:
         names = [member.name.partition("/")[2] for member in in_sdist.getmembers() if member.isfile()]
-        return Built(said=run.stdout + run.stderr, sdist=names, wheel=in_wheel.namelist())
+        return Built(said=said, sdist=names, wheel=in_wheel.namelist())
 
 
 def test_a_build_warns_of_nothing_and_an_sdist_holds_what_the_wheel_does(built):
-    warned = [line for line in built.said.splitlines() if "warning" in line.lower() and "byte-compiling" not in line]
-    assert warned == []
+    assert warnings_of(built.said) == []
     assert {name for name in built.wheel if name.startswith("tabmtl/")} <= {*built.sdist}
 
 
 def test_an_editable_install_warns_of_nothing(built, source, tmp_path):
-    code = f"from setuptools.build_meta import build_editable; build_editable({str(tmp_path)!r})"
-    run = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert "absent from" not in run.stdout + run.stderr
+    said = run(source, "-c", f"from setuptools.build_meta import build_editable; build_editable({str(tmp_path)!r})")
+    assert warnings_of(said) == []
+
+
+def test_a_checkout_without_links_gives_the_same_wheel(built, source, tmp_path):
+    """A zip, and git on Windows, have files of text in place of links."""
+    checkout, target = tmp_path / "checkout", tmp_path / "target"
+    shutil.copytree(source, checkout, symlinks=True, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    for name in ("synth", "pipelines"):
+        (checkout / "tabmtl" / name).unlink()
+        (checkout / "tabmtl" / name).write_text(f"../{name}")
+    said = run(checkout, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(target))
+    assert warnings_of(said) == []
+    with zipfile.ZipFile(next(target.iterdir())) as wheel:
+        assert {*wheel.namelist()} == {*built.wheel}
 
 
 def test_the_wheel_has_one_top_level(built):
@@ -103,6 +124,4 @@ def test_extras_of_others_are_spelled_as_their_metadata_spells_them():
 
 def test_importing_the_package_is_light():
     code = f"import sys, tabmtl; print([name for name in {HEAVY!r} if name in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == "[]"
+    assert run(ROOT, "-c", code).strip() == "[]"
