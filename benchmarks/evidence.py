@@ -53,7 +53,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -71,7 +70,7 @@ from sklearn.model_selection import KFold, train_test_split
 
 from benchmarks import evidence_report
 from benchmarks.evidence_report import AS_NOW, BAG, CATBOOST, ENSEMBLE, LIGHTGBM, LINE, SINGLE
-from benchmarks.harness import ROOT, Record, score_parser
+from benchmarks.harness import ROOT, Record, cpu, score_parser
 from benchmarks.problems import SETS, Alone, Bag, Case, CatBoost, Plain, answers_of, open_case, open_set, score_answers
 from benchmarks.splits import split_rows, time_blocks, units_of
 from tabmtl import IndependentTasks, MMoE, MultiTabNet, MultiTaskEnsemble, SharedBottom, SharedTrees
@@ -400,9 +399,7 @@ def fit(name: str, case: Case, seed: int) -> tuple[dict[str, np.ndarray], np.nda
 
 
 def _cpu_seconds(call: Callable[[], Any]) -> float:
-    start = time.process_time()
-    call()
-    return time.process_time() - start
+    return cpu(call)(0)["s"]
 
 
 def estimate(cell: Cell, records: Sequence[Record]) -> float:

@@ -73,11 +73,17 @@ def warn_user(message: str, category: type[TabmtlWarning] = TabmtlWarning) -> No
     warnings.warn(message, category, stacklevel=level)
 
 
-def is_asked_by_sklearn() -> bool:
-    """Return whether scikit-learn called this package, rather than a user."""
+def outer_frame() -> FrameType | None:
+    """Return the frame of the code that called this package."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "tabmtl":
         frame = frame.f_back
+    return frame
+
+
+def is_asked_by_sklearn() -> bool:
+    """Return whether scikit-learn called this package, rather than a user."""
+    frame = outer_frame()
     return frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "sklearn"
 
 

@@ -55,6 +55,13 @@ class TableCoder:
         if tuple(name for name in self.names if name != self.task_column) != self.features.names:
             raise ValueError(f"the columns of X are {self.names[:5]}, the features {self.features.names[:5]}")
 
+    @property
+    def levels(self) -> dict[str, tuple[str, ...]]:
+        """Levels by the name of every categorical column, and tasks by that of the task column."""
+        columns = self.features.columns
+        tasks = {} if self.task_column is None else {self.task_column: self.labels.task_levels or ()}
+        return dict(zip(columns.categorical, columns.levels, strict=True)) | tasks
+
     @classmethod
     def fit(
         cls,

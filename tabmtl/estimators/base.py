@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
@@ -16,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.estimators.docstrings import DocumentedSignature, complete_docstring
 from tabmtl.params import check_fields, describe_params, near, read_params
-from tabmtl.schema import is_asked_by_sklearn
+from tabmtl.schema import is_asked_by_sklearn, outer_frame
 from tabmtl.storage.persist import write_folder
 from tabmtl.storage.stored import Saved, put_together, take_apart
 from tabmtl.targets import Tasks
@@ -211,9 +209,7 @@ def asking_score() -> Callable[..., Any] | None:
     """Return the function of scikit-learn's scorer that called this package, or will judge the fit that it runs."""
     if not is_asked_by_sklearn():  # to look at the variables of other callers would cost time in every answer
         return None
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "tabmtl":
-        frame = frame.f_back
+    frame = outer_frame()
     for _ in range(4):  # a scorer calls by way of a cache
         known = {} if frame is None else frame.f_locals
         for scorer in (known.get("self"), known.get("scorer")):

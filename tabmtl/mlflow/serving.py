@@ -41,11 +41,7 @@ class TableModel:
     def __init__(self, estimator: MultiTaskEstimator) -> None:
         self.estimator = estimator
         coder = estimator.coder_
-        columns = coder.features.columns
-        levels = dict(zip(columns.categorical, columns.levels, strict=True))
-        if coder.task_column is not None:
-            levels[coder.task_column] = coder.labels.task_levels or ()
-        self._spellings = {name: _spellings(known) for name, known in levels.items()}
+        self._spellings = {name: _spellings(known) for name, known in coder.levels.items()}
         self._labels = coder.labels.in_frames()
 
     def get_raw_model(self) -> MultiTaskEstimator:

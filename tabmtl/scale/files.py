@@ -321,12 +321,9 @@ def _scan(coder: TableCoder, file: str, keep: tuple[str, ...]) -> tuple[pl.LazyF
 
 def _types_of_fit(coder: TableCoder, found: dict[str, pl.DataType]) -> dict[str, pl.DataType]:
     """Return the types of columns, by their names in fit, where the values of a CSV file do not tell them."""
-    columns = coder.features.columns
-    types: dict[str, pl.DataType] = {name: pl.Float64() for name in columns.numeric if found[name] == pl.String}
-    levels = dict(zip(columns.categorical, columns.levels, strict=True))
-    if coder.task_column is not None:
-        levels[coder.task_column] = coder.labels.task_levels or ()
-    for name, known in levels.items():
+    numeric = coder.features.columns.numeric
+    types: dict[str, pl.DataType] = {name: pl.Float64() for name in numeric if found[name] == pl.String}
+    for name, known in coder.levels.items():
         texts = pl.DataFrame({"level": pl.Series(known, dtype=pl.String)})
         numbers = texts.select(pl.col("level").cast(pl.Float64, strict=False))
         as_number = numbers.select(text_of("level", pl.Float64())).to_series()
