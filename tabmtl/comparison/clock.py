@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from itertools import chain
 from statistics import fmean
 from time import perf_counter
 
@@ -47,15 +46,15 @@ class Clock:
     def expect(self, model: MultiTaskEstimator) -> float | None:
         """Return the seconds that a model will take, None before the first one is done.
 
-        It is the mean time of the models of its class, or else the longest time so far. An ensemble takes that of its
+        It is the mean time of the models that share most base classes with it. An ensemble takes that of its
         candidates, once for each fold. No fit takes longer than its own limit.
         """
         if type(model) not in self._taken and isinstance(model, MultiTaskEnsemble):
             expected = self._of_candidates(model)
-        elif type(model) in self._taken:
-            expected = fmean(self._taken[type(model)])
         else:
-            expected = max(chain.from_iterable(self._taken.values()), default=None)
+            bases = {*type(model).__mro__}
+            nearest = max(self._taken, key=lambda cls: len(bases & {*cls.__mro__}), default=None)
+            expected = None if nearest is None else fmean(self._taken[nearest])
         if expected is None or model.time_limit is None:
             return expected
         return min(expected, self.n_fits * model.time_limit)

@@ -121,11 +121,11 @@ def compare(
         are those of the first seed.
 
         ``time_limit=30`` is for the comparison too: minutes for all models together, as ``--time-limit`` of the command
-        (``time_limit`` of an estimator, and of AutoGluon, are seconds). The reference is always fitted. Each
-        other model begins only if it is expected to end in time, judged by the times of those before it. If not, it
-        becomes a row with this reason, there is a `TimeLimitWarning`, and a quicker one behind it may still begin.
-        AutoGluon would shorten fits; here none is, so that each model is judged as you would train it. One that takes
-        longer than expected therefore ends late. The models that are left out depend on the machine.
+        (those of an estimator, and of AutoGluon, are seconds). The reference is always fitted. Each other model begins
+        only if it is expected to end in time, judged by the times of those before it. If not, it becomes a row with
+        this reason, there is a `TimeLimitWarning`, and a quicker one behind it may still begin. AutoGluon would shorten
+        fits; here none is, so that each model is judged as you would train it. One that takes longer than expected
+        therefore ends late. The models that are left out depend on the machine.
 
     Returns
     -------

@@ -81,6 +81,9 @@ class ComparedRows:
     @classmethod
     def _given(cls, coder: TableCoder, fit: dict[str, Any], X: Any, y: Any, n_fit: int) -> ComparedRows:
         """Take the rows to test from the caller, with their groups if these are known."""
+        missing = [name for name in coder.names if coder.named and not has_column(X, name)]
+        if missing:
+            raise ValueError(f"X_test lacks the columns {missing} of X; give it all columns of X")
         tested, groups = coder.read(X, y), fit["groups"]
         own, of_test = groups if isinstance(groups, tuple) and len(groups) == 2 else (groups, None)
         if isinstance(groups, str) and has_column(X, groups):

@@ -14,10 +14,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from tabmtl import (
+    RMTGB,
     IndependentTasks,
     MMoE,
+    MultiTabNet,
     MultiTaskEnsemble,
     Shards,
+    SharedBottom,
     SharedTrees,
     SharedTreesClassifier,
     compare,
@@ -289,17 +292,20 @@ def test_models_without_time_are_left_out_and_named(capsys):
     assert [*found.models] == ["linear", "short"]
 
 
-def test_a_model_is_expected_to_take_what_its_class_took_and_an_ensemble_its_candidates():
+def test_a_model_is_expected_to_take_what_the_nearest_took_and_an_ensemble_its_candidates():
     clock = Clock(1, 2, has_folds=True)
     ensemble = MultiTaskEnsemble(models={"alone": linear(), "together": SharedTrees()}, n_folds=3, refit=True)
     assert clock.expect(ensemble) is clock.expect_all([MMoE()]) is None and clock.too_late(MMoE()) is None
     clock.note(linear(), 3)
     clock.note(linear(), 5)
     clock.note(SharedTrees(), 6)
-    assert [clock.expect(model) for model in (linear(), SharedTrees(), MMoE())] == [4, 6, 6]
     assert clock.expect(ensemble) == (4 + 6) * (3 + 1)
+    clock.note(MultiTabNet(), 7)
+    clock.note(SharedBottom(), 8)
+    nearest = {linear(): 4, SharedTrees(): 6, RMTGB(): 6, MMoE(): 8}
+    assert {model: clock.expect(model) for model in nearest} == nearest
     assert clock.expect(MMoE(time_limit=1)) == 2
-    assert clock.expect_all([MMoE(), ensemble, linear()]) == 50
+    assert clock.expect_all([MMoE(), ensemble, linear()]) == 52
     assert clock.too_late(ensemble) is None
     assert clock.expect_all([ensemble, ensemble, linear()]) == 44
     clock.note(ensemble, 300)
@@ -355,6 +361,11 @@ def test_mistakes_are_told_before_any_fit():
         (ValueError, "X_test and y_test belong together", lambda: compare([spy], X, y, X_test=X)),
         (ValueError, "X_val and y_val belong together", lambda: compare([spy], X, y, X_val=X)),
         (ValueError, "near is 'day'", lambda: compare([spy], X, y, groups="dya")),
+        (
+            ValueError,
+            "X_test lacks the columns ['a'] of X; give it all columns of X",
+            lambda: compare([spy], X, y, X_test=X.drop("a"), y_test=y),
+        ),
         (ValueError, "y lacks the targets", lambda: compare([spy], X, y, X_test=X, y_test=y.drop("kind"))),
         (ValueError, "would learn other tasks", lambda: compare([spy, IndependentTasks(tasks=other)], X, y)),
         (ValueError, "would learn other tasks", lambda: compare([spy, Interrupted(task_column="day")], X, y["late"])),
