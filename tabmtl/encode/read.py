@@ -63,8 +63,27 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
     if isinstance(X, pl.Series) or nw.dependencies.is_into_series(X):
         raise ValueError(f"Expected 2D array or a frame, got a series of type {type(X).__name__} instead")
     check_container(X)
-    array = _as_array(X, "X", ensure_2d=True)
+    array = as_array(X, "X", ensure_2d=True)
     return _join(array.T, [f"x{i}" for i in range(array.shape[1])], read_array), False
+
+
+def read_values(X: Any) -> pl.DataFrame:
+    """Read columns of any container as `read_features` does, but keep dates and times, and collect a lazy frame."""
+    X = X.collect() if isinstance(X, pl.LazyFrame) else _as_table(X)
+    if isinstance(X, pl.DataFrame) or not nw.dependencies.is_into_dataframe(X):
+        return read_features(X)[0].lazy().collect()
+
+    def read(series: nw.Series, name: str) -> pl.Series:
+        return series.to_polars().alias(name) if series.dtype.is_temporal() else read_column(series, name)
+
+    return _read_frame(X, read)[0]
+
+
+def to_array(frame: pl.DataFrame) -> np.ndarray:
+    """Return a frame as an array, of objects where a column is not of numbers."""
+    if all(dtype.is_numeric() for dtype in frame.dtypes):
+        return frame.to_numpy()
+    return np.column_stack([np.array(column.to_list(), dtype=object) for column in frame.iter_columns()])
 
 
 def check_container(X: Any) -> None:
@@ -92,7 +111,8 @@ def _as_table(values: Any) -> Any:
     return pa.chunked_array([values]) if isinstance(values, pa.Array) else values
 
 
-def _as_array(values: Any, name: str, *, ensure_2d: bool) -> np.ndarray:
+def as_array(values: Any, name: str, *, ensure_2d: bool) -> np.ndarray:
+    """Return what is no frame as an array, of objects where a list mixes text and numbers."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         cure = f"say numpy.where({name}.mask, None, {name}.data)"
         raise TypeError(f"{name} is a masked array, whose masked values would be read: {cure}")
@@ -137,7 +157,7 @@ def read_targets(y: Any) -> tuple[pl.DataFrame, Origin]:
         frame, _ = _read_frame(y, read=_read_target)
         _check_targets_exist(frame.columns)
         return frame, origin_of(list(nw.from_native(y, eager_only=True).iter_columns()), ndim=2, named=True)
-    array = _as_array(y, "y", ensure_2d=False)
+    array = as_array(y, "y", ensure_2d=False)
     ndim: Literal[1, 2] = 1 if array.ndim == 1 else 2
     columns = array.reshape(len(array), -1).T
     names = ["y"] if ndim == 1 else [f"y{i}" for i in range(len(columns))]

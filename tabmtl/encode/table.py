@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
+import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 import polars.selectors as cs
@@ -15,7 +16,8 @@ from tabmtl.columns.category import is_feature, text_of
 from tabmtl.columns.cures import Library, by_cast, by_columns, library_of
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
-from tabmtl.encode.read import check_targets, names_of, read_features, without_columns
+from tabmtl.encode.preprocessing import Preprocessing, Values
+from tabmtl.encode.read import check_targets, in_order, names_of, read_features, to_array, without_columns
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.params import check_known, near
 from tabmtl.processes.forks import check_pool
@@ -39,6 +41,8 @@ class TableCoder:
         Whether X brought these names.
     dropped : tuple of str
         Further columns, which `read` ignores where a frame has them.
+    preprocessing : Preprocessing or None
+        What makes the features of the columns of X; without it, these are the features.
     """
 
     features: FeatureCoder
@@ -47,20 +51,31 @@ class TableCoder:
     names: Annotated[tuple[str, ...], Stored(shape="P")]
     named: bool
     dropped: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
 
     def __post_init__(self) -> None:
         if (self.task_column is None) != (self.labels.task_levels is None):
             raise ValueError(f"task_column is {self.task_column!r}, the tasks of rows are {self.labels.task_levels}")
         self.features.check_kinds(TABLE_KINDS)
-        if tuple(name for name in self.names if name != self.task_column) != self.features.names:
-            raise ValueError(f"the columns of X are {self.names[:5]}, the features {self.features.names[:5]}")
+        before, names = self.preprocessing, self.names
+        if before is not None and len(before.values) != len([name for name in names if name != self.task_column]):
+            raise ValueError(f"the columns of X are {names[:5]}, those of the preprocessor {before.values[:5]}")
+        names = names if before is None else before.names
+        if tuple(name for name in names if name != self.task_column) != self.features.names:
+            raise ValueError(f"the columns of X are {names[:5]}, the features {self.features.names[:5]}")
 
     @property
     def levels(self) -> dict[str, tuple[str, ...]]:
-        """Levels by the name of every categorical column, and tasks by that of the task column."""
+        """Levels by the name of every categorical column, and tasks by that of the task column.
+
+        In front of a preprocessor, which may take text apart, none are known of text.
+        """
         columns = self.features.columns
-        tasks = {} if self.task_column is None else {self.task_column: self.labels.task_levels or ()}
-        return dict(zip(columns.categorical, columns.levels, strict=True)) | tasks
+        found = dict(zip(columns.categorical, columns.levels, strict=True))
+        if self.preprocessing is not None:
+            known: dict[str, tuple[str, ...]] = {"text": (), "booleans": ("true", "false")}
+            found = {name: known[own] for name, own in self.values_of_fit().items() if own in known}
+        return found | ({} if self.task_column is None else {self.task_column: self.labels.task_levels or ()})
 
     @classmethod
     def fit(
@@ -98,6 +113,40 @@ class TableCoder:
             named=named,
         )
 
+    @property
+    def after(self) -> TableCoder:
+        """The coder of what the preprocessor gives; without one, the coder itself."""
+        before = self.preprocessing
+        if before is None:
+            return self
+        return replace(self, preprocessing=None, names=before.names, named=before.named, dropped=())
+
+    def values_of_fit(self) -> dict[str, Values]:
+        """Return what the columns of X held in fit, by their names; without the task column."""
+        names = [name for name in self.names if name != self.task_column]
+        if self.preprocessing is not None:
+            return dict(zip(names, self.preprocessing.values, strict=True))
+        numeric = self.features.columns.numeric
+        return {name: "numbers" if name in numeric else "text" for name in names}
+
+    def prepared(self, X: Any) -> Any:
+        """Return what the preprocessor makes of rows; without one, the rows as they are.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X has other columns than in fit, or the preprocessor cannot transform them.
+        """
+        if self.preprocessing is None:
+            return X
+        X = without_columns(X, self.dropped)
+        if self.named and (nw.dependencies.is_into_dataframe(X) or isinstance(X, pl.LazyFrame)):
+            ordered = in_order(X, self.names)
+            if ordered is None:
+                self._refuse(nw.from_native(X).collect_schema().names(), X)
+            X = ordered
+        return self.preprocessing.transform(X, self.names, self.task_column)
+
     def read(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, unknown_task: Literal["error", "shared"] = "error"
     ) -> Batch:
@@ -122,6 +171,8 @@ class TableCoder:
         self, X: Any, y: Any = None, sample_weight: Any = None, *, unknown_task: Literal["error", "shared"] = "error"
     ) -> Batch:
         """Encode some rows of a table as `read` does, but with their weights as they are."""
+        if self.preprocessing is not None:
+            return self.after.read_block(self.prepared(X), y, sample_weight, unknown_task=unknown_task)
         frame = self.read_frame(X)
         task = None if self.task_column is None else self._task_codes(frame, unknown_task)
         x = self.features.encode(frame if task is None else _select(frame, self.features.names))
@@ -138,13 +189,15 @@ class TableCoder:
         return replace(batch, y=values, weight=weight)
 
     def read_frame(self, X: Any) -> pl.DataFrame | pl.LazyFrame:
-        """Return the columns of fit, by name if both have names, else by position.
+        """Return the columns of fit, by name if both have names, else by position; as the preprocessor makes them.
 
         Raises
         ------
         ValueError
             If X lacks a column, or has a further one.
         """
+        if self.preprocessing is not None:
+            return self.after.read_frame(self.prepared(X))
         frame, named = read_features(without_columns(X, self.dropped))
         found = tuple(names_of(frame))
         if found == self.names:
@@ -152,16 +205,15 @@ class TableCoder:
         if named and self.named and set(found) == set(self.names):
             return _select(frame, self.names)
         if len(found) != len(self.names) or (named and self.named):
-            raise ValueError(f"X has the columns {[*found]}, expected those of fit: {[*self.names]}. {by_columns(X)}")
+            self._refuse(found, X)
         return frame.rename(dict(zip(found, self.names, strict=True)))
+
+    def _refuse(self, found: Sequence[str], X: Any) -> NoReturn:
+        raise ValueError(f"X has the columns {[*found]}, expected those of fit: {[*self.names]}. {by_columns(X)}")
 
     def as_given(self, frame: pl.DataFrame) -> Any:
         """Return rows as an estimator takes them without a word: in an array, where fit saw no names of columns."""
-        if self.named:
-            return frame
-        if all(dtype.is_numeric() for dtype in frame.dtypes):
-            return frame.to_numpy()
-        return np.column_stack([np.array(column.to_list(), dtype=object) for column in frame.iter_columns()])
+        return frame if self.named else to_array(frame)
 
     def check_labelled(self, batch: Batch) -> None:
         """Raise a ValueError that names a task of the long layout without any labelled row."""

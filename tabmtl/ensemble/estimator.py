@@ -236,7 +236,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         totals: list[np.ndarray] = []
-        for name, answers in self._answers(read_frame(X, self.coder_)):
+        for name, answers in self._answers(read_frame(X, self.coder_.after)):
             totals = totals or [np.zeros_like(answer) for answer in answers]
             if name not in self.model_weights_.columns:
                 continue

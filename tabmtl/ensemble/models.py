@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tabmtl.encode.preprocessing import by_preprocessor
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.models.independent import IndependentTasks
 
@@ -26,6 +27,11 @@ def check_models(name: str, value: Any) -> None:
         if not isinstance(key, str) or key in _TAKEN:
             raise ValueError(f"{name} must have names of text other than {', '.join(_TAKEN)}, got {key!r}")
         check_estimator(f"{name}[{key!r}]", model)
+        if model.preprocessor is not None:
+            raise ValueError(
+                f"{name}[{key!r}] has a preprocessor, and all models of an ensemble read the same columns: give it to "
+                "the ensemble, MultiTaskEnsemble(preprocessor=...)"
+            )
         model.check_params(f"{name}[{key!r}]")
 
 
@@ -33,6 +39,7 @@ def check_estimator(name: str, model: Any) -> None:
     """Raise a TypeError that has the cure, unless a model is an estimator of several tasks."""
     if not isinstance(model, MultiTaskEstimator):
         cure = "wrap one of scikit-learn: IndependentTasks(classifier=..., regressor=...)"
+        cure = by_preprocessor(model).removeprefix("; ") or cure
         if isinstance(model, type) and issubclass(model, MultiTaskEstimator):
             cure = f"that is the class; write {model.__name__}()"
         raise TypeError(f"{name} must be an estimator of this package, or derived from one, got {model!r}; {cure}")

@@ -40,6 +40,8 @@ class SavableEstimator(Watched, BaseEstimator):
 
     #: Parameters that may hold code, which only training runs; it is not saved.
     training_code: ClassVar[tuple[str, ...]] = ()
+    # parameters that fitted attributes hold too, so that a file needs no copy of them
+    _kept_apart: ClassVar[tuple[str, ...]] = ()
     # a dataclass of the fitted attributes that a file keeps, under their names; `put_together` reads it
     _stored: ClassVar[type]
     _fitted_params: dict[str, Any]
@@ -105,7 +107,8 @@ class SavableEstimator(Watched, BaseEstimator):
     def saved(self) -> Saved:
         """Return what a file keeps of a fitted estimator, by itself or as a part of another one."""
         saved = take_apart(self._state())
-        params = describe_params(self._fitted_params, self.training_code)
+        params = {name: value for name, value in self._fitted_params.items() if name not in self._kept_apart}
+        params = describe_params(params, self.training_code)
         return replace(saved, facts=saved.facts | {"params": params})
 
     @classmethod

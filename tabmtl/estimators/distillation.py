@@ -29,7 +29,7 @@ from tabmtl.training.rows import MemoryRows
 from tabmtl.training.run import Run
 from tabmtl.training.table_loop import Evaluate
 
-_OF_THE_TABLE = ("tasks", "task_column", "categorical_features", "drop")
+_OF_THE_TABLE = ("tasks", "task_column", "categorical_features", "drop", "preprocessor")
 _FACES = {None: "", "classification": "Classifier", "regression": "Regressor"}
 _LEAST_VARIATION = 1e-6  # answers that vary less count as constant
 
@@ -43,11 +43,13 @@ def learn_answers(student: NetworkEstimator, teacher: MultiTaskEstimator, X: Any
         If X has other columns than the teacher's fit, or the network has a loss of its own or another face.
     """
     _prepare(student, teacher)
-    frame = teacher.coder_.read_frame(teacher._check_columns(X)).lazy().collect()
+    after = teacher.coder_.after
+    frame = after.read_frame(teacher._preprocessed(X)).lazy().collect()
     coder = _fit_features(teacher.coder_, frame, student)
-    answers = teacher.answer(frame if coder.named else frame.to_numpy())
+    given = frame if after.named else frame.to_numpy()
+    answers = teacher._outputs(given, teacher._read_rows(given))
     coder = replace(coder, labels=coder.labels.scaled(answers))
-    batch, targets, valid = coder.read(frame), _targets(coder.labels, answers), None
+    batch, targets, valid = coder.after.read(frame), _targets(coder.labels, answers), None
     rows = FrameRows(replace(batch, y=np.zeros((len(batch), len(answers)))), coder.labels.tasks)  # all are labelled
     batch = replace(batch, y=targets)
     if student.early_stopping:

@@ -51,10 +51,13 @@ class NetworkState(TrainedState, TableState):
     batch_size_: int
     task_weights_: tuple[Annotated[dict[str, np.ndarray], Stored()], ...]
     task_snapshot_: Annotated[np.ndarray, Stored("i8", low=0)]
-    _importances: Annotated[np.ndarray, Stored("f8", "P")] | None
+    _importances: Annotated[np.ndarray, Stored("f8", "I")] | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        names = self.coder_.after.names
+        if self._importances is not None and len(self._importances) != len(names):
+            raise ValueError(f"there are {len(self._importances)} importances, expected {len(names)}")
         n_tasks, n_snapshots = len(self.coder_.labels.tasks), 1 + len(self.task_weights_)
         if len(self.task_snapshot_) not in (0, n_tasks) or not (self.task_snapshot_ < n_snapshots).all():
             raise ValueError(f"task_snapshot_ is {self.task_snapshot_}, expected {n_tasks} numbers below {n_snapshots}")
@@ -170,8 +173,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             experts, returns them side by side, in task order. In the long layout, a row has those of its own task.
         """
         check_is_fitted(self)
-        self._check_columns(X)
-        return self._run(represent_rows, self.coder_.read(X)).cpu().numpy()
+        return self._run(represent_rows, self._read_rows(self._preprocessed(X))).cpu().numpy()
 
     def export_onnx(self, path: str | Path) -> None:
         """Write the fitted network as an ONNX file, from raw values to the answers of `predict_proba` and `predict`.
@@ -383,7 +385,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         def score(changed: Batch) -> float:
             return mean_score(_score(self.coder_, self._outputs(None, changed), changed))
 
-        whole, names = score(rows), self.coder_.names
+        whole, names = score(rows), self.coder_.after.names
         if np.isnan(whole):
             return None
         falls, origins = np.zeros(len(names)), np.array(self.coder_.features.origins, dtype=object)

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
+from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from tabmtl.columns.cures import by_columns
 from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.encode.cache import encoded
+from tabmtl.encode.preprocessing import Preprocessing, check_preprocessor
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.tasks import DeclaredTasks
-from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score
+from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score, draw_seed
 from tabmtl.estimators.rows import FitRows, FrameRows, ShardRows
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import Answered, TaskScores, check_metric, mean_score, score_tasks
@@ -125,6 +127,11 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     drop : sequence of str, default=()
         Columns of the frame X that are not features, such as an id. X may lack them in ``predict``. Positions in
         ``categorical_features`` do not count them.
+    preprocessor : transformer of scikit-learn, optional
+        Makes the features of the columns of X, such as a ``ColumnTransformer`` or a ``Pipeline`` of transformers. `fit`
+        fits a copy on X alone, without labels and weights. All rows that the estimator gets then go through it, those
+        of X_val too, and `save` writes it beside the model. It sees X without the task column and the columns in
+        ``drop``, in the library of fit; ``categorical_features`` name columns that it gives.
     random_state : int, RandomState or None, default=None
         Random seed; the global generators stay untouched.
 
@@ -139,12 +146,15 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         Their names, if X is a frame.
     coder_ : TableCoder
         How X and y are read: their columns, levels, scales and tasks.
+    preprocessor_ : transformer
+        The fitted copy of ``preprocessor``, if there is one.
     """
 
     tasks: DeclaredTasks = None
     task_column: str | None = None
     categorical_features: Literal["from_dtype"] | Sequence[str | int] = "from_dtype"
     drop: Names = ()
+    preprocessor: Annotated[Any, check_preprocessor] = None
     random_state: RandomState = None
 
     classes_ = cast(  # an array, where a Classifier face has set it
@@ -164,6 +174,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     __metadata_request__fit: ClassVar = {"groups": True}
     # the kind of every undeclared task; the three faces differ in it
     _target_kind: ClassVar[TargetKind] = None
+    _kept_apart: ClassVar[tuple[str, ...]] = ("preprocessor",)
     # whether it reads rows of shards window by window, and not all at once
     _reads_windows: ClassVar[bool] = False
 
@@ -218,7 +229,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
                 self._fit_shards(X, y, sample_weight, groups, X_val, y_val)
             else:
                 coder, rows, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
-                self._set_fitted(coder, self._fit(coder, rows, valid, self._seed()))
+                self._set_fitted(coder, self._fit(coder.after, rows, valid, self._seed()))
         return self
 
     def _encode(
@@ -226,11 +237,13 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     ) -> tuple[TableCoder, FrameRows, FrameRows | None]:
         """Encode the rows of fit."""
         coder = self.learn_coder(X, y, weight)
-        batch = coder.read(X, y, weight)
+        prepared = coder.prepared(X)
+        batch = coder.after.read(prepared, y, weight)
         coder.check_labelled(batch)
-        valid = None
+        valid = prepared_val = None
         if X_val is not None:
-            valid = coder.read(X_val, y_val)
+            prepared_val = coder.prepared(X_val)
+            valid = coder.after.read(prepared_val, y_val)
             warn_of_index(X_val, y_val, "_val")
         if groups is None:
             group = group_equal_rows(batch)
@@ -245,8 +258,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         warn_of_index(X, y, "")
         warn_of_suspects(coder, batch)
         tasks = coder.labels.tasks
-        rows = FrameRows(replace(batch, group=group), tasks, X)
-        return coder, rows, None if valid is None else FrameRows(valid, tasks, X_val)
+        rows = FrameRows(replace(batch, group=group), tasks, prepared)
+        return coder, rows, None if valid is None else FrameRows(valid, tasks, prepared_val)
 
     def check_call(self, X: Any, X_val: Any = None, y_val: Any = None) -> None:
         """Raise an error for what `fit` would refuse before it reads a row.
@@ -263,6 +276,11 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val belong together; got only one of them")
         self._check_params()
+        if isinstance(X, Shards) and self.preprocessor is not None:
+            raise TypeError(
+                "a preprocessor learns from a frame in memory, and X is Shards; write files of what it gives, and "
+                "leave the preprocessor out"
+            )
         if self.task_column in self.drop:
             raise ValueError(
                 f"drop names the task_column {self.task_column!r}, which is no feature anyway; leave it out"
@@ -288,7 +306,13 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         """
         if isinstance(X, Shards):
             return self._learn_shards(X, y, sample_weight, None)[1]
-        coder = TableCoder.fit(without_columns(X, self.drop, strict=True), y, sample_weight, **self._coding())
+        X, before = without_columns(X, self.drop, strict=True), None
+        if self.preprocessor is not None:
+            seed = draw_seed(self.random_state)
+            before, names, X = Preprocessing.fit(self.preprocessor, X, self.task_column, seed)
+        coder = TableCoder.fit(X, y, sample_weight, **self._coding())
+        if before is not None:
+            coder = replace(coder, preprocessing=before, names=names, named=before.library != "numpy")
         return replace(coder, labels=self._with_metrics(coder.labels), dropped=tuple(self.drop))
 
     def learn_labels(self, y: Any, task_levels: tuple[str, ...] | None = None) -> LabelCoder:
@@ -454,7 +478,11 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
         self._forget()
         self.coder_ = coder
-        self._fitted_params = self.get_params(deep=False)
+        if coder.preprocessing is not None:
+            self.preprocessor_ = coder.preprocessing.transformer.fitted
+            if self.preprocessor is None:  # of a file
+                self.preprocessor = clone(self.preprocessor_)
+        self._fitted_params = self.get_params(deep=False) | {"preprocessor": clone(self.preprocessor, safe=False)}
         self.tasks_ = Tasks(coder.labels.tasks)
         self.n_features_in_ = len(coder.names)
         if coder.named:
@@ -472,12 +500,16 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         ----------
         X : as in `predict`
         """
-        X = self._check_columns(X)
+        X = self._preprocessed(X)
         return self._outputs(X, self._read_rows(X))
 
+    def _preprocessed(self, X: Any) -> Any:
+        """Return rows as `_read_rows` and `_outputs` take them: with the columns of fit, behind the preprocessor."""
+        return self.coder_.prepared(self._check_columns(X))
+
     def _read_rows(self, X: Any) -> Batch:
-        """Return encoded rows to predict."""
-        return self.coder_.read(X)
+        """Return encoded rows to predict, of those that the preprocessor gives."""
+        return self.coder_.after.read(X)
 
     def _check_columns(self, X: Any) -> Any:
         """Check the columns of X against those of fit, with scikit-learn's messages; return X without dropped ones."""
@@ -519,8 +551,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         ----------
         X, y, sample_weight : as in `score_tasks`
         """
-        X = self._check_columns(X)
-        batch = self.coder_.read(X, y, sample_weight)
+        X = self._preprocessed(X)
+        batch = self.coder_.after.read(X, y, sample_weight)
         outputs = self._outputs(X, replace(batch, y=None, weight=None))
         return Answered(self.tasks_, batch.y, outputs, batch.weight, batch.task)
 

@@ -20,6 +20,7 @@ from packaging.version import Version
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode.labels import probability_names
+from tabmtl.encode.preprocessing import by_preprocessor
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.mlflow import CHALLENGER, CHAMPION
 from tabmtl.mlflow.serving import LOADER, SessionModel, TableModel
@@ -240,7 +241,7 @@ def _exported(
 ) -> Iterator[dict[str, Any]]:
     """Yield arguments for MLflow, valid as long as the files they name."""
     if not isinstance(estimator, MultiTaskEstimator | Recommender):
-        raise TypeError(f"expected an estimator of tabmtl, got {type(estimator).__name__}")
+        raise TypeError(f"expected an estimator of tabmtl, got {type(estimator).__name__}{by_preprocessor(estimator)}")
     check_is_fitted(estimator)
     if loader_module == LOADER:
         _check_loadable(estimator)

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from tabmtl.columns.category import text_of
-from tabmtl.encode.read import read_features
+from tabmtl.encode.read import read_features, read_values
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
@@ -83,8 +83,13 @@ class TableModel:
     def _read(self, rows: Any) -> Any:
         """Return rows as the estimator takes them, with the levels of fit in the spelling of fit."""
         coder = self.estimator.coder_
-        frame = read_features(_columns(rows, coder.names))[0]
-        frame = (frame.collect() if isinstance(frame, pl.LazyFrame) else frame)[list(coder.names)]
+        given = _columns(rows, coder.names)
+        if coder.preprocessing is None:
+            frame = read_features(given)[0]
+            frame = frame.collect() if isinstance(frame, pl.LazyFrame) else frame
+        else:
+            frame = read_values(given)
+        frame = frame[list(coder.names)]
         respelled = [_respell(frame[name], others) for name, others in self._spellings.items()]
         if changed := [series for series in respelled if series is not None]:
             frame = frame.with_columns(changed)

@@ -6,15 +6,13 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-import narwhals.stable.v2 as nw
 import pandas as pd
 import polars as pl
 import polars.selectors as cs
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-from tabmtl.encode.columns import read_column
-from tabmtl.encode.read import read_features, read_targets, without_columns
+from tabmtl.encode.read import read_features, read_targets, read_values, without_columns
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
@@ -31,6 +29,8 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
     in the format ``inputs``, so true and 3 arrive unchanged. Every feature may be null, so all are optional to MLflow;
     :class:`tabmtl.mlflow.serving.TableModel` raises the error for a missing column. The output is that of ``predict``,
     since a signature describes one method only.
+
+    Columns are those of X in fit; dates and times for a preprocessor are ``string`` too, in ISO 8601.
 
     Columns stand in the order of fit. Spark's ``spark_udf`` gives the columns that it is called with the names of the
     signature by their position: in another order, it would score wrong columns without an error.
@@ -50,8 +50,9 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
     if isinstance(estimator, Recommender):
         return _recommender_signature(estimator, input_example)
     coder = estimator.coder_
-    columns, labels = coder.features.columns, coder.labels
-    types = {name: DataType.double if name in columns.numeric else DataType.string for name in coder.names}
+    labels, values = coder.labels, coder.values_of_fit()
+    numbers = {name for name, own in values.items() if own in ("integers", "numbers")}
+    types = {name: DataType.double if name in numbers else DataType.string for name in coder.names}
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec(kind, name, required=name == coder.task_column) for name, kind in types.items()
     ]
@@ -68,11 +69,13 @@ def schema_of(estimator: MultiTaskEstimator | Recommender) -> dict[str, Any]:
     facts: dict[str, Any] = {"estimator": type(estimator).__name__, "tabmtl": version("tabmtl")}
     if isinstance(estimator, Recommender):
         return facts | {"columns": asdict(estimator.columns_), "n_items": estimator.n_items_}
-    columns = estimator.coder_.features.columns
+    coder, columns = estimator.coder_, estimator.coder_.features.columns
+    if coder.preprocessing is not None:
+        facts["columns for the preprocessor"] = coder.values_of_fit()
     categories = zip(columns.categorical, columns.levels, strict=True)
     return facts | {
         "tasks": [asdict(task) | {"kind": describe_kind(task.kind, {})} for task in estimator.tasks_],
-        "task_column": estimator.coder_.task_column,
+        "task_column": coder.task_column,
         "numeric": dict(zip(columns.numeric, [{"missing in fit": held} for held in columns.has_missing], strict=True)),
         "categorical": {name: {"levels": len(levels)} for name, levels in categories},
     }
@@ -136,17 +139,17 @@ def pandas_view(X: Any, signature: ModelSignature) -> pd.DataFrame:
     >>> pandas_view(pl.DataFrame({"new": [True, None], "size": [1, 2]}), signature).to_dict("list")
     {'size': [1.0, 2.0], 'new': [True, None]}
     """
-    columns = _read(X)
-    specs = signature.inputs.inputs
-    missing = [spec.name for spec in specs if spec.name not in columns]
+    columns = read_values(X)
+    specs, names = signature.inputs.inputs, columns.columns
+    missing = [spec.name for spec in specs if spec.name not in names]
     if missing:
-        raise ValueError(f"X lacks the columns {missing}; it has {list(columns)}: the model was fitted on all of them")
+        raise ValueError(f"X lacks the columns {missing}; it has {names}: the model was fitted on all of them")
     return pd.DataFrame({spec.name: _view(columns[spec.name], spec.type) for spec in specs})
 
 
 def _recommender_signature(estimator: Recommender, input_example: Any) -> ModelSignature:
     columns, users = estimator.columns_, getattr(estimator, "user_ids_", None)
-    example = {} if input_example is None else _read(input_example)
+    example = {} if input_example is None else dict(read_values(input_example).schema)
     types = {columns.session: DataType.string, columns.item: _type_of(estimator.item_ids_.dtype)}
     types |= {columns.time: DataType.string} if columns.time is not None else {}
     types |= {columns.order: DataType.double} if columns.order is not None else {}
@@ -154,7 +157,7 @@ def _recommender_signature(estimator: Recommender, input_example: Any) -> ModelS
         types[columns.user] = _type_of(users.dtype)
     for name in types:
         if name in example and name != columns.item:
-            types[name] = _type_of(example[name].dtype)
+            types[name] = _type_of(example[name])
     outputs = {
         columns.session: types[columns.session],
         "rank": DataType.long,
@@ -178,18 +181,6 @@ def _type_of(dtype: pl.DataType) -> DataType:
     if dtype.is_numeric():
         return DataType.double
     return DataType.datetime if dtype.is_temporal() else DataType.string
-
-
-def _read(X: Any) -> dict[str, pl.Series]:
-    """Read the columns of a frame of any library, or of an array. Dates stay dates, which no model accepts."""
-    if isinstance(X, pl.LazyFrame):
-        X = X.collect()
-    if not nw.dependencies.is_into_dataframe(X):
-        return {series.name: series for series in read_features(X)[0].lazy().collect().iter_columns()}
-    return {
-        str(series.name): series.to_polars() if series.dtype.is_temporal() else read_column(series, str(series.name))
-        for series in nw.from_native(X, eager_only=True).iter_columns()
-    }
 
 
 def _view(series: pl.Series, kind: DataType) -> Any:

@@ -73,6 +73,11 @@ def export_onnx(name: str, network: nn.Module, loss: MultiTaskLoss, coder: Table
             import_module(module)
     except ImportError as error:
         raise ImportError(f"export_onnx needs onnx and onnxscript: pip install 'tabmtl[onnx]' ({error})") from error
+    if coder.preprocessing is not None:
+        raise ValueError(
+            "an ONNX file holds no preprocessor of scikit-learn; fit the network without one, on the columns that "
+            "model.preprocessor_.transform(X) gives"
+        )
     taken = [target for target in coder.labels.names if target in INPUTS]
     if taken:
         raise ValueError(f"the targets {taken} have names of inputs ({', '.join(INPUTS)}); rename them, and fit again")

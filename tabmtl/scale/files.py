@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.columns.category import text_of
 from tabmtl.encode import TableCoder
 from tabmtl.encode.files import Paths, find_files, is_csv, is_table, read_blocks, scan_file, stamp_of, whole, written
+from tabmtl.encode.preprocessing import by_preprocessor
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import Answered
@@ -242,6 +243,7 @@ def _check_model(model: Any, method: str) -> None:
     if not isinstance(model, MultiTaskEstimator):
         is_recommender = hasattr(model, "recommend")
         cure = "; a recommender answers whole sessions: read those of a file, and call recommend" * is_recommender
+        cure = cure or by_preprocessor(model)
         raise TypeError(f"expected a fitted estimator of tables, got {type(model).__name__}{cure}")
     check_is_fitted(model)
     check_choice("method", method, get_args(Method))
@@ -321,8 +323,11 @@ def _scan(coder: TableCoder, file: str, keep: tuple[str, ...]) -> tuple[pl.LazyF
 
 def _types_of_fit(coder: TableCoder, found: dict[str, pl.DataType]) -> dict[str, pl.DataType]:
     """Return the types of columns, by their names in fit, where the values of a CSV file do not tell them."""
-    numeric = coder.features.columns.numeric
+    values = coder.values_of_fit()
+    numeric = [name for name, own in values.items() if own in ("integers", "numbers")]
     types: dict[str, pl.DataType] = {name: pl.Float64() for name in numeric if found[name] == pl.String}
+    if coder.preprocessing is not None:  # which may look at the text itself
+        types |= {name: pl.String() for name, own in values.items() if own == "text"}
     for name, known in coder.levels.items():
         texts = pl.DataFrame({"level": pl.Series(known, dtype=pl.String)})
         numbers = texts.select(pl.col("level").cast(pl.Float64, strict=False))

@@ -1,7 +1,8 @@
 """Saved state, declared once: the fields of a dataclass define what is written, read and allowed in a file.
 
 A stored dataclass is made of plain values, tuples and dicts of them, other stored dataclasses, polars frames, series
-and types, `TreeText`, fitted estimators of this package, and arrays, whose annotation names type, sizes and range::
+and types, `TreeText`, a `Transformer` of scikit-learn, fitted estimators of this package, and arrays, whose annotation
+names type, sizes and range::
 
     theta: Annotated[np.ndarray, Stored("f8", "T")]
 
@@ -28,6 +29,7 @@ import polars as pl
 
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.storage.limits import bounded
+from tabmtl.storage.transformers import Transformer
 
 T = TypeVar("T")
 
@@ -222,8 +224,10 @@ def _describe(value: Any, path: str, saved: Saved) -> Any:
     return value
 
 
-def _facts_of(value: Any, saved: Saved) -> str | dict[str, Any]:
-    """Return the fields of a stored dataclass by name, or a kind of targets as JSON."""
+def _facts_of(value: Any, saved: Saved) -> str | dict[str, Any] | np.ndarray:
+    """Return the fields of a stored dataclass by name, a kind of targets as JSON, or a transformer as bytes."""
+    if isinstance(value, Transformer):
+        return value.to_array()
     if hasattr(value, "is_quadratic"):
         return describe_kind(value, saved.kinds)
     return {name.strip("_"): getattr(value, name) for name in _hints(value.__class__)}
@@ -263,6 +267,8 @@ class _Reader:
             _need(fact == {}, path, fact, "arrays")
             names = [name for name in self.arrays if name.startswith(f"{path}.")]
             return {name.removeprefix(f"{path}."): self._array(name, rule, sizes) for name in names}
+        if kind is Transformer:
+            return Transformer.from_array(self._array(path, Stored("u1", "n"), {}))
         if hasattr(kind, "is_quadratic"):
             facts = dict(fact) if isinstance(fact, dict) else {"kind": fact}
             return self._dataclass(kind_class(facts.pop("kind", None), self.kinds), facts, path, sizes)

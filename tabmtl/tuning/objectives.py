@@ -13,6 +13,7 @@ from sklearn.base import clone
 
 from tabmtl.columns import Features
 from tabmtl.encode.files import count_rows
+from tabmtl.encode.preprocessing import by_preprocessor
 from tabmtl.encode.read import checksum, read_features, read_targets, without_columns
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder
@@ -87,7 +88,8 @@ def objective(
     """
     if not isinstance(est, MultiTaskEstimator):
         raise TypeError(
-            f"expected an estimator of tables, such as MMoE(), got {est!r}; recommenders are tuned by session_objective"
+            f"expected an estimator of tables, such as MMoE(), got {est!r}"
+            f"{by_preprocessor(est) or '; recommenders are tuned by session_objective'}"
         )
     space = check_space(est, est.search_space if search_space is None else search_space)
     asked = clone(est)

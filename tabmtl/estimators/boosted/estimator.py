@@ -120,7 +120,7 @@ class BoostedEstimator(LightGBMEstimator):
 
     def _read_rows(self, X: Any) -> Batch:
         check_choice("unknown_task", self.unknown_task, ("shared", "error"))
-        return self.coder_.read(X, unknown_task=self.unknown_task)
+        return self.coder_.after.read(X, unknown_task=self.unknown_task)
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         attributes = self._attributes(coder, self._fit_split(coder, self._split(rows, valid, seed), seed))

@@ -103,7 +103,7 @@ class LightGBMEstimator(MultiTaskEstimator):
         """
         check_is_fitted(self)
         columns = self.coder_.features.columns
-        matrix = tree_matrix(self._read_rows(self._check_columns(X)))
+        matrix = tree_matrix(self._read_rows(self._preprocessed(X)))
         return pl.DataFrame(matrix, schema=[*columns.numeric, *columns.categorical])
 
     @abstractmethod

@@ -236,7 +236,7 @@ class RMTGB(BoostedEstimator):
         return self.coder_.labels.outputs(scores)
 
     def _restore(self, state: RMTGBState) -> None:
-        self._set_fitted(state.coder_, _fitted(state.coder_, state._groups))
+        self._set_fitted(state.coder_, _fitted(state.coder_.after, state._groups))
 
 
 class RMTGBClassifier(ClassifierFace, RMTGB):

@@ -302,7 +302,7 @@ class SharedTrees(BoostedEstimator):
         return self._functions.forest.export(own, scale * self._functions.start[own] + center, scale, objective)
 
     def _restore(self, state: SharedTreesState) -> None:
-        self._set_fitted(state.coder_, _fitted(state.coder_, state._functions))
+        self._set_fitted(state.coder_, _fitted(state.coder_.after, state._functions))
 
 
 class SharedTreesClassifier(ClassifierFace, SharedTrees):

@@ -1,0 +1,278 @@
+"""Preprocessors: transformers of scikit-learn in front of a coder, which see every row in the form of those of fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import narwhals.stable.v2 as nw
+import polars as pl
+import polars.selectors as cs
+from scipy.sparse import issparse
+from sklearn.base import clone
+
+from tabmtl.columns.category import text_of
+from tabmtl.columns.kind import TEXT
+from tabmtl.encode.read import as_array, read_features, read_values, to_array
+from tabmtl.storage.transformers import Transformer
+
+#: What the values of a column are. "other" may be anything that only a transformer reads.
+Values = Literal["integers", "numbers", "booleans", "text", "dates", "datetimes", "times", "durations", "none", "other"]
+
+_TEMPORAL: dict[Any, Values] = {
+    pl.Date: "dates",
+    pl.Datetime: "datetimes",
+    pl.Time: "times",
+    pl.Duration: "durations",
+    pl.Null: "none",
+}
+_TYPES: dict[Values, Any] = {
+    "integers": pl.Int64,
+    "numbers": pl.Float64,
+    "booleans": pl.Boolean,
+    "text": pl.String,
+    "dates": pl.Date,
+    "datetimes": pl.Datetime("us"),
+    "times": pl.Time,
+    "durations": pl.Duration("us"),
+}
+# text that the files and the servers of a model have where fit saw other values
+_OF_TEXT: dict[Values, Callable[[pl.Expr], pl.Expr]] = {
+    "integers": lambda text: text.cast(pl.Float64),
+    "numbers": lambda text: text.cast(pl.Float64),
+    "booleans": lambda text: text.str.to_lowercase().replace_strict(
+        {"true": True, "false": False, "1": True, "0": False}, return_dtype=pl.Boolean
+    ),
+    "dates": lambda text: text.str.slice(0, 10).str.to_date("%Y-%m-%d"),
+    "datetimes": lambda text: text.str.to_datetime(time_unit="us"),
+    "times": lambda text: text.str.to_time(),
+}
+
+_NOTHING = ["", "None", "nan", "NaN", "NaT"]  # text of a missing value
+
+
+def check_preprocessor(name: str, value: Any) -> None:
+    """Raise a TypeError unless a value is None or a transformer of scikit-learn."""
+    if value is None:
+        return
+    cure = ""
+    if isinstance(value, type):
+        cure = f"; that is the class, write {value.__name__}()"
+    elif all(hasattr(value, method) for method in ("fit", "transform", "get_params")):
+        return
+    elif hasattr(value, "predict"):
+        cure = "; it predicts, and a preprocessor makes columns: give the steps in front of it, as in pipeline[:-1]"
+    raise TypeError(
+        f"{name} must be a transformer of scikit-learn, such as make_column_transformer(...), or None, "
+        f"got {value!r:.200}{cure}"
+    )
+
+
+def by_preprocessor(model: Any) -> str:
+    """Say how a Pipeline that ends with an estimator of this package is written; nothing of any other object."""
+    steps = getattr(model, "steps", None)
+    if not isinstance(steps, list) or not steps or not hasattr(steps[-1][-1], "preprocessor"):
+        return ""
+    return (
+        f"; a Pipeline of scikit-learn hides its {type(steps[-1][-1]).__name__}: give it the steps before, "
+        "pipeline[-1].set_params(preprocessor=pipeline[:-1]), and fit that"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Preprocessing:
+    """A fitted preprocessor, and what its rows look like before and after it.
+
+    Attributes
+    ----------
+    transformer : Transformer
+    library : {"polars", "pandas", "numpy"}
+        Library of the rows of fit, in which it gets all rows.
+    values : tuple of str
+        What each column of X held in fit, without the task column.
+    names : tuple of str
+        Columns that it gives, and the task column as the last.
+    named : bool
+        Whether it named them.
+    """
+
+    transformer: Transformer
+    library: Literal["polars", "pandas", "numpy"]
+    values: tuple[Values, ...]
+    names: tuple[str, ...]
+    named: bool
+
+    @classmethod
+    def fit(
+        cls, transformer: Any, X: Any, task_column: str | None, seed: int
+    ) -> tuple[Preprocessing, tuple[str, ...], Any]:
+        """Fit a copy of a transformer on rows; return it with the names of their columns, and what it makes of them.
+
+        It sees neither labels nor weights, so that rows that are set aside later stay unseen in this respect.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it cannot be fitted on these rows, or makes no table of them.
+        """
+        fitted = clone(transformer)
+        unset = [name for name, value in fitted.get_params().items() if value is None and name.endswith("random_state")]
+        fitted.set_params(**dict.fromkeys(unset, seed))
+        frame, library = read_values(X), _library_of(X)
+        known = [name for name in frame.columns if name != task_column]
+        given = _as_given(X, library, task_column)
+        given = _in_library(frame.select(cs.by_name(*known)), library) if given is None else given
+        with _explained(fitted, "be fitted"):
+            fitted.fit(given)
+        made = _transformed(fitted, given)
+        columns, named = _columns_of(fitted, made)
+        if task_column in columns:
+            raise ValueError(f"the preprocessor gives a column {task_column!r}, which is the task_column; rename it")
+        found = cls(
+            transformer=Transformer(fitted),
+            library=library,
+            values=tuple(_values_of(frame[name].dtype) for name in known),
+            names=columns if task_column is None else (*columns, task_column),
+            named=named or task_column is not None,
+        )
+        return found, tuple(frame.columns), found._table(made, frame, task_column)
+
+    def transform(self, X: Any, names: Sequence[str], task_column: str | None) -> Any:
+        """Return what the preprocessor makes of rows, which have the columns of fit in order, by these names.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a column holds other values than in fit, or the transformer fails.
+        """
+        given = _as_given(X, self.library, task_column) if self.library == _library_of(X) else None
+        if given is not None and task_column is None:
+            return self._table(_transformed(self.transformer.fitted, given), None, None)
+        frame = read_values(X)
+        if frame.width != len(names):
+            raise ValueError(f"X has {frame.width} columns, expected those of fit: {[*names]}")
+        frame = frame.rename(dict(zip(frame.columns, names, strict=True)))
+        if given is None:
+            pairs = zip([name for name in names if name != task_column], self.values, strict=True)
+            given = _in_library(pl.DataFrame([_as_fit(frame[name], values) for name, values in pairs]), self.library)
+        return self._table(_transformed(self.transformer.fitted, given), frame, task_column)
+
+    def _table(self, made: Any, frame: pl.DataFrame | None, task_column: str | None) -> Any:
+        """Return what the transformer made as rows of a table, with the tasks of a frame."""
+        columns = [name for name in self.names if name != task_column]
+        is_frame = nw.dependencies.is_into_dataframe(made)
+        width = len(nw.from_native(made).columns) if is_frame else made.shape[1]
+        if width != len(columns):
+            raise ValueError(f"the preprocessor gives {width} columns, and gave {len(columns)} in fit: {columns[:5]}")
+        if task_column is None and (is_frame or not self.named):
+            return made
+        table = read_features(made)[0].lazy().collect()
+        table = table.rename(dict(zip(table.columns, columns, strict=True)))
+        return table if task_column is None or frame is None else table.with_columns(frame[task_column])
+
+
+def _transformed(transformer: Any, given: Any) -> Any:
+    """Return rows of a transformer, dense, one for each of the given."""
+    with _explained(transformer, "transform"):
+        made = transformer.transform(given)
+    made = made.toarray() if issparse(made) else made
+    made = made.lazy().collect() if isinstance(made, pl.LazyFrame) else made
+    shape = getattr(made, "shape", ())
+    if len(shape) != 2 or shape[0] != len(given):
+        raise ValueError(
+            f"the preprocessor {type(transformer).__name__} makes {type(made).__name__} of shape {shape} of "
+            f"{len(given)} rows, expected a table with a row for each"
+        )
+    return made
+
+
+def _columns_of(transformer: Any, made: Any) -> tuple[tuple[str, ...], bool]:
+    """Return the names of the columns that a transformer gives, and whether it names them."""
+    if nw.dependencies.is_into_dataframe(made):
+        return tuple(str(name) for name in nw.from_native(made).columns), True
+    try:
+        names = tuple(str(name) for name in transformer.get_feature_names_out())
+    except Exception:  # any error of foreign code that is asked for names it does not have
+        names = ()
+    if len(names) == made.shape[1] == len(set(names)):
+        return names, True
+    return tuple(f"x{j}" for j in range(made.shape[1])), False
+
+
+def _values_of(dtype: pl.DataType) -> Values:
+    if dtype.is_integer():
+        return "integers"
+    if dtype.is_numeric():
+        return "numbers"
+    if dtype == pl.Boolean:
+        return "booleans"
+    return "text" if dtype in TEXT else _TEMPORAL.get(dtype.base_type(), "other")
+
+
+def _as_fit(series: pl.Series, values: Values) -> pl.Series:
+    """Return a column with the values that it held in fit, such as dates where a file or a server has their text."""
+    found = _values_of(series.dtype)
+    if found == values or values in ("none", "other"):
+        return series
+    try:
+        return _cast(series, found, values)
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(
+            f"column {series.name!r} held {values} in fit, and holds {found} now, such as "
+            f"{series.drop_nulls().head(1).to_list()}, which are none: {error}"
+        ) from error
+
+
+def _cast(series: pl.Series, found: Values, values: Values) -> pl.Series:
+    if found == "none":
+        return series.cast(_TYPES[values])
+    if values == "text":
+        return series.to_frame().select(text_of(series.name, series.dtype)).to_series()
+    if found == "text":
+        texts = series.cast(pl.String).replace(_NOTHING, None)
+        read = _OF_TEXT.get(values, lambda text: text.cast(_TYPES[values]))
+        series = texts.to_frame().select(read(pl.col(series.name))).to_series()
+    if values == "integers" and series.dtype.is_float():
+        is_whole = not series.null_count() and (series == series.round()).all() and series.is_finite().all()
+        return series.cast(pl.Int64) if is_whole else series
+    is_number = values in ("integers", "numbers") and found in ("integers", "numbers", "booleans")
+    return series if is_number or found == "text" else series.cast(_TYPES[values])
+
+
+def _library_of(X: Any) -> Literal["polars", "pandas", "numpy"]:
+    """Return the library in which a transformer gets rows like these; those of pyarrow come as polars."""
+    if nw.dependencies.is_pandas_dataframe(X):  # by position, where columns have no names
+        return "pandas" if all(isinstance(name, str) for name in X.columns) else "numpy"
+    return "polars" if isinstance(X, pl.LazyFrame) or nw.dependencies.is_into_dataframe(X) else "numpy"
+
+
+def _as_given(X: Any, library: str, task_column: str | None) -> Any | None:
+    """Return rows for a transformer as they were given; None if they have to be read first."""
+    if library == "pandas":
+        return X if task_column is None else X.drop(columns=task_column)
+    if library == "numpy" and task_column is None and not nw.dependencies.is_into_dataframe(X):
+        return as_array(X, "X", ensure_2d=True)
+    return None
+
+
+def _in_library(frame: pl.DataFrame, library: str) -> Any:
+    if library == "pandas":
+        return frame.to_pandas()
+    return frame if library == "polars" else to_array(frame)
+
+
+@contextmanager
+def _explained(transformer: Any, does: str) -> Iterator[None]:
+    """Name the preprocessor and a cure in errors of a transformer."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryError | OSError):
+            raise
+        name, said = type(transformer).__name__, str(error)
+        needs_labels = any(word in said for word in ("'y'", "requires y", "y is None", "target y"))
+        cure = "; a preprocessor learns from X alone: leave steps out that learn from labels" if needs_labels else ""
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"the preprocessor {name} cannot {does}: {said}{cure}") from error

@@ -1,0 +1,79 @@
+"""Transformers of scikit-learn in a file, by skops: names of types and arrays, no pickle and no code."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any, Self
+from zipfile import ZIP_STORED, ZipFile
+
+import numpy as np
+
+# What skops leaves to its callers to trust, and transformers of scikit-learn hold: types of numpy, and a rule by which
+# columns are chosen. Trees and splines are left out: their compiled code takes indices from the file unchecked.
+_TRUSTED = (
+    *("numpy.dtype", "numpy.number", "numpy.integer", "numpy.floating", "numpy.object_", "numpy.bool_"),
+    "sklearn.compose._column_transformer.make_column_selector",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Transformer:
+    """A fitted transformer that a file keeps.
+
+    Parameters
+    ----------
+    fitted : transformer of scikit-learn
+    """
+
+    fitted: Any
+
+    def to_array(self) -> np.ndarray:
+        """Return the transformer as bytes, an array (n,) of uint8.
+
+        Raises
+        ------
+        TypeError
+            If it holds anything that cannot be written without pickle, or that `from_array` would refuse; the message
+            names the type or the function.
+        """
+        from skops.io import dumps, get_untrusted_types
+
+        try:
+            content = dumps(self.fitted)
+            strange = [name for name in get_untrusted_types(data=content) if name not in _TRUSTED]
+        except Exception as error:  # any error of foreign code that describes itself
+            raise TypeError(f"the preprocessor {self.fitted!r:.200} cannot be saved without pickle: {error}") from error
+        if strange:
+            raise TypeError(
+                f"the preprocessor holds {', '.join(strange[:5])}, which cannot be saved without pickle: a file keeps "
+                "transformers of scikit-learn and functions of numpy; functions and classes of your own are code, and "
+                "compiled trees and splines trust their file. Apply such a step to X before fit, or leave it out"
+            )
+        return np.frombuffer(content, dtype=np.uint8)
+
+    @classmethod
+    def from_array(cls, content: np.ndarray) -> Self:
+        """Return the transformer that `to_array` wrote; nothing is built before all its types are known to be trusted.
+
+        Raises
+        ------
+        ValueError, TypeError, LookupError
+            If the content is anything else. Of a type that is not trusted, the message has the name.
+        """
+        from skops.io import loads
+        from skops.io.exceptions import UntrustedTypesFoundException
+
+        data = content.tobytes()
+        with ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            # packed or overlapping entries could fill the memory
+            if any(e.compress_type != ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > len(data):
+                raise ValueError("the preprocessor is packed, as no save writes it")
+        try:
+            return cls(loads(data, trusted=[*_TRUSTED]))
+        except UntrustedTypesFoundException as error:
+            raise ValueError(
+                f"the preprocessor holds types that no save writes, and nothing of it was run: {error}; load a folder "
+                "that model.save wrote"
+            ) from error

@@ -1,0 +1,244 @@
+"""A preprocessor of scikit-learn in front of every estimator of tables: the same rows, the same answers, one folder."""
+
+import datetime
+
+import numpy as np
+import polars as pl
+import pytest
+from forging import forge, parts_of
+from safetensors.numpy import load, save
+from sklearn.base import clone
+from sklearn.cluster import KMeans
+from sklearn.compose import ColumnTransformer, make_column_transformer
+from sklearn.decomposition import PCA
+from sklearn.ensemble import RandomTreesEmbedding
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_selection import SelectKBest
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    KBinsDiscretizer,
+    OneHotEncoder,
+    OrdinalEncoder,
+    SplineTransformer,
+    StandardScaler,
+)
+
+import tabmtl
+from tabmtl import (
+    IndependentTasks,
+    ModelFileError,
+    MultiTaskEnsemble,
+    Shards,
+    SharedBottom,
+    SharedTrees,
+    SharedTreesRegressor,
+    compare,
+    distill,
+)
+from tabmtl.mlflow import log_model
+from tabmtl.scale import predict_file, score_files
+from tabmtl.tuning import objective
+
+RNG, N = np.random.default_rng(0), 120
+TABLE = pl.DataFrame(
+    {
+        "size": [None if i % 7 == 0 else v for i, v in enumerate(RNG.normal(size=N).tolist())],
+        "rooms": RNG.integers(0, 9, N),
+        "color": RNG.choice(["red", "blue", None], N).tolist(),
+        "is_new": RNG.random(N) < 0.5,
+        "zip": [f"{i:03}" for i in RNG.integers(0, 40, N)],
+    }
+)
+Y = pl.DataFrame(
+    {
+        "sold": [None if i % 5 == 0 else "yes" if v > 4 else "no" for i, v in enumerate(TABLE["rooms"])],
+        "price": TABLE["rooms"] + RNG.normal(size=N),
+    }
+)
+NUMBERS = ["size", "rooms"]
+
+
+def columns(**options):
+    """A preprocessor that a data scientist would write, with sparse columns of text."""
+    number = make_pipeline(SimpleImputer(), make_union(StandardScaler(), KBinsDiscretizer(3, encode="ordinal")))
+    return ColumnTransformer(
+        [
+            ("number", number, NUMBERS),
+            ("color", OneHotEncoder(handle_unknown="ignore"), ["color"]),
+            ("zip", TfidfVectorizer(analyzer="char"), "zip"),
+        ],
+        remainder="passthrough",
+        **options,
+    )
+
+
+def own_function(X):
+    return X
+
+
+class Own(StandardScaler):
+    """A transformer of a user."""
+
+
+MODELS = [
+    SharedTrees(n_estimators=8),
+    SharedBottom(hidden=(8,), epochs=2),
+    IndependentTasks(early_stopping=False),
+    MultiTaskEnsemble(models={"alone": IndependentTasks(), "together": SharedTrees(n_estimators=4)}, n_folds=2),
+]
+
+
+@pytest.mark.parametrize("library", ["polars", "pandas"])
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
+def test_raw_rows_of_any_library_and_number_get_the_answers_of_a_saved_model(model, library, tmp_path):
+    X, y = (TABLE, Y) if library == "polars" else (TABLE.to_pandas(), Y.to_pandas())
+    model = clone(model).set_params(preprocessor=columns(), random_state=0)
+    model.fit(X[:90], y[:90], X_val=X[90:], y_val=y[90:])
+    model.save(tmp_path / "model")
+    same = tabmtl.load(tmp_path / "model")
+    answers = model.predict_proba(X)["sold"]
+    assert type(same.predict(X)) is type(y)
+    assert same.feature_names_in_.tolist() == TABLE.columns
+    for rows in (X, TABLE, TABLE.lazy(), TABLE.to_pandas(), TABLE.to_arrow(), TABLE.select(reversed(TABLE.columns))):
+        np.testing.assert_array_equal(same.predict_proba(rows)["sold"], answers)
+    single = [same.predict_proba(X[i : i + 1])["sold"] for i in range(10)]
+    np.testing.assert_array_equal(np.concatenate(single), answers[:10])
+    assert same.score_tasks(X, y) == model.score_tasks(X, y)
+    assert same.score_intervals(X, y, groups="zip").equals(model.score_intervals(X, y, groups="zip"))
+    assert repr(same.get_params()["preprocessor"]) == repr(clone(model.preprocessor_))
+
+
+def test_validation_rows_go_through_the_steps_that_learned_from_the_others():
+    shifted, y = TABLE.with_columns(pl.col("rooms") + 1000), Y.select("price")
+    scaler = make_column_transformer((StandardScaler(), ["rooms"]))
+    model = SharedTrees(preprocessor=scaler, random_state=0).fit(TABLE, y, X_val=shifted, y_val=y)
+    assert model.preprocessor_.named_transformers_["standardscaler"].mean_ == pytest.approx(TABLE["rooms"].mean())
+    by_hand = scaler.fit(TABLE)
+    plain = SharedTrees(random_state=0).fit(by_hand.transform(TABLE), y, X_val=by_hand.transform(shifted), y_val=y)
+    np.testing.assert_array_equal(model.predict(TABLE), plain.predict(by_hand.transform(TABLE)))
+
+
+def test_an_array_stays_an_array():
+    X, y = TABLE.select(NUMBERS).to_numpy(), Y["price"].to_numpy()
+    prepared = make_pipeline(SimpleImputer(), StandardScaler(), PCA(1))
+    model = SharedTreesRegressor(preprocessor=prepared, n_estimators=4, random_state=0).fit(X, y)
+    assert (model.n_features_in_, model.coder_.features.names) == (2, ("pca0",))
+    assert model.predict(X).shape == (N,)
+    with pytest.raises(ValueError, match="X has 3 features"):
+        model.predict(np.zeros((2, 3)))
+
+
+def test_the_task_column_and_dropped_columns_pass_by():
+    X = TABLE.with_columns(task=pl.Series(["a", "b", "c"] * (N // 3)))
+    encoder = make_column_transformer((OrdinalEncoder(), ["color"]), remainder="passthrough").set_output(
+        transform="polars"
+    )
+    for rows in (X, X.to_pandas()):
+        encoder.set_output(transform="polars" if rows is X else "pandas")
+        model = SharedTrees(preprocessor=encoder, task_column="task", drop=["zip"], n_estimators=4, random_state=0)
+        answers = model.fit(rows, Y["price"].to_numpy()).predict(rows)
+        assert not any("zip" in name or "task" in name for name in model.coder_.features.names)
+        np.testing.assert_array_equal(model.predict(X.drop("zip")), answers)
+
+
+def test_the_file_of_dates_and_codes_is_read_as_the_frame_of_fit(tmp_path):
+    days = [datetime.date(2024, 1, 1) + datetime.timedelta(days=int(i)) for i in RNG.integers(0, 300, N)]
+    X = TABLE.select("zip", "is_new", "rooms", day=pl.Series(days))
+    parts = FunctionTransformer(lambda X: X.with_columns(pl.col("day").dt.weekday(), pl.col("zip").str.head(1)))
+    model = SharedTrees(preprocessor=parts, n_estimators=4, random_state=0).fit(X, Y)
+    X.hstack(Y).write_csv(tmp_path / "new.csv")
+    predict_file(model, tmp_path / "new.csv", tmp_path / "answers.parquet")
+    assert pl.read_parquet(tmp_path / "answers.parquet").equals(model.predict(X))
+    assert score_files(model, tmp_path / "new.csv").equals(model.score_intervals(X, Y))
+    with pytest.raises(ValueError, match="column 'day' held dates in fit, and holds text now"):
+        model.predict(X.with_columns(day=pl.lit("soon")))
+
+
+def test_tools_set_its_parameters_and_leave_the_users_own_alone():
+    prepared = columns()
+    search = GridSearchCV(
+        SharedTrees(preprocessor=prepared, n_estimators=4, random_state=0),
+        {"preprocessor__number__simpleimputer__strategy": ["mean", "median"]},
+        cv=2,
+    ).fit(TABLE, Y)
+    assert search.best_estimator_.preprocessor_.named_transformers_["number"][0].strategy in ("mean", "median")
+    assert not hasattr(prepared, "transformers_")
+    models = {"raw": IndependentTasks(), "pre": SharedTrees(preprocessor=prepared, n_estimators=4)}
+    comparison = compare(models, TABLE, Y, random_state=0)
+    assert comparison.frame["error"].null_count() == 4
+    student = distill(comparison.models["pre"], TABLE, network=SharedBottom(epochs=1), random_state=0)
+    assert student.predict(TABLE).columns == Y.columns
+
+
+def test_a_failed_fit_changes_nothing_and_a_random_state_seeds_it():
+    steps = make_column_transformer((KMeans(3), ["rooms"]))
+    fits = [SharedTrees(preprocessor=steps, n_estimators=2, random_state=0).fit(TABLE, Y) for _ in range(2)]
+    assert fits[0].predict(TABLE).equals(fits[1].predict(TABLE))
+    before = fits[0].preprocessor_
+    fits[0].set_params(preprocessor=make_column_transformer((StandardScaler(), ["color"])))
+    with pytest.raises(ValueError, match="the preprocessor ColumnTransformer cannot be fitted: could not convert"):
+        fits[0].fit(TABLE, Y)
+    assert fits[0].preprocessor_ is before
+
+
+PIPE = make_pipeline(columns(), SharedTrees())
+CURE = r"hides its SharedTrees.*pipeline\[-1\]\.set_params\(preprocessor=pipeline\[:-1\]\)"
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda fit: fit(StandardScaler), r"preprocessor must be a transformer.*write StandardScaler\(\)"),
+        (lambda fit: fit("scale"), "preprocessor must be a transformer of scikit-learn.*got 'scale'"),
+        (lambda fit: fit(LinearRegression()), "it predicts, and a preprocessor makes columns"),
+        (lambda fit: fit(PIPE), r"it predicts.*pipeline\[:-1\]"),
+        (lambda fit: fit(make_column_transformer((SelectKBest(k=1), ["rooms"]))), "learns from X alone"),
+        (lambda fit: fit(FunctionTransformer(lambda X: X[:3])), "expected a table with a row for each"),
+        (lambda fit: SharedTrees(preprocessor=columns()).fit(Shards("x.parquet"), "sold"), "X is Shards"),
+        (lambda fit: MultiTaskEnsemble(models={"a": SharedTrees(preprocessor=columns())}).fit(TABLE, Y),
+         r"models\['a'\] has a preprocessor.*MultiTaskEnsemble\(preprocessor=...\)"),
+        (lambda fit: SharedBottom(preprocessor=columns(), epochs=1).fit(TABLE, Y).export_onnx("x.onnx"),
+         "ONNX file holds no preprocessor"),
+        (lambda fit: compare({"a": PIPE}, TABLE, Y), CURE),
+        (lambda fit: log_model(PIPE), CURE),
+        (lambda fit: score_files(PIPE, "x.parquet"), CURE),
+        (lambda fit: objective(PIPE, TABLE, Y, X_val=TABLE, y_val=Y), CURE),
+        (lambda fit: fit(make_column_transformer((FunctionTransformer(own_function), ["rooms"]))).save("never"),
+         r"holds \S+\.own_function, which cannot be saved without pickle"),
+        (lambda fit: fit(FunctionTransformer(lambda X: X)).save("never"), r"<lambda>, which cannot be saved"),
+        (lambda fit: fit(make_column_transformer((Own(), ["rooms"]))).save("never"), r"\.Own, which cannot be saved"),
+        (lambda fit: fit(make_column_transformer((SplineTransformer(), ["rooms"]))).save("never"), "BSpline"),
+        (lambda fit: fit(make_column_transformer((RandomTreesEmbedding(2), ["rooms"]))).save("never"), "_tree.Tree"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_names_the_cure(call, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    TABLE.hstack(Y).write_parquet("x.parquet")
+    with pytest.raises((TypeError, ValueError), match=words):
+        call(lambda preprocessor: SharedTrees(preprocessor=preprocessor, n_estimators=2).fit(TABLE, Y))
+    assert [file.name for file in tmp_path.iterdir()] == ["x.parquet"]
+
+
+def test_a_forged_folder_runs_nothing(tmp_path):
+    from skops.io import dumps
+
+    model = SharedTrees(preprocessor=columns(), n_estimators=2, random_state=0).fit(TABLE, Y)
+    model.save(tmp_path)
+    arrays = load(parts_of(tmp_path)["arrays.safetensors"].read_bytes())
+    (name,) = [name for name in arrays if "transformer" in name]
+    forged = {
+        "own_function": dumps(FunctionTransformer(own_function)),
+        "os.system": dumps(FunctionTransformer(own_function)).replace(
+            own_function.__module__.encode(), b"os".ljust(len(own_function.__module__))
+        ),
+        "packed": dumps(columns(), compression=8),
+        "zip": b"PK nothing",
+    }
+    for word, content in forged.items():
+        changed = arrays | {name: np.frombuffer(content, np.uint8)}
+        with pytest.raises(ModelFileError, match="" if word in ("zip", "os.system") else word):
+            tabmtl.load(forge(tmp_path, {"arrays.safetensors": save(changed)}))
