@@ -76,8 +76,8 @@ def by_preprocessor(model: Any) -> str:
     if not isinstance(steps, list) or not steps or not hasattr(steps[-1][-1], "preprocessor"):
         return ""
     return (
-        f"; a Pipeline of scikit-learn hides its {type(steps[-1][-1]).__name__}: give it the steps before, "
-        "pipeline[-1].set_params(preprocessor=pipeline[:-1]), and fit that"
+        f"; give {type(steps[-1][-1]).__name__} the steps in front of it, and fit that: "
+        "pipeline[-1].set_params(preprocessor=pipeline[:-1])"
     )
 
 

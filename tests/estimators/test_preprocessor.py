@@ -186,7 +186,7 @@ def test_a_failed_fit_changes_nothing_and_a_random_state_seeds_it():
 
 
 PIPE = make_pipeline(columns(), SharedTrees())
-CURE = r"hides its SharedTrees.*pipeline\[-1\]\.set_params\(preprocessor=pipeline\[:-1\]\)"
+CURE = r"; give SharedTrees the steps in front of it.*: pipeline\[-1\]\.set_params\(preprocessor=pipeline\[:-1\]\)"
 
 
 @pytest.mark.parametrize(
@@ -232,13 +232,10 @@ def test_a_forged_folder_runs_nothing(tmp_path):
     (name,) = [name for name in arrays if "transformer" in name]
     forged = {
         "own_function": dumps(FunctionTransformer(own_function)),
-        "os.system": dumps(FunctionTransformer(own_function)).replace(
-            own_function.__module__.encode(), b"os".ljust(len(own_function.__module__))
-        ),
         "packed": dumps(columns(), compression=8),
-        "zip": b"PK nothing",
+        "not a zip": b"PK nothing",
     }
     for word, content in forged.items():
         changed = arrays | {name: np.frombuffer(content, np.uint8)}
-        with pytest.raises(ModelFileError, match="" if word in ("zip", "os.system") else word):
+        with pytest.raises(ModelFileError, match=word):
             tabmtl.load(forge(tmp_path, {"arrays.safetensors": save(changed)}))
