@@ -257,9 +257,6 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             yield name, _mean(read)
             yield LINEAR, _mean(self.stack_.answer(self.coder_.labels, k, each) for k, each in enumerate(read))
 
-    def _restore(self, state: EnsembleState) -> None:
-        self._set_fitted(state.coder_, {name: value for name, value in vars(state).items() if name != "coder_"})
-
 
 class MultiTaskEnsembleClassifier(ClassifierFace, MultiTaskEnsemble):
     """`MultiTaskEnsemble` whose every task is a classification."""

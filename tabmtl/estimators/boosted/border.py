@@ -118,9 +118,18 @@ def bin_labelled_rows(
 
 
 def labelled_rows(batch: Batch, group: Ranks) -> np.ndarray:
-    """Find the rows with a label; in a group one row at least, because LightGBM grows on no rank without."""
-    found = np.flatnonzero(~np.isnan(batch.y).all(axis=1))
-    return np.zeros(1, dtype=np.int64) if group.size > 1 and not len(found) else found
+    """Find the rows with a label, and `some_row` without one."""
+    return some_row(np.flatnonzero(~np.isnan(batch.y).all(axis=1)), group)
+
+
+def some_row(index: np.ndarray, group: Ranks) -> np.ndarray:
+    """Return rows; in a group one row at least, which has no label then, because LightGBM grows on no rank without."""
+    return np.zeros(1, dtype=np.int64) if group.size > 1 and not len(index) else index
+
+
+def subset(data: lgb.Dataset, index: np.ndarray) -> lgb.Dataset:
+    """Take some rows of binned data; the data itself if these are all."""
+    return data if len(index) == data.num_data() else data.subset(index.tolist()).construct()
 
 
 def _common_sample(batch: Batch, group: Ranks) -> Batch:

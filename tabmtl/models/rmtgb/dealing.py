@@ -13,7 +13,8 @@ from typing import NamedTuple
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets, subset
+from tabmtl.estimators.boosted.border import subset
+from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch
 from tabmtl.targets import Kind

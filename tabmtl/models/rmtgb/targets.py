@@ -16,7 +16,7 @@ import lightgbm as lgb
 import numpy as np
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.boosted.border import bin_rows, labelled_rows
+from tabmtl.estimators.boosted.border import bin_rows, labelled_rows, some_row, subset
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Kind
@@ -407,13 +407,3 @@ def rows_of_tasks(binned: Labelled, coder: TableCoder, members: np.ndarray, grou
         source = None if source is None else replace(source, index=source.index[index])
     scores = targets.constant(np.zeros((len(tasks), targets.width)))
     return BinnedRows(data=data, targets=targets, scores=scores, source=source)
-
-
-def some_row(index: np.ndarray, group: Ranks) -> np.ndarray:
-    """Return rows; in a group one row at least, which has no label then, because no rank may have none."""
-    return np.zeros(1, dtype=np.int64) if group.size > 1 and not len(index) else index
-
-
-def subset(data: lgb.Dataset, index: np.ndarray) -> lgb.Dataset:
-    """Take some rows of binned data; the data itself if these are all."""
-    return data if len(index) == data.num_data() else data.subset(index.tolist()).construct()

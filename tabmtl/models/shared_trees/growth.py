@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.estimators.boosted.border import LONGEST_STEP, Grown, small_limits
+from tabmtl.estimators.boosted.border import LONGEST_STEP, Grown, small_limits, subset
 from tabmtl.estimators.boosted.rounds import BestRounds
 from tabmtl.models.shared_trees.affinity import affinity_of
 from tabmtl.models.shared_trees.targets import Targets
@@ -39,8 +39,7 @@ class Rows(NamedTuple):
         if found is None:
             return None
         index, targets, cells = found
-        data = self.data if len(index) == len(self.targets) else self.data.subset(index.tolist()).construct()
-        return Rows(self.batch.rows(index), data, targets, scores[cells])
+        return Rows(self.batch.rows(index), subset(self.data, index), targets, scores[cells])
 
 
 class Growth(NamedTuple):

@@ -6,8 +6,8 @@ import pytest
 
 from tabmtl import RMTGBRegressor, Task
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.boosted.border import Ensemble
-from tabmtl.models.rmtgb.targets import bin_labelled, rows_of_tasks, subset
+from tabmtl.estimators.boosted.border import Ensemble, subset
+from tabmtl.models.rmtgb.targets import bin_labelled, rows_of_tasks
 
 OPTIONS = {"feature_pre_filter": False, "num_threads": 1, "verbosity": -1, "min_data_in_bin": 1}
 
