@@ -5,6 +5,7 @@ Only drawing imports matplotlib; without it, drawing raises an ImportError that 
 
 from tabmtl.plots.comparison import CalibrationDisplay, ComparisonDisplay
 from tabmtl.plots.experts import ExpertUsageDisplay
+from tabmtl.plots.importances import ImportanceDisplay
 from tabmtl.plots.leaderboard import LeaderboardDisplay
 from tabmtl.plots.outliers import OutlierTaskDisplay
 from tabmtl.plots.pareto import ParetoDisplay
@@ -16,6 +17,7 @@ __all__ = [
     "ExpertUsageDisplay",
     "GainDisplay",
     "HistoryDisplay",
+    "ImportanceDisplay",
     "LeaderboardDisplay",
     "OutlierTaskDisplay",
     "ParetoDisplay",

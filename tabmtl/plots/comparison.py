@@ -108,7 +108,7 @@ class ComparisonDisplay(Display):
         check_choice("values", values, ("difference", "score"))
         rows = self.frame if values == "score" else self.frame.filter(pl.col("model") != self.reference)
         n_lines = rows["model"].n_unique()
-        self.axes_ = self._panels_of(self.tasks, ax, height=1.1 + 0.28 * n_lines)
+        self.axes_ = self._panels_of([task.name for task in self.tasks], ax, height=1.1 + 0.28 * n_lines)
         self.points_: dict[str, list[ErrorbarContainer]] = {}
         for task in self.tasks:
             own, panel = rows.filter(task=task.name), self.axes_[task.name]
@@ -165,7 +165,7 @@ class CalibrationDisplay(Display):
 
     def plot(self, *, ax: Axes | None = None) -> CalibrationDisplay:
         """Draw the panels; ``ax`` is that of :meth:`from_comparison`."""
-        self.axes_ = self._panels_of(self.tasks, ax, height=2.9)
+        self.axes_ = self._panels_of([task.name for task in self.tasks], ax, height=2.9)
         self.lines_: dict[tuple[str, str], Line2D] = {}
         models = self.calibration["model"].unique(maintain_order=True).to_list()
         for task in self.tasks:

@@ -62,8 +62,8 @@ class Display:
         with pyplot.rc_context(_STYLE):
             return list(pyplot.subplots(n_panels, squeeze=False, layout="constrained", **options)[1].flat)
 
-    def _panels_of(self, tasks: Sequence[Task], ax: Axes | None, *, height: float) -> dict[str, Axes]:
-        """Return a panel for every task, in a new figure or the one given, and set the axes of the first."""
+    def _panels_of(self, tasks: Sequence[str], ax: Axes | None, *, height: float) -> dict[str, Axes]:
+        """Return a panel for every task by name, in a new figure or the one given, and set the axes of the first."""
         if not tasks:
             raise ValueError("there is no task to draw: name some by tasks=, or leave it out for all")
         if ax is not None and len(tasks) > 1:
@@ -78,7 +78,7 @@ class Display:
                 panel.remove()
         panels = panels[: len(tasks)]
         self._draw_into(panels[0])
-        return {task.name: panel for task, panel in zip(tasks, panels, strict=True)}
+        return dict(zip(tasks, panels, strict=True))
 
 
 def check_matplotlib(what: str) -> None:

@@ -89,7 +89,7 @@ class LeaderboardDisplay(Display):
     def plot(self, *, ax: Axes | None = None, errorbar_kw: Mapping[str, Any] | None = None) -> LeaderboardDisplay:
         """Draw the panels; the arguments are those of :meth:`from_estimator`."""
         height = 1.2 + 0.25 * self.leaderboard["model"].n_unique()
-        self.axes_ = self._panels_of(self.tasks, ax, height=height)
+        self.axes_ = self._panels_of([task.name for task in self.tasks], ax, height=height)
         self.points_ = {task.name: self._draw_task(task, errorbar_kw or {}) for task in self.tasks}
         return self
 

@@ -13,6 +13,7 @@ from tabmtl.plots import (
     ExpertUsageDisplay,
     GainDisplay,
     HistoryDisplay,
+    ImportanceDisplay,
     LeaderboardDisplay,
     OutlierTaskDisplay,
     ParetoDisplay,
@@ -22,6 +23,7 @@ from tabmtl.targets import Task
 OUTLIERS = pl.DataFrame({"task": ["a"], "outlier_score": [0.5], "check_loss": [1.0], "check_loss_if_normal": [1.0]})
 USAGE = pl.DataFrame({"level": [1], "gate": ["a"], "expert": ["own"], "weight": [1.0], "dead": [False]})
 BOARD = pl.DataFrame({"model": ["x"], "task": ["a"], "score": [0.5], "standard_error": [0.1], "weight": [1.0]})
+FALLS = pl.DataFrame({"task": ["a"], "feature": ["x"], "importance": [0.1]})
 FRONT = pl.DataFrame({"trial": [0], "score/a": [0.5], "score/b": [0.4]})
 
 
@@ -33,6 +35,7 @@ FRONT = pl.DataFrame({"trial": [0], "score/a": [0.5], "score/b": [0.4]})
         lambda model: OutlierTaskDisplay(OUTLIERS).plot(),
         lambda model: ExpertUsageDisplay(USAGE, USAGE).plot(),
         lambda model: ParetoDisplay.from_front(FRONT),
+        lambda model: ImportanceDisplay.from_importances(FALLS),
         lambda model: LeaderboardDisplay(BOARD, tasks=[Task(name="a", kind="regression")]).plot(),
     ],
 )
@@ -54,6 +57,7 @@ DRAWN = [
         {"tasks": ["late"], "errorbar_kw": RED},
         lambda d: d.points_["late"][0].get_c(),
     ),
+    (ImportanceDisplay, "boosted", {"tasks": ["late"], "bar_kw": RED}, lambda d: d.bars_["late"][0].get_facecolor()),
     (OutlierTaskDisplay, "boosted", {"max_tasks": 1, "bar_kw": RED}, lambda d: d.bars_[0].get_facecolor()),
 ]
 
@@ -77,6 +81,11 @@ REFUSED = [
     (ExpertUsageDisplay, "model", {}, TypeError, "such as MMoE.*got SharedBottom, .* no expert_utilisation_"),
     (ExpertUsageDisplay, "mixture", {"level": 3}, ValueError, r"expected a level of PLE, one of \[1, 2\], got 3"),
     (ExpertUsageDisplay, "mixture", {"ax": 1}, ValueError, r"cannot hold the levels \[1, 2\]: choose one by level="),
+    (ImportanceDisplay, RMTGB(), {}, NotFittedError, "not fitted"),
+    (ImportanceDisplay, "model", {}, TypeError, r"trees \(of others, draw feature_importances.*no importances_"),
+    (ImportanceDisplay, "boosted", {"tasks": ["laet"]}, ValueError, "'early'\\], got \\['laet'\\]; near is 'late'"),
+    (ImportanceDisplay, "boosted", {"ax": 1}, ValueError, "one ax cannot hold 4 tasks: choose one by tasks="),
+    (ImportanceDisplay, "boosted", {"max_features": 0}, ValueError, "max_features must be at least 1, got 0"),
     (LeaderboardDisplay, MultiTaskEnsemble(), {}, NotFittedError, "not fitted"),
     (LeaderboardDisplay, "model", {}, TypeError, "leaderboard, MultiTaskEnsemble, got SharedBottom.*no leaderboard_"),
     (LeaderboardDisplay, "ensemble", {"tasks": ["early"]}, ValueError, BOTH),
