@@ -17,6 +17,7 @@ ORDER = (
     "plot_own_network.py",
     "plot_sessions.py",
     "plot_sweep.py",
+    "plot_importances.py",
     "plot_shap.py",
     "plot_files.py",
     "plot_onnx.py",
