@@ -76,9 +76,10 @@ def compare(
 ) -> int:
     """Fit several models on the same rows, and judge them by test rows.
 
-    A verdict comes first, then scores and paired differences to the first model with their intervals. A model that
-    fails is a line with its error; Ctrl-C keeps the models that are done. Validation rows of a file are rows to fit,
-    from which every model sets some aside by itself, unless a column gives the split.
+    A verdict comes first, then scores and paired differences to the first model with their intervals, and the command
+    that trains the model that is ahead. A model that fails is a line with its error; Ctrl-C keeps the models that are
+    done. Validation rows of a file are rows to fit, from which every model sets some aside by itself, unless a column
+    gives the split.
 
     Parameters
     ----------
