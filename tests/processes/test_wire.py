@@ -161,10 +161,13 @@ def test_a_pickle_is_not_run(tmp_path):
 def test_messages_that_lost_or_changed_bytes_are_read_or_refused():
     rng = np.random.default_rng(0)
     whole = pack({"frame": DAYS, "rows": (np.arange(3), torch.ones(2)), "n": 1})
+    n_refused = 0
     for _ in range(300):
         message = whole[: rng.integers(len(whole))].copy() if rng.random() < 0.3 else whole.copy()
         message[rng.integers(0, max(len(message), 1), 2) if len(message) else []] = rng.integers(0, 256)
         try:
             unpack(message, "rank 1")
         except ValueError as error:
+            n_refused += 1
             assert "rank 1 sent no message of tabmtl" in str(error)
+    assert n_refused > 100  # many bytes are those of arrays, which may have any value
