@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import narwhals.stable.v2 as nw
+import numpy as np
 import polars as pl
 import polars.selectors as cs
 from scipy.sparse import issparse
@@ -18,39 +19,27 @@ from tabmtl.columns.kind import TEXT
 from tabmtl.encode.read import as_array, read_features, read_values, to_array
 from tabmtl.storage.transformers import Transformer
 
-#: What the values of a column are. "other" may be anything that only a transformer reads.
-Values = Literal["integers", "numbers", "booleans", "text", "dates", "datetimes", "times", "durations", "none", "other"]
-
-_TEMPORAL: dict[Any, Values] = {
-    pl.Date: "dates",
-    pl.Datetime: "datetimes",
-    pl.Time: "times",
-    pl.Duration: "durations",
-    pl.Null: "none",
-}
-_TYPES: dict[Values, Any] = {
+# what the values of a column are, as words; "other" may be anything that only a transformer reads
+_TEMPORAL = {pl.Date: "dates", pl.Datetime: "datetimes", pl.Time: "times", pl.Duration: "durations", pl.Null: "none"}
+_TYPES: dict[str, Any] = {
     "integers": pl.Int64,
     "numbers": pl.Float64,
     "booleans": pl.Boolean,
     "text": pl.String,
     "dates": pl.Date,
-    "datetimes": pl.Datetime("us"),
     "times": pl.Time,
     "durations": pl.Duration("us"),
 }
 # text that the files and the servers of a model have where fit saw other values
-_OF_TEXT: dict[Values, Callable[[pl.Expr], pl.Expr]] = {
-    "integers": lambda text: text.cast(pl.Float64),
-    "numbers": lambda text: text.cast(pl.Float64),
-    "booleans": lambda text: text.str.to_lowercase().replace_strict(
-        {"true": True, "false": False, "1": True, "0": False}, return_dtype=pl.Boolean
-    ),
-    "dates": lambda text: text.str.slice(0, 10).str.to_date("%Y-%m-%d"),
-    "datetimes": lambda text: text.str.to_datetime(time_unit="us"),
-    "times": lambda text: text.str.to_time(),
+_NOTHING = ["", "None", "nan", "NaN", "NaT"]
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+_OF_TEXT: dict[str, Callable[[pl.Series], pl.Series]] = {
+    "integers": lambda texts: texts.cast(pl.Float64),
+    "numbers": lambda texts: texts.cast(pl.Float64),
+    "booleans": lambda texts: texts.str.to_lowercase().replace_strict(_BOOLEANS, return_dtype=pl.Boolean),
+    "dates": lambda texts: texts.str.slice(0, 10).str.to_date("%Y-%m-%d"),
+    "times": lambda texts: texts.str.to_time(),
 }
-
-_NOTHING = ["", "None", "nan", "NaN", "NaT"]  # text of a missing value
 
 
 def check_preprocessor(name: str, value: Any) -> None:
@@ -100,7 +89,7 @@ class Preprocessing:
 
     transformer: Transformer
     library: Literal["polars", "pandas", "numpy"]
-    values: tuple[Values, ...]
+    values: tuple[str, ...]
     names: tuple[str, ...]
     named: bool
 
@@ -201,17 +190,19 @@ def _columns_of(transformer: Any, made: Any) -> tuple[tuple[str, ...], bool]:
     return tuple(f"x{j}" for j in range(made.shape[1])), False
 
 
-def _values_of(dtype: pl.DataType) -> Values:
+def _values_of(dtype: pl.DataType) -> str:
+    """Return what a column of a type holds; of datetimes with their time zone, if they have one."""
     if dtype.is_integer():
         return "integers"
     if dtype.is_numeric():
         return "numbers"
     if dtype == pl.Boolean:
         return "booleans"
-    return "text" if dtype in TEXT else _TEMPORAL.get(dtype.base_type(), "other")
+    zone = getattr(dtype, "time_zone", None)
+    return "text" if dtype in TEXT else _TEMPORAL.get(dtype.base_type(), "other") + (f" of {zone}" if zone else "")
 
 
-def _as_fit(series: pl.Series, values: Values) -> pl.Series:
+def _as_fit(series: pl.Series, values: str) -> pl.Series:
     """Return a column with the values that it held in fit, such as dates where a file or a server has their text."""
     found = _values_of(series.dtype)
     if found == values or values in ("none", "other"):
@@ -221,24 +212,34 @@ def _as_fit(series: pl.Series, values: Values) -> pl.Series:
     except pl.exceptions.PolarsError as error:
         raise ValueError(
             f"column {series.name!r} held {values} in fit, and holds {found} now, such as "
-            f"{series.drop_nulls().head(1).to_list()}, which are none: {error}"
+            f"{series.drop_nulls().head(1).to_list()}; give {values}, or text that says them: digits, true, ISO 8601"
         ) from error
 
 
-def _cast(series: pl.Series, found: Values, values: Values) -> pl.Series:
-    if found == "none":
-        return series.cast(_TYPES[values])
+def _cast(series: pl.Series, found: str, values: str) -> pl.Series:
     if values == "text":
         return series.to_frame().select(text_of(series.name, series.dtype)).to_series()
     if found == "text":
-        texts = series.cast(pl.String).replace(_NOTHING, None)
-        read = _OF_TEXT.get(values, lambda text: text.cast(_TYPES[values]))
-        series = texts.to_frame().select(read(pl.col(series.name))).to_series()
-    if values == "integers" and series.dtype.is_float():
+        series = series.cast(pl.String).replace(_NOTHING, None)
+    kind, _, zone = values.partition(" of ")
+    if kind == "datetimes":
+        return _in_zone(series.str.to_datetime(time_unit="us") if found == "text" else series, zone)
+    if found == "text" and kind in _OF_TEXT:
+        series = _OF_TEXT[kind](series)
+    if kind == "integers" and series.dtype.is_float():
         is_whole = not series.null_count() and (series == series.round()).all() and series.is_finite().all()
         return series.cast(pl.Int64) if is_whole else series
-    is_number = values in ("integers", "numbers") and found in ("integers", "numbers", "booleans")
-    return series if is_number or found == "text" else series.cast(_TYPES[values])
+    is_number = kind in ("integers", "numbers") and series.dtype.is_numeric()
+    return series if is_number else series.cast(_TYPES[kind])
+
+
+def _in_zone(series: pl.Series, zone: str) -> pl.Series:
+    """Return datetimes of a time zone; of none, in UTC. Those without one are taken to be of it."""
+    known = getattr(series.dtype, "time_zone", None)
+    times = series.cast(pl.Datetime("us", known))
+    if not known:
+        return times.dt.replace_time_zone(zone) if zone else times
+    return times.dt.convert_time_zone(zone) if zone else times.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
 
 
 def _library_of(X: Any) -> Literal["polars", "pandas", "numpy"]:
@@ -251,16 +252,29 @@ def _library_of(X: Any) -> Literal["polars", "pandas", "numpy"]:
 def _as_given(X: Any, library: str, task_column: str | None) -> Any | None:
     """Return rows for a transformer as they were given; None if they have to be read first."""
     if library == "pandas":
-        return X if task_column is None else X.drop(columns=task_column)
+        return _with_nan(X if task_column is None else X.drop(columns=task_column))
     if library == "numpy" and task_column is None and not nw.dependencies.is_into_dataframe(X):
-        return as_array(X, "X", ensure_2d=True)
+        return _array_with_nan(as_array(X, "X", ensure_2d=True))
     return None
+
+
+def _with_nan(X: Any) -> Any:
+    """Return a frame of pandas whose missing objects are NaN, which scikit-learn tells from None, NA and each other."""
+    objects = [name for name, dtype in X.dtypes.items() if str(dtype) in ("object", "string", "boolean")]
+    X = X.copy(deep=False) if objects else X
+    for name in objects:
+        X[name] = X[name].astype(object).where(X[name].notna(), np.nan)
+    return X
+
+
+def _array_with_nan(array: np.ndarray) -> np.ndarray:
+    return np.where(np.equal(array, None), np.nan, array) if array.dtype == object else array
 
 
 def _in_library(frame: pl.DataFrame, library: str) -> Any:
     if library == "pandas":
         return frame.to_pandas()
-    return frame if library == "polars" else to_array(frame)
+    return frame if library == "polars" else _array_with_nan(to_array(frame))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from tabmtl.columns.category import is_feature, text_of
 from tabmtl.columns.cures import Library, by_cast, by_columns, library_of
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
-from tabmtl.encode.preprocessing import Preprocessing, Values
+from tabmtl.encode.preprocessing import Preprocessing
 from tabmtl.encode.read import check_targets, in_order, names_of, read_features, to_array, without_columns
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.params import check_known, near
@@ -121,7 +121,7 @@ class TableCoder:
             return self
         return replace(self, preprocessing=None, names=before.names, named=before.named, dropped=())
 
-    def values_of_fit(self) -> dict[str, Values]:
+    def values_of_fit(self) -> dict[str, str]:
         """Return what the columns of X held in fit, by their names; without the task column."""
         names = [name for name in self.names if name != self.task_column]
         if self.preprocessing is not None:
