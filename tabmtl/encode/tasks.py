@@ -122,7 +122,8 @@ def _check_labels(name: str, present: pl.Series) -> None:
     if present.dtype.is_temporal() or not (
         present.dtype in (*TEXT, pl.Boolean) or present.dtype.is_numeric() or present.len() == 0
     ):
-        raise TypeError(f"task {name!r}: labels of type {present.dtype} are neither classes nor numbers; cast them")
+        cure = "give every label a column of its own" if present.dtype.is_nested() else "cast them"
+        raise TypeError(f"task {name!r}: labels of type {present.dtype} are neither classes nor numbers; {cure}")
     if present.len() == 0:
         raise ValueError(
             f"task {name!r} has no observed label: every value is missing (null or NaN) or has weight zero; "

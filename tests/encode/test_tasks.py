@@ -141,7 +141,7 @@ ERRORS = [
     (["a", None, "a"], ValueError, "only one class, 'a'"),
     ([5, 5], ValueError, "only one class, 5"),
     ([date(2020, 1, 1)] * 2, TypeError, "neither classes nor numbers; cast them"),
-    ([[1], [2]], TypeError, "neither classes nor numbers; cast them"),
+    ([[1], [2]], TypeError, "neither classes nor numbers; give every label a column of its own"),
 ]
 
 
