@@ -181,7 +181,7 @@ def _checked(model: Any) -> MultiTaskEstimator:
     if not isinstance(model, MultiTaskEstimator):
         cure = "sklearn.inspection.permutation_importance knows estimators of scikit-learn"
         if hasattr(model, "steps"):
-            cure = "give its last step, pipeline[-1], and the rows that the other steps make of X"
+            cure = "fit its last step with the others as preprocessor=, or give pipeline[-1] and what they make of X"
         raise TypeError(f"expected a fitted estimator of tables of tabmtl, got a {type(model).__name__}: {cure}")
     check_is_fitted(model)
     return model
@@ -201,7 +201,7 @@ def _columns_to_move(
     if not sets or not all(sets):
         raise ValueError(f"features must name a column in each place, got {features!r}; leave it out for all")
     check_known("features names columns", [name for names in sets for name in names], known, "the model")
-    moved = {" + ".join(names): names for names in sets}
+    moved: dict[str, Sequence[str]] = {" + ".join(names): names for names in sets}
     if len(moved) < len(sets) or any(len({*names}) < len(names) for names in sets):
         raise ValueError(f"features must name no column twice in one place, and no place twice, got {features!r}")
     return moved
@@ -247,7 +247,7 @@ def _with_order(X: Any, names: Sequence[str], order: np.ndarray, coder: TableCod
     places = [coder.names.index(name) for name in names]
     if not nw.dependencies.is_into_dataframe(X):
         array = np.array(X)
-        array[:, places] = array[np.ix_(order, places)]
+        array[:, places] = array[order][:, places]
         return array
     frame = nw.from_native(X, eager_only=True)
     labels = {str(label): label for label in frame.columns} if coder.named else {}

@@ -5,10 +5,11 @@ import pandas as pd
 import polars as pl
 import pytest
 from conformance import CANDIDATES, tiny
+from sklearn.compose import make_column_transformer
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import tabmtl
 from tabmtl import ESMM, IndependentTasks, MultiTaskEnsemble, Shards, SharedBottom, SharedTrees
@@ -133,6 +134,17 @@ def test_funnels_ensembles_and_models_of_scikit_learn_are_asked_alike(tmp_path):
     assert set(importances(funnel, numbers, steps)) == {(task, name) for task in steps.columns for name in "ab"}
 
 
+def test_columns_are_shuffled_before_a_preprocessor():
+    make = make_column_transformer((OneHotEncoder(sparse_output=False), ["town"]), ("passthrough", ["b", "zero"]))
+    y = Y.select(high=(X["town"] == "Ulm") & (X["b"] > 0))
+    before = tiny(SharedTrees, preprocessor=make.set_output(transform="polars")).fit(X, y)
+    found = importances(before, y=y)
+    assert [feature for _, feature in found] == X.columns
+    assert min(found["high", "town"], found["high", "b"]) > 0.1
+    assert [found["high", name] for name in ("a", "zero", "twin")] == [0, 0, 0]
+    assert before.importances_["feature"].to_list() == before.encode(X).columns
+
+
 def test_an_undefined_score_is_null_and_said_once(model):
     same = Y.with_columns(high=pl.lit(True))
     with pytest.warns(TabmtlWarning) as told:
@@ -156,7 +168,7 @@ REFUSED = [
         make_pipeline(StandardScaler(), SharedTrees()),
         {},
         TypeError,
-        "got a Pipeline: give its last step",
+        r"got a Pipeline: fit its last step .* preprocessor=, or give pipeline\[-1\]",
     ),
     (Popularity(), {}, TypeError, "got a Popularity"),
     (SharedTrees(), {}, NotFittedError, "not fitted"),

@@ -368,7 +368,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             raise AttributeError(
                 "feature_importances_ needs the validation rows of fit, and there are none, or a pickled copy left "
                 "them behind: set early_stopping=True or give X_val and y_val, or ask "
-                "sklearn.inspection.permutation_importance"
+                "tabmtl.inspection.feature_importances(model, X, y)"
             )
         return self._importances
 

@@ -80,8 +80,10 @@ class LightGBMEstimator(MultiTaskEstimator):
         check_is_fitted(self)
         gains, names, features = self._gains(), [task.name for task in self.tasks_], self.coder_.features
         is_of = np.array(features.origins, dtype=object)[:, None] == np.array(features.names, dtype=object)
-        total = np.maximum(sum(gains.values()).sum(axis=1, keepdims=True), np.finfo(float).tiny)
-        shares = {stage: of_columns @ is_of / total for stage, of_columns in gains.items()}
+        total = np.sum([*gains.values()], axis=(0, 2))[:, None]
+        shares = {
+            stage: of_columns @ is_of / np.maximum(total, np.finfo(float).tiny) for stage, of_columns in gains.items()
+        }
         table = pl.DataFrame({"task": names, "feature": [[*features.names]] * len(names)}).explode("feature")
         columns = {"importance": sum(shares.values()), **(shares if len(shares) > 1 else {})}
         return table.with_columns(pl.Series(name, own.ravel()) for name, own in columns.items())
