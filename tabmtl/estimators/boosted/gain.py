@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tabmtl.encode import TableCoder
+
 
 def feature_gains(trees: Sequence[str], n_features: int, values: np.ndarray | None = None) -> np.ndarray:
     """Return how far the splits on each feature part the values of the leaves: the variance that they explain.
@@ -51,6 +53,14 @@ def feature_gains(trees: Sequence[str], n_features: int, values: np.ndarray | No
     gains = np.zeros((n_features, values.shape[1]))
     np.add.at(gains, read("split_feature").astype(np.int64), shares[:, None] * (left - right) ** 2)
     return gains
+
+
+def gain_shares(gains: np.ndarray, coder: TableCoder) -> np.ndarray:
+    """Return gains (..., F) of encoded columns by the columns of X that they come from, (..., P), as shares of all."""
+    places = [coder.names.index(name) for name in coder.features.origins]
+    shares = np.zeros((*gains.shape[:-1], len(coder.names)))
+    np.add.at(shares.T, places, gains.T / max(gains.sum(), np.finfo(float).tiny))
+    return shares
 
 
 def _by_number(number: np.ndarray) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ import polars as pl
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.boosted.border import network, tree_matrix
 from tabmtl.estimators.boosted.estimator import BoostedEstimator
+from tabmtl.estimators.boosted.gain import gain_shares
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.rmtgb.fitted import FittedGroup
@@ -252,10 +253,7 @@ def _fitted(coder: TableCoder, groups: Sequence[FittedGroup]) -> dict[str, Any]:
     names = [task.name for task in coder.labels.tasks]
     parts = [group.table([names[t] for t in group.members]) for group in groups]
     whole = pl.concat(parts)[np.argsort(np.concatenate([group.members for group in groups]))]
-    places = [coder.names.index(name) for name in coder.features.origins]
-    gains = np.sum([group.importances for group in groups], axis=0)
-    importances = np.zeros((len(gains), len(coder.names)))
-    np.add.at(importances.T, places, gains.T / max(gains.sum(), np.finfo(float).tiny))
+    importances = gain_shares(np.sum([group.importances for group in groups], axis=0), coder)
     return {
         "_groups": groups,
         "outlier_score_": whole.drop("shared", "outlier", "own"),

@@ -14,6 +14,7 @@ import polars as pl
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.boosted.border import bin_labelled_rows, network, network_params, tree_matrix
 from tabmtl.estimators.boosted.estimator import BoostedEstimator
+from tabmtl.estimators.boosted.gain import gain_shares
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
@@ -344,10 +345,7 @@ def _outputs_of_tasks(coder: TableCoder) -> list[slice]:
 def _fitted(coder: TableCoder, functions: SharedFunctions) -> dict[str, Any]:
     """Return the fitted attributes by name."""
     names = [task.name for task in coder.labels.tasks]
-    places = [coder.names.index(name) for name in coder.features.origins]
-    importances = np.zeros(len(coder.names))
-    total = max(functions.gains.sum(), np.finfo(float).tiny)
-    np.add.at(importances, places, functions.gains / total)
     table = {"task": names, "n_labels": functions.n_labels, "shared": functions.rounds[: len(names)]}
     table["own"] = functions.own_rounds
+    importances = gain_shares(functions.gains, coder)
     return {"_functions": functions, "rounds_": pl.DataFrame(table), "feature_importances_": importances}
