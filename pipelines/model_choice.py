@@ -14,7 +14,7 @@ _ELSEWHERE = {"random_state": "--seed", "tasks": "--target", "categorical_featur
 _ELSEWHERE |= {f"{name}_column": f"--{name}-column" for name in ("task", "session", "item", "time", "order")}
 
 #: Parameters that hold code or models.
-_OBJECTS = ("on_epoch", "classifier", "regressor", "models")
+_OBJECTS = ("on_epoch", "classifier", "regressor", "models", "preprocessor")
 
 
 @dataclass(frozen=True, kw_only=True)
