@@ -1,10 +1,11 @@
-"""The main demonstration: four targets of real flights, by one network, and by an ensemble where one has few labels."""
+"""The main demonstration: a target of real flights with few labels, alone and beside others; then all labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,25 +15,19 @@ from tabmtl.params import check_count
 from tabmtl.pipelines.data.tables import DataSource, TableRows, open_table
 from tabmtl.pipelines.model_choice import ModelChoice, make
 from tabmtl.pipelines.tracking import DEFAULT_URI, ROWS, Tracking, open_log
-from tabmtl.pipelines.train import (
-    Fitted,
-    check_output,
-    fit_single_tasks,
-    kept_epoch,
-    print_gain,
-    print_places,
-    timed_fit,
-    watch,
-)
+from tabmtl.pipelines.train import Fitted, check_output, print_places, watch
 
 #: Of the experiment, and of the registered model.
 NAME = "flights"
 
 #: Files beside the model.
-FILES = ("table.csv", "learning_curves.png", "gain.png")
+FILES = ("few_labels.png", "few_labels.csv", "table.csv")
 
-#: The target with few labels, how many it keeps, and the rows with all labels of the others.
-SCARCE, N_LABELS, N_ROWS = "cancelled", 500, 4_000
+#: The target with few labels, how many it keeps, the rows with all labels of the others, and the draws of these rows.
+SCARCE, N_LABELS, N_ROWS, N_DRAWS = "cancelled", 500, 4_000, 6
+
+#: Columns of the table; times differ from run to run.
+COLUMNS = ("model", "task", "metric", "score", "low", "high", "difference", "difference_low", "difference_high")
 
 
 def demo(
@@ -40,16 +35,16 @@ def demo(
     full: bool = False,
     folder: Path | None = None,
     seed: int = 0,
-    epochs: int = 12,
+    epochs: int = 5,
     output: Path = Path("demo_output"),
     tracking_uri: str = DEFAULT_URI,
     no_mlflow: bool = False,
 ) -> None:
-    """Train on real flights and compare with one LightGBM per target.
+    """Learn targets of real flights together, and compare with one LightGBM per target.
 
-    One network learns four targets of flights. The command saves the model, its learning curves and the table, and
-    registers the model in MLflow, ready to be served. Then one target keeps few labels, and an ensemble learns it
-    beside the others.
+    First, one target keeps few labels: it is learned alone and beside three others, in several draws of rows. Then
+    three models learn all targets from all labels of the same rows. The command saves SharedTrees and the tables, and
+    registers the model in MLflow, ready to be served.
 
     Parameters
     ----------
@@ -60,7 +55,7 @@ def demo(
     seed : int
         Random seed.
     epochs : int
-        Epochs of the network, at most.
+        Epochs of the network in the table, at most.
     output : Path
         Folder of the files.
     tracking_uri : str
@@ -77,7 +72,7 @@ def demo(
 
     check_count("--epochs", epochs)
     check_matplotlib("the demo")
-    model = make(tabmtl.MultiTabNet, ModelChoice(seed=seed), {"epochs": epochs, "verbose": 1})
+    network = make(tabmtl.MultiTabNet, ModelChoice(seed=seed), {"epochs": epochs})
     check_output(output / "model")
     output.mkdir(parents=True, exist_ok=True)
     whole = full or folder is not None
@@ -86,18 +81,21 @@ def demo(
     # not the store of the environment, where others may serve a model of this name
     tracking = Tracking(tracking_uri=tracking_uri, experiment=NAME, no_mlflow=no_mlflow)
     with open_log(tracking) as log, nullcontext() if log is None else log.run("demo") as run_id:
-        callback = watch(model, run_id)
-        gain, table, single = _compare(rows, model.set_params(**rows.facts))
-        _save(rows, model, gain, table, output)
-        _compare_scarce(rows, seed)
+        _learn_few(rows, seed, output)
+        found = _compare(rows, network, seed)
+        model = found.models["SharedTrees"]
+        found.frame.select(COLUMNS).write_csv(output / "table.csv")
+        _check_saved(model, output / "model", rows.parts["test"][0])
+        print(f"\nSaved in {output}: model/ (SharedTrees; tabmtl.load reads it), {', '.join(FILES)}.")
+        print("Loaded again, the saved model gives bit-equal predictions.\n")
         if log is not None:
             import mlflow
 
-            rows.log_fitted(callback, model, single)
+            rows.log_fitted(watch(model, run_id), model, found.models["IndependentTasks"])
             for name in FILES:
                 mlflow.log_artifact(str(output / name))
             version, alias = log.log_model(model, example=rows.example(), register=NAME, tags={ROWS: rows.origin})
-            fitted = Fitted(scores=gain.table, run_id=run_id, version=version, alias=alias)
+            fitted = Fitted(scores=found.frame, run_id=run_id, version=version, alias=alias)
             print_places(log, fitted, NAME, rows.origin)
 
 
@@ -106,90 +104,101 @@ def _describe(rows: TableRows, *, whole: bool) -> None:
     sizes, (X, y) = rows.sizes, rows.parts["train"]
     which = "all rows" if whole else "the sample of whole days that ships with tabmtl; --full takes all rows"
     print(f"Flights from New York City in 2013: {sum(sizes.values()):,} rows ({which}).")
-    print(
-        f"Split by day: {sizes['train']:,} rows to train on, {sizes['val']:,} to stop on, {sizes['test']:,} to score."
-    )
-    print(f"The model learns {y.width} targets from {X.width} features known by the scheduled departure:")
+    print(f"Split by day: {sizes['train']:,} to train on, {sizes['test']:,} to score, {sizes['val']:,} for MLflow.")
+    print(f"{y.width} targets, {X.width} features known by the scheduled departure:")
     for name, kind in rows.facts["tasks"].items():
         null = y[name].null_count() / max(len(y), 1)
         print(f"  {name:<10} {kind:<11} {f'{null:.1%} unlabelled' if null else 'labelled in every row'}")
     print("A cancelled flight has no delay: such cells are null, and do not count in losses and scores.")
 
 
-def _compare(
-    rows: TableRows, model: tabmtl.MultiTabNet
-) -> tuple[tabmtl.MultitaskGain, pl.DataFrame, tabmtl.IndependentTasks]:
-    """Fit the network and one LightGBM per target, and score both; return the gain, and its table with intervals."""
-    print(f"\nMultiTabNet: one network for all targets, at most {model.epochs} epochs ...", flush=True)
-    print(f"MultiTabNet: fitted in {timed_fit(rows, model):.1f} s{kept_epoch(model)}", flush=True)
-    single = fit_single_tasks(rows, model)
-    print("\nScores are ROC AUC of binary targets and R² of regressions, higher is better.")
-    gain, table = print_gain(rows, model, "test", single)
-    better = table.filter(pl.col("low") > 0)["task"].to_list()
-    worse = table.filter(pl.col("high") < 0)["task"].to_list()
-    print(f"MultiTabNet is {_clearly('better', better)} and {_clearly('worse', worse)} than LightGBM.")
-    return gain, table, single
+def _learn_few(rows: TableRows, seed: int, output: Path) -> None:
+    """Learn a target of few labels in several draws, alone and beside the others; print, save and draw the scores."""
+    from scipy import stats  # the help of every command would load it
+
+    n_rows, n_others = min(N_ROWS, rows.sizes["train"]), len(rows.facts["tasks"]) - 1
+    print(f"\nFew labels: {n_rows:,} flights have all labels of {n_others} targets, and {N_LABELS} labels of {SCARCE}.")
+    print(f"LightGBM learns {SCARCE} from its labels alone, SharedTrees all {n_others + 1} targets together.")
+    print(f"ROC AUC of {SCARCE} on other days, in {N_DRAWS} draws of flights:", flush=True)
+    draws = pl.DataFrame([_draw(rows, seed + number) for number in range(N_DRAWS)])
+    low, high = stats.ttest_rel(draws["together"], draws["alone"]).confidence_interval(0.95)
+    together, alone = (f"{draws[name].mean():.2f} ± {draws[name].std():.2f}" for name in ("together", "alone"))
+    paired = f"paired difference {(draws['together'] - draws['alone']).mean():+.2f}"
+    print(
+        f"{SCARCE} has {together} together and {alone} alone: mean ± standard deviation over the draws, {paired}, "
+        f"95 % interval {low:+.2f} to {high:+.2f}."
+    )
+    draws.write_csv(output / "few_labels.csv")
+    _plot(draws, f"{SCARCE}: {N_LABELS} labels in {n_rows:,} flights", output / "few_labels.png")
 
 
-def _clearly(how: str, tasks: Sequence[str]) -> str:
-    """Say on how many targets, and on which."""
-    names = f" ({', '.join(tasks)})" if tasks else ""
-    return f"clearly {how} on {len(tasks)}{names}"
-
-
-def _compare_scarce(rows: TableRows, seed: int) -> None:
-    """Leave one target few labels, and compare LightGBM on these with an ensemble that learns all targets."""
-    drawn = np.random.default_rng(seed).permutation(rows.sizes["train"])[:N_ROWS]
-    X, y = (part[drawn] for part in rows.parts["train"])
-    days = X.select(pl.concat_str("month", "day", separator="-")).to_series()  # weather is shared within one
-    labels = y.select(SCARCE)[:N_LABELS]
-    n_days = days[:N_LABELS].filter(labels[SCARCE] == 1).n_unique()
-    print(f"A target with few labels: {len(labels)} of {SCARCE}, {labels[SCARCE].sum()} of them yes, on {n_days} days,")
-    print(f"beside all labels of the others in {len(X):,} rows.", flush=True)
-    kind = {SCARCE: rows.facts["tasks"][SCARCE]}
-    single = tabmtl.IndependentTasks(tune="all", tasks=kind, random_state=seed)
-    single.fit(X[:N_LABELS], labels, groups=days[:N_LABELS])
-    candidates = {"IndependentTasks": tabmtl.IndependentTasks(tune="all"), "SharedTrees": tabmtl.SharedTrees()}
-    print("MultiTaskEnsemble, of two of its default candidates and linear models to save time ...", flush=True)
-    ensemble = tabmtl.MultiTaskEnsemble(models=candidates, n_folds=5, random_state=seed, **rows.facts)
-    scarce = pl.when(pl.int_range(pl.len()) < N_LABELS).then(SCARCE).alias(SCARCE)
-    ensemble.fit(X, y.with_columns(scarce), groups=days)
+def _draw(rows: TableRows, seed: int) -> dict[str, float]:
+    """Draw rows, leave one target few labels, and score it, learned alone and together with the others."""
+    X, y = (part.sample(min(N_ROWS, len(part)), seed=seed) for part in rows.parts["train"])
     X_test, y_test = rows.parts["test"]
-    print(f"ROC AUC of {SCARCE} on the test rows, with its standard error:")
-    for name, model, scored in (
-        ("LightGBM for this target alone", single, y_test.select(SCARCE)),
-        ("MultiTaskEnsemble", ensemble, y_test),
-    ):
-        found = model.score_intervals(X_test, scored).row(by_predicate=pl.col("task") == SCARCE, named=True)
-        print(f"  {name:<31}{found['score']:.3f} ± {found['standard_error']:.3f}")
-    weights = ensemble.model_weights_.row(by_predicate=pl.col("task") == SCARCE, named=True)
-    del weights["task"]
-    print(f"  It is mixed of {', '.join(f'{name} {weight:.2f}' for name, weight in weights.items() if weight)}.\n")
+    few = y.with_columns(pl.when(pl.int_range(pl.len()) < N_LABELS).then(SCARCE).alias(SCARCE))
+    together = tabmtl.SharedTrees(**rows.facts, random_state=seed).fit(X, few)
+    alone = tabmtl.IndependentTasks(tune="all", tasks={SCARCE: rows.facts["tasks"][SCARCE]}, random_state=seed)
+    alone.fit(X[:N_LABELS], few[:N_LABELS, [SCARCE]])
+    found = {
+        "draw": seed,
+        "yes": few[SCARCE].sum(),
+        "together": together.score_tasks(X_test, y_test)[SCARCE],
+        "alone": alone.score_tasks(X_test, y_test.select(SCARCE))[SCARCE],
+    }
+    line = "  draw {draw}: {together:.2f} together, {alone:.2f} alone, from {yes} flights that were cancelled"
+    print(line.format(**found), flush=True)
+    return found
 
 
-def _save(
-    rows: TableRows, model: tabmtl.MultiTabNet, gain: tabmtl.MultitaskGain, table: pl.DataFrame, output: Path
-) -> None:
-    """Save the model, the table and the plots."""
+def _plot(draws: pl.DataFrame, title: str, path: Path) -> None:
+    """Draw a line per draw from the score alone to that together, and their means."""
     # a Figure without pyplot needs neither a screen nor a choice of backend
     from matplotlib.figure import Figure
 
-    from tabmtl.plots import GainDisplay, HistoryDisplay
+    from tabmtl.plots.display import COLORS, FAINT, REFERENCE
 
-    _check_saved(model, output / "model", rows.parts["test"][0])
-    table.rename({"reference": "single_task_score"}).write_csv(output / "table.csv")
-    curves, gains = (Figure(figsize=(8, 5), layout="constrained") for _ in range(2))
-    HistoryDisplay.from_estimator(model, ax=curves.subplots())
-    curves.axes[0].set_title("MultiTabNet on flights")
-    names = "MultiTabNet", "LightGBM per target"
-    GainDisplay.from_gain(gain, names=names, tasks=model.tasks_, ax=gains.subplots())
-    curves.savefig(output / "learning_curves.png", dpi=120)
-    gains.savefig(output / "gain.png", dpi=120)
-    print(f"\nSaved in {output}: model/ (tabmtl.load reads it), {', '.join(FILES)}.")
-    print("Loaded again, the saved model gives bit-equal predictions.\n")
+    figure = Figure(figsize=(5, 4.5), layout="constrained")
+    ax = figure.subplots()
+    scores = draws.select("alone", "together")
+    ax.plot([0, 1], scores.to_numpy().T, "o-", color=FAINT)
+    ax.plot([0, 1], scores.mean().row(0), "o-", color=COLORS[0], linewidth=3, label=f"mean of {len(draws)} draws")
+    ax.axhline(0.5, linestyle=":", color=REFERENCE, label="guess")
+    ax.set_xticks([0, 1], ["alone\n(LightGBM, best of four)", "beside other targets\n(SharedTrees)"])
+    ax.set_xlim(-0.3, 1.3)
+    ax.set_ylabel("ROC AUC on other days")
+    ax.set_title(title)
+    ax.legend()
+    figure.savefig(path, dpi=120)
 
 
-def _check_saved(model: tabmtl.MultiTabNet, path: Path, X: pl.DataFrame) -> None:
+def _compare(rows: TableRows, network: tabmtl.MultiTabNet, seed: int) -> tabmtl.Comparison:
+    """Fit three models on all labels of the same rows, and print their scores on the same other rows."""
+    models = {
+        "IndependentTasks": tabmtl.IndependentTasks(tune="all"),  # the reference: one LightGBM per target
+        "SharedTrees": tabmtl.SharedTrees(),
+        "MultiTabNet": network,
+    }
+    print("\nAll labels: one LightGBM per target, SharedTrees and a network, on the same rows ...", flush=True)
+    X_test, y_test = rows.parts["test"]
+    found = tabmtl.compare(
+        models,
+        *rows.parts["train"],
+        X_test=X_test,
+        y_test=y_test,
+        groups=(rows.groups["train"], rows.groups["test"]),
+        random_state=seed,
+        verbose=1,
+        **rows.facts,
+    )
+    found = replace(found, how="other days")
+    print(f"\n{found}")
+    if found.is_interrupted:
+        raise KeyboardInterrupt
+    return found
+
+
+def _check_saved(model: Any, path: Path, X: pl.DataFrame) -> None:
     """Save, load, and compare the predictions of both, bit by bit."""
     model.save(path)
     loaded = tabmtl.load(path)

@@ -1,23 +1,24 @@
 """The demonstration, on a small table: what it prints, what it leaves, and its exit codes."""
 
 import inspect
+from contextlib import redirect_stdout
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import commands
 import mlflow
-import numpy as np
 import polars as pl
 import pytest
 
 import tabmtl
 import tabmtl.mlflow
 from tabmtl.pipelines import datasets, demo, tracking
-from tabmtl.pipelines.data.tables import DataSource, open_table
-from tabmtl.pipelines.demo import _compare_scarce as compare_scarce
 from tabmtl.plots import display
 
 TARGETS = ["cancelled", "dep_del15", "arr_delay", "air_time"]
 EVERY = 25
+N_LABELS, N_ROWS, N_DRAWS = 150, 300, 2
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +31,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_ensemble():
-    """The part with few labels, which has a test of its own, only says that it was reached."""
+def few_rows():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "_compare_scarce", lambda rows, seed: print(f"few labels of {rows.name} by seed {seed}"))
+        for name, number in {"N_LABELS": N_LABELS, "N_ROWS": N_ROWS, "N_DRAWS": N_DRAWS}.items():
+            patch.setattr(demo, name, number)
         yield
 
 
@@ -44,44 +45,61 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(folder, store, tmp_path_factory):
-    """One run of the demo; gives its output folder and its arguments."""
+    """One run of the demo; gives its output folder, its arguments and what it printed."""
     output = tmp_path_factory.mktemp("output") / "demo"
     argv = ["--folder", str(folder), "--epochs", "2", "--seed", "3", "--output", str(output), "--tracking-uri", store]
-    assert commands.run("demo", *argv) == 0
-    return output, argv
+    with redirect_stdout(StringIO()) as printed:
+        assert commands.run("demo", *argv) == 0
+    return output, argv, printed.getvalue()
 
 
-def test_leaves_table_plots_and_model(run):
-    output, _ = run
-    assert sorted(path.name for path in output.iterdir()) == ["gain.png", "learning_curves.png", "model", "table.csv"]
-    for name in ("gain.png", "learning_curves.png"):
-        assert (output / name).read_bytes().startswith(b"\x89PNG")
+def test_leaves_tables_plot_and_model(run):
+    output, _, _ = run
+    assert sorted(path.name for path in output.iterdir()) == ["few_labels.csv", "few_labels.png", "model", "table.csv"]
+    assert (output / "few_labels.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_few_labels_are_learned_alone_by_tuned_lightgbm_and_judged_over_draws(run, folder):
+    output, _, printed = run
+    draws = pl.read_csv(output / "few_labels.csv")
+    assert draws["draw"].to_list() == [3, 4]
+    data = datasets.load("flights", folder=folder)
+    X, y = (part.sample(N_ROWS, seed=4) for part in data.part("train"))
+    X_test, y_test = data.part("test")
+    alone = tabmtl.IndependentTasks(tune="all", tasks={"cancelled": "binary"}, random_state=4)
+    alone.fit(X[:N_LABELS], y[:N_LABELS, ["cancelled"]])
+    assert draws["alone"][1] == pytest.approx(alone.score_tasks(X_test, y_test.select("cancelled"))["cancelled"])
+    difference = draws["together"] - draws["alone"]
+    margin = 12.7062 * difference.std() / N_DRAWS**0.5  # Student's t of two draws
+    low, high = difference.mean() - margin, difference.mean() + margin
+    assert f"paired difference {difference.mean():+.2f}, 95 % interval {low:+.2f} to {high:+.2f}." in printed
+
+
+def test_the_reference_of_the_table_is_one_tuned_lightgbm_per_target_on_the_same_rows(run):
+    output, _, printed = run
     table = pl.read_csv(output / "table.csv")
-    assert table.columns == ["task", "score", "single_task_score", "difference", "low", "high"]
-    assert table["task"].to_list() == TARGETS
-    difference = table["score"] - table["single_task_score"]
-    assert (table["difference"] - difference).abs().max() < 1e-12
-    assert (table["low"] < table["difference"]).all()
-    assert (table["difference"] < table["high"]).all()
+    assert table["model"].unique(maintain_order=True).to_list() == ["IndependentTasks", "SharedTrees", "MultiTabNet"]
+    assert table["task"].to_list() == TARGETS * 3
+    assert "IndependentTasks (best of 4)" in printed
+    assert table.filter(model="IndependentTasks")["difference"].null_count() == len(TARGETS)
+    assert "3 models on 4 tasks: 1,443 rows to fit and 481 to test (other days)" in printed
 
 
 def test_the_saved_model_has_the_scores_of_the_table(run, folder):
-    output, _ = run
+    output, _, _ = run
     scores = tabmtl.load(output / "model").score_tasks(*datasets.load("flights", folder=folder).part("test"))
-    table = pl.read_csv(output / "table.csv")
-    assert scores == pytest.approx(dict(zip(table["task"], table["score"], strict=True)))
+    table = pl.read_csv(output / "table.csv").filter(model="SharedTrees")
+    assert scores == pytest.approx(dict(table.select("task", "score").iter_rows()))
 
 
-def test_the_run_holds_parameters_epochs_data_plots_and_schema(run, store):
+def test_the_run_holds_parameters_scores_data_files_and_schema(run, store):
     logged = commands.Registry(store).runs("flights")["demo"]
     client = commands.Registry(store).client
     assert logged.info.status == "FINISHED"
-    assert (logged.data.params["class"], logged.data.params["epochs"]) == ("MultiTabNet", "2")
-    for name in ("val/cancelled/roc_auc", "val/air_time/r2"):
-        assert [point.step for point in client.get_metric_history(logged.info.run_id, name)] == [0, 1]
+    assert logged.data.params["class"] == "SharedTrees"
     assert {"final/arr_delay/r2", "gain/dep_del15"} <= logged.data.metrics.keys()
     files = {file.path for folder in (None, "plots") for file in client.list_artifacts(logged.info.run_id, folder)}
-    assert {*demo.FILES, "schema.json", "scores.json", "plots/history.png", "plots/gain.png"} <= files
+    assert {*demo.FILES, "schema.json", "scores.json", "plots/gain.png"} <= files
     assert len(logged.inputs.dataset_inputs) == 2
 
 
@@ -96,52 +114,32 @@ def test_the_registered_champion_is_the_saved_model(run, store, folder):
     assert champion.predict(X).equals(tabmtl.load(run[0] / "model").predict(X))
 
 
-@pytest.mark.all_faces  # another demonstration
-def test_again_gives_the_same_table_and_says_what_it_does(run, folder, store, capsys):
-    output, argv = run
+def test_says_what_it_does_and_how_to_go_on(run, folder, store):
+    output, _, printed = run
     _, y = datasets.load("flights", folder=folder).part("train")
-    before = (output / "table.csv").read_bytes()
-    assert commands.run("demo", *argv) == 0
-    assert (output / "table.csv").read_bytes() == before
-    printed = capsys.readouterr().out
     assert "2,415 rows (all rows)" in printed
     assert f"arr_delay  regression  {y['arr_delay'].null_count() / len(y):.1%} unlabelled" in printed
-    assert "Δm = " in printed
+    assert "300 flights have all labels of 3 targets, and 150 labels of cancelled" in printed
+    assert printed.index("draw 4: ") < printed.index("3 models on 4 tasks: ")
     assert f"Saved in {output}" in printed
     assert "bit-equal" in printed
-    assert "few labels of flights by seed 3\n" in printed
-    assert commands.Registry(store).aliases("flights") == {"champion": "1", "challenger": "2"}
-    assert "version 2 of the model flights, alias challenger" in printed
-    assert f"serve promote flights --data flights --folder {folder} --full\n" in printed
+    assert "version 1 of the model flights, alias champion" in printed
     serves, starts, opens = printed.splitlines()[-3:]
     assert serves.endswith("tabmtl serve start flights")
     assert f"mlflow server --backend-store-uri {store} --host 127.0.0.1 --port 5000" in starts
     assert "http://127.0.0.1:5000/" in opens
-    for target in TARGETS:
-        assert sum(line.split()[:1] == [target] for line in printed.splitlines()) >= 2, target
 
 
-@pytest.mark.all_faces  # CI runs the demonstration itself
-def test_one_target_keeps_few_labels(folder, monkeypatch, capsys):
-    """A constant has the AUC .5."""
-    monkeypatch.setattr(demo, "N_LABELS", 150)
-    monkeypatch.setattr(demo, "N_ROWS", 300)
-    rows = open_table(DataSource(data="flights", folder=folder, full=True))
-    compare_scarce(rows, 0)
-    said = capsys.readouterr().out
-    assert "150 of cancelled" in said
-    assert "in 300 rows" in said
-    found = {line.split()[-4]: float(line.split()[-3]) for line in said.splitlines() if " ± " in line}
-    assert list(found) == ["alone", "MultiTaskEnsemble"]
-    drawn = np.random.default_rng(0).permutation(rows.sizes["train"])[:150]
-    X, y = (part[drawn] for part in rows.parts["train"])
-    assert f"{y['cancelled'].sum()} of them yes, on " in said
-    days = X["month"].cast(str) + "-" + X["day"].cast(str)
-    alone = tabmtl.IndependentTasks(tune="all", tasks={"cancelled": "binary"}, random_state=0)
-    alone.fit(X, y.select("cancelled"), groups=days)
-    X_test, y_test = rows.parts["test"]
-    assert found["alone"] == round(alone.score_tasks(X_test, y_test.select("cancelled"))["cancelled"], 3)
-    assert found["MultiTaskEnsemble"] > 0.6
+@pytest.mark.all_faces  # another demonstration
+def test_again_gives_the_same_tables_and_a_challenger(run, folder, store, capsys):
+    output, argv, _ = run
+    before = [(output / name).read_bytes() for name in ("few_labels.csv", "table.csv")]
+    assert commands.run("demo", *argv) == 0
+    assert [(output / name).read_bytes() for name in ("few_labels.csv", "table.csv")] == before
+    assert commands.Registry(store).aliases("flights") == {"champion": "1", "challenger": "2"}
+    printed = capsys.readouterr().out
+    assert "version 2 of the model flights, alias challenger" in printed
+    assert f"serve promote flights --data flights --folder {folder} --full\n" in printed
 
 
 def test_the_sample_is_the_default():
@@ -157,11 +155,20 @@ def test_without_mlflow_the_files_are_left_alone(folder, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_an_interrupt_within_the_table_ends_the_demonstration(folder, tmp_path, monkeypatch):
+    X, y = (part[:100] for part in datasets.load("flights", folder=folder).part("train"))
+    cut_off = replace(tabmtl.compare([tabmtl.SharedTrees(n_estimators=2)], X, y["air_time"]), is_interrupted=True)
+    monkeypatch.setattr(demo, "_learn_few", lambda *_: None)
+    monkeypatch.setattr(tabmtl, "compare", lambda *_, **__: cut_off)
+    assert commands.run("demo", "--folder", folder, "--epochs", 1, "--output", tmp_path / "out", "--no-mlflow") == 130
+    assert not (tmp_path / "out" / "model").exists()
+
+
 @pytest.mark.parametrize(("library", "extra"), [("matplotlib", "plot"), ("mlflow", "mlflow")])
 def test_without_a_library_nothing_is_trained(library, extra, tmp_path, monkeypatch, capsys):
     for module in (display, tracking):
         monkeypatch.setattr(module, "find_spec", lambda name: None if name == library else object())
-    monkeypatch.setattr(demo, "_compare", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(demo, "_learn_few", lambda *_: pytest.fail("trained"))
     assert commands.run("demo", "--output", tmp_path) == 2
     assert f"pip install 'tabmtl[{extra}]'" in capsys.readouterr().err
 
