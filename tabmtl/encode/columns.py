@@ -71,7 +71,8 @@ def read_arrow(array: Any, name: str, library: Library = "pyarrow") -> pl.Series
     if types.is_decimal(kind):
         array = array.cast(pa.float64())
     elif types.is_temporal(kind):
-        return _dates(len(array), name, pl.Duration if types.is_duration(kind) else pl.Datetime)
+        is_date = types.is_date(kind) or types.is_timestamp(kind)
+        return _dates(len(array), name, pl.Datetime if is_date else pl.Time if types.is_time(kind) else pl.Duration)
     elif not (
         types.is_dictionary(kind)
         or is_arrow_text(kind)
@@ -185,6 +186,8 @@ def _read_objects(values: np.ndarray, name: str, library: Library) -> pl.Series:
         return _texts(objects, name, library)
     if _all(kinds, datetime.timedelta, np.timedelta64):
         return _dates(len(objects), name, pl.Duration)
+    if _all(kinds, datetime.time):
+        return _dates(len(objects), name, pl.Time)
     if _all(kinds, datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64):
         return _dates(len(objects), name)
     held = {pl.Struct: (Mapping,), pl.List: (list, tuple, Set, np.ndarray), pl.Binary: (bytes,)}

@@ -284,10 +284,10 @@ def find_kinds(
 
 def _refusal(name: str, dtype: pl.DataType, library: Library) -> TypeError:
     """Return the error for a column that no kind reads."""
+    leave_out = "take it out of X" if library == "numpy" else f"leave it out by {by_drop([name])}"  # X has no names
     if dtype.is_temporal():
         return TypeError(
-            f"column {name!r} holds dates or times ({dtype}); {by_dates(library, name, dtype)}, or leave it out "
-            f"by {by_drop([name])}"
+            f"column {name!r} holds dates or times ({dtype}); {by_dates(library, name, dtype)}, or {leave_out}"
         )
     if is_feature(dtype):
         return TypeError(
@@ -296,7 +296,7 @@ def _refusal(name: str, dtype: pl.DataType, library: Library) -> TypeError:
         )
     return TypeError(
         f"column {name!r} has type {dtype}; expected numbers, text, booleans or categories: "
-        f"{by_cast(library, name, dtype)}, or leave it out by {by_drop([name])}"
+        f"{by_cast(library, name, dtype)}, or {leave_out}"
     )
 
 

@@ -147,8 +147,9 @@ def _is_regression(name: str, present: pl.Series, may_be_whole: bool) -> bool:
         return False
     is_regression = len(values) > _MAX_INFERRED_CLASSES
     kind = "regression" if is_regression else "multiclass"
+    unknown = "make -1 a null if it marks a missing label, and " if values.min() == -1 else ""
     warn_user(
         f"task {name!r} holds {len(values)} distinct whole numbers and was taken for {kind}; "
-        f"say which it is: {by_kind(name, kind)}"
+        f"{unknown}say which it is: {by_kind(name, kind)}"
     )
     return is_regression
