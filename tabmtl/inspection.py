@@ -108,14 +108,14 @@ def feature_importances(
     moved = _columns_to_move(_checked(model), features)
     if isinstance(X, Shards):
         raise TypeError("feature_importances shuffles rows in memory, got Shards: give a frame with a sample of them")
+    known = [each.name for each in model.tasks_]
+    asked = known if task is None else [task] if isinstance(task, str) else [*task]
+    check_known("task names tasks", asked, known, "the model")
     X = X.collect() if isinstance(X, pl.LazyFrame) else X
     answered = model.answer_labelled(X, y)
-    judged = list(_judge(answered, None if groups is None else read_groups(groups, X, len(answered.labels))))
-    if task is not None:
-        asked = [task] if isinstance(task, str) else task
-        check_known("task names tasks", asked, [each.task.name for each in judged], "the model")
-        judged = [each for each in judged if each.task.name in asked]
-    X = take_rows(X, np.arange(len(answered.labels)))  # a batch of pyarrow becomes a table
+    judged = list(_judge(answered, asked, None if groups is None else read_groups(groups, X, len(answered.labels))))
+    # numpy would make text of the numbers in lists that hold both; a batch of pyarrow becomes a table
+    X = take_rows(np.array(X, dtype=object) if isinstance(X, list) else X, np.arange(len(answered.labels)))
     orders = _draw_orders(answered, n_repeats, random_state)
     falls: dict[tuple[str, str], ScoreInterval] = {}
     for label, columns in moved.items():
@@ -207,11 +207,13 @@ def _columns_to_move(
     return moved
 
 
-def _judge(answered: Answered, groups: list[Any] | None) -> Iterator[_Judged]:
-    """Score the tasks, and yield them in their order."""
+def _judge(answered: Answered, names: Sequence[str], groups: list[Any] | None) -> Iterator[_Judged]:
+    """Score the tasks of some names, and yield them in their order."""
     n = len(answered.labels)
     units = np.arange(n) if groups is None else number_groups(groups)
     for t, (task, labels, output, _) in enumerate(each_task(*answered)):
+        if task.name not in names:
+            continue
         rows: Any = slice(None) if answered.own_task is None else np.flatnonzero(answered.own_task == t)
         unit, score = units[rows], score_task(task, labels, output)
         nothing = np.zeros(0)

@@ -86,6 +86,7 @@ def test_the_error_is_the_spread_over_rows_and_shuffles():
     assert by_group["standard_error"].item() != whole["standard_error"].item()
 
 
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 def test_neither_order_of_columns_nor_company_nor_container_matters(model):
     trees = tiny(SharedTrees).fit(X, Y)
     found = importances(trees)
@@ -93,7 +94,9 @@ def test_neither_order_of_columns_nor_company_nor_container_matters(model):
     assert importances(trees, random_state=1) != found
     assert importances(trees, X.select(sorted(X.columns)[::-1])) == found
     assert importances(trees, features=["town"], task="high") == {("high", "town"): found["high", "town"]}
-    for given in (X.to_pandas().sample(frac=1, random_state=0).sort_index(), X.to_arrow(), X.lazy()):
+    pandas = X.to_pandas().set_axis(RNG.permutation(N))  # an index says nothing
+    (batch,) = X.rechunk().to_arrow().combine_chunks().to_batches()
+    for given in (pandas, X.to_arrow(), batch, X.lazy(), [[*row] for row in X.rows()]):
         assert importances(trees, given) == found
     numbers = X.select("a", "b").to_numpy()
     trees = tiny(SharedTrees).fit(numbers, Y)
@@ -153,6 +156,8 @@ def test_an_undefined_score_is_null_and_said_once(model):
         "task 'high': roc_auc is undefined: one single class among the labelled rows"
     ]
     assert found.filter(task="high")["importance"].to_list() == [None] * 4
+    alone = feature_importances(model, X.drop("twin"), same, task="step", random_state=0)  # and not a word on the other
+    assert alone.equals(found.filter(task="step"))
     assert found.filter(task="step")["importance"].null_count() == 0
     lone = Y.with_columns(high=pl.int_range(pl.len()) == 1)
     with pytest.warns(TabmtlWarning, match="task 'high': falls of roc_auc have no interval: the class True has one"):
