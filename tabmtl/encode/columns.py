@@ -190,8 +190,9 @@ def _read_objects(values: np.ndarray, name: str, library: Library) -> pl.Series:
         return _dates(len(objects), name, pl.Time)
     if _all(kinds, datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64):
         return _dates(len(objects), name)
-    held = {pl.Struct: (Mapping,), pl.List: (list, tuple, Set, np.ndarray), pl.Binary: (bytes,)}
-    dtype: type[pl.DataType] = next((dtype for dtype, allowed in held.items() if _all(kinds, *allowed)), pl.Object)
+    lists = (list, tuple, Set, np.ndarray)
+    held: dict[Any, tuple[type, ...]] = {pl.Struct: (Mapping,), pl.List: lists, pl.Binary: (bytes,)}
+    dtype = next((dtype for dtype, allowed in held.items() if _all(kinds, *allowed)), pl.Object)
     found = sorted(kind.__name__ for kind in kinds)
     raise TypeError(
         f"column {name!r}: argument must be a string or a number throughout, got objects of type {found}; "

@@ -98,7 +98,8 @@ def test_another_type_is_refused_in_the_words_of_the_kind():
 
 def test_an_onnx_file_knows_no_such_columns():
     pytest.importorskip("onnxscript")
-    coder = SimpleNamespace(features=FeatureCoder.fit(FRAME, kinds=KINDS), labels=SimpleNamespace(names=("y",)))
+    features, labels = FeatureCoder.fit(FRAME, kinds=KINDS), SimpleNamespace(names=("y",))
+    coder = SimpleNamespace(features=features, labels=labels, preprocessing=None)
     with pytest.raises(ValueError, match=r"columns \['opens', 'shuts'\] are neither numbers nor categories"):
         export_onnx("SharedBottom", torch.nn.Identity(), None, coder, "model.onnx")
 
