@@ -93,11 +93,14 @@ def test_the_gain_of_trees_of_squared_errors_is_that_of_lightgbm():
 
 
 def test_gains_sum_to_the_variances_of_the_trees():
-    booster = SharedTrees(early_stopping=False, n_estimators=30, random_state=0).fit(X, Y).export_task("value")
-    rows = SharedTrees(early_stopping=False, n_estimators=1).fit(X, Y).encode(X).to_numpy()
+    model = SharedTrees(early_stopping=False, n_estimators=130, random_state=0).fit(X, Y)
+    booster, rows = model.export_task("value"), model.encode(X).to_numpy()
     one_by_one = [booster.predict(rows, start_iteration=i, num_iteration=1).var() for i in range(booster.num_trees())]
     gains = feature_gains(TreeText(booster.model_to_string()).cut()[1], X.width)
     assert gains.sum() == pytest.approx(sum(one_by_one))
+    found = dict(zip(model.encode(X).columns, gains[:, 0] / gains.sum(), strict=True))
+    own = model.importances_.filter(task="value")  # of more trees than are read at a time
+    np.testing.assert_allclose(own["importance"], [found[name] for name in X.columns])
     assert feature_gains([], X.width).tolist() == [[0.0]] * X.width
 
 

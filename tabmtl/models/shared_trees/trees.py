@@ -17,6 +17,7 @@ from tabmtl.schema import Batch
 from tabmtl.storage.lightgbm_text import TreeText, constant_tree, fill_tree
 from tabmtl.storage.stored import Stored
 
+_GAIN_TREES = 100  # whose gains are in memory at a time
 _PLACES = 1 << 16  # of the table that finds a leaf by its value
 
 
@@ -173,7 +174,11 @@ class VectorForest:
 
     def gains(self, n_features: int) -> np.ndarray:
         """Return the gain of every column for every output: (F, C)."""
-        return feature_gains(self.text.cut()[1], n_features, self.values)
+        trees, gains = self.text.cut()[1], np.zeros((n_features, self.values.shape[1]))
+        for i in range(0, len(self), _GAIN_TREES):
+            own = trees[i : i + _GAIN_TREES]
+            gains += feature_gains(own, n_features, self.values[self._offsets[i] : self._offsets[i + len(own)]])
+        return gains
 
     def export(self, outputs: slice, start: np.ndarray, scale: float, objective: str) -> lgb.Booster:
         """Return some outputs as one plain model: the constants ``start``, then the trees times ``scale``."""
