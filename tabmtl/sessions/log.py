@@ -292,7 +292,8 @@ def _seconds(times: pl.Series, what: str) -> pl.Series:
     if times.dtype.is_numeric():
         _check_unit(times, what)
         return times.cast(pl.Float64)
-    raise TypeError(f"{what} must hold dates, datetimes or seconds, got {times.dtype}: parse it first")
+    cure = "parse it first, by pandas.to_datetime or by .str.to_datetime() of polars"
+    raise TypeError(f"{what} must hold dates, datetimes or seconds, got {times.dtype}: {cure}")
 
 
 def _check_unit(times: pl.Series, what: str) -> None:
