@@ -28,7 +28,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
 
-demo: $(VENV)/.demo  ## train on real flights, say per task whether multi-task learning helped, register the model
+demo: $(VENV)/.demo  ## real flights: learn a target of few labels together with others, compare models, register one in MLflow
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tabmtl.pipelines demo $(ARGS)
 
 test: lint  ## lint, types, import order, and every test but the slow check_estimator runs

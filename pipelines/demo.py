@@ -121,12 +121,12 @@ def _learn_few(rows: TableRows, seed: int, output: Path) -> None:
     print(f"LightGBM learns {SCARCE} from its labels alone, SharedTrees all {n_others + 1} targets together.")
     print(f"ROC AUC of {SCARCE} on other days, in {N_DRAWS} draws of flights:", flush=True)
     draws = pl.DataFrame([_draw(rows, seed + number) for number in range(N_DRAWS)])
-    low, high = stats.ttest_rel(draws["together"], draws["alone"]).confidence_interval(0.95)
-    together, alone = (f"{draws[name].mean():.2f} ± {draws[name].std():.2f}" for name in ("together", "alone"))
-    paired = f"paired difference {(draws['together'] - draws['alone']).mean():+.2f}"
+    together, alone = (draws[name].to_numpy() for name in ("together", "alone"))
+    low, high = stats.ttest_rel(together, alone).confidence_interval(0.95)
+    means = (f"{scores.mean():.2f} ± {scores.std(ddof=1):.2f}" for scores in (together, alone))
     print(
-        f"{SCARCE} has {together} together and {alone} alone: mean ± standard deviation over the draws, {paired}, "
-        f"95 % interval {low:+.2f} to {high:+.2f}."
+        "{} has {} together and {} alone: mean ± standard deviation over the draws, ".format(SCARCE, *means)
+        + f"paired difference {(together - alone).mean():+.2f}, 95 % interval {low:+.2f} to {high:+.2f}."
     )
     draws.write_csv(output / "few_labels.csv")
     _plot(draws, f"{SCARCE}: {N_LABELS} labels in {n_rows:,} flights", output / "few_labels.png")
