@@ -16,7 +16,7 @@ from sklearn.base import clone
 
 from tabmtl.columns.category import text_of
 from tabmtl.columns.kind import TEXT
-from tabmtl.encode.read import as_array, read_features, read_values, to_array
+from tabmtl.encode.read import as_array, read_values, to_array
 from tabmtl.storage.transformers import Transformer
 
 # what the values of a column are, as words; "other" may be anything that only a transformer reads
@@ -142,7 +142,8 @@ class Preprocessing:
         frame = read_values(X)
         if frame.width != len(names):
             raise ValueError(f"X has {frame.width} columns, expected those of fit: {[*names]}")
-        frame = frame.rename(dict(zip(frame.columns, names, strict=True)))
+        if frame.columns != [*names]:
+            frame = frame.rename(dict(zip(frame.columns, names, strict=True)))
         if given is None:
             pairs = zip([name for name in names if name != task_column], self.values, strict=True)
             given = _in_library(pl.DataFrame([_as_fit(frame[name], values) for name, values in pairs]), self.library)
@@ -151,14 +152,14 @@ class Preprocessing:
     def _table(self, made: Any, frame: pl.DataFrame | None, task_column: str | None) -> Any:
         """Return what the transformer made as rows of a table, with the tasks of a frame."""
         columns = [name for name in self.names if name != task_column]
-        is_frame = nw.dependencies.is_into_dataframe(made)
+        is_frame = not isinstance(made, np.ndarray) and nw.dependencies.is_into_dataframe(made)
         width = len(nw.from_native(made).columns) if is_frame else made.shape[1]
         if width != len(columns):
             raise ValueError(f"the preprocessor gives {width} columns, and gave {len(columns)} in fit: {columns[:5]}")
         if task_column is None and (is_frame or not self.named):
             return made
-        table = read_features(made)[0].lazy().collect()
-        table = table.rename(dict(zip(table.columns, columns, strict=True)))
+        table = read_values(made)
+        table = pl.DataFrame([own.alias(name) for own, name in zip(table.iter_columns(), columns, strict=True)])
         return table if task_column is None or frame is None else table.with_columns(frame[task_column])
 
 

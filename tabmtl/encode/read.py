@@ -70,8 +70,9 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
 def read_values(X: Any) -> pl.DataFrame:
     """Read columns of any container as `read_features` does, but keep dates and times, and collect a lazy frame."""
     X = X.collect() if isinstance(X, pl.LazyFrame) else _as_table(X)
-    if isinstance(X, pl.DataFrame) or not nw.dependencies.is_into_dataframe(X):
-        return read_features(X)[0].lazy().collect()
+    if isinstance(X, pl.DataFrame | np.ndarray) or not nw.dependencies.is_into_dataframe(X):
+        frame = read_features(X)[0]
+        return frame if isinstance(frame, pl.DataFrame) else frame.collect()
 
     def read(series: nw.Series, name: str) -> pl.Series:
         return series.to_polars().alias(name) if series.dtype.is_temporal() else read_column(series, name)
@@ -336,6 +337,8 @@ def in_order(X: Any, names: Sequence[str]) -> Any | None:
     frame : of the library of X, or None
         None if X is no frame, or does not have exactly these names.
     """
+    if isinstance(X, pl.DataFrame) and tuple(X.columns) == names:
+        return X
     labels = _labels_of(X)
     if labels is None or labels.keys() != set(names) or not all(isinstance(label, str) for label in labels.values()):
         return None
