@@ -169,7 +169,7 @@ def _transformed(transformer: Any, given: Any) -> Any:
         made = transformer.transform(given)
     made = made.toarray() if issparse(made) else made
     made = made.lazy().collect() if isinstance(made, pl.LazyFrame) else made
-    shape = getattr(made, "shape", ())
+    shape: Any = getattr(made, "shape", ())
     if len(shape) != 2 or shape[0] != len(given):
         raise ValueError(
             f"the preprocessor {type(transformer).__name__} makes {type(made).__name__} of shape {shape} of "
@@ -269,7 +269,7 @@ def _with_nan(X: Any) -> Any:
 
 
 def _array_with_nan(array: np.ndarray) -> np.ndarray:
-    return np.where(np.equal(array, None), np.nan, array) if array.dtype == object else array
+    return np.where(np.equal(array, np.array(None)), np.nan, array) if array.dtype == object else array
 
 
 def _in_library(frame: pl.DataFrame, library: str) -> Any:
