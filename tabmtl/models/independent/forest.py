@@ -1,0 +1,109 @@
+"""Extremely randomised trees of one task (Geurts et al. 2006), grown by scikit-learn and kept as LightGBM's text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from sklearn.tree import ExtraTreeRegressor
+
+from tabmtl.models.independent.rows import Sample
+from tabmtl.storage.lightgbm_text import TreeText, constant_tree
+
+N_TREES = 200
+#: Outputs have trees of their own in LightGBM's text: of many classes, fewer trees do.
+_MOST_BLOCKS = 1_000
+_MISSING_LEFT, _MISSING_RIGHT = 10, 8  # LightGBM's decision types of numbers where NaN is missing
+#: Smallest leaves that are tried, with the share of columns that a split may see.
+SETTINGS = tuple({"min_samples_leaf": leaf, "max_features": share} for leaf in (1, 3, 8) for share in ("sqrt", 0.5))
+
+
+def grow_forest(rows: Sample, means: np.ndarray, header: str, seed: int, **setting: Any) -> tuple[TreeText, np.ndarray]:
+    """Grow a forest, each tree on a bootstrap sample of the rows or of their groups.
+
+    A leaf answers the mean of its rows, which is the share of a class for classes; there squared errors choose the
+    splits that Gini's impurity chooses. Levels of categories are numbers in the order of their codes.
+
+    Parameters
+    ----------
+    rows : Sample
+    means : ndarray of shape (n, width)
+        Labels as means, as `tabmtl.targets.Kind` has them.
+    header : str
+        LightGBM's header of a model over the columns.
+    seed : int
+    **setting
+        Parameters of scikit-learn's ``ExtraTreeRegressor``.
+
+    Returns
+    -------
+    trees : TreeText
+        Its raw scores are means.
+    unseen : ndarray of shape (n, width)
+        The mean answer of the trees that have not seen a row; NaN where all have.
+    """
+    rng, width = np.random.default_rng(seed), means.shape[1]
+    unit = np.arange(len(rows)) if rows.group is None else np.unique(rows.group, return_inverse=True)[1]
+    n_units, n_trees = int(unit.max()) + 1, max(1, min(N_TREES, _MOST_BLOCKS // width))
+    total, count, texts = np.zeros(means.shape), np.zeros(len(rows)), []
+    for _ in range(n_trees):
+        drawn = np.bincount(rng.integers(0, n_units, n_units), minlength=n_units)[unit].astype(np.float64)
+        seen = np.flatnonzero(drawn)
+        weight = drawn[seen] if rows.weight is None else drawn[seen] * rows.weight[seen]
+        tree = ExtraTreeRegressor(random_state=int(rng.integers(2**31)), **setting)
+        tree.fit(rows.x[seen], means[seen], sample_weight=weight)
+        rest = np.flatnonzero(drawn == 0)
+        if len(rest):
+            total[rest] += tree.predict(rows.x[rest]).reshape(-1, width)
+            count[rest] += 1
+        texts += _as_text(tree.tree_, 1 / n_trees)
+    with np.errstate(invalid="ignore"):
+        return TreeText.joined(header, texts, width), total / count[:, None]
+
+
+def _as_text(tree: Any, factor: float) -> Iterator[str]:
+    """Return LightGBM's trees of all outputs of a tree of scikit-learn, its answers times a factor."""
+    is_leaf = tree.children_left < 0
+    values = tree.value[:, :, 0] * factor  # (nodes, width)
+    if is_leaf[0]:
+        yield from (constant_tree(value) for value in values[0])
+        return
+    inner, leaves = np.flatnonzero(~is_leaf), np.flatnonzero(is_leaf)
+    number = np.empty(len(is_leaf), dtype=np.int64)
+    number[inner], number[leaves] = np.arange(len(inner)), ~np.arange(len(leaves))
+    left, right = tree.children_left[inner], tree.children_right[inner]
+    weight = tree.weighted_n_node_samples
+    spread = weight * tree.impurity
+    # rows are float32: between two neighbours of this type all numbers divide them alike, and nine digits tell one
+    low = tree.threshold[inner].astype(np.float32)
+    low = np.where(low > tree.threshold[inner], np.nextafter(low, np.float32(-np.inf)), low)
+    between = (low.astype(np.float64) + np.nextafter(low, np.float32(np.inf))) / 2
+    split = {
+        "num_leaves": [len(leaves)],
+        "num_cat": [0],
+        "split_feature": tree.feature[inner],
+        "split_gain": [f"{value:.5g}" for value in (spread[inner] - spread[left] - spread[right]).clip(min=0)],
+        "threshold": [f"{value:.9g}" for value in between.tolist()],
+        "decision_type": np.where(tree.missing_go_to_left[inner], _MISSING_LEFT, _MISSING_RIGHT),
+        "left_child": number[left],
+        "right_child": number[right],
+    }
+    counts = {
+        "leaf_weight": np.zeros(len(leaves), dtype=np.int64),
+        "leaf_count": tree.n_node_samples[leaves],
+    }
+    inside = {
+        "internal_weight": np.zeros(len(inner), dtype=np.int64),
+        "internal_count": tree.n_node_samples[inner],
+        "is_linear": [0],
+        "shrinkage": [1],
+    }
+    before, middle, after = (_lines(part) for part in (split, counts, inside))
+    for own in values.T:
+        leaf = _lines({"leaf_value": own[leaves]})
+        yield "\n".join([before, leaf, middle, _lines({"internal_value": np.zeros(len(inner), dtype=np.int64)}), after])
+
+
+def _lines(values: dict[str, Any]) -> str:
+    return "\n".join(f"{key}={' '.join(map(str, np.asarray(row).tolist()))}" for key, row in values.items())
