@@ -67,7 +67,7 @@ def dataset(matrix: np.ndarray, columns: Columns, **options: Any) -> lgb.Dataset
     categorical = list(range(n_numeric, matrix.shape[1]))
     if options.get("reference") is None and _is_blank(matrix, n_numeric):
         matrix = np.ones_like(matrix)  # LightGBM makes no split of these either, but does not refuse them
-    names = _plain_names([*columns.numeric, *columns.categorical])
+    names = plain_names([*columns.numeric, *columns.categorical])
     return lgb.Dataset(matrix, categorical_feature=categorical, feature_name=names, **options)
 
 
@@ -165,7 +165,7 @@ def network_params(group: Ranks) -> dict[str, Any]:
     return {} if group.size == 1 else {"tree_learner": "data", "num_machines": group.size}
 
 
-def _plain_names(names: Sequence[str]) -> list[str]:
+def plain_names(names: Sequence[str]) -> list[str]:
     """Return different names without the signs that LightGBM's text and JSON use."""
     plain = [re.sub(r"[^\w.+-]", "_", name) or "_" for name in names]
     return plain if len(set(plain)) == len(plain) else [f"{name}_{j}" for j, name in enumerate(plain)]

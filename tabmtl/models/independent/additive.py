@@ -55,6 +55,11 @@ class Additive:
     level_ends: Annotated[np.ndarray, Stored("i4", "Fc+1", offsets="l")]
     intercept: Annotated[np.ndarray, Stored("f8", "W")]
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of columns and of outputs."""
+        return len(self.missing) + len(self.level_ends) - 1, len(self.intercept)
+
     def scores(self, x: np.ndarray) -> np.ndarray:
         """Return the scores (n, W) of rows of `tree_matrix`, each row by itself."""
         scores = np.repeat(self.intercept[None], len(x), axis=0)

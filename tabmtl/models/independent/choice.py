@@ -14,8 +14,9 @@ import numpy as np
 from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
 from tabmtl.metrics.scores import score_task, undefined_reason
 from tabmtl.model_selection import train_valid_split
-from tabmtl.models.independent.folds import Folds
+from tabmtl.models.independent.folds import MOST_FOLDS, Folds
 from tabmtl.models.independent.grower import Grower
+from tabmtl.models.independent.mixture import MANY, Mixer, Mixture
 from tabmtl.models.independent.rows import Sample, TaskRows
 from tabmtl.schema import warn_user
 from tabmtl.targets import Task
@@ -42,12 +43,14 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 #: A task with fewer labels, or of fewer beside its most frequent class, chooses its trees by folds. Of many rows, folds
 #: would take too long.
 FEW_ROWS, _RARE_ROWS, _MOST_FOLDED = 600, 100, 5_000
+_FOLDS_OF_MANY = 5  # of rows that several families learn
 
 
 class Grown(NamedTuple):
     """Trees of one task under one configuration.
 
-    Where rows were held out, ``valid_losses`` are those of their labels, and ``score`` is by the metric of the task.
+    Where rows were held out, ``answers`` are those to them, ``valid_losses`` are those of their labels, and ``score``
+    is by the metric of the task. Where folds chose the trees, ``mixture`` has them beside other families.
     Trees are lost where they predict the classes of the folds worse than their shares, which are the model then.
     """
 
@@ -56,6 +59,8 @@ class Grown(NamedTuple):
     valid_losses: Sequence[np.ndarray] = ()
     score: float | None = None
     is_lost: bool = False
+    answers: np.ndarray | None = None
+    mixture: Mixture | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,11 +73,13 @@ class TreesOfTask:
     fraction : float or None
         Share of the rows that is held out to stop the training; None grows all trees.
     seed : int
+    mixer : Mixer
     """
 
     grower: Grower
     fraction: float | None
     seed: int
+    mixer: Mixer
 
     @property
     def task(self) -> Task:
@@ -101,11 +108,20 @@ class TreesOfTask:
             for k, name in enumerate(configurations)
         }
 
-    def refit(self, given: TaskRows, found: Grown, watch: Watch) -> lgb.Booster:
-        """Grow as many trees on all rows, where some were held out."""
-        split, grower = self._split(given), self.grower
-        if split is None or split.keep is None:
-            return found.booster
+    def finish(self, given: TaskRows, found: Grown, watch: Watch) -> lgb.Booster | Mixture:
+        """Grow as many trees on all rows, where some were held out, and mix them with other families."""
+        split = self._split(given)
+        if found.mixture is not None:
+            return found.mixture
+        booster = found.booster if split is None or split.keep is None else self._refit(split, found, watch)
+        if split is None or split.watched is None or not self.mixer.takes(len(split.all)):
+            return booster
+        if watch.cuts(f"the forest and the curves of task {self.task.name!r}"):
+            return booster
+        return self.mixer.mix_asked(booster, split, found.answers)
+
+    def _refit(self, split: Split, found: Grown, watch: Watch) -> lgb.Booster:
+        grower = self.grower
 
         def grow(part: Watch) -> list[Grown]:
             rounds = found.booster.current_iteration()
@@ -137,6 +153,8 @@ class TreesOfTask:
         """Return whether rows are too few, or those of its rarer classes are, to set some aside."""
         if not self.grower.takes_few:
             return len(rows) < ROWS_TO_SPLIT
+        if self.mixer.takes(len(rows)) and len(rows) < _MOST_FOLDED:
+            return True
         if not self.task.is_classification or not FEW_ROWS <= len(rows) < _MOST_FOLDED:
             return len(rows) < FEW_ROWS
         return 0 < len(rows) - np.bincount(rows.y.astype(np.intp)).max() < _RARE_ROWS
@@ -148,14 +166,20 @@ class TreesOfTask:
         answer = self.grower.answer(booster, held_out.x)
         is_judged = undefined_reason(self.task, held_out.y, held_out.weight) is None
         score = score_task(self.task, held_out.y, answer, held_out.weight) if is_judged else None
-        return Grown(booster, options, [self.grower.losses(answer, held_out)], score)
+        return Grown(booster, options, [self.grower.losses(answer, held_out)], score, answers=answer)
 
     def _grow_few(self, rows: Sample, watch: Watch) -> Grown:
         if len(rows) == 1:
             return Grown(self.grower.grow_constant(rows, watch))
-        own, large = CONFIGURATIONS["default"], CONFIGURATIONS["mid"]
-        options, is_lost = Folds(self.grower, rows, self.seed).choose(own, large, watch)
+        few = MOST_FOLDS if len(rows) < MANY or not self.mixer.takes(len(rows)) else _FOLDS_OF_MANY
+        folds = Folds(self.grower, rows, self.seed, few)
+        options, answers, losses = folds.choose(CONFIGURATIONS["default"], CONFIGURATIONS["mid"], watch)
+        mixture = None
         # the rounds are known, and few
-        if options is None:
-            return Grown(self.grower.grow_constant(rows, Watch()), is_lost=is_lost)
-        return Grown(self.grower.grow(rows, None, options, Watch()))
+        booster = self.grower.grow(rows, None, options, Watch())
+        if self.mixer.takes(len(rows)) and not watch.was_cut:
+            mixture, losses = self.mixer.mix_unseen(booster, rows, answers)
+        if folds.beat_constant(losses):
+            return Grown(booster, mixture=mixture)
+        is_lost = self.task.is_classification and bool(np.ptp(rows.y))
+        return Grown(self.grower.grow_constant(rows, Watch()), is_lost=is_lost)

@@ -24,6 +24,7 @@ from tabmtl.estimators.tables import TableState
 from tabmtl.models.independent.choice import CONFIGURATIONS, Grown, TreesOfTask
 from tabmtl.models.independent.foreign import Foreign, rows_of
 from tabmtl.models.independent.grower import Grower, answer_by_trees
+from tabmtl.models.independent.mixture import FAMILIES, Mixer, Mixture
 from tabmtl.models.independent.rows import TaskRows
 from tabmtl.params import NonNegative, WholeShare, near
 from tabmtl.processes.forks import count_threads
@@ -42,7 +43,17 @@ _NO_SHARDS = "Shards are for LightGBM only; give other estimators a frame as X"
 
 def _check_tune(name: str, value: Any) -> None:
     """Raise a ValueError unless a value is "all", or names configurations, each once."""
-    known = [*CONFIGURATIONS]
+    _check_names(name, value, [*CONFIGURATIONS])
+
+
+def _check_families(name: str, value: Any) -> None:
+    """Raise a ValueError unless a value is "all", or names families with LightGBM among them."""
+    _check_names(name, value, [*FAMILIES])
+    if value != "all" and FAMILIES[0] not in value:
+        raise ValueError(f"{name} must have {FAMILIES[0]!r} among them, which the others are added to, got {value!r}")
+
+
+def _check_names(name: str, value: Any, known: list[str]) -> None:
     names = known if value == "all" else value
     is_listed = isinstance(names, Sequence) and not isinstance(names, str)
     wrong = [each for each in names if each not in known or names.count(each) > 1] if is_listed else [value]
@@ -58,19 +69,30 @@ def _check_estimator(name: str, value: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IndependentState(TableState):
-    """Fitted attributes that a file keeps: the trees of every task, in task order."""
+    """Fitted attributes that a file keeps: for every task, in their order, trees or a mixture."""
 
-    trees: tuple[TreeText, ...]
+    trees: tuple[TreeText | None, ...]
+    mixtures: tuple[Mixture | None, ...]
     configuration_: str
     configuration_scores_: pl.DataFrame
 
     def __post_init__(self) -> None:
         super().__post_init__()
         tasks, columns = self.coder_.labels.tasks, self.coder_.features.columns
-        found = [trees.shape[:2] for trees in self.trees]
-        expected = [(columns.n_features, task.width) for task in tasks]
-        if found != expected:
-            raise ValueError(f"the trees have columns and outputs {found[:5]}, expected {expected[:5]}")
+        if len(self.trees) != len(tasks) or any(
+            (trees is None) == (mixture is None) for trees, mixture in zip(self.trees, self.mixtures, strict=True)
+        ):
+            raise ValueError(f"each of the {len(tasks)} tasks needs either trees or a mixture")
+        for task, trees, mixture in zip(tasks, self.trees, self.mixtures, strict=True):
+            texts = [trees] if mixture is None else [mixture.lightgbm, mixture.extra_trees]
+            found = {text.shape[:2] for text in texts if text is not None}
+            if mixture is not None and mixture.additive is not None:
+                found.add(mixture.additive.shape)
+            if found != {(columns.n_features, task.width)}:
+                raise ValueError(
+                    f"the models of task {task.name!r} have columns and outputs {sorted(found)}, expected "
+                    f"{(columns.n_features, task.width)}"
+                )
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -142,6 +164,8 @@ class IndependentTasks(LightGBMEstimator):
 
     tune: Annotated[Literal["all"] | Sequence[str], _check_tune] = ()
 
+    families: Annotated[Literal["all"] | Sequence[str], _check_families] = ("lightgbm",)
+
     _stored: ClassVar[type] = IndependentState
 
     export_onnx = NotHere("its models are plain LightGBM; say estimators_[task], or fit a network")
@@ -150,6 +174,12 @@ class IndependentTasks(LightGBMEstimator):
     def _check_params(self) -> None:
         super()._check_params()
         given = [name for name in ("classifier", "regressor") if getattr(self, name) is not None]
+        if self._is_mixed and given:
+            raise ValueError(f"families={self.families!r} are models of its own; leave out {given[0]}, or families")
+        if self._is_mixed and not self.early_stopping:
+            raise ValueError(
+                f"families={self.families!r} needs rows to weigh them by; set early_stopping=True, or leave it out"
+            )
         if self.tune and given:
             raise ValueError(
                 f"tune={self.tune!r} chooses among LightGBM models of its own; leave out {given[0]}, or tune"
@@ -157,11 +187,20 @@ class IndependentTasks(LightGBMEstimator):
         if self.tune and not self.early_stopping:
             raise ValueError(f"tune={self.tune!r} needs validation rows; set early_stopping=True, or leave tune out")
 
+    @property
+    def _is_mixed(self) -> bool:
+        return self.families == "all" or len(self.families) > 1
+
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         learners, group = dict(enumerate(self._learners(coder, seed))), rows.group
         has_foreign = any(isinstance(learner, Foreign) for learner in learners.values())
         if has_foreign and rows.frame is None:
             raise TypeError(_NO_SHARDS)
+        if self._is_mixed and (rows.frame is None or group.size > 1):
+            raise TypeError(
+                "families other than 'lightgbm' learn a frame, in one process: Shards and groups of processes take "
+                "families=('lightgbm',)"
+            )
         batch, held_out = rows.read(), None if valid is None else valid.read()
         take: Take = partial(TaskRows.of, batch, held_out)
         if group.size > 1:
@@ -195,7 +234,7 @@ class IndependentTasks(LightGBMEstimator):
             given, learner = take(t), learners[t]
             if isinstance(learner, Foreign):
                 return learner.fit(rows_of(X, given.numbers, self.task_column), given.rows, part)
-            return learner.refit(given, tried[t][best], part)
+            return learner.finish(given, tried[t][best], part)
 
         models = self._each(learners, finish, watch, f"final model{whose}", _describe_model)
         if group.size > 1:
@@ -205,6 +244,15 @@ class IndependentTasks(LightGBMEstimator):
             _warn_of_lost([tasks[t] for t in sorted(judged) if any(lost for _, lost in judged[t].values())])
         estimators = {task.name: models[t] for t, task in enumerate(tasks)}
         return {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
+
+    @property
+    def family_weights_(self) -> pl.DataFrame:
+        """Weights of the families, by task."""
+        rows = []
+        for name, model in self.estimators_.items():
+            weights = model.weights if isinstance(model, Mixture) else (1.0, *[0.0] * (len(FAMILIES) - 1))
+            rows.append({"task": name} | dict(zip(FAMILIES, weights, strict=True)))
+        return pl.DataFrame(rows)
 
     def _each(
         self, learners: Learners, do: Callable[[int, Watch], Any], watch: Watch, unit: str, describe: Describe
@@ -241,7 +289,9 @@ class IndependentTasks(LightGBMEstimator):
                 takes_few=base is None and self.early_stopping,
             )
             fraction = self.validation_fraction if self.early_stopping else None
-            learners.append(TreesOfTask(grower=grower, fraction=fraction, seed=seed))
+            names = FAMILIES if self.families == "all" else self.families
+            mixer = Mixer(grower=grower, families=names if base is None else (), seed=seed)
+            learners.append(TreesOfTask(grower=grower, fraction=fraction, seed=seed, mixer=mixer))
         return learners
 
     def _lightgbm_params(self, base: lgb.LGBMModel | None, task: Task, seed: int) -> dict[str, Any]:
@@ -278,7 +328,7 @@ class IndependentTasks(LightGBMEstimator):
         output = np.empty((len(batch), len(classes)) if classes else len(batch))
         for t in np.unique(batch.task).tolist():
             rows, task = np.flatnonzero(batch.task == t), self.tasks_[t]
-            is_foreign = not isinstance(self.estimators_[task.name], lgb.Booster)
+            is_foreign = not isinstance(self.estimators_[task.name], lgb.Booster | Mixture)
             output[rows] = self._answer(task, rows_of(X, rows, self.task_column) if is_foreign else X, matrix[rows])
         return [output]
 
@@ -286,30 +336,35 @@ class IndependentTasks(LightGBMEstimator):
         estimator = self.estimators_[task.name]
         if isinstance(estimator, lgb.Booster):
             return answer_by_trees(estimator, task, matrix, self._n_threads)
+        if isinstance(estimator, Mixture):
+            return estimator.answer(task, matrix, self._n_threads)
         categorical = self.coder_.features.columns.categorical
         return Foreign(task=task, base=estimator, categorical=categorical).answer(X, len(matrix))
 
     def _state(self) -> IndependentState:
         for name, model in self.estimators_.items():
-            if not isinstance(model, lgb.Booster):
+            if not isinstance(model, lgb.Booster | Mixture):
                 raise TypeError(
                     f"save writes LightGBM models and networks; the model of task {name!r} is a "
                     f"{type(model).__name__}, which only pickle could write: use joblib.dump, or skops, on files you "
                     "trust"
                 )
-        texts = (TreeText(model.model_to_string()) for model in self.estimators_.values())
+        models = [*self.estimators_.values()]
+        texts = (TreeText(model.model_to_string()) if isinstance(model, lgb.Booster) else None for model in models)
         return IndependentState(
             coder_=self.coder_,
             trees=tuple(texts),
+            mixtures=tuple(model if isinstance(model, Mixture) else None for model in models),
             configuration_=self.configuration_,
             configuration_scores_=self.configuration_scores_,
         )
 
     def _restore(self, state: Any) -> None:
-        boosters = [lgb.Booster(model_str=trees) for trees in state.trees]
+        pairs = zip(state.trees, state.mixtures, strict=True)
+        models = [lgb.Booster(model_str=trees) if mixture is None else mixture for trees, mixture in pairs]
         names = [task.name for task in state.coder_.labels.tasks]
         fitted = {
-            "estimators_": dict(zip(names, boosters, strict=True)),
+            "estimators_": dict(zip(names, models, strict=True)),
             "configuration_": state.configuration_,
             "configuration_scores_": state.configuration_scores_,
         }
@@ -351,7 +406,7 @@ def _describe_tried(found: tuple[Task, Mapping[str, Grown]]) -> str:
 def _describe_model(found: tuple[Task, Any]) -> str:
     """Describe the fitted model of a task."""
     task, model = found
-    made = f"LightGBM, {model.num_trees()} trees" if isinstance(model, lgb.Booster) else type(model).__name__
+    made = f"LightGBM, {model.num_trees()} trees" if isinstance(model, lgb.Booster) else str(model)
     return f"{task.name}  {made}"
 
 

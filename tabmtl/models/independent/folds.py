@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightgbm as lgb
 import numpy as np
@@ -13,7 +13,7 @@ from tabmtl.models.independent.rows import Sample
 from tabmtl.targets import Task
 from tabmtl.training.watch import Watch
 
-_MOST_FOLDS = 10
+MOST_FOLDS = 10
 #: Standard errors by which a constant must predict classes better than trees do: its ROC AUC is the worst there is, and
 #: log loss tells little of the order. The R² of a constant is no worse than its loss.
 _MARGIN = 2.0
@@ -21,18 +21,24 @@ _MARGIN = 2.0
 _FIXED_TREES = {"num_leaves": 7, "min_child_samples": 20, "colsample_bytree": 1.0, "learning_rate": 0.05}
 
 
-class Folds:
-    """Ten folds of the rows of a task, or as many as there are rows or groups."""
+class Chosen(NamedTuple):
+    """Options of the trees that predict best by folds, and their answers and losses (n,) there."""
 
-    def __init__(self, grower: Grower, rows: Sample, seed: int) -> None:
-        fold = _deal(rows, grower.task, seed)
+    options: dict[str, Any]
+    answers: np.ndarray
+    losses: np.ndarray
+
+
+class Folds:
+    """Folds of the rows of a task, or as many as there are rows or groups."""
+
+    def __init__(self, grower: Grower, rows: Sample, seed: int, n_folds: int = MOST_FOLDS) -> None:
+        fold = deal(rows, grower.task, seed, n_folds)
         self._grower, self._rows = grower, rows
         self._pairs = [(rows.rows(fold != f), rows.rows(fold == f), fold == f) for f in range(fold.max() + 1)]
 
-    def choose(self, own: dict[str, Any], large: dict[str, Any], watch: Watch) -> tuple[dict[str, Any] | None, bool]:
-        """Choose options by the losses of all rows, each predicted without its own fold; None is a constant.
-
-        Tell also whether trees are lost, where a constant answers several classes.
+    def choose(self, own: dict[str, Any], large: dict[str, Any], watch: Watch) -> Chosen:
+        """Choose options by the losses of all rows, each predicted without its own fold.
 
         Parameters
         ----------
@@ -42,26 +48,27 @@ class Folds:
             Options of trees with large leaves, which enough rows try too.
         watch : Watch
         """
-        grower, rows = self._grower, self._rows
-        options: dict[str, Any] | None = None
-        least = np.full(len(rows), np.inf)
-        for tried in _options(len(rows), own, large):
-            rounds, losses = self._try(tried, watch)
-            if losses.sum() < least.sum():
-                least, options = losses, tried | {"num_iterations": rounds}
+        best: Chosen | None = None
+        for tried in _options(len(self._rows), own, large):
+            rounds, answers, losses = self._try(tried, watch)
+            if best is None or losses.sum() < best.losses.sum():
+                best = Chosen(tried | {"num_iterations": rounds}, answers, losses)
             if watch.was_cut:
                 break
-        for kept, held_out, at in self._pairs:
-            least[at] -= grower.constant_losses(kept, held_out)
-        excess = least if rows.group is None else np.bincount(rows.group, least)
-        is_classification = grower.task.is_classification
-        margin = _MARGIN * np.sqrt(np.square(excess).sum()) if is_classification else 0.0
-        if excess.sum() < margin:
-            return options, False
-        return None, is_classification and bool(np.ptp(rows.y))
+        return best
 
-    def _try(self, options: dict[str, Any], watch: Watch) -> tuple[int, np.ndarray]:
-        """Return the best number of rounds, and the losses of all rows (n,)."""
+    def beat_constant(self, losses: np.ndarray) -> bool:
+        """Return whether losses (n,) of the rows are those of a model that tells more than a constant."""
+        excess = losses.copy()
+        for kept, held_out, at in self._pairs:
+            excess[at] -= self._grower.constant_losses(kept, held_out)
+        excess = excess if self._rows.group is None else np.bincount(self._rows.group, excess)
+        is_classification = self._grower.task.is_classification
+        margin = _MARGIN * np.sqrt(np.square(excess).sum()) if is_classification else 0.0
+        return bool(excess.sum() < margin)
+
+    def _try(self, options: dict[str, Any], watch: Watch) -> tuple[int, np.ndarray, np.ndarray]:
+        """Return the best number of rounds, and its answers to all rows and their losses (n,)."""
         grower = self._grower
         params = grower.params | options | {"metric": "None"}
         found: list[np.ndarray] = []
@@ -75,24 +82,27 @@ class Folds:
             data = grower.data(kept, params=params)
             booster = lgb.Booster(params, data)
             boosters.append(booster.add_valid(grower.data(held_out, reference=data, params=params), "valid"))
-        grown, best, least, is_done = 0, 0, np.empty(0), False
+        grown, best, is_done = 0, 0, False
+        least = answered = np.empty(0)
         while not is_done and grown < grower.n_trees and grown - max(best, LEAST_TREES) < grower.patience:
-            losses, grown, is_done = np.empty(len(self._rows)), grown + 1, True
-            for booster, (_, held_out, at) in zip(boosters, self._pairs, strict=True):
+            grown, is_done = grown + 1, True
+            answers = np.empty(grower.task.kind.answer_shape(len(self._rows), grower.task.classes))
+            for booster, (_, _, at) in zip(boosters, self._pairs, strict=True):
                 is_done &= booster.update()  # true where no row is split
                 booster.eval_valid(keep)
-                losses[at] = grower.losses(grower.task.kind.of_lightgbm(found.pop()), held_out)
+                answers[at] = grower.task.kind.of_lightgbm(found.pop())
+            losses = grower.losses(answers, self._rows)
             if grown <= LEAST_TREES or losses.sum() < least.sum():
-                best, least = grown, losses
+                best, answered, least = grown, answers, losses
             is_done |= watch.cuts(f"the folds of task {grower.task.name!r}")
-        return best, least
+        return best, answered, least
 
 
-def _deal(rows: Sample, task: Task, seed: int) -> np.ndarray:
-    """Deal rows, or their groups, to folds."""
+def deal(rows: Sample, task: Task, seed: int, most: int) -> np.ndarray:
+    """Deal rows, or their groups, to folds (n,)."""
     strata, rng = Strata.of(rows.y[:, None], (task,)), np.random.default_rng(seed)
     unit = np.arange(len(rows)) if rows.group is None else number_units(rows.group, (task,))
-    n_folds = min(unit.max() + 1, _MOST_FOLDS)
+    n_folds = min(unit.max() + 1, most)
     shares = np.full(n_folds, 1 / n_folds)
     return deal_rows(strata, shares, rng) if rows.group is None else deal_groups(strata, unit, shares, rng)
 

@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 from sklearn.tree import ExtraTreeRegressor
 
+from tabmtl.estimators.boosted.border import plain_names
 from tabmtl.models.independent.rows import Sample
+from tabmtl.schema import Columns
 from tabmtl.storage.lightgbm_text import TreeText, constant_tree
 
-N_TREES = 200
-#: Outputs have trees of their own in LightGBM's text: of many classes, fewer trees do.
-_MOST_BLOCKS = 1_000
+_MOST_TREES = 1_000  # of all outputs, which have trees of their own in LightGBM's text
+_LEAST_SHARE = 1e-3  # of the rows in a leaf, which bounds the size of a forest of many rows
 _MISSING_LEFT, _MISSING_RIGHT = 10, 8  # LightGBM's decision types of numbers where NaN is missing
-#: Smallest leaves that are tried, with the share of columns that a split may see.
-SETTINGS = tuple({"min_samples_leaf": leaf, "max_features": share} for leaf in (1, 3, 8) for share in ("sqrt", 0.5))
+#: Smallest leaves that are tried, and the share of columns that a split may see.
+SETTINGS = tuple({"min_samples_leaf": leaf, "max_features": 0.5} for leaf in (1, 3, 8))
 
 
-def grow_forest(rows: Sample, means: np.ndarray, header: str, seed: int, **setting: Any) -> tuple[TreeText, np.ndarray]:
+def grow_forest(
+    rows: Sample, means: np.ndarray, columns: Columns, seed: int, n_trees: int, **setting: Any
+) -> tuple[TreeText, np.ndarray]:
     """Grow a forest, each tree on a bootstrap sample of the rows or of their groups.
 
     A leaf answers the mean of its rows, which is the share of a class for classes; there squared errors choose the
@@ -30,9 +33,8 @@ def grow_forest(rows: Sample, means: np.ndarray, header: str, seed: int, **setti
     rows : Sample
     means : ndarray of shape (n, width)
         Labels as means, as `tabmtl.targets.Kind` has them.
-    header : str
-        LightGBM's header of a model over the columns.
-    seed : int
+    columns : Columns
+    seed, n_trees : int
     **setting
         Parameters of scikit-learn's ``ExtraTreeRegressor``.
 
@@ -45,13 +47,14 @@ def grow_forest(rows: Sample, means: np.ndarray, header: str, seed: int, **setti
     """
     rng, width = np.random.default_rng(seed), means.shape[1]
     unit = np.arange(len(rows)) if rows.group is None else np.unique(rows.group, return_inverse=True)[1]
-    n_units, n_trees = int(unit.max()) + 1, max(1, min(N_TREES, _MOST_BLOCKS // width))
+    n_units, n_trees = int(unit.max()) + 1, max(1, min(n_trees, _MOST_TREES // width))
+    least = max(setting.pop("min_samples_leaf"), int(len(rows) * _LEAST_SHARE))
     total, count, texts = np.zeros(means.shape), np.zeros(len(rows)), []
     for _ in range(n_trees):
         drawn = np.bincount(rng.integers(0, n_units, n_units), minlength=n_units)[unit].astype(np.float64)
         seen = np.flatnonzero(drawn)
         weight = drawn[seen] if rows.weight is None else drawn[seen] * rows.weight[seen]
-        tree = ExtraTreeRegressor(random_state=int(rng.integers(2**31)), **setting)
+        tree = ExtraTreeRegressor(random_state=int(rng.integers(2**31)), min_samples_leaf=least, **setting)
         tree.fit(rows.x[seen], means[seen], sample_weight=weight)
         rest = np.flatnonzero(drawn == 0)
         if len(rest):
@@ -59,7 +62,14 @@ def grow_forest(rows: Sample, means: np.ndarray, header: str, seed: int, **setti
             count[rest] += 1
         texts += _as_text(tree.tree_, 1 / n_trees)
     with np.errstate(invalid="ignore"):
-        return TreeText.joined(header, texts, width), total / count[:, None]
+        return TreeText.joined(_header(columns), texts, width), total / count[:, None]
+
+
+def _header(columns: Columns) -> str:
+    """Return the header of LightGBM's text of a model over columns."""
+    names = plain_names([*columns.numeric, *columns.categorical])
+    infos = " ".join(["none"] * len(names))
+    return f"max_feature_idx={len(names) - 1}\nlabel_index=0\nfeature_names={' '.join(names)}\nfeature_infos={infos}"
 
 
 def _as_text(tree: Any, factor: float) -> Iterator[str]:

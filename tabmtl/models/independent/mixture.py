@@ -1,0 +1,223 @@
+"""One task by boosted trees, a forest and curves together, weighed by answers to rows that a model has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Annotated, Any
+
+import lightgbm as lgb
+import numpy as np
+
+from tabmtl.estimators.boosted.rounds import Split
+from tabmtl.models.independent.additive import PENALTIES, PIECES, Additive, Pieces, fit_linear
+from tabmtl.models.independent.folds import deal
+from tabmtl.models.independent.forest import SETTINGS, grow_forest
+from tabmtl.models.independent.grower import Grower
+from tabmtl.models.independent.rows import Sample
+from tabmtl.storage.lightgbm_text import TreeText
+from tabmtl.storage.stored import Stored
+from tabmtl.targets import Task
+
+#: What a task may be learned by.
+FAMILIES = ("lightgbm", "extra_trees", "additive")
+#: With more labels, LightGBM alone learns a task: the others cost more than they add.
+MOST_MIXED = 20_000
+_STEPS = 20  # of the weights that are tried, from 0 to 1
+#: Nats that weights far from equal ones must gain, in units of their Kullback-Leibler divergence from these. So few
+#: labels mix all families, and many choose.
+_PULL = 5.0
+#: Rows from which a forest has fewer trees, and trees are judged by fewer folds.
+MANY = 600
+_TREES, _TREES_OF_MANY, _TRIED_TREES = 200, 100, 50
+_FOLDS_OF_CURVES, _PATIENCE = 5, 2  # and penalties in a row that predict no better than the best, which end a path
+_TINY = 1e-300  # mean loss of answers without any error
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mixture:
+    """Models of one task, and the weights of their answers.
+
+    Attributes
+    ----------
+    weights : tuple of float
+        Of the families in the order of `FAMILIES`; they sum to 1.
+    lightgbm : TreeText or None
+        Boosted trees.
+    extra_trees : TreeText or None
+        A forest, whose raw scores are means of labels.
+    additive : Additive or None
+        Curves, one for every column.
+    """
+
+    weights: Annotated[tuple[float, ...], Stored(shape="3")]
+    lightgbm: TreeText | None
+    extra_trees: TreeText | None
+    additive: Additive | None
+
+    def __post_init__(self) -> None:
+        parts = (self.lightgbm, self.extra_trees, self.additive)
+        fits = all((part is not None) == (weight > 0) for part, weight in zip(parts, self.weights, strict=True))
+        if not fits or min(self.weights) < 0 or abs(sum(self.weights) - 1) > 1e-9:
+            raise ValueError(f"the weights of a mixture are {self.weights}, which do not fit its parts or sum to 1")
+
+    def __str__(self) -> str:
+        return ", ".join(f"{weight:.2f} {name}" for name, weight in zip(FAMILIES, self.weights, strict=True) if weight)
+
+    def answer(self, task: Task, x: np.ndarray, n_threads: int) -> np.ndarray:
+        """Return values (n,) or probabilities (n, K) of rows of `tree_matrix`."""
+        return sum(weight * part for weight, part in self._answers(task, x, n_threads))  # type: ignore[return-value]
+
+    def _answers(self, task: Task, x: np.ndarray, n_threads: int) -> Iterator[tuple[float, np.ndarray]]:
+        boosted, forest, additive = self.weights
+        if boosted:
+            yield boosted, task.kind.of_lightgbm(np.asarray(self._boosted.predict(x, num_threads=n_threads)))
+        if forest:
+            yield forest, answer_by_forest(self._forest, task, x, n_threads)
+        if self.additive is not None:
+            yield additive, task.kind.answers(self.additive.scores(x), 0.0, 1.0, np)
+
+    @cached_property
+    def _boosted(self) -> lgb.Booster:
+        return lgb.Booster(model_str=self.lightgbm)
+
+    @cached_property
+    def _forest(self) -> lgb.Booster:
+        return lgb.Booster(model_str=self.extra_trees)
+
+
+def answer_by_forest(forest: lgb.Booster, task: Task, x: np.ndarray, n_threads: int) -> np.ndarray:
+    """Return the answers of a forest."""
+    means = np.asarray(forest.predict(x, num_threads=n_threads)).reshape(len(x), -1)
+    return answer_means(task, means)
+
+
+def answer_means(task: Task, means: np.ndarray) -> np.ndarray:
+    """Return values (n,) or probabilities (n, K) of means (n, W)."""
+    return task.kind.answers(task.kind.unlink(means, np), 0.0, 1.0, np)
+
+
+#: A fitted part of a mixture, and its answers to its own rows, each by models that have not seen the row.
+Part = tuple[Any, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mixer:
+    """Finds the mixture of a task.
+
+    Parameters
+    ----------
+    grower : Grower
+        Of its boosted trees.
+    families : sequence of str
+        Those of `FAMILIES` that may take part.
+    seed : int
+    """
+
+    grower: Grower
+    families: Sequence[str]
+    seed: int
+
+    def takes(self, n_rows: int) -> bool:
+        """Return whether other families than LightGBM learn so many rows."""
+        return bool(self._fits) and 1 < n_rows <= MOST_MIXED and self.grower.columns.n_features > 0
+
+    def mix_unseen(self, booster: lgb.Booster, rows: Sample, unseen: np.ndarray) -> tuple[Mixture, np.ndarray]:
+        """Mix what learned all rows; LightGBM has unseen answers by folds. Return the losses of the mixture too."""
+        found: dict[str, Part] = {"lightgbm": (booster, unseen)} | {name: fit(rows) for name, fit in self._fits.items()}
+        weights = self._weigh([answers for _, answers in found.values()], rows)
+        mixed = sum(weight * answers for weight, (_, answers) in zip(weights, found.values(), strict=True))
+        parts = {name: part for name, (part, _) in found.items()}
+        return self._mixture(parts, weights), self.grower.losses(mixed, rows)
+
+    def mix_asked(self, booster: lgb.Booster, split: Split, answers: np.ndarray) -> Mixture:
+        """Mix what is judged by rows of a split that LightGBM answered, and fit all rows then."""
+        asked = split.watched
+        parts = {name: fit(split.first)[0] for name, fit in self._fits.items()}
+        others = [
+            self._mixture({name: part}, (1.0,)).answer(self.grower.task, asked.x, 1) for name, part in parts.items()
+        ]
+        weights = self._weigh([answers, *others], asked)
+        if split.keep is not None:
+            kept = zip(self._fits.items(), weights[1:], strict=True)
+            parts |= {name: fit(split.all)[0] for (name, fit), weight in kept if weight}
+        return self._mixture({"lightgbm": booster} | parts, weights)
+
+    @property
+    def _fits(self) -> dict[str, Callable[[Sample], Part]]:
+        kind = self.grower.task.kind
+        known = {"extra_trees": self._forest}
+        if kind.answer == "probabilities" or kind.is_quadratic:
+            known["additive"] = self._additive
+        return {name: fit for name, fit in known.items() if name in self.families}
+
+    def _mixture(self, parts: dict[str, Any], weights: Sequence[float]) -> Mixture:
+        kept = dict(zip(parts, weights, strict=True))
+        weighed = tuple(kept.get(name, 0.0) for name in FAMILIES)
+        booster, forest, additive = (parts[name] if kept.get(name) else None for name in FAMILIES)
+        text = None if booster is None else TreeText(booster.model_to_string())
+        return Mixture(weights=weighed, lightgbm=text, extra_trees=forest, additive=additive)
+
+    def _forest(self, rows: Sample) -> Part:
+        """Grow a forest by the setting whose small forest predicts best what its trees have not seen."""
+        means = self.grower.task.kind.means(rows.y, self.grower.task.width)
+        constant = np.average(means, axis=0, weights=rows.weight)
+
+        def grow(setting: dict[str, Any], n_trees: int) -> Part:
+            text, unseen = grow_forest(rows, means, self.grower.columns, self.seed, n_trees, **setting)
+            return text, answer_means(self.grower.task, np.where(np.isnan(unseen), constant, unseen))
+
+        losses = [self.grower.losses(grow(setting, _TRIED_TREES)[1], rows).sum() for setting in SETTINGS]
+        return grow(SETTINGS[int(np.argmin(losses))], _TREES if len(rows) < MANY else _TREES_OF_MANY)
+
+    def _additive(self, rows: Sample) -> Part:
+        """Fit curves by the number of pieces and the penalty that predict best by folds."""
+        task, fold = self.grower.task, deal(rows, self.grower.task, self.seed, _FOLDS_OF_CURVES)
+        n_numbers, least, best = len(self.grower.columns.numeric), np.inf, None
+        for n_pieces in PIECES:
+            pieces, n_worse = Pieces(rows.x, n_numbers, n_pieces), 0
+            for penalty in PENALTIES:
+                unseen = self._answer_folds(pieces.columns, rows, fold, penalty)
+                loss = self.grower.losses(unseen, rows).sum()
+                n_worse = 0 if loss < least else n_worse + 1
+                if loss < least:
+                    least, best = loss, (pieces, penalty, unseen)
+                if n_worse == _PATIENCE:
+                    break
+        pieces, penalty, unseen = best
+        return pieces.additive(*fit_linear(task, pieces.columns, rows.y, rows.weight, penalty)), unseen
+
+    def _answer_folds(self, columns: np.ndarray, rows: Sample, fold: np.ndarray, penalty: float) -> np.ndarray:
+        task, scores = self.grower.task, np.empty((len(rows), self.grower.task.width))
+        for f in range(fold.max() + 1):
+            kept, asked = fold != f, fold == f
+            weight = None if rows.weight is None else rows.weight[kept]
+            slope, intercept = fit_linear(task, columns[kept], rows.y[kept], weight, penalty)
+            scores[asked] = columns[asked] @ slope + intercept
+        return task.kind.answers(scores, 0.0, 1.0, np)
+
+    def _weigh(self, answers: Sequence[np.ndarray], rows: Sample) -> tuple[float, ...]:
+        """Choose the weights of answers by the likelihood of the labels, pulled to equal weights.
+
+        Rows of a group count as one. Squares have the likelihood of normal errors of one spread.
+        """
+        n_units = len(rows) if rows.group is None else len(np.unique(rows.group))
+        total = len(rows) if rows.weight is None else rows.weight.sum()
+
+        def nats(weights: np.ndarray) -> float:
+            losses = self.grower.losses(np.tensordot(weights, answers, axes=1), rows)
+            mean = max(losses.sum() / total, _TINY)
+            likelihood = np.log(mean) / 2 if self.grower.task.kind.is_quadratic else mean
+            some = weights[weights > 0]
+            return n_units * likelihood + _PULL * (some * np.log(some * len(weights))).sum()
+
+        return tuple(min(_simplex(len(answers)), key=nats).tolist())
+
+
+def _simplex(n: int) -> list[np.ndarray]:
+    """Return all weights of n parts in steps that sum to 1, equal ones first."""
+    steps = [counts for counts in product(range(_STEPS + 1), repeat=n - 1) if sum(counts) <= _STEPS]
+    grid = [np.array([_STEPS - sum(counts), *counts]) / _STEPS for counts in steps]
+    return [np.full(n, 1 / n), *grid]
