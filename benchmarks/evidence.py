@@ -31,8 +31,9 @@ sharing
     tuned LightGBM and CatBoost. Five seeds draw at most 20 000 rows of a set, 80 % of them to fit; all labels are
     there, or one task keeps 300 (500 of a classification).
 reference
-    Whether `IndependentTasks`, untuned, is a fair bar at 50, 150 and 500 labels: against ``LGBMClassifier()`` or
-    ``LGBMRegressor()``, and 60 trees of 7 leaves at a learning rate of .05. Five draws; each target is learned alone.
+    Whether `IndependentTasks`, untuned, is a fair bar at 50, 150, 500 and all labels, by LightGBM alone and by all its
+    families: against ``LGBMClassifier()`` or ``LGBMRegressor()``, 60 trees of 7 leaves at a learning rate of .05,
+    scikit-learn's ExtraTrees, a logistic or ridge regression, and CatBoost. Five draws; each target is learned alone.
 
 The baselines of the rivers learn nothing: the flow now as the forecast, and a line through the nearest hours to fit,
 which sees no feature.
@@ -66,12 +67,26 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import KFold, train_test_split
 
 from benchmarks import evidence_report
 from benchmarks.evidence_report import AS_NOW, BAG, CATBOOST, ENSEMBLE, LIGHTGBM, LINE, SINGLE
 from benchmarks.harness import ROOT, Record, cpu, score_parser
-from benchmarks.problems import SETS, Alone, Bag, Case, CatBoost, Plain, answers_of, open_case, open_set, score_answers
+from benchmarks.problems import (
+    SETS,
+    Alone,
+    Bag,
+    Case,
+    CatBoost,
+    Plain,
+    Scikit,
+    answers_of,
+    open_case,
+    open_set,
+    score_answers,
+)
 from benchmarks.splits import split_rows, time_blocks, units_of
 from tabmtl import IndependentTasks, MMoE, MultiTabNet, MultiTaskEnsemble, SharedBottom, SharedTrees
 
@@ -124,13 +139,17 @@ BASELINES = (AS_NOW, LINE)
 #: Blocks that a model is run on.
 DRAWS_OF_BLOCKS = {LIGHTGBM: 5, "SharedTrees": 5, ENSEMBLE: 1}
 #: Models of the parts that no page shows, and what they are compared with.
-TWIN, TREE_BAG, REFERENCE, PLAIN, FIXED = (
+TWIN, TREE_BAG, REFERENCE, MIXED, PLAIN, FIXED, FOREST, LINEAR = (
     "single-task twin",
     "SharedTrees, bag",
     "IndependentTasks",
+    "IndependentTasks, all families",
     "LightGBM",
     "60 x 7",
+    "ExtraTrees",
+    "linear",
 )
+_RIVALS = (PLAIN, FIXED, FOREST, LINEAR, CATBOOST)
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "sharing": {
         "SharedTrees": (TWIN, LIGHTGBM, CATBOOST),
@@ -142,7 +161,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         TREE_BAG: (BAG,),
         BAG: (),
     },
-    "reference": {REFERENCE: (PLAIN, FIXED), PLAIN: (), FIXED: ()},
+    "reference": {REFERENCE: _RIVALS, MIXED: (REFERENCE, *_RIVALS), **dict.fromkeys(_RIVALS, ())},
 }
 OF_TABLES: dict[str, Callable[..., Any]] = {
     TWIN: partial(Alone, SharedTrees),
@@ -152,9 +171,12 @@ OF_TABLES: dict[str, Callable[..., Any]] = {
     REFERENCE: IndependentTasks,
     PLAIN: Plain,
     FIXED: partial(Plain, n_estimators=60, num_leaves=7, learning_rate=0.05),
+    MIXED: partial(IndependentTasks, families="all"),
+    FOREST: partial(Scikit, ExtraTreesClassifier(), ExtraTreesRegressor()),
+    LINEAR: partial(Scikit, LogisticRegression(max_iter=1_000), Ridge()),
 }
 #: Draws of these parts, labels of a scarce task of `sharing` by its kind, and of targets of `reference`.
-N_DRAWS, FEW_OF_KIND, AMOUNTS = 5, {"binary": 500, "regression": 300}, (50, *FEW)
+N_DRAWS, FEW_OF_KIND, AMOUNTS = 5, {"binary": 500, "regression": 300}, (50, *FEW, None)
 #: Folders of the package in a checkout, and other packages whose versions a record has.
 SOURCES = ("tabmtl", "pipelines", "synth")
 PACKAGES = ("lightgbm", "catboost", "scikit-learn", "torch", "polars", "numpy")
@@ -243,7 +265,7 @@ def plan_tables(parts: Sequence[str]) -> Iterator[Cell]:
                 for name, targets in TARGETS.items()
                 for target in targets
                 for amount in AMOUNTS
-                if amount <= MOST_LABELS.get(name, amount)
+                if amount is None or amount <= MOST_LABELS.get(name, amount)
             ]
         for (name, target, amount), seed, model in product(settings, range(N_DRAWS), TABLES[part]):
             yield Cell(part, name, target, amount, seed, model)

@@ -10,7 +10,12 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 import polars as pl
+from sklearn.base import RegressorMixin, clone
+from sklearn.compose import make_column_selector, make_column_transformer
+from sklearn.impute import SimpleImputer
 from sklearn.metrics import r2_score, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from benchmarks.peers.lightgbm import Coded, learn_coder
 from benchmarks.scores import outputs_of
@@ -146,6 +151,31 @@ class Plain:
     def _frame(self, X: pl.DataFrame) -> Any:
         codes = [pl.col(name).cast(pl.Enum(levels), strict=False) for name, levels in self._levels.items()]
         return X.with_columns(codes).to_pandas()
+
+
+class Scikit:
+    """An estimator of scikit-learn as one would write it: levels as columns, and missing numbers as the median."""
+
+    def __init__(self, classifier: Any, regressor: Any, *, tasks: dict[str, Any], random_state: int) -> None:
+        ((self._task, kind),) = tasks.items()
+        model = clone(regressor if kind == "regression" else classifier)
+        if "random_state" in model.get_params():
+            model.set_params(random_state=random_state)
+        levels = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=2, sparse_output=False)
+        numbers = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
+        is_level = make_column_selector(dtype_include=["object", "string", "category", "bool"])
+        is_number = make_column_selector(dtype_include="number")
+        self._model = make_pipeline(make_column_transformer((levels, is_level), (numbers, is_number)), model)
+
+    def fit(self, X: pl.DataFrame, y: pl.DataFrame, groups: np.ndarray | None) -> None:
+        """Fit the rows; the estimator has no use for groups."""
+        self._model.fit(X.to_pandas(), y[self._task].to_numpy())
+
+    def answer_tasks(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
+        """Return values, or probabilities of the second class (n,)."""
+        frame = X.to_pandas()
+        is_regression = isinstance(self._model[-1], RegressorMixin)
+        return {self._task: self._model.predict(frame) if is_regression else self._model.predict_proba(frame)[:, 1]}
 
 
 def answers_of(model: Any, X: pl.DataFrame) -> dict[str, np.ndarray]:

@@ -84,8 +84,8 @@ def test_folds_of_few_rows_do_not_divide_a_group(monkeypatch):
         found.append(([set(args[0].group[fold == f]) for f in range(fold.max() + 1)], set(args[0].group)))
         return fold
 
-    deal_folds = module._deal
-    monkeypatch.setattr(module, "_deal", deal)
+    deal_folds = module.deal
+    monkeypatch.setattr(module, "deal", deal)
     tiny(IndependentTasks).fit(X[:90], Y[:90], groups="owner")
     assert len(found) == Y.width
     for folds, groups in found:

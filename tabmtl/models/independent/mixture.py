@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from operator import itemgetter
 from typing import Annotated, Any
 
 import lightgbm as lgb
@@ -175,19 +176,21 @@ class Mixer:
     def _additive(self, rows: Sample) -> Part:
         """Fit curves by the number of pieces and the penalty that predict best by folds."""
         task, fold = self.grower.task, deal(rows, self.grower.task, self.seed, _FOLDS_OF_CURVES)
-        n_numbers, least, best = len(self.grower.columns.numeric), np.inf, None
-        for n_pieces in PIECES:
-            pieces, n_worse = Pieces(rows.x, n_numbers, n_pieces), 0
-            for penalty in PENALTIES:
-                unseen = self._answer_folds(pieces.columns, rows, fold, penalty)
-                loss = self.grower.losses(unseen, rows).sum()
-                n_worse = 0 if loss < least else n_worse + 1
-                if loss < least:
-                    least, best = loss, (pieces, penalty, unseen)
-                if n_worse == _PATIENCE:
-                    break
-        pieces, penalty, unseen = best
+        n_numbers = len(self.grower.columns.numeric)
+        paths = [self._follow(Pieces(rows.x, n_numbers, n_pieces), rows, fold) for n_pieces in PIECES]
+        _, pieces, penalty, unseen = min(paths, key=itemgetter(0))
         return pieces.additive(*fit_linear(task, pieces.columns, rows.y, rows.weight, penalty)), unseen
+
+    def _follow(self, pieces: Pieces, rows: Sample, fold: np.ndarray) -> tuple[float, Pieces, float, np.ndarray]:
+        """Weaken the penalty until the loss rises; return the least loss, its penalty, and the answers by folds."""
+        found: list[tuple[float, Pieces, float, np.ndarray]] = []
+        for penalty in PENALTIES:
+            unseen = self._answer_folds(pieces.columns, rows, fold, penalty)
+            found.append((self.grower.losses(unseen, rows).sum(), pieces, penalty, unseen))
+            losses = [loss for loss, *_ in found]
+            if len(losses) - int(np.argmin(losses)) > _PATIENCE:
+                break
+        return min(found, key=itemgetter(0))
 
     def _answer_folds(self, columns: np.ndarray, rows: Sample, fold: np.ndarray, penalty: float) -> np.ndarray:
         task, scores = self.grower.task, np.empty((len(rows), self.grower.task.width))
@@ -201,15 +204,24 @@ class Mixer:
     def _weigh(self, answers: Sequence[np.ndarray], rows: Sample) -> tuple[float, ...]:
         """Choose the weights of answers by the likelihood of the labels, pulled to equal weights.
 
-        Rows of a group count as one. Squares have the likelihood of normal errors of one spread.
+        Rows of a group count as one. Squares have the likelihood of normal errors of one spread; where few rows have
+        most of their sum, as of labels with a long tail, the others tell as little as if they were fewer.
         """
+        is_quadratic = self.grower.task.kind.is_quadratic
         n_units = len(rows) if rows.group is None else len(np.unique(rows.group))
         total = len(rows) if rows.weight is None else rows.weight.sum()
 
+        def losses_of(weights: np.ndarray) -> np.ndarray:
+            return self.grower.losses(np.tensordot(weights, answers, axes=1), rows)
+
+        equal = losses_of(np.full(len(answers), 1 / len(answers)))
+        if is_quadratic:
+            # squares of normal errors have three times the square of their mean as the mean of theirs
+            n_units *= min(1.0, 3 * equal.mean() ** 2 / max(np.square(equal).mean(), _TINY))
+
         def nats(weights: np.ndarray) -> float:
-            losses = self.grower.losses(np.tensordot(weights, answers, axes=1), rows)
-            mean = max(losses.sum() / total, _TINY)
-            likelihood = np.log(mean) / 2 if self.grower.task.kind.is_quadratic else mean
+            mean = max(losses_of(weights).sum() / total, _TINY)
+            likelihood = np.log(mean) / 2 if is_quadratic else mean
             some = weights[weights > 0]
             return n_units * likelihood + _PULL * (some * np.log(some * len(weights))).sum()
 

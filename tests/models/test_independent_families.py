@@ -1,0 +1,216 @@
+"""Families of single-task models: forests as LightGBM's text, additive curves, and the weights that mix them."""
+
+import lightgbm as lgb
+import numpy as np
+import polars as pl
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.tree import ExtraTreeRegressor
+
+import tabmtl
+from tabmtl import IndependentTasks, Shards
+from tabmtl.models.independent import forest as forests
+from tabmtl.models.independent.additive import PIECES, Pieces, fit_linear
+from tabmtl.models.independent.forest import grow_forest
+from tabmtl.models.independent.mixture import FAMILIES, MOST_MIXED, Mixture
+from tabmtl.models.independent.rows import Sample
+from tabmtl.schema import Columns
+from tabmtl.storage.lightgbm_text import check_trees
+from tabmtl.targets import Task
+
+TASKS = {
+    "r": Task(name="r", kind="regression"),
+    "b": Task(name="b", kind="binary", classes=(0, 1)),
+    "m": Task(name="m", kind="multiclass", classes=("x", "y", "z")),
+}
+
+
+def matrix(n: int, seed: int = 0) -> np.ndarray:
+    """Three numbers, the second with gaps and the third of whole numbers, and a column of levels with gaps."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 4)).astype(np.float32)
+    x[:, 2], x[:, 3] = rng.integers(0, 4, n), rng.integers(0, 15, n)
+    x[rng.random(n) < 0.2, 1] = x[rng.random(n) < 0.2, 3] = np.nan
+    return x
+
+
+def columns() -> Columns:
+    return Columns(
+        numeric=("u", "v", "w"), categorical=("level",), levels=((),), has_missing=(False,) * 3, bins=((),) * 3
+    )
+
+
+def labels(x: np.ndarray, kind: str) -> np.ndarray:
+    value = x[:, 0] ** 2 + np.nan_to_num(x[:, 3]) % 3 + np.random.default_rng(9).normal(size=len(x)) / 2
+    return {"r": value, "b": (value > 1.5).astype(float), "m": np.digitize(value, [1.0, 2.0]).astype(float)}[kind]
+
+
+@pytest.fixture
+def table():
+    """A frame of 300 rows and a task of each kind, of which the first has 80 labels."""
+    x = matrix(300)
+    X = pl.DataFrame({name: x[:, j] for j, name in enumerate("uvw")}).with_columns(pl.all().fill_nan(None))
+    X = X.with_columns(level=pl.Series([None if np.isnan(code) else f"level {code:.0f}" for code in x[:, 3]]))
+    y = pl.DataFrame(
+        {"r": labels(x, "r"), "b": labels(x, "b") > 0, "m": np.array(list("xyz"))[labels(x, "m").astype(int)]}
+    )
+    return X, y.with_columns(pl.when(pl.int_range(pl.len()) < 80).then("r"))
+
+
+@pytest.mark.parametrize("leaf", [1, 4])
+def test_a_forest_of_lightgbm_answers_as_that_of_scikit_learn(monkeypatch, leaf):
+    grown = []
+
+    class Kept(ExtraTreeRegressor):
+        def fit(self, *args, **options):
+            grown.append(self)
+            return super().fit(*args, **options)
+
+    monkeypatch.setattr(forests, "ExtraTreeRegressor", Kept)
+    x, asked = matrix(150), np.vstack([matrix(500, 1), matrix(150), np.full((1, 4), np.nan)]).astype(np.float32)
+    y = np.column_stack([labels(x, "r"), labels(x, "b")])
+    rows = Sample(x, y[:, 0], np.linspace(0.5, 2, 150), None)
+    text, unseen = grow_forest(rows, y, columns(), 0, 20, min_samples_leaf=leaf, max_features=0.5)
+    assert check_trees(text.encode())[:3] == (4, 2, 20)
+    model = lgb.Booster(model_str=text)
+    expected = np.mean([tree.predict(asked) for tree in grown], axis=0)
+    assert_allclose(model.predict(asked), expected, rtol=0, atol=1e-12)
+    assert_allclose(lgb.Booster(model_str=model.model_to_string()).predict(asked), expected, rtol=0, atol=1e-12)
+    shares = model.predict(asked[:5], pred_contrib=True).reshape(5, 2, 5).sum(axis=2)
+    assert_allclose(shares, expected[:5], atol=1e-9)
+    assert np.corrcoef(unseen[:, 0], y[:, 0])[0, 1] > 0.3  # .9 with the trees that have seen a row
+    assert np.corrcoef(model.predict(x)[:, 0], y[:, 0])[0, 1] > np.corrcoef(unseen[:, 0], y[:, 0])[0, 1]
+
+
+def test_no_tree_that_saw_a_group_answers_its_rows(monkeypatch):
+    """Groups have labels of their own, and features that name them: only a tree that saw a group could tell."""
+    rng, group = np.random.default_rng(0), np.repeat(np.arange(40), 5)
+    x = np.column_stack([group, rng.normal(size=(200, 3))]).astype(np.float32)
+    y = rng.normal(size=40)[group]
+    by_row = grow_forest(Sample(x, y, None, None), y[:, None], columns(), 0, 50, min_samples_leaf=1, max_features=1.0)
+    by_group = grow_forest(
+        Sample(x, y, None, group), y[:, None], columns(), 0, 50, min_samples_leaf=1, max_features=1.0
+    )
+    assert np.corrcoef(by_row[1][:, 0], y)[0, 1] > 0.5
+    assert np.corrcoef(by_group[1][:, 0], y)[0, 1] < 0.3
+
+
+@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("n_pieces", PIECES)
+def test_curves_are_the_linear_model_of_their_pieces(kind, n_pieces):
+    x, task = matrix(200), TASKS[kind]
+    pieces = Pieces(x, 3, n_pieces)
+    slope, intercept = fit_linear(task, pieces.columns, labels(x, kind), None, 2.0)
+    model = pieces.additive(slope, intercept)
+    assert model.shape == (4, task.width)
+    assert_allclose(model.scores(x), pieces.columns @ slope + intercept, rtol=0, atol=1e-12)
+    asked = matrix(100, 1)
+    assert_array_equal(np.vstack([model.scores(row[None]) for row in asked]), model.scores(asked))
+    far, edge = asked.copy(), asked.copy()
+    far[:, 0], edge[:, 0] = 1e6, x[:, 0].max()
+    assert_array_equal(model.scores(far), model.scores(edge))
+    unknown, none = asked.copy(), asked.copy()
+    unknown[:, 3], none[:, 3] = 99, np.nan
+    assert_array_equal(model.scores(unknown), model.scores(none))
+
+
+def test_mixtures_are_saved_and_answer_a_row_as_in_the_batch(table, tmp_path):
+    X, y = table
+    model = IndependentTasks(families="all", random_state=0).fit(X, y)
+    assert model.family_weights_.columns == ["task", *FAMILIES]
+    assert_allclose(model.family_weights_.select(FAMILIES).sum_horizontal(), 1)
+    assert any(isinstance(each, Mixture) for each in model.estimators_.values())
+    model.save(tmp_path / "model")
+    loaded = tabmtl.load(tmp_path / "model")
+    assert loaded.family_weights_.equals(model.family_weights_)
+    assert loaded.predict(X).equals(model.predict(X))
+    for name, answer in model.predict_proba(X).items():
+        assert_array_equal(np.vstack([loaded.predict_proba(X[i])[name] for i in range(20)]), answer[:20])
+    assert pl.concat([loaded.predict(X[i]) for i in range(20)]).equals(model.predict(X[:20]))
+
+
+@pytest.mark.parametrize("options", [{}, {"groups": True}, {"sample_weight": True}, {"validated": True}])
+def test_mixtures_learn_groups_weights_and_given_validation_rows(table, options):
+    X, y = table
+    given = {"groups": np.arange(300) // 3} if "groups" in options else {}
+    given |= {"sample_weight": np.linspace(1, 2, 300)} if "sample_weight" in options else {}
+    given |= {"X_val": X[200:], "y_val": y[200:]} if "validated" in options else {}
+    rows = slice(200) if "validated" in options else slice(300)
+    first, second = (
+        IndependentTasks(families="all", random_state=0).fit(X[rows], y[rows], **given).predict(X) for _ in range(2)
+    )
+    assert first.equals(second)
+    assert first.null_count().sum_horizontal().item() == 0
+
+
+def test_many_rows_are_set_aside_to_weigh_and_learned_then(table, monkeypatch):
+    """From 5 000 labels on, rows set aside stop LightGBM and weigh all families."""
+    from tabmtl.models.independent import choice
+
+    monkeypatch.setattr(choice, "_MOST_FOLDED", 100)
+    monkeypatch.setattr(choice, "FEW_ROWS", 100)
+    X, y = table
+    model = IndependentTasks(families="all", random_state=0).fit(X, y[["b"]])
+    weights = model.family_weights_.select(FAMILIES).row(0)
+    assert sum(weight > 0 for weight in weights) > 1
+    assert model.score(X, y[["b"]]) > 0.8  # ROC AUC on the rows of fit; .5 for a constant
+
+
+def test_curves_help_where_columns_add_up():
+    """R² of 100 labels on 400 new rows: 0 by their mean, .825 by LightGBM, .874 mixed, .93 by the truth."""
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(500, 6))
+    y = np.sin(2 * X[:, 0]) + X[:, 1] - 0.5 * X[:, 2] + np.abs(X[:, 3]) + 0.4 * rng.normal(size=500)
+    train, test = slice(100), slice(100, 500)
+    alone = IndependentTasks(random_state=0).fit(X[train], y[train])
+    mixed = IndependentTasks(families="all", random_state=0).fit(X[train], y[train])
+    assert mixed.family_weights_["additive"][0] > 0.5
+    assert mixed.score(X[test], y[test]) > alone.score(X[test], y[test]) + 0.02
+
+
+def test_lightgbm_alone_learns_more_labels_than_the_others_take(monkeypatch, table):
+    from tabmtl.models.independent import mixture
+
+    X, y = table
+    monkeypatch.setattr(mixture, "MOST_MIXED", 79)
+    model = IndependentTasks(families="all", random_state=0).fit(X, y[["r"]])
+    assert model.family_weights_["lightgbm"].to_list() == [1.0]
+    assert isinstance(model.estimators_["r"], lgb.Booster)
+    assert MOST_MIXED == 20_000
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"families": ("lightgbm", "trees")}, ValueError, "families must be 'all', or hold names of"),
+        ({"families": ("additive",)}, ValueError, "families must have 'lightgbm' among them"),
+        ({"families": "all", "early_stopping": False}, ValueError, "set early_stopping=True"),
+        ({"families": "all", "classifier": lgb.LGBMClassifier()}, ValueError, "leave out classifier"),
+    ],
+)
+def test_families_that_cannot_be(table, options, error, words):
+    X, y = table
+    with pytest.raises(error, match=words):
+        IndependentTasks(**options).fit(X, y)
+
+
+def test_shards_take_lightgbm_alone(table, tmp_path):
+    X, y = table
+    X.with_columns(y["b"]).write_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(TypeError, match=r"Shards and groups of processes take families=\('lightgbm',\)"):
+        IndependentTasks(families="all").fit(Shards(tmp_path / "rows.parquet"), ["b"])
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ((0.5, 0.5, 0.0), "do not fit its parts"),
+        ((1.0, 0.0, 0.0), "do not fit its parts"),
+        ((0.0, 0.0, 0.9), "sum to 1"),
+    ],
+)
+def test_weights_that_fit_no_mixture(weights, words):
+    pieces = Pieces(matrix(50), 3, 1)
+    curves = pieces.additive(np.zeros((pieces.columns.shape[1], 1)), np.zeros(1))
+    with pytest.raises(ValueError, match=words):
+        Mixture(weights=weights, lightgbm=None, extra_trees=None, additive=curves)
