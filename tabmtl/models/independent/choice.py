@@ -114,7 +114,7 @@ class TreesOfTask:
         if found.mixture is not None:
             return found.mixture
         booster = found.booster if split is None or split.keep is None else self._refit(split, found, watch)
-        if split is None or split.watched is None or not self.mixer.takes(len(split.all)):
+        if split is None or found.answers is None or not self.mixer.takes(len(split.all)):
             return booster
         if watch.cuts(f"the forest and the curves of task {self.task.name!r}"):
             return booster

@@ -48,14 +48,12 @@ class Folds:
             Options of trees with large leaves, which enough rows try too.
         watch : Watch
         """
-        best: Chosen | None = None
+        found: list[Chosen] = []
         for tried in _options(len(self._rows), own, large):
-            rounds, answers, losses = self._try(tried, watch)
-            if best is None or losses.sum() < best.losses.sum():
-                best = Chosen(tried | {"num_iterations": rounds}, answers, losses)
+            found.append(self._try(tried, watch))
             if watch.was_cut:
                 break
-        return best
+        return min(found, key=lambda each: each.losses.sum())
 
     def beat_constant(self, losses: np.ndarray) -> bool:
         """Return whether losses (n,) of the rows are those of a model that tells more than a constant."""
@@ -67,8 +65,8 @@ class Folds:
         margin = _MARGIN * np.sqrt(np.square(excess).sum()) if is_classification else 0.0
         return bool(excess.sum() < margin)
 
-    def _try(self, options: dict[str, Any], watch: Watch) -> tuple[int, np.ndarray, np.ndarray]:
-        """Return the best number of rounds, and its answers to all rows and their losses (n,)."""
+    def _try(self, options: dict[str, Any], watch: Watch) -> Chosen:
+        """Return the options with the best number of rounds, and its answers to all rows and their losses."""
         grower = self._grower
         params = grower.params | options | {"metric": "None"}
         found: list[np.ndarray] = []
@@ -83,7 +81,8 @@ class Folds:
             booster = lgb.Booster(params, data)
             boosters.append(booster.add_valid(grower.data(held_out, reference=data, params=params), "valid"))
         grown, best, is_done = 0, 0, False
-        least = answered = np.empty(0)
+        least: np.ndarray = np.empty(0)
+        answered = least
         while not is_done and grown < grower.n_trees and grown - max(best, LEAST_TREES) < grower.patience:
             grown, is_done = grown + 1, True
             answers = np.empty(grower.task.kind.answer_shape(len(self._rows), grower.task.classes))
@@ -95,7 +94,7 @@ class Folds:
             if grown <= LEAST_TREES or losses.sum() < least.sum():
                 best, answered, least = grown, answers, losses
             is_done |= watch.cuts(f"the folds of task {grower.task.name!r}")
-        return best, answered, least
+        return Chosen(options | {"num_iterations": best}, answered, least)
 
 
 def deal(rows: Sample, task: Task, seed: int, most: int) -> np.ndarray:

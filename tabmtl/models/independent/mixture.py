@@ -129,7 +129,7 @@ class Mixer:
         """Mix what learned all rows; LightGBM has unseen answers by folds. Return the losses of the mixture too."""
         found: dict[str, Part] = {"lightgbm": (booster, unseen)} | {name: fit(rows) for name, fit in self._fits.items()}
         weights = self._weigh([answers for _, answers in found.values()], rows)
-        mixed = sum(weight * answers for weight, (_, answers) in zip(weights, found.values(), strict=True))
+        mixed = np.tensordot(weights, [answers for _, answers in found.values()], axes=1)
         parts = {name: part for name, (part, _) in found.items()}
         return self._mixture(parts, weights), self.grower.losses(mixed, rows)
 
