@@ -325,7 +325,7 @@ def test_differences_of_a_table_are_paired_and_judged_by_the_t_quantile(capsys):
     assert "IndependentTasks to 60 x 7: 1 level" in out
 
 
-@pytest.mark.parametrize(("part", "n"), [("sharing", 8), ("reference", 3)])
+@pytest.mark.parametrize(("part", "n"), [("sharing", 8), ("reference", 7)])
 def test_parts_without_a_page_run_and_print_their_table(part, n, small, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evidence, "OF_TABLES", dict.fromkeys(evidence.OF_TABLES, Constant))
     monkeypatch.setattr(evidence, "MODELS", dict.fromkeys((LIGHTGBM, BAG, CATBOOST, "SharedTrees"), Constant))

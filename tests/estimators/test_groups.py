@@ -24,7 +24,6 @@ MODELS = {cls.__name__: cls for cls in (SharedBottom, RMTGB, IndependentTasks)}
 def splits(monkeypatch):
     """Groups of the two sides of every split, in order."""
     from tabmtl.estimators import rows
-    from tabmtl.estimators.boosted import rounds
     from tabmtl.model_selection import train_valid_split
     from tabmtl.models.independent import choice
 
@@ -35,7 +34,7 @@ def splits(monkeypatch):
         found.append(None if group is None else [set(group[side]) for side in sides])
         return sides
 
-    for module in (rows, rounds):
+    for module in (rows, choice):
         monkeypatch.setattr(module, "train_valid_split", split)
     monkeypatch.setattr(choice, "FEW_ROWS", 50)
     return found

@@ -84,15 +84,15 @@ def test_a_forest_of_lightgbm_answers_as_that_of_scikit_learn(monkeypatch, leaf)
 
 def test_no_tree_that_saw_a_group_answers_its_rows(monkeypatch):
     """Groups have labels of their own, and features that name them: only a tree that saw a group could tell."""
-    rng, group = np.random.default_rng(0), np.repeat(np.arange(40), 5)
-    x = np.column_stack([group, rng.normal(size=(200, 3))]).astype(np.float32)
-    y = rng.normal(size=40)[group]
+    rng, group = np.random.default_rng(0), np.repeat(np.arange(200), 3)
+    x = np.column_stack([group, np.zeros((600, 3))]).astype(np.float32)
+    y = rng.normal(size=200)[group]
     by_row = grow_forest(Sample(x, y, None, None), y[:, None], columns(), 0, 50, min_samples_leaf=1, max_features=1.0)
     by_group = grow_forest(
         Sample(x, y, None, group), y[:, None], columns(), 0, 50, min_samples_leaf=1, max_features=1.0
     )
     assert np.corrcoef(by_row[1][:, 0], y)[0, 1] > 0.5
-    assert np.corrcoef(by_group[1][:, 0], y)[0, 1] < 0.3
+    assert np.corrcoef(by_group[1][:, 0], y)[0, 1] < 0.25
 
 
 @pytest.mark.parametrize("kind", TASKS)

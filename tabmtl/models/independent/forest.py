@@ -49,7 +49,8 @@ def grow_forest(
     unit = np.arange(len(rows)) if rows.group is None else np.unique(rows.group, return_inverse=True)[1]
     n_units, n_trees = int(unit.max()) + 1, max(1, min(n_trees, _MOST_TREES // width))
     least = max(setting.pop("min_samples_leaf"), int(len(rows) * _LEAST_SHARE))
-    total, count, texts = np.zeros(means.shape), np.zeros(len(rows)), []
+    total, count = np.zeros(means.shape), np.zeros(len(rows))
+    texts: list[str] = []
     for _ in range(n_trees):
         drawn = np.bincount(rng.integers(0, n_units, n_units), minlength=n_units)[unit].astype(np.float64)
         seen = np.flatnonzero(drawn)
