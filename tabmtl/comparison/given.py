@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
-from sklearn.pipeline import Pipeline
 
+from tabmtl.encode.preprocessing import by_preprocessor
 from tabmtl.ensemble.models import check_estimator
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.models.independent import IndependentTasks
@@ -61,11 +61,8 @@ def as_estimator(name: str, model: Any) -> MultiTaskEstimator:
         inside = [each for each in model.get_params().values() if isinstance(each, MultiTaskEstimator)]
         if inside:
             ours, outer = type(inside[0]).__name__, type(model).__name__
-            cure = "with the steps before it as its preprocessor" if isinstance(model, Pipeline) else "fitted as it is"
-            raise TypeError(
-                f"the model {name!r} is a {outer} around {ours}, whose tasks compare cannot ask for; give {ours} "
-                f"itself, {cure}"
-            )
+            cure = by_preprocessor(model) or f"; give {ours} itself, fitted as it is"
+            raise TypeError(f"the model {name!r} is a {outer} around {ours}, whose tasks compare cannot ask for{cure}")
         if is_classifier(model):
             return IndependentTasks(classifier=model)
         if is_regressor(model):

@@ -345,7 +345,8 @@ def test_mistakes_are_told_before_any_fit():
         (
             TypeError,
             "'p' is a Pipeline around SharedTreesClassifier, whose tasks compare cannot ask for; give "
-            "SharedTreesClassifier itself, with the steps before it as its preprocessor",
+            "SharedTreesClassifier the steps in front of it, and fit that: "
+            "pipeline[-1].set_params(preprocessor=pipeline[:-1])",
             lambda: compare({"p": make_pipeline(StandardScaler(), SharedTreesClassifier())}, X, y["late"]),
         ),
         (TypeError, "wrap one of scikit-learn", lambda: compare([StandardScaler()], X, y)),
