@@ -122,8 +122,9 @@ def compare(
     within = "" if time_limit is None else f" within {time_limit:g} min"
     print(f"{rows.name}: {', '.join(tried)}{within}; Ctrl-C keeps those that are done.", flush=True)
     X, y = rows.parts["test"]
+    limit = None if time_limit is None else 60 * time_limit
     params = {**rows.facts, "random_state": models.seed, "seeds": models.seeds, "verbose": 1}
-    found = tabmtl.compare(tried, **fit, X_test=X, y_test=y, time_limit=time_limit, **params)
+    found = tabmtl.compare(tried, **fit, X_test=X, y_test=y, time_limit=limit, **params)
     found = replace(found, how=how)
     print(f"\n{found}\n")
     if report is not None:

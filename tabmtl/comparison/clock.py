@@ -21,17 +21,17 @@ class Clock:
 
     Parameters
     ----------
-    minutes : float or None
-        That the comparison may take; None is no limit.
+    limit : float or None
+        Seconds that the comparison may take; None is no limit.
     n_fits : int
         Number of fits of every model.
     has_folds : bool
         Whether ensembles fit their candidates in folds, as they do without validation rows.
     """
 
-    def __init__(self, minutes: float | None, n_fits: int, *, has_folds: bool) -> None:
-        self.minutes, self.n_fits, self.has_folds = minutes, n_fits, has_folds
-        self._end = math.inf if minutes is None else perf_counter() + 60 * minutes
+    def __init__(self, limit: float | None, n_fits: int, *, has_folds: bool) -> None:
+        self.limit, self.n_fits, self.has_folds = math.inf if limit is None else limit, n_fits, has_folds
+        self._end = perf_counter() + self.limit
         self._taken: dict[type, list[float]] = defaultdict(list)
 
     @property
@@ -77,7 +77,9 @@ class Clock:
         expected = self.expect(model) or 0.0
         if expected < self.left:
             return None
-        return f"left out: about {duration(expected)} expected, and {duration(self.left)} of {self.minutes:g} min left"
+        return (
+            f"left out: about {duration(expected)} expected, and {duration(self.left)} of {duration(self.limit)} left"
+        )
 
     def expect_all(self, models: Iterable[MultiTaskEstimator]) -> float | None:
         """Return the seconds that models will take, without those for which there will be no time."""

@@ -120,8 +120,8 @@ def compare(
         seeds say little of this spread, so intervals are wide: see :class:`Comparison`. ``models`` and ``calibration``
         are those of the first seed.
 
-        ``time_limit=30`` is for the comparison too: minutes for all models together, as ``--time-limit`` of the command
-        (those of an estimator, and of AutoGluon, are seconds). The reference is always fitted. Each other model begins
+        ``time_limit=1800`` is for the comparison too: seconds for all models together, as an estimator's are for its
+        fit (``--time-limit`` of the command is minutes). The reference is always fitted. Each other model begins
         only if it is expected to end in time, judged by the times of those before it. If not, it becomes a row with
         this reason, there is a `TimeLimitWarning`, and a quicker one behind it may still begin. AutoGluon would shorten
         fits; here none is, so that each model is judged as you would train it. One that takes longer than expected
@@ -153,11 +153,11 @@ def compare(
     """
     if (X_test is None) != (y_test is None):
         raise ValueError("X_test and y_test belong together; got only one of them")
-    seeds, minutes = params.pop("seeds", 1), params.pop("time_limit", None)
+    seeds, limit = params.pop("seeds", 1), params.pop("time_limit", None)
     check_count("seeds", seeds)
-    if minutes is not None:
-        check_positive("time_limit", minutes)
-    clock = Clock(minutes, seeds, has_folds=X_val is None)
+    if limit is not None:
+        check_positive("time_limit", limit)
+    clock = Clock(limit, seeds, has_folds=X_val is None)
     X, X_val, X_test = (as_read(*pair) for pair in ((X, "X"), (X_val, "X_val"), (X_test, "X_test")))
     given = default_models(len(X)) if models is None else named_models(models)
     prepared = {
@@ -205,7 +205,7 @@ class _Trials:
             warn_user(f"interrupted: {', '.join(waiting)} are not compared")
         if late:
             warn_user(
-                f"the time limit of {self.clock.minutes:g} minutes left out {', '.join(late)}; set a longer one",
+                f"the time limit of {duration(self.clock.limit)} left out {', '.join(late)}; set a longer one",
                 TimeLimitWarning,
             )
         differences, overall = differences_at_once(self.differences)
