@@ -307,7 +307,7 @@ def test_a_model_is_expected_to_take_what_the_nearest_took_and_an_ensemble_its_c
     assert clock.too_late(ensemble) is None
     assert clock.expect_all([ensemble, ensemble, linear()]) == 44
     clock.note(ensemble, 300)
-    assert clock.too_late(ensemble).startswith("left out: about 5 min expected, and 60 s of 1 min left")
+    assert clock.too_late(ensemble).startswith("left out: about 5 min expected, and 60 s of 60 s left")
     assert Clock(None, 1, has_folds=True).too_late(MMoE()) is None
 
 
