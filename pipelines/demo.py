@@ -104,7 +104,7 @@ def _describe(rows: TableRows, *, whole: bool) -> None:
     sizes, (X, y) = rows.sizes, rows.parts["train"]
     which = "all rows" if whole else "the sample of whole days that ships with tabmtl; --full takes all rows"
     print(f"Flights from New York City in 2013: {sum(sizes.values()):,} rows ({which}).")
-    print(f"Split by day: {sizes['train']:,} to train on, {sizes['test']:,} to score, {sizes['val']:,} for MLflow.")
+    print(f"Days: {sizes['train']:,} to train on, {sizes['test']:,} to score, {sizes['val']:,} to judge by in MLflow.")
     print(f"{y.width} targets, {X.width} features known by the scheduled departure:")
     for name, kind in rows.facts["tasks"].items():
         null = y[name].null_count() / max(len(y), 1)
