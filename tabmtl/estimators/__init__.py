@@ -10,7 +10,8 @@ every model          ``check_params(name)`` raises an error for a bad parameter;
                      parameters of ``fit``
 estimators           ``check_call(X, X_val, y_val)`` raises what ``fit`` would before it reads a row; ``learn_coder(X,
                      y)`` and ``learn_labels(y)`` learn columns and tasks as it does
-fitted estimators    ``coder_`` knows columns and tasks; ``answer(X)`` gives probabilities and values as arrays, and
+fitted estimators    ``coder_`` knows tasks, and the columns of X that the user gives, ``coder_.after`` those that a
+                     preprocessor makes of them; ``answer(X)`` gives probabilities and values as arrays, and
                      ``answer_labelled(X, y)`` those with the labels, as scores take them
 fitted networks      ``fitted_network()``
 fitted recommenders  ``columns_``, ``item_ids_``, and ``user_ids_`` where there are users

@@ -78,7 +78,7 @@ class SavableEstimator(Watched, BaseEstimator):
         return super().set_params(**params)
 
     def save(self, path: str | Path) -> None:
-        """Save to a folder of JSON, safetensors and, for trees, LightGBM text; no pickle.
+        """Save to a folder of JSON, safetensors and, for trees, LightGBM text; a preprocessor by skops; no pickle.
 
         Saving is atomic: a reader sees the old model or the new one. `tabmtl.load` reads it. Saves the parameters used
         in fit, except callables needed only for training (a callback ``on_epoch``, an aggregator as ``balance``) and
@@ -93,7 +93,8 @@ class SavableEstimator(Watched, BaseEstimator):
         Raises
         ------
         TypeError
-            If a parameter cannot be written without pickle, or a part of the model is of a class of your own.
+            If a parameter or a step of the preprocessor cannot be written without pickle, or a part of the model is of
+            a class of your own.
         ValueError
             If the model holds a value that `tabmtl.load` would refuse, such as a weight that is NaN.
         OSError

@@ -466,7 +466,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         raise NotImplementedError
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        """Return probabilities (n, K) or values (n,) per column of y."""
+        """Return probabilities (n, K) or values (n,) per column of y; X is what the preprocessor gives."""
         raise NotImplementedError
 
     # shared steps

@@ -120,7 +120,8 @@ def read_folder(path: str | Path, kinds: Mapping[str, type] = MappingProxyType({
 def load(path: str | Path, cls: type | None = None, *, kinds: Sequence[Any] = ()) -> Any:
     """Load a fitted estimator that ``save`` wrote.
 
-    Nothing in the folder is executed: it holds JSON, safetensors and LightGBM text, verified by checksum. A checksum
+    Nothing in the folder is executed: it holds JSON, safetensors, LightGBM text, and a preprocessor as skops writes it,
+    of types that are known to be safe, verified by checksum. A checksum
     does not prove who wrote it, so harmful content is refused too: links out of the folder, trees that end or hang
     LightGBM, networks larger than their weights, indices out of range.
 
