@@ -189,7 +189,9 @@ class SharedTrees(BoostedEstimator):
         as many rows. Only ``reg_lambda`` and ``prior_labels`` hold such leaf values.
     patience : int, default=80
         Number of rounds without a better validation loss after which a task stops. A round led by another task counts
-        as ``rho`` rounds. Every task gets at least 2 T rounds, where T is the number of tasks.
+        as ``rho`` rounds. Every task gets at least 2 T rounds, where T is the number of tasks. A task of two classes
+        whose loss no round lowers keeps 20 rounds if they rank its validation labels better than chance, by two
+        standard errors: such probabilities are too sure, but a constant would rank nothing.
     unknown_task : {"shared", "error"}, default="shared"
         Long layout: what ``predict`` does for a task that fit did not see, or a missing one. "shared" answers by leaf
         values pooled over all tasks.

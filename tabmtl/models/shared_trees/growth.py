@@ -21,6 +21,9 @@ Sketch = Literal["soft", "task", "random"]
 _NOISE = 0.3  # of the tasks that do not lead, in a soft sketch
 _PRIOR_LABELS = 100  # weight, in labels, of the loss of all functions in the stop of each
 _UNIT_LABELS = 20  # weight, in labels, of the unit of all functions in that of each
+#: Rounds of a function whose loss no round lowers, if they rank its labels beyond chance. Other days or places than
+#: those of fit make answers too sure: their loss rises from the first round on, while they tell the classes apart.
+_LEAST_ROUNDS = 20
 _IDLE = 10  # least rounds without a split that end the growth
 _TINY = np.finfo(float).tiny
 
@@ -294,6 +297,7 @@ class _Stop(_Rounds):
         mean = float(starts.sum() / sizes.sum()) or 1.0
         self._best = BestRounds(starts, sizes, (starts + _UNIT_LABELS * mean) / (sizes + _UNIT_LABELS), _PRIOR_LABELS)
         self.kept, self._idle = self._best.kept, np.zeros(len(sizes))
+        self._early: tuple[np.ndarray, np.ndarray] | None = None
 
     def judge(self, values: np.ndarray, followed: Sequence[np.ndarray], leader: int) -> None:
         self.rounds += 1
@@ -301,11 +305,24 @@ class _Stop(_Rounds):
         improved = self._best.judge(self._targets.total_losses(self._valid), self.rounds)
         self.loss = self._best.loss
         self._keep(improved)
+        if self.rounds == _LEAST_ROUNDS and not self.kept.all():
+            self._early = self._now.copy(), self._valid.copy()
         self._idle += self._schedule.pace(leader, len(improved))
         self._idle[improved] = 0
         n_tasks, patience = len(self.active), self._schedule.patience
         assert patience is not None  # without it, nothing is watched
         self.active = ((self._idle < patience) | (self.rounds - self.kept < 2 * n_tasks))[:n_tasks]
+
+    def close(self) -> np.ndarray:
+        if self._early is not None:
+            scores, valid = self._early
+            ranked = [f for f in np.flatnonzero(self.kept == 0).tolist() if self._targets.are_ranked(f, valid)]
+            self.kept[ranked] = _LEAST_ROUNDS
+            where = np.isin(self._function, ranked)
+            if self._schedule.keeps_scores:
+                np.copyto(self.scores, scores, where=where)
+                np.copyto(self.valid_scores, valid, where=where)
+        return super().close()
 
     def _keep(self, improved: np.ndarray) -> None:
         super()._keep(improved)

@@ -13,6 +13,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from tabmtl.metrics.classes import auc_within
+from tabmtl.metrics.intervals import standard_error
 from tabmtl.models.shared_trees.sums import LongSums, Sums
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch
@@ -163,6 +165,23 @@ class Targets:
     def _order(self) -> np.ndarray:
         """Cell of every task: (T,)."""
         return self.sums.function[self._firsts].argsort()
+
+    def are_ranked(self, function: int, scores: np.ndarray) -> bool:
+        """Return whether scores rank the labels of two classes of a function better than chance, by two errors."""
+        cell, labelled = self._labelled()[function]
+        column = int(self._firsts[cell])
+        kind = next(kind for kind, own in self.blocks if own.start <= column < own.stop)
+        if next(iter(kind.metrics)) != "roc_auc":
+            return False
+        own = tuple(array[labelled, column] for array in (self.y, scores, self.weight))
+        y, score, weight = (np.concatenate(parts) for parts in zip(*self.sums.group.gather(own), strict=True))
+        classes = y.astype(np.intp)
+        if len(np.unique(classes)) < 2:
+            return False
+        answer = np.column_stack([-score, score])
+        area, influence = auc_within(classes, answer, weight.astype(np.float64), np.zeros_like(classes))
+        error = standard_error(influence, classes)
+        return error is not None and area - 0.5 > 2 * error
 
     def _labelled(self) -> list[tuple[int, np.ndarray]]:
         """Return for every function a cell, and which rows have a label in it."""

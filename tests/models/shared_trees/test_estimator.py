@@ -303,3 +303,27 @@ def test_a_round_that_cannot_be_repeated_goes_to_another_task():
     known = schedule.found._replace(leaders=[0, 1, 0, 1, 0])
     again = grow(replace(schedule, found=known, n_rounds=5), *rows)
     assert again.leaders == [0] * 5
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_a_task_whose_loss_no_round_lowers_is_still_ranked(is_long):
+    """Validation rows of other days: fewer positives, and the feature lies higher, so every answer is too high.
+
+    ROC AUC on them: .5 for a constant, .85 for the feature itself.
+    """
+    rng = np.random.default_rng(0)
+    n = 600
+    x = rng.normal(size=(2 * n, 2))
+    y = (x[:, 0] + rng.normal(size=2 * n) > np.repeat([1, 2], n)).astype(float)
+    x[n:] += 1.5
+    X = pl.DataFrame({"x": x[:, 0], "noise": x[:, 1]})
+    labels = pl.DataFrame({"y": y if is_long else y > 0})
+    options = {}
+    if is_long:
+        X = X.with_columns(task=pl.Series(np.tile(["a", "b"], n)))
+        options = {"task_column": "task", "tasks": {"y": "binary"}}
+    model = SharedTrees(n_estimators=60, random_state=0, **options).fit(
+        X[:n], labels[:n], X_val=X[n:], y_val=labels[n:]
+    )
+    assert set(model.rounds_["shared"]) == {20}
+    assert min(model.score_tasks(X[n:], labels[n:]).values()) > 0.6
