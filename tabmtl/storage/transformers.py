@@ -39,6 +39,7 @@ class Transformer:
         """
         from skops.io import dumps, get_untrusted_types
 
+        _refuse_memory(self.fitted)
         try:
             content = dumps(self.fitted)
             strange = [name for name in get_untrusted_types(data=content) if name not in _TRUSTED]
@@ -71,9 +72,21 @@ class Transformer:
             if any(e.compress_type != ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > len(data):
                 raise ValueError("the preprocessor is packed, as no save writes it")
         try:
-            return cls(loads(data, trusted=[*_TRUSTED]))
+            fitted = loads(data, trusted=[*_TRUSTED])
         except UntrustedTypesFoundException as error:
             raise ValueError(
                 f"the preprocessor holds types that no save writes, and nothing of it was run: {error}; load a folder "
                 "that model.save wrote"
             ) from error
+        _refuse_memory(fitted)
+        return cls(fitted)
+
+
+def _refuse_memory(transformer: Any) -> None:
+    """Raise a TypeError for a step that a fit would take from a cache of joblib, which unpickles what lies there."""
+    caches = [name for name, value in transformer.get_params().items() if name.endswith("memory") and value is not None]
+    if caches:
+        raise TypeError(
+            f"the preprocessor has a cache of pickles, {caches[0]}, which no saved model may name; fit it with "
+            "memory=None"
+        )

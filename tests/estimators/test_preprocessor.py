@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from forging import forge, parts_of
+from joblib import Memory
 from lightgbm import LGBMClassifier, LGBMRegressor
 from safetensors.numpy import load, save
 from sklearn.base import clone
@@ -212,6 +213,7 @@ CURE = r"; give SharedTrees the steps in front of it.*: pipeline\[-1\]\.set_para
         (lambda fit: objective(PIPE, TABLE, Y, X_val=TABLE, y_val=Y), CURE),
         (lambda fit: fit(make_column_transformer((FunctionTransformer(own_function), ["rooms"]))).save("never"),
          r"holds \S+\.own_function, which cannot be saved without pickle"),
+        (lambda fit: fit(make_pipeline(columns(), memory=Memory(None))).save("never"), "a cache of pickles, memory"),
         (lambda fit: fit(FunctionTransformer(lambda X: X)).save("never"), r"<lambda>, which cannot be saved"),
         (lambda fit: fit(make_column_transformer((Own(), ["rooms"]))).save("never"), r"\.Own, which cannot be saved"),
         (lambda fit: fit(make_column_transformer((SplineTransformer(), ["rooms"]))).save("never"), "BSpline"),
@@ -235,6 +237,7 @@ def test_a_forged_folder_runs_nothing(tmp_path):
     (name,) = [name for name in arrays if "transformer" in name]
     forged = {
         "own_function": dumps(FunctionTransformer(own_function)),
+        "a cache of pickles": dumps(make_pipeline(columns(), memory="x")),
         "packed": dumps(columns(), compression=8),
         "not a zip": b"PK nothing",
     }
