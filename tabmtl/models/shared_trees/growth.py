@@ -319,7 +319,7 @@ class _Stop(_Rounds):
             ranked = [f for f in np.flatnonzero(self.kept == 0).tolist() if self._targets.are_ranked(f, valid)]
             self.kept[ranked] = _LEAST_ROUNDS
             where = np.isin(self._function, ranked)
-            if self._schedule.keeps_scores:
+            if self.valid_scores is not None and self._schedule.keeps_scores:
                 np.copyto(self.scores, scores, where=where)
                 np.copyto(self.valid_scores, valid, where=where)
         return super().close()
