@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import tabmtl
-from tabmtl import ESMM, IndependentTasks, MultiTaskEnsemble, Shards, SharedBottom, SharedTrees
+from tabmtl import ESMM, IndependentTasks, MultiTaskEnsemble, Shards, SharedBottom, SharedTrees, Task
 from tabmtl.inspection import feature_importances
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import Popularity
@@ -65,25 +65,28 @@ def test_an_importance_is_the_mean_fall_over_the_shuffles():
     np.testing.assert_allclose([*found.values()], np.mean(falls, axis=0), rtol=1e-12)
 
 
-def test_the_error_is_the_spread_over_rows_and_shuffles():
-    rng = np.random.default_rng(1)
-    rows = pl.DataFrame({"a": rng.normal(size=6_000), "b": rng.normal(size=6_000)})
-    y = rows.select(step=pl.col("a") + pl.col("b") * rng.normal(size=6_000))
-    line = IndependentTasks(regressor=LinearRegression()).fit(rows[:200], y[:200])
-    options = {"features": ["a"], "n_repeats": 3}
-    parts = [
-        feature_importances(line, rows[i : i + 150], y[i : i + 150], random_state=i, **options)
-        for i in range(200, 6_000 - 150, 150)
-    ]
-    found = pl.concat(parts)
-    spread = found["importance"].std()
-    assert 0.8 * spread < (found["standard_error"] ** 2).mean() ** 0.5 < 1.4 * spread
-    whole, by_group = (
-        feature_importances(line, rows[:900], y[:900], random_state=0, groups=groups, **options)
-        for groups in (None, np.arange(900) // 90)
+@pytest.mark.parametrize(("n_repeats", "widest"), [(1, 1.7), (5, 1.3)])
+def test_the_error_is_the_spread_over_rows_and_shuffles(n_repeats, widest):
+    rng, size = np.random.default_rng(1), 150
+    rows = pl.DataFrame({"a": rng.normal(size=9_000), "b": rng.normal(size=9_000)})
+    amount, is_known = rows["a"] + 0.3 * rng.normal(size=9_000), pl.int_range(pl.len()) % 3 > 0
+    y = rows.select(ratio=amount, square=pl.when(is_known).then(amount), high=amount + rows["b"] > 0)
+    square = Task(name="square", kind="regression", metric="neg_mean_squared_error")
+    plain = IndependentTasks(tasks={"square": square}, regressor=LinearRegression(), classifier=LogisticRegression())
+    plain.fit(rows[:300], y[:300])
+    options = {"features": ["a"], "n_repeats": n_repeats}
+    starts = range(300, 9_000 - size, size)
+    parts = [feature_importances(plain, rows[i : i + size], y[i : i + size], random_state=i, **options) for i in starts]
+    for (task,), found in pl.concat(parts).group_by("task"):
+        ratio = (found["standard_error"] ** 2).mean() ** 0.5 / found["importance"].std()
+        assert 0.8 < ratio < widest, task
+    ones = np.repeat(np.arange(100), 9)
+    by_row, by_group = (
+        feature_importances(plain, rows[:900], y[:900], random_state=0, groups=groups, **options)
+        for groups in (None, ones)
     )
-    assert by_group["importance"].item() == whole["importance"].item()
-    assert by_group["standard_error"].item() != whole["standard_error"].item()
+    assert by_group["importance"].equals(by_row["importance"])
+    assert (by_group["standard_error"] != by_row["standard_error"]).all()
 
 
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")
@@ -180,6 +183,8 @@ REFUSED = [
     (None, {"X": Shards(X.lazy())}, TypeError, "got Shards: give a frame with a sample"),
     (None, {"X": X[:5].drop("twin")}, ValueError, f"X has 5 rows, y has {N}"),
     (None, {"task": "low"}, ValueError, r"task names tasks that the model does not have: \['low'\].*'high'\]"),
+    (None, {"task": 0}, ValueError, r"task names tasks that the model does not have: \[0\]"),
+    (None, {"task": []}, ValueError, r"task must name a task, got \[\]; leave it out for all"),
     (None, {"features": "a"}, TypeError, r"features must be a sequence of columns, got 'a': put it in a list"),
     (None, {"features": [0]}, TypeError, "features must name columns by text, got 0"),
     (None, {"features": ["a", ["b", "tow"]]}, ValueError, rf"does not have: \['tow'\]; near is 'town'; {MODEL}"),
