@@ -76,9 +76,7 @@ for task in y.columns:
     columns = {"feature": encoded.columns, "importance": mean}
     parts.append(pl.DataFrame(columns).with_columns(task=pl.lit(task)))
 shap = pl.concat(parts)
-display = ImportanceDisplay.from_importances(shap, max_features=6)
-for ax in display.axes_.values():
-    ax.set_xlabel("mean |SHAP value|")
+ImportanceDisplay.from_importances(shap, max_features=6, label="mean |SHAP value|")
 
 # %%
 # All three agree on what is strong. See :ref:`sphx_glr_examples_plot_shap.py` for the values of single rows.

@@ -26,11 +26,13 @@ class ImportanceDisplay(Display):
     ----------
     importances : polars.DataFrame
         One row per task and feature: ``task``, ``feature``, ``importance``; perhaps ``metric``, and ``low`` and
-        ``high``, the bounds of an interval.
+        ``high``, the bounds of an interval. A frame of your own works too, such as of mean absolute SHAP values.
     tasks : sequence of str, optional
         Names of the tasks to draw; default all.
     max_features : int, default=10
         Draw the highest importances of a task only; the title says how many features are left out.
+    label : str, optional
+        Label of the axis; default: the fall of the task's metric, or "importance" without ``metric``.
 
     Attributes
     ----------
@@ -55,13 +57,18 @@ class ImportanceDisplay(Display):
     """
 
     def __init__(
-        self, importances: pl.DataFrame, *, tasks: Sequence[str] | None = None, max_features: int = 10
+        self,
+        importances: pl.DataFrame,
+        *,
+        tasks: Sequence[str] | None = None,
+        max_features: int = 10,
+        label: str | None = None,
     ) -> None:
         check_count("max_features", max_features)
         known = importances["task"].unique(maintain_order=True).to_list()
         self.tasks = known if tasks is None else [*tasks]
         check_known("tasks names tasks", self.tasks, known, "the frame")
-        self.importances, self.max_features = importances, max_features
+        self.importances, self.max_features, self.label = importances, max_features, label
 
     @classmethod
     def from_estimator(
@@ -92,7 +99,8 @@ class ImportanceDisplay(Display):
         """
         expected = "of boosted trees (of others, draw feature_importances(model, X, y) by from_importances)"
         names = [task.name for task in tasks_of(estimator, tasks, "importances_", expected)]
-        return cls(estimator.importances_, tasks=names, max_features=max_features).plot(ax=ax, bar_kw=bar_kw)
+        drawn = cls(estimator.importances_, tasks=names, max_features=max_features, label="share in the gain")
+        return drawn.plot(ax=ax, bar_kw=bar_kw)
 
     @classmethod
     def from_importances(
@@ -101,11 +109,12 @@ class ImportanceDisplay(Display):
         *,
         tasks: Sequence[str] | None = None,
         max_features: int = 10,
+        label: str | None = None,
         ax: Axes | None = None,
         bar_kw: Mapping[str, Any] | None = None,
     ) -> ImportanceDisplay:
         """Draw measured importances; the arguments are those of the class and of :meth:`from_estimator`."""
-        return cls(importances, tasks=tasks, max_features=max_features).plot(ax=ax, bar_kw=bar_kw)
+        return cls(importances, tasks=tasks, max_features=max_features, label=label).plot(ax=ax, bar_kw=bar_kw)
 
     def plot(self, *, ax: Axes | None = None, bar_kw: Mapping[str, Any] | None = None) -> ImportanceDisplay:
         """Draw the panels; the arguments are those of :meth:`from_estimator`."""
@@ -131,6 +140,6 @@ class ImportanceDisplay(Display):
         more = f", {left_out} more left out" if left_out > 0 else ""
         title = f"{name}{more}" if rows.height else f"{name}: undefined"
         ax.set_title(title, fontsize="medium")
-        has_metric = "metric" in found.columns
-        ax.set_xlabel(f"fall of {found['metric'][0]}" if has_metric else "share in the gain", fontsize="small")
+        measured = f"fall of {found['metric'][0]}" if "metric" in found.columns else "importance"
+        ax.set_xlabel(measured if self.label is None else self.label, fontsize="small")
         return bars

@@ -41,6 +41,15 @@ def test_the_gain_of_trees_is_drawn_without_measuring(boosted):
     assert (widths, display.ax_.get_xlabel()) == (expected, "share in the gain")
 
 
+def test_a_frame_without_a_metric_has_the_label_of_the_caller():
+    plain = FALLS.drop("metric", "low", "high")
+    labels = [
+        ImportanceDisplay.from_importances(frame, tasks=["late"], **own).ax_.get_xlabel()
+        for frame, own in ((plain, {}), (plain, {"label": "mean |SHAP value|"}), (FALLS, {"label": "points of AUC"}))
+    ]
+    assert labels == ["importance", "mean |SHAP value|", "points of AUC"]
+
+
 def test_tasks_that_a_frame_lacks_are_named():
     with pytest.raises(ValueError, match=r"tasks that the frame does not have: \['laet'\]; near is 'late'"):
         ImportanceDisplay.from_importances(FALLS, tasks=["laet"])
