@@ -36,8 +36,8 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
 
 
 def _hint(package: str, name: str, names: list[str]) -> str:
-    """Say what else may be meant; nothing of private names, which tools ask every module for."""
-    if name.startswith("_"):
+    """Say what else may be meant; nothing of private names, which tools ask every module for, nor of what is no name."""
+    if name.startswith("_") or not name.isidentifier():
         return ""
     if find_spec(f"{package}.{name}") is not None:
         return f"; it is a module: import {package}.{name}"

@@ -16,6 +16,7 @@ import pytest
         ("tabmtl.tuning", "open_studi", "; did you mean open_study?"),
         ("tabmtl", "schema", "; it is a module: import tabmtl.schema"),
         ("tabmtl", "Xyz", ""),
+        ("tabmtl", "shema.Task", ""),
     ],
 )
 def test_a_misspelt_name_has_a_hint(package, name, hint, monkeypatch):
