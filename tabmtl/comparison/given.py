@@ -61,7 +61,7 @@ def as_estimator(name: str, model: Any) -> MultiTaskEstimator:
         inside = [each for each in model.get_params().values() if isinstance(each, MultiTaskEstimator)]
         if inside:
             ours, outer = type(inside[0]).__name__, type(model).__name__
-            cure = by_preprocessor(model) or f"; give {ours} itself, fitted as it is"
+            cure = by_preprocessor(model) or f"; give {ours} itself, with the parameters to compare"
             raise TypeError(f"the model {name!r} is a {outer} around {ours}, whose tasks compare cannot ask for{cure}")
         if is_classifier(model):
             return IndependentTasks(classifier=model)

@@ -40,7 +40,7 @@ class FitRows(Protocol):
 
     @property
     def frame(self) -> Any:
-        """The rows as they were given to fit; None if they are no frame."""
+        """The rows as they were given to fit, behind the preprocessor; None of shards."""
 
     @property
     def n_labels(self) -> np.ndarray:
@@ -72,7 +72,7 @@ class FrameRows:
         Encoded rows, with labels in own units.
     tasks : sequence of Task
     frame : frame or array, optional
-        The rows as they were given to fit; shards have none.
+        The rows as they were given to fit, behind the preprocessor; shards have none.
     index : ndarray of int, optional
         Numbers of those of the rows that are meant; None for all.
     """

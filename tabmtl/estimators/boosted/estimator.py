@@ -66,9 +66,8 @@ class BoostedEstimator(LightGBMEstimator):
     def export_task(self, task: str) -> lgb.Booster:
         """Export all functions of one task as one plain LightGBM model.
 
-        It predicts like this estimator, values in own units or probabilities, from the frame of `encode`, whose columns
-        are its ``feature_name()``; its ``pred_contrib`` (SHAP values) sums to the prediction, of a classification to
-        the log odds or scores. For single rows, use ``predict(encoded.to_numpy(), num_threads=1)``: otherwise LightGBM
+        It predicts like this estimator, values in own units or probabilities, from the frame of `encode`. Its
+        ``pred_contrib`` (SHAP values) sums to the prediction, of a classification to the log odds or scores. For single rows, use ``predict(encoded.to_numpy(), num_threads=1)``: otherwise LightGBM
         starts all threads for each.
 
         Parameters

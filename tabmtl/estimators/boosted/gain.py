@@ -14,7 +14,7 @@ def feature_gains(trees: Sequence[str], n_features: int, values: np.ndarray | No
 
     A split sends the shares p and q of the rows of its tree left and right, where the leaves have the mean values l and
     r. It adds ``p q / (p + q) (l - r)²``. All splits of a tree add up to the variance of its values over its rows. For
-    a squared error without a penalty, that is LightGBM's gain times the square of the learning rate, a row.
+    a squared error without a penalty, that is LightGBM's gain by the number of rows, times the squared learning rate.
 
     Parameters
     ----------

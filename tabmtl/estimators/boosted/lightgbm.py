@@ -50,10 +50,11 @@ class LightGBMEstimator(MultiTaskEstimator):
     importances_ : polars.DataFrame
         One row per task and feature: ``task``, ``feature``, ``importance``, which sums to 1 in a task with a split. It
         is the feature's share in the gain of the task's trees: the variance that splits put between the task's own
-        values of leaves, over the rows of fit. So it differs between tasks whose splits are the same. For a squared
-        error without a penalty, the gain is LightGBM's. It is in units of the task's scores, such as log odds, and
-        tells what the model took up, not what helps on other rows: ask `tabmtl.inspection.feature_importances` for
-        that.
+        values of leaves, over the rows that the trees learned from. So it differs between tasks whose splits are the
+        same. Shared trees learn from rows of all tasks: a feature that is constant within a task can have a gain there.
+        For a squared error without a penalty, the shares are those of LightGBM's gain. The gain is in units of the
+        task's scores, such as log odds. It tells what the model took up, not what helps on other rows: ask
+        `tabmtl.inspection.feature_importances` for that.
     """
 
     learning_rate: Positive = 0.05
@@ -101,7 +102,8 @@ class LightGBMEstimator(MultiTaskEstimator):
             Float32 columns under the names of fit, without the task column of a long table: the numeric columns, then
             the categorical ones as codes from 0, levels sorted; missing and unseen are NaN. The models have the columns
             in this order, and in ``feature_name()`` under these names, with ``_`` for signs that LightGBM does not
-            take. They predict the frame, or faster, and before LightGBM 4.7, its ``to_numpy()``.
+            take. They take this frame from LightGBM 4.7 on. Its ``to_numpy()`` is faster, and older releases take it
+            too.
         """
         check_is_fitted(self)
         columns = self.coder_.features.columns
