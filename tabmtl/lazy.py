@@ -36,7 +36,7 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
 
 
 def _hint(package: str, name: str, names: list[str]) -> str:
-    """Say what else may be meant; nothing of private names, which tools ask every module for, nor of what is no name."""
+    """Say what else may be meant; nothing of private names, which tools ask every module for, and of no names."""
     if name.startswith("_") or not name.isidentifier():
         return ""
     if find_spec(f"{package}.{name}") is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
@@ -229,7 +230,8 @@ class _Trials:
         try:
             return self._judge(name, model)
         except Exception as error:
-            return self._failed(" ".join(describe_error(error).split()))
+            lines = re.sub(r"(?<=[^\s.,:;])\s*\n", "; ", describe_error(error).rstrip())
+            return self._failed(" ".join(lines.split()))
 
     def _judge(self, name: str, model: MultiTaskEstimator) -> pl.DataFrame:
         """Fit a model, and return its rows of the frame."""

@@ -57,6 +57,8 @@ def as_estimator(name: str, model: Any) -> MultiTaskEstimator:
     TypeError
         If it is neither, or holds an estimator of several tasks, which would learn each task alone.
     """
+    if isinstance(model, type):
+        raise TypeError(f"the model {name!r} is the class {model.__name__}; write {model.__name__}()")
     if not isinstance(model, MultiTaskEstimator) and isinstance(model, BaseEstimator):
         inside = [each for each in model.get_params().values() if isinstance(each, MultiTaskEstimator)]
         if inside:

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from compared import Broken, Chained, Interrupted, comparison, constant, linear, table
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
@@ -319,6 +320,8 @@ def test_models_of_scikit_learn_learn_every_task_alone():
     assert isinstance(found.models["pipeline"].regressor, Pipeline)
     found = compare([DecisionTreeClassifier(max_depth=2)], X, y.select("late", "kind"), random_state=0)
     assert list(found.models) == ["DecisionTreeClassifier"] and found.frame["score"].null_count() == 0
+    failed = compare([Ridge()], X.with_columns(town=pl.lit("Ulm")), y["delay <min>"], random_state=0)
+    assert "to float: 'Ulm'; it gets X as it is given, with" in failed.frame["error"].item()
 
 
 def test_mistakes_are_told_before_any_fit():
@@ -348,6 +351,12 @@ def test_mistakes_are_told_before_any_fit():
             lambda: compare({"p": make_pipeline(StandardScaler(), SharedTreesClassifier())}, X, y["late"]),
         ),
         (TypeError, "wrap one of scikit-learn", lambda: compare([StandardScaler()], X, y)),
+        (TypeError, "'plain' is the class Ridge; write Ridge()", lambda: compare({"plain": Ridge}, X, y)),
+        (
+            TypeError,
+            "whose tasks compare cannot ask for; give IndependentTasks itself, with the parameters",
+            lambda: compare([GridSearchCV(linear(), {})], X, y),
+        ),
         (
             TypeError,
             "give X.drop(['late']) as X, and X.select(['late']) as y",
