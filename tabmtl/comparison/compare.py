@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
@@ -230,8 +229,7 @@ class _Trials:
         try:
             return self._judge(name, model)
         except Exception as error:
-            lines = re.sub(r"(?<=[^\s.,:;])\s*\n", "; ", describe_error(error).rstrip())
-            return self._failed(" ".join(lines.split()))
+            return self._failed(" ".join(describe_error(error).split()))
 
     def _judge(self, name: str, model: MultiTaskEstimator) -> pl.DataFrame:
         """Fit a model, and return its rows of the frame."""

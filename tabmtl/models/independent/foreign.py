@@ -96,7 +96,7 @@ class Foreign:
             elif has_gaps:
                 cure += f", with its missing values; fill them before it: make_pipeline(SimpleImputer(), {name}())"
             kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"task {self.task.name!r}: {name} cannot {does}: {error}\n{cure}") from error
+            raise kind(f"task {self.task.name!r}: {name} cannot {does}: {str(error).rstrip(' .')};\n{cure}") from error
 
 
 def rows_of(X: Any, rows: np.ndarray, task_column: str | None) -> Any:
