@@ -1,5 +1,7 @@
 """Families of single-task models: forests as LightGBM's text, additive curves, and the weights that mix them."""
 
+from dataclasses import replace
+
 import lightgbm as lgb
 import numpy as np
 import polars as pl
@@ -102,7 +104,7 @@ def test_curves_are_the_linear_model_of_their_pieces(kind, n_pieces):
     pieces = Pieces(x, 3, n_pieces)
     slope, intercept = fit_linear(task, pieces.columns, labels(x, kind), None, 2.0)
     model = pieces.additive(slope, intercept)
-    assert model.shape == (4, task.width)
+    assert model.shape == (3, 1, task.width)
     assert_allclose(model.scores(x), pieces.columns @ slope + intercept, rtol=0, atol=1e-12)
     asked = matrix(100, 1)
     assert_array_equal(np.vstack([model.scores(row[None]) for row in asked]), model.scores(asked))
@@ -112,6 +114,27 @@ def test_curves_are_the_linear_model_of_their_pieces(kind, n_pieces):
     unknown, none = asked.copy(), asked.copy()
     unknown[:, 3], none[:, 3] = 99, np.nan
     assert_array_equal(model.scores(unknown), model.scores(none))
+
+
+def test_two_present_classes_of_many_have_the_log_odds_of_their_shares():
+    x, task = matrix(100), TASKS["m"]
+    y = np.where(np.arange(100) < 10, 0.0, 2.0)
+    pieces = Pieces(x, 3, 1)
+    slope, intercept = fit_linear(task, pieces.columns, y, None, 1e9)
+    answers = task.kind.answers(pieces.additive(slope, intercept).scores(x), 0.0, 1.0, np)
+    assert_allclose(answers.mean(axis=0), [0.1, 0.0, 0.9], atol=1e-3)
+
+
+def test_columns_without_any_value_or_change_add_nothing(table, tmp_path):
+    X, y = table
+    blank = pl.DataFrame({"z": [None] * 300, "level": [None] * 300, "one": [1e30] * 300})
+    blank = blank.cast({"z": pl.Float64, "level": pl.String})
+    for columns_of in (blank, pl.concat([X.drop("level"), blank], how="horizontal")):
+        model = IndependentTasks(families="all", random_state=0).fit(columns_of[:80], y[:80, ["r"]])
+        answers = model.predict(columns_of)
+        assert answers["r"].is_finite().all()
+        model.save(tmp_path / str(columns_of.width))
+        assert tabmtl.load(tmp_path / str(columns_of.width)).predict(columns_of).equals(answers)
 
 
 def test_mixtures_are_saved_and_answer_a_row_as_in_the_batch(table, tmp_path):
@@ -201,16 +224,24 @@ def test_shards_take_lightgbm_alone(table, tmp_path):
         IndependentTasks(families="all").fit(Shards(tmp_path / "rows.parquet"), ["b"])
 
 
-@pytest.mark.parametrize(
-    ("weights", "words"),
-    [
-        ((0.5, 0.5, 0.0), "do not fit its parts"),
-        ((1.0, 0.0, 0.0), "do not fit its parts"),
-        ((0.0, 0.0, 0.9), "sum to 1"),
-    ],
-)
-def test_weights_that_fit_no_mixture(weights, words):
+def curves(**arrays):
     pieces = Pieces(matrix(50), 3, 1)
-    curves = pieces.additive(np.zeros((pieces.columns.shape[1], 1)), np.zeros(1))
-    with pytest.raises(ValueError, match=words):
-        Mixture(weights=weights, lightgbm=None, extra_trees=None, additive=curves)
+    model = pieces.additive(np.zeros((pieces.columns.shape[1], 1)), np.zeros(1))
+    return replace(model, **arrays)
+
+
+@pytest.mark.parametrize(
+    "weights", [(0.5, 0.5, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.9), (0.0, -1.0, 2.0), (np.nan, 0.0, 1.0)]
+)
+def test_weights_that_fit_no_mixture(weights):
+    with pytest.raises(ValueError, match="do not fit its parts or sum to 1"):
+        Mixture(weights=weights, lightgbm=None, extra_trees=None, additive=curves())
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [{"knots": np.ones((3, 2))}, {"knots": np.zeros((3, 1))}, {"codes": np.zeros((1, 0), dtype=np.float32)}],
+)
+def test_arrays_that_are_no_curves(arrays):
+    with pytest.raises(ValueError, match="at least two knots, which rise"):
+        curves(**arrays)

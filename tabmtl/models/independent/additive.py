@@ -19,6 +19,7 @@ PENALTIES = tuple(np.logspace(4.5, -1, 9).tolist())
 _MOST_LEVELS = 12  # of a column, the most frequent
 _FLAT = 1e-9  # standard deviation of a column that is constant
 _TOLERANCE, _MOST_STEPS = 1e-3, 300  # of a logistic regression
+_BLOCK = 2**20  # values of an array that answers rows together
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,52 +31,61 @@ class Additive:
 
     Attributes
     ----------
-    knots : ndarray of shape (k,)
-        Values of the numbers, one number after the other.
-    heights : ndarray of shape (k, W)
-        The curves at the knots.
-    ends : ndarray of shape (Fn + 1,)
-        Where the knots of a number begin and end.
+    knots : ndarray of shape (Fn, K)
+        Rising values of every number.
+    heights : ndarray of shape (Fn, K, W)
+        The curves at the knots; a curve of fewer knots ends with equal heights.
     missing : ndarray of shape (Fn, W)
         What a missing number adds.
-    codes : ndarray of shape (l,)
-        Levels, as `tree_matrix` has them, one column after the other; others add nothing.
-    steps : ndarray of shape (l, W)
+    codes : ndarray of shape (Fc, L)
+        Levels of every column, as `tree_matrix` has them, then NaN; others add nothing.
+    steps : ndarray of shape (Fc, L, W)
         What a level adds.
-    level_ends : ndarray of shape (Fc + 1,)
     intercept : ndarray of shape (W,)
     """
 
-    knots: Annotated[np.ndarray, Stored("f8", "k")]
-    heights: Annotated[np.ndarray, Stored("f8", "k W")]
-    ends: Annotated[np.ndarray, Stored("i4", "Fn+1", offsets="k")]
-    missing: Annotated[np.ndarray, Stored("f8", "Fn W")]
-    codes: Annotated[np.ndarray, Stored("f4", "l")]
-    steps: Annotated[np.ndarray, Stored("f8", "l W")]
-    level_ends: Annotated[np.ndarray, Stored("i4", "Fc+1", offsets="l")]
-    intercept: Annotated[np.ndarray, Stored("f8", "W")]
+    knots: Annotated[np.ndarray, Stored("f8", "numbers knots")]
+    heights: Annotated[np.ndarray, Stored("f8", "numbers knots width")]
+    missing: Annotated[np.ndarray, Stored("f8", "numbers width")]
+    codes: Annotated[np.ndarray, Stored("f4", "columns levels", missing=True)]
+    steps: Annotated[np.ndarray, Stored("f8", "columns levels width")]
+    intercept: Annotated[np.ndarray, Stored("f8", "width")]
+
+    def __post_init__(self) -> None:
+        if self.knots.shape[1] < 2 or not self.codes.shape[1] or (np.diff(self.knots) <= 0).any():
+            raise ValueError("curves need at least two knots, which rise, and columns of levels at least one level")
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Numbers of columns and of outputs."""
-        return len(self.missing) + len(self.level_ends) - 1, len(self.intercept)
+    def shape(self) -> tuple[int, int, int]:
+        """Numbers of columns of numbers, of columns of levels, and of outputs."""
+        return len(self.knots), len(self.codes), len(self.intercept)
 
     def scores(self, x: np.ndarray) -> np.ndarray:
         """Return the scores (n, W) of rows of `tree_matrix`, each row by itself."""
-        scores = np.repeat(self.intercept[None], len(x), axis=0)
-        n_numbers = len(self.missing)
-        for j, (start, end) in enumerate(zip(self.ends[:-1].tolist(), self.ends[1:].tolist(), strict=True)):
-            column = x[:, j].astype(np.float64)
-            is_missing = np.isnan(column)
-            for w, heights in enumerate(self.heights[start:end].T):
-                added = np.interp(column, self.knots[start:end], heights)
-                scores[:, w] += np.where(is_missing, self.missing[j, w], added)
-        for j, (start, end) in enumerate(zip(self.level_ends[:-1].tolist(), self.level_ends[1:].tolist(), strict=True)):
-            codes, column = self.codes[start:end], x[:, n_numbers + j]
-            place = np.searchsorted(codes, column).clip(max=max(end - start - 1, 0))
-            if end > start:
-                scores += np.where((codes[place] == column)[:, None], self.steps[start:end][place], 0.0)
-        return scores
+        widest = max(self.knots.shape[1], self.codes.shape[1], len(self.intercept))
+        n_rows = max(1, _BLOCK // (widest * x.shape[1]))
+        return np.concatenate([self._scores(x[start : start + n_rows]) for start in range(0, len(x), n_rows)])
+
+    def _scores(self, x: np.ndarray) -> np.ndarray:
+        numbers, levels = np.split(x, [len(self.knots)], axis=1)
+        start = np.broadcast_to(self.intercept, (len(x), 1, len(self.intercept)))
+        added = np.concatenate([start, self._of_numbers(numbers), self._of_levels(levels)], axis=1)
+        return added.cumsum(axis=1)[:, -1]  # numpy's sum takes the columns in an order that depends on the rows
+
+    def _of_numbers(self, x: np.ndarray) -> np.ndarray:
+        """Return what numbers (n, Fn) add: (n, Fn, W)."""
+        x, column = x.astype(np.float64), np.arange(len(self.knots))
+        piece = (x[:, :, None] >= self.knots[:, 1:-1]).sum(axis=2)
+        low, high = self.knots[column, piece], self.knots[column, piece + 1]
+        share = ((x - low) / (high - low)).clip(0, 1)[:, :, None]
+        first, last = self.heights[column, piece], self.heights[column, piece + 1]
+        return np.where(np.isnan(x)[:, :, None], self.missing, first + share * (last - first))
+
+    def _of_levels(self, x: np.ndarray) -> np.ndarray:
+        """Return what levels (n, Fc) add: (n, Fc, W)."""
+        is_level = x[:, :, None] == self.codes
+        steps = self.steps[np.arange(len(self.codes)), is_level.argmax(axis=2)]
+        return np.where(is_level.any(axis=2)[:, :, None], steps, 0.0)
 
 
 class Pieces:
@@ -97,53 +107,57 @@ class Pieces:
         self._knots = [_quantiles(column, shares) for column in x[:, :n_numbers].T]
         self._codes = [_frequent(column) for column in x[:, n_numbers:].T]
         found = np.concatenate([*self._columns(x)], axis=1)
-        self._center = np.nanmean(found, axis=0) if len(found) else np.zeros(found.shape[1])
-        found = np.where(np.isnan(found), self._center, found)
-        self._scale = np.where(found.std(axis=0) > _FLAT, found.std(axis=0), 1.0)
+        known = ~np.isnan(found)
+        self._center = np.where(known, found, 0.0).sum(axis=0) / known.sum(axis=0).clip(min=1)
+        found = np.where(known, found, self._center)
+        scale = found.std(axis=0)
+        self._scale = np.where(scale > _FLAT, scale, 1.0)
         self.columns = (found - self._center) / self._scale
 
     def _columns(self, x: np.ndarray) -> Iterator[np.ndarray]:
-        yield np.zeros((len(x), 0))
         for knots, column in zip(self._knots, x.T, strict=False):
-            values = column.astype(np.float64)[:, None]
-            yield ((values - knots[:-1]) / np.diff(knots)).clip(0, 1)
-            yield np.isnan(values).astype(np.float64)
+            yield _shares(column.astype(np.float64), knots)
+            yield np.isnan(column)[:, None].astype(np.float64)
         for codes, column in zip(self._codes, x.T[len(self._knots) :], strict=True):
             yield (column[:, None] == codes).astype(np.float64)
 
     def additive(self, slope: np.ndarray, intercept: np.ndarray) -> Additive:
         """Return the model of slopes (d, W) and intercepts (W,) of the columns."""
-        slope = slope / self._scale[:, None]
-        rest, heights, missing = iter(np.split(slope, self._cuts())), [], []
-        center = iter(np.split(self._center, self._cuts()))
-        for _ in self._knots:
-            pieces, (flag,), means, _ = next(rest), next(rest), next(center), next(center)
-            heights.append(np.vstack([np.zeros(slope.shape[1]), np.cumsum(pieces, axis=0)]))
-            missing.append(means @ pieces + flag)
-        steps = [next(rest) for _ in self._codes]
-        none = np.zeros((0, slope.shape[1]))
+        slope, width, at = slope / self._scale[:, None], len(intercept), 0
+        knots = np.zeros((len(self._knots), max(map(len, self._knots), default=2)))
+        codes = np.full((len(self._codes), max([1, *map(len, self._codes)])), np.nan, dtype=np.float32)
+        heights, steps = np.zeros((*knots.shape, width)), np.zeros((*codes.shape, width))
+        missing = np.zeros((len(knots), width))
+        for j, own in enumerate(self._knots):
+            pieces, flag = slice(at, at + len(own) - 1), at + len(own) - 1
+            more = np.arange(1, knots.shape[1] - len(own) + 1)
+            knots[j] = np.append(own, own[-1] + (own[-1] - own[0]) * more)
+            heights[j] = _shares(knots[j], own) @ slope[pieces]
+            missing[j] = self._center[pieces] @ slope[pieces] + slope[flag]
+            at = flag + 1
+        for j, own in enumerate(self._codes):
+            codes[j, : len(own)], steps[j, : len(own)] = own, slope[at : at + len(own)]
+            at += len(own)
         return Additive(
-            knots=np.concatenate([np.zeros(0), *self._knots]),
-            heights=np.concatenate([none, *heights]),
-            ends=np.cumsum([0, *map(len, self._knots)], dtype=np.int32),
-            missing=np.array(missing).reshape(len(missing), slope.shape[1]),
-            codes=np.concatenate([np.zeros(0, dtype=np.float32), *self._codes]),
-            steps=np.concatenate([none, *steps]),
-            level_ends=np.cumsum([0, *map(len, self._codes)], dtype=np.int32),
+            knots=knots,
+            heights=heights,
+            missing=missing,
+            codes=codes,
+            steps=steps,
             intercept=intercept - self._center @ slope,
         )
 
-    def _cuts(self) -> np.ndarray:
-        """Return where the columns of a piece, of a flag and of levels end, but for the last."""
-        sizes = [size for knots in self._knots for size in (len(knots) - 1, 1)] + [*map(len, self._codes)]
-        return np.cumsum(sizes)[:-1]
+
+def _shares(values: np.ndarray, knots: np.ndarray) -> np.ndarray:
+    """Return how much of every piece between knots lies below values (n,): (n, pieces)."""
+    return ((values[:, None] - knots[:-1]) / np.diff(knots)).clip(0, 1)
 
 
 def _quantiles(column: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Return at least two rising knots of a number."""
     known = column[~np.isnan(column)].astype(np.float64)
     knots = np.unique(np.quantile(known, shares)) if len(known) else np.zeros(1)
-    return knots if len(knots) > 1 else np.array([knots[0], knots[0] + 1])
+    return knots if len(knots) > 1 else np.array([knots[0], knots[0] + max(1.0, abs(knots[0]))])
 
 
 def _frequent(column: np.ndarray) -> np.ndarray:
@@ -156,16 +170,18 @@ def fit_linear(
     task: Task, columns: np.ndarray, y: np.ndarray, weight: np.ndarray | None, penalty: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit a linear model of squares or classes; return slopes (d, W) and intercepts (W,) of the scores of its kind."""
-    if not task.is_classification:
-        ridge = Ridge(alpha=penalty).fit(columns, y, sample_weight=weight)
-        return ridge.coef_[:, None], np.array([ridge.intercept_])
     means = task.kind.means(y, task.width)
+    if not task.is_classification:
+        ridge = Ridge(alpha=penalty).fit(columns, means, sample_weight=weight)
+        return np.atleast_2d(ridge.coef_).T, np.atleast_1d(ridge.intercept_)
     slope, intercept = np.zeros((columns.shape[1], task.width)), task.kind.start(np.average(means, 0, weight))
     present = np.unique(y).astype(np.intp)
     if len(present) > 1:
         model = LogisticRegression(C=1 / penalty, tol=_TOLERANCE, max_iter=_MOST_STEPS)
         model.fit(columns, y.astype(np.intp), sample_weight=weight)
-        # with two classes, scikit-learn gives the log odds of the second
-        scored = slice(None) if task.is_binary else present[1:] if len(present) == 2 else present
+        scored: slice | np.ndarray = slice(None) if task.is_binary else present
+        if len(present) == 2 and not task.is_binary:
+            # scikit-learn gives the log odds of the second class, and the first has the score 0
+            intercept[present[0]], scored = 0.0, present[1:]
         slope[:, scored], intercept[scored] = model.coef_.T, model.intercept_
     return slope, intercept

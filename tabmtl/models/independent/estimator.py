@@ -84,14 +84,15 @@ class IndependentState(TableState):
         ):
             raise ValueError(f"each of the {len(tasks)} tasks needs either trees or a mixture")
         for task, trees, mixture in zip(tasks, self.trees, self.mixtures, strict=True):
+            expected = (len(columns.numeric), len(columns.categorical), task.width)
             texts = [trees] if mixture is None else [mixture.lightgbm, mixture.extra_trees]
-            found = {text.shape[:2] for text in texts if text is not None}
+            fits = all(text.shape[:2] == (columns.n_features, task.width) for text in texts if text is not None)
             if mixture is not None and mixture.additive is not None:
-                found.add(mixture.additive.shape)
-            if found != {(columns.n_features, task.width)}:
+                fits &= mixture.additive.shape == expected
+            if not fits:
                 raise ValueError(
-                    f"the models of task {task.name!r} have columns and outputs {sorted(found)}, expected "
-                    f"{(columns.n_features, task.width)}"
+                    f"a model of task {task.name!r} does not have its numbers of numeric columns, of columns of levels "
+                    f"and of outputs, which are {expected}"
                 )
 
 

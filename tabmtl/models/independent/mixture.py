@@ -61,7 +61,7 @@ class Mixture:
     def __post_init__(self) -> None:
         parts = (self.lightgbm, self.extra_trees, self.additive)
         fits = all((part is not None) == (weight > 0) for part, weight in zip(parts, self.weights, strict=True))
-        if not fits or min(self.weights) < 0 or abs(sum(self.weights) - 1) > 1e-9:
+        if not (fits and min(self.weights) >= 0 and abs(sum(self.weights) - 1) < 1e-9):
             raise ValueError(f"the weights of a mixture are {self.weights}, which do not fit its parts or sum to 1")
 
     def __str__(self) -> str:
