@@ -40,7 +40,7 @@ def torch_seed():
 @pytest.fixture
 def three_folds(monkeypatch):
     """Let IndependentTasks choose its trees by three folds of few rows in place of ten."""
-    monkeypatch.setattr("tabmtl.models.independent.folds._MOST_FOLDS", 3)
+    monkeypatch.setattr("tabmtl.models.independent.choice.MOST_FOLDS", 3)
 
 
 #: Seconds by room: a folder of `tests`, or a file outside the folders.

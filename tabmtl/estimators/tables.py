@@ -505,7 +505,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
 
     def _preprocessed(self, X: Any) -> Any:
         """Return rows as `_read_rows` and `_outputs` take them: with the columns of fit, behind the preprocessor."""
-        return self.coder_.prepared(self._check_columns(X))
+        X = self._check_columns(X)  # an estimator that is not fitted has no coder
+        return self.coder_.prepared(X)
 
     def _read_rows(self, X: Any) -> Batch:
         """Return encoded rows to predict, of those that the preprocessor gives."""
