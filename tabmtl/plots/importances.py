@@ -24,7 +24,7 @@ class ImportanceDisplay(Display):
 
     Parameters
     ----------
-    importances : polars.DataFrame
+    importances : frame of polars or pandas
         One row per task and feature: ``task``, ``feature``, ``importance``; perhaps ``metric``, and ``low`` and
         ``high``, the bounds of an interval. A frame of your own works too, such as of mean absolute SHAP values.
     tasks : sequence of str, optional
@@ -58,13 +58,14 @@ class ImportanceDisplay(Display):
 
     def __init__(
         self,
-        importances: pl.DataFrame,
+        importances: Any,
         *,
         tasks: Sequence[str] | None = None,
         max_features: int = 10,
         label: str | None = None,
     ) -> None:
         check_count("max_features", max_features)
+        importances = pl.DataFrame(importances)
         known = importances["task"].unique(maintain_order=True).to_list()
         self.tasks = known if tasks is None else [*tasks]
         check_known("tasks names tasks", self.tasks, known, "the frame")
@@ -105,7 +106,7 @@ class ImportanceDisplay(Display):
     @classmethod
     def from_importances(
         cls,
-        importances: pl.DataFrame,
+        importances: Any,
         *,
         tasks: Sequence[str] | None = None,
         max_features: int = 10,
