@@ -13,7 +13,7 @@ import tabmtl
 from tabmtl import IndependentTasks, Shards
 from tabmtl.models.independent import forest as forests
 from tabmtl.models.independent.additive import PIECES, Pieces, fit_linear
-from tabmtl.models.independent.forest import grow_forest
+from tabmtl.models.independent.forest import Forest
 from tabmtl.models.independent.mixture import FAMILIES, MOST_MIXED, Mixture
 from tabmtl.models.independent.rows import Sample
 from tabmtl.schema import Columns
@@ -72,7 +72,10 @@ def test_a_forest_of_lightgbm_answers_as_that_of_scikit_learn(monkeypatch, leaf)
     x, asked = matrix(150), np.vstack([matrix(500, 1), matrix(150), np.full((1, 4), np.nan)]).astype(np.float32)
     y = np.column_stack([labels(x, "r"), labels(x, "b")])
     rows = Sample(x, y[:, 0], np.linspace(0.5, 2, 150), None)
-    text, unseen = grow_forest(rows, y, columns(), 0, 20, min_samples_leaf=leaf, max_features=0.5)
+    forest = Forest(rows, y, 0, min_samples_leaf=leaf, max_features=0.5)
+    forest.grow(5)
+    forest.grow(20)
+    text, unseen = forest.text(columns()), forest.unseen
     assert check_trees(text.encode())[:3] == (4, 2, 20)
     model = lgb.Booster(model_str=text)
     expected = np.mean([tree.predict(asked) for tree in grown], axis=0)
@@ -89,12 +92,14 @@ def test_no_tree_that_saw_a_group_answers_its_rows(monkeypatch):
     rng, group = np.random.default_rng(0), np.repeat(np.arange(200), 3)
     x = np.column_stack([group, np.zeros((600, 3))]).astype(np.float32)
     y = rng.normal(size=200)[group]
-    by_row = grow_forest(Sample(x, y, None, None), y[:, None], columns(), 0, 50, min_samples_leaf=1, max_features=1.0)
-    by_group = grow_forest(
-        Sample(x, y, None, group), y[:, None], columns(), 0, 50, min_samples_leaf=1, max_features=1.0
+    by_row, by_group = (
+        Forest(Sample(x, y, None, units), y[:, None], 0, min_samples_leaf=1, max_features=1.0)
+        for units in (None, group)
     )
-    assert np.corrcoef(by_row[1][:, 0], y)[0, 1] > 0.5
-    assert np.corrcoef(by_group[1][:, 0], y)[0, 1] < 0.25
+    by_row.grow(50)
+    by_group.grow(50)
+    assert np.corrcoef(by_row.unseen[:, 0], y)[0, 1] > 0.5
+    assert np.corrcoef(by_group.unseen[:, 0], y)[0, 1] < 0.25
 
 
 @pytest.mark.parametrize("kind", TASKS)

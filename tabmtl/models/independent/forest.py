@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
+from sklearn import config_context
 from sklearn.tree import ExtraTreeRegressor
 
 from tabmtl.estimators.boosted.border import plain_names
@@ -20,10 +22,8 @@ _MISSING_LEFT, _MISSING_RIGHT = 10, 8  # LightGBM's decision types of numbers wh
 SETTINGS = tuple({"min_samples_leaf": leaf, "max_features": 0.5} for leaf in (1, 3, 8))
 
 
-def grow_forest(
-    rows: Sample, means: np.ndarray, columns: Columns, seed: int, n_trees: int, **setting: Any
-) -> tuple[TreeText, np.ndarray]:
-    """Grow a forest, each tree on a bootstrap sample of the rows or of their groups.
+class Forest:
+    """A growing forest, each tree on a bootstrap sample of the rows or of their groups.
 
     A leaf answers the mean of its rows, which is the share of a class for classes; there squared errors choose the
     splits that Gini's impurity chooses. Levels of categories are numbers in the order of their codes.
@@ -33,37 +33,48 @@ def grow_forest(
     rows : Sample
     means : ndarray of shape (n, width)
         Labels as means, as `tabmtl.targets.Kind` has them.
-    columns : Columns
-    seed, n_trees : int
+    seed : int
+    min_samples_leaf : int
     **setting
-        Parameters of scikit-learn's ``ExtraTreeRegressor``.
-
-    Returns
-    -------
-    trees : TreeText
-        Its raw scores are means.
-    unseen : ndarray of shape (n, width)
-        The mean answer of the trees that have not seen a row; NaN where all have.
+        Other parameters of scikit-learn's ``ExtraTreeRegressor``.
     """
-    rng, width = np.random.default_rng(seed), means.shape[1]
-    unit = np.arange(len(rows)) if rows.group is None else np.unique(rows.group, return_inverse=True)[1]
-    n_units, n_trees = int(unit.max()) + 1, max(1, min(n_trees, _MOST_TREES // width))
-    least = max(setting.pop("min_samples_leaf"), int(len(rows) * _LEAST_SHARE))
-    total, count = np.zeros(means.shape), np.zeros(len(rows))
-    texts: list[str] = []
-    for _ in range(n_trees):
-        drawn = np.bincount(rng.integers(0, n_units, n_units), minlength=n_units)[unit].astype(np.float64)
-        seen = np.flatnonzero(drawn)
+
+    def __init__(self, rows: Sample, means: np.ndarray, seed: int, *, min_samples_leaf: int, **setting: Any) -> None:
+        self._rows, self._means, self._rng = rows, means, np.random.default_rng(seed)
+        self._setting = {"min_samples_leaf": max(min_samples_leaf, int(len(rows) * _LEAST_SHARE)), **setting}
+        self._unit = np.arange(len(rows)) if rows.group is None else np.unique(rows.group, return_inverse=True)[1]
+        self._trees: list[Any] = []
+        self._total, self._count = np.zeros(means.shape), np.zeros(len(rows))
+
+    def grow(self, n_trees: int) -> None:
+        """Grow until there are so many trees, or the most that fit."""
+        most = max(1, min(n_trees, _MOST_TREES // self._means.shape[1]))
+        # checks of every tree would take as long as a small tree; sums of large numbers may overflow in them
+        with config_context(assume_finite=True, skip_parameter_validation=True), np.errstate(all="ignore"):
+            while len(self._trees) < most:
+                self._grow_one()
+
+    def _grow_one(self) -> None:
+        rows, rng, n_units = self._rows, self._rng, int(self._unit.max()) + 1
+        drawn = np.bincount(rng.integers(0, n_units, n_units), minlength=n_units)[self._unit].astype(np.float64)
+        seen, rest = np.flatnonzero(drawn), np.flatnonzero(drawn == 0)
         weight = drawn[seen] if rows.weight is None else drawn[seen] * rows.weight[seen]
-        tree = ExtraTreeRegressor(random_state=int(rng.integers(2**31)), min_samples_leaf=least, **setting)
-        tree.fit(rows.x[seen], means[seen], sample_weight=weight)
-        rest = np.flatnonzero(drawn == 0)
-        if len(rest):
-            total[rest] += tree.predict(rows.x[rest]).reshape(-1, width)
-            count[rest] += 1
-        texts += _as_text(tree.tree_, 1 / n_trees)
-    with np.errstate(invalid="ignore"):
-        return TreeText.joined(_header(columns), texts, width), total / count[:, None]
+        model = ExtraTreeRegressor(random_state=int(rng.integers(2**31)), **self._setting)
+        tree = model.fit(rows.x[seen], self._means[seen], sample_weight=weight).tree_
+        self._total[rest] += tree.predict(rows.x[rest]).reshape(len(rest), -1)
+        self._count[rest] += 1
+        self._trees.append(tree)
+
+    @property
+    def unseen(self) -> np.ndarray:
+        """The mean answer (n, width) of the trees that have not seen a row; NaN where all have."""
+        with np.errstate(invalid="ignore"):
+            return self._total / self._count[:, None]
+
+    def text(self, columns: Columns) -> TreeText:
+        """Return the forest as a model of LightGBM, whose raw scores are means."""
+        texts = chain.from_iterable(_as_text(tree, 1 / len(self._trees)) for tree in self._trees)
+        return TreeText.joined(_header(columns), texts, self._means.shape[1])
 
 
 def _header(columns: Columns) -> str:
@@ -100,20 +111,12 @@ def _as_text(tree: Any, factor: float) -> Iterator[str]:
         "left_child": number[left],
         "right_child": number[right],
     }
-    counts = {
-        "leaf_weight": np.zeros(len(leaves), dtype=np.int64),
-        "leaf_count": tree.n_node_samples[leaves],
-    }
-    inside = {
-        "internal_weight": np.zeros(len(inner), dtype=np.int64),
-        "internal_count": tree.n_node_samples[inner],
-        "is_linear": [0],
-        "shrinkage": [1],
-    }
-    before, middle, after = (_lines(part) for part in (split, counts, inside))
+    nothing = np.zeros(len(inner), dtype=np.int64)
+    counts = {"leaf_weight": np.zeros(len(leaves), dtype=np.int64), "leaf_count": tree.n_node_samples[leaves]}
+    inside = {"internal_value": nothing, "internal_weight": nothing, "internal_count": tree.n_node_samples[inner]}
+    before, after = _lines(split), _lines(counts | inside | {"is_linear": [0], "shrinkage": [1]})
     for own in values.T:
-        leaf = _lines({"leaf_value": own[leaves]})
-        yield "\n".join([before, leaf, middle, _lines({"internal_value": np.zeros(len(inner), dtype=np.int64)}), after])
+        yield "\n".join([before, _lines({"leaf_value": own[leaves]}), after])
 
 
 def _lines(values: dict[str, Any]) -> str:

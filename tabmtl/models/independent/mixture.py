@@ -15,7 +15,7 @@ import numpy as np
 from tabmtl.estimators.boosted.rounds import Split
 from tabmtl.models.independent.additive import PENALTIES, PIECES, Additive, Pieces, fit_linear
 from tabmtl.models.independent.folds import deal
-from tabmtl.models.independent.forest import SETTINGS, grow_forest
+from tabmtl.models.independent.forest import SETTINGS, Forest
 from tabmtl.models.independent.grower import Grower
 from tabmtl.models.independent.rows import Sample
 from tabmtl.storage.lightgbm_text import TreeText
@@ -166,12 +166,17 @@ class Mixer:
         means = self.grower.task.kind.means(rows.y, self.grower.task.width)
         constant = np.average(means, axis=0, weights=rows.weight)
 
-        def grow(setting: dict[str, Any], n_trees: int) -> Part:
-            text, unseen = grow_forest(rows, means, self.grower.columns, self.seed, n_trees, **setting)
-            return text, answer_means(self.grower.task, np.where(np.isnan(unseen), constant, unseen))
+        def unseen(forest: Forest) -> np.ndarray:
+            means_or_none = forest.unseen
+            return answer_means(self.grower.task, np.where(np.isnan(means_or_none), constant, means_or_none))
 
-        losses = [self.grower.losses(grow(setting, _TRIED_TREES)[1], rows).sum() for setting in SETTINGS]
-        return grow(SETTINGS[int(np.argmin(losses))], _TREES if len(rows) < MANY else _TREES_OF_MANY)
+        def loss(forest: Forest) -> float:
+            forest.grow(_TRIED_TREES)
+            return self.grower.losses(unseen(forest), rows).sum()
+
+        best = min((Forest(rows, means, self.seed, **setting) for setting in SETTINGS), key=loss)
+        best.grow(_TREES if len(rows) < MANY else _TREES_OF_MANY)
+        return best.text(self.grower.columns), unseen(best)
 
     def _additive(self, rows: Sample) -> Part:
         """Fit curves by the number of pieces and the penalty that predict best by folds."""
