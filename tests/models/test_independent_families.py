@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.tree import ExtraTreeRegressor
 
 import tabmtl
-from tabmtl import IndependentTasks, Shards
+from tabmtl import IndependentTasks, IndependentTasksClassifier, Shards
 from tabmtl.models.independent import forest as forests
 from tabmtl.models.independent.additive import PIECES, Pieces, fit_linear
 from tabmtl.models.independent.forest import Forest
@@ -162,10 +162,11 @@ def test_mixtures_learn_groups_weights_and_given_validation_rows(table, options)
     X, y = table
     given = {"groups": np.arange(300) // 3} if "groups" in options else {}
     given |= {"sample_weight": np.linspace(1, 2, 300)} if "sample_weight" in options else {}
-    given |= {"X_val": X[200:], "y_val": y[200:]} if "validated" in options else {}
+    given |= {"X_val": X[200:], "y_val": y[200:, ["r", "b"]]} if "validated" in options else {}
     rows = slice(200) if "validated" in options else slice(300)
     first, second = (
-        IndependentTasks(families="all", random_state=0).fit(X[rows], y[rows], **given).predict(X) for _ in range(2)
+        IndependentTasks(families="all", random_state=0).fit(X[rows], y[rows, ["r", "b"]], **given).predict(X)
+        for _ in range(2)
     )
     assert first.equals(second)
     assert first.null_count().sum_horizontal().item() == 0
@@ -194,6 +195,17 @@ def test_curves_help_where_columns_add_up():
     mixed = IndependentTasks(families="all", random_state=0).fit(X[train], y[train])
     assert mixed.family_weights_["additive"][0] > 0.5
     assert mixed.score(X[test], y[test]) > alone.score(X[test], y[test]) + 0.02
+
+
+def test_two_rows_with_all_of_the_weight_choose_no_family():
+    X = np.random.default_rng(0).normal(size=(100, 2))
+    y, weight = X[:, 0] > 0, np.where(np.arange(100) < 2, 1e6, 1.0)
+    found = [
+        IndependentTasksClassifier(families="all", random_state=0).fit(X, y, sample_weight=own).family_weights_
+        for own in (np.ones(100), weight)
+    ]
+    spreads = [np.ptp(weights.select(FAMILIES).row(0)) for weights in found]
+    assert spreads[1] < 0.2 < spreads[0]
 
 
 def test_lightgbm_alone_learns_more_labels_than_the_others_take(monkeypatch, table):

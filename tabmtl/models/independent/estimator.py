@@ -125,8 +125,9 @@ class IndependentTasks(LightGBMEstimator):
         trees, and "additive", a ridge or logistic regression on pieces of every column. Each family chooses its own
         settings. The answers of all are averaged by weights that suit the labels not seen in the fit, chosen for each
         task: from folds below 5 000 labels, else from rows set aside or y_val. Few labels mix all about equally. Above
-        20 000 labels, LightGBM learns a task alone, as it does in `Shards` and in groups of processes. "all" was
-        clearly ahead of LightGBM alone at few labels, and takes one to three times its time there.
+        20 000 labels, LightGBM learns a task alone; `Shards` and groups of processes refuse other families. Where folds
+        choose the weights, they choose LightGBM's trees too, and ``tune`` has no effect. "all" was clearly ahead of
+        LightGBM alone at few labels, and takes one to three times its time there.
     early_stopping : bool, default=True
         Stop LightGBM if a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved for
         ``patience`` trees. Without labels of the task in y_val, ``validation_fraction`` of its rows is set aside to
@@ -146,7 +147,10 @@ class IndependentTasks(LightGBMEstimator):
     Attributes
     ----------
     estimators_ : dict of str to estimator
-        The fitted model of every task: a LightGBM Booster, which takes rows from `encode`, or a scikit-learn estimator.
+        The fitted model of every task: a LightGBM Booster, which takes rows from `encode`, a scikit-learn estimator,
+        or a mixture of ``families``, which only this estimator asks.
+    family_weights_ : polars.DataFrame
+        One row per task, and one column per family: the weight of its answers.
     configuration_ : str
         Name of the configuration that was taken: "default" without ``tune``, and the first one if no task is judged.
     configuration_scores_ : polars.DataFrame
@@ -176,8 +180,8 @@ class IndependentTasks(LightGBMEstimator):
 
     _stored: ClassVar[type] = IndependentState
 
-    export_onnx = NotHere("its models are plain LightGBM; say estimators_[task], or fit a network")
-    export_task = NotHere("its models are plain LightGBM; say estimators_[task]")
+    export_onnx = NotHere("its models are in estimators_[task], plain LightGBM by default; or fit a network")
+    export_task = NotHere("its models are in estimators_[task], plain LightGBM by default")
 
     def _check_params(self) -> None:
         super()._check_params()

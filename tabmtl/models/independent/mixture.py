@@ -150,7 +150,7 @@ class Mixer:
     def _fits(self) -> dict[str, Callable[[Sample], Part]]:
         kind = self.grower.task.kind
         known = {"extra_trees": self._forest}
-        if kind.answer == "probabilities" or kind.is_quadratic:
+        if kind.is_quadratic or kind.lightgbm_link(self.grower.task.width).split()[0] in ("binary", "multiclass"):
             known["additive"] = self._additive
         return {name: fit for name, fit in known.items() if name in self.families}
 
@@ -209,23 +209,23 @@ class Mixer:
     def _weigh(self, answers: Sequence[np.ndarray], rows: Sample) -> tuple[float, ...]:
         """Choose the weights of answers by the likelihood of the labels, pulled to equal weights.
 
-        Rows of a group count as one. Squares have the likelihood of normal errors of one spread; where few rows have
-        most of their sum, as of labels with a long tail, the others tell as little as if they were fewer.
+        Rows of a group count as one. Squares have the likelihood of normal errors of one spread. Where few rows have
+        most of the weight, or, as of labels with a long tail, of the squares, the others tell as little as if they were
+        fewer.
         """
         is_quadratic = self.grower.task.kind.is_quadratic
+        weight = np.ones(len(rows)) if rows.weight is None else rows.weight
         n_units = len(rows) if rows.group is None else len(np.unique(rows.group))
-        total = len(rows) if rows.weight is None else rows.weight.sum()
 
         def losses_of(weights: np.ndarray) -> np.ndarray:
             return self.grower.losses(np.tensordot(weights, answers, axes=1), rows)
 
-        equal = losses_of(np.full(len(answers), 1 / len(answers)))
-        if is_quadratic:
-            # squares of normal errors have three times the square of their mean as the mean of theirs
-            n_units *= min(1.0, 3 * equal.mean() ** 2 / max(np.square(equal).mean(), _TINY))
+        # squares of normal errors have three times the square of their mean as the mean of theirs
+        most, tail = (3, losses_of(np.full(len(answers), 1 / len(answers)))) if is_quadratic else (1, weight)
+        n_units *= min(1.0, most * tail.mean() ** 2 / max(np.square(tail).mean(), _TINY))
 
         def nats(weights: np.ndarray) -> float:
-            mean = max(losses_of(weights).sum() / total, _TINY)
+            mean = max(losses_of(weights).sum() / weight.sum(), _TINY)
             likelihood = np.log(mean) / 2 if is_quadratic else mean
             some = weights[weights > 0]
             return n_units * likelihood + _PULL * (some * np.log(some * len(weights))).sum()
