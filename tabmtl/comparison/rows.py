@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
@@ -84,6 +85,10 @@ class ComparedRows:
         missing = [name for name in coder.names if coder.named and not has_column(X, name)]
         if missing:
             raise ValueError(f"X_test lacks the columns {missing} of X; give it all columns of X")
+        columns = nw.from_native(X).columns if coder.named and nw.dependencies.is_into_dataframe(X) else ()
+        further = [name for name in columns if str(name) not in (*coder.names, *coder.dropped)]
+        if further:
+            raise ValueError(f"X_test has the columns {further}, and X has not; give it the columns of X only")
         tested, groups = coder.read(X, y), fit["groups"]
         own, of_test = groups if isinstance(groups, tuple) and len(groups) == 2 else (groups, None)
         if isinstance(groups, str) and has_column(X, groups):

@@ -375,6 +375,11 @@ def test_mistakes_are_told_before_any_fit():
             "X_test lacks the columns ['a'] of X; give it all columns of X",
             lambda: compare([spy], X, y, X_test=X.drop("a"), y_test=y),
         ),
+        (
+            ValueError,
+            "X_test has the columns ['q'], and X has not; give it the columns of X only",
+            lambda: compare([spy], X, y, X_test=X.with_columns(q=1), y_test=y),
+        ),
         (ValueError, "y lacks the targets", lambda: compare([spy], X, y, X_test=X, y_test=y.drop("kind"))),
         (ValueError, "would learn other tasks", lambda: compare([spy, IndependentTasks(tasks=other)], X, y)),
         (ValueError, "would learn other tasks", lambda: compare([spy, Interrupted(task_column="day")], X, y["late"])),
