@@ -62,7 +62,7 @@ def feature_importances(
         Columns of X to shuffle. Those in an inner sequence move together, and their names are joined by `` + ``.
         Default: each feature by itself. The columns of an array are called ``x0``, ``x1``, ...
     n_repeats : int, default=5
-        Number of shuffles of every feature.
+        Number of shuffles of every feature. One does not tell how far shuffles differ, so its error is rather too wide.
     groups : array of shape (n,) or str, optional
         Group of every row, such as a patient, or the name of a column of X that holds it. The error is then over draws
         of groups; by default, over draws of rows. Rows are shuffled without regard to it.

@@ -13,7 +13,7 @@ from tabmtl.ensemble.models import with_reference
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.processes.forks import count_threads
 
-_FOLDS = 5  # of an ensemble that chooses their number by itself
+_FOLDS = 5  # of an ensemble that chooses their number by itself; few labels take more, whose fits are short
 
 
 class Clock:

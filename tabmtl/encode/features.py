@@ -17,7 +17,7 @@ from tabmtl.columns.cures import Library, by_cast, by_dates, by_drop, by_numbers
 from tabmtl.columns.kind import SLICE_ROWS, Coding, LeanPickle, Slices, Summary, in_slices, merge, of_parts
 from tabmtl.columns.number import NumericScaler, NumericTransform
 from tabmtl.encode.files import count_rows, read_blocks
-from tabmtl.params import check_known
+from tabmtl.params import check_known, near
 from tabmtl.schema import Columns
 from tabmtl.storage.stored import Stored
 
@@ -249,6 +249,8 @@ class FeatureCoder(LeanPickle):
     def _check_types(self, schema: pl.Schema) -> None:
         for coder in self.coders.values():
             for name in coder.names:
+                if name not in schema:
+                    raise ValueError(f"there is no column {name!r}, which fit had{near(name, schema)}; add it")
                 if not (coder.reads(schema[name], coder.name) or schema[name] == pl.Null):
                     raise TypeError(
                         f"column {name!r} {coder.held} in fit and is now {schema[name]}; cast it to {coder.cast}, or "

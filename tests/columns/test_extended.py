@@ -94,5 +94,7 @@ def test_levels_grow_block_by_block(monkeypatch):
     monkeypatch.setattr("tabmtl.encode.features.SLICE_ROWS", 2)
     assert coder.extended(more.lazy()).columns == grown.columns
     assert coder.extended(more[:0].lazy()) is coder
+    with pytest.raises(ValueError, match="there is no column 'town', which fit had; near is 'towns'; add it"):
+        coder.extended(more.rename({"town": "towns"}))
     with pytest.raises(TypeError, match="'x' was numeric in fit and is now String"):
         coder.extended(more.cast({"x": pl.String}))
