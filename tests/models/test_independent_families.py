@@ -172,6 +172,13 @@ def test_mixtures_learn_groups_weights_and_given_validation_rows(table, options)
     assert first.null_count().sum_horizontal().item() == 0
 
 
+def test_rows_of_one_group_are_judged_by_given_validation_rows(table):
+    X, y = table[0], table[1][["r"]]
+    one = IndependentTasks(families="all", random_state=0)
+    one.fit(X[:60], y[:60], groups=np.zeros(60), X_val=X[60:], y_val=y[60:])
+    assert one.family_weights_.select("extra_trees", "additive").sum_horizontal().item() > 0
+
+
 def test_many_rows_are_set_aside_to_weigh_and_learned_then(table, monkeypatch):
     """From 5 000 labels on, rows set aside stop LightGBM and weigh all families."""
     from tabmtl.models.independent import choice

@@ -110,15 +110,13 @@ class TreesOfTask:
 
     def finish(self, given: TaskRows, found: Grown, watch: Watch) -> lgb.Booster | Mixture:
         """Grow as many trees on all rows, where some were held out, and mix them with other families."""
-        split = self._split(given)
         if found.mixture is not None:
             return found.mixture
+        split = self._split(given)
         booster = found.booster if split is None or split.keep is None else self._refit(split, found, watch)
         if split is None or found.answers is None or not self.mixer.takes(len(split.all)):
             return booster
-        if watch.cuts(f"the forest and the curves of task {self.task.name!r}"):
-            return booster
-        return self.mixer.mix_asked(booster, split, found.answers)
+        return self.mixer.mix_asked(booster, split, found.answers, watch)
 
     def _refit(self, split: Split, found: Grown, watch: Watch) -> lgb.Booster:
         grower = self.grower

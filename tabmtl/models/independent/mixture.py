@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from operator import itemgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import lightgbm as lgb
 import numpy as np
@@ -21,6 +21,7 @@ from tabmtl.models.independent.rows import Sample
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.storage.stored import Stored
 from tabmtl.targets import Task
+from tabmtl.training.watch import Watch
 
 #: What a task may be learned by.
 FAMILIES = ("lightgbm", "extra_trees", "additive")
@@ -100,8 +101,15 @@ def answer_means(task: Task, means: np.ndarray) -> np.ndarray:
     return task.kind.answers(task.kind.unlink(means, np), 0.0, 1.0, np)
 
 
-#: A fitted part of a mixture, and its answers to its own rows, each by models that have not seen the row.
-Part = tuple[Any, np.ndarray]
+class Part(NamedTuple):
+    """A model of a family, its answers to its own rows, each by models that have not seen the row, and its fit.
+
+    The fit learns other rows by the settings that were chosen here.
+    """
+
+    model: TreeText | Additive
+    unseen: np.ndarray
+    fit: Callable[[Sample], TreeText | Additive]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,23 +135,29 @@ class Mixer:
 
     def mix_unseen(self, booster: lgb.Booster, rows: Sample, unseen: np.ndarray) -> tuple[Mixture, np.ndarray]:
         """Mix what learned all rows; LightGBM has unseen answers by folds. Return the losses of the mixture too."""
-        found: dict[str, Part] = {"lightgbm": (booster, unseen)} | {name: fit(rows) for name, fit in self._fits.items()}
-        weights = self._weigh([answers for _, answers in found.values()], rows)
-        mixed = np.tensordot(weights, [answers for _, answers in found.values()], axes=1)
-        parts = {name: part for name, (part, _) in found.items()}
+        found = {name: fit(rows) for name, fit in self._fits.items()}
+        answers = [unseen, *(part.unseen for part in found.values())]
+        weights = self._weigh(answers, rows)
+        mixed = np.tensordot(weights, answers, axes=1)
+        parts = {"lightgbm": booster} | {name: part.model for name, part in found.items()}
         return self._mixture(parts, weights), self.grower.losses(mixed, rows)
 
-    def mix_asked(self, booster: lgb.Booster, split: Split, answers: np.ndarray) -> Mixture:
-        """Mix what is judged by rows of a split that LightGBM answered, and fit all rows then."""
-        asked = split.watched
-        parts = {name: fit(split.first)[0] for name, fit in self._fits.items()}
-        others = [
-            self._mixture({name: part}, (1.0,)).answer(self.grower.task, asked.x, 1) for name, part in parts.items()
-        ]
-        weights = self._weigh([answers, *others], asked)
-        if split.keep is not None:
-            kept = zip(self._fits.items(), weights[1:], strict=True)
-            parts |= {name: fit(split.all)[0] for (name, fit), weight in kept if weight}
+    def mix_asked(self, booster: lgb.Booster, split: Split, answers: np.ndarray, watch: Watch) -> Mixture:
+        """Mix what is judged by rows of a split that LightGBM answered, and fit all rows then.
+
+        When the time is over, families are left out, or keep what they learned without the rows that judge.
+        """
+        task, rows = self.grower.task, split.first.undivided()
+        found: dict[str, Part] = {}
+        for name, fit in self._fits.items():
+            if not watch.cuts(f"{name} of task {task.name!r}"):
+                found[name] = fit(rows)
+        parts = {name: part.model for name, part in found.items()}
+        alone = [self._mixture({name: model}, (1.0,)) for name, model in parts.items()]
+        weights = self._weigh([answers, *(each.answer(task, split.watched.x, 1) for each in alone)], split.watched)
+        for (name, part), weight in zip(found.items(), weights[1:], strict=True):
+            if split.keep and weight and not watch.cuts(f"{name} of all rows of task {task.name!r}"):
+                parts[name] = part.fit(split.all)
         return self._mixture({"lightgbm": booster} | parts, weights)
 
     @property
@@ -163,35 +177,46 @@ class Mixer:
 
     def _forest(self, rows: Sample) -> Part:
         """Grow a forest by the setting whose small forest predicts best what its trees have not seen."""
-        means = self.grower.task.kind.means(rows.y, self.grower.task.width)
-        constant = np.average(means, axis=0, weights=rows.weight)
+        task = self.grower.task
+        constant = np.average(task.kind.means(rows.y, task.width), axis=0, weights=rows.weight)
+
+        def plant(rows: Sample, setting: dict[str, Any]) -> Forest:
+            return Forest(rows, task.kind.means(rows.y, task.width), self.seed, **setting)
 
         def unseen(forest: Forest) -> np.ndarray:
-            means_or_none = forest.unseen
-            return answer_means(self.grower.task, np.where(np.isnan(means_or_none), constant, means_or_none))
+            return answer_means(task, np.where(np.isnan(forest.unseen), constant, forest.unseen))
 
-        def loss(forest: Forest) -> float:
+        def finish(forest: Forest) -> TreeText:
+            forest.grow(_TREES if len(rows) < MANY else _TREES_OF_MANY)
+            return forest.text(self.grower.columns)
+
+        found: list[tuple[float, dict[str, Any], Forest]] = []
+        for setting in SETTINGS:
+            forest = plant(rows, setting)
             forest.grow(_TRIED_TREES)
-            return self.grower.losses(unseen(forest), rows).sum()
-
-        best = min((Forest(rows, means, self.seed, **setting) for setting in SETTINGS), key=loss)
-        best.grow(_TREES if len(rows) < MANY else _TREES_OF_MANY)
-        return best.text(self.grower.columns), unseen(best)
+            found.append((self.grower.losses(unseen(forest), rows).sum(), setting, forest))
+        _, chosen, best = min(found, key=itemgetter(0))
+        return Part(finish(best), unseen(best), lambda rows: finish(plant(rows, chosen)))
 
     def _additive(self, rows: Sample) -> Part:
         """Fit curves by the number of pieces and the penalty that predict best by folds."""
         task, fold = self.grower.task, deal(rows, self.grower.task, self.seed, _FOLDS_OF_CURVES)
         n_numbers = len(self.grower.columns.numeric)
-        paths = [self._follow(Pieces(rows.x, n_numbers, n_pieces), rows, fold) for n_pieces in PIECES]
-        _, pieces, penalty, unseen = min(paths, key=itemgetter(0))
-        return pieces.additive(*fit_linear(task, pieces.columns, rows.y, rows.weight, penalty)), unseen
 
-    def _follow(self, pieces: Pieces, rows: Sample, fold: np.ndarray) -> tuple[float, Pieces, float, np.ndarray]:
+        def fit(rows: Sample) -> Additive:
+            pieces = Pieces(rows.x, n_numbers, n_pieces)
+            return pieces.additive(*fit_linear(task, pieces.columns, rows.y, rows.weight, penalty))
+
+        paths = [(*self._follow(Pieces(rows.x, n_numbers, n).columns, rows, fold), n) for n in PIECES]
+        _, penalty, unseen, n_pieces = min(paths, key=itemgetter(0))
+        return Part(fit(rows), unseen, fit)
+
+    def _follow(self, columns: np.ndarray, rows: Sample, fold: np.ndarray) -> tuple[float, float, np.ndarray]:
         """Weaken the penalty until the loss rises; return the least loss, its penalty, and the answers by folds."""
-        found: list[tuple[float, Pieces, float, np.ndarray]] = []
+        found: list[tuple[float, float, np.ndarray]] = []
         for penalty in PENALTIES:
-            unseen = self._answer_folds(pieces.columns, rows, fold, penalty)
-            found.append((self.grower.losses(unseen, rows).sum(), pieces, penalty, unseen))
+            unseen = self._answer_folds(columns, rows, fold, penalty)
+            found.append((self.grower.losses(unseen, rows).sum(), penalty, unseen))
             losses = [loss for loss, *_ in found]
             if len(losses) - int(np.argmin(losses)) > _PATIENCE:
                 break

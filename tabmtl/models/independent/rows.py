@@ -78,6 +78,10 @@ class Sample:
         weight, group = (None if part is None else part[index] for part in (self.weight, self.group))
         return Sample(self.x[index], self.y[index], weight, group)
 
+    def undivided(self) -> Sample:
+        """Return the rows without their group if it is but one, which no folds divide."""
+        return replace(self, group=None) if self.group is not None and not np.ptp(self.group) else self
+
 
 def _labelled_rows(batch: Batch, t: int) -> tuple[np.ndarray, Batch]:
     """Return the numbers of the rows with a label of task t, and these rows with its labels and weights (n,) alone."""
