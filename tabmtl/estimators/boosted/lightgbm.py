@@ -102,8 +102,8 @@ class LightGBMEstimator(MultiTaskEstimator):
             Float32 columns under the names of fit, without the task column of a long table: the numeric columns, then
             the categorical ones as codes from 0, levels sorted; missing and unseen are NaN. The models have the columns
             in this order, and in ``feature_name()`` under these names, with ``_`` for signs that LightGBM does not
-            take. They take this frame from LightGBM 4.7 on. Its ``to_numpy()`` is faster, and older releases take it
-            too.
+            take, and numbered if two would be the same. They take this frame from LightGBM 4.7 on. Its ``to_numpy()``
+            is faster, and older releases take it too.
         """
         check_is_fitted(self)
         columns = self.coder_.features.columns
