@@ -552,6 +552,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         ----------
         X, y, sample_weight : as in `score_tasks`
         """
+        if y is None:
+            raise ValueError("scores are of labels, but the target y is None; give the columns of y for the rows of X")
         X = self._preprocessed(X)
         batch = self.coder_.after.read(X, y, sample_weight)
         outputs = self._outputs(X, replace(batch, y=None, weight=None))

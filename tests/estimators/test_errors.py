@@ -132,6 +132,7 @@ REFUSED = [
     (ValueError, "['shops']; near is 'shop'; X has", lambda _: fit(LONG, categorical_features=["shops", "s"])),
     (ValueError, "near is 'rates'; tasks are", lambda _: fit(y=RATES, cls=SharedBottom, monitor="rate")),
     (ValueError, "not seen in fit; near is 'x'", lambda model: model.score_tasks(X, Y.with_columns(k=pl.lit("xx")))),
+    (ValueError, "the target y is None; give the columns of y", lambda model: model.score_tasks(X, None)),
     (ValueError, "got 'rate'; near is 'rates'", lambda _: fit(y=RATES).export_task("rate")),
 ]
 
