@@ -87,6 +87,14 @@ def test_a_forest_of_lightgbm_answers_as_that_of_scikit_learn(monkeypatch, leaf)
     assert np.corrcoef(model.predict(x)[:, 0], y[:, 0])[0, 1] > np.corrcoef(unseen[:, 0], y[:, 0])[0, 1]
 
 
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_tree_may_see_all_rows(width):
+    forest = Forest(Sample(matrix(2), np.arange(2.0), None, None), np.eye(2, width), 0, min_samples_leaf=1)
+    forest.grow(20)
+    assert forest.unseen.shape == (2, width)
+    assert np.isfinite(lgb.Booster(model_str=forest.text(columns())).predict(matrix(5))).all()
+
+
 def test_no_tree_that_saw_a_group_answers_its_rows(monkeypatch):
     """Groups have labels of their own, and features that name them: only a tree that saw a group could tell."""
     rng, group = np.random.default_rng(0), np.repeat(np.arange(200), 3)

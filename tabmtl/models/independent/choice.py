@@ -176,7 +176,7 @@ class TreesOfTask:
         # the rounds are known, and few
         booster = self.grower.grow(rows, None, options, Watch())
         if self.mixer.takes(len(rows)) and not watch.was_cut:
-            mixture, losses = self.mixer.mix_unseen(booster, rows, answers)
+            mixture, losses = self.mixer.mix_unseen(booster, rows, answers, watch)
         if folds.beat_constant(losses):
             return Grown(booster, mixture=mixture)
         is_lost = self.task.is_classification and bool(np.ptp(rows.y))

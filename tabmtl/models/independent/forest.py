@@ -61,7 +61,7 @@ class Forest:
         weight = drawn[seen] if rows.weight is None else drawn[seen] * rows.weight[seen]
         model = ExtraTreeRegressor(random_state=int(rng.integers(2**31)), **self._setting)
         tree = model.fit(rows.x[seen], self._means[seen], sample_weight=weight).tree_
-        self._total[rest] += tree.predict(rows.x[rest]).reshape(len(rest), -1)
+        self._total[rest] += tree.predict(rows.x[rest]).reshape(-1, self._means.shape[1])
         self._count[rest] += 1
         self._trees.append(tree)
 
@@ -105,7 +105,7 @@ def _as_text(tree: Any, factor: float) -> Iterator[str]:
         "num_leaves": [len(leaves)],
         "num_cat": [0],
         "split_feature": tree.feature[inner],
-        "split_gain": [f"{value:.5g}" for value in (spread[inner] - spread[left] - spread[right]).clip(min=0)],
+        "split_gain": [f"{value:.2g}" for value in (spread[inner] - spread[left] - spread[right]).clip(min=0)],
         "threshold": [f"{value:.9g}" for value in between.tolist()],
         "decision_type": np.where(tree.missing_go_to_left[inner], _MISSING_LEFT, _MISSING_RIGHT),
         "left_child": number[left],

@@ -133,9 +133,14 @@ class Mixer:
         """Return whether other families than LightGBM learn so many rows."""
         return bool(self._fits) and 1 < n_rows <= MOST_MIXED and self.grower.columns.n_features > 0
 
-    def mix_unseen(self, booster: lgb.Booster, rows: Sample, unseen: np.ndarray) -> tuple[Mixture, np.ndarray]:
-        """Mix what learned all rows; LightGBM has unseen answers by folds. Return the losses of the mixture too."""
-        found = {name: fit(rows) for name, fit in self._fits.items()}
+    def mix_unseen(
+        self, booster: lgb.Booster, rows: Sample, unseen: np.ndarray, watch: Watch
+    ) -> tuple[Mixture, np.ndarray]:
+        """Mix what learned all rows; LightGBM has unseen answers by folds. Return the losses of the mixture too.
+
+        When the time is over, families are left out.
+        """
+        found = self._learn(rows, watch)
         answers = [unseen, *(part.unseen for part in found.values())]
         weights = self._weigh(answers, rows)
         mixed = np.tensordot(weights, answers, axes=1)
@@ -147,11 +152,7 @@ class Mixer:
 
         When the time is over, families are left out, or keep what they learned without the rows that judge.
         """
-        task, rows = self.grower.task, split.first.undivided()
-        found: dict[str, Part] = {}
-        for name, fit in self._fits.items():
-            if not watch.cuts(f"{name} of task {task.name!r}"):
-                found[name] = fit(rows)
+        task, found = self.grower.task, self._learn(split.first.undivided(), watch)
         parts = {name: part.model for name, part in found.items()}
         alone = [self._mixture({name: model}, (1.0,)) for name, model in parts.items()]
         weights = self._weigh([answers, *(each.answer(task, split.watched.x, 1) for each in alone)], split.watched)
@@ -159,6 +160,13 @@ class Mixer:
             if split.keep and weight and not watch.cuts(f"{name} of all rows of task {task.name!r}"):
                 parts[name] = part.fit(split.all)
         return self._mixture({"lightgbm": booster} | parts, weights)
+
+    def _learn(self, rows: Sample, watch: Watch) -> dict[str, Part]:
+        found: dict[str, Part] = {}
+        for name, fit in self._fits.items():
+            if not watch.cuts(f"{name} of task {self.grower.task.name!r}"):
+                found[name] = fit(rows)
+        return found
 
     @property
     def _fits(self) -> dict[str, Callable[[Sample], Part]]:
