@@ -132,7 +132,7 @@ def compare(
         print(f"Written to {report}: open it in a browser.")
     if found.best is not None:
         name, why = chosen(found)
-        print(f"{why}, to train and register:  {_train_command(name, tried, rows, source, models)}")
+        print(f"{why}, to train and save:  {_train_command(name, tried, rows, source, models)}")
     return INTERRUPTED if found.is_interrupted else int(found.best is None)
 
 
@@ -196,4 +196,4 @@ def _train_command(name: str, tried: Mapping[str, Any], rows: TableRows, source:
         settings = [_TUNED]
     words += [word for setting in settings for word in ("--set", setting)]
     words += ["--seed", str(models.seed)] if models.seed else []
-    return f"tabmtl train {shlex.join(words)} --register NAME"
+    return f"tabmtl train {shlex.join(words)} --output model"

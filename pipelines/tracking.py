@@ -93,6 +93,11 @@ class Tracking(Experiment):
     register: str | None = None
     no_mlflow: bool = False
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether an option, or $MLFLOW_TRACKING_URI, says where or by which name to log."""
+        return self != Tracking(no_mlflow=self.no_mlflow) or self.uri != DEFAULT_URI
+
 
 @dataclass(frozen=True, kw_only=True)
 class Log:
@@ -314,7 +319,8 @@ def connected(store: Store, *, must_exist: bool = False) -> Iterator[str]:
         If the store does not answer, or must exist and does not.
     """
     if find_spec("mlflow") is None:
-        raise ModuleNotFoundError("MLflow is missing: pip install 'tabmtl[mlflow]', or --no-mlflow", name="mlflow")
+        cure = "pip install 'tabmtl[mlflow]'; to train without it, leave --register out and say --no-mlflow"
+        raise ModuleNotFoundError(f"MLflow is missing: {cure}", name="mlflow")
     file = store.uri.removeprefix(_SQLITE)
     if must_exist and file != store.uri and not Path(file).exists():
         raise ValueError(
@@ -338,8 +344,9 @@ def connected(store: Store, *, must_exist: bool = False) -> Iterator[str]:
 
 @contextmanager
 def open_log(tracking: Tracking) -> Iterator[Log | None]:
-    """Open the experiment, and make it if there is none; None with ``no_mlflow``.
+    """Open the experiment, and make it if there is none.
 
+    It is None with ``no_mlflow``, and where MLflow is not installed and no option asks for it, which a line tells.
     The files of a database of sqlite go to the folder ``mlruns`` beside it; elsewhere MLflow has its own place.
 
     Raises
@@ -350,6 +357,10 @@ def open_log(tracking: Tracking) -> Iterator[Log | None]:
     if tracking.no_mlflow:
         if tracking.register:
             raise ValueError("--register needs MLflow: leave --no-mlflow out")
+        yield None
+        return
+    if find_spec("mlflow") is None and not tracking.is_asked:
+        print("Nothing is logged: MLflow is not installed (pip install 'tabmtl[mlflow]').", flush=True)
         yield None
         return
     if tracking.register is not None:

@@ -56,8 +56,8 @@ def train(
 
     Begin with tabmtl compare, and train the model that is ahead: SharedTrees for a first model, MultiTaskEnsemble where
     minutes do not matter. It learns from train rows, stops on validation rows, and is scored on test rows once. MLflow
-    logs parameters, epochs, scores, plots and the model. Processes that torchrun starts share --shards; the first one
-    logs and saves.
+    logs parameters, epochs, scores, plots and the model, if it is installed. Processes that torchrun starts share
+    --shards; the first one logs and saves.
 
     Parameters
     ----------

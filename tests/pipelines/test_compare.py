@@ -55,8 +55,9 @@ def test_models_are_compared_and_the_page_is_written(rodents, tmp_path, monkeypa
     assert f"{sizes['train']} rows to fit and {sizes['test']} to test (by the column split)." in printed
     assert f"Written to {page}" in printed and page.read_text() == "a page"
     command = printed.strip().splitlines()[-1]
-    assert command.startswith("Nothing is clearly ahead, so the reference, to train and register:  tabmtl train --data")
+    assert command.startswith("Nothing is clearly ahead, so the reference, to train and save:  tabmtl train --data")
     assert "--target male=binary --metric weight=r2 --metric male=f1 --model SharedBottom --set epochs=1" in command
+    assert command.endswith(" --output model")
     assert "rodents: SharedBottom within 600 min; Ctrl-C" in printed and "CPU s" in printed
     metrics = {line.split()[0]: line.split()[1] for line in printed.splitlines() if "SharedBottom  " in line}
     assert metrics == {"SharedBottom": ANY, "weight": "r2", "hindfoot_length": "r2", "male": "f1"}

@@ -163,6 +163,16 @@ def test_the_model_is_saved_before_it_is_logged(table, store, tmp_path, monkeypa
     assert tabmtl.load(tmp_path / "model").tasks_
 
 
-def test_without_mlflow_installed_the_cure_is_said(table, mistake, monkeypatch):
+def test_without_mlflow_installed_a_model_is_trained_and_saved(table, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tabmtl.pipelines.tracking.find_spec", lambda name: None)
-    assert "pip install 'tabmtl[mlflow]', or --no-mlflow" in mistake("train", *table, *TINY)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert commands.run("train", *table, *TINY, "--output", tmp_path / "model") == 0
+    assert "\nNothing is logged: MLflow is not installed (pip install 'tabmtl[mlflow]').\n" in capsys.readouterr().out
+    assert tabmtl.load(tmp_path / "model").tasks_
+
+
+@pytest.mark.parametrize("words", [["--register", "a"], ["--tracking-uri", "sqlite:///m.db"], ["--experiment", "e"], []])
+def test_without_mlflow_installed_its_options_are_refused(words, table, mistake, monkeypatch):
+    monkeypatch.setattr("tabmtl.pipelines.tracking.find_spec", lambda name: None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "" if words else "sqlite:///m.db")
+    assert "pip install 'tabmtl[mlflow]'; to train without it" in mistake("train", *table, *TINY, *words)
