@@ -257,6 +257,13 @@ def _columns(log: pl.DataFrame, columns: ClickColumns) -> dict[str, Any]:
     names = {name: value for name, value in asdict(columns).items() if name != "items"}
     if names["time_column"] is None and "time" in log.columns:
         names["time_column"] = "time"
+    typed = [column for column in log.columns if column.endswith((":token", ":float"))]
+    if typed and names["session_column"] not in log.columns:
+        raise ValueError(
+            f"--session-column: there is no column {names['session_column']!r}; names with types, as RecBole has them, "
+            f"are given in full, such as --session-column user_id:token --item-column item_id:token: known are "
+            f"{', '.join(log.columns)}"
+        )
     for name, value in names.items():
         files.known(log, [value], f"--{name.replace('_', '-')}")
     return names

@@ -12,7 +12,7 @@ import polars as pl
 from sklearn.base import clone
 
 from tabmtl.comparison.clock import Clock, duration
-from tabmtl.comparison.given import as_estimator, check_kinds, named_models, with_params
+from tabmtl.comparison.given import as_estimator, check_kinds, check_reads_text, named_models, with_params
 from tabmtl.comparison.judging import (
     CALIBRATION,
     COLUMNS,
@@ -76,7 +76,7 @@ def default_models(n_rows: int) -> dict[str, MultiTaskEstimator]:
 def compare(
     models: Mapping[str, Any] | Sequence[Any] | None,
     X: Any,
-    y: Any,
+    y: Any = None,
     *,
     X_val: Any = None,
     y_val: Any = None,
@@ -151,6 +151,8 @@ def compare(
     >>> comparison.n_fit, comparison.n_test
     (300, 100)
     """
+    if y is None:
+        raise TypeError("compare takes (models, X, y), and y is missing; models=None takes the default models")
     if (X_test is None) != (y_test is None):
         raise ValueError("X_test and y_test belong together; got only one of them")
     seeds, limit = params.pop("seeds", 1), params.pop("time_limit", None)
@@ -170,6 +172,8 @@ def compare(
     for name, model in prepared.items():
         check_kinds(name, given[name], rows.coder.labels.tasks)
         _check_tasks(name, model, reference, rows, y)
+        if rows.coder.features.columns.categorical:
+            check_reads_text(model, X, y)
     warn_of_unjudged(rows.coder.labels.tasks, rows.batch.y, rows.batch.task, rows.batch.group)
     return _Trials(rows, clock, verbose=bool(params.get("verbose"))).run(prepared)
 
@@ -205,7 +209,7 @@ class _Trials:
             warn_user(f"interrupted: {', '.join(waiting)} are not compared")
         if late:
             warn_user(
-                f"the time limit of {duration(self.clock.limit)} left out {', '.join(late)}; set a longer one",
+                f"the time limit of {duration(self.clock.limit)} left out {', '.join(late)}; set a longer one, or none",
                 TimeLimitWarning,
             )
         differences, overall = differences_at_once(self.differences)
@@ -219,6 +223,7 @@ class _Trials:
             reference=next(iter(models)),
             n_fit=self.rows.n_fit,
             n_test=len(self.rows.batch),
+            n_groups=self.rows.n_groups,
             how=self.rows.how,
             is_interrupted=bool(waiting),
             seeds=self.clock.n_fits,

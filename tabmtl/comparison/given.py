@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 
+from tabmtl.encode import take_rows
 from tabmtl.encode.preprocessing import by_preprocessor
 from tabmtl.ensemble.models import check_estimator
 from tabmtl.estimators.tables import MultiTaskEstimator
@@ -17,6 +20,7 @@ from tabmtl.schema import listed
 from tabmtl.targets import Task
 
 _LONGEST = 60  # characters of a model in an error
+_FIRST_ROWS = 200  # in which most tasks have labels
 
 
 def named_models(models: Any) -> dict[str, Any]:
@@ -112,6 +116,30 @@ def check_kinds(name: str, given: Any, tasks: Sequence[Task]) -> None:
             f"{listed([f'{task.name} ({task.kind})' for task in others], 5)}; give {made}, or declare the kinds, "
             f"tasks={{{others[0].name!r}: {kind!r}}}"
         )
+
+
+def check_reads_text(model: MultiTaskEstimator, X: Any, y: Any) -> None:
+    """Raise the error of a model of scikit-learn that reads no text, by a fit of the first rows.
+
+    Only models without others inside are asked: they refuse text before they learn, and those that read it learn few
+    rows at once. Any other error waits for the fit of all rows.
+    """
+    bases = [model.classifier, model.regressor] if isinstance(model, IndependentTasks) else []
+    given = [base for base in bases if base is not None]
+    is_plain = all(
+        type(base).__module__.startswith("sklearn.")
+        and not any(isinstance(value, BaseEstimator) for value in base.get_params().values())
+        for base in given
+    )
+    if not (given and is_plain):
+        return
+    first = np.arange(min(len(X), _FIRST_ROWS))
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            clone(model).fit(take_rows(X, first), take_rows(y, first))
+    except Exception as error:
+        if "could not convert string to float" in str(error.__cause__):
+            raise
 
 
 def _counterpart(model: Any) -> str:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_ROWS = 60  # in print
-_MOST_NAMES = 5  # of tasks in a verdict
+_MOST_NAMES = 5  # of tasks or models in a verdict
+_FEW_GROUPS = 10  # below, Student's quantile is large and the error itself badly known
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -62,6 +63,8 @@ class Comparison:
         Whether Ctrl-C has left models out.
     seeds : int
         Number of fits of every model.
+    n_groups : int or None
+        Number of groups of the rows to test; None if no groups are given.
 
     Notes
     -----
@@ -84,6 +87,7 @@ class Comparison:
     how: str
     is_interrupted: bool = False
     seeds: int = 1
+    n_groups: int | None = None
 
     @cached_property
     def summary(self) -> pl.DataFrame:
@@ -120,20 +124,38 @@ class Comparison:
 
     @cached_property
     def verdict(self) -> str:
-        """Say which models are ahead of the reference, on average and on single tasks; empty if none was compared."""
+        """Say which models are ahead of the reference, on average and on single tasks; empty if none was compared.
+
+        If none is, it says why to train the reference, and which models may be trained as well.
+        """
         compared = self.summary.filter(pl.col("mean_difference").is_not_null())
         if compared.is_empty():
             return ""
         if not self.ahead:
             average = " on average" if len(self.tasks) > 1 else ""
             none = "no paired 95 % interval" + _joint(compared["mean_difference_low"].count())
-            said = [f"No model is clearly ahead of {self.reference}{average}: {none} lies above 0."]
+            said = [f"No model is clearly ahead of {self.reference}{average}: {none} lies above 0.", self._advice()]
             shown = compared.filter(pl.col("ahead") > 0)
         else:
             said, shown = [], compared.filter(pl.col("model").is_in(self.ahead))
         said += [self._standing(row) for row in shown.iter_rows(named=True)]
         fits = "For these fits; another seed may differ." if self.seeds == 1 else f"Means over {self.seeds} seeds."
+        if self.n_groups is not None and self.n_groups < _FEW_GROUPS:
+            said.append(f"Only {counted(self.n_groups, 'group')} to test can hardly show anything.")
         return " ".join([*said, fits])
+
+    def _advice(self) -> str:
+        """Say why the reference is the one to train where none is ahead of it, and which models may be trained too."""
+        advice = f"So train {self.reference}, which the others had to beat."
+        around = (pl.col("mean_difference_low") <= 0) & (pl.col("mean_difference_high") >= 0)
+        level = self.summary.filter(around)
+        if level.is_empty():
+            return advice
+        names, (first, difference) = level["model"].to_list(), level.select("model", "mean_difference").row(0)
+        best = f", such as {first}, the best mean of these ({page.signed(difference)})" if len(names) > 1 else ""
+        only = "" if best else f" ({page.signed(difference)})"
+        others = f"{listed(names, _MOST_NAMES)}{only}, which may be trained instead{best}"
+        return f"{advice} These rows cannot tell it from {others}."
 
     def _standing(self, row: Mapping[str, Any]) -> str:
         """Say how a row of the summary compares with the reference."""
@@ -165,7 +187,8 @@ class Comparison:
         """Sentence that says what was compared."""
         n_models, n_tasks = self.frame["model"].n_unique(), len(self.tasks)
         counts = f"{counted(n_models, 'model')} on {counted(n_tasks, 'task')}"
-        return f"{counts}: {self.n_fit:,} rows to fit and {self.n_test:,} to test ({self.how})."
+        groups = "" if self.n_groups is None else f" in {counted(self.n_groups, 'group')}"
+        return f"{counts}: {self.n_fit:,} rows to fit and {self.n_test:,} to test{groups} ({self.how})."
 
     def plot(
         self,

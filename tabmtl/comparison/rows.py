@@ -39,6 +39,8 @@ class ComparedRows:
         Number of rows to fit.
     how : str
         Where the rows to test come from, in a sentence.
+    n_groups : int or None
+        Number of groups of the rows to test, if these are given.
     """
 
     coder: TableCoder
@@ -48,6 +50,7 @@ class ComparedRows:
     batch: Batch
     n_fit: int
     how: str
+    n_groups: int | None
 
     @classmethod
     def read(cls, model: MultiTaskEstimator, fit: dict[str, Any], X_test: Any, y_test: Any) -> ComparedRows:
@@ -77,7 +80,8 @@ class ComparedRows:
         parts = {name: take_rows(fit[name], train) for name in split}
         X, y = (take_rows(fit[name], test) for name in ("X", "y"))
         tested = replace(batch, group=group).rows(test)
-        return cls(coder=coder, fit=fit | parts, X=X, y=y, batch=tested, n_fit=len(train), how=how)
+        n_groups = None if groups is None else len(np.unique(tested.group))
+        return cls(coder=coder, fit=fit | parts, X=X, y=y, batch=tested, n_fit=len(train), how=how, n_groups=n_groups)
 
     @classmethod
     def _given(cls, coder: TableCoder, fit: dict[str, Any], X: Any, y: Any, n_fit: int) -> ComparedRows:
@@ -107,9 +111,15 @@ class ComparedRows:
                 "are too narrow where they were not: name a column that both have, or give the groups of both, as "
                 "groups=(those of X, those of X_test)"
             )
-        tested = replace(tested, group=group)
         return cls(
-            coder=coder, fit=fit | {"groups": own}, X=X, y=y, batch=tested, n_fit=n_fit, how="given by the caller"
+            coder=coder,
+            fit=fit | {"groups": own},
+            X=X,
+            y=y,
+            batch=replace(tested, group=group),
+            n_fit=n_fit,
+            how="given by the caller",
+            n_groups=None if of_test is None else len(np.unique(group)),
         )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from tabmtl.metrics.metric import Metric
+from tabmtl.params import near
 from tabmtl.schema import DivergenceError, html_table, warn_user
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def check_metric(task: Task) -> str:
     if metric not in known:
         raise ValueError(
             f"task {task.name!r}: metric {metric!r} does not fit a {task.kind} task; choose one of {list(known)}"
+            f"{near(metric, known)}"
         )
     return metric
 

@@ -13,6 +13,7 @@ import polars.selectors as cs
 
 from tabmtl.encode.shards import Shards
 from tabmtl.processes.forks import check_pool
+from tabmtl.schema import in_command
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, offsets_of
 
 _UNREADABLE = (TypeError, ValueError, OverflowError, NotImplementedError, pl.exceptions.PolarsError)
@@ -299,10 +300,12 @@ def _seconds(times: pl.Series, what: str) -> pl.Series:
 def _check_unit(times: pl.Series, what: str) -> None:
     """Refuse numbers that cannot be seconds, since they lie beyond the year 9999, where datetimes end."""
     newest: Any = times.max()
+    cure = "say time_column=None and name them by order_column"
+    if in_command.get():
+        cure = "name them by --order-column, without --time-column, and by another name than time"
     for unit, per_second in _UNITS.items():
         if newest >= _END_OF_SECONDS * per_second / 1000:
             raise ValueError(
                 f"{what} must hold dates, datetimes or seconds, got numbers up to {newest}, which look like {unit}: "
-                f"divide them by {per_second:_}; or, if they tell an order only, say time_column=None and name them "
-                "by order_column"
+                f"divide them by {per_second:_}; or, if they tell an order only, {cure}"
             )

@@ -8,10 +8,12 @@ import pandas as pd
 import polars as pl
 import pytest
 from compared import Broken, Chained, Interrupted, comparison, constant, linear, table
+from sklearn.compose import make_column_transformer
+from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from tabmtl import (
@@ -85,8 +87,11 @@ def test_groups_are_drawn_as_one():
     with_day = X.with_columns(day=np.append(np.arange(240), of_test))
     told = judged(X, y, groups=(np.arange(240), of_test))
     named = judged(with_day, y, groups="day", drop=["day"])
+    assert (told.n_groups, named.n_groups) == (10, 10)
+    assert "80 to test in 10 groups (given by the caller)" in told.heading
     with pytest.warns(TabmtlWarning, match=r"as if each was drawn by itself.*groups=\(those of X, those of X_test\)"):
         untold = judged(X, y, groups=np.arange(240))
+    assert untold.n_groups is None and "80 to test (given" in untold.heading
     some = [*range(240), *range(240, 320, 8)]
     once = judged(X[some], y[some])
     for column in ("standard_error", "difference_error", "difference_low"):
@@ -281,7 +286,7 @@ def test_progress_is_a_line_for_every_model(capsys):
 
 def test_models_without_time_are_left_out_and_named(capsys):
     models = {"linear": linear(), "long": MultiTaskEnsemble(), "short": linear(Chained)}
-    with pytest.warns(TimeLimitWarning, match="the time limit of 0 s left out long, short; set a longer"):
+    with pytest.warns(TimeLimitWarning, match="the time limit of 0 s left out long, short; set a longer one, or none"):
         found = compare(models, *table(), random_state=0, time_limit=1e-9)
     assert [*found.models] == ["linear"] and not found.is_interrupted
     errors = found.summary.drop_nulls("error")["error"]
@@ -320,8 +325,16 @@ def test_models_of_scikit_learn_learn_every_task_alone():
     assert isinstance(found.models["pipeline"].regressor, Pipeline)
     found = compare([DecisionTreeClassifier(max_depth=2)], X, y.select("late", "kind"), random_state=0)
     assert list(found.models) == ["DecisionTreeClassifier"] and found.frame["score"].null_count() == 0
-    failed = compare([Ridge()], X.with_columns(town=pl.lit("Ulm")), y["delay <min>"], random_state=0)
-    assert "to float: 'Ulm'; it gets X as it is given, with" in failed.frame["error"].item()
+
+
+def test_a_model_of_scikit_learn_that_reads_no_text_is_told_before_any_fit():
+    X, y = table()
+    X, y = X.drop("day").with_columns(town=pl.lit("Ulm")), y.select("delay <min>")
+    with pytest.raises(ValueError, match=r"to float: 'Ulm';\nit gets X as it is given, with .*; put an encoder"):
+        compare([Interrupted(), Ridge()], X, y, random_state=0)
+    encoded = make_pipeline(make_column_transformer((OneHotEncoder(), ["town"]), remainder="passthrough"), Ridge())
+    found = compare({"encoded": encoded, "constant": DummyRegressor()}, X, y, random_state=0)
+    assert found.frame["error"].null_count() == 2
 
 
 def test_mistakes_are_told_before_any_fit():
@@ -329,6 +342,7 @@ def test_mistakes_are_told_before_any_fit():
     spy = Interrupted()  # a fit would end the test
     other = {"late": "multiclass"} | dict.fromkeys(["delay <min>"], "regression")
     for error, message, call in [
+        (TypeError, "compare takes (models, X, y), and y is missing", lambda: compare(None, X)),
         (TypeError, "models must map names to estimators", lambda: compare(spy, X, y)),
         (ValueError, "models is empty", lambda: compare([], X, y)),
         (

@@ -95,7 +95,9 @@ def test_a_comparison_of_failures_has_a_page(tmp_path):
 
 def test_text_has_the_summary_and_every_task():
     lines = str(comparison()).splitlines()
-    assert lines[0].startswith("4 models on 3 tasks: 240 rows to fit and 80 to test (a random 25 % with labels of")
+    assert lines[0].startswith(
+        "4 models on 3 tasks: 240 rows to fit and 80 to test in 20 groups (a random 25 % with labels of"
+    )
     assert lines[1] == comparison().verdict
     assert lines[2] == "Differences are to linear on the same rows."
     header = "model  mean score  mean difference  from  to  ahead  behind  fit s  CPU s  predict ms"
@@ -109,14 +111,22 @@ def test_text_has_the_summary_and_every_task():
     assert summary.filter(model="constant")["ahead", "behind"].rows() == [(0, 2)]
 
 
-def test_where_nothing_is_ahead_of_the_reference_the_verdict_says_so():
+def test_where_nothing_is_ahead_the_verdict_says_so_and_what_may_be_trained():
     found = comparison()
     assert found.ahead == []
+    difference = signed(found.overall.filter(model="experts")["mean_difference"].item())
     assert found.verdict == (
         "No model is clearly ahead of linear on average: no paired 95 % interval (joint over 2 comparisons) lies above "
-        "0. For these fits; another seed may differ."
+        "0. So train linear, which the others had to beat. These rows cannot tell it from experts "
+        f"({difference}), which may be trained instead. For these fits; another seed may differ."
     )
     assert found.verdict in Page(found._repr_html_()).text
+    bounds = {"mean_difference_low": pl.lit(-1.0), "mean_difference_high": pl.lit(1.0)}
+    level = replace(found, overall=found.overall.with_columns(**bounds), n_groups=9)
+    assert (
+        f"from experts, constant, which may be trained instead, such as experts, the best mean of these ({difference})."
+        in level.verdict
+    )
 
 
 def test_the_verdict_names_who_is_ahead_and_on_which_tasks(tmp_path):

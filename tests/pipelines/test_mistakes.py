@@ -63,6 +63,8 @@ MISTAKES = [
     ("train --data portal --tracking-uri ftp://x", "open ftp://x (unknown kind of address)"),
     ("train --data portal --register a/b", "'a/b'"),
     ("train --data portal --register a --no-mlflow", "--register needs MLflow"),
+    ("train --data recbole.csv --model VSKNN", "given in full, such as --session-column user_id:token --item-column"),
+    ("train --data milliseconds.csv --model VSKNN", "by --order-column, without --time-column, and by another name"),
     # of one fit on files
     ("train --no-mlflow", "name the rows to train on: --data is a set or a file"),
     ("train --no-mlflow --data portal --cache x", "--cache has no effect without --shards"),
@@ -150,6 +152,8 @@ def workplace(rodents, tmp_path_factory):
         (place / file).write_text("no database, table, model or folder" * 100)
     (place / "rodents.parquet").symlink_to(rodents)
     pl.read_parquet(rodents).drop("split").with_columns(day=pl.lit("2020-01-02")).write_csv(place / "days.csv")
+    (place / "recbole.csv").write_text("user_id:token,item_id:token\n1,2\n1,3\n")
+    (place / "milliseconds.csv").write_text(f"session_id,item_id,time\n1,2,{10**12}\n1,3,{10**12 + 1}\n")
     datasets.load("flights").table.gather_every(25).sink_parquet(place / "data" / "flights" / "data.parquet")
     commands.store(place / "full")
     return place

@@ -171,7 +171,9 @@ def test_without_mlflow_installed_a_model_is_trained_and_saved(table, tmp_path, 
     assert tabmtl.load(tmp_path / "model").tasks_
 
 
-@pytest.mark.parametrize("words", [["--register", "a"], ["--tracking-uri", "sqlite:///m.db"], ["--experiment", "e"], []])
+@pytest.mark.parametrize(
+    "words", [["--register", "a"], ["--tracking-uri", "sqlite:///m.db"], ["--experiment", "e"], []]
+)
 def test_without_mlflow_installed_its_options_are_refused(words, table, mistake, monkeypatch):
     monkeypatch.setattr("tabmtl.pipelines.tracking.find_spec", lambda name: None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "" if words else "sqlite:///m.db")
