@@ -71,8 +71,8 @@ def test_labels_that_are_names_of_columns_are_labels():
     ("cls", "method", "cure"),
     [
         (SharedTrees, "export_onnx", r"say export_task\(task\)"),
-        (IndependentTasks, "export_onnx", r"say estimators_\[task\]"),
-        (IndependentTasks, "export_task", r"say estimators_\[task\]"),
+        (IndependentTasks, "export_onnx", r"are in estimators_\[task\]"),
+        (IndependentTasks, "export_task", r"are in estimators_\[task\]"),
         (MultiTaskEnsemble, "export_onnx", r"distill\("),
         (SharedBottom, "export_task", r"say export_onnx\(path\)"),
     ],
