@@ -88,8 +88,15 @@ def to_array(frame: pl.DataFrame) -> np.ndarray:
 
 
 def check_container(X: Any) -> None:
-    """Raise a TypeError for records: mappings of values, or a list of such."""
-    if (isinstance(X, Mapping) and not issparse(X)) or (isinstance(X, list) and X and isinstance(X[0], Mapping)):
+    """Raise a TypeError for sparse matrices, and for records: mappings of values, or a list of such."""
+    if issparse(X):
+        # scikit-learn's words, and where such a matrix comes from
+        raise TypeError(
+            "Sparse data was passed for X, but dense data is required. Use '.toarray()' to convert to a dense numpy "
+            "array; if a step in front of the estimator made it, give the steps as preprocessor=, which makes them "
+            "dense, or have the step make it dense, such as by OneHotEncoder(sparse_output=False)"
+        )
+    if isinstance(X, Mapping) or (isinstance(X, list) and X and isinstance(X[0], Mapping)):
         raise TypeError(
             f"X must be a frame or an array of shape (n, p), got records in a {type(X).__name__}; "
             f"{by_frame('polars', 'X')}"

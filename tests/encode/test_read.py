@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_series_equal
+from scipy import sparse
 
 from tabmtl.encode import FeatureCoder, take_rows
 from tabmtl.encode.read import checksum, read_features, read_targets, read_weights
@@ -148,6 +149,12 @@ def test_empty_and_flat_input():
     for X in (pd.Series([1]), pl.Series([1]), pa.chunked_array([[1]])):
         with pytest.raises(ValueError, match="Expected 2D array or a frame, got a series"):
             read_features(X)
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_array, sparse.csr_matrix, sparse.dok_matrix])  # one of them is a mapping
+def test_a_sparse_matrix_is_refused_with_the_cures_of_a_pipeline(kind):
+    with pytest.raises(TypeError, match=r"^Sparse data was .*toarray.* preprocessor=, .*\(sparse_output=False\)$"):
+        read_features(kind(np.eye(3)))
 
 
 VALUES = st.one_of(
