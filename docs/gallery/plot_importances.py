@@ -67,7 +67,8 @@ ImportanceDisplay.from_estimator(model, max_features=6)
 
 # %%
 # SHAP values add up to single answers. ``export_task`` and ``encode`` give a plain LightGBM model and its rows under
-# their names; the mean of the absolute values is a third figure, in units of the target or in log odds.
+# their names; the mean of the absolute values is a third figure, in units of the target or in log odds. A target of
+# more than two classes has a block of such columns for each class: see :ref:`sphx_glr_examples_plot_shap.py`.
 encoded = model.encode(X_test)
 parts = []
 for task in y.columns:

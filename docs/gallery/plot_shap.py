@@ -52,5 +52,8 @@ plt.show()
 }
 
 # %%
+# A target of more than two classes has such values for each class, side by side: ``values.reshape(len(values),
+# n_classes, -1)[:, k]`` are those of class k, its expected value last.
+#
 # With ``pip install shap``, ``shap.plots.beeswarm(shap.Explanation(contributions, expected, encoded.to_numpy(),
 # feature_names=names))`` draws the same with its own looks.
