@@ -28,8 +28,8 @@ class ModelList:
     ----------
     model : list of str
         Estimator of tabmtl, such as RMTGB; may be repeated. The first is the reference. Default: several, by the number
-        of rows, the first being one tuned LightGBM per task. IndependentTasks is tuned here (tune=all), unless --set
-        says otherwise.
+        of rows, the first being one LightGBM per task. IndependentTasks is tuned here (tune=all: all tasks get the best
+        of four configurations by mean score), unless --set says otherwise.
     set : list of str
         MODEL.NAME=VALUE: a parameter of one of them, such as MMoE.epochs=5; may be repeated.
     seed : int

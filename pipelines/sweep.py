@@ -400,7 +400,9 @@ class _Found:
             known = self.rows.scores(fit_single_tasks(self.rows, self.estimator), "val")
             self.study.set_user_attr(_SINGLE, known)
         scores = ", ".join(f"{task} {score:.4f}" for task, score in known.items())
-        print(f"Scores of one LightGBM per task, the best of four configurations, on the validation rows: {scores}")
+        print(
+            f"Scores of one LightGBM per task, all by the best of four configurations, on the validation rows: {scores}"
+        )
         return known
 
     def _kept(self, name: str, read: Callable[[Any], Any]) -> Any:

@@ -68,7 +68,7 @@ def train(
     tracking : Tracking
         Where to log the fit.
     baseline : bool, default=False
-        Also fit one LightGBM per task, the best of four configurations, and show the gain of joint learning.
+        Also fit one LightGBM per task, all by the configuration of four with the best mean score, and show the gain.
     output : Path, optional
         Save the model to this folder; tabmtl.load reads it.
     checkpoint : Path, optional
@@ -236,7 +236,7 @@ def fit_and_report(
 
 
 def fit_single_tasks(rows: Rows | ShardRows, estimator: Any) -> tabmtl.IndependentTasks:
-    """Fit the reference of an estimator of tables: one LightGBM per task, the best of four, on the same rows."""
+    """Fit the reference of an estimator of tables: one LightGBM per task, tuned as one, on the same rows."""
     single = tabmtl.IndependentTasks(tune="all", random_state=estimator.random_state, **rows.facts)
     seconds = timed_fit(rows, single)
     chosen = f"configuration {single.configuration_!r} of four"
@@ -308,7 +308,7 @@ def print_gain(rows: TableRows, estimator: Any, part: str, reference: Any) -> tu
     """Print the gain over the reference, with intervals that are paired row by row; return it, and the table."""
     table, mean = rows.differences(estimator, reference, part)
     which = {"test": "test", "val": "validation"}[part]
-    print(f"Gain on the {which} rows over one LightGBM per task, the best of four configurations:\n")
+    print(f"Gain on the {which} rows over one LightGBM per task, all by the best of four configurations:\n")
     print(lay_out(table, signed=["difference", "low", "high"]), "\n")
     scores, references = (dict(table.select("task", name).iter_rows()) for name in ("score", "reference"))
     gain = tabmtl.multitask_gain(scores, references)

@@ -54,7 +54,8 @@ def default_models(n_rows: int) -> dict[str, MultiTaskEstimator]:
     Returns
     -------
     dict of str to estimator
-        Models by name; the first is the reference, one tuned LightGBM for each task.
+        Models by name; the first is the reference: one LightGBM for each task, all of one configuration, the best of
+        four by the mean score.
 
     Examples
     --------

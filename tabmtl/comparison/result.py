@@ -155,7 +155,7 @@ class Comparison:
         best = f", such as {first}, the best mean of these ({page.signed(difference)})" if len(names) > 1 else ""
         only = "" if best else f" ({page.signed(difference)})"
         others = f"{listed(names, _MOST_NAMES)}{only}, which may be trained instead{best}"
-        return f"{advice} These rows cannot tell it from {others}."
+        return f"{advice} Level with it, as far as these rows tell: {others}."
 
     def _standing(self, row: Mapping[str, Any]) -> str:
         """Say how a row of the summary compares with the reference."""

@@ -117,16 +117,16 @@ def test_where_nothing_is_ahead_the_verdict_says_so_and_what_may_be_trained():
     difference = signed(found.overall.filter(model="experts")["mean_difference"].item())
     assert found.verdict == (
         "No model is clearly ahead of linear on average: no paired 95 % interval (joint over 2 comparisons) lies above "
-        "0. So train linear, which the others had to beat. These rows cannot tell it from experts "
+        "0. So train linear, which the others had to beat. Level with it, as far as these rows tell: experts "
         f"({difference}), which may be trained instead. For these fits; another seed may differ."
     )
     assert found.verdict in Page(found._repr_html_()).text
     bounds = {"mean_difference_low": pl.lit(-1.0), "mean_difference_high": pl.lit(1.0)}
     level = replace(found, overall=found.overall.with_columns(**bounds), n_groups=9)
-    assert (
-        f"from experts, constant, which may be trained instead, such as experts, the best mean of these ({difference})."
-        in level.verdict
+    said = (
+        f"tell: experts, constant, which may be trained instead, such as experts, the best mean of these ({difference})"
     )
+    assert f"{said}. Only 9 groups to test can hardly show anything." in level.verdict
 
 
 def test_the_verdict_names_who_is_ahead_and_on_which_tasks(tmp_path):
