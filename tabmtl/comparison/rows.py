@@ -119,7 +119,7 @@ class ComparedRows:
             batch=replace(tested, group=group),
             n_fit=n_fit,
             how="given by the caller",
-            n_groups=None if of_test is None else len(np.unique(group)),
+            n_groups=None if of_test is None or group is None else len(np.unique(group)),
         )
 
 

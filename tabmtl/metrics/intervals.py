@@ -163,9 +163,9 @@ def score_interval(
     rows, and for f1_macro and balanced accuracy if a class is never predicted rightly.
 
     A score from 0 to 1, such as ROC AUC, has no better bound than a perfect score would have. With m rows of the rarer
-    class, or m groups that hold it, the lower bound at level 0.95 is at most 0.025 ** (1 / m): 0.54 for six groups,
-    0.83 for twenty. With few groups, all models therefore share this bound, and the upper one of low scores is 1 less
-    this number.
+    class (of all, for accuracy), or m groups that hold it, the lower bound at level 0.95 is at most 0.025 ** (1 / m):
+    0.54 for six groups, 0.83 for twenty. In turn, the upper bound of a low score is at least 1 less this number. Models
+    that are judged by few groups therefore often share a bound.
 
     Parameters
     ----------
