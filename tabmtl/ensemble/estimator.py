@@ -97,8 +97,8 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         labels. There are never more folds than groups.
     refit : bool, default=False
         Fit every chosen candidate once more, on all rows. This gives faster answers, a slower fit, and models that the
-        weights were not chosen for. By default, the mean of the models of the folds answers new rows. Ignored with
-        X_val and y_val.
+        weights were not chosen for. By default, the mean of the models of the folds answers new rows. Given X_val and
+        y_val, these rows are learned too, after they have chosen the weights.
     time_limit : float, optional
         Seconds to try candidates in. The first candidate is always fitted. Another one is left out, with a warning, if
         less than half of the mean time of those before it is left, or if its first folds foretell that it ends too
@@ -142,9 +142,10 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     that suit the other tasks, without the guard and with a warning.
 
     Given X_val and y_val, every candidate is fitted once, on all of X, and these rows take the place of the folds: they
-    choose the weights, with the same guard. No model learns from them or stops by them; candidates that stop early set
-    rows of X aside. Linear models are left out, because they need out-of-fold answers to X. ``n_folds``, ``refit`` and
-    ``n_processes`` are ignored.
+    choose the weights, with the same guard. No model learns from them or stops by them but with ``refit=True``;
+    candidates that stop early set rows of X aside. Labels that are not learned are lost, and few ones choose weights
+    badly: give all rows as X where nothing demands X_val. Linear models are left out, because they need out-of-fold
+    answers to X. ``n_folds`` is ignored.
 
     A candidate is left out, with a warning, if its fit raises an error, or if its answers have another shape or are not
     finite values or probabilities. The fit fails if no single-task candidate is left, if memory runs out, or if a
@@ -209,10 +210,9 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             folds = Folds.given(table, Table.read(valid.frame, coder, valid.read()))
         models = with_reference(self.default_models() if self.models is None else self.models)
         candidates = {name: self._prepared(each, coder) for name, each in models.items()}
-        refits = self.refit and folds.judge_fits
-        with self._watch.without_limit().steps(len(candidates) * (len(folds.pairs) + refits), "fit") as on_fit:
+        with self._watch.without_limit().steps(len(candidates) * (len(folds.pairs) + self.refit), "fit") as on_fit:
             trials = Trials(candidates, folds, seed, self._watch, count_threads(self.n_processes), on_fit)
-            fitted = _mix(coder, trials, trials.run(), refits)
+            fitted = _mix(coder, trials, trials.run(), self.refit)
         of_candidates = fitted["leaderboard_"].group_by("model", maintain_order=True)
         for name, score, reason in of_candidates.agg(pl.mean("score"), pl.first("left_out")).rows():
             said = "no task could be scored" if score is None else f"mean out-of-fold score {score:.4f}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -51,6 +52,19 @@ class Table:
         """Return some rows."""
         return Table(self.X[index], self.y[index], self.batch.rows(index), self.tasks)
 
+    def beside(self, other: Table) -> Table:
+        """Return the rows of both tables; rows without groups are one group, and rows without weights weigh 1.
+
+        That is the mean weight of rows that have any.
+        """
+        batches = [self.batch, other.batch]
+        if any(batch.group is not None for batch in batches):
+            batches = [_in_one_group(batch, -1 - i) for i, batch in enumerate(batches)]
+        if any(batch.weight is not None for batch in batches):
+            batches = [b if b.weight is not None else replace(b, weight=np.ones_like(b.y)) for b in batches]
+        frames = pl.concat([self.X, other.X], how="vertical_relaxed")
+        return Table(frames, pl.concat([self.y, other.y]), Batch.join(batches), self.tasks)
+
     def fit_arguments(self) -> dict[str, Any]:
         """Return the arguments of ``fit``; without groups where no split could part them."""
         weight = self.batch.weight
@@ -85,6 +99,11 @@ class Folds:
     table: Table
     judged: Table
     pairs: list[tuple[np.ndarray, np.ndarray]]
+
+    @cached_property
+    def whole(self) -> Table:
+        """All rows with a label, those that judge too."""
+        return self.table if self.judge_fits else self.table.beside(self.judged)
 
     @classmethod
     def deal(cls, table: Table, coder: TableCoder, n_folds: int | Literal["auto"], seed: int) -> Folds:
@@ -129,6 +148,10 @@ class Folds:
     def judge_fits(self) -> bool:
         """Whether the judged rows are among those to fit."""
         return self.judged is self.table
+
+
+def _in_one_group(batch: Batch, number: int) -> Batch:
+    return batch if batch.group is not None else replace(batch, group=np.full(len(batch), number))
 
 
 def read_frame(X: Any, coder: TableCoder) -> pl.DataFrame:

@@ -111,7 +111,7 @@ class Trials:
     def refit(self, names: Collection[str]) -> dict[str, MultiTaskEstimator]:
         """Fit candidates on all rows, each once; leave out those that raise an error, with the errors of `run`."""
         new = [name for name in names if name not in self.refitted]
-        fits = (delayed(_fit_or_catch)(self.candidates[name], self.folds.table, self.seed) for name in new)
+        fits = (delayed(_fit_or_catch)(self.candidates[name], self.folds.whole, self.seed) for name in new)
         failed: dict[str, Exception] = {}
         for name, one in zip(new, Parallel(n_jobs=self.n_jobs, return_as="generator")(fits), strict=True):
             if isinstance(one, Exception):

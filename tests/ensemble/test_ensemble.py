@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from conformance import CANDIDATES
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
@@ -209,7 +210,7 @@ def test_validation_rows_choose_the_weights_and_nothing_else():
     y = pl.DataFrame({"line": line, "noise": rng.normal(size=150), "unseen": line})
     y_val = pl.DataFrame({"line": X_val.to_series(), "noise": rng.normal(size=80), "unseen": [None] * 80})
     candidates = {"trees": ALONE, "line": IndependentTasks(regressor=Ridge()), "together": TOGETHER}
-    ensemble = MultiTaskEnsemble(models=candidates, refit=True, random_state=0)
+    ensemble = MultiTaskEnsemble(models=candidates, random_state=0)
     with pytest.warns(TabmtlWarning, match="tasks 'unseen' have labels too few"):
         model = ensemble.fit(X, y, X_val=X_val, y_val=y_val)
     assert model.model_weights_["line"][0] == 1
@@ -441,6 +442,25 @@ def test_tasks_with_next_to_no_labels_follow_the_others():
     assert scores["nine"] > 0.3  # the mean: 0
 
 
+@pytest.mark.parametrize("options", [{}, {"groups": True, "sample_weight": True}])
+def test_validation_rows_are_learned_by_the_models_that_are_fitted_again(options):
+    X, y = scarce_table(300)
+    X_val, y_val = scarce_table(100, seed=1)
+    given = {"groups": np.arange(len(X)) // 3, "sample_weight": np.full(len(X), 2.0)} if options else {}
+    ensemble = MultiTaskEnsemble(models={"alone": ALONE, "together": TOGETHER}, random_state=0)
+    first, again = (
+        copy(ensemble.set_params(refit=refit).fit(X, y, X_val=X_val, y_val=y_val, **given)) for refit in (False, True)
+    )
+    assert again.model_weights_.equals(first.model_weights_)
+    both = pl.concat([X, X_val]), pl.concat([y, y_val])
+    if options:  # rows without a group are one, and rows without a weight have the mean weight
+        given = {"groups": np.append(given["groups"], [-1] * len(X_val)), "sample_weight": np.ones(len(both[0]))}
+    assert again.estimators_.keys() == first.estimators_.keys()
+    for name, (model,) in again.estimators_.items():
+        direct = clone(ensemble.models[name]).set_params(random_state=0).fit(*both, **given)
+        assert_array_equal(model.predict(X_val), direct.predict(X_val))
+
+
 def test_what_was_refitted_is_not_fitted_again_for_the_sake_of_others(monkeypatch):
     fitted = []
 
@@ -450,7 +470,7 @@ def test_what_was_refitted_is_not_fitted_again_for_the_sake_of_others(monkeypatc
 
     monkeypatch.setattr("tabmtl.ensemble.trials._fit_or_catch", fit_or_catch)
     candidates = {"a": "a", "b": "b", "c": "c"}
-    folds = SimpleNamespace(table=None)
+    folds = SimpleNamespace(whole=None)
     made = trials.Trials(candidates, folds, 0, watch.Watch(), 1, lambda name: False)
     monkeypatch.setattr(trials.Trials, "_leave_out", lambda self, name, error: self.left_out.update({name: "error"}))
     assert made.refit(["a", "b"]) == {"a": "A"}

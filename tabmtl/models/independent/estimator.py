@@ -91,8 +91,8 @@ class IndependentState(TableState):
                 fits &= mixture.additive.shape == expected
             if not fits:
                 raise ValueError(
-                    f"a model of task {task.name!r} does not have its numbers of numeric columns, of columns of levels "
-                    f"and of outputs, which are {expected}"
+                    f"a model of task {task.name!r} has other columns or outputs than the table, expected "
+                    f"{expected[0]} numeric columns, {expected[1]} columns of levels and {expected[2]} outputs"
                 )
 
 
