@@ -202,6 +202,7 @@ CURE = r"; give SharedTrees the steps in front of it.*: pipeline\[-1\]\.set_para
         (lambda fit: fit(PIPE), r"it predicts.*pipeline\[:-1\]"),
         (lambda fit: fit(make_column_transformer((SelectKBest(k=1), ["rooms"]))), "learns from X alone"),
         (lambda fit: fit(FunctionTransformer(lambda X: X[:3])), "expected a table with a row for each"),
+        (lambda fit: fit(columns()).predict(TABLE.to_numpy()[:, :1]), "expecting|columns, expected those of fit"),
         (lambda fit: SharedTrees(preprocessor=columns()).fit(Shards("x.parquet"), "sold"), "X is Shards"),
         (lambda fit: MultiTaskEnsemble(models={"a": SharedTrees(preprocessor=columns())}).fit(TABLE, Y),
          r"models\['a'\] has a preprocessor.*MultiTaskEnsemble\(preprocessor=...\)"),

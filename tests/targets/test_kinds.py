@@ -11,7 +11,7 @@ from conformance import features, mixed_targets, tiny
 
 from tabmtl import SharedTrees, Task, load
 from tabmtl.models.shared_trees.targets import blocks_of
-from tabmtl.targets import KINDS
+from tabmtl.targets import KINDS, Kind
 from tabmtl.targets.regression import Regression
 
 
@@ -72,3 +72,29 @@ def test_without_labels_all_classes_are_alike():
     nothing = np.zeros(0)
     assert KINDS["binary"].constant(nothing, nothing, ("a", "b")).tolist() == [[0.5, 0.5]]
     assert KINDS["multiclass"].constant(nothing, nothing, (1, 2, 3, 4)).tolist() == [[0.25] * 4]
+
+
+class Plain(Kind):
+    """A kind that was not made a dataclass."""
+
+    name = "plain"
+    link = unlink = loss = losses = derivatives = lightgbm_link = metrics = None
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: Task(name="t", kind=Plain()), TypeError, r"Plain is no dataclass; write @dataclass\(frozen=True\)"),
+        (lambda: Task(name="t", kind="binry"), ValueError, "kind must be one of .*near is 'binary'"),
+        (
+            lambda: Task(name="t", kind="binary", weight=-1.0),
+            ValueError,
+            "weight must be a finite number >= 0, got -1.0",
+        ),
+        (lambda: Task(name="t", kind="binary", classes=(0, 1, 2)), ValueError, "a binary task has two classes"),
+        (lambda: Task(name="t", kind="regression", classes=(0, 1)), ValueError, "a regression task has no classes"),
+    ],
+)
+def test_tasks_that_cannot_be(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
