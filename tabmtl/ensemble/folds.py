@@ -59,7 +59,7 @@ class Table:
         """
         batches = [self.batch, other.batch]
         if any(batch.group is not None for batch in batches):
-            batches = [_in_one_group(batch, -1 - i) for i, batch in enumerate(batches)]
+            batches = [b if b.group is not None else replace(b, group=np.full(len(b), -1)) for b in batches]
         if any(batch.weight is not None for batch in batches):
             batches = [b if b.weight is not None else replace(b, weight=np.ones_like(b.y)) for b in batches]
         frames = pl.concat([self.X, other.X], how="vertical_relaxed")
@@ -148,10 +148,6 @@ class Folds:
     def judge_fits(self) -> bool:
         """Whether the judged rows are among those to fit."""
         return self.judged is self.table
-
-
-def _in_one_group(batch: Batch, number: int) -> Batch:
-    return batch if batch.group is not None else replace(batch, group=np.full(len(batch), number))
 
 
 def read_frame(X: Any, coder: TableCoder) -> pl.DataFrame:

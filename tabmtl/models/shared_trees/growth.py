@@ -297,6 +297,7 @@ class _Stop(_Rounds):
         mean = float(starts.sum() / sizes.sum()) or 1.0
         self._best = BestRounds(starts, sizes, (starts + _UNIT_LABELS * mean) / (sizes + _UNIT_LABELS), _PRIOR_LABELS)
         self.kept, self._idle = self._best.kept, np.zeros(len(sizes))
+        self._starts_constant = valid.scores is None
         self._early: tuple[np.ndarray, np.ndarray] | None = None
 
     def judge(self, values: np.ndarray, followed: Sequence[np.ndarray], leader: int) -> None:
@@ -305,7 +306,7 @@ class _Stop(_Rounds):
         improved = self._best.judge(self._targets.total_losses(self._valid), self.rounds)
         self.loss = self._best.loss
         self._keep(improved)
-        if self.rounds == _LEAST_ROUNDS and not self.kept.all():
+        if self._starts_constant and self.rounds == _LEAST_ROUNDS and not self.kept.all():
             self._early = self._now.copy(), self._valid.copy()
         self._idle += self._schedule.pace(leader, len(improved))
         self._idle[improved] = 0
