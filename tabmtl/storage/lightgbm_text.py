@@ -120,6 +120,13 @@ class TreeText(str):
         end = "end of trees\n\nparameters:\nend of parameters\n\npandas_categorical:null\n"
         return cls("\n".join([*head, f"tree_sizes={sizes}", "", "".join(blocks)]) + end)
 
+    @classmethod
+    def mean(cls, texts: Sequence[TreeText]) -> Self:
+        """Return the model whose raw scores are the mean of those of several over the same features and outputs."""
+        header, _ = texts[0].cut()
+        trees = (scale_tree(tree, 1 / len(texts)) for text in texts for tree in text.cut()[1])
+        return cls.joined(header, trees, int(texts[0].first("num_class")[0]), " ".join(texts[0].first("objective")))
+
     def cut(self) -> tuple[str, list[str]]:
         """Cut the text to its header and its trees."""
         header, *trees = self.partition("end of trees")[0].split("Tree=")

@@ -171,12 +171,10 @@ class TreesOfTask:
             return Grown(self.grower.grow_constant(rows, watch))
         few = MOST_FOLDS if len(rows) < MANY or not self.mixer.takes(len(rows)) else _FOLDS_OF_MANY
         folds = Folds(self.grower, rows, self.seed, few)
-        options, answers, losses = folds.choose(CONFIGURATIONS["default"], CONFIGURATIONS["mid"], watch)
-        mixture = None
-        # the rounds are known, and few
-        booster = self.grower.grow(rows, None, options, Watch())
+        chosen = folds.choose(CONFIGURATIONS["default"], CONFIGURATIONS["mid"], watch)
+        booster, mixture, losses = chosen.bag(), None, chosen.losses
         if self.mixer.takes(len(rows)) and not watch.was_cut:
-            mixture, losses = self.mixer.mix_unseen(booster, rows, answers, watch)
+            mixture, losses = self.mixer.mix_unseen(booster, rows, chosen.answers, watch)
         if folds.beat_constant(losses):
             return Grown(booster, mixture=mixture)
         is_lost = self.task.is_classification and bool(np.ptp(rows.y))

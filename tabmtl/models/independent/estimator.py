@@ -140,9 +140,10 @@ class IndependentTasks(LightGBMEstimator):
         most 5 000 labels of which fewer than 100 lie outside the most frequent class. For these, the default LightGBM
         chooses its trees by their loss in ten folds; with fewer than ten rows, each row is a fold. It chooses the
         number of trees, at least 20, and one of five shapes: 2, 7 or 8 leaves, "mid", or the estimator's own
-        parameters. A constant answers if it predicts better than all of these. For classes, the constant is the shares
-        of the classes; it must win by more than two standard errors, and there is a warning. A constant also answers,
-        with a warning, for a task whose labels all lie in one of several ``groups``.
+        parameters. The mean of the trees of all folds is the model, before the link to probabilities. A constant
+        answers if it predicts better than all of these. For classes, the constant is the shares of the classes; it must
+        win by more than two standard errors, and there is a warning. A constant also answers, with a warning, for a
+        task whose labels all lie in one of several ``groups``.
 
     Attributes
     ----------

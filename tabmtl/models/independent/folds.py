@@ -10,6 +10,7 @@ import numpy as np
 from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows, number_units
 from tabmtl.models.independent.grower import LEAST_TREES, Grower
 from tabmtl.models.independent.rows import Sample
+from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
 from tabmtl.training.watch import Watch
 
@@ -22,11 +23,17 @@ _FIXED_TREES = {"num_leaves": 7, "min_child_samples": 20, "colsample_bytree": 1.
 
 
 class Chosen(NamedTuple):
-    """Options of the trees that predict best by folds, and their answers and losses (n,) there."""
+    """Trees of all folds by the options that predict best, the number of rounds, and answers and losses (n,) there."""
 
-    options: dict[str, Any]
+    boosters: list[lgb.Booster]
+    n_rounds: int
     answers: np.ndarray
     losses: np.ndarray
+
+    def bag(self) -> lgb.Booster:
+        """Return one model of the trees of all folds, whose raw scores are the mean of theirs."""
+        texts = [TreeText(booster.model_to_string(num_iteration=self.n_rounds)) for booster in self.boosters]
+        return lgb.Booster(model_str=TreeText.mean(texts))
 
 
 class Folds:
@@ -48,12 +55,13 @@ class Folds:
             Options of trees with large leaves, which enough rows try too.
         watch : Watch
         """
-        found: list[Chosen] = []
-        for tried in _options(len(self._rows), own, large):
-            found.append(self._try(tried, watch))
+        first, *others = _options(len(self._rows), own, large)
+        best = self._try(first, watch)
+        for options in others:
             if watch.was_cut:
                 break
-        return min(found, key=lambda each: each.losses.sum())
+            best = min(best, self._try(options, watch), key=lambda each: each.losses.sum())
+        return best
 
     def beat_constant(self, losses: np.ndarray) -> bool:
         """Return whether losses (n,) of the rows are those of a model that tells more than a constant."""
@@ -66,7 +74,7 @@ class Folds:
         return bool(excess.sum() < margin)
 
     def _try(self, options: dict[str, Any], watch: Watch) -> Chosen:
-        """Return the options with the best number of rounds, and its answers to all rows and their losses."""
+        """Grow trees by options in all folds, and find the best number of rounds."""
         grower = self._grower
         params = grower.params | options | {"metric": "None"}
         found: list[np.ndarray] = []
@@ -94,7 +102,7 @@ class Folds:
             if grown <= LEAST_TREES or losses.sum() < least.sum():
                 best, answered, least = grown, answers, losses
             is_done |= watch.cuts(f"the folds of task {grower.task.name!r}")
-        return Chosen(options | {"num_iterations": best}, answered, least)
+        return Chosen(boosters, best, answered, least)
 
 
 def deal(rows: Sample, task: Task, seed: int, most: int) -> np.ndarray:
