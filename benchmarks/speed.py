@@ -21,6 +21,7 @@ Boosted models:
 
 plain        R-MTGB as released (stumps, ten tasks) against the same algorithm on scikit-learn's trees, by rows a task
 shared       SharedTrees against one LightGBM of as many trees for a single task
+vector       SharedTrees, R-MTGB, CatBoost and XGBoost's vector leaves against one LightGBM per task: time, memory, R²
 one_row      one row of both, and of a task's exported model
 
 Recommenders:
@@ -59,6 +60,7 @@ from benchmarks.harness import Case, Measures, speed_parser
 RECHUB, TABM = {"torch_rechub": "torch-rechub>=0.9,<0.10"}, {"tabm": "tabm>=0.0.3,<0.1"}
 ONNX = dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "tabmtl[onnx]")
 MLFLOW = {"mlflow": "tabmtl[mlflow]"}
+VECTOR_LEAVES = {"catboost": "catboost>=1.2.7", "xgboost": "xgboost>=3.1"}
 NETWORKS = ("MultiTabNet", "SharedBottom")
 LONG = ("MMoE", "PLE", "HoME", "APEM", "STEM", "AdaTT", *NETWORKS)
 #: Small sizes.
@@ -88,6 +90,7 @@ CASES = [
         Case("shared", boosted.shared, sizes, {"rows": 500, "n_trees": 2}, 3, True, {"ours": 0.67})
         for sizes in ({"rows": 100_000}, {"rows": 25_000}, {"rows": 400_000}, {"n_tasks": 16}, {"kind": "binary"})
     ],
+    Case("vector", boosted.vector, {}, {"rows": 500, "n_tasks": 2, "n_trees": 3}, 5, needs=VECTOR_LEAVES),
     Case("one_row", boosted.one_row, {}, ASKED, most={"R-MTGB, a task's exported model": 0.1, "SharedTrees": 0.3}),
     Case("body", sessions.body, {}, LOG, 3, faster={"float32, pooling=last": 1.7, "bf16, pooling=last": 3.0}),
     *[

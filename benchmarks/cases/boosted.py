@@ -1,4 +1,4 @@
-"""R-MTGB and SharedTrees: beside a plain loop over scikit-learn's trees, and bare LightGBM, on one thread.
+"""R-MTGB and SharedTrees beside a plain loop over scikit-learn's trees, and other boosters, on one thread.
 
 The time of ours is that of ``fit`` as a user calls it: reading the polars frame, binning, all trees.
 """
@@ -11,9 +11,10 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 import polars as pl
-from sklearn.metrics import root_mean_squared_error
+from sklearn.metrics import r2_score, root_mean_squared_error
+from sklearn.multioutput import MultiOutputRegressor
 
-from benchmarks.harness import Side, Sides, asking, cpu
+from benchmarks.harness import Measures, Side, Sides, asking, cpu, gauged, in_own_process
 from benchmarks.peers.rmtgb import PlainRMTGB
 from tabmtl import RMTGB, SharedTrees
 from tabmtl.synth import make_outlier_tasks
@@ -29,15 +30,17 @@ PARAMS: dict[str, Any] = {
     "verbosity": -1,
 }
 FIXED: dict[str, Any] = {"learning_rate": 0.1, "early_stopping": False, "n_jobs": 1, "random_state": 0}
+#: Rounds of the stages of R-MTGB.
+STAGES = ("n_estimators_shared", "n_estimators_outlier", "n_estimators_task")
 
 
-def draw_columns(n_tasks: int, n_rows: int, n_features: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def draw_columns(n_tasks: int, n_rows: int, n_features: int, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Draw rows of tasks that are alike and come in turn, float32.
 
     The columns are features ``x0``, ``x1``, ... and the ``task``, a whole number. The target is a sum of smooth
     functions of pairs of features, and of one feature by task, with noise.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     task = np.arange(n_rows, dtype=np.int32) % n_tasks
     before = rng.standard_normal(n_tasks).astype(np.float32)[task]
     columns, y = {}, 0.3 * rng.standard_normal(n_rows, dtype=np.float32)
@@ -50,7 +53,7 @@ def draw_columns(n_tasks: int, n_rows: int, n_features: int) -> tuple[dict[str, 
 
 def rmtgb(rounds: int, num_leaves: int, **options: Any) -> RMTGB:
     """Make R-MTGB of equally many rounds a stage; leaves of stumps may hold one row, as in the release."""
-    stages: dict[str, Any] = dict.fromkeys(("n_estimators_shared", "n_estimators_outlier", "n_estimators_task"), rounds)
+    stages: dict[str, Any] = dict.fromkeys(STAGES, rounds)
     least = 1 if num_leaves == 2 else 20
     return RMTGB(**stages, num_leaves=num_leaves, min_child_samples=least, **FIXED, **options)
 
@@ -74,9 +77,9 @@ def plain(rows: int = 300, rounds: int = 50) -> Sides:
     }
 
 
-def related_targets(columns: dict[str, np.ndarray], y: np.ndarray, n_tasks: int) -> pl.DataFrame:
+def related_targets(columns: dict[str, np.ndarray], y: np.ndarray, n_tasks: int, seed: int = 1) -> pl.DataFrame:
     """Make wide targets: the same function with a feature more, and noise, for each task."""
-    rng, n_features = np.random.default_rng(1), len(columns) - 1
+    rng, n_features = np.random.default_rng(seed), len(columns) - 1
     noise = [0.3 * rng.standard_normal(len(y), dtype=np.float32) for _ in range(n_tasks)]
     return pl.DataFrame({f"y{t}": y + columns[f"x{t % n_features}"] + noise[t] for t in range(n_tasks)})
 
@@ -113,3 +116,48 @@ def one_row(n_tasks: int = 8, requests: int = 1000) -> Sides:
         ),
         "SharedTrees": asking(shared.predict, [row.drop("task")], requests),
     }
+
+
+def vector(rows: int = 100_000, n_tasks: int = 16, n_trees: int = 99) -> Sides:
+    """Compare boosters of several regressions with one LightGBM for each: 20 features, 16 leaves, as many rounds.
+
+    Each side has a process of its own. The rows, and a fifth as many to test, are drawn by the round. R² is the mean
+    over the tasks. CatBoost's trees are symmetric; R-MTGB has a third of the rounds in each stage.
+    """
+    import catboost
+    import xgboost
+
+    equal: dict[str, Any] = {"learning_rate": FIXED["learning_rate"], "reg_lambda": 1.0}
+    ours, theirs = FIXED | equal | {"num_leaves": 16}, equal | {"n_estimators": n_trees}
+    models = {
+        "LightGBM per task": MultiOutputRegressor(lgb.LGBMRegressor(num_leaves=16, n_jobs=1, verbose=-1, **theirs)),
+        "CatBoost, MultiRMSE": catboost.CatBoostRegressor(
+            loss_function="MultiRMSE", depth=4, thread_count=1, verbose=False, allow_writing_files=False, **theirs
+        ),
+        "XGBoost, vector leaves": xgboost.XGBRegressor(
+            multi_strategy="multi_output_tree",
+            tree_method="hist",
+            grow_policy="lossguide",
+            max_leaves=16,
+            max_depth=0,
+            n_jobs=1,
+            **theirs,
+        ),
+        "SharedTrees": SharedTrees(n_estimators=n_trees, n_estimators_task=0, **ours),
+        "RMTGB": RMTGB(**dict.fromkeys(STAGES, n_trees // 3), **ours),
+    }
+    return {
+        name: lambda seed, model=model: in_own_process(fit_regressions, model, rows, n_tasks, seed)
+        for name, model in models.items()
+    }
+
+
+def fit_regressions(model: Any, rows: int, n_tasks: int, seed: int) -> Measures:
+    """Measure the fit of related regressions, and its mean R² on new rows, which are drawn before."""
+    columns, y = draw_columns(1, rows + rows // 5, 20, seed)
+    X = pl.DataFrame(columns).drop("task").to_numpy()
+    Y = related_targets(columns, y, n_tasks, seed + 1).to_numpy()
+    found: Measures = {}
+    with gauged(found):
+        model.fit(X[:rows], Y[:rows])
+    return found | {"R²": float(r2_score(Y[rows:], model.predict(X[rows:])))}
