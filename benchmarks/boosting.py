@@ -102,7 +102,11 @@ def fit_ours(method: str, split: Split, setting: dict[str, Any], seed: int, args
     data = split.data
     known = {"tasks": data.tasks, "task_column": data.task_column, "n_jobs": args.threads, "random_state": seed}
     options = {**setting, "learning_rate": LEARNING_RATE, "patience": PATIENCE} if setting else {}
-    model = IndependentTasks(tune="all", **known) if method == REFERENCE else RMTGB(**known, **options)
+    model = (
+        IndependentTasks(tune="all", families=("lightgbm",), **known)
+        if method == REFERENCE
+        else RMTGB(**known, **options)
+    )
     X_val, y_val = split.frames["val"]
     model.fit(*split.frames["train"], X_val=X_val, y_val=y_val)
 

@@ -125,8 +125,8 @@ Setting = tuple[str, str, str | None, int | None]
 ANSWERED = 1_000
 
 MODELS: dict[str, Callable[..., Any]] = {
-    LIGHTGBM: partial(IndependentTasks, tune="all"),
-    BAG: partial(Bag, partial(IndependentTasks, tune="all")),
+    LIGHTGBM: partial(IndependentTasks, tune="all", families=("lightgbm",)),
+    BAG: partial(Bag, partial(IndependentTasks, tune="all", families=("lightgbm",))),
     CATBOOST: CatBoost,
     "SharedTrees": SharedTrees,
     "SharedBottom, 4 members": partial(SharedBottom, n_members=4),
@@ -168,10 +168,10 @@ OF_TABLES: dict[str, Callable[..., Any]] = {
     "MMoE": MMoE,
     "MultiTabNet": MultiTabNet,
     TREE_BAG: partial(Bag, SharedTrees),
-    REFERENCE: IndependentTasks,
+    REFERENCE: partial(IndependentTasks, families=("lightgbm",)),
     PLAIN: Plain,
     FIXED: partial(Plain, n_estimators=60, num_leaves=7, learning_rate=0.05),
-    MIXED: partial(IndependentTasks, families="all"),
+    MIXED: IndependentTasks,
     FOREST: partial(Scikit, ExtraTreesClassifier(), ExtraTreesRegressor()),
     LINEAR: partial(Scikit, LogisticRegression(max_iter=1_000), Ridge()),
 }

@@ -101,7 +101,7 @@ def make(model: str, name: str, problem: Problem, seed: int, epochs: int | None)
     """Make a model with its defaults and the known facts about the tasks of a set."""
     common: dict[str, Any] = {"tasks": problem.tasks, "random_state": seed}
     if model == REFERENCE:
-        return IndependentTasks(tune="all", **common)
+        return IndependentTasks(tune="all", families=("lightgbm",), **common)
     if model == LINEAR:
         models = {"classifier": LogisticRegression(max_iter=300), "regressor": Ridge(alpha=1)}
         return IndependentTasks(tasks=problem.tasks, **models)

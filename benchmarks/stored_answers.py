@@ -42,7 +42,7 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "MMoE, pcgrad": ("MMoE", {"balance": "pcgrad"}),
     "MMoE, uncertainty": ("MMoE", {"balance": "uncertainty"}),
     "SharedBottom, piecewise": ("SharedBottom", {"numeric_embedding": "piecewise"}),
-    "IndependentTasks, tuned": ("IndependentTasks", {"tune": "all"}),
+    "IndependentTasks, tuned": ("IndependentTasks", {"tune": "all", "families": ("lightgbm",)}),
     "RMTGB, subsample": ("RMTGB", {"subsample": 0.7, "early_stopping": True}),
 }
 

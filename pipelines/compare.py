@@ -17,7 +17,7 @@ from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
 from tabmtl.pipelines.terminal import INTERRUPTED, near
 from tabmtl.pipelines.tracking import check_writable
 
-_TUNED = "tune=all"
+_TUNED = ("tune=all", 'families=["lightgbm"]')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +61,9 @@ class ModelList:
                 raise ValueError(f"--set takes MODEL.NAME=VALUE with one of the models, got {text!r}: {named}")
             own[name].append(setting)
         for name, settings in own.items():
-            is_said = any(setting.startswith(("tune=", "early_stopping=")) for setting in settings)
+            is_said = any(setting.startswith(("tune=", "families=", "early_stopping=")) for setting in settings)
             if name.startswith("IndependentTasks") and not is_said:  # a reference that is not tuned is too easy to beat
-                settings.append(_TUNED)
+                settings.extend(_TUNED)
         return {name: ModelChoice(model=name, set=settings, seed=self.seed) for name, settings in own.items()}
 
 
@@ -193,7 +193,7 @@ def _train_command(name: str, tried: Mapping[str, Any], rows: TableRows, source:
     own = models.choices().get(name)
     settings = [] if own is None else own.set
     if own is None and isinstance(tried[name], tabmtl.IndependentTasks):  # the one default model with settings
-        settings = [_TUNED]
+        settings = [*_TUNED]
     words += [word for setting in settings for word in ("--set", setting)]
     words += ["--seed", str(models.seed)] if models.seed else []
     return f"tabmtl train {shlex.join(words)} --output model"

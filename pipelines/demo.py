@@ -138,7 +138,8 @@ def _draw(rows: TableRows, seed: int) -> dict[str, float]:
     X_test, y_test = rows.parts["test"]
     few = y.with_columns(pl.when(pl.int_range(pl.len()) < N_LABELS).then(SCARCE).alias(SCARCE))
     together = tabmtl.SharedTrees(**rows.facts, random_state=seed).fit(X, few)
-    alone = tabmtl.IndependentTasks(tune="all", tasks={SCARCE: rows.facts["tasks"][SCARCE]}, random_state=seed)
+    tasks = {SCARCE: rows.facts["tasks"][SCARCE]}
+    alone = tabmtl.IndependentTasks(tune="all", families=("lightgbm",), tasks=tasks, random_state=seed)
     alone.fit(X[:N_LABELS], few[:N_LABELS, [SCARCE]])
     found = {
         "draw": seed,
@@ -175,7 +176,8 @@ def _plot(draws: pl.DataFrame, title: str, path: Path) -> None:
 def _compare(rows: TableRows, network: tabmtl.MultiTabNet, seed: int) -> tabmtl.Comparison:
     """Fit three models on all labels of the same rows, and print their scores on the same other rows."""
     models = {
-        "IndependentTasks": tabmtl.IndependentTasks(tune="all"),  # the reference: one LightGBM per target
+        # the reference: one LightGBM per target
+        "IndependentTasks": tabmtl.IndependentTasks(tune="all", families=("lightgbm",)),
         "SharedTrees": tabmtl.SharedTrees(),
         "MultiTabNet": network,
     }

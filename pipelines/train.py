@@ -237,7 +237,9 @@ def fit_and_report(
 
 def fit_single_tasks(rows: Rows | ShardRows, estimator: Any) -> tabmtl.IndependentTasks:
     """Fit the reference of an estimator of tables: one LightGBM per task, tuned as one, on the same rows."""
-    single = tabmtl.IndependentTasks(tune="all", random_state=estimator.random_state, **rows.facts)
+    single = tabmtl.IndependentTasks(
+        tune="all", families=("lightgbm",), random_state=estimator.random_state, **rows.facts
+    )
     seconds = timed_fit(rows, single)
     chosen = f"configuration {single.configuration_!r} of four"
     print(f"IndependentTasks, one LightGBM per task, {chosen}: fitted in {seconds:.1f} s", flush=True)

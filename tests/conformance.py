@@ -35,8 +35,8 @@ CANDIDATES = {
 }
 #: Given to an estimator where it has the parameter, beside the small options.
 TINY: dict[str, Any] = SMALL | {"unknown_task": "error", "models": CANDIDATES}
-#: Of models by LightGBM, which look for the number of trees by ten folds of so few rows.
-FEW_ROUNDS = {"learning_rate": 0.3, "patience": 5}
+#: Of models by LightGBM alone, which look for the number of trees by ten folds of so few rows.
+FEW_ROUNDS = {"learning_rate": 0.3, "patience": 5, "families": ("lightgbm",)}
 
 
 def _listed() -> Iterator[type[MultiTaskEstimator]]:

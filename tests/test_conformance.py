@@ -35,17 +35,23 @@ WHOLE = (ESMM, IndependentTasks, MultiTabNet, RMTGB, SharedBottomClassifier, Sha
 FACES = [cls for cls in ESTIMATORS if cls._target_kind]
 #: Networks whose promises are checked with members too: plain, batch-normalised, a funnel, and one with tokens.
 WITH_MEMBERS = [cls for cls in ESTIMATORS if cls.__name__ in ("SharedBottom", "MMoE", "ESMM", "MultiTabNet")]
+#: Forms of models, and their parameters.
+FORMS = (
+    ("", MODELS, {}),
+    (" with members", WITH_MEMBERS, {"n_members": 2}),
+    (" of all families", [IndependentTasks], {"families": "all"}),
+)
 #: Words in the names of the promises that a model's own layers could break.
 OF_LAYERS = ("bits", "bytes", "fit_again", "parameter", "row_is", "rows", "missing", "unseen", "weight_zero", "seed")
 #: Words in the names of promises of several fits, which the task tower and SharedBottom's layers keep for all networks.
 OF_MANY_FITS = ("own_task", "told_apart", "own_rows", "generators")
 
 
-def is_later(cls: type[MultiTaskEstimator], members: str, name: str) -> bool:
+def is_later(cls: type[MultiTaskEstimator], form: str, name: str) -> bool:
     """Say whether a promise is checked in `make test-all` only."""
-    if cls in WHOLE and not members:
+    if cls in WHOLE and not form:
         return False
-    if cls in FACES or (members and cls is not SharedBottom):
+    if cls in FACES or (form and cls is not SharedBottom):
         return True
     if any(word in name for word in OF_MANY_FITS) and cls is not SharedBottom:
         return True
@@ -55,10 +61,10 @@ def is_later(cls: type[MultiTaskEstimator], members: str, name: str) -> bool:
 CHECKS = [
     pytest.param(
         check,
-        id=f"{cls.__name__}{members}-{check.__name__.removeprefix('check_')}",
-        marks=pytest.mark.all_faces if is_later(cls, members, check.__name__) else (),
+        id=f"{cls.__name__}{form}-{check.__name__.removeprefix('check_')}",
+        marks=pytest.mark.all_faces if is_later(cls, form, check.__name__) else (),
     )
-    for members, classes, params in (("", MODELS, {}), (" with members", WITH_MEMBERS, {"n_members": 2}))
+    for form, classes, params in FORMS
     for cls in classes
     for check in multitask_checks(tiny(cls, **LARGER, **params))
 ]

@@ -20,7 +20,7 @@ X_test, y_test = (part.sample(3000, seed=1) for part in portal.part("test"))
 y = y.with_columns(pl.when(pl.int_range(pl.len()) < 200).then("male").alias("male"))
 
 candidates = {
-    "LightGBM per target": IndependentTasks(),
+    "LightGBM per target": IndependentTasks(families=("lightgbm",)),
     "SharedTrees": SharedTrees(n_estimators_task=0),
     "SharedBottom": SharedBottom(hidden=(64,), epochs=10),
 }
@@ -38,7 +38,7 @@ LeaderboardDisplay.from_estimator(model)
 # %%
 # On rows that neither the candidates nor the weights have seen, beside the single-task candidate and a constant answer:
 alone = (
-    IndependentTasks(tasks=portal.tasks, random_state=0)
+    IndependentTasks(families=("lightgbm",), tasks=portal.tasks, random_state=0)
     .fit(X, y)
     .score_tasks(X_test, y_test)
 )

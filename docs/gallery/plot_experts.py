@@ -48,7 +48,7 @@ distance.round(2)
 # %%
 # Weights show how a gate mixes, not what an expert is worth. The scores tell whether it helped: R², beside one
 # LightGBM per target, and the mean has 0.
-alone = IndependentTasks(random_state=0).fit(bench.X, bench.y)
+alone = IndependentTasks(families=("lightgbm",), random_state=0).fit(bench.X, bench.y)
 gain = multitask_gain(
     model.score_tasks(test.X, test.y), alone.score_tasks(test.X, test.y)
 )

@@ -39,7 +39,7 @@ of_funnel = p["conversion"][:, 1] / p["click"][:, 1]
 # From the clicked impressions alone, as conversions are often learned:
 clicked = (log.y["click"] == 1).to_numpy()
 tasks = {"conversion": "binary"}
-naive = IndependentTasks(tasks=tasks, random_state=0).fit(
+naive = IndependentTasks(families=("lightgbm",), tasks=tasks, random_state=0).fit(
     log.X.filter(clicked), log.y.filter(clicked).select("conversion")
 )
 of_clicked = naive.predict_proba(fresh.X)["conversion"][:, 1]

@@ -43,7 +43,9 @@ with mlflow.start_run(experiment_id=experiment) as run:
     tabmtl.mlflow.log_model(
         model, input_example=X.head(5), registered_model_name="portal"
     )
-alone = IndependentTasks(tasks=portal.tasks, random_state=0).fit(X, y)
+alone = IndependentTasks(
+    families=("lightgbm",), tasks=portal.tasks, random_state=0
+).fit(X, y)
 {
     "SharedBottom": model.score_tasks(X_val, y_val),
     "LightGBM per target": alone.score_tasks(X_val, y_val),

@@ -22,7 +22,9 @@ flights = load("flights")
 X, y = (part.sample(2000, seed=0) for part in flights.part("train"))
 X_test, y_test = (part.sample(2000, seed=0) for part in flights.part("test"))
 model = SharedBottom(tasks=flights.tasks, epochs=8, random_state=0).fit(X, y)
-alone = IndependentTasks(tasks=flights.tasks, random_state=0).fit(X, y)
+alone = IndependentTasks(
+    families=("lightgbm",), tasks=flights.tasks, random_state=0
+).fit(X, y)
 {
     "SharedBottom": model.score_tasks(X_test, y_test),
     "LightGBM per target": alone.score_tasks(X_test, y_test),

@@ -83,7 +83,7 @@ scores = {
     for each in (
         model,
         SharedBottom(epochs=20, random_state=0).fit(bench.X, bench.y),
-        IndependentTasks(random_state=0).fit(bench.X, bench.y),
+        IndependentTasks(families=("lightgbm",), random_state=0).fit(bench.X, bench.y),
     )
 }
 scores

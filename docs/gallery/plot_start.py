@@ -45,9 +45,9 @@ model.predict_proba(X_test)["cancelled"][:3].round(3)
 # mean has 0.
 from tabmtl import IndependentTasks, multitask_gain
 
-single = IndependentTasks(tune="all", tasks=flights.tasks, random_state=0).fit(
-    X, scarce
-)
+single = IndependentTasks(
+    tune="all", families=("lightgbm",), tasks=flights.tasks, random_state=0
+).fit(X, scarce)
 gain = multitask_gain(
     model.score_tasks(X_test, y_test), single.score_tasks(X_test, y_test)
 )

@@ -42,7 +42,9 @@ front.select("trial", "dominated", "score/weight", "score/male")
 from tabmtl.plots import ParetoDisplay
 
 alone = (
-    IndependentTasks(tasks=tasks, random_state=0).fit(X, y).score_tasks(X_val, y_val)
+    IndependentTasks(families=("lightgbm",), tasks=tasks, random_state=0)
+    .fit(X, y)
+    .score_tasks(X_val, y_val)
 )
 chosen = choose_point(pareto_front(study), weights={"weight": 1, "male": 2})
 ParetoDisplay.from_front(front, reference=alone, chosen=chosen)

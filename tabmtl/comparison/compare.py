@@ -63,7 +63,7 @@ def default_models(n_rows: int) -> dict[str, MultiTaskEstimator]:
     >>> list(default_models(2_000_000))
     ['IndependentTasks', 'SharedTrees', 'MMoE', 'MultiTaskEnsemble']
     """
-    models: dict[str, MultiTaskEstimator] = {"IndependentTasks": IndependentTasks(tune="all")}
+    models: dict[str, MultiTaskEstimator] = {"IndependentTasks": IndependentTasks(tune="all", families=("lightgbm",))}
     models["SharedTrees"] = SharedTrees()
     if n_rows <= _ROWS_OF_ALL:
         models["RMTGB"] = RMTGB()

@@ -90,7 +90,8 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     models : dict of str to estimator, optional
         Multi-task estimators by name; default `default_models`. The ensemble fits copies: models of single tasks first,
         then the others in this order. It sets their ``tasks``, ``task_column``, ``categorical_features`` and
-        ``random_state``. If there is no `IndependentTasks`, it adds ``IndependentTasks(tune="all")`` as the reference.
+        ``random_state``. If there is no `IndependentTasks`, it adds one of LightGBM as the reference, with
+        ``tune="all"``.
     n_folds : int or "auto", default="auto"
         Number of folds; every candidate is fitted on each. "auto" is 5. In wide tables it is 8 if a task has fewer than
         500 labels, and 10 if fewer than 100. With more than 200 000 rows it is 3, or 5 if a task has fewer than 500
@@ -189,7 +190,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         >>> ensemble = MultiTaskEnsemble(models={**MultiTaskEnsemble.default_models(), "MultiTabNet": MultiTabNet()})
         """
         return {
-            "IndependentTasks": IndependentTasks(tune="all"),
+            "IndependentTasks": IndependentTasks(tune="all", families=("lightgbm",)),
             "SharedTrees": SharedTrees(),
             "RMTGB": RMTGB(),
             # The folds average the networks already: neither restarts nor more members are worth their time here.

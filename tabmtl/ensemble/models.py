@@ -49,7 +49,7 @@ def with_reference(found: Mapping[str, MultiTaskEstimator]) -> dict[str, MultiTa
     """Return the models, single-task ones first; a tuned reference is added where there is none."""
     single = {name: each for name, each in found.items() if isinstance(each, IndependentTasks)}
     if not single:
-        single = {_free_name(_REFERENCE, found): IndependentTasks(tune="all")}
+        single = {_free_name(_REFERENCE, found): IndependentTasks(tune="all", families=("lightgbm",))}
     return single | {name: each for name, each in found.items() if name not in single}
 
 

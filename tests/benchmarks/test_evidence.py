@@ -21,7 +21,7 @@ from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedTrees
 from tabmtl.pipelines import datasets
 
 TREES = {"n_estimators": 5, "n_estimators_task": 0}
-ALONE = {"patience": 1, "learning_rate": 0.3}
+ALONE = {"families": ("lightgbm",), "patience": 1, "learning_rate": 0.3}
 
 
 class Constant:

@@ -58,7 +58,7 @@ def test_a_bag_averages_answers_and_a_twin_learns_tasks_alone():
     case = open_case("portal", 0, None)
     tasks = {name: case.tasks[name] for name in ("male", "weight")}
     (X, y), X_test = (case.train[0], case.train[1].select(list(tasks))), case.test[0]
-    make = partial(IndependentTasks, colsample_bytree=0.5, patience=1, learning_rate=0.3)
+    make = partial(IndependentTasks, families=("lightgbm",), colsample_bytree=0.5, patience=1, learning_rate=0.3)
     bag, twin = Bag(make, tasks=tasks, random_state=3), Alone(make, tasks=tasks, random_state=3)
     bag.fit(X, y, None)
     twin.fit(X, y, None)

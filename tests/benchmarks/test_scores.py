@@ -53,7 +53,10 @@ def test_mixtures_are_compared_on_a_funnel_whose_ceiling_is_known(tmp_path, caps
 @pytest.fixture
 def quick_reference(monkeypatch):
     """Trees that take no time: the scores of the linear model are looked at."""
-    alone, make = tabmtl.IndependentTasks(patience=1, learning_rate=0.9, num_leaves=2), benchmark.make
+    alone, make = (
+        tabmtl.IndependentTasks(families=("lightgbm",), patience=1, learning_rate=0.9, num_leaves=2),
+        benchmark.make,
+    )
     monkeypatch.setattr(
         benchmark, "make", lambda model, *rest: clone(alone) if model == benchmark.REFERENCE else make(model, *rest)
     )

@@ -83,7 +83,7 @@ def test_trees_share_out_the_gain(cls):
 
 
 def test_the_gain_of_trees_of_squared_errors_is_that_of_lightgbm():
-    model = IndependentTasks(random_state=0).fit(X, Y)
+    model = IndependentTasks(families=("lightgbm",), random_state=0).fit(X, Y)
     booster = model.estimators_["value"]
     gains = dict(zip(model.encode(X).columns, booster.feature_importance("gain"), strict=True))
     found = model.importances_.filter(task="value")

@@ -220,7 +220,7 @@ def test_networks_learn_related_tasks_better_than_single_models(estimator, score
 def test_the_single_models_score_what_the_comparison_says():
     train = make_multitab_bench(1_500, 8, 4, correlation=0.9, degrees=2, noise=0.1, random_state=0)
     test = train.draw(2_000, random_state=1)
-    single = IndependentTasks(n_jobs=1, random_state=0).fit(train.X, train.y)
+    single = IndependentTasks(families=("lightgbm",), n_jobs=1, random_state=0).fit(train.X, train.y)
     assert single.score(test.X, test.y) == pytest.approx(SINGLE_TASK, abs=0.02)
     assert train.truth.linear_score.mean() == pytest.approx(0.33, abs=0.01)
     assert train.truth.score_ceiling.mean() == pytest.approx(CEILING, abs=0.001)

@@ -110,7 +110,7 @@ def test_a_pipeline_over_columns_is_one_model(name):
 
 def test_a_network_is_a_transformer_in_a_pipeline():
     trunk = network(hidden=(16, 4)).set_output(transform="polars")
-    model = Pipeline([("trunk", trunk), ("model", IndependentTasks(random_state=0))]).fit(X, Y)
+    model = Pipeline([("trunk", trunk), ("model", IndependentTasks(families=("lightgbm",), random_state=0))]).fit(X, Y)
     assert list(model[-1].feature_names_in_) == [f"sharedbottom{i}" for i in range(4)]
     assert model.score(X, Y) > 0.6
 

@@ -120,7 +120,9 @@ def test_the_single_models_score_what_the_comparisons_say(log):
     train, test = log
     y, fresh = (part.y.select(pl.col(train.task_chain).fill_null(0)) for part in (train, test))
     assert y["conversion"].sum() == 152
-    scores = IndependentTasks(n_jobs=1, random_state=0).fit(train.X, y).score_tasks(test.X, fresh)
+    scores = (
+        IndependentTasks(families=("lightgbm",), n_jobs=1, random_state=0).fit(train.X, y).score_tasks(test.X, fresh)
+    )
     assert scores["click"] == pytest.approx(0.76, abs=0.02)
     assert scores["conversion"] == pytest.approx(0.76, abs=0.03)
     assert test.ceiling()["conversion"] == pytest.approx(0.93, abs=0.01)

@@ -143,7 +143,7 @@ def test_columns_without_any_value_or_change_add_nothing(table, tmp_path):
     blank = pl.DataFrame({"z": [None] * 300, "level": [None] * 300, "one": [1e30] * 300})
     blank = blank.cast({"z": pl.Float64, "level": pl.String})
     for columns_of in (blank, pl.concat([X.drop("level"), blank], how="horizontal")):
-        model = IndependentTasks(families="all", random_state=0).fit(columns_of[:80], y[:80, ["r"]])
+        model = IndependentTasks(random_state=0).fit(columns_of[:80], y[:80, ["r"]])
         answers = model.predict(columns_of)
         assert answers["r"].is_finite().all()
         model.save(tmp_path / str(columns_of.width))
@@ -152,7 +152,7 @@ def test_columns_without_any_value_or_change_add_nothing(table, tmp_path):
 
 def test_mixtures_are_saved_and_answer_a_row_as_in_the_batch(table, tmp_path):
     X, y = table
-    model = IndependentTasks(families="all", random_state=0).fit(X, y)
+    model = IndependentTasks(random_state=0).fit(X, y)
     assert model.family_weights_.columns == ["task", *FAMILIES]
     assert_allclose(model.family_weights_.select(FAMILIES).sum_horizontal(), 1)
     assert any(isinstance(each, Mixture) for each in model.estimators_.values())
@@ -173,8 +173,7 @@ def test_mixtures_learn_groups_weights_and_given_validation_rows(table, options)
     given |= {"X_val": X[200:], "y_val": y[200:, ["r", "b"]]} if "validated" in options else {}
     rows = slice(200) if "validated" in options else slice(300)
     first, second = (
-        IndependentTasks(families="all", random_state=0).fit(X[rows], y[rows, ["r", "b"]], **given).predict(X)
-        for _ in range(2)
+        IndependentTasks(random_state=0).fit(X[rows], y[rows, ["r", "b"]], **given).predict(X) for _ in range(2)
     )
     assert first.equals(second)
     assert first.null_count().sum_horizontal().item() == 0
@@ -182,7 +181,7 @@ def test_mixtures_learn_groups_weights_and_given_validation_rows(table, options)
 
 def test_rows_of_one_group_are_judged_by_given_validation_rows(table):
     X, y = table[0], table[1][["r"]]
-    one = IndependentTasks(families="all", random_state=0)
+    one = IndependentTasks(random_state=0)
     one.fit(X[:60], y[:60], groups=np.zeros(60), X_val=X[60:], y_val=y[60:])
     assert one.family_weights_.select("extra_trees", "additive").sum_horizontal().item() > 0
 
@@ -194,7 +193,7 @@ def test_many_rows_are_set_aside_to_weigh_and_learned_then(table, monkeypatch):
     monkeypatch.setattr(choice, "_MOST_FOLDED", 100)
     monkeypatch.setattr(choice, "FEW_ROWS", 100)
     X, y = table
-    model = IndependentTasks(families="all", random_state=0).fit(X, y[["b"]])
+    model = IndependentTasks(random_state=0).fit(X, y[["b"]])
     weights = model.family_weights_.select(FAMILIES).row(0)
     assert sum(weight > 0 for weight in weights) > 1
     assert model.score(X, y[["b"]]) > 0.8  # ROC AUC on the rows of fit; .5 for a constant
@@ -206,8 +205,8 @@ def test_curves_help_where_columns_add_up():
     X = rng.normal(size=(500, 6))
     y = np.sin(2 * X[:, 0]) + X[:, 1] - 0.5 * X[:, 2] + np.abs(X[:, 3]) + 0.4 * rng.normal(size=500)
     train, test = slice(100), slice(100, 500)
-    alone = IndependentTasks(random_state=0).fit(X[train], y[train])
-    mixed = IndependentTasks(families="all", random_state=0).fit(X[train], y[train])
+    alone = IndependentTasks(families=("lightgbm",), random_state=0).fit(X[train], y[train])
+    mixed = IndependentTasks(random_state=0).fit(X[train], y[train])
     assert mixed.family_weights_["additive"][0] > 0.5
     assert mixed.score(X[test], y[test]) > alone.score(X[test], y[test]) + 0.02
 
@@ -216,7 +215,7 @@ def test_two_rows_with_all_of_the_weight_choose_no_family():
     X = np.random.default_rng(0).normal(size=(100, 2))
     y, weight = X[:, 0] > 0, np.where(np.arange(100) < 2, 1e6, 1.0)
     found = [
-        IndependentTasksClassifier(families="all", random_state=0).fit(X, y, sample_weight=own).family_weights_
+        IndependentTasksClassifier(random_state=0).fit(X, y, sample_weight=own).family_weights_
         for own in (np.ones(100), weight)
     ]
     spreads = [np.ptp(weights.select(FAMILIES).row(0)) for weights in found]
@@ -228,7 +227,7 @@ def test_lightgbm_alone_learns_more_labels_than_the_others_take(monkeypatch, tab
 
     X, y = table
     monkeypatch.setattr(mixture, "MOST_MIXED", 79)
-    model = IndependentTasks(families="all", random_state=0).fit(X, y[["r"]])
+    model = IndependentTasks(random_state=0).fit(X, y[["r"]])
     assert model.family_weights_["lightgbm"].to_list() == [1.0]
     assert isinstance(model.estimators_["r"], lgb.Booster)
     assert MOST_MIXED == 20_000
@@ -239,8 +238,8 @@ def test_lightgbm_alone_learns_more_labels_than_the_others_take(monkeypatch, tab
     [
         ({"families": ("lightgbm", "trees")}, ValueError, "families must be 'all', or hold names of"),
         ({"families": ("additive",)}, ValueError, "families must have 'lightgbm' among them"),
-        ({"families": "all", "early_stopping": False}, ValueError, "set early_stopping=True"),
-        ({"families": "all", "classifier": lgb.LGBMClassifier()}, ValueError, "leave out classifier"),
+        ({"families": FAMILIES, "early_stopping": False}, ValueError, "set early_stopping=True"),
+        ({"families": FAMILIES, "classifier": lgb.LGBMClassifier()}, ValueError, "leave out classifier"),
     ],
 )
 def test_families_that_cannot_be(table, options, error, words):
@@ -249,11 +248,23 @@ def test_families_that_cannot_be(table, options, error, words):
         IndependentTasks(**options).fit(X, y)
 
 
-def test_shards_take_lightgbm_alone(table, tmp_path):
+def test_lightgbm_learns_alone_what_the_others_cannot(table, tmp_path):
+    """Without names of families, it does so silently: Shards, no rows to weigh by, and tasks with a given model."""
     X, y = table
     X.with_columns(y["b"]).write_parquet(tmp_path / "rows.parquet")
+    shards = Shards(tmp_path / "rows.parquet")
+    from_shards = IndependentTasks(random_state=0).fit(shards, ["b"])
+    assert from_shards.predict(X).equals(
+        IndependentTasks(families=("lightgbm",), random_state=0).fit(X, y[["b"]]).predict(X)
+    )
+    plain = IndependentTasks(early_stopping=False, random_state=0).fit(X, y[["b"]])
+    assert isinstance(plain.estimators_["b"], lgb.Booster)
+    given = IndependentTasks(classifier=lgb.LGBMClassifier(n_estimators=5, verbose=-1), random_state=0).fit(
+        X, y[["r", "b"]]
+    )
+    assert [type(model) for model in given.estimators_.values()] == [Mixture, lgb.Booster]
     with pytest.raises(TypeError, match=r"Shards and groups of processes take families=\('lightgbm',\)"):
-        IndependentTasks(families="all").fit(Shards(tmp_path / "rows.parquet"), ["b"])
+        IndependentTasks(families=FAMILIES).fit(shards, ["b"])
 
 
 def curves(**arrays):

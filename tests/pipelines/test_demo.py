@@ -67,7 +67,8 @@ def test_few_labels_are_learned_alone_by_tuned_lightgbm_and_judged_over_draws(ru
     data = datasets.load("flights", folder=folder)
     X, y = (part.sample(N_ROWS, seed=4) for part in data.part("train"))
     X_test, y_test = data.part("test")
-    alone = tabmtl.IndependentTasks(tune="all", tasks={"cancelled": "binary"}, random_state=4)
+    params = {"tune": "all", "families": ("lightgbm",), "tasks": {"cancelled": "binary"}, "random_state": 4}
+    alone = tabmtl.IndependentTasks(**params)
     alone.fit(X[:N_LABELS], y[:N_LABELS, ["cancelled"]])
     assert draws["alone"][1] == pytest.approx(alone.score_tasks(X_test, y_test.select("cancelled"))["cancelled"])
     difference = draws["together"] - draws["alone"]

@@ -109,7 +109,10 @@ def test_parts_share_the_time_and_one_warning_names_what_ended():
         (tiny(SharedBottom, epochs=50), r"epoch 1 of 50\."),
         (SharedTrees(random_state=0), r"round 1 of 2000; trees of single tasks; no fit of all rows, so that the one"),
         (RMTGB(random_state=0), r"stage 1 round 1 of 50|stage 3 without the shared part, round 1 of 1000"),
-        (IndependentTasks(random_state=0), r"task 'a', round 1 of 1000; task 'b', round 1 of 1000; no fit of all rows"),
+        (
+            IndependentTasks(families=("lightgbm",), random_state=0),
+            r"task 'a', round 1 of 1000; task 'b', round 1 of 1000; no fit of all rows",
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -141,7 +144,9 @@ def test_two_threads_fit_one_estimator_each_with_its_own_time():
 
 
 def test_a_limit_that_is_not_reached_changes_nothing():
-    plain, limited = (IndependentTasks(time_limit=limit, random_state=0).fit(X, Y) for limit in (None, 1e6))
+    plain, limited = (
+        IndependentTasks(families=("lightgbm",), time_limit=limit, random_state=0).fit(X, Y) for limit in (None, 1e6)
+    )
     assert plain.predict(X).equals(limited.predict(X))
 
 
@@ -153,7 +158,12 @@ def test_recommenders_end_in_time():
 
 
 @pytest.mark.parametrize(
-    "model", [RMTGB(n_estimators_task=60), SharedTrees(n_estimators=60), IndependentTasks(tune=("small", "mid"))]
+    "model",
+    [
+        RMTGB(n_estimators_task=60),
+        SharedTrees(n_estimators=60),
+        IndependentTasks(tune=("small", "mid"), families=("lightgbm",)),
+    ],
 )
 def test_trees_show_rounds_and_losses(model, capsys):
     quiet = model.set_params(random_state=0).fit(X, Y).predict(X)

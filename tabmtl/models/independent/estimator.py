@@ -100,12 +100,13 @@ class IndependentState(TableState):
 class IndependentTasks(LightGBMEstimator):
     """One model per task, each trained on its own labelled rows only.
 
-    The default is LightGBM with native categories and missing values, and with early stopping for every task. Any
-    scikit-learn estimator can take its place. It is fitted on X as it was given, without the rows that lack a label.
+    The default averages the answers of three ``families`` of models: LightGBM, a forest, and a linear model on pieces
+    of the columns. ``families=("lightgbm",)`` is LightGBM alone. Any scikit-learn estimator can take its place. It is
+    fitted on X as it was given, without the rows that lack a label.
 
-    The default LightGBM grows at most 1000 trees, with the options of the published reference scores. ``tune`` makes it
-    a stronger reference. With many classes, a leaf adds at most 20 logits before the learning rate
-    (``max_delta_step``), because a few rows of a rare class would end the training early otherwise.
+    LightGBM reads categories and missing values as they are, stops early for every task, and grows at most 1000 trees,
+    with the options of the published reference scores. With many classes, a leaf adds at most 20 logits before the
+    learning rate (``max_delta_step``), because a few rows of a rare class would end the training early otherwise.
 
     Parameters
     ----------
@@ -119,15 +120,18 @@ class IndependentTasks(LightGBMEstimator):
         leaves, "mid" 16 leaves of at least 50 rows and a strong penalty, "big" 63 leaves, and "default" the estimator's
         own parameters. All except "default" draw 80 % of the rows, and 40 or 50 % of the columns, for every tree. Other
         parameters are the estimator's own. All tasks get the configuration with the highest mean of
-        ``configuration_scores_``, the first of equal ones. Tasks with few labels ignore it: see ``early_stopping``.
-    families : "all" or sequence of str, default=("lightgbm",)
+        ``configuration_scores_``, the first of equal ones. Tasks whose trees are chosen by folds ignore it, such as
+        those with fewer than 5 000 labels that several ``families`` learn: see ``early_stopping``.
+    families : "all" or sequence of str, default="all"
         What learns a task: "lightgbm", and beside it "extra_trees", a forest of scikit-learn's extremely randomised
         trees, and "additive", a ridge or logistic regression on pieces of every column. Each family chooses its own
         settings. The answers of all are averaged by weights that suit the labels not seen in the fit, chosen for each
-        task: from folds below 5 000 labels, else from rows set aside or y_val. Few labels mix all about equally. Above
-        20 000 labels, LightGBM learns a task alone; `Shards` and groups of processes refuse other families. Where folds
-        choose the weights, they choose LightGBM's trees too, and ``tune`` has no effect. "all" was clearly ahead of
-        LightGBM alone at few labels, and takes one to three times its time there.
+        task: from folds below 5 000 labels, else from rows set aside or y_val. Few labels mix all about equally. "all"
+        was clearly ahead of LightGBM alone at few labels, and takes one to three times its time there.
+
+        LightGBM learns alone a task of more than 20 000 labels, and one of a given ``classifier`` or ``regressor``.
+        With "all", it also does so on `Shards`, in a group of processes, and without ``early_stopping``, where nothing
+        weighs the answers; families given by name raise an error there.
     early_stopping : bool, default=True
         Stop LightGBM if a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved for
         ``patience`` trees. Without labels of the task in y_val, ``validation_fraction`` of its rows is set aside to
@@ -137,13 +141,14 @@ class IndependentTasks(LightGBMEstimator):
         takes 20 trees if they have a lower log loss than the shares of the classes.
 
         Without labels in y_val, some tasks are too small to split: those with fewer than 600 labels, and those with at
-        most 5 000 labels of which fewer than 100 lie outside the most frequent class. For these, the default LightGBM
-        chooses its trees by their loss in ten folds; with fewer than ten rows, each row is a fold. It chooses the
-        number of trees, at least 20, and one of five shapes: 2, 7 or 8 leaves, "mid", or the estimator's own
-        parameters. The mean of the trees of all folds is the model, before the link to probabilities. A constant
-        answers if it predicts better than all of these. For classes, the constant is the shares of the classes; it must
-        win by more than two standard errors, and there is a warning. A constant also answers, with a warning, for a
-        task whose labels all lie in one of several ``groups``.
+        most 5 000 labels that several families learn, or of which fewer than 100 lie outside the most frequent class.
+        For these, the default LightGBM chooses its trees by their loss in ten folds, or in five of at least 600 labels
+        that several families learn; with fewer than ten rows, each row is a fold. It chooses the number of trees, at
+        least 20, and one of five shapes: 2, 7 or 8 leaves, "mid", or the estimator's own parameters. The mean of the
+        trees of all folds is the model, before the link to probabilities. A constant answers if it predicts better than
+        what the folds chose. For classes, the constant is the shares of the classes; it must win by more than two
+        standard errors, and there is a warning. A constant also answers, with a warning, for a task whose labels all
+        lie in one of several ``groups``.
 
     Attributes
     ----------
@@ -156,7 +161,7 @@ class IndependentTasks(LightGBMEstimator):
         Name of the configuration that was taken: "default" without ``tune``, and the first one if no task is judged.
     configuration_scores_ : polars.DataFrame
         One row per task, and one column per configuration that was tried: the score of the task's validation labels by
-        its own metric, higher is better. Null if no validation labels judge the task, as with fewer than 600 labels.
+        its own metric, higher is better. Null if no validation labels judge the task, as where folds do.
 
     Examples
     --------
@@ -177,19 +182,19 @@ class IndependentTasks(LightGBMEstimator):
 
     tune: Annotated[Literal["all"] | Sequence[str], _check_tune] = ()
 
-    families: Annotated[Literal["all"] | Sequence[str], _check_families] = ("lightgbm",)
+    families: Annotated[Literal["all"] | Sequence[str], _check_families] = "all"
 
     _stored: ClassVar[type] = IndependentState
 
-    export_onnx = NotHere("its models are in estimators_[task], plain LightGBM by default; or fit a network")
-    export_task = NotHere("its models are in estimators_[task], plain LightGBM by default")
+    export_onnx = NotHere("its models are in estimators_[task], LightGBM by families=('lightgbm',); or fit a network")
+    export_task = NotHere("its models are in estimators_[task], LightGBM by families=('lightgbm',)")
 
     def _check_params(self) -> None:
         super()._check_params()
         given = [name for name in ("classifier", "regressor") if getattr(self, name) is not None]
-        if self._is_mixed and given:
+        if self._names_others and given:
             raise ValueError(f"families={self.families!r} are models of its own; leave out {given[0]}, or families")
-        if self._is_mixed and not self.early_stopping:
+        if self._names_others and not self.early_stopping:
             raise ValueError(
                 f"families={self.families!r} needs rows to weigh them by; set early_stopping=True, or leave it out"
             )
@@ -201,15 +206,17 @@ class IndependentTasks(LightGBMEstimator):
             raise ValueError(f"tune={self.tune!r} needs validation rows; set early_stopping=True, or leave tune out")
 
     @property
-    def _is_mixed(self) -> bool:
-        return self.families == "all" or len(self.families) > 1
+    def _names_others(self) -> bool:
+        """Whether families beside LightGBM are given by name, which must learn then."""
+        return self.families != "all" and len(self.families) > 1
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
-        learners, group = dict(enumerate(self._learners(coder, seed))), rows.group
+        group, is_apart = rows.group, rows.frame is None or rows.group.size > 1
+        learners = dict(enumerate(self._learners(coder, seed, is_apart)))
         has_foreign = any(isinstance(learner, Foreign) for learner in learners.values())
         if has_foreign and rows.frame is None:
             raise TypeError(_NO_SHARDS)
-        if self._is_mixed and (rows.frame is None or group.size > 1):
+        if self._names_others and is_apart:
             raise TypeError(
                 "families other than 'lightgbm' learn a frame, in one process: Shards and groups of processes take "
                 "families=('lightgbm',)"
@@ -282,9 +289,11 @@ class IndependentTasks(LightGBMEstimator):
     def _names_to_try(self) -> list[str]:
         return [*(CONFIGURATIONS if self.tune == "all" else self.tune)] or ["default"]
 
-    def _learners(self, coder: TableCoder, seed: int) -> list[TreesOfTask | Foreign]:
-        """Return what finds the model of every task."""
+    def _learners(self, coder: TableCoder, seed: int, is_apart: bool) -> list[TreesOfTask | Foreign]:
+        """Return what finds the model of every task; rows apart, in files or processes, are for LightGBM."""
         columns = coder.features.columns
+        families = FAMILIES if self.families == "all" else self.families
+        others = families if self.early_stopping and not is_apart else ()
         learners: list[TreesOfTask | Foreign] = []
         for task in coder.labels.tasks:
             base = self.classifier if task.is_classification else self.regressor
@@ -302,8 +311,7 @@ class IndependentTasks(LightGBMEstimator):
                 takes_few=base is None and self.early_stopping,
             )
             fraction = self.validation_fraction if self.early_stopping else None
-            names = FAMILIES if self.families == "all" else self.families
-            mixer = Mixer(grower=grower, families=names if base is None else (), seed=seed)
+            mixer = Mixer(grower=grower, families=others if base is None else (), seed=seed)
             learners.append(TreesOfTask(grower=grower, fraction=fraction, seed=seed, mixer=mixer))
         return learners
 

@@ -63,7 +63,9 @@ def test_the_defaults_learn_more_than_simple_models(fits, options):
     for bench, estimator in fits:
         x, x_test = bench.X.drop("task").to_numpy(), bench.X_test.drop("task").to_numpy()
         pooled = lgb.LGBMRegressor(random_state=0, verbosity=-1, n_jobs=1).fit(x, bench.y.to_numpy())
-        single = IndependentTasks(task_column="task", random_state=0, **options).fit(bench.X, bench.y)
+        single = IndependentTasks(families=("lightgbm",), task_column="task", random_state=0, **options).fit(
+            bench.X, bench.y
+        )
         said = {
             "trivial": bench.y.mean(),
             "pooled": pooled.predict(x_test),
@@ -85,7 +87,9 @@ def test_classes_of_outliers_are_learned_and_found_too(seed, options):
     bench = make_outlier_tasks(n_test=200, target="classification", random_state=seed)
     estimator = RMTGB(task_column="task", random_state=0).fit(bench.X, bench.y)
     assert roc_auc_score(bench.is_outlier, estimator.outlier_score_["outlier_score"]) == 1.0
-    single = IndependentTasks(task_column="task", random_state=0, **options).fit(bench.X, bench.y)
+    single = IndependentTasks(families=("lightgbm",), task_column="task", random_state=0, **options).fit(
+        bench.X, bench.y
+    )
     ours, goes_alone = (each.score(bench.X_test, bench.y_test) for each in (estimator, single))
     assert goes_alone > 0.9
     assert ours > goes_alone + 0.01
