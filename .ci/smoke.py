@@ -30,7 +30,7 @@ def check_table(folder: Path) -> None:
     y = pl.DataFrame({"value": X["x"] * 2 + noise[0], "late": X["x"] + noise[1] > 0}).with_columns(
         pl.when(pl.int_range(300) % 3 > 0).then("value")
     )
-    candidates = {"alone": IndependentTasks(), "together": SharedTrees(n_estimators=20)}
+    candidates = {"alone": IndependentTasks(families=("lightgbm",)), "together": SharedTrees(n_estimators=20)}
     models = [
         *(cls(**SMALL) for cls in (SharedBottom, MMoE, MultiTabNet)),
         *(cls(random_state=0) for cls in (SharedTrees, RMTGB, IndependentTasks)),

@@ -145,7 +145,7 @@ def compare(
     >>> import numpy as np
     >>> from tabmtl import IndependentTasks, SharedTrees, compare
     >>> X = np.random.default_rng(0).normal(size=(400, 3))
-    >>> models = {"alone": IndependentTasks(), "together": SharedTrees(n_estimators=50)}
+    >>> models = {"alone": IndependentTasks(families=("lightgbm",)), "together": SharedTrees(n_estimators=50)}
     >>> comparison = compare(models, X, X[:, :2] + X[:, 2:], random_state=0)
     >>> comparison.frame.select("model", "task").rows()
     [('alone', 'y0'), ('alone', 'y1'), ('together', 'y0'), ('together', 'y1')]

@@ -163,7 +163,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     >>> X = np.random.default_rng(0).normal(size=(300, 3))
     >>> y = np.column_stack([X[:, 0], X[:, 0] + X[:, 1]])
     >>> y[250:, 1] = np.nan  # unlabelled
-    >>> candidates = {"alone": IndependentTasks(), "together": SharedTrees(n_estimators=50)}
+    >>> candidates = {"alone": IndependentTasks(families=("lightgbm",)), "together": SharedTrees(n_estimators=50)}
     >>> model = MultiTaskEnsemble(models=candidates, n_folds=3, random_state=0).fit(X, y)
     >>> model.leaderboard_.columns
     ['model', 'task', 'score', 'standard_error', 'weight', 'is_judged', 'seconds', 'left_out']

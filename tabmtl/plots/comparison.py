@@ -55,7 +55,7 @@ class ComparisonDisplay(Display):
     >>> from tabmtl import IndependentTasks, SharedTrees, compare
     >>> from tabmtl.plots import ComparisonDisplay
     >>> X = np.random.default_rng(0).normal(size=(200, 3))
-    >>> models = {"alone": IndependentTasks(), "together": SharedTrees(n_estimators=50)}
+    >>> models = {"alone": IndependentTasks(families=("lightgbm",)), "together": SharedTrees(n_estimators=50)}
     >>> comparison = compare(models, X, X[:, :2] + X[:, 2:], random_state=0)
     >>> display = ComparisonDisplay.from_comparison(comparison)
     >>> list(display.axes_), [label.get_text() for label in display.ax_.get_yticklabels()]

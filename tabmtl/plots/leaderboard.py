@@ -47,7 +47,7 @@ class LeaderboardDisplay(Display):
     >>> from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedTrees
     >>> from tabmtl.plots import LeaderboardDisplay
     >>> X = np.random.default_rng(0).normal(size=(200, 3))
-    >>> candidates = {"alone": IndependentTasks(learning_rate=0.3), "together": SharedTrees(n_estimators=20)}
+    >>> candidates = {"alone": IndependentTasks(families=("lightgbm",)), "together": SharedTrees(n_estimators=20)}
     >>> model = MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, X[:, :2] + X[:, 2:])
     >>> display = LeaderboardDisplay.from_estimator(model)
     >>> list(display.axes_), [label.get_text() for label in display.ax_.get_yticklabels()]
