@@ -57,7 +57,7 @@ def fit(
             ds_args={"memory_safe_fits": False},
         )
     print(predictor.leaderboard().to_string())
-    predictor.persist()
+    predictor.persist(max_memory=None)  # its check of the memory takes many seconds
     if kind == "regression":
         return lambda rows: predictor.predict(rows).to_numpy()
     return lambda rows: predictor.predict_proba(rows)[predictor.class_labels[-1]].to_numpy()
