@@ -226,6 +226,10 @@ class Batch:
             return self.map(lambda tensor: tensor.index_select(0, index))
         return self.map(lambda array: array[index])
 
+    def unlabelled(self) -> Batch:
+        """Return the rows as those to predict."""
+        return Batch(x=self.x, task=self.task)
+
     def without_features(self) -> Batch:
         """Return the rows with all that they hold but their features."""
         return replace(self, x=self.x.without_columns())

@@ -161,11 +161,7 @@ class TableCoder:
         ValueError
             If rows do not match, a task is unknown, or a value does not fit; see the coders.
         """
-        batch = self.read_block(X, y, sample_weight, unknown_task=unknown_task)
-        if batch.weight is None:
-            return batch
-        factors = weight_factors(*weight_sums(batch.weight, batch.task, len(self.labels.tasks)))
-        return replace(batch, weight=batch.weight * (factors if batch.task is None else factors[batch.task, None]))
+        return self._normalised(self.read_block(X, y, sample_weight, unknown_task=unknown_task))
 
     def read_block(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, unknown_task: Literal["error", "shared"] = "error"
@@ -180,6 +176,13 @@ class TableCoder:
         if y is None:
             return batch
         check_targets(y, X)
+        return self._labelled(batch, y, sample_weight)
+
+    def with_labels(self, batch: Batch, y: Any, sample_weight: Any = None) -> Batch:
+        """Return rows that `read` has encoded with labels and weights, as it gives them."""
+        return self._normalised(self._labelled(batch, y, sample_weight))
+
+    def _labelled(self, batch: Batch, y: Any, sample_weight: Any) -> Batch:
         values, weight = self.labels.encode(y, sample_weight)
         if len(values) != len(batch):
             raise ValueError(
@@ -187,6 +190,12 @@ class TableCoder:
                 f"y has {len(values)}"
             )
         return replace(batch, y=values, weight=weight)
+
+    def _normalised(self, batch: Batch) -> Batch:
+        if batch.weight is None:
+            return batch
+        factors = weight_factors(*weight_sums(batch.weight, batch.task, len(self.labels.tasks)))
+        return replace(batch, weight=batch.weight * (factors if batch.task is None else factors[batch.task, None]))
 
     def read_frame(self, X: Any) -> pl.DataFrame | pl.LazyFrame:
         """Return the columns of fit, by name if both have names, else by position; as the preprocessor makes them.

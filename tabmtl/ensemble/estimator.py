@@ -12,6 +12,7 @@ import polars as pl
 from sklearn.base import clone
 
 from tabmtl.encode import TableCoder
+from tabmtl.ensemble.asking import Asked
 from tabmtl.ensemble.folds import Folds, Table, read_frame
 from tabmtl.ensemble.models import LINEAR, MIXTURE, check_models, with_reference
 from tabmtl.ensemble.selection import Judged, choose_weights
@@ -232,12 +233,13 @@ class MultiTaskEnsemble(MultiTaskEstimator):
 
     def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
         super()._set_fitted(coder, fitted)
+        self._asked = None
         # the user's own may be changed in place later
         self._fitted_params["models"] = clone(self.models, safe=False)
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         totals: list[np.ndarray] = []
-        for name, answers in self._answers(read_frame(X, self.coder_.after)):
+        for name, answers in self._answers(read_frame(X, self.coder_.after), batch):
             totals = totals or [np.zeros_like(answer) for answer in answers]
             if name not in self.model_weights_.columns:
                 continue
@@ -247,16 +249,18 @@ class MultiTaskEnsemble(MultiTaskEstimator):
                 totals[column] += answer * (weight if answer.ndim == 1 or batch.task is None else weight[:, None])
         return totals
 
-    def _answers(self, frame: pl.DataFrame) -> Iterator[tuple[str, list[np.ndarray]]]:
+    def _answers(self, frame: pl.DataFrame, batch: Batch) -> Iterator[tuple[str, list[np.ndarray]]]:
         """Yield the mean answers of every candidate's models, one candidate after the other."""
-        for i, (name, parts) in enumerate(self.estimators_.items()):
-            answers = (part.answer(frame) for part in parts)
-            if i > 0 or self.stack_ is None:
-                yield name, _mean(answers)
-                continue
-            read = list(answers)  # the linear models read those of the first candidate
-            yield name, _mean(read)
-            yield LINEAR, _mean(self.stack_.answer(self.coder_.labels, k, each) for k, each in enumerate(read))
+        if self._asked is None:
+            self._asked: Asked | None = Asked(self.coder_.after, self.estimators_)
+        for i, (name, parts) in enumerate(self._asked.answers(frame, batch)):
+            yield name, _mean(parts)
+            if i == 0 and self.stack_ is not None:  # whose linear models read the answers of the first candidate
+                yield LINEAR, _mean(self.stack_.answer(self.coder_.labels, k, each) for k, each in enumerate(parts))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # made of the models again, when it is needed
+        return {name: None if name == "_asked" else value for name, value in super().__getstate__().items()}
 
 
 class MultiTaskEnsembleClassifier(ClassifierFace, MultiTaskEnsemble):

@@ -11,6 +11,8 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
+from tabmtl.estimators.encoded import reads_frames
+from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection import MultiTaskKFold
 from tabmtl.model_selection.stratify import Strata
 from tabmtl.schema import Batch, TabmtlWarning
@@ -33,12 +35,15 @@ class Table:
     batch : Batch
         The same rows, encoded.
     tasks : tuple of Task
+    coder : TableCoder or None
+        The coder of ``batch.x`` where this is that of a candidate.
     """
 
     X: pl.DataFrame
     y: pl.DataFrame
     batch: Batch
     tasks: tuple[Task, ...]
+    coder: TableCoder | None = None
 
     @classmethod
     def read(cls, X: Any, coder: TableCoder, batch: Batch) -> Table:
@@ -50,7 +55,11 @@ class Table:
 
     def rows(self, index: np.ndarray) -> Table:
         """Return some rows."""
-        return Table(self.X[index], self.y[index], self.batch.rows(index), self.tasks)
+        return replace(self, X=self.X[index], y=self.y[index], batch=self.batch.rows(index))
+
+    def encoded(self, coder: TableCoder) -> Table:
+        """Return the rows with their features encoded by another coder of their columns."""
+        return replace(self, batch=replace(self.batch, x=coder.features.encode(self.X)), coder=coder)
 
     def beside(self, other: Table) -> Table:
         """Return the rows of both tables; rows without groups are one group, and rows without weights weigh 1.
@@ -63,7 +72,7 @@ class Table:
         if any(batch.weight is not None for batch in batches):
             batches = [b if b.weight is not None else replace(b, weight=np.ones_like(b.y)) for b in batches]
         frames = pl.concat([self.X, other.X], how="vertical_relaxed")
-        return Table(frames, pl.concat([self.y, other.y]), Batch.join(batches), self.tasks)
+        return replace(self, X=frames, y=pl.concat([self.y, other.y]), batch=Batch.join(batches))
 
     def fit_arguments(self) -> dict[str, Any]:
         """Return the arguments of ``fit``; without groups where no split could part them."""
@@ -133,6 +142,26 @@ class Folds:
     def given(cls, table: Table, judged: Table) -> Folds:
         """Return one pair: all rows to fit, and given ones to judge."""
         return cls(table, judged, [(np.arange(len(table)), np.arange(len(judged)))])
+
+    def encoded(self, candidate: MultiTaskEstimator) -> Folds:
+        """Return the folds with all rows encoded as a candidate reads them, by one coder for the models of all folds.
+
+        Its features are learned from all rows; none of their labels is read.
+        """
+        if reads_frames(candidate):
+            return self
+        whole = self.whole
+        with warnings.catch_warnings(
+            action="ignore", category=TabmtlWarning
+        ):  # the ensemble's own coder has given them
+            coder = candidate.learn_coder(whole.X, whole.y)
+        table = self.table.encoded(coder)
+        return Folds(table, table if self.judge_fits else self.judged.encoded(coder), self.pairs)
+
+    def tables(self, fold: int) -> tuple[Table, Table]:
+        """Return the rows of a fold to fit and to judge."""
+        fitted, judged = self.pairs[fold]
+        return self.table.rows(fitted), self.judged.rows(judged)
 
     @property
     def of_judged(self) -> np.ndarray | None:

@@ -15,6 +15,7 @@ from joblib import Parallel, delayed
 from sklearn.base import clone
 
 from tabmtl.ensemble.folds import Folds, Table
+from tabmtl.estimators.encoded import fit_encoded, together
 from tabmtl.estimators.tables import MultiTaskEstimator, check_answer
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.schema import TabmtlWarning, describe_error, warn_user
@@ -111,7 +112,7 @@ class Trials:
     def refit(self, names: Collection[str]) -> dict[str, MultiTaskEstimator]:
         """Fit candidates on all rows, each once; leave out those that raise an error, with the errors of `run`."""
         new = [name for name in names if name not in self.refitted]
-        fits = (delayed(_fit_or_catch)(self.candidates[name], self.folds.whole, self.seed) for name in new)
+        fits = (delayed(_fit_or_catch)(self.candidates[name], self.folds, self.seed) for name in new)
         failed: dict[str, Exception] = {}
         for name, one in zip(new, Parallel(n_jobs=self.n_jobs, return_as="generator")(fits), strict=True):
             if isinstance(one, Exception):
@@ -136,18 +137,18 @@ class Trials:
 
     def _try(self, name: str, *, is_first: bool) -> Trial | None:
         """Fit a candidate in all folds; None where they would not end in time."""
-        pairs, start = self.folds.pairs, perf_counter()
+        candidate, pairs, start = self.candidates[name], self.folds.pairs, perf_counter()
+        folds = self.folds.encoded(candidate)
         done: list[tuple[MultiTaskEstimator, list[np.ndarray], float]] = []
         while len(done) < len(pairs):
             needed = (perf_counter() - start) / len(done) * (len(pairs) - len(done)) if done else 0.0
             if needed >= self.watch.left and not is_first:
                 return None
             some = range(len(done), min(len(done) + self.n_jobs, len(pairs)))
-            candidate = self.candidates[name]
             # the first has models of all folds, so no fold may take the time of the next
             n_rounds = math.ceil((len(pairs) - len(done)) / self.n_jobs) if is_first else 1
             seconds = self.watch.left / n_rounds
-            fits = (delayed(_fit_fold)(candidate, *self._tables(k), (self.seed + k) % _SEEDS, seconds) for k in some)
+            fits = (delayed(_fit_fold)(candidate, *folds.tables(k), (self.seed + k) % _SEEDS, seconds) for k in some)
             for one in Parallel(n_jobs=self.n_jobs, timeout=_patience(seconds) if self.n_jobs > 1 else None)(fits):
                 done.append(one)
                 self.on_fit(name)
@@ -156,10 +157,6 @@ class Trials:
             for answer, part in zip(answers, found, strict=True):
                 answer[rows] = part
         return Trial([part for part, _, _ in done], answers, sum(seconds for _, _, seconds in done))
-
-    def _tables(self, fold: int) -> tuple[Table, Table]:
-        fitted, judged = self.folds.pairs[fold]
-        return self.folds.table.rows(fitted), self.folds.judged.rows(judged)
 
 
 def _patience(seconds: float) -> float | None:
@@ -173,13 +170,15 @@ def _fit(candidate: MultiTaskEstimator, table: Table, seed: int, seconds: float 
     if seconds < (math.inf if copy.time_limit is None else copy.time_limit):
         copy.set_params(time_limit=max(seconds, _LEAST_SECONDS))
     with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
-        return copy.fit(**table.fit_arguments())
+        if table.coder is None:
+            return copy.fit(**table.fit_arguments())
+        return fit_encoded(copy, table.coder, batch=table.batch, **table.fit_arguments())
 
 
-def _fit_or_catch(candidate: MultiTaskEstimator, table: Table, seed: int) -> MultiTaskEstimator | Exception:
-    """Fit a copy of a candidate, or return its error, which would end the fits beside it."""
+def _fit_or_catch(candidate: MultiTaskEstimator, folds: Folds, seed: int) -> MultiTaskEstimator | Exception:
+    """Fit a copy of a candidate to all rows, or return its error, which would end the fits beside it."""
     try:
-        return _fit(candidate, table, seed)
+        return _fit(candidate, folds.encoded(candidate).whole, seed)
     except MemoryError:
         raise
     except Exception as error:
@@ -193,8 +192,14 @@ def _fit_fold(
     part = _fit(candidate, table, seed, seconds)
     # a fold may judge nothing; no estimator answers no rows
     asked = judged if len(judged) else table.rows(np.arange(1))
-    answers = [answer[: len(judged)] for answer in _checked(part.answer(asked.X), asked)]
+    found = part.answer(asked.X) if asked.coder is None else _ask(part, asked)
+    answers = [answer[: len(judged)] for answer in _checked(found, asked)]
     return part, answers, perf_counter() - start
+
+
+def _ask(part: MultiTaskEstimator, asked: Table) -> list[np.ndarray]:
+    (answers,) = together([part]).answers(asked.X, asked.batch.unlabelled())
+    return answers
 
 
 def _checked(answers: Sequence[Any], asked: Table) -> list[np.ndarray]:

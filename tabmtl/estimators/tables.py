@@ -23,6 +23,7 @@ from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score, draw_seed
 from tabmtl.estimators.rows import FitRows, FrameRows, ShardRows
+from tabmtl.estimators.together import Together
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import Answered, TaskScores, check_metric, mean_score, score_tasks
 from tabmtl.model_selection.repeats import (
@@ -177,6 +178,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     _kept_apart: ClassVar[tuple[str, ...]] = ("preprocessor",)
     # whether it reads rows of shards window by window, and not all at once
     _reads_windows: ClassVar[bool] = False
+    # what asks several fitted ones as one
+    _together: ClassVar[type[Together]] = Together
 
     def fit(
         self,

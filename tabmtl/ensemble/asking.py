@@ -1,0 +1,78 @@
+"""Ask all models of an ensemble by one reading of the rows for those that read them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from tabmtl.columns.features import Features
+from tabmtl.encode import TableCoder
+from tabmtl.estimators.encoded import reads_frames, together
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.estimators.together import Together
+from tabmtl.schema import Batch
+from tabmtl.storage.stored import fingerprint
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Models of one candidate that read rows alike.
+
+    Attributes
+    ----------
+    places : list of int
+        Their places among the models of the candidate.
+    key : str
+        Names what their coder knows of features.
+    coder : TableCoder
+    asked : Together
+    """
+
+    places: list[int]
+    key: str
+    coder: TableCoder
+    asked: Together
+
+
+class Asked:
+    """The models of an ensemble, by candidates.
+
+    Parameters
+    ----------
+    coder : TableCoder
+        Of the ensemble, behind its preprocessor.
+    models : dict of str to sequence of MultiTaskEstimator
+    """
+
+    def __init__(self, coder: TableCoder, models: Mapping[str, Sequence[MultiTaskEstimator]]) -> None:
+        self._models, self._own = models, fingerprint(coder.features)
+        self._groups = {name: _grouped(parts) for name, parts in models.items()}
+
+    def answers(self, frame: pl.DataFrame, batch: Batch) -> Iterator[tuple[str, list[list[np.ndarray]]]]:
+        """Yield the answers of the models of every candidate to rows that the coder has read."""
+        read: dict[str, Features] = {self._own: batch.x}
+        for name, parts in self._models.items():
+            found = [part.answer(frame) if reads_frames(part) else [] for part in parts]
+            for group in self._groups[name]:
+                X = group.coder.read_frame(frame)
+                if group.key not in read:
+                    read[group.key] = group.coder.features.encode(X)
+                answers = group.asked.answers(X, Batch(x=read[group.key], task=batch.task))
+                for place, own in zip(group.places, answers, strict=True):
+                    found[place] = own
+            yield name, found
+
+
+def _grouped(parts: Sequence[MultiTaskEstimator]) -> list[_Group]:
+    """Group the models of a candidate that do not look at frames by themselves by what their coders know of features.
+
+    All are one group, but those of older files.
+    """
+    places: dict[str, list[int]] = {}
+    for i, part in enumerate(parts):
+        if not reads_frames(part):
+            places.setdefault(fingerprint(part.coder_.features), []).append(i)
+    return [_Group(own, key, parts[own[0]].coder_, together([parts[i] for i in own])) for key, own in places.items()]

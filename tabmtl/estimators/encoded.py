@@ -1,0 +1,60 @@
+"""Fit and ask estimators by rows that are encoded already, once for several of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from tabmtl.encode import TableCoder
+from tabmtl.encode.read import read_groups
+from tabmtl.estimators.rows import FrameRows
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.estimators.together import Together
+from tabmtl.model_selection.repeats import group_equal_rows, number_groups
+from tabmtl.processes.ranks import ALONE
+from tabmtl.schema import Batch
+from tabmtl.training.run import running
+
+M = TypeVar("M", bound=MultiTaskEstimator)
+
+_OF_FRAMES = ("fit", "answer", "learn_coder")
+
+
+def reads_frames(estimator: MultiTaskEstimator) -> bool:
+    """Return whether the class of an estimator looks at frames by itself, so that nobody may encode them for it."""
+    is_own = any(getattr(type(estimator), name) is not getattr(MultiTaskEstimator, name) for name in _OF_FRAMES)
+    return is_own or estimator.preprocessor is not None
+
+
+def fit_encoded(
+    estimator: M, coder: TableCoder, X: Any, batch: Batch, y: Any, sample_weight: Any = None, groups: Any = None
+) -> M:
+    """Fit an estimator as its `fit` does, on rows that a coder has encoded.
+
+    Several estimators may share the coder, of its own `learn_coder` on these rows and others. It knows features and
+    long tasks; labels are learned from the rows alone.
+
+    Parameters
+    ----------
+    estimator : MultiTaskEstimator
+    coder : TableCoder
+    X : frame of n rows
+    batch : Batch
+        The same rows, encoded by the coder.
+    y, sample_weight, groups : as in `fit`
+    """
+    estimator.check_call(X)
+    with replace(running(), group=ALONE).fit(estimator, X=X, y=y, sample_weight=sample_weight):
+        coder = replace(coder, labels=estimator.learn_labels(y, coder.labels.task_levels))
+        batch = coder.with_labels(batch.unlabelled(), y, sample_weight)
+        coder.check_labelled(batch)
+        group = group_equal_rows(batch) if groups is None else number_groups(read_groups(groups, X, len(batch)))
+        rows = FrameRows(replace(batch, group=group), coder.labels.tasks, X)
+        estimator._set_fitted(coder, estimator._fit(coder, rows, None, estimator._seed()))
+    return estimator
+
+
+def together(models: Sequence[MultiTaskEstimator]) -> Together:
+    """Return fitted estimators of one class, whose coders have the same features, as one that answers for all."""
+    return models[0]._together(models)
