@@ -78,8 +78,8 @@ def compare(
 
     A verdict comes first, then scores and paired differences to the first model with their intervals, and the command
     that trains the model that is ahead. A model that fails is a line with its error; Ctrl-C keeps the models that are
-    done. Validation rows of a file are rows to fit, from which every model sets some aside by itself, unless a column
-    gives the split.
+    done. Validation rows of a file are rows to fit, from which every model sets some aside by itself. Where a column or
+    the set gives the split, models stop by them, but those that choose by folds of their own learn them.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def _made(choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
 def _rows_to_fit(rows: TableRows, source: DataSource) -> tuple[dict[str, Any], str]:
     """Return the arguments of `tabmtl.compare` for the rows to fit, and where those to test come from."""
     (X, y), (X_val, y_val) = rows.parts["train"], rows.parts["val"]
-    groups: Any = (rows.groups["train"], rows.groups["test"]) if rows.groups else None
+    groups: Any = tuple(rows.groups[part] for part in ("train", "val", "test")) if rows.groups else None
     if not rows.split.startswith("drawn"):
         return {"X": X, "y": y, "X_val": X_val, "y_val": y_val, "groups": groups}, rows.split
     if source.val_share != DataSource(data=source.data).val_share:

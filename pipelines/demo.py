@@ -91,7 +91,9 @@ def demo(
         if log is not None:
             import mlflow
 
-            rows.log_fitted(watch(model, run_id), model, found.models["IndependentTasks"])
+            callback = watch(model, run_id)
+            rows.log_fitted(callback, model)
+            callback.log_gain(_gain(found), names=("SharedTrees", "IndependentTasks"), tasks=model.tasks_)
             for name in FILES:
                 mlflow.log_artifact(str(output / name))
             version, alias = log.log_model(model, example=rows.example(), register=NAME, tags={ROWS: rows.origin})
@@ -104,7 +106,7 @@ def _describe(rows: TableRows, *, whole: bool) -> None:
     sizes, (X, y) = rows.sizes, rows.parts["train"]
     which = "all rows" if whole else "the sample of whole days that ships with tabmtl; --full takes all rows"
     print(f"Flights from New York City in 2013: {sum(sizes.values()):,} rows ({which}).")
-    print(f"Days: {sizes['train']:,} to train on, {sizes['test']:,} to score, {sizes['val']:,} to judge by in MLflow.")
+    print(f"Days: {sizes['train']:,} to train on, {sizes['test']:,} to score, {sizes['val']:,} to stop on.")
     print(f"{y.width} targets, {X.width} features known by the scheduled departure:")
     for name, kind in rows.facts["tasks"].items():
         null = y[name].null_count() / max(len(y), 1)
@@ -182,13 +184,15 @@ def _compare(rows: TableRows, network: tabmtl.MultiTabNet, seed: int) -> tabmtl.
         "MultiTabNet": network,
     }
     print("\nAll labels: one LightGBM per target, SharedTrees and a network, on the same rows ...", flush=True)
-    X_test, y_test = rows.parts["test"]
+    (X_val, y_val), (X_test, y_test) = rows.parts["val"], rows.parts["test"]
     found = tabmtl.compare(
         models,
         *rows.parts["train"],
+        X_val=X_val,
+        y_val=y_val,
         X_test=X_test,
         y_test=y_test,
-        groups=(rows.groups["train"], rows.groups["test"]),
+        groups=tuple(rows.groups[part] for part in ("train", "val", "test")),
         random_state=seed,
         verbose=1,
         **rows.facts,
@@ -198,6 +202,13 @@ def _compare(rows: TableRows, network: tabmtl.MultiTabNet, seed: int) -> tabmtl.
     if found.is_interrupted:
         raise KeyboardInterrupt
     return found
+
+
+def _gain(found: tabmtl.Comparison) -> tabmtl.MultitaskGain:
+    """Return the gain of SharedTrees over one LightGBM per target, on the rows to test."""
+    pair = ("SharedTrees", "IndependentTasks")
+    scores, reference = (dict(found.frame.filter(model=name)["task", "score"].iter_rows()) for name in pair)
+    return tabmtl.multitask_gain(scores, reference)
 
 
 def _check_saved(model: Any, path: Path, X: pl.DataFrame) -> None:

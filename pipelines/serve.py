@@ -117,8 +117,9 @@ def promote(
 ) -> Promotion:
     """Make a challenger the champion if no task loses too much.
 
-    Both are scored on the same validation rows: give the same --data and split as in training. If there is no champion,
-    the challenger becomes it. The exit code is 1 if the champion stays.
+    Both are scored on the same validation rows: give the same --data and split as in training. For a model that has
+    learned these, such as MultiTaskEnsemble, give the rows of a new file and --part all. If there is no champion, the
+    challenger becomes it. The exit code is 1 if the champion stays.
 
     Parameters
     ----------
@@ -253,12 +254,14 @@ def _compare(
         reason = why_unfair(make_client().get_model_version(name, version).tags, source, part)
         if reason is not None:
             warn_user(f"version {version} {reason}; a file of rows that no version has seen, and --part all, are fair")
+    _check_unseen(new, challenger, name, rows, source, part)
     scores = score(new, rows, part, challenger)
     if champion is None:
         reason = f"There was no champion: version {challenger} is it now."
         return Promotion(table=_table(score=scores), moved=True, reason=reason)
     old = tabmtl.mlflow.load_model(f"models:/{name}/{champion}")
     _check_tasks(old, new, champion, challenger)
+    _check_unseen(old, champion, name, rows, source, part)
     print(f"Champion: version {champion} of {name}; challenger: version {challenger}. Both are scored on")
     print(f"{rows.sizes[part]:,} {rows.unit} of {rows.name} ({part}). A task may lose {margin:g}.")
     return judge(score(old, rows, part, champion), scores, margin, allow_undefined=allow_undefined)
@@ -339,17 +342,35 @@ def why_unfair(tags: Mapping[str, str], source: RowSource, part: str) -> str | N
     if ROWS not in tags:
         unknown = "has no record of the rows it learned from, which may include the rows that judge it"
         return unknown if part == "val" else None
-    _, data, *split = shlex.split(tags[ROWS])
-    if Path(data).name != Path(source.data).name:
+    data, split = _typed(tags[ROWS])
+    if data != Path(source.data).name:
         return None
     if part == "all":
         return f"was trained with {tags[ROWS]}, so it has learned from most of the rows that judge it"
-    judged = source.as_typed
-    if split != shlex.split(judged)[2:]:
-        return f"was trained with {tags[ROWS]}, and is judged with {judged}: it may have learned from these rows"
+    if (data, split) != _typed(source.as_typed):
+        return (
+            f"was trained with {tags[ROWS]}, and is judged with {source.as_typed}: it may have learned from these rows"
+        )
     if REFIT in tags:
         return f"is the refit of trial {tags[REFIT]}, which was chosen by its scores on these rows"
     return None
+
+
+def _typed(options: str) -> tuple[str, list[str]]:
+    """Return the name of the data and the further options of a split."""
+    _, data, *split = shlex.split(options)
+    return Path(data).name, split
+
+
+def _check_unseen(model: Any, version: str, name: str, rows: Rows, source: RowSource, part: str) -> None:
+    """Refuse validation rows that train gave a model to learn, because it chooses by folds of its own."""
+    tags = make_client().get_model_version(name, version).tags
+    is_learned = part == "val" and isinstance(rows, TableRows) and rows.learns_val(model)
+    if is_learned and _typed(tags.get(ROWS) or "--data ''") == _typed(source.as_typed):
+        raise ValueError(
+            f"version {version} of {name} has learned these validation rows, because {type(model).__name__} chooses by "
+            "folds of its own: judge by rows that no version has seen, --data NEW_FILE --part all"
+        )
 
 
 def score(model: Any, rows: Rows, part: str, version: str) -> Scores:

@@ -26,11 +26,19 @@ import polars as pl
 
 from tabmtl import tuning
 from tabmtl.params import check_count
-from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, open_rows
+from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, TableRows, open_rows
 from tabmtl.pipelines.model_choice import ModelChoice
 from tabmtl.pipelines.terminal import INTERRUPTED, exit_code, lay_out, near, pairs
 from tabmtl.pipelines.tracking import REFIT, Log, Tracking, TrialRuns, connected, make_client, open_log
-from tabmtl.pipelines.train import Fitted, check_output, fit_and_report, fit_single_tasks, prepare, print_places
+from tabmtl.pipelines.train import (
+    Fitted,
+    check_output,
+    fit_and_report,
+    fit_single_tasks,
+    prepare,
+    print_places,
+    rows_to_promote,
+)
 from tabmtl.schema import warn_user
 
 if TYPE_CHECKING:
@@ -132,8 +140,9 @@ def sweep(
 ) -> Fitted | NoPoint | None:
     """Search the parameters of a model, and fit the best again.
 
-    Every trial learns from train rows, and is stopped and judged on validation rows; validation clicks of sessions only
-    judge. The chosen one is fitted again, stopped on validation rows, scored on test rows once, logged and registered.
+    Every trial learns from train rows, and is stopped and judged on validation rows; these only judge recommenders, and
+    models that choose by folds of their own, such as IndependentTasks. The chosen one is fitted again, scored on test
+    rows once, logged and registered. It is stopped on validation rows, or learns them by folds of its own.
     Repeat the command to continue, also after a kill.
     The exit code is 1 if every point has a task below one LightGBM per task, so that none is chosen.
 
@@ -186,7 +195,7 @@ def sweep(
             return point
         fitted = found.fit_chosen(point, tracking.register, output)
         if log is not None:
-            print_places(log, fitted, tracking.register, rows.origin)
+            print_places(log, fitted, tracking.register, rows_to_promote(rows, estimator))
     return fitted
 
 
@@ -384,10 +393,12 @@ class _Found:
             return fitted
         if before:
             print(f"An earlier call has scored trial {before['trial']} on test rows: choose by validation rows.")
-        print("It is fitted again on the train rows, and stops on the validation rows.", flush=True)
+        model, name, tags = tuning.with_params(self.estimator, point), f"refit of trial {trial}", {REFIT: str(trial)}
+        learns_val = isinstance(self.rows, TableRows) and self.rows.learns_val(model)
+        on = "train and validation rows." if learns_val else "train rows, and stops on the validation rows."
+        print(f"It is fitted again on the {on}", flush=True)
         if self.runs is not None:
             self.runs.end_lost_refits()
-        model, name, tags = tuning.with_params(self.estimator, point), f"refit of trial {trial}", {REFIT: str(trial)}
         fitted = fit_and_report(self.rows, model, self.log, name=name, register=register, output=output, tags=tags)
         kept = {**vars(fitted), "scores": fitted.scores.to_dict(as_series=False)}
         self.study.set_user_attr(_REFIT, {"asked": asked, "fitted": kept})
@@ -397,7 +408,7 @@ class _Found:
         """Return scores of one LightGBM per task on the validation rows; fitted once per study."""
         known = self._kept(_SINGLE, lambda scores: {task: float(score) for task, score in scores.items()})
         if known is None:
-            known = self.rows.scores(fit_single_tasks(self.rows, self.estimator), "val")
+            known = self.rows.scores(fit_single_tasks(self.rows, self.estimator, judged="val"), "val")
             self.study.set_user_attr(_SINGLE, known)
         scores = ", ".join(f"{task} {score:.4f}" for task, score in known.items())
         print(

@@ -55,9 +55,10 @@ def train(
     """Fit one model, score it, and log and register it.
 
     Begin with tabmtl compare, and train the model that is ahead: SharedTrees for a first model, MultiTaskEnsemble where
-    minutes do not matter. It learns from train rows, stops on validation rows, and is scored on test rows once. MLflow
-    logs parameters, epochs, scores, plots and the model, if it is installed. Processes that torchrun starts share
-    --shards; the first one logs and saves.
+    minutes do not matter. It learns from train rows, stops on validation rows, and is scored on test rows once. A model
+    that chooses by folds of its own, such as MultiTaskEnsemble, learns the validation rows too. MLflow logs parameters,
+    epochs, scores, plots and the model, if it is installed. Processes that torchrun starts share --shards; the first
+    one logs and saves.
 
     Parameters
     ----------
@@ -110,7 +111,7 @@ def train(
                 rows, estimator, log, name=name, baseline=baseline, register=register, output=output
             )
             if log is not None:
-                print_places(log, fitted, register, rows.origin)
+                print_places(log, fitted, register, rows_to_promote(rows, estimator))
     return estimator
 
 
@@ -214,19 +215,22 @@ def fit_and_report(
     """
     with nullcontext() if log is None else log.run(name, tags=tags) as run_id:
         callback = watch(estimator, run_id)
-        print(f"{name}: fitted in {timed_fit(rows, estimator):.1f} s{kept_epoch(estimator)}", flush=True)
+        seconds = timed_fit(rows, estimator)
+        print(f"{name}: fitted in {seconds:.1f} s{kept_epoch(estimator)}{learned_rows(rows, estimator)}", flush=True)
         if output is not None:
             estimator.save(output)
             print(f"Saved in {output}: tabmtl.load({str(output)!r}) gives the model.", flush=True)
         reference = fit_single_tasks(rows, estimator) if baseline else None
-        scores = pl.DataFrame()
+        scores, gain = pl.DataFrame(), None
         if rows.judged is None:
             print("No rows are left to score: name files by --test-shards.")
         else:
-            scores = _print_scores(rows, estimator, rows.judged, reference)
+            scores, gain = _print_scores(rows, estimator, rows.judged, reference)
         if log is None:
             return Fitted(scores=scores)
-        rows.log_fitted(callback, estimator, reference)
+        rows.log_fitted(callback, estimator)
+        if gain is not None:
+            callback.log_gain(gain, names=(type(estimator).__name__, type(reference).__name__), tasks=estimator.tasks_)
         if rows.judged is not None:
             callback.log_scores(rows.metrics(scores, rows.judged))
         version, alias = log.log_model(
@@ -235,12 +239,20 @@ def fit_and_report(
         return Fitted(scores=scores, run_id=run_id, version=version, alias=alias)
 
 
-def fit_single_tasks(rows: Rows | ShardRows, estimator: Any) -> tabmtl.IndependentTasks:
-    """Fit the reference of an estimator of tables: one LightGBM per task, tuned as one, on the same rows."""
+def fit_single_tasks(rows: Rows | ShardRows, estimator: Any, **options: Any) -> tabmtl.IndependentTasks:
+    """Fit the reference of an estimator of tables: one LightGBM per task, tuned as one, on rows with the same labels.
+
+    Parameters
+    ----------
+    rows : TableRows or ShardRows
+    estimator : estimator
+    **options
+        Of `TableRows.fit`.
+    """
     single = tabmtl.IndependentTasks(
         tune="all", families=("lightgbm",), random_state=estimator.random_state, **rows.facts
     )
-    seconds = timed_fit(rows, single)
+    seconds = timed_fit(rows, single, **options)
     chosen = f"configuration {single.configuration_!r} of four"
     print(f"IndependentTasks, one LightGBM per task, {chosen}: fitted in {seconds:.1f} s", flush=True)
     return single
@@ -254,7 +266,14 @@ def check_output(output: Path) -> None:
     check_writable(output, "--output")
 
 
-def print_places(log: Log, fitted: Fitted, register: str | None, origin: str | None) -> None:
+def rows_to_promote(rows: Rows | ShardRows, estimator: Any) -> str:
+    """Return the options of rows that may judge an estimator beside the champion: those that it has not learned."""
+    if isinstance(rows, TableRows) and rows.learns_val(estimator):
+        return "--data NEW_FILE --part all"
+    return rows.origin or "--data FILE"
+
+
+def print_places(log: Log, fitted: Fitted, register: str | None, to_promote: str) -> None:
     """Print where the run, the model and its files are, and the commands that continue from there."""
     files = without_password(log.experiment.artifact_location)
     print(f"Logged to {log.uri}, experiment {log.experiment.name}, run {fitted.run_id}; files in {files}")
@@ -262,7 +281,7 @@ def print_places(log: Log, fitted: Fitted, register: str | None, origin: str | N
         print(f"Registered as version {fitted.version} of the model {register}, alias {fitted.alias}.")
         own = program("tabmtl")
         if fitted.alias != CHAMPION:
-            print(f"  compare with the champion:  {own} serve promote {register} {origin or '--data FILE'}")
+            print(f"  compare with the champion:  {own} serve promote {register} {to_promote}")
         print(f"  serve the champion:         {own} serve start {register}")
     server = log.uri.rstrip("/")
     if not server.startswith(("http://", "https://")):
@@ -282,10 +301,10 @@ def watch(estimator: Any, run_id: str | None) -> Any:
     return callback
 
 
-def timed_fit(rows: Rows | ShardRows, estimator: Any) -> float:
-    """Fit on the train rows, and return the seconds."""
+def timed_fit(rows: Rows | ShardRows, estimator: Any, **options: Any) -> float:
+    """Fit on the rows, and return the seconds."""
     start = time.perf_counter()
-    rows.fit(estimator)
+    rows.fit(estimator, **options)
     return time.perf_counter() - start
 
 
@@ -296,14 +315,27 @@ def kept_epoch(estimator: Any) -> str:
     return f"; the weights after epoch {estimator.best_iteration_} of {estimator.history_.height} are kept"
 
 
-def _print_scores(rows: Rows | ShardRows, estimator: Any, part: str, reference: Any) -> pl.DataFrame:
+def learned_rows(rows: Rows | ShardRows, estimator: Any) -> str:
+    """Return what an estimator that chooses by folds of its own has learned, as the end of a line."""
+    if not (isinstance(rows, TableRows) and rows.learns_val(estimator)):
+        return ""
+    return f"; it chose by folds of its own, so it has learned the {rows.sizes['val']:,} rows to stop on too"
+
+
+def _print_scores(
+    rows: Rows | ShardRows, estimator: Any, part: str, reference: Any
+) -> tuple[pl.DataFrame, tabmtl.MultitaskGain | None]:
+    """Print the scores of a part and the gain over the reference, if there is one; return both."""
     which, why = ("test", "which are scored once") if part == "test" else ("validation", "on which it was stopped")
+    if part == "val" and isinstance(rows, TableRows) and estimator.learns_all_rows:
+        why = "which it has not learned"
     scores = rows.table(estimator, part)
     print(f"\nScores of the {which} rows, {why}; higher is better.\n\n{lay_out(scores)}\n")
-    if reference is not None:
-        assert isinstance(rows, TableRows)
-        print_gain(rows, estimator, part, reference)
-    return scores
+    if reference is None:
+        return scores, None
+    assert isinstance(rows, TableRows)
+    gain, _ = print_gain(rows, estimator, part, reference)
+    return scores, gain
 
 
 def print_gain(rows: TableRows, estimator: Any, part: str, reference: Any) -> tuple[tabmtl.MultitaskGain, pl.DataFrame]:

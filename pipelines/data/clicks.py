@@ -210,7 +210,7 @@ class ClickRows(files.PartedRows):
         clicks = {"clicks_val": self.parts["val"], "items": self.items}
         return tuning.session_objective(estimator, self.parts["train"], **clicks, search_space=search_space)
 
-    def log_fitted(self, callback: Any, estimator: Any, reference: Any = None) -> None:
+    def log_fitted(self, callback: Any, estimator: Any) -> None:
         """Log the facts of a finished fit; recommenders have no reference."""
         callback.log_fitted(estimator, self.parts["train"], X_val=self.parts["val"])
 

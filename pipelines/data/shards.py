@@ -96,7 +96,7 @@ class ShardRows(tables.ScoredTables):
 
         return self.shown(score_files(estimator, self.parts[part].files or ()))
 
-    def log_fitted(self, callback: Any, estimator: Any, reference: Any = None) -> None:
+    def log_fitted(self, callback: Any, estimator: Any) -> None:
         """Log the facts of a finished fit; of the rows, some of the first block stand for all."""
         rows = self._first(1_000)
         callback.log_fitted(estimator, rows.select(cs.by_name(*self._features)), rows.select(cs.by_name(*self.targets)))

@@ -218,9 +218,28 @@ class TableRows(ScoredTables):
         tasks = f"{tasks} of {X[long].n_unique()} tasks in one column" if long else tasks
         return f"{self.name}: {files.describe_sizes(self.sizes, self.unit)}; {X.width} features, {tasks}"
 
-    def fit(self, estimator: Any) -> None:
-        """Fit on the train rows; the validation rows stop the fit."""
-        estimator.fit(*self.parts["train"], **self._watched)
+    def fit(self, estimator: Any, judged: str | None = None) -> None:
+        """Fit on the train rows; the validation rows stop the fit, or are learned too where they judge nothing.
+
+        Parameters
+        ----------
+        estimator : estimator
+        judged : {"val", "test"}, optional
+            Part that will judge the fit; default `judged`.
+        """
+        learned = self._learned(estimator, judged or self.judged)
+        X, y = (pl.concat(parts) for parts in zip(*(self.parts[part] for part in learned), strict=True))
+        watched = {} if estimator.learns_all_rows else self._watched
+        groups = pl.concat([self.groups[part] for part in learned]) if self.groups and not watched else None
+        estimator.fit(X, y, groups=groups, **watched)
+
+    def _learned(self, estimator: Any, judged: str | None) -> tuple[str, ...]:
+        """Return the parts that a fit learns."""
+        return ("train", "val") if estimator.learns_all_rows and judged != "val" else ("train",)
+
+    def learns_val(self, estimator: Any) -> bool:
+        """Return whether `fit` gives an estimator the validation rows to learn."""
+        return "val" in self._learned(estimator, self.judged)
 
     def scores(self, estimator: Any, part: str) -> dict[str, float | None]:
         """Return the score of every task."""
@@ -253,9 +272,10 @@ class TableRows(ScoredTables):
         train = self.parts["train"]
         return tuning.objective(estimator, *train, **self._watched, per_task=per_task, search_space=search_space)
 
-    def log_fitted(self, callback: Any, estimator: Any, reference: Any = None) -> None:
-        """Log the facts of a finished fit."""
-        callback.log_fitted(estimator, *self.parts["train"], **self._watched, reference=reference)
+    def log_fitted(self, callback: Any, estimator: Any) -> None:
+        """Log the facts of a finished fit, with scores of the validation rows if it has not learned them."""
+        watched = {} if self.learns_val(estimator) else self._watched
+        callback.log_fitted(estimator, *self.parts["train"], **watched)
 
     def example(self) -> pl.DataFrame:
         """Return some rows, as an input example."""

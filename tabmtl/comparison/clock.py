@@ -25,12 +25,10 @@ class Clock:
         Seconds that the comparison may take; None is no limit.
     n_fits : int
         Number of fits of every model.
-    has_folds : bool
-        Whether ensembles fit their candidates in folds, as they do without validation rows.
     """
 
-    def __init__(self, limit: float | None, n_fits: int, *, has_folds: bool) -> None:
-        self.limit, self.n_fits, self.has_folds = math.inf if limit is None else limit, n_fits, has_folds
+    def __init__(self, limit: float | None, n_fits: int) -> None:
+        self.limit, self.n_fits = math.inf if limit is None else limit, n_fits
         self._end = perf_counter() + self.limit
         self._taken: dict[type, list[float]] = defaultdict(list)
 
@@ -61,9 +59,7 @@ class Clock:
 
     def _of_candidates(self, model: MultiTaskEnsemble) -> float | None:
         """Return the seconds of the candidates of an ensemble in all its folds."""
-        n_fits = 1
-        if self.has_folds:
-            n_fits = (_FOLDS if model.n_folds == "auto" else model.n_folds) + model.refit
+        n_fits = (_FOLDS if model.n_folds == "auto" else model.n_folds) + model.refit
         total = 0.0
         for candidate in with_reference(model.default_models() if model.models is None else model.models).values():
             expected = self.expect(candidate)

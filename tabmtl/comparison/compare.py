@@ -104,14 +104,17 @@ def compare(
     X, y : frames or arrays
         Features and targets, as ``fit`` takes them.
     X_val, y_val : frames or arrays, optional
-        Rows for early stopping of every model. By default, each model sets rows of X aside by itself.
+        Rows for early stopping. A model that chooses by folds of its own, such as `MultiTaskEnsemble` and
+        `IndependentTasks` (``learns_all_rows``), learns them like those of X: to it, labels that only judge are lost.
+        By default, each model sets rows of X aside by itself.
     X_test, y_test : frames or arrays, optional
         Rows that judge the models. By default, a random quarter of the rows is held out, with labels of every task and
         class.
-    groups : array of shape (n,), str, or a pair of them, optional
+    groups : array of shape (n,), str, or a tuple of arrays, optional
         Group of every row of X, such as a patient, or the name of a column that holds it. No split divides a group, and
-        intervals are over draws of groups. The groups of X_test stand in its column of this name, or are the second of
-        a pair.
+        intervals are over draws of groups. The groups of X_val and X_test stand in their columns of this name, or in a
+        tuple: (those of X, of X_test), or (those of X, of X_val, of X_test). Rows of X_val without groups are one group
+        to the models that learn them.
     **params
         Parameters of every model, such as ``tasks``, ``task_column``, ``drop``, ``n_jobs`` and ``random_state``.
         ``random_state`` also draws the rows to test. ``verbose=1`` shows the fits, and a line for every model.
@@ -160,7 +163,7 @@ def compare(
     check_count("seeds", seeds)
     if limit is not None:
         check_positive("time_limit", limit)
-    clock = Clock(limit, seeds, has_folds=X_val is None)
+    clock = Clock(limit, seeds)
     X, X_val, X_test = (as_read(*pair) for pair in ((X, "X"), (X_val, "X_val"), (X_test, "X_test")))
     given = default_models(len(X)) if models is None else named_models(models)
     prepared = {
@@ -175,6 +178,7 @@ def compare(
         _check_tasks(name, model, reference, rows, y)
         if rows.coder.features.columns.categorical:
             check_reads_text(model, X, y)
+        rows.fit_arguments(model)  # refuses rows that cannot be learned together
     warn_of_unjudged(rows.coder.labels.tasks, rows.batch.y, rows.batch.task, rows.batch.group)
     return _Trials(rows, clock, verbose=bool(params.get("verbose"))).run(prepared)
 
@@ -223,6 +227,7 @@ class _Trials:
             tasks=self.rows.coder.labels.tasks,
             reference=next(iter(models)),
             n_fit=self.rows.n_fit,
+            n_val=self.rows.n_val,
             n_test=len(self.rows.batch),
             n_groups=self.rows.n_groups,
             how=self.rows.how,
@@ -243,7 +248,7 @@ class _Trials:
         outputs: list[list[np.ndarray]] = []
         for fit in fits:
             cpu, start = cpu_seconds(), perf_counter()
-            fit.fit(**rows.fit)
+            fit.fit(**rows.fit_arguments(model))
             fitted = perf_counter()
             seconds[1] += cpu_seconds() - cpu
             answering = perf_counter()

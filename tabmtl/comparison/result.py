@@ -55,8 +55,8 @@ class Comparison:
     tasks : tuple of Task
     reference : str
         Name of the reference, the model that others are compared with.
-    n_fit, n_test : int
-        Numbers of rows.
+    n_fit, n_val, n_test : int
+        Numbers of rows to fit, to stop by and to test. Models whose ``learns_all_rows`` is true learn those to stop by.
     how : str
         Where the rows to test come from.
     is_interrupted : bool
@@ -88,6 +88,7 @@ class Comparison:
     is_interrupted: bool = False
     seeds: int = 1
     n_groups: int | None = None
+    n_val: int = 0
 
     @cached_property
     def summary(self) -> pl.DataFrame:
@@ -188,7 +189,10 @@ class Comparison:
         n_models, n_tasks = self.frame["model"].n_unique(), len(self.tasks)
         counts = f"{counted(n_models, 'model')} on {counted(n_tasks, 'task')}"
         groups = "" if self.n_groups is None else f" in {counted(self.n_groups, 'group')}"
-        return f"{counts}: {self.n_fit:,} rows to fit and {self.n_test:,} to test{groups} ({self.how})."
+        stop = f", {self.n_val:,} to stop by" if self.n_val else ""
+        said = f"{counts}: {self.n_fit:,} rows to fit{stop} and {self.n_test:,} to test{groups} ({self.how})."
+        learners = [name for name, model in self.models.items() if self.n_val and model.learns_all_rows]
+        return said + (f" Rows to stop by are rows to fit for {listed(learners, _MOST_NAMES)}." if learners else "")
 
     def plot(
         self,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
-from tabmtl.encode import TableCoder, take_rows
+from tabmtl.encode import TableCoder, join_rows, take_rows
 from tabmtl.encode.read import has_column, read_groups
 from tabmtl.encode.shards import Shards
 from tabmtl.estimators.base import draw_seed
@@ -30,17 +31,19 @@ class ComparedRows:
     coder : TableCoder
         Knows the tasks, and reads the labels.
     fit : dict
-        Arguments of ``fit``, for every model.
+        Arguments of ``fit``, for models that stop by rows.
     X, y : frames or arrays
         The rows to test.
     batch : Batch
         The same, encoded, with the groups that they were drawn in.
-    n_fit : int
-        Number of rows to fit.
+    n_fit, n_val : int
+        Numbers of rows to fit, and of those to stop by.
     how : str
         Where the rows to test come from, in a sentence.
     n_groups : int or None
         Number of groups of the rows to test, if these are given.
+    group_val : list or None
+        Groups of the rows to stop by, if these are given.
     """
 
     coder: TableCoder
@@ -49,8 +52,10 @@ class ComparedRows:
     y: Any
     batch: Batch
     n_fit: int
+    n_val: int
     how: str
     n_groups: int | None
+    group_val: list[Any] | None
 
     @classmethod
     def read(cls, model: MultiTaskEstimator, fit: dict[str, Any], X_test: Any, y_test: Any) -> ComparedRows:
@@ -67,12 +72,25 @@ class ComparedRows:
         model.check_call(fit["X"], fit["X_val"], fit["y_val"])
         coder = model.learn_coder(fit["X"], fit["y"])
         batch = coder.read(fit["X"], fit["y"])
+        groups = GroupsByPart.of(fit["groups"], fit["X_val"], X_test)
+        valid: dict[str, Any] = {"n_val": 0, "group_val": None}
+        if fit["X_val"] is not None:
+            _check_columns(coder, fit["X_val"], "X_val")
+            valid["n_val"] = n = len(coder.read(fit["X_val"], fit["y_val"]))
+            if groups.val is not None:
+                valid["group_val"] = read_groups(groups.val, fit["X_val"], n, source="X_val")
+        fit = fit | {"groups": groups.fit}
         if X_test is not None:
-            return cls._given(coder, fit, X_test, y_test, len(batch))
+            return cls(**cls._given(coder, fit, X_test, y_test, len(batch), groups.test), **valid)
+        return cls(**cls._drawn(coder, fit, batch, draw_seed(model.random_state)), **valid)
+
+    @classmethod
+    def _drawn(cls, coder: TableCoder, fit: dict[str, Any], batch: Batch, seed: int) -> dict[str, Any]:
+        """Hold rows out to test."""
         groups = fit["groups"]
         values = None if groups is None else read_groups(groups, fit["X"], len(batch))
         group = group_equal_rows(batch) if values is None else number_groups(values)
-        rng = np.random.default_rng(draw_seed(model.random_state))
+        rng = np.random.default_rng(seed)
         train, test = train_valid_split(batch.y, coder.labels.tasks, _TEST_SHARE, rng, batch.task, group)
         how = f"a random {100 * _TEST_SHARE:g} % with labels of every task and class"
         how += "" if group is None else ", no group on both sides"
@@ -80,23 +98,22 @@ class ComparedRows:
         parts = {name: take_rows(fit[name], train) for name in split}
         X, y = (take_rows(fit[name], test) for name in ("X", "y"))
         tested = replace(batch, group=group).rows(test)
-        n_groups = None if groups is None else len(np.unique(tested.group))
-        return cls(coder=coder, fit=fit | parts, X=X, y=y, batch=tested, n_fit=len(train), how=how, n_groups=n_groups)
+        return {
+            "coder": coder,
+            "fit": fit | parts,
+            "X": X,
+            "y": y,
+            "batch": tested,
+            "n_fit": len(train),
+            "how": how,
+            "n_groups": None if groups is None else len(np.unique(tested.group)),
+        }
 
     @classmethod
-    def _given(cls, coder: TableCoder, fit: dict[str, Any], X: Any, y: Any, n_fit: int) -> ComparedRows:
+    def _given(cls, coder: TableCoder, fit: dict[str, Any], X: Any, y: Any, n_fit: int, of_test: Any) -> dict[str, Any]:
         """Take the rows to test from the caller, with their groups if these are known."""
-        missing = [name for name in coder.names if coder.named and not has_column(X, name)]
-        if missing:
-            raise ValueError(f"X_test lacks the columns {missing} of X; give it all columns of X")
-        columns = nw.from_native(X).columns if coder.named and nw.dependencies.is_into_dataframe(X) else ()
-        further = [name for name in columns if str(name) not in (*coder.names, *coder.dropped)]
-        if further:
-            raise ValueError(f"X_test has the columns {further}, and X has not; give it the columns of X only")
-        tested, groups = coder.read(X, y), fit["groups"]
-        own, of_test = groups if isinstance(groups, tuple) and len(groups) == 2 else (groups, None)
-        if isinstance(groups, str) and has_column(X, groups):
-            of_test = groups
+        _check_columns(coder, X, "X_test")
+        tested, own = coder.read(X, y), fit["groups"]
         known = [] if own is None else read_groups(own, fit["X"], n_fit)
         if of_test is None:
             group = group_equal_rows(tested)
@@ -111,16 +128,64 @@ class ComparedRows:
                 "are too narrow where they were not: name a column that both have, or give the groups of both, as "
                 "groups=(those of X, those of X_test)"
             )
-        return cls(
-            coder=coder,
-            fit=fit | {"groups": own},
-            X=X,
-            y=y,
-            batch=replace(tested, group=group),
-            n_fit=n_fit,
-            how="given by the caller",
-            n_groups=None if of_test is None or group is None else len(np.unique(group)),
-        )
+        return {
+            "coder": coder,
+            "fit": fit,
+            "X": X,
+            "y": y,
+            "batch": replace(tested, group=group),
+            "n_fit": n_fit,
+            "how": "given by the caller",
+            "n_groups": None if of_test is None or group is None else len(np.unique(group)),
+        }
+
+    def fit_arguments(self, model: MultiTaskEstimator) -> dict[str, Any]:
+        """Return the arguments of ``fit`` for a model, which has all labels: it learns X_val, or stops by it."""
+        return self._joined if self.n_val and model.learns_all_rows else self.fit
+
+    @cached_property
+    def _joined(self) -> dict[str, Any]:
+        """Arguments of ``fit`` with the rows of X_val among those to fit."""
+        fit, groups = self.fit, None
+        X, y = (join_rows(fit[name], fit[f"{name}_val"], (name, f"{name}_val")) for name in ("X", "y"))
+        if fit["groups"] is not None:
+            of_fit = read_groups(fit["groups"], fit["X"], self.n_fit)
+            # no group is None, so rows without groups are one
+            groups = number_groups([*of_fit, *(self.group_val or [None] * self.n_val)])
+        return {"X": X, "y": y, "groups": groups}
+
+
+class GroupsByPart(NamedTuple):
+    """Groups of the rows to fit, to stop by and to test, as `read_groups` takes them; None where there are none."""
+
+    fit: Any
+    val: Any
+    test: Any
+
+    @classmethod
+    def of(cls, groups: Any, X_val: Any, X_test: Any) -> GroupsByPart:
+        """Take the groups that a caller gave, as a name of a column, for X alone, or as a tuple by parts."""
+        others = {"val": X_val, "test": X_test}
+        if isinstance(groups, str):
+            found = {part: groups for part, X in others.items() if X is not None and has_column(X, groups)}
+            return cls(groups, found.get("val"), found.get("test"))
+        if not isinstance(groups, tuple) or len(groups) not in (2, 3) or X_val is X_test is None:
+            return cls(groups, None, None)
+        if len(groups) == 3:
+            return cls(*groups)
+        first, second = groups
+        return cls(first, second, None) if X_test is None else cls(first, None, second)
+
+
+def _check_columns(coder: TableCoder, X: Any, name: str) -> None:
+    """Raise a ValueError unless rows to judge by have the columns of the rows to fit."""
+    missing = [column for column in coder.names if coder.named and not has_column(X, column)]
+    if missing:
+        raise ValueError(f"{name} lacks the columns {missing} of X; give it all columns of X")
+    columns = nw.from_native(X).columns if coder.named and nw.dependencies.is_into_dataframe(X) else ()
+    further = [column for column in columns if str(column) not in (*coder.names, *coder.dropped)]
+    if further:
+        raise ValueError(f"{name} has the columns {further}, and X has not; give it the columns of X only")
 
 
 def as_read(X: Any, name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
-from tabmtl.encode.read import take_rows
+from tabmtl.encode.read import join_rows, take_rows
 from tabmtl.encode.table import TableCoder
 
-__all__ = ["FeatureCoder", "LabelCoder", "TableCoder", "take_rows"]
+__all__ = ["FeatureCoder", "LabelCoder", "TableCoder", "join_rows", "take_rows"]

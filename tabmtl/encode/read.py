@@ -379,6 +379,40 @@ def take_rows(X: Any, index: np.ndarray) -> Any:
     return np.asarray(X)[index]
 
 
+def join_rows(first: Any, second: Any, names: tuple[str, str]) -> Any:
+    """Put the rows of two eager containers below each other, in their own library.
+
+    Parameters
+    ----------
+    first, second : frames, series or arrays
+        A column that one lacks is missing in its rows.
+    names : tuple of str
+        Names of the two in errors.
+
+    Raises
+    ------
+    TypeError
+        If they are of two libraries.
+    """
+    first, second = (rows.collect() if isinstance(rows, pl.LazyFrame) else rows for rows in (first, second))
+    first, second = (_without_views(_as_table(rows)) for rows in (first, second))
+    libraries = [library_of(rows) for rows in (first, second)]
+    if libraries[0] != libraries[1]:
+        raise TypeError(
+            f"{names[1]} is of {libraries[1]} and {names[0]} of {libraries[0]}, and their rows are learned together: "
+            "give both in one library"
+        )
+    if nw.dependencies.is_into_series(first):
+        own, other = (nw.from_native(rows, series_only=True) for rows in (first, second))
+        joined = join_rows(*(rows.alias("y").to_frame().to_native() for rows in (own, other)), names)
+        return nw.from_native(joined)["y"].alias(own.name).to_native()
+    if not nw.dependencies.is_into_dataframe(first):
+        return np.concatenate([np.asarray(first), np.asarray(second)])
+    if isinstance(first, pl.DataFrame):  # whole numbers may stand below fractions
+        return pl.concat([first, second], how="diagonal_relaxed")
+    return nw.concat([_wrap(first), _wrap(second)], how="diagonal").to_native()
+
+
 def _without_views(X: Any) -> Any:
     """Return a frame with text in place of the views of text of pyarrow, which gives no chosen rows of them."""
     if nw.dependencies.is_pyarrow_table(X):

@@ -176,6 +176,8 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     n_jobs: Jobs = None
     n_processes: Jobs = None
 
+    learns_all_rows: ClassVar[bool] = True
+
     _stored: ClassVar[type] = EnsembleState
 
     export_onnx = NotHere("it is made of many models; say distill(model, X), which gives one network to export")

@@ -171,6 +171,10 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         NotHere("only the trees of a model have a gain; say tabmtl.inspection.feature_importances(model, X, y)"),
     )
 
+    #: Whether it chooses by folds or splits of its own, and then learns all rows. Given X_val, it would lose labels, so
+    #: `compare` and the commands give it these rows to learn.
+    learns_all_rows: ClassVar[bool] = False
+
     # scikit-learn routes groups to fit as it does to the splitters
     __metadata_request__fit: ClassVar = {"groups": True}
     # the kind of every undeclared task; the three faces differ in it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -25,6 +25,7 @@ from tabmtl.plots import ExpertUsageDisplay, GainDisplay, HistoryDisplay, Leader
 from tabmtl.plots.display import Display
 from tabmtl.schema import warn_user
 from tabmtl.sessions.recommender import Recommender
+from tabmtl.targets import Task
 from tabmtl.training.hooks import OnEpoch
 
 _MOST_METRICS, _MOST_PARAMS = 1000, 100  # in one request to MLflow
@@ -128,22 +129,46 @@ class MLflowCallback:
         self.flush()
         self._log_estimator(estimator)
         self._log_data(estimator, X, y, "training")
-        gain = None
         if X_val is not None:
             self._log_data(estimator, X_val, y_val, "validation")
             scores = self._log_final(estimator, X_val, y_val)
             if reference is not None:
                 known = reference if isinstance(reference, Mapping) else reference.score_tasks(X_val, y_val)
-                gain = self._log_gain(scores, known)
+                against = "reference" if isinstance(reference, Mapping) else type(reference).__name__
+                names, tasks = (type(estimator).__name__, against), getattr(estimator, "tasks_", ())
+                self.log_gain(multitask_gain(scores, known), names=names, tasks=tasks, plots=plots)
         if plots:
-            against = "reference" if isinstance(reference, Mapping) else type(reference).__name__
-            self._log_plots(estimator, gain, (type(estimator).__name__, against))
+            self._log_plots(_displays(estimator))
         if self._made_run:
             mlflow.MlflowClient().set_terminated(self._run())
 
     def log_scores(self, scores: Mapping[str, float | None]) -> None:
         """Log scores of no epoch, named as those of epochs are; undefined ones are left out."""
         self._log_metrics({metric_name(key): value for key, value in scores.items()})
+
+    def log_gain(
+        self, gain: MultitaskGain, *, names: tuple[str, str], tasks: Sequence[Task] = (), plots: bool = True
+    ) -> None:
+        """Log a gain over a reference (``gain/<task>``, ``gain.txt``) and its plot, as `log_fitted` does.
+
+        Call it where the rows that compare both are not the validation rows of `log_fitted`, such as test rows.
+
+        Parameters
+        ----------
+        gain : MultitaskGain
+        names : tuple of str
+            Names of the estimator and of the reference in the plot.
+        tasks : sequence of Task, default=()
+            Tasks of the estimator, whose metrics the plot names.
+        plots : bool, default=True
+        """
+        per_task = gain.table["task", "gain_percent"].iter_rows()
+        self._log_metrics({_fit_name(f"gain/{_escape(task)}"): per_cent for task, per_cent in per_task})
+        if gain.n_defined:
+            self._log_metrics({"gain_delta_m": gain.delta_m})
+        mlflow.MlflowClient().log_text(self._run(), str(gain), "gain.txt")
+        if plots:
+            self._log_plots(_gain_display(gain, names, tasks))
 
     def _run(self) -> str:
         if self.run_id is None:
@@ -199,18 +224,9 @@ class MLflowCallback:
         mlflow.MlflowClient().log_table(self._run(), table.to_dict(as_series=False), "scores.json")
         return scores
 
-    def _log_gain(self, scores: Mapping[str, float | None], reference: Mapping[str, float | None]) -> MultitaskGain:
-        gain = multitask_gain(scores, reference)
-        per_task = gain.table["task", "gain_percent"].iter_rows()
-        self._log_metrics({_fit_name(f"gain/{_escape(task)}"): per_cent for task, per_cent in per_task})
-        if gain.n_defined:
-            self._log_metrics({"gain_delta_m": gain.delta_m})
-        mlflow.MlflowClient().log_text(self._run(), str(gain), "gain.txt")
-        return gain
-
-    def _log_plots(self, estimator: Any, gain: MultitaskGain | None, names: tuple[str, str]) -> None:
+    def _log_plots(self, displays: Iterable[tuple[str, Display]]) -> None:
         try:
-            for name, display in _displays(estimator, gain, names):
+            for name, display in displays:
                 mlflow.MlflowClient().log_figure(self._run(), display.figure_, f"plots/{name}.png")
                 display.close()
         except ImportError as error:
@@ -275,7 +291,7 @@ def _text_of(value: Any) -> str:
     return str(value)
 
 
-def _displays(estimator: Any, gain: MultitaskGain | None, names: tuple[str, str]) -> Iterator[tuple[str, Display]]:
+def _displays(estimator: Any) -> Iterator[tuple[str, Display]]:
     """Yield the plots for an estimator of this kind."""
     tasks = [task.name for task in getattr(estimator, "tasks_", ())]
     if tasks and hasattr(estimator, "history_"):
@@ -286,5 +302,8 @@ def _displays(estimator: Any, gain: MultitaskGain | None, names: tuple[str, str]
         yield "outliers", OutlierTaskDisplay.from_estimator(estimator)
     if hasattr(estimator, "leaderboard_"):
         yield "leaderboard", LeaderboardDisplay.from_estimator(estimator, tasks=tasks[:_MOST_LINES])
-    if gain is not None:
-        yield "gain", GainDisplay.from_gain(gain, names=names, tasks=getattr(estimator, "tasks_", ()))
+
+
+def _gain_display(gain: MultitaskGain, names: tuple[str, str], tasks: Sequence[Task]) -> Iterator[tuple[str, Display]]:
+    """Yield the plot of a gain, which is drawn where matplotlib is installed."""
+    yield "gain", GainDisplay.from_gain(gain, names=names, tasks=tasks)

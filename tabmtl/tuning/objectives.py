@@ -48,8 +48,9 @@ def objective(
     X, y : frame or array, or Shards and names
         Training rows, as `fit` takes them.
     X_val, y_val : as X and y
-        Validation rows, which stop the fit and judge it. Keep test rows out of a search. With `tabmtl.Shards`, labels
-        and answers of all rows are in memory at the end of a trial.
+        Validation rows, which stop the fit and judge it. They only judge an estimator that chooses by folds of its own,
+        such as `IndependentTasks` (``learns_all_rows``): fit what is chosen on both. Keep test rows out of a search.
+        With `tabmtl.Shards`, labels and answers of all rows are in memory at the end of a trial.
     sample_weight : array or frame, or name, optional
         Weights of the training rows, as `fit` takes them.
     per_task : bool, default=False
@@ -173,8 +174,13 @@ class _TableObjective(Objective):
     tasks: tuple[Task, ...]
     per_task: bool
 
+    def _fit(self, model: Any) -> None:
+        """Fit a model that will be judged by the validation rows: it stops by them, but chooses nothing else."""
+        unseen = {"X_val": None, "y_val": None} if model.learns_all_rows else {}
+        model.fit(**self.rows | unseen)
+
     def _fit_and_score(self, model: Any) -> Scores:
-        model.fit(**self.rows)
+        self._fit(model)
         return model.score_tasks(self.rows["X_val"], self.rows["y_val"])
 
     def _epoch_scores(self, record: Mapping[str, float | None]) -> Scores:
@@ -194,7 +200,7 @@ class _ShardsObjective(_TableObjective):
     """Objective of files; in a group, each rank fits and answers its share of the rows."""
 
     def _fit_and_score(self, model: Any) -> Scores:
-        model.fit(**self.rows)
+        self._fit(model)
         group, parts = current(), []
         for X, y in _blocks(model.coder_, self.rows["X_val"], self.rows["y_val"]):
             answered = model.answer_labelled(X, y)

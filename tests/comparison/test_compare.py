@@ -1,6 +1,7 @@
 """What is fitted and judged: the numbers of a comparison, its rows, failures, and mistakes of the caller."""
 
 import re
+from contextlib import nullcontext
 from importlib import import_module
 
 import numpy as np
@@ -189,6 +190,38 @@ def rows_of(X, y, groups=None, **params):
     return ComparedRows.read(IndependentTasks(random_state=0, **params), fit, None, None)
 
 
+@pytest.mark.parametrize("to", [pl.DataFrame.clone, pl.DataFrame.to_pandas, pl.DataFrame.to_arrow])
+@pytest.mark.parametrize("by", ["name", "arrays", "those of X"])
+def test_rows_to_stop_by_are_learned_by_models_with_folds_of_their_own(to, by):
+    X, y = table()
+    days = X["day"]
+    parts = days[:160], days[160:240], days[240:]
+    groups = {"name": "day", "arrays": parts, "those of X": parts[0]}[by]
+    fit = {"X": to(X[:160]), "y": to(y[:160]), "X_val": to(X[160:240]), "y_val": to(y[160:240]), "groups": groups}
+    with pytest.warns(TabmtlWarning) if by == "those of X" else nullcontext():
+        rows = ComparedRows.read(IndependentTasks(drop=["day"]), fit, to(X[240:]), to(y[240:]))
+    assert (rows.n_fit, rows.n_val) == (160, 80)
+    assert rows.fit_arguments(MMoE()) is rows.fit and rows.fit["X_val"] is fit["X_val"]
+    for model in (MultiTaskEnsemble(), IndependentTasks()):
+        found = rows.fit_arguments(model)
+        assert type(found["X"]) is type(fit["X"]) and found.keys() == {"X", "y", "groups"}
+        assert pl.DataFrame(found["X"]).equals(X[:240]) and pl.DataFrame(found["y"]).equals(y[:240])
+        expected = np.where((by == "those of X") & (np.arange(240) >= 160), -1, days[:240])
+        assert np.array_equal(np.unique(found["groups"], return_inverse=True)[1][:160], days[:160])
+        assert len({*zip(found["groups"].tolist(), expected.tolist(), strict=True)}) == len(set(expected))
+
+
+def test_every_model_sees_the_labels_of_the_rows_to_stop_by():
+    X, y = (part.drop("day", strict=False) for part in table())
+    given = {"X_val": X[160:240], "y_val": y[160:240], "X_test": X[240:], "y_test": y[240:]}
+    models = {"alone": linear(), "experts": MMoE(epochs=1)}
+    found = compare(models, X[:160], y[:160], **given, random_state=0)
+    joined = compare([linear()], X[:240], y[:240], X_test=X[240:], y_test=y[240:], random_state=0)
+    assert found.frame.filter(model="alone")["score"].to_list() == joined.frame["score"].to_list()
+    assert "160 rows to fit, 80 to stop by and 80 to test (given by the caller)." in str(found)
+    assert ". Rows to stop by are rows to fit for alone.\n" in str(found) and "to stop by" not in str(joined)
+
+
 def test_groups_stay_on_one_side_and_all_classes_on_both():
     X, y = table()
     named = rows_of(X, y, "day", drop=["day"])
@@ -298,7 +331,7 @@ def test_models_without_time_are_left_out_and_named(capsys):
 
 
 def test_a_model_is_expected_to_take_what_the_nearest_took_and_an_ensemble_its_candidates():
-    clock = Clock(60, 2, has_folds=True)
+    clock = Clock(60, 2)
     ensemble = MultiTaskEnsemble(models={"alone": linear(), "together": SharedTrees()}, n_folds=3, refit=True)
     assert clock.expect(ensemble) is clock.expect_all([MMoE()]) is None and clock.too_late(MMoE()) is None
     clock.note(linear(), 3)
@@ -315,7 +348,7 @@ def test_a_model_is_expected_to_take_what_the_nearest_took_and_an_ensemble_its_c
     assert clock.expect_all([ensemble, ensemble, linear()]) == 44
     clock.note(ensemble, 300)
     assert clock.too_late(ensemble).startswith("left out: about 5 min expected, and 60 s of 60 s left")
-    assert Clock(None, 1, has_folds=True).too_late(MMoE()) is None
+    assert Clock(None, 1).too_late(MMoE()) is None
 
 
 def test_models_of_scikit_learn_learn_every_task_alone():
@@ -386,6 +419,16 @@ def test_mistakes_are_told_before_any_fit():
         (ValueError, "IndependentTasks: patience", lambda: compare([spy, IndependentTasks(patience=0)], X, y)),
         (ValueError, "X_test and y_test belong together", lambda: compare([spy], X, y, X_test=X)),
         (ValueError, "X_val and y_val belong together", lambda: compare([spy], X, y, X_val=X)),
+        (
+            ValueError,
+            "X_val lacks the columns ['b'] of X; give it all",
+            lambda: compare([spy], X, y, X_val=X.drop("b"), y_val=y),
+        ),
+        (
+            TypeError,
+            "X_val is of pandas and X of polars, and their rows are learned together: give both in one library",
+            lambda: compare([spy], X, y, X_val=X.to_pandas(), y_val=y),
+        ),
         (ValueError, "near is 'day'", lambda: compare([spy], X, y, groups="dya")),
         (
             ValueError,

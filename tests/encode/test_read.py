@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_series_equal
 from scipy import sparse
 
-from tabmtl.encode import FeatureCoder, take_rows
+from tabmtl.encode import FeatureCoder, join_rows, take_rows
 from tabmtl.encode.read import checksum, read_features, read_targets, read_weights
 from tabmtl.encode.write import write_targets
 
@@ -288,3 +288,19 @@ def test_a_checksum_tells_values_of_all_types_apart() -> None:
         t=pl.duration(days=1), e=pl.Series(["x", None], dtype=pl.Enum(["x"])), d=pl.lit(Decimal("1.5"))
     )
     assert checksum(odd) == checksum(odd.drop("o"))
+
+
+@pytest.mark.parametrize("to", [pl.Series.clone, pl.Series.to_pandas, pl.Series.to_numpy])
+def test_joined_series_keep_library_and_name(to):
+    first, second = to(pl.Series("y", [1, 2])), to(pl.Series("", [0.5]))
+    found = join_rows(first, second, ("y", "y_val"))
+    assert type(found) is type(first) and list(found) == [1, 2, 0.5]
+    assert getattr(found, "name", "y") == "y"
+
+
+def test_joined_frames_have_the_columns_of_both():
+    first, second = pl.DataFrame({"a": [1], "b": ["u"]}), pl.DataFrame({"b": ["v"], "a": [0.5], "c": [1]})
+    found = join_rows(first.lazy(), second, ("X", "X_val"))
+    assert found.rows() == [(1.0, "u", None), (0.5, "v", 1)]
+    with pytest.raises(TypeError, match="X_val is of numpy and X of polars"):
+        join_rows(first, second.to_numpy(), ("X", "X_val"))

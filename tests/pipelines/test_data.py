@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import commands
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from tabmtl import MultiTabNet
+from tabmtl import IndependentTasks, MultiTabNet, MultiTaskEnsemble
 from tabmtl.pipelines.data import ClickColumns, DataSource, open_rows
 from tabmtl.pipelines.data.clicks import ClickRows
 from tabmtl.pipelines.data.files import read_file
@@ -46,6 +47,31 @@ def test_rows_of_a_set_are_its_parts(name):
         expected_X, expected_y = data.part(part)
         assert_frame_equal(X, expected_X)
         assert_frame_equal(y, expected_y)
+
+
+@pytest.mark.parametrize("options", [{"split_column": "split"}, {"group_column": "year"}, {"test_share": 0}])
+def test_validation_rows_stop_a_fit_or_are_learned_where_they_judge_nothing(options, table, monkeypatch):
+    def asked(model, judged=None):
+        fit = Mock()
+        monkeypatch.setattr(type(model), "fit", fit)
+        rows.fit(model, judged)
+        return *fit.call_args.args, fit.call_args.kwargs
+
+    rows = opened(table, target=["weight", "male=binary"], **options)
+    train, val = rows.parts["train"], rows.parts["val"]
+    whole = [pl.concat(pair) for pair in zip(train, val, strict=True)]
+    is_judge = "test" not in rows.parts
+    for model in (MultiTaskEnsemble(), IndependentTasks()):
+        for judged, expected in ((None, train if is_judge else whole), ("val", train)):
+            X, y, given = asked(model, judged)
+            assert X.equals(expected[0]) and y.equals(expected[1]) and given.keys() == {"groups"}
+            has_groups = "group_column" in options
+            assert given["groups"].equals(X["year"]) if has_groups else given["groups"] is None
+        assert rows.learns_val(model) != is_judge
+    X, y, given = asked(MultiTabNet())
+    assert X.equals(train[0]) and y.equals(train[1])
+    assert given == {"X_val": val[0], "y_val": val[1], "groups": None}
+    assert not rows.learns_val(MultiTabNet())
 
 
 def test_a_file_says_its_split_by_a_column(table):

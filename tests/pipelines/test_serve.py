@@ -120,6 +120,17 @@ def test_the_same_file_split_otherwise_is_warned_of(store, rodents, champion, ca
     assert "it may have learned from these rows" in said
 
 
+def test_rows_that_a_version_has_learned_do_not_judge_it(store, rows, rodents, tmp_path, mistake, capsys):
+    words = ["--model", "IndependentTasks", "--set", "early_stopping=false", "--set", "n_jobs=1", "--register", "alone"]
+    for seed in (0, 1):
+        assert commands.run("train", *rows, *TARGETS, *words, "--seed", seed, store=store) == 0
+    assert "serve promote alone --data NEW_FILE --part all\n" in capsys.readouterr().out
+    line = mistake("serve", "promote", "alone", *rows, store=store)
+    assert "version 2 of alone has learned these validation rows, because IndependentTasks chooses by folds" in line
+    pl.read_parquet(rodents)[:300].drop("split").write_parquet(tmp_path / "new.parquet")
+    assert promote(store, "alone", "--data", tmp_path / "new.parquet", "--part", "all", "--margin", 9) == 0
+
+
 def test_the_command_that_train_prints_judges_a_model_that_dropped_columns(store, rodents, tmp_path, capsys):
     data = tmp_path / "dated.parquet"
     pl.read_parquet(rodents).with_columns(when=pl.date(2020, 1, "month")).write_parquet(data)

@@ -43,6 +43,18 @@ def run(goal, n_trials=1, pruner=None, **params):
     return study
 
 
+@pytest.mark.parametrize("in_files", [False, True])
+def test_rows_that_judge_are_unseen_by_an_estimator_with_folds_of_its_own(in_files, tmp_path, monkeypatch):
+    X.hstack(Y).write_parquet(tmp_path / "rows.parquet")
+    rows = (Shards(str(tmp_path / "rows.parquet")), Y.columns) if in_files else (X, Y)
+    goal = objective(IndependentTasks(), *rows, X_val=rows[0], y_val=rows[1], search_space=SPACE)
+    monkeypatch.setattr(IndependentTasks, "fit", Mock(side_effect=OSError))
+    with pytest.raises(OSError):
+        run(goal)
+    unseen = {"X_val": None, "y_val": None, "sample_weight": None}
+    assert IndependentTasks.fit.call_args.kwargs == {"X": rows[0], "y": rows[1], **unseen}
+
+
 def prune_after(epoch):
     """A pruner that ends every trial after an epoch."""
     return Mock(spec=optuna.pruners.BasePruner, prune=lambda study, trial: trial.last_step == epoch)

@@ -184,6 +184,8 @@ class IndependentTasks(LightGBMEstimator):
 
     families: Annotated[Literal["all"] | Sequence[str], _check_families] = "all"
 
+    learns_all_rows: ClassVar[bool] = True
+
     _stored: ClassVar[type] = IndependentState
 
     export_onnx = NotHere("its models are in estimators_[task], LightGBM by families=('lightgbm',); or fit a network")
