@@ -52,7 +52,8 @@ def test_models_are_compared_and_the_page_is_written(rodents, tmp_path, monkeypa
     printed = capsys.readouterr().out
     assert "SharedBottom: fitted in " in printed
     sizes = dict(pl.read_parquet(rodents)["split"].value_counts().iter_rows())
-    assert f"{sizes['train']} rows to fit and {sizes['test']} to test (by the column split)." in printed
+    said = f"{sizes['train']} rows to fit, {sizes['val']} to stop by and {sizes['test']} to test (by the column split)."
+    assert said in printed
     assert f"Written to {page}" in printed and page.read_text() == "a page"
     command = printed.strip().splitlines()[-1]
     assert command.startswith("Nothing is clearly ahead, so the reference, to train and save:  tabmtl train --data")
@@ -105,9 +106,9 @@ def test_groups_go_to_every_model(rodents, asked):
 
 def test_days_of_flights_are_drawn_as_one(asked):
     found = asked(data="flights")
-    fitted, tested = found.options["groups"]
-    assert (len(fitted), len(tested)) == (len(found.X), len(found.options["X_test"]))
-    assert not set(fitted) & set(tested) and tested.n_unique() < 100
+    groups, rows = found.options["groups"], (found.X, found.options["X_val"], found.options["X_test"])
+    assert [*map(len, groups)] == [*map(len, rows)]
+    assert len(set().union(*groups)) == sum(group.n_unique() for group in groups) < 365
 
 
 def test_a_given_split_keeps_its_validation_rows(rodents, asked):

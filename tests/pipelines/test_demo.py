@@ -80,14 +80,14 @@ def test_few_labels_are_learned_alone_by_tuned_lightgbm_and_judged_over_draws(ru
 def test_the_reference_of_the_table_is_one_tuned_lightgbm_per_target_on_the_same_rows(run, folder):
     output, _, printed = run
     data = datasets.load("flights", folder=folder)
-    n_fit, n_test = (len(data.part(part)[0]) for part in ("train", "test"))
+    n_fit, n_val, n_test = (len(data.part(part)[0]) for part in ("train", "val", "test"))
     table = pl.read_csv(output / "table.csv")
     assert table["model"].unique(maintain_order=True).to_list() == ["IndependentTasks", "SharedTrees", "MultiTabNet"]
     assert table["task"].to_list() == TARGETS * 3
     assert "IndependentTasks (best of 4)" in printed
     assert table.filter(model="IndependentTasks")["difference"].null_count() == len(TARGETS)
-    said = rf"3 models on 4 tasks: {n_fit:,} rows to fit and {n_test:,} to test in \d+ groups \(other days\)"
-    assert re.search(said, printed)
+    said = rf"3 models on 4 tasks: {n_fit:,} rows to fit, {n_val:,} to stop by and {n_test:,} to test in \d+ groups"
+    assert re.search(rf"{said} \(other days\)\. Rows to stop by are rows to fit for IndependentTasks\.\n", printed)
 
 
 def test_the_saved_model_has_the_scores_of_the_table(run, folder):
