@@ -91,9 +91,7 @@ def demo(
         if log is not None:
             import mlflow
 
-            callback = watch(model, run_id)
-            rows.log_fitted(callback, model)
-            callback.log_gain(_gain(found), names=("SharedTrees", "IndependentTasks"), tasks=model.tasks_)
+            _log_fitted(rows, found, watch(model, run_id))
             for name in FILES:
                 mlflow.log_artifact(str(output / name))
             version, alias = log.log_model(model, example=rows.example(), register=NAME, tags={ROWS: rows.origin})
@@ -204,11 +202,12 @@ def _compare(rows: TableRows, network: tabmtl.MultiTabNet, seed: int) -> tabmtl.
     return found
 
 
-def _gain(found: tabmtl.Comparison) -> tabmtl.MultitaskGain:
-    """Return the gain of SharedTrees over one LightGBM per target, on the rows to test."""
+def _log_fitted(rows: TableRows, found: tabmtl.Comparison, callback: Any) -> None:
+    """Log the facts of SharedTrees, and its gain over one LightGBM per target on the rows to test."""
     pair = ("SharedTrees", "IndependentTasks")
+    rows.log_fitted(callback, found.models[pair[0]])
     scores, reference = (dict(found.frame.filter(model=name)["task", "score"].iter_rows()) for name in pair)
-    return tabmtl.multitask_gain(scores, reference)
+    callback.log_gain(tabmtl.multitask_gain(scores, reference), names=pair, tasks=found.tasks)
 
 
 def _check_saved(model: Any, path: Path, X: pl.DataFrame) -> None:
