@@ -1,16 +1,21 @@
-"""When learning together pays: six models, from 50 labels of one target to all labels of all.
+"""When learning together pays, beside what one would pick instead: from 50 labels of one target to all labels of all.
 
-Run it by ``python -m benchmarks.evidence``; ``--help`` lists the options. Single-task models are LightGBM (the best of
-four configurations), a bag of five of these, and CatBoost; the others learn all tasks together. Every model has its
-defaults, and sets validation rows aside by itself. Test rows are scored once, and nothing is chosen by them.
+Run it by ``python -m benchmarks.evidence``; ``--help`` lists the options. :mod:`benchmarks.evidence_models` names the
+models. Single-task models are `IndependentTasks`, LightGBM (the best of four configurations), a bag of five of these,
+and CatBoost; peers are AutoGluon, within the CPU seconds that the ensemble took in the same setting, and networks of
+pytabkit. :mod:`benchmarks.peers.outside` says which environments the peers need; without one, its models are left out,
+and count as missing. Every model has its defaults, and sets validation rows aside by itself. Test rows are scored once,
+and nothing is chosen by them.
 
 The parts:
 
 labels
-    One target keeps 50, 150, 500, 1500 or all of its labels, those that a model sets aside included; the others keep
-    theirs. The score is that of the target. Single-task models learn the target alone, on its labelled rows.
+    One target keeps 50, 150 or 500 of its labels, those that a model sets aside included; the others keep theirs. The
+    score is that of the target. Single-task models learn the target alone, on its labelled rows. Peers, and the
+    ensemble with each task alone, have one target a set, at 150 and 500 labels.
 full
-    All labels of all targets; the score is the mean over the targets.
+    All labels of all targets, which are all scored; peers, and the ensemble with each task alone, have one target a
+    set. A network that is distilled from the ensemble reads `UNLABELLED` further rows, where there are more.
 missing
     25, 50 or 90 % of all labels are hidden at random; the score is the mean over the targets.
 mulan
@@ -23,17 +28,16 @@ rf1
 blocks
     rf1 in five blocks of consecutive hours, the newest first. A model learns from hours of the other blocks, by weeks
     as groups. Hours whose features and targets overlap with those of the tested block are left out.
-
-Two parts run where they are named, with records in ``benchmark_output`` and a table of paired differences:
-
-sharing
-    What learning together is worth: SharedTrees and networks against SharedTrees fitted to each task alone (the twin),
-    tuned LightGBM and CatBoost. Five seeds draw at most 20 000 rows of a set, 80 % of them to fit; all labels are
-    there, or one task keeps 300 (500 of a classification).
 reference
-    Whether `IndependentTasks`, untuned, is a fair bar at 50, 150, 500 and all labels, by LightGBM alone and by all its
-    families: against ``LGBMClassifier()`` or ``LGBMRegressor()``, 60 trees of 7 leaves at a learning rate of .05,
-    scikit-learn's ExtraTrees, a logistic or ridge regression, and CatBoost. Five draws; each target is learned alone.
+    The fits of labels and full that tell whether `IndependentTasks`, untuned, is a fair bar: it, and what one writes
+    without any choice. These are ``LGBMClassifier()`` or ``LGBMRegressor()``, 60 trees of 7 leaves at a learning rate
+    of .05, scikit-learn's ExtraTrees, a logistic or ridge regression, and CatBoost. A call for this part prints its
+    table.
+sharing
+    It runs where it is named, with records in ``benchmark_output`` and a table of paired differences. What learning
+    together is worth: SharedTrees and networks against SharedTrees fitted to each task alone (the twin), tuned LightGBM
+    and CatBoost. Five seeds draw at most 20 000 rows of a set, 80 % of them to fit; all labels are there, or one task
+    keeps 300 (500 of a classification).
 
 The baselines of the rivers learn nothing: the flow now as the forecast, and a line through the nearest hours to fit,
 which sees no feature.
@@ -43,11 +47,18 @@ by groups where it has some. A model learns from `FIT_ROWS` of the rows that are
 `TEST_ROWS`, at most. Times are CPU seconds of a fit, and milliseconds of an answer to one and to 1000 rows.
 
 Every fit adds a line to ``docs/evidence/<part>.jsonl``, with the commit and the versions of packages that it ran by; a
-later call runs what is missing there. The order is such that a part of the work already tells something: few labels,
-all labels and rf1 come first, and of each a first draw. To stay within the CPU hours, 50, 1500 and all labels of a
-target and hidden labels have one draw, as have oes10 and osales. ``--budget`` ends a call before a fit by which all
-fits together, those of earlier calls too, would probably exceed it; ``--budget 0`` only prints the estimate.
-``--report`` writes the page of the results from the lines.
+later call runs what is missing there. Records of a commit before `FIRST` do not count: who changes what models answer
+moves them to ``docs/evidence/before/``, and sets `FIRST`. A part without records of its own is shown by those there.
+
+The order is such that a part of the work already tells something: few labels, all labels and Mulan's sets come first,
+a draw of each setting after the other, and the cheap models of a setting before the others. Sets on which a fit takes
+minutes have one draw. ``--share 1/2`` and ``--share 2/2`` part the work between two calls at the same time.
+``--budget`` ends a call before a fit by which all fits together, those of other calls too, would probably exceed it;
+``--budget 0`` only prints the estimate. ``--report`` writes the page of the results from the lines.
+
+What a fit costs is judged by the commit `BASELINE`. Its records are made in a checkout of it, on the same machine, by
+``python -m benchmarks.evidence --parts full --models MultiTaskEnsemble --seeds 0 --output FOLDER``, and kept as
+``docs/evidence/before/baseline.jsonl``.
 """
 
 from __future__ import annotations
@@ -55,10 +66,10 @@ from __future__ import annotations
 import json
 import subprocess
 import warnings
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
@@ -67,116 +78,95 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
-from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import KFold, train_test_split
 
 from benchmarks import evidence_report
-from benchmarks.evidence_report import AS_NOW, BAG, CATBOOST, ENSEMBLE, LIGHTGBM, LINE, SINGLE
-from benchmarks.harness import ROOT, Record, cpu, score_parser
-from benchmarks.problems import (
-    SETS,
-    Alone,
-    Bag,
-    Case,
-    CatBoost,
-    Plain,
-    Scikit,
-    answers_of,
-    open_case,
-    open_set,
-    score_answers,
+from benchmarks.evidence_models import (
+    AS_NOW,
+    BAG,
+    CATBOOST,
+    DISTILLED,
+    ENSEMBLE,
+    FOURFOLD,
+    LIGHTGBM,
+    MODELS,
+    REFERENCE,
+    RIVALS,
+    TREE_BAG,
+    TREES,
+    TWIN,
+    Model,
 )
+from benchmarks.harness import ROOT, Record, cpu, score_parser
+from benchmarks.problems import SETS, Case, answers_of, open_case, open_set, score_answers, slope_of
 from benchmarks.splits import split_rows, time_blocks, units_of
-from tabmtl import IndependentTasks, MMoE, MultiTabNet, MultiTaskEnsemble, SharedBottom, SharedTrees
 
 #: Folders of the records, of a checkout: those of the page, and others.
 OUTPUT, OTHER_OUTPUT = Path("docs/evidence"), Path("benchmark_output")
-#: Rows to fit and to test, at most.
-FIT_ROWS, TEST_ROWS = {"labels": 2_000, "full": 3_000, "missing": 2_000, "blocks": 3_000}, 4_000
-#: Splits of a set: draws, or folds that are run.
-DRAWS = {"labels": 3, "full": 3, "missing": 1, "mulan": 4, "rf1": 1, "blocks": 5}
+#: Records of older code, beside those of the page.
+BEFORE = "before"
+#: The first commit of the package whose records count, and the one that costs are compared with.
+FIRST = BASELINE = "c4c5716"
+#: Rows to fit and to test, at most, and unlabelled ones beside those to fit.
+FIT_ROWS, TEST_ROWS, UNLABELLED = {"labels": 2_000, "full": 3_000, "missing": 2_000, "blocks": 3_000}, 4_000, 7_000
+#: Draws, or folds, of a model in each part: by its name, or else by its kind.
+DRAWS: dict[str, dict[str, range]] = {
+    "labels": {
+        **dict.fromkeys(("joint", "single", "plain"), range(5)),
+        **dict.fromkeys(("alone", "peer"), range(3)),
+        FOURFOLD: range(2, 3),
+    },
+    "full": {
+        **dict.fromkeys(("single", "plain"), range(5)),
+        **dict.fromkeys(("joint", "alone", "peer"), range(3)),
+        DISTILLED: range(1),
+        FOURFOLD: range(2, 3),
+    },
+    "mulan": dict.fromkeys(("joint", "single"), range(4)),
+    "missing": dict.fromkeys(("joint", "single"), range(1)),
+    "rf1": {**dict.fromkeys(("joint", "single"), range(1)), "baseline": range(5)},
+    "blocks": {**dict.fromkeys((LIGHTGBM, TREES, "baseline"), range(5)), ENSEMBLE: range(1)},
+}
 #: Folds of a set; of these, `DRAWS` are run.
 N_FOLDS = {"mulan": 10, "rf1": 5, "blocks": 5}
 #: Parts of the rivers of rf1.
 RIVERS = ("rf1", "blocks")
 #: A row of rf1 is an hour: its features reach 60 hours back, and its targets, which end so, 48 hours ahead.
 HOURS_BACK, HOURS_AHEAD, AHEAD, WEEK = 60, 48, "_48H", 168
-#: Draws where the scarce target has another number of labels than those of `FEW`.
-DRAWS_OF_OTHERS = 1
-#: Draws, or folds of ten, that are run of sets on which a fit takes minutes.
-DRAWS_OF_SLOW = {"oes10": 1, "osales": 1}
-#: Numbers of labels of the scarce target; those that come first are the most telling.
-FEW, OTHERS = (150, 500), (50, 1_500, None)
-#: The scarce targets of a set.
+#: Sets on which a fit takes minutes.
+SLOW = ("oes10", "osales")
+#: Numbers of labels of the scarce target; those that come first are the most telling, and all that peers have.
+FEW, FEWEST = (150, 500), (50,)
+#: The scarce targets of a set; peers have the first.
 TARGETS = {name: tasks for name, tasks in SETS.items() if tasks} | {
     "oes10": ("513021_Butchers_and_Meat_Cutters", "412021_Counter_and_Rental_Clerks")
 }
-#: The most labels below all, where they are fewer than 1500.
-MOST_LABELS = {"star": 500, "wq": 500, "oes10": 150}
+#: The most labels below all, where they are fewer than 500.
+MOST_LABELS = {"oes10": 150}
 FULL_SETS = ("portal", "star", "rand_hie", "gss_abortion", "flights", "census_kdd", "wq")
+#: Of these, the one that has no rows beside those to fit.
+NO_MORE_ROWS = ("wq",)
 MISSING_SETS, HIDDEN = ("star", "gss_abortion", "rand_hie"), (25, 50, 90)
 FOLD_SETS = ("edm", "enb", "jura", "slump", "wq", "oes10", "osales")
-#: CPU seconds of a fit, as long as none has been measured: those of the ensemble, and of any other model.
-GUESS, GUESS_OF_OTHERS = 60.0, 3.0
+#: Kinds that learn one task at a time, whatever the part, and those of them that have one target a set.
+ALONE, ONE_TARGET = ("alone", "plain", "peer"), ("alone", "peer")
 #: Part, set, target and amount of a cell.
 Setting = tuple[str, str, str | None, int | None]
 #: Rows that a timed answer is for.
 ANSWERED = 1_000
-
-MODELS: dict[str, Callable[..., Any]] = {
-    LIGHTGBM: partial(IndependentTasks, tune="all", families=("lightgbm",)),
-    BAG: partial(Bag, partial(IndependentTasks, tune="all", families=("lightgbm",))),
-    CATBOOST: CatBoost,
-    "SharedTrees": SharedTrees,
-    "SharedBottom, 4 members": partial(SharedBottom, n_members=4),
-    ENSEMBLE: MultiTaskEnsemble,
+#: Models of the part that no page shows, and what each is compared with.
+SHARING: dict[str, tuple[str, ...]] = {
+    TREES: (TWIN, LIGHTGBM, CATBOOST),
+    TWIN: (),
+    LIGHTGBM: (TWIN, CATBOOST),
+    CATBOOST: (),
+    "MMoE": (TWIN, LIGHTGBM, CATBOOST, TREES),
+    "MultiTabNet": (TWIN, LIGHTGBM, CATBOOST, TREES),
+    TREE_BAG: (BAG,),
+    BAG: (),
 }
-
-
-#: Forecasts that learn nothing, of `RIVERS` only.
-BASELINES = (AS_NOW, LINE)
-#: Blocks that a model is run on.
-DRAWS_OF_BLOCKS = {LIGHTGBM: 5, "SharedTrees": 5, ENSEMBLE: 1}
-#: Models of the parts that no page shows, and what they are compared with.
-TWIN, TREE_BAG, REFERENCE, MIXED, PLAIN, FIXED, FOREST, LINEAR = (
-    "single-task twin",
-    "SharedTrees, bag",
-    "IndependentTasks",
-    "IndependentTasks, all families",
-    "LightGBM",
-    "60 x 7",
-    "ExtraTrees",
-    "linear",
-)
-_RIVALS = (PLAIN, FIXED, FOREST, LINEAR, CATBOOST)
-TABLES: dict[str, dict[str, tuple[str, ...]]] = {
-    "sharing": {
-        "SharedTrees": (TWIN, LIGHTGBM, CATBOOST),
-        TWIN: (),
-        LIGHTGBM: (TWIN, CATBOOST),
-        CATBOOST: (),
-        "MMoE": (TWIN, LIGHTGBM, CATBOOST, "SharedTrees"),
-        "MultiTabNet": (TWIN, LIGHTGBM, CATBOOST, "SharedTrees"),
-        TREE_BAG: (BAG,),
-        BAG: (),
-    },
-    "reference": {REFERENCE: _RIVALS, MIXED: (REFERENCE, *_RIVALS), **dict.fromkeys(_RIVALS, ())},
-}
-OF_TABLES: dict[str, Callable[..., Any]] = {
-    TWIN: partial(Alone, SharedTrees),
-    "MMoE": MMoE,
-    "MultiTabNet": MultiTabNet,
-    TREE_BAG: partial(Bag, SharedTrees),
-    REFERENCE: partial(IndependentTasks, families=("lightgbm",)),
-    PLAIN: Plain,
-    FIXED: partial(Plain, n_estimators=60, num_leaves=7, learning_rate=0.05),
-    MIXED: IndependentTasks,
-    FOREST: partial(Scikit, ExtraTreesClassifier(), ExtraTreesRegressor()),
-    LINEAR: partial(Scikit, LogisticRegression(max_iter=1_000), Ridge()),
-}
-#: Draws of these parts, labels of a scarce task of `sharing` by its kind, and of targets of `reference`.
-N_DRAWS, FEW_OF_KIND, AMOUNTS = 5, {"binary": 500, "regression": 300}, (50, *FEW, None)
+#: Its draws, and labels of its scarce task by kind.
+N_DRAWS, FEW_OF_KIND = 5, {"binary": 500, "regression": 300}
 #: Folders of the package in a checkout, and other packages whose versions a record has.
 SOURCES = ("tabmtl", "pipelines", "synth")
 PACKAGES = ("lightgbm", "catboost", "scikit-learn", "torch", "polars", "numpy")
@@ -218,57 +208,43 @@ class Cell:
 
 def plan(models: Sequence[str]) -> Iterator[Cell]:
     """Yield all cells in their order: what the goals are about first, a draw of each setting after the other."""
-    goals, others = settings()
-    for round_of in (goals, others):
-        for draw in range(max(DRAWS.values())):
+    for round_of in settings():
+        for draw in range(max(len(draws) for of_part in DRAWS.values() for draws in of_part.values())):
             for setting in round_of:
-                yield from (Cell(*setting, draw, model) for model in models if draw < n_draws(model, *setting))
+                yield from (Cell(*setting, draw, model) for model in models if draw in draws_of(model, *setting))
 
 
-def n_draws(model: str, part: str, name: str, target: str | None, amount: int | None) -> int:
-    """Return how many splits of a setting a model is run on."""
-    if model in BASELINES:
-        return N_FOLDS[part] if part in RIVERS else 0
-    if part == "blocks":
-        return DRAWS_OF_BLOCKS.get(model, 0)
-    if part == "labels" and amount not in FEW:
-        return DRAWS_OF_OTHERS
-    return DRAWS_OF_SLOW.get(name, DRAWS[part])
+def draws_of(model: str, part: str, name: str, target: str | None, amount: int | None) -> range:
+    """Return the splits of a setting that a model is run on."""
+    kind, of_part = MODELS[model].kind, DRAWS[part]
+    draws = of_part.get(model, of_part.get(kind, range(0)))
+    if kind in ONE_TARGET and part == "labels" and (target != TARGETS[name][0] or amount not in FEW):
+        return range(0)
+    if model == DISTILLED and name in NO_MORE_ROWS:
+        return range(0)
+    return draws if name not in SLOW else range(kind not in ONE_TARGET and len(draws) > 0)
 
 
 def settings() -> tuple[list[Setting], list[Setting]]:
     """Return part, set, target and amount of the cells of one draw: those of the goals, and the others."""
 
-    def curve(amounts: Sequence[int | None]) -> Iterator[Setting]:
-        for amount in amounts:
+    def curve(amounts: Sequence[int]) -> Iterator[Setting]:
+        for amount, i in product(amounts, range(2)):
             for name, targets in TARGETS.items():
-                if amount is None:
-                    yield "labels", name, None, None  # a joint model learns all targets at once
-                elif amount <= MOST_LABELS.get(name, amount):
-                    yield from (("labels", name, target, amount) for target in targets)
+                if amount <= MOST_LABELS.get(name, amount):
+                    yield from (("labels", name, target, amount) for target in targets[i : i + 1])
 
-    rivers = ((part, "rf1", None, None) for part in RIVERS)
-    goals = [*curve(FEW), *(("full", name, None, None) for name in FULL_SETS), *rivers]
-    missing = (("missing", name, None, hidden) for name in MISSING_SETS for hidden in HIDDEN)
-    return goals, [*curve(OTHERS), *missing, *(("mulan", name, None, None) for name in FOLD_SETS)]
+    full = [("full", name, None, None) for name in FULL_SETS]
+    mulan = [("mulan", name, None, None) for name in FOLD_SETS]
+    missing = [("missing", name, None, hidden) for name in MISSING_SETS for hidden in HIDDEN]
+    return [*curve(FEW), *full, *mulan, *curve(FEWEST)], [*missing, *((part, "rf1", None, None) for part in RIVERS)]
 
 
-def plan_tables(parts: Sequence[str]) -> Iterator[Cell]:
-    """Yield all cells of the parts that no page shows."""
-    for part in parts:
-        settings: list[tuple[str, str | None, int | None]]
-        if part == "sharing":
-            settings = [(name, target, None) for name, targets in SETS.items() for target in (None, *targets)]
-        else:
-            settings = [
-                (name, target, amount)
-                for name, targets in TARGETS.items()
-                for target in targets
-                for amount in AMOUNTS
-                if amount is None or amount <= MOST_LABELS.get(name, amount)
-            ]
-        for (name, target, amount), seed, model in product(settings, range(N_DRAWS), TABLES[part]):
-            yield Cell(part, name, target, amount, seed, model)
+def plan_sharing() -> Iterator[Cell]:
+    """Yield all cells of the part that no page shows."""
+    tested = [(name, target) for name, targets in SETS.items() for target in (None, *targets)]
+    for (name, target), seed, model in product(tested, range(N_DRAWS), SHARING):
+        yield Cell("sharing", name, target, None, seed, model)
 
 
 def open_cell(cell: Cell, folder: Path | None) -> Case:
@@ -278,7 +254,8 @@ def open_cell(cell: Cell, folder: Path | None) -> Case:
         return case.scarce(cell.target, FEW_OF_KIND[case.tasks[cell.target]], cell.seed) if cell.target else case
     if cell.part in N_FOLDS:
         return open_fold(cell.part, cell.set, cell.seed, folder)
-    case = open_draw(cell.set, cell.seed, FIT_ROWS["labels" if cell.part == "reference" else cell.part], folder)
+    more = UNLABELLED if cell.model == DISTILLED else 0
+    case = open_draw(cell.set, cell.seed, FIT_ROWS[cell.part], folder, more)
     if cell.amount is None:
         return case
     if cell.target is None:
@@ -287,15 +264,21 @@ def open_cell(cell: Cell, folder: Path | None) -> Case:
 
 
 @lru_cache(maxsize=32)
-def open_draw(name: str, seed: int, n_to_fit: int, folder: Path | None) -> Case:
-    """Return the rows of a draw: the rows to fit of fewer are those of more, and the rows to test are the same."""
+def open_draw(name: str, seed: int, n_to_fit: int, folder: Path | None, n_unlabelled: int = 0) -> Case:
+    """Return the rows of a draw: the rows to fit of fewer are those of more, and the rows to test are the same.
+
+    Unlabelled rows are further ones, as far as there are some.
+    """
     data = open_set(name, folder)
     X, y = pl.collect_all([data.features, data.targets])
     is_test = split_rows(data, seed) == "test"
     rng = np.random.default_rng([seed, 5])
     order = [rng.permutation(np.flatnonzero(part)) for part in (~is_test, is_test)]
-    kept, scored = (np.sort(rows[:n]) for rows, n in zip(order, (n_to_fit, TEST_ROWS), strict=True))
+    kept, scored = np.sort(order[0][: n_to_fit + n_unlabelled]), np.sort(order[1][:TEST_ROWS])
     groups = units_of(data)[kept] if data.groups else None
+    if n_unlabelled:
+        labelled = pl.Series(np.isin(np.arange(len(y)), order[0][:n_to_fit]))
+        y = y.select(pl.when(labelled).then(pl.col(y.columns)))
     return Case(train=(X[kept], y[kept]), test=(X[scored], y[scored]), tasks=data.tasks, groups=groups)
 
 
@@ -367,39 +350,67 @@ def score(part: str, case: Case, answers: dict[str, np.ndarray]) -> dict[str, di
     return found
 
 
-def run(cell: Cell, folder: Path | None) -> Record:
-    """Fit one model, and return its record: scores, CPU seconds of the fit, milliseconds of an answer, and the code."""
+def run(cell: Cell, folder: Path | None, seconds: float | None = None) -> Record:
+    """Fit one model, and return its record: scores, calibration, the cost of a fit and of answers, and the code.
+
+    A model that takes the CPU seconds that it is given needs ``seconds``.
+    """
     code, case = made_by(), open_cell(cell, folder)
-    scored = (cell.target,) if cell.target else TARGETS[cell.set] if cell.part == "labels" else tuple(case.tasks)
-    is_alone = cell.part == "reference" or (cell.part == "labels" and cell.model in SINGLE)
+    kind = MODELS[cell.model].kind
+    tasks = TARGETS[cell.set][:1] if kind in ONE_TARGET else tuple(case.tasks)
+    scored = (cell.target,) if cell.target else tasks
+    is_alone = kind in ALONE or (cell.part == "labels" and kind == "single")
     answers: dict[str, np.ndarray] = {}
-    times = [np.zeros(3)]
-    if cell.model in BASELINES:
+    times, candidates = [np.zeros(3)], {}
+    if kind == "baseline":
         answers = forecast(cell, folder)
     else:
         for own in [alone(case, task) for task in scored] if is_alone else [case]:
-            found, spent = fit(cell.model, own, cell.seed)
-            answers |= found
+            model, spent = fit(cell.model, own, cell.seed, {} if seconds is None else {"seconds": seconds})
+            answers |= answers_of(model, case.test[0])
             times.append(spent)
+            candidates = seconds_of_candidates(model)
     scores = score(cell.part, case, {task: answers[task] for task in scored})
     rounded = {metric: {task: round(value, 5) for task, value in values.items()} for metric, values in scores.items()}
     named = dict(zip(("seconds", "ms_of_1", "ms_of_1000"), np.sum(times, axis=0).round(2).tolist(), strict=True))
-    return {**asdict(cell), **named, **code, "scores": rounded}
+    slopes = {task: slope_of(case.test[1][task], answers[task]) for task in scored if case.tasks[task] == "binary"}
+    known = {task: round(slope, 4) for task, slope in slopes.items() if slope is not None}
+    told = {name: facts for name, facts in (("slopes", known), ("candidates", candidates)) if facts}
+    return {**asdict(cell), **named, **code, "scores": rounded, **told}
+
+
+def seconds_of_candidates(model: Any) -> dict[str, float]:
+    """Return the seconds of all fits of every candidate of an ensemble; nothing of other models."""
+    if not hasattr(model, "leaderboard_"):
+        return {}
+    of_models = model.leaderboard_.filter(pl.col("model") != ENSEMBLE).drop_nulls("seconds")
+    found = of_models.group_by("model", maintain_order=True).agg(pl.col("seconds").first().round(2))
+    return dict(found.iter_rows())
 
 
 @cache
 def made_by() -> dict[str, str]:
     """Return the newest commit of the package, with a plus where files differ from it, and the versions of others."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments, "--", *SOURCES]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
     try:
         commit = git("log", "-1", "--format=%h") + ("+" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
         commit = "unknown"
     return {"code": commit, "versions": " ".join(filter(None, map(_version, PACKAGES)))}
+
+
+@cache
+def counted_commits() -> tuple[str, ...] | None:
+    """Return the commits of the package from `FIRST` on, whose records count; None where git does not know them."""
+    try:
+        return tuple(git("log", "--format=%H", f"{FIRST}~..HEAD").split())
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def git(*arguments: str) -> str:
+    """Return what git says of the folders of the package."""
+    command = ["git", "-C", str(ROOT), *arguments, "--", *SOURCES]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _version(package: str) -> str:
@@ -409,98 +420,185 @@ def _version(package: str) -> str:
         return ""
 
 
-def fit(name: str, case: Case, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Fit a model, and return its answers to the test rows, and three times: seconds of the fit, and milliseconds."""
-    model, X = (OF_TABLES | MODELS)[name](tasks=case.tasks, random_state=seed), case.test[0]
+def fit(name: str, case: Case, seed: int, options: dict[str, Any]) -> tuple[Any, np.ndarray]:
+    """Fit a model, and return it with three times: CPU seconds of the fit, and milliseconds of answers."""
+    model, X = MODELS[name].make(tasks=case.tasks, random_state=seed, **options), case.test[0]
+
+    def seconds_of(call: Callable[[], Any]) -> float:
+        return cpu(call)(0)["s"] + getattr(model, "seconds", 0.0)  # those of a peer's own process
+
     with warnings.catch_warnings(action="ignore"):  # of few labels, which are meant
-        seconds = _cpu_seconds(lambda: model.fit(*case.train, groups=case.groups))
+        seconds = seconds_of(lambda: model.fit(*case.train, groups=case.groups))
     many = X[:ANSWERED]
-    one = min(_cpu_seconds(lambda: answers_of(model, X[:1])) for _ in range(3))
-    of_many = _cpu_seconds(lambda: answers_of(model, many)) * ANSWERED / len(many)
-    return answers_of(model, X), np.array([seconds, 1e3 * one, 1e3 * of_many])
+    one = min(seconds_of(lambda: answers_of(model, X[:1])) for _ in range(3))
+    of_many = seconds_of(lambda: answers_of(model, many)) * ANSWERED / len(many)
+    return model, np.array([seconds, 1e3 * one, 1e3 * of_many])
 
 
-def _cpu_seconds(call: Callable[[], Any]) -> float:
-    return cpu(call)(0)["s"]
+def estimate(cell: Cell, records: Sequence[Record], older: Sequence[Record] = ()) -> float:
+    """Return the probable CPU seconds of a fit: the mean of the fits that are most like it, or those of its model.
 
-
-def estimate(cell: Cell, records: Sequence[Record]) -> float:
-    """Return the probable CPU seconds of a fit: the mean of the fits that are most like it."""
+    Older records stand in for a model that takes no longer than the others, which all have the same guess.
+    """
     likeness = ("model",), ("model", "set"), ("model", "set", "part"), ("model", "set", "part", "amount")
-    for names in reversed(likeness):
-        like = [r["seconds"] for r in records if all(r[name] == getattr(cell, name) for name in names)]
-        if like:
-            return fmean(like)
-    return GUESS if cell.model == ENSEMBLE else GUESS_OF_OTHERS
+    model = MODELS[cell.model]
+    for known in (records, older if model.seconds == Model.seconds else ()):
+        for names in reversed(likeness):
+            like = [r["seconds"] for r in known if all(r[name] == getattr(cell, name) for name in names)]
+            if like:
+                return fmean(like)
+    return model.seconds
 
 
 def read(folder: Path) -> list[Record]:
-    """Read the records of all parts."""
-    files = sorted(folder.glob("*.jsonl"))
-    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    """Read the records of all parts that count."""
+    commits = counted_commits()
+    lines = [line for file in sorted(folder.glob("*.jsonl")) for line in file.read_text("utf-8").splitlines()]
+    records = [json.loads(line) for line in lines]
+    if commits is None:
+        return records
+    return [each for each in records if any(commit.startswith(each["code"].rstrip("+")) for commit in commits)]
 
 
-def work(cells: Sequence[Cell], args: Namespace, records: list[Record]) -> list[str]:
-    """Fit cell after cell within the budget, write every record, and return what failed."""
+def read_before(folder: Path, part: str) -> list[Record]:
+    """Read the records of a part by older code; those of the part ``baseline`` are of the commit `BASELINE`."""
+    file = folder / BEFORE / f"{part}.jsonl"
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
+
+
+def read_shown(folder: Path) -> tuple[list[Record], list[Record]]:
+    """Read the records that count, and older ones of the parts that have none."""
+    records = read(folder)
+    parts = {record["part"] for record in records}
+    return records, [record for part in DRAWS if part not in parts for record in read_before(folder, part)]
+
+
+def work(cells: Sequence[Cell], args: Namespace) -> list[str]:
+    """Fit cell after cell within the budget, write every record, and return what failed.
+
+    Other calls may write at the same time: records are read anew before each fit, and lines are appended whole.
+    """
     failed = []
     for cell in cells:
+        records = read(args.output)
+        if cell in {Cell.of(record) for record in records}:
+            continue
         spent = sum(record["seconds"] for record in records)
         if args.budget is not None and spent + estimate(cell, records) > args.budget:
             print(f"stopped before {cell}: {spent:.0f} of {args.budget:.0f} CPU seconds are spent")
             break
         try:
-            record = run(cell, args.folder)
+            record = run(cell, args.folder, given_seconds(cell, records))
         except Exception as error:  # one fit must not end the work of hours; the next call tries it again
             failed.append(f"{cell}: {type(error).__name__}: {error}")
             print(f"failed: {failed[-1]}", flush=True)
             continue
-        records.append(record)
-        with (args.output / f"{cell.part}.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        with (args.output / f"{cell.part}.jsonl").open("ab", buffering=0) as file:
+            file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
         means = ", ".join(f"{name} {fmean(values.values()):.4f}" for name, values in record["scores"].items())
         print(f"{cell}: {means}, {record['seconds']:.1f} s", flush=True)
     return failed
 
 
-def report(records: Sequence[Record], folder: Path, models: Sequence[str]) -> None:
+def given_seconds(cell: Cell, records: Sequence[Record]) -> float | None:
+    """Return the CPU seconds that a model is given, by those of the ensemble; None for a model that takes its own."""
+    if not MODELS[cell.model].times:
+        return None
+    own = [record["seconds"] for record in records if Cell.of(record) == replace(cell, model=ENSEMBLE)]
+    if not own:
+        raise ValueError(f"it is given the CPU seconds of {ENSEMBLE}, which has no record here: run that first")
+    return MODELS[cell.model].times * own[0]
+
+
+def is_here(model: str) -> bool:
+    """Tell whether a peer has its environment, and say what is missing otherwise."""
+    if MODELS[model].kind != "peer":
+        return True
+    try:
+        MODELS[model].make(tasks={}, random_state=0)
+    except FileNotFoundError as error:
+        print(f"{model} is left out: {error}")
+        return False
+    return True
+
+
+def report(folder: Path, models: Sequence[str]) -> None:
     """Write the page of the results."""
     rows = (
         f"Models learn from at most {FIT_ROWS['labels']} rows, {FIT_ROWS['full']} where all labels are there, and "
         f"answer at most {TEST_ROWS}."
     )
+    records, older = read_shown(folder)
     planned = {*plan(models)}
     n_missing = len(planned - {Cell.of(record) for record in records})
-    evidence_report.write(records, folder, (len(planned) - n_missing, len(planned)), rows)
+    evidence_report.write(
+        records, older, read_before(folder, "baseline"), folder, (len(planned) - n_missing, len(planned)), rows
+    )
+
+
+def one_share(text: str) -> tuple[int, int]:
+    """Read ``K/N``: the share, from 1, and how many there are."""
+    k, _, n = text.partition("/")
+    if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise ArgumentTypeError(f"a share is K/N, such as 1/2 or 2/2, got {text!r}")
+    return int(k), int(n)
+
+
+def choose(cells: Sequence[Cell], args: Namespace) -> list[Cell]:
+    """Return the cells of a call: those that its options name, and of these every N-th draw of a setting."""
+
+    def is_asked(cell: Cell) -> bool:
+        is_named = cell.model in args.models and cell.set in args.sets and cell.seed in args.seeds
+        is_of_reference = cell.part in ("labels", "full") and cell.model in (REFERENCE, *RIVALS)
+        return is_named and (cell.part in args.parts or ("reference" in args.parts and is_of_reference))
+
+    k, n = args.share
+    draws: dict[Cell, int] = {}
+    chosen = []
+    for cell in filter(is_asked, cells):
+        i = draws.setdefault(replace(cell, model=""), len(draws))
+        chosen += [cell] if i % n == k - 1 else []
+    return chosen
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """Read the options."""
+    sets = dict.fromkeys([*SETS, *TARGETS, *FULL_SETS, *FOLD_SETS])
+    parts = [*DRAWS, "reference", "sharing"]
+    parser = score_parser("evidence", __doc__, None, seeds=range(10), parts=parts, sets=sets, models=MODELS)
+    parser.set_defaults(parts=[*DRAWS], models=[name for name in MODELS if name != TREE_BAG])
+    parser.add_argument("--budget", type=float, help="CPU seconds of all fits together (default: no end)")
+    parser.add_argument(
+        "--share", type=one_share, default=(1, 1), metavar="K/N", help="run share K of N (default: 1/1)"
+    )
+    parser.add_argument("--report", action="store_true", help="run nothing, and write the page of the results")
+    args = parser.parse_args(argv)
+    args.output = args.output or (OTHER_OUTPUT if "sharing" in args.parts else OUTPUT)
+    args.output.mkdir(parents=True, exist_ok=True)
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark; the arguments are those of the command line."""
-    sets, models = dict.fromkeys([*SETS, *TARGETS, *FULL_SETS, *FOLD_SETS]), [*MODELS, *BASELINES]
-    parser = score_parser(
-        "evidence", __doc__, None, seeds=range(10), parts=[*DRAWS, *TABLES], sets=sets, models=[*models, *OF_TABLES]
-    )
-    parser.set_defaults(parts=[*DRAWS], models=[name for name in (*models, *OF_TABLES) if name != TREE_BAG])
-    parser.add_argument("--budget", type=float, help="CPU seconds of all fits together (default: no end)")
-    parser.add_argument("--report", action="store_true", help="run nothing, and write the page of the results")
-    args = parser.parse_args(argv)
-    tables = [part for part in args.parts if part in TABLES]
-    args.output = args.output or (OTHER_OUTPUT if tables else OUTPUT)
-    args.output.mkdir(parents=True, exist_ok=True)
-    records = read(args.output)
+    args = parse(argv)
+    paged = [name for name, model in MODELS.items() if model.kind != "sharing"]
     if args.report:
-        report(records, args.output, models)
+        report(args.output, paged)
         return
+    records = read(args.output)
     done = {Cell.of(record) for record in records}
-    cells = [*(cell for cell in plan(models) if cell.part in args.parts), *plan_tables(tables)]
-    chosen = [c for c in cells if c.model in args.models and c.set in args.sets and c.seed in args.seeds]
-    missing = [cell for cell in chosen if cell not in done]
-    hours = sum(estimate(cell, records) for cell in missing) / 3600
-    print(f"{len(missing)} of {len(chosen)} fits are missing: about {hours:.1f} CPU hours", flush=True)
-    failed = work(missing, args, records)
-    for part in tables:
-        shown = [record for record in records if record["part"] == part and record["set"] in args.sets]
-        if shown:
-            evidence_report.print_paired(evidence_report.flatten(shown), TABLES[part])
+    cells = choose([*plan(paged), *plan_sharing()], args)
+    missing = [cell for cell in cells if cell not in done]
+    older = [record for part in DRAWS for record in read_before(args.output, part)]
+    hours = sum(estimate(cell, records, older) for cell in missing) / 3600
+    print(f"{len(missing)} of {len(cells)} fits are missing: about {hours:.1f} CPU hours", flush=True)
+    here = {model for model in dict.fromkeys(cell.model for cell in missing) if is_here(model)}
+    failed = work([cell for cell in missing if cell.model in here], args)
+    frame = evidence_report.flatten(read(args.output))
+    if "sharing" in args.parts:
+        evidence_report.print_paired(frame.filter(pl.col("part") == "sharing", pl.col("set").is_in(args.sets)), SHARING)
+    if "reference" in args.parts:
+        print(evidence_report.reference_section(frame))
     if failed:
         raise SystemExit("\n".join(["failed:", *failed]))
 

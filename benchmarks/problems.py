@@ -10,9 +10,11 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 import polars as pl
+from scipy.special import logit
 from sklearn.base import RegressorMixin, clone
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import r2_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -20,6 +22,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from benchmarks.peers.lightgbm import Coded, learn_coder
 from benchmarks.scores import outputs_of
 from benchmarks.splits import units_of
+from tabmtl import distill
 from tabmtl.model_selection import train_valid_split
 from tabmtl.pipelines.data.files import scan
 from tabmtl.pipelines.data.tables import Dataset
@@ -50,6 +53,8 @@ N_BAGGED = 5
 SEED_STEP = 1_000
 #: Trees without a better score of the rows set aside that end CatBoost, which stops nowhere by itself.
 PATIENCE = 30
+#: Probabilities beyond these count as these.
+SURE = 1e-6, 1 - 1e-6
 
 
 def score_answers(tasks: dict[str, Any], y: pl.DataFrame, answers: dict[str, np.ndarray]) -> dict[str, float]:
@@ -60,6 +65,20 @@ def score_answers(tasks: dict[str, Any], y: pl.DataFrame, answers: dict[str, np.
         score = roc_auc_score if kind == "binary" else r2_score
         scores[task] = float(score(labels, answers[task][y[task].is_not_null().to_numpy()]))
     return scores
+
+
+def slope_of(labels: pl.Series, answers: np.ndarray) -> float | None:
+    """Return the slope of a logistic regression of labels on the log odds of probabilities: 1 if these are calibrated.
+
+    Below 1, they are too bold. It is None where all are equal, or the labels are of one class.
+    """
+    known = labels.is_not_null().to_numpy()
+    classes, odds = labels.drop_nulls().to_numpy(), logit(np.clip(answers[known], *SURE))
+    scale = odds.std()
+    if scale < 1e-9 or len(np.unique(classes)) < 2:
+        return None
+    line = LogisticRegression(C=np.inf, max_iter=1_000).fit(odds[:, None] / scale, classes)
+    return float(line.coef_[0, 0] / scale)
 
 
 class Alone:
@@ -97,6 +116,24 @@ class Bag:
         """Return the average answer to every task."""
         found = [answers_of(model, X) for model in self._models]
         return {task: np.mean([answers[task] for answers in found], axis=0) for task in self._tasks}
+
+
+class Distilled:
+    """A network that is distilled from a model of the rows with a label; the network reads all rows."""
+
+    def __init__(self, make: Callable[..., Any], *, tasks: dict[str, Any], random_state: int) -> None:
+        self._teacher, self._seed = make(tasks=tasks, random_state=random_state), random_state
+
+    def fit(self, X: pl.DataFrame, y: pl.DataFrame, groups: np.ndarray | None) -> None:
+        """Fit the model, and then the network."""
+        labelled = y.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
+        own = None if groups is None else groups[labelled.to_numpy()]
+        self._teacher.fit(X.filter(labelled), y.filter(labelled), groups=own)
+        self._student = distill(self._teacher, X, random_state=self._seed)
+
+    def answer_tasks(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
+        """Return the answers of the network."""
+        return answers_of(self._student, X)
 
 
 class CatBoost:

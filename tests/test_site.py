@@ -17,7 +17,8 @@ from test_docs import PAGES, ROOT, module_names, python_blocks
 from visit_site import Visit
 
 import tabmtl
-from benchmarks.evidence_report import CATBOOST, ENSEMBLE, LIGHTGBM, flatten
+from benchmarks.evidence_models import CATBOOST, ENSEMBLE, LIGHTGBM
+from benchmarks.evidence_report import flatten
 
 GALLERY = ROOT / "docs" / "gallery"
 #: A link that is no address of the web; the target may have a title.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from benchmarks import evidence
-from benchmarks.evidence_report import ENSEMBLE, SINGLE, Comparison, compare, flatten, table
+from benchmarks.evidence_models import SINGLE, of_kind
+from benchmarks.evidence_report import Comparison, compare, flatten, of_models, table
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -20,8 +22,8 @@ SETTINGS = {"labels": ("set", "task", "metric", "amount"), "full": ("set",)}
 
 def comparisons_of(frame: pl.DataFrame, model: str) -> list[Comparison]:
     """Compare a model of several targets with the best single-task model, in all settings with two draws or more."""
-    own = frame.filter(pl.col("model").is_in([*SINGLE, model])).with_columns(pl.col("model").replace(model, ENSEMBLE))
-    found = [each for part, keys in SETTINGS.items() for each in compare(own.filter(part=part), keys)]
+    own = of_models(frame, *SINGLE, model)
+    found = [each for part, keys in SETTINGS.items() for each in compare(own.filter(part=part), keys, model=model)]
     return [each for each in found if each.error is not None]
 
 
@@ -41,7 +43,7 @@ def loss_row(model: str, each: Comparison) -> dict[str, Any]:
         "target": each.facts.get("task", "mean of all"),
         "labels": "all" if amount is None else amount,
         "model": model,
-        "its score": f"{each.means[ENSEMBLE]:.4f}",
+        "its score": f"{each.means[model]:.4f}",
         "best single-task model": f"{each.rival}, {each.means[each.rival or '']:.4f}",
         "difference": each.difference,
     }
@@ -49,8 +51,8 @@ def loss_row(model: str, each: Comparison) -> dict[str, Any]:
 
 def page(frame: pl.DataFrame) -> str:
     """Return the counts and the lost cases, as Markdown."""
-    learned = frame.filter(pl.col("part").is_in([*SETTINGS]))["model"]
-    models = [name for name in learned.unique(maintain_order=True) if name not in SINGLE]
+    known = {*frame.filter(pl.col("part").is_in([*SETTINGS]))["model"]}
+    models = [name for name in of_kind("joint") if name in known]
     found = {model: comparisons_of(frame, model) for model in models}
     lost = [(model, each) for model in models for each in found[model] if each.is_behind]
     lost.sort(key=lambda pair: pair[1].gain or 0.0)
@@ -63,7 +65,7 @@ def write_losses(app: Sphinx) -> None:
     """Write the tables where the page includes them."""
     file = Path(app.srcdir, FILE)
     file.parent.mkdir(exist_ok=True)
-    file.write_text(page(flatten(evidence.read(Path(app.srcdir, RECORDS)))))
+    file.write_text(page(flatten(chain(*evidence.read_shown(Path(app.srcdir, RECORDS))))))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,19 +17,34 @@ from scipy.stats import ttest_rel
 
 from benchmarks import evidence, evidence_report
 from benchmarks.evidence import Cell
-from benchmarks.evidence_report import BAG, CATBOOST, ENSEMBLE, LIGHTGBM
+from benchmarks.evidence_models import (
+    AS_NOW,
+    AUTOGLUON,
+    BAG,
+    CATBOOST,
+    DISTILLED,
+    EACH_ALONE,
+    ENSEMBLE,
+    FOURFOLD,
+    LIGHTGBM,
+    LINE,
+    MODELS,
+    REFERENCE,
+    RIVALS,
+    TREES,
+)
 from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedTrees
 from tabmtl.pipelines import datasets
 
-TREES = {"n_estimators": 5, "n_estimators_task": 0}
+TREES_OF_TESTS = {"n_estimators": 5, "n_estimators_task": 0}
 ALONE = {"families": ("lightgbm",), "patience": 1, "learning_rate": 0.3}
 
 
 class Constant:
     """A model that answers 0, and takes no time."""
 
-    def __init__(self, tasks: dict[str, str], random_state: int) -> None:
-        self._tasks = tasks
+    def __init__(self, tasks: dict[str, str], random_state: int, seconds: float = 0.0) -> None:
+        self._tasks, self.seconds = tasks, seconds
 
     def fit(self, *_: object, **__: object) -> None:
         pass
@@ -64,45 +80,61 @@ def small(monkeypatch):
     sizes: dict[str, Any] = {
         "TEST_ROWS": 150,
         "FIT_ROWS": {"labels": 300, "full": 350, "missing": 300, "blocks": 60},
-        "DRAWS": {"labels": 2, "full": 2, "missing": 1, "mulan": 2, "rf1": 2, "blocks": 5},
-        "DRAWS_OF_BLOCKS": {LIGHTGBM: 1, ENSEMBLE: 1},
+        "UNLABELLED": 100,
         "HOURS_BACK": 1,
         "HOURS_AHEAD": 2,
         "WEEK": 5,
-        "DRAWS_OF_OTHERS": 2,
         "TARGETS": {"portal": ("male", "weight")},
         "FEW": (40,),
-        "AMOUNTS": (40,),
-        "OTHERS": (None,),
+        "FEWEST": (30,),
         "FULL_SETS": ("portal",),
         "MISSING_SETS": ("portal",),
         "HIDDEN": (50,),
         "FOLD_SETS": ("enb",),
     }
-    candidates = {"alone": IndependentTasks(**ALONE), "together": SharedTrees(**TREES)}
-    models = {
-        LIGHTGBM: partial(IndependentTasks, **ALONE),
-        "SharedTrees": partial(SharedTrees, **TREES),
-        ENSEMBLE: partial(MultiTaskEnsemble, models=candidates, n_folds=2),
-    }
-    for name, value in (sizes | {"MODELS": models}).items():
+    for name, value in sizes.items():
         monkeypatch.setattr(evidence, name, value)
+    candidates = {"alone": IndependentTasks(**ALONE), "together": SharedTrees(**TREES_OF_TESTS)}
+    change(monkeypatch, partial(IndependentTasks, **ALONE), LIGHTGBM)
+    change(monkeypatch, partial(SharedTrees, **TREES_OF_TESTS), TREES)
+    change(monkeypatch, partial(MultiTaskEnsemble, models=candidates, n_folds=2), ENSEMBLE)
 
 
-def test_the_first_draw_of_the_most_telling_labels_comes_first():
-    cells = list(evidence.plan([*evidence.MODELS]))
+def change(monkeypatch: pytest.MonkeyPatch, make: Any, *names: str) -> None:
+    """Make some models in another way."""
+    for name in names:
+        monkeypatch.setitem(MODELS, name, replace(MODELS[name], make=make))
+
+
+def test_the_first_draw_of_what_the_goals_are_about_comes_first():
+    paged = [name for name, model in MODELS.items() if model.kind != "sharing"]
+    cells = list(evidence.plan(paged))
     assert len(set(cells)) == len(cells)
-    n_models = len(evidence.MODELS)
-    counts = {part: sum(cell.part == part for cell in cells) / n_models for part in evidence.DRAWS}
-    few = 3 * (14 + 14) + 2  # three draws of 150 and 500 labels of two targets of seven sets, one of 150 of oes10
-    others = 16 + 10 + 8  # 50 labels, 1500 where there are as many, and all
-    assert counts == {"labels": few + others, "full": 21, "missing": 9, "mulan": 22, "rf1": 1, "blocks": 11 / 6}
-    first = cells[: 2 * 16 * n_models]
-    assert {cell.seed for cell in first} == {0}
-    assert {cell.amount for cell in first[: 16 * n_models]} == {150}
-    told_first = [cell.amount in (150, 500) or cell.part in ("full", *evidence.RIVERS) for cell in cells]
+
+    def count(model: str, **facts: Any) -> int:
+        own = [cell for cell in cells if cell.model == model]
+        return sum(all(getattr(cell, name) == value for name, value in facts.items()) for cell in own)
+
+    for labels, n in {
+        50: 5 * 14 + 2,
+        150: 5 * 14 + 2,
+        500: 5 * 14,
+    }.items():  # oes10 has one draw, and 150 labels at most
+        assert {count(model, part="labels", amount=labels) for model in (ENSEMBLE, REFERENCE, *RIVALS)} == {n}
+        assert {count(model, part="labels", amount=labels) for model in (AUTOGLUON, EACH_ALONE)} == {
+            21 * (labels != 50)
+        }
+    assert [count(m, part="full") for m in (ENSEMBLE, REFERENCE, AUTOGLUON, DISTILLED)] == [21, 35, 21, 6]
+    assert [count(m) for m in (FOURFOLD, LINE)] == [21, 10]
+    assert [count(m, part="mulan") for m in (ENSEMBLE, CATBOOST, "ExtraTrees")] == [22, 22, 0]
+    first = [cell for cell in cells if cell.seed == 0]
+    assert cells[: len(first)] != first  # hidden labels and the rivers come last
+    assert [*dict.fromkeys(cell.part for cell in cells)] == ["labels", "full", "mulan", "missing", *evidence.RIVERS]
+    told_first = [cell.part in ("labels", "full", "mulan") for cell in cells]
     order = [(not first, cell.seed) for first, cell in zip(told_first, cells, strict=True)]
     assert order == sorted(order)
+    names = [cell.model for cell in cells[: cells.index(Cell("labels", "portal", "male", 150, 0, AUTOGLUON)) + 1]]
+    assert names.index("LightGBM") < names.index(ENSEMBLE) < names.index(AUTOGLUON) == len(names) - 1
 
 
 def test_single_task_models_see_the_target_alone(small, folder, monkeypatch):
@@ -113,16 +145,16 @@ def test_single_task_models_see_the_target_alone(small, folder, monkeypatch):
             seen.append((len(X), y.columns))
             return super().fit(X, y, **options)
 
-    monkeypatch.setitem(evidence.MODELS, LIGHTGBM, Spy)
-    monkeypatch.setitem(evidence.MODELS, "all", Spy)
-    for model in (LIGHTGBM, "all"):
+    change(monkeypatch, Spy, LIGHTGBM, TREES, EACH_ALONE)
+    for model in (LIGHTGBM, TREES):
         record = evidence.run(Cell("labels", "portal", "weight", 40, 0, model), folder)
         assert list(record["scores"]) == ["R²"]
         assert list(record["scores"]["R²"]) == ["weight"]
     assert seen == [(40, ["weight"]), (300, ["weight", "hindfoot_length", "male"])]
-    record = evidence.run(Cell("labels", "portal", None, None, 0, LIGHTGBM), folder)
-    assert [columns for _, columns in seen[2:]] == [["male"], ["weight"]]
-    assert {metric: [*scores] for metric, scores in record["scores"].items()} == {"AUC": ["male"], "R²": ["weight"]}
+    record = evidence.run(Cell("full", "portal", None, None, 0, EACH_ALONE), folder)
+    assert [columns for _, columns in seen[2:]] == [["male"]]
+    assert {metric: [*scores] for metric, scores in record["scores"].items()} == {"AUC": ["male"]}
+    assert [*record["slopes"]] == ["male"]
 
 
 def test_rows_to_fit_are_capped_and_a_share_of_labels_is_hidden(small, folder):
@@ -139,6 +171,10 @@ def test_rows_to_fit_are_capped_and_a_share_of_labels_is_hidden(small, folder):
         kept = after[name].is_not_null()
         assert after[name].filter(kept).equals(before[name].filter(kept))
     assert hidden.test[1].equals(few.test[1])
+    more = evidence.open_cell(Cell("full", "portal", None, None, 1, DISTILLED), folder)
+    assert len(more.train[0]) == 450
+    assert [*more.train[1].null_count().row(0)] == [100 + n for n in full.train[1].null_count().row(0)]
+    assert more.test[1].equals(full.test[1])
 
 
 def test_days_are_never_on_both_sides(small, monkeypatch):
@@ -177,17 +213,17 @@ def test_blocks_of_time_share_no_hour_with_what_is_learned(small, folder):
 
 def test_baselines_see_the_flow_now_or_the_hours_around(small, folder):
     case = evidence.open_cell(Cell("rf1", "rf1", None, None, 1, ""), folder)
-    now = evidence.forecast(Cell("rf1", "rf1", None, None, 1, evidence.AS_NOW), folder)
-    line = evidence.forecast(Cell("rf1", "rf1", None, None, 1, evidence.LINE), folder)
+    now = evidence.forecast(Cell("rf1", "rf1", None, None, 1, AS_NOW), folder)
+    line = evidence.forecast(Cell("rf1", "rf1", None, None, 1, LINE), folder)
     truth, x = case.test[1]["s0_48H__0"].to_numpy(), case.test[0]["s0__0"].to_numpy()
     assert np.array_equal(now["s0_48H__0"], x)
     assert np.abs(line["s0_48H__0"] - truth).mean() < 0.2 < np.abs(x - truth).mean()
-    record = evidence.run(Cell("blocks", "rf1", None, None, 0, evidence.LINE), folder)
+    record = evidence.run(Cell("blocks", "rf1", None, None, 0, LINE), folder)
     assert record["scores"]["RMSE"]["all"] > 0.3  # no hour of the block is near
 
 
 def test_a_record_has_its_commit_and_the_versions(small, folder, monkeypatch):
-    record = evidence.run(Cell("rf1", "rf1", None, None, 0, evidence.AS_NOW), folder)
+    record = evidence.run(Cell("rf1", "rf1", None, None, 0, AS_NOW), folder)
     assert record["code"] == "unknown" or int(record["code"].rstrip("+"), 16)
     assert f"numpy {np.__version__}" in record["versions"]
     evidence.made_by.cache_clear()
@@ -207,20 +243,20 @@ def test_the_training_mean_has_the_relative_error_one(folder):
 
 
 def test_a_call_runs_what_is_missing_and_the_report_holds_it(small, folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evidence, "MODELS", dict.fromkeys(evidence.MODELS, Constant))
+    change(monkeypatch, Constant, *MODELS)
     output = tmp_path / "docs" / "evidence"
     common = ["--folder", str(folder), "--output", str(output)]
     evidence.main([*common, "--budget", "0"])
-    assert "61 of 61 fits are missing" in capsys.readouterr().out
+    n = int(re.search(r"(\d+) of \1 fits are missing", capsys.readouterr().out)[1])
     assert not [*output.iterdir()]
-    evidence.main([*common, "--parts", "labels", "--seeds", "0"])
-    assert "9 of 9 fits are missing" in capsys.readouterr().out
+    evidence.main([*common, "--parts", "labels", "--seeds", "0", "--share", "1/2"])
     before = (output / "labels.jsonl").read_text()
+    evidence.main([*common, "--share", "2/2"])
     evidence.main(common)
-    assert "52 of 61" in capsys.readouterr().out
     assert (output / "labels.jsonl").read_text().startswith(before)
     records = evidence.read(output)
-    assert len({Cell.of(record) for record in records}) == len(records) == 61
+    assert len({Cell.of(record) for record in records}) == len(records) == n
+    assert f"of {n} fits are missing" in capsys.readouterr().out
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- evidence -->\nan earlier table\n<!-- /evidence -->\nafter\n")
     evidence.main([*common, "--report"])
@@ -228,48 +264,98 @@ def test_a_call_runs_what_is_missing_and_the_report_holds_it(small, folder, tmp_
     assert (output / "labels.png").read_bytes().startswith(b"\x89PNG")
     own = [r for r in records if (r["target"], r["amount"], r["model"]) == ("male", 40, ENSEMBLE)]
     mean = np.mean([record["scores"]["AUC"]["male"] for record in own])
-    row = next(line for line in page.splitlines() if line.startswith("| portal | male | AUC | 40 |"))
+    row = next(line for line in page.splitlines() if line.startswith("| portal | male | AUC | 40 | 5 |"))
     assert f"{mean:.4f}" in row
-    assert f"{len(re.findall(r'[+-][0-9.]+[*]* ± ', page))} differences of the page have an error" in page
-    assert "| all |" in readme.read_text()
-    assert "an earlier table" not in readme.read_text()
-    assert readme.read_text().endswith("<!-- /evidence -->\nafter\n")
+    assert "Not complete" not in page
+    text = readme.read_text()
+    assert re.search(r"\| all \| AUC [+]0.000 \(1\); ahead 0, behind 0 \|", text)
+    assert "an earlier table" not in text
+    assert text.endswith("<!-- /evidence -->\nafter\n")
+
+
+def test_shares_part_the_draws_of_settings():
+    args = evidence.parse(["--report", "--output", "docs/evidence"])
+    cells = list(evidence.plan([*MODELS]))
+    shares = []
+    for k in (1, 2):
+        args.share = k, 2
+        shares.append(evidence.choose(cells, args))
+    assert {*shares[0]} | {*shares[1]} == {*cells}
+    draws = [{replace(cell, model="") for cell in share} for share in shares]
+    assert not draws[0] & draws[1]
+    peers = [sum(MODELS[cell.model].kind == "peer" for cell in share) for share in shares]
+    assert abs(peers[0] - peers[1]) < 0.2 * sum(peers)
+
+
+def test_a_peer_is_given_the_seconds_of_the_ensemble(small, folder, tmp_path, monkeypatch):
+    change(monkeypatch, Constant, AUTOGLUON, FOURFOLD, ENSEMBLE)
+    argv = ["--folder", str(folder), "--output", str(tmp_path), "--parts", "labels", "--seeds", "2"]
+    with pytest.raises(SystemExit, match="it is given the CPU seconds of MultiTaskEnsemble, which has no record here"):
+        evidence.main([*argv, "--models", AUTOGLUON])
+    own = Cell("labels", "portal", "male", 40, 2, ENSEMBLE)
+    record = evidence.run(own, folder) | {"seconds": 7.5}
+    (tmp_path / "labels.jsonl").write_text(json.dumps(record) + "\n")
+    evidence.main([*argv, "--models", AUTOGLUON, FOURFOLD])
+    seconds = {record["model"]: record["seconds"] for record in evidence.read(tmp_path)}
+    assert seconds == pytest.approx({ENSEMBLE: 7.5, AUTOGLUON: 7.5, FOURFOLD: 30.0}, abs=0.1)  # those it says it took
+
+
+def test_a_peer_without_its_environment_is_left_out_and_missing(small, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("TABMTL_AUTOGLUON", raising=False)
+    argv = ["--folder", str(folder), "--output", str(tmp_path), "--parts", "labels", "--models", AUTOGLUON]
+    evidence.main(argv)
+    assert f"{AUTOGLUON} is left out" in capsys.readouterr().out
+    evidence.main(argv)
+    assert "3 of 3 fits are missing" in capsys.readouterr().out
+
+
+def test_records_of_older_code_do_not_count(tmp_path, monkeypatch):
+    lines = [
+        record | {"code": code} for record in made("full", "AUC", {TREES: [0.5]}) for code in ("abc1+", "in abc", "f0")
+    ]
+    (tmp_path / "full.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr(evidence, "counted_commits", lambda: ("abc123", "def456"))
+    assert [record["code"] for record in evidence.read(tmp_path)] == ["abc1+"]
+    monkeypatch.setattr(evidence, "counted_commits", lambda: None)
+    assert len(evidence.read(tmp_path)) == 3
 
 
 def test_a_fit_that_fails_is_named_and_tried_again(small, folder, tmp_path, monkeypatch):
-    good = evidence.MODELS["SharedTrees"]
-    argv = ["--folder", str(folder), "--output", str(tmp_path), "--parts", "full", "--models", "SharedTrees"]
-    monkeypatch.setitem(evidence.MODELS, "SharedTrees", partial(SharedTrees, n_estimators=0))
+    good = MODELS[TREES].make
+    argv = ["--folder", str(folder), "--output", str(tmp_path), "--parts", "full", "--models", TREES]
+    change(monkeypatch, partial(SharedTrees, n_estimators=0), TREES)
     with pytest.raises(SystemExit, match=r"full portal 0 SharedTrees: ValueError: n_estimators"):
         evidence.main(argv)
     assert not evidence.read(tmp_path)
-    monkeypatch.setitem(evidence.MODELS, "SharedTrees", good)
+    change(monkeypatch, good, TREES)
     evidence.main(argv)
-    assert len(evidence.read(tmp_path)) == 2
+    assert len(evidence.read(tmp_path)) == 3
 
 
 def test_an_estimate_is_that_of_the_fits_most_like_it():
     def record(part: str, name: str, amount: int | None, seconds: float) -> dict[str, Any]:
-        return {"part": part, "set": name, "amount": amount, "model": "m", "seconds": seconds}
+        return {"part": part, "set": name, "amount": amount, "model": TREES, "seconds": seconds}
 
     records = [record("labels", "star", 50, 3), record("labels", "star", 150, 5), record("full", "star", None, 13)]
     for cell, seconds in {
-        Cell("labels", "star", "t", 50, 1, "m"): 3,
-        Cell("labels", "star", "t", 500, 1, "m"): 4,
-        Cell("missing", "star", None, 25, 1, "m"): 7,
-        Cell("missing", "wq", None, 25, 1, "m"): 7,
-        Cell("missing", "wq", None, 25, 1, "other"): evidence.GUESS_OF_OTHERS,
-        Cell("missing", "wq", None, 25, 1, ENSEMBLE): evidence.GUESS,
+        Cell("labels", "star", "t", 50, 1, TREES): 3,
+        Cell("labels", "star", "t", 500, 1, TREES): 4,
+        Cell("missing", "star", None, 25, 1, TREES): 7,
+        Cell("missing", "wq", None, 25, 1, TREES): 7,
+        Cell("missing", "wq", None, 25, 1, BAG): MODELS[BAG].seconds,
+        Cell("missing", "wq", None, 25, 1, ENSEMBLE): MODELS[ENSEMBLE].seconds,
     }.items():
         assert evidence.estimate(cell, records) == seconds
+        known = cell.model not in (BAG, ENSEMBLE)
+        assert evidence.estimate(cell, [], records) == (seconds if known else MODELS[cell.model].seconds)
 
 
 def made(part: str, metric: str, scores: dict[str, list[float]], **facts: Any) -> list[dict[str, Any]]:
     """Records of one setting: per model a score for every seed."""
-    common = {"part": part, "set": "star", "target": None, "amount": None, "code": "abc", **facts}
     times = {"seconds": 1.0, "ms_of_1": 1.0, "ms_of_1000": 1.0}
+    common = {"part": part, "set": "star", "target": None, "amount": None, "code": "abc", **times, **facts}
     return [
-        {**common, "seed": seed, "model": model, **times, "scores": {metric: {"t": value}}}
+        {**common, "seed": seed, "model": model, "scores": {metric: {"t": value}}}
         for model, values in scores.items()
         for seed, value in enumerate(values)
     ]
@@ -300,8 +386,7 @@ def test_the_page_and_the_readme_are_what_the_stored_records_say(tmp_path, monke
     monkeypatch.setattr(evidence_report, "draw_labels", lambda *_: None)
     folder = tmp_path / evidence.OUTPUT
     folder.mkdir(parents=True)
-    for file in (evidence.ROOT / evidence.OUTPUT).glob("*.jsonl"):
-        shutil.copy(file, folder)
+    shutil.copytree(evidence.ROOT / evidence.OUTPUT, folder, ignore=shutil.ignore_patterns("*.md"), dirs_exist_ok=True)
     shutil.copy(evidence.ROOT / "README.md", tmp_path)
     evidence.main(["--report", "--output", str(folder)])
     for name in ("README.md", evidence.OUTPUT / "README.md"):
@@ -315,42 +400,91 @@ def test_without_records_there_is_nothing_to_report(tmp_path):
 
 
 def test_differences_of_a_table_are_paired_and_judged_by_the_t_quantile(capsys):
-    scores = {evidence.PLAIN: [0.6, 0.61, 0.62], evidence.REFERENCE: [0.5, 0.51, 0.53], evidence.FIXED: [0.5, 0.4, 0.6]}
-    frame = evidence_report.flatten(made("reference", "AUC", scores, target="t", amount=50))
-    evidence_report.print_paired(frame, evidence.TABLES["reference"])
+    scores = {LIGHTGBM: [0.6, 0.61, 0.62], TREES: [0.5, 0.51, 0.53], CATBOOST: [0.5, 0.4, 0.6]}
+    frame = evidence_report.flatten(made("sharing", "AUC", scores, target="t"))
+    evidence_report.print_paired(frame, evidence.SHARING)
     out = capsys.readouterr().out
-    difference = np.array(scores[evidence.REFERENCE]) - scores[evidence.PLAIN]
+    difference = np.array(scores[TREES]) - scores[LIGHTGBM]
     assert f"{difference.mean():+.4f} ± {difference.std(ddof=1) / math.sqrt(3):.4f} behind" in out
-    assert "IndependentTasks to LightGBM: 1 behind; means -0.097 at 50 labels" in out
-    assert "IndependentTasks to 60 x 7: 1 level" in out
+    assert "SharedTrees to LightGBM tuned: 1 behind; means -0.097 at the labels" in out
+    assert "SharedTrees to CatBoost: 1 level" in out
 
 
-@pytest.mark.parametrize(("part", "n"), [("sharing", 8), ("reference", 7)])
-def test_parts_without_a_page_run_and_print_their_table(part, n, small, folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evidence, "OF_TABLES", dict.fromkeys(evidence.OF_TABLES, Constant))
-    monkeypatch.setattr(evidence, "MODELS", dict.fromkeys((LIGHTGBM, BAG, CATBOOST, "SharedTrees"), Constant))
+def test_the_part_without_a_page_runs_and_prints_its_table(small, folder, tmp_path, capsys, monkeypatch):
+    change(monkeypatch, Constant, *evidence.SHARING)
     monkeypatch.setattr(evidence, "SETS", {"portal": ("male",)})
-    argv = ["--parts", part, "--models", *evidence.TABLES[part], "--folder", str(folder), "--output", str(tmp_path)]
+    argv = ["--parts", "sharing", "--models", *evidence.SHARING, "--folder", str(folder), "--output", str(tmp_path)]
     evidence.main([*argv, "--sets", "portal", "--seeds", "0", "1"])
-    settings = 2 if part == "sharing" else 2 * len(evidence.AMOUNTS)
-    assert len(evidence.read(tmp_path)) == 2 * n * settings
+    assert len(evidence.read(tmp_path)) == 2 * 2 * len(evidence.SHARING)
     assert "test scores, means over the draws" in capsys.readouterr().out
+
+
+def test_the_reference_is_judged_by_all_pairs_and_by_the_best_rival(small, folder, tmp_path, capsys, monkeypatch):
+    change(monkeypatch, Constant, *MODELS)
+    evidence.main(["--parts", "reference", "--folder", str(folder), "--output", str(tmp_path)])
+    assert {record["model"] for record in evidence.read(tmp_path)} == {REFERENCE, *RIVALS}
+    assert "| reference: nowhere behind its rivals (Holm) | 0 of 15" in capsys.readouterr().out
+    scores = {REFERENCE: [0.5, 0.51, 0.52], **{name: [0.4, 0.42, 0.41] for name in RIVALS}, CATBOOST: [0.6, 0.611, 0.62]}
+    curve = evidence_report.flatten(made("labels", "AUC", scores, target="t", amount=50))
+    never, deficit = evidence_report.reference_goals(curve)
+    assert never[1:] == ("1 of 5: star 50; one by one 1, in the mean 1", False)
+    assert deficit[1:] == ("+0.1003 (1 cases)", False)
+
+
+def test_goals_are_judged_by_what_the_records_say():
+    few = made("labels", "AUC", {ENSEMBLE: [0.7, 0.71, 0.72], AUTOGLUON: [0.6, 0.61, 0.63]}, target="t", amount=150)
+    full = made(
+        "full", "AUC", {ENSEMBLE: [0.8, 0.81], AUTOGLUON: [0.8, 0.82], DISTILLED: [0.798, 0.81]}, slopes={"t": 0.8}
+    )
+    frame = evidence_report.flatten([*few, *full])
+    curve = evidence_report.curve_of(frame)
+    beside = {
+        title: evidence_report.compare(curve, evidence_report.OF_TARGET, rivals)
+        for title, rivals in evidence_report.BESIDE.items()
+    }
+    before = evidence_report.flatten(made("full", "AUC", {ENSEMBLE: [0.8]}, seconds=2.0, ms_of_1000=2.0))
+    goals = {goal: (found, is_met) for goal, found, is_met in evidence_report.goals_of(frame, beside, [], before)}
+    assert list(goals.values()) == [
+        ("AUC +0.097 (1)", False),  # and no R²
+        ("0 of 1; one by one 0, in the mean 0", True),
+        ("0 of 1; one by one 0, in the mean 1", True),
+        ("0 of 1", False),
+        (evidence_report.NOT_RUN, False),
+        (evidence_report.NOT_RUN, False),
+        ("0.80 at all labels", False),
+        ("0.50 (sum of 1 sets)", True),
+        ("0.50 (sum of 1 sets)", False),
+        ("1.0 to 1.0 ms by set", True),
+        ("star -0.0010", True),
+        (evidence_report.NOT_RUN, False),
+        (evidence_report.NOT_RUN, False),
+    ]
+
+
+def test_holm_judges_all_at_once():
+    def at(error: float) -> evidence_report.Comparison:
+        return evidence_report.Comparison(facts={}, means={}, rival="r", n_draws=5, gain=1.0, error=error)
+
+    clear, near = at(0.05), at(0.3)
+    assert near.is_ahead
+    assert evidence_report.holm([near, clear]) == [clear, near]
+    assert evidence_report.holm([near, clear, *[at(9.0)] * 3]) == [clear]
 
 
 def test_means_are_over_common_draws_and_one_draw_has_no_error():
     scores = {LIGHTGBM: [0.5, 0.9], CATBOOST: [0.4, 0.2], ENSEMBLE: [0.6]}
     records = made("labels", "R²", scores, target="t", amount=50)
-    (found,) = evidence_report.labels_of(evidence_report.flatten(records))
+    curve = evidence_report.curve_of(evidence_report.flatten(records))
+    (found,) = evidence_report.compare(curve, evidence_report.OF_TARGET)
     assert found.means == {LIGHTGBM: 0.5, CATBOOST: 0.4, ENSEMBLE: 0.6}
     assert (found.n_draws, found.error) == (1, None)
     assert found.difference == "+0.1000"
     assert not found.is_ahead
-    assert f"| 1 of star | 50 | {evidence_report.ONE_DRAW} |" in evidence_report.summary_table([found])
-    goals = evidence_report.goals_of(evidence_report.flatten(records), [found])
-    assert [goal["found"] for goal in goals[:2]] == ["1 of 1", "0 of 0; in the mean 0"]
+    assert "| 1 of star | 50 | R² +0.100 (1); one draw |" in evidence_report.summary_table({"others": [found]})
 
 
-def test_the_budget_is_that_of_all_calls(small, folder, tmp_path, capsys):
+def test_the_budget_is_that_of_all_calls(small, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evidence, "counted_commits", lambda: None)
     before = made("labels", "R²", {LIGHTGBM: [0.5]})
     (tmp_path / "labels.jsonl").write_text("".join(json.dumps(each | {"seconds": 100.0}) + "\n" for each in before))
     evidence.main(["--folder", str(folder), "--output", str(tmp_path), "--parts", "full", "--budget", "100"])

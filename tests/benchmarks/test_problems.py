@@ -7,7 +7,18 @@ import polars as pl
 import pytest
 
 from benchmarks import problems
-from benchmarks.problems import Alone, Bag, Case, CatBoost, Plain, answers_of, open_case, score_answers
+from benchmarks.problems import (
+    Alone,
+    Bag,
+    Case,
+    CatBoost,
+    Distilled,
+    Plain,
+    answers_of,
+    open_case,
+    score_answers,
+    slope_of,
+)
 from tabmtl import IndependentTasks
 
 
@@ -70,6 +81,37 @@ def test_a_bag_averages_answers_and_a_twin_learns_tasks_alone():
         rows = y[task].is_not_null()
         alone = make(tasks={task: tasks[task]}, random_state=3).fit(X.filter(rows), y.select(task).filter(rows))
         np.testing.assert_allclose(answers_of(twin, X_test)[task], answers_of(alone, X_test)[task])
+
+
+def test_a_slope_of_calibration_is_that_of_the_log_odds():
+    rng = np.random.default_rng(0)
+    odds = rng.normal(size=20_000)
+    chance = 1 / (1 + np.exp(-odds))
+    labels = pl.Series(rng.random(20_000) < chance).cast(pl.Int64)
+    bold = 1 / (1 + np.exp(-2 * odds))
+    assert slope_of(labels, chance) == pytest.approx(1, abs=0.05)
+    assert slope_of(labels.replace_strict({0: "no", 1: "yes"}).set(pl.Series(odds > 2), None), bold) == pytest.approx(
+        0.5, abs=0.05
+    )
+    assert slope_of(labels, np.full(20_000, 0.3)) is None
+
+
+def test_a_distilled_network_reads_rows_without_labels(monkeypatch):
+    seen = []
+
+    class Teacher(IndependentTasks):
+        def fit(self, X, y, **options):
+            seen.append((len(X), y.null_count().row(0), len(options["groups"])))
+            return super().fit(X, y, **options)
+
+    monkeypatch.setattr(problems, "distill", lambda model, X, random_state: seen.append(len(X)) or model)
+    case = open_case("portal", 0, None)
+    known = pl.int_range(pl.len()) < 300
+    y = case.train[1].select("male", "weight").select(pl.when(known).then(pl.all().fill_null(0)))
+    model = Distilled(Teacher, tasks={"male": "binary", "weight": "regression"}, random_state=0)
+    model.fit(case.train[0], y, np.arange(400))
+    assert seen == [(300, (0, 0), 300), 400]
+    assert answers_of(model, case.test[0])["weight"].shape == (100,)
 
 
 def test_catboost_learns_with_few_labels_of_a_task():

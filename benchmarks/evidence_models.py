@@ -1,0 +1,98 @@
+"""The models of `benchmarks.evidence`: their names, what each of them learns from, and how it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from benchmarks.peers.outside import AutoGluon, RealMLP, TabM
+from benchmarks.problems import Alone, Bag, CatBoost, Distilled, Plain, Scikit
+from tabmtl import IndependentTasks, MMoE, MultiTabNet, MultiTaskEnsemble, SharedBottom, SharedTrees
+
+Kind = Literal["joint", "single", "alone", "plain", "peer", "distilled", "baseline", "sharing"]
+
+ENSEMBLE, EACH_ALONE = "MultiTaskEnsemble", "MultiTaskEnsemble, each task alone"
+DISTILLED = "MultiTaskEnsemble, distilled"
+REFERENCE, LIGHTGBM, BAG, CATBOOST = "IndependentTasks", "LightGBM tuned", "LightGBM tuned, bag", "CatBoost"
+AUTOGLUON, FOURFOLD = "AutoGluon", "AutoGluon, four times the CPU"
+TWIN, TREES, TREE_BAG = "single-task twin", "SharedTrees", "SharedTrees, bag"
+#: Forecasts of the rivers that learn nothing.
+AS_NOW, LINE = "as now", "line between hours"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model of the evidence.
+
+    Parameters
+    ----------
+    kind : str
+        "joint" learns all tasks together, "single" each task for itself. "alone" is the ensemble with one task, and
+        "plain" what one writes without any choice. A "peer" is another library, in an environment of its own. A
+        "distilled" network answers for the ensemble, a "baseline" learns nothing, and models of "sharing" are those of
+        that part only.
+    make : callable
+        Takes ``tasks`` and ``random_state``.
+    seconds : float
+        CPU seconds of a fit, as long as none has been measured.
+    times : float
+        CPU seconds that it is given, by those of the ensemble in the same setting; 0 for a model that takes its own.
+    """
+
+    kind: Kind
+    make: Callable[..., Any] = Alone
+    seconds: float = 3.0
+    times: float = 0.0
+
+
+_LIGHTGBM = partial(IndependentTasks, families=("lightgbm",), tune="all")
+
+#: By their cost: the cheap ones run first.
+MODELS: dict[str, Model] = {
+    AS_NOW: Model(kind="baseline", seconds=0.0),
+    LINE: Model(kind="baseline", seconds=0.0),
+    "60 x 7": Model(
+        kind="plain",
+        make=partial(Plain, n_estimators=60, num_leaves=7, learning_rate=0.05),
+        seconds=0.1,
+    ),
+    "LightGBM": Model(kind="plain", make=Plain, seconds=0.1),
+    "linear": Model(kind="plain", make=partial(Scikit, LogisticRegression(max_iter=1_000), Ridge()), seconds=0.5),
+    "ExtraTrees": Model(kind="plain", make=partial(Scikit, ExtraTreesClassifier(), ExtraTreesRegressor()), seconds=1.0),
+    LIGHTGBM: Model(kind="single", make=_LIGHTGBM),
+    REFERENCE: Model(kind="single", make=IndependentTasks),
+    BAG: Model(kind="single", make=partial(Bag, _LIGHTGBM)),
+    CATBOOST: Model(kind="single", make=CatBoost),
+    TREES: Model(kind="joint", make=SharedTrees),
+    "SharedBottom, 4 members": Model(kind="joint", make=partial(SharedBottom, n_members=4)),
+    ENSEMBLE: Model(kind="joint", make=MultiTaskEnsemble, seconds=50.0),
+    EACH_ALONE: Model(kind="alone", make=MultiTaskEnsemble, seconds=30.0),
+    DISTILLED: Model(kind="distilled", make=partial(Distilled, MultiTaskEnsemble), seconds=100.0),
+    "RealMLP_TD": Model(kind="peer", make=RealMLP, seconds=20.0),
+    "TabM_D": Model(kind="peer", make=TabM, seconds=20.0),
+    AUTOGLUON: Model(kind="peer", make=AutoGluon, seconds=50.0, times=1.0),
+    FOURFOLD: Model(kind="peer", make=AutoGluon, seconds=200.0, times=4.0),
+    TWIN: Model(kind="sharing", make=partial(Alone, SharedTrees)),
+    "MMoE": Model(kind="sharing", make=MMoE),
+    "MultiTabNet": Model(kind="sharing", make=MultiTabNet),
+    TREE_BAG: Model(kind="sharing", make=partial(Bag, SharedTrees)),
+}
+
+
+def of_kind(*kinds: Kind) -> tuple[str, ...]:
+    """Return the names of the models of some kinds."""
+    return tuple(name for name, model in MODELS.items() if model.kind in kinds)
+
+
+#: What the ensemble is compared with, the best of it in hindsight, and what the reference is compared with.
+SINGLE, RIVALS = of_kind("single"), (*of_kind("plain"), CATBOOST)
+
+
+def kinds_of(names: Iterable[str]) -> set[Kind]:
+    """Return the kinds of some models."""
+    return {MODELS[name].kind for name in names}
