@@ -71,8 +71,8 @@ bench: $(VENV)/.bench  ## training speed against plain references and other libr
 
 evidence: $(VENV)/.bench  ## tables of scores against other models, on the data sets of TABMTL_DATA: hours
 	set -e; for name in scores 'scores --experts' boosting sessions; do $(BIN)/python -m benchmarks.$$name $(ARGS); done
-	$(BIN)/python -m benchmarks.evidence --parts sharing reference $(ARGS)
-	$(BIN)/python -m benchmarks.evidence --budget 21600 $(ARGS)
+	$(BIN)/python -m benchmarks.evidence --parts sharing $(ARGS)
+	$(BIN)/python -m benchmarks.evidence --budget 72000 $(ARGS)
 
 dist: $(VENV)/.dist  ## the source archive and the wheel of this checkout in dist/, checked for the package index
 	rm -rf dist

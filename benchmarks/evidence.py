@@ -276,10 +276,9 @@ def open_draw(name: str, seed: int, n_to_fit: int, folder: Path | None, n_unlabe
     order = [rng.permutation(np.flatnonzero(part)) for part in (~is_test, is_test)]
     kept, scored = np.sort(order[0][: n_to_fit + n_unlabelled]), np.sort(order[1][:TEST_ROWS])
     groups = units_of(data)[kept] if data.groups else None
-    if n_unlabelled:
-        labelled = pl.Series(np.isin(np.arange(len(y)), order[0][:n_to_fit]))
-        y = y.select(pl.when(labelled).then(pl.col(y.columns)))
-    return Case(train=(X[kept], y[kept]), test=(X[scored], y[scored]), tasks=data.tasks, groups=groups)
+    labelled = pl.Series(np.isin(kept, order[0][:n_to_fit]))
+    y_kept = y[kept].select(pl.when(labelled).then(pl.col(y.columns))) if n_unlabelled else y[kept]
+    return Case(train=(X[kept], y_kept), test=(X[scored], y[scored]), tasks=data.tasks, groups=groups)
 
 
 def open_fold(part: str, name: str, fold: int, folder: Path | None) -> Case:

@@ -532,12 +532,12 @@ def cost_goals(own: pl.DataFrame, before: pl.DataFrame) -> list[Goal]:
     goals = []
     both = own.join(before, on="set", suffix="_before")
     for title, name, most in (("fit", "seconds", MOST_FIT), ("answer to 1000 rows", "ms_of_1000", MOST_MANY)):
-        ratio = both[name].sum() / both[f"{name}_before"].sum() if len(both) else math.inf
+        ratio = fmean(both[name]) / fmean(both[f"{name}_before"]) if len(both) else math.inf
         text = f"{ratio:.2f} (sum of {len(both)} sets)" if len(both) else NOT_RUN
         goals.append((f"{title}: at most {most:.2f} of its CPU time before", text, ratio <= most))
-    most_ms = own["ms_of_1"].max() if len(own) else math.inf
-    found = f"{own['ms_of_1'].min():.1f} to {most_ms:.1f} ms by set" if len(own) else NOT_RUN
-    return [*goals, (f"answer to one row: at most {MOST_MS:.0f} ms", found, most_ms <= MOST_MS)]
+    ms = own["ms_of_1"].sort().to_list() or [math.inf]
+    found = f"{ms[0]:.1f} to {ms[-1]:.1f} ms by set" if len(own) else NOT_RUN
+    return [*goals, (f"answer to one row: at most {MOST_MS:.0f} ms", found, ms[-1] <= MOST_MS)]
 
 
 def distilled_goal(frame: pl.DataFrame) -> Goal:

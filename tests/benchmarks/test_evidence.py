@@ -273,8 +273,8 @@ def test_a_call_runs_what_is_missing_and_the_report_holds_it(small, folder, tmp_
     assert text.endswith("<!-- /evidence -->\nafter\n")
 
 
-def test_shares_part_the_draws_of_settings():
-    args = evidence.parse(["--report", "--output", "docs/evidence"])
+def test_shares_part_the_draws_of_settings(tmp_path):
+    args = evidence.parse(["--report", "--output", str(tmp_path)])
     cells = list(evidence.plan([*MODELS]))
     shares = []
     for k in (1, 2):
@@ -424,7 +424,11 @@ def test_the_reference_is_judged_by_all_pairs_and_by_the_best_rival(small, folde
     evidence.main(["--parts", "reference", "--folder", str(folder), "--output", str(tmp_path)])
     assert {record["model"] for record in evidence.read(tmp_path)} == {REFERENCE, *RIVALS}
     assert "| reference: nowhere behind its rivals (Holm) | 0 of 15" in capsys.readouterr().out
-    scores = {REFERENCE: [0.5, 0.51, 0.52], **{name: [0.4, 0.42, 0.41] for name in RIVALS}, CATBOOST: [0.6, 0.611, 0.62]}
+    scores = {
+        REFERENCE: [0.5, 0.51, 0.52],
+        **{name: [0.4, 0.42, 0.41] for name in RIVALS},
+        CATBOOST: [0.6, 0.611, 0.62],
+    }
     curve = evidence_report.flatten(made("labels", "AUC", scores, target="t", amount=50))
     never, deficit = evidence_report.reference_goals(curve)
     assert never[1:] == ("1 of 5: star 50; one by one 1, in the mean 1", False)
