@@ -145,7 +145,7 @@ def test_single_task_models_see_the_target_alone(small, folder, monkeypatch):
             seen.append((len(X), y.columns))
             return super().fit(X, y, **options)
 
-    change(monkeypatch, Spy, LIGHTGBM, TREES, EACH_ALONE)
+    change(monkeypatch, partial(Spy, **ALONE), LIGHTGBM, TREES, EACH_ALONE)
     for model in (LIGHTGBM, TREES):
         record = evidence.run(Cell("labels", "portal", "weight", 40, 0, model), folder)
         assert list(record["scores"]) == ["R²"]

@@ -108,7 +108,8 @@ def test_a_distilled_network_reads_rows_without_labels(monkeypatch):
     case = open_case("portal", 0, None)
     known = pl.int_range(pl.len()) < 300
     y = case.train[1].select("male", "weight").select(pl.when(known).then(pl.all().fill_null(0)))
-    model = Distilled(Teacher, tasks={"male": "binary", "weight": "regression"}, random_state=0)
+    quick = partial(Teacher, families=("lightgbm",), patience=1, learning_rate=0.3)
+    model = Distilled(quick, tasks={"male": "binary", "weight": "regression"}, random_state=0)
     model.fit(case.train[0], y, np.arange(400))
     assert seen == [(300, (0, 0), 300), 400]
     assert answers_of(model, case.test[0])["weight"].shape == (100,)
