@@ -55,6 +55,9 @@ PUBLISHED = {
     "TabNet (published)": (3.79, ""),
 }
 FIGURE, PAGE = "labels.png", "README.md"
+PLOT = f"![Score of a target against its number of labels]({{}}{FIGURE})\n"
+#: Models of the large tables.
+OURS = (*SINGLE, *of_kind("joint"))
 MARKS = "<!-- evidence -->", "<!-- /evidence -->"
 #: What tells the comparisons of a target apart.
 OF_TARGET = ("set", "task", "metric", "amount")
@@ -477,12 +480,11 @@ def code_section(records: Sequence[Record], older: Sequence[Record]) -> str:
 Goal = tuple[str, str, bool]
 
 
-def goals_of(
-    frame: pl.DataFrame, beside: Mapping[str, Sequence[Comparison]], mulan: Sequence[Comparison], baseline: pl.DataFrame
-) -> list[Goal]:
+def goals_of(frame: pl.DataFrame, beside: Mapping[str, Sequence[Comparison]], baseline: pl.DataFrame) -> list[Goal]:
     """Return what is to be reached."""
     few, full = split_few(next(iter(beside.values())))
     single = [each for each in beside["best single-task model"] if each.gain is not None]
+    mulan = compare(frame.filter(part="mulan"), ("set",), (CATBOOST,), is_error=True)
     means = {metric: gains_of(c for c in few if c.facts["metric"] == metric) for metric in ENOUGH}
     margin = " and ".join(f"{least} {metric}" for metric, least in ENOUGH.items())
     ahead = [each for each in full if each.is_ahead]
@@ -500,7 +502,7 @@ def goals_of(
             len(ahead) >= AHEAD_AT_FULL,
         ),
         ("the guard: nowhere behind the best single-task model (Holm)", *_nowhere(single)),
-        ("Mulan: nowhere behind CatBoost (Holm)", *_nowhere(mulan)),
+        ("Mulan: nowhere behind CatBoost (Holm)", *_nowhere([each for each in mulan if each.gain is not None])),
         calibration_goal(frame),
         *cost_goals(costs_of(frame, ENSEMBLE), costs_of(baseline, ENSEMBLE)),
         distilled_goal(frame),
@@ -647,24 +649,43 @@ def write(
     if not shown:
         raise SystemExit(f"{folder} has no records: run python -m benchmarks.evidence first")
     frame = flatten(shown)
-    curve, ours = curve_of(frame), (*SINGLE, *of_kind("joint"))
+    curve = curve_of(frame)
     beside = {title: compare(curve, OF_TARGET, rivals) for title, rivals in BESIDE.items()}
-    draw_labels(compare(of_models(curve, *ours, AUTOGLUON), OF_TARGET), folder / FIGURE)
-    plot = f"![Score of a target against its number of labels]({{}}{FIGURE})\n"
-    main = of_models(frame, *ours)
-    few = compare(curve_of(main), OF_TARGET)
-    full = compare(main.filter(part="full"), ("set",))
-    mulan = compare(main.filter(part="mulan"), ("set",), is_error=True)
-    missing = compare(main.filter(part="missing"), ("set", "amount"))
-    to_catboost = compare(main.filter(part="mulan"), ("set",), (CATBOOST,), is_error=True)
-    goals = goals_of(frame, beside, [each for each in to_catboost if each.gain is not None], flatten(baseline))
+    goals = goals_of(frame, beside, flatten(baseline))
+    draw_labels(compare(of_models(curve, *OURS, AUTOGLUON), OF_TARGET), folder / FIGURE)
+    parts = {
+        **sections(frame, beside, goals),
+        "Cost: fit, answers to one row, and to 1000 rows (CPU time)": (
+            f"{cost_table(frame)}\n{CANDIDATES_NOTE.strip()}\n\n{candidates_table(shown)}"
+        ),
+        "Code that made the records": code_section(records, older),
+    }
+    so_far = progress_note(progress, older)
+    page = f"{INTRODUCTION}\n{rows}\n{so_far}" + "".join(f"\n## {title}\n\n{text}" for title, text in parts.items())
+    (folder / PAGE).write_text(page, encoding="utf-8")
+    readme = folder.parents[1] / "README.md"
+    if readme.is_file():
+        figure = PLOT.format(f"{folder.parent.name}/{folder.name}/")
+        short = f"{summary_table(beside, n_blocks=1)}\nThe page has the other targets. {missed(goals)}"
+        text = "\n".join([MARKS[0], "", figure, f"{rows} {SUMMARY} {so_far.strip()}".rstrip(), "", short, MARKS[1]])
+        before = readme.read_text(encoding="utf-8")
+        readme.write_text(re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: text, before, flags=re.S), encoding="utf-8")
+
+
+def sections(frame: pl.DataFrame, beside: Mapping[str, Sequence[Comparison]], goals: Sequence[Goal]) -> dict[str, str]:
+    """Return the parts of the page that tell scores, by title."""
+    curve, ours = curve_of(frame), of_models(frame, *OURS)
+    few = compare(curve_of(ours), OF_TARGET)
+    full = compare(ours.filter(part="full"), ("set",))
+    mulan = compare(ours.filter(part="mulan"), ("set",), is_error=True)
+    missing = compare(ours.filter(part="missing"), ("set", "amount"))
     chance = chance_note([*few, *full, *mulan, *missing])
     rivers = rivers_table(frame.filter(part="rf1"), "fold", PUBLISHED)
     blocks = rivers_table(frame.filter(part="blocks"), "block")
-    parts = {
+    return {
         "In short": f"{SUMMARY}\n\n{summary_table(beside)}\n{chance}\n{missed(goals)}",
         "Goals": table(goal_rows(goals)),
-        "Few labels of one target, all of the others": f"{plot.format('')}\n{score_table(few, 'labels')}",
+        "Few labels of one target, all of the others": f"{PLOT.format('')}\n{score_table(few, 'labels')}",
         "Beside AutoGluon, and beside itself with each task alone": f"{PEERS_NOTE.strip()}\n\n{peers_table(curve)}",
         "All labels: mean over the targets": score_table(full),
         "The reference": reference_section(frame),
@@ -673,21 +694,7 @@ def write(
         "Mulan: relative root squared error, lower is better": score_table(mulan),
         "rf1 by its published protocol": f"{RF1_NOTE.strip()}\n\n{rivers}",
         "rf1 in blocks of time: test RMSE, the newest block first": f"{BLOCKS_NOTE.strip()}\n\n{blocks}",
-        "Cost: fit, answers to one row, and to 1000 rows (CPU time)": (
-            f"{cost_table(frame)}\n{CANDIDATES_NOTE.strip()}\n\n{candidates_table(shown)}"
-        ),
-        "Code that made the records": code_section(records, older),
     }
-    so_far = progress_note(progress, older)
-    page = INTRODUCTION + f"\n{rows}\n" + so_far + "".join(f"\n## {title}\n\n{text}" for title, text in parts.items())
-    (folder / PAGE).write_text(page, encoding="utf-8")
-    readme = folder.parents[1] / "README.md"
-    if readme.is_file():
-        figure = plot.format(f"{folder.parent.name}/{folder.name}/")
-        short = f"{summary_table(beside, n_blocks=1)}\nThe page has the other targets. {missed(goals)}"
-        text = "\n".join([MARKS[0], "", figure, f"{rows} {SUMMARY} {so_far.strip()}".rstrip(), "", short, MARKS[1]])
-        before = readme.read_text(encoding="utf-8")
-        readme.write_text(re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: text, before, flags=re.S), encoding="utf-8")
 
 
 def progress_note(progress: tuple[int, int], older: Iterable[Record]) -> str:
