@@ -1,4 +1,4 @@
-"""MultiTaskEnsemble: out-of-fold answers of several models, mixed for each task as far as they beat single tasks."""
+"""MultiTaskEnsemble: out-of-fold answers of several models, mixed for each task by the likelihood of its labels."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from tabmtl.ensemble.folds import Folds, Table, read_frame
 from tabmtl.ensemble.models import LINEAR, MIXTURE, check_models, with_reference
 from tabmtl.ensemble.selection import Judged, choose_weights
 from tabmtl.ensemble.stack import LinearStack
-from tabmtl.ensemble.trials import Trial, Trials
+from tabmtl.ensemble.trials import Trial, Trials, count_fits
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.models.independent import IndependentTasks
-from tabmtl.models.mmoe import MMoE
 from tabmtl.models.rmtgb import RMTGB
 from tabmtl.models.shared_bottom import SharedBottom
 from tabmtl.models.shared_trees import SharedTrees
@@ -52,14 +51,15 @@ class EnsembleState(TableState):
         if self.model_weights_["task"].to_list() != [task.name for task in tasks]:
             raise ValueError(f"the weights are of the tasks {self.model_weights_['task'].to_list()[:5]}")
         sizes = {len(parts) for parts in self.estimators_.values()}
-        if len(sizes) != 1 or 0 in sizes:
-            raise ValueError(f"the candidates have {sorted(sizes)} models, expected equal numbers of them")
+        if not sizes or 0 in sizes or len(sizes - {1}) > 1:
+            raise ValueError(f"the candidates have {sorted(sizes)} models, expected one each, or one per fold")
         for name, parts in self.estimators_.items():
             if any(part.tasks_ != tasks for part in parts):
                 raise ValueError(f"a model of {name!r} has other tasks than the ensemble")
             for part in parts:
                 self._check_columns(name, part)
-        if self.stack_ is not None and self.stack_.coef.shape[:2] != (max(sizes), sum(task.width for task in tasks)):
+        n_read = len(next(iter(self.estimators_.values())))
+        if self.stack_ is not None and self.stack_.coef.shape[:2] != (n_read, sum(task.width for task in tasks)):
             raise ValueError(f"the linear models have the shape {self.stack_.coef.shape}")
 
     def _check_columns(self, name: str, part: MultiTaskEstimator) -> None:
@@ -77,13 +77,14 @@ class EnsembleState(TableState):
 class MultiTaskEnsemble(MultiTaskEstimator):
     """Ensemble that chooses models for each task, and learns tasks together where that helps.
 
-    Folds let several candidates answer rows that they have not seen. For each task, greedy selection with replacement
-    [1]_ mixes their probabilities and values. The mixture is kept if it beats the best candidate that learns the task
-    alone by more than one paired standard error; otherwise that candidate answers. Learning together pays most for a
-    task with few labels beside tasks with many.
+    Folds let several candidates answer rows that they have not seen. Each task takes the mean of their probabilities
+    and values, by weights that suit the likelihood of its labels there. Few labels mix all candidates about equally,
+    and many choose. Where the mixture is behind the best candidate that learns the task alone by more than one paired
+    standard error, that candidate answers. Learning together pays most for a task with few labels beside tasks with
+    many.
 
-    The default candidates are, in this order: tuned LightGBM models of single tasks (`IndependentTasks`),
-    `SharedTrees`, `RMTGB`, `MMoE`, and a `SharedBottom` network with 4 members. Wide tables add linear models, ridge
+    The default candidates are, in this order: models of single tasks of all families (`IndependentTasks`),
+    `SharedTrees`, `RMTGB`, and a `SharedBottom` network with 4 members. Wide tables add linear models, ridge
     and logistic regressions of each task on the answers of `IndependentTasks` to the other tasks.
 
     Parameters
@@ -91,10 +92,10 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     models : dict of str to estimator, optional
         Multi-task estimators by name; default `default_models`. The ensemble fits copies: models of single tasks first,
         then the others in this order. It sets their ``tasks``, ``task_column``, ``categorical_features`` and
-        ``random_state``. If there is no `IndependentTasks`, it adds one of LightGBM as the reference, with
-        ``tune="all"``.
+        ``random_state``. If there is no `IndependentTasks`, it adds one as the reference.
     n_folds : int or "auto", default="auto"
-        Number of folds; every candidate is fitted on each. "auto" is 5. In wide tables it is 8 if a task has fewer than
+        Number of folds; every candidate is fitted on each, but for `IndependentTasks` with models of its own, which is
+        fitted once and answers rows unseen by these folds. "auto" is 5. In wide tables it is 8 if a task has fewer than
         500 labels, and 10 if fewer than 100. With more than 200 000 rows it is 3, or 5 if a task has fewer than 500
         labels. There are never more folds than groups.
     refit : bool, default=False
@@ -130,12 +131,17 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         One row per task, and one column per candidate with a weight.
     estimators_ : dict of str to tuple of estimators
         The fitted models of each candidate with a weight, and of the candidate that the linear models read: one model
-        per fold, or a single one with ``refit=True``.
+        per fold, or a single one if it is fitted once, or with ``refit=True``.
     stack_ : LinearStack or None
         Linear models, if a task uses them.
 
     Notes
     -----
+    The weights w of C candidates have the least n L(w) + 5 KL(w || 1/C): L is the mean loss of n labels, or half the
+    logarithm of the mean square, and KL the divergence from equal weights. Rows of a group count as one. This is ours;
+    greedy selection with replacement [1]_, which we took before, chooses by chance where labels are few. Weights below
+    .01 are 0.
+
     ROC AUC is taken over pairs of rows of the same fold, because the models of a fold that has more rows of a class
     answer lower for this class. With groups, standard errors are those over draws of groups.
 
@@ -193,11 +199,10 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         >>> ensemble = MultiTaskEnsemble(models={**MultiTaskEnsemble.default_models(), "MultiTabNet": MultiTabNet()})
         """
         return {
-            "IndependentTasks": IndependentTasks(tune="all", families=("lightgbm",)),
+            "IndependentTasks": IndependentTasks(),
             "SharedTrees": SharedTrees(),
             "RMTGB": RMTGB(),
             # The folds average the networks already: neither restarts nor more members are worth their time here.
-            "MMoE": MMoE(restarts=0),
             "SharedBottom": SharedBottom(n_members=4, restarts=0),
         }
 
@@ -214,7 +219,9 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             folds = Folds.given(table, Table.read(valid.frame, coder, valid.read()))
         models = with_reference(self.default_models() if self.models is None else self.models)
         candidates = {name: self._prepared(each, coder) for name, each in models.items()}
-        with self._watch.without_limit().steps(len(candidates) * (len(folds.pairs) + self.refit), "fit") as on_fit:
+        n_fits = [count_fits(each, folds) for each in candidates.values()]
+        n_refits = n_fits.count(len(folds.pairs)) if self.refit else 0
+        with self._watch.without_limit().steps(sum(n_fits) + n_refits, "fit") as on_fit:
             trials = Trials(candidates, folds, seed, self._watch, count_threads(self.n_processes), on_fit)
             fitted = _mix(coder, trials, trials.run(), self.refit)
         of_candidates = fitted["leaderboard_"].group_by("model", maintain_order=True)
@@ -287,12 +294,13 @@ def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: 
     kept = [name for name in found if name in shares or (stack is not None and name == reference)]
     models = {name: tuple(found[name].parts) for name in kept}
     if refits:
-        refitted = trials.refit(kept)
+        whole = {name: found[name].parts[0] for name in kept if trials.learns_at_once(name)}
+        refitted = whole | trials.refit([name for name in kept if name not in whole])
         if len(refitted) < len(kept):  # the others are weighed anew
             return _mix(coder, trials, {name: found[name] for name in found if name not in trials.left_out}, refits)
-        models = {name: (model,) for name, model in refitted.items()}
-        every = [np.arange(len(folds.table))]
-        stack = None if stack is None else _fit_stack(coder, folds, found[reference], every)
+        models = {name: (refitted[name],) for name in kept}
+    if stack is not None and len(models[reference]) < len(folds.pairs):
+        stack = _fit_stack(coder, folds, found[reference], [np.arange(len(folds.table))])
     return {
         "estimators_": models,
         "stack_": stack,

@@ -46,10 +46,10 @@ def check_estimator(name: str, model: Any) -> None:
 
 
 def with_reference(found: Mapping[str, MultiTaskEstimator]) -> dict[str, MultiTaskEstimator]:
-    """Return the models, single-task ones first; a tuned reference is added where there is none."""
+    """Return the models, single-task ones first; a reference is added where there is none."""
     single = {name: each for name, each in found.items() if isinstance(each, IndependentTasks)}
     if not single:
-        single = {_free_name(_REFERENCE, found): IndependentTasks(tune="all", families=("lightgbm",))}
+        single = {_free_name(_REFERENCE, found): IndependentTasks()}
     return single | {name: each for name, each in found.items() if name not in single}
 
 

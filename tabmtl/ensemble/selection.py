@@ -1,4 +1,4 @@
-"""Weights of the candidates, for each task: greedy selection with replacement, and a guard against chance."""
+"""Weights of the candidates, for each task, and a guard against mixtures that single tasks beat."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from tabmtl.estimators.mixing import likelihood_weights
 from tabmtl.metrics.classes import auc_within
 from tabmtl.metrics.intervals import standard_error, task_influences
 from tabmtl.metrics.scores import check_metric, score_task, undefined_reason
@@ -16,10 +17,8 @@ from tabmtl.targets import Task
 
 #: Labels that judge a task: of each of two classes, or of a regression. Below, the other tasks decide.
 LEAST_OF_CLASS, LEAST_VALUES = 5, 10
-_MOST_PICKS, _PATIENCE = 30, 5
 _N_PARTS = 3  # of the rows, which the guard chooses and judges by in turn
 _MOST_ROWS = 50_000
-_MOST_POOLED = 32  # tasks
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +96,10 @@ class Judged:
         """Return the mixture of the answers."""
         return np.tensordot(weights, self.answers, axes=1)
 
+    def weigh(self) -> np.ndarray:
+        """Choose the weights (C,) of the answers by the likelihood of the labels."""
+        return likelihood_weights(self.task, self.y, self.answers, self.weight, self.group)
+
     def sample(self, rng: np.random.Generator) -> Judged:
         """Return at most as many rows as the selection looks at, and of every class the same number, if it has them.
 
@@ -130,77 +133,41 @@ class Judged:
 def choose_weights(judged: Sequence[Judged], seed: int) -> np.ndarray:
     """Choose the weights (C, T) of all candidates for every task.
 
-    A task takes a mixture of candidates only where it gains more than a paired standard error on the best candidate
-    that learns it alone. Tasks with too few judged labels take the mixture that suits the other tasks.
+    Where a mixture is behind the best candidate that learns the task alone by more than a paired standard error, this
+    candidate answers. Tasks with too few judged labels take the mean weights of the others, or equal ones.
     """
-    rng = np.random.default_rng(seed)
-    judged = [each.sample(rng) for each in judged]
-    few = [t for t, each in enumerate(judged) if not each.has_enough]
-    weights = np.empty((len(judged[0].answers), len(judged)))
-    for t, each in enumerate(judged):
-        if t not in few:
-            weights[:, t] = _guarded(each)
-    if few:
-        weights[:, few] = _pooled([each for t, each in enumerate(judged) if t not in few], len(weights))[:, None]
-        _warn_of_few([judged[t].task for t in few])
+    rng, n = np.random.default_rng(seed), len(judged[0].answers)
+    has_enough = np.array([each.has_enough for each in judged])
+    weights = np.full((n, len(judged)), 1 / n)
+    for t in np.flatnonzero(has_enough):
+        weights[:, t] = _guarded(judged[t].sample(rng))
+    if not has_enough.all():
+        _warn_of_few([each.task for each in judged if not each.has_enough])
+        if has_enough.any():
+            weights[:, ~has_enough] = weights[:, has_enough].mean(axis=1, keepdims=True)
     return weights
 
 
 def _guarded(judged: Judged) -> np.ndarray:
-    """Return the weights of a task: the mixture, or the best single-task candidate where the gain may be chance.
+    """Return the weights of a task: the mixture, or the best single-task candidate where that is clearly better.
 
     The rows that judge the mixture are not those that chose it: each third is answered by the weights that the others
     choose.
     """
-    n = len(judged.answers)
-    alone = np.eye(n)[int(np.argmax([judged.score(answer) for answer in judged.answers[: judged.n_single]]))]
+    scores = [judged.score(answer) for answer in judged.answers[: judged.n_single]]
+    alone = np.eye(len(judged.answers))[int(np.argmax(scores))]
     mixed, third = np.empty_like(judged.answers[0]), judged.thirds()
     for k in range(_N_PARTS):
-        rest = judged.rows(third != k)
-        if undefined_reason(rest.task, rest.y, rest.weight) is not None:
-            return alone
-        mixed[third == k] = np.tensordot(_pick_greedily([rest]), judged.answers[:, third == k], axes=1)
+        weights = judged.rows(third != k).weigh()
+        mixed[third == k] = np.tensordot(weights, judged.answers[:, third == k], axes=1)
     gain, error = judged.estimate(mixed, judged.mix(alone))
-    return _pick_greedily([judged]) if gain is not None and error is not None and gain > error else alone
-
-
-def _pooled(judged: Sequence[Judged], n_candidates: int) -> np.ndarray:
-    """Return the weights that are best in the mean over tasks, all equal where no task can be judged.
-
-    Scores count in standard errors, because those of the tasks may be of any size.
-    """
-    if not judged:
-        return np.full(n_candidates, 1 / n_candidates)
-    judged = sorted(judged, key=lambda each: -len(each.y))[:_MOST_POOLED]
-    return _pick_greedily(judged, [each.estimate(each.answers[0])[1] or 1.0 for each in judged])
-
-
-def _pick_greedily(judged: Sequence[Judged], scales: Sequence[float] = (1.0,)) -> np.ndarray:
-    """Pick candidates with replacement, each time the one that lifts the mean score most (Caruana et al. 2004).
-
-    The weights are the shares of the picks up to the best score.
-    """
-    n, totals = len(judged[0].answers), [np.zeros_like(each.answers[0]) for each in judged]
-    picks: list[int] = []
-    scores: list[float] = []
-    while len(picks) < _MOST_PICKS and (len(scores) < _PATIENCE or max(scores[-_PATIENCE:]) >= max(scores)):
-        scored = []
-        for c in range(n):
-            mixed = zip(judged, totals, scales, strict=True)
-            gains = [each.score((total + each.answers[c]) / (len(picks) + 1)) / scale for each, total, scale in mixed]
-            scored.append(float(np.mean(gains)))
-        picks.append(int(np.argmax(scored)))
-        scores.append(max(scored))
-        for total, each in zip(totals, judged, strict=True):
-            total += each.answers[picks[-1]]
-    best = int(np.argmax(scores)) + 1
-    return np.bincount(picks[:best], minlength=n) / best
+    return alone if gain is not None and error is not None and gain < -error else judged.weigh()
 
 
 def _warn_of_few(tasks: Sequence[Task]) -> None:
     warn_user(
         f"tasks {listed([repr(task.name) for task in tasks])} have labels too few to judge the candidates by (below "
-        f"{LEAST_OF_CLASS} of a second class, or {LEAST_VALUES} of a regression), so they get weights that suit the "
+        f"{LEAST_OF_CLASS} of a second class, or {LEAST_VALUES} of a regression), so they get the mean weights of the "
         "other tasks, whatever single-task models would do (model_weights_ has them); label more rows of them, or give "
         "smaller groups"
     )

@@ -124,6 +124,10 @@ class Trials:
             self._leave_out(name, error)
         return {name: self.refitted[name] for name in names if name in self.refitted}
 
+    def learns_at_once(self, name: str) -> bool:
+        """Return whether one fit of a candidate takes the place of those of several folds."""
+        return count_fits(self.candidates[name], self.folds) < len(self.folds.pairs)
+
     def _leave_out(self, name: str, error: Exception) -> None:
         """Leave a candidate out for its error, with a warning; raise the error if no single-task candidate is left."""
         self.left_out[name] = describe_error(error)
@@ -138,6 +142,8 @@ class Trials:
     def _try(self, name: str, *, is_first: bool) -> Trial | None:
         """Fit a candidate in all folds; None where they would not end in time."""
         candidate, pairs, start = self.candidates[name], self.folds.pairs, perf_counter()
+        if self.learns_at_once(name):
+            return self._try_unseen(name, candidate, start)
         folds = self.folds.encoded(candidate)
         done: list[tuple[MultiTaskEstimator, list[np.ndarray], float]] = []
         while len(done) < len(pairs):
@@ -158,17 +164,41 @@ class Trials:
                 answer[rows] = part
         return Trial([part for part, _, _ in done], answers, sum(seconds for _, _, seconds in done))
 
+    def _try_unseen(self, name: str, candidate: MultiTaskEstimator, start: float) -> Trial:
+        """Fit a candidate once, which answers rows unseen by folds of its own making."""
+        fold, n = self.folds.of_judged, len(self.folds.pairs)
+        part = _prepare(candidate, self.seed, self.watch.left)
+        # rows that all fits see are in some fold of a task alone, and judge nothing
+        given = np.where(fold < 0, np.arange(len(fold)) % n, fold)
+        with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+            answers = part.fit_unseen(**self.folds.table.fit_arguments(), fold=given)
+        for answer in answers:
+            answer[fold < 0] = np.nan
+        self.on_fit(name)
+        return Trial([part], answers, perf_counter() - start)
+
+
+def count_fits(candidate: MultiTaskEstimator, folds: Folds) -> int:
+    """Count the fits of a candidate: one for each fold, or a single one if it answers rows unseen by itself."""
+    return 1 if isinstance(candidate, IndependentTasks) and candidate.answers_unseen else len(folds.pairs)
+
 
 def _patience(seconds: float) -> float | None:
     """Return the seconds after which a fit hangs that has some as its limit; joblib ends the processes then."""
     return None if math.isinf(seconds) else max(_MOST_OF_LIMIT * seconds, seconds + _MOST_BEYOND)
 
 
-def _fit(candidate: MultiTaskEstimator, table: Table, seed: int, seconds: float = math.inf) -> MultiTaskEstimator:
-    """Fit a copy of a candidate; its warnings are of rows and tasks that the user did not choose."""
+def _prepare(candidate: MultiTaskEstimator, seed: int, seconds: float) -> Any:
+    """Return a copy of a candidate that has a seed and at most some seconds."""
     copy = clone(candidate).set_params(random_state=seed)
     if seconds < (math.inf if copy.time_limit is None else copy.time_limit):
         copy.set_params(time_limit=max(seconds, _LEAST_SECONDS))
+    return copy
+
+
+def _fit(candidate: MultiTaskEstimator, table: Table, seed: int, seconds: float = math.inf) -> MultiTaskEstimator:
+    """Fit a copy of a candidate; its warnings are of rows and tasks that the user did not choose."""
+    copy = _prepare(candidate, seed, seconds)
     with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
         if table.coder is None:
             return copy.fit(**table.fit_arguments())

@@ -16,7 +16,7 @@ from tabmtl.targets import Task
 X = features()
 Y = mixed_targets(X)
 
-pytestmark = pytest.mark.usefixtures("few_picks")  # as `mixed` is made
+pytestmark = pytest.mark.usefixtures("one_penalty")  # as `mixed` is made
 
 
 class NoModel(DummyRegressor):

@@ -1,7 +1,7 @@
 """Ensembles keep every promise of `tabmtl.testing`, with two quick candidates.
 
 Faces are checked in `make test-all` only, and so is what an ensemble and its candidates keep by the code that reads and
-writes tables: every check fits four models at least. No promise depends on how many mixtures are tried.
+writes tables: every check fits four models at least.
 """
 
 import pytest
@@ -24,7 +24,7 @@ CHECKS = [
 ]
 
 
-@pytest.mark.usefixtures("few_picks")
+@pytest.mark.usefixtures("one_penalty")
 @pytest.mark.parametrize("check", CHECKS)
 def test_promise(check):
     check()

@@ -1,6 +1,7 @@
-"""Weights of candidates: greedy picks, the guard against chance, and tasks with too few labels."""
+"""Weights of candidates: the likelihood of labels, the guard against mixtures, and tasks with too few labels."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,16 +37,26 @@ def test_a_candidate_that_is_best_alone_is_taken_alone_by_every_task():
 
 
 @pytest.mark.parametrize("task", [SIZE, LATE])
-def test_a_gain_that_may_be_chance_is_not_taken(task):
-    # candidates that differ by noise alone: without a guard, the mixture would win nearly always
-    taken = 0
-    for seed in range(40):
-        each = judged(60, noise=(1.0,), seed=seed, task=task)
-        rng = np.random.default_rng([seed, 1])
-        shaken = each.answers * (1 + 0.02 * rng.normal(size=(2, *each.answers.shape[1:])))
-        both = Judged(task, each.y, None, np.concatenate([each.answers, shaken]), 1)
-        taken += choose_weights([both], 0)[0, 0] < 1
-    assert taken <= 20
+def test_few_labels_mix_candidates_that_are_nearly_alike(task):
+    found = [judged(12, (1.0, 1.3), seed=seed, task=task).weigh()[0] for seed in range(30)]
+    assert 0.1 < min(found) < max(found) < 0.95
+
+
+def test_many_labels_weigh_by_the_size_of_errors():
+    weights = choose_weights([judged(20_000, (1.0, 1.3))], 0)[:, 0]
+    assert weights[0] == pytest.approx(1.69 / 2.69, abs=0.02)
+
+
+def test_a_mixture_that_is_clearly_behind_is_not_taken():
+    """Answers that are too sure rank well, and the likelihood adds others that rank worse."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=2_000)
+    sure, other = 10 * (y + 0.5 * rng.normal(size=2_000)), y + 2 * rng.normal(size=2_000)
+    each = Judged(LATE, (y > 0).astype(float), None, answers_of(1 / (1 + np.exp(-np.stack([sure, other])))), 1)
+    weights = each.weigh()
+    assert 0.5 < weights[0] < 0.9
+    assert each.score(each.mix(weights)) < each.score(each.answers[0]) - 0.01
+    assert_array_equal(choose_weights([each], 0)[:, 0], [1, 0])
 
 
 def test_the_best_of_several_single_task_candidates_is_the_fallback():
@@ -126,18 +137,7 @@ def test_answers_of_different_folds_are_not_ranked_against_each_other():
     assert_array_equal(choose_weights([both], 0)[:, 0], [0, 1])
 
 
-@pytest.mark.all_faces  # ten seconds of draws
-def test_a_gain_that_is_chance_of_groups_is_not_taken():
-    """What differs from group to group would pass for a gain if every row of 50 were one more witness."""
-    taken = {True: 0, False: 0}
-    for seed in range(100):
-        rng = np.random.default_rng(seed)
-        group = np.arange(600) % 12
-        y = rng.normal(size=600)
-        error = rng.normal(size=600)
-        alone, other = y + error, y + error * np.sqrt(1 + 0.3 * rng.normal(size=12)[group])
-        for is_told in taken:
-            each = Judged(SIZE, y, None, np.stack([alone, other]), 1, group=group if is_told else None)
-            taken[is_told] += choose_weights([each], 0)[1, 0] > 0
-    assert taken[True] < 25  # a normal number is above its standard deviation one time in six
-    assert taken[False] > taken[True] + 8
+def test_rows_of_a_group_are_one_witness():
+    each = judged(600, (1.0, 1.2))
+    grouped = replace(each, group=np.arange(600) % 12)
+    assert 0.5 < grouped.weigh()[0] < each.weigh()[0]

@@ -190,7 +190,7 @@ def test_many_rows_are_set_aside_to_weigh_and_learned_then(table, monkeypatch):
     """From 5 000 labels on, rows set aside stop LightGBM and weigh all families."""
     from tabmtl.models.independent import choice
 
-    monkeypatch.setattr(choice, "_MOST_FOLDED", 100)
+    monkeypatch.setattr(choice, "MOST_FOLDED", 100)
     monkeypatch.setattr(choice, "FEW_ROWS", 100)
     X, y = table
     model = IndependentTasks(random_state=0).fit(X, y[["b"]])

@@ -14,7 +14,7 @@ import numpy as np
 from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
 from tabmtl.metrics.scores import score_task, undefined_reason
 from tabmtl.model_selection import train_valid_split
-from tabmtl.models.independent.folds import MOST_FOLDS, Folds
+from tabmtl.models.independent.folds import MOST_FOLDED, MOST_FOLDS, Folds
 from tabmtl.models.independent.grower import Grower
 from tabmtl.models.independent.mixture import MANY, Mixer, Mixture
 from tabmtl.models.independent.rows import Sample, TaskRows
@@ -42,7 +42,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 #: A task with fewer labels, or of fewer beside its most frequent class, chooses its trees by folds. Of many rows, folds
 #: would take too long.
-FEW_ROWS, _RARE_ROWS, _MOST_FOLDED = 600, 100, 5_000
+FEW_ROWS, _RARE_ROWS = 600, 100
 _FOLDS_OF_MANY = 5  # of rows that several families learn
 
 
@@ -50,7 +50,8 @@ class Grown(NamedTuple):
     """Trees of one task under one configuration.
 
     Where rows were held out, ``answers`` are those to them, ``valid_losses`` are those of their labels, and ``score``
-    is by the metric of the task. Where folds chose the trees, ``mixture`` has them beside other families.
+    is by the metric of the task. Where folds chose the trees, ``answers`` are those to all rows, by models that have
+    not seen them, and ``mixture`` has the trees beside other families.
     Trees are lost where they predict the classes of the folds worse than their shares, which are the model then.
     """
 
@@ -114,7 +115,7 @@ class TreesOfTask:
             return found.mixture
         split = self._split(given)
         booster = found.booster if split is None or split.keep is None else self._refit(split, found, watch)
-        if split is None or found.answers is None or not self.mixer.takes(len(split.all)):
+        if split is None or split.watched is None or found.answers is None or not self.mixer.takes(len(split.all)):
             return booster
         return self.mixer.mix_asked(booster, split, found.answers, watch)
 
@@ -133,7 +134,7 @@ class TreesOfTask:
 
     def _split(self, given: TaskRows) -> Split | None:
         """Return the rows of the task, perhaps with some held out; None where that cannot be, as all are one group."""
-        rows = Sample.of(given.rows)
+        rows = Sample.of(given.rows, given.fold)
         if self.fraction is None:
             return Split(rows)
         if given.watched is not None and len(given.watched):
@@ -151,9 +152,11 @@ class TreesOfTask:
         """Return whether rows are too few, or those of its rarer classes are, to set some aside."""
         if not self.grower.takes_few:
             return len(rows) < ROWS_TO_SPLIT
-        if self.mixer.takes(len(rows)) and len(rows) < _MOST_FOLDED:
+        if rows.fold is not None:
             return True
-        if not self.task.is_classification or not FEW_ROWS <= len(rows) < _MOST_FOLDED:
+        if self.mixer.takes(len(rows)) and len(rows) < MOST_FOLDED:
+            return True
+        if not self.task.is_classification or not FEW_ROWS <= len(rows) < MOST_FOLDED:
             return len(rows) < FEW_ROWS
         return 0 < len(rows) - np.bincount(rows.y.astype(np.intp)).max() < _RARE_ROWS
 
@@ -172,10 +175,10 @@ class TreesOfTask:
         few = MOST_FOLDS if len(rows) < MANY or not self.mixer.takes(len(rows)) else _FOLDS_OF_MANY
         folds = Folds(self.grower, rows, self.seed, few)
         chosen = folds.choose(CONFIGURATIONS["default"], CONFIGURATIONS["mid"], watch)
-        booster, mixture, losses = chosen.bag(), None, chosen.losses
+        booster, mixture, answers = chosen.bag(), None, chosen.answers
         if self.mixer.takes(len(rows)) and not watch.was_cut:
-            mixture, losses = self.mixer.mix_unseen(booster, rows, chosen.answers, watch)
-        if folds.beat_constant(losses):
-            return Grown(booster, mixture=mixture)
+            mixture, answers = self.mixer.mix_unseen(booster, rows, answers, watch)
+        if folds.beat_constant(self.grower.losses(answers, rows)):
+            return Grown(booster, mixture=mixture, answers=answers)
         is_lost = self.task.is_classification and bool(np.ptp(rows.y))
-        return Grown(self.grower.grow_constant(rows, Watch()), is_lost=is_lost)
+        return Grown(self.grower.grow_constant(rows, Watch()), is_lost=is_lost, answers=folds.constants())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -28,14 +28,16 @@ from tabmtl.models.independent.mixture import FAMILIES, Mixer, Mixture
 from tabmtl.models.independent.rows import TaskRows
 from tabmtl.params import NonNegative, WholeShare, near
 from tabmtl.processes.forks import count_threads
-from tabmtl.processes.ranks import Ranks
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch, listed, warn_user
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
+from tabmtl.training.run import running
 from tabmtl.training.watch import Describe, Watch, describe_score
 
 Learners = Mapping[int, TreesOfTask | Foreign]
 Take = Callable[[int], Any]  # rows of a task
+Unseen = tuple[np.ndarray | None, np.ndarray | None]  # numbers of rows, and answers to them
 
 _MOST_TREES = 1_000
 _NO_SHARDS = "Shards are for LightGBM only; give other estimators a frame as X"
@@ -212,7 +214,47 @@ class IndependentTasks(LightGBMEstimator):
         """Whether families beside LightGBM are given by name, which must learn then."""
         return self.families != "all" and len(self.families) > 1
 
+    @property
+    def answers_unseen(self) -> bool:
+        """Whether the models can answer the rows of fit without having seen them; see `fit_unseen`."""
+        is_own = type(self)._fit is not IndependentTasks._fit
+        return self.early_stopping and self.classifier is None and self.regressor is None and not is_own
+
+    def fit_unseen(
+        self, X: Any, y: Any, *, fold: np.ndarray, sample_weight: Any = None, groups: Any = None
+    ) -> list[np.ndarray]:
+        """Fit, and answer every row by models that have not seen its label; `answers_unseen` says whether that can be.
+
+        Parameters
+        ----------
+        X, y, sample_weight, groups : as in `fit`
+        fold : ndarray of int, shape (n,)
+            Number of the fold of every row. Folds choose the models of every task, in place of rows set aside.
+
+        Returns
+        -------
+        answers : list of ndarray
+            As of `answer`; NaN at labels that no fold can judge, as they are the only one of their task, or of one
+            group.
+        """
+        self.check_call(X, None, None)
+        with replace(running(), group=ALONE).fit(self, X=X, y=y, sample_weight=sample_weight):
+            coder, rows, _ = self._encode(X, y, sample_weight, None, None, groups)
+            fitted, found = self._fit_rows(coder.after, rows, None, self._seed(), fold)
+            self._set_fitted(coder, fitted)
+        batch = rows.read()
+        answers = self._outputs(X, batch)
+        for t, (numbers, unseen) in found.items():
+            answers[t if batch.task is None else 0][numbers] = np.nan if unseen is None else unseen
+        return answers
+
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
+        return self._fit_rows(coder, rows, valid, seed, None)[0]
+
+    def _fit_rows(
+        self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int, fold: np.ndarray | None
+    ) -> tuple[dict[str, Any], dict[int, Unseen]]:
+        """Return the fitted attributes, and the answers of trees to the rows of their tasks that judged them."""
         group, is_apart = rows.group, rows.frame is None or rows.group.size > 1
         learners = dict(enumerate(self._learners(coder, seed, is_apart)))
         has_foreign = any(isinstance(learner, Foreign) for learner in learners.values())
@@ -224,7 +266,7 @@ class IndependentTasks(LightGBMEstimator):
                 "families=('lightgbm',)"
             )
         batch, held_out = rows.read(), None if valid is None else valid.read()
-        take: Take = partial(TaskRows.of, batch, held_out)
+        take: Take = partial(TaskRows.of, batch, held_out, fold)
         if group.size > 1:
             # the largest tasks are dealt first, and their rows move
             owners = enumerate(group.deal(rows.n_labels))
@@ -237,7 +279,7 @@ class IndependentTasks(LightGBMEstimator):
 
     def _fit_all(
         self, tasks: Sequence[Task], learners: Learners, take: Take, learns_again: bool, group: Ranks, X: Any
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], dict[int, Unseen]]:
         """Fit the tasks of this rank, all by the configuration that suits those of all ranks."""
         trees = {t: learner for t, learner in learners.items() if isinstance(learner, TreesOfTask)}
         names, watch = self._names_to_try, self._watch.of_one()
@@ -265,7 +307,8 @@ class IndependentTasks(LightGBMEstimator):
         if group.rank == 0:
             _warn_of_lost([tasks[t] for t in sorted(judged) if any(lost for _, lost in judged[t].values())])
         estimators = {task.name: models[t] for t, task in enumerate(tasks)}
-        return {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
+        fitted = {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
+        return fitted, {t: (take(t).numbers, grown[best].answers) for t, grown in tried.items()}
 
     @property
     def family_weights_(self) -> pl.DataFrame:

@@ -15,6 +15,8 @@ from tabmtl.targets import Task
 from tabmtl.training.watch import Watch
 
 MOST_FOLDS = 10
+#: Labels from which folds would take too long, unless they are given; then they try large trees alone.
+MOST_FOLDED = 5_000
 #: Standard errors by which a constant must predict classes better than trees do: its ROC AUC is the worst there is, and
 #: log loss tells little of the order. The R² of a constant is no worse than its loss.
 _MARGIN = 2.0
@@ -63,11 +65,16 @@ class Folds:
             best = min(best, self._try(options, watch), key=lambda each: each.losses.sum())
         return best
 
+    def constants(self) -> np.ndarray:
+        """Return the best constant of the other folds as the answer to every row."""
+        answers = np.empty(self._grower.task.kind.answer_shape(len(self._rows), self._grower.task.classes))
+        for kept, _, at in self._pairs:
+            answers[at] = self._grower.constant(kept)
+        return answers
+
     def beat_constant(self, losses: np.ndarray) -> bool:
         """Return whether losses (n,) of the rows are those of a model that tells more than a constant."""
-        excess = losses.copy()
-        for kept, held_out, at in self._pairs:
-            excess[at] -= self._grower.constant_losses(kept, held_out)
+        excess = losses - self._grower.losses(self.constants(), self._rows)
         excess = excess if self._rows.group is None else np.bincount(self._rows.group, excess)
         is_classification = self._grower.task.is_classification
         margin = _MARGIN * np.sqrt(np.square(excess).sum()) if is_classification else 0.0
@@ -106,7 +113,9 @@ class Folds:
 
 
 def deal(rows: Sample, task: Task, seed: int, most: int) -> np.ndarray:
-    """Deal rows, or their groups, to folds (n,)."""
+    """Deal rows, or their groups, to folds (n,), unless they have some."""
+    if rows.fold is not None and np.ptp(rows.fold):
+        return np.unique(rows.fold, return_inverse=True)[1]
     strata, rng = Strata.of(rows.y[:, None], (task,)), np.random.default_rng(seed)
     unit = np.arange(len(rows)) if rows.group is None else number_units(rows.group, (task,))
     n_folds = min(unit.max() + 1, most)
@@ -115,10 +124,12 @@ def deal(rows: Sample, task: Task, seed: int, most: int) -> np.ndarray:
 
 
 def _options(n: int, own: dict[str, Any], large: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what n rows try; the first is what one takes without any choice.
+    """Return what n rows try; of few, the first is what one takes without any choice.
 
     In the smallest trees, next to no rows of a level or value are enough to tell.
     """
     least = {"min_child_samples": 2 if n < 20 else 5, "min_data_in_bin": 1, "min_data_per_group": 1, "cat_smooth": 1.0}
     small = [least | {"num_leaves": num_leaves} for num_leaves in (2, 8)]
+    if n >= MOST_FOLDED:
+        return [own, large]
     return [_FIXED_TREES, *small, own, *([large] if n >= 2 * large["min_child_samples"] else [])]

@@ -97,10 +97,13 @@ class Grower:
         losses = self.task.kind.answer_losses(answer, rows.y)
         return losses if rows.weight is None else losses * rows.weight
 
+    def constant(self, rows: Sample) -> np.ndarray:
+        """Return the best constant answer to rows, (1,) or (1, K)."""
+        return self.task.kind.constant(rows.y, rows.weight, self.task.classes)
+
     def constant_losses(self, rows: Sample, asked: Sample) -> np.ndarray:
         """Return the losses of the best constant of rows at others: (n,)."""
-        constant = self.task.kind.constant(rows.y, rows.weight, self.task.classes)
-        return self.losses(np.repeat(constant, len(asked), axis=0), asked)
+        return self.losses(np.repeat(self.constant(rows), len(asked), axis=0), asked)
 
 
 def answer_by_trees(booster: lgb.Booster, task: Task, x: np.ndarray, n_threads: int) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from operator import itemgetter
 from typing import Annotated, Any, NamedTuple
 
@@ -13,6 +12,7 @@ import lightgbm as lgb
 import numpy as np
 
 from tabmtl.estimators.boosted.rounds import Split
+from tabmtl.estimators.mixing import likelihood_weights
 from tabmtl.models.independent.additive import PENALTIES, PIECES, Additive, Pieces, fit_linear
 from tabmtl.models.independent.folds import deal
 from tabmtl.models.independent.forest import SETTINGS, Forest
@@ -27,15 +27,10 @@ from tabmtl.training.watch import Watch
 FAMILIES = ("lightgbm", "extra_trees", "additive")
 #: With more labels, LightGBM alone learns a task: the others cost more than they add.
 MOST_MIXED = 20_000
-_STEPS = 20  # of the weights that are tried, from 0 to 1
-#: Nats that weights far from equal ones must gain, in units of their Kullback-Leibler divergence from these. So few
-#: labels mix all families, and many choose.
-_PULL = 5.0
 #: Rows from which a forest has fewer trees, and trees are judged by fewer folds.
 MANY = 600
 _TREES, _TREES_OF_MANY, _TRIED_TREES = 200, 100, 50
 _FOLDS_OF_CURVES, _PATIENCE = 5, 2  # and penalties in a row that predict no better than the best, which end a path
-_TINY = 1e-300  # mean loss of answers without any error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,16 +131,15 @@ class Mixer:
     def mix_unseen(
         self, booster: lgb.Booster, rows: Sample, unseen: np.ndarray, watch: Watch
     ) -> tuple[Mixture, np.ndarray]:
-        """Mix what learned all rows; LightGBM has unseen answers by folds. Return the losses of the mixture too.
+        """Mix what learned all rows; LightGBM has unseen answers by folds. Return those of the mixture too.
 
         When the time is over, families are left out.
         """
         found = self._learn(rows, watch)
         answers = [unseen, *(part.unseen for part in found.values())]
         weights = self._weigh(answers, rows)
-        mixed = np.tensordot(weights, answers, axes=1)
         parts = {"lightgbm": booster} | {name: part.model for name, part in found.items()}
-        return self._mixture(parts, weights), self.grower.losses(mixed, rows)
+        return self._mixture(parts, weights), np.tensordot(weights, answers, axes=1)
 
     def mix_asked(self, booster: lgb.Booster, split: Split, answers: np.ndarray, watch: Watch) -> Mixture:
         """Mix what is judged by rows of a split that LightGBM answered, and fit all rows then.
@@ -240,34 +234,5 @@ class Mixer:
         return task.kind.answers(scores, 0.0, 1.0, np)
 
     def _weigh(self, answers: Sequence[np.ndarray], rows: Sample) -> tuple[float, ...]:
-        """Choose the weights of answers by the likelihood of the labels, pulled to equal weights.
-
-        Rows of a group count as one. Squares have the likelihood of normal errors of one spread. Where few rows have
-        most of the weight, or, as of labels with a long tail, of the squares, the others tell as little as if they were
-        fewer.
-        """
-        is_quadratic = self.grower.task.kind.is_quadratic
-        weight = np.ones(len(rows)) if rows.weight is None else rows.weight
-        n_units = len(rows) if rows.group is None else len(np.unique(rows.group))
-
-        def losses_of(weights: np.ndarray) -> np.ndarray:
-            return self.grower.losses(np.tensordot(weights, answers, axes=1), rows)
-
-        # squares of normal errors have three times the square of their mean as the mean of theirs
-        most, tail = (3, losses_of(np.full(len(answers), 1 / len(answers)))) if is_quadratic else (1, weight)
-        n_units *= min(1.0, most * tail.mean() ** 2 / max(np.square(tail).mean(), _TINY))
-
-        def nats(weights: np.ndarray) -> float:
-            mean = max(losses_of(weights).sum() / weight.sum(), _TINY)
-            likelihood = np.log(mean) / 2 if is_quadratic else mean
-            some = weights[weights > 0]
-            return n_units * likelihood + _PULL * (some * np.log(some * len(weights))).sum()
-
-        return tuple(min(_simplex(len(answers)), key=nats).tolist())
-
-
-def _simplex(n: int) -> list[np.ndarray]:
-    """Return all weights of n parts in steps that sum to 1, equal ones first."""
-    steps = [counts for counts in product(range(_STEPS + 1), repeat=n - 1) if sum(counts) <= _STEPS]
-    grid = [np.array([_STEPS - sum(counts), *counts]) / _STEPS for counts in steps]
-    return [np.full(n, 1 / n), *grid]
+        weights = likelihood_weights(self.grower.task, rows.y, answers, rows.weight, rows.group)
+        return tuple(weights.tolist())

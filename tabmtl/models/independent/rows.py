@@ -16,22 +16,25 @@ from tabmtl.schema import Batch
 class TaskRows(NamedTuple):
     """Rows with a label of one task, with its labels and weights (n,) alone: of fit, and of the validation rows.
 
-    The former may be of one group, where other tasks have several. They have ``numbers``, unless they moved.
+    The former may be of one group, where other tasks have several. They have ``numbers``, unless they moved. If folds
+    were given, ``fold`` is the number of the fold of each.
     """
 
     rows: Batch
     watched: Batch | None
     are_one_group: bool
     numbers: np.ndarray | None = None
+    fold: np.ndarray | None = None
 
     @classmethod
-    def of(cls, batch: Batch, valid: Batch | None, t: int) -> TaskRows:
+    def of(cls, batch: Batch, valid: Batch | None, fold: np.ndarray | None, t: int) -> TaskRows:
         """Take the rows of task t."""
         index, rows = _labelled_rows(batch, t)
         is_lone = False
         if batch.group is not None and not np.ptp(rows.group):
             is_lone = bool(np.ptp(batch.group[~np.isnan(batch.y).all(axis=1)]))
-        return cls(rows, None if valid is None else _labelled_rows(valid, t)[1], is_lone, index)
+        watched = None if valid is None else _labelled_rows(valid, t)[1]
+        return cls(rows, watched, is_lone, index, None if fold is None else fold[index])
 
     @classmethod
     def moved(cls, batch: Batch, valid: Batch | None, t: int, owner: int, group: Ranks) -> TaskRows | None:
@@ -58,20 +61,23 @@ class Sample:
     x : ndarray of float32, shape (n, p)
     y : ndarray of shape (n,)
     weight, group : ndarray of shape (n,), optional
+    fold : ndarray of int, shape (n,), optional
+        Folds that were given, in place of those that would be dealt.
     """
 
     x: np.ndarray
     y: np.ndarray
     weight: np.ndarray | None
     group: np.ndarray | None
+    fold: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
     @classmethod
-    def of(cls, rows: Batch) -> Sample:
+    def of(cls, rows: Batch, fold: np.ndarray | None = None) -> Sample:
         """Take the rows of a task."""
-        return cls(tree_matrix(rows), rows.y, rows.weight, rows.group)
+        return cls(tree_matrix(rows), rows.y, rows.weight, rows.group, fold)
 
     def rows(self, index: np.ndarray) -> Sample:
         """Take some of the rows."""
