@@ -118,7 +118,8 @@ class DataSource(files.RowSource):
     Parameters
     ----------
     target : list of str
-        Column to learn, COLUMN or COLUMN=KIND with the kind binary, multiclass or regression; may be repeated.
+        Column to learn, COLUMN or COLUMN=KIND with the kind binary, multiclass, regression, poisson, gamma or
+        tweedie (tweedie:1.7 for another power than 1.5); may be repeated.
     task_column : str, optional
         Column that names the task of each row, in a long table.
     categorical : list of str
@@ -380,14 +381,26 @@ def _kinds(texts: list[str], columns: Sequence[str]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for text in texts:
         name, _, declared = text.rpartition("=")
-        kind = declared if declared in KINDS else None
-        if not kind and text not in columns and name in columns:
+        kind = declared if declared.partition(":")[0] in KINDS else None
+        if kind:
+            _find_kind(text, kind)
+        elif text not in columns and name in columns:
             raise ValueError(f"--target {text}: unknown kind {declared!r}: {near(declared, [*KINDS])}")
         name = name if kind else text
         if name in found:
             raise ValueError(f"--target names {name!r} twice")
         found[name] = kind
     return found
+
+
+def _find_kind(text: str, kind: str) -> None:
+    """Raise a ValueError unless a kind takes the parameters that --target gives it."""
+    from tabmtl.targets import find_kind
+
+    try:
+        find_kind(kind)
+    except ValueError as error:
+        raise ValueError(f"--target {text}: {error}") from None
 
 
 def declared_tasks(
@@ -443,15 +456,15 @@ def _learned_kinds(y: pl.DataFrame) -> dict[str, str]:
     """Return the kinds of targets that are not declared, as every model would find them."""
     from tabmtl.encode import LabelCoder
 
-    return {task.name: task.kind.name for task in LabelCoder.fit(y).column_tasks}
+    return {task.name: str(task.kind) for task in LabelCoder.fit(y).column_tasks}
 
 
 def _check_metric(name: str, kind: str, metric: str) -> None:
     """Raise a ValueError unless targets of this kind have the metric."""
     from tabmtl import params
-    from tabmtl.targets import KINDS
+    from tabmtl.targets import find_kind
 
-    known = [*KINDS[kind].metrics]
+    known = [*find_kind(kind).metrics]
     if metric not in known:
         hint = params.near(metric, known)
         raise ValueError(f"--metric {name}={metric}: {name} is {kind}, whose metrics are {', '.join(known)}{hint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from tabmtl.storage.stored import POSITIVE, Stored
 from tabmtl.targets import Task
 from tabmtl.targets.classes import class_values
 from tabmtl.targets.funnel import settle_funnel
+from tabmtl.targets.kind import Units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class LabelCoder(LeanPickle):
     dtypes : tuple of polars DataType
         Of the predictions, per column of y.
     center, scale : ndarray of shape (C,)
-        Mean and standard deviation of the labelled rows of a regression target; 0 and 1 for classes.
+        Of the labelled rows, as the units of the kind say; 0 and 1 for classes.
     task_levels : tuple of str, or None
         Long layout: the tasks' names.
     chain : tuple of int
@@ -116,11 +118,11 @@ class LabelCoder(LeanPickle):
         return coder.scaled([*coder._encode_columns(frame).T])
 
     def scaled(self, values: Sequence[np.ndarray]) -> LabelCoder:
-        """Return labels whose standardised columns have the mean and the standard deviation of values."""
+        """Return labels whose columns have the centers and the scales of values."""
         center, scale = np.zeros(len(values)), np.ones(len(values))
         for j, (task, own) in enumerate(zip(self.column_tasks, values, strict=True)):
-            if task.kind.is_standardized:
-                center[j], scale[j] = center_and_scale(own)
+            if task.kind.units != "own":
+                center[j], scale[j] = center_and_scale(own, task.kind.units)
         return replace(self, center=center, scale=scale)
 
     @classmethod
@@ -355,11 +357,16 @@ def _with_unseen(categories: Sequence[tuple | None], tasks: Sequence[Task]) -> t
     )
 
 
-def center_and_scale(values: np.ndarray) -> tuple[float, float]:
-    """Return mean and standard deviation of the present values, 1 where they are constant."""
+def center_and_scale(values: np.ndarray, units: Units) -> tuple[float, float]:
+    """Return what is subtracted from the present values, and what they are divided by."""
     present = values[~np.isnan(values)]
     center, scale = float(present.mean()), float(present.std())
     if scale == 0:
         farthest = float(np.abs(present - center).max())  # the squares of tiny numbers are 0
         scale = farthest * float((present / farthest).std()) if farthest > 0 else 1.0
-    return center, scale or 1.0
+    return in_units(center, scale or 1.0, units)
+
+
+def in_units(mean: float, deviation: float, units: Units) -> tuple[float, float]:
+    """Return center and scale, given mean and standard deviation; the mean square is the sum of their squares."""
+    return (mean, deviation) if units == "standardized" else (0.0, math.hypot(mean, deviation))

@@ -14,14 +14,14 @@ import polars.selectors as cs
 from tabmtl.columns.category import count_levels
 from tabmtl.columns.kind import Coding, Summary, merge
 from tabmtl.encode.features import NO_ROWS, SAMPLE_ROWS, WAITING, ByKind, FeatureCoder, find_kinds, survey_columns
-from tabmtl.encode.labels import LabelCoder, center_and_scale
+from tabmtl.encode.labels import LabelCoder, center_and_scale, in_units
 from tabmtl.encode.shards import Roles, Shards, row_keys
 from tabmtl.encode.table import TableCoder, check_task_column, find_names, sort_tasks
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks
 from tabmtl.encode.write import Origin
 from tabmtl.processes.forks import check_pool
 from tabmtl.processes.ranks import ALONE, Ranks
-from tabmtl.targets.kind import TEXT
+from tabmtl.targets.kind import TEXT, Units
 
 _MOST_CLASSES = 1_000_000
 _LEAST_VALUES = 1_000  # of a target of numbers; more say nothing of its kind
@@ -132,19 +132,19 @@ class Survey:
         values = pl.DataFrame([series.extend_constant(None, most - len(series)) for series in self.values])
         coder = LabelCoder.learn(values, origin, **coding)
         for j, task in enumerate(coder.column_tasks):
-            if task.kind.is_standardized:
-                coder.center[j], coder.scale[j] = self.center_and_scale(j)
+            if task.kind.units != "own":
+                coder.center[j], coder.scale[j] = self.center_and_scale(j, task.kind.units)
         return coder
 
-    def center_and_scale(self, target: int) -> tuple[float, float]:
-        """Return mean and standard deviation of a target; the same for any order of blocks."""
+    def center_and_scale(self, target: int, units: Units) -> tuple[float, float]:
+        """Return center and scale of a target; the same for any order of blocks."""
         if self.n_rows <= SAMPLE_ROWS:  # the sample holds all rows
-            return center_and_scale(self.labels[target][np.argsort(self.rows)])
+            return center_and_scale(self.labels[target][np.argsort(self.rows)], units)
         blocks = [moments for moments in self.moments[target] if moments[0]]
         n = sum(moments[0] for moments in blocks)
         center = math.fsum(count * mean for count, mean, _ in blocks) / n
         square = math.fsum(part for count, mean, own in blocks for part in (own, count * (mean - center) ** 2)) / n
-        return center, math.sqrt(square) if 0 < square < math.inf else 1.0
+        return in_units(center, math.sqrt(square) if 0 < square < math.inf else 1.0, units)
 
 
 def learn_table(

@@ -25,8 +25,8 @@ def likelihood_weights(
 ) -> np.ndarray:
     """Choose the weights (C,) of answers by the likelihood of the labels, pulled to equal weights.
 
-    Squares have the likelihood of normal errors of one spread. Where few rows have most of the weight, or, as of labels
-    with a long tail, of the squares, the others tell as little as if they were fewer.
+    Losses of numbers have the likelihood of errors of one spread. Where few rows have most of the weight, or, as of
+    labels with a long tail, of the losses, the others tell as little as if they were fewer.
 
     Parameters
     ----------
@@ -44,20 +44,20 @@ def likelihood_weights(
     if n == 1 or not len(y):
         return np.full(n, 1 / n)
     row_weight = np.ones(len(y)) if weight is None else weight
-    kind = task.kind
+    has_spread = not task.is_classification
 
     def losses(weights: np.ndarray) -> np.ndarray:
-        return kind.answer_losses(np.tensordot(weights, stacked, axes=1), y) * row_weight
+        return task.kind.answer_losses(np.tensordot(weights, stacked, axes=1), y) * row_weight
 
     # squares of normal errors have three times the square of their mean as the mean of theirs
-    most, tail = (3, losses(np.full(n, 1 / n))) if kind.is_quadratic else (1, row_weight)
+    most, tail = (3, losses(np.full(n, 1 / n))) if has_spread else (1, row_weight)
     n_units = len(y) if group is None else len(np.unique(group))
     n_units *= min(1.0, most * tail.mean() ** 2 / max(np.square(tail).mean(), _TINY))
 
     def nats(scores: np.ndarray) -> float:
         weights = _softmax(scores)
         mean = max(losses(weights).sum() / row_weight.sum(), _TINY)
-        likelihood = np.log(mean) / 2 if kind.is_quadratic else mean
+        likelihood = np.log(mean) / 2 if has_spread else mean
         return n_units * likelihood + PULL * (weights * np.log(np.maximum(weights, _TINY) * n)).sum()
 
     weights = _softmax(minimize(nats, np.zeros(n), method="L-BFGS-B").x)

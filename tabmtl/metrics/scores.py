@@ -28,7 +28,7 @@ def check_metric(task: Task) -> str:
     Parameters
     ----------
     task : Task
-        ``task.metric``, or where that is None the default of the kind: ROC AUC or R².
+        ``task.metric``, or where that is None the default of the kind: ROC AUC, R² or D².
 
     Returns
     -------
@@ -97,7 +97,9 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
         "accuracy", "balanced_accuracy", "neg_log_loss", "f1", "f1_macro". Multiclass: the same without
         "average_precision" and "f1"; "roc_auc" is the plain mean over the labelled classes of one against the
         rest. Regression: "r2" (default), "explained_variance", "neg_root_mean_squared_error",
-        "neg_mean_absolute_error", "neg_mean_squared_error".
+        "neg_mean_absolute_error", "neg_mean_squared_error". Poisson: "d2_poisson" (default), the share of the
+        deviance that is explained, as scikit-learn's ``d2_tweedie_score`` has it, "neg_mean_poisson_deviance", and
+        those of a regression.
     y : ndarray of shape (n,)
         Class indices 0..K-1 or, for regression, values in the target's own units. NaN is an unlabelled row.
     output : ndarray of shape (n, K) or (n,)

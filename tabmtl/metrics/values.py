@@ -1,10 +1,12 @@
-"""Metrics of values: shares of the variance, and errors."""
+"""Metrics of values: shares of the variance, errors, and deviances."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
+from scipy.special import xlogy
 from sklearn import metrics as sk
 
 from tabmtl.metrics.metric import Influence, Metric, Score, of_mean, of_ratio
@@ -49,3 +51,56 @@ VALUES = {
     "neg_mean_absolute_error": loss(sk.mean_absolute_error, _absolute_error),
     "neg_mean_squared_error": loss(sk.mean_squared_error, _squared_error),
 }
+
+
+def deviances(name: str, power: float) -> dict[str, Metric]:
+    """Return the metrics of positive means by name, the default first: the share of the deviance, and the deviance.
+
+    Parameters
+    ----------
+    name : str
+        Of the law.
+    power : float
+        Of the mean to which the variance grows, from 1 to 2.
+    """
+    share = _variance(partial(_explained_deviance, power=power), partial(_explained_influence, power=power))
+    mean = loss(partial(_mean_deviance, power=power), partial(_deviance_influence, power=power))
+    return {f"d2_{name}": share, f"neg_mean_{name}_deviance": mean, **VALUES}
+
+
+def unit_deviance(y: np.ndarray, value: np.ndarray, power: float) -> np.ndarray:
+    """Return the deviances (n,) of labels from means, as scikit-learn has them.
+
+    A mean that is no positive number, as other models answer, counts as a billionth of the largest label.
+    """
+    value = np.maximum(value, 1e-9 * y.max())
+    if power == 1:
+        return 2 * (xlogy(y, y / value) - y + value)
+    if power == 2:
+        return 2 * (np.log(value / y) + y / value - 1)
+    rest = 2 - power
+    return 2 * (y**rest / ((1 - power) * rest) - y * value ** (1 - power) / (1 - power) + value**rest / rest)
+
+
+def _deviance_and_own(
+    y: np.ndarray, value: np.ndarray, weight: np.ndarray | None, power: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the deviances of labels from answers, and from their mean."""
+    return unit_deviance(y, value, power), unit_deviance(y, np.full(len(y), np.average(y, weights=weight)), power)
+
+
+def _explained_deviance(y: np.ndarray, value: np.ndarray, *, sample_weight: np.ndarray | None, power: float) -> float:
+    of_answers, of_mean = _deviance_and_own(y, value, sample_weight, power)
+    return 1 - np.average(of_answers, weights=sample_weight) / np.average(of_mean, weights=sample_weight)
+
+
+def _explained_influence(y: np.ndarray, value: np.ndarray, weight: np.ndarray, *, power: float) -> np.ndarray:
+    return -of_ratio(*_deviance_and_own(y, value, weight, power), weight)  # the mean has the least deviance: no slope
+
+
+def _mean_deviance(y: np.ndarray, value: np.ndarray, *, sample_weight: np.ndarray | None, power: float) -> float:
+    return float(np.average(unit_deviance(y, value, power), weights=sample_weight))
+
+
+def _deviance_influence(y: np.ndarray, value: np.ndarray, weight: np.ndarray, *, power: float) -> np.ndarray:
+    return -of_mean(unit_deviance(y, value, power), weight)

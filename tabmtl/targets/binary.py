@@ -103,9 +103,9 @@ class Binary(Classes):
         hessian *= gradient
         gradient -= means
 
-    def lightgbm_link(self, width: int) -> str:
+    def lightgbm_link(self, width: int, center: float, scale: float) -> tuple[str, float, float]:
         """Return the objective whose raw score is the log odds."""
-        return "binary sigmoid:1"
+        return "binary sigmoid:1", 1.0, 0.0
 
     def of_lightgbm(self, answers: np.ndarray) -> np.ndarray:
         """Return the probabilities of both classes, given those of the second."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -14,10 +15,16 @@ from tabmtl.metrics.metric import Metric
 if TYPE_CHECKING:
     from torch import Tensor
 
+Units = Literal["own", "scaled", "standardized"]
+
 #: Labels are squared in losses, and trees hold them in single precision.
 LARGEST_LABEL = 1e37
 #: Least probability, or mean, that a constant or a score of an answer stands for.
 SURE, RARE = 1e-6, 1e-6
+#: Most logits that a leaf adds, before the learning rate: LightGBM's ``max_delta_step``. It floors the hessian of a
+#: leaf at 1 / LONGEST_STEP of its gradient. A Newton step of rows whose class has the probability p is 1 / p, so a few
+#: rows of a rare class would send every row of their leaf out of reach.
+LONGEST_STEP = 20.0
 #: Types of labels that are no numbers.
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 
@@ -47,9 +54,12 @@ class Kind(ABC):
     label_type : type
         Of labels as metrics take them.
     is_quadratic : bool
-        Whether the second derivative of the loss by a score is 1 everywhere. Trees of other kinds bound their steps.
-    is_standardized : bool
-        Whether models see labels less their mean, in standard deviations, rather than as they are.
+        Whether the second derivative of the loss by a score is 1 everywhere.
+    units : {"own", "scaled", "standardized"}
+        Whether models see labels as they are, or over the root of their mean square, so that 0 stays 0, or less their
+        mean and over their standard deviation.
+    longest_step : float
+        Most that a leaf of a tree adds to a score, before the learning rate.
     metrics : mapping of str to Metric
         By the names that a Task may give, the default first.
     lightgbm : mapping of str to object
@@ -60,12 +70,14 @@ class Kind(ABC):
     answer: ClassVar[Literal["probabilities", "values"]] = "values"
     label_type: ClassVar[type] = np.float64
     is_quadratic: ClassVar[bool] = False
-    is_standardized: ClassVar[bool] = False
+    units: ClassVar[Units] = "own"
+    longest_step: ClassVar[float] = LONGEST_STEP
     metrics: ClassVar[Mapping[str, Metric]]
     lightgbm: ClassVar[Mapping[str, Any]]
 
     def __str__(self) -> str:
-        return self.name
+        values = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
+        return ":".join([self.name, *(f"{value:g}" for value in values)])
 
     # labels
 
@@ -215,8 +227,11 @@ class Kind(ABC):
         return hessian
 
     @abstractmethod
-    def lightgbm_link(self, width: int) -> str:
-        """Return LightGBM's objective by its name in a file, which says how raw scores become answers."""
+    def lightgbm_link(self, width: int, center: float, scale: float) -> tuple[str, float, float]:
+        """Return LightGBM's objective as a file names it, which links raw scores, and how scores become these.
+
+        Raw scores, whose answers are in own units, are scores times a factor plus a summand.
+        """
 
     def of_lightgbm(self, answers: np.ndarray) -> np.ndarray:
         """Return answers of those of a LightGBM model."""

@@ -105,6 +105,6 @@ class Multiclass(Classes):
         p = np.clip(mean, SURE, 1 - SURE)
         return p * (1 - p) * (mean.shape[-1] / (mean.shape[-1] - 1))
 
-    def lightgbm_link(self, width: int) -> str:
+    def lightgbm_link(self, width: int, center: float, scale: float) -> tuple[str, float, float]:
         """Return the objective whose raw scores are those of the softmax."""
-        return f"multiclass num_class:{width}"
+        return f"multiclass num_class:{width}", 1.0, 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,7 +11,7 @@ import numpy as np
 
 from tabmtl.metrics.metric import Metric
 from tabmtl.metrics.values import VALUES
-from tabmtl.targets.kind import Kind
+from tabmtl.targets.kind import Kind, Units
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,8 @@ class Regression(Kind):
     name: ClassVar[str] = "regression"
     metrics: ClassVar[Mapping[str, Metric]] = VALUES
     is_quadratic: ClassVar[bool] = True
-    is_standardized: ClassVar[bool] = True
+    units: ClassVar[Units] = "standardized"
+    longest_step: ClassVar[float] = math.inf
     lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "regression", "metric": "rmse"}
 
     def link(self, scores: Any, xp: Any) -> Any:
@@ -61,6 +63,6 @@ class Regression(Kind):
         if hessian is not None:
             hessian[...] = 1
 
-    def lightgbm_link(self, width: int) -> str:
+    def lightgbm_link(self, width: int, center: float, scale: float) -> tuple[str, float, float]:
         """Return the objective whose raw score is the answer."""
-        return "regression"
+        return "regression", scale, center

@@ -3,18 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 
 from tabmtl.params import near
 from tabmtl.schema import html_table, is_unicode
 from tabmtl.targets.binary import Binary
+from tabmtl.targets.gamma import Gamma
 from tabmtl.targets.kind import Kind
 from tabmtl.targets.multiclass import Multiclass
+from tabmtl.targets.poisson import Poisson
 from tabmtl.targets.regression import Regression
+from tabmtl.targets.tweedie import Tweedie
 
 #: The kinds that a name declares.
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Binary(), Multiclass(), Regression())}
+KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in (Binary(), Multiclass(), Regression(), Poisson(), Gamma(), Tweedie())
+}
+
+
+def find_kind(text: str) -> Kind:
+    """Return the kind that a text declares: its name, and after a colon its parameters, if others than the default.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind, or it does not take the parameters.
+
+    Examples
+    --------
+    >>> find_kind("tweedie:1.7")
+    Tweedie(power=1.7)
+    """
+    name, colon, parameters = str(text).partition(":")
+    if name not in KINDS:
+        raise ValueError(f"kind must be one of {[*KINDS]}, or a Kind of your own, got {text!r}{near(name, KINDS)}")
+    kind, taken = KINDS[name], [field.name for field in fields(KINDS[name])]  # type: ignore[arg-type]
+    if not colon:
+        return kind
+    try:
+        values = [float(part) for part in parameters.split(":")]
+    except ValueError:
+        values = []
+    if not 0 < len(values) <= len(taken):
+        takes = f"{':'.join([name, *taken])}, numbers all" if taken else f"{name!r}, without parameters"
+        raise ValueError(f"kind must be {takes}, got {text!r}")
+    return type(kind)(*values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +59,16 @@ class Task:
     ----------
     name : str
         Name of the target, equal to its column of ``y``.
-    kind : {"binary", "multiclass", "regression"} or Kind
-        Kind of the values. The attribute is a :class:`~tabmtl.targets.Kind`, whose ``name`` is the text.
+    kind : {"binary", "multiclass", "regression", "poisson", "gamma", "tweedie"} or Kind
+        Kind of the values; "tweedie:1.7" has another power than 1.5. The attribute is a
+        :class:`~tabmtl.targets.Kind`, whose text is the same.
     classes : tuple, optional
         The class labels in the order of the columns of ``predict_proba``. Left out, they are learned from the
         labels in ``fit``: in the order of an ordered category (of pandas, or an Enum of polars), else sorted. For a
         binary task, the second is the positive class.
     metric : str, optional
-        Name of the score in :mod:`tabmtl.metrics.scores`; default ROC AUC for classification (macro one-vs-rest for
-        many classes) and R² for regression.
+        Name of the score in :mod:`tabmtl.metrics.scores`; the default is that of the kind: ROC AUC of classes (macro
+        one-vs-rest of many), R² of regressions, and the explained share of the deviance, D², of counts.
     weight : float, default=1.0
         Factor of the task's loss in training. Must be finite and not negative.
 
@@ -63,12 +98,10 @@ class Task:
             if not is_dataclass(kind):
                 raise TypeError(f"task {name!r}: {type(kind).__name__} is no dataclass; write @dataclass(frozen=True)")
         else:
-            if kind not in [*KINDS]:
-                raise ValueError(
-                    f"task {name!r}: kind must be one of {[*KINDS]}, or a Kind of your own, got {kind!r}"
-                    f"{near(kind, KINDS)}"
-                )
-            kind = KINDS[kind]
+            try:
+                kind = find_kind(kind)
+            except ValueError as error:
+                raise ValueError(f"task {name!r}: {error}") from None
         if not 0 <= weight < float("inf"):
             raise ValueError(f"task {name!r}: weight must be a finite number >= 0, got {weight!r}")
         classes = None if classes is None else tuple(classes)

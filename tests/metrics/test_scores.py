@@ -22,6 +22,17 @@ from tabmtl.targets import KINDS, Task
 
 N_ROWS = 120
 
+
+def d2_of(y, p, w, power):
+    """The share of the deviance that is explained."""
+    return sk.d2_tweedie_score(y, p, sample_weight=w, power=power)
+
+
+def deviance_of(y, p, w, power):
+    """The deviance, higher is better."""
+    return -sk.mean_tweedie_deviance(y, p, sample_weight=w, power=power)
+
+
 BINARY = {
     None: lambda y, p, w: sk.roc_auc_score(y, p[:, 1], sample_weight=w),
     "average_precision": lambda y, p, w: sk.average_precision_score(y, p[:, 1], sample_weight=w),
@@ -42,18 +53,21 @@ REGRESSION = {
     "neg_mean_absolute_error": lambda y, p, w: -sk.mean_absolute_error(y, p, sample_weight=w),
     "neg_mean_squared_error": lambda y, p, w: -sk.mean_squared_error(y, p, sample_weight=w),
 }
+POWERS = {"poisson": 1, "gamma": 2, "tweedie": 1.5}
 CASES = [
     *(("binary", metric, oracle) for metric, oracle in BINARY.items()),
     *(("multiclass", metric, oracle) for metric, oracle in MULTICLASS.items()),
     *(("regression", metric, oracle) for metric, oracle in REGRESSION.items()),
+    *((kind, None, partial(d2_of, power=power)) for kind, power in POWERS.items()),
+    *((kind, f"neg_mean_{kind}_deviance", partial(deviance_of, power=power)) for kind, power in POWERS.items()),
 ]
 
 
 def some_rows(kind, rng, n=N_ROWS):
     """Labels with holes, outputs, and weights of which some are 0."""
     n_classes = 2 if kind == "binary" else 4
-    if kind == "regression":
-        y, output = rng.normal(5.0, 2.0, n), rng.normal(5.0, 2.0, n)
+    if KINDS[kind].answer == "values":
+        y, output = rng.gamma(5.0, 1.0, n), rng.gamma(5.0, 1.0, n)
     else:
         y, output = rng.integers(0, n_classes, n).astype(float), rng.dirichlet(np.ones(n_classes), n)
     y[rng.random(n) < 0.3] = np.nan

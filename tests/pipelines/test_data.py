@@ -221,6 +221,11 @@ def test_the_options_of_the_same_rows_can_be_typed():
         ({"target": ["weight"], "drop": ["x"]}, "--drop: there is no column 'x'"),
         ({"target": ["weight"], "categorical": ["x"]}, "--categorical: there is no column 'x'"),
         ({"target": ["male=binry"]}, "--target male=binry: unknown kind 'binry': near is binary"),
+        ({"target": ["weight=tweedie:3"]}, "--target weight=tweedie:3: the power of a tweedie task must be between"),
+        (
+            {"target": ["weight=poisson"], "metric": ["weight=d2_gamma"]},
+            "weight is poisson, whose metrics are d2_poisson",
+        ),
         ({"target": ["weight"], "split_seed": -1}, "--split-seed must be at least 0, got -1"),
         ({"target": ["weight"], "split_column": "split", "split_seed": 1}, "--split-seed has no effect with --split-c"),
         ({"target": ["weight"], "full": True}, "--full applies to named sets only"),

@@ -87,6 +87,13 @@ class Plain(Kind):
         (lambda: Task(name="t", kind=Plain()), TypeError, r"Plain is no dataclass; write @dataclass\(frozen=True\)"),
         (lambda: Task(name="t", kind="binry"), ValueError, "kind must be one of .*near is 'binary'"),
         (
+            lambda: Task(name="t", kind="tweedie:2.5"),
+            ValueError,
+            "task 't': the power .* 1 and 2, got 2.5; 1 is",
+        ),
+        (lambda: Task(name="t", kind="tweedie:big"), ValueError, "kind must be tweedie:power, numbers .*'tweedie:big'"),
+        (lambda: Task(name="t", kind="poisson:1"), ValueError, "kind must be 'poisson', without parameters"),
+        (
             lambda: Task(name="t", kind="binary", weight=-1.0),
             ValueError,
             "weight must be a finite number >= 0, got -1.0",

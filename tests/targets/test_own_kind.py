@@ -20,10 +20,10 @@ from tabmtl.targets.regression import Regression
 
 
 @dataclass(frozen=True)
-class Poisson(Kind):
+class Rate(Kind):
     """A count; a score is the logarithm of its mean."""
 
-    name: ClassVar[str] = "poisson"
+    name: ClassVar[str] = "rate"
     metrics: ClassVar[Mapping[str, Any]] = Regression.metrics
     lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "poisson", "metric": "poisson"}
 
@@ -42,15 +42,15 @@ class Poisson(Kind):
     def derivatives(self, scores, means, gradient, hessian):
         np.subtract(np.exp(scores, out=hessian), means, out=gradient)
 
-    def lightgbm_link(self, width):
-        return "poisson"
+    def lightgbm_link(self, width, center, scale):
+        return "poisson", 1.0, 0.0
 
 
 rng = np.random.default_rng(0)
 X = pl.DataFrame({"a": rng.normal(size=600), "b": rng.normal(size=600), "c": rng.integers(0, 3, 600)})
 RATE = np.exp(1 + 0.8 * X["a"].to_numpy())
 Y = pl.DataFrame({"n": rng.poisson(RATE), "late": X["b"] > 0})
-TASKS = [Task(name="n", kind=Poisson())]
+TASKS = [Task(name="n", kind=Rate())]
 LEARNS = {"epochs": 40, "learning_rate": 0.02, "n_estimators": 60, "n_estimators_shared": 60, "n_estimators_task": 60}
 NETWORKS = ("SharedBottom", "MMoE")
 
@@ -64,9 +64,9 @@ def test_an_own_kind_is_learned_scored_and_saved(name, tmp_path):
     interval = model.score_intervals(X[400:], Y[400:]).row(0, named=True)
     assert interval["low"] < interval["score"] < interval["high"]
     model.save(tmp_path / "model")
-    loaded = load(tmp_path / "model", kinds=[Poisson])
+    loaded = load(tmp_path / "model", kinds=[Rate])
     assert loaded.predict(X)["n"].equals(model.predict(X)["n"]) and loaded.tasks_ == model.tasks_
-    with pytest.raises(ModelFileError, match=r"kind 'poisson'.*load\(path, kinds="):
+    with pytest.raises(ModelFileError, match=r"kind 'rate'.*load\(path, kinds="):
         load(tmp_path / "model")
 
 
@@ -75,6 +75,6 @@ def test_an_own_kind_is_exported(tmp_path):
     model = tiny(SharedBottom, tasks=TASKS).fit(X, Y)
     model.export_onnx(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    coder = OnnxCoder(session, kinds=[Poisson])
+    coder = OnnxCoder(session, kinds=[Rate])
     found = coder.decode(session.run(None, coder.encode(X)))["n"].to_numpy()
     np.testing.assert_allclose(found, model.predict(X)["n"].to_numpy(), rtol=1e-4)

@@ -16,11 +16,6 @@ from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import FIRST_LEVEL, Batch, Columns
 from tabmtl.storage.lightgbm_text import TreeText
 
-#: Most logits that a leaf adds, before the learning rate: LightGBM's ``max_delta_step``. It floors the hessian of a
-#: leaf at 1 / LONGEST_STEP of its gradient. A Newton step of rows whose class has the probability p is 1 / p, so a few
-#: rows of a rare class would send every row of their leaf out of reach.
-LONGEST_STEP = 20.0
-
 
 def least_level_rows(n_rows: int) -> int:
     """Return how many rows a level of a category must have to be split on: LightGBM's 100, or a tenth of few rows."""

@@ -94,8 +94,8 @@ class BoostedEstimator(LightGBMEstimator):
         index = names.index(str(task))
         labels, own = self.coder_.labels, self.tasks_[index]
         column = 0 if labels.task_levels is not None else index
-        scale, center = float(labels.scale[column]), float(labels.center[column])
-        return self._export(index, own.kind.lightgbm_link(own.width), scale, center)
+        link = own.kind.lightgbm_link(own.width, float(labels.center[column]), float(labels.scale[column]))
+        return self._export(index, *link)
 
     # methods that a subclass defines
 
@@ -114,8 +114,8 @@ class BoostedEstimator(LightGBMEstimator):
         """Return the fitted attributes by name, from what `_fit_rows` returned."""
 
     @abstractmethod
-    def _export(self, task: int, objective: str, scale: float, center: float) -> lgb.Booster:
-        """Return a task's functions as one model, whose raw scores are the task's times scale plus center."""
+    def _export(self, task: int, objective: str, factor: float, summand: float) -> lgb.Booster:
+        """Return a task's functions as one model, whose raw scores are the task's times a factor plus a summand."""
 
     # shared steps
 

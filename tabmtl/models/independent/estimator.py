@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator
 from tabmtl.encode import TableCoder
 from tabmtl.encode.read import without_columns
 from tabmtl.estimators.base import NotHere
-from tabmtl.estimators.boosted.border import LONGEST_STEP, tree_matrix
+from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.estimators.boosted.lightgbm import Leaves, LightGBMEstimator
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
@@ -364,7 +364,7 @@ class IndependentTasks(LightGBMEstimator):
         """Return parameters of `lightgbm.train`; those of a given estimator take precedence."""
         own = self._tree_options() | {"n_estimators": _MOST_TREES}
         if task.width > 1:
-            own["max_delta_step"] = LONGEST_STEP
+            own["max_delta_step"] = task.kind.longest_step
         given = own if base is None else base.get_params()
         params = {name: value for name, value in given.items() if value is not None}
         if callable(params.get("objective")):

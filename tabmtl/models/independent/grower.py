@@ -14,6 +14,7 @@ from tabmtl.estimators.boosted.border import dataset, least_level_rows
 from tabmtl.models.independent.rows import Sample
 from tabmtl.schema import Columns
 from tabmtl.targets import Task
+from tabmtl.targets.log_mean import LEAST
 from tabmtl.training.watch import Watch
 
 #: Trees that are grown at least, where there are any: fewer were chosen by chance.
@@ -80,7 +81,10 @@ class Grower:
 
     def data(self, rows: Sample, reference: lgb.Dataset | None = None, **options: Any) -> lgb.Dataset:
         """Return rows as LightGBM's data, by the bins of others if there are any; else classes weigh as they should."""
-        options = {"label": rows.y, "weight": rows.weight, "reference": reference, "free_raw_data": False} | options
+        y = rows.y
+        if self.task.kind.units == "scaled" and not y.any():
+            y = np.full_like(y, LEAST)  # LightGBM refuses counts that are all 0
+        options = {"label": y, "weight": rows.weight, "reference": reference, "free_raw_data": False} | options
         data = dataset(rows.x, self.columns, **options)
         if reference is None and self.class_weight is not None and self.task.is_classification:
             # as LightGBM's own classifier does

@@ -166,7 +166,7 @@ class Mixer:
     def _fits(self) -> dict[str, Callable[[Sample], Part]]:
         kind = self.grower.task.kind
         known = {"extra_trees": self._forest}
-        if kind.is_quadratic or kind.lightgbm_link(self.grower.task.width).split()[0] in ("binary", "multiclass"):
+        if kind.is_quadratic or kind.lightgbm["objective"] in ("binary", "multiclass"):
             known["additive"] = self._additive
         return {name: fit for name, fit in known.items() if name in self.families}
 

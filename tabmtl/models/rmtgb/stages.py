@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import expit
 
-from tabmtl.estimators.boosted.border import LONGEST_STEP, Ensemble, Grown, network_params, small_limits
+from tabmtl.estimators.boosted.border import Ensemble, Grown, network_params, small_limits
 from tabmtl.estimators.boosted.rounds import BestRounds
 from tabmtl.models.rmtgb.dealing import OwnRows
 from tabmtl.models.rmtgb.evidence import is_better
@@ -41,7 +41,7 @@ class Stage:
         self.rows = rows
         params = params | network_params(rows.targets.group)
         self.ensemble = Ensemble(
-            params if rows.targets.kind.is_quadratic else params | {"max_delta_step": LONGEST_STEP},
+            params if rows.targets.kind.is_quadratic else params | {"max_delta_step": rows.targets.kind.longest_step},
             rows.data,
             None if rows.valid is None else rows.valid.data,
             width=n_functions * rows.targets.width,

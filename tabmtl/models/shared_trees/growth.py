@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.estimators.boosted.border import LONGEST_STEP, Grown, small_limits, subset
+from tabmtl.estimators.boosted.border import Grown, small_limits, subset
 from tabmtl.estimators.boosted.rounds import BestRounds
 from tabmtl.models.shared_trees.affinity import affinity_of
 from tabmtl.models.shared_trees.targets import Targets
@@ -192,7 +192,7 @@ class _LeafValues:
 
     def __init__(self, targets: Targets, schedule: Schedule) -> None:
         self._targets, self._schedule = targets, schedule
-        self._limit = targets.limits(LONGEST_STEP)
+        self._limit = targets.limits
         prior = schedule.prior_labels * schedule.rho
         self._affinity = affinity_of(targets.sums) if prior else None
         self._prior = prior * targets.curvature * (targets.sums.function < len(schedule.importance))

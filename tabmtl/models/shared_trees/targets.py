@@ -87,12 +87,12 @@ class Targets:
         """The hessian of a label at the start: (C,)."""
         return np.concatenate([kind.curvature(self.share[outputs]) for kind, outputs in self.output_blocks])
 
-    def limits(self, longest: float) -> np.ndarray:
-        """Return the longest leaf step of every output, unbounded for regressions: (C,)."""
-        bounds = np.full(len(self.sums.function), longest)
+    @property
+    def limits(self) -> np.ndarray:
+        """The longest leaf step of every output: (C,)."""
+        bounds = np.empty(len(self.sums.function))
         for kind, outputs in self.output_blocks:
-            if kind.is_quadratic:
-                bounds[outputs] = np.inf
+            bounds[outputs] = kind.longest_step
         return bounds
 
     def start(self, penalty: float) -> np.ndarray:

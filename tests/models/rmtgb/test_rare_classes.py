@@ -11,8 +11,8 @@ from rare_classes import accuracy, log_loss, rare_classes
 from tabmtl import RMTGB
 from tabmtl.estimators.boosted.rounds import is_worse
 from tabmtl.model_selection import train_valid_split
-from tabmtl.models.rmtgb import stages
 from tabmtl.schema import TabmtlWarning
+from tabmtl.targets import Kind
 
 SHORT = {"task_column": "task", "n_estimators_outlier": 20, "n_estimators_task": 0, "random_state": 0}
 
@@ -20,7 +20,7 @@ SHORT = {"task_column": "task", "n_estimators_outlier": 20, "n_estimators_task":
 @pytest.fixture
 def without_bound(monkeypatch):
     """Leaves add to a classification what they like."""
-    monkeypatch.setattr(stages, "LONGEST_STEP", 0.0)
+    monkeypatch.setattr(Kind, "longest_step", 0.0)
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(3, marks=pytest.mark.all_faces)])
