@@ -62,7 +62,6 @@ MARKS = "<!-- evidence -->", "<!-- /evidence -->"
 #: What tells the comparisons of a target apart.
 OF_TARGET = ("set", "task", "metric", "amount")
 
-SIDES = "is_ahead", "is_behind"
 ONE_DRAW, NOT_RUN = "one draw", "not run"
 SUMMARY = (
     "Mean differences of `MultiTaskEnsemble`, positive if it is better, with the number of targets. It is ahead or "
@@ -213,7 +212,7 @@ def compare(
         known = [name for name in rivals if name in scores]
         rival = (min if is_error else max)(known, key=scores.__getitem__) if known else None
         gain, error = None, None
-        if rival is not None and model in scores:
+        if rival is not None and len(counts) and model in scores:
             gain, error = paired(own, model, rival) or (scores[model] - scores[rival], None)
         found.append(
             Comparison(
@@ -297,23 +296,33 @@ def summary_table(beside: Mapping[str, Sequence[Comparison]], n_blocks: int | No
                 own = [c for c in found if (c.facts["set"], c.facts["task"]) in targets and labels_of(c) == labels]
                 row[f"to {rival}"] = summary_cell(own, holm(found))
             rows.append(row)
-    return table(
-        rows if n_blocks != 1 else [{name: text for name, text in row.items() if name != "targets"} for row in rows]
-    )
+    if n_blocks == 1:
+        rows = [{name: text for name, text in row.items() if name != "targets"} for row in rows]
+    return table(rows)
 
 
 def summary_cell(own: Sequence[Comparison], held: Sequence[Comparison]) -> str:
     """Return the mean differences by metric, and how many of the cases are held to be beyond chance."""
-    own = [each for each in own if each.gain is not None]
+    own = known(own)
     if not own:
         return NOT_RUN
     means = []
     for metric in ENOUGH:
         gains = gains_of(each for each in own if each.facts["metric"] == metric)
         means += [f"{metric} {fmean(gains):+.3f} ({len(gains)})"] if gains else []
-    ahead, behind = (sum(each in own for each in held if getattr(each, side)) for side in SIDES)
     judged = any(each.error is not None for each in own)
-    return "; ".join([*means, f"ahead {ahead}, behind {behind}" if judged else ONE_DRAW])
+    return "; ".join([*means, count_sides(own, held) if judged else ONE_DRAW])
+
+
+def count_sides(own: Sequence[Comparison], held: Iterable[Comparison]) -> str:
+    """Count the cases that are held to be ahead and behind."""
+    kept = [each for each in held if each in own]
+    return f"ahead {sum(each.is_ahead for each in kept)}, behind {sum(each.is_behind for each in kept)}"
+
+
+def known(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Return those that have run."""
+    return [each for each in comparisons if each.gain is not None]
 
 
 def gains_of(comparisons: Iterable[Comparison]) -> list[float]:
@@ -383,8 +392,7 @@ def peers_table(curve: pl.DataFrame) -> str:
 
 def reference_cases(curve: pl.DataFrame, rivals: Sequence[str]) -> list[Comparison]:
     """Compare the reference with the best of some rivals, by set and number of labels."""
-    found = compare(of_models(curve, REFERENCE, *RIVALS), ("set", "amount"), rivals, model=REFERENCE)
-    return [each for each in found if each.gain is not None]
+    return known(compare(of_models(curve, REFERENCE, *RIVALS), ("set", "amount"), rivals, model=REFERENCE))
 
 
 def reference_section(frame: pl.DataFrame) -> str:
@@ -397,10 +405,9 @@ def reference_section(frame: pl.DataFrame) -> str:
     for rival, found in pairs.items():
         for labels in dict.fromkeys(map(labels_of, found)):
             own = [each for each in found if labels_of(each) == labels]
-            counts = [sum(each in own for each in held if getattr(each, side)) for side in SIDES]
             text = f"{fmean(gains_of(own)):+.3f} ({len(own)})"
-            shown = text if rival not in RIVALS else f"{text}; ahead {counts[0]}, behind {counts[1]}"
-            rows.setdefault(labels, {"labels": labels})[f"to {rival}"] = shown
+            sides = f"; {count_sides(own, held)}" if rival in RIVALS else ""
+            rows.setdefault(labels, {"labels": labels})[f"to {rival}"] = text + sides
     return f"{REFERENCE_NOTE.strip()}\n\n{table([*rows.values()])}\n{table(goal_rows(reference_goals(curve)))}"
 
 
@@ -482,8 +489,9 @@ Goal = tuple[str, str, bool]
 
 def goals_of(frame: pl.DataFrame, beside: Mapping[str, Sequence[Comparison]], baseline: pl.DataFrame) -> list[Goal]:
     """Return what is to be reached."""
-    few, full = split_few(next(iter(beside.values())))
-    single = [each for each in beside["best single-task model"] if each.gain is not None]
+    to_autogluon, to_single, _ = map(known, beside.values())
+    few = [each for each in to_autogluon if each.facts["amount"] is not None]
+    full = [each for each in to_autogluon if each.facts["amount"] is None]
     mulan = compare(frame.filter(part="mulan"), ("set",), (CATBOOST,), is_error=True)
     means = {metric: gains_of(c for c in few if c.facts["metric"] == metric) for metric in ENOUGH}
     margin = " and ".join(f"{least} {metric}" for metric, least in ENOUGH.items())
@@ -501,20 +509,13 @@ def goals_of(frame: pl.DataFrame, beside: Mapping[str, Sequence[Comparison]], ba
             _named(full, "is_ahead") if full else NOT_RUN,
             len(ahead) >= AHEAD_AT_FULL,
         ),
-        ("the guard: nowhere behind the best single-task model (Holm)", *_nowhere(single)),
-        ("Mulan: nowhere behind CatBoost (Holm)", *_nowhere([each for each in mulan if each.gain is not None])),
+        ("the guard: nowhere behind the best single-task model (Holm)", *_nowhere(to_single)),
+        ("Mulan: nowhere behind CatBoost (Holm)", *_nowhere(known(mulan))),
         calibration_goal(frame),
         *cost_goals(costs_of(frame, ENSEMBLE), costs_of(baseline, ENSEMBLE)),
         distilled_goal(frame),
         *reference_goals(curve_of(frame)),
     ]
-
-
-def split_few(comparisons: Iterable[Comparison]) -> tuple[list[Comparison], list[Comparison]]:
-    """Return the known comparisons with few labels of a target, and those with all."""
-    known = [each for each in comparisons if each.gain is not None]
-    few = [each for each in known if each.facts["amount"] is not None]
-    return few, [each for each in known if each.facts["amount"] is None]
 
 
 def calibration_goal(frame: pl.DataFrame) -> Goal:
