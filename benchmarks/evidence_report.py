@@ -209,8 +209,8 @@ def compare(
         counts = compared.group_by("seed").len().filter(pl.col("len") == compared["model"].n_unique())
         own = drawn.filter(pl.col("seed").is_in(counts["seed"].implode())) if len(counts) else drawn
         scores = dict(own.group_by("model", maintain_order=True).agg(pl.col("score").mean()).iter_rows())
-        known = [name for name in rivals if name in scores]
-        rival = (min if is_error else max)(known, key=scores.__getitem__) if known else None
+        there = [name for name in rivals if name in scores]
+        rival = (min if is_error else max)(there, key=scores.__getitem__) if there else None
         gain, error = None, None
         if rival is not None and len(counts) and model in scores:
             gain, error = paired(own, model, rival) or (scores[model] - scores[rival], None)
@@ -413,8 +413,8 @@ def reference_section(frame: pl.DataFrame) -> str:
 
 def slopes_of(frame: pl.DataFrame) -> pl.DataFrame:
     """Return the mean slope of calibration over the sets, by model and number of labels."""
-    known = frame.filter(pl.col("part").is_in(["labels", "full"])).drop_nulls("slope")
-    by_set = known.group_by("model", "amount", "set", maintain_order=True).agg(pl.col("slope").mean())
+    own = frame.filter(pl.col("part").is_in(["labels", "full"])).drop_nulls("slope")
+    by_set = own.group_by("model", "amount", "set", maintain_order=True).agg(pl.col("slope").mean())
     return by_set.group_by("model", "amount", maintain_order=True).agg(pl.col("slope").mean())
 
 
