@@ -17,6 +17,7 @@ from tabmtl.ensemble.folds import Folds, Table, read_frame
 from tabmtl.ensemble.models import LINEAR, MIXTURE, check_models, with_reference
 from tabmtl.ensemble.selection import Judged, choose_weights
 from tabmtl.ensemble.stack import LinearStack
+from tabmtl.ensemble.stretch import Stretch
 from tabmtl.ensemble.trials import Trial, Trials, count_fits
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
@@ -37,6 +38,7 @@ class EnsembleState(TableState):
 
     estimators_: dict[str, tuple[MultiTaskEstimator, ...]]
     stack_: LinearStack | None
+    stretch_: Stretch
     model_weights_: pl.DataFrame
     leaderboard_: pl.DataFrame
 
@@ -59,8 +61,11 @@ class EnsembleState(TableState):
             for part in parts:
                 self._check_columns(name, part)
         n_read = len(next(iter(self.estimators_.values())))
-        if self.stack_ is not None and self.stack_.coef.shape[:2] != (n_read, sum(task.width for task in tasks)):
+        width = sum(task.width for task in tasks)
+        if self.stack_ is not None and self.stack_.coef.shape[:2] != (n_read, width):
             raise ValueError(f"the linear models have the shape {self.stack_.coef.shape}")
+        if (len(self.stretch_.center), len(self.stretch_.factor)) != (width, len(tasks)):
+            raise ValueError(f"answers are stretched by {len(self.stretch_.factor)} factors, expected {len(tasks)}")
 
     def _check_columns(self, name: str, part: MultiTaskEstimator) -> None:
         """Raise a ValueError unless a model reads columns of the ensemble, of the same kinds."""
@@ -134,6 +139,8 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         per fold, or a single one if it is fitted once, or with ``refit=True``.
     stack_ : LinearStack or None
         Linear models, if a task uses them.
+    stretch_ : Stretch
+        A factor per task, by which answers lie farther from the best constant than those of the mixture.
 
     Notes
     -----
@@ -141,6 +148,9 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     logarithm of the mean square, and KL the divergence from equal weights. Rows of a group count as one. This is ours;
     greedy selection with replacement [1]_, which we took before, chooses by chance where labels are few. Weights below
     .01 are 0.
+
+    A mean of models varies less than what it predicts: its log odds, log probabilities or values are stretched away
+    from those of the best constant, by the factor of the highest likelihood of the labels, pulled to 1.15.
 
     ROC AUC is taken over pairs of rows of the same fold, because the models of a fold that has more rows of a class
     answer lower for this class. With groups, standard errors are those over draws of groups.
@@ -256,6 +266,13 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             for column, answer in enumerate(answers):
                 weight = weights[column] if batch.task is None else weights[batch.task]
                 totals[column] += answer * (weight if answer.ndim == 1 or batch.task is None else weight[:, None])
+        tasks = self.coder_.labels.tasks
+        if batch.task is None:
+            return [self.stretch_.answer(tasks, t, total) for t, total in enumerate(totals)]
+        (total,) = totals
+        for t in np.unique(batch.task).tolist():
+            own = batch.task == t
+            total[own] = self.stretch_.answer(tasks, t, total[own])
         return totals
 
     def _answers(self, frame: pl.DataFrame, batch: Batch) -> Iterator[tuple[str, list[np.ndarray]]]:
@@ -288,6 +305,10 @@ def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: 
     tried = {**found, **linear}
     judged = _judged(coder, folds, tried, sum(isinstance(trials.candidates[name], IndependentTasks) for name in found))
     weights = choose_weights(judged, trials.seed)
+    mixed = [each.mix(own) for each, own in zip(judged, weights.T, strict=True)]
+    labels = [(each.y, each.weight, own) for each, own in zip(judged, mixed, strict=True)]
+    stretch = Stretch.fit(coder.labels.tasks, labels)
+    answers = [stretch.answer(coder.labels.tasks, t, own) for t, own in enumerate(mixed)]
     shares = {name: own for name, own in zip(tried, weights, strict=True) if own.any()}
     if LINEAR not in shares:
         stack = None
@@ -304,8 +325,9 @@ def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: 
     return {
         "estimators_": models,
         "stack_": stack,
+        "stretch_": stretch,
         "model_weights_": pl.DataFrame({"task": [task.name for task in coder.labels.tasks]} | shares),
-        "leaderboard_": _leaderboard(tried, judged, weights, trials.left_out),
+        "leaderboard_": _leaderboard(tried, judged, weights, answers, trials.left_out),
     }
 
 
@@ -362,9 +384,13 @@ def _judged_rows(folds: Folds, found: Mapping[str, Trial]) -> list[np.ndarray]:
 
 
 def _leaderboard(
-    tried: Mapping[str, Trial], judged: Sequence[Judged], weights: np.ndarray, left_out: Mapping[str, str]
+    tried: Mapping[str, Trial],
+    judged: Sequence[Judged],
+    weights: np.ndarray,
+    answers: Sequence[np.ndarray],
+    left_out: Mapping[str, str],
 ) -> pl.DataFrame:
-    """Return the scores of all candidates and of the mixture, and why some have none."""
+    """Return the scores of all candidates and of the answers of the mixture, and why some have none."""
     lines: list[tuple[Any, ...]] = []
     for c, (name, trial) in enumerate(tried.items()):
         for t, each in enumerate(judged):
@@ -372,8 +398,8 @@ def _leaderboard(
     for name, reason in left_out.items():
         lines += [(name, each.task.name, None, None, 0.0, each.has_enough, None, reason) for each in judged]
     seconds = sum(trial.seconds for trial in tried.values())
-    for t, each in enumerate(judged):
-        lines.append((MIXTURE, *_score(each, each.mix(weights[:, t])), None, each.has_enough, seconds, None))
+    for each, answer in zip(judged, answers, strict=True):
+        lines.append((MIXTURE, *_score(each, answer), None, each.has_enough, seconds, None))
     types: dict[str, Any] = dict.fromkeys(("model", "task"), pl.String)
     types |= dict.fromkeys(("score", "standard_error", "weight"), pl.Float64)
     types |= {"is_judged": pl.Boolean, "seconds": pl.Float64, "left_out": pl.String}
