@@ -10,9 +10,9 @@ import polars as pl
 
 from tabmtl.columns.features import Features
 from tabmtl.encode import TableCoder
+from tabmtl.estimators.asked import Together
 from tabmtl.estimators.encoded import reads_frames, together
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.estimators.together import Together
 from tabmtl.schema import Batch
 from tabmtl.storage.stored import fingerprint
 

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from tabmtl.encode import TableCoder
 from tabmtl.encode.read import read_groups
+from tabmtl.estimators.asked import Together
 from tabmtl.estimators.rows import FrameRows
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.estimators.together import Together
 from tabmtl.model_selection.repeats import group_equal_rows, number_groups
 from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch

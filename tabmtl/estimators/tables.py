@@ -21,9 +21,9 @@ from tabmtl.encode.preprocessing import Preprocessing, check_preprocessor
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.tasks import DeclaredTasks
+from tabmtl.estimators.asked import Together
 from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score, draw_seed
 from tabmtl.estimators.rows import FitRows, FrameRows, ShardRows
-from tabmtl.estimators.together import Together
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import Answered, TaskScores, check_metric, mean_score, score_tasks
 from tabmtl.model_selection.repeats import (

@@ -238,11 +238,13 @@ def test_every_part_of_a_forest_is_its_ensemble_bit_by_bit(width):
 
 
 @pytest.mark.parametrize("width", FORESTS)
-def test_one_row_gets_all_scores_at_once_bit_by_bit(width):
+def test_rows_get_all_scores_at_once_bit_by_bit(width):
     _, forest = FORESTS[width]
-    expected = np.stack([forest.predict(i, MATRIX) for i in range(4)])
-    for j in range(len(MATRIX)):
-        np.testing.assert_array_equal(forest.predict_row(MATRIX[j : j + 1]), expected[:, :, j : j + 1])
+    expected = np.concatenate([forest.predict(i, MATRIX) for i in range(4)])
+    many = np.tile(MATRIX, (2, 1))
+    np.testing.assert_array_equal(forest.predict_all(many, 1), np.tile(expected, 2))
+    for n in (1, 16, 17):
+        np.testing.assert_array_equal(forest.predict_all(MATRIX[:n], 1), expected[:, :n])
 
 
 @pytest.mark.parametrize("width", FORESTS)
@@ -251,7 +253,8 @@ def test_a_forest_without_trees_gives_0(width):
     forest = Forest.join([nothing, nothing], width)
     assert forest.offsets.tolist() == [0, 0, 0]
     np.testing.assert_array_equal(forest.predict(1, MATRIX), np.zeros((width, 200)))
-    np.testing.assert_array_equal(forest.predict_row(MATRIX[:1]), np.zeros((2, width, 1)))
+    for n in (1, 200):
+        np.testing.assert_array_equal(forest.predict_all(MATRIX[:n], 1), np.zeros((2 * width, n)))
     exported = forest.export({0: 1.0}, [0.5] * width, "regression" if width == 1 else f"multiclass num_class:{width}")
     np.testing.assert_array_equal(exported.predict(MATRIX, raw_score=True), np.full((200, width), 0.5).squeeze())
 

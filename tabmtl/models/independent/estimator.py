@@ -18,12 +18,13 @@ from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.estimators.boosted.lightgbm import Leaves, LightGBMEstimator
+from tabmtl.estimators.boosted.walk import predict
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.independent.choice import CONFIGURATIONS, Grown, TreesOfTask
 from tabmtl.models.independent.foreign import Foreign, rows_of
-from tabmtl.models.independent.grower import Grower, answer_by_trees
+from tabmtl.models.independent.grower import Grower
 from tabmtl.models.independent.mixture import FAMILIES, Mixer, Mixture
 from tabmtl.models.independent.rows import TaskRows
 from tabmtl.params import NonNegative, WholeShare, near
@@ -401,7 +402,7 @@ class IndependentTasks(LightGBMEstimator):
     def _answer(self, task: Task, X: Any, matrix: np.ndarray) -> np.ndarray:
         estimator = self.estimators_[task.name]
         if isinstance(estimator, lgb.Booster):
-            return answer_by_trees(estimator, task, matrix, self._n_threads)
+            return task.kind.of_lightgbm(predict(estimator, matrix, self._n_threads))
         if isinstance(estimator, Mixture):
             return estimator.answer(task, matrix, self._n_threads)
         categorical = self.coder_.features.columns.categorical

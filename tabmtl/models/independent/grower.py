@@ -94,7 +94,7 @@ class Grower:
 
     def answer(self, booster: lgb.Booster, x: np.ndarray) -> np.ndarray:
         """Return the answers of a model to rows of `tree_matrix`."""
-        return answer_by_trees(booster, self.task, x, self.params["num_threads"])
+        return self.task.kind.of_lightgbm(np.asarray(booster.predict(x, num_threads=self.params["num_threads"])))
 
     def losses(self, answer: np.ndarray, rows: Sample) -> np.ndarray:
         """Return the loss of every label, times its weight: (n,)."""
@@ -108,11 +108,6 @@ class Grower:
     def constant_losses(self, rows: Sample, asked: Sample) -> np.ndarray:
         """Return the losses of the best constant of rows at others: (n,)."""
         return self.losses(np.repeat(self.constant(rows), len(asked), axis=0), asked)
-
-
-def answer_by_trees(booster: lgb.Booster, task: Task, x: np.ndarray, n_threads: int) -> np.ndarray:
-    """Return values (n,) or probabilities (n, K) of rows of `tree_matrix`."""
-    return task.kind.of_lightgbm(np.asarray(booster.predict(x, num_threads=n_threads)))
 
 
 class _TimeLimit:

@@ -12,6 +12,7 @@ import lightgbm as lgb
 import numpy as np
 
 from tabmtl.estimators.boosted.rounds import Split
+from tabmtl.estimators.boosted.walk import predict
 from tabmtl.estimators.mixing import likelihood_weights
 from tabmtl.models.independent.additive import PENALTIES, PIECES, Additive, Pieces, fit_linear
 from tabmtl.models.independent.folds import deal
@@ -70,7 +71,7 @@ class Mixture:
     def _answers(self, task: Task, x: np.ndarray, n_threads: int) -> Iterator[tuple[float, np.ndarray]]:
         boosted, forest, additive = self.weights
         if boosted:
-            yield boosted, task.kind.of_lightgbm(np.asarray(self._boosted.predict(x, num_threads=n_threads)))
+            yield boosted, task.kind.of_lightgbm(predict(self._boosted, x, n_threads))
         if forest:
             yield forest, answer_by_forest(self._forest, task, x, n_threads)
         if self.additive is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import lightgbm as lgb
@@ -11,9 +12,11 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
+from tabmtl.estimators.asked import Together
 from tabmtl.estimators.boosted.border import network, tree_matrix
 from tabmtl.estimators.boosted.estimator import BoostedEstimator
 from tabmtl.estimators.boosted.gain import gain_shares
+from tabmtl.estimators.boosted.joined import FEW_ROWS, JoinedSums
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.rmtgb.fitted import FittedGroup
@@ -44,6 +47,29 @@ class RMTGBState(TableState):
             expected = columns.n_features, {tasks[t].width for t in group.members}
             if found != expected:
                 raise ValueError(f"a group has columns and outputs {found}, expected {expected}")
+
+
+class GroupsTogether(Together):
+    """Functions of several fits to a wide table, which few rows walk down by one call of LightGBM for each loss."""
+
+    @cached_property
+    def _joined(self) -> list[JoinedSums]:
+        """The trees of the groups of one loss."""
+        joined = []
+        for groups in zip(*(model._groups for model in self.models), strict=True):
+            forests = [group.forest for group in groups]
+            n = forests[0].width * len(forests[0])
+            output = np.concatenate([k * n + forest.outputs for k, forest in enumerate(forests)])
+            joined.append(JoinedSums([forest.text for forest in forests], output, n * len(forests)))
+        return joined
+
+    def answers(self, X: Any, batch: Batch) -> list[list[np.ndarray]]:
+        """Return the answers of every model."""
+        if len(batch) > FEW_ROWS or batch.task is not None:
+            return super().answers(X, batch)
+        matrix = tree_matrix(batch)
+        sums = [np.split(joined.sums(matrix), len(self.models)) for joined in self._joined]
+        return [model._answer_by(own) for model, own in zip(self.models, zip(*sums, strict=True), strict=True)]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -162,6 +188,7 @@ class RMTGB(BoostedEstimator):
     }
 
     _stored: ClassVar[type] = RMTGBState
+    _together: ClassVar[type[Together]] = GroupsTogether
 
     def _export(self, task: int, objective: str, scale: float, center: float) -> lgb.Booster:
         group = next(group for group in self._groups if task in group.members)
@@ -227,14 +254,17 @@ class RMTGB(BoostedEstimator):
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         matrix = tree_matrix(batch)
-        if batch.task is not None:
-            scores = [self._groups[0].scores_of_own_tasks(matrix, batch.task, self._n_threads)]
-        else:
-            by_task: dict[int, np.ndarray] = {}
-            for group in self._groups:
-                by_task |= dict(zip(group.members, group.scores_of_all_tasks(matrix, self._n_threads), strict=True))
-            scores = [by_task[t] for t in range(len(self.tasks_))]
-        return self.coder_.labels.outputs(scores)
+        if batch.task is None:
+            return self._answer_by([group.forest.predict_all(matrix, self._n_threads) for group in self._groups])
+        scores = self._groups[0].scores_of_own_tasks(matrix, batch.task, self._n_threads)
+        return self.coder_.labels.outputs([scores])
+
+    def _answer_by(self, sums: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Answer rows of a wide table, given the outputs of all ensembles of every group."""
+        by_task: dict[int, np.ndarray] = {}
+        for group, own in zip(self._groups, sums, strict=True):
+            by_task |= dict(zip(group.members, group.scores_of_all_tasks(own), strict=True))
+        return self.coder_.labels.outputs([by_task[t] for t in range(len(self.tasks_))])
 
     def _restore(self, state: RMTGBState) -> None:
         self._set_fitted(state.coder_, _fitted(state.coder_.after, state._groups))

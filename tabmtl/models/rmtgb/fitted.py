@@ -15,6 +15,8 @@ from scipy.special import expit
 
 from tabmtl.estimators.boosted.border import Grown
 from tabmtl.estimators.boosted.gain import feature_gains
+from tabmtl.estimators.boosted.joined import FEW_ROWS, JoinedSums
+from tabmtl.estimators.boosted.walk import Walk, walks_together
 from tabmtl.storage.lightgbm_text import TreeText, constant_tree, scale_tree
 from tabmtl.storage.stored import Stored
 
@@ -52,15 +54,10 @@ class Forest:
         return lgb.Booster(model_str=self.text)
 
     @cached_property
-    def abreast(self) -> lgb.Booster:
-        """The ensembles as outputs of one model, the shorter ones filled up with trees of one leaf, of value 0."""
-        header, trees = self.text.cut()
-        ensembles = [self._own(trees, ensemble) for ensemble in range(len(self))]
-        longest = max(map(len, ensembles))
-        filled = [own + [constant_tree(0)] * (longest - len(own)) for own in ensembles]
-        rounds = range(0, longest, self.width)
-        dealt = [tree for first in rounds for own in filled for tree in own[first : first + self.width]]
-        return lgb.Booster(model_str=TreeText.joined(header, dealt, self.width * len(self)))
+    def outputs(self) -> np.ndarray:
+        """The output of every tree, (M,): those of the first ensemble come first."""
+        ensemble = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        return (self.width * ensemble[:, None] + np.arange(self.width)).ravel()
 
     @cached_property
     def width(self) -> int:
@@ -78,14 +75,21 @@ class Forest:
         )
         return np.asarray(scores).reshape(len(matrix), self.width).T
 
-    def predict_row(self, row: np.ndarray) -> np.ndarray:
-        """Return raw scores (n_ensembles, width, 1) of all ensembles for one row (1, p), bit-equal to `predict`.
+    def predict_all(self, matrix: np.ndarray, n_threads: int) -> np.ndarray:
+        """Return raw scores of all outputs of all ensembles, (n_ensembles * width, n), bit-equal to `predict`."""
+        if len(matrix) <= FEW_ROWS:
+            return self._joined.sums(matrix)
+        if walks_together(matrix, n_threads) and self._walk is not None:
+            return self._walk.sums(matrix, self.outputs, self.width * len(self))
+        return np.concatenate([self.predict(ensemble, matrix, n_threads) for ensemble in range(len(self))])
 
-        Calls LightGBM once, because a call takes as long as some hundred trees. Many rows are slower this way: the
-        trees of one ensemble stay in the processor's cache from row to row, those of all ensembles do not.
-        """
-        scores = self.abreast.predict(row, num_iteration=-1, raw_score=True, num_threads=1)
-        return np.asarray(scores).reshape(len(self), self.width, 1)
+    @cached_property
+    def _joined(self) -> JoinedSums:
+        return JoinedSums([self.text], self.outputs, self.width * len(self))
+
+    @cached_property
+    def _walk(self) -> Walk | None:
+        return Walk.of(self.text.cut()[1])
 
     def export(self, factors: Mapping[int, float], start: Sequence[float], objective: str) -> lgb.Booster:
         """Return a weighted sum of ensembles and a constant as one plain model.
@@ -186,13 +190,10 @@ class FittedGroup:
             scores[rows] = self._sum(shared[:, :, rows], own, None if t < 0 else t)
         return scores
 
-    def scores_of_all_tasks(self, matrix: np.ndarray, n_threads: int) -> list[np.ndarray]:
-        """Return raw scores (n, K) of rows for every task."""
-        if len(matrix) == 1:
-            parts = self.forest.predict_row(matrix)
-            return [self._sum(parts[:3], own, t) for t, own in enumerate(parts[3:])]
-        shared, tasks = self.shared(matrix, n_threads), range(len(self.members))
-        return [self._sum(shared, self.forest.predict(3 + t, matrix, n_threads), t) for t in tasks]
+    def scores_of_all_tasks(self, sums: np.ndarray) -> list[np.ndarray]:
+        """Return raw scores (n, K) of rows for every task, given the outputs of all ensembles."""
+        parts = sums.reshape(len(self.forest), self.forest.width, -1)
+        return [self._sum(parts[:3], own, t) for t, own in enumerate(parts[3:])]
 
     def _sum(self, shared: np.ndarray, own: np.ndarray | None, t: int | None) -> np.ndarray:
         start = self.start[0] if t is None else self.start[t] + self.own_start[t]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import lightgbm as lgb
@@ -12,9 +12,11 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
+from tabmtl.estimators.asked import Together
 from tabmtl.estimators.boosted.border import bin_labelled_rows, network, network_params, tree_matrix
 from tabmtl.estimators.boosted.estimator import BoostedEstimator
 from tabmtl.estimators.boosted.gain import gain_shares
+from tabmtl.estimators.boosted.joined import FEW_ROWS, JoinedTrees
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
@@ -108,11 +110,17 @@ class SharedFunctions:
     def _scores(
         self, matrix: np.ndarray, outputs: Sequence[slice], task: np.ndarray | None, n_threads: int
     ) -> list[np.ndarray]:
-        leaves = self.forest.find_leaves(matrix, n_threads)
+        if task is None:
+            scores = self.start + self.forest.sum_rows(matrix, n_threads)
+            return [scores[:, own] for own in outputs]
+        return self.scores_at(self.forest.find_leaves(matrix, n_threads), outputs, task)
+
+    def scores_at(self, leaves: np.ndarray, outputs: Sequence[slice], task: np.ndarray | None) -> list[np.ndarray]:
+        """Return what `scores` does, given the leaves (n, M) of rows."""
         if task is None:
             scores = self.start + self.forest.sum_values(leaves)
             return [scores[:, own] for own in outputs]
-        scores = np.empty((len(matrix), outputs[0].stop - outputs[0].start))
+        scores = np.empty((len(leaves), outputs[0].stop - outputs[0].start))
         for t in np.unique(task).tolist():
             rows, own = np.flatnonzero(task == t), outputs[t]
             scores[rows] = self.start[own] + self.forest.sum_values(leaves[rows], own)
@@ -143,6 +151,29 @@ class SharedFit(NamedTuple):
     growth: Growth
     own: list[Growth | None]
     valid_losses: list[np.ndarray]
+
+
+class ForestsTogether(Together):
+    """Shared trees of several fits, which few rows walk down by one call of LightGBM."""
+
+    def __init__(self, models: Sequence[SharedTrees]) -> None:
+        super().__init__(models)
+        self._forests = [model._functions.forest for model in models]
+
+    @cached_property
+    def _trees(self) -> JoinedTrees:
+        return JoinedTrees([forest.text for forest in self._forests])
+
+    def answers(self, X: Any, batch: Batch) -> list[list[np.ndarray]]:
+        """Return the answers of every model."""
+        if len(batch) > FEW_ROWS:
+            return super().answers(X, batch)
+        leaves = self._trees.leaves(tree_matrix(batch))
+        parts = np.split(leaves, np.cumsum([len(forest) for forest in self._forests])[:-1], axis=1)
+        return [
+            model._answer_at(forest.counted(part), batch.task)
+            for model, forest, part in zip(self.models, self._forests, parts, strict=True)
+        ]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -241,6 +272,7 @@ class SharedTrees(BoostedEstimator):
     }
 
     _stored: ClassVar[type] = SharedTreesState
+    _together: ClassVar[type[Together]] = ForestsTogether
 
     def _fit_rows(
         self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Sequence[SharedFit] | None
@@ -296,6 +328,10 @@ class SharedTrees(BoostedEstimator):
         outputs = _outputs_of_tasks(self.coder_)
         scores = self._functions.scores(tree_matrix(batch), outputs, batch.task, self._n_threads)
         return self.coder_.labels.outputs(scores)
+
+    def _answer_at(self, leaves: np.ndarray, task: np.ndarray | None) -> list[np.ndarray]:
+        """Answer rows, given their leaves (n, M)."""
+        return self.coder_.labels.outputs(self._functions.scores_at(leaves, _outputs_of_tasks(self.coder_), task))
 
     def _gains(self) -> dict[str, np.ndarray]:
         return {"all": self._functions.gains_of(_outputs_of_tasks(self.coder_)[: len(self.tasks_)])}

@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 
 from tabmtl.estimators.boosted.border import Ensemble, Grown, tree_matrix
 from tabmtl.estimators.boosted.gain import feature_gains
+from tabmtl.estimators.boosted.walk import Walk, walks_together
 from tabmtl.schema import Batch
 from tabmtl.storage.lightgbm_text import TreeText, constant_tree, fill_tree
 from tabmtl.storage.stored import Stored
@@ -145,6 +146,10 @@ class VectorForest:
         return lgb.Booster(model_str=self.text)
 
     @cached_property
+    def _walk(self) -> Walk | None:
+        return Walk.of(self.text.cut()[1])
+
+    @cached_property
     def _offsets(self) -> np.ndarray:
         """The first leaf of every tree, and the number of all: (M + 1,)."""
         leaves = [int(tree.partition("=")[2].partition("\n")[0]) for tree in self.text.cut()[1]]
@@ -157,8 +162,20 @@ class VectorForest:
         """Find the leaves (n, M) of rows of `tree_matrix`, counted through all trees."""
         if not len(self):
             return np.zeros((len(matrix), 0), dtype=np.int64)
+        if walks_together(matrix, n_threads) and self._walk is not None:
+            return self.counted(self._walk.find(matrix))
         leaves = np.asarray(self.booster.predict(matrix, pred_leaf=True, num_threads=n_threads))
-        return leaves.reshape(len(matrix), len(self)).astype(np.int64) + self._offsets[:-1]
+        return self.counted(leaves.reshape(len(matrix), len(self)).astype(np.int64))
+
+    def counted(self, leaves: np.ndarray) -> np.ndarray:
+        """Return leaves (n, M) counted through all trees, given those counted in each tree."""
+        return leaves + self._offsets[:-1]
+
+    def sum_rows(self, matrix: np.ndarray, n_threads: int = 1) -> np.ndarray:
+        """Sum the values of the leaves of rows for all outputs: (n, C); the bits are those of `sum_values`."""
+        if walks_together(matrix, n_threads) and self._walk is not None:
+            return self._walk.vector_sums(matrix, np.split(self.values, self._offsets[1:-1]))
+        return self.sum_values(self.find_leaves(matrix, n_threads))
 
     def sum_values(self, leaves: np.ndarray, outputs: slice = slice(None)) -> np.ndarray:
         """Sum the values of leaves (n, M) for some outputs: (n, C).
