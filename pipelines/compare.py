@@ -17,7 +17,7 @@ from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
 from tabmtl.pipelines.terminal import INTERRUPTED, near
 from tabmtl.pipelines.tracking import check_writable
 
-_TUNED = ("tune=all", 'families=["lightgbm"]')
+_TUNED = "tune=all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,9 @@ class ModelList:
     ----------
     model : list of str
         Estimator of tabmtl, such as RMTGB; may be repeated. The first is the reference. Default: several, by the number
-        of rows, the first being one LightGBM per task. IndependentTasks is tuned here (tune=all: all tasks get the best
-        of four configurations by mean score), unless --set says otherwise.
+        of rows, the first being IndependentTasks, which learns each task alone by LightGBM, a forest and curves. Its
+        LightGBM is tuned here (tune=all: of many labels, all tasks get the best of four configurations by mean score),
+        unless --set says otherwise.
     set : list of str
         MODEL.NAME=VALUE: a parameter of one of them, such as MMoE.epochs=5; may be repeated.
     seed : int
@@ -61,9 +62,9 @@ class ModelList:
                 raise ValueError(f"--set takes MODEL.NAME=VALUE with one of the models, got {text!r}: {named}")
             own[name].append(setting)
         for name, settings in own.items():
-            is_said = any(setting.startswith(("tune=", "families=", "early_stopping=")) for setting in settings)
+            is_said = any(setting.startswith(("tune=", "early_stopping=")) for setting in settings)
             if name.startswith("IndependentTasks") and not is_said:  # a reference that is not tuned is too easy to beat
-                settings.extend(_TUNED)
+                settings.append(_TUNED)
         return {name: ModelChoice(model=name, set=settings, seed=self.seed) for name, settings in own.items()}
 
 
@@ -193,7 +194,7 @@ def _train_command(name: str, tried: Mapping[str, Any], rows: TableRows, source:
     own = models.choices().get(name)
     settings = [] if own is None else own.set
     if own is None and isinstance(tried[name], tabmtl.IndependentTasks):  # the one default model with settings
-        settings = [*_TUNED]
+        settings = [_TUNED]
     words += [word for setting in settings for word in ("--set", setting)]
     words += ["--seed", str(models.seed)] if models.seed else []
     return f"tabmtl train {shlex.join(words)} --output model"

@@ -40,7 +40,7 @@ def demo(
     tracking_uri: str = DEFAULT_URI,
     no_mlflow: bool = False,
 ) -> None:
-    """Learn targets of real flights together, and compare with one LightGBM per target.
+    """Learn targets of real flights together, and compare with models of each target alone.
 
     First, one target keeps few labels: it is learned alone and beside three others, in several draws of rows. Then
     three models learn all targets from all labels of the same rows. The command saves SharedTrees and the tables, and
@@ -118,7 +118,7 @@ def _learn_few(rows: TableRows, seed: int, output: Path) -> None:
 
     n_rows, n_others = min(N_ROWS, rows.sizes["train"]), len(rows.facts["tasks"]) - 1
     print(f"\nFew labels: {n_rows:,} flights have all labels of {n_others} targets, and {N_LABELS} labels of {SCARCE}.")
-    print(f"LightGBM learns {SCARCE} from its labels alone, SharedTrees all {n_others + 1} targets together.")
+    print(f"IndependentTasks learns {SCARCE} from its labels alone, SharedTrees all {n_others + 1} targets together.")
     print(f"ROC AUC of {SCARCE} on other days, in {N_DRAWS} draws of flights:", flush=True)
     draws = pl.DataFrame([_draw(rows, seed + number) for number in range(N_DRAWS)])
     together, alone = (draws[name].to_numpy() for name in ("together", "alone"))
@@ -138,8 +138,7 @@ def _draw(rows: TableRows, seed: int) -> dict[str, float]:
     X_test, y_test = rows.parts["test"]
     few = y.with_columns(pl.when(pl.int_range(pl.len()) < N_LABELS).then(SCARCE).alias(SCARCE))
     together = tabmtl.SharedTrees(**rows.facts, random_state=seed).fit(X, few)
-    tasks = {SCARCE: rows.facts["tasks"][SCARCE]}
-    alone = tabmtl.IndependentTasks(tune="all", families=("lightgbm",), tasks=tasks, random_state=seed)
+    alone = tabmtl.IndependentTasks(tasks={SCARCE: rows.facts["tasks"][SCARCE]}, random_state=seed)
     alone.fit(X[:N_LABELS], few[:N_LABELS, [SCARCE]])
     found = {
         "draw": seed,
@@ -165,7 +164,7 @@ def _plot(draws: pl.DataFrame, title: str, path: Path) -> None:
     ax.plot([0, 1], scores.to_numpy().T, "o-", color=FAINT)
     ax.plot([0, 1], scores.mean().row(0), "o-", color=COLORS[0], linewidth=3, label=f"mean of {len(draws)} draws")
     ax.axhline(0.5, linestyle=":", color=REFERENCE, label="guess")
-    ax.set_xticks([0, 1], ["alone\n(LightGBM, best of four)", "beside other targets\n(SharedTrees)"])
+    ax.set_xticks([0, 1], ["alone\n(IndependentTasks)", "beside other targets\n(SharedTrees)"])
     ax.set_xlim(-0.3, 1.3)
     ax.set_ylabel("ROC AUC on other days")
     ax.set_title(title)
@@ -176,12 +175,11 @@ def _plot(draws: pl.DataFrame, title: str, path: Path) -> None:
 def _compare(rows: TableRows, network: tabmtl.MultiTabNet, seed: int) -> tabmtl.Comparison:
     """Fit three models on all labels of the same rows, and print their scores on the same other rows."""
     models = {
-        # the reference: one LightGBM per target
-        "IndependentTasks": tabmtl.IndependentTasks(tune="all", families=("lightgbm",)),
+        "IndependentTasks": tabmtl.IndependentTasks(tune="all"),  # the reference: each target alone
         "SharedTrees": tabmtl.SharedTrees(),
         "MultiTabNet": network,
     }
-    print("\nAll labels: one LightGBM per target, SharedTrees and a network, on the same rows ...", flush=True)
+    print("\nAll labels: each target alone, SharedTrees and a network, on the same rows ...", flush=True)
     (X_val, y_val), (X_test, y_test) = rows.parts["val"], rows.parts["test"]
     found = tabmtl.compare(
         models,
@@ -203,7 +201,7 @@ def _compare(rows: TableRows, network: tabmtl.MultiTabNet, seed: int) -> tabmtl.
 
 
 def _log_fitted(rows: TableRows, found: tabmtl.Comparison, callback: Any) -> None:
-    """Log the facts of SharedTrees, and its gain over one LightGBM per target on the rows to test."""
+    """Log the facts of SharedTrees, and its gain over models of each target alone on the rows to test."""
     pair = ("SharedTrees", "IndependentTasks")
     rows.log_fitted(callback, found.models[pair[0]])
     scores, reference = (dict(found.frame.filter(model=name)["task", "score"].iter_rows()) for name in pair)

@@ -72,7 +72,7 @@ class Search:
     weight : list of str
         TASK=NUMBER, to choose from the front; tasks left out count 0; may be repeated.
     above_single_task : bool
-        Instead of --weight: no task below one LightGBM per task.
+        Instead of --weight: no task below IndependentTasks, which learns each task alone.
     workers : int
         Processes that share the trials.
     no_refit : bool
@@ -144,7 +144,7 @@ def sweep(
     models that choose by folds of their own, such as IndependentTasks. The chosen one is fitted again, scored on test
     rows once, logged and registered. It is stopped on validation rows, or learns them by folds of its own.
     Repeat the command to continue, also after a kill.
-    The exit code is 1 if every point has a task below one LightGBM per task, so that none is chosen.
+    The exit code is 1 if every point has a task below IndependentTasks, so that none is chosen.
 
     Parameters
     ----------
@@ -405,15 +405,13 @@ class _Found:
         return fitted
 
     def _single_task(self) -> dict[str, float | None]:
-        """Return scores of one LightGBM per task on the validation rows; fitted once per study."""
+        """Return scores of single-task models on the validation rows; fitted once per study."""
         known = self._kept(_SINGLE, lambda scores: {task: float(score) for task, score in scores.items()})
         if known is None:
             known = self.rows.scores(fit_single_tasks(self.rows, self.estimator, judged="val"), "val")
             self.study.set_user_attr(_SINGLE, known)
         scores = ", ".join(f"{task} {score:.4f}" for task, score in known.items())
-        print(
-            f"Scores of one LightGBM per task, all by the best of four configurations, on the validation rows: {scores}"
-        )
+        print(f"Scores of IndependentTasks, which learns each task alone, on the validation rows: {scores}")
         return known
 
     def _kept(self, name: str, read: Callable[[Any], Any]) -> Any:

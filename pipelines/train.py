@@ -69,7 +69,7 @@ def train(
     tracking : Tracking
         Where to log the fit.
     baseline : bool, default=False
-        Also fit one LightGBM per task, all by the configuration of four with the best mean score, and show the gain.
+        Also fit IndependentTasks, which learns each task alone by LightGBM, a forest and curves, and show the gain.
     output : Path, optional
         Save the model to this folder; tabmtl.load reads it.
     checkpoint : Path, optional
@@ -136,7 +136,7 @@ def _check_baseline(baseline: bool, rows: Rows | ShardRows, choice: ModelChoice)
     if not baseline:
         return
     if isinstance(rows, ClickRows):
-        raise ValueError("--baseline is one LightGBM per task, for tables; fit another recommender on the same clicks")
+        raise ValueError("--baseline learns each task of a table alone; fit another recommender on the same clicks")
     if choice.model.startswith("IndependentTasks"):
         raise ValueError("--baseline fits IndependentTasks, but --model is IndependentTasks already: leave it out")
     if rows.judged is None:
@@ -240,7 +240,7 @@ def fit_and_report(
 
 
 def fit_single_tasks(rows: Rows | ShardRows, estimator: Any, **options: Any) -> tabmtl.IndependentTasks:
-    """Fit the reference of an estimator of tables: one LightGBM per task, tuned as one, on rows with the same labels.
+    """Fit the reference of an estimator of tables, which learns each task alone, on rows with the same labels.
 
     Parameters
     ----------
@@ -249,12 +249,9 @@ def fit_single_tasks(rows: Rows | ShardRows, estimator: Any, **options: Any) -> 
     **options
         Of `TableRows.fit`.
     """
-    single = tabmtl.IndependentTasks(
-        tune="all", families=("lightgbm",), random_state=estimator.random_state, **rows.facts
-    )
+    single = tabmtl.IndependentTasks(tune="all", random_state=estimator.random_state, **rows.facts)
     seconds = timed_fit(rows, single, **options)
-    chosen = f"configuration {single.configuration_!r} of four"
-    print(f"IndependentTasks, one LightGBM per task, {chosen}: fitted in {seconds:.1f} s", flush=True)
+    print(f"IndependentTasks, each task alone: fitted in {seconds:.1f} s", flush=True)
     return single
 
 
@@ -342,7 +339,7 @@ def print_gain(rows: TableRows, estimator: Any, part: str, reference: Any) -> tu
     """Print the gain over the reference, with intervals that are paired row by row; return it, and the table."""
     table, mean = rows.differences(estimator, reference, part)
     which = {"test": "test", "val": "validation"}[part]
-    print(f"Gain on the {which} rows over one LightGBM per task, all by the best of four configurations:\n")
+    print(f"Gain on the {which} rows over IndependentTasks, which learns each task alone:\n")
     print(lay_out(table, signed=["difference", "low", "high"]), "\n")
     scores, references = (dict(table.select("task", name).iter_rows()) for name in ("score", "reference"))
     gain = tabmtl.multitask_gain(scores, references)

@@ -281,8 +281,11 @@ class Comparison:
 
 
 def _tuning(model: Any) -> str:
-    """Say how the LightGBMs of a fitted reference were tuned, in brackets; nothing of other models."""
+    """Say how the models of a fitted reference were tuned, in brackets, if all are LightGBM; nothing of others."""
     if not isinstance(model, IndependentTasks) or model.classifier is not None or model.regressor is not None:
+        return ""
+    weights = getattr(model, "family_weights_", None)
+    if weights is not None and (weights["lightgbm"] < 1).any():
         return ""
     n_tried = len(CONFIGURATIONS if model.tune == "all" else model.tune)
     return f" (best of {n_tried})" if n_tried else " (untuned)"

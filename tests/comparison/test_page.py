@@ -146,7 +146,11 @@ def test_the_verdict_names_who_is_ahead_and_on_which_tasks(tmp_path):
 
 
 def test_a_reference_says_whether_it_is_tuned():
-    tuned = {"linear": IndependentTasks(tune="all"), "experts": IndependentTasks()}
+    X, y = table()
+    few = X[:30], y[:30, ["delay <min>"]]
+    trees = IndependentTasks(families=("lightgbm",), random_state=0).fit(*few)
+    mixed = IndependentTasks(families=("lightgbm", "additive"), random_state=0).fit(*few)
+    tuned = {"linear": IndependentTasks(tune="all"), "experts": trees, "constant": mixed}
     found = replace(comparison(), models=dict(comparison().models) | tuned)
     assert "Differences are to linear (best of 4) on the same rows." in str(found)
     assert " experts (untuned) " in str(found) and "constant (" not in str(found)

@@ -68,8 +68,8 @@ def test_a_reference_is_tuned_unless_it_is_said_not_to_be():
     def settings(*texts):
         return ModelList(model=["IndependentTasks"], set=list(texts)).choices()["IndependentTasks"].set
 
-    assert settings() == ["tune=all", 'families=["lightgbm"]']
-    assert settings("IndependentTasks.num_leaves=8") == ["num_leaves=8", "tune=all", 'families=["lightgbm"]']
+    assert settings() == ["tune=all"]
+    assert settings("IndependentTasks.num_leaves=8") == ["num_leaves=8", "tune=all"]
     assert settings("IndependentTasks.tune=[]") == ["tune=[]"]
     assert settings("IndependentTasks.early_stopping=false") == ["early_stopping=false"]
 
