@@ -136,9 +136,9 @@ def _step_down(levels: Sequence[_Level], goes_left: np.ndarray, at_leaf: np.ndar
         below = np.empty((2, len(here), n_words), dtype=np.uint64)
         np.bitwise_and(here, goes_left.take(level.condition, axis=0), out=below[0])
         np.bitwise_xor(here, below[0], out=below[1])
-        below = below.reshape(-1, n_words)
-        at_leaf[level.place] = below.take(level.leaf, axis=0)
-        here = below.take(level.inner, axis=0)
+        children = below.reshape(-1, n_words)
+        at_leaf[level.place] = children.take(level.leaf, axis=0)
+        here = children.take(level.inner, axis=0)
 
 
 def _numbers(at_leaf: np.ndarray) -> np.ndarray:
