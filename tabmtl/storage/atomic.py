@@ -24,7 +24,7 @@ MOST_DEPTH = 4  #: of parts inside parts
 # a file of a model with its checksum, and the manifest, while `write_file` writes them too
 _SUM = r"[0-9a-f]{16}"
 _STORED = re.compile(
-    rf"\.?(model-{_SUM}\.json|arrays-{_SUM}\.safetensors|trees\d+-{_SUM}\.txt)(\.\d+)?|\.manifest\.json\.\d+"
+    rf"\.?(model-{_SUM}\.json|arrays-{_SUM}\.safetensors|trees\d+-{_SUM}\.txt(\.gz)?)(\.\d+)?|\.manifest\.json\.\d+"
 )
 _PART = re.compile(rf"part\d+-{_SUM}")
 _BESIDE = re.compile(r"\.(?P<name>.+)\.\d{14,19}")  # a file while `replaced` writes it

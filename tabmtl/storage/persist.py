@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -43,7 +45,8 @@ _JSON_TIMES = 5  # as much memory as arrays and trees of its size; read, it take
 _ENTRY = ("file", "bytes", "sha256")  # of a file in the manifest
 _PART_ENTRY = ("folder", "sha256")  # of a part; the checksum is that of its manifest
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_NAMES = re.compile(r"model\.json|arrays\.safetensors|trees\d+\.txt")
+_NAMES = re.compile(r"model\.json|arrays\.safetensors|trees\d+\.txt(\.gz)?")
+_LONG_TEXT = 2**20  # bytes; longer ones are compressed, to a third or less
 
 
 def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
@@ -120,10 +123,10 @@ def read_folder(path: str | Path, kinds: Mapping[str, type] = MappingProxyType({
 def load(path: str | Path, cls: type | None = None, *, kinds: Sequence[Any] = ()) -> Any:
     """Load a fitted estimator that ``save`` wrote.
 
-    Nothing in the folder is executed: it holds JSON, safetensors, LightGBM text, and a preprocessor as skops writes it,
-    of types that are known to be safe, verified by checksum. A checksum
-    does not prove who wrote it, so harmful content is refused too: links out of the folder, trees that end or hang
-    LightGBM, networks larger than their weights, indices out of range.
+    Nothing in the folder is executed: it holds JSON, safetensors, LightGBM text (compressed from a megabyte on), and a
+    preprocessor as skops writes it, of types that are known to be safe, verified by checksum. A checksum does not prove
+    who wrote it, so harmful content is refused too: links out of the folder, trees that end or hang LightGBM, networks
+    larger than their weights, indices out of range.
 
     Parameters
     ----------
@@ -191,7 +194,8 @@ def _lay_out(class_name: str, saved: Saved, depth: int = MOST_DEPTH) -> dict[str
         laid_out |= {f"{folder}/{file}": content for file, content in inner.items()}
     for name, content in _contents_of(saved).items():
         checksum = hashlib.sha256(content).hexdigest()
-        stored = f"{Path(name).stem}-{checksum[:16]}{Path(name).suffix}"
+        stem, _, suffix = name.partition(".")
+        stored = f"{stem}-{checksum[:16]}.{suffix}"
         files[name] = dict(zip(_ENTRY, (stored, len(content), checksum), strict=True))
         laid_out[stored] = content
     manifest = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name, "files": files}
@@ -208,8 +212,15 @@ def _contents_of(saved: Saved) -> dict[str, bytes]:
     return {
         "model.json": facts,
         "arrays.safetensors": save_arrays({k: np.ascontiguousarray(v) for k, v in saved.arrays.items()}),
-        **{f"{name}.txt": text.encode() for name, text in saved.texts.items()},
+        **dict(_write_text(name, text.encode()) for name, text in saved.texts.items()),
     }
+
+
+def _write_text(name: str, text: bytes) -> tuple[str, bytes]:
+    """Return the name and the content of the file of a text."""
+    if len(text) < _LONG_TEXT:
+        return f"{name}.txt", text
+    return f"{name}.txt.gz", gzip.compress(text, compresslevel=6, mtime=0)
 
 
 class _Reading:
@@ -228,8 +239,21 @@ class _Reading:
         with _as_file_error(f"{folder} is no tabmtl model"):
             facts = _parse(contents.pop("model.json"))
             arrays = load_arrays(contents.pop("arrays.safetensors"))
-            texts = {name.removesuffix(".txt"): content.decode() for name, content in contents.items()}
+            texts = {name.partition(".")[0]: self._read_text(name, content) for name, content in contents.items()}
             return manifest["class"], Saved(facts=facts, arrays=arrays, texts=texts, parts=parts, kinds=self.kinds)
+
+    def _read_text(self, name: str, content: bytes) -> str:
+        """Return the text of a file, and no more of a compressed one than the memory holds."""
+        if not name.endswith(".gz"):
+            return content.decode()
+        reader = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # of gzip's format
+        text = reader.decompress(content, self.bytes_left + 1)
+        if len(text) > self.bytes_left:
+            raise ValueError(f"{name} holds more than the {self.bytes_left} bytes that can be read")
+        if not reader.eof or reader.unused_data:
+            raise ValueError(f"{name} is no file of gzip")
+        self.bytes_left -= len(text)
+        return text.decode()
 
     def _read_files(self, folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
         """Return the verified contents of the files that a manifest names."""

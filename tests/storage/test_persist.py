@@ -1,5 +1,6 @@
 """A model's folder is whole or refused: killed saves, damaged and foreign files, and what a folder may hold."""
 
+import gzip
 import json
 import multiprocessing
 import os
@@ -13,13 +14,16 @@ import numpy as np
 import pytest
 import torch
 from conformance import answers, fitted, same, tiny
-from forging import DAMAGES, forge
+from forging import DAMAGES, forge, parts_of
 from safetensors.numpy import load_file
 
 import tabmtl
 from tabmtl import IndependentTasks, ModelFileError, SharedBottom
+from tabmtl.storage import persist
 from tabmtl.storage.persist import FORMAT, read_folder, write_folder
 from tabmtl.storage.stored import Saved
+
+LONG = "3.14 15.92 " * 100_000
 
 
 class OwnNet(SharedBottom):
@@ -37,8 +41,9 @@ def test_a_folder_holds_json_safetensors_and_text(stored):
         elif file.suffix == ".safetensors":
             load_file(file)
         else:
-            assert file.suffix == ".txt"
-            assert file.read_text().startswith("tree\n")
+            assert file.suffix in (".txt", ".gz")
+            text = file.read_bytes() if file.suffix == ".txt" else gzip.decompress(file.read_bytes())
+            assert text.startswith(b"tree\n")
         assert not file.read_bytes().startswith(b"\x80"), "the mark of a pickle"
     (model,) = folder.glob("model-*.json")
     assert "'late'" in str(json.loads(model.read_text())["coder"])
@@ -198,3 +203,32 @@ def test_a_killed_first_save_can_be_done_again(tmp_path):
     write_folder(folder, "Old", Saved(facts={}))
     assert read_folder(folder)[0] == "Old"
     assert len(list(folder.iterdir())) == 3
+
+
+def test_a_long_text_is_compressed_and_comes_back(tmp_path):
+    saved = Saved(facts={}, texts={"trees0": LONG, "trees1": "short"})
+    write_folder(tmp_path, "M", saved)
+    assert read_folder(tmp_path)[1].texts == saved.texts
+    long, short = parts_of(tmp_path)["trees0.txt.gz"], parts_of(tmp_path)["trees1.txt"]
+    assert gzip.decompress(long.read_bytes()) == LONG.encode() and short.read_text() == "short"
+    assert long.stat().st_size < len(LONG) / 10
+    content = long.read_bytes()
+    write_folder(tmp_path, "M", saved)
+    assert parts_of(tmp_path)["trees0.txt.gz"] == long and long.read_bytes() == content  # without a time in it
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (gzip.compress(bytes(2**23)), r"trees0.txt.gz holds more than the \d+ bytes that can be read"),
+        (gzip.compress(b"tree")[:-1], "trees0.txt.gz is no file of gzip"),
+        (gzip.compress(b"tree") * 2, "trees0.txt.gz is no file of gzip"),
+        (b"tree", "is no tabmtl model: error"),
+    ],
+)
+def test_a_compressed_file_that_is_none_or_fills_the_memory_is_refused(tmp_path, monkeypatch, content, words):
+    write_folder(tmp_path, "M", Saved(facts={}, texts={"trees0": LONG}))
+    forge(tmp_path, {"trees0.txt.gz": content})
+    monkeypatch.setattr(persist, "most_bytes", lambda: 2**22)
+    with pytest.raises(ModelFileError, match=words):
+        read_folder(tmp_path)
