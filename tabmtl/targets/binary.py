@@ -27,6 +27,7 @@ class Binary(Classes):
     """
 
     name: ClassVar[str] = "binary"
+    takes_curves: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Metric]] = TWO_CLASSES
     lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "binary", "metric": "auc"}
 

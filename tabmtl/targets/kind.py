@@ -55,6 +55,8 @@ class Kind(ABC):
         Of labels as metrics take them.
     is_quadratic : bool
         Whether the second derivative of the loss by a score is 1 everywhere.
+    takes_curves : bool
+        Whether a linear model of scikit-learn fits the scores: ridge regression for values, logistic for classes.
     units : {"own", "scaled", "standardized"}
         Whether models see labels as they are, or over the root of their mean square, so that 0 stays 0, or less their
         mean and over their standard deviation.
@@ -70,6 +72,7 @@ class Kind(ABC):
     answer: ClassVar[Literal["probabilities", "values"]] = "values"
     label_type: ClassVar[type] = np.float64
     is_quadratic: ClassVar[bool] = False
+    takes_curves: ClassVar[bool] = False
     units: ClassVar[Units] = "own"
     longest_step: ClassVar[float] = LONGEST_STEP
     metrics: ClassVar[Mapping[str, Metric]]

@@ -26,6 +26,7 @@ class Multiclass(Classes):
     """
 
     name: ClassVar[str] = "multiclass"
+    takes_curves: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Metric]] = CLASSES
     lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "multiclass", "metric": "multi_logloss"}
 

@@ -27,6 +27,7 @@ class Regression(Kind):
     name: ClassVar[str] = "regression"
     metrics: ClassVar[Mapping[str, Metric]] = VALUES
     is_quadratic: ClassVar[bool] = True
+    takes_curves: ClassVar[bool] = True
     units: ClassVar[Units] = "standardized"
     longest_step: ClassVar[float] = math.inf
     lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "regression", "metric": "rmse"}

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.linear_model import Ridge
 from sklearn.tree import ExtraTreeRegressor
 
 import tabmtl
@@ -115,7 +116,7 @@ def test_no_tree_that_saw_a_group_answers_its_rows(monkeypatch):
 def test_curves_are_the_linear_model_of_their_pieces(kind, n_pieces):
     x, task = matrix(200), TASKS[kind]
     pieces = Pieces(x, 3, n_pieces)
-    slope, intercept = fit_linear(task, pieces.columns, labels(x, kind), None, 2.0)
+    ((slope, intercept),) = fit_linear(task, pieces.columns, labels(x, kind), None, (2.0,))
     model = pieces.additive(slope, intercept)
     assert model.shape == (3, 1, task.width)
     assert_allclose(model.scores(x), pieces.columns @ slope + intercept, rtol=0, atol=1e-12)
@@ -129,11 +130,32 @@ def test_curves_are_the_linear_model_of_their_pieces(kind, n_pieces):
     assert_array_equal(model.scores(unknown), model.scores(none))
 
 
+@pytest.mark.parametrize("n_columns", [3, 60])
+@pytest.mark.parametrize("weight", [None, np.linspace(0.5, 2, 50)])
+def test_penalties_that_share_their_work_are_ridge_regressions(n_columns, weight):
+    x, y = np.random.default_rng(0).normal(size=(2, 50, n_columns))
+    columns = Pieces(x.astype(np.float32), n_columns, 1).columns
+    penalties = (100.0, 1.0, 0.1)
+    found = fit_linear(TASKS["r"], columns, y[:, 0], weight, penalties)
+    for penalty, (slope, intercept) in zip(penalties, found, strict=True):
+        alone = Ridge(alpha=penalty).fit(columns, y[:, 0], sample_weight=weight)
+        assert_allclose(slope[:, 0], alone.coef_, rtol=0, atol=1e-10)
+        assert_allclose(intercept, alone.intercept_, atol=1e-10)
+
+
+@pytest.mark.parametrize(("bound", "task"), [("_MOST_VALUES", "b"), ("_MOST_VALUES", "r"), ("_MOST_PRODUCTS", "r")])
+def test_curves_of_more_pieces_than_fit_are_left_out(table, monkeypatch, bound, task):
+    X, y = table
+    monkeypatch.setattr(f"tabmtl.models.independent.additive.{bound}", 10)
+    weights = IndependentTasks(random_state=0).fit(X[:60], y[:60, [task]]).family_weights_
+    assert weights["additive"].item() == 0 < weights["extra_trees"].item()
+
+
 def test_two_present_classes_of_many_have_the_log_odds_of_their_shares():
     x, task = matrix(100), TASKS["m"]
     y = np.where(np.arange(100) < 10, 0.0, 2.0)
     pieces = Pieces(x, 3, 1)
-    slope, intercept = fit_linear(task, pieces.columns, y, None, 1e9)
+    ((slope, intercept),) = fit_linear(task, pieces.columns, y, None, (1e9,))
     answers = task.kind.answers(pieces.additive(slope, intercept).scores(x), 0.0, 1.0, np)
     assert_allclose(answers.mean(axis=0), [0.1, 0.0, 0.9], atol=1e-3)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 import numpy as np
@@ -20,6 +21,9 @@ _MOST_LEVELS = 12  # of a column, the most frequent
 _FLAT = 1e-9  # standard deviation of a column that is constant
 _TOLERANCE, _MOST_STEPS = 1e-3, 300  # of a logistic regression
 _BLOCK = 2**20  # values of an array that answers rows together
+#: Of the columns of pieces: their values, three times as many of which are in memory at once, and the products that a
+#: ridge regression solves, a minute for all folds.
+_MOST_VALUES, _MOST_PRODUCTS = 2**24, 2**35
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,10 +93,10 @@ class Additive:
 
 
 class Pieces:
-    """Columns of a linear model, standardised: a number has one for each piece of its curve, and one if it is missing.
+    """Columns of a linear model, standardised: a number has one for each piece of its curve, and one if it has gaps.
 
-    A column of a piece is 0 below, 1 above, and a line between. A missing number has its mean in them. A level is a
-    column, of the most frequent ones.
+    A column of a piece is 0 below, 1 above, and a line between. A missing number has its mean in them, and 1 in that of
+    gaps. A level is a column, of the most frequent ones.
 
     Parameters
     ----------
@@ -104,21 +108,42 @@ class Pieces:
 
     def __init__(self, x: np.ndarray, n_numbers: int, n_pieces: int) -> None:
         shares = np.linspace(0, 1, n_pieces + 1)
+        self._x = x
         self._knots = [_quantiles(column, shares) for column in x[:, :n_numbers].T]
+        self._has_gaps = np.isnan(x[:, :n_numbers]).any(axis=0).tolist()
         self._codes = [_frequent(column) for column in x[:, n_numbers:].T]
-        found = np.concatenate([*self._columns(x)], axis=1)
-        known = ~np.isnan(found)
-        self._center = np.where(known, found, 0.0).sum(axis=0) / known.sum(axis=0).clip(min=1)
-        found = np.where(known, found, self._center)
-        scale = found.std(axis=0)
-        self._scale = np.where(scale > _FLAT, scale, 1.0)
-        self.columns = (found - self._center) / self._scale
+        self._width = sum(len(own) - 1 for own in self._knots) + sum(self._has_gaps) + sum(map(len, self._codes))
+        self._center, self._scale = np.zeros(self._width), np.ones(self._width)
 
-    def _columns(self, x: np.ndarray) -> Iterator[np.ndarray]:
-        for knots, column in zip(self._knots, x.T, strict=False):
+    def suit(self, task: Task) -> bool:
+        """Return whether a linear model of a task takes seconds rather than hours, and fits the memory."""
+        n_values = len(self._x) * self._width * task.width
+        is_solved = not task.is_classification
+        n_products = n_values * min(len(self._x), self._width) if is_solved else 0
+        return n_values <= _MOST_VALUES and n_products <= _MOST_PRODUCTS
+
+    @cached_property
+    def columns(self) -> np.ndarray:
+        """All columns (n, d)."""
+        found, at = np.empty((len(self._x), self._width)), 0
+        for own in self._columns():
+            known = ~np.isnan(own)
+            center = np.where(known, own, 0.0).sum(axis=0) / known.sum(axis=0).clip(min=1)
+            own = np.where(known, own, center) - center
+            scale = own.std(axis=0)
+            part = slice(at, at := at + own.shape[1])
+            self._center[part], self._scale[part] = center, np.where(scale > _FLAT, scale, 1.0)
+            found[:, part] = own / self._scale[part]
+        return found
+
+    def _columns(self) -> Iterator[np.ndarray]:
+        """Yield the columns of every number, its gaps, and every column of levels."""
+        numbers, levels = np.split(self._x.T, [len(self._knots)])
+        for knots, has_gaps, column in zip(self._knots, self._has_gaps, numbers, strict=True):
             yield _shares(column.astype(np.float64), knots)
-            yield np.isnan(column)[:, None].astype(np.float64)
-        for codes, column in zip(self._codes, x.T[len(self._knots) :], strict=True):
+            if has_gaps:
+                yield np.isnan(column)[:, None].astype(np.float64)
+        for codes, column in zip(self._codes, levels, strict=True):
             yield (column[:, None] == codes).astype(np.float64)
 
     def additive(self, slope: np.ndarray, intercept: np.ndarray) -> Additive:
@@ -129,12 +154,14 @@ class Pieces:
         heights, steps = np.zeros((*knots.shape, width)), np.zeros((*codes.shape, width))
         missing = np.zeros((len(knots), width))
         for j, own in enumerate(self._knots):
-            pieces, flag = slice(at, at + len(own) - 1), at + len(own) - 1
+            pieces = slice(at, at := at + len(own) - 1)
             more = np.arange(1, knots.shape[1] - len(own) + 1)
             knots[j] = np.append(own, own[-1] + (own[-1] - own[0]) * more)
             heights[j] = _shares(knots[j], own) @ slope[pieces]
-            missing[j] = self._center[pieces] @ slope[pieces] + slope[flag]
-            at = flag + 1
+            missing[j] = self._center[pieces] @ slope[pieces]
+            if self._has_gaps[j]:
+                missing[j] += slope[at]
+                at += 1
         for j, own in enumerate(self._codes):
             codes[j, : len(own)], steps[j, : len(own)] = own, slope[at : at + len(own)]
             at += len(own)
@@ -167,13 +194,31 @@ def _frequent(column: np.ndarray) -> np.ndarray:
 
 
 def fit_linear(
-    task: Task, columns: np.ndarray, y: np.ndarray, weight: np.ndarray | None, penalty: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a linear model of squares or classes; return slopes (d, W) and intercepts (W,) of the scores of its kind."""
+    task: Task, columns: np.ndarray, y: np.ndarray, weight: np.ndarray | None, penalties: Sequence[float]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Fit a linear model of squares or classes for every penalty.
+
+    Yields
+    ------
+    slopes, intercepts : ndarray of shape (d, W), ndarray of shape (W,)
+        Of the scores of the task's kind.
+    """
     means = task.kind.means(y, task.width)
-    if not task.is_classification:
-        ridge = Ridge(alpha=penalty).fit(columns, means, sample_weight=weight)
-        return np.atleast_2d(ridge.coef_).T, np.atleast_1d(ridge.intercept_)
+    if task.is_classification:
+        yield from (_fit_logistic(task, columns, y, means, weight, penalty) for penalty in penalties)
+        return
+    # as labels of their own, all penalties share the products of the columns
+    alpha = np.repeat(penalties, means.shape[1])
+    ridge = Ridge(alpha=alpha).fit(columns, np.tile(means, len(penalties)), sample_weight=weight)
+    slopes = np.atleast_2d(ridge.coef_).reshape(len(penalties), means.shape[1], -1)
+    intercepts = np.broadcast_to(ridge.intercept_, len(alpha)).reshape(len(penalties), -1)
+    yield from ((slope.T, intercept) for slope, intercept in zip(slopes, intercepts, strict=True))
+
+
+def _fit_logistic(
+    task: Task, columns: np.ndarray, y: np.ndarray, means: np.ndarray, weight: np.ndarray | None, penalty: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return slopes (d, W) and intercepts (W,) of a logistic regression."""
     slope, intercept = np.zeros((columns.shape[1], task.width)), task.kind.start(np.average(means, 0, weight))
     present = np.unique(y).astype(np.intp)
     if len(present) > 1:

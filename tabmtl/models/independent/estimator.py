@@ -133,6 +133,7 @@ class IndependentTasks(LightGBMEstimator):
         was clearly ahead of LightGBM alone at few labels, and takes one to three times its time there.
 
         LightGBM learns alone a task of more than 20 000 labels, and one of a given ``classifier`` or ``regressor``.
+        The linear model is left out where labels times pieces exceed 16 million, such as 20 000 labels and 900 columns.
         With "all", it also does so on `Shards`, in a group of processes, and without ``early_stopping``, where nothing
         weighs the answers; families given by name raise an error there.
     early_stopping : bool, default=True

@@ -159,15 +159,14 @@ class Mixer:
     def _learn(self, rows: Sample, watch: Watch) -> dict[str, Part]:
         found: dict[str, Part] = {}
         for name, fit in self._fits.items():
-            if not watch.cuts(f"{name} of task {self.grower.task.name!r}"):
-                found[name] = fit(rows)
+            if not watch.cuts(f"{name} of task {self.grower.task.name!r}") and (part := fit(rows)) is not None:
+                found[name] = part
         return found
 
     @property
-    def _fits(self) -> dict[str, Callable[[Sample], Part]]:
-        kind = self.grower.task.kind
-        known = {"extra_trees": self._forest}
-        if kind.is_quadratic or kind.lightgbm["objective"] in ("binary", "multiclass"):
+    def _fits(self) -> dict[str, Callable[[Sample], Part | None]]:
+        known: dict[str, Callable[[Sample], Part | None]] = {"extra_trees": self._forest}
+        if self.grower.task.kind.takes_curves:
             known["additive"] = self._additive
         return {name: fit for name, fit in known.items() if name in self.families}
 
@@ -201,38 +200,48 @@ class Mixer:
         _, chosen, best = min(found, key=itemgetter(0))
         return Part(finish(best), unseen(best), lambda rows: finish(plant(rows, chosen)))
 
-    def _additive(self, rows: Sample) -> Part:
-        """Fit curves by the number of pieces and the penalty that predict best by folds."""
+    def _additive(self, rows: Sample) -> Part | None:
+        """Fit curves by the number of pieces and the penalty that predict best by folds; None if they are too many."""
         task, fold = self.grower.task, deal(rows, self.grower.task, self.seed, _FOLDS_OF_CURVES)
         n_numbers = len(self.grower.columns.numeric)
+        paths: list[tuple[float, float, np.ndarray, int]] = []
+        for n in PIECES:
+            pieces = Pieces(rows.x, n_numbers, n)
+            if pieces.suit(task):
+                paths.append((*self._follow(pieces.columns, rows, fold), n))
+        if not paths:
+            return None
+        _, penalty, unseen, n_pieces = min(paths, key=itemgetter(0))
 
         def fit(rows: Sample) -> Additive:
             pieces = Pieces(rows.x, n_numbers, n_pieces)
-            return pieces.additive(*fit_linear(task, pieces.columns, rows.y, rows.weight, penalty))
+            ((slope, intercept),) = fit_linear(task, pieces.columns, rows.y, rows.weight, (penalty,))
+            return pieces.additive(slope, intercept)
 
-        paths = [(*self._follow(Pieces(rows.x, n_numbers, n).columns, rows, fold), n) for n in PIECES]
-        _, penalty, unseen, n_pieces = min(paths, key=itemgetter(0))
         return Part(fit(rows), unseen, fit)
 
     def _follow(self, columns: np.ndarray, rows: Sample, fold: np.ndarray) -> tuple[float, float, np.ndarray]:
         """Weaken the penalty until the loss rises; return the least loss, its penalty, and the answers by folds."""
         found: list[tuple[float, float, np.ndarray]] = []
-        for penalty in PENALTIES:
-            unseen = self._answer_folds(columns, rows, fold, penalty)
+        for penalty, unseen in zip(PENALTIES, self._unseen(columns, rows, fold), strict=False):
             found.append((self.grower.losses(unseen, rows).sum(), penalty, unseen))
             losses = [loss for loss, *_ in found]
             if len(losses) - int(np.argmin(losses)) > _PATIENCE:
                 break
         return min(found, key=itemgetter(0))
 
-    def _answer_folds(self, columns: np.ndarray, rows: Sample, fold: np.ndarray, penalty: float) -> np.ndarray:
-        task, scores = self.grower.task, np.empty((len(rows), self.grower.task.width))
-        for f in range(fold.max() + 1):
-            kept, asked = fold != f, fold == f
-            weight = None if rows.weight is None else rows.weight[kept]
-            slope, intercept = fit_linear(task, columns[kept], rows.y[kept], weight, penalty)
-            scores[asked] = columns[asked] @ slope + intercept
-        return task.kind.answers(scores, 0.0, 1.0, np)
+    def _unseen(self, columns: np.ndarray, rows: Sample, fold: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the answers by folds for every penalty: of classes one after the other, of numbers all at once."""
+        task = self.grower.task
+        for penalties in [(penalty,) for penalty in PENALTIES] if task.is_classification else [PENALTIES]:
+            scores = np.empty((len(penalties), len(rows), task.width))
+            for f in range(fold.max() + 1):
+                kept, asked = fold != f, fold == f
+                weight = None if rows.weight is None else rows.weight[kept]
+                models = fit_linear(task, columns[kept], rows.y[kept], weight, penalties)
+                for own, (slope, intercept) in zip(scores, models, strict=True):
+                    own[asked] = columns[asked] @ slope + intercept
+            yield from (task.kind.answers(own, 0.0, 1.0, np) for own in scores)
 
     def _weigh(self, answers: Sequence[np.ndarray], rows: Sample) -> tuple[float, ...]:
         weights = likelihood_weights(self.grower.task, rows.y, answers, rows.weight, rows.group)
