@@ -30,8 +30,6 @@ PARAMS: dict[str, Any] = {
     "verbosity": -1,
 }
 FIXED: dict[str, Any] = {"learning_rate": 0.1, "early_stopping": False, "n_jobs": 1, "random_state": 0}
-#: Rounds of the stages of R-MTGB.
-STAGES = ("n_estimators_shared", "n_estimators_outlier", "n_estimators_task")
 
 
 def draw_columns(n_tasks: int, n_rows: int, n_features: int, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -53,7 +51,7 @@ def draw_columns(n_tasks: int, n_rows: int, n_features: int, seed: int = 0) -> t
 
 def rmtgb(rounds: int, num_leaves: int, **options: Any) -> RMTGB:
     """Make R-MTGB of equally many rounds a stage; leaves of stumps may hold one row, as in the release."""
-    stages: dict[str, Any] = dict.fromkeys(STAGES, rounds)
+    stages: dict[str, Any] = dict.fromkeys(("n_estimators_shared", "n_estimators_outlier", "n_estimators_task"), rounds)
     least = 1 if num_leaves == 2 else 20
     return RMTGB(**stages, num_leaves=num_leaves, min_child_samples=least, **FIXED, **options)
 
@@ -121,15 +119,16 @@ def one_row(n_tasks: int = 8, requests: int = 1000) -> Sides:
 def vector(rows: int = 100_000, n_tasks: int = 16, n_trees: int = 99) -> Sides:
     """Compare boosters of several regressions with one LightGBM for each: 20 features, 16 leaves, as many rounds.
 
-    Each side has a process of its own. The rows, and a fifth as many to test, are drawn by the round. R² is the mean
-    over the tasks. CatBoost's trees are symmetric; R-MTGB has a third of the rounds in each stage.
+    Each side has a process of its own. The rows, and a fifth as many to test, are drawn by the seed. R² is the mean
+    over the tasks. CatBoost's trees are symmetric; R-MTGB has a third of the rounds in each stage. A round of
+    SharedTrees is one tree, led by one task, so five times as many stand beside.
     """
     import catboost
     import xgboost
 
     equal: dict[str, Any] = {"learning_rate": FIXED["learning_rate"], "reg_lambda": 1.0}
     ours, theirs = FIXED | equal | {"num_leaves": 16}, equal | {"n_estimators": n_trees}
-    models = {
+    models: dict[str, Any] = {
         "LightGBM per task": MultiOutputRegressor(lgb.LGBMRegressor(num_leaves=16, n_jobs=1, verbose=-1, **theirs)),
         "CatBoost, MultiRMSE": catboost.CatBoostRegressor(
             loss_function="MultiRMSE", depth=4, thread_count=1, verbose=False, allow_writing_files=False, **theirs
@@ -144,12 +143,10 @@ def vector(rows: int = 100_000, n_tasks: int = 16, n_trees: int = 99) -> Sides:
             **theirs,
         ),
         "SharedTrees": SharedTrees(n_estimators=n_trees, n_estimators_task=0, **ours),
-        "RMTGB": RMTGB(**dict.fromkeys(STAGES, n_trees // 3), **ours),
+        "SharedTrees, 5 x the rounds": SharedTrees(n_estimators=5 * n_trees, n_estimators_task=0, **ours),
+        "RMTGB": rmtgb(n_trees // 3, 16, reg_lambda=equal["reg_lambda"]),
     }
-    return {
-        name: lambda seed, model=model: in_own_process(fit_regressions, model, rows, n_tasks, seed)
-        for name, model in models.items()
-    }
+    return {name: partial(in_own_process, fit_regressions, model, rows, n_tasks) for name, model in models.items()}
 
 
 def fit_regressions(model: Any, rows: int, n_tasks: int, seed: int) -> Measures:

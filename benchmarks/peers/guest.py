@@ -52,7 +52,7 @@ def serve(fit: Fit) -> None:
 
 def fit_tasks(fit: Fit, X: pd.DataFrame, y: pd.DataFrame, request: dict[str, Any]) -> dict[str, Predict]:
     """Fit each task alone on its labelled rows, whose text becomes categories; unseen ones are missing."""
-    models = {}
+    models: dict[str, Predict] = {}
     for task, kind in request["kinds"].items():
         labelled = y[task].notna()
         own = X[labelled].reset_index(drop=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import harness, speed
-from benchmarks.cases import files
+from benchmarks.cases import boosted, files
 from benchmarks.cases.networks import FIXED, peer
 from benchmarks.cases.serving import _load_pyfunc, frames_of
 from benchmarks.cases.sessions import draw_items, draw_log
@@ -35,7 +35,7 @@ def threads():
 @pytest.mark.filterwarnings("ignore::tabmtl.schema.TabmtlWarning")  # tables are tiny
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.all_faces if n in SLOW else ()) for n in NAMES])
 def test_every_case_runs(name, capfd, monkeypatch):
-    for module in (harness, files):  # a process of its own takes seconds to start
+    for module in (harness, boosted, files):  # a process of its own takes seconds to start
         monkeypatch.setattr(module, "in_own_process", lambda function, *arguments: function(*arguments))
     speed.main(["--quick", "--only", name])
     lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith(name)]
