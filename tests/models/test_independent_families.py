@@ -21,6 +21,7 @@ from tabmtl.schema import Columns
 from tabmtl.storage.lightgbm_text import check_trees
 from tabmtl.targets import Task
 
+pytestmark = pytest.mark.usefixtures("three_folds")
 TASKS = {
     "r": Task(name="r", kind="regression"),
     "b": Task(name="b", kind="binary", classes=(0, 1)),
@@ -187,6 +188,21 @@ def test_mixtures_are_saved_and_answer_a_row_as_in_the_batch(table, tmp_path):
     assert pl.concat([loaded.predict(X[i]) for i in range(20)]).equals(model.predict(X[:20]))
 
 
+def test_importances_of_a_mixture_name_the_columns_that_tell(table, tmp_path):
+    X, y = table
+    model = IndependentTasks(random_state=0).fit(X[:80], y[:80, ["r"]])
+    mixture, found = model.estimators_["r"], model.importances_
+    assert mixture.additive is not None and mixture.extra_trees is not None
+    assert found["importance"].sum() == pytest.approx(1)
+    shares = dict(found.select("feature", "importance").iter_rows())
+    assert min(shares["u"], shares["level"]) > max(shares["v"], shares["w"])
+    x, curves = model.encode(X[:80]).to_numpy(), mixture.additive
+    added = np.concatenate([curves._of_numbers(x[:, :3]), curves._of_levels(x[:, 3:])], axis=1)
+    assert_allclose(curves.variances, added[:, :, 0].var(axis=0), rtol=1e-9)
+    model.save(tmp_path / "model")
+    assert tabmtl.load(tmp_path / "model").importances_.equals(found)
+
+
 @pytest.mark.parametrize("options", [{}, {"groups": True}, {"sample_weight": True}, {"validated": True}])
 def test_mixtures_learn_groups_weights_and_given_validation_rows(table, options):
     X, y = table
@@ -305,8 +321,13 @@ def test_weights_that_fit_no_mixture(weights):
 
 @pytest.mark.parametrize(
     "arrays",
-    [{"knots": np.ones((3, 2))}, {"knots": np.zeros((3, 1))}, {"codes": np.zeros((1, 0), dtype=np.float32)}],
+    [
+        {"knots": np.ones((3, 2))},
+        {"knots": np.zeros((3, 1))},
+        {"codes": np.zeros((1, 0), dtype=np.float32)},
+        {"variances": np.ones(3)},
+    ],
 )
 def test_arrays_that_are_no_curves(arrays):
-    with pytest.raises(ValueError, match="at least two knots, which rise"):
+    with pytest.raises(ValueError, match=r"at least two knots, which rise|there are 3 variances of columns"):
         curves(**arrays)

@@ -53,8 +53,10 @@ class LightGBMEstimator(MultiTaskEstimator):
         values of leaves, over the rows that the trees learned from. So it differs between tasks whose splits are the
         same. Shared trees learn from rows of all tasks: a feature that is constant within a task can have a gain there.
         For a squared error without a penalty, the shares are those of LightGBM's gain. The gain is in units of the
-        task's scores, such as log odds. It tells what the model took up, not what helps on other rows: ask
-        `tabmtl.inspection.feature_importances` for that.
+        task's scores, such as log odds. Where `IndependentTasks` mixes families, it is the mean of their shares by
+        their weights; that of a linear model is the variance of what the feature adds over the rows it learned. It
+        tells what the model took up, not what helps on other rows: ask `tabmtl.inspection.feature_importances` for
+        that.
     """
 
     learning_rate: Positive = 0.05

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
@@ -46,6 +47,8 @@ class Additive:
     steps : ndarray of shape (Fc, L, W)
         What a level adds.
     intercept : ndarray of shape (W,)
+    variances : ndarray of shape (Fn + Fc,)
+        Of what each column adds, over the rows that were learned, summed over the scores.
     """
 
     knots: Annotated[np.ndarray, Stored("f8", "numbers knots")]
@@ -54,10 +57,13 @@ class Additive:
     codes: Annotated[np.ndarray, Stored("f4", "columns levels", missing=True)]
     steps: Annotated[np.ndarray, Stored("f8", "columns levels width")]
     intercept: Annotated[np.ndarray, Stored("f8", "width")]
+    variances: Annotated[np.ndarray, Stored("f8", "features", low=0)]
 
     def __post_init__(self) -> None:
         if self.knots.shape[1] < 2 or not self.codes.shape[1] or (np.diff(self.knots) <= 0).any():
             raise ValueError("curves need at least two knots, which rise, and columns of levels at least one level")
+        if len(self.variances) != len(self.knots) + len(self.codes):
+            raise ValueError(f"there are {len(self.variances)} variances of columns, expected one for each")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -112,7 +118,9 @@ class Pieces:
         self._knots = [_quantiles(column, shares) for column in x[:, :n_numbers].T]
         self._has_gaps = np.isnan(x[:, :n_numbers]).any(axis=0).tolist()
         self._codes = [_frequent(column) for column in x[:, n_numbers:].T]
-        self._width = sum(len(own) - 1 for own in self._knots) + sum(self._has_gaps) + sum(map(len, self._codes))
+        sizes = [len(own) - 1 + gaps for own, gaps in zip(self._knots, self._has_gaps, strict=True)]
+        ends = np.cumsum([0, *sizes, *map(len, self._codes)]).tolist()
+        self._of_column, self._width = [slice(*pair) for pair in pairwise(ends)], ends[-1]
         self._center, self._scale = np.zeros(self._width), np.ones(self._width)
 
     def suit(self, task: Task) -> bool:
@@ -148,6 +156,7 @@ class Pieces:
 
     def additive(self, slope: np.ndarray, intercept: np.ndarray) -> Additive:
         """Return the model of slopes (d, W) and intercepts (W,) of the columns."""
+        variances = [(self.columns[:, own] @ slope[own]).var(axis=0).sum() for own in self._of_column]
         slope, width, at = slope / self._scale[:, None], len(intercept), 0
         knots = np.zeros((len(self._knots), max(map(len, self._knots), default=2)))
         codes = np.full((len(self._codes), max([1, *map(len, self._codes)])), np.nan, dtype=np.float32)
@@ -172,6 +181,7 @@ class Pieces:
             codes=codes,
             steps=steps,
             intercept=intercept - self._center @ slope,
+            variances=np.array(variances),
         )
 
 

@@ -378,15 +378,18 @@ class IndependentTasks(LightGBMEstimator):
         return {**ours, **task.kind.lightgbm, **params, "num_class": task.width}
 
     def _gains(self) -> dict[str, np.ndarray]:
+        n_features, gains = self.coder_.features.columns.n_features, []
         for name, model in self.estimators_.items():
-            if not isinstance(model, lgb.Booster):
+            if isinstance(model, Mixture):
+                gains.append(model.gains(n_features))
+            elif isinstance(model, lgb.Booster):
+                gains.append(feature_gains(TreeText(model.model_to_string()).cut()[1], n_features)[:, 0])
+            else:
                 raise AttributeError(
-                    f"importances_ needs LightGBM models, and that of task {name!r} is a {type(model).__name__}: say "
-                    "tabmtl.inspection.feature_importances(model, X, y)"
+                    f"importances_ needs models of families, and that of task {name!r} is a {type(model).__name__}: "
+                    "say tabmtl.inspection.feature_importances(model, X, y)"
                 )
-        trees = (TreeText(model.model_to_string()).cut()[1] for model in self.estimators_.values())
-        n_features = self.coder_.features.columns.n_features
-        return {"all": np.stack([feature_gains(own, n_features)[:, 0] for own in trees])}
+        return {"all": np.stack(gains)}
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         matrix = tree_matrix(batch)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import lightgbm as lgb
 import numpy as np
 
+from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.estimators.boosted.rounds import Split
 from tabmtl.estimators.boosted.walk import predict
 from tabmtl.estimators.mixing import likelihood_weights
@@ -76,6 +77,16 @@ class Mixture:
             yield forest, answer_by_forest(self._forest, task, x, n_threads)
         if self.additive is not None:
             yield additive, task.kind.answers(self.additive.scores(x), 0.0, 1.0, np)
+
+    def gains(self, n_features: int) -> np.ndarray:
+        """Return the mean of the families' shares of every column (F,), by their weights."""
+        total = np.zeros(n_features)
+        for weight, model in zip(self.weights, (self.lightgbm, self.extra_trees, self.additive), strict=True):
+            if model is not None:
+                is_trees = isinstance(model, TreeText)
+                own = feature_gains(model.cut()[1], n_features)[:, 0] if is_trees else model.variances
+                total += weight * own / max(own.sum(), np.finfo(float).tiny)
+        return total
 
     @cached_property
     def _boosted(self) -> lgb.Booster:
