@@ -156,7 +156,7 @@ def _numbers(at_leaf: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Conditions of one column and decision type: their places, and thresholds of numbers, or numbers of sets."""
+    """Conditions of one column and decision type: their places, and thresholds, or for each which levels go left."""
 
     places: slice
     feature: int
@@ -181,7 +181,7 @@ class _Conditions:
         is_category = (kind & _CATEGORY) > 0
         numbers: dict[tuple[int, ...], int] = {}
         threshold[is_category] = [numbers.setdefault(own, len(numbers)) for own in _sets(lines)]
-        self._sets = [*numbers]
+        sets = [*numbers]
         low = threshold.astype(np.float32)
         # rows are float32: they are below a threshold if they are below the next lower one of this type
         threshold = np.where(low > threshold, np.nextafter(low, np.float32(-np.inf)), low)
@@ -194,7 +194,10 @@ class _Conditions:
         for start, end in pairwise([*starts, len(found)]):
             nodes = first[start:end]
             own = feature[nodes[0]].item(), kind[nodes[0]].item()
-            self._groups.append(_Group(slice(start, end), *own, threshold[nodes]))
+            decides = threshold[nodes]
+            if is_category[nodes[0]]:
+                decides = _table([sets[int(number)] for number in decides])
+            self._groups.append(_Group(slice(start, end), *own, decides))
 
     def bits(self, matrix: np.ndarray) -> np.ndarray:
         """Return which rows of a matrix go left by every condition, as bits: (D, words) uint64."""
@@ -203,19 +206,24 @@ class _Conditions:
         columns[np.abs(columns) <= _ZERO] = 0
         for group in self._groups:
             x = columns[group.feature]
-            goes_left = self._is_in(x, group) if group.kind & _CATEGORY else _is_below(x, group)
+            goes_left = _is_in(x, group) if group.kind & _CATEGORY else _is_below(x, group)
             packed = np.packbits(goes_left, axis=1, bitorder="little")
             found[group.places, : packed.shape[1]] = packed
         return found.view(np.uint64)
 
-    def _is_in(self, x: np.ndarray, group: _Group) -> np.ndarray:
-        sets = [self._sets[int(number)] for number in group.thresholds]
-        is_in = np.zeros((len(sets), 2 + max(max(own, default=0) for own in sets)), dtype=bool)
-        for row, own in zip(is_in, sets, strict=True):
-            row[list(own)] = True
-        # the last column is of no set: missing, negative and unknown levels go right
-        last = is_in.shape[1] - 1
-        return is_in.take(np.where((x >= 0) & (x < last), x, last).astype(np.int64), axis=1)
+
+def _table(sets: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """Return which levels are in each set, (k, levels + 1)."""
+    is_in = np.zeros((len(sets), 2 + max(max(own, default=0) for own in sets)), dtype=bool)
+    for row, own in zip(is_in, sets, strict=True):
+        row[list(own)] = True
+    return is_in
+
+
+def _is_in(x: np.ndarray, group: _Group) -> np.ndarray:
+    # the last column is of no set: missing, negative and unknown levels go right
+    last = group.thresholds.shape[1] - 1
+    return group.thresholds.take(np.where((x >= 0) & (x < last), x, last).astype(np.int64), axis=1)
 
 
 def _is_below(x: np.ndarray, group: _Group) -> np.ndarray:
