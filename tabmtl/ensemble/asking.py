@@ -48,22 +48,24 @@ class Asked:
     """
 
     def __init__(self, coder: TableCoder, models: Mapping[str, Sequence[MultiTaskEstimator]]) -> None:
-        self._models, self._own = models, fingerprint(coder.features)
+        self._coder, self._own = coder, fingerprint(coder.features)
         self._groups = {name: _grouped(parts) for name, parts in models.items()}
+        self._others = {
+            name: {i: part for i, part in enumerate(parts) if reads_frames(part)} for name, parts in models.items()
+        }
 
     def answers(self, frame: pl.DataFrame, batch: Batch) -> Iterator[tuple[str, list[list[np.ndarray]]]]:
         """Yield the answers of the models of every candidate to rows that the coder has read."""
         read: dict[str, Features] = {self._own: batch.x}
-        for name, parts in self._models.items():
-            found = [part.answer(frame) if reads_frames(part) else [] for part in parts]
-            for group in self._groups[name]:
-                X = group.coder.read_frame(frame)
+        for name, groups in self._groups.items():
+            found = {i: part.answer(frame) for i, part in self._others[name].items()}
+            for group in groups:
+                X = frame if group.coder.names == self._coder.names else group.coder.read_frame(frame)
                 if group.key not in read:
                     read[group.key] = group.coder.features.encode(X)
                 answers = group.asked.answers(X, Batch(x=read[group.key], task=batch.task))
-                for place, own in zip(group.places, answers, strict=True):
-                    found[place] = own
-            yield name, found
+                found |= zip(group.places, answers, strict=True)
+            yield name, [found[i] for i in range(len(found))]
 
 
 def _grouped(parts: Sequence[MultiTaskEstimator]) -> list[_Group]:
