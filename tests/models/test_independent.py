@@ -237,9 +237,17 @@ def test_the_configuration_with_the_highest_mean_score_serves_all_tasks():
     assert own.configuration_scores_.equals(scores.select("task", "default"))
 
 
+def test_names_of_configurations_that_nothing_judges_are_told():
+    X, y = features(60), mixed_targets(features(60)).select("delay")
+    with pytest.warns(TabmtlWarning, match=r"tune=\['small'\] had no effect.*: folds chose the trees of all tasks"):
+        named = tiny(IndependentTasks, tune=["small"]).fit(X, y)
+    assert named.predict(X).equals(tiny(IndependentTasks, tune="all").fit(X, y).predict(X))
+
+
 def test_the_choice_is_saved(tmp_path):
     X, y = features(400), mixed_targets(features(400))
-    model = tiny(IndependentTasks, tune=("small", "mid")).fit(X, y)
+    parts = {"X_val": X[300:], "y_val": y[300:]}
+    model = tiny(IndependentTasks, tune=("small", "mid")).fit(X[:300], y[:300], **parts)
     model.save(tmp_path / "model")
     loaded = tabmtl.load(tmp_path / "model")
     assert loaded.configuration_ == model.configuration_

@@ -22,7 +22,7 @@ from tabmtl.estimators.boosted.walk import predict
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import TableState
-from tabmtl.models.independent.choice import CONFIGURATIONS, Grown, TreesOfTask
+from tabmtl.models.independent.choice import CONFIGURATIONS, FEW_ROWS, Grown, TreesOfTask
 from tabmtl.models.independent.foreign import Foreign, rows_of
 from tabmtl.models.independent.grower import Grower
 from tabmtl.models.independent.mixture import FAMILIES, Mixer, Mixture
@@ -124,7 +124,8 @@ class IndependentTasks(LightGBMEstimator):
         own parameters. All except "default" draw 80 % of the rows, and 40 or 50 % of the columns, for every tree. Other
         parameters are the estimator's own. All tasks get the configuration with the highest mean of
         ``configuration_scores_``, the first of equal ones. Tasks whose trees are chosen by folds ignore it, such as
-        those with fewer than 5 000 labels that several ``families`` learn: see ``early_stopping``.
+        those with fewer than 5 000 labels that several ``families`` learn: see ``early_stopping``. If all do, names
+        have no effect, and there is a warning; "all" stands for those that can be judged.
     families : "all" or sequence of str, default="all"
         What learns a task: "lightgbm", and beside it "extra_trees", a forest of scikit-learn's extremely randomised
         trees, and "additive", a ridge or logistic regression on pieces of every column. Each family chooses its own
@@ -307,10 +308,21 @@ class IndependentTasks(LightGBMEstimator):
             texts = _merge(group.gather({t: booster.model_to_string() for t, booster in models.items()}))
             models = {t: lgb.Booster(model_str=texts[t]) for t in range(len(tasks))}
         if group.rank == 0:
+            self._warn_of_folds(scores)
             _warn_of_lost([tasks[t] for t in sorted(judged) if any(lost for _, lost in judged[t].values())])
         estimators = {task.name: models[t] for t, task in enumerate(tasks)}
         fitted = {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
         return fitted, {t: (take(t).numbers, grown[best].answers) for t, grown in tried.items()}
+
+    def _warn_of_folds(self, scores: pl.DataFrame) -> None:
+        """Warn where no task was judged by rows set aside, so that configurations by name had no effect."""
+        if self.tune in ((), [], "all") or scores.drop("task").count().sum_horizontal().item():
+            return
+        warn_user(
+            f"tune={self.tune!r} had no effect, because no rows set aside judged its configurations: folds chose the "
+            "trees of all tasks; leave tune out, give X_val and y_val, or set families=('lightgbm',) for tasks of at "
+            f"least {FEW_ROWS} labels"
+        )
 
     @property
     def family_weights_(self) -> pl.DataFrame:
