@@ -11,11 +11,11 @@ The parts:
 
 labels
     One target keeps 50, 150 or 500 of its labels, those that a model sets aside included; the others keep theirs. The
-    score is that of the target. Single-task models learn the target alone, on its labelled rows. Peers, and the
-    ensemble with each task alone, have one target a set, at 150 and 500 labels.
+    score is that of the target. Single-task models learn the target alone, on its labelled rows. Peers have one target
+    a set, at 150 and 500 labels.
 full
-    All labels of all targets, which are all scored; peers, and the ensemble with each task alone, have one target a
-    set. A network that is distilled from the ensemble reads `UNLABELLED` further rows, where there are more.
+    All labels of all targets, which are all scored; peers have one target a set, and the ensemble with each task alone
+    two. A network that is distilled from the ensemble reads `UNLABELLED` further rows, where there are more.
 missing
     25, 50 or 90 % of all labels are hidden at random; the score is the mean over the targets.
 mulan
@@ -112,8 +112,8 @@ FIT_ROWS, TEST_ROWS, UNLABELLED = {"labels": 2_000, "full": 3_000, "missing": 2_
 #: Draws, or folds, of a model in each part: by its name, or else by its kind.
 DRAWS: dict[str, dict[str, range]] = {
     "labels": {
-        **dict.fromkeys(("joint", "single", "plain"), range(5)),
-        **dict.fromkeys(("alone", "peer"), range(3)),
+        **dict.fromkeys(("joint", "single", "plain", "alone"), range(5)),
+        "peer": range(3),
         FOURFOLD: range(2, 3),
     },
     "full": {
@@ -148,8 +148,8 @@ FULL_SETS = ("portal", "star", "rand_hie", "gss_abortion", "flights", "census_kd
 NO_MORE_ROWS = ("wq",)
 MISSING_SETS, HIDDEN = ("star", "gss_abortion", "rand_hie"), (25, 50, 90)
 FOLD_SETS = ("edm", "enb", "jura", "slump", "wq", "oes10", "osales")
-#: Kinds that learn one task at a time, whatever the part, and those of them that have one target a set.
-ALONE, ONE_TARGET = ("alone", "plain", "peer"), ("alone", "peer")
+#: Kinds that learn one task at a time, whatever the part, and how many of `TARGETS` have costly ones at all labels.
+ALONE, N_TARGETS = ("alone", "plain", "peer"), {"alone": 2, "peer": 1}
 #: Part, set, target and amount of a cell.
 Setting = tuple[str, str, str | None, int | None]
 #: Rows that a timed answer is for.
@@ -218,11 +218,11 @@ def draws_of(model: str, part: str, name: str, target: str | None, amount: int |
     """Return the splits of a setting that a model is run on."""
     kind, of_part = MODELS[model].kind, DRAWS[part]
     draws = of_part.get(model, of_part.get(kind, range(0)))
-    if kind in ONE_TARGET and part == "labels" and (target != TARGETS[name][0] or amount not in FEW):
+    if kind == "peer" and part == "labels" and (target != TARGETS[name][0] or amount not in FEW):
         return range(0)
     if model == DISTILLED and name in NO_MORE_ROWS:
         return range(0)
-    return draws if name not in SLOW else range(kind not in ONE_TARGET and len(draws) > 0)
+    return draws if name not in SLOW else range(kind != "peer" and len(draws) > 0)
 
 
 def settings() -> tuple[list[Setting], list[Setting]]:
@@ -356,8 +356,8 @@ def run(cell: Cell, folder: Path | None, seconds: float | None = None) -> Record
     """
     code, case = made_by(), open_cell(cell, folder)
     kind = MODELS[cell.model].kind
-    tasks = TARGETS[cell.set][:1] if kind in ONE_TARGET else tuple(case.tasks)
-    scored = (cell.target,) if cell.target else tasks
+    costly = TARGETS[cell.set][: N_TARGETS[kind]] if kind in N_TARGETS else ()
+    scored = (cell.target,) if cell.target else costly or tuple(case.tasks)
     is_alone = kind in ALONE or (cell.part == "labels" and kind == "single")
     answers: dict[str, np.ndarray] = {}
     times, candidates = [np.zeros(3)], {}

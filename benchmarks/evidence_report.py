@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import polars as pl
@@ -64,9 +64,9 @@ OF_TARGET = ("set", "task", "metric", "amount")
 
 ONE_DRAW, NOT_RUN = "one draw", "not run"
 SUMMARY = (
-    "Mean differences of `MultiTaskEnsemble`, positive if it is better, with the number of targets. It is ahead or "
-    "behind where this stays beyond chance for all cases of a column at once (Holm, Student's t over the draws). The "
-    "best single-task model is chosen in hindsight."
+    "Mean differences of `MultiTaskEnsemble`, positive if it is better, with the standard error over the targets, and "
+    "their number. It is ahead or behind where this stays beyond chance for all cases of a column at once (Holm, "
+    "Student's t over the draws). The best single-task model is chosen in hindsight."
 )
 INTRODUCTION = """# When learning together pays
 
@@ -306,12 +306,21 @@ def summary_cell(own: Sequence[Comparison], held: Sequence[Comparison]) -> str:
     own = known(own)
     if not own:
         return NOT_RUN
-    means = []
-    for metric in ENOUGH:
-        gains = gains_of(each for each in own if each.facts["metric"] == metric)
-        means += [f"{metric} {fmean(gains):+.3f} ({len(gains)})"] if gains else []
     judged = any(each.error is not None for each in own)
-    return "; ".join([*means, count_sides(own, held) if judged else ONE_DRAW])
+    return f"{means_of(own)}; {count_sides(own, held) if judged else ONE_DRAW}"
+
+
+def means_of(comparisons: Sequence[Comparison]) -> str:
+    """Return the mean differences by metric, with the standard errors over the targets and their numbers."""
+    gains = gains_by_metric(comparisons)
+    errors = {metric: f" ± {stdev(own) / math.sqrt(len(own)):.3f}" for metric, own in gains.items() if len(own) > 1}
+    means = [f"{metric} {fmean(own):+.3f}{errors.get(metric, '')} ({len(own)})" for metric, own in gains.items() if own]
+    return "; ".join(means) or NOT_RUN
+
+
+def gains_by_metric(comparisons: Sequence[Comparison]) -> dict[str, list[float]]:
+    """Return the known gains in each metric."""
+    return {metric: gains_of(c for c in comparisons if c.facts["metric"] == metric) for metric in ENOUGH}
 
 
 def count_sides(own: Sequence[Comparison], held: Iterable[Comparison]) -> str:
@@ -437,7 +446,7 @@ def cost_table(frame: pl.DataFrame) -> str:
     """Return CPU seconds of a fit and milliseconds of answers at full labels, by model and set."""
     rows: dict[str, dict[str, str]] = {}
     for name, model, seconds, one, many in costs_of(frame).iter_rows():
-        title = f"{model} (one target)" if MODELS[model].kind in ("alone", "peer") else model
+        title = model + {"alone": " (two targets)", "peer": " (one target)"}.get(MODELS[model].kind, "")
         rows.setdefault(title, {"model": title})[name] = f"{seconds:.1f} s, {one:.1f} ms, {many:.0f} ms"
     return table([*rows.values()])
 
@@ -493,14 +502,13 @@ def goals_of(frame: pl.DataFrame, beside: Mapping[str, Sequence[Comparison]], ba
     few = [each for each in to_autogluon if each.facts["amount"] is not None]
     full = [each for each in to_autogluon if each.facts["amount"] is None]
     mulan = compare(frame.filter(part="mulan"), ("set",), (CATBOOST,), is_error=True)
-    means = {metric: gains_of(c for c in few if c.facts["metric"] == metric) for metric in ENOUGH}
     margin = " and ".join(f"{least} {metric}" for metric, least in ENOUGH.items())
     ahead = [each for each in full if each.is_ahead]
     return [
         (
             f"few labels: ahead of AutoGluon at equal CPU by {margin} in the mean",
-            "; ".join(f"{metric} {fmean(own):+.3f} ({len(own)})" for metric, own in means.items() if own) or NOT_RUN,
-            all(own and fmean(own) >= ENOUGH[metric] for metric, own in means.items()),
+            means_of(few),
+            all(own and fmean(own) >= ENOUGH[metric] for metric, own in gains_by_metric(few).items()),
         ),
         ("few labels: nowhere behind AutoGluon (Holm)", *_nowhere(few)),
         ("all labels: nowhere behind AutoGluon (Holm)", *_nowhere(full)),
