@@ -122,14 +122,14 @@ class Distilled:
     """A network that is distilled from a model of the rows with a label; the network reads all rows."""
 
     def __init__(self, make: Callable[..., Any], *, tasks: dict[str, Any], random_state: int) -> None:
-        self._teacher, self._seed = make(tasks=tasks, random_state=random_state), random_state
+        self.teacher, self._seed = make(tasks=tasks, random_state=random_state), random_state
 
     def fit(self, X: pl.DataFrame, y: pl.DataFrame, groups: np.ndarray | None) -> None:
         """Fit the model, and then the network."""
         labelled = y.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
         own = None if groups is None else groups[labelled.to_numpy()]
-        self._teacher.fit(X.filter(labelled), y.filter(labelled), groups=own)
-        self._student = distill(self._teacher, X, random_state=self._seed)
+        self.teacher.fit(X.filter(labelled), y.filter(labelled), groups=own)
+        self._student = distill(self.teacher, X, random_state=self._seed)
 
     def answer_tasks(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
         """Return the answers of the network."""
