@@ -404,7 +404,8 @@ def join_rows(first: Any, second: Any, names: tuple[str, str]) -> Any:
         )
     if nw.dependencies.is_into_series(first):
         own, other = (nw.from_native(rows, series_only=True) for rows in (first, second))
-        joined = join_rows(*(rows.alias("y").to_frame().to_native() for rows in (own, other)), names)
+        above, below = (rows.alias("y").to_frame().to_native() for rows in (own, other))
+        joined = join_rows(above, below, names)
         return nw.from_native(joined)["y"].alias(own.name).to_native()
     if not nw.dependencies.is_into_dataframe(first):
         return np.concatenate([np.asarray(first), np.asarray(second)])
