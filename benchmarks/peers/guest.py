@@ -40,7 +40,8 @@ def serve(fit: Fit) -> None:
         X = pd.read_parquet(request["X"])
         try:
             if "y" in request:
-                models = fit_tasks(fit, X, pd.read_parquet(request["y"]), request)
+                y = pd.read_parquet(request["y"])
+                models = {task: fit_task(fit, X, y[task], kind, request) for task, kind in request["kinds"].items()}
             else:
                 pd.DataFrame({task: ask(X) for task, ask in models.items()}).to_parquet(request["answers"])
         except Exception as error:  # the other process raises it
@@ -50,18 +51,19 @@ def serve(fit: Fit) -> None:
             replies.write(json.dumps({"seconds": cpu_seconds() - before}) + "\n")
 
 
-def fit_tasks(fit: Fit, X: pd.DataFrame, y: pd.DataFrame, request: dict[str, Any]) -> dict[str, Predict]:
-    """Fit each task alone on its labelled rows, whose text becomes categories; unseen ones are missing."""
-    models: dict[str, Predict] = {}
-    for task, kind in request["kinds"].items():
-        labelled = y[task].notna()
-        own = X[labelled].reset_index(drop=True)
-        text = own.select_dtypes("object").columns
-        levels = {name: pd.CategoricalDtype(sorted(own[name].dropna().unique())) for name in text}
-        labels = y.loc[labelled, task].reset_index(drop=True).astype(float if kind == "regression" else int)
-        ask = fit(own.astype(levels), labels, kind, request["seed"], **request["options"])
-        models[task] = lambda rows, ask=ask, levels=levels: np.asarray(ask(rows.astype(levels)), dtype=float)
-    return models
+def fit_task(fit: Fit, X: pd.DataFrame, y: pd.Series, kind: str, request: dict[str, Any]) -> Predict:
+    """Fit one task on its labelled rows, whose text becomes categories; unseen ones are missing."""
+    labelled = y.notna()
+    own = X[labelled].reset_index(drop=True)
+    text = own.select_dtypes("object").columns
+    levels = {name: pd.CategoricalDtype(sorted(own[name].dropna().unique())) for name in text}
+    labels = y[labelled].reset_index(drop=True).astype(float if kind == "regression" else int)
+    ask = fit(own.astype(levels), labels, kind, request["seed"], **request["options"])
+
+    def answer(rows: pd.DataFrame) -> np.ndarray:
+        return np.asarray(ask(rows.astype(levels)), dtype=float)
+
+    return answer
 
 
 def cpu_seconds() -> float:
