@@ -390,7 +390,8 @@ class IndependentTasks(LightGBMEstimator):
         return {**ours, **task.kind.lightgbm, **params, "num_class": task.width}
 
     def _gains(self) -> dict[str, np.ndarray]:
-        n_features, gains = self.coder_.features.columns.n_features, []
+        n_features = self.coder_.features.columns.n_features
+        gains: list[np.ndarray] = []
         for name, model in self.estimators_.items():
             if isinstance(model, Mixture):
                 gains.append(model.gains(n_features))

@@ -82,10 +82,13 @@ class Mixture:
         """Return the mean of the families' shares of every column (F,), by their weights."""
         total = np.zeros(n_features)
         for weight, model in zip(self.weights, (self.lightgbm, self.extra_trees, self.additive), strict=True):
-            if model is not None:
-                is_trees = isinstance(model, TreeText)
-                own = feature_gains(model.cut()[1], n_features)[:, 0] if is_trees else model.variances
-                total += weight * own / max(own.sum(), np.finfo(float).tiny)
+            if isinstance(model, TreeText):
+                own = feature_gains(model.cut()[1], n_features)[:, 0]
+            elif isinstance(model, Additive):
+                own = model.variances
+            else:
+                continue
+            total += weight * own / max(own.sum(), np.finfo(float).tiny)
         return total
 
     @cached_property
@@ -244,7 +247,10 @@ class Mixer:
     def _unseen(self, columns: np.ndarray, rows: Sample, fold: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the answers by folds for every penalty: of classes one after the other, of numbers all at once."""
         task = self.grower.task
-        for penalties in [(penalty,) for penalty in PENALTIES] if task.is_classification else [PENALTIES]:
+        together: list[Sequence[float]] = [PENALTIES]
+        if task.is_classification:
+            together = [[penalty] for penalty in PENALTIES]
+        for penalties in together:
             scores = np.empty((len(penalties), len(rows), task.width))
             for f in range(fold.max() + 1):
                 kept, asked = fold != f, fold == f
