@@ -252,7 +252,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
 
     def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
         super()._set_fitted(coder, fitted)
-        self._asked = None
+        self._asked: Asked | None = None
         # the user's own may be changed in place later
         self._fitted_params["models"] = clone(self.models, safe=False)
 
@@ -278,7 +278,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     def _answers(self, frame: pl.DataFrame, batch: Batch) -> Iterator[tuple[str, list[np.ndarray]]]:
         """Yield the mean answers of every candidate's models, one candidate after the other."""
         if self._asked is None:
-            self._asked: Asked | None = Asked(self.coder_.after, self.estimators_)
+            self._asked = Asked(self.coder_.after, self.estimators_)
         for i, (name, parts) in enumerate(self._asked.answers(frame, batch)):
             yield name, _mean(parts)
             if i == 0 and self.stack_ is not None:  # whose linear models read the answers of the first candidate
