@@ -330,21 +330,25 @@ def _print_scores(
     print(f"\nScores of the {which} rows, {why}; higher is better.\n\n{lay_out(scores)}\n")
     if reference is None:
         return scores, None
-    assert isinstance(rows, TableRows)
+    assert not isinstance(rows, ClickRows)
     gain, _ = print_gain(rows, estimator, part, reference)
     return scores, gain
 
 
-def print_gain(rows: TableRows, estimator: Any, part: str, reference: Any) -> tuple[tabmtl.MultitaskGain, pl.DataFrame]:
-    """Print the gain over the reference, with intervals that are paired row by row; return it, and the table."""
+def print_gain(
+    rows: TableRows | ShardRows, estimator: Any, part: str, reference: Any
+) -> tuple[tabmtl.MultitaskGain, pl.DataFrame]:
+    """Print the gain over the reference, of a table with intervals paired row by row; return it, and the table."""
     table, mean = rows.differences(estimator, reference, part)
     which = {"test": "test", "val": "validation"}[part]
     print(f"Gain on the {which} rows over IndependentTasks, which learns each task alone:\n")
-    print(lay_out(table, signed=["difference", "low", "high"]), "\n")
+    signed = [name for name in ("difference", "low", "high") if name in table.columns]
+    print(lay_out(table, signed=signed), "\n")
     scores, references = (dict(table.select("task", name).iter_rows()) for name in ("score", "reference"))
     gain = tabmtl.multitask_gain(scores, references)
     interval = "" if mean.low is None else f", 95 % interval {mean.low:+z.4f} to {mean.high:+z.4f}"
     average = "" if mean.score is None else f"mean difference {mean.score:+z.4f}{interval}; "
     joint = f" and joint over {table.height} tasks" if table.height > 1 else ""
-    print(f"Low and high are 95 % intervals of the difference, paired row by row{joint}; {average}{gain.summary}.\n")
+    paired = f"Low and high are 95 % intervals of the difference, paired row by row{joint}; "
+    print(f"{paired if 'low' in table.columns else ''}{average}{gain.summary}.\n")
     return gain, table

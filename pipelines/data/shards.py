@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 import polars.selectors as cs
 
 from tabmtl.pipelines.data import files, tables
 from tabmtl.pipelines.data.clicks import ClickColumns
+
+if TYPE_CHECKING:
+    from tabmtl.metrics.intervals import ScoreInterval
 
 #: Options of other rows, and what to say of files instead.
 _NOT_OF_FILES = {
@@ -95,6 +98,17 @@ class ShardRows(tables.ScoredTables):
         from tabmtl.scale import score_files
 
         return self.shown(score_files(estimator, self.parts[part].files or ()))
+
+    def differences(self, estimator: Any, reference: Any, part: str) -> tuple[pl.DataFrame, ScoreInterval]:
+        """Return the scores of two models and their differences, one row per task, and no mean.
+
+        Files are scored in blocks, so answers of rows are not paired, and there are no intervals.
+        """
+        from tabmtl.metrics.intervals import ScoreInterval
+
+        own, other = (self.table(model, part).select("task", "score") for model in (estimator, reference))
+        found = own.join(other.rename({"score": "reference"}), on="task", how="left", maintain_order="left")
+        return found.with_columns(difference=pl.col("score") - pl.col("reference")), ScoreInterval(*[None] * 4)
 
     def log_fitted(self, callback: Any, estimator: Any) -> None:
         """Log the facts of a finished fit; of the rows, some of the first block stand for all."""

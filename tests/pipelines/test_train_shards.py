@@ -66,6 +66,17 @@ def test_without_other_files_no_rows_are_scored(shards, capsys):
     assert "No rows are left to score: name files by --test-shards." in capsys.readouterr().out
 
 
+def test_a_gain_on_files_has_no_intervals(shards, folder, capsys):
+    words = ["--test-shards", folder / "test.csv", "--baseline", "--no-mlflow"]
+    assert commands.run("train", *shards, *words) == 0
+    _, table, said = capsys.readouterr().out.rpartition("Gain on the test rows over")[2].strip().split("\n\n")
+    head, *rows = table.splitlines()
+    assert head.split() == ["task", "score", "reference", "difference"] and "interval" not in said
+    for row in rows[:3]:
+        score, reference, difference = map(float, row.split()[1:])
+        assert difference == pytest.approx(score - reference, abs=2e-4)
+
+
 def test_a_fit_that_was_cut_off_goes_on(shards, tmp_path, capsys, monkeypatch, mistake):
     run_epoch = TableLoop.run_epoch
     words = [*shards, "--checkpoint", tmp_path / "checkpoints", "--no-mlflow"]
