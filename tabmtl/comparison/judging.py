@@ -134,7 +134,7 @@ def calibration_of(fit: Answered) -> pl.DataFrame:
     polars.DataFrame
         One row per task and bin: "task"; "predicted", the mean answer; "observed", the mean of what came, and its
         "standard_error"; "n", the number of rows. A binary task has the probability of its second class, one of more
-        classes that of the most probable class, and a regression its values.
+        classes that of the most probable class, a quantile the share of labels up to it, and other numbers have values.
     """
     each = each_task(fit.tasks, fit.labels, fit.outputs, None, fit.own_task)
     return pl.concat([_bins(task, labels, output) for task, labels, output, _ in each])

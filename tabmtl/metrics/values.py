@@ -104,3 +104,37 @@ def _mean_deviance(y: np.ndarray, value: np.ndarray, *, sample_weight: np.ndarra
 
 def _deviance_influence(y: np.ndarray, value: np.ndarray, weight: np.ndarray, *, power: float) -> np.ndarray:
     return -of_mean(unit_deviance(y, value, power), weight)
+
+
+def pinballs(level: float) -> dict[str, Metric]:
+    """Return the metrics of a quantile by name, the default first: the share of the pinball loss, and the loss."""
+    share = _variance(partial(_explained_pinball, level=level), partial(_pinball_share_influence, level=level))
+    mean = loss(partial(sk.mean_pinball_loss, alpha=level), partial(_pinball_influence, level=level))
+    return {"d2_pinball": share, "neg_mean_pinball_loss": mean, **VALUES}
+
+
+def find_quantile(y: np.ndarray, weight: np.ndarray | None, level: float) -> float:
+    """Return the least label of those that a share of the weight does not exceed."""
+    order = np.argsort(y)
+    below = np.cumsum(np.ones(len(y)) if weight is None else weight[order])
+    return float(y[order][np.searchsorted(below, level * below[-1] * (1 - 1e-12))])
+
+
+def _pinball(y: np.ndarray, value: np.ndarray | float, level: float) -> np.ndarray:
+    return np.maximum(level * (y - value), (level - 1) * (y - value))
+
+
+def _explained_pinball(y: np.ndarray, value: np.ndarray, *, sample_weight: np.ndarray | None, level: float) -> float:
+    each = _pinball(y, value, level), _pinball(y, find_quantile(y, sample_weight, level), level)
+    of_answers, of_constant = (np.average(losses, weights=sample_weight) for losses in each)
+    return float(1 - of_answers / of_constant)
+
+
+def _pinball_share_influence(y: np.ndarray, value: np.ndarray, weight: np.ndarray, *, level: float) -> np.ndarray:
+    # the quantile has the least loss: no slope
+    constant = find_quantile(y, weight, level)
+    return -of_ratio(_pinball(y, value, level), _pinball(y, constant, level), weight)
+
+
+def _pinball_influence(y: np.ndarray, value: np.ndarray, weight: np.ndarray, *, level: float) -> np.ndarray:
+    return -of_mean(_pinball(y, value, level), weight)

@@ -223,6 +223,8 @@ def _draw_frame(ax: Axes, task: Task, bins: pl.DataFrame) -> None:
     x, y = ("probability of {}", "share of {}") if task.is_binary else ("predicted {}", "mean of {}")
     if task.width > 1:
         x, y = "probability of the answer", "share of right answers"
+    elif not task.kind.answers_means:
+        x, y = "level of {}", "share up to the answer"
     ends = [bound for name in ("predicted", "observed") for bound in (bins[name].min(), bins[name].max())]
     known = [end for end in ends if isinstance(end, float)]
     if known:

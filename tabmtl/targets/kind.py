@@ -57,6 +57,8 @@ class Kind(ABC):
         Whether the second derivative of the loss by a score is 1 everywhere.
     takes_curves : bool
         Whether a linear model of scikit-learn fits the scores: ridge regression for values, logistic for classes.
+    answers_means : bool
+        Whether the best answer to labels is their mean, as forests give it.
     units : {"own", "scaled", "standardized"}
         Whether models see labels as they are, or over the root of their mean square, so that 0 stays 0, or less their
         mean and over their standard deviation.
@@ -73,6 +75,7 @@ class Kind(ABC):
     label_type: ClassVar[type] = np.float64
     is_quadratic: ClassVar[bool] = False
     takes_curves: ClassVar[bool] = False
+    answers_means: ClassVar[bool] = True
     units: ClassVar[Units] = "own"
     longest_step: ClassVar[float] = LONGEST_STEP
     metrics: ClassVar[Mapping[str, Metric]]
@@ -80,7 +83,7 @@ class Kind(ABC):
 
     def __str__(self) -> str:
         values = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
-        return ":".join([self.name, *(f"{value:g}" for value in values)])
+        return ":".join([self.name, *map(str, values)])
 
     # labels
 

@@ -13,12 +13,13 @@ from tabmtl.targets.gamma import Gamma
 from tabmtl.targets.kind import Kind
 from tabmtl.targets.multiclass import Multiclass
 from tabmtl.targets.poisson import Poisson
+from tabmtl.targets.quantile import Quantile
 from tabmtl.targets.regression import Regression
 from tabmtl.targets.tweedie import Tweedie
 
 #: The kinds that a name declares.
 KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (Binary(), Multiclass(), Regression(), Poisson(), Gamma(), Tweedie())
+    kind.name: kind for kind in (Binary(), Multiclass(), Regression(), Quantile(), Poisson(), Gamma(), Tweedie())
 }
 
 
@@ -59,16 +60,16 @@ class Task:
     ----------
     name : str
         Name of the target, equal to its column of ``y``.
-    kind : {"binary", "multiclass", "regression", "poisson", "gamma", "tweedie"} or Kind
-        Kind of the values; "tweedie:1.7" has another power than 1.5. The attribute is a
-        :class:`~tabmtl.targets.Kind`, whose text is the same.
+    kind : {"binary", "multiclass", "regression", "quantile", "poisson", "gamma", "tweedie"} or Kind
+        Kind of the values; "quantile:0.9" has another level than 0.5, "tweedie:1.7" another power than 1.5. The
+        attribute is a :class:`~tabmtl.targets.Kind`, whose text is the same.
     classes : tuple, optional
         The class labels in the order of the columns of ``predict_proba``. Left out, they are learned from the
         labels in ``fit``: in the order of an ordered category (of pandas, or an Enum of polars), else sorted. For a
         binary task, the second is the positive class.
     metric : str, optional
         Name of the score in :mod:`tabmtl.metrics.scores`; the default is that of the kind: ROC AUC of classes (macro
-        one-vs-rest of many), R² of regressions, and the explained share of the deviance, D², of counts.
+        one-vs-rest of many), R² of regressions, and D², the explained share of the loss, of other numbers.
     weight : float, default=1.0
         Factor of the task's loss in training. Must be finite and not negative.
 

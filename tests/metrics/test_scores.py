@@ -18,7 +18,7 @@ from tabmtl.metrics.scores import (
     undefined_reason,
 )
 from tabmtl.schema import TabmtlWarning
-from tabmtl.targets import KINDS, Task
+from tabmtl.targets import KINDS, Task, find_kind
 
 N_ROWS = 120
 
@@ -26,6 +26,11 @@ N_ROWS = 120
 def d2_of(y, p, w, power):
     """The share of the deviance that is explained."""
     return sk.d2_tweedie_score(y, p, sample_weight=w, power=power)
+
+
+def d2_of_pinball(y, p, w, level):
+    """The share of the pinball loss that is explained."""
+    return sk.d2_pinball_score(y, p, sample_weight=w, alpha=level)
 
 
 def deviance_of(y, p, w, power):
@@ -58,6 +63,9 @@ CASES = [
     *(("binary", metric, oracle) for metric, oracle in BINARY.items()),
     *(("multiclass", metric, oracle) for metric, oracle in MULTICLASS.items()),
     *(("regression", metric, oracle) for metric, oracle in REGRESSION.items()),
+    ("quantile:0.8", None, partial(d2_of_pinball, level=0.8)),
+    ("quantile", None, lambda y, p, w: sk.d2_absolute_error_score(y, p, sample_weight=w)),
+    ("quantile:0.8", "neg_mean_pinball_loss", lambda y, p, w: -sk.mean_pinball_loss(y, p, sample_weight=w, alpha=0.8)),
     *((kind, None, partial(d2_of, power=power)) for kind, power in POWERS.items()),
     *((kind, f"neg_mean_{kind}_deviance", partial(deviance_of, power=power)) for kind, power in POWERS.items()),
 ]
@@ -66,7 +74,7 @@ CASES = [
 def some_rows(kind, rng, n=N_ROWS):
     """Labels with holes, outputs, and weights of which some are 0."""
     n_classes = 2 if kind == "binary" else 4
-    if KINDS[kind].answer == "values":
+    if find_kind(kind).answer == "values":
         y, output = rng.gamma(5.0, 1.0, n), rng.gamma(5.0, 1.0, n)
     else:
         y, output = rng.integers(0, n_classes, n).astype(float), rng.dirichlet(np.ones(n_classes), n)

@@ -92,6 +92,7 @@ class Plain(Kind):
             "task 't': the power .* 1 and 2, got 2.5; 1 is",
         ),
         (lambda: Task(name="t", kind="tweedie:big"), ValueError, "kind must be tweedie:power, numbers .*'tweedie:big'"),
+        (lambda: Task(name="t", kind="quantile:90"), ValueError, "task 't': the level .* between 0 and 1, .* got 90"),
         (lambda: Task(name="t", kind="poisson:1"), ValueError, "kind must be 'poisson', without parameters"),
         (
             lambda: Task(name="t", kind="binary", weight=-1.0),

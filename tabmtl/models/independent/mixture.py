@@ -179,8 +179,9 @@ class Mixer:
 
     @property
     def _fits(self) -> dict[str, Callable[[Sample], Part | None]]:
-        known: dict[str, Callable[[Sample], Part | None]] = {"extra_trees": self._forest}
-        if self.grower.task.kind.takes_curves:
+        kind = self.grower.task.kind
+        known: dict[str, Callable[[Sample], Part | None]] = {"extra_trees": self._forest} if kind.answers_means else {}
+        if kind.takes_curves:
             known["additive"] = self._additive
         return {name: fit for name, fit in known.items() if name in self.families}
 
