@@ -32,7 +32,7 @@ def scores_at(n_labels: int, seed: int) -> dict[str, object]:
         tasks=flights.tasks, n_estimators_task=0, random_state=seed
     ).fit(X, scarce)
     kind = {"cancelled": "binary"}
-    alone = IndependentTasks(tune="all", tasks=kind, random_state=seed).fit(
+    alone = IndependentTasks(tasks=kind, random_state=seed).fit(
         X[:n_labels], scarce[:n_labels, :1]
     )
     return {
