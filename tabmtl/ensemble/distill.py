@@ -61,7 +61,7 @@ def distill(
     whose answers vary little are learned like the others.
 
     Unlabelled rows matter most. For ensembles of 1200 rows of two tables, 6 of 13 test scores of the default network
-    were at most .003 below the ensemble's; with 2400 unlabelled rows more, all 13 were. So were all 18 of three
+    were at most .003 below the ensemble's; with 2400 unlabelled rows more, all 13 were. So were all 23 of four
     ensembles of 2000 rows, with 6000 unlabelled ones (one draw; docs/lab.md, "Distillation").
 
     References
