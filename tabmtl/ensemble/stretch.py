@@ -33,7 +33,7 @@ class Stretch:
     factor: Annotated[np.ndarray, Stored("f8", "T", low=POSITIVE)]
 
     @classmethod
-    def fit(cls, tasks: Sequence[Task], labels: Sequence[Sequence[np.ndarray | None]]) -> Self:
+    def fit(cls, tasks: Sequence[Task], labels: Sequence[tuple[np.ndarray, np.ndarray | None, np.ndarray]]) -> Self:
         """Fit the factors by likelihood, pulled to what mixtures usually need.
 
         Parameters
@@ -63,7 +63,7 @@ def _find(task: Task, y: np.ndarray, weight: np.ndarray | None, answers: np.ndar
     def nats(log: float) -> float:
         losses = task.kind.answer_losses(_stretched(task, answers, center, np.exp(log)), y)
         mean = max(np.average(losses, weights=row_weight), _TINY)
-        likelihood = np.log(mean) / 2 if task.kind.is_quadratic else mean
+        likelihood = mean if task.is_classification else np.log(mean) / 2
         return len(y) * likelihood + ((log - np.log(_USUAL)) / _SPREAD) ** 2 / 2
 
     limit = np.log(_MOST)
