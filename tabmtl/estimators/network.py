@@ -115,7 +115,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     history_ : polars DataFrame
         One row per epoch: ``epoch``, ``train/loss``, ``train/score`` and per task ``train/<task>/loss`` and
         ``train/<task>/<metric>``; the same under ``val/``. Train scores are measured while the weights move, on up to
-        50 000 rows.
+        50 000 rows; those of networks that an ensemble trains as one are null.
     batch_size_ : int
         Rows of an optimiser step.
     task_weights_ : tuple of dict of str to ndarray
@@ -222,22 +222,34 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         self._check_interrupt(rows.group)
+        rows, valid = self._set_aside(coder, rows, valid, seed)
+        device = find_device(self.device)
+
+        def prepare(batch: Batch) -> Batch:
+            return on_device(in_training_units(batch, coder), device)
+
+        read, judging = rows.to_train(prepare, seed), None if valid is None else valid.to_train(prepare, seed)
+        loss, judge = self._loss(coder.labels.tasks), partial(evaluate_scores, coder)
+        fitted = self._learn(coder, read, judging, loss, judge, seed)
+        return fitted | self._to_judge(coder, valid)
+
+    def _set_aside(
+        self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int
+    ) -> tuple[FitRows, FitRows | None]:
+        """Return the rows to learn from and those to validate on, which are set aside if none are given."""
         tasks = coder.labels.tasks
         self._check_monitor(tasks, valid)
         if valid is None and self.early_stopping and len(rows) >= _ROWS_TO_SPLIT:
             rows, valid = rows.split(self.validation_fraction, seed)
             if self.monitor != "mean":
                 self._check_monitor(tasks, valid, were_set_aside=True)
-        device = find_device(self.device)
+        return rows, valid
 
-        def prepare(batch: Batch) -> Batch:
-            return on_device(_in_training_units(batch, coder), device)
-
-        read, judging = rows.to_train(prepare, seed), None if valid is None else valid.to_train(prepare, seed)
-        fitted = self._learn(coder, read, judging, self._loss(tasks), partial(_evaluate, coder), seed)
+    def _to_judge(self, coder: TableCoder, valid: FitRows | None) -> dict[str, Any]:
+        """Return the fitted attribute of the rows that importances are measured on."""
         if valid is None:
-            return fitted
-        return fitted | {"_judged": _in_training_units(valid.some(_judged_rows(coder, len(valid))), coder)}
+            return {}
+        return {"_judged": in_training_units(valid.some(_judged_rows(coder, len(valid))), coder)}
 
     def _check_monitor(
         self, tasks: Sequence[Task], valid: FitRows | None = None, *, were_set_aside: bool = False
@@ -284,20 +296,25 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 # fewer epochs than the default are the user's choice
                 if validated and self.early_stopping and len(history) == self.epochs >= type(self).epochs:
                     warn_if_rising(snapshots.scores, self.patience)
-                return self._trained(network, coder, loop, history, snapshots)
+                return self._trained(network, coder, loop.data, loop.batch_size, history, snapshots)
 
     def _trained(
-        self, network: torch.nn.Module, coder: TableCoder, loop: TableLoop, history: list[Record], snapshots: Snapshots
+        self,
+        network: torch.nn.Module,
+        coder: TableCoder,
+        data: Batch,
+        batch_size: int,
+        history: list[Record],
+        snapshots: Snapshots,
     ) -> dict[str, Any]:
         """Return the fitted attributes, from a trained network and its training rows."""
-        data = loop.data
         features = replace(data, y=None, weight=None)
         first = features.rows(torch.arange(1, device=data.x.numbers.device))
         return {
             **self._inspect(network, features),
             **trained_attributes(network, history, snapshots.best.epoch),
             **self._kept_for_tasks(snapshots, coder.labels.tasks),
-            "batch_size_": loop.batch_size,
+            "batch_size_": batch_size,
             "_importances": None,
             "_judged": None,
             "_n_features_out": represent_rows(network, first).shape[1],
@@ -328,7 +345,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
             last = Snapshots(network)
             last.offer(len(history) - 1, 0.0, ())
-            now._set_fitted(coder, self._trained(network, coder, loop, history, last))
+            now._set_fitted(coder, self._trained(network, coder, loop.data, loop.batch_size, history, last))
         return dict(vars(now))
 
     def _run(self, function: Callable[..., Any], batch: Batch, snapshot: int = 0) -> Any:
@@ -428,7 +445,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         self._task_modules = self._rebuild_of_tasks(self._module)
 
 
-def _in_training_units(batch: Batch, coder: TableCoder) -> Batch:
+def in_training_units(batch: Batch, coder: TableCoder) -> Batch:
     """Return a batch with standardised float32 labels."""
     weight = None if batch.weight is None else batch.weight.astype(np.float32)
     return replace(batch, y=coder.labels.standardize(batch.y), weight=weight, group=None)
@@ -444,7 +461,7 @@ def _judged_rows(coder: TableCoder, n_rows: int) -> int:
     return min(n_rows, _SHUFFLED_ROWS, max(_SHUFFLED_CELLS // coder.features.columns.n_features, 1))
 
 
-def _evaluate(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -> dict[str, float | None]:
+def evaluate_scores(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -> dict[str, float | None]:
     """Return scores of raw scores on training-unit labels, in own units; undefined ones are None."""
     outputs = coder.labels.outputs([score.float().cpu().numpy() for score in scores])
     return _score(coder, outputs, batch.map(lambda part: part.cpu().numpy()))

@@ -33,6 +33,8 @@ class MMoENetwork(TaskNetwork):
         The hyper-parameters.
     """
 
+    is_joinable = True
+
     def __init__(self, columns: Columns, tasks: Sequence[Task], options: MMoE) -> None:
         super().__init__()
         names, self.vector = [task.name for task in tasks], options._vector(columns)
@@ -45,7 +47,7 @@ class MMoENetwork(TaskNetwork):
     def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return features (B, T, H)."""
         x = self.input(self.vector(x))
-        return mix(self.gates(x, own), self.output(self.experts([x])))
+        return mix(self.gates(x, own), self.output(self.experts([x])), self.n_networks)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -30,6 +30,8 @@ class SharedBottomNetwork(TaskNetwork):
         The hyper-parameters.
     """
 
+    is_joinable = True
+
     def __init__(self, columns: Columns, tasks: Sequence[Task], options: SharedBottom) -> None:
         super().__init__()
         self.vector = options._vector(columns)
@@ -40,8 +42,11 @@ class SharedBottomNetwork(TaskNetwork):
         self.heads = Towers(width, widths, **shape, dropout=options.dropout)
 
     def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
-        """Return the trunk's output (B, hidden[-1]), which all tasks read."""
-        return self.shared(self.trunk(self.vector(x)))
+        """Return the trunk's output (B, hidden[-1]), which all tasks read; of K networks one for each of K T tasks."""
+        shared = self.shared(self.trunk(self.vector(x)))
+        if self.n_networks is None:
+            return shared
+        return shared.repeat_interleave(self.heads.n_tasks // self.n_networks, dim=0).transpose(0, 1)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

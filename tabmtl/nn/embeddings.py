@@ -14,7 +14,7 @@ import torch
 from rtdl_num_embeddings import LinearEmbeddings, PeriodicEmbeddings, PiecewiseLinearEmbeddings
 from torch import Tensor, nn
 
-from tabmtl.nn.layers import Members
+from tabmtl.nn.layers import Members, Widened
 from tabmtl.schema import Columns
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ DENSE_ROWS = 200_000  # a larger table is trained in the rows that a batch touch
 EMBEDDING_STD = 0.01  # before experts, whose normalisation brings out small ones: large ones are noise that levels keep
 
 
-class CategoricalEmbedding(nn.Module):
+class CategoricalEmbedding(Widened):
     """All categorical columns in one table: column j's codes start at the sum of the cardinalities before it.
 
     A table of more than 200 000 rows gives sparse gradients, and a step of `tabmtl.training.optimizer.Optimizer` then
@@ -48,11 +48,17 @@ class CategoricalEmbedding(nn.Module):
         super().__init__()
         starts = list(accumulate(columns.cardinalities, initial=0))
         self.register_buffer("offsets", torch.tensor(starts[:-1], dtype=torch.int32), persistent=False)
+        self.n_codes = starts[-1]
         self.table = nn.Embedding(starts[-1], d_token, sparse=starts[-1] > DENSE_ROWS)
         if std is None:
             nn.init.uniform_(self.table.weight, -(d_token**-0.5), d_token**-0.5)
         else:
             nn.init.normal_(self.table.weight, std=std)
+
+    def widen(self, n_networks: int) -> None:
+        """Take K tables as one, whose columns are those of the K networks, one after the other."""
+        self.offsets = _widened(self.offsets, self.n_codes, self.n_networks or 1, n_networks)
+        super().widen(n_networks)
 
     def forward(self, codes: Tensor) -> Tensor:
         """Embed codes (B, Fc) to (B, Fc, e)."""
@@ -83,7 +89,7 @@ def _numeric_embedding(kind: NumericEmbedding, columns: Columns, d_token: int) -
     raise ValueError(f"numeric_embedding must be 'linear', 'piecewise' or 'periodic', got {kind!r}")
 
 
-class FeatureTokenizer(nn.Module):
+class FeatureTokenizer(Widened):
     """One token per column: categorical columns first, then numeric ones.
 
     A numeric column's token is an embedding of its value (Gorishniy et al., 2022, "On Embeddings for
@@ -119,7 +125,7 @@ class FeatureTokenizer(nn.Module):
         std: float | None = None,
     ) -> None:
         super().__init__()
-        self.n_tokens = len(columns.categorical) + len(columns.numeric)
+        self.n_tokens, self._n_numeric = len(columns.categorical) + len(columns.numeric), len(columns.numeric)
         if self.n_tokens == 0:
             raise ValueError("a network needs at least one feature column, got none")
         self.categorical = CategoricalEmbedding(columns, d_token, std) if columns.categorical else None
@@ -128,8 +134,13 @@ class FeatureTokenizer(nn.Module):
         self.register_buffer("missing_index", torch.tensor(with_missing, dtype=torch.int64), persistent=False)
         self.missing = nn.Parameter(torch.zeros(len(with_missing), d_token)) if with_missing else None
 
+    def widen(self, n_networks: int) -> None:
+        """Take the numeric columns of K networks as K Fn columns."""
+        self.missing_index = _widened(self.missing_index, self._n_numeric, self.n_networks or 1, n_networks)
+        super().widen(n_networks)
+
     def forward(self, x: Features, first: Sequence[Tensor] = ()) -> Tensor:
-        """Turn rows into tokens (B, n, e).
+        """Turn rows into tokens (B, n, e); rows of K networks, (B, K Fn) and (B, K Fc), into (B, K, n, e).
 
         Tokens (B, s, e) given in ``first`` are put before them, in the one copy that joins all.
         """
@@ -143,7 +154,9 @@ class FeatureTokenizer(nn.Module):
                 flags = missing.index_select(1, self.missing_index)
                 tokens = self._add_missing(tokens, flags[:, :, None] * self.missing)
             parts.append(tokens)
-        return torch.cat(parts, dim=1)
+        if self.n_networks is not None:
+            parts = [part.unflatten(1, (self.n_networks, -1)) for part in parts]
+        return torch.cat(parts, dim=-2)
 
     def _add_missing(self, tokens: Tensor, added: Tensor) -> Tensor:
         """Add vectors (B, m, ...) to the tokens (B, Fn, ...) of the m columns that had missing values in fit."""
@@ -152,7 +165,7 @@ class FeatureTokenizer(nn.Module):
         return tokens.index_add(1, self.missing_index, added)
 
 
-class FeatureVector(nn.Module):
+class FeatureVector(Widened):
     """A row as one vector: the embeddings of its columns side by side; with members, one vector for each.
 
     Parameters
@@ -198,15 +211,33 @@ class FeatureVector(nn.Module):
             self.categorical = CategoricalEmbedding(columns, d_embedding, std)
         with_missing = [j for j, missing in enumerate(columns.has_missing) if missing]
         self.register_buffer("missing_index", torch.tensor(with_missing, dtype=torch.int64), persistent=False)
+        self._n_numeric = len(columns.numeric)
         self.width = len(columns.categorical) * d_embedding + len(columns.numeric) + len(with_missing)
         self.members = Members(n_members, self.width, 1)
 
+    def widen(self, n_networks: int) -> None:
+        """Take the columns of K networks side by side."""
+        if self.tokenizer is None:
+            self.missing_index = _widened(self.missing_index, self._n_numeric, self.n_networks or 1, n_networks)
+        super().widen(n_networks)
+
     def forward(self, x: Features) -> Tensor:
-        """Turn rows into vectors (B, D), or (k B, D) of k members."""
-        if self.tokenizer is not None:
-            return self.members(self.tokenizer(x)).flatten(1)
+        """Turn rows into vectors (B, D), or (k B, D) of k members; rows of K networks into (K, B, D) or (K, k B, D)."""
+        tokens = self._columns(x) if self.tokenizer is None else self.tokenizer(x)
+        return self.members(tokens if self.n_networks is None else tokens.transpose(0, 1)).flatten(-2)
+
+    def _columns(self, x: Features) -> Tensor:
+        """Return embeddings of categories, numbers and flags side by side, (B, D, 1) or (B, K, D, 1)."""
         values, missing = fill_missing(x.numbers)
         parts = [values, missing.index_select(1, self.missing_index)]
         if self.categorical is not None:
             parts.insert(0, self.categorical(x.codes).flatten(1))
-        return self.members(torch.cat(parts, dim=1)[:, :, None]).flatten(1)
+        if self.n_networks is not None:
+            parts = [part.unflatten(1, (self.n_networks, -1)) for part in parts]
+        return torch.cat(parts, dim=-1)[..., None]
+
+
+def _widened(places: Tensor, n: int, n_before: int, n_networks: int) -> Tensor:
+    """Return places among the n things of each of K networks, given those of the first ``n_before`` networks."""
+    own = places[: len(places) // n_before]
+    return (torch.arange(n_networks, dtype=own.dtype)[:, None] * n + own).flatten()

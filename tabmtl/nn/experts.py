@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from tabmtl.nn.layers import Dropout, RowOwners, StackedLinear, at_least_float32
+from tabmtl.nn.layers import Dropout, RowOwners, StackedLinear, Widened, at_least_float32
 from tabmtl.processes.ranks import ALONE, Ranks
 
 Norm = Literal["batch", "layer", "none"]
@@ -168,7 +168,7 @@ def _scale_and_shift(x: Tensor, weight: Tensor, bias: Tensor, experts: Tensor) -
     return torch.addcmul(bias, x, weight)
 
 
-class Experts(nn.Module):
+class Experts(Widened):
     """E MLPs of equal shape in buckets; a layer is Linear, normalisation of every expert, activation, dropout.
 
     The experts of a bucket read one input: their first layers are one wide matrix product. The later layers of all
@@ -242,23 +242,25 @@ class Experts(nn.Module):
         Parameters
         ----------
         inputs : sequence of Tensor of shape (B, D)
-            One per bucket, or one for all; with ``owners`` one for each of these.
+            One per bucket, or one for all; with ``owners`` one for each of these. One (K, B, D) of K networks.
         owners : sequence of RowOwners, optional
             The owners of the buckets. The first of them, with O owners, takes the first O buckets, which have equal
             counts; the second takes the next ones, and so on. Only the experts of a row's owners are applied to it.
 
         Returns
         -------
-        Tensor of shape (B, E, H), or (B, S, H)
+        Tensor of shape (B, E, H), or (B, S, H), or (B, K E, H)
             Buckets in order.
         """
         if owners is not None:
             return self._apply_own(inputs, owners)
-        x = self._finish(0, wide_linear(self.first, inputs, self._sizes))
+        n_experts = (self.n_networks or 1) * self.n_experts
+        x = wide_linear(self.first, inputs, self._sizes)
+        x = self._finish(0, x if self.n_networks is None else x.transpose(0, 1).flatten(1))
         for i, layer in enumerate(self.later, start=1):
-            x = layer(x.unflatten(1, (self.n_experts, -1)).transpose(0, 1))
+            x = layer(x.unflatten(1, (n_experts, -1)).transpose(0, 1))
             x = self._finish(i, x.transpose(0, 1).flatten(1))
-        return x.view(x.shape[0], self.n_experts, self.width)
+        return x.view(x.shape[0], n_experts, self.width)
 
     def index(self, inputs: Sequence[Tensor], owners: Sequence[RowOwners] | None = None) -> Tensor | None:
         """Return the S of all E experts that are applied to each row, (B, S); None means all."""
@@ -297,7 +299,7 @@ class Experts(nn.Module):
         return self.dropout(self.activation(x))
 
 
-class Gates(nn.Module):
+class Gates(Widened):
     """G gates over E experts: softmax(W_g x_g) over the experts that a gate sees, exactly 0 for all others.
 
     A gate has no parameters for experts that it does not see.
@@ -364,13 +366,13 @@ class Gates(nn.Module):
         Parameters
         ----------
         x : Tensor of shape (B, D), or G of them
-            The input of all gates, or of each; with ``own`` K of them.
+            The input of all gates, or of each; with ``own`` K of them. One (N, B, D) of N networks.
         own : RowOwners, optional
             The owner of every row, whose K gates weigh the S experts of that owner.
 
         Returns
         -------
-        Tensor of shape (B, G, E), or (B, K, S)
+        Tensor of shape (B, G, E), or (B, K, S), or (B, N G, E)
             Rows sum to 1.
         """
         inputs = [x] if isinstance(x, Tensor) else x
@@ -388,6 +390,8 @@ class Gates(nn.Module):
 
     def _logits(self, inputs: Sequence[Tensor]) -> Tensor:
         logits = wide_linear(self.linear, inputs, self.n_seen)
+        if self.n_networks is not None:  # whose gates see all experts
+            return logits.transpose(0, 1).unflatten(2, (len(self.gate_names), -1)).flatten(1, 2)
         shape = (logits.shape[0], len(self.gate_names), len(self.expert_names))
         if len(self.places) < shape[1] * shape[2]:
             hidden = logits.new_full((shape[0], shape[1] * shape[2]), -torch.inf)
@@ -436,6 +440,9 @@ def wide_linear(linear: nn.Linear, inputs: Sequence[Tensor], sizes: Sequence[int
     return torch.cat([F.linear(*part) for part, size in zip(parts, sizes, strict=True) if size], dim=1)
 
 
-def mix(weights: Tensor, experts: Tensor) -> Tensor:
-    """Sum experts (B, E, H) by gate weights (B, G, E) to (B, G, H)."""
-    return torch.bmm(weights, experts)
+def mix(weights: Tensor, experts: Tensor, n_networks: int | None = None) -> Tensor:
+    """Sum experts (B, E, H) by gate weights (B, G, E) to (B, G, H), network by network where there are several."""
+    if n_networks is None:
+        return torch.bmm(weights, experts)
+    weights, experts = (part.unflatten(1, (n_networks, -1)).flatten(0, 1) for part in (weights, experts))
+    return torch.bmm(weights, experts).unflatten(0, (-1, n_networks)).flatten(1, 2)

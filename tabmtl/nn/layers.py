@@ -18,6 +18,22 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+class Widened(nn.Module):
+    """Base of the layers that hold those of several networks; see `tabmtl.nn.joined`.
+
+    Attributes
+    ----------
+    n_networks : int or None
+        Number K of networks; None in a network that stands alone.
+    """
+
+    n_networks: int | None = None
+
+    def widen(self, n_networks: int) -> None:
+        """Take the parameters of K networks, one after the other along their first axis."""
+        self.n_networks = n_networks
+
+
 class Dropout(nn.Module):
     """Dropout with masks cut from random bytes, several times cheaper on a CPU than Bernoulli draws.
 
@@ -104,7 +120,7 @@ class Boundary(nn.Module):
         return leaf
 
 
-class Members(nn.Module):
+class Members(Widened):
     """Adapters of k members that share the layers above: member m reads x ⊙ r_m.
 
     The rows of a batch become k B rows, those of the first member first. Factors start as random signs, one for every
@@ -131,8 +147,12 @@ class Members(nn.Module):
             self.scale = nn.Parameter(signs.repeat_interleave(shape[-1], dim=-1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take inputs (B, ...) to those of all members (k B, ...)."""
-        return x if self.scale is None else (x * self.scale[:, None]).flatten(0, 1)
+        """Take inputs (B, ...) to those of all members (k B, ...); of K networks (K, B, ...) to (K, k B, ...)."""
+        if self.scale is None:
+            return x
+        if self.n_networks is None:
+            return (x * self.scale[:, None]).flatten(0, 1)
+        return (x[:, None] * self.scale.unflatten(0, (self.n_networks, -1))[:, :, None]).flatten(1, 2)
 
 
 class _Product(torch.autograd.Function):
@@ -306,7 +326,7 @@ class TaskLinear(StackedLinear):
         return own.linear(x, self.weight[:, None], self.bias[:, None])
 
 
-class Towers(nn.Module):
+class Towers(Widened):
     """The heads of all tasks, each Linear(d_in, hidden), ReLU, dropout, Linear(hidden, width).
 
     Tasks of equal width share a batched product, so no head is padded. Members share the hidden layer of a head; its
@@ -336,13 +356,19 @@ class Towers(nn.Module):
         self, d_in: int, widths: Sequence[int], *, hidden: int | None = 64, dropout: float = 0.0, n_members: int = 1
     ) -> None:
         super().__init__()
-        self.n_tasks, self.n_members = len(widths), n_members
+        self.n_tasks, self.n_members, self._widths = len(widths), n_members, tuple(widths)
         self.hidden = TaskLinear(self.n_tasks, d_in, hidden) if hidden else None
         self.dropout = Dropout(dropout)
-        self._groups = [[t for t, w in enumerate(widths) if w == width] for width in sorted(set(widths))]
+        self._groups = _by_width(widths)
         self.out = nn.ModuleList(
             TaskLinear(len(group) * n_members, hidden or d_in, widths[group[0]]) for group in self._groups
         )
+
+    def widen(self, n_networks: int) -> None:
+        """Take the heads of K networks as those of K T tasks."""
+        super().widen(n_networks)
+        widths = self._widths * n_networks
+        self.n_tasks, self._groups = len(widths), _by_width(widths)
 
     def forward(self, z: Tensor, own: RowOwners | None = None) -> list[Tensor]:
         """Score features shared by all tasks (B, d_in) or each task's own (B, T, d_in).
@@ -389,3 +415,8 @@ class Towers(nn.Module):
         z = z.unflatten(0, (k, -1)).transpose(0, 1).flatten(1)  # (B, k h)
         weight, bias = (parameter.unflatten(0, (-1, k)) for parameter in (layer.weight, layer.bias))
         return own.first(k).linear(z, weight, bias).unflatten(1, (k, -1))
+
+
+def _by_width(widths: Sequence[int]) -> list[list[int]]:
+    """Return the numbers of the tasks of every width."""
+    return [[t for t, w in enumerate(widths) if w == width] for width in sorted(set(widths))]

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tabmtl.nn.layers import Boundary, RowOwners, Towers
+from tabmtl.nn.layers import Boundary, RowOwners, Towers, Widened
 
 if TYPE_CHECKING:
     from tabmtl.columns import Features
 
 
-class TaskNetwork(nn.Module):
+class TaskNetwork(Widened):
     """Base of the networks that end in a head per task; a subclass gives `task_features`.
 
     With k members (:class:`tabmtl.nn.layers.Members`, ``heads.n_members``), k B rows pass through the network, those of
@@ -29,11 +29,15 @@ class TaskNetwork(nn.Module):
         In mixtures: experts and gates of every level. Experts give outputs (B, E, H). Gates give weights (B, G, E), and
         have ``gate_names`` and ``expert_names``. A module that can compute a row's own part alone has a method
         ``index`` with the same arguments: the places of that part among all E, or all G E.
+    is_joinable : bool
+        Whether its layers also hold those of several networks, see `tabmtl.nn.joined`: K networks of a wide table are
+        one with K times the columns and the tasks.
     gates_decide : bool
         In mixtures: whether experts reach tasks through these gates alone, so that an expert without weight is dead.
     """
 
     batch_dependent = False
+    is_joinable = False
     gates_decide = True
     heads: Towers
     levels: Sequence[tuple[nn.Module, Sequence[nn.Module]]]

@@ -83,6 +83,13 @@ class Snapshot:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 
+class Weighted(Protocol):
+    """Network, or one of several that are trained as one."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return its weights, as torch does."""
+
+
 class Snapshots:
     """Best epochs of a training: that of the score and, where every task may have its own, up to two more.
 
@@ -97,7 +104,7 @@ class Snapshots:
         The kept epochs, that of the best score first.
     """
 
-    def __init__(self, network: torch.nn.Module) -> None:
+    def __init__(self, network: Weighted) -> None:
         self._network = network
         self.scores: list[float] = []
         self.kept: list[Snapshot] = []
@@ -185,8 +192,7 @@ def run_epochs(
     ValueError
         If the checkpoint is of another training.
     """
-    # glibc gives freed memory back, and takes it anew at every step, until a block as large as this one was freed
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+    keep_freed_memory()
     patience = options.patience if options.early_stopping and validated else None
     training, checkpoint = _Training(network, loop, options, patience), run.checkpoint
     if checkpoint is not None and training.resume(checkpoint):
@@ -237,14 +243,13 @@ class _Training:
             snapshots.offer(epoch, score, () if patience is None else loop.task_scores)
             with unseeded():
                 self.has_ended = tell(record)  # the hook sees the validated weights
-        if self.has_ended or patience is None:
+        if self.has_ended or patience is None or not has_stalled(snapshots, self._restarted_after, patience):
             return
-        if epoch - max(snapshots.best.epoch, self._restarted_after[-1]) >= patience:
-            self.has_ended = len(self._restarted_after) > self._options.restarts
-            if not self.has_ended:
-                self._restarted_after.append(epoch)
-                self._network.load_state_dict(snapshots.best.weights)
-                loop.optimizer.restart()
+        self.has_ended = len(self._restarted_after) > self._options.restarts
+        if not self.has_ended:
+            self._restarted_after.append(epoch)
+            self._network.load_state_dict(snapshots.best.weights)
+            loop.optimizer.restart()
 
     def state(self, checkpoint: Checkpoint) -> State:
         noise = generator_states(next(self._network.parameters()).device)
@@ -285,6 +290,16 @@ class _Training:
             noise = state["noise"][rank][: len(own)]  # the device may have changed
             check_like(noise, own[: max(len(noise), 1)], "its noise")
             set_generator_states([torch.tensor(part) for part in noise], device)
+
+
+def keep_freed_memory() -> None:
+    """Let steps use freed memory again: glibc gives it back until a block as large as this one was freed."""
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+
+
+def has_stalled(snapshots: Snapshots, restarted_after: Sequence[int], patience: int) -> bool:
+    """Tell whether neither the best epoch nor a restart is newer than the epochs of the patience."""
+    return len(snapshots.scores) - 1 - max(snapshots.best.epoch, restarted_after[-1]) >= patience
 
 
 def _check_weights(network: torch.nn.Module, group: Ranks, epoch: int) -> None:

@@ -20,7 +20,7 @@ from tabmtl.training.checkpoint import check_like
 
 _TABLE_RATE = 25  # times the learning rate; see the class
 _EPSILON = 1e-8
-_PLATEAU_FACTOR = 1 / 3  # of the learning rate at a plateau
+PLATEAU_FACTOR = 1 / 3  # of the learning rate at a plateau
 _UNDECAYED = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, LayerNorm)
 
 
@@ -67,7 +67,7 @@ class Optimizer:
         dense = [p for p in network.parameters() if p.requires_grad and not any(p is table for table in sparse)]
         self._group = group
         self._tables = [_Table(table, group) for table in sparse]
-        self._adam = _AdamW(_groups(network, dense, weight_decay))
+        self._adam = _AdamW(decay_groups(network, dense, weight_decay))
         self._dense, self._clip_norm = dense, clip_norm
         self._weights = [p.detach() for p in dense]
         self._average = [weight.clone() for weight in self._weights]
@@ -83,7 +83,7 @@ class Optimizer:
             nn.utils.clip_grad_norm_(self._dense, self._clip_norm)
         self._adam.step(learning_rate)
         self._steps += 1
-        decay = max(min(self._average_decay, (1 + self._steps) / (10 + self._steps)), 1e-30)
+        decay = averaging_decay(self._average_decay, self._steps)
         torch._foreach_lerp_(self._average, self._weights, 1 - decay)
         before, self._log_decay = self._log_decay, self._log_decay + math.log(decay)
         for table in self._tables:
@@ -100,7 +100,7 @@ class Optimizer:
 
     def restart(self) -> None:
         """Go on from the weights that the network was given, as their own average, with a third of the rate."""
-        self._factor *= _PLATEAU_FACTOR
+        self._factor *= PLATEAU_FACTOR
         torch._foreach_copy_(self._average, self._weights)
         for table in self._tables:
             table.restart(self._log_decay)
@@ -158,24 +158,9 @@ class _AdamW:
     def step(self, learning_rate: float) -> None:
         """Move parameters along their gradients, and clear these."""
         for parameters, weight_decay in self._groups:
-            moved = [(p, p.grad, self._moments_of(p)) for p in parameters if p.grad is not None]
+            moved = [(p, p.grad, *self._moments_of(p).values()) for p in parameters if p.grad is not None]
             if moved:
-                adamw(
-                    [p for p, _, _ in moved],
-                    [gradient for _, gradient, _ in moved],
-                    [moments["exp_avg"] for _, _, moments in moved],
-                    [moments["exp_avg_sq"] for _, _, moments in moved],
-                    [],
-                    [moments["step"] for _, _, moments in moved],
-                    fused=True,
-                    amsgrad=False,
-                    beta1=0.9,
-                    beta2=0.999,
-                    lr=learning_rate,
-                    weight_decay=weight_decay,
-                    eps=_EPSILON,
-                    maximize=False,
-                )
+                move_by_adamw(*map(list, zip(*moved, strict=True)), learning_rate, weight_decay)
         for p in self._parameters:
             p.grad = None
 
@@ -199,6 +184,39 @@ class _AdamW:
         self._moments.clear()
         for number, moments in self.like(state).items():
             copy_arrays(list(moments.values()), [state[number][name] for name in moments])
+
+
+def move_by_adamw(
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    steps: list[Tensor],
+    means: list[Tensor],
+    squares: list[Tensor],
+    learning_rate: float,
+    weight_decay: float,
+) -> None:
+    """Move weights along their gradients, given the number of steps so far and the moments of each."""
+    adamw(
+        weights,
+        gradients,
+        means,
+        squares,
+        [],
+        steps,
+        fused=True,
+        amsgrad=False,
+        beta1=0.9,
+        beta2=0.999,
+        lr=learning_rate,
+        weight_decay=weight_decay,
+        eps=_EPSILON,
+        maximize=False,
+    )
+
+
+def averaging_decay(most: float, steps: int) -> float:
+    """Return the decay of the average of weights after some steps: less in the first ones."""
+    return max(min(most, (1 + steps) / (10 + steps)), 1e-30)
 
 
 class _Table:
@@ -267,7 +285,7 @@ def copy_arrays(tensors: Sequence[Tensor], arrays: Sequence[np.ndarray]) -> None
         tensor.copy_(torch.tensor(array))
 
 
-def _groups(
+def decay_groups(
     network: nn.Module, dense: list[nn.Parameter], weight_decay: float
 ) -> list[tuple[list[nn.Parameter], float]]:
     """Deal parameters to those with weight decay and those without."""

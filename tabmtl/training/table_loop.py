@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, Protocol
 
@@ -111,7 +111,7 @@ class TableLoop:
                 "process, or choose a layer that looks at one row, such as row_layer='none'"
             )
         self._task_weight = self.loss.task_weight.to(next(network.parameters()).device)
-        self._micro = self.n_rows if self.balancer is not None else _micro_batch_rows(network, self.data, self.n_rows)
+        self._micro = self.n_rows if self.balancer is not None else micro_batch_rows(network, self.data, self.n_rows)
         self.optimizer = Optimizer(
             network,
             weight_decay=options.weight_decay,
@@ -194,8 +194,8 @@ class TableLoop:
         losses = self.group.sum_(self.loss(scores, valid.y, valid.weight, valid.task))
         record = self._record("val", losses, self.group.sum_(self._labelled_weight(valid)), scores, valid)
         if options.keep == "task":
-            self.task_scores = [_monitored(record, task.name, self.tasks) for task in self.tasks]
-        return record, _monitored(record, options.monitor, self.tasks)
+            self.task_scores = [monitored(record, task.name, self.tasks) for task in self.tasks]
+        return record, monitored(record, options.monitor, self.tasks)
 
     def finish(self) -> None:
         """Settle statistics that validation has not settled."""
@@ -228,23 +228,8 @@ class TableLoop:
 
     def _record(self, part: str, losses: Tensor, weight: Tensor, scores: list[Tensor], scored: Batch) -> Record:
         """Return mean losses over the labelled weight (T,), and the scores of the rows `scored`, of all ranks."""
-        means = (losses / weight).tolist()
-        bad = [task.name for task, loss in zip(self.tasks, losses.tolist(), strict=True) if not math.isfinite(loss)]
-        if bad:
-            raise DivergenceError(
-                f"training diverged: the {part} loss of task {bad[0]!r} is not finite; lower learning_rate "
-                f"(now {self.options.learning_rate})"
-            )
-        values = self._evaluate(self.loss.link(scores), scored)
-        record: Record = {}
-        for task, mean in zip(self.tasks, means, strict=True):
-            record[f"{part}/{task.name}/loss"] = mean if mean == mean else None
-            record[f"{part}/{task.name}/{task.metric}"] = values[task.name]
-        losses_defined = [mean for mean in means if mean == mean]
-        record[f"{part}/loss"] = sum(losses_defined) / max(len(losses_defined), 1)
-        scores_defined = [value for value in values.values() if value is not None]
-        record[f"{part}/score"] = sum(scores_defined) / len(scores_defined) if scores_defined else None
-        return record
+        check_losses(part, self.tasks, losses, self.options.learning_rate)
+        return describe_rows(part, self.tasks, losses / weight, self._evaluate(self.loss.link(scores), scored))
 
     def _evaluate(self, scores: list[Tensor], scored: Batch) -> dict[str, float | None]:
         """Return the score of every task on linked scores; of a group, rank 0 judges those of all ranks."""
@@ -266,6 +251,30 @@ class TableLoop:
         if data.task is None:
             return labelled.sum(dim=0)
         return labelled.new_zeros(len(self.tasks)).index_add(0, data.task, labelled[:, 0])
+
+
+def check_losses(part: str, tasks: Sequence[Task], losses: Tensor, learning_rate: float) -> None:
+    """Raise a DivergenceError that names the first task whose loss, of (T,), is not finite."""
+    bad = [task.name for task, loss in zip(tasks, losses.tolist(), strict=True) if not math.isfinite(loss)]
+    if bad:
+        raise DivergenceError(
+            f"training diverged: the {part} loss of task {bad[0]!r} is not finite; lower learning_rate "
+            f"(now {learning_rate})"
+        )
+
+
+def describe_rows(part: str, tasks: Sequence[Task], losses: Tensor, values: Mapping[str, float | None]) -> Record:
+    """Return the part of an epoch's record on some rows, from mean losses (T,), NaN = no label, and scores."""
+    means = losses.tolist()
+    record: Record = {}
+    for task, mean in zip(tasks, means, strict=True):
+        record[f"{part}/{task.name}/loss"] = mean if mean == mean else None
+        record[f"{part}/{task.name}/{task.metric}"] = values[task.name]
+    losses_defined = [mean for mean in means if mean == mean]
+    record[f"{part}/loss"] = sum(losses_defined) / max(len(losses_defined), 1)
+    scores_defined = [value for value in values.values() if value is not None]
+    record[f"{part}/score"] = sum(scores_defined) / len(scores_defined) if scores_defined else None
+    return record
 
 
 def step_rows(batch_size: int | Literal["auto"], n_rows: int, *, low: int = 32, high: int = 512) -> int:
@@ -292,7 +301,7 @@ def summed(losses: Tensor, group: Ranks) -> Tensor:
     return losses if group.size == 1 else _Summed.apply(losses, group)
 
 
-def _micro_batch_rows(network: torch.nn.Module, data: Batch, most: int) -> int:
+def micro_batch_rows(network: torch.nn.Module, data: Batch, most: int) -> int:
     """Return the rows of a micro-batch: all; on a CPU the power of two, 64 to 1024, that keeps activations in cache."""
     if network.batch_dependent or _batch_norms(network) or data.x.numbers.device.type != "cpu":
         return most
@@ -347,7 +356,7 @@ def settle_statistics(network: torch.nn.Module, data: Batch, precision: str = "f
         norm.eval()
 
 
-def _monitored(record: Record, monitor: str, tasks: Sequence[Task]) -> float:
+def monitored(record: Record, monitor: str, tasks: Sequence[Task]) -> float:
     """Return the number that early stopping maximises: a score, or minus the loss if no score is defined."""
     score, loss = record["val/score"], record["val/loss"]
     for task in tasks:

@@ -1,0 +1,120 @@
+"""Several networks of one form as one network, so that each layer of all of them is one product.
+
+K networks with Fn + Fc columns and T tasks become one with K Fn + K Fc columns and K T tasks. A row of it holds a row
+of every network, side by side, and its parameters are those of all networks, one after the other along their first
+axis. A linear layer becomes a batched product, so that K small networks take little more time than one, up to the size
+at which the products themselves take the time.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from tabmtl.nn.experts import Gates
+from tabmtl.nn.layers import StackedLinear, Widened
+from tabmtl.nn.task_network import TaskNetwork
+
+#: Outputs for which batched products on a CPU round a row by its place, where those of one layer do not.
+_UNEVEN_OUTPUTS = (5, 6, 7, 9, 10, 11)
+
+
+def can_join(network: nn.Module) -> bool:
+    """Tell whether networks of this form can be joined, and then answer a row alike in any batch."""
+    if not (isinstance(network, TaskNetwork) and network.is_joinable):
+        return False
+    for module in network.modules():
+        if isinstance(module, nn.Linear) and module.out_features in _UNEVEN_OUTPUTS:
+            return False
+        if (isinstance(module, Gates) and not module.sees.all()) or (
+            isinstance(module, nn.Embedding) and module.sparse
+        ):
+            return False
+    return True
+
+
+class JoinedNetworks:
+    """K networks as one.
+
+    Parameters
+    ----------
+    networks : sequence of Module
+        Of one form: they differ in their weights only. They are left as they are.
+
+    Attributes
+    ----------
+    network : Module
+        The joined network; it takes rows (B, K Fn) and (B, K Fc), and gives scores of K T tasks.
+    n : int
+        Number K of networks.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tabmtl import SharedBottom
+    >>> from tabmtl.columns import Features
+    >>> from tabmtl.schema import Columns
+    >>> from tabmtl.targets import Task
+    >>> columns = Columns(numeric=("a", "b"), categorical=(), levels=(), has_missing=(False, False), bins=((0, 1),) * 2)
+    >>> networks = [SharedBottom()._network(columns, [Task(name="y", kind="regression")]) for _ in range(3)]
+    >>> row = Features(numbers=torch.rand(1, 6), codes=torch.zeros(1, 0, dtype=torch.int32))
+    >>> [score.shape[1] for score in JoinedNetworks(networks).network(row)]
+    [1, 1, 1]
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self.network, self.n = copy.deepcopy(networks[0]), len(networks)
+        self._linear = [path for path, module in self.network.named_modules() if isinstance(module, nn.Linear)]
+        for path in self._linear:
+            parent, _, name = path.rpartition(".")
+            own = getattr(self.network.get_submodule(parent), name)
+            setattr(self.network.get_submodule(parent), name, StackedLinear(self.n, own.in_features, own.out_features))
+        states = [self._stacked(network.state_dict()) for network in networks]
+        self._set({name: torch.cat([state[name] for state in states]) for name in states[0]})
+        self.network.train(networks[0].training)
+
+    def _stacked(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the state of a network in the layout of the joined one; counts of batches are left out."""
+        stacked = {name: tensor for name, tensor in state.items() if tensor.ndim}
+        for path in self._linear:
+            stacked[f"{path}.weight"] = state[f"{path}.weight"].mT[None]
+            stacked[f"{path}.bias"] = state[f"{path}.bias"][None]
+        return stacked
+
+    def _set(self, state: Mapping[str, Tensor]) -> None:
+        """Take the parameters and buffers of K networks."""
+        for path, module in self.network.named_modules():
+            own = chain(module.named_parameters(path, recurse=False), module.named_buffers(path, recurse=False))
+            for name, tensor in own:
+                if name in state:
+                    tensor.data = state[name]
+            if isinstance(module, Widened):
+                module.widen(self.n)
+
+    def _parts(self) -> dict[str, Tensor]:
+        """Return views of parameters and buffers by network, (K, ...), in the joined layout."""
+        state = self.network.state_dict()
+        return {name: tensor.unflatten(0, (self.n, -1)) for name, tensor in state.items() if tensor.ndim}
+
+    def keep(self, kept: Sequence[int]) -> None:
+        """Leave some of the networks only, by their numbers."""
+        state = {name: part[list(kept)].flatten(0, 1) for name, part in self._parts().items()}
+        self.n = len(kept)
+        self._set(state)
+
+    def weights(self, number: int) -> dict[str, Tensor]:
+        """Return the state of one of the networks, as its ``state_dict`` does; views of the joined weights."""
+        state = dict(self.network.state_dict()) | {name: part[number] for name, part in self._parts().items()}
+        for path in self._linear:
+            state[f"{path}.weight"], state[f"{path}.bias"] = state[f"{path}.weight"][0].mT, state[f"{path}.bias"][0]
+        return state
+
+    def load(self, number: int, weights: Mapping[str, Tensor]) -> None:
+        """Give one of the networks the weights of its ``state_dict``."""
+        parts = self._parts()
+        for name, tensor in self._stacked(weights).items():
+            parts[name][number].copy_(tensor)

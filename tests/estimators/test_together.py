@@ -1,0 +1,104 @@
+"""Networks that are fitted and asked as one are estimators like those that were fitted alone."""
+
+import numpy as np
+import polars as pl
+import pytest
+from conformance import features, same, targets_for
+
+import tabmtl
+from tabmtl import MMoE, SharedBottom
+from tabmtl.estimators.together import AskedTogether, fit_together
+from tabmtl.schema import TimeLimitWarning
+from tabmtl.storage.stored import fingerprint
+
+X = features(240)
+Y = targets_for(SharedBottom, X)
+SMALL = {"epochs": 3, "d_embedding": 4}
+MODELS = [
+    MMoE(n_experts=4, expert_hidden=(8, 8), **SMALL),
+    SharedBottom(hidden=(8,), n_members=2, keep="task", **SMALL),
+    SharedBottom(hidden=(8,), **SMALL),
+]
+
+
+def parts(n=3):
+    return [np.flatnonzero(np.arange(len(X)) % n != k) for k in range(n)]
+
+
+def fit(model, n=3, y=Y, **arguments):
+    """Copies of an estimator, each fitted without the rows of a fold."""
+    copies = [model.unfitted() if hasattr(model, "tasks_") else type(model)(**model.get_params()) for _ in range(n)]
+    tables = [{"X": X[rows], "y": y[rows]} | {k: v[rows] for k, v in arguments.items()} for rows in parts(n)]
+    for seed, each in enumerate(copies):
+        each.set_params(random_state=seed)
+    fit_together(copies, tables, {"X": X, "y": y})
+    return copies, tables
+
+
+@pytest.mark.parametrize("model", MODELS, ids=str)
+def test_each_is_a_fitted_estimator_of_its_own(model, tmp_path):
+    fitted, _ = fit(model)
+    again, _ = fit(model)
+    answers = [each.answer(X) for each in fitted]
+    assert all(same(one, each.answer(X)) for one, each in zip(answers, again, strict=True))
+    assert not same(answers[0], answers[1])
+    fitted[1].save(tmp_path / "model")
+    assert same(tabmtl.load(tmp_path / "model").answer(X), answers[1])
+    assert len(fitted[0].feature_importances_) == X.width
+    assert fitted[0].history_["train/score"].null_count() == len(fitted[0].history_)
+
+
+def test_labels_of_the_rows_left_out_do_not_matter():
+    kept, hidden = parts()[0], np.setdiff1d(np.arange(len(X)), parts()[0])
+    fitted, _ = fit(MODELS[2])
+    changed = pl.concat([Y[kept], Y[hidden][np.random.default_rng(0).permutation(len(hidden))]])[
+        np.argsort(np.concatenate([kept, hidden]))
+    ]
+    others, _ = fit(MODELS[2], y=changed)
+    assert fingerprint(fitted[0].coder_) == fingerprint(others[0].coder_)
+    assert same(fitted[0].answer(X), others[0].answer(X))
+    assert not same(fitted[1].answer(X), others[1].answer(X))
+
+
+@pytest.mark.parametrize("change", [{"balance": "dwa"}, {"flat": True}, {"on_epoch": lambda record: False}], ids=str)
+def test_where_networks_cannot_be_joined_each_is_fitted_alone(change):
+    model = SharedBottom(hidden=(8,), **SMALL, **change)
+    fitted, tables = fit(model, n=2)
+    for seed, (each, table) in enumerate(zip(fitted, tables, strict=True)):
+        alone = SharedBottom(hidden=(8,), **SMALL, **change, random_state=seed).fit(**table)
+        assert same(each.answer(X), alone.answer(X))
+    assert AskedTogether.of(fitted) is None  # each has scales of its own
+
+
+@pytest.mark.parametrize("model", [MODELS[0], MODELS[2]], ids=str)
+def test_asked_together_they_answer_as_each_alone_and_a_row_as_in_a_batch(model):
+    fitted, _ = fit(model)
+    asked = AskedTogether.of(fitted)
+    whole = asked.answer(asked.read(X))
+    for found, each in zip(whole, fitted, strict=True):
+        for one, alone in zip(found, each.answer(X), strict=True):
+            np.testing.assert_allclose(one, alone, rtol=1e-4, atol=1e-5)
+    for start in (0, 7, 239):
+        row = asked.answer(asked.read(X[start : start + 1]))
+        for found, own in zip(whole, row, strict=True):
+            assert same([answer[start : start + 1] for answer in found], own)
+
+
+def test_weights_groups_and_a_time_limit_reach_every_network():
+    weight, groups = np.random.default_rng(0).uniform(0.5, 2, len(X)), np.arange(len(X)) // 4
+    fitted, _ = fit(MODELS[2], sample_weight=weight, groups=groups)
+    plain, _ = fit(MODELS[2])
+    assert not same(fitted[0].answer(X), plain[0].answer(X))
+    with pytest.warns(TimeLimitWarning, match="epoch 1 of"):
+        limited, _ = fit(SharedBottom(hidden=(8,), time_limit=1e-9))
+    assert [len(each.history_) for each in limited] == [1, 1, 1]
+
+
+def test_answers_of_loaded_networks_keep_their_bits(tmp_path):
+    fitted, _ = fit(MODELS[0])
+    before = AskedTogether.of(fitted)
+    for k, each in enumerate(fitted):
+        each.save(tmp_path / str(k))
+    after = AskedTogether.of([tabmtl.load(tmp_path / str(k)) for k in range(3)])
+    pairs = zip(before.answer(before.read(X)), after.answer(after.read(X)), strict=True)
+    assert all(same(one, other) for one, other in pairs)
