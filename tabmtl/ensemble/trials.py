@@ -17,6 +17,7 @@ from sklearn.base import clone
 from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.estimators.encoded import fit_encoded, together
 from tabmtl.estimators.tables import MultiTaskEstimator, check_answer
+from tabmtl.estimators.together import fit_together
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.schema import TabmtlWarning, describe_error, warn_user
 from tabmtl.training.watch import Watch
@@ -28,6 +29,10 @@ _LEAST_LEFT = 0.5
 _MOST_OF_LIMIT, _MOST_BEYOND = 2.0, 60.0
 #: Seconds that a fit of the first candidate has in any case.
 _LEAST_SECONDS = 0.01
+
+
+#: Model of a fold, its answers to the judged rows, and its seconds.
+_Fitted = tuple[MultiTaskEstimator, list[np.ndarray], float]
 
 
 class Trial(NamedTuple):
@@ -145,7 +150,7 @@ class Trials:
         if self.learns_at_once(name):
             return self._try_unseen(name, candidate, start)
         folds = self.folds.encoded(candidate)
-        done: list[tuple[MultiTaskEstimator, list[np.ndarray], float]] = []
+        done = [] if self.n_jobs > 1 or is_first else self._fit_as_one(name, folds)
         while len(done) < len(pairs):
             needed = (perf_counter() - start) / len(done) * (len(pairs) - len(done)) if done else 0.0
             if needed >= self.watch.left and not is_first:
@@ -163,6 +168,24 @@ class Trials:
             for answer, part in zip(answers, found, strict=True):
                 answer[rows] = part
         return Trial([part for part, _, _ in done], answers, sum(seconds for _, _, seconds in done))
+
+    def _fit_as_one(self, name: str, folds: Folds) -> list[_Fitted]:
+        """Fit a candidate in all folds as one model; empty if it is none that can."""
+        candidate, start, n = self.candidates[name], perf_counter(), len(folds.pairs)
+        coder, tables = folds.table.coder, [folds.tables(k) for k in range(n)]
+        if coder is None:
+            return []
+        parts = [_prepare(candidate, (self.seed + k) % _SEEDS, self.watch.left) for k in range(n)]
+        with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+            given = [{"batch": table.batch, **table.fit_arguments()} for table, _ in tables]
+            if not fit_together(parts, coder, given):
+                return []
+        seconds = (perf_counter() - start) / n
+        done = []
+        for part, (table, judged) in zip(parts, tables, strict=True):
+            done.append((part, _answered(part, table, judged), seconds))
+            self.on_fit(name)
+        return done
 
     def _try_unseen(self, name: str, candidate: MultiTaskEstimator, start: float) -> Trial:
         """Fit a candidate once, which answers rows unseen by folds of its own making."""
@@ -215,16 +238,18 @@ def _fit_or_catch(candidate: MultiTaskEstimator, folds: Folds, seed: int) -> Mul
         return error
 
 
-def _fit_fold(
-    candidate: MultiTaskEstimator, table: Table, judged: Table, seed: int, seconds: float
-) -> tuple[MultiTaskEstimator, list[np.ndarray], float]:
+def _fit_fold(candidate: MultiTaskEstimator, table: Table, judged: Table, seed: int, seconds: float) -> _Fitted:
     start = perf_counter()
     part = _fit(candidate, table, seed, seconds)
+    return part, _answered(part, table, judged), perf_counter() - start
+
+
+def _answered(part: MultiTaskEstimator, table: Table, judged: Table) -> list[np.ndarray]:
+    """Return the answers of a model to judged rows."""
     # a fold may judge nothing; no estimator answers no rows
     asked = judged if len(judged) else table.rows(np.arange(1))
     found = part.answer(asked.X) if asked.coder is None else _ask(part, asked)
-    answers = [answer[: len(judged)] for answer in _checked(found, asked)]
-    return part, answers, perf_counter() - start
+    return [answer[: len(judged)] for answer in _checked(found, asked)]
 
 
 def _ask(part: MultiTaskEstimator, asked: Table) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ estimators           ``check_call(X, X_val, y_val)`` raises what ``fit`` would b
 fitted estimators    ``coder_`` knows tasks, and the columns of X that the user gives, ``coder_.after`` those that a
                      preprocessor makes of them; ``answer(X)`` gives probabilities and values as arrays, and
                      ``answer_labelled(X, y)`` those with the labels, as scores take them
-networks             `tabmtl.estimators.together` fits several as one, and asks them so
+networks             `tabmtl.estimators.together` fits several as one
 fitted networks      ``fitted_network()``
 fitted recommenders  ``columns_``, ``item_ids_``, and ``user_ids_`` where there are users
 files                ``saved()``, ``from_saved(saved)``, ``from_params(described, kinds)`` and ``training_code`` are for

@@ -25,7 +25,9 @@ class Together:
         self.models = models
 
     def answers(self, X: Any, batch: Batch) -> list[list[np.ndarray]]:
-        """Return the answers of every model, with the bits of its own `answer`.
+        """Return the answers of every model, with the bits of its own `answer`; of networks up to their rounding.
+
+        A row has the same bits in any batch.
 
         Parameters
         ----------

@@ -44,15 +44,28 @@ def fit_encoded(
         The same rows, encoded by the coder.
     y, sample_weight, groups : as in `fit`
     """
-    estimator.check_call(X)
     with replace(running(), group=ALONE).fit(estimator, X=X, y=y, sample_weight=sample_weight):
-        coder = replace(coder, labels=estimator.learn_labels(y, coder.labels.task_levels))
-        batch = coder.with_labels(batch.unlabelled(), y, sample_weight)
-        coder.check_labelled(batch)
-        group = group_equal_rows(batch) if groups is None else number_groups(read_groups(groups, X, len(batch)))
-        rows = FrameRows(replace(batch, group=group), coder.labels.tasks, X)
+        coder, rows = label_rows(estimator, coder, X, batch, y, sample_weight, groups)
         estimator._set_fitted(coder, estimator._fit(coder, rows, None, estimator._seed()))
     return estimator
+
+
+def label_rows(
+    estimator: MultiTaskEstimator,
+    coder: TableCoder,
+    X: Any,
+    batch: Batch,
+    y: Any,
+    sample_weight: Any = None,
+    groups: Any = None,
+) -> tuple[TableCoder, FrameRows]:
+    """Return the rows of `fit_encoded` with their labels, and the coder of both."""
+    estimator.check_call(X)
+    coder = replace(coder, labels=estimator.learn_labels(y, coder.labels.task_levels))
+    batch = coder.with_labels(batch.unlabelled(), y, sample_weight)
+    coder.check_labelled(batch)
+    group = group_equal_rows(batch) if groups is None else number_groups(read_groups(groups, X, len(batch)))
+    return coder, FrameRows(replace(batch, group=group), coder.labels.tasks, X)
 
 
 def together(models: Sequence[MultiTaskEstimator]) -> Together:

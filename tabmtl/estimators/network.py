@@ -17,6 +17,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.columns.number import NumericTransform
 from tabmtl.encode import TableCoder
+from tabmtl.estimators.asked import Together
+from tabmtl.estimators.asked_network import NetworksTogether
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.rows import TO_SET_ASIDE, FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
@@ -152,6 +154,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     training_code: ClassVar[tuple[str, ...]] = ("balance", "on_epoch")
     _stored: ClassVar[type] = NetworkState
     _reads_windows: ClassVar[bool] = True
+    _together: ClassVar[type[Together]] = NetworksTogether
 
     export_task = NotHere("it is a network; say export_onnx(path), which writes all tasks to one file")
 

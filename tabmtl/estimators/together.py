@@ -1,29 +1,24 @@
-"""Networks that are fitted and asked as one, such as those of the folds of an ensemble; see `tabmtl.nn.joined`."""
+"""Networks that are fitted as one, such as those of the folds of an ensemble; see `tabmtl.nn.joined`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
-import polars as pl
 import torch
 
-from tabmtl.encode import LabelCoder, TableCoder
-from tabmtl.encode.read import read_groups
+from tabmtl.encode import TableCoder
+from tabmtl.estimators.encoded import label_rows
 from tabmtl.estimators.network import NetworkEstimator, evaluate_scores, in_training_units, on_device
-from tabmtl.estimators.rows import FrameRows
+from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.model_selection.repeats import group_equal_rows, number_groups
-from tabmtl.nn.joined import JoinedNetworks, can_join
-from tabmtl.schema import Batch
-from tabmtl.storage.stored import fingerprint
+from tabmtl.nn.joined import can_join
+from tabmtl.processes.ranks import ALONE
 from tabmtl.training.device import find_device, seeded, threads
 from tabmtl.training.joint import Member, train_jointly
 from tabmtl.training.losses import MultiTaskLoss
-from tabmtl.training.predict import predict_scores
 from tabmtl.training.run import running
 from tabmtl.training.watch import describe_tasks
 
@@ -31,22 +26,21 @@ _MOST_ROWS = 12_000  # to learn from; of more, the products of a step take nearl
 
 
 def fit_together(
-    estimators: Sequence[MultiTaskEstimator], tables: Sequence[Mapping[str, Any]], whole: Mapping[str, Any]
-) -> None:
-    """Fit copies of one estimator, each on a table of its own; networks that can, as one.
+    estimators: Sequence[MultiTaskEstimator], coder: TableCoder, tables: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Fit networks of one form as one, each on a table of its own, if they can be joined; tell whether they are fitted.
 
-    Joined networks read features by scales and levels of one table. Otherwise each is fitted as if it were alone: with
-    its own labels, rows set aside, order of rows, noise and early stopping. Its ``history_`` has no scores of training
-    rows. All other estimators are fitted one after the other.
+    Each learns from its own labels, with its own rows set aside, order of rows, noise and early stopping, as if it were
+    fitted alone. The ``history_`` has no scores of training rows.
 
     Parameters
     ----------
     estimators : sequence of MultiTaskEstimator
         With the same parameters but for ``random_state``.
+    coder : TableCoder
+        Of all rows, as for `tabmtl.estimators.encoded.fit_encoded`.
     tables : sequence of mapping
-        Arguments of the ``fit`` of each.
-    whole : mapping
-        Arguments of a ``fit`` on all rows; their features give the scales and levels.
+        Arguments of `fit_encoded` for each: X, batch, y, sample_weight and groups.
 
     Raises
     ------
@@ -58,20 +52,23 @@ def fit_together(
     >>> import numpy as np
     >>> from tabmtl import SharedBottom
     >>> X = np.random.default_rng(0).normal(size=(200, 3))
-    >>> whole = {"X": X, "y": X[:, :2]}
+    >>> y = X[:, :2]
     >>> networks = [SharedBottom(epochs=2, random_state=seed) for seed in range(2)]
-    >>> fit_together(networks, [{"X": X[:100], "y": X[:100, :2]}, {"X": X[100:], "y": X[100:, :2]}], whole)
+    >>> coder = networks[0].learn_coder(X, y)
+    >>> tables = [{"X": X[k::2], "batch": coder.read(X[k::2]), "y": y[k::2]} for k in range(2)]
+    >>> fit_together(networks, coder, tables)
+    True
     >>> [network.predict(X).shape for network in networks]
     [(200, 2), (200, 2)]
     """
     networks = [each for each in estimators if isinstance(each, NetworkEstimator) and _may_join(each)]
-    if len(networks) == len(estimators) > 1 and len(tables[0]["X"]) <= _MOST_ROWS:
-        parts = _parts(networks, tables, whole)
+    if not len(networks) == len(estimators) > 1 or len(tables[0]["batch"]) > _MOST_ROWS:
+        return False
+    with replace(running(), group=ALONE).fit(networks[0]):
+        parts = _parts(networks, coder, tables)
         if parts is not None:
             _fit_joined(parts)
-            return
-    for estimator, table in zip(estimators, tables, strict=True):
-        estimator.fit(**table)
+    return parts is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +78,8 @@ class _Part:
     estimator: NetworkEstimator
     coder: TableCoder
     seed: int
-    rows: FrameRows
-    valid: FrameRows | None
+    rows: FitRows
+    valid: FitRows | None
     network: torch.nn.Module
 
 
@@ -95,106 +92,41 @@ def _may_join(estimator: NetworkEstimator) -> bool:
 
 
 def _parts(
-    networks: Sequence[NetworkEstimator], tables: Sequence[Mapping[str, Any]], whole: Mapping[str, Any]
+    networks: Sequence[NetworkEstimator], coder: TableCoder, tables: Sequence[Mapping[str, Any]]
 ) -> list[_Part] | None:
     """Return the networks with their rows; None if these networks cannot be joined."""
-    first, parts = networks[0], list[_Part]()
-    first.check_call(whole["X"])
-    shared = first.learn_coder(whole["X"], whole["y"])
+    parts = []
     for estimator, table in zip(networks, tables, strict=True):
-        X, y, weight = table["X"], table["y"], table.get("sample_weight")
-        labels = LabelCoder.fit(y, weight, tasks=estimator.tasks, force=estimator._target_kind, task_levels=None)
-        coder = replace(shared, labels=estimator._with_metrics(labels))
-        batch, seed, groups = coder.read(X, y, weight), estimator._seed(), table.get("groups")
-        group = group_equal_rows(batch) if groups is None else number_groups(read_groups(groups, X, len(batch)))
-        rows, valid = estimator._set_aside(coder, FrameRows(replace(batch, group=group), labels.tasks, X), None, seed)
+        own, rows = label_rows(estimator, coder, **table)
+        seed = estimator._seed()
+        learned, valid = estimator._set_aside(own, rows, None, seed)
         with seeded(seed, torch.device("cpu")):
-            network = estimator._network(coder.features.columns, coder.labels.tasks)
+            network = estimator._network(own.features.columns, own.labels.tasks)
         if not can_join(network):
             return None
-        parts.append(_Part(estimator, coder, seed, rows, valid, network))
-    return parts if len({(part.valid is None, _widths(part.coder)) for part in parts}) == 1 else None
-
-
-def _widths(coder: TableCoder) -> tuple[int, ...]:
-    """Return the number of scores of every task."""
-    return tuple(task.width for task in coder.labels.tasks)
-
-
-def _answers_alone(estimator: NetworkEstimator) -> bool:
-    """Tell whether a fitted network answers all tasks of a row of a wide table at once, on a CPU."""
-    is_plain = estimator.coder_.task_column is None and estimator.coder_.preprocessing is None
-    return is_plain and not estimator.task_weights_ and find_device(estimator.device).type == "cpu"
+        parts.append(_Part(estimator, own, seed, learned, valid, network))
+    forms = {(part.valid is None, *(task.width for task in part.coder.labels.tasks)) for part in parts}
+    return parts if len(forms) == 1 else None
 
 
 def _fit_joined(parts: Sequence[_Part]) -> None:
     """Train networks as one, and set the fitted attributes of each."""
-    first, cpu = parts[0], torch.device("cpu")
-    members = []
+    first, cpu, members = parts[0], torch.device("cpu"), []
     for part in parts:
-        rows, valid = (
-            None if own is None else on_device(in_training_units(own.read(), part.coder), cpu)
-            for own in (part.rows, part.valid)
-        )
-        assert rows is not None
-        evaluate = partial(evaluate_scores, part.coder)
-        members.append(Member(network=part.network, rows=rows, valid=valid, evaluate=evaluate))
-    tasks = first.coder.labels.tasks
-    loss = partial(_loss_of, first.estimator, first.coder)
-    with running().fit(first.estimator) as run, seeded(first.seed, cpu), threads(first.estimator.n_jobs, first.network):
-        batch_size = train_jointly(first.estimator, members, loss, run, partial(describe_tasks, tasks))
+        prepare = partial(in_training_units, coder=part.coder)
+        rows = on_device(prepare(part.rows.read()), cpu)
+        valid = None if part.valid is None else on_device(prepare(part.valid.read()), cpu)
+        judge = partial(evaluate_scores, part.coder)
+        members.append(Member(network=part.network, rows=rows, valid=valid, evaluate=judge))
+    loss, describe = partial(_loss_of, first), partial(describe_tasks, first.coder.labels.tasks)
+    with seeded(first.seed, cpu), threads(first.estimator.n_jobs, first.network):
+        batch_size = train_jointly(first.estimator, members, loss, running(), describe)
         for part, member in zip(parts, members, strict=True):
             found = member.history, member.snapshots
             fitted = part.estimator._trained(part.network, part.coder, member.rows, batch_size, *found)
             part.estimator._set_fitted(part.coder, fitted | part.estimator._to_judge(part.coder, part.valid))
 
 
-def _loss_of(estimator: NetworkEstimator, coder: TableCoder, n_networks: int) -> MultiTaskLoss:
+def _loss_of(part: _Part, n_networks: int) -> MultiTaskLoss:
     """Return the loss of the tasks of several networks side by side."""
-    return estimator._loss(coder.labels.tasks * n_networks)
-
-
-class AskedTogether:
-    """Fitted networks that answer rows as one.
-
-    Parameters
-    ----------
-    estimators : sequence of NetworkEstimator
-        Whose networks can be joined, and whose features are coded alike; see `of`.
-    """
-
-    def __init__(self, estimators: Sequence[NetworkEstimator]) -> None:
-        first = estimators[0]
-        self._first, self._labels = first, [each.coder_.labels for each in estimators]
-        self._joined = JoinedNetworks([each.fitted_network()[0] for each in estimators])
-        self._joined.network.eval()
-        self._link = _loss_of(first.unfitted(), first.coder_, len(estimators)).link_rows
-
-    @classmethod
-    def of(cls, estimators: Sequence[MultiTaskEstimator]) -> Self | None:
-        """Join fitted estimators; None if they are no networks of one form that read features alike."""
-        networks = [each for each in estimators if isinstance(each, NetworkEstimator) and _answers_alone(each)]
-        if not len(networks) == len(estimators) > 1 or not can_join(networks[0].fitted_network()[0]):
-            return None
-        forms = {(type(each), fingerprint(each.coder_.features), _widths(each.coder_)) for each in networks}
-        return cls(networks) if len(forms) == 1 else None
-
-    def read(self, X: pl.DataFrame) -> Batch:
-        """Encode rows as every one of the networks does."""
-        return self._first.coder_.read(X)
-
-    def answer(self, batch: Batch) -> list[list[np.ndarray]]:
-        """Answer encoded rows: for each network, probabilities (n, K) or values (n,) for every column of y.
-
-        Parameters
-        ----------
-        batch : Batch
-            What `read` returns.
-        """
-        n, first = self._joined.n, self._first
-        x = replace(batch.x, numbers=np.tile(batch.x.numbers, (1, n)), codes=np.tile(batch.x.codes, (1, n)))
-        wide, network = on_device(Batch(x=x), torch.device("cpu")), self._joined.network
-        with threads(first.n_jobs, network):
-            scores = predict_scores(network, wide, first.precision, link=self._link)
-        arrays, n_tasks = [score.numpy() for score in scores], len(scores) // n
-        return [labels.outputs(arrays[k * n_tasks : (k + 1) * n_tasks]) for k, labels in enumerate(self._labels)]
+    return part.estimator._loss(part.coder.labels.tasks * n_networks)

@@ -4,10 +4,12 @@ import numpy as np
 import polars as pl
 import pytest
 from conformance import features, same, targets_for
+from sklearn.base import clone
 
 import tabmtl
-from tabmtl import MMoE, SharedBottom
-from tabmtl.estimators.together import AskedTogether, fit_together
+from tabmtl import PLE, MMoE, SharedBottom, SharedTrees
+from tabmtl.estimators.encoded import together
+from tabmtl.estimators.together import fit_together
 from tabmtl.schema import TimeLimitWarning
 from tabmtl.storage.stored import fingerprint
 
@@ -27,12 +29,13 @@ def parts(n=3):
 
 def fit(model, n=3, y=Y, **arguments):
     """Copies of an estimator, each fitted without the rows of a fold."""
-    copies = [model.unfitted() if hasattr(model, "tasks_") else type(model)(**model.get_params()) for _ in range(n)]
-    tables = [{"X": X[rows], "y": y[rows]} | {k: v[rows] for k, v in arguments.items()} for rows in parts(n)]
+    copies = [clone(model) for _ in range(n)]
+    coder = copies[0].learn_coder(X, Y)
+    arguments |= {"X": X, "y": y}
+    tables = [{"batch": coder.read(X[own]), **{k: v[own] for k, v in arguments.items()}} for own in parts(n)]
     for seed, each in enumerate(copies):
         each.set_params(random_state=seed)
-    fit_together(copies, tables, {"X": X, "y": y})
-    return copies, tables
+    return copies, fit_together(copies, coder, tables)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)
@@ -60,28 +63,39 @@ def test_labels_of_the_rows_left_out_do_not_matter():
     assert not same(fitted[1].answer(X), others[1].answer(X))
 
 
-@pytest.mark.parametrize("change", [{"balance": "dwa"}, {"flat": True}, {"on_epoch": lambda record: False}], ids=str)
-def test_where_networks_cannot_be_joined_each_is_fitted_alone(change):
-    model = SharedBottom(hidden=(8,), **SMALL, **change)
-    fitted, tables = fit(model, n=2)
-    for seed, (each, table) in enumerate(zip(fitted, tables, strict=True)):
-        alone = SharedBottom(hidden=(8,), **SMALL, **change, random_state=seed).fit(**table)
-        assert same(each.answer(X), alone.answer(X))
-    assert AskedTogether.of(fitted) is None  # each has scales of its own
+@pytest.mark.parametrize(
+    "model",
+    [
+        SharedBottom(balance="dwa"),
+        SharedBottom(flat=True),
+        SharedBottom(on_epoch=lambda record: False),
+        PLE(),
+        SharedTrees(),
+    ],
+    ids=str,
+)
+def test_others_are_left_unfitted(model):
+    copies, is_fitted = fit(model)
+    assert not is_fitted
+    assert not any(hasattr(each, "coder_") for each in copies)
 
 
-@pytest.mark.parametrize("model", [MODELS[0], MODELS[2]], ids=str)
-def test_asked_together_they_answer_as_each_alone_and_a_row_as_in_a_batch(model):
+@pytest.mark.parametrize("model", MODELS, ids=str)
+def test_asked_as_one_they_answer_as_each_does_and_a_row_bit_for_bit_as_in_a_batch(model, tmp_path):
     fitted, _ = fit(model)
-    asked = AskedTogether.of(fitted)
-    whole = asked.answer(asked.read(X))
+    for k, each in enumerate(fitted):
+        each.save(tmp_path / str(k))
+    loaded = [tabmtl.load(tmp_path / str(k)) for k in range(3)]
+    batch = fitted[0].coder_.read(X)
+    whole = together(fitted).answers(X, batch)
     for found, each in zip(whole, fitted, strict=True):
         for one, alone in zip(found, each.answer(X), strict=True):
-            np.testing.assert_allclose(one, alone, rtol=1e-4, atol=1e-5)
-    for start in (0, 7, 239):
-        row = asked.answer(asked.read(X[start : start + 1]))
-        for found, own in zip(whole, row, strict=True):
-            assert same([answer[start : start + 1] for answer in found], own)
+            np.testing.assert_allclose(one, alone, rtol=1e-5, atol=1e-6)
+    asked = together(loaded)
+    for rows in (slice(240), slice(1), slice(7, 9), slice(239, 240)):
+        some = asked.answers(X[rows], batch.rows(np.arange(240)[rows]))
+        for found, own in zip(whole, some, strict=True):
+            assert same([answer[rows] for answer in found], own)
 
 
 def test_weights_groups_and_a_time_limit_reach_every_network():
@@ -92,13 +106,3 @@ def test_weights_groups_and_a_time_limit_reach_every_network():
     with pytest.warns(TimeLimitWarning, match="epoch 1 of"):
         limited, _ = fit(SharedBottom(hidden=(8,), time_limit=1e-9))
     assert [len(each.history_) for each in limited] == [1, 1, 1]
-
-
-def test_answers_of_loaded_networks_keep_their_bits(tmp_path):
-    fitted, _ = fit(MODELS[0])
-    before = AskedTogether.of(fitted)
-    for k, each in enumerate(fitted):
-        each.save(tmp_path / str(k))
-    after = AskedTogether.of([tabmtl.load(tmp_path / str(k)) for k in range(3)])
-    pairs = zip(before.answer(before.read(X)), after.answer(after.read(X)), strict=True)
-    assert all(same(one, other) for one, other in pairs)

@@ -1,0 +1,55 @@
+"""Several fitted networks asked as one network; see `tabmtl.nn.joined`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from tabmtl.estimators.asked import Together
+from tabmtl.nn.joined import JoinedNetworks, can_join
+from tabmtl.schema import Batch
+from tabmtl.training.device import find_device, threads
+from tabmtl.training.predict import predict_scores
+
+
+class NetworksTogether(Together):
+    """Networks that read rows alike, joined where their form allows it; else each answers by itself."""
+
+    @cached_property
+    def _joined(self) -> JoinedNetworks | None:
+        """The networks as one."""
+        first, networks = self.models[0], [model.fitted_network()[0] for model in self.models]
+        forms = {tuple(task.width for task in model.tasks_) for model in self.models}
+        is_plain = all(len(model.task_weights_) == 0 for model in self.models) and first.coder_.task_column is None
+        if len(networks) < 2 or len(forms) > 1 or not is_plain or not can_join(networks[0]):
+            return None
+        joined = JoinedNetworks(networks)
+        joined.network.eval()
+        return joined
+
+    @cached_property
+    def _link(self) -> Any:
+        """The link of the scores of all networks side by side."""
+        first = self.models[0]
+        return first.unfitted()._loss(first.tasks_ * len(self.models)).link_rows
+
+    def answers(self, X: Any, batch: Batch) -> list[list[np.ndarray]]:
+        """Return the answers of every network; see `Together`."""
+        first, n = self.models[0], len(self.models)
+        if find_device(first.device).type != "cpu" or self._joined is None:
+            return super().answers(X, batch)
+        x = replace(batch.x, numbers=np.tile(batch.x.numbers, (1, n)), codes=np.tile(batch.x.codes, (1, n)))
+        rows, network = Batch(x=x).map(torch.from_numpy), self._joined.network
+        with threads(first.n_jobs, network):
+            scores = [score.numpy() for score in predict_scores(network, rows, first.precision, link=self._link)]
+        return [model.coder_.labels.outputs(own) for model, own in zip(self.models, _dealt(scores, n), strict=True)]
+
+
+def _dealt(scores: list[np.ndarray], n: int) -> list[list[np.ndarray]]:
+    """Return the scores of each of n networks."""
+    n_tasks = len(scores) // n
+    return [scores[k * n_tasks : (k + 1) * n_tasks] for k in range(n)]
