@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
@@ -130,15 +132,15 @@ class JointOptimizer:
 
     def _move(self, parameters: list[nn.Parameter], numbers: list[int], learning_rate: float, decay: float) -> None:
         """Move parameters of some networks."""
-        moved = []
+        moved = list[list[Tensor]]()
         for p in parameters:
             if p.grad is not None:
                 parts = [self._of(own, numbers) for own in (p.detach(), p.grad, self._means[p], self._squares[p])]
-                moved += zip(*parts, strict=True)
-        if moved:
-            weights, gradients, means, squares = map(list, zip(*moved, strict=True))
-            steps = list(torch.full((len(moved),), float(self._steps)).unbind())
-            move_by_adamw(weights, gradients, steps, means, squares, learning_rate, decay)
+                own = zip(*parts, strict=True)
+                moved += [
+                    [weight, gradient, torch.tensor(float(self._steps)), *rest] for weight, gradient, *rest in own
+                ]
+        move_by_adamw(moved, learning_rate, decay)
 
     def _of(self, tensor: Tensor, numbers: list[int]) -> list[Tensor]:
         """Return the parts of a tensor that belong to some networks: the tensor itself, if to all."""
@@ -198,7 +200,7 @@ class _JointTraining:
     def _arrange(self) -> None:
         """Set the rows of the members that train side by side."""
         for number, member in enumerate(self.active):
-            member.state_dict = lambda number=number: self._joined.weights(number)
+            member.state_dict = partial(self._joined.weights, number)
         self._loss = self._loss_of(len(self.active))
         self._rows = _Beside([member.rows for member in self.active])
         n_rows = min(len(member.rows) for member in self.active)
@@ -229,7 +231,7 @@ class _JointTraining:
         total, weight = torch.zeros(()), self._loss.task_weight / self.batch_size
         for first in range(start, start + self.batch_size, self._micro):
             stop = min(first + self._micro, start + self.batch_size)
-            some = rows.map(lambda part, own=slice(first, stop): part[own])
+            some = rows.map(itemgetter(slice(first, stop)))
             with autocast(some, self._options.precision):
                 scores = self._joined.network(some.x)
             losses = self._loss(scores, some.y, some.weight)

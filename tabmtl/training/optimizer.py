@@ -158,9 +158,8 @@ class _AdamW:
     def step(self, learning_rate: float) -> None:
         """Move parameters along their gradients, and clear these."""
         for parameters, weight_decay in self._groups:
-            moved = [(p, p.grad, *self._moments_of(p).values()) for p in parameters if p.grad is not None]
-            if moved:
-                move_by_adamw(*map(list, zip(*moved, strict=True)), learning_rate, weight_decay)
+            moved = [[p, p.grad, *self._moments_of(p).values()] for p in parameters if p.grad is not None]
+            move_by_adamw(moved, learning_rate, weight_decay)
         for p in self._parameters:
             p.grad = None
 
@@ -186,16 +185,11 @@ class _AdamW:
             copy_arrays(list(moments.values()), [state[number][name] for name in moments])
 
 
-def move_by_adamw(
-    weights: list[Tensor],
-    gradients: list[Tensor],
-    steps: list[Tensor],
-    means: list[Tensor],
-    squares: list[Tensor],
-    learning_rate: float,
-    weight_decay: float,
-) -> None:
-    """Move weights along their gradients, given the number of steps so far and the moments of each."""
+def move_by_adamw(moved: Sequence[Sequence[Tensor]], learning_rate: float, weight_decay: float) -> None:
+    """Move weights along their gradients; each comes with its gradient, the number of its steps, and its moments."""
+    if not moved:
+        return
+    weights, gradients, steps, means, squares = (list(part) for part in zip(*moved, strict=True))
     adamw(
         weights,
         gradients,
