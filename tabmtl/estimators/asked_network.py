@@ -15,6 +15,8 @@ from tabmtl.schema import Batch
 from tabmtl.training.device import find_device, threads
 from tabmtl.training.predict import predict_scores
 
+_SLICE_ROWS = 128  # activations of more rows of all networks leave the cache
+
 
 class NetworksTogether(Together):
     """Networks that read rows alike, joined where their form allows it; else each answers by itself."""
@@ -45,7 +47,8 @@ class NetworksTogether(Together):
         x = replace(batch.x, numbers=np.tile(batch.x.numbers, (1, n)), codes=np.tile(batch.x.codes, (1, n)))
         rows, network = Batch(x=x).map(torch.from_numpy), self._joined.network
         with threads(first.n_jobs, network):
-            scores = [score.numpy() for score in predict_scores(network, rows, first.precision, link=self._link)]
+            found = predict_scores(network, rows, first.precision, link=self._link, slice_rows=_SLICE_ROWS)
+        scores = [score.numpy() for score in found]
         return [model.coder_.labels.outputs(own) for model, own in zip(self.models, _dealt(scores, n), strict=True)]
 
 

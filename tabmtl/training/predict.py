@@ -35,6 +35,7 @@ def predict_scores(
     *,
     batch_size: int = _PREDICT_ROWS,
     link: Callable[[list[Tensor]], list[Tensor]] | None = None,
+    slice_rows: int = _PREDICT_ROWS,
 ) -> list[Tensor]:
     """Return scores of all rows, one tensor per task (long layout: one tensor), computed in slices.
 
@@ -42,7 +43,7 @@ def predict_scores(
     most ``batch_size`` rows meet: a slice is a batch.
     """
     function: Any = network if link is None else lambda *inputs: link(network(*inputs))
-    return _in_slices(network, function, data, precision, batch_size)
+    return _in_slices(network, function, data, precision, batch_size, slice_rows=slice_rows)
 
 
 def represent_rows(
@@ -70,6 +71,7 @@ def _in_slices(
     batch_size: int,
     *,
     fill: bool = True,
+    slice_rows: int = _PREDICT_ROWS,
 ) -> list[Tensor]:
     """Apply a function of the network to all rows, a few at a time; return its answers in float32.
 
@@ -80,7 +82,7 @@ def _in_slices(
     """
     if network.training:
         network.eval()
-    size, fill, n_rows = _PREDICT_ROWS, fill and not network.batch_dependent, len(data)
+    size, fill, n_rows = slice_rows, fill and not network.batch_dependent, len(data)
     if network.batch_dependent:
         size = math.ceil(n_rows / math.ceil(n_rows / batch_size))
     parts = []
