@@ -29,7 +29,7 @@ def regressions(n=400, n_tasks=3, seed=0):
 def leaves_of(model, X):
     """Leaf of every row in every tree, counted in the tree."""
     forest = model._functions.forest
-    return forest.find_leaves(model.encode(X)) - forest._offsets[:-1]
+    return forest.find_leaves(model.encode(X).to_numpy()) - forest._offsets[:-1]
 
 
 def values_of(model):
