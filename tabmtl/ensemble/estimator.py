@@ -354,7 +354,7 @@ def _stacked(stack: LinearStack, coder: TableCoder, folds: Folds, reference: Tri
 
 def _judged(coder: TableCoder, folds: Folds, found: Mapping[str, Trial], n_single: int) -> list[Judged]:
     """Return the labels of every task that candidates have answered, with all answers."""
-    batch, fold, judged = folds.judged.batch, folds.of_judged, []
+    batch, fold, judged = folds.judged.batch, folds.numbers if len(folds.pairs) > 1 else None, []
     for t, (task, rows) in enumerate(zip(coder.labels.tasks, _judged_rows(folds, found), strict=True)):
         column = t if batch.task is None else 0
         judged.append(

@@ -164,10 +164,8 @@ class Folds:
         return self.table.rows(fitted), self.judged.rows(judged)
 
     @property
-    def of_judged(self) -> np.ndarray | None:
-        """Number (n,) of the fold that judges a row, -1 where none does; None if there is one for all."""
-        if len(self.pairs) == 1:
-            return None
+    def numbers(self) -> np.ndarray:
+        """Number (n,) of the fold that judges a row, -1 where none does."""
         fold = np.full(len(self.judged), -1)
         for f, (_, rows) in enumerate(self.pairs):
             fold[rows] = f

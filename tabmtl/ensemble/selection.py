@@ -139,7 +139,7 @@ def choose_weights(judged: Sequence[Judged], seed: int) -> np.ndarray:
     rng, n = np.random.default_rng(seed), len(judged[0].answers)
     has_enough = np.array([each.has_enough for each in judged])
     weights = np.full((n, len(judged)), 1 / n)
-    for t in np.flatnonzero(has_enough):
+    for t in np.flatnonzero(has_enough).tolist():
         weights[:, t] = _guarded(judged[t].sample(rng))
     if not has_enough.all():
         _warn_of_few([each.task for each in judged if not each.has_enough])

@@ -189,10 +189,10 @@ class Trials:
 
     def _try_unseen(self, name: str, candidate: MultiTaskEstimator, start: float) -> Trial:
         """Fit a candidate once, which answers rows unseen by folds of its own making."""
-        fold, n = self.folds.of_judged, len(self.folds.pairs)
+        fold = self.folds.numbers
         part = _prepare(candidate, self.seed, self.watch.left)
         # rows that all fits see are in some fold of a task alone, and judge nothing
-        given = np.where(fold < 0, np.arange(len(fold)) % n, fold)
+        given = np.where(fold < 0, np.arange(len(fold)) % len(self.folds.pairs), fold)
         with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
             answers = part.fit_unseen(**self.folds.table.fit_arguments(), fold=given)
         for answer in answers:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy.optimize import minimize
 
@@ -19,7 +17,7 @@ _TINY = 1e-300  # mean loss of answers without any error
 def likelihood_weights(
     task: Task,
     y: np.ndarray,
-    answers: Sequence[np.ndarray],
+    answers: np.ndarray,
     weight: np.ndarray | None = None,
     group: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -33,21 +31,21 @@ def likelihood_weights(
     task : Task
     y : ndarray of shape (n,)
         Labels; none is missing.
-    answers : sequence of C ndarrays of shape (n,) or (n, K)
+    answers : ndarray of shape (C, n) or (C, n, K)
         Values or probabilities.
     weight : ndarray of shape (n,), optional
         Weights of the rows.
     group : ndarray of shape (n,), optional
         Groups of the rows; those of a group count as one.
     """
-    stacked, n = np.stack(answers), len(answers)
+    n = len(answers)
     if n == 1 or not len(y):
         return np.full(n, 1 / n)
     row_weight = np.ones(len(y)) if weight is None else weight
     has_spread = not task.is_classification
 
     def losses(weights: np.ndarray) -> np.ndarray:
-        return task.kind.answer_losses(np.tensordot(weights, stacked, axes=1), y) * row_weight
+        return task.kind.answer_losses(np.tensordot(weights, answers, axes=1), y) * row_weight
 
     # squares of normal errors have three times the square of their mean as the mean of theirs
     most, tail = (3, losses(np.full(n, 1 / n))) if has_spread else (1, row_weight)

@@ -262,5 +262,5 @@ class Mixer:
             yield from (task.kind.answers(own, 0.0, 1.0, np) for own in scores)
 
     def _weigh(self, answers: Sequence[np.ndarray], rows: Sample) -> tuple[float, ...]:
-        weights = likelihood_weights(self.grower.task, rows.y, answers, rows.weight, rows.group)
+        weights = likelihood_weights(self.grower.task, rows.y, np.stack(answers), rows.weight, rows.group)
         return tuple(weights.tolist())
