@@ -147,9 +147,11 @@ def _is_regression(name: str, present: pl.Series, may_be_whole: bool) -> bool:
         return False
     is_regression = len(values) > _MAX_INFERRED_CLASSES
     kind = "regression" if is_regression else "multiclass"
-    unknown = "make -1 a null if it marks a missing label, and " if values.min() == -1 else ""
+    least = values.min()
+    unknown = "make -1 a null if it marks a missing label, and " if least == -1 else ""
+    counts = f", or {by_kind(name, 'poisson')} for counts" if is_regression and least in (0, 1) else ""
     warn_user(
         f"task {name!r} holds {len(values)} distinct whole numbers and was taken for {kind}; "
-        f"{unknown}say which it is: {by_kind(name, kind)}"
+        f"{unknown}say which it is: {by_kind(name, kind)}{counts}"
     )
     return is_regression

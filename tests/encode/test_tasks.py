@@ -46,6 +46,9 @@ def test_ambiguous_integers_warn_with_the_cure(n, kind):
     with pytest.warns(TabmtlWarning, match=rf"task 't' holds {n} distinct whole numbers.*tasks={{'t': '{kind}'}}"):
         (task,) = LabelCoder.fit(pl.Series("t", range(n))).tasks
     assert task.kind.name == kind
+    if kind == "regression":
+        with pytest.warns(TabmtlWarning, match=r"or tasks=\{'t': 'poisson'\} for counts$"):
+            LabelCoder.fit(pl.Series("t", range(n)))
     with pytest.warns(TabmtlWarning, match="make -1 a null if it marks a missing label, and say which it is: tasks="):
         LabelCoder.fit(pl.Series("t", range(-1, n)))
     with warnings.catch_warnings():
