@@ -127,6 +127,8 @@ DRAWS: dict[str, dict[str, range]] = {
     "rf1": {**dict.fromkeys(("joint", "single"), range(1)), "baseline": range(5)},
     "blocks": {**dict.fromkeys((LIGHTGBM, TREES, "baseline"), range(5)), ENSEMBLE: range(1)},
 }
+#: Parts that may be named.
+PARTS = (*DRAWS, "reference", "sharing")
 #: Folds of a set; of these, `DRAWS` are run.
 N_FOLDS = {"mulan": 10, "rf1": 5, "blocks": 5}
 #: Parts of the rivers of rf1.
@@ -563,8 +565,7 @@ def choose(cells: Sequence[Cell], args: Namespace) -> list[Cell]:
 def parse(argv: Sequence[str] | None) -> Namespace:
     """Read the options."""
     sets = dict.fromkeys([*SETS, *TARGETS, *FULL_SETS, *FOLD_SETS])
-    parts = [*DRAWS, "reference", "sharing"]
-    parser = score_parser("evidence", __doc__, None, seeds=range(10), parts=parts, sets=sets, models=MODELS)
+    parser = score_parser("evidence", __doc__, None, seeds=range(10), parts=PARTS, sets=sets, models=MODELS)
     parser.set_defaults(parts=[*DRAWS], models=[name for name in MODELS if name != TREE_BAG])
     parser.add_argument("--budget", type=float, help="CPU seconds of all fits together (default: no end)")
     parser.add_argument(

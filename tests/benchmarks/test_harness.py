@@ -15,13 +15,13 @@ import pytest
 
 import tabmtl
 from benchmarks import harness
-from benchmarks.evidence import DRAWS, TABLES
+from benchmarks.evidence import PARTS
 from benchmarks.speed import CASES
 
 NAMES = sorted(
     file.stem
     for file in Path(harness.__file__).parent.glob("*.py")
-    if file.stem not in ("__init__", "evidence_report", "harness", "problems", "splits")
+    if file.stem not in ("__init__", "evidence_models", "evidence_report", "harness", "problems", "splits")
 )
 
 
@@ -51,7 +51,7 @@ def test_commands_of_the_documents_exist(page):
             only = [*takewhile(lambda word: not word.startswith("--"), words[words.index("--only") + 1 :])]
             assert only and {*only} <= {case.name for case in CASES}, options
         elif "--parts" in words:
-            assert words[words.index("--parts") + 1] in (*DRAWS, *TABLES)
+            assert words[words.index("--parts") + 1] in PARTS
 
 
 def counted(asked: list[str], name: str) -> harness.Side:

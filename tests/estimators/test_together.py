@@ -72,7 +72,7 @@ def test_labels_of_the_rows_left_out_do_not_matter():
         PLE(),
         SharedTrees(),
     ],
-    ids=str,
+    ids=["balance", "flat", "on_epoch", "PLE", "SharedTrees"],
 )
 def test_others_are_left_unfitted(model):
     copies, is_fitted = fit(model)

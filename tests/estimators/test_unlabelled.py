@@ -8,7 +8,7 @@ import torch
 from conformance import NETWORKS, fitted
 
 from tabmtl.columns import Features
-from tabmtl.estimators.network import _in_training_units, on_device
+from tabmtl.estimators.network import in_training_units, on_device
 from tabmtl.training.device import seeded
 from tabmtl.training.losses import MultiTaskLoss
 
@@ -22,7 +22,7 @@ def untrained(cls):
     # statistics of a batch, by which one normalises, are of all its rows, unlabelled ones too
     estimator, X, y = fitted(cls, expert_norm="layer")
     coder = estimator.coder_
-    batch = on_device(_in_training_units(coder.read(X, y), coder), CPU)
+    batch = on_device(in_training_units(coder.read(X, y), coder), CPU)
     with seeded(0, CPU):
         network = estimator._network(coder.features.columns, coder.labels.tasks)
     return network.train(), coder.labels.tasks, batch
