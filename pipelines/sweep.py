@@ -72,7 +72,7 @@ class Search:
     weight : list of str
         TASK=NUMBER, to choose from the front; tasks left out count 0; may be repeated.
     above_single_task : bool
-        Instead of --weight: no task below IndependentTasks, which learns each task alone.
+        Instead of --weight: no task below IndependentTasks.
     workers : int
         Processes that share the trials.
     no_refit : bool
@@ -140,10 +140,9 @@ def sweep(
 ) -> Fitted | NoPoint | None:
     """Search the parameters of a model, and fit the best again.
 
-    Every trial learns from train rows, and is stopped and judged on validation rows; these only judge recommenders, and
-    models that choose by folds of their own, such as IndependentTasks. The chosen one is fitted again, scored on test
-    rows once, logged and registered. It is stopped on validation rows, or learns them by folds of its own.
-    Repeat the command to continue, also after a kill.
+    Every trial learns from train rows, and is stopped and judged on validation rows; these only judge models that stop
+    by none. The chosen one is fitted again, scored on test rows once, logged and registered. Repeat the command to
+    continue, also after a kill.
     The exit code is 1 if every point has a task below IndependentTasks, so that none is chosen.
 
     Parameters
