@@ -213,8 +213,8 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             "IndependentTasks": IndependentTasks(),
             "SharedTrees": SharedTrees(),
             "RMTGB": RMTGB(),
-            # The folds average the networks already: neither restarts nor more members are worth their time here.
-            "SharedBottom": SharedBottom(n_members=4, restarts=0),
+            # The folds average the networks already: restarts, members and epochs of patience are not worth their time.
+            "SharedBottom": SharedBottom(n_members=4, restarts=0, patience=3),
         }
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
