@@ -106,7 +106,7 @@ OUTPUT, OTHER_OUTPUT = Path("docs/evidence"), Path("benchmark_output")
 #: Records of older code, beside those of the page.
 BEFORE = "before"
 #: The first commit of the package whose records count, and the one that costs are compared with.
-FIRST = BASELINE = "c4c5716"
+FIRST, BASELINE = "a31871e", "c4c5716"
 #: Rows to fit and to test, at most, and unlabelled ones beside those to fit.
 FIT_ROWS, TEST_ROWS, UNLABELLED = {"labels": 2_000, "full": 3_000, "missing": 2_000, "blocks": 3_000}, 4_000, 7_000
 #: Draws, or folds, of a model in each part: by its name, or else by its kind.
