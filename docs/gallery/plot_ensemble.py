@@ -3,12 +3,12 @@ Let the data choose, target by target
 =====================================
 
 Which model is best differs from target to target. ``MultiTaskEnsemble`` lets its candidates answer rows that they
-have not seen, and mixes them for each target. It keeps to single-task models unless a mixture beats them beyond a
-standard error.
+have not seen, and mixes them for each target. It falls back on single-task models where a mixture is behind them by
+more than a standard error.
 """
 
 # %%
-# Three candidates, quick ones; without ``models`` there are five. ``male`` keeps 200 labels.
+# Three candidates, quick ones; without ``models`` there are four. ``male`` keeps 200 labels.
 import polars as pl
 
 from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees

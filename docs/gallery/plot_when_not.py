@@ -49,7 +49,7 @@ for ax, (name, gain) in zip(axes, gains.items(), strict=True):
 
 # %%
 # Unrelated targets lose, and more than related ones. So measure before you share: ``multitask_gain`` does, and
-# ``MultiTaskEnsemble`` keeps to single-task models where sharing does not pay.
+# ``MultiTaskEnsemble`` gives single-task models the weight where sharing does not pay.
 difference = {name: gain.table["difference"].mean() for name, gain in gains.items()}
 assert difference["unrelated"] < min(0, difference["related"])
 difference
