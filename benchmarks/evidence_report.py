@@ -496,8 +496,8 @@ def code_section(records: Sequence[Record], older: Sequence[Record]) -> str:
 Goal = tuple[str, str, bool]
 
 
-def goals_of(frame: pl.DataFrame, beside: Mapping[str, Sequence[Comparison]], baseline: pl.DataFrame) -> list[Goal]:
-    """Return what is to be reached."""
+def goals_of(frame: pl.DataFrame, beside: Mapping[str, Sequence[Comparison]], costs: Sequence[Goal]) -> list[Goal]:
+    """Return what is to be reached, the goals of costs among them."""
     to_autogluon, to_single, _ = map(known, beside.values())
     few = [each for each in to_autogluon if each.facts["amount"] is not None]
     full = [each for each in to_autogluon if each.facts["amount"] is None]
@@ -520,7 +520,7 @@ def goals_of(frame: pl.DataFrame, beside: Mapping[str, Sequence[Comparison]], ba
         ("the guard: nowhere behind the best single-task model (Holm)", *_nowhere(to_single)),
         ("Mulan: nowhere behind CatBoost (Holm)", *_nowhere(known(mulan))),
         calibration_goal(frame),
-        *cost_goals(costs_of(frame, ENSEMBLE), costs_of(baseline, ENSEMBLE)),
+        *costs,
         distilled_goal(frame),
         *reference_goals(curve_of(frame)),
     ]
@@ -660,7 +660,9 @@ def write(
     frame = flatten(shown)
     curve = curve_of(frame)
     beside = {title: compare(curve, OF_TARGET, rivals) for title, rivals in BESIDE.items()}
-    goals = goals_of(frame, beside, flatten(baseline))
+    # not by older records, which the baseline belongs to
+    costs = cost_goals(*(costs_of(flatten(some), ENSEMBLE) for some in (records, baseline)))
+    goals = goals_of(frame, beside, costs)
     draw_labels(compare(of_models(curve, *OURS, AUTOGLUON), OF_TARGET), folder / FIGURE)
     parts = {
         **sections(frame, beside, goals),

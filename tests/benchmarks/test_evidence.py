@@ -445,7 +445,8 @@ def test_goals_are_judged_by_what_the_records_say():
         for title, rivals in evidence_report.BESIDE.items()
     }
     before = evidence_report.flatten(made("full", "AUC", {ENSEMBLE: [0.8]}, seconds=2.0, ms_of_1000=2.0))
-    goals = {goal: (found, is_met) for goal, found, is_met in evidence_report.goals_of(frame, beside, before)}
+    costs = evidence_report.cost_goals(*(evidence_report.costs_of(each, ENSEMBLE) for each in (frame, before)))
+    goals = {goal: (found, is_met) for goal, found, is_met in evidence_report.goals_of(frame, beside, costs)}
     assert list(goals.values()) == [
         ("AUC +0.097 (1)", False),  # and no R²
         ("0 of 1; one by one 0, in the mean 0", True),
