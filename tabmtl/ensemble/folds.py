@@ -151,9 +151,8 @@ class Folds:
         if reads_frames(candidate):
             return self
         whole = self.whole
-        with warnings.catch_warnings(
-            action="ignore", category=TabmtlWarning
-        ):  # the ensemble's own coder has given them
+        # the ensemble's own coder has given the warnings
+        with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
             coder = candidate.learn_coder(whole.X, whole.y)
         table = self.table.encoded(coder)
         return Folds(table, table if self.judge_fits else self.judged.encoded(coder), self.pairs)

@@ -9,13 +9,13 @@ from typing import Annotated, Self
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from tabmtl.estimators.mixing import nats_of_label
 from tabmtl.storage.stored import POSITIVE, Stored
 from tabmtl.targets import Task
 
 #: Factor that answers have without any evidence, and the standard deviation of its logarithm.
 _USUAL, _SPREAD = 1.15, 0.15
 _MOST = 2.0
-_TINY = 1e-300  # mean loss of answers without any error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,8 +62,7 @@ def _find(task: Task, y: np.ndarray, weight: np.ndarray | None, answers: np.ndar
 
     def nats(log: float) -> float:
         losses = task.kind.answer_losses(_stretched(task, answers, center, np.exp(log)), y)
-        mean = max(np.average(losses, weights=row_weight), _TINY)
-        likelihood = mean if task.is_classification else np.log(mean) / 2
+        likelihood = nats_of_label(task, np.average(losses, weights=row_weight))
         return len(y) * likelihood + ((log - np.log(_USUAL)) / _SPREAD) ** 2 / 2
 
     limit = np.log(_MOST)

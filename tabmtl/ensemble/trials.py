@@ -248,13 +248,11 @@ def _answered(part: MultiTaskEstimator, table: Table, judged: Table) -> list[np.
     """Return the answers of a model to judged rows."""
     # a fold may judge nothing; no estimator answers no rows
     asked = judged if len(judged) else table.rows(np.arange(1))
-    found = part.answer(asked.X) if asked.coder is None else _ask(part, asked)
+    if asked.coder is None:
+        found = part.answer(asked.X)
+    else:
+        (found,) = together([part]).answers(asked.X, asked.batch.unlabelled())
     return [answer[: len(judged)] for answer in _checked(found, asked)]
-
-
-def _ask(part: MultiTaskEstimator, asked: Table) -> list[np.ndarray]:
-    (answers,) = together([part]).answers(asked.X, asked.batch.unlabelled())
-    return answers
 
 
 def _checked(answers: Sequence[Any], asked: Table) -> list[np.ndarray]:

@@ -42,25 +42,29 @@ def likelihood_weights(
     if n == 1 or not len(y):
         return np.full(n, 1 / n)
     row_weight = np.ones(len(y)) if weight is None else weight
-    has_spread = not task.is_classification
 
     def losses(weights: np.ndarray) -> np.ndarray:
         return task.kind.answer_losses(np.tensordot(weights, answers, axes=1), y) * row_weight
 
     # squares of normal errors have three times the square of their mean as the mean of theirs
-    most, tail = (3, losses(np.full(n, 1 / n))) if has_spread else (1, row_weight)
+    most, tail = (1, row_weight) if task.is_classification else (3, losses(np.full(n, 1 / n)))
     n_units = len(y) if group is None else len(np.unique(group))
     n_units *= min(1.0, most * tail.mean() ** 2 / max(np.square(tail).mean(), _TINY))
 
     def nats(scores: np.ndarray) -> float:
         weights = _softmax(scores)
-        mean = max(losses(weights).sum() / row_weight.sum(), _TINY)
-        likelihood = np.log(mean) / 2 if has_spread else mean
+        likelihood = nats_of_label(task, losses(weights).sum() / row_weight.sum())
         return n_units * likelihood + PULL * (weights * np.log(np.maximum(weights, _TINY) * n)).sum()
 
     weights = _softmax(minimize(nats, np.zeros(n), method="L-BFGS-B").x)
     weights[weights < _LEAST] = 0.0
     return weights / weights.sum()
+
+
+def nats_of_label(task: Task, mean_loss: float) -> float:
+    """Return the nats of a label at a mean loss, up to a constant; numbers have errors of one spread, fitted to it."""
+    mean = max(mean_loss, _TINY)
+    return mean if task.is_classification else float(np.log(mean) / 2)
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ from tabmtl.training.table_loop import (
     TableOptions,
     check_losses,
     describe_rows,
+    labelled_weight,
     micro_batch_rows,
     monitored,
     settle_statistics,
@@ -220,10 +221,8 @@ class _JointTraining:
             progress = (epoch + step / self._n_steps) / self._options.epochs
             losses = losses + self._step(rows, step * self.batch_size, self._options.learning_rate * schedule(progress))
             give_way()
-        labelled = self._loss.labelled(rows.y).float()
-        weight = (labelled if rows.weight is None else labelled * rows.weight).sum(dim=0)
         with self._optimizer.averaged():
-            self._end_epoch(epoch, losses, weight)
+            self._end_epoch(epoch, losses, labelled_weight(self._loss, rows))
         return self.active[0].history[-1]
 
     def _step(self, rows: Batch, start: int, learning_rate: float) -> Tensor:
@@ -266,10 +265,11 @@ class _JointTraining:
         rows, loss = member.valid, self._loss_of_one
         assert rows is not None
         scores = [score[: len(rows)] for score in scores]
-        losses, labelled = loss(scores, rows.y, rows.weight), loss.labelled(rows.y).float()
+        losses = loss(scores, rows.y, rows.weight)
         check_losses("val", loss.tasks, losses, self._options.learning_rate)
-        weight = (labelled if rows.weight is None else labelled * rows.weight).sum(dim=0)
-        return describe_rows("val", loss.tasks, losses / weight, member.evaluate(loss.link(scores), rows))
+        return describe_rows(
+            "val", loss.tasks, losses / labelled_weight(loss, rows), member.evaluate(loss.link(scores), rows)
+        )
 
     def let_go(self) -> None:
         """Let the members that have stalled begin again from their best weights, or leave."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -137,7 +138,7 @@ class TableLoop:
                     scored.append(data.rows(index))
         scores = [torch.cat(columns) for columns in zip(*kept, strict=True)]
         losses = self.group.sum_(torch.stack(totals).sum(dim=0))
-        weight = self.rows.labelled_weight(self._labelled_weight).to(losses.device)
+        weight = self.rows.labelled_weight(partial(labelled_weight, self.loss)).to(losses.device)
         record = self._record("train", losses, weight, scores, Batch.join(scored, torch.cat))
         if self.balancer is not None:
             means = [record[f"train/{task.name}/loss"] for task in self.tasks]
@@ -166,7 +167,7 @@ class TableLoop:
             passes.append(self._forward(batch))
             return summed(self._of_step(passes[-1][0]), self.group)
 
-        balancer.backward(forward, self.group.sum_(self._labelled_weight(batch)) > 0)
+        balancer.backward(forward, self.group.sum_(labelled_weight(self.loss, batch)) > 0)
         self.optimizer.step(learning_rate)
         balancer.after_step(forward)
         losses, scores = passes[0]
@@ -192,7 +193,7 @@ class TableLoop:
             lambda batch: predict_scores(self.network, batch, options.precision, batch_size=self.batch_size), self.data
         )
         losses = self.group.sum_(self.loss(scores, valid.y, valid.weight, valid.task))
-        record = self._record("val", losses, self.group.sum_(self._labelled_weight(valid)), scores, valid)
+        record = self._record("val", losses, self.group.sum_(labelled_weight(self.loss, valid)), scores, valid)
         if options.keep == "task":
             self.task_scores = [monitored(record, task.name, self.tasks) for task in self.tasks]
         return record, monitored(record, options.monitor, self.tasks)
@@ -244,13 +245,15 @@ class TableLoop:
 
         return self.group.answer(judge)
 
-    def _labelled_weight(self, data: Batch) -> Tensor:
-        labelled = self.loss.labelled(data.y).float()
-        if data.weight is not None:
-            labelled = labelled * data.weight
-        if data.task is None:
-            return labelled.sum(dim=0)
-        return labelled.new_zeros(len(self.tasks)).index_add(0, data.task, labelled[:, 0])
+
+def labelled_weight(loss: MultiTaskLoss, data: Batch) -> Tensor:
+    """Return the weight of the labelled rows of every task: (T,)."""
+    labelled = loss.labelled(data.y).float()
+    if data.weight is not None:
+        labelled = labelled * data.weight
+    if data.task is None:
+        return labelled.sum(dim=0)
+    return labelled.new_zeros(len(loss.tasks)).index_add(0, data.task, labelled[:, 0])
 
 
 def check_losses(part: str, tasks: Sequence[Task], losses: Tensor, learning_rate: float) -> None:
