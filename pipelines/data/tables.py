@@ -118,8 +118,8 @@ class DataSource(files.RowSource):
     Parameters
     ----------
     target : list of str
-        Column to learn, COLUMN or COLUMN=KIND with the kind binary, multiclass, regression, quantile, quantile:0.9,
-        poisson, gamma, tweedie or tweedie:1.7; may be repeated.
+        Column to learn, COLUMN or COLUMN=KIND with the kind binary, multiclass, regression, huber, quantile,
+        quantile:0.9, poisson, gamma, tweedie or tweedie:1.7; may be repeated.
     task_column : str, optional
         Column that names the task of each row, in a long table.
     categorical : list of str

@@ -100,7 +100,8 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
         "neg_mean_absolute_error", "neg_mean_squared_error". Poisson: "d2_poisson" (default), the share of the
         deviance that is explained, as scikit-learn's ``d2_tweedie_score`` has it, "neg_mean_poisson_deviance", and
         those of a regression; gamma and tweedie have the same of theirs. Quantile: "d2_pinball" (default),
-        "neg_mean_pinball_loss", and those of a regression.
+        "neg_mean_pinball_loss", and those of a regression. Huber: "d2_absolute_error" (default), and those of a
+        regression.
     y : ndarray of shape (n,)
         Class indices 0..K-1 or, for regression, values in the target's own units. NaN is an unlabelled row.
     output : ndarray of shape (n, K) or (n,)

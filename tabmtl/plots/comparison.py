@@ -220,11 +220,7 @@ def verdict(row: Mapping[str, Any]) -> Literal["ahead", "behind", "level"]:
 def _draw_frame(ax: Axes, task: Task, bins: pl.DataFrame) -> None:
     """Name the axes, and draw the line of agreement."""
     second = f"{task.name}={task.classes[1]}" if task.is_binary and task.classes else task.name
-    x, y = ("probability of {}", "share of {}") if task.is_binary else ("predicted {}", "mean of {}")
-    if task.width > 1:
-        x, y = "probability of the answer", "share of right answers"
-    elif not task.kind.answers_means:
-        x, y = "level of {}", "share up to the answer"
+    x, y = task.kind.calibration_axes
     ends = [bound for name in ("predicted", "observed") for bound in (bins[name].min(), bins[name].max())]
     known = [end for end in ends if isinstance(end, float)]
     if known:

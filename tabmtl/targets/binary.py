@@ -29,6 +29,7 @@ class Binary(Classes):
     name: ClassVar[str] = "binary"
     takes_curves: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Metric]] = TWO_CLASSES
+    calibration_axes: ClassVar[tuple[str, str]] = ("probability of {}", "share of {}")
     lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "binary", "metric": "auc"}
 
     def check(self, task: str, classes: tuple) -> None:

@@ -66,8 +66,12 @@ class Kind(ABC):
         Most that a leaf of a tree adds to a score, before the learning rate.
     metrics : mapping of str to Metric
         By the names that a Task may give, the default first.
+    calibration_axes : pair of str
+        What the two arrays of `calibration` are, with {} for the target.
     lightgbm : mapping of str to object
         Parameters of `lightgbm.train` for one task: objective, metric and what else they need.
+    lightgbm_scaled : tuple of str
+        Those among them that are in units of training, where LightGBM takes units of the labels.
     """
 
     name: ClassVar[str]
@@ -79,7 +83,9 @@ class Kind(ABC):
     units: ClassVar[Units] = "own"
     longest_step: ClassVar[float] = LONGEST_STEP
     metrics: ClassVar[Mapping[str, Metric]]
+    calibration_axes: ClassVar[tuple[str, str]] = ("predicted {}", "mean of {}")
     lightgbm: ClassVar[Mapping[str, Any]]
+    lightgbm_scaled: ClassVar[tuple[str, ...]] = ()
 
     def __str__(self) -> str:
         values = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]

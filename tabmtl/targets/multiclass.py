@@ -28,6 +28,7 @@ class Multiclass(Classes):
     name: ClassVar[str] = "multiclass"
     takes_curves: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Metric]] = CLASSES
+    calibration_axes: ClassVar[tuple[str, str]] = ("probability of the answer", "share of right answers")
     lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "multiclass", "metric": "multi_logloss"}
 
     def width(self, classes: tuple | None) -> int:

@@ -44,6 +44,7 @@ class Quantile(Regression):
     takes_curves: ClassVar[bool] = False
     answers_means: ClassVar[bool] = False
     longest_step: ClassVar[float] = LONGEST_STEP
+    calibration_axes: ClassVar[tuple[str, str]] = ("level of {}", "share up to the answer")
     level: float = 0.5
 
     def __post_init__(self) -> None:
@@ -82,10 +83,6 @@ class Quantile(Regression):
 
         above = labels - scores
         return torch.maximum(above / (1 - self.level), -above / self.level)
-
-    def distance(self, scores: Tensor, means: Tensor) -> Tensor:
-        """Return the squared distances: a quantile of answers would be none of labels."""
-        return (scores - means).square().sum(dim=1)
 
     def losses(self, scores: np.ndarray, means: np.ndarray) -> np.ndarray:
         """Return the losses."""

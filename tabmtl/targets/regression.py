@@ -48,6 +48,10 @@ class Regression(Kind):
         """Return the squared errors (n,)."""
         return np.square(labels - answers)
 
+    def distance(self, scores: Tensor, means: Tensor) -> Tensor:
+        """Return the squared distances, whatever the loss: a quantile of answers, say, would be none of labels."""
+        return (scores - means).square().sum(dim=1)
+
     def variation(self, means: Tensor) -> Tensor:
         """Return the variance."""
         return means.var(correction=0)

@@ -10,6 +10,7 @@ from tabmtl.params import near
 from tabmtl.schema import html_table, is_unicode
 from tabmtl.targets.binary import Binary
 from tabmtl.targets.gamma import Gamma
+from tabmtl.targets.huber import Huber
 from tabmtl.targets.kind import Kind
 from tabmtl.targets.multiclass import Multiclass
 from tabmtl.targets.poisson import Poisson
@@ -19,7 +20,8 @@ from tabmtl.targets.tweedie import Tweedie
 
 #: The kinds that a name declares.
 KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (Binary(), Multiclass(), Regression(), Quantile(), Poisson(), Gamma(), Tweedie())
+    kind.name: kind
+    for kind in (Binary(), Multiclass(), Regression(), Huber(), Quantile(), Poisson(), Gamma(), Tweedie())
 }
 
 
@@ -60,9 +62,9 @@ class Task:
     ----------
     name : str
         Name of the target, equal to its column of ``y``.
-    kind : {"binary", "multiclass", "regression", "quantile", "poisson", "gamma", "tweedie"} or Kind
-        Kind of the values; "quantile:0.9" has another level than 0.5, "tweedie:1.7" another power than 1.5. The
-        attribute is a :class:`~tabmtl.targets.Kind`, whose text is the same.
+    kind : {"binary", "multiclass", "regression", "huber", "quantile", "poisson", "gamma", "tweedie"} or Kind
+        Kind of the values; "quantile:0.9" has another level than 0.5, "tweedie:1.7" another power than 1.5,
+        "huber:0.5" another delta than 1. The attribute is a :class:`~tabmtl.targets.Kind`, whose text is the same.
     classes : tuple, optional
         The class labels in the order of the columns of ``predict_proba``. Left out, they are learned from the
         labels in ``fit``: in the order of an ordered category (of pandas, or an Enum of polars), else sorted. For a

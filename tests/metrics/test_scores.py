@@ -66,6 +66,7 @@ CASES = [
     ("quantile:0.8", None, partial(d2_of_pinball, level=0.8)),
     ("quantile", None, lambda y, p, w: sk.d2_absolute_error_score(y, p, sample_weight=w)),
     ("quantile:0.8", "neg_mean_pinball_loss", lambda y, p, w: -sk.mean_pinball_loss(y, p, sample_weight=w, alpha=0.8)),
+    ("huber", None, lambda y, p, w: sk.d2_absolute_error_score(y, p, sample_weight=w)),
     *((kind, None, partial(d2_of, power=power)) for kind, power in POWERS.items()),
     *((kind, f"neg_mean_{kind}_deviance", partial(deviance_of, power=power)) for kind, power in POWERS.items()),
 ]

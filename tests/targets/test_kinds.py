@@ -93,6 +93,8 @@ class Plain(Kind):
         ),
         (lambda: Task(name="t", kind="tweedie:big"), ValueError, "kind must be tweedie:power, numbers .*'tweedie:big'"),
         (lambda: Task(name="t", kind="quantile:90"), ValueError, "task 't': the level .* between 0 and 1, .* got 90"),
+        (lambda: Task(name="t", kind="huber:0"), ValueError, "task 't': the delta .* above 0, in standard .* got 0.0"),
+        (lambda: Task(name="t", kind="huber:nan"), ValueError, "must be a finite number above 0, .* got nan"),
         (lambda: Task(name="t", kind="poisson:1"), ValueError, "kind must be 'poisson', without parameters"),
         (
             lambda: Task(name="t", kind="binary", weight=-1.0),

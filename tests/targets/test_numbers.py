@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import polars as pl
 import pytest
@@ -11,6 +13,7 @@ from lightgbm import LGBMRegressor
 from scipy.optimize import approx_fprime
 from scipy.stats import norm
 from sklearn.metrics import mean_pinball_loss, mean_tweedie_deviance
+from torch.nn import HuberLoss
 
 import tabmtl
 from tabmtl import IndependentTasks, OnnxCoder, Shards, SharedBottom, SharedTrees, Task, distill, load
@@ -26,12 +29,21 @@ Y = pl.DataFrame(
         "visits": rng.poisson(RATE),
         "claim": rng.gamma(4.0, RATE / 4),
         "spend": rng.poisson(RATE) * rng.gamma(4.0, 1 / 4, N),
+        "height": 2 * X["a"] + np.where(rng.random(N) < 0.05, 40, 0.5) * rng.normal(size=N),
         "delay": 2 * X["a"] + np.exp(0.3 * X["b"].to_numpy()) * rng.normal(size=N),
         "late": X["b"] + rng.normal(size=N) > 0,
     }
 )
-TASKS = {"visits": "poisson", "claim": "gamma", "spend": "tweedie:1.6", "delay": "quantile:0.8"}
+TASKS = {
+    "visits": "poisson",
+    "claim": "gamma",
+    "spend": "tweedie:1.6",
+    "height": "huber:0.2",
+    "delay": "quantile:0.8",
+}
 QUANTILE = (2 * X["a"] + np.exp(0.3 * X["b"].to_numpy()) * norm.ppf(0.8)).to_numpy()
+TRUTH = {"visits": RATE, "claim": RATE, "spend": RATE, "height": 2 * X["a"].to_numpy(), "delay": QUANTILE}
+METRICS = ["d2_poisson", "d2_gamma", "d2_tweedie", "d2_absolute_error", "d2_pinball"]
 #: Enough to learn, by networks and by trees.
 LEARNS = {"epochs": 25, "learning_rate": 0.02}
 TREES = {"n_estimators": 60, "n_estimators_shared": 60, "n_estimators_task": 60, "learning_rate": 0.1}
@@ -91,15 +103,36 @@ def test_losses_of_a_quantile_are_pinballs(level):
     assert kind.losses(constant, labels[:, 0]).sum() <= kind.losses(grid, labels[:, 0]).sum(axis=1).min() + 1e-9
 
 
+@pytest.mark.parametrize("delta", [0.3, 2.0])
+def test_losses_of_a_robust_mean_are_those_of_torch(delta):
+    kind = find_kind(f"huber:{delta}")
+    scores, labels = rng.normal(size=(2, 30, 1))
+    tensors = torch.from_numpy(scores).requires_grad_(), torch.from_numpy(labels)
+    loss, plain = kind.loss(*tensors), HuberLoss(delta=delta, reduction="none")(*tensors)
+    np.testing.assert_allclose(np.ptp((loss / plain).detach().numpy()), 0, atol=1e-12)
+    np.testing.assert_allclose(2 * kind.losses(scores, labels), loss.detach().numpy(), atol=1e-12)
+    gradient, hessian = np.empty((2, 30, 1))
+    kind.derivatives(scores, labels, gradient, hessian)
+    np.testing.assert_allclose(torch.autograd.grad(loss.sum(), tensors[0])[0].numpy(), 2 * gradient, atol=1e-12)
+    many, step = rng.standard_t(2, size=(5000, 1)), 3.0
+    for _ in range(60):  # a leaf ends at the least loss
+        gradient, hessian = np.empty((2, 5000, 1))
+        kind.derivatives(np.full((5000, 1), step), many, gradient, hessian)
+        step -= gradient.sum() / hessian.sum()
+    assert abs(np.clip(many - step, -delta, delta).mean()) < 1e-3
+    kind.derivatives(np.zeros((5000, 1)), rng.normal(size=(5000, 1)), gradient, hessian)
+    assert np.var(gradient) == pytest.approx(1, abs=0.1)  # in these units, tasks of any kind weigh alike
+
+
 @pytest.mark.parametrize("name", ["SharedBottom", "SharedTrees", "RMTGB", "IndependentTasks", "MultiTaskEnsemble"])
 def test_the_truth_is_learned_scored_and_saved(name, tmp_path):
     learns = LEARNS if name == "SharedBottom" else TREES
     model = tiny(getattr(tabmtl, name), tasks=TASKS, **learns).fit(X[:KEPT], Y[:KEPT])
     answers = model.predict(X[KEPT:])
     for task in TASKS:
-        assert agreement((QUANTILE if task == "delay" else RATE)[KEPT:], answers[task], task) > 0.5, task
+        assert agreement(TRUTH[task][KEPT:], answers[task], task) > 0.5, task
     table = model.score_intervals(X[KEPT:], Y[KEPT:])
-    assert table["metric"].to_list() == ["d2_poisson", "d2_gamma", "d2_tweedie", "d2_pinball", "roc_auc"]
+    assert table["metric"].to_list() == [*METRICS, "roc_auc"]
     assert (table["low"] < table["score"]).all() and (table["score"] < table["high"]).all()
     model.save(tmp_path / "model")
     loaded = load(tmp_path / "model")
@@ -115,6 +148,12 @@ def test_the_unit_of_labels_changes_nothing(name):
     assert each[1]["late"].equals(each[0]["late"])
 
 
+def test_lightgbm_takes_the_delta_of_a_robust_mean_in_units_of_labels():
+    alone = partial(tiny, IndependentTasks, tasks={"height": "huber:0.2"}, families=("lightgbm",))
+    each = [alone().fit(X[:KEPT], Y[:KEPT].select(pl.col("height") * unit)).predict(X) for unit in (1, 4096)]
+    np.testing.assert_allclose(each[1]["height"] / 4096, each[0]["height"], rtol=1e-6)
+
+
 @pytest.mark.parametrize(("task", "kind"), [*TASKS.items()][1:])  # LightGBM doubles the hessian of counts
 def test_one_task_is_boosted_as_by_lightgbm(task, kind):
     options = {
@@ -126,7 +165,8 @@ def test_one_task_is_boosted_as_by_lightgbm(task, kind):
     }
     shared = SharedTrees(tasks={task: kind}, early_stopping=False, n_estimators_task=0, prior_labels=0.0, **options)
     ours = shared.fit(X[:KEPT], Y[:KEPT].select(task)).predict(X[KEPT:])[task]
-    objective = {"objective": kind.partition(":")[0], "tweedie_variance_power": 1.6, "alpha": 0.8}
+    alpha = 0.8 if task == "delay" else 0.2 * Y[task][:KEPT].std()
+    objective = {"objective": kind.partition(":")[0], "tweedie_variance_power": 1.6, "alpha": alpha}
     boosted = LGBMRegressor(**objective, verbosity=-1, **options)
     theirs = boosted.fit(X[:KEPT].to_numpy(), Y[task][:KEPT].to_numpy()).predict(X[KEPT:].to_numpy())
     scores = [agreement(Y[task][KEPT:], each, task) for each in (ours, theirs)]

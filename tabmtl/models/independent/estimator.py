@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import cycle
 from typing import Annotated, Any, ClassVar, Literal
 
 import lightgbm as lgb
@@ -354,12 +355,13 @@ class IndependentTasks(LightGBMEstimator):
         families = FAMILIES if self.families == "all" else self.families
         others = families if self.early_stopping and not is_apart else ()
         learners: list[TreesOfTask | Foreign] = []
-        for task in coder.labels.tasks:
+        scales = coder.labels.scale.tolist()
+        for task, scale in zip(coder.labels.tasks, cycle(scales)):  # a long table has one
             base = self.classifier if task.is_classification else self.regressor
             if base is not None and not isinstance(base, lgb.LGBMModel):
                 learners.append(Foreign(task=task, base=base, categorical=columns.categorical, seed=seed))
                 continue
-            params = self._lightgbm_params(base, task, seed)
+            params = self._lightgbm_params(base, task, scale, seed)
             grower = Grower(
                 task=task,
                 columns=columns,
@@ -374,7 +376,7 @@ class IndependentTasks(LightGBMEstimator):
             learners.append(TreesOfTask(grower=grower, fraction=fraction, seed=seed, mixer=mixer))
         return learners
 
-    def _lightgbm_params(self, base: lgb.LGBMModel | None, task: Task, seed: int) -> dict[str, Any]:
+    def _lightgbm_params(self, base: lgb.LGBMModel | None, task: Task, scale: float, seed: int) -> dict[str, Any]:
         """Return parameters of `lightgbm.train`; those of a given estimator take precedence."""
         own = self._tree_options() | {"n_estimators": _MOST_TREES}
         if task.width > 1:
@@ -387,7 +389,11 @@ class IndependentTasks(LightGBMEstimator):
             raise ValueError("importance_type has no effect here; ask estimators_[task].feature_importance(...) for it")
         params["num_threads"] = count_threads(params.pop("n_jobs", self.n_jobs))
         ours = {"random_state": seed, "verbosity": -1, "deterministic": True, "force_col_wise": True}
-        return {**ours, **task.kind.lightgbm, **params, "num_class": task.width}
+        kind = task.kind
+        of_kind = {
+            name: value * scale if name in kind.lightgbm_scaled else value for name, value in kind.lightgbm.items()
+        }
+        return {**ours, **of_kind, **params, "num_class": task.width}
 
     def _gains(self) -> dict[str, np.ndarray]:
         n_features = self.coder_.features.columns.n_features
