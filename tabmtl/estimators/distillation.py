@@ -23,6 +23,7 @@ from tabmtl.estimators.network import NetworkEstimator, on_device
 from tabmtl.estimators.rows import FrameRows
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.targets import Task
+from tabmtl.targets.task import refuse_monotone
 from tabmtl.training.device import find_device
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.rows import MemoryRows
@@ -111,6 +112,7 @@ def _prepare(student: NetworkEstimator, teacher: MultiTaskEstimator) -> None:
     student.set_params(**{name: teacher._fitted_params[name] for name in _OF_THE_TABLE})
     student._check_params()
     student._check_monitor(teacher.tasks_)
+    refuse_monotone(teacher.tasks_, type(student).__name__)
 
 
 def _fit_features(coder: TableCoder, frame: pl.DataFrame, student: NetworkEstimator) -> TableCoder:

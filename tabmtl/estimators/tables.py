@@ -37,6 +37,7 @@ from tabmtl.params import Names, RandomState
 from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch, counted, is_asked_by_sklearn, warn_user
 from tabmtl.targets import Task, Tasks
+from tabmtl.targets.task import refuse_monotone
 from tabmtl.training.checkpoint import check_params
 from tabmtl.training.hooks import CallbackSupport
 from tabmtl.training.run import current, running
@@ -180,6 +181,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     # the kind of every undeclared task; the three faces differ in it
     _target_kind: ClassVar[TargetKind] = None
     _kept_apart: ClassVar[tuple[str, ...]] = ("preprocessor",)
+    # whether answers to a task keep to its ``monotone``
+    _keeps_monotone: ClassVar[bool] = False
     # whether it reads rows of shards window by window, and not all at once
     _reads_windows: ClassVar[bool] = False
     # what asks several fitted ones as one
@@ -334,6 +337,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
 
     def _with_metrics(self, labels: LabelCoder) -> LabelCoder:
         """Return a coder that knows the scores of its tasks, and their funnel."""
+        if not self._keeps_monotone:
+            refuse_monotone(labels.tasks, type(self).__name__)
         metrics = [check_metric(task) for task in labels.tasks]
         pairs = zip(labels.tasks, metrics, strict=True)
         tasks = tuple(task if task.metric == metric else replace(task, metric=metric) for task, metric in pairs)

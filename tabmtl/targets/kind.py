@@ -59,6 +59,8 @@ class Kind(ABC):
         Whether a linear model of scikit-learn fits the scores: ridge regression for values, logistic for classes.
     answers_means : bool
         Whether the best answer to labels is their mean, as forests give it.
+    takes_monotone : bool
+        Whether LightGBM can keep answers from falling, or rising, with a column.
     units : {"own", "scaled", "standardized"}
         Whether models see labels as they are, or over the root of their mean square, so that 0 stays 0, or less their
         mean and over their standard deviation.
@@ -80,6 +82,7 @@ class Kind(ABC):
     is_quadratic: ClassVar[bool] = False
     takes_curves: ClassVar[bool] = False
     answers_means: ClassVar[bool] = True
+    takes_monotone: ClassVar[bool] = True
     units: ClassVar[Units] = "own"
     longest_step: ClassVar[float] = LONGEST_STEP
     metrics: ClassVar[Mapping[str, Metric]]

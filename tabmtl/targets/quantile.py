@@ -42,6 +42,7 @@ class Quantile(Regression):
     name: ClassVar[str] = "quantile"
     is_quadratic: ClassVar[bool] = False
     takes_curves: ClassVar[bool] = False
+    takes_monotone: ClassVar[bool] = False  # LightGBM sets the leaves anew after it has grown a tree
     answers_means: ClassVar[bool] = False
     longest_step: ClassVar[float] = LONGEST_STEP
     calibration_axes: ClassVar[tuple[str, str]] = ("level of {}", "share up to the answer")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
+from typing import Any
 
 from tabmtl.params import near
 from tabmtl.schema import html_table, is_unicode
@@ -74,12 +75,15 @@ class Task:
         one-vs-rest of many), R² of regressions, and D², the explained share of the loss, of other numbers.
     weight : float, default=1.0
         Factor of the task's loss in training. Must be finite and not negative.
+    monotone : mapping of str to {-1, 0, 1}, optional
+        Columns of numbers with which the answer must not fall (1) or not rise (-1), all else being equal: the number,
+        or the probability of the second class. `IndependentTasks` alone keeps it; other estimators refuse the task.
 
     Raises
     ------
     ValueError
-        If the kind is unknown, the classes do not fit the kind, the weight is not a finite number >= 0, or the name or
-        a class is no valid Unicode.
+        If the kind is unknown, the classes do not fit the kind, the weight is not a finite number >= 0, the name or a
+        class is no valid Unicode, or a sign of ``monotone`` is another number, or the kind takes none.
     """
 
     name: str
@@ -87,6 +91,7 @@ class Task:
     classes: tuple | None = None
     metric: str | None = None
     weight: float = 1.0
+    monotone: dict[str, int] | None = field(default=None, hash=False)
 
     def __init__(
         self,
@@ -96,6 +101,7 @@ class Task:
         classes: tuple | None = None,
         metric: str | None = None,
         weight: float = 1.0,
+        monotone: Mapping[str, int] | None = None,
     ) -> None:
         if isinstance(kind, Kind):
             if not is_dataclass(kind):
@@ -113,9 +119,11 @@ class Task:
                 raise ValueError(f"task {name!r}: {text!r} is no valid Unicode; rename it")
         if classes is not None:
             kind.check(name, classes)
-        values = {"name": name, "kind": kind, "classes": classes, "metric": metric, "weight": weight}
-        for field, value in values.items():
-            object.__setattr__(self, field, value)
+        bounds = _signs(name, kind, {} if monotone is None else monotone)
+        values: dict[str, Any] = {"name": name, "kind": kind, "classes": classes, "metric": metric, "weight": weight}
+        values["monotone"] = bounds
+        for attribute, value in values.items():
+            object.__setattr__(self, attribute, value)
 
     @cached_property
     def is_classification(self) -> bool:
@@ -131,6 +139,37 @@ class Task:
     def width(self) -> int:
         """Number of raw scores a model gives for this task: one, or one per class of a multiclass task."""
         return self.kind.width(self.classes)
+
+
+def _signs(name: str, kind: Kind, monotone: Mapping[str, int]) -> dict[str, int] | None:
+    """Return the signs of the columns with which a task is monotone, other than 0; raise an error for others."""
+    if not isinstance(monotone, Mapping) or not all(isinstance(column, str) for column in monotone):
+        raise TypeError(
+            f"task {name!r}: monotone must map columns of X to 1 or -1, such as {{'age': 1}}, got {monotone!r}"
+        )
+    for column, sign in monotone.items():
+        if isinstance(sign, bool) or sign not in (-1, 0, 1):
+            raise ValueError(
+                f"task {name!r}: monotone must be 1 for a column with which the answer must not fall, -1 where it must "
+                f"not rise, or 0, got {sign!r} for {column!r}"
+            )
+    found = {column: int(sign) for column, sign in monotone.items() if sign}
+    if found and not kind.takes_monotone:
+        raise ValueError(
+            f"task {name!r}: LightGBM cannot keep answers to a {kind} task monotone; leave monotone out, or declare "
+            "another kind"
+        )
+    return found or None
+
+
+def refuse_monotone(tasks: Sequence[Task], method: str) -> None:
+    """Raise a ValueError for a task that is monotone in a column, which a method cannot promise."""
+    for task in tasks:
+        if task.monotone:
+            raise ValueError(
+                f"task {task.name!r} has monotone={task.monotone}, which {method} cannot promise; fit "
+                "IndependentTasks, or leave monotone out"
+            )
 
 
 class Tasks(tuple[Task, ...]):

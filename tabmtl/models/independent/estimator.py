@@ -25,7 +25,7 @@ from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.independent.choice import CONFIGURATIONS, FEW_ROWS, Grown, TreesOfTask
 from tabmtl.models.independent.foreign import Foreign, rows_of
-from tabmtl.models.independent.grower import Grower
+from tabmtl.models.independent.grower import Grower, monotone_constraints
 from tabmtl.models.independent.mixture import FAMILIES, Mixer, Mixture
 from tabmtl.models.independent.rows import TaskRows
 from tabmtl.params import NonNegative, WholeShare, near
@@ -134,7 +134,8 @@ class IndependentTasks(LightGBMEstimator):
         task: from folds below 5 000 labels, else from rows set aside or y_val. Few labels mix all about equally. "all"
         was clearly ahead of LightGBM alone at few labels, and takes one to three times its time there.
 
-        LightGBM learns alone a task of more than 20 000 labels, and one of a given ``classifier`` or ``regressor``.
+        LightGBM learns alone a task of more than 20 000 labels, one of a given ``classifier`` or ``regressor``, and one
+        whose `Task` is ``monotone`` in a column, which only LightGBM can promise.
         The linear model is left out where labels times pieces exceed 16 million, such as 20 000 labels and 900 columns.
         With "all", it also does so on `Shards`, in a group of processes, and without ``early_stopping``, where nothing
         weighs the answers; families given by name raise an error there.
@@ -191,6 +192,8 @@ class IndependentTasks(LightGBMEstimator):
     families: Annotated[Literal["all"] | Sequence[str], _check_families] = "all"
 
     learns_all_rows: ClassVar[bool] = True
+
+    _keeps_monotone: ClassVar[bool] = True
 
     _stored: ClassVar[type] = IndependentState
 
@@ -358,10 +361,16 @@ class IndependentTasks(LightGBMEstimator):
         scales = coder.labels.scale.tolist()
         for task, scale in zip(coder.labels.tasks, cycle(scales)):  # a long table has one
             base = self.classifier if task.is_classification else self.regressor
+            bounds = monotone_constraints(task, columns)
             if base is not None and not isinstance(base, lgb.LGBMModel):
+                if bounds:
+                    raise ValueError(
+                        f"task {task.name!r} has monotone={task.monotone}, which is for LightGBM; give {base!r} a "
+                        "parameter of its own for it, if it has one, and leave monotone out"
+                    )
                 learners.append(Foreign(task=task, base=base, categorical=columns.categorical, seed=seed))
                 continue
-            params = self._lightgbm_params(base, task, scale, seed)
+            params = self._lightgbm_params(base, task, scale, seed) | bounds
             grower = Grower(
                 task=task,
                 columns=columns,
@@ -372,7 +381,7 @@ class IndependentTasks(LightGBMEstimator):
                 takes_few=base is None and self.early_stopping,
             )
             fraction = self.validation_fraction if self.early_stopping else None
-            mixer = Mixer(grower=grower, families=others if base is None else (), seed=seed)
+            mixer = Mixer(grower=grower, families=others if base is None and not bounds else (), seed=seed)
             learners.append(TreesOfTask(grower=grower, fraction=fraction, seed=seed, mixer=mixer))
         return learners
 

@@ -12,6 +12,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from tabmtl.estimators.boosted.border import dataset, least_level_rows
 from tabmtl.models.independent.rows import Sample
+from tabmtl.params import check_known
 from tabmtl.schema import Columns
 from tabmtl.targets import Task
 from tabmtl.targets.log_mean import LEAST
@@ -19,6 +20,28 @@ from tabmtl.training.watch import Watch
 
 #: Trees that are grown at least, where there are any: fewer were chosen by chance.
 LEAST_TREES = 20
+
+
+def monotone_constraints(task: Task, columns: Columns) -> dict[str, Any]:
+    """Return LightGBM's parameters by which answers to a task are monotone in columns, none if they need not be.
+
+    Raises
+    ------
+    ValueError
+        If a column is unknown, or holds categories, which have no order.
+    """
+    signs = task.monotone or {}
+    if not signs:
+        return {}
+    names = [*columns.numeric, *columns.categorical]
+    check_known(f"task {task.name!r}: monotone names columns", signs, names, "the model")
+    coded = [name for name in columns.categorical if name in signs]
+    if coded:
+        raise ValueError(
+            f"task {task.name!r}: monotone needs columns of numbers, and {coded[0]!r} holds categories, which have no "
+            "order; leave it out, or make numbers of it"
+        )
+    return {"monotone_constraints": [signs.get(name, 0) for name in names]}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
