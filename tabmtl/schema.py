@@ -184,7 +184,9 @@ class Batch:
     y : (B, T) or None
         Labels, NaN = unlabelled. In the long layout (B, 1).
     weight : (B, T) or None
-        In the long layout (B, 1).
+        Weights of losses; in the long layout (B, 1).
+    of_class : (B, T) or None
+        Training rows: the factor that each weight has of the class of its label; see `tabmtl.encode.class_factors`.
     task : (B,) int64 or None
         Long layout: the index of every row's own task.
     group : (B,) int64 or None
@@ -194,11 +196,17 @@ class Batch:
     x: Any
     y: Any = None
     weight: Any = None
+    of_class: Any = None
     task: Any = None
     group: Any = None
 
     def __len__(self) -> int:
         return len(self.x.numbers)
+
+    @property
+    def score_weight(self) -> Any:
+        """Weights of scores: those of losses without the factors of classes."""
+        return self.weight if self.of_class is None else self.weight / self.of_class
 
     def map(self, function: Callable[[Any], Any]) -> Batch:
         """Return the batch with a function applied to every array in it."""

@@ -37,7 +37,7 @@ class RowSource:
     full : bool
         All rows of flights instead of the shipped sample.
     split_column : str, optional
-        Column that holds train, val or test; default a random split.
+        Column of train, val or test; default a random split.
     group_column : str, optional
         Column of groups that the random split keeps whole; a feature too, unless --drop names it.
     val_share : float

@@ -168,7 +168,7 @@ def open_shards(source: TrainSource, clicks: ClickColumns, cls: type) -> ShardRo
     features = set(head.columns) - {*tasks, *source.drop, *([task_column] if task_column else [])}
     chosen = [name for name in head.columns if name in features & {*categorical, *texts}]
     facts = {
-        "tasks": tables.declared_tasks(source, tasks, None),
+        "tasks": tables.declared_tasks(source, tasks, head.schema, None),
         "task_column": task_column,
         "categorical_features": chosen if categorical else "from_dtype",
         "drop": source.drop,

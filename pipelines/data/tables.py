@@ -118,16 +118,18 @@ class DataSource(files.RowSource):
     Parameters
     ----------
     target : list of str
-        Column to learn, COLUMN or COLUMN=KIND with the kind binary, multiclass, regression, huber, quantile,
-        quantile:0.9, poisson, gamma, tweedie or tweedie:1.7; may be repeated.
+        COLUMN or COLUMN=KIND to learn: binary, multiclass, regression, huber, quantile:0.9, poisson, gamma,
+        tweedie:1.7; may be repeated.
     task_column : str, optional
-        Column that names the task of each row, in a long table.
+        Column that names each row's task, in a long table.
     categorical : list of str
         Column of numbers that are categories; may be repeated.
     drop : list of str
         Column to leave out, such as an id; may be repeated.
     metric : list of str
         TARGET=NAME: score that judges a target, such as bought=average_precision; may be repeated.
+    class_weight : list of str
+        TARGET=balanced, TARGET=CLASS:WEIGHT; may be repeated.
     """
 
     target: list[str] = field(default_factory=list)
@@ -135,6 +137,7 @@ class DataSource(files.RowSource):
     categorical: list[str] = field(default_factory=list)
     drop: list[str] = field(default_factory=list)
     metric: list[str] = field(default_factory=list)
+    class_weight: list[str] = field(default_factory=list)
 
 
 class ScoredTables(files.PartedRows):
@@ -199,7 +202,7 @@ class TableRows(ScoredTables):
 
         X, _ = next(iter(self.parts.values()))
         declared = {
-            name: task if isinstance(task, str) else [str(task.kind), task.metric]
+            name: task if isinstance(task, str) else [str(task.kind), task.metric, *_weights_as_text(task)]
             for name, task in self.facts["tasks"].items()
         }
         return {
@@ -312,7 +315,7 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
     unused = [*tasks, *files.known(frame, source.drop, "--drop"), *files.known(frame, [split_column], "--split-column")]
     X, y = frame.drop(unused), frame.select(list(tasks))
     labels = y.to_series() if task_column else y
-    facts = {"tasks": declared_tasks(source, tasks, y), "task_column": task_column}
+    facts = {"tasks": declared_tasks(source, tasks, y.schema, y), "task_column": task_column}
     if whole:
         parts, split = {"all": np.arange(len(X))}, "none"
     elif split_column:
@@ -404,51 +407,89 @@ def _find_kind(text: str, kind: str) -> None:
 
 
 def declared_tasks(
-    source: DataSource, tasks: Mapping[str, str | None], y: pl.DataFrame | None
+    source: DataSource, tasks: Mapping[str, str | None], schema: Mapping[str, pl.DataType], y: pl.DataFrame | None
 ) -> dict[str, str | Task]:
-    """Return what the options declare of the targets: their kinds, and tasks where --metric names their scores.
+    """Return what the options declare of the targets: their kinds, and tasks where other options name them.
 
     Parameters
     ----------
     source : DataSource
     tasks : mapping of str to str or None
         Kinds of the targets, None where not declared.
+    schema : mapping of str to DataType
+        Types of the columns.
     y : polars.DataFrame or None
-        The labels, which tell the kinds of targets with a metric; None where no row is read.
+        The labels, which tell the kinds of targets that a task is named of; None where no row is read.
 
     Raises
     ------
     ValueError
-        If there is no such target, or no such metric of its kind.
+        If there is no such target, no such metric of its kind, or its weights of classes do not fit.
     """
     from tabmtl.targets import Task
 
     kinds = {name: kind for name, kind in tasks.items() if kind}
-    found: dict[str, str | Task] = {**kinds}
-    named = _metrics(source.metric, [*tasks])
-    unknown = [name for name in named if name not in kinds]
+    metrics = _by_target("--metric", "NAME", source.metric, [*tasks])
+    weights = _by_target("--class-weight", "balanced, or TARGET=CLASS:WEIGHT", source.class_weight, [*tasks])
+    options = dict.fromkeys(weights, "--class-weight") | dict.fromkeys(metrics, "--metric")
+    unknown = [name for name in options if name not in kinds]
     if unknown and y is None:
-        raise ValueError(f"--metric {unknown[0]}=...: declare the kind too, such as --target {unknown[0]}=binary")
+        option, name = options[unknown[0]], unknown[0]
+        raise ValueError(f"{option} {name}=...: declare the kind too, such as --target {name}=binary")
     if unknown and y is not None:
         kinds |= _learned_kinds(y.select(unknown))
-    for name, metric in named.items():
-        _check_metric(name, kinds[name], metric)
-        found[name] = Task(name=name, kind=kinds[name], metric=metric)
+    found: dict[str, str | Task] = {name: kind for name, kind in tasks.items() if kind}
+    for name in options:
+        metric = _read_metric(name, kinds[name], metrics.get(name, []))
+        weight = _read_class_weight(name, schema[name], weights.get(name, []))
+        try:
+            found[name] = Task(name=name, kind=kinds[name], metric=metric, class_weight=weight)
+        except ValueError as error:
+            raise ValueError(f"--class-weight {name}={weights[name][0]}: {error}") from None
     return found
 
 
-def _metrics(texts: Sequence[str], targets: Sequence[str]) -> dict[str, str]:
-    """Return the metrics by target."""
-    found: dict[str, str] = {}
+def _by_target(option: str, form: str, texts: Sequence[str], targets: Sequence[str]) -> dict[str, list[str]]:
+    """Return the values of an option by target."""
+    found: dict[str, list[str]] = {}
     for text in texts:
-        name, _, metric = text.rpartition("=")
-        if not (name and metric):
-            raise ValueError(f"--metric takes TARGET=NAME, got {text!r}")
+        name, _, value = text.rpartition("=")
+        if not (name and value):
+            raise ValueError(f"{option} takes TARGET={form}, got {text!r}")
         if name not in targets:
-            raise ValueError(f"--metric {text}: there is no target {name!r}: {near(name, targets)}")
-        if name in found:
-            raise ValueError(f"--metric names {name!r} twice")
-        found[name] = metric
+            raise ValueError(f"{option} {text}: there is no target {name!r}: {near(name, targets)}")
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def _read_metric(name: str, kind: str, metrics: Sequence[str]) -> str | None:
+    """Return the metric of a target; raise a ValueError unless targets of its kind have it."""
+    if len(metrics) > 1:
+        raise ValueError(f"--metric names {name!r} twice")
+    for metric in metrics:
+        _check_metric(name, kind, metric)
+    return metrics[0] if metrics else None
+
+
+def _read_class_weight(name: str, dtype: pl.DataType, texts: Sequence[str]) -> str | dict[Any, float] | None:
+    """Return the weights of classes of a target, whose labels are of a type."""
+    if not texts or [*texts] == ["balanced"]:
+        return texts[0] if texts else None
+    found: dict[Any, float] = {}
+    for text in texts:
+        label, _, weight = text.rpartition(":")
+        is_known = dtype == pl.Boolean and label.lower() in ("true", "false")
+        try:
+            value = label if dtype in TEXT else label.lower() == "true" if is_known else float(label)
+            number = float(weight)
+        except ValueError:
+            raise ValueError(
+                f"--class-weight {name}={text}: expected {name}=balanced alone, or {name}=CLASS:WEIGHT, and labels are "
+                f"{dtype}"
+            ) from None
+        if value in found:
+            raise ValueError(f"--class-weight names the class {label} of {name!r} twice")
+        found[value] = number
     return found
 
 
@@ -457,6 +498,11 @@ def _learned_kinds(y: pl.DataFrame) -> dict[str, str]:
     from tabmtl.encode import LabelCoder
 
     return {task.name: str(task.kind) for task in LabelCoder.fit(y).column_tasks}
+
+
+def _weights_as_text(task: Task) -> list[str]:
+    """Return the weights of classes of a task, as those of a study: none where there are none."""
+    return [] if task.class_weight is None else [str(task.class_weight)]
 
 
 def _check_metric(name: str, kind: str, metric: str) -> None:

@@ -23,6 +23,7 @@ import polars as pl
 import polars.selectors as cs
 
 from tabmtl.columns import Features
+from tabmtl.encode.class_factors import NO_FACTORS, ClassFactors
 from tabmtl.encode.files import written
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder, weight_factors, weight_sums
@@ -73,6 +74,8 @@ class Cache:
     start : int
         Number of the first row. In a group, each rank has a range of the rows: those of its lanes.
     group : Ranks
+    of_classes : ClassFactors
+        Factors that the weights have of the classes.
     """
 
     coder: TableCoder
@@ -80,9 +83,16 @@ class Cache:
     factors: np.ndarray | None
     start: int = 0
     group: Ranks = ALONE
+    of_classes: ClassFactors = NO_FACTORS
 
     def __len__(self) -> int:
         return len(self.arrays["y"])
+
+    def labels(self) -> Iterator[Batch]:
+        """Read labels, weights and tasks of all rows, block by block, and no features."""
+        named = {name: array for name, array in self.arrays.items() if name in ("y", "weight", "task")}
+        for start in range(0, len(self), _SPLIT_ROWS):
+            yield self._batch({name: array[start : start + _SPLIT_ROWS] for name, array in named.items()})
 
     def read(self, rows: slice | np.ndarray) -> Batch:
         """Read rows into memory."""
@@ -101,7 +111,8 @@ class Cache:
         if self.factors is not None:
             factors = self.factors if task is None else self.factors[task, None]
             weight = np.where(np.isnan(y), 0.0, arrays["weight"][:, None]) * factors
-        return Batch(x=Features(numbers=arrays["numbers"], codes=arrays["codes"]), y=y, weight=weight, task=task)
+        x = Features(numbers=arrays["numbers"], codes=arrays["codes"]) if "numbers" in arrays else None
+        return self.of_classes.weighed(Batch(x=x, y=y, weight=weight, task=task))
 
 
 class StoredRows:
@@ -209,6 +220,7 @@ class StoredRows:
             own = {name: self.cache.arrays[name][start : start + _SPLIT_ROWS][chosen] for name in names}
             labelled, task = (~np.isnan(own["y"])).astype(float), own.get("task")
             counts += weight_sums(labelled, task, n_tasks)[0].astype(np.int64)
+            labelled *= self.cache.of_classes.of(own["y"], task)
             weights += weight_sums(labelled * own["weight"][:, None] if "weight" in own else labelled, task, n_tasks)[1]
         counts, weights = self.group.total(counts), self.group.total(weights)
         factors = self.cache.factors

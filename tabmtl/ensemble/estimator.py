@@ -307,7 +307,7 @@ def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: 
     judged = _judged(coder, folds, tried, sum(isinstance(trials.candidates[name], IndependentTasks) for name in found))
     weights = choose_weights(judged, trials.seed)
     mixed = [each.mix(own) for each, own in zip(judged, weights.T, strict=True)]
-    labels = [(each.y, each.weight, own) for each, own in zip(judged, mixed, strict=True)]
+    labels = [(each.y, each.loss_weight, own) for each, own in zip(judged, mixed, strict=True)]
     stretch = Stretch.fit(coder.labels.tasks, labels)
     answers = [stretch.answer(coder.labels.tasks, t, own) for t, own in enumerate(mixed)]
     shares = {name: own for name, own in zip(tried, weights, strict=True) if own.any()}
@@ -355,17 +355,19 @@ def _stacked(stack: LinearStack, coder: TableCoder, folds: Folds, reference: Tri
 def _judged(coder: TableCoder, folds: Folds, found: Mapping[str, Trial], n_single: int) -> list[Judged]:
     """Return the labels of every task that candidates have answered, with all answers."""
     batch, fold, judged = folds.judged.batch, folds.numbers if len(folds.pairs) > 1 else None, []
+    weight = batch.score_weight
     for t, (task, rows) in enumerate(zip(coder.labels.tasks, _judged_rows(folds, found), strict=True)):
         column = t if batch.task is None else 0
         judged.append(
             Judged(
                 task=task,
                 y=batch.y[rows, column],
-                weight=None if batch.weight is None else batch.weight[rows, column],
+                weight=None if weight is None else weight[rows, column],
                 answers=np.stack([trial.answers[column][rows] for trial in found.values()]),
                 n_single=n_single,
                 fold=None if fold is None else fold[rows],
                 group=None if batch.group is None else batch.group[rows],
+                of_class=None if batch.of_class is None else batch.of_class[rows, column],
             )
         )
     return judged

@@ -76,7 +76,7 @@ class Table:
 
     def fit_arguments(self) -> dict[str, Any]:
         """Return the arguments of ``fit``; without groups where no split could part them."""
-        weight = self.batch.weight
+        weight = self.batch.score_weight  # candidates weigh the classes of their own rows
         if weight is not None and weight.shape[1] == 1:
             weight = weight[:, 0]
         groups = self.batch.group if self._can_part_groups() else None

@@ -31,7 +31,7 @@ class Judged:
     y : ndarray of shape (n,)
         Labels; none is missing.
     weight : ndarray of shape (n,) or None
-        Positive weights.
+        Positive weights of scores.
     answers : ndarray of shape (C, n, K) or (C, n)
         Probabilities or values of the C candidates; those of single tasks come first.
     n_single : int
@@ -40,6 +40,8 @@ class Judged:
         The models that answered a row, where there are several; ROC AUC compares rows of the same models.
     group : ndarray of int, shape (n,), or None
         Groups of rows that were drawn together; the standard error is that over groups.
+    of_class : ndarray of shape (n,) or None
+        Factors of the weights by class, in losses; see `tabmtl.encode.class_factors`.
     """
 
     task: Task
@@ -49,6 +51,14 @@ class Judged:
     n_single: int
     fold: np.ndarray | None = None
     group: np.ndarray | None = None
+    of_class: np.ndarray | None = None
+
+    @property
+    def loss_weight(self) -> np.ndarray | None:
+        """Weights of losses."""
+        if self.of_class is None or self.weight is None:
+            return self.weight
+        return self.weight * self.of_class
 
     @property
     def has_enough(self) -> bool:
@@ -98,7 +108,7 @@ class Judged:
 
     def weigh(self) -> np.ndarray:
         """Choose the weights (C,) of the answers by the likelihood of the labels."""
-        return likelihood_weights(self.task, self.y, self.answers, self.weight, self.group)
+        return likelihood_weights(self.task, self.y, self.answers, self.loss_weight, self.group)
 
     def sample(self, rng: np.random.Generator) -> Judged:
         """Return at most as many rows as the selection looks at, and of every class the same number, if it has them.
@@ -117,8 +127,9 @@ class Judged:
 
     def rows(self, rows: np.ndarray) -> Judged:
         """Return some rows."""
-        weight, fold, group = (None if each is None else each[rows] for each in (self.weight, self.fold, self.group))
-        return replace(self, y=self.y[rows], weight=weight, answers=self.answers[:, rows], fold=fold, group=group)
+        names = ("weight", "fold", "group", "of_class")
+        parts = {name: None if getattr(self, name) is None else getattr(self, name)[rows] for name in names}
+        return replace(self, y=self.y[rows], answers=self.answers[:, rows], **parts)
 
     def thirds(self) -> np.ndarray:
         """Deal the rows to three parts (n,), whole groups of them, each with its share of the classes and values."""

@@ -450,8 +450,11 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
 def in_training_units(batch: Batch, coder: TableCoder) -> Batch:
     """Return a batch with standardised float32 labels."""
-    weight = None if batch.weight is None else batch.weight.astype(np.float32)
-    return replace(batch, y=coder.labels.standardize(batch.y), weight=weight, group=None)
+    weights = {
+        name: None if part is None else part.astype(np.float32)
+        for name, part in (("weight", batch.weight), ("of_class", batch.of_class))
+    }
+    return replace(batch, y=coder.labels.standardize(batch.y), group=None, **weights)
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
@@ -475,7 +478,7 @@ def _score(coder: TableCoder, outputs: Sequence[np.ndarray], batch: Batch) -> di
     labels = coder.labels
     y = batch.y.astype(np.float64) * labels.scale + labels.center
     with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
-        return score_tasks(labels.tasks, y, outputs, batch.weight, batch.task)
+        return score_tasks(labels.tasks, y, outputs, batch.score_weight, batch.task)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -17,6 +17,7 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, ch
 from tabmtl.columns.cures import by_columns
 from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.encode.cache import encoded
+from tabmtl.encode.class_factors import ClassFactors
 from tabmtl.encode.preprocessing import Preprocessing, check_preprocessor
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
 from tabmtl.encode.shards import Roles, Shards
@@ -250,10 +251,11 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         prepared = coder.prepared(X)
         batch = coder.after.read(prepared, y, weight)
         coder.check_labelled(batch)
-        valid = prepared_val = None
+        factors = ClassFactors.learn(coder.labels.tasks, [batch])
+        batch, valid, prepared_val = factors.weighed(batch), None, None
         if X_val is not None:
             prepared_val = coder.prepared(X_val)
-            valid = coder.after.read(prepared_val, y_val)
+            valid = factors.weighed(coder.after.read(prepared_val, y_val))
             warn_of_index(X_val, y_val, "_val")
         if groups is None:
             group = group_equal_rows(batch)
@@ -350,14 +352,17 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         roles, coder = self._learn_shards(X, y, sample_weight, groups)
         seed = group.broadcast(self._seed())
         with ExitStack() as stack:
-            rows = ShardRows(stack.enter_context(encoded(X, roles, coder, group)))
+            cache = stack.enter_context(encoded(X, roles, coder, group))
+            factors = ClassFactors.learn(coder.labels.tasks, cache.labels(), group)
+            rows = ShardRows(replace(cache, of_classes=factors))
             rows.check_dealt()
             coder.check_counts(rows.n_labels)
             valid = None
             if X_val is not None:
                 X_val.check_same(group)
                 roles = Roles.of(X_val, y_val, what="y_val").like(roles, X_val)
-                valid = ShardRows(stack.enter_context(encoded(X_val, roles, coder, group))).at_most()
+                cache = stack.enter_context(encoded(X_val, roles, coder, group))
+                valid = ShardRows(replace(cache, of_classes=factors)).at_most()
             if group.size == 1 and not self._reads_windows:
                 self._set_fitted(coder, self._fit(coder, *rows.in_memory(valid), seed))
             else:

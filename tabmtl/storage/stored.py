@@ -259,7 +259,8 @@ class _Reader:
         """Read the value of an annotation, from its fact or from the arrays at its path; add new sizes."""
         kind, args, rule = _split(hint)
         if kind in (Union, UnionType):
-            return None if fact is None else self.read(args[0], fact, path, sizes)
+            is_other = args[0] is str and args[1] is not type(None) and not isinstance(fact, str)
+            return None if fact is None else self.read(args[is_other], fact, path, sizes)
         if kind is np.ndarray or (kind is Any and rule.dtype):
             _need(fact is _ARRAY, path, fact, "an array")
             return self._array(path, rule, sizes)
@@ -315,6 +316,8 @@ class _Reader:
         values = {}
         for attribute, hint in _hints(cls).items():
             name = attribute.strip("_")
+            if name not in facts and name in getattr(cls, "later_fields", ()):
+                continue
             values[attribute] = self.read(hint, facts.pop(name, _ARRAY), _join(path, name), sizes)
         _need(not facts, path, facts, f"nothing but {[*values]}")
         return cls(**values)

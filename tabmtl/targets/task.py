@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
-from typing import Any
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
 
 from tabmtl.params import near
 from tabmtl.schema import html_table, is_unicode
@@ -78,13 +81,22 @@ class Task:
     monotone : mapping of str to {-1, 0, 1}, optional
         Columns of numbers with which the answer must not fall (1) or not rise (-1), all else being equal: the number,
         or the probability of the second class. `IndependentTasks` alone keeps it; other estimators refuse the task.
+    class_weight : "balanced" or mapping of class to number, optional
+        Factors of the weights of labels in training, by class; classes left out have 1, so ``{"yes": 10.0}`` weighs the
+        positive class of two. "balanced" is n / (K count), of n labels and K classes, as scikit-learn has it. Scores
+        do not know it. Probabilities are those of classes that come as often as their weights say. The attribute holds
+        pairs of class and weight.
 
     Raises
     ------
     ValueError
-        If the kind is unknown, the classes do not fit the kind, the weight is not a finite number >= 0, the name or a
-        class is no valid Unicode, or a sign of ``monotone`` is another number, or the kind takes none.
+        If the kind is unknown, the classes do not fit the kind, the weight is not a finite number >= 0, that of a class
+        is not above 0 or it is no class, the name or a class is no valid Unicode, or a sign of ``monotone`` is another
+        number, or the kind takes none.
     """
+
+    #: Fields that files of earlier releases lack.
+    later_fields: ClassVar[tuple[str, ...]] = ("monotone", "class_weight")
 
     name: str
     kind: Kind
@@ -92,6 +104,7 @@ class Task:
     metric: str | None = None
     weight: float = 1.0
     monotone: dict[str, int] | None = field(default=None, hash=False)
+    class_weight: str | tuple[tuple[Any, ...], ...] | None = None
 
     def __init__(
         self,
@@ -102,6 +115,7 @@ class Task:
         metric: str | None = None,
         weight: float = 1.0,
         monotone: Mapping[str, int] | None = None,
+        class_weight: Any = None,
     ) -> None:
         if isinstance(kind, Kind):
             if not is_dataclass(kind):
@@ -122,6 +136,7 @@ class Task:
         bounds = _signs(name, kind, {} if monotone is None else monotone)
         values: dict[str, Any] = {"name": name, "kind": kind, "classes": classes, "metric": metric, "weight": weight}
         values["monotone"] = bounds
+        values["class_weight"] = _read_class_weight(name, kind, classes, class_weight)
         for attribute, value in values.items():
             object.__setattr__(self, attribute, value)
 
@@ -170,6 +185,40 @@ def refuse_monotone(tasks: Sequence[Task], method: str) -> None:
                 f"task {task.name!r} has monotone={task.monotone}, which {method} cannot promise; fit "
                 "IndependentTasks, or leave monotone out"
             )
+
+
+def _read_class_weight(
+    name: str, kind: Kind, classes: tuple | None, given: Any
+) -> str | tuple[tuple[Any, float], ...] | None:
+    """Return weights of classes as pairs; raise a ValueError unless they fit the kind and the classes of a task."""
+    if given is None or (isinstance(given, str) and given == "balanced"):
+        found = given
+    else:
+        pairs = [*given.items()] if isinstance(given, Mapping) else given
+        if not isinstance(pairs, list | tuple) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+            raise ValueError(
+                f"task {name!r}: class_weight must be 'balanced', or map classes to numbers above 0, such as "
+                f"{{'yes': 10.0}}, got {given!r}"
+            )
+        found = tuple((label.item() if isinstance(label, np.generic) else label, weight) for label, weight in pairs)
+    if found is not None and kind.answer != "probabilities":
+        raise ValueError(
+            f"task {name!r}: class_weight is for tasks of classes, and a {kind} task has none, got {given!r}; weigh "
+            "rows by sample_weight, or the whole task by weight"
+        )
+    for label, weight in found if isinstance(found, tuple) else ():
+        if not (isinstance(weight, Real) and 0 < weight < float("inf")):
+            raise ValueError(
+                f"task {name!r}: the weight of the class {label!r} must be a finite number above 0, got {weight!r}; to "
+                "learn nothing of a class, make its labels null"
+            )
+        if classes is not None and label not in classes:
+            hint = near(label, [known for known in classes if isinstance(known, str)])
+            raise ValueError(
+                f"task {name!r}: class_weight names the class {label!r}, which its labels lack{hint}; expected one of "
+                f"{list(classes)}"
+            )
+    return tuple((label, float(weight)) for label, weight in found) or None if isinstance(found, tuple) else found
 
 
 class Tasks(tuple[Task, ...]):

@@ -103,6 +103,19 @@ MISTAKES = [
         "--metric weight=explaned_variance: weight is regression, whose metrics are r2, explained_variance, "
         "neg_root_mean_squared_error, neg_mean_absolute_error, neg_mean_squared_error; near is 'explained_variance'",
     ),
+    (
+        f"{SHOP} --target male --class-weight male",
+        "--class-weight takes TARGET=balanced, or TARGET=CLASS:WEIGHT, got 'male'",
+    ),
+    (f"{SHOP} --target male --class-weight mal=balanced", "there is no target 'mal': near is male"),
+    (f"{SHOP} --class-weight weight=balanced", "task 'weight': class_weight is for tasks of classes, and a regression"),
+    (f"{SHOP} --target male --class-weight male=much:3", "male=CLASS:WEIGHT, and labels are "),
+    (
+        f"{SHOP} --target male --class-weight male=1:0",
+        "--class-weight male=1:0: task 'male': the weight of the class 1.0 must be",
+    ),
+    (f"{SHOP} --target male --class-weight male=1:2 --class-weight male=1:3", "names the class 1 of 'male' twice"),
+    (f"{SHARDS} --class-weight weight=balanced", "--class-weight weight=...: declare the kind too"),
     (f"{SHARDS} --metric weight=r2", "--metric weight=...: declare the kind too, such as --target weight=binary"),
     # of a sweep
     (f"{TUNE} --objective max", 'for --objective. Choose from: "mean", "pareto"'),

@@ -165,8 +165,9 @@ class TreesOfTask:
         if held_out is None:
             return Grown(booster, options)
         answer = self.grower.answer(booster, held_out.x)
-        is_judged = undefined_reason(self.task, held_out.y, held_out.weight) is None
-        score = score_task(self.task, held_out.y, answer, held_out.weight) if is_judged else None
+        weight = held_out.score_weight
+        is_judged = undefined_reason(self.task, held_out.y, weight) is None
+        score = score_task(self.task, held_out.y, answer, weight) if is_judged else None
         return Grown(booster, options, [self.grower.losses(answer, held_out)], score, answers=answer)
 
     def _grow_few(self, rows: Sample, watch: Watch) -> Grown:

@@ -46,7 +46,8 @@ class Foreign:
         y = _labels(task)[rows.y.astype(np.int64)] if task.is_classification else rows.y
         options = {} if rows.weight is None else {"sample_weight": rows.weight}
         if options and not has_fit_parameter(base, "sample_weight"):
-            raise ValueError(f"task {task.name!r}: {type(base).__name__}.fit takes no sample_weight; leave it out")
+            what = "it" if rows.of_class is None else "it and class_weight of the task"
+            raise ValueError(f"task {task.name!r}: {type(base).__name__}.fit takes no sample_weight; leave {what} out")
         if rows.group is not None and has_fit_parameter(base, "groups"):
             options["groups"] = rows.group
         model = clone(base)

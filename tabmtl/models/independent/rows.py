@@ -63,6 +63,8 @@ class Sample:
     weight, group : ndarray of shape (n,), optional
     fold : ndarray of int, shape (n,), optional
         Folds that were given, in place of those that would be dealt.
+    of_class : ndarray of shape (n,), optional
+        Factors that the weights have of the classes.
     """
 
     x: np.ndarray
@@ -70,6 +72,7 @@ class Sample:
     weight: np.ndarray | None
     group: np.ndarray | None
     fold: np.ndarray | None = None
+    of_class: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -77,12 +80,18 @@ class Sample:
     @classmethod
     def of(cls, rows: Batch, fold: np.ndarray | None = None) -> Sample:
         """Take the rows of a task."""
-        return cls(tree_matrix(rows), rows.y, rows.weight, rows.group, fold)
+        return cls(tree_matrix(rows), rows.y, rows.weight, rows.group, fold, rows.of_class)
 
     def rows(self, index: np.ndarray) -> Sample:
         """Take some of the rows."""
-        weight, group = (None if part is None else part[index] for part in (self.weight, self.group))
-        return Sample(self.x[index], self.y[index], weight, group)
+        parts = (self.weight, self.group, self.of_class)
+        weight, group, of_class = (None if part is None else part[index] for part in parts)
+        return Sample(self.x[index], self.y[index], weight, group, of_class=of_class)
+
+    @property
+    def score_weight(self) -> np.ndarray | None:
+        """Weights of scores: those of losses without the factors of classes."""
+        return self.weight if self.weight is None or self.of_class is None else self.weight / self.of_class
 
     def undivided(self) -> Sample:
         """Return the rows without their group if it is but one, which no folds divide."""
@@ -95,4 +104,5 @@ def _labelled_rows(batch: Batch, t: int) -> tuple[np.ndarray, Batch]:
     labelled = ~np.isnan(batch.y[:, column])
     index = np.flatnonzero(labelled if batch.task is None else labelled & (batch.task == t))
     rows = batch.rows(index)
-    return index, replace(rows, y=rows.y[:, column], weight=None if rows.weight is None else rows.weight[:, column])
+    weight, of_class = (None if part is None else part[:, column] for part in (rows.weight, rows.of_class))
+    return index, replace(rows, y=rows.y[:, column], weight=weight, of_class=of_class)

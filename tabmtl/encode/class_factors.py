@@ -1,0 +1,87 @@
+"""Weights of classes: factors of the weights of labels in the losses of a fit, and in no score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+
+from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.schema import Batch
+from tabmtl.targets import Task
+
+
+@dataclass(frozen=True, eq=False)
+class ClassFactors:
+    """Factors of the weights of labels, by task and class.
+
+    They leave the mean weight of the labels of a task as it was, so that tasks weigh as much against each other.
+
+    Parameters
+    ----------
+    table : ndarray of shape (T, K) or None
+        1 where a task has no weights of classes; None where no task has any.
+    """
+
+    table: np.ndarray | None
+
+    @classmethod
+    def learn(cls, tasks: Sequence[Task], blocks: Iterable[Batch], group: Ranks = ALONE) -> Self:
+        """Learn the factors of the labels to fit, given block by block; each rank of a group has some of them."""
+        chosen = [t for t, task in enumerate(tasks) if task.class_weight is not None]
+        if not chosen:
+            return cls(None)
+        table = np.ones((len(tasks), max(len(task.classes or ()) for task in tasks)))
+        counts, weights = group.total(_sum_by_class(table.shape, chosen, blocks))
+        for t in chosen:
+            classes = tasks[t].classes or ()
+            own = _own_weights(tasks[t], counts[t, : len(classes)])
+            if np.ptp(own) > 0:
+                present = weights[t, : len(classes)]
+                table[t, : len(classes)] = own * (present.sum() / (present @ own))
+        return cls(None if (table == 1).all() else table)
+
+    def of(self, y: np.ndarray, task: np.ndarray | None) -> np.ndarray | float:
+        """Return the factors of labels (n, T) or, of a long table, (n, 1); 1 where there is no label."""
+        if self.table is None:
+            return 1.0
+        of_task = np.arange(len(self.table)) if task is None else task[:, None]
+        has_classes = (self.table != 1).any(axis=1)[of_task] & ~np.isnan(y)
+        # the label of another task is a number, and no class
+        return np.where(has_classes, self.table[of_task, np.where(has_classes, y, 0).astype(np.intp)], 1.0)
+
+    def weighed(self, batch: Batch) -> Batch:
+        """Return labelled rows with the factors in their weights."""
+        if self.table is None:
+            return batch
+        of_class = np.asarray(self.of(batch.y, batch.task))
+        weight = ~np.isnan(batch.y) * of_class if batch.weight is None else batch.weight * of_class
+        return replace(batch, weight=weight, of_class=of_class)
+
+
+def _sum_by_class(shape: tuple[int, int], chosen: Sequence[int], blocks: Iterable[Batch]) -> np.ndarray:
+    """Return numbers and weights of labels by task and class, (2, T, K)."""
+    sums = np.zeros((2, *shape))
+    for batch in blocks:
+        for t in chosen:
+            column = t if batch.task is None else 0
+            rows = ~np.isnan(batch.y[:, column])
+            rows = rows if batch.task is None else rows & (batch.task == t)
+            code = batch.y[rows, column].astype(np.intp)
+            sums[0, t] += np.bincount(code, minlength=shape[1])
+            sums[1, t] += np.bincount(code, None if batch.weight is None else batch.weight[rows, column], shape[1])
+    return sums
+
+
+def _own_weights(task: Task, counts: np.ndarray) -> np.ndarray:
+    """Return the weight of every class of a task as it is declared."""
+    if task.class_weight == "balanced":
+        return counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    declared = dict(task.class_weight or ())
+    return np.array([declared.get(label, 1.0) for label in task.classes or ()])
+
+
+#: Of a fit without weights of classes.
+NO_FACTORS = ClassFactors(None)

@@ -1,0 +1,165 @@
+"""Weights of classes: those that scikit-learn gives the rows, in the losses of every method, and in no score."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from conformance import CANDIDATES, tiny
+from forging import forge_facts
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils.class_weight import compute_sample_weight
+
+import tabmtl
+from tabmtl import IndependentTasks, MultiTaskEnsemble, Shards, SharedBottom, SharedTrees, Task, load
+from tabmtl.encode.class_factors import ClassFactors
+from tabmtl.ensemble.models import MIXTURE
+from tabmtl.schema import Batch
+
+rng = np.random.default_rng(0)
+N = 500
+X = pl.DataFrame({"a": rng.normal(size=N), "b": rng.normal(size=N)})
+Y = pl.DataFrame(
+    {
+        "late": np.where(X["a"] + rng.normal(size=N) > 1.8, "yes", "no"),
+        "size": rng.choice(["s", "m", "l"], N, p=[0.7, 0.2, 0.1]),
+        "delay": X["b"] + rng.normal(size=N),
+    }
+).with_columns(pl.when(pl.int_range(N) % 5 > 0).then("late"))
+KINDS = {"late": "binary", "size": "multiclass"}
+METHODS = ["SharedBottom", "SharedTrees", "RMTGB", "IndependentTasks"]
+
+
+def weighed(**weights):
+    return {name: Task(name=name, kind=KINDS[name], class_weight=weight) for name, weight in weights.items()}
+
+
+def fitted(name, tasks=None, y=Y, **options):
+    stays = {"early_stopping": False} if name != "MultiTaskEnsemble" else {}
+    return tiny(getattr(tabmtl, name), tasks=tasks, **stays).fit(X, y, **options)
+
+
+def rows_weighed(name, weight):
+    """Weights of cells: those of scikit-learn for one task, else 1."""
+    known = Y[name].is_not_null().to_numpy()
+    own = np.ones(N)
+    own[known] = compute_sample_weight(weight, Y[name].drop_nulls().to_numpy())
+    return pl.DataFrame({task: np.ones(N) for task in Y.columns}).with_columns(pl.Series(name, own))
+
+
+def gap(one, other):
+    one, other = one.predict_proba(X), other.predict_proba(X)
+    return max(np.abs(one[name] - other[name]).max() for name in KINDS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_labels_weigh_what_scikit_learn_gives_their_rows(name):
+    plain = fitted(name)
+    for task, weight in (("late", {"yes": 10.0, "no": 1.0}), ("size", "balanced")):
+        found = fitted(name, weighed(**{task: weight}))
+        assert gap(found, fitted(name, sample_weight=rows_weighed(task, weight))) < 1e-4
+        assert gap(found, plain) > 0.01
+    assert found.tasks_[1].class_weight == "balanced"
+    same = fitted(name, weighed(late={"yes": 1.0}, size={"s": 3, "m": 3, "l": 3}))
+    assert same.predict(X).equals(plain.predict(X)) and gap(same, plain) == 0
+
+
+def test_the_weight_of_a_class_that_is_left_out_is_1_and_those_of_rows_are_kept():
+    rows = rng.uniform(0.5, 2, N)
+    both = rows_weighed("late", {"yes": 10.0}).with_columns(pl.all() * rows)
+    found = fitted("SharedTrees", weighed(late={"yes": 10.0}), sample_weight=rows)
+    assert gap(found, fitted("SharedTrees", sample_weight=both)) < 1e-5
+
+
+def test_a_long_table_and_files_weigh_each_task_by_its_own_labels(tmp_path):
+    late = Y["late"].fill_null("no")
+    table = X.with_columns(site=np.where(X["a"] > 0, "x", "y"))
+    balanced = {"late": Task(name="late", kind="binary", class_weight="balanced")}
+    options = {"task_column": "site", "early_stopping": False, "tasks": balanced}
+    long = tiny(SharedTrees, **options).fit(table, late)
+    own = np.ones(N)
+    for site in ("x", "y"):
+        rows = (table["site"] == site).to_numpy()
+        own[rows] = compute_sample_weight("balanced", late.filter(rows).to_numpy())
+    by_hand = tiny(SharedTrees, **options | {"tasks": None}).fit(table, late, sample_weight=own)
+    np.testing.assert_allclose(long.predict_proba(table), by_hand.predict_proba(table), atol=1e-5)
+    table.with_columns(late).write_parquet(tmp_path / "rows.parquet")
+    for cls in (SharedTrees, SharedBottom):
+        stored = tiny(cls, **options).fit(Shards(tmp_path / "rows.parquet"), "late")
+        from_frame = tiny(cls, **options).fit(table, late).predict_proba(table)
+        np.testing.assert_allclose(stored.predict_proba(table), from_frame, atol=1e-6 if cls is SharedTrees else 0.2)
+
+
+def test_factors_keep_the_mean_weight_of_a_task_and_scores_do_not_know_them():
+    tasks = [Task(name="late", kind="binary", classes=(0, 1), class_weight={1: 9.0}), Task(name="n", kind="regression")]
+    y = np.array([[0, 2.0], [0, np.nan], [1, -7.5], [np.nan, 1.0]])
+    batch = Batch(x=None, y=y, weight=np.array([[2.0, 1], [0.5, 0], [0.5, 1], [0, 1]]))
+    found = ClassFactors.learn(tasks, [batch]).weighed(batch)
+    assert found.weight[:, 0].sum() == pytest.approx(3) and found.weight[2, 0] / found.weight[1, 0] == pytest.approx(9)
+    np.testing.assert_array_equal(found.weight[:, 1], batch.weight[:, 1])
+    np.testing.assert_allclose(found.score_weight, batch.weight)
+
+
+def test_validation_scores_know_no_weights_of_classes():
+    tasks = {"late": Task(name="late", kind="binary", metric="accuracy", class_weight={"yes": 30.0})}
+    y = Y[["late"]]
+    model = tiny(SharedBottom, tasks=tasks).fit(X[:300], y[:300], X_val=X[300:], y_val=y[300:])
+    watched = model.history_["val/late/accuracy"][model.best_iteration_ - 1]
+    assert watched == pytest.approx(model.score(X[300:], y[300:]))
+    assert model.predict_proba(X)["late"][:, 1].mean() > 0.4
+
+
+def test_an_ensemble_weighs_classes_once_and_shows_plain_scores():
+    tasks = weighed(late={"yes": 10.0})
+    both = {"models": CANDIDATES, "n_folds": 3, "random_state": 0}
+    ensemble = MultiTaskEnsemble(tasks=tasks, **both).fit(X, Y)
+    alone = IndependentTasks(tasks=tasks, families=("lightgbm",), random_state=0).fit(X, Y)
+    plain = MultiTaskEnsemble(**both).fit(X, Y)
+    means = [model.predict_proba(X)["late"][:, 1].mean() for model in (ensemble, alone, plain)]
+    assert means[0] > 2 * means[2] and 0.6 < means[0] / means[1] < 1.6
+    scores = [model.leaderboard_.filter(task="late", model=MIXTURE)["score"][0] for model in (ensemble, plain)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.1)
+
+
+def test_files_keep_weights_of_classes_and_older_files_have_none(tmp_path):
+    model = fitted("SharedTrees", weighed(late={"yes": 10, "no": 0.5}, size="balanced"))
+    model.save(tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    assert loaded.tasks_ == model.tasks_ and loaded.tasks == model.tasks
+    assert loaded.tasks_[0].class_weight == (("yes", 10.0), ("no", 0.5))
+
+    def as_before(facts):
+        for task in facts["coder"]["labels"]["tasks"]:
+            del task["class_weight"], task["monotone"]
+
+    assert load(forge_facts(tmp_path / "model", as_before)).tasks_[0].class_weight is None
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"class_weight": {"yes": 0}}, "the weight of the class 'yes' must be a finite number above 0, got 0; .* null"),
+        ({"class_weight": {"yes": np.inf}}, "above 0, got inf"),
+        ({"class_weight": {"yes": "10"}}, "above 0, got '10'"),
+        ({"class_weight": "balance"}, "class_weight must be 'balanced', or map classes to numbers .* got 'balance'"),
+        ({"class_weight": 10.0}, "must be 'balanced', or map .* got 10.0"),
+        ({"class_weight": {"maybe": 2.0}}, r"names the class 'maybe', which its labels lack; .* \['no', 'yes'\]"),
+        ({"class_weight": {"Yes": 2.0}}, "'Yes', which its labels lack; near is 'yes'"),
+        ({"kind": "poisson", "class_weight": "balanced"}, "a poisson task has none, got 'balanced'; weigh rows by"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(facts, words):
+    with pytest.raises(ValueError, match=f"task 'late': .*{words}"):
+        fitted("SharedTrees", {"late": Task(**{"name": "late", "kind": "binary"} | facts)})
+
+
+def test_a_model_that_takes_no_weights_names_those_of_classes():
+    class Plain(LogisticRegression):
+        def fit(self, X, y):
+            return super().fit(X, y)
+
+    model = IndependentTasks(tasks=weighed(late="balanced"), classifier=Plain())
+    with pytest.raises(
+        ValueError, match=r"'late': Plain\.fit takes no sample_weight; leave it and class_weight of the"
+    ):
+        model.fit(X, Y[["late"]])
