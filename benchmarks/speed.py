@@ -15,6 +15,7 @@ peer         an epoch of MMoE and of PLE against those of torch-rechub, of one a
 home         an epoch of HoME and APEM against our MMoE
 members      a step of SharedBottom with members against TabM, of one architecture, and against one member
 long         a step of every network on a table with one task a row, by number of tasks
+kinds        a step of SharedBottom on tasks of each kind, against squared errors
 embeddings   a step of embeddings alone, by rows of the table and optimiser; ``--figure`` draws it
 
 Boosted models:
@@ -22,6 +23,7 @@ Boosted models:
 plain        R-MTGB as released (stumps, ten tasks) against the same algorithm on scikit-learn's trees, by rows a task
 shared       SharedTrees against one LightGBM of as many trees for a single task
 vector       SharedTrees, R-MTGB, CatBoost and XGBoost's vector leaves against one LightGBM per task: time, memory, R²
+kinds_trees  SharedTrees of tasks of each kind, against squared errors; several scores a task have no goal
 one_row      one row of both, and of a task's exported model
 
 Recommenders:
@@ -56,6 +58,7 @@ import torch
 
 from benchmarks.cases import boosted, files, networks, serving, sessions
 from benchmarks.harness import Case, Measures, speed_parser
+from tabmtl.targets import KINDS
 
 RECHUB, TABM = {"torch_rechub": "torch-rechub>=0.9,<0.10"}, {"tabm": "tabm>=0.0.3,<0.1"}
 ONNX = dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "tabmtl[onnx]")
@@ -65,6 +68,9 @@ NETWORKS = ("MultiTabNet", "SharedBottom")
 LONG = ("MMoE", "PLE", "HoME", "APEM", "STEM", "AdaTT", *NETWORKS)
 #: Small sizes.
 EPOCHS, LOG = {"rows": 1000, "epochs": 2}, {"n_items": 300, "n_sessions": 16, "length": 3, "d_model": 8}
+#: At most 1.2 times the CPU seconds of squared errors.
+LOSSES = dict.fromkeys((name for name in KINDS if name != "regression"), 1 / 1.2)
+OF_ONE_SCORE = {name: goal for name, goal in LOSSES.items() if not boosted.has_several_scores(KINDS[name])}
 ROW, ASKED = {"rows_to_fit": 1000}, {"requests": 3}
 
 CASES = [
@@ -78,6 +84,7 @@ CASES = [
         for sizes in ({"k": k, "width": width} for k, width in ((8, 256), (16, 128), (32, 256), (32, 512)))
     ],
     *[Case("long", networks.long, {"model": model}, {"rows": 512, "n_tasks": (2, 4)}, 3, True) for model in LONG],
+    Case("kinds", networks.kinds, {}, {"batch_size": 64, "steps": 2}, 5, True, LOSSES),
     *[
         Case("embeddings", networks.embeddings, {"rows": rows, "batch_size": batch_size}, {"batch_size": 64}, 5, True)
         for rows, batch_size in (*product((10_000, 100_000, 1_000_000, 3_280_000), (1024,)), (3_280_000, 8192))
@@ -91,6 +98,7 @@ CASES = [
         for sizes in ({"rows": 100_000}, {"rows": 25_000}, {"rows": 400_000}, {"n_tasks": 16}, {"kind": "binary"})
     ],
     Case("vector", boosted.vector, {}, {"rows": 500, "n_tasks": 2, "n_trees": 3}, 5, needs=VECTOR_LEAVES),
+    Case("kinds_trees", boosted.kinds, {}, {"rows": 500, "n_trees": 2}, 5, True, OF_ONE_SCORE),
     Case("one_row", boosted.one_row, {}, ASKED, most={"R-MTGB, a task's exported model": 0.1, "SharedTrees": 0.3}),
     Case("body", sessions.body, {}, LOG, 3, faster={"float32, pooling=last": 1.7, "bf16, pooling=last": 3.0}),
     *[

@@ -18,6 +18,7 @@ from benchmarks.harness import Measures, Side, Sides, asking, cpu, gauged, in_ow
 from benchmarks.peers.rmtgb import PlainRMTGB
 from tabmtl import RMTGB, SharedTrees
 from tabmtl.synth import make_outlier_tasks
+from tabmtl.targets import KINDS, Kind
 
 #: LightGBM's, as ours sets them.
 PARAMS: dict[str, Any] = {
@@ -96,6 +97,31 @@ def shared(rows: int = 100_000, n_tasks: int = 8, n_trees: int = 200, kind: str 
         "LightGBM": cpu(lambda: lgb.train(params, lgb.Dataset(matrix, first), n_trees)),
         "ours": cpu(partial(model.fit, X, Y)),
     }
+
+
+def has_several_scores(kind: Kind) -> bool:
+    """Return whether a model computes several scores for a task of a kind, of three classes if it has some."""
+    return kind.width(("a", "b", "c")) > 1
+
+
+def labels_of(kind: Kind, Y: pl.DataFrame) -> pl.DataFrame:
+    """Make labels of a kind: of numbers all the same ones above 0, of classes two, or three, with equally many rows."""
+    if kind.answer != "probabilities":
+        return (Y / 2).select(pl.all().exp())
+    n = 3 if has_several_scores(kind) else 2
+    return Y.select((pl.all().rank() * n / (pl.len() + 1)).floor().cast(pl.Int8))
+
+
+def kinds(rows: int = 20_000, n_tasks: int = 8, n_trees: int = 50) -> Sides:
+    """Compare SharedTrees of tasks of every kind with those of squared errors, which come first; as `shared`."""
+    columns, y = draw_columns(1, rows, 20)
+    X, Y = pl.DataFrame(columns).drop("task"), related_targets(columns, y, n_tasks)
+
+    def side(kind: Kind) -> Side:
+        model = SharedTrees(n_estimators=n_trees, num_leaves=16, tasks=dict.fromkeys(Y.columns, kind), **FIXED)
+        return cpu(partial(model.fit, X, labels_of(kind, Y)))
+
+    return {name: side(KINDS[name]) for name in dict.fromkeys(("regression", *KINDS))}
 
 
 def one_row(n_tasks: int = 8, requests: int = 1000) -> Sides:

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import tabmtl
+from benchmarks.cases.boosted import labels_of
 from benchmarks.harness import Measures, Side, Sides, cpu, plain_steps, steps_of
 from benchmarks.peers.rechub import N_COLUMNS, Tables, draw_tables, train_rechub
 from benchmarks.peers.tabm import make_tabm, tabm_step
@@ -22,6 +23,7 @@ from tabmtl import APEM, HoME, MMoE, SharedBottom
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.nn.embeddings import CategoricalEmbedding
 from tabmtl.schema import Columns
+from tabmtl.targets import KINDS
 from tabmtl.training.optimizer import Optimizer
 
 #: One thread, and nothing but the training.
@@ -134,6 +136,19 @@ def long(model: str = "MMoE", rows: int = 256 * (STEPS + 1), n_tasks: Sequence[i
         return fitting(network, X.with_columns(task=pl.Series(rng.permutation(np.arange(rows) % n))), y)
 
     return {f"{n} tasks": side(n) for n in n_tasks}
+
+
+def kinds(batch_size: int = 1024, n_tasks: int = 8, steps: int = STEPS) -> Sides:
+    """Compare a step of SharedBottom on tasks of every kind with that of squared errors, on rows of 16 numbers."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal((batch_size * (steps + 1), n), dtype=np.float32) for n in (16, n_tasks))
+    X, Y = pl.DataFrame(x), pl.DataFrame(y, schema=[f"y{t}" for t in range(n_tasks)])
+
+    def side(name: str) -> Side:
+        network = SharedBottom(batch_size=batch_size, tasks=dict.fromkeys(Y.columns, name), **FIXED)
+        return fitting(network, X, labels_of(KINDS[name], Y), steps)
+
+    return {name: side(name) for name in dict.fromkeys(("regression", *KINDS))}
 
 
 def embeddings(rows: int = 10_000, batch_size: int = 1024) -> Sides:

@@ -17,6 +17,9 @@ from tabmtl.targets.kind import RARE, SURE
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: Classes from which numpy is fast row by row; it also sums so many in another order.
+_FEW = 8
+
 
 @dataclass(frozen=True)
 class Multiclass(Classes):
@@ -86,6 +89,7 @@ class Multiclass(Classes):
 
     def losses(self, scores: np.ndarray, means: np.ndarray) -> np.ndarray:
         """Return the log losses (..., 1)."""
+        scores = _apart(scores)
         high = scores.max(axis=-1, keepdims=True)
         total = high + np.log(np.exp(scores - high).sum(axis=-1, keepdims=True))
         return total - (means * scores).sum(axis=-1, keepdims=True)
@@ -94,14 +98,17 @@ class Multiclass(Classes):
         self, scores: np.ndarray, means: np.ndarray, gradient: np.ndarray, hessian: np.ndarray | None
     ) -> None:
         """Write p - y and K / (K - 1) p (1 - p), as LightGBM has it."""
-        np.subtract(scores, scores.max(axis=-1, keepdims=True), out=gradient)
-        np.exp(gradient, out=gradient)
-        gradient /= gradient.sum(axis=-1, keepdims=True)
-        hessian = np.subtract(1, gradient, out=hessian)
-        hessian *= gradient
         n_classes = scores.shape[-1]
-        hessian *= gradient.dtype.type(n_classes / (n_classes - 1))
-        gradient -= means
+        p = _apart(scores)
+        p -= p.max(axis=-1, keepdims=True)
+        np.exp(p, out=p)
+        p /= p.sum(axis=-1, keepdims=True)
+        variance = 1 - p
+        variance *= p
+        variance *= p.dtype.type(n_classes / (n_classes - 1))
+        for k in range(n_classes) if n_classes < _FEW else [slice(None)]:
+            np.subtract(p[..., k], means[..., k], out=gradient[..., k])
+            hessian[..., k] = variance[..., k]
 
     def curvature(self, mean: np.ndarray) -> np.ndarray:
         """Return K / (K - 1) p (1 - p)."""
@@ -111,3 +118,10 @@ class Multiclass(Classes):
     def lightgbm_link(self, width: int, center: float, scale: float) -> tuple[str, float, float]:
         """Return the objective whose raw scores are those of the softmax."""
         return f"multiclass num_class:{width}", 1.0, 0.0
+
+
+def _apart(scores: np.ndarray) -> np.ndarray:
+    """Return a copy (..., K), in whose memory each of few classes has all rows in turn, so that one call takes them."""
+    if scores.shape[-1] >= _FEW:
+        return scores.copy()
+    return np.moveaxis(np.moveaxis(scores, -1, 0).copy(), 0, -1)

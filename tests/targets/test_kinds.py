@@ -108,3 +108,15 @@ class Plain(Kind):
 def test_tasks_that_cannot_be(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+def test_a_class_that_never_comes_changes_no_derivative_of_few_classes_or_many():
+    rng, kind = np.random.default_rng(0), KINDS["multiclass"]
+    scores, means = rng.normal(size=(50, 8)), np.eye(8)[rng.integers(0, 7, 50)]
+    scores[:, 7] = -800
+    (few, few_hessian), (many, many_hessian) = np.empty((2, 50, 7)), np.empty((2, 50, 8))
+    kind.derivatives(scores[:, :7], means[:, :7], few, few_hessian)
+    kind.derivatives(scores, means, many, many_hessian)
+    np.testing.assert_allclose(many, np.column_stack([few, np.zeros(50)]), atol=1e-14)
+    np.testing.assert_allclose(many_hessian[:, :7] / (8 / 7), few_hessian / (7 / 6), rtol=1e-12)
+    np.testing.assert_allclose(kind.losses(scores, means), kind.losses(scores[:, :7], means[:, :7]), rtol=1e-12)
