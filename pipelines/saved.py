@@ -67,7 +67,8 @@ def predict(
     output : Path
         File of the answers, .parquet or .csv: a column per target. It appears when it is complete.
     probabilities : bool
-        Add a column TASK=CLASS with the probability of every class.
+        Add a column TASK=CLASS with the probability of every class, and a column TASK_qLEVEL with every level of a
+        target of the kind quantiles.
     keep : list of str, optional
         Column of the data to write in front of the answers, such as an id; may be repeated.
 

@@ -272,6 +272,22 @@ class LabelCoder(LeanPickle):
             for name, values in zip(own, output.T, strict=bool(own))
         }
 
+    def quantiles(self, outputs: Sequence[np.ndarray]) -> tuple[pl.DataFrame, Origin]:
+        """Name the quantiles of every level ``<task>_q<level>``, of tasks with several; return the container too.
+
+        Parameters
+        ----------
+        outputs : sequence of ndarray
+            As `outputs` gives them.
+        """
+        columns, places = {}, []
+        for j, (task, output, name) in enumerate(zip(self.column_tasks, outputs, self.names, strict=True)):
+            for level, values in zip(task.kind.levels, output.T, strict=bool(task.kind.levels)):
+                columns[f"{name}_q{level:g}"] = pl.Series(values, dtype=self.dtypes[j])
+                places.append(j)
+        dtypes, categories = (tuple(own[j] for j in places) for own in (self.origin.dtypes, self.origin.categories))
+        return pl.DataFrame(columns), replace(self.origin, ndim=2, dtypes=dtypes, categories=categories)
+
     @cached_property
     def _classes(self) -> tuple[pl.Series | None, ...]:
         """Class labels per column of y, None of a regression."""

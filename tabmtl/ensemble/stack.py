@@ -130,7 +130,8 @@ def _constants(labels: LabelCoder, y: np.ndarray, weight: np.ndarray | None, par
             if task.is_classification or len(rows):
                 answers.append(task.kind.constant(y[rows, t], weight[rows, t], task.classes))
             else:
-                answers.append(labels.center[t : t + 1])
+                start = task.kind.start(task.kind.means(np.zeros(1), task.width))
+                answers.append(task.kind.answers(start, labels.center[t], labels.scale[t], np))
         found.append(_scores(labels, answers)[0])
     return np.array(found)
 
@@ -157,7 +158,7 @@ def _fit(
     if not len(y):
         return slope, start
     if not task.is_classification and (len(y) < _LEAST_VALUES or not task.kind.is_quadratic):
-        return slope, task.kind.start(np.array([np.average(y, weights=weight)]))
+        return slope, task.kind.start(task.kind.means(np.average(y, weights=weight), task.width))
     if not task.is_classification:
         model.fit(features, y, sample_weight=weight)
         return model.coef_[:, None], np.array([model.intercept_])

@@ -24,6 +24,7 @@ from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score, draw_seed
+from tabmtl.estimators.levels import PredictsQuantiles
 from tabmtl.estimators.rows import FitRows, FrameRows, ShardRows
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import Answered, TaskScores, check_metric, mean_score, score_tasks
@@ -96,9 +97,10 @@ def check_answer(task: Task, answer: Any, shape: tuple[int, ...], source: str) -
     except (TypeError, ValueError) as error:
         raise ValueError(f"task {task.name!r}: {source} is no array of numbers of shape {shape}: {error}") from error
     if found.shape != shape:
+        of_many = "a probability of every class" if task.is_classification else "a value of every level"
         raise ValueError(
             f"task {task.name!r}: {source} has the shape {found.shape}, expected {shape}: "
-            f"{'a probability of every class' if len(shape) == 2 else 'a value'} for each row"
+            f"{of_many if len(shape) == 2 else 'a value'} for each row"
         )
     is_bad = ~np.isfinite(found)
     if task.is_classification:
@@ -111,7 +113,7 @@ def check_answer(task: Task, answer: Any, shape: tuple[int, ...], source: str) -
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MultiTaskEstimator(CallbackSupport, SavableEstimator):
+class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
     """Base of all estimators: one object that learns several targets at once.
 
     A subclass defines `_fit` and `_outputs`, and declares by `_stored` the fitted attributes that its file keeps; this

@@ -100,12 +100,14 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
         "neg_mean_absolute_error", "neg_mean_squared_error". Poisson: "d2_poisson" (default), the share of the
         deviance that is explained, as scikit-learn's ``d2_tweedie_score`` has it, "neg_mean_poisson_deviance", and
         those of a regression; gamma and tweedie have the same of theirs. Quantile: "d2_pinball" (default),
-        "neg_mean_pinball_loss", and those of a regression. Huber: "d2_absolute_error" (default), and those of a
-        regression.
+        "neg_mean_pinball_loss", and those of a regression. Quantiles: the same, the
+        first two as means over the levels, those of a regression by the middle level. Huber: "d2_absolute_error"
+        (default), and those of a regression.
     y : ndarray of shape (n,)
         Class indices 0..K-1 or, for regression, values in the target's own units. NaN is an unlabelled row.
     output : ndarray of shape (n, K) or (n,)
-        Probabilities of the K classes (two of a binary task), or predictions in the target's own units.
+        Probabilities of the K classes (two of a binary task), or predictions in the target's own units, of K levels
+        for quantiles.
     sample_weight : ndarray of shape (n,), optional
         Weights of the rows. A row of weight 0 counts as unlabelled.
 
@@ -301,8 +303,9 @@ def _reason(metric: Metric, labels: np.ndarray) -> str | None:
 def _check_output(task: Task, y: np.ndarray, output: np.ndarray, labels: np.ndarray) -> None:
     """Raise a ValueError for an output that does not fit these labels."""
     if not task.is_classification:
-        if output.shape != y.shape:
-            raise ValueError(f"task {task.name!r}: expected outputs of shape {y.shape}, got {output.shape}")
+        shape = task.kind.answer_shape(len(y), None)
+        if output.shape != shape:
+            raise ValueError(f"task {task.name!r}: expected outputs of shape {shape}, got {output.shape}")
         return
     n_classes = 2 if task.is_binary else len(task.classes or ()) or int(labels.max()) + 1
     if output.ndim != 2 or len(output) != len(y) or output.shape[1] < n_classes:

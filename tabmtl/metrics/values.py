@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy.special import xlogy
@@ -111,6 +114,38 @@ def pinballs(level: float) -> dict[str, Metric]:
     share = _variance(partial(_explained_pinball, level=level), partial(_pinball_share_influence, level=level))
     mean = loss(partial(sk.mean_pinball_loss, alpha=level), partial(_pinball_influence, level=level))
     return {"d2_pinball": share, "neg_mean_pinball_loss": mean, **VALUES}
+
+
+def pinballs_of_levels(levels: Sequence[float], middle: int) -> dict[str, Metric]:
+    """Return the metrics of several quantiles by name: means over the levels, and those of numbers, of the middle one.
+
+    Parameters
+    ----------
+    levels : sequence of float
+    middle : int
+        Index among them.
+    """
+    found: dict[str, Metric] = {}
+    for name, first in pinballs(levels[0]).items():
+        each = [pinballs(level)[name] for level in levels]
+        if name in VALUES:
+            score, influence = (
+                partial(_of_level, of_value=own, level=middle) for own in (first.score, first.influence)
+            )
+        else:
+            score = partial(_mean_of_levels, of_values=[metric.score for metric in each])
+            influence = partial(_mean_of_levels, of_values=[metric.influence for metric in each])
+        found[name] = replace(first, score=score, influence=influence)
+    return found
+
+
+def _mean_of_levels(y: np.ndarray, values: np.ndarray, *args: Any, of_values: Sequence[Any], **options: Any) -> Any:
+    found = [own(y, value, *args, **options) for own, value in zip(of_values, values.T, strict=True)]
+    return np.mean(found, axis=0)
+
+
+def _of_level(y: np.ndarray, values: np.ndarray, *args: Any, of_value: Any, level: int, **options: Any) -> Any:
+    return of_value(y, values[:, level], *args, **options)
 
 
 def find_quantile(y: np.ndarray, weight: np.ndarray | None, level: float) -> float:

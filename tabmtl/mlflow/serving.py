@@ -17,11 +17,12 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from tabmtl.columns.category import text_of
 from tabmtl.encode.read import read_features, read_values
+from tabmtl.estimators.levels import check_levels
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
 
-METHODS = ("predict", "predict_proba")
+METHODS = ("predict", "predict_proba", "predict_quantiles")
 #: Module whose ``_load_pyfunc`` loads our models.
 LOADER = "tabmtl.mlflow"
 # text that MLflow's server makes of a null and of NaN in a column of text, in the format ``inputs``
@@ -56,13 +57,15 @@ class TableModel:
         model_input : frame of pandas, polars or pyarrow, or mapping of columns
             With the columns of fit, in any order; further ones are ignored. Numbers may have any type of numbers.
         params : mapping, optional
-            ``{"method": "predict"}``, the default, or ``{"method": "predict_proba"}``.
+            ``{"method": "predict"}``, the default, ``{"method": "predict_proba"}``, or
+            ``{"method": "predict_quantiles"}``.
 
         Returns
         -------
-        pandas DataFrame of shape (n, T), or (n, K) of probabilities
-            One column per task, or one per class of every classification task, which is named ``<task>=<class>``. In
-            the long layout, one column, or one per class, under the name of the target.
+        pandas DataFrame of shape (n, T), or (n, K) of probabilities or quantiles
+            One column per task, or one per class of every classification task, which is named ``<task>=<class>``, or
+            one per level of every task with several, ``<task>_q<level>``. In the long layout, one column, or one per
+            class or level, under the name of the target.
 
         Raises
         ------
@@ -75,7 +78,11 @@ class TableModel:
                 raise ValueError(f"the parameter method must be one of {list(METHODS)}, got {method!r}")
             if method == "predict_proba" and not any(task.is_classification for task in self._labels.tasks):
                 raise ValueError("the method predict_proba needs a classification task; all tasks are regressions")
+            if method == "predict_quantiles":
+                check_levels(self._labels.tasks)
             outputs = self.estimator.answer(self._read(model_input))
+            if method == "predict_quantiles":
+                return _to_pandas(self._labels.quantiles(outputs)[0])
             if method == "predict_proba":
                 return pd.DataFrame(self._labels.probabilities(outputs))
             return _to_pandas(self._labels.decode(outputs))

@@ -96,7 +96,11 @@ def _warn_of_perfect_features(batch: Batch, tasks: Sequence[Task], columns: Colu
     chosen = np.random.default_rng(0).choice(len(batch), min(_ROWS, len(batch)), replace=False)
     rows = batch.rows(chosen)
     y = rows.wide_labels(len(tasks))
-    judged = [t for t, task in enumerate(tasks) if task.width == 1 and _is_judged(y[:, t], task)]
+    judged = [
+        t
+        for t, task in enumerate(tasks)
+        if (task.width == 1 or not task.is_classification) and _is_judged(y[:, t], task)
+    ]
     if not judged:
         return
     y, judged_tasks = y[:, judged], [tasks[t] for t in judged]

@@ -18,6 +18,7 @@ from tabmtl.columns.category import text_of
 from tabmtl.encode import TableCoder
 from tabmtl.encode.files import Paths, find_files, is_csv, is_table, read_blocks, scan_file, stamp_of, whole, written
 from tabmtl.encode.preprocessing import by_preprocessor
+from tabmtl.estimators.levels import check_levels
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import Answered
@@ -27,7 +28,7 @@ from tabmtl.storage.atomic import locked, remove_left, replaced
 
 _BLOCK_ROWS = 65_536
 
-Method = Literal["predict", "predict_proba", "both", "transform"]
+Method = Literal["predict", "predict_proba", "predict_quantiles", "both", "transform"]
 
 
 def predict_files(
@@ -55,10 +56,12 @@ def predict_files(
     folder : str or path
         Folder of the answers; created if it does not exist. A file of answers has the name of its input, with the
         ending ``.parquet``. It appears when it is complete, and replaces an older one.
-    method : {"predict", "predict_proba", "both", "transform"}, default="predict"
+    method : {"predict", "predict_proba", "predict_quantiles", "both", "transform"}, default="predict"
         ``"predict"`` writes a column for each target, with its name and type. ``"predict_proba"`` writes a column
-        ``<task>=<class>`` for each class of each classification task. ``"both"`` writes first the targets, then the
-        classes. ``"transform"`` is for networks, and writes the columns of ``get_feature_names_out``.
+        ``<task>=<class>`` for each class of each classification task, ``"predict_quantiles"`` a column
+        ``<task>_q<level>`` for each level of each task of several. ``"both"`` writes first the targets, then the
+        classes and the levels that there are. ``"transform"`` is for networks, and writes the columns of
+        ``get_feature_names_out``.
     keep : sequence of str, default=()
         Columns of the input to write in front of the answers, such as an id.
 
@@ -248,7 +251,10 @@ def _check_model(model: Any, method: str) -> None:
     check_is_fitted(model)
     check_choice("method", method, get_args(Method))
     labels = model.coder_.labels
-    if method in ("predict_proba", "both") and not any(task.is_classification for task in labels.tasks):
+    if method == "predict_quantiles":
+        check_levels(labels.tasks)
+    has_more = any(task.is_classification or (method == "both" and task.kind.levels) for task in labels.tasks)
+    if method in ("predict_proba", "both") and not has_more:
         raise ValueError("probabilities need a classification task; all tasks are regressions")
     if method == "transform" and not hasattr(model, "transform"):
         raise ValueError(f"{type(model).__name__} has no method transform; choose another method")
@@ -363,9 +369,11 @@ def _answers(model: MultiTaskEstimator, method: Method) -> Callable[[pl.DataFram
             outputs = [np.empty(task.kind.answer_shape(0, task.classes)) for task in labels.column_tasks]
         else:
             outputs = model.answer(rows)
-        answers = [] if method == "predict_proba" else [labels.decode(outputs)]
-        if method != "predict":
+        answers = [labels.decode(outputs)] if method in ("predict", "both") else []
+        if method in ("predict_proba", "both"):
             answers.append(pl.DataFrame(labels.probabilities(outputs)))
+        if method in ("predict_quantiles", "both"):
+            answers.append(labels.quantiles(outputs)[0])
         return pl.concat(answers, how="horizontal")
 
     return answer

@@ -64,6 +64,8 @@ class Kind(ABC):
     units : {"own", "scaled", "standardized"}
         Whether models see labels as they are, or over the root of their mean square, so that 0 stays 0, or less their
         mean and over their standard deviation.
+    levels : tuple of float
+        Of the quantiles that an answer (n, L) holds; empty where it holds none, or one.
     longest_step : float
         Most that a leaf of a tree adds to a score, before the learning rate.
     metrics : mapping of str to Metric
@@ -71,7 +73,8 @@ class Kind(ABC):
     calibration_axes : pair of str
         What the two arrays of `calibration` are, with {} for the target.
     lightgbm : mapping of str to object
-        Parameters of `lightgbm.train` for one task: objective, metric and what else they need.
+        Parameters of `lightgbm.train` for one task: objective, metric and what else they need. Of several levels
+        there are none, since each has a model.
     lightgbm_scaled : tuple of str
         Those among them that are in units of training, where LightGBM takes units of the labels.
     """
@@ -85,6 +88,7 @@ class Kind(ABC):
     takes_monotone: ClassVar[bool] = True
     units: ClassVar[Units] = "own"
     longest_step: ClassVar[float] = LONGEST_STEP
+    levels: tuple[float, ...] = ()
     metrics: ClassVar[Mapping[str, Metric]]
     calibration_axes: ClassVar[tuple[str, str]] = ("predicted {}", "mean of {}")
     lightgbm: ClassVar[Mapping[str, Any]]
@@ -92,7 +96,8 @@ class Kind(ABC):
 
     def __str__(self) -> str:
         values = [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
-        return ":".join([self.name, *map(str, values)])
+        numbers = [number for value in values for number in (value if isinstance(value, tuple) else (value,))]
+        return ":".join([self.name, *map(str, numbers)])
 
     # labels
 

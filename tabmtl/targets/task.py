@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
@@ -19,13 +20,13 @@ from tabmtl.targets.kind import Kind
 from tabmtl.targets.multiclass import Multiclass
 from tabmtl.targets.poisson import Poisson
 from tabmtl.targets.quantile import Quantile
+from tabmtl.targets.quantiles import Quantiles
 from tabmtl.targets.regression import Regression
 from tabmtl.targets.tweedie import Tweedie
 
 #: The kinds that a name declares.
 KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (Binary(), Multiclass(), Regression(), Huber(), Quantile(), Poisson(), Gamma(), Tweedie())
+    cls.name: cls() for cls in (Binary, Multiclass, Regression, Huber, Quantile, Quantiles, Poisson, Gamma, Tweedie)
 }
 
 
@@ -52,10 +53,12 @@ def find_kind(text: str) -> Kind:
         values = [float(part) for part in parameters.split(":")]
     except ValueError:
         values = []
-    if not 0 < len(values) <= len(taken):
-        takes = f"{':'.join([name, *taken])}, numbers all" if taken else f"{name!r}, without parameters"
+    has_many = any(isinstance(getattr(kind, name), tuple) for name in taken)
+    if not 0 < len(values) <= (math.inf if has_many else len(taken)):
+        form = str(kind) if has_many else ":".join([name, *taken])
+        takes = f"{form}, numbers all" if taken else f"{name!r}, without parameters"
         raise ValueError(f"kind must be {takes}, got {text!r}")
-    return type(kind)(*values)
+    return type(kind)(tuple(values)) if has_many else type(kind)(*values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +69,11 @@ class Task:
     ----------
     name : str
         Name of the target, equal to its column of ``y``.
-    kind : {"binary", "multiclass", "regression", "huber", "quantile", "poisson", "gamma", "tweedie"} or Kind
-        Kind of the values; "quantile:0.9" has another level than 0.5, "tweedie:1.7" another power than 1.5,
-        "huber:0.5" another delta than 1. The attribute is a :class:`~tabmtl.targets.Kind`, whose text is the same.
+    kind : str or Kind
+        Kind of the values: "binary", "multiclass", "regression", "huber", "quantile", "quantiles", "poisson", "gamma"
+        or "tweedie". "quantile:0.9" has another level than 0.5, "quantiles:0.25:0.75" others than 0.1, 0.5 and 0.9,
+        "tweedie:1.7" another power than 1.5, "huber:0.5" another delta than 1. The attribute is a
+        :class:`~tabmtl.targets.Kind`, whose text is the same.
     classes : tuple, optional
         The class labels in the order of the columns of ``predict_proba``. Left out, they are learned from the
         labels in ``fit``: in the order of an ordered category (of pandas, or an Enum of polars), else sorted. For a

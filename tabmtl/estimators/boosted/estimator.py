@@ -84,7 +84,7 @@ class BoostedEstimator(LightGBMEstimator):
         Raises
         ------
         ValueError
-            If there is no such task.
+            If there is no such task, or it has several levels, of which LightGBM has no link.
         """
         check_is_fitted(self)
         names = [each.name for each in self.tasks_]
@@ -94,7 +94,10 @@ class BoostedEstimator(LightGBMEstimator):
         index = names.index(str(task))
         labels, own = self.coder_.labels, self.tasks_[index]
         column = 0 if labels.task_levels is not None else index
-        link = own.kind.lightgbm_link(own.width, float(labels.center[column]), float(labels.scale[column]))
+        try:
+            link = own.kind.lightgbm_link(own.width, float(labels.center[column]), float(labels.scale[column]))
+        except ValueError as error:
+            raise ValueError(f"task {own.name!r}: {error}") from None
         return self._export(index, *link)
 
     # methods that a subclass defines

@@ -26,18 +26,20 @@ from tabmtl.estimators.tables import TableState
 from tabmtl.models.independent.choice import CONFIGURATIONS, FEW_ROWS, Grown, TreesOfTask
 from tabmtl.models.independent.foreign import Foreign, rows_of
 from tabmtl.models.independent.grower import Grower, monotone_constraints
+from tabmtl.models.independent.levels import GrownLevels, TreesOfLevels
 from tabmtl.models.independent.mixture import FAMILIES, Mixer, Mixture
 from tabmtl.models.independent.rows import TaskRows
 from tabmtl.params import NonNegative, WholeShare, near
 from tabmtl.processes.forks import count_threads
 from tabmtl.processes.ranks import ALONE, Ranks
-from tabmtl.schema import Batch, listed, warn_user
+from tabmtl.schema import Batch, Columns, listed, warn_user
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
+from tabmtl.targets.quantile import Quantile
 from tabmtl.training.run import running
 from tabmtl.training.watch import Describe, Watch, describe_score
 
-Learners = Mapping[int, TreesOfTask | Foreign]
+Learners = Mapping[int, TreesOfTask | TreesOfLevels | Foreign]
 Take = Callable[[int], Any]  # rows of a task
 Unseen = tuple[np.ndarray | None, np.ndarray | None]  # numbers of rows, and answers to them
 
@@ -64,6 +66,16 @@ def _check_names(name: str, value: Any, known: list[str]) -> None:
     if wrong:
         hint = "" if wrong[0] in known else near(wrong[0], ["all", *known])
         raise ValueError(f"{name} must be 'all', or hold names of {known}, each once, got {value!r}{hint}")
+
+
+def _check_one_level(task: Task, base: BaseEstimator) -> None:
+    """Raise a ValueError if a task has several levels, of which models of scikit-learn answer one."""
+    if task.kind.levels:
+        raise ValueError(
+            f"task {task.name!r} has the levels {task.kind.levels}, and {type(base).__name__} answers one value a row; "
+            "leave regressor out, since LightGBM learns a model for each level, or declare a task of one value, as "
+            "'regression' is"
+        )
 
 
 def _check_estimator(name: str, value: Any) -> None:
@@ -288,11 +300,11 @@ class IndependentTasks(LightGBMEstimator):
         self, tasks: Sequence[Task], learners: Learners, take: Take, learns_again: bool, group: Ranks, X: Any
     ) -> tuple[dict[str, Any], dict[int, Unseen]]:
         """Fit the tasks of this rank, all by the configuration that suits those of all ranks."""
-        trees = {t: learner for t, learner in learners.items() if isinstance(learner, TreesOfTask)}
+        trees = {t: learner for t, learner in learners.items() if not isinstance(learner, Foreign)}
         names, watch = self._names_to_try, self._watch.of_one()
         whose = "" if group.size == 1 else f" of rank {group.rank}"
 
-        def find(t: int, part: Watch) -> dict[str, Grown]:
+        def find(t: int, part: Watch) -> dict[str, Grown] | dict[str, GrownLevels]:
             return trees[t].try_all(take(t), names, part)
 
         tried = self._each(trees, find, watch.part(1 / 2 if learns_again else 1), f"task{whose}", _describe_tried)
@@ -352,38 +364,57 @@ class IndependentTasks(LightGBMEstimator):
     def _names_to_try(self) -> list[str]:
         return [*(CONFIGURATIONS if self.tune == "all" else self.tune)] or ["default"]
 
-    def _learners(self, coder: TableCoder, seed: int, is_apart: bool) -> list[TreesOfTask | Foreign]:
+    def _learners(self, coder: TableCoder, seed: int, is_apart: bool) -> list[TreesOfTask | TreesOfLevels | Foreign]:
         """Return what finds the model of every task; rows apart, in files or processes, are for LightGBM."""
         columns = coder.features.columns
         families = FAMILIES if self.families == "all" else self.families
         others = families if self.early_stopping and not is_apart else ()
-        learners: list[TreesOfTask | Foreign] = []
+        learners: list[TreesOfTask | TreesOfLevels | Foreign] = []
         scales = coder.labels.scale.tolist()
         for task, scale in zip(coder.labels.tasks, cycle(scales)):  # a long table has one
             base = self.classifier if task.is_classification else self.regressor
-            bounds = monotone_constraints(task, columns)
             if base is not None and not isinstance(base, lgb.LGBMModel):
-                if bounds:
+                _check_one_level(task, base)
+                if task.monotone:
                     raise ValueError(
                         f"task {task.name!r} has monotone={task.monotone}, which is for LightGBM; give {base!r} a "
                         "parameter of its own for it, if it has one, and leave monotone out"
                     )
                 learners.append(Foreign(task=task, base=base, categorical=columns.categorical, seed=seed))
                 continue
-            params = self._lightgbm_params(base, task, scale, seed) | bounds
-            grower = Grower(
-                task=task,
-                columns=columns,
-                n_trees=params.pop("n_estimators"),
-                class_weight=params.pop("class_weight", None),
-                params=params,
-                patience=self.patience,
-                takes_few=base is None and self.early_stopping,
-            )
-            fraction = self.validation_fraction if self.early_stopping else None
-            mixer = Mixer(grower=grower, families=others if base is None and not bounds else (), seed=seed)
-            learners.append(TreesOfTask(grower=grower, fraction=fraction, seed=seed, mixer=mixer))
+            grow = partial(self._trees_of, base=base, scale=scale, columns=columns, families=others, seed=seed)
+            if task.kind.levels:
+                levels = [grow(replace(task, kind=Quantile(level), metric=None)) for level in task.kind.levels]
+                learners.append(TreesOfLevels(task=task, levels=levels))
+            else:
+                learners.append(grow(task))
         return learners
+
+    def _trees_of(
+        self,
+        task: Task,
+        *,
+        base: lgb.LGBMModel | None,
+        scale: float,
+        columns: Columns,
+        families: Sequence[str],
+        seed: int,
+    ) -> TreesOfTask:
+        """Return what finds the trees of a task, or of one of its levels."""
+        bounds = monotone_constraints(task, columns)
+        params = self._lightgbm_params(base, task, scale, seed) | bounds
+        grower = Grower(
+            task=task,
+            columns=columns,
+            n_trees=params.pop("n_estimators"),
+            class_weight=params.pop("class_weight", None),
+            params=params,
+            patience=self.patience,
+            takes_few=base is None and self.early_stopping,
+        )
+        fraction = self.validation_fraction if self.early_stopping else None
+        mixer = Mixer(grower=grower, families=families if base is None and not bounds else (), seed=seed)
+        return TreesOfTask(grower=grower, fraction=fraction, seed=seed, mixer=mixer)
 
     def _lightgbm_params(self, base: lgb.LGBMModel | None, task: Task, scale: float, seed: int) -> dict[str, Any]:
         """Return parameters of `lightgbm.train`; those of a given estimator take precedence."""
@@ -423,8 +454,8 @@ class IndependentTasks(LightGBMEstimator):
         matrix = tree_matrix(batch)
         if batch.task is None:
             return [self._answer(task, X, matrix) for task in self.tasks_]
-        classes = self.tasks_[0].classes
-        output = np.empty((len(batch), len(classes)) if classes else len(batch))
+        first = self.tasks_[0]
+        output = np.empty(first.kind.answer_shape(len(batch), first.classes))
         for t in np.unique(batch.task).tolist():
             rows, task = np.flatnonzero(batch.task == t), self.tasks_[t]
             is_foreign = not isinstance(self.estimators_[task.name], lgb.Booster | Mixture)
@@ -494,7 +525,7 @@ def _best_name(scores: pl.DataFrame, names: Sequence[str]) -> str:
     return names[means.index(max(means))]
 
 
-def _describe_tried(found: tuple[Task, Mapping[str, Grown]]) -> str:
+def _describe_tried(found: tuple[Task, Mapping[str, Grown | GrownLevels]]) -> str:
     """Describe the trees of a task by all configurations, before they are grown on all rows."""
     task, tried = found
     scores = {name: grown.score for name, grown in tried.items() if grown.score is not None}

@@ -1,0 +1,164 @@
+"""Targets that are numbers: several quantiles of them that never cross, standardised, and the pinball losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from scipy.special import ndtri
+
+from tabmtl.metrics.metric import Metric
+from tabmtl.metrics.values import find_quantile, pinballs_of_levels
+from tabmtl.targets.kind import LONGEST_STEP
+from tabmtl.targets.quantile import NEAR, Quantile
+from tabmtl.targets.regression import Regression
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Quantiles(Regression):
+    """A number; scores s say which values the shares q_1 < ... < q_L of the labels do not exceed.
+
+    Every score is learned as that of a `Quantile` of its own; the loss is the mean of theirs. Answers are the scores in
+    order, so that they never cross, and are nowhere farther from the true quantiles than before (Chernozhukov,
+    Fernández-Val and Galichon, Econometrica 78, 2010).
+
+    Parameters
+    ----------
+    levels : tuple of float, default=(0.1, 0.5, 0.9)
+        Rising, between 0 and 1. The middle one, the lower of two, is what ``predict`` answers.
+    """
+
+    name: ClassVar[str] = "quantiles"
+    is_quadratic: ClassVar[bool] = False
+    takes_curves: ClassVar[bool] = False
+    answers_means: ClassVar[bool] = False
+    longest_step: ClassVar[float] = LONGEST_STEP
+    calibration_axes: ClassVar[tuple[str, str]] = Quantile.calibration_axes
+    levels: tuple[float, ...] = (0.1, 0.5, 0.9)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(np.ravel(np.asarray(self.levels, dtype=np.float64)).tolist()))
+        if len(self.levels) < 2:
+            raise ValueError(
+                f"the levels of a quantiles task must be two or more, such as (0.1, 0.5, 0.9), got {self.levels!r}; "
+                "for one level, declare the kind 'quantile'"
+            )
+        if not all(low < high for low, high in pairwise((0, *self.levels, 1))):
+            raise ValueError(
+                "the levels of a quantiles task must rise, between 0 and 1, such as (0.1, 0.5, 0.9), got "
+                f"{self.levels!r}; sort them, and name each once"
+            )
+
+    @cached_property
+    def metrics(self) -> Mapping[str, Metric]:  # type: ignore[override]
+        """By the names that a Task may give, the default first."""
+        return pinballs_of_levels(self.levels, self.middle)
+
+    @property
+    def middle(self) -> int:
+        """Index of the level that ``predict`` answers."""
+        return (len(self.levels) - 1) // 2
+
+    # labels
+
+    def width(self, classes: tuple | None) -> int:
+        """Return the number of levels."""
+        return len(self.levels)
+
+    def answer_shape(self, n_rows: int, classes: tuple | None) -> tuple[int, ...]:
+        """Return (n, L)."""
+        return (n_rows, len(self.levels))
+
+    # forms
+
+    def means(self, labels: Any, width: int) -> Any:
+        """Return labels (...) for every level (..., L)."""
+        return np.repeat(labels[..., None], width, axis=-1)
+
+    def link(self, scores: Any, xp: Any) -> Any:
+        """Return the scores in order."""
+        found = xp.sort(scores, -1)
+        return getattr(found, "values", found)  # torch has places too
+
+    def answers(self, scores: Any, center: Any, scale: Any, xp: Any) -> Any:
+        """Return quantiles (n, L) in own units."""
+        return self.link(scores, xp) * scale + center
+
+    def answered_means(self, answers: Any, center: Any, scale: Any) -> Any:
+        """Return quantiles (n, L) in units of training."""
+        return (answers - center) / scale
+
+    def start(self, mean: np.ndarray) -> np.ndarray:
+        """Return the quantiles of normal labels with a mean; trees correct what is wrong with them."""
+        return mean + ndtri(self.levels)
+
+    def constant(self, labels: np.ndarray, weight: np.ndarray | None, classes: tuple | None) -> np.ndarray:
+        """Return the quantiles (1, L) of labels."""
+        return np.array([[find_quantile(labels, weight, level) for level in self.levels]])
+
+    def calibration(self, answers: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return for every answer of a row the share of labels that it is not to be below, and whether it is."""
+        return np.tile(self.levels, len(answers)), (labels[:, None] <= answers).ravel().astype(np.float64)
+
+    def answer_losses(self, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the losses (n,)."""
+        return self.losses(answers, labels[:, None])[:, 0]
+
+    def decide(self, answers: np.ndarray) -> np.ndarray:
+        """Return the quantile (n,) of the middle level."""
+        return answers[:, self.middle]
+
+    # losses of networks
+
+    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Return the losses (B, 1) of one task."""
+        import torch
+
+        above, level = labels - scores, scores.new_tensor(self.levels)
+        return torch.maximum(above / (1 - level), -above / level).mean(dim=1, keepdim=True)
+
+    def variation(self, means: Tensor) -> Tensor:
+        """Return the sum of the variances of the levels."""
+        return means.var(dim=0, correction=0).sum()
+
+    # losses of trees
+
+    def losses(self, scores: np.ndarray, means: np.ndarray) -> np.ndarray:
+        """Return the losses (..., 1)."""
+        above, level = means - scores, np.asarray(self.levels, scores.dtype)
+        return np.maximum(above / (1 - level), -above / level).mean(axis=-1, keepdims=True)
+
+    def derivatives(
+        self, scores: np.ndarray, means: np.ndarray, gradient: np.ndarray, hessian: np.ndarray | None
+    ) -> None:
+        """Write what `Quantile` has for every level, over their number."""
+        level = np.asarray(self.levels, scores.dtype)
+        above = means - scores
+        gradient[...] = ((above < 0) / level - (above > 0) / (1 - level)) / len(level)
+        hessian = np.abs(above, out=hessian)
+        hessian += NEAR
+        hessian *= 2 * len(level) * level * (1 - level)
+        np.reciprocal(hessian, out=hessian)
+
+    def curvature(self, mean: np.ndarray) -> np.ndarray:
+        """Return the variance of the first derivative, where a share of the labels does not exceed the quantile."""
+        level = np.asarray(self.levels)
+        return np.broadcast_to(1 / (level * (1 - level)) / len(level) ** 2, mean.shape)
+
+    def lightgbm_link(self, width: int, center: float, scale: float) -> tuple[str, float, float]:
+        """Raise a ValueError: LightGBM has no link that keeps quantiles in order."""
+        raise ValueError(
+            "LightGBM has no link from its scores to several quantiles; declare every level as a target of its own, "
+            f"such as 'quantile:{self.levels[-1]:g}', or take a network and export_onnx"
+        )
+
+    def of_lightgbm(self, answers: np.ndarray) -> np.ndarray:
+        """Return the answers of models that know nothing of each other in order."""
+        return np.sort(answers, axis=1)
