@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: Distance to a label, in standard deviations, below which it holds a leaf of a tree no faster.
-NEAR = 0.05
+_NEAR = 0.05
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Quantile(Regression):
         above = np.subtract(means, scores)
         gradient[...] = (above < 0) / self.level - (above > 0) / (1 - self.level)
         hessian = np.abs(above, out=hessian)
-        hessian += NEAR
+        hessian += _NEAR
         hessian *= 2 * self.level * (1 - self.level)
         np.reciprocal(hessian, out=hessian)
 

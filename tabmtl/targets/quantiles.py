@@ -12,9 +12,9 @@ import numpy as np
 from scipy.special import ndtri
 
 from tabmtl.metrics.metric import Metric
-from tabmtl.metrics.values import find_quantile, pinballs_of_levels
+from tabmtl.metrics.values import pinballs_of_levels
 from tabmtl.targets.kind import LONGEST_STEP
-from tabmtl.targets.quantile import NEAR, Quantile
+from tabmtl.targets.quantile import Quantile
 from tabmtl.targets.regression import Regression
 
 if TYPE_CHECKING:
@@ -33,6 +33,14 @@ class Quantiles(Regression):
     ----------
     levels : tuple of float, default=(0.1, 0.5, 0.9)
         Rising, between 0 and 1. The middle one, the lower of two, is what ``predict`` answers.
+
+    Examples
+    --------
+    >>> kind = Quantiles((0.05, 0.5, 0.95))
+    >>> str(kind)
+    'quantiles:0.05:0.5:0.95'
+    >>> kind.answers(np.array([[0.1, 0.0, 0.4]]), 100.0, 10.0, np)
+    array([[100., 101., 104.]])
     """
 
     name: ClassVar[str] = "quantiles"
@@ -65,6 +73,11 @@ class Quantiles(Regression):
     def middle(self) -> int:
         """Index of the level that ``predict`` answers."""
         return (len(self.levels) - 1) // 2
+
+    @cached_property
+    def _alone(self) -> list[Quantile]:
+        """The kind of every level by itself."""
+        return [Quantile(level) for level in self.levels]
 
     # labels
 
@@ -101,7 +114,7 @@ class Quantiles(Regression):
 
     def constant(self, labels: np.ndarray, weight: np.ndarray | None, classes: tuple | None) -> np.ndarray:
         """Return the quantiles (1, L) of labels."""
-        return np.array([[find_quantile(labels, weight, level) for level in self.levels]])
+        return np.stack([kind.constant(labels, weight, classes) for kind in self._alone], axis=1)
 
     def calibration(self, answers: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return for every answer of a row the share of labels that it is not to be below, and whether it is."""
@@ -109,7 +122,7 @@ class Quantiles(Regression):
 
     def answer_losses(self, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the losses (n,)."""
-        return self.losses(answers, labels[:, None])[:, 0]
+        return self.losses(answers, self.means(labels, len(self.levels)))[:, 0]
 
     def decide(self, answers: np.ndarray) -> np.ndarray:
         """Return the quantile (n,) of the middle level."""
@@ -121,8 +134,8 @@ class Quantiles(Regression):
         """Return the losses (B, 1) of one task."""
         import torch
 
-        above, level = labels - scores, scores.new_tensor(self.levels)
-        return torch.maximum(above / (1 - level), -above / level).mean(dim=1, keepdim=True)
+        each = [kind.loss(scores[:, k : k + 1], labels) for k, kind in enumerate(self._alone)]
+        return torch.stack(each).mean(dim=0)
 
     def variation(self, means: Tensor) -> Tensor:
         """Return the sum of the variances of the levels."""
@@ -132,25 +145,24 @@ class Quantiles(Regression):
 
     def losses(self, scores: np.ndarray, means: np.ndarray) -> np.ndarray:
         """Return the losses (..., 1)."""
-        above, level = means - scores, np.asarray(self.levels, scores.dtype)
-        return np.maximum(above / (1 - level), -above / level).mean(axis=-1, keepdims=True)
+        # a level at a time: numpy calls its loops for every row of a few numbers
+        each = [kind.losses(scores[..., k : k + 1], means[..., k : k + 1]) for k, kind in enumerate(self._alone)]
+        return np.mean(each, axis=0)
 
     def derivatives(
         self, scores: np.ndarray, means: np.ndarray, gradient: np.ndarray, hessian: np.ndarray | None
     ) -> None:
         """Write what `Quantile` has for every level, over their number."""
-        level = np.asarray(self.levels, scores.dtype)
-        above = means - scores
-        gradient[...] = ((above < 0) / level - (above > 0) / (1 - level)) / len(level)
-        hessian = np.abs(above, out=hessian)
-        hessian += NEAR
-        hessian *= 2 * len(level) * level * (1 - level)
-        np.reciprocal(hessian, out=hessian)
+        for k, kind in enumerate(self._alone):
+            of_level = (array[..., k : k + 1] for array in (scores, means, gradient, hessian) if array is not None)
+            kind.derivatives(*of_level)
+        gradient /= len(self.levels)
+        np.divide(hessian, len(self.levels), out=hessian)
 
     def curvature(self, mean: np.ndarray) -> np.ndarray:
         """Return the variance of the first derivative, where a share of the labels does not exceed the quantile."""
-        level = np.asarray(self.levels)
-        return np.broadcast_to(1 / (level * (1 - level)) / len(level) ** 2, mean.shape)
+        each = [kind.curvature(mean[..., k]) for k, kind in enumerate(self._alone)]
+        return np.stack(each, axis=-1) / len(self.levels) ** 2
 
     def lightgbm_link(self, width: int, center: float, scale: float) -> tuple[str, float, float]:
         """Raise a ValueError: LightGBM has no link that keeps quantiles in order."""

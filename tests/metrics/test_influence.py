@@ -17,7 +17,8 @@ def some_rows(kind, rng, n=60):
     weight = rng.random(n) + 0.2
     if KINDS[kind].answer == "values":
         y = rng.uniform(4.0, 9.0, n)
-        return y, y + rng.normal(1.0, 1.0, n), weight
+        shape = KINDS[kind].answer_shape(n, None)
+        return y, (y + rng.normal(1.0, 1.0, shape[::-1])).T, weight
     n_classes = 2 if kind == "binary" else 4
     y = np.append(np.arange(n_classes).repeat(2), rng.choice(n_classes, n - 2 * n_classes))
     shares = np.round(rng.dirichlet(np.ones(n_classes), n) + np.eye(n_classes)[y] / 2, 1) + 0.01

@@ -17,7 +17,7 @@ from sklearn.metrics import d2_pinball_score, mean_pinball_loss
 import tabmtl
 from tabmtl import IndependentTasks, OnnxCoder, Shards, SharedBottom, SharedTrees, Task, distill, load
 from tabmtl.comparison.judging import calibration_of
-from tabmtl.metrics.scores import metric_of, score_task
+from tabmtl.metrics.scores import score_task
 from tabmtl.scale import predict_files
 from tabmtl.targets import find_kind
 from tabmtl.targets.quantiles import Quantiles
@@ -44,15 +44,16 @@ def learned(name, **params):
 
 def test_losses_and_derivatives_are_means_of_those_of_single_quantiles():
     scores, labels = rng.normal(size=(40, 3)), rng.normal(size=(40, 1))
+    means = KIND.means(labels[:, 0], 3)
     alone = [find_kind(f"quantile:{level}") for level in LEVELS]
     parts = [(kind, scores[:, [k]]) for k, kind in enumerate(alone)]
     losses = np.mean([kind.losses(score, labels) for kind, score in parts], axis=0)
-    np.testing.assert_allclose(KIND.losses(scores, labels), losses)
+    np.testing.assert_allclose(KIND.losses(scores, means), losses)
     tensors = torch.from_numpy(scores).requires_grad_(), torch.from_numpy(labels)
     loss = KIND.loss(*tensors)
     np.testing.assert_allclose(loss.detach().numpy(), losses)
     gradient, hessian, own = np.empty((40, 3)), np.empty((40, 3)), np.empty((2, 40, 1))
-    KIND.derivatives(scores, KIND.means(labels[:, 0], 3), gradient, hessian)
+    KIND.derivatives(scores, means, gradient, hessian)
     np.testing.assert_allclose(torch.autograd.grad(loss.sum(), tensors[0])[0].numpy(), gradient)
     for k, (kind, score) in enumerate(parts):
         kind.derivatives(score, labels, *own)
@@ -70,19 +71,12 @@ def test_scores_are_means_over_the_levels_and_those_of_numbers_of_the_middle_one
     assert score_task(task, y, answers, weight) == pytest.approx(mean(d2_pinball_score))
     loss = Task(name="a", kind=KIND, metric="neg_mean_pinball_loss")
     assert score_task(loss, y, answers, weight) == pytest.approx(-mean(mean_pinball_loss))
-    for name, metric in KIND.metrics.items():
-        if name in find_kind("regression").metrics:
-            of_middle = Task(name="a", kind="regression", metric=name)
-            found = score_task(Task(name="a", kind=KIND, metric=name), y, answers, weight)
-            assert found == score_task(of_middle, y, answers[:, 1], weight)
-        weights = np.ones(61) if weight is None else weight
-        more = weights + 1e-6 * (np.arange(61) == 7)
-        slope = (metric.score(y, answers, sample_weight=more) - metric.score(y, answers, sample_weight=weights)) / 1e-6
-        influence = metric.influence(y, answers, weights)[7] / weights[7]
-        assert metric.sign * slope == pytest.approx(influence, rel=1e-3, abs=1e-6), name
+    for name in find_kind("regression").metrics:
+        of_middle = Task(name="a", kind="regression", metric=name)
+        found = score_task(Task(name="a", kind=KIND, metric=name), y, answers, weight)
+        assert found == score_task(of_middle, y, answers[:, 1], weight)
     with pytest.raises(ValueError, match=r"'a': expected outputs of shape \(61, 3\), got \(61,\)"):
         score_task(task, y, answers[:, 0])
-    assert metric_of(task) is KIND.metrics["d2_pinball"]
 
 
 @pytest.mark.parametrize("name", METHODS)
