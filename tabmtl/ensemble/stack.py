@@ -138,7 +138,7 @@ def _constants(labels: LabelCoder, y: np.ndarray, weight: np.ndarray | None, par
 
 def _model(task: Task, features: np.ndarray, y: np.ndarray, weight: np.ndarray) -> RidgeCV | LogisticRegression:
     """Return the unfitted model of a task; a classification of few labels chooses its penalty by folds."""
-    if not task.is_classification:
+    if not (task.is_classification and task.kind.takes_curves):
         return RidgeCV(alphas=_PENALTIES)
     model = LogisticRegression(max_iter=1_000)
     counts = np.unique(y, return_counts=True)[1]
@@ -157,8 +157,9 @@ def _fit(
     slope, start = np.zeros((features.shape[1], task.width)), np.zeros(task.width)
     if not len(y):
         return slope, start
-    if not task.is_classification and (len(y) < _LEAST_VALUES or not task.kind.is_quadratic):
-        return slope, task.kind.start(task.kind.means(np.average(y, weights=weight), task.width))
+    if not task.kind.takes_curves or (not task.is_classification and len(y) < _LEAST_VALUES):
+        means = task.kind.means(y, task.width)  # no linear model of scikit-learn: a constant
+        return slope, task.kind.start(np.average(means, axis=0, weights=weight))
     if not task.is_classification:
         model.fit(features, y, sample_weight=weight)
         return model.coef_[:, None], np.array([model.intercept_])

@@ -50,7 +50,7 @@ def check_metric(task: Task) -> str:
     metric = task.metric or next(iter(known))
     if metric not in known:
         raise ValueError(
-            f"task {task.name!r}: metric {metric!r} does not fit a {task.kind} task; choose one of {list(known)}"
+            f"task {task.name!r}: metric {metric!r} does not fit {task.kind} tasks; choose one of {list(known)}"
             f"{near(metric, known)}"
         )
     return metric

@@ -152,6 +152,11 @@ def scale_tree(tree: str, factor: float) -> str:
     return _with_values(tree, lambda key, values: [float(value) * float(factor) for value in values])
 
 
+def shift_tree(tree: str, summand: float) -> str:
+    """Return a tree plus a constant."""
+    return _with_values(tree, lambda key, values: [float(value) + float(summand) for value in values])
+
+
 def fill_tree(tree: str, leaves: Sequence[float]) -> str:
     """Return a tree with other values of its leaves; those inside it become unknown."""
     return _with_values(tree, lambda key, values: leaves if key == "leaf_value" else [0] * len(values))

@@ -17,6 +17,7 @@ class Classes(Kind):
 
     answer: ClassVar[Literal["probabilities", "values"]] = "probabilities"
     label_type: ClassVar[type] = np.int64
+    calibration_axes: ClassVar[tuple[str, str]] = ("probability of the answer", "share of right answers")
 
     def answer_shape(self, n_rows: int, classes: tuple | None) -> tuple[int, ...]:
         """Return (n, K)."""
@@ -87,6 +88,11 @@ class Classes(Kind):
     def answer_losses(self, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the log losses (n,) of probabilities."""
         return -np.log(np.maximum(answers[np.arange(len(labels)), labels.astype(np.int64)], 1e-15))
+
+    def calibration(self, answers: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the probability of the class that is answered, and whether it came."""
+        answered = self.decide(answers)
+        return answers[np.arange(len(answers)), answered], labels == answered
 
     def decide(self, answers: np.ndarray) -> np.ndarray:
         """Return the index (n,) of the most probable class."""

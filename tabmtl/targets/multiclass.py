@@ -32,7 +32,6 @@ class Multiclass(Classes):
     takes_curves: ClassVar[bool] = True
     takes_monotone: ClassVar[bool] = False  # scores would be, and not the shares of their exponentials
     metrics: ClassVar[Mapping[str, Metric]] = CLASSES
-    calibration_axes: ClassVar[tuple[str, str]] = ("probability of the answer", "share of right answers")
     lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "multiclass", "metric": "multi_logloss"}
 
     def width(self, classes: tuple | None) -> int:
@@ -55,10 +54,6 @@ class Multiclass(Classes):
     def answered_means(self, answers: Any, center: Any, scale: Any) -> Any:
         """Return the probabilities."""
         return answers
-
-    def calibration(self, answers: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the probability of the most probable class, and whether it came."""
-        return answers.max(axis=1), labels == self.decide(answers)
 
     def start(self, mean: np.ndarray) -> np.ndarray:
         """Return the log shares of the classes."""

@@ -18,6 +18,7 @@ from tabmtl.targets.gamma import Gamma
 from tabmtl.targets.huber import Huber
 from tabmtl.targets.kind import Kind
 from tabmtl.targets.multiclass import Multiclass
+from tabmtl.targets.ordinal import Ordinal
 from tabmtl.targets.poisson import Poisson
 from tabmtl.targets.quantile import Quantile
 from tabmtl.targets.quantiles import Quantiles
@@ -26,7 +27,8 @@ from tabmtl.targets.tweedie import Tweedie
 
 #: The kinds that a name declares.
 KINDS: dict[str, Kind] = {
-    cls.name: cls() for cls in (Binary, Multiclass, Regression, Huber, Quantile, Quantiles, Poisson, Gamma, Tweedie)
+    cls.name: cls()
+    for cls in (Binary, Multiclass, Ordinal, Regression, Huber, Quantile, Quantiles, Poisson, Gamma, Tweedie)
 }
 
 
@@ -70,17 +72,18 @@ class Task:
     name : str
         Name of the target, equal to its column of ``y``.
     kind : str or Kind
-        Kind of the values: "binary", "multiclass", "regression", "huber", "quantile", "quantiles", "poisson", "gamma"
-        or "tweedie". "quantile:0.9" has another level than 0.5, "quantiles:0.25:0.75" others than 0.1, 0.5 and 0.9,
-        "tweedie:1.7" another power than 1.5, "huber:0.5" another delta than 1. The attribute is a
+        Kind of the values: "binary", "multiclass", "ordinal", "regression", "huber", "quantile", "quantiles", "poisson",
+        "gamma" or "tweedie". "quantile:0.9" has another level than 0.5, "quantiles:0.25:0.75" others than 0.1, 0.5 and
+        0.9, "tweedie:1.7" another power than 1.5, "huber:0.5" another delta than 1. The attribute is a
         :class:`~tabmtl.targets.Kind`, whose text is the same.
     classes : tuple, optional
         The class labels in the order of the columns of ``predict_proba``. Left out, they are learned from the
         labels in ``fit``: in the order of an ordered category (of pandas, or an Enum of polars), else sorted. For a
-        binary task, the second is the positive class.
+        binary task, the second is the positive class. Of ordered classes the lowest comes first.
     metric : str, optional
         Name of the score in :mod:`tabmtl.metrics.scores`; the default is that of the kind: ROC AUC of classes (macro
-        one-vs-rest of many), R² of regressions, and D², the explained share of the loss, of other numbers.
+        one-vs-rest of many), the quadratic kappa of ordered classes, R² of regressions, and D², the explained share of
+        the loss, of other numbers.
     weight : float, default=1.0
         Factor of the task's loss in training. Must be finite and not negative.
     monotone : mapping of str to {-1, 0, 1}, optional
@@ -157,7 +160,7 @@ class Task:
 
     @cached_property
     def width(self) -> int:
-        """Number of raw scores a model gives for this task: one, or one per class of a multiclass task."""
+        """Number of raw scores a model gives for this task: one, or several where there are more than two classes."""
         return self.kind.width(self.classes)
 
 
@@ -176,7 +179,7 @@ def _signs(name: str, kind: Kind, monotone: Mapping[str, int]) -> dict[str, int]
     found = {column: int(sign) for column, sign in monotone.items() if sign}
     if found and not kind.takes_monotone:
         raise ValueError(
-            f"task {name!r}: LightGBM cannot keep answers to a {kind} task monotone; leave monotone out, or declare "
+            f"task {name!r}: LightGBM cannot keep answers to {kind} tasks monotone; leave monotone out, or declare "
             "another kind"
         )
     return found or None

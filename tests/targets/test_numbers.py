@@ -232,7 +232,7 @@ def test_few_counts_that_are_nearly_all_zero_have_a_small_mean():
         ("gamma", [1.0, 0.0, None], "'n' is a gamma task, .* > 0, but a label is 0; .* 'tweedie'"),
         ("tweedie", [1.0, 0.0, -0.5], "'n' is a tweedie task, .* a label is -0.5"),
         ("poisson", ["a", "b", "c"], "'n' is a poisson task, but its labels are text"),
-        (Task(name="n", kind="poisson", metric="roc_auc"), [1, 2, 3], "'roc_auc' does not fit a poisson task"),
+        (Task(name="n", kind="poisson", metric="roc_auc"), [1, 2, 3], "'roc_auc' does not fit poisson tasks"),
         (Task(name="n", kind="gamma", metric="d2_poisson"), [1, 2, 3], "choose one of .'d2_gamma', 'neg_mean_gamma"),
     ],
 )

@@ -32,11 +32,6 @@ class Chosen(NamedTuple):
     answers: np.ndarray
     losses: np.ndarray
 
-    def bag(self) -> lgb.Booster:
-        """Return one model of the trees of all folds, whose raw scores are the mean of theirs."""
-        texts = [TreeText(booster.model_to_string(num_iteration=self.n_rounds)) for booster in self.boosters]
-        return lgb.Booster(model_str=TreeText.mean(texts))
-
 
 class Folds:
     """Folds of the rows of a task, or as many as there are rows or groups."""
@@ -64,6 +59,12 @@ class Folds:
                 break
             best = min(best, self._try(options, watch), key=lambda each: each.losses.sum())
         return best
+
+    def bag(self, chosen: Chosen) -> lgb.Booster:
+        """Return one model of the trees of all folds, whose raw scores are the mean of theirs."""
+        pairs = zip(chosen.boosters, self._pairs, strict=True)
+        texts = [self._grower.text(booster, chosen.n_rounds, kept) for booster, (kept, *_) in pairs]
+        return lgb.Booster(model_str=TreeText.mean(texts))
 
     def constants(self) -> np.ndarray:
         """Return the best constant of the other folds as the answer to every row."""
@@ -102,7 +103,7 @@ class Folds:
             grown, is_done = grown + 1, True
             answers = np.empty(grower.task.kind.answer_shape(len(self._rows), grower.task.classes))
             for booster, (_, _, at) in zip(boosters, self._pairs, strict=True):
-                is_done &= booster.update()  # true where no row is split
+                is_done &= booster.update(fobj=grower.gradients)  # true where no row is split
                 booster.eval_valid(keep)
                 answers[at] = grower.task.kind.of_lightgbm(found.pop())
             losses = grower.losses(answers, self._rows)

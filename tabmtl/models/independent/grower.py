@@ -14,6 +14,7 @@ from tabmtl.estimators.boosted.border import dataset, least_level_rows
 from tabmtl.models.independent.rows import Sample
 from tabmtl.params import check_known
 from tabmtl.schema import Columns
+from tabmtl.storage.lightgbm_text import TreeText, shift_tree
 from tabmtl.targets import Task
 from tabmtl.targets.log_mean import LEAST
 from tabmtl.training.watch import Watch
@@ -77,6 +78,7 @@ class Grower:
         data = self.data(rows)
         watched: list[lgb.Dataset] = []
         callbacks: list[Callable[..., Any]] = []
+        params["objective"] = self.gradients or params["objective"]
         if held_out is not None:
             if params["metric"] == "auc" and len(np.unique(held_out.y)) < 2:
                 params["metric"] = "binary_logloss"  # one class has no AUC, and LightGBM calls it perfect
@@ -84,12 +86,13 @@ class Grower:
             callbacks = [lgb.early_stopping(self.patience, verbose=False)]
         if watch.is_limited:
             callbacks.append(_TimeLimit(watch, self.task.name))
-        booster = lgb.train(params, data, self.n_trees, valid_sets=watched, callbacks=callbacks)
+        judge = self._mean_loss if self.gradients else None
+        booster = lgb.train(params, data, self.n_trees, valid_sets=watched, callbacks=callbacks, feval=judge)
         rounds = booster.best_iteration or -1
         if self.takes_few and held_out is not None and params["metric"] == "auc" and 0 < rounds < LEAST_TREES:
             rounds = self._least_rounds(booster, rows, held_out)
         # the text is what save writes: a loaded model is then the fitted one
-        return lgb.Booster(model_str=booster.model_to_string(num_iteration=rounds))
+        return lgb.Booster(model_str=self.text(booster, rounds, rows))
 
     def grow_constant(self, rows: Sample, watch: Watch) -> lgb.Booster:
         """Grow the model that answers rows with their best constant."""
@@ -102,12 +105,48 @@ class Grower:
         is_better = self.losses(answer, held_out).sum() < self.constant_losses(rows, held_out).sum()
         return rounds if is_better else booster.best_iteration
 
+    @property
+    def gradients(self) -> Callable[..., tuple[np.ndarray, np.ndarray]] | None:
+        """Objective for LightGBM where it has none for the kind: from scores and data to gradients and hessians."""
+        return self._derive if self.params["objective"] == "none" else None
+
+    def _derive(self, scores: np.ndarray, data: lgb.Dataset) -> tuple[np.ndarray, np.ndarray]:
+        kind, weight = self.task.kind, data.get_weight()
+        means = kind.means(data.get_label(), self.task.width)
+        gradient, hessian = np.empty((2, *means.shape))
+        kind.derivatives(scores.reshape(means.shape), means, gradient, hessian)
+        if weight is not None:
+            gradient, hessian = gradient * weight[:, None], hessian * weight[:, None]
+        return (gradient, hessian) if scores.ndim == 2 else (gradient[:, 0], hessian[:, 0])
+
+    def _mean_loss(self, scores: np.ndarray, data: lgb.Dataset) -> tuple[str, float, bool]:
+        losses = self.task.kind.answer_losses(self.task.kind.of_lightgbm(scores), data.get_label())
+        return "loss", float(np.average(losses, weights=data.get_weight())), False
+
+    def _start(self, rows: Sample) -> np.ndarray:
+        """Return the scores (W,) of the best constant of rows, from which LightGBM finds its own for its objectives."""
+        means = self.task.kind.means(rows.y, self.task.width)
+        return self.task.kind.start(np.average(means, axis=0, weights=rows.weight))
+
+    def text(self, booster: lgb.Booster, n_rounds: int, rows: Sample) -> TreeText:
+        """Return the trees of some rounds that have grown on rows; the first ones hold what the scores began with."""
+        text = TreeText(booster.model_to_string(num_iteration=n_rounds))
+        if self.gradients is None:
+            return text
+        header, trees = text.cut()
+        start = self._start(rows)
+        first = [shift_tree(tree, value) for tree, value in zip(trees, start, strict=False)]
+        return TreeText.joined(header, [*first, *trees[len(start) :]], len(start))
+
     def data(self, rows: Sample, reference: lgb.Dataset | None = None, **options: Any) -> lgb.Dataset:
         """Return rows as LightGBM's data, by the bins of others if there are any; else classes weigh as they should."""
         y = rows.y
         if self.task.kind.units == "scaled" and not y.any():
             y = np.full_like(y, LEAST)  # LightGBM refuses counts that are all 0
         options = {"label": y, "weight": rows.weight, "reference": reference, "free_raw_data": False} | options
+        if self.gradients is not None:
+            first = self._start(rows)[None] if reference is None else reference.get_init_score()[:1]
+            options["init_score"] = np.repeat(first, len(rows), axis=0)
         data = dataset(rows.x, self.columns, **options)
         if reference is None and self.class_weight is not None and self.task.is_classification:
             # as LightGBM's own classifier does

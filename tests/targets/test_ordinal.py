@@ -1,0 +1,211 @@
+"""Ordered classes: the loss as statsmodels', the order of the labels, the truth, and every way out of a model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from conformance import tiny
+from scipy.optimize import approx_fprime, minimize
+from scipy.special import expit
+from sklearn.metrics import cohen_kappa_score
+
+import tabmtl
+from tabmtl import IndependentTasks, OnnxCoder, Shards, SharedBottom, SharedTrees, Task, distill, load
+from tabmtl.targets import KINDS
+from tabmtl.targets.ordinal import HOLD
+
+ORDINAL = KINDS["ordinal"]
+GRADES = ("poor", "fair", "good", "great")
+CUTS = np.array([-1.5, 0.0, 2.0])
+rng = np.random.default_rng(0)
+N, KEPT = 1000, 700
+X = pl.DataFrame({"a": rng.normal(size=N), "b": rng.normal(size=N), "c": rng.integers(0, 3, N)})
+SLOPE = np.array([2.0, -1.0, 0.0])
+ABOVE = expit((X.to_numpy() @ SLOPE)[:, None] - CUTS)
+TRUTH = -np.diff(np.column_stack([np.ones(N), ABOVE, np.zeros(N)]), axis=1)
+CODE = (ABOVE > rng.random((N, 1))).sum(axis=1)
+Y = pl.DataFrame(
+    {
+        "grade": pl.Series(np.array(GRADES)[CODE], dtype=pl.Enum(GRADES)),
+        "late": X["b"] + rng.normal(size=N) > 0,
+    }
+)
+TASKS = {"grade": "ordinal"}
+NETWORK = {"epochs": 25, "learning_rate": 0.02}
+TREES = {"n_estimators": 60, "n_estimators_shared": 60, "n_estimators_task": 60, "learning_rate": 0.1}
+MODELS = ["SharedBottom", "SharedTrees", "RMTGB", "IndependentTasks", "MultiTaskEnsemble"]
+
+
+def learns(name):
+    return NETWORK if name == "SharedBottom" else TREES
+
+
+def error_of(probabilities):
+    """Root mean square of errors of the probabilities of rows that no model has seen."""
+    return np.sqrt(np.square(probabilities - TRUTH[KEPT:]).mean())
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 6])
+def test_losses_are_log_losses_and_derivatives_their_slopes(n_classes):
+    width, labels = n_classes - 1, rng.integers(0, n_classes, 20)
+    scores, means = 2 * rng.normal(size=(20, width)), ORDINAL.means(labels, width)
+    shares = ORDINAL.link(scores, np)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-14)
+    expected = -np.log(shares[np.arange(20), labels])
+    np.testing.assert_allclose(ORDINAL.losses(scores, means)[:, 0], expected)
+    tensors = torch.from_numpy(scores).requires_grad_(), torch.from_numpy(labels)[:, None]
+    loss = ORDINAL.loss(*tensors)
+    np.testing.assert_allclose(loss.detach().numpy()[:, 0], expected)
+    gradient, hessian = np.empty((2, 20, width))
+    ORDINAL.derivatives(scores, means, gradient, hessian)
+    np.testing.assert_allclose(torch.autograd.grad(loss.sum(), tensors[0])[0].numpy(), gradient, atol=1e-12)
+    own = ORDINAL.answered_means(shares, 0.0, 1.0)
+    np.testing.assert_allclose(ORDINAL.unlink(own, np), scores, atol=1e-6)
+    for j in range(width):  # of labels as the scores expect them
+
+        def slope(s, j=j):
+            moved, (at, bent) = scores.copy(), np.empty((2, 20, width))
+            moved[:, j] = s
+            ORDINAL.derivatives(moved, own, at, bent)
+            return at[:, j]
+
+        second = np.diag(approx_fprime(scores[:, j], slope)) * (HOLD if j else 1)
+        np.testing.assert_allclose(hessian[:, j], second, rtol=1e-4, atol=1e-5)
+
+
+def test_one_slope_is_fitted_as_by_statsmodels():
+    model = pytest.importorskip("statsmodels.miscmodels.ordinal_model").OrderedModel(CODE, X.to_numpy(), distr="logit")
+    theirs = model.fit(method="bfgs", disp=False)
+    means = ORDINAL.means(CODE, 3)
+
+    def loss(params):
+        scores = np.tile(params[3:], (N, 1))
+        scores[:, 0] += X.to_numpy() @ params[:3]
+        gradient, hessian = np.empty((2, N, 3))
+        ORDINAL.derivatives(scores, means, gradient, hessian)
+        slope = np.append(gradient[:, 0] @ X.to_numpy(), gradient.sum(axis=0))
+        return ORDINAL.losses(scores, means).sum(), slope
+
+    ours = minimize(loss, np.zeros(6), jac=True, tol=1e-10)
+    assert ours.fun == pytest.approx(-theirs.llf, abs=1e-3)
+    np.testing.assert_allclose(ours.x[:3], theirs.params[:3], atol=1e-3)
+    # the truth lies within the errors of estimates: those of cuts are of their logarithms' gaps in statsmodels
+    assert (np.abs(ours.x[:3] - SLOPE) < 3 * theirs.bse[:3]).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_truth_is_learned_scored_and_saved(name, tmp_path):
+    model = tiny(getattr(tabmtl, name), tasks=TASKS, **learns(name)).fit(X[:KEPT], Y[:KEPT])
+    found = model.predict_proba(X[KEPT:])["grade"]
+    assert error_of(found) < 0.13  # the shares of all labels have .21, and so has LightGBM's classifier
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    answers = model.predict(X[KEPT:])["grade"]
+    assert answers.dtype == pl.Enum(GRADES)
+    code = (np.cumsum(found, axis=1) < 0.5).sum(axis=1)
+    assert (answers.to_physical().to_numpy() == code).all()
+    row = model.score_intervals(X[KEPT:], Y[KEPT:]).row(0, named=True)
+    assert row["metric"] == "quadratic_kappa"
+    assert row["score"] == pytest.approx(cohen_kappa_score(CODE[KEPT:], code, weights="quadratic"))
+    assert row["low"] < row["score"] < row["high"]
+    model.save(tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    assert loaded.tasks_ == model.tasks_ and loaded.tasks_[0].classes == GRADES
+    one = loaded.predict_proba(X[KEPT : KEPT + 1])["grade"]
+    assert (one == found[:1]).all()
+
+
+@pytest.mark.parametrize("name", ["SharedBottom", "SharedTrees", "RMTGB"])
+def test_two_ordered_classes_are_binary(name):
+    late = [
+        tiny(getattr(tabmtl, name), tasks={"late": kind}, early_stopping=False).fit(X[:KEPT], Y[:KEPT].select("late"))
+        for kind in ("binary", "ordinal")
+    ]
+    probabilities = [model.predict_proba(X[KEPT:])["late"] for model in late]
+    np.testing.assert_allclose(*probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["SharedTrees", "RMTGB"])
+def test_a_task_is_exported_as_its_scores(name):
+    model = tiny(getattr(tabmtl, name), tasks=TASKS).fit(X, Y)
+    scores = model.export_task("grade").predict(model.encode(X).to_numpy())
+    np.testing.assert_allclose(ORDINAL.of_lightgbm(scores), model.predict_proba(X)["grade"], atol=1e-6)
+
+
+def test_a_network_is_exported_and_distilled(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = tiny(SharedBottom, tasks=TASKS, **NETWORK, n_members=2).fit(X[:KEPT], Y[:KEPT])
+    model.export_onnx(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    coder = OnnxCoder(session)
+    found = session.run(None, coder.encode(X))
+    np.testing.assert_allclose(found[0], model.predict_proba(X)["grade"], atol=1e-5)
+    assert coder.decode(found)["grade"].equals(model.predict(X)["grade"])
+    student = distill(model, X[:KEPT], network=tiny(SharedBottom, **NETWORK), random_state=0)
+    assert error_of(student.predict_proba(X[KEPT:])["grade"]) < 0.1
+
+
+@pytest.mark.parametrize("name", ["SharedBottom", "SharedTrees", "RMTGB", "IndependentTasks"])
+def test_a_long_table_has_ordered_classes(name):
+    table = X.with_columns(site=pl.Series(["x", "y"] * (N // 2)))
+    model = tiny(getattr(tabmtl, name), tasks=TASKS, task_column="site", **learns(name))
+    model.fit(table[:KEPT], Y["grade"][:KEPT])
+    assert error_of(model.predict_proba(table[KEPT:])) < 0.13
+
+
+def test_files_teach_the_same(tmp_path):
+    pl.concat([X, Y], how="horizontal").write_parquet(tmp_path / "rows.parquet")
+    for cls in (SharedTrees, IndependentTasks):
+        options = {"tasks": TASKS, "early_stopping": False, "n_estimators": 5}
+        stored = tiny(cls, **options).fit(Shards(tmp_path / "rows.parquet"), Y.columns)
+        assert stored.predict(X)["grade"].equals(tiny(cls, **options).fit(X, Y).predict(X)["grade"])
+
+
+ENUM = pl.Series(["b", "a", "c", "b"] * 10, dtype=pl.Enum(["c", "b", "a"]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "classes"),
+    [
+        (ENUM, "ordinal", ("c", "b", "a")),
+        (pd.Series(ENUM.to_list(), dtype=pd.CategoricalDtype(["c", "b", "a"], ordered=True)), "ordinal", tuple("cba")),
+        (pl.Series([10.0, 9.0, 2.5, None] * 10), "ordinal", (2.5, 9.0, 10.0)),
+        (pl.Series([True, False] * 20), "ordinal", (False, True)),
+        (ENUM.cast(pl.String), Task(name="y", kind="ordinal", classes=("c", "b", "a", "z")), tuple("cbaz")),
+    ],
+)
+def test_the_order_is_that_of_the_labels(labels, task, classes):
+    y = pd.DataFrame({"y": labels}) if isinstance(labels, pd.Series) else pl.DataFrame({"y": labels})
+    model = tiny(SharedTrees, tasks={"y": task}).fit(X[:40], y)
+    assert model.tasks_[0].classes == classes
+    assert model.predict_proba(X)["y"].shape == (N, len(classes))
+
+
+def grade(labels, **declared):
+    return tiny(SharedTrees, tasks={"y": Task(name="y", kind="ordinal", **declared)}).fit(
+        X[: len(labels)], pl.DataFrame({"y": labels})
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: grade(["a", "b", "c"]), r"'y' is ordinal, .* without an order \(String\), .* classes=\(<lowest>"),
+        (lambda: grade(["a", "b"], classes=("a", "c")), r"'y': labels \['b'\] are not among its classes"),
+        (lambda: grade([1, 1, 1]), "'y' has only one class, 1,"),
+        (lambda: grade([1, 2, 3], metric="r2"), "metric 'r2' does not fit ordinal tasks; .* 'quadratic_kappa'"),
+        (
+            lambda: grade([1, 2, 3] * 5).score_tasks(X[:1], pl.DataFrame({"y": [4]})),
+            r"'y': the label 4 was not seen in fit; expected one of \[1, 2, 3\]",
+        ),
+        (
+            lambda: tiny(tabmtl.SharedTreesRegressor, tasks={"grade": "ordinal"}).fit(X, Y.select("grade")),
+            "declared 'ordinal', but this estimator is for regression alone",
+        ),
+    ],
+)
+def test_labels_and_scores_that_do_not_fit_are_named(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
