@@ -118,8 +118,8 @@ class DataSource(files.RowSource):
     Parameters
     ----------
     target : list of str
-        COLUMN or COLUMN=KIND to learn: binary, multiclass, regression, huber, quantile:0.9, quantiles:0.1:0.5:0.9,
-        poisson, gamma, tweedie:1.7; may be repeated.
+        COLUMN or COLUMN=KIND to learn: binary, multiclass, ordinal, regression, huber, quantile:0.9,
+        quantiles:0.1:0.5:0.9, poisson, gamma, tweedie:1.7; may be repeated.
     task_column : str, optional
         Column that names each row's task, in a long table.
     categorical : list of str

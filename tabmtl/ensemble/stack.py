@@ -159,7 +159,7 @@ def _fit(
         return slope, start
     if not task.kind.takes_curves or (not task.is_classification and len(y) < _LEAST_VALUES):
         means = task.kind.means(y, task.width)  # no linear model of scikit-learn: a constant
-        return slope, task.kind.start(np.average(means, axis=0, weights=weight))
+        return slope, task.kind.start(np.average(means.T, axis=1, weights=weight))
     if not task.is_classification:
         model.fit(features, y, sample_weight=weight)
         return model.coef_[:, None], np.array([model.intercept_])

@@ -74,8 +74,8 @@ class Kind(ABC):
         What the two arrays of `calibration` are, with {} for the target.
     lightgbm : mapping of str to object
         Parameters of `lightgbm.train` for one task: objective, metric and what else they need. With the objective
-        "none", LightGBM grows on `derivatives`; such a kind has labels in own units. Of several
-        levels there are none, since each has a model.
+        "none", LightGBM grows on `derivatives`; such a kind has labels in own units. Of several levels there are none,
+        since each has a model.
     lightgbm_scaled : tuple of str
         Those among them that are in units of training, where LightGBM takes units of the labels.
     """

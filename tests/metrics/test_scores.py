@@ -58,10 +58,23 @@ REGRESSION = {
     "neg_mean_absolute_error": lambda y, p, w: -sk.mean_absolute_error(y, p, sample_weight=w),
     "neg_mean_squared_error": lambda y, p, w: -sk.mean_squared_error(y, p, sample_weight=w),
 }
+
+
+def of_median(score, **options):
+    """A score of scikit-learn's for the first class up to which the probabilities sum to a half."""
+    return lambda y, p, w: score(y, (np.cumsum(p, axis=1) < 0.5).sum(axis=1), sample_weight=w, **options)
+
+
+ORDINAL = {
+    None: of_median(sk.cohen_kappa_score, weights="quadratic", labels=range(4)),
+    "neg_mean_absolute_error": lambda y, p, w: -of_median(sk.mean_absolute_error)(y, p, w),
+    "accuracy": of_median(sk.accuracy_score),
+}
 POWERS = {"poisson": 1, "gamma": 2, "tweedie": 1.5}
 CASES = [
     *(("binary", metric, oracle) for metric, oracle in BINARY.items()),
     *(("multiclass", metric, oracle) for metric, oracle in MULTICLASS.items()),
+    *(("ordinal", metric, oracle) for metric, oracle in ORDINAL.items()),
     *(("regression", metric, oracle) for metric, oracle in REGRESSION.items()),
     ("quantile:0.8", None, partial(d2_of_pinball, level=0.8)),
     ("quantile", None, lambda y, p, w: sk.d2_absolute_error_score(y, p, sample_weight=w)),

@@ -67,6 +67,7 @@ class BoostedEstimator(LightGBMEstimator):
         """Export all functions of one task as one plain LightGBM model.
 
         It predicts like this estimator, values in own units or probabilities, from the frame of `encode`. Its
+        Of ordered classes it gives scores, of which ``task.kind.of_lightgbm`` makes probabilities. Its
         ``pred_contrib`` (SHAP values) sums to the prediction, of a classification to the log odds or scores. It has
         shape (n, features + 1), with the expected value last; of K > 2 classes, such a block for each class side by
         side: ``.reshape(n, K, -1)``. For single rows, use ``predict(encoded.to_numpy(), num_threads=1)``: otherwise
