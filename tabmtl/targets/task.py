@@ -72,9 +72,9 @@ class Task:
     name : str
         Name of the target, equal to its column of ``y``.
     kind : str or Kind
-        Kind of the values: "binary", "multiclass", "ordinal", "regression", "huber", "quantile", "quantiles", "poisson",
-        "gamma" or "tweedie". "quantile:0.9" has another level than 0.5, "quantiles:0.25:0.75" others than 0.1, 0.5 and
-        0.9, "tweedie:1.7" another power than 1.5, "huber:0.5" another delta than 1. The attribute is a
+        Kind of the values: "binary", "multiclass", "ordinal", "regression", "huber", "quantile", "quantiles",
+        "poisson", "gamma" or "tweedie". "quantile:0.9" has another level than 0.5, "quantiles:0.25:0.75" others than
+        0.1, 0.5 and 0.9, "tweedie:1.7" another power than 1.5, "huber:0.5" another delta than 1. The attribute is a
         :class:`~tabmtl.targets.Kind`, whose text is the same.
     classes : tuple, optional
         The class labels in the order of the columns of ``predict_proba``. Left out, they are learned from the
