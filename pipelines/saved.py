@@ -118,7 +118,8 @@ def score(source: SavedModel, *, data: str, json: bool = False) -> None:
     model = source.load()
     with _file_of(data) as file:
         found = score_files(model, file)
-    mean = mean_score(dict(found.select("task", "score").iter_rows()))
+    watched = found.unique("task", keep="first", maintain_order=True)
+    mean = mean_score(dict(watched.select("task", "score").iter_rows()))
     if json:
         print(_as_json({"model": source.model, "data": data, "mean_score": mean, "tasks": found.to_dicts()}))
         return

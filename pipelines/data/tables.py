@@ -127,7 +127,7 @@ class DataSource(files.RowSource):
     drop : list of str
         Column to leave out, such as an id; may be repeated.
     metric : list of str
-        TARGET=NAME: score that judges a target, such as bought=average_precision; may be repeated.
+        TARGET=NAME: score of a target, such as bought=f1; may be repeated: the first of a target is watched.
     class_weight : list of str
         TARGET=balanced, TARGET=CLASS:WEIGHT; may be repeated.
     """
@@ -440,7 +440,7 @@ def declared_tasks(
         kinds |= _learned_kinds(y.select(unknown))
     found: dict[str, str | Task] = {name: kind for name, kind in tasks.items() if kind}
     for name in options:
-        metric = _read_metric(name, kinds[name], metrics.get(name, []))
+        metric = _read_metrics(name, kinds[name], metrics.get(name, []))
         weight = _read_class_weight(name, schema[name], weights.get(name, []))
         try:
             found[name] = Task(name=name, kind=kinds[name], metric=metric, class_weight=weight)
@@ -462,13 +462,13 @@ def _by_target(option: str, form: str, texts: Sequence[str], targets: Sequence[s
     return found
 
 
-def _read_metric(name: str, kind: str, metrics: Sequence[str]) -> str | None:
-    """Return the metric of a target; raise a ValueError unless targets of its kind have it."""
-    if len(metrics) > 1:
-        raise ValueError(f"--metric names {name!r} twice")
-    for metric in metrics:
+def _read_metrics(name: str, kind: str, metrics: Sequence[str]) -> Sequence[str] | None:
+    """Return the metrics of a target; raise a ValueError unless targets of its kind have them."""
+    for i, metric in enumerate(metrics):
+        if metric in metrics[:i]:
+            raise ValueError(f"--metric names {metric!r} of {name!r} twice")
         _check_metric(name, kind, metric)
-    return metrics[0] if metrics else None
+    return metrics or None
 
 
 def _read_class_weight(name: str, dtype: pl.DataType, texts: Sequence[str]) -> str | dict[Any, float] | None:

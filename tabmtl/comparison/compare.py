@@ -16,6 +16,7 @@ from tabmtl.comparison.given import as_estimator, check_kinds, check_reads_text,
 from tabmtl.comparison.judging import (
     CALIBRATION,
     COLUMNS,
+    FURTHER,
     calibration_of,
     differences_at_once,
     differences_of,
@@ -189,6 +190,7 @@ class _Trials:
     def __init__(self, rows: ComparedRows, clock: Clock, *, verbose: bool) -> None:
         self.rows, self.clock, self.verbose = rows, clock, verbose
         self.frames: dict[str, pl.DataFrame] = {}
+        self.further: list[pl.DataFrame] = []
         self.calibration: list[pl.DataFrame] = []
         self.differences: dict[str, dict[str, Estimate]] = {}
         self.fitted: dict[str, MultiTaskEstimator] = {}
@@ -224,6 +226,7 @@ class _Trials:
             models=self.fitted,
             calibration=pl.concat([pl.DataFrame(schema=CALIBRATION), *self.calibration]),
             overall=overall,
+            further=pl.concat([pl.DataFrame(schema=FURTHER), *self.further]),
             tasks=self.rows.coder.labels.tasks,
             reference=next(iter(models)),
             n_fit=self.rows.n_fit,
@@ -259,7 +262,9 @@ class _Trials:
         _check_learned(fits[0], tasks)
         y = fits[0].coder_.labels.encode(rows.y)[0]  # of a funnel, labels mean "this step and all before it"
         answered = [Answered(tasks, y, each, own_task=rows.batch.task) for each in outputs]
-        frame = scores_of(answered, rows.batch.group)
+        scores = scores_of(answered, rows.batch.group)
+        frame = scores.unique("task", keep="first", maintain_order=True)  # by the metrics that are watched
+        further = scores.join(frame, on=["task", "metric"], how="anti", maintain_order="left")
         calibration = calibration_of(answered[0]).select(pl.lit(name).alias("model"), pl.all())
         if not self.frames:
             self._reference = answered
@@ -267,6 +272,7 @@ class _Trials:
             self._subtract(name, answered)
         self.fitted[name] = fits[0]
         self.calibration.append(calibration)
+        self.further.append(further.select(pl.lit(name).alias("model"), pl.all()))
         fit_seconds, fit_cpu_seconds, predict_seconds = seconds / len(fits)
         return frame.with_columns(
             fit_seconds=fit_seconds, fit_cpu_seconds=fit_cpu_seconds, predict_ms=1e3 * predict_seconds

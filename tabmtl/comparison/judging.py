@@ -29,6 +29,10 @@ COLUMNS |= {"difference_spread": pl.Float64}
 COLUMNS |= {"n_labelled": pl.Int64, "fit_seconds": pl.Float64, "fit_cpu_seconds": pl.Float64, "predict_ms": pl.Float64}
 COLUMNS |= {"error": pl.String}
 
+#: Columns of scores by further metrics.
+FURTHER: dict[str, Any] = {"model": pl.String, "task": pl.String, "metric": pl.String}
+FURTHER |= dict.fromkeys(("score", "standard_error", "low", "high"), pl.Float64) | {"n_labelled": pl.Int64}
+
 #: Columns of `calibration_of`, and the model.
 CALIBRATION: dict[str, Any] = {"model": pl.String, "task": pl.String}
 CALIBRATION |= dict.fromkeys(("predicted", "observed", "standard_error"), pl.Float64) | {"n": pl.Int64}
@@ -44,7 +48,7 @@ Differences = Mapping[str, Mapping[str, Estimate]]
 
 
 def scores_of(fits: Sequence[Answered], group: np.ndarray | None) -> pl.DataFrame:
-    """Score every task by all fits of a model, a row each, with the columns "task" to "high" and "n_labelled"."""
+    """Score every task by all fits of a model, a row for each metric: the columns "task" to "high" and "n_labelled"."""
     # the same warnings for every model: `warn_of_unjudged` gives them once
     with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
         return fit_intervals(fits, group).drop("n_positive")

@@ -79,6 +79,7 @@ def _facts(comparison: Any) -> dict[str, Any]:
     return {
         "heading": comparison.heading,
         "verdict": comparison.verdict,
+        "further": comparison.further.sort("task", "metric", maintain_order=True).rows(named=True),
         "models": models,
         "lines": lines,
         "reference": comparison.reference,

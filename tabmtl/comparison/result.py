@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +13,7 @@ import polars as pl
 
 from tabmtl.comparison import page
 from tabmtl.comparison.figures import draw_figures
+from tabmtl.comparison.judging import FURTHER
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.models.independent import CONFIGURATIONS, IndependentTasks
 from tabmtl.plots import ComparisonDisplay
@@ -35,13 +36,13 @@ class Comparison:
     Parameters
     ----------
     frame : polars.DataFrame
-        One row per model and task; undefined values are null. The columns are "model", "task" and the task's "metric";
-        "score", higher is better, with "standard_error", "low" and "high" of its 95 % interval; "difference" to the
-        reference on the same rows, with "difference_error", "difference_low" and "difference_high", and with several
-        seeds "difference_spread", the standard deviation over seeds; "n_labelled", the number of rows that count;
-        "fit_seconds" and "predict_ms", the times of all tasks and all rows to test together, by the clock;
-        "fit_cpu_seconds", the CPU time of the fit in this process and its children; and "error", the reason why a model
-        has no scores. The reference has no difference to itself.
+        One row per model and task, by the metric that is watched; undefined values are null. The columns are "model",
+        "task" and the task's "metric"; "score", higher is better, with "standard_error", "low" and "high" of its 95 %
+        interval; "difference" to the reference on the same rows, with "difference_error", "difference_low" and
+        "difference_high", and with several seeds "difference_spread", the standard deviation over seeds; "n_labelled",
+        the number of rows that count; "fit_seconds" and "predict_ms", the times of all tasks and all rows to test
+        together, by the clock; "fit_cpu_seconds", the CPU time of the fit in this process and its children; and
+        "error", the reason why a model has no scores. The reference has no difference to itself.
     models : dict of str to estimator
         The fitted models, without those that failed.
     calibration : polars.DataFrame
@@ -65,6 +66,9 @@ class Comparison:
         Number of fits of every model.
     n_groups : int or None
         Number of groups of the rows to test; None if no groups are given.
+    further : polars.DataFrame
+        One row per model, task and further metric of a task that has several: the columns of ``frame`` from "model" to
+        "high", and "n_labelled". No verdict looks at them.
 
     Notes
     -----
@@ -89,6 +93,7 @@ class Comparison:
     seeds: int = 1
     n_groups: int | None = None
     n_val: int = 0
+    further: pl.DataFrame = field(default_factory=partial(pl.DataFrame, schema=FURTHER))
 
     @cached_property
     def summary(self) -> pl.DataFrame:
@@ -244,6 +249,12 @@ class Comparison:
             lines += ["", _text(details)]
         elif len(self.tasks) > 1:
             lines += ["", f"The attribute frame has the {details.height} scores of all tasks."]
+        if 0 < self.further.height <= _MOST_ROWS:
+            names = {"standard_error": "±"}
+            numbers = map(_number, ("score", "standard_error", "low", "high"))
+            further = self.further.sort("task", "metric", maintain_order=True)
+            shown = further.select("task", "metric", self._label(), *numbers).rename(names)
+            lines += ["", "By further metrics, which no verdict looks at:", "", _text(shown)]
         return "\n".join(lines)
 
     __repr__ = __str__

@@ -27,7 +27,7 @@ from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score, draw
 from tabmtl.estimators.levels import PredictsQuantiles
 from tabmtl.estimators.rows import FitRows, FrameRows, ShardRows
 from tabmtl.metrics.intervals import score_intervals
-from tabmtl.metrics.scores import Answered, TaskScores, check_metric, mean_score, score_tasks
+from tabmtl.metrics.scores import Answered, TaskScores, by_metric, check_metric, mean_score, score_metrics, score_tasks
 from tabmtl.model_selection.repeats import (
     group_equal_rows,
     number_groups,
@@ -343,7 +343,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         """Return a coder that knows the scores of its tasks, and their funnel."""
         if not self._keeps_monotone:
             refuse_monotone(labels.tasks, type(self).__name__)
-        metrics = [check_metric(task) for task in labels.tasks]
+        metrics = [check_metric(by_metric(task)[0]) for task in labels.tasks]
         pairs = zip(labels.tasks, metrics, strict=True)
         tasks = tuple(task if task.metric == metric else replace(task, metric=metric) for task, metric in pairs)
         return replace(labels, tasks=tasks, chain=self._chain(tasks))
@@ -433,9 +433,10 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         Returns
         -------
         scores : dict of str to float
-            Score by task and its metric; higher is better. None, with a warning, where the score is undefined.
+            Score by task and its metric; higher is better. None, with a warning, where the score is undefined. Of
+            several metrics, the first counts; the attribute ``by_metric`` has all of them, by task and metric.
         """
-        return TaskScores(self._score(X, y, sample_weight), self.tasks_)
+        return TaskScores(score_metrics(*self.answer_labelled(X, y, sample_weight)))
 
     def score_intervals(
         self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None, level: float = 0.95
@@ -454,7 +455,8 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         Returns
         -------
         intervals : polars.DataFrame
-            One row per task: task, metric, score, standard_error, low, high, n_labelled, n_positive (of binary tasks).
+            One row per task and metric: task, metric, score, standard_error, low, high, n_labelled, n_positive (of
+            binary tasks).
             A score that is undefined is null, with a warning. `tabmtl.metrics.intervals` describes the interval.
 
         Raises
@@ -561,7 +563,9 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         """Score the tasks, by their own metrics or all by one."""
         answered = self.answer_labelled(X, y, sample_weight)
         if metric is not None:
-            answered = answered._replace(tasks=[replace(task, metric=metric) for task in answered.tasks])
+            answered = answered._replace(
+                tasks=[replace(task, metric=metric, more_metrics=()) for task in answered.tasks]
+            )
         return score_tasks(*answered)
 
     def answer_labelled(self, X: Any, y: Any, sample_weight: Any = None) -> Answered:

@@ -45,7 +45,7 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from tabmtl.metrics.metric import Metric
-from tabmtl.metrics.scores import Answered, check_metric, counted, each_task, metric_of, score_task
+from tabmtl.metrics.scores import Answered, by_metric, check_metric, counted, each_task, metric_of, score_task
 from tabmtl.schema import warn_user
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def score_intervals(
     *,
     level: float = 0.95,
 ) -> pl.DataFrame:
-    """Score every task on its own labelled rows, with standard errors and confidence intervals.
+    """Score every task on its own labelled rows by all its metrics, with standard errors and confidence intervals.
 
     Parameters
     ----------
@@ -277,9 +277,9 @@ def score_intervals(
     Returns
     -------
     polars.DataFrame
-        One row per task: "task", "metric"; "score", "standard_error", "low" and "high" of :func:`score_interval`, null
-        where it has None; "n_labelled", the number of rows that count; "n_positive", the number of rows in the second
-        class of a binary task, null for other kinds.
+        One row per task and metric, the watched one first: "task", "metric"; "score", "standard_error", "low" and
+        "high" of :func:`score_interval`, null where it has None; "n_labelled", the number of rows that count;
+        "n_positive", the number of rows in the second class of a binary task, null for other kinds.
     """
     return fit_intervals([Answered(tasks, y, list(outputs), sample_weight, own_task)], group, level=level)
 
@@ -289,12 +289,15 @@ def fit_intervals(fits: Sequence[Answered], group: np.ndarray | None = None, *, 
     _check_level(level)
     rows = []
     units = each_task(*fits[0]._replace(weight=group))
-    each = zip(each_task(*fits[0]), units, estimate_tasks(fits, (), group), strict=True)
-    for (task, labels, _, weight), (*_, unit), found in each:
-        interval = _bounded(task, labels, found, weight, unit, level)
-        labels = labels[counted(labels, weight)]
-        n_positive = int((labels == 1).sum()) if task.is_binary else None
-        rows.append((task.name, check_metric(task), *interval, len(labels), n_positive))
+    answers = zip(*(each_task(*fit) for fit in fits), strict=True)
+    for own, (*_, unit) in zip(answers, units, strict=True):
+        task, labels, _, weight = own[0]
+        counting = labels[counted(labels, weight)]
+        n_positive = int((counting == 1).sum()) if task.is_binary else None
+        for judged in by_metric(task):
+            found = estimate(judged, labels, [output for _, _, output, _ in own], (), weight, unit)
+            interval = _bounded(judged, labels, found, weight, unit, level)
+            rows.append((task.name, check_metric(judged), *interval, len(counting), n_positive))
     names = ("task", "metric", *ScoreInterval._fields, "n_labelled", "n_positive")
     types = (pl.String, pl.String, *[pl.Float64] * 4, pl.Int64, pl.Int64)
     return pl.DataFrame(rows, dict(zip(names, types, strict=True)), orient="row")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -54,6 +55,21 @@ def check_metric(task: Task) -> str:
             f"{near(metric, known)}"
         )
     return metric
+
+
+def by_metric(task: Task) -> list[Task]:
+    """Return a task as each of its metrics judges it, the watched one first; each judges alone.
+
+    Raises
+    ------
+    ValueError
+        As `check_metric` does.
+    """
+    names = (check_metric(task), *task.more_metrics)
+    found = [replace(task, metric=name, more_metrics=()) for name in names] if len(names) > 1 else [task]
+    for each in found:
+        check_metric(each)
+    return found
 
 
 def metric_of(task: Task) -> Metric:
@@ -153,25 +169,33 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
 
 
 class TaskScores(dict[str, float | None]):
-    """Scores by task, which a notebook shows as a table with their metrics.
+    """Scores by task, each by the metric that is watched; a notebook shows them as a table.
 
     Parameters
     ----------
-    scores : mapping of str to float or None
-    tasks : sequence of Task
+    rows : sequence of tuple
+        Task, metric and score, the watched metric of a task first.
+
+    Attributes
+    ----------
+    by_metric : dict of str to dict
+        By task, the score of each of its metrics.
     """
 
-    def __init__(self, scores: Mapping[str, float | None], tasks: Sequence[Task]) -> None:
-        super().__init__(scores)
-        self._metrics = {task.name: task.metric or "" for task in tasks}
+    def __init__(self, rows: Sequence[tuple[str, str, float | None]]) -> None:
+        self.by_metric: dict[str, dict[str, float | None]] = {}
+        for task, metric, score in rows:
+            self.by_metric.setdefault(task, {})[metric] = score
+        super().__init__({task: next(iter(scores.values())) for task, scores in self.by_metric.items()})
 
     def __reduce__(self) -> Any:
         return dict, (dict(self),)  # a copy for another process is plain
 
     def _repr_html_(self) -> str:
         rows = [
-            (name, self._metrics.get(name, ""), "-" if score is None else f"{score:z.4f}")
-            for name, score in self.items()
+            (task, metric, "-" if score is None else f"{score:z.4f}")
+            for task, scores in self.by_metric.items()
+            for metric, score in scores.items()
         ]
         return html_table(("task", "metric", "score"), rows)
 
@@ -216,7 +240,7 @@ def score_tasks(
     sample_weight: np.ndarray | None = None,
     own_task: np.ndarray | None = None,
 ) -> dict[str, float | None]:
-    """Score every task on its own labelled rows.
+    """Score every task on its own labelled rows, by the metric that is watched.
 
     Parameters
     ----------
@@ -246,6 +270,22 @@ def score_tasks(
         score = score_task(task, labels, output, weight)
         scores[task.name] = None if math.isnan(score) else score
     return scores
+
+
+def score_metrics(
+    tasks: Sequence[Task],
+    y: np.ndarray,
+    outputs: Sequence[np.ndarray],
+    sample_weight: np.ndarray | None = None,
+    own_task: np.ndarray | None = None,
+) -> list[tuple[str, str, float | None]]:
+    """Score every task by all its metrics, as `score_tasks` does by one: rows of the task, the metric and the score."""
+    rows: list[tuple[str, str, float | None]] = []
+    for task, labels, output, weight in each_task(tasks, y, outputs, sample_weight, own_task):
+        for judged in by_metric(task):
+            score = score_task(judged, labels, output, weight)
+            rows.append((task.name, check_metric(judged), None if math.isnan(score) else score))
+    return rows
 
 
 def each_task(

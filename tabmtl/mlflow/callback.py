@@ -215,11 +215,12 @@ class MLflowCallback:
             final = {f"final/{name}": value for name, value in values.items() if name not in ("bucket", "n_targets")}
         else:
             table = estimator.score_intervals(X, y)
-            scores = dict(table.select("task", "score").iter_rows())
+            watched = table.unique("task", keep="first", maintain_order=True)
+            scores = dict(watched.select("task", "score").iter_rows())
             final = {
                 f"final/{task}/{metric}": score for task, metric, score in table["task", "metric", "score"].iter_rows()
             }
-            final["final/score"] = table["score"].mean()
+            final["final/score"] = watched["score"].mean()
         self.log_scores(final)
         mlflow.MlflowClient().log_table(self._run(), table.to_dict(as_series=False), "scores.json")
         return scores

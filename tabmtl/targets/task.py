@@ -80,10 +80,11 @@ class Task:
         The class labels in the order of the columns of ``predict_proba``. Left out, they are learned from the
         labels in ``fit``: in the order of an ordered category (of pandas, or an Enum of polars), else sorted. For a
         binary task, the second is the positive class. Of ordered classes the lowest comes first.
-    metric : str, optional
+    metric : str or sequence of str, optional
         Name of the score in :mod:`tabmtl.metrics.scores`; the default is that of the kind: ROC AUC of classes (macro
         one-vs-rest of many), the quadratic kappa of ordered classes, R² of regressions, and D², the explained share of
-        the loss, of other numbers.
+        the loss, of other numbers. Of several names the first is the score that is watched, and becomes the attribute;
+        the others are only reported.
     weight : float, default=1.0
         Factor of the task's loss in training. Must be finite and not negative.
     monotone : mapping of str to {-1, 0, 1}, optional
@@ -95,6 +96,9 @@ class Task:
         do not know it. Probabilities are those of classes that come as often as their weights say. The attribute holds
         pairs of class and weight.
 
+    more_metrics : sequence of str, default=()
+        The other scores; ``metric`` of several names sets them.
+
     Raises
     ------
     ValueError
@@ -104,7 +108,7 @@ class Task:
     """
 
     #: Fields that files of earlier releases lack.
-    later_fields: ClassVar[tuple[str, ...]] = ("monotone", "class_weight")
+    later_fields: ClassVar[tuple[str, ...]] = ("monotone", "class_weight", "more_metrics")
 
     name: str
     kind: Kind
@@ -113,6 +117,7 @@ class Task:
     weight: float = 1.0
     monotone: dict[str, int] | None = field(default=None, hash=False)
     class_weight: str | tuple[tuple[Any, ...], ...] | None = None
+    more_metrics: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -120,10 +125,11 @@ class Task:
         name: str,
         kind: str | Kind,
         classes: tuple | None = None,
-        metric: str | None = None,
+        metric: str | Sequence[str] | None = None,
         weight: float = 1.0,
         monotone: Mapping[str, int] | None = None,
         class_weight: Any = None,
+        more_metrics: Sequence[str] = (),
     ) -> None:
         if isinstance(kind, Kind):
             if not is_dataclass(kind):
@@ -142,7 +148,9 @@ class Task:
         if classes is not None:
             kind.check(name, classes)
         bounds = _signs(name, kind, {} if monotone is None else monotone)
-        values: dict[str, Any] = {"name": name, "kind": kind, "classes": classes, "metric": metric, "weight": weight}
+        values: dict[str, Any] = {"name": name, "kind": kind, "classes": classes, "weight": weight}
+        values["metric"], *values["more_metrics"] = _read_metrics(name, metric, more_metrics)
+        values["more_metrics"] = tuple(values["more_metrics"])
         values["monotone"] = bounds
         values["class_weight"] = _read_class_weight(name, kind, classes, class_weight)
         for attribute, value in values.items():
@@ -162,6 +170,20 @@ class Task:
     def width(self) -> int:
         """Number of raw scores a model gives for this task: one, or several where there are more than two classes."""
         return self.kind.width(self.classes)
+
+
+def _read_metrics(name: str, metric: Any, more: Sequence[str]) -> list[str | None]:
+    """Return the name of the metric that is watched, and those of the others; raise a ValueError for anything else."""
+    found = [metric, *more] if metric is None or isinstance(metric, str) else [*metric]
+    if not found or not all(isinstance(each, str) for each in found[metric is None :]):
+        raise ValueError(
+            f"task {name!r}: metric must be the name of a score, or several, such as ('roc_auc', 'average_precision'), "
+            f"got {metric!r}"
+        )
+    twice = next((each for i, each in enumerate(found) if each in found[:i]), None)
+    if twice is not None:
+        raise ValueError(f"task {name!r}: metric names {twice!r} twice; leave one of them out")
+    return found
 
 
 def _signs(name: str, kind: Kind, monotone: Mapping[str, int]) -> dict[str, int] | None:
@@ -238,7 +260,7 @@ class Tasks(tuple[Task, ...]):
                 each.name,
                 str(each.kind),
                 "" if each.classes is None else ", ".join(map(str, each.classes)),
-                each.metric or "",
+                ", ".join(filter(None, (each.metric, *each.more_metrics))),
             )
             for each in self
         ]

@@ -47,7 +47,18 @@ def test_models_are_compared_and_the_page_is_written(rodents, tmp_path, monkeypa
     page = tmp_path / "report.html"
     monkeypatch.setattr(tabmtl.Comparison, "report", lambda self, path: path.write_text("a page"))
     words = ["--data", rodents, "--split-column", "split", *TARGETS, *QUICK, "--report", page]
-    words += ["--metric", "weight=r2", "--metric", "male=f1", "--class-weight", "male=1:2", "--time-limit", 600]
+    words += [
+        "--metric",
+        "weight=r2",
+        "--metric",
+        "male=f1",
+        "--metric",
+        "male=roc_auc",
+        "--class-weight",
+        "male=1:2",
+        "--time-limit",
+        600,
+    ]
     assert commands.run("compare", *words) == 0
     printed = capsys.readouterr().out
     assert "SharedBottom: fitted in " in printed
@@ -57,10 +68,18 @@ def test_models_are_compared_and_the_page_is_written(rodents, tmp_path, monkeypa
     assert f"Written to {page}" in printed and page.read_text() == "a page"
     command = printed.strip().splitlines()[-1]
     assert command.startswith("Nothing is clearly ahead, so the reference, to train and save:  tabmtl train --data")
-    assert "--target male=binary --metric weight=r2 --metric male=f1 --class-weight male=1:2" in command
+    assert (
+        "--target male=binary --metric weight=r2 --metric male=f1 --metric male=roc_auc --class-weight male=1:2"
+        in command
+    )
+    assert " --model SharedBottom --set epochs=1 " in command and "By further metrics" in printed
     assert command.endswith(" --output model")
     assert "rodents: SharedBottom within 600 min; Ctrl-C" in printed and "CPU s" in printed
-    metrics = {line.split()[0]: line.split()[1] for line in printed.splitlines() if "SharedBottom  " in line}
+    metrics = {
+        line.split()[0]: line.split()[1]
+        for line in printed.partition("By further")[0].splitlines()
+        if "SharedBottom  " in line
+    }
     assert metrics == {"SharedBottom": ANY, "weight": "r2", "hindfoot_length": "r2", "male": "f1"}
 
 

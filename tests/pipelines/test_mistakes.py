@@ -97,7 +97,7 @@ MISTAKES = [
     (f"{SHOP} --time-limit 0", "--time-limit must be a finite number above 0, got 0"),
     (f"{SHOP} --metric weight", "--metric takes TARGET=NAME, got 'weight'"),
     (f"{SHOP} --metric weigth=r2", "--metric weigth=r2: there is no target 'weigth': near is weight"),
-    (f"{SHOP} --metric weight=r2 --metric weight=r2", "--metric names 'weight' twice"),
+    (f"{SHOP} --metric weight=r2 --metric weight=r2", "--metric names 'r2' of 'weight' twice"),
     (
         f"{SHOP} --metric weight=explaned_variance",
         "--metric weight=explaned_variance: weight is regression, whose metrics are r2, explained_variance, "
