@@ -118,7 +118,7 @@ class DataSource(files.RowSource):
     Parameters
     ----------
     target : list of str
-        COLUMN or COLUMN=KIND to learn: binary, multiclass, ordinal, regression, huber, quantile:0.9,
+        COLUMN or COLUMN=KIND to learn: binary, focal, multiclass, ordinal, regression, huber, quantile:0.9,
         quantiles:0.1:0.5:0.9, poisson, gamma, tweedie:1.7; may be repeated.
     task_column : str, optional
         Column that names each row's task, in a long table.
@@ -127,7 +127,7 @@ class DataSource(files.RowSource):
     drop : list of str
         Column to leave out, such as an id; may be repeated.
     metric : list of str
-        TARGET=NAME: score of a target, such as bought=f1; may be repeated: the first of a target is watched.
+        TARGET=SCORE; may be repeated: the first is watched.
     class_weight : list of str
         TARGET=balanced, TARGET=CLASS:WEIGHT; may be repeated.
     """

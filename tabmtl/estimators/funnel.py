@@ -51,7 +51,9 @@ class FunnelEstimator(NetworkEstimator):
         twice = [name for name in index if chain.count(name) > 1]
         if twice:
             raise ValueError(f"task_chain {chain} names tasks twice: {twice}; the tasks are {list(index)}")
-        others = {name: str(tasks[index[name]].kind) for name in chain if not tasks[index[name]].is_binary}
+        steps = {name: tasks[index[name]] for name in chain}
+        # products of probabilities are made of log odds
+        others = {name: str(t.kind) for name, t in steps.items() if not (t.is_binary and t.kind.takes_curves)}
         if others:
             raise ValueError(f"the steps of task_chain must be binary tasks, got {others}; leave them out of the chain")
         if self.task_column is not None:

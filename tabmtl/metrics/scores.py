@@ -109,7 +109,7 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
     Parameters
     ----------
     task : Task
-        The task and, in ``task.metric``, how it is judged. Binary: "roc_auc" (default), "average_precision",
+        The task and, in ``task.metric``, how it is judged. Binary, focal: "roc_auc" (default), "average_precision",
         "accuracy", "balanced_accuracy", "neg_log_loss", "f1", "f1_macro". Multiclass: the same without
         "average_precision" and "f1"; "roc_auc" is the plain mean over the labelled classes of one against the rest.
         Ordinal: "quadratic_kappa" (default), as scikit-learn's ``cohen_kappa_score``, "neg_mean_absolute_error" in

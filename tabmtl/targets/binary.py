@@ -35,14 +35,14 @@ class Binary(Classes):
     def check(self, task: str, classes: tuple) -> None:
         """Raise a ValueError unless there are two classes."""
         if len(classes) != 2:
-            raise ValueError(f"task {task!r}: a binary task has two classes, got {classes!r}")
+            raise ValueError(f"task {task!r}: a {self} task has two classes, got {classes!r}")
 
     def learn(self, labels: pl.Series, task: str, classes: tuple | None, order: Sequence | None = None) -> tuple:
         """Return the two classes; the second is the positive one."""
         found = super().learn(labels, task, classes, order)
         if len(found) != 2:
             raise ValueError(
-                f"task {task!r} is binary, but its labels have {len(found)} classes, such as {list(found[:3])}; "
+                f"task {task!r} is {self}, but its labels have {len(found)} classes, such as {list(found[:3])}; "
                 "declare it 'multiclass', or 'regression' for numbers"
             )
         return found

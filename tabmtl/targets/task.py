@@ -14,6 +14,7 @@ import numpy as np
 from tabmtl.params import near
 from tabmtl.schema import html_table, is_unicode
 from tabmtl.targets.binary import Binary
+from tabmtl.targets.focal import Focal
 from tabmtl.targets.gamma import Gamma
 from tabmtl.targets.huber import Huber
 from tabmtl.targets.kind import Kind
@@ -28,7 +29,7 @@ from tabmtl.targets.tweedie import Tweedie
 #: The kinds that a name declares.
 KINDS: dict[str, Kind] = {
     cls.name: cls()
-    for cls in (Binary, Multiclass, Ordinal, Regression, Huber, Quantile, Quantiles, Poisson, Gamma, Tweedie)
+    for cls in (Binary, Focal, Multiclass, Ordinal, Regression, Huber, Quantile, Quantiles, Poisson, Gamma, Tweedie)
 }
 
 
@@ -72,9 +73,10 @@ class Task:
     name : str
         Name of the target, equal to its column of ``y``.
     kind : str or Kind
-        Kind of the values: "binary", "multiclass", "ordinal", "regression", "huber", "quantile", "quantiles",
+        Kind of the values: "binary", "focal", "multiclass", "ordinal", "regression", "huber", "quantile", "quantiles",
         "poisson", "gamma" or "tweedie". "quantile:0.9" has another level than 0.5, "quantiles:0.25:0.75" others than
-        0.1, 0.5 and 0.9, "tweedie:1.7" another power than 1.5, "huber:0.5" another delta than 1. The attribute is a
+        0.1, 0.5 and 0.9, "tweedie:1.7" another power than 1.5, "huber:0.5" another delta than 1, "focal:1" another
+        gamma than 2. The attribute is a
         :class:`~tabmtl.targets.Kind`, whose text is the same.
     classes : tuple, optional
         The class labels in the order of the columns of ``predict_proba``. Left out, they are learned from the

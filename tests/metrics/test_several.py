@@ -63,7 +63,7 @@ def test_a_comparison_judges_by_the_first_and_shows_all():
         (("roc_auc", "roc_auc"), "'late': metric names 'roc_auc' twice"),
         ((), r"'late': metric must be the name of a score, or several, .* got \(\)"),
         (("roc_auc", 1), "metric must be the name of a score"),
-        (("roc_auc", "r2"), "'late': metric 'r2' does not fit a binary task; choose one of"),
+        (("roc_auc", "r2"), "'late': metric 'r2' does not fit binary tasks; choose one of"),
     ],
 )
 def test_metrics_that_do_not_fit_are_named(metric, words):

@@ -146,7 +146,8 @@ class Grower:
         options = {"label": y, "weight": rows.weight, "reference": reference, "free_raw_data": False} | options
         if self.gradients is not None:
             first = self._start(rows)[None] if reference is None else reference.get_init_score()[:1]
-            options["init_score"] = np.repeat(first, len(rows), axis=0)
+            init = np.repeat(first.reshape(1, -1), len(rows), axis=0)
+            options["init_score"] = init if init.shape[1] > 1 else init[:, 0]
         data = dataset(rows.x, self.columns, **options)
         if reference is None and self.class_weight is not None and self.task.is_classification:
             # as LightGBM's own classifier does
