@@ -30,7 +30,7 @@ class NetworksTogether(Together):
         if len(networks) < 2 or len(forms) > 1 or not is_plain or not can_join(networks[0]):
             return None
         joined = JoinedNetworks(networks)
-        joined.network.eval()
+        joined.network.eval().heads.merge()
         return joined
 
     @cached_property

@@ -42,11 +42,9 @@ class SharedBottomNetwork(TaskNetwork):
         self.heads = Towers(width, widths, **shape, dropout=options.dropout)
 
     def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
-        """Return the trunk's output (B, hidden[-1]), which all tasks read; of K networks one for each of K T tasks."""
+        """Return the trunk's output (B, hidden[-1]), which all tasks read; of K networks (B, K, hidden[-1])."""
         shared = self.shared(self.trunk(self.vector(x)))
-        if self.n_networks is None:
-            return shared
-        return shared.repeat_interleave(self.heads.n_tasks // self.n_networks, dim=0).transpose(0, 1)
+        return shared if self.n_networks is None else shared.transpose(0, 1)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _BUCKET = 8  # rows; matrix products of fewer take other kernels, which round otherwise
+_LEAST_MERGED = 16  # outputs of a layer; narrower products round otherwise than wide ones
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ class MLP(nn.Sequential):
     def __init__(self, d_in: int, hidden: Sequence[int], *, dropout: float = 0.0) -> None:
         layers: list[nn.Module] = []
         for before, after in pairwise((d_in, *hidden)):
-            layers += [nn.Linear(before, after), nn.ReLU(), Dropout(dropout)]
+            layers += [nn.Linear(before, after), nn.ReLU(inplace=True), Dropout(dropout)]
         super().__init__(*layers)
 
 
@@ -359,6 +360,7 @@ class Towers(Widened):
         self.n_tasks, self.n_members, self._widths = len(widths), n_members, tuple(widths)
         self.hidden = TaskLinear(self.n_tasks, d_in, hidden) if hidden else None
         self.dropout = Dropout(dropout)
+        self._merged: tuple[Tensor, Tensor] | None = None
         self._groups = _by_width(widths)
         self.out = nn.ModuleList(
             TaskLinear(len(group) * n_members, hidden or d_in, widths[group[0]]) for group in self._groups
@@ -370,13 +372,24 @@ class Towers(Widened):
         widths = self._widths * n_networks
         self.n_tasks, self._groups = len(widths), _by_width(widths)
 
+    def merge(self) -> None:
+        """Keep the hidden layers of each of K networks as one too, whose tasks may share features, to answer rows.
+
+        The weights must stay as they are then.
+        """
+        if self.hidden is None or self.hidden.weight.shape[2] < _LEAST_MERGED:
+            return
+        weight, bias = (own.unflatten(0, (self.n_networks or 1, -1)) for own in self.hidden.parameters())
+        self._merged = weight.detach().transpose(1, 2).flatten(2), bias.detach().flatten(1)[:, None]
+
     def forward(self, z: Tensor, own: RowOwners | None = None) -> list[Tensor]:
         """Score features shared by all tasks (B, d_in) or each task's own (B, T, d_in).
 
         Parameters
         ----------
         z : Tensor of shape (B, d_in) or (B, T, d_in)
-            Features; (B, d_in) where ``own`` is given. With members k B in place of B.
+            Features; (B, d_in) where ``own`` is given, and (B, K, d_in) where the tasks of each of K networks share
+            them. With members k B in place of B.
         own : RowOwners, optional
             The own task of every row. All tasks then have one width.
 
@@ -388,11 +401,16 @@ class Towers(Widened):
         """
         if own is not None:
             if self.hidden is not None:
-                z = self.dropout(F.relu(self.hidden(z, own)))
+                z = self.dropout(F.relu(self.hidden(z, own), inplace=True))
             return [self._score_own(z, own)]
-        z = z.transpose(0, 1) if z.ndim == 3 else z.expand(self.n_tasks, *z.shape)  # (T, B, d_in)
-        if self.hidden is not None:
-            z = self.dropout(F.relu(self.hidden(z)))
+        z = z.transpose(0, 1) if z.ndim == 3 else z.expand(self.n_tasks, *z.shape)  # (T, B, d_in), or (K, B, d_in)
+        n_sharing = self.n_tasks // len(z)
+        if n_sharing > 1 and self._merged is not None:
+            weight, bias = self._merged
+            z = torch.baddbmm(bias, z, weight).relu_().unflatten(2, (n_sharing, -1)).transpose(1, 2).flatten(0, 1)
+        else:
+            z = z if n_sharing == 1 else z.repeat_interleave(n_sharing, dim=0)
+            z = z if self.hidden is None else self.dropout(F.relu(self.hidden(z), inplace=True))
         scores: dict[int, Tensor] = {}
         for group, layer in zip(self._groups, self.out, strict=True):
             of_group = z if len(group) == self.n_tasks else torch.stack([z[t] for t in group])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tabmtl.nn.layers import at_least_float32
-from tabmtl.targets import Task, kind_blocks
+from tabmtl.targets import Kind, Task, kind_blocks
 
 Space = Literal["chain", "conditional", "independent"]
 
@@ -47,9 +47,18 @@ class MultiTaskLoss:
         """Return the scores (B, width) that the links of the kinds take, from the output of the network."""
         if scores[0].ndim == 2:
             return self._chain_steps(scores)
-        k, chained = scores[0].shape[1], self._chain_steps(_by_member(scores))
-        tasks = zip(self.tasks, chained, strict=False)  # long: one column, whose kind all tasks share
-        return self._descend([task.kind.member_mean(at_least_float32(s).unflatten(0, (k, -1))) for task, s in tasks])
+        k, (rows,) = scores[0].shape[1], _by_member([torch.cat(list(scores), dim=2)])
+        chained = self._chain_steps(rows.split([score.shape[2] for score in scores], dim=1))
+        linked = list[Tensor](chained)
+        for kind, columns in self._blocks_of(len(scores)):
+            block = torch.cat([chained[t] for t in columns], dim=1)
+            block = at_least_float32(block).unflatten(0, (k, -1))  # (k, B, scores)
+            if len(columns) == 1:
+                linked[columns[0]] = kind.member_mean(block)
+                continue
+            for t, mean in zip(columns, kind.member_mean(block[..., None]).unbind(dim=1), strict=True):
+                linked[t] = mean
+        return self._descend(linked)
 
     def link_rows(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Link scores that are predicted: every row as if it were alone, bit for bit."""
@@ -57,8 +66,9 @@ class MultiTaskLoss:
 
     def _link_blocks(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Link rows filled up to whole blocks."""
-        n = len(scores[0])
-        linked = self.link([F.pad(score, (0, 0) * (score.ndim - 1) + (0, -n % BLOCK)) for score in scores])
+        n, widths = len(scores[0]), [score.shape[-1] for score in scores]
+        rows = torch.cat(list(scores), dim=-1)
+        linked = self.link(F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, -n % BLOCK)).split(widths, dim=-1))
         return [score[:n] for score in linked]
 
     def _chain_steps(self, scores: Sequence[Tensor]) -> list[Tensor]:
@@ -91,10 +101,10 @@ class MultiTaskLoss:
         """
         labelled, y = self.labelled(y), y.nan_to_num()
         if scores[0].ndim == 2:
-            rows = self._rows(scores, y, task is not None)
+            rows = self._rows(scores, y)
         else:
             k = scores[0].shape[1]
-            rows = self._rows(_by_member(scores), y.repeat(k, 1), task is not None)
+            rows = self._rows(_by_member(scores), y.repeat(k, 1))
             rows = rows.unflatten(0, (k, -1)).mean(dim=0)
         rows = torch.where(labelled, rows, 0.0)
         if weight is not None:
@@ -103,15 +113,19 @@ class MultiTaskLoss:
             return rows.sum(dim=0)
         return rows.new_zeros(self.n_tasks).index_add(0, task, rows[:, 0])
 
+    def _blocks_of(self, n_columns: int) -> Sequence[tuple[Kind, list[int]]]:
+        """Return the columns by kind; a long table has one column, whose kind all tasks share."""
+        return self._blocks if n_columns == self.n_tasks else [(self.tasks[0].kind, [0])]
+
     def labelled(self, y: Tensor) -> Tensor:
         """Return the mask of the labelled cells, (B, T) or (B, 1)."""
         return ~y.isnan()
 
-    def _rows(self, scores: Sequence[Tensor], y: Tensor, long: bool) -> Tensor:
+    def _rows(self, scores: Sequence[Tensor], y: Tensor) -> Tensor:
         """Return the loss of every cell, (B, T) or (B, 1); tasks of one kind are computed together."""
         dtype = reduce(torch.promote_types, [score.dtype for score in scores], torch.float32)
         rows = torch.empty_like(y, dtype=dtype)
-        for kind, columns in [(self.tasks[0].kind, [0])] if long else self._blocks:
+        for kind, columns in self._blocks_of(len(scores)):
             score = torch.cat([scores[t] for t in columns], dim=1).to(dtype)
             rows[:, columns] = kind.loss(score, y[:, columns].to(dtype))
         return rows
@@ -207,9 +221,9 @@ class FunnelLoss(MultiTaskLoss):
                 linked[t] = torch.minimum(linked[t], linked[before])
         return linked
 
-    def _rows(self, scores: Sequence[Tensor], y: Tensor, long: bool) -> Tensor:
+    def _rows(self, scores: Sequence[Tensor], y: Tensor) -> Tensor:
         linked = self._chain_steps(scores)
-        rows = super()._rows(scores if self._space == "conditional" else linked, y, long)
+        rows = super()._rows(scores if self._space == "conditional" else linked, y)
         if self._space == "conditional":
             reached = y[:, self._chain[:-1]] > 0
             rows[:, self._chain[1:]] = torch.where(reached, rows[:, self._chain[1:]], 0.0)

@@ -40,12 +40,20 @@ def grown(objective="regression", rounds=30, **params):
     y = y if OBJECTIVES[objective] == 1 and objective != "binary" else np.digitize(y, [0, 1][: OBJECTIVES[objective]])
     y = (y > 0).astype(int) if objective == "binary" else y
     own = {"objective": "regression" if objective == "none" else objective, "verbosity": -1, "num_threads": 1}
-    own |= {"num_class": OBJECTIVES[objective], "min_data_per_group": 1, "cat_smooth": 1, "max_bin": 15}
-    return lgb.train(own | params, lgb.Dataset(X, y, categorical_feature=[4]), rounds)
+    own |= {"num_class": OBJECTIVES[objective], "min_data_per_group": 1, "cat_smooth": 1, "max_bin": 15} | params
+    return lgb.train(own, lgb.Dataset(X, y, categorical_feature=[4], params=own), rounds)
 
 
 @pytest.mark.parametrize(
-    "params", [{}, {"num_leaves": 200, "min_data_in_leaf": 1}, {"num_leaves": 2}, {"max_depth": 3}]
+    "params",
+    [
+        {},
+        {"num_leaves": 200, "min_data_in_leaf": 1},
+        {"num_leaves": 200, "min_data_in_leaf": 1, "max_bin": 1_000, "extra_trees": True},  # many thresholds
+        {"num_leaves": 2},
+        {"max_depth": 3},
+        {"use_missing": False, "max_bin": 1_000},
+    ],
 )
 def test_rows_reach_the_leaves_of_lightgbm(params, monkeypatch):
     monkeypatch.setattr(walk, "_TREES", 7)
@@ -74,7 +82,6 @@ def test_answers_have_the_bits_of_lightgbm(objective):
         {"boosting": "rf", "bagging_fraction": 0.5, "bagging_freq": 1},
         {"reg_sqrt": True},
         {"num_leaves": 300, "min_data_in_leaf": 1, "max_bin": 1_000},
-        {"extra_trees": True, "max_bin": 1_000, "num_leaves": 200, "min_data_in_leaf": 1, "rounds": 1},
     ],
 )
 def test_other_trees_are_left_to_lightgbm(params):

@@ -24,8 +24,9 @@ from tabmtl.storage.lightgbm_text import TreeText
 LEAST_ROWS = 256
 _MOST_THREADS = 4  # of LightGBM, which is as fast with more
 _MOST_LEAVES = 256  # of a tree
-_MOST_CONDITIONS = 64  # for each tree; large trees that split at random share none
+_MANY_THRESHOLDS = 64  # of a column, which are not compared with every row
 _ROWS = 1_024  # that are walked together
+_ADDED = 32  # trees whose values are added together, while they are in the cache
 _TREES, _BITS = 512, 1 << 24  # that are walked together at most, and bits at their leaves
 _ZERO = 1e-35  # LightGBM takes smaller numbers for 0
 # bits of a decision type
@@ -52,13 +53,12 @@ class Walk:
     ----------
     n_leaves : ndarray of int, shape (M,)
         Leaves of every tree.
-    values : list of ndarray
-        LightGBM's values of the leaves of every tree.
     """
 
     def __init__(self, lines: Lines) -> None:
         self.n_leaves = np.array([int(own["num_leaves"]) for own in lines], dtype=np.int64)
-        self.values = np.split(_read(lines, "leaf_value", np.float64), np.cumsum(self.n_leaves)[:-1])
+        self._values = _read(lines, "leaf_value", np.float64)  # of all trees, and the first of each
+        self._first_leaf = np.cumsum([0, *self.n_leaves], dtype=np.int64)[:-1]
         self._first = np.cumsum([0, *(self.n_leaves - 1)])
         self._tree = np.repeat(np.arange(len(lines)), self.n_leaves - 1)
         self._left, self._right = _read(lines, "left_child", np.int64), _read(lines, "right_child", np.int64)
@@ -73,29 +73,35 @@ class Walk:
             return None
         if not lines or (_read(lines, "decision_type", np.int64) & _MISSING == _MISSING_ZERO).any():
             return None
-        found = cls(lines)
-        return found if found._conditions.n <= _MOST_CONDITIONS * len(lines) else None
+        return cls(lines)
 
     def find(self, matrix: np.ndarray) -> np.ndarray:
         """Find the leaves (n, M) of rows of `tree_matrix`, counted in each tree."""
         found = np.empty((len(matrix), len(self.n_leaves)), dtype=np.int64)
         for rows, trees, leaf in self._leaves(matrix):
-            found[rows, trees] = leaf.T
+            found[rows, trees] = leaf[:, : rows.stop - rows.start].T
         return found
 
     def sums(self, matrix: np.ndarray, output: np.ndarray, n_outputs: int) -> np.ndarray:
         """Sum the values of the leaves of rows of `tree_matrix` by the output (M,) of every tree: (n_outputs, n)."""
         found = np.zeros((n_outputs, len(matrix)))
         for rows, trees, leaf in self._leaves(matrix):
-            for own, values, into in zip(leaf, self.values[trees], output[trees].tolist(), strict=True):
-                found[into, rows] += values.take(own)
+            n, own, first = rows.stop - rows.start, output[trees], self._first_leaf[trees, None]
+            for into in np.unique(own).tolist():
+                of_output = np.flatnonzero(own == into)
+                for start in range(0, len(of_output), _ADDED):
+                    some = of_output[start : start + _ADDED]
+                    values = self._values.take(leaf[some] + first[some], mode="clip")
+                    values[0, :n] += found[into, rows]
+                    # one tree after the other, as there are many columns
+                    found[into, rows] = np.add.reduce(values, axis=0)[:n]
         return found
 
     def vector_sums(self, matrix: np.ndarray, values: Sequence[np.ndarray]) -> np.ndarray:
         """Sum other values of the leaves, of which each tree has (L, C): (n, C)."""
         found = np.zeros((len(matrix), values[0].shape[1]))
         for rows, trees, leaf in self._leaves(matrix):
-            for own, each in zip(leaf, values[trees], strict=True):
+            for own, each in zip(leaf[:, : rows.stop - rows.start], values[trees], strict=True):
                 found[rows] += each.take(own, axis=0)
         return found
 
@@ -105,27 +111,30 @@ class Walk:
         while start < n:
             width = 1 << int(self.n_leaves[start : start + _TREES].max() - 1).bit_length()
             end = min(n, start + min(_TREES, _BITS // (width * _ROWS)))
-            yield slice(start, end), width, [*self._levels(start, end, width)]
+            yield slice(start, end), width, [*self._levels(start, end)]
             start = end
 
-    def _levels(self, start: int, end: int, width: int) -> Iterator[_Level]:
+    def _levels(self, start: int, end: int) -> Iterator[_Level]:
         nodes = self._first[start:end][self.n_leaves[start:end] > 1]
         while len(nodes):
             child, tree = np.append(self._left[nodes], self._right[nodes]), np.tile(self._tree[nodes], 2)
             inner, leaf = np.flatnonzero(child >= 0), np.flatnonzero(child < 0)
-            place = (tree[leaf] - start) * width + ~child[leaf]
+            place = ~child[leaf] * (end - start) + tree[leaf] - start
             yield _Level(self._conditions.number[nodes], inner, leaf, place)
             nodes = self._first[tree[inner]] + child[inner]
 
     def _leaves(self, matrix: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:
-        """Yield the leaves (m, k) of some trees for some rows, all trees in their order for the same rows."""
+        """Yield the leaves (m, k) of some trees for some rows, all trees in their order for the same rows.
+
+        Rows are filled up to whole words.
+        """
         for start in range(0, len(matrix), _ROWS):
             some = matrix[start : start + _ROWS]
             goes_left = self._conditions.bits(some)
             for trees, width, levels in self._parts:
-                at_leaf = np.zeros((trees.stop - trees.start, width, goes_left.shape[1]), dtype=np.uint64)
+                at_leaf = np.zeros((width, trees.stop - trees.start, goes_left.shape[1]), dtype=np.uint64)
                 _step_down(levels, goes_left, at_leaf.reshape(-1, goes_left.shape[1]))
-                yield slice(start, start + len(some)), trees, _numbers(at_leaf)[:, : len(some)]
+                yield slice(start, start + len(some)), trees, _numbers(at_leaf)
 
 
 def _step_down(levels: Sequence[_Level], goes_left: np.ndarray, at_leaf: np.ndarray) -> None:
@@ -143,15 +152,14 @@ def _step_down(levels: Sequence[_Level], goes_left: np.ndarray, at_leaf: np.ndar
 
 def _numbers(at_leaf: np.ndarray) -> np.ndarray:
     """Return the number of the leaf of every row, (m, rows) uint8, given the rows at each of them as bits."""
-    m, width, n_words = at_leaf.shape
-    found = np.zeros((m, 64 * n_words), dtype=np.uint8)
-    for bit in range(width.bit_length() - 1):
-        halves = at_leaf.reshape(m, width >> (bit + 1), 2, 1 << bit, n_words)
-        has_bit = np.bitwise_or.reduce(halves[:, :, 1], axis=(1, 2))
-        own = np.unpackbits(has_bit.view(np.uint8), axis=1, bitorder="little")
-        own <<= bit
-        found |= own
-    return found
+    width, m, n_words = at_leaf.shape
+    found = np.zeros((m, 8 * n_words), dtype=np.uint64)  # of eight rows each
+    for bit in reversed(range(width.bit_length() - 1)):
+        low, high = np.split(at_leaf, 2)
+        has_bit = np.bitwise_or.reduce(high, axis=0).view(np.uint8)
+        found |= np.unpackbits(has_bit, axis=1, bitorder="little").view(np.uint64) << np.uint64(bit)
+        at_leaf = low | high if bit else low
+    return found.view(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,15 +209,18 @@ class _Conditions:
 
     def bits(self, matrix: np.ndarray) -> np.ndarray:
         """Return which rows of a matrix go left by every condition, as bits: (D, words) uint64."""
-        found = np.zeros((self.n, 8 * -(-len(matrix) // 64)), dtype=np.uint8)
+        found = np.zeros((self.n, -(-len(matrix) // 64)), dtype=np.uint64)
         columns = np.array(matrix.T, dtype=np.float32, order="C")
         columns[np.abs(columns) <= _ZERO] = 0
         for group in self._groups:
-            x = columns[group.feature]
+            x, into = columns[group.feature], found[group.places]
+            if not group.kind & _CATEGORY and len(into) >= _MANY_THRESHOLDS:
+                _mark_below(x, group, into)
+                continue
             goes_left = _is_in(x, group) if group.kind & _CATEGORY else _is_below(x, group)
             packed = np.packbits(goes_left, axis=1, bitorder="little")
-            found[group.places, : packed.shape[1]] = packed
-        return found.view(np.uint64)
+            into.view(np.uint8)[:, : packed.shape[1]] = packed
+        return found
 
 
 def _table(sets: Sequence[tuple[int, ...]]) -> np.ndarray:
@@ -234,6 +245,19 @@ def _is_below(x: np.ndarray, group: _Group) -> np.ndarray:
     if group.kind & _DEFAULT_LEFT and is_missing.any():
         goes_left |= is_missing
     return goes_left
+
+
+def _mark_below(x: np.ndarray, group: _Group, into: np.ndarray) -> None:
+    """Set the bits of `_is_below`, given zeros: a row is below the thresholds from a first one on, which rise."""
+    if not group.kind & _MISSING:
+        x = np.where(np.isnan(x), np.float32(0), x)
+    elif group.kind & _DEFAULT_LEFT:
+        x = np.where(np.isnan(x), np.float32(-np.inf), x)
+    first = np.searchsorted(group.thresholds, x)  # what is missing is above all
+    (row,) = np.nonzero(first < len(into))
+    place = first[row] * into.shape[1] + (row >> 6)
+    np.bitwise_or.at(into.reshape(-1), place, np.uint64(1) << (row & 63).astype(np.uint64))
+    np.bitwise_or.accumulate(into, axis=0, out=into)
 
 
 def _read(lines: Lines, key: str, dtype: type) -> np.ndarray:

@@ -102,8 +102,7 @@ class Mixture:
 
 def answer_by_forest(forest: lgb.Booster, task: Task, x: np.ndarray, n_threads: int) -> np.ndarray:
     """Return the answers of a forest."""
-    means = np.asarray(forest.predict(x, num_threads=n_threads)).reshape(len(x), -1)
-    return answer_means(task, means)
+    return answer_means(task, predict(forest, x, n_threads).reshape(len(x), -1))
 
 
 def answer_means(task: Task, means: np.ndarray) -> np.ndarray:
