@@ -89,7 +89,7 @@ class DistillationLoss(MultiTaskLoss):
         """Return the mask of the labelled cells, (B, T) or (B, 1): all."""
         return y.new_ones((len(y), len(self._columns)), dtype=torch.bool)
 
-    def _rows(self, scores: Sequence[Tensor], y: Tensor, long: bool) -> Tensor:
+    def _rows(self, scores: Sequence[Tensor], y: Tensor) -> Tensor:
         """Return the distance of every cell, (B, T) or (B, 1)."""
         parts = zip(scores, y.split(self._widths, dim=1), self._columns, strict=True)
         rows = torch.stack([task.kind.distance(score.float(), target) for score, target, task in parts], dim=1)

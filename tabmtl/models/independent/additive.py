@@ -72,30 +72,76 @@ class Additive:
 
     def scores(self, x: np.ndarray) -> np.ndarray:
         """Return the scores (n, W) of rows of `tree_matrix`, each row by itself."""
-        widest = max(self.knots.shape[1], self.codes.shape[1], len(self.intercept))
+        return self._curves.scores(x)
+
+    @cached_property
+    def _curves(self) -> Curves:
+        return Curves([self])
+
+
+class Curves:
+    """Additive models over the same columns, which answer together.
+
+    Parameters
+    ----------
+    models : sequence of Additive
+        A models, whose O scores follow each other.
+    """
+
+    def __init__(self, models: Sequence[Additive]) -> None:
+        sizes = np.max([(model.knots.shape[1], model.codes.shape[1]) for model in models], axis=0)
+        self._model = np.repeat(np.arange(len(models)), [len(model.intercept) for model in models])  # of every score
+        self._knots = np.stack([_widened(model.knots, sizes[0]) for model in models])  # (A, Fn, K), NaN after the last
+        inner = np.stack([_widened(model.knots[:, 1:-1], sizes[0] - 2) for model in models])
+        self._inner = np.moveaxis(inner, 2, 0)[:, None].copy()  # (K - 2, 1, A, Fn)
+        self._codes = np.stack([_widened(model.codes, sizes[1]) for model in models])  # (A, Fc, L)
+        self._heights = np.concatenate([_widened(model.heights.transpose(2, 0, 1), sizes[0]) for model in models])
+        steps = np.concatenate([_widened(model.steps.transpose(2, 0, 1), sizes[1]) for model in models])
+        self._steps = np.concatenate([np.zeros((*steps.shape[:2], 1)), steps], axis=2)  # no level adds nothing
+        self._missing = np.concatenate([model.missing.T for model in models])
+        self._intercept = np.concatenate([model.intercept for model in models])
+
+    def scores(self, x: np.ndarray) -> np.ndarray:
+        """Return the scores (n, O) of rows of `tree_matrix`, each row by itself."""
+        widest = max(len(self._intercept), len(self._knots) * max(self._knots.shape[2], self._codes.shape[2]))
         n_rows = max(1, _BLOCK // (widest * x.shape[1]))
         return np.concatenate([self._scores(x[start : start + n_rows]) for start in range(0, len(x), n_rows)])
 
     def _scores(self, x: np.ndarray) -> np.ndarray:
-        numbers, levels = np.split(x, [len(self.knots)], axis=1)
-        start = np.broadcast_to(self.intercept, (len(x), 1, len(self.intercept)))
-        added = np.concatenate([start, self._of_numbers(numbers), self._of_levels(levels)], axis=1)
-        return added.cumsum(axis=1)[:, -1]  # numpy's sum takes the columns in an order that depends on the rows
+        numbers, levels = np.split(x[:, None], [self._knots.shape[1]], axis=2)
+        start = np.broadcast_to(self._intercept[:, None], (len(x), len(self._intercept), 1))
+        added = np.concatenate([start, self._of_numbers(numbers), self._of_levels(levels)], axis=2)
+        return added.cumsum(axis=2)[:, :, -1]  # numpy's sum takes the columns in an order that depends on the rows
 
     def _of_numbers(self, x: np.ndarray) -> np.ndarray:
-        """Return what numbers (n, Fn) add: (n, Fn, W)."""
-        x, column = x.astype(np.float64), np.arange(len(self.knots))
-        piece = (x[:, :, None] >= self.knots[:, 1:-1]).sum(axis=2)
-        low, high = self.knots[column, piece], self.knots[column, piece + 1]
-        share = ((x - low) / (high - low)).clip(0, 1)[:, :, None]
-        first, last = self.heights[column, piece], self.heights[column, piece + 1]
-        return np.where(np.isnan(x)[:, :, None], self.missing, first + share * (last - first))
+        """Return what numbers (n, 1, Fn) add: (n, O, Fn)."""
+        x = x.astype(np.float64)
+        piece = (x >= self._inner).sum(axis=0)  # (n, A, Fn)
+        low, high = _pairs(self._knots, piece)
+        share = ((x - low) / (high - low)).clip(0, 1)[:, self._model]
+        first, last = _pairs(self._heights, piece[:, self._model])
+        return np.where(np.isnan(x), self._missing, first + share * (last - first))
 
     def _of_levels(self, x: np.ndarray) -> np.ndarray:
-        """Return what levels (n, Fc) add: (n, Fc, W)."""
-        is_level = x[:, :, None] == self.codes
-        steps = self.steps[np.arange(len(self.codes)), is_level.argmax(axis=2)]
-        return np.where(is_level.any(axis=2)[:, :, None], steps, 0.0)
+        """Return what levels (n, 1, Fc) add: (n, O, Fc)."""
+        is_level = x[..., None] == self._codes
+        level = np.where(is_level.any(axis=3), is_level.argmax(axis=3) + 1, 0)  # (n, A, Fc)
+        return _at(self._steps, level[:, self._model])
+
+
+def _widened(values: np.ndarray, n: int) -> np.ndarray:
+    """Fill the last axis up to n values by NaN."""
+    return np.concatenate([values, np.full((*values.shape[:-1], n - values.shape[-1]), np.nan, values.dtype)], axis=-1)
+
+
+def _at(values: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Return values (M, F, K) at places (n, M, F) of the last axis."""
+    return values.ravel().take(place + np.arange(0, values.size, values.shape[2]).reshape(values.shape[:2]))
+
+
+def _pairs(values: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return values at places, and at the next ones."""
+    return _at(values, place), _at(values, place + 1)
 
 
 class Pieces:
