@@ -107,6 +107,17 @@ def test_pyfunc_answers_as_the_estimator_does(serve, cls):
     assert found.columns.tolist() == classes
 
 
+def test_pyfunc_answers_quantiles(serve):
+    estimator, X, _ = fitted(tabmtl.SharedTreesRegressor, tasks={"delay": "quantiles"})
+    served = serve(estimator, X.to_pandas().head(2))
+    view = pandas_view(X, served.metadata.signature)
+    assert served.predict(view)["delay"].to_list() == estimator.predict(X)["delay"].to_list()
+    quantiles = served.predict(view, params={"method": "predict_quantiles"})
+    assert quantiles.to_dict("list") == estimator.predict_quantiles(X).to_dict(as_series=False)
+    with pytest.raises(mlflow.MlflowException, match="needs a classification task"):
+        served.predict(view, params=PROBA)
+
+
 def test_arrays_have_columns_by_number(serve):
     X = np.random.default_rng(0).normal(size=(80, 3))
     estimator = tiny(SharedBottom).fit(X, X[:, :2])

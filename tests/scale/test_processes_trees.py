@@ -123,7 +123,10 @@ def test_a_rank_of_whose_rows_none_is_drawn(table, cls):
 TUNED = pytest.param(TARGETS, {"tune": ("small", "mid")}, marks=pytest.mark.all_faces)
 
 
-@pytest.mark.parametrize(("targets", "params"), [(["late", "delay"], {}), TUNED])
+LEVELS = (["late", "delay"], {"tasks": {"delay": "quantiles"}})
+
+
+@pytest.mark.parametrize(("targets", "params"), [(["late", "delay"], {}), LEVELS, TUNED])
 def test_tasks_are_dealt_to_ranks(table, targets, params, capsys):
     one, first, second = fit_ranks(table, IndependentTasks, targets, learning_rate=0.3, verbose=1, **params)
     shown = capsys.readouterr().out
