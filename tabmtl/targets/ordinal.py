@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import polars as pl
-from scipy.special import expit
 
 from tabmtl.metrics.metric import Metric
 from tabmtl.metrics.ordered import ORDERED, median_class
@@ -125,21 +124,26 @@ class Ordinal(Classes):
         It is the mean of the second derivative over labels of the scores' own probabilities, and so never negative, and
         the same for every label, as that of logistic losses is.
         """
-        logits, part = _logits(scores, np), expit(scores[..., 1:])
-        above, below = expit(logits), expit(-logits)
-        share, label = _products(above, below, part), _shares(means, np)
-        pull = label[..., :-1] * above - label[..., 1:] * below  # slope by a logit: label on its low or high side
-        bend = (share[..., :-1] + share[..., 1:]) * above * below
-        # a gap moves the logits before it up, by the share of those after it, and these down
-        after = np.arange(scores.shape[-1] - 1, 0, -1, dtype=scores.dtype) / scores.shape[-1]
-        pulls, bends = np.cumsum(pull, axis=-1), np.cumsum(bend, axis=-1)
-        gradient[..., 0] = pulls[..., -1]
-        gradient[..., 1:] = part * (pulls[..., :-1] - (1 - after) * pulls[..., -1:]) - label[..., 1:-1] * (1 - part)
-        if hessian is not None:
-            before, total = bends[..., :-1], bends[..., -1:]
-            moved = after**2 * before + (1 - after) ** 2 * (total - before)
-            hessian[..., 0] = bends[..., -1]
-            hessian[..., 1:] = HOLD * (part**2 * moved + share[..., 1:-1] * (1 - part))
+        scores, means = (np.ascontiguousarray(np.moveaxis(part, -1, 0)) for part in (scores, means))  # fast for few
+        with np.errstate(over="ignore"):  # 1 / (1 + inf) is 0
+            part = 1 / (1 + np.exp(-scores[1:]))
+            gap = np.maximum(scores[1:], 0) + np.log(1 + np.exp(-np.abs(scores[1:])))
+            # a gap moves the logits before it up, by the share of those after it, and these down
+            after = np.arange(len(gap), 0, -1, dtype=scores.dtype).reshape(-1, *[1] * (scores.ndim - 1)) / len(scores)
+            logits = _sums(np.concatenate([scores[:1] + (after * gap).sum(axis=0), -gap]))
+            above = 1 / (1 + np.exp(-logits))
+        below = 1 - above
+        share = np.concatenate([below[:1], above[:-1] * below[1:] * part, above[-1:]])
+        label = np.concatenate([1 - means[:1], means[:-1] - means[1:], means[-1:]])
+        pulls = _sums(label[:-1] * above - label[1:] * below)  # slopes by a logit: a label is above or below it
+        bends = _sums((share[:-1] + share[1:]) * above * below)
+        slope, curve = np.moveaxis(gradient, -1, 0), None if hessian is None else np.moveaxis(hessian, -1, 0)
+        slope[0] = pulls[-1]
+        slope[1:] = part * (pulls[:-1] - (1 - after) * pulls[-1]) - label[1:-1] * (1 - part)
+        if curve is not None:
+            moved = after**2 * bends[:-1] + (1 - after) ** 2 * (bends[-1] - bends[:-1])
+            curve[0] = bends[-1]
+            curve[1:] = HOLD * (part**2 * moved + share[1:-1] * (1 - part))
 
     def curvature(self, mean: np.ndarray) -> np.ndarray:
         """Return the second derivative at the best constant, where no class is rarer than `RARE`."""
@@ -174,10 +178,11 @@ def _log_shares(scores: Any, xp: Any) -> Any:
     return xp.concatenate([below[..., :1], inner, above[..., -1:]], axis=-1)
 
 
-def _products(above: np.ndarray, below: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Return the probabilities (..., K), given those on both sides of every logit, and what the gaps leave."""
-    inner = above[..., :-1] * below[..., 1:] * part
-    return np.concatenate([below[..., :1], inner, above[..., -1:]], axis=-1)
+def _sums(values: np.ndarray) -> np.ndarray:
+    """Return the running sums of few long rows, in their place: numpy accumulates them number by number."""
+    for k in range(1, len(values)):
+        values[k] += values[k - 1]
+    return values
 
 
 def _shares(means: Any, xp: Any) -> Any:
