@@ -9,6 +9,7 @@ ORDER = (
     "plot_few_labels.py",
     "plot_missing_labels.py",
     "plot_when_not.py",
+    "plot_ordered_classes.py",
     "plot_ensemble.py",
     "plot_long_table.py",
     "plot_outlier_tasks.py",
