@@ -187,7 +187,7 @@ def _rows_to_fit(rows: TableRows, source: DataSource) -> tuple[dict[str, Any], s
 def _train_command(name: str, tried: Mapping[str, Any], rows: TableRows, source: DataSource, models: ModelList) -> str:
     """Return the command that trains a model on these rows."""
     words = [*shlex.split(rows.origin)]
-    for option in ("target", "categorical", "drop", "metric", "class-weight"):
+    for option in ("target", "categorical", "drop", "metric", "class-weight", "monotone"):
         words += [word for value in getattr(source, option.replace("-", "_")) for word in (f"--{option}", value)]
     words += ["--task-column", source.task_column] if source.task_column else []
     words += ["--model", name]

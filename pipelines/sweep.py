@@ -58,7 +58,7 @@ class Search:
     Parameters
     ----------
     trials : int
-        Total trials of the study, over all calls.
+        Trials of the study, over all calls.
     timeout : float, optional
         Start no trial after this number of seconds.
     trial_timeout : float, optional

@@ -130,6 +130,8 @@ class DataSource(files.RowSource):
         TARGET=SCORE; may be repeated: the first is watched.
     class_weight : list of str
         TARGET=balanced, TARGET=CLASS:WEIGHT; may be repeated.
+    monotone : list of str
+        TARGET=COLUMN:1 must not fall with it, :-1 not rise.
     """
 
     target: list[str] = field(default_factory=list)
@@ -138,6 +140,7 @@ class DataSource(files.RowSource):
     drop: list[str] = field(default_factory=list)
     metric: list[str] = field(default_factory=list)
     class_weight: list[str] = field(default_factory=list)
+    monotone: list[str] = field(default_factory=list)
 
 
 class ScoredTables(files.PartedRows):
@@ -202,7 +205,7 @@ class TableRows(ScoredTables):
 
         X, _ = next(iter(self.parts.values()))
         declared = {
-            name: task if isinstance(task, str) else [str(task.kind), task.metric, *_weights_as_text(task)]
+            name: task if isinstance(task, str) else [str(task.kind), task.metric, *_limits_as_text(task)]
             for name, task in self.facts["tasks"].items()
         }
         return {
@@ -431,7 +434,9 @@ def declared_tasks(
     kinds = {name: kind for name, kind in tasks.items() if kind}
     metrics = _by_target("--metric", "NAME", source.metric, [*tasks])
     weights = _by_target("--class-weight", "balanced, or TARGET=CLASS:WEIGHT", source.class_weight, [*tasks])
-    options = dict.fromkeys(weights, "--class-weight") | dict.fromkeys(metrics, "--metric")
+    bounds = _by_target("--monotone", "COLUMN:1, or TARGET=COLUMN:-1", source.monotone, [*tasks])
+    options = dict.fromkeys(bounds, "--monotone") | dict.fromkeys(weights, "--class-weight")
+    options |= dict.fromkeys(metrics, "--metric")
     unknown = [name for name in options if name not in kinds]
     if unknown and y is None:
         option, name = options[unknown[0]], unknown[0]
@@ -442,8 +447,9 @@ def declared_tasks(
     for name in options:
         metric = _read_metrics(name, kinds[name], metrics.get(name, []))
         weight = _read_class_weight(name, schema[name], weights.get(name, []))
+        signs = _read_monotone(name, kinds[name], bounds.get(name, []))
         try:
-            found[name] = Task(name=name, kind=kinds[name], metric=metric, class_weight=weight)
+            found[name] = Task(name=name, kind=kinds[name], metric=metric, class_weight=weight, monotone=signs)
         except ValueError as error:
             raise ValueError(f"--class-weight {name}={weights[name][0]}: {error}") from None
     return found
@@ -493,6 +499,24 @@ def _read_class_weight(name: str, dtype: pl.DataType, texts: Sequence[str]) -> s
     return found
 
 
+def _read_monotone(name: str, kind: str, texts: Sequence[str]) -> dict[str, int] | None:
+    """Return the columns with which a target is monotone, and their signs; raise a ValueError for what is none."""
+    from tabmtl.targets import Task
+
+    found: dict[str, int] = {}
+    for text in texts:
+        column, _, sign = text.rpartition(":")
+        if not column or sign not in ("1", "-1"):
+            raise ValueError(f"--monotone {name}={text}: expected {name}=COLUMN:1 or {name}=COLUMN:-1")
+        if column in found:
+            raise ValueError(f"--monotone names the column {column!r} of {name!r} twice")
+        found[column] = int(sign)
+    try:
+        return Task(name=name, kind=kind, monotone=found).monotone
+    except ValueError as error:
+        raise ValueError(f"--monotone {name}={texts[0]}: {error}") from None
+
+
 def _learned_kinds(y: pl.DataFrame) -> dict[str, str]:
     """Return the kinds of targets that are not declared, as every model would find them."""
     from tabmtl.encode import LabelCoder
@@ -500,9 +524,9 @@ def _learned_kinds(y: pl.DataFrame) -> dict[str, str]:
     return {task.name: str(task.kind) for task in LabelCoder.fit(y).column_tasks}
 
 
-def _weights_as_text(task: Task) -> list[str]:
-    """Return the weights of classes of a task, as those of a study: none where there are none."""
-    return [] if task.class_weight is None else [str(task.class_weight)]
+def _limits_as_text(task: Task) -> list[str]:
+    """Return the weights of classes of a task and its monotone columns, as those of a study: none where none are."""
+    return [str(each) for each in (task.class_weight, task.monotone) if each is not None]
 
 
 def _check_metric(name: str, kind: str, metric: str) -> None:

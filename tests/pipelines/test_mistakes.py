@@ -116,6 +116,13 @@ MISTAKES = [
     ),
     (f"{SHOP} --target male --class-weight male=1:2 --class-weight male=1:3", "names the class 1 of 'male' twice"),
     (f"{SHARDS} --class-weight weight=balanced", "--class-weight weight=...: declare the kind too"),
+    (f"{SHOP} --monotone weight=day", "--monotone weight=day: expected weight=COLUMN:1 or weight=COLUMN:-1"),
+    (f"{SHOP} --monotone weight=day:2", "--monotone weight=day:2: expected weight=COLUMN:1"),
+    (f"{SHOP} --monotone day:1", "--monotone takes TARGET=COLUMN:1, or TARGET=COLUMN:-1, got 'day:1'"),
+    (f"{SHOP} --monotone weight=day:1 --monotone weight=day:-1", "names the column 'day' of 'weight' twice"),
+    (f"{SHOP} --target year=quantile --monotone year=month:1", "year=month:1: task 'year': LightGBM cannot keep"),
+    (f"{SHOP} --monotone weight=month:1", "'weight' has monotone={'month': 1}, which SharedTrees cannot promise; fit Ind"),
+    (f"{SHOP} --model IndependentTasks --monotone weight=dya:1", "'weight': monotone names columns that the model do"),
     (f"{SHARDS} --metric weight=r2", "--metric weight=...: declare the kind too, such as --target weight=binary"),
     # of a sweep
     (f"{TUNE} --objective max", 'for --objective. Choose from: "mean", "pareto"'),
