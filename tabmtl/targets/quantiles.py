@@ -46,6 +46,7 @@ class Quantiles(Regression):
     name: ClassVar[str] = "quantiles"
     is_quadratic: ClassVar[bool] = False
     takes_curves: ClassVar[bool] = False
+    takes_monotone: ClassVar[bool] = Quantile.takes_monotone
     answers_means: ClassVar[bool] = False
     longest_step: ClassVar[float] = LONGEST_STEP
     calibration_axes: ClassVar[tuple[str, str]] = Quantile.calibration_axes

@@ -22,7 +22,13 @@ def rows(n: int = 240, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
     age, price = X["age"].to_numpy(), X["price"].to_numpy()
     mean = np.exp(age / 2 + np.sin(4 * age) - price / 2 + np.sin(4 * price))
     gamma = mean * rng.gamma(5, 0.2, n)
-    labels = {"regression": gamma, "binary": gamma > 1, "poisson": rng.poisson(mean), "gamma": gamma, "huber": gamma}
+    labels = {
+        "regression": gamma,
+        "binary": gamma > 1,
+        "poisson": rng.poisson(mean),
+        "gamma": gamma,
+        "huber": gamma,
+    }
     return X, pl.DataFrame(labels | {"tweedie": np.where(gamma > 1, gamma, 0.0)}).select(KINDS)
 
 
@@ -35,8 +41,10 @@ def falls(model: IndependentTasks, column: str, sign: int = 1) -> list[float]:
     X, _ = rows(40)
     values = pl.DataFrame({column: np.linspace(-3, 3, 60)})
     steps = model.answer(X.drop(column).join(values, how="cross").select(X.columns))
-    grids = [(answer[:, -1] if answer.ndim > 1 else answer).reshape(len(X), -1) for answer in steps]
-    return [float(-(sign * np.diff(grid, axis=1)).min()) for grid in grids]
+    of_classes = [
+        answer[:, 1:] if task.is_classification else answer for task, answer in zip(model.tasks_, steps, strict=True)
+    ]
+    return [float(-(sign * np.diff(answer.reshape(len(X), 60, -1), axis=1)).min()) for answer in of_classes]
 
 
 def fitted(X, y, given, *, monotone=SIGNS, **params) -> IndependentTasks:
@@ -100,8 +108,10 @@ def test_a_lightgbm_estimator_keeps_the_signs_too():
         (lambda: Task(name="t", kind="binary", monotone={"age": 2}), ValueError, "'t'.*must be 1 .*got 2 for 'age'"),
         (lambda: Task(name="t", kind="binary", monotone={"age": True}), ValueError, "got True for 'age'"),
         (lambda: Task(name="t", kind="binary", monotone=["age"]), TypeError, r"map columns of X .*got \['age'\]"),
-        (lambda: Task(name="t", kind="multiclass", monotone={"age": 1}), ValueError, "multiclass task monotone; leave"),
-        (lambda: Task(name="t", kind="quantile:0.9", monotone={"age": 1}), ValueError, "quantile:0.9 task monotone"),
+        *(
+            (lambda kind=kind: Task(name="t", kind=kind, monotone={"age": 1}), ValueError, f"{kind} tasks monotone; le")
+            for kind in ("multiclass", "ordinal", "quantile:0.9", "quantiles:0.1:0.9")
+        ),
         (lambda: fit(monotone={"aeg": 1}), ValueError, r"'regression': monotone names .*'aeg'.*age"),
         (lambda: fit(monotone={"level": 1}), ValueError, "numbers, and 'level' holds categories"),
         (lambda: fit(regressor=Ridge()), ValueError, r"which is for LightGBM; give Ridge\(\)"),

@@ -121,7 +121,10 @@ MISTAKES = [
     (f"{SHOP} --monotone day:1", "--monotone takes TARGET=COLUMN:1, or TARGET=COLUMN:-1, got 'day:1'"),
     (f"{SHOP} --monotone weight=day:1 --monotone weight=day:-1", "names the column 'day' of 'weight' twice"),
     (f"{SHOP} --target year=quantile --monotone year=month:1", "year=month:1: task 'year': LightGBM cannot keep"),
-    (f"{SHOP} --monotone weight=month:1", "'weight' has monotone={'month': 1}, which SharedTrees cannot promise; fit Ind"),
+    (
+        f"{SHOP} --monotone weight=month:1",
+        "'weight' has monotone={'month': 1}, which SharedTrees cannot promise; fit Ind",
+    ),
     (f"{SHOP} --model IndependentTasks --monotone weight=dya:1", "'weight': monotone names columns that the model do"),
     (f"{SHARDS} --metric weight=r2", "--metric weight=...: declare the kind too, such as --target weight=binary"),
     # of a sweep
