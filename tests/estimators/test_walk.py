@@ -6,11 +6,19 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from tabmtl.estimators.boosted import walk
+from tabmtl.estimators.boosted.joined import JoinedModels
 from tabmtl.estimators.boosted.walk import Walk, predict
 from tabmtl.storage.lightgbm_text import TreeText
 
 N = 2 * walk.LEAST_ROWS + 3
-OBJECTIVES = {"regression": 1, "binary": 1, "multiclass": 3, "none": 1}
+OBJECTIVES = {"regression": 1, "binary": 1, "multiclass": 3, "none": 1, "poisson": 1, "tweedie": 1, "quantile": 1}
+OTHERS = [
+    {"zero_as_missing": True},
+    {"linear_tree": True},
+    {"boosting": "rf", "bagging_fraction": 0.5, "bagging_freq": 1},
+    {"reg_sqrt": True},
+    {"num_leaves": 300, "min_data_in_leaf": 1, "max_bin": 1_000},
+]
 
 
 def rows(seed, n=N):
@@ -39,6 +47,7 @@ def grown(objective="regression", rounds=30, **params):
     y = np.nan_to_num(X[:, 0]) + X[:, 1] * X[:, 2] + (X[:, 4] % 3 == 0) + 0.1 * rng.normal(size=N)
     y = y if OBJECTIVES[objective] == 1 and objective != "binary" else np.digitize(y, [0, 1][: OBJECTIVES[objective]])
     y = (y > 0).astype(int) if objective == "binary" else y
+    y = np.abs(y) if objective in ("poisson", "tweedie") else y
     own = {"objective": "regression" if objective == "none" else objective, "verbosity": -1, "num_threads": 1}
     own |= {"num_class": OBJECTIVES[objective], "min_data_per_group": 1, "cat_smooth": 1, "max_bin": 15} | params
     return lgb.train(own, lgb.Dataset(X, y, categorical_feature=[4], params=own), rounds)
@@ -74,16 +83,16 @@ def test_answers_have_the_bits_of_lightgbm(objective):
     assert walk._models[booster] is not None
 
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        {"zero_as_missing": True},
-        {"linear_tree": True},
-        {"boosting": "rf", "bagging_fraction": 0.5, "bagging_freq": 1},
-        {"reg_sqrt": True},
-        {"num_leaves": 300, "min_data_in_leaf": 1, "max_bin": 1_000},
-    ],
-)
+@pytest.mark.parametrize("others", [[], OTHERS])
+def test_joined_models_answer_as_each_alone(others):
+    boosters = [grown(objective) for objective in OBJECTIVES] + [grown(**params) for params in others]
+    joined = JoinedModels([TreeText(booster.model_to_string()) for booster in boosters])
+    for X in (rows(2, 1), strange(3)[:16]):
+        for booster, found in zip(boosters, joined.predict(X), strict=True):
+            assert_array_equal(found, booster.predict(X, num_threads=1))
+
+
+@pytest.mark.parametrize("params", OTHERS)
 def test_other_trees_are_left_to_lightgbm(params):
     booster, X = grown(**params), rows(2)
     assert_array_equal(predict(booster, X, 1), booster.predict(X, num_threads=1))

@@ -8,7 +8,6 @@ leaves are the same, and sums over trees have the same bits.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +17,7 @@ from weakref import WeakKeyDictionary
 import lightgbm as lgb
 import numpy as np
 
+from tabmtl.estimators.boosted.link import Link
 from tabmtl.storage.lightgbm_text import TreeText
 
 #: Fewer rows are walked by LightGBM: they are not worth the reading of the text.
@@ -31,7 +31,6 @@ _TREES, _BITS = 512, 1 << 24  # that are walked together at most, and bits at th
 _ZERO = 1e-35  # LightGBM takes smaller numbers for 0
 # bits of a decision type
 _CATEGORY, _DEFAULT_LEFT, _MISSING, _MISSING_ZERO = 1, 2, 12, 4
-_FARTHEST = 709.7  # whose exponential is a number
 
 Lines = Sequence[dict[str, str]]
 
@@ -279,30 +278,19 @@ def _sets(lines: Lines) -> Iterator[tuple[int, ...]]:
 class _Model:
     """A booster of LightGBM whose rows walk together, and its link."""
 
-    def __init__(self, walk: Walk, width: int, objective: str) -> None:
-        self._walk, self._width, self._objective = walk, width, objective
+    def __init__(self, walk: Walk, link: Link) -> None:
+        self._walk, self._link = walk, link
 
     @classmethod
     def of(cls, booster: lgb.Booster) -> Self | None:
-        header, trees = TreeText(booster.model_to_string()).cut()
-        lines = dict(line.partition("=")[::2] for line in header.splitlines())
-        width, objective = int(lines["num_class"]), lines.get("objective", "")
-        known = ("", "regression", "binary sigmoid:1", f"multiclass num_class:{width}")
-        # a forest of LightGBM answers the mean of its trees
-        walk = Walk.of(trees) if objective in known and "average_output" not in lines else None
-        return None if walk is None else cls(walk, width, objective)
+        text = TreeText(booster.model_to_string())
+        link = Link.of(text)
+        walk = None if link is None else Walk.of(text.cut()[1])
+        return None if link is None or walk is None else cls(walk, link)
 
     def predict(self, matrix: np.ndarray) -> np.ndarray:
-        output = np.arange(len(self._walk.n_leaves)) % self._width
-        scores = self._walk.sums(matrix, output, self._width)
-        if self._objective.startswith("binary"):
-            # by the C library, as LightGBM does: numpy's exponential has other last bits
-            return np.array([1 / (1 + math.exp(-score)) if score > -_FARTHEST else 0.0 for score in scores[0].tolist()])
-        if self._objective.startswith("multiclass"):
-            below = scores - scores.max(axis=0)
-            each = np.array([[math.exp(score) for score in own] for own in below.tolist()])
-            return (each / each.cumsum(axis=0)[-1]).T
-        return scores[0] if self._width == 1 else scores.T
+        output = np.arange(len(self._walk.n_leaves)) % self._link.width
+        return self._link.answers(self._walk.sums(matrix, output, self._link.width))
 
 
 _models: WeakKeyDictionary[lgb.Booster, _Model | None] = WeakKeyDictionary()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
 from typing import Annotated, Any, ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 import lightgbm as lgb
 import numpy as np
@@ -23,6 +24,7 @@ from tabmtl.estimators.boosted.walk import predict
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import TableState
+from tabmtl.models.independent.asked import AskedTasks, Learned
 from tabmtl.models.independent.choice import CONFIGURATIONS, FEW_ROWS, Grown, TreesOfTask
 from tabmtl.models.independent.foreign import Foreign, rows_of
 from tabmtl.models.independent.grower import Grower, monotone_constraints
@@ -44,6 +46,7 @@ Take = Callable[[int], Any]  # rows of a task
 Unseen = tuple[np.ndarray | None, np.ndarray | None]  # numbers of rows, and answers to them
 
 _MOST_TREES = 1_000
+_asked: WeakKeyDictionary[IndependentTasks, AskedTasks] = WeakKeyDictionary()
 _NO_SHARDS = "Shards are for LightGBM only; give other estimators a frame as X"
 
 
@@ -458,14 +461,20 @@ class IndependentTasks(LightGBMEstimator):
         return {"all": np.stack(gains)}
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        matrix = tree_matrix(batch)
+        matrix, models = tree_matrix(batch), [*self.estimators_.values()]
+        is_few = batch.task is None and len(batch) <= AskedTasks.most_rows
+        if is_few and all(isinstance(model, Learned) for model in models):
+            asked = _asked.get(self)
+            if asked is None or asked.models != models:
+                asked = _asked[self] = AskedTasks(models)
+            return asked.answers(self.tasks_, matrix)
         if batch.task is None:
             return [self._answer(task, X, matrix) for task in self.tasks_]
         first = self.tasks_[0]
         output = np.empty(first.kind.answer_shape(len(batch), first.classes))
         for t in np.unique(batch.task).tolist():
             rows, task = np.flatnonzero(batch.task == t), self.tasks_[t]
-            is_foreign = not isinstance(self.estimators_[task.name], lgb.Booster | Mixture)
+            is_foreign = not isinstance(self.estimators_[task.name], Learned)
             output[rows] = self._answer(task, rows_of(X, rows, self.task_column) if is_foreign else X, matrix[rows])
         return [output]
 
@@ -480,7 +489,7 @@ class IndependentTasks(LightGBMEstimator):
 
     def _state(self) -> IndependentState:
         for name, model in self.estimators_.items():
-            if not isinstance(model, lgb.Booster | Mixture):
+            if not isinstance(model, Learned):
                 raise TypeError(
                     f"save writes LightGBM models and networks; the model of task {name!r} is a "
                     f"{type(model).__name__}, which only pickle could write: use joblib.dump, or skops, on files you "

@@ -67,16 +67,24 @@ class Mixture:
 
     def answer(self, task: Task, x: np.ndarray, n_threads: int) -> np.ndarray:
         """Return values (n,) or probabilities (n, K) of rows of `tree_matrix`."""
-        return sum(weight * part for weight, part in self._answers(task, x, n_threads))  # type: ignore[return-value]
+        return self.mix(
+            task,
+            None if self.lightgbm is None else predict(self._boosted, x, n_threads),
+            None if self.extra_trees is None else predict(self._forest, x, n_threads),
+            None if self.additive is None else self.additive.scores(x),
+        )
 
-    def _answers(self, task: Task, x: np.ndarray, n_threads: int) -> Iterator[tuple[float, np.ndarray]]:
-        boosted, forest, additive = self.weights
-        if boosted:
-            yield boosted, task.kind.of_lightgbm(predict(self._boosted, x, n_threads))
-        if forest:
-            yield forest, answer_by_forest(self._forest, task, x, n_threads)
-        if self.additive is not None:
-            yield additive, task.kind.answers(self.additive.scores(x), 0.0, 1.0, np)
+    def mix(
+        self, task: Task, boosted: np.ndarray | None, means: np.ndarray | None, scores: np.ndarray | None
+    ) -> np.ndarray:
+        """Return the answers, given what LightGBM predicts by the two kinds of trees, and the scores of the curves."""
+        answers = (
+            None if boosted is None else task.kind.of_lightgbm(boosted),
+            None if means is None else answer_means(task, means.reshape(len(means), -1)),
+            None if scores is None else task.kind.answers(scores, 0.0, 1.0, np),
+        )
+        mixed = (weight * own for weight, own in zip(self.weights, answers, strict=True) if own is not None)
+        return sum(mixed)  # type: ignore[return-value]
 
     def gains(self, n_features: int) -> np.ndarray:
         """Return the mean of the families' shares of every column (F,), by their weights."""
@@ -98,11 +106,6 @@ class Mixture:
     @cached_property
     def _forest(self) -> lgb.Booster:
         return lgb.Booster(model_str=self.extra_trees)
-
-
-def answer_by_forest(forest: lgb.Booster, task: Task, x: np.ndarray, n_threads: int) -> np.ndarray:
-    """Return the answers of a forest."""
-    return answer_means(task, predict(forest, x, n_threads).reshape(len(x), -1))
 
 
 def answer_means(task: Task, means: np.ndarray) -> np.ndarray:

@@ -1,0 +1,61 @@
+"""Models of several tasks asked together, for few rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import lightgbm as lgb
+import numpy as np
+
+from tabmtl.estimators.boosted.joined import FEW_ROWS, JoinedModels
+from tabmtl.models.independent.additive import Curves
+from tabmtl.models.independent.mixture import Mixture
+from tabmtl.storage.lightgbm_text import TreeText
+from tabmtl.targets import Task
+
+#: What this package learns a task by.
+Learned = lgb.Booster | Mixture
+
+
+class AskedTasks:
+    """Models of several tasks, whose trees answer by one call of LightGBM, and their curves by one sum.
+
+    Parameters
+    ----------
+    models : sequence of Booster or Mixture
+        One for each task.
+
+    Attributes
+    ----------
+    most_rows : int
+        Of more rows, each model answers as fast by itself.
+    """
+
+    most_rows: ClassVar[int] = FEW_ROWS
+
+    def __init__(self, models: Sequence[Learned]) -> None:
+        self.models = [*models]
+        self._texts = [_texts(model) for model in models]
+        self._trees = JoinedModels([text for texts in self._texts for text in texts if text is not None])
+        curves = [model.additive for model in models if isinstance(model, Mixture) and model.additive is not None]
+        self._curves, self._ends = Curves(curves) if curves else None, np.cumsum([len(own.intercept) for own in curves])
+
+    def answers(self, tasks: Sequence[Task], x: np.ndarray) -> list[np.ndarray]:
+        """Return values (n,) or probabilities (n, K) of rows of `tree_matrix` for every task."""
+        said = iter(self._trees.predict(x))
+        scores = iter([] if self._curves is None else np.split(self._curves.scores(x), self._ends[:-1], axis=1))
+        found = []
+        for task, model, texts in zip(tasks, self.models, self._texts, strict=True):
+            parts = [None if text is None else next(said) for text in texts]
+            if isinstance(model, Mixture):
+                found.append(model.mix(task, *parts, None if model.additive is None else next(scores)))
+            else:
+                found.append(task.kind.of_lightgbm(parts[0]))
+        return found
+
+
+def _texts(model: Learned) -> list[TreeText | None]:
+    if isinstance(model, Mixture):
+        return [model.lightgbm, model.extra_trees]
+    return [TreeText(model.model_to_string())]
