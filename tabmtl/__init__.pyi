@@ -9,6 +9,7 @@ from .ensemble import MultiTaskEnsembleRegressor as MultiTaskEnsembleRegressor
 from .ensemble import distill as distill
 from .inspection import feature_importances as feature_importances
 from .metrics import MultitaskGain as MultitaskGain
+from .metrics import make_task_metric as make_task_metric
 from .metrics import multitask_gain as multitask_gain
 from .model_selection import MultiTaskKFold as MultiTaskKFold
 from .model_selection import make_multitask_scorer as make_multitask_scorer

@@ -348,7 +348,7 @@ def from_json(value: Any, kinds: Mapping[str, type] = MappingProxyType({})) -> A
         return value
     ((tag, content),) = value.items()
     if tag == "task":
-        return own_class("Task")(**{key: from_json(item, kinds) for key, item in content.items()})
+        return own_class("Task").of_file(**{key: from_json(item, kinds) for key, item in content.items()})
     if tag == "kind":
         facts = from_json(content, kinds) if isinstance(content, dict) else {"kind": content}
         return kind_class(facts.pop("kind"), kinds)(**facts)

@@ -77,7 +77,7 @@ def _sum_by_class(shape: tuple[int, int], chosen: Sequence[int], blocks: Iterabl
 
 def _own_weights(task: Task, counts: np.ndarray) -> np.ndarray:
     """Return the weight of every class of a task as it is declared."""
-    if task.class_weight == "balanced":
+    if isinstance(task.class_weight, str):  # "balanced"
         return counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
     declared = dict(task.class_weight or ())
     return np.array([declared.get(label, 1.0) for label in task.classes or ()])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -128,7 +129,8 @@ class Judged:
     def rows(self, rows: np.ndarray) -> Judged:
         """Return some rows."""
         names = ("weight", "fold", "group", "of_class")
-        parts = {name: None if getattr(self, name) is None else getattr(self, name)[rows] for name in names}
+        given: dict[str, Any] = {name: getattr(self, name) for name in names}
+        parts: dict[str, Any] = {name: None if part is None else part[rows] for name, part in given.items()}
         return replace(self, y=self.y[rows], answers=self.answers[:, rows], **parts)
 
     def thirds(self) -> np.ndarray:

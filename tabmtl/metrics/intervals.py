@@ -297,7 +297,7 @@ def fit_intervals(fits: Sequence[Answered], group: np.ndarray | None = None, *, 
         for judged in by_metric(task):
             found = estimate(judged, labels, [output for _, _, output, _ in own], (), weight, unit)
             interval = _bounded(judged, labels, found, weight, unit, level)
-            rows.append((task.name, check_metric(judged), *interval, len(counting), n_positive))
+            rows.append((task.name, str(check_metric(judged)), *interval, len(counting), n_positive))
     names = ("task", "metric", *ScoreInterval._fields, "n_labelled", "n_positive")
     types = (pl.String, pl.String, *[pl.Float64] * 4, pl.Int64, pl.Int64)
     return pl.DataFrame(rows, dict(zip(names, types, strict=True)), orient="row")
@@ -516,6 +516,8 @@ def _bounds(metric: Metric, score: float, margin: float) -> tuple[float, float]:
         margin /= score * (1 - score)
         return expit(logit(score) - margin), expit(logit(score) + margin)
     ceiling = metric.best
+    if math.isinf(ceiling):
+        return score - margin, score + margin
     gap = ceiling - score
     if gap <= 0:
         return score, score

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from tabmtl.metrics.metric import Metric
+from tabmtl.metrics.own import TaskMetric
 from tabmtl.params import near
 from tabmtl.schema import DivergenceError, html_table, warn_user
 
@@ -49,7 +50,9 @@ def check_metric(task: Task) -> str:
     """
     known = task.kind.metrics
     metric = task.metric or next(iter(known))
-    if metric not in known:
+    if isinstance(metric, TaskMetric):
+        metric.of(task)
+    elif metric not in known:
         raise ValueError(
             f"task {task.name!r}: metric {metric!r} does not fit {task.kind} tasks; choose one of {list(known)}"
             f"{near(metric, known)}"
@@ -74,7 +77,8 @@ def by_metric(task: Task) -> list[Task]:
 
 def metric_of(task: Task) -> Metric:
     """Return the metric that judges a task."""
-    return task.kind.metrics[check_metric(task)]
+    name = check_metric(task)
+    return name.of(task) if isinstance(name, TaskMetric) else task.kind.metrics[name]
 
 
 def counted(y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
@@ -165,7 +169,11 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
         )
     labels = labels.astype(task.kind.label_type)
     weight = None if sample_weight is None else np.asarray(sample_weight[rows], dtype=np.float64)
-    return metric.sign * float(metric.score(labels, answers.astype(np.float64), sample_weight=weight))
+    score = metric.sign * float(metric.score(labels, answers.astype(np.float64), sample_weight=weight))
+    if not math.isfinite(score):
+        warn_user(f"task {task.name!r}: {check_metric(task)} is undefined: its value is {score}")
+        return math.nan
+    return score
 
 
 class TaskScores(dict[str, float | None]):

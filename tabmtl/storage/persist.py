@@ -37,7 +37,7 @@ from tabmtl.storage.atomic import (
     write_file,
 )
 from tabmtl.storage.limits import bounded
-from tabmtl.storage.stored import ModelFileError, Saved, kinds_by_name, own_class
+from tabmtl.storage.stored import ModelFileError, Saved, kinds_by_name, own_class, own_metrics
 
 FORMAT = 2
 _MOST_JSON = 128 * 2**20  # bytes
@@ -120,7 +120,7 @@ def read_folder(path: str | Path, kinds: Mapping[str, type] = MappingProxyType({
                 raise
 
 
-def load(path: str | Path, cls: type | None = None, *, kinds: Sequence[Any] = ()) -> Any:
+def load(path: str | Path, cls: type | None = None, *, kinds: Sequence[Any] = (), metrics: Sequence[Any] = ()) -> Any:
     """Load a fitted estimator that ``save`` wrote.
 
     Nothing in the folder is executed: it holds JSON, safetensors, LightGBM text (compressed from a megabyte on), and a
@@ -136,6 +136,9 @@ def load(path: str | Path, cls: type | None = None, *, kinds: Sequence[Any] = ()
         Class of the estimator if it is not one of this package.
     kinds : sequence of type, default=()
         Classes of the kinds of targets that are not of this package. The folder names a kind, and no code.
+    metrics : sequence, default=()
+        Metrics of tasks that `make_task_metric` has made. The folder names them; a task whose metric is missing is
+        judged by the default of its kind, with a warning.
 
     Returns
     -------
@@ -148,8 +151,10 @@ def load(path: str | Path, cls: type | None = None, *, kinds: Sequence[Any] = ()
         If the folder is missing, foreign, truncated or edited, of another class or format, or holds values that
         no model of this release has.
     TypeError
-        If ``cls`` is not a class of an estimator, or ``kinds`` are no classes of kinds.
+        If ``cls`` is not a class of an estimator, ``kinds`` are no classes of kinds, or ``metrics`` no metrics.
     """
+    if not all(isinstance(each, str) and hasattr(each, "response_method") for each in metrics):
+        raise TypeError(f"metrics must be a list of what make_task_metric gives, got {metrics!r}")
     if cls is not None and not (isinstance(cls, type) and hasattr(cls, "from_saved")):
         raise TypeError(f"cls must be the class of the estimator, got {cls!r}; leave it out for one of tabmtl")
     class_name, saved = read_folder(path, kinds_by_name(kinds))
@@ -164,8 +169,12 @@ def load(path: str | Path, cls: type | None = None, *, kinds: Sequence[Any] = ()
         raise ModelFileError(f"{path} holds a {class_name}, but cls is {cls.__name__}")
     what = f"{path} does not describe a {class_name} of this release: it was edited, or written by another release"
     what += "" if cls is own else " or another version of the class"
-    with _as_file_error(f"{what}; save it again"), bounded(saved.all_arrays(), is_own=cls is own):
-        return cls.from_saved(saved)
+    token = own_metrics.set({str(each): each for each in metrics})
+    try:
+        with _as_file_error(f"{what}; save it again"), bounded(saved.all_arrays(), is_own=cls is own):
+            return cls.from_saved(saved)
+    finally:
+        own_metrics.reset(token)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import json
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -33,6 +34,8 @@ from tabmtl.storage.transformers import Transformer
 
 T = TypeVar("T")
 
+#: While a model is loaded: metrics of one's own that were given, by name, and None for one that files alone name.
+own_metrics: ContextVar[dict[str, Any] | None] = ContextVar("own_metrics", default=None)
 POSITIVE = math.ulp(0.0)  #: the least number above 0
 _KINDS = {"": "values", "b": "booleans", "i": "whole numbers", "u": "whole numbers", "f": "numbers"}
 _PLAIN = {bool: (bool,), int: (int,), float: (int, float), str: (str,), Any: (bool, int, float, str)}
@@ -320,7 +323,7 @@ class _Reader:
                 continue
             values[attribute] = self.read(hint, facts.pop(name, _ARRAY), _join(path, name), sizes)
         _need(not facts, path, facts, f"nothing but {[*values]}")
-        return cls(**values)
+        return getattr(cls, "of_file", cls)(**values)
 
     def _tuple(self, item: Any, facts: Sequence[Any], path: str, sizes: dict[str, int]) -> tuple[Any, ...]:
         if item in _PLAIN:

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tabmtl.params import near
-from tabmtl.schema import html_table, is_unicode
+from tabmtl.schema import html_table, is_unicode, warn_user
+from tabmtl.storage.stored import own_metrics
 from tabmtl.targets.binary import Binary
 from tabmtl.targets.focal import Focal
 from tabmtl.targets.gamma import Gamma
@@ -118,7 +119,7 @@ class Task:
     metric: str | None = None
     weight: float = 1.0
     monotone: dict[str, int] | None = field(default=None, hash=False)
-    class_weight: str | tuple[tuple[Any, ...], ...] | None = None
+    class_weight: str | tuple[tuple[Any, Any], ...] | None = None
     more_metrics: tuple[str, ...] = ()
 
     def __init__(
@@ -157,6 +158,30 @@ class Task:
         values["class_weight"] = _read_class_weight(name, kind, classes, class_weight)
         for attribute, value in values.items():
             object.__setattr__(self, attribute, value)
+
+    @classmethod
+    def of_file(cls, **facts: Any) -> Task:
+        """Return a task that a file describes.
+
+        A metric that neither the kind knows nor `load` was given is left out, with a warning.
+        """
+        task, given = cls(**facts | {"metric": None, "more_metrics": ()}), own_metrics.get()
+        given = {} if given is None else given
+        named = _read_metrics(task.name, facts.get("metric"), facts.get("more_metrics", ()))
+        known: list[str] = []
+        for name in filter(None, named):
+            found = name if hasattr(name, "response_method") or name in task.kind.metrics else given.get(name)
+            known += [] if found is None else [found]
+            if found is None and name not in given:
+                given[name] = None  # which says it once
+                warn_user(
+                    f"task {task.name!r}: the file names the metric {name!r}, which {task.kind} tasks do not have, so "
+                    "it is left out; give it again: load(path, metrics=[...])"
+                )
+        if any(named) and not known:
+            known = [next(iter(task.kind.metrics))]
+        facts["metric"], facts["more_metrics"] = known or None, ()
+        return cls(**facts)
 
     @cached_property
     def is_classification(self) -> bool:
@@ -221,8 +246,9 @@ def refuse_monotone(tasks: Sequence[Task], method: str) -> None:
 
 def _read_class_weight(
     name: str, kind: Kind, classes: tuple | None, given: Any
-) -> str | tuple[tuple[Any, float], ...] | None:
+) -> str | tuple[tuple[Any, Any], ...] | None:
     """Return weights of classes as pairs; raise a ValueError unless they fit the kind and the classes of a task."""
+    found: str | tuple[tuple[Any, Any], ...] | None
     if given is None or (isinstance(given, str) and given == "balanced"):
         found = given
     else:
@@ -239,7 +265,7 @@ def _read_class_weight(
             "rows by sample_weight, or the whole task by weight"
         )
     for label, weight in found if isinstance(found, tuple) else ():
-        if not (isinstance(weight, Real) and 0 < weight < float("inf")):
+        if not (isinstance(weight, Real) and 0 < float(weight) < float("inf")):
             raise ValueError(
                 f"task {name!r}: the weight of the class {label!r} must be a finite number above 0, got {weight!r}; to "
                 "learn nothing of a class, make its labels null"

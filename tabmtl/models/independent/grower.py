@@ -145,7 +145,7 @@ class Grower:
             y = np.full_like(y, LEAST)  # LightGBM refuses counts that are all 0
         options = {"label": y, "weight": rows.weight, "reference": reference, "free_raw_data": False} | options
         if self.gradients is not None:
-            first = self._start(rows)[None] if reference is None else reference.get_init_score()[:1]
+            first = self._start(rows) if reference is None else np.asarray(reference.get_init_score())[:1]
             init = np.repeat(first.reshape(1, -1), len(rows), axis=0)
             options["init_score"] = init if init.shape[1] > 1 else init[:, 0]
         data = dataset(rows.x, self.columns, **options)
