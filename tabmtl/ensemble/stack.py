@@ -12,8 +12,11 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV
 
 from tabmtl.encode import LabelCoder
+from tabmtl.estimators.cumulative import CumulativeRegression
 from tabmtl.storage.stored import POSITIVE, Stored
 from tabmtl.targets import Task
+
+Linear = RidgeCV | LogisticRegression | CumulativeRegression
 
 _PENALTIES = np.logspace(-1, 4, 11)
 _INVERSE_PENALTIES = np.logspace(-3, 1, 5)
@@ -136,11 +139,13 @@ def _constants(labels: LabelCoder, y: np.ndarray, weight: np.ndarray | None, par
     return np.array(found)
 
 
-def _model(task: Task, features: np.ndarray, y: np.ndarray, weight: np.ndarray) -> RidgeCV | LogisticRegression:
+def _model(task: Task, features: np.ndarray, y: np.ndarray, weight: np.ndarray) -> Linear:
     """Return the unfitted model of a task; a classification of few labels chooses its penalty by folds."""
     if not (task.is_classification and task.kind.takes_curves):
         return RidgeCV(alphas=_PENALTIES)
-    model = LogisticRegression(max_iter=1_000)
+    model: Linear = LogisticRegression(max_iter=1_000)
+    if task.kind.has_one_slope:
+        model = CumulativeRegression(kind=task.kind, width=task.width)
     counts = np.unique(y, return_counts=True)[1]
     if len(counts) < 2 or counts.min() < _LEAST_OF_CLASS or counts.sum() > _FEW:
         return model
@@ -151,7 +156,7 @@ def _model(task: Task, features: np.ndarray, y: np.ndarray, weight: np.ndarray) 
 
 
 def _fit(
-    task: Task, model: RidgeCV | LogisticRegression, features: np.ndarray, y: np.ndarray, weight: np.ndarray
+    task: Task, model: Linear, features: np.ndarray, y: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit the model of a task; return the weights (O', width) and the intercepts (width,) of its scores."""
     slope, start = np.zeros((features.shape[1], task.width)), np.zeros(task.width)
@@ -163,6 +168,9 @@ def _fit(
     if not task.is_classification:
         model.fit(features, y, sample_weight=weight)
         return model.coef_[:, None], np.array([model.intercept_])
+    if task.kind.has_one_slope:
+        model.fit(features, y, sample_weight=weight)
+        return model.coef_.T, model.intercept_
     present = np.unique(y.astype(np.intp))
     if not task.is_binary:
         start = np.where(np.isin(np.arange(task.width), present), 0.0, _NEVER)

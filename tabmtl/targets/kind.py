@@ -56,7 +56,9 @@ class Kind(ABC):
     is_quadratic : bool
         Whether the second derivative of the loss by a score is 1 everywhere.
     takes_curves : bool
-        Whether a linear model of scikit-learn fits the scores: ridge regression for values, logistic for classes.
+        Whether a linear model fits the scores: ridge regression for values, logistic for classes.
+    has_one_slope : bool
+        Whether a linear model moves the first score alone, and the others are constants.
     answers_means : bool
         Whether the best answer to labels is their mean, as forests give it.
     takes_monotone : bool
@@ -85,6 +87,7 @@ class Kind(ABC):
     label_type: ClassVar[type] = np.float64
     is_quadratic: ClassVar[bool] = False
     takes_curves: ClassVar[bool] = False
+    has_one_slope: ClassVar[bool] = False
     answers_means: ClassVar[bool] = True
     takes_monotone: ClassVar[bool] = True
     units: ClassVar[Units] = "own"

@@ -38,6 +38,8 @@ class Ordinal(Classes):
     """
 
     name: ClassVar[str] = "ordinal"
+    takes_curves: ClassVar[bool] = True
+    has_one_slope: ClassVar[bool] = True
     takes_monotone: ClassVar[bool] = False  # scores would be, and not the probabilities
     metrics: ClassVar[Mapping[str, Metric]] = ORDERED
     lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "none", "metric": "none"}

@@ -11,6 +11,7 @@ from typing import Annotated
 import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from tabmtl.estimators.cumulative import CumulativeRegression
 from tabmtl.storage.stored import Stored
 from tabmtl.targets import Task
 
@@ -275,6 +276,10 @@ def _fit_logistic(
     task: Task, columns: np.ndarray, y: np.ndarray, means: np.ndarray, weight: np.ndarray | None, penalty: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return slopes (d, W) and intercepts (W,) of a logistic regression."""
+    if task.kind.has_one_slope:
+        ordered = CumulativeRegression(kind=task.kind, width=task.width, C=1 / penalty)
+        ordered.fit(columns, y, sample_weight=weight)
+        return ordered.coef_.T, ordered.intercept_
     slope, intercept = np.zeros((columns.shape[1], task.width)), task.kind.start(np.average(means, 0, weight))
     present = np.unique(y).astype(np.intp)
     if len(present) > 1:
