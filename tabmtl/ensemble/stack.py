@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import numpy as np
 from sklearn import config_context
@@ -16,7 +16,7 @@ from tabmtl.estimators.cumulative import CumulativeRegression
 from tabmtl.storage.stored import POSITIVE, Stored
 from tabmtl.targets import Task
 
-Linear = RidgeCV | LogisticRegression | CumulativeRegression
+Linear: TypeAlias = RidgeCV | LogisticRegression | CumulativeRegression
 
 _PENALTIES = np.logspace(-1, 4, 11)
 _INVERSE_PENALTIES = np.logspace(-3, 1, 5)

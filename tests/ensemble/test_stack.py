@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 
 from tabmtl.encode import LabelCoder
 from tabmtl.ensemble.stack import LinearStack
+from tabmtl.targets import Task
 
 
 @pytest.fixture
@@ -41,6 +42,17 @@ def test_a_regression_is_scikit_learns_ridge(table):
     ridge = RidgeCV(alphas=np.logspace(-1, 4, 11)).fit(features[rows], labels.standardize(y)[rows, 2].astype(float))
     expected = ridge.predict(features) * labels.scale[2] + labels.center[2]
     assert_allclose(stack.answer(labels, 0, answers)[2], expected, rtol=1e-6)
+
+
+def test_ordered_classes_are_moved_by_the_other_answers(table):
+    _, answers, y = table
+    tasks = [Task(name="late", kind="binary"), Task(name="mark", kind="ordinal", classes=(0, 1, 2))]
+    labels = LabelCoder.fit(np.column_stack([y[:, 0], y[:, 1]]), tasks=tasks)
+    stack = fit(labels, [answers[0], np.full((300, 3), 1 / 3)], y[:, :2], None, [np.arange(300)])
+    assert stack.coef[0][0, 1] > 1 and not stack.coef[0][:, 2].any()
+    found = stack.answer(labels, 0, [answers[0], answers[1]])[1]
+    own = found[np.arange(300), y[:, 1].astype(int)]
+    assert -np.log(own).mean() < 0.75  # their shares have 1.1; so has the task's own answer here
 
 
 def test_a_task_does_not_see_its_own_answer(table):

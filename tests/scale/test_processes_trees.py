@@ -8,7 +8,7 @@ from polars.testing import assert_frame_equal
 from ranks import answers, read_small_parts, run_ranks
 from sklearn.base import clone
 
-from tabmtl import RMTGB, IndependentTasks, Shards, SharedTrees
+from tabmtl import RMTGB, IndependentTasks, Shards, SharedTrees, Task
 from tabmtl.models.rmtgb import dealing
 
 TARGETS = ["late", "size", "delay", "spend", "rare"]
@@ -91,7 +91,8 @@ def test_rank_0_shows_the_scores_on_the_rows_of_all(table, with_valid, capsys):
 
 @pytest.mark.parametrize("cls", [RMTGB, SharedTrees])
 def test_ranks_are_as_good_as_one_where_lightgbm_estimates_the_rows_of_leaves(table, cls):
-    one, first, second = fit_ranks(table, cls, TARGETS)  # that is, where hessians differ
+    ordered = {"size": Task(name="size", kind="ordinal", classes=("m", "l", "s"))} if cls is SharedTrees else None
+    one, first, second = fit_ranks(table, cls, TARGETS, tasks=ordered)  # that is, where hessians differ
     X, y = table.drop(TARGETS), table.select(TARGETS)
     np.testing.assert_array_equal(answers(first, X), answers(second, X))
     ours, theirs = first.score_tasks(X, y), one.score_tasks(X, y)
@@ -124,9 +125,10 @@ TUNED = pytest.param(TARGETS, {"tune": ("small", "mid")}, marks=pytest.mark.all_
 
 
 LEVELS = (["late", "delay"], {"tasks": {"delay": "quantiles"}})
+ORDERED = (["late", "size"], {"tasks": {"size": Task(name="size", kind="ordinal", classes=("m", "l", "s"))}})
 
 
-@pytest.mark.parametrize(("targets", "params"), [(["late", "delay"], {}), LEVELS, TUNED])
+@pytest.mark.parametrize(("targets", "params"), [(["late", "delay"], {}), LEVELS, ORDERED, TUNED])
 def test_tasks_are_dealt_to_ranks(table, targets, params, capsys):
     one, first, second = fit_ranks(table, IndependentTasks, targets, learning_rate=0.3, verbose=1, **params)
     shown = capsys.readouterr().out

@@ -104,8 +104,9 @@ def test_the_truth_is_learned_scored_and_saved(name, tmp_path):
     model.save(tmp_path / "model")
     loaded = load(tmp_path / "model")
     assert loaded.tasks_ == model.tasks_ and loaded.tasks_[0].classes == GRADES
-    one = loaded.predict_proba(X[KEPT : KEPT + 1])["grade"]
-    assert (one == found[:1]).all()
+    for start, n in ((0, 1), (1, 1), (7, 1), (2, 2), (3, 40)):
+        some = loaded.predict_proba(X[KEPT + start : KEPT + start + n])["grade"]
+        assert (some == found[start : start + n]).all()
 
 
 @pytest.mark.parametrize("name", ["SharedBottom", "SharedTrees", "RMTGB"])
@@ -116,6 +117,21 @@ def test_two_ordered_classes_are_binary(name):
     ]
     probabilities = [model.predict_proba(X[KEPT:])["late"] for model in late]
     np.testing.assert_allclose(*probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "MultiTaskEnsemble"])
+def test_weights_of_classes_and_rows_count_alike(name):
+    weight = np.where(CODE == 3, 10.0, 1.0)[:KEPT]
+    heavy = Task(name="grade", kind="ordinal", class_weight={"great": 10.0})
+
+    def share_of_great(task, weight=None):
+        model = tiny(getattr(tabmtl, name), tasks={"grade": task}, **learns(name))
+        model.fit(X[:KEPT], Y[:KEPT].select("grade"), sample_weight=weight)
+        return model.predict_proba(X[KEPT:])["grade"][:, 3].mean()
+
+    by_class = share_of_great(heavy)
+    assert by_class > share_of_great("ordinal") + 0.1
+    assert abs(by_class - share_of_great("ordinal", weight)) < 0.1
 
 
 @pytest.mark.parametrize("name", ["SharedTrees", "RMTGB"])

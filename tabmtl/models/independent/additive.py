@@ -1,4 +1,4 @@
-"""An additive model of one task: ridge or logistic regression on pieces of the columns, kept as curves."""
+"""An additive model of one task: ridge, logistic or cumulative regression on pieces, kept as curves."""
 
 from __future__ import annotations
 

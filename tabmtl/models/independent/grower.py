@@ -111,8 +111,8 @@ class Grower:
         return self._derive if self.params["objective"] == "none" else None
 
     def _derive(self, scores: np.ndarray, data: lgb.Dataset) -> tuple[np.ndarray, np.ndarray]:
-        kind, weight = self.task.kind, data.get_weight()
-        means = kind.means(data.get_label(), self.task.width)
+        kind, (label, weight) = self.task.kind, _labels(data)
+        means = kind.means(label, self.task.width)
         gradient, hessian = np.empty((2, *means.shape))
         kind.derivatives(scores.reshape(means.shape), means, gradient, hessian)
         if weight is not None:
@@ -120,8 +120,9 @@ class Grower:
         return (gradient, hessian) if scores.ndim == 2 else (gradient[:, 0], hessian[:, 0])
 
     def _mean_loss(self, scores: np.ndarray, data: lgb.Dataset) -> tuple[str, float, bool]:
-        losses = self.task.kind.answer_losses(self.task.kind.of_lightgbm(scores), data.get_label())
-        return "loss", float(np.average(losses, weights=data.get_weight())), False
+        label, weight = _labels(data)
+        losses = self.task.kind.answer_losses(self.task.kind.of_lightgbm(scores), label)
+        return "loss", float(np.average(losses, weights=weight)), False
 
     def _start(self, rows: Sample) -> np.ndarray:
         """Return the scores (W,) of the best constant of rows, from which LightGBM finds its own for its objectives."""
@@ -171,6 +172,12 @@ class Grower:
     def constant_losses(self, rows: Sample, asked: Sample) -> np.ndarray:
         """Return the losses of the best constant of rows at others: (n,)."""
         return self.losses(np.repeat(self.constant(rows), len(asked), axis=0), asked)
+
+
+def _labels(data: lgb.Dataset) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return labels and weights of LightGBM's data."""
+    weight = data.get_weight()
+    return np.asarray(data.get_label()), None if weight is None else np.asarray(weight)
 
 
 class _TimeLimit:
