@@ -285,8 +285,9 @@ class LabelCoder(LeanPickle):
             for level, values in zip(task.kind.levels, output.T, strict=bool(task.kind.levels)):
                 columns[f"{name}_q{level:g}"] = pl.Series(values, dtype=self.dtypes[j])
                 places.append(j)
-        dtypes, categories = (tuple(own[j] for j in places) for own in (self.origin.dtypes, self.origin.categories))
-        return pl.DataFrame(columns), replace(self.origin, ndim=2, dtypes=dtypes, categories=categories)
+        dtypes = tuple(self.origin.dtypes[j] for j in places)
+        origin = replace(self.origin, ndim=2, dtypes=dtypes, categories=(None,) * len(places))
+        return pl.DataFrame(columns), origin
 
     @cached_property
     def _classes(self) -> tuple[pl.Series | None, ...]:

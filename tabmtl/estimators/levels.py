@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sklearn.utils.metaestimators import available_if
 
@@ -38,7 +38,7 @@ class PredictsQuantiles:
     """What an estimator answers besides its predictions, where a task has several levels."""
 
     if TYPE_CHECKING:
-        _target_kind: Any
+        _target_kind: ClassVar[Any]
         tasks_: tuple[Task, ...]
         coder_: TableCoder
 

@@ -179,7 +179,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         return self._run(represent_rows, self._read_rows(self._preprocessed(X))).cpu().numpy()
 
     def export_onnx(self, path: str | Path) -> None:
-        """Write the fitted network as an ONNX file, from raw values to the answers of `predict_proba` and `predict`.
+        """Write the fitted network as an ONNX file, from raw values to probabilities, quantiles and other answers.
 
         See :mod:`tabmtl.onnx.export` for the inputs and outputs of the file; :class:`tabmtl.OnnxCoder` encodes frames
         for it. The file computes in float32 under any ``precision``.

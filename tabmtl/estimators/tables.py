@@ -515,7 +515,9 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
             setattr(self, name, value)
 
     def answer(self, X: Any) -> list[np.ndarray]:
-        """Answer rows for every column of y: probabilities (n, K), or values (n,); all predictions are made of them.
+        """Answer rows for every column of y, of which all predictions are made.
+
+        Answers are probabilities (n, K), values (n,), or the quantiles (n, L) of several levels.
 
         Parameters
         ----------

@@ -55,7 +55,7 @@ class OnnxCoder:
 
         session = onnxruntime.InferenceSession("model.onnx")
         coder = OnnxCoder(session)
-        outputs = session.run(None, coder.encode(X))    # as predict_proba, and predict of regressions
+        outputs = session.run(None, coder.encode(X))    # as predict_proba, predict_quantiles, and predict of others
         y = coder.decode(outputs)                       # as predict
 
     Parameters

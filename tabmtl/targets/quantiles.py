@@ -154,11 +154,11 @@ class Quantiles(Regression):
         self, scores: np.ndarray, means: np.ndarray, gradient: np.ndarray, hessian: np.ndarray | None
     ) -> None:
         """Write what `Quantile` has for every level, over their number."""
+        arrays = [array for array in (scores, means, gradient, hessian) if array is not None]
         for k, kind in enumerate(self._alone):
-            of_level = (array[..., k : k + 1] for array in (scores, means, gradient, hessian) if array is not None)
-            kind.derivatives(*of_level)
-        gradient /= len(self.levels)
-        np.divide(hessian, len(self.levels), out=hessian)
+            kind.derivatives(*(array[..., k : k + 1] for array in arrays))
+        for array in arrays[2:]:
+            array /= len(self.levels)
 
     def curvature(self, mean: np.ndarray) -> np.ndarray:
         """Return the variance of the first derivative, where a share of the labels does not exceed the quantile."""

@@ -62,7 +62,7 @@ def find_kind(text: str) -> Kind:
         form = str(kind) if has_many else ":".join([name, *taken])
         takes = f"{form}, numbers all" if taken else f"{name!r}, without parameters"
         raise ValueError(f"kind must be {takes}, got {text!r}")
-    return type(kind)(tuple(values)) if has_many else type(kind)(*values)
+    return type(kind)(*([tuple(values)] if has_many else values))
 
 
 @dataclass(frozen=True, kw_only=True)
