@@ -15,7 +15,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.metrics import d2_pinball_score, mean_pinball_loss
 
 import tabmtl
-from tabmtl import IndependentTasks, OnnxCoder, Shards, SharedBottom, SharedTrees, Task, distill, load
+from tabmtl import IndependentTasks, Shards, SharedTrees, Task, load
 from tabmtl.comparison.judging import calibration_of
 from tabmtl.metrics.scores import score_task
 from tabmtl.scale import predict_files
@@ -118,21 +118,6 @@ def test_levels_of_a_long_table(name):
     found = model.fit(table[:KEPT], Y["delay"][:KEPT]).predict_quantiles(table[KEPT:])
     assert found.columns == NAMES and (np.diff(found.to_numpy(), axis=1) >= 0).all()
     assert np.corrcoef(found["delay_q0.8"], TRUTH[KEPT:, 2])[0, 1] > 0.8
-
-
-def test_levels_are_exported_and_distilled(tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    model = learned("SharedBottom", n_members=2).fit(X[:KEPT], Y[:KEPT])
-    model.export_onnx(tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    coder = OnnxCoder(session)
-    outputs = session.run(None, coder.encode(X))
-    quantiles = model.predict_quantiles(X).to_numpy()
-    np.testing.assert_allclose(outputs[0], quantiles, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(coder.decode(outputs)["delay"], quantiles[:, 1], rtol=1e-4, atol=1e-4)
-    student = distill(model, X[:KEPT], network=tiny(SharedBottom, **LEARNS), random_state=0)
-    answers = student.predict_quantiles(X[KEPT:]).to_numpy()
-    assert np.corrcoef(answers.ravel(), quantiles[KEPT:].ravel())[0, 1] > 0.95
 
 
 def test_files_teach_and_hold_levels(tmp_path):
