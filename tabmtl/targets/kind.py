@@ -50,7 +50,7 @@ class Kind(ABC):
     name : str
         By which a Task and a file name the kind.
     answer : {"probabilities", "values"}
-        Whether an answer has a probability for each class, or is one value.
+        Whether an answer has a probability for each class, or is one value, or one for each of several levels.
     label_type : type
         Of labels as metrics take them.
     is_quadratic : bool

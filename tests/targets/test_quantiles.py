@@ -10,7 +10,9 @@ import polars as pl
 import pytest
 import torch
 from conformance import tiny
+from lightgbm import LGBMRegressor
 from scipy.stats import norm
+from sklearn.base import clone
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.metrics import d2_pinball_score, mean_pinball_loss
 
@@ -97,6 +99,16 @@ def test_the_truth_is_learned_in_order_and_saved(name, tmp_path):
     model.save(tmp_path / "model")
     loaded = load(tmp_path / "model")
     assert loaded.tasks_ == model.tasks_ and loaded.predict_quantiles(X[KEPT:]).equals(found)
+
+
+def test_single_task_models_are_those_of_lightgbm_for_each_level_in_order():
+    plain = LGBMRegressor(n_estimators=30, num_leaves=8, verbosity=-1)
+    alone = IndependentTasks(tasks={"delay": KIND}, regressor=plain, early_stopping=False, random_state=0)
+    found = alone.fit(X[:KEPT], Y[:KEPT, ["delay"]]).predict_quantiles(X[KEPT:])
+    models = [clone(plain).set_params(objective="quantile", alpha=level) for level in LEVELS]
+    rows, labels, asked = X[:KEPT].to_numpy(), Y["delay"][:KEPT].to_numpy(), X[KEPT:].to_numpy()
+    each = np.column_stack([model.fit(rows, labels).predict(asked) for model in models])
+    np.testing.assert_allclose(found.to_numpy(), np.sort(each, axis=1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", METHODS)
