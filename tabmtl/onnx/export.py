@@ -13,10 +13,10 @@ task      int64, (n,)            long layout only: index of the row's own task a
 ========  =====================  ============================================================================
 
 An input without columns is left out. There is one output for every column of y, named like it: float64 probabilities
-(n, K), classes in the order of the metadata, or values (n,) in the target's own units. They equal the results of
-``predict_proba`` and ``predict`` in float32. The n rows are one batch, which matters only for
-``row_layer="batch_attention"`` of `MultiTabNet`. JSON in the metadata of the file, under the key "tabmtl", lists
-columns, levels, tasks and classes in their order, see :func:`tabmtl.onnx.coder.describe_encoding`;
+(n, K), classes in the order of the metadata, or values (n,) in the target's own units, or (n, L) of several levels.
+They equal the results of ``predict_proba``, ``predict`` and ``predict_quantiles`` in float32. The n rows are one batch,
+which matters only for ``row_layer="batch_attention"`` of `MultiTabNet`. JSON in the metadata of the file, under the key
+"tabmtl", lists columns, levels, tasks and classes in their order, see :func:`tabmtl.onnx.coder.describe_encoding`;
 :class:`tabmtl.OnnxCoder` reads it, encodes frames and decodes answers to frames.
 """
 
