@@ -70,7 +70,7 @@ bench: $(VENV)/.bench  ## training speed against plain references and other libr
 	    --only peer home members long embeddings plain shared one_row body step $(ARGS)
 
 evidence: $(VENV)/.bench  ## tables of scores against other models, on the data sets of TABMTL_DATA: hours
-	set -e; for name in scores 'scores --experts' boosting sessions; do $(BIN)/python -m benchmarks.$$name $(ARGS); done
+	set -e; for name in scores 'scores --experts' boosting sessions targets; do $(BIN)/python -m benchmarks.$$name $(ARGS); done
 	$(BIN)/python -m benchmarks.evidence --parts sharing $(ARGS)
 	$(BIN)/python -m benchmarks.evidence --budget 72000 $(ARGS)
 
