@@ -52,7 +52,7 @@ class Ordinal(Classes):
         """Return the declared classes, or those of the labels, ordered or sorted; text must have an order."""
         if classes is None and order is None and labels.dtype in (pl.String, pl.Categorical):
             cure = (
-                "write numbers in their place"
+                "write numbers in their place, or a Parquet file with an Enum of polars"
                 if in_command.get()
                 else f"declare Task(name={task!r}, kind='ordinal', classes=(<lowest>, ..., <highest>)), or cast the "
                 "column to a polars Enum or an ordered category of pandas"

@@ -107,6 +107,7 @@ MISTAKES = [
         f"{SHOP} --target male --class-weight male",
         "--class-weight takes TARGET=balanced, or TARGET=CLASS:WEIGHT, got 'male'",
     ),
+    (f"{SHOP} --target plot_type=ordinal", "'plot_type' is ordinal, but its labels are text without an order"),
     (f"{SHOP} --target male --class-weight mal=balanced", "there is no target 'mal': near is male"),
     (f"{SHOP} --class-weight weight=balanced", "task 'weight': class_weight is for tasks of classes, and a regression"),
     (f"{SHOP} --target male --class-weight male=much:3", "male=CLASS:WEIGHT, and labels are "),
