@@ -165,8 +165,9 @@ class Task:
 
         A metric that neither the kind knows nor `load` was given is left out, with a warning.
         """
-        task, given = cls(**facts | {"metric": None, "more_metrics": ()}), own_metrics.get()
-        given = {} if given is None else given
+        given, task = own_metrics.get(), cls(**facts | {"metric": None, "more_metrics": ()})
+        if given is None:  # no file, but what one would hold
+            return cls(**facts)
         named = _read_metrics(task.name, facts.get("metric"), facts.get("more_metrics", ()))
         known: list[str] = []
         for name in filter(None, named):

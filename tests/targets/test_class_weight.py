@@ -7,11 +7,13 @@ import polars as pl
 import pytest
 from conformance import CANDIDATES, tiny
 from forging import forge_facts
+from ranks import read_small_parts, run_ranks
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
 import tabmtl
-from tabmtl import IndependentTasks, MultiTaskEnsemble, Shards, SharedBottom, SharedTrees, Task, load
+from tabmtl import ESMM, IndependentTasks, MultiTaskEnsemble, Shards, SharedBottom, SharedTrees, Task, load
 from tabmtl.encode.class_factors import ClassFactors
 from tabmtl.ensemble.models import MIXTURE
 from tabmtl.schema import Batch
@@ -64,6 +66,32 @@ def test_labels_weigh_what_scikit_learn_gives_their_rows(name):
     assert same.predict(X).equals(plain.predict(X)) and gap(same, plain) == 0
 
 
+def test_ordered_classes_and_steps_of_a_funnel_weigh_too():
+    sizes = Y.with_columns(size=pl.col("size").cast(pl.Enum(["s", "m", "l"])))
+    ordered = {"size": Task(name="size", kind="ordinal", class_weight={"l": 20.0})}
+    rows = rows_weighed("size", {"l": 20.0, "m": 1.0, "s": 1.0})
+    found = fitted("SharedTrees", ordered, y=sizes)
+    assert gap(found, fitted("SharedTrees", {"size": "ordinal"}, y=sizes, sample_weight=rows)) < 1e-4
+    steps = pl.DataFrame({"click": X["a"] > 0, "sale": (X["a"] > 0) & (X["b"] > 1)})
+    rare = {"sale": Task(name="sale", kind="binary", class_weight={True: 30.0})}
+    options = {"task_chain": ["click", "sale"], "epochs": 5, "random_state": 0}
+    shares = [ESMM(tasks=tasks, **options).fit(X, steps).predict_proba(X)["sale"][:, 1] for tasks in (rare, None)]
+    assert shares[0].mean() > 1.5 * shares[1].mean()
+
+
+def test_processes_that_fit_together_weigh_by_the_labels_of_all(tmp_path, monkeypatch):
+    read_small_parts(monkeypatch)
+    table = pl.concat([X, Y], how="horizontal").sort("late", nulls_last=False)  # ranks see other shares of the classes
+    options = {"tasks": weighed(late="balanced", size={"l": 5.0}), "early_stopping": False}
+
+    def fit():
+        return tiny(SharedTrees, **options).fit(Shards(table.lazy()), Y.columns)
+
+    one, *many = (model.predict_proba(X)["late"] for model in (fit(), *run_ranks(2, fit)))
+    for each in many:  # whose bins are others
+        assert abs(one - each).mean() < 0.01
+
+
 def test_the_weight_of_a_class_that_is_left_out_is_1_and_those_of_rows_are_kept():
     rows = rng.uniform(0.5, 2, N)
     both = rows_weighed("late", {"yes": 10.0}).with_columns(pl.all() * rows)
@@ -112,12 +140,14 @@ def test_validation_scores_know_no_weights_of_classes():
 def test_an_ensemble_weighs_classes_once_and_shows_plain_scores():
     tasks = weighed(late={"yes": 10.0})
     both = {"models": CANDIDATES, "n_folds": 3, "random_state": 0}
-    ensemble = MultiTaskEnsemble(tasks=tasks, **both).fit(X, Y)
-    alone = IndependentTasks(tasks=tasks, families=("lightgbm",), random_state=0).fit(X, Y)
-    plain = MultiTaskEnsemble(**both).fit(X, Y)
-    means = [model.predict_proba(X)["late"][:, 1].mean() for model in (ensemble, alone, plain)]
-    assert means[0] > 2 * means[2] and 0.6 < means[0] / means[1] < 1.6
-    scores = [model.leaderboard_.filter(task="late", model=MIXTURE)["score"][0] for model in (ensemble, plain)]
+    models = [MultiTaskEnsemble(tasks=tasks, **both), MultiTaskEnsemble(**both), tiny(SharedTrees, tasks=tasks)]
+    late = (Y["late"][350:] == "yes").fill_null(False).to_numpy()
+    weight = np.where(late, 10.0, 1.0) * Y["late"][350:].is_not_null().to_numpy()
+    found = [model.fit(X[:350], Y[:350]).predict_proba(X[350:])["late"][:, 1] for model in models]
+    losses = [log_loss(late, p, sample_weight=weight) for p in found]
+    assert losses[0] < losses[1] - 0.1 and losses[0] < losses[2] + 0.02  # judged as its candidates are trained
+    assert found[0].mean() > 2 * found[1].mean()
+    scores = [model.leaderboard_.filter(task="late", model=MIXTURE)["score"][0] for model in models[:2]]
     assert scores[0] == pytest.approx(scores[1], abs=0.1)
 
 
