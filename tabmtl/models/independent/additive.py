@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
+from sklearn import config_context
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from tabmtl.estimators.cumulative import CumulativeRegression
@@ -284,7 +285,8 @@ def _fit_logistic(
     present = np.unique(y).astype(np.intp)
     if len(present) > 1:
         model = LogisticRegression(C=1 / penalty, tol=_TOLERANCE, max_iter=_MOST_STEPS)
-        model.fit(columns, y.astype(np.intp), sample_weight=weight)
+        with config_context(assume_finite=True, skip_parameter_validation=True):
+            model.fit(columns, y.astype(np.intp), sample_weight=weight)
         scored: slice | np.ndarray = slice(None) if task.is_binary else present
         if len(present) == 2 and not task.is_binary:
             # scikit-learn gives the log odds of the second class, and the first has the score 0

@@ -43,6 +43,8 @@ class Forest:
         self._rows, self._means, self._rng = rows, means, np.random.default_rng(seed)
         self._setting = {"min_samples_leaf": max(min_samples_leaf, int(len(rows) * _LEAST_SHARE)), **setting}
         self._unit = np.arange(len(rows)) if rows.group is None else np.unique(rows.group, return_inverse=True)[1]
+        # scikit-learn looks for gaps, and checks what is known to be fine, in one step, as long as a small tree
+        self._has_gaps = bool(np.isnan(rows.x).any())
         self._trees: list[Any] = []
         self._total, self._count = np.zeros(means.shape), np.zeros(len(rows))
 
@@ -60,7 +62,7 @@ class Forest:
         seen, rest = np.flatnonzero(drawn), np.flatnonzero(drawn == 0)
         weight = drawn[seen] if rows.weight is None else drawn[seen] * rows.weight[seen]
         model = ExtraTreeRegressor(random_state=int(rng.integers(2**31)), **self._setting)
-        tree = model.fit(rows.x[seen], self._means[seen], sample_weight=weight).tree_
+        tree = model.fit(rows.x[seen], self._means[seen], sample_weight=weight, check_input=self._has_gaps).tree_
         self._total[rest] += tree.predict(rows.x[rest]).reshape(-1, self._means.shape[1])
         self._count[rest] += 1
         self._trees.append(tree)
