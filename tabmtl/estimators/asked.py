@@ -37,3 +37,19 @@ class Together:
             The same rows, encoded.
         """
         return [model._outputs(X, batch) for model in self.models]
+
+    def linked(self, scores: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+        """Return the answers of every model, given its raw scores (n, width) for every column of y."""
+        labels, n_rows = [model.coder_.labels for model in self.models], len(scores[0][0])
+        columns = []
+        for t, (task, column) in enumerate(zip(labels[0].column_tasks, zip(*scores, strict=True), strict=True)):
+            # one call for all models: of few rows, it takes as long as one for each
+            rows = np.concatenate(column).astype(np.float64)
+            shape = (-1, *[1] * (len(task.kind.answer_shape(n_rows, task.classes)) - 1))
+            center, scale = (
+                np.repeat(units, n_rows).reshape(shape)
+                for units in ([own.center[t] for own in labels], [own.scale[t] for own in labels])
+            )
+            with np.errstate(over="ignore"):  # 1 / (1 + inf) is 0
+                columns.append(np.split(task.kind.answers(rows, center, scale, np), len(labels)))
+        return [list(own) for own in zip(*columns, strict=True)]

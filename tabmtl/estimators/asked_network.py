@@ -49,7 +49,7 @@ class NetworksTogether(Together):
         with threads(first.n_jobs, network):
             found = predict_scores(network, rows, first.precision, link=self._link, slice_rows=_SLICE_ROWS)
         scores = [score.numpy() for score in found]
-        return [model.coder_.labels.outputs(own) for model, own in zip(self.models, _dealt(scores, n), strict=True)]
+        return self.linked(_dealt(scores, n))
 
 
 def _dealt(scores: list[np.ndarray], n: int) -> list[list[np.ndarray]]:

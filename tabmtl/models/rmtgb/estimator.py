@@ -69,7 +69,9 @@ class GroupsTogether(Together):
             return super().answers(X, batch)
         matrix = tree_matrix(batch)
         sums = [np.split(joined.sums(matrix), len(self.models)) for joined in self._joined]
-        return [model._answer_by(own) for model, own in zip(self.models, zip(*sums, strict=True), strict=True)]
+        return self.linked(
+            [model._scores_by(own) for model, own in zip(self.models, zip(*sums, strict=True), strict=True)]
+        )
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -255,16 +257,17 @@ class RMTGB(BoostedEstimator):
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         matrix = tree_matrix(batch)
         if batch.task is None:
-            return self._answer_by([group.forest.predict_all(matrix, self._n_threads) for group in self._groups])
+            sums = [group.forest.predict_all(matrix, self._n_threads) for group in self._groups]
+            return self.coder_.labels.outputs(self._scores_by(sums))
         scores = self._groups[0].scores_of_own_tasks(matrix, batch.task, self._n_threads)
         return self.coder_.labels.outputs([scores])
 
-    def _answer_by(self, sums: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Answer rows of a wide table, given the outputs of all ensembles of every group."""
+    def _scores_by(self, sums: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return raw scores (n, width) of every task of a wide table, given the outputs of all ensembles of groups."""
         by_task: dict[int, np.ndarray] = {}
         for group, own in zip(self._groups, sums, strict=True):
             by_task |= dict(zip(group.members, group.scores_of_all_tasks(own), strict=True))
-        return self.coder_.labels.outputs([by_task[t] for t in range(len(self.tasks_))])
+        return [by_task[t] for t in range(len(self.tasks_))]
 
     def _restore(self, state: RMTGBState) -> None:
         self._set_fitted(state.coder_, _fitted(state.coder_.after, state._groups))

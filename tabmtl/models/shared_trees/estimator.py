@@ -159,6 +159,7 @@ class ForestsTogether(Together):
     def __init__(self, models: Sequence[SharedTrees]) -> None:
         super().__init__(models)
         self._forests = [model._functions.forest for model in models]
+        self._places = [_outputs_of_tasks(model.coder_) for model in models]
 
     @cached_property
     def _trees(self) -> JoinedTrees:
@@ -170,10 +171,12 @@ class ForestsTogether(Together):
             return super().answers(X, batch)
         leaves = self._trees.leaves(tree_matrix(batch))
         parts = np.split(leaves, np.cumsum([len(forest) for forest in self._forests])[:-1], axis=1)
-        return [
-            model._answer_at(forest.counted(part), batch.task)
-            for model, forest, part in zip(self.models, self._forests, parts, strict=True)
+        of_models = zip(self.models, self._forests, parts, self._places, strict=True)
+        scores = [
+            model._functions.scores_at(forest.counted(part), places, batch.task)
+            for model, forest, part, places in of_models
         ]
+        return self.linked(scores)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -328,10 +331,6 @@ class SharedTrees(BoostedEstimator):
         outputs = _outputs_of_tasks(self.coder_)
         scores = self._functions.scores(tree_matrix(batch), outputs, batch.task, self._n_threads)
         return self.coder_.labels.outputs(scores)
-
-    def _answer_at(self, leaves: np.ndarray, task: np.ndarray | None) -> list[np.ndarray]:
-        """Answer rows, given their leaves (n, M)."""
-        return self.coder_.labels.outputs(self._functions.scores_at(leaves, _outputs_of_tasks(self.coder_), task))
 
     def _gains(self) -> dict[str, np.ndarray]:
         return {"all": self._functions.gains_of(_outputs_of_tasks(self.coder_)[: len(self.tasks_)])}
