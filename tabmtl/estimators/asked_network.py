@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tabmtl.estimators.asked import Together
-from tabmtl.nn.joined import JoinedNetworks, can_join
+from tabmtl.nn.joined import FewRows, JoinedNetworks, can_join
 from tabmtl.schema import Batch
 from tabmtl.training.device import find_device, threads
 from tabmtl.training.predict import predict_scores
@@ -34,6 +34,11 @@ class NetworksTogether(Together):
         return joined
 
     @cached_property
+    def _few(self) -> FewRows:
+        """The networks for few rows."""
+        return FewRows(self._joined.network).eval()
+
+    @cached_property
     def _link(self) -> Any:
         """The link of the scores of all networks side by side."""
         first = self.models[0]
@@ -46,6 +51,7 @@ class NetworksTogether(Together):
             return super().answers(X, batch)
         x = replace(batch.x, numbers=np.tile(batch.x.numbers, (1, n)), codes=np.tile(batch.x.codes, (1, n)))
         rows, network = Batch(x=x).map(torch.from_numpy), self._joined.network
+        network = self._few if FewRows.suits(network, len(batch)) else network
         with threads(first.n_jobs, network):
             found = predict_scores(network, rows, first.precision, link=self._link, slice_rows=_SLICE_ROWS)
         scores = [score.numpy() for score in found]

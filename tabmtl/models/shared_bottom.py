@@ -30,7 +30,7 @@ class SharedBottomNetwork(TaskNetwork):
         The hyper-parameters.
     """
 
-    is_joinable = True
+    is_joinable = is_even = True
 
     def __init__(self, columns: Columns, tasks: Sequence[Task], options: SharedBottom) -> None:
         super().__init__()

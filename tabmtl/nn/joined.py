@@ -11,13 +11,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tabmtl.nn.experts import Gates
 from tabmtl.nn.layers import StackedLinear, Widened
 from tabmtl.nn.task_network import TaskNetwork
+
+if TYPE_CHECKING:
+    from tabmtl.columns import Features
 
 #: Outputs for which batched products on a CPU round a row by its place, where those of one layer do not.
 _UNEVEN_OUTPUTS = (5, 6, 7, 9, 10, 11)
@@ -118,3 +123,47 @@ class JoinedNetworks:
         parts = self._parts()
         for name, tensor in self._stacked(weights).items():
             parts[name][number].copy_(tensor)
+
+
+class FewRows(nn.Module):
+    """Network of k members for few rows, whose products have B rows, and not k B.
+
+    It takes B rows, of which the first B / k count: as many rows of every member are B rows.
+
+    Parameters
+    ----------
+    network : SharedBottomNetwork
+        Left as it is; its weights are shared.
+    """
+
+    batch_dependent = False
+
+    def __init__(self, network: TaskNetwork) -> None:
+        super().__init__()
+        self._heads, self._n_members = network.heads, network.heads.n_members
+        self._network = copy.copy(network)
+        self._network._modules = network._modules | {"vector": _First(network.vector, self._n_members)}
+
+    @staticmethod
+    def suits(network: TaskNetwork, n_rows: int) -> bool:
+        """Tell whether a network answers so many rows alike by products of 16."""
+        return network.is_even and 1 < network.heads.n_members * n_rows <= 16 and not 16 % network.heads.n_members
+
+    def forward(self, x: Features, task: Tensor | None = None) -> list[Tensor]:
+        """Score rows as the network does; rows beyond the first B / k have no meaning."""
+        z, n_rows = self._heads.represent(self._network.task_features(x)), len(x.numbers)
+        z = z.unflatten(1, (self._n_members, -1))  # (T, k, B / k, hidden)
+        # each member has last layers of its own, whose products need B rows too
+        return self._heads.score(F.pad(z, (0, 0, 0, n_rows - z.shape[2])).flatten(1, 2))
+
+
+class _First(nn.Module):
+    """Vectors (K, k B, D) of k members for the first B / k rows only, (K, B, D)."""
+
+    def __init__(self, vector: nn.Module, n_members: int) -> None:
+        super().__init__()
+        self._vector, self._n_members = vector, n_members
+
+    def forward(self, x: Features) -> Tensor:
+        vector = self._vector(x).unflatten(1, (self._n_members, -1))
+        return vector[:, :, : vector.shape[2] // self._n_members].flatten(1, 2)

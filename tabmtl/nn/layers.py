@@ -403,14 +403,20 @@ class Towers(Widened):
             if self.hidden is not None:
                 z = self.dropout(F.relu(self.hidden(z, own), inplace=True))
             return [self._score_own(z, own)]
+        return self.score(self.represent(z))
+
+    def represent(self, z: Tensor) -> Tensor:
+        """Return what the last layers read, (T, B, hidden), given features as for `forward`."""
         z = z.transpose(0, 1) if z.ndim == 3 else z.expand(self.n_tasks, *z.shape)  # (T, B, d_in), or (K, B, d_in)
         n_sharing = self.n_tasks // len(z)
         if n_sharing > 1 and self._merged is not None:
             weight, bias = self._merged
-            z = torch.baddbmm(bias, z, weight).relu_().unflatten(2, (n_sharing, -1)).transpose(1, 2).flatten(0, 1)
-        else:
-            z = z if n_sharing == 1 else z.repeat_interleave(n_sharing, dim=0)
-            z = z if self.hidden is None else self.dropout(F.relu(self.hidden(z), inplace=True))
+            return torch.baddbmm(bias, z, weight).relu_().unflatten(2, (n_sharing, -1)).transpose(1, 2).flatten(0, 1)
+        z = z if n_sharing == 1 else z.repeat_interleave(n_sharing, dim=0)
+        return z if self.hidden is None else self.dropout(F.relu(self.hidden(z), inplace=True))
+
+    def score(self, z: Tensor) -> list[Tensor]:
+        """Return the scores of every task, as `forward` does, given what `represent` returns."""
         scores: dict[int, Tensor] = {}
         for group, layer in zip(self._groups, self.out, strict=True):
             of_group = z if len(group) == self.n_tasks else torch.stack([z[t] for t in group])

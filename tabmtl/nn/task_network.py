@@ -32,12 +32,15 @@ class TaskNetwork(Widened):
     is_joinable : bool
         Whether its layers also hold those of several networks, see `tabmtl.nn.joined`: K networks of a wide table are
         one with K times the columns and the tasks.
+    is_even : bool
+        Whether none of its functions rounds a row by its place, so that members may answer few rows by products of few.
     gates_decide : bool
         In mixtures: whether experts reach tasks through these gates alone, so that an expert without weight is dead.
     """
 
     batch_dependent = False
     is_joinable = False
+    is_even = False
     gates_decide = True
     heads: Towers
     levels: Sequence[tuple[nn.Module, Sequence[nn.Module]]]

@@ -8,8 +8,10 @@ from small_network import COLUMNS, TASKS, rows
 
 from tabmtl import PLE, MMoE, MultiTabNet, SharedBottom
 from tabmtl.columns import Features
-from tabmtl.nn.joined import JoinedNetworks, can_join
+from tabmtl.nn.joined import FewRows, JoinedNetworks, can_join
+from tabmtl.schema import Batch
 from tabmtl.targets import Task
+from tabmtl.training.predict import predict_scores
 
 pytestmark = pytest.mark.usefixtures("torch_seed")
 
@@ -66,6 +68,31 @@ def test_joined_networks_score_as_each_does_by_itself(model):
     kept, own = joined.weights(0), networks[1].state_dict()
     assert kept.keys() == own.keys()
     assert all(torch.equal(kept[name], own[name]) for name in own)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        SharedBottom(n_members=4),
+        SharedBottom(n_members=16, numeric_embedding="linear"),
+        SharedBottom(n_members=2, head_hidden=0),
+        SharedBottom(n_members=8, head_hidden=8, hidden=()),
+    ],
+    ids=str,
+)
+def test_few_rows_have_the_bits_of_many(model):
+    network = JoinedNetworks([each.float() for each in networks_of(model)]).network
+    x = side_by_side(shuffled(3))
+    data, most = Batch(x=replace(x, numbers=x.numbers.float())), 16 // model.n_members
+    whole = predict_scores(network, data)
+    network.heads.merge()
+    few = FewRows(network).eval()
+    assert [FewRows.suits(network, n) for n in (most, most + 1)] == [True, False]
+    for n in range(1, most + 1):
+        for start in (0, 12 - n):
+            found = predict_scores(few, data.rows(torch.arange(start, start + n)))
+            assert all(map(torch.equal, found, [score[start : start + n] for score in whole]))
+    assert all(map(torch.equal, predict_scores(network, data), whole))
 
 
 @pytest.mark.parametrize(
