@@ -30,13 +30,15 @@ class NetworksTogether(Together):
         if len(networks) < 2 or len(forms) > 1 or not is_plain or not can_join(networks[0]):
             return None
         joined = JoinedNetworks(networks)
-        joined.network.eval().heads.merge()
+        network: Any = joined.network.eval()
+        network.heads.merge()
         return joined
 
     @cached_property
     def _few(self) -> FewRows:
         """The networks for few rows."""
-        return FewRows(self._joined.network).eval()
+        joined: Any = self._joined
+        return FewRows(joined.network).eval()
 
     @cached_property
     def _link(self) -> Any:
@@ -50,7 +52,8 @@ class NetworksTogether(Together):
         if find_device(first.device).type != "cpu" or self._joined is None:
             return super().answers(X, batch)
         x = replace(batch.x, numbers=np.tile(batch.x.numbers, (1, n)), codes=np.tile(batch.x.codes, (1, n)))
-        rows, network = Batch(x=x).map(torch.from_numpy), self._joined.network
+        network: Any = self._joined.network
+        rows = Batch(x=x).map(torch.from_numpy)
         network = self._few if FewRows.suits(network, len(batch)) else network
         with threads(first.n_jobs, network):
             found = predict_scores(network, rows, first.precision, link=self._link, slice_rows=_SLICE_ROWS)

@@ -319,7 +319,9 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
             As `fit` does.
         """
         if isinstance(X, Shards):
-            return self._learn_shards(X, y, sample_weight, None)[1]
+            coder = self._learn_shards(X, y, sample_weight, None)[1]
+            self._check_coder(coder)
+            return coder
         X, before = without_columns(X, self.drop, strict=True), None
         if self.preprocessor is not None:
             seed = draw_seed(self.random_state)
@@ -327,7 +329,12 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         coder = TableCoder.fit(X, y, sample_weight, **self._coding())
         if before is not None:
             coder = replace(coder, preprocessing=before, names=names, named=before.library != "numpy")
-        return replace(coder, labels=self._with_metrics(coder.labels), dropped=tuple(self.drop))
+        coder = replace(coder, labels=self._with_metrics(coder.labels), dropped=tuple(self.drop))
+        self._check_coder(coder)
+        return coder
+
+    def _check_coder(self, coder: TableCoder) -> None:
+        """Raise an error unless columns and tasks fit each other; a subclass says what it needs."""
 
     def learn_labels(self, y: Any, task_levels: tuple[str, ...] | None = None) -> LabelCoder:
         """Learn tasks as `fit` does, given the tasks that the rows of a long table belong to.

@@ -142,7 +142,8 @@ class FewRows(nn.Module):
         super().__init__()
         self._heads, self._n_members = network.heads, network.heads.n_members
         self._network = copy.copy(network)
-        self._network._modules = network._modules | {"vector": _First(network.vector, self._n_members)}
+        vector = _First(network.get_submodule("vector"), self._n_members)
+        self._network._modules = network._modules | {"vector": vector}
 
     @staticmethod
     def suits(network: TaskNetwork, n_rows: int) -> bool:

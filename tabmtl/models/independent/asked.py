@@ -47,11 +47,11 @@ class AskedTasks:
         scores = iter([] if self._curves is None else np.split(self._curves.scores(x), self._ends[:-1], axis=1))
         found = []
         for task, model, texts in zip(tasks, self.models, self._texts, strict=True):
-            parts = [None if text is None else next(said) for text in texts]
             if isinstance(model, Mixture):
-                found.append(model.mix(task, *parts, None if model.additive is None else next(scores)))
+                boosted, means = (None if text is None else next(said) for text in texts)
+                found.append(model.mix(task, boosted, means, None if model.additive is None else next(scores)))
             else:
-                found.append(task.kind.of_lightgbm(parts[0]))
+                found.append(task.kind.of_lightgbm(next(said)))
         return found
 
 

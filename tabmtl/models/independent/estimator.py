@@ -243,12 +243,9 @@ class IndependentTasks(LightGBMEstimator):
         is_own = type(self)._fit is not IndependentTasks._fit
         return self.early_stopping and self.classifier is None and self.regressor is None and not is_own
 
-    def learn_coder(self, X: Any, y: Any, sample_weight: Any = None) -> TableCoder:
-        """Learn columns and tasks as `fit` does before it trains, which must fit each other."""
-        coder = super().learn_coder(X, y, sample_weight)
+    def _check_coder(self, coder: TableCoder) -> None:
         for task in coder.labels.tasks:
             monotone_constraints(task, coder.features.columns)
-        return coder
 
     def fit_unseen(
         self, X: Any, y: Any, *, fold: np.ndarray, sample_weight: Any = None, groups: Any = None
