@@ -141,9 +141,9 @@ class FewRows(nn.Module):
     def __init__(self, network: TaskNetwork) -> None:
         super().__init__()
         self._heads, self._n_members = network.heads, network.heads.n_members
-        self._network = copy.copy(network)
-        vector = _First(network.get_submodule("vector"), self._n_members)
-        self._network._modules = network._modules | {"vector": vector}
+        tensors = chain(network.parameters(), network.buffers())
+        self._network = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})  # whose tensors are shared
+        self._network.vector = _First(network.get_submodule("vector"), self._n_members)
 
     @staticmethod
     def suits(network: TaskNetwork, n_rows: int) -> bool:
