@@ -166,12 +166,9 @@ class Quantiles(Regression):
         return np.stack(each, axis=-1) / len(self.levels) ** 2
 
     def lightgbm_link(self, width: int, center: float, scale: float) -> tuple[str, float, float]:
-        """Raise a ValueError: LightGBM has no link that keeps quantiles in order."""
-        raise ValueError(
-            "LightGBM has no link from its scores to several quantiles; declare every level as a target of its own, "
-            f"such as 'quantile:{self.levels[-1]:g}', or take a network and export_onnx"
-        )
+        """Return no objective, as LightGBM has none that puts answers in order."""
+        return "", scale, center
 
     def of_lightgbm(self, answers: np.ndarray) -> np.ndarray:
-        """Return the answers of models that know nothing of each other in order."""
+        """Return quantiles in order."""
         return np.sort(answers, axis=1)

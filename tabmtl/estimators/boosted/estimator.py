@@ -67,7 +67,8 @@ class BoostedEstimator(LightGBMEstimator):
         """Export all functions of one task as one plain LightGBM model.
 
         It predicts like this estimator, values in own units or probabilities, from the frame of `encode`. Its
-        Of ordered classes it gives scores, of which ``task.kind.of_lightgbm`` makes probabilities. Its
+        Of ordered classes it gives scores, of which ``task.kind.of_lightgbm`` makes probabilities, and it puts the
+        quantiles of several levels in order. Its
         ``pred_contrib`` (SHAP values) sums to the prediction, of a classification to the log odds or scores. It has
         shape (n, features + 1), with the expected value last; of K > 2 classes, such a block for each class side by
         side: ``.reshape(n, K, -1)``. For single rows, use ``predict(encoded.to_numpy(), num_threads=1)``: otherwise
@@ -85,7 +86,7 @@ class BoostedEstimator(LightGBMEstimator):
         Raises
         ------
         ValueError
-            If there is no such task, or it has several levels, of which LightGBM has no link.
+            If there is no such task.
         """
         check_is_fitted(self)
         names = [each.name for each in self.tasks_]
@@ -95,10 +96,7 @@ class BoostedEstimator(LightGBMEstimator):
         index = names.index(str(task))
         labels, own = self.coder_.labels, self.tasks_[index]
         column = 0 if labels.task_levels is not None else index
-        try:
-            link = own.kind.lightgbm_link(own.width, float(labels.center[column]), float(labels.scale[column]))
-        except ValueError as error:
-            raise ValueError(f"task {own.name!r}: {error}") from None
+        link = own.kind.lightgbm_link(own.width, float(labels.center[column]), float(labels.scale[column]))
         return self._export(index, *link)
 
     # methods that a subclass defines
