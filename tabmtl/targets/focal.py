@@ -45,7 +45,7 @@ class Focal(Binary):
 
     name: ClassVar[str] = "focal"
     takes_curves: ClassVar[bool] = False  # whose scores would be log odds
-    lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "none", "metric": "none"}
+    lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "none", "metric": "none", "feature_pre_filter": False}
     gamma: float = 2.0
 
     def __post_init__(self) -> None:

@@ -42,7 +42,7 @@ class Ordinal(Classes):
     has_one_slope: ClassVar[bool] = True
     takes_monotone: ClassVar[bool] = False  # scores would be, and not the probabilities
     metrics: ClassVar[Mapping[str, Metric]] = ORDERED
-    lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "none", "metric": "none"}
+    lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "none", "metric": "none", "feature_pre_filter": False}
 
     def width(self, classes: tuple | None) -> int:
         """Return the number of classes less 1."""

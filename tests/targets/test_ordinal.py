@@ -216,3 +216,10 @@ def grade(labels, **declared):
 def test_labels_and_scores_that_do_not_fit_are_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("n", [3, 40])
+def test_few_rows_are_learned_though_no_column_can_be_split(n):
+    task = Task(name="grade", kind="ordinal", classes=GRADES)
+    model = tiny(IndependentTasks, tasks=[task]).fit(X[:n], Y[:n].select("grade"))
+    assert np.isfinite(model.predict_proba(X)["grade"]).all()
