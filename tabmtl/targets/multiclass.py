@@ -93,6 +93,7 @@ class Multiclass(Classes):
         self, scores: np.ndarray, means: np.ndarray, gradient: np.ndarray, hessian: np.ndarray | None
     ) -> None:
         """Write p - y and K / (K - 1) p (1 - p), as LightGBM has it."""
+        hessian = np.empty_like(scores) if hessian is None else hessian
         n_classes = scores.shape[-1]
         p = _apart(scores)
         p -= p.max(axis=-1, keepdims=True)
