@@ -57,6 +57,8 @@ class TableCoder:
         if (self.task_column is None) != (self.labels.task_levels is None):
             raise ValueError(f"task_column is {self.task_column!r}, the tasks of rows are {self.labels.task_levels}")
         self.features.check_kinds(TABLE_KINDS)
+        for task in self.labels.tasks:
+            task.check_monotone(self.features.columns)
         before, names = self.preprocessing, self.names
         if before is not None and len(before.values) != len([name for name in names if name != self.task_column]):
             raise ValueError(f"the columns of X are {names[:5]}, those of the preprocessor {before.values[:5]}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
@@ -184,8 +184,6 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
     # the kind of every undeclared task; the three faces differ in it
     _target_kind: ClassVar[TargetKind] = None
     _kept_apart: ClassVar[tuple[str, ...]] = ("preprocessor",)
-    # returns a coder, or raises an error unless its columns and tasks fit each other
-    _checked: ClassVar[Callable[[TableCoder], TableCoder]] = staticmethod(lambda coder: coder)
     # whether answers to a task keep to its ``monotone``
     _keeps_monotone: ClassVar[bool] = False
     # whether it reads rows of shards window by window, and not all at once
@@ -321,7 +319,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
             As `fit` does.
         """
         if isinstance(X, Shards):
-            return self._checked(self._learn_shards(X, y, sample_weight, None)[1])
+            return self._learn_shards(X, y, sample_weight, None)[1]
         X, before = without_columns(X, self.drop, strict=True), None
         if self.preprocessor is not None:
             seed = draw_seed(self.random_state)
@@ -329,7 +327,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         coder = TableCoder.fit(X, y, sample_weight, **self._coding())
         if before is not None:
             coder = replace(coder, preprocessing=before, names=names, named=before.library != "numpy")
-        return self._checked(replace(coder, labels=self._with_metrics(coder.labels), dropped=tuple(self.drop)))
+        return replace(coder, labels=self._with_metrics(coder.labels), dropped=tuple(self.drop))
 
     def learn_labels(self, y: Any, task_levels: tuple[str, ...] | None = None) -> LabelCoder:
         """Learn tasks as `fit` does, given the tasks that the rows of a long table belong to.

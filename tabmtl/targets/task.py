@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tabmtl.params import near
-from tabmtl.schema import html_table, is_unicode, warn_user
+from tabmtl.params import check_known, near
+from tabmtl.schema import Columns, html_table, is_unicode, warn_user
 from tabmtl.storage.stored import own_metrics
 from tabmtl.targets.binary import Binary
 from tabmtl.targets.focal import Focal
@@ -198,6 +198,18 @@ class Task:
     def width(self) -> int:
         """Number of raw scores a model gives for this task: one, or several where there are more than two classes."""
         return self.kind.width(self.classes)
+
+    def check_monotone(self, columns: Columns) -> None:
+        """Raise a ValueError if `monotone` names an unknown column, or one of categories, which have no order."""
+        signs = self.monotone or {}
+        known = [*columns.numeric, *columns.categorical]
+        check_known(f"task {self.name!r}: monotone names columns", signs, known, "the model")
+        coded = [name for name in columns.categorical if name in signs]
+        if coded:
+            raise ValueError(
+                f"task {self.name!r}: monotone needs columns of numbers, and {coded[0]!r} holds categories, which have "
+                "no order; leave it out, or make numbers of it"
+            )
 
 
 def _read_metrics(name: str, metric: Any, more: Sequence[str]) -> list[str | None]:

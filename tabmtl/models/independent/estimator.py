@@ -243,12 +243,6 @@ class IndependentTasks(LightGBMEstimator):
         is_own = type(self)._fit is not IndependentTasks._fit
         return self.early_stopping and self.classifier is None and self.regressor is None and not is_own
 
-    @staticmethod
-    def _checked(coder: TableCoder) -> TableCoder:
-        for task in coder.labels.tasks:
-            monotone_constraints(task, coder.features.columns)
-        return coder
-
     def fit_unseen(
         self, X: Any, y: Any, *, fold: np.ndarray, sample_weight: Any = None, groups: Any = None
     ) -> list[np.ndarray]:

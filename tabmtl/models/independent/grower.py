@@ -12,7 +12,6 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from tabmtl.estimators.boosted.border import dataset, least_level_rows
 from tabmtl.models.independent.rows import Sample
-from tabmtl.params import check_known
 from tabmtl.schema import Columns
 from tabmtl.storage.lightgbm_text import TreeText, shift_tree
 from tabmtl.targets import Task
@@ -24,25 +23,10 @@ LEAST_TREES = 20
 
 
 def monotone_constraints(task: Task, columns: Columns) -> dict[str, Any]:
-    """Return LightGBM's parameters by which answers to a task are monotone in columns, none if they need not be.
-
-    Raises
-    ------
-    ValueError
-        If a column is unknown, or holds categories, which have no order.
-    """
-    signs = task.monotone or {}
-    if not signs:
+    """Return LightGBM's parameters by which answers to a task are monotone in columns, none if they need not be."""
+    if not task.monotone:
         return {}
-    names = [*columns.numeric, *columns.categorical]
-    check_known(f"task {task.name!r}: monotone names columns", signs, names, "the model")
-    coded = [name for name in columns.categorical if name in signs]
-    if coded:
-        raise ValueError(
-            f"task {task.name!r}: monotone needs columns of numbers, and {coded[0]!r} holds categories, which have no "
-            "order; leave it out, or make numbers of it"
-        )
-    return {"monotone_constraints": [signs.get(name, 0) for name in names]}
+    return {"monotone_constraints": [task.monotone.get(name, 0) for name in (*columns.numeric, *columns.categorical)]}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
