@@ -114,6 +114,11 @@ def test_a_lightgbm_estimator_keeps_the_signs_too():
         ),
         (lambda: fit(monotone={"aeg": 1}), ValueError, r"'regression': monotone names .*'aeg'.*age"),
         (lambda: fit(monotone={"level": 1}), ValueError, "numbers, and 'level' holds categories"),
+        (
+            lambda: fit(regressor=lgb.LGBMRegressor(monotone_constraints=[1, 0, 0])),
+            ValueError,
+            r"'regression' .* has monotone_constraints=\[1, 0, 0\], .*leave monotone_constraints out, or .*of the Task",
+        ),
         (lambda: fit(regressor=Ridge()), ValueError, r"which is for LightGBM; give Ridge\(\)"),
         *(
             (

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 from conformance import CANDIDATES, tiny
+from lightgbm import LGBMClassifier
 from scipy.special import expit
 from sklearn.metrics import log_loss
 
@@ -125,6 +126,20 @@ def test_it_goes_wherever_a_binary_task_goes(tmp_path):
             "the steps of task_chain must be binary tasks, got {'late': 'focal:2.0'}",
         ),
         (lambda: tiny(IndependentTasks, tasks={"delay": "focal"}).fit(X, Y), "'delay' is focal.*, but its labels have"),
+        *(
+            (
+                lambda given=given: fitted("IndependentTasks", classifier=LGBMClassifier(**given)),
+                f"task 'late' is focal:2.0, .* has {name}={value!r}, .* leave {name} out, or {cure}",
+            )
+            for cure, given in [
+                ("declare another kind", {"objective": "binary"}),
+                ("declare another kind", {"linear_tree": True}),
+                ("declare another kind", {"boosting_type": "rf"}),
+                ("give the Task a class_weight", {"is_unbalance": True}),
+                ("give the Task a class_weight", {"scale_pos_weight": 3.0}),
+            ]
+            for name, value in given.items()
+        ),
     ],
 )
 def test_what_cannot_be_is_named(call, words):

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 from conformance import tiny
+from lightgbm import LGBMClassifier
 from scipy.optimize import approx_fprime
 from scipy.special import expit
 from sklearn.metrics import cohen_kappa_score
@@ -210,6 +211,12 @@ def grade(labels, **declared):
         (
             lambda: tiny(tabmtl.SharedTreesRegressor, tasks={"grade": "ordinal"}).fit(X, Y.select("grade")),
             "declared 'ordinal', but this estimator is for regression alone",
+        ),
+        (
+            lambda: tiny(
+                IndependentTasks, tasks={"grade": "ordinal"}, classifier=LGBMClassifier(objective="multiclass")
+            ).fit(X, Y.select("grade")),
+            "'grade' is ordinal, .* has objective='multiclass', .* leave objective out, or declare another",
         ),
     ],
 )

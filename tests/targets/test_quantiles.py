@@ -187,6 +187,22 @@ def test_the_calibration_is_the_share_below_every_level():
             lambda: tiny(IndependentTasks, tasks={"delay": KIND}, regressor=RandomForestRegressor()).fit(X, Y),
             r"'delay' has the levels \(0.1, 0.5, 0.8\), and RandomForestRegressor answers one value",
         ),
+        *(
+            (
+                lambda kind=kind, given=given: tiny(
+                    IndependentTasks, tasks={"delay": kind}, regressor=LGBMRegressor(**given)
+                ).fit(X, Y[["delay"]]),
+                f"'delay' is {kind}, .* has {name}={value!r}, .* leave {name} out, or declare another kind",
+            )
+            for kind, given in [
+                (KIND, {"alpha": 0.9}),
+                (KIND, {"objective": "l2"}),
+                (KIND, {"boosting": "rf"}),
+                (find_kind("quantile:0.8"), {"alpha": 0.9}),
+                (find_kind("huber:1.0"), {"alpha": 0.9}),
+            ]
+            for name, value in given.items()
+        ),
     ],
 )
 def test_levels_that_cannot_be(make, words):

@@ -27,7 +27,7 @@ from tabmtl.estimators.tables import TableState
 from tabmtl.models.independent.asked import AskedTasks, Learned
 from tabmtl.models.independent.choice import CONFIGURATIONS, FEW_ROWS, Grown, TreesOfTask
 from tabmtl.models.independent.foreign import Foreign, rows_of
-from tabmtl.models.independent.grower import Grower, monotone_constraints
+from tabmtl.models.independent.grower import Grower, check_given, monotone_constraints
 from tabmtl.models.independent.levels import GrownLevels, TreesOfLevels
 from tabmtl.models.independent.mixture import FAMILIES, Mixer, Mixture
 from tabmtl.models.independent.rows import TaskRows
@@ -131,7 +131,8 @@ class IndependentTasks(LightGBMEstimator):
     ----------
     classifier, regressor : estimator, optional
         Estimator that is cloned for every classification, and for every regression task. A LightGBM estimator is
-        trained like the default, with its own parameters, also its ``class_weight`` and ``random_state``. Other
+        trained like the default, with its own parameters, also its ``class_weight`` and ``random_state``, but for those
+        that contradict the task, such as ``alpha`` beside the levels of quantiles, which raise an error. Other
         estimators get the ``groups`` of fit if they take them. Faces of a multi-task model, such as
         ``SharedTreesClassifier()`` and ``SharedTreesRegressor()``, make the control that learns every task alone.
     tune : "all" or sequence of str, default=()
@@ -386,6 +387,8 @@ class IndependentTasks(LightGBMEstimator):
                     )
                 learners.append(Foreign(task=task, base=base, categorical=columns.categorical, seed=seed))
                 continue
+            if base is not None:
+                check_given(task, base.get_params())
             grow = partial(self._trees_of, base=base, scale=scale, columns=columns, families=others, seed=seed)
             if task.kind.levels:
                 levels = [grow(replace(task, kind=Quantile(level), metric=None)) for level in task.kind.levels]

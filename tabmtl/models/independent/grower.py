@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from tabmtl.schema import Columns
 from tabmtl.storage.lightgbm_text import TreeText, shift_tree
 from tabmtl.targets import Task
 from tabmtl.targets.log_mean import LEAST
+from tabmtl.targets.quantile import Quantile
 from tabmtl.training.watch import Watch
 
 #: Trees that are grown at least, where there are any: fewer were chosen by chance.
@@ -27,6 +28,33 @@ def monotone_constraints(task: Task, columns: Columns) -> dict[str, Any]:
     if not task.monotone:
         return {}
     return {"monotone_constraints": [task.monotone.get(name, 0) for name in (*columns.numeric, *columns.categorical)]}
+
+
+def check_given(task: Task, given: Mapping[str, Any]) -> None:
+    """Raise a ValueError if parameters of a given LightGBM estimator contradict a task, or have no effect on it."""
+    kind = task.kind
+    needed = {**Quantile().lightgbm, "alpha": kind.levels} if kind.levels else {**kind.lightgbm}
+    needed |= dict.fromkeys(kind.lightgbm_scaled)  # no value of the caller's has the right unit
+    is_ours = needed["objective"] == "none"
+    free = {"metric"} if needed["objective"] in ("none", "quantile") else {"metric", "objective"}
+    wrong = {name for name in needed.keys() - free if given.get(name) not in (None, needed[name])}
+    cures = dict.fromkeys(sorted(wrong), "declare another kind")
+    if is_ours or kind.levels:  # whose trees are shifted or joined: neither linear leaves nor means allow it
+        unfit = {"linear_tree": (True,), "boosting": ("rf", "random_forest"), "boosting_type": ("rf", "random_forest")}
+        cures |= {name: "declare another kind" for name, values in unfit.items() if given.get(name) in values}
+    if is_ours:
+        idle = {"is_unbalance": False, "scale_pos_weight": 1}
+        cures |= {
+            name: "give the Task a class_weight" for name, value in idle.items() if given.get(name, value) != value
+        }
+    if task.monotone and given.get("monotone_constraints") is not None:
+        cures["monotone_constraints"] = f"leave out the monotone={task.monotone} of the Task"
+    if cures:
+        name, cure = next(iter(cures.items()))
+        raise ValueError(
+            f"task {task.name!r} is {kind}, and the given estimator has {name}={given[name]!r}, which "
+            f"does not go with its Task; leave {name} out, or {cure}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
