@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 
+from tabmtl.encode.labels import LabelCoder
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch
 from tabmtl.targets import Task
@@ -28,13 +29,21 @@ class ClassFactors:
     table: np.ndarray | None
 
     @classmethod
-    def learn(cls, tasks: Sequence[Task], blocks: Iterable[Batch], group: Ranks = ALONE) -> Self:
-        """Learn the factors of the labels to fit, given block by block; each rank of a group has some of them."""
+    def learn(cls, labels: LabelCoder, blocks: Iterable[Batch], group: Ranks = ALONE) -> Self:
+        """Learn the factors of the labels to fit, given block by block; each rank of a group has some of them.
+
+        Raises
+        ------
+        ValueError
+            If a class that has a weight has no label.
+        """
+        tasks = labels.tasks
         chosen = [t for t, task in enumerate(tasks) if task.class_weight is not None]
         if not chosen:
             return cls(None)
         table = np.ones((len(tasks), max(len(task.classes or ()) for task in tasks)))
         counts, weights = group.total(_sum_by_class(table.shape, chosen, blocks))
+        _check_counts(labels, counts)
         for t in chosen:
             classes = tasks[t].classes or ()
             own = _own_weights(tasks[t], counts[t, : len(classes)])
@@ -73,6 +82,19 @@ def _sum_by_class(shape: tuple[int, int], chosen: Sequence[int], blocks: Iterabl
             sums[0, t] += np.bincount(code, minlength=shape[1])
             sums[1, t] += np.bincount(code, None if batch.weight is None else batch.weight[rows, column], shape[1])
     return sums
+
+
+def _check_counts(labels: LabelCoder, counts: np.ndarray) -> None:
+    """Raise a ValueError for a class with a weight that no label of its column of y has, given numbers (T, K)."""
+    of_columns = counts if labels.task_levels is None else counts.sum(axis=0, keepdims=True)
+    for task, count in zip(labels.column_tasks, of_columns, strict=True):
+        weights = () if isinstance(task.class_weight, str) else task.class_weight or ()
+        for label, _ in weights:
+            if not count[(task.classes or ()).index(label)]:
+                raise ValueError(
+                    f"task {task.name!r}: class_weight names the class {label!r}, of which there is no label to fit; "
+                    "leave it out of class_weight, or label some rows"
+                )
 
 
 def _own_weights(task: Task, counts: np.ndarray) -> np.ndarray:

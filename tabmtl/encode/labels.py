@@ -283,7 +283,7 @@ class LabelCoder(LeanPickle):
         columns, places = {}, []
         for j, (task, output, name) in enumerate(zip(self.column_tasks, outputs, self.names, strict=True)):
             for level, values in zip(task.kind.levels, output.T, strict=bool(task.kind.levels)):
-                columns[f"{name}_q{level:g}"] = pl.Series(values, dtype=self.dtypes[j])
+                columns[f"{name}_q{level}"] = pl.Series(values, dtype=self.dtypes[j])
                 places.append(j)
         dtypes = tuple(self.origin.dtypes[j] for j in places)
         origin = replace(self.origin, ndim=2, dtypes=dtypes, categories=(None,) * len(places))

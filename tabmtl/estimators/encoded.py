@@ -65,7 +65,7 @@ def label_rows(
     coder = replace(coder, labels=estimator.learn_labels(y, coder.labels.task_levels))
     batch = coder.with_labels(batch.unlabelled(), y, sample_weight)
     coder.check_labelled(batch)
-    batch = ClassFactors.learn(coder.labels.tasks, [batch]).weighed(batch)
+    batch = ClassFactors.learn(coder.labels, [batch]).weighed(batch)
     group = group_equal_rows(batch) if groups is None else number_groups(read_groups(groups, X, len(batch)))
     return coder, FrameRows(replace(batch, group=group), coder.labels.tasks, X)
 

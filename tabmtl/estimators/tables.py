@@ -253,7 +253,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         prepared = coder.prepared(X)
         batch = coder.after.read(prepared, y, weight)
         coder.check_labelled(batch)
-        factors = ClassFactors.learn(coder.labels.tasks, [batch])
+        factors = ClassFactors.learn(coder.labels, [batch])
         batch, valid, prepared_val = factors.weighed(batch), None, None
         if X_val is not None:
             prepared_val = coder.prepared(X_val)
@@ -355,7 +355,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         seed = group.broadcast(self._seed())
         with ExitStack() as stack:
             cache = stack.enter_context(encoded(X, roles, coder, group))
-            factors = ClassFactors.learn(coder.labels.tasks, cache.labels(), group)
+            factors = ClassFactors.learn(coder.labels, cache.labels(), group)
             rows = ShardRows(replace(cache, of_classes=factors))
             rows.check_dealt()
             coder.check_counts(rows.n_labels)

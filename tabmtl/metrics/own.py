@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -190,12 +191,19 @@ def make_task_metric(
         raise TypeError(f"function must be callable, as function(labels, answers), got {function!r}")
     if response_method not in ("predict", "predict_proba"):
         raise ValueError(f"response_method must be 'predict' or 'predict_proba', got {response_method!r}")
-    if not (len(bounds) == 2 and bounds[0] < bounds[1]):
+    if not (
+        isinstance(bounds, list | tuple)
+        and len(bounds) == 2
+        and all(isinstance(bound, Real) for bound in bounds)
+        and bounds[0] < bounds[1]
+    ):
         raise ValueError(f"bounds must be the least and the greatest value, such as (0, 1), got {bounds!r}")
     if name is None:
         name = ("" if greater_is_better else "neg_") + getattr(function, "__name__", "")
     if not name.isidentifier():
-        raise ValueError(f"name must be a word such as 'profit', which files and logs can hold, got {name!r}")
+        raise ValueError(
+            f"name must be a word such as 'profit', which files and logs can hold, got {name!r}; pass one as name="
+        )
     return TaskMetric(
         name,
         function=function,

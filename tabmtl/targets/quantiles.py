@@ -53,7 +53,13 @@ class Quantiles(Regression):
     levels: tuple[float, ...] = (0.1, 0.5, 0.9)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", tuple(np.ravel(np.asarray(self.levels, dtype=np.float64)).tolist()))
+        try:
+            levels = tuple(np.ravel(np.asarray(self.levels, dtype=np.float64)).tolist())
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"the levels of a quantiles task must be numbers, such as (0.1, 0.5, 0.9), got {self.levels!r}"
+            ) from None
+        object.__setattr__(self, "levels", levels)
         if len(self.levels) < 2:
             raise ValueError(
                 f"the levels of a quantiles task must be two or more, such as (0.1, 0.5, 0.9), got {self.levels!r}; "

@@ -100,7 +100,7 @@ class Task:
         pairs of class and weight.
 
     more_metrics : sequence of str, default=()
-        The other scores; ``metric`` of several names sets them.
+        The other scores; ``metric`` of several names sets them. The one of ``metric`` is left out.
 
     Raises
     ------
@@ -214,12 +214,15 @@ class Task:
 
 def _read_metrics(name: str, metric: Any, more: Sequence[str]) -> list[str | None]:
     """Return the name of the metric that is watched, and those of the others; raise a ValueError for anything else."""
-    found = [metric, *more] if metric is None or isinstance(metric, str) else [*metric]
-    if not found or not all(isinstance(each, str) for each in found[metric is None :]):
+    is_one = metric is None or isinstance(metric, str)
+    given = ((more,) if isinstance(more, str) else more) if is_one else metric
+    is_sequence = isinstance(given, list | tuple) and (is_one or len(given) > 0)  # a set has no first
+    if not (is_sequence and all(isinstance(each, str) for each in given)):
         raise ValueError(
-            f"task {name!r}: metric must be the name of a score, or several, such as ('roc_auc', 'average_precision'), "
-            f"got {metric!r}"
+            f"task {name!r}: {'more_metrics' if is_one else 'metric'} must be the name of a score, or a tuple of "
+            f"several, such as ('roc_auc', 'average_precision'), got {given!r}"
         )
+    found = [metric, *(each for each in given if each != metric)] if is_one else [*given]
     twice = next((each for i, each in enumerate(found) if each in found[:i]), None)
     if twice is not None:
         raise ValueError(f"task {name!r}: metric names {twice!r} twice; leave one of them out")
@@ -278,7 +281,7 @@ def _read_class_weight(
             "rows by sample_weight, or the whole task by weight"
         )
     for label, weight in found if isinstance(found, tuple) else ():
-        if not (isinstance(weight, Real) and 0 < float(weight) < float("inf")):
+        if isinstance(weight, bool) or not (isinstance(weight, Real) and 0 < float(weight) < float("inf")):
             raise ValueError(
                 f"task {name!r}: the weight of the class {label!r} must be a finite number above 0, got {weight!r}; to "
                 "learn nothing of a class, make its labels null"

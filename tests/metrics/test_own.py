@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -128,6 +129,8 @@ def fails(labels, answers):
     ("call", "words"),
     [
         (lambda: make_task_metric(lambda y, p: 0.0), "name must be a word such as 'profit', .* got '<lambda>'"),
+        (lambda: make_task_metric(partial(profit)), "name must be a word .* got ''; pass one as name="),
+        (lambda: make_task_metric(profit, bounds=1), "bounds must be the least .* got 1"),
         (lambda: make_task_metric(profit, response_method="decision_function"), "must be 'predict' or 'predict_proba'"),
         (lambda: make_task_metric(profit, bounds=(1, 0)), r"bounds must be the least .* got \(1, 0\)"),
         (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -61,7 +63,8 @@ def test_a_comparison_judges_by_the_first_and_shows_all():
     ("metric", "words"),
     [
         (("roc_auc", "roc_auc"), "'late': metric names 'roc_auc' twice"),
-        ((), r"'late': metric must be the name of a score, or several, .* got \(\)"),
+        ((), r"'late': metric must be the name of a score, or a tuple of several, .* got \(\)"),
+        ({"roc_auc", "f1"}, "'late': metric must be the name of a score, or a tuple of several, .* got {"),
         (("roc_auc", 1), "metric must be the name of a score"),
         (("roc_auc", "r2"), "'late': metric 'r2' does not fit binary tasks; choose one of"),
     ],
@@ -69,3 +72,12 @@ def test_a_comparison_judges_by_the_first_and_shows_all():
 def test_metrics_that_do_not_fit_are_named(metric, words):
     with pytest.raises(ValueError, match=words):
         tiny(SharedTrees, tasks={"late": Task(name="late", kind="binary", metric=metric)}).fit(X, Y)
+
+
+def test_the_watched_metric_is_none_of_the_others():
+    several = Task(name="late", kind="binary", metric=("average_precision", "f1"))
+    assert (replace(several, metric="f1").metric, replace(several, metric="f1").more_metrics) == ("f1", ())
+    assert Task(name="late", kind="binary", metric="f1", more_metrics="roc_auc").more_metrics == ("roc_auc",)
+    default = Task(name="late", kind="binary", more_metrics=("roc_auc", "f1"))
+    model = tiny(SharedTrees, tasks={"late": default}).fit(X, Y)
+    assert (model.tasks_[0].metric, model.tasks_[0].more_metrics) == ("roc_auc", ("f1",))

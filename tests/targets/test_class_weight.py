@@ -15,6 +15,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 import tabmtl
 from tabmtl import ESMM, IndependentTasks, MultiTaskEnsemble, Shards, SharedBottom, SharedTrees, Task, load
 from tabmtl.encode.class_factors import ClassFactors
+from tabmtl.encode.labels import LabelCoder
 from tabmtl.ensemble.models import MIXTURE
 from tabmtl.schema import Batch
 
@@ -122,10 +123,17 @@ def test_factors_keep_the_mean_weight_of_a_task_and_scores_do_not_know_them():
     tasks = [Task(name="late", kind="binary", classes=(0, 1), class_weight={1: 9.0}), Task(name="n", kind="regression")]
     y = np.array([[0, 2.0], [0, np.nan], [1, -7.5], [np.nan, 1.0]])
     batch = Batch(x=None, y=y, weight=np.array([[2.0, 1], [0.5, 0], [0.5, 1], [0, 1]]))
-    found = ClassFactors.learn(tasks, [batch]).weighed(batch)
+    found = ClassFactors.learn(LabelCoder.fit(y, tasks=tasks), [batch]).weighed(batch)
     assert found.weight[:, 0].sum() == pytest.approx(3) and found.weight[2, 0] / found.weight[1, 0] == pytest.approx(9)
     np.testing.assert_array_equal(found.weight[:, 1], batch.weight[:, 1])
     np.testing.assert_allclose(found.score_weight, batch.weight)
+
+
+def test_a_task_of_a_long_table_may_lack_a_class_that_others_have():
+    late = Task(name="y0", kind="binary", class_weight={"yes": 3.0})
+    labels = LabelCoder.fit(np.array(["no", "yes", "no"]), tasks=[late], task_levels=("a", "b"))
+    batch = Batch(x=None, y=np.array([[0.0], [1], [0]]), task=np.array([0, 0, 1]))
+    np.testing.assert_allclose(ClassFactors.learn(labels, [batch]).of(batch.y, batch.task), [[0.5], [1.5], [1]])
 
 
 def test_validation_scores_know_no_weights_of_classes():
@@ -171,6 +179,11 @@ def test_files_keep_weights_of_classes_and_older_files_have_none(tmp_path):
         ({"class_weight": {"yes": 0}}, "the weight of the class 'yes' must be a finite number above 0, got 0; .* null"),
         ({"class_weight": {"yes": np.inf}}, "above 0, got inf"),
         ({"class_weight": {"yes": "10"}}, "above 0, got '10'"),
+        ({"class_weight": {"yes": True}}, "above 0, got True"),
+        (
+            {"kind": "multiclass", "classes": ("no", "maybe", "yes"), "class_weight": {"maybe": 2.0}},
+            "names the class 'maybe', of which there is no label to fit; leave it out of class_weight, or label",
+        ),
         ({"class_weight": "balance"}, "class_weight must be 'balanced', or map classes to numbers .* got 'balance'"),
         ({"class_weight": 10.0}, "must be 'balanced', or map .* got 10.0"),
         ({"class_weight": {"maybe": 2.0}}, r"names the class 'maybe', which its labels lack; .* \['no', 'yes'\]"),

@@ -161,6 +161,8 @@ def test_quantiles_come_in_the_container_of_the_labels():
     assert set(found.dtypes.astype(str)) == {"float32"}
     arrays = tiny(SharedTrees, tasks={"y0": KIND}).fit(X.to_numpy(), Y["delay"].to_numpy())
     assert arrays.predict_quantiles(X.to_numpy()).shape == (N, 3)
+    close = tiny(SharedTrees, tasks={"y0": "quantiles:0.1:0.49999995:0.5"}).fit(X.to_numpy(), Y["delay"].to_numpy())
+    assert close.predict_quantiles(X.to_numpy()).shape == (N, 3)
     assert tiny(tabmtl.SharedTreesRegressor, tasks={"delay": KIND}).fit(X, Y[["delay"]]).score(X, Y[["delay"]]) > 0.1
     assert not hasattr(tabmtl.SharedTreesClassifier(), "predict_quantiles")
 
@@ -182,6 +184,7 @@ def test_the_calibration_is_the_share_below_every_level():
         ),
         (lambda: Task(name="t", kind="quantiles:0:0.5"), r"must rise, between 0 and 1, .* got \(0.0, 0.5\)"),
         (lambda: Task(name="t", kind="quantiles:0.5"), r"two or more, .* got \(0.5,\); .* declare the kind 'quantile'"),
+        (lambda: Quantiles("0.1:0.9"), r"levels .* must be numbers, such as \(0.1, 0.5, 0.9\), got '0.1:0.9'"),
         (lambda: Task(name="t", kind="quantiles:low"), "kind must be quantiles:0.1:0.5:0.9, numbers all, got"),
         (
             lambda: tiny(IndependentTasks, tasks={"delay": KIND}, regressor=RandomForestRegressor()).fit(X, Y),
