@@ -446,7 +446,7 @@ def declared_tasks(
     found: dict[str, str | Task] = {name: kind for name, kind in tasks.items() if kind}
     for name in options:
         metric = _read_metrics(name, kinds[name], metrics.get(name, []))
-        weight = _read_class_weight(name, schema[name], weights.get(name, []))
+        weight = _read_class_weight(name, schema[name], weights.get(name, []), y)
         signs = _read_monotone(name, kinds[name], bounds.get(name, []))
         try:
             found[name] = Task(name=name, kind=kinds[name], metric=metric, class_weight=weight, monotone=signs)
@@ -477,8 +477,10 @@ def _read_metrics(name: str, kind: str, metrics: Sequence[str]) -> Sequence[str]
     return metrics or None
 
 
-def _read_class_weight(name: str, dtype: pl.DataType, texts: Sequence[str]) -> str | dict[Any, float] | None:
-    """Return the weights of classes of a target, whose labels are of a type."""
+def _read_class_weight(
+    name: str, dtype: pl.DataType, texts: Sequence[str], y: pl.DataFrame | None
+) -> str | dict[Any, float] | None:
+    """Return the weights of classes of a target, whose labels are of a type, and in `y` where rows are read."""
     if not texts or [*texts] == ["balanced"]:
         return texts[0] if texts else None
     found: dict[Any, float] = {}
@@ -489,9 +491,10 @@ def _read_class_weight(name: str, dtype: pl.DataType, texts: Sequence[str]) -> s
             value = label if dtype in TEXT else label.lower() == "true" if is_known else float(label)
             number = float(weight)
         except ValueError:
+            seen = "" if y is None else f", such as {y[name].drop_nulls().unique().sort().head(3).to_list()}"
             raise ValueError(
                 f"--class-weight {name}={text}: expected {name}=balanced alone, or {name}=CLASS:WEIGHT, and labels are "
-                f"{dtype}"
+                f"{dtype}{seen}"
             ) from None
         if value in found:
             raise ValueError(f"--class-weight names the class {label} of {name!r} twice")
@@ -578,6 +581,9 @@ def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: Data
     long = facts["task_column"]
     # without the features: they do not matter here, and those that are dropped later may have types no model takes
     frame = pl.DataFrame({"": np.zeros(len(X)), **({long: X[long]} if long else {})})
+    declared = facts["tasks"].items()
+    free = {name: each if isinstance(each, str) else replace(each, monotone=None) for name, each in declared}
+    facts = {**facts, "tasks": free}
     coder = TableCoder.fit(frame, y, None, **facts, force=None, categorical="from_dtype", encoding=_PLAIN)
     batch, tasks = coder.read(frame, y), coder.labels.tasks
     shares = {"test": source.test_share, "val": source.val_share}

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.params import near
+from tabmtl.schema import in_command
 from tabmtl.targets.kind import Kind
 
 
@@ -57,8 +58,14 @@ class Classes(Kind):
         unknown = labels.filter(codes.is_null() & values.is_not_null())
         if len(unknown):
             hint = near(unknown[0], [label for label in expected if isinstance(label, str)])
+            cure = (
+                "fit with rows that have it, or drop"
+                if in_command.get()
+                else "declare it by Task(classes=...), or drop"
+            )
             raise ValueError(
-                f"task {task!r}: the label {unknown[0]!r} was not seen in fit{hint}; expected one of {expected}"
+                f"task {task!r}: the label {unknown[0]!r} was not seen in fit{hint}; expected one of {expected}; "
+                f"{cure} its rows"
             )
         return codes.to_numpy()
 

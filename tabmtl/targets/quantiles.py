@@ -32,7 +32,8 @@ class Quantiles(Regression):
     Parameters
     ----------
     levels : tuple of float, default=(0.1, 0.5, 0.9)
-        Rising, between 0 and 1. The middle one, the lower of two, is what ``predict`` answers.
+        Rising, between 0 and 1. ``predict`` answers the middle one; of an even number of levels, the lower of the two
+        in the middle.
 
     Examples
     --------

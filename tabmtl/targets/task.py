@@ -87,7 +87,7 @@ class Task:
         Name of the score in :mod:`tabmtl.metrics.scores`; the default is that of the kind: ROC AUC of classes (macro
         one-vs-rest of many), the quadratic kappa of ordered classes, R² of regressions, and D², the explained share of
         the loss, of other numbers. Of several names the first is the score that is watched, and becomes the attribute;
-        the others are only reported.
+        the others are only reported. `make_task_metric` makes a metric of a function of one's own or of scikit-learn.
     weight : float, default=1.0
         Factor of the task's loss in training. Must be finite and not negative.
     monotone : mapping of str to {-1, 0, 1}, optional
@@ -220,7 +220,8 @@ def _read_metrics(name: str, metric: Any, more: Sequence[str]) -> list[str | Non
     if not (is_sequence and all(isinstance(each, str) for each in given)):
         raise ValueError(
             f"task {name!r}: {'more_metrics' if is_one else 'metric'} must be the name of a score, or a tuple of "
-            f"several, such as ('roc_auc', 'average_precision'), got {given!r}"
+            f"several, such as ('roc_auc', 'average_precision'), got {given!r}; wrap a function, such as that of a "
+            "scorer, by make_task_metric"
         )
     found = [metric, *(each for each in given if each != metric)] if is_one else [*given]
     twice = next((each for i, each in enumerate(found) if each in found[:i]), None)

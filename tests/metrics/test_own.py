@@ -17,6 +17,7 @@ from tabmtl import MultiTaskEnsemble, SharedBottom, SharedTrees, Task, compare, 
 from tabmtl.metrics.intervals import score_difference, score_interval
 from tabmtl.metrics.scores import score_task
 from tabmtl.schema import TabmtlWarning
+from tabmtl.storage.stored import put_together, take_apart
 
 rng = np.random.default_rng(0)
 X = pl.DataFrame({"a": rng.normal(size=300), "b": rng.normal(size=300)})
@@ -110,6 +111,7 @@ def test_a_file_keeps_its_name_alone(tmp_path):
     assert found.predict(X).equals(model.predict(X)) and found.tasks["late"].metric == "roc_auc"
     found.save(tmp_path / "other")
     with warnings.catch_warnings(action="error"):
+        assert put_together(Task, take_apart(TASKS["late"])) == TASKS["late"]  # as coders alone, which judge nothing
         assert load(tmp_path / "other").score_tasks(X, Y) == found.score_tasks(X, Y)
     with pytest.raises(TypeError, match=r"metrics must be a list of what make_task_metric gives, got .'profit'"):
         load(tmp_path / "model", metrics=["profit"])

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from conformance import tiny
 from forging import forge_facts
+from sklearn.metrics import accuracy_score, make_scorer
 
 from tabmtl import IndependentTasks, SharedBottom, SharedTrees, SharedTreesClassifier, Task, compare, load
 
@@ -66,6 +67,8 @@ def test_a_comparison_judges_by_the_first_and_shows_all():
         ((), r"'late': metric must be the name of a score, or a tuple of several, .* got \(\)"),
         ({"roc_auc", "f1"}, "'late': metric must be the name of a score, or a tuple of several, .* got {"),
         (("roc_auc", 1), "metric must be the name of a score"),
+        (accuracy_score, "got <function accuracy_score .*; wrap a function, such as that of a scorer, by make_task_m"),
+        (make_scorer(accuracy_score), r"got make_scorer\(accuracy_score.*; wrap a function"),
         (("roc_auc", "r2"), "'late': metric 'r2' does not fit binary tasks; choose one of"),
     ],
 )

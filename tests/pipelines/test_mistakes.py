@@ -108,9 +108,10 @@ MISTAKES = [
         "--class-weight takes TARGET=balanced, or TARGET=CLASS:WEIGHT, got 'male'",
     ),
     (f"{SHOP} --target plot_type=ordinal", "'plot_type' is ordinal, but its labels are text without an order"),
+    (f"{SHOP} --target plot_type=ordinal", "write numbers in their place, or a Parquet file with an Enum of polars"),
     (f"{SHOP} --target male --class-weight mal=balanced", "there is no target 'mal': near is male"),
     (f"{SHOP} --class-weight weight=balanced", "task 'weight': class_weight is for tasks of classes, and a regression"),
-    (f"{SHOP} --target male --class-weight male=much:3", "male=CLASS:WEIGHT, and labels are "),
+    (f"{SHOP} --target male --class-weight male=much:3", "male=CLASS:WEIGHT, and labels are Int8, such as [0, 1]"),
     (
         f"{SHOP} --target male --class-weight male=1:0",
         "--class-weight male=1:0: task 'male': the weight of the class 1.0 must be",

@@ -158,6 +158,7 @@ ANSWER = "predict --output answers.csv --model model --data"
         ("score --model model --data semicolons.csv", "semicolons.csv are separated by semicolons, expected commas: "),
         ("score --model model --data unlabelled.csv", "the file lacks the targets ['late', 'delay <min>', 'kind', "),
         ("score --model model --data maybe.csv", "task 'late': the label 'maybe' was not seen in fit; expected one"),
+        ("score --model model --data maybe.csv", "; fit with rows that have it, or drop its rows"),
         ("predict --output answers.txt --model model --data new.csv", "--output must end in .parquet or .csv"),
         ("predict --output nowhere/a.csv --model model --data new.csv", "--output: there is no folder nowhere"),
         ("predict --output new.csv --model model --data new.csv", "is the input, which its answers would replace"),

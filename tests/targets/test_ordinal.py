@@ -206,7 +206,7 @@ def grade(labels, **declared):
         (lambda: grade([1, 2, 3], metric="r2"), "metric 'r2' does not fit ordinal tasks; .* .'quadratic_kappa'"),
         (
             lambda: grade([1, 2, 3] * 5).score_tasks(X[:1], pl.DataFrame({"y": [4]})),
-            r"'y': the label 4 was not seen in fit; expected one of \[1, 2, 3\]",
+            r"'y': the label 4 was not seen in fit; expected one of \[1, 2, 3\]; declare it by Task\(classes=...\)",
         ),
         (
             lambda: tiny(tabmtl.SharedTreesRegressor, tasks={"grade": "ordinal"}).fit(X, Y.select("grade")),

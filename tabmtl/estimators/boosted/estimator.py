@@ -66,9 +66,10 @@ class BoostedEstimator(LightGBMEstimator):
     def export_task(self, task: str) -> lgb.Booster:
         """Export all functions of one task as one plain LightGBM model.
 
-        It predicts like this estimator, values in own units or probabilities, from the frame of `encode`. Its
-        Of ordered classes it gives scores, of which ``task.kind.of_lightgbm`` makes probabilities, and it puts the
-        quantiles of several levels in order. Its
+        It predicts like this estimator, values in own units or probabilities, from the frame of `encode`. Of
+        ordered classes it gives scores, and several quantiles in no order: ``task.kind.of_lightgbm`` makes
+        probabilities of the scores, and puts the quantiles in order.
+
         ``pred_contrib`` (SHAP values) sums to the prediction, of a classification to the log odds or scores. It has
         shape (n, features + 1), with the expected value last; of K > 2 classes, such a block for each class side by
         side: ``.reshape(n, K, -1)``. For single rows, use ``predict(encoded.to_numpy(), num_threads=1)``: otherwise
