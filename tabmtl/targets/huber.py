@@ -29,6 +29,9 @@ class Huber(Regression):
     beside others as a regression does. Trees take the second derivative of a parabola which touches the loss at the
     score and lies above it everywhere (Huber, Robust Statistics, 1981, section 7.8): far labels hold no leaf.
 
+    Far labels widen the standard deviation, and so delta: where they lie tens of deviations away, take 0.1 or the kind
+    "quantile", the median, in place of 1.
+
     No unit of the labels is known where answers in own units are compared: there the absolute errors count.
 
     Parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,6 +25,8 @@ SURE, RARE = 1e-6, 1e-6
 #: leaf at 1 / LONGEST_STEP of its gradient. A Newton step of rows whose class has the probability p is 1 / p, so a few
 #: rows of a rare class would send every row of their leaf out of reach.
 LONGEST_STEP = 20.0
+#: Farthest that the best constant is looked for from that of normal labels, in units of training, and how many times.
+_FAR, _HALVINGS = 1024.0, 40
 #: Types of labels that are no numbers.
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 
@@ -260,3 +262,29 @@ class Kind(ABC):
     def of_lightgbm(self, answers: np.ndarray) -> np.ndarray:
         """Return answers of those of a LightGBM model."""
         return answers
+
+
+def settle(start: np.ndarray, is_best: np.ndarray, slope: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Return the best constant scores, near those that `Kind.start` tells by the mean.
+
+    A quantile of skewed labels, say, may lie far from that of normal labels with their mean; of scores below all
+    labels, no split would gain anything.
+
+    Parameters
+    ----------
+    start : ndarray of shape (...)
+    is_best : ndarray of bool, broadcasts to ``start``
+        Whether a score is the best one already.
+    slope : callable
+        Takes scores, and returns the sum of the first derivatives over the labels, like them, which rises with them.
+    """
+    if is_best.all():
+        return start
+    far = np.where(is_best, 0.0, _FAR)
+    low, high = start - far, start + far
+    is_best = is_best | (slope(low) == 0)  # without a label
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        is_below = slope(middle) < 0
+        low, high = np.where(is_below, middle, low), np.where(is_below, high, middle)
+    return np.where(is_best, start, (low + high) / 2)

@@ -63,7 +63,7 @@ class Quantile(Regression):
         return {"objective": "quantile", "metric": "quantile", "alpha": self.level}
 
     def start(self, mean: np.ndarray) -> np.ndarray:
-        """Return the quantile of normal labels with a mean; trees correct what is wrong with it."""
+        """Return the quantile of normal labels with a mean; see `settle`."""
         return mean + ndtri(self.level)
 
     def constant(self, labels: np.ndarray, weight: np.ndarray | None, classes: tuple | None) -> np.ndarray:

@@ -117,7 +117,7 @@ class Quantiles(Regression):
         return (answers - center) / scale
 
     def start(self, mean: np.ndarray) -> np.ndarray:
-        """Return the quantiles of normal labels with a mean; trees correct what is wrong with them."""
+        """Return the quantiles of normal labels with a mean; see `settle`."""
         return mean + ndtri(self.levels)
 
     def constant(self, labels: np.ndarray, weight: np.ndarray | None, classes: tuple | None) -> np.ndarray:

@@ -16,7 +16,7 @@ from sklearn.metrics import mean_pinball_loss, mean_tweedie_deviance
 from torch.nn import HuberLoss
 
 import tabmtl
-from tabmtl import IndependentTasks, OnnxCoder, Shards, SharedBottom, SharedTrees, Task, distill, load
+from tabmtl import RMTGB, IndependentTasks, OnnxCoder, Shards, SharedBottom, SharedTrees, Task, distill, load
 from tabmtl.targets import find_kind
 
 POWERS = {"poisson": 1.0, "gamma": 2.0, "tweedie:1.6": 1.6}
@@ -247,3 +247,18 @@ def test_few_counts_that_are_nearly_all_zero_have_a_small_mean():
 def test_labels_and_scores_that_do_not_fit_are_named(kind, labels, words):
     with pytest.raises(ValueError, match=words):
         tiny(SharedTrees, tasks={"n": kind}).fit(X[:3], pl.DataFrame({"n": labels}))
+
+
+@pytest.mark.parametrize("kind", ["quantile:0.02", "quantile:0.1", "quantiles:0.05:0.1", "huber:0.1"])
+@pytest.mark.parametrize("task_column", [None, "task"])
+@pytest.mark.parametrize("method", [SharedTrees, RMTGB])
+def test_trees_start_at_the_best_constant_of_skewed_labels(method, task_column, kind):
+    rng = np.random.default_rng(0)
+    X = pl.DataFrame({"a": rng.normal(size=600), "task": rng.choice(["p", "q"], 600)})
+    y = pl.DataFrame({"v": np.exp(2 * rng.normal(size=600))})  # a normal law of this mean has its .1 below all
+    model = tiny(method, tasks={"v": kind}, task_column=task_column, early_stopping=False, learning_rate=1e-6)
+    found = np.concatenate([answer.reshape(len(answer), -1) for answer in model.fit(X, y).answer(X)])
+    levels = kind.split(":")[1:] if kind != "huber:0.1" else []
+    for k, level in enumerate(levels):
+        assert (y["v"].to_numpy() <= found[:, k].mean()).mean() == pytest.approx(float(level), abs=0.01)
+    assert levels or y["v"].median() < found.mean() < y["v"].mean() / 2

@@ -20,6 +20,7 @@ from tabmtl.estimators.boosted.border import bin_rows, labelled_rows, some_row, 
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Kind
+from tabmtl.targets.kind import settle
 
 _LONGEST_START = 2.0  # of a first step in logits
 _TINY = np.finfo(float).tiny
@@ -114,6 +115,12 @@ class Targets:
         total = self.group.total(weight.sum(axis=-1))
         mean = self.group.total((means * weight).sum(axis=-1)) / np.maximum(total, _TINY)
         best = np.where(total > 0, self.kind.start(mean), 0.0)
+
+        def slope(found: np.ndarray) -> np.ndarray:
+            cells = self.constant(np.broadcast_to(found, (self.n_tasks, self.width)))
+            return -self.group.total(self.derivatives(cells)[0].sum(axis=-1).reshape(best.shape))
+
+        best = settle(best, np.array(self.kind.answers_means), slope)
         return np.broadcast_to(best, (self.n_tasks, self.width))
 
     def own_start(self) -> np.ndarray:

@@ -19,7 +19,7 @@ from tabmtl.models.shared_trees.sums import LongSums, Sums
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch
 from tabmtl.targets import Kind, Task, kind_blocks
-from tabmtl.targets.kind import SURE
+from tabmtl.targets.kind import SURE, settle
 
 Blocks = Sequence[tuple[Kind, slice]]
 
@@ -100,7 +100,15 @@ class Targets:
 
         The penalty has no effect here; it shrinks the constants of `LongTargets`.
         """
-        return np.concatenate([kind.start(self.share[outputs]) for kind, outputs in self.output_blocks])
+        start = np.concatenate([kind.start(self.share[outputs]) for kind, outputs in self.output_blocks])
+        is_best = np.empty(len(start), dtype=bool)
+        for kind, outputs in self.output_blocks:
+            is_best[outputs] = kind.answers_means
+
+        def slope(found: np.ndarray) -> np.ndarray:
+            return self.sums.total(self.derivatives(self.sums.at_rows(found))[0])
+
+        return settle(start, is_best, slope)
 
     def derivatives(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute weighted gradient and hessian of the loss by the scores: (n, B) float32 each, until the next call."""
