@@ -6,7 +6,7 @@ import pytest
 from tabmtl.metrics.classes import TWO_CLASSES, auc_within
 from tabmtl.metrics.scores import score_task
 from tabmtl.metrics.values import VALUES
-from tabmtl.targets import KINDS, Task
+from tabmtl.targets import KINDS, Binary, Task
 
 METRICS = TWO_CLASSES | VALUES
 CASES = [(name, metric) for name, kind in KINDS.items() for metric in kind.metrics]
@@ -19,7 +19,7 @@ def some_rows(kind, rng, n=60):
         y = rng.uniform(4.0, 9.0, n)
         shape = KINDS[kind].answer_shape(n, None)
         return y, (y + rng.normal(1.0, 1.0, shape[::-1])).T, weight
-    n_classes = 2 if kind == "binary" else 4
+    n_classes = 2 if isinstance(KINDS[kind], Binary) else 4
     y = np.append(np.arange(n_classes).repeat(2), rng.choice(n_classes, n - 2 * n_classes))
     shares = np.round(rng.dirichlet(np.ones(n_classes), n) + np.eye(n_classes)[y] / 2, 1) + 0.01
     return y.astype(float), shares / shares.sum(axis=1, keepdims=True), weight
