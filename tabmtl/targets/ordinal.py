@@ -11,7 +11,7 @@ import polars as pl
 
 from tabmtl.metrics.metric import Metric
 from tabmtl.metrics.ordered import ORDERED, median_class
-from tabmtl.schema import in_command
+from tabmtl.schema import in_command, warn_user
 from tabmtl.targets.classes import Classes
 from tabmtl.targets.kind import RARE
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: Factor of the second derivatives of gaps: trees part classes by slower steps than they move all of them, because the
 #: gaps of few labels are mostly noise.
 HOLD = 4.0
+#: Found classes that are rather numbers.
+_MANY = 100
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,13 @@ class Ordinal(Classes):
                 f"task {task!r} is ordinal, but its labels are text without an order ({labels.dtype}), such as "
                 f"{found}; {cure}"
             )
-        return super().learn(labels, task, classes, order)
+        learned = super().learn(labels, task, classes, order)
+        if classes is None and len(learned) > _MANY:
+            warn_user(
+                f"task {task!r} is ordinal with {len(learned)} classes, each with a score of its own; declare numbers "
+                "'regression', 'huber' or 'quantile' instead, or join classes"
+            )
+        return learned
 
     def means(self, labels: Any, width: int) -> Any:
         """Return the indicators (..., K - 1) of labels above each class but the last."""

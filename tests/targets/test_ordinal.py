@@ -230,3 +230,8 @@ def test_few_rows_are_learned_though_no_column_can_be_split(n):
     task = Task(name="grade", kind="ordinal", classes=GRADES)
     model = tiny(IndependentTasks, tasks=[task]).fit(X[:n], Y[:n].select("grade"))
     assert np.isfinite(model.predict_proba(X)["grade"]).all()
+
+
+def test_numbers_that_are_no_classes_are_named():
+    with pytest.warns(UserWarning, match="'v' is ordinal with 101 classes.*'regression'"):
+        ORDINAL.learn(pl.Series("v", np.arange(101) / 3), "v", None)
