@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
 import polars.selectors as cs
 
 from tabmtl.columns.cures import Library, by_drop, by_numbers
-from tabmtl.columns.kind import TEXT, WHOLE, Coding, ColumnKind, Form, Slices, Summary
+from tabmtl.columns.kind import TEXT, WHOLE, Coding, ColumnKind, Parts, Slices, Summary
 from tabmtl.columns.number import LEAST_IDS, MOST_IDS
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, IdColumnWarning, warn_user
 
@@ -34,7 +34,6 @@ class Categories(ColumnKind):
     """
 
     name = "categories"
-    form: ClassVar[Form] = "codes"
     held = "was categorical"
     cast = "text"
 
@@ -84,22 +83,22 @@ class Categories(ColumnKind):
         levels = zip(self.names, self.levels, strict=True)
         return [code_of(name, schema[name], pl.Enum(known)) for name, known in levels]
 
-    def encode(self, slices: Slices, n: int) -> Any:
+    def encode(self, slices: Slices, n: int) -> Parts:
         """Encode levels to int32."""
         found = np.empty((n, len(self.names)), dtype=np.int32)
         for rows, columns in slices:
             for j, column in enumerate(columns.iter_columns()):
                 found[rows, j] = column.to_numpy()
-        return found
+        return {"codes": found}
 
     def reads_rows(self, schema: pl.Schema) -> bool:
         """Return whether Python makes the same text of plain values: that of floats is left to polars."""
         return all(schema[name].is_integer() or schema[name] in (*TEXT, *WHOLE) for name in self.names)
 
-    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> Parts:
         """Encode the levels of few rows."""
         codes = [[_code(row[name], known) for name, known in self._codes.items()] for row in rows]
-        return np.array(codes, dtype=np.int32).reshape(len(rows), len(self.names))
+        return {"codes": np.array(codes, dtype=np.int32).reshape(len(rows), len(self.names))}
 
     @cached_property
     def _codes(self) -> dict[str, dict[str, int]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from tabmtl.columns.kind import Form, Parts
 from tabmtl.schema import UNSEEN
 from tabmtl.storage.stored import Stored
 
@@ -87,11 +88,12 @@ class Features:
     vectors: Annotated[Any, Stored("f4", "G V")] | None = None
 
     @classmethod
-    def beside(cls, parts: Sequence[tuple[str, Any]]) -> Features:
-        """Return rows of parts, each with the name of its form, side by side; numbers and codes are among them."""
+    def beside(cls, several: Sequence[Parts]) -> Features:
+        """Return the parts of several kinds of columns side by side; numbers and codes are among them."""
         own: dict[str, list[Any]] = {"numbers": [], "codes": [], "bags": [], "vectors": []}
-        for form, part in parts:
-            own[form].append(part)
+        for parts in several:
+            for form, part in parts.items():
+                own[form].append(part)
         return cls(
             numbers=_beside(own["numbers"]),
             codes=_beside(own["codes"]),
@@ -124,6 +126,25 @@ class Features:
         """Take rows by number, of tensors."""
         plain = replace(self, bags=()).map(lambda part: part[rows])
         return replace(plain, bags=tuple(bags.take(rows) for bags in self.bags))
+
+    def shuffled(self, name: str, origins: Mapping[Form, Sequence[str]], order: np.ndarray) -> Features:
+        """Give every row the features of a column that another row has, of numpy arrays.
+
+        Parameters
+        ----------
+        name : str
+        origins : mapping of str to sequence of str
+            The columns behind the features of every form.
+        order : (G,) int64
+            The row that each row takes them of.
+        """
+        changed: dict[str, Any] = {}
+        for form in ("numbers", "codes"):
+            places = np.flatnonzero(np.array(origins[form], dtype=object) == name)
+            if len(places):
+                changed[form] = getattr(self, form).copy()
+                changed[form][:, places] = changed[form][np.ix_(order, places)]
+        return replace(self, **changed)
 
     def without_columns(self) -> Features:
         """Return the rows of a table without any column."""

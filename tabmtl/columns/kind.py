@@ -20,6 +20,15 @@ from tabmtl.storage.stored import Stored
 #: and an array has values of sampled rows, (m,) or (c, m).
 Summary = dict[str, Any]
 Form = Literal["numbers", "codes", "bags", "vectors"]
+#: Encoded columns by their form: arrays (n, m), or a tuple of bags.
+Parts = dict[Form, Any]
+#: The field of `tabmtl.schema.Columns` that has an entry for each feature of a form.
+FIELDS: dict[Form, str] = {
+    "numbers": "numeric",
+    "codes": "categorical",
+    "bags": "bag_sizes",
+    "vectors": "vector_widths",
+}
 #: Parts of a frame in their order, with their rows.
 Slices = Iterable[tuple[slice, pl.DataFrame]]
 
@@ -54,6 +63,8 @@ class Coding:
         Whether the user named the categorical columns, and so knows them: nothing is warned of.
     library : {"polars", "pandas", "pyarrow", "numpy", "file"}
         Library of the frame, for cures.
+    flat : bool
+        Whether all must become numbers and codes, which trees read.
     """
 
     schema: Mapping[str, pl.DataType]
@@ -61,6 +72,7 @@ class Coding:
     min_frequency: int = 1
     named: bool = False
     library: Library = "polars"
+    flat: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +87,6 @@ class ColumnKind(LeanPickle, ABC):
         The columns, in the order of the frame.
     name : str
         The kind in a file.
-    form : {"numbers", "codes", "bags", "vectors"}
-        The array of :class:`tabmtl.columns.Features` that the columns become: networks know these forms, and no kinds.
     held : str
         What a column was in fit, for the error that it no longer is.
     cast : str
@@ -84,7 +94,6 @@ class ColumnKind(LeanPickle, ABC):
     """
 
     name: ClassVar[str]
-    form: ClassVar[Form]
     held: ClassVar[str]
     cast: ClassVar[str]
 
@@ -130,19 +139,31 @@ class ColumnKind(LeanPickle, ABC):
     def facts(self) -> dict[str, tuple[Any, ...]]:
         """Return what networks and trees are told of the columns: fields of `tabmtl.schema.Columns`."""
 
+    def origins(self) -> dict[Form, tuple[str, ...]]:
+        """Return the column behind every feature, by the form of these; by default all columns have as many."""
+        facts, found = self.facts(), {}
+        for form, field in FIELDS.items():
+            each = len(facts.get(field, ())) // max(len(self.names), 1)
+            found[form] = tuple(name for name in self.names for _ in range(each))
+        return found
+
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return what polars makes of the columns of a frame; by default nothing new."""
         return [column_of(name) for name in self.names]
 
     @abstractmethod
-    def encode(self, slices: Slices, n: int) -> Any:
-        """Encode n rows, given the results of `expressions` by slices: an array (n, m), or bags."""
+    def encode(self, slices: Slices, n: int) -> Parts:
+        """Encode n rows, given the results of `expressions` by slices.
+
+        Networks and trees know the forms of the result, which are those of :class:`tabmtl.columns.Features`, and no
+        kinds.
+        """
 
     def reads_rows(self, schema: pl.Schema) -> bool:
         """Return whether `encode_rows` gives the bits of `encode` for columns of these types."""
         return False
 
-    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> Any:
+    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> Parts:
         """Encode few rows of plain values, for which polars takes longer than the work."""
         raise NotImplementedError
 

@@ -22,6 +22,7 @@ from tabmtl.columns.kind import (
     Coding,
     ColumnKind,
     LeanPickle,
+    Parts,
     Slices,
     Summary,
     in_slices,
@@ -249,7 +250,7 @@ class Numbers(ColumnKind):
     scaler : NumericScaler
     """
 
-    name = form = "numbers"
+    name = "numbers"
     held = "was numeric"
     cast = "numbers"
 
@@ -308,24 +309,24 @@ class Numbers(ColumnKind):
         """Return the numbers as floats."""
         return [number_of(name, schema[name]) for name in self.names]
 
-    def encode(self, slices: Slices, n: int) -> np.ndarray:
+    def encode(self, slices: Slices, n: int) -> Parts:
         """Encode numbers to float32, or to float64 where the scaler leaves raw values."""
         found = np.empty((n, len(self.names)), dtype=self.scaler.dtype)
         for rows, columns in slices:
             self._scale([column.to_numpy() for column in columns.iter_columns()], found[rows])
-        return found
+        return {"numbers": found}
 
     def reads_rows(self, schema: pl.Schema) -> bool:
         """Return whether Python makes the same floats of plain values: all but decimals."""
         dtypes = [schema[name] for name in self.names]
         return all(dtype.is_float() or dtype.is_integer() or dtype in WHOLE for dtype in dtypes)
 
-    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> Parts:
         """Encode the numbers of few rows."""
         values = np.array([[row[name] for name in self.names] for row in rows], dtype=np.float64)  # None is NaN
         found = np.empty((len(rows), len(self.names)), dtype=self.scaler.dtype)
         self._scale_block(values.reshape(found.shape).T, found)
-        return found
+        return {"numbers": found}
 
     def _scale(self, columns: Sequence[np.ndarray], out: np.ndarray) -> None:
         """Map raw columns (rows,) into out (rows, n_numeric), in blocks."""

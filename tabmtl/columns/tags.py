@@ -11,7 +11,7 @@ import polars as pl
 
 from tabmtl.columns.category import Categories, code_of, is_feature
 from tabmtl.columns.features import Bags
-from tabmtl.columns.kind import Slices, Summary, column_of
+from tabmtl.columns.kind import Parts, Slices, Summary, column_of
 from tabmtl.schema import FIRST_LEVEL
 
 
@@ -20,7 +20,6 @@ class Tags(Categories):
     """Columns of lists of text or whole numbers, each a bag of the codes of its levels, the tags."""
 
     name = "tags"
-    form = "bags"
     held = "held lists of text"
     cast = "lists of text"
 
@@ -44,13 +43,14 @@ class Tags(Categories):
         """Return the lists as they are."""
         return [column_of(name) for name in self.names]
 
-    def encode(self, slices: Slices, n: int) -> tuple[Bags, ...]:
+    def encode(self, slices: Slices, n: int) -> Parts:
         """Encode lists to bags."""
         parts = [columns for _, columns in slices]
-        return tuple(
+        bags = (
             Bags.join([encode_tags(columns[name], levels) for columns in parts])
             for name, levels in zip(self.names, self.levels, strict=True)
         )
+        return {"bags": tuple(bags)}
 
 
 def inner_of(dtype: pl.DataType) -> pl.DataType | None:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.columns.features import Bags
-from tabmtl.columns.kind import TEXT, Coding, ColumnKind, Slices, Summary
+from tabmtl.columns.kind import TEXT, Coding, ColumnKind, Parts, Slices, Summary
 
 #: Codes of a text column: half for words, half for 3-grams.
 TEXT_BUCKETS = 2**15
@@ -20,7 +20,6 @@ class Texts(ColumnKind):
     """Columns that are hashed: lower-case words, and 3-grams of letters within words, to 32 768 buckets."""
 
     name = "texts"
-    form = "bags"
     held = "held text"
     cast = "text"
 
@@ -38,10 +37,10 @@ class Texts(ColumnKind):
         """Return the numbers of codes."""
         return {"bag_sizes": (TEXT_BUCKETS,) * len(self.names)}
 
-    def encode(self, slices: Slices, n: int) -> tuple[Bags, ...]:
+    def encode(self, slices: Slices, n: int) -> Parts:
         """Encode text to bags."""
         parts = [columns for _, columns in slices]
-        return tuple(Bags.join([encode_text(columns[name]) for columns in parts]) for name in self.names)
+        return {"bags": tuple(Bags.join([encode_text(columns[name]) for columns in parts]) for name in self.names)}
 
 
 def encode_text(texts: pl.Series) -> Bags:

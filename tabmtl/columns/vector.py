@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
-from tabmtl.columns.kind import Coding, ColumnKind, Slices, Summary
+from tabmtl.columns.kind import Coding, ColumnKind, Parts, Slices, Summary
 from tabmtl.columns.tags import inner_of
 
 
@@ -23,7 +23,7 @@ class Vectors(ColumnKind):
         Length of the vectors of every column.
     """
 
-    name = form = "vectors"
+    name = "vectors"
     held = "held vectors"
     cast = "lists of numbers"
 
@@ -59,13 +59,13 @@ class Vectors(ColumnKind):
         """Return the lengths."""
         return {"vector_widths": self.widths}
 
-    def encode(self, slices: Slices, n: int) -> np.ndarray:
+    def encode(self, slices: Slices, n: int) -> Parts:
         """Encode vectors to float32."""
         found, ends = np.zeros((n, sum(self.widths)), dtype=np.float32), np.cumsum(self.widths)
         for rows, columns in slices:
             for name, end, width in zip(self.names, ends, self.widths, strict=True):
                 found[rows, end - width : end] = _encode(columns[name], width)
-        return found
+        return {"vectors": found}
 
 
 def _lists_of(vectors: pl.Series) -> pl.Series:

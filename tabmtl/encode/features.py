@@ -12,10 +12,21 @@ import polars as pl
 import polars.selectors as cs
 
 from tabmtl.columns import TABLE_KINDS, ColumnKind, Features
-from tabmtl.columns.category import is_feature
+from tabmtl.columns.category import Categories, is_feature
 from tabmtl.columns.cures import Library, by_cast, by_dates, by_drop, by_numbers
-from tabmtl.columns.kind import SLICE_ROWS, Coding, LeanPickle, Slices, Summary, in_slices, merge, of_parts
-from tabmtl.columns.number import NumericScaler, NumericTransform
+from tabmtl.columns.kind import (
+    FIELDS,
+    SLICE_ROWS,
+    Coding,
+    Form,
+    LeanPickle,
+    Slices,
+    Summary,
+    in_slices,
+    merge,
+    of_parts,
+)
+from tabmtl.columns.number import Numbers, NumericScaler, NumericTransform
 from tabmtl.encode.files import count_rows, read_blocks
 from tabmtl.params import check_known, near
 from tabmtl.schema import Columns
@@ -76,6 +87,7 @@ class FeatureCoder(LeanPickle):
         transform: NumericTransform = "standardize",
         min_frequency: int = 1,
         library: Library = "polars",
+        flat: bool = False,
         kinds: Sequence[type[ColumnKind]] = TABLE_KINDS,
     ) -> FeatureCoder:
         """Learn the encoding of a frame.
@@ -94,6 +106,8 @@ class FeatureCoder(LeanPickle):
             Levels seen less often share code 1 with the unseen ones.
         library : {"polars", "pandas", "pyarrow", "numpy"}
             Library that the frame came from; errors and warnings name a cure in it.
+        flat : bool, default=False
+            Whether all columns must become numbers and codes, as trees read them.
         kinds : sequence of type, default=TABLE_KINDS
             Kinds of columns, of which the first that reads a column has it.
 
@@ -119,6 +133,7 @@ class FeatureCoder(LeanPickle):
             min_frequency=min_frequency,
             named=not isinstance(categorical, str),
             library=library,
+            flat=flat,
         )
         return cls.learn(roles, _survey(frame, n, roles, chosen), coding)
 
@@ -161,10 +176,10 @@ class FeatureCoder(LeanPickle):
         return replace(self, coders=coders) if is_new else self
 
     def check_kinds(self, kinds: Sequence[type[ColumnKind]]) -> None:
-        """Raise a ValueError unless each of these kinds, in their order, has a coder, be it without a column."""
+        """Raise a ValueError unless all coders are of these kinds, numbers and categories among them."""
         expected = [kind.name for kind in kinds]
-        if [*self.coders] != expected:
-            raise ValueError(f"the features are of the kinds {[*self.coders]}, expected {expected}")
+        if [*self.coders] != [name for name in expected if name in {"numbers", "categories", *self.coders}]:
+            raise ValueError(f"the features are of the kinds {[*self.coders]}, expected some of {expected}")
 
     @classmethod
     def learn(cls, roles: ByKind, summaries: Mapping[str, Summary], coding: Coding) -> FeatureCoder:
@@ -180,15 +195,20 @@ class FeatureCoder(LeanPickle):
         return Columns(**{field: sum((own.get(field, ()) for own in facts), ()) for field in fields})
 
     @cached_property
+    def origins_by_form(self) -> dict[Form, tuple[str, ...]]:
+        """Names of the columns of the frame behind all features of `columns`, by the form of these."""
+        several = [coder.origins() for coder in self.coders.values()]
+        return {form: sum((own.get(form, ()) for own in several), ()) for form in FIELDS}
+
+    @property
     def origins(self) -> tuple[str, ...]:
         """Names of the columns of the frame behind the numbers, then behind the codes, of `columns`."""
-        found: dict[str, list[str]] = {"numeric": [], "categorical": []}
-        for coder in self.coders.values():
-            facts = coder.facts()
-            for field, origins in found.items():
-                each = len(facts.get(field, ())) // max(len(coder.names), 1)
-                origins += [name for name in coder.names for _ in range(each)]
-        return (*found["numeric"], *found["categorical"])
+        return self.origins_by_form["numbers"] + self.origins_by_form["codes"]
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of the columns of the frame that are categories."""
+        return self.coders["categories"].names
 
     @property
     def scaler(self) -> NumericScaler:
@@ -217,11 +237,10 @@ class FeatureCoder(LeanPickle):
         n, coders = _count_rows(frame), self.coders.values()
         if few and n <= MOST_ROWS and isinstance(frame, pl.DataFrame):
             rows = frame.rows(named=True)
-            return Features.beside([(coder.form, coder.encode_rows(rows)) for coder in coders])
+            return Features.beside([coder.encode_rows(rows) for coder in coders])
         # one reading each, because a running query takes memory for each of its columns
         pairs = zip(coders, expressions, strict=True)
-        parts = [(coder.form, coder.encode(_slices(frame, n, coder.names, own), n)) for coder, own in pairs]
-        return Features.beside(parts)
+        return Features.beside([coder.encode(_slices(frame, n, coder.names, own), n) for coder, own in pairs])
 
     def _readings(self, frame: pl.DataFrame | pl.LazyFrame) -> tuple[list[list[pl.Expr]], bool]:
         """Return what polars makes of the columns by kind, and whether few rows can be read without polars.
@@ -265,7 +284,10 @@ def find_kinds(
     texts: Sequence[str] = (),
     kinds: Sequence[type[ColumnKind]] = TABLE_KINDS,
 ) -> ByKind:
-    """Return the names of the columns of every kind; see `FeatureCoder.fit` for the errors."""
+    """Return the names of the columns of every kind that has some, and of numbers and categories.
+
+    See `FeatureCoder.fit` for the errors.
+    """
     if not schema:
         raise ValueError("Found array with 0 feature(s): X has no feature column, and a minimum of 1 is required")
     declared: dict[str, str] = dict.fromkeys(texts, "texts")
@@ -274,11 +296,12 @@ def find_kinds(
         declared = dict.fromkeys(schema, "numbers") | dict.fromkeys(categorical, "categories") | declared
     left = dict(schema)
     roles: dict[type[ColumnKind], tuple[str, ...]] = {}
-    for kind in kinds:
-        if any(kind.name == other.name for other in roles):
+    for k, kind in enumerate(kinds):
+        if any(kind.name == other.name for other in kinds[:k]):
             raise ValueError(f"two kinds of columns are named {kind.name!r}; a file tells them apart by their names")
         own = {name: dtype for name, dtype in left.items() if kind.reads(dtype, declared.get(name))}
-        roles[kind], left = tuple(own), {name: dtype for name, dtype in left.items() if name not in own}
+        if own or kind in (Numbers, Categories):  # all rows have both, be they of no column
+            roles[kind], left = tuple(own), {name: dtype for name, dtype in left.items() if name not in own}
     for name, dtype in left.items():
         raise _refusal(name, dtype, library)
     return roles

@@ -94,8 +94,8 @@ class TableCoder:
     ) -> TableCoder:
         """Learn the encoding of a table.
 
-        The parameters are those of `LabelCoder.fit` and `FeatureCoder.fit`; `encoding` holds the ``transform`` and
-        ``min_frequency`` of the latter.
+        The parameters are those of `LabelCoder.fit` and `FeatureCoder.fit`; `encoding` holds the ``transform``,
+        ``min_frequency`` and ``flat`` of the latter.
         """
         check_pool()
         check_targets(y, X)

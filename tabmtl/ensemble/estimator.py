@@ -246,7 +246,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         copy = clone(candidate).set_params(
             tasks={task.name: task for task in coder.labels.column_tasks},
             task_column=coder.task_column,
-            categorical_features=[c for c in coder.features.columns.categorical if c not in candidate.drop],
+            categorical_features=[c for c in coder.features.categories if c not in candidate.drop],
             drop=[c for c in candidate.drop if c not in coder.dropped],
         )
         return copy if self.n_jobs is None or not hasattr(copy, "n_jobs") else copy.set_params(n_jobs=self.n_jobs)

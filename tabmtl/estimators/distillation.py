@@ -119,7 +119,7 @@ def _fit_features(coder: TableCoder, frame: pl.DataFrame, student: NetworkEstima
     """Return the teacher's coder with the features as the student reads them."""
     known = coder.features
     features = FeatureCoder.fit(
-        frame.select(cs.by_name(*known.names)), categorical=known.columns.categorical, **student._encoding()
+        frame.select(cs.by_name(*known.names)), categorical=known.categories, **student._encoding()
     )
     return replace(coder, features=features)
 

@@ -213,7 +213,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         check_grad_level(self)
 
     def _encoding(self) -> dict[str, Any]:
-        return {"transform": self.numeric_transform, "min_frequency": self.min_frequency}
+        return {"transform": self.numeric_transform, "min_frequency": self.min_frequency, "flat": False}
 
     def _loss(self, tasks: Sequence[Task]) -> MultiTaskLoss:
         """Return the loss of training, which also turns the network's outputs into scores of the tasks."""
@@ -408,14 +408,11 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         whole, names = score(rows), self.coder_.after.names
         if np.isnan(whole):
             return None
-        falls, origins = np.zeros(len(names)), np.array(self.coder_.features.origins, dtype=object)
+        falls, features = np.zeros(len(names)), self.coder_.features
         order = np.random.default_rng(0).permutation(len(rows))
-        n_numbers = len(self.coder_.features.columns.numeric)
-        for part, own in (("numbers", origins[:n_numbers]), ("codes", origins[n_numbers:])):
-            for name in dict.fromkeys(own):
-                values, places = getattr(rows.x, part).copy(), np.flatnonzero(own == name)
-                values[:, places] = values[np.ix_(order, places)]
-                falls[names.index(name)] = whole - score(replace(rows, x=replace(rows.x, **{part: values})))
+        for name in features.names:
+            changed = rows.x.shuffled(name, features.origins_by_form, order)
+            falls[names.index(name)] = whole - score(replace(rows, x=changed))
         return falls
 
     def _state(self) -> Any:

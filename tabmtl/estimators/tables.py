@@ -475,8 +475,8 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
     # methods that a subclass defines
 
     def _encoding(self) -> dict[str, Any]:
-        """Return the encoding of features: `transform` and `min_frequency` of `FeatureCoder.fit`."""
-        return {"transform": "none", "min_frequency": 1}
+        """Return the encoding of features: `transform`, `min_frequency` and `flat` of `FeatureCoder.fit`."""
+        return {"transform": "none", "min_frequency": 1, "flat": True}
 
     def _chain(self, tasks: Sequence[Task]) -> tuple[int, ...]:
         """Return task indices of the funnel steps, in order; empty if the method has no funnel."""

@@ -22,7 +22,7 @@ from tabmtl.onnx.export import export_onnx
 class TimeOfDay(ColumnKind):
     """The time of day as an angle: midnight lies beside 23:59."""
 
-    name, form = "time of day", "numbers"
+    name = "time of day"
     held = "was a time of day"
     cast = "pl.Time"
 
@@ -46,7 +46,7 @@ class TimeOfDay(ColumnKind):
         found = np.full((n, 2 * len(self.names)), np.nan, dtype=np.float32)
         for rows, columns in slices:
             found[rows] = columns.to_numpy()
-        return found
+        return {"numbers": found}
 
 
 FRAME = pl.DataFrame(

@@ -68,7 +68,8 @@ class ItemCoder:
     @property
     def category_names(self) -> list[str]:
         """The columns of categories and of tags."""
-        return [name for kind in ("categories", "tags") for name in self.features.coders[kind].names]
+        coders = self.features.coders
+        return [name for kind in ("categories", "tags") if kind in coders for name in coders[kind].names]
 
     def check(self, features: Features) -> None:
         """Raise a ValueError for features that this encoding does not give."""
