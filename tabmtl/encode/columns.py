@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.columns.cures import Library, by_cast, by_valid_text
+from tabmtl.encode.dates import MOMENTS, SPANS, read_arrow_moments, read_moments, read_objects, read_zoned
 
 _INT64 = range(-(2**63), 2**63)
 
@@ -22,14 +23,14 @@ def read_column(series: nw.Series, name: str) -> pl.Series:
     """Read a column of any library as polars would hold it.
 
     A category of pandas is read as the text of its category, and a dictionary of pyarrow whose values are no text as
-    these values. Dates and times are read as a temporal type, perhaps all null: callers reject them by this type.
+    these values. Periods of pandas are read as the moment at which they begin.
 
     Raises
     ------
     TypeError
         If the values are neither numbers, booleans, text nor dates, or a mixture of them.
     ValueError
-        If a text is no valid Unicode, or a number is a signalling NaN.
+        If a text is no valid Unicode, a number is a signalling NaN, or a date is out of range.
     """
     if series.implementation.is_polars():
         return series.to_native().alias(name)
@@ -48,9 +49,12 @@ def read_pandas(native: Any, name: str) -> pl.Series:
         return read_arrow(native.array.__arrow_array__(), name, "pandas")
     if kind == "StringDtype":
         return _read_objects(native.to_numpy(dtype=object), name, "pandas")
+    if kind == "PeriodDtype":
+        return read_pandas(native.dt.to_timestamp(), name)
+    if kind == "DatetimeTZDtype":
+        utc = native.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()
+        return read_zoned(utc, native.dtype.tz, name)
     dtype = nw.from_native(native, series_only=True).dtype
-    if dtype.is_temporal():
-        return _dates(len(native), name)
     if kind == "CategoricalDtype":
         levels = _texts(_names_of(native.cat.categories), name, "pandas").alias("")
         return levels.gather(pl.Series(native.cat.codes.to_numpy()).replace(-1, None)).alias(name)
@@ -70,9 +74,8 @@ def read_arrow(array: Any, name: str, library: Library = "pyarrow") -> pl.Series
         kind = kind.value_type
     if types.is_decimal(kind):
         array = array.cast(pa.float64())
-    elif types.is_temporal(kind):
-        is_date = types.is_date(kind) or types.is_timestamp(kind)
-        return _dates(len(array), name, pl.Datetime if is_date else pl.Time if types.is_time(kind) else pl.Duration)
+    elif types.is_temporal(kind) and not types.is_interval(kind):
+        return read_arrow_moments(array, name)
     elif not (
         types.is_dictionary(kind)
         or is_arrow_text(kind)
@@ -108,7 +111,7 @@ def read_array(array: np.ndarray, name: str, library: Library = "numpy") -> pl.S
     if kind == "O":
         return _read_objects(array, name, library)
     if kind in "Mm":
-        return _dates(len(array), name, pl.Datetime if kind == "M" else pl.Duration)
+        return read_moments(array, name)
     if kind == "U":
         return _texts(array.tolist(), name, library)
     if kind == "T":
@@ -121,10 +124,6 @@ def read_array(array: np.ndarray, name: str, library: Library = "numpy") -> pl.S
             f"{by_cast(library, name, pl.Binary if kind == 'S' else pl.Object)}, or drop it"
         )
     return pl.Series(name, np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
-
-
-def _dates(n: int, name: str, dtype: type[pl.DataType] = pl.Datetime) -> pl.Series:
-    return pl.Series(name, [None] * n, dtype=dtype)
 
 
 def _texts(values: Sequence[str | None], name: str, library: Library) -> pl.Series:
@@ -161,6 +160,8 @@ def is_missing(value: Any) -> bool:
         return True
     if isinstance(value, Decimal):
         return value.is_qnan()
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return bool(np.isnat(value))
     return isinstance(value, float | np.floating) and bool(value != value)
 
 
@@ -184,12 +185,8 @@ def _read_objects(values: np.ndarray, name: str, library: Library) -> pl.Series:
         return pl.Series(name, [_float(value, name) for value in objects], dtype=pl.Float64)
     if _all(kinds, str):
         return _texts(objects, name, library)
-    if _all(kinds, datetime.timedelta, np.timedelta64):
-        return _dates(len(objects), name, pl.Duration)
-    if _all(kinds, datetime.time):
-        return _dates(len(objects), name, pl.Time)
-    if _all(kinds, datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64):
-        return _dates(len(objects), name)
+    if _all(kinds, *MOMENTS) or _all(kinds, *SPANS) or _all(kinds, datetime.time):
+        return read_objects(objects, name)
     lists = (list, tuple, Set, np.ndarray)
     held: dict[Any, tuple[type, ...]] = {pl.Struct: (Mapping,), pl.List: lists, pl.Binary: (bytes,)}
     dtype = next((dtype for dtype, allowed in held.items() if _all(kinds, *allowed)), pl.Object)

@@ -68,16 +68,9 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
 
 
 def read_values(X: Any) -> pl.DataFrame:
-    """Read columns of any container as `read_features` does, but keep dates and times, and collect a lazy frame."""
-    X = X.collect() if isinstance(X, pl.LazyFrame) else _as_table(X)
-    if isinstance(X, pl.DataFrame | np.ndarray) or not nw.dependencies.is_into_dataframe(X):
-        frame = read_features(X)[0]
-        return frame if isinstance(frame, pl.DataFrame) else frame.collect()
-
-    def read(series: nw.Series, name: str) -> pl.Series:
-        return series.to_polars().alias(name) if series.dtype.is_temporal() else read_column(series, name)
-
-    return _read_frame(X, read)[0]
+    """Read columns of any container as `read_features` does, but collect a lazy frame."""
+    frame = read_features(X)[0]
+    return frame if isinstance(frame, pl.DataFrame) else frame.collect()
 
 
 def to_array(frame: pl.DataFrame) -> np.ndarray:
