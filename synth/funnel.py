@@ -8,7 +8,7 @@ from typing import Literal, TypedDict, Unpack, get_args
 import numpy as np
 import polars as pl
 
-from tabmtl.synth.checks import check_count
+from tabmtl.synth.checks import check_choice, check_count
 from tabmtl.synth.funnel_truth import GROUPS, TASKS, WATCH_NOISE, FunnelTruth, roc_auc, watch_r2
 from tabmtl.synth.funnel_world import make_world
 from tabmtl.synth.multitab_truth import TaskKind
@@ -88,7 +88,7 @@ class Funnel:
         ValueError
             If ``labels`` is something else.
         """
-        _check_choice("labels", labels, ("drawn", "expected"))
+        check_choice("labels", labels, ("drawn", "expected"))
         mean = self.expected.to_dict()
         y = mean if labels == "expected" else self.y.fill_null(0).to_dict()
         binary = [name for name, kind in TASKS.items() if kind == "binary"]
@@ -238,17 +238,12 @@ def make_funnel(
     """
     for name, count in (("n_rows", n_rows), ("n_users", n_users), ("n_items", n_items)):
         check_count(name, count)
-    _check_choice("unclicked", unclicked, get_args(Unclicked))
+    check_choice("unclicked", unclicked, get_args(Unclicked))
     # Three streams: a seed gives one world for any n_rows, and fresh rows never repeat the first ones.
     design, first, _ = np.random.default_rng(random_state).spawn(3)
     rates = {"click_rate": click_rate, "conversion_rate": conversion_rate}
     truth = make_world((n_users, n_items), rates, {"shared": shared, **options}, design)
     return _rows(truth, n_rows, unclicked, first)
-
-
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
 def _rows(truth: FunnelTruth, n_rows: int, unclicked: Unclicked, rng: np.random.Generator) -> Funnel:

@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from tabmtl.synth import make_funnel, make_multitab_bench, make_outlier_tasks, make_sessions
+from tabmtl.synth import make_funnel, make_histories, make_multitab_bench, make_outlier_tasks, make_sessions
 
 #: The maker, its options, the frames that it makes.
 FUNNEL = (make_funnel, {"n_rows": 500, "n_users": 50, "n_items": 30}, ("X", "y", "expected"))
 BENCH = (make_multitab_bench, {"n_samples": 500, "n_features": 6, "n_tasks": 3, "missing": 0.2}, ("X", "y"))
 BINNED = (make_multitab_bench, BENCH[1] | {"categorical": {1: 4}}, ("X", "y"))
+HISTORIES = (make_histories, {"n_rows": 500, "n_items": 30}, ("X", "y", "expected", "expected_without"))
 SESSIONS = (make_sessions, {"n_sessions": 300, "n_items": 60}, ("clicks", "items", "births"))
 OUTLIERS = (
     make_outlier_tasks,
@@ -19,7 +20,7 @@ OUTLIERS = (
 )
 every_maker = pytest.mark.parametrize(
     ("make", "options", "frames"),
-    [FUNNEL, BENCH, BINNED, SESSIONS, OUTLIERS],
+    [FUNNEL, HISTORIES, BENCH, BINNED, SESSIONS, OUTLIERS],
 )
 
 
@@ -79,6 +80,15 @@ REFUSALS = {
         ({"position_bias": math.inf}, r"position_bias must lie in \[0, 10\], got inf"),
         ({"skew": -1}, r"skew must lie in \[0, 10\], got -1"),
         ({"missing": math.nan}, r"missing must lie in \[0, 1\], got nan"),
+    ],
+    make_histories: [
+        ({"n_rows": 0}, "n_rows must be an integer >= 1, got 0"),
+        ({"n_items": 2.5}, "n_items must be an integer >= 1, got 2.5"),
+        ({"n_groups": 31}, "n_groups must be at most n_items=30, got 31"),
+        ({"mean_length": -1}, r"mean_length must lie in \[0, 1000\], got -1"),
+        ({"strength": math.nan}, r"strength must lie in \[0, 10\], got nan"),
+        ({"half_life": -1}, r"half_life must lie in \[0, inf\], got -1"),
+        ({"missing": 1.5}, r"missing must lie in \[0, 1\], got 1.5"),
     ],
     make_multitab_bench: [
         ({"standardise": True}, "standardise"),
@@ -161,6 +171,7 @@ REFUSALS = {
 }
 SMALL = {
     make_funnel: FUNNEL[1] | {"group_correlation": 0.0},
+    make_histories: HISTORIES[1],
     make_multitab_bench: {"n_samples": 10, "n_features": 5, "n_tasks": 3},
     make_sessions: SESSIONS[1],
     make_outlier_tasks: {"n_train": 40, "n_test": 30, "n_features": 3, "n_tasks": 5},
