@@ -65,6 +65,16 @@ def by_cast(library: Library, name: str, dtype: pl.DataType | type[pl.DataType])
     return how.get((library, kind), of_others[library])
 
 
+def by_items(library: Library, name: str) -> str:
+    """Say how to make text of all items of the lists of a column."""
+    if library == "file":
+        return "write lists of text, or lists of numbers, into the file"
+    texts = "[str(item) for item in each]"
+    if library == "pandas":
+        return f"make text of them by .map(lambda each: {texts}, na_action='ignore')"
+    return f"make text of them by [each and {texts} for each in column]"
+
+
 def by_numbers(library: Library, name: str, frame: str = "X", *, is_flat: bool = False) -> str:
     """Say how to make numbers of a column of text, some of which are none; a flat frame is the column itself."""
     if library == "file":

@@ -4,47 +4,105 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
 
-from tabmtl.columns.category import Categories, code_of, is_feature
+from tabmtl.columns.category import Categories, code_of, is_feature, text_of
 from tabmtl.columns.features import Bags
-from tabmtl.columns.kind import Parts, Slices, Summary, column_of
+from tabmtl.columns.kind import Coding, Form, Parts, Slices, Summary, column_of
 from tabmtl.schema import FIRST_LEVEL
+
+#: Tags that are numbers where features are flat: at most so many of a column, each in at least so many rows.
+MOST_FLAT_TAGS, LEAST_FLAT_ROWS = 32, 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tags(Categories):
-    """Columns of lists of text or whole numbers, each a bag of the codes of its levels, the tags."""
+    """Columns of lists of text or whole numbers, each a bag of the codes of its levels, the tags.
+
+    Flat, a column is the number of its items and a number for each of its most frequent tags: 1 where a row has it, or
+    else 0. A missing list is NaN in all of them, an empty one 0.
+
+    Attributes
+    ----------
+    flat : bool
+        Whether the columns become numbers. Their levels are then those of the numbers.
+    has_missing : tuple of bool
+        Whether a list was missing in fit.
+    """
 
     name = "tags"
     held = "held lists of text"
     cast = "lists of text"
 
+    flat: bool = False
+    has_missing: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.has_missing and len(self.has_missing) != len(self.names):
+            raise ValueError("a column of tags lacks its flag")
+
     @classmethod
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
         """Return whether a type is a list of anything that names levels; numbers do where they are tags already."""
         inner = inner_of(dtype)
-        return inner is not None and is_feature(inner) and (declared == "tags" or not inner.is_float())
+        if inner is None or not is_feature(inner) or declared == "categories":
+            return False
+        return declared == "tags" or not (inner.is_float() or inner.is_decimal())
 
     @classmethod
     def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
-        """Count the rows of every tag."""
-        lists = {name: block[name].cast(pl.List(pl.String)).alias("level") for name in names}
-        return {name: tags.explode().drop_nulls().value_counts(name="count") for name, tags in lists.items()}
+        """Count the rows of every tag, and the missing lists as a level that is null."""
+        return {name: _count(block[name]) for name in names}
+
+    @classmethod
+    def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
+        """Keep the tags that are frequent enough."""
+        found = super().learn(names, summary, coding)
+        if not coding.flat:
+            return found
+        least = max(coding.min_frequency, LEAST_FLAT_ROWS)
+        return cls(
+            names=names,
+            levels=tuple(_most_frequent(summary[name], least) for name in names),
+            flat=True,
+            has_missing=tuple(summary[name]["level"].null_count() > 0 for name in names),
+        )
+
+    def extended(self, summary: Summary, min_frequency: int) -> Self:
+        """Append the new tags that are frequent enough; numbers stay as they are."""
+        return self if self.flat else super().extended(summary, min_frequency)
 
     def facts(self) -> dict[str, tuple[Any, ...]]:
-        """Return the numbers of codes."""
-        return {"bag_sizes": tuple(FIRST_LEVEL + len(levels) for levels in self.levels)}
+        """Return the numbers of codes; flat, the numbers."""
+        if not self.flat:
+            return {"bag_sizes": tuple(FIRST_LEVEL + len(levels) for levels in self.levels)}
+        pairs = [*zip(self.names, self.levels, self.has_missing, strict=True)]
+        return {
+            "numeric": tuple(f"{name}: {part}" for name, levels, _ in pairs for part in ("count", *levels)),
+            "has_missing": tuple(flag for _, levels, flag in pairs for flag in [flag] * (1 + len(levels))),
+            "bins": ((0.0, 1.0),) * sum(1 + len(levels) for _, levels, _ in pairs),
+        }
+
+    def origins(self) -> dict[Form, tuple[str, ...]]:
+        """Return the column behind every feature."""
+        if not self.flat:
+            return super().origins()
+        pairs = zip(self.names, self.levels, strict=True)
+        return {"numbers": tuple(name for name, levels in pairs for _ in range(1 + len(levels)))}
 
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return the lists as they are."""
         return [column_of(name) for name in self.names]
 
     def encode(self, slices: Slices, n: int) -> Parts:
-        """Encode lists to bags."""
+        """Encode lists to bags, or to numbers."""
+        if self.flat:
+            return {"numbers": self._encode_flat(slices, n)}
         parts = [columns for _, columns in slices]
         bags = (
             Bags.join([encode_tags(columns[name], levels) for columns in parts])
@@ -52,10 +110,24 @@ class Tags(Categories):
         )
         return {"bags": tuple(bags)}
 
+    def _encode_flat(self, slices: Slices, n: int) -> np.ndarray:
+        ends = np.cumsum([0, *(1 + len(levels) for levels in self.levels)])
+        found = np.empty((n, ends[-1]), dtype=np.float32)
+        for rows, columns in slices:
+            for name, levels, (start, end) in zip(self.names, self.levels, pairwise(ends), strict=True):
+                found[rows, start:end] = flat_tags(columns[name], levels)
+        return found
+
 
 def inner_of(dtype: pl.DataType) -> pl.DataType | None:
     """Return the type of the items of a list; None for no list."""
     return pl.List(dtype.inner).inner if isinstance(dtype, pl.List | pl.Array) else None  # type: ignore[return-value]
+
+
+def texts_of(tags: pl.Series) -> pl.Series:
+    """Return lists of tags as lists of text; whole numbers without decimals, and without items that are missing."""
+    items = text_of("", inner_of(tags.dtype) or pl.Null()).name.keep()
+    return ...
 
 
 def encode_tags(tags: pl.Series, levels: tuple[str, ...]) -> Bags:

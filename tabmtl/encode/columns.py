@@ -13,10 +13,11 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
-from tabmtl.columns.cures import Library, by_cast, by_valid_text
+from tabmtl.columns.cures import Library, by_cast, by_items, by_valid_text
 from tabmtl.encode.dates import MOMENTS, SPANS, read_arrow_moments, read_moments, read_objects, read_zoned
 
 _INT64 = range(-(2**63), 2**63)
+_LISTS = (list, tuple, Set, np.ndarray)
 
 
 def read_column(series: nw.Series, name: str) -> pl.Series:
@@ -28,7 +29,7 @@ def read_column(series: nw.Series, name: str) -> pl.Series:
     Raises
     ------
     TypeError
-        If the values are neither numbers, booleans, text nor dates, or a mixture of them.
+        If the values are neither numbers, booleans, text, dates nor lists of them, or a mixture.
     ValueError
         If a text is no valid Unicode, a number is a signalling NaN, or a date is out of range.
     """
@@ -76,6 +77,8 @@ def read_arrow(array: Any, name: str, library: Library = "pyarrow") -> pl.Series
         array = array.cast(pa.float64())
     elif types.is_temporal(kind) and not types.is_interval(kind):
         return read_arrow_moments(array, name)
+    elif _is_list(kind):
+        return _read_arrow_lists(array, name, library)
     elif not (
         types.is_dictionary(kind)
         or is_arrow_text(kind)
@@ -89,6 +92,31 @@ def read_arrow(array: Any, name: str, library: Library = "pyarrow") -> pl.Series
             f"{by_cast(library, name, _nested_type(kind))}, or drop it"
         )
     return pl.Series(array).alias(name)
+
+
+def _is_list(kind: Any) -> bool:
+    """Return whether a type of pyarrow holds lists."""
+    from pyarrow import types
+
+    views = types.is_list_view(kind) or types.is_large_list_view(kind)
+    return views or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+
+def _read_arrow_lists(array: Any, name: str, library: Library) -> pl.Series:
+    """Read lists of pyarrow by the type of their items."""
+    import pyarrow as pa
+
+    items = array.type.value_type
+    try:
+        read_arrow(pa.chunked_array([], items), name, library)
+    except TypeError:
+        raise TypeError(
+            f"column {name!r} has type {array.type}; expected lists of numbers, text or booleans: "
+            f"{by_cast(library, name, pl.List)}, or drop it"
+        ) from None
+    # polars knows neither views nor some widths of decimals
+    items = pa.float64() if pa.types.is_decimal(items) else items
+    return pl.Series(array.cast(pa.large_list(items))).alias(name)
 
 
 def _nested_type(kind: Any) -> type[pl.DataType]:
@@ -187,8 +215,9 @@ def _read_objects(values: np.ndarray, name: str, library: Library) -> pl.Series:
         return _texts(objects, name, library)
     if _all(kinds, *MOMENTS) or _all(kinds, *SPANS) or _all(kinds, datetime.time):
         return read_objects(objects, name)
-    lists = (list, tuple, Set, np.ndarray)
-    held: dict[Any, tuple[type, ...]] = {pl.Struct: (Mapping,), pl.List: lists, pl.Binary: (bytes,)}
+    if _all(kinds, *_LISTS):
+        return _read_lists(objects, name, library)
+    held: dict[Any, tuple[type, ...]] = {pl.Struct: (Mapping,), pl.Binary: (bytes,)}
     dtype = next((dtype for dtype, allowed in held.items() if _all(kinds, *allowed)), pl.Object)
     found = sorted(kind.__name__ for kind in kinds)
     raise TypeError(
@@ -208,3 +237,40 @@ def _float(value: Any, name: str) -> float | None:
 
 def _all(kinds: set[type], *allowed: type) -> bool:
     return all(issubclass(kind, allowed) for kind in kinds)
+
+
+def _read_lists(lists: Sequence[Any], name: str, library: Library) -> pl.Series:
+    """Read lists of Python by the values of all their items: all booleans, all numbers, all text or all dates."""
+    is_given = np.array([own is not None for own in lists])
+    given = [own for own in lists if own is not None]
+    lengths = np.array([len(own) for own in given])
+    if all(isinstance(own, np.ndarray) and own.ndim == 1 for own in given) and len({own.dtype for own in given}) == 1:
+        array = np.concatenate(given)
+    else:
+        array = np.fromiter((item for own in given for item in own), dtype=object, count=int(lengths.sum()))
+    try:
+        items = read_array(array, name, library).alias("items")
+    except TypeError:
+        raise TypeError(_describe_mixture(lists, name, library)) from None
+    # grouped, because polars makes lists of lists of Python value by value
+    rows = pl.DataFrame({"row": np.arange(len(lists)), "is_given": is_given})
+    several = pl.DataFrame({"row": np.repeat(np.flatnonzero(is_given), lengths), "items": items})
+    found = rows.join(several.group_by("row").agg("items"), on="row", how="left", maintain_order="left")
+    empty = pl.lit([], dtype=pl.List(items.dtype))
+    return found.select(pl.when("is_given").then(pl.coalesce("items", empty)).alias(name)).to_series()
+
+
+def _describe_mixture(lists: Sequence[Any], name: str, library: Library) -> str:
+    """Describe lists whose items are no numbers, text or dates throughout."""
+    found: dict[str, int] = {}
+    for row, own in enumerate(lists):
+        for item in [] if own is None else [item for item in own if not is_missing(item)]:
+            is_number = isinstance(item, numbers.Real | np.bool_ | Decimal)
+            found.setdefault("numbers" if is_number else type(item).__name__, row)
+            if len(found) > 1:
+                break
+    rows = ", ".join(f"{kind} in row {row}" for kind, row in found.items())
+    return (
+        f"column {name!r} holds lists of {rows} (counted from 0); expected numbers throughout, or text: "
+        f"{by_items(library, name)}, or drop it"
+    )
