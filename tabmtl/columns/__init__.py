@@ -11,6 +11,6 @@ from tabmtl.columns.vector import Vectors
 __all__ = ["KINDS", "TABLE_KINDS", "ColumnKind", "Features"]
 
 #: Kinds of the columns of X.
-TABLE_KINDS: tuple[type[ColumnKind], ...] = (Numbers, Categories)
+TABLE_KINDS: tuple[type[ColumnKind], ...] = (Numbers, Categories, Tags, Vectors)
 #: All kinds, which items may have; the first that reads a column has it.
-KINDS: tuple[type[ColumnKind], ...] = (*TABLE_KINDS, Tags, Texts, Vectors)
+KINDS: tuple[type[ColumnKind], ...] = (Numbers, Categories, Tags, Texts, Vectors)

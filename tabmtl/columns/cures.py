@@ -40,7 +40,8 @@ def by_cast(library: Library, name: str, dtype: pl.DataType | type[pl.DataType])
     kind, column = dtype.base_type(), f"pl.col({name!r})"
     as_columns = f".with_columns({column}.arr.to_struct()).unnest({name!r})"
     how = {
-        ("polars", pl.List): f"derive numbers from it, such as {column}.list.len() or {column}.list.contains(value)",
+        ("polars", pl.List): f"derive numbers from it, such as {column}.list.len(), or make one list of lists of lists "
+        f"by {column}.list.eval(pl.element().explode())",
         ("polars", pl.Array): f"make a column of each number by {as_columns}",
         ("polars", pl.Struct): f"make a column of each field by .unnest({name!r})",
         ("polars", pl.Object): f"make text of it by pl.Series({name!r}, [str(each) for each in X[{name!r}]])",
@@ -73,6 +74,17 @@ def by_items(library: Library, name: str) -> str:
     if library == "pandas":
         return f"make text of them by .map(lambda each: {texts}, na_action='ignore')"
     return f"make text of them by [each and {texts} for each in column]"
+
+
+def by_length(library: Library, name: str, width: int) -> str:
+    """Say how to find the rows whose lists have another length."""
+    if library == "file":
+        return f"write lists of {width} numbers, and leave a cell empty where there is none"
+    found = {
+        "polars": f"X.filter(pl.col({name!r}).list.len() != {width})",
+        "pandas": f"X[X[{name!r}].map(len, na_action='ignore') != {width}]",
+    }.get(library, f"[row for row, each in enumerate(column) if len(each) != {width}]")
+    return f"mend those of {found}, or make them missing"
 
 
 def by_numbers(library: Library, name: str, frame: str = "X", *, is_flat: bool = False) -> str:

@@ -13,7 +13,7 @@ import polars as pl
 from tabmtl.columns.category import Categories, code_of, is_feature, text_of
 from tabmtl.columns.features import Bags
 from tabmtl.columns.kind import Coding, Form, Parts, Slices, Summary, column_of
-from tabmtl.schema import FIRST_LEVEL
+from tabmtl.schema import FIRST_LEVEL, MISSING
 
 #: Tags that are numbers where features are flat: at most so many of a column, each in at least so many rows.
 MOST_FLAT_TAGS, LEAST_FLAT_ROWS = 32, 5
@@ -124,18 +124,46 @@ def inner_of(dtype: pl.DataType) -> pl.DataType | None:
     return pl.List(dtype.inner).inner if isinstance(dtype, pl.List | pl.Array) else None  # type: ignore[return-value]
 
 
-def texts_of(tags: pl.Series) -> pl.Series:
-    """Return lists of tags as lists of text; whole numbers without decimals, and without items that are missing."""
-    items = text_of("", inner_of(tags.dtype) or pl.Null()).name.keep()
-    return ...
+def items_of(tags: pl.Series) -> tuple[pl.Series, np.ndarray]:
+    """Return the items of lists as text, without missing ones, and their number in every list (n,); 0 of none."""
+    inner = inner_of(tags.dtype) or pl.Null()
+    lists = tags.alias("tag").cast(pl.List(inner)).list.drop_nulls()
+    items = lists.explode(empty_as_null=False, keep_nulls=False).to_frame().select(text_of("tag", inner)).to_series()
+    return items, lists.list.len().fill_null(0).to_numpy()
+
+
+def _count(tags: pl.Series) -> pl.DataFrame:
+    found = items_of(tags)[0].alias("level").value_counts(name="count")
+    n_missing = tags.null_count()
+    missing = pl.DataFrame({"level": [None], "count": [n_missing]}, schema=found.schema)
+    return pl.concat([found, missing]) if n_missing else found
+
+
+def _most_frequent(counts: pl.DataFrame, least: int) -> tuple[str, ...]:
+    """Return the most frequent levels of at least so many rows, sorted."""
+    found = counts.drop_nulls("level").filter(pl.col("count") >= least)
+    return tuple(found.sort("count", "level", descending=[True, False])["level"].head(MOST_FLAT_TAGS).sort())
+
+
+def flat_tags(tags: pl.Series, levels: tuple[str, ...]) -> np.ndarray:
+    """Encode tags to their number, and whether a row has each of some levels, (n, 1 + L) float32."""
+    items, lengths = items_of(tags)
+    found = np.zeros((len(tags), 1 + len(levels)), dtype=np.float32)
+    found[:, 0] = lengths
+    codes = items.to_frame().select(code_of("tag", pl.String(), pl.Enum(levels))).to_series().to_numpy()
+    rows, is_known = np.repeat(np.arange(len(tags)), lengths), codes >= FIRST_LEVEL
+    found[rows[is_known], 1 + codes[is_known] - FIRST_LEVEL] = 1
+    found[tags.is_null().to_numpy()] = np.nan
+    return found
 
 
 def encode_tags(tags: pl.Series, levels: tuple[str, ...]) -> Bags:
     """Encode tags: a row without any has the code of a missing value, an unknown tag that of an unseen one."""
-    lists = tags.alias("tag").cast(pl.List(pl.String)).list.drop_nulls()
-    lengths = np.maximum(lists.list.len().fill_null(0).to_numpy(), 1)  # in place of no tag, a missing one
-    coded = lists.explode(empty_as_null=True).to_frame().select(code_of("tag", pl.String(), pl.Enum(levels)))
-    codes = coded.to_series().to_numpy()
+    items, lengths = items_of(tags)
+    known = items.to_frame().select(code_of("tag", pl.String(), pl.Enum(levels))).to_series().to_numpy()
+    bare, lengths = lengths == 0, np.maximum(lengths, 1)  # in place of no tag, a missing one
+    codes = np.full(int(lengths.sum()), MISSING, dtype=np.int32)
+    codes[np.repeat(~bare, lengths)] = known
     codes = codes[np.lexsort((codes, np.repeat(np.arange(len(lengths)), lengths)))]
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     return Bags(offsets=offsets, codes=codes, weights=np.repeat(1 / lengths, lengths).astype(np.float32))

@@ -114,7 +114,8 @@ def _read_arrow_lists(array: Any, name: str, library: Library) -> pl.Series:
             f"column {name!r} has type {array.type}; expected lists of numbers, text or booleans: "
             f"{by_cast(library, name, pl.List)}, or drop it"
         ) from None
-    # polars knows neither views nor some widths of decimals
+    if "list_view" in str(array.type):  # which polars does not know, and pyarrow casts to broken lists
+        return _read_lists(array.to_pylist(), name, library)
     items = pa.float64() if pa.types.is_decimal(items) else items
     return pl.Series(array.cast(pa.large_list(items))).alias(name)
 

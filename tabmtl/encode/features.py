@@ -191,8 +191,12 @@ class FeatureCoder(LeanPickle):
     def columns(self) -> Columns:
         """Facts about the features, from which networks and trees are built."""
         facts = [coder.facts() for coder in self.coders.values()]
-        fields = Columns.__dataclass_fields__
-        return Columns(**{field: sum((own.get(field, ()) for own in facts), ()) for field in fields})
+        found = {field: sum((own.get(field, ()) for own in facts), ()) for field in Columns.__dataclass_fields__}
+        taken = set(self.names)
+        for form in ("numbers", "codes"):
+            pairs = zip(found[FIELDS[form]], self.origins_by_form[form], strict=True)
+            found[FIELDS[form]] = tuple(name if name == origin else _named_apart(name, taken) for name, origin in pairs)
+        return Columns(**found)
 
     @cached_property
     def origins_by_form(self) -> dict[Form, tuple[str, ...]]:
@@ -277,6 +281,14 @@ class FeatureCoder(LeanPickle):
                     )
 
 
+def _named_apart(name: str, taken: set[str]) -> str:
+    """Return a name of a derived feature that no other has, and add it to these."""
+    while name in taken:
+        name += "'"
+    taken.add(name)
+    return name
+
+
 def find_kinds(
     schema: Mapping[str, pl.DataType],
     categorical: Literal["from_dtype"] | Sequence[str],
@@ -303,11 +315,11 @@ def find_kinds(
         if own or kind in (Numbers, Categories):  # all rows have both, be they of no column
             roles[kind], left = tuple(own), {name: dtype for name, dtype in left.items() if name not in own}
     for name, dtype in left.items():
-        raise _refusal(name, dtype, library)
+        raise _refusal(name, dtype, declared.get(name), library)
     return roles
 
 
-def _refusal(name: str, dtype: pl.DataType, library: Library) -> TypeError:
+def _refusal(name: str, dtype: pl.DataType, declared: str | None, library: Library) -> TypeError:
     """Return the error for a column that no kind reads."""
     leave_out = "take it out of X" if library == "numpy" else f"leave it out by {by_drop([name])}"  # X has no names
     if dtype.is_temporal():
@@ -319,8 +331,13 @@ def _refusal(name: str, dtype: pl.DataType, library: Library) -> TypeError:
             f"column {name!r} holds {dtype} and is not in categorical_features; name it there, "
             f"or {by_numbers(library, name)}"
         )
+    if isinstance(dtype, pl.List | pl.Array) and declared == "categories":
+        return TypeError(
+            f"column {name!r} holds lists ({dtype}), so it is no category; take it out of categorical_features, for "
+            f"lists are read as they are, or {by_cast(library, name, dtype)}"
+        )
     return TypeError(
-        f"column {name!r} has type {dtype}; expected numbers, text, booleans or categories: "
+        f"column {name!r} has type {dtype}; expected numbers, text, booleans, categories, or lists of these: "
         f"{by_cast(library, name, dtype)}, or {leave_out}"
     )
 

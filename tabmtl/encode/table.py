@@ -72,8 +72,8 @@ class TableCoder:
 
         In front of a preprocessor, which may take text apart, none are known of text.
         """
-        columns = self.features.columns
-        found = dict(zip(columns.categorical, columns.levels, strict=True))
+        categories: Any = self.features.coders["categories"]
+        found = dict(zip(categories.names, categories.levels, strict=True))
         if self.preprocessing is not None:
             known: dict[str, tuple[str, ...]] = {"text": (), "booleans": ("true", "false")}
             found = {name: known[own] for name, own in self.values_of_fit().items() if own in known}
@@ -128,8 +128,8 @@ class TableCoder:
         names = [name for name in self.names if name != self.task_column]
         if self.preprocessing is not None:
             return dict(zip(names, self.preprocessing.values, strict=True))
-        numeric = self.features.columns.numeric
-        return {name: "numbers" if name in numeric else "text" for name in names}
+        held = {"numbers": "numbers", "tags": "lists of text", "vectors": "lists of numbers"}
+        return {name: held.get(self.features.kind_of(name), "text") for name in names}
 
     def prepared(self, X: Any) -> Any:
         """Return what the preprocessor makes of rows; without one, the rows as they are.

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from tabmtl.columns.cures import by_drop, library_of
-from tabmtl.encode import TableCoder
+from tabmtl.encode import FeatureCoder, TableCoder
 from tabmtl.schema import (
     Batch,
     Columns,
@@ -50,7 +50,7 @@ def warn_of_suspects(coder: TableCoder, batch: Batch) -> None:
     tasks = coder.labels.tasks
     _warn_of_targets(coder.features.names, coder.labels.names if coder.labels.origin.named else ())
     _warn_of_few_labels(batch, tasks)
-    _warn_of_perfect_features(batch, tasks, coder.features.columns)
+    _warn_of_perfect_features(batch, tasks, coder.features)
 
 
 def _warn_of_targets(features: Sequence[str], targets: Sequence[str]) -> None:
@@ -87,7 +87,7 @@ def _warn_of_few_labels(batch: Batch, tasks: Sequence[Task]) -> None:
         )
 
 
-def _warn_of_perfect_features(batch: Batch, tasks: Sequence[Task], columns: Columns) -> None:
+def _warn_of_perfect_features(batch: Batch, tasks: Sequence[Task], features: FeatureCoder) -> None:
     """Warn of features that predict a task by themselves, with an AUC or an R² above 0.999 on the labelled rows.
 
     Numbers are compared by their ranks, so any rising or falling function of a target is found; a missing one counts as
@@ -105,12 +105,13 @@ def _warn_of_perfect_features(batch: Batch, tasks: Sequence[Task], columns: Colu
         return
     y, judged_tasks = y[:, judged], [tasks[t] for t in judged]
     found = [
-        *_perfect_numbers(rows.x.numbers, y, judged_tasks, columns),
-        *_perfect_levels(rows.x.codes, y, judged_tasks, columns),
+        *_perfect_numbers(rows.x.numbers, y, judged_tasks, features.columns),
+        *_perfect_levels(rows.x.codes, y, judged_tasks, features.columns),
     ]
     if found:
         said = [f"{name!r} predicts {task!r} ({score})" for name, task, score in found[:_LISTED]]
-        names = sorted({name for name, _, _ in found})
+        origin = dict(zip((*features.columns.numeric, *features.columns.categorical), features.origins, strict=True))
+        names = sorted({origin[name] for name, _, _ in found})
         warn_user(
             f"features that alone predict a task: {', '.join(said)}, on the labelled rows; if they are known only "
             f"together with the target, say {by_drop(names[:_LISTED])}",

@@ -101,7 +101,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "binary view": (pa.array([b"a"] * N, pa.binary_view()), "type binary_view; expected numbers, text"),
     "fixed binary": (pa.array([b"a"] * N, pa.binary(1)), r"type fixed_size_binary\[1\]"),
-    "list": (pa.array([[1]] * N), "type list"),
+    "lists of bytes": (pa.array([[b"a"]] * N), r"type list<.*binary>.* lists of numbers, text"),
     "uuid": (pa.array([b"0" * 16] * N, pa.uuid()), "type extension.*uuid"),
 }
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_read_is_refused_by_name(case):
             LabelCoder.fit(frame)
 
 
-LISTS: list[Any] = [["u", "v"], None, ["u"], []] * 3
+LISTS: list[Any] = [[["u"], ["v"]], None, [["u"]], []] * 3
 RECORDS: list[Any] = [{"k": 1, "t": "x"}, None, {"k": 2, "t": None}, {"k": 3, "t": "y"}] * 3
 BYTES: list[Any] = [b"u", None, b"v", b"w"] * 3
 DAYS: list[Any] = [datetime.date(2020, 1, 1), None] * 6
@@ -130,21 +130,25 @@ DERIVED, BY_MAP = "such as (.*?)(?: or .*)?, or leave", "X.assign(a={})"
 MAPS = pa.array([[("k", 1)], None, [("k", 2)], []] * 3, pa.map_(pa.string(), pa.int64()))
 #: A column, the words of its refusal around one or two cures, and how to run a cure.
 CURED: dict[str, tuple[Any, str, str]] = {
-    "polars list": (pl.Series(LISTS), "such as (.*) or (.*), or leave", "X.select({})"),
-    "polars array": (pl.Series([[1.0, 2.0]] * N, dtype=pl.Array(pl.Float64, 2)), "by (.*), or leave", "X{}"),
+    "polars list": (pl.Series(LISTS), "such as (.*), or make .* by (.*), or leave", "X.select({})"),
+    "polars array": (
+        pl.Series([[[1.0], [2.0]]] * N, dtype=pl.Array(pl.Array(pl.Float64, 1), 2)),
+        "by (.*), or leave",
+        "X{}",
+    ),
     "polars struct": (pl.Series(RECORDS), "by (.*), or leave", "X{}"),
     "polars bytes": (pl.Series(BYTES), r"column by .* or (\(pl.String\)), or leave", "X.select(pl.col('a').cast{})"),
     "polars objects": (pl.Series([object()] * N, dtype=pl.Object), "by (.*), or leave", "pl.DataFrame({})"),
-    "pandas list": (pd.Series(LISTS), "such as by (.*), or drop", "X[['a']].assign(a=X['a']{})"),
-    "pandas arrays": (pd.Series([np.ones(2)] * N), "such as by (.*), or drop", "X[['a']].assign(a=X['a']{})"),
+    "pandas list": (pd.Series(LISTS), "such as by (.*), or leave", "X[['a']].assign(a=X['a']{})"),
+    "pandas arrays": (pd.Series([np.ones((2, 2))] * N), "such as by (.*), or leave", "X[['a']].assign(a=X['a']{})"),
     "pandas dict": (pd.Series(RECORDS), "by (.*), or drop", "X.assign(a=X['a']{})"),
     "pandas bytes": (pd.Series(BYTES), "by (.*), or drop", "X.assign(a=X['a']{})"),
     "pandas mixed": (pd.Series([1, "x", None] * 4), "by (.*), or pandas", "X.assign(a=X['a']{})"),
     "pandas mixed numbers": (pd.Series([1, "x", None] * 4), ", or (pandas.*), or drop", "X.assign(a={})"),
-    "pandas list of arrow": (pandas_of(pa.array(LISTS)), "such as by (.*), or drop", "X.assign(a=X['a']{})"),
+    "pandas list of arrow": (pandas_of(pa.array(LISTS)), "such as by (.*), or leave", "X.assign(a=X['a']{})"),
     "pandas struct of arrow": (pandas_of(pa.array(RECORDS)), "by (.*), or drop", "X.assign(a=X['a']{})"),
     "pandas map of arrow": (pandas_of(MAPS), "by (.*), or drop", "X.assign(a=X['a']{})"),
-    "arrow list": (pa.array(LISTS), "such as (.*), or drop", "pa.table([{}], ['a'])"),
+    "arrow list": (pa.array(LISTS), "such as (.*), or leave", "pa.table([{}], ['a'])"),
     "arrow struct": (pa.array(RECORDS), "by (.*), or drop", "pa.table([{}], ['a'])"),
     "arrow map": (MAPS, "by (.*), or drop", "pa.table([{}], ['a'])"),
     "arrow bytes": (pa.array(BYTES), r"\.cast\('float64'\) or (.*), or drop", "pa.table([column.cast{}], ['a'])"),
@@ -162,7 +166,7 @@ CURED: dict[str, tuple[Any, str, str]] = {
     "arrow time": (pa.array(HOURS), DERIVED, "pa.table([{}], ['a'])"),
     "arrow duration": (pa.array(SPANS), DERIVED, "pa.table([{}], ['a'])"),
     "numpy date": (np.array(DAYS, dtype="M8[D]"), "such as (.*), or take it out of X", "{}"),
-    "numpy list": (np.array([["u"], ["u", "v"]] * 6, dtype=object), "such as (.*), or drop", "np.c_[{}]"),
+    "numpy list": (np.array([[["u"]], [["u"], ["v"]]] * 6, dtype=object), "such as (.*), or take", "np.c_[{}]"),
     "numpy dict": (np.array(RECORDS, dtype=object), "by (.*), or drop", "np.array({}, object)[:, None]"),
     "numpy bytes": (np.array([b"u", b"v"] * 6), "by (.*), or drop", "{}[:, None]"),
 }

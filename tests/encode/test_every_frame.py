@@ -90,7 +90,7 @@ def always(*values: Any) -> Callable[[np.random.Generator, int], Values]:
 
 huge, tiny = always(1e308, -1e308, 0.5), always(5e-324, 0.0, 1e-320)
 days, spans = always(datetime.date(2020, 1, 1), None), always(datetime.timedelta(1), None)
-bad_text, bytes_, lists = always("a\ud800", "b"), always(b"a", b"b"), always([1], [2])
+bad_text, bytes_, lists = always("a\ud800", "b"), always(b"a", b"b"), always([[1]], [[2]])
 
 
 def refused(draw: Callable[[np.random.Generator, int], Values], make: Callable[[Values], Any]) -> Kind:
@@ -121,8 +121,8 @@ POLARS = [
     refused(spans, lambda v: pl.Series(v, dtype=pl.Duration)),
     refused(always(datetime.time(1), None), lambda v: pl.Series(v, dtype=pl.Time)),
     refused(bytes_, lambda v: pl.Series(v, dtype=pl.Binary)),
-    refused(lists, lambda v: pl.Series(v, dtype=pl.List(pl.Int8))),
-    refused(lists, lambda v: pl.Series(v, dtype=pl.Array(pl.Int8, 1))),
+    refused(lists, lambda v: pl.Series(v, dtype=pl.List(pl.List(pl.Int8)))),
+    refused(lists, lambda v: pl.Series(v, dtype=pl.Array(pl.Int8, (1, 1)))),
     refused(always({"a": 1}), pl.Series),
     refused(always({1}, None), lambda v: pl.Series(v, dtype=pl.Object)),
 ]
@@ -174,7 +174,10 @@ ARROW = [
     ],
     *[
         refused(lists, lambda v, d=dtype: pa.chunked_array([pa.array(v, d)]))
-        for dtype in (pa.list_(pa.int8()), pa.large_list(pa.int8()), pa.list_(pa.int8(), 1), pa.list_view(pa.int8()))
+        for dtype in [
+            nested(pa.list_(pa.int8()))
+            for nested in (pa.list_, pa.large_list, lambda kind: pa.list_(kind, 1), pa.list_view)
+        ]
     ],
     refused(always({"a": 1}), lambda v: pa.chunked_array([pa.array(v)])),
     refused(always([("a", 1)]), lambda v: pa.chunked_array([pa.array(v, pa.map_(pa.string(), pa.int8()))])),

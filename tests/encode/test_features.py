@@ -228,7 +228,7 @@ def test_text_that_is_no_number_is_silent(recwarn):
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("values", [[[1]], [{"a": 1}], [b"x"], [object()]])
+@pytest.mark.parametrize("values", [[[[1]]], [{"a": 1}], [b"x"], [object()]])
 def test_other_types_are_rejected_by_name(values):
     with pytest.raises(TypeError, match=r"'odd' has type .*: .*\('odd'.*, or leave it out by drop=\['odd'\]"):
         FeatureCoder.fit(pl.DataFrame({"odd": values}))

@@ -216,7 +216,7 @@ REFUSED: dict[str, tuple[pl.DataFrame, dict[str, Any], type[Exception], str]] = 
         TABLE.with_columns(vector=pl.Series([[1.0], [1.0, 2.0], None, [], [0.5]])),
         {},
         ValueError,
-        r"\[0, 1, 2\]",
+        r"'vector' must have one length; most have 1, others 2, 0: mend",
     ),
 }
 
