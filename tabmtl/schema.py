@@ -149,9 +149,9 @@ class Columns:
         Per numeric column, increasing quantile edges of the *encoded* training values, at least two; the knots of
         piecewise-linear embeddings.
     bag_sizes : tuple of int
-        Per column of tags or text, the number of its codes; tables have none.
+        Per column of tags or text, the number of its codes, the two reserved ones included; trees know none.
     vector_widths : tuple of int
-        Per column of vectors, their length; tables have none.
+        Per column of vectors, their length; trees know none.
     """
 
     numeric: tuple[str, ...]
@@ -165,7 +165,7 @@ class Columns:
     @property
     def n_features(self) -> int:
         """Number of all columns."""
-        return len(self.numeric) + len(self.categorical)
+        return len(self.numeric) + len(self.categorical) + len(self.bag_sizes) + len(self.vector_widths)
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
@@ -209,14 +209,16 @@ class Batch:
         return self.weight if self.of_class is None else self.weight / self.of_class
 
     def map(self, function: Callable[[Any], Any]) -> Batch:
-        """Return the batch with a function applied to every array in it."""
+        """Return the batch with a function applied to every array in it, which keeps its rows."""
         others = ((name, part) for name, part in vars(self).items() if name != "x")
         mapped = {name: None if part is None else function(part) for name, part in others}
-        x = replace(self.x, numbers=function(self.x.numbers), codes=function(self.x.codes))  # all that a table has
-        return Batch(x=x, **mapped)
+        return Batch(x=self.x.map(function), **mapped)
 
     def arrays(self) -> dict[str, Any]:
-        """Return all arrays by name, those of the features among them; None for one that is not there."""
+        """Return all arrays by name, those of the features among them; None for one that is not there.
+
+        Arrays of several blocks of rows add up to those of all.
+        """
         return {**self.x.arrays(), **{name: part for name, part in vars(self).items() if name != "x"}}
 
     def like(self, arrays: dict[str, Any]) -> Batch:
@@ -229,10 +231,14 @@ class Batch:
         return [self] if group.size == 1 else [self.like(part) for part in group.gather(self.arrays(), to)]
 
     def rows(self, index: Any) -> Batch:
-        """Return some rows, by an index array or tensor."""
-        if hasattr(self.x.numbers, "index_select"):
-            return self.map(lambda tensor: tensor.index_select(0, index))
-        return self.map(lambda array: array[index])
+        """Return some rows, by an index array or tensor, or by a slice, whose arrays are views."""
+        is_tensor = hasattr(self.x.numbers, "index_select") and not isinstance(index, slice)
+        others = {
+            name: None if part is None else part.index_select(0, index) if is_tensor else part[index]
+            for name, part in vars(self).items()
+            if name != "x"
+        }
+        return Batch(x=self.x.rows(index), **others)
 
     def unlabelled(self) -> Batch:
         """Return the rows as those to predict."""

@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 
 import tabmtl.sessions
+from tabmtl.columns.ragged import offsets_of
 from tabmtl.params import describe_params
-from tabmtl.sessions.ragged import Sessions, offsets_of
+from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.synth import make_sessions
 

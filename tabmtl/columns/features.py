@@ -4,66 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from tabmtl.columns.kind import Form, Parts
+from tabmtl.columns.ragged import Bags, Ragged
 from tabmtl.schema import UNSEEN
 from tabmtl.storage.stored import Stored
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Bags:
-    """A bag of weighted codes per row.
-
-    Attributes
-    ----------
-    offsets : (G + 1,) int64
-    codes : (m,) int32
-        Sorted inside a row.
-    weights : (m,) float32
-        They add up to 1 in every row that holds anything: the embedding of a bag is a mean.
-    """
-
-    offsets: Annotated[Any, Stored("i8", "G+1", offsets="m")]
-    codes: Annotated[Any, Stored("i4", "m", low=0)]
-    weights: Annotated[Any, Stored("f4", "m", low=0)]
-
-    def map(self, function: Callable[[Any], Any]) -> Bags:
-        """Apply a function to every array."""
-        return Bags(**{name: function(part) for name, part in vars(self).items()})
-
-    def take(self, rows: Tensor) -> Bags:
-        """Take rows by number, of tensors."""
-        import torch
-
-        starts = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - starts
-        offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-        index = torch.arange(int(offsets[-1]), device=rows.device)
-        index += (starts - offsets[:-1]).repeat_interleave(lengths)
-        return Bags(offsets=offsets, codes=self.codes[index], weights=self.weights[index])
-
-    @classmethod
-    def join(cls, several: Sequence[Bags]) -> Bags:
-        """Return the rows of several bags as one, of numpy arrays."""
-        lengths = [np.diff(bags.offsets) for bags in several]
-        return cls(
-            offsets=np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths])),
-            codes=np.concatenate([np.zeros(0, np.int32), *(bags.codes for bags in several)]),
-            weights=np.concatenate([np.zeros(0, np.float32), *(bags.weights for bags in several)]),
-        )
-
-    def keys(self) -> Iterator[bytes]:
-        """Give the content of every row, of numpy arrays."""
-        pairs = np.stack([self.codes, self.weights.view(np.int32)], axis=1).tobytes()
-        ends = (8 * self.offsets).tolist()
-        return (pairs[start:end] for start, end in pairwise(ends))
+#: Names of the forms of ragged rows, and their class.
+_RAGGED: dict[Form, type[Ragged]] = {"bags": Bags}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,15 +28,15 @@ class Features:
     codes : (G, Fc) int32
         0 missing, 1 unseen, then the levels; see `tabmtl.schema.Columns`.
     bags : tuple of Bags
-        One a column of tags or text; tables have none.
+        One a column of tags or text; trees read none.
     vectors : (G, V) float32, or None
-        All columns of vectors side by side; 0 where missing. Tables have none.
+        All columns of vectors side by side; NaN where missing. Trees read none.
     """
 
     numbers: Annotated[Any, Stored("f4", "G Fn", missing=True)]
     codes: Annotated[Any, Stored("i4", "G Fc", low=0)]
     bags: tuple[Bags, ...] = ()
-    vectors: Annotated[Any, Stored("f4", "G V")] | None = None
+    vectors: Annotated[Any, Stored("f4", "G V", missing=True)] | None = None
 
     @classmethod
     def beside(cls, several: Sequence[Parts]) -> Features:
@@ -103,29 +54,59 @@ class Features:
 
     @classmethod
     def of(cls, arrays: dict[str, Any]) -> Features:
-        """Take those of some arrays that are features of a table by their names."""
-        return cls(numbers=arrays.pop("numbers"), codes=arrays.pop("codes"))
+        """Take those of some arrays that are features by their names, which `arrays` gives; or offsets for lengths."""
+        numbers, codes = arrays.pop("numbers"), arrays.pop("codes")
+        ragged: dict[str, tuple[Ragged, ...]] = {}
+        for form, kind in _RAGGED.items():
+            found: dict[str, dict[str, Any]] = {}
+            for name in [name for name in arrays if name.startswith(f"{form}-")]:
+                _, number, part = name.split("-")
+                found.setdefault(number, {})[part] = arrays.pop(name)
+            ragged[form] = tuple(map(kind.of, found.values()))
+        return cls(numbers=numbers, codes=codes, vectors=arrays.pop("vectors", None), **ragged)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def plain(self) -> dict[str, Any]:
+        """Return the arrays that have an entry for every row, by name, those that are there."""
+        found = {"numbers": self.numbers, "codes": self.codes}
+        return found if self.vectors is None else {**found, "vectors": self.vectors}
+
+    def ragged(self) -> dict[Form, tuple[Ragged, ...]]:
+        """Return the ragged rows by form, of those forms that are there."""
+        return {form: rows for form in _RAGGED if (rows := getattr(self, form))}
+
+    def without_ragged(self) -> Features:
+        """Return the rows without those features of which a row has several entries."""
+        return replace(self, bags=())
+
     def arrays(self) -> dict[str, Any]:
-        """Return the arrays of a table by name."""
-        return {"numbers": self.numbers, "codes": self.codes}
+        """Return all arrays by name, so that those of several blocks of rows add up; of ragged rows the lengths."""
+        found = self.plain()
+        for form, several in self.ragged().items():
+            for k, rows in enumerate(several):
+                found |= {f"{form}-{k}-{name}": part for name, part in rows.arrays().items()}
+        return found
 
     def map(self, function: Callable[[Any], Any]) -> Features:
         """Apply a function to every array, such as one that makes a tensor of it."""
+        return self._each(function, lambda rows: rows.map(function))
+
+    def rows(self, index: Any) -> Features:
+        """Take rows by number, by a slice, or of numpy arrays by a mask."""
+        if hasattr(self.numbers, "index_select") and not isinstance(index, slice):
+            return self._each(lambda part: part.index_select(0, index), lambda rows: rows.rows(index))
+        return self._each(lambda part: part[index], lambda rows: rows.rows(index))
+
+    def _each(self, function: Callable[[Any], Any], of_ragged: Callable[[Any], Any]) -> Features:
+        """Apply functions to arrays with an entry for every row, and to ragged rows."""
         return Features(
             numbers=function(self.numbers),
             codes=function(self.codes),
-            bags=tuple(bags.map(function) for bags in self.bags),
+            bags=tuple(map(of_ragged, self.bags)) if self.bags else (),
             vectors=None if self.vectors is None else function(self.vectors),
         )
-
-    def take(self, rows: Tensor) -> Features:
-        """Take rows by number, of tensors."""
-        plain = replace(self, bags=()).map(lambda part: part[rows])
-        return replace(plain, bags=tuple(bags.take(rows) for bags in self.bags))
 
     def shuffled(self, name: str, origins: Mapping[Form, Sequence[str]], order: np.ndarray) -> Features:
         """Give every row the features of a column that another row has, of numpy arrays.
@@ -139,46 +120,49 @@ class Features:
             The row that each row takes them of.
         """
         changed: dict[str, Any] = {}
-        for form in ("numbers", "codes"):
-            places = np.flatnonzero(np.array(origins[form], dtype=object) == name)
-            if len(places):
+        for form, names in origins.items():
+            places = np.flatnonzero(np.array(names, dtype=object) == name)
+            if not len(places):
+                continue
+            if form in _RAGGED:
+                several = getattr(self, form)
+                changed[form] = tuple(rows.rows(order) if k in places else rows for k, rows in enumerate(several))
+            else:
                 changed[form] = getattr(self, form).copy()
                 changed[form][:, places] = changed[form][np.ix_(order, places)]
         return replace(self, **changed)
 
     def without_columns(self) -> Features:
-        """Return the rows of a table without any column."""
-        return self.map(lambda part: 1 * part[:, :0])  # a product has memory of its own; a part would hold all
+        """Return the rows without any column."""
+        # a product has memory of its own; a part would hold all
+        return Features(numbers=1 * self.numbers[:, :0], codes=1 * self.codes[:, :0])
+
+    def beside_itself(self, n: int) -> Features:
+        """Return rows of n times the columns, each row n times side by side, of numpy arrays."""
+        plain = {name: np.tile(part, (1, n)) for name, part in self.plain().items()}
+        ragged: dict[str, Any] = {form: several * n for form, several in self.ragged().items()}
+        return Features(**plain, **ragged)
 
     def extended(self, more: Features) -> Features:
         """Append rows, of numpy arrays."""
-        both = self, more
-        return Features(
-            numbers=np.concatenate([one.numbers for one in both]),
-            codes=np.concatenate([one.codes for one in both]),
-            bags=tuple(Bags.join(own) for own in zip(self.bags, more.bags, strict=True)),
-            vectors=None if self.vectors is None else np.concatenate([one.vectors for one in both]),
-        )
+        parts = self.arrays(), more.arrays()
+        return Features.of({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
     def with_unknown(self) -> Features:
-        """Append a row of which nothing is known: unseen levels, missing numbers and empty bags."""
-        empty = Bags(offsets=np.zeros(2, np.int64), codes=np.zeros(0, np.int32), weights=np.zeros(0, np.float32))
+        """Append a row of which nothing is known: unseen levels, missing numbers and vectors, and empty bags."""
         unknown = Features(
             numbers=np.full((1, self.numbers.shape[1]), np.nan, dtype=np.float32),
             codes=np.full((1, self.codes.shape[1]), UNSEEN, dtype=np.int32),
-            bags=(empty,) * len(self.bags),
-            vectors=None if self.vectors is None else np.zeros((1, self.vectors.shape[1]), dtype=np.float32),
+            bags=(Bags.empty(1),) * len(self.bags),
+            vectors=None if self.vectors is None else np.full((1, self.vectors.shape[1]), np.nan, dtype=np.float32),
         )
         return self.extended(unknown)
 
     def distinct(self) -> tuple[Features, np.ndarray]:
         """Keep the first of equal rows, in their order, and give the place of every row (G,) among them."""
-        import torch
-
         first: dict[tuple[bytes, ...], int] = {}
         place = np.array([first.setdefault(key, len(first)) for key in self.keys()], dtype=np.int64)
-        kept = torch.from_numpy(np.unique(place, return_index=True)[1])
-        return self.map(torch.from_numpy).take(kept).map(torch.Tensor.numpy), place
+        return self.rows(np.unique(place, return_index=True)[1]), place
 
     def keys(self) -> Iterator[tuple[bytes, ...]]:
         """Give the content of every row, of numpy arrays."""
@@ -187,6 +171,12 @@ class Features:
         plain = np.concatenate([array.view(np.int32) for array in arrays], axis=1)
         lines = (row.tobytes() for row in plain)
         return zip(lines, *(bags.keys() for bags in self.bags), strict=True)
+
+
+def join_ragged(blocks: Sequence[Mapping[Form, tuple[Ragged, ...]]]) -> dict[Form, tuple[Ragged, ...]]:
+    """Return the ragged rows of one or several blocks as one, of numpy arrays."""
+    several = {form: zip(*(block[form] for block in blocks), strict=True) for form in blocks[0]}
+    return {form: tuple(_RAGGED[form].join(own) for own in columns) for form, columns in several.items()}
 
 
 def _beside(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 
 from tabmtl.columns.category import Categories, code_of, is_feature, text_of
-from tabmtl.columns.features import Bags
 from tabmtl.columns.kind import Coding, Form, Parts, Slices, Summary, column_of
+from tabmtl.columns.ragged import Bags, offsets_of
 from tabmtl.schema import FIRST_LEVEL, MISSING
 
 #: Tags that are numbers where features are flat: at most so many of a column, each in at least so many rows.
@@ -105,7 +105,7 @@ class Tags(Categories):
             return {"numbers": self._encode_flat(slices, n)}
         parts = [columns for _, columns in slices]
         bags = (
-            Bags.join([encode_tags(columns[name], levels) for columns in parts])
+            Bags.join([Bags.empty(0), *(encode_tags(columns[name], levels) for columns in parts)])
             for name, levels in zip(self.names, self.levels, strict=True)
         )
         return {"bags": tuple(bags)}
@@ -158,12 +158,13 @@ def flat_tags(tags: pl.Series, levels: tuple[str, ...]) -> np.ndarray:
 
 
 def encode_tags(tags: pl.Series, levels: tuple[str, ...]) -> Bags:
-    """Encode tags: a row without any has the code of a missing value, an unknown tag that of an unseen one."""
+    """Encode tags: a missing list has the code of a missing value alone, an unknown tag that of an unseen one."""
     items, lengths = items_of(tags)
     known = items.to_frame().select(code_of("tag", pl.String(), pl.Enum(levels))).to_series().to_numpy()
-    bare, lengths = lengths == 0, np.maximum(lengths, 1)  # in place of no tag, a missing one
+    is_missing = tags.is_null().to_numpy()
+    lengths = lengths + is_missing
     codes = np.full(int(lengths.sum()), MISSING, dtype=np.int32)
-    codes[np.repeat(~bare, lengths)] = known
+    codes[np.repeat(~is_missing, lengths)] = known
     codes = codes[np.lexsort((codes, np.repeat(np.arange(len(lengths)), lengths)))]
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return Bags(offsets=offsets, codes=codes, weights=np.repeat(1 / lengths, lengths).astype(np.float32))
+    weights = np.repeat(1 / np.maximum(lengths, 1), lengths).astype(np.float32)
+    return Bags(offsets=offsets_of(lengths), codes=codes, weights=weights)

@@ -8,8 +8,9 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
-from tabmtl.columns.features import Bags
 from tabmtl.columns.kind import TEXT, Coding, ColumnKind, Parts, Slices, Summary
+from tabmtl.columns.ragged import Bags
+from tabmtl.schema import FIRST_LEVEL, MISSING
 
 #: Codes of a text column: half for words, half for 3-grams.
 TEXT_BUCKETS = 2**15
@@ -35,16 +36,17 @@ class Texts(ColumnKind):
 
     def facts(self) -> dict[str, tuple[Any, ...]]:
         """Return the numbers of codes."""
-        return {"bag_sizes": (TEXT_BUCKETS,) * len(self.names)}
+        return {"bag_sizes": (FIRST_LEVEL + TEXT_BUCKETS,) * len(self.names)}
 
     def encode(self, slices: Slices, n: int) -> Parts:
         """Encode text to bags."""
         parts = [columns for _, columns in slices]
-        return {"bags": tuple(Bags.join([encode_text(columns[name]) for columns in parts]) for name in self.names)}
+        several = ([encode_text(columns[name]) for columns in parts] for name in self.names)
+        return {"bags": tuple(Bags.join([Bags.empty(0), *own]) for own in several)}
 
 
 def encode_text(texts: pl.Series) -> Bags:
-    """Hash words and 3-grams of letters; each weighs as often as it occurs."""
+    """Hash words and 3-grams of letters; each weighs as often as it occurs. A missing text has the code of one."""
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import HashingVectorizer
 
@@ -56,8 +58,11 @@ def encode_text(texts: pl.Series) -> Bags:
     bags = hstack([words.transform(lines), grams.transform(lines)], format="csr")[:-1]
     bags.sort_indices()
     total = np.repeat(np.asarray(bags.sum(axis=1)).ravel(), np.diff(bags.indptr))
+    offsets, is_missing = bags.indptr.astype(np.int64), texts.is_null().to_numpy()
+    places = offsets[:-1][is_missing]
+    offsets[1:] += np.cumsum(is_missing)
     return Bags(
-        offsets=bags.indptr.astype(np.int64),
-        codes=bags.indices.astype(np.int32),
-        weights=(bags.data / total).astype(np.float32),
+        offsets=offsets,
+        codes=np.insert(bags.indices.astype(np.int32) + FIRST_LEVEL, places, MISSING),
+        weights=np.insert((bags.data / total).astype(np.float32), places, 1.0),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -17,7 +16,7 @@ from tabmtl.columns.tags import inner_of
 
 @dataclass(frozen=True, kw_only=True)
 class Vectors(ColumnKind):
-    """Columns of vectors, side by side; flat, as numbers, which are NaN where a vector is missing.
+    """Columns of vectors, side by side, NaN where missing; flat, as numbers.
 
     Attributes
     ----------
@@ -85,19 +84,16 @@ class Vectors(ColumnKind):
         }
 
     def origins(self) -> dict[Form, tuple[str, ...]]:
-        """Return the column behind every number, or every vector."""
-        if not self.flat:
-            return super().origins()
-        return {
-            "numbers": tuple(name for name, width in zip(self.names, self.widths, strict=True) for _ in range(width))
-        }
+        """Return the column behind every number of the vectors."""
+        pairs = zip(self.names, self.widths, strict=True)
+        return {"numbers" if self.flat else "vectors": tuple(name for name, width in pairs for _ in range(width))}
 
     def encode(self, slices: Slices, n: int) -> Parts:
         """Encode vectors to float32."""
-        found, ends = np.zeros((n, sum(self.widths)), dtype=np.float32), np.cumsum(self.widths)
+        found, ends = np.full((n, sum(self.widths)), np.nan, dtype=np.float32), np.cumsum(self.widths)
         for rows, columns in slices:
             for name, end, width in zip(self.names, ends, self.widths, strict=True):
-                found[rows, end - width : end] = _encode(columns[name], width, rows.start, math.nan if self.flat else 0)
+                found[rows, end - width : end] = _encode(columns[name], width, rows.start)
         return {"numbers" if self.flat else "vectors": found}
 
 
@@ -116,7 +112,7 @@ def _describe_lengths(name: str, lengths: Sequence[int], library: Library) -> st
     )
 
 
-def _encode(vectors: pl.Series, width: int, start: int, missing: float) -> np.ndarray:
+def _encode(vectors: pl.Series, width: int, start: int) -> np.ndarray:
     """Encode vectors of some length, of rows that are counted from `start`."""
     lists = _lists_of(vectors)
     is_given, name = lists.is_not_null().to_numpy(), vectors.name
@@ -128,7 +124,7 @@ def _encode(vectors: pl.Series, width: int, start: int, missing: float) -> np.nd
             f"the vectors of column {name!r} must have the length of fit, {width}; that of row {start + row}, counted "
             f"from 0, has {len(lists[int(row)])}: mend it, or leave it missing"
         )
-    table = np.full((len(lists), width), missing, dtype=np.float32)
+    table = np.full((len(lists), width), np.nan, dtype=np.float32)
     table[given] = lists.drop_nulls().explode().to_numpy().reshape(-1, width)
     wrong = np.flatnonzero(~np.isfinite(table[given]).all(axis=1))
     if len(wrong):

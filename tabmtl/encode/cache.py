@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from io import BufferedWriter
 from pathlib import Path
 from shutil import rmtree
@@ -23,6 +23,7 @@ import polars as pl
 import polars.selectors as cs
 
 from tabmtl.columns import Features
+from tabmtl.columns.ragged import offsets_of
 from tabmtl.encode.class_factors import NO_FACTORS, ClassFactors
 from tabmtl.encode.files import written
 from tabmtl.encode.shards import Roles, Shards
@@ -44,7 +45,7 @@ from tabmtl.storage.stored import fingerprint
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 6
+FORMAT = 7
 MANIFEST = "shards.json"  # not that of a model, whose folder somebody may name by mistake
 #: Rows that are read together; see `StoredRows`.
 CHUNK_ROWS = 1_024
@@ -67,8 +68,8 @@ class Cache:
     ----------
     coder : TableCoder
     arrays : dict of str to ndarray
-        Memory maps: ``numbers``, ``codes``, ``y``; ``weight`` (n,), not normalised; ``task`` (n,);
-        ``group`` (n,), a hash.
+        Memory maps: those of features, see `tabmtl.columns.Features.of`; ``y``; ``weight`` (n,), not normalised;
+        ``task`` (n,); ``group`` (n,), a hash.
     factors : ndarray of float64, shape (T,), or None
         Factors that normalise the weights.
     start : int
@@ -90,29 +91,31 @@ class Cache:
 
     def labels(self) -> Iterator[Batch]:
         """Read labels, weights and tasks of all rows, block by block, and no features."""
-        named = {name: array for name, array in self.arrays.items() if name in ("y", "weight", "task")}
         for start in range(0, len(self), _SPLIT_ROWS):
-            yield self._batch({name: array[start : start + _SPLIT_ROWS] for name, array in named.items()})
+            yield self._labels(slice(start, start + _SPLIT_ROWS))
 
     def read(self, rows: slice | np.ndarray) -> Batch:
         """Read rows into memory."""
-        found = {name: array[rows] for name, array in self.arrays.items()}
-        if isinstance(rows, slice):  # which is a view of the disk
-            found = {name: array.copy() for name, array in found.items()}
-        return self._batch(found)
+        batch = replace(self._labels(rows), x=self._features.rows(rows))
+        return batch.map(np.copy) if isinstance(rows, slice) else batch  # a slice is a view of the disk
 
     def view(self) -> Batch:
         """Return all rows; features and labels stay on the disk."""
-        return self._batch(self.arrays)
+        return replace(self._labels(slice(None)), x=self._features)
 
-    def _batch(self, arrays: Mapping[str, np.ndarray]) -> Batch:
+    @cached_property
+    def _features(self) -> Features:
+        return Features.of(dict(self.arrays))
+
+    def _labels(self, rows: slice | np.ndarray) -> Batch:
+        """Return labels, weights and tasks of rows."""
+        arrays = {name: self.arrays[name][rows] for name in ("y", "weight", "task") if name in self.arrays}
         task = arrays["task"].astype(np.int64) if "task" in arrays else None
         y, weight = arrays["y"], None
         if self.factors is not None:
             factors = self.factors if task is None else self.factors[task, None]
             weight = np.where(np.isnan(y), 0.0, arrays["weight"][:, None]) * factors
-        x = Features(numbers=arrays["numbers"], codes=arrays["codes"]) if "numbers" in arrays else None
-        return self.of_classes.weighed(Batch(x=x, y=y, weight=weight, task=task))
+        return self.of_classes.weighed(Batch(x=None, y=y, weight=weight, task=task))
 
 
 class StoredRows:
@@ -406,7 +409,10 @@ def _write(files: ArrayFiles, shards: Shards, roles: Roles, coder: TableCoder, r
             if roles.weight is not None:
                 sums.append(weight_sums(batch.weight, batch.task, len(coder.labels.tasks)))
             for name, array in _arrays(batch, block, roles).items():
-                files.add(name, array)
+                if name.endswith("-lengths"):
+                    files.add_ranges(f"{name.removesuffix('lengths')}offsets", array)
+                else:
+                    files.add(name, array)
     of_weights = None
     if roles.weight is not None:
         counts = np.sum([count for count, _ in sums], axis=0)
@@ -462,6 +468,7 @@ class ArrayFiles:
         self.names: list[str] = []
         self._stack = stack
         self._arrays: dict[str, _Writer] = {}
+        self._ends: dict[str, int] = {}
 
     def finish(self) -> None:
         """Write the headers of all arrays."""
@@ -475,6 +482,12 @@ class ArrayFiles:
                 beside = self._beside(f"{name}.npy")
                 self._arrays[name] = _Writer(self._stack.enter_context(beside.open("xb")), array)
             self._arrays[name].add(array)
+
+    def add_ranges(self, name: str, lengths: np.ndarray) -> None:
+        """Append the ends of ranges, by their lengths, to an array that begins with 0."""
+        offsets = self._ends.get(name, 0) + offsets_of(lengths)
+        self.add(name, offsets[1:] if name in self._ends else offsets)
+        self._ends[name] = int(offsets[-1])
 
     def add_frame(self, name: str, frame: pl.DataFrame) -> None:
         """Write a small frame."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -51,9 +50,8 @@ class NetworksTogether(Together):
         first, n = self.models[0], len(self.models)
         if find_device(first.device).type != "cpu" or self._joined is None:
             return super().answers(X, batch)
-        x = replace(batch.x, numbers=np.tile(batch.x.numbers, (1, n)), codes=np.tile(batch.x.codes, (1, n)))
         network: Any = self._joined.network
-        rows = Batch(x=x).map(torch.from_numpy)
+        rows = Batch(x=batch.x.beside_itself(n)).map(torch.from_numpy)
         network = self._few if FewRows.suits(network, len(batch)) else network
         with threads(first.n_jobs, network):
             found = predict_scores(network, rows, first.precision, link=self._link, slice_rows=_SLICE_ROWS)

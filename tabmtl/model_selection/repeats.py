@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tabmtl.columns.ragged import Ragged, ranges
 from tabmtl.schema import Batch, warn_user
 
 _BLOCK_ROWS = 2_048  # rows hashed at a time: the block stays in the cache
@@ -107,15 +108,37 @@ def belong_together(group: np.ndarray, task: np.ndarray) -> bool:
 
 def feature_keys(batch: Batch) -> np.ndarray:
     """Hash the features of every row, (n,) uint64; equal rows have equal keys, and others all but surely not."""
-    n_columns = batch.x.numbers.shape[1] + batch.x.codes.shape[1]
+    plain, ragged = batch.x.plain(), sum(batch.x.ragged().values(), ())
+    n_columns = sum(part.shape[1] for part in plain.values())
     factors = np.random.default_rng(0).integers(2**63, size=n_columns, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     keys = np.empty(len(batch), dtype=np.uint64)
     for start in range(0, len(batch), _BLOCK_ROWS):
         rows = slice(start, start + _BLOCK_ROWS)
-        numbers = batch.x.numbers[rows] + np.float32(0)  # -0.0 is 0.0
-        numbers[np.isnan(numbers)] = np.nan
-        bits = np.column_stack([numbers.view(np.uint32), batch.x.codes[rows].view(np.uint32)]).astype(np.uint64)
-        bits = (bits + factors) * np.uint64(0x9E3779B97F4A7C15)
-        bits ^= bits >> np.uint64(32)
-        keys[rows] = bits @ factors
+        bits = np.column_stack([_bits(part[rows]) for part in plain.values()]).astype(np.uint64)
+        keys[rows] = _mixed(bits + factors) @ factors
+        for several in ragged:
+            keys[rows] = _mixed(keys[rows]) + _ragged_keys(several.rows(rows))
     return keys
+
+
+def _bits(values: np.ndarray) -> np.ndarray:
+    """Return the bits of values, which are the same for equal ones."""
+    if values.dtype.kind == "f":
+        values = values + np.float32(0)  # -0.0 is 0.0
+        values[np.isnan(values)] = np.nan
+    return values.view(np.uint32)
+
+
+def _mixed(bits: np.ndarray) -> np.ndarray:
+    bits = bits * np.uint64(0x9E3779B97F4A7C15)
+    return bits ^ (bits >> np.uint64(32))
+
+
+def _ragged_keys(rows: Ragged) -> np.ndarray:
+    """Hash entries and their places in a row, (n,) uint64."""
+    keys = ranges(0, rows.lengths).astype(np.uint64)
+    for part in rows.flat().values():
+        for column in np.column_stack([_bits(part)]).T:
+            keys = _mixed(keys + np.uint64(1)) + column
+    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(_mixed(keys))])  # beyond 64 bits it begins anew
+    return total[rows.offsets[1:]] - total[rows.offsets[:-1]] + rows.lengths.astype(np.uint64)

@@ -54,6 +54,10 @@ class TaskTokenizer(FeatureTokenizer):
                 vectors = self.missing.unflatten(1, self.shape)[:, which].transpose(0, 1)  # (B, m, 2, d)
                 tokens = self._add_missing(tokens, flags * vectors)
             parts.append(tokens)
+        if self.bags is not None:
+            parts.append(self.bags.own_tokens(x.bags, which, self.shape[0]))
+        if self.vectors is not None:
+            parts.append(self._own_vectors(x.vectors, which, own))
         return torch.cat(parts, dim=1).flatten(2)
 
     def _own_categories(self, rows: Tensor, which: Tensor) -> Tensor:
@@ -65,6 +69,18 @@ class TaskTokenizer(FeatureTokenizer):
         return F.embedding(
             rows[:, :, None].long() * self.shape[0] + which[:, None], table.weight.view(-1, self.shape[1])
         )
+
+    def _own_vectors(self, vectors: Tensor, which: Tensor, own: RowOwners) -> Tensor:
+        """Embed vectors (B, V) to (B, 1, 2, d)."""
+        embedding: Any = self.vectors
+        values, missing = fill_missing(vectors)
+        weights = embedding.linear.weight.unflatten(0, self.shape).mT[:, None].split([1, self.shape[0] - 1])
+        biases = embedding.linear.bias.unflatten(0, self.shape)[:, None].split([1, self.shape[0] - 1])
+        owners = zip((own.shared, own), weights, biases, strict=True)
+        token = torch.stack([owner.linear(values, w, b) for owner, w, b in owners], dim=1)  # (B, 2, d)
+        learned = embedding.missing.unflatten(1, self.shape)[:, which].transpose(0, 1)  # (B, m, 2, d)
+        flags = missing.index_select(1, embedding.starts)
+        return (token + (flags[:, :, None, None] * learned).sum(dim=1))[:, None]
 
     def _own_numbers(self, values: Tensor, own: RowOwners) -> Tensor:
         """Embed values (B, Fn) to (B, Fn, 2, d): a linear map of features of each value; a ReLU if it is periodic."""

@@ -1,6 +1,7 @@
 """From encoded columns to tokens or to one vector: the input of every network.
 
-Shapes: B rows, Fn numeric and Fc categorical columns, n tokens, e token width, D width of a row's vector.
+Shapes: B rows, Fn numeric and Fc categorical columns, Fb columns of bags, V numbers of all vectors, n tokens, e token
+width, D width of a row's vector.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from rtdl_num_embeddings import LinearEmbeddings, PeriodicEmbeddings, PiecewiseLinearEmbeddings
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tabmtl.nn.layers import Members, Widened
 from tabmtl.schema import Columns
 
 if TYPE_CHECKING:
     from tabmtl.columns import Features
+    from tabmtl.columns.ragged import Bags
 
 NumericEmbedding = Literal["linear", "piecewise", "periodic"]
 
@@ -50,10 +53,7 @@ class CategoricalEmbedding(Widened):
         self.register_buffer("offsets", torch.tensor(starts[:-1], dtype=torch.int32), persistent=False)
         self.n_codes = starts[-1]
         self.table = nn.Embedding(starts[-1], d_token, sparse=starts[-1] > DENSE_ROWS)
-        if std is None:
-            nn.init.uniform_(self.table.weight, -(d_token**-0.5), d_token**-0.5)
-        else:
-            nn.init.normal_(self.table.weight, std=std)
+        _draw(self.table.weight, std)
 
     def widen(self, n_networks: int) -> None:
         """Take K tables as one, whose columns are those of the K networks, one after the other."""
@@ -63,6 +63,120 @@ class CategoricalEmbedding(Widened):
     def forward(self, codes: Tensor) -> Tensor:
         """Embed codes (B, Fc) to (B, Fc, e)."""
         return self.table(codes + self.offsets)
+
+
+class BagEmbedding(Widened):
+    """All columns of bags in one table, as in `CategoricalEmbedding`: a bag is the weighted mean of its codes' rows.
+
+    A bag without a code is a learned vector of its column. That of a missing one is the row of its code, MISSING. A
+    table of more than 200 000 rows gives sparse gradients.
+
+    Parameters
+    ----------
+    columns : Columns
+        With at least one column of bags.
+    d_token : int
+        Width e of an embedding.
+    std : float, optional
+        As in `CategoricalEmbedding`.
+    """
+
+    def __init__(self, columns: Columns, d_token: int, std: float | None = None) -> None:
+        super().__init__()
+        self.starts = list(accumulate(columns.bag_sizes, initial=0))
+        self.table = nn.EmbeddingBag(self.starts[-1], d_token, mode="sum", sparse=self.starts[-1] > DENSE_ROWS)
+        _draw(self.table.weight, std)
+        self.empty = nn.Parameter(torch.zeros(len(columns.bag_sizes), d_token))
+
+    def forward(self, bags: Sequence[Bags]) -> Tensor:
+        """Embed bags, B of each of Fb columns, to (B, Fb, e)."""
+        codes, offsets, weights = self._beside(bags)
+        tokens = self.table(codes, offsets[:-1], per_sample_weights=weights)
+        is_empty = (offsets.diff() == 0).unflatten(0, (len(bags), -1))
+        return (tokens.unflatten(0, (len(bags), -1)) + is_empty[:, :, None] * self.empty[:, None]).transpose(0, 1)
+
+    def own_tokens(self, bags: Sequence[Bags], which: Tensor, n_parts: int) -> Tensor:
+        """Embed bags to (B, Fb, s, e / n_parts): of the parts of an embedding those that a row asks for, (B, s)."""
+        codes, offsets, weights = self._beside(bags)
+        parts, n = which.T.repeat(1, len(bags)), len(bags)  # (s, Fb B)
+        if self.table.sparse:  # a sparse gradient knows whole rows only
+            tokens = self.table(codes, offsets[:-1], per_sample_weights=weights).unflatten(1, (n_parts, -1))
+            tokens = tokens.take_along_dim(parts.T[:, :, None], dim=1).transpose(0, 1)
+        else:
+            table, lengths = self.table.weight.view(len(self.table.weight) * n_parts, -1), offsets.diff()
+            rows = codes.long() * n_parts + parts.repeat_interleave(lengths, dim=1, output_size=len(codes))
+            starts = offsets[:-1] + len(codes) * torch.arange(len(parts), device=codes.device)[:, None]
+            weights = weights.repeat(len(parts))
+            tokens = F.embedding_bag(
+                rows.flatten(), table, starts.flatten(), mode="sum", per_sample_weights=weights
+            ).unflatten(0, (len(parts), -1))
+        empty = self.empty.unflatten(1, (n_parts, -1))[:, which].transpose(0, 1)  # (B, Fb, s, d)
+        is_empty = (offsets.diff() == 0).unflatten(0, (n, -1)).T
+        return tokens.unflatten(1, (n, -1)).permute(2, 1, 0, 3) + is_empty[:, :, None, None] * empty
+
+    def _beside(self, bags: Sequence[Bags]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return codes of the table, offsets (Fb B + 1,) and weights of all columns, one after the other."""
+        if len(bags) == 1:
+            codes, offsets, weights = bags[0].codes, bags[0].offsets, bags[0].weights
+        else:
+            n = len(self.starts) - 1
+            starts = [k * self.starts[-1] + self.starts[j] for k in range(len(bags) // n) for j in range(n)]
+            codes = torch.cat([own.codes + start for own, start in zip(bags, starts, strict=True)])
+            ends = list(accumulate((len(own.codes) for own in bags), initial=0))
+            offsets = torch.cat([own.offsets[:-1] + end for own, end in zip(bags, ends, strict=False)])
+            offsets = F.pad(offsets, (0, 1), value=ends[-1])
+            weights = torch.cat([own.weights for own in bags])
+        # numbers of one type, or torch makes them so
+        return codes, offsets.to(codes.dtype), weights.to(self.table.weight.dtype)
+
+
+class VectorEmbedding(Widened):
+    """All columns of vectors by one linear layer, plus a learned vector for each column that is missing.
+
+    Parameters
+    ----------
+    columns : Columns
+        With at least one number in a vector.
+    d_token : int
+        Width e of the embedding.
+    std : float, optional
+        Standard deviation of the first embeddings of standardised numbers; by default that of `CategoricalEmbedding`.
+    """
+
+    starts: Tensor
+
+    def __init__(self, columns: Columns, d_token: int, std: float | None = None) -> None:
+        super().__init__()
+        widths = [width for width in columns.vector_widths if width]
+        starts = list(accumulate(widths, initial=0))
+        self.register_buffer("starts", torch.tensor(starts[:-1]), persistent=False)
+        self.width = starts[-1]
+        self.linear = nn.Linear(self.width, d_token)
+        nn.init.normal_(self.linear.weight, std=((3 * d_token) ** -0.5 if std is None else std) * self.width**-0.5)
+        nn.init.zeros_(self.linear.bias)
+        self.missing = nn.Parameter(torch.zeros(len(widths), d_token))
+
+    def widen(self, n_networks: int) -> None:
+        """Take the vectors of K networks side by side."""
+        self.starts = _widened(self.starts, self.width, self.n_networks or 1, n_networks)
+        super().widen(n_networks)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Embed vectors (B, V), NaN where missing, to (B, 1, e); of K networks (B, K V) to (B, K, e)."""
+        values, missing = fill_missing(vectors)
+        added = missing.index_select(1, self.starts)[:, :, None] * self.missing
+        if self.n_networks is None:
+            return (self.linear(values) + added.sum(dim=1))[:, None]
+        values, added = (part.unflatten(1, (self.n_networks, -1)) for part in (values, added))
+        return self.linear(values.transpose(0, 1)).transpose(0, 1) + added.sum(dim=2)
+
+
+def _draw(table: Tensor, std: float | None) -> None:
+    """Draw the first embeddings: by default uniform in ±e^-½."""
+    if std is None:
+        nn.init.uniform_(table, -(table.shape[1] ** -0.5), table.shape[1] ** -0.5)
+    else:
+        nn.init.normal_(table, std=std)
 
 
 def fill_missing(numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +204,7 @@ def _numeric_embedding(kind: NumericEmbedding, columns: Columns, d_token: int) -
 
 
 class FeatureTokenizer(Widened):
-    """One token per column: categorical columns first, then numeric ones.
+    """One token per column, categorical columns first, then numeric ones, then bags, and one for all vectors.
 
     A numeric column's token is an embedding of its value (Gorishniy et al., 2022, "On Embeddings for
     Numerical Features in Tabular Deep Learning"), plus a learned vector where the value is missing. Only
@@ -125,7 +239,8 @@ class FeatureTokenizer(Widened):
         std: float | None = None,
     ) -> None:
         super().__init__()
-        self.n_tokens, self._n_numeric = len(columns.categorical) + len(columns.numeric), len(columns.numeric)
+        self._n_numeric, has_vectors = len(columns.numeric), any(columns.vector_widths)
+        self.n_tokens = len(columns.categorical) + len(columns.numeric) + len(columns.bag_sizes) + has_vectors
         if self.n_tokens == 0:
             raise ValueError("a network needs at least one feature column, got none")
         self.categorical = CategoricalEmbedding(columns, d_token, std) if columns.categorical else None
@@ -133,6 +248,8 @@ class FeatureTokenizer(Widened):
         with_missing = [j for j, missing in enumerate(columns.has_missing) if missing]
         self.register_buffer("missing_index", torch.tensor(with_missing, dtype=torch.int64), persistent=False)
         self.missing = nn.Parameter(torch.zeros(len(with_missing), d_token)) if with_missing else None
+        self.bags = BagEmbedding(columns, d_token, std) if columns.bag_sizes else None
+        self.vectors = VectorEmbedding(columns, d_token, std) if has_vectors else None
 
     def widen(self, n_networks: int) -> None:
         """Take the numeric columns of K networks as K Fn columns."""
@@ -140,7 +257,7 @@ class FeatureTokenizer(Widened):
         super().widen(n_networks)
 
     def forward(self, x: Features, first: Sequence[Tensor] = ()) -> Tensor:
-        """Turn rows into tokens (B, n, e); rows of K networks, (B, K Fn) and (B, K Fc), into (B, K, n, e).
+        """Turn rows into tokens (B, n, e); rows with the columns of K networks into (B, K, n, e).
 
         Tokens (B, s, e) given in ``first`` are put before them, in the one copy that joins all.
         """
@@ -154,6 +271,10 @@ class FeatureTokenizer(Widened):
                 flags = missing.index_select(1, self.missing_index)
                 tokens = self._add_missing(tokens, flags[:, :, None] * self.missing)
             parts.append(tokens)
+        if self.bags is not None:
+            parts.append(self.bags(x.bags))
+        if self.vectors is not None:
+            parts.append(self.vectors(x.vectors))
         if self.n_networks is not None:
             parts = [part.unflatten(1, (self.n_networks, -1)) for part in parts]
         return torch.cat(parts, dim=-2)
@@ -200,7 +321,7 @@ class FeatureVector(Widened):
         n_members: int = 1,
     ) -> None:
         super().__init__()
-        self.tokenizer = self.categorical = None
+        self.tokenizer = self.categorical = self.bags = self.vectors = None
         if numeric_embedding != "none" or not columns.numeric:
             kind: NumericEmbedding = "linear" if numeric_embedding == "none" else numeric_embedding
             self.tokenizer = FeatureTokenizer(columns, d_embedding, numeric_embedding=kind, std=std)
@@ -211,8 +332,12 @@ class FeatureVector(Widened):
             self.categorical = CategoricalEmbedding(columns, d_embedding, std)
         with_missing = [j for j, missing in enumerate(columns.has_missing) if missing]
         self.register_buffer("missing_index", torch.tensor(with_missing, dtype=torch.int64), persistent=False)
-        self._n_numeric = len(columns.numeric)
-        self.width = len(columns.categorical) * d_embedding + len(columns.numeric) + len(with_missing)
+        self._n_numeric, n_embeddings = len(columns.numeric), len(columns.categorical) + len(columns.bag_sizes)
+        if columns.bag_sizes:
+            self.bags = BagEmbedding(columns, d_embedding, std)
+        if any(columns.vector_widths):
+            self.vectors, n_embeddings = VectorEmbedding(columns, d_embedding, std), n_embeddings + 1
+        self.width = n_embeddings * d_embedding + len(columns.numeric) + len(with_missing)
         self.members = Members(n_members, self.width, 1)
 
     def widen(self, n_networks: int) -> None:
@@ -227,11 +352,15 @@ class FeatureVector(Widened):
         return self.members(tokens if self.n_networks is None else tokens.transpose(0, 1)).flatten(-2)
 
     def _columns(self, x: Features) -> Tensor:
-        """Return embeddings of categories, numbers and flags side by side, (B, D, 1) or (B, K, D, 1)."""
+        """Return embeddings of categories, numbers, flags, and other embeddings side by side: (B, [K,] D, 1)."""
         values, missing = fill_missing(x.numbers)
         parts = [values, missing.index_select(1, self.missing_index)]
         if self.categorical is not None:
             parts.insert(0, self.categorical(x.codes).flatten(1))
+        if self.bags is not None:
+            parts.append(self.bags(x.bags).flatten(1))
+        if self.vectors is not None:
+            parts.append(self.vectors(x.vectors).flatten(1))
         if self.n_networks is not None:
             parts = [part.unflatten(1, (self.n_networks, -1)) for part in parts]
         return torch.cat(parts, dim=-1)[..., None]

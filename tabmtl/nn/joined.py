@@ -1,6 +1,6 @@
 """Several networks of one form as one network, so that each layer of all of them is one product.
 
-K networks with Fn + Fc columns and T tasks become one with K Fn + K Fc columns and K T tasks. A row of it holds a row
+K networks with F columns and T tasks become one with K F columns and K T tasks. A row of it holds a row
 of every network, side by side, and its parameters are those of all networks, one after the other along their first
 axis. A linear layer becomes a batched product, so that K small networks take little more time than one, up to the size
 at which the products themselves take the time.
@@ -36,7 +36,7 @@ def can_join(network: nn.Module) -> bool:
         if isinstance(module, nn.Linear) and module.out_features in _UNEVEN_OUTPUTS:
             return False
         if (isinstance(module, Gates) and not module.sees.all()) or (
-            isinstance(module, nn.Embedding) and module.sparse
+            isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
         ):
             return False
     return True
@@ -53,7 +53,8 @@ class JoinedNetworks:
     Attributes
     ----------
     network : Module
-        The joined network; it takes rows (B, K Fn) and (B, K Fc), and gives scores of K T tasks.
+        The joined network. Its rows have the columns of all networks, those of the first one first, and it gives scores
+        of K T tasks.
     n : int
         Number K of networks.
 

@@ -14,10 +14,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
+from tabmtl.columns.ragged import offsets_of, ranges
 from tabmtl.params import Count, NonNegative, Positive
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.popularity import fill_with_popularity
-from tabmtl.sessions.ragged import Sessions, offsets_of, ranges
+from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.recommender import Recommender, SessionState
 from tabmtl.storage.stored import Stored
 

@@ -11,10 +11,11 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.columns.ragged import offsets_of
 from tabmtl.encode.shards import Shards
 from tabmtl.processes.forks import check_pool
 from tabmtl.schema import in_command
-from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, offsets_of
+from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
 
 _UNREADABLE = (TypeError, ValueError, OverflowError, NotImplementedError, pl.exceptions.PolarsError)
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import polars as pl
 
+from tabmtl.columns.ragged import offsets_of, ranges
 from tabmtl.processes.ranks import ALONE, Ranks
 
 #: Code of an item that the catalogue does not hold; known items count from 1.
@@ -239,14 +240,3 @@ class Sessions:
 def spread(n: int, most: int) -> np.ndarray:
     """Give the whole numbers below n, or at most ``most`` of them, evenly spread."""
     return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(np.int64)
-
-
-def offsets_of(lengths: np.ndarray) -> np.ndarray:
-    """Compute the starts of ranges of these lengths and the end of the last one: (S + 1,) of int64."""
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-
-
-def ranges(starts: np.ndarray | int, lengths: np.ndarray) -> np.ndarray:
-    """Join ranges of whole numbers with these starts, one for all or one each, and lengths."""
-    offsets = offsets_of(lengths)
-    return np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])

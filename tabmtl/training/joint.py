@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -230,7 +230,7 @@ class _JointTraining:
         total, weight = torch.zeros(()), self._loss.task_weight / self.batch_size
         for first in range(start, start + self.batch_size, self._micro):
             stop = min(first + self._micro, start + self.batch_size)
-            some = rows.map(itemgetter(slice(first, stop)))
+            some = rows.rows(slice(first, stop))
             with autocast(some, self._options.precision):
                 scores = self._joined.network(some.x)
             losses = self._loss(scores, some.y, some.weight)
@@ -300,8 +300,14 @@ class _Beside:
 
     def take(self, index: Tensor) -> Batch:
         """Take rows by their numbers (n, K) among those of each member."""
-        places = (index + self._starts).flatten()
-        return self._rows.map(lambda part: part.index_select(0, places).unflatten(0, index.shape).flatten(1))
+        places = index + self._starts
+        plain = replace(self._rows, x=self._rows.x.without_ragged())
+        beside = plain.map(lambda part: part.index_select(0, places.flatten()).unflatten(0, index.shape).flatten(1))
+        ragged: dict[str, Any] = {
+            form: tuple(rows.rows(own) for own in places.unbind(dim=1) for rows in several)
+            for form, several in self._rows.x.ragged().items()
+        }
+        return replace(beside, x=replace(beside.x, **ragged))
 
 
 def train_jointly(

@@ -63,7 +63,7 @@ class Optimizer:
         clip_norm: float | None = None,
         group: Ranks = ALONE,
     ) -> None:
-        sparse = [m.weight for m in network.modules() if isinstance(m, nn.Embedding) and m.sparse]
+        sparse = [m.weight for m in network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
         dense = [p for p in network.parameters() if p.requires_grad and not any(p is table for table in sparse)]
         self._group = group
         self._tables = [_Table(table, group) for table in sparse]
@@ -283,7 +283,9 @@ def decay_groups(
     network: nn.Module, dense: list[nn.Parameter], weight_decay: float
 ) -> list[tuple[list[nn.Parameter], float]]:
     """Deal parameters to those with weight decay and those without."""
-    embeddings = {id(p) for m in network.modules() if isinstance(m, FeatureTokenizer) for p in m.parameters()}
+    tokenizers = [m for m in network.modules() if isinstance(m, FeatureTokenizer)]
+    embeddings = {id(p) for m in tokenizers for p in m.parameters()}
+    embeddings -= {id(p) for m in tokenizers if m.vectors is not None for p in m.vectors.parameters()}
     weights = {id(m.weight) for m in network.modules() if hasattr(m, "weight") and not isinstance(m, _UNDECAYED)}
     decayed, others = list[nn.Parameter](), list[nn.Parameter]()
     for p in dense:

@@ -135,7 +135,7 @@ class TableLoop:
                 totals.append(losses)
                 if step * self.batch_size < _SCORED_TRAIN_ROWS:
                     kept.append(scores)
-                    scored.append(data.rows(index))
+                    scored.append(data.without_features().rows(index))
         scores = [torch.cat(columns) for columns in zip(*kept, strict=True)]
         losses = self.group.sum_(torch.stack(totals).sum(dim=0))
         weight = self.rows.labelled_weight(partial(labelled_weight, self.loss)).to(losses.device)
@@ -208,7 +208,7 @@ class TableLoop:
         data = self.data
         return {
             "the number of training rows": self.n_rows,
-            "the checksum of the rows": checksum([data.x.numbers, data.x.codes, data.y, data.task]),
+            "the checksum of the rows": checksum([*data.x.arrays().values(), data.y, data.task]),
             "the number of validation rows": 0 if self.valid is None else len(self.valid),
             "the number of rows a step": self.batch_size,
             **self.rows.facts(),

@@ -11,8 +11,8 @@ In a group, each rank has some of the lanes, and takes their rows of every step:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, pairwise
 from typing import Any
@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tabmtl.columns.features import join_ragged
+from tabmtl.columns.ragged import Ragged
 from tabmtl.encode.cache import StoredRows
 from tabmtl.processes.ranks import Ranks
 from tabmtl.schema import Batch
@@ -71,19 +73,22 @@ class Epoch:
         """
         mine = slice(self.rows.lanes.start, self.rows.lanes.stop)
         largest = max(self._n_rows(window[mine]) for window in self._windows)
-        memory = self.rows.none().map(lambda part: np.empty((largest, *part.shape[1:]), dtype=part.dtype))
+        none = self.rows.none()
+        memory = replace(none, x=none.x.without_ragged())
+        memory = memory.map(lambda part: np.empty((largest, *part.shape[1:]), dtype=part.dtype))
         arrays = memory.arrays()
         for number, (lanes, n_steps) in enumerate(zip(self._windows, self._n_steps, strict=True)):
             place, steps = self._places(lanes[mine], n_steps, number)
-            start = 0
+            start, blocks = 0, [none.x.ragged()]
             for chunk in np.concatenate(lanes[mine]):
                 batch = self.rows.chunk(int(chunk))
                 own = place[start : start + len(batch)]
-                for name, part in batch.arrays().items():
+                blocks.append(batch.x.ragged())
+                for name, part in replace(batch, x=batch.x.without_ragged()).arrays().items():
                     if part is not None:
                         arrays[name][own] = part
                 start += len(batch)
-            yield memory.rows(slice(start)), steps
+            yield _with_ragged(memory.rows(slice(start)), join_ragged(blocks), place), steps
 
     def _places(self, lanes: list[np.ndarray], n_steps: int, window: int) -> tuple[np.ndarray, list[slice]]:
         """Return the place in the order of steps of every row, lane by lane, and the places of every step."""
@@ -99,6 +104,14 @@ class Epoch:
         place[np.argsort(step, kind="stable")] = np.arange(len(step))
         ends = np.cumsum(np.bincount(step, minlength=n_steps)).tolist()
         return place, [slice(first, last) for first, last in zip([0, *ends], ends, strict=False)]
+
+
+def _with_ragged(batch: Batch, ragged: Mapping[Any, tuple[Ragged, ...]], place: np.ndarray) -> Batch:
+    """Give rows their ragged features, each of which belongs at a place among them."""
+    order = np.empty_like(place)
+    order[place] = np.arange(len(place))
+    found: dict[str, Any] = {form: tuple(each.rows(order) for each in several) for form, several in ragged.items()}
+    return replace(batch, x=replace(batch.x, **found))
 
 
 def deal_windows(lane_edges: np.ndarray, seed: Sequence[int], n_chunks: int) -> list[list[np.ndarray]]:

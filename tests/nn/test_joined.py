@@ -41,7 +41,7 @@ def side_by_side(parts):
 
 def shuffled(n):
     x = rows(12)
-    return [x.take(torch.randperm(12)) for _ in range(n)]
+    return [x.rows(torch.randperm(12)) for _ in range(n)]
 
 
 def close(found, expected):

@@ -239,7 +239,7 @@ class Source:
     def read(self, rows: np.ndarray) -> Batch:
         """Read the features of some of the binned rows."""
         rows = self.index[rows]
-        return Batch(x=self.batch.x.map(lambda part: part[rows]))
+        return Batch(x=self.batch.x.rows(rows))
 
 
 class Labelled(NamedTuple):

@@ -138,7 +138,7 @@ class KnownItems:
         features, row = self.features, self.row
         if features is not None and row is not None:
             kept, row = np.unique(row[places], return_inverse=True)
-            features = features.map(torch.from_numpy).take(torch.from_numpy(kept)).map(Tensor.numpy)
+            features = features.rows(kept)
         return KnownItems(features=features, row=row, clicks=self.clicks[places], shared=self.shared)
 
     def extended(self, features: Features, row: np.ndarray) -> KnownItems:

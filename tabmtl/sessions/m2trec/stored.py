@@ -26,6 +26,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.columns.ragged import offsets_of, ranges
 from tabmtl.encode.cache import LANES, ArrayFiles, stored_arrays
 from tabmtl.encode.files import count_rows, whole, written
 from tabmtl.encode.shards import Shards, row_keys
@@ -33,7 +34,7 @@ from tabmtl.processes.ranks import Ranks
 from tabmtl.sessions.catalogue import plain_names
 from tabmtl.sessions.log import LogColumns, check_roles, code_items, group_log, read_log
 from tabmtl.sessions.m2trec.events import warn_of_absent, weigh_events
-from tabmtl.sessions.ragged import Sessions, offsets_of, ranges
+from tabmtl.sessions.ragged import Sessions
 
 #: Sessions that are read together.
 CHUNK_SESSIONS = 1_024

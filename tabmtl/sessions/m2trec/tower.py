@@ -5,6 +5,7 @@ Shapes: G distinct rows of metadata, n units asked for, d the width of a vector.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tabmtl.columns import Features
-from tabmtl.nn.embeddings import DENSE_ROWS, FeatureVector, fill_missing
+from tabmtl.columns.ragged import Bags
+from tabmtl.nn.embeddings import DENSE_ROWS, FeatureTokenizer, fill_missing
 from tabmtl.schema import FIRST_LEVEL, UNSEEN
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 
@@ -45,33 +47,17 @@ class ItemFields(nn.Module):
         super().__init__()
         self.unknown_rate = options.unknown_rate
         columns = coder.features.columns
-        self.fields, self.width = None, 0
-        if columns.n_features:
-            self.fields = FeatureVector(columns, FIELD_WIDTH, numeric_embedding="linear", std=_EMBEDDING_STD)
-            self.width = self.fields.width
-        self.bags = nn.ModuleList(nn.EmbeddingBag(size, FIELD_WIDTH, mode="sum") for size in columns.bag_sizes)
-        for bag in self.bags:
-            nn.init.normal_(bag.weight, std=_EMBEDDING_STD)  # type: ignore[arg-type]
-        vector_width = sum(columns.vector_widths)
-        self.adapter = nn.Linear(vector_width, FIELD_WIDTH) if vector_width else None
-        self.width += FIELD_WIDTH * (len(self.bags) + (self.adapter is not None))
+        self.tokenizer = FeatureTokenizer(columns, FIELD_WIDTH, std=_EMBEDDING_STD)
+        self.width = self.tokenizer.n_tokens * FIELD_WIDTH
 
     def forward(self, features: Features) -> Tensor:
         """Map rows of metadata, as tensors, to vectors (n, d)."""
-        fields = []
-        if self.fields is not None:
-            fields = [self.fields(replace(features, codes=self._forget(features.codes)))]
-        return torch.cat([*fields, *self._bags_and_vectors(features)], dim=1)
+        codes = self._forget(features.codes)
+        return self.tokenizer(replace(features, codes=codes, bags=self._forget_of(features.bags))).flatten(1)
 
-    def _bags_and_vectors(self, features: Features) -> list[Tensor]:
-        """Embed the fields that are no columns of the table of numbers and categories, (n, e) each."""
-        parts = []
-        for bag, given in zip(self.bags, features.bags, strict=True):
-            codes = self._forget(given.codes)
-            parts.append(bag(codes, given.offsets[:-1], per_sample_weights=given.weights))
-        if self.adapter is not None:
-            parts.append(self.adapter(features.vectors))
-        return parts
+    def _forget_of(self, bags: Sequence[Bags]) -> tuple[Bags, ...]:
+        """Randomly replace known codes of bags."""
+        return tuple(replace(own, codes=self._forget(own.codes)) for own in bags)
 
     def _forget(self, codes: Tensor) -> Tensor:
         """Randomly replace known codes by UNSEEN in training."""
@@ -106,12 +92,15 @@ class ItemTower(ItemFields):
 
     def _first_layer(self, features: Features) -> Tensor:
         """Compute ``W_1 z + b_1``. A number's part of it is ``x (V w) + V b``: its embedding is never formed."""
-        parts, tokenizer = self._bags_and_vectors(features), None if self.fields is None else self.fields.tokenizer
-        width = 0
-        if tokenizer is not None and tokenizer.categorical is not None:
+        tokenizer, parts, width = self.tokenizer, list[Tensor](), 0
+        if tokenizer.bags is not None:
+            parts.append(tokenizer.bags(self._forget_of(features.bags)).flatten(1))
+        if tokenizer.vectors is not None:
+            parts.append(tokenizer.vectors(features.vectors).flatten(1))
+        if tokenizer.categorical is not None:
             parts.insert(0, tokenizer.categorical(self._forget(features.codes)).flatten(1))
             width = parts[0].shape[1]
-        if tokenizer is None or tokenizer.numeric is None:
+        if tokenizer.numeric is None:
             return self.up(torch.cat(parts, dim=1))
         slope, start = tokenizer.numeric.parameters()  # (Fn, e) each
         before, own, behind = self.up.weight.tensor_split((width, width + slope.numel()), dim=1)
@@ -166,7 +155,7 @@ class ItemVectors(nn.Module):
         parts = []
         if self.tower is not None and features is not None:
             distinct, place, shared_by = torch.unique(rows, return_inverse=True, return_counts=True)
-            parts.append(self.tower(features.take(distinct)).index_select(0, place))
+            parts.append(self.tower(features.rows(distinct)).index_select(0, place))
             if self.training and self.own_dropout:
                 dropped = torch.rand(own.shape, device=own.device) * shared_by[place] < self.own_dropout
                 own = own.masked_fill(dropped, 0)

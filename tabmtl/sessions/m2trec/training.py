@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tabmtl.columns.ragged import ranges
 from tabmtl.nn.layers import at_least_float32
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import DivergenceError
@@ -19,7 +20,7 @@ from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.softmax import Candidates, count_held, own_places, softmax_loss
 from tabmtl.sessions.m2trec.validation import Validation, is_clearly_better
-from tabmtl.sessions.ragged import Sessions, ranges
+from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import Ranking
 from tabmtl.sessions.repeats import TOP
 from tabmtl.storage.stored import fingerprint

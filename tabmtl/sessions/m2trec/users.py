@@ -8,8 +8,9 @@ from typing import Annotated
 import numpy as np
 import polars as pl
 
+from tabmtl.columns.ragged import offsets_of, ranges
 from tabmtl.sessions.log import code_items
-from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, offsets_of, ranges
+from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
 from tabmtl.storage.stored import Stored
 
 

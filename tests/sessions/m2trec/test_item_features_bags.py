@@ -29,15 +29,15 @@ def rows(bags: Bags) -> list[list[int]]:
 
 
 def take(bags: Bags, places: list[int]) -> Bags:
-    return bags.map(torch.from_numpy).take(torch.tensor(places, dtype=torch.int64)).map(torch.Tensor.numpy)
+    return bags.map(torch.from_numpy).rows(torch.tensor(places, dtype=torch.int64)).map(torch.Tensor.numpy)
 
 
 def test_tags_are_levels_unseen_or_missing():
     tags = pl.Series("tags", [["red", "blue"], ["mauve"], [], None, [None], [None, "green"], ["pink", "blue"]])
     bags = encode_tags(tags, LEVELS)
     blue, green, red = range(FIRST_LEVEL, FIRST_LEVEL + 3)
-    assert rows(bags) == [[blue, red], [UNSEEN], [MISSING], [MISSING], [MISSING], [green], [UNSEEN, blue]]
-    assert bags.weights.tolist() == [0.5, 0.5, 1, 1, 1, 1, 1, 0.5, 0.5]
+    assert rows(bags) == [[blue, red], [UNSEEN], [], [MISSING], [], [green], [UNSEEN, blue]]
+    assert bags.weights.tolist() == [0.5, 0.5, 1, 1, 1, 0.5, 0.5]
     assert (bags.codes.dtype, bags.weights.dtype, bags.offsets.dtype) == (np.int32, np.float32, np.int64)
 
 
@@ -66,8 +66,10 @@ def test_without_levels_all_tags_are_unseen():
 def test_codes_of_a_row_are_sorted_and_weigh_one(tags):
     series = pl.Series(tags, dtype=pl.List(pl.String))
     bags = encode_tags(series, LEVELS)
-    assert all(row == sorted(row) and row for row in rows(bags))
-    np.testing.assert_allclose(np.add.reduceat(bags.weights, bags.offsets[:-1]), 1, rtol=1e-6)
+    for words, row, own in zip(tags, rows(bags), np.split(bags.weights, bags.offsets[1:-1]), strict=True):
+        assert (row == [MISSING]) == (words is None)
+        assert row == sorted(row)
+        np.testing.assert_allclose(own.sum(), float(bool(row)), rtol=1e-6)
     backwards = pl.Series([None if row is None else row[::-1] for row in tags], dtype=pl.List(pl.String))
     assert list(bags.keys()) == list(encode_tags(backwards, LEVELS).keys())
 
@@ -76,13 +78,13 @@ def test_words_and_letters_are_hashed_into_halves_of_their_own():
     bags = encode_text(pl.Series(["Red shoe", "red  SHOE", "shoe red", "a red-shoe", "", None]))
     first, same, turned, other, empty, none = rows(bags)
     assert first == same == turned
-    assert empty == none == []
+    assert (empty, none) == ([], [MISSING])
     half = TEXT_BUCKETS // 2
-    assert sum(code < half for code in first) == 2
-    assert sum(code < half for code in other) == 3
-    assert all(0 <= code < TEXT_BUCKETS for code in other)
-    starts = bags.offsets[:-1][:4]
-    np.testing.assert_allclose(np.add.reduceat(bags.weights, starts), 1, rtol=1e-6)
+    assert sum(code < half + FIRST_LEVEL for code in first) == 2
+    assert sum(code < half + FIRST_LEVEL for code in other) == 3
+    assert all(FIRST_LEVEL <= code < FIRST_LEVEL + TEXT_BUCKETS for code in other)
+    sums = [own.sum() for own in np.split(bags.weights, bags.offsets[1:-1])]
+    np.testing.assert_allclose(sums, [1, 1, 1, 1, 0, 1], rtol=1e-6)
 
 
 def test_a_letter_changed_leaves_most_3_grams():

@@ -79,18 +79,18 @@ def test_the_last_row_of_tensors_stands_for_nothing_known():
     coder, tower = make()
     tensors = tensors_of(coder)
     assert len(tensors) == 6  # 5 distinct rows
-    last = tensors.take(torch.tensor([5]))
+    last = tensors.rows(torch.tensor([5]))
     assert last.codes.tolist() == [[UNSEEN]]
     assert torch.isnan(last.numbers).all()
     assert [bag.codes.numel() for bag in last.bags] == [0, 0]
-    assert last.vectors.tolist() == [[0, 0]]
+    assert torch.isnan(last.vectors).all()
     assert torch.isfinite(tower(last)).all()
 
 
 def test_rows_of_tensors_are_taken_by_number():
     tensors = tensors_of(make()[0])
     index = torch.tensor([3, 1, 1, 5, 0])
-    taken = tensors.take(index)
+    taken = tensors.rows(index)
     for place, row in enumerate(index.tolist()):
         assert torch.equal(taken.codes[place], tensors.codes[row])
         for mine, whole in zip(taken.bags, tensors.bags, strict=True):
@@ -102,7 +102,7 @@ def test_rows_of_tensors_are_taken_by_number():
 
 def test_a_bag_is_the_mean_of_its_rows():
     coder, tower = make(["tags"])
-    table = tower.bags[0].weight.detach()
+    table = tower.tokenizer.bags.table.weight.detach()
     a, b = table[2], table[3]
     with torch.no_grad():
         expected = tower.norm(tower.down(torch.nn.functional.gelu(tower.up((a + b) / 2))))
@@ -115,18 +115,9 @@ def test_the_tower_is_its_equation(columns):
     coder, tower = make(columns)
     torch.nn.init.normal_(tower.up.bias)
     tensors = tensors_of(coder)
-    parts = []
-    if tower.fields is not None:
-        for parameter in tower.fields.parameters():
-            torch.nn.init.normal_(parameter)
-        parts.append(tower.fields(tensors))
-    for bag, given in zip(tower.bags, tensors.bags, strict=True):
-        rows = zip(given.offsets[:-1].tolist(), given.offsets[1:].tolist(), strict=True)
-        means = [(bag.weight[given.codes[a:b]] * given.weights[a:b, None]).sum(dim=0) for a, b in rows]
-        parts.append(torch.stack(means))
-    if tower.adapter is not None:
-        parts.append(tower.adapter(tensors.vectors))
-    hidden = torch.nn.functional.gelu(tower.up(torch.cat(parts, dim=1)))
+    for parameter in tower.tokenizer.parameters():
+        torch.nn.init.normal_(parameter)
+    hidden = torch.nn.functional.gelu(tower.up(tower.tokenizer(tensors).flatten(1)))
     torch.testing.assert_close(tower(tensors), tower.norm(tower.down(hidden)), rtol=1e-4, atol=1e-6)
 
 
@@ -150,8 +141,7 @@ def test_in_training_some_known_values_are_taken_for_unseen():
     tower.train()
     for _ in range(50):
         tower(tensors_of(coder)).sum().backward()
-    assert tower.fields is not None
-    gradients = [p.grad for name, p in tower.fields.named_parameters() if "table" in name]
+    gradients = [p.grad for name, p in tower.tokenizer.named_parameters() if "table" in name]
     assert gradients[0] is not None
     assert gradients[0][UNSEEN].abs().sum() > 0
 
