@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_network import COLUMNS, network_of
+from small_network import COLUMNS
+from small_network import network_of as network_in_float64
 from small_network import rows as plain_rows
 
 from tabmtl import AITM, APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, SharedBottom
@@ -41,18 +42,23 @@ def bags_of(lengths: list[int], size: int) -> Bags:
     generator = torch.Generator().manual_seed(size)
     counts = torch.tensor(lengths)
     codes = torch.randint(1, size, (sum(lengths),), generator=generator, dtype=torch.int32)
-    weights = (1 / counts.double()).repeat_interleave(counts)
+    weights = (1 / counts).repeat_interleave(counts)
     return Bags(offsets=offsets_of(counts), codes=codes, weights=weights)
 
 
 def rows_of_bags(n: int = 6) -> Features:
     """Rows whose bags are long, missing and empty, and whose vectors are missing in places."""
     generator = torch.Generator().manual_seed(1)
-    vectors = torch.randn(n, 5, generator=generator).double()
+    vectors = torch.randn(n, 5, generator=generator)
     vectors[2, :2] = vectors[3, 2:] = torch.nan
     first, second = bags_of([3, 1, 0, 40, 1, 2][:n], 5), bags_of([0, 2, 1, 1, 1, 3][:n], 4)
     first.codes[first.offsets[1]] = MISSING
-    return replace(plain_rows(n), bags=(first, second), vectors=vectors)
+    plain = plain_rows(n)
+    return Features(numbers=plain.numbers.float(), codes=plain.codes, bags=(first, second), vectors=vectors)
+
+
+def network_of(model) -> torch.nn.Module:
+    return network_in_float64(model, TASKS, OF_BAGS).float()
 
 
 def task_of(model, n: int = 6) -> torch.Tensor | None:
@@ -61,7 +67,7 @@ def task_of(model, n: int = 6) -> torch.Tensor | None:
 
 @pytest.mark.parametrize("model", [*WIDE, *LONG], ids=str)
 def test_every_network_learns_of_bags_and_vectors(model):
-    network, x, task = network_of(model, TASKS, OF_BAGS), rows_of_bags(), task_of(model)
+    network, x, task = network_of(model), rows_of_bags(), task_of(model)
     for name, parameter in network.named_parameters():
         if "empty" in name or "missing" in name:
             torch.nn.init.normal_(parameter)
@@ -72,7 +78,7 @@ def test_every_network_learns_of_bags_and_vectors(model):
         assert any(part in name for name in found), part
     # what is missing is not empty, and every column counts
     first = x.bags[0]
-    missing = Bags(offsets=torch.arange(7), codes=torch.zeros(6, dtype=torch.int32), weights=torch.ones(6).double())
+    missing = Bags(offsets=torch.arange(7), codes=torch.zeros(6, dtype=torch.int32), weights=torch.ones(6))
     empty = Bags(offsets=torch.zeros(7, dtype=torch.int64), codes=first.codes[:0], weights=first.weights[:0])
     others = [replace(x, bags=(own, x.bags[1])) for own in (missing, empty)]
     others += [replace(x, bags=(first, missing)), replace(x, vectors=torch.full_like(x.vectors, torch.nan))]
@@ -83,8 +89,7 @@ def test_every_network_learns_of_bags_and_vectors(model):
 
 @pytest.mark.parametrize("model", [*WIDE, *LONG], ids=str)
 def test_a_row_is_answered_alone_as_in_a_batch(model):
-    network, x, task = network_of(model, TASKS, OF_BAGS).float(), rows_of_bags(), task_of(model)
-    x = x.map(lambda part: part.float() if part.is_floating_point() else part)
+    network, x, task = network_of(model), rows_of_bags(), task_of(model)
     batch = Batch(x=x.rows(torch.arange(6).repeat(20)), task=None if task is None else task.repeat(20))
     together = predict_scores(network, batch)
     for row in (0, 3):
@@ -95,7 +100,7 @@ def test_a_row_is_answered_alone_as_in_a_batch(model):
 
 @pytest.mark.parametrize("model", LONG, ids=str)
 def test_a_large_table_is_read_as_a_small_one(model):
-    network, x, task = network_of(model, TASKS, OF_BAGS), rows_of_bags(), task_of(model)
+    network, x, task = network_of(model), rows_of_bags(), task_of(model)
     expected = network(x, task)[0]
     for module in network.modules():
         if isinstance(module, torch.nn.EmbeddingBag):
@@ -106,9 +111,9 @@ def test_a_large_table_is_read_as_a_small_one(model):
     assert any(p.grad is not None and p.grad.is_sparse for p in network.parameters())
 
 
-@pytest.mark.parametrize("model", [model for model in WIDE if can_join(network_of(model, TASKS, OF_BAGS))], ids=str)
+@pytest.mark.parametrize("model", [model for model in WIDE if can_join(network_of(model))], ids=str)
 def test_joined_networks_read_the_bags_of_each(model):
-    networks = [network_of(model, TASKS, OF_BAGS) for _ in range(3)]
+    networks = [network_of(model) for _ in range(3)]
     for network in networks:
         for tensor in network.state_dict().values():
             if tensor.is_floating_point():
