@@ -225,9 +225,6 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         self._check_interrupt(rows.group)
-        if coder.features.columns.bag_sizes or coder.features.columns.vector_widths:
-            names = [name for name in coder.features.names if coder.features.kind_of(name) in ("tags", "vectors")]
-            raise TypeError(f"networks do not read lists yet; derive numbers from the columns {names}, or drop them")
         rows, valid = self._set_aside(coder, rows, valid, seed)
         device = find_device(self.device)
 

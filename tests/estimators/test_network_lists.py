@@ -1,0 +1,86 @@
+"""Tags and vectors through a whole fit of networks: what they are worth, files, shards, importances and folds."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+import tabmtl
+from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, Shards, SharedBottom
+
+
+def table(n: int, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows whose first target is told by a tag, and the second by a vector."""
+    rng = np.random.default_rng(seed)
+    lengths, words = rng.integers(0, 6, n), np.array(list("abcdefgh"))
+    tags = [[*rng.choice(words, length, replace=False)] for length in lengths]
+    vectors = rng.normal(size=(n, 3))
+    X = pl.DataFrame(
+        {
+            "size": rng.normal(size=n),
+            "tags": [None if hidden else own for own, hidden in zip(tags, rng.random(n) < 0.1, strict=True)],
+            "town": rng.choice(["Ulm", "Bonn"], n),
+            "picture": [None if hidden else [*own] for own, hidden in zip(vectors, rng.random(n) < 0.1, strict=True)],
+        },
+        schema_overrides={"tags": pl.List(pl.String), "picture": pl.List(pl.Float64)},
+    )
+    y = pl.DataFrame({"has a": ["a" in own for own in tags], "first": vectors[:, 0] + 0.1 * rng.normal(size=n)})
+    return X, y
+
+
+X, Y = table(1200)
+X_TEST, Y_TEST = table(400, seed=1)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> SharedBottom:
+    return SharedBottom(epochs=15, hidden=(32,), learning_rate=0.01, random_state=0).fit(X, Y)
+
+
+def test_networks_learn_of_tags_and_vectors(fitted):
+    scores = fitted.score_tasks(X_TEST, Y_TEST)
+    found = dict(zip(scores["task"], scores["score"], strict=True)) if isinstance(scores, pl.DataFrame) else scores
+    assert min(found.values()) > 0.7, found
+    tags, picture = fitted.feature_importances_[[1, 3]]
+    assert min(tags, picture) > 10 * max(*np.abs(fitted.feature_importances_[[0, 2]]), 0.005)
+
+
+def test_files_and_single_rows_answer_alike(fitted, tmp_path):
+    fitted.save(tmp_path / "model")
+    expected = fitted.predict_proba(X_TEST)["has a"][:, 1]
+    loaded = tabmtl.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict_proba(X_TEST)["has a"][:, 1], expected)
+    for row in range(20):
+        alone = loaded.predict_proba(X_TEST[row : row + 1])["has a"][0, 1]
+        np.testing.assert_allclose(alone, expected[row], rtol=1e-6)
+
+
+def test_what_is_missing_is_not_what_is_empty_or_unseen(fitted):
+    rows = pl.concat([X_TEST[:1]] * 4).with_columns(
+        tags=pl.Series([None, [], ["new"], ["a"]], dtype=pl.List(pl.String)),
+    )
+    assert len(set(fitted.predict_proba(rows)["has a"][:, 1].tolist())) == 4
+
+
+@pytest.mark.parametrize("model", [SharedBottom(hidden=(8,)), MMoE(n_experts=2, expert_hidden=(8,))], ids=str)
+def test_shards_are_read_as_the_frame(model, tmp_path):
+    files = [tmp_path / f"{k}.parquet" for k in range(2)]
+    both = pl.concat([X, Y], how="horizontal")
+    for file, part in zip(files, (both[:700], both[700:]), strict=True):
+        part.write_parquet(file)
+    model.set_params(epochs=6, learning_rate=0.01, random_state=0)
+    shards = model.fit(Shards(files, cache=tmp_path / "cache"), Y.columns)
+    first = shards.predict_proba(X_TEST)["has a"][:, 1]
+    again = model.fit(Shards(files, cache=tmp_path / "cache"), Y.columns)  # of the encoded rows
+    np.testing.assert_array_equal(again.predict_proba(X_TEST)["has a"][:, 1], first)
+    assert np.corrcoef(first, Y_TEST["has a"])[0, 1] > 0.4
+    assert again.coder_.features.columns == model.fit(X, Y).coder_.features.columns
+
+
+def test_ensembles_weigh_networks_that_read_lists():
+    models = {"alone": IndependentTasks(families=("lightgbm",)), "net": SharedBottom(hidden=(16,), epochs=4)}
+    ensemble = MultiTaskEnsemble(models=models, n_folds=3, random_state=0).fit(X, Y)
+    whole = ensemble.predict_proba(X_TEST)["has a"]
+    alone = [ensemble.predict_proba(X_TEST[row : row + 1])["has a"][0] for row in range(5)]
+    np.testing.assert_allclose(alone, whole[:5], rtol=1e-5)
