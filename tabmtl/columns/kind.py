@@ -189,8 +189,16 @@ def merge(several: Sequence[Mapping[str, Summary]], kept: Any) -> dict[str, Summ
         for name, part in summary.items():
             parts = [one[kind][name] for one in several]
             is_count = isinstance(part, pl.DataFrame)
-            found[kind][name] = add_counts(parts, name) if is_count else np.concatenate(parts, axis=-1)[..., kept]
+            found[kind][name] = add_counts(parts, name) if is_count else _beside(parts)[..., kept]
     return found
+
+
+def _beside(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Join samples, (m,) or (c, m), whose c may differ; what is not there is NaN."""
+    c = max(len(part) for part in parts) if parts[0].ndim > 1 else 0
+    if any(len(part) < c for part in parts):
+        parts = [np.pad(part, ((0, c - len(part)), (0, 0)), constant_values=np.nan) for part in parts]
+    return np.concatenate(parts, axis=-1)
 
 
 def add_counts(tables: Sequence[pl.DataFrame], name: str) -> pl.DataFrame:

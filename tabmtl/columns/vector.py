@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import cached_property
+from typing import Annotated, Any, Self
 
 import numpy as np
 import polars as pl
 
 from tabmtl.columns.cures import Library, by_drop, by_length
-from tabmtl.columns.kind import Coding, ColumnKind, Form, Parts, Slices, Summary
+from tabmtl.columns.kind import CHUNK_ROWS, Coding, ColumnKind, Form, Parts, Slices, Summary
+from tabmtl.columns.number import NumericScaler
 from tabmtl.columns.tags import inner_of
+from tabmtl.storage.stored import POSITIVE, Stored
+
+_SCALED_ROWS = 10_000  # of the sample, from which scales are learned: sorting all takes seconds where vectors are long
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vectors(ColumnKind):
     """Columns of vectors, side by side, NaN where missing; flat, as numbers.
+
+    Networks read each number standardised as that of a `tabmtl.columns.number.NumericScaler`, so that neither an
+    encoder's unit nor its offset decides how loud a vector is, and mixed measurements of one list count alike.
 
     Attributes
     ----------
@@ -26,6 +34,8 @@ class Vectors(ColumnKind):
         Whether the columns become numbers.
     has_missing : tuple of bool
         Whether a vector was missing in fit.
+    center, scale : ndarray of shape (V,)
+        Of the numbers of all vectors; flat, they are left as they are.
     """
 
     name = "vectors"
@@ -33,10 +43,14 @@ class Vectors(ColumnKind):
     cast = "lists of numbers"
 
     widths: tuple[int, ...]
+    center: Annotated[np.ndarray, Stored("f8", "V")]
+    scale: Annotated[np.ndarray, Stored("f8", "V", low=POSITIVE)]
     flat: bool = False
     has_missing: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(self.center) != sum(self.widths):
+            raise ValueError(f"the numbers of vectors of the widths {self.widths} have {len(self.center)} scales")
         if len(self.widths) != len(self.names) or min(self.widths, default=0) < 0:
             raise ValueError(f"the vectors of {self.names[:5]} have the widths {self.widths}, expected one for each")
 
@@ -51,24 +65,32 @@ class Vectors(ColumnKind):
 
     @classmethod
     def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
-        """Count the lengths; that of a missing vector is null."""
-        lengths = {name: _lists_of(block[name]).list.len().alias("level") for name in names}
-        return {name: own.value_counts(name="count") for name, own in lengths.items()}
+        """Count the lengths, that of a missing vector as null, and take the numbers of some vectors."""
+        found: Summary = {}
+        for name in names:
+            lists = _lists_of(block[name])
+            found[f"length {name}"] = lists.list.len().alias("level").value_counts(name="count")
+            found[f"sample {name}"] = _sample(lists.gather(taken))
+        return found
 
     @classmethod
     def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
         """Learn the one length of every column."""
-        for name in names:
-            counts = summary[name].drop_nulls("level").sort("count", "level", descending=True)
-            lengths = counts["level"].to_list()
+        counts = {name: summary[f"length {name}"] for name in names}
+        widths = []
+        for name, own in counts.items():
+            lengths = own.drop_nulls("level").sort("count", "level", descending=True)["level"].to_list()
             if len(lengths) != 1 or lengths == [0]:
                 raise ValueError(_describe_lengths(name, lengths, coding.library))
-        present = [summary[name].drop_nulls("level") for name in names]
+            widths += lengths
+        center, scale = _scales([summary[f"sample {name}"] for name in names], widths)
         return cls(
             names=names,
-            widths=tuple(own["level"].item() for own in present),
+            widths=tuple(widths),
+            center=center,
+            scale=scale,
             flat=coding.flat,
-            has_missing=tuple(summary[name]["level"].null_count() > 0 for name in names) if coding.flat else (),
+            has_missing=tuple(own["level"].null_count() > 0 for own in counts.values()) if coding.flat else (),
         )
 
     def facts(self) -> dict[str, tuple[Any, ...]]:
@@ -94,7 +116,39 @@ class Vectors(ColumnKind):
         for rows, columns in slices:
             for name, end, width in zip(self.names, ends, self.widths, strict=True):
                 found[rows, end - width : end] = _encode(columns[name], width, rows.start)
+        if not self.flat:
+            for block in np.split(found, range(CHUNK_ROWS, n, CHUNK_ROWS)):
+                numbers = block.T.astype(np.float64)
+                self._scaler.apply(numbers)
+                block[:] = numbers.T
         return {"numbers" if self.flat else "vectors": found}
+
+    @cached_property
+    def _scaler(self) -> NumericScaler:
+        return NumericScaler(
+            transform="standardize", center=self.center, scale=self.scale, knots=np.empty((len(self.center), 0))
+        )
+
+
+def _sample(lists: pl.Series) -> np.ndarray:
+    """Return the numbers of vectors (W, m), NaN where missing; of none where lengths differ, which is refused later."""
+    widths = lists.list.len().drop_nulls().unique()
+    found = np.full((len(lists), int(widths.max() or 0) if len(widths) == 1 else 0), np.nan, dtype=np.float32)
+    if found.shape[1]:
+        found[lists.is_not_null().to_numpy()] = lists.drop_nulls().explode().to_numpy().reshape(-1, found.shape[1])
+    return np.ascontiguousarray(found.T)
+
+
+def _scales(samples: Sequence[np.ndarray], widths: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return centers and scales of the numbers of all vectors, (V,) each, from some vectors (W, m) of each column."""
+    center, scale = np.zeros(sum(widths)), np.ones(sum(widths))
+    for sample, end, width in zip(samples, np.cumsum(widths), widths, strict=True):
+        if len(sample):  # else there is no vector in it
+            some = sample[:, :: -(-sample.shape[1] // _SCALED_ROWS)].astype(np.float64)
+            some[~np.isfinite(some)] = np.nan  # which are refused when they are encoded
+            scaler = NumericScaler.fit(some, "standardize")
+            center[end - width : end], scale[end - width : end] = scaler.center, scaler.scale
+    return center, scale
 
 
 def _lists_of(vectors: pl.Series) -> pl.Series:

@@ -161,3 +161,14 @@ def test_flat_tags_are_what_a_loop_counts(lists):
     np.testing.assert_array_equal(coder.encode(frame).numbers, np.array(rows, dtype=np.float32))
     each = [coder.encode(frame[k : k + 1]).numbers for k in range(len(lists))]
     np.testing.assert_array_equal(np.concatenate(each), coder.encode(frame.lazy()).numbers)
+
+
+def test_vectors_are_standardised_for_networks_and_plain_for_trees():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal([1000, 0], [100, 0.001], (500, 2))
+    frame = pl.DataFrame({"v": [None, *map(list, vectors)]}, schema={"v": pl.List(pl.Float64)})
+    found = FeatureCoder.fit(frame).encode(frame).vectors
+    assert np.isnan(found[0]).all()
+    np.testing.assert_allclose(np.median(found[1:], axis=0), 0, atol=0.01)
+    np.testing.assert_allclose(found[1:].std(axis=0), 0.9, atol=0.1)
+    np.testing.assert_allclose(flat(frame).encode(frame).numbers[1:], vectors, rtol=1e-6)
