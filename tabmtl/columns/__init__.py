@@ -1,6 +1,7 @@
 """Kinds of columns: how the columns of a frame become the features that networks and trees read."""
 
 from tabmtl.columns.category import Categories
+from tabmtl.columns.date import Dates, Durations, Times
 from tabmtl.columns.features import Features
 from tabmtl.columns.kind import ColumnKind
 from tabmtl.columns.number import Numbers
@@ -11,6 +12,6 @@ from tabmtl.columns.vector import Vectors
 __all__ = ["KINDS", "TABLE_KINDS", "ColumnKind", "Features"]
 
 #: Kinds of the columns of X.
-TABLE_KINDS: tuple[type[ColumnKind], ...] = (Numbers, Categories, Tags, Vectors)
+TABLE_KINDS: tuple[type[ColumnKind], ...] = (Numbers, Categories, Dates, Times, Durations, Tags, Vectors)
 #: All kinds, which items may have; the first that reads a column has it.
-KINDS: tuple[type[ColumnKind], ...] = (Numbers, Categories, Tags, Texts, Vectors)
+KINDS: tuple[type[ColumnKind], ...] = (Numbers, Categories, Dates, Times, Durations, Tags, Texts, Vectors)

@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.columns.cures import Library, by_drop, by_numbers
+from tabmtl.columns.cures import Library, by_dates, by_drop, by_numbers
+from tabmtl.columns.date_text import kind_of_levels
 from tabmtl.columns.kind import TEXT, WHOLE, Coding, ColumnKind, Parts, Slices, Summary
 from tabmtl.columns.number import LEAST_IDS, MOST_IDS
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, IdColumnWarning, warn_user
@@ -77,6 +78,10 @@ class Categories(ColumnKind):
     def facts(self) -> dict[str, tuple[Any, ...]]:
         """Return names and levels."""
         return {"categorical": self.names, "levels": self.levels}
+
+    def values_of(self, name: str) -> str:
+        """Say that it was text, as which all levels are known."""
+        return "text"
 
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return the codes."""
@@ -166,10 +171,19 @@ def describe_numbers(levels: pl.Series) -> str | None:
 
 
 def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:
-    """Warn of columns of text whose levels are nearly all numbers, some of them fractions, or names of the rows."""
+    """Warn of columns of text whose levels are dates, or numbers, some of them fractions, or names of the rows."""
     for name, table in counts.items():
         present = table.drop_nulls("level")
         levels, rows = present["level"].sort(), int(present["count"].sum())
+        dates = (
+            None if library == "file" else kind_of_levels(present)
+        )  # commands read dates, unless they are told not to
+        if dates is not None:
+            warn_user(
+                f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are "
+                f"{dates.partition(' ')[0]}; {by_dates(library, name, dates)}"
+            )
+            continue
         found, numbers = describe_numbers(levels), levels.cast(pl.Float64, strict=False)
         if found is not None and not (numbers == numbers.round()).all():
             categories = "" if library == "file" else ", or list it in categorical_features"

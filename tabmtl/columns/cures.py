@@ -100,24 +100,25 @@ def by_numbers(library: Library, name: str, frame: str = "X", *, is_flat: bool =
     }[library]
 
 
-def by_dates(library: Library, name: str, dtype: pl.DataType) -> str:
-    """Say how to derive numbers from a column of dates, times or durations."""
-    if library == "file":
-        return "write numbers that follow from it into the file, such as the day of the week"
-    part = "duration" if dtype == pl.Duration else "time" if dtype == pl.Time else "date"
-    column = f"pl.col({name!r})" if library == "polars" else f"X[{name!r}]"
+def by_dates(library: Library, name: str, kind: str) -> str:
+    """Say how to make dates, datetimes (perhaps "of UTC") or times of a column of text in ISO 8601."""
+    series, cell = f"X[{name!r}]", "datetime.time.fromisoformat"
+    utc, zone, time_zone = (", utc=True", ", 'UTC'", "time_zone='UTC'") if kind.endswith("UTC") else ("", "", "")
+    arrow = "'date32'" if kind == "dates" else f"pyarrow.timestamp('us'{zone})"
     how = {
-        ("polars", "date"): f"{column}.dt.weekday() or .dt.epoch('d')",
-        ("polars", "time"): f"{column}.dt.hour()",
-        ("polars", "duration"): f"{column}.dt.total_seconds()",
-        ("pandas", "date"): f"pandas.to_datetime({column}).dt.day_of_week",
-        ("pandas", "time"): f"{column}.map(lambda each: each.hour, na_action='ignore')",
-        ("pandas", "duration"): f"pandas.to_timedelta({column}).dt.total_seconds()",
-        ("pyarrow", "date"): f"pyarrow.compute.day_of_week({column}) or .year({column})",
-        ("pyarrow", "time"): f"pyarrow.compute.hour({column})",
-        ("pyarrow", "duration"): f"{column}.cast('int64')",
-    }.get((library, part), "X.astype('int64')")
-    return f"derive numbers from it, such as {how}"
+        ("polars", "dates"): f"pl.col({name!r}).str.to_date()",
+        ("polars", "times"): f"pl.col({name!r}).str.to_time()",
+        ("pandas", "times"): f"{series}.map({cell}, na_action='ignore')",
+        ("pyarrow", "times"): f"pyarrow.array([each and {cell}(each) for each in {series}.to_pylist()])",
+    }
+    of_others = {
+        "polars": f"pl.col({name!r}).str.to_datetime({time_zone})",
+        "pandas": f"pandas.to_datetime({series}, format='ISO8601'{utc})",
+        "pyarrow": f"{series}.cast({arrow})",
+        "numpy": "make X a frame, such as pandas.DataFrame(X), and cast its column",
+        "file": "leave out --no-dates",
+    }
+    return f"read the column as such: {how.get((library, kind), of_others[library])}"
 
 
 def by_valid_text(library: Library) -> str:

@@ -147,6 +147,10 @@ class ColumnKind(LeanPickle, ABC):
             found[form] = tuple(name for name in self.names for _ in range(each))
         return found
 
+    def values_of(self, name: str) -> str:
+        """Return what a column held in fit, in a word that `tabmtl.encode.preprocessing.as_fit` knows."""
+        return self.name
+
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return what polars makes of the columns of a frame; by default nothing new."""
         return [column_of(name) for name in self.names]

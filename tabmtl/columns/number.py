@@ -94,6 +94,16 @@ class NumericScaler(LeanPickle):
         knots = quantiles(sample, _KNOTS if transform == "quantile" else 0)
         return cls(transform=transform, center=center, scale=scale, knots=knots)
 
+    @classmethod
+    def beside(cls, several: Sequence[NumericScaler]) -> NumericScaler:
+        """Return the maps of the columns of several, of one transform, side by side."""
+        if len(several) == 1:
+            return several[0]
+        joined = {
+            name: np.concatenate([getattr(own, name) for own in several]) for name in ("center", "scale", "knots")
+        }
+        return cls(transform=several[0].transform, **joined)
+
     @property
     def dtype(self) -> type[np.floating]:
         """Type of the mapped values."""

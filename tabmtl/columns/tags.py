@@ -95,6 +95,10 @@ class Tags(Categories):
         pairs = zip(self.names, self.levels, strict=True)
         return {"numbers": tuple(name for name, levels in pairs for _ in range(1 + len(levels)))}
 
+    def values_of(self, name: str) -> str:
+        """Say that it was lists of text."""
+        return "lists of text"
+
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return the lists as they are."""
         return [column_of(name) for name in self.names]

@@ -110,6 +110,10 @@ class Vectors(ColumnKind):
         pairs = zip(self.names, self.widths, strict=True)
         return {"numbers" if self.flat else "vectors": tuple(name for name, width in pairs for _ in range(width))}
 
+    def values_of(self, name: str) -> str:
+        """Say that it was lists of numbers."""
+        return "lists of numbers"
+
     def encode(self, slices: Slices, n: int) -> Parts:
         """Encode vectors to float32."""
         found, ends = np.full((n, sum(self.widths)), np.nan, dtype=np.float32), np.cumsum(self.widths)

@@ -13,7 +13,7 @@ import polars.selectors as cs
 
 from tabmtl.columns import TABLE_KINDS, ColumnKind, Features
 from tabmtl.columns.category import Categories, is_feature
-from tabmtl.columns.cures import Library, by_cast, by_dates, by_drop, by_numbers
+from tabmtl.columns.cures import Library, by_cast, by_drop, by_numbers
 from tabmtl.columns.kind import (
     FIELDS,
     SLICE_ROWS,
@@ -33,6 +33,8 @@ from tabmtl.schema import Columns
 from tabmtl.storage.stored import Stored
 
 MOST_ROWS = 4
+#: Types of columns that have units or time zones, which a type alone does not tell.
+_WITH_UNITS = {pl.Datetime, pl.Duration}
 
 #: The rows from which quantiles are learned, at most.
 SAMPLE_ROWS = 200_000
@@ -114,7 +116,7 @@ class FeatureCoder(LeanPickle):
         Raises
         ------
         TypeError
-            If a column has a type that no kind reads, such as a date; the message names the cure.
+            If a column has a type that no kind reads, such as a list; the message names the cure.
         ValueError
             If there is no row or no column, a named column does not exist, or a numeric column holds an infinite
             value.
@@ -216,9 +218,8 @@ class FeatureCoder(LeanPickle):
 
     @property
     def scaler(self) -> NumericScaler:
-        """Scaling of the numbers of a table."""
-        numbers: Any = self.coders["numbers"]
-        return numbers.scaler
+        """Scaling of all numbers of a table, in the order of `columns`."""
+        return NumericScaler.beside([coder.scaler for coder in self.coders.values() if hasattr(coder, "scaler")])
 
     def kind_of(self, name: str) -> str:
         """Return the name of the kind of a column."""
@@ -254,7 +255,9 @@ class FeatureCoder(LeanPickle):
         """
         # the schema of a DataFrame is built anew each time, which takes longer than the types alone
         dtypes = frame.dtypes if isinstance(frame, pl.DataFrame) else frame.collect_schema().dtypes()
-        types = tuple(map(type, dtypes))
+        types: tuple[Any, ...] = tuple(map(type, dtypes))
+        if not _WITH_UNITS.isdisjoint(types):
+            types = tuple(dtypes)
         kept = self._kept.get(types)
         if kept is None:
             schema, coders = frame.collect_schema(), self.coders.values()
@@ -266,7 +269,7 @@ class FeatureCoder(LeanPickle):
         return kept
 
     @cached_property
-    def _kept(self) -> dict[tuple[type, ...], tuple[list[list[pl.Expr]], bool]]:
+    def _kept(self) -> dict[tuple[Any, ...], tuple[list[list[pl.Expr]], bool]]:
         return {}
 
     def _check_types(self, schema: pl.Schema) -> None:
@@ -324,7 +327,8 @@ def _refusal(name: str, dtype: pl.DataType, declared: str | None, library: Libra
     leave_out = "take it out of X" if library == "numpy" else f"leave it out by {by_drop([name])}"  # X has no names
     if dtype.is_temporal():
         return TypeError(
-            f"column {name!r} holds dates or times ({dtype}); {by_dates(library, name, dtype)}, or {leave_out}"
+            f"column {name!r} is in categorical_features and holds dates or times ({dtype}), which are read as such; "
+            f"take it out of there, or {leave_out}"
         )
     if is_feature(dtype):
         return TypeError(

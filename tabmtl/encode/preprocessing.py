@@ -15,7 +15,8 @@ from scipy.sparse import issparse
 from sklearn.base import clone
 
 from tabmtl.columns.category import text_of
-from tabmtl.columns.kind import TEXT
+from tabmtl.columns.date_text import NOTHING, read_text
+from tabmtl.columns.kind import TEXT, column_of
 from tabmtl.encode.read import as_array, read_values, to_array
 from tabmtl.storage.transformers import Transformer
 
@@ -31,14 +32,12 @@ _TYPES: dict[str, Any] = {
     "durations": pl.Duration("us"),
 }
 # text that the files and the servers of a model have where fit saw other values
-_NOTHING = ["", "None", "nan", "NaN", "NaT"]
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 _OF_TEXT: dict[str, Callable[[pl.Series], pl.Series]] = {
     "integers": lambda texts: texts.cast(pl.Float64),
     "numbers": lambda texts: texts.cast(pl.Float64),
     "booleans": lambda texts: texts.str.to_lowercase().replace_strict(_BOOLEANS, return_dtype=pl.Boolean),
-    "dates": lambda texts: texts.str.slice(0, 10).str.to_date("%Y-%m-%d"),
-    "times": lambda texts: texts.str.to_time(),
+    "durations": lambda texts: (texts.cast(pl.Float64) * 1e6).round().cast(pl.Int64),
 }
 
 
@@ -146,7 +145,7 @@ class Preprocessing:
             frame = frame.rename(dict(zip(frame.columns, names, strict=True)))
         if given is None:
             pairs = zip([name for name in names if name != task_column], self.values, strict=True)
-            given = _in_library(pl.DataFrame([_as_fit(frame[name], values) for name, values in pairs]), self.library)
+            given = _in_library(pl.DataFrame([as_fit(frame[name], values) for name, values in pairs]), self.library)
         return self._table(_transformed(self.transformer.fitted, given), frame, task_column)
 
     def _table(self, made: Any, frame: pl.DataFrame | None, task_column: str | None) -> Any:
@@ -203,8 +202,16 @@ def _values_of(dtype: pl.DataType) -> str:
     return "text" if dtype in TEXT else _TEMPORAL.get(dtype.base_type(), "other") + (f" of {zone}" if zone else "")
 
 
-def _as_fit(series: pl.Series, values: str) -> pl.Series:
-    """Return a column with the values that it held in fit, such as dates where a file or a server has their text."""
+def as_fit(series: pl.Series, values: str) -> pl.Series:
+    """Return a column with the values that it held in fit, such as dates where a file or a server has their text.
+
+    Numbers are seconds of durations.
+
+    Raises
+    ------
+    ValueError
+        If the column holds something else.
+    """
     found = _values_of(series.dtype)
     if found == values or values in ("none", "other"):
         return series
@@ -221,10 +228,14 @@ def _cast(series: pl.Series, found: str, values: str) -> pl.Series:
     if values == "text":
         return series.to_frame().select(text_of(series.name, series.dtype)).to_series()
     if found == "text":
-        series = series.cast(pl.String).replace(_NOTHING, None)
+        series = series.cast(pl.String).replace(NOTHING, None)
     kind, _, zone = values.partition(" of ")
+    if found == "text" and kind in ("dates", "datetimes", "times"):
+        return _from_text(series, values)
     if kind == "datetimes":
-        return _in_zone(series.str.to_datetime(time_unit="us") if found == "text" else series, zone)
+        return _in_zone(series, zone)
+    if kind == "durations" and found in ("integers", "numbers"):
+        return (series * 1e6).round().cast(pl.Int64).cast(pl.Duration("us"))
     if found == "text" and kind in _OF_TEXT:
         series = _OF_TEXT[kind](series)
     if kind == "integers" and series.dtype.is_float():
@@ -232,6 +243,14 @@ def _cast(series: pl.Series, found: str, values: str) -> pl.Series:
         return series.cast(pl.Int64) if is_whole else series
     is_number = kind in ("integers", "numbers") and series.dtype.is_numeric()
     return series if is_number else series.cast(_TYPES[kind])
+
+
+def _from_text(series: pl.Series, values: str) -> pl.Series:
+    """Read text as dates; see `read_text`."""
+    read = series.to_frame().select(read_text(column_of(series.name), values)).to_series()
+    if read.null_count() > series.null_count():
+        raise pl.exceptions.InvalidOperationError("a text is no date")
+    return read
 
 
 def _in_zone(series: pl.Series, zone: str) -> pl.Series:

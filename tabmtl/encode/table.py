@@ -14,9 +14,10 @@ import polars.selectors as cs
 from tabmtl.columns import TABLE_KINDS
 from tabmtl.columns.category import is_feature, text_of
 from tabmtl.columns.cures import Library, by_cast, by_columns, library_of
+from tabmtl.columns.parted import Parted
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
-from tabmtl.encode.preprocessing import Preprocessing
+from tabmtl.encode.preprocessing import Preprocessing, as_fit
 from tabmtl.encode.read import check_targets, in_order, names_of, read_features, to_array, without_columns
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.params import check_known, near
@@ -128,8 +129,8 @@ class TableCoder:
         names = [name for name in self.names if name != self.task_column]
         if self.preprocessing is not None:
             return dict(zip(names, self.preprocessing.values, strict=True))
-        held = {"numbers": "numbers", "tags": "lists of text", "vectors": "lists of numbers"}
-        return {name: held.get(self.features.kind_of(name), "text") for name in names}
+        found = {name: coder.values_of(name) for coder in self.features.coders.values() for name in coder.names}
+        return {name: found[name] for name in names}
 
     def prepared(self, X: Any) -> Any:
         """Return what the preprocessor makes of rows; without one, the rows as they are.
@@ -223,7 +224,20 @@ class TableCoder:
         raise ValueError(f"X has the columns {[*found]}, expected those of fit: {[*self.names]}. {by_columns(X)}")
 
     def as_given(self, frame: pl.DataFrame) -> Any:
-        """Return rows as an estimator takes them without a word: in an array, where fit saw no names of columns."""
+        """Return rows of a file or a server as an estimator takes them without a word.
+
+        Text is read as the dates that it says, where fit saw dates. Rows come in an array, where fit saw no names.
+        """
+        dated = [coder for coder in self.features.coders.values() if isinstance(coder, Parted)]
+        if self.preprocessing is None and dated:
+            values = {name: coder.values_of(name) for coder in dated for name in coder.names}
+            given = zip(frame.iter_columns(), self.names, strict=True)
+            frame = pl.DataFrame(
+                [
+                    as_fit(own, values[name]) if name in values and not own.dtype.is_temporal() else own
+                    for own, name in given
+                ]
+            )
         return frame if self.named else to_array(frame)
 
     def check_labelled(self, batch: Batch) -> None:

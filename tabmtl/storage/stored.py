@@ -84,7 +84,8 @@ class Stored:
         Beginning of numpy's name of the type: "f8", or "f" for floats of all sizes; "" for any type.
     shape : str, optional
         Sizes with spaces between: numbers, and names such as "T" or "T+1", which have one value in the whole model. A
-        new name in an item of a tuple belongs to that item. Trees have columns, outputs, iterations and parameters.
+        new name in an item of a tuple or dict belongs to that item. Trees have columns, outputs, iterations and
+        parameters.
     low : float, optional
         The least value. Infinity is never one.
     below : str, optional
@@ -312,7 +313,8 @@ class _Reader:
             return self._series(fact, path)
         if kind is dict:
             of_name = getattr(args[1], "of_name", lambda _: args[1])  # kinds of columns by their names
-            return {name: self.read(of_name(name), item, f"{path}.{name}", sizes) for name, item in fact.items()}
+            items = fact.items()
+            return {name: self.read(of_name(name), item, f"{path}.{name}", dict(sizes)) for name, item in items}
         return self._dataclass(kind, dict(fact), path, sizes)
 
     def _dataclass(self, cls: Any, facts: dict[str, Any], path: str, sizes: dict[str, int]) -> Any:

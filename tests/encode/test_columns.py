@@ -123,10 +123,6 @@ def test_what_cannot_be_read_is_refused_by_name(case):
 LISTS: list[Any] = [[["u"], ["v"]], None, [["u"]], []] * 3
 RECORDS: list[Any] = [{"k": 1, "t": "x"}, None, {"k": 2, "t": None}, {"k": 3, "t": "y"}] * 3
 BYTES: list[Any] = [b"u", None, b"v", b"w"] * 3
-DAYS: list[Any] = [datetime.date(2020, 1, 1), None] * 6
-HOURS: list[Any] = [datetime.time(3, 4), None] * 6
-SPANS: list[Any] = [datetime.timedelta(hours=1), None] * 6
-DERIVED, BY_MAP = "such as (.*?)(?: or .*)?, or leave", "X.assign(a={})"
 MAPS = pa.array([[("k", 1)], None, [("k", 2)], []] * 3, pa.map_(pa.string(), pa.int64()))
 #: A column, the words of its refusal around one or two cures, and how to run a cure.
 CURED: dict[str, tuple[Any, str, str]] = {
@@ -152,20 +148,6 @@ CURED: dict[str, tuple[Any, str, str]] = {
     "arrow struct": (pa.array(RECORDS), "by (.*), or drop", "pa.table([{}], ['a'])"),
     "arrow map": (MAPS, "by (.*), or drop", "pa.table([{}], ['a'])"),
     "arrow bytes": (pa.array(BYTES), r"\.cast\('float64'\) or (.*), or drop", "pa.table([column.cast{}], ['a'])"),
-    "polars date": (pl.Series(DAYS), DERIVED, "X.select({})"),
-    "polars time": (pl.Series(HOURS), DERIVED, "X.select({})"),
-    "polars duration": (pl.Series(SPANS), DERIVED, "X.select({})"),
-    "pandas date": (pd.Series(pd.to_datetime(DAYS)), DERIVED, BY_MAP),
-    "pandas dates as objects": (pd.Series(DAYS, dtype=object), DERIVED, BY_MAP),
-    "pandas date of arrow": (pandas_of(pa.array(DAYS)), DERIVED, BY_MAP),
-    "pandas time": (pd.Series(HOURS), DERIVED, BY_MAP),
-    "pandas time of arrow": (pandas_of(pa.array(HOURS)), DERIVED, BY_MAP),
-    "pandas duration": (pd.Series(SPANS), DERIVED, BY_MAP),
-    "pandas durations as objects": (pd.Series(SPANS, dtype=object), DERIVED, BY_MAP),
-    "arrow date": (pa.array(DAYS), DERIVED, "pa.table([{}], ['a'])"),
-    "arrow time": (pa.array(HOURS), DERIVED, "pa.table([{}], ['a'])"),
-    "arrow duration": (pa.array(SPANS), DERIVED, "pa.table([{}], ['a'])"),
-    "numpy date": (np.array(DAYS, dtype="M8[D]"), "such as (.*), or take it out of X", "{}"),
     "numpy list": (np.array([[["u"]], [["u"], ["v"]]] * 6, dtype=object), "such as (.*), or take", "np.c_[{}]"),
     "numpy dict": (np.array(RECORDS, dtype=object), "by (.*), or drop", "np.array({}, object)[:, None]"),
     "numpy bytes": (np.array([b"u", b"v"] * 6), "by (.*), or drop", "{}[:, None]"),
@@ -253,14 +235,6 @@ def test_a_task_column_of_another_type_is_named(column):
     for frame in frames:
         with pytest.raises(TypeError, match=r"task_column 'k' has type .*; expected text, categories or whole num"):
             fit(frame, task_column="k")
-
-
-def test_dates_are_refused_as_features_of_every_kind():
-    frame = pl.DataFrame({"d": [datetime.date(2020, 1, 1)] * N})
-    for X in (frame, frame.lazy(), frame.to_arrow()):
-        for categorical in ("from_dtype", ["d"]):
-            with pytest.raises(TypeError, match=r"'d' holds dates or times .* leave it out by drop=\['d'\]$"):
-                fit(X, categorical=categorical)
 
 
 def test_masked_arrays_are_refused_before_masked_values_are_read():

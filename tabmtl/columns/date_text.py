@@ -1,0 +1,94 @@
+"""Dates that are text: the rule that finds them, and their reading."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from tabmtl.columns.kind import column_of
+
+#: Text that files and servers have where a value is missing.
+NOTHING = ["", "None", "nan", "NaN", "NaT"]
+
+_LEAST_SHARE = 0.99
+_DAY, _CLOCK = r"\d{4}-\d{2}-\d{2}", r"\d{2}:\d{2}(:\d{2}(\.\d+)?)?"
+_PATTERNS = {
+    "dates": f"^{_DAY}$",
+    "datetimes": f"^{_DAY}[T ]{_CLOCK}$",
+    "datetimes of UTC": rf"^{_DAY}[T ]{_CLOCK}(Z|[+-]\d{{2}}(:?\d{{2}})?)$",
+    "times": f"^{_CLOCK}$",
+}
+_ALLOWED = {
+    kind: ("dates", "datetimes") if kind == "datetimes" else (kind,) for kind in _PATTERNS
+}  # days are midnights
+
+
+def find_text_dates(frame: pl.DataFrame | pl.LazyFrame) -> dict[str, str]:
+    """Find the columns of text that are dates, and say what `read_text` makes of them.
+
+    They are, if at least 99 % of the present values are dates, datetimes or times in ISO 8601: ``2024-02-29``,
+    ``2024-02-29 13:45``, with or without seconds and a time zone, or ``13:45``. Words for a missing value, such as NaT,
+    count as missing. Digits alone are no date.
+
+    Returns
+    -------
+    found : dict of str to {"dates", "datetimes", "datetimes of UTC", "times"}
+    """
+    names = [name for name, dtype in frame.collect_schema().items() if dtype == pl.String]
+    if not names:
+        return {}
+    counts = [_counts(column_of(name), pl.lit(1)).alias(str(j)) for j, name in enumerate(names)]
+    (row,) = frame.lazy().select(counts).collect().rows()
+    found = {name: _kind_of(own) for name, own in zip(names, row, strict=True)}
+    return {name: kind for name, kind in found.items() if kind is not None}
+
+
+def kind_of_levels(table: pl.DataFrame) -> str | None:
+    """Return which dates the texts of a column are by that rule, given each ``level`` and its ``count``; or None."""
+    return _kind_of(table.select(_counts(pl.col("level"), pl.col("count"))).item())
+
+
+def read_text(text: pl.Expr, kind: str) -> pl.Expr:
+    """Read text as dates, datetimes or times, null where it is none.
+
+    Datetimes are those of the time zone behind "of", or of none: text without one is of it, and text with another is
+    converted to it, or to UTC.
+    """
+    text = _present(text)
+    kind, _, zone = kind.partition(" of ")
+    if kind == "dates":
+        return text.str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False)
+    if kind == "times":
+        times = (text.str.to_time(form, strict=False) for form in ("%H:%M:%S%.f", "%H:%M"))
+        return pl.coalesce(*times)
+    plain = text.str.replace("T", " ").str.replace("Z$", "+00:00")
+    zoned = (_datetimes(plain, f"%Y-%m-%d {clock}%#z") for clock in ("%H:%M:%S%.f", "%H:%M"))
+    naive = (_datetimes(plain, f"%Y-%m-%d {clock}") for clock in ("%H:%M:%S%.f", "%H:%M"))
+    days = plain.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
+    naive_moments, utc = pl.coalesce(*naive, days), pl.coalesce(*zoned)
+    if zone:
+        local = naive_moments.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+        return pl.coalesce(utc.dt.convert_time_zone(zone), local)
+    return pl.coalesce(naive_moments, utc.dt.replace_time_zone(None))
+
+
+def _datetimes(text: pl.Expr, form: str) -> pl.Expr:
+    return text.str.to_datetime(form, strict=False, time_unit="us")
+
+
+def _present(text: pl.Expr) -> pl.Expr:
+    return pl.when(~text.is_in(NOTHING)).then(text)
+
+
+def _counts(text: pl.Expr, weight: pl.Expr) -> pl.Expr:
+    """Count present values, and those of every pattern, in a struct."""
+    text = _present(text)
+    counts = {kind: (text.str.contains(pattern) * weight).sum() for kind, pattern in _PATTERNS.items()}
+    return pl.struct(present=(text.is_not_null() * weight).sum(), **counts)
+
+
+def _kind_of(counts: dict[str, int]) -> str | None:
+    least = _LEAST_SHARE * counts["present"]
+    for kind, allowed in _ALLOWED.items():
+        if counts["present"] and sum(counts[own] for own in allowed) >= least:
+            return kind
+    return None
