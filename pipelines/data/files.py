@@ -148,8 +148,8 @@ def scan(name: str, folder: Folder, table: str = "data") -> pl.LazyFrame:
     return pl.scan_parquet(stored(name, folder, table))
 
 
-def read_file(path: Path) -> pl.DataFrame:
-    """Read a table from a parquet or CSV file.
+def read_file(path: Path, *, dates: bool = True) -> pl.DataFrame:
+    """Read a table from a parquet or CSV file; the dates of a CSV file as such, if they are asked for.
 
     Raises
     ------
@@ -164,8 +164,8 @@ def read_file(path: Path) -> pl.DataFrame:
     with readable(path):
         if kind == ".csv":
             check_header(str(path))
-            # types are those of all rows, not of the first; of dates too, which no model takes for categories
-            frame = pl.read_csv(path, infer_schema_length=None, try_parse_dates=True)
+            # types are those of all rows, not of the first
+            frame = pl.read_csv(path, infer_schema_length=None, try_parse_dates=dates)
         else:
             frame = pl.read_parquet(path)
     if frame.is_empty():

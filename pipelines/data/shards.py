@@ -154,7 +154,7 @@ def open_shards(source: TrainSource, clicks: ClickColumns, cls: type) -> ShardRo
     for name in files.asked(clicks):
         raise ValueError(f"--{name.replace('_', '-')} applies to click logs only, not to --shards")
     parts = {
-        part: Shards(paths, cache=None if source.cache is None else source.cache / part)
+        part: Shards(paths, cache=None if source.cache is None else source.cache / part, dates=not source.no_dates)
         for part, paths in (("train", source.shards), ("val", source.valid_shards), ("test", source.test_shards))
         if paths
     }

@@ -118,8 +118,8 @@ class DataSource(files.RowSource):
     Parameters
     ----------
     target : list of str
-        COLUMN or COLUMN=KIND to learn: binary, focal, multiclass, ordinal, regression, huber, quantile:0.9,
-        quantiles:0.1:0.5:0.9, poisson, gamma, tweedie:1.7; may be repeated.
+        COLUMN or COLUMN=KIND, repeatable: binary, focal, multiclass, ordinal, regression, huber, quantile:0.9,
+        quantiles:0.1:0.5:0.9, poisson, gamma, tweedie:1.7.
     task_column : str, optional
         Column that names each row's task, in a long table.
     categorical : list of str
@@ -132,6 +132,8 @@ class DataSource(files.RowSource):
         TARGET=balanced, TARGET=CLASS:WEIGHT; may be repeated.
     monotone : list of str
         TARGET=COLUMN:1 must not fall with it, :-1 not rise.
+    no_dates : bool
+        Read dates of a CSV file as text.
     """
 
     target: list[str] = field(default_factory=list)
@@ -141,6 +143,7 @@ class DataSource(files.RowSource):
     metric: list[str] = field(default_factory=list)
     class_weight: list[str] = field(default_factory=list)
     monotone: list[str] = field(default_factory=list)
+    no_dates: bool = False
 
 
 class ScoredTables(files.PartedRows):
@@ -364,8 +367,30 @@ def _read_set(source: DataSource) -> Read:
 
 def _read_table(source: DataSource) -> Read:
     """Read the columns of a file, the kinds of the targets where declared, and the task column."""
-    frame = files.read_file(Path(source.data))
-    return frame, *read_roles(source, frame, source.data), None
+    from tabmtl.encode.files import is_csv
+
+    frame = files.read_file(Path(source.data), dates=False)
+    tasks, task_column = read_roles(source, frame, source.data)
+    if not source.no_dates and is_csv(source.data):
+        frame = _with_dates(frame, (*tasks, task_column, *source.categorical, *source.drop))
+    return frame, tasks, task_column, None
+
+
+def _with_dates(frame: pl.DataFrame, others: Sequence[str | None]) -> pl.DataFrame:
+    """Return a frame of CSV with text that is a date read as such, in all columns but some; say what is lost."""
+    from tabmtl.columns.date_text import NOTHING, find_text_dates, with_dates
+    from tabmtl.schema import counted, warn_user
+
+    found = {name: kind for name, kind in find_text_dates(frame).items() if name not in others}
+    read = with_dates(frame, found)
+    for name, kind in found.items():
+        lost = frame[name].filter(read[name].is_null() & ~frame[name].is_in(NOTHING))
+        if len(lost):
+            warn_user(
+                f"column {name!r} holds {kind.partition(' ')[0]}, but for {counted(len(lost), 'value')} such as "
+                f"{lost[0]!r}, missing from now on: mend the file, or say --no-dates, which reads all as text"
+            )
+    return read
 
 
 def read_roles(source: DataSource, frame: pl.DataFrame, name: str) -> tuple[dict[str, str | None], str | None]:

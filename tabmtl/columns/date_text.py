@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from typing import TypeVar
+
 import polars as pl
 
 from tabmtl.columns.kind import column_of
 
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
+
 #: Text that files and servers have where a value is missing.
 NOTHING = ["", "None", "nan", "NaN", "NaT"]
 
-_LEAST_SHARE = 0.99
+#: Of the present values of a column, those that must be dates.
+LEAST_SHARE = 0.99
+
 _DAY, _CLOCK = r"\d{4}-\d{2}-\d{2}", r"\d{2}:\d{2}(:\d{2}(\.\d+)?)?"
 _PATTERNS = {
     "dates": f"^{_DAY}$",
@@ -22,8 +30,8 @@ _ALLOWED = {
 }  # days are midnights
 
 
-def find_text_dates(frame: pl.DataFrame | pl.LazyFrame) -> dict[str, str]:
-    """Find the columns of text that are dates, and say what `read_text` makes of them.
+def find_text_dates(*parts: pl.DataFrame | pl.LazyFrame) -> dict[str, str]:
+    """Find the columns of text that are dates in the rows of all parts, and say what `read_text` makes of them.
 
     They are, if at least 99 % of the present values are dates, datetimes or times in ISO 8601: ``2024-02-29``,
     ``2024-02-29 13:45``, with or without seconds and a time zone, or ``13:45``. Words for a missing value, such as NaT,
@@ -33,13 +41,25 @@ def find_text_dates(frame: pl.DataFrame | pl.LazyFrame) -> dict[str, str]:
     -------
     found : dict of str to {"dates", "datetimes", "datetimes of UTC", "times"}
     """
-    names = [name for name, dtype in frame.collect_schema().items() if dtype == pl.String]
-    if not names:
-        return {}
-    counts = [_counts(column_of(name), pl.lit(1)).alias(str(j)) for j, name in enumerate(names)]
-    (row,) = frame.lazy().select(counts).collect().rows()
-    found = {name: _kind_of(own) for name, own in zip(names, row, strict=True)}
+    total: dict[str, Counter[str]] = {}
+    for part in parts:
+        names = [name for name, dtype in part.collect_schema().items() if dtype == pl.String]
+        counts = [_counts(column_of(name), pl.lit(1)).alias(str(j)) for j, name in enumerate(names)]
+        if names:
+            (row,) = part.lazy().select(counts).collect().rows()
+            for name, own in zip(names, row, strict=True):
+                total.setdefault(name, Counter()).update(own)
+    found = {name: _kind_of(own) for name, own in total.items()}
     return {name: kind for name, kind in found.items() if kind is not None}
+
+
+def with_dates(frame: Frame, found: Mapping[str, str]) -> Frame:
+    """Return a frame whose columns of text are the dates that `find_text_dates` found; other text is missing."""
+    return frame.with_columns(
+        read_text(column_of(name), kind).alias(name)
+        for name, kind in found.items()
+        if frame.collect_schema()[name] == pl.String
+    )
 
 
 def kind_of_levels(table: pl.DataFrame) -> str | None:
@@ -86,8 +106,8 @@ def _counts(text: pl.Expr, weight: pl.Expr) -> pl.Expr:
     return pl.struct(present=(text.is_not_null() * weight).sum(), **counts)
 
 
-def _kind_of(counts: dict[str, int]) -> str | None:
-    least = _LEAST_SHARE * counts["present"]
+def _kind_of(counts: Mapping[str, int]) -> str | None:
+    least = LEAST_SHARE * counts["present"]
     for kind, allowed in _ALLOWED.items():
         if counts["present"] and sum(counts[own] for own in allowed) >= least:
             return kind

@@ -27,6 +27,7 @@ from tabmtl.columns.kind import (
     of_parts,
 )
 from tabmtl.columns.number import Numbers, NumericScaler, NumericTransform
+from tabmtl.columns.parted import Parted
 from tabmtl.encode.files import count_rows, read_blocks
 from tabmtl.params import check_known, near
 from tabmtl.schema import Columns
@@ -215,6 +216,11 @@ class FeatureCoder(LeanPickle):
     def categories(self) -> tuple[str, ...]:
         """Names of the columns of the frame that are categories."""
         return self.coders["categories"].names
+
+    @property
+    def has_dates(self) -> bool:
+        """Whether a column held dates, times or durations in fit."""
+        return any(isinstance(coder, Parted) for coder in self.coders.values())
 
     @property
     def scaler(self) -> NumericScaler:

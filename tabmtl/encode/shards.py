@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -14,12 +14,14 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.columns.date_text import find_text_dates, with_dates
 from tabmtl.encode.files import (
     Paths,
     Stamp,
     check_unchanged,
     count_rows,
     find_files,
+    is_csv,
     read_blocks,
     scan_file,
     stamp_of,
@@ -53,6 +55,9 @@ class Shards:
     cache : str or path, optional
         Folder for the encoded rows, about 150 bytes a row for 30 features and 3 targets. A later fit uses it again if
         files and encoding are the same. By default a folder in the place for temporary files that is removed after fit.
+    dates : bool, default=False
+        Whether text of CSV files is read as dates where it is one in at least 99 % of the rows of all files; other text
+        in such a column is missing then. Parquet files say themselves what is a date.
 
     Raises
     ------
@@ -82,6 +87,7 @@ class Shards:
         source: Paths | pl.LazyFrame,
         columns: Sequence[str] | None = None,
         cache: str | PathLike[str] | None = None,
+        dates: bool = False,
     ) -> None:
         self.files = None if isinstance(source, pl.LazyFrame) else find_files(source)
         self.cache = None if cache is None else Path(cache)
@@ -90,6 +96,8 @@ class Shards:
         if columns is not None:
             _check_names("columns", columns, next(iter(found.values())).collect_schema().names())
             found = {file: frame.select(cs.by_name(*columns)) for file, frame in found.items()}
+        self.dates = dates
+        found = _with_dates(found) if dates else found
         self._frames = found
         self.schema = next(iter(found.values())).collect_schema()
 
@@ -265,6 +273,12 @@ def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
     twice = [name for name in names if list(names).count(name) > 1]
     if twice:
         raise ValueError(f"{what} names {twice[0]!r} twice; name every column once")
+
+
+def _with_dates(frames: Mapping[str | None, pl.LazyFrame]) -> dict[str | None, pl.LazyFrame]:
+    """Return scans of files with text of CSV read as the dates that it says."""
+    found = find_text_dates(*(frame for file, frame in frames.items() if file is not None and is_csv(file)))
+    return {file: with_dates(frame, found) for file, frame in frames.items()}
 
 
 def _scan_alike(files: Sequence[str]) -> dict[str | None, pl.LazyFrame]:

@@ -14,7 +14,6 @@ import polars.selectors as cs
 from tabmtl.columns import TABLE_KINDS
 from tabmtl.columns.category import is_feature, text_of
 from tabmtl.columns.cures import Library, by_cast, by_columns, library_of
-from tabmtl.columns.parted import Parted
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.encode.preprocessing import Preprocessing, as_fit
@@ -228,16 +227,15 @@ class TableCoder:
 
         Text is read as the dates that it says, where fit saw dates. Rows come in an array, where fit saw no names.
         """
-        dated = [coder for coder in self.features.coders.values() if isinstance(coder, Parted)]
-        if self.preprocessing is None and dated:
-            values = {name: coder.values_of(name) for coder in dated for name in coder.names}
-            given = zip(frame.iter_columns(), self.names, strict=True)
-            frame = pl.DataFrame(
-                [
-                    as_fit(own, values[name]) if name in values and not own.dtype.is_temporal() else own
-                    for own, name in given
-                ]
-            )
+        if self.preprocessing is None and self.features.has_dates:
+            values, dated = self.values_of_fit(), ("datetimes", "times", "durations")
+            given = [
+                own
+                if own.dtype.is_temporal() or not values.get(name, "").startswith(dated)
+                else as_fit(own, values[name])
+                for own, name in zip(frame.iter_columns(), self.names, strict=True)
+            ]
+            frame = pl.DataFrame(given)
         return frame if self.named else to_array(frame)
 
     def check_labelled(self, batch: Batch) -> None:

@@ -30,7 +30,7 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
     :class:`tabmtl.mlflow.serving.TableModel` raises the error for a missing column. The output is that of ``predict``,
     since a signature describes one method only.
 
-    Columns are those of X in fit; dates and times for a preprocessor are ``string`` too, in ISO 8601.
+    Columns are those of X in fit. Dates and times are ``string`` too, in ISO 8601; durations are ``double``, seconds.
 
     Columns stand in the order of fit. Spark's ``spark_udf`` gives the columns that it is called with the names of the
     signature by their position: in another order, it would score wrong columns without an error.
@@ -51,7 +51,7 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
         return _recommender_signature(estimator, input_example)
     coder = estimator.coder_
     labels, values = coder.labels, coder.values_of_fit()
-    numbers = {name for name, own in values.items() if own in ("integers", "numbers")}
+    numbers = {name for name, own in values.items() if own in ("integers", "numbers", "durations")}
     types = {name: DataType.double if name in numbers else DataType.string for name in coder.names}
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec(kind, name, required=name == coder.task_column) for name, kind in types.items()
@@ -104,6 +104,9 @@ def rows_of(estimator: MultiTaskEstimator | Recommender, X: Any, y: Any) -> tupl
         cs.unsigned_integer().cast(pl.Int64, strict=False),
         cs.decimal().cast(pl.Float64),
         cs.date().cast(pl.Datetime),
+        cs.time().dt.to_string("iso:strict"),
+        cs.duration().dt.total_microseconds() / 1e6,
+        cs.datetime(time_zone="*").dt.replace_time_zone(None),
     ), targets
 
 
@@ -193,6 +196,8 @@ def _view(series: pl.Series, kind: DataType) -> Any:
         return series.cast(pl.Int64).to_numpy()
     if kind == DataType.datetime and dtype.is_temporal():
         return series.cast(pl.Datetime("ns")).to_numpy()
-    if kind == DataType.string and dtype.is_temporal():
-        series = series.cast(pl.Datetime("us")).dt.to_string("iso:strict")
+    if kind == DataType.double and dtype == pl.Duration:
+        return (series.dt.total_microseconds() / 1e6).to_numpy()
+    if kind == DataType.string and dtype.is_temporal() and dtype != pl.Duration:
+        series = series.dt.to_string("iso:strict")
     return pl.Series(series.to_list(), dtype=pl.Object).to_numpy()

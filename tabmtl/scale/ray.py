@@ -236,7 +236,7 @@ def _anywhere(X: Shards) -> Shards:
     if X.files is None:
         return X
     cache = None if X.cache is None else X.cache.absolute()
-    return Shards([_absolute(file) for file in X.files], X.schema.names(), cache)
+    return Shards([_absolute(file) for file in X.files], X.schema.names(), cache, X.dates)
 
 
 def _absolute(file: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from conformance import FUNNELS, MIXED, targets_for, tiny
+from conformance import FUNNELS, MIXED, features, targets_for, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -163,12 +163,12 @@ def test_dates_are_no_categories():
 
 @pytest.mark.parametrize("cls", [*MIXED, *FUNNELS], ids=lambda cls: cls.__name__)
 def test_every_estimator_reads_dates(cls, tmp_path):
-    frame = FRAME.with_columns(x=np.arange(N) / N)
-    y = targets_for(cls, frame)
-    model = tiny(cls, random_state=0).fit(frame, y)
+    rows = features()
+    frame = pl.concat([rows, FRAME[np.arange(len(rows)) % N]], how="horizontal")
+    model = tiny(cls, random_state=0).fit(frame, targets_for(cls, rows))
     expected = model.answer(frame)
-    for rows in (frame.to_pandas(), frame.to_arrow()):
-        for found, own in zip(model.answer(rows), expected, strict=True):
+    for given_now in (frame.to_pandas(), frame.to_arrow()):
+        for found, own in zip(model.answer(given_now), expected, strict=True):
             np.testing.assert_array_equal(found, own)
     model.save(tmp_path / "model")
     for found, own in zip(tabmtl.load(tmp_path / "model").answer(frame), expected, strict=True):

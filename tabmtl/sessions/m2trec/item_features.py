@@ -119,7 +119,7 @@ def _check_named(metadata: pl.DataFrame, named: Mapping[str, Sequence[str]]) -> 
 
 def _warn_of_names(columns: Columns, items: pl.DataFrame) -> None:
     for name, levels in zip(columns.categorical, columns.levels, strict=True):
-        if len(items) >= _FEW_ITEMS and len(levels) > 0.9 * len(items):
+        if name in items.columns and len(items) >= _FEW_ITEMS and len(levels) > 0.9 * len(items):
             cure = "list it in text_features if it is text"
             if items.schema[name].is_numeric():
                 cure = "leave it out of categories and categorical_features if it is a quantity"

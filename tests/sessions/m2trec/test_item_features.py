@@ -52,6 +52,13 @@ def test_columns_are_read_by_their_type():
     assert coder.category_names == ["brand", "tags"]
 
 
+def test_dates_of_items_are_read():
+    table = TABLE.with_columns(since=pl.date_range(date(2024, 1, 28), date(2024, 2, 1), eager=True))
+    coder = fit(table)
+    assert coder.features.columns.numeric[1:] == ("since: elapsed", "since: day cos", "since: day sin")
+    assert len(set(decoded(coder.encode(table)))) == len(table)
+
+
 def test_equal_rows_become_one():
     features, row = fit().encode(TABLE)
     assert row.tolist() == [0, 1, 2, 0, 3]
@@ -209,7 +216,6 @@ REFUSED: dict[str, tuple[pl.DataFrame, dict[str, Any], type[Exception], str]] = 
     "tags as category": (TABLE, {"categories": ["tags"]}, TypeError, r"categories names 'tags', .* not one value"),
     "text as category": (TABLE, {"categories": ["name"]}, ValueError, r"both categories and text_features name 'name'"),
     "twice": (TABLE, {"categories": ["brand", "brand"]}, ValueError, r"categories names a column twice"),
-    "dates": (TABLE.with_columns(day=pl.date(2024, 1, 1)), {}, TypeError, r"'day' holds dates"),
     "records": (TABLE.with_columns(tags=pl.concat_list(pl.struct("price"))), {}, TypeError, r"'tags' .* lists of text"),
     "infinite": (TABLE.with_columns(price=float("inf")), {}, ValueError, r"'price' holds an infinite value"),
     "widths": (
