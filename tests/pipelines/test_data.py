@@ -16,6 +16,7 @@ from tabmtl.pipelines.data.clicks import ClickRows
 from tabmtl.pipelines.data.files import read_file
 from tabmtl.pipelines.data.tables import TableRows
 from tabmtl.pipelines.datasets import load
+from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import M2TRec
 
 
@@ -104,9 +105,25 @@ def test_features_have_no_say_in_the_split(table):
     kept, dropped = (opened(table.with_name("dated.parquet"), target=["male"], drop=drop) for drop in ([], ["when"]))
     for part, (X, _) in kept.parts.items():
         assert X.drop("when").equals(dropped.parts[part][0])
-    dropped.check_features()
-    with pytest.raises(TypeError, match="column 'when' holds dates"):
-        kept.check_features()
+    kept.check_features()
+
+
+def test_dates_of_a_csv_file_are_read_as_such(tmp_path):
+    days = [f"2024-01-{1 + k % 28:02}" for k in range(299)]
+    clock = {"at": ["05:30", "23:59:59"] * 150, "code": ["2024", "2025"] * 150}
+    frame = pl.DataFrame({"when": [*days, "soon"], **clock, "y": range(300)})
+    frame.write_csv(tmp_path / "days.csv")
+    frame.write_parquet(tmp_path / "days.parquet")
+    with pytest.warns(TabmtlWarning, match=r"column 'when' holds dates, but for 1 value such as 'soon', .*--no-dates"):
+        X, _ = opened(tmp_path / "days.csv", target=["y=regression"], test_share=0).parts["train"]
+    assert X.schema == {"when": pl.Date, "at": pl.Time, "code": pl.Int64}
+    for file, csv in (
+        ("days.csv", {"no_dates": True}),
+        ("days.csv", {"drop": ["when", "at"]}),
+        ("days.parquet", {}),
+    ):
+        X, _ = opened(tmp_path / file, target=["y=regression"], **csv).parts["train"]
+        assert not any(dtype.is_temporal() for dtype in X.dtypes)
 
 
 def test_the_identity_of_rows_is_their_split_types_and_values(table):
@@ -249,7 +266,7 @@ def test_mistakes_name_the_option(options, message, table):
 def test_files_that_cannot_be_read_are_named(name, content, tmp_path):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=name):
-        opened(tmp_path / name, target=["y"])
+        opened(tmp_path / name, target=["y=regression"])
 
 
 def test_tables_of_other_separators_are_named(tmp_path):
@@ -267,7 +284,7 @@ def test_tables_of_other_separators_are_named(tmp_path):
 def test_lists_are_no_categories_and_a_header_is_no_table(tmp_path):
     pl.DataFrame({"x": [[1], [2]], "y": [0, 1]}).write_parquet(tmp_path / "list.parquet")
     with pytest.raises(ValueError, match="--categorical x: the column has type List"):
-        opened(tmp_path / "list.parquet", target=["y"], categorical=["x"])
+        opened(tmp_path / "list.parquet", target=["y=regression"], categorical=["x"])
     (tmp_path / "empty.csv").write_text("x,y\n")
     for cls in (MultiTabNet, M2TRec):
         with pytest.raises(ValueError, match=r"empty\.csv has no rows"):

@@ -90,10 +90,6 @@ MISTAKES = [
     (f"{SHOP} --report nowhere/report.html", "--report: there is no folder nowhere"),
     (f"{SHOP} --report report.pdf", "--report writes HTML: name a file such as report.html"),
     (f"{SHOP} --val-share 0.1", "--val-share has no effect"),
-    (
-        "compare --data days.csv --target weight",
-        "column 'day' holds dates or times (Date); write numbers that follow from it into the file",
-    ),
     (f"{SHOP} --time-limit 0", "--time-limit must be a finite number above 0, got 0"),
     (f"{SHOP} --metric weight", "--metric takes TARGET=NAME, got 'weight'"),
     (f"{SHOP} --metric weigth=r2", "--metric weigth=r2: there is no target 'weigth': near is weight"),

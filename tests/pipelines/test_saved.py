@@ -3,6 +3,7 @@
 import io
 import json
 from contextlib import contextmanager
+from datetime import datetime
 
 import commands
 import numpy as np
@@ -13,7 +14,7 @@ from polars.testing import assert_frame_equal
 
 import tabmtl
 import tabmtl.mlflow
-from tabmtl import SharedBottom
+from tabmtl import SharedBottom, SharedTrees
 from tabmtl.pipelines import saved
 
 
@@ -115,6 +116,26 @@ def test_a_registered_model_is_found_by_its_alias(folder, model, monkeypatch, ca
     assert commands.run("score", *words, store="sqlite:///shop.db") == 0
     assert asked == ["sqlite:///shop.db", "models:/shop@champion"]
     assert json.loads(capsys.readouterr().out)["model"] == "models:/shop@champion"
+
+
+def test_a_model_reads_the_dates_of_a_file_as_in_fit(tmp_path, capsys):
+    moments = pl.datetime_range(datetime(2024, 1, 1), datetime(2024, 3, 1), "7h", eager=True)
+    rows = pl.DataFrame(
+        {"when": moments, "day": moments.dt.date(), "at": moments.dt.time(), "took": moments - moments[0]}
+    )
+    y = moments.dt.weekday().alias("y") + pl.Series(np.random.default_rng(0).normal(size=len(rows)))
+    model = SharedTrees(n_estimators=5, random_state=0).fit(rows, y)
+    model.save(tmp_path / "model")
+    rows.hstack([y]).write_parquet(tmp_path / "new.parquet")
+    texts = rows.with_columns(pl.exclude("took").dt.to_string("iso:strict"), pl.col("took").dt.total_seconds())
+    texts.hstack([y]).write_csv(tmp_path / "new.csv")
+    for data in ("new.parquet", "new.csv"):
+        words = ["--model", tmp_path / "model", "--data", tmp_path / data]
+        assert commands.run("predict", *words, "--output", tmp_path / "answers.parquet") == 0
+        assert pl.read_parquet(tmp_path / "answers.parquet").to_series().equals(model.predict(rows))
+        capsys.readouterr()
+        assert commands.run("score", *words, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["mean_score"] == pytest.approx(model.score(rows, y))
 
 
 @pytest.fixture
