@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tabmtl.columns.number import NumericScaler
+from tabmtl.columns.number import Numbers, NumericScaler
+from tabmtl.columns.parted import Parted
 from tabmtl.encode.table import TableCoder
 from tabmtl.schema import Batch
 from tabmtl.storage.stored import ModelFileError, Saved, kinds_by_name, put_together, take_apart
@@ -31,19 +32,16 @@ def describe_encoding(class_name: str, coder: TableCoder) -> str:
     ``class``                 name of the estimator
     ``names``                 columns of X in the order of fit
     ``features``              in ``coders``, ``numbers`` and ``categories``: ``names`` of the columns of the inputs
-                              ``x_num`` and ``x_cat``, in order; ``levels``: for each of the categories its levels
+                              ``x_num`` and ``x_cat``, in order; ``levels``: for each of the categories its levels.
+                              Behind these, ``dates``, ``times`` and ``durations`` have the same for their parts
     ``task_column``           long layout: the column of X that names a row's task; else null
     ``labels``                ``tasks``: name, kind and classes of every task; ``names``: the outputs, in order;
                               ``task_levels``: long layout, the tasks in the order of their codes; and the facts that
                               turn answers back into a frame like y
     ========================  =====================================================================================
     """
-    coders = coder.features.coders
-    n_numeric = len(coders["numbers"].names)
-    scaler = NumericScaler(transform="raw", **_no_scale(n_numeric), knots=np.empty((n_numeric, 0)))
-    numbers: Any = coders["numbers"]
-    numbers = replace(numbers, bins=((0.0, 1.0),) * n_numeric, scaler=scaler)  # the network has them
-    raw = replace(coder, features=replace(coder.features, coders=coders | {"numbers": numbers}))
+    coders = {name: _raw(own) for name, own in coder.features.coders.items()}
+    raw = replace(coder, features=replace(coder.features, coders=coders))
     about = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name}
     return json.dumps(about | take_apart(raw).facts, allow_nan=False)
 
@@ -93,11 +91,13 @@ class OnnxCoder:
             )
         with _read():
             facts = {name: fact for name, fact in self.facts.items() if name not in ("format", "tabmtl", "class")}
-            n_numeric, n_targets = len(facts["features"]["coders"]["numbers"]["names"]), len(facts["labels"]["names"])
             # the network scales its inputs, and answers in own units
-            scales = {"features.coders.numbers.scaler": _no_scale(n_numeric), "labels": _no_scale(n_targets)}
-            arrays = {f"{part}.{name}": array for part, own in scales.items() for name, array in own.items()}
-            arrays["features.coders.numbers.scaler.knots"] = np.empty((n_numeric, 0))
+            arrays = {f"labels.{name}": array for name, array in _no_scale(len(facts["labels"]["names"])).items()}
+            for kind, own in facts["features"]["coders"].items():
+                place, numbers = (f"{kind}.numbers", own["numbers"]) if "parts" in own else (kind, own)
+                if "scaler" in numbers:
+                    scale = _no_scale(len(numbers["names"])) | {"knots": np.empty((len(numbers["names"]), 0))}
+                    arrays |= {f"features.coders.{place}.scaler.{name}": array for name, array in scale.items()}
             self._coder = put_together(TableCoder, Saved(facts=facts, arrays=arrays, kinds=given))
 
     def encode(self, X: Any) -> dict[str, np.ndarray]:
@@ -129,6 +129,17 @@ def name_inputs(batch: Batch) -> dict[str, np.ndarray]:
     """Return the inputs of a network for encoded rows, by name; one without columns is left out."""
     inputs = {name: array for name, array in (("x_num", batch.x.numbers), ("x_cat", batch.x.codes)) if array.shape[1]}
     return inputs if batch.task is None else inputs | {"task": batch.task}
+
+
+def _raw(coder: Any) -> Any:
+    """Return a kind of columns whose numbers stay as they are, since the network scales them."""
+    if isinstance(coder, Parted):
+        return replace(coder, numbers=_raw(coder.numbers))
+    if not isinstance(coder, Numbers):
+        return coder
+    n = len(coder.names)
+    scaler = NumericScaler(transform="raw", **_no_scale(n), knots=np.empty((n, 0)))
+    return replace(coder, bins=((0.0, 1.0),) * n, scaler=scaler)
 
 
 def _no_scale(n: int) -> dict[str, np.ndarray]:

@@ -5,10 +5,12 @@ The file holds the whole way from raw values to answers: scaling of numbers, net
 ========  =====================  ============================================================================
 input     type and shape         holds
 ========  =====================  ============================================================================
-x_num     float64, (n, Fn)       numeric columns as they are in the table; NaN = missing, true = 1, false = 0
+x_num     float64, (n, Fn)       numeric columns as they are in the table; NaN = missing, true = 1, false = 0;
+                                 behind them the parts of dates that are numbers, see `tabmtl.columns.date`
 x_cat     int32, (n, Fc)         codes of categorical columns: 0 missing, 1 an unseen level,
                                  k + 2 the level k of the metadata; the level of a whole number is its
-                                 decimal text, that of a boolean ``"true"`` or ``"false"``
+                                 decimal text, that of a boolean ``"true"`` or ``"false"``;
+                                 behind them the parts of dates that are categories
 task      int64, (n,)            long layout only: index of the row's own task among those of the metadata
 ========  =====================  ============================================================================
 
@@ -38,6 +40,7 @@ from torch import Tensor, nn
 
 from tabmtl.columns import Features
 from tabmtl.columns.category import Categories
+from tabmtl.columns.date import Dates, Durations, Times
 from tabmtl.columns.number import CLIP, FAR, Numbers, NumericScaler
 from tabmtl.encode import TableCoder
 from tabmtl.onnx.coder import METADATA, describe_encoding, name_inputs
@@ -48,7 +51,8 @@ from tabmtl.training.predict import predict_scores
 
 INPUTS = ("x_num", "x_cat", "task")
 
-_KINDS = (Numbers.name, Categories.name)  # of columns: `_Scaling` and the inputs are made for these
+#: Of columns: `_Scaling` and the inputs are made for these.
+_KINDS = [kind.name for kind in (Numbers, Categories, Dates, Times, Durations)]
 _TOLERANCE = 1e-5  # of an answer, in units of the target's scale or of the farthest drawn answer
 _CHECKED_ROWS = (1, 2, 11)
 _COARSE = 16  # of the 256 knots of a column, the first of as many equal parts
@@ -84,7 +88,7 @@ def export_onnx(name: str, network: nn.Module, loss: MultiTaskLoss, coder: Table
     other = [name for kind, own in coder.features.coders.items() if kind not in _KINDS for name in own.names]
     if other:
         raise ValueError(
-            f"the columns {other} are neither numbers nor categories, which an ONNX file can hold; drop them"
+            f"the columns {other} are neither numbers, categories nor dates, which an ONNX file can hold; drop them"
         )
     network = copy.deepcopy(network).cpu().float().eval()
     answers = _Answers(network, coder, loss).eval()

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import warnings
+from datetime import datetime
 
 import numpy as np
 import polars as pl
@@ -179,6 +180,16 @@ def test_arrays_of_numbers_have_no_codes(tmp_path):
     session = exported(estimator, tmp_path / "model.onnx")
     assert [given.name for given in session.get_inputs()] == ["x_num"]
     check_answers(estimator, session, X, sizes=(1, 100))
+
+
+@pytest.mark.parametrize("transform", ["standardize", pytest.param("quantile", marks=pytest.mark.all_faces)])
+def test_dates_are_numbers_and_codes_of_the_coder(transform, tmp_path):
+    when = pl.datetime_range(datetime(2024, 1, 1), datetime(2024, 6, 1), "29h", eager=True, time_zone="Europe/Berlin")
+    X = pl.DataFrame({"when": when, "at": when.dt.time(), "took": when - when[0], "x": when.dt.ordinal_day()})
+    y = when.dt.weekday().alias("y") + pl.Series(np.linspace(0, 1, len(X)))
+    estimator = tiny(SharedBottomRegressor, numeric_transform=transform).fit(X, y)
+    session = exported(estimator, tmp_path / "model.onnx")
+    check_answers(estimator, session, pl.concat([X, X.clear(3)]))
 
 
 @pytest.mark.all_faces  # ten seconds
