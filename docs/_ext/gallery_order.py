@@ -8,6 +8,7 @@ ORDER = (
     "plot_start.py",
     "plot_few_labels.py",
     "plot_missing_labels.py",
+    "plot_dates.py",
     "plot_counts.py",
     "plot_when_not.py",
     "plot_ordered_classes.py",
