@@ -15,6 +15,7 @@ peer         an epoch of MMoE and of PLE against those of torch-rechub, of one a
 home         an epoch of HoME and APEM against our MMoE
 members      a step of SharedBottom with members against TabM, of one architecture, and against one member
 long         a step of every network on a table with one task a row, by number of tasks
+lists        a step of SharedBottom on lists of mean length 50 against one on 50 columns of categories
 kinds        a step of SharedBottom on tasks of each kind, against squared errors
 embeddings   a step of embeddings alone, by rows of the table and optimiser; ``--figure`` draws it
 
@@ -84,6 +85,7 @@ CASES = [
         for sizes in ({"k": k, "width": width} for k, width in ((8, 256), (16, 128), (32, 256), (32, 512)))
     ],
     *[Case("long", networks.long, {"model": model}, {"rows": 512, "n_tasks": (2, 4)}, 3, True) for model in LONG],
+    Case("lists", networks.lists, {}, {"length": 10, "batch_size": 64, "steps": 2}, 5, True, {"lists, mean": 1 / 1.3}),
     Case("kinds", networks.kinds, {}, {"batch_size": 64, "steps": 2}, 5, True, LOSSES),
     *[
         Case("embeddings", networks.embeddings, {"rows": rows, "batch_size": batch_size}, {"batch_size": 64}, 5, True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
@@ -149,6 +150,24 @@ def kinds(batch_size: int = 1024, n_tasks: int = 8, steps: int = STEPS) -> Sides
         return fitting(network, X, labels_of(KINDS[name], Y), steps)
 
     return {name: side(name) for name in dict.fromkeys(("regression", *KINDS))}
+
+
+def lists(levels: int = 10_000, length: int = 50, batch_size: int = 1024, steps: int = STEPS) -> Sides:
+    """Compare a step of SharedBottom on a list a row, by mean length, with one on as many columns of categories."""
+    rng = np.random.default_rng(0)
+    n = batch_size * (steps + 1)
+    y = pl.DataFrame(rng.standard_normal((n, 2), dtype=np.float32), schema=["y0", "y1"])
+    lengths = rng.geometric(1 / length, n)
+    # the share of level k is about k ** -0.8
+    tags = (levels * rng.random(lengths.sum()) ** 5).astype(np.int64)
+    categories = (levels / length * rng.random((n, length)) ** 5).astype(np.int64)
+    row = pl.Series("row", np.repeat(np.arange(n), lengths))
+    in_lists = pl.DataFrame({"row": row, "tags": tags}).group_by("row", maintain_order=True).agg("tags")
+    network = SharedBottom(batch_size=batch_size, categorical_features="from_dtype", **FIXED)
+    return {
+        "columns": fitting(clone(network), pl.DataFrame(categories).cast(pl.String), y, steps),
+        "lists, mean": fitting(clone(network), in_lists.select("tags"), y, steps),
+    }
 
 
 def embeddings(rows: int = 10_000, batch_size: int = 1024) -> Sides:
