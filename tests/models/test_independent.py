@@ -22,6 +22,7 @@ import tabmtl
 from tabmtl import IndependentTasks, Task
 from tabmtl.estimators.boosted import rounds
 from tabmtl.model_selection import train_valid_split
+from tabmtl.models.independent import choice, folds
 from tabmtl.schema import TabmtlWarning
 
 
@@ -306,6 +307,23 @@ def test_few_rows_are_learned_and_noise_is_answered_by_the_mean():
     (ours, stumps, constant), (of_noise, _, mean) = (np.mean(found, axis=0) for found in errors.values())
     assert ours < 1.1 * stumps < 0.8 * constant
     assert of_noise < 1.05 * mean
+
+
+def test_leaves_of_single_rows_learn_numbers_without_noise_alone(monkeypatch):
+    monkeypatch.setattr(choice, "MOST_FOLDS", 3)
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 4, (600, 5)).astype(float)
+    exact = X[:, 0] * X[:, 1] + 3 * (X[:, 2] == X[:, 3]) + X[:, 4]
+    rows = ((60, exact + 3 * rng.normal(size=600)), (300, exact))
+    found = []
+    for least in (folds._LEAST_NOISE, 0.0):
+        monkeypatch.setattr(folds, "_LEAST_NOISE", least)
+        model = IndependentTasks(families=("lightgbm",), n_jobs=1, random_state=0)
+        noisy, fitted = (model.fit(X[:n], y[:n]).predict(X[300:]) for n, y in rows)
+        found.append((noisy.tolist(), np.square(fitted - exact[300:]).mean()))
+    (noisy, fine), (noisy_before, coarse) = found
+    assert fine < 0.5 * coarse
+    assert noisy == noisy_before
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 9])

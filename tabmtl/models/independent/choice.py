@@ -176,7 +176,7 @@ class TreesOfTask:
         few = MOST_FOLDS if len(rows) < MANY or not self.mixer.takes(len(rows)) else _FOLDS_OF_MANY
         folds = Folds(self.grower, rows, self.seed, few)
         chosen = folds.choose(CONFIGURATIONS["default"], CONFIGURATIONS["mid"], watch)
-        booster, mixture, answers = folds.bag(chosen), None, chosen.answers
+        booster, mixture, answers = folds.bag(chosen, watch), None, chosen.answers
         if self.mixer.takes(len(rows)) and not watch.was_cut:
             mixture, answers = self.mixer.mix_unseen(booster, rows, answers, watch)
         if folds.beat_constant(self.grower.losses(answers, rows)):

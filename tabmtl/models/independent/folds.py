@@ -22,11 +22,28 @@ MOST_FOLDED = 5_000
 _MARGIN = 2.0
 #: Trees that one takes for few rows without any choice, about 60 of them.
 _FIXED_TREES = {"num_leaves": 7, "min_child_samples": 20, "colsample_bytree": 1.0, "learning_rate": 0.05}
+#: In the smallest trees, next to no rows of a level or value are enough to tell.
+_SMALL_GROUPS = {"min_data_in_bin": 1, "min_data_per_group": 1, "cat_smooth": 1.0}
+#: Trees for numbers nearly without noise: a single row tells, and all columns are needed.
+_FINE_TREES = _SMALL_GROUPS | {
+    "num_leaves": 8,
+    "min_child_samples": 1,
+    "colsample_bytree": 1.0,
+    "reg_lambda": 1.0,
+    "learning_rate": 0.1,
+    "subsample": 0.8,
+    "subsample_freq": 1,
+}
+#: Share of the loss of a constant below which numbers count as nearly without noise.
+_LEAST_NOISE = 0.1
+#: Fits of all rows by fine trees, each on draws of its own: there, rows that a fold lacks cost more than noise.
+_FINE_FITS = 3
 
 
 class Chosen(NamedTuple):
-    """Trees of all folds by the options that predict best, the number of rounds, and answers and losses (n,) there."""
+    """Options that predict best, their trees of all folds, the number of rounds, and answers and losses (n,) there."""
 
+    options: dict[str, Any]
     boosters: list[lgb.Booster]
     n_rounds: int
     answers: np.ndarray
@@ -49,22 +66,41 @@ class Folds:
         own : dict
             Options of the estimator's own trees.
         large : dict
-            Options of trees with large leaves, which enough rows try too.
+            Options of trees with large leaves, which enough rows try too, unless their labels hardly have noise.
         watch : Watch
         """
-        first, *others = _options(len(self._rows), own, large)
+        n = len(self._rows)
+        first, *others = [own] if n >= MOST_FOLDED else [_FIXED_TREES, *_small_trees(n), own]
         best = self._try(first, watch)
         for options in others:
-            if watch.was_cut:
-                break
-            best = min(best, self._try(options, watch), key=lambda each: each.losses.sum())
-        return best
+            best = self._better(best, options, watch)
+        if n < MOST_FOLDED and self._has_least_noise(best):
+            return self._better(best, _FINE_TREES, watch)
+        return self._better(best, large, watch) if n >= 2 * large["min_child_samples"] else best
 
-    def bag(self, chosen: Chosen) -> lgb.Booster:
-        """Return one model of the trees of all folds, whose raw scores are the mean of theirs."""
-        pairs = zip(chosen.boosters, self._pairs, strict=True)
-        texts = [self._grower.text(booster, chosen.n_rounds, kept) for booster, (kept, *_) in pairs]
+    def bag(self, chosen: Chosen, watch: Watch) -> lgb.Booster:
+        """Return one model whose raw scores are the mean of those of the trees of all folds, or of fits of all rows."""
+        grower = self._grower
+        if chosen.options is _FINE_TREES and not watch.was_cut:
+            fixed = chosen.options | {"num_iterations": chosen.n_rounds}
+            seeds = [grower.params["random_state"] + k for k in range(_FINE_FITS)]
+            fits = [grower.grow(self._rows, None, fixed | {"random_state": seed}, Watch()) for seed in seeds]
+            texts = [TreeText(booster.model_to_string()) for booster in fits]
+        else:
+            pairs = zip(chosen.boosters, self._pairs, strict=True)
+            texts = [grower.text(booster, chosen.n_rounds, kept) for booster, (kept, *_) in pairs]
         return lgb.Booster(model_str=TreeText.mean(texts))
+
+    def _better(self, best: Chosen, options: dict[str, Any], watch: Watch) -> Chosen:
+        """Return what other options grow if it predicts better; when the time is over, they are not tried."""
+        return best if watch.was_cut else min(best, self._try(options, watch), key=lambda each: each.losses.sum())
+
+    def _has_least_noise(self, chosen: Chosen) -> bool:
+        """Return whether a task is of numbers, of which trees predict all but a small rest."""
+        if self._grower.task.is_classification:
+            return False
+        constant = self._grower.losses(self.constants(), self._rows)
+        return bool(chosen.losses.sum() < _LEAST_NOISE * constant.sum())
 
     def constants(self) -> np.ndarray:
         """Return the best constant of the other folds as the answer to every row."""
@@ -110,7 +146,7 @@ class Folds:
             if grown <= LEAST_TREES or losses.sum() < least.sum():
                 best, answered, least = grown, answers, losses
             is_done |= watch.cuts(f"the folds of task {grower.task.name!r}")
-        return Chosen(boosters, best, answered, least)
+        return Chosen(options, boosters, best, answered, least)
 
 
 def deal(rows: Sample, task: Task, seed: int, most: int) -> np.ndarray:
@@ -124,13 +160,7 @@ def deal(rows: Sample, task: Task, seed: int, most: int) -> np.ndarray:
     return deal_rows(strata, shares, rng) if rows.group is None else deal_groups(strata, unit, shares, rng)
 
 
-def _options(n: int, own: dict[str, Any], large: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what n rows try; of few, the first is what one takes without any choice.
-
-    In the smallest trees, next to no rows of a level or value are enough to tell.
-    """
-    least = {"min_child_samples": 2 if n < 20 else 5, "min_data_in_bin": 1, "min_data_per_group": 1, "cat_smooth": 1.0}
-    small = [least | {"num_leaves": num_leaves} for num_leaves in (2, 8)]
-    if n >= MOST_FOLDED:
-        return [own, large]
-    return [_FIXED_TREES, *small, own, *([large] if n >= 2 * large["min_child_samples"] else [])]
+def _small_trees(n: int) -> list[dict[str, Any]]:
+    """Return options of trees with the smallest leaves that n rows allow."""
+    least = _SMALL_GROUPS | {"min_child_samples": 2 if n < 20 else 5}
+    return [least | {"num_leaves": num_leaves} for num_leaves in (2, 8)]

@@ -200,7 +200,8 @@ class SharedTrees(BoostedEstimator):
         Largest number of shared rounds.
     n_estimators_task : int, default=500
         Wide layout: largest number of rounds of each task alone, after the shared ones. A task keeps them if they lower
-        its validation loss by more than two standard errors, as for nearly deterministic tasks. Ignored in the long
+        its validation loss by more than two standard errors, as for nearly deterministic tasks. So these trees have a
+        tenth of ``min_child_samples``, a fifth of ``reg_lambda``, and twice the ``learning_rate``. Ignored in the long
         layout, and without validation rows: with ``early_stopping=False``, or for fewer than 50 rows without X_val and
         y_val.
     sketch : {"soft", "task", "random"}, default="soft"

@@ -149,6 +149,7 @@ class Schedule:
         that found the rounds, these are grown again.
         """
         grown: list[Growth | None] = []
+        params = _fine_params(self.params)
         for t in range(len(self.importance)):
             own = rows.of_task(t, shared.scores)
             watched = None if valid is None or shared.valid_scores is None else valid.of_task(t, shared.valid_scores)
@@ -157,7 +158,7 @@ class Schedule:
                 grown.append(None)
                 continue
             n_rounds = self.n_rounds if known is None else int(known.rounds[0])
-            alone = replace(self, sketch="task", importance=np.ones(1), found=known, n_rounds=n_rounds)
+            alone = replace(self, params=params, sketch="task", importance=np.ones(1), found=known, n_rounds=n_rounds)
             growth = alone.grow(own, watched)
             pays = watched is None or self.patience is None or _pays(watched, growth)
             grown.append(growth if pays else None)
@@ -329,6 +330,18 @@ class _Stop(_Rounds):
         super()._keep(improved)
         if self.valid_scores is not None and self._schedule.keeps_scores and improved.any():
             np.copyto(self.valid_scores, self._valid, where=improved[self._function])
+
+
+def _fine_params(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of trees of a task alone, of smaller leaves and longer steps than those of shared trees.
+
+    They pay where labels have next to no noise, so that few rows tell.
+    """
+    return params | {
+        "min_child_samples": max(1, params["min_child_samples"] // 10),
+        "learning_rate": min(1.0, 2 * params["learning_rate"]),
+        "reg_lambda": params["reg_lambda"] / 5,
+    }
 
 
 def _pays(valid: Rows, growth: Growth) -> bool:

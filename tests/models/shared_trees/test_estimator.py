@@ -249,6 +249,9 @@ def test_trees_of_a_task_alone_are_kept_where_they_pay():
     assert after["y3"] > before["y3"] + 0.02
     assert {name: after[name] for name in ("y0", "y1", "y2")} == {name: before[name] for name in ("y0", "y1", "y2")}
     assert shared.rounds_["own"].to_list() == [0] * 4
+    nodes = finished._functions.forest.booster.trees_to_dataframe()
+    rows = nodes[nodes["left_child"].isna()].groupby("tree_index")["count"].min().to_numpy()
+    assert rows[-own[3] :].min() == 2  # a tenth of those that all tasks share
 
 
 def test_tables_of_few_rows_have_smaller_leaves():
