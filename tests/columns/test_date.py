@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import pytest
 from conformance import FUNNELS, MIXED, features, targets_for, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tabmtl
+from tabmtl import Shards
 from tabmtl.encode import FeatureCoder
 from tabmtl.schema import MISSING, UNSEEN
+from tabmtl.storage.stored import fingerprint
 
 START = dt.datetime(2023, 12, 29, 22, 15)
 N = 60
@@ -159,6 +162,29 @@ def test_other_values_than_in_fit_are_refused(case):
 def test_dates_are_no_categories():
     with pytest.raises(TypeError, match=r"'day' is in categorical_features and holds dates or times \(Date\)"):
         FeatureCoder.fit(FRAME, categorical=["day"])
+
+
+def test_files_are_learned_as_frames_are(tmp_path):
+    frame = NAIVE.with_columns(y=np.arange(N) / N)
+    for part, rows in enumerate((frame[:20], frame[20:])):
+        rows.write_parquet(tmp_path / f"{part}.parquet")
+        texts = rows.with_columns(cs.date().dt.to_string("iso:strict"), cs.datetime().dt.to_string("iso:strict"))
+        texts.with_columns(pl.col("took").dt.total_seconds(), cs.time().dt.to_string("iso:strict")).write_csv(
+            tmp_path / f"{part}.csv"
+        )
+    model = tiny(tabmtl.SharedTrees)
+    expected = model.fit(frame.drop("y"), frame.select("y")).coder_.features
+    found = model.fit(Shards(tmp_path / "*.parquet"), ["y"]).coder_.features
+    assert fingerprint(found) == fingerprint(expected)
+    of_csv = model.fit(Shards(tmp_path / "*.csv", dates=True), ["y"]).coder_.features
+    assert fingerprint(of_csv.coders["dates"]) == fingerprint(expected.coders["dates"])
+    assert of_csv.kind_of("opens") == "times"
+    assert model.predict(frame.with_columns(pl.col("took").dt.total_seconds()).drop("y")).width == 1
+    frame.with_columns(pl.col("when").dt.cast_time_unit("ms")).write_parquet(tmp_path / "2.parquet")
+    with pytest.raises(
+        TypeError, match=r"column 'when' is Datetime\(time_unit='ms'.* in .*2\.parquet and Datetime.*one type"
+    ):
+        Shards(tmp_path / "*.parquet")
 
 
 @pytest.mark.parametrize("cls", [*MIXED, *FUNNELS], ids=lambda cls: cls.__name__)

@@ -1,6 +1,7 @@
 """Rows as they come over the wire: MLflow's own reading of every format, then ours, without a server."""
 
 import json
+from datetime import datetime
 
 import mlflow
 import numpy as np
@@ -10,7 +11,7 @@ import recommenders
 from conformance import features, fitted, long_table, mixed_targets, tiny
 from tracking import JSON, bodies, invoke
 
-from tabmtl import RMTGB, SharedBottom
+from tabmtl import RMTGB, SharedBottom, SharedTrees
 from tabmtl.mlflow import pandas_view
 from tabmtl.mlflow.serving import TableModel
 
@@ -57,6 +58,21 @@ def test_categories_of_numbers_and_booleans_keep_their_levels(coded, name):
     assert expected["delay"].n_unique() > 100
     status, found = invoke(served, *bodies(rows)[name])
     assert (status, found) == (200, expected.to_dicts())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_dates_are_text_and_durations_seconds(serve, name):
+    when = pl.datetime_range(datetime(2024, 1, 1), datetime(2024, 2, 1), "7h", eager=True, time_zone="Europe/Berlin")
+    frame = pl.DataFrame({"when": when, "day": when.dt.date(), "at": when.dt.time(), "took": when - when[0]})
+    y = pl.DataFrame({"delay": when.dt.weekday() + np.random.default_rng(0).normal(size=len(when))})
+    served = serve(SharedTrees(n_estimators=5, random_state=0).fit(frame, y))
+    view = pandas_view(frame, served.metadata.signature)
+    assert view["took"].dtype == float
+    assert TableModel(served.get_raw_model()).predict(view).equals(served.predict(frame))
+    expected = served.get_raw_model().predict(frame).to_dicts()
+    assert invoke(served, *bodies(view.to_dict("records"))[name]) == (200, expected)
+    status, said = invoke(served, *bodies([view.iloc[0].to_dict() | {"day": "soon"}])[name])
+    assert (status, "column 'day' held datetimes in fit, and holds text now, such as ['soon']" in said) == (400, True)
 
 
 def test_columns_come_in_any_order_and_further_ones_are_left_out(coded):
