@@ -218,9 +218,9 @@ class FeatureCoder(LeanPickle):
         return self.coders["categories"].names
 
     @property
-    def has_dates(self) -> bool:
-        """Whether a column held dates, times or durations in fit."""
-        return any(isinstance(coder, Parted) for coder in self.coders.values())
+    def dates(self) -> tuple[str, ...]:
+        """Names of the columns of the frame that are dates, times or durations."""
+        return tuple(name for coder in self.coders.values() if isinstance(coder, Parted) for name in coder.names)
 
     @property
     def scaler(self) -> NumericScaler:

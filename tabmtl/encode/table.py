@@ -227,7 +227,7 @@ class TableCoder:
 
         Text is read as the dates that it says, where fit saw dates. Rows come in an array, where fit saw no names.
         """
-        if self.preprocessing is None and self.features.has_dates:
+        if self.preprocessing is None and self.features.dates:
             values, dated = self.values_of_fit(), ("datetimes", "times", "durations")
             given = [
                 own

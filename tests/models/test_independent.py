@@ -4,6 +4,7 @@ import copy
 
 import lightgbm as lgb
 import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -456,6 +457,14 @@ def test_foreign_classes_may_be_lists_and_must_be_those_of_fit():
     del foreign.classes_
     with pytest.raises(ValueError, match=r"task 'late': Odd cannot predict: .*has no attribute 'classes_'"):
         model.predict(X)
+
+
+def test_foreign_models_are_told_of_dates():
+    X, y = features().to_pandas(), mixed_targets(features()).select("delay")
+    X = X[["plain"]].assign(when=pd.date_range("2024", periods=len(X)))
+    message = r"task 'delay': DecisionTree.* cannot be fitted: (.|\n)*with dates in \['when'\]; make numbers of them"
+    with pytest.raises(TypeError, match=message):
+        IndependentTasks(regressor=DecisionTreeRegressor()).fit(X, y)
 
 
 def test_foreign_values_that_are_not_finite_are_refused():

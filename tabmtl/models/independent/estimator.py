@@ -387,7 +387,7 @@ class IndependentTasks(LightGBMEstimator):
                         f"task {task.name!r} has monotone={task.monotone}, which is for LightGBM; give {base!r} a "
                         "parameter of its own for it, if it has one, and leave monotone out"
                     )
-                learners.append(Foreign(task=task, base=base, categorical=columns.categorical, seed=seed))
+                learners.append(Foreign(task=task, base=base, features=coder.features, seed=seed))
                 continue
             if base is not None:
                 check_given(task, base.get_params())
@@ -483,8 +483,7 @@ class IndependentTasks(LightGBMEstimator):
             return task.kind.of_lightgbm(predict(estimator, matrix, self._n_threads))
         if isinstance(estimator, Mixture):
             return estimator.answer(task, matrix, self._n_threads)
-        categorical = self.coder_.features.columns.categorical
-        return Foreign(task=task, base=estimator, categorical=categorical).answer(X, len(matrix))
+        return Foreign(task=task, base=estimator, features=self.coder_.features).answer(X, len(matrix))
 
     def _state(self) -> IndependentState:
         for name, model in self.estimators_.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ import polars.selectors as cs
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import has_fit_parameter
 
-from tabmtl.encode import take_rows
+from tabmtl.encode import FeatureCoder, take_rows
 from tabmtl.estimators.tables import MultiTaskEstimator, check_answer
 from tabmtl.schema import Batch
 from tabmtl.targets import Task
@@ -29,15 +29,15 @@ class Foreign:
     ----------
     task : Task
     base : estimator
-    categorical : sequence of str
-        Columns of X that hold categories.
+    features : FeatureCoder
+        Of X, which tells its categories and dates.
     seed : int, default=0
         Of a fit, for an estimator that has none.
     """
 
     task: Task
     base: BaseEstimator
-    categorical: Sequence[str]
+    features: FeatureCoder
     seed: int = 0
 
     def fit(self, X: Any, rows: Batch, watch: Watch) -> BaseEstimator:
@@ -86,15 +86,17 @@ class Foreign:
             if isinstance(self.base, MultiTaskEstimator) or isinstance(error, MemoryError | OSError):
                 raise  # a model of ours has read X, and names the column itself
             name, has_gaps = type(self.base).__name__, "contains NaN" in str(error)
-            cure = "it gets X as it is given"
-            if self.categorical:
+            cure, categories, dates = "it gets X as it is given", self.features.categories, self.features.dates
+            if dates:
+                cure += f", with dates in {[*dates[:5]]}; make numbers of them before it, such as the day of the week"
+            if categories:
                 rest = "SimpleImputer()" if has_gaps else "'passthrough'"
                 cure += (
-                    f", with categories in {[*self.categorical[:5]]}; put an encoder before it: make_pipeline("
+                    f", with categories in {[*categories[:5]]}; put an encoder before it: make_pipeline("
                     "make_column_transformer((OneHotEncoder(handle_unknown='ignore'), [*those columns]), "
                     f"remainder={rest}), {name}())"
                 )
-            elif has_gaps:
+            elif has_gaps and not dates:
                 cure += f", with its missing values; fill them before it: make_pipeline(SimpleImputer(), {name}())"
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"task {self.task.name!r}: {name} cannot {does}: {str(error).rstrip(' .')};\n{cure}") from error
