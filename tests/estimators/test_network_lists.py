@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 import tabmtl
-from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, Shards, SharedBottom
+from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, Shards, SharedBottom, distill
 
 
 def table(n: int, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -76,6 +76,18 @@ def test_shards_are_read_as_the_frame(model, tmp_path):
     np.testing.assert_array_equal(again.predict_proba(X_TEST)["has a"][:, 1], first)
     assert np.corrcoef(first, Y_TEST["has a"])[0, 1] > 0.4
     assert again.coder_.features.columns == model.fit(X, Y).coder_.features.columns
+
+
+def test_networks_that_read_lists_learn_from_models_and_of_long_tables():
+    teacher = IndependentTasks(families=("lightgbm",), random_state=0).fit(X, Y)
+    options = {"hidden": (16,), "epochs": 10, "learning_rate": 0.01, "random_state": 0}
+    student = distill(teacher, X, network=SharedBottom(**options))
+    assert np.corrcoef(student.predict(X_TEST)["first"], Y_TEST["first"])[0, 1] > 0.7
+    long = pl.concat([X.with_columns(task=pl.lit(name)) for name in ("same", "turned")])
+    y = pl.concat([Y["first"], -Y["first"]])
+    model = SharedBottom(task_column="task", **options).fit(long, y)
+    answers = [model.predict(X_TEST.with_columns(task=pl.lit(name))) for name in ("same", "turned")]
+    assert np.corrcoef(*answers)[0, 1] < -0.5
 
 
 def test_ensembles_weigh_networks_that_read_lists():

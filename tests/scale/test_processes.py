@@ -125,13 +125,18 @@ def test_a_cache_is_used_again_by_its_rank(table, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("_float64")
-@pytest.mark.parametrize("case", ["large tables", "few validation rows", "long", "funnel"])
+@pytest.mark.parametrize("case", ["large tables", "few validation rows", "long", "funnel", "lists", "large lists"])
 def test_ranks_learn_the_weights_of_one_from_other_tables(table, case, monkeypatch):
     rng, options, cls = np.random.default_rng(0), {}, SharedBottom
     if case == "large tables":
         monkeypatch.setattr(embeddings, "DENSE_ROWS", 1)
     elif case == "few validation rows":  # fewer than ranks have chunks
         options["fit"] = {"X_val": Shards(table.tail(3).lazy()), "y_val": TARGETS}
+    elif "lists" in case:
+        monkeypatch.setattr(embeddings, "DENSE_ROWS", 1 if case == "large lists" else 100)
+        tags = [None if own < 0 else rng.integers(0, 9, own).tolist() for own in rng.integers(-1, 5, 400)]
+        vectors = pl.Series(rng.normal(size=(400, 3)).tolist())
+        table = table.with_columns(tags=pl.Series(tags), vectors=pl.when(pl.int_range(400) % 7 > 0).then(vectors))
     elif case == "long":
         table = pl.DataFrame({"plain": np.tile(rng.normal(size=100), 3), "task": np.repeat(["a", "b", "c"], 100)})
         table = table.with_columns(y=pl.col("plain") * pl.col("task").replace_strict({"a": 1.0, "b": -1.0, "c": 2.0}))
