@@ -190,6 +190,7 @@ def _train_command(name: str, tried: Mapping[str, Any], rows: TableRows, source:
     for option in ("target", "categorical", "drop", "metric", "class-weight", "monotone"):
         words += [word for value in getattr(source, option.replace("-", "_")) for word in (f"--{option}", value)]
     words += ["--task-column", source.task_column] if source.task_column else []
+    words += ["--no-dates"] if source.no_dates else []
     words += ["--model", name]
     own = models.choices().get(name)
     settings = [] if own is None else own.set

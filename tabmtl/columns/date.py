@@ -68,7 +68,8 @@ class Dates(Parted):
         if dtype == pl.Null:
             return cls.all_parts(column.cast(pl.Date), pl.Date())
         if dtype == pl.Date:
-            elapsed, hour = column.to_physical().cast(pl.Float64), pl.when(column.is_not_null()).then(0.0)
+            elapsed = column.to_physical().cast(pl.Float64)
+            hour = elapsed * 0
         else:
             elapsed = _in_units_of(_DAY, column, dtype)
             hour = column.dt.hour() + _seconds_of(column) * (1 / 3600)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -102,7 +102,7 @@ def _present(text: pl.Expr) -> pl.Expr:
 def _counts(text: pl.Expr, weight: pl.Expr) -> pl.Expr:
     """Count present values, and those of every pattern, in a struct."""
     text = _present(text)
-    counts = {kind: (text.str.contains(pattern) * weight).sum() for kind, pattern in _PATTERNS.items()}
+    counts: Any = {kind: (text.str.contains(pattern) * weight).sum() for kind, pattern in _PATTERNS.items()}
     return pl.struct(present=(text.is_not_null() * weight).sum(), **counts)
 
 

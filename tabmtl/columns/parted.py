@@ -79,16 +79,17 @@ class Parted(ColumnKind):
         further = cls.more(samples, [coding.schema[name] for name in names])
         chosen = [cls.choose(sample, coding.flat) for sample in samples]
         missing, coding = dict(summary["missing"].iter_rows()), replace(coding, named=True)
-        numbers, levels = {}, {}
+        numbers: dict[str, tuple[str, np.ndarray]] = {}
+        levels: dict[str, tuple[str, ...]] = {}
         for name, sample, (of_numbers, of_categories) in zip(names, samples, chosen, strict=True):
             numbers |= {f"{name}: {part}": (name, sample[part]) for part in of_numbers}
             levels |= {f"{name}: {part}": _levels(sample[part], coding.min_frequency) for part in of_categories}
         counts = {"level": [*numbers], "count": [missing[name] for name, _ in numbers.values()]}
-        of_numbers = {"missing": pl.DataFrame(counts), "sample": np.array([own for _, own in numbers.values()])}
+        sampled = {"missing": pl.DataFrame(counts), "sample": np.array([own for _, own in numbers.values()])}
         return cls(
             names=names,
             parts=tuple((*first, *second) for first, second in chosen),
-            numbers=Numbers.learn((*numbers,), of_numbers, coding),
+            numbers=Numbers.learn((*numbers,), sampled, coding),
             categories=Categories(names=(*levels,), levels=(*levels.values(),)),
             **further,
         )
@@ -114,7 +115,7 @@ class Parted(ColumnKind):
 
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return the parts as floats: first numbers, then categories, NaN = missing."""
-        found = {}
+        found: dict[str, pl.Expr] = {}
         for name, own in zip(self.names, self.parts, strict=True):
             parts = self.read(name, schema[name])
             found |= {f"{name}: {part}": parts[part] for part in own}

@@ -113,15 +113,16 @@ def read_objects(values: Sequence[Any], name: str) -> pl.Series:
         return pl.Series(name, values, dtype=pl.Date)
     moments = [value if value is None or isinstance(value, datetime.datetime) else _midnight(value) for value in values]
     zones = _zones(moment.tzinfo for moment in moments if moment is not None)
-    if None in zones and len(zones) > 1:
+    named = [zone for zone in zones if zone is not None]
+    if None in zones and named:
         raise ValueError(
             f"column {name!r} holds moments with and without a time zone; give all of them one, such as by "
             "each.replace(tzinfo=...)"
         )
-    if None in zones:
+    if not named:
         return pl.Series(name, moments, dtype=pl.Datetime("us"))
     utc = pl.Series(name, moments, dtype=pl.Datetime("us", "UTC"))
-    return _in_zone(utc, zones.pop() if len(zones) == 1 else "UTC", name)
+    return _in_zone(utc, named[0] if len(named) == 1 else "UTC", name)
 
 
 def name_of_zone(zone: datetime.tzinfo) -> str:

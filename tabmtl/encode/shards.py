@@ -92,6 +92,7 @@ class Shards:
         self.files = None if isinstance(source, pl.LazyFrame) else find_files(source)
         self.cache = None if cache is None else Path(cache)
         self._stamps = self._look()
+        found: dict[str | None, pl.LazyFrame]
         found = {None: source} if isinstance(source, pl.LazyFrame) else _scan_alike(self.files or ())
         if columns is not None:
             _check_names("columns", columns, next(iter(found.values())).collect_schema().names())
