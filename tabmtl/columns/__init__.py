@@ -12,6 +12,6 @@ from tabmtl.columns.vector import Vectors
 __all__ = ["KINDS", "TABLE_KINDS", "ColumnKind", "Features"]
 
 #: Kinds of the columns of X.
-TABLE_KINDS: tuple[type[ColumnKind], ...] = (Numbers, Categories, Dates, Times, Durations, Tags, Vectors)
+TABLE_KINDS: tuple[type[ColumnKind], ...] = (Numbers, Categories, Dates, Times, Durations, Tags, Texts, Vectors)
 #: All kinds, which items may have; the first that reads a column has it.
 KINDS: tuple[type[ColumnKind], ...] = (Numbers, Categories, Dates, Times, Durations, Tags, Texts, Vectors)

@@ -50,7 +50,7 @@ class Tags(Categories):
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
         """Return whether a type is a list of anything that names levels; numbers do where they are tags already."""
         inner = inner_of(dtype)
-        if inner is None or not is_feature(inner) or declared == "categories":
+        if inner is None or not is_feature(inner) or declared in ("categories", "texts"):
             return False
         return declared == "tags" or not (inner.is_float() or inner.is_decimal())
 
@@ -96,8 +96,9 @@ class Tags(Categories):
         return {"numbers": tuple(name for name, levels in pairs for _ in range(1 + len(levels)))}
 
     def values_of(self, name: str) -> str:
-        """Say that it was lists of text."""
-        return "lists of text"
+        """Say that it was lists of text, or of whole numbers."""
+        tags = self.levels[self.names.index(name)]
+        return "lists of integers" if tags and all(tag.lstrip("-").isdecimal() for tag in tags) else "lists of text"
 
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return the lists as they are."""
@@ -157,7 +158,7 @@ def flat_tags(tags: pl.Series, levels: tuple[str, ...]) -> np.ndarray:
     codes = items.to_frame().select(code_of("tag", pl.String(), pl.Enum(levels))).to_series().to_numpy()
     rows, is_known = np.repeat(np.arange(len(tags)), lengths), codes >= FIRST_LEVEL
     found[rows[is_known], 1 + codes[is_known] - FIRST_LEVEL] = 1
-    found[tags.is_null().to_numpy()] = np.nan
+    found[tags.alias("tag").is_null().to_numpy()] = np.nan
     return found
 
 
@@ -165,7 +166,7 @@ def encode_tags(tags: pl.Series, levels: tuple[str, ...]) -> Bags:
     """Encode tags: a missing list has the code of a missing value alone, an unknown tag that of an unseen one."""
     items, lengths = items_of(tags)
     known = items.to_frame().select(code_of("tag", pl.String(), pl.Enum(levels))).to_series().to_numpy()
-    is_missing = tags.is_null().to_numpy()
+    is_missing = tags.alias("tag").is_null().to_numpy()
     lengths = lengths + is_missing
     codes = np.full(int(lengths.sum()), MISSING, dtype=np.int32)
     codes[np.repeat(~is_missing, lengths)] = known

@@ -1,28 +1,118 @@
-"""Free text: bags of hashed words and of 3-grams of letters."""
+"""Free text: bags of hashed words and of 3-grams of letters, or their most telling directions as numbers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Annotated, Any, Self
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
-from tabmtl.columns.kind import TEXT, Coding, ColumnKind, Parts, Slices, Summary
+from tabmtl.columns.cures import Library, by_texts
+from tabmtl.columns.kind import TEXT, Coding, ColumnKind, Form, Parts, Slices, Summary
 from tabmtl.columns.ragged import Bags
-from tabmtl.schema import FIRST_LEVEL, MISSING
+from tabmtl.schema import FIRST_LEVEL, MISSING, warn_user
+from tabmtl.storage.stored import Stored
 
 #: Codes of a text column: half for words, half for 3-grams.
 TEXT_BUCKETS = 2**15
+#: Text is free text if its values have so many letters and words on average, and such a share of them is distinct.
+_LEAST_LETTERS, _LEAST_WORDS, _LEAST_DISTINCT = 20, 3, 0.1
+HEAD_ROWS, _LEAST_VALUES = 10_000, 50  # that are looked at
+#: Numbers of a flat column, besides the count of its words.
+DIRECTIONS = 32
+#: Distinct texts from which directions are learned, at most, and the texts that a bucket must come in.
+_MOST_LEARNED, _LEAST_TEXTS = 20_000, 2
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Projection:
+    """Map of a text to numbers, learned without labels: latent semantic analysis of hashed words and 3-grams.
+
+    Words and 3-grams weigh (1 + log of their count) times (1 + log of the inverse share of the texts that hold them),
+    and those of a text have length 1 each. The numbers are the text's coordinates along the directions that explain
+    most of all texts (Deerwester et al. 1990, JASIS): a truncated singular value decomposition.
+
+    Attributes
+    ----------
+    buckets : (m,) int32
+        The buckets that are read, rising.
+    weights : (m,) float32
+        Their inverse frequencies.
+    directions : (m, d) float32
+    """
+
+    buckets: Annotated[np.ndarray, Stored("i4", "M", low=0)]
+    weights: Annotated[np.ndarray, Stored("f4", "M", low=0)]
+    directions: Annotated[np.ndarray, Stored("f4", "M D")]
+
+    @classmethod
+    def learn(cls, counts: pl.DataFrame) -> Projection:
+        """Learn the directions of texts, given each ``level`` with its ``count``."""
+        from sklearn.utils.extmath import randomized_svd
+
+        if counts.height > _MOST_LEARNED:
+            chosen = np.random.default_rng(0).choice(counts.height, _MOST_LEARNED, replace=False)
+            counts = counts[np.sort(chosen)]
+        bags, rows = count_hashed(counts["level"].to_list()), counts["count"].to_numpy()
+        texts = np.bincount(bags.indices, rows[np.repeat(np.arange(len(rows)), np.diff(bags.indptr))], TEXT_BUCKETS)
+        buckets = np.flatnonzero(texts >= _LEAST_TEXTS).astype(np.int32)
+        weights = (1 + np.log((1 + rows.sum()) / (1 + texts[buckets]))).astype(np.float32)
+        found = cls(buckets=buckets, weights=weights, directions=np.zeros((len(buckets), 0), dtype=np.float32))
+        n = min(DIRECTIONS, len(buckets) - 1, counts.height - 1)
+        if n < 1:
+            return found
+        weighed = found.weigh(bags)
+        weighed.data *= np.sqrt(np.repeat(rows, np.diff(weighed.indptr)))
+        directions = randomized_svd(weighed, n, n_iter=5, random_state=0)[2]
+        return cls(buckets=buckets, weights=weights, directions=directions.T.astype(np.float32))
+
+    def apply(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the coordinates of texts, (n, d) float32."""
+        return (self.weigh(count_hashed(texts)) @ self.directions.astype(np.float64)).astype(np.float32)
+
+    def weigh(self, bags: Any) -> Any:
+        """Return the weighed buckets of texts, a sparse matrix (n, m)."""
+        known = bags[:, self.buckets]
+        known.data = (1 + np.log(known.data)) * self.weights[known.indices].astype(np.float64)
+        # of each text the words, and the 3-grams
+        part = 2 * np.repeat(np.arange(known.shape[0]), np.diff(known.indptr))
+        part += self.buckets[known.indices] >= TEXT_BUCKETS // 2
+        known.data /= np.sqrt(np.bincount(part, np.square(known.data)))[part]
+        return known
 
 
 @dataclass(frozen=True, kw_only=True)
 class Texts(ColumnKind):
-    """Columns that are hashed: lower-case words, and 3-grams of letters within words, to 32 768 buckets."""
+    """Columns that are hashed: lower-case words, and 3-grams of letters within words, to 32 768 buckets.
+
+    Flat, a column is the number of its words and its coordinates in a `Projection`; all are NaN where text is missing.
+
+    Attributes
+    ----------
+    flat : bool
+        Whether the columns become numbers.
+    has_missing : tuple of bool
+        Whether a text was missing in the sample.
+    projections : tuple of Projection
+        One a column where they are flat.
+    """
 
     name = "texts"
     held = "held text"
     cast = "text"
+
+    flat: bool = False
+    has_missing: tuple[bool, ...] = ()
+    projections: tuple[Projection, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        expected = len(self.names) if self.flat else 0
+        if (len(self.has_missing), len(self.projections)) != (expected, expected):
+            raise ValueError(f"{expected} columns of text have {len(self.projections)} projections")
 
     @classmethod
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
@@ -30,33 +120,111 @@ class Texts(ColumnKind):
         return declared == "texts" and dtype in TEXT
 
     @classmethod
+    def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
+        """Take the texts of some rows."""
+        rows = [block[name].gather(taken).cast(pl.String).to_list() for name in names]
+        return {"sample": np.array(rows, dtype=object).reshape(len(names), len(taken))}
+
+    @classmethod
     def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
-        """Learn nothing but the names."""
-        return cls(names=names)
+        """Learn the names, and the directions of flat columns."""
+        if not coding.flat:
+            return cls(names=names)
+        texts = [pl.Series("level", own, dtype=pl.String) for own in summary["sample"].tolist()]
+        counts = [own.drop_nulls().value_counts(name="count").sort("level") for own in texts]
+        return cls(
+            names=names,
+            flat=True,
+            has_missing=tuple(own.null_count() > 0 for own in texts),
+            projections=tuple(map(Projection.learn, counts)),
+        )
 
     def facts(self) -> dict[str, tuple[Any, ...]]:
-        """Return the numbers of codes."""
-        return {"bag_sizes": (FIRST_LEVEL + TEXT_BUCKETS,) * len(self.names)}
+        """Return the numbers of codes; flat, the numbers."""
+        if not self.flat:
+            return {"bag_sizes": (FIRST_LEVEL + TEXT_BUCKETS,) * len(self.names)}
+        columns = [*zip(self.names, self.has_missing, self._widths, strict=True)]
+        return {
+            "numeric": tuple(f"{name}: {k}" for name, _, width in columns for k in ("words", *range(width - 1))),
+            "has_missing": tuple(flag for _, flag, width in columns for _ in range(width)),
+            "bins": ((-1.0, 0.0, 1.0),) * sum(self._widths),
+        }
+
+    def origins(self) -> dict[Form, tuple[str, ...]]:
+        """Return the column behind every feature."""
+        if not self.flat:
+            return super().origins()
+        return {"numbers": tuple(name for name, n in zip(self.names, self._widths, strict=True) for _ in range(n))}
+
+    def values_of(self, name: str) -> str:
+        """Say that it was text."""
+        return "text"
 
     def encode(self, slices: Slices, n: int) -> Parts:
-        """Encode text to bags."""
+        """Encode text to bags, or to numbers."""
+        if self.flat:
+            return {"numbers": self._encode_flat(slices, n)}
         parts = [columns for _, columns in slices]
         several = ([encode_text(columns[name]) for columns in parts] for name in self.names)
         return {"bags": tuple(Bags.join([Bags.empty(0), *own]) for own in several)}
 
+    @property
+    def _widths(self) -> list[int]:
+        return [1 + own.directions.shape[1] for own in self.projections]
+
+    def _encode_flat(self, slices: Slices, n: int) -> np.ndarray:
+        ends = np.cumsum([0, *self._widths])
+        found = np.empty((n, ends[-1]), dtype=np.float32)
+        for rows, columns in slices:
+            for name, own, (start, end) in zip(self.names, self.projections, pairwise(ends), strict=True):
+                found[rows, start:end] = _flat_text(columns[name], own)
+        return found
+
+
+def find_texts(frame: pl.DataFrame | pl.LazyFrame, library: Library) -> tuple[str, ...]:
+    """Find the columns of free text among those of text, and warn that they are read as such.
+
+    They are those whose values, of the first 10 000 rows, have at least 20 letters and 3 words on average, and at least
+    a tenth of them is distinct. Fewer than 50 values tell nothing.
+    """
+    names = [name for name, dtype in frame.collect_schema().items() if dtype == pl.String]
+    if not names:
+        return ()
+    head = frame.lazy().select(cs.by_name(*names)).head(HEAD_ROWS).collect()
+    found = tuple(name for name in names if _is_free_text(head[name]))
+    if found:
+        warn_user(
+            f"the columns {[*found]} are read as free text: their values have {_LEAST_LETTERS} letters and "
+            f"{_LEAST_WORDS} words or more on average, and many are distinct; {by_texts(library, found)}"
+        )
+    return found
+
+
+def _is_free_text(texts: pl.Series) -> bool:
+    texts = texts.alias("text").drop_nulls()  # its own name may look like a pattern to polars
+    if len(texts) < _LEAST_VALUES or texts.str.len_chars().mean() < _LEAST_LETTERS:  # type: ignore[operator]
+        return False
+    words: Any = texts.str.count_matches(r"\S+").mean()
+    return words >= _LEAST_WORDS and texts.n_unique() >= _LEAST_DISTINCT * len(texts)
+
+
+def _flat_text(texts: pl.Series, projection: Projection) -> np.ndarray:
+    """Return the number of words of texts and their coordinates, (n, 1 + d); each distinct text is read once."""
+    texts = texts.alias("text").cast(pl.String)
+    distinct = texts.unique().drop_nulls().to_frame().with_row_index("place")
+    place = texts.to_frame().join(distinct, on="text", how="left", maintain_order="left")["place"]
+    words = distinct["text"].str.count_matches(r"\w+").to_numpy()
+    table = np.column_stack([words, projection.apply(distinct["text"].to_list())])
+    found = np.full((len(texts), table.shape[1]), np.nan, dtype=np.float32)
+    is_given = place.is_not_null().to_numpy()
+    found[is_given] = table[place.drop_nulls().to_numpy()]
+    return found
+
 
 def encode_text(texts: pl.Series) -> Bags:
     """Hash words and 3-grams of letters; each weighs as often as it occurs. A missing text has the code of one."""
-    from scipy.sparse import hstack
-    from sklearn.feature_extraction.text import HashingVectorizer
-
-    half = TEXT_BUCKETS // 2
-    options: dict[str, Any] = {"n_features": half, "norm": None, "alternate_sign": False}
-    words = HashingVectorizer(token_pattern=r"(?u)\b\w+\b", **options)
-    grams = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 3), **options)
-    lines = [*texts.cast(pl.String).fill_null(""), ""]  # a vectorizer refuses to read no line at all
-    bags = hstack([words.transform(lines), grams.transform(lines)], format="csr")[:-1]
-    bags.sort_indices()
+    texts = texts.alias("text").cast(pl.String)
+    bags = count_hashed(texts.fill_null("").to_list())
     total = np.repeat(np.asarray(bags.sum(axis=1)).ravel(), np.diff(bags.indptr))
     offsets, is_missing = bags.indptr.astype(np.int64), texts.is_null().to_numpy()
     places = offsets[:-1][is_missing]
@@ -66,3 +234,17 @@ def encode_text(texts: pl.Series) -> Bags:
         codes=np.insert(bags.indices.astype(np.int32) + FIRST_LEVEL, places, MISSING),
         weights=np.insert((bags.data / total).astype(np.float32), places, 1.0),
     )
+
+
+def count_hashed(texts: Sequence[str]) -> Any:
+    """Count the hashed words of texts, then their 3-grams, in a sparse matrix (n, `TEXT_BUCKETS`)."""
+    from scipy.sparse import hstack
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    options: dict[str, Any] = {"n_features": TEXT_BUCKETS // 2, "norm": None, "alternate_sign": False}
+    words = HashingVectorizer(token_pattern=r"(?u)\b\w+\b", **options)
+    grams = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 3), **options)
+    lines = [*texts, ""]  # a vectorizer refuses to read no line at all
+    bags = hstack([words.transform(lines), grams.transform(lines)], format="csr")[:-1]
+    bags.sort_indices()
+    return bags

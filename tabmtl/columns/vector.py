@@ -58,7 +58,7 @@ class Vectors(ColumnKind):
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
         """Return whether a type is a list of floats, or of any numbers where they are vectors already."""
         inner = inner_of(dtype)
-        if inner is None or declared == "categories":
+        if inner is None or declared in ("categories", "texts"):
             return False
         is_number = declared == "vectors" and (inner.is_numeric() or inner == pl.Null)
         return is_number or inner.is_float() or inner.is_decimal()
@@ -156,7 +156,7 @@ def _scales(samples: Sequence[np.ndarray], widths: Sequence[int]) -> tuple[np.nd
 
 
 def _lists_of(vectors: pl.Series) -> pl.Series:
-    return vectors.cast(pl.List(pl.Float32))
+    return vectors.alias("vector").cast(pl.List(pl.Float32))  # its own name may look like a pattern to polars
 
 
 def _describe_lengths(name: str, lengths: Sequence[int], library: Library) -> str:

@@ -58,7 +58,8 @@ def read_pandas(native: Any, name: str) -> pl.Series:
     dtype = nw.from_native(native, series_only=True).dtype
     if kind == "CategoricalDtype":
         levels = _texts(_names_of(native.cat.categories), name, "pandas").alias("")
-        return levels.gather(pl.Series(native.cat.codes.to_numpy()).replace(-1, None)).alias(name)
+        texts = levels.gather(pl.Series(native.cat.codes.to_numpy()).replace(-1, None))
+        return texts.cast(pl.Categorical).alias(name)
     if dtype.is_numeric():
         return _read_extension(native.array, dtype.is_integer()).alias(name)
     return _read_objects(native.to_numpy(dtype=object), name, "pandas")

@@ -28,6 +28,7 @@ from tabmtl.columns.kind import (
 )
 from tabmtl.columns.number import Numbers, NumericScaler, NumericTransform
 from tabmtl.columns.parted import Parted
+from tabmtl.columns.text import find_texts
 from tabmtl.encode.files import count_rows, read_blocks
 from tabmtl.params import check_known, near
 from tabmtl.schema import Columns
@@ -86,7 +87,7 @@ class FeatureCoder(LeanPickle):
         frame: pl.DataFrame | pl.LazyFrame,
         *,
         categorical: Literal["from_dtype"] | Sequence[str] = "from_dtype",
-        texts: Sequence[str] = (),
+        texts: Literal["from_values"] | Sequence[str] = (),
         transform: NumericTransform = "standardize",
         min_frequency: int = 1,
         library: Library = "polars",
@@ -102,8 +103,9 @@ class FeatureCoder(LeanPickle):
             where the query is costly, or where the order of its rows may change.
         categorical : "from_dtype" or sequence of str
             Names of the categorical columns; by default those that hold text, categories or booleans.
-        texts : sequence of str, default=()
-            Names of the columns of free text, where ``kinds`` know it.
+        texts : "from_values" or sequence of str, default=()
+            Names of the columns of free text. With "from_values", `find_texts` finds them where ``categorical`` is
+            "from_dtype".
         transform : {"standardize", "quantile", "none"}
         min_frequency : int, default=1
             Levels seen less often share code 1 with the unseen ones.
@@ -123,6 +125,8 @@ class FeatureCoder(LeanPickle):
             value.
         """
         schema = frame.collect_schema()
+        if isinstance(texts, str):
+            texts = find_texts(frame, library) if isinstance(categorical, str) else ()
         roles = find_kinds(schema, categorical, library, texts, kinds)
         n = _count_rows(frame)
         if n == 0:
@@ -223,6 +227,11 @@ class FeatureCoder(LeanPickle):
         return tuple(name for coder in self.coders.values() if isinstance(coder, Parted) for name in coder.names)
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """Names of the columns of the frame that are free text."""
+        return self.coders["texts"].names if "texts" in self.coders else ()
+
+    @property
     def scaler(self) -> NumericScaler:
         """Scaling of all numbers of a table, in the order of `columns`."""
         return NumericScaler.beside([coder.scaler for coder in self.coders.values() if hasattr(coder, "scaler")])
@@ -311,9 +320,12 @@ def find_kinds(
     """
     if not schema:
         raise ValueError("Found array with 0 feature(s): X has no feature column, and a minimum of 1 is required")
+    check_known("text_features names columns", texts, schema, "X")
     declared: dict[str, str] = dict.fromkeys(texts, "texts")
     if not isinstance(categorical, str):
         check_known("categorical_features names columns", categorical, schema, "X")
+        for name in set(texts).intersection(categorical):
+            raise ValueError(f"both categorical_features and text_features name {name!r}; choose one")
         declared = dict.fromkeys(schema, "numbers") | dict.fromkeys(categorical, "categories") | declared
     left = dict(schema)
     roles: dict[type[ColumnKind], tuple[str, ...]] = {}
@@ -331,6 +343,10 @@ def find_kinds(
 def _refusal(name: str, dtype: pl.DataType, declared: str | None, library: Library) -> TypeError:
     """Return the error for a column that no kind reads."""
     leave_out = "take it out of X" if library == "numpy" else f"leave it out by {by_drop([name])}"  # X has no names
+    if declared == "texts":
+        return TypeError(
+            f"column {name!r} holds {dtype} and is in text_features; take it out of there, or make it text"
+        )
     if dtype.is_temporal():
         return TypeError(
             f"column {name!r} is in categorical_features and holds dates or times ({dtype}), which are read as such; "
@@ -338,7 +354,7 @@ def _refusal(name: str, dtype: pl.DataType, declared: str | None, library: Libra
         )
     if is_feature(dtype):
         return TypeError(
-            f"column {name!r} holds {dtype} and is not in categorical_features; name it there, "
+            f"column {name!r} holds {dtype} and is not in categorical_features; name it there, in text_features, "
             f"or {by_numbers(library, name)}"
         )
     if isinstance(dtype, pl.List | pl.Array) and declared == "categories":

@@ -13,6 +13,7 @@ import polars.selectors as cs
 
 from tabmtl.columns.category import count_levels
 from tabmtl.columns.kind import Coding, Summary, merge
+from tabmtl.columns.text import HEAD_ROWS, find_texts
 from tabmtl.encode.features import NO_ROWS, SAMPLE_ROWS, WAITING, ByKind, FeatureCoder, find_kinds, survey_columns
 from tabmtl.encode.labels import LabelCoder, center_and_scale, in_units
 from tabmtl.encode.shards import Roles, Shards, row_keys
@@ -168,12 +169,13 @@ def learn_table(
     names = roles.features
     if task_column is not None:
         check_task_column(task_column, names, shards.schema, "polars")
-    chosen = find_names(categorical, names)
+    chosen, texts = find_names(categorical, names), find_names(encoding.get("texts", ()), names, "text_features")
     declared = declared_tasks(tasks, roles.targets)
+    options = {name: value for name, value in encoding.items() if name != "texts"}
     classes = [name for name in roles.targets if name in declared and declared[name].is_classification]
     schema = pl.Schema({name: shards.schema[name] for name in names if name != task_column})
     plan = Plan(
-        kinds=find_kinds(schema, chosen, "polars"),
+        kinds=find_kinds(schema, chosen, "polars", _texts_of(shards, schema, chosen, texts)),
         tasks=() if task_column is None else (task_column,),
         classes=frozenset(roles.targets if force == "classification" else classes),
         targets=roles.targets,
@@ -183,7 +185,7 @@ def learn_table(
     levels = None
     if task_column is not None:
         levels = sort_tasks(survey.columns["tasks"][task_column]["level"], task_column, shards.schema[task_column])
-    coding = Coding(schema=schema, named=not isinstance(chosen, str), **encoding)
+    coding = Coding(schema=schema, named=not isinstance(chosen, str), **options)
     return TableCoder(
         features=FeatureCoder.learn(plan.kinds, survey.columns, coding),
         labels=survey.learn_labels(_origin(shards, roles), declared=declared, force=force, task_levels=levels),
@@ -242,6 +244,17 @@ def _survey_rows(
             waiting = [Survey.merge(waiting, plan)]
             largest = min(largest, waiting[0].largest)
     return Survey.merge(waiting, plan) if waiting else None
+
+
+def _texts_of(shards: Shards, schema: pl.Schema, categorical: Any, texts: Any) -> Sequence[str]:
+    """Return the columns of free text, which are found by the first rows if nobody names them or the categories."""
+    if not isinstance(texts, str):
+        return texts
+    if not isinstance(categorical, str):
+        return ()
+    names = [name for name, dtype in schema.items() if dtype == pl.String]
+    blocks = [block for _, block in shards.blocks(names, range(min(HEAD_ROWS, shards.n_rows)))] if names else []
+    return find_texts(pl.concat(blocks), "polars") if blocks else ()
 
 
 def _origin(shards: Shards, roles: Roles) -> Origin:

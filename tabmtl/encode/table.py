@@ -68,12 +68,12 @@ class TableCoder:
 
     @property
     def levels(self) -> dict[str, tuple[str, ...]]:
-        """Levels by the name of every categorical column, and tasks by that of the task column.
+        """Levels by the name of every categorical column, and tasks by that of the task column; of free text none.
 
         In front of a preprocessor, which may take text apart, none are known of text.
         """
         categories: Any = self.features.coders["categories"]
-        found = dict(zip(categories.names, categories.levels, strict=True))
+        found = dict(zip(categories.names, categories.levels, strict=True)) | dict.fromkeys(self.features.texts, ())
         if self.preprocessing is not None:
             known: dict[str, tuple[str, ...]] = {"text": (), "booleans": ("true", "false")}
             found = {name: known[own] for name, own in self.values_of_fit().items() if own in known}
@@ -95,7 +95,7 @@ class TableCoder:
         """Learn the encoding of a table.
 
         The parameters are those of `LabelCoder.fit` and `FeatureCoder.fit`; `encoding` holds the ``transform``,
-        ``min_frequency`` and ``flat`` of the latter.
+        ``min_frequency``, ``flat`` and ``texts`` of the latter.
         """
         check_pool()
         check_targets(y, X)
@@ -107,8 +107,9 @@ class TableCoder:
             check_task_column(task_column, names, schema, library)
             levels = sort_tasks(_task_texts(frame, task_column).unique(), task_column, schema[task_column])
             frame = _select(frame, [name for name in names if name != task_column])
+        chosen, texts = find_names(categorical, names), find_names(encoding.get("texts", ()), names, "text_features")
         return cls(
-            features=FeatureCoder.fit(frame, categorical=find_names(categorical, names), library=library, **encoding),
+            features=FeatureCoder.fit(frame, categorical=chosen, library=library, **{**encoding, "texts": texts}),
             labels=LabelCoder.fit(y, sample_weight, tasks=tasks, force=force, task_levels=levels),
             task_column=task_column,
             names=names,
@@ -313,22 +314,20 @@ def sort_tasks(texts: pl.Series, task_column: str, dtype: pl.DataType) -> tuple[
     return tuple(sorted(texts.to_list(), key=int if dtype.is_integer() else str))
 
 
-def find_names(
-    categorical: Literal["from_dtype"] | Sequence[str | int], names: Sequence[str]
-) -> Literal["from_dtype"] | Sequence[str]:
-    """Return the names of categorical columns that are given by name or position.
+def find_names(chosen: Any, names: Sequence[str], parameter: str = "categorical_features") -> Any:
+    """Return the names of columns that a parameter gives by name or position; a word such as "from_dtype" as it is.
 
     Raises
     ------
     ValueError
         If there is no such position.
     """
-    if isinstance(categorical, str):
-        return "from_dtype"
-    beyond = [c for c in categorical if not isinstance(c, str) and not -len(names) <= c < len(names)]
+    if isinstance(chosen, str):
+        return chosen
+    beyond = [c for c in chosen if not isinstance(c, str) and not -len(names) <= c < len(names)]
     if beyond:
-        raise ValueError(f"categorical_features names the positions {beyond}; X has the columns 0 to {len(names) - 1}")
-    return [c if isinstance(c, str) else names[c] for c in categorical]
+        raise ValueError(f"{parameter} names the positions {beyond}; X has the columns 0 to {len(names) - 1}")
+    return [c if isinstance(c, str) else names[c] for c in chosen]
 
 
 def weight_sums(weight: np.ndarray, task: np.ndarray | None, n_tasks: int) -> tuple[np.ndarray, np.ndarray]:

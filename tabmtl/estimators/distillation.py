@@ -30,7 +30,7 @@ from tabmtl.training.rows import MemoryRows
 from tabmtl.training.run import Run
 from tabmtl.training.table_loop import Evaluate
 
-_OF_THE_TABLE = ("tasks", "task_column", "categorical_features", "drop", "preprocessor")
+_OF_THE_TABLE = ("tasks", "task_column", "categorical_features", "text_features", "drop", "preprocessor")
 _FACES = {None: "", "classification": "Classifier", "regression": "Regressor"}
 _LEAST_VARIATION = 1e-6  # answers that vary less count as constant
 
@@ -119,7 +119,10 @@ def _fit_features(coder: TableCoder, frame: pl.DataFrame, student: NetworkEstima
     """Return the teacher's coder with the features as the student reads them."""
     known = coder.features
     features = FeatureCoder.fit(
-        frame.select(cs.by_name(*known.names)), categorical=known.categories, **student._encoding()
+        frame.select(cs.by_name(*known.names)),
+        categorical=known.categories,
+        texts=known.texts,
+        **student._encoding(),
     )
     return replace(coder, features=features)
 

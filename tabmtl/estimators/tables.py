@@ -129,9 +129,13 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         Long layout: the column of X that names every row's own task. Then y holds one label per row.
     categorical_features : "from_dtype" or sequence of str or int, default="from_dtype"
         Columns of X that hold categories. By default these are the columns of text, categories and booleans.
+    text_features : "from_values" or sequence of str or int, default="from_values"
+        Columns of X that hold free text, read by its words and 3-grams of letters. By default these are the columns of
+        text whose values, of the first 10 000 rows, have at least 20 letters and 3 words on average, and a tenth of
+        them distinct; a warning names them. With ``categorical_features`` named, there are none by default.
     drop : sequence of str, default=()
         Columns of the frame X that are not features, such as an id. X may lack them in ``predict``. Positions in
-        ``categorical_features`` do not count them.
+        ``categorical_features`` and ``text_features`` do not count them.
     preprocessor : transformer of scikit-learn, optional
         Makes the features of the columns of X, such as a ``ColumnTransformer`` or a ``Pipeline`` of transformers. `fit`
         fits a copy on X alone, without labels and weights. All rows that the estimator gets then go through it, those
@@ -158,6 +162,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
     tasks: DeclaredTasks = None
     task_column: str | None = None
     categorical_features: Literal["from_dtype"] | Sequence[str | int] = "from_dtype"
+    text_features: Literal["from_values"] | Sequence[str | int] = "from_values"
     drop: Names = ()
     preprocessor: Annotated[Any, check_preprocessor] = None
     random_state: RandomState = None
@@ -307,7 +312,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
             "force": self._target_kind,
             "task_column": self.task_column,
             "categorical": self.categorical_features,
-            "encoding": self._encoding(),
+            "encoding": self._encoding() | {"texts": self.text_features},
         }
 
     def learn_coder(self, X: Any, y: Any, sample_weight: Any = None) -> TableCoder:

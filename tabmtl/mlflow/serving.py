@@ -225,6 +225,8 @@ def _spellings(levels: Sequence[str]) -> dict[str, str | None]:
 
 def _respell(series: pl.Series, spellings: Mapping[str, str | None]) -> pl.Series | None:
     """Return levels in the spelling of fit; None if they are."""
+    if series.dtype.is_nested():
+        return None  # the model refuses it in its own words
     is_text = series.dtype == pl.String
     texts = series if is_text else series.to_frame().select(text_of(series.name, series.dtype)).to_series()
     values = texts.to_list()

@@ -11,6 +11,7 @@ import polars as pl
 import polars.selectors as cs
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types.schema import Array
 
 from tabmtl.encode.read import read_features, read_targets, read_values, without_columns
 from tabmtl.estimators.tables import MultiTaskEstimator
@@ -26,7 +27,9 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
 
     Numbers are ``double``, whole ones too: MLflow's ``long`` takes no null. Categories are ``string``, those of whole
     numbers and booleans too: MLflow's server reads a null of a ``boolean`` column as False. It casts to ``string`` only
-    in the format ``inputs``, so true and 3 arrive unchanged. Every feature may be null, so all are optional to MLflow;
+    in the format ``inputs``, so true and 3 arrive unchanged. Lists are arrays of text, of
+    ``long`` or of ``double``; MLflow's server reads lists of several lengths in all formats but ``inputs`` and CSV.
+    Every feature may be null, so all are optional to MLflow;
     :class:`tabmtl.mlflow.serving.TableModel` raises the error for a missing column. The output is that of ``predict``,
     since a signature describes one method only.
 
@@ -51,8 +54,15 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
         return _recommender_signature(estimator, input_example)
     coder = estimator.coder_
     labels, values = coder.labels, coder.values_of_fit()
-    numbers = {name for name, own in values.items() if own in ("integers", "numbers", "durations")}
-    types = {name: DataType.double if name in numbers else DataType.string for name in coder.names}
+    others = {
+        "integers": DataType.double,
+        "numbers": DataType.double,
+        "durations": DataType.double,
+        "lists of text": Array(DataType.string),
+        "lists of integers": Array(DataType.long),
+        "lists of numbers": Array(DataType.double),
+    }
+    types = {name: others.get(values.get(name, "text"), DataType.string) for name in coder.names}
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec(kind, name, required=name == coder.task_column) for name, kind in types.items()
     ]

@@ -22,6 +22,7 @@ _SETTINGS: dict[str, Any] = {
     "tasks": None,
     "task_column": None,
     "categorical_features": "from_dtype",
+    "text_features": "from_values",
     "min_frequency": 2,
     "device": "cpu",
     "n_jobs": 1,

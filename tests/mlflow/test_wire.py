@@ -117,7 +117,7 @@ REFUSED = [
     ({"plain": "tall"}, {}, "Failed to convert column plain"),
     ({"plain": [1]}, {}, "Failed to convert column plain"),
     ({"plain": float("inf")}, {}, "column 'plain' holds an infinite value"),
-    ({"text": ["red"]}, {}, NO_TEXT),
+    ({"text": ["red"]}, {}, "column 'text' was categorical in fit and is now List"),
     ({"text": {"a": 1}}, {}, NO_TEXT),
     ({}, {"method": "fit"}, "method"),
     ({}, {"method": 3}, "method"),
@@ -260,3 +260,24 @@ def test_users_come_with_the_clicks(serve, clicks, dtype):
 def test_the_view_of_clicks_fits_models_without_an_example(untyped, clicks):
     found = untyped.predict(pandas_view(clicks, untyped.metadata.signature), params={"k": 2})
     assert found["item_id"].tolist() == untyped.get_raw_model().recommend(clicks, k=2)["item_id"].to_list()
+
+
+@pytest.mark.parametrize("name", FORMATS[:2])
+def test_lists_are_arrays_of_json(served_lists, name):
+    served, X = served_lists
+    rows = X.to_dicts()
+    assert any(row["tags"] is None for row in rows)
+    status, found = invoke(served, *bodies(rows)[name])
+    assert (status, found) == (200, served.get_raw_model().predict(X).to_dicts())
+    assert invoke(served, *bodies(rows[:1])[name]) == (200, found[:1])
+
+
+@pytest.fixture(scope="module")
+def served_lists(serve):
+    """A served model of tags, whole numbers as tags, and vectors."""
+    size = np.arange(60)
+    tags = [None if k % 7 == 0 else ["b", "a", "c"][: k % 4] for k in size]
+    lists = {"tags": tags, "codes": [[*range(k % 3)] for k in size], "vector": [[k / 2, 1.0] for k in size]}
+    X = pl.DataFrame({"size": size, **lists})
+    y = pl.DataFrame({"answer": size / 8 + X["codes"].list.len().to_numpy()})
+    return serve(SharedTrees(n_estimators=5, min_child_samples=2, random_state=0).fit(X, y)), X
