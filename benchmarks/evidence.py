@@ -47,8 +47,9 @@ by groups where it has some. A model learns from `FIT_ROWS` of the rows that are
 `TEST_ROWS`, at most. Times are CPU seconds of a fit, and milliseconds of an answer to one and to 1000 rows.
 
 Every fit adds a line to ``docs/evidence/<part>.jsonl``, with the commit and the versions of packages that it ran by; a
-later call runs what is missing there. Records of a commit before `FIRST` do not count: who changes what models answer
-moves them to ``docs/evidence/before/``, and sets `FIRST`. A part without records of its own is shown by those there.
+later call runs what is missing there. Records of a commit before the ``first`` of their model do not count: who changes
+what a model answers sets that, and moves the records to ``docs/evidence/before/``. A part without records of its own is
+shown by those there.
 
 The order is such that a part of the work already tells something: few labels, all labels and Mulan's sets come first,
 a draw of each setting after the other, and the cheap models of a setting before the others. Sets on which a fit takes
@@ -105,8 +106,8 @@ from benchmarks.splits import split_rows, time_blocks, units_of
 OUTPUT, OTHER_OUTPUT = Path("docs/evidence"), Path("benchmark_output")
 #: Records of older code, beside those of the page.
 BEFORE = "before"
-#: The first commit of the package whose records count, and the one that costs are compared with.
-FIRST, BASELINE = "a31871e", "c4c5716"
+#: The commit of the package that costs are compared with.
+BASELINE = "c4c5716"
 #: Rows to fit and to test, at most, and unlabelled ones beside those to fit.
 FIT_ROWS, TEST_ROWS, UNLABELLED = {"labels": 2_000, "full": 3_000, "missing": 2_000, "blocks": 3_000}, 4_000, 7_000
 #: Draws, or folds, of a model in each part: by its name, or else by its kind.
@@ -400,10 +401,10 @@ def made_by() -> dict[str, str]:
 
 
 @cache
-def counted_commits() -> tuple[str, ...] | None:
-    """Return the commits of the package from `FIRST` on, whose records count; None where git does not know them."""
+def commits_from(first: str) -> tuple[str, ...] | None:
+    """Return the commits of the package from one on; None where git does not know them."""
     try:
-        return tuple(git("log", "--format=%H", f"{FIRST}~..HEAD").split())
+        return tuple(git("log", "--format=%H", f"{first}~..HEAD").split())
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -453,12 +454,14 @@ def estimate(cell: Cell, records: Sequence[Record], older: Sequence[Record] = ()
 
 def read(folder: Path) -> list[Record]:
     """Read the records of all parts that count."""
-    commits = counted_commits()
     lines = [line for file in sorted(folder.glob("*.jsonl")) for line in file.read_text("utf-8").splitlines()]
-    records = [json.loads(line) for line in lines]
-    if commits is None:
-        return records
-    return [each for each in records if any(commit.startswith(each["code"].rstrip("+")) for commit in commits)]
+    return [record for record in map(json.loads, lines) if counts(record)]
+
+
+def counts(record: Record) -> bool:
+    """Return whether the answers of a model are still those of its record, as far as git knows."""
+    commits = commits_from(MODELS[record["model"]].first)
+    return commits is None or any(commit.startswith(record["code"].rstrip("+")) for commit in commits)
 
 
 def read_before(folder: Path, part: str) -> list[Record]:

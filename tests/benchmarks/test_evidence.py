@@ -312,9 +312,9 @@ def test_records_of_older_code_do_not_count(tmp_path, monkeypatch):
         record | {"code": code} for record in made("full", "AUC", {TREES: [0.5]}) for code in ("abc1+", "in abc", "f0")
     ]
     (tmp_path / "full.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    monkeypatch.setattr(evidence, "counted_commits", lambda: ("abc123", "def456"))
+    monkeypatch.setattr(evidence, "commits_from", lambda first: {MODELS[TREES].first: ("abc123", "def456")}[first])
     assert [record["code"] for record in evidence.read(tmp_path)] == ["abc1+"]
-    monkeypatch.setattr(evidence, "counted_commits", lambda: None)
+    monkeypatch.setattr(evidence, "commits_from", lambda _: None)
     assert len(evidence.read(tmp_path)) == 3
 
 
@@ -487,7 +487,7 @@ def test_means_are_over_common_draws_and_one_draw_has_no_error():
 
 
 def test_the_budget_is_that_of_all_calls(small, folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evidence, "counted_commits", lambda: None)
+    monkeypatch.setattr(evidence, "commits_from", lambda _: None)
     before = made("labels", "R²", {LIGHTGBM: [0.5]})
     (tmp_path / "labels.jsonl").write_text("".join(json.dumps(each | {"seconds": 100.0}) + "\n" for each in before))
     evidence.main(["--folder", str(folder), "--output", str(tmp_path), "--parts", "full", "--budget", "100"])
