@@ -139,7 +139,7 @@ class Features:
 
     def beside_itself(self, n: int) -> Features:
         """Return rows of n times the columns, each row n times side by side, of numpy arrays."""
-        plain = {name: np.tile(part, (1, n)) for name, part in self.plain().items()}
+        plain: dict[str, Any] = {name: np.tile(part, (1, n)) for name, part in self.plain().items()}
         ragged: dict[str, Any] = {form: several * n for form, several in self.ragged().items()}
         return Features(**plain, **ragged)
 

@@ -136,8 +136,8 @@ class Vectors(ColumnKind):
 
 def _sample(lists: pl.Series) -> np.ndarray:
     """Return the numbers of vectors (W, m), NaN where missing; of none where lengths differ, which is refused later."""
-    widths = lists.list.len().drop_nulls().unique()
-    found = np.full((len(lists), int(widths.max() or 0) if len(widths) == 1 else 0), np.nan, dtype=np.float32)
+    widths = lists.list.len().drop_nulls().unique().to_list()
+    found = np.full((len(lists), widths[0] if len(widths) == 1 else 0), np.nan, dtype=np.float32)
     if found.shape[1]:
         found[lists.is_not_null().to_numpy()] = lists.drop_nulls().explode().to_numpy().reshape(-1, found.shape[1])
     return np.ascontiguousarray(found.T)

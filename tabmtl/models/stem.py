@@ -56,7 +56,7 @@ class TaskTokenizer(FeatureTokenizer):
             parts.append(tokens)
         if self.bags is not None:
             parts.append(self.bags.own_tokens(x.bags, which, self.shape[0]))
-        if self.vectors is not None:
+        if x.vectors is not None:
             parts.append(self._own_vectors(x.vectors, which, own))
         return torch.cat(parts, dim=1).flatten(2)
 
