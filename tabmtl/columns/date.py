@@ -43,6 +43,22 @@ class Dates(Parted):
         Time zone of every column; "" for none.
     starts : tuple of float
         The day of every column from which elapsed time is counted: the median of the sample.
+
+    Examples
+    --------
+    >>> from datetime import datetime
+    >>> import polars as pl
+    >>> from tabmtl.encode import FeatureCoder
+    >>> frame = pl.DataFrame({"when": [datetime(2024, 2, 28, 9), datetime(2024, 2, 29, 9), datetime(2024, 3, 1, 12)]})
+    >>> coder = FeatureCoder.fit(frame, transform="none", flat=True)
+    >>> coder.columns.numeric
+    ('when: elapsed', 'when: month', 'when: day', 'when: weekday', 'when: hour')
+    >>> coder.encode(frame).numbers
+    array([[-0.625,  2.   , 28.   ,  3.   ,  9.   ],
+           [ 0.375,  2.   , 29.   ,  4.   ,  9.   ],
+           [ 1.5  ,  3.   ,  1.   ,  5.   , 12.   ]], dtype=float32)
+    >>> FeatureCoder.fit(frame).columns.categorical  # for networks
+    ('when: month', 'when: weekday', 'when: hour')
     """
 
     name = "dates"

@@ -40,6 +40,13 @@ def find_text_dates(*parts: pl.DataFrame | pl.LazyFrame) -> dict[str, str]:
     Returns
     -------
     found : dict of str to {"dates", "datetimes", "datetimes of UTC", "times"}
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> frame = pl.DataFrame({"day": ["2024-02-29", None], "at": ["13:45", "9 pm"], "code": ["2024", "2025"]})
+    >>> find_text_dates(frame)
+    {'day': 'dates'}
     """
     total: dict[str, Counter[str]] = {}
     for part in parts:
