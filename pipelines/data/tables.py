@@ -222,11 +222,15 @@ class TableRows(ScoredTables):
 
     def describe(self) -> str:
         """Return one line on the rows and columns."""
+        from tabmtl.schema import listed
+
         X, targets = next(iter(self.parts.values()))[0], self.targets
         tasks = f"{len(targets)} targets" if len(targets) > 1 else f"the target {targets[0]}"
         long = self.facts["task_column"]
         tasks = f"{tasks} of {X[long].n_unique()} tasks in one column" if long else tasks
-        return f"{self.name}: {files.describe_sizes(self.sizes, self.unit)}; {X.width} features, {tasks}"
+        dates = listed([name for name, dtype in X.schema.items() if dtype.is_temporal()])
+        features = f"{X.width} features{f' (dates: {dates})' if dates else ''}"
+        return f"{self.name}: {files.describe_sizes(self.sizes, self.unit)}; {features}, {tasks}"
 
     def fit(self, estimator: Any, judged: str | None = None) -> None:
         """Fit on the train rows; the validation rows stop the fit, or are learned too where they judge nothing.

@@ -175,9 +175,8 @@ def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:
     for name, table in counts.items():
         present = table.drop_nulls("level")
         levels, rows = present["level"].sort(), int(present["count"].sum())
-        dates = (
-            None if library == "file" else kind_of_levels(present)
-        )  # commands read dates, unless they are told not to
+        # commands read dates, unless they are told not to
+        dates = None if library == "file" else kind_of_levels(present)
         if dates is not None:
             warn_user(
                 f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are "

@@ -18,6 +18,7 @@ NOTHING = ["", "None", "nan", "NaN", "NaT"]
 #: Of the present values of a column, those that must be dates.
 LEAST_SHARE = 0.99
 
+_LEVELS_LOOKED_AT = 100
 _DAY, _CLOCK = r"\d{4}-\d{2}-\d{2}", r"\d{2}:\d{2}(:\d{2}(\.\d+)?)?"
 _PATTERNS = {
     "dates": f"^{_DAY}$",
@@ -71,6 +72,12 @@ def with_dates(frame: Frame, found: Mapping[str, str]) -> Frame:
 
 def kind_of_levels(table: pl.DataFrame) -> str | None:
     """Return which dates the texts of a column are by that rule, given each ``level`` and its ``count``; or None."""
+    levels = table["level"]
+    if levels.is_empty():
+        return None
+    some = [levels[int(table["count"].arg_max() or 0)], *levels.head(_LEVELS_LOOKED_AT).to_list()]
+    if not any(level[:1].isdigit() for level in some):  # which rules most columns out at once
+        return None
     return _kind_of(table.select(_counts(pl.col("level"), pl.col("count"))).item())
 
 

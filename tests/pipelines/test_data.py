@@ -115,7 +115,9 @@ def test_dates_of_a_csv_file_are_read_as_such(tmp_path):
     frame.write_csv(tmp_path / "days.csv")
     frame.write_parquet(tmp_path / "days.parquet")
     with pytest.warns(TabmtlWarning, match=r"column 'when' holds dates, but for 1 value such as 'soon', .*--no-dates"):
-        X, _ = opened(tmp_path / "days.csv", target=["y=regression"], test_share=0).parts["train"]
+        rows = opened(tmp_path / "days.csv", target=["y=regression"], test_share=0)
+    X, _ = rows.parts["train"]
+    assert rows.describe().endswith("3 features (dates: when, at), the target y")
     assert X.schema == {"when": pl.Date, "at": pl.Time, "code": pl.Int64}
     for file, csv in (
         ("days.csv", {"no_dates": True}),
