@@ -16,6 +16,8 @@ from tabmtl.columns.kind import Coding, ColumnKind, Form, Parts, Slices, Summary
 from tabmtl.columns.number import Numbers, NumericScaler
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN
 
+_LEVELS = {str(value) for value in range(100)}  # of all parts that are categories
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parted(ColumnKind):
@@ -43,8 +45,8 @@ class Parted(ColumnKind):
         known = [f"{name}: {part}" for name, part in self._features]
         if sorted(known) != sorted((*self.numbers.names, *self.categories.names)):
             raise ValueError(f"the parts are {known[:5]}, expected numbers and categories of these")
-        if not all(level.isdecimal() for levels in self.categories.levels for level in levels):
-            raise ValueError(f"the levels of {self.categories.names[:5]} are no whole numbers")
+        if not _LEVELS.issuperset(level for levels in self.categories.levels for level in levels):
+            raise ValueError(f"the levels of {self.categories.names[:5]} are no whole numbers below {len(_LEVELS)}")
 
     @classmethod
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -162,6 +163,23 @@ def test_other_values_than_in_fit_are_refused(case):
 def test_dates_are_no_categories():
     with pytest.raises(TypeError, match=r"'day' is in categorical_features and holds dates or times \(Date\)"):
         FeatureCoder.fit(FRAME, categorical=["day"])
+
+
+def forged(**changes: Any) -> Any:
+    return replace(coder_of(False, "standardize").coders["dates"], **changes)
+
+
+def test_what_does_not_fit_together_is_refused():
+    categories = forged().categories
+    levels = (("1", "200000000000"), *categories.levels[1:])
+    for changes, message in (
+        ({"categories": replace(categories, levels=levels)}, "are no whole numbers below 100"),
+        ({"zones": ("UTC",)}, "lacks its time zone or its start"),
+        ({"parts": (("elapsed",), ("elapsed",))}, "expected numbers and categories of these"),
+        ({"names": ("when",)}, "expected some for each"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            forged(**changes)
 
 
 def test_files_are_learned_as_frames_are(tmp_path):
