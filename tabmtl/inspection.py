@@ -60,7 +60,8 @@ def feature_importances(
         Name of the task, or of several, to score; default: all. The model answers all tasks at once anyway.
     features : sequence of str, or of sequences of str, optional
         Columns of X to shuffle. Those in an inner sequence move together, and their names are joined by `` + ``.
-        Default: each feature by itself. The columns of an array are called ``x0``, ``x1``, ...
+        Default: each feature by itself. Lists of ``sequence_features`` that lie beside each other always move together,
+        since a row needs both of one length. The columns of an array are called ``x0``, ``x1``, ...
     n_repeats : int, default=5
         Number of shuffles of every feature. One does not tell how far shuffles differ, so its error is rather too wide.
     groups : array of shape (n,) or str, optional
@@ -225,8 +226,10 @@ def _columns_to_move(
 ) -> dict[str, Sequence[str]]:
     """Return the columns of X that move together, by the names under which the table has them."""
     known = [name for name in model.coder_.names if name != model.coder_.task_column]
+    together = model.coder_.features.moving_together
     if features is None:
-        return {name: [name] for name in known}
+        sets = {tuple(together.get(name, [name])): None for name in known}
+        return {" + ".join(names): names for names in sets}
     if isinstance(features, str) or not isinstance(features, Sequence):
         check_names("features", features)
     sets = [[each] if isinstance(each, str) or not isinstance(each, Sequence) else [*each] for each in features]
@@ -234,7 +237,10 @@ def _columns_to_move(
     if not sets or not all(sets):
         raise ValueError(f"features must name a column in each place, got {features!r}; leave it out for all")
     check_known("features names columns", [name for names in sets for name in names], known, "the model")
-    moved: dict[str, Sequence[str]] = {" + ".join(names): names for names in sets}
+    moved: dict[str, Sequence[str]] = {
+        " + ".join(names): [*dict.fromkeys(own for name in names for own in together.get(name, [name]))]
+        for names in sets
+    }
     if len(moved) < len(sets) or any(len({*names}) < len(names) for names in sets):
         raise ValueError(f"features must name no column twice in one place, and no place twice, got {features!r}")
     return moved

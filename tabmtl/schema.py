@@ -133,6 +133,33 @@ class DivergenceError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SequenceColumn:
+    """What networks know of a column of sequences.
+
+    Parameters
+    ----------
+    name : str
+    item : str or None
+        The categorical column of the items of the sequence, whose codes its entries have.
+    size : int
+        Without such a column, the number of codes of the entries, the two reserved ones included; else 0.
+    n_numbers : int
+        Number of lists of numbers beside it.
+    label_sizes : tuple of int
+        Number of codes of every list of text beside it.
+    max_length : int
+        Most entries of a row.
+    """
+
+    name: str
+    item: str | None
+    size: int
+    n_numbers: int = 0
+    label_sizes: tuple[int, ...] = ()
+    max_length: int = 50
+
+
+@dataclass(frozen=True, kw_only=True)
 class Columns:
     """Features of a fitted model, and the form of their encoded values: all that networks and trees know of them.
 
@@ -152,6 +179,8 @@ class Columns:
         Per column of tags or text, the number of its codes, the two reserved ones included; trees know none.
     vector_widths : tuple of int
         Per column of vectors, their length; trees know none.
+    sequences : tuple of SequenceColumn
+        Columns of sequences; trees know none.
     """
 
     numeric: tuple[str, ...]
@@ -161,11 +190,13 @@ class Columns:
     bins: tuple[tuple[float, ...], ...]
     bag_sizes: tuple[int, ...] = ()
     vector_widths: tuple[int, ...] = ()
+    sequences: tuple[SequenceColumn, ...] = ()
 
     @property
     def n_features(self) -> int:
         """Number of all columns."""
-        return len(self.numeric) + len(self.categorical) + len(self.bag_sizes) + len(self.vector_widths)
+        ragged = len(self.bag_sizes) + len(self.sequences)
+        return len(self.numeric) + len(self.categorical) + len(self.vector_widths) + ragged
 
     @property
     def cardinalities(self) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from tabmtl.columns.date import Dates, Durations, Times
 from tabmtl.columns.features import Features
 from tabmtl.columns.kind import ColumnKind
 from tabmtl.columns.number import Numbers
+from tabmtl.columns.sequence import Sequences
 from tabmtl.columns.tags import Tags
 from tabmtl.columns.text import Texts
 from tabmtl.columns.vector import Vectors
@@ -12,6 +13,16 @@ from tabmtl.columns.vector import Vectors
 __all__ = ["KINDS", "TABLE_KINDS", "ColumnKind", "Features"]
 
 #: Kinds of the columns of X.
-TABLE_KINDS: tuple[type[ColumnKind], ...] = (Numbers, Categories, Dates, Times, Durations, Tags, Texts, Vectors)
+TABLE_KINDS: tuple[type[ColumnKind], ...] = (
+    Numbers,
+    Categories,
+    Sequences,
+    Dates,
+    Times,
+    Durations,
+    Tags,
+    Texts,
+    Vectors,
+)
 #: All kinds, which items may have; the first that reads a column has it.
-KINDS: tuple[type[ColumnKind], ...] = (Numbers, Categories, Dates, Times, Durations, Tags, Texts, Vectors)
+KINDS: tuple[type[ColumnKind], ...] = (Numbers, Categories, Sequences, Dates, Times, Durations, Tags, Texts, Vectors)

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from tabmtl.columns.kind import Form, Parts
-from tabmtl.columns.ragged import Bags, Ragged
+from tabmtl.columns.kind import FIELDS, Form, Parts
+from tabmtl.columns.ragged import Bags, Entries, Ragged
 from tabmtl.schema import UNSEEN
 from tabmtl.storage.stored import Stored
 
 #: Names of the forms of ragged rows, and their class.
-_RAGGED: dict[Form, type[Ragged]] = {"bags": Bags}
+_RAGGED: dict[Form, type[Ragged]] = {"bags": Bags, "sequences": Entries}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,6 +29,8 @@ class Features:
         0 missing, 1 unseen, then the levels; see `tabmtl.schema.Columns`.
     bags : tuple of Bags
         One a column of tags or text; trees read none.
+    sequences : tuple of Entries
+        One a column of sequences; trees read none.
     vectors : (G, V) float32, or None
         All columns of vectors side by side; NaN where missing. Trees read none.
     """
@@ -36,12 +38,13 @@ class Features:
     numbers: Annotated[Any, Stored("f4", "G Fn", missing=True)]
     codes: Annotated[Any, Stored("i4", "G Fc", low=0)]
     bags: tuple[Bags, ...] = ()
+    sequences: tuple[Entries, ...] = ()
     vectors: Annotated[Any, Stored("f4", "G V", missing=True)] | None = None
 
     @classmethod
     def beside(cls, several: Sequence[Parts]) -> Features:
         """Return the parts of several kinds of columns side by side; numbers and codes are among them."""
-        own: dict[str, list[Any]] = {"numbers": [], "codes": [], "bags": [], "vectors": []}
+        own: dict[str, list[Any]] = {form: [] for form in FIELDS}
         for parts in several:
             for form, part in parts.items():
                 own[form].append(part)
@@ -49,6 +52,7 @@ class Features:
             numbers=_beside(own["numbers"]),
             codes=_beside(own["codes"]),
             bags=sum(own["bags"], ()),
+            sequences=sum(own["sequences"], ()),
             vectors=_beside(own["vectors"]) if own["vectors"] else None,
         )
 
@@ -79,7 +83,7 @@ class Features:
 
     def without_ragged(self) -> Features:
         """Return the rows without those features of which a row has several entries."""
-        return replace(self, bags=())
+        return replace(self, bags=(), sequences=())
 
     def arrays(self) -> dict[str, Any]:
         """Return all arrays by name, so that those of several blocks of rows add up; of ragged rows the lengths."""
@@ -105,6 +109,7 @@ class Features:
             numbers=function(self.numbers),
             codes=function(self.codes),
             bags=tuple(map(of_ragged, self.bags)) if self.bags else (),
+            sequences=tuple(map(of_ragged, self.sequences)) if self.sequences else (),
             vectors=None if self.vectors is None else function(self.vectors),
         )
 
@@ -170,7 +175,7 @@ class Features:
         arrays = [numbers, self.codes] if self.vectors is None else [numbers, self.codes, self.vectors]
         plain = np.concatenate([array.view(np.int32) for array in arrays], axis=1)
         lines = (row.tobytes() for row in plain)
-        return zip(lines, *(bags.keys() for bags in self.bags), strict=True)
+        return zip(lines, *(rows.keys() for own in self.ragged().values() for rows in own), strict=True)
 
 
 def join_ragged(blocks: Sequence[Mapping[Form, tuple[Ragged, ...]]]) -> dict[Form, tuple[Ragged, ...]]:

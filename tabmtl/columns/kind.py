@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib import import_module
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict
 
 import numpy as np
 import polars as pl
@@ -19,7 +19,7 @@ from tabmtl.storage.stored import Stored
 #: What a kind keeps of some rows to learn from them, by names: a frame counts each ``level``, whose counts are added,
 #: and an array has values of sampled rows, (m,) or (c, m).
 Summary = dict[str, Any]
-Form = Literal["numbers", "codes", "bags", "vectors"]
+Form = Literal["numbers", "codes", "bags", "sequences", "vectors"]
 #: Encoded columns by their form: arrays (n, m), or a tuple of bags.
 Parts = dict[Form, Any]
 #: The field of `tabmtl.schema.Columns` that has an entry for each feature of a form.
@@ -27,6 +27,7 @@ FIELDS: dict[Form, str] = {
     "numbers": "numeric",
     "codes": "categorical",
     "bags": "bag_sizes",
+    "sequences": "sequences",
     "vectors": "vector_widths",
 }
 #: Parts of a frame in their order, with their rows.
@@ -47,6 +48,13 @@ class LeanPickle:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
 
+class OfSequences(TypedDict, total=False):
+    """What a user says of sequences, see `Coding`."""
+
+    sequences: Mapping[str, str | None]
+    max_length: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Coding:
     """What a kind may ask when it learns columns.
@@ -65,6 +73,10 @@ class Coding:
         Library of the frame, for cures.
     flat : bool
         Whether all must become numbers and codes, which trees read.
+    sequences : mapping of str to str or None
+        What ``sequence_features`` says: lists, and what their entries are of.
+    max_length : int
+        Entries of a sequence that are read.
     """
 
     schema: Mapping[str, pl.DataType]
@@ -73,6 +85,8 @@ class Coding:
     named: bool = False
     library: Library = "polars"
     flat: bool = False
+    sequences: Mapping[str, str | None] = field(default_factory=dict)
+    max_length: int = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +156,8 @@ class ColumnKind(LeanPickle, ABC):
     def origins(self) -> dict[Form, tuple[str, ...]]:
         """Return the column behind every feature, by the form of these; by default all columns have as many."""
         facts, found = self.facts(), {}
-        for form, field in FIELDS.items():
-            each = len(facts.get(field, ())) // max(len(self.names), 1)
+        for form, name_of in FIELDS.items():
+            each = len(facts.get(name_of, ())) // max(len(self.names), 1)
             found[form] = tuple(name for name in self.names for _ in range(each))
         return found
 

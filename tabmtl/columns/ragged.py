@@ -132,3 +132,34 @@ class Bags(Ragged):
     def empty(cls, n: int) -> Self:
         """Return n empty bags, of numpy arrays."""
         return cls(offsets=np.zeros(n + 1, np.int64), codes=np.zeros(0, np.int32), weights=np.zeros(0, np.float32))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Entries(Ragged):
+    """A sequence of coded entries per row, such as a history, the newest last.
+
+    A missing sequence holds `tabmtl.schema.MISSING` alone, and an empty one nothing. Other codes are UNSEEN, and from
+    FIRST_LEVEL on those of the levels.
+
+    Attributes
+    ----------
+    codes : (m,) int32
+    numbers : (m, s) float32, or None
+        Of lists of numbers beside the sequence, scaled.
+    labels : (m, t) int32, or None
+        Codes of lists of text beside the sequence.
+    """
+
+    codes: Annotated[Any, Stored("i4", "m", low=0)]
+    numbers: Annotated[Any, Stored("f4", "m s", missing=True)] | None = None
+    labels: Annotated[Any, Stored("i4", "m t", low=0)] | None = None
+
+    @classmethod
+    def empty(cls, n: int, n_numbers: int = 0, n_labels: int = 0) -> Self:
+        """Return n empty sequences with some lists beside them, of numpy arrays."""
+        return cls(
+            offsets=np.zeros(n + 1, np.int64),
+            codes=np.zeros(0, np.int32),
+            numbers=np.zeros((0, n_numbers), np.float32) if n_numbers else None,
+            labels=np.zeros((0, n_labels), np.int32) if n_labels else None,
+        )

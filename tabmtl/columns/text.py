@@ -181,13 +181,13 @@ class Texts(ColumnKind):
         return found
 
 
-def find_texts(frame: pl.DataFrame | pl.LazyFrame, library: Library) -> tuple[str, ...]:
-    """Find the columns of free text among those of text, and warn that they are read as such.
+def find_texts(frame: pl.DataFrame | pl.LazyFrame, library: Library, known: Sequence[str] = ()) -> tuple[str, ...]:
+    """Find the columns of free text among those of text that are not known to be else, and warn that they are read so.
 
     They are those whose values, of the first 10 000 rows, have at least 20 letters and 3 words on average, and at least
     a tenth of them is distinct. Fewer than 50 values tell nothing.
     """
-    names = [name for name, dtype in frame.collect_schema().items() if dtype == pl.String]
+    names = [name for name, dtype in frame.collect_schema().items() if dtype == pl.String and name not in known]
     if not names:
         return ()
     head = frame.lazy().select(cs.by_name(*names)).head(HEAD_ROWS).collect()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Unpack
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,7 @@ from tabmtl.columns.kind import (
     Coding,
     Form,
     LeanPickle,
+    OfSequences,
     Slices,
     Summary,
     in_slices,
@@ -28,6 +30,7 @@ from tabmtl.columns.kind import (
 )
 from tabmtl.columns.number import Numbers, NumericScaler, NumericTransform
 from tabmtl.columns.parted import Parted
+from tabmtl.columns.sequence import check_columns, sequence_columns
 from tabmtl.columns.text import find_texts
 from tabmtl.encode.files import count_rows, read_blocks
 from tabmtl.params import check_known, near
@@ -93,6 +96,7 @@ class FeatureCoder(LeanPickle):
         library: Library = "polars",
         flat: bool = False,
         kinds: Sequence[type[ColumnKind]] = TABLE_KINDS,
+        **of_sequences: Unpack[OfSequences],
     ) -> FeatureCoder:
         """Learn the encoding of a frame.
 
@@ -115,6 +119,8 @@ class FeatureCoder(LeanPickle):
             Whether all columns must become numbers and codes, as trees read them.
         kinds : sequence of type, default=TABLE_KINDS
             Kinds of columns, of which the first that reads a column has it.
+        **of_sequences
+            ``sequences`` and ``max_length``: what ``sequence_features`` and ``max_sequence_length`` say.
 
         Raises
         ------
@@ -125,9 +131,11 @@ class FeatureCoder(LeanPickle):
             value.
         """
         schema = frame.collect_schema()
+        sequences = of_sequences.get("sequences", {})
         if isinstance(texts, str):
-            texts = find_texts(frame, library) if isinstance(categorical, str) else ()
-        roles = find_kinds(schema, categorical, library, texts, kinds)
+            known = sequence_columns(sequences)
+            texts = find_texts(frame, library, known) if isinstance(categorical, str) else ()
+        roles = find_kinds(schema, categorical, library, texts, kinds, sequences)
         n = _count_rows(frame)
         if n == 0:
             raise ValueError(NO_ROWS)
@@ -141,6 +149,7 @@ class FeatureCoder(LeanPickle):
             named=not isinstance(categorical, str),
             library=library,
             flat=flat,
+            **of_sequences,
         )
         return cls.learn(roles, _survey(frame, n, roles, chosen), coding)
 
@@ -232,6 +241,21 @@ class FeatureCoder(LeanPickle):
         return self.coders["texts"].names if "texts" in self.coders else ()
 
     @property
+    def sequences(self) -> OfSequences:
+        """What ``sequence_features`` and ``max_sequence_length`` said in fit, as `fit` takes them."""
+        coder: Any = self.coders.get("sequences")
+        return {} if coder is None else {"sequences": coder.declared, "max_length": coder.max_length}
+
+    @property
+    def moving_together(self) -> dict[str, list[str]]:
+        """The lists that lie beside each other, by the name of each of them."""
+        declared = self.sequences.get("sequences", {})
+        sides = {
+            of: [of, *(name for name in declared if declared[name] == of)] for of in declared.values() if of in declared
+        }
+        return {name: own for own in sides.values() for name in own}
+
+    @property
     def scaler(self) -> NumericScaler:
         """Scaling of all numbers of a table, in the order of `columns`."""
         return NumericScaler.beside([coder.scaler for coder in self.coders.values() if hasattr(coder, "scaler")])
@@ -313,6 +337,7 @@ def find_kinds(
     library: Library,
     texts: Sequence[str] = (),
     kinds: Sequence[type[ColumnKind]] = TABLE_KINDS,
+    sequences: Mapping[str, str | None] = MappingProxyType({}),
 ) -> ByKind:
     """Return the names of the columns of every kind that has some, and of numbers and categories.
 
@@ -327,6 +352,8 @@ def find_kinds(
         for name in set(texts).intersection(categorical):
             raise ValueError(f"both categorical_features and text_features name {name!r}; choose one")
         declared = dict.fromkeys(schema, "numbers") | dict.fromkeys(categorical, "categories") | declared
+    check_columns(sequences, schema)
+    declared |= dict.fromkeys(sequence_columns(sequences), "sequences")
     left = dict(schema)
     roles: dict[type[ColumnKind], tuple[str, ...]] = {}
     for k, kind in enumerate(kinds):

@@ -13,6 +13,7 @@ import polars.selectors as cs
 
 from tabmtl.columns.category import count_levels
 from tabmtl.columns.kind import Coding, Summary, merge
+from tabmtl.columns.sequence import sequence_columns
 from tabmtl.columns.text import HEAD_ROWS, find_texts
 from tabmtl.encode.features import NO_ROWS, SAMPLE_ROWS, WAITING, ByKind, FeatureCoder, find_kinds, survey_columns
 from tabmtl.encode.labels import LabelCoder, center_and_scale, in_units
@@ -166,7 +167,7 @@ def learn_table(
     the same, bit for bit, as one process. The other parameters are those of `TableCoder.fit`.
     """
     check_pool()
-    names = roles.features
+    names, sequences = roles.features, encoding.get("sequences", {})
     if task_column is not None:
         check_task_column(task_column, names, shards.schema, "polars")
     chosen, texts = find_names(categorical, names), find_names(encoding.get("texts", ()), names, "text_features")
@@ -174,8 +175,9 @@ def learn_table(
     options = {name: value for name, value in encoding.items() if name != "texts"}
     classes = [name for name in roles.targets if name in declared and declared[name].is_classification]
     schema = pl.Schema({name: shards.schema[name] for name in names if name != task_column})
+    texts = _texts_of(shards, schema, chosen, texts, sequences)
     plan = Plan(
-        kinds=find_kinds(schema, chosen, "polars", _texts_of(shards, schema, chosen, texts)),
+        kinds=find_kinds(schema, chosen, "polars", texts, sequences=sequences),
         tasks=() if task_column is None else (task_column,),
         classes=frozenset(roles.targets if force == "classification" else classes),
         targets=roles.targets,
@@ -246,13 +248,16 @@ def _survey_rows(
     return Survey.merge(waiting, plan) if waiting else None
 
 
-def _texts_of(shards: Shards, schema: pl.Schema, categorical: Any, texts: Any) -> Sequence[str]:
+def _texts_of(
+    shards: Shards, schema: pl.Schema, categorical: Any, texts: Any, sequences: Mapping[str, str | None]
+) -> Sequence[str]:
     """Return the columns of free text, which are found by the first rows if nobody names them or the categories."""
     if not isinstance(texts, str):
         return texts
     if not isinstance(categorical, str):
         return ()
-    names = [name for name, dtype in schema.items() if dtype == pl.String]
+    known = sequence_columns(sequences)
+    names = [name for name, dtype in schema.items() if dtype == pl.String and name not in known]
     blocks = [block for _, block in shards.blocks(names, range(min(HEAD_ROWS, shards.n_rows)))] if names else []
     return find_texts(pl.concat(blocks), "polars") if blocks else ()
 

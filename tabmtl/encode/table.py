@@ -72,8 +72,10 @@ class TableCoder:
 
         In front of a preprocessor, which may take text apart, none are known of text.
         """
-        categories: Any = self.features.coders["categories"]
-        found = dict(zip(categories.names, categories.levels, strict=True)) | dict.fromkeys(self.features.texts, ())
+        columns, origins = self.features.columns, self.features.origins_by_form["codes"]
+        named = zip(columns.categorical, columns.levels, origins, strict=True)
+        found = {name: levels for name, levels, origin in named if name == origin}
+        found |= dict.fromkeys(self.features.texts, ())
         if self.preprocessing is not None:
             known: dict[str, tuple[str, ...]] = {"text": (), "booleans": ("true", "false")}
             found = {name: known[own] for name, own in self.values_of_fit().items() if own in known}

@@ -97,7 +97,8 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     models : dict of str to estimator, optional
         Multi-task estimators by name; default `default_models`. The ensemble fits copies: models of single tasks first,
         then the others in this order. It sets their ``tasks``, ``task_column``, ``categorical_features``,
-        ``text_features`` and ``random_state``. If there is no `IndependentTasks`, it adds one as the reference.
+        ``text_features``, ``sequence_features``, ``max_sequence_length`` and ``random_state``. If there is no
+        `IndependentTasks`, it adds one as the reference.
     n_folds : int or "auto", default="auto"
         Number of folds; every candidate is fitted on each, but for `IndependentTasks` with models of its own, which is
         fitted once and answers rows unseen by these folds. "auto" is 5. In wide tables it is 8 if a task has fewer than
@@ -248,6 +249,8 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             task_column=coder.task_column,
             categorical_features=[c for c in coder.features.categories if c not in candidate.drop],
             text_features=[c for c in coder.features.texts if c not in candidate.drop],
+            sequence_features={c: of for c, of in (self.sequence_features or {}).items() if c not in candidate.drop},
+            max_sequence_length=self.max_sequence_length,
             drop=[c for c in candidate.drop if c not in coder.dropped],
         )
         return copy if self.n_jobs is None or not hasattr(copy, "n_jobs") else copy.set_params(n_jobs=self.n_jobs)

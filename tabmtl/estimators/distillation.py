@@ -30,7 +30,10 @@ from tabmtl.training.rows import MemoryRows
 from tabmtl.training.run import Run
 from tabmtl.training.table_loop import Evaluate
 
-_OF_THE_TABLE = ("tasks", "task_column", "categorical_features", "text_features", "drop", "preprocessor")
+_OF_THE_TABLE = (
+    *("tasks", "task_column", "categorical_features", "text_features", "sequence_features"),
+    *("max_sequence_length", "drop", "preprocessor"),
+)
 _FACES = {None: "", "classification": "Classifier", "regression": "Regressor"}
 _LEAST_VARIATION = 1e-6  # answers that vary less count as constant
 
@@ -123,6 +126,7 @@ def _fit_features(coder: TableCoder, frame: pl.DataFrame, student: NetworkEstima
         categorical=known.categories,
         texts=known.texts,
         **student._encoding(),
+        **known.sequences,
     )
     return replace(coder, features=features)
 

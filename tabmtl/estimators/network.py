@@ -20,11 +20,13 @@ from tabmtl.encode import TableCoder
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.asked_network import NetworksTogether
 from tabmtl.estimators.base import NotHere
+from tabmtl.estimators.histories import WeighsHistories
 from tabmtl.estimators.rows import TO_SET_ASIDE, FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes, weight_arrays
 from tabmtl.metrics.scores import mean_score, score_tasks
 from tabmtl.nn.embeddings import FeatureVector
+from tabmtl.nn.sequences import SequencePooling
 from tabmtl.onnx.export import export_onnx
 from tabmtl.params import Count, Positive, near
 from tabmtl.schema import Batch, Columns, TabmtlWarning
@@ -71,7 +73,9 @@ class NetworkState(TrainedState, TableState):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainedEstimator, MultiTaskEstimator):
+class NetworkEstimator(
+    WeighsHistories, ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainedEstimator, MultiTaskEstimator
+):
     """Base of the estimators whose model is a torch network; a subclass gives `_network`.
 
     Parameters
@@ -94,6 +98,9 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     min_frequency : int, default=5
         Rows that a level of a categorical column needs for an embedding of its own. Rarer levels share one embedding,
         which unseen levels use too.
+    sequence_pooling : {"attention", "mean"}, default="attention"
+        How networks read the columns of ``sequence_features``: by attention of the row's own item to the entries, as in
+        DIN, or by their mean. See :class:`tabmtl.nn.sequences.PooledSequence`.
     balance : str, sequence or mapping of weights, or TorchJD aggregator, default="sum"
         Way to join the losses of the tasks to one step: ``"sum"``, weights in task order or by name, or a method:
         ``"uncertainty"``, ``"imtl_l"``, ``"dwa"``, ``"gls"``, ``"famo"``, ``"gradnorm"``, ``"pcgrad"``, ``"mgda"``,
@@ -136,6 +143,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     keep: Literal["mean", "task"] = "mean"
     numeric_transform: NumericTransform = "standardize"
     min_frequency: Count = 5
+    sequence_pooling: SequencePooling = "attention"
     balance: Balance = "sum"
     grad_level: GradLevel = "auto"
     normalize_gradients: bool = False
@@ -521,4 +529,11 @@ class VectorEstimator(MemberEstimator):
     def _vector(self, columns: Columns) -> FeatureVector:
         """Return the module that reads a row as one vector, with the options of this estimator."""
         kind, std = self.numeric_embedding, self._embedding_std
-        return FeatureVector(columns, self.d_embedding, numeric_embedding=kind, std=std, n_members=self.n_members)
+        return FeatureVector(
+            columns,
+            self.d_embedding,
+            numeric_embedding=kind,
+            std=std,
+            n_members=self.n_members,
+            sequence_pooling=self.sequence_pooling,
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
@@ -35,7 +35,7 @@ from tabmtl.model_selection.repeats import (
     warn_of_shared_rows,
 )
 from tabmtl.model_selection.suspects import warn_of_index, warn_of_suspects
-from tabmtl.params import Names, RandomState
+from tabmtl.params import Count, Names, RandomState
 from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch, counted, is_asked_by_sklearn, warn_user
 from tabmtl.targets import Task, Tasks
@@ -133,6 +133,13 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         Columns of X that hold free text, read by its words and 3-grams of letters. By default these are the columns of
         text whose values, of the first 10 000 rows, have at least 20 letters and 3 words on average, and a tenth of
         them distinct; a warning names them. With ``categorical_features`` named, there are none by default.
+    sequence_features : mapping of str to str or None, optional
+        Columns of X that hold ordered lists, the newest entry last, and what their entries are of. ``{"history":
+        "item"}`` says that ``history`` holds values of the column ``item``: both share levels and embedding, and
+        networks read the history by attention to the item of the row. With None, a list has levels of its own. A list
+        beside another one, of the same lengths, is of that one: ``{"history": "item", "history_hours": "history"}``.
+    max_sequence_length : int, default=50
+        Entries of a sequence that are read, the newest. A warning tells once how many sequences are longer.
     drop : sequence of str, default=()
         Columns of the frame X that are not features, such as an id. X may lack them in ``predict``. Positions in
         ``categorical_features`` and ``text_features`` do not count them.
@@ -163,6 +170,8 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
     task_column: str | None = None
     categorical_features: Literal["from_dtype"] | Sequence[str | int] = "from_dtype"
     text_features: Literal["from_values"] | Sequence[str | int] = "from_values"
+    sequence_features: Mapping[str, str | None] | None = None
+    max_sequence_length: Count = 50
     drop: Names = ()
     preprocessor: Annotated[Any, check_preprocessor] = None
     random_state: RandomState = None
@@ -307,12 +316,13 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
 
     def _coding(self) -> dict[str, Any]:
         """Return the parameters of `TableCoder.fit`."""
+        sequences = {"sequences": self.sequence_features or {}, "max_length": self.max_sequence_length}
         return {
             "tasks": self.tasks,
             "force": self._target_kind,
             "task_column": self.task_column,
             "categorical": self.categorical_features,
-            "encoding": self._encoding() | {"texts": self.text_features},
+            "encoding": self._encoding() | {"texts": self.text_features, **sequences},
         }
 
     def learn_coder(self, X: Any, y: Any, sample_weight: Any = None) -> TableCoder:

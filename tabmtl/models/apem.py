@@ -175,7 +175,11 @@ class APEMNetwork(TaskNetwork):
         super().__init__()
         n, d, width = options.n_groups, options.d_embedding, options.d_pattern
         self.tokenizer = FeatureTokenizer(
-            columns, d, numeric_embedding=options.numeric_embedding, std=options._embedding_std
+            columns,
+            d,
+            numeric_embedding=options.numeric_embedding,
+            std=options._embedding_std,
+            sequence_pooling=options.sequence_pooling,
         )
         self.members = Members(options.n_members, self.tokenizer.n_tokens, d)
         self.attention = SetAttention(n, options.n_points, d, options.n_heads)

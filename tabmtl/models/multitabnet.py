@@ -52,7 +52,9 @@ class MultiTabNetwork(TaskNetwork):
         self.batch_dependent = options.row_layer == "batch_attention"
         n_vectors = len(tasks) if self.multi_token else 1
         self._n_task_tokens = 1 if self.task_per_row else n_vectors
-        self.tokenizer = FeatureTokenizer(columns, e, numeric_embedding=options.numeric_embedding)
+        self.tokenizer = FeatureTokenizer(
+            columns, e, numeric_embedding=options.numeric_embedding, sequence_pooling=options.sequence_pooling
+        )
         self.task_weight = nn.Parameter(torch.empty(n_vectors, e).uniform_(-(e**-0.5), e**-0.5))
         self.task_bias = nn.Parameter(torch.empty(n_vectors, e).uniform_(-(e**-0.5), e**-0.5))
         self._n_tokens = self._n_task_tokens + self.tokenizer.n_tokens

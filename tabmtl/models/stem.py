@@ -20,6 +20,7 @@ from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.embeddings import EMBEDDING_STD, FeatureTokenizer, NumericEmbedding, fill_missing
 from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary, Members, RowOwners, TaskLinear
+from tabmtl.nn.sequences import SequencePooling
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, Widths
 from tabmtl.schema import Columns
@@ -34,10 +35,24 @@ class TaskTokenizer(FeatureTokenizer):
     columns : Columns
     n_tasks, d : int
     numeric_embedding : {"linear", "piecewise", "periodic"}
+    sequence_pooling : {"attention", "mean"}
     """
 
-    def __init__(self, columns: Columns, n_tasks: int, d: int, numeric_embedding: NumericEmbedding) -> None:
-        super().__init__(columns, (n_tasks + 1) * d, numeric_embedding=numeric_embedding, std=EMBEDDING_STD)
+    def __init__(
+        self,
+        columns: Columns,
+        n_tasks: int,
+        d: int,
+        numeric_embedding: NumericEmbedding,
+        sequence_pooling: SequencePooling,
+    ) -> None:
+        super().__init__(
+            columns,
+            (n_tasks + 1) * d,
+            numeric_embedding=numeric_embedding,
+            std=EMBEDDING_STD,
+            sequence_pooling=sequence_pooling,
+        )
         self.shape = (n_tasks + 1, d)
 
     def own_tokens(self, x: Features, own: RowOwners) -> Tensor:
@@ -56,6 +71,9 @@ class TaskTokenizer(FeatureTokenizer):
             parts.append(tokens)
         if self.bags is not None:
             parts.append(self.bags.own_tokens(x.bags, which, self.shape[0]))
+        if self.sequences is not None:
+            tokens = self.sequences(x, self.categorical).unflatten(2, self.shape)
+            parts.append(tokens.take_along_dim(which[:, None, :, None], dim=2))
         if x.vectors is not None:
             parts.append(self._own_vectors(x.vectors, which, own))
         return torch.cat(parts, dim=1).flatten(2)
@@ -118,7 +136,7 @@ class STEMNetwork(TaskNetwork):
         super().__init__()
         names, d = [task.name for task in tasks], options.d_embedding
         kind: NumericEmbedding = options.numeric_embedding  # type: ignore[assignment]
-        self.tokenizer = TaskTokenizer(columns, len(names), d, kind)
+        self.tokenizer = TaskTokenizer(columns, len(names), d, kind, options.sequence_pooling)
         width = self.tokenizer.n_tokens * d
         counts = [options.n_shared_experts, *[options.n_task_experts] * len(names)]
         self.experts = options._experts(counts, width, options.expert_hidden)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tabmtl.nn.layers import Members, Widened
+from tabmtl.nn.sequences import SequenceEmbedding, SequencePooling, draw
 from tabmtl.schema import Columns
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class CategoricalEmbedding(Widened):
         self.register_buffer("offsets", torch.tensor(starts[:-1], dtype=torch.int32), persistent=False)
         self.n_codes = starts[-1]
         self.table = nn.Embedding(starts[-1], d_token, sparse=starts[-1] > DENSE_ROWS)
-        _draw(self.table.weight, std)
+        draw(self.table.weight, std)
 
     def widen(self, n_networks: int) -> None:
         """Take K tables as one, whose columns are those of the K networks, one after the other."""
@@ -85,7 +86,7 @@ class BagEmbedding(Widened):
         super().__init__()
         self.starts = list(accumulate(columns.bag_sizes, initial=0))
         self.table = nn.EmbeddingBag(self.starts[-1], d_token, mode="sum", sparse=self.starts[-1] > DENSE_ROWS)
-        _draw(self.table.weight, std)
+        draw(self.table.weight, std)
         self.empty = nn.Parameter(torch.zeros(len(columns.bag_sizes), d_token))
 
     def forward(self, bags: Sequence[Bags]) -> Tensor:
@@ -171,14 +172,6 @@ class VectorEmbedding(Widened):
         return self.linear(values.transpose(0, 1)).transpose(0, 1) + added.sum(dim=2)
 
 
-def _draw(table: Tensor, std: float | None) -> None:
-    """Draw the first embeddings: by default uniform in ±e^-½."""
-    if std is None:
-        nn.init.uniform_(table, -(table.shape[1] ** -0.5), table.shape[1] ** -0.5)
-    else:
-        nn.init.normal_(table, std=std)
-
-
 def fill_missing(numbers: Tensor) -> tuple[Tensor, Tensor]:
     """Split numeric values (B, Fn), NaN where missing, into values with 0 there and 0/1 flags (B, Fn).
 
@@ -221,6 +214,8 @@ class FeatureTokenizer(Widened):
         and cosines of learned frequencies, a linear layer of the column's own and a ReLU.
     std : float, optional
         Of the first embeddings of categories, see :class:`CategoricalEmbedding`.
+    sequence_pooling : {"attention", "mean"}, default="attention"
+        See :class:`tabmtl.nn.sequences.SequenceEmbedding`.
 
     Raises
     ------
@@ -237,10 +232,12 @@ class FeatureTokenizer(Widened):
         *,
         numeric_embedding: NumericEmbedding = "linear",
         std: float | None = None,
+        sequence_pooling: SequencePooling = "attention",
     ) -> None:
         super().__init__()
         self._n_numeric, has_vectors = len(columns.numeric), any(columns.vector_widths)
-        self.n_tokens = len(columns.categorical) + len(columns.numeric) + len(columns.bag_sizes) + has_vectors
+        n_plain = len(columns.categorical) + len(columns.numeric)
+        self.n_tokens = n_plain + len(columns.bag_sizes) + len(columns.sequences) + has_vectors
         if self.n_tokens == 0:
             raise ValueError("a network needs at least one feature column, got none")
         self.categorical = CategoricalEmbedding(columns, d_token, std) if columns.categorical else None
@@ -249,6 +246,7 @@ class FeatureTokenizer(Widened):
         self.register_buffer("missing_index", torch.tensor(with_missing, dtype=torch.int64), persistent=False)
         self.missing = nn.Parameter(torch.zeros(len(with_missing), d_token)) if with_missing else None
         self.bags = BagEmbedding(columns, d_token, std) if columns.bag_sizes else None
+        self.sequences = SequenceEmbedding(columns, d_token, sequence_pooling, std) if columns.sequences else None
         self.vectors = VectorEmbedding(columns, d_token, std) if has_vectors else None
 
     def widen(self, n_networks: int) -> None:
@@ -273,6 +271,8 @@ class FeatureTokenizer(Widened):
             parts.append(tokens)
         if self.bags is not None:
             parts.append(self.bags(x.bags))
+        if self.sequences is not None:
+            parts.append(self.sequences(x, self.categorical))
         if self.vectors is not None:
             parts.append(self.vectors(x.vectors))
         if self.n_networks is not None:
@@ -300,6 +300,8 @@ class FeatureVector(Widened):
         that had missing values in fit; for the others see :class:`FeatureTokenizer`.
     std : float, optional
         Of the first embeddings of categories, see :class:`CategoricalEmbedding`.
+    sequence_pooling : {"attention", "mean"}, default="attention"
+        See :class:`tabmtl.nn.sequences.SequenceEmbedding`.
     n_members : int, default=1
         Number k of members, see :class:`tabmtl.nn.layers.Members`.
 
@@ -319,12 +321,15 @@ class FeatureVector(Widened):
         numeric_embedding: NumericEmbedding | Literal["none"],
         std: float | None = None,
         n_members: int = 1,
+        sequence_pooling: SequencePooling = "attention",
     ) -> None:
         super().__init__()
-        self.tokenizer = self.categorical = self.bags = self.vectors = None
+        self.tokenizer = self.categorical = self.bags = self.sequences = self.vectors = None
         if numeric_embedding != "none" or not columns.numeric:
             kind: NumericEmbedding = "linear" if numeric_embedding == "none" else numeric_embedding
-            self.tokenizer = FeatureTokenizer(columns, d_embedding, numeric_embedding=kind, std=std)
+            self.tokenizer = FeatureTokenizer(
+                columns, d_embedding, numeric_embedding=kind, std=std, sequence_pooling=sequence_pooling
+            )
             self.width = self.tokenizer.n_tokens * d_embedding
             self.members = Members(n_members, self.tokenizer.n_tokens, d_embedding)
             return
@@ -333,8 +338,11 @@ class FeatureVector(Widened):
         with_missing = [j for j, missing in enumerate(columns.has_missing) if missing]
         self.register_buffer("missing_index", torch.tensor(with_missing, dtype=torch.int64), persistent=False)
         self._n_numeric, n_embeddings = len(columns.numeric), len(columns.categorical) + len(columns.bag_sizes)
+        n_embeddings += len(columns.sequences)
         if columns.bag_sizes:
             self.bags = BagEmbedding(columns, d_embedding, std)
+        if columns.sequences:
+            self.sequences = SequenceEmbedding(columns, d_embedding, sequence_pooling, std)
         if any(columns.vector_widths):
             self.vectors, n_embeddings = VectorEmbedding(columns, d_embedding, std), n_embeddings + 1
         self.width = n_embeddings * d_embedding + len(columns.numeric) + len(with_missing)
@@ -359,6 +367,8 @@ class FeatureVector(Widened):
             parts.insert(0, self.categorical(x.codes).flatten(1))
         if self.bags is not None:
             parts.append(self.bags(x.bags).flatten(1))
+        if self.sequences is not None:
+            parts.append(self.sequences(x, self.categorical).flatten(1))
         if self.vectors is not None:
             parts.append(self.vectors(x.vectors).flatten(1))
         if self.n_networks is not None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tabmtl.nn.experts import Gates
 from tabmtl.nn.layers import StackedLinear, Widened
+from tabmtl.nn.sequences import SequenceEmbedding
 from tabmtl.nn.task_network import TaskNetwork
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def can_join(network: nn.Module) -> bool:
     if not (isinstance(network, TaskNetwork) and network.is_joinable):
         return False
     for module in network.modules():
+        if isinstance(module, SequenceEmbedding):  # it reads the table of another module
+            return False
         if isinstance(module, nn.Linear) and module.out_features in _UNEVEN_OUTPUTS:
             return False
         if (isinstance(module, Gates) and not module.sees.all()) or (

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tabmtl.nn.sequences import weigh_entries
 from tabmtl.schema import Batch
 from tabmtl.training.losses import BLOCK
 
@@ -61,6 +62,17 @@ def represent_rows(
     represent: Any = network.represent
     (features,) = _in_slices(network, lambda *inputs: [represent(*inputs)], data, precision, batch_size, fill=fill)
     return features
+
+
+def weigh_sequences(
+    network: torch.nn.Module, data: Batch, precision: str = "float32", *, batch_size: int = _PREDICT_ROWS
+) -> list[Tensor]:
+    """Return the weights of the entries of all rows, (m,) on the CPU for every column of sequences."""
+    network.eval()
+    slices = [slice(start, start + batch_size) for start in range(0, len(data), batch_size)]
+    with torch.inference_mode(), autocast(data, precision):
+        parts = [weigh_entries(network, data.x.rows(rows)) for rows in slices]
+    return [torch.cat(own).float().cpu() for own in zip(*parts, strict=True)]
 
 
 def _in_slices(

@@ -1,0 +1,490 @@
+"""Sequences: ordered lists, such as what a user has clicked so far, newest last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import polars as pl
+
+from tabmtl.columns.category import Categories, code_of, count_levels, is_feature, text_of
+from tabmtl.columns.kind import Coding, ColumnKind, Form, Parts, Slices, Summary, column_of
+from tabmtl.columns.number import NumericScaler, reject_infinite
+from tabmtl.columns.ragged import Entries, offsets_of
+from tabmtl.columns.tags import inner_of
+from tabmtl.params import near
+from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, SequenceColumn, counted, warn_user
+
+# of a side list of numbers, the places of those of its entries that scales are learned from
+_PLACES = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+class Role(NamedTuple):
+    """What a sequence is made of: the column of its items, which is its own name if it has none, and its side lists."""
+
+    name: str
+    item: str
+    sides: tuple[str, ...]
+
+
+def find_roles(declared: Mapping[str, str | None]) -> list[Role]:
+    """Return the sequences that ``sequence_features`` declares, with their side lists.
+
+    Raises
+    ------
+    ValueError
+        If a list is beside itself, or beside a list that is beside another one.
+    """
+    sides: dict[str, list[str]] = {name: [] for name, of in declared.items() if of not in declared}
+    for name, of in declared.items():
+        if of in sides:
+            sides[of].append(name)
+        elif of in declared:
+            whole = declared[of]
+            cure = f"say {{{name!r}: None}}" if of == name else f"say {{{name!r}: {whole!r}}}"
+            raise ValueError(
+                f"sequence_features says that {name!r} lies beside {of!r}, which is no sequence of items itself; {cure}"
+            )
+    return [Role(name, declared[name] or name, tuple(own)) for name, own in sides.items()]
+
+
+def sequence_columns(declared: Mapping[str, str | None]) -> list[str]:
+    """Return the columns that ``sequence_features`` names."""
+    return [*dict.fromkeys(name for pair in declared.items() for name in pair if name is not None)]
+
+
+def check_columns(declared: Mapping[str, str | None], schema: Mapping[str, pl.DataType]) -> None:
+    """Raise an error unless the columns of ``sequence_features`` are there, and are lists, and items are none."""
+    for name, of in declared.items():
+        for each in (name, of):
+            if each is not None and each not in schema:
+                raise ValueError(
+                    f"sequence_features names the column {each!r}, which X lacks{near(each, schema)}; name a column of "
+                    f"X{'' if each == name else f', or say {{{name!r}: None}} for levels of its own'}"
+                )
+        _check_list(name, schema[name])
+        if of is not None and of not in declared:
+            _check_item(of, name, schema[of])
+
+
+def _check_list(name: str, dtype: pl.DataType) -> None:
+    inner = inner_of(dtype)
+    if inner is None or not is_feature(inner):
+        raise TypeError(
+            f"column {name!r} is a sequence and holds {dtype}; expected lists of text or numbers: take it out of "
+            "sequence_features, or make lists of it"
+        )
+
+
+def _check_item(item: str, name: str, dtype: pl.DataType) -> None:
+    if not is_feature(dtype):
+        raise TypeError(
+            f"column {item!r} holds the items of the sequence {name!r} and has type {dtype}; expected one text or "
+            f"number a row: say {{{name!r}: None}} in sequence_features for levels of its own"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequences(ColumnKind):
+    """Sequences, the items that they are of, and lists beside them.
+
+    An item and the sequences of it share levels: those that are frequent enough in all of them together, since most
+    items of a history were shown to others, and what is bought often but never shown would be lost otherwise. An entry
+    that is null is unseen, so that its place is kept. Numbers beside a sequence are scaled as numbers of a table are,
+    and 0 where missing; text beside it has levels of its own.
+
+    Flat, a sequence is its last entry, as a category with the levels of its items, and its length; and if it has an
+    item: how often it holds the row's own, and how long ago, in entries from the end. Numbers beside it are the last
+    one, and the one at the newest entry that is the row's own item. All are NaN where a sequence is missing. Codes of
+    an empty one are those of a missing level.
+
+    Attributes
+    ----------
+    sequences : tuple of str
+    items : tuple of str
+        The column of the items of every sequence; its own name if it has none.
+    sides : tuple of tuple of str
+        The lists beside every sequence.
+    categories : Categories
+        Levels of the items, and of text beside sequences, by the name of their column.
+    numbers : tuple of str
+        The lists of numbers beside sequences.
+    scaler : NumericScaler
+        Of these.
+    max_length : int
+        Entries that are read, the newest.
+    flat : bool
+        Whether the columns become numbers and categories.
+    """
+
+    name = "sequences"
+    held = "belonged to a sequence"
+    cast = "what it was"
+
+    sequences: tuple[str, ...]
+    items: tuple[str, ...]
+    sides: tuple[tuple[str, ...], ...]
+    categories: Categories
+    numbers: tuple[str, ...]
+    scales: NumericScaler
+    max_length: int
+    flat: bool = False
+
+    def __post_init__(self) -> None:
+        found = {*self.sequences, *self.items, *(name for own in self.sides for name in own)}
+        if not len(self.sequences) == len(self.items) == len(self.sides) or found != set(self.names):
+            raise ValueError(
+                f"the sequences {self.sequences[:5]} are of {sorted(found)[:5]}, expected {self.names[:5]}"
+            )
+        leaves = {*self.items, *(name for own in self.sides for name in own)}
+        if leaves != {*self.categories.names, *self.numbers} or len(self.scales.center) != len(self.numbers):
+            raise ValueError(f"the sequences {self.sequences[:5]} lack levels or scales")
+        if self.max_length < 1:
+            raise ValueError(f"sequences have a length of at most {self.max_length}, expected 1 or more")
+
+    @classmethod
+    def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
+        """Return whether a column belongs to a sequence, which ``sequence_features`` says."""
+        inner = inner_of(dtype)
+        return declared == "sequences" and is_feature(dtype if inner is None else inner)
+
+    @classmethod
+    def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
+        """Count levels of items and entries and the lengths of lists, and take numbers from the lists of some rows."""
+        found, samples = count_levels(block, [name for name in names if inner_of(block.schema[name]) is None]), []
+        for name in names:
+            inner = inner_of(block.schema[name])
+            if inner is None:
+                continue
+            lists = block[name].cast(pl.List(inner))
+            found[_LENGTHS + name] = lists.list.len().alias("level").cast(pl.Int64).value_counts(name="count")
+            if not inner.is_float():
+                texts = _flattened(lists).to_frame().select(text_of(name, inner)).to_series()
+                found[name] = texts.alias("level").value_counts(name="count")
+            if inner.is_numeric():
+                samples.append(_some_entries(lists[taken]))
+        return {**found, _SAMPLE: np.concatenate(samples or [np.empty((0, len(taken)))])}
+
+    @classmethod
+    def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
+        """Learn the levels of items and of text, and the scales of numbers."""
+        roles = find_roles(coding.sequences)
+        lists = [name for name in names if name in coding.sequences]
+        numeric = [name for name in lists if _inner(coding.schema[name]).is_numeric()]
+        numbers = tuple(name for name in numeric if any(name in role.sides for role in roles))
+        sample = summary[_SAMPLE].reshape(len(numeric), len(_PLACES) * summary[_SAMPLE].shape[1])
+        return cls(
+            names=names,
+            sequences=tuple(role.name for role in roles),
+            items=tuple(role.item for role in roles),
+            sides=tuple(role.sides for role in roles),
+            categories=_levels(roles, numbers, summary, coding.min_frequency),
+            numbers=numbers,
+            scales=NumericScaler.fit(sample[[numeric.index(name) for name in numbers]], coding.transform),
+            max_length=_said_once(roles, summary, coding.max_length),
+            flat=coding.flat,
+        )
+
+    def extended(self, summary: Summary, min_frequency: int) -> Self:
+        """Append the new levels that are frequent enough; scales stay as they are."""
+        known = self.categories.extended(_counts(self._roles, self.numbers, summary), min_frequency)
+        return self if known is self.categories else replace(self, categories=known)
+
+    def facts(self) -> dict[str, tuple[Any, ...]]:
+        """Return the items as categories, and what networks are told of sequences; flat, all features."""
+        levels, shared = self._levels, self._shared
+        found: dict[str, tuple[Any, ...]] = {"categorical": shared, "levels": tuple(levels[name] for name in shared)}
+        if not self.flat:
+            return found | {"sequences": tuple(self._describe(role) for role in self._roles)}
+        codes, numbers = self._flat_codes(), self._flat_numbers()
+        return {
+            "categorical": (*shared, *(f"{name}: last" for name, _ in codes)),
+            "levels": (*found["levels"], *(levels[of] for _, of in codes)),
+            "numeric": tuple(f"{name}: {part}" for name, part in numbers),
+            "has_missing": (True,) * len(numbers),
+            "bins": ((0.0, 1.0),) * len(numbers),
+        }
+
+    def origins(self) -> dict[Form, tuple[str, ...]]:
+        """Return the column behind every feature; sequences are those of the sequence, with the lists beside it."""
+        if not self.flat:
+            return {"codes": self._shared, "sequences": self.sequences}
+        return {
+            "codes": (*self._shared, *(name for name, _ in self._flat_codes())),
+            "numbers": tuple(name for name, _ in self._flat_numbers()),
+        }
+
+    def values_of(self, name: str) -> str:
+        """Say that items were text, as which all levels are known, and others lists of text or numbers."""
+        if name in self._shared:
+            return "text"
+        return "lists of numbers" if name in self.numbers else "lists of text"
+
+    def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
+        """Return the codes of items, and the lists as they are."""
+        for role in self._roles:
+            for name in (role.name, *role.sides):
+                if schema[name] != pl.Null:
+                    _check_list(name, schema[name])
+            if role.item != role.name:
+                _check_item(role.item, role.name, schema[role.item])
+        items = [code_of(name, schema[name], pl.Enum(self._levels[name])) for name in self._shared]
+        lists = {name: None for role in self._roles for name in (role.name, *role.sides)}
+        return [*items, *map(column_of, lists)]
+
+    def encode(self, slices: Slices, n: int) -> Parts:
+        """Encode items to codes, and sequences to entries; or all to codes and numbers."""
+        codes = np.empty((n, len(self._shared)), dtype=np.int32)
+        several: list[list[Entries]] = [[] for _ in self._roles]
+        for rows, columns in slices:
+            for j, name in enumerate(self._shared):
+                codes[rows, j] = columns[name].to_numpy()
+            for role, found in zip(self._roles, several, strict=True):
+                found.append(self._entries(role, columns, rows.start))
+        empty = [Entries.empty(0, *self._widths(role)) for role in self._roles]
+        entries = tuple(Entries.join([none, *own]) for none, own in zip(empty, several, strict=True))
+        return self._encode_flat(codes, entries) if self.flat else {"codes": codes, "sequences": entries}
+
+    def _entries(self, role: Role, columns: pl.DataFrame, start: int) -> Entries:
+        """Read a sequence, with the lists beside it, of some rows; they are counted from `start` in errors."""
+        lists = _cut(columns[role.name], self.max_length)
+        lengths, is_missing = lists.list.len().fill_null(0).to_numpy().astype(np.int64), lists.is_null().to_numpy()
+        # in place of a missing sequence, a missing entry
+        kept = np.repeat(~is_missing, lengths + is_missing)
+
+        def widened(values: np.ndarray, filler: int) -> np.ndarray:
+            found = np.full((len(kept), *values.shape[1:]), filler, dtype=values.dtype)
+            found[kept] = values
+            return found
+
+        numbers, texts = [], []
+        for name in role.sides:
+            _check_lengths(role.name, name, columns, start)
+            side = _beside(_cut(columns[name], self.max_length), lengths)
+            if name in self.numbers:
+                numbers.append(side.cast(pl.Float64).fill_null(float("nan")).to_numpy())
+            else:
+                texts.append(self._codes_of(name, side))
+        found = {"codes": widened(self._codes_of(role.item, _flattened(lists)), MISSING)}
+        if numbers:
+            found["numbers"] = widened(self._scaled(role, np.stack(numbers)), 0)
+        if texts:
+            found["labels"] = widened(np.stack(texts, axis=1), MISSING)
+        return Entries(offsets=offsets_of(lengths + is_missing), **found)
+
+    def _codes_of(self, name: str, entries: pl.Series) -> np.ndarray:
+        """Encode entries by the levels of an item or a list; a null is unseen."""
+        code = code_of("", entries.dtype, pl.Enum(self._levels[name]))
+        return np.maximum(entries.alias("").to_frame().select(code).to_series().to_numpy(), UNSEEN)
+
+    def _scaled(self, role: Role, numbers: np.ndarray) -> np.ndarray:
+        """Scale the numbers (s, m) beside a sequence to (m, s) float32; 0 where missing, or, flat, NaN."""
+        names = [name for name in role.sides if name in self.numbers]
+        reject_infinite(numbers, names)
+        places = [self.numbers.index(name) for name in names]
+        NumericScaler(
+            transform=self.scales.transform,
+            **{field: getattr(self.scales, field)[places] for field in ("center", "scale", "knots")},
+        ).apply(numbers)
+        return (numbers if self.flat else np.nan_to_num(numbers)).T.astype(np.float32)
+
+    def _encode_flat(self, codes: np.ndarray, several: Sequence[Entries]) -> Parts:
+        found_codes, found_numbers = [codes], []
+        for role, entries in zip(self._roles, several, strict=True):
+            own = codes[:, self._shared.index(role.item)] if role.item != role.name else None
+            more_codes, numbers = _flat(entries, own)
+            found_codes.append(more_codes)
+            found_numbers.append(numbers)
+        return {"codes": np.concatenate(found_codes, axis=1), "numbers": np.concatenate(found_numbers, axis=1)}
+
+    def _flat_codes(self) -> list[tuple[str, str]]:
+        """Return the columns of flat codes behind those of the items, and the columns that their levels are of."""
+        return [
+            pair
+            for role in self._roles
+            for pair in ((role.name, role.item), *((name, name) for name in role.sides if name not in self.numbers))
+        ]
+
+    def _flat_numbers(self) -> list[tuple[str, str]]:
+        """Return the columns of flat numbers, and their parts."""
+        found = []
+        for role in self._roles:
+            has_item, numbers = role.item != role.name, [name for name in role.sides if name in self.numbers]
+            found += [(role.name, part) for part in (("length", "times", "ago") if has_item else ("length",))]
+            found += [(name, part) for part in (("last", "ago") if has_item else ("last",)) for name in numbers]
+        return found
+
+    def _describe(self, role: Role) -> SequenceColumn:
+        n_numbers, sizes = (
+            self._widths(role)[0],
+            [FIRST_LEVEL + len(self._levels[name]) for name in role.sides if name not in self.numbers],
+        )
+        own_size = 0 if role.item != role.name else FIRST_LEVEL + len(self._levels[role.name])
+        return SequenceColumn(
+            name=role.name,
+            item=None if own_size else role.item,
+            size=own_size,
+            n_numbers=n_numbers,
+            label_sizes=tuple(sizes),
+            max_length=self.max_length,
+        )
+
+    def _widths(self, role: Role) -> tuple[int, int]:
+        """Return how many lists of numbers, and of text, lie beside a sequence."""
+        n_numbers = sum(name in self.numbers for name in role.sides)
+        return n_numbers, len(role.sides) - n_numbers
+
+    @property
+    def declared(self) -> dict[str, str | None]:
+        """What ``sequence_features`` said in fit."""
+        found: dict[str, str | None] = {}
+        for role in self._roles:
+            found[role.name] = None if role.item == role.name else role.item
+            found |= dict.fromkeys(role.sides, role.name)
+        return found
+
+    @property
+    def _roles(self) -> list[Role]:
+        return [Role(*own) for own in zip(self.sequences, self.items, self.sides, strict=True)]
+
+    @property
+    def _shared(self) -> tuple[str, ...]:
+        """The columns of items, each once."""
+        return tuple(dict.fromkeys(role.item for role in self._roles if role.item != role.name))
+
+    @property
+    def _levels(self) -> dict[str, tuple[str, ...]]:
+        return dict(zip(self.categories.names, self.categories.levels, strict=True))
+
+
+def lists_of(name: str, entries: Entries, values: np.ndarray) -> pl.Series:
+    """Return a value (m,) of every entry as lists; null where a sequence is missing."""
+    lengths = entries.lengths
+    row = np.repeat(np.arange(len(entries)), lengths)
+    lists = pl.DataFrame({"row": row, name: values}).group_by("row", maintain_order=True).agg(pl.col(name))
+    found = (
+        pl.Series("row", np.arange(len(entries))).to_frame().join(lists, on="row", how="left", maintain_order="left")
+    )
+    is_missing = np.zeros(len(entries), dtype=bool)
+    is_missing[row[entries.codes == MISSING]] = True
+    kept = pl.when(pl.Series(~is_missing)).then(pl.col(name).fill_null([]))
+    return found.select(kept.alias(name)).to_series()
+
+
+_LENGTHS, _SAMPLE = "lengths of ", "sample"
+
+
+def _inner(dtype: pl.DataType) -> pl.DataType:
+    return inner_of(dtype) or pl.Null()
+
+
+def _flattened(lists: pl.Series) -> pl.Series:
+    return lists.explode(empty_as_null=False, keep_nulls=False)
+
+
+def _cut(lists: pl.Series, most: int) -> pl.Series:
+    """Return the newest entries of lists."""
+    lists = lists.cast(pl.List(_inner(lists.dtype)))
+    longest: Any = lists.list.len().max()
+    return lists if (longest or 0) <= most else lists.list.tail(most)
+
+
+def _beside(lists: pl.Series, lengths: np.ndarray) -> pl.Series:
+    """Return the entries of side lists; nulls where a list is missing beside a sequence that is not."""
+    missing = lists.is_null().to_numpy() & (lengths > 0)
+    entries = _flattened(lists)
+    if not missing.any():
+        return entries
+    kept = np.repeat(~missing, lengths)
+    places = np.cumsum(kept) - 1
+    return entries.gather(pl.Series(np.where(kept, places, -1)).replace(-1, None))
+
+
+def _check_lengths(name: str, side: str, columns: pl.DataFrame, start: int) -> None:
+    whole, own = columns[name].list.len(), columns[side].list.len()
+    unequal = ((whole.fill_null(0) != own) & own.is_not_null()).fill_null(False)
+    if unequal.any():
+        row: Any = unequal.arg_max()
+        raise ValueError(
+            f"column {side!r} lies beside the sequence {name!r}, and in row {start + row}, counted from 0, it has "
+            f"{own[row]} entries where that has {'none' if whole[row] is None else whole[row]}: give both lists of one "
+            f"length, or a null in {side!r}"
+        )
+
+
+def _some_entries(lists: pl.Series) -> np.ndarray:
+    """Return numbers at some places of lists, (places, rows), NaN where there is none."""
+    lengths = lists.list.len().fill_null(0).cast(pl.Float64)
+    frame = pl.DataFrame([lists.alias("lists"), lengths.alias("length")])
+    place = [(pl.col("length") * share).floor().cast(pl.Int64) for share in _PLACES]
+    some = frame.select(
+        pl.col("lists").list.get(own, null_on_oob=True).cast(pl.Float64).fill_null(float("nan")).alias(str(k))
+        for k, own in enumerate(place)
+    )
+    found = some.to_numpy().T
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+def _counts(roles: Sequence[Role], numbers: Sequence[str], summary: Summary) -> dict[str, pl.DataFrame]:
+    """Count the levels of items, those of all their sequences included, and of text beside sequences."""
+    parts: dict[str, list[pl.DataFrame]] = {}
+    for role in roles:
+        parts.setdefault(role.item, []).append(summary[role.name])
+        for name in role.sides:
+            if name not in numbers:
+                parts[name] = [summary[name]]
+    for item in {role.item for role in roles if role.item != role.name}:
+        parts[item].append(summary[item])
+    return {
+        name: pl.concat(own, how="vertical_relaxed").group_by("level").agg(pl.col("count").sum())
+        for name, own in parts.items()
+    }
+
+
+def _levels(roles: Sequence[Role], numbers: Sequence[str], summary: Summary, min_frequency: int) -> Categories:
+    """Learn the levels."""
+    counts = _counts(roles, numbers, summary)
+    none = Categories(names=tuple(counts), levels=((),) * len(counts))
+    return none.extended(counts, min_frequency)
+
+
+def _said_once(roles: Sequence[Role], summary: Summary, most: int) -> int:
+    """Warn of sequences that will be cut, and return the length."""
+    for role in roles:
+        lengths = summary[_LENGTHS + role.name].drop_nulls("level")
+        n_cut = int(lengths.filter(pl.col("level") > most)["count"].sum())
+        if n_cut:
+            longest: Any = lengths["level"].max()
+            warn_user(
+                f"{counted(n_cut, 'sequence')} of column {role.name!r} of {int(lengths['count'].sum())} have more than "
+                f"{most} entries, up to {longest}; the newest {most} are read: raise max_sequence_length for more"
+            )
+    return most
+
+
+def _flat(entries: Entries, own: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return codes and numbers of sequences, given the code of every row's own item (n,), if there is one."""
+    lengths, ends = entries.lengths, entries.offsets[1:]
+    last = np.maximum(ends - 1, 0)
+    has_any, n = lengths > 0, len(entries)
+    labels = entries.codes[:, None] if entries.labels is None else np.column_stack([entries.codes, entries.labels])
+    codes = np.full((n, labels.shape[1]), MISSING, dtype=np.int32)
+    codes[has_any] = labels[last[has_any]]
+    is_missing = has_any & (codes[:, 0] == MISSING)
+    numbers = np.zeros((len(entries.codes), 0), np.float32) if entries.numbers is None else entries.numbers
+    found = [np.where(is_missing, np.nan, lengths)[:, None]]
+    newest = np.full((n, numbers.shape[1]), np.nan)
+    newest[has_any & ~is_missing] = numbers[last[has_any & ~is_missing]]
+    if own is None:
+        return codes, np.column_stack([*found, newest]).astype(np.float32)
+    row = np.repeat(np.arange(n), lengths)
+    matches = np.flatnonzero((entries.codes == own[row]) & (entries.codes >= FIRST_LEVEL))
+    times = np.where(is_missing, np.nan, np.bincount(row[matches], minlength=n))
+    place = np.full(n, -1)
+    place[row[matches]] = matches  # the newest is the last
+    ago, at = np.full(n, np.nan), np.full((n, numbers.shape[1]), np.nan)
+    held = place >= 0
+    ago[held], at[held] = (ends - 1 - place)[held], numbers[place[held]]
+    return codes, np.column_stack([*found, times, ago, newest, at]).astype(np.float32)

@@ -1,0 +1,108 @@
+"""Histories whose use is known: models that read them win what they are worth, and attention finds what matches."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+import tabmtl
+from tabmtl import MMoE, MultiTaskEnsemble, SharedBottom, SharedTrees
+from tabmtl.inspection import feature_importances
+from tabmtl.synth import make_histories
+
+#: In this world an item is its own group, so that the test needs few rows.
+WORLD = {"n_items": 20, "n_groups": 20, "mean_length": 6.0, "half_life": 200.0, "strength": 4.0}
+SEQUENCES = {"history": "item", "history_hours": "history"}
+LISTS = {"sequence_features": SEQUENCES, "max_sequence_length": 300}
+NETWORK = SharedBottom(hidden=(32,), **LISTS, tasks={"rating": "regression"}, epochs=20, random_state=0, n_jobs=1)
+TREES = SharedTrees(**LISTS, tasks={"rating": "regression"}, random_state=0, n_jobs=1)
+
+
+@pytest.fixture(scope="module")
+def data():
+    train = make_histories(6000, **WORLD, random_state=0)
+    return train, train.draw(6000, random_state=1)
+
+
+@pytest.fixture(scope="module")
+def fitted(data):
+    train, _ = data
+    return {model: model.fit(train.X, train.y, groups=train.users) for model in (NETWORK, TREES)}
+
+
+@pytest.mark.parametrize("model", [NETWORK, TREES], ids=["network", "trees"])
+def test_a_history_is_worth_what_the_generator_knows(data, fitted, model):
+    _, test = data
+    best, without = test.ceiling(), test.ceiling(history=False)
+    scores = fitted[model].score_tasks(test.X, test.y)
+    assert best["click"] - without["click"] > 0.1
+    # nothing without the history can be ahead of `without`, and a guess has 0.5
+    assert scores["click"] > without["click"] + 0.6 * (best["click"] - without["click"])
+    assert abs(scores["rating"] - best["rating"]) < 0.05
+
+
+def test_attention_finds_what_matches(data, fitted):
+    _, test = data
+    weights = fitted[NETWORK].history_weights(test.X)["history"]
+    lists = pl.DataFrame([weights, test.matches.alias("matches")])
+    assert weights.is_null().equals(test.matches.is_null())
+    assert weights.list.len().equals(lists["matches"].list.len(), null_equal=True)
+    entries = lists.explode("history", "matches").drop_nulls()
+    means = dict(entries.group_by("matches").agg(pl.col("history").mean()).iter_rows())
+    assert means[True] > 5 * means[False]
+    assert weights.list.sum().max() <= 1
+
+
+def test_files_and_few_rows_answer_alike(data, fitted, tmp_path):
+    _, test = data
+    for model in fitted.values():
+        model.save(tmp_path / type(model).__name__)
+        loaded = tabmtl.load(tmp_path / type(model).__name__)
+        assert loaded.sequence_features == SEQUENCES
+        whole = model.predict_proba(test.X[:50])["click"]
+        np.testing.assert_array_equal(loaded.predict_proba(test.X[:50])["click"], whole)
+        alone = np.concatenate([model.predict_proba(test.X[row])["click"] for row in range(10)])
+        np.testing.assert_allclose(alone, whole[:10], rtol=1e-5, atol=1e-7)
+
+
+def test_shards_are_read_as_frames(data, tmp_path):
+    train, test = data
+    whole = train.X.hstack(train.y)
+    whole[:3000].write_parquet(tmp_path / "a.parquet")
+    whole[3000:].write_parquet(tmp_path / "b.parquet")
+    shards = tabmtl.Shards(str(tmp_path / "*.parquet"))
+    for model in (TREES, NETWORK.__class__(**NETWORK.get_params() | {"epochs": 2})):
+        model = model.__class__(**model.get_params()).fit(shards, list(train.y.columns))
+        assert model.coder_.features.sequences["sequences"] == SEQUENCES
+        assert model.predict(test.X[:100]).height == 100
+
+
+def test_lists_beside_each_other_move_together(data, fitted):
+    _, test = data
+    X, y = test.X[:1000], test.y[:1000]
+    for model in fitted.values():
+        found = feature_importances(model, X, y, n_repeats=1, random_state=0).filter(pl.col("task") == "click")
+        falls = dict(found.select("feature", "importance").iter_rows())
+        assert [*falls] == ["item", "position", "history + history_hours"]
+        assert falls["history + history_hours"] > 0.05
+        alone = feature_importances(model, X, y, features=["history_hours"], n_repeats=1, random_state=0)
+        assert alone.filter(pl.col("task") == "click")["importance"].item() == falls["history + history_hours"]
+    importances = dict(zip(test.X.columns, fitted[NETWORK].feature_importances_, strict=True))
+    assert importances["history"] > importances["position"]
+    assert importances["history_hours"] == 0  # it moves with the history
+
+
+def test_an_ensemble_hands_sequences_to_its_candidates(data):
+    train, test = data
+    network = SharedBottom(hidden=(8,), epochs=2, n_jobs=1)
+    candidates = {"network": network, "trees": SharedTrees(n_estimators=5, n_jobs=1)}
+    model = MultiTaskEnsemble(models=candidates, **LISTS, n_folds=2, random_state=0)
+    model = model.fit(train.X[:600], train.y[:600])
+    assert model.predict(test.X[:5]).height == 5
+    assert model.leaderboard_["score"].is_not_null().all()
+
+
+def test_weights_need_a_sequence(data):
+    train, _ = data
+    model = MMoE(epochs=1, drop=["history", "history_hours"], n_jobs=1).fit(train.X[:100], train.y[:100, ["click"]])
+    with pytest.raises(ValueError, match="no column of X is a sequence; name some in sequence_features"):
+        model.history_weights(train.X)
