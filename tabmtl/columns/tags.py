@@ -170,6 +170,9 @@ def encode_tags(tags: pl.Series, levels: tuple[str, ...]) -> Bags:
     lengths = lengths + is_missing
     codes = np.full(int(lengths.sum()), MISSING, dtype=np.int32)
     codes[np.repeat(~is_missing, lengths)] = known
-    codes = codes[np.lexsort((codes, np.repeat(np.arange(len(lengths)), lengths)))]
+    keys = np.repeat(np.arange(len(lengths), dtype=np.int64) << 32, lengths)  # sorted as one number with the code
+    keys |= codes
+    keys.sort()
+    codes = (keys & 0xFFFFFFFF).astype(np.int32)
     weights = np.repeat(1 / np.maximum(lengths, 1), lengths).astype(np.float32)
     return Bags(offsets=offsets_of(lengths), codes=codes, weights=weights)

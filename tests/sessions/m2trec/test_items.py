@@ -71,7 +71,7 @@ def test_popularity_is_relative_to_the_mean_unit_and_none_of_the_cold():
 
 
 NEW = pl.DataFrame(
-    {"brand": ["x", "new", "newer", "z"], "tags": [["b", "a"], ["a"], ["a"], []], "name": ["p", "q", "q", "r"]}
+    {"brand": ["x", "new", "newer", "z"], "tags": [["b", "a"], ["a"], ["a"], None], "name": ["p", "q", "q", "r"]}
 )
 
 
