@@ -153,7 +153,10 @@ def kinds(batch_size: int = 1024, n_tasks: int = 8, steps: int = STEPS) -> Sides
 
 
 def lists(levels: int = 10_000, length: int = 50, batch_size: int = 1024, steps: int = STEPS) -> Sides:
-    """Compare a step of SharedBottom on a list a row, by mean length, with one on as many columns of categories."""
+    """Compare a step of SharedBottom on a list a row, by mean length, with one on as many columns of categories.
+
+    As tags, and as the history of an item.
+    """
     rng = np.random.default_rng(0)
     n = batch_size * (steps + 1)
     y = pl.DataFrame(rng.standard_normal((n, 2), dtype=np.float32), schema=["y0", "y1"])
@@ -164,9 +167,16 @@ def lists(levels: int = 10_000, length: int = 50, batch_size: int = 1024, steps:
     row = pl.Series("row", np.repeat(np.arange(n), lengths))
     in_lists = pl.DataFrame({"row": row, "tags": tags}).group_by("row", maintain_order=True).agg("tags")
     network = SharedBottom(batch_size=batch_size, categorical_features="from_dtype", **FIXED)
+    shown = in_lists.select("tags", item=pl.col("tags").list.first())
+    of_items = {"sequence_features": {"tags": "item"}, "max_sequence_length": int(lengths.max())}
+    readers = {
+        f"history, {pooling}": clone(network).set_params(**of_items, sequence_pooling=pooling)
+        for pooling in ("mean", "attention")
+    }
     return {
         "columns": fitting(clone(network), pl.DataFrame(categories).cast(pl.String), y, steps),
         "lists, mean": fitting(clone(network), in_lists.select("tags"), y, steps),
+        **{name: fitting(reader, shown, y, steps) for name, reader in readers.items()},
     }
 
 
