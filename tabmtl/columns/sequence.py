@@ -111,7 +111,7 @@ class Sequences(ColumnKind):
         Levels of the items, and of text beside sequences, by the name of their column.
     numbers : tuple of str
         The lists of numbers beside sequences.
-    scaler : NumericScaler
+    scales : NumericScaler
         Of these.
     max_length : int
         Entries that are read, the newest.
@@ -121,7 +121,7 @@ class Sequences(ColumnKind):
 
     name = "sequences"
     held = "belonged to a sequence"
-    cast = "what it was"
+    cast = "the type that it had"
 
     sequences: tuple[str, ...]
     items: tuple[str, ...]
@@ -174,6 +174,7 @@ class Sequences(ColumnKind):
         lists = [name for name in names if name in coding.sequences]
         numeric = [name for name in lists if _inner(coding.schema[name]).is_numeric()]
         numbers = tuple(name for name in numeric if any(name in role.sides for role in roles))
+        _warn_of_cuts(roles, summary, coding.max_length)
         sample = summary[_SAMPLE].reshape(len(numeric), len(_PLACES) * summary[_SAMPLE].shape[1])
         return cls(
             names=names,
@@ -183,7 +184,7 @@ class Sequences(ColumnKind):
             categories=_levels(roles, numbers, summary, coding.min_frequency),
             numbers=numbers,
             scales=NumericScaler.fit(sample[[numeric.index(name) for name in numbers]], coding.transform),
-            max_length=_said_once(roles, summary, coding.max_length),
+            max_length=coding.max_length,
             flat=coding.flat,
         )
 
@@ -450,8 +451,8 @@ def _levels(roles: Sequence[Role], numbers: Sequence[str], summary: Summary, min
     return none.extended(counts, min_frequency)
 
 
-def _said_once(roles: Sequence[Role], summary: Summary, most: int) -> int:
-    """Warn of sequences that will be cut, and return the length."""
+def _warn_of_cuts(roles: Sequence[Role], summary: Summary, most: int) -> None:
+    """Warn of sequences that will be cut."""
     for role in roles:
         lengths = summary[_LENGTHS + role.name].drop_nulls("level")
         n_cut = int(lengths.filter(pl.col("level") > most)["count"].sum())
@@ -461,7 +462,6 @@ def _said_once(roles: Sequence[Role], summary: Summary, most: int) -> int:
                 f"{counted(n_cut, 'sequence')} of column {role.name!r} of {int(lengths['count'].sum())} have more than "
                 f"{most} entries, up to {longest}; the newest {most} are read: raise max_sequence_length for more"
             )
-    return most
 
 
 def _flat(entries: Entries, own: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from tabmtl.columns.cures import by_columns
+from tabmtl.columns.sequence import sequence_columns
 from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.encode.cache import encoded
 from tabmtl.encode.class_factors import ClassFactors
@@ -313,6 +314,9 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
             raise ValueError(
                 f"drop names the task_column {self.task_column!r}, which is no feature anyway; leave it out"
             )
+        dropped = [name for name in sequence_columns(self.sequence_features or {}) if name in self.drop]
+        if dropped:
+            raise ValueError(f"drop and sequence_features both name {dropped}; take them out of one of the two")
 
     def _coding(self) -> dict[str, Any]:
         """Return the parameters of `TableCoder.fit`."""

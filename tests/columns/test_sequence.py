@@ -186,3 +186,9 @@ def test_another_type_in_predict_is_named():
         coder.encode(table(history=["a", "b"]))
     with pytest.raises(TypeError, match="column 'item' holds the items of the sequence 'history' and has type List"):
         coder.encode(table(item=[["a"], ["b"]]))
+
+
+def test_a_sequence_that_is_dropped_is_named():
+    model = SharedBottom(sequence_features={"history": "item"}, drop=["history"])
+    with pytest.raises(ValueError, match=r"drop and sequence_features both name \['history'\]; take them out of one"):
+        model.fit(table(), [0.0, 1.0])

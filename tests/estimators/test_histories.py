@@ -13,14 +13,14 @@ from tabmtl.synth import make_histories
 WORLD = {"n_items": 20, "n_groups": 20, "mean_length": 6.0, "half_life": 200.0, "strength": 4.0}
 SEQUENCES = {"history": "item", "history_hours": "history"}
 LISTS = {"sequence_features": SEQUENCES, "max_sequence_length": 300}
-NETWORK = SharedBottom(hidden=(32,), **LISTS, tasks={"rating": "regression"}, epochs=20, random_state=0, n_jobs=1)
+NETWORK = SharedBottom(hidden=(32,), **LISTS, tasks={"rating": "regression"}, epochs=12, random_state=0, n_jobs=1)
 TREES = SharedTrees(**LISTS, tasks={"rating": "regression"}, random_state=0, n_jobs=1)
 
 
 @pytest.fixture(scope="module")
 def data():
-    train = make_histories(6000, **WORLD, random_state=0)
-    return train, train.draw(6000, random_state=1)
+    train = make_histories(4000, **WORLD, random_state=0)
+    return train, train.draw(4000, random_state=1)
 
 
 @pytest.fixture(scope="module")
