@@ -116,15 +116,13 @@ def compare(
         cure = "the value test in --split-column" if source.split_column else "a --test-share above 0"
         raise ValueError(f"compare judges by test rows, and {rows.name} has none: give {cure}")
     rows.check_features()
-    n_fit = len(rows.parts["train"][0])
-    made = {name: _made(choice, rows.facts) for name, choice in choices.items()}
-    tried = made or tabmtl.default_models(n_fit)
+    tried, params = _models_to_try(choices, rows)
     fit, how = _rows_to_fit(rows, source)
     within = "" if time_limit is None else f" within {time_limit:g} min"
     print(f"{rows.name}: {', '.join(tried)}{within}; Ctrl-C keeps those that are done.", flush=True)
     X, y = rows.parts["test"]
     limit = None if time_limit is None else 60 * time_limit
-    params = {**rows.facts, "random_state": models.seed, "seeds": models.seeds, "verbose": 1}
+    params |= {"random_state": models.seed, "seeds": models.seeds, "verbose": 1}
     found = tabmtl.compare(tried, **fit, X_test=X, y_test=y, time_limit=limit, **params)
     found = replace(found, how=how)
     print(f"\n{found}\n")
@@ -135,6 +133,15 @@ def compare(
         name, why = chosen(found)
         print(f"{why}, to train and save:  {_train_command(name, tried, rows, source, models)}")
     return INTERRUPTED if found.is_interrupted else int(found.best is None)
+
+
+def _models_to_try(choices: Mapping[str, ModelChoice], rows: TableRows) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the models, which know the columns of free text, and what is said of the targets."""
+    made = {name: _made(choice, rows.facts) for name, choice in choices.items()}
+    tried = made or tabmtl.default_models(len(rows.parts["train"][0]))
+    texts = {name: value for name, value in rows.facts.items() if name == "text_features"}
+    facts = {name: value for name, value in rows.facts.items() if name not in texts}
+    return {name: model.set_params(**texts) for name, model in tried.items()}, facts
 
 
 def chosen(found: tabmtl.Comparison) -> tuple[str, str]:
@@ -187,9 +194,10 @@ def _rows_to_fit(rows: TableRows, source: DataSource) -> tuple[dict[str, Any], s
 def _train_command(name: str, tried: Mapping[str, Any], rows: TableRows, source: DataSource, models: ModelList) -> str:
     """Return the command that trains a model on these rows."""
     words = [*shlex.split(rows.origin)]
-    for option in ("target", "categorical", "drop", "metric", "class-weight", "monotone"):
+    for option in ("target", "categorical", "text", "drop", "metric", "class-weight", "monotone"):
         words += [word for value in getattr(source, option.replace("-", "_")) for word in (f"--{option}", value)]
     words += ["--task-column", source.task_column] if source.task_column else []
+    words += ["--list-separator", source.list_separator] if source.list_separator else []
     words += ["--no-dates"] if source.no_dates else []
     words += ["--model", name]
     own = models.choices().get(name)

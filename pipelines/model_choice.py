@@ -10,7 +10,12 @@ from typing import Any
 from tabmtl.pipelines.terminal import near, pairs
 
 #: Parameters that other options of the command line rule.
-_ELSEWHERE = {"random_state": "--seed", "tasks": "--target", "categorical_features": "--categorical"}
+_ELSEWHERE = {
+    "random_state": "--seed",
+    "tasks": "--target",
+    "categorical_features": "--categorical",
+    "text_features": "--text",
+}
 _ELSEWHERE |= {f"{name}_column": f"--{name}-column" for name in ("task", "session", "item", "time", "order")}
 
 #: Parameters that hold code or models.

@@ -334,6 +334,7 @@ def _rows_for(model: Any, source: RowSource, *, whole: bool) -> Rows:
     else:
         options["target"] = [f"{task.name}={task.kind}" for task in model.coder_.labels.column_tasks]
         options["task_column"] = model.task_column if is_file else None
+        options["list_separator"] = model.coder_.list_separator if is_file else None
         options["no_dates"] = not model.coder_.features.dates
     return open_rows(DataSource(**options), columns, type(model), whole=whole)
 

@@ -41,9 +41,9 @@ class RowSource:
     group_column : str, optional
         Column of groups that the random split keeps whole; a feature too, unless --drop names it.
     val_share : float
-        Share of a file's rows, or of the train sessions, for early stopping.
+        Share of rows or sessions to stop by.
     test_share : float
-        Share of a file's rows or sessions for the final scores.
+        Share of rows or sessions to score.
     split_seed : int
         Seed of the random split.
     """

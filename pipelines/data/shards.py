@@ -25,6 +25,7 @@ _NOT_OF_FILES = {
     "val_share": "say --set validation_fraction=..., or name other files by --valid-shards",
     "test_share": "name other files by --test-shards",
     "split_seed": "say --seed",
+    "list_separator": "write lists to Parquet",
 }
 
 
@@ -166,12 +167,13 @@ def open_shards(source: TrainSource, clicks: ClickColumns, cls: type) -> ShardRo
     groups = files.known(head, [source.group_column], "--group-column")
     files.known(head, source.drop, "--drop")
     features = set(head.columns) - {*tasks, *source.drop, *([task_column] if task_column else [])}
-    chosen = [name for name in head.columns if name in features & {*categorical, *texts}]
+    chosen = [name for name in head.columns if name in (features & {*categorical, *texts}) - {*source.text}]
     facts = {
         "tasks": tables.declared_tasks(source, tasks, head.schema, None),
         "task_column": task_column,
         "categorical_features": chosen if categorical else "from_dtype",
         "drop": source.drop,
+        **tables.text_facts(source, head.select(cs.by_name(*(name for name in head.columns if name in features)))),
     }
     name = _name_of(source.shards)
     return ShardRows(name=name, parts=parts, targets=[*tasks], facts=facts, groups=groups[0] if groups else None)

@@ -124,6 +124,8 @@ class DataSource(files.RowSource):
         Column that names each row's task, in a long table.
     categorical : list of str
         Column of numbers that are categories; may be repeated.
+    text : list of str
+        Column of free text, or none; may be repeated.
     drop : list of str
         Column to leave out, such as an id; may be repeated.
     metric : list of str
@@ -132,6 +134,8 @@ class DataSource(files.RowSource):
         TARGET=balanced, TARGET=CLASS:WEIGHT; may be repeated.
     monotone : list of str
         TARGET=COLUMN:1 must not fall with it, :-1 not rise.
+    list_separator : str, optional
+        Sign between the items of a list in CSV, such as |.
     no_dates : bool
         Read dates of a CSV file as text.
     """
@@ -139,10 +143,12 @@ class DataSource(files.RowSource):
     target: list[str] = field(default_factory=list)
     task_column: str | None = None
     categorical: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
     drop: list[str] = field(default_factory=list)
     metric: list[str] = field(default_factory=list)
     class_weight: list[str] = field(default_factory=list)
     monotone: list[str] = field(default_factory=list)
+    list_separator: str | None = None
     no_dates: bool = False
 
 
@@ -156,7 +162,8 @@ class ScoredTables(files.PartedRows):
 
         X, categorical = self.example().head(1), self.facts.get("categorical_features", "from_dtype")
         features = X.select(pl.exclude(self.facts["task_column"] or []))
-        FeatureCoder.fit(features, categorical=categorical, library=library_of(X))
+        texts = self.facts.get("text_features", ())
+        FeatureCoder.fit(features, categorical=categorical, texts=texts, library=library_of(X))
 
     @staticmethod
     def shown(table: pl.DataFrame) -> pl.DataFrame:
@@ -184,11 +191,14 @@ class TableRows(ScoredTables):
         The options that gave them, as one types them.
     groups : dict of str to polars.Series
         Of a split by groups: those of every part.
+    list_separator : str or None
+        Sign between the items of lists in the file, which models remember.
     """
 
     split: str
     origin: str
     groups: dict[str, pl.Series] = field(default_factory=dict)
+    list_separator: str | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -246,6 +256,8 @@ class TableRows(ScoredTables):
         watched = {} if estimator.learns_all_rows else self._watched
         groups = pl.concat([self.groups[part] for part in learned]) if self.groups and not watched else None
         estimator.fit(X, y, groups=groups, **watched)
+        if self.list_separator is not None:
+            estimator.coder_ = replace(estimator.coder_, list_separator=self.list_separator)
 
     def _learned(self, estimator: Any, judged: str | None) -> tuple[str, ...]:
         """Return the parts that a fit learns."""
@@ -336,12 +348,14 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
         parts = _drawn_split(frame, labels, facts, source)
         unit = f" by {group[0]}" if group else ""
         split = f"drawn{unit}: {source.val_share:g} val and {source.test_share:g} test by seed {source.split_seed}"
+    facts |= text_facts(source, X)
     chosen = {part: (X[rows], labels[rows]) for part, rows in parts.items()}
     if source.group_column:
         named = frame[source.group_column]
     groups = {} if named is None else {part: named[rows] for part, rows in parts.items()}
     name, origin = Path(source.data).stem, source.as_typed
-    return TableRows(name=name, parts=chosen, facts=facts, split=split, origin=origin, groups=groups)
+    rows = {"name": name, "parts": chosen, "facts": facts, "split": split, "origin": origin, "groups": groups}
+    return TableRows(**rows, list_separator=source.list_separator)
 
 
 Read = tuple[pl.DataFrame, dict[str, str | None], str | None, pl.Series | None]
@@ -375,9 +389,25 @@ def _read_table(source: DataSource) -> Read:
 
     frame = files.read_file(Path(source.data), dates=False)
     tasks, task_column = read_roles(source, frame, source.data)
+    others = (*tasks, task_column, *source.categorical, *source.text, *source.drop)
+    if source.list_separator:
+        if not is_csv(source.data):
+            raise ValueError(f"--list-separator reads lists of CSV, and {source.data} holds its own: leave it out")
+        frame = _with_lists(frame, source.list_separator, (*others, source.group_column, source.split_column))
     if not source.no_dates and is_csv(source.data):
-        frame = _with_dates(frame, (*tasks, task_column, *source.categorical, *source.drop))
+        frame = _with_dates(frame, others)
     return frame, tasks, task_column, None
+
+
+def _with_lists(frame: pl.DataFrame, separator: str, others: Sequence[str | None]) -> pl.DataFrame:
+    """Return a frame of CSV with text that holds a separator read as lists, in all columns but some."""
+    from tabmtl.columns.tags import split_texts
+
+    texts = [own for own in frame.iter_columns() if own.dtype == pl.String and own.name not in others]
+    held = [own for own in texts if own.alias("text").str.contains(separator, literal=True).any()]
+    if not held:
+        raise ValueError(f"--list-separator {separator}: no column of text holds it, of {[own.name for own in texts]}")
+    return frame.with_columns(split_texts(own, separator) for own in held)
 
 
 def _with_dates(frame: pl.DataFrame, others: Sequence[str | None]) -> pl.DataFrame:
@@ -581,13 +611,31 @@ def check_roles(source: DataSource, targets: Iterable[str], task_column: str | N
             raise ValueError(f"{option} names {name!r}, which is {roles[name]}: leave one of the two out")
 
 
+def text_facts(source: DataSource, features: pl.DataFrame) -> dict[str, list[str]]:
+    """Return the parameter of estimators that names the columns of free text, if an option does."""
+    if not source.text:
+        return {}
+    texts = (
+        []
+        if source.text == ["none"] and "none" not in features.columns
+        else [*files.known(features, source.text, "--text")]
+    )
+    for name in texts:
+        if features.schema[name] not in TEXT or name in source.categorical:
+            what = "which --categorical names too" if name in source.categorical else "which holds no text"
+            raise ValueError(f"--text names {name!r}, {what}: leave it out of one of the two")
+    return {"text_features": texts}
+
+
 def _with_categories(frame: pl.DataFrame, source: DataSource) -> pl.DataFrame:
     """Return the frame with its categorical columns as text."""
     chosen = frame.select(files.known(frame, source.categorical, "--categorical"))
     for name, dtype in chosen.schema.items():
         if dtype.is_nested() or dtype == pl.Binary:
             raise ValueError(f"--categorical {name}: the column has type {dtype}, which holds no categories")
-    return frame.with_columns(column.cast(pl.String) for column in chosen.iter_columns())
+    # text that is named a category is no free text
+    types = [pl.Categorical if column.dtype == pl.String else pl.String for column in chosen.iter_columns()]
+    return frame.with_columns(column.cast(kind) for column, kind in zip(chosen.iter_columns(), types, strict=True))
 
 
 def _stored_split(column: pl.Series) -> dict[str, np.ndarray]:

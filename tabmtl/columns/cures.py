@@ -70,7 +70,7 @@ def by_texts(library: Library, names: Sequence[str]) -> str:
     """Say how to confirm that columns are free text, and how to read them as categories."""
     if library == "file":
         options = shlex.join(word for name in names for word in ("--text", name))
-        return f"say {options} to confirm it, or --no-text to make each value a category"
+        return f"say {options} to confirm it, or --text none to make each value a category"
     return f"say text_features={[*names]} to confirm it, or text_features=[] to make each value a category"
 
 

@@ -129,6 +129,31 @@ def inner_of(dtype: pl.DataType) -> pl.DataType | None:
     return pl.List(dtype.inner).inner if isinstance(dtype, pl.List | pl.Array) else None  # type: ignore[return-value]
 
 
+def split_texts(texts: pl.Series, separator: str, values: str | None = None) -> pl.Series:
+    """Return the lists that texts say by a sign between their items; blank items are none.
+
+    ``values`` says what the lists held in fit, in a word of `ColumnKind.values_of`. By default they are vectors if all
+    items are numbers, some of them fractions, and all lists have one length, and else text.
+    """
+    items = pl.element().str.strip_chars()
+    lists = (
+        texts.alias("text")
+        .str.split(separator)
+        .to_frame()
+        .select(pl.col("text").list.eval(items.filter(items != "")))
+        .to_series()
+        .alias(texts.name)
+    )
+    numbers = lists.cast(pl.List(pl.Float64), strict=False)
+    if values is None and numbers.alias("text").list.len().drop_nulls().n_unique() == 1:
+        flat, text = numbers.alias("text").explode(), lists.alias("text").explode()
+        is_vector = (
+            flat.null_count() == text.null_count() and not (flat.drop_nulls() == flat.drop_nulls().round()).all()
+        )
+        values = "lists of numbers" if is_vector else None
+    return numbers if values == "lists of numbers" else lists
+
+
 def items_of(tags: pl.Series) -> tuple[pl.Series, np.ndarray]:
     """Return the items of lists as text, without missing ones, and their number in every list (n,); 0 of none."""
     inner = inner_of(tags.dtype) or pl.Null()

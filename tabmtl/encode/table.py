@@ -14,6 +14,7 @@ import polars.selectors as cs
 from tabmtl.columns import TABLE_KINDS
 from tabmtl.columns.category import is_feature, text_of
 from tabmtl.columns.cures import Library, by_cast, by_columns, library_of
+from tabmtl.columns.tags import split_texts
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.encode.preprocessing import Preprocessing, as_fit
@@ -41,6 +42,8 @@ class TableCoder:
         Whether X brought these names.
     dropped : tuple of str
         Further columns, which `read` ignores where a frame has them.
+    list_separator : str or None
+        Sign between the items of lists where a file or a server has text.
     preprocessing : Preprocessing or None
         What makes the features of the columns of X; without it, these are the features.
     """
@@ -51,6 +54,7 @@ class TableCoder:
     names: Annotated[tuple[str, ...], Stored(shape="P")]
     named: bool
     dropped: tuple[str, ...] = ()
+    list_separator: str | None = None
     preprocessing: Preprocessing | None = None
 
     def __post_init__(self) -> None:
@@ -228,18 +232,22 @@ class TableCoder:
     def as_given(self, frame: pl.DataFrame) -> Any:
         """Return rows of a file or a server as an estimator takes them without a word.
 
-        Text is read as the dates that it says, where fit saw dates. Rows come in an array, where fit saw no names.
+        Text is read as the dates or lists that it says, where fit saw these. Rows come in an array, where fit saw no
+        names.
         """
-        if self.preprocessing is None and self.features.dates:
-            values, dated = self.values_of_fit(), ("datetimes", "times", "durations")
-            given = [
-                own
-                if own.dtype.is_temporal() or not values.get(name, "").startswith(dated)
-                else as_fit(own, values[name])
-                for own, name in zip(frame.iter_columns(), self.names, strict=True)
-            ]
-            frame = pl.DataFrame(given)
+        if self.preprocessing is None and (self.features.dates or self.list_separator):
+            values = self.values_of_fit()
+            pairs = zip(frame.iter_columns(), self.names, strict=True)
+            frame = pl.DataFrame([self._told(own, values.get(name, "")) for own, name in pairs])
         return frame if self.named else to_array(frame)
+
+    def _told(self, column: pl.Series, values: str) -> pl.Series:
+        """Return a column of a file or a server as what it held in fit, which its text may tell."""
+        if values.startswith(("datetimes", "times", "durations")) and not column.dtype.is_temporal():
+            return as_fit(column, values)
+        if values.startswith("lists") and column.dtype == pl.String and self.list_separator is not None:
+            return split_texts(column, self.list_separator, values)
+        return column
 
     def check_labelled(self, batch: Batch) -> None:
         """Raise a ValueError that names a task of the long layout without any labelled row."""

@@ -33,6 +33,9 @@ MISTAKES = [
     ("serve register x nowhere --rows '--dat shop.csv'", "begin with --data, got '--dat shop.csv'"),
     ("train --data nothing.csv --data portl", "there is no file 'portl'"),
     # of one fit
+    ("train --data rodents.parquet --target weight --list-separator ;", "rodents.parquet holds its own: leave it out"),
+    ("train --data rodents.parquet --target weight --text nam", "--text: there is no column 'nam'"),
+    ("train --data rodents.parquet --target weight --text year", "--text names 'year', which holds no text: leave it"),
     ("train --data portl", "near is portal"),
     ("train --data portal --model MMoo", "near is MMoE"),
     ("train --data portal --set num_leave=9", "SharedTrees has no parameter 'num_leave' to set: near is num_leaves"),

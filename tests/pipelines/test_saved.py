@@ -138,6 +138,28 @@ def test_a_model_reads_the_dates_of_a_file_as_in_fit(tmp_path, capsys):
         assert json.loads(capsys.readouterr().out)["mean_score"] == pytest.approx(model.score(rows, y))
 
 
+def test_a_model_reads_the_lists_and_texts_of_a_file_as_in_fit(tmp_path, capsys):
+    rng, size = np.random.default_rng(0), np.arange(200)
+    tags = [None if k % 9 == 0 else "|".join(["b", "7", "c "][: 1 + k % 3]) for k in size]
+    vectors = [f"{a:.2f}|{b:.2f}" for a, b in rng.normal(size=(200, 2))]
+    remarks = [f"{'lovely' if k % 2 else 'dreadful'} house by the river, number {k}" for k in size]
+    rows = pl.DataFrame({"size": size, "tags": tags, "vector": vectors, "remark": remarks, "liked": size % 2})
+    rows.write_csv(tmp_path / "rows.csv")
+    words = ["--data", tmp_path / "rows.csv", "--target", "liked=binary", "--set", "n_estimators=2", "--no-mlflow"]
+    words += ["--list-separator", "|", "--text", "remark", "--output", tmp_path / "model"]
+    assert commands.run("train", *words) == 0
+    model = tabmtl.load(tmp_path / "model")
+    kinds = {name: model.coder_.features.kind_of(name) for name in rows.columns[:-1]}
+    assert kinds == {"size": "numbers", "tags": "tags", "vector": "vectors", "remark": "texts"}
+    assert model.coder_.features.columns.numeric[1:5] == ("tags: count", "tags: 7", "tags: b", "tags: c")
+    rows[:1].with_columns(tags=pl.lit("7")).write_csv(tmp_path / "one.csv")  # one number, which is a tag
+    words = ["--model", tmp_path / "model", "--data", tmp_path / "one.csv", "--output", tmp_path / "answers.csv"]
+    assert commands.run("predict", *words) == 0
+    vector = pl.Series([[float(own) for own in vectors[0].split("|")]])
+    X = rows[:1].drop("liked").with_columns(tags=pl.Series([["7"]]), vector=vector)
+    assert pl.read_csv(tmp_path / "answers.csv")["liked"].to_list() == model.predict(X)["liked"].to_list()
+
+
 @pytest.fixture
 def place(folder, tmp_path, monkeypatch):
     """The folder of a user with files that do not fit the model, and with answers."""
