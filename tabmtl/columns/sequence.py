@@ -65,7 +65,14 @@ def check_columns(declared: Mapping[str, str | None], schema: Mapping[str, pl.Da
                     f"X{'' if each == name else f', or say {{{name!r}: None}} for levels of its own'}"
                 )
         _check_list(name, schema[name])
-        if of is not None and of not in declared:
+        if of in declared:
+            continue
+        if _inner(schema[name]).is_float():
+            raise TypeError(
+                f"column {name!r} is a sequence of items and holds {schema[name]}; expected lists of text or whole "
+                "numbers: cast its entries, or say which sequence these numbers lie beside"
+            )
+        if of is not None:
             _check_item(of, name, schema[of])
 
 
@@ -232,8 +239,8 @@ class Sequences(ColumnKind):
             if role.item != role.name:
                 _check_item(role.item, role.name, schema[role.item])
         items = [code_of(name, schema[name], pl.Enum(self._levels[name])) for name in self._shared]
-        lists = {name: None for role in self._roles for name in (role.name, *role.sides)}
-        return [*items, *map(column_of, lists)]
+        lists = dict.fromkeys(name for role in self._roles for name in (role.name, *role.sides))
+        return [*items, *(_list_of(name, schema[name]) for name in lists)]
 
     def encode(self, slices: Slices, n: int) -> Parts:
         """Encode items to codes, and sequences to entries; or all to codes and numbers."""
@@ -379,6 +386,12 @@ _LENGTHS, _SAMPLE = "lengths of ", "sample"
 
 def _inner(dtype: pl.DataType) -> pl.DataType:
     return inner_of(dtype) or pl.Null()
+
+
+def _list_of(name: str, dtype: pl.DataType) -> pl.Expr:
+    """Return a column as it is, or as lists that are all missing."""
+    # polars casts no column of nulls to lists
+    return column_of(name).cast(pl.String).str.split("") if dtype == pl.Null else column_of(name)
 
 
 def _flattened(lists: pl.Series) -> pl.Series:

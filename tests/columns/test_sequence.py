@@ -152,6 +152,7 @@ FLAWS = [
         TypeError,
         "column 'old' holds the items of the sequence 'history' and",
     ),
+    ({"hours": "item"}, table(hours=[[1.0]] * 2), TypeError, "'hours' is a sequence of items and holds List.Float64."),
     ({"history": "history"}, table(), ValueError, "'history' lies beside 'history', .* say {'history': None}"),
     (
         {"history": "item", "hours": "history", "days": "hours"},
@@ -178,6 +179,19 @@ FLAWS = [
 def test_flaws_are_named(sequences, frame, error, message):
     with pytest.raises(error, match=message):
         FeatureCoder.fit(frame, sequences=sequences).encode(frame)
+
+
+def test_rows_of_which_little_is_known_are_read():
+    frame = table(hours=[[1.0], [1.0, 2.0]], event=[["x"], ["x", "y"]])
+    for flat in (False, True):
+        coder = FeatureCoder.fit(frame, sequences=SIDES, flat=flat)
+        nothing = frame[:1].select(pl.lit(None).alias(name) for name in frame.columns)
+        empty = frame[:1].select("item", *(pl.lit([]).alias(name) for name in ("history", "hours", "event")))
+        for row, length in ((nothing, 1), (empty, 0)):
+            features = coder.encode(row)
+            assert [own.lengths.tolist() for own in features.sequences] == ([] if flat else [[length]])
+            if flat:
+                assert np.isnan(features.numbers[0, 0]) == (length == 1)
 
 
 def test_another_type_in_predict_is_named():
