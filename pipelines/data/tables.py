@@ -158,12 +158,13 @@ class ScoredTables(files.PartedRows):
     def check_features(self) -> None:
         """Raise an error that names a column which no model accepts, such as one of dates."""
         from tabmtl.columns.cures import library_of
-        from tabmtl.encode import FeatureCoder
+        from tabmtl.encode.features import find_kinds
 
         X, categorical = self.example().head(1), self.facts.get("categorical_features", "from_dtype")
         features = X.select(pl.exclude(self.facts["task_column"] or []))
         texts = self.facts.get("text_features", ())
-        FeatureCoder.fit(features, categorical=categorical, texts=texts, library=library_of(X))
+        # no values: lists of a row or two tell little
+        find_kinds(features.schema, categorical, library_of(X), () if isinstance(texts, str) else texts)
 
     @staticmethod
     def shown(table: pl.DataFrame) -> pl.DataFrame:
