@@ -228,8 +228,7 @@ def _columns_to_move(
     known = [name for name in model.coder_.names if name != model.coder_.task_column]
     together = model.coder_.features.moving_together
     if features is None:
-        sets = {tuple(together.get(name, [name])): None for name in known}
-        return {" + ".join(names): names for names in sets}
+        return {" + ".join(names): names for names in (together.get(name, [name]) for name in known)}
     if isinstance(features, str) or not isinstance(features, Sequence):
         check_names("features", features)
     sets = [[each] if isinstance(each, str) or not isinstance(each, Sequence) else [*each] for each in features]

@@ -41,7 +41,7 @@ def find_roles(declared: Mapping[str, str | None]) -> list[Role]:
     for name, of in declared.items():
         if of in sides:
             sides[of].append(name)
-        elif of in declared:
+        elif of is not None and of in declared:
             whole = declared[of]
             cure = f"say {{{name!r}: None}}" if of == name else f"say {{{name!r}: {whole!r}}}"
             raise ValueError(

@@ -250,9 +250,10 @@ class FeatureCoder(LeanPickle):
     def moving_together(self) -> dict[str, list[str]]:
         """The lists that lie beside each other, by the name of each of them."""
         declared = self.sequences.get("sequences", {})
-        sides = {
-            of: [of, *(name for name in declared if declared[name] == of)] for of in declared.values() if of in declared
-        }
+        sides: dict[str, list[str]] = {}
+        for name, of in declared.items():
+            if of is not None and of in declared:
+                sides.setdefault(of, [of]).append(name)
         return {name: own for own in sides.values() for name in own}
 
     @property

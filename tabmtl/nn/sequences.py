@@ -5,8 +5,8 @@ Shapes: B rows, m entries of the sequences of all rows in a column, Fs columns o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -56,13 +56,14 @@ class SequenceEmbedding(nn.Module):
 
     def forward(self, x: Features, categories: SharedTable | None) -> Tensor:
         """Embed the sequences of rows to (B, Fs, e), given the embedding of their categories."""
-        pairs = zip(self.pooled, x.sequences, strict=True)
-        return torch.stack([pooled(entries, x.codes, categories) for pooled, entries in pairs], dim=1)
+        return torch.stack([pooled(entries, x.codes, categories) for pooled, entries in self._pairs(x)], dim=1)
 
     def weights(self, x: Features, categories: SharedTable | None) -> list[Tensor]:
         """Return the weights of the entries of every column, (m,) each."""
-        pairs = zip(self.pooled, x.sequences, strict=True)
-        return [pooled.weights(entries, x.codes, categories)[0] for pooled, entries in pairs]
+        return [pooled.weights(entries, x.codes, categories)[0] for pooled, entries in self._pairs(x)]
+
+    def _pairs(self, x: Features) -> Iterator[tuple[Any, Entries]]:
+        return zip(self.pooled, x.sequences, strict=True)
 
 
 class PooledSequence(nn.Module):
@@ -110,7 +111,7 @@ class PooledSequence(nn.Module):
         starts, n = entries.offsets[:-1].to(entries.codes.dtype), len(entries)
         table, rows = self._rows(entries, categories)
         found = _weighted_sum(table, rows, starts, weights)
-        for own, label in zip(self._labels, entries.labels.unbind(dim=1) if self._labels else (), strict=True):
+        for own, label in self._labels(entries):
             found = found + _weighted_sum(own, label.contiguous(), starts, weights)
         beside = weights[:, None]
         if entries.numbers is not None:
@@ -129,7 +130,7 @@ class PooledSequence(nn.Module):
             return is_there / lengths[row], row
         table, rows = self._rows(entries, categories)
         keys = table(rows)
-        for own, label in zip(self._labels, entries.labels.unbind(dim=1) if self._labels else (), strict=True):
+        for own, label in self._labels(entries):
             keys = keys + own(label)
         if self.place is None:
             queries = self.query.expand(len(entries), -1)  # type: ignore[union-attr]
@@ -142,10 +143,10 @@ class PooledSequence(nn.Module):
     def _tables(self) -> list[nn.Embedding]:
         return list(self.tables)  # type: ignore[arg-type]
 
-    @property
-    def _labels(self) -> Sequence[nn.Embedding]:
-        """Tables of the lists of text beside the sequence."""
-        return self._tables[self.place is None :]
+    def _labels(self, entries: Entries) -> Iterator[tuple[nn.Embedding, Tensor]]:
+        """Yield the table and the codes (m,) of every list of text beside the sequence."""
+        if entries.labels is not None:
+            yield from zip(self._tables[self.place is None :], entries.labels.unbind(dim=1), strict=True)
 
     def _rows(self, entries: Entries, categories: SharedTable | None) -> tuple[nn.Embedding, Tensor]:
         """Return the table of the entries, and their rows in it (m,)."""
@@ -205,7 +206,7 @@ def weigh_entries(network: nn.Module, x: Features) -> list[Tensor]:
     reader = next(
         module for module in network.modules() if isinstance(getattr(module, "sequences", None), SequenceEmbedding)
     )
-    return reader.sequences.weights(x, reader.categorical)  # type: ignore[union-attr, operator, arg-type]
+    return reader.sequences.weights(x, reader.categorical)  # type: ignore[union-attr, operator]
 
 
 def draw(table: Tensor, std: float | None) -> None:

@@ -67,10 +67,10 @@ def test_files_and_few_rows_answer_alike(data, fitted, tmp_path):
 def test_shards_are_read_as_frames(data, tmp_path):
     train, test = data
     whole = train.X.hstack(train.y)
-    whole[:3000].write_parquet(tmp_path / "a.parquet")
-    whole[3000:].write_parquet(tmp_path / "b.parquet")
+    whole[:300].write_parquet(tmp_path / "a.parquet")
+    whole[300:900].write_parquet(tmp_path / "b.parquet")
     shards = tabmtl.Shards(str(tmp_path / "*.parquet"))
-    for model in (TREES, NETWORK.__class__(**NETWORK.get_params() | {"epochs": 2})):
+    for model in (TREES, NETWORK.__class__(**NETWORK.get_params() | {"epochs": 1})):
         model = model.__class__(**model.get_params()).fit(shards, list(train.y.columns))
         assert model.coder_.features.sequences["sequences"] == SEQUENCES
         assert model.predict(test.X[:100]).height == 100
