@@ -133,9 +133,9 @@ class NetworkEstimator(
         With ``keep="task"``: weights of every task; 0 is ``weights_``, and k is ``task_weights_[k - 1]``.
     feature_importances_ : ndarray of shape (n_features,)
         Fall of the mean validation score of the tasks when a feature is shuffled among at most 1 000 validation rows; 0
-        for a task column. Features that say the same stand in for each other, so both look unimportant. The
-        importances are measured when first read, or at `save`. They are missing without validation rows, and in a
-        pickled copy of a model that did not measure them.
+        for a task column, and for lists beside a sequence, which are shuffled with it. Features that say the same stand
+        in for each other, so both look unimportant. The importances are measured when first read, or at `save`. They
+        are missing without validation rows, and in a pickled copy of a model that did not measure them.
     """
 
     clip_norm: Positive | None = 1.0
