@@ -37,10 +37,11 @@ from tabmtl.training.device import find_device, seed_of, seeded, threads
 from tabmtl.training.epochs import Snapshots, run_epochs, warn_if_rising
 from tabmtl.training.hooks import Record, epochs_as_tasks
 from tabmtl.training.losses import MultiTaskLoss
+from tabmtl.training.memory import check_memory
 from tabmtl.training.predict import predict_scores, represent_rows
 from tabmtl.training.rows import Rows
 from tabmtl.training.run import running
-from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics
+from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics, step_rows
 from tabmtl.training.watch import describe_tasks
 
 _SHUFFLED_ROWS, _SHUFFLED_CELLS = 1_000, 100_000  # rows for importances, and rows times columns, at most
@@ -162,6 +163,8 @@ class NetworkEstimator(
     training_code: ClassVar[tuple[str, ...]] = ("balance", "on_epoch")
     _stored: ClassVar[type] = NetworkState
     _reads_windows: ClassVar[bool] = True
+    #: Parameter of the width of a token, of a network whose tokens of all columns look at each other.
+    _token_width: ClassVar[str | None] = None
     _together: ClassVar[type[Together]] = NetworksTogether
 
     export_task = NotHere("it is a network; say export_onnx(path), which writes all tasks to one file")
@@ -233,6 +236,7 @@ class NetworkEstimator(
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         self._check_interrupt(rows.group)
+        self._check_memory(coder, len(rows))
         rows, valid = self._set_aside(coder, rows, valid, seed)
         device = find_device(self.device)
 
@@ -243,6 +247,22 @@ class NetworkEstimator(
         loss, judge = self._loss(coder.labels.tasks), partial(evaluate_scores, coder)
         fitted = self._learn(coder, read, judging, loss, judge, seed)
         return fitted | self._to_judge(coder, valid)
+
+    def _check_memory(self, coder: TableCoder, n_rows: int) -> None:
+        """Raise a ValueError if training on so many rows would surely take more memory than is free."""
+        if self._token_width is None:
+            return
+        with seeded(0, torch.device("cpu")):
+            check_memory(
+                type(self).__name__,
+                lambda columns: self._network(columns, coder.labels.tasks),
+                coder.features.columns,
+                find_device(self.device),
+                cure=f"{self._token_width} or batch_size",
+                n_rows=min(step_rows(self.batch_size, n_rows), n_rows),
+                precision=self.precision,
+                is_long=self.task_column is not None,
+            )
 
     def _set_aside(
         self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int

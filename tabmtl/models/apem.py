@@ -282,6 +282,8 @@ class APEM(FunnelEstimator, ExpertEstimator):
         "reduction": {"choices": (2, 4)},
     }
 
+    _token_width = "d_embedding"
+
     def _check_params(self) -> None:
         super()._check_params()
         if self.task_chain is None and (self.chain_loss != "chain" or self.calibrator):

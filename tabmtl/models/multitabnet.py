@@ -203,6 +203,8 @@ class MultiTabNet(MemberEstimator):
         "attention_dropout": {"low": 0.0, "high": 0.3},
     }
 
+    _token_width = "d_token"
+
     def _check_params(self) -> None:
         super()._check_params()
         if self.n_members > 1 and self.row_layer == "batch_attention":

@@ -10,7 +10,6 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from tabmtl.columns import Features
 from tabmtl.nn.experts import BatchNorm, statistics_of
@@ -23,6 +22,7 @@ from tabmtl.training.device import give_way
 from tabmtl.training.epochs import TrainingOptions, schedule
 from tabmtl.training.hooks import Record
 from tabmtl.training.losses import MultiTaskLoss
+from tabmtl.training.memory import LEAST_MICRO, batch_norms, saved_bytes, steps_whole
 from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.predict import autocast, predict_scores
 from tabmtl.training.rows import Rows
@@ -125,7 +125,7 @@ class TableLoop:
         """Run one pass over the shuffled rows; return the train part of the epoch's record."""
         self.network.train()
         # of few rows, the statistics of batch normalisation are worth little
-        n_steps, steps = self.rows.steps(epoch, self.batch_size, joins_last=bool(_batch_norms(self.network)))
+        n_steps, steps = self.rows.steps(epoch, self.batch_size, joins_last=bool(batch_norms(self.network)))
         totals, kept, scored = [], [], []
         with statistics_of(self.group, self.network):
             for step, (data, index) in enumerate(steps):
@@ -306,27 +306,11 @@ def summed(losses: Tensor, group: Ranks) -> Tensor:
 
 def micro_batch_rows(network: torch.nn.Module, data: Batch, most: int) -> int:
     """Return the rows of a micro-batch: all; on a CPU the power of two, 64 to 1024, that keeps activations in cache."""
-    if network.batch_dependent or _batch_norms(network) or data.x.numbers.device.type != "cpu":
+    if steps_whole(network, data.x.numbers.device):
         return most
     probe = data.rows(torch.arange(min(32, len(data))))
-    parameters = {parameter.data_ptr() for parameter in network.parameters()}
-    saved: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # a graph that holds an output of its own is never freed
-
-    with torch.random.fork_rng(devices=[]), saved_tensors_hooks(count, lambda tensor: tensor):
-        scores = network(probe.x, probe.task)
-    del scores  # only now: a freed activation's address would be counted again
-    rows = _CACHED_BYTES * len(probe) / max(sum(saved.values()), 1)
-    return 2 ** min(max(int(math.log2(rows)), 6), 10)
-
-
-def _batch_norms(network: torch.nn.Module) -> list[Any]:
-    return [module for module in network.modules() if getattr(module, "running_mean", None) is not None]
+    rows = _CACHED_BYTES * len(probe) / max(saved_bytes(network, probe), 1)
+    return min(max(2 ** int(math.log2(rows)), LEAST_MICRO), 1024)
 
 
 def settle_statistics(network: torch.nn.Module, data: Batch, precision: str = "float32", group: Ranks = ALONE) -> None:
@@ -336,7 +320,7 @@ def settle_statistics(network: torch.nn.Module, data: Batch, precision: str = "f
     are biased, which shows in the probabilities of rare classes. Means are over ten batches that together hold up to
     10 240 training rows, spread over all. Each rank of a group, which all have these rows, takes its part of them.
     """
-    norms = _batch_norms(network)
+    norms = batch_norms(network)
     if not norms:
         return
     network.eval()
