@@ -315,6 +315,7 @@ def without_columns(X: Any, names: Sequence[str], *, strict: bool = False) -> An
     labels = _labels_of(X)
     if strict:
         if labels is None:
+            check_container(X)
             cure = "give Shards(path)" if isinstance(X, str | PathLike) else "take the columns out of it"
             raise ValueError(f"drop names columns of a frame, got a {type(X).__name__}: {cure}")
         check_dropped(names, [*labels])

@@ -10,6 +10,7 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 import polars.selectors as cs
+from scipy.sparse import issparse
 
 from tabmtl.columns.ragged import offsets_of
 from tabmtl.encode.shards import Shards
@@ -184,7 +185,8 @@ def to_polars(frame: Any, what: str) -> pl.DataFrame | pl.LazyFrame:
             "polars.scan_parquet(files).filter(...)"
         )
     if not nw.dependencies.is_into_dataframe(frame):
-        raise TypeError(f"{what} must be a polars, pandas or pyarrow frame, got {type(frame).__name__}")
+        cure = "; say polars.DataFrame(matrix.toarray()), and name its columns" if issparse(frame) else ""
+        raise TypeError(f"{what} must be a polars, pandas or pyarrow frame, got {type(frame).__name__}{cure}")
     columns = []
     for column in nw.from_native(frame, eager_only=True).iter_columns():
         try:

@@ -41,7 +41,7 @@ def saved_bytes(network: nn.Module, probe: Batch) -> int:
 
 
 def steps_whole(network: Any, device: torch.device) -> bool:
-    """Return whether a step must have all its rows in memory at once: some parts look at several rows, or a GPU does."""
+    """Return whether a step has all its rows in memory at once, as on a GPU, or where rows look at each other."""
     return network.batch_dependent or bool(batch_norms(network)) or device.type != "cpu"
 
 
@@ -133,9 +133,9 @@ def check_memory(
     if free is not None and needed > free:
         raise ValueError(
             f"{name} makes a token of every column, so that {n} columns and steps of {step['n_rows']} rows take at "
-            f"least {needed / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free; leave columns out by drop=[...], "
-            f"set a smaller {cure}, or take an estimator that joins its columns to one vector, such as SharedBottom, or "
-            "SharedTrees"
+            f"least {needed / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free; leave columns out by "
+            f"drop=[...], set a smaller {cure}, or take an estimator that joins its columns to one vector, such as "
+            "SharedBottom, or SharedTrees"
         )
 
 

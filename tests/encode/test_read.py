@@ -18,7 +18,7 @@ from polars.testing import assert_series_equal
 from scipy import sparse
 
 from tabmtl.encode import FeatureCoder, join_rows, take_rows
-from tabmtl.encode.read import checksum, read_features, read_targets, read_weights
+from tabmtl.encode.read import checksum, read_features, read_targets, read_weights, without_columns
 from tabmtl.encode.write import write_targets
 
 NAN = float("nan")
@@ -155,6 +155,8 @@ def test_empty_and_flat_input():
 def test_a_sparse_matrix_is_refused_with_the_cures_of_a_pipeline(kind):
     with pytest.raises(TypeError, match=r"^Sparse data was .*toarray.* preprocessor=, .*\(sparse_output=False\)$"):
         read_features(kind(np.eye(3)))
+    with pytest.raises(TypeError, match=r"^Sparse data was "):
+        without_columns(kind(np.eye(3)), ["x0"], strict=True)
 
 
 VALUES = st.one_of(

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recommenders import lists
+from scipy.sparse import csr_array
 
 from tabmtl.sessions.log import LogColumns, code_items, read_log, read_sessions, to_polars
 
@@ -138,6 +139,7 @@ REFUSED: list[tuple[Any, LogColumns, type[Exception], str]] = [
     (typed("order", pl.String).cast({"order": pl.Categorical}), PLACED, TypeError, r"'order' .* got Categorical"),
     ({"session_id": [1]}, PLAIN, TypeError, r"the log of today must be a polars, .* frame, got dict"),
     (np.zeros((2, 3)), PLAIN, TypeError, r"the log of today must be .* got ndarray"),
+    (csr_array((2, 3)), PLAIN, TypeError, r"must be .* got csr_array; say polars.DataFrame\(matrix.toarray\(\)\)"),
     (typed("time", pl.String), PLAIN, TypeError, r"'time' of .* dates, datetimes or seconds, got String: parse it"),
     (LOG.with_columns(time=pl.duration(days="time")), PLAIN, TypeError, r"'time' of .* must hold .* got Duration"),
     (at(2**40), PLAIN, ValueError, r"'time' of .* got numbers up to 1099511627776, which look like millis.* by 1_000;"),

@@ -39,8 +39,11 @@ def test_the_estimate_is_what_the_network_takes(model):
 def test_a_network_beyond_the_memory_is_refused_before_it_is_built(monkeypatch, model, width):
     monkeypatch.setattr(memory, "free_memory", lambda: 10**7)
     X = np.random.default_rng(0).normal(size=(30, 201))
-    words = f"^{type(model).__name__} makes a token .* 201 columns and steps of 30 rows .* at least [\\d.]+ GB of memory, "
-    with pytest.raises(ValueError, match=words + rf"and 0\.01 GB are free; .* drop=.* {width} or batch_size, .*SharedTrees"):
+    words = (
+        f"^{type(model).__name__} makes a token .* 201 columns and steps of 30 rows take at least [\\d.]+ GB of "
+        rf"memory, and 0\.01 GB are free; .* drop=.* {width} or batch_size, .*SharedTrees"
+    )
+    with pytest.raises(ValueError, match=words):
         model.fit(X, X[:, :2])
     model.fit(X[:, :200], X[:, :2])  # is not looked at
     SharedBottom(epochs=1, numeric_embedding="none").fit(X, X[:, :2])
