@@ -236,7 +236,6 @@ class NetworkEstimator(
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         self._check_interrupt(rows.group)
-        self._check_memory(coder, len(rows))
         rows, valid = self._set_aside(coder, rows, valid, seed)
         device = find_device(self.device)
 
@@ -248,28 +247,27 @@ class NetworkEstimator(
         fitted = self._learn(coder, read, judging, loss, judge, seed)
         return fitted | self._to_judge(coder, valid)
 
-    def _check_memory(self, coder: TableCoder, n_rows: int) -> None:
-        """Raise a ValueError if training on so many rows would surely take more memory than is free."""
-        if self._token_width is None:
-            return
-        with seeded(0, torch.device("cpu")):
-            check_memory(
-                type(self).__name__,
-                lambda columns: self._network(columns, coder.labels.tasks),
-                coder.features.columns,
-                find_device(self.device),
-                cure=f"{self._token_width} or batch_size",
-                n_rows=min(step_rows(self.batch_size, n_rows), n_rows),
-                precision=self.precision,
-                is_long=self.task_column is not None,
-            )
-
     def _set_aside(
         self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int
     ) -> tuple[FitRows, FitRows | None]:
-        """Return the rows to learn from and those to validate on, which are set aside if none are given."""
+        """Return the rows to learn from and those to validate on, which are set aside if none are given.
+
+        That begins the training, so a network beyond the memory and a monitor without labels are errors here.
+        """
         tasks = coder.labels.tasks
         self._check_monitor(tasks, valid)
+        if self._token_width is not None:
+            with seeded(0, torch.device("cpu")):
+                check_memory(
+                    type(self).__name__,
+                    lambda columns: self._network(columns, tasks),
+                    coder.features.columns,
+                    find_device(self.device),
+                    cure=f"{self._token_width} or batch_size",
+                    n_rows=min(step_rows(self.batch_size, len(rows)), len(rows)),
+                    precision=self.precision,
+                    is_long=self.task_column is not None,
+                )
         if valid is None and self.early_stopping and len(rows) >= _ROWS_TO_SPLIT:
             rows, valid = rows.split(self.validation_fraction, seed)
             if self.monitor != "mean":

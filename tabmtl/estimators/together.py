@@ -99,7 +99,6 @@ def _parts(
     for estimator, table in zip(networks, tables, strict=True):
         own, rows = label_rows(estimator, coder, **table)
         seed = estimator._seed()
-        estimator._check_memory(own, len(rows))
         learned, valid = estimator._set_aside(own, rows, None, seed)
         with seeded(seed, torch.device("cpu")):
             network = estimator._network(own.features.columns, own.labels.tasks)
