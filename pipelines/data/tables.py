@@ -349,14 +349,20 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
         parts = _drawn_split(frame, labels, facts, source)
         unit = f" by {group[0]}" if group else ""
         split = f"drawn{unit}: {source.val_share:g} val and {source.test_share:g} test by seed {source.split_seed}"
-    facts |= text_facts(source, X)
     chosen = {part: (X[rows], labels[rows]) for part, rows in parts.items()}
     if source.group_column:
         named = frame[source.group_column]
     groups = {} if named is None else {part: named[rows] for part, rows in parts.items()}
     name, origin = Path(source.data).stem, source.as_typed
-    rows = {"name": name, "parts": chosen, "facts": facts, "split": split, "origin": origin, "groups": groups}
-    return TableRows(**rows, list_separator=source.list_separator)
+    return TableRows(
+        name=name,
+        parts=chosen,
+        facts=facts | text_facts(source, X),
+        split=split,
+        origin=origin,
+        groups=groups,
+        list_separator=source.list_separator,
+    )
 
 
 Read = tuple[pl.DataFrame, dict[str, str | None], str | None, pl.Series | None]
@@ -612,7 +618,7 @@ def check_roles(source: DataSource, targets: Iterable[str], task_column: str | N
             raise ValueError(f"{option} names {name!r}, which is {roles[name]}: leave one of the two out")
 
 
-def text_facts(source: DataSource, features: pl.DataFrame) -> dict[str, list[str]]:
+def text_facts(source: DataSource, features: pl.DataFrame) -> dict[str, Any]:
     """Return the parameter of estimators that names the columns of free text, if an option does."""
     if not source.text:
         return {}

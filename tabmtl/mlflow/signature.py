@@ -54,7 +54,7 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
         return _recommender_signature(estimator, input_example)
     coder = estimator.coder_
     labels, values = coder.labels, coder.values_of_fit()
-    others = {
+    others: dict[str, Any] = {
         "integers": DataType.double,
         "numbers": DataType.double,
         "durations": DataType.double,
