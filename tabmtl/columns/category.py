@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.columns.cures import Library, by_dates, by_drop, by_numbers
+from tabmtl.columns.cures import Library, by_dates, by_drop, by_numbers, by_words
 from tabmtl.columns.date_text import kind_of_levels
 from tabmtl.columns.kind import TEXT, WHOLE, Coding, ColumnKind, Parts, Slices, Summary
 from tabmtl.columns.number import LEAST_IDS, MOST_IDS
@@ -193,6 +193,7 @@ def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:
         elif len(levels) > MOST_IDS * rows >= LEAST_IDS:
             warn_user(
                 f"column {name!r} is text with {len(levels)} values in {rows} rows, so it is a name of the rows, from "
-                f"which nothing can be learned for others; say {by_drop([name])}, or derive features from it",
+                f"which nothing can be learned for others; say {by_drop([name])}, or, if its words tell something, "
+                f"{by_words(library, name)}",
                 IdColumnWarning,
             )

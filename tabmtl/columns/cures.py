@@ -66,6 +66,11 @@ def by_cast(library: Library, name: str, dtype: pl.DataType | type[pl.DataType])
     return how.get((library, kind), of_others[library])
 
 
+def by_words(library: Library, name: str) -> str:
+    """Return the argument, or the option, that makes a column free text."""
+    return f"--text {shlex.quote(name)}" if library == "file" else f"text_features=[{name!r}]"
+
+
 def by_texts(library: Library, names: Sequence[str]) -> str:
     """Say how to confirm that columns are free text, and how to read them as categories."""
     if library == "file":
