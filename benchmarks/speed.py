@@ -39,6 +39,7 @@ Files and processes:
 files, clicks  fits of SharedBottom and M2TRec on `Shards` against those on a frame: a step with its share of loading,
                CPU seconds before the first one (survey and encoding), memory
 predict        `predict_files` against `predict`
+wide           memory of a fit and a prediction, by estimator, of 5 000 columns and 20 000 rows
 processes      a fit by two processes of ``torchrun`` against one: CPU seconds of the slower one
 
 Serving a row of flights, by p50:
@@ -57,7 +58,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases import boosted, files, networks, serving, sessions
+from benchmarks.cases import boosted, files, networks, serving, sessions, wide
 from benchmarks.harness import Case, Measures, speed_parser
 from tabmtl.targets import KINDS
 
@@ -74,6 +75,7 @@ EPOCHS, LOG = {"rows": 1000, "epochs": 2}, {"n_items": 300, "n_sessions": 16, "l
 LOSSES = dict.fromkeys((name for name in KINDS if name != "regression"), 1 / 1.2)
 OF_ONE_SCORE = {name: goal for name, goal in LOSSES.items() if not boosted.has_several_scores(KINDS[name])}
 ROW, ASKED = {"rows_to_fit": 1000}, {"requests": 3}
+WIDE = {"rows": 60, "columns": 10, "models": ("SharedBottom", "SharedTrees")}
 
 CASES = [
     *[
@@ -121,6 +123,7 @@ CASES = [
     Case("reading", sessions.reading, {}, {"clicks": 5000}, most={"read": 30.0}),
     Case("files", files.from_files, {}, {"rows": 3000, "steps": 2}, faster={"from files": 0.95}),
     Case("clicks", files.from_clicks, {}, {"clicks": 3000, "steps": 2}),
+    Case("wide", wide.fits, {}, WIDE, most=dict.fromkeys(wide.SHORT, 4.0)),
     Case("predict", files.predict, {}, {"rows": 3000}, faster={"from files": 0.95}),
     *[
         Case("processes", files.processes, {"model": model}, {"rows": 3000}, faster={"two processes, each": 1.5})

@@ -306,7 +306,8 @@ class Numbers(ColumnKind):
         if not coding.named:
             _warn_of_ids(dict(zip(names, sample, strict=True)))
         scaler = NumericScaler.fit(sample, coding.transform)
-        scaler.apply(sample)
+        for start in range(0, sample.shape[1], CHUNK_ROWS):  # whose steps take the memory of their rows once more
+            scaler.apply(sample[:, start : start + CHUNK_ROWS])
         missing = dict(summary["missing"].iter_rows())
         has_missing = tuple(missing[name] > 0 for name in names)
         return cls(names=names, has_missing=has_missing, bins=bin_edges(sample), scaler=scaler)

@@ -18,6 +18,7 @@ from tabmtl.training.losses import BLOCK
 
 _PREDICT_ROWS = 1_024
 _ROW_MULTIPLE = 8
+_MOST_CELLS = 1_000_000  # rows times columns of a pass: embeddings of quantiles have 48 numbers a cell
 _WATCHED_ROWS = 136  # a number that no other axis is likely to have
 _LEAST_ROWS = 16  # for fewer, MKL takes another kernel on processors with AMX
 _LEAST_PRODUCT = 400  # multiplications; for fewer, torch's batched products on CPUs take another kernel
@@ -94,7 +95,7 @@ def _in_slices(
     """
     if network.training:
         network.eval()
-    size, fill, n_rows = slice_rows, fill and not network.batch_dependent, len(data)
+    size, fill, n_rows = min(slice_rows, rows_at_once(data)), fill and not network.batch_dependent, len(data)
     if network.batch_dependent:
         size = math.ceil(n_rows / math.ceil(n_rows / batch_size))
     parts = []
@@ -106,6 +107,12 @@ def _in_slices(
             rows = _rows(data, n_rows, start, filled + (-filled % _ROW_MULTIPLE if fill else 0))
             parts.append([answer[:n] for answer in function(rows.x, rows.task)])
     return [(torch.cat(columns) if len(parts) > 1 else columns[0]).float() for columns in zip(*parts, strict=True)]
+
+
+def rows_at_once(data: Batch) -> int:
+    """Return the most rows of a pass without gradients, which of a wide table are fewer to spare memory."""
+    n_columns = data.x.numbers.shape[1] + data.x.codes.shape[1]
+    return max(_MOST_CELLS // max(n_columns, 1) // _ROW_MULTIPLE * _ROW_MULTIPLE, _WATCHED_ROWS)
 
 
 def _rows(data: Batch, n_rows: int, start: int, n: int) -> Batch:

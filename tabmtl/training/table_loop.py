@@ -24,7 +24,7 @@ from tabmtl.training.hooks import Record
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.memory import LEAST_MICRO, batch_norms, saved_bytes, steps_whole
 from tabmtl.training.optimizer import Optimizer
-from tabmtl.training.predict import autocast, predict_scores
+from tabmtl.training.predict import autocast, predict_scores, rows_at_once
 from tabmtl.training.rows import Rows
 
 Evaluate = Callable[[Sequence[Tensor], Batch], dict[str, float | None]]
@@ -317,8 +317,9 @@ def settle_statistics(network: torch.nn.Module, data: Batch, precision: str = "f
     """Set the running statistics of batch normalisation to those of the current weights, without dropout.
 
     Statistics gathered in training are those of earlier weights and of values that dropout spreads; predictions by them
-    are biased, which shows in the probabilities of rare classes. Means are over ten batches that together hold up to
-    10 240 training rows, spread over all. Each rank of a group, which all have these rows, takes its part of them.
+    are biased, which shows in the probabilities of rare classes. Means are over ten batches, more of very wide tables,
+    that together hold up to 10 240 training rows, spread over all. Each rank of a group, which all have these rows,
+    takes its part of them.
     """
     norms = batch_norms(network)
     if not norms:
@@ -331,7 +332,7 @@ def settle_statistics(network: torch.nn.Module, data: Batch, precision: str = "f
         norm.train()
     n_rows = min(len(data), _SETTLING_ROWS)
     rows = torch.arange(n_rows, device=data.x.numbers.device) * len(data) // n_rows
-    n_batches = min(10, max(1, len(rows) // 2))
+    n_batches = max(min(10, max(1, len(rows) // 2)), math.ceil(n_rows / rows_at_once(data)))
     if not all(isinstance(norm, BatchNorm) for norm in norms):
         group = ALONE  # others know no group
     with torch.no_grad(), autocast(data, precision), statistics_of(group, network):
