@@ -57,7 +57,7 @@ MISTAKES = [
     ("train --data portal --model IndependentTasks --set classifier=x", "no parameter 'classifier' to set"),
     (
         "train --data portal --model MultiTaskEnsemble --set models=[]",
-        "no parameter 'models' to set: known are drop, n_folds, n_jobs, n_processes, refit, time_limit",
+        "no parameter 'models' to set: known are drop, max_sequence_length, n_folds, n_jobs, n_processes, refit, seq",
     ),
     ("train --data portal --model IndependentTasks --baseline", "already"),
     ("train --data portal --tracking-uri sqlite:///file", "cannot open"),
