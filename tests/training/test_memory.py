@@ -6,7 +6,7 @@ from tabmtl import APEM, MultiTabNet, SharedBottom
 from tabmtl.columns import Features
 from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Task
-from tabmtl.training import memory
+from tabmtl.training import memory, predict
 
 N_COLUMNS, N_ROWS = 250, 64
 TASKS = [Task(name="a", kind="regression")]
@@ -53,3 +53,11 @@ def test_memory_that_nobody_tells_refuses_nothing(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda: None)
     X = np.random.default_rng(0).normal(size=(30, 201))
     APEM(epochs=1, n_groups=1, d_embedding=2).fit(X, X[:, :2])
+
+
+def test_answers_of_few_rows_at_a_time_are_those_of_many(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(300, 5))
+    model = SharedBottom(epochs=1, random_state=0).fit(X, X[:, :2])
+    answers = model.predict(X)
+    monkeypatch.setattr(predict, "_MOST_CELLS", 1)
+    np.testing.assert_array_equal(model.predict(X), answers)
