@@ -13,7 +13,7 @@ from tabmtl.columns.category import Categories, code_of, count_levels, is_featur
 from tabmtl.columns.kind import Coding, ColumnKind, Form, Parts, Slices, Summary, column_of
 from tabmtl.columns.number import NumericScaler, reject_infinite
 from tabmtl.columns.ragged import Entries, offsets_of
-from tabmtl.columns.tags import inner_of
+from tabmtl.columns.tags import LEAST_FLAT_ROWS, inner_of, most_frequent
 from tabmtl.params import near
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, SequenceColumn, counted, warn_user
 
@@ -102,10 +102,10 @@ class Sequences(ColumnKind):
     that is null is unseen, so that its place is kept. Numbers beside a sequence are scaled as numbers of a table are,
     and 0 where missing; text beside it has levels of its own.
 
-    Flat, a sequence is its last entry, as a category with the levels of its items, and its length; and if it has an
-    item: how often it holds the row's own, and how long ago, in entries from the end. Numbers beside it are the last
-    one, and the one at the newest entry that is the row's own item. All are NaN where a sequence is missing. Codes of
-    an empty one are those of a missing level.
+    Flat, a sequence is its last entry, as a category with the levels of its items, its length, and how often it holds
+    each of the most frequent entries; and if it has an item: how often it holds the row's own, and how long ago, in
+    entries from the end. Numbers beside it are the last one, and the one at the newest entry that is the row's own
+    item. All are NaN where a sequence is missing. Codes of an empty one are those of a missing level.
 
     Attributes
     ----------
@@ -124,6 +124,8 @@ class Sequences(ColumnKind):
         Entries that are read, the newest.
     flat : bool
         Whether the columns become numbers and categories.
+    frequent : tuple of tuple of str
+        Flat, the most frequent entries of every sequence.
     """
 
     name = "sequences"
@@ -138,6 +140,7 @@ class Sequences(ColumnKind):
     scales: NumericScaler
     max_length: int
     flat: bool = False
+    frequent: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         found = {*self.sequences, *self.items, *(name for own in self.sides for name in own)}
@@ -148,6 +151,9 @@ class Sequences(ColumnKind):
         leaves = {*self.items, *(name for own in self.sides for name in own)}
         if leaves != {*self.categories.names, *self.numbers} or len(self.scales.center) != len(self.numbers):
             raise ValueError(f"the sequences {self.sequences[:5]} lack levels or scales")
+        levels, of_items = self._levels, zip(self.items, self.frequent, strict=self.flat)
+        if any(not set(own) <= set(levels[item]) for item, own in of_items):
+            raise ValueError(f"frequent entries of {self.sequences[:5]} are no levels of their items")
         if self.max_length < 1:
             raise ValueError(f"sequences have a length of at most {self.max_length}, expected 1 or more")
 
@@ -193,6 +199,11 @@ class Sequences(ColumnKind):
             scales=NumericScaler.fit(sample[[numeric.index(name) for name in numbers]], coding.transform),
             max_length=coding.max_length,
             flat=coding.flat,
+            frequent=tuple(
+                most_frequent(summary[role.name], max(coding.min_frequency, LEAST_FLAT_ROWS)) for role in roles
+            )
+            if coding.flat
+            else (),
         )
 
     def extended(self, summary: Summary, min_frequency: int) -> Self:
@@ -304,8 +315,20 @@ class Sequences(ColumnKind):
             own = codes[:, self._shared.index(role.item)] if role.item != role.name else None
             more_codes, numbers = _flat(entries, own)
             found_codes.append(more_codes)
-            found_numbers.append(numbers)
+            found_numbers += [numbers, self._times(role, entries)]
         return {"codes": np.concatenate(found_codes, axis=1), "numbers": np.concatenate(found_numbers, axis=1)}
+
+    def _times(self, role: Role, entries: Entries) -> np.ndarray:
+        """Count the most frequent entries in every sequence, (n, L) float32; NaN where it is missing."""
+        levels, frequent = self._levels[role.item], self._frequent[role.name]
+        column = np.full(FIRST_LEVEL + len(levels), -1)
+        for k, level in enumerate(frequent):
+            column[FIRST_LEVEL + levels.index(level)] = k
+        row, place = np.repeat(np.arange(len(entries)), entries.lengths), column[entries.codes]
+        index, shape = (row * len(frequent) + place)[place >= 0], (len(entries), len(frequent))
+        times = np.bincount(index, minlength=len(entries) * len(frequent)).reshape(shape).astype(np.float32)
+        times[row[entries.codes == MISSING]] = np.nan
+        return times
 
     def _flat_codes(self) -> list[tuple[str, str]]:
         """Return the columns of flat codes behind those of the items, and the columns that their levels are of."""
@@ -322,6 +345,7 @@ class Sequences(ColumnKind):
             has_item, numbers = role.item != role.name, [name for name in role.sides if name in self.numbers]
             found += [(role.name, part) for part in (("length", "times", "ago") if has_item else ("length",))]
             found += [(name, part) for part in (("last", "ago") if has_item else ("last",)) for name in numbers]
+            found += [(role.name, level) for level in self._frequent[role.name]]
         return found
 
     def _describe(self, role: Role) -> SequenceColumn:
@@ -361,6 +385,10 @@ class Sequences(ColumnKind):
     def _shared(self) -> tuple[str, ...]:
         """The columns of items, each once."""
         return tuple(dict.fromkeys(role.item for role in self._roles if role.item != role.name))
+
+    @property
+    def _frequent(self) -> dict[str, tuple[str, ...]]:
+        return dict(zip(self.sequences, self.frequent, strict=True))
 
     @property
     def _levels(self) -> dict[str, tuple[str, ...]]:

@@ -68,7 +68,7 @@ class Tags(Categories):
         least = max(coding.min_frequency, LEAST_FLAT_ROWS)
         return cls(
             names=names,
-            levels=tuple(_most_frequent(summary[name], least) for name in names),
+            levels=tuple(most_frequent(summary[name], least) for name in names),
             flat=True,
             has_missing=tuple(summary[name]["level"].null_count() > 0 for name in names),
         )
@@ -169,7 +169,7 @@ def _count(tags: pl.Series) -> pl.DataFrame:
     return pl.concat([found, missing]) if n_missing else found
 
 
-def _most_frequent(counts: pl.DataFrame, least: int) -> tuple[str, ...]:
+def most_frequent(counts: pl.DataFrame, least: int) -> tuple[str, ...]:
     """Return the most frequent levels of at least so many rows, sorted."""
     found = counts.drop_nulls("level").filter(pl.col("count") >= least)
     return tuple(found.sort("count", "level", descending=[True, False])["level"].head(MOST_FLAT_TAGS).sort())

@@ -1,6 +1,7 @@
 """Sequences: codes that items share, lists beside them, the flat reading, what is cut, and what is refused."""
 
 import warnings
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -66,10 +67,13 @@ def test_flat_features_are_those_of_a_loop(drawn):
     frame = frame_of(drawn)
     coder = FeatureCoder.fit(frame, sequences=SIDES, transform="none", flat=True)
     features, columns = coder.encode(frame), coder.columns
+    counts = Counter(level for _, own in drawn for level, _, _ in own or [])
+    frequent = sorted(level for level, n in counts.items() if n >= 5 and level is not None)
     parts = ("history: length", "history: times", "history: ago", "hours: last", "hours: ago")
-    assert columns.numeric == parts
+    assert columns.numeric == (*parts, *(f"history: {level}" for level in frequent))
     assert columns.categorical == ("item", "history: last", "event: last")
-    assert coder.origins == ("history", "history", "history", "hours", "hours", "item", "history", "event")
+    of_numbers = ("history", "history", "history", "hours", "hours", *["history"] * len(frequent))
+    assert coder.origins == (*of_numbers, "item", "history", "event")
     assert columns.levels[0] == columns.levels[1]
     for numbers, codes, (item, own) in zip(features.numbers, features.codes, drawn, strict=True):
         nan = np.nan
@@ -81,6 +85,8 @@ def test_flat_features_are_those_of_a_loop(drawn):
             assert codes[1] == (1 if level is None else 2 + columns.levels[1].index(level))
         if matches:
             expected[2], expected[4] = matches[0], own[-1 - matches[0]][1]
+        held = Counter(level for level, _, _ in own or [])
+        expected += [nan if own is None else held[level] for level in frequent]
         np.testing.assert_array_equal(numbers, np.array(expected, dtype=np.float32))
 
 
