@@ -106,6 +106,12 @@ class Categories(ColumnKind):
         return {"codes": np.array(codes, dtype=np.int32).reshape(len(rows), len(self.names))}
 
     @cached_property
+    def codes_of_texts(self) -> dict[str, pl.Expr]:
+        """What makes codes of a series of text named "text", by column; making it takes longer than encoding a row."""
+        levels = zip(self.names, self.levels, strict=True)
+        return {name: code_of("text", pl.String(), pl.Enum(known)) for name, known in levels}
+
+    @cached_property
     def _codes(self) -> dict[str, dict[str, int]]:
         """Codes by column and level."""
         found: dict[str, dict[str, int]] = {}

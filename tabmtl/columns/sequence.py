@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -295,8 +296,8 @@ class Sequences(ColumnKind):
 
     def _codes_of(self, name: str, entries: pl.Series) -> np.ndarray:
         """Encode entries by the levels of an item or a list; a null is unseen."""
-        code = code_of("", entries.dtype, pl.Enum(self._levels[name]))
-        return np.maximum(entries.alias("").to_frame().select(code).to_series().to_numpy(), UNSEEN)
+        texts = entries.alias("text").to_frame().select(text_of("text", entries.dtype))
+        return np.maximum(texts.select(self.categories.codes_of_texts[name]).to_series().to_numpy(), UNSEEN)
 
     def _scaled(self, role: Role, numbers: np.ndarray) -> np.ndarray:
         """Scale the numbers (s, m) beside a sequence to (m, s) float32; 0 where missing, or, flat, NaN."""
@@ -320,11 +321,8 @@ class Sequences(ColumnKind):
 
     def _times(self, role: Role, entries: Entries) -> np.ndarray:
         """Count the most frequent entries in every sequence, (n, L) float32; NaN where it is missing."""
-        levels, frequent = self._levels[role.item], self._frequent[role.name]
-        column = np.full(FIRST_LEVEL + len(levels), -1)
-        for k, level in enumerate(frequent):
-            column[FIRST_LEVEL + levels.index(level)] = k
-        row, place = np.repeat(np.arange(len(entries)), entries.lengths), column[entries.codes]
+        frequent, places = self._frequent[role.name], self._frequent_places[role.name]
+        row, place = np.repeat(np.arange(len(entries)), entries.lengths), places[entries.codes]
         index, shape = (row * len(frequent) + place)[place >= 0], (len(entries), len(frequent))
         times = np.bincount(index, minlength=len(entries) * len(frequent)).reshape(shape).astype(np.float32)
         times[row[entries.codes == MISSING]] = np.nan
@@ -390,7 +388,18 @@ class Sequences(ColumnKind):
     def _frequent(self) -> dict[str, tuple[str, ...]]:
         return dict(zip(self.sequences, self.frequent, strict=True))
 
-    @property
+    @cached_property
+    def _frequent_places(self) -> dict[str, np.ndarray]:
+        """By sequence, the place of every code among the most frequent entries; -1 of the others."""
+        found = {}
+        for role in self._roles:
+            levels, frequent = self._levels[role.item], self._frequent[role.name]
+            found[role.name] = np.full(FIRST_LEVEL + len(levels), -1)
+            for k, level in enumerate(frequent):
+                found[role.name][FIRST_LEVEL + levels.index(level)] = k
+        return found
+
+    @cached_property
     def _levels(self) -> dict[str, tuple[str, ...]]:
         return dict(zip(self.categories.names, self.categories.levels, strict=True))
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
-from tabmtl.columns.category import Categories, code_of, is_feature, text_of
+from tabmtl.columns.category import Categories, is_feature, text_of
 from tabmtl.columns.kind import Coding, Form, Parts, Slices, Summary, column_of
 from tabmtl.columns.ragged import Bags, offsets_of
 from tabmtl.schema import FIRST_LEVEL, MISSING
@@ -110,8 +110,8 @@ class Tags(Categories):
             return {"numbers": self._encode_flat(slices, n)}
         parts = [columns for _, columns in slices]
         bags = (
-            Bags.join([Bags.empty(0), *(encode_tags(columns[name], levels) for columns in parts)])
-            for name, levels in zip(self.names, self.levels, strict=True)
+            Bags.join([Bags.empty(0), *(encode_tags(columns[name], code) for columns in parts)])
+            for name, code in self.codes_of_texts.items()
         )
         return {"bags": tuple(bags)}
 
@@ -119,8 +119,8 @@ class Tags(Categories):
         ends = np.cumsum([0, *(1 + len(levels) for levels in self.levels)])
         found = np.empty((n, ends[-1]), dtype=np.float32)
         for rows, columns in slices:
-            for name, levels, (start, end) in zip(self.names, self.levels, pairwise(ends), strict=True):
-                found[rows, start:end] = flat_tags(columns[name], levels)
+            for (name, code), (start, end) in zip(self.codes_of_texts.items(), pairwise(ends), strict=True):
+                found[rows, start:end] = flat_tags(columns[name], code, end - start - 1)
         return found
 
 
@@ -157,8 +157,8 @@ def split_texts(texts: pl.Series, separator: str, values: str | None = None) -> 
 def items_of(tags: pl.Series) -> tuple[pl.Series, np.ndarray]:
     """Return the items of lists as text, without missing ones, and their number in every list (n,); 0 of none."""
     inner = inner_of(tags.dtype) or pl.Null()
-    lists = tags.alias("tag").cast(pl.List(inner)).list.drop_nulls()
-    items = lists.explode(empty_as_null=False, keep_nulls=False).to_frame().select(text_of("tag", inner)).to_series()
+    lists = tags.alias("text").cast(pl.List(inner)).list.drop_nulls()
+    items = lists.explode(empty_as_null=False, keep_nulls=False).to_frame().select(text_of("text", inner)).to_series()
     return items, lists.list.len().fill_null(0).to_numpy()
 
 
@@ -175,23 +175,23 @@ def most_frequent(counts: pl.DataFrame, least: int) -> tuple[str, ...]:
     return tuple(found.sort("count", "level", descending=[True, False])["level"].head(MOST_FLAT_TAGS).sort())
 
 
-def flat_tags(tags: pl.Series, levels: tuple[str, ...]) -> np.ndarray:
-    """Encode tags to their number, and whether a row has each of some levels, (n, 1 + L) float32."""
+def flat_tags(tags: pl.Series, code: pl.Expr, n_levels: int) -> np.ndarray:
+    """Encode tags to their number, and whether a row has each of L levels, (n, 1 + L) float32."""
     items, lengths = items_of(tags)
-    found = np.zeros((len(tags), 1 + len(levels)), dtype=np.float32)
+    found = np.zeros((len(tags), 1 + n_levels), dtype=np.float32)
     found[:, 0] = lengths
-    codes = items.to_frame().select(code_of("tag", pl.String(), pl.Enum(levels))).to_series().to_numpy()
+    codes = items.to_frame().select(code).to_series().to_numpy()
     rows, is_known = np.repeat(np.arange(len(tags)), lengths), codes >= FIRST_LEVEL
     found[rows[is_known], 1 + codes[is_known] - FIRST_LEVEL] = 1
-    found[tags.alias("tag").is_null().to_numpy()] = np.nan
+    found[tags.alias("text").is_null().to_numpy()] = np.nan
     return found
 
 
-def encode_tags(tags: pl.Series, levels: tuple[str, ...]) -> Bags:
+def encode_tags(tags: pl.Series, code: pl.Expr) -> Bags:
     """Encode tags: a missing list has the code of a missing value alone, an unknown tag that of an unseen one."""
     items, lengths = items_of(tags)
-    known = items.to_frame().select(code_of("tag", pl.String(), pl.Enum(levels))).to_series().to_numpy()
-    is_missing = tags.alias("tag").is_null().to_numpy()
+    known = items.to_frame().select(code).to_series().to_numpy()
+    is_missing = tags.alias("text").is_null().to_numpy()
     lengths = lengths + is_missing
     codes = np.full(int(lengths.sum()), MISSING, dtype=np.int32)
     codes[np.repeat(~is_missing, lengths)] = known

@@ -38,8 +38,8 @@ from tabmtl.schema import Columns
 from tabmtl.storage.stored import Stored
 
 MOST_ROWS = 4
-#: Types of columns that have units or time zones, which a type alone does not tell.
-_WITH_UNITS = {pl.Datetime, pl.Duration}
+#: Types of columns that have units, time zones or items, which a type alone does not tell.
+_PARAMETRIC = {pl.Datetime, pl.Duration, pl.List, pl.Array}
 
 #: The rows from which quantiles are learned, at most.
 SAMPLE_ROWS = 200_000
@@ -296,7 +296,7 @@ class FeatureCoder(LeanPickle):
         # the schema of a DataFrame is built anew each time, which takes longer than the types alone
         dtypes = frame.dtypes if isinstance(frame, pl.DataFrame) else frame.collect_schema().dtypes()
         types: tuple[Any, ...] = tuple(map(type, dtypes))
-        if not _WITH_UNITS.isdisjoint(types):
+        if not _PARAMETRIC.isdisjoint(types):
             types = tuple(dtypes)
         kept = self._kept.get(types)
         if kept is None:
@@ -304,8 +304,7 @@ class FeatureCoder(LeanPickle):
             self._check_types(schema)
             kept = [coder.expressions(schema) for coder in coders], all(coder.reads_rows(schema) for coder in coders)
             self._kept.clear()
-            if not any(dtype.is_nested() for dtype in dtypes):  # the type of a list does not tell that of its items
-                self._kept[types] = kept
+            self._kept[types] = kept
         return kept
 
     @cached_property

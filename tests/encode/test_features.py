@@ -199,6 +199,16 @@ def test_what_is_kept_between_calls_follows_the_types():
         assert same(copied.encode(frame), first)
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_levels_are_prepared_once_beside_lists_too(flat, monkeypatch):
+    rows = {"c": ["a", "b"], "tags": [["u"], ["u", "v"]], "item": ["i", "j"], "past": [["j"], ["i", "i"]]}
+    frame = pl.DataFrame(rows | {"of": [["x"], ["y", "x"]]})
+    coder = FeatureCoder.fit(frame, flat=flat, sequences={"past": "item", "of": "past"})
+    first = coder.encode(frame)
+    monkeypatch.setattr(pl, "Enum", None)  # with many levels, making one takes a hundred times longer than a row
+    assert same(coder.encode(frame), first)
+
+
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_state_goes_through_json(transform):
     frame = table()

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tabmtl.columns.category import code_of
 from tabmtl.columns.features import Bags
 from tabmtl.columns.kind import Coding
 from tabmtl.columns.tags import Tags, encode_tags
@@ -16,6 +17,13 @@ from tabmtl.columns.text import TEXT_BUCKETS, encode_text
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN
 
 LEVELS = ("blue", "green", "red")
+
+
+def code_of_text(levels):
+    return code_of("text", pl.String(), pl.Enum(levels))
+
+
+KNOWN = code_of_text(LEVELS)
 
 
 def levels_of(tags: pl.Series, min_frequency: int) -> tuple[str, ...]:
@@ -34,7 +42,7 @@ def take(bags: Bags, places: list[int]) -> Bags:
 
 def test_tags_are_levels_unseen_or_missing():
     tags = pl.Series("tags", [["red", "blue"], ["mauve"], [], None, [None], [None, "green"], ["pink", "blue"]])
-    bags = encode_tags(tags, LEVELS)
+    bags = encode_tags(tags, KNOWN)
     blue, green, red = range(FIRST_LEVEL, FIRST_LEVEL + 3)
     assert rows(bags) == [[blue, red], [UNSEEN], [], [MISSING], [], [green], [UNSEEN, blue]]
     assert bags.weights.tolist() == [0.5, 0.5, 1, 1, 1, 0.5, 0.5]
@@ -44,10 +52,10 @@ def test_tags_are_levels_unseen_or_missing():
 @pytest.mark.parametrize("dtype", [pl.List(pl.Categorical), pl.List(pl.Enum(LEVELS)), pl.Array(pl.String, 2)])
 def test_tags_may_be_text_of_any_type(dtype):
     tags = pl.Series([["red", "blue"], ["green", "red"]])
-    assert rows(encode_tags(tags.cast(dtype), LEVELS)) == rows(encode_tags(tags, LEVELS))
+    assert rows(encode_tags(tags.cast(dtype), KNOWN)) == rows(encode_tags(tags, KNOWN))
     numbers = pl.Series([[3, 1], [2, 2]])
     assert levels_of(numbers, 1) == ("1", "2", "3")
-    assert rows(encode_tags(numbers, ("1", "2", "3"))) == [[2, 4], [3, 3]]
+    assert rows(encode_tags(numbers, code_of_text(("1", "2", "3")))) == [[2, 4], [3, 3]]
 
 
 @pytest.mark.parametrize("name", ["tags", "count", "tag", ""])
@@ -59,19 +67,19 @@ def test_levels_are_the_frequent_tags_in_order(name):
 
 
 def test_without_levels_all_tags_are_unseen():
-    assert rows(encode_tags(pl.Series([["a", "b"], None]), ())) == [[UNSEEN, UNSEEN], [MISSING]]
+    assert rows(encode_tags(pl.Series([["a", "b"], None]), code_of_text(()))) == [[UNSEEN, UNSEEN], [MISSING]]
 
 
 @given(st.lists(st.none() | st.lists(st.sampled_from(["red", "blue", "odd", None]), max_size=4), min_size=1))
 def test_codes_of_a_row_are_sorted_and_weigh_one(tags):
     series = pl.Series(tags, dtype=pl.List(pl.String))
-    bags = encode_tags(series, LEVELS)
+    bags = encode_tags(series, KNOWN)
     for words, row, own in zip(tags, rows(bags), np.split(bags.weights, bags.offsets[1:-1]), strict=True):
         assert (row == [MISSING]) == (words is None)
         assert row == sorted(row)
         np.testing.assert_allclose(own.sum(), float(bool(row)), rtol=1e-6)
     backwards = pl.Series([None if row is None else row[::-1] for row in tags], dtype=pl.List(pl.String))
-    assert list(bags.keys()) == list(encode_tags(backwards, LEVELS).keys())
+    assert list(bags.keys()) == list(encode_tags(backwards, KNOWN).keys())
 
 
 def test_words_and_letters_are_hashed_into_halves_of_their_own():
@@ -101,7 +109,7 @@ def test_how_often_a_word_comes_counts():
 
 
 def test_rows_are_taken_and_extended():
-    bags = encode_tags(pl.Series([["red", "blue"], None, ["odd"]]), LEVELS)
+    bags = encode_tags(pl.Series([["red", "blue"], None, ["odd"]]), KNOWN)
     taken = take(bags, [2, 0, 0])
     assert rows(taken) == [rows(bags)[place] for place in (2, 0, 0)]
     assert list(taken.keys()) == [list(bags.keys())[place] for place in (2, 0, 0)]
