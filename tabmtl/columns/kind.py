@@ -17,7 +17,7 @@ from tabmtl.processes.forks import has_pool
 from tabmtl.storage.stored import Stored
 
 #: What a kind keeps of some rows to learn from them, by names: a frame counts each ``level``, whose counts are added,
-#: and an array has values of sampled rows, (m,) or (c, m).
+#: and a series (m,) or an array (m,) or (c, m) has values of sampled rows.
 Summary = dict[str, Any]
 Form = Literal["numbers", "codes", "bags", "sequences", "vectors"]
 #: Encoded columns by their form: arrays (n, m), or a tuple of bags.
@@ -206,8 +206,10 @@ def merge(several: Sequence[Mapping[str, Summary]], kept: Any) -> dict[str, Summ
     for kind, summary in several[0].items():
         for name, part in summary.items():
             parts = [one[kind][name] for one in several]
-            is_count = isinstance(part, pl.DataFrame)
-            found[kind][name] = add_counts(parts, name) if is_count else _beside(parts)[..., kept]
+            if isinstance(part, pl.DataFrame):
+                found[kind][name] = add_counts(parts, name)
+            else:
+                found[kind][name] = pl.concat(parts)[kept] if isinstance(part, pl.Series) else _beside(parts)[..., kept]
     return found
 
 

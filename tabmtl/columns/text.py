@@ -122,15 +122,14 @@ class Texts(ColumnKind):
     @classmethod
     def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
         """Take the texts of some rows."""
-        rows = [block[name].gather(taken).cast(pl.String).to_list() for name in names]
-        return {"sample": np.array(rows, dtype=object).reshape(len(names), len(taken))}
+        return {name: block[name].gather(taken).cast(pl.String) for name in names}
 
     @classmethod
     def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
         """Learn the names, and the directions of flat columns."""
         if not coding.flat:
             return cls(names=names)
-        texts = [pl.Series("level", own, dtype=pl.String) for own in summary["sample"].tolist()]
+        texts = [summary[name].alias("level") for name in names]
         counts = [own.drop_nulls().value_counts(name="count").sort("level") for own in texts]
         return cls(
             names=names,

@@ -10,6 +10,7 @@ import pytest
 from conformance import features, mixed_targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ranks import run_ranks
 
 from tabmtl.encode import TableCoder, shards, survey
 from tabmtl.encode.features import find_kinds
@@ -17,6 +18,7 @@ from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.survey import Plan, Survey, learn_table
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.storage.stored import take_apart
+from tabmtl.training.run import current
 
 CODING = {
     "tasks": {"delay": "regression"},
@@ -76,6 +78,16 @@ def test_one_coder_however_rows_lie_in_files(table, tmp_path, monkeypatch, sampl
     for number, sizes in enumerate([[1, 499], [100] * 5]):
         assert_same(learned(stored(table, tmp_path / str(number), sizes)), expected)
     assert_same(learned(Shards(table.lazy())), expected)
+
+
+def test_ranks_learn_the_text_of_one(monkeypatch):
+    monkeypatch.setattr(survey, "SAMPLE_ROWS", 60)
+    remarks = pl.Series([None if k % 9 == 0 else f"number {k} by river {k % 7}" for k in range(200)])
+    source = Shards(pl.DataFrame({"remark": remarks, "delay": np.arange(200) / 2}).lazy())
+    coding = {"encoding": {"texts": ["remark"], "flat": True}}
+    expected = learned(source, ["delay"], **coding)
+    for found in run_ranks(2, lambda: learned(source, ["delay"], group=current(), **coding)):
+        assert_same(found, expected)
 
 
 @pytest.mark.parametrize("kind", ["regression", "multiclass"])

@@ -137,6 +137,8 @@ def test_ranks_learn_the_weights_of_one_from_other_tables(table, case, monkeypat
         tags = [None if own < 0 else rng.integers(0, 9, own).tolist() for own in rng.integers(-1, 5, 400)]
         vectors = pl.Series(rng.normal(size=(400, 3)).tolist())
         table = table.with_columns(tags=pl.Series(tags), vectors=pl.when(pl.int_range(400) % 7 > 0).then(vectors))
+        table = table.with_columns(remark=pl.format("row {} of a long day", pl.int_range(400) % 50))
+        options["text_features"] = ["remark"]
     elif case == "long":
         table = pl.DataFrame({"plain": np.tile(rng.normal(size=100), 3), "task": np.repeat(["a", "b", "c"], 100)})
         table = table.with_columns(y=pl.col("plain") * pl.col("task").replace_strict({"a": 1.0, "b": -1.0, "c": 2.0}))
