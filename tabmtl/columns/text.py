@@ -21,7 +21,7 @@ from tabmtl.storage.stored import Stored
 TEXT_BUCKETS = 2**15
 #: Text is free text if its values have so many letters and words on average, and such a share of them is distinct.
 _LEAST_LETTERS, _LEAST_WORDS, _LEAST_DISTINCT = 20, 3, 0.1
-HEAD_ROWS, _LEAST_VALUES = 10_000, 50  # that are looked at
+_LOOKED_AT, _LEAST_VALUES = 10_000, 50
 #: Numbers of a flat column, besides the count of its words.
 DIRECTIONS = 32
 #: Distinct texts from which directions are learned, at most, and the texts that a bucket must come in.
@@ -183,14 +183,14 @@ class Texts(ColumnKind):
 def find_texts(frame: pl.DataFrame | pl.LazyFrame, library: Library, known: Sequence[str] = ()) -> tuple[str, ...]:
     """Find the columns of free text among those of text that are not known to be else, and warn that they are read so.
 
-    They are those whose values, of the first 10 000 rows, have at least 20 letters and 3 words on average, and at least
-    a tenth of them is distinct. Fewer than 50 values tell nothing.
+    They are those whose values, in up to 10 000 rows that are spread over all, have at least 20 letters and 3 words on
+    average, and at least a tenth of them is distinct. Fewer than 50 values tell nothing.
     """
     names = [name for name, dtype in frame.collect_schema().items() if dtype == pl.String and name not in known]
     if not names:
         return ()
-    head = frame.lazy().select(cs.by_name(*names)).head(HEAD_ROWS).collect()
-    found = tuple(name for name in names if _is_free_text(head[name]))
+    some = _spread(frame.select(cs.by_name(*names)))
+    found = tuple(name for name in names if is_free_text(some[name]))
     if found:
         warn_user(
             f"the columns {[*found]} are read as free text: their values have {_LEAST_LETTERS} letters and "
@@ -199,7 +199,23 @@ def find_texts(frame: pl.DataFrame | pl.LazyFrame, library: Library, known: Sequ
     return found
 
 
-def _is_free_text(texts: pl.Series) -> bool:
+def spread_rows(n: int) -> np.ndarray:
+    """Return the numbers of the rows by which free text is found, of n, rising; they are the same in every call."""
+    if n <= _LOOKED_AT:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(0).choice(n, _LOOKED_AT, replace=False, shuffle=False))
+
+
+def _spread(frame: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
+    if isinstance(frame, pl.DataFrame):
+        return frame[spread_rows(frame.height)]
+    row = f"row of {frame.collect_schema().names()}"  # longer than the name of any column
+    chosen = pl.Series(spread_rows(frame.select(pl.len()).collect().item()))
+    return frame.with_row_index(row).filter(pl.col(row).is_in(chosen.implode())).collect(engine="streaming")
+
+
+def is_free_text(texts: pl.Series) -> bool:
+    """Return whether values are free text by the rule of `find_texts`."""
     texts = texts.alias("text").drop_nulls()  # its own name may look like a pattern to polars
     if len(texts) < _LEAST_VALUES or texts.str.len_chars().mean() < _LEAST_LETTERS:  # type: ignore[operator]
         return False

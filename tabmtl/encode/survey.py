@@ -14,7 +14,7 @@ import polars.selectors as cs
 from tabmtl.columns.category import count_levels
 from tabmtl.columns.kind import Coding, Summary, merge
 from tabmtl.columns.sequence import sequence_columns
-from tabmtl.columns.text import HEAD_ROWS, find_texts
+from tabmtl.columns.text import find_texts, spread_rows
 from tabmtl.encode.features import NO_ROWS, SAMPLE_ROWS, WAITING, ByKind, FeatureCoder, find_kinds, survey_columns
 from tabmtl.encode.labels import LabelCoder, center_and_scale, in_units
 from tabmtl.encode.shards import Roles, Shards, row_keys
@@ -175,7 +175,7 @@ def learn_table(
     options = {name: value for name, value in encoding.items() if name != "texts"}
     classes = [name for name in roles.targets if name in declared and declared[name].is_classification]
     schema = pl.Schema({name: shards.schema[name] for name in names if name != task_column})
-    texts = _texts_of(shards, schema, chosen, texts, sequences)
+    texts = _texts_of(shards, schema, chosen, texts, sequences, group)
     plan = Plan(
         kinds=find_kinds(schema, chosen, "polars", texts, sequences=sequences),
         tasks=() if task_column is None else (task_column,),
@@ -249,17 +249,25 @@ def _survey_rows(
 
 
 def _texts_of(
-    shards: Shards, schema: pl.Schema, categorical: Any, texts: Any, sequences: Mapping[str, str | None]
+    shards: Shards,
+    schema: pl.Schema,
+    categorical: Any,
+    texts: Any,
+    sequences: Mapping[str, str | None],
+    group: Ranks,
 ) -> Sequence[str]:
-    """Return the columns of free text, which are found by the first rows if nobody names them or the categories."""
+    """Return the columns of free text, found as in a frame if nobody names them or the categories."""
     if not isinstance(texts, str):
         return texts
-    if not isinstance(categorical, str):
-        return ()
     known = sequence_columns(sequences)
     names = [name for name, dtype in schema.items() if dtype == pl.String and name not in known]
-    blocks = [block for _, block in shards.blocks(names, range(min(HEAD_ROWS, shards.n_rows)))] if names else []
-    return find_texts(pl.concat(blocks), "polars") if blocks else ()
+    if not names or not isinstance(categorical, str):
+        return ()
+    chosen, parts = spread_rows(shards.n_rows), [pl.DataFrame(schema=dict.fromkeys(names, pl.String))]
+    for start, block in shards.blocks(names, shards.share_of_blocks(group)):
+        first, last = np.searchsorted(chosen, [start, start + block.height])
+        parts.append(block[chosen[first:last] - start])
+    return find_texts(pl.concat(group.gather(pl.concat(parts))), "polars")
 
 
 def _origin(shards: Shards, roles: Roles) -> Origin:

@@ -10,12 +10,16 @@ import pandas as pd
 import polars as pl
 import pytest
 from lightgbm import LGBMClassifier, LGBMRegressor
+from ranks import run_ranks
 
 import tabmtl.inspection
 from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, Shards, SharedTrees, distill
 from tabmtl.columns.text import Projection, count_hashed, find_texts
 from tabmtl.encode import FeatureCoder
+from tabmtl.encode.shards import Roles
+from tabmtl.encode.survey import learn_table
 from tabmtl.schema import TabmtlWarning
+from tabmtl.training.run import current
 
 GOOD, BAD = "a very friendly house by the river", "the worst of all rooms we have seen"
 
@@ -35,6 +39,8 @@ def table(n: int = 400, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 X, Y = table()
 X_TEST, Y_TEST = table(seed=1)
+CODING = {"tasks": {"y": "regression"}, "force": None, "task_column": None, "categorical": "from_dtype"}
+CODING |= {"encoding": {"texts": "from_values"}}
 TEXT = {"text_features": ["remark"]}
 
 
@@ -60,6 +66,16 @@ def test_text_is_found_by_one_rule(values, expected, recwarn):
         assert find_texts(frame.with_columns(frame["^x$"].cast(pl.Categorical)), "polars") == ()
         coder = SharedTrees(n_estimators=1).fit(frame.to_pandas().astype({"^x$": "category"}), np.arange(60) / 2).coder_
         assert coder.features.categories == ("^x$",)
+
+
+def test_text_is_looked_for_in_all_rows():
+    frame = pl.DataFrame({"remark": ["no"] * 10_000 + [f"{GOOD} {k}" for k in range(20_000)], "y": range(30_000)})
+    with pytest.warns(TabmtlWarning, match=r"the columns \['remark'\] are read as free text"):
+        assert find_texts(frame, "polars") == find_texts(frame.lazy(), "polars") == ("remark",)
+    roles = Roles.of(Shards(frame.lazy()), "y")
+    with pytest.warns(TabmtlWarning, match=r"the columns \['remark'\] are read as free text"):
+        coders = run_ranks(2, lambda: learn_table(Shards(frame.lazy()), roles, **CODING, group=current()))
+    assert [coder.features.texts for coder in coders] == [("remark",)] * 2
 
 
 DATA = os.environ.get("TABMTL_DATA")
