@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tabmtl.targets import Task
 
 TEXT = (pl.String, pl.Categorical, pl.Enum)
+_LEAST_LISTS = 0.1  # share of the values of a column of lists in CSV that hold the sign between items
 _PLAIN = {"transform": "none", "min_frequency": 1}  # encoding of features that no model reads
 
 
@@ -240,7 +241,9 @@ class TableRows(ScoredTables):
         long = self.facts["task_column"]
         tasks = f"{tasks} of {X[long].n_unique()} tasks in one column" if long else tasks
         dates = listed([name for name, dtype in X.schema.items() if dtype.is_temporal()])
-        features = f"{X.width} features{f' (dates: {dates})' if dates else ''}"
+        lists = listed([name for name, dtype in X.schema.items() if dtype.is_nested()])
+        named = "; ".join(f"{what}: {names}" for what, names in (("dates", dates), ("lists", lists)) if names)
+        features = f"{X.width} features{f' ({named})' if named else ''}"
         return f"{self.name}: {files.describe_sizes(self.sizes, self.unit)}; {features}, {tasks}"
 
     def fit(self, estimator: Any, judged: str | None = None) -> None:
@@ -400,21 +403,43 @@ def _read_table(source: DataSource) -> Read:
     if source.list_separator:
         if not is_csv(source.data):
             raise ValueError(f"--list-separator reads lists of CSV, and {source.data} holds its own: leave it out")
-        frame = _with_lists(frame, source.list_separator, (*others, source.group_column, source.split_column))
+        frame = _with_lists(frame, source, (*others, source.group_column, source.split_column))
     if not source.no_dates and is_csv(source.data):
         frame = _with_dates(frame, others)
     return frame, tasks, task_column, None
 
 
-def _with_lists(frame: pl.DataFrame, separator: str, others: Sequence[str | None]) -> pl.DataFrame:
-    """Return a frame of CSV with text that holds a separator read as lists, in all columns but some."""
-    from tabmtl.columns.tags import split_texts
+def _with_lists(frame: pl.DataFrame, source: DataSource, others: Sequence[str | None]) -> pl.DataFrame:
+    """Return a frame of CSV with text read as lists, in all columns but some; say where text with the sign stays text.
 
+    A column holds lists if at least a tenth of its values has the sign between items. Free text, unless an option names
+    it, does not.
+    """
+    from tabmtl.columns.tags import split_texts
+    from tabmtl.columns.text import is_free_text, spread_rows
+    from tabmtl.schema import warn_user
+
+    sign = str(source.list_separator)
     texts = [own for own in frame.iter_columns() if own.dtype == pl.String and own.name not in others]
-    held = [own for own in texts if own.alias("text").str.contains(separator, literal=True).any()]
+    shares = {own.name: own.alias("text").str.contains(sign, literal=True).mean() or 0.0 for own in texts}
+    held = [
+        own
+        for own in texts
+        if shares[own.name] >= _LEAST_LISTS and (source.text or not is_free_text(own[spread_rows(len(own))]))
+    ]
     if not held:
-        raise ValueError(f"--list-separator {separator}: no column of text holds it, of {[own.name for own in texts]}")
-    return frame.with_columns(split_texts(own, separator) for own in held)
+        raise ValueError(
+            f"--list-separator {sign}: no column of text but free text holds it in {_LEAST_LISTS:.0%} of its values, "
+            f"of {[*shares]}"
+        )
+    names = [own.name for own in held]
+    left = [name for name, share in shares.items() if share and name not in names]
+    if left:
+        warn_user(
+            f"the columns {left} hold {sign!r} and stay text: less than {_LEAST_LISTS:.0%} of their values do, or they "
+            "are free text; if they are lists, write them to Parquet"
+        )
+    return frame.with_columns(split_texts(own, sign) for own in held)
 
 
 def _with_dates(frame: pl.DataFrame, others: Sequence[str | None]) -> pl.DataFrame:

@@ -18,6 +18,8 @@ from tabmtl.schema import FIRST_LEVEL, MISSING
 #: Tags that are numbers where features are flat: at most so many of a column, each in at least so many rows.
 MOST_FLAT_TAGS, LEAST_FLAT_ROWS = 32, 5
 
+_DECIMAL = r"\.|\d[eE]"  # in a number that is not written as a whole one
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tags(Categories):
@@ -132,8 +134,8 @@ def inner_of(dtype: pl.DataType) -> pl.DataType | None:
 def split_texts(texts: pl.Series, separator: str, values: str | None = None) -> pl.Series:
     """Return the lists that texts say by a sign between their items; blank items are none.
 
-    ``values`` says what the lists held in fit, in a word of `ColumnKind.values_of`. By default they are vectors if all
-    items are numbers, some of them fractions, and all lists have one length, and else text.
+    ``values`` says what the lists held in fit, in a word of `ColumnKind.values_of`. By default they are of numbers if
+    all items are, and some are written with a decimal point or an exponent, and else of text.
     """
     items = pl.element().str.strip_chars()
     lists = (
@@ -145,12 +147,10 @@ def split_texts(texts: pl.Series, separator: str, values: str | None = None) -> 
         .alias(texts.name)
     )
     numbers = lists.cast(pl.List(pl.Float64), strict=False)
-    if values is None and numbers.alias("text").list.len().drop_nulls().n_unique() == 1:
+    if values is None:
         flat, text = numbers.alias("text").explode(), lists.alias("text").explode()
-        is_vector = (
-            flat.null_count() == text.null_count() and not (flat.drop_nulls() == flat.drop_nulls().round()).all()
-        )
-        values = "lists of numbers" if is_vector else None
+        is_number = flat.null_count() == text.null_count() and text.str.contains(_DECIMAL).any()
+        values = "lists of numbers" if is_number else None
     return numbers if values == "lists of numbers" else lists
 
 

@@ -108,6 +108,34 @@ def test_features_have_no_say_in_the_split(table):
     kept.check_features()
 
 
+def test_lists_of_a_csv_file_are_named_and_text_with_their_sign_is_left(tmp_path):
+    size = range(200)
+    frame = pl.DataFrame({
+        "tags": [None if k % 3 else "b|a" for k in size],
+        "hours": ["|".join(["0.5", "2", "7"][: 1 + k % 3]) for k in size],
+        "whole": ["1.0|2.0"] * 200,
+        "codes": ["1|20"] * 200,
+        "remark": [f"the room {k} is fine | the price of it is not" for k in size],
+        "shop": ["x|y" if k % 25 == 0 else "x" for k in size],
+        "y": size,
+    })  # fmt: skip
+    frame.write_csv(tmp_path / "lists.csv")
+    options = {"target": ["y=regression"], "test_share": 0, "list_separator": "|"}
+    with pytest.warns(TabmtlWarning, match=r"\['remark', 'shop'\] hold '\|' and stay text: less than 10% of their"):
+        rows = opened(tmp_path / "lists.csv", **options)
+    X, _ = rows.parts["train"]
+    assert rows.describe().endswith("6 features (lists: tags, hours, whole, codes), the target y")
+    numbers, texts = pl.List(pl.Float64), pl.List(pl.String)
+    assert X.dtypes == [texts, numbers, numbers, texts, pl.String, pl.String]
+    assert set(X["hours"].list.len()) == {1, 2, 3}
+    X, _ = opened(tmp_path / "lists.csv", text=["none"], drop=["shop"], **options).parts["train"]
+    assert X.schema["remark"] == texts
+    with pytest.raises(
+        ValueError, match=r"no column of text but free text holds it in 10% of its values, of \['shop'\]"
+    ):
+        opened(tmp_path / "lists.csv", drop=frame.columns[:5], **options)
+
+
 def test_dates_of_a_csv_file_are_read_as_such(tmp_path):
     days = [f"2024-01-{1 + k % 28:02}" for k in range(299)]
     clock = {"at": ["05:30", "23:59:59"] * 150, "code": ["2024", "2025"] * 150}
