@@ -172,11 +172,11 @@ class Sequences(ColumnKind):
             inner = inner_of(block.schema[name])
             if inner is None:
                 continue
-            lists = block[name].cast(pl.List(inner))
+            lists = _plain(block[name])
             found[_LENGTHS + name] = lists.list.len().alias("level").cast(pl.Int64).value_counts(name="count")
             if not inner.is_float():
-                texts = _flattened(lists).to_frame().select(text_of(name, inner)).to_series()
-                found[name] = texts.alias("level").value_counts(name="count")
+                texts = _flattened(lists).alias("level").to_frame().select(text_of("level", inner)).to_series()
+                found[name] = texts.value_counts(name="count")
             if inner.is_numeric():
                 samples.append(_some_entries(lists[taken]))
         return {**found, _SAMPLE: np.concatenate(samples or [np.empty((0, len(taken)))])}
@@ -269,7 +269,7 @@ class Sequences(ColumnKind):
 
     def _entries(self, role: Role, columns: pl.DataFrame, start: int) -> Entries:
         """Read a sequence, with the lists beside it, of some rows; they are counted from `start` in errors."""
-        lists = _cut(columns[role.name], self.max_length)
+        lists = _cut(_plain(columns[role.name]), self.max_length)
         lengths, is_missing = lists.list.len().fill_null(0).to_numpy().astype(np.int64), lists.is_null().to_numpy()
         # in place of a missing sequence, a missing entry
         kept = np.repeat(~is_missing, lengths + is_missing)
@@ -282,7 +282,7 @@ class Sequences(ColumnKind):
         numbers, texts = [], []
         for name in role.sides:
             _check_lengths(role.name, name, columns, start)
-            side = _beside(_cut(columns[name], self.max_length), lengths)
+            side = _beside(_cut(_plain(columns[name]), self.max_length), lengths)
             if name in self.numbers:
                 numbers.append(side.cast(pl.Float64).fill_null(float("nan")).to_numpy())
             else:
@@ -408,13 +408,13 @@ def lists_of(name: str, entries: Entries, values: np.ndarray) -> pl.Series:
     """Return a value (m,) of every entry as lists; null where a sequence is missing."""
     lengths = entries.lengths
     row = np.repeat(np.arange(len(entries)), lengths)
-    lists = pl.DataFrame({"row": row, name: values}).group_by("row", maintain_order=True).agg(pl.col(name))
+    lists = pl.DataFrame({"row": row, "value": values}).group_by("row", maintain_order=True).agg("value")
     found = (
         pl.Series("row", np.arange(len(entries))).to_frame().join(lists, on="row", how="left", maintain_order="left")
     )
     is_missing = np.zeros(len(entries), dtype=bool)
     is_missing[row[entries.codes == MISSING]] = True
-    kept = pl.when(pl.Series(~is_missing)).then(pl.col(name).fill_null([]))
+    kept = pl.when(pl.Series(~is_missing)).then(pl.col("value").fill_null([]))
     return found.select(kept.alias(name)).to_series()
 
 
@@ -431,13 +431,17 @@ def _list_of(name: str, dtype: pl.DataType) -> pl.Expr:
     return column_of(name).cast(pl.String).str.split("") if dtype == pl.Null else column_of(name)
 
 
+def _plain(lists: pl.Series) -> pl.Series:
+    """Return lists or arrays as lists, under a name that is no pattern to polars."""
+    return lists.alias("lists").cast(pl.List(_inner(lists.dtype)))
+
+
 def _flattened(lists: pl.Series) -> pl.Series:
     return lists.explode(empty_as_null=False, keep_nulls=False)
 
 
 def _cut(lists: pl.Series, most: int) -> pl.Series:
     """Return the newest entries of lists."""
-    lists = lists.cast(pl.List(_inner(lists.dtype)))
     longest: Any = lists.list.len().max()
     return lists if (longest or 0) <= most else lists.list.tail(most)
 
@@ -454,7 +458,7 @@ def _beside(lists: pl.Series, lengths: np.ndarray) -> pl.Series:
 
 
 def _check_lengths(name: str, side: str, columns: pl.DataFrame, start: int) -> None:
-    whole, own = columns[name].list.len(), columns[side].list.len()
+    whole, own = _plain(columns[name]).list.len(), _plain(columns[side]).list.len()
     unequal = ((whole.fill_null(0) != own) & own.is_not_null()).fill_null(False)
     if unequal.any():
         row: Any = unequal.arg_max()

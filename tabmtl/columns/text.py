@@ -122,7 +122,7 @@ class Texts(ColumnKind):
     @classmethod
     def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
         """Take the texts of some rows."""
-        return {name: block[name].gather(taken).cast(pl.String) for name in names}
+        return {name: block[name].alias("text").gather(taken).cast(pl.String) for name in names}
 
     @classmethod
     def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:

@@ -42,7 +42,12 @@ def table(n: int = 400, seed: int = 0) -> pl.DataFrame:
 
 
 def same(first: Features, second: Features) -> bool:
-    return np.array_equal(first.numbers, second.numbers, equal_nan=True) and np.array_equal(first.codes, second.codes)
+    pairs = zip((*first.bags, *first.sequences), (*second.bags, *second.sequences), strict=True)
+    return (
+        np.array_equal(first.numbers, second.numbers, equal_nan=True)
+        and np.array_equal(first.codes, second.codes)
+        and all(np.array_equal(a.codes, b.codes) and np.array_equal(a.offsets, b.offsets) for a, b in pairs)
+    )
 
 
 def test_kinds_of_columns_follow_their_types():
@@ -170,6 +175,23 @@ def test_column_names_are_only_names(name):
     assert x.codes.T.tolist() == [[2, 3, MISSING]]
     numbers = frame.with_columns(pl.Series(name, [1.0, 2.0, 3.0]))
     assert same(FeatureCoder.fit(numbers).encode(numbers.lazy()), FeatureCoder.fit(numbers).encode(numbers))
+
+
+@pytest.mark.parametrize("name", ["*", "^.*$", "^a$", "lists", "level", "text"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_names_of_lists_and_text_are_only_names(name, flat):
+    values = {"past": ["j", "i"], "tags": ["u"], "hours": [2.0, 1.0], "of": ["x", "y"], "vector": [0.5, 1.5]}
+    plain = pl.DataFrame({own: [value, None, value] for own, value in values.items()}).with_columns(
+        remark=pl.lit("a b")
+    )
+    sequences = {"past": None, "hours": "past", "of": "past"}
+    whole = FeatureCoder.fit(plain, texts=["remark"], flat=flat, sequences=sequences).encode(plain)
+    for own in plain.columns:
+        frame = plain.rename({own: name})
+        here = {now.get(key, key): now.get(of, of) for now in [{own: name}] for key, of in sequences.items()}
+        coder = FeatureCoder.fit(frame, texts=[frame.columns[-1]], flat=flat, sequences=here)
+        assert same(coder.encode(frame), whole)
+        assert same(coder.encode(frame.lazy()), whole)
 
 
 @pytest.mark.parametrize(
