@@ -14,7 +14,7 @@ from tabmtl.columns.category import Categories, code_of, count_levels, is_featur
 from tabmtl.columns.kind import Coding, ColumnKind, Form, Parts, Slices, Summary, column_of
 from tabmtl.columns.number import NumericScaler, reject_infinite
 from tabmtl.columns.ragged import Entries, offsets_of
-from tabmtl.columns.tags import LEAST_FLAT_ROWS, inner_of, most_frequent
+from tabmtl.columns.tags import LEAST_FLAT_ROWS, inner_of, lists_by_levels, most_frequent
 from tabmtl.params import near
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, SequenceColumn, counted, warn_user
 
@@ -237,10 +237,13 @@ class Sequences(ColumnKind):
         }
 
     def values_of(self, name: str) -> str:
-        """Say that items were text, as which all levels are known, and others lists of text or numbers."""
+        """Say that items were text, as which all levels are known, and others lists of numbers, integers or text."""
         if name in self._shared:
             return "text"
-        return "lists of numbers" if name in self.numbers else "lists of text"
+        if name in self.numbers:
+            return "lists of numbers"
+        item = next((role.item for role in self._roles if role.name == name), name)
+        return lists_by_levels(self._levels[item])
 
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return the codes of items, and the lists as they are."""

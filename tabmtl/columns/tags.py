@@ -99,8 +99,7 @@ class Tags(Categories):
 
     def values_of(self, name: str) -> str:
         """Say that it was lists of text, or of whole numbers."""
-        tags = self.levels[self.names.index(name)]
-        return "lists of integers" if tags and all(tag.lstrip("-").isdecimal() for tag in tags) else "lists of text"
+        return lists_by_levels(self.levels[self.names.index(name)])
 
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return the lists as they are."""
@@ -152,6 +151,12 @@ def split_texts(texts: pl.Series, separator: str, values: str | None = None) -> 
         is_number = flat.null_count() == text.null_count() and text.str.contains(_DECIMAL).any()
         values = "lists of numbers" if is_number else None
     return numbers if values == "lists of numbers" else lists
+
+
+def lists_by_levels(levels: Sequence[str]) -> str:
+    """Say that lists with these levels were of text, or of whole numbers; see `ColumnKind.values_of`."""
+    is_whole = levels and all(level.lstrip("-").isdecimal() for level in levels)
+    return "lists of integers" if is_whole else "lists of text"
 
 
 def items_of(tags: pl.Series) -> tuple[pl.Series, np.ndarray]:

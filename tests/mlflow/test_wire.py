@@ -274,10 +274,14 @@ def test_lists_are_arrays_of_json(served_lists, name):
 
 @pytest.fixture(scope="module")
 def served_lists(serve):
-    """A served model of tags, whole numbers as tags, and vectors."""
+    """A served model of tags, whole numbers as tags, vectors, and sequences of whole numbers with lists beside them."""
     size = np.arange(60)
     tags = [None if k % 7 == 0 else ["b", "a", "c"][: k % 4] for k in size]
     lists = {"tags": tags, "codes": [[*range(k % 3)] for k in size], "vector": [[k / 2, 1.0] for k in size]}
-    X = pl.DataFrame({"size": size, **lists})
+    lists |= {"past": [[*range(-(k % 3), 2)] for k in size], "seen": [[*range(k % 4)] for k in size]}
+    lists |= {"hours": [[k / 2 for k in own] for own in lists["past"]], "event": [["x"] * (k % 4) for k in size]}
+    X = pl.DataFrame({"size": size, "item": size % 3, **lists})
     y = pl.DataFrame({"answer": size / 8 + X["codes"].list.len().to_numpy()})
-    return serve(SharedTrees(n_estimators=5, min_child_samples=2, random_state=0).fit(X, y)), X
+    sequences = {"past": "item", "hours": "past", "seen": None, "event": "seen"}
+    model = SharedTrees(n_estimators=5, min_child_samples=2, random_state=0, sequence_features=sequences)
+    return serve(model.fit(X, y)), X
