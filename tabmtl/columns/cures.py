@@ -90,14 +90,18 @@ def by_items(library: Library, name: str) -> str:
 
 
 def by_length(library: Library, name: str, width: int) -> str:
-    """Say how to find the rows whose lists have another length."""
+    """Say how to find the rows whose lists have another length, and that lists beside a history may have any."""
+    beside = f'{{"{name}": "NAME OF THE HISTORY"}}'
     if library == "file":
-        return f"write lists of {width} numbers, and leave a cell empty where there is none"
+        words = shlex.join(["--set", f"sequence_features={beside}"])
+        return (
+            f"write lists of {width} numbers, and leave a cell empty where there is none; or, beside a history, {words}"
+        )
     found = {
         "polars": f"X.filter(pl.col({name!r}).list.len() != {width})",
         "pandas": f"X[X[{name!r}].map(len, na_action='ignore') != {width}]",
     }.get(library, f"[row for row, each in enumerate(column) if len(each) != {width}]")
-    return f"mend those of {found}, or make them missing"
+    return f"mend those of {found}, or make them missing; or, beside a history, say sequence_features={beside}"
 
 
 def by_numbers(library: Library, name: str, frame: str = "X", *, is_flat: bool = False) -> str:

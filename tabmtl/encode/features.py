@@ -278,7 +278,13 @@ class FeatureCoder(LeanPickle):
         TypeError, ValueError
             If a column now holds another kind of value, or an infinite one.
         """
-        expressions, few = self._readings(frame)
+        try:
+            expressions, few = self._readings(frame)
+        except (TypeError, ValueError):
+            untyped = _untyped(frame)
+            if untyped is frame:
+                raise
+            return self.encode(untyped)
         n, coders = _count_rows(frame), self.coders.values()
         if few and n <= MOST_ROWS and isinstance(frame, pl.DataFrame):
             rows = frame.rows(named=True)
@@ -411,6 +417,17 @@ def _survey(frame: pl.DataFrame | pl.LazyFrame, n: int, roles: ByKind, chosen: n
             found = [merge(found, slice(None))]
         start += block.height
     return merge(found, slice(None)) if len(found) > 1 else found[0]
+
+
+def _untyped(frame: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame | pl.LazyFrame:
+    """Return a frame without the types of columns that hold nothing, which its library has only guessed."""
+    if isinstance(frame, pl.LazyFrame):
+        return frame
+    empty = [column.fill_nan(None) if column.dtype.is_float() else column for column in frame.iter_columns()]
+    names = [own.name for own in empty if own.dtype != pl.Null and own.null_count() == frame.height]
+    return (
+        frame.with_columns(pl.Series(name, [None] * frame.height, dtype=pl.Null) for name in names) if names else frame
+    )
 
 
 def _count_rows(frame: pl.DataFrame | pl.LazyFrame) -> int:

@@ -221,8 +221,9 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         Parameters
         ----------
         X : frame or array of shape (n, p), or Shards
-            Features: numbers, booleans, text or categories; null and NaN are missing values. With `tabmtl.Shards`, y is
-            the name or the names of its columns with targets, and sample_weight the name of a column.
+            Features: numbers, booleans, text, categories, dates, times or lists; null and NaN are missing values. With
+            `tabmtl.Shards`, y is the name or the names of its columns with targets, and sample_weight the name of a
+            column.
         y : frame, series or array of shape (n,) or (n, T)
             Targets of any mix of kinds; null and NaN are unlabelled cells.
         sample_weight : array of shape (n,) or (n, T), or frame with the task names, optional

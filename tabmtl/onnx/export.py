@@ -88,7 +88,8 @@ def export_onnx(name: str, network: nn.Module, loss: MultiTaskLoss, coder: Table
     other = [name for kind, own in coder.features.coders.items() if kind not in _KINDS for name in own.names]
     if other:
         raise ValueError(
-            f"the columns {other} are neither numbers, categories nor dates, which an ONNX file can hold; drop them"
+            f"an ONNX file reads numbers, categories and dates, and the network reads lists or free text: the columns "
+            f"{other}; drop them and fit again, or serve the model by save and load"
         )
     network = copy.deepcopy(network).cpu().float().eval()
     answers = _Answers(network, coder, loss).eval()

@@ -102,7 +102,9 @@ def test_an_onnx_file_knows_no_such_columns():
     pytest.importorskip("onnxscript")
     features, labels = FeatureCoder.fit(FRAME, kinds=KINDS), SimpleNamespace(names=("y",))
     coder = SimpleNamespace(features=features, labels=labels, preprocessing=None)
-    with pytest.raises(ValueError, match=r"columns \['opens', 'shuts'\] are neither numbers, categories nor dates"):
+    with pytest.raises(
+        ValueError, match=r"reads numbers, categories and dates, .* the columns \['opens', 'shuts'\]; drop"
+    ):
         export_onnx("SharedBottom", torch.nn.Identity(), None, coder, "model.onnx")
 
 

@@ -289,6 +289,30 @@ def test_a_column_that_changed_its_kind_is_named():
     assert x.codes.tolist() == [[MISSING]]
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_column_without_any_value_may_have_any_type(flat):
+    frame = pl.DataFrame(
+        {
+            "n": [1.0, 2.0],
+            "town": ["Ulm", "Bonn"],
+            "opens": [date(2026, 1, 1), date(2027, 2, 2)],
+            "tags": [["a"], ["b"]],
+            "vector": [[0.5, 1.0], [1.5, 2.0]],
+            "seen": [["Ulm"], ["Bonn", "Ulm"]],
+        }
+    ).with_columns(zoned=pl.col("opens").cast(pl.Datetime("us", "UTC")), took=pl.duration(seconds=pl.col("n")))
+    coder = FeatureCoder.fit(frame, sequences={"seen": "town"}, flat=flat)
+    for name in frame.columns:
+        expected = coder.encode(frame.with_columns(pl.lit(None).alias(name))).arrays()
+        for nothing in (pl.lit(float("nan")), pl.lit(None, pl.Datetime("ns")), pl.lit(None, pl.String)):
+            found = coder.encode(frame.with_columns(nothing.alias(name))).arrays()
+            assert {*found} == {*expected}
+            for each in expected:
+                np.testing.assert_array_equal(found[each], expected[each])
+    with pytest.raises(TypeError, match="'opens' held dates in fit"):
+        coder.encode(frame.with_columns(opens=pl.Series([1.0, None])))
+
+
 def test_wrong_names_and_empty_tables():
     frame = pl.DataFrame({"n": [1.0], "c": ["x"]})
     with pytest.raises(ValueError, match=r"columns that X does not have: \['d'\]"):
