@@ -41,6 +41,26 @@ CHUNK_ROWS = 2_048  # rows scaled at a time: the block stays in the processor's 
 _MOST_LEVELS = 20_000_000
 
 
+class RowError(ValueError):
+    """A row that cannot be encoded.
+
+    Parameters
+    ----------
+    before, after : str
+        What is said around the row.
+    row : int
+        Its number, counted from 0 in what is encoded, or in a file.
+    file : str, optional
+    """
+
+    def __init__(self, before: str, row: int, after: str, file: str | None = None) -> None:
+        super().__init__(before, row, after, file)  # by which it is pickled
+
+    def __str__(self) -> str:
+        before, row, after, file = self.args
+        return f"{before}row {row}{f' of {file}' if file else ''}, counted from 0{after}"
+
+
 class LeanPickle:
     """Base of dataclasses whose pickles leave out the values that are computed on first use."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.columns.category import Categories, code_of, count_levels, is_feature, text_of
-from tabmtl.columns.kind import Coding, ColumnKind, Form, Parts, Slices, Summary, column_of
+from tabmtl.columns.kind import Coding, ColumnKind, Form, Parts, RowError, Slices, Summary, column_of
 from tabmtl.columns.number import NumericScaler, reject_infinite
 from tabmtl.columns.ragged import Entries, offsets_of
 from tabmtl.columns.tags import LEAST_FLAT_ROWS, inner_of, lists_by_levels, most_frequent
@@ -465,10 +465,11 @@ def _check_lengths(name: str, side: str, columns: pl.DataFrame, start: int) -> N
     unequal = ((whole.fill_null(0) != own) & own.is_not_null()).fill_null(False)
     if unequal.any():
         row: Any = unequal.arg_max()
-        raise ValueError(
-            f"column {side!r} lies beside the sequence {name!r}, and in row {start + row}, counted from 0, it has "
-            f"{own[row]} entries where that has {'none' if whole[row] is None else whole[row]}: give both lists of one "
-            f"length, or a null in {side!r}"
+        raise RowError(
+            f"column {side!r} lies beside the sequence {name!r}, and in ",
+            start + row,
+            f", it has {own[row]} entries where that has {'none' if whole[row] is None else whole[row]}: give both "
+            f"lists of one length, or a null in {side!r}",
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.columns.cures import Library, by_drop, by_length
-from tabmtl.columns.kind import CHUNK_ROWS, Coding, ColumnKind, Form, Parts, Slices, Summary
+from tabmtl.columns.kind import CHUNK_ROWS, Coding, ColumnKind, Form, Parts, RowError, Slices, Summary
 from tabmtl.columns.number import NumericScaler
 from tabmtl.columns.tags import inner_of
 from tabmtl.storage.stored import POSITIVE, Stored
@@ -178,16 +178,18 @@ def _encode(vectors: pl.Series, width: int, start: int) -> np.ndarray:
     wrong = np.flatnonzero(lists.drop_nulls().list.len().to_numpy() != width)
     if len(wrong):
         row = given[wrong[0]]
-        raise ValueError(
-            f"the vectors of column {name!r} must have the length of fit, {width}; that of row {start + row}, counted "
-            f"from 0, has {len(lists[int(row)])}: mend it, or leave it missing"
+        raise RowError(
+            f"the vectors of column {name!r} must have the length of fit, {width}; that of ",
+            start + int(row),
+            f", has {len(lists[int(row)])}: mend it, or leave it missing",
         )
     table = np.full((len(lists), width), np.nan, dtype=np.float32)
     table[given] = lists.drop_nulls().explode().to_numpy().reshape(-1, width)
     wrong = np.flatnonzero(~np.isfinite(table[given]).all(axis=1))
     if len(wrong):
-        raise ValueError(
-            f"the column {name!r} holds a vector with a number that is missing or not finite, in row "
-            f"{start + given[wrong[0]]}, counted from 0: mend it, or leave out the whole vector"
+        raise RowError(
+            f"the column {name!r} holds a vector with a number that is missing or not finite, in ",
+            start + int(given[wrong[0]]),
+            ": mend it, or leave out the whole vector",
         )
     return table

@@ -23,6 +23,7 @@ import polars as pl
 import polars.selectors as cs
 
 from tabmtl.columns import Features
+from tabmtl.columns.kind import RowError
 from tabmtl.columns.ragged import offsets_of
 from tabmtl.encode.class_factors import NO_FACTORS, ClassFactors
 from tabmtl.encode.files import written
@@ -402,8 +403,13 @@ def _write(files: ArrayFiles, shards: Shards, roles: Roles, coder: TableCoder, r
     sums: list[tuple[np.ndarray, np.ndarray]] = []
     with _one_warning():
         is_empty = rows is not None and not len(rows)
-        for _, block in shards.blocks(roles.names(), range(1) if is_empty else rows):
-            batch = _encode(block, roles, coder)
+        for start, block in shards.blocks(roles.names(), range(1) if is_empty else rows):
+            try:
+                batch = _encode(block, roles, coder)
+            except RowError as error:
+                before, row, after, _ = error.args
+                row, file = shards.place_of(start + row)
+                raise RowError(before, row, after, file) from error
             if is_empty:  # a rank without rows of few validation rows
                 block, batch = block.clear(), batch.rows(slice(0))
             if roles.weight is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -158,6 +159,12 @@ class Shards:
                 own = frame if rows is None else frame.slice(first - (end - height), last - first)
                 scan, since = own.select(cs.by_name(*names)), self._stamps.get(file)
                 yield from read_blocks(scan, file, BLOCK_ROWS, promised=last - first, since=since)
+
+    def place_of(self, row: int) -> tuple[int, str | None]:
+        """Return the number of a row in its file, and the file; None of a LazyFrame."""
+        ends = [*accumulate(self._heights)]
+        place = bisect_right(ends, row)
+        return row - ends[place] + self._heights[place], [*self._frames][place]
 
     def share_of_blocks(self, group: Ranks) -> range:
         """Return the rows of this rank's share of the blocks of a group."""

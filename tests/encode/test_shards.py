@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import polars as pl
 import pytest
 
-from tabmtl import Shards
+from tabmtl import Shards, SharedTrees
 from tabmtl.encode import shards
 from tabmtl.encode.shards import Roles, row_keys
 
@@ -49,6 +51,21 @@ def test_files_that_do_not_fit_are_named(tmp_path):
     (tmp_path / "2.json").write_text("{}")
     with pytest.raises(ValueError, match=r"2.json is neither .parquet nor .csv"):
         Shards(tmp_path / "2.json")
+
+
+def test_rows_that_cannot_be_encoded_are_named_by_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "BLOCK_ROWS", 10)
+    good = pl.DataFrame({"h": [[1], [2, 3]] * 15, "t": [[0.5], None] * 15, "v": [[0.5, 1.0]] * 30})
+    good = good.with_columns(y=pl.int_range(30) / 7)
+    good.write_parquet(tmp_path / "0.parquet")
+    model = SharedTrees(n_estimators=1, sequence_features={"h": None, "t": "h"})
+    for name, value in {"t": [0.5, 0.7], "v": [0.5, float("nan")]}.items():
+        bad = pl.when(pl.int_range(30) == 12).then(pl.lit(pl.Series([value]))).otherwise(name)
+        good.with_columns(bad.alias(name)).write_parquet(tmp_path / "1.parquet")
+        source = Shards(tmp_path / "*.parquet")
+        with pytest.raises(ValueError, match=r"in row 12 of .*1.parquet, counted from 0[,:]") as caught:
+            model.fit(source, "y")
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_roles_are_names_of_columns():
