@@ -293,7 +293,10 @@ def _with_nan(X: Any) -> Any:
 
 
 def _array_with_nan(array: np.ndarray) -> np.ndarray:
-    return np.where(np.equal(array, np.array(None)), np.nan, array) if array.dtype == object else array
+    if array.dtype != object:
+        return array
+    is_none = np.frompyfunc(lambda cell: cell is None, 1, 1)(array)  # cells may be arrays, which == compares by item
+    return np.where(is_none.astype(bool), np.nan, array)
 
 
 def _in_library(frame: pl.DataFrame, library: str) -> Any:

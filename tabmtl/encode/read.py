@@ -77,7 +77,7 @@ def to_array(frame: pl.DataFrame) -> np.ndarray:
     """Return a frame as an array, of objects where a column is not of numbers."""
     if all(dtype.is_numeric() for dtype in frame.dtypes):
         return frame.to_numpy()
-    return np.column_stack([np.array(column.to_list(), dtype=object) for column in frame.iter_columns()])
+    return np.column_stack([np.fromiter(own, dtype=object, count=len(own)) for own in map(pl.Series.to_list, frame)])
 
 
 def check_container(X: Any) -> None:

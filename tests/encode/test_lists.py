@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabmtl.encode import FeatureCoder
-from tabmtl.encode.read import read_features
+from tabmtl.encode.read import read_features, to_array
 
 TAGS: list[Any] = [["a", "b"], None, [], ["a"], ["c", None]]
 VECTORS: list[Any] = [[1.0, 2.0], None, [0.0, 0.5], [3.0, 4.0], [-1.0, 0.0]]
@@ -46,6 +46,11 @@ FRAMES: dict[str, Callable[[Any, pa.DataType], Any]] = {
         for name, kind in {"lists": pa.list_, "large lists": pa.large_list, "views": pa.list_view}.items()
     },
 }
+
+
+def test_a_frame_of_lists_is_an_array_of_lists():
+    array = to_array(pl.DataFrame({"a": [[1, 2], [3, 4]], "b": [0.5, None]}))
+    assert array.tolist() == [[[1, 2], 0.5], [[3, 4], None]]
 
 
 @pytest.mark.parametrize("form", FRAMES)

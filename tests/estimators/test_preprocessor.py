@@ -136,6 +136,17 @@ def test_an_array_stays_an_array():
         model.predict(np.zeros((2, 3)))
 
 
+def test_cells_of_an_array_may_be_arrays_and_missing():
+    X = np.empty((N, 2), dtype=object)
+    X[:, 0] = np.arange(N)
+    X[:, 1] = [None if k % 9 == 0 else np.array([k, 0.5]) for k in range(N)]
+    seen = []
+    model = SharedTrees(preprocessor=FunctionTransformer(lambda X: seen.append(X[0, 1]) or X), n_estimators=4)
+    assert model.fit(X, Y["price"].to_numpy()).predict(X).shape == (N,)
+    assert model.coder_.features.columns.numeric == ("x0", "x1: 0", "x1: 1")
+    assert np.isnan(seen).all()
+
+
 def test_the_task_column_and_dropped_columns_pass_by():
     X = TABLE.with_columns(task=pl.Series(["a", "b", "c"] * (N // 3)))
     encoder = make_column_transformer((OrdinalEncoder(), ["color"]), remainder="passthrough").set_output(
