@@ -421,7 +421,8 @@ def _with_lists(frame: pl.DataFrame, source: DataSource, others: Sequence[str | 
 
     sign = str(source.list_separator)
     texts = [own for own in frame.iter_columns() if own.dtype == pl.String and own.name not in others]
-    shares = {own.name: own.alias("text").str.contains(sign, literal=True).mean() or 0.0 for own in texts}
+    holds = (own.alias("text").drop_nulls().str.contains(sign, literal=True) for own in texts)
+    shares = {own.name: each.sum() / max(len(each), 1) for own, each in zip(texts, holds, strict=True)}
     held = [
         own
         for own in texts
@@ -437,7 +438,7 @@ def _with_lists(frame: pl.DataFrame, source: DataSource, others: Sequence[str | 
     if left:
         warn_user(
             f"the columns {left} hold {sign!r} and stay text: less than {_LEAST_LISTS:.0%} of their values do, or they "
-            "are free text; if they are lists, write them to Parquet"
+            "are free text; confirm it by --text or --categorical, or write lists to Parquet"
         )
     return frame.with_columns(split_texts(own, sign) for own in held)
 

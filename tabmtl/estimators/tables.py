@@ -132,8 +132,8 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         Columns of X that hold categories. By default these are the columns of text, categories and booleans.
     text_features : "from_values" or sequence of str or int, default="from_values"
         Columns of X that hold free text, read by its words and 3-grams of letters. By default these are the columns of
-        text whose values, of the first 10 000 rows, have at least 20 letters and 3 words on average, and a tenth of
-        them distinct; a warning names them. With ``categorical_features`` named, there are none by default.
+        text whose values, in up to 10 000 rows spread over all, have at least 20 letters and 3 words on average, and
+        a tenth of them distinct; a warning names them. With ``categorical_features`` named, there are none by default.
     sequence_features : mapping of str to str or None, optional
         Columns of X that hold ordered lists, the newest entry last, and what their entries are of. ``{"history":
         "item"}`` says that ``history`` holds values of the column ``item``: both share levels and embedding, and
