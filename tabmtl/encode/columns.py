@@ -243,6 +243,8 @@ def _all(kinds: set[type], *allowed: type) -> bool:
 
 def _read_lists(lists: Sequence[Any], name: str, library: Library) -> pl.Series:
     """Read lists of Python by the values of all their items: all booleans, all numbers, all text or all dates."""
+    # the order of a set of text differs from process to process
+    lists = [sorted(own, key=str) if isinstance(own, Set) else own for own in lists]
     is_given = np.array([own is not None for own in lists])
     given = [own for own in lists if own is not None]
     lengths = np.array([len(own) for own in given])
