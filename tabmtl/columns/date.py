@@ -133,7 +133,7 @@ class Dates(Parted):
         place = self.names.index(name)
         column, zone, given = column_of(name), self.zones[place], getattr(dtype, "time_zone", None) or ""
         if dtype != pl.Null and bool(zone) != bool(given):
-            raise TypeError(_zone_error(name, zone, given))
+            raise TypeError(_zone_error(name, zone, given, dtype))
         if given and given != zone:
             column = column.dt.convert_time_zone(zone)
         parts = self.all_parts(column, dtype)
@@ -220,11 +220,12 @@ def _middle(days: np.ndarray) -> float:
     return float(np.round(np.median(present))) if present.size else 0.0
 
 
-def _zone_error(name: str, zone: str, given: str) -> str:
+def _zone_error(name: str, zone: str, given: str, dtype: pl.DataType) -> str:
     if zone:
+        moments, column = (".cast(pl.Datetime)", "pandas.to_datetime(column)") if dtype == pl.Date else ("", "")
         return (
             f"column {name!r} had the time zone {zone!r} in fit and has none now; say which one its times are of, such "
-            f"as by .dt.replace_time_zone({zone!r}) of polars or .dt.tz_localize({zone!r}) of pandas"
+            f"as by {moments}.dt.replace_time_zone({zone!r}) of polars or {column}.dt.tz_localize({zone!r}) of pandas"
         )
     return (
         f"column {name!r} had no time zone in fit and has {given!r} now; give the times that clocks of fit would show, "
