@@ -459,12 +459,21 @@ def test_foreign_classes_may_be_lists_and_must_be_those_of_fit():
         model.predict(X)
 
 
-def test_foreign_models_are_told_of_dates():
-    X, y = features().to_pandas(), mixed_targets(features()).select("delay")
-    X = X[["plain"]].assign(when=pd.date_range("2024", periods=len(X)))
-    message = r"task 'delay': DecisionTree.* cannot be fitted: (.|\n)*with dates in \['when'\]; make numbers of them"
-    with pytest.raises(TypeError, match=message):
-        IndependentTasks(regressor=DecisionTreeRegressor()).fit(X, y)
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (pd.Series(pd.date_range("2024", periods=120)), r"with dates in \['own'\]; make numbers of them before it"),
+        (pd.Series([["a"]] * 120), r"with lists in \['own'\]; make numbers of them before it, such as their length"),
+        (pd.Series([[0.5, 1.0]] * 120), r"with lists in \['own'\]"),
+        (pd.Series(["some words"] * 120), r"with free text in \['own'\]; put a TfidfVectorizer\(\)"),
+    ],
+)
+def test_foreign_models_are_told_of_columns_that_are_no_numbers(column, words):
+    X, y = features().to_pandas()[["plain"]].assign(own=column), mixed_targets(features()).select("delay")
+    texts = ["own"] if "text" in words else []
+    message = rf"task 'delay': DecisionTree.* cannot be fitted: (.|\n)*it gets X as it is given, {words}"
+    with pytest.raises((TypeError, ValueError), match=message):
+        IndependentTasks(regressor=DecisionTreeRegressor(), text_features=texts).fit(X, y)
 
 
 def test_foreign_values_that_are_not_finite_are_refused():

@@ -30,7 +30,7 @@ class Foreign:
     task : Task
     base : estimator
     features : FeatureCoder
-        Of X, which tells its categories and dates.
+        Of X, which tells the kinds of its columns.
     seed : int, default=0
         Of a fit, for an estimator that has none.
     """
@@ -85,21 +85,38 @@ class Foreign:
         except Exception as error:
             if isinstance(self.base, MultiTaskEstimator) or isinstance(error, MemoryError | OSError):
                 raise  # a model of ours has read X, and names the column itself
-            name, has_gaps = type(self.base).__name__, "contains NaN" in str(error)
-            cure, categories, dates = "it gets X as it is given", self.features.categories, self.features.dates
-            if dates:
-                cure += f", with dates in {[*dates[:5]]}; make numbers of them before it, such as the day of the week"
-            if categories:
-                rest = "SimpleImputer()" if has_gaps else "'passthrough'"
-                cure += (
-                    f", with categories in {[*categories[:5]]}; put an encoder before it: make_pipeline("
-                    "make_column_transformer((OneHotEncoder(handle_unknown='ignore'), [*those columns]), "
-                    f"remainder={rest}), {name}())"
-                )
-            elif has_gaps and not dates:
-                cure += f", with its missing values; fill them before it: make_pipeline(SimpleImputer(), {name}())"
+            name, cure = type(self.base).__name__, self._cure("contains NaN" in str(error))
             kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"task {self.task.name!r}: {name} cannot {does}: {str(error).rstrip(' .')};\n{cure}") from error
+            raise kind(
+                f"task {self.task.name!r}: {name} cannot {does}: {str(error).rstrip(' .')};\n"
+                f"it gets X as it is given{cure}"
+            ) from error
+
+    def _cure(self, has_gaps: bool) -> str:
+        """Say which columns of X an estimator may not read, and what to put before it."""
+        name, texts = type(self.base).__name__, self.features.texts
+        coders = self.features.coders.values()
+        values = {column: coder.values_of(column) for coder in coders for column in coder.names}
+        lists = [column for column, held in values.items() if held.startswith("lists")]
+        categories = [column for column, held in values.items() if held == "text" and column not in texts]
+        cure = ""
+        for what, columns, how in (
+            ("dates", self.features.dates, "make numbers of them before it, such as the day of the week"),
+            ("lists", lists, "make numbers of them before it, such as their length"),
+            ("free text", texts, "put a TfidfVectorizer() for each before it"),
+        ):
+            if columns:
+                cure += f", with {what} in {[*columns[:5]]}; {how}"
+        if categories:
+            rest = "SimpleImputer()" if has_gaps else "'passthrough'"
+            return (
+                f"{cure}, with categories in {[*categories[:5]]}; put an encoder before it: make_pipeline("
+                "make_column_transformer((OneHotEncoder(handle_unknown='ignore'), [*those columns]), "
+                f"remainder={rest}), {name}())"
+            )
+        if has_gaps and not cure:
+            return f", with its missing values; fill them before it: make_pipeline(SimpleImputer(), {name}())"
+        return cure
 
 
 def rows_of(X: Any, rows: np.ndarray, task_column: str | None) -> Any:
