@@ -203,6 +203,13 @@ class Task:
         """Raise a ValueError if `monotone` names an unknown column, or one of categories, which have no order."""
         signs = self.monotone or {}
         known = [*columns.numeric, *columns.categorical]
+        for name in signs:
+            parts = [part for part in known if part.startswith(f"{name}: ")]
+            if parts and name not in known:
+                raise ValueError(
+                    f"task {self.name!r}: monotone names the column {name!r}, which is read in parts; name one of "
+                    f"these, such as {parts[0]!r}: {parts}"
+                )
         check_known(f"task {self.name!r}: monotone names columns", signs, known, "the model")
         coded = [name for name in columns.categorical if name in signs]
         if coded:

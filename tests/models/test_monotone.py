@@ -113,6 +113,7 @@ def test_a_lightgbm_estimator_keeps_the_signs_too():
             for kind in ("multiclass", "ordinal", "quantile:0.9", "quantiles:0.1:0.9")
         ),
         (lambda: fit(monotone={"aeg": 1}), ValueError, r"'regression': monotone names .*'aeg'.*age"),
+        (lambda: fit(monotone={"day": 1}), ValueError, "names the column 'day', which is read in parts; .*'day: elaps"),
         (lambda: fit(monotone={"level": 1}), ValueError, "numbers, and 'level' holds categories"),
         (
             lambda: fit(regressor=lgb.LGBMRegressor(monotone_constraints=[1, 0, 0])),
@@ -138,4 +139,5 @@ def test_refusals_name_the_task_and_the_cure(call, error, words):
 
 def fit(name: str = "IndependentTasks", monotone=SIGNS, **params):
     X, y = rows(60)
+    X = X.with_columns(day=pl.date_range(pl.date(2024, 1, 1), pl.date(2024, 2, 29))) if "day" in monotone else X
     return tiny(getattr(tabmtl, name), tasks=declared(monotone)[:1], **params).fit(X, y[["regression"]])
