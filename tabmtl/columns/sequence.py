@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 
 from tabmtl.columns.category import Categories, code_of, count_levels, is_feature, text_of
-from tabmtl.columns.kind import Coding, ColumnKind, Form, Parts, RowError, Slices, Summary, column_of
-from tabmtl.columns.number import NumericScaler, reject_infinite
+from tabmtl.columns.kind import WHOLE, Coding, ColumnKind, Form, Parts, RowError, Slices, Summary, column_of
+from tabmtl.columns.number import NumericScaler
 from tabmtl.columns.ragged import Entries, offsets_of
 from tabmtl.columns.tags import LEAST_FLAT_ROWS, inner_of, lists_by_levels, most_frequent
 from tabmtl.params import near
@@ -106,7 +106,8 @@ class Sequences(ColumnKind):
     Flat, a sequence is its last entry, as a category with the levels of its items, its length, and how often it holds
     each of the most frequent entries; and if it has an item: how often it holds the row's own, and how long ago, in
     entries from the end. Numbers beside it are the last one, and the one at the newest entry that is the row's own
-    item. All are NaN where a sequence is missing. Codes of an empty one are those of a missing level.
+    item. All are NaN where a sequence is missing. Codes of an empty one are those of a missing level. Length and counts
+    are of the entries that are read, at most ``max_length``.
 
     Attributes
     ----------
@@ -247,15 +248,21 @@ class Sequences(ColumnKind):
 
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return the codes of items, and the lists as they are."""
-        for role in self._roles:
-            for name in (role.name, *role.sides):
-                if schema[name] != pl.Null:
-                    _check_list(name, schema[name])
-            if role.item != role.name:
-                _check_item(role.item, role.name, schema[role.item])
+        for name in self.names:
+            self._check_now(name, schema[name])
         items = [code_of(name, schema[name], pl.Enum(self._levels[name])) for name in self._shared]
         lists = dict.fromkeys(name for role in self._roles for name in (role.name, *role.sides))
         return [*items, *(_list_of(name, schema[name]) for name in lists)]
+
+    def _check_now(self, name: str, dtype: pl.DataType) -> None:
+        """Raise a TypeError unless a column is of a type that it may have had in fit."""
+        entry = dtype if name in self._shared else inner_of(dtype)
+        fits = entry is not None and is_feature(entry)
+        if name in self.numbers and entry is not None:
+            fits = entry.is_numeric() or entry in WHOLE
+        if not (fits or dtype == pl.Null):
+            held = "one text or number a row" if name in self._shared else self.values_of(name)
+            raise TypeError(f"column {name!r} held {held} in fit and is now {dtype}; cast it to {held}, or fit again")
 
     def encode(self, slices: Slices, n: int) -> Parts:
         """Encode items to codes, and sequences to entries; or all to codes and numbers."""
@@ -288,6 +295,7 @@ class Sequences(ColumnKind):
             side = _beside(_cut(_plain(columns[name]), self.max_length), lengths)
             if name in self.numbers:
                 numbers.append(side.cast(pl.Float64).fill_null(float("nan")).to_numpy())
+                _reject_infinite(name, numbers[-1], lengths, start)
             else:
                 texts.append(self._codes_of(name, side))
         found = {"codes": widened(self._codes_of(role.item, _flattened(lists)), MISSING)}
@@ -305,7 +313,6 @@ class Sequences(ColumnKind):
     def _scaled(self, role: Role, numbers: np.ndarray) -> np.ndarray:
         """Scale the numbers (s, m) beside a sequence to (m, s) float32; 0 where missing, or, flat, NaN."""
         names = [name for name in role.sides if name in self.numbers]
-        reject_infinite(numbers, names)
         places = [self.numbers.index(name) for name in names]
         NumericScaler(
             transform=self.scales.transform,
@@ -471,6 +478,13 @@ def _check_lengths(name: str, side: str, columns: pl.DataFrame, start: int) -> N
             f", it has {own[row]} entries where that has {'none' if whole[row] is None else whole[row]}: give both "
             f"lists of one length, or a null in {side!r}",
         )
+
+
+def _reject_infinite(name: str, entries: np.ndarray, lengths: np.ndarray, start: int) -> None:
+    infinite = np.isinf(entries)
+    if infinite.any():
+        row = start + int(np.searchsorted(np.cumsum(lengths), infinite.argmax(), side="right"))
+        raise RowError(f"column {name!r} holds an infinite value in ", row, "; replace it by null or a finite number")
 
 
 def _some_entries(lists: pl.Series) -> np.ndarray:

@@ -140,7 +140,8 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         networks read the history by attention to the item of the row. With None, a list has levels of its own. A list
         beside another one, of the same lengths, is of that one: ``{"history": "item", "history_hours": "history"}``.
     max_sequence_length : int, default=50
-        Entries of a sequence that are read, the newest. A warning tells once how many sequences are longer.
+        Entries of a sequence that are read, the newest. A warning tells once how many sequences are longer. The length
+        and the counts that trees get are of these alone.
     drop : sequence of str, default=()
         Columns of the frame X that are not features, such as an id. X may lack them in ``predict``. Positions in
         ``categorical_features`` and ``text_features`` do not count them.

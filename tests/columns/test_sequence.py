@@ -176,7 +176,7 @@ FLAWS = [
         {"history": "item", "hours": "history"},
         table(hours=[[1.0], [np.inf, 1]]),
         ValueError,
-        "'hours' holds an infinite",
+        "'hours' holds an infinite value in row 1.*; replace it",
     ),
 ]
 
@@ -200,12 +200,29 @@ def test_rows_of_which_little_is_known_are_read():
                 assert np.isnan(features.numbers[0, 0]) == (length == 1)
 
 
-def test_another_type_in_predict_is_named():
-    coder = FeatureCoder.fit(table(), sequences={"history": "item"})
-    with pytest.raises(TypeError, match="column 'history' is a sequence and holds String"):
-        coder.encode(table(history=["a", "b"]))
-    with pytest.raises(TypeError, match="column 'item' holds the items of the sequence 'history' and has type List"):
-        coder.encode(table(item=[["a"], ["b"]]))
+CHANGED = [
+    (
+        {"history": ["a", "b"]},
+        "'history' held lists of text in fit and is now String; cast it to lists of text, or fit",
+    ),
+    ({"item": [["a"], ["b"]]}, "'item' held one text or number a row in fit and is now List.String.; cast it to one"),
+    (
+        {"hours": [["1"], ["x"]]},
+        "'hours' held lists of numbers in fit and is now List.String.; cast it to lists of num",
+    ),
+    (
+        {"seen": [3, 4]},
+        "'seen' held lists of integers in fit and is now Int64; cast it to lists of integers, or fit again",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changed", "message"), CHANGED)
+def test_another_type_in_predict_is_named(changed, message):
+    frame = table(history=[["a"], ["b"]], hours=[[1.0], [2.0]], seen=[[3], [4]])
+    coder = FeatureCoder.fit(frame, sequences={"history": "item", "hours": "history", "seen": None})
+    with pytest.raises(TypeError, match=message):
+        coder.encode(frame.with_columns(pl.Series(name, own) for name, own in changed.items()))
 
 
 def test_a_sequence_that_is_dropped_is_named():
