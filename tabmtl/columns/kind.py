@@ -60,6 +60,16 @@ class RowError(ValueError):
         before, row, after, file = self.args
         return f"{before}row {row}{f' of {file}' if file else ''}, counted from 0{after}"
 
+    @property
+    def row(self) -> int:
+        """The number of the row."""
+        return int(self.args[1])
+
+    def at(self, row: int, file: str | None) -> RowError:
+        """Return the error of the row by its number in a file."""
+        before, _, after, _ = self.args
+        return RowError(before, row, after, file)
+
 
 class LeanPickle:
     """Base of dataclasses whose pickles leave out the values that are computed on first use."""

@@ -407,9 +407,7 @@ def _write(files: ArrayFiles, shards: Shards, roles: Roles, coder: TableCoder, r
             try:
                 batch = _encode(block, roles, coder)
             except RowError as error:
-                before, row, after, _ = error.args
-                row, file = shards.place_of(start + row)
-                raise RowError(before, row, after, file) from error
+                raise error.at(*shards.place_of(start + error.row)) from error
             if is_empty:  # a rank without rows of few validation rows
                 block, batch = block.clear(), batch.rows(slice(0))
             if roles.weight is not None:

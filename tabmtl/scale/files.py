@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import polars as pl
@@ -15,6 +15,7 @@ from polars.io.plugins import register_io_source
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.columns.category import text_of
+from tabmtl.columns.kind import RowError
 from tabmtl.encode import TableCoder
 from tabmtl.encode.files import Paths, find_files, is_csv, is_table, read_blocks, scan_file, stamp_of, whole, written
 from tabmtl.encode.preprocessing import by_preprocessor
@@ -27,6 +28,8 @@ from tabmtl.schema import warn_user
 from tabmtl.storage.atomic import locked, remove_left, replaced
 
 _BLOCK_ROWS = 65_536
+
+_Answer = TypeVar("_Answer")
 
 Method = Literal["predict", "predict_proba", "predict_quantiles", "both", "transform"]
 
@@ -228,11 +231,26 @@ def _answered(model: MultiTaskEstimator, file: str) -> Iterator[tuple[Any, ...]]
         warn_user(f"{lacking}; the others are scored")
     with whole(file, since):
         scan, names = _scan(model.coder_, file, known)
-    for block in read_blocks(scan, file, _BLOCK_ROWS, since=since):
+
+    def score(block: pl.DataFrame) -> tuple[Any, ...]:
         rows = model.coder_.as_given(block.select(cs.by_name(*names)))
         labels = block.select(cs.by_name(*known)).with_columns(pl.lit(None).alias(name) for name in missing)
         answered = model.answer_labelled(rows, labels.select(cs.by_name(*targets)))
-        yield answered.labels, answered.outputs, answered.own_task
+        return answered.labels, answered.outputs, answered.own_task
+
+    yield from _each(read_blocks(scan, file, _BLOCK_ROWS, since=since), file, score)
+
+
+def _each(blocks: Iterable[pl.DataFrame], file: str, answer: Callable[[pl.DataFrame], _Answer]) -> Iterator[_Answer]:
+    """Answer the blocks of a file; rows are counted through all of them in errors."""
+    start = 0
+    for block in blocks:
+        try:
+            found = answer(block)
+        except RowError as error:
+            raise error.at(start + error.row, file) from error
+        yield found
+        start += block.height
 
 
 def _one_file(path: str | PathLike[str]) -> str:
@@ -281,7 +299,7 @@ def _predict_file(model: MultiTaskEstimator, file: str, output: Path, method: Me
         scan, names = _scan(model.coder_, file, keep)
         nothing = scan.select(cs.by_name(*keep)).clear().collect()
     blocks = read_blocks(scan, file, _BLOCK_ROWS, since=since)
-    answered = (_beside(block.select(cs.by_name(*keep)), answer(block, names)) for block in blocks)
+    answered = _each(blocks, file, lambda block: _beside(block.select(cs.by_name(*keep)), answer(block, names)))
     first = next(answered, None)
     if first is None:  # predict refuses to answer nothing
         first = _beside(nothing, answer(None, names))

@@ -115,6 +115,16 @@ def test_a_file_without_rows_has_an_answer_without_rows(net, tmp_path, method):
     assert pl.read_parquet(none).height == 0
 
 
+def test_rows_of_a_file_are_counted_through_its_blocks(tmp_path):
+    rows = pl.DataFrame({"v": [[0.5, k / 7] for k in range(120)], "y": np.arange(120) / 7})
+    model = IndependentTasks(random_state=0).fit(rows.drop("y"), rows.select("y"))
+    bad = pl.when(pl.int_range(120) == 107).then([0.5]).otherwise("v")
+    rows.with_columns(v=bad).write_parquet(tmp_path / "new.parquet")
+    for answer in (score_files, lambda *args: predict_file(*args, tmp_path / "answers.parquet")):
+        with pytest.raises(ValueError, match=r"that of row 107 of .*new.parquet, counted from 0, has 1: mend it"):
+            answer(model, tmp_path / "new.parquet")
+
+
 def test_an_error_names_the_file_and_leaves_no_part_of_an_answer(net, tmp_path):
     model, X = net
     paths = written(X, tmp_path / "new")
