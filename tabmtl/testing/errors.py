@@ -19,9 +19,9 @@ from tabmtl.testing.tables import features, mixed_targets
 
 #: A change of the features, and the error that names it.
 _BAD_FEATURES: tuple[tuple[Callable[[Any], Any], type[Exception], str], ...] = (
-    (lambda X: X.with_columns(when=pl.lit(date(2024, 1, 1))), TypeError, r"'when'.*(cast|drop)"),
+    (lambda X: X.with_columns(place=pl.struct(x=1, y=2)), TypeError, r"'place'.*(field|drop)"),
     (lambda X: X.with_columns(plain=pl.lit(np.inf)), ValueError, r"'plain'.*infinite"),
-    (lambda X: X.with_columns(bag=pl.lit([1, 2])), TypeError, "'bag'"),
+    (lambda X: X.with_columns(bag=pl.Series([[0.5], [1.5, 2.0]] * 60)), ValueError, "'bag'.*one length"),
     (lambda X: X.to_pandas().assign(odd=["a", 1] * 60), TypeError, r"'odd'.*\['int', 'str'\]"),
     (lambda X: X[:0], ValueError, "0 sample"),
     (lambda X: X.select(), ValueError, "0 (sample|feature)"),
