@@ -148,9 +148,9 @@ def compare(
     --------
     >>> import numpy as np
     >>> from tabmtl import IndependentTasks, SharedTrees, compare
-    >>> X = np.random.default_rng(0).normal(size=(400, 3))
+    >>> X, noise = np.random.default_rng(0).normal(size=(2, 400, 3))
     >>> models = {"alone": IndependentTasks(families=("lightgbm",)), "together": SharedTrees(n_estimators=50)}
-    >>> comparison = compare(models, X, X[:, :2] + X[:, 2:], random_state=0)
+    >>> comparison = compare(models, X, X[:, :2] + noise[:, :2], random_state=0)
     >>> comparison.frame.select("model", "task").rows()
     [('alone', 'y0'), ('alone', 'y1'), ('together', 'y0'), ('together', 'y1')]
     >>> comparison.n_fit, comparison.n_test

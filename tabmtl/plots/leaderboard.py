@@ -46,9 +46,9 @@ class LeaderboardDisplay(Display):
     >>> import numpy as np
     >>> from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedTrees
     >>> from tabmtl.plots import LeaderboardDisplay
-    >>> X = np.random.default_rng(0).normal(size=(200, 3))
+    >>> X, noise = np.random.default_rng(0).normal(size=(2, 200, 3))
     >>> candidates = {"alone": IndependentTasks(families=("lightgbm",)), "together": SharedTrees(n_estimators=20)}
-    >>> model = MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, X[:, :2] + X[:, 2:])
+    >>> model = MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, X[:, :2] + noise[:, :2])
     >>> display = LeaderboardDisplay.from_estimator(model)
     >>> list(display.axes_), [label.get_text() for label in display.ax_.get_yticklabels()]
     (['y0', 'y1'], ['alone', 'together', 'LinearStack', 'MultiTaskEnsemble'])

@@ -47,6 +47,7 @@ def test_what_is_made_by_hand_is_made_of_the_rows_to_fit():
     assert {name.removeprefix("tags: ") for name in tags} <= {*of.X["tags"][:300].explode().cast(pl.String)}
 
 
+@pytest.mark.all_faces
 def test_a_column_is_worth_the_difference_without_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench, "OPENED", {"generated": lambda _: table()})
     arguments = ["--sets", "generated", "--models", BY_HAND, "SharedTrees", "--seeds", "0", "1"]

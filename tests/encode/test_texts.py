@@ -185,6 +185,7 @@ def test_files_teach_what_a_frame_teaches(tmp_path):
     np.testing.assert_array_equal(model.set_params(**TEXT).fit(X, Y).predict_proba(X_TEST)["liked"], shards)
 
 
+@pytest.mark.all_faces
 def test_ensembles_and_students_read_text_as_their_own_models_do():
     models = {"alone": MODELS["IndependentTasks"], "together": SharedTrees(n_estimators=10)}
     ensemble = MultiTaskEnsemble(models=models, n_folds=3, random_state=0, **TEXT).fit(X, Y)

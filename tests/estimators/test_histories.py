@@ -91,6 +91,7 @@ def test_lists_beside_each_other_move_together(data, fitted):
     assert importances["history_hours"] == 0  # it moves with the history
 
 
+@pytest.mark.all_faces
 def test_an_ensemble_hands_sequences_to_its_candidates(data):
     train, test = data
     network = SharedBottom(hidden=(8,), epochs=2, n_jobs=1)

@@ -89,6 +89,7 @@ def test_every_method_learns_probabilities_and_at_gamma_0_the_log_loss(name):
         np.testing.assert_allclose(shares(fitted(name, 0.0)), shares(plain), atol=0.01)
 
 
+@pytest.mark.all_faces
 def test_it_goes_wherever_a_binary_task_goes(tmp_path):
     model = fitted("SharedBottom", n_members=2)
     model.save(tmp_path / "model")

@@ -182,6 +182,7 @@ def test_a_task_is_exported_in_own_units(name):
         np.testing.assert_allclose(exported, model.predict(X)[task], rtol=1e-6)
 
 
+@pytest.mark.all_faces
 def test_a_network_is_exported_and_distilled(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     y = Y[:KEPT].with_columns(levels=pl.col("delay"))

@@ -139,6 +139,7 @@ def test_levels_of_a_long_table(name):
     assert np.corrcoef(found["delay_q0.8"], TRUTH[KEPT:, 2])[0, 1] > 0.8
 
 
+@pytest.mark.all_faces
 def test_files_teach_and_hold_levels(tmp_path):
     pl.concat([X, Y], how="horizontal").write_parquet(tmp_path / "rows.parquet")
     stored = learned("SharedTrees").fit(Shards(tmp_path / "rows.parquet"), Y.columns)

@@ -46,6 +46,7 @@ def test_the_defaults_find_the_outliers(fits):
         assert ((score > 0.5).to_numpy() == bench.is_outlier).all()
 
 
+@pytest.mark.all_faces
 def test_the_measured_check_tells_an_outlier_too(fits):
     """A normal task's θ costs an outlier several times its loss, and a normal task next to nothing."""
     for bench, estimator in fits:

@@ -211,6 +211,7 @@ def test_features_without_any_split_leave_the_constants():
         assert model.rounds_["shared"].to_list() == [0, 0]
 
 
+@pytest.mark.all_faces
 def test_few_labels_of_a_task_learn_from_the_others():
     X, Y = regressions(800)
     Y[80:400, 0] = np.nan
