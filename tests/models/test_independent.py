@@ -336,6 +336,7 @@ def test_hardly_any_rows_are_fitted(n):
         np.testing.assert_allclose(model.predict(X), n / 2)
 
 
+@pytest.mark.all_faces
 def test_few_rows_of_classes_and_categories_are_learned():
     """A level decides the class of 40 rows; the frequencies of the classes have an accuracy near a third."""
     rng = np.random.default_rng(0)
