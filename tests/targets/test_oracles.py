@@ -12,6 +12,8 @@ from statsmodels.genmod.families.links import Log
 
 from tabmtl import RMTGB, SharedBottom, SharedTrees
 
+pytestmark = pytest.mark.all_faces  # slow: make test-all
+
 N = 4000
 rng = np.random.default_rng(0)
 #: Two values a column, so that no scaling bends what is linear.

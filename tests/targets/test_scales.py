@@ -9,6 +9,8 @@ from balancing import NAMES
 
 import tabmtl
 
+pytestmark = pytest.mark.all_faces  # slow: make test-all
+
 N, KEPT = 6000, 1500
 TASKS = {"visits": "poisson", "late": "binary", "delay": "quantile:0.8"}
 rng = np.random.default_rng(0)

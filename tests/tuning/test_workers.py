@@ -21,6 +21,8 @@ from tabmtl.tuning import Objective, count_ended, open_study, repeated_trials, r
 from tabmtl.tuning.studies import retry_stale
 from tabmtl.tuning.workers import WORKER
 
+pytestmark = pytest.mark.all_faces  # slow: make test-all
+
 
 def is_retry(trial) -> bool:
     return "retry_history" in trial.system_attrs
