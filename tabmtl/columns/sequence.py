@@ -378,7 +378,7 @@ class Sequences(ColumnKind):
 
     @property
     def declared(self) -> dict[str, str | None]:
-        """What ``sequence_features`` said in fit."""
+        """Return what ``sequence_features`` said in fit."""
         found: dict[str, str | None] = {}
         for role in self._roles:
             found[role.name] = None if role.item == role.name else role.item

@@ -242,7 +242,7 @@ class FeatureCoder(LeanPickle):
 
     @property
     def sequences(self) -> OfSequences:
-        """What ``sequence_features`` and ``max_sequence_length`` said in fit, as `fit` takes them."""
+        """Return what ``sequence_features`` and ``max_sequence_length`` said in fit, as `fit` takes them."""
         coder: Any = self.coders.get("sequences")
         return {} if coder is None else {"sequences": coder.declared, "max_length": coder.max_length}
 

@@ -16,7 +16,7 @@ from rtdl_num_embeddings import LinearEmbeddings, PeriodicEmbeddings, PiecewiseL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tabmtl.nn.layers import Members, Widened
+from tabmtl.nn.layers import DENSE_ROWS, Members, Widened
 from tabmtl.nn.sequences import SequenceEmbedding, SequencePooling, draw
 from tabmtl.schema import Columns
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 NumericEmbedding = Literal["linear", "piecewise", "periodic"]
 
-DENSE_ROWS = 200_000  # a larger table is trained in the rows that a batch touches only
 EMBEDDING_STD = 0.01  # before experts, whose normalisation brings out small ones: large ones are noise that levels keep
 
 

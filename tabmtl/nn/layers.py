@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+DENSE_ROWS = 200_000  # a larger table is trained in the rows that a batch touches only
+
 _BUCKET = 8  # rows; matrix products of fewer take other kernels, which round otherwise
 _LEAST_MERGED = 16  # outputs of a layer; narrower products round otherwise than wide ones
 

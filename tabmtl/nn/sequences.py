@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tabmtl.nn.layers import DENSE_ROWS
 from tabmtl.schema import MISSING, Columns, SequenceColumn
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 SequencePooling = Literal["attention", "mean"]
 
-DENSE_ROWS = 200_000  # a larger table is trained in the rows that a batch touches only
 
 _UNITS = 16
 _EPS = 1e-6  # of the mean square of an embedding, so that one of zeros stays finite

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from tabmtl.columns import Features
 from tabmtl.columns.ragged import Bags
-from tabmtl.nn.embeddings import DENSE_ROWS, FeatureTokenizer, fill_missing
+from tabmtl.nn.embeddings import FeatureTokenizer, fill_missing
+from tabmtl.nn.layers import DENSE_ROWS
 from tabmtl.schema import FIRST_LEVEL, UNSEEN
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 
