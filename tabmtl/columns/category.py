@@ -83,6 +83,10 @@ class Categories(ColumnKind):
         """Say that it was text, as which all levels are known."""
         return "text"
 
+    def declared(self) -> dict[str, Any]:
+        """Return the names."""
+        return {"categorical": self.names}
+
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return the codes."""
         levels = zip(self.names, self.levels, strict=True)

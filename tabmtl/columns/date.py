@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tabmtl.columns.kind import column_of
+from tabmtl.columns.kind import ColumnKind, column_of
 from tabmtl.columns.parted import Parted, varies
 
 _DAY = 86_400  # in seconds
@@ -76,7 +76,12 @@ class Dates(Parted):
     @classmethod
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
         """Return whether a type holds dates or datetimes."""
-        return dtype in (pl.Date, pl.Datetime) and declared in (None, "numbers", "dates")
+        return dtype in (pl.Date, pl.Datetime) and declared in (None, "numbers", cls.name)
+
+    @classmethod
+    def flat(cls) -> type[ColumnKind]:
+        """Return the kind whose parts are numbers."""
+        return FlatDates
 
     @classmethod
     def all_parts(cls, column: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
@@ -102,11 +107,9 @@ class Dates(Parted):
         }
 
     @classmethod
-    def choose(cls, sample: Mapping[str, np.ndarray], flat: bool) -> tuple[list[str], list[str]]:
+    def choose(cls, sample: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
         """Choose elapsed time and the parts that differ."""
-        differ = [part for part in ("year", "month", "day", "weekday", "hour") if varies(sample[part])]
-        if flat:
-            return ["elapsed", *differ], []
+        differ = _that_differ(sample)
         numbers = ["elapsed", *(part for part in differ if part == "year")]
         numbers += ["day cos", "day sin"] if "day" in differ else []
         full_hours = np.floor(sample["hour"])
@@ -141,6 +144,18 @@ class Dates(Parted):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FlatDates(Dates):
+    """Dates and datetimes as numbers."""
+
+    name = "flat dates"
+
+    @classmethod
+    def choose(cls, sample: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
+        """Choose elapsed time and the parts that differ."""
+        return ["elapsed", *_that_differ(sample)], []
+
+
+@dataclass(frozen=True, kw_only=True)
 class Times(Parted):
     """Columns of times of the day."""
 
@@ -151,7 +166,12 @@ class Times(Parted):
     @classmethod
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
         """Return whether a type holds times of the day."""
-        return dtype == pl.Time and declared in (None, "numbers", "times")
+        return dtype == pl.Time and declared in (None, "numbers", cls.name)
+
+    @classmethod
+    def flat(cls) -> type[ColumnKind]:
+        """Return the kind that is a number."""
+        return FlatTimes
 
     @classmethod
     def all_parts(cls, column: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
@@ -161,9 +181,21 @@ class Times(Parted):
         return {"hour": hour, **_angle("time", hour * (1 / 24))}
 
     @classmethod
-    def choose(cls, sample: Mapping[str, np.ndarray], flat: bool) -> tuple[list[str], list[str]]:
-        """Choose all parts for networks, and the hour for trees."""
-        return ["hour"] if flat else [*sample], []
+    def choose(cls, sample: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
+        """Choose all parts."""
+        return [*sample], []
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatTimes(Times):
+    """Times of the day as hours."""
+
+    name = "flat times"
+
+    @classmethod
+    def choose(cls, sample: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
+        """Choose the hour."""
+        return ["hour"], []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +209,7 @@ class Durations(Parted):
     @classmethod
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
         """Return whether a type holds durations."""
-        return dtype == pl.Duration and declared in (None, "numbers", "durations")
+        return dtype == pl.Duration and declared in (None, "numbers", cls.name)
 
     @classmethod
     def all_parts(cls, column: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
@@ -187,9 +219,14 @@ class Durations(Parted):
         return {"seconds": _in_units_of(1, column, dtype)}
 
     @classmethod
-    def choose(cls, sample: Mapping[str, np.ndarray], flat: bool) -> tuple[list[str], list[str]]:
+    def choose(cls, sample: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
         """Choose the seconds."""
         return [*sample], []
+
+
+def _that_differ(sample: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the parts of the calendar and of the clock that differ between rows."""
+    return [part for part in ("year", "month", "day", "weekday", "hour") if varies(sample[part])]
 
 
 # Nothing is divided by a number, which polars does in another way for one row than for many. All that a unit holds is

@@ -101,8 +101,6 @@ class Coding:
         Whether the user named the categorical columns, and so knows them: nothing is warned of.
     library : {"polars", "pandas", "pyarrow", "numpy", "file"}
         Library of the frame, for cures.
-    flat : bool
-        Whether all must become numbers and codes, which trees read.
     sequences : mapping of str to str or None
         What ``sequence_features`` says: lists, and what their entries are of.
     max_length : int
@@ -114,7 +112,6 @@ class Coding:
     min_frequency: int = 1
     named: bool = False
     library: Library = "polars"
-    flat: bool = False
     sequences: Mapping[str, str | None] = field(default_factory=dict)
     max_length: int = 50
 
@@ -152,6 +149,11 @@ class ColumnKind(LeanPickle, ABC):
         ``"numbers"`` for all others if it lists some. With its own name, this kind says whether such a column can be
         encoded.
         """
+
+    @classmethod
+    def flat(cls) -> type[ColumnKind]:
+        """Return the kind that makes numbers and codes of the same columns, which trees read; by default this one."""
+        return cls
 
     @classmethod
     def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
@@ -195,6 +197,14 @@ class ColumnKind(LeanPickle, ABC):
         """Return what a column held in fit, in a word that `tabmtl.encode.preprocessing.as_fit` knows."""
         return self.name
 
+    def declared(self) -> dict[str, Any]:
+        """Return the arguments of `tabmtl.encode.FeatureCoder.fit` that make the columns be of this kind."""
+        return {}
+
+    def together(self) -> tuple[tuple[str, ...], ...]:
+        """Return sets of columns that must come from one row, since they lie beside each other."""
+        return ()
+
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return what polars makes of the columns of a frame; by default nothing new."""
         return [column_of(name) for name in self.names]
@@ -218,7 +228,8 @@ class ColumnKind(LeanPickle, ABC):
     @classmethod
     def of_name(cls, name: str) -> type[ColumnKind]:
         """Return a kind of the package by its name in a file."""
-        for kind in import_module("tabmtl.columns").KINDS:
+        kinds: Sequence[type[ColumnKind]] = import_module("tabmtl.columns").KINDS
+        for kind in (*kinds, *(kind.flat() for kind in kinds)):
             if kind.name == name:
                 return kind
         raise ValueError(f"there is no kind of columns {name!r}")

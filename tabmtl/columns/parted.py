@@ -55,7 +55,7 @@ class Parted(ColumnKind):
 
     @classmethod
     @abstractmethod
-    def choose(cls, sample: Mapping[str, np.ndarray], flat: bool) -> tuple[list[str], list[str]]:
+    def choose(cls, sample: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
         """Return the parts that become numbers, and those that become categories, given values (m,) of all of them."""
 
     @classmethod
@@ -79,7 +79,7 @@ class Parted(ColumnKind):
         values = iter(summary["sample"])
         samples = [{part: next(values) for part in parts} for parts in kinds]
         further = cls.more(samples, [coding.schema[name] for name in names])
-        chosen = [cls.choose(sample, coding.flat) for sample in samples]
+        chosen = [cls.choose(sample) for sample in samples]
         missing, coding = dict(summary["missing"].iter_rows()), replace(coding, named=True)
         numbers: dict[str, tuple[str, np.ndarray]] = {}
         levels: dict[str, tuple[str, ...]] = {}

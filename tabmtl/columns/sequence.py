@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -103,12 +103,6 @@ class Sequences(ColumnKind):
     that is null is unseen, so that its place is kept. Numbers beside a sequence are scaled as numbers of a table are,
     and 0 where missing; text beside it has levels of its own.
 
-    Flat, a sequence is its last entry, as a category with the levels of its items, its length, and how often it holds
-    each of the most frequent entries; and if it has an item: how often it holds the row's own, and how long ago, in
-    entries from the end. Numbers beside it are the last one, and the one at the newest entry that is the row's own
-    item. All are NaN where a sequence is missing. Codes of an empty one are those of a missing level. Length and counts
-    are of the entries that are read, at most ``max_length``.
-
     Attributes
     ----------
     sequences : tuple of str
@@ -124,15 +118,12 @@ class Sequences(ColumnKind):
         Of these.
     max_length : int
         Entries that are read, the newest.
-    flat : bool
-        Whether the columns become numbers and categories.
-    frequent : tuple of tuple of str
-        Flat, the most frequent entries of every sequence.
     """
 
     name = "sequences"
     held = "belonged to a sequence"
     cast = "the type that it had"
+    _of_missing: ClassVar[float] = 0.0  # what stands for a missing number beside an entry
 
     sequences: tuple[str, ...]
     items: tuple[str, ...]
@@ -141,8 +132,6 @@ class Sequences(ColumnKind):
     numbers: tuple[str, ...]
     scales: NumericScaler
     max_length: int
-    flat: bool = False
-    frequent: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         found = {*self.sequences, *self.items, *(name for own in self.sides for name in own)}
@@ -153,9 +142,6 @@ class Sequences(ColumnKind):
         leaves = {*self.items, *(name for own in self.sides for name in own)}
         if leaves != {*self.categories.names, *self.numbers} or len(self.scales.center) != len(self.numbers):
             raise ValueError(f"the sequences {self.sequences[:5]} lack levels or scales")
-        levels, of_items = self._levels, zip(self.items, self.frequent, strict=self.flat)
-        if any(not set(own) <= set(levels[item]) for item, own in of_items):
-            raise ValueError(f"frequent entries of {self.sequences[:5]} are no levels of their items")
         if self.max_length < 1:
             raise ValueError(f"sequences have a length of at most {self.max_length}, expected 1 or more")
 
@@ -163,7 +149,12 @@ class Sequences(ColumnKind):
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
         """Return whether a column belongs to a sequence, which ``sequence_features`` says."""
         inner = inner_of(dtype)
-        return declared == "sequences" and is_feature(dtype if inner is None else inner)
+        return declared in ("sequences", cls.name) and is_feature(dtype if inner is None else inner)
+
+    @classmethod
+    def flat(cls) -> type[ColumnKind]:
+        """Return the kind that tells of sequences in numbers and codes."""
+        return FlatSequences
 
     @classmethod
     def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
@@ -200,13 +191,13 @@ class Sequences(ColumnKind):
             numbers=numbers,
             scales=NumericScaler.fit(sample[[numeric.index(name) for name in numbers]], coding.transform),
             max_length=coding.max_length,
-            flat=coding.flat,
-            frequent=tuple(
-                most_frequent(summary[role.name], max(coding.min_frequency, LEAST_FLAT_ROWS)) for role in roles
-            )
-            if coding.flat
-            else (),
+            **cls.more(roles, summary, coding),
         )
+
+    @classmethod
+    def more(cls, roles: Sequence[Role], summary: Summary, coding: Coding) -> dict[str, Any]:
+        """Return further fields of the object."""
+        return {}
 
     def extended(self, summary: Summary, min_frequency: int) -> Self:
         """Append the new levels that are frequent enough; scales stay as they are."""
@@ -214,28 +205,16 @@ class Sequences(ColumnKind):
         return self if known is self.categories else replace(self, categories=known)
 
     def facts(self) -> dict[str, tuple[Any, ...]]:
-        """Return the items as categories, and what networks are told of sequences; flat, all features."""
-        levels, shared = self._levels, self._shared
-        found: dict[str, tuple[Any, ...]] = {"categorical": shared, "levels": tuple(levels[name] for name in shared)}
-        if not self.flat:
-            return found | {"sequences": tuple(self._describe(role) for role in self._roles)}
-        codes, numbers = self._flat_codes(), self._flat_numbers()
+        """Return the items as categories, and what networks are told of sequences."""
         return {
-            "categorical": (*shared, *(f"{name}: last" for name, _ in codes)),
-            "levels": (*found["levels"], *(levels[of] for _, of in codes)),
-            "numeric": tuple(f"{name}: {part}" for name, part in numbers),
-            "has_missing": (True,) * len(numbers),
-            "bins": ((0.0, 1.0),) * len(numbers),
+            "categorical": self._shared,
+            "levels": tuple(self._levels[name] for name in self._shared),
+            "sequences": tuple(self._describe(role) for role in self._roles),
         }
 
     def origins(self) -> dict[Form, tuple[str, ...]]:
         """Return the column behind every feature; sequences are those of the sequence, with the lists beside it."""
-        if not self.flat:
-            return {"codes": self._shared, "sequences": self.sequences}
-        return {
-            "codes": (*self._shared, *(name for name, _ in self._flat_codes())),
-            "numbers": tuple(name for name, _ in self._flat_numbers()),
-        }
+        return {"codes": self._shared, "sequences": self.sequences}
 
     def values_of(self, name: str) -> str:
         """Say that items were text, as which all levels are known, and others lists of numbers, integers or text."""
@@ -245,6 +224,18 @@ class Sequences(ColumnKind):
             return "lists of numbers"
         item = next((role.item for role in self._roles if role.name == name), name)
         return lists_by_levels(self._levels[item])
+
+    def declared(self) -> dict[str, Any]:
+        """Return what ``sequence_features`` and ``max_sequence_length`` said."""
+        found: dict[str, str | None] = {}
+        for role in self._roles:
+            found[role.name] = None if role.item == role.name else role.item
+            found |= dict.fromkeys(role.sides, role.name)
+        return {"sequences": found, "max_length": self.max_length}
+
+    def together(self) -> tuple[tuple[str, ...], ...]:
+        """Return every sequence with the lists beside it."""
+        return tuple((role.name, *role.sides) for role in self._roles if role.sides)
 
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return the codes of items, and the lists as they are."""
@@ -265,7 +256,7 @@ class Sequences(ColumnKind):
             raise TypeError(f"column {name!r} held {held} in fit and is now {dtype}; cast it to {held}, or fit again")
 
     def encode(self, slices: Slices, n: int) -> Parts:
-        """Encode items to codes, and sequences to entries; or all to codes and numbers."""
+        """Encode items to codes, and sequences to entries."""
         codes = np.empty((n, len(self._shared)), dtype=np.int32)
         several: list[list[Entries]] = [[] for _ in self._roles]
         for rows, columns in slices:
@@ -275,7 +266,7 @@ class Sequences(ColumnKind):
                 found.append(self._entries(role, columns, rows.start))
         empty = [Entries.empty(0, *self._widths(role)) for role in self._roles]
         entries = tuple(Entries.join([none, *own]) for none, own in zip(empty, several, strict=True))
-        return self._encode_flat(codes, entries) if self.flat else {"codes": codes, "sequences": entries}
+        return {"codes": codes, "sequences": entries}
 
     def _entries(self, role: Role, columns: pl.DataFrame, start: int) -> Entries:
         """Read a sequence, with the lists beside it, of some rows; they are counted from `start` in errors."""
@@ -311,23 +302,110 @@ class Sequences(ColumnKind):
         return np.maximum(texts.select(self.categories.codes_of_texts[name]).to_series().to_numpy(), UNSEEN)
 
     def _scaled(self, role: Role, numbers: np.ndarray) -> np.ndarray:
-        """Scale the numbers (s, m) beside a sequence to (m, s) float32; 0 where missing, or, flat, NaN."""
+        """Scale the numbers (s, m) beside a sequence to (m, s) float32."""
         names = [name for name in role.sides if name in self.numbers]
         places = [self.numbers.index(name) for name in names]
         NumericScaler(
             transform=self.scales.transform,
             **{field: getattr(self.scales, field)[places] for field in ("center", "scale", "knots")},
         ).apply(numbers)
-        return (numbers if self.flat else np.nan_to_num(numbers)).T.astype(np.float32)
+        return np.where(np.isnan(numbers), self._of_missing, numbers).T.astype(np.float32)
 
-    def _encode_flat(self, codes: np.ndarray, several: Sequence[Entries]) -> Parts:
-        found_codes, found_numbers = [codes], []
-        for role, entries in zip(self._roles, several, strict=True):
-            own = codes[:, self._shared.index(role.item)] if role.item != role.name else None
-            more_codes, numbers = _flat(entries, own)
-            found_codes.append(more_codes)
-            found_numbers += [numbers, self._times(role, entries)]
-        return {"codes": np.concatenate(found_codes, axis=1), "numbers": np.concatenate(found_numbers, axis=1)}
+    def _describe(self, role: Role) -> SequenceColumn:
+        n_numbers, sizes = (
+            self._widths(role)[0],
+            [FIRST_LEVEL + len(self._levels[name]) for name in role.sides if name not in self.numbers],
+        )
+        own_size = 0 if role.item != role.name else FIRST_LEVEL + len(self._levels[role.name])
+        return SequenceColumn(
+            name=role.name,
+            item=None if own_size else role.item,
+            size=own_size,
+            n_numbers=n_numbers,
+            label_sizes=tuple(sizes),
+            max_length=self.max_length,
+        )
+
+    def _widths(self, role: Role) -> tuple[int, int]:
+        """Return how many lists of numbers, and of text, lie beside a sequence."""
+        n_numbers = sum(name in self.numbers for name in role.sides)
+        return n_numbers, len(role.sides) - n_numbers
+
+    @property
+    def _roles(self) -> list[Role]:
+        return [Role(*own) for own in zip(self.sequences, self.items, self.sides, strict=True)]
+
+    @property
+    def _shared(self) -> tuple[str, ...]:
+        """The columns of items, each once."""
+        return tuple(dict.fromkeys(role.item for role in self._roles if role.item != role.name))
+
+    @cached_property
+    def _levels(self) -> dict[str, tuple[str, ...]]:
+        return dict(zip(self.categories.names, self.categories.levels, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatSequences(Sequences):
+    """Sequences in numbers and codes, which trees read.
+
+    A sequence is its last entry, as a category with the levels of its items, its length, and how often it holds each
+    of the most frequent entries; and if it has an item: how often it holds the row's own, and how long ago, in entries
+    from the end. Numbers beside it are the last one, and the one at the newest entry that is the row's own item. All
+    are NaN where a sequence is missing. Codes of an empty one are those of a missing level. Length and counts are of
+    the entries that are read, at most ``max_length``.
+
+    Attributes
+    ----------
+    frequent : tuple of tuple of str
+        The most frequent entries of every sequence.
+    """
+
+    name = "flat sequences"
+    _of_missing = np.nan
+
+    frequent: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        levels, of_items = self._levels, zip(self.items, self.frequent, strict=True)
+        if any(not set(own) <= set(levels[item]) for item, own in of_items):
+            raise ValueError(f"frequent entries of {self.sequences[:5]} are no levels of their items")
+
+    @classmethod
+    def more(cls, roles: Sequence[Role], summary: Summary, coding: Coding) -> dict[str, Any]:
+        """Return the most frequent entries."""
+        least = max(coding.min_frequency, LEAST_FLAT_ROWS)
+        return {"frequent": tuple(most_frequent(summary[role.name], least) for role in roles)}
+
+    def facts(self) -> dict[str, tuple[Any, ...]]:
+        """Return the items and the last entries as categories, and the numbers."""
+        of_items, codes, numbers = super().facts(), self._flat_codes(), self._flat_numbers()
+        return {
+            "categorical": (*of_items["categorical"], *(f"{name}: last" for name, _ in codes)),
+            "levels": (*of_items["levels"], *(self._levels[of] for _, of in codes)),
+            "numeric": tuple(f"{name}: {part}" for name, part in numbers),
+            "has_missing": (True,) * len(numbers),
+            "bins": ((0.0, 1.0),) * len(numbers),
+        }
+
+    def origins(self) -> dict[Form, tuple[str, ...]]:
+        """Return the column behind every feature."""
+        return {
+            "codes": (*self._shared, *(name for name, _ in self._flat_codes())),
+            "numbers": tuple(name for name, _ in self._flat_numbers()),
+        }
+
+    def encode(self, slices: Slices, n: int) -> Parts:
+        """Encode items and sequences to codes and numbers."""
+        parts = super().encode(slices, n)
+        codes, numbers = [parts["codes"]], []
+        for role, entries in zip(self._roles, parts["sequences"], strict=True):
+            own = parts["codes"][:, self._shared.index(role.item)] if role.item != role.name else None
+            of_entries, of_lists = _flat(entries, own)
+            codes.append(of_entries)
+            numbers += [of_lists, self._times(role, entries)]
+        return {"codes": np.concatenate(codes, axis=1), "numbers": np.concatenate(numbers, axis=1)}
 
     def _times(self, role: Role, entries: Entries) -> np.ndarray:
         """Count the most frequent entries in every sequence, (n, L) float32; NaN where it is missing."""
@@ -356,44 +434,6 @@ class Sequences(ColumnKind):
             found += [(role.name, level) for level in self._frequent[role.name]]
         return found
 
-    def _describe(self, role: Role) -> SequenceColumn:
-        n_numbers, sizes = (
-            self._widths(role)[0],
-            [FIRST_LEVEL + len(self._levels[name]) for name in role.sides if name not in self.numbers],
-        )
-        own_size = 0 if role.item != role.name else FIRST_LEVEL + len(self._levels[role.name])
-        return SequenceColumn(
-            name=role.name,
-            item=None if own_size else role.item,
-            size=own_size,
-            n_numbers=n_numbers,
-            label_sizes=tuple(sizes),
-            max_length=self.max_length,
-        )
-
-    def _widths(self, role: Role) -> tuple[int, int]:
-        """Return how many lists of numbers, and of text, lie beside a sequence."""
-        n_numbers = sum(name in self.numbers for name in role.sides)
-        return n_numbers, len(role.sides) - n_numbers
-
-    @property
-    def declared(self) -> dict[str, str | None]:
-        """Return what ``sequence_features`` said in fit."""
-        found: dict[str, str | None] = {}
-        for role in self._roles:
-            found[role.name] = None if role.item == role.name else role.item
-            found |= dict.fromkeys(role.sides, role.name)
-        return found
-
-    @property
-    def _roles(self) -> list[Role]:
-        return [Role(*own) for own in zip(self.sequences, self.items, self.sides, strict=True)]
-
-    @property
-    def _shared(self) -> tuple[str, ...]:
-        """The columns of items, each once."""
-        return tuple(dict.fromkeys(role.item for role in self._roles if role.item != role.name))
-
     @property
     def _frequent(self) -> dict[str, tuple[str, ...]]:
         return dict(zip(self.sequences, self.frequent, strict=True))
@@ -408,10 +448,6 @@ class Sequences(ColumnKind):
             for k, level in enumerate(frequent):
                 found[role.name][FIRST_LEVEL + levels.index(level)] = k
         return found
-
-    @cached_property
-    def _levels(self) -> dict[str, tuple[str, ...]]:
-        return dict(zip(self.categories.names, self.categories.levels, strict=True))
 
 
 def lists_of(name: str, entries: Entries, values: np.ndarray) -> pl.Series:

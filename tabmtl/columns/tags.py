@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
 
 from tabmtl.columns.category import Categories, is_feature, text_of
-from tabmtl.columns.kind import Coding, Form, Parts, Slices, Summary, column_of
+from tabmtl.columns.flat import Flat
+from tabmtl.columns.kind import Coding, ColumnKind, Parts, Slices, Summary, column_of
 from tabmtl.columns.ragged import Bags, offsets_of
 from tabmtl.schema import FIRST_LEVEL, MISSING
 
@@ -23,30 +23,11 @@ _DECIMAL = r"\.|\d[eE]"  # in a number that is not written as a whole one
 
 @dataclass(frozen=True, kw_only=True)
 class Tags(Categories):
-    """Columns of lists of text or whole numbers, each a bag of the codes of its levels, the tags.
-
-    Flat, a column is the number of its items and a number for each of its most frequent tags: 1 where a row has it, or
-    else 0. A missing list is NaN in all of them, an empty one 0.
-
-    Attributes
-    ----------
-    flat : bool
-        Whether the columns become numbers. Their levels are then those of the numbers.
-    has_missing : tuple of bool
-        Whether a list was missing in fit.
-    """
+    """Columns of lists of text or whole numbers, each a bag of the codes of its levels, the tags."""
 
     name = "tags"
     held = "held lists of text"
     cast = "lists of text"
-
-    flat: bool = False
-    has_missing: tuple[bool, ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.has_missing and len(self.has_missing) != len(self.names):
-            raise ValueError("a column of tags lacks its flag")
 
     @classmethod
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
@@ -54,61 +35,36 @@ class Tags(Categories):
         inner = inner_of(dtype)
         if inner is None or not is_feature(inner) or declared in ("categories", "texts"):
             return False
-        return declared == "tags" or not (inner.is_float() or inner.is_decimal())
+        return declared == cls.name or not (inner.is_float() or inner.is_decimal())
+
+    @classmethod
+    def flat(cls) -> type[ColumnKind]:
+        """Return the kind that counts tags."""
+        return FlatTags
 
     @classmethod
     def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
         """Count the rows of every tag, and the missing lists as a level that is null."""
         return {name: _count(block[name]) for name in names}
 
-    @classmethod
-    def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
-        """Keep the tags that are frequent enough."""
-        found = super().learn(names, summary, coding)
-        if not coding.flat:
-            return found
-        least = max(coding.min_frequency, LEAST_FLAT_ROWS)
-        return cls(
-            names=names,
-            levels=tuple(most_frequent(summary[name], least) for name in names),
-            flat=True,
-            has_missing=tuple(summary[name]["level"].null_count() > 0 for name in names),
-        )
-
-    def extended(self, summary: Summary, min_frequency: int) -> Self:
-        """Append the new tags that are frequent enough; numbers stay as they are."""
-        return self if self.flat else super().extended(summary, min_frequency)
-
     def facts(self) -> dict[str, tuple[Any, ...]]:
-        """Return the numbers of codes; flat, the numbers."""
-        if not self.flat:
-            return {"bag_sizes": tuple(FIRST_LEVEL + len(levels) for levels in self.levels)}
-        pairs = [*zip(self.names, self.levels, self.has_missing, strict=True)]
-        return {
-            "numeric": tuple(f"{name}: {part}" for name, levels, _ in pairs for part in ("count", *levels)),
-            "has_missing": tuple(flag for _, levels, flag in pairs for flag in [flag] * (1 + len(levels))),
-            "bins": ((0.0, 1.0),) * sum(1 + len(levels) for _, levels, _ in pairs),
-        }
-
-    def origins(self) -> dict[Form, tuple[str, ...]]:
-        """Return the column behind every feature."""
-        if not self.flat:
-            return super().origins()
-        pairs = zip(self.names, self.levels, strict=True)
-        return {"numbers": tuple(name for name, levels in pairs for _ in range(1 + len(levels)))}
+        """Return the numbers of codes."""
+        return {"bag_sizes": tuple(FIRST_LEVEL + len(levels) for levels in self.levels)}
 
     def values_of(self, name: str) -> str:
         """Say that it was lists of text, or of whole numbers."""
         return lists_by_levels(self.levels[self.names.index(name)])
+
+    def declared(self) -> dict[str, Any]:
+        """Return nothing: their type says what they are."""
+        return {}
 
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return the lists as they are."""
         return [column_of(name) for name in self.names]
 
     def encode(self, slices: Slices, n: int) -> Parts:
-        """Encode lists to bags, or to numbers."""
-        if self.flat:
-            return {"numbers": self._encode_flat(slices, n)}
+        """Encode lists to bags."""
         parts = [columns for _, columns in slices]
         bags = (
             Bags.join([Bags.empty(0), *(encode_tags(columns[name], code) for columns in parts)])
@@ -116,13 +72,34 @@ class Tags(Categories):
         )
         return {"bags": tuple(bags)}
 
-    def _encode_flat(self, slices: Slices, n: int) -> np.ndarray:
-        ends = np.cumsum([0, *(1 + len(levels) for levels in self.levels)])
-        found = np.empty((n, ends[-1]), dtype=np.float32)
-        for rows, columns in slices:
-            for (name, code), (start, end) in zip(self.codes_of_texts.items(), pairwise(ends), strict=True):
-                found[rows, start:end] = flat_tags(columns[name], code, end - start - 1)
-        return found
+
+@dataclass(frozen=True, kw_only=True)
+class FlatTags(Flat, Tags):
+    """Tags as numbers: how many a row has, and for each of the most frequent ones 1 where a row has it, or else 0.
+
+    A missing list is NaN in all of them, an empty one 0. The levels are the most frequent tags.
+    """
+
+    name = "flat tags"
+    bins: ClassVar[tuple[float, ...]] = (0.0, 1.0)
+
+    @classmethod
+    def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
+        """Keep the most frequent tags."""
+        least = max(coding.min_frequency, LEAST_FLAT_ROWS)
+        return cls(
+            names=names,
+            levels=tuple(most_frequent(summary[name], least) for name in names),
+            has_missing=tuple(summary[name]["level"].null_count() > 0 for name in names),
+        )
+
+    def parts(self) -> list[tuple[Any, ...]]:
+        """Return the count and the tags."""
+        return [("count", *levels) for levels in self.levels]
+
+    def read(self, place: int, column: pl.Series, start: int) -> np.ndarray:
+        """Count and find tags."""
+        return flat_tags(column, self.codes_of_texts[self.names[place]], len(self.levels[place]))
 
 
 def inner_of(dtype: pl.DataType) -> pl.DataType | None:

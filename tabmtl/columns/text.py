@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -12,7 +11,8 @@ import polars as pl
 import polars.selectors as cs
 
 from tabmtl.columns.cures import Library, by_texts
-from tabmtl.columns.kind import TEXT, Coding, ColumnKind, Form, Parts, Slices, Summary
+from tabmtl.columns.flat import Flat
+from tabmtl.columns.kind import TEXT, Coding, ColumnKind, Parts, Slices, Summary
 from tabmtl.columns.ragged import Bags
 from tabmtl.schema import FIRST_LEVEL, MISSING, warn_user
 from tabmtl.storage.stored import Stored
@@ -87,37 +87,63 @@ class Projection:
 
 @dataclass(frozen=True, kw_only=True)
 class Texts(ColumnKind):
-    """Columns that are hashed: lower-case words, and 3-grams of letters within words, to 32 768 buckets.
-
-    Flat, a column is the number of its words and its coordinates in a `Projection`; all are NaN where text is missing.
-
-    Attributes
-    ----------
-    flat : bool
-        Whether the columns become numbers.
-    has_missing : tuple of bool
-        Whether a text was missing in the sample.
-    projections : tuple of Projection
-        One a column where they are flat.
-    """
+    """Columns that are hashed: lower-case words, and 3-grams of letters within words, to 32 768 buckets."""
 
     name = "texts"
     held = "held text"
     cast = "text"
 
-    flat: bool = False
-    has_missing: tuple[bool, ...] = ()
-    projections: tuple[Projection, ...] = field(default=(), compare=False)
-
-    def __post_init__(self) -> None:
-        expected = len(self.names) if self.flat else 0
-        if (len(self.has_missing), len(self.projections)) != (expected, expected):
-            raise ValueError(f"{expected} columns of text have {len(self.projections)} projections")
-
     @classmethod
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
         """Return whether text is declared to be free text."""
-        return declared == "texts" and dtype in TEXT
+        return declared in ("texts", cls.name) and dtype in TEXT
+
+    @classmethod
+    def flat(cls) -> type[ColumnKind]:
+        """Return the kind that projects text to numbers."""
+        return FlatTexts
+
+    @classmethod
+    def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
+        """Learn the names."""
+        return cls(names=names)
+
+    def facts(self) -> dict[str, tuple[Any, ...]]:
+        """Return the numbers of codes."""
+        return {"bag_sizes": (FIRST_LEVEL + TEXT_BUCKETS,) * len(self.names)}
+
+    def values_of(self, name: str) -> str:
+        """Say that it was text."""
+        return "text"
+
+    def declared(self) -> dict[str, Any]:
+        """Return the names."""
+        return {"texts": self.names}
+
+    def encode(self, slices: Slices, n: int) -> Parts:
+        """Encode text to bags."""
+        parts = [columns for _, columns in slices]
+        several = ([encode_text(columns[name]) for columns in parts] for name in self.names)
+        return {"bags": tuple(Bags.join([Bags.empty(0), *own]) for own in several)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatTexts(Flat, Texts):
+    """Text as numbers: how many words it has, and its coordinates in a `Projection`.
+
+    Attributes
+    ----------
+    projections : tuple of Projection
+        One a column.
+    """
+
+    name = "flat texts"
+
+    projections: tuple[Projection, ...] = field(compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.projections) != len(self.names):
+            raise ValueError(f"{len(self.names)} columns of text have {len(self.projections)} projections")
 
     @classmethod
     def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
@@ -126,58 +152,22 @@ class Texts(ColumnKind):
 
     @classmethod
     def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
-        """Learn the names, and the directions of flat columns."""
-        if not coding.flat:
-            return cls(names=names)
+        """Learn the directions that explain most of the texts of the sample."""
         texts = [summary[name].alias("level") for name in names]
         counts = [own.drop_nulls().value_counts(name="count").sort("level") for own in texts]
         return cls(
             names=names,
-            flat=True,
             has_missing=tuple(own.null_count() > 0 for own in texts),
             projections=tuple(map(Projection.learn, counts)),
         )
 
-    def facts(self) -> dict[str, tuple[Any, ...]]:
-        """Return the numbers of codes; flat, the numbers."""
-        if not self.flat:
-            return {"bag_sizes": (FIRST_LEVEL + TEXT_BUCKETS,) * len(self.names)}
-        columns = [*zip(self.names, self.has_missing, self._widths, strict=True)]
-        return {
-            "numeric": tuple(f"{name}: {k}" for name, _, width in columns for k in ("words", *range(width - 1))),
-            "has_missing": tuple(flag for _, flag, width in columns for _ in range(width)),
-            "bins": ((-1.0, 0.0, 1.0),) * sum(self._widths),
-        }
+    def parts(self) -> list[tuple[Any, ...]]:
+        """Return the count of words, and the numbers of the directions."""
+        return [("words", *range(own.directions.shape[1])) for own in self.projections]
 
-    def origins(self) -> dict[Form, tuple[str, ...]]:
-        """Return the column behind every feature."""
-        if not self.flat:
-            return super().origins()
-        return {"numbers": tuple(name for name, n in zip(self.names, self._widths, strict=True) for _ in range(n))}
-
-    def values_of(self, name: str) -> str:
-        """Say that it was text."""
-        return "text"
-
-    def encode(self, slices: Slices, n: int) -> Parts:
-        """Encode text to bags, or to numbers."""
-        if self.flat:
-            return {"numbers": self._encode_flat(slices, n)}
-        parts = [columns for _, columns in slices]
-        several = ([encode_text(columns[name]) for columns in parts] for name in self.names)
-        return {"bags": tuple(Bags.join([Bags.empty(0), *own]) for own in several)}
-
-    @property
-    def _widths(self) -> list[int]:
-        return [1 + own.directions.shape[1] for own in self.projections]
-
-    def _encode_flat(self, slices: Slices, n: int) -> np.ndarray:
-        ends = np.cumsum([0, *self._widths])
-        found = np.empty((n, ends[-1]), dtype=np.float32)
-        for rows, columns in slices:
-            for name, own, (start, end) in zip(self.names, self.projections, pairwise(ends), strict=True):
-                found[rows, start:end] = _flat_text(columns[name], own)
-        return found
+    def read(self, place: int, column: pl.Series, start: int) -> np.ndarray:
+        """Count words and project text."""
+        return _flat_text(column, self.projections[place])
 
 
 def find_texts(frame: pl.DataFrame | pl.LazyFrame, library: Library, known: Sequence[str] = ()) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.columns.cures import Library, by_drop, by_length
+from tabmtl.columns.flat import Flat
 from tabmtl.columns.kind import CHUNK_ROWS, Coding, ColumnKind, Form, Parts, RowError, Slices, Summary
 from tabmtl.columns.number import NumericScaler
 from tabmtl.columns.tags import inner_of
@@ -20,37 +22,21 @@ _SCALED_ROWS = 10_000  # of the sample, from which scales are learned: sorting a
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vectors(ColumnKind):
-    """Columns of vectors, side by side, NaN where missing; flat, as numbers.
-
-    Networks read each number standardised as that of a `tabmtl.columns.number.NumericScaler`, so that neither an
-    encoder's unit nor its offset decides how loud a vector is, and mixed measurements of one list count alike.
+class OfOneLength(ColumnKind):
+    """Base of columns of vectors: each has one length.
 
     Attributes
     ----------
     widths : tuple of int
         Length of the vectors of every column.
-    flat : bool
-        Whether the columns become numbers.
-    has_missing : tuple of bool
-        Whether a vector was missing in fit.
-    center, scale : ndarray of shape (V,)
-        Of the numbers of all vectors; flat, they are left as they are.
     """
 
-    name = "vectors"
     held = "held vectors"
     cast = "lists of numbers"
 
     widths: tuple[int, ...]
-    center: Annotated[np.ndarray, Stored("f8", "V")]
-    scale: Annotated[np.ndarray, Stored("f8", "V", low=POSITIVE)]
-    flat: bool = False
-    has_missing: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.center) != sum(self.widths):
-            raise ValueError(f"the numbers of vectors of the widths {self.widths} have {len(self.center)} scales")
         if len(self.widths) != len(self.names) or min(self.widths, default=0) < 0:
             raise ValueError(f"the vectors of {self.names[:5]} have the widths {self.widths}, expected one for each")
 
@@ -60,59 +46,84 @@ class Vectors(ColumnKind):
         inner = inner_of(dtype)
         if inner is None or declared in ("categories", "texts"):
             return False
-        is_number = declared == "vectors" and (inner.is_numeric() or inner == pl.Null)
+        is_number = declared == cls.name and (inner.is_numeric() or inner == pl.Null)
         return is_number or inner.is_float() or inner.is_decimal()
 
     @classmethod
     def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
-        """Count the lengths, that of a missing vector as null, and take the numbers of some vectors."""
-        found: Summary = {}
-        for name in names:
-            lists = _lists_of(block[name])
-            found[f"length {name}"] = lists.list.len().alias("level").value_counts(name="count")
-            found[f"sample {name}"] = _sample(lists.gather(taken))
-        return found
+        """Count the lengths, that of a missing vector as null."""
+        lengths = {name: _lists_of(block[name]).list.len().alias("level") for name in names}
+        return {f"length {name}": own.value_counts(name="count") for name, own in lengths.items()}
 
     @classmethod
     def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
         """Learn the one length of every column."""
-        counts = {name: summary[f"length {name}"] for name in names}
         widths = []
-        for name, own in counts.items():
-            lengths = own.drop_nulls("level").sort("count", "level", descending=True)["level"].to_list()
-            if len(lengths) != 1 or lengths == [0]:
-                raise ValueError(_describe_lengths(name, lengths, coding.library))
-            widths += lengths
-        center, scale = _scales([summary[f"sample {name}"] for name in names], widths)
-        return cls(
-            names=names,
-            widths=tuple(widths),
-            center=center,
-            scale=scale,
-            flat=coding.flat,
-            has_missing=tuple(own["level"].null_count() > 0 for own in counts.values()) if coding.flat else (),
-        )
+        for name in names:
+            lengths = summary[f"length {name}"].drop_nulls("level").sort("count", "level", descending=True)["level"]
+            if len(lengths) != 1 or lengths[0] == 0:
+                raise ValueError(_describe_lengths(name, lengths.to_list(), coding.library))
+            widths.append(lengths[0])
+        return cls(names=names, widths=tuple(widths), **cls.more(summary, names, widths))
 
-    def facts(self) -> dict[str, tuple[Any, ...]]:
-        """Return the lengths; flat, the numbers."""
-        if not self.flat:
-            return {"vector_widths": self.widths}
-        numbers = [(name, k) for name, width in zip(self.names, self.widths, strict=True) for k in range(width)]
-        has_missing = dict(zip(self.names, self.has_missing, strict=True))
-        return {
-            "numeric": tuple(f"{name}: {k}" for name, k in numbers),
-            "has_missing": tuple(has_missing[name] for name, _ in numbers),
-            "bins": ((-1.0, 0.0, 1.0),) * len(numbers),
-        }
-
-    def origins(self) -> dict[Form, tuple[str, ...]]:
-        """Return the column behind every number of the vectors."""
-        pairs = zip(self.names, self.widths, strict=True)
-        return {"numbers" if self.flat else "vectors": tuple(name for name, width in pairs for _ in range(width))}
+    @classmethod
+    @abstractmethod
+    def more(cls, summary: Summary, names: tuple[str, ...], widths: Sequence[int]) -> dict[str, Any]:
+        """Return further fields of the object."""
 
     def values_of(self, name: str) -> str:
         """Say that it was lists of numbers."""
         return "lists of numbers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vectors(OfOneLength):
+    """Columns of vectors, side by side, NaN where missing.
+
+    Networks read each number standardised as that of a `tabmtl.columns.number.NumericScaler`, so that neither an
+    encoder's unit nor its offset decides how loud a vector is, and mixed measurements of one list count alike.
+
+    Attributes
+    ----------
+    center, scale : ndarray of shape (V,)
+        Of the numbers of all vectors.
+    """
+
+    name = "vectors"
+
+    center: Annotated[np.ndarray, Stored("f8", "V")]
+    scale: Annotated[np.ndarray, Stored("f8", "V", low=POSITIVE)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.center) != sum(self.widths):
+            raise ValueError(f"the numbers of vectors of the widths {self.widths} have {len(self.center)} scales")
+
+    @classmethod
+    def flat(cls) -> type[ColumnKind]:
+        """Return the kind of numbers."""
+        return FlatVectors
+
+    @classmethod
+    def survey(cls, block: pl.DataFrame, names: Sequence[str], taken: np.ndarray) -> Summary:
+        """Count the lengths, and take the numbers of some vectors."""
+        samples = {f"sample {name}": _sample(_lists_of(block[name]).gather(taken)) for name in names}
+        return super().survey(block, names, taken) | samples
+
+    @classmethod
+    def more(cls, summary: Summary, names: tuple[str, ...], widths: Sequence[int]) -> dict[str, Any]:
+        """Return center and scale."""
+        center, scale = _scales([summary[f"sample {name}"] for name in names], widths)
+        return {"center": center, "scale": scale}
+
+    def facts(self) -> dict[str, tuple[Any, ...]]:
+        """Return the lengths."""
+        return {"vector_widths": self.widths}
+
+    def origins(self) -> dict[Form, tuple[str, ...]]:
+        """Return the column behind every number of the vectors."""
+        pairs = zip(self.names, self.widths, strict=True)
+        return {"vectors": tuple(name for name, width in pairs for _ in range(width))}
 
     def encode(self, slices: Slices, n: int) -> Parts:
         """Encode vectors to float32."""
@@ -120,18 +131,37 @@ class Vectors(ColumnKind):
         for rows, columns in slices:
             for name, end, width in zip(self.names, ends, self.widths, strict=True):
                 found[rows, end - width : end] = _encode(columns[name], width, rows.start)
-        if not self.flat:
-            for block in np.split(found, range(CHUNK_ROWS, n, CHUNK_ROWS)):
-                numbers = block.T.astype(np.float64)
-                self._scaler.apply(numbers)
-                block[:] = numbers.T
-        return {"numbers" if self.flat else "vectors": found}
+        for block in np.split(found, range(CHUNK_ROWS, n, CHUNK_ROWS)):
+            numbers = block.T.astype(np.float64)
+            self._scaler.apply(numbers)
+            block[:] = numbers.T
+        return {"vectors": found}
 
     @cached_property
     def _scaler(self) -> NumericScaler:
         return NumericScaler(
             transform="standardize", center=self.center, scale=self.scale, knots=np.empty((len(self.center), 0))
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatVectors(Flat, OfOneLength):
+    """Vectors as numbers, which are left as they are."""
+
+    name = "flat vectors"
+
+    @classmethod
+    def more(cls, summary: Summary, names: tuple[str, ...], widths: Sequence[int]) -> dict[str, Any]:
+        """Return whether vectors were missing."""
+        return {"has_missing": tuple(summary[f"length {name}"]["level"].null_count() > 0 for name in names)}
+
+    def parts(self) -> list[tuple[Any, ...]]:
+        """Return the places of the numbers."""
+        return [tuple(range(width)) for width in self.widths]
+
+    def read(self, place: int, column: pl.Series, start: int) -> np.ndarray:
+        """Read vectors."""
+        return _encode(column, self.widths[place], start)
 
 
 def _sample(lists: pl.Series) -> np.ndarray:

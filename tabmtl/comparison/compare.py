@@ -177,7 +177,7 @@ def compare(
     for name, model in prepared.items():
         check_kinds(name, given[name], rows.coder.labels.tasks)
         _check_tasks(name, model, reference, rows, y)
-        if rows.coder.features.categories:
+        if rows.coder.features.declared["categorical"]:
             check_reads_text(model, X, y)
         rows.fit_arguments(model)  # refuses rows that cannot be learned together
     warn_of_unjudged(rows.coder.labels.tasks, rows.batch.y, rows.batch.task, rows.batch.group)

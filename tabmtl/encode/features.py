@@ -135,7 +135,7 @@ class FeatureCoder(LeanPickle):
         if isinstance(texts, str):
             known = sequence_columns(sequences)
             texts = find_texts(frame, library, known) if isinstance(categorical, str) else ()
-        roles = find_kinds(schema, categorical, library, texts, kinds, sequences)
+        roles = find_kinds(schema, categorical, library, texts, kinds, sequences, flat=flat)
         n = _count_rows(frame)
         if n == 0:
             raise ValueError(NO_ROWS)
@@ -148,7 +148,6 @@ class FeatureCoder(LeanPickle):
             min_frequency=min_frequency,
             named=not isinstance(categorical, str),
             library=library,
-            flat=flat,
             **of_sequences,
         )
         return cls.learn(roles, _survey(frame, n, roles, chosen), coding)
@@ -193,9 +192,9 @@ class FeatureCoder(LeanPickle):
 
     def check_kinds(self, kinds: Sequence[type[ColumnKind]]) -> None:
         """Raise a ValueError unless all coders are of these kinds, numbers and categories among them."""
-        expected = [kind.name for kind in kinds]
+        expected = dict.fromkeys(each.name for kind in kinds for each in (kind, kind.flat()))
         if [*self.coders] != [name for name in expected if name in {"numbers", "categories", *self.coders}]:
-            raise ValueError(f"the features are of the kinds {[*self.coders]}, expected some of {expected}")
+            raise ValueError(f"the features are of the kinds {[*self.coders]}, expected some of {[*expected]}")
 
     @classmethod
     def learn(cls, roles: ByKind, summaries: Mapping[str, Summary], coding: Coding) -> FeatureCoder:
@@ -226,9 +225,12 @@ class FeatureCoder(LeanPickle):
         return self.origins_by_form["numbers"] + self.origins_by_form["codes"]
 
     @property
-    def categories(self) -> tuple[str, ...]:
-        """Names of the columns of the frame that are categories."""
-        return self.coders["categories"].names
+    def declared(self) -> dict[str, Any]:
+        """The arguments of `fit` by which the columns of another coder are of the same kinds."""
+        found: dict[str, Any] = {"texts": ()}  # those of fit, and no others that look like text
+        for coder in self.coders.values():
+            found |= coder.declared()
+        return found
 
     @property
     def dates(self) -> tuple[str, ...]:
@@ -236,25 +238,10 @@ class FeatureCoder(LeanPickle):
         return tuple(name for coder in self.coders.values() if isinstance(coder, Parted) for name in coder.names)
 
     @property
-    def texts(self) -> tuple[str, ...]:
-        """Names of the columns of the frame that are free text."""
-        return self.coders["texts"].names if "texts" in self.coders else ()
-
-    @property
-    def sequences(self) -> OfSequences:
-        """Return what ``sequence_features`` and ``max_sequence_length`` said in fit, as `fit` takes them."""
-        coder: Any = self.coders.get("sequences")
-        return {} if coder is None else {"sequences": coder.declared, "max_length": coder.max_length}
-
-    @property
-    def moving_together(self) -> dict[str, list[str]]:
-        """The lists that lie beside each other, by the name of each of them."""
-        declared = self.sequences.get("sequences", {})
-        sides: dict[str, list[str]] = {}
-        for name, of in declared.items():
-            if of is not None and of in declared:
-                sides.setdefault(of, [of]).append(name)
-        return {name: own for own in sides.values() for name in own}
+    def moving_together(self) -> dict[str, tuple[str, ...]]:
+        """The columns that must come from one row, by the name of each of them."""
+        several = (own for coder in self.coders.values() for own in coder.together())
+        return {name: own for own in several for name in own}
 
     @property
     def scaler(self) -> NumericScaler:
@@ -344,10 +331,13 @@ def find_kinds(
     texts: Sequence[str] = (),
     kinds: Sequence[type[ColumnKind]] = TABLE_KINDS,
     sequences: Mapping[str, str | None] = MappingProxyType({}),
+    *,
+    flat: bool = False,
 ) -> ByKind:
     """Return the names of the columns of every kind that has some, and of numbers and categories.
 
-    See `FeatureCoder.fit` for the errors.
+    The kinds are those of networks, or, with ``flat``, those that trees read of the same columns. See
+    `FeatureCoder.fit` for the errors.
     """
     if not schema:
         raise ValueError("Found array with 0 feature(s): X has no feature column, and a minimum of 1 is required")
@@ -367,7 +357,10 @@ def find_kinds(
             raise ValueError(f"two kinds of columns are named {kind.name!r}; a file tells them apart by their names")
         own = {name: dtype for name, dtype in left.items() if kind.reads(dtype, declared.get(name))}
         if own or kind in (Numbers, Categories):  # all rows have both, be they of no column
-            roles[kind], left = tuple(own), {name: dtype for name, dtype in left.items() if name not in own}
+            roles[kind.flat() if flat else kind], left = (
+                tuple(own),
+                {name: dtype for name, dtype in left.items() if name not in own},
+            )
     for name, dtype in left.items():
         raise _refusal(name, dtype, declared.get(name), library)
     return roles

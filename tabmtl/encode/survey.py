@@ -172,12 +172,12 @@ def learn_table(
         check_task_column(task_column, names, shards.schema, "polars")
     chosen, texts = find_names(categorical, names), find_names(encoding.get("texts", ()), names, "text_features")
     declared = declared_tasks(tasks, roles.targets)
-    options = {name: value for name, value in encoding.items() if name != "texts"}
+    options = {name: value for name, value in encoding.items() if name not in ("texts", "flat")}
     classes = [name for name in roles.targets if name in declared and declared[name].is_classification]
     schema = pl.Schema({name: shards.schema[name] for name in names if name != task_column})
     texts = _texts_of(shards, schema, chosen, texts, sequences, group)
     plan = Plan(
-        kinds=find_kinds(schema, chosen, "polars", texts, sequences=sequences),
+        kinds=find_kinds(schema, chosen, "polars", texts, sequences=sequences, flat=encoding.get("flat", False)),
         tasks=() if task_column is None else (task_column,),
         classes=frozenset(roles.targets if force == "classification" else classes),
         targets=roles.targets,

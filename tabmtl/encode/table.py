@@ -79,7 +79,7 @@ class TableCoder:
         columns, origins = self.features.columns, self.features.origins_by_form["codes"]
         named = zip(columns.categorical, columns.levels, origins, strict=True)
         found = {name: levels for name, levels, origin in named if name == origin}
-        found |= dict.fromkeys(self.features.texts, ())
+        found |= dict.fromkeys(self.features.declared["texts"], ())
         if self.preprocessing is not None:
             known: dict[str, tuple[str, ...]] = {"text": (), "booleans": ("true", "false")}
             found = {name: known[own] for name, own in self.values_of_fit().items() if own in known}

@@ -244,11 +244,12 @@ class MultiTaskEnsemble(MultiTaskEstimator):
 
     def _prepared(self, candidate: MultiTaskEstimator, coder: TableCoder) -> MultiTaskEstimator:
         """Return a copy of a candidate that knows the tasks, the columns, and its threads."""
+        declared = coder.features.declared
         copy = clone(candidate).set_params(
             tasks={task.name: task for task in coder.labels.column_tasks},
             task_column=coder.task_column,
-            categorical_features=[c for c in coder.features.categories if c not in candidate.drop],
-            text_features=[c for c in coder.features.texts if c not in candidate.drop],
+            categorical_features=[c for c in declared["categorical"] if c not in candidate.drop],
+            text_features=[c for c in declared["texts"] if c not in candidate.drop],
             sequence_features={c: of for c, of in (self.sequence_features or {}).items() if c not in candidate.drop},
             max_sequence_length=self.max_sequence_length,
             drop=[c for c in candidate.drop if c not in coder.dropped],

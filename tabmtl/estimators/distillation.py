@@ -121,13 +121,7 @@ def _prepare(student: NetworkEstimator, teacher: MultiTaskEstimator) -> None:
 def _fit_features(coder: TableCoder, frame: pl.DataFrame, student: NetworkEstimator) -> TableCoder:
     """Return the teacher's coder with the features as the student reads them."""
     known = coder.features
-    features = FeatureCoder.fit(
-        frame.select(cs.by_name(*known.names)),
-        categorical=known.categories,
-        texts=known.texts,
-        **student._encoding(),
-        **known.sequences,
-    )
+    features = FeatureCoder.fit(frame.select(cs.by_name(*known.names)), **known.declared, **student._encoding())
     return replace(coder, features=features)
 
 

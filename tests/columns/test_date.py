@@ -195,8 +195,8 @@ def test_files_are_learned_as_frames_are(tmp_path):
     found = model.fit(Shards(tmp_path / "*.parquet"), ["y"]).coder_.features
     assert fingerprint(found) == fingerprint(expected)
     of_csv = model.fit(Shards(tmp_path / "*.csv", dates=True), ["y"]).coder_.features
-    assert fingerprint(of_csv.coders["dates"]) == fingerprint(expected.coders["dates"])
-    assert of_csv.kind_of("opens") == "times"
+    assert fingerprint(of_csv.coders["flat dates"]) == fingerprint(expected.coders["flat dates"])
+    assert of_csv.kind_of("opens") == "flat times"
     assert model.predict(frame.with_columns(pl.col("took").dt.total_seconds()).drop("y")).width == 1
     frame.with_columns(pl.col("when").dt.cast_time_unit("ms")).write_parquet(tmp_path / "2.parquet")
     with pytest.raises(

@@ -161,7 +161,7 @@ def test_whole_numbers_are_tags_under_one_text():
 def test_flat_tags_are_what_a_loop_counts(lists):
     frame = pl.DataFrame({"a": pl.Series(lists, dtype=pl.List(pl.String))})
     coder = flat(frame)
-    tags = coder.coders["tags"].levels[0]
+    tags = coder.coders["flat tags"].levels[0]
     rows = [[np.nan] * (1 + len(tags)) if own is None else [len(own), *(tag in own for tag in tags)] for own in lists]
     np.testing.assert_array_equal(coder.encode(frame).numbers, np.array(rows, dtype=np.float32))
     each = [coder.encode(frame[k : k + 1]).numbers for k in range(len(lists))]

@@ -65,7 +65,7 @@ def test_text_is_found_by_one_rule(values, expected, recwarn):
         # categories stay categories, in pandas too
         assert find_texts(frame.with_columns(frame["^x$"].cast(pl.Categorical)), "polars") == ()
         coder = SharedTrees(n_estimators=1).fit(frame.to_pandas().astype({"^x$": "category"}), np.arange(60) / 2).coder_
-        assert coder.features.categories == ("^x$",)
+        assert coder.features.declared["categorical"] == ("^x$",)
 
 
 def test_text_is_looked_for_in_all_rows():
@@ -75,7 +75,7 @@ def test_text_is_looked_for_in_all_rows():
     roles = Roles.of(Shards(frame.lazy()), "y")
     with pytest.warns(TabmtlWarning, match=r"the columns \['remark'\] are read as free text"):
         coders = run_ranks(2, lambda: learn_table(Shards(frame.lazy()), roles, **CODING, group=current()))
-    assert [coder.features.texts for coder in coders] == [("remark",)] * 2
+    assert [coder.features.declared["texts"] for coder in coders] == [("remark",)] * 2
 
 
 DATA = os.environ.get("TABMTL_DATA")
@@ -123,7 +123,7 @@ def test_text_is_found_or_named_or_denied():
     with pytest.warns(TabmtlWarning, match="read as free text"):
         found = SharedTrees(n_estimators=2).fit(X, Y).coder_.features
     named = SharedTrees(n_estimators=2, text_features=[1]).fit(X, Y).coder_.features
-    assert found.texts == named.texts == ("remark",)
+    assert found.declared["texts"] == named.declared["texts"] == ("remark",)
     assert found.columns == named.columns
     denied = SharedTrees(n_estimators=2, text_features=[]).fit(X, Y).coder_.features
     assert (denied.texts, denied.categories) == ((), ("remark",))
@@ -191,9 +191,9 @@ def test_ensembles_and_students_read_text_as_their_own_models_do():
     ensemble = MultiTaskEnsemble(models=models, n_folds=3, random_state=0, **TEXT).fit(X, Y)
     assert ensemble.score_tasks(X_TEST, Y_TEST)["liked"] > 0.85
     student = distill(ensemble, X, network=MMoE(n_experts=2, expert_hidden=(8,), epochs=2), random_state=0)
-    assert student.coder_.features.texts == ("remark",)
+    assert student.coder_.features.declared["texts"] == ("remark",)
 
 
 def test_pandas_text_is_text():
     frame = pd.DataFrame({"remark": X["remark"].to_list(), "size": X["size"].to_list()})
-    assert SharedTrees(n_estimators=1, **TEXT).fit(frame, Y).coder_.features.texts == ("remark",)
+    assert SharedTrees(n_estimators=1, **TEXT).fit(frame, Y).coder_.features.declared["texts"] == ("remark",)

@@ -72,7 +72,7 @@ def test_shards_are_read_as_frames(data, tmp_path):
     shards = tabmtl.Shards(str(tmp_path / "*.parquet"))
     for model in (TREES, NETWORK.__class__(**NETWORK.get_params() | {"epochs": 1})):
         model = model.__class__(**model.get_params()).fit(shards, list(train.y.columns))
-        assert model.coder_.features.sequences["sequences"] == SEQUENCES
+        assert model.coder_.features.declared["sequences"] == SEQUENCES
         assert model.predict(test.X[:100]).height == 100
 
 

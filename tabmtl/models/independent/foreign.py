@@ -94,7 +94,7 @@ class Foreign:
 
     def _cure(self, has_gaps: bool) -> str:
         """Say which columns of X an estimator may not read, and what to put before it."""
-        name, texts = type(self.base).__name__, self.features.texts
+        name, texts = type(self.base).__name__, self.features.declared["texts"]
         coders = self.features.coders.values()
         values = {column: coder.values_of(column) for coder in coders for column in coder.names}
         lists = [column for column, held in values.items() if held.startswith("lists")]
