@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
@@ -49,6 +49,29 @@ def find_roles(declared: Mapping[str, str | None]) -> list[Role]:
                 f"sequence_features says that {name!r} lies beside {of!r}, which is no sequence of items itself; {cure}"
             )
     return [Role(name, declared[name] or name, tuple(own)) for name, own in sides.items()]
+
+
+def leave_out(
+    declared: Mapping[str, str | None], dropped: Collection[str]
+) -> tuple[dict[str, str | None], list[str], list[str]]:
+    """Return what ``sequence_features`` declares without some columns.
+
+    A sequence without the column of its items has levels of its own, and lists beside a sequence go with it.
+
+    Returns
+    -------
+    declared : dict of str to str or None
+    items : list of str
+        Columns whose values no sequence holds any more, which are categories of their own.
+    gone : list of str
+        Lists that lay beside sequences that were dropped.
+    """
+    roles = find_roles(declared)
+    gone = [side for role in roles if role.name in dropped for side in role.sides]
+    left = {name: of for name, of in declared.items() if name not in dropped and name not in gone}
+    left = {name: None if of in dropped else of for name, of in left.items()}
+    items = dict.fromkeys(role.item for role in roles if role.item != role.name)
+    return left, [item for item in items if item not in dropped and item not in left.values()], gone
 
 
 def sequence_columns(declared: Mapping[str, str | None]) -> list[str]:
@@ -283,7 +306,7 @@ class Sequences(ColumnKind):
         numbers, texts = [], []
         for name in role.sides:
             _check_lengths(role.name, name, columns, start)
-            side = _beside(_cut(_plain(columns[name]), self.max_length), lengths)
+            side = _side_entries(_cut(_plain(columns[name]), self.max_length), lengths)
             if name in self.numbers:
                 numbers.append(side.cast(pl.Float64).fill_null(float("nan")).to_numpy())
                 _reject_infinite(name, numbers[-1], lengths, start)
@@ -492,8 +515,8 @@ def _cut(lists: pl.Series, most: int) -> pl.Series:
     return lists if (longest or 0) <= most else lists.list.tail(most)
 
 
-def _beside(lists: pl.Series, lengths: np.ndarray) -> pl.Series:
-    """Return the entries of side lists; nulls where a list is missing beside a sequence that is not."""
+def _side_entries(lists: pl.Series, lengths: np.ndarray) -> pl.Series:
+    """Return the entries of lists beside sequences of these lengths; nulls where a list alone is missing."""
     missing = lists.is_null().to_numpy() & (lengths > 0)
     entries = _flattened(lists)
     if not missing.any():

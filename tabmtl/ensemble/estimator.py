@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from sklearn.base import clone
 
+from tabmtl.columns.sequence import leave_out
 from tabmtl.encode import TableCoder
 from tabmtl.ensemble.asking import Asked
 from tabmtl.ensemble.folds import Folds, Table, read_frame
@@ -97,8 +98,9 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     models : dict of str to estimator, optional
         Multi-task estimators by name; default `default_models`. The ensemble fits copies: models of single tasks first,
         then the others in this order. It sets their ``tasks``, ``task_column``, ``categorical_features``,
-        ``text_features``, ``sequence_features``, ``max_sequence_length`` and ``random_state``. If there is no
-        `IndependentTasks`, it adds one as the reference.
+        ``text_features``, ``sequence_features``, ``max_sequence_length`` and ``random_state``. A candidate may ``drop``
+        columns of its own: a sequence then has levels of its own if its item is left out, and lists beside a sequence
+        are left out with it. If there is no `IndependentTasks`, the ensemble adds one as the reference.
     n_folds : int or "auto", default="auto"
         Number of folds; every candidate is fitted on each, but for `IndependentTasks` with models of its own, which is
         fitted once and answers rows unseen by these folds. "auto" is 5. In wide tables it is 8 if a task has fewer than
@@ -245,14 +247,16 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     def _prepared(self, candidate: MultiTaskEstimator, coder: TableCoder) -> MultiTaskEstimator:
         """Return a copy of a candidate that knows the tasks, the columns, and its threads."""
         declared = coder.features.declared
+        sequences, items, gone = leave_out(self.sequence_features or {}, candidate.drop)
+        dropped = [*candidate.drop, *(name for name in gone if name not in candidate.drop)]
         copy = clone(candidate).set_params(
             tasks={task.name: task for task in coder.labels.column_tasks},
             task_column=coder.task_column,
-            categorical_features=[c for c in declared["categorical"] if c not in candidate.drop],
-            text_features=[c for c in declared["texts"] if c not in candidate.drop],
-            sequence_features={c: of for c, of in (self.sequence_features or {}).items() if c not in candidate.drop},
+            categorical_features=[*(name for name in declared["categorical"] if name not in dropped), *items],
+            text_features=[name for name in declared["texts"] if name not in dropped],
+            sequence_features=sequences,
             max_sequence_length=self.max_sequence_length,
-            drop=[c for c in candidate.drop if c not in coder.dropped],
+            drop=[name for name in dropped if name not in coder.dropped],
         )
         return copy if self.n_jobs is None or not hasattr(copy, "n_jobs") else copy.set_params(n_jobs=self.n_jobs)
 

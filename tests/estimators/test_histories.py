@@ -3,9 +3,11 @@
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.base import clone
 
 import tabmtl
-from tabmtl import MMoE, MultiTaskEnsemble, SharedBottom, SharedTrees
+from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, SharedBottom, SharedTrees
+from tabmtl.columns.sequence import leave_out
 from tabmtl.inspection import feature_importances
 from tabmtl.synth import make_histories
 
@@ -87,8 +89,7 @@ def test_lists_beside_each_other_move_together(data, fitted):
         alone = feature_importances(model, X, y, features=["history_hours"], n_repeats=1, random_state=0)
         assert alone.filter(pl.col("task") == "click")["importance"].item() == falls["history + history_hours"]
     importances = dict(zip(test.X.columns, fitted[NETWORK].feature_importances_, strict=True))
-    assert importances["history"] > importances["position"]
-    assert importances["history_hours"] == 0  # it moves with the history
+    assert importances["history_hours"] == importances["history"] > importances["position"]
 
 
 @pytest.mark.all_faces
@@ -100,6 +101,30 @@ def test_an_ensemble_hands_sequences_to_its_candidates(data):
     model = model.fit(train.X[:600], train.y[:600])
     assert model.predict(test.X[:5]).height == 5
     assert model.leaderboard_["score"].is_not_null().all()
+
+
+def test_a_candidate_of_an_ensemble_may_leave_out_items_or_sequences(data):
+    train, test = data
+    one = IndependentTasks(families=("lightgbm",))
+    dropped = {"all": [], "no item": ["item"], "no history": ["history"], "no side": ["history_hours"]}
+    candidates = {name: clone(one).set_params(drop=drop) for name, drop in dropped.items()}
+    model = MultiTaskEnsemble(models=candidates, **LISTS, n_folds=2, random_state=0, n_jobs=1)
+    model = model.fit(train.X[:300], train.y[:300, ["click"]])
+    assert model.leaderboard_["left_out"].is_null().all()
+    assert model.predict(test.X[:5]).height == 5
+
+
+LEFT_OUT = [
+    (["item"], {"seen": None, "bought": None, "hours": "seen"}, [], []),
+    (["seen"], {"bought": "item"}, [], ["hours"]),
+    (["seen", "bought"], {}, ["item"], ["hours"]),
+    (["hours", "else"], {"seen": "item", "bought": "item"}, [], []),
+]
+
+
+@pytest.mark.parametrize(("dropped", "declared", "items", "gone"), LEFT_OUT)
+def test_sequences_without_some_columns(dropped, declared, items, gone):
+    assert leave_out({"seen": "item", "bought": "item", "hours": "seen"}, dropped) == (declared, items, gone)
 
 
 def test_weights_need_a_sequence(data):
