@@ -49,11 +49,11 @@ class Features:
             for form, part in parts.items():
                 own[form].append(part)
         return cls(
-            numbers=_beside(own["numbers"]),
-            codes=_beside(own["codes"]),
+            numbers=_side_by_side(own["numbers"]),
+            codes=_side_by_side(own["codes"]),
             bags=sum(own["bags"], ()),
             sequences=sum(own["sequences"], ()),
-            vectors=_beside(own["vectors"]) if own["vectors"] else None,
+            vectors=_side_by_side(own["vectors"]) if own["vectors"] else None,
         )
 
     @classmethod
@@ -184,5 +184,5 @@ def join_ragged(blocks: Sequence[Mapping[Form, tuple[Ragged, ...]]]) -> dict[For
     return {form: tuple(_RAGGED[form].join(own) for own in columns) for form, columns in several.items()}
 
 
-def _beside(parts: Sequence[np.ndarray]) -> np.ndarray:
+def _side_by_side(parts: Sequence[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)

@@ -250,11 +250,13 @@ def merge(several: Sequence[Mapping[str, Summary]], kept: Any) -> dict[str, Summ
             if isinstance(part, pl.DataFrame):
                 found[kind][name] = add_counts(parts, name)
             else:
-                found[kind][name] = pl.concat(parts)[kept] if isinstance(part, pl.Series) else _beside(parts)[..., kept]
+                found[kind][name] = (
+                    pl.concat(parts)[kept] if isinstance(part, pl.Series) else _join_samples(parts)[..., kept]
+                )
     return found
 
 
-def _beside(parts: Sequence[np.ndarray]) -> np.ndarray:
+def _join_samples(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Join samples, (m,) or (c, m), whose c may differ; what is not there is NaN."""
     c = max(len(part) for part in parts) if parts[0].ndim > 1 else 0
     if any(len(part) < c for part in parts):

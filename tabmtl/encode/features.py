@@ -239,9 +239,9 @@ class FeatureCoder(LeanPickle):
 
     @property
     def moving_together(self) -> dict[str, tuple[str, ...]]:
-        """The columns that must come from one row, by the name of each of them."""
+        """Of every column, those that must come from one row with it, itself among them."""
         several = (own for coder in self.coders.values() for own in coder.together())
-        return {name: own for own in several for name in own}
+        return {name: (name,) for name in self.names} | {name: own for own in several for name in own}
 
     @property
     def scaler(self) -> NumericScaler:

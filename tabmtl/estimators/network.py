@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+import polars as pl
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.columns.number import NumericTransform
+from tabmtl.columns.sequence import lists_of
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.asked_network import NetworksTogether
 from tabmtl.estimators.base import NotHere
-from tabmtl.estimators.histories import WeighsHistories
 from tabmtl.estimators.rows import TO_SET_ASIDE, FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes, weight_arrays
@@ -38,7 +39,7 @@ from tabmtl.training.epochs import Snapshots, run_epochs, warn_if_rising
 from tabmtl.training.hooks import Record, epochs_as_tasks
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.memory import check_memory
-from tabmtl.training.predict import predict_scores, represent_rows
+from tabmtl.training.predict import predict_scores, represent_rows, weigh_sequences
 from tabmtl.training.rows import Rows
 from tabmtl.training.run import running
 from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics, step_rows
@@ -74,9 +75,7 @@ class NetworkState(TrainedState, TableState):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class NetworkEstimator(
-    WeighsHistories, ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainedEstimator, MultiTaskEstimator
-):
+class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainedEstimator, MultiTaskEstimator):
     """Base of the estimators whose model is a torch network; a subclass gives `_network`.
 
     Parameters
@@ -134,9 +133,9 @@ class NetworkEstimator(
         With ``keep="task"``: weights of every task; 0 is ``weights_``, and k is ``task_weights_[k - 1]``.
     feature_importances_ : ndarray of shape (n_features,)
         Fall of the mean validation score of the tasks when a feature is shuffled among at most 1 000 validation rows; 0
-        for a task column, and for lists beside a sequence, which are shuffled with it. Features that say the same stand
-        in for each other, so both look unimportant. The importances are measured when first read, or at `save`. They
-        are missing without validation rows, and in a pickled copy of a model that did not measure them.
+        for a task column. A sequence and the lists beside it are shuffled together, and have one value. Features that
+        say the same stand in for each other, so both look unimportant. The importances are measured when first read, or
+        at `save`. They are missing without validation rows, and in a pickled copy of a model that did not measure them.
     """
 
     clip_norm: Positive | None = 1.0
@@ -188,6 +187,34 @@ class NetworkEstimator(
         """
         check_is_fitted(self)
         return self._run(represent_rows, self._read_rows(self._preprocessed(X))).cpu().numpy()
+
+    def history_weights(self, X: Any) -> pl.DataFrame:
+        """Return how much each entry of the columns of ``sequence_features`` counts for the row's own item.
+
+        Parameters
+        ----------
+        X : frame or array of shape (n, p)
+
+        Returns
+        -------
+        weights : polars.DataFrame of shape (n, n_sequences)
+            For every column of sequences, lists of the weights of the entries that are read, in their order: the newest
+            ``max_sequence_length``. By attention, those of a row add up to less than 1, and to little where nothing
+            bears on the item; ``sequence_pooling="mean"`` weighs all alike. A list is null where the sequence is
+            missing.
+
+        Raises
+        ------
+        ValueError
+            If no column is a sequence.
+        """
+        check_is_fitted(self)
+        sequences = self.coder_.features.columns.sequences
+        if not sequences:
+            raise ValueError("no column of X is a sequence; name some in sequence_features, and fit again")
+        batch = self._read_rows(self._preprocessed(X))
+        weights = zip(sequences, batch.x.sequences, self._run(weigh_sequences, batch), strict=True)
+        return pl.DataFrame([lists_of(column.name, entries, own.numpy()) for column, entries, own in weights])
 
     def export_onnx(self, path: str | Path) -> None:
         """Write the fitted network as an ONNX file, from raw values to probabilities, quantiles and other answers.
@@ -419,27 +446,23 @@ class NetworkEstimator(
         return self._importances
 
     def _measure(self) -> None:
-        """Measure the importances, unless that is done or there are no rows for it."""
+        """Measure the falls of the mean score where columns are shuffled, unless that is done or there are no rows."""
         rows: Batch | None = self.__dict__["_judged"]
-        if rows is not None:
-            self._importances: np.ndarray | None = self._shuffle(rows)
-            self._judged = None
-
-    def _shuffle(self, rows: Batch) -> np.ndarray | None:
-        """Return how much the mean score of some rows falls where a column is shuffled, (P,); None if undefined."""
+        if rows is None:
+            return
 
         def score(changed: Batch) -> float:
             return mean_score(_score(self.coder_, self._outputs(None, changed), changed))
 
-        whole, names = score(rows), self.coder_.after.names
-        if np.isnan(whole):
-            return None
-        falls, features = np.zeros(len(names)), self.coder_.features
-        order = np.random.default_rng(0).permutation(len(rows))
-        for name in features.names:
-            changed = rows.x.shuffled(name, features.origins_by_form, order)
-            falls[names.index(name)] = whole - score(replace(rows, x=changed))
-        return falls
+        names, features, whole = self.coder_.after.names, self.coder_.features, score(rows)
+        order, falls = np.random.default_rng(0).permutation(len(rows)), np.zeros(len(names))
+        for moved in () if np.isnan(whole) else dict.fromkeys(features.moving_together.values()):
+            x = rows.x
+            for name in moved:
+                x = x.shuffled(name, features.origins_by_form, order)
+            falls[[names.index(name) for name in moved]] = whole - score(replace(rows, x=x))
+        self._importances: np.ndarray | None = None if np.isnan(whole) else falls
+        self._judged = None
 
     def _state(self) -> Any:
         self._measure()  # a file has no rows for it
