@@ -12,6 +12,7 @@ Training of networks:
 
 peer         an epoch of MMoE and of PLE against those of torch-rechub, of one architecture, and by our own training;
              ours always lets the rate fall along half a cosine, and scores 50 000 training rows
+din          an epoch of SharedBottom with attention to a history against DIN of torch-rechub, of the same widths
 home         an epoch of HoME and APEM against our MMoE
 members      a step of SharedBottom with members against TabM, of one architecture, and against one member
 long         a step of every network on a table with one task a row, by number of tasks
@@ -74,6 +75,7 @@ EPOCHS, LOG = {"rows": 1000, "epochs": 2}, {"n_items": 300, "n_sessions": 16, "l
 #: At most 1.2 times the CPU seconds of squared errors.
 LOSSES = dict.fromkeys((name for name in KINDS if name != "regression"), 1 / 1.2)
 OF_ONE_SCORE = {name: goal for name, goal in LOSSES.items() if not boosted.has_several_scores(KINDS[name])}
+LISTS = {"length": 10, "batch_size": 64, "steps": 2}
 ROW, ASKED = {"rows_to_fit": 1000}, {"requests": 3}
 WIDE = {"rows": 60, "columns": 10, "models": ("SharedBottom", "SharedTrees")}
 
@@ -82,13 +84,15 @@ CASES = [
         Case("peer", networks.peer, {"name": name}, EPOCHS, 3, faster={"tabmtl": 2.0}, needs=RECHUB)
         for name in ("MMoE", "PLE")
     ],
+    Case("din", networks.din, {}, EPOCHS, 3, faster={"tabmtl": 2.0}, needs=RECHUB),
     Case("home", networks.home, {}, EPOCHS, 3, faster={"HoME": 1 / 3, "HoME, no feature-gates": 1 / 2, "APEM": 1 / 5}),
     *[
         Case("members", networks.members, sizes, {"k": 3, "width": 8, "steps": 2}, 5, faster={"ours": 0.83}, needs=TABM)
         for sizes in ({"k": k, "width": width} for k, width in ((8, 256), (16, 128), (32, 256), (32, 512)))
     ],
     *[Case("long", networks.long, {"model": model}, {"rows": 512, "n_tasks": (2, 4)}, 3, True) for model in LONG],
-    Case("lists", networks.lists, {}, {"length": 10, "batch_size": 64, "steps": 2}, 5, True, OF_LISTS),
+    Case("lists", networks.lists, {}, LISTS, 5, True, OF_LISTS),
+    Case("lists", networks.lists, {"steps": 976}, LISTS, 1, False, OF_LISTS),  # an epoch of a million rows
     Case("kinds", networks.kinds, {}, {"batch_size": 64, "steps": 2}, 5, True, LOSSES),
     *[
         Case("embeddings", networks.embeddings, {"rows": rows, "batch_size": batch_size}, {"batch_size": 64}, 5, True)

@@ -375,11 +375,11 @@ def report(records: pl.DataFrame) -> None:
         print_table(f"{records['set'][0]}, {of}; test rows, mean ± standard deviation over the seeds {seeds}", table)
 
 
-def differences(own: pl.DataFrame, other: pl.DataFrame, of: str = "metric") -> dict[str, str]:
-    """Return the mean difference of every metric or task, paired by seed, with its standard error."""
-    both = own.join(other, on=["seed", of], suffix="_other", maintain_order="left")
+def differences(own: pl.DataFrame, other: pl.DataFrame) -> dict[str, str]:
+    """Return the mean difference of every metric, paired by seed, with its standard error."""
+    both = own.join(other, on=["seed", "metric"], suffix="_other", maintain_order="left")
     found = {}
-    for (name,), cells in both.group_by(of, maintain_order=True):
+    for (name,), cells in both.group_by("metric", maintain_order=True):
         apart = (cells["score"] - cells["score_other"]).to_numpy()
         error = f"({apart.std(ddof=1) / len(apart) ** 0.5:.4f})" if len(apart) > 1 else ""
         found[str(name)] = f"{apart.mean():+.4f}{error}"

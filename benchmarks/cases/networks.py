@@ -18,7 +18,17 @@ from torch import nn
 import tabmtl
 from benchmarks.cases.boosted import labels_of
 from benchmarks.harness import Measures, Side, Sides, cpu, plain_steps, steps_of
-from benchmarks.peers.rechub import N_COLUMNS, Tables, draw_tables, train_rechub
+from benchmarks.peers.rechub import (
+    HIDDEN,
+    LONGEST,
+    N_COLUMNS,
+    WIDTH,
+    Tables,
+    draw_impressions,
+    draw_tables,
+    train_din,
+    train_rechub,
+)
 from benchmarks.peers.tabm import make_tabm, tabm_step
 from tabmtl import APEM, HoME, MMoE, SharedBottom
 from tabmtl.estimators.network import NetworkEstimator
@@ -30,6 +40,8 @@ from tabmtl.training.optimizer import Optimizer
 #: One thread, and nothing but the training.
 FIXED: dict[str, Any] = {"epochs": 1, "early_stopping": False, "device": "cpu", "n_jobs": 1, "random_state": 0}
 EXPERTS: dict[str, Any] = {"numeric_embedding": "none", "expert_hidden": (64, 32)}
+#: The training of torch-rechub.
+PLAIN = {"learning_rate": 1e-3, "weight_decay": 0.0, "average_decay": 0.0, "dropout": 0.0, "batch_size": 1024}
 STEPS = 15
 
 
@@ -69,8 +81,7 @@ def options(epochs: int, seed: int, *, own_training: bool = False) -> dict[str, 
         "categorical_features": [f"c{j}" for j in range(N_COLUMNS)],
         "min_frequency": 1,
     }
-    plain = {"learning_rate": 1e-3, "weight_decay": 0.0, "average_decay": 0.0, "dropout": 0.0, "batch_size": 1024}
-    return architecture | ({} if own_training else plain) | FIXED | {"epochs": epochs, "random_state": seed}
+    return architecture | ({} if own_training else PLAIN) | FIXED | {"epochs": epochs, "random_state": seed}
 
 
 def peer(rows: int = 100_000, epochs: int = 3, name: str = "MMoE") -> Sides:
@@ -86,6 +97,25 @@ def peer(rows: int = 100_000, epochs: int = 3, name: str = "MMoE") -> Sides:
         "tabmtl": partial(ours, False),
         "tabmtl, own training": partial(ours, True),
     }
+
+
+def din(rows: int = 100_000, epochs: int = 3, mean_length: float = 50.0, learning_rate: float = 1e-2) -> Sides:
+    """Compare SharedBottom that attends to a history with DIN of torch-rechub, of the same widths, batch and rate.
+
+    Ours knows the place of every entry, theirs does not; in these rows it tells nothing.
+    """
+    X, y = draw_impressions(rows, mean_length)
+    own: dict[str, Any] = {"d_embedding": WIDTH, "hidden": HIDDEN, "head_hidden": 0, "min_frequency": 1}
+    own |= {"sequence_features": {"history": "item"}, "max_sequence_length": LONGEST, "learning_rate": learning_rate}
+
+    def ours(seed: int) -> Measures:
+        return epochs_of(SharedBottom(**(PLAIN | own | FIXED | {"epochs": epochs, "random_state": seed})), X, y)
+
+    def theirs(seed: int) -> Measures:
+        stamps, probabilities, size = train_din(X, y[0], epochs=epochs, learning_rate=learning_rate, seed=seed)
+        return _run(stamps, y[1], list(probabilities.T), size)
+
+    return {"torch-rechub": theirs, "tabmtl": ours}
 
 
 def home(rows: int = 100_000, epochs: int = 3) -> Sides:

@@ -27,9 +27,9 @@ Fit = Callable[..., Predict]
 def serve(fit: Fit) -> None:
     """Tell the CPU seconds of the start, and then obey one request a line until there are no more.
 
-    ``{"X", "y", "kinds", "seed", "options"}`` fits a model for each task, on its labelled rows; ``{"X", "answers"}``
-    writes the answers of all tasks to a file. The reply is ``{"seconds"}``: the CPU seconds that the request took, or
-    ``{"error"}``.
+    ``{"X", "y", "kinds", "seed", "texts", "options"}`` fits a model for each task, on its labelled rows;
+    ``{"X", "answers"}`` writes the answers of all tasks to a file. The reply is ``{"seconds"}``: the CPU seconds that
+    the request took, or ``{"error"}``.
     """
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -52,11 +52,11 @@ def serve(fit: Fit) -> None:
 
 
 def fit_task(fit: Fit, X: pd.DataFrame, y: pd.Series, kind: str, request: dict[str, Any]) -> Predict:
-    """Fit one task on its labelled rows, whose text becomes categories; unseen ones are missing."""
+    """Fit one task on its labelled rows, whose text becomes categories but for ``texts``; unseen ones are missing."""
     labelled = y.notna()
     own = X[labelled].reset_index(drop=True)
-    text = own.select_dtypes("object").columns
-    levels = {name: pd.CategoricalDtype(sorted(own[name].dropna().unique())) for name in text}
+    named = [name for name in own.select_dtypes(["object", "string"]).columns if name not in request["texts"]]
+    levels = {name: pd.CategoricalDtype(sorted(own[name].dropna().unique())) for name in named}
     labels = y[labelled].reset_index(drop=True).astype(float if kind == "regression" else int)
     ask = fit(own.astype(levels), labels, kind, request["seed"], **request["options"])
 

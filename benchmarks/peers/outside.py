@@ -18,6 +18,7 @@ import json
 import os
 import subprocess
 import weakref
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,6 +48,8 @@ class Outside:
         Names of the tasks, and their kinds.
     random_state : int
         The seed.
+    texts : sequence of str
+        Columns of free text, which stay text; all other text becomes categories.
     **options : object
         Options of the peer, which JSON can hold.
 
@@ -61,15 +64,25 @@ class Outside:
     seconds: float
     start_seconds: float
 
-    def __init__(self, module: str, variable: str, *, tasks: dict[str, Any], random_state: int, **options: Any) -> None:
+    def __init__(
+        self,
+        module: str,
+        variable: str,
+        *,
+        tasks: dict[str, Any],
+        random_state: int,
+        texts: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
         self._module, self._python = module, python_of(variable, module)
-        self._facts = {"kinds": {task: str(kind) for task, kind in tasks.items()}, "seed": random_state}
+        kinds = {task: str(kind) for task, kind in tasks.items()}
+        self._facts = {"kinds": kinds, "seed": random_state, "texts": [*texts]}
         self._options = options
 
     def fit(self, X: pl.DataFrame, y: pl.DataFrame, groups: np.ndarray | None) -> None:
         """Start the process, and fit a model for each task on its labelled rows; groups are not used."""
         self._start()
-        X.write_parquet(self._folder / "X.parquet")
+        _of_pandas(X).write_parquet(self._folder / "X.parquet")
         y.write_parquet(self._folder / "y.parquet")
         files = {name: str(self._folder / f"{name}.parquet") for name in ("X", "y")}
         self.seconds = self._ask({**files, **self._facts, "options": self._options})
@@ -77,7 +90,7 @@ class Outside:
     def answer_tasks(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
         """Return values, or probabilities of the second class (n,), of every task."""
         asked, answers = self._folder / "asked.parquet", self._folder / "answers.parquet"
-        X.write_parquet(asked)
+        _of_pandas(X).write_parquet(asked)
         self.seconds = self._ask({"X": str(asked), "answers": str(answers)})
         return {column.name: column.to_numpy() for column in pl.read_parquet(answers)}
 
@@ -110,6 +123,11 @@ class Outside:
             printed = "\n".join(self._log.read_text(errors="replace").splitlines()[-SHOWN:])
             raise RuntimeError(f"{self._module} failed: {reply['error']}. Its last lines:\n{printed}")
         return reply["seconds"]
+
+
+def _of_pandas(X: pl.DataFrame) -> pl.DataFrame:
+    """Return rows whose dates are of the type that pandas has for them."""
+    return X.with_columns(pl.col(pl.Date).cast(pl.Datetime("ns")))
 
 
 def python_of(variable: str, module: str) -> str:

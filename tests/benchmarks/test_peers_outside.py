@@ -16,6 +16,8 @@ from benchmarks.peers.guest import serve
 def fit(X, y, kind, seed, *, plus):
     print("told by the peer")
     assert X["level"].dtype == "category"
+    assert X["remark"].dtype != "category"
+    assert X["day"].dtype == "datetime64[ns]"
     if kind == "regression" and y.max() > 90:
         raise ValueError("no such label")
     means = y.groupby(X["level"], observed=True).mean()
@@ -23,7 +25,8 @@ def fit(X, y, kind, seed, *, plus):
 
 serve(fit)
 """
-X = pl.DataFrame({"level": ["a", "b", "a", "b"], "x": [1.0, None, 2.0, 3.0]})
+OTHERS = {"remark": pl.lit("as it is"), "day": pl.date(2026, 5, 17)}
+X = pl.DataFrame({"level": ["a", "b", "a", "b"], "x": [1.0, None, 2.0, 3.0]}).with_columns(**OTHERS)
 Y = pl.DataFrame({"r": [1.0, 2.0, None, 4.0], "b": [0, 1, 1, 1]})
 
 
@@ -38,13 +41,13 @@ def peer(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("ITS_FOLDER", str(tmp_path))
     kinds = {"r": "regression", "b": "binary"}
-    return Outside("its_peer", "ITS_FOLDER", tasks=kinds, random_state=10, plus=0.5)
+    return Outside("its_peer", "ITS_FOLDER", tasks=kinds, random_state=10, texts=["remark"], plus=0.5)
 
 
 def test_a_peer_fits_labelled_rows_of_every_task_and_answers(peer):
     peer.fit(X, Y, None)
     assert peer.start_seconds > 0.1 > peer.seconds > 0  # the start imports pandas, the fit does next to nothing
-    for rows in (X, X[:1], pl.DataFrame({"level": ["b", "new"], "x": [0.0, 0.0]})):
+    for rows in (X, X[:1], pl.DataFrame({"level": ["b", "new"], "x": [0.0, 0.0]}).with_columns(**OTHERS)):
         answers = peer.answer_tasks(rows)
         means = {"r": {"a": 1.0, "b": 3.0}, "b": {"a": 0.5, "b": 1.0}}
         for task, mean in means.items():
