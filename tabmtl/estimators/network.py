@@ -269,10 +269,11 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         def prepare(batch: Batch) -> Batch:
             return on_device(in_training_units(batch, coder), device)
 
+        judged = self._to_judge(coder, valid)
         read, judging = rows.to_train(prepare, seed), None if valid is None else valid.to_train(prepare, seed)
+        del rows, valid  # parts of a frame are copies, and the whole is needed no longer
         loss, judge = self._loss(coder.labels.tasks), partial(evaluate_scores, coder)
-        fitted = self._learn(coder, read, judging, loss, judge, seed)
-        return fitted | self._to_judge(coder, valid)
+        return self._learn(coder, read, judging, loss, judge, seed) | judged
 
     def _set_aside(
         self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int

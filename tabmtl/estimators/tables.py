@@ -258,8 +258,9 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
             if isinstance(X, Shards):
                 self._fit_shards(X, y, sample_weight, groups, X_val, y_val)
             else:
-                coder, rows, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
-                self._set_fitted(coder, self._fit(coder.after, rows, valid, self._seed()))
+                coder, *encoded = self._encode(X, y, sample_weight, X_val, y_val, groups)
+                # kept by nobody else, so that a network that has copied its rows can free these
+                self._set_fitted(coder, self._fit(coder.after, encoded.pop(0), encoded.pop(), self._seed()))
         return self
 
     def _encode(

@@ -21,6 +21,7 @@ from tabmtl.training.checkpoint import check_like
 _TABLE_RATE = 25  # times the learning rate; see the class
 _EPSILON = 1e-8
 PLATEAU_FACTOR = 1 / 3  # of the learning rate at a plateau
+_SWAPPED = 2**22  # weights that are swapped at once
 _UNDECAYED = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, LayerNorm)
 
 
@@ -127,17 +128,16 @@ class Optimizer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Put the averaged weights into the network inside, and its own again outside."""
+        """Put the averaged weights into the network inside, in exchange for its own."""
         for table in self._tables:
             table.catch_up(self._log_decay)
         weights = [*self._weights, *(table.weight for table in self._tables)]
         average = [*self._average, *(table.average for table in self._tables)]
-        own = [weight.clone() for weight in weights]
-        torch._foreach_copy_(weights, average)
+        _swap(weights, average)
         try:
             yield
         finally:
-            torch._foreach_copy_(weights, own)
+            _swap(weights, average)
 
 
 class _AdamW:
@@ -206,6 +206,20 @@ def move_by_adamw(moved: Sequence[Sequence[Tensor]], learning_rate: float, weigh
         eps=_EPSILON,
         maximize=False,
     )
+
+
+def _swap(first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
+    """Swap the values of tensors, some at a time: a copy of all would take the memory of the weights once more."""
+    if sum(one.numel() for one in first) > _SWAPPED and (len(first) > 1 or len(first[0]) > 1):
+        if len(first) == 1:
+            first, second = first[0].chunk(2), second[0].chunk(2)
+        half = len(first) // 2
+        _swap(first[:half], second[:half])
+        _swap(first[half:], second[half:])
+        return
+    own = [one.clone() for one in first]
+    torch._foreach_copy_(first, second)
+    torch._foreach_copy_(second, own)
 
 
 def averaging_decay(most: float, steps: int) -> float:
