@@ -336,7 +336,7 @@ def _check_tasks(
         If the model has parameters by which it would learn others.
     """
     labels = rows.coder.labels
-    own = model.learn_labels(y, labels.task_levels).tasks
+    own = model.learner().labels(y, labels.task_levels).tasks
     if model.task_column != reference.task_column or own != labels.tasks:
         raise ValueError(
             f"{name} would learn other tasks than the reference, {_described(own)} in place of "

@@ -70,7 +70,7 @@ class ComparedRows:
         X_test, y_test : frames or arrays, or None
         """
         model.check_call(fit["X"], fit["X_val"], fit["y_val"])
-        coder = model.learn_coder(fit["X"], fit["y"])
+        coder = model.learner().coder(fit["X"], fit["y"])
         batch = coder.read(fit["X"], fit["y"])
         groups = GroupsByPart.of(fit["groups"], fit["X_val"], X_test)
         valid: dict[str, Any] = {"n_val": 0, "group_val": None}

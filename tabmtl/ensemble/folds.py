@@ -153,7 +153,7 @@ class Folds:
         whole = self.whole
         # the ensemble's own coder has given the warnings
         with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
-            coder = candidate.learn_coder(whole.X, whole.y)
+            coder = candidate.learner().coder(whole.X, whole.y)
         table = self.table.encoded(coder)
         return Folds(table, table if self.judge_fits else self.judged.encoded(coder), self.pairs)
 

@@ -8,10 +8,10 @@ of                   what may be asked
 ===================  ===============================================================================================
 every model          ``check_params(name)`` raises an error for a bad parameter; ``unfitted()`` is a copy with the
                      parameters of ``fit``
-estimators           ``check_call(X, X_val, y_val)`` raises what ``fit`` would before it reads a row; ``learn_coder(X,
-                     y)`` and ``learn_labels(y)`` learn columns and tasks as it does; ``learns_all_rows`` tells whether
-                     validation rows would be lost to it; `tabmtl.estimators.encoded` fits and asks several by rows
-                     that are encoded once
+estimators           ``check_call(X, X_val, y_val)`` raises what ``fit`` would before it reads a row; ``learner()``
+                     learns columns and tasks as it does, by ``coder(X, y)`` and ``labels(y)``; ``learns_all_rows``
+                     tells whether validation rows would be lost to it; `tabmtl.estimators.encoded` fits and asks
+                     several by rows that are encoded once
 fitted estimators    ``coder_`` knows tasks, and the columns of X that the user gives, ``coder_.after`` those that a
                      preprocessor makes of them; ``answer(X)`` gives probabilities and values as arrays, and
                      ``answer_labelled(X, y)`` those with the labels, as scores take them

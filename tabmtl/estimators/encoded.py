@@ -19,7 +19,7 @@ from tabmtl.training.run import running
 
 M = TypeVar("M", bound=MultiTaskEstimator)
 
-_OF_FRAMES = ("fit", "answer", "learn_coder")
+_OF_FRAMES = ("fit", "answer", "learner")
 
 
 def reads_frames(estimator: MultiTaskEstimator) -> bool:
@@ -33,7 +33,7 @@ def fit_encoded(
 ) -> M:
     """Fit an estimator as its `fit` does, on rows that a coder has encoded.
 
-    Several estimators may share the coder, of its own `learn_coder` on these rows and others. It knows features and
+    Several estimators may share the coder, of its own `learner` on these rows and others. It knows features and
     long tasks; labels are learned from the rows alone.
 
     Parameters
@@ -62,7 +62,7 @@ def label_rows(
 ) -> tuple[TableCoder, FrameRows]:
     """Return the rows of `fit_encoded` with their labels, and the coder of both."""
     estimator.check_call(X)
-    coder = replace(coder, labels=estimator.learn_labels(y, coder.labels.task_levels))
+    coder = replace(coder, labels=estimator.learner().labels(y, coder.labels.task_levels))
     batch = coder.with_labels(batch.unlabelled(), y, sample_weight)
     coder.check_labelled(batch)
     batch = ClassFactors.learn(coder.labels, [batch]).weighed(batch)

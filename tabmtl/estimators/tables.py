@@ -16,32 +16,23 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, ch
 
 from tabmtl.columns.cures import by_columns
 from tabmtl.columns.sequence import sequence_columns
-from tabmtl.encode import LabelCoder, TableCoder
-from tabmtl.encode.cache import encoded
-from tabmtl.encode.class_factors import ClassFactors
-from tabmtl.encode.preprocessing import Preprocessing, check_preprocessor
+from tabmtl.encode import TableCoder
+from tabmtl.encode.preprocessing import check_preprocessor
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
-from tabmtl.encode.shards import Roles, Shards
+from tabmtl.encode.shards import Shards
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.estimators.asked import Together
-from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score, draw_seed
+from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score
+from tabmtl.estimators.learner import TableLearner
 from tabmtl.estimators.levels import PredictsQuantiles
-from tabmtl.estimators.rows import FitRows, FrameRows, ShardRows
+from tabmtl.estimators.rows import FitRows
 from tabmtl.metrics.intervals import score_intervals
-from tabmtl.metrics.scores import Answered, TaskScores, by_metric, check_metric, mean_score, score_metrics, score_tasks
-from tabmtl.model_selection.repeats import (
-    group_equal_rows,
-    number_groups,
-    warn_of_shared_groups,
-    warn_of_shared_rows,
-)
-from tabmtl.model_selection.suspects import warn_of_index, warn_of_suspects
+from tabmtl.metrics.scores import Answered, TaskScores, mean_score, score_metrics
+from tabmtl.model_selection.repeats import number_groups
 from tabmtl.params import Count, Names, RandomState
 from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch, counted, is_asked_by_sklearn, warn_user
 from tabmtl.targets import Task, Tasks
-from tabmtl.targets.task import refuse_monotone
-from tabmtl.training.checkpoint import check_params
 from tabmtl.training.hooks import CallbackSupport
 from tabmtl.training.run import current, running
 
@@ -254,44 +245,12 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
                     "its rows to files and give Shards, whose rows are dealt, or fit outside of joined()"
                 )
             run = replace(run, group=ALONE)
-        with run.fit(self, X=X, y=y, sample_weight=sample_weight):
-            if isinstance(X, Shards):
-                self._fit_shards(X, y, sample_weight, groups, X_val, y_val)
-            else:
-                coder, *encoded = self._encode(X, y, sample_weight, X_val, y_val, groups)
-                # kept by nobody else, so that a network that has copied its rows can free these
-                self._set_fitted(coder, self._fit(coder.after, encoded.pop(0), encoded.pop(), self._seed()))
+        with run.fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
+            coder, *encoded = self.learner().rows(stack, X, y, sample_weight, groups, X_val, y_val)
+            seed = current().broadcast(self._seed())
+            # kept by nobody else, so that a network that has copied its rows can free these
+            self._set_fitted(coder, self._fit(coder.after, encoded.pop(0), encoded.pop(), seed))
         return self
-
-    def _encode(
-        self, X: Any, y: Any, weight: Any, X_val: Any, y_val: Any, groups: Any = None
-    ) -> tuple[TableCoder, FrameRows, FrameRows | None]:
-        """Encode the rows of fit."""
-        coder = self.learn_coder(X, y, weight)
-        prepared = coder.prepared(X)
-        batch = coder.after.read(prepared, y, weight)
-        coder.check_labelled(batch)
-        factors = ClassFactors.learn(coder.labels, [batch])
-        batch, valid, prepared_val = factors.weighed(batch), None, None
-        if X_val is not None:
-            prepared_val = coder.prepared(X_val)
-            valid = factors.weighed(coder.after.read(prepared_val, y_val))
-            warn_of_index(X_val, y_val, "_val")
-        if groups is None:
-            group = group_equal_rows(batch)
-        else:
-            values = read_groups(groups, X, len(batch))
-            group = number_groups(values)
-        if valid is not None and isinstance(groups, str) and has_column(X_val, groups):
-            judging = read_groups(groups, X_val, len(valid), source="X_val")
-            warn_of_shared_groups(f"the column {groups!r}", values, judging, "val")
-        elif valid is not None:
-            warn_of_shared_rows(batch, valid)
-        warn_of_index(X, y, "")
-        warn_of_suspects(coder, batch)
-        tasks = coder.labels.tasks
-        rows = FrameRows(replace(batch, group=group), tasks, prepared)
-        return coder, rows, None if valid is None else FrameRows(valid, tasks, prepared_val)
 
     def check_call(self, X: Any, X_val: Any = None, y_val: Any = None) -> None:
         """Raise an error for what `fit` would refuse before it reads a row.
@@ -321,88 +280,24 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         if dropped:
             raise ValueError(f"drop and sequence_features both name {dropped}; take them out of one of the two")
 
-    def _coding(self) -> dict[str, Any]:
-        """Return the parameters of `TableCoder.fit`."""
+    def learner(self) -> TableLearner:
+        """Return what learns columns and tasks, and reads rows, as `fit` does before it trains."""
         sequences = {"sequences": self.sequence_features or {}, "max_length": self.max_sequence_length}
-        return {
-            "tasks": self.tasks,
-            "force": self._target_kind,
-            "task_column": self.task_column,
-            "categorical": self.categorical_features,
-            "encoding": self._encoding() | {"texts": self.text_features, **sequences},
-        }
-
-    def learn_coder(self, X: Any, y: Any, sample_weight: Any = None) -> TableCoder:
-        """Learn columns and tasks as `fit` does before it trains; X may be Shards, and y the names of columns.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As `fit` does.
-        """
-        if isinstance(X, Shards):
-            return self._learn_shards(X, y, sample_weight, None)[1]
-        X, before = without_columns(X, self.drop, strict=True), None
-        if self.preprocessor is not None:
-            seed = draw_seed(self.random_state)
-            before, names, X = Preprocessing.fit(self.preprocessor, X, self.task_column, seed)
-        coder = TableCoder.fit(X, y, sample_weight, **self._coding())
-        if before is not None:
-            coder = replace(coder, preprocessing=before, names=names, named=before.library != "numpy")
-        return replace(coder, labels=self._with_metrics(coder.labels), dropped=tuple(self.drop))
-
-    def learn_labels(self, y: Any, task_levels: tuple[str, ...] | None = None) -> LabelCoder:
-        """Learn tasks as `fit` does, given the tasks that the rows of a long table belong to.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As `fit` does.
-        """
-        return self._with_metrics(LabelCoder.fit(y, tasks=self.tasks, force=self._target_kind, task_levels=task_levels))
-
-    def _with_metrics(self, labels: LabelCoder) -> LabelCoder:
-        """Return a coder that knows the scores of its tasks, and their funnel."""
-        if not self._keeps_monotone:
-            refuse_monotone(labels.tasks, type(self).__name__)
-        metrics = [check_metric(by_metric(task)[0]) for task in labels.tasks]
-        pairs = zip(labels.tasks, metrics, strict=True)
-        tasks = tuple(task if task.metric == metric else replace(task, metric=metric) for task, metric in pairs)
-        return replace(labels, tasks=tasks, chain=self._chain(tasks))
-
-    def _fit_shards(self, X: Shards, y: Any, sample_weight: Any, groups: Any, X_val: Any, y_val: Any) -> None:
-        """Fit on shards, by way of a disk, alone or with the other processes of a group."""
-        group = current()
-        roles, coder = self._learn_shards(X, y, sample_weight, groups)
-        seed = group.broadcast(self._seed())
-        with ExitStack() as stack:
-            cache = stack.enter_context(encoded(X, roles, coder, group))
-            factors = ClassFactors.learn(coder.labels, cache.labels(), group)
-            rows = ShardRows(replace(cache, of_classes=factors))
-            rows.check_dealt()
-            coder.check_counts(rows.n_labels)
-            valid = None
-            if X_val is not None:
-                X_val.check_same(group)
-                roles = Roles.of(X_val, y_val, what="y_val").like(roles, X_val)
-                cache = stack.enter_context(encoded(X_val, roles, coder, group))
-                valid = ShardRows(replace(cache, of_classes=factors)).at_most()
-            if group.size == 1 and not self._reads_windows:
-                self._set_fitted(coder, self._fit(coder, *rows.in_memory(valid), seed))
-            else:
-                self._set_fitted(coder, self._fit(coder, rows, valid, seed))
-
-    def _learn_shards(self, X: Shards, y: Any, sample_weight: Any, groups: Any) -> tuple[Roles, TableCoder]:
-        """Learn the columns and tasks of shards, together with the other processes of a group."""
-        from tabmtl.encode.survey import learn_table
-
-        roles, group = Roles.of(X, y, sample_weight, groups), current()
-        check_params(self, group)
-        group.check_same({"y": list(roles.targets), "sample_weight": roles.weight, "groups": roles.groups})
-        roles = roles.without(self.drop)
-        X.check_same(group)
-        coder = learn_table(X, roles, **self._coding(), group=group)
-        return roles, replace(coder, labels=self._with_metrics(coder.labels), dropped=tuple(self.drop))
+        return TableLearner(
+            estimator=self,
+            coding={
+                "tasks": self.tasks,
+                "force": self._target_kind,
+                "task_column": self.task_column,
+                "categorical": self.categorical_features,
+                "encoding": self._encoding() | {"texts": self.text_features, **sequences},
+            },
+            drop=tuple(self.drop),
+            preprocessor=self.preprocessor,
+            chain=self._chain,
+            keeps_monotone=self._keeps_monotone,
+            reads_windows=self._reads_windows,
+        )
 
     def predict(self, X: Any) -> Any:
         """Predict all tasks.
@@ -549,16 +444,10 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         return self._outputs(X, self._read_rows(X))
 
     def _preprocessed(self, X: Any) -> Any:
-        """Return rows as `_read_rows` and `_outputs` take them: with the columns of fit, behind the preprocessor."""
-        X = self._check_columns(X)  # an estimator that is not fitted has no coder
-        return self.coder_.prepared(X)
+        """Return rows as `_read_rows` and `_outputs` take them: with the columns of fit, behind the preprocessor.
 
-    def _read_rows(self, X: Any) -> Batch:
-        """Return encoded rows to predict, of those that the preprocessor gives."""
-        return self.coder_.after.read(X)
-
-    def _check_columns(self, X: Any) -> Any:
-        """Check the columns of X against those of fit, with scikit-learn's messages; return X without dropped ones."""
+        Columns are checked against those of fit, with scikit-learn's messages.
+        """
         # for a row, scikit-learn's checks take longer than reading it
         if not hasattr(self, "coder_"):
             check_is_fitted(self)
@@ -566,31 +455,24 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
             raise TypeError("Shards are for fit; tabmtl.scale.predict_files answers the rows of files")
         X = without_columns(X, self.coder_.dropped)
         is_frame = isinstance(X, pl.DataFrame) or nw.dependencies.is_pandas_dataframe(X)
-        if is_frame and self.coder_.named and tuple(X.columns) == self.coder_.names:
-            return X
-        head = pl.DataFrame(schema=X.collect_schema()) if isinstance(X, pl.LazyFrame) else X
-        check_container(head)
-        ordered = in_order(X, self.coder_.names) if self.coder_.named else None
-        if ordered is not None:
-            return ordered
-        try:
-            if not (isinstance(head, np.ndarray) and is_asked_by_sklearn()):  # which made an array of a frame
-                _check_feature_names(self, head, reset=False)
-        except ValueError as error:
-            lacks = not all(has_column(X, name) for name in self.coder_.names)
-            raise ValueError(f"{error}{'Add the missing ones to X.' if lacks else by_columns(X)}") from None
-        if getattr(head, "ndim", 2) == 2:  # other shapes are refused where X is read
-            _check_n_features(self, head, reset=False)
-        return X
+        if not (is_frame and self.coder_.named and tuple(X.columns) == self.coder_.names):
+            head = pl.DataFrame(schema=X.collect_schema()) if isinstance(X, pl.LazyFrame) else X
+            check_container(head)
+            ordered = in_order(X, self.coder_.names) if self.coder_.named else None
+            try:
+                if ordered is None and not (isinstance(head, np.ndarray) and is_asked_by_sklearn()):
+                    _check_feature_names(self, head, reset=False)  # of arrays, which scikit-learn made of frames, none
+            except ValueError as error:
+                lacks = not all(has_column(X, name) for name in self.coder_.names)
+                raise ValueError(f"{error}{'Add the missing ones to X.' if lacks else by_columns(X)}") from None
+            if ordered is None and getattr(head, "ndim", 2) == 2:  # other shapes are refused where X is read
+                _check_n_features(self, head, reset=False)
+            X = X if ordered is None else ordered
+        return self.coder_.prepared(X)
 
-    def _score(self, X: Any, y: Any, sample_weight: Any, metric: str | None = None) -> dict[str, float | None]:
-        """Score the tasks, by their own metrics or all by one."""
-        answered = self.answer_labelled(X, y, sample_weight)
-        if metric is not None:
-            answered = answered._replace(
-                tasks=[replace(task, metric=metric, more_metrics=()) for task in answered.tasks]
-            )
-        return score_tasks(*answered)
+    def _read_rows(self, X: Any) -> Batch:
+        """Return encoded rows to predict, of those that the preprocessor gives."""
+        return self.coder_.after.read(X)
 
     def answer_labelled(self, X: Any, y: Any, sample_weight: Any = None) -> Answered:
         """Answer rows as `answer` does, and read their labels.

@@ -240,6 +240,10 @@ class Answered(NamedTuple):
             own_task=None if own_task[0] is None else np.concatenate(own_task),
         )
 
+    def judged_by(self, metric: str) -> Self:
+        """Return the same rows with tasks that one metric judges."""
+        return self._replace(tasks=[replace(task, metric=metric, more_metrics=()) for task in self.tasks])
+
 
 def score_tasks(
     tasks: Sequence[Task],

@@ -98,7 +98,7 @@ def objective(
     if X_val is None:
         raise ValueError("expected validation rows to judge trials by, got X_val=None and y_val=None")
     kind = _ShardsObjective if isinstance(X, Shards) else _TableObjective
-    coder = asked.learn_coder(X, y, sample_weight)
+    coder = asked.learner().coder(X, y, sample_weight)
     if isinstance(X, Shards):
         Roles.of(X_val, y_val, what="y_val").like(Roles.of(X, y, sample_weight).without(est.drop), X_val)
         X_val.check_same(current())

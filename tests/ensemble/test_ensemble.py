@@ -1,5 +1,6 @@
 """MultiTaskEnsemble: honest answers, limits of time, candidates of all sorts, files."""
 
+from contextlib import ExitStack
 from copy import copy
 from functools import partial
 from time import perf_counter, sleep
@@ -256,7 +257,7 @@ class Timed(IndependentTasks):
 )
 def test_the_limit_of_time_is_kept(monkeypatch, time_limit, expected, end):
     X, y = scarce_table(20)
-    coder, rows, _ = IndependentTasks()._encode(X, y["first"], None, None, None)
+    coder, rows, _ = IndependentTasks().learner().rows(ExitStack(), X, y["first"], None, None)
     clock = Mock(return_value=0.0)
     for module in (trials, watch):
         monkeypatch.setattr(module, "perf_counter", clock)

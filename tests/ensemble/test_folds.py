@@ -1,5 +1,7 @@
 """Folds of an ensemble: every fit sees every task and class, and no fold judges what its fit has seen."""
 
+from contextlib import ExitStack
+
 import numpy as np
 import polars as pl
 import pytest
@@ -14,7 +16,7 @@ from tabmtl.testing import features, long_table, mixed_targets
 
 
 def deal(X, y, n_folds="auto", seed=0, groups=None, **params):
-    coder, rows, _ = SharedTrees(**params)._encode(X, y, None, None, None, groups)
+    coder, rows, _ = SharedTrees(**params).learner().rows(ExitStack(), X, y, None, groups)
     return coder, Folds.deal(Table.read(X, coder, rows.batch), coder, n_folds, seed)
 
 
@@ -70,7 +72,7 @@ def test_scarce_labels_bring_more_folds():
 def test_labels_are_those_given():
     X = features()
     y = mixed_targets(X).with_columns(is_late=pl.col("late") == "late", level=pl.col("delay").round().cast(int) % 3)
-    coder, rows, _ = SharedTrees(tasks={"level": "multiclass"})._encode(X, y, None, None, None)
+    coder, rows, _ = SharedTrees(tasks={"level": "multiclass"}).learner().rows(ExitStack(), X, y, None, None)
     table = Table.read(X, coder, rows.batch)
     assert table.y.cast(y.schema).equals(y)
     assert table.X.equals(X)

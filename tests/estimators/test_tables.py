@@ -164,6 +164,6 @@ def test_columns_in_another_order_are_taken_by_name_whatever_polars_would_read_i
     model = Averages().fit(X, pl.DataFrame({"t": [0.5, 1.5, 2.5]}))
     other = X.select(cs.by_name("*", "^a$", "a"))
     for reordered in (other, other.lazy(), other.to_pandas(), other.to_arrow()):
-        assert type(model._check_columns(reordered)) is type(reordered)
+        assert type(model._preprocessed(reordered)) is type(reordered)
         assert model.coder_.read(reordered).x.numbers.tolist() == model.coder_.read(X).x.numbers.tolist()
         assert model.coder_.read(reordered).x.codes.tolist() == model.coder_.read(X).x.codes.tolist()

@@ -30,7 +30,7 @@ def parts(n=3):
 def fit(model, n=3, y=Y, **arguments):
     """Copies of an estimator, each fitted without the rows of a fold."""
     copies = [clone(model) for _ in range(n)]
-    coder = copies[0].learn_coder(X, Y)
+    coder = copies[0].learner().coder(X, Y)
     arguments |= {"X": X, "y": y}
     tables = [{"batch": coder.read(X[own]), **{k: v[own] for k, v in arguments.items()}} for own in parts(n)]
     for seed, each in enumerate(copies):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
@@ -264,8 +265,9 @@ class IndependentTasks(LightGBMEstimator):
             group.
         """
         self.check_call(X, None, None)
-        with replace(running(), group=ALONE).fit(self, X=X, y=y, sample_weight=sample_weight):
-            coder, rows, _ = self._encode(X, y, sample_weight, None, None, groups)
+        run = replace(running(), group=ALONE)
+        with run.fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
+            coder, rows, _ = self.learner().rows(stack, X, y, sample_weight, groups)
             fitted, found = self._fit_rows(coder.after, rows, None, self._seed(), fold)
             self._set_fitted(coder, fitted)
         batch = rows.read()

@@ -1,0 +1,179 @@
+"""What `fit` does before a method trains: it learns columns and tasks, and reads the rows of frames or of shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tabmtl.encode import LabelCoder, TableCoder
+from tabmtl.encode.cache import encoded
+from tabmtl.encode.class_factors import ClassFactors
+from tabmtl.encode.preprocessing import Preprocessing
+from tabmtl.encode.read import has_column, read_groups, without_columns
+from tabmtl.encode.shards import Roles, Shards
+from tabmtl.estimators.base import SavableEstimator, draw_seed
+from tabmtl.estimators.rows import FitRows, FrameRows, ShardRows
+from tabmtl.metrics.scores import by_metric, check_metric
+from tabmtl.model_selection.repeats import (
+    group_equal_rows,
+    number_groups,
+    warn_of_shared_groups,
+    warn_of_shared_rows,
+)
+from tabmtl.model_selection.suspects import warn_of_index, warn_of_suspects
+from tabmtl.targets import Task
+from tabmtl.targets.task import refuse_monotone
+from tabmtl.training.checkpoint import check_params
+from tabmtl.training.run import current
+
+FittedRows = tuple[TableCoder, FitRows, FitRows | None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TableLearner:
+    """Learns the columns and tasks of a table for one estimator, as its `fit` does before it trains.
+
+    Parameters
+    ----------
+    estimator : SavableEstimator
+        The processes of a group must agree about its parameters.
+    coding : mapping
+        Parameters of `TableCoder.fit`.
+    drop : tuple of str
+    preprocessor : transformer of scikit-learn, or None
+    chain : callable
+        Returns the steps of a funnel, given the tasks; see `LabelCoder`.
+    keeps_monotone : bool
+        Whether the estimator keeps to the ``monotone`` of a task.
+    reads_windows : bool
+        Whether it reads rows of shards window by window, and not all at once.
+    """
+
+    estimator: SavableEstimator
+    coding: Mapping[str, Any]
+    drop: tuple[str, ...]
+    preprocessor: Any
+    chain: Callable[[Sequence[Task]], tuple[int, ...]]
+    keeps_monotone: bool
+    reads_windows: bool
+
+    def coder(self, X: Any, y: Any, sample_weight: Any = None) -> TableCoder:
+        """Learn columns and tasks; X may be Shards, and y the names of columns.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit` does.
+        """
+        if isinstance(X, Shards):
+            return self._of_shards(X, y, sample_weight, None)[1]
+        X, before = without_columns(X, self.drop, strict=True), None
+        if self.preprocessor is not None:
+            seed = draw_seed(self.estimator.random_state)
+            before, names, X = Preprocessing.fit(self.preprocessor, X, self.coding["task_column"], seed)
+        coder = TableCoder.fit(X, y, sample_weight, **self.coding)
+        if before is not None:
+            coder = replace(coder, preprocessing=before, names=names, named=before.library != "numpy")
+        return replace(coder, labels=self._with_metrics(coder.labels), dropped=self.drop)
+
+    def labels(self, y: Any, task_levels: tuple[str, ...] | None = None) -> LabelCoder:
+        """Learn tasks alone, given the tasks that the rows of a long table belong to.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit` does.
+        """
+        tasks, force = self.coding["tasks"], self.coding["force"]
+        return self._with_metrics(LabelCoder.fit(y, tasks=tasks, force=force, task_levels=task_levels))
+
+    def rows(
+        self, stack: ExitStack, X: Any, y: Any, weight: Any, groups: Any, X_val: Any = None, y_val: Any = None
+    ) -> FittedRows:
+        """Return the coder of the rows of `fit`, these rows, and those to validate on.
+
+        Parameters
+        ----------
+        stack : ExitStack
+            Ends the cache of shards.
+        X, y, weight, groups, X_val, y_val : as in `fit`
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit` does.
+        """
+        if isinstance(X, Shards):
+            return self._rows_of_shards(stack, X, y, weight, groups, X_val, y_val)
+        return self._rows_of_frames(X, y, weight, groups, X_val, y_val)
+
+    def _rows_of_frames(self, X: Any, y: Any, weight: Any, groups: Any, X_val: Any, y_val: Any) -> FittedRows:
+        coder = self.coder(X, y, weight)
+        prepared = coder.prepared(X)
+        batch = coder.after.read(prepared, y, weight)
+        coder.check_labelled(batch)
+        factors = ClassFactors.learn(coder.labels, [batch])
+        batch, valid, prepared_val = factors.weighed(batch), None, None
+        if X_val is not None:
+            prepared_val = coder.prepared(X_val)
+            valid = factors.weighed(coder.after.read(prepared_val, y_val))
+            warn_of_index(X_val, y_val, "_val")
+        if groups is None:
+            group = group_equal_rows(batch)
+        else:
+            values = read_groups(groups, X, len(batch))
+            group = number_groups(values)
+        if valid is not None and isinstance(groups, str) and has_column(X_val, groups):
+            judging = read_groups(groups, X_val, len(valid), source="X_val")
+            warn_of_shared_groups(f"the column {groups!r}", values, judging, "val")
+        elif valid is not None:
+            warn_of_shared_rows(batch, valid)
+        warn_of_index(X, y, "")
+        warn_of_suspects(coder, batch)
+        tasks = coder.labels.tasks
+        rows = FrameRows(replace(batch, group=group), tasks, prepared)
+        return coder, rows, None if valid is None else FrameRows(valid, tasks, prepared_val)
+
+    def _rows_of_shards(
+        self, stack: ExitStack, X: Shards, y: Any, weight: Any, groups: Any, X_val: Any, y_val: Any
+    ) -> FittedRows:
+        """Read shards by way of a disk, alone or with the other processes of a group."""
+        group = current()
+        roles, coder = self._of_shards(X, y, weight, groups)
+        cache = stack.enter_context(encoded(X, roles, coder, group))
+        factors = ClassFactors.learn(coder.labels, cache.labels(), group)
+        rows = ShardRows(replace(cache, of_classes=factors))
+        rows.check_dealt()
+        coder.check_counts(rows.n_labels)
+        valid = None
+        if X_val is not None:
+            X_val.check_same(group)
+            roles = Roles.of(X_val, y_val, what="y_val").like(roles, X_val)
+            cache = stack.enter_context(encoded(X_val, roles, coder, group))
+            valid = ShardRows(replace(cache, of_classes=factors)).at_most()
+        if group.size == 1 and not self.reads_windows:
+            return coder, *rows.in_memory(valid)
+        return coder, rows, valid
+
+    def _of_shards(self, X: Shards, y: Any, sample_weight: Any, groups: Any) -> tuple[Roles, TableCoder]:
+        """Learn the columns and tasks of shards, together with the other processes of a group."""
+        from tabmtl.encode.survey import learn_table
+
+        roles, group = Roles.of(X, y, sample_weight, groups), current()
+        check_params(self.estimator, group)
+        group.check_same({"y": list(roles.targets), "sample_weight": roles.weight, "groups": roles.groups})
+        roles = roles.without(self.drop)
+        X.check_same(group)
+        coder = learn_table(X, roles, **self.coding, group=group)
+        return roles, replace(coder, labels=self._with_metrics(coder.labels), dropped=self.drop)
+
+    def _with_metrics(self, labels: LabelCoder) -> LabelCoder:
+        """Return a coder that knows the scores of its tasks, and their funnel."""
+        if not self.keeps_monotone:
+            refuse_monotone(labels.tasks, type(self.estimator).__name__)
+        metrics = [check_metric(by_metric(task)[0]) for task in labels.tasks]
+        pairs = zip(labels.tasks, metrics, strict=True)
+        tasks = tuple(task if task.metric == metric else replace(task, metric=metric) for task, metric in pairs)
+        return replace(labels, tasks=tasks, chain=self.chain(tasks))
