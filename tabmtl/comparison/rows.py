@@ -69,7 +69,7 @@ class ComparedRows:
             Arguments of ``fit`` for all rows.
         X_test, y_test : frames or arrays, or None
         """
-        model.check_call(fit["X"], fit["X_val"], fit["y_val"])
+        model.learner().check(fit["X"], fit["X_val"], fit["y_val"])
         coder = model.learner().coder(fit["X"], fit["y"])
         batch = coder.read(fit["X"], fit["y"])
         groups = GroupsByPart.of(fit["groups"], fit["X_val"], X_test)

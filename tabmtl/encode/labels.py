@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -17,6 +17,7 @@ import polars.selectors as cs
 from tabmtl.columns.category import describe_numbers
 from tabmtl.columns.cures import Library, by_kind, by_numbers
 from tabmtl.columns.kind import LeanPickle
+from tabmtl.decisions import Decisions
 from tabmtl.encode.read import read_targets, read_weights
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, fit_task
 from tabmtl.encode.write import ORDERED, Origin, write_targets
@@ -26,6 +27,22 @@ from tabmtl.targets import Task
 from tabmtl.targets.classes import class_values
 from tabmtl.targets.funnel import settle_funnel
 from tabmtl.targets.kind import Units
+
+
+class Answers(list[np.ndarray]):
+    """Answers per column of y, of which all predictions are made.
+
+    Parameters
+    ----------
+    outputs : sequence of ndarray
+        Probabilities (n, K), values (n,) or quantiles (n, L).
+    own_task : ndarray of int, shape (n,), or None
+        Long layout: the task of every row.
+    """
+
+    def __init__(self, outputs: Sequence[np.ndarray], own_task: np.ndarray | None = None) -> None:
+        super().__init__(outputs)
+        self.own_task = own_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +68,12 @@ class LabelCoder(LeanPickle):
         Long layout: the tasks' names.
     chain : tuple of int
         Indices of the steps of a funnel, in order; see :func:`tabmtl.encode.tasks.settle_funnel`.
+    decisions : Decisions or None
+        What the model has learned after its fit, of rows that it had not seen.
     """
+
+    #: Fields that files of earlier releases lack.
+    later_fields: ClassVar[tuple[str, ...]] = ("decisions",)
 
     tasks: tuple[Task, ...]
     origin: Origin
@@ -61,6 +83,7 @@ class LabelCoder(LeanPickle):
     scale: Annotated[np.ndarray, Stored("f8", "C", low=POSITIVE)]
     task_levels: Annotated[tuple[str, ...], Stored(distinct=True)] | None = None
     chain: tuple[int, ...] = ()
+    decisions: Decisions | None = None
 
     def __post_init__(self) -> None:
         found, expected = tuple(task.name for task in self.tasks), self.task_levels or self.names
@@ -75,6 +98,8 @@ class LabelCoder(LeanPickle):
                 set(task.classes or ())
             ):
                 raise ValueError(f"task {task.name!r} has the classes {task.classes}, expected several distinct ones")
+        if self.decisions is not None:
+            self.decisions.check(self.tasks)
 
     @classmethod
     def fit(
@@ -232,6 +257,27 @@ class LabelCoder(LeanPickle):
         parts = zip(scores, self.column_tasks, self.center, self.scale, strict=True)
         with np.errstate(over="ignore"):  # 1 / (1 + inf) is 0
             return [task.kind.answers(score.astype(np.float64), own, unit, np) for score, task, own, unit in parts]
+
+    def decided(self, outputs: Sequence[np.ndarray], own_task: np.ndarray | None = None) -> Answers:
+        """Return answers, which are outputs behind the calibrators of the model.
+
+        Parameters
+        ----------
+        outputs : sequence of ndarray
+            As `outputs` gives them.
+        own_task : ndarray of int, shape (n,), optional
+            Long layout: the task of every row; a negative one is of no task, and its row stays as it is.
+        """
+        found = Answers(outputs, own_task)
+        for t, calibrator in enumerate(() if self.decisions is None else self.decisions.calibrators):
+            if calibrator is None:
+                continue
+            if own_task is None:
+                found[t] = calibrator(found[t])
+            elif len(rows := np.flatnonzero(own_task == t)):
+                found[0] = found[0].astype(np.float64)  # a copy
+                found[0][rows] = calibrator(found[0][rows])
+        return found
 
     def decode(self, outputs: Sequence[np.ndarray], index: Any = None) -> Any:
         """Turn outputs per column of y into predictions in y's container, with its names and dtypes.

@@ -8,10 +8,10 @@ of                   what may be asked
 ===================  ===============================================================================================
 every model          ``check_params(name)`` raises an error for a bad parameter; ``unfitted()`` is a copy with the
                      parameters of ``fit``
-estimators           ``check_call(X, X_val, y_val)`` raises what ``fit`` would before it reads a row; ``learner()``
-                     learns columns and tasks as it does, by ``coder(X, y)`` and ``labels(y)``; ``learns_all_rows``
-                     tells whether validation rows would be lost to it; `tabmtl.estimators.encoded` fits and asks
-                     several by rows that are encoded once
+estimators           ``learner()`` does what ``fit`` does before it trains: ``check(X, X_val, y_val)`` raises its
+                     errors of parameters, ``coder(X, y)`` and ``labels(y)`` learn columns and tasks;
+                     ``learns_all_rows`` tells whether validation rows would be lost to it;
+                     `tabmtl.estimators.encoded` fits and asks several by rows that are encoded once
 fitted estimators    ``coder_`` knows tasks, and the columns of X that the user gives, ``coder_.after`` those that a
                      preprocessor makes of them; ``answer(X)`` gives probabilities and values as arrays, and
                      ``answer_labelled(X, y)`` those with the labels, as scores take them
@@ -22,6 +22,5 @@ files                ``saved()``, ``from_saved(saved)``, ``from_params(described
                      `tabmtl.storage` and `tabmtl.params`
 ===================  ===============================================================================================
 
-What may be added to a fitted model later, such as decisions, intervals of predictions, or the merging of two models,
-is made of these answers by functions in rooms of their own; no method of a base class is needed for it.
+What a fitted model learns later of new rows is kept in ``coder_.labels.decisions``; see `tabmtl.decisions`.
 """

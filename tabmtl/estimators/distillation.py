@@ -122,7 +122,8 @@ def _fit_features(coder: TableCoder, frame: pl.DataFrame, student: NetworkEstima
     """Return the teacher's coder with the features as the student reads them."""
     known = coder.features
     features = FeatureCoder.fit(frame.select(cs.by_name(*known.names)), **known.declared, **student._encoding())
-    return replace(coder, features=features)
+    # the student learns answers as the teacher's method computes them
+    return replace(coder, features=features, labels=replace(coder.labels, decisions=None))
 
 
 def _targets(labels: LabelCoder, answers: Sequence[np.ndarray]) -> np.ndarray:

@@ -61,8 +61,9 @@ def label_rows(
     groups: Any = None,
 ) -> tuple[TableCoder, FrameRows]:
     """Return the rows of `fit_encoded` with their labels, and the coder of both."""
-    estimator.check_call(X)
-    coder = replace(coder, labels=estimator.learner().labels(y, coder.labels.task_levels))
+    learner = estimator.learner()
+    learner.check(X)
+    coder = replace(coder, labels=learner.labels(y, coder.labels.task_levels))
     batch = coder.with_labels(batch.unlabelled(), y, sample_weight)
     coder.check_labelled(batch)
     batch = ClassFactors.learn(coder.labels, [batch]).weighed(batch)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tabmtl.columns.sequence import sequence_columns
 from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.encode.cache import encoded
 from tabmtl.encode.class_factors import ClassFactors
@@ -41,7 +42,7 @@ class TableLearner:
         The processes of a group must agree about its parameters.
     coding : mapping
         Parameters of `TableCoder.fit`.
-    drop : tuple of str
+    drop : sequence of str
     preprocessor : transformer of scikit-learn, or None
     chain : callable
         Returns the steps of a funnel, given the tasks; see `LabelCoder`.
@@ -53,11 +54,38 @@ class TableLearner:
 
     estimator: SavableEstimator
     coding: Mapping[str, Any]
-    drop: tuple[str, ...]
+    drop: Sequence[str]
     preprocessor: Any
     chain: Callable[[Sequence[Task]], tuple[int, ...]]
     keeps_monotone: bool
     reads_windows: bool
+
+    def check(self, X: Any, X_val: Any = None, y_val: Any = None) -> None:
+        """Raise an error for what `fit` would refuse before it reads a row.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a bad parameter, or for validation rows that lack labels, or do not come as the others do.
+        """
+        if X_val is not None and isinstance(X, Shards) != isinstance(X_val, Shards):
+            raise TypeError(
+                f"X and X_val must both be Shards or both be frames, got {type(X).__name__} and {type(X_val).__name__}"
+            )
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val belong together; got only one of them")
+        self.estimator.check_params()
+        if isinstance(X, Shards) and self.preprocessor is not None:
+            raise TypeError(
+                "a preprocessor learns from a frame in memory, and X is Shards; write files of what it gives, and "
+                "leave the preprocessor out"
+            )
+        task_column = self.coding["task_column"]
+        if task_column in self.drop:
+            raise ValueError(f"drop names the task_column {task_column!r}, which is no feature anyway; leave it out")
+        dropped = [name for name in sequence_columns(self.coding["encoding"]["sequences"]) if name in self.drop]
+        if dropped:
+            raise ValueError(f"drop and sequence_features both name {dropped}; take them out of one of the two")
 
     def coder(self, X: Any, y: Any, sample_weight: Any = None) -> TableCoder:
         """Learn columns and tasks; X may be Shards, and y the names of columns.
@@ -76,7 +104,7 @@ class TableLearner:
         coder = TableCoder.fit(X, y, sample_weight, **self.coding)
         if before is not None:
             coder = replace(coder, preprocessing=before, names=names, named=before.library != "numpy")
-        return replace(coder, labels=self._with_metrics(coder.labels), dropped=self.drop)
+        return replace(coder, labels=self._with_metrics(coder.labels), dropped=tuple(self.drop))
 
     def labels(self, y: Any, task_levels: tuple[str, ...] | None = None) -> LabelCoder:
         """Learn tasks alone, given the tasks that the rows of a long table belong to.
@@ -167,7 +195,7 @@ class TableLearner:
         roles = roles.without(self.drop)
         X.check_same(group)
         coder = learn_table(X, roles, **self.coding, group=group)
-        return roles, replace(coder, labels=self._with_metrics(coder.labels), dropped=self.drop)
+        return roles, replace(coder, labels=self._with_metrics(coder.labels), dropped=tuple(self.drop))
 
     def _with_metrics(self, labels: LabelCoder) -> LabelCoder:
         """Return a coder that knows the scores of its tasks, and their funnel."""

@@ -15,8 +15,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from tabmtl.columns.cures import by_columns
-from tabmtl.columns.sequence import sequence_columns
 from tabmtl.encode import TableCoder
+from tabmtl.encode.labels import Answers
 from tabmtl.encode.preprocessing import check_preprocessor
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
 from tabmtl.encode.shards import Shards
@@ -236,7 +236,8 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         ValueError, TypeError
             If the input does not fit; the message names the column or task and the cure. The estimator stays unchanged.
         """
-        self.check_call(X, X_val, y_val)
+        learner = self.learner()
+        learner.check(X, X_val, y_val)
         run = running()
         if not isinstance(X, Shards):
             if run.group.size > 1 and run.group.rank == 0:
@@ -246,42 +247,14 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
                 )
             run = replace(run, group=ALONE)
         with run.fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
-            coder, *encoded = self.learner().rows(stack, X, y, sample_weight, groups, X_val, y_val)
+            coder, *encoded = learner.rows(stack, X, y, sample_weight, groups, X_val, y_val)
             seed = current().broadcast(self._seed())
             # kept by nobody else, so that a network that has copied its rows can free these
             self._set_fitted(coder, self._fit(coder.after, encoded.pop(0), encoded.pop(), seed))
         return self
 
-    def check_call(self, X: Any, X_val: Any = None, y_val: Any = None) -> None:
-        """Raise an error for what `fit` would refuse before it reads a row.
-
-        Raises
-        ------
-        TypeError, ValueError
-            For a bad parameter, or for validation rows that lack labels, or do not come as the others do.
-        """
-        if X_val is not None and isinstance(X, Shards) != isinstance(X_val, Shards):
-            raise TypeError(
-                f"X and X_val must both be Shards or both be frames, got {type(X).__name__} and {type(X_val).__name__}"
-            )
-        if (X_val is None) != (y_val is None):
-            raise ValueError("X_val and y_val belong together; got only one of them")
-        self._check_params()
-        if isinstance(X, Shards) and self.preprocessor is not None:
-            raise TypeError(
-                "a preprocessor learns from a frame in memory, and X is Shards; write files of what it gives, and "
-                "leave the preprocessor out"
-            )
-        if self.task_column in self.drop:
-            raise ValueError(
-                f"drop names the task_column {self.task_column!r}, which is no feature anyway; leave it out"
-            )
-        dropped = [name for name in sequence_columns(self.sequence_features or {}) if name in self.drop]
-        if dropped:
-            raise ValueError(f"drop and sequence_features both name {dropped}; take them out of one of the two")
-
     def learner(self) -> TableLearner:
-        """Return what learns columns and tasks, and reads rows, as `fit` does before it trains."""
+        """Return what checks a call, learns columns and tasks, and reads rows, as `fit` does before it trains."""
         sequences = {"sequences": self.sequence_features or {}, "max_length": self.max_sequence_length}
         return TableLearner(
             estimator=self,
@@ -292,7 +265,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
                 "categorical": self.categorical_features,
                 "encoding": self._encoding() | {"texts": self.text_features, **sequences},
             },
-            drop=tuple(self.drop),
+            drop=self.drop,
             preprocessor=self.preprocessor,
             chain=self._chain,
             keeps_monotone=self._keeps_monotone,
@@ -431,17 +404,19 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         for name, value in fitted.items():
             setattr(self, name, value)
 
-    def answer(self, X: Any) -> list[np.ndarray]:
+    def answer(self, X: Any) -> Answers:
         """Answer rows for every column of y, of which all predictions are made.
 
-        Answers are probabilities (n, K), values (n,), or the quantiles (n, L) of several levels.
+        Answers are probabilities (n, K), values (n,), or the quantiles (n, L) of several levels, calibrated where
+        `calibrate` was called.
 
         Parameters
         ----------
         X : as in `predict`
         """
         X = self._preprocessed(X)
-        return self._outputs(X, self._read_rows(X))
+        batch = self._read_rows(X)
+        return self.coder_.labels.decided(self._outputs(X, batch), batch.task)
 
     def _preprocessed(self, X: Any) -> Any:
         """Return rows as `_read_rows` and `_outputs` take them: with the columns of fit, behind the preprocessor.
@@ -486,6 +461,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         X = self._preprocessed(X)
         batch = self.coder_.after.read(X, y, sample_weight)
         outputs = self._outputs(X, replace(batch, y=None, weight=None))
+        outputs = self.coder_.labels.decided(outputs, batch.task)
         return Answered(self.tasks_, batch.y, outputs, batch.weight, batch.task)
 
     @available_if(_stands_alone)

@@ -226,7 +226,7 @@ def _checked(model: Any, given: dict[str, Any]) -> dict[str, Any]:
         raise TypeError(
             f"expected Shards, whose rows the processes share, got {type(X).__name__}: write its rows to files"
         )
-    model.check_call(X, X_val, given.get("y_val"))
+    model.learner().check(X, X_val, given.get("y_val"))
     Roles.of(X, given["y"], given.get("sample_weight"), given.get("groups")).without(model.drop)
     return given | {"X": _anywhere(X), "X_val": None if X_val is None else _anywhere(X_val)}
 

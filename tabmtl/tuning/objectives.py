@@ -94,7 +94,7 @@ def objective(
         )
     space = check_space(est, est.search_space if search_space is None else search_space)
     asked = clone(est)
-    asked.check_call(X, X_val, y_val)
+    asked.learner().check(X, X_val, y_val)
     if X_val is None:
         raise ValueError("expected validation rows to judge trials by, got X_val=None and y_val=None")
     kind = _ShardsObjective if isinstance(X, Shards) else _TableObjective

@@ -264,10 +264,11 @@ class IndependentTasks(LightGBMEstimator):
             As of `answer`; NaN at labels that no fold can judge, as they are the only one of their task, or of one
             group.
         """
-        self.check_call(X, None, None)
+        learner = self.learner()
+        learner.check(X)
         run = replace(running(), group=ALONE)
         with run.fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
-            coder, rows, _ = self.learner().rows(stack, X, y, sample_weight, groups)
+            coder, rows, _ = learner.rows(stack, X, y, sample_weight, groups)
             fitted, found = self._fit_rows(coder.after, rows, None, self._seed(), fold)
             self._set_fitted(coder, fitted)
         batch = rows.read()
