@@ -29,7 +29,7 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
 
 demo: $(VENV)/.demo  ## real flights: learn a target of few labels together with others, compare models, register one in MLflow
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tabmtl.pipelines demo $(ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tabmtl demo $(ARGS)
 
 test: lint  ## lint, types, import order, and every test but the slow check_estimator runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not all_faces" $(ARGS)

@@ -165,7 +165,7 @@ def broken_rules() -> Iterator[str]:
     words = len(DESIGN.read_text(encoding="utf-8").split())
     if words > MOST_WORDS:
         yield f"{DESIGN}: {words} words, at most {MOST_WORDS}; what was tried goes to docs/lab.md"
-    floor = {name.split(".")[1] for name in modules if name.startswith("tabmtl.")}
+    floor = {name.split(".")[1] for name in modules if name.startswith("tabmtl.")} - {"__main__"}
     if len(floor) > MOST_NAMES:
         yield f"{len(floor)} names stand on the first floor of tabmtl, at most {MOST_NAMES}: {', '.join(sorted(floor))}"
 

@@ -80,7 +80,7 @@ def test_the_version_is_that_of_the_package(capsys):
 
 
 def test_the_commands_are_a_module_too():
-    command = [sys.executable, "-m", "tabmtl.pipelines", "train", "--help"]
+    command = [sys.executable, "-m", "tabmtl", "train", "--help"]
     page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert page.startswith("Usage: tabmtl train ")
 

@@ -252,7 +252,7 @@ def test_the_server_listens_on_loopback_and_ends_with_the_command(store, tmp_pat
     port = free_port()
     words = ["serve", "start", "rodents", "--port", str(port), "--tracking-uri", store]
     with (tmp_path / "log").open("w") as log:
-        command = subprocess.Popen([sys.executable, "-m", "tabmtl.pipelines", *words], stdout=log, stderr=log)
+        command = subprocess.Popen([sys.executable, "-m", "tabmtl", *words], stdout=log, stderr=log)
     try:
         end = time.monotonic() + 120
         while not (listening := addresses(port)):

@@ -101,7 +101,7 @@ def test_two_processes_share_the_files_and_one_speaks(shards, folder, tmp_path):
     table = pl.concat([pl.read_parquet(folder / "train" / "0.parquet")] * 11)
     table.write_parquet(tmp_path / "rows.parquet")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = ["-m", "tabmtl.pipelines", "train", "--shards", str(tmp_path / "rows.parquet"), *shards[2:], "--no-mlflow"]
+    words = ["-m", "tabmtl", "train", "--shards", str(tmp_path / "rows.parquet"), *shards[2:], "--no-mlflow"]
     words += ["--output", str(tmp_path / "model"), "--test-shards", str(folder / "test.csv")]
     ended = subprocess.run([*launcher, *words], capture_output=True, text=True, timeout=500, check=False)
     assert ended.returncode == 0, ended.stderr
