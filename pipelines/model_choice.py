@@ -19,7 +19,7 @@ _ELSEWHERE = {
 _ELSEWHERE |= {f"{name}_column": f"--{name}-column" for name in ("task", "session", "item", "time", "order")}
 
 #: Parameters that hold code or models.
-_OBJECTS = ("on_epoch", "classifier", "regressor", "models", "preprocessor")
+_OBJECTS = ("on_epoch", "classifier", "regressor", "models", "preprocessor", "text_encoder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +98,10 @@ def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
     known, params = cls._get_param_names(), choice.params
     settable = [name for name in known if name not in _ELSEWHERE and name not in _OBJECTS]
     for name in params:
+        if name in known and name in _OBJECTS:
+            raise ValueError(
+                f"--set {name}: it is code or a model, which is given in Python, {choice.model}({name}=...)"
+            )
         if name not in settable:
             raise ValueError(f"{choice.model} has no parameter {name!r} to set: {near(name, settable)}")
     if not 0 <= choice.seed < 2**31:

@@ -18,7 +18,8 @@ from tabmtl.columns.number import NumericScaler
 from tabmtl.columns.tags import inner_of
 from tabmtl.storage.stored import POSITIVE, Stored
 
-_SCALED_ROWS = 10_000  # of the sample, from which scales are learned: sorting all takes seconds where vectors are long
+#: Rows of the sample from which scales are learned: sorting all takes seconds where vectors are long.
+SCALED_ROWS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +179,7 @@ def _scales(samples: Sequence[np.ndarray], widths: Sequence[int]) -> tuple[np.nd
     center, scale = np.zeros(sum(widths)), np.ones(sum(widths))
     for sample, end, width in zip(samples, np.cumsum(widths), widths, strict=True):
         if len(sample):  # else there is no vector in it
-            some = sample[:, :: -(-sample.shape[1] // _SCALED_ROWS)].astype(np.float64)
+            some = sample[:, :: -(-sample.shape[1] // SCALED_ROWS)].astype(np.float64)
             some[~np.isfinite(some)] = np.nan  # which are refused when they are encoded
             scaler = NumericScaler.fit(some, "standardize")
             center[end - width : end], scale[end - width : end] = scaler.center, scaler.scale

@@ -132,9 +132,7 @@ class FeatureCoder(LeanPickle):
         """
         schema = frame.collect_schema()
         sequences = of_sequences.get("sequences", {})
-        if isinstance(texts, str):
-            known = sequence_columns(sequences)
-            texts = find_texts(frame, library, known) if isinstance(categorical, str) else ()
+        texts = texts_of(frame, categorical, library, texts, sequences)
         roles = find_kinds(schema, categorical, library, texts, kinds, sequences, flat=flat)
         n = _count_rows(frame)
         if n == 0:
@@ -322,6 +320,19 @@ def _named_apart(name: str, taken: set[str]) -> str:
         name += "'"
     taken.add(name)
     return name
+
+
+def texts_of(
+    frame: pl.DataFrame | pl.LazyFrame,
+    categorical: Literal["from_dtype"] | Sequence[str],
+    library: Library,
+    texts: Literal["from_values"] | Sequence[str],
+    sequences: Mapping[str, str | None],
+) -> Sequence[str]:
+    """Return the columns of free text that are named, or else those that `find_texts` finds."""
+    if not isinstance(texts, str):
+        return texts
+    return find_texts(frame, library, sequence_columns(sequences)) if isinstance(categorical, str) else ()
 
 
 def find_kinds(

@@ -12,17 +12,21 @@ import polars as pl
 import polars.selectors as cs
 
 from tabmtl.columns.category import count_levels
+from tabmtl.columns.cures import Library
 from tabmtl.columns.kind import Coding, Summary, merge
 from tabmtl.columns.sequence import sequence_columns
-from tabmtl.columns.text import find_texts, spread_rows
+from tabmtl.columns.text import Texts, find_texts, spread_rows
+from tabmtl.columns.vector import SCALED_ROWS, Vectors
 from tabmtl.encode.features import NO_ROWS, SAMPLE_ROWS, WAITING, ByKind, FeatureCoder, find_kinds, survey_columns
 from tabmtl.encode.labels import LabelCoder, center_and_scale, in_units
 from tabmtl.encode.shards import Roles, Shards, row_keys
 from tabmtl.encode.table import TableCoder, check_task_column, find_names, sort_tasks
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks
+from tabmtl.encode.text_encoder import TextVectors, check_found
 from tabmtl.encode.write import Origin
 from tabmtl.processes.forks import check_pool
 from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.schema import in_command
 from tabmtl.targets.kind import TEXT, Units
 
 _MOST_CLASSES = 1_000_000
@@ -172,12 +176,11 @@ def learn_table(
         check_task_column(task_column, names, shards.schema, "polars")
     chosen, texts = find_names(categorical, names), find_names(encoding.get("texts", ()), names, "text_features")
     declared = declared_tasks(tasks, roles.targets)
-    options = {name: value for name, value in encoding.items() if name not in ("texts", "flat")}
     classes = [name for name in roles.targets if name in declared and declared[name].is_classification]
     schema = pl.Schema({name: shards.schema[name] for name in names if name != task_column})
     texts = _texts_of(shards, schema, chosen, texts, sequences, group)
     plan = Plan(
-        kinds=find_kinds(schema, chosen, "polars", texts, sequences=sequences, flat=encoding.get("flat", False)),
+        kinds=_kinds_of(schema, chosen, texts, encoding),
         tasks=() if task_column is None else (task_column,),
         classes=frozenset(roles.targets if force == "classification" else classes),
         targets=roles.targets,
@@ -187,13 +190,14 @@ def learn_table(
     levels = None
     if task_column is not None:
         levels = sort_tasks(survey.columns["tasks"][task_column]["level"], task_column, shards.schema[task_column])
-    coding = Coding(schema=schema, named=not isinstance(chosen, str), **options)
+    features, vectors = _learn_features(survey, plan.kinds, schema, chosen, encoding, dates=shards.dates)
     return TableCoder(
-        features=FeatureCoder.learn(plan.kinds, survey.columns, coding),
+        features=features,
         labels=survey.learn_labels(_origin(shards, roles), declared=declared, force=force, task_levels=levels),
         task_column=task_column,
         names=names,
         named=True,
+        text_vectors=vectors,
     )
 
 
@@ -268,6 +272,50 @@ def _texts_of(
         first, last = np.searchsorted(chosen, [start, start + block.height])
         parts.append(block[chosen[first:last] - start])
     return find_texts(pl.concat(group.gather(pl.concat(parts))), "polars")
+
+
+def _kinds_of(schema: Mapping[str, pl.DataType], categorical: Any, texts: Sequence[str], encoding: Any) -> ByKind:
+    """Return the kinds to survey; of text that a user's encoder will read, that whose survey takes text."""
+    options = {"sequences": encoding.get("sequences", {}), "flat": encoding.get("flat", False)}
+    kinds = find_kinds(schema, categorical, "polars", texts, **options)
+    is_encoded = encoding.get("text_encoder") is not None
+    return {Texts.flat() if kind is Texts and is_encoded else kind: names for kind, names in kinds.items()}
+
+
+def _learn_features(
+    survey: Survey,
+    kinds: ByKind,
+    schema: Mapping[str, pl.DataType],
+    categorical: Any,
+    encoding: Mapping[str, Any],
+    *,
+    dates: bool,
+) -> tuple[FeatureCoder, TextVectors | None]:
+    """Learn the encoding of features, and of text by an encoder of the user, if there is one."""
+    vectors = None
+    if encoding.get("text_encoder") is not None:
+        vectors = _encode_texts(survey, encoding)
+        of_vectors = {**schema, **dict.fromkeys(vectors.names, pl.List(pl.Float32))}
+        kinds = _kinds_of(of_vectors, categorical, (), encoding)
+    # a command that was told to read no dates warns of none
+    library: Library = "file" if in_command.get() and not dates else "polars"
+    options = {name: value for name, value in encoding.items() if name not in ("texts", "flat", "text_encoder")}
+    coding = Coding(schema=schema, named=not isinstance(categorical, str), library=library, **options)
+    return FeatureCoder.learn(kinds, survey.columns, coding), vectors
+
+
+def _encode_texts(survey: Survey, encoding: Mapping[str, Any]) -> TextVectors:
+    """Put vectors of text in place of text in a survey, as many as scales are learned from."""
+    kind = Vectors.flat() if encoding.get("flat", False) else Vectors
+    texts = pl.DataFrame(survey.columns.pop(Texts.flat().name, {}))
+    names = check_found(texts.columns)
+    vectors, some = TextVectors.learn(texts[:: -(-len(texts) // SCALED_ROWS)], names, encoding["text_encoder"])
+    found = survey.columns.setdefault(kind.name, {})
+    found |= kind.survey(some, vectors.names, np.arange(len(some)))
+    for name in vectors.names:
+        levels = [vectors.width, None] if texts[name].null_count() else [vectors.width]
+        found[f"length {name}"] = pl.DataFrame({"level": levels, "count": 1})
+    return vectors
 
 
 def _origin(shards: Shards, roles: Roles) -> Origin:

@@ -15,11 +15,13 @@ from tabmtl.columns import TABLE_KINDS
 from tabmtl.columns.category import is_feature, text_of
 from tabmtl.columns.cures import Library, by_cast, by_columns, library_of
 from tabmtl.columns.tags import split_texts
+from tabmtl.columns.vector import OfOneLength
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.encode.preprocessing import Preprocessing, as_fit
 from tabmtl.encode.read import check_targets, in_order, names_of, read_features, to_array, without_columns
 from tabmtl.encode.tasks import DeclaredTasks
+from tabmtl.encode.text_encoder import TextVectors, learn_vectors
 from tabmtl.params import check_known, near
 from tabmtl.processes.forks import check_pool
 from tabmtl.schema import Batch
@@ -46,6 +48,8 @@ class TableCoder:
         Sign between the items of lists where a file or a server has text.
     preprocessing : Preprocessing or None
         What makes the features of the columns of X; without it, these are the features.
+    text_vectors : TextVectors or None
+        What makes vectors of the columns of free text, behind the preprocessor.
     """
 
     features: FeatureCoder
@@ -56,6 +60,7 @@ class TableCoder:
     dropped: tuple[str, ...] = ()
     list_separator: str | None = None
     preprocessing: Preprocessing | None = None
+    text_vectors: TextVectors | None = None
 
     def __post_init__(self) -> None:
         if (self.task_column is None) != (self.labels.task_levels is None):
@@ -69,6 +74,19 @@ class TableCoder:
         names = names if before is None else before.names
         if tuple(name for name in names if name != self.task_column) != self.features.names:
             raise ValueError(f"the columns of X are {names[:5]}, the features {self.features.names[:5]}")
+        if self.text_vectors is not None:
+            self._check_vectors(self.text_vectors)
+
+    def _check_vectors(self, found: TextVectors) -> None:
+        of_length = [own for own in self.features.coders.values() if isinstance(own, OfOneLength)]
+        widths = {name: width for own in of_length for name, width in zip(own.names, own.widths, strict=True)}
+        if not found.names or any(widths.get(name) != found.width for name in found.names):
+            raise ValueError(f"text of {found.names[:5]} has vectors of length {found.width}, the features {widths}")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Names of the columns of free text, encoded or hashed."""
+        return self.features.declared["texts"] if self.text_vectors is None else self.text_vectors.names
 
     @property
     def levels(self) -> dict[str, tuple[str, ...]]:
@@ -79,7 +97,7 @@ class TableCoder:
         columns, origins = self.features.columns, self.features.origins_by_form["codes"]
         named = zip(columns.categorical, columns.levels, origins, strict=True)
         found = {name: levels for name, levels, origin in named if name == origin}
-        found |= dict.fromkeys(self.features.declared["texts"], ())
+        found |= dict.fromkeys(self.texts, ())
         if self.preprocessing is not None:
             known: dict[str, tuple[str, ...]] = {"text": (), "booleans": ("true", "false")}
             found = {name: known[own] for name, own in self.values_of_fit().items() if own in known}
@@ -101,7 +119,7 @@ class TableCoder:
         """Learn the encoding of a table.
 
         The parameters are those of `LabelCoder.fit` and `FeatureCoder.fit`; `encoding` holds the ``transform``,
-        ``min_frequency``, ``flat`` and ``texts`` of the latter.
+        ``min_frequency``, ``flat`` and ``texts`` of the latter, and perhaps a ``text_encoder``.
         """
         check_pool()
         check_targets(y, X)
@@ -114,21 +132,39 @@ class TableCoder:
             levels = sort_tasks(_task_texts(frame, task_column).unique(), task_column, schema[task_column])
             frame = _select(frame, [name for name in names if name != task_column])
         chosen, texts = find_names(categorical, names), find_names(encoding.get("texts", ()), names, "text_features")
+        encoding, vectors = dict(encoding), None
+        encoder = encoding.pop("text_encoder", None)
+        if encoder is not None:
+            frame = frame.lazy().collect()
+            vectors, frame = learn_vectors(frame, encoder, chosen, library, texts, encoding.get("sequences", {}))
+            texts = ()
         return cls(
             features=FeatureCoder.fit(frame, categorical=chosen, library=library, **{**encoding, "texts": texts}),
             labels=LabelCoder.fit(y, sample_weight, tasks=tasks, force=force, task_levels=levels),
             task_column=task_column,
             names=names,
             named=named,
+            text_vectors=vectors,
         )
 
     @property
     def after(self) -> TableCoder:
-        """The coder of what the preprocessor gives; without one, the coder itself."""
+        """The coder of what `prepared` gives; the coder itself, if that is X."""
+        if self.text_vectors is not None:
+            return replace(self._before_vectors.after, named=True)
         before = self.preprocessing
         if before is None:
             return self
         return replace(self, preprocessing=None, names=before.names, named=before.named, dropped=())
+
+    @property
+    def _prepares(self) -> bool:
+        return self.preprocessing is not None or self.text_vectors is not None
+
+    @property
+    def _before_vectors(self) -> TableCoder:
+        """The coder of rows of which no text is encoded."""
+        return replace(self, text_vectors=None)
 
     def values_of_fit(self) -> dict[str, str]:
         """Return what the columns of X held in fit, by their names; without the task column."""
@@ -136,16 +172,26 @@ class TableCoder:
         if self.preprocessing is not None:
             return dict(zip(names, self.preprocessing.values, strict=True))
         found = {name: coder.values_of(name) for coder in self.features.coders.values() for name in coder.names}
+        found |= dict.fromkeys(self.texts, "text")
         return {name: found[name] for name in names}
 
-    def prepared(self, X: Any) -> Any:
-        """Return what the preprocessor makes of rows; without one, the rows as they are.
+    def prepared(self, X: Any, text_encoder: Any = None) -> Any:
+        """Return what the preprocessor makes of rows, with vectors of its text; without both, the rows as they are.
+
+        Parameters
+        ----------
+        X : rows with the columns of fit
+        text_encoder : callable or object with ``encode``, optional
+            In place of that of fit, if it is given and there was one.
 
         Raises
         ------
         TypeError, ValueError
-            If X has other columns than in fit, or the preprocessor cannot transform them.
+            If X has other columns than in fit, the preprocessor cannot transform them, or no vectors can be made.
         """
+        if self.text_vectors is not None:
+            frame = self._before_vectors.read_frame(X).lazy().collect()
+            return self.text_vectors.apply(frame, text_encoder)
         if self.preprocessing is None:
             return X
         X = without_columns(X, self.dropped)
@@ -176,7 +222,7 @@ class TableCoder:
         self, X: Any, y: Any = None, sample_weight: Any = None, *, unknown_task: Literal["error", "shared"] = "error"
     ) -> Batch:
         """Encode some rows of a table as `read` does, but with their weights as they are."""
-        if self.preprocessing is not None:
+        if self._prepares:
             return self.after.read_block(self.prepared(X), y, sample_weight, unknown_task=unknown_task)
         frame = self.read_frame(X)
         task = None if self.task_column is None else self._task_codes(frame, unknown_task)
@@ -214,7 +260,7 @@ class TableCoder:
         ValueError
             If X lacks a column, or has a further one.
         """
-        if self.preprocessing is not None:
+        if self._prepares:
             return self.after.read_frame(self.prepared(X))
         frame, named = read_features(without_columns(X, self.dropped))
         found = tuple(names_of(frame))

@@ -27,11 +27,12 @@ def check_models(name: str, value: Any) -> None:
         if not isinstance(key, str) or key in _TAKEN:
             raise ValueError(f"{name} must have names of text other than {', '.join(_TAKEN)}, got {key!r}")
         check_estimator(f"{name}[{key!r}]", model)
-        if model.preprocessor is not None:
-            raise ValueError(
-                f"{name}[{key!r}] has a preprocessor, and all models of an ensemble read the same columns: give it to "
-                "the ensemble, MultiTaskEnsemble(preprocessor=...)"
-            )
+        for own in ("preprocessor", "text_encoder"):
+            if getattr(model, own) is not None:
+                raise ValueError(
+                    f"{name}[{key!r}] has a {own}, and all models of an ensemble read the same columns: give it to the "
+                    f"ensemble, MultiTaskEnsemble({own}=...)"
+                )
         model.check_params(f"{name}[{key!r}]")
 
 

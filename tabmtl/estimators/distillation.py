@@ -31,8 +31,8 @@ from tabmtl.training.run import Run
 from tabmtl.training.table_loop import Evaluate
 
 _OF_THE_TABLE = (
-    *("tasks", "task_column", "categorical_features", "text_features", "sequence_features"),
-    *("max_sequence_length", "drop", "preprocessor"),
+    *("tasks", "task_column", "categorical_features", "text_features", "text_encoder"),
+    *("sequence_features", "max_sequence_length", "drop", "preprocessor"),
 )
 _FACES = {None: "", "classification": "Classifier", "regression": "Regressor"}
 _LEAST_VARIATION = 1e-6  # answers that vary less count as constant

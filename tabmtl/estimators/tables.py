@@ -21,6 +21,7 @@ from tabmtl.encode.preprocessing import check_preprocessor
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
 from tabmtl.encode.shards import Shards
 from tabmtl.encode.tasks import DeclaredTasks
+from tabmtl.encode.text_encoder import check_text_encoder
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score
 from tabmtl.estimators.learner import TableLearner
@@ -125,6 +126,12 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         Columns of X that hold free text, read by its words and 3-grams of letters. By default these are the columns of
         text whose values, in up to 10 000 rows spread over all, have at least 20 letters and 3 words on average, and
         a tenth of them distinct; a warning names them. With ``categorical_features`` named, there are none by default.
+    text_encoder : callable or object with ``encode``, optional
+        Makes vectors of free text, in place of words and 3-grams. It gets a list of n texts, and returns an array
+        (n, d) of finite numbers, as ``SentenceTransformer(...)`` of sentence-transformers does. Every `fit` encodes
+        each distinct text once, missing ones never, and reads the result as a column of vectors. `save` leaves the
+        encoder out, for it is code: a loaded model predicts after ``set_params(text_encoder=...)``. `fit` collects a
+        LazyFrame.
     sequence_features : mapping of str to str or None, optional
         Columns of X that hold ordered lists, the newest entry last, and what their entries are of. ``{"history":
         "item"}`` says that ``history`` holds values of the column ``item``: both share levels and embedding, and
@@ -163,6 +170,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
     task_column: str | None = None
     categorical_features: Literal["from_dtype"] | Sequence[str | int] = "from_dtype"
     text_features: Literal["from_values"] | Sequence[str | int] = "from_values"
+    text_encoder: Annotated[Any, check_text_encoder] = None
     sequence_features: Mapping[str, str | None] | None = None
     max_sequence_length: Count = 50
     drop: Names = ()
@@ -190,7 +198,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
     __metadata_request__fit: ClassVar = {"groups": True}
     # the kind of every undeclared task; the three faces differ in it
     _target_kind: ClassVar[TargetKind] = None
-    _kept_apart: ClassVar[tuple[str, ...]] = ("preprocessor",)
+    _kept_apart: ClassVar[tuple[str, ...]] = ("preprocessor", "text_encoder")
     # whether answers to a task keep to its ``monotone``
     _keeps_monotone: ClassVar[bool] = False
     # whether it reads rows of shards window by window, and not all at once
@@ -256,6 +264,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
     def learner(self) -> TableLearner:
         """Return what checks a call, learns columns and tasks, and reads rows, as `fit` does before it trains."""
         sequences = {"sequences": self.sequence_features or {}, "max_length": self.max_sequence_length}
+        encoder = {"text_encoder": self.text_encoder}
         return TableLearner(
             estimator=self,
             coding={
@@ -263,7 +272,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
                 "force": self._target_kind,
                 "task_column": self.task_column,
                 "categorical": self.categorical_features,
-                "encoding": self._encoding() | {"texts": self.text_features, **sequences},
+                "encoding": self._encoding() | {"texts": self.text_features, **encoder, **sequences},
             },
             drop=self.drop,
             preprocessor=self.preprocessor,
@@ -394,6 +403,8 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
             if self.preprocessor is None:  # of a file
                 self.preprocessor = clone(self.preprocessor_)
         self._fitted_params = self.get_params(deep=False) | {"preprocessor": clone(self.preprocessor, safe=False)}
+        if coder.text_vectors is not None:
+            coder.text_vectors.forget()
         self.tasks_ = Tasks(coder.labels.tasks)
         self.n_features_in_ = len(coder.names)
         if coder.named:
@@ -443,7 +454,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
             if ordered is None and getattr(head, "ndim", 2) == 2:  # other shapes are refused where X is read
                 _check_n_features(self, head, reset=False)
             X = X if ordered is None else ordered
-        return self.coder_.prepared(X)
+        return self.coder_.prepared(X, self.text_encoder)
 
     def _read_rows(self, X: Any) -> Batch:
         """Return encoded rows to predict, of those that the preprocessor gives."""

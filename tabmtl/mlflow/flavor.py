@@ -221,17 +221,24 @@ def _place_of(uri: str) -> Path | None:
 def _check_loadable(estimator: MultiTaskEstimator | Recommender) -> None:
     """Raise a TypeError if our own loader does not know the class of an estimator, or the kind of a task."""
     cls = type(estimator)
+    after = ""
     foreign = next((task for task in getattr(estimator, "tasks_", ()) if task.kind.name not in KINDS), None)
     if own_class(cls.__name__) is not cls:
-        what, given = f"{cls.__name__} is no class of tabmtl", f"cls={cls.__name__}"
+        what, given = f"{cls.__name__} is no class of tabmtl", f", cls={cls.__name__}"
     elif foreign is not None:
         what = f"task {foreign.name!r} is of the kind {foreign.kind}, which tabmtl does not have"
-        given = f"kinds=[{type(foreign.kind).__name__}]"
+        given = f", kinds=[{type(foreign.kind).__name__}]"
+    elif isinstance(estimator, MultiTaskEstimator) and estimator.coder_.text_vectors is not None:
+        what, given, after = (
+            "the model has a text_encoder, which is code and in no file",
+            "",
+            ".set_params(text_encoder=...)",
+        )
     else:
         return
     raise TypeError(
         f"{what}, so {LOADER} could not load it; give loader_module=, a module of yours whose _load_pyfunc(path) "
-        f"returns tabmtl.mlflow.as_pyfunc(tabmtl.load(path, {given}))"
+        f"returns tabmtl.mlflow.as_pyfunc(tabmtl.load(path{given}){after})"
     )
 
 

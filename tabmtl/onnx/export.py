@@ -82,6 +82,11 @@ def export_onnx(name: str, network: nn.Module, loss: MultiTaskLoss, coder: Table
             "an ONNX file holds no preprocessor of scikit-learn; fit the network without one, on the columns that "
             "model.preprocessor_.transform(X) gives"
         )
+    if coder.text_vectors is not None:
+        raise ValueError(
+            f"an ONNX file holds no text_encoder, which makes vectors of {[*coder.text_vectors.names]}; fit the "
+            "network without one, on a column of these vectors, or serve the model by save and load"
+        )
     taken = [target for target in coder.labels.names if target in INPUTS]
     if taken:
         raise ValueError(f"the targets {taken} have names of inputs ({', '.join(INPUTS)}); rename them, and fit again")

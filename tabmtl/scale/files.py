@@ -350,7 +350,7 @@ def _types_of_fit(coder: TableCoder, found: dict[str, pl.DataType]) -> dict[str,
     values = coder.values_of_fit()
     numeric = [name for name, own in values.items() if own in ("integers", "numbers")]
     types: dict[str, pl.DataType] = {name: pl.Float64() for name in numeric if found[name] == pl.String}
-    types |= {name: pl.String() for name in coder.features.declared["texts"] if name in values}
+    types |= {name: pl.String() for name in coder.texts if name in values}
     if coder.list_separator is not None:  # a list of one number is a number to CSV
         types |= {name: pl.String() for name, own in values.items() if own.startswith("lists")}
     if coder.preprocessing is not None:  # which may look at the text itself

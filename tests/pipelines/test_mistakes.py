@@ -54,10 +54,13 @@ MISTAKES = [
     ("train --data portal --output file/x", "--output: cannot write to file/x"),
     ("train --data portal --tracking-uri sqlite:///full/mlflow.db", "cannot write"),
     ("train --data portal --model IndependentTasks --set n_jobs=0", "n_jobs must be None or"),
-    ("train --data portal --model IndependentTasks --set classifier=x", "no parameter 'classifier' to set"),
     (
-        "train --data portal --model MultiTaskEnsemble --set models=[]",
-        "no parameter 'models' to set: known are drop, max_sequence_length, n_folds, n_jobs, n_processes, refit, seq",
+        "train --data portal --model IndependentTasks --set classifier=x",
+        "--set classifier: it is code or a model, which is given in Python, IndependentTasks(classifier=...)",
+    ),
+    (
+        "train --data portal --model MultiTaskEnsemble --set fold=3",
+        "no parameter 'fold' to set: near is n_folds",
     ),
     ("train --data portal --model IndependentTasks --baseline", "already"),
     ("train --data portal --tracking-uri sqlite:///file", "cannot open"),
