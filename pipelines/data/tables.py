@@ -404,8 +404,8 @@ def _read_table(source: DataSource) -> Read:
         if not is_csv(source.data):
             raise ValueError(f"--list-separator reads lists of CSV, and {source.data} holds its own: leave it out")
         frame = _with_lists(frame, source, (*others, source.group_column, source.split_column))
-    if not source.no_dates and is_csv(source.data):
-        frame = _with_dates(frame, others)
+    if not source.no_dates:
+        frame = (_with_dates if is_csv(source.data) else _without_dates)(frame, others)
     return frame, tasks, task_column, None
 
 
@@ -458,6 +458,21 @@ def _with_dates(frame: pl.DataFrame, others: Sequence[str | None]) -> pl.DataFra
                 f"{lost[0]!r}, missing from now on: mend the file, or say --no-dates, which reads all as text"
             )
     return read
+
+
+def _without_dates(frame: pl.DataFrame, others: Sequence[str | None]) -> pl.DataFrame:
+    """Return a frame of Parquet, whose types are what somebody chose; name the text that is a date."""
+    from tabmtl.columns.cures import by_dates
+    from tabmtl.columns.date_text import find_text_dates
+    from tabmtl.schema import warn_user
+
+    for name, kind in find_text_dates(frame).items():
+        if name not in others:
+            warn_user(
+                f"column {name!r} is text, so each of its values is a category, yet they are {kind.partition(' ')[0]}; "
+                f"{by_dates('polars', name, kind)}; or say --no-dates"
+            )
+    return frame
 
 
 def read_roles(source: DataSource, frame: pl.DataFrame, name: str) -> tuple[dict[str, str | None], str | None]:

@@ -185,8 +185,9 @@ def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:
     for name, table in counts.items():
         present = table.drop_nulls("level")
         levels, rows = present["level"].sort(), int(present["count"].sum())
-        # commands read dates, unless they are told not to
-        dates = None if library == "file" else kind_of_levels(present)
+        dates = kind_of_levels(present)
+        if dates is not None and library == "file":
+            continue  # a command has read or named them, or was told not to
         if dates is not None:
             warn_user(
                 f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are "

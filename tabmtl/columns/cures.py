@@ -38,6 +38,7 @@ def by_kind(name: str, kind: str) -> str:
 def by_cast(library: Library, name: str, dtype: pl.DataType | type[pl.DataType]) -> str:
     """Say how to make numbers or text of a column, given the type that polars would give it."""
     kind, column = dtype.base_type(), f"pl.col({name!r})"
+    flattened = "[item for own in each for item in own]"
     as_columns = f".with_columns({column}.arr.to_struct()).unnest({name!r})"
     how = {
         ("polars", pl.List): f"derive numbers from it, such as {column}.list.len(), or make one list of lists of lists "
@@ -45,12 +46,21 @@ def by_cast(library: Library, name: str, dtype: pl.DataType | type[pl.DataType])
         ("polars", pl.Array): f"make a column of each number by {as_columns}",
         ("polars", pl.Struct): f"make a column of each field by .unnest({name!r})",
         ("polars", pl.Object): f"make text of it by pl.Series({name!r}, [str(each) for each in X[{name!r}]])",
-        ("pandas", pl.List): "derive numbers or text from it, such as by .map(len, na_action='ignore')",
+        (
+            "pandas",
+            pl.List,
+        ): "derive numbers or text from it, such as by .map(len, na_action='ignore'), or make one list "
+        f"of lists of lists by .map(lambda each: {flattened}, na_action='ignore')",
         ("pandas", pl.Struct): "take values out of it by .map(lambda each: dict(each).get(key), na_action='ignore')",
         ("pandas", pl.Binary): "make text of it by .map(bytes.decode, na_action='ignore')",
-        ("pyarrow", pl.List): "derive numbers or text from it, such as pyarrow.compute.list_value_length(column)",
+        ("pyarrow", pl.List): "derive numbers or text from it, such as pyarrow.compute.list_value_length(column), or "
+        f"make one list of lists of lists by [each and {flattened} for each in column.to_pylist()]",
         ("pyarrow", pl.Struct): "take values out of it by [dict(each or {}).get(key) for each in column.to_pylist()]",
-        ("numpy", pl.List): "derive numbers or text from it, such as [len(each) for each in column]",
+        (
+            "numpy",
+            pl.List,
+        ): "derive numbers or text from it, such as [len(each) for each in column], or make one list of "
+        f"lists of lists by [{flattened} for each in column]",
         ("numpy", pl.Struct): "take values out of it by [dict(each or {}).get(key) for each in column]",
         ("numpy", pl.Binary): "make text of it by numpy.char.decode(column.astype(bytes), 'utf-8')",
         ("file", pl.List): "write numbers or text that follow from the lists into the file, such as their length",
@@ -89,6 +99,14 @@ def by_items(library: Library, name: str) -> str:
     return f"make text of them by [each and {texts} for each in column]"
 
 
+def by_lists(library: Library) -> str:
+    """Say how to make lists of the values of a column that are none."""
+    each = "each if isinstance(each, list) else [each]"
+    if library == "pandas":
+        return f"make lists of them by .map(lambda each: {each}, na_action='ignore')"
+    return f"make lists of them by [{each} for each in column]"
+
+
 def by_length(library: Library, name: str, width: int) -> str:
     """Say how to find the rows whose lists have another length, and that lists beside a history may have any."""
     beside = f'{{"{name}": "NAME OF THE HISTORY"}}'
@@ -118,7 +136,7 @@ def by_numbers(library: Library, name: str, frame: str = "X", *, is_flat: bool =
 
 
 def by_dates(library: Library, name: str, kind: str) -> str:
-    """Say how to make dates, datetimes (perhaps "of UTC") or times of a column of text in ISO 8601."""
+    """Say how to make dates, datetimes (perhaps "of UTC") or times of a column of text in ISO 8601, of no "file"."""
     series, cell = f"X[{name!r}]", "datetime.time.fromisoformat"
     utc, zone, time_zone = (", utc=True", ", 'UTC'", "time_zone='UTC'") if kind.endswith("UTC") else ("", "", "")
     arrow = "'date32'" if kind == "dates" else f"pyarrow.timestamp('us'{zone})"
@@ -133,9 +151,9 @@ def by_dates(library: Library, name: str, kind: str) -> str:
         "pandas": f"pandas.to_datetime({series}, format='ISO8601'{utc})",
         "pyarrow": f"{series}.cast({arrow})",
         "numpy": "make X a frame, such as pandas.DataFrame(X), and cast its column",
-        "file": "leave out --no-dates",
     }
-    return f"read the column as such: {how.get((library, kind), of_others[library])}"
+    does = "write the column as such into the files" if in_command.get() else "read the column as such"
+    return f"{does}: {how.get((library, kind), of_others[library])}"
 
 
 def by_valid_text(library: Library) -> str:

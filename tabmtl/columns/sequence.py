@@ -14,7 +14,7 @@ from tabmtl.columns.category import Categories, code_of, count_levels, is_featur
 from tabmtl.columns.kind import WHOLE, Coding, ColumnKind, Form, Parts, RowError, Slices, Summary, column_of
 from tabmtl.columns.number import NumericScaler
 from tabmtl.columns.ragged import Entries, offsets_of
-from tabmtl.columns.tags import LEAST_FLAT_ROWS, inner_of, lists_by_levels, most_frequent
+from tabmtl.columns.tags import LEAST_FLAT_ROWS, check_items, inner_of, lists_by_levels, most_frequent
 from tabmtl.params import near
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, SequenceColumn, counted, warn_user
 
@@ -117,6 +117,23 @@ def _check_item(item: str, name: str, dtype: pl.DataType) -> None:
         )
 
 
+def _check_shared(roles: Sequence[Role], summary: Summary, schema: Mapping[str, pl.DataType]) -> None:
+    """Raise a TypeError for text and numbers in a sequence and its items, if they have no value in common."""
+    for role in roles:
+        if role.item == role.name:
+            continue
+        items, entries = summary[role.item].drop_nulls("level"), summary[role.name].drop_nulls("level")
+        of_items, of_entries = schema[role.item], _inner(schema[role.name])
+        if of_items.is_numeric() == of_entries.is_numeric() or items.is_empty() or entries.is_empty():
+            continue
+        if entries.join(items, on="level", how="semi").is_empty():
+            raise TypeError(
+                f"column {role.name!r} is a sequence of values of {role.item!r}, and holds {schema[role.name]}, such "
+                f"as {entries['level'][0]!r}, but {role.item!r} holds {of_items}, such as {items['level'][0]!r}: make "
+                f"both of one type, or say {{{role.name!r}: None}} in sequence_features for levels of its own"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sequences(ColumnKind):
     """Sequences, the items that they are of, and lists beside them.
@@ -203,6 +220,7 @@ class Sequences(ColumnKind):
         lists = [name for name in names if name in coding.sequences]
         numeric = [name for name in lists if _inner(coding.schema[name]).is_numeric()]
         numbers = tuple(name for name in numeric if any(name in role.sides for role in roles))
+        _check_shared(roles, summary, coding.schema)
         _warn_of_cuts(roles, summary, coding.max_length)
         sample = summary[_SAMPLE].reshape(len(numeric), len(_PLACES) * summary[_SAMPLE].shape[1])
         return cls(
@@ -277,6 +295,9 @@ class Sequences(ColumnKind):
         if not (fits or dtype == pl.Null):
             held = "one text or number a row" if name in self._shared else self.values_of(name)
             raise TypeError(f"column {name!r} held {held} in fit and is now {dtype}; cast it to {held}, or fit again")
+        of = next((role.item for role in self._roles if role.name == name), name)
+        if of in self._levels and name not in self._shared:
+            check_items(name, dtype, self._levels[of])
 
     def encode(self, slices: Slices, n: int) -> Parts:
         """Encode items to codes, and sequences to entries."""

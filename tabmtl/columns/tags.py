@@ -19,6 +19,7 @@ from tabmtl.schema import FIRST_LEVEL, MISSING
 MOST_FLAT_TAGS, LEAST_FLAT_ROWS = 32, 5
 
 _DECIMAL = r"\.|\d[eE]"  # in a number that is not written as a whole one
+_WHOLE = r"^(0|-?[1-9]\d{0,17})$"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,8 @@ class Tags(Categories):
 
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return the lists as they are."""
+        for name, levels in zip(self.names, self.levels, strict=True):
+            check_items(name, schema[name], levels)
         return [column_of(name) for name in self.names]
 
     def encode(self, slices: Slices, n: int) -> Parts:
@@ -111,7 +114,8 @@ def split_texts(texts: pl.Series, separator: str, values: str | None = None) -> 
     """Return the lists that texts say by a sign between their items; blank items are none.
 
     ``values`` says what the lists held in fit, in a word of `ColumnKind.values_of`. By default they are of numbers if
-    all items are, and some are written with a decimal point or an exponent, and else of text.
+    all items are, and some are written with a decimal point or an exponent; of whole numbers if all items are, and none
+    is written with a sign "+" or with zeros in front; and else of text.
     """
     items = pl.element().str.strip_chars()
     lists = (
@@ -122,18 +126,34 @@ def split_texts(texts: pl.Series, separator: str, values: str | None = None) -> 
         .to_series()
         .alias(texts.name)
     )
-    numbers = lists.cast(pl.List(pl.Float64), strict=False)
-    if values is None:
-        flat, text = numbers.alias("text").explode(), lists.alias("text").explode()
-        is_number = flat.null_count() == text.null_count() and text.str.contains(_DECIMAL).any()
-        values = "lists of numbers" if is_number else None
-    return numbers if values == "lists of numbers" else lists
+    if values == "lists of numbers":
+        return lists.cast(pl.List(pl.Float64), strict=False)
+    text = lists.alias("text").explode().drop_nulls()
+    if values is not None or text.is_empty():
+        return lists
+    if text.str.contains(_WHOLE).all():
+        return lists.cast(pl.List(pl.Int64))
+    is_number = text.str.contains(_DECIMAL).any() and not text.cast(pl.Float64, strict=False).null_count()
+    return lists.cast(pl.List(pl.Float64)) if is_number else lists
 
 
 def lists_by_levels(levels: Sequence[str]) -> str:
     """Say that lists with these levels were of text, or of whole numbers; see `ColumnKind.values_of`."""
-    is_whole = levels and all(level.lstrip("-").isdecimal() for level in levels)
-    return "lists of integers" if is_whole else "lists of text"
+    return "lists of integers" if levels and all(map(_is_whole, levels)) else "lists of text"
+
+
+def check_items(name: str, dtype: pl.DataType, levels: Sequence[str]) -> None:
+    """Raise a TypeError for lists of numbers where no level of fit is one, so that all items would be unseen."""
+    inner = inner_of(dtype)
+    if inner is not None and inner.is_numeric() and levels and not any(map(_is_whole, levels)):
+        raise TypeError(
+            f"column {name!r} held lists of text in fit, such as {levels[0]!r}, and is now {dtype}; cast it to lists "
+            "of text, or fit again"
+        )
+
+
+def _is_whole(level: str) -> bool:
+    return level.removeprefix("-").isdecimal()
 
 
 def items_of(tags: pl.Series) -> tuple[pl.Series, np.ndarray]:

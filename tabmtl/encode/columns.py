@@ -13,11 +13,12 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
-from tabmtl.columns.cures import Library, by_cast, by_items, by_valid_text
+from tabmtl.columns.cures import Library, by_cast, by_items, by_lists, by_valid_text
 from tabmtl.encode.dates import MOMENTS, SPANS, read_arrow_moments, read_moments, read_objects, read_zoned
 
 _INT64 = range(-(2**63), 2**63)
-_LISTS = (list, tuple, Set, np.ndarray)
+_NESTED = (list, tuple, set, frozenset, np.ndarray)
+_LISTS = (*_NESTED, Set)
 
 
 def read_column(series: nw.Series, name: str) -> pl.Series:
@@ -219,12 +220,24 @@ def _read_objects(values: np.ndarray, name: str, library: Library) -> pl.Series:
         return read_objects(objects, name)
     if _all(kinds, *_LISTS):
         return _read_lists(objects, name, library)
+    if any(issubclass(kind, _LISTS) for kind in kinds):
+        raise TypeError(_describe_others(objects, name, library))
     held: dict[Any, tuple[type, ...]] = {pl.Struct: (Mapping,), pl.Binary: (bytes,)}
     dtype = next((dtype for dtype, allowed in held.items() if _all(kinds, *allowed)), pl.Object)
     found = sorted(kind.__name__ for kind in kinds)
     raise TypeError(
         f"column {name!r}: argument must be a string or a number throughout, got objects of type {found}; "
         f"{by_cast(library, name, dtype)}, or drop it"
+    )
+
+
+def _describe_others(objects: Sequence[Any], name: str, library: Library) -> str:
+    """Describe lists beside values that are none."""
+    a_list = next(row for row, value in enumerate(objects) if isinstance(value, _LISTS))
+    other = next(row for row, value in enumerate(objects) if value is not None and not isinstance(value, _LISTS))
+    return (
+        f"column {name!r} holds a list in row {a_list}, and {type(objects[other]).__name__} in row {other} (counted "
+        f"from 0); expected lists throughout: {by_lists(library)}, or drop it"
     )
 
 
@@ -274,7 +287,9 @@ def _describe_mixture(lists: Sequence[Any], name: str, library: Library) -> str:
             if len(found) > 1:
                 break
     rows = ", ".join(f"{kind} in row {row}" for kind, row in found.items())
+    is_nested = not found.keys().isdisjoint(kind.__name__ for kind in _NESTED)
+    cure = "put the items of inner lists in their place" if is_nested else by_items(library, name)
     return (
-        f"column {name!r} holds lists of {rows} (counted from 0); expected numbers throughout, or text: "
-        f"{by_items(library, name)}, or drop it"
+        f"column {name!r} holds lists of {rows} (counted from 0); expected numbers throughout, or text: {cure}, or "
+        "drop it"
     )

@@ -158,6 +158,12 @@ FLAWS = [
         TypeError,
         "column 'old' holds the items of the sequence 'history' and",
     ),
+    (
+        {"history": "item"},
+        table(history=[[1, 2], [3]]),
+        TypeError,
+        "'history' is a sequence of values of 'item', and holds List.Int64., .* 'item' holds String, .*'history': None",
+    ),
     ({"hours": "item"}, table(hours=[[1.0]] * 2), TypeError, "'hours' is a sequence of items and holds List.Float64."),
     ({"history": "history"}, table(), ValueError, "'history' lies beside 'history', .* say {'history': None}"),
     (
@@ -205,6 +211,7 @@ CHANGED = [
         {"history": ["a", "b"]},
         "'history' held lists of text in fit and is now String; cast it to lists of text, or fit",
     ),
+    ({"history": [[1], [2]]}, "'history' held lists of text in fit, such as 'a', and is now List.Int64.; cast it to"),
     ({"item": [["a"], ["b"]]}, "'item' held one text or number a row in fit and is now List.String.; cast it to one"),
     (
         {"hours": [["1"], ["x"]]},

@@ -87,7 +87,16 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
         r"column 'a' holds lists of str in row 0, numbers in row 2 \(counted from 0\).* text of them by \.map\(",
     ),
     "mixed arrays": (objects(MIXED), TypeError, r"column 'x0' holds lists of str in row 0, numbers in row 2"),
-    "lists and text": (pd.DataFrame({"a": [["x"], "y"]}), TypeError, r"column 'a': .* type \['list', 'str'\]; cast"),
+    "lists and text": (
+        pd.DataFrame({"a": [None, ["x"], "y"]}),
+        TypeError,
+        r"column 'a' holds a list in row 1, and str in row 2 .* lists of them by \.map\(lambda each: each if is",
+    ),
+    "a list in a list": (
+        objects([["x"], ["y", ["z"]]]),
+        TypeError,
+        r"list in row 1 .* put the items of inner lists in",
+    ),
     "records": (pd.DataFrame({"a": [None, [{"k": 1}]]}), TypeError, r"column 'a' holds lists of dict in row 1"),
     "lists of records": (
         pl.DataFrame({"a": [[{"k": 1}]]}),
@@ -126,6 +135,9 @@ def test_later_lists_of_another_length_or_type_are_named():
         coder.encode(pl.DataFrame({"a": [None, [1.0]], "b": [None, None]}))
     with pytest.raises(TypeError, match="column 'b' held lists of text in fit and is now String; cast it to lists of"):
         coder.encode(pl.DataFrame({"a": [None, [1.0, 2.0]], "b": ["x", "y"]}))
+    with pytest.raises(TypeError, match=r"column 'b' held lists of text in fit, such as 'a', and is now List\(Int64\)"):
+        coder.encode(pl.DataFrame({"a": [None, [1.0, 2.0]], "b": [[1], None]}))
+    assert coder.encode(pl.DataFrame({"a": [None, None], "b": [[], None]})).bags[0].lengths.tolist() == [0, 1]
 
 
 def flat(frame: pl.DataFrame) -> FeatureCoder:

@@ -16,7 +16,7 @@ from tabmtl.pipelines.data.clicks import ClickRows
 from tabmtl.pipelines.data.files import read_file
 from tabmtl.pipelines.data.tables import TableRows
 from tabmtl.pipelines.datasets import load
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import TabmtlWarning, for_commands
 from tabmtl.sessions import M2TRec
 
 
@@ -126,7 +126,7 @@ def test_lists_of_a_csv_file_are_named_and_text_with_their_sign_is_left(tmp_path
     X, _ = rows.parts["train"]
     assert rows.describe().endswith("6 features (lists: tags, hours, whole, codes), the target y")
     numbers, texts = pl.List(pl.Float64), pl.List(pl.String)
-    assert X.dtypes == [texts, numbers, numbers, texts, pl.String, pl.String]
+    assert X.dtypes == [texts, numbers, numbers, pl.List(pl.Int64), pl.String, pl.String]
     assert set(X["hours"].list.len()) == {1, 2, 3}
     X, _ = opened(tmp_path / "lists.csv", text=["none"], drop=["shop"], **options).parts["train"]
     assert X.schema["remark"] == texts
@@ -147,10 +147,12 @@ def test_dates_of_a_csv_file_are_read_as_such(tmp_path):
     X, _ = rows.parts["train"]
     assert rows.describe().endswith("3 features (dates: when, at), the target y")
     assert X.schema == {"when": pl.Date, "at": pl.Time, "code": pl.Int64}
+    with for_commands(), pytest.warns(TabmtlWarning, match=r"'when' is text.* dates; write .* files: pl.col\('when'\)"):
+        opened(tmp_path / "days.parquet", target=["y=regression"], drop=["at"])
     for file, csv in (
         ("days.csv", {"no_dates": True}),
         ("days.csv", {"drop": ["when", "at"]}),
-        ("days.parquet", {}),
+        ("days.parquet", {"no_dates": True}),
     ):
         X, _ = opened(tmp_path / file, target=["y=regression"], **csv).parts["train"]
         assert not any(dtype.is_temporal() for dtype in X.dtypes)
