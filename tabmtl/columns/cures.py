@@ -5,6 +5,7 @@ A command reads its file by polars, and says its options: inside of `tabmtl.sche
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -46,21 +47,14 @@ def by_cast(library: Library, name: str, dtype: pl.DataType | type[pl.DataType])
         ("polars", pl.Array): f"make a column of each number by {as_columns}",
         ("polars", pl.Struct): f"make a column of each field by .unnest({name!r})",
         ("polars", pl.Object): f"make text of it by pl.Series({name!r}, [str(each) for each in X[{name!r}]])",
-        (
-            "pandas",
-            pl.List,
-        ): "derive numbers or text from it, such as by .map(len, na_action='ignore'), or make one list "
-        f"of lists of lists by .map(lambda each: {flattened}, na_action='ignore')",
+        ("pandas", pl.List): "derive numbers or text from it, such as by .map(len, na_action='ignore'), or make one "
+        f"list of lists of lists by .map(lambda each: {flattened}, na_action='ignore')",
         ("pandas", pl.Struct): "take values out of it by .map(lambda each: dict(each).get(key), na_action='ignore')",
         ("pandas", pl.Binary): "make text of it by .map(bytes.decode, na_action='ignore')",
         ("pyarrow", pl.List): "derive numbers or text from it, such as pyarrow.compute.list_value_length(column), or "
         f"make one list of lists of lists by [each and {flattened} for each in column.to_pylist()]",
         ("pyarrow", pl.Struct): "take values out of it by [dict(each or {}).get(key) for each in column.to_pylist()]",
-        (
-            "numpy",
-            pl.List,
-        ): "derive numbers or text from it, such as [len(each) for each in column], or make one list of "
-        f"lists of lists by [{flattened} for each in column]",
+        ("numpy", pl.List): "derive numbers or text from it, such as [len(each) for each in column]",
         ("numpy", pl.Struct): "take values out of it by [dict(each or {}).get(key) for each in column]",
         ("numpy", pl.Binary): "make text of it by numpy.char.decode(column.astype(bytes), 'utf-8')",
         ("file", pl.List): "write numbers or text that follow from the lists into the file, such as their length",
@@ -105,6 +99,14 @@ def by_lists(library: Library) -> str:
     if library == "pandas":
         return f"make lists of them by .map(lambda each: {each}, na_action='ignore')"
     return f"make lists of them by [{each} for each in column]"
+
+
+def by_sequence(name: str, of: str) -> tuple[str, str]:
+    """Return the argument, or the option, that makes a history of another column of lists, and what keeps them tags."""
+    if in_command.get():
+        option = shlex.join(["--set", f"sequence_features={json.dumps({name: of})}"])
+        return option, "--set 'sequence_features={}'"
+    return f"sequence_features={ {name: of} }", "sequence_features={}"
 
 
 def by_length(library: Library, name: str, width: int) -> str:

@@ -23,7 +23,7 @@ from tabmtl.model_selection.repeats import (
     warn_of_shared_groups,
     warn_of_shared_rows,
 )
-from tabmtl.model_selection.suspects import warn_of_index, warn_of_suspects
+from tabmtl.model_selection.suspects import warn_of_histories, warn_of_index, warn_of_suspects
 from tabmtl.targets import Task
 from tabmtl.targets.task import refuse_monotone
 from tabmtl.training.checkpoint import check_params
@@ -50,6 +50,8 @@ class TableLearner:
         Whether the estimator keeps to the ``monotone`` of a task.
     reads_windows : bool
         Whether it reads rows of shards window by window, and not all at once.
+    hints : bool
+        Whether tags that look like histories are named, because nobody has said what is a sequence.
     """
 
     estimator: SavableEstimator
@@ -59,6 +61,7 @@ class TableLearner:
     chain: Callable[[Sequence[Task]], tuple[int, ...]]
     keeps_monotone: bool
     reads_windows: bool
+    hints: bool
 
     def check(self, X: Any, X_val: Any = None, y_val: Any = None) -> None:
         """Raise an error for what `fit` would refuse before it reads a row.
@@ -160,6 +163,8 @@ class TableLearner:
             warn_of_shared_rows(batch, valid)
         warn_of_index(X, y, "")
         warn_of_suspects(coder, batch)
+        if self.hints:
+            warn_of_histories(coder.after, prepared)
         tasks = coder.labels.tasks
         rows = FrameRows(replace(batch, group=group), tasks, prepared)
         return coder, rows, None if valid is None else FrameRows(valid, tasks, prepared_val)

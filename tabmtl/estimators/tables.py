@@ -279,6 +279,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
             chain=self._chain,
             keeps_monotone=self._keeps_monotone,
             reads_windows=self._reads_windows,
+            hints=self.sequence_features is None,
         )
 
     def predict(self, X: Any) -> Any:

@@ -9,10 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 from scipy.stats import rankdata
 
-from tabmtl.columns.cures import by_drop, library_of
+from tabmtl.columns.cures import by_drop, by_sequence, library_of
+from tabmtl.columns.tags import Tags, items_of
 from tabmtl.encode import FeatureCoder, TableCoder
+from tabmtl.encode.read import take_rows
 from tabmtl.schema import (
     Batch,
     Columns,
@@ -30,6 +33,8 @@ _LISTED = 10  # names in a warning
 _TOO_GOOD = 0.999  # AUC or R² of one feature
 _LEAST_LABELS, _LEAST_POSITIVES = 20, 10
 _MOST_CANDIDATES = 3  # features a task that are looked at closely
+# of lists that are a history: values of the other column, lists of several, and shares of lists and of their items
+_LEAST_LEVELS, _LEAST_LISTS, _LEAST_REPEATED, _LEAST_KNOWN = 10, 50, 0.2, 0.95
 _ROWS_PER_LEVEL = 20  # fewer, and the mean of a level fits its rows by chance
 
 
@@ -51,6 +56,35 @@ def warn_of_suspects(coder: TableCoder, batch: Batch) -> None:
     _warn_of_targets(coder.features.names, coder.labels.names if coder.labels.origin.named else ())
     _warn_of_few_labels(batch, tasks)
     _warn_of_perfect_features(batch, tasks, coder.features)
+
+
+def warn_of_histories(coder: TableCoder, X: Any) -> None:
+    """Hint at lists that are read as tags and look like histories of a column of categories.
+
+    They hold values of exactly one such column, and many of them a value twice, as no plain tags do. Up to 1 000 rows
+    are looked at.
+    """
+    found = [own.names for own in coder.features.coders.values() if isinstance(own, Tags)]
+    levels = {name: known for name, known in coder.levels.items() if len(known) >= _LEAST_LEVELS}
+    if not found or not levels:
+        return
+    head = X.head(_ROWS) if isinstance(X, pl.LazyFrame) else take_rows(X, np.arange(min(_ROWS, len(X))))
+    some = coder.read_frame(head).lazy().collect()
+    for name in [name for names in found for name in names]:
+        lists = some[name].alias("lists").drop_nulls().list.drop_nulls()
+        lists = lists.filter(lists.list.len() > 1)
+        repeats: Any = (lists.list.n_unique() < lists.list.len()).mean()
+        if len(lists) < _LEAST_LISTS or repeats < _LEAST_REPEATED:
+            continue
+        items = items_of(lists)[0]
+        of = [item for item, known in levels.items() if items.is_in(known).sum() >= _LEAST_KNOWN * len(items)]
+        if len(of) == 1:
+            history, tags = by_sequence(name, of[0])
+            warn_user(
+                f"column {name!r} is read as tags, whose order tells nothing, yet its lists hold values of {of[0]!r}, "
+                f"in {repeats:.0%} of them one twice; if they are what came before, newest last, say {history}, and "
+                f"otherwise {tags}"
+            )
 
 
 def _warn_of_targets(features: Sequence[str], targets: Sequence[str]) -> None:

@@ -198,3 +198,17 @@ def test_each_category_can_be_silenced_by_itself(category):
         Reader().fit(bad, target)
     assert len(found) == 4
     assert category not in {warning.category for warning in found}
+
+
+def test_lists_that_look_like_histories_are_named_and_tags_are_not():
+    rng, items = np.random.default_rng(0), [f"item {k}" for k in range(12)]
+    lists = [rng.choice(items, 6).tolist() for _ in range(200)]
+    X = pl.DataFrame({"seen": lists, "tags": [sorted({*own}) for own in lists], "item": [own[0] for own in lists]})
+    y = pl.Series("y", rng.normal(size=200))
+    message = r"'seen' is read as tags.* values of 'item', .* say sequence_features=\{'seen': 'item'\}, and otherwise"
+    for frame in (X, X.lazy(), X.to_pandas()):
+        with pytest.warns(TabmtlWarning, match=message) as caught:
+            tabmtl.SharedTrees(n_estimators=1).fit(frame, y)
+        assert len(caught) == 1
+    with warnings.catch_warnings(action="error"):
+        tabmtl.SharedTrees(n_estimators=1, sequence_features={}).fit(X, y)
