@@ -173,6 +173,10 @@ class Times(Parted):
         """Return the kind that is a number."""
         return FlatTimes
 
+    def values_of(self, name: str) -> str:
+        """Say that it was times."""
+        return "times"
+
     @classmethod
     def all_parts(cls, column: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
         """Return the hour, and the angle."""

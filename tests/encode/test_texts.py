@@ -126,7 +126,7 @@ def test_text_is_found_or_named_or_denied():
     assert found.declared["texts"] == named.declared["texts"] == ("remark",)
     assert found.columns == named.columns
     denied = SharedTrees(n_estimators=2, text_features=[]).fit(X, Y).coder_.features
-    assert (denied.texts, denied.categories) == ((), ("remark",))
+    assert (denied.declared["texts"], denied.declared["categorical"]) == ((), ("remark",))
 
 
 def test_numbers_of_text_are_those_of_the_row_alone_and_missing_is_not_empty():

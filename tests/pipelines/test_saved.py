@@ -150,7 +150,7 @@ def test_a_model_reads_the_lists_and_texts_of_a_file_as_in_fit(tmp_path, capsys)
     assert commands.run("train", *words) == 0
     model = tabmtl.load(tmp_path / "model")
     kinds = {name: model.coder_.features.kind_of(name) for name in rows.columns[:-1]}
-    assert kinds == {"size": "numbers", "tags": "tags", "vector": "vectors", "remark": "texts"}
+    assert kinds == {"size": "numbers", "tags": "flat tags", "vector": "flat vectors", "remark": "flat texts"}
     assert model.coder_.features.columns.numeric[1:5] == ("tags: count", "tags: 7", "tags: b", "tags: c")
     rows[:1].with_columns(tags=pl.lit("7")).write_csv(tmp_path / "one.csv")  # one number, which is a tag
     words = ["--model", tmp_path / "model", "--data", tmp_path / "one.csv", "--output", tmp_path / "answers.csv"]
