@@ -16,6 +16,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode.shards import Shards
+from tabmtl.encode.text_encoder import check_text_encoder
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights
 from tabmtl.params import (
     BatchSize,
@@ -146,6 +147,11 @@ class M2TRec(TrainedEstimator, Recommender):
         are vectors.
     text_features : sequence of str, default=()
         Columns of free text. Words and 3-grams of letters are hashed.
+    text_encoder : callable or object with ``encode``, optional
+        Makes vectors of the columns of free text, in place of words and 3-grams. It gets a list of n texts, and returns
+        an array (n, d) of finite numbers, as ``SentenceTransformer(...)`` of sentence-transformers does. `save` leaves
+        it out, for it is code: a loaded model recommends without it, and `add_items` needs
+        ``set_params(text_encoder=...)``.
     id_mode : {"full", "delta", "none"}, default="full"
         Own vector of an item that is clicked in training, added to the vector of its metadata. ``"full"`` is a free
         vector, which some steps leave out (``id_dropout``) so that metadata alone stays good for new items. ``"delta"``
@@ -274,6 +280,7 @@ class M2TRec(TrainedEstimator, Recommender):
     categories: Names = ()
     categorical_features: CategoricalColumns = "from_dtype"
     text_features: Names = ()
+    text_encoder: Annotated[Any, check_text_encoder] = None
     id_mode: Literal["full", "delta", "none"] = "full"
     id_dropout: Rate = 0.1
     delta_norm: Positive = 0.5
@@ -324,6 +331,7 @@ class M2TRec(TrainedEstimator, Recommender):
     _reads_metadata: ClassVar[bool] = True
     _reads_shards: ClassVar[bool] = True
     _stored: ClassVar[type] = M2TRecState
+    _kept_apart: ClassVar[tuple[str, ...]] = ("text_encoder",)
 
     @classmethod
     def paper(cls, *, categories: Sequence[str], **params: Any) -> Self:
@@ -600,7 +608,7 @@ class M2TRec(TrainedEstimator, Recommender):
             )
         if self._coder is None:
             raise ValueError("this model was fitted without an item table, so it knows no new item: fit with items=")
-        extended = self._items.extended(*self._coder.encode(metadata))
+        extended = self._items.extended(*self._coder.encode(metadata, self.text_encoder))
         categories = tuple(column.extended(metadata[column.name]) for column in self._categories)
         counts = np.concatenate([known.counts, np.zeros(len(names), dtype=np.int64)])
         # the wider of two types of whole numbers holds the items of both

@@ -75,6 +75,8 @@ class Fitting:
         self.coder, features, row = self._fit_coder(clicks), None, None
         if self.coder is not None and catalogue.metadata is not None:
             features, row = self.coder.encode(catalogue.metadata)
+            if self.coder.text_vectors is not None:
+                self.coder.text_vectors.forget()
         self.known = KnownItems(features=features, row=row, clicks=clicks, shared=options.id_mode == "none")
         if self.group.size > 1:
             judged = None if self.valid is None else checksum([self.valid.items, self.valid.offsets])
@@ -104,6 +106,7 @@ class Fitting:
                 categories=options.categories,
                 categorical=options.categorical_features,
                 texts=options.text_features,
+                text_encoder=options.text_encoder,
                 min_frequency=options.min_frequency,
             )
         needs = [] if options.id_mode == "full" else [f"id_mode={options.id_mode!r}"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -13,6 +13,7 @@ import polars.selectors as cs
 from tabmtl.columns import KINDS, Features
 from tabmtl.columns.kind import TEXT
 from tabmtl.encode.features import FeatureCoder
+from tabmtl.encode.text_encoder import TextVectors, check_found
 from tabmtl.params import check_known
 from tabmtl.schema import Columns, warn_user
 
@@ -27,9 +28,12 @@ class ItemCoder:
     ----------
     features : FeatureCoder
         Of numbers, categories, tags, text and vectors.
+    text_vectors : TextVectors or None
+        What makes vectors of the columns of free text.
     """
 
     features: FeatureCoder
+    text_vectors: TextVectors | None = None
 
     def __post_init__(self) -> None:
         self.features.check_kinds(KINDS)
@@ -42,6 +46,7 @@ class ItemCoder:
         categories: Sequence[str] = (),
         categorical: Literal["from_dtype"] | Sequence[str] = "from_dtype",
         texts: Sequence[str] = (),
+        text_encoder: Any = None,
         min_frequency: int = 1,
     ) -> ItemCoder:
         """Learn the encoding of an item table without its names; ``categories`` are categorical whatever their type.
@@ -60,10 +65,13 @@ class ItemCoder:
                 raise TypeError(
                     f"the column {name!r} of the item table holds {dtype}: expected lists of text or numbers"
                 )
-        chosen = list(dict.fromkeys([*categorical, *categories]))
+        chosen, vectors = list(dict.fromkeys([*categorical, *categories])), None
+        if text_encoder is not None:
+            vectors, metadata = TextVectors.learn(metadata, check_found(texts), text_encoder)
+            texts = ()
         features = FeatureCoder.fit(metadata, categorical=chosen, texts=texts, min_frequency=min_frequency, kinds=KINDS)
         _warn_of_names(features.columns, metadata)
-        return cls(features=features)
+        return cls(features=features, text_vectors=vectors)
 
     @property
     def category_names(self) -> list[str]:
@@ -84,8 +92,10 @@ class ItemCoder:
         if any(own.max(initial=0) >= size for own, size in zip(codes, sizes, strict=True)):
             raise ValueError("an item has a code beyond the levels of its column")
 
-    def encode(self, metadata: pl.DataFrame) -> tuple[Features, np.ndarray]:
+    def encode(self, metadata: pl.DataFrame, text_encoder: Any = None) -> tuple[Features, np.ndarray]:
         """Encode metadata: its distinct rows, and the place of every item (N,) among them.
+
+        A ``text_encoder`` takes the place of that of fit, if there was one.
 
         Raises
         ------
@@ -99,7 +109,10 @@ class ItemCoder:
                 f"the item table lacks the column {missing[0]!r}, which it had in fit: give it, with nulls if need be"
             )
         # a selector, because select takes a name like "^a$" for a pattern
-        return self.features.encode(metadata.select(cs.by_name(*names))).distinct()
+        known = metadata.select(cs.by_name(*names))
+        if self.text_vectors is not None:
+            known = self.text_vectors.apply(known, text_encoder)
+        return self.features.encode(known).distinct()
 
 
 def _check_named(metadata: pl.DataFrame, named: Mapping[str, Sequence[str]]) -> None:

@@ -227,3 +227,19 @@ def test_vectors_of_all_items_are_computed_once_a_fit(monkeypatch):
     assert model._fitted_index().items is whole[0]
     assert model._fitted_index().network is model._module
     assert "_bare_vectors" not in vars(model._fitted_index())
+
+
+def test_an_encoder_of_text_is_its_vectors_as_a_column_and_new_items_need_it(tmp_path):
+    def encode(texts):
+        return [[len(text), text.count("a")] for text in texts]
+
+    vectors = pl.Series("name", encode(ITEMS["name"].to_list()), dtype=pl.Array(pl.Float32, 2))
+    plain = tiny("M2TRec", epochs=1, text_features=()).fit(TRAIN, items=ITEMS.with_columns(vectors))
+    model = tiny("M2TRec", epochs=1, text_features=["name"], text_encoder=encode).fit(TRAIN, items=ITEMS)
+    assert_frame_equal(model.recommend(TEST), plain.recommend(TEST))
+    model.save(tmp_path / "model")
+    loaded, new = tabmtl.load(tmp_path / "model"), ITEMS[:2].with_columns(item_id="new " + pl.col("item_id"))
+    assert_frame_equal(loaded.recommend(TEST), model.recommend(TEST))
+    with pytest.raises(ValueError, match=r"text in \['name'\], by a text_encoder .*set_params\(text_encoder="):
+        loaded.add_items(new)
+    assert len(loaded.set_params(text_encoder=encode).add_items(new).item_ids_) == 62
