@@ -19,6 +19,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from tabmtl.params import check_choice
 from tabmtl.storage.stored import POSITIVE, Stored
 from tabmtl.targets import Task
+from tabmtl.targets.classes import above_each
 
 Method = Literal["isotonic", "sigmoid", "temperature"]
 
@@ -182,9 +183,7 @@ def events(p: np.ndarray, is_ordered: bool) -> np.ndarray:
 
     These are that of the second of two classes, that of each of several, or those above each class but the last.
     """
-    if p.shape[1] == 2:
-        return p[:, 1:]
-    return np.cumsum(p[:, ::-1], axis=1)[:, ::-1][:, 1:] if is_ordered else p
+    return above_each(p) if is_ordered or p.shape[1] == 2 else p
 
 
 def of_events(above: np.ndarray) -> np.ndarray:

@@ -1,12 +1,20 @@
-"""All that a model learns after its fit, by task."""
+"""All that a model learns after its fit, by task, and how it learns it of labelled answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
 
 from tabmtl.decisions.calibrators import Calibrator
+from tabmtl.decisions.goals import Goal, goal_of, goals_of
+from tabmtl.decisions.thresholds import Rows, Tuned, tune
+from tabmtl.metrics.scores import Answered, counted, each_task
+from tabmtl.params import check_known
+from tabmtl.schema import warn_user
 from tabmtl.targets import Task
 
 
@@ -19,21 +27,166 @@ class Decisions:
     Attributes
     ----------
     calibrators : tuple of Calibrator or None
+    tuned : tuple of Tuned or None
+        Where the thresholds of a task come from; they themselves are of the Task.
     """
 
     calibrators: tuple[Calibrator | None, ...]
+    tuned: tuple[Tuned | None, ...]
 
     @classmethod
     def none(cls, n_tasks: int) -> Self:
         """Return the decisions of a model that has learned none."""
-        return cls(calibrators=(None,) * n_tasks)
+        return cls(calibrators=(None,) * n_tasks, tuned=(None,) * n_tasks)
 
     def check(self, tasks: Sequence[Task]) -> None:
         """Raise a ValueError unless the items fit the tasks; files are held against it."""
-        if len(self.calibrators) != len(tasks):
-            raise ValueError(f"there are calibrators of {len(self.calibrators)} tasks, expected {len(tasks)}")
+        for name, items in (("calibrators", self.calibrators), ("thresholds", self.tuned)):
+            if len(items) != len(tasks):
+                raise ValueError(f"there are {name} of {len(items)} tasks, expected {len(tasks)}")
         for task, calibrator in zip(tasks, self.calibrators, strict=True):
             if calibrator is not None:
                 if not task.is_classification:
                     raise ValueError(f"task {task.name!r} is {task.kind}, and has a calibrator of probabilities")
                 calibrator.check(len(task.classes or ()))
+
+    def calibrated(self, found: Mapping[int, Calibrator]) -> Self:
+        """Return the decisions with new calibrators by place of the task, and without what rests on the old answers."""
+        return replace(
+            self,
+            calibrators=tuple(found.get(t, old) for t, old in enumerate(self.calibrators)),
+            tuned=tuple(None if t in found else old for t, old in enumerate(self.tuned)),
+        )
+
+
+Learned = tuple[tuple[Task, ...], Decisions]
+
+
+def calibrate(decisions: Decisions | None, answered: Answered, method: str, names: Any) -> Learned:
+    """Learn calibrators of some tasks, of answers in front of calibrators.
+
+    Returns
+    -------
+    tasks : tuple of Task
+    decisions : Decisions
+
+    Raises
+    ------
+    ValueError
+        If a task is unknown or has no probabilities, or has too few labels.
+    """
+    tasks = tuple(answered.tasks)
+    places = _chosen(tasks, names, "calibrate", lambda task: task.is_classification, "classes")
+    found = {}
+    for t, rows in _labelled(answered, None, places):
+        weight = None if answered.weight is None else rows.weight
+        found[t] = Calibrator.learn(tasks[t], rows.y, rows.p, weight, method)
+    dropped = [tasks[t].name for t in places if tasks[t].thresholds is not None]
+    if dropped:
+        warn_user(
+            f"the thresholds of the tasks {dropped} were chosen for other probabilities, and are dropped; choose them "
+            "anew by tune_thresholds"
+        )
+    kept = tuple(task.at(None) if t in found else task for t, task in enumerate(tasks))
+    return kept, (decisions or Decisions.none(len(tasks))).calibrated(found)
+
+
+def tune_thresholds(
+    decisions: Decisions | None, answered: Answered, group: np.ndarray | None, metric: Any, costs: Any, names: Any
+) -> Learned:
+    """Choose thresholds of some tasks.
+
+    Returns
+    -------
+    tasks : tuple of Task
+    decisions : Decisions
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a task, a metric or costs do not fit, or the labels of a task have one class.
+    """
+    tasks = list(answered.tasks)
+    goals = _goals(tasks, metric, costs, names)
+    old = decisions or Decisions.none(len(tasks))
+    tuned = list(old.tuned)
+    for t, rows in _labelled(answered, group, list(goals)):
+        thresholds, tuned[t] = tune(tasks[t], rows, goals[t])
+        tasks[t] = tasks[t].at(thresholds)
+    return tuple(tasks), replace(old, tuned=tuple(tuned))
+
+
+def threshold_frame(tasks: Sequence[Task], decisions: Decisions | None) -> pl.DataFrame | None:
+    """Return the thresholds of all tasks with what they are worth; None if there are none.
+
+    Columns are "task"; "above", the class from which on the threshold counts; "threshold"; and the fields of `Tuned`.
+    """
+    lines: list[tuple[Any, ...]] = []
+    for task, tuned in zip(tasks, () if decisions is None else decisions.tuned, strict=decisions is not None):
+        if tuned is not None and task.thresholds is not None:
+            facts = (tuned.metric, tuned.score, tuned.standard_error, tuned.default_score)
+            classes = (task.classes or ())[1:]
+            lines += [(task.name, str(c), at, *facts) for c, at in zip(classes, task.thresholds, strict=True)]
+    types = {"task": pl.String, "above": pl.String, "threshold": pl.Float64, "metric": pl.String}
+    types |= dict.fromkeys(("score", "standard_error", "default_score"), pl.Float64)
+    return pl.DataFrame(lines, types, orient="row") if lines else None
+
+
+def _labelled(answered: Answered, group: np.ndarray | None, places: Sequence[int]) -> Iterator[tuple[int, Rows]]:
+    """Yield the labelled rows of some tasks."""
+    units = each_task(*answered._replace(weight=group))
+    for t, ((_, y, p, weight), (*_, unit)) in enumerate(zip(each_task(*answered), units, strict=True)):
+        if t in places:
+            kept = counted(y, weight)
+            weights = np.ones(kept.sum()) if weight is None else weight[kept].astype(np.float64)
+            yield (
+                t,
+                Rows(
+                    y[kept].astype(np.intp), p[kept].astype(np.float64), weights, None if unit is None else unit[kept]
+                ),
+            )
+
+
+def _chosen(tasks: Sequence[Task], names: Any, method: str, fits: Callable[[Task], bool], kinds: str) -> list[int]:
+    """Return the places of the tasks that a method is for, all of a kind or those that are named."""
+    known = [task.name for task in tasks]
+    named = known if names is None else [names] if isinstance(names, str) else list(names)
+    check_known("tasks names tasks", named, known, "the model")
+    found = [t for t, task in enumerate(tasks) if task.name in named and fits(task)]
+    others = [f"{task.name!r} is {task.kind}" for task in tasks if task.name in named and not fits(task)]
+    if others and (names is not None or not found):
+        cure = "leave it out of tasks" if names is not None else "there is none here"
+        raise ValueError(f"{method} is for tasks of {kinds}, and {', '.join(others[:5])}; {cure}")
+    return found
+
+
+def _goals(tasks: Sequence[Task], metric: Any, costs: Any, names: Any) -> dict[int, Goal]:
+    """Return what the thresholds of each task are chosen for, by its place."""
+    if not isinstance(metric, str | Mapping | None):
+        raise TypeError(f"metric must be the name of a score, such as 'f1', or names by task, got {metric!r}")
+    if not isinstance(costs, Mapping | None):
+        raise TypeError(
+            "costs must be numbers by the true class and the answered one, such as {('yes', 'no'): 10.0}, or these by "
+            f"task, got {costs!r}"
+        )
+    own_costs = isinstance(costs, Mapping) and not any(isinstance(key, tuple) for key in costs)
+    own_metric = isinstance(metric, Mapping)
+    if names is None and (own_costs or own_metric):
+        names = [*(metric if own_metric else ()), *(costs if own_costs else ())]
+    places = _chosen(tasks, names, "tune_thresholds", lambda task: task.kind.takes_thresholds, "two or ordered classes")
+    if costs is not None and not own_costs and len(places) > 1:
+        raise ValueError(
+            f"costs are of one task, and there are {[tasks[t].name for t in places]}; name it by tasks=, or give costs "
+            "by task"
+        )
+    if names is None and isinstance(metric, str):  # those that it judges, if it judges any
+        places = [t for t in places if metric in goals_of(tasks[t])] or places
+    found = {}
+    for t in places:
+        name = tasks[t].name
+        judged = metric.get(name) if own_metric else metric
+        charged = costs.get(name) if own_costs else costs
+        if judged is not None and charged is not None:
+            raise ValueError(f"task {name!r}: thresholds are chosen for a metric or by costs, got both; leave one out")
+        found[t] = goal_of(tasks[t], judged, charged)
+    return found

@@ -246,7 +246,7 @@ class LabelCoder(LeanPickle):
         """One task per column of y: in the long layout the tasks differ in name only."""
         if self.task_levels is None:
             return self.tasks
-        return (replace(self.tasks[0], name=self.names[0]),)
+        return (replace(self.tasks[0], name=self.names[0]),)  # without its thresholds
 
     def standardize(self, values: np.ndarray) -> np.ndarray:
         """Return encoded labels in training units, float32."""
@@ -272,9 +272,9 @@ class LabelCoder(LeanPickle):
         for t, calibrator in enumerate(() if self.decisions is None else self.decisions.calibrators):
             if calibrator is None:
                 continue
-            if own_task is None:
+            if self.task_levels is None:
                 found[t] = calibrator(found[t])
-            elif len(rows := np.flatnonzero(own_task == t)):
+            elif len(rows := np.flatnonzero(self._checked(found[0], own_task) == t)):
                 found[0] = found[0].astype(np.float64)  # a copy
                 found[0][rows] = calibrator(found[0][rows])
         return found
@@ -284,20 +284,37 @@ class LabelCoder(LeanPickle):
 
         Parameters
         ----------
-        outputs : sequence of ndarray
-            Probabilities (n, K) or values (n,), as `outputs` gives them.
+        outputs : Answers, or sequence of ndarray
+            Probabilities (n, K) or values (n,), as `decided` gives them.
         index : pandas Index, optional
             Row labels of the answer where y was pandas.
         """
         columns = {}
         parts = zip(self.column_tasks, outputs, self._classes, self.names, self.dtypes, strict=True)
         for task, output, classes, name, dtype in parts:
-            found = task.kind.decide(output)
+            found = self._decide(task, output, getattr(outputs, "own_task", None))
             if classes is None:
                 columns[name] = pl.Series(found, dtype=dtype)
             else:
                 columns[name] = classes[pl.Series(found.astype(np.uint32))].cast(dtype)  # by which polars looks up
         return write_targets(pl.DataFrame(columns), self.origin, index)
+
+    def _decide(self, task: Task, output: np.ndarray, own_task: np.ndarray | None) -> np.ndarray:
+        """Return the labels (n,) that answers to a column of y predict, in the long layout those of each row's task."""
+        found = task.decide(output)
+        if self.task_levels is None or all(each.thresholds is None for each in self.tasks):
+            return found
+        own_task = self._checked(output, own_task)
+        for t, each in enumerate(self.tasks):
+            if each.thresholds is not None and len(rows := np.flatnonzero(own_task == t)):
+                found[rows] = each.decide(output[rows])
+        return found
+
+    def _checked(self, output: np.ndarray, own_task: np.ndarray | None) -> np.ndarray:
+        """Return the tasks of the rows of a long table; raise a ValueError if they are not given."""
+        if own_task is None and len(output):
+            raise ValueError(f"decisions of {self.names[0]!r} differ by task; give the tasks of rows beside answers")
+        return np.zeros(0, dtype=np.intp) if own_task is None else own_task
 
     def in_frames(self) -> LabelCoder:
         """Return a coder that decodes answers as polars frames, whatever y of fit was."""

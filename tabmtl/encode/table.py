@@ -16,6 +16,7 @@ from tabmtl.columns.category import is_feature, text_of
 from tabmtl.columns.cures import Library, by_cast, by_columns, library_of
 from tabmtl.columns.tags import split_texts
 from tabmtl.columns.vector import OfOneLength
+from tabmtl.decisions import Decisions
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.encode.preprocessing import Preprocessing, as_fit
@@ -26,6 +27,7 @@ from tabmtl.params import check_known, near
 from tabmtl.processes.forks import check_pool
 from tabmtl.schema import Batch
 from tabmtl.storage.stored import Stored
+from tabmtl.targets import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +167,10 @@ class TableCoder:
     def _before_vectors(self) -> TableCoder:
         """The coder of rows of which no text is encoded."""
         return replace(self, text_vectors=None)
+
+    def with_decisions(self, tasks: tuple[Task, ...], decisions: Decisions) -> TableCoder:
+        """Return the coder of a model that has learned decisions, which its tasks know too."""
+        return replace(self, labels=replace(self.labels, tasks=tasks, decisions=decisions))
 
     def values_of_fit(self) -> dict[str, str]:
         """Return what the columns of X held in fit, by their names; without the task column."""

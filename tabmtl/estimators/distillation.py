@@ -123,7 +123,8 @@ def _fit_features(coder: TableCoder, frame: pl.DataFrame, student: NetworkEstima
     known = coder.features
     features = FeatureCoder.fit(frame.select(cs.by_name(*known.names)), **known.declared, **student._encoding())
     # the student learns answers as the teacher's method computes them
-    return replace(coder, features=features, labels=replace(coder.labels, decisions=None))
+    labels = replace(coder.labels, tasks=tuple(task.at(None) for task in coder.labels.tasks), decisions=None)
+    return replace(coder, features=features, labels=labels)
 
 
 def _targets(labels: LabelCoder, answers: Sequence[np.ndarray]) -> np.ndarray:

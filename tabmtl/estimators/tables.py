@@ -15,6 +15,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from tabmtl.columns.cures import by_columns
+from tabmtl.decisions.calibrators import Method as CalibrationMethod
+from tabmtl.decisions.learned import calibrate, threshold_frame, tune_thresholds
 from tabmtl.encode import TableCoder
 from tabmtl.encode.labels import Answers
 from tabmtl.encode.preprocessing import check_preprocessor
@@ -29,7 +31,7 @@ from tabmtl.estimators.levels import PredictsQuantiles
 from tabmtl.estimators.rows import FitRows
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import Answered, TaskScores, mean_score, score_metrics
-from tabmtl.model_selection.repeats import number_groups
+from tabmtl.model_selection.repeats import SeenRows, number_groups
 from tabmtl.params import Count, Names, RandomState
 from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch, counted, is_asked_by_sklearn, warn_user
@@ -164,6 +166,8 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         How X and y are read: their columns, levels, scales and tasks.
     preprocessor_ : transformer
         The fitted copy of ``preprocessor``, if there is one.
+    thresholds_ : polars.DataFrame
+        What `tune_thresholds` has chosen, if it was called.
     """
 
     tasks: DeclaredTasks = None
@@ -257,8 +261,10 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         with run.fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
             coder, *encoded = learner.rows(stack, X, y, sample_weight, groups, X_val, y_val)
             seed = current().broadcast(self._seed())
+            seen = SeenRows.unknown() if isinstance(X, Shards) else SeenRows.of(encoded[0].read())
             # kept by nobody else, so that a network that has copied its rows can free these
             self._set_fitted(coder, self._fit(coder.after, encoded.pop(0), encoded.pop(), seed))
+            self._seen_rows = seen
         return self
 
     def learner(self) -> TableLearner:
@@ -317,7 +323,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         if labels.origin.ndim == 1:
             return outputs[0]
         if self._target_kind == "classification":
-            return outputs
+            return [*outputs]
         _refuse_plain_score(self.tasks_)
         pairs = zip(labels.column_tasks, outputs, strict=True)
         return {task.name: output for task, output in pairs if task.is_classification}
@@ -372,6 +378,123 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         """Return the mean over the tasks of `score_tasks`; tasks with an undefined score are left out."""
         return mean_score(self.score_tasks(X, y, sample_weight))
 
+    def calibrate(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        method: CalibrationMethod = "sigmoid",
+        tasks: str | Sequence[str] | None = None,
+        sample_weight: Any = None,
+    ) -> Self:
+        """Learn from new rows what the probabilities of classes should be; all answers are calibrated from then on.
+
+        Other tasks stay as they are. A new calibration takes the place of an earlier one, and drops the thresholds of
+        its tasks, with a warning: call `tune_thresholds` after it.
+
+        Parameters
+        ----------
+        X, y : as in fit
+            Rows that `fit` has not seen. It refuses those that it has, where it knows: in the process of ``fit``, for
+            frames.
+        method : {"isotonic", "sigmoid", "temperature"}, default="sigmoid"
+            As in scikit-learn's ``CalibratedClassifierCV``. "sigmoid" fits a logistic function to the log odds,
+            "isotonic" one that rises by steps and needs about 1000 labels, "temperature" one factor of the logarithms
+            of all probabilities. The first two take each of several classes against the rest, and of ordered classes
+            the probability above each.
+        tasks : str or sequence of str, optional
+            Those to calibrate; all tasks of classes by default.
+        sample_weight : array of shape (n,) or (n, T), or frame, optional
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If rows are those of fit, a task is unknown or none of classes, or has too few labels: "isotonic" needs 20
+            and "sigmoid" 10 of every class and of the others, "temperature" 10 in all. The model stays unchanged.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tabmtl import SharedTrees
+        >>> X = np.random.default_rng(0).normal(size=(400, 2))
+        >>> y = X[:, 0] + np.random.default_rng(1).normal(size=400) > 0
+        >>> model = SharedTrees(random_state=0).fit(X[:200], y[:200]).calibrate(X[200:], y[200:])
+        >>> model.predict_proba(X[200:]).mean(axis=0).round(2).tolist() == [0.51, 0.49]
+        True
+        """
+        answered = self.answer_labelled(X, y, sample_weight, unseen_for="calibrate", calibrated=False)
+        labels = self.coder_.labels
+        self._decide_by(self.coder_.with_decisions(*calibrate(labels.decisions, answered, method, tasks)))
+        return self
+
+    def tune_thresholds(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        metric: str | Mapping[str, str] | None = None,
+        costs: Mapping[Any, Any] | None = None,
+        groups: Any = None,
+        tasks: str | Sequence[str] | None = None,
+        sample_weight: Any = None,
+    ) -> Self:
+        """Choose on new rows from which probability on a class is answered, for two classes and ordered ones.
+
+        ``predict`` decides at the thresholds from then on, everywhere, and scores of decisions, such as "f1", judge
+        that. Probabilities stay as they are. `tabmtl.decisions.thresholds` says how the best ones are found.
+
+        Parameters
+        ----------
+        X, y : as in `calibrate`
+        metric : str, or mapping of task to str, optional
+            What the thresholds are best for: of two classes "balanced_accuracy" (default), "f1", "f1_macro" or
+            "accuracy"; of ordered ones "quadratic_kappa" (default), "neg_mean_absolute_error" or "accuracy". Without
+            ``tasks``, a single name is for those tasks that it judges.
+        costs : mapping of (class, class) to float, or mapping of task to such, optional
+            In place of a metric, what a row costs by its true class and the answered one:
+            ``{("fraud", "fine"): 50.0, ("fine", "fraud"): 1.0}``. Pairs left out cost nothing; a gain is below 0. Costs
+            of single rows are their ``sample_weight``.
+        groups : array of shape (n,) or str, optional
+            Group of every row, such as a patient, or the name of a column of X that holds it. The thresholds are then
+            best in the mean of 5 folds of whole groups, and standard errors are over draws of groups.
+        tasks : str or sequence of str, optional
+            Those to choose thresholds for; all of two classes or of ordered ones by default.
+        sample_weight : array of shape (n,) or (n, T), or frame, optional
+
+        Returns
+        -------
+        self
+            With ``thresholds_``: a polars frame with a line for each threshold, its ``task``, the class ``above`` it,
+            and the ``threshold``; the ``metric``, or "neg_mean_cost"; ``score`` and ``standard_error``, at thresholds
+            that are chosen without the fold of the row; and ``default_score``, decided without thresholds.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If rows are those of fit, or have one class only, or one group, or if a task, metric or class is unknown.
+            The model stays unchanged.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tabmtl import SharedTrees
+        >>> X = np.random.default_rng(0).normal(size=(400, 2))
+        >>> y = np.where(X[:, 0] + np.random.default_rng(1).normal(size=400) > 1, "fraud", "fine")
+        >>> model = SharedTrees(random_state=0).fit(X[:200], y[:200])
+        >>> model = model.tune_thresholds(X[200:], y[200:], costs={("fraud", "fine"): 20.0, ("fine", "fraud"): 1.0})
+        >>> bool(model.thresholds_["threshold"][0] < 0.2)
+        True
+        """
+        answered = self.answer_labelled(X, y, sample_weight, unseen_for="tune_thresholds")
+        group = None if groups is None else number_groups(read_groups(groups, X, len(answered.labels)))
+        found = tune_thresholds(self.coder_.labels.decisions, answered, group, metric, costs, tasks)
+        self._decide_by(self.coder_.with_decisions(*found))
+        return self
+
     # methods that a subclass defines
 
     def _encoding(self) -> dict[str, Any]:
@@ -398,7 +521,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
 
     def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
         self._forget()
-        self.coder_ = coder
+        self._seen_rows = SeenRows.unknown()
         if coder.preprocessing is not None:
             self.preprocessor_ = coder.preprocessing.transformer.fitted
             if self.preprocessor is None:  # of a file
@@ -406,7 +529,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         self._fitted_params = self.get_params(deep=False) | {"preprocessor": clone(self.preprocessor, safe=False)}
         if coder.text_vectors is not None:
             coder.text_vectors.forget()
-        self.tasks_ = Tasks(coder.labels.tasks)
+        self._decide_by(coder)
         self.n_features_in_ = len(coder.names)
         if coder.named:
             self.feature_names_in_ = np.array(coder.names, dtype=object)
@@ -415,6 +538,16 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
             self.classes_ = classes[0] if coder.labels.origin.ndim == 1 else classes
         for name, value in fitted.items():
             setattr(self, name, value)
+
+    def _decide_by(self, coder: TableCoder) -> None:
+        """Take over a coder, with what it knows of decisions."""
+        self.coder_ = coder
+        self.tasks_ = Tasks(coder.labels.tasks)
+        if hasattr(self, "thresholds_"):
+            del self.thresholds_
+        found = threshold_frame(self.tasks_, coder.labels.decisions)
+        if found is not None:
+            self.thresholds_ = found
 
     def answer(self, X: Any) -> Answers:
         """Answer rows for every column of y, of which all predictions are made.
@@ -461,19 +594,29 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         """Return encoded rows to predict, of those that the preprocessor gives."""
         return self.coder_.after.read(X)
 
-    def answer_labelled(self, X: Any, y: Any, sample_weight: Any = None) -> Answered:
+    def answer_labelled(
+        self, X: Any, y: Any, sample_weight: Any = None, *, unseen_for: str | None = None, calibrated: bool = True
+    ) -> Answered:
         """Answer rows as `answer` does, and read their labels.
 
         Parameters
         ----------
         X, y, sample_weight : as in `score_tasks`
+        unseen_for : str, optional
+            Name of a method that learns from these rows: rows that fit has seen, as far as this process knows, are
+            refused then.
+        calibrated : bool, default=True
+            Whether answers are behind the calibrators.
         """
         if y is None:
             raise ValueError("scores are of labels, but the target y is None; give the columns of y for the rows of X")
         X = self._preprocessed(X)
         batch = self.coder_.after.read(X, y, sample_weight)
+        if unseen_for is not None:
+            self._seen_rows.refuse(batch, unseen_for)
         outputs = self._outputs(X, replace(batch, y=None, weight=None))
-        outputs = self.coder_.labels.decided(outputs, batch.task)
+        if calibrated:
+            outputs = self.coder_.labels.decided(outputs, batch.task)
         return Answered(self.tasks_, batch.y, outputs, batch.weight, batch.task)
 
     @available_if(_stands_alone)

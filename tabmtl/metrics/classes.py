@@ -141,20 +141,20 @@ def _macro_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.nda
     return np.mean([_f1_influence(y, p, weight, k) for k in classes], axis=0)
 
 
-def _of_classes(score: Score, influence: Influence) -> Metric:
-    return Metric(score=score, influence=influence, compares="classes")
+def _of_classes(score: Score, influence: Influence, *, decides: bool = False) -> Metric:
+    return Metric(score=score, influence=influence, compares="classes", decides=decides)
 
 
 #: By name, the default first.
 CLASSES = {
     "roc_auc": _of_classes(_roc_auc, _auc_influence),
-    "accuracy": Metric(score=_decided(sk.accuracy_score), influence=_accuracy_influence),
-    "balanced_accuracy": _of_classes(_balanced_accuracy, _balanced_influence),
+    "accuracy": Metric(score=_decided(sk.accuracy_score), influence=_accuracy_influence, decides=True),
+    "balanced_accuracy": _of_classes(_balanced_accuracy, _balanced_influence, decides=True),
     "neg_log_loss": loss(_log_loss, _log_influence),
-    "f1_macro": _of_classes(_decided(sk.f1_score, average="macro"), _macro_influence),
+    "f1_macro": _of_classes(_decided(sk.f1_score, average="macro"), _macro_influence, decides=True),
 }
 #: Those of two classes, the default first.
 TWO_CLASSES = CLASSES | {
     "average_precision": _of_classes(_average_precision, _precision_influence),
-    "f1": _of_classes(_decided(sk.f1_score), _f1_influence),
+    "f1": _of_classes(_decided(sk.f1_score), _f1_influence, decides=True),
 }

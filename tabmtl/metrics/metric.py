@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -31,6 +31,8 @@ class Metric:
         ones; the error of one that compares classes is that of the rarest class.
     worst, best : float
         Where the values lie. A metric from 0 to 1 is a share.
+    decides : bool, default=False
+        Whether the score is one of the classes that are answered, and no other of their probabilities.
     """
 
     score: Score
@@ -39,11 +41,24 @@ class Metric:
     compares: Literal["rows", "classes", "values"] = "rows"
     worst: float = 0.0
     best: float = 1.0
+    decides: bool = False
 
     @property
     def is_share(self) -> bool:
         """Whether the values lie between 0 and 1."""
         return (self.worst, self.best) == (0.0, 1.0)
+
+    def at(self, decide: Callable[[np.ndarray], np.ndarray]) -> Metric:
+        """Return the metric of answers that a function from probabilities (n, K) to classes (n,) decides."""
+
+        def decided(p: np.ndarray) -> np.ndarray:
+            return np.eye(p.shape[1])[decide(p)]
+
+        return replace(
+            self,
+            score=lambda y, p, *, sample_weight: self.score(y, decided(p), sample_weight=sample_weight),
+            influence=lambda y, p, weight: self.influence(y, decided(p), weight),
+        )
 
 
 def of_mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from tabmtl.metrics.classes import CLASSES
@@ -58,9 +60,9 @@ def _accuracy_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.
 #: By name, the default first. Cohen's kappa with quadratic weights is 1 less a ratio: squared distances of labels and
 #: answers, over those of labels and answers that are paired by chance.
 ORDERED = {
-    "quadratic_kappa": Metric(score=_kappa, influence=_kappa_influence, compares="values", worst=-1.0),
-    "neg_mean_absolute_error": loss(_distance, _distance_influence),
-    "accuracy": Metric(score=_accuracy, influence=_accuracy_influence),
+    "quadratic_kappa": Metric(score=_kappa, influence=_kappa_influence, compares="values", worst=-1.0, decides=True),
+    "neg_mean_absolute_error": replace(loss(_distance, _distance_influence), decides=True),
+    "accuracy": Metric(score=_accuracy, influence=_accuracy_influence, decides=True),
     "neg_log_loss": CLASSES["neg_log_loss"],
     "roc_auc": CLASSES["roc_auc"],
 }

@@ -97,11 +97,11 @@ class TaskMetric(str):
     def _as_given(self, task: Task, y: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return labels as y of fit has them, and what the function takes beside them."""
         if not task.is_classification:
-            return y, task.kind.decide(answers)
+            return y, task.decide(answers)
         if self.response_method == "predict_proba":
             found = answers[:, 1] if task.is_binary else answers
         else:
-            found = task.kind.decide(answers)
+            found = task.decide(answers)
         if task.classes is None:
             return y, found
         classes = np.array(task.classes)
@@ -226,14 +226,14 @@ def _alike(task: Task, y: np.ndarray, answers: np.ndarray) -> Iterator[np.ndarra
     if len(y) <= _PARTS:
         yield from np.arange(len(y))[:, None]
     elif task.is_classification:
-        found, own = task.kind.decide(answers), answers[np.arange(len(y)), y]
+        found, own = task.decide(answers), answers[np.arange(len(y)), y]
         present = np.unique(y)
         for label in present:
             rows = np.flatnonzero(y == label)
             order = np.lexsort([own[rows], found[rows]])
             yield from np.array_split(rows[order], min(len(rows), _PARTS // len(present)))
     else:
-        values = task.kind.decide(answers)
+        values = task.decide(answers)
         error = y - values
         far = np.maximum(*(np.argsort(np.argsort(np.abs(each))) for each in (error, y - np.median(y))))
         order = np.argsort(-far, kind="stable")

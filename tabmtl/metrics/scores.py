@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -69,7 +68,7 @@ def by_metric(task: Task) -> list[Task]:
         As `check_metric` does.
     """
     names = (check_metric(task), *task.more_metrics)
-    found = [replace(task, metric=name, more_metrics=()) for name in names] if len(names) > 1 else [task]
+    found = [task.judged_by(name) for name in names] if len(names) > 1 else [task]
     for each in found:
         check_metric(each)
     return found
@@ -78,7 +77,8 @@ def by_metric(task: Task) -> list[Task]:
 def metric_of(task: Task) -> Metric:
     """Return the metric that judges a task."""
     name = check_metric(task)
-    return name.of(task) if isinstance(name, TaskMetric) else task.kind.metrics[name]
+    metric = name.of(task) if isinstance(name, TaskMetric) else task.kind.metrics[name]
+    return metric.at(task.decide) if metric.decides and task.thresholds is not None else metric
 
 
 def counted(y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
@@ -242,7 +242,7 @@ class Answered(NamedTuple):
 
     def judged_by(self, metric: str) -> Self:
         """Return the same rows with tasks that one metric judges."""
-        return self._replace(tasks=[replace(task, metric=metric, more_metrics=()) for task in self.tasks])
+        return self._replace(tasks=[task.judged_by(metric) for task in self.tasks])
 
 
 def score_tasks(

@@ -8,7 +8,8 @@ validate on cells of the table that training never sees.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -104,6 +105,55 @@ def belong_together(group: np.ndarray, task: np.ndarray) -> bool:
     expected = n_groups @ (size - (1 - (1 - share) ** size[:, None]).sum(axis=1))
     alone = (np.bincount(cells % n_tasks) == 1) & (np.bincount(task) > 1)
     return bool(2 * (len(group) - len(cells)) <= expected and not alone.any())
+
+
+@dataclass(frozen=True, eq=False)
+class SeenRows:
+    """Rows that a fit has learned from, by hashes, in the memory of its process: neither files nor pickles have them.
+
+    Parameters
+    ----------
+    keys : ndarray of uint64
+        Sorted, of the rows that occur once with their labels. In a table of few distinct rows, new ones equal others.
+    """
+
+    keys: np.ndarray
+
+    @classmethod
+    def of(cls, batch: Batch) -> Self:
+        """Return the rows of a batch with labels."""
+        keys, counts = np.unique(labelled_keys(batch), return_counts=True)
+        return cls(keys[counts == 1])
+
+    @classmethod
+    def unknown(cls) -> Self:
+        """Return no rows, for a model whose fit is not known."""
+        return cls(np.empty(0, dtype=np.uint64))
+
+    def refuse(self, batch: Batch, method: str) -> None:
+        """Raise a ValueError if most rows of a batch with labels, which a method is to learn from, are among them."""
+        keys = labelled_keys(batch)
+        places = np.minimum(np.searchsorted(self.keys, keys), max(len(self.keys) - 1, 0))
+        n_seen = int((self.keys[places] == keys).sum()) if len(self.keys) else 0
+        if 2 * n_seen > len(batch):
+            raise ValueError(
+                f"{method} needs rows that fit has not seen, since answers to its own rows are surer than those to new "
+                f"ones, and {n_seen} of the {len(batch)} rows are of fit; set rows aside before fit, such as by "
+                "train_test_split, and give those"
+            )
+
+    def __reduce__(self) -> Any:
+        return SeenRows.unknown, ()
+
+
+def labelled_keys(batch: Batch) -> np.ndarray:
+    """Hash the features, labels and task of every row, (n,) uint64."""
+    labels = np.ascontiguousarray(batch.y, dtype=np.float64) + 0.0
+    labels[np.isnan(labels)] = np.nan
+    keys = feature_keys(batch)
+    for column in labels.view(np.uint64).T:
+        keys = _mixed(keys) + column
+    return keys if batch.task is None else _mixed(keys) + batch.task.astype(np.uint64)
 
 
 def feature_keys(batch: Batch) -> np.ndarray:

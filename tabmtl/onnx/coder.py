@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -20,6 +20,7 @@ from tabmtl.storage.stored import ModelFileError, Saved, kinds_by_name, put_toge
 #: Key of the text of `describe_encoding` in the metadata of an ONNX file.
 METADATA = "tabmtl"
 FORMAT = 2
+_DECISIONS = "labels.decisions."  # in the names of their arrays
 
 
 def describe_encoding(class_name: str, coder: TableCoder) -> str:
@@ -34,8 +35,10 @@ def describe_encoding(class_name: str, coder: TableCoder) -> str:
     ``features``              in ``coders``, ``numbers`` and ``categories``: ``names`` of the columns of the inputs
                               ``x_num`` and ``x_cat``, in order; ``levels``: for each of the categories its levels.
                               Behind these, ``dates``, ``times`` and ``durations`` have the same for their parts
+    ``arrays``                numbers of ``decisions``, such as the knots of calibrators, by their place among the keys
     ``task_column``           long layout: the column of X that names a row's task; else null
-    ``labels``                ``tasks``: name, kind and classes of every task; ``names``: the outputs, in order;
+    ``labels``                ``tasks``: name, kind, classes and thresholds of every task; ``names``: the outputs, in
+                              order; ``decisions``: what calibrates the outputs, see `tabmtl.decisions`;
                               ``task_levels``: long layout, the tasks in the order of their codes; and the facts that
                               turn answers back into a frame like y
     ========================  =====================================================================================
@@ -43,7 +46,9 @@ def describe_encoding(class_name: str, coder: TableCoder) -> str:
     coders = {name: _raw(own) for name, own in coder.features.coders.items()}
     raw = replace(coder, features=replace(coder.features, coders=coders))
     about = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name}
-    return json.dumps(about | take_apart(raw).facts, allow_nan=False)
+    taken = take_apart(raw)
+    arrays = {name: array.tolist() for name, array in taken.arrays.items() if name.startswith(_DECISIONS)}
+    return json.dumps(about | {"arrays": arrays} | taken.facts, allow_nan=False)
 
 
 class OnnxCoder:
@@ -55,6 +60,8 @@ class OnnxCoder:
         coder = OnnxCoder(session)
         outputs = session.run(None, coder.encode(X))    # as predict_proba, predict_quantiles, and predict of others
         y = coder.decode(outputs)                       # as predict
+
+    Outputs are those in front of calibrators, and `answers` puts them behind.
 
     Parameters
     ----------
@@ -92,7 +99,8 @@ class OnnxCoder:
         with _read():
             facts = {name: fact for name, fact in self.facts.items() if name not in ("format", "tabmtl", "class")}
             # the network scales its inputs, and answers in own units
-            arrays = {f"labels.{name}": array for name, array in _no_scale(len(facts["labels"]["names"])).items()}
+            arrays = {name: np.array(values, dtype=np.float64) for name, values in facts.pop("arrays", {}).items()}
+            arrays |= {f"labels.{name}": array for name, array in _no_scale(len(facts["labels"]["names"])).items()}
             for kind, own in facts["features"]["coders"].items():
                 place, numbers = (f"{kind}.numbers", own["numbers"]) if "parts" in own else (kind, own)
                 if "scaler" in numbers:
@@ -120,9 +128,25 @@ class OnnxCoder:
         """
         return name_inputs(self._coder.read(X))
 
-    def decode(self, outputs: Sequence[np.ndarray]) -> Any:
-        """Return predictions from the result of ``session.run(None, ...)``, in the container of y in fit."""
-        return self._coder.labels.decode(outputs)
+    def answers(
+        self, outputs: Sequence[np.ndarray], inputs: Mapping[str, np.ndarray] | None = None
+    ) -> list[np.ndarray]:
+        """Return calibrated probabilities, or values, of the result of ``session.run(None, inputs)``.
+
+        Parameters
+        ----------
+        outputs : sequence of ndarray
+        inputs : mapping of str to ndarray, optional
+            Long layout: what `encode` gave, where the model was calibrated.
+        """
+        return self._coder.labels.decided(outputs, None if inputs is None else inputs.get("task"))
+
+    def decode(self, outputs: Sequence[np.ndarray], inputs: Mapping[str, np.ndarray] | None = None) -> Any:
+        """Return predictions from the result of ``session.run(None, inputs)``, in the container of y in fit.
+
+        The parameters are those of `answers`; thresholds need the inputs of a long table too.
+        """
+        return self._coder.labels.decode(self.answers(outputs, inputs))
 
 
 def name_inputs(batch: Batch) -> dict[str, np.ndarray]:

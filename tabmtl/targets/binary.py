@@ -28,6 +28,7 @@ class Binary(Classes):
 
     name: ClassVar[str] = "binary"
     takes_curves: ClassVar[bool] = True
+    takes_thresholds: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Metric]] = TWO_CLASSES
     calibration_axes: ClassVar[tuple[str, str]] = ("probability of {}", "share of {}")
     lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "binary", "metric": "auc"}

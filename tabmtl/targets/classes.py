@@ -101,9 +101,19 @@ class Classes(Kind):
         answered = self.decide(answers)
         return answers[np.arange(len(answers)), answered], labels == answered
 
-    def decide(self, answers: np.ndarray) -> np.ndarray:
-        """Return the index (n,) of the most probable class."""
-        return np.argmax(answers, axis=1)
+    def decide(self, answers: np.ndarray, thresholds: tuple[float, ...] | None = None) -> np.ndarray:
+        """Return the index (n,) of the most probable class, or of the last class whose threshold is reached."""
+        return np.argmax(answers, axis=1) if thresholds is None else count_reached(above_each(answers), thresholds)
+
+
+def above_each(p: np.ndarray) -> np.ndarray:
+    """Return the probabilities (n, K - 1) of labels above each class but the last, given those (n, K) of classes."""
+    return p[:, 1:] if p.shape[1] == 2 else np.minimum(np.cumsum(p[:, ::-1], axis=1)[:, -2::-1], 1.0)
+
+
+def count_reached(above: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+    """Return how many probabilities (n, K - 1) of a row, from the first on, reach their thresholds: (n,)."""
+    return np.logical_and.accumulate(above >= np.asarray(thresholds), axis=1).sum(axis=1)
 
 
 def as_values(series: pl.Series) -> pl.Series:

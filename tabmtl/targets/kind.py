@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -21,6 +22,8 @@ Units = Literal["own", "scaled", "standardized"]
 LARGEST_LABEL = 1e37
 #: Least probability, or mean, that a constant or a score of an answer stands for.
 SURE, RARE = 1e-6, 1e-6
+#: Threshold that no probability reaches.
+NEVER = math.nextafter(1.0, 2.0)
 #: Most logits that a leaf adds, before the learning rate: LightGBM's ``max_delta_step``. It floors the hessian of a
 #: leaf at 1 / LONGEST_STEP of its gradient. A Newton step of rows whose class has the probability p is 1 / p, so a few
 #: rows of a rare class would send every row of their leaf out of reach.
@@ -63,6 +66,8 @@ class Kind(ABC):
         Whether a linear model moves the first score alone, and the others are constants.
     answers_means : bool
         Whether the best answer to labels is their mean, as forests give it.
+    takes_thresholds : bool
+        Whether `decide` takes thresholds of probabilities.
     takes_monotone : bool
         Whether LightGBM can keep answers from falling, or rising, with a column.
     units : {"own", "scaled", "standardized"}
@@ -91,6 +96,7 @@ class Kind(ABC):
     takes_curves: ClassVar[bool] = False
     has_one_slope: ClassVar[bool] = False
     answers_means: ClassVar[bool] = True
+    takes_thresholds: ClassVar[bool] = False
     takes_monotone: ClassVar[bool] = True
     units: ClassVar[Units] = "own"
     longest_step: ClassVar[float] = LONGEST_STEP
@@ -202,8 +208,8 @@ class Kind(ABC):
         scores = self.unlink(self.answered_means(answers, 0.0, 1.0), np)
         return self.losses(scores, self.means(labels, 1))[:, 0]
 
-    def decide(self, answers: np.ndarray) -> np.ndarray:
-        """Return the labels (n,) that answers predict."""
+    def decide(self, answers: np.ndarray, thresholds: tuple[float, ...] | None = None) -> np.ndarray:
+        """Return the labels (n,) that answers predict, at the thresholds of a task if the kind takes some."""
         return answers
 
     # losses of networks

@@ -42,6 +42,7 @@ class Ordinal(Classes):
     name: ClassVar[str] = "ordinal"
     takes_curves: ClassVar[bool] = True
     has_one_slope: ClassVar[bool] = True
+    takes_thresholds: ClassVar[bool] = True
     takes_monotone: ClassVar[bool] = False  # scores would be, and not the probabilities
     metrics: ClassVar[Mapping[str, Metric]] = ORDERED
     lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "none", "metric": "none", "feature_pre_filter": False}
@@ -92,9 +93,9 @@ class Ordinal(Classes):
         """Return the probabilities (n, K - 1) of labels above each class but the last."""
         return _above(answers, np)
 
-    def decide(self, answers: np.ndarray) -> np.ndarray:
-        """Return the index (n,) of the class of the median."""
-        return median_class(answers)
+    def decide(self, answers: np.ndarray, thresholds: tuple[float, ...] | None = None) -> np.ndarray:
+        """Return the index (n,) of the class of the median, or of the last class whose threshold is reached."""
+        return median_class(answers) if thresholds is None else super().decide(answers, thresholds)
 
     def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Return the log losses (B, 1) of one task."""

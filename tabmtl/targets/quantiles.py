@@ -132,7 +132,7 @@ class Quantiles(Regression):
         """Return the losses (n,)."""
         return self.losses(answers, self.means(labels, len(self.levels)))[:, 0]
 
-    def decide(self, answers: np.ndarray) -> np.ndarray:
+    def decide(self, answers: np.ndarray, thresholds: tuple[float, ...] | None = None) -> np.ndarray:
         """Return the quantile (n,) of the middle level."""
         return answers[:, self.middle]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from copy import copy
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from numbers import Real
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from tabmtl.targets.binary import Binary
 from tabmtl.targets.focal import Focal
 from tabmtl.targets.gamma import Gamma
 from tabmtl.targets.huber import Huber
-from tabmtl.targets.kind import Kind
+from tabmtl.targets.kind import NEVER, Kind
 from tabmtl.targets.multiclass import Multiclass
 from tabmtl.targets.ordinal import Ordinal
 from tabmtl.targets.poisson import Poisson
@@ -102,6 +103,14 @@ class Task:
     more_metrics : sequence of str, default=()
         The other scores; ``metric`` of several names sets them. The one of ``metric`` is left out.
 
+    Attributes
+    ----------
+    thresholds : tuple of float, or None
+        Probabilities at which a fitted model answers classes, as ``tune_thresholds`` has set them. Of two classes, that
+        of the second from which on it is the answer; without it, the more probable class is. Of K ordered classes,
+        K - 1: an answer rises by a class as long as the probability of the classes above it reaches the next of them;
+        without them, it is the median.
+
     Raises
     ------
     ValueError
@@ -111,7 +120,7 @@ class Task:
     """
 
     #: Fields that files of earlier releases lack.
-    later_fields: ClassVar[tuple[str, ...]] = ("monotone", "class_weight", "more_metrics")
+    later_fields: ClassVar[tuple[str, ...]] = ("monotone", "class_weight", "more_metrics", "thresholds")
 
     name: str
     kind: Kind
@@ -121,6 +130,7 @@ class Task:
     monotone: dict[str, int] | None = field(default=None, hash=False)
     class_weight: str | tuple[tuple[Any, Any], ...] | None = None
     more_metrics: tuple[str, ...] = ()
+    thresholds: tuple[float, ...] | None = field(default=None, init=False, compare=False)
 
     def __init__(
         self,
@@ -156,6 +166,7 @@ class Task:
         values["more_metrics"] = tuple(values["more_metrics"])
         values["monotone"] = bounds
         values["class_weight"] = _read_class_weight(name, kind, classes, class_weight)
+        values["thresholds"] = None
         for attribute, value in values.items():
             object.__setattr__(self, attribute, value)
 
@@ -165,9 +176,10 @@ class Task:
 
         A metric that neither the kind knows nor `load` was given is left out, with a warning.
         """
+        thresholds = facts.pop("thresholds", None)
         given, task = own_metrics.get(), cls(**facts | {"metric": None, "more_metrics": ()})
         if given is None:  # no file, but what one would hold
-            return cls(**facts)
+            return cls(**facts).at(thresholds)
         named = _read_metrics(task.name, facts.get("metric"), facts.get("more_metrics", ()))
         known: list[str] = []
         for name in filter(None, named):
@@ -182,7 +194,7 @@ class Task:
         if any(named) and not known:
             known = [next(iter(task.kind.metrics))]
         facts["metric"], facts["more_metrics"] = known or None, ()
-        return cls(**facts)
+        return cls(**facts).at(thresholds)
 
     @cached_property
     def is_classification(self) -> bool:
@@ -198,6 +210,26 @@ class Task:
     def width(self) -> int:
         """Number of raw scores a model gives for this task: one, or several where there are more than two classes."""
         return self.kind.width(self.classes)
+
+    def at(self, thresholds: Sequence[float] | None) -> Task:
+        """Return the task with thresholds, or without.
+
+        Raises
+        ------
+        ValueError
+            If the kind takes none, or they are others than one probability for each class but the first.
+        """
+        found = copy(self)
+        object.__setattr__(found, "thresholds", _read_thresholds(self, thresholds))
+        return found
+
+    def judged_by(self, metric: str) -> Task:
+        """Return the task as a single metric judges it, at the same thresholds."""
+        return replace(self, metric=metric, more_metrics=()).at(self.thresholds)
+
+    def decide(self, answers: np.ndarray) -> np.ndarray:
+        """Return the labels (n,) that answers predict: classes at the thresholds, if there are any."""
+        return self.kind.decide(answers) if self.thresholds is None else self.kind.decide(answers, self.thresholds)
 
     def check_monotone(self, columns: Columns) -> None:
         """Raise a ValueError if `monotone` names an unknown column, or one of categories, which have no order."""
@@ -235,6 +267,22 @@ def _read_metrics(name: str, metric: Any, more: Sequence[str]) -> list[str | Non
     if twice is not None:
         raise ValueError(f"task {name!r}: metric names {twice!r} twice; leave one of them out")
     return found
+
+
+def _read_thresholds(task: Task, given: Any) -> tuple[float, ...] | None:
+    """Return thresholds as a tuple; raise a ValueError unless they fit the kind and the classes of a task."""
+    if given is None:
+        return None
+    if not task.kind.takes_thresholds:
+        raise ValueError(
+            f"task {task.name!r}: thresholds are for two classes, or for ordered ones, and a {task.kind} task has "
+            f"others, got {given!r}"
+        )
+    expected = len(task.classes or ()) - 1
+    is_sequence = isinstance(given, list | tuple) and len(given) == expected
+    if not (is_sequence and all(isinstance(each, Real) and 0 <= float(each) <= NEVER for each in given)):
+        raise ValueError(f"task {task.name!r}: thresholds must be {expected} numbers from 0 to 1, got {given!r}")
+    return tuple(map(float, given))
 
 
 def _signs(name: str, kind: Kind, monotone: Mapping[str, int]) -> dict[str, int] | None:

@@ -16,7 +16,9 @@ from sklearn.base import clone
 import tabmtl
 from tabmtl.storage.persist import load
 from tabmtl.testing.comparisons import answers, parameters_of, same
+from tabmtl.testing.promises import raises
 from tabmtl.testing.subject import STEPS, Subject
+from tabmtl.testing.tables import features
 
 Answer = TypeVar("Answer")
 
@@ -90,6 +92,33 @@ class Storage(Subject):
             assert other.score_tasks(X, y) == estimator.score_tasks(X, y), how
             assert sorted(vars(other)) == sorted(vars(estimator)), how
         assert same(said, answers(estimator, X))
+
+    def check_decisions_are_kept_in_copies_and_files_and_end_with_a_new_fit(self) -> None:
+        estimator, X, y = self.fitted()
+        said, others = answers(estimator, X), features(200, seed=1)
+        labels = self.targets(others)
+        if not self.takes_classes:
+            with raises(ValueError, "calibrate is for tasks of classes"):
+                estimator.calibrate(others, labels)
+            return
+        estimator.calibrate(others, labels, method="temperature")
+        assert not same(said, answers(estimator, X)), "calibrated probabilities are the old ones"
+        before = estimator.predict(others)["late"] == "late"
+        costs = {("late", "on time"): 100.0, ("on time", "late"): 1.0}
+        estimator.tune_thresholds(others, labels, tasks="late", costs=costs)
+        after = estimator.predict(others)["late"] == "late"
+        assert after.sum() >= before.sum(), "a dear mistake is made more often"
+        assert after.filter(labels["late"] == "late").all(), "the dear mistake is made"
+        decided = estimator.predict(X)
+        assert estimator.predict(X[:7]).equals(decided[:7])
+        with TemporaryDirectory() as folder:
+            copies = copies_of(estimator, Path(folder))
+        for how, other in copies.items():
+            assert same(answers(estimator, X), answers(other, X)), how
+            assert decided.equals(other.predict(X)), how
+            assert estimator.thresholds_.equals(other.thresholds_), how
+        assert same(said, answers(estimator.fit(X, y), X)), "calibrators outlive a fit"
+        assert not hasattr(estimator, "thresholds_")
 
     def check_a_second_generation_file_holds_the_same_bytes(self) -> None:
         with TemporaryDirectory() as folder:
