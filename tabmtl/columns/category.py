@@ -71,7 +71,8 @@ class Categories(ColumnKind):
         """Append the new levels that are frequent enough."""
         found = {name: _frequent(summary[name], min_frequency) for name in self.names}
         levels = tuple(
-            (*known, *(level for level in found[name] if level not in known)) for name, known in self._codes.items()
+            (*known, *(level for level in found[name] if level not in known))
+            for name, known in self.codes_of_levels.items()
         )
         return self if levels == self.levels else replace(self, levels=levels)
 
@@ -102,11 +103,11 @@ class Categories(ColumnKind):
 
     def reads_rows(self, schema: pl.Schema) -> bool:
         """Return whether Python makes the same text of plain values: that of floats is left to polars."""
-        return all(schema[name].is_integer() or schema[name] in (*TEXT, *WHOLE) for name in self.names)
+        return all(has_plain_text(schema[name]) for name in self.names)
 
     def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> Parts:
         """Encode the levels of few rows."""
-        codes = [[_code(row[name], known) for name, known in self._codes.items()] for row in rows]
+        codes = [[code_of_value(row[name], known) for name, known in self.codes_of_levels.items()] for row in rows]
         return {"codes": np.array(codes, dtype=np.int32).reshape(len(rows), len(self.names))}
 
     @cached_property
@@ -116,7 +117,7 @@ class Categories(ColumnKind):
         return {name: code_of("text", pl.String(), pl.Enum(known)) for name, known in levels}
 
     @cached_property
-    def _codes(self) -> dict[str, dict[str, int]]:
+    def codes_of_levels(self) -> dict[str, dict[str, int]]:
         """Codes by column and level."""
         found: dict[str, dict[str, int]] = {}
         for name, levels in zip(self.names, self.levels, strict=True):
@@ -129,7 +130,13 @@ def _frequent(counts: pl.DataFrame, least: int) -> list[str]:
     return counts.filter(pl.col("count") >= least)["level"].drop_nulls().sort().to_list()
 
 
-def _code(value: Any, known: dict[str, int]) -> int:
+def has_plain_text(dtype: pl.DataType) -> bool:
+    """Return whether Python makes the text of `text_of` from plain values of a type."""
+    return dtype.is_integer() or dtype in (*TEXT, *WHOLE)
+
+
+def code_of_value(value: Any, known: Mapping[str, int]) -> int:
+    """Return the code of a plain value, given those of the levels."""
     if value is None:
         return MISSING
     # polars writes True and False in lower case

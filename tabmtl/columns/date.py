@@ -18,8 +18,10 @@ is Monday. Hours have fractions as numbers, and none as categories.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ from tabmtl.columns.parted import Parted, varies
 _DAY = 86_400  # in seconds
 _PER_SECOND = {"ms": 10**3, "us": 10**6, "ns": 10**9}
 _LONGEST_MONTH = 31
+_FIRST = date(1970, 1, 1).toordinal()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,26 @@ class Dates(Parted):
         }
 
     @classmethod
+    def plain_parts(cls, value: Any) -> dict[str, float]:
+        """Return days since 1970, and the parts of the calendar and of the clock."""
+        elapsed = float(value.toordinal() - _FIRST)
+        hour = elapsed * 0
+        if isinstance(value, datetime):
+            hour = _plain_hour(value)
+            seconds = (value.hour * 60 + value.minute) * 60 + value.second
+            elapsed += float(seconds * 10**6 + value.microsecond) * (1e-6 / _DAY)
+        return {
+            "elapsed": elapsed,
+            "year": value.year,
+            "month": value.month,
+            "day": value.day,
+            "weekday": value.isoweekday(),
+            "hour": hour,
+            **_plain_angle("day", (value.day - 1) * (1 / _LONGEST_MONTH)),
+            **_plain_angle("time", hour * (1 / 24)),
+        }
+
+    @classmethod
     def choose(cls, sample: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
         """Choose elapsed time and the parts that differ."""
         differ = _that_differ(sample)
@@ -141,6 +164,19 @@ class Dates(Parted):
             column = column.dt.convert_time_zone(zone)
         parts = self.all_parts(column, dtype)
         return parts | {"elapsed": parts["elapsed"] - self.starts[place]}
+
+    def reads_rows(self, schema: pl.Schema) -> bool:
+        """Return whether Python reads the same clock: that of UTC, or of no zone, since rules of zones may differ."""
+        given = [(schema[name], zone) for name, zone in zip(self.names, self.zones, strict=True)]
+        return all(
+            dtype == pl.Null or (zone in ("", "UTC") and (getattr(dtype, "time_zone", None) or "") == zone)
+            for dtype, zone in given
+        )
+
+    def read_plain(self, name: str, value: Any) -> dict[str, float]:
+        """Return the parts, and days since the start."""
+        parts = self.plain_parts(value)
+        return parts | {"elapsed": parts["elapsed"] - self.starts[self.names.index(name)]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +221,12 @@ class Times(Parted):
         return {"hour": hour, **_angle("time", hour * (1 / 24))}
 
     @classmethod
+    def plain_parts(cls, value: Any) -> dict[str, float]:
+        """Return the hour, and the angle."""
+        hour = _plain_hour(value)
+        return {"hour": hour, **_plain_angle("time", hour * (1 / 24))}
+
+    @classmethod
     def choose(cls, sample: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
         """Choose all parts."""
         return [*sample], []
@@ -223,6 +265,11 @@ class Durations(Parted):
         return {"seconds": _in_units_of(1, column, dtype)}
 
     @classmethod
+    def plain_parts(cls, value: Any) -> dict[str, float]:
+        """Return the seconds."""
+        return {"seconds": float(value.days * _DAY + value.seconds) + float(value.microseconds) * 1e-6}
+
+    @classmethod
     def choose(cls, sample: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
         """Choose the seconds."""
         return [*sample], []
@@ -253,6 +300,16 @@ def _seconds_of(column: pl.Expr) -> pl.Expr:
 def _angle(name: str, turns: pl.Expr) -> dict[str, pl.Expr]:
     angle = turns * (2 * np.pi)
     return {f"{name} cos": angle.cos(), f"{name} sin": angle.sin()}
+
+
+def _plain_hour(value: Any) -> float:
+    """Return the hour of a time of Python, as those of polars."""
+    return value.hour + (value.minute * 60.0 + value.second) * (1 / 3600)
+
+
+def _plain_angle(name: str, turns: float) -> dict[str, float]:
+    angle = turns * (2 * math.pi)
+    return {f"{name} cos": math.cos(angle), f"{name} sin": math.sin(angle)}
 
 
 def _middle(days: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -61,6 +62,19 @@ class Flat(ColumnKind):
         for rows, columns in slices:
             for place, (name, (start, end)) in enumerate(zip(self.names, pairwise(self._ends), strict=True)):
                 found[rows, start:end] = self.read(place, columns[name], rows.start)
+        return {"numbers": found}
+
+    def read_plain(self, place: int, value: Any, row: int) -> Sequence[float] | np.ndarray:
+        """Return the numbers of a plain value that is there, where `reads_rows` allows it; see `read`."""
+        raise NotImplementedError
+
+    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> Parts:
+        """Encode columns of few rows."""
+        found = np.full((len(rows), self._ends[-1]), np.nan, dtype=np.float32)
+        for i, row in enumerate(rows):
+            for place, (name, (start, end)) in enumerate(zip(self.names, pairwise(self._ends), strict=True)):
+                if row[name] is not None:
+                    found[i, start:end] = self.read_plain(place, row[name], i)
         return {"numbers": found}
 
     @cached_property

@@ -37,6 +37,7 @@ TEXT = (pl.String, pl.Categorical, pl.Enum)
 #: Types, besides those of integers, whose plain values are whole numbers, or all missing.
 WHOLE = (pl.Boolean, pl.Null)
 SLICE_ROWS = 65_536  # rows read at a time: bounds the memory beside the result
+MOST_ROWS = 4  # few rows: reading them without polars takes less time
 CHUNK_ROWS = 2_048  # rows scaled at a time: the block stays in the processor's cache
 _MOST_LEVELS = 20_000_000
 

@@ -55,6 +55,11 @@ class Parted(ColumnKind):
 
     @classmethod
     @abstractmethod
+    def plain_parts(cls, value: Any) -> dict[str, float]:
+        """Return all parts of a plain value that is there, to the bits of `all_parts`; see `reads_rows`."""
+
+    @classmethod
+    @abstractmethod
     def choose(cls, sample: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
         """Return the parts that become numbers, and those that become categories, given values (m,) of all of them."""
 
@@ -137,6 +142,32 @@ class Parted(ColumnKind):
                 known = own[np.clip(np.nan_to_num(values), 0, len(own) - 1).astype(np.intp)]
                 codes[rows, j] = np.where(np.isnan(values), MISSING, known)
         return {"numbers": numbers, "codes": codes}
+
+    def read_plain(self, name: str, value: Any) -> dict[str, float]:
+        """Return all parts of a plain value of a column, which is there."""
+        return self.plain_parts(value)
+
+    def reads_rows(self, schema: pl.Schema) -> bool:
+        """Return whether plain values have the same parts: they do."""
+        return True
+
+    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> Parts:
+        """Encode the parts of few rows."""
+        found = [
+            {
+                f"{name}: {part}": value
+                for name in self.names
+                for part, value in ({} if row[name] is None else self.read_plain(name, row[name])).items()
+            }
+            for row in rows
+        ]
+        pairs = [*zip(self.categories.names, self._codes, strict=True)]
+        codes = [
+            [int(own[min(int(row[name]), len(own) - 1)]) if name in row else MISSING for name, own in pairs]
+            for row in found
+        ]
+        numbers = self.numbers.encode_rows([{name: row.get(name) for name in self.numbers.names} for row in found])
+        return {**numbers, "codes": np.array(codes, dtype=np.int32).reshape(len(rows), len(self._codes))}
 
     @property
     def scaler(self) -> NumericScaler:

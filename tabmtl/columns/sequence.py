@@ -2,119 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
 
-from tabmtl.columns.category import Categories, code_of, count_levels, is_feature, text_of
+from tabmtl.columns.category import (
+    Categories,
+    code_of,
+    code_of_value,
+    count_levels,
+    has_plain_text,
+    is_feature,
+    text_of,
+)
 from tabmtl.columns.kind import WHOLE, Coding, ColumnKind, Form, Parts, RowError, Slices, Summary, column_of
 from tabmtl.columns.number import NumericScaler
 from tabmtl.columns.ragged import Entries, offsets_of
+from tabmtl.columns.roles import Role, find_roles
 from tabmtl.columns.tags import LEAST_FLAT_ROWS, check_items, inner_of, lists_by_levels, most_frequent
-from tabmtl.params import near
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, SequenceColumn, counted, warn_user
 
 # of a side list of numbers, the places of those of its entries that scales are learned from
 _PLACES = (0.1, 0.3, 0.5, 0.7, 0.9)
-
-
-class Role(NamedTuple):
-    """What a sequence is made of: the column of its items, which is its own name if it has none, and its side lists."""
-
-    name: str
-    item: str
-    sides: tuple[str, ...]
-
-
-def find_roles(declared: Mapping[str, str | None]) -> list[Role]:
-    """Return the sequences that ``sequence_features`` declares, with their side lists.
-
-    Raises
-    ------
-    ValueError
-        If a list is beside itself, or beside a list that is beside another one.
-    """
-    sides: dict[str, list[str]] = {name: [] for name, of in declared.items() if of not in declared}
-    for name, of in declared.items():
-        if of in sides:
-            sides[of].append(name)
-        elif of is not None and of in declared:
-            whole = declared[of]
-            cure = f"say {{{name!r}: None}}" if of == name else f"say {{{name!r}: {whole!r}}}"
-            raise ValueError(
-                f"sequence_features says that {name!r} lies beside {of!r}, which is no sequence of items itself; {cure}"
-            )
-    return [Role(name, declared[name] or name, tuple(own)) for name, own in sides.items()]
-
-
-def leave_out(
-    declared: Mapping[str, str | None], dropped: Collection[str]
-) -> tuple[dict[str, str | None], list[str], list[str]]:
-    """Return what ``sequence_features`` declares without some columns.
-
-    A sequence without the column of its items has levels of its own, and lists beside a sequence go with it.
-
-    Returns
-    -------
-    declared : dict of str to str or None
-    items : list of str
-        Columns whose values no sequence holds any more, which are categories of their own.
-    gone : list of str
-        Lists that lay beside sequences that were dropped.
-    """
-    roles = find_roles(declared)
-    gone = [side for role in roles if role.name in dropped for side in role.sides]
-    left = {name: of for name, of in declared.items() if name not in dropped and name not in gone}
-    left = {name: None if of in dropped else of for name, of in left.items()}
-    items = dict.fromkeys(role.item for role in roles if role.item != role.name)
-    return left, [item for item in items if item not in dropped and item not in left.values()], gone
-
-
-def sequence_columns(declared: Mapping[str, str | None]) -> list[str]:
-    """Return the columns that ``sequence_features`` names."""
-    return [*dict.fromkeys(name for pair in declared.items() for name in pair if name is not None)]
-
-
-def check_columns(declared: Mapping[str, str | None], schema: Mapping[str, pl.DataType]) -> None:
-    """Raise an error unless the columns of ``sequence_features`` are there, and are lists, and items are none."""
-    for name, of in declared.items():
-        for each in (name, of):
-            if each is not None and each not in schema:
-                raise ValueError(
-                    f"sequence_features names the column {each!r}, which X lacks{near(each, schema)}; name a column of "
-                    f"X{'' if each == name else f', or say {{{name!r}: None}} for levels of its own'}"
-                )
-        _check_list(name, schema[name])
-        if of in declared:
-            continue
-        if _inner(schema[name]).is_float():
-            raise TypeError(
-                f"column {name!r} is a sequence of items and holds {schema[name]}; expected lists of text or whole "
-                "numbers: cast its entries, or say which sequence these numbers lie beside"
-            )
-        if of is not None:
-            _check_item(of, name, schema[of])
-
-
-def _check_list(name: str, dtype: pl.DataType) -> None:
-    inner = inner_of(dtype)
-    if inner is None or not is_feature(inner):
-        raise TypeError(
-            f"column {name!r} is a sequence and holds {dtype}; expected lists of text or numbers: take it out of "
-            "sequence_features, or make lists of it"
-        )
-
-
-def _check_item(item: str, name: str, dtype: pl.DataType) -> None:
-    if not is_feature(dtype):
-        raise TypeError(
-            f"column {item!r} holds the items of the sequence {name!r} and has type {dtype}; expected one text or "
-            f"number a row: say {{{name!r}: None}} in sequence_features for levels of its own"
-        )
 
 
 def _check_shared(roles: Sequence[Role], summary: Summary, schema: Mapping[str, pl.DataType]) -> None:
@@ -312,18 +225,49 @@ class Sequences(ColumnKind):
         entries = tuple(Entries.join([none, *own]) for none, own in zip(empty, several, strict=True))
         return {"codes": codes, "sequences": entries}
 
+    def reads_rows(self, schema: pl.Schema) -> bool:
+        """Return whether Python makes the same text and floats of plain items and entries."""
+        held = {name: schema[name] if name in self._shared else _inner(schema[name]) for name in self.names}
+        numbers = [held.pop(name) for name in self.numbers]
+        are_numbers = all(own.is_float() or own.is_integer() or own in WHOLE for own in numbers)
+        return are_numbers and all(map(has_plain_text, held.values()))
+
+    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> Parts:
+        """Encode items and sequences of few rows."""
+        known, shared = self.categories.codes_of_levels, self._shared
+        codes = [[code_of_value(row[name], known[name]) for name in shared] for row in rows]
+        return {
+            "codes": np.array(codes, dtype=np.int32).reshape(len(rows), len(shared)),
+            "sequences": tuple(self._plain_entries(role, rows) for role in self._roles),
+        }
+
+    def _plain_entries(self, role: Role, rows: Sequence[Mapping[str, Any]]) -> Entries:
+        """Read a sequence, with the lists beside it, of few rows."""
+        given = [row[role.name] for row in rows]
+        lists = [own or [] for own in given]
+        lengths = np.array([min(len(own), self.max_length) for own in lists])
+        sides: dict[str, list[Any]] = {role.item: [value for own in lists for value in own[-self.max_length :]]}
+        for name in role.sides:
+            sides[name] = []
+            for i, (row, own) in enumerate(zip(rows, lists, strict=True)):
+                side = [None] * len(own) if row[name] is None else row[name]
+                if len(side) != len(own):
+                    raise _of_other_length(role.name, name, i, len(side), None if given[i] is None else len(own))
+                sides[name] += side[-self.max_length :]
+        numbers = [np.array(sides.pop(name), dtype=np.float64) for name in role.sides if name in self.numbers]
+        for name, values in zip((name for name in role.sides if name in self.numbers), numbers, strict=True):
+            _reject_infinite(name, values, lengths, 0)
+        known = self.categories.codes_of_levels
+        codes, *labels = (
+            np.array([max(code_of_value(value, known[name]), UNSEEN) for value in values], dtype=np.int32)
+            for name, values in sides.items()
+        )
+        return self._joined(role, lengths, np.array([own is None for own in given]), codes, numbers, labels)
+
     def _entries(self, role: Role, columns: pl.DataFrame, start: int) -> Entries:
         """Read a sequence, with the lists beside it, of some rows; they are counted from `start` in errors."""
         lists = _cut(_plain(columns[role.name]), self.max_length)
         lengths, is_missing = lists.list.len().fill_null(0).to_numpy().astype(np.int64), lists.is_null().to_numpy()
-        # in place of a missing sequence, a missing entry
-        kept = np.repeat(~is_missing, lengths + is_missing)
-
-        def widened(values: np.ndarray, filler: int) -> np.ndarray:
-            found = np.full((len(kept), *values.shape[1:]), filler, dtype=values.dtype)
-            found[kept] = values
-            return found
-
         numbers, texts = [], []
         for name in role.sides:
             _check_lengths(role.name, name, columns, start)
@@ -333,11 +277,31 @@ class Sequences(ColumnKind):
                 _reject_infinite(name, numbers[-1], lengths, start)
             else:
                 texts.append(self._codes_of(name, side))
-        found = {"codes": widened(self._codes_of(role.item, _flattened(lists)), MISSING)}
+        return self._joined(role, lengths, is_missing, self._codes_of(role.item, _flattened(lists)), numbers, texts)
+
+    def _joined(
+        self,
+        role: Role,
+        lengths: np.ndarray,
+        is_missing: np.ndarray,
+        codes: np.ndarray,
+        numbers: Sequence[np.ndarray],
+        labels: Sequence[np.ndarray],
+    ) -> Entries:
+        """Join codes of entries with the numbers and labels of the lists beside them."""
+        # in place of a missing sequence, a missing entry
+        kept = np.repeat(~is_missing, lengths + is_missing)
+
+        def widened(values: np.ndarray, filler: int) -> np.ndarray:
+            found = np.full((len(kept), *values.shape[1:]), filler, dtype=values.dtype)
+            found[kept] = values
+            return found
+
+        found = {"codes": widened(codes, MISSING)}
         if numbers:
             found["numbers"] = widened(self._scaled(role, np.stack(numbers)), 0)
-        if texts:
-            found["labels"] = widened(np.stack(texts, axis=1), MISSING)
+        if labels:
+            found["labels"] = widened(np.stack(labels, axis=1), MISSING)
         return Entries(offsets=offsets_of(lengths + is_missing), **found)
 
     def _codes_of(self, name: str, entries: pl.Series) -> np.ndarray:
@@ -442,7 +406,14 @@ class FlatSequences(Sequences):
 
     def encode(self, slices: Slices, n: int) -> Parts:
         """Encode items and sequences to codes and numbers."""
-        parts = super().encode(slices, n)
+        return self._in_numbers(super().encode(slices, n))
+
+    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> Parts:
+        """Encode items and sequences of few rows."""
+        return self._in_numbers(super().encode_rows(rows))
+
+    def _in_numbers(self, parts: Parts) -> Parts:
+        """Tell of encoded sequences in codes and numbers."""
         codes, numbers = [parts["codes"]], []
         for role, entries in zip(self._roles, parts["sequences"], strict=True):
             own = parts["codes"][:, self._shared.index(role.item)] if role.item != role.name else None
@@ -552,12 +523,16 @@ def _check_lengths(name: str, side: str, columns: pl.DataFrame, start: int) -> N
     unequal = ((whole.fill_null(0) != own) & own.is_not_null()).fill_null(False)
     if unequal.any():
         row: Any = unequal.arg_max()
-        raise RowError(
-            f"column {side!r} lies beside the sequence {name!r}, and in ",
-            start + row,
-            f", it has {own[row]} entries where that has {'none' if whole[row] is None else whole[row]}: give both "
-            f"lists of one length, or a null in {side!r}",
-        )
+        raise _of_other_length(name, side, start + row, own[row], whole[row])
+
+
+def _of_other_length(name: str, side: str, row: int, length: int, expected: int | None) -> RowError:
+    return RowError(
+        f"column {side!r} lies beside the sequence {name!r}, and in ",
+        row,
+        f", it has {length} entries where that has {'none' if expected is None else expected}: give both lists of one "
+        f"length, or a null in {side!r}",
+    )
 
 
 def _reject_infinite(name: str, entries: np.ndarray, lengths: np.ndarray, start: int) -> None:

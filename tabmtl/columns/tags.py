@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
 
-from tabmtl.columns.category import Categories, is_feature, text_of
+from tabmtl.columns.category import Categories, code_of_value, has_plain_text, is_feature, text_of
 from tabmtl.columns.flat import Flat
 from tabmtl.columns.kind import Coding, ColumnKind, Parts, Slices, Summary, column_of
 from tabmtl.columns.ragged import Bags, offsets_of
@@ -75,6 +75,22 @@ class Tags(Categories):
         )
         return {"bags": tuple(bags)}
 
+    def reads_rows(self, schema: pl.Schema) -> bool:
+        """Return whether Python makes the same text of plain items."""
+        return all(has_plain_text(inner_of(schema[name]) or pl.Null()) for name in self.names)
+
+    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> Parts:
+        """Encode the lists of few rows to bags."""
+        codes = ([self._codes_of(row[name], known) for row in rows] for name, known in self.codes_of_levels.items())
+        return {"bags": tuple(map(_bags, codes))}
+
+    @staticmethod
+    def _codes_of(tags: Sequence[Any] | None, known: Mapping[str, int]) -> list[int]:
+        """Return the codes of plain items, in order."""
+        if tags is None:
+            return [MISSING]
+        return sorted(code_of_value(item, known) for item in tags if item is not None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlatTags(Flat, Tags):
@@ -103,6 +119,16 @@ class FlatTags(Flat, Tags):
     def read(self, place: int, column: pl.Series, start: int) -> np.ndarray:
         """Count and find tags."""
         return flat_tags(column, self.codes_of_texts[self.names[place]], len(self.levels[place]))
+
+    def read_plain(self, place: int, value: Any, row: int) -> Sequence[float]:
+        """Count and find plain tags."""
+        codes = self._codes_of(value, self.codes_of_levels[self.names[place]])
+        found = [0.0] * (1 + len(self.levels[place]))
+        found[0] = len(codes)
+        for code in codes:
+            if code >= FIRST_LEVEL:
+                found[1 + code - FIRST_LEVEL] = 1.0
+        return found
 
 
 def inner_of(dtype: pl.DataType) -> pl.DataType | None:
@@ -200,6 +226,15 @@ def encode_tags(tags: pl.Series, code: pl.Expr) -> Bags:
     keys = np.repeat(np.arange(len(lengths), dtype=np.int64) << 32, lengths)  # sorted as one number with the code
     keys |= codes
     keys.sort()
-    codes = (keys & 0xFFFFFFFF).astype(np.int32)
-    weights = np.repeat(1 / np.maximum(lengths, 1), lengths).astype(np.float32)
-    return Bags(offsets=offsets_of(lengths), codes=codes, weights=weights)
+    return Bags(offsets=offsets_of(lengths), codes=(keys & 0xFFFFFFFF).astype(np.int32), weights=_weights(lengths))
+
+
+def _bags(codes: Sequence[Sequence[int]]) -> Bags:
+    """Return bags of given codes, sorted inside a row."""
+    lengths = np.array([len(own) for own in codes])
+    flat = np.array([code for own in codes for code in own], dtype=np.int32)
+    return Bags(offsets=offsets_of(lengths), codes=flat, weights=_weights(lengths))
+
+
+def _weights(lengths: np.ndarray) -> np.ndarray:
+    return np.repeat(1 / np.maximum(lengths, 1), lengths).astype(np.float32)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -12,7 +14,7 @@ import polars.selectors as cs
 
 from tabmtl.columns.cures import Library, by_texts
 from tabmtl.columns.flat import Flat
-from tabmtl.columns.kind import TEXT, Coding, ColumnKind, Parts, Slices, Summary
+from tabmtl.columns.kind import MOST_ROWS, TEXT, Coding, ColumnKind, LeanPickle, Parts, Slices, Summary
 from tabmtl.columns.ragged import Bags
 from tabmtl.schema import FIRST_LEVEL, MISSING, warn_user
 from tabmtl.storage.stored import Stored
@@ -26,10 +28,11 @@ _LOOKED_AT, _LEAST_VALUES = 10_000, 50
 DIRECTIONS = 32
 #: Distinct texts from which directions are learned, at most, and the texts that a bucket must come in.
 _MOST_LEARNED, _LEAST_TEXTS = 20_000, 2
+_WORDS = pl.col("text").str.count_matches(r"\w+")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Projection:
+class Projection(LeanPickle):
     """Map of a text to numbers, learned without labels: latent semantic analysis of hashed words and 3-grams.
 
     Words and 3-grams weigh (1 + log of their count) times (1 + log of the inverse share of the texts that hold them),
@@ -72,7 +75,11 @@ class Projection:
 
     def apply(self, texts: Sequence[str]) -> np.ndarray:
         """Return the coordinates of texts, (n, d) float32."""
-        return (self.weigh(count_hashed(texts)) @ self.directions.astype(np.float64)).astype(np.float32)
+        return (self.weigh(count_hashed(texts)) @ self._directions).astype(np.float32)
+
+    @cached_property
+    def _directions(self) -> np.ndarray:
+        return self.directions.astype(np.float64)
 
     def weigh(self, bags: Any) -> Any:
         """Return the weighed buckets of texts, a sparse matrix (n, m)."""
@@ -123,8 +130,16 @@ class Texts(ColumnKind):
     def encode(self, slices: Slices, n: int) -> Parts:
         """Encode text to bags."""
         parts = [columns for _, columns in slices]
-        several = ([encode_text(columns[name]) for columns in parts] for name in self.names)
+        several = ([encode_texts(_texts_of(columns[name])) for columns in parts] for name in self.names)
         return {"bags": tuple(Bags.join([Bags.empty(0), *own]) for own in several)}
+
+    def reads_rows(self, schema: pl.Schema) -> bool:
+        """Return whether plain text is the same: it is."""
+        return True
+
+    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> Parts:
+        """Encode text of few rows to bags."""
+        return {"bags": tuple(encode_texts([row[name] for row in rows]) for name in self.names)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +183,11 @@ class FlatTexts(Flat, Texts):
     def read(self, place: int, column: pl.Series, start: int) -> np.ndarray:
         """Count words and project text."""
         return _flat_text(column, self.projections[place])
+
+    def read_plain(self, place: int, value: Any, row: int) -> np.ndarray:
+        """Count words and project a text."""
+        words = pl.DataFrame({"text": [value]}, schema={"text": pl.String}).select_seq(_WORDS).item()
+        return np.append(np.float32(words), self.projections[place].apply([value]))
 
 
 def find_texts(frame: pl.DataFrame | pl.LazyFrame, library: Library, known: Sequence[str] = ()) -> tuple[str, ...]:
@@ -218,7 +238,7 @@ def _flat_text(texts: pl.Series, projection: Projection) -> np.ndarray:
     texts = texts.alias("text").cast(pl.String)
     distinct = texts.unique().drop_nulls().to_frame().with_row_index("place")
     place = texts.to_frame().join(distinct, on="text", how="left", maintain_order="left")["place"]
-    words = distinct["text"].str.count_matches(r"\w+").to_numpy()
+    words = distinct.select(_WORDS).to_series().to_numpy()
     table = np.column_stack([words, projection.apply(distinct["text"].to_list())])
     found = np.full((len(texts), table.shape[1]), np.nan, dtype=np.float32)
     is_given = place.is_not_null().to_numpy()
@@ -226,12 +246,15 @@ def _flat_text(texts: pl.Series, projection: Projection) -> np.ndarray:
     return found
 
 
-def encode_text(texts: pl.Series) -> Bags:
+def _texts_of(column: pl.Series) -> list[str | None]:
+    return column.alias("text").cast(pl.String).to_list()
+
+
+def encode_texts(texts: Sequence[str | None]) -> Bags:
     """Hash words and 3-grams of letters; each weighs as often as it occurs. A missing text has the code of one."""
-    texts = texts.alias("text").cast(pl.String)
-    bags = count_hashed(texts.fill_null("").to_list())
+    bags = count_hashed([text or "" for text in texts])
     total = np.repeat(np.asarray(bags.sum(axis=1)).ravel(), np.diff(bags.indptr))
-    offsets, is_missing = bags.indptr.astype(np.int64), texts.is_null().to_numpy()
+    offsets, is_missing = bags.indptr.astype(np.int64), np.array([text is None for text in texts], dtype=bool)
     places = offsets[:-1][is_missing]
     offsets[1:] += np.cumsum(is_missing)
     return Bags(
@@ -244,12 +267,48 @@ def encode_text(texts: pl.Series) -> Bags:
 def count_hashed(texts: Sequence[str]) -> Any:
     """Count the hashed words of texts, then their 3-grams, in a sparse matrix (n, `TEXT_BUCKETS`)."""
     from scipy.sparse import hstack
-    from sklearn.feature_extraction.text import HashingVectorizer
 
-    options: dict[str, Any] = {"n_features": TEXT_BUCKETS // 2, "norm": None, "alternate_sign": False}
-    words = HashingVectorizer(token_pattern=r"(?u)\b\w+\b", **options)
-    grams = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 3), **options)
+    if len(texts) <= MOST_ROWS:
+        return _count_few(texts)
+    words, grams = _vectorizers()
     lines = [*texts, ""]  # a vectorizer refuses to read no line at all
     bags = hstack([words.transform(lines), grams.transform(lines)], format="csr")[:-1]
     bags.sort_indices()
     return bags
+
+
+def _count_few(texts: Sequence[str]) -> Any:
+    """Count as `count_hashed` does, without its matrices, which take longer than a text."""
+    from scipy.sparse import csr_matrix
+    from sklearn.utils import murmurhash3_32
+
+    parts = [*zip(_analyzers(), (0, TEXT_BUCKETS // 2), strict=True)]
+    counts = [
+        sorted(
+            Counter(
+                first + abs(murmurhash3_32(token)) % (TEXT_BUCKETS // 2)
+                for analyze, first in parts
+                for token in analyze(text)
+            ).items()
+        )
+        for text in texts
+    ]
+    found = np.array([pair for own in counts for pair in own], dtype=np.int32).reshape(-1, 2)
+    starts = np.cumsum([0, *map(len, counts)], dtype=np.int32)
+    return csr_matrix((found[:, 1].astype(np.float64), found[:, 0].copy(), starts), (len(texts), TEXT_BUCKETS))
+
+
+@cache
+def _analyzers() -> list[Any]:
+    """Return what takes words, and 3-grams of letters, from a text."""
+    return [vectorizer.build_analyzer() for vectorizer in _vectorizers()]
+
+
+@cache
+def _vectorizers() -> tuple[Any, Any]:
+    """Return what hashes words, and 3-grams of letters."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    options: dict[str, Any] = {"n_features": TEXT_BUCKETS // 2, "norm": None, "alternate_sign": False}
+    words = HashingVectorizer(token_pattern=r"(?u)\b\w+\b", **options)
+    return words, HashingVectorizer(analyzer="char_wb", ngram_range=(3, 3), **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Self
@@ -76,6 +76,11 @@ class OfOneLength(ColumnKind):
         """Say that it was lists of numbers."""
         return "lists of numbers"
 
+    def reads_rows(self, schema: pl.Schema) -> bool:
+        """Return whether Python rounds plain numbers to the same floats: those of floats."""
+        inner = [inner_of(schema[name]) or pl.Null() for name in self.names]
+        return all(own.is_float() or own == pl.Null for own in inner)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Vectors(OfOneLength):
@@ -132,11 +137,24 @@ class Vectors(OfOneLength):
         for rows, columns in slices:
             for name, end, width in zip(self.names, ends, self.widths, strict=True):
                 found[rows, end - width : end] = _encode(columns[name], width, rows.start)
-        for block in np.split(found, range(CHUNK_ROWS, n, CHUNK_ROWS)):
+        return {"vectors": self._scaled(found)}
+
+    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> Parts:
+        """Encode vectors of few rows."""
+        found, ends = np.full((len(rows), sum(self.widths)), np.nan, dtype=np.float32), np.cumsum(self.widths)
+        for i, row in enumerate(rows):
+            for name, end, width in zip(self.names, ends, self.widths, strict=True):
+                if row[name] is not None:
+                    found[i, end - width : end] = _vector(name, row[name], width, i)
+        return {"vectors": self._scaled(found)}
+
+    def _scaled(self, found: np.ndarray) -> np.ndarray:
+        """Scale vectors (n, V) in place, in blocks."""
+        for block in np.split(found, range(CHUNK_ROWS, len(found), CHUNK_ROWS)):
             numbers = block.T.astype(np.float64)
             self._scaler.apply(numbers)
             block[:] = numbers.T
-        return {"vectors": found}
+        return found
 
     @cached_property
     def _scaler(self) -> NumericScaler:
@@ -163,6 +181,10 @@ class FlatVectors(Flat, OfOneLength):
     def read(self, place: int, column: pl.Series, start: int) -> np.ndarray:
         """Read vectors."""
         return _encode(column, self.widths[place], start)
+
+    def read_plain(self, place: int, value: Any, row: int) -> np.ndarray:
+        """Read a vector."""
+        return _vector(self.names[place], value, self.widths[place], row)
 
 
 def _sample(lists: pl.Series) -> np.ndarray:
@@ -208,19 +230,32 @@ def _encode(vectors: pl.Series, width: int, start: int) -> np.ndarray:
     given = np.flatnonzero(is_given)
     wrong = np.flatnonzero(lists.drop_nulls().list.len().to_numpy() != width)
     if len(wrong):
-        row = given[wrong[0]]
-        raise RowError(
-            f"the vectors of column {name!r} must have the length of fit, {width}; that of ",
-            start + int(row),
-            f", has {len(lists[int(row)])}: mend it, or leave it missing",
-        )
+        row = int(given[wrong[0]])
+        raise _of_other_length(name, width, start + row, len(lists[row]))
     table = np.full((len(lists), width), np.nan, dtype=np.float32)
     table[given] = lists.drop_nulls().explode().to_numpy().reshape(-1, width)
     wrong = np.flatnonzero(~np.isfinite(table[given]).all(axis=1))
     if len(wrong):
-        raise RowError(
-            f"the column {name!r} holds a vector with a number that is missing or not finite, in ",
-            start + int(given[wrong[0]]),
-            ": mend it, or leave out the whole vector",
-        )
+        raise _not_finite(name, start + int(given[wrong[0]]))
     return table
+
+
+def _vector(name: str, numbers: Sequence[float | None], width: int, row: int) -> np.ndarray:
+    """Encode a plain vector of some length."""
+    with np.errstate(over="ignore"):
+        vector = np.array(numbers, dtype=np.float32)  # None is NaN
+    if len(vector) != width:
+        raise _of_other_length(name, width, row, len(vector))
+    if not np.isfinite(vector).all():
+        raise _not_finite(name, row)
+    return vector
+
+
+def _of_other_length(name: str, width: int, row: int, length: int) -> RowError:
+    before = f"the vectors of column {name!r} must have the length of fit, {width}; that of "
+    return RowError(before, row, f", has {length}: mend it, or leave it missing")
+
+
+def _not_finite(name: str, row: int) -> RowError:
+    before = f"the column {name!r} holds a vector with a number that is missing or not finite, in "
+    return RowError(before, row, ": mend it, or leave out the whole vector")

@@ -17,6 +17,7 @@ from tabmtl.columns.category import Categories, is_feature
 from tabmtl.columns.cures import Library, by_cast, by_drop, by_numbers
 from tabmtl.columns.kind import (
     FIELDS,
+    MOST_ROWS,
     SLICE_ROWS,
     Coding,
     Form,
@@ -30,14 +31,13 @@ from tabmtl.columns.kind import (
 )
 from tabmtl.columns.number import Numbers, NumericScaler, NumericTransform
 from tabmtl.columns.parted import Parted
-from tabmtl.columns.sequence import check_columns, sequence_columns
+from tabmtl.columns.roles import check_columns, sequence_columns
 from tabmtl.columns.text import find_texts
 from tabmtl.encode.files import count_rows, read_blocks
 from tabmtl.params import check_known, near
 from tabmtl.schema import Columns
 from tabmtl.storage.stored import Stored
 
-MOST_ROWS = 4
 #: Types of columns that have units, time zones or items, which a type alone does not tell.
 _PARAMETRIC = {pl.Datetime, pl.Duration, pl.List, pl.Array}
 
@@ -271,8 +271,8 @@ class FeatureCoder(LeanPickle):
                 raise
             return self.encode(untyped)
         n, coders = _count_rows(frame), self.coders.values()
-        if few and n <= MOST_ROWS and isinstance(frame, pl.DataFrame):
-            rows = frame.rows(named=True)
+        rows = _plain_rows(frame) if few and n <= MOST_ROWS and isinstance(frame, pl.DataFrame) else None
+        if rows is not None:
             return Features.beside([coder.encode_rows(rows) for coder in coders])
         # one reading each, because a running query takes memory for each of its columns
         pairs = zip(coders, expressions, strict=True)
@@ -312,6 +312,14 @@ class FeatureCoder(LeanPickle):
                         f"column {name!r} {coder.held} in fit and is now {schema[name]}; cast it to {coder.cast}, or "
                         "fit again"
                     )
+
+
+def _plain_rows(frame: pl.DataFrame) -> list[dict[str, Any]] | None:
+    """Return rows as values of Python; None if it has no such values, as of dates beyond the year 9999."""
+    try:
+        return frame.rows(named=True)
+    except (OverflowError, ValueError):
+        return None
 
 
 def _named_apart(name: str, taken: set[str]) -> str:

@@ -14,7 +14,7 @@ import polars.selectors as cs
 from tabmtl.columns.category import count_levels
 from tabmtl.columns.cures import Library
 from tabmtl.columns.kind import Coding, Summary, merge
-from tabmtl.columns.sequence import sequence_columns
+from tabmtl.columns.roles import sequence_columns
 from tabmtl.columns.text import Texts, find_texts, spread_rows
 from tabmtl.columns.vector import SCALED_ROWS, Vectors
 from tabmtl.encode.features import NO_ROWS, SAMPLE_ROWS, WAITING, ByKind, FeatureCoder, find_kinds, survey_columns

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from sklearn.base import clone
 
-from tabmtl.columns.sequence import leave_out
+from tabmtl.columns.roles import leave_out
 from tabmtl.encode import TableCoder
 from tabmtl.ensemble.asking import Asked
 from tabmtl.ensemble.folds import Folds, Table, read_frame

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tabmtl.columns.sequence import sequence_columns
+from tabmtl.columns.roles import sequence_columns
 from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.encode.cache import encoded
 from tabmtl.encode.class_factors import ClassFactors

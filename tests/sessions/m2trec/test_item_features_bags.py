@@ -13,7 +13,7 @@ from tabmtl.columns.category import code_of
 from tabmtl.columns.features import Bags
 from tabmtl.columns.kind import Coding
 from tabmtl.columns.tags import Tags, encode_tags
-from tabmtl.columns.text import TEXT_BUCKETS, encode_text
+from tabmtl.columns.text import TEXT_BUCKETS, encode_texts
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN
 
 LEVELS = ("blue", "green", "red")
@@ -83,7 +83,7 @@ def test_codes_of_a_row_are_sorted_and_weigh_one(tags):
 
 
 def test_words_and_letters_are_hashed_into_halves_of_their_own():
-    bags = encode_text(pl.Series(["Red shoe", "red  SHOE", "shoe red", "a red-shoe", "", None]))
+    bags = encode_texts(["Red shoe", "red  SHOE", "shoe red", "a red-shoe", "", None])
     first, same, turned, other, empty, none = rows(bags)
     assert first == same == turned
     assert (empty, none) == ([], [MISSING])
@@ -96,7 +96,7 @@ def test_words_and_letters_are_hashed_into_halves_of_their_own():
 
 
 def test_a_letter_changed_leaves_most_3_grams():
-    first, second = rows(encode_text(pl.Series(["waterproof", "waterprof"])))
+    first, second = rows(encode_texts(["waterproof", "waterprof"]))
     half = TEXT_BUCKETS // 2
     shared = set(first) & set(second)
     assert all(code >= half for code in shared)
@@ -104,7 +104,7 @@ def test_a_letter_changed_leaves_most_3_grams():
 
 
 def test_how_often_a_word_comes_counts():
-    once, twice = encode_text(pl.Series(["a bb", "a a bb"])).keys()
+    once, twice = encode_texts(["a bb", "a a bb"]).keys()
     assert once != twice
 
 
