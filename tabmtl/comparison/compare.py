@@ -17,7 +17,6 @@ from tabmtl.comparison.judging import (
     CALIBRATION,
     COLUMNS,
     FURTHER,
-    calibration_of,
     differences_at_once,
     differences_of,
     scores_of,
@@ -28,6 +27,7 @@ from tabmtl.comparison.rows import ComparedRows, as_read
 from tabmtl.ensemble import MultiTaskEnsemble
 from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.metrics.calibration import calibration_of
 from tabmtl.metrics.intervals import Estimate
 from tabmtl.metrics.scores import Answered, mean_score
 from tabmtl.models.independent import IndependentTasks

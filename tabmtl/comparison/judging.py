@@ -17,7 +17,7 @@ from tabmtl.metrics.intervals import (
     mean_estimate,
     no_interval_reason,
 )
-from tabmtl.metrics.scores import Answered, check_metric, counted, each_task, undefined_reason
+from tabmtl.metrics.scores import Answered, check_metric, each_task, undefined_reason
 from tabmtl.schema import TabmtlWarning, warn_user
 from tabmtl.targets import Task
 
@@ -41,7 +41,6 @@ CALIBRATION |= dict.fromkeys(("predicted", "observed", "standard_error"), pl.Flo
 OVERALL: dict[str, Any] = {"model": pl.String}
 OVERALL |= dict.fromkeys((f"mean_{name}" for name in COLUMNS if name.startswith("difference")), pl.Float64)
 
-_MOST_BINS, _ROWS_PER_BIN = 10, 20
 
 #: Differences of models to a reference, by model and task.
 Differences = Mapping[str, Mapping[str, Estimate]]
@@ -128,34 +127,3 @@ def warn_of_unjudged(tasks: Sequence[Task], y: np.ndarray, own: np.ndarray | Non
                 f"task {task.name!r}: {check_metric(task)} will have no interval, and no part in the verdict: among "
                 f"the rows to test, {reason}; test on more rows of it"
             )
-
-
-def calibration_of(fit: Answered) -> pl.DataFrame:
-    """Compare answers with what came, in up to ten bins of equally many rows.
-
-    Returns
-    -------
-    polars.DataFrame
-        One row per task and bin: "task"; "predicted", the mean answer; "observed", the mean of what came, and its
-        "standard_error"; "n", the number of rows. A binary task has the probability of its second class, one of more
-        classes that of the most probable class, a quantile the share of labels up to it, and other numbers have values.
-    """
-    each = each_task(fit.tasks, fit.labels, fit.outputs, None, fit.own_task)
-    return pl.concat([_bins(task, labels, output) for task, labels, output, _ in each])
-
-
-def _bins(task: Task, y: np.ndarray, output: np.ndarray) -> pl.DataFrame:
-    rows = counted(y, None)
-    predicted, labels = task.kind.calibration(output[rows], y[rows])
-    n_bins = min(_MOST_BINS, max(1, len(labels) // _ROWS_PER_BIN))
-    edges = np.unique(np.quantile(predicted, np.arange(1, n_bins) / n_bins)) if len(labels) else np.empty(0)
-    columns = {"predicted": predicted, "observed": labels, "bin": np.searchsorted(edges, predicted, side="right")}
-    frame = pl.DataFrame(columns, {"predicted": pl.Float64, "observed": pl.Float64, "bin": pl.Int64})
-    found = frame.group_by("bin", maintain_order=True).agg(
-        pl.lit(task.name).alias("task"),
-        pl.col("predicted").mean(),
-        pl.col("observed").mean(),
-        standard_error=pl.col("observed").std() / pl.len().sqrt(),
-        n=pl.len().cast(pl.Int64),
-    )
-    return found.sort("bin").drop("bin")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from sklearn import metrics as sk
@@ -131,6 +132,47 @@ def _log_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarr
     return of_mean(np.log(np.clip(answered, smallest, 1 - smallest)), weight)
 
 
+def _brier(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
+    return float(np.average(_brier_losses(y, p), weights=sample_weight))
+
+
+def _brier_losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
+    # as scikit-learn scales them: of two classes by a half
+    return np.square(p - np.eye(p.shape[1])[y]).sum(axis=1) / (2 if p.shape[1] == 2 else 1)
+
+
+def _brier_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return -of_mean(_brier_losses(y, p), weight)
+
+
+def _gaps(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return how much more a row was called than came, its bin, and the sums of all bins."""
+    found = p.argmax(1) if p.shape[1] > 2 else np.ones(len(y), dtype=np.intp)
+    called = p[np.arange(len(y)), found]
+    gap, place = called - (y == found), np.minimum((called * N_BINS).astype(np.intp), N_BINS - 1)
+    return gap, place, np.bincount(place, weight * gap, N_BINS)
+
+
+def _calibration_error(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
+    weight = np.ones(len(y)) if sample_weight is None else sample_weight
+    return float(np.abs(_gaps(y, p, weight)[2]).sum() / weight.sum())
+
+
+def _calibration_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    gap, place, sums = _gaps(y, p, weight)
+    return -of_mean(np.sign(sums)[place] * gap, weight)
+
+
+def _log_ratio(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
+    return abs(float(np.log(np.average(p[:, 1], weights=sample_weight) / np.average(y, weights=sample_weight))))
+
+
+def _log_ratio_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    predicted, observed = weight * p[:, 1], weight * y
+    sign = np.sign(predicted.sum() - observed.sum())
+    return -sign * (predicted / predicted.sum() - observed / observed.sum())
+
+
 def _f1_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray, k: int = 1) -> np.ndarray:
     labelled, answered = y == k, p.argmax(1) == k
     return of_ratio(2 * (labelled & answered), labelled.astype(int) + answered, weight)
@@ -139,6 +181,10 @@ def _f1_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray, k: int = 1) 
 def _macro_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
     classes = np.union1d(y, p.argmax(1))
     return np.mean([_f1_influence(y, p, weight, k) for k in classes], axis=0)
+
+
+#: Of equal width, for the calibration error.
+N_BINS = 10
 
 
 def _of_classes(score: Score, influence: Influence, *, decides: bool = False) -> Metric:
@@ -151,10 +197,13 @@ CLASSES = {
     "accuracy": Metric(score=_decided(sk.accuracy_score), influence=_accuracy_influence, decides=True),
     "balanced_accuracy": _of_classes(_balanced_accuracy, _balanced_influence, decides=True),
     "neg_log_loss": loss(_log_loss, _log_influence),
+    "neg_brier_score": loss(_brier, _brier_influence),
+    "neg_expected_calibration_error": loss(_calibration_error, _calibration_influence),
     "f1_macro": _of_classes(_decided(sk.f1_score, average="macro"), _macro_influence, decides=True),
 }
 #: Those of two classes, the default first.
 TWO_CLASSES = CLASSES | {
     "average_precision": _of_classes(_average_precision, _precision_influence),
+    "neg_log_predicted_over_observed": replace(loss(_log_ratio, _log_ratio_influence), compares="classes"),
     "f1": _of_classes(_decided(sk.f1_score), _f1_influence, decides=True),
 }

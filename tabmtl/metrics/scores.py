@@ -114,16 +114,18 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
     ----------
     task : Task
         The task and, in ``task.metric``, how it is judged. Binary, focal: "roc_auc" (default), "average_precision",
-        "accuracy", "balanced_accuracy", "neg_log_loss", "f1", "f1_macro". Multiclass: the same without
-        "average_precision" and "f1"; "roc_auc" is the plain mean over the labelled classes of one against the rest.
-        Ordinal: "quadratic_kappa" (default), as scikit-learn's ``cohen_kappa_score``, "neg_mean_absolute_error" in
-        classes, both of the median, "accuracy", "neg_log_loss", "roc_auc". Regression: "r2" (default),
-        "explained_variance", "neg_root_mean_squared_error", "neg_mean_absolute_error", "neg_mean_squared_error".
-        Poisson: "d2_poisson" (default), the share of the deviance that is explained, as scikit-learn's
-        ``d2_tweedie_score`` has it, "neg_mean_poisson_deviance", and those of a regression; gamma and tweedie have the
-        same of theirs. Quantile: "d2_pinball" (default), "neg_mean_pinball_loss", and those of a regression. Quantiles:
-        the same, the first two as means over the levels, those of a regression by the middle level. Huber:
-        "d2_absolute_error" (default), and those of a regression.
+        "accuracy", "balanced_accuracy", "neg_log_loss", "neg_brier_score", "neg_expected_calibration_error" (the mean
+        gap in ten bins of equal width), "neg_log_predicted_over_observed" (the logarithm of the sum of probabilities
+        over the number that came, without its sign), "f1", "f1_macro". Multiclass: the same without
+        "average_precision", the ratio and "f1", the calibration error by the most probable class; "roc_auc" is the
+        plain mean over the labelled classes of one against the rest. Ordinal: "quadratic_kappa" (default), as
+        scikit-learn's ``cohen_kappa_score``, "neg_mean_absolute_error" in classes, both of the median, "accuracy",
+        "neg_log_loss", "roc_auc". Regression: "r2" (default), "explained_variance", "neg_root_mean_squared_error",
+        "neg_mean_absolute_error", "neg_mean_squared_error". Poisson: "d2_poisson" (default), the share of the deviance
+        that is explained, as scikit-learn's ``d2_tweedie_score`` has it, "neg_mean_poisson_deviance", and those of a
+        regression; gamma and tweedie have the same of theirs. Quantile: "d2_pinball" (default),
+        "neg_mean_pinball_loss", and those of a regression. Quantiles: the same, the first two as means over the levels,
+        those of a regression by the middle level. Huber: "d2_absolute_error" (default), and those of a regression.
     y : ndarray of shape (n,)
         Class indices 0..K-1 or, for regression, values in the target's own units. NaN is an unlabelled row.
     output : ndarray of shape (n, K) or (n,)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
+from tabmtl.metrics.calibration import calibration_of
 from tabmtl.params import check_choice
-from tabmtl.plots.display import COLORS, MARKED, REFERENCE, Display, tasks_named
+from tabmtl.plots.display import COLORS, MARKED, REFERENCE, Display, tasks_named, tasks_of
 from tabmtl.targets import Task
 
 if TYPE_CHECKING:
@@ -120,14 +121,15 @@ class ComparisonDisplay(Display):
 
 
 class CalibrationDisplay(Display):
-    """Answers of compared models beside what came: one panel per task, one line per model.
+    """Answers of models beside what came: one panel per task, one line per model.
 
-    Answers on the dotted line agree with what came. Use :meth:`from_comparison` to make it.
+    Answers on the dotted line agree with what came. Use :meth:`from_estimator` for one model, before and after
+    `calibrate`, say, and :meth:`from_comparison` for several.
 
     Parameters
     ----------
     calibration : polars.DataFrame
-        As ``calibration`` of a `Comparison`, or some of its rows.
+        As ``calibration`` of a `Comparison`, or some of its rows: answers and what came in bins of equally many rows.
     tasks : sequence of Task
         The tasks to draw.
 
@@ -156,6 +158,43 @@ class CalibrationDisplay(Display):
         self.calibration, self.tasks = calibration, tasks
 
     @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: Any,
+        *,
+        tasks: Sequence[str] | None = None,
+        name: str | None = None,
+        ax: Axes | None = None,
+    ) -> CalibrationDisplay:
+        """Draw the calibration of a fitted model on labelled rows.
+
+        Parameters
+        ----------
+        estimator : MultiTaskEstimator
+        X, y : as in ``score_tasks``
+            Rows that neither ``fit`` nor ``calibrate`` has seen.
+        tasks : sequence of str, optional
+            Names of the tasks to draw; default all.
+        name : str, optional
+            Of the line in the legend; default that of the class.
+        ax : matplotlib Axes, optional
+            Where to draw one task, such as ``ax_`` of another display; default a new figure.
+
+        Raises
+        ------
+        NotFittedError, TypeError
+            If the estimator is not fitted, or none of tables.
+        ValueError
+            If a task is not one of the estimator's, or one ``ax`` is given for several.
+        """
+        shown = tasks_of(estimator, tasks, "answer_labelled", "of tables, such as SharedTrees")
+        bins = calibration_of(estimator.answer_labelled(X, y))
+        named = bins.select(pl.lit(type(estimator).__name__ if name is None else name).alias("model"), pl.all())
+        return cls(named, tasks=shown).plot(ax=ax)
+
+    @classmethod
     def from_comparison(
         cls, comparison: Any, *, tasks: Sequence[str] | None = None, ax: Axes | None = None
     ) -> CalibrationDisplay:
@@ -164,13 +203,14 @@ class CalibrationDisplay(Display):
         return cls(comparison.calibration, tasks=shown).plot(ax=ax)
 
     def plot(self, *, ax: Axes | None = None) -> CalibrationDisplay:
-        """Draw the panels; ``ax`` is that of :meth:`from_comparison`."""
+        """Draw the panels; ``ax`` is that of :meth:`from_estimator`."""
         self.axes_ = self._panels_of([task.name for task in self.tasks], ax, height=2.9)
         self.lines_: dict[tuple[str, str], Line2D] = {}
         models = self.calibration["model"].unique(maintain_order=True).to_list()
         for task in self.tasks:
             own = self.calibration.filter(task=task.name)
-            for i, model in enumerate(models):
+            n_before = len(self.axes_[task.name].get_legend_handles_labels()[1])
+            for i, model in enumerate(models, start=n_before):
                 bins, panel = own.filter(model=model), self.axes_[task.name]
                 look: dict[str, Any] = {
                     "color": COLORS[i % len(COLORS)],

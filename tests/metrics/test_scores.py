@@ -38,18 +38,33 @@ def deviance_of(y, p, w, power):
     return -sk.mean_tweedie_deviance(y, p, sample_weight=w, power=power)
 
 
+def gap_in_bins(called, came, w):
+    """The gap of what was called and what came in each of ten bins, weighed by their shares."""
+    w, gaps = np.ones(len(came)) if w is None else w, 0.0
+    for low in np.arange(10) / 10:
+        rows = (called >= low) & ((called < low + 0.1) | (low == 0.9))
+        if rows.any():
+            gaps += w[rows].sum() / w.sum() * abs(np.average((called - came)[rows], weights=w[rows]))
+    return gaps
+
+
 BINARY = {
     None: lambda y, p, w: sk.roc_auc_score(y, p[:, 1], sample_weight=w),
     "average_precision": lambda y, p, w: sk.average_precision_score(y, p[:, 1], sample_weight=w),
     "accuracy": lambda y, p, w: sk.accuracy_score(y, p.argmax(1), sample_weight=w),
     "balanced_accuracy": lambda y, p, w: sk.balanced_accuracy_score(y, p.argmax(1), sample_weight=w),
     "neg_log_loss": lambda y, p, w: -sk.log_loss(y, p, sample_weight=w),
+    "neg_brier_score": lambda y, p, w: -sk.brier_score_loss(y, p[:, 1], sample_weight=w),
+    "neg_expected_calibration_error": lambda y, p, w: -gap_in_bins(p[:, 1], y, w),
+    "neg_log_predicted_over_observed": lambda y, p, w: -abs(np.log(np.average(p, 0, w)[1] / np.average(y, weights=w))),
     "f1": lambda y, p, w: sk.f1_score(y, p.argmax(1), sample_weight=w),
     "f1_macro": lambda y, p, w: sk.f1_score(y, p.argmax(1), average="macro", sample_weight=w),
 }
 MULTICLASS = {
     None: lambda y, p, w: sk.roc_auc_score(y, p, multi_class="ovr", sample_weight=w),
     **{name: BINARY[name] for name in ("accuracy", "balanced_accuracy", "neg_log_loss", "f1_macro")},
+    "neg_brier_score": lambda y, p, w: -sk.brier_score_loss(y, p, sample_weight=w),
+    "neg_expected_calibration_error": lambda y, p, w: -gap_in_bins(p.max(axis=1), y == p.argmax(axis=1), w),
 }
 REGRESSION = {
     None: lambda y, p, w: sk.r2_score(y, p, sample_weight=w),

@@ -5,7 +5,9 @@ import polars as pl
 import pytest
 from compared import comparison
 
+from tabmtl import SharedTrees
 from tabmtl.plots import CalibrationDisplay, ComparisonDisplay
+from tabmtl.testing import features, mixed_targets
 
 
 def test_differences_are_drawn_against_the_reference():
@@ -46,6 +48,24 @@ def test_calibration_has_a_line_for_every_model():
     bins = comparison().calibration.filter(model="linear", task="late")
     assert display.lines_["late", "linear"].get_ydata().tolist() == bins["observed"].to_list()
     assert display.axes_["late"].get_xlabel() == "probability of late=yes"
+
+
+def test_calibration_of_one_model_before_and_after():
+    X = features(300)
+    y = mixed_targets(X)
+    model = SharedTrees(n_estimators=5, random_state=0).fit(X[:100], y[:100])
+    assert list(CalibrationDisplay.from_estimator(model, X[200:], y[200:]).lines_) == [
+        (task, "SharedTrees") for task in y.columns
+    ]
+    before = CalibrationDisplay.from_estimator(model, X[200:], y[200:], tasks=["late"], name="before")
+    model.calibrate(X[100:200], y[100:200])
+    after = CalibrationDisplay.from_estimator(model, X[200:], y[200:], tasks=["late"], name="after", ax=before.ax_)
+    lines = [*before.lines_.values(), *after.lines_.values()]
+    assert lines[0].get_color() != lines[1].get_color()
+    assert not np.array_equal(lines[0].get_xdata(), lines[1].get_xdata())
+    assert [text.get_text() for text in before.ax_.get_legend().get_texts()] == ["before", "after"]
+    with pytest.raises(ValueError, match="near is 'late'"):
+        CalibrationDisplay.from_estimator(model, X, y, tasks=["lat"])
 
 
 @pytest.mark.parametrize("cls", [ComparisonDisplay, CalibrationDisplay])

@@ -18,7 +18,7 @@ from sklearn.metrics import d2_pinball_score, mean_pinball_loss
 
 import tabmtl
 from tabmtl import IndependentTasks, Shards, SharedTrees, Task, load
-from tabmtl.comparison.judging import calibration_of
+from tabmtl.metrics.calibration import calibration_of
 from tabmtl.metrics.scores import score_task
 from tabmtl.scale import predict_files
 from tabmtl.targets import find_kind
