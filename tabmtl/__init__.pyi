@@ -12,6 +12,7 @@ from .metrics import MultitaskGain as MultitaskGain
 from .metrics import make_task_metric as make_task_metric
 from .metrics import multitask_gain as multitask_gain
 from .model_selection import MultiTaskKFold as MultiTaskKFold
+from .model_selection import MultiTaskTimeSplit as MultiTaskTimeSplit
 from .model_selection import make_multitask_scorer as make_multitask_scorer
 from .models.adatt import AdaTT as AdaTT
 from .models.adatt import AdaTTClassifier as AdaTTClassifier
@@ -53,6 +54,7 @@ from .schema import FewLabelsWarning as FewLabelsWarning
 from .schema import IdColumnWarning as IdColumnWarning
 from .schema import IndexMismatchWarning as IndexMismatchWarning
 from .schema import PerfectFeatureWarning as PerfectFeatureWarning
+from .schema import RandomSplitWarning as RandomSplitWarning
 from .schema import TabmtlWarning as TabmtlWarning
 from .schema import TargetInFeaturesWarning as TargetInFeaturesWarning
 from .schema import TimeLimitWarning as TimeLimitWarning

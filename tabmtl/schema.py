@@ -47,6 +47,10 @@ class FewLabelsWarning(TabmtlWarning):
     """Warning of tasks with so few labels that chance decides their scores."""
 
 
+class RandomSplitWarning(TabmtlWarning):
+    """Warning of rows that are split at random, although a column says when they were."""
+
+
 class TimeLimitWarning(TabmtlWarning):
     """Warning of a fit that its time limit has ended early: the model is the best so far."""
 
@@ -222,6 +226,8 @@ class Batch:
         Long layout: the index of every row's own task.
     group : (B,) int64 or None
         Training rows: the number of every row's group, which no split divides.
+    time : (B,) float64 or None
+        Training rows: the time of every row, by which splits set the newest aside.
     """
 
     x: Any
@@ -230,6 +236,7 @@ class Batch:
     of_class: Any = None
     task: Any = None
     group: Any = None
+    time: Any = None
 
     def __len__(self) -> int:
         return len(self.x.numbers)

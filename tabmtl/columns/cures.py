@@ -31,6 +31,11 @@ def by_drop(names: Sequence[str]) -> str:
     return shlex.join(word for name in names for word in ("--drop", name)) if in_command.get() else f"drop={[*names]}"
 
 
+def by_time(name: str) -> str:
+    """Return the argument, or the option, that splits rows by a column of times."""
+    return shlex.join(["--time-column", name]) if in_command.get() else f"time={name!r}"
+
+
 def by_kind(name: str, kind: str) -> str:
     """Return the argument, or the option, that declares the kind of a target."""
     return f"--target {shlex.quote(f'{name}={kind}')}" if in_command.get() else f"tasks={{{name!r}: {kind!r}}}"

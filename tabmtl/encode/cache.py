@@ -29,6 +29,7 @@ from tabmtl.encode.class_factors import NO_FACTORS, ClassFactors
 from tabmtl.encode.files import written
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder, weight_factors, weight_sums
+from tabmtl.encode.times import as_numbers, check_time, describe_time
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch, TabmtlWarning, warn_user
 from tabmtl.storage.atomic import (
@@ -70,7 +71,7 @@ class Cache:
     coder : TableCoder
     arrays : dict of str to ndarray
         Memory maps: those of features, see `tabmtl.columns.Features.of`; ``y``; ``weight`` (n,), not normalised;
-        ``task`` (n,); ``group`` (n,), a hash.
+        ``task`` (n,); ``group`` (n,), a hash; ``time`` (n,).
     factors : ndarray of float64, shape (T,), or None
         Factors that normalise the weights.
     start : int
@@ -191,7 +192,7 @@ class StoredRows:
         if not self._chosen.all():
             return self.cache.read(np.flatnonzero(self._chosen))
         group = arrays["group"].astype(np.int64) if "group" in arrays else None
-        return replace(self.cache.view(), group=group)
+        return replace(self.cache.view(), group=group, time=arrays.get("time"))
 
     def some(self, n: int) -> Batch:
         """Read n rows, or all if there are fewer, spread evenly over all."""
@@ -438,6 +439,9 @@ def _arrays(batch: Batch, block: pl.DataFrame, roles: Roles) -> dict[str, np.nda
         arrays["weight"] = block[roles.weight].cast(pl.Float64).to_numpy()
     if roles.groups is not None:
         arrays["group"] = _group_hashes(block[roles.groups], roles.groups)
+    if roles.time is not None:
+        check_time(block[roles.time], describe_time(roles.time))
+        arrays["time"] = as_numbers(block[roles.time])
     return arrays
 
 

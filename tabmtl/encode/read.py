@@ -254,7 +254,7 @@ def read_groups(groups: Any, X: Any, n: int, *, source: str = "X") -> list[Any]:
     """
     name = "groups"
     if isinstance(groups, str):
-        name, groups = f"the column {groups!r} of groups", _column_of(X, groups, source)
+        name, groups = f"the column {groups!r} of groups", column_of(X, groups, source, "groups")
     if nw.dependencies.is_into_series(groups):
         values, shape = nw.from_native(groups, series_only=True).to_list(), (len(groups),)
     else:
@@ -276,8 +276,8 @@ def read_groups(groups: Any, X: Any, n: int, *, source: str = "X") -> list[Any]:
     return values
 
 
-def _column_of(X: Any, name: str, source: str) -> Any:
-    """Return a column of X by its name; those of an array are called ``x0``, ``x1``, ..."""
+def column_of(X: Any, name: str, source: str, argument: str) -> Any:
+    """Return a column of X that an argument names; those of an array are called ``x0``, ``x1``, ..."""
     labels = _labels_of(X)
     if labels is None:
         array = np.asarray(X)
@@ -290,7 +290,7 @@ def _column_of(X: Any, name: str, source: str) -> Any:
             column = nw.from_native(X).select(nw.col(labels[name]))
             return (column.collect() if isinstance(column, nw.LazyFrame) else column)[labels[name]].to_native()
         found = list(labels)
-    raise ValueError(f"groups names the column {name!r}, which {source} lacks; it has {found}{near(name, found)}")
+    raise ValueError(f"{argument} names the column {name!r}, which {source} lacks; it has {found}{near(name, found)}")
 
 
 def has_column(X: Any, name: str) -> bool:

@@ -40,11 +40,11 @@ BLOCK_ROWS = 65_536
 class Shards:
     """A table in files that need not fit in memory, as X of ``fit``.
 
-    Targets, and a column of weights or groups if there is one, are columns of the same files: ``fit`` takes their names
-    in place of ``y``, ``sample_weight`` and ``groups``. All columns but the targets and the weights are features, less
-    those that an estimator is told to ``drop``. A fit reads the files twice: once to learn the columns, and once to
-    encode them to a folder, from which it trains. Its memory does not grow with the number of rows. `M2TRec` takes a
-    click log in this form.
+    Targets, and a column of weights, groups or times if there is one, are columns of the same files: ``fit`` takes
+    their names in place of ``y``, ``sample_weight``, ``groups`` and ``time``. All columns but the targets and the
+    weights are features, less those that an estimator is told to ``drop``. A fit reads the files twice: once to learn
+    the columns, and once to encode them to a folder, from which it trains. Its memory does not grow with the number of
+    rows. `M2TRec` takes a click log in this form.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ class Roles:
     targets : tuple of str
     flat : bool
         Whether the one target was named alone, and not in a list.
-    weight, groups : str or None
+    weight, groups, time : str or None
     """
 
     features: tuple[str, ...]
@@ -208,9 +208,12 @@ class Roles:
     flat: bool
     weight: str | None = None
     groups: str | None = None
+    time: str | None = None
 
     @classmethod
-    def of(cls, shards: Shards, y: Any, sample_weight: Any = None, groups: Any = None, what: str = "y") -> Roles:
+    def of(
+        cls, shards: Shards, y: Any, sample_weight: Any = None, groups: Any = None, time: Any = None, what: str = "y"
+    ) -> Roles:
         """Check the names that fit was given; ``what`` is the name of y in errors.
 
         Raises
@@ -225,19 +228,25 @@ class Roles:
             )
         known = shards.schema.names()
         _check_names(what, targets, known)
-        for name, value in (("sample_weight", sample_weight), ("groups", groups)):
+        for name, value in (("sample_weight", sample_weight), ("groups", groups), ("time", time)):
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"with Shards as X, {name} is the name of a column; got {type(value).__name__}")
             _check_names(name, [] if value is None else [value], known)
-        if sample_weight in targets:
-            raise ValueError(f"sample_weight names {sample_weight!r}, which is a target; name another column")
+        for name, value in (("sample_weight", sample_weight), ("time", time)):
+            if value in targets:
+                raise ValueError(f"{name} names {value!r}, which is a target; name another column")
         features = tuple(name for name in known if name not in targets and name != sample_weight)
         return cls(
-            features=features, targets=tuple(targets), flat=isinstance(y, str), weight=sample_weight, groups=groups
+            features=features,
+            targets=tuple(targets),
+            flat=isinstance(y, str),
+            weight=sample_weight,
+            groups=groups,
+            time=time,
         )
 
     def without(self, dropped: Sequence[str]) -> Roles:
-        """Return the roles without features that are dropped; groups may be one of them."""
+        """Return the roles without features that are dropped; groups and times may be some of them."""
         targets = [name for name in dropped if name in self.targets]
         if targets:
             raise ValueError(f"drop names targets: {targets}; targets are no features, so leave them out of drop")
@@ -253,11 +262,11 @@ class Roles:
         lacking = [name for name in others.features if name not in shards.schema.names()]
         if lacking:
             raise ValueError(f"X_val lacks columns of X: {lacking[:10]}; give its files the same columns")
-        return replace(others, weight=None, groups=None)
+        return replace(others, weight=None, groups=None, time=None)
 
     def names(self) -> list[str]:
         """Return the columns to read."""
-        others = [name for name in (self.weight, self.groups) if name is not None]
+        others = [name for name in (self.weight, self.groups, self.time) if name is not None]
         return list(dict.fromkeys([*self.features, *self.targets, *others]))
 
 

@@ -13,6 +13,7 @@ from tabmtl.estimators.asked import Together
 from tabmtl.estimators.rows import FrameRows
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection.repeats import group_equal_rows, number_groups
+from tabmtl.model_selection.times import times_of_fit
 from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch
 from tabmtl.training.run import running
@@ -29,7 +30,14 @@ def reads_frames(estimator: MultiTaskEstimator) -> bool:
 
 
 def fit_encoded(
-    estimator: M, coder: TableCoder, X: Any, batch: Batch, y: Any, sample_weight: Any = None, groups: Any = None
+    estimator: M,
+    coder: TableCoder,
+    X: Any,
+    batch: Batch,
+    y: Any,
+    sample_weight: Any = None,
+    groups: Any = None,
+    time: Any = None,
 ) -> M:
     """Fit an estimator as its `fit` does, on rows that a coder has encoded.
 
@@ -43,10 +51,10 @@ def fit_encoded(
     X : frame of n rows
     batch : Batch
         The same rows, encoded by the coder.
-    y, sample_weight, groups : as in `fit`
+    y, sample_weight, groups, time : as in `fit`
     """
     with replace(running(), group=ALONE).fit(estimator, X=X, y=y, sample_weight=sample_weight):
-        coder, rows = label_rows(estimator, coder, X, batch, y, sample_weight, groups)
+        coder, rows = label_rows(estimator, coder, X, batch, y, sample_weight, groups, time)
         estimator._set_fitted(coder, estimator._fit(coder, rows, None, estimator._seed()))
     return estimator
 
@@ -59,6 +67,7 @@ def label_rows(
     y: Any,
     sample_weight: Any = None,
     groups: Any = None,
+    time: Any = None,
 ) -> tuple[TableCoder, FrameRows]:
     """Return the rows of `fit_encoded` with their labels, and the coder of both."""
     learner = estimator.learner()
@@ -68,7 +77,8 @@ def label_rows(
     coder.check_labelled(batch)
     batch = ClassFactors.learn(coder.labels, [batch]).weighed(batch)
     group = group_equal_rows(batch) if groups is None else number_groups(read_groups(groups, X, len(batch)))
-    return coder, FrameRows(replace(batch, group=group), coder.labels.tasks, X)
+    batch = replace(batch, group=group, time=times_of_fit(time, X, len(batch)))
+    return coder, FrameRows(batch, coder.labels.tasks, X)
 
 
 def together(models: Sequence[MultiTaskEstimator]) -> Together:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from tabmtl.columns.roles import sequence_columns
 from tabmtl.encode import LabelCoder, TableCoder
@@ -23,13 +23,21 @@ from tabmtl.model_selection.repeats import (
     warn_of_shared_groups,
     warn_of_shared_rows,
 )
-from tabmtl.model_selection.suspects import warn_of_histories, warn_of_index, warn_of_suspects
+from tabmtl.model_selection.suspects import dates_of, warn_of_histories, warn_of_index, warn_of_suspects
+from tabmtl.model_selection.times import times_beside, times_of_fit
 from tabmtl.targets import Task
 from tabmtl.targets.task import refuse_monotone
 from tabmtl.training.checkpoint import check_params
 from tabmtl.training.run import current
 
 FittedRows = tuple[TableCoder, FitRows, FitRows | None]
+
+
+class Marks(NamedTuple):
+    """What tells which rows may be set aside, as `fit` takes it: their groups, and their times."""
+
+    groups: Any = None
+    time: Any = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,7 +107,7 @@ class TableLearner:
             As `fit` does.
         """
         if isinstance(X, Shards):
-            return self._of_shards(X, y, sample_weight, None)[1]
+            return self._of_shards(X, y, sample_weight, Marks())[1]
         X, before = without_columns(X, self.drop, strict=True), None
         if self.preprocessor is not None:
             seed = draw_seed(self.estimator.random_state)
@@ -121,7 +129,7 @@ class TableLearner:
         return self._with_metrics(LabelCoder.fit(y, tasks=tasks, force=force, task_levels=task_levels))
 
     def rows(
-        self, stack: ExitStack, X: Any, y: Any, weight: Any, groups: Any, X_val: Any = None, y_val: Any = None
+        self, stack: ExitStack, X: Any, y: Any, weight: Any, marks: Marks, X_val: Any = None, y_val: Any = None
     ) -> FittedRows:
         """Return the coder of the rows of `fit`, these rows, and those to validate on.
 
@@ -129,7 +137,8 @@ class TableLearner:
         ----------
         stack : ExitStack
             Ends the cache of shards.
-        X, y, weight, groups, X_val, y_val : as in `fit`
+        X, y, weight, X_val, y_val : as in `fit`
+        marks : Marks
 
         Raises
         ------
@@ -137,10 +146,11 @@ class TableLearner:
             As `fit` does.
         """
         if isinstance(X, Shards):
-            return self._rows_of_shards(stack, X, y, weight, groups, X_val, y_val)
-        return self._rows_of_frames(X, y, weight, groups, X_val, y_val)
+            return self._rows_of_shards(stack, X, y, weight, marks, X_val, y_val)
+        return self._rows_of_frames(X, y, weight, marks, X_val, y_val)
 
-    def _rows_of_frames(self, X: Any, y: Any, weight: Any, groups: Any, X_val: Any, y_val: Any) -> FittedRows:
+    def _rows_of_frames(self, X: Any, y: Any, weight: Any, marks: Marks, X_val: Any, y_val: Any) -> FittedRows:
+        groups, time = marks
         coder = self.coder(X, y, weight)
         prepared = coder.prepared(X)
         batch = coder.after.read(prepared, y, weight)
@@ -156,6 +166,8 @@ class TableLearner:
         else:
             values = read_groups(groups, X, len(batch))
             group = number_groups(values)
+        if valid is not None:
+            valid = replace(valid, time=times_beside(time, X, len(batch), X_val, len(valid)))
         if valid is not None and isinstance(groups, str) and has_column(X_val, groups):
             judging = read_groups(groups, X_val, len(valid), source="X_val")
             warn_of_shared_groups(f"the column {groups!r}", values, judging, "val")
@@ -166,15 +178,16 @@ class TableLearner:
         if self.hints:
             warn_of_histories(coder.after, prepared)
         tasks = coder.labels.tasks
-        rows = FrameRows(replace(batch, group=group), tasks, prepared)
+        batch = replace(batch, group=group, time=times_of_fit(time, X, len(batch)))
+        rows = FrameRows(batch, tasks, prepared, dates=dates_of(coder.features))
         return coder, rows, None if valid is None else FrameRows(valid, tasks, prepared_val)
 
     def _rows_of_shards(
-        self, stack: ExitStack, X: Shards, y: Any, weight: Any, groups: Any, X_val: Any, y_val: Any
+        self, stack: ExitStack, X: Shards, y: Any, weight: Any, marks: Marks, X_val: Any, y_val: Any
     ) -> FittedRows:
         """Read shards by way of a disk, alone or with the other processes of a group."""
         group = current()
-        roles, coder = self._of_shards(X, y, weight, groups)
+        roles, coder = self._of_shards(X, y, weight, marks)
         cache = stack.enter_context(encoded(X, roles, coder, group))
         factors = ClassFactors.learn(coder.labels, cache.labels(), group)
         rows = ShardRows(replace(cache, of_classes=factors))
@@ -190,13 +203,14 @@ class TableLearner:
             return coder, *rows.in_memory(valid)
         return coder, rows, valid
 
-    def _of_shards(self, X: Shards, y: Any, sample_weight: Any, groups: Any) -> tuple[Roles, TableCoder]:
+    def _of_shards(self, X: Shards, y: Any, sample_weight: Any, marks: Marks) -> tuple[Roles, TableCoder]:
         """Learn the columns and tasks of shards, together with the other processes of a group."""
         from tabmtl.encode.survey import learn_table
 
-        roles, group = Roles.of(X, y, sample_weight, groups), current()
+        roles, group = Roles.of(X, y, sample_weight, *marks), current()
         check_params(self.estimator, group)
-        group.check_same({"y": list(roles.targets), "sample_weight": roles.weight, "groups": roles.groups})
+        named = {"sample_weight": roles.weight, "groups": roles.groups, "time": roles.time}
+        group.check_same({"y": list(roles.targets)} | named)
         roles = roles.without(self.drop)
         X.check_same(group)
         coder = learn_table(X, roles, **self.coding, group=group)

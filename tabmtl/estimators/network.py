@@ -501,7 +501,7 @@ def in_training_units(batch: Batch, coder: TableCoder) -> Batch:
         name: None if part is None else part.astype(np.float32)
         for name, part in (("weight", batch.weight), ("of_class", batch.of_class))
     }
-    return replace(batch, y=coder.labels.standardize(batch.y), group=None, **weights)
+    return replace(batch, y=coder.labels.standardize(batch.y), group=None, time=None, **weights)
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tabmtl.encode.cache import StoredRows
 from tabmtl.encode.shards import row_keys
+from tabmtl.encode.times import check_times_differ
 from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.model_selection.repeats import (
     belong_together,
@@ -18,6 +19,8 @@ from tabmtl.model_selection.repeats import (
     number_groups,
     warn_of_shared_rows,
 )
+from tabmtl.model_selection.suspects import dates_of, warn_of_random_split
+from tabmtl.model_selection.times import borders, newest_split, warn_of_known_groups
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch
 from tabmtl.targets import Task
@@ -28,7 +31,7 @@ MOST_VALID_ROWS = 1_000_000  # more would take memory and time, and judge no bet
 _JUDGED_ROWS = 200_000
 _BLOCK_ROWS = 262_144
 #: Cures for rows that were set aside and tell nothing.
-TO_SET_ASIDE = "give X_val and y_val, set early_stopping=False, or take another random_state"
+TO_SET_ASIDE = "give X_val and y_val, set early_stopping=False, or take another random_state or validation_fraction"
 
 
 class FitRows(Protocol):
@@ -46,6 +49,10 @@ class FitRows(Protocol):
     def n_labels(self) -> np.ndarray:
         """Number of labels per task, (T,), of all ranks."""
 
+    @property
+    def dates(self) -> Sequence[str]:
+        """Names of the features by which rows could be split in place of chance."""
+
     def __len__(self) -> int:
         """Return the number of the rows, of all ranks."""
 
@@ -56,7 +63,7 @@ class FitRows(Protocol):
         """Return n rows of all ranks, or all if there are fewer."""
 
     def split(self, share: float, seed: int) -> tuple[Self, Self]:
-        """Split the rows in those to train and those to validate on."""
+        """Split the rows in those to train and those to validate on: the newest by their time, or random ones."""
 
     def to_train(self, prepare: Callable[[Batch], Batch], seed: int) -> Rows:
         """Return the rows as those of a training, in its units; the seed may give the order."""
@@ -75,12 +82,15 @@ class FrameRows:
         The rows as they were given to fit, behind the preprocessor; shards have none.
     index : ndarray of int, optional
         Numbers of those of the rows that are meant; None for all.
+    dates : sequence of str
+        Names of the features by which rows could be split in place of chance.
     """
 
     batch: Batch
     tasks: Sequence[Task]
     frame: Any = None
     index: np.ndarray | None = None
+    dates: Sequence[str] = ()
 
     group: ClassVar[Ranks] = ALONE
 
@@ -103,9 +113,14 @@ class FrameRows:
         return self.batch.rows(np.arange(n) if self.index is None else self.index[:n])
 
     def split(self, share: float, seed: int) -> tuple[Self, Self]:
-        """Split the rows in those to train and those to validate on; see `train_valid_split`."""
-        batch, rng = self.batch, np.random.default_rng(seed)
-        kept, held_out = train_valid_split(batch.y, self.tasks, share, rng, batch.task, batch.group)
+        """Split the rows in those to train and those to validate on; see `newest_split` and `train_valid_split`."""
+        batch = self.batch
+        if batch.time is not None:
+            kept, held_out = newest_split(batch.y, self.tasks, share, batch.time, batch.task, batch.group)
+        else:
+            warn_of_random_split(self)
+            rng = np.random.default_rng(seed)
+            kept, held_out = train_valid_split(batch.y, self.tasks, share, rng, batch.task, batch.group)
         return replace(self, index=kept), replace(self, index=held_out)
 
     def to_train(self, prepare: Callable[[Batch], Batch], seed: int) -> MemoryRows:
@@ -118,11 +133,18 @@ class ShardRows(StoredRows):
 
     frame: ClassVar[None] = None
 
+    @property
+    def dates(self) -> Sequence[str]:
+        """Names of the features by which rows could be split in place of chance."""
+        return dates_of(self.cache.coder.features)
+
     def in_memory(self, valid: ShardRows | None) -> tuple[FrameRows, FrameRows | None]:
         """Return the rows and validation rows of the only process as memory maps; warn if they share rows."""
         tasks, batch = self.cache.coder.labels.tasks, self.read()
         group = group_equal_rows(batch) if batch.group is None else number_groups(batch.group.tolist())
-        rows = FrameRows(replace(batch, group=group), tasks)
+        if batch.time is not None:
+            check_times_differ(batch.time, "the column of times")
+        rows = FrameRows(replace(batch, group=group), tasks, dates=self.dates)
         if valid is None:
             return rows, None
         held_out = valid.read()
@@ -136,9 +158,10 @@ class ShardRows(StoredRows):
     def split(self, share: float, seed: int) -> tuple[Self, Self]:
         """Split the rows in those to train and those to validate on.
 
-        Groups stay together, and so do equal rows of a long table if they are one thing under several tasks (see
-        `tabmtl.model_selection.repeats`). They are chosen by random keys, so that files may hold them in any order.
-        Unlike `train_valid_split`, this does not look at labels: with few rows of a class, one part may have none.
+        Given times, the newest are set aside. Else groups stay together, and so do equal rows of a long table if they
+        are one thing under several tasks (see `tabmtl.model_selection.repeats`). They are chosen by random keys, so
+        that files may hold them in any order. Unlike `train_valid_split`, this does not look at labels: with few rows
+        of a class, one part may have none.
 
         Parameters
         ----------
@@ -151,8 +174,14 @@ class ShardRows(StoredRows):
         ValueError
             If a task has no label to train on, or there is none to validate on.
         """
-        valid = _lowest(_units(self), min(share, MOST_VALID_ROWS / len(self)), seed)
-        train, held = self.choose(~valid), self.choose(valid)
+        share = min(share, MOST_VALID_ROWS / len(self))
+        if "time" in self.cache.arrays:
+            valid = self._newest(share)
+            train, held = self.choose(~valid), self.choose(self._without_known_groups(valid))
+        else:
+            warn_of_random_split(self)
+            valid = _lowest(_units(self), share, seed)
+            train, held = self.choose(~valid), self.choose(valid)
         lost = np.flatnonzero((train.n_labels == 0) & (self.n_labels > 0))
         if len(lost):
             name = self.cache.coder.labels.tasks[lost[0]].name
@@ -163,6 +192,36 @@ class ShardRows(StoredRows):
         if not held.n_labels.any():
             raise ValueError(f"none of the {len(held)} rows that were set aside has a label; {TO_SET_ASIDE}")
         return train, held
+
+    def _newest(self, share: float) -> np.ndarray:
+        """Return which rows of this rank are among about a share of the labelled rows, the newest, (n,) bool.
+
+        The border is that of some rows, the same on all ranks.
+        """
+        time, y = self.cache.arrays["time"], self.cache.arrays["y"]
+        some = np.flatnonzero(_lowest(_numbers(self), min(1.0, _JUDGED_ROWS / len(self)), 0))
+        some = some[~np.isnan(y[some]).all(axis=1)]
+        times = np.concatenate(self.group.gather(time[some]))
+        found = borders(times, [(1 - share) * len(times)])
+        if not found:
+            raise ValueError(
+                "the column of times holds one time in all rows, so none are the newest; leave time out, or name "
+                "another column"
+            )
+        return np.asarray(time >= found[0])
+
+    def _without_known_groups(self, valid: np.ndarray) -> np.ndarray:
+        """Return which rows, of the newest ones, are of groups without older rows, (n,) bool; warn of the others."""
+        if "group" not in self.cache.arrays:
+            return valid
+        own = self.cache.arrays["group"]
+        asked = np.unique(np.concatenate(self.group.gather(np.unique(own[valid]))))
+        known = np.unique(np.concatenate(self.group.gather(np.intersect1d(own[~valid], asked))))
+        fresh = valid & ~np.isin(own, known)
+        n_left = self.group.total(int(valid.sum() - fresh.sum()))
+        if self.group.rank == 0:
+            warn_of_known_groups(int(n_left), "are neither learned nor validated on")
+        return fresh
 
     def at_most(self) -> Self:
         """Return all rows, of many about `MOST_VALID_ROWS` random ones."""

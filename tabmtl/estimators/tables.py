@@ -26,7 +26,7 @@ from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.encode.text_encoder import check_text_encoder
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score
-from tabmtl.estimators.learner import TableLearner
+from tabmtl.estimators.learner import Marks, TableLearner
 from tabmtl.estimators.levels import PredictsQuantiles
 from tabmtl.estimators.rows import FitRows
 from tabmtl.metrics.intervals import score_intervals
@@ -198,8 +198,8 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
     #: `compare` and the commands give it these rows to learn.
     learns_all_rows: ClassVar[bool] = False
 
-    # scikit-learn routes groups to fit as it does to the splitters
-    __metadata_request__fit: ClassVar = {"groups": True}
+    # scikit-learn routes these to fit as it does to the splitters
+    __metadata_request__fit: ClassVar = {"groups": True, "time": True}
     # the kind of every undeclared task; the three faces differ in it
     _target_kind: ClassVar[TargetKind] = None
     _kept_apart: ClassVar[tuple[str, ...]] = ("preprocessor", "text_encoder")
@@ -217,6 +217,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         *,
         sample_weight: Any = None,
         groups: Any = None,
+        time: Any = None,
         X_val: Any = None,
         y_val: Any = None,
     ) -> Self:
@@ -236,6 +237,11 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
             Group of every row, such as a patient, or the name of a column of X that holds it. Rows set aside for early
             stopping come from other groups than the rows that are learned from. Given X_val and y_val, nothing is set
             aside; `fit` only warns if the named column of X_val shares groups with X.
+        time : array of shape (n,) or str, optional
+            Time of every row, a date, datetime or number, or the name of a column of X that holds it, which stays a
+            feature unless it is dropped. The rows set aside are then the newest, all rows of one time together, and
+            folds go forward in time. With groups too, rows are left out that are new but of a group with older ones.
+            Given X_val and y_val, `fit` only warns if the named column of X_val is not newer than that of X.
         X_val, y_val : as X and y, optional
             Rows for early stopping, if the method supports it.
 
@@ -259,7 +265,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
                 )
             run = replace(run, group=ALONE)
         with run.fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
-            coder, *encoded = learner.rows(stack, X, y, sample_weight, groups, X_val, y_val)
+            coder, *encoded = learner.rows(stack, X, y, sample_weight, Marks(groups, time), X_val, y_val)
             seed = current().broadcast(self._seed())
             seen = SeenRows.unknown() if isinstance(X, Shards) else SeenRows.of(encoded[0].read())
             # kept by nobody else, so that a network that has copied its rows can free these

@@ -40,7 +40,7 @@ def fit_together(
     coder : TableCoder
         Of all rows, as for `tabmtl.estimators.encoded.fit_encoded`.
     tables : sequence of mapping
-        Arguments of `fit_encoded` for each: X, batch, y, sample_weight and groups.
+        Arguments of `fit_encoded` for each: X, batch, y, sample_weight, groups and time.
 
     Raises
     ------

@@ -118,7 +118,7 @@ class MultiTaskKFold(BaseCrossValidator):
         if y is None:
             raise ValueError("MultiTaskKFold needs the targets to spread them over the folds: split(X, y), got y=None")
         check_consistent_length(X, y, None if isinstance(groups, str) else groups)
-        levels, task = (None, None) if self.task_column is None else _read_task(X, self.task_column)
+        levels, task = (None, None) if self.task_column is None else read_task(X, self.task_column)
         coder = LabelCoder.fit(y, tasks=self.tasks, task_levels=levels)
         strata = Strata.of(coder.encode(y)[0], coder.tasks, task)
         group = None
@@ -132,7 +132,8 @@ class MultiTaskKFold(BaseCrossValidator):
             units = f"{spread[-1]} {'rows' if group is None else 'groups'}"
             raise ValueError(f"n_splits={self.n_splits} is more than the {units}; use at most {spread[-1]} splits")
         fold = self._deal(strata, group, attainable=spread >= self.n_splits)
-        _warn_of_gaps(strata.count(fold, self.n_splits), strata, coder.tasks)
+        counts, of_what = strata.count(fold, self.n_splits), f"not each of the {self.n_splits} folds"
+        warn_of_gaps(counts, strata, coder.tasks, of_what, "use fewer splits, merge rare classes or smaller groups")
         for f in range(self.n_splits):
             yield np.flatnonzero(fold != f), np.flatnonzero(fold == f)
 
@@ -235,8 +236,8 @@ def make_multitask_scorer(*, per_task: bool = False, task: str | None = None) ->
     return MultitaskScorer(per_task=per_task, task=task)
 
 
-def _warn_of_gaps(counts: np.ndarray, strata: Strata, tasks: Sequence[Task]) -> None:
-    """Warn if some fold lacks labels of a task or one of its classes; ``counts`` is (F, S)."""
+def warn_of_gaps(counts: np.ndarray, strata: Strata, tasks: Sequence[Task], what: str, cure: str) -> None:
+    """Warn if some part of the rows lacks labels of a task or one of its classes; ``counts`` is (F, S)."""
     total = counts.sum(axis=0)
     gaps = np.flatnonzero((counts == 0).any(axis=0) & (total > 0))
     if not len(gaps):
@@ -246,13 +247,10 @@ def _warn_of_gaps(counts: np.ndarray, strata: Strata, tasks: Sequence[Task]) -> 
         f"{'' if strata.classes[s] is None else f' class {strata.classes[s]!r}'} ({total[s]} rows)"
         for s in gaps
     ]
-    warn_user(
-        f"not each of the {len(counts)} folds holds labels of {listed(lacking)}; use fewer splits, merge "
-        "rare classes or smaller groups"
-    )
+    warn_user(f"{what} holds labels of {listed(lacking)}; {cure}")
 
 
-def _read_task(X: Any, task_column: str) -> tuple[tuple[str, ...], np.ndarray]:
+def read_task(X: Any, task_column: str) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the names of the tasks of a long table, and the index (n,) of every row's own."""
     frame = read_features(X)[0].lazy()
     schema = frame.collect_schema()

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import rankdata
 
-from tabmtl.columns.cures import by_drop, by_sequence, library_of
+from tabmtl.columns.cures import by_drop, by_sequence, by_time, library_of
 from tabmtl.columns.tags import Tags, items_of
 from tabmtl.encode import FeatureCoder, TableCoder
 from tabmtl.encode.read import take_rows
@@ -22,6 +22,7 @@ from tabmtl.schema import (
     FewLabelsWarning,
     IndexMismatchWarning,
     PerfectFeatureWarning,
+    RandomSplitWarning,
     TargetInFeaturesWarning,
     listed,
     warn_user,
@@ -32,6 +33,7 @@ _ROWS = 1_000  # looked at for leaks
 _LISTED = 10  # names in a warning
 _TOO_GOOD = 0.999  # AUC or R² of one feature
 _LEAST_LABELS, _LEAST_POSITIVES = 20, 10
+_LEAST_ROWS = 200  # whose split by time would tell more than chance
 _MOST_CANDIDATES = 3  # features a task that are looked at closely
 # of lists that are a history: values of the other column, lists of several, and shares of lists and of their items
 _LEAST_LEVELS, _LEAST_LISTS, _LEAST_REPEATED, _LEAST_KNOWN = 10, 50, 0.2, 0.95
@@ -47,6 +49,24 @@ def warn_of_index(X: Any, y: Any, name: str) -> None:
             f"y{name} has another pandas index than X{name}, and rows are aligned by position; if the rows of one were "
             f"sorted or sampled, say y{name}.loc[X{name}.index], else y{name}.set_axis(X{name}.index)",
             IndexMismatchWarning,
+        )
+
+
+def dates_of(features: FeatureCoder) -> tuple[str, ...]:
+    """Return the features that are dates of all rows, by which these could be split."""
+    dates = features.coders["dates"].names if "dates" in features.coders else ()
+    gaps = dict(zip(features.columns.numeric, features.columns.has_missing, strict=True))
+    return tuple(name for name in dates if not gaps[f"{name}: elapsed"])
+
+
+def warn_of_random_split(rows: Any) -> None:
+    """Warn if rows with dates are split at random; ``rows`` are those of a fit, see `tabmtl.estimators.rows`."""
+    if rows.dates and len(rows) >= _LEAST_ROWS and rows.group.rank == 0:
+        names = listed([repr(name) for name in rows.dates], 3)
+        warn_user(
+            f"rows are set aside at random, and X holds dates in {names}: if the rows to come are later ones, say "
+            f"{by_time(rows.dates[0])}, and the newest rows judge",
+            RandomSplitWarning,
         )
 
 

@@ -69,7 +69,7 @@ def fit(
     use_gpu : bool, default=False
         Give each process a GPU.
     **rows
-        ``sample_weight``, ``groups``, ``X_val`` and ``y_val``, as in ``fit`` of the model.
+        ``sample_weight``, ``groups``, ``time``, ``X_val`` and ``y_val``, as in ``fit`` of the model.
 
     Returns
     -------
@@ -227,7 +227,7 @@ def _checked(model: Any, given: dict[str, Any]) -> dict[str, Any]:
             f"expected Shards, whose rows the processes share, got {type(X).__name__}: write its rows to files"
         )
     model.learner().check(X, X_val, given.get("y_val"))
-    Roles.of(X, given["y"], given.get("sample_weight"), given.get("groups")).without(model.drop)
+    Roles.of(X, given["y"], *(given.get(name) for name in ("sample_weight", "groups", "time"))).without(model.drop)
     return given | {"X": _anywhere(X), "X_val": None if X_val is None else _anywhere(X_val)}
 
 

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from tabmtl import MultiTaskEnsemble, SharedTrees
 from tabmtl.ensemble.folds import Folds, Table
+from tabmtl.estimators.learner import Marks
 from tabmtl.model_selection.stratify import Strata
 from tabmtl.testing import features, long_table, mixed_targets
 
 
 def deal(X, y, n_folds="auto", seed=0, groups=None, **params):
-    coder, rows, _ = SharedTrees(**params).learner().rows(ExitStack(), X, y, None, groups)
+    coder, rows, _ = SharedTrees(**params).learner().rows(ExitStack(), X, y, None, Marks(groups))
     return coder, Folds.deal(Table.read(X, coder, rows.batch), coder, n_folds, seed)
 
 
@@ -72,7 +73,7 @@ def test_scarce_labels_bring_more_folds():
 def test_labels_are_those_given():
     X = features()
     y = mixed_targets(X).with_columns(is_late=pl.col("late") == "late", level=pl.col("delay").round().cast(int) % 3)
-    coder, rows, _ = SharedTrees(tasks={"level": "multiclass"}).learner().rows(ExitStack(), X, y, None, None)
+    coder, rows, _ = SharedTrees(tasks={"level": "multiclass"}).learner().rows(ExitStack(), X, y, None, Marks())
     table = Table.read(X, coder, rows.batch)
     assert table.y.cast(y.schema).equals(y)
     assert table.X.equals(X)

@@ -23,6 +23,7 @@ from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.estimators.boosted.lightgbm import Leaves, LightGBMEstimator
 from tabmtl.estimators.boosted.walk import predict
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
+from tabmtl.estimators.learner import Marks
 from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.independent.asked import AskedTasks, Learned
@@ -268,7 +269,7 @@ class IndependentTasks(LightGBMEstimator):
         learner.check(X)
         run = replace(running(), group=ALONE)
         with run.fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
-            coder, rows, _ = learner.rows(stack, X, y, sample_weight, groups)
+            coder, rows, _ = learner.rows(stack, X, y, sample_weight, Marks(groups))
             fitted, found = self._fit_rows(coder.after, rows, None, self._seed(), fold)
             self._set_fitted(coder, fitted)
         batch = rows.read()
