@@ -24,6 +24,7 @@ from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
+from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.models.rmtgb import RMTGB
 from tabmtl.models.shared_bottom import SharedBottom
@@ -163,6 +164,11 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     that they are fitted on. A task with fewer than 5 labels of a second class, or 10 of a regression, takes the weights
     that suit the other tasks, without the guard and with a warning.
 
+    Given ``time``, rows are cut in one block more than there are folds, by default six. Every candidate is fitted on
+    the first block and answers the second, then on two and answers the third, and so on, and these answers choose the
+    weights. The chosen candidates are then fitted on all rows, as with ``refit=True``. Linear models are left out. Rows
+    whose group has older rows judge nothing.
+
     Given X_val and y_val, every candidate is fitted once, on all of X, and these rows take the place of the folds: they
     choose the weights, with the same guard. No model learns from them or stops by them but with ``refit=True``;
     candidates that stop early set rows of X aside. Labels that are not learned are lost, and few ones choose weights
@@ -228,16 +234,19 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             )
         table = Table.read(rows.frame, coder, rows.read())
         if valid is None:
+            if table.batch.time is None:
+                warn_of_random_split(rows)
             folds = Folds.deal(table, coder, self.n_folds, seed)
         else:
             folds = Folds.given(table, Table.read(valid.frame, coder, valid.read()))
         models = with_reference(self.default_models() if self.models is None else self.models)
         candidates = {name: self._prepared(each, coder) for name, each in models.items()}
         n_fits = [count_fits(each, folds) for each in candidates.values()]
-        n_refits = n_fits.count(len(folds.pairs)) if self.refit else 0
+        refits = self.refit or folds.go_forward
+        n_refits = n_fits.count(len(folds.pairs)) if refits else 0
         with self._watch.without_limit().steps(sum(n_fits) + n_refits, "fit") as on_fit:
             trials = Trials(candidates, folds, seed, self._watch, count_threads(self.n_processes), on_fit)
-            fitted = _mix(coder, trials, trials.run(), self.refit)
+            fitted = _mix(coder, trials, trials.run(), refits)
         of_candidates = fitted["leaderboard_"].group_by("model", maintain_order=True)
         for name, score, reason in of_candidates.agg(pl.mean("score"), pl.first("left_out")).rows():
             said = "no task could be scored" if score is None else f"mean out-of-fold score {score:.4f}"
@@ -345,7 +354,8 @@ def _fit_stack(
     coder: TableCoder, folds: Folds, reference: Trial, parts: Sequence[np.ndarray] | None = None
 ) -> LinearStack | None:
     """Fit linear models on the answers of a candidate; None where there are no other tasks, or no answers."""
-    if coder.task_column is not None or len(coder.labels.tasks) < 2 or not (folds.judge_fits and len(folds.pairs) > 1):
+    has_answers = folds.judge_fits and len(folds.pairs) > 1 and not folds.go_forward
+    if coder.task_column is not None or len(coder.labels.tasks) < 2 or not has_answers:
         return None
     batch = folds.table.batch
     return LinearStack.fit(coder.labels, reference.answers, batch.y, batch.weight, folds.pairs, parts)

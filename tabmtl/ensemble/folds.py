@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from tabmtl.estimators.encoded import reads_frames
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection import MultiTaskKFold
 from tabmtl.model_selection.stratify import Strata
+from tabmtl.model_selection.times import borders, can_split, even_blocks, forward_folds, learnable_after
 from tabmtl.schema import Batch, TabmtlWarning
 from tabmtl.targets import Task
 
@@ -64,23 +66,31 @@ class Table:
     def beside(self, other: Table) -> Table:
         """Return the rows of both tables; rows without groups are one group, and rows without weights weigh 1.
 
-        That is the mean weight of rows that have any.
+        That is the mean weight of rows that have any. Where one table has no times, no row has one.
         """
         batches = [self.batch, other.batch]
         if any(batch.group is not None for batch in batches):
             batches = [b if b.group is not None else replace(b, group=np.full(len(b), -1)) for b in batches]
         if any(batch.weight is not None for batch in batches):
             batches = [b if b.weight is not None else replace(b, weight=np.ones_like(b.y)) for b in batches]
+        if any(batch.time is None for batch in batches):
+            batches = [replace(b, time=None) for b in batches]
         frames = pl.concat([self.X, other.X], how="vertical_relaxed")
         return replace(self, X=frames, y=pl.concat([self.y, other.y]), batch=Batch.join(batches))
 
     def fit_arguments(self) -> dict[str, Any]:
-        """Return the arguments of ``fit``; without groups where no split could part them."""
+        """Return the arguments of ``fit``; without groups or times where no split could part them."""
         weight = self.batch.score_weight  # candidates weigh the classes of their own rows
         if weight is not None and weight.shape[1] == 1:
             weight = weight[:, 0]
         groups = self.batch.group if self._can_part_groups() else None
-        return {"X": self.X, "y": self.y, "sample_weight": weight, "groups": groups}
+        arguments = {"X": self.X, "y": self.y, "sample_weight": weight, "groups": groups}
+        return arguments | ({"time": self.batch.time} if self._can_part_times() else {})
+
+    def _can_part_times(self) -> bool:
+        """Return whether rows have times, and the newest could judge what is learned from older ones."""
+        batch = self.batch
+        return batch.time is not None and can_split(batch.y, self.tasks, batch.time, batch.task)
 
     def _can_part_groups(self) -> bool:
         """Return whether labels of some task or class lie in two groups."""
@@ -120,9 +130,17 @@ class Folds:
 
         Groups stay on one side. Rows with the only labels of a task or class, or the only group of them, are in every
         fit. Where nothing can be judged, one pair has all rows to fit.
+
+        Rows with times are divided forward in time instead: every fit sees all rows that are older than those that it
+        judges, of which the oldest have labels of every task.
         """
         tasks, batch = coder.labels.tasks, table.batch
         strata = Strata.of(batch.y, tasks, batch.task)
+        if batch.time is not None:
+            # of more blocks, the first fits would have next to no rows
+            return cls._forward(
+                table, tasks, min(_count_folds(strata, batch), _FOLDS) if n_folds == "auto" else n_folds
+            )
         unit = np.arange(len(table)) if batch.group is None else np.unique(batch.group, return_inverse=True)[1]
         spread = strata.spread(None if batch.group is None else unit)
         n = min(_count_folds(strata, batch) if n_folds == "auto" else n_folds, int(spread[-1]))
@@ -136,6 +154,14 @@ class Folds:
         fold[np.isin(unit, kept)] = -1
         pairs = [(np.flatnonzero(fold != f), np.flatnonzero(fold == f)) for f in range(n)]
         pairs = [pair for pair in pairs if len(pair[1])]
+        return cls(table, table, pairs or [(np.arange(len(table)), np.arange(0))])
+
+    @classmethod
+    def _forward(cls, table: Table, tasks: Sequence[Task], n: int) -> Folds:
+        batch = table.batch
+        times = batch.time[~np.isnan(batch.y).all(axis=1)]
+        found = borders(times, even_blocks(len(times), n), learnable_after(batch.y, tasks, batch.time, batch.task))
+        pairs = forward_folds(batch.time, found, batch.group)
         return cls(table, table, pairs or [(np.arange(len(table)), np.arange(0))])
 
     @classmethod
@@ -169,6 +195,11 @@ class Folds:
         for f, (_, rows) in enumerate(self.pairs):
             fold[rows] = f
         return fold
+
+    @property
+    def go_forward(self) -> bool:
+        """Whether fits are judged by later rows, so that the first ones know old rows alone."""
+        return self.judge_fits and self.table.batch.time is not None
 
     @property
     def judge_fits(self) -> bool:

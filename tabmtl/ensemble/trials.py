@@ -150,7 +150,8 @@ class Trials:
         if self.learns_at_once(name):
             return self._try_unseen(name, candidate, start)
         folds = self.folds.encoded(candidate)
-        done = [] if self.n_jobs > 1 or is_first else self._fit_as_one(name, folds)
+        # folds forward in time are of unlike sizes
+        done = [] if self.n_jobs > 1 or is_first or folds.go_forward else self._fit_as_one(name, folds)
         while len(done) < len(pairs):
             needed = (perf_counter() - start) / len(done) * (len(pairs) - len(done)) if done else 0.0
             if needed >= self.watch.left and not is_first:
@@ -203,7 +204,9 @@ class Trials:
 
 def count_fits(candidate: MultiTaskEstimator, folds: Folds) -> int:
     """Count the fits of a candidate: one for each fold, or a single one if it answers rows unseen by itself."""
-    return 1 if isinstance(candidate, IndependentTasks) and candidate.answers_unseen else len(folds.pairs)
+    is_alone = isinstance(candidate, IndependentTasks) and candidate.answers_unseen
+    # folds of its own making do not go forward in time
+    return 1 if is_alone and folds.table.batch.time is None else len(folds.pairs)
 
 
 def _patience(seconds: float) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import numbers
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -83,10 +84,7 @@ def newest_split(
         known = valid & np.isin(group, group[train & labelled])
         valid &= ~known
         if not (valid & labelled).any():
-            raise ValueError(
-                "all of the newest rows, which were to be set aside, belong to groups that have older rows, so none "
-                f"judges what is learned; {_leave_out('groups', 'time')}, or give rows to validate on"
-            )
+            raise ValueError(no_fresh_rows())
         warn_of_known_groups(int(known.sum()), "are neither learned nor validated on")
     return np.flatnonzero(train), np.flatnonzero(valid)
 
@@ -139,15 +137,14 @@ def borders(time: np.ndarray, older: Sequence[float], after: float = -np.inf) ->
     return found
 
 
-def forward_folds(
-    time: np.ndarray, older: Sequence[float], after: float = -np.inf, group: np.ndarray | None = None
-) -> list[Pair]:
+def forward_folds(time: np.ndarray, starts: Sequence[float], group: np.ndarray | None = None) -> list[Pair]:
     """Divide rows in blocks of time; each but the first is judged by what learned all older rows.
 
     Parameters
     ----------
-    time, older, after
-        As of `borders`.
+    time : ndarray of float, shape (n,)
+    starts : sequence of float
+        The times at which blocks begin, increasing.
     group : ndarray of int, shape (n,), optional
         Number of every row's group. A block does not judge rows of groups with older rows.
 
@@ -156,10 +153,9 @@ def forward_folds(
     list of (train, test)
         Sorted row numbers.
     """
-    found = borders(time, older, after)
     pairs = []
-    for low, high in zip(found, [*found[1:], np.inf], strict=True):
-        train, test = time < low, (time >= low) & (time < high) if high < np.inf else time >= low
+    for low, high in pairwise([*starts, np.inf]):
+        train, test = time < low, (time >= low) & ((time < high) | np.isinf(high))
         if group is not None:
             test &= ~np.isin(group, group[train])
         pairs.append((np.flatnonzero(train), np.flatnonzero(test)))
@@ -193,6 +189,14 @@ def learnable_after(y: np.ndarray, tasks: Sequence[Task], time: np.ndarray, task
 def can_split(y: np.ndarray, tasks: Sequence[Task], time: np.ndarray, task: np.ndarray | None = None) -> bool:
     """Return whether the newest labelled rows can be set aside, and every task has older labels."""
     return bool(time[~np.isnan(y).all(axis=1)].max() > learnable_after(y, tasks, time, task))
+
+
+def no_fresh_rows() -> str:
+    """Return the error for newest rows that are all of groups with older ones."""
+    return (
+        "all of the newest rows, which were to be set aside, belong to groups that have older rows, so none judges "
+        f"what is learned; {_leave_out('groups', 'time')}, or give X_val and y_val"
+    )
 
 
 def warn_of_known_groups(n: int, what: str) -> None:
@@ -356,7 +360,8 @@ class MultiTaskTimeSplit(BaseCrossValidator):
             raise ValueError(
                 f"n_splits={k} needs at least {k + 1} different times, got {n_times}; use at most {n_times - 1} splits"
             )
-        whole, pairs = forward_folds(time, older), forward_folds(time, older, group=group)
+        found = borders(time, older)
+        whole, pairs = forward_folds(time, found), forward_folds(time, found, group)
         left = sum(len(test) for _, test in whole) - sum(len(test) for _, test in pairs)
         if len(pairs) < k:
             raise ValueError(

@@ -109,3 +109,9 @@ class Containers(Subject):
         said = answers(estimator, X)
         assert same(said, answers(estimator, owners))
         assert same(said, answers(self.fresh().fit(X, y, groups=owners["owner"].to_numpy()), X))
+
+    def check_times_are_an_array_or_a_column(self) -> None:
+        X, y = self.table()
+        dated = X.with_columns(day=pl.date(2024, 1, 1) + pl.duration(days=pl.int_range(len(X)) * 7 % 40))
+        said = answers(self.fresh(drop=["day"]).fit(dated, y, time="day"), X)
+        assert same(said, answers(self.fresh().fit(X, y, time=dated["day"].to_numpy()), X))

@@ -90,6 +90,18 @@ class Errors(Subject):
             with raises(ValueError, message):
                 self.fresh().fit(X, y, groups=groups)
 
+    def check_bad_times_are_named(self) -> None:
+        X, y = self.table()
+        for time, error, message in (
+            ("day", ValueError, "time.*'day'.*lacks"),
+            ([0.0], ValueError, "time.*120"),
+            ([None, *range(119)], ValueError, "time.*missing"),
+            ([1.0] * 120, ValueError, "same time"),
+            (["1 May"] * 120, TypeError, "time.*dates, datetimes or numbers.*String"),
+        ):
+            with raises(error, message):
+                self.fresh().fit(X, y, time=time)
+
     def check_features_that_changed_since_fit_are_named(self) -> None:
         estimator, X, y = self.fitted()
         with warnings.catch_warnings(action="ignore", category=UserWarning):

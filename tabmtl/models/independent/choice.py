@@ -14,6 +14,7 @@ import numpy as np
 from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
 from tabmtl.metrics.scores import score_task, undefined_reason
 from tabmtl.model_selection import train_valid_split
+from tabmtl.model_selection.times import newest_split
 from tabmtl.models.independent.folds import MOST_FOLDED, MOST_FOLDS, Folds
 from tabmtl.models.independent.grower import Grower
 from tabmtl.models.independent.mixture import MANY, Mixer, Mixture
@@ -51,7 +52,7 @@ class Grown(NamedTuple):
 
     Where rows were held out, ``answers`` are those to them, ``valid_losses`` are those of their labels, and ``score``
     is by the metric of the task. Where folds chose the trees, ``answers`` are those to all rows, by models that have
-    not seen them, and ``mixture`` has the trees beside other families.
+    not seen them, of folds by time all but the oldest, and ``mixture`` has the trees beside other families.
     Trees are lost where they predict the classes of the folds worse than their shares, which are the model then.
     """
 
@@ -90,14 +91,14 @@ class TreesOfTask:
     def try_all(self, given: TaskRows, configurations: Sequence[str], watch: Watch) -> dict[str, Grown]:
         """Grow trees by every configuration; rows held out stop the training and judge it.
 
-        A constant answers a task none of whose rows can be held out, as they are of one group.
+        A constant answers a task none of whose rows can be held out, as they are of one group or one time.
         """
         split = self._split(given)
         if split is None:
             warn_user(
-                f"task {self.task.name!r}: all {len(given.rows)} labelled rows are in one group, so none can be set "
-                "aside to choose its trees, and it is answered by a constant; give smaller groups, label rows of it in "
-                "X_val and y_val, or set early_stopping=False"
+                f"task {self.task.name!r}: all {len(given.rows)} labelled rows are in one group or of one time, so "
+                "none can be set aside to choose its trees, and it is answered by a constant; give smaller groups, "
+                "label rows of it in X_val and y_val, or set early_stopping=False"
             )
             booster = self.grower.grow_constant(Sample.of(given.rows), watch)
             return dict.fromkeys(configurations, Grown(booster))
@@ -133,20 +134,26 @@ class TreesOfTask:
         return refit([found], grow, watch, f"no fit of all rows of task {name!r}", name)[0].booster
 
     def _split(self, given: TaskRows) -> Split | None:
-        """Return the rows of the task, perhaps with some held out; None where that cannot be, as all are one group."""
+        """Return the rows of the task, perhaps with some held out; None where that cannot be, as all are one unit."""
         rows = Sample.of(given.rows, given.fold)
         if self.fraction is None:
             return Split(rows)
         if given.watched is not None and len(given.watched):
             return Split(rows, Sample.of(given.watched))
         has_few = self._has_few(rows)
-        if given.are_one_group and not (has_few and (len(rows) == 1 or not self.grower.takes_few)):
+        if given.are_one_unit and not (has_few and (len(rows) == 1 or not self.grower.takes_few)):
             return None
         if has_few:
             return Split(rows)
-        rng = np.random.default_rng(self.seed)
-        kept, watched = train_valid_split(rows.y[:, None], (self.task,), self.fraction, rng, group=rows.group)
+        kept, watched = self._set_aside(rows)
         return Split(rows, rows.rows(watched), partial(rows.rows, kept))
+
+    def _set_aside(self, rows: Sample) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of the rows that find the trees, and of those that judge them."""
+        if rows.time is not None:
+            return newest_split(rows.y[:, None], (self.task,), self.fraction, rows.time, group=rows.group)
+        rng = np.random.default_rng(self.seed)
+        return train_valid_split(rows.y[:, None], (self.task,), self.fraction, rng, group=rows.group)
 
     def _has_few(self, rows: Sample) -> bool:
         """Return whether rows are too few, or those of its rarer classes are, to set some aside."""
@@ -174,12 +181,12 @@ class TreesOfTask:
         if len(rows) == 1:
             return Grown(self.grower.grow_constant(rows, watch))
         few = MOST_FOLDS if len(rows) < MANY or not self.mixer.takes(len(rows)) else _FOLDS_OF_MANY
-        folds = Folds(self.grower, rows, self.seed, few)
+        folds = Folds(self.grower, rows, self.seed, few if rows.time is None else _FOLDS_OF_MANY)
         chosen = folds.choose(CONFIGURATIONS["default"], CONFIGURATIONS["mid"], watch)
         booster, mixture, answers = folds.bag(chosen, watch), None, chosen.answers
         if self.mixer.takes(len(rows)) and not watch.was_cut:
-            mixture, answers = self.mixer.mix_unseen(booster, rows, answers, watch)
-        if folds.beat_constant(self.grower.losses(answers, rows)):
+            mixture, answers = self.mixer.mix_unseen(booster, rows, folds.judged, answers, watch)
+        if folds.beat_constant(self.grower.losses(answers, folds.judged)):
             return Grown(booster, mixture=mixture, answers=answers)
         is_lost = self.task.is_classification and bool(np.ptp(rows.y))
         return Grown(self.grower.grow_constant(rows, Watch()), is_lost=is_lost, answers=folds.constants())

@@ -26,6 +26,7 @@ from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.learner import Marks
 from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import TableState
+from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.models.independent.asked import AskedTasks, Learned
 from tabmtl.models.independent.choice import CONFIGURATIONS, FEW_ROWS, Grown, TreesOfTask
 from tabmtl.models.independent.foreign import Foreign, rows_of
@@ -176,7 +177,10 @@ class IndependentTasks(LightGBMEstimator):
         win, the model is the mean of three fits of all rows. A constant answers if it predicts better than what the
         folds chose. For classes, the constant is the shares of the classes; it must win by more than two standard
         errors, and there is a warning. A constant also answers, with a warning, for a task whose labels all lie in one
-        of several ``groups``.
+        of several ``groups``, or are all of one ``time``.
+
+        Given times, folds go forward: each of the newer five of six blocks is judged by what learned all older rows.
+        All rows are then fitted with what was chosen, because models of the first folds know old rows alone.
 
     Attributes
     ----------
@@ -287,7 +291,8 @@ class IndependentTasks(LightGBMEstimator):
         """Return the fitted attributes, and the answers of trees to the rows of their tasks that judged them."""
         group, is_apart = rows.group, rows.frame is None or rows.group.size > 1
         learners = dict(enumerate(self._learners(coder, seed, is_apart)))
-        has_foreign = any(isinstance(learner, Foreign) for learner in learners.values())
+        are_foreign = [isinstance(learner, Foreign) for learner in learners.values()]
+        has_foreign = any(are_foreign)
         if has_foreign and rows.frame is None:
             raise TypeError(_NO_SHARDS)
         if self._names_others and is_apart:
@@ -296,6 +301,8 @@ class IndependentTasks(LightGBMEstimator):
                 "families=('lightgbm',)"
             )
         batch, held_out = rows.read(), None if valid is None else valid.read()
+        if batch.time is valid is fold is None and self.early_stopping and not all(are_foreign):
+            warn_of_random_split(rows)
         take: Take = partial(TaskRows.of, batch, held_out, fold)
         if group.size > 1:
             # the largest tasks are dealt first, and their rows move

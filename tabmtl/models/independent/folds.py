@@ -8,6 +8,7 @@ import lightgbm as lgb
 import numpy as np
 
 from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows, number_units
+from tabmtl.model_selection.times import borders, even_blocks, forward_folds, learnable_after, no_fresh_rows
 from tabmtl.models.independent.grower import LEAST_TREES, Grower
 from tabmtl.models.independent.rows import Sample
 from tabmtl.storage.lightgbm_text import TreeText
@@ -50,13 +51,45 @@ class Chosen(NamedTuple):
     losses: np.ndarray
 
 
+class Dealt(NamedTuple):
+    """Which rows every fold learns from, and which it judges, (n,) bool each; and which rows some fold judges."""
+
+    pairs: list[tuple[np.ndarray, np.ndarray]]
+    is_judged: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sample, task: Task, seed: int, most: int) -> Dealt:
+        """Deal rows to folds; those with times forward in time."""
+        if rows.time is None:
+            fold = deal(rows, task, seed, most)
+            return cls([(fold != f, fold == f) for f in range(fold.max() + 1)], np.ones(len(rows), dtype=bool))
+        after = learnable_after(rows.y[:, None], (task,), rows.time)
+        found = forward_folds(rows.time, borders(rows.time, even_blocks(len(rows), most), after), rows.group)
+        if not found:
+            raise ValueError(f"task {task.name!r}: {no_fresh_rows()}")
+        places = np.arange(len(rows))
+        pairs = [(np.isin(places, kept), np.isin(places, at)) for kept, at in found]
+        return cls(pairs, np.any([at for _, at in pairs], axis=0))
+
+    def judged(self, rows: Sample) -> Sample:
+        """Return the rows that some fold judges."""
+        return rows if self.is_judged.all() else rows.rows(self.is_judged)
+
+
 class Folds:
-    """Folds of the rows of a task, or as many as there are rows or groups."""
+    """Folds of the rows of a task, or as many as there are rows or groups; of rows with times, forward in time.
+
+    Attributes
+    ----------
+    judged : Sample
+        Rows that some fold judges: all, or those behind the first block of time.
+    """
 
     def __init__(self, grower: Grower, rows: Sample, seed: int, n_folds: int = MOST_FOLDS) -> None:
-        fold = deal(rows, grower.task, seed, n_folds)
-        self._grower, self._rows = grower, rows
-        self._pairs = [(rows.rows(fold != f), rows.rows(fold == f), fold == f) for f in range(fold.max() + 1)]
+        dealt = Dealt.of(rows, grower.task, seed, n_folds)
+        self._grower, self._rows, self._is_forward = grower, rows, rows.time is not None
+        self.judged = dealt.judged(rows)
+        self._pairs = [(rows.rows(kept), rows.rows(at), at[dealt.is_judged]) for kept, at in dealt.pairs]
 
     def choose(self, own: dict[str, Any], large: dict[str, Any], watch: Watch) -> Chosen:
         """Choose options by the losses of all rows, each predicted without its own fold.
@@ -79,15 +112,18 @@ class Folds:
         return self._better(best, large, watch) if n >= 2 * large["min_child_samples"] else best
 
     def bag(self, chosen: Chosen, watch: Watch) -> lgb.Booster:
-        """Return one model whose raw scores are the mean of those of the trees of all folds, or of fits of all rows."""
-        grower = self._grower
-        if chosen.options is _FINE_TREES and not watch.was_cut:
+        """Return one model whose raw scores are the mean of those of the trees of all folds, or of fits of all rows.
+
+        Trees of folds forward in time have learned from fewer rows, and all of them from old ones.
+        """
+        grower, is_fine = self._grower, chosen.options is _FINE_TREES
+        if (is_fine or self._is_forward) and not watch.was_cut:
             fixed = chosen.options | {"num_iterations": chosen.n_rounds}
-            seeds = [grower.params["random_state"] + k for k in range(_FINE_FITS)]
+            seeds = [grower.params["random_state"] + k for k in range(_FINE_FITS if is_fine else 1)]
             fits = [grower.grow(self._rows, None, fixed | {"random_state": seed}, Watch()) for seed in seeds]
             texts = [TreeText(booster.model_to_string()) for booster in fits]
         else:
-            pairs = zip(chosen.boosters, self._pairs, strict=True)
+            pairs = [*zip(chosen.boosters, self._pairs, strict=True)][-1 if self._is_forward else 0 :]
             texts = [grower.text(booster, chosen.n_rounds, kept) for booster, (kept, *_) in pairs]
         return lgb.Booster(model_str=TreeText.mean(texts))
 
@@ -99,20 +135,20 @@ class Folds:
         """Return whether a task is of numbers, of which trees predict all but a small rest."""
         if self._grower.task.is_classification:
             return False
-        constant = self._grower.losses(self.constants(), self._rows)
+        constant = self._grower.losses(self.constants(), self.judged)
         return bool(chosen.losses.sum() < _LEAST_NOISE * constant.sum())
 
     def constants(self) -> np.ndarray:
         """Return the best constant of the other folds as the answer to every row."""
-        answers = np.empty(self._grower.task.kind.answer_shape(len(self._rows), self._grower.task.classes))
+        answers = np.empty(self._grower.task.kind.answer_shape(len(self.judged), self._grower.task.classes))
         for kept, _, at in self._pairs:
             answers[at] = self._grower.constant(kept)
         return answers
 
     def beat_constant(self, losses: np.ndarray) -> bool:
-        """Return whether losses (n,) of the rows are those of a model that tells more than a constant."""
-        excess = losses - self._grower.losses(self.constants(), self._rows)
-        excess = excess if self._rows.group is None else np.bincount(self._rows.group, excess)
+        """Return whether losses (n,) of the judged rows are those of a model that tells more than a constant."""
+        excess = losses - self._grower.losses(self.constants(), self.judged)
+        excess = excess if self.judged.group is None else np.bincount(self.judged.group, excess)
         is_classification = self._grower.task.is_classification
         margin = _MARGIN * np.sqrt(np.square(excess).sum()) if is_classification else 0.0
         return bool(excess.sum() < margin)
@@ -137,12 +173,12 @@ class Folds:
         answered = least
         while not is_done and grown < grower.n_trees and grown - max(best, LEAST_TREES) < grower.patience:
             grown, is_done = grown + 1, True
-            answers = np.empty(grower.task.kind.answer_shape(len(self._rows), grower.task.classes))
+            answers = np.empty(grower.task.kind.answer_shape(len(self.judged), grower.task.classes))
             for booster, (_, _, at) in zip(boosters, self._pairs, strict=True):
                 is_done &= booster.update(fobj=grower.gradients)  # true where no row is split
                 booster.eval_valid(keep)
                 answers[at] = grower.task.kind.of_lightgbm(found.pop())
-            losses = grower.losses(answers, self._rows)
+            losses = grower.losses(answers, self.judged)
             if grown <= LEAST_TREES or losses.sum() < least.sum():
                 best, answered, least = grown, answers, losses
             is_done |= watch.cuts(f"the folds of task {grower.task.name!r}")

@@ -41,7 +41,7 @@ class Foreign:
     seed: int = 0
 
     def fit(self, X: Any, rows: Batch, watch: Watch) -> BaseEstimator:
-        """Fit a clone on rows of X, with labels, weights and groups of its task."""
+        """Fit a clone on rows of X, with labels, weights, groups and times of its task."""
         task, base = self.task, self.base
         y = _labels(task)[rows.y.astype(np.int64)] if task.is_classification else rows.y
         options = {} if rows.weight is None else {"sample_weight": rows.weight}
@@ -50,6 +50,8 @@ class Foreign:
             raise ValueError(f"task {task.name!r}: {type(base).__name__}.fit takes no sample_weight; leave {what} out")
         if rows.group is not None and has_fit_parameter(base, "groups"):
             options["groups"] = rows.group
+        if rows.time is not None and isinstance(base, MultiTaskEstimator):
+            options["time"] = rows.time
         model = clone(base)
         unset = [name for name, value in model.get_params().items() if value is None and name.endswith("random_state")]
         model.set_params(**dict.fromkeys(unset, self.seed))

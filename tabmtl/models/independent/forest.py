@@ -73,6 +73,13 @@ class Forest:
         with np.errstate(invalid="ignore"):
             return self._total / self._count[:, None]
 
+    def means(self, x: np.ndarray) -> np.ndarray:
+        """Return the mean answer (n, width) of all trees to other rows."""
+        total = np.zeros((len(x), self._means.shape[1]))
+        for tree in self._trees:
+            total += tree.predict(x).reshape(total.shape)
+        return total / len(self._trees)
+
     def text(self, columns: Columns) -> TreeText:
         """Return the forest as a model of LightGBM, whose raw scores are means."""
         texts = chain.from_iterable(_as_text(tree, 1 / len(self._trees)) for tree in self._trees)

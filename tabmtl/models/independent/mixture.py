@@ -16,7 +16,7 @@ from tabmtl.estimators.boosted.rounds import Split
 from tabmtl.estimators.boosted.walk import predict
 from tabmtl.estimators.mixing import likelihood_weights
 from tabmtl.models.independent.additive import PENALTIES, PIECES, Additive, Pieces, fit_linear
-from tabmtl.models.independent.folds import deal
+from tabmtl.models.independent.folds import Dealt
 from tabmtl.models.independent.forest import SETTINGS, Forest
 from tabmtl.models.independent.grower import Grower
 from tabmtl.models.independent.rows import Sample
@@ -146,15 +146,15 @@ class Mixer:
         return bool(self._fits) and 1 < n_rows <= MOST_MIXED and self.grower.columns.n_features > 0
 
     def mix_unseen(
-        self, booster: lgb.Booster, rows: Sample, unseen: np.ndarray, watch: Watch
+        self, booster: lgb.Booster, rows: Sample, judged: Sample, unseen: np.ndarray, watch: Watch
     ) -> tuple[Mixture, np.ndarray]:
-        """Mix what learned all rows; LightGBM has unseen answers by folds. Return those of the mixture too.
+        """Mix what learned all rows, of which LightGBM has answered the judged ones by folds, unseen.
 
-        When the time is over, families are left out.
+        Return the answers of the mixture to these too. When the time is over, families are left out.
         """
         found = self._learn(rows, watch)
         answers = [unseen, *(part.unseen for part in found.values())]
-        weights = self._weigh(answers, rows)
+        weights = self._weigh(answers, judged)
         parts = {"lightgbm": booster} | {name: part.model for name, part in found.items()}
         return self._mixture(parts, weights), np.tensordot(weights, answers, axes=1)
 
@@ -195,7 +195,10 @@ class Mixer:
         return Mixture(weights=weighed, lightgbm=text, extra_trees=forest, additive=additive)
 
     def _forest(self, rows: Sample) -> Part:
-        """Grow a forest by the setting whose small forest predicts best what its trees have not seen."""
+        """Grow a forest by the setting whose small forest predicts best what its trees have not seen.
+
+        Of rows with times, that is what later rows are, by forests of the older ones.
+        """
         task = self.grower.task
         constant = np.average(task.kind.means(rows.y, task.width), axis=0, weights=rows.weight)
 
@@ -209,6 +212,9 @@ class Mixer:
             forest.grow(_TREES if len(rows) < MANY else _TREES_OF_MANY)
             return forest.text(self.grower.columns)
 
+        if rows.time is not None:
+            answers, chosen = self._judge_forward(rows, plant)
+            return Part(finish(plant(rows, chosen)), answers, lambda rows: finish(plant(rows, chosen)))
         found: list[tuple[float, dict[str, Any], Forest]] = []
         for setting in SETTINGS:
             forest = plant(rows, setting)
@@ -217,15 +223,32 @@ class Mixer:
         _, chosen, best = min(found, key=itemgetter(0))
         return Part(finish(best), unseen(best), lambda rows: finish(plant(rows, chosen)))
 
+    def _judge_forward(
+        self, rows: Sample, plant: Callable[[Sample, dict[str, Any]], Forest]
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the best answers of small forests to rows that are newer than theirs, and the setting."""
+        task, dealt = self.grower.task, Dealt.of(rows, self.grower.task, self.seed, _FOLDS_OF_CURVES)
+        judged, found = dealt.judged(rows), []
+        for setting in SETTINGS:
+            means = np.empty((len(rows), task.width))
+            for kept, asked in dealt.pairs:
+                forest = plant(rows.rows(kept), setting)
+                forest.grow(_TRIED_TREES)
+                means[asked] = forest.means(rows.x[asked])
+            answers = answer_means(task, means[dealt.is_judged])
+            found.append((self.grower.losses(answers, judged).sum(), answers, setting))
+        _, best, chosen = min(found, key=itemgetter(0))
+        return best, chosen
+
     def _additive(self, rows: Sample) -> Part | None:
         """Fit curves by the number of pieces and the penalty that predict best by folds; None if they are too many."""
-        task, fold = self.grower.task, deal(rows, self.grower.task, self.seed, _FOLDS_OF_CURVES)
+        task, dealt = self.grower.task, Dealt.of(rows, self.grower.task, self.seed, _FOLDS_OF_CURVES)
         n_numbers = len(self.grower.columns.numeric)
         paths: list[tuple[float, float, np.ndarray, int]] = []
         for n in PIECES:
             pieces = Pieces(rows.x, n_numbers, n)
             if pieces.suit(task):
-                paths.append((*self._follow(pieces.columns, rows, fold), n))
+                paths.append((*self._follow(pieces.columns, rows, dealt), n))
         if not paths:
             return None
         _, penalty, unseen, n_pieces = min(paths, key=itemgetter(0))
@@ -237,17 +260,17 @@ class Mixer:
 
         return Part(fit(rows), unseen, fit)
 
-    def _follow(self, columns: np.ndarray, rows: Sample, fold: np.ndarray) -> tuple[float, float, np.ndarray]:
+    def _follow(self, columns: np.ndarray, rows: Sample, dealt: Dealt) -> tuple[float, float, np.ndarray]:
         """Weaken the penalty until the loss rises; return the least loss, its penalty, and the answers by folds."""
-        found: list[tuple[float, float, np.ndarray]] = []
-        for penalty, unseen in zip(PENALTIES, self._unseen(columns, rows, fold), strict=False):
-            found.append((self.grower.losses(unseen, rows).sum(), penalty, unseen))
+        judged, found = dealt.judged(rows), list[tuple[float, float, np.ndarray]]()
+        for penalty, unseen in zip(PENALTIES, self._unseen(columns, rows, dealt), strict=False):
+            found.append((self.grower.losses(unseen, judged).sum(), penalty, unseen))
             losses = [loss for loss, *_ in found]
             if len(losses) - int(np.argmin(losses)) > _PATIENCE:
                 break
         return min(found, key=itemgetter(0))
 
-    def _unseen(self, columns: np.ndarray, rows: Sample, fold: np.ndarray) -> Iterator[np.ndarray]:
+    def _unseen(self, columns: np.ndarray, rows: Sample, dealt: Dealt) -> Iterator[np.ndarray]:
         """Yield the answers by folds for every penalty: of classes one after the other, of numbers all at once."""
         task = self.grower.task
         together: list[Sequence[float]] = [PENALTIES]
@@ -255,13 +278,12 @@ class Mixer:
             together = [[penalty] for penalty in PENALTIES]
         for penalties in together:
             scores = np.empty((len(penalties), len(rows), task.width))
-            for f in range(fold.max() + 1):
-                kept, asked = fold != f, fold == f
+            for kept, asked in dealt.pairs:
                 weight = None if rows.weight is None else rows.weight[kept]
                 models = fit_linear(task, columns[kept], rows.y[kept], weight, penalties)
                 for own, (slope, intercept) in zip(scores, models, strict=True):
                     own[asked] = columns[asked] @ slope + intercept
-            yield from (task.kind.answers(own, 0.0, 1.0, np) for own in scores)
+            yield from (task.kind.answers(own, 0.0, 1.0, np) for own in scores[:, dealt.is_judged])
 
     def _weigh(self, answers: Sequence[np.ndarray], rows: Sample) -> tuple[float, ...]:
         weights = likelihood_weights(self.grower.task, rows.y, np.stack(answers), rows.weight, rows.group)
