@@ -184,11 +184,13 @@ def _rows_to_fit(rows: TableRows, source: DataSource) -> tuple[dict[str, Any], s
         return {"X": X, "y": y, "X_val": X_val, "y_val": y_val, "groups": groups}, rows.split
     if source.val_share != DataSource(data=source.data).val_share:
         raise ValueError("--val-share has no effect: every model of a comparison sets rows aside by itself")
-    how = f"{100 * source.test_share:g} %, drawn by seed {source.split_seed}"
+    share = f"{100 * source.test_share:g} %"
+    how = f"the newest {share} by {source.time_column}" if rows.times else f"{share}, drawn by seed {source.split_seed}"
     how += f", no {source.group_column} on both sides" if source.group_column else ""
     if rows.groups:
         groups = pl.concat([rows.groups["train"], rows.groups["val"]]), rows.groups["test"]
-    return {"X": pl.concat([X, X_val]), "y": pl.concat([y, y_val]), "groups": groups}, how
+    time = pl.concat([rows.times["train"], rows.times["val"]]) if rows.times else None
+    return {"X": pl.concat([X, X_val]), "y": pl.concat([y, y_val]), "groups": groups, "time": time}, how
 
 
 def _train_command(name: str, tried: Mapping[str, Any], rows: TableRows, source: DataSource, models: ModelList) -> str:

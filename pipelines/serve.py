@@ -331,6 +331,7 @@ def _rows_for(model: Any, source: RowSource, *, whole: bool) -> Rows:
         if is_file:
             names = [entry.name for entry in fields(ClickColumns) if entry.name != "items"]
             columns = ClickColumns(**{name: getattr(model, name) for name in names})
+            options["time_column"] = model.time_column
     else:
         options["target"] = [f"{task.name}={task.kind}" for task in model.coder_.labels.column_tasks]
         options["task_column"] = model.task_column if is_file else None

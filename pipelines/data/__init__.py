@@ -84,11 +84,16 @@ def _without_effect(
         yield of_clicks, f"applies to click logs only; {model} learns from a table"
     if is_set:
         reason = f"applies to files only; {source.data} has its own columns and split"
-        yield ["task_column", "split_column", "group_column", "test_share", "split_seed", "part", *of_clicks], reason
+        of_files = ["task_column", "split_column", "group_column", "time_column", "test_share", "split_seed", "part"]
+        yield [*of_files, *of_clicks], reason
         if not wants_clicks:  # of a log, the newest train sessions are drawn
             yield ["val_share"], reason
     else:
         yield ("folder", "full"), f"applies to named sets only; {source.data} is a file"
         if whole or source.split_column:
             by = "--part all" if whole else "--split-column"
-            yield ("group_column", "val_share", "test_share", "split_seed"), f"has no effect with {by}"
+            of_split = ("group_column", "val_share", "test_share", "split_seed")
+            # clicks are in the order of their times
+            yield of_split if wants_clicks else ("time_column", *of_split), f"has no effect with {by}"
+        elif source.time_column:
+            yield ("split_seed",), "has no effect with --time-column"

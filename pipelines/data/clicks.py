@@ -136,8 +136,6 @@ class ClickColumns:
         Column that names the session.
     item_column : str
         Column that names the item.
-    time_column : str, optional
-        Column with the time of a click; default "time" if the log has it.
     order_column : str, optional
         Column that orders the clicks of a session.
     """
@@ -145,7 +143,6 @@ class ClickColumns:
     items: Path | None = None
     session_column: str = "session_id"
     item_column: str = "item_id"
-    time_column: str | None = None
     order_column: str | None = None
 
 
@@ -242,7 +239,7 @@ def open_clicks(source: files.RowSource, columns: ClickColumns, *, whole: bool =
         parts = {"train": data.part("train"), "test": data.part("test")}
     else:
         log = files.read_file(Path(source.data))
-        facts = _columns(log, columns)
+        facts = _columns(log, columns, source.time_column)
         items = None if columns.items is None else files.read_file(columns.items)
         parts = {"all" if whole else "train": log}
         if source.test_share and not whole:
@@ -252,11 +249,10 @@ def open_clicks(source: files.RowSource, columns: ClickColumns, *, whole: bool =
     return ClickRows(name=Path(source.data).stem, parts=parts, items=items, facts=facts, origin=source.as_typed)
 
 
-def _columns(log: pl.DataFrame, columns: ClickColumns) -> dict[str, Any]:
+def _columns(log: pl.DataFrame, columns: ClickColumns, time_column: str | None) -> dict[str, Any]:
     """Return the columns of a log, as parameters of a recommender."""
     names = {name: value for name, value in asdict(columns).items() if name != "items"}
-    if names["time_column"] is None and "time" in log.columns:
-        names["time_column"] = "time"
+    names["time_column"] = "time" if time_column is None and "time" in log.columns else time_column
     typed = [column for column in log.columns if column.endswith((":token", ":float"))]
     if typed and names["session_column"] not in log.columns:
         raise ValueError(

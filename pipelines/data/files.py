@@ -39,7 +39,9 @@ class RowSource:
     split_column : str, optional
         Column of train, val or test; default a random split.
     group_column : str, optional
-        Column of groups that the random split keeps whole; a feature too, unless --drop names it.
+        Column of groups that the split keeps whole; a feature too, unless --drop names it.
+    time_column : str, optional
+        Column of times, in place of chance: the newest rows judge. Of a click log, default "time" if it is there.
     val_share : float
         Share of rows or sessions to stop by.
     test_share : float
@@ -53,6 +55,7 @@ class RowSource:
     full: bool = False
     split_column: str | None = None
     group_column: str | None = None
+    time_column: str | None = None
     val_share: float = 0.2
     test_share: float = 0.2
     split_seed: int = 0

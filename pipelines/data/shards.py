@@ -74,10 +74,13 @@ class ShardRows(tables.ScoredTables):
     targets : list of str
     groups : str or None
         Column of groups that are set aside together.
+    time : str or None
+        Column of times, the newest of which are set aside.
     """
 
     targets: list[str]
     groups: str | None
+    time: str | None
 
     origin: ClassVar[None] = None  # no options of another command name these rows
 
@@ -92,7 +95,7 @@ class ShardRows(tables.ScoredTables):
         """Fit on the files to train on; those to stop on, if there are any, stop the fit."""
         y = self.targets[0] if self.facts["task_column"] else self.targets
         options = {"X_val": self.parts["val"], "y_val": y} if "val" in self.parts else {}
-        estimator.fit(self.parts["train"], y, groups=self.groups, **options)
+        estimator.fit(self.parts["train"], y, groups=self.groups, time=self.time, **options)
 
     def table(self, estimator: Any, part: str) -> pl.DataFrame:
         """Return scores and their confidence intervals, one row per task."""
@@ -164,7 +167,8 @@ def open_shards(source: TrainSource, clicks: ClickColumns, cls: type) -> ShardRo
     tables.check_roles(source, tasks, task_column)
     categorical = files.known(head, source.categorical, "--categorical")
     texts = [name for name, dtype in head.schema.items() if dtype in tables.TEXT or dtype == pl.Boolean]
-    groups = files.known(head, [source.group_column], "--group-column")
+    files.known(head, [source.group_column], "--group-column")
+    files.known(head, [source.time_column], "--time-column")
     files.known(head, source.drop, "--drop")
     features = set(head.columns) - {*tasks, *source.drop, *([task_column] if task_column else [])}
     chosen = [name for name in head.columns if name in (features & {*categorical, *texts}) - {*source.text}]
@@ -176,7 +180,8 @@ def open_shards(source: TrainSource, clicks: ClickColumns, cls: type) -> ShardRo
         **tables.text_facts(source, head.select(cs.by_name(*(name for name in head.columns if name in features)))),
     }
     name = _name_of(source.shards)
-    return ShardRows(name=name, parts=parts, targets=[*tasks], facts=facts, groups=groups[0] if groups else None)
+    of_split = {"groups": source.group_column, "time": source.time_column}
+    return ShardRows(name=name, parts=parts, targets=[*tasks], facts=facts, **of_split)
 
 
 def _name_of(paths: Sequence[str]) -> str:

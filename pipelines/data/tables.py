@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +14,11 @@ import polars as pl
 from tabmtl import tuning
 from tabmtl.pipelines.data import files
 from tabmtl.pipelines.terminal import near
+from tabmtl.schema import RandomSplitWarning
 
 if TYPE_CHECKING:
     from tabmtl.metrics.intervals import ScoreInterval
+    from tabmtl.schema import Batch
     from tabmtl.targets import Task
 
 TEXT = (pl.String, pl.Categorical, pl.Enum)
@@ -191,8 +194,8 @@ class TableRows(ScoredTables):
         How the parts were made.
     origin : str
         The options that gave them, as one types them.
-    groups : dict of str to polars.Series
-        Of a split by groups: those of every part.
+    groups, times : dict of str to polars.Series
+        Of a split by groups, or by time: those of every part.
     list_separator : str or None
         Sign between the items of lists in the file, which models remember.
     """
@@ -200,6 +203,7 @@ class TableRows(ScoredTables):
     split: str
     origin: str
     groups: dict[str, pl.Series] = field(default_factory=dict)
+    times: dict[str, pl.Series] = field(default_factory=dict)
     list_separator: str | None = None
 
     @property
@@ -258,8 +262,13 @@ class TableRows(ScoredTables):
         learned = self._learned(estimator, judged or self.judged)
         X, y = (pl.concat(parts) for parts in zip(*(self.parts[part] for part in learned), strict=True))
         watched = {} if estimator.learns_all_rows else self._watched
-        groups = pl.concat([self.groups[part] for part in learned]) if self.groups and not watched else None
-        estimator.fit(X, y, groups=groups, **watched)
+        of_split = {
+            name: pl.concat([values[part] for part in learned])
+            for name, values in (("groups", self.groups), ("time", self.times))
+            if values and not watched
+        }
+        with warnings.catch_warnings(action="ignore", category=RandomSplitWarning):  # `_drawn_split` has said it
+            estimator.fit(X, y, **of_split, **watched)
         if self.list_separator is not None:
             estimator.coder_ = replace(estimator.coder_, list_separator=self.list_separator)
 
@@ -349,13 +358,16 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
         split = "stored with the set" if is_set else f"by the column {split_column}"
     else:
         group = files.known(frame, [source.group_column], "--group-column")
-        parts = _drawn_split(frame, labels, facts, source)
+        time = files.known(frame, [source.time_column], "--time-column")
+        parts = _drawn_split(X.with_columns(frame[name] for name in (*group, *time)), labels, facts, source)
         unit = f" by {group[0]}" if group else ""
-        split = f"drawn{unit}: {source.val_share:g} val and {source.test_share:g} test by seed {source.split_seed}"
+        by = f"the newest by {time[0]}" if time else f"by seed {source.split_seed}"
+        split = f"drawn{unit}: {source.val_share:g} val and {source.test_share:g} test {by}"
     chosen = {part: (X[rows], labels[rows]) for part, rows in parts.items()}
     if source.group_column:
         named = frame[source.group_column]
     groups = {} if named is None else {part: named[rows] for part, rows in parts.items()}
+    times = {} if not source.time_column else {part: frame[source.time_column][rows] for part, rows in parts.items()}
     name, origin = Path(source.data).stem, source.as_typed
     return TableRows(
         name=name,
@@ -364,6 +376,7 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
         split=split,
         origin=origin,
         groups=groups,
+        times=times,
         list_separator=source.list_separator,
     )
 
@@ -403,7 +416,7 @@ def _read_table(source: DataSource) -> Read:
     if source.list_separator:
         if not is_csv(source.data):
             raise ValueError(f"--list-separator reads lists of CSV, and {source.data} holds its own: leave it out")
-        frame = _with_lists(frame, source, (*others, source.group_column, source.split_column))
+        frame = _with_lists(frame, source, (*others, source.group_column, source.time_column, source.split_column))
     if not source.no_dates:
         frame = (_with_dates if is_csv(source.data) else _without_dates)(frame, others)
     return frame, tasks, task_column, None
@@ -651,9 +664,10 @@ def _check_metric(name: str, kind: str, metric: str) -> None:
 
 
 def check_roles(source: DataSource, targets: Iterable[str], task_column: str | None) -> None:
-    """Raise a ValueError if a column to drop, or that of groups, has another role."""
+    """Raise a ValueError if a column to drop, or that of groups or times, has another role."""
     roles = dict.fromkeys(targets, "a target") | ({task_column: "the task column"} if task_column else {})
     asked = [*(("--drop", name) for name in source.drop), ("--group-column", source.group_column)]
+    asked.append(("--time-column", source.time_column))
     for option, name in asked:
         if name in roles:
             raise ValueError(f"{option} names {name!r}, which is {roles[name]}: leave one of the two out")
@@ -697,11 +711,12 @@ def _stored_split(column: pl.Series) -> dict[str, np.ndarray]:
 
 
 def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: DataSource) -> dict[str, np.ndarray]:
-    """Draw parts that each hold labels of every task and class, where there are enough rows."""
+    """Draw parts that each hold labels of every task and class, where there are enough rows; or the newest rows."""
     from tabmtl.encode import TableCoder
     from tabmtl.encode.read import read_groups
-    from tabmtl.model_selection.folds import train_valid_split
     from tabmtl.model_selection.repeats import number_groups
+    from tabmtl.model_selection.suspects import warn_of_random_split
+    from tabmtl.model_selection.times import times_of_fit
 
     long = facts["task_column"]
     # without the features: they do not matter here, and those that are dropped later may have types no model takes
@@ -721,14 +736,29 @@ def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: Data
                 f"{group.max() + 1}: name a column with smaller groups, or give the split by --split-column"
             )
         batch = replace(batch, group=group)
-    rng = np.random.default_rng(source.split_seed)
-    parts = {"train": np.arange(len(X))}
-    left = 1.0
+    batch = replace(batch, time=times_of_fit(source.time_column, X, len(X)))
+    if batch.time is None:
+        dates = [each.name for each in X if each.dtype in (pl.Date, pl.Datetime) and not each.null_count()]
+        warn_of_random_split(dates, len(X))
+    return _cut(batch, tasks, shares, source.split_seed)
+
+
+def _cut(batch: Batch, tasks: Sequence[Task], shares: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
+    """Return the row numbers of every part: the newest ones by their times, or random ones."""
+    from tabmtl.model_selection.folds import train_valid_split
+    from tabmtl.model_selection.times import newest_split
+
+    rng = np.random.default_rng(seed)
+    parts, left = {"train": np.arange(len(batch))}, 1.0
     for part, share in shares.items():
-        if share:
-            rows = parts["train"]
-            own = batch.rows(rows)
+        if not share:
+            continue
+        rows = parts["train"]
+        own = batch.rows(rows)
+        if own.time is None:
             kept, drawn = train_valid_split(own.y, tasks, share / left, rng, own.task, own.group)
-            parts |= {"train": rows[kept], part: rows[drawn]}
-            left -= share
+        else:
+            kept, drawn = newest_split(own.y, tasks, share / left, own.time, own.task, own.group)
+        parts |= {"train": rows[kept], part: rows[drawn]}
+        left -= share
     return {part: parts[part] for part in files.PARTS if part in parts}

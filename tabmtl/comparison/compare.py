@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
@@ -37,10 +38,12 @@ from tabmtl.models.rmtgb import RMTGB
 from tabmtl.models.shared_trees import SharedTrees
 from tabmtl.params import check_count, check_positive
 from tabmtl.processes.cpu import cpu_seconds
-from tabmtl.schema import TimeLimitWarning, describe_error, listed, warn_user
+from tabmtl.schema import RandomSplitWarning, TimeLimitWarning, describe_error, listed, warn_user
 
 #: Rows up to which a model is worth its time in a first comparison.
 _ROWS_OF_ATTENTION, _ROWS_OF_ALL = 20_000, 200_000
+#: Parameters of the comparison itself, and their defaults.
+_OWN_PARAMS = {"seeds": 1, "time_limit": None, "time": None}
 
 
 def default_models(n_rows: int) -> dict[str, MultiTaskEstimator]:
@@ -125,6 +128,9 @@ def compare(
         seeds say little of this spread, so intervals are wide: see :class:`Comparison`. ``models`` and ``calibration``
         are those of the first seed.
 
+        ``time="day"`` is for it too: a column of X, or an array, with the date, datetime or number of every row. The
+        rows to test are then the newest quarter, and fits get the times, see ``fit``. With X_val, it names a column.
+
         ``time_limit=1800`` is for the comparison too: seconds for all models together, as an estimator's are for its
         fit (``--time-limit`` of the command is minutes). The reference is always fitted. Each other model begins
         only if it is expected to end in time, judged by the times of those before it. If not, it becomes a row with
@@ -160,7 +166,7 @@ def compare(
         raise TypeError("compare takes (models, X, y), and y is missing; models=None takes the default models")
     if (X_test is None) != (y_test is None):
         raise ValueError("X_test and y_test belong together; got only one of them")
-    seeds, limit = params.pop("seeds", 1), params.pop("time_limit", None)
+    seeds, limit, time = (params.pop(name, default) for name, default in _OWN_PARAMS.items())
     check_count("seeds", seeds)
     if limit is not None:
         check_positive("time_limit", limit)
@@ -168,11 +174,10 @@ def compare(
     X, X_val, X_test = (as_read(*pair) for pair in ((X, "X"), (X_val, "X_val"), (X_test, "X_test")))
     given = default_models(len(X)) if models is None else named_models(models)
     prepared = {
-        name: with_params(name, as_estimator(name, model), params, ("seeds", "time_limit"))
-        for name, model in given.items()
+        name: with_params(name, as_estimator(name, model), params, (*_OWN_PARAMS,)) for name, model in given.items()
     }
     reference = next(iter(prepared.values()))
-    fit = {"X": X, "y": y, "groups": groups, "X_val": X_val, "y_val": y_val}
+    fit = {"X": X, "y": y, "groups": groups, "time": time, "X_val": X_val, "y_val": y_val}
     rows = ComparedRows.read(reference, fit, X_test, y_test)
     for name, model in prepared.items():
         check_kinds(name, given[name], rows.coder.labels.tasks)
@@ -251,7 +256,8 @@ class _Trials:
         outputs: list[list[np.ndarray]] = []
         for fit in fits:
             cpu, start = cpu_seconds(), perf_counter()
-            fit.fit(**rows.fit_arguments(model))
+            with warnings.catch_warnings(action="ignore", category=RandomSplitWarning):  # said before
+                fit.fit(**rows.fit_arguments(model))
             fitted = perf_counter()
             seconds[1] += cpu_seconds() - cpu
             answering = perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection import train_valid_split
 from tabmtl.model_selection.repeats import group_equal_rows, number_groups, warn_of_shared_groups
+from tabmtl.model_selection.suspects import dates_of, warn_of_random_split
+from tabmtl.model_selection.times import newest_split, times_beside, times_of_fit
 from tabmtl.schema import Batch, warn_user
 
 _TEST_SHARE = 0.25  # of the rows, where none are given to test on
@@ -72,15 +75,20 @@ class ComparedRows:
         model.learner().check(fit["X"], fit["X_val"], fit["y_val"])
         coder = model.learner().coder(fit["X"], fit["y"])
         batch = coder.read(fit["X"], fit["y"])
+        batch = replace(batch, time=times_of_fit(fit["time"], fit["X"], len(batch)))
+        if batch.time is None and (X_test is None or fit["X_val"] is None):
+            warn_of_random_split(dates_of(coder.features), len(batch))
         groups = GroupsByPart.of(fit["groups"], fit["X_val"], X_test)
         valid: dict[str, Any] = {"n_val": 0, "group_val": None}
         if fit["X_val"] is not None:
             _check_columns(coder, fit["X_val"], "X_val")
             valid["n_val"] = n = len(coder.read(fit["X_val"], fit["y_val"]))
+            _check_times_of_val(fit)
             if groups.val is not None:
                 valid["group_val"] = read_groups(groups.val, fit["X_val"], n, source="X_val")
         fit = fit | {"groups": groups.fit}
         if X_test is not None:
+            times_beside(fit["time"], fit["X"], len(batch), X_test, len(y_test), part="test")
             return cls(**cls._given(coder, fit, X_test, y_test, len(batch), groups.test), **valid)
         return cls(**cls._drawn(coder, fit, batch, draw_seed(model.random_state)), **valid)
 
@@ -90,11 +98,17 @@ class ComparedRows:
         groups = fit["groups"]
         values = None if groups is None else read_groups(groups, fit["X"], len(batch))
         group = group_equal_rows(batch) if values is None else number_groups(values)
-        rng = np.random.default_rng(seed)
-        train, test = train_valid_split(batch.y, coder.labels.tasks, _TEST_SHARE, rng, batch.task, group)
-        how = f"a random {100 * _TEST_SHARE:g} % with labels of every task and class"
+        tasks = coder.labels.tasks
+        if batch.time is None:
+            rng = np.random.default_rng(seed)
+            train, test = train_valid_split(batch.y, tasks, _TEST_SHARE, rng, batch.task, group)
+            how = f"a random {100 * _TEST_SHARE:g} % with labels of every task and class"
+        else:
+            train, test = newest_split(batch.y, tasks, _TEST_SHARE, batch.time, batch.task, group)
+            how = f"the newest {100 * _TEST_SHARE:g} %"
         how += "" if group is None else ", no group on both sides"
-        split = ("X", "y") if groups is None or isinstance(groups, str) else ("X", "y", "groups")
+        of_rows = [name for name in ("groups", "time") if not (fit[name] is None or isinstance(fit[name], str))]
+        split = ("X", "y", *of_rows)
         parts = {name: take_rows(fit[name], train) for name in split}
         X, y = (take_rows(fit[name], test) for name in ("X", "y"))
         tested = replace(batch, group=group).rows(test)
@@ -152,7 +166,7 @@ class ComparedRows:
             of_fit = read_groups(fit["groups"], fit["X"], self.n_fit)
             # no group is None, so rows without groups are one
             groups = number_groups([*of_fit, *(self.group_val or [None] * self.n_val)])
-        return {"X": X, "y": y, "groups": groups}
+        return {"X": X, "y": y, "groups": groups, "time": fit["time"]}
 
 
 class GroupsByPart(NamedTuple):
@@ -175,6 +189,16 @@ class GroupsByPart(NamedTuple):
             return cls(*groups)
         first, second = groups
         return cls(first, second, None) if X_test is None else cls(first, None, second)
+
+
+def _check_times_of_val(fit: Mapping[str, Any]) -> None:
+    """Raise a ValueError if rows to stop by, which some models learn, lack the times that those to fit have."""
+    time = fit["time"]
+    if time is not None and not (isinstance(time, str) and has_column(fit["X_val"], time)):
+        raise ValueError(
+            "with X_val, time must name a column that X and X_val both have, since models that choose by folds learn "
+            "both; add the column, or leave X_val and y_val out"
+        )
 
 
 def _check_columns(coder: TableCoder, X: Any, name: str) -> None:

@@ -235,7 +235,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         table = Table.read(rows.frame, coder, rows.read())
         if valid is None:
             if table.batch.time is None:
-                warn_of_random_split(rows)
+                warn_of_random_split(rows.dates, len(rows))
             folds = Folds.deal(table, coder, self.n_folds, seed)
         else:
             folds = Folds.given(table, Table.read(valid.frame, coder, valid.read()))

@@ -118,7 +118,7 @@ class FrameRows:
         if batch.time is not None:
             kept, held_out = newest_split(batch.y, self.tasks, share, batch.time, batch.task, batch.group)
         else:
-            warn_of_random_split(self)
+            warn_of_random_split(self.dates, len(self))
             rng = np.random.default_rng(seed)
             kept, held_out = train_valid_split(batch.y, self.tasks, share, rng, batch.task, batch.group)
         return replace(self, index=kept), replace(self, index=held_out)
@@ -179,7 +179,8 @@ class ShardRows(StoredRows):
             valid = self._newest(share)
             train, held = self.choose(~valid), self.choose(self._without_known_groups(valid))
         else:
-            warn_of_random_split(self)
+            if self.group.rank == 0:
+                warn_of_random_split(self.dates, len(self))
             valid = _lowest(_units(self), share, seed)
             train, held = self.choose(~valid), self.choose(valid)
         lost = np.flatnonzero((train.n_labels == 0) & (self.n_labels > 0))

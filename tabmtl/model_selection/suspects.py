@@ -59,13 +59,13 @@ def dates_of(features: FeatureCoder) -> tuple[str, ...]:
     return tuple(name for name in dates if not gaps[f"{name}: elapsed"])
 
 
-def warn_of_random_split(rows: Any) -> None:
-    """Warn if rows with dates are split at random; ``rows`` are those of a fit, see `tabmtl.estimators.rows`."""
-    if rows.dates and len(rows) >= _LEAST_ROWS and rows.group.rank == 0:
-        names = listed([repr(name) for name in rows.dates], 3)
+def warn_of_random_split(dates: Sequence[str], n: int) -> None:
+    """Warn that n rows are split at random, if they have dates in columns of these names."""
+    if dates and n >= _LEAST_ROWS:
+        names = listed([repr(name) for name in dates], 3)
         warn_user(
             f"rows are set aside at random, and X holds dates in {names}: if the rows to come are later ones, say "
-            f"{by_time(rows.dates[0])}, and the newest rows judge",
+            f"{by_time(dates[0])}, and the newest rows judge",
             RandomSplitWarning,
         )
 

@@ -10,7 +10,7 @@ import datetime
 import numbers
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from sklearn.model_selection import BaseCrossValidator
@@ -98,13 +98,15 @@ def times_of_fit(time: Any, X: Any, n: int) -> np.ndarray | None:
     return times
 
 
-def times_beside(time: Any, X: Any, n: int, X_val: Any, n_val: int) -> np.ndarray | None:
-    """Read the times of rows to validate on, if a named column has them, and warn of those that are not newer."""
-    if not isinstance(time, str) or not has_column(X_val, time):
+def times_beside(
+    time: Any, X: Any, n: int, judging: Any, n_judging: int, part: Literal["val", "test"] = "val"
+) -> np.ndarray | None:
+    """Read the times of rows that judge, if a named column has them, and warn of those that are not newer than X."""
+    if not isinstance(time, str) or not has_column(judging, time):
         return None
-    judging = read_time(time, X_val, n_val, source="X_val")
-    warn_of_older_rows(describe_time(time), read_time(time, X, n), judging, "val")
-    return judging
+    times = read_time(time, judging, n_judging, source=f"X_{part}")
+    warn_of_older_rows(describe_time(time), read_time(time, X, n), times, part)
+    return times
 
 
 def borders(time: np.ndarray, older: Sequence[float], after: float = -np.inf) -> list[float]:

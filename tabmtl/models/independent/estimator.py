@@ -302,7 +302,7 @@ class IndependentTasks(LightGBMEstimator):
             )
         batch, held_out = rows.read(), None if valid is None else valid.read()
         if batch.time is valid is fold is None and self.early_stopping and not all(are_foreign):
-            warn_of_random_split(rows)
+            warn_of_random_split(rows.dates, len(rows))
         take: Take = partial(TaskRows.of, batch, held_out, fold)
         if group.size > 1:
             # the largest tasks are dealt first, and their rows move
