@@ -190,7 +190,8 @@ def _rows_to_fit(rows: TableRows, source: DataSource) -> tuple[dict[str, Any], s
     if rows.groups:
         groups = pl.concat([rows.groups["train"], rows.groups["val"]]), rows.groups["test"]
     time = pl.concat([rows.times["train"], rows.times["val"]]) if rows.times else None
-    return {"X": pl.concat([X, X_val]), "y": pl.concat([y, y_val]), "groups": groups, "time": time}, how
+    fit = {"X": pl.concat([X, X_val]), "y": pl.concat([y, y_val]), "groups": groups}
+    return fit | ({} if time is None else {"time": time}), how
 
 
 def _train_command(name: str, tried: Mapping[str, Any], rows: TableRows, source: DataSource, models: ModelList) -> str:

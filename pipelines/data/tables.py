@@ -418,7 +418,8 @@ def _read_table(source: DataSource) -> Read:
             raise ValueError(f"--list-separator reads lists of CSV, and {source.data} holds its own: leave it out")
         frame = _with_lists(frame, source, (*others, source.group_column, source.time_column, source.split_column))
     if not source.no_dates:
-        frame = (_with_dates if is_csv(source.data) else _without_dates)(frame, others)
+        plain = [name for name in others if name != source.time_column]  # which may be dropped, and is read
+        frame = (_with_dates if is_csv(source.data) else _without_dates)(frame, plain)
     return frame, tasks, task_column, None
 
 

@@ -177,7 +177,8 @@ def compare(
         name: with_params(name, as_estimator(name, model), params, (*_OWN_PARAMS,)) for name, model in given.items()
     }
     reference = next(iter(prepared.values()))
-    fit = {"X": X, "y": y, "groups": groups, "time": time, "X_val": X_val, "y_val": y_val}
+    fit = {"X": X, "y": y, "groups": groups, "X_val": X_val, "y_val": y_val}
+    fit |= {} if time is None else {"time": time}
     rows = ComparedRows.read(reference, fit, X_test, y_test)
     for name, model in prepared.items():
         check_kinds(name, given[name], rows.coder.labels.tasks)

@@ -75,7 +75,7 @@ class ComparedRows:
         model.learner().check(fit["X"], fit["X_val"], fit["y_val"])
         coder = model.learner().coder(fit["X"], fit["y"])
         batch = coder.read(fit["X"], fit["y"])
-        batch = replace(batch, time=times_of_fit(fit["time"], fit["X"], len(batch)))
+        batch = replace(batch, time=times_of_fit(fit.get("time"), fit["X"], len(batch)))
         if batch.time is None and (X_test is None or fit["X_val"] is None):
             warn_of_random_split(dates_of(coder.features), len(batch))
         groups = GroupsByPart.of(fit["groups"], fit["X_val"], X_test)
@@ -88,7 +88,7 @@ class ComparedRows:
                 valid["group_val"] = read_groups(groups.val, fit["X_val"], n, source="X_val")
         fit = fit | {"groups": groups.fit}
         if X_test is not None:
-            times_beside(fit["time"], fit["X"], len(batch), X_test, len(y_test), part="test")
+            times_beside(fit.get("time"), fit["X"], len(batch), X_test, len(y_test), part="test")
             return cls(**cls._given(coder, fit, X_test, y_test, len(batch), groups.test), **valid)
         return cls(**cls._drawn(coder, fit, batch, draw_seed(model.random_state)), **valid)
 
@@ -107,7 +107,7 @@ class ComparedRows:
             train, test = newest_split(batch.y, tasks, _TEST_SHARE, batch.time, batch.task, group)
             how = f"the newest {100 * _TEST_SHARE:g} %"
         how += "" if group is None else ", no group on both sides"
-        of_rows = [name for name in ("groups", "time") if not (fit[name] is None or isinstance(fit[name], str))]
+        of_rows = [name for name in ("groups", "time") if not isinstance(fit.get(name), str | None)]
         split = ("X", "y", *of_rows)
         parts = {name: take_rows(fit[name], train) for name in split}
         X, y = (take_rows(fit[name], test) for name in ("X", "y"))
@@ -166,7 +166,7 @@ class ComparedRows:
             of_fit = read_groups(fit["groups"], fit["X"], self.n_fit)
             # no group is None, so rows without groups are one
             groups = number_groups([*of_fit, *(self.group_val or [None] * self.n_val)])
-        return {"X": X, "y": y, "groups": groups, "time": fit["time"]}
+        return {"X": X, "y": y, "groups": groups} | {name: fit[name] for name in ("time",) if name in fit}
 
 
 class GroupsByPart(NamedTuple):
@@ -193,7 +193,7 @@ class GroupsByPart(NamedTuple):
 
 def _check_times_of_val(fit: Mapping[str, Any]) -> None:
     """Raise a ValueError if rows to stop by, which some models learn, lack the times that those to fit have."""
-    time = fit["time"]
+    time = fit.get("time")
     if time is not None and not (isinstance(time, str) and has_column(fit["X_val"], time)):
         raise ValueError(
             "with X_val, time must name a column that X and X_val both have, since models that choose by folds learn "

@@ -236,6 +236,25 @@ def test_groups_stay_on_one_side_and_all_classes_on_both():
         assert set(part["late"].drop_nulls()) == {"yes", "no"} and set(part["kind"]) == set("uvw")
 
 
+def test_times_make_the_newest_rows_test():
+    X, y = table()
+    day = X["day"].to_numpy()
+    for time in ("day", day):
+        fit = {"X": X, "y": y, "groups": None, "X_val": None, "y_val": None, "time": time}
+        rows = ComparedRows.read(IndependentTasks(random_state=0), fit, None, None)
+        assert rows.fit["X"]["day"].max() < rows.X["day"].min()
+        assert rows.n_fit + len(rows.X) == len(X) and 60 < len(rows.X) < 100
+        assert "the newest 25 %" in rows.how
+    assert np.array_equal(rows.fit["time"], rows.fit["X"]["day"].to_numpy())
+    split = {"X_val": X[:80], "y_val": y[:80]}
+    told = pytest.warns(TabmtlWarning, match="80 of the 80 rows of X_test are not newer")
+    with told:
+        joined = ComparedRows.read(IndependentTasks(), {**fit, **split, "time": "day"}, X[80:160], y[80:160])
+    assert joined.fit_arguments(IndependentTasks())["time"] == "day"
+    with pytest.raises(ValueError, match="with X_val, time must name a column that X and X_val both have"):
+        ComparedRows.read(IndependentTasks(), {**fit, **split}, None, None)
+
+
 @pytest.mark.parametrize("flat", [False, True])
 def test_held_out_rows_keep_their_container(flat):
     X, y = table()

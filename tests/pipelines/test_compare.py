@@ -123,6 +123,13 @@ def test_groups_go_to_every_model(rodents, asked):
     assert groups.n_unique() < rows["species_id"].n_unique()
 
 
+def test_times_go_to_every_model(rodents, asked):
+    found = asked(data=str(rodents), target=["weight"], drop=["split", "year"], time_column="year")
+    years = found.options["time"]
+    assert len(years) == len(found.X) and "year" not in found.X.columns
+    assert len(found.options["X_test"]) == (pl.read_parquet(rodents)["year"] > years.max()).sum()
+
+
 def test_days_of_flights_are_drawn_as_one(asked):
     found = asked(data="flights")
     groups, rows = found.options["groups"], (found.X, found.options["X_val"], found.options["X_test"])

@@ -16,7 +16,7 @@ from tabmtl.pipelines.data.clicks import ClickRows
 from tabmtl.pipelines.data.files import read_file
 from tabmtl.pipelines.data.tables import TableRows
 from tabmtl.pipelines.datasets import load
-from tabmtl.schema import TabmtlWarning, for_commands
+from tabmtl.schema import RandomSplitWarning, TabmtlWarning, for_commands
 from tabmtl.sessions import M2TRec
 
 
@@ -201,7 +201,52 @@ def test_a_drawn_split_keeps_groups_together(tmp_path):
     assert len(opened(tmp_path / "days.csv", target=["label"], group_column="half", test_share=0).parts) == 2
 
 
-@pytest.mark.parametrize("option", ["drop", "group_column"])
+def test_a_split_by_time_judges_by_the_newest_rows(tmp_path):
+    days = [f"2024-{1 + i // 28:02}-{1 + i % 28:02}" for i in range(100)]
+    shuffled = pl.DataFrame({"x": range(300), "day": days * 3, "shop": [i % 250 for i in range(300)]}).sample(
+        fraction=1, shuffle=True, seed=0
+    )
+    shuffled.with_columns(label=pl.Series(["a", "b"] * 150)).write_csv(tmp_path / "days.csv")
+    rows = opened(tmp_path / "days.csv", target=["label"], time_column="day", drop=["day"])
+    train, val, test = (rows.times[part] for part in ("train", "val", "test"))
+    assert train.max() < val.min() <= val.max() < test.min()
+    assert rows.sizes == {"train": 180, "val": 60, "test": 60} and "day" not in rows.parts["train"][0]
+    assert rows.origin.endswith("--time-column day")
+    assert rows.split == "drawn: 0.2 val and 0.2 test the newest by day"
+    fit = Mock()
+    rows.fit(Mock(fit=fit, learns_all_rows=True))
+    assert fit.call_args.kwargs["time"].to_list() == [*train, *val] and len(fit.call_args.args[0]) == 240
+    rows.fit(Mock(fit=fit, learns_all_rows=False))
+    assert fit.call_args.kwargs.keys() == {"X_val", "y_val"}
+    both = {"group_column": "shop", "time_column": "day"}
+    told = pytest.warns(TabmtlWarning, match=r"of the newest rows .*; leave --group-column or --time-column out if")
+    with for_commands(), told:
+        grouped = opened(tmp_path / "days.csv", target=["label"], **both)
+    assert not {*grouped.groups["train"]} & {*grouped.groups["test"]} and sum(grouped.sizes.values()) < 300
+    told = pytest.warns(RandomSplitWarning, match="X holds dates in 'day'.* say --time-column day, and the newest")
+    with for_commands(), told:
+        opened(tmp_path / "days.csv", target=["label"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"time_column": "dy"}, "--time-column: there is no column 'dy'"),
+        ({"time_column": "x", "split_column": "label"}, "--time-column has no effect with --split-column"),
+        ({"time_column": "x", "split_seed": 1}, "--split-seed has no effect with --time-column"),
+        ({"time_column": "text"}, "must hold dates, datetimes or numbers, got String; write dates as 2024-01-31"),
+        ({"time_column": "one"}, "all 30 rows have the same time"),
+        ({"time_column": "holes"}, "has 29 missing values"),
+    ],
+)
+def test_bad_times_are_named(options, words, tmp_path):
+    table = {"x": range(30), "text": ["a", "b"] * 15, "one": [1] * 30, "holes": [1] + [None] * 29}
+    pl.DataFrame(table | {"label": ["a", "b"] * 15}).write_csv(tmp_path / "rows.csv")
+    with pytest.raises((ValueError, TypeError), match=words), for_commands():
+        opened(tmp_path / "rows.csv", target=["label"], **options)
+
+
+@pytest.mark.parametrize("option", ["drop", "group_column", "time_column"])
 def test_a_column_has_one_role(tmp_path, option):
     pl.DataFrame({"x": range(30), "shop": ["a", "b"] * 15, "label": [0.5] * 30}).write_csv(tmp_path / "long.csv")
     for name, role in (("label", "a target"), ("shop", "the task column")):
@@ -337,7 +382,7 @@ def test_what_is_about_tables_is_refused_for_clicks(option, tmp_path):
         open_rows(DataSource(data=str(clicks), **option), ClickColumns(), M2TRec)
 
 
-@pytest.mark.parametrize("name", ["items", "session_column", "item_column", "time_column", "order_column"])
+@pytest.mark.parametrize("name", ["items", "session_column", "item_column", "order_column"])
 def test_what_is_about_clicks_is_refused_for_tables(name, table):
     with pytest.raises(ValueError, match="applies to click logs only; MultiTabNet learns from a table"):
         open_rows(DataSource(data=str(table), target=["weight"]), ClickColumns(**{name: "x"}), MultiTabNet)

@@ -63,6 +63,7 @@ def test_a_fit_from_files_is_scored_saved_and_registered(shards, folder, capsys)
 
 def test_without_other_files_no_rows_are_scored(shards, capsys):
     assert commands.run("train", *shards, "--group-column", "month", "--no-mlflow") == 0
+    assert commands.run("train", *shards, "--time-column", "year", "--no-mlflow") == 0
     assert "No rows are left to score: name files by --test-shards." in capsys.readouterr().out
 
 
