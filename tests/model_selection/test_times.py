@@ -9,7 +9,6 @@ import pytest
 import sklearn
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_validate
 
 from tabmtl import IndependentTasks, MultiTaskTimeSplit, make_multitask_scorer
@@ -109,7 +108,6 @@ def test_splits_go_forward_by_whole_days(params, days):
     for train, test in pairs:
         assert all(rows <= {*test} or not rows & {*test} for rows in whole.values())
         assert np.all(np.diff(train) > 0) and np.all(np.diff(test) > 0)
-    assert repr(clone(splitter)) == repr(splitter)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +134,7 @@ def test_times_are_dates_or_numbers_of_any_library(time):
 
 def test_rows_of_known_groups_are_not_tested_on():
     X, y = table()
-    owner = np.where(X["day"].to_numpy() == np.datetime64("2024-01-12"), 0, np.arange(len(X)))
+    owner = np.where(X["day"].to_numpy() == np.datetime64("2024-01-12"), 0, 1 + np.arange(len(X)))
     owner[X["day"].arg_min()] = 0
     with pytest.warns(TabmtlWarning, match="5 of the newest rows are not tested on"):
         pairs = [*MultiTaskTimeSplit(3, time="day").split(X, y, groups=owner)]
