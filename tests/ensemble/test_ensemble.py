@@ -28,6 +28,7 @@ from tabmtl.ensemble import trials
 from tabmtl.ensemble.estimator import EnsembleState
 from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.ensemble.models import with_reference
+from tabmtl.estimators.learner import Marks
 from tabmtl.schema import TabmtlWarning
 from tabmtl.testing import features, long_table, mixed_targets
 from tabmtl.training import watch
