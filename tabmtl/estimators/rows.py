@@ -221,7 +221,7 @@ class ShardRows(StoredRows):
         fresh = valid & ~np.isin(own, known)
         n_left = self.group.total(int(valid.sum() - fresh.sum()))
         if self.group.rank == 0:
-            warn_of_known_groups(int(n_left), "are neither learned nor validated on")
+            warn_of_known_groups(int(n_left), "are set aside but judge nothing")
         return fresh
 
     def at_most(self) -> Self:

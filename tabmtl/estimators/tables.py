@@ -240,7 +240,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         time : array of shape (n,) or str, optional
             Time of every row, a date, datetime or number, or the name of a column of X that holds it, which stays a
             feature unless it is dropped. The rows set aside are then the newest, all rows of one time together, and
-            folds go forward in time. With groups too, rows are left out that are new but of a group with older ones.
+            folds go forward in time. With groups too, newest rows of groups with older rows judge nothing.
             Given X_val and y_val, `fit` only warns if the named column of X_val is not newer than that of X.
         X_val, y_val : as X and y, optional
             Rows for early stopping, if the method supports it.

@@ -42,7 +42,8 @@ def newest_split(
     """Set the newest rows aside, with about a fraction of the rows that have a label.
 
     Where labels of a task, or of its second class, begin late, fewer rows are set aside, so that some are left to
-    learn. Rows of groups that are learned from judge nothing: they are in neither part, and a warning counts them.
+    learn. Newest rows of groups that are learned from judge nothing: they are in neither part, and a warning counts
+    them.
 
     Parameters
     ----------
@@ -85,7 +86,7 @@ def newest_split(
         valid &= ~known
         if not (valid & labelled).any():
             raise ValueError(no_fresh_rows())
-        warn_of_known_groups(int(known.sum()), "are neither learned nor validated on")
+        warn_of_known_groups(int(known.sum()), "are set aside but judge nothing")
     return np.flatnonzero(train), np.flatnonzero(valid)
 
 

@@ -117,9 +117,9 @@ def test_shards_leave_out_rows_of_known_groups(tmp_path):
     owners = X.hstack(Y).with_columns(owner=pl.int_range(240) % 215)
     owners.write_parquet(tmp_path / "rows.parquet")
     given = {"groups": "owner", "time": "day"}
-    with pytest.warns(TabmtlWarning, match=r"\d of the newest rows are neither learned nor validated on"):
+    with pytest.warns(TabmtlWarning, match=r"\d of the newest rows are set aside but judge nothing"):
         tiny(SharedBottom, drop=["owner"]).fit(Shards(tmp_path / "rows.parquet"), Y.columns, **given)
-    with pytest.warns(TabmtlWarning, match=r"\d of the newest rows are neither learned nor validated on"):
+    with pytest.warns(TabmtlWarning, match=r"\d of the newest rows are set aside but judge nothing"):
         tiny(SharedBottom, drop=["owner"]).fit(owners.drop(Y.columns), Y, **given)
 
 
