@@ -262,13 +262,11 @@ class TableRows(ScoredTables):
         learned = self._learned(estimator, judged or self.judged)
         X, y = (pl.concat(parts) for parts in zip(*(self.parts[part] for part in learned), strict=True))
         watched = {} if estimator.learns_all_rows else self._watched
-        of_split = {
-            name: pl.concat([values[part] for part in learned])
-            for name, values in (("groups", self.groups), ("time", self.times))
-            if values and not watched
-        }
+        groups = pl.concat([self.groups[part] for part in learned]) if self.groups and not watched else None
+        if self.times and not watched:
+            watched = {"time": pl.concat([self.times[part] for part in learned])}
         with warnings.catch_warnings(action="ignore", category=RandomSplitWarning):  # `_drawn_split` has said it
-            estimator.fit(X, y, **of_split, **watched)
+            estimator.fit(X, y, groups=groups, **watched)
         if self.list_separator is not None:
             estimator.coder_ = replace(estimator.coder_, list_separator=self.list_separator)
 

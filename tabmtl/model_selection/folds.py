@@ -238,7 +238,7 @@ def make_multitask_scorer(*, per_task: bool = False, task: str | None = None) ->
 
 def warn_of_gaps(counts: np.ndarray, strata: Strata, tasks: Sequence[Task], what: str, cure: str) -> None:
     """Warn if some part of the rows lacks labels of a task or one of its classes; ``counts`` is (F, S)."""
-    total = counts.sum(axis=0)
+    total = strata.spread(None)
     gaps = np.flatnonzero((counts == 0).any(axis=0) & (total > 0))
     if not len(gaps):
         return

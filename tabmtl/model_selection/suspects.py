@@ -13,6 +13,7 @@ import polars as pl
 from scipy.stats import rankdata
 
 from tabmtl.columns.cures import by_drop, by_sequence, by_time, library_of
+from tabmtl.columns.date import Dates
 from tabmtl.columns.tags import Tags, items_of
 from tabmtl.encode import FeatureCoder, TableCoder
 from tabmtl.encode.read import take_rows
@@ -54,8 +55,8 @@ def warn_of_index(X: Any, y: Any, name: str) -> None:
 
 def dates_of(features: FeatureCoder) -> tuple[str, ...]:
     """Return the features that are dates of all rows, by which these could be split."""
-    dates = features.coders["dates"].names if "dates" in features.coders else ()
     gaps = dict(zip(features.columns.numeric, features.columns.has_missing, strict=True))
+    dates = [name for coder in features.coders.values() if isinstance(coder, Dates) for name in coder.names]
     return tuple(name for name in dates if not gaps[f"{name}: elapsed"])
 
 

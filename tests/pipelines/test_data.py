@@ -217,7 +217,7 @@ def test_a_split_by_time_judges_by_the_newest_rows(tmp_path):
     rows.fit(Mock(fit=fit, learns_all_rows=True))
     assert fit.call_args.kwargs["time"].to_list() == [*train, *val] and len(fit.call_args.args[0]) == 240
     rows.fit(Mock(fit=fit, learns_all_rows=False))
-    assert fit.call_args.kwargs.keys() == {"X_val", "y_val"}
+    assert fit.call_args.kwargs.keys() == {"groups", "X_val", "y_val"}
     both = {"group_column": "shop", "time_column": "day"}
     told = pytest.warns(TabmtlWarning, match=r"of the newest rows .*; leave --group-column or --time-column out if")
     with for_commands(), told:
