@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from small_network import COLUMNS
-from small_network import network_of as network_in_float64
+from small_network import COLUMNS, LONG, WIDE, network_of_lists, own_tasks
 from small_network import rows as plain_rows
 
-from tabmtl import AITM, APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, SharedBottom
 from tabmtl.columns import Features
 from tabmtl.columns.ragged import Bags, offsets_of
 from tabmtl.nn.joined import JoinedNetworks, can_join
 from tabmtl.schema import MISSING, Batch
-from tabmtl.targets import Task
 from tabmtl.training.predict import predict_scores
 
 OF_BAGS = replace(COLUMNS, bag_sizes=(5, 4), vector_widths=(2, 3))
-TASKS = [Task(name=name, kind="binary", classes=(0, 1)) for name in ("click", "buy", "keep")]
-CHAIN = ["click", "buy"]
-WIDE = [
-    SharedBottom(hidden=(8,), dropout=0.0),
-    SharedBottom(hidden=(8,), numeric_embedding="none", n_members=2, dropout=0.0),
-    MMoE(dropout=0.0),
-    PLE(dropout=0.0),
-    HoME(dropout=0.0),
-    APEM(dropout=0.0),
-    STEM(dropout=0.0),
-    AdaTT(dropout=0.0),
-    MultiTabNet(dropout=0.0, n_members=2),
-    AITM(task_chain=CHAIN, dropout=0.0),
-    ESMM(task_chain=CHAIN, dropout=0.0),
-]
-LONG = [model.__class__(**{**model.get_params(), "task_column": "task"}) for model in WIDE[:-2]]
 
 
 def bags_of(lengths: list[int], size: int) -> Bags:
@@ -57,20 +39,12 @@ def rows_of_bags(n: int = 6) -> Features:
     return Features(numbers=plain.numbers.float(), codes=plain.codes, bags=(first, second), vectors=vectors)
 
 
-def network_of(model) -> torch.nn.Module:
-    return network_in_float64(model, TASKS, OF_BAGS).float()
-
-
-def task_of(model, n: int = 6) -> torch.Tensor | None:
-    return None if model.task_column is None else torch.arange(n) % 3
+network_of = partial(network_of_lists, columns=OF_BAGS)
 
 
 @pytest.mark.parametrize("model", [*WIDE, *LONG], ids=str)
 def test_every_network_learns_of_bags_and_vectors(model):
-    network, x, task = network_of(model), rows_of_bags(), task_of(model)
-    for name, parameter in network.named_parameters():
-        if "empty" in name or "missing" in name:
-            torch.nn.init.normal_(parameter)
+    network, x, task = network_of(model), rows_of_bags(), own_tasks(model)
     scores = network(x, task)
     sum(score.square().sum() for score in scores).backward()
     found = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
@@ -89,7 +63,7 @@ def test_every_network_learns_of_bags_and_vectors(model):
 
 @pytest.mark.parametrize("model", [*WIDE, *LONG], ids=str)
 def test_a_row_is_answered_alone_as_in_a_batch(model):
-    network, x, task = network_of(model), rows_of_bags(), task_of(model)
+    network, x, task = network_of(model), rows_of_bags(), own_tasks(model)
     batch = Batch(x=x.rows(torch.arange(6).repeat(20)), task=None if task is None else task.repeat(20))
     together = predict_scores(network, batch)
     for row in (0, 3):
@@ -100,7 +74,7 @@ def test_a_row_is_answered_alone_as_in_a_batch(model):
 
 @pytest.mark.parametrize("model", LONG, ids=str)
 def test_a_large_table_is_read_as_a_small_one(model):
-    network, x, task = network_of(model), rows_of_bags(), task_of(model)
+    network, x, task = network_of(model), rows_of_bags(), own_tasks(model)
     expected = network(x, task)[0]
     for module in network.modules():
         if isinstance(module, torch.nn.EmbeddingBag):
@@ -113,12 +87,12 @@ def test_a_large_table_is_read_as_a_small_one(model):
 
 @pytest.mark.parametrize("model", [model for model in WIDE if can_join(network_of(model))], ids=str)
 def test_joined_networks_read_the_bags_of_each(model):
-    networks = [network_of(model) for _ in range(3)]
+    networks, generator = [network_of(model) for _ in range(3)], torch.Generator().manual_seed(0)
     for network in networks:
         for tensor in network.state_dict().values():
             if tensor.is_floating_point():
-                tensor.add_(torch.rand_like(tensor), alpha=0.3)
-    parts = [rows_of_bags().rows(torch.randperm(6)) for _ in networks]
+                tensor.add_(torch.rand(tensor.shape, generator=generator), alpha=0.3)
+    parts = [rows_of_bags().rows(torch.randperm(6, generator=generator)) for _ in networks]
     plain = {name: torch.cat([part.plain()[name] for part in parts], dim=1) for name in parts[0].plain()}
     x = Features(**plain, bags=sum((part.bags for part in parts), ()))
     joined = JoinedNetworks(networks)

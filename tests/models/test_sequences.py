@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from small_network import COLUMNS
-from small_network import network_of as network_in_float64
+from small_network import COLUMNS, LONG, WIDE, network_of_lists, own_tasks
 from small_network import rows as plain_rows
 
-from tabmtl import AITM, APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, SharedBottom
+from tabmtl import STEM, SharedBottom
 from tabmtl.columns import Features
 from tabmtl.columns.ragged import Entries, offsets_of
 from tabmtl.nn.joined import can_join
 from tabmtl.nn.sequences import weigh_entries
 from tabmtl.schema import MISSING, Batch, SequenceColumn
-from tabmtl.targets import Task
 from tabmtl.training.predict import predict_scores
 
 ITEM, SIZE = COLUMNS.categorical[0], COLUMNS.cardinalities[0]
@@ -26,23 +25,6 @@ SEQUENCES = (
     SequenceColumn(name="words", item=None, size=6),
 )
 OF_SEQUENCES = replace(COLUMNS, sequences=SEQUENCES)
-TASKS = [Task(name=name, kind="binary", classes=(0, 1)) for name in ("click", "buy", "keep")]
-CHAIN = ["click", "buy"]
-WIDE = [
-    SharedBottom(hidden=(8,), dropout=0.0),
-    SharedBottom(hidden=(8,), numeric_embedding="none", n_members=2, dropout=0.0),
-    SharedBottom(hidden=(8,), sequence_pooling="mean", dropout=0.0),
-    MMoE(dropout=0.0),
-    PLE(dropout=0.0),
-    HoME(dropout=0.0),
-    APEM(dropout=0.0),
-    STEM(dropout=0.0),
-    AdaTT(dropout=0.0),
-    MultiTabNet(dropout=0.0, n_members=2),
-    AITM(task_chain=CHAIN, dropout=0.0),
-    ESMM(task_chain=CHAIN, dropout=0.0),
-]
-LONG = [model.__class__(**{**model.get_params(), "task_column": "task"}) for model in WIDE[:-2]]
 
 
 def entries_of(lengths: list[int], size: int, *, with_sides: bool = False) -> Entries:
@@ -61,21 +43,12 @@ def rows_of_sequences(n: int = 6) -> Features:
     return Features(numbers=plain.numbers.float(), codes=plain.codes, sequences=(first, second))
 
 
-def network_of(model) -> torch.nn.Module:
-    network = network_in_float64(model, TASKS, OF_SEQUENCES).float()
-    for name, parameter in network.named_parameters():
-        if name.endswith(("empty", "missing")):
-            torch.nn.init.normal_(parameter)
-    return network
-
-
-def task_of(model, n: int = 6) -> torch.Tensor | None:
-    return None if model.task_column is None else torch.arange(n) % 3
+network_of = partial(network_of_lists, columns=OF_SEQUENCES)
 
 
 @pytest.mark.parametrize("model", [*WIDE, *LONG], ids=str)
 def test_every_network_learns_of_sequences(model):
-    network, x, task = network_of(model), rows_of_sequences(), task_of(model)
+    network, x, task = network_of(model), rows_of_sequences(), own_tasks(model)
     scores = network(x, task)
     sum(score.square().sum() for score in scores).backward()
     found = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
@@ -100,7 +73,7 @@ def test_every_network_learns_of_sequences(model):
 
 @pytest.mark.parametrize("model", [*WIDE, *LONG], ids=str)
 def test_a_row_is_answered_alone_as_in_a_batch(model):
-    network, x, task = network_of(model), rows_of_sequences(), task_of(model)
+    network, x, task = network_of(model), rows_of_sequences(), own_tasks(model)
     batch = Batch(x=x.rows(torch.arange(6).repeat(20)), task=None if task is None else task.repeat(20))
     together = predict_scores(network, batch)
     for row in (0, 1, 2, 3):
@@ -111,7 +84,7 @@ def test_a_row_is_answered_alone_as_in_a_batch(model):
 
 @pytest.mark.parametrize("model", [*WIDE[2:3], STEM(), LONG[0]], ids=str)
 def test_a_large_table_is_read_as_a_small_one(model):
-    network, x, task = network_of(model), rows_of_sequences(), task_of(model)
+    network, x, task = network_of(model), rows_of_sequences(), own_tasks(model)
     expected = network(x, task)[0]
     for module in network.modules():
         if isinstance(module, torch.nn.Embedding):
