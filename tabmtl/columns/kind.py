@@ -195,7 +195,7 @@ class ColumnKind(LeanPickle, ABC):
         return found
 
     def values_of(self, name: str) -> str:
-        """Return what a column held in fit, in a word that `tabmtl.encode.preprocessing.as_fit` knows."""
+        """Return what a column held in fit, in a word of `tabmtl.columns.values`."""
         return self.name
 
     def declared(self) -> dict[str, Any]:

@@ -120,8 +120,8 @@ class Texts(ColumnKind):
         return {"bag_sizes": (FIRST_LEVEL + TEXT_BUCKETS,) * len(self.names)}
 
     def values_of(self, name: str) -> str:
-        """Say that it was text."""
-        return "text"
+        """Say that it was free text."""
+        return "free text"
 
     def declared(self) -> dict[str, Any]:
         """Return the names."""

@@ -30,9 +30,9 @@ from tabmtl.columns.kind import (
     of_parts,
 )
 from tabmtl.columns.number import Numbers, NumericScaler, NumericTransform
-from tabmtl.columns.parted import Parted
 from tabmtl.columns.roles import check_columns, sequence_columns
 from tabmtl.columns.text import find_texts
+from tabmtl.columns.values import type_of
 from tabmtl.encode.files import count_rows, read_blocks
 from tabmtl.params import check_known, near
 from tabmtl.schema import Columns
@@ -230,10 +230,15 @@ class FeatureCoder(LeanPickle):
             found |= coder.declared()
         return found
 
+    @cached_property
+    def values(self) -> dict[str, str]:
+        """What every column of the frame held in fit, in words of `tabmtl.columns.values`."""
+        return {name: coder.values_of(name) for coder in self.coders.values() for name in coder.names}
+
     @property
     def dates(self) -> tuple[str, ...]:
         """Names of the columns of the frame that are dates, times or durations."""
-        return tuple(name for coder in self.coders.values() if isinstance(coder, Parted) for name in coder.names)
+        return tuple(name for name, own in self.values.items() if type_of(own).is_temporal())
 
     @property
     def moving_together(self) -> dict[str, tuple[str, ...]]:

@@ -14,12 +14,12 @@ import polars.selectors as cs
 from tabmtl.columns import TABLE_KINDS
 from tabmtl.columns.category import is_feature, text_of
 from tabmtl.columns.cures import Library, by_cast, by_columns, library_of
-from tabmtl.columns.tags import split_texts
+from tabmtl.columns.values import from_text
 from tabmtl.columns.vector import OfOneLength
 from tabmtl.decisions import Decisions
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
-from tabmtl.encode.preprocessing import Preprocessing, as_fit
+from tabmtl.encode.preprocessing import Preprocessing
 from tabmtl.encode.read import check_targets, in_order, names_of, read_features, to_array, without_columns
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.encode.text_encoder import TextVectors, learn_vectors
@@ -177,8 +177,7 @@ class TableCoder:
         names = [name for name in self.names if name != self.task_column]
         if self.preprocessing is not None:
             return dict(zip(names, self.preprocessing.values, strict=True))
-        found = {name: coder.values_of(name) for coder in self.features.coders.values() for name in coder.names}
-        found |= dict.fromkeys(self.texts, "text")
+        found = self.features.values | dict.fromkeys(self.texts, "free text")
         return {name: found[name] for name in names}
 
     def prepared(self, X: Any, text_encoder: Any = None) -> Any:
@@ -290,16 +289,8 @@ class TableCoder:
         if self.preprocessing is None and (self.features.dates or self.list_separator):
             values = self.values_of_fit()
             pairs = zip(frame.iter_columns(), self.names, strict=True)
-            frame = pl.DataFrame([self._told(own, values.get(name, "")) for own, name in pairs])
+            frame = pl.DataFrame([from_text(own, values.get(name, ""), self.list_separator) for own, name in pairs])
         return frame if self.named else to_array(frame)
-
-    def _told(self, column: pl.Series, values: str) -> pl.Series:
-        """Return a column of a file or a server as what it held in fit, which its text may tell."""
-        if values.startswith(("datetimes", "times", "durations")) and not column.dtype.is_temporal():
-            return as_fit(column, values)
-        if values.startswith("lists") and column.dtype == pl.String and self.list_separator is not None:
-            return split_texts(column, self.list_separator, values)
-        return column
 
     def check_labelled(self, batch: Batch) -> None:
         """Raise a ValueError that names a task of the long layout without any labelled row."""

@@ -13,6 +13,8 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import Array
 
+from tabmtl.columns.tags import inner_of
+from tabmtl.columns.values import served_type
 from tabmtl.encode.read import read_features, read_targets, read_values, without_columns
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.sessions.log import to_polars
@@ -54,15 +56,7 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
         return _recommender_signature(estimator, input_example)
     coder = estimator.coder_
     labels, values = coder.labels, coder.values_of_fit()
-    others: dict[str, Any] = {
-        "integers": DataType.double,
-        "numbers": DataType.double,
-        "durations": DataType.double,
-        "lists of text": Array(DataType.string),
-        "lists of integers": Array(DataType.long),
-        "lists of numbers": Array(DataType.double),
-    }
-    types = {name: others.get(values.get(name, "text"), DataType.string) for name in coder.names}
+    types = {name: _type_of(served_type(values.get(name, "text"))) for name in coder.names}
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec(kind, name, required=name == coder.task_column) for name, kind in types.items()
     ]
@@ -185,8 +179,11 @@ def _recommender_signature(estimator: Recommender, input_example: Any) -> ModelS
     )
 
 
-def _type_of(dtype: pl.DataType) -> DataType:
+def _type_of(dtype: pl.DataType) -> Any:
     """Return MLflow's name of a type."""
+    inner = inner_of(dtype)
+    if inner is not None:
+        return Array(_type_of(inner))
     if dtype == pl.Boolean:
         return DataType.boolean
     if dtype.is_integer():

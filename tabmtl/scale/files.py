@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.columns.category import text_of
 from tabmtl.columns.kind import RowError
+from tabmtl.columns.values import type_of
 from tabmtl.encode import TableCoder
 from tabmtl.encode.files import Paths, find_files, is_csv, is_table, read_blocks, scan_file, stamp_of, whole, written
 from tabmtl.encode.preprocessing import by_preprocessor
@@ -348,11 +349,12 @@ def _scan(coder: TableCoder, file: str, keep: tuple[str, ...]) -> tuple[pl.LazyF
 def _types_of_fit(coder: TableCoder, found: dict[str, pl.DataType]) -> dict[str, pl.DataType]:
     """Return the types of columns, by their names in fit, where the values of a CSV file do not tell them."""
     values = coder.values_of_fit()
-    numeric = [name for name, own in values.items() if own in ("integers", "numbers")]
+    held = {name: type_of(own) for name, own in values.items()}
+    numeric = [name for name, own in held.items() if own.is_numeric()]
     types: dict[str, pl.DataType] = {name: pl.Float64() for name in numeric if found[name] == pl.String}
-    types |= {name: pl.String() for name in coder.texts if name in values}
+    types |= {name: pl.String() for name, own in values.items() if own == "free text"}
     if coder.list_separator is not None:  # a list of one number is a number to CSV
-        types |= {name: pl.String() for name, own in values.items() if own.startswith("lists")}
+        types |= {name: pl.String() for name, own in held.items() if isinstance(own, pl.List)}
     if coder.preprocessing is not None:  # which may look at the text itself
         types |= {name: pl.String() for name, own in values.items() if own == "text"}
     for name, known in coder.levels.items():

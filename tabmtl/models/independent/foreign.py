@@ -14,6 +14,7 @@ import polars.selectors as cs
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import has_fit_parameter
 
+from tabmtl.columns.values import type_of
 from tabmtl.encode import FeatureCoder, take_rows
 from tabmtl.estimators.tables import MultiTaskEstimator, check_answer
 from tabmtl.schema import Batch
@@ -96,11 +97,10 @@ class Foreign:
 
     def _cure(self, has_gaps: bool) -> str:
         """Say which columns of X an estimator may not read, and what to put before it."""
-        name, texts = type(self.base).__name__, self.features.declared["texts"]
-        coders = self.features.coders.values()
-        values = {column: coder.values_of(column) for coder in coders for column in coder.names}
-        lists = [column for column, held in values.items() if held.startswith("lists")]
-        categories = [column for column, held in values.items() if held == "text" and column not in texts]
+        name, values = type(self.base).__name__, self.features.values
+        lists = [column for column, held in values.items() if isinstance(type_of(held), pl.List)]
+        texts = [column for column, held in values.items() if held == "free text"]
+        categories = [column for column, held in values.items() if held == "text"]
         cure = ""
         for what, columns, how in (
             ("dates", self.features.dates, "make numbers of them before it, such as the day of the week"),
