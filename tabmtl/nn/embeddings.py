@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
@@ -195,6 +196,12 @@ def _numeric_embedding(kind: NumericEmbedding, columns: Columns, d_token: int) -
     raise ValueError(f"numeric_embedding must be 'linear', 'piecewise' or 'periodic', got {kind!r}")
 
 
+def count_tokens(columns: Columns) -> int:
+    """Count the tokens of a row: one per column, and one for all vectors."""
+    n_lists = len(columns.bag_sizes) + len(columns.sequences)
+    return len(columns.categorical) + len(columns.numeric) + n_lists + any(columns.vector_widths)
+
+
 class FeatureTokenizer(Widened):
     """One token per column, categorical columns first, then numeric ones, then bags, and one for all vectors.
 
@@ -234,9 +241,7 @@ class FeatureTokenizer(Widened):
         sequence_pooling: SequencePooling = "attention",
     ) -> None:
         super().__init__()
-        self._n_numeric, has_vectors = len(columns.numeric), any(columns.vector_widths)
-        n_plain = len(columns.categorical) + len(columns.numeric)
-        self.n_tokens = n_plain + len(columns.bag_sizes) + len(columns.sequences) + has_vectors
+        self._n_numeric, self.n_tokens = len(columns.numeric), count_tokens(columns)
         if self.n_tokens == 0:
             raise ValueError("a network needs at least one feature column, got none")
         self.categorical = CategoricalEmbedding(columns, d_token, std) if columns.categorical else None
@@ -246,7 +251,7 @@ class FeatureTokenizer(Widened):
         self.missing = nn.Parameter(torch.zeros(len(with_missing), d_token)) if with_missing else None
         self.bags = BagEmbedding(columns, d_token, std) if columns.bag_sizes else None
         self.sequences = SequenceEmbedding(columns, d_token, sequence_pooling, std) if columns.sequences else None
-        self.vectors = VectorEmbedding(columns, d_token, std) if has_vectors else None
+        self.vectors = VectorEmbedding(columns, d_token, std) if any(columns.vector_widths) else None
 
     def widen(self, n_networks: int) -> None:
         """Take the numeric columns of K networks as K Fn columns."""
@@ -258,7 +263,14 @@ class FeatureTokenizer(Widened):
 
         Tokens (B, s, e) given in ``first`` are put before them, in the one copy that joins all.
         """
-        parts = list(first)
+        parts = [*first, *self.parts(x)]
+        if self.n_networks is not None:
+            parts = [part.unflatten(1, (self.n_networks, -1)) for part in parts]
+        return torch.cat(parts, dim=-2)
+
+    def parts(self, x: Features) -> list[Tensor]:
+        """Return the tokens (B, m, e) of categories, numbers, bags, sequences and vectors, of those that are there."""
+        parts = []
         if self.categorical is not None:
             parts.append(self.categorical(x.codes))
         if self.numeric is not None:
@@ -274,9 +286,7 @@ class FeatureTokenizer(Widened):
             parts.append(self.sequences(x, self.categorical))
         if self.vectors is not None:
             parts.append(self.vectors(x.vectors))
-        if self.n_networks is not None:
-            parts = [part.unflatten(1, (self.n_networks, -1)) for part in parts]
-        return torch.cat(parts, dim=-2)
+        return parts
 
     def _add_missing(self, tokens: Tensor, added: Tensor) -> Tensor:
         """Add vectors (B, m, ...) to the tokens (B, Fn, ...) of the m columns that had missing values in fit."""
@@ -323,53 +333,39 @@ class FeatureVector(Widened):
         sequence_pooling: SequencePooling = "attention",
     ) -> None:
         super().__init__()
-        self.tokenizer = self.categorical = self.bags = self.sequences = self.vectors = None
-        if numeric_embedding != "none" or not columns.numeric:
-            kind: NumericEmbedding = "linear" if numeric_embedding == "none" else numeric_embedding
-            self.tokenizer = FeatureTokenizer(
-                columns, d_embedding, numeric_embedding=kind, std=std, sequence_pooling=sequence_pooling
-            )
-            self.width = self.tokenizer.n_tokens * d_embedding
-            self.members = Members(n_members, self.tokenizer.n_tokens, d_embedding)
-            return
-        if columns.categorical:
-            self.categorical = CategoricalEmbedding(columns, d_embedding, std)
-        with_missing = [j for j, missing in enumerate(columns.has_missing) if missing]
-        self.register_buffer("missing_index", torch.tensor(with_missing, dtype=torch.int64), persistent=False)
-        self._n_numeric, n_embeddings = len(columns.numeric), len(columns.categorical) + len(columns.bag_sizes)
-        n_embeddings += len(columns.sequences)
-        if columns.bag_sizes:
-            self.bags = BagEmbedding(columns, d_embedding, std)
-        if columns.sequences:
-            self.sequences = SequenceEmbedding(columns, d_embedding, sequence_pooling, std)
-        if any(columns.vector_widths):
-            self.vectors, n_embeddings = VectorEmbedding(columns, d_embedding, std), n_embeddings + 1
-        self.width = n_embeddings * d_embedding + len(columns.numeric) + len(with_missing)
-        self.members = Members(n_members, self.width, 1)
+        self.numbers_as_they_are = numeric_embedding == "none" and len(columns.numeric) > 0
+        embedded = replace(columns, numeric=(), has_missing=(), bins=()) if self.numbers_as_they_are else columns
+        kind: NumericEmbedding = "linear" if numeric_embedding == "none" else numeric_embedding
+        n_tokens, options = count_tokens(embedded), {"std": std, "sequence_pooling": sequence_pooling}
+        self.tokenizer = None
+        if n_tokens or not self.numbers_as_they_are:
+            self.tokenizer = FeatureTokenizer(embedded, d_embedding, numeric_embedding=kind, **options)
+        self.width = n_tokens * d_embedding
+        if self.numbers_as_they_are:
+            with_missing = [j for j, missing in enumerate(columns.has_missing) if missing]
+            self.register_buffer("missing_index", torch.tensor(with_missing, dtype=torch.int64), persistent=False)
+            self._n_numeric, self._place = len(columns.numeric), int(bool(columns.categorical))
+            self.width += len(columns.numeric) + len(with_missing)
+            self.members = Members(n_members, self.width, 1)
+        else:
+            self.members = Members(n_members, n_tokens, d_embedding)
 
     def widen(self, n_networks: int) -> None:
         """Take the columns of K networks side by side."""
-        if self.tokenizer is None:
+        if self.numbers_as_they_are:
             self.missing_index = _widened(self.missing_index, self._n_numeric, self.n_networks or 1, n_networks)
         super().widen(n_networks)
 
     def forward(self, x: Features) -> Tensor:
         """Turn rows into vectors (B, D), or (k B, D) of k members; rows of K networks into (K, B, D) or (K, k B, D)."""
-        tokens = self._columns(x) if self.tokenizer is None else self.tokenizer(x)
+        tokens = self._with_numbers(x) if self.numbers_as_they_are else self.tokenizer(x)
         return self.members(tokens if self.n_networks is None else tokens.transpose(0, 1)).flatten(-2)
 
-    def _columns(self, x: Features) -> Tensor:
-        """Return embeddings of categories, numbers, flags, and other embeddings side by side: (B, [K,] D, 1)."""
+    def _with_numbers(self, x: Features) -> Tensor:
+        """Put numbers and flags of missing ones between the embeddings of categories and the others: (B, [K,] D, 1)."""
         values, missing = fill_missing(x.numbers)
-        parts = [values, missing.index_select(1, self.missing_index)]
-        if self.categorical is not None:
-            parts.insert(0, self.categorical(x.codes).flatten(1))
-        if self.bags is not None:
-            parts.append(self.bags(x.bags).flatten(1))
-        if self.sequences is not None:
-            parts.append(self.sequences(x, self.categorical).flatten(1))
-        if self.vectors is not None:
-            parts.append(self.vectors(x.vectors).flatten(1))
+        parts = [] if self.tokenizer is None else [part.flatten(1) for part in self.tokenizer.parts(x)]
+        parts[self._place : self._place] = [values, missing.index_select(1, self.missing_index)]
         if self.n_networks is not None:
             parts = [part.unflatten(1, (self.n_networks, -1)) for part in parts]
         return torch.cat(parts, dim=-1)[..., None]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from tabmtl.columns import Features
+from tabmtl.nn.embeddings import count_tokens
 from tabmtl.processes.memory import free_memory
 from tabmtl.schema import Batch, Columns
 from tabmtl.training.predict import autocast
@@ -48,12 +49,6 @@ def steps_whole(network: Any, device: torch.device) -> bool:
 def batch_norms(network: nn.Module) -> list[Any]:
     """Return the modules that keep statistics of batches."""
     return [module for module in network.modules() if getattr(module, "running_mean", None) is not None]
-
-
-def n_tokens(columns: Columns) -> int:
-    """Return the tokens that a network makes of a row at least: one of every column, and one of all vectors."""
-    n_lists = len(columns.bag_sizes) + any(columns.vector_widths)
-    return len(columns.numeric) + len(columns.categorical) + n_lists
 
 
 def least_bytes(
@@ -125,7 +120,7 @@ def check_memory(
     **step : int, str and bool
         Other arguments of `least_bytes`.
     """
-    n = n_tokens(columns)
+    n = count_tokens(columns)
     if n <= _WIDE:
         return
     free = _free_of(device)

@@ -70,7 +70,7 @@ def test_numbers_as_they_are_come_after_the_embeddings_and_before_the_flags_of_m
     row = vector(Features(numbers=x, codes=torch.ones(1, 2, dtype=torch.int32)))
     assert row.shape == (1, vector.width) == (1, 2 * 4 + 3 + 1)
     assert row[0, 8:].tolist() == [1.0, 0.0, -2.0, 1.0]
-    assert torch.equal(row[0, :8], vector.categorical.table.weight[[1, 6]].flatten())
+    assert torch.equal(row[0, :8], vector.tokenizer.categorical.table.weight[[1, 6]].flatten())
 
 
 def test_a_vector_of_embeddings_is_the_tokens_side_by_side():
