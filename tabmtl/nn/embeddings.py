@@ -336,10 +336,11 @@ class FeatureVector(Widened):
         self.numbers_as_they_are = numeric_embedding == "none" and len(columns.numeric) > 0
         embedded = replace(columns, numeric=(), has_missing=(), bins=()) if self.numbers_as_they_are else columns
         kind: NumericEmbedding = "linear" if numeric_embedding == "none" else numeric_embedding
-        n_tokens, options = count_tokens(embedded), {"std": std, "sequence_pooling": sequence_pooling}
-        self.tokenizer = None
+        n_tokens, self.tokenizer = count_tokens(embedded), None
         if n_tokens or not self.numbers_as_they_are:
-            self.tokenizer = FeatureTokenizer(embedded, d_embedding, numeric_embedding=kind, **options)
+            self.tokenizer = FeatureTokenizer(
+                embedded, d_embedding, numeric_embedding=kind, std=std, sequence_pooling=sequence_pooling
+            )
         self.width = n_tokens * d_embedding
         if self.numbers_as_they_are:
             with_missing = [j for j, missing in enumerate(columns.has_missing) if missing]
@@ -358,7 +359,7 @@ class FeatureVector(Widened):
 
     def forward(self, x: Features) -> Tensor:
         """Turn rows into vectors (B, D), or (k B, D) of k members; rows of K networks into (K, B, D) or (K, k B, D)."""
-        tokens = self._with_numbers(x) if self.numbers_as_they_are else self.tokenizer(x)
+        tokens = self._with_numbers(x) if self.numbers_as_they_are or self.tokenizer is None else self.tokenizer(x)
         return self.members(tokens if self.n_networks is None else tokens.transpose(0, 1)).flatten(-2)
 
     def _with_numbers(self, x: Features) -> Tensor:
