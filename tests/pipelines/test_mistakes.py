@@ -40,7 +40,7 @@ MISTAKES = [
     ("train --data portal --model MMoo", "near is MMoE"),
     ("train --data portal --set num_leave=9", "SharedTrees has no parameter 'num_leave' to set: near is num_leaves"),
     ("train --data portal --set random_state=1", "use --seed instead of --set random_state"),
-    ("train --data portal --model MMoE --set on_epoch=1", "no parameter 'on_epoch'"),
+    ("train --data portal --model MMoE --set on_epoch=1", "--set on_epoch: it is code or a model, which is given in"),
     ("train --data portal --model MMoE --set epochs=0", "epochs must be at least 1, got 0"),
     ("train --data portal --model MMoE --set epochs=many", "got 'many'"),
     ("train --data portal --set epochs", "takes name=value"),
