@@ -117,7 +117,7 @@ def test_other_doors_pass_the_encoder_on(fitted):
     array = np.column_stack([X["size"].to_numpy().astype(object), X["remark"].to_list()])
     flat = SharedTrees(n_estimators=2, text_features=[1], text_encoder=lambda texts: csr_array(np.eye(len(texts), 3)))
     assert flat.fit(array, Y["stars"].to_numpy()).predict(array).shape == (200,)
-    assert flat.coder_.values_of_fit() == {"x0": "numbers", "x1": "text"}
+    assert flat.coder_.values_of_fit() == {"x0": "numbers", "x1": "free text"}
 
 
 GAVE = {
