@@ -40,7 +40,8 @@ Files and processes:
 files, clicks  fits of SharedBottom and M2TRec on `Shards` against those on a frame: a step with its share of loading,
                CPU seconds before the first one (survey and encoding), memory
 predict        `predict_files` against `predict`
-wide           memory of a fit and a prediction, by estimator, of 5 000 columns and 20 000 rows
+wide           memory of a fit and a prediction, by estimator, of 5 000 columns and 20 000 rows; ``--set table=float64``
+               or ``table=codes`` has other values, ``models=HoME,STEM`` fewer estimators
 processes      a fit by two processes of ``torchrun`` against one: CPU seconds of the slower one
 
 Serving a row of flights, by p50:
@@ -77,7 +78,7 @@ LOSSES = dict.fromkeys((name for name in KINDS if name != "regression"), 1 / 1.2
 OF_ONE_SCORE = {name: goal for name, goal in LOSSES.items() if not boosted.has_several_scores(KINDS[name])}
 LISTS = {"length": 10, "batch_size": 64, "steps": 2}
 ROW, ASKED = {"rows_to_fit": 1000}, {"requests": 3}
-WIDE = {"rows": 60, "columns": 10, "models": ("SharedBottom", "SharedTrees")}
+WIDE = {"rows": 60, "columns": 10, "models": "SharedBottom,SharedTrees"}
 
 CASES = [
     *[

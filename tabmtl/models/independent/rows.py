@@ -106,6 +106,6 @@ def _labelled_rows(batch: Batch, t: int) -> tuple[np.ndarray, Batch]:
     column = t if batch.task is None else 0
     labelled = ~np.isnan(batch.y[:, column])
     index = np.flatnonzero(labelled if batch.task is None else labelled & (batch.task == t))
-    rows = batch.rows(index)
+    rows = batch if len(index) == len(batch) else batch.rows(index)  # no copy of a table whose rows are all labelled
     weight, of_class = (None if part is None else part[:, column] for part in (rows.weight, rows.of_class))
     return index, replace(rows, y=rows.y[:, column], weight=weight, of_class=of_class)
