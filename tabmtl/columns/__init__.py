@@ -1,4 +1,8 @@
-"""Kinds of columns: how the columns of a frame become the features that networks and trees read."""
+"""Kinds of columns, one file each: how the columns of a frame become the features that networks and trees read.
+
+A kind answers for its columns: what it reads and learns, the features that they become, what they held in fit, and the
+kind that trees read in its place. Rooms outside ask the kind, and never which one it is.
+"""
 
 from tabmtl.columns.category import Categories
 from tabmtl.columns.date import Dates, Durations, Times

@@ -1,4 +1,7 @@
-"""The only border between frames and arrays: features and labels in, predictions out."""
+"""The only border between frames and arrays: features and labels in, predictions out.
+
+It loops over the kinds of columns and of targets, whose own work is theirs.
+"""
 
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
