@@ -231,7 +231,7 @@ def encode_tags(tags: pl.Series, code: pl.Expr) -> Bags:
 
 def _bags(codes: Sequence[Sequence[int]]) -> Bags:
     """Return bags of given codes, sorted inside a row."""
-    lengths = np.array([len(own) for own in codes])
+    lengths = np.array([len(own) for own in codes], dtype=np.int64)
     flat = np.array([code for own in codes for code in own], dtype=np.int32)
     return Bags(offsets=offsets_of(lengths), codes=flat, weights=_weights(lengths))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -63,6 +63,8 @@ class TableCoder:
     list_separator: str | None = None
     preprocessing: Preprocessing | None = None
     text_vectors: TextVectors | None = None
+
+    later_fields: ClassVar[tuple[str, ...]] = ("text_vectors",)
 
     def __post_init__(self) -> None:
         if (self.task_column is None) != (self.labels.task_levels is None):

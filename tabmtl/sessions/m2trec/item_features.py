@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -34,6 +34,8 @@ class ItemCoder:
 
     features: FeatureCoder
     text_vectors: TextVectors | None = None
+
+    later_fields: ClassVar[tuple[str, ...]] = ("text_vectors",)
 
     def __post_init__(self) -> None:
         self.features.check_kinds(KINDS)

@@ -269,5 +269,5 @@ def test_a_file_has_the_kinds_of_columns_of_items_in_their_order():
         own = {name: coders[name] for name in wrong.split()}
         names = [name for coder in own.values() for name in coder["names"]]
         facts = {"features": saved.facts["features"] | {"coders": own, "names": names}}
-        with pytest.raises(ValueError, match=r"of the kinds .*, expected some of .*'tags', 'texts', 'vectors'"):
+        with pytest.raises(ValueError, match=r"of the kinds .*, expected some of .*'tags', .*'texts', .*'vectors'"):
             put_together(ItemCoder, replace(saved, facts=facts))
