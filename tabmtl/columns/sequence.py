@@ -320,16 +320,13 @@ class Sequences(ColumnKind):
         return np.where(np.isnan(numbers), self._of_missing, numbers).T.astype(np.float32)
 
     def _describe(self, role: Role) -> SequenceColumn:
-        n_numbers, sizes = (
-            self._widths(role)[0],
-            [FIRST_LEVEL + len(self._levels[name]) for name in role.sides if name not in self.numbers],
-        )
+        sizes = [FIRST_LEVEL + len(self._levels[name]) for name in role.sides if name not in self.numbers]
         own_size = 0 if role.item != role.name else FIRST_LEVEL + len(self._levels[role.name])
         return SequenceColumn(
             name=role.name,
             item=None if own_size else role.item,
             size=own_size,
-            n_numbers=n_numbers,
+            n_numbers=self._widths(role)[0],
             label_sizes=tuple(sizes),
             max_length=self.max_length,
         )
@@ -359,9 +356,9 @@ class FlatSequences(Sequences):
 
     A sequence is its last entry, as a category with the levels of its items, its length, and how often it holds each
     of the most frequent entries; and if it has an item: how often it holds the row's own, and how long ago, in entries
-    from the end. Numbers beside it are the last one, and the one at the newest entry that is the row's own item. All
-    are NaN where a sequence is missing. Codes of an empty one are those of a missing level. Length and counts are of
-    the entries that are read, at most ``max_length``.
+    from the end. Numbers beside it are the last one, their mean, and the one at the newest entry that is the row's own
+    item. All are NaN where a sequence is missing. Codes of an empty one are those of a missing level. Length, counts
+    and means are of the entries that are read, at most ``max_length``.
 
     Attributes
     ----------
@@ -445,7 +442,7 @@ class FlatSequences(Sequences):
         for role in self._roles:
             has_item, numbers = role.item != role.name, [name for name in role.sides if name in self.numbers]
             found += [(role.name, part) for part in (("length", "times", "ago") if has_item else ("length",))]
-            found += [(name, part) for part in (("last", "ago") if has_item else ("last",)) for name in numbers]
+            found += [(name, part) for part in ("last", "mean", *["ago"] * has_item) for name in numbers]
             found += [(role.name, level) for level in self._frequent[role.name]]
         return found
 
@@ -604,9 +601,10 @@ def _flat(entries: Entries, own: np.ndarray | None) -> tuple[np.ndarray, np.ndar
     found = [np.where(is_missing, np.nan, lengths)[:, None]]
     newest = np.full((n, numbers.shape[1]), np.nan)
     newest[has_any & ~is_missing] = numbers[last[has_any & ~is_missing]]
+    row, is_entry = np.repeat(np.arange(n), lengths), entries.codes != MISSING
+    means = [_means(row[is_entry], values[is_entry], n) for values in numbers.T]
     if own is None:
-        return codes, np.column_stack([*found, newest]).astype(np.float32)
-    row = np.repeat(np.arange(n), lengths)
+        return codes, np.column_stack([*found, newest, *means]).astype(np.float32)
     matches = np.flatnonzero((entries.codes == own[row]) & (entries.codes >= FIRST_LEVEL))
     times = np.where(is_missing, np.nan, np.bincount(row[matches], minlength=n))
     place = np.full(n, -1)
@@ -614,4 +612,12 @@ def _flat(entries: Entries, own: np.ndarray | None) -> tuple[np.ndarray, np.ndar
     ago, at = np.full(n, np.nan), np.full((n, numbers.shape[1]), np.nan)
     held = place >= 0
     ago[held], at[held] = (ends - 1 - place)[held], numbers[place[held]]
-    return codes, np.column_stack([*found, times, ago, newest, at]).astype(np.float32)
+    return codes, np.column_stack([*found, times, ago, newest, *means, at]).astype(np.float32)
+
+
+def _means(row: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
+    """Return the mean of the values of every row that are not NaN, (n,); NaN where there is none."""
+    is_there = ~np.isnan(values)
+    counts = np.bincount(row[is_there], minlength=n)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.bincount(row[is_there], values[is_there], n) / counts)

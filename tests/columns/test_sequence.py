@@ -69,22 +69,22 @@ def test_flat_features_are_those_of_a_loop(drawn):
     features, columns = coder.encode(frame), coder.columns
     counts = Counter(level for _, own in drawn for level, _, _ in own or [])
     frequent = sorted(level for level, n in counts.items() if n >= 5 and level is not None)
-    parts = ("history: length", "history: times", "history: ago", "hours: last", "hours: ago")
+    parts = ("history: length", "history: times", "history: ago", "hours: last", "hours: mean", "hours: ago")
     assert columns.numeric == (*parts, *(f"history: {level}" for level in frequent))
     assert columns.categorical == ("item", "history: last", "event: last")
-    of_numbers = ("history", "history", "history", "hours", "hours", *["history"] * len(frequent))
+    of_numbers = (*["history"] * 3, *["hours"] * 3, *["history"] * len(frequent))
     assert coder.origins == (*of_numbers, "item", "history", "event")
     assert columns.levels[0] == columns.levels[1]
     for numbers, codes, (item, own) in zip(features.numbers, features.codes, drawn, strict=True):
         nan = np.nan
         matches = [] if not own or item is None else [k for k, each in enumerate(reversed(own)) if each[0] == item]
-        expected = [nan] * 5 if own is None else [len(own), len(matches), nan, nan, nan]
+        expected = [nan] * 6 if own is None else [len(own), len(matches), nan, nan, nan, nan]
         if own:
-            expected[3] = own[-1][1]
+            expected[3], expected[4] = own[-1][1], sum(hours for _, hours, _ in own) / len(own)
             level = own[-1][0]
             assert codes[1] == (1 if level is None else 2 + columns.levels[1].index(level))
         if matches:
-            expected[2], expected[4] = matches[0], own[-1 - matches[0]][1]
+            expected[2], expected[5] = matches[0], own[-1 - matches[0]][1]
         held = Counter(level for level, _, _ in own or [])
         expected += [nan if own is None else held[level] for level in frequent]
         np.testing.assert_array_equal(numbers, np.array(expected, dtype=np.float32))
