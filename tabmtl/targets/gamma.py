@@ -22,6 +22,7 @@ class Gamma(LogMean):
     """
 
     name: ClassVar[str] = "gamma"
+    variance_power: ClassVar[float] = 2.0
     metrics: ClassVar[Mapping[str, Metric]] = deviances("gamma", 2.0)
     lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "gamma", "metric": "gamma"}
 

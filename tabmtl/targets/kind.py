@@ -75,6 +75,8 @@ class Kind(ABC):
         mean and over their standard deviation.
     levels : tuple of float
         Of the quantiles that an answer (n, L) holds; empty where it holds none, or one.
+    variance_power : float
+        Power of the mean that the variance of labels grows with; labels whose power is not 0 are never below 0.
     longest_step : float
         Most that a leaf of a tree adds to a score, before the learning rate.
     metrics : mapping of str to Metric
@@ -101,6 +103,7 @@ class Kind(ABC):
     units: ClassVar[Units] = "own"
     longest_step: ClassVar[float] = LONGEST_STEP
     levels: tuple[float, ...] = ()
+    variance_power: ClassVar[float] = 0.0
     metrics: ClassVar[Mapping[str, Metric]]
     calibration_axes: ClassVar[tuple[str, str]] = ("predicted {}", "mean of {}")
     lightgbm: ClassVar[Mapping[str, Any]]

@@ -21,6 +21,7 @@ class Poisson(LogMean):
     """
 
     name: ClassVar[str] = "poisson"
+    variance_power: ClassVar[float] = 1.0
     metrics: ClassVar[Mapping[str, Metric]] = deviances("poisson", 1.0)
     lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "poisson", "metric": "poisson"}
 

@@ -36,6 +36,11 @@ class Tweedie(LogMean):
                 f"the power of a tweedie task must be between 1 and 2, got {self.power!r}; 1 is 'poisson', 2 is 'gamma'"
             )
 
+    @property
+    def variance_power(self) -> float:  # type: ignore[override]
+        """Power of the mean that the variance of labels grows with."""
+        return self.power
+
     @cached_property
     def metrics(self) -> Mapping[str, Metric]:  # type: ignore[override]
         """By the names that a Task may give, the default first."""

@@ -1,0 +1,314 @@
+"""Intervals and sets that hold the labels of new rows as often as they promise: split conformal prediction.
+
+A model answers rows that its fit has not seen, and every label has a score: how far it lies from the answer. Of n rows,
+the score of a new one is among the ``ceil((n + 1) level)`` least with at least the probability ``level``, whatever the
+model and the data are, if the rows and the new one come in no order that matters. An interval holds the labels with such
+scores. What is promised is a share of all rows, and not of those that look alike; ``groups`` make it one of each group.
+
+===========================  =========================================================================================
+kind of a task               score of a label y
+===========================  =========================================================================================
+quantiles                    ``max(q_low - y, y - q_high)`` of the pair of levels whose share is nearest to the level
+                             asked: conformalized quantiles (Romano, Patterson and Candès, NeurIPS 2019)
+other numbers                ``|y - answer|``, over the standard deviation that the kind gives an answer: its power
+                             p / 2, of the variance function of Poisson (p = 1), gamma (2) and Tweedie targets
+classes                      the probability of all classes before y, by falling probability: adaptive prediction sets
+                             (APS; Romano, Sesia and Candès, NeurIPS 2020)
+===========================  =========================================================================================
+
+The sets differ from the paper's in one thing: its score adds a random part of the probability of y itself. Without it
+sets are the same in each call and never empty, as the first class has the score 0, and the promise is kept. Where the
+first class is right more often than the level asks, they hold it alone, and so the label more often than promised.
+
+All numbers of a row are covered together by the largest of their scores, each over its mean on the rows that
+`conformalize` was given (for one score, the intervals are those of the task itself). As the means come from these rows
+too, the promise holds up to a term of 1 / n.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Annotated, Any, NamedTuple, Self
+
+import numpy as np
+
+from tabmtl.metrics.scores import Answered
+from tabmtl.schema import listed, warn_user
+from tabmtl.storage.stored import Stored
+from tabmtl.targets import Task
+from tabmtl.targets.kind import RARE
+
+_ROUNDING = 1e-9  # of (n + 1) level
+
+
+class Span(NamedTuple):
+    """What holds the labels of rows: bounds (n,) of numbers, or a mask (n, K) of classes."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The mask (n, K)."""
+        return self.low
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Misses:
+    """Scores of the labels of one task.
+
+    Attributes
+    ----------
+    scores : ndarray of shape (n, P)
+        By rows and by pairs of levels, of which all but quantiles have one; NaN where a row has no label.
+    """
+
+    scores: Annotated[np.ndarray, Stored("f8", "conformal P", missing=True)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Conformal:
+    """Scores of labels that the fit of a model has not seen.
+
+    Attributes
+    ----------
+    group : ndarray of int, shape (n,)
+        Of every row, its number among `groups`; 0 without groups.
+    groups : tuple of str
+        What groups are called; empty without groups.
+    column : str or None
+        The column of X that holds the groups, if it was named.
+    tasks : tuple of Misses or None
+    """
+
+    group: Annotated[np.ndarray, Stored("i8", "conformal", low=0)]
+    groups: Annotated[tuple[str, ...], Stored(distinct=True)] = ()
+    column: str | None = None
+    tasks: tuple[Misses | None, ...]
+
+    @classmethod
+    def learn(cls, answered: Answered, places: Sequence[int], groups: Sequence[Any] | None, column: str | None) -> Self:
+        """Learn from answers and labels of rows that the fit has not seen.
+
+        Parameters
+        ----------
+        answered : Answered
+        places : sequence of int
+            Of the tasks to learn.
+        groups : sequence of length n, optional
+        column : str, optional
+            That holds the groups.
+
+        Raises
+        ------
+        ValueError
+            If a task has no labels, or a group has one label of a task.
+        """
+        tasks, labels, outputs, _, own_task = answered
+        names = list(dict.fromkeys(map(str, groups or ())))
+        number = {name: place for place, name in enumerate(names)}
+        group = np.array([number[str(each)] for each in groups or ()] or np.zeros(len(labels)), dtype=np.int64)
+        found: list[Misses | None] = [None] * len(tasks)
+        for t in places:
+            j, rows = (t, slice(None)) if own_task is None else (0, own_task == t)
+            own = np.full((len(labels), _n_pairs(tasks[t])), np.nan)
+            own[rows] = misses(tasks[t], labels[rows, j], outputs[j][rows])
+            counts = np.bincount(group[~np.isnan(own[:, 0])], minlength=max(1, len(names)))
+            if not counts.sum():
+                raise ValueError(f"task {tasks[t].name!r} has no labels among these rows; leave it out of tasks")
+            if names and counts.min() < 2:
+                few = [repr(names[g]) for g in np.flatnonzero(counts < 2)]
+                raise ValueError(
+                    f"task {tasks[t].name!r} has fewer than 2 labels in the groups {listed(few)}, and an interval of "
+                    f"level 0.9 needs {needed(0.9)} of each; join groups, or leave groups out"
+                )
+            found[t] = Misses(scores=own)
+        return cls(group=group, groups=tuple(names), column=column, tasks=tuple(found))
+
+    def without(self, places: Collection[int]) -> Self:
+        """Return the scores of the other tasks."""
+        return replace(self, tasks=tuple(None if t in places else own for t, own in enumerate(self.tasks)))
+
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Raise a ValueError unless there are scores for tasks as these; files are held against it."""
+        if len(self.tasks) != len(tasks):
+            raise ValueError(f"there are intervals of {len(self.tasks)} tasks, expected {len(tasks)}")
+        if self.group.max(initial=-1) >= max(1, len(self.groups)):
+            raise ValueError(f"a row is of the group {self.group.max()}, and there are {len(self.groups)}")
+        for task, misses in zip(tasks, self.tasks, strict=True):
+            if misses is not None and misses.scores.shape[1] != _n_pairs(task):
+                raise ValueError(f"task {task.name!r} has scores of {misses.scores.shape[1]} pairs of levels")
+
+    def numbers(self, groups: Sequence[Any]) -> np.ndarray:
+        """Return the number of the group (n,) of every row; one that is new has a number behind the others."""
+        known = {name: number for number, name in enumerate(self.groups)}
+        found = np.array([known.get(str(group), len(known)) for group in groups], dtype=np.intp)
+        new = list(dict.fromkeys(str(group) for group in groups if str(group) not in known))
+        if new:
+            warn_user(
+                f"{(found == len(known)).sum()} rows are of groups that conformalize has not seen, {listed([*map(repr, new)])}; "
+                "their intervals come from the rows of all groups"
+            )
+        return found
+
+    def spans(
+        self,
+        tasks: Sequence[Task],
+        outputs: Sequence[np.ndarray],
+        level: float,
+        *,
+        group: np.ndarray | None = None,
+        own_task: np.ndarray | None = None,
+        joint: bool = False,
+    ) -> list[Span | None]:
+        """Return what holds the labels of rows, for every column of y; None where a task has no scores.
+
+        Parameters
+        ----------
+        tasks : sequence of Task
+        outputs : sequence of ndarray
+            Answers.
+        level : float
+        group : ndarray of int, shape (n,), optional
+            As `numbers` gives them; needed if there are groups.
+        own_task : ndarray of int, shape (n,), optional
+            Long layout: the task of every row.
+        joint : bool, default=False
+            Whether the numbers of a row are all in their intervals, and sets of classes are left out.
+
+        Raises
+        ------
+        ValueError
+            If a task or a group has too few labels for the level; the message says how many it needs.
+        """
+        reach = self._joint_reach(tasks, level) if joint else None
+        group = np.zeros(len(outputs[0]), dtype=np.intp) if group is None else group
+        found: list[Span | None] = [None] * len(outputs)
+        for t, (task, misses) in enumerate(zip(tasks, self.tasks, strict=True)):
+            if misses is None or (joint and task.is_classification):
+                continue
+            own = self._reach(task, t, level) if reach is None else reach[t]
+            if own_task is None:
+                found[t] = span(task, outputs[t], own[group], level)
+            elif len(rows := np.flatnonzero(own_task == t)):
+                part = span(task, outputs[0][rows], own[group[rows]], level)
+                whole = found[0] or Span(*(_empty(len(outputs[0]), bounds) for bounds in part))
+                for bounds, values in zip(whole, part, strict=True):
+                    bounds[rows] = values
+                found[0] = whole
+        return found
+
+    def _reach(self, task: Task, t: int, level: float) -> np.ndarray:
+        """Return the score up to which labels are held, of every group and at last of all rows."""
+        if (t, level) not in self._known:
+            misses = self.tasks[t]
+            assert misses is not None
+            what = f"task {task.name!r}"
+            self._known[t, level] = self._by_group(misses.scores[:, _pair(task, level)], level, what)
+        return self._known[t, level]
+
+    def _joint_reach(self, tasks: Sequence[Task], level: float) -> dict[int, np.ndarray]:
+        """Return what `_reach` does for tasks of numbers, by their place, so that all hold together."""
+        places = [t for t, own in enumerate(self.tasks) if own is not None and not tasks[t].is_classification]
+        scores = np.column_stack([self._scores(t)[:, _pair(tasks[t], level)] for t in places])
+        scores = np.where(np.isnan(scores).any(axis=1, keepdims=True), np.nan, scores)
+        unit = np.nanmean(np.abs(scores), axis=0) if (~np.isnan(scores)).any() else np.ones(len(places))
+        unit = np.where(unit > 0, unit, 1.0)
+        if (-1, level) not in self._known:
+            what = f"the tasks {[tasks[t].name for t in places]} together"
+            self._known[-1, level] = self._by_group((scores / unit).max(axis=1), level, what)
+        return {t: own * self._known[-1, level] for t, own in zip(places, unit, strict=True)}
+
+    def _scores(self, t: int) -> np.ndarray:
+        misses = self.tasks[t]
+        assert misses is not None
+        return misses.scores
+
+    def _by_group(self, scores: np.ndarray, level: float, what: str) -> np.ndarray:
+        """Return the least score that is large enough in every group, and in all rows."""
+        parts = [(f" of the group {name!r}", self.group == g) for g, name in enumerate(self.groups)]
+        labelled = ~np.isnan(scores)
+        return np.array([_nth(scores[rows & labelled], level, what + of) for of, rows in [*parts, ("", labelled)]])
+
+    @cached_property
+    def _known(self) -> dict[tuple[int, float], np.ndarray]:
+        """By task (-1 for all numbers together) and level, what was asked before."""
+        return {}
+
+
+def misses(task: Task, y: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """Return the scores (n, P) of labels (n,) beside the answers to their rows."""
+    if task.is_classification:
+        scores = _mass_before(output)[np.arange(len(y)), np.nan_to_num(y).astype(np.intp)]
+        return np.where(np.isnan(y), np.nan, scores)[:, None]
+    if task.kind.levels:
+        n = _n_pairs(task)
+        return np.maximum(output[:, :n] - y[:, None], y[:, None] - output[:, ::-1][:, :n])
+    return (np.abs(y - output) / _spread(task, output))[:, None]
+
+
+def span(task: Task, output: np.ndarray, reach: np.ndarray, level: float) -> Span:
+    """Return what holds the labels of rows whose scores are at most `reach` (n,)."""
+    if task.is_classification:
+        held = _mass_before(output) <= reach[:, None]
+        return Span(held, held)
+    if task.kind.levels:
+        pair = _pair(task, level)
+        low, high = output[:, pair] - reach, output[:, -1 - pair] + reach
+        middle = (low + high) / 2  # where labels lie far inside of the quantiles, their interval would end before it began
+        return Span(np.minimum(low, middle), np.maximum(high, middle))
+    half = reach * _spread(task, output)
+    low = output - half
+    return Span(np.maximum(low, 0.0) if task.kind.variance_power else low, output + half)
+
+
+def needed(level: float) -> int:
+    """Return the number of labels from which there is an interval that is not endless."""
+    return math.ceil(level / (1 - level) - _ROUNDING)
+
+
+def _nth(scores: np.ndarray, level: float, what: str) -> float:
+    n = len(scores)
+    place = math.ceil((n + 1) * level - _ROUNDING)
+    if place > n:
+        raise ValueError(
+            f"level={level} needs at least {needed(level)} labelled rows of {what}, and conformalize was given {n}; "
+            f"give it more rows{', or join groups' if 'group' in what else ''}, or ask for a level of at most "
+            f"{math.floor(1_000 * n / (n + 1)) / 1_000}"
+        )
+    return float(np.partition(scores, place - 1)[place - 1])
+
+
+def _n_pairs(task: Task) -> int:
+    return max(1, len(task.kind.levels) // 2)
+
+
+def _pair(task: Task, level: float) -> int:
+    """Return the place of the lower of the two levels whose share is nearest to a level; 0 for other kinds."""
+    levels = task.kind.levels
+    shares = [levels[-1 - pair] - levels[pair] for pair in range(_n_pairs(task))] if levels else [level]
+    return int(np.argmin(np.abs(np.subtract(shares, level))))
+
+
+def _spread(task: Task, output: np.ndarray) -> np.ndarray:
+    """Return the standard deviation (n,) of labels with these means, up to a factor."""
+    power = task.kind.variance_power
+    return np.ones(len(output)) if power == 0 else np.maximum(output, RARE) ** (power / 2)
+
+
+def _mass_before(p: np.ndarray) -> np.ndarray:
+    """Return the probability (n, K) of all classes that are more probable than each; the first of equal ones counts."""
+    order = np.argsort(-p, axis=1, kind="stable")
+    ranked = np.take_along_axis(p, order, axis=1)
+    before = np.zeros_like(ranked)
+    np.cumsum(ranked[:, :-1], axis=1, out=before[:, 1:])
+    found = np.empty_like(before)
+    np.put_along_axis(found, order, before, axis=1)
+    return found
+
+
+def _empty(n: int, like: np.ndarray) -> np.ndarray:
+    return np.zeros((n, *like.shape[1:]), dtype=like.dtype)
