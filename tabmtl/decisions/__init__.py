@@ -8,10 +8,10 @@ clears it. A model goes through it in this order:
 2. ``answer`` puts them behind the calibrators (`LabelCoder.decided`), and is all that users, scores and files see.
 3. ``decode`` chooses classes at the thresholds of a task (`Task.decide`); intervals are made of answers too.
 
-The methods `calibrate` and `tune_thresholds` of an estimator are a few lines over functions of this room, which take
-arrays: labels and answers of the rows of one task. Each method makes a whole `Decisions` before it sets ``coder_``, so
-that a call that fails leaves the model as it was. What rests on answers, as thresholds and intervals do, ends where
-these change: a new calibration of a task drops both.
+The methods `calibrate`, `tune_thresholds` and `conformalize` of an estimator are a few lines over functions of this
+room, which take arrays: labels and answers of the rows of one task. Each method makes a whole `Decisions` before it
+sets ``coder_``, so that a call that fails leaves the model as it was. What rests on answers, as thresholds and
+intervals do, ends where these change: a new calibration of a task drops both.
 """
 
 from tabmtl.decisions.calibrators import Calibrator

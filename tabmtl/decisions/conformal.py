@@ -2,8 +2,9 @@
 
 A model answers rows that its fit has not seen, and every label has a score: how far it lies from the answer. Of n rows,
 the score of a new one is among the ``ceil((n + 1) level)`` least with at least the probability ``level``, whatever the
-model and the data are, if the rows and the new one come in no order that matters. An interval holds the labels with such
-scores. What is promised is a share of all rows, and not of those that look alike; ``groups`` make it one of each group.
+model and the data are, if the rows and the new one come in no order that matters. An interval holds the labels with
+such scores. What is promised is a share of all rows, not of those that look alike; ``groups`` make it one of each
+group.
 
 ===========================  =========================================================================================
 kind of a task               score of a label y
@@ -28,6 +29,7 @@ too, the promise holds up to a term of 1 / n.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -144,13 +146,15 @@ class Conformal:
 
     def numbers(self, groups: Sequence[Any]) -> np.ndarray:
         """Return the number of the group (n,) of every row; one that is new has a number behind the others."""
+        if not self.groups:
+            raise ValueError("groups have no effect: conformalize was given none; leave them out, or give it some too")
         known = {name: number for number, name in enumerate(self.groups)}
         found = np.array([known.get(str(group), len(known)) for group in groups], dtype=np.intp)
         new = list(dict.fromkeys(str(group) for group in groups if str(group) not in known))
         if new:
             warn_user(
-                f"{(found == len(known)).sum()} rows are of groups that conformalize has not seen, {listed([*map(repr, new)])}; "
-                "their intervals come from the rows of all groups"
+                f"{(found == len(known)).sum()} rows are of groups that conformalize has not seen, "
+                f"{listed([*map(repr, new)])}; their intervals come from the rows of all groups"
             )
         return found
 
@@ -184,6 +188,10 @@ class Conformal:
         ValueError
             If a task or a group has too few labels for the level; the message says how many it needs.
         """
+        if group is None and self.groups:
+            raise ValueError(
+                f"intervals are by group, of {listed([*map(repr, self.groups)], 5)}; give the groups of the rows"
+            )
         reach = self._joint_reach(tasks, level) if joint else None
         group = np.zeros(len(outputs[0]), dtype=np.intp) if group is None else group
         found: list[Span | None] = [None] * len(outputs)
@@ -258,11 +266,19 @@ def span(task: Task, output: np.ndarray, reach: np.ndarray, level: float) -> Spa
     if task.kind.levels:
         pair = _pair(task, level)
         low, high = output[:, pair] - reach, output[:, -1 - pair] + reach
-        middle = (low + high) / 2  # where labels lie far inside of the quantiles, their interval would end before it began
+        middle = (
+            low + high
+        ) / 2  # where labels lie far inside of the quantiles, their interval would end before it began
         return Span(np.minimum(low, middle), np.maximum(high, middle))
     half = reach * _spread(task, output)
     low = output - half
     return Span(np.maximum(low, 0.0) if task.kind.variance_power else low, output + half)
+
+
+def check_level(level: Any) -> None:
+    """Raise a ValueError unless a level is a share of rows."""
+    if not isinstance(level, numbers.Real) or not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, such as 0.9, got {level!r}")
 
 
 def needed(level: float) -> int:

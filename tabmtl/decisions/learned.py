@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.decisions.calibrators import Calibrator
+from tabmtl.decisions.conformal import Conformal
 from tabmtl.decisions.goals import Goal, goal_of, goals_of
 from tabmtl.decisions.thresholds import Rows, Tuned, tune
 from tabmtl.metrics.scores import Answered, counted, each_task
@@ -29,10 +30,13 @@ class Decisions:
     calibrators : tuple of Calibrator or None
     tuned : tuple of Tuned or None
         Where the thresholds of a task come from; they themselves are of the Task.
+    conformal : Conformal or None
+        What intervals are made of, for all tasks.
     """
 
     calibrators: tuple[Calibrator | None, ...]
     tuned: tuple[Tuned | None, ...]
+    conformal: Conformal | None = None
 
     @classmethod
     def none(cls, n_tasks: int) -> Self:
@@ -49,6 +53,8 @@ class Decisions:
                 if not task.is_classification:
                     raise ValueError(f"task {task.name!r} is {task.kind}, and has a calibrator of probabilities")
                 calibrator.check(len(task.classes or ()))
+        if self.conformal is not None:
+            self.conformal.check(tasks)
 
     def calibrated(self, found: Mapping[int, Calibrator]) -> Self:
         """Return the decisions with new calibrators by place of the task, and without what rests on the old answers."""
@@ -56,6 +62,7 @@ class Decisions:
             self,
             calibrators=tuple(found.get(t, old) for t, old in enumerate(self.calibrators)),
             tuned=tuple(None if t in found else old for t, old in enumerate(self.tuned)),
+            conformal=None if self.conformal is None else self.conformal.without(found),
         )
 
 
@@ -87,8 +94,14 @@ def calibrate(decisions: Decisions | None, answered: Answered, method: str, name
             f"the thresholds of the tasks {dropped} were chosen for other probabilities, and are dropped; choose them "
             "anew by tune_thresholds"
         )
-    kept = tuple(task.at(None) if t in found else task for t, task in enumerate(tasks))
-    return kept, (decisions or Decisions.none(len(tasks))).calibrated(found)
+    old = decisions or Decisions.none(len(tasks))
+    known = () if old.conformal is None else old.conformal.tasks
+    dropped = [task.name for t, (task, own) in enumerate(zip(tasks, known, strict=False)) if t in found and own]
+    if dropped:
+        warn_user(
+            f"the sets of the tasks {dropped} were made of other probabilities, and are dropped; call conformalize anew"
+        )
+    return tuple(task.at(None) if t in found else task for t, task in enumerate(tasks)), old.calibrated(found)
 
 
 def tune_thresholds(
@@ -114,6 +127,27 @@ def tune_thresholds(
         thresholds, tuned[t] = tune(tasks[t], rows, goals[t])
         tasks[t] = tasks[t].at(thresholds)
     return tuple(tasks), replace(old, tuned=tuple(tuned))
+
+
+def conformalize(
+    decisions: Decisions | None, answered: Answered, groups: Sequence[Any] | None, column: str | None, names: Any
+) -> Learned:
+    """Learn what intervals of some tasks are made of; those of all tasks before are forgotten.
+
+    Returns
+    -------
+    tasks : tuple of Task
+    decisions : Decisions
+
+    Raises
+    ------
+    ValueError
+        If a task is unknown or has no labels, or a group is too small.
+    """
+    tasks = tuple(answered.tasks)
+    places = _chosen(tasks, names, "conformalize", lambda task: True, "any kind")
+    found = Conformal.learn(answered, places, groups, column)
+    return tasks, replace(decisions or Decisions.none(len(tasks)), conformal=found)
 
 
 def threshold_frame(tasks: Sequence[Task], decisions: Decisions | None) -> pl.DataFrame | None:

@@ -18,6 +18,7 @@ from tabmtl.columns.category import describe_numbers
 from tabmtl.columns.cures import Library, by_kind, by_numbers
 from tabmtl.columns.kind import LeanPickle
 from tabmtl.decisions import Decisions
+from tabmtl.decisions.conformal import Conformal, check_level
 from tabmtl.encode.read import read_targets, read_weights
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, fit_task
 from tabmtl.encode.write import ORDERED, Origin, write_targets
@@ -298,6 +299,55 @@ class LabelCoder(LeanPickle):
             else:
                 columns[name] = classes[pl.Series(found.astype(np.uint32))].cast(dtype)  # by which polars looks up
         return write_targets(pl.DataFrame(columns), self.origin, index)
+
+    def intervals(
+        self, outputs: Sequence[np.ndarray], level: float, groups: Any = None, joint: bool = False
+    ) -> pl.DataFrame:
+        """Name what holds the labels of rows: ``<task>_low`` and ``<task>_high`` of numbers, ``<task>_set`` of classes.
+
+        Parameters
+        ----------
+        outputs : Answers, or sequence of ndarray
+            As `decided` gives them.
+        level : float
+        groups : sequence of length n, optional
+            Group of every row.
+        joint : bool, default=False
+            Whether all numbers of a row are held together.
+
+        Raises
+        ------
+        ValueError
+            If nothing was learned of intervals, or groups are lacking or in vain, or labels are too few for the level.
+        """
+        conformal = self.conformal
+        check_level(level)
+        if joint and (self.task_levels is not None or all(task.is_classification for task in self.tasks)):
+            raise ValueError("joint=True holds the numbers of a row together, and a row has none; leave it out")
+        group = None if groups is None else conformal.numbers(groups)
+        own_task = self._checked(outputs[0], getattr(outputs, "own_task", None)) if self.task_levels else None
+        found = conformal.spans(self.tasks, outputs, level, group=group, own_task=own_task, joint=joint)
+        columns: dict[str, pl.Series] = {}
+        for name, classes, span in zip(self.names, self._classes, found, strict=True):
+            if span is not None and classes is None:
+                columns |= {f"{name}_low": pl.Series(span.low), f"{name}_high": pl.Series(span.high)}
+            elif span is not None and classes is not None:
+                row, label = np.nonzero(span.classes)  # every row has a first class
+                labels = classes[pl.Series(label.astype(np.uint32))]
+                columns[f"{name}_set"] = (
+                    pl.DataFrame({"row": row, "set": labels}).group_by("row", maintain_order=True).agg("set")["set"]
+                )
+        return pl.DataFrame(columns)
+
+    @property
+    def conformal(self) -> Conformal:
+        """What intervals are made of; a ValueError if nothing was learned of them."""
+        found = None if self.decisions is None else self.decisions.conformal
+        if found is None or not any(found.tasks):
+            raise ValueError(
+                "intervals need labelled rows that fit has not seen: call conformalize(X, y) with such rows first"
+            )
+        return found
 
     def _decide(self, task: Task, output: np.ndarray, own_task: np.ndarray | None) -> np.ndarray:
         """Return the labels (n,) that answers to a column of y predict, in the long layout those of each row's task."""

@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, ch
 
 from tabmtl.columns.cures import by_columns
 from tabmtl.decisions.calibrators import Method as CalibrationMethod
-from tabmtl.decisions.learned import calibrate, threshold_frame, tune_thresholds
+from tabmtl.decisions.learned import calibrate, conformalize, threshold_frame, tune_thresholds
 from tabmtl.encode import TableCoder
 from tabmtl.encode.labels import Answers
 from tabmtl.encode.preprocessing import check_preprocessor
@@ -500,6 +500,93 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         found = tune_thresholds(self.coder_.labels.decisions, answered, group, metric, costs, tasks)
         self._decide_by(self.coder_.with_decisions(*found))
         return self
+
+    def conformalize(self, X: Any, y: Any, *, groups: Any = None, tasks: str | Sequence[str] | None = None) -> Self:
+        """Learn from new rows what `predict_interval` needs: how far labels lie from the answers.
+
+        A new call takes the place of an earlier one, for all tasks. `calibrate` drops the sets of its tasks, with a
+        warning: call this method after it.
+
+        Parameters
+        ----------
+        X, y : as in `calibrate`
+            A level needs at least level / (1 - level) labels of each task, 9 for 0.9. The file of the model keeps a
+            number for each label.
+        groups : array of shape (n,) or str, optional
+            Group of every row, such as a region, or the name of a column of X that holds it. The promise is then one of
+            the rows of each group, which needs as many labels of each. A column that is named must be in X of
+            `predict_interval` too.
+        tasks : str or sequence of str, optional
+            Those to learn; all by default.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If rows are those of fit, a task is unknown or has no labels, or a group has one label only. The model stays
+            unchanged.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tabmtl import SharedTrees
+        >>> X, noise = np.random.default_rng(0).normal(size=(2, 600, 2))
+        >>> y = X + noise
+        >>> model = SharedTrees(random_state=0).fit(X[:200], y[:200]).conformalize(X[200:400], y[200:400])
+        >>> found = model.predict_interval(X[400:], level=0.9)
+        >>> found.columns
+        ['y0_low', 'y0_high', 'y1_low', 'y1_high']
+        >>> bool(0.85 < found["y0_low"].is_between(-np.inf, y[400:, 0]).mean() < 1)
+        True
+        """
+        answered = self.answer_labelled(X, y, unseen_for="conformalize")
+        values = None if groups is None else read_groups(groups, X, len(answered.labels))
+        column = groups if isinstance(groups, str) else None
+        found = conformalize(self.coder_.labels.decisions, answered, values, column, tasks)
+        self._decide_by(self.coder_.with_decisions(*found))
+        return self
+
+    def predict_interval(self, X: Any, *, level: float = 0.9, joint: bool = False, groups: Any = None) -> Any:
+        """Predict intervals of numbers and sets of classes that hold the labels of new rows as often as they promise.
+
+        They hold the label of a task in a share of ``level`` of all rows, if these come as those that `conformalize`
+        was given came, whatever the model is. `tabmtl.decisions.conformal` says how they are made.
+
+        Parameters
+        ----------
+        X : as in `predict`
+        level : float, default=0.9
+            Share of the rows whose label is held.
+        joint : bool, default=False
+            Whether the numbers of a row are all held, in a share of ``level`` of the rows; classes are left out.
+        groups : array of shape (n,) or str, optional
+            Group of every row, where `conformalize` was given groups; a column that was named there is found in X.
+            Rows of new groups have the intervals of all rows, with a warning.
+
+        Returns
+        -------
+        intervals : polars DataFrame, or pandas where y of fit was
+            ``<task>_low`` and ``<task>_high`` of every task of numbers, and ``<task>_set`` of every task of classes: a
+            list of them, with the most probable one. In the long layout, the name is that of the target.
+
+        Raises
+        ------
+        ValueError
+            If `conformalize` was not called, a task or a group had too few labels for the level, or groups are lacking.
+        """
+        outputs, labels = self.answer(X), self.coder_.labels
+        groups = labels.conformal.column if groups is None else groups
+        values = None if groups is None else read_groups(groups, X, len(outputs[0]))
+        found = labels.intervals(outputs, level, values, joint)
+        if labels.origin.container != "pandas":
+            return found
+        import pandas as pd
+
+        index = X.index if type(X).__module__.startswith("pandas") else None
+        return pd.DataFrame({own.name: own.to_list() for own in found.iter_columns()}, index)
 
     # methods that a subclass defines
 

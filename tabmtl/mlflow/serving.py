@@ -22,7 +22,7 @@ from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
 
-METHODS = ("predict", "predict_proba", "predict_quantiles")
+METHODS = ("predict", "predict_proba", "predict_quantiles", "predict_interval")
 #: Module whose ``_load_pyfunc`` loads our models.
 LOADER = "tabmtl.mlflow"
 # text that MLflow's server makes of a null and of NaN in a column of text, in the format ``inputs``
@@ -57,15 +57,15 @@ class TableModel:
         model_input : frame of pandas, polars or pyarrow, or mapping of columns
             With the columns of fit, in any order; further ones are ignored. Numbers may have any type of numbers.
         params : mapping, optional
-            ``{"method": "predict"}``, the default, ``{"method": "predict_proba"}``, or
-            ``{"method": "predict_quantiles"}``.
+            ``{"method": "predict"}``, the default, ``{"method": "predict_proba"}``, ``{"method": "predict_quantiles"}``
+            or ``{"method": "predict_interval", "level": 0.9}``, for a model that was conformalized.
 
         Returns
         -------
         pandas DataFrame of shape (n, T), or (n, K) of probabilities or quantiles
             One column per task, or one per class of every classification task, which is named ``<task>=<class>``, or
-            one per level of every task with several, ``<task>_q<level>``. In the long layout, one column, or one per
-            class or level, under the name of the target.
+            one per level of every task with several, ``<task>_q<level>``, or those of ``predict_interval``. In the long
+            layout, one column, or one per class or level, under the name of the target.
 
         Raises
         ------
@@ -80,7 +80,11 @@ class TableModel:
                 raise ValueError("the method predict_proba needs a classification task; all tasks are regressions")
             if method == "predict_quantiles":
                 check_levels(self._labels.tasks)
-            outputs = self.estimator.answer(self._read(model_input))
+            rows = self._read(model_input)
+            if method == "predict_interval":
+                found = self.estimator.predict_interval(rows, level=(params or {}).get("level") or 0.9)
+                return found if isinstance(found, pd.DataFrame) else _to_pandas(found)
+            outputs = self.estimator.answer(rows)
             if method == "predict_quantiles":
                 return _to_pandas(self._labels.quantiles(outputs)[0])
             if method == "predict_proba":

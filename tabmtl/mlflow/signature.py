@@ -60,11 +60,14 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec(kind, name, required=name == coder.task_column) for name, kind in types.items()
     ]
+    params = [ParamSpec("method", DataType.string, "predict")]
+    if labels.decisions is not None and labels.decisions.conformal is not None:
+        params.append(ParamSpec("level", DataType.double, 0.9))
     answered = zip(labels.names, labels.dtypes, strict=True)
     return ModelSignature(
         inputs=Schema(inputs),
         outputs=Schema([ColSpec(_type_of(dtype), name) for name, dtype in answered]),
-        params=ParamSchema([ParamSpec("method", DataType.string, "predict")]),
+        params=ParamSchema(params),
     )
 
 

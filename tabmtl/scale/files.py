@@ -32,7 +32,7 @@ _BLOCK_ROWS = 65_536
 
 _Answer = TypeVar("_Answer")
 
-Method = Literal["predict", "predict_proba", "predict_quantiles", "both", "transform"]
+Method = Literal["predict", "predict_proba", "predict_quantiles", "predict_interval", "both", "transform"]
 
 
 def predict_files(
@@ -42,6 +42,7 @@ def predict_files(
     *,
     method: Method = "predict",
     keep: Names = (),
+    level: float = 0.9,
 ) -> list[Path]:
     """Predict the rows of files, and write a Parquet file for each.
 
@@ -60,14 +61,18 @@ def predict_files(
     folder : str or path
         Folder of the answers; created if it does not exist. A file of answers has the name of its input, with the
         ending ``.parquet``. It appears when it is complete, and replaces an older one.
-    method : {"predict", "predict_proba", "predict_quantiles", "both", "transform"}, default="predict"
+    method : {"predict", "predict_proba", "predict_quantiles", "predict_interval", "both", "transform"}, \
+            default="predict"
         ``"predict"`` writes a column for each target, with its name and type. ``"predict_proba"`` writes a column
         ``<task>=<class>`` for each class of each classification task, ``"predict_quantiles"`` a column
-        ``<task>_q<level>`` for each level of each task of several. ``"both"`` writes first the targets, then the
-        classes and the levels that there are. ``"transform"`` is for networks, and writes the columns of
+        ``<task>_q<level>`` for each level of each task of several, ``"predict_interval"`` the columns of
+        ``model.predict_interval``, of which CSV cannot hold sets of classes. ``"both"`` writes first the targets, then
+        the classes and the levels that there are. ``"transform"`` is for networks, and writes the columns of
         ``get_feature_names_out``.
     keep : sequence of str, default=()
         Columns of the input to write in front of the answers, such as an id.
+    level : float, default=0.9
+        Of ``"predict_interval"``: the share of labels that intervals hold.
 
     Returns
     -------
@@ -100,7 +105,7 @@ def predict_files(
     """
     planned = plan_files(model, paths, Path(folder), method)
     for file, output in planned.items():
-        answer_file(model, file, output, method, tuple(keep))
+        answer_file(model, file, output, method, tuple(keep), level)
     return list(planned.values())
 
 
@@ -116,10 +121,12 @@ def plan_files(model: MultiTaskEstimator, paths: Paths, folder: Path, method: Me
     return dict(zip(files, outputs, strict=True))
 
 
-def answer_file(model: MultiTaskEstimator, file: str, output: Path, method: Method, keep: tuple[str, ...]) -> None:
+def answer_file(
+    model: MultiTaskEstimator, file: str, output: Path, method: Method, keep: tuple[str, ...], level: float = 0.9
+) -> None:
     """Predict the rows of one of several files; an error has its name as a note."""
     try:
-        _predict_file(model, file, output, method, keep)
+        _predict_file(model, file, output, method, keep, level)
     except Exception as error:
         error.add_note(f"in the file {file}")
         raise
@@ -132,12 +139,13 @@ def predict_file(
     *,
     method: Method = "predict",
     keep: Names = (),
+    level: float = 0.9,
 ) -> int:
     """Predict the rows of one file, and write one, as `predict_files` does.
 
     Parameters
     ----------
-    model, method, keep
+    model, method, keep, level
         As in `predict_files`.
     path : str or path
         Parquet or CSV file.
@@ -161,7 +169,7 @@ def predict_file(
         raise ValueError(f"{output} is neither .parquet nor .csv by its name; call the answers by one of the two")
     if place.resolve() == Path(file).resolve():
         raise ValueError(f"{output} is the input, which its answers would replace; name another file")
-    return _predict_file(model, file, place, method, tuple(keep))
+    return _predict_file(model, file, place, method, tuple(keep), level)
 
 
 def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95) -> pl.DataFrame:
@@ -272,6 +280,11 @@ def _check_model(model: Any, method: str) -> None:
     labels = model.coder_.labels
     if method == "predict_quantiles":
         check_levels(labels.tasks)
+    if method == "predict_interval" and labels.conformal.groups and labels.conformal.column is None:
+        raise ValueError(
+            "intervals are by groups that conformalize was given as an array, and a file names none; give conformalize "
+            "the name of a column"
+        )
     has_more = any(task.is_classification or (method == "both" and task.kind.levels) for task in labels.tasks)
     if method in ("predict_proba", "both") and not has_more:
         raise ValueError("probabilities need a classification task; all tasks are regressions")
@@ -293,11 +306,14 @@ def _outputs(files: Sequence[str], folder: Path) -> list[Path]:
     return list(outputs)
 
 
-def _predict_file(model: MultiTaskEstimator, file: str, output: Path, method: Method, keep: tuple[str, ...]) -> int:
+def _predict_file(
+    model: MultiTaskEstimator, file: str, output: Path, method: Method, keep: tuple[str, ...], level: float
+) -> int:
     """Predict the rows of a file, and return their number."""
-    answer, n_rows, since = _answers(model, method), 0, stamp_of(file)
+    groups = model.coder_.labels.conformal.column if method == "predict_interval" else None
+    answer, n_rows, since = _answers(model, method, level, groups), 0, stamp_of(file)
     with whole(file, since):
-        scan, names = _scan(model.coder_, file, keep)
+        scan, names = _scan(model.coder_, file, keep if groups is None else (*keep, groups))
         nothing = scan.select(cs.by_name(*keep)).clear().collect()
     blocks = read_blocks(scan, file, _BLOCK_ROWS, since=since)
     answered = _each(blocks, file, lambda block: _beside(block.select(cs.by_name(*keep)), answer(block, names)))
@@ -377,8 +393,13 @@ def _types_of_targets(coder: TableCoder, found: dict[str, pl.DataType]) -> dict[
     return types
 
 
-def _answers(model: MultiTaskEstimator, method: Method) -> Callable[[pl.DataFrame | None, list[str]], pl.DataFrame]:
-    """Return the function from rows to their named answers; None is a frame without rows."""
+def _answers(
+    model: MultiTaskEstimator, method: Method, level: float, groups: str | None
+) -> Callable[[pl.DataFrame | None, list[str]], pl.DataFrame]:
+    """Return the function from rows to their named answers; None is a frame without rows.
+
+    Rows may have a column of groups beside those of fit.
+    """
     coder = model.coder_
     labels = coder.labels.in_frames()
 
@@ -392,6 +413,9 @@ def _answers(model: MultiTaskEstimator, method: Method) -> Callable[[pl.DataFram
             outputs = [np.empty(task.kind.answer_shape(0, task.classes)) for task in labels.column_tasks]
         else:
             outputs = model.answer(rows)
+        if method == "predict_interval":
+            values = None if groups is None else [] if block is None else block[groups].to_list()
+            return labels.intervals(outputs, level, values)
         answers = [labels.decode(outputs)] if method in ("predict", "both") else []
         if method in ("predict_proba", "both"):
             answers.append(pl.DataFrame(labels.probabilities(outputs)))

@@ -136,6 +136,7 @@ def predict(
     num_workers: int,
     method: Method = "predict",
     keep: Names = (),
+    level: float = 0.9,
     use_gpu: bool = False,
 ) -> list[Path]:
     """Predict the rows of files in several processes of a Ray cluster, and write a Parquet file for each.
@@ -145,7 +146,7 @@ def predict(
 
     Parameters
     ----------
-    model, paths, folder, method, keep
+    model, paths, folder, method, keep, level
         As in `tabmtl.scale.predict_files`. All machines see the files and the folder under the same path.
     num_workers : int
         Number of processes, at most.
@@ -175,7 +176,7 @@ def predict(
     stored = ray.put(model)  # held here, for a process that is started again
     ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         _Predictor,
-        fn_constructor_args=(stored, method, tuple(keep)),
+        fn_constructor_args=(stored, method, tuple(keep), level),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_workers, len(tasks))),
         num_cpus=1,
@@ -195,14 +196,14 @@ def _fit_in_group(job: dict[str, Any]) -> None:
 class _Predictor:
     """A process that answers files."""
 
-    def __init__(self, stored: Any, method: Method, keep: tuple[str, ...]) -> None:
+    def __init__(self, stored: Any, *asked: Any) -> None:
         import ray
 
-        self._model, self._method, self._keep = ray.get(stored), method, keep
+        self._model, self._asked = ray.get(stored), asked
 
     def __call__(self, tasks: dict[str, Sequence[str]]) -> dict[str, Sequence[str]]:
         for file, output in zip(tasks["file"], tasks["output"], strict=True):
-            answer_file(self._model, str(file), Path(output), self._method, self._keep)
+            answer_file(self._model, str(file), Path(output), *self._asked)
         return tasks
 
 

@@ -74,11 +74,15 @@ def test_groups_hold_their_share_each_and_all_rows_that_of_new_groups():
     plain = Conformal.learn(KNOWN, [0, 4], None, None).spans(TASKS, NEW.outputs, level)
     for t in (0, 4):
         for g in (0, 1):
-            of_group = NEW_GROUP == g
+            of_group = g == NEW_GROUP
             low, high = by_chance(level, of_group.sum())
-            assert low <= is_held(TASKS[t], NEW.labels[of_group, t], span_of(spans[t], of_group)).mean() <= high
-    shares = [is_held(TASKS[0], NEW.labels[NEW_GROUP == g, 0], span_of(plain[0], NEW_GROUP == g)).mean() for g in (0, 1)]
-    assert shares[0] > 0.95 > 0.86 > shares[1]  # without groups, the promise is one of all rows only
+            share = is_held(TASKS[t], NEW.labels[of_group, t], span_of(spans[t], of_group)).mean()
+            assert low <= share <= high
+    shares = [
+        is_held(TASKS[0], NEW.labels[g == NEW_GROUP, 0], span_of(plain[0], g == NEW_GROUP)).mean() for g in (0, 1)
+    ]
+    assert shares[0] > 0.95  # without groups, the promise is one of all rows only
+    assert shares[1] < 0.86
     with pytest.warns(UserWarning, match=f"{N} rows are of groups that conformalize has not seen, '7'"):
         unseen = conformal.spans(TASKS, NEW.outputs, level, group=conformal.numbers([7] * N))
     assert np.array_equal(unseen[0].low, plain[0].low)
@@ -95,9 +99,12 @@ def test_all_numbers_of_a_row_are_held_together():
         assert joint[4:] == [None, None]
         held = [is_held(task, y, own) for task, y, own in zip(TASKS[:4], NEW.labels.T, joint[:4], strict=False)]
         low, high = by_chance(level)
-        assert low <= np.mean(np.all(held, axis=0)) <= high
+        assert low <= np.all(held, axis=0).mean() <= high
         alone = conformal.spans(TASKS, NEW.outputs, level)
-        assert all((own.high - own.low).mean() < (all_.high - all_.low).mean() for own, all_ in zip(alone[:4], joint[:4]))
+        assert all(
+            (own.high - own.low).mean() < (all_.high - all_.low).mean()
+            for own, all_ in zip(alone[:4], joint[:4], strict=True)
+        )
 
 
 def test_a_score_is_the_reach_from_which_its_label_is_held():
@@ -132,16 +139,19 @@ def test_scores_of_a_long_table_are_those_of_its_own_tasks():
     (found,) = conformal.spans(tasks, [output], 0.9, own_task=own_task)
     for t in (0, 1):
         of_task = own_task == t
-        (alone,) = Conformal.learn(
-            Answered(tasks[t : t + 1], y[of_task], [output[of_task]]), [0], None, None
-        ).spans(tasks[t : t + 1], [output[of_task]], 0.9)
+        (alone,) = Conformal.learn(Answered(tasks[t : t + 1], y[of_task], [output[of_task]]), [0], None, None).spans(
+            tasks[t : t + 1], [output[of_task]], 0.9
+        )
         assert np.array_equal(found.low[of_task], alone.low)
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: learned(8).spans(TASKS, NEW.outputs, 0.9), "level=0.9 needs at least 9 labelled rows of task 'delay', and"),
+        (
+            lambda: learned(8).spans(TASKS, NEW.outputs, 0.9),
+            "level=0.9 needs at least 9 labelled rows of task 'delay', and",
+        ),
         (lambda: learned(98).spans(TASKS, NEW.outputs, 0.99), "at most 0.989"),
         (lambda: learned(20, [0] * 12 + [1] * 8).spans(TASKS, NEW.outputs, 0.9, group=GROUP), "of the group '1'"),
         (lambda: learned(8).spans(TASKS, NEW.outputs, 0.9, joint=True), r"of the tasks \['delay'\] together"),
