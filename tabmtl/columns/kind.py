@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict
 
@@ -217,6 +217,15 @@ class ColumnKind(LeanPickle, ABC):
         Networks and trees know the forms of the result, which are those of :class:`tabmtl.columns.Features`, and no
         kinds.
         """
+
+    def raw(self) -> Self:
+        """Return what encodes numbers as they are, NaN where missing: an exported network scales them itself."""
+        parts = {name: own.raw() for name, own in self.__getstate__().items() if hasattr(own, "raw")}
+        return replace(self, **parts) if parts else self
+
+    def scalers(self) -> dict[Form, tuple[Any, ...]]:
+        """Return the `NumericScaler` of numbers and of vectors, and one for the numbers of each sequence, by form."""
+        return {}
 
     def reads_rows(self, schema: pl.Schema) -> bool:
         """Return whether `encode_rows` gives the bits of `encode` for columns of these types."""

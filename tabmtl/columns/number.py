@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
@@ -21,6 +21,7 @@ from tabmtl.columns.kind import (
     WHOLE,
     Coding,
     ColumnKind,
+    Form,
     LeanPickle,
     Parts,
     Slices,
@@ -64,7 +65,8 @@ class NumericScaler(LeanPickle):
     * ``"quantile"``: the empirical distribution function at 255 knots, then the normal quantile function: every
       continuous column becomes standard normal, with any tails; ties get the middle of their interval;
     * ``"none"``: the values unchanged (for trees), within the range of float32;
-    * ``"raw"``: the values unchanged, as float64: an exported network scales them itself (`tabmtl.onnx.export`).
+    * ``"raw"``: the values unchanged, as float64: an exported network scales them itself (`tabmtl.onnx.export`). It
+      has no arrays, and is for any number of columns.
 
     Attributes
     ----------
@@ -93,6 +95,22 @@ class NumericScaler(LeanPickle):
         center, scale = _robust_scale(sample)
         knots = quantiles(sample, _KNOTS if transform == "quantile" else 0)
         return cls(transform=transform, center=center, scale=scale, knots=knots)
+
+    @classmethod
+    def raw(cls) -> NumericScaler:
+        """Return the map that changes nothing."""
+        return cls(transform="raw", center=np.empty(0), scale=np.empty(0), knots=np.empty((0, 0)))
+
+    def fits(self, n: int) -> bool:
+        """Return whether it maps n columns."""
+        return self.transform == "raw" or len(self.center) == n
+
+    def part(self, places: Sequence[int]) -> NumericScaler:
+        """Return the maps of some columns."""
+        if self.transform == "raw":
+            return self
+        own = {name: getattr(self, name)[list(places)] for name in ("center", "scale", "knots")}
+        return NumericScaler(transform=self.transform, **own)
 
     @classmethod
     def beside(cls, several: Sequence[NumericScaler]) -> NumericScaler:
@@ -269,7 +287,8 @@ class Numbers(ColumnKind):
     scaler: NumericScaler
 
     def __post_init__(self) -> None:
-        if {len(own) for own in (self.has_missing, self.bins, self.scaler.center)} != {len(self.names)}:
+        n = len(self.names)
+        if not (len(self.has_missing) == len(self.bins) == n and self.scaler.fits(n)):
             raise ValueError("a numeric column lacks a flag, bins or a scale")
         for name, edges in zip(self.names, self.bins, strict=True):
             if len(edges) < 2 or not all(a < b < math.inf for a, b in pairwise(edges)):
@@ -326,6 +345,14 @@ class Numbers(ColumnKind):
         for rows, columns in slices:
             self._scale([column.to_numpy() for column in columns.iter_columns()], found[rows])
         return {"numbers": found}
+
+    def raw(self) -> Self:
+        """Return what encodes numbers as they are; bins, which the network has, are left out."""
+        return replace(self, bins=((0.0, 1.0),) * len(self.names), scaler=NumericScaler.raw())
+
+    def scalers(self) -> dict[Form, tuple[Any, ...]]:
+        """Return the map of the numbers."""
+        return {"numbers": (self.scaler,)}
 
     def reads_rows(self, schema: pl.Schema) -> bool:
         """Return whether Python makes the same floats of plain values: all but decimals."""

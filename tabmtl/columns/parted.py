@@ -13,7 +13,7 @@ import polars as pl
 
 from tabmtl.columns.category import Categories
 from tabmtl.columns.kind import Coding, ColumnKind, Form, Parts, Slices, Summary, column_of
-from tabmtl.columns.number import Numbers, NumericScaler
+from tabmtl.columns.number import Numbers
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN
 
 _LEVELS = {str(value) for value in range(100)}  # of all parts that are categories
@@ -169,10 +169,9 @@ class Parted(ColumnKind):
         numbers = self.numbers.encode_rows([{name: row.get(name) for name in self.numbers.names} for row in found])
         return {**numbers, "codes": np.array(codes, dtype=np.int32).reshape(len(rows), len(self._codes))}
 
-    @property
-    def scaler(self) -> NumericScaler:
-        """Scaling of the parts that are numbers."""
-        return self.numbers.scaler
+    def scalers(self) -> dict[Form, tuple[Any, ...]]:
+        """Return the map of the parts that are numbers."""
+        return self.numbers.scalers()
 
     @cached_property
     def _features(self) -> list[tuple[str, str]]:

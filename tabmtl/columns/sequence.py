@@ -93,7 +93,7 @@ class Sequences(ColumnKind):
                 f"the sequences {self.sequences[:5]} are of {sorted(found)[:5]}, expected {self.names[:5]}"
             )
         leaves = {*self.items, *(name for own in self.sides for name in own)}
-        if leaves != {*self.categories.names, *self.numbers} or len(self.scales.center) != len(self.numbers):
+        if leaves != {*self.categories.names, *self.numbers} or not self.scales.fits(len(self.numbers)):
             raise ValueError(f"the sequences {self.sequences[:5]} lack levels or scales")
         if self.max_length < 1:
             raise ValueError(f"sequences have a length of at most {self.max_length}, expected 1 or more")
@@ -292,14 +292,14 @@ class Sequences(ColumnKind):
         # in place of a missing sequence, a missing entry
         kept = np.repeat(~is_missing, lengths + is_missing)
 
-        def widened(values: np.ndarray, filler: int) -> np.ndarray:
+        def widened(values: np.ndarray, filler: float) -> np.ndarray:
             found = np.full((len(kept), *values.shape[1:]), filler, dtype=values.dtype)
             found[kept] = values
             return found
 
         found = {"codes": widened(codes, MISSING)}
         if numbers:
-            found["numbers"] = widened(self._scaled(role, np.stack(numbers)), 0)
+            found["numbers"] = self._scaled(role, widened(np.stack(numbers, axis=1), np.nan).T)
         if labels:
             found["labels"] = widened(np.stack(labels, axis=1), MISSING)
         return Entries(offsets=offsets_of(lengths + is_missing), **found)
@@ -310,14 +310,15 @@ class Sequences(ColumnKind):
         return np.maximum(texts.select(self.categories.codes_of_texts[name]).to_series().to_numpy(), UNSEEN)
 
     def _scaled(self, role: Role, numbers: np.ndarray) -> np.ndarray:
-        """Scale the numbers (s, m) beside a sequence to (m, s) float32."""
-        names = [name for name in role.sides if name in self.numbers]
-        places = [self.numbers.index(name) for name in names]
-        NumericScaler(
-            transform=self.scales.transform,
-            **{field: getattr(self.scales, field)[places] for field in ("center", "scale", "knots")},
-        ).apply(numbers)
-        return np.where(np.isnan(numbers), self._of_missing, numbers).T.astype(np.float32)
+        """Scale the numbers (s, m) beside a sequence to (m, s)."""
+        self.scales.part(_places(role.sides, self.numbers)).apply(numbers)
+        if self.scales.transform != "raw":
+            numbers = np.where(np.isnan(numbers), self._of_missing, numbers)
+        return numbers.T.astype(self.scales.dtype)
+
+    def scalers(self) -> dict[Form, tuple[Any, ...]]:
+        """Return the map of the numbers beside each sequence."""
+        return {"sequences": tuple(self.scales.part(_places(role.sides, self.numbers)) for role in self._roles)}
 
     def _describe(self, role: Role) -> SequenceColumn:
         sizes = [FIRST_LEVEL + len(self._levels[name]) for name in role.sides if name not in self.numbers]
@@ -474,6 +475,11 @@ def lists_of(name: str, entries: Entries, values: np.ndarray) -> pl.Series:
     is_missing[row[entries.codes == MISSING]] = True
     kept = pl.when(pl.Series(~is_missing)).then(pl.col("value").fill_null([]))
     return found.select(kept.alias(name)).to_series()
+
+
+def _places(some: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Return the places of those of some names that are there."""
+    return [names.index(name) for name in some if name in names]
 
 
 _LENGTHS, _SAMPLE = "lengths of ", "sample"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -16,7 +15,6 @@ from tabmtl.columns.flat import Flat
 from tabmtl.columns.kind import CHUNK_ROWS, Coding, ColumnKind, Form, Parts, RowError, Slices, Summary
 from tabmtl.columns.number import NumericScaler
 from tabmtl.columns.tags import inner_of
-from tabmtl.storage.stored import POSITIVE, Stored
 
 #: Rows of the sample from which scales are learned: sorting all takes seconds where vectors are long.
 SCALED_ROWS = 10_000
@@ -91,19 +89,19 @@ class Vectors(OfOneLength):
 
     Attributes
     ----------
-    center, scale : ndarray of shape (V,)
+    scales : NumericScaler
         Of the numbers of all vectors.
     """
 
     name = "vectors"
 
-    center: Annotated[np.ndarray, Stored("f8", "V")]
-    scale: Annotated[np.ndarray, Stored("f8", "V", low=POSITIVE)]
+    scales: NumericScaler
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.center) != sum(self.widths):
-            raise ValueError(f"the numbers of vectors of the widths {self.widths} have {len(self.center)} scales")
+        if not self.scales.fits(sum(self.widths)):
+            n_scales = len(self.scales.center)
+            raise ValueError(f"the numbers of vectors of the widths {self.widths} have {n_scales} scales")
 
     @classmethod
     def flat(cls) -> type[ColumnKind]:
@@ -118,9 +116,8 @@ class Vectors(OfOneLength):
 
     @classmethod
     def more(cls, summary: Summary, names: tuple[str, ...], widths: Sequence[int]) -> dict[str, Any]:
-        """Return center and scale."""
-        center, scale = _scales([summary[f"sample {name}"] for name in names], widths)
-        return {"center": center, "scale": scale}
+        """Return the scales."""
+        return {"scales": _scales([summary[f"sample {name}"] for name in names], widths)}
 
     def facts(self) -> dict[str, tuple[Any, ...]]:
         """Return the lengths."""
@@ -152,15 +149,13 @@ class Vectors(OfOneLength):
         """Scale vectors (n, V) in place, in blocks."""
         for block in np.split(found, range(CHUNK_ROWS, len(found), CHUNK_ROWS)):
             numbers = block.T.astype(np.float64)
-            self._scaler.apply(numbers)
+            self.scales.apply(numbers)
             block[:] = numbers.T
         return found
 
-    @cached_property
-    def _scaler(self) -> NumericScaler:
-        return NumericScaler(
-            transform="standardize", center=self.center, scale=self.scale, knots=np.empty((len(self.center), 0))
-        )
+    def scalers(self) -> dict[Form, tuple[Any, ...]]:
+        """Return the map of the numbers of all vectors."""
+        return {"vectors": (self.scales,)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,8 +191,8 @@ def _sample(lists: pl.Series) -> np.ndarray:
     return np.ascontiguousarray(found.T)
 
 
-def _scales(samples: Sequence[np.ndarray], widths: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return centers and scales of the numbers of all vectors, (V,) each, from some vectors (W, m) of each column."""
+def _scales(samples: Sequence[np.ndarray], widths: Sequence[int]) -> NumericScaler:
+    """Learn the scales of the numbers of all vectors from some vectors (W, m) of each column."""
     center, scale = np.zeros(sum(widths)), np.ones(sum(widths))
     for sample, end, width in zip(samples, np.cumsum(widths), widths, strict=True):
         if len(sample):  # else there is no vector in it
@@ -205,7 +200,7 @@ def _scales(samples: Sequence[np.ndarray], widths: Sequence[int]) -> tuple[np.nd
             some[~np.isfinite(some)] = np.nan  # which are refused when they are encoded
             scaler = NumericScaler.fit(some, "standardize")
             center[end - width : end], scale[end - width : end] = scaler.center, scaler.scale
-    return center, scale
+    return NumericScaler(transform="standardize", center=center, scale=scale, knots=np.empty((len(center), 0)))
 
 
 def _lists_of(vectors: pl.Series) -> pl.Series:

@@ -246,10 +246,17 @@ class FeatureCoder(LeanPickle):
         several = (own for coder in self.coders.values() for own in coder.together())
         return {name: (name,) for name in self.names} | {name: own for own in several for name in own}
 
+    def raw(self) -> FeatureCoder:
+        """Return the coder that leaves numbers as they are."""
+        return replace(self, coders={kind: coder.raw() for kind, coder in self.coders.items()})
+
     @property
-    def scaler(self) -> NumericScaler:
-        """Scaling of all numbers of a table, in the order of `columns`."""
-        return NumericScaler.beside([coder.scaler for coder in self.coders.values() if hasattr(coder, "scaler")])
+    def scalers(self) -> dict[Form, tuple[NumericScaler, ...]]:
+        """Maps of all numbers and of all vectors, in the order of `columns`, and of the numbers of each sequence."""
+        several = [coder.scalers() for coder in self.coders.values()]
+        found = {form: sum((own.get(form, ()) for own in several), ()) for form in FIELDS}
+        sequences = found.pop("sequences")
+        return {"sequences": sequences} | {form: (NumericScaler.beside(own),) for form, own in found.items() if own}
 
     def kind_of(self, name: str) -> str:
         """Return the name of the kind of a column."""

@@ -75,7 +75,7 @@ class TableState:
     coder_: TableCoder
 
     def __post_init__(self) -> None:
-        if self.coder_.features.scaler.transform == "raw":
+        if any(own.transform == "raw" for several in self.coder_.features.scalers.values() for own in several):
             raise ValueError("numbers are 'raw', which only exported networks read")
 
 

@@ -105,8 +105,9 @@ class BagEmbedding(Widened):
             tokens = tokens.take_along_dim(parts.T[:, :, None], dim=1).transpose(0, 1)
         else:
             table, lengths = self.table.weight.view(len(self.table.weight) * n_parts, -1), offsets.diff()
-            rows = codes.long() * n_parts + parts.repeat_interleave(lengths, dim=1, output_size=len(codes))
-            starts = offsets[:-1] + len(codes) * torch.arange(len(parts), device=codes.device)[:, None]
+            m = codes.shape[0]  # no len(), by which an export would take it as given
+            rows = codes.long() * n_parts + parts.repeat_interleave(lengths, dim=1, output_size=m)
+            starts = offsets[:-1] + m * torch.arange(len(parts), device=codes.device)[:, None]
             weights = weights.repeat(len(parts))
             tokens = F.embedding_bag(
                 rows.flatten(), table, starts.flatten(), mode="sum", per_sample_weights=weights
@@ -123,9 +124,9 @@ class BagEmbedding(Widened):
             n = len(self.starts) - 1
             starts = [k * self.starts[-1] + self.starts[j] for k in range(len(bags) // n) for j in range(n)]
             codes = torch.cat([own.codes + start for own, start in zip(bags, starts, strict=True)])
-            ends = list(accumulate((len(own.codes) for own in bags), initial=0))
-            offsets = torch.cat([own.offsets[:-1] + end for own, end in zip(bags, ends, strict=False)])
-            offsets = F.pad(offsets, (0, 1), value=ends[-1])
+            before = accumulate((own.codes.shape[0] for own in bags[:-1]), initial=0)
+            shifted = [own.offsets + start for own, start in zip(bags, before, strict=True)]
+            offsets = torch.cat([*(own[:-1] for own in shifted[:-1]), shifted[-1]])
             weights = torch.cat([own.weights for own in bags])
         # numbers of one type, or torch makes them so
         return codes, offsets.to(codes.dtype), weights.to(self.table.weight.dtype)

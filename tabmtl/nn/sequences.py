@@ -108,7 +108,7 @@ class PooledSequence(nn.Module):
     def forward(self, entries: Entries, codes: Tensor, categories: SharedTable | None) -> Tensor:
         """Embed the sequences of B rows, whose categories have codes (B, Fc), to (B, e)."""
         weights, row = self.weights(entries, codes, categories)
-        starts, n = entries.offsets[:-1].to(entries.codes.dtype), len(entries)
+        starts, n = entries.offsets[:-1].to(entries.codes.dtype), codes.shape[0]
         table, rows = self._rows(entries, categories)
         found = _weighted_sum(table, rows, starts, weights)
         for own, label in self._labels(entries):
@@ -123,8 +123,8 @@ class PooledSequence(nn.Module):
 
     def weights(self, entries: Entries, codes: Tensor, categories: SharedTable | None) -> tuple[Tensor, Tensor]:
         """Return the weights of the entries, 0 in place of a missing sequence, and their rows, (m,) both."""
-        lengths, m = entries.lengths, len(entries.codes)
-        row = torch.arange(len(entries), device=lengths.device).repeat_interleave(lengths, output_size=m)
+        lengths, m = entries.lengths, entries.codes.shape[0]
+        row = torch.arange(codes.shape[0], device=lengths.device).repeat_interleave(lengths, output_size=m)
         is_there = (entries.codes != MISSING).to(self.beside.dtype)
         if self.unit is None:
             return is_there / lengths[row], row
@@ -133,7 +133,7 @@ class PooledSequence(nn.Module):
         for own, label in self._labels(entries):
             keys = keys + own(label)
         if self.place is None:
-            queries = self.query.expand(len(entries), -1)  # type: ignore[union-attr]
+            queries = self.query.expand(codes.shape[0], -1)  # type: ignore[union-attr]
         else:
             queries = table(codes[:, self.place] + categories.offsets[self.place])  # type: ignore[union-attr]
         ago = entries.offsets[1:][row] - torch.arange(1, m + 1, device=row.device)
@@ -197,7 +197,7 @@ class ActivationUnit(nn.Module):
         parts = [keys, keys * queries[row], ages, *([] if numbers is None else [numbers])]
         hidden = F.relu(self.entries(torch.cat(parts, dim=1)) + self.items(queries)[row])
         weights = self.score(hidden)[:, 0].sigmoid()
-        total = 1 + weights.new_zeros(len(queries)).index_add(0, row, weights)
+        total = 1 + weights.new_zeros(queries.shape[0]).index_add(0, row, weights)
         return weights / total[row]
 
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tabmtl.columns.number import Numbers, NumericScaler
-from tabmtl.columns.parted import Parted
+from tabmtl.columns.number import NumericScaler
 from tabmtl.encode.table import TableCoder
 from tabmtl.schema import Batch
 from tabmtl.storage.stored import ModelFileError, Saved, kinds_by_name, put_together, take_apart
@@ -34,7 +33,11 @@ def describe_encoding(class_name: str, coder: TableCoder) -> str:
     ``names``                 columns of X in the order of fit
     ``features``              in ``coders``, ``numbers`` and ``categories``: ``names`` of the columns of the inputs
                               ``x_num`` and ``x_cat``, in order; ``levels``: for each of the categories its levels.
-                              Behind these, ``dates``, ``times`` and ``durations`` have the same for their parts
+                              Behind these, ``dates``, ``times`` and ``durations`` have the same for their parts.
+                              ``tags``: ``names`` and ``levels``. ``sequences``: of every one its name, the column of
+                              its ``items`` (its own if it has none) and the lists beside it (``sides``); the levels
+                              of items and of lists of text (``categories``), the lists of ``numbers``, and
+                              ``max_length``. ``texts``: ``names``. ``vectors``: ``names`` and ``widths``
     ``arrays``                numbers of ``decisions``, such as the knots of calibrators, by their place among the keys
     ``task_column``           long layout: the column of X that names a row's task; else null
     ``labels``                ``tasks``: name, kind, classes and thresholds of every task; ``names``: the outputs, in
@@ -43,8 +46,7 @@ def describe_encoding(class_name: str, coder: TableCoder) -> str:
                               turn answers back into a frame like y
     ========================  =====================================================================================
     """
-    coders = {name: _raw(own) for name, own in coder.features.coders.items()}
-    raw = replace(coder, features=replace(coder.features, coders=coders))
+    raw = replace(coder, features=coder.features.raw())
     about = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name}
     taken = take_apart(raw)
     arrays = {name: array.tolist() for name, array in taken.arrays.items() if name.startswith(_DECISIONS)}
@@ -99,13 +101,9 @@ class OnnxCoder:
         with _read():
             facts = {name: fact for name, fact in self.facts.items() if name not in ("format", "tabmtl", "class")}
             # the network scales its inputs, and answers in own units
+            n = len(facts["labels"]["names"])
             arrays = {name: np.array(values, dtype=np.float64) for name, values in facts.pop("arrays", {}).items()}
-            arrays |= {f"labels.{name}": array for name, array in _no_scale(len(facts["labels"]["names"])).items()}
-            for kind, own in facts["features"]["coders"].items():
-                place, numbers = (f"{kind}.numbers", own["numbers"]) if "parts" in own else (kind, own)
-                if "scaler" in numbers:
-                    scale = _no_scale(len(numbers["names"])) | {"knots": np.empty((len(numbers["names"]), 0))}
-                    arrays |= {f"features.coders.{place}.scaler.{name}": array for name, array in scale.items()}
+            arrays |= {"labels.center": np.zeros(n), "labels.scale": np.ones(n)} | _arrays_of_raw(facts)
             self._coder = put_together(TableCoder, Saved(facts=facts, arrays=arrays, kinds=given))
 
     def encode(self, X: Any) -> dict[str, np.ndarray]:
@@ -119,14 +117,14 @@ class OnnxCoder:
         Returns
         -------
         inputs : dict of str to ndarray
-            As ``session.run`` takes them: of ``x_num``, ``x_cat`` and ``task`` those that the network has.
+            As ``session.run`` takes them, those that the network has: see :mod:`tabmtl.onnx.export`.
 
         Raises
         ------
         TypeError, ValueError
             If a column is missing or holds another kind of value than in fit, or a task is unknown.
         """
-        return name_inputs(self._coder.read(X))
+        return name_inputs(self._coder, self._coder.read(X))
 
     def answers(
         self, outputs: Sequence[np.ndarray], inputs: Mapping[str, np.ndarray] | None = None
@@ -149,25 +147,36 @@ class OnnxCoder:
         return self._coder.labels.decode(self.answers(outputs, inputs))
 
 
-def name_inputs(batch: Batch) -> dict[str, np.ndarray]:
-    """Return the inputs of a network for encoded rows, by name; one without columns is left out."""
-    inputs = {name: array for name, array in (("x_num", batch.x.numbers), ("x_cat", batch.x.codes)) if array.shape[1]}
-    return inputs if batch.task is None else inputs | {"task": batch.task}
+def arrays_by_input(coder: TableCoder, rows: Batch) -> dict[str, str]:
+    """Return the name in `Batch.arrays` of every input of a network, by its own; one without columns is left out."""
+    names, columns = {"numbers": "x_num", "codes": "x_cat", "vectors": "x_vec", "task": "task"}, coder.features
+    found = {}
+    for name, array in rows.unlabelled().arrays().items():
+        form, _, place = name.partition("-")
+        if place:  # an array of lists
+            number, part = place.split("-")
+            found[f"{columns.origins_by_form[form][int(number)]}: {part}"] = name  # type: ignore[index]
+        elif array is not None and 0 not in array.shape[1:]:
+            found[names[name]] = name
+    return found
 
 
-def _raw(coder: Any) -> Any:
-    """Return a kind of columns whose numbers stay as they are, since the network scales them."""
-    if isinstance(coder, Parted):
-        return replace(coder, numbers=_raw(coder.numbers))
-    if not isinstance(coder, Numbers):
-        return coder
-    n = len(coder.names)
-    scaler = NumericScaler(transform="raw", **_no_scale(n), knots=np.empty((n, 0)))
-    return replace(coder, bins=((0.0, 1.0),) * n, scaler=scaler)
+def name_inputs(coder: TableCoder, rows: Batch) -> dict[str, Any]:
+    """Return the inputs of a network for encoded rows, by name."""
+    arrays = rows.arrays()
+    return {name: arrays[own] for name, own in arrays_by_input(coder, rows).items()}
 
 
-def _no_scale(n: int) -> dict[str, np.ndarray]:
-    return {"center": np.zeros(n), "scale": np.ones(n)}
+def _arrays_of_raw(facts: dict[str, Any], path: str = "") -> dict[str, np.ndarray]:
+    """Return the arrays, of no column, of all scales in a description, by their place."""
+    if facts.get("transform") == "raw":
+        raw = NumericScaler.raw()
+        return {f"{path}{name}": getattr(raw, name) for name in ("center", "scale", "knots")}
+    found: dict[str, np.ndarray] = {}
+    for name, own in facts.items():
+        if isinstance(own, dict):
+            found |= _arrays_of_raw(own, f"{path}{name}.")
+    return found
 
 
 @contextmanager

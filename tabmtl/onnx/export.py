@@ -10,14 +10,35 @@ x_num     float64, (n, Fn)       numeric columns as they are in the table; NaN =
 x_cat     int32, (n, Fc)         codes of categorical columns: 0 missing, 1 an unseen level,
                                  k + 2 the level k of the metadata; the level of a whole number is its
                                  decimal text, that of a boolean ``"true"`` or ``"false"``;
-                                 behind them the parts of dates that are categories
+                                 behind them the items of sequences, and the parts of dates that are categories
+x_vec     float32, (n, V)        all vectors side by side, as they are in the table; NaN = missing
 task      int64, (n,)            long layout only: index of the row's own task among those of the metadata
 ========  =====================  ============================================================================
 
-An input without columns is left out. There is one output for every column of y, named like it: float64 probabilities
-(n, K), classes in the order of the metadata, or values (n,) in the target's own units, or (n, L) of several levels.
-They equal the results of ``predict_proba``, ``predict`` and ``predict_quantiles`` in float32. The n rows are one batch,
-which matters only for ``row_layer="batch_attention"`` of `MultiTabNet`. JSON in the metadata of the file, under the key
+An input without columns is left out. Columns of lists and of free text are ragged: the m entries of all n lists lie one
+after the other, and each column has inputs of its own, which begin with its name:
+
+===================  ===============  ========================================================================
+input                type and shape   holds
+===================  ===============  ========================================================================
+``COLUMN: lengths``  int64, (n,)      entries of every row; 0 of an empty list, 1 of a missing one
+``COLUMN: codes``    int32, (m,)      codes of tags, of the items of a sequence (at most ``max_length`` of a row,
+                                      the newest, which is the last one), or of the hashed words and 3-grams of a
+                                      text; a missing list has the code 0 alone
+``COLUMN: weights``  float32, (m,)    tags and text: 1 over the row's number of tags; occurrences of a word or a
+                                      3-gram over those of all in the row; a missing list has 1
+``COLUMN: numbers``  float64, (m, s)  sequences with lists of numbers beside them: these as they are in the table,
+                                      NaN where missing, and in place of a missing sequence
+``COLUMN: labels``   int32, (m, t)    sequences with lists of text beside them: their codes; 0 in place of a
+                                      missing sequence
+===================  ===============  ========================================================================
+
+A text is hashed as `tabmtl.columns.text.encode_text` does it: words have the codes from 2 on, 3-grams those from 16386.
+
+There is one output for every column of y, named like it: float64 probabilities (n, K), classes in the order of the
+metadata, or values (n,) in the target's own units, or (n, L) of several levels. They equal the results of
+``predict_proba``, ``predict`` and ``predict_quantiles`` in float32. The n rows are one batch, which matters
+only for ``row_layer="batch_attention"`` of `MultiTabNet`. JSON in the metadata of the file, under the key
 "tabmtl", lists columns, levels, tasks and classes in their order, see :func:`tabmtl.onnx.coder.describe_encoding`;
 :class:`tabmtl.OnnxCoder` reads it, encodes frames and decodes answers to frames.
 """
@@ -30,6 +51,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -38,21 +60,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tabmtl.columns import Features
-from tabmtl.columns.category import Categories
-from tabmtl.columns.date import Dates, Durations, Times
-from tabmtl.columns.number import CLIP, FAR, Numbers, NumericScaler
+from tabmtl.columns import TABLE_KINDS, Features
+from tabmtl.columns.number import CLIP, FAR, NumericScaler
 from tabmtl.encode import TableCoder
-from tabmtl.onnx.coder import METADATA, describe_encoding, name_inputs
+from tabmtl.nn.embeddings import fill_missing
+from tabmtl.onnx.coder import METADATA, arrays_by_input, describe_encoding, name_inputs
+from tabmtl.onnx.drawn import draw_rows
+from tabmtl.onnx.operators import ListOperators
 from tabmtl.schema import Batch
 from tabmtl.storage.atomic import write_file
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores
 
-INPUTS = ("x_num", "x_cat", "task")
-
-#: Of columns: `_Scaling` and the inputs are made for these.
-_KINDS = [kind.name for kind in (Numbers, Categories, Dates, Times, Durations)]
 _TOLERANCE = 1e-5  # of an answer, in units of the target's scale or of the farthest drawn answer
 _CHECKED_ROWS = (1, 2, 11)
 _COARSE = 16  # of the 256 knots of a column, the first of as many equal parts
@@ -87,17 +106,19 @@ def export_onnx(name: str, network: nn.Module, loss: MultiTaskLoss, coder: Table
             f"an ONNX file holds no text_encoder, which makes vectors of {[*coder.text_vectors.names]}; fit the "
             "network without one, on a column of these vectors, or serve the model by save and load"
         )
-    taken = [target for target in coder.labels.names if target in INPUTS]
-    if taken:
-        raise ValueError(f"the targets {taken} have names of inputs ({', '.join(INPUTS)}); rename them, and fit again")
-    other = [name for kind, own in coder.features.coders.items() if kind not in _KINDS for name in own.names]
+    other = {own.name: own.names for own in coder.features.coders.values() if type(own) not in TABLE_KINDS}
     if other:
         raise ValueError(
-            f"an ONNX file reads numbers, categories and dates, and the network reads lists or free text: the columns "
-            f"{other}; drop them and fit again, or serve the model by save and load"
+            f"an ONNX file reads the kinds of columns of tabmtl, and none of your own, {other}; drop these columns and "
+            "fit again, or serve the model by save and load"
         )
     network = copy.deepcopy(network).cpu().float().eval()
     answers = _Answers(network, coder, loss).eval()
+    taken = [target for target in coder.labels.names if target in answers.inputs]
+    if taken:
+        raise ValueError(
+            f"the targets {taken} have names of inputs ({', '.join(answers.inputs)}); rename them, and fit again"
+        )
     model = _translate(answers, name)
     model.metadata_props.add(key=METADATA, value=describe_encoding(name, coder))
     content = model.SerializeToString()
@@ -153,45 +174,61 @@ class _Answers(nn.Module):
     def __init__(self, network: nn.Module, coder: TableCoder, loss: MultiTaskLoss) -> None:
         super().__init__()
         self.network, self.coder, self.loss = network, coder, loss
-        self.rows = _draw_rows(coder, _CHECKED_ROWS[-1])
-        self.inputs = list(name_inputs(self.rows))
-        self.scaling = _Scaling(coder.features.scaler)
+        self.rows = draw_rows(coder, _CHECKED_ROWS[-1])
+        self.inputs = arrays_by_input(coder, self.rows)
+        scalers = coder.features.scalers.items()
+        self.scaling = nn.ModuleDict({form: nn.ModuleList(map(_scaling, own)) for form, own in scalers})
         # tensors, because the exporter rounds numbers to float32
         self.units = list(zip(torch.from_numpy(coder.labels.center), torch.from_numpy(coder.labels.scale), strict=True))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return predictions, given the inputs that the model has."""
-        given, n = dict(zip(self.inputs, inputs, strict=True)), inputs[0].shape[0]
-        numbers = self.scaling(given["x_num"]) if "x_num" in given else torch.zeros(n, 0)
-        codes = given["x_cat"] if "x_cat" in given else torch.zeros(n, 0, dtype=torch.int32)
-        scores = self.loss.link(self.network(Features(numbers=numbers, codes=codes), given.get("task")))
+        n = inputs[0].shape[0]  # the first one has an entry for each row, whichever columns there are
+        empty = {"numbers": torch.zeros(n, 0), "codes": torch.zeros(n, 0, dtype=torch.int32)}
+        rows = self.rows.like(empty | dict(zip(self.inputs.values(), inputs, strict=True)))
+        with ListOperators():
+            scores = self.loss.link(self.network(_scaled(rows.x, self.scaling), rows.task))
         tasks = zip(scores, self.coder.labels.column_tasks, self.units, strict=True)
         return tuple(task.kind.answers(score.double(), *units, torch) for score, task, units in tasks)
 
     def expected(self, batch: Batch) -> list[np.ndarray]:
         """Return predictions as the estimator computes them, in float32."""
-        numbers = batch.x.numbers.T.copy()
-        self.coder.features.scaler.apply(numbers)
-        scaled = Features(numbers=numbers.T.astype(np.float32), codes=batch.x.codes)
-        tensors = replace(batch, x=scaled).map(torch.from_numpy)
-        scores = self.loss.link_rows(predict_scores(self.network, tensors))
+        scales = {
+            form: [partial(_scale, own) for own in several] for form, several in self.coder.features.scalers.items()
+        }
+        tensors = batch.map(torch.from_numpy)
+        scores = self.loss.link_rows(predict_scores(self.network, replace(tensors, x=_scaled(tensors.x, scales))))
         return self.coder.labels.outputs([score.numpy() for score in scores])
 
 
-def _draw_rows(coder: TableCoder, n: int) -> Batch:
-    """Draw rows with values around those of fit, and with missing and unseen ones."""
-    rng, columns, scaler = np.random.default_rng(0), coder.features.columns, coder.features.scaler
-    numbers = rng.normal(scaler.center, 2 * scaler.scale, size=(n, len(columns.numeric)))
-    numbers = np.where(rng.random(numbers.shape) < 0.1, np.nan, numbers)
-    levels = np.array(columns.cardinalities, dtype=np.int64)
-    codes = rng.integers(levels, size=(n, len(levels)), dtype=np.int32)
-    task = None if coder.task_column is None else rng.integers(len(coder.labels.tasks), size=n)
-    return Batch(x=Features(numbers=numbers, codes=codes), task=task)
+def _scaled(x: Features, scales: Any) -> Features:
+    """Scale raw values of rows, given by form what scales numbers, vectors, and the numbers of each sequence."""
+    sequences = zip(x.sequences, scales["sequences"], strict=True)
+    return replace(
+        x,
+        numbers=scales["numbers"][0](x.numbers),
+        sequences=tuple(
+            entries if entries.numbers is None else replace(entries, numbers=fill_missing(scale(entries.numbers))[0])
+            for entries, scale in sequences
+        ),
+        vectors=None if x.vectors is None else scales["vectors"][0](x.vectors.double()),
+    )
+
+
+def _scaling(scaler: NumericScaler) -> nn.Module:
+    return _Scaling(scaler) if len(scaler.center) else nn.Identity()
+
+
+def _scale(scaler: NumericScaler, numbers: Tensor) -> Tensor:
+    block = numbers.T.numpy().copy()
+    scaler.apply(block)
+    return torch.from_numpy(block.T).float()
 
 
 def _translate(answers: _Answers, name: str) -> Any:
     """Translate the network to an ONNX model with any number of rows."""
-    rows, free = name_inputs(answers.rows.map(torch.from_numpy)), {0: torch.export.Dim.DYNAMIC}
+    rows = name_inputs(answers.coder, answers.rows.map(torch.from_numpy))
+    free = {0: torch.export.Dim.DYNAMIC}
     try:
         with _quiet():
             program = torch.export.export(
@@ -204,7 +241,7 @@ def _translate(answers: _Answers, name: str) -> Any:
             f", without a branch on values: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         ) from error
     model = translated.model_proto  # type: ignore[union-attr]
-    _rename(model.graph, answers.inputs, answers.coder.labels.names)
+    _rename(model.graph, [*answers.inputs], answers.coder.labels.names)
     return model
 
 
@@ -236,7 +273,7 @@ def _check(content: bytes, answers: _Answers) -> None:
     labels = answers.coder.labels
     for n in _CHECKED_ROWS:
         rows = answers.rows.rows(slice(n))
-        found = session.run(None, name_inputs(rows))
+        found = session.run(None, name_inputs(answers.coder, rows))
         facts = zip(labels.names, labels.center, labels.scale, strict=True)
         for own, expected, (name, center, scale) in zip(found, answers.expected(rows), facts, strict=True):
             most = _TOLERANCE * max(scale, np.abs(expected - center).max())

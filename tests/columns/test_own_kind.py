@@ -101,9 +101,9 @@ def test_another_type_is_refused_in_the_words_of_the_kind():
 def test_an_onnx_file_knows_no_such_columns():
     pytest.importorskip("onnxscript")
     features, labels = FeatureCoder.fit(FRAME, kinds=KINDS), SimpleNamespace(names=("y",))
-    coder = SimpleNamespace(features=features, labels=labels, preprocessing=None)
+    coder = SimpleNamespace(features=features, labels=labels, preprocessing=None, text_vectors=None)
     with pytest.raises(
-        ValueError, match=r"reads numbers, categories and dates, .* the columns \['opens', 'shuts'\]; drop"
+        ValueError, match=r"none of your own, \{'time of day': \('opens', 'shuts'\)\}; drop these columns and fit again"
     ):
         export_onnx("SharedBottom", torch.nn.Identity(), None, coder, "model.onnx")
 

@@ -160,8 +160,10 @@ def test_large_tables_are_summed_up_from_a_seeded_sample(monkeypatch):
     monkeypatch.setattr(features, "SLICE_ROWS", 999)
     sampled = FeatureCoder.fit(frame)
     assert take_apart(sampled).facts == take_apart(FeatureCoder.fit(frame.lazy())).facts
-    np.testing.assert_allclose(sampled.scaler.center[0], exact.scaler.center[0], rtol=0.05)
-    np.testing.assert_allclose(sampled.scaler.scale[0], exact.scaler.scale[0], rtol=0.05)
+    np.testing.assert_allclose(
+        sampled.scalers["numbers"][0].center[0], exact.scalers["numbers"][0].center[0], rtol=0.05
+    )
+    np.testing.assert_allclose(sampled.scalers["numbers"][0].scale[0], exact.scalers["numbers"][0].scale[0], rtol=0.05)
     # what is exact stays exact
     assert sampled.columns.has_missing == (False, True)
 

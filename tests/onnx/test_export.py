@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import warnings
 from datetime import datetime
 
 import numpy as np
@@ -12,6 +11,7 @@ import polars.selectors as cs
 import pytest
 import torch
 from conformance import FUNNELS, NETWORKS, features, long_table, mixed_targets, quick, targets_for, tiny
+from exported import check_answers, exported, few_experts, session_of
 from sklearn.exceptions import NotFittedError
 
 import tabmtl.onnx.export
@@ -30,7 +30,6 @@ from tabmtl.models.shared_bottom import SharedBottomNetwork
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
-onnxruntime = pytest.importorskip("onnxruntime")
 
 #: What changes the graph: every value of a parameter in one of them.
 VARIANTS = {
@@ -66,45 +65,6 @@ def new_rows(n=300):
     X = features(n, seed=5)
     text = X["text"].scatter([0, 2, 5], "violet")
     return X.with_columns(text, plain=X["plain"].scatter([1, 3], [1e9, None]))
-
-
-def session_of(path):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    return onnxruntime.InferenceSession(path, options)
-
-
-def check_answers(estimator, session, X, sizes=(1, 7, 300)):
-    """Outputs are probabilities and values, and decoded they are what `predict` says."""
-    coder, labels = OnnxCoder(session), estimator.coder_.labels
-    assert [output.name for output in session.get_outputs()] == list(labels.names)
-    for n in sizes:
-        rows = X[:n]
-        outputs = session.run(None, coder.encode(rows))
-        for found, expected, scale in zip(outputs, estimator.answer(rows), labels.scale, strict=True):
-            assert found.dtype == expected.dtype
-            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale)
-        decoded, predicted = coder.decode(outputs), estimator.predict(rows)
-        assert type(decoded) is type(predicted)
-        for task, one, other in zip(labels.column_tasks, *map(by_column, (decoded, predicted)), strict=True):
-            assert np.array_equal(one, other) if task.is_classification else np.allclose(one, other, rtol=1e-4)
-
-
-def by_column(predicted):
-    return [predicted[:, j] for j in range(predicted.shape[1])] if len(predicted.shape) == 2 else [predicted]
-
-
-def few_experts(cls):
-    """Parameters that keep a graph short, because the exporter takes time for every node."""
-    shared = (1, 1) if cls is HoME else 1
-    return {"n_experts": 2, "n_groups": 2, "n_shared_experts": shared, "n_group_experts": (1, 1), "n_task_experts": 1}
-
-
-def exported(estimator, path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        estimator.export_onnx(path)
-    return session_of(path)
 
 
 @pytest.mark.parametrize("cls", quick([*NETWORKS, *FUNNELS], "MultiTabNet"))
