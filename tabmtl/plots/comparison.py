@@ -225,6 +225,8 @@ class CalibrationDisplay(Display):
         if ax is None:
             self.figure_.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small", frameon=False)
         else:
+            for legend in [*self.figure_.legends]:  # of a display that was drawn here before
+                legend.remove()
             ax.legend(fontsize="small")
         return self
 

@@ -61,7 +61,7 @@ def test_parameters_are_those_of_fit_and_the_schema_is_a_file_and_a_tag(logged):
     assert log.params["n_experts"] == str(model.n_experts)
     assert "on_epoch" not in log.params
     schema = json.loads(log.text("schema.json"))
-    assert [Task(**task) for task in schema["tasks"]] == list(model.tasks_)
+    assert [Task.of_file(**task) for task in schema["tasks"]] == list(model.tasks_)
     assert schema["categorical"] == {"flag": {"levels": 2}, "text": {"levels": 3}}
     assert schema["numeric"]["holes"] == {"missing in fit": True}
 
