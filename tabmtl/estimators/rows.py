@@ -219,7 +219,7 @@ class ShardRows(StoredRows):
         asked = np.unique(np.concatenate(self.group.gather(np.unique(own[valid]))))
         known = np.unique(np.concatenate(self.group.gather(np.intersect1d(own[~valid], asked))))
         fresh = valid & ~np.isin(own, known)
-        n_left = self.group.total(int(valid.sum() - fresh.sum()))
+        n_left = self.group.total(np.array([valid.sum() - fresh.sum()]))[0]
         if self.group.rank == 0:
             warn_of_known_groups(int(n_left), "are set aside but judge nothing")
         return fresh

@@ -145,15 +145,15 @@ class TreesOfTask:
             return None
         if has_few:
             return Split(rows)
-        kept, watched = self._set_aside(rows)
+        kept, watched = self._set_aside(rows, self.fraction)
         return Split(rows, rows.rows(watched), partial(rows.rows, kept))
 
-    def _set_aside(self, rows: Sample) -> tuple[np.ndarray, np.ndarray]:
+    def _set_aside(self, rows: Sample, fraction: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers of the rows that find the trees, and of those that judge them."""
         if rows.time is not None:
-            return newest_split(rows.y[:, None], (self.task,), self.fraction, rows.time, group=rows.group)
+            return newest_split(rows.y[:, None], (self.task,), fraction, rows.time, group=rows.group)
         rng = np.random.default_rng(self.seed)
-        return train_valid_split(rows.y[:, None], (self.task,), self.fraction, rng, group=rows.group)
+        return train_valid_split(rows.y[:, None], (self.task,), fraction, rng, group=rows.group)
 
     def _has_few(self, rows: Sample) -> bool:
         """Return whether rows are too few, or those of its rarer classes are, to set some aside."""
