@@ -14,19 +14,7 @@ from tabmtl.columns.tags import Tags
 from tabmtl.columns.text import Texts
 from tabmtl.columns.vector import Vectors
 
-__all__ = ["KINDS", "TABLE_KINDS", "ColumnKind", "Features"]
+__all__ = ["KINDS", "ColumnKind", "Features"]
 
-#: Kinds of the columns of X.
-TABLE_KINDS: tuple[type[ColumnKind], ...] = (
-    Numbers,
-    Categories,
-    Sequences,
-    Dates,
-    Times,
-    Durations,
-    Tags,
-    Texts,
-    Vectors,
-)
-#: All kinds, which items may have; the first that reads a column has it.
+#: Kinds of the columns of X, and of items; the first that reads a column has it.
 KINDS: tuple[type[ColumnKind], ...] = (Numbers, Categories, Sequences, Dates, Times, Durations, Tags, Texts, Vectors)

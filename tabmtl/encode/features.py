@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.columns import TABLE_KINDS, ColumnKind, Features
+from tabmtl.columns import KINDS, ColumnKind, Features
 from tabmtl.columns.category import Categories, is_feature
 from tabmtl.columns.cures import Library, by_cast, by_drop, by_numbers
 from tabmtl.columns.kind import (
@@ -95,7 +95,7 @@ class FeatureCoder(LeanPickle):
         min_frequency: int = 1,
         library: Library = "polars",
         flat: bool = False,
-        kinds: Sequence[type[ColumnKind]] = TABLE_KINDS,
+        kinds: Sequence[type[ColumnKind]] = KINDS,
         **of_sequences: Unpack[OfSequences],
     ) -> FeatureCoder:
         """Learn the encoding of a frame.
@@ -117,7 +117,7 @@ class FeatureCoder(LeanPickle):
             Library that the frame came from; errors and warnings name a cure in it.
         flat : bool, default=False
             Whether all columns must become numbers and codes, as trees read them.
-        kinds : sequence of type, default=TABLE_KINDS
+        kinds : sequence of type, default=KINDS
             Kinds of columns, of which the first that reads a column has it.
         **of_sequences
             ``sequences`` and ``max_length``: what ``sequence_features`` and ``max_sequence_length`` say.
@@ -360,7 +360,7 @@ def find_kinds(
     categorical: Literal["from_dtype"] | Sequence[str],
     library: Library,
     texts: Sequence[str] = (),
-    kinds: Sequence[type[ColumnKind]] = TABLE_KINDS,
+    kinds: Sequence[type[ColumnKind]] = KINDS,
     sequences: Mapping[str, str | None] = MappingProxyType({}),
     *,
     flat: bool = False,

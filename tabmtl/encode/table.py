@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.columns import TABLE_KINDS
+from tabmtl.columns import KINDS
 from tabmtl.columns.category import is_feature, text_of
 from tabmtl.columns.cures import Library, by_cast, by_columns, library_of
 from tabmtl.columns.values import from_text
@@ -69,7 +69,7 @@ class TableCoder:
     def __post_init__(self) -> None:
         if (self.task_column is None) != (self.labels.task_levels is None):
             raise ValueError(f"task_column is {self.task_column!r}, the tasks of rows are {self.labels.task_levels}")
-        self.features.check_kinds(TABLE_KINDS)
+        self.features.check_kinds(KINDS)
         for task in self.labels.tasks:
             task.check_monotone(self.features.columns)
         before, names = self.preprocessing, self.names

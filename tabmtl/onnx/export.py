@@ -60,7 +60,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tabmtl.columns import TABLE_KINDS, Features
+from tabmtl.columns import KINDS, Features
 from tabmtl.columns.number import CLIP, FAR, NumericScaler
 from tabmtl.encode import TableCoder
 from tabmtl.nn.embeddings import fill_missing
@@ -106,7 +106,7 @@ def export_onnx(name: str, network: nn.Module, loss: MultiTaskLoss, coder: Table
             f"an ONNX file holds no text_encoder, which makes vectors of {[*coder.text_vectors.names]}; fit the "
             "network without one, on a column of these vectors, or serve the model by save and load"
         )
-    other = {own.name: own.names for own in coder.features.coders.values() if type(own) not in TABLE_KINDS}
+    other = {own.name: own.names for own in coder.features.coders.values() if type(own) not in KINDS}
     if other:
         raise ValueError(
             f"an ONNX file reads the kinds of columns of tabmtl, and none of your own, {other}; drop these columns and "

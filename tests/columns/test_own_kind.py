@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from tabmtl import SharedBottom, Task
-from tabmtl.columns import TABLE_KINDS, ColumnKind
+from tabmtl.columns import KINDS as ALL_KINDS
+from tabmtl.columns import ColumnKind
 from tabmtl.columns.category import Categories
 from tabmtl.columns.kind import column_of
 from tabmtl.columns.number import Numbers
@@ -95,7 +96,7 @@ def test_another_type_is_refused_in_the_words_of_the_kind():
     with pytest.raises(TypeError, match=r"'opens' was a time of day in fit and is now Int32; cast it to pl\.Time, or"):
         coder.encode(FRAME.with_columns(opens=pl.lit(3)))
     with pytest.raises(ValueError, match=r"the features are of the kinds .*'time of day'.*, expected some of"):
-        coder.check_kinds(TABLE_KINDS)
+        coder.check_kinds(ALL_KINDS)
 
 
 def test_an_onnx_file_knows_no_such_columns():
