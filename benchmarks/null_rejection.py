@@ -49,10 +49,11 @@ def draw(rng: np.random.Generator, metric: str, group: np.ndarray, n_fits: int) 
     answers = [[signal + scale * error for scale in own] for own, error in zip(scales, errors, strict=True)]
     if metric == "r2":
         tasks = [Task(name=f"y{t}", kind="regression", metric=metric) for t in range(TASKS)]
-        return [[Answered(tasks, signal + noise, list(fit.T)) for fit in each] for each in answers]
+        return [[Answered(tasks, signal + noise, list(fit.T), group=group) for fit in each] for each in answers]
     tasks = [Task(name=f"y{t}", kind="binary", metric=metric, classes=(0, 1)) for t in range(TASKS)]
     y = (signal + noise > 1).astype(float)
-    return [[Answered(tasks, y, [np.column_stack([-p, p]) for p in fit.T]) for fit in each] for each in answers]
+    columns = [[[np.column_stack([-p, p]) for p in fit.T] for fit in each] for each in answers]
+    return [[Answered(tasks, y, fit, group=group) for fit in each] for each in columns]
 
 
 def rejections(metric: str, size: str, n_fits: int, seeds: Iterable[int]) -> Iterator[tuple[int, bool, bool]]:
@@ -60,7 +61,7 @@ def rejections(metric: str, size: str, n_fits: int, seeds: Iterable[int]) -> Ite
     group = groups_of(size)
     for seed in seeds:
         reference, *rivals = draw(np.random.default_rng([seed, SIZES.index(size)]), metric, group, n_fits)
-        found = {str(r): differences_of(each, reference, group)[0] for r, each in enumerate(rivals)}
+        found = {str(r): differences_of(each, reference)[0] for r, each in enumerate(rivals)}
         for n in RIVALS:
             tables = differences_at_once({name: found[name] for name in list(found)[:n]})
             by_task, overall = (any(low > 0 or high < 0 for *_, low, high, _ in table.rows()) for table in tables)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import narwhals.stable.v2 as nw
@@ -16,13 +17,12 @@ import polars as pl
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
-from tabmtl.encode.read import read_groups, take_rows
+from tabmtl.encode.read import take_rows
 from tabmtl.encode.shards import Shards
 from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.intervals import Estimate, ScoreInterval, join_units, no_interval_reason, task_influences
-from tabmtl.metrics.scores import Answered, check_metric, counted, each_task, score_task
-from tabmtl.model_selection.repeats import number_groups
+from tabmtl.metrics.scores import Answered, check_metric, counting, each_task, score_task
 from tabmtl.params import check_count, check_known, check_names, check_random_state
 from tabmtl.schema import warn_user
 from tabmtl.targets import Task
@@ -118,8 +118,8 @@ def feature_importances(
     if not asked:
         raise ValueError(f"task must name a task, got {task!r}; leave it out for all")
     X = X.collect() if isinstance(X, pl.LazyFrame) else X
-    answered = model.answer_labelled(X, y)
-    judged = list(_judge(answered, asked, None if groups is None else read_groups(groups, X, len(answered.labels))))
+    answered = model.answer_labelled(X, y, groups=groups)
+    judged = list(_judge(answered, asked))
     # numpy would make text of the numbers in lists that hold both; a batch of pyarrow becomes a table
     X = take_rows(np.array(X, dtype=object) if isinstance(X, list) else X, np.arange(len(answered.labels)))
     orders = _draw_orders(answered, n_repeats, random_state)
@@ -151,6 +151,7 @@ class _Judged:
     labels : ndarray of shape (m,)
     unit : ndarray of int, shape (m,)
         What is drawn, of every row: a group, or the row itself.
+    group : ndarray of int, shape (m,), or None
     score : float
         NaN where it is undefined.
     influence, part : ndarray
@@ -162,13 +163,19 @@ class _Judged:
     rows: np.ndarray
     labels: np.ndarray
     unit: np.ndarray
+    group: np.ndarray | None
     score: float
     influence: np.ndarray
     part: np.ndarray
 
     @property
     def n_labelled(self) -> int:
-        return int(counted(self.labels, None).sum())
+        return int(self.counting.sum())
+
+    @cached_property
+    def counting(self) -> np.ndarray:
+        """Mask (m,) of the rows that count."""
+        return counting(self.task, self.labels, None, self.group)
 
     def fall(self, outputs: Sequence[Sequence[np.ndarray]], orders: Sequence[np.ndarray]) -> ScoreInterval:
         """Return how far the score falls to that of other answers, one for every shuffle.
@@ -180,15 +187,14 @@ class _Judged:
         if np.isnan(self.score):
             return ScoreInterval(None, None, None, None)
         own = [output[self.column][self.rows] for output in outputs]
-        falls = self.score - np.array([score_task(self.task, self.labels, output) for output in own])
+        falls = self.score - np.array([score_task(self.task, self.labels, output, None, self.group) for output in own])
         # a mean of differences, since equal answers have to differ by 0 without rounding
         answering = np.stack(
-            [self.influence - task_influences(self.task, self.labels, output, None)[0] for output in own]
+            [self.influence - task_influences(self.task, self.labels, output, None, self.group)[0] for output in own]
         )
-        is_labelled = counted(self.labels, None)
-        lenders = np.stack([order[self.rows[is_labelled]] for order in orders])
+        lenders = np.stack([order[self.rows[self.counting]] for order in orders])
         lending = np.bincount(lenders.ravel(), answering.ravel(), len(orders[0]))[self.rows] / len(orders)
-        found = Estimate.of(falls.mean(keepdims=True), answering.mean(axis=0), self.part, self.unit[is_labelled])
+        found = Estimate.of(falls.mean(keepdims=True), answering.mean(axis=0), self.part, self.unit[self.counting])
         units, of_lenders, _, _ = join_units(lending, np.zeros(len(lending), dtype=np.intp), self.unit)
         units, place = np.unique(np.append(found.units, units), return_inverse=True)
         influence = np.bincount(place, np.append(found.influence, of_lenders))
@@ -245,18 +251,16 @@ def _columns_to_move(
     return moved
 
 
-def _judge(answered: Answered, names: Sequence[str], groups: list[Any] | None) -> Iterator[_Judged]:
+def _judge(answered: Answered, names: Sequence[str]) -> Iterator[_Judged]:
     """Score the tasks of some names, and yield them in their order."""
     n = len(answered.labels)
-    units = np.arange(n) if groups is None else number_groups(groups)
-    for t, (task, labels, output, _) in enumerate(each_task(*answered)):
+    for t, (task, labels, output, _, group) in enumerate(each_task(*answered)):
         if task.name not in names:
             continue
         rows = np.arange(n) if answered.own_task is None else np.flatnonzero(answered.own_task == t)
-        unit, score = units[rows], score_task(task, labels, output)
-        nothing = np.zeros(0)
-        influence, part = (nothing, nothing) if np.isnan(score) else task_influences(task, labels, output, None)
-        reason = None if np.isnan(score) else no_interval_reason(task, labels, None, None if groups is None else unit)
+        score, nothing = score_task(task, labels, output, None, group), np.zeros(0)
+        influence, part = (nothing, nothing) if np.isnan(score) else task_influences(task, labels, output, None, group)
+        reason = None if np.isnan(score) else no_interval_reason(task, labels, None, group)
         if reason is not None:
             warn_user(f"task {task.name!r}: falls of {check_metric(task)} have no interval: {reason}")
         yield _Judged(
@@ -264,7 +268,8 @@ def _judge(answered: Answered, names: Sequence[str], groups: list[Any] | None) -
             column=t if answered.own_task is None else 0,
             rows=rows,
             labels=labels,
-            unit=unit,
+            unit=rows if group is None else group,
+            group=group,
             score=score,
             influence=influence,
             part=part,

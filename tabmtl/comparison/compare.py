@@ -30,7 +30,7 @@ from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.calibration import calibration_of
 from tabmtl.metrics.intervals import Estimate
-from tabmtl.metrics.scores import Answered, mean_score
+from tabmtl.metrics.scores import Answered, mean_score, refuse_without_groups
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.models.mmoe import MMoE
 from tabmtl.models.multitabnet import MultiTabNet
@@ -186,6 +186,7 @@ def compare(
         if rows.coder.features.declared["categorical"]:
             check_reads_text(model, X, y)
         rows.fit_arguments(model)  # refuses rows that cannot be learned together
+    refuse_without_groups(rows.coder.labels.tasks, rows.n_groups, "the rows to test")
     warn_of_unjudged(rows.coder.labels.tasks, rows.batch.y, rows.batch.task, rows.batch.group)
     return _Trials(rows, clock, verbose=bool(params.get("verbose"))).run(prepared)
 
@@ -268,8 +269,9 @@ class _Trials:
         tasks = rows.coder.labels.tasks
         _check_learned(fits[0], tasks)
         y = fits[0].coder_.labels.encode(rows.y)[0]  # of a funnel, labels mean "this step and all before it"
-        answered = [Answered(tasks, y, each, own_task=rows.batch.task) for each in outputs]
-        scores = scores_of(answered, rows.batch.group)
+        batch = rows.batch
+        answered = [Answered(tasks, y, each, own_task=batch.task, group=batch.group) for each in outputs]
+        scores = scores_of(answered)
         frame = scores.unique("task", keep="first", maintain_order=True)  # by the metrics that are watched
         further = scores.join(frame, on=["task", "metric"], how="anti", maintain_order="left")
         calibration = calibration_of(answered[0]).select(pl.lit(name).alias("model"), pl.all())
@@ -295,7 +297,7 @@ class _Trials:
     def _subtract(self, name: str, answered: list[Answered]) -> None:
         """Keep the differences to the reference, but where a funnel gives the rows other labels."""
         assert self._reference is not None
-        self.differences[name], others = differences_of(answered, self._reference, self.rows.batch.group)
+        self.differences[name], others = differences_of(answered, self._reference)
         if others:
             warn_user(
                 f"{name} scores {', '.join(others)} by other labels than the reference, those of its funnel, so "

@@ -46,23 +46,20 @@ OVERALL |= dict.fromkeys((f"mean_{name}" for name in COLUMNS if name.startswith(
 Differences = Mapping[str, Mapping[str, Estimate]]
 
 
-def scores_of(fits: Sequence[Answered], group: np.ndarray | None) -> pl.DataFrame:
+def scores_of(fits: Sequence[Answered]) -> pl.DataFrame:
     """Score every task by all fits of a model, a row for each metric: the columns "task" to "high" and "n_labelled"."""
     # the same warnings for every model: `warn_of_unjudged` gives them once
     with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
-        return fit_intervals(fits, group).drop("n_positive")
+        return fit_intervals(fits).select([name for name in FURTHER if name != "model"])
 
 
-def differences_of(
-    fits: Sequence[Answered], references: Sequence[Answered], group: np.ndarray | None
-) -> tuple[dict[str, Estimate], list[str]]:
+def differences_of(fits: Sequence[Answered], references: Sequence[Answered]) -> tuple[dict[str, Estimate], list[str]]:
     """Subtract the scores of a reference, paired row by row.
 
     Parameters
     ----------
     fits, references : sequence of Answered
         Answers of the fits of both models to the same rows, one for every seed.
-    group : ndarray of int, shape (n,), or None
 
     Returns
     -------
@@ -71,7 +68,7 @@ def differences_of(
     others : list of str
         Tasks without a difference because the two models read other labels: those of a funnel.
     """
-    tasks, labels, _, _, own = fits[0]
+    tasks, labels, _, _, own, group = fits[0]
     same = [np.array_equal(a, b, equal_nan=True) for a, b in zip(labels.T, references[0].labels.T, strict=True)]
     kept = np.flatnonzero(same).tolist()
     # a long table has one column, which all tasks share
@@ -79,11 +76,11 @@ def differences_of(
     if not kept:
         return {}, [task.name for task in tasks]
     ours, theirs = (
-        [Answered(judged, labels[:, kept], [fit.outputs[t] for t in kept], None, own) for fit in side]
+        [Answered(judged, labels[:, kept], [fit.outputs[t] for t in kept], None, own, group) for fit in side]
         for side in (fits, references)
     )
     with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
-        found = estimate_tasks(ours, theirs, group)
+        found = estimate_tasks(ours, theirs)
     named = {task.name: each for task, each in zip(judged, found, strict=True) if each is not None}
     names = {task.name for task in judged}
     return named, [task.name for task in tasks if task.name not in names]
@@ -115,9 +112,8 @@ def _table(estimates: Mapping[Any, Estimate], types: Mapping[str, Any]) -> pl.Da
 
 def warn_of_unjudged(tasks: Sequence[Task], y: np.ndarray, own: np.ndarray | None, group: np.ndarray | None) -> None:
     """Warn of tasks that the labels of the rows to test give no score, or no interval."""
-    groups = each_task(tasks, y, list(y.T), group, own)
-    for (task, labels, _, _), (*_, unit) in zip(each_task(tasks, y, list(y.T), None, own), groups, strict=True):
-        reason = undefined_reason(task, labels)
+    for task, labels, _, _, unit in each_task(tasks, y, list(y.T), None, own, group):
+        reason = undefined_reason(task, labels, None, unit)
         if reason is not None:
             warn_user(f"task {task.name!r}: {check_metric(task)} is undefined on the rows to test: {reason}")
             continue

@@ -16,6 +16,7 @@ from tabmtl.encode.read import has_column, read_groups
 from tabmtl.encode.shards import Shards
 from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.metrics.scores import is_by_group
 from tabmtl.model_selection import train_valid_split
 from tabmtl.model_selection.repeats import group_equal_rows, number_groups, warn_of_shared_groups
 from tabmtl.model_selection.suspects import dates_of, warn_of_random_split
@@ -155,7 +156,11 @@ class ComparedRows:
 
     def fit_arguments(self, model: MultiTaskEstimator) -> dict[str, Any]:
         """Return the arguments of ``fit`` for a model, which has all labels: it learns X_val, or stops by it."""
-        return self._joined if self.n_val and model.learns_all_rows else self.fit
+        if self.n_val and model.learns_all_rows:
+            return self._joined
+        if self.group_val is None or not any(map(is_by_group, self.coder.labels.tasks)):
+            return self.fit
+        return self.fit | {"groups": (self.fit["groups"], self.group_val)}
 
     @cached_property
     def _joined(self) -> dict[str, Any]:

@@ -168,8 +168,7 @@ def threshold_frame(tasks: Sequence[Task], decisions: Decisions | None) -> pl.Da
 
 def _labelled(answered: Answered, group: np.ndarray | None, places: Sequence[int]) -> Iterator[tuple[int, Rows]]:
     """Yield the labelled rows of some tasks."""
-    units = each_task(*answered._replace(weight=group))
-    for t, ((_, y, p, weight), (*_, unit)) in enumerate(zip(each_task(*answered), units, strict=True)):
+    for t, (_, y, p, weight, unit) in enumerate(each_task(*answered._replace(group=group))):
         if t in places:
             kept = counted(y, weight)
             weights = np.ones(kept.sum()) if weight is None else weight[kept].astype(np.float64)

@@ -30,6 +30,7 @@ from tabmtl.encode.files import written
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder, weight_factors, weight_sums
 from tabmtl.encode.times import as_numbers, check_time, describe_time
+from tabmtl.metrics.scores import is_by_group
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch, TabmtlWarning, warn_user
 from tabmtl.storage.atomic import (
@@ -71,7 +72,7 @@ class Cache:
     coder : TableCoder
     arrays : dict of str to ndarray
         Memory maps: those of features, see `tabmtl.columns.Features.of`; ``y``; ``weight`` (n,), not normalised;
-        ``task`` (n,); ``group`` (n,), a hash; ``time`` (n,).
+        ``task`` (n,); ``group`` (n,), a hash, which rows have if metrics by group need it; ``time`` (n,).
     factors : ndarray of float64, shape (T,), or None
         Factors that normalise the weights.
     start : int
@@ -117,7 +118,12 @@ class Cache:
         if self.factors is not None:
             factors = self.factors if task is None else self.factors[task, None]
             weight = np.where(np.isnan(y), 0.0, arrays["weight"][:, None]) * factors
-        return self.of_classes.weighed(Batch(x=None, y=y, weight=weight, task=task))
+        group = self.arrays["group"][rows].astype(np.int64) if self._has_group else None
+        return self.of_classes.weighed(Batch(x=None, y=y, weight=weight, task=task, group=group))
+
+    @cached_property
+    def _has_group(self) -> bool:
+        return "group" in self.arrays and any(map(is_by_group, self.coder.labels.tasks))
 
 
 class StoredRows:
@@ -438,15 +444,18 @@ def _arrays(batch: Batch, block: pl.DataFrame, roles: Roles) -> dict[str, np.nda
     if roles.weight is not None:
         arrays["weight"] = block[roles.weight].cast(pl.Float64).to_numpy()
     if roles.groups is not None:
-        arrays["group"] = _group_hashes(block[roles.groups], roles.groups)
+        arrays["group"] = group_hashes(block[roles.groups], roles.groups)
     if roles.time is not None:
         check_time(block[roles.time], describe_time(roles.time))
         arrays["time"] = as_numbers(block[roles.time])
     return arrays
 
 
-def _group_hashes(series: pl.Series, name: str) -> np.ndarray:
-    """Return a hash, uint32, of every row's group; groups of one hash are set aside together, which does no harm."""
+def group_hashes(series: pl.Series, name: str) -> np.ndarray:
+    """Return a hash, uint32, of every row's group.
+
+    Groups of one hash are set aside together, and scored as one, which does no harm: of 100 000 two may be.
+    """
     texts = series.to_frame("group").select(pl.col("group").cast(pl.String)).to_series()
     if texts.null_count():
         raise ValueError(

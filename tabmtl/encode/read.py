@@ -293,6 +293,20 @@ def column_of(X: Any, name: str, source: str, argument: str) -> Any:
     raise ValueError(f"{argument} names the column {name!r}, which {source} lacks; it has {found}{near(name, found)}")
 
 
+def groups_of_parts(groups: Any, X_val: Any) -> tuple[Any, Any]:
+    """Return the groups of X and of X_val as `read_groups` takes them, None where there are none.
+
+    Parameters
+    ----------
+    groups : str, array, tuple of both parts, or None
+        As `fit` takes them.
+    X_val : frame or array, or None
+    """
+    if X_val is not None and isinstance(groups, tuple) and len(groups) == 2:
+        return groups
+    return groups, groups if isinstance(groups, str) and X_val is not None and has_column(X_val, groups) else None
+
+
 def has_column(X: Any, name: str) -> bool:
     """Return whether X has a column of this name; an array is taken to have it."""
     labels = _labels_of(X)

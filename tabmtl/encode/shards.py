@@ -262,7 +262,7 @@ class Roles:
         lacking = [name for name in others.features if name not in shards.schema.names()]
         if lacking:
             raise ValueError(f"X_val lacks columns of X: {lacking[:10]}; give its files the same columns")
-        return replace(others, weight=None, groups=None, time=None)
+        return replace(others, weight=None, groups=self.groups, time=None)
 
     def names(self) -> list[str]:
         """Return the columns to read."""

@@ -52,7 +52,12 @@ class TableCoder:
         What makes the features of the columns of X; without it, these are the features.
     text_vectors : TextVectors or None
         What makes vectors of the columns of free text, behind the preprocessor.
+    group_column : str or None
+        Column of X that names the groups of rows, if fit was told of one.
     """
+
+    #: Fields that files of earlier releases lack.
+    later_fields: ClassVar[tuple[str, ...]] = ("group_column",)
 
     features: FeatureCoder
     labels: LabelCoder
@@ -63,6 +68,7 @@ class TableCoder:
     list_separator: str | None = None
     preprocessing: Preprocessing | None = None
     text_vectors: TextVectors | None = None
+    group_column: str | None = None
 
     later_fields: ClassVar[tuple[str, ...]] = ("text_vectors",)
 

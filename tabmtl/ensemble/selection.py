@@ -12,7 +12,7 @@ import numpy as np
 from tabmtl.estimators.mixing import likelihood_weights
 from tabmtl.metrics.classes import auc_within
 from tabmtl.metrics.intervals import standard_error, task_influences
-from tabmtl.metrics.scores import check_metric, score_task, undefined_reason
+from tabmtl.metrics.scores import check_metric, counting, is_by_group, score_task, undefined_reason
 from tabmtl.schema import listed, warn_user
 from tabmtl.targets import Task
 
@@ -67,7 +67,7 @@ class Judged:
         counts = np.bincount(self.task.kind.strata(self.y), minlength=1)
         in_classes = self.task.is_classification
         has_enough = (counts >= LEAST_OF_CLASS).sum() >= 2 if in_classes else counts[0] >= LEAST_VALUES
-        return bool(has_enough) and undefined_reason(self.task, self.y, self.weight) is None
+        return bool(has_enough) and undefined_reason(self.task, self.y, self.weight, self.group) is None
 
     @cached_property
     def _ranked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -82,24 +82,25 @@ class Judged:
     def score(self, answer: np.ndarray) -> float:
         """Score an answer by the metric of the task."""
         if self._ranked is None:
-            return score_task(self.task, self.y, answer, self.weight)
+            return score_task(self.task, self.y, answer, self.weight, self.group)
         classes, weight, fold = self._ranked
         return auc_within(classes, answer, weight, fold)[0]
 
     def estimate(self, answer: np.ndarray, other: np.ndarray | None = None) -> tuple[float | None, float | None]:
         """Score an answer, less the score of another one, with the standard error; None where undefined."""
-        if undefined_reason(self.task, self.y, self.weight) is not None:
+        if undefined_reason(self.task, self.y, self.weight, self.group) is not None:
             return None, None
         score, influence, part = self._measure(answer)
         if other is not None:
             other_score, other_influence, _ = self._measure(other)
             score, influence = score - other_score, influence - other_influence
-        return score, standard_error(influence, part, self.group)
+        group = None if self.group is None else self.group[counting(self.task, self.y, self.weight, self.group)]
+        return score, standard_error(influence, part, group)
 
     def _measure(self, answer: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Return the score of an answer, the influences of the rows, and their class as `task_influences` gives it."""
         if self._ranked is None:
-            return self.score(answer), *task_influences(self.task, self.y, answer, self.weight)
+            return self.score(answer), *task_influences(self.task, self.y, answer, self.weight, self.group)
         classes, weight, fold = self._ranked
         return *auc_within(classes, answer, weight, fold), np.unique(classes, return_inverse=True)[1]
 
@@ -114,10 +115,14 @@ class Judged:
     def sample(self, rng: np.random.Generator) -> Judged:
         """Return at most as many rows as the selection looks at, and of every class the same number, if it has them.
 
-        Weights make up for the classes of which rows are left out.
+        Weights make up for the classes of which rows are left out. Metrics by group get whole groups.
         """
         if len(self.y) <= _MOST_ROWS:
             return self
+        if self.group is not None and is_by_group(self.task):
+            sizes = np.bincount(self.group)
+            order = rng.permutation(len(sizes))
+            return self.rows(np.isin(self.group, order[np.cumsum(sizes[order]) <= _MOST_ROWS]))
         code = self.task.kind.strata(self.y)
         counts = np.bincount(code)
         kept = np.minimum(counts, _MOST_ROWS // np.count_nonzero(counts))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from sklearn.base import ClassifierMixin, RegressorMixin
 
 from tabmtl.estimators.tables import TargetKind
-from tabmtl.metrics.scores import mean_score, score_tasks
+from tabmtl.metrics.scores import mean_score
 
 
 class ClassifierFace(ClassifierMixin):
@@ -23,7 +23,7 @@ class ClassifierFace(ClassifierMixin):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy, averaged over the tasks; unlabelled cells are left out."""
-        return mean_score(score_tasks(*self.answer_labelled(X, y, sample_weight).judged_by("accuracy")))
+        return mean_score(self.score_tasks(X, y, sample_weight, metric="accuracy"))
 
 
 class RegressorFace(RegressorMixin):
@@ -33,4 +33,4 @@ class RegressorFace(RegressorMixin):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return R², averaged over the tasks; unlabelled cells are left out."""
-        return mean_score(score_tasks(*self.answer_labelled(X, y, sample_weight).judged_by("r2")))
+        return mean_score(self.score_tasks(X, y, sample_weight, metric="r2"))

@@ -12,11 +12,11 @@ from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.encode.cache import encoded
 from tabmtl.encode.class_factors import ClassFactors
 from tabmtl.encode.preprocessing import Preprocessing
-from tabmtl.encode.read import has_column, read_groups, without_columns
+from tabmtl.encode.read import groups_of_parts, read_groups, without_columns
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.estimators.base import SavableEstimator, draw_seed
 from tabmtl.estimators.rows import FitRows, FrameRows, ShardRows
-from tabmtl.metrics.scores import by_metric, check_metric
+from tabmtl.metrics.scores import by_metric, check_metric, is_by_group, refuse_without_groups
 from tabmtl.model_selection.repeats import (
     group_equal_rows,
     number_groups,
@@ -25,10 +25,13 @@ from tabmtl.model_selection.repeats import (
 )
 from tabmtl.model_selection.suspects import dates_of, warn_of_histories, warn_of_index, warn_of_suspects
 from tabmtl.model_selection.times import times_beside, times_of_fit
+from tabmtl.schema import Batch
 from tabmtl.targets import Task
 from tabmtl.targets.task import refuse_monotone
 from tabmtl.training.checkpoint import check_params
 from tabmtl.training.run import current
+
+_TO_GROUP_VAL = "name a column that X and X_val have, or give those of both, as groups=(those of X, those of X_val)"
 
 FittedRows = tuple[TableCoder, FitRows, FitRows | None]
 
@@ -161,24 +164,17 @@ class TableLearner:
             prepared_val = coder.prepared(X_val)
             valid = factors.weighed(coder.after.read(prepared_val, y_val))
             warn_of_index(X_val, y_val, "_val")
-        if groups is None:
-            group = group_equal_rows(batch)
-        else:
-            values = read_groups(groups, X, len(batch))
-            group = number_groups(values)
+        groups, of_val = groups_of_parts(groups, X_val)
         if valid is not None:
             valid = replace(valid, time=times_beside(time, X, len(batch), X_val, len(valid)))
-        if valid is not None and isinstance(groups, str) and has_column(X_val, groups):
-            judging = read_groups(groups, X_val, len(valid), source="X_val")
-            warn_of_shared_groups(f"the column {groups!r}", values, judging, "val")
-        elif valid is not None:
-            warn_of_shared_rows(batch, valid)
+        batch, valid = _grouped(coder.labels.tasks, (X, batch, groups), (X_val, valid, of_val))
         warn_of_index(X, y, "")
         warn_of_suspects(coder, batch)
         if self.hints:
             warn_of_histories(coder.after, prepared)
         tasks = coder.labels.tasks
-        batch = replace(batch, group=group, time=times_of_fit(time, X, len(batch)))
+        coder = replace(coder, group_column=groups if isinstance(groups, str) else None)
+        batch = replace(batch, time=times_of_fit(time, X, len(batch)))
         rows = FrameRows(batch, tasks, prepared, dates=dates_of(coder.features))
         return coder, rows, None if valid is None else FrameRows(valid, tasks, prepared_val)
 
@@ -188,6 +184,7 @@ class TableLearner:
         """Read shards by way of a disk, alone or with the other processes of a group."""
         group = current()
         roles, coder = self._of_shards(X, y, weight, marks)
+        refuse_without_groups(coder.labels.tasks, roles.groups)
         cache = stack.enter_context(encoded(X, roles, coder, group))
         factors = ClassFactors.learn(coder.labels, cache.labels(), group)
         rows = ShardRows(replace(cache, of_classes=factors))
@@ -196,7 +193,8 @@ class TableLearner:
         valid = None
         if X_val is not None:
             X_val.check_same(group)
-            roles = Roles.of(X_val, y_val, what="y_val").like(roles, X_val)
+            of_val = roles.groups if any(map(is_by_group, coder.labels.tasks)) else None
+            roles = Roles.of(X_val, y_val, groups=of_val, what="y_val").like(roles, X_val)
             cache = stack.enter_context(encoded(X_val, roles, coder, group))
             valid = ShardRows(replace(cache, of_classes=factors)).at_most()
         if group.size == 1 and not self.reads_windows:
@@ -214,7 +212,8 @@ class TableLearner:
         roles = roles.without(self.drop)
         X.check_same(group)
         coder = learn_table(X, roles, **self.coding, group=group)
-        return roles, replace(coder, labels=self._with_metrics(coder.labels), dropped=tuple(self.drop))
+        labels = self._with_metrics(coder.labels)
+        return roles, replace(coder, labels=labels, dropped=tuple(self.drop), group_column=roles.groups)
 
     def _with_metrics(self, labels: LabelCoder) -> LabelCoder:
         """Return a coder that knows the scores of its tasks, and their funnel."""
@@ -224,3 +223,35 @@ class TableLearner:
         pairs = zip(labels.tasks, metrics, strict=True)
         tasks = tuple(task if task.metric == metric else replace(task, metric=metric) for task, metric in pairs)
         return replace(labels, tasks=tasks, chain=self.chain(tasks))
+
+
+def _grouped(
+    tasks: Sequence[Task], of_fit: tuple[Any, Batch, Any], of_val: tuple[Any, Batch | None, Any]
+) -> tuple[Batch, Batch | None]:
+    """Number the groups of the rows to fit, and of those to validate on if scores need them.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+    of_fit, of_val : tuple
+        Rows as they were given, the same encoded, and their groups, as `read_groups` takes them.
+
+    Raises
+    ------
+    ValueError
+        If a task has a metric by group, and rows have no groups.
+    """
+    (X, batch, groups), (X_val, valid, val_groups) = of_fit, of_val
+    refuse_without_groups(tasks, groups)
+    values = None if groups is None else read_groups(groups, X, len(batch))
+    group = group_equal_rows(batch) if values is None else number_groups(values)
+    if valid is not None and val_groups is not None:
+        judging = read_groups(val_groups, X_val, len(valid), source="X_val")
+        name = f"the column {val_groups!r}" if isinstance(val_groups, str) else "the groups"
+        warn_of_shared_groups(name, values or [], judging, "val")
+        if any(map(is_by_group, tasks)):
+            valid = replace(valid, group=number_groups(judging))
+    elif valid is not None:
+        refuse_without_groups(tasks, None, "the rows of X_val", _TO_GROUP_VAL)
+        warn_of_shared_rows(batch, valid)
+    return replace(batch, group=group), valid

@@ -25,7 +25,7 @@ from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.rows import TO_SET_ASIDE, FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes, weight_arrays
-from tabmtl.metrics.scores import mean_score, score_tasks
+from tabmtl.metrics.scores import is_by_group, mean_score, score_tasks
 from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.nn.sequences import SequencePooling
 from tabmtl.onnx.export import export_onnx
@@ -496,12 +496,13 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
 
 def in_training_units(batch: Batch, coder: TableCoder) -> Batch:
-    """Return a batch with standardised float32 labels."""
+    """Return a batch with standardised float32 labels, and with groups where scores need them."""
+    group = batch.group if any(map(is_by_group, coder.labels.tasks)) else None
     weights = {
         name: None if part is None else part.astype(np.float32)
         for name, part in (("weight", batch.weight), ("of_class", batch.of_class))
     }
-    return replace(batch, y=coder.labels.standardize(batch.y), group=None, time=None, **weights)
+    return replace(batch, y=coder.labels.standardize(batch.y), group=group, time=None, **weights)
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
@@ -525,7 +526,7 @@ def _score(coder: TableCoder, outputs: Sequence[np.ndarray], batch: Batch) -> di
     labels = coder.labels
     y = batch.y.astype(np.float64) * labels.scale + labels.center
     with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
-        return score_tasks(labels.tasks, y, outputs, batch.score_weight, batch.task)
+        return score_tasks(labels.tasks, y, outputs, batch.score_weight, batch.task, batch.group)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

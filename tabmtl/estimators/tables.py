@@ -29,8 +29,17 @@ from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score
 from tabmtl.estimators.learner import Marks, TableLearner
 from tabmtl.estimators.levels import PredictsQuantiles
 from tabmtl.estimators.rows import FitRows
+from tabmtl.metrics.given import score_given
 from tabmtl.metrics.intervals import score_intervals
-from tabmtl.metrics.scores import Answered, TaskScores, mean_score, score_metrics
+from tabmtl.metrics.scores import (
+    Answered,
+    TaskScores,
+    is_by_group,
+    mean_score,
+    score_metrics,
+    with_group_metrics,
+    with_metrics,
+)
 from tabmtl.model_selection.repeats import SeenRows, number_groups
 from tabmtl.params import Count, Names, RandomState
 from tabmtl.processes.ranks import ALONE
@@ -236,7 +245,8 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         groups : array of shape (n,) or str, optional
             Group of every row, such as a patient, or the name of a column of X that holds it. Rows set aside for early
             stopping come from other groups than the rows that are learned from. Given X_val and y_val, nothing is set
-            aside; `fit` only warns if the named column of X_val shares groups with X.
+            aside; `fit` only warns if the named column of X_val shares groups with X. Tasks with metrics by group need
+            groups, those of X_val too: name a column that both have, or give ``(those of X, those of X_val)``.
         time : array of shape (n,) or str, optional
             Time of every row, a date, datetime or number, or the name of a column of X that holds it, which stays a
             feature unless it is dropped. The rows set aside are then the newest, all rows of one time together, and
@@ -334,24 +344,58 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         pairs = zip(labels.column_tasks, outputs, strict=True)
         return {task.name: output for task, output in pairs if task.is_classification}
 
-    def score_tasks(self, X: Any, y: Any, sample_weight: Any = None) -> dict[str, float | None]:
+    def score_tasks(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        groups: Any = None,
+        given: str | None = None,
+        metric: str | Sequence[str] | None = None,
+    ) -> TaskScores:
         """Score every task on its labelled rows.
 
         Parameters
         ----------
         X, y : as in fit
         sample_weight : array of shape (n,) or (n, T), or frame, optional
+        groups : array of shape (n,) or str, optional
+            Group of every row, such as a user, or the name of a column of X that holds it, for scores by group: GAUC,
+            NDCG, MRR and hit rate, see `tabmtl.metrics.groups`. With groups, ``by_metric`` has these of every task of
+            two or ordered classes, behind its own metrics. A model that is watched by one of them takes the column that
+            its fit was told of, unless other groups are given.
+        given : str, optional
+            A binary task, such as a click, which other binary tasks follow, such as a conversion: they are 1 only where
+            it is. The score of each is replaced by two, ``"conversion|click"`` on the rows with a click, and
+            ``"conversion&click"`` on all rows; see `tabmtl.metrics.given`.
+        metric : str or sequence of str, optional
+            Metrics in place of those of the tasks, the first of which counts. A task whose kind has none of them keeps
+            its own.
 
         Returns
         -------
         scores : dict of str to float
             Score by task and its metric; higher is better. None, with a warning, where the score is undefined. Of
-            several metrics, the first counts; the attribute ``by_metric`` has all of them, by task and metric.
+            several metrics, the first counts; the attribute ``by_metric`` has all of them, by task and metric, and
+            ``n_groups`` the number of groups that count in scores by group, and of those that do not, since their
+            labels are all alike.
         """
-        return TaskScores(score_metrics(*self.answer_labelled(X, y, sample_weight)))
+        answered = self.answer_labelled(X, y, sample_weight, groups=groups, metric=metric)
+        if groups is not None and metric is None:
+            answered = answered._replace(tasks=with_group_metrics(answered.tasks))
+        return score_metrics(score_given(answered, given, self.coder_.labels.chain))
 
     def score_intervals(
-        self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None, level: float = 0.95
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        groups: Any = None,
+        given: str | None = None,
+        metric: str | Sequence[str] | None = None,
+        level: float = 0.95,
     ) -> pl.DataFrame:
         """Score every task on its labelled rows, with standard errors and confidence intervals.
 
@@ -361,6 +405,8 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         groups : array of shape (n,) or str, optional
             Group of every row, such as a patient, or the name of a column of X that holds it. Intervals are then over
             draws of groups; by default, over draws of rows.
+        given, metric : as in `score_tasks`
+            Without ``metric``, the table has the metrics of the tasks, with groups too.
         level : float, default=0.95
             Share of intervals that should hold the true score.
 
@@ -368,7 +414,8 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         -------
         intervals : polars.DataFrame
             One row per task and metric: task, metric, score, standard_error, low, high, n_labelled, n_positive (of
-            binary tasks).
+            binary tasks), and with groups n_groups and n_left_out, those whose labels are all alike, which metrics by
+            group leave out.
             A score that is undefined is null, with a warning. `tabmtl.metrics.intervals` describes the interval.
 
         Raises
@@ -376,9 +423,8 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         ValueError
             If the level is not between 0 and 1, or the groups do not fit.
         """
-        tasks, labels, outputs, weight, own_task = self.answer_labelled(X, y, sample_weight)
-        group = None if groups is None else number_groups(read_groups(groups, X, len(labels)))
-        return score_intervals(tasks, labels, outputs, weight, own_task, group, level=level)
+        answered = self.answer_labelled(X, y, sample_weight, groups=groups, metric=metric)
+        return score_intervals(*score_given(answered, given, self.coder_.labels.chain), level=level)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the mean over the tasks of `score_tasks`; tasks with an undefined score are left out."""
@@ -688,13 +734,21 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         return self.coder_.after.read(X)
 
     def answer_labelled(
-        self, X: Any, y: Any, sample_weight: Any = None, *, unseen_for: str | None = None, calibrated: bool = True
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        groups: Any = None,
+        metric: str | Sequence[str] | None = None,
+        unseen_for: str | None = None,
+        calibrated: bool = True,
     ) -> Answered:
-        """Answer rows as `answer` does, and read their labels.
+        """Answer rows as `answer` does, and read their labels and groups.
 
         Parameters
         ----------
-        X, y, sample_weight : as in `score_tasks`
+        X, y, sample_weight, groups, metric : as in `score_tasks`
         unseen_for : str, optional
             Name of a method that learns from these rows: rows that fit has seen, as far as this process knows, are
             refused then.
@@ -703,14 +757,18 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         """
         if y is None:
             raise ValueError("scores are of labels, but the target y is None; give the columns of y for the rows of X")
-        X = self._preprocessed(X)
-        batch = self.coder_.after.read(X, y, sample_weight)
+        prepared = self._preprocessed(X)
+        batch = self.coder_.after.read(prepared, y, sample_weight)
         if unseen_for is not None:
             self._seen_rows.refuse(batch, unseen_for)
-        outputs = self._outputs(X, replace(batch, y=None, weight=None))
+        outputs = self._outputs(prepared, replace(batch, y=None, weight=None))
         if calibrated:
             outputs = self.coder_.labels.decided(outputs, batch.task)
-        return Answered(self.tasks_, batch.y, outputs, batch.weight, batch.task)
+        tasks, known = self.tasks_ if metric is None else with_metrics(self.tasks_, metric), self.coder_.group_column
+        if groups is None and known is not None and any(map(is_by_group, tasks)) and has_column(X, known):
+            groups = known
+        group = None if groups is None else number_groups(read_groups(groups, X, len(batch)))
+        return Answered(tasks, batch.y, outputs, batch.weight, batch.task, group)
 
     @available_if(_stands_alone)
     def _sk_visual_block_(self) -> Any:

@@ -26,7 +26,7 @@ def calibration_of(fit: Answered) -> pl.DataFrame:
         classes that of the most probable class, a quantile the share of labels up to it, and other numbers have values.
     """
     each = each_task(fit.tasks, fit.labels, fit.outputs, None, fit.own_task)
-    return pl.concat([_bins(task, labels, output) for task, labels, output, _ in each])
+    return pl.concat([_bins(task, labels, output) for task, labels, output, *_ in each])
 
 
 def _bins(task: Task, y: np.ndarray, output: np.ndarray) -> pl.DataFrame:

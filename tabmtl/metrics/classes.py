@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from sklearn import metrics as sk
 
+from tabmtl.metrics.groups import BY_GROUP
 from tabmtl.metrics.metric import Influence, Metric, Score, of_mean, of_ratio
 from tabmtl.metrics.values import loss
 
@@ -206,4 +207,5 @@ TWO_CLASSES = CLASSES | {
     "average_precision": _of_classes(_average_precision, _precision_influence),
     "neg_log_predicted_over_observed": replace(loss(_log_ratio, _log_ratio_influence), compares="classes"),
     "f1": _of_classes(_decided(sk.f1_score), _f1_influence, decides=True),
+    **BY_GROUP,
 }

@@ -37,7 +37,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -45,7 +45,16 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from tabmtl.metrics.metric import Metric
-from tabmtl.metrics.scores import Answered, by_metric, check_metric, counted, each_task, metric_of, score_task
+from tabmtl.metrics.scores import (
+    Answered,
+    by_metric,
+    check_metric,
+    count_groups,
+    counting,
+    each_task,
+    metric_of,
+    score_task,
+)
 from tabmtl.schema import warn_user
 
 if TYPE_CHECKING:
@@ -279,28 +288,30 @@ def score_intervals(
     polars.DataFrame
         One row per task and metric, the watched one first: "task", "metric"; "score", "standard_error", "low" and
         "high" of :func:`score_interval`, null where it has None; "n_labelled", the number of rows that count;
-        "n_positive", the number of rows in the second class of a binary task, null for other kinds.
+        "n_positive", the number of rows in the second class of a binary task, null for other kinds; with groups,
+        "n_groups", the number of those that count, and "n_left_out", of those that do not count in a metric by group,
+        since their labels are all alike.
     """
-    return fit_intervals([Answered(tasks, y, list(outputs), sample_weight, own_task)], group, level=level)
+    return fit_intervals([Answered(tasks, y, list(outputs), sample_weight, own_task, group)], level=level)
 
 
-def fit_intervals(fits: Sequence[Answered], group: np.ndarray | None = None, *, level: float = 0.95) -> pl.DataFrame:
+def fit_intervals(fits: Sequence[Answered], *, level: float = 0.95) -> pl.DataFrame:
     """Score every task by the mean over fits of one model to the same rows, as `score_intervals` does for one."""
     _check_level(level)
     rows = []
-    units = each_task(*fits[0]._replace(weight=group))
-    answers = zip(*(each_task(*fit) for fit in fits), strict=True)
-    for own, (*_, unit) in zip(answers, units, strict=True):
-        task, labels, _, weight = own[0]
-        counting = labels[counted(labels, weight)]
-        n_positive = int((counting == 1).sum()) if task.is_binary else None
+    for own in zip(*(each_task(*fit) for fit in fits), strict=True):
+        task, labels, _, weight, unit = own[0]
         for judged in by_metric(task):
-            found = estimate(judged, labels, [output for _, _, output, _ in own], (), weight, unit)
+            counts = labels[counting(judged, labels, weight, unit)]
+            n_positive = int((counts == 1).sum()) if task.is_binary else None
+            found = estimate(judged, labels, [output for _, _, output, *_ in own], (), weight, unit)
             interval = _bounded(judged, labels, found, weight, unit, level)
-            rows.append((task.name, str(check_metric(judged)), *interval, len(counting), n_positive))
-    names = ("task", "metric", *ScoreInterval._fields, "n_labelled", "n_positive")
-    types = (pl.String, pl.String, *[pl.Float64] * 4, pl.Int64, pl.Int64)
-    return pl.DataFrame(rows, dict(zip(names, types, strict=True)), orient="row")
+            n_groups = () if unit is None else count_groups(judged, labels, weight, unit)
+            rows.append((task.name, str(check_metric(judged)), *interval, len(counts), n_positive, *n_groups))
+    types: dict[str, Any] = {"task": pl.String, "metric": pl.String} | dict.fromkeys(ScoreInterval._fields, pl.Float64)
+    types |= dict.fromkeys(("n_labelled", "n_positive"), pl.Int64)
+    types |= {} if fits[0].group is None else dict.fromkeys(("n_groups", "n_left_out"), pl.Int64)
+    return pl.DataFrame(rows, types, orient="row")
 
 
 def estimate(
@@ -330,26 +341,24 @@ def estimate(
     scores, influence = np.zeros(len(fits)), np.zeros(1)
     for sign, outputs in ((1, fits), (-1, references)):
         for s, output in enumerate(outputs):
-            scores[s] += sign * score_task(task, y, output, sample_weight)
+            scores[s] += sign * score_task(task, y, output, sample_weight, group)
             if np.isnan(scores[s]):
                 return None
-            of_rows, part = task_influences(task, y, output, sample_weight)
+            of_rows, part = task_influences(task, y, output, sample_weight, group)
             influence = influence + sign * of_rows / len(fits)
-    unit = (np.arange(len(y)) if group is None else group)[counted(y, sample_weight)]
+    unit = (np.arange(len(y)) if group is None else group)[counting(task, y, sample_weight, group)]
     return Estimate.of(scores, influence, part, unit)
 
 
-def estimate_tasks(
-    fits: Sequence[Answered], references: Sequence[Answered] = (), group: np.ndarray | None = None
-) -> list[Estimate | None]:
+def estimate_tasks(fits: Sequence[Answered], references: Sequence[Answered] = ()) -> list[Estimate | None]:
     """Score every task on its own labelled rows, as `estimate` does; a unit has one number in all tasks."""
-    unit = np.arange(len(fits[0].labels)) if group is None else group
+    if fits[0].group is None and not any(metric_of(task).compares == "groups" for task in fits[0].tasks):
+        fits = [fit._replace(group=np.arange(len(fit.labels))) for fit in fits]
     found = []
-    by_task = zip(*(each_task(*each) for each in (*fits, *references)), strict=True)
-    for answers, (*_, own_unit) in zip(by_task, each_task(*fits[0]._replace(weight=unit)), strict=True):
-        task, labels, _, weight = answers[0]
-        own = [output for _, _, output, _ in answers]
-        found.append(estimate(task, labels, own[: len(fits)], own[len(fits) :], weight, own_unit))
+    for answers in zip(*(each_task(*each) for each in (*fits, *references)), strict=True):
+        task, labels, _, weight, unit = answers[0]
+        own = [output for _, _, output, *_ in answers]
+        found.append(estimate(task, labels, own[: len(fits)], own[len(fits) :], weight, unit))
     return found
 
 
@@ -403,7 +412,7 @@ def no_interval_reason(
     task, y, sample_weight, group
         As for :func:`score_interval`.
     """
-    rows = counted(y, sample_weight)
+    rows = counting(task, y, sample_weight, group)
     part, unit = _parts(task, y[rows]), (np.arange(len(y)) if group is None else group)[rows]
     sizes = join_units(np.zeros(len(part)), part, unit)[-1]
     if sizes.min() > 1:
@@ -493,13 +502,18 @@ def join_units(
 
 
 def task_influences(
-    task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.ndarray | None
+    task: Task,
+    y: np.ndarray,
+    output: np.ndarray,
+    sample_weight: np.ndarray | None,
+    group: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the influence of each row that counts, and its class, or 0 if the metric does not compare classes."""
-    rows = counted(y, sample_weight)
+    metric, rows = metric_of(task), counting(task, y, sample_weight, group)
     labels = y[rows].astype(task.kind.label_type)
     weight = np.ones(len(labels)) if sample_weight is None else sample_weight[rows].astype(np.float64)
-    return metric_of(task).influence(labels, output[rows].astype(np.float64), weight), _parts(task, labels)
+    grouped = {"group": group[rows]} if metric.compares == "groups" and group is not None else {}
+    return metric.influence(labels, output[rows].astype(np.float64), weight, **grouped), _parts(task, labels)
 
 
 def _parts(task: Task, labels: np.ndarray) -> np.ndarray:

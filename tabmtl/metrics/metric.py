@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 Score = Callable[..., float]
-Influence = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+Influence = Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,24 +24,29 @@ class Metric:
     influence : callable
         ``influence(labels, answers, weight)``, the infinitesimal jackknife (n,): the weight of a row times the
         derivative of the score by it, of the sign of the score.
+        Both get ``group=``, the numbers (n,) of the rows' groups, if the metric compares groups.
     sign : {1, -1}, default=1
         -1 turns a loss, as ``score`` gives it, into a score.
-    compares : {"rows", "classes", "values"}, default="rows"
+    compares : {"rows", "classes", "values", "groups"}, default="rows"
         "rows": the score is a mean over rows. Otherwise it compares labels with each other, and needs two different
-        ones; the error of one that compares classes is that of the rarest class.
+        ones; the error of one that compares classes is that of the rarest class. "groups": it is a mean over groups of
+        rows, and compares the labels of each; groups whose labels are all alike do not count.
     worst, best : float
         Where the values lie. A metric from 0 to 1 is a share.
     decides : bool, default=False
         Whether the score is one of the classes that are answered, and no other of their probabilities.
+    at_depth : callable, optional
+        ``at_depth(k)`` is the metric of the first k rows of every group, where a name such as "ndcg@5" may say k.
     """
 
     score: Score
     influence: Influence
     sign: Literal[1, -1] = 1
-    compares: Literal["rows", "classes", "values"] = "rows"
+    compares: Literal["rows", "classes", "values", "groups"] = "rows"
     worst: float = 0.0
     best: float = 1.0
     decides: bool = False
+    at_depth: Callable[[int], Metric] | None = None
 
     @property
     def is_share(self) -> bool:
@@ -59,6 +64,24 @@ class Metric:
             score=lambda y, p, *, sample_weight: self.score(y, decided(p), sample_weight=sample_weight),
             influence=lambda y, p, weight: self.influence(y, decided(p), weight),
         )
+
+
+def find_metric(metrics: Mapping[str, Metric], name: str) -> Metric | None:
+    """Return the metric of a name, or of one of them with another k behind its "@"; None if there is none.
+
+    Examples
+    --------
+    >>> from tabmtl.metrics.classes import TWO_CLASSES
+    >>> [find_metric(TWO_CLASSES, name) is None for name in ("gauc", "ndcg@3", "ndcg", "gauc@3", "ndcg@0")]
+    [False, False, True, True, True]
+    """
+    if name in metrics:
+        return metrics[name]
+    stem, _, depth = name.partition("@")
+    is_number = depth.isascii() and depth.isdigit() and depth[0] != "0"
+    of_stem = (metric.at_depth for known, metric in metrics.items() if known.partition("@")[0] == stem)
+    at = next(of_stem, None) if is_number else None
+    return None if at is None else at(int(depth))
 
 
 def of_mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from tabmtl.metrics.classes import CLASSES
+from tabmtl.metrics.groups import BY_GROUP
 from tabmtl.metrics.metric import Metric, of_mean
 from tabmtl.metrics.values import loss
 
@@ -65,4 +66,5 @@ ORDERED = {
     "accuracy": Metric(score=_accuracy, influence=_accuracy_influence, decides=True),
     "neg_log_loss": CLASSES["neg_log_loss"],
     "roc_auc": CLASSES["roc_auc"],
+    **BY_GROUP,
 }

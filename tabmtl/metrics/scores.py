@@ -1,21 +1,22 @@
 """Scores of tasks with unlabelled cells.
 
-Every score is one of scikit-learn's, under the name of its scorer, so higher is always better. The kind of a task has
-its metrics, each a `tabmtl.metrics.metric.Metric`.
+Every score is one of scikit-learn's, under the name of its scorer, so higher is always better; those by group are of
+`tabmtl.metrics.groups`. The kind of a task has its metrics, each a `tabmtl.metrics.metric.Metric`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from tabmtl.metrics.metric import Metric
+from tabmtl.metrics.metric import Metric, find_metric
 from tabmtl.metrics.own import TaskMetric
 from tabmtl.params import near
-from tabmtl.schema import DivergenceError, html_table, warn_user
+from tabmtl.schema import DivergenceError, html_table, in_command, warn_user
 
 if TYPE_CHECKING:
     from tabmtl.targets import Task
@@ -51,7 +52,7 @@ def check_metric(task: Task) -> str:
     metric = task.metric or next(iter(known))
     if isinstance(metric, TaskMetric):
         metric.of(task)
-    elif metric not in known:
+    elif find_metric(known, metric) is None:
         raise ValueError(
             f"task {task.name!r}: metric {metric!r} does not fit {task.kind} tasks; choose one of {list(known)}"
             f"{near(metric, known)}"
@@ -77,17 +78,104 @@ def by_metric(task: Task) -> list[Task]:
 def metric_of(task: Task) -> Metric:
     """Return the metric that judges a task."""
     name = check_metric(task)
-    metric = name.of(task) if isinstance(name, TaskMetric) else task.kind.metrics[name]
+    metric = name.of(task) if isinstance(name, TaskMetric) else find_metric(task.kind.metrics, name)
+    assert metric is not None
     return metric.at(task.decide) if metric.decides and task.thresholds is not None else metric
 
 
+def is_by_group(task: Task) -> bool:
+    """Return whether any metric of a task compares groups of rows."""
+    return any(metric_of(each).compares == "groups" for each in by_metric(task))
+
+
+def with_metrics(tasks: Sequence[Task], metric: str | Sequence[str]) -> list[Task]:
+    """Return tasks that are judged by other metrics; those of kinds that have none of these keep their own.
+
+    Raises
+    ------
+    ValueError
+        If no kind of the tasks has one of the metrics.
+    """
+    names = [metric] if isinstance(metric, str) else [*metric]
+    found, fitting = [], set()
+    for task in tasks:
+        own = [name for name in names if isinstance(name, TaskMetric) or find_metric(task.kind.metrics, name)]
+        fitting.update(own)
+        found.append(task.judged_by(own) if own else task)
+    for name in names:
+        if name not in fitting:
+            known = list(dict.fromkeys(each for task in tasks for each in task.kind.metrics))
+            raise ValueError(f"metric {name!r} fits no task; those of the tasks are {known}{near(name, known)}")
+    return found
+
+
+def with_group_metrics(tasks: Sequence[Task]) -> list[Task]:
+    """Return tasks with all metrics by group that their kinds have, behind their own."""
+    found = []
+    for task in tasks:
+        own = [check_metric(task), *task.more_metrics]
+        own += [name for name, each in task.kind.metrics.items() if each.compares == "groups" and name not in own]
+        found.append(task.judged_by(own))
+    return found
+
+
 def counted(y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
-    """Return the mask (n,) of the rows that count: labelled, and of positive weight."""
+    """Return the mask (n,) of the rows that are labelled, and of positive weight."""
     labelled = ~np.isnan(y)
     return labelled if sample_weight is None else labelled & (sample_weight > 0)
 
 
-def undefined_reason(task: Task, y: np.ndarray, sample_weight: np.ndarray | None = None) -> str | None:
+def counting(
+    task: Task, y: np.ndarray, sample_weight: np.ndarray | None = None, group: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the mask (n,) of the rows that count in the score of a task.
+
+    These are the `counted` ones, and, by a metric that compares groups, those of groups with two different labels.
+
+    Raises
+    ------
+    ValueError
+        If the metric compares groups, and there are none.
+    """
+    rows = counted(y, sample_weight)
+    if metric_of(task).compares != "groups":
+        return rows
+    refuse_without_groups([task], group)
+    assert group is not None
+    number, labels = np.unique(group[rows], return_inverse=True)[1], y[rows]
+    first = np.empty(number.max(initial=-1) + 1)
+    first[number] = labels
+    rows[rows] = (np.bincount(number, labels != first[number]) > 0)[number] if len(labels) else False
+    return rows
+
+
+def refuse_without_groups(tasks: Sequence[Task], groups: Any, rows: str = "the rows", cure: str | None = None) -> None:
+    """Raise a ValueError for a task with a metric by group, if rows have no groups, which are None."""
+    asking = ((task.name, check_metric(each)) for task in tasks for each in by_metric(task) if is_by_group(each))
+    found = next(asking, None) if groups is None else None
+    if found is None:
+        return
+    name, metric = found
+    if cure is None:
+        is_command = in_command.get()
+        cure = "name the column of X that holds them, or give one for every row, as groups="
+        cure = "name the column that holds them by --group-column" if is_command else cure
+    raise ValueError(
+        f"task {name!r}: {metric} compares rows of one group, such as a user, and {rows} have no groups; {cure}"
+    )
+
+
+def count_groups(task: Task, y: np.ndarray, sample_weight: np.ndarray | None, group: np.ndarray) -> tuple[int, int]:
+    """Return how many groups of labelled rows count in a score, and how many do not, since their labels are alike."""
+    n_labelled, n_counting = (
+        len(np.unique(group[rows])) for rows in (counted(y, sample_weight), counting(task, y, sample_weight, group))
+    )
+    return n_counting, n_labelled - n_counting
+
+
+def undefined_reason(
+    task: Task, y: np.ndarray, sample_weight: np.ndarray | None = None, group: np.ndarray | None = None
+) -> str | None:
     """Explain why the score of a task has no value on these labels, for any model.
 
     Ask once before a loop that scores the same rows again and again, and leave such tasks out of it.
@@ -96,7 +184,7 @@ def undefined_reason(task: Task, y: np.ndarray, sample_weight: np.ndarray | None
     ----------
     task : Task
         The task and, in ``task.metric``, how it is judged.
-    y, sample_weight
+    y, sample_weight, group
         As for :func:`score_task`.
 
     Returns
@@ -104,10 +192,16 @@ def undefined_reason(task: Task, y: np.ndarray, sample_weight: np.ndarray | None
     str or None
         The reason, or None where the score is defined.
     """
-    return _reason(metric_of(task), y[counted(y, sample_weight)])
+    return _reason(metric_of(task), y[counting(task, y, sample_weight, group)])
 
 
-def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
+def score_task(
+    task: Task,
+    y: np.ndarray,
+    output: np.ndarray,
+    sample_weight: np.ndarray | None = None,
+    group: np.ndarray | None = None,
+) -> float:
     """Score one task on its labelled rows.
 
     Parameters
@@ -120,12 +214,14 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
         "average_precision", the ratio and "f1", the calibration error by the most probable class; "roc_auc" is the
         plain mean over the labelled classes of one against the rest. Ordinal: "quadratic_kappa" (default), as
         scikit-learn's ``cohen_kappa_score``, "neg_mean_absolute_error" in classes, both of the median, "accuracy",
-        "neg_log_loss", "roc_auc". Regression: "r2" (default), "explained_variance", "neg_root_mean_squared_error",
-        "neg_mean_absolute_error", "neg_mean_squared_error". Poisson: "d2_poisson" (default), the share of the deviance
-        that is explained, as scikit-learn's ``d2_tweedie_score`` has it, "neg_mean_poisson_deviance", and those of a
-        regression; gamma and tweedie have the same of theirs. Quantile: "d2_pinball" (default),
-        "neg_mean_pinball_loss", and those of a regression. Quantiles: the same, the first two as means over the levels,
-        those of a regression by the middle level. Huber: "d2_absolute_error" (default), and those of a regression.
+        "neg_log_loss", "roc_auc". Binary, focal and ordinal, by group: "gauc", "ndcg@10", "mrr", "hit_rate@10", or any
+        k for 10; see :mod:`tabmtl.metrics.groups`. Regression: "r2" (default), "explained_variance",
+        "neg_root_mean_squared_error", "neg_mean_absolute_error", "neg_mean_squared_error". Poisson: "d2_poisson"
+        (default), the share of the deviance that is explained, as scikit-learn's ``d2_tweedie_score`` has it,
+        "neg_mean_poisson_deviance", and those of a regression; gamma and tweedie have the same of theirs. Quantile:
+        "d2_pinball" (default), "neg_mean_pinball_loss", and those of a regression. Quantiles: the same, the first two
+        as means over the levels, those of a regression by the middle level. Huber: "d2_absolute_error" (default), and
+        those of a regression.
     y : ndarray of shape (n,)
         Class indices 0..K-1 or, for regression, values in the target's own units. NaN is an unlabelled row.
     output : ndarray of shape (n, K) or (n,)
@@ -133,18 +229,20 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
         for quantiles.
     sample_weight : ndarray of shape (n,), optional
         Weights of the rows. A row of weight 0 counts as unlabelled.
+    group : ndarray of int, shape (n,), optional
+        Number of every row's group, such as a user, which metrics by group need.
 
     Returns
     -------
     float
         The score, higher is better. NaN with a TabmtlWarning where the labels leave it undefined: no labelled
-        row, one single class, constant labels (:func:`undefined_reason` tells beforehand).
+        row, one single class, constant labels, also of each group (:func:`undefined_reason` tells beforehand).
 
     Raises
     ------
     ValueError
         If the metric does not fit the kind, ``output`` has the wrong shape, or a labelled row has an output
-        that is not finite.
+        that is not finite, or the metric is by group and there are no groups.
 
     Examples
     --------
@@ -156,11 +254,12 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
     1.0
     """
     metric = metric_of(task)
-    rows = counted(y, sample_weight)
+    rows = counting(task, y, sample_weight, group)
     labels = y[rows]
     reason = _reason(metric, labels)
     if reason is not None:
-        warn_user(f"task {task.name!r}: {check_metric(task)} is undefined: {reason}")
+        what = "a score by group" if metric.compares == "groups" else check_metric(task)  # one warning for all of these
+        warn_user(f"task {task.name!r}: {what} is undefined: {reason}")
         return math.nan
     _check_output(task, y, output, labels)
     answers = output[rows]
@@ -171,7 +270,8 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
         )
     labels = labels.astype(task.kind.label_type)
     weight = None if sample_weight is None else np.asarray(sample_weight[rows], dtype=np.float64)
-    score = metric.sign * float(metric.score(labels, answers.astype(np.float64), sample_weight=weight))
+    grouped = {"group": group[rows]} if metric.compares == "groups" and group is not None else {}
+    score = metric.sign * float(metric.score(labels, answers.astype(np.float64), sample_weight=weight, **grouped))
     if not math.isfinite(score):
         warn_user(f"task {task.name!r}: {check_metric(task)} is undefined: its value is {score}")
         return math.nan
@@ -185,14 +285,23 @@ class TaskScores(dict[str, float | None]):
     ----------
     rows : sequence of tuple
         Task, metric and score, the watched metric of a task first.
+    n_groups : dict of str to tuple of int, optional
 
     Attributes
     ----------
     by_metric : dict of str to dict
         By task, the score of each of its metrics.
+    n_groups : dict of str to tuple of int
+        By task that has scores by group, the number of groups that count in these, and of those that do not, since
+        their labels are all alike.
     """
 
-    def __init__(self, rows: Sequence[tuple[str, str, float | None]]) -> None:
+    def __init__(
+        self,
+        rows: Sequence[tuple[str, str, float | None]],
+        n_groups: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    ) -> None:
+        self.n_groups = dict(n_groups)
         self.by_metric: dict[str, dict[str, float | None]] = {}
         for task, metric, score in rows:
             self.by_metric.setdefault(task, {})[metric] = score
@@ -207,7 +316,11 @@ class TaskScores(dict[str, float | None]):
             for task, scores in self.by_metric.items()
             for metric, score in scores.items()
         ]
-        return html_table(("task", "metric", "score"), rows)
+        groups = (
+            f"{task}: {n} groups count, {left_out} of labels all alike do not"
+            for task, (n, left_out) in self.n_groups.items()
+        )
+        return html_table(("task", "metric", "score"), rows, "; ".join(groups))
 
 
 class Answered(NamedTuple):
@@ -223,6 +336,8 @@ class Answered(NamedTuple):
     weight : ndarray of shape (n, C) or None
     own_task : ndarray of int, shape (n,), or None
         Task of every row of a long table.
+    group : ndarray of int, shape (n,), or None
+        Number of every row's group.
     """
 
     tasks: Sequence[Task]
@@ -230,21 +345,19 @@ class Answered(NamedTuple):
     outputs: list[np.ndarray]
     weight: np.ndarray | None = None
     own_task: np.ndarray | None = None
+    group: np.ndarray | None = None
 
     @classmethod
     def join(cls, tasks: Sequence[Task], parts: Sequence[Sequence[Any]]) -> Self:
         """Join what parts of the rows have, without tasks and weights."""
-        labels, outputs, own_task = zip(*parts, strict=True)
+        labels, outputs, own_task, group = zip(*parts, strict=True)
         return cls(
             tasks,
             np.concatenate(labels),
             [np.concatenate(column) for column in zip(*outputs, strict=True)],
             own_task=None if own_task[0] is None else np.concatenate(own_task),
+            group=None if group[0] is None else np.concatenate(group),
         )
-
-    def judged_by(self, metric: str) -> Self:
-        """Return the same rows with tasks that one metric judges."""
-        return self._replace(tasks=[task.judged_by(metric) for task in self.tasks])
 
 
 def score_tasks(
@@ -253,6 +366,7 @@ def score_tasks(
     outputs: Sequence[np.ndarray],
     sample_weight: np.ndarray | None = None,
     own_task: np.ndarray | None = None,
+    group: np.ndarray | None = None,
 ) -> dict[str, float | None]:
     """Score every task on its own labelled rows, by the metric that is watched.
 
@@ -268,6 +382,8 @@ def score_tasks(
         Weights of the rows, the same for all tasks or one column per task.
     own_task : ndarray of int, shape (n,), optional
         Long layout: the index of each row's own task.
+    group : ndarray of int, shape (n,), optional
+        Number of every row's group, as :func:`score_task` takes it.
 
     Returns
     -------
@@ -280,26 +396,23 @@ def score_tasks(
         If the number of columns or outputs is not that of the tasks, or as :func:`score_task` does.
     """
     scores: dict[str, float | None] = {}
-    for task, labels, output, weight in each_task(tasks, y, outputs, sample_weight, own_task):
-        score = score_task(task, labels, output, weight)
+    for task, *rows in each_task(tasks, y, outputs, sample_weight, own_task, group):
+        score = score_task(task, *rows)
         scores[task.name] = None if math.isnan(score) else score
     return scores
 
 
-def score_metrics(
-    tasks: Sequence[Task],
-    y: np.ndarray,
-    outputs: Sequence[np.ndarray],
-    sample_weight: np.ndarray | None = None,
-    own_task: np.ndarray | None = None,
-) -> list[tuple[str, str, float | None]]:
-    """Score every task by all its metrics, as `score_tasks` does by one: rows of the task, the metric and the score."""
+def score_metrics(answered: Answered) -> TaskScores:
+    """Score every task by all its metrics, as `score_tasks` does by one."""
     rows: list[tuple[str, str, float | None]] = []
-    for task, labels, output, weight in each_task(tasks, y, outputs, sample_weight, own_task):
+    n_groups: dict[str, tuple[int, int]] = {}
+    for task, labels, output, weight, group in each_task(*answered):
         for judged in by_metric(task):
-            score = score_task(judged, labels, output, weight)
+            score = score_task(judged, labels, output, weight, group)
             rows.append((task.name, check_metric(judged), None if math.isnan(score) else score))
-    return rows
+            if group is not None and task.name not in n_groups and is_by_group(judged):
+                n_groups[task.name] = count_groups(judged, labels, weight, group)
+    return TaskScores(rows, n_groups)
 
 
 def each_task(
@@ -308,8 +421,9 @@ def each_task(
     outputs: Sequence[np.ndarray],
     sample_weight: np.ndarray | None = None,
     own_task: np.ndarray | None = None,
-) -> Iterator[tuple[Task, np.ndarray, np.ndarray, np.ndarray | None]]:
-    """Yield every task with its own rows of labels, outputs and weights, from the arguments of `score_tasks`."""
+    group: np.ndarray | None = None,
+) -> Iterator[tuple[Task, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]]:
+    """Yield every task with its own rows of labels, outputs, weights and groups, from those of `score_tasks`."""
     n_columns = len(tasks) if own_task is None else 1
     if not y.shape[1] == len(outputs) == n_columns:
         raise ValueError(
@@ -319,7 +433,8 @@ def each_task(
     for t, task in enumerate(tasks):
         rows, column = (slice(None), t) if own_task is None else (np.flatnonzero(own_task == t), 0)
         weight = sample_weight if sample_weight is None or sample_weight.ndim == 1 else sample_weight[:, column]
-        yield task, y[rows, column], outputs[column][rows], None if weight is None else weight[rows]
+        own_weight, own_group = (None if part is None else part[rows] for part in (weight, group))
+        yield task, y[rows, column], outputs[column][rows], own_weight, own_group
 
 
 def mean_score(scores: Mapping[str, float | None]) -> float:
@@ -347,8 +462,8 @@ def mean_score(scores: Mapping[str, float | None]) -> float:
 def _reason(metric: Metric, labels: np.ndarray) -> str | None:
     """Explain why a metric has no value on these labels (all of them counted); None if it has one."""
     if not len(labels):
-        return "no labelled row"
-    if metric.compares == "rows" or labels.min() != labels.max():
+        return "no group has two different labels" if metric.compares == "groups" else "no labelled row"
+    if metric.compares in ("rows", "groups") or labels.min() != labels.max():
         return None
     if metric.compares == "values":
         return "one single labelled row" if len(labels) == 1 else f"every label is {labels[0]:g}"

@@ -18,12 +18,13 @@ from tabmtl.columns.category import text_of
 from tabmtl.columns.kind import RowError
 from tabmtl.columns.values import type_of
 from tabmtl.encode import TableCoder
+from tabmtl.encode.cache import group_hashes
 from tabmtl.encode.files import Paths, find_files, is_csv, is_table, read_blocks, scan_file, stamp_of, whole, written
 from tabmtl.encode.preprocessing import by_preprocessor
 from tabmtl.estimators.levels import check_levels
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.intervals import score_intervals
-from tabmtl.metrics.scores import Answered
+from tabmtl.metrics.scores import Answered, is_by_group
 from tabmtl.params import Names, check_choice, near
 from tabmtl.schema import warn_user
 from tabmtl.storage.atomic import locked, remove_left, replaced
@@ -172,7 +173,9 @@ def predict_file(
     return _predict_file(model, file, place, method, tuple(keep), level)
 
 
-def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95) -> pl.DataFrame:
+def score_files(
+    model: MultiTaskEstimator, paths: Paths, *, groups: str | None = None, level: float = 0.95
+) -> pl.DataFrame:
     """Score every task of a model on the rows of all files together.
 
     The files have a column for every target. They are read as in `predict_files`, but labels and answers of all rows
@@ -184,6 +187,8 @@ def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95)
     model : fitted estimator of tables
     paths : str, path, or sequence of them
         Parquet and CSV files, and globs.
+    groups : str, optional
+        Column of the files that holds the group of every row; as in ``model.score_intervals``.
     level : float, default=0.95
         Share of intervals that should hold the true score.
 
@@ -214,9 +219,11 @@ def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95)
     _check_model(model, "predict")
     files = find_files(paths)
     found: list[tuple[Any, ...]] = []
+    if groups is None and any(map(is_by_group, model.tasks_)):
+        groups = model.coder_.group_column
     for file in files:
         try:
-            found += _answered(model, file)
+            found += _answered(model, file, groups)
         except Exception as error:
             if len(files) > 1:
                 error.add_note(f"in the file {file}")
@@ -226,8 +233,8 @@ def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95)
     return score_intervals(*Answered.join(model.tasks_, found), level=level)
 
 
-def _answered(model: MultiTaskEstimator, file: str) -> Iterator[tuple[Any, ...]]:
-    """Yield labels, outputs and own tasks of the rows of a file, a block at a time."""
+def _answered(model: MultiTaskEstimator, file: str, groups: str | None) -> Iterator[tuple[Any, ...]]:
+    """Yield labels, outputs, own tasks and groups of the rows of a file, a block at a time."""
     targets, since = model.coder_.labels.names, stamp_of(file)
     with whole(file, since):
         schema = scan_file(file).collect_schema()
@@ -239,13 +246,14 @@ def _answered(model: MultiTaskEstimator, file: str) -> Iterator[tuple[Any, ...]]
     if missing:
         warn_user(f"{lacking}; the others are scored")
     with whole(file, since):
-        scan, names = _scan(model.coder_, file, known)
+        scan, names = _scan(model.coder_, file, known if groups is None else (*known, groups))
 
     def score(block: pl.DataFrame) -> tuple[Any, ...]:
         rows = model.coder_.as_given(block.select(cs.by_name(*names)))
         labels = block.select(cs.by_name(*known)).with_columns(pl.lit(None).alias(name) for name in missing)
         answered = model.answer_labelled(rows, labels.select(cs.by_name(*targets)))
-        return answered.labels, answered.outputs, answered.own_task
+        group = None if groups is None else group_hashes(block[groups], groups).astype(np.int64)
+        return answered.labels, answered.outputs, answered.own_task, group
 
     yield from _each(read_blocks(scan, file, _BLOCK_ROWS, since=since), file, score)
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tabmtl.metrics.metric import find_metric
 from tabmtl.params import check_known, near
 from tabmtl.schema import Columns, html_table, is_unicode, warn_user
 from tabmtl.storage.stored import own_metrics
@@ -87,8 +88,9 @@ class Task:
     metric : str or sequence of str, optional
         Name of the score in :mod:`tabmtl.metrics.scores`; the default is that of the kind: ROC AUC of classes (macro
         one-vs-rest of many), the quadratic kappa of ordered classes, R² of regressions, and D², the explained share of
-        the loss, of other numbers. Of several names the first is the score that is watched, and becomes the attribute;
-        the others are only reported. `make_task_metric` makes a metric of a function of one's own or of scikit-learn.
+        the loss, of other numbers. Metrics by group, such as "gauc" and "ndcg@10" (:mod:`tabmtl.metrics.groups`), need
+        the ``groups`` of fit. Of several names the first is the score that is watched, and becomes the attribute; the
+        others are only reported. `make_task_metric` makes a metric of a function of one's own or of scikit-learn.
     weight : float, default=1.0
         Factor of the task's loss in training. Must be finite and not negative.
     monotone : mapping of str to {-1, 0, 1}, optional
@@ -183,7 +185,8 @@ class Task:
         named = _read_metrics(task.name, facts.get("metric"), facts.get("more_metrics", ()))
         known: list[str] = []
         for name in filter(None, named):
-            found = name if hasattr(name, "response_method") or name in task.kind.metrics else given.get(name)
+            is_known = hasattr(name, "response_method") or find_metric(task.kind.metrics, name) is not None
+            found = name if is_known else given.get(name)
             known += [] if found is None else [found]
             if found is None and name not in given:
                 given[name] = None  # which says it once
@@ -223,8 +226,8 @@ class Task:
         object.__setattr__(found, "thresholds", _read_thresholds(self, thresholds))
         return found
 
-    def judged_by(self, metric: str) -> Task:
-        """Return the task as a single metric judges it, at the same thresholds."""
+    def judged_by(self, metric: str | Sequence[str]) -> Task:
+        """Return the task as other metrics judge it, at the same thresholds."""
         return replace(self, metric=metric, more_metrics=()).at(self.thresholds)
 
     def decide(self, answers: np.ndarray) -> np.ndarray:

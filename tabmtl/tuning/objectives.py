@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import polars.selectors as cs
 from sklearn.base import clone
 
 from tabmtl.columns import Features
+from tabmtl.encode.cache import group_hashes
 from tabmtl.encode.files import count_rows
 from tabmtl.encode.preprocessing import by_preprocessor
-from tabmtl.encode.read import checksum, read_features, read_targets, without_columns
+from tabmtl.encode.read import checksum, groups_of_parts, read_features, read_groups, read_targets, without_columns
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import Answered, mean_score, score_tasks, undefined_reason
+from tabmtl.model_selection.repeats import number_groups
 from tabmtl.schema import Batch, warn_user
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
@@ -35,9 +38,9 @@ def objective(
     *,
     X_val: Any,
     y_val: Any,
-    sample_weight: Any = None,
     per_task: bool = False,
     search_space: Space | None = None,
+    **fit_params: Any,
 ) -> Objective:
     """Make the objective of a table: fit a clone on the training rows, and score the validation rows.
 
@@ -51,13 +54,14 @@ def objective(
         Validation rows, which stop the fit and judge it. They only judge an estimator that chooses by folds of its own,
         such as `IndependentTasks` (``learns_all_rows``): fit what is chosen on both. Keep test rows out of a search.
         With `tabmtl.Shards`, labels and answers of all rows are in memory at the end of a trial.
-    sample_weight : array or frame, or name, optional
-        Weights of the training rows, as `fit` takes them.
     per_task : bool, default=False
         Maximise the score of every task, for a Pareto front, instead of the mean over the tasks.
     search_space : mapping of str to mapping, optional
         Replaces ``est.search_space``, in the same form. To add a parameter, write
         ``{**est.search_space, "epochs": {"low": 5, "high": 50}}``.
+    **fit_params
+        ``sample_weight`` of the training rows, and ``groups``, as `fit` takes them: scores by group need those of
+        X_val too.
 
     Returns
     -------
@@ -67,7 +71,7 @@ def objective(
     Raises
     ------
     TypeError
-        If ``est`` is not an estimator of tables.
+        If ``est`` is not an estimator of tables, or there is another parameter of `fit`.
     ValueError
         If `fit` would refuse the rows, the search space does not fit the estimator, or the score of a task is undefined
         on the validation rows. With ``per_task=False``, an undefined score is a warning, unless no score is left.
@@ -92,6 +96,9 @@ def objective(
             f"expected an estimator of tables, such as MMoE(), got {est!r}"
             f"{by_preprocessor(est) or '; recommenders are tuned by session_objective'}"
         )
+    sample_weight, groups = (fit_params.pop(name, None) for name in ("sample_weight", "groups"))
+    if fit_params:
+        raise TypeError(f"expected no parameters of fit but sample_weight and groups, got {[*fit_params]}")
     space = check_space(est, est.search_space if search_space is None else search_space)
     asked = clone(est)
     asked.learner().check(X, X_val, y_val)
@@ -102,13 +109,17 @@ def objective(
     if isinstance(X, Shards):
         Roles.of(X_val, y_val, what="y_val").like(Roles.of(X, y, sample_weight).without(est.drop), X_val)
         X_val.check_same(current())
-        parts = [coder.read_block(*block).without_features().arrays() for block in _blocks(coder, X_val, y_val)]
+        parts = []
+        for rows, labels, group in _blocks(coder, X_val, y_val, groups):
+            parts.append(replace(coder.read_block(rows, labels), group=group).without_features().arrays())
         valid = Batch.join([Batch(x=Features.of(part), **part) for own in current().gather(parts) for part in own])
     else:
         coder.check_labelled(coder.read(X, y, sample_weight))
-        valid = coder.read(X_val, y_val)
+        valid, of_val = coder.read(X_val, y_val), groups_of_parts(groups, X_val)[1]
+        group = None if of_val is None else number_groups(read_groups(of_val, X_val, len(valid), source="X_val"))
+        valid = replace(valid, group=group)
     tasks = _judged(coder.labels.tasks, valid, per_task)
-    rows = {"X": X, "y": y, "sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}
+    rows = {"X": X, "y": y, "sample_weight": sample_weight, "groups": groups, "X_val": X_val, "y_val": y_val}
     names = tuple(task.name for task in tasks) if per_task else ("mean",)
     targets = {"y": y, "y_val": y_val, "sample_weight": sample_weight}
     facts = _describe(lambda rows: read_features(without_columns(rows, est.drop))[0], X=X, X_val=X_val)
@@ -176,12 +187,20 @@ class _TableObjective(Objective):
 
     def _fit(self, model: Any) -> None:
         """Fit a model that will be judged by the validation rows: it stops by them, but chooses nothing else."""
-        unseen = {"X_val": None, "y_val": None} if model.learns_all_rows else {}
+        unseen: dict[str, Any] = {}
+        if model.learns_all_rows:
+            unseen = {
+                "X_val": None,
+                "y_val": None,
+                "groups": groups_of_parts(self.rows["groups"], self.rows["X_val"])[0],
+            }
         model.fit(**self.rows | unseen)
 
     def _fit_and_score(self, model: Any) -> Scores:
         self._fit(model)
-        return model.score_tasks(self.rows["X_val"], self.rows["y_val"])
+        X, y = self.rows["X_val"], self.rows["y_val"]
+        of_val = groups_of_parts(self.rows["groups"], X)[1]
+        return score_tasks(*model.answer_labelled(X, y, groups=of_val))
 
     def _epoch_scores(self, record: Mapping[str, float | None]) -> Scores:
         return {task.name: record.get(f"val/{task.name}/{task.metric}") for task in self.tasks}
@@ -202,9 +221,9 @@ class _ShardsObjective(_TableObjective):
     def _fit_and_score(self, model: Any) -> Scores:
         self._fit(model)
         group, parts = current(), []
-        for X, y in _blocks(model.coder_, self.rows["X_val"], self.rows["y_val"]):
+        for X, y, groups in _blocks(model.coder_, *(self.rows[name] for name in ("X_val", "y_val", "groups"))):
             answered = model.answer_labelled(X, y)
-            parts.append((answered.labels, answered.outputs, answered.own_task))
+            parts.append((answered.labels, answered.outputs, answered.own_task, groups))
         parts = [part for own in group.gather(parts, to=0) for part in own]
         if group.rank:
             return {}
@@ -252,17 +271,20 @@ def _describe_files(shards: Shards) -> str:
     return f"{shards.n_rows} rows in {len(files)} files of checksum {checksum(table)}"
 
 
-def _blocks(coder: TableCoder, X: Shards, y: Any) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    """Read features and targets of this rank's share of the blocks of shards."""
-    targets = Roles.of(X, y).targets
-    for _, block in X.blocks([*coder.names, *targets], X.share_of_blocks(current())):
-        yield block.select(cs.by_name(*coder.names)), block.select(cs.by_name(*targets))
+def _blocks(
+    coder: TableCoder, X: Shards, y: Any, groups: str | None
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame, np.ndarray | None]]:
+    """Read features, targets and groups of this rank's share of the blocks of shards."""
+    targets, others = Roles.of(X, y, groups=groups).targets, () if groups is None else (groups,)
+    for _, block in X.blocks([*dict.fromkeys((*coder.names, *targets, *others))], X.share_of_blocks(current())):
+        group = None if groups is None else group_hashes(block[groups], groups).astype(np.int64)
+        yield block.select(cs.by_name(*coder.names)), block.select(cs.by_name(*targets)), group
 
 
 def _judged(tasks: Sequence[Task], valid: Batch, per_task: bool) -> tuple[Task, ...]:
     """Return the tasks whose score is defined on the validation rows."""
     labels = valid.wide_labels(len(tasks))
-    reasons = {task.name: undefined_reason(task, labels[:, t]) for t, task in enumerate(tasks)}
+    reasons = {task.name: undefined_reason(task, labels[:, t], None, valid.group) for t, task in enumerate(tasks)}
     undefined = {name: reason for name, reason in reasons.items() if reason is not None}
     said = "; ".join(f"{name}: {reason}" for name, reason in list(undefined.items())[:10])
     if undefined and (per_task or len(undefined) == len(tasks)):

@@ -29,8 +29,8 @@ def delays(*names):
 
 def mean_difference(tasks, y, outputs, reference, own_task=None, group=None):
     """The mean over the tasks that have a difference."""
-    both = [Answered(tasks, y, each, own_task=own_task) for each in (outputs, reference)]
-    found = estimate_tasks(both[:1], both[1:], group)
+    both = [Answered(tasks, y, each, own_task=own_task, group=group) for each in (outputs, reference)]
+    found = estimate_tasks(both[:1], both[1:])
     return mean_estimate([each for each in found if each is not None]).interval()
 
 

@@ -186,7 +186,7 @@ class BoostedEstimator(LightGBMEstimator):
                 return
             of_all = Batch.join(batches)
             outputs = [np.concatenate(own) for own in zip(*answers, strict=True)]
-            scores = score_tasks(tasks, of_all.y, outputs, of_all.score_weight, of_all.task)
+            scores = score_tasks(tasks, of_all.y, outputs, of_all.score_weight, of_all.task, of_all.group)
         for task in tasks:
             self._watch.tell(describe_score(task, scores[task.name]))
 

@@ -172,9 +172,9 @@ class TreesOfTask:
         if held_out is None:
             return Grown(booster, options)
         answer = self.grower.answer(booster, held_out.x)
-        weight = held_out.score_weight
-        is_judged = undefined_reason(self.task, held_out.y, weight) is None
-        score = score_task(self.task, held_out.y, answer, weight) if is_judged else None
+        judging = held_out.score_weight, held_out.group
+        is_judged = undefined_reason(self.task, held_out.y, *judging) is None
+        score = score_task(self.task, held_out.y, answer, *judging) if is_judged else None
         return Grown(booster, options, [self.grower.losses(answer, held_out)], score, answers=answer)
 
     def _grow_few(self, rows: Sample, watch: Watch) -> Grown:
