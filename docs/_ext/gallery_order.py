@@ -19,6 +19,7 @@ ORDER = (
     "plot_long_table.py",
     "plot_outlier_tasks.py",
     "plot_funnel.py",
+    "plot_by_user.py",
     "plot_experts.py",
     "plot_own_network.py",
     "plot_sessions.py",

@@ -196,6 +196,8 @@ class TableRows(ScoredTables):
         The options that gave them, as one types them.
     groups, times : dict of str to polars.Series
         Of a split by groups, or by time: those of every part.
+    group_column : str or None
+        Column of X that holds the groups, if a target is judged by group.
     list_separator : str or None
         Sign between the items of lists in the file, which models remember.
     """
@@ -204,6 +206,7 @@ class TableRows(ScoredTables):
     origin: str
     groups: dict[str, pl.Series] = field(default_factory=dict)
     times: dict[str, pl.Series] = field(default_factory=dict)
+    group_column: str | None = None
     list_separator: str | None = None
 
     @property
@@ -262,11 +265,11 @@ class TableRows(ScoredTables):
         learned = self._learned(estimator, judged or self.judged)
         X, y = (pl.concat(parts) for parts in zip(*(self.parts[part] for part in learned), strict=True))
         watched = {} if estimator.learns_all_rows else self._watched
-        groups = pl.concat([self.groups[part] for part in learned]) if self.groups and not watched else None
+        groups: Any = pl.concat([self.groups[part] for part in learned]) if self.groups and not watched else None
         if self.times and not watched:
             watched = {"time": pl.concat([self.times[part] for part in learned])}
         with warnings.catch_warnings(action="ignore", category=RandomSplitWarning):  # `_drawn_split` has said it
-            estimator.fit(X, y, groups=groups, **watched)
+            estimator.fit(X, y, groups=self.group_column or groups, **watched)
         if self.list_separator is not None:
             estimator.coder_ = replace(estimator.coder_, list_separator=self.list_separator)
 
@@ -291,12 +294,10 @@ class TableRows(ScoredTables):
         from tabmtl.comparison.judging import differences_at_once, differences_of
         from tabmtl.metrics.intervals import ScoreInterval
         from tabmtl.metrics.scores import score_tasks
-        from tabmtl.model_selection.repeats import number_groups
 
-        X, y = self.parts[part]
-        both = [model.answer_labelled(X, y) for model in (estimator, reference)]
-        group = number_groups(self.groups[part].to_list()) if self.groups else None
-        found, _ = differences_of(both[:1], both[1:], group)
+        rows = {"groups": self.groups.get(part)}
+        both = [model.answer_labelled(*self.parts[part], **rows) for model in (estimator, reference)]
+        found, _ = differences_of(both[:1], both[1:])
         by_task, overall = differences_at_once({"": found})
         scores, references = (score_tasks(*each) for each in both)
         columns = {"task": list(scores), "score": list(scores.values()), "reference": list(references.values())}
@@ -306,8 +307,8 @@ class TableRows(ScoredTables):
 
     def objective(self, estimator: Any, *, per_task: bool, search_space: Mapping[str, Any]) -> tuning.Objective:
         """Make the objective of a search: fit on the train rows, score the validation rows."""
-        train = self.parts["train"]
-        return tuning.objective(estimator, *train, **self._watched, per_task=per_task, search_space=search_space)
+        options = {**self._watched, "groups": self.group_column, "per_task": per_task, "search_space": search_space}
+        return tuning.objective(estimator, *self.parts["train"], **options)
 
     def log_fitted(self, callback: Any, estimator: Any) -> None:
         """Log the facts of a finished fit, with scores of the validation rows if it has not learned them."""
@@ -345,10 +346,14 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
     split_column = "split" if is_set else source.split_column
     check_roles(source, tasks, task_column)
     frame = _with_categories(frame, source)
-    unused = [*tasks, *files.known(frame, source.drop, "--drop"), *files.known(frame, [split_column], "--split-column")]
-    X, y = frame.drop(unused), frame.select(list(tasks))
-    labels = y.to_series() if task_column else y
+    y = frame.select(list(tasks))
     facts = {"tasks": declared_tasks(source, tasks, y.schema, y), "task_column": task_column}
+    judging = source.group_column if _are_by_group(facts["tasks"].values()) else None
+    drop = files.known(frame, source.drop, "--drop")
+    if judging in drop:  # it has to be there, and the estimator leaves it out
+        facts, drop = facts | {"drop": [judging]}, [name for name in drop if name != judging]
+    X = frame.drop([*tasks, *drop, *files.known(frame, [split_column], "--split-column")])
+    labels = y.to_series() if task_column else y
     if whole:
         parts, split = {"all": np.arange(len(X))}, "none"
     elif split_column:
@@ -375,8 +380,16 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
         origin=origin,
         groups=groups,
         times=times,
+        group_column=judging,
         list_separator=source.list_separator,
     )
+
+
+def _are_by_group(tasks: Iterable[str | Task]) -> bool:
+    """Return whether a target is judged by a metric that compares groups of rows."""
+    from tabmtl.metrics.scores import is_by_group
+
+    return any(not isinstance(task, str) and is_by_group(task) for task in tasks)
 
 
 Read = tuple[pl.DataFrame, dict[str, str | None], str | None, pl.Series | None]
@@ -653,12 +666,13 @@ def _limits_as_text(task: Task) -> list[str]:
 
 def _check_metric(name: str, kind: str, metric: str) -> None:
     """Raise a ValueError unless targets of this kind have the metric."""
-    from tabmtl import params
+    from tabmtl.metrics.metric import find_metric
+    from tabmtl.metrics.scores import near_metric
     from tabmtl.targets import find_kind
 
-    known = [*find_kind(kind).metrics]
-    if metric not in known:
-        hint = params.near(metric, known)
+    known = find_kind(kind).metrics
+    if find_metric(known, metric) is None:
+        hint = near_metric(metric, known)
         raise ValueError(f"--metric {name}={metric}: {name} is {kind}, whose metrics are {', '.join(known)}{hint}")
 
 
@@ -722,8 +736,8 @@ def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: Data
     frame = pl.DataFrame({"": np.zeros(len(X)), **({long: X[long]} if long else {})})
     declared = facts["tasks"].items()
     free = {name: each if isinstance(each, str) else replace(each, monotone=None) for name, each in declared}
-    facts = {**facts, "tasks": free}
-    coder = TableCoder.fit(frame, y, None, **facts, force=None, categorical="from_dtype", encoding=_PLAIN)
+    roles = {"tasks": free, "task_column": long}
+    coder = TableCoder.fit(frame, y, None, **roles, force=None, categorical="from_dtype", encoding=_PLAIN)
     batch, tasks = coder.read(frame, y), coder.labels.tasks
     shares = {"test": source.test_share, "val": source.val_share}
     if source.group_column:

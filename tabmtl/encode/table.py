@@ -56,9 +56,6 @@ class TableCoder:
         Column of X that names the groups of rows, if fit was told of one.
     """
 
-    #: Fields that files of earlier releases lack.
-    later_fields: ClassVar[tuple[str, ...]] = ("group_column",)
-
     features: FeatureCoder
     labels: LabelCoder
     task_column: str | None
@@ -70,7 +67,7 @@ class TableCoder:
     text_vectors: TextVectors | None = None
     group_column: str | None = None
 
-    later_fields: ClassVar[tuple[str, ...]] = ("text_vectors",)
+    later_fields: ClassVar[tuple[str, ...]] = ("text_vectors", "group_column")
 
     def __post_init__(self) -> None:
         if (self.task_column is None) != (self.labels.task_levels is None):

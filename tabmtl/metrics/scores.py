@@ -55,9 +55,15 @@ def check_metric(task: Task) -> str:
     elif find_metric(known, metric) is None:
         raise ValueError(
             f"task {task.name!r}: metric {metric!r} does not fit {task.kind} tasks; choose one of {list(known)}"
-            f"{near(metric, known)}"
+            f"{near_metric(metric, known)}"
         )
     return metric
+
+
+def near_metric(name: str, known: Mapping[str, Metric]) -> str:
+    """Hint at the metric whose name is nearest, one by group only if no other is near: "auc" is ROC AUC."""
+    plain = [each for each, metric in known.items() if metric.compares != "groups"]
+    return near(name, plain) or near(name, known)
 
 
 def by_metric(task: Task) -> list[Task]:
@@ -104,8 +110,10 @@ def with_metrics(tasks: Sequence[Task], metric: str | Sequence[str]) -> list[Tas
         found.append(task.judged_by(own) if own else task)
     for name in names:
         if name not in fitting:
-            known = list(dict.fromkeys(each for task in tasks for each in task.kind.metrics))
-            raise ValueError(f"metric {name!r} fits no task; those of the tasks are {known}{near(name, known)}")
+            every = {name: each for task in tasks for name, each in task.kind.metrics.items()}
+            raise ValueError(
+                f"metric {name!r} fits no task; those of the tasks are {[*every]}{near_metric(name, every)}"
+            )
     return found
 
 

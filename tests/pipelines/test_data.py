@@ -246,6 +246,21 @@ def test_bad_times_are_named(options, words, tmp_path):
         opened(tmp_path / "rows.csv", target=["label"], **options)
 
 
+@pytest.mark.parametrize("drop", [[], ["day"]])
+def test_a_target_is_judged_by_group(drop, tmp_path):
+    days = {"day": [i % 50 for i in range(300)], "x": [i % 7 for i in range(300)]}
+    pl.DataFrame({**days, "label": ["a", "b", "b"] * 100}).write_csv(tmp_path / "days.csv")
+    judged = {"target": ["label=binary"], "metric": ["label=ndcg@2", "label=gauc"]}
+    rows = opened(tmp_path / "days.csv", **judged, group_column="day", drop=drop)
+    model = IndependentTasks(families=("lightgbm",), **rows.facts, random_state=0)
+    rows.fit(model)
+    assert "day" in rows.parts["test"][0] and list(model.coder_.names) == [name for name in days if name not in drop]
+    assert rows.scores(model, "test")["label"] == rows.table(model, "test")["score"][0]
+    assert rows.table(model, "test")["metric"].to_list() == ["ndcg@2", "gauc"]
+    with pytest.raises(ValueError, match="name the column that holds them by --group-column"), for_commands():
+        opened(tmp_path / "days.csv", **judged).fit(IndependentTasks(**rows.facts))
+
+
 @pytest.mark.parametrize("option", ["drop", "group_column", "time_column"])
 def test_a_column_has_one_role(tmp_path, option):
     pl.DataFrame({"x": range(30), "shop": ["a", "b"] * 15, "label": [0.5] * 30}).write_csv(tmp_path / "long.csv")

@@ -51,7 +51,7 @@ def test_rows_that_judge_are_unseen_by_an_estimator_with_folds_of_its_own(in_fil
     monkeypatch.setattr(IndependentTasks, "fit", Mock(side_effect=OSError))
     with pytest.raises(OSError):
         run(goal)
-    unseen = {"X_val": None, "y_val": None, "sample_weight": None}
+    unseen = {"X_val": None, "y_val": None, "sample_weight": None, "groups": None}
     assert IndependentTasks.fit.call_args.kwargs == {"X": rows[0], "y": rows[1], **unseen}
 
 
