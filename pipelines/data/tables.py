@@ -349,11 +349,10 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
     y = frame.select(list(tasks))
     facts = {"tasks": declared_tasks(source, tasks, y.schema, y), "task_column": task_column}
     judging = source.group_column if _are_by_group(facts["tasks"].values()) else None
-    drop = files.known(frame, source.drop, "--drop")
-    if judging in drop:  # it has to be there, and the estimator leaves it out
-        facts, drop = facts | {"drop": [judging]}, [name for name in drop if name != judging]
-    X = frame.drop([*tasks, *drop, *files.known(frame, [split_column], "--split-column")])
-    labels = y.to_series() if task_column else y
+    kept = [name for name in files.known(frame, source.drop, "--drop") if name == judging]
+    unused = {*tasks, *source.drop, *files.known(frame, [split_column], "--split-column")} - {*kept}
+    X, labels = frame.drop(unused), y.to_series() if task_column else y
+    facts |= {"drop": kept} if kept else {}  # which scores read, and the estimator leaves out
     if whole:
         parts, split = {"all": np.arange(len(X))}, "none"
     elif split_column:

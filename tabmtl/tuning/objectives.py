@@ -109,21 +109,16 @@ def objective(
     if isinstance(X, Shards):
         Roles.of(X_val, y_val, what="y_val").like(Roles.of(X, y, sample_weight).without(est.drop), X_val)
         X_val.check_same(current())
-        parts = []
-        for rows, labels, group in _blocks(coder, X_val, y_val, groups):
-            parts.append(replace(coder.read_block(rows, labels), group=group).without_features().arrays())
-        valid = Batch.join([Batch(x=Features.of(part), **part) for own in current().gather(parts) for part in own])
     else:
         coder.check_labelled(coder.read(X, y, sample_weight))
-        valid, of_val = coder.read(X_val, y_val), groups_of_parts(groups, X_val)[1]
-        group = None if of_val is None else number_groups(read_groups(of_val, X_val, len(valid), source="X_val"))
-        valid = replace(valid, group=group)
+    valid = _read_labels(coder, X_val, y_val, groups)
     tasks = _judged(coder.labels.tasks, valid, per_task)
     rows = {"X": X, "y": y, "sample_weight": sample_weight, "groups": groups, "X_val": X_val, "y_val": y_val}
     names = tuple(task.name for task in tasks) if per_task else ("mean",)
     targets = {"y": y, "y_val": y_val, "sample_weight": sample_weight}
     facts = _describe(lambda rows: read_features(without_columns(rows, est.drop))[0], X=X, X_val=X_val)
     facts |= targets if isinstance(X, Shards) else _describe(lambda rows: read_targets(rows)[0], **targets)
+    facts |= {} if valid.group is None else {"groups": checksum(pl.DataFrame({"group": valid.group}))}
     return kind(est=est, search_space=space, names=names, facts=facts, rows=rows, tasks=tasks, per_task=per_task)
 
 
@@ -269,6 +264,18 @@ def _describe_files(shards: Shards) -> str:
         schema_overrides={"file": pl.String, "size": pl.Int64},
     )
     return f"{shards.n_rows} rows in {len(files)} files of checksum {checksum(table)}"
+
+
+def _read_labels(coder: TableCoder, X: Any, y: Any, groups: Any) -> Batch:
+    """Read validation rows with their groups, of shards those of all ranks without features."""
+    if isinstance(X, Shards):
+        parts = []
+        for rows, labels, group in _blocks(coder, X, y, groups):
+            parts.append(replace(coder.read_block(rows, labels), group=group).without_features().arrays())
+        return Batch.join([Batch(x=Features.of(part), **part) for own in current().gather(parts) for part in own])
+    valid, of_val = coder.read(X, y), groups_of_parts(groups, X)[1]
+    group = None if of_val is None else number_groups(read_groups(of_val, X, len(valid), source="X_val"))
+    return replace(valid, group=group)
 
 
 def _blocks(
