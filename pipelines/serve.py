@@ -382,6 +382,8 @@ def score(model: Any, rows: Rows, part: str, version: str) -> Scores:
         return rows.scores(model, part)
     X, y = rows.parts[part]
     names = list(getattr(model, "feature_names_in_", X.columns))
+    grouped = model.coder_.group_column
+    names += [grouped] if grouped in X.columns and grouped not in names else []  # which scores by group read
     return model.score_tasks(X.select(known(X, names, f"--data, for version {version}")), y)
 
 
