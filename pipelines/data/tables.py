@@ -349,39 +349,41 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
     y = frame.select(list(tasks))
     facts = {"tasks": declared_tasks(source, tasks, y.schema, y), "task_column": task_column}
     judging = source.group_column if _are_by_group(facts["tasks"].values()) else None
-    kept = [name for name in files.known(frame, source.drop, "--drop") if name == judging]
-    unused = {*tasks, *source.drop, *files.known(frame, [split_column], "--split-column")} - {*kept}
-    X, labels = frame.drop(unused), y.to_series() if task_column else y
-    facts |= {"drop": kept} if kept else {}  # which scores read, and the estimator leaves out
+    unused = {*tasks, *files.known(frame, source.drop, "--drop"), *files.known(frame, [split_column], "--split-column")}
+    facts |= {"drop": [judging]} if judging in unused else {}  # which scores read, and the estimator leaves out
+    X, labels = frame.drop(unused - {judging}), y.to_series() if task_column else y
     if whole:
         parts, split = {"all": np.arange(len(X))}, "none"
     elif split_column:
         parts = _stored_split(frame[split_column])
         split = "stored with the set" if is_set else f"by the column {split_column}"
     else:
-        group = files.known(frame, [source.group_column], "--group-column")
-        time = files.known(frame, [source.time_column], "--time-column")
-        parts = _drawn_split(X.with_columns(frame[name] for name in (*group, *time)), labels, facts, source)
-        unit = f" by {group[0]}" if group else ""
-        by = f"the newest by {time[0]}" if time else f"by seed {source.split_seed}"
-        split = f"drawn{unit}: {source.val_share:g} val and {source.test_share:g} test {by}"
-    chosen = {part: (X[rows], labels[rows]) for part, rows in parts.items()}
+        marks = files.known(frame, [source.group_column], "--group-column")
+        marks = [*marks, *files.known(frame, [source.time_column], "--time-column")]
+        parts = _drawn_split(X.with_columns(frame[name] for name in marks), labels, facts, source)
+        split = _describe_draw(source)
     if source.group_column:
         named = frame[source.group_column]
     groups = {} if named is None else {part: named[rows] for part, rows in parts.items()}
     times = {} if not source.time_column else {part: frame[source.time_column][rows] for part, rows in parts.items()}
-    name, origin = Path(source.data).stem, source.as_typed
     return TableRows(
-        name=name,
-        parts=chosen,
+        name=Path(source.data).stem,
+        parts={part: (X[rows], labels[rows]) for part, rows in parts.items()},
         facts=facts | text_facts(source, X),
         split=split,
-        origin=origin,
+        origin=source.as_typed,
         groups=groups,
         times=times,
         group_column=judging,
         list_separator=source.list_separator,
     )
+
+
+def _describe_draw(source: DataSource) -> str:
+    """Say how parts are drawn."""
+    unit = f" by {source.group_column}" if source.group_column else ""
+    by = f"the newest by {source.time_column}" if source.time_column else f"by seed {source.split_seed}"
+    return f"drawn{unit}: {source.val_share:g} val and {source.test_share:g} test {by}"
 
 
 def _are_by_group(tasks: Iterable[str | Task]) -> bool:
