@@ -260,7 +260,7 @@ class LabelCoder(LeanPickle):
             return [task.kind.answers(score.astype(np.float64), own, unit, np) for score, task, own, unit in parts]
 
     def decided(self, outputs: Sequence[np.ndarray], own_task: np.ndarray | None = None) -> Answers:
-        """Return answers, which are outputs behind the calibrators of the model.
+        """Return answers, which are outputs behind the calibrators of the model; steps of a funnel stay in order.
 
         Parameters
         ----------
@@ -270,14 +270,17 @@ class LabelCoder(LeanPickle):
             Long layout: the task of every row; a negative one is of no task, and its row stays as it is.
         """
         found = Answers(outputs, own_task)
-        for t, calibrator in enumerate(() if self.decisions is None else self.decisions.calibrators):
-            if calibrator is None:
-                continue
+        learned = () if self.decisions is None else self.decisions.calibrators
+        calibrators = {t: calibrator for t, calibrator in enumerate(learned) if calibrator is not None}
+        for t, calibrator in calibrators.items():
             if self.task_levels is None:
                 found[t] = calibrator(found[t])
             elif len(rows := np.flatnonzero(self._checked(found[0], own_task) == t)):
                 found[0] = found[0].astype(np.float64)  # a copy
                 found[0][rows] = calibrator(found[0][rows])
+        for before, after in itertools.pairwise(self.chain if calibrators.keys() & set(self.chain) else ()):
+            taken = np.minimum(found[before][:, 1], found[after][:, 1])  # a step comes after the one before it
+            found[after] = np.column_stack([1 - taken, taken])
         return found
 
     def decode(self, outputs: Sequence[np.ndarray], index: Any = None) -> Any:

@@ -99,6 +99,19 @@ def test_rows_of_a_long_table_are_decided_by_their_own_task(long):
     assert (model.predict(X).to_numpy() == np.where(answer[:, 1] >= at, "yes", "no")).all()
 
 
+def test_a_step_of_a_funnel_is_never_likelier_than_the_one_before():
+    rng = np.random.default_rng(0)
+    y = pl.DataFrame({"click": rng.random(120) < 0.5, "buy": rng.random(120) < 0.4})
+    model = SharedTrees(n_estimators=5, random_state=0).fit(X, y)
+    labels = replace(model.coder_.labels, chain=(0, 1), decisions=Decisions.none(2))
+    raw = model.answer(X)
+    assert (raw[1][:, 1] > raw[0][:, 1]).any()
+    assert all(map(same, labels.decided(raw), raw))
+    calibrated = replace(labels.decisions, calibrators=(SIGMOID, None))
+    click, buy = replace(labels, decisions=calibrated).decided(raw)
+    assert (buy[:, 1] == np.minimum(raw[1][:, 1], click[:, 1])).all()
+
+
 def onnx_coder(model):
     """Return the coder of the file that a network with the same coder would export."""
     text = describe_encoding("SharedBottom", model.coder_)
