@@ -45,11 +45,11 @@ def fit_alone(name: str, rows: int, columns: int, table: Table) -> Measures:
     else:
         X = rng.standard_normal((rows, columns), dtype=np.dtype(table).type)
         numbers = X[:, :20].astype(np.float64)
-    first, both = numbers[:, 0] > 0, (numbers[:, 0] > 0) & (numbers[:, 1] > 0)
+    first, second = numbers[:, 0] + numbers[:, 1] > 0, numbers[:, 2] + numbers[:, 3] > 0
     y = pl.DataFrame({"sum": numbers.sum(axis=1), "sign": first.astype(str)})
     options = {**SHORT[name], "n_jobs": 1, "random_state": 0}
     if name in FUNNELS:
-        y = pl.DataFrame({"click": first, "sale": both})
+        y = pl.DataFrame({"click": first, "sale": first & second})
         options["task_chain"] = ("click", "sale")
     all_steps = MemoryRows.steps
 
