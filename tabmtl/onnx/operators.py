@@ -29,7 +29,7 @@ def repeat(x: Tensor, repeats: Tensor, dim: int = 0, *, output_size: int) -> Ten
     """Repeat the items of an axis, each its own number of times."""
     ends = repeats.cumsum(0)
     # an entry belongs to the item of which all items before it have ended
-    ended = repeats.new_zeros(output_size + 1).scatter_add(0, ends, torch.ones_like(ends))
+    ended = ends.new_zeros(output_size + 1).scatter_add(0, ends, torch.ones_like(ends))
     return x.index_select(dim, ended.cumsum(0)[:output_size])
 
 

@@ -281,8 +281,8 @@ def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "model.onnx"
     with pytest.raises(NotFittedError):
         tiny(SharedBottom).export_onnx(path)
-    with pytest.raises(ValueError, match=r"the targets \['task'\] have names of inputs"):
-        tiny(SharedBottom).fit(X, y["late"].alias("task")).export_onnx(path)
+    with pytest.raises(ValueError, match=r"the targets \['x_num'\] have names of inputs"):
+        tiny(SharedBottom).fit(X, y["late"].alias("x_num")).export_onnx(path)
     fixed = tiny(Fixed).fit(X, y)
     with pytest.raises(ValueError, match=r"the network of Fixed cannot be exported.*x\.shape\[0\], not len\(x\)"):
         fixed.export_onnx(path)

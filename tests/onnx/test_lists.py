@@ -189,7 +189,7 @@ def test_operators_in_place_of_others_agree_with_them():
     def calls():
         row = torch.arange(6).repeat_interleave(lengths, output_size=6)
         yield row
-        yield torch.eye(2, 6).repeat_interleave(lengths, dim=1, output_size=6)
+        yield torch.eye(2, 6).repeat_interleave(lengths.int(), dim=1, output_size=6)
         yield sums(codes, weights)
         yield sums(codes[:0], weights[:0])
         yield torch.zeros(6).index_add(0, row, weights)
