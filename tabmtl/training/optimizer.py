@@ -218,8 +218,8 @@ def _swap(first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
         _swap(first[half:], second[half:])
         return
     own = [one.clone() for one in first]
-    torch._foreach_copy_(first, second)
-    torch._foreach_copy_(second, own)
+    torch._foreach_copy_([*first], [*second])
+    torch._foreach_copy_([*second], own)
 
 
 def averaging_decay(most: float, steps: int) -> float:
