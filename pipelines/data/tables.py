@@ -347,7 +347,7 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
     check_roles(source, tasks, task_column)
     frame = _with_categories(frame, source)
     y = frame.select(list(tasks))
-    facts = {"tasks": declared_tasks(source, tasks, y.schema, y), "task_column": task_column}
+    facts: dict[str, Any] = {"tasks": declared_tasks(source, tasks, y.schema, y), "task_column": task_column}
     judging = source.group_column if _are_by_group(facts["tasks"].values()) else None
     unused = {*tasks, *files.known(frame, source.drop, "--drop"), *files.known(frame, [split_column], "--split-column")}
     facts |= {"drop": [judging]} if judging in unused else {}  # which scores read, and the estimator leaves out

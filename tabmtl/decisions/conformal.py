@@ -109,7 +109,7 @@ class Conformal:
         ValueError
             If a task has no labels, or a group has one label of a task.
         """
-        tasks, labels, outputs, _, own_task = answered
+        tasks, labels, outputs, _, own_task, _ = answered
         names = list(dict.fromkeys(map(str, groups or ())))
         number = {name: place for place, name in enumerate(names)}
         group = np.array([number[str(each)] for each in groups or ()] or np.zeros(len(labels)), dtype=np.int64)

@@ -87,7 +87,8 @@ class _Ranked:
 
 def _auc(ranked: _Ranked) -> np.ndarray:
     """Return the shares (G,) of the weight of pairs of other grades that are in order, ties by half."""
-    in_order, pairs, first = 0.0, 0.0, ranked.first_levels
+    first = ranked.first_levels
+    in_order, pairs = np.zeros((2, len(first)))
     for grade in range(1, int(ranked.grade.max()) + 1):
         own, lower = (
             np.add.reduceat(ranked.weight * side, ranked.levels)
@@ -111,7 +112,7 @@ def _ndcg(ranked: _Ranked, depth: int) -> np.ndarray:
     n_level = np.diff(ranked.levels, append=len(rank))
     discounts, gains = (np.add.reduceat(part, ranked.levels) for part in (discount[rank], ranked.grade))
     found = np.add.reduceat(gains * discounts / n_level, first)
-    best, most = 0.0, np.append(0.0, np.cumsum(discount))
+    best, most = np.zeros(len(first)), np.append(0.0, np.cumsum(discount))
     for grade in range(1, int(ranked.grade.max()) + 1):  # each row of a grade gains one for it and for each below
         best += most[np.add.reduceat((ranked.grade >= grade).astype(np.intp), ranked.groups)]
     return found / best

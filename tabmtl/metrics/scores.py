@@ -404,8 +404,8 @@ def score_tasks(
         If the number of columns or outputs is not that of the tasks, or as :func:`score_task` does.
     """
     scores: dict[str, float | None] = {}
-    for task, *rows in each_task(tasks, y, outputs, sample_weight, own_task, group):
-        score = score_task(task, *rows)
+    for each in each_task(tasks, y, outputs, sample_weight, own_task, group):
+        task, score = each[0], score_task(*each)
         scores[task.name] = None if math.isnan(score) else score
     return scores
 

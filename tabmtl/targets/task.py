@@ -228,7 +228,8 @@ class Task:
 
     def judged_by(self, metric: str | Sequence[str]) -> Task:
         """Return the task as other metrics judge it, at the same thresholds."""
-        return replace(self, metric=metric, more_metrics=()).at(self.thresholds)
+        first, *others = [metric] if isinstance(metric, str) else metric
+        return replace(self, metric=first, more_metrics=tuple(others)).at(self.thresholds)
 
     def decide(self, answers: np.ndarray) -> np.ndarray:
         """Return the labels (n,) that answers predict: classes at the thresholds, if there are any."""
