@@ -172,12 +172,8 @@ def _labelled(answered: Answered, group: np.ndarray | None, places: Sequence[int
         if t in places:
             kept = counted(y, weight)
             weights = np.ones(kept.sum()) if weight is None else weight[kept].astype(np.float64)
-            yield (
-                t,
-                Rows(
-                    y[kept].astype(np.intp), p[kept].astype(np.float64), weights, None if unit is None else unit[kept]
-                ),
-            )
+            units = None if unit is None else unit[kept]
+            yield t, Rows(y[kept].astype(np.intp), p[kept].astype(np.float64), weights, units)
 
 
 def _chosen(tasks: Sequence[Task], names: Any, method: str, fits: Callable[[Task], bool], kinds: str) -> list[int]:
@@ -202,12 +198,12 @@ def _goals(tasks: Sequence[Task], metric: Any, costs: Any, names: Any) -> dict[i
             "costs must be numbers by the true class and the answered one, such as {('yes', 'no'): 10.0}, or these by "
             f"task, got {costs!r}"
         )
-    own_costs = isinstance(costs, Mapping) and not any(isinstance(key, tuple) for key in costs)
-    own_metric = isinstance(metric, Mapping)
-    if names is None and (own_costs or own_metric):
-        names = [*(metric if own_metric else ()), *(costs if own_costs else ())]
+    metrics = metric if isinstance(metric, Mapping) else None
+    charges = None if costs is None or any(isinstance(key, tuple) for key in costs) else costs
+    if names is None and (metrics is not None or charges is not None):
+        names = [*(metrics or ()), *(charges or ())]
     places = _chosen(tasks, names, "tune_thresholds", lambda task: task.kind.takes_thresholds, "two or ordered classes")
-    if costs is not None and not own_costs and len(places) > 1:
+    if costs is not None and charges is None and len(places) > 1:
         raise ValueError(
             f"costs are of one task, and there are {[tasks[t].name for t in places]}; name it by tasks=, or give costs "
             "by task"
@@ -217,8 +213,8 @@ def _goals(tasks: Sequence[Task], metric: Any, costs: Any, names: Any) -> dict[i
     found = {}
     for t in places:
         name = tasks[t].name
-        judged = metric.get(name) if own_metric else metric
-        charged = costs.get(name) if own_costs else costs
+        judged = metric if metrics is None else metrics.get(name)
+        charged = costs if charges is None else charges.get(name)
         if judged is not None and charged is not None:
             raise ValueError(f"task {name!r}: thresholds are chosen for a metric or by costs, got both; leave one out")
         found[t] = goal_of(tasks[t], judged, charged)

@@ -18,7 +18,6 @@ from tabmtl.columns.cures import by_columns
 from tabmtl.decisions.calibrators import Method as CalibrationMethod
 from tabmtl.decisions.learned import calibrate, conformalize, threshold_frame, tune_thresholds
 from tabmtl.encode import TableCoder
-from tabmtl.encode.labels import Answers
 from tabmtl.encode.preprocessing import check_preprocessor
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
 from tabmtl.encode.shards import Shards
@@ -264,9 +263,9 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         ValueError, TypeError
             If the input does not fit; the message names the column or task and the cure. The estimator stays unchanged.
         """
-        learner = self.learner()
+        learner, run = self.learner(), running()
         learner.check(X, X_val, y_val)
-        run = running()
+        encoded: list[Any]
         if not isinstance(X, Shards):
             if run.group.size > 1 and run.group.rank == 0:
                 warn_user(
@@ -682,13 +681,12 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         """Take over a coder, with what it knows of decisions."""
         self.coder_ = coder
         self.tasks_ = Tasks(coder.labels.tasks)
-        if hasattr(self, "thresholds_"):
-            del self.thresholds_
+        self.__dict__.pop("thresholds_", None)
         found = threshold_frame(self.tasks_, coder.labels.decisions)
         if found is not None:
             self.thresholds_ = found
 
-    def answer(self, X: Any) -> Answers:
+    def answer(self, X: Any) -> list[np.ndarray]:
         """Answer rows for every column of y, of which all predictions are made.
 
         Answers are probabilities (n, K), values (n,), or the quantiles (n, L) of several levels, calibrated where

@@ -111,7 +111,7 @@ def above_each(p: np.ndarray) -> np.ndarray:
     return p[:, 1:] if p.shape[1] == 2 else np.minimum(np.cumsum(p[:, ::-1], axis=1)[:, -2::-1], 1.0)
 
 
-def count_reached(above: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+def count_reached(above: np.ndarray, thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return how many probabilities (n, K - 1) of a row, from the first on, reach their thresholds: (n,)."""
     return np.logical_and.accumulate(above >= np.asarray(thresholds), axis=1).sum(axis=1)
 

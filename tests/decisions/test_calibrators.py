@@ -60,6 +60,7 @@ def test_probabilities_are_those_of_scikit_learn(method, weighted, n_classes):
     oracle = CalibratedClassifierCV(model, method=method, cv=everyone, ensemble=False)
     new = np.vstack([drawn(n_classes, seed=1)[0], np.eye(n_classes)])
     assert_allclose(found(new), oracle.fit(p, y, sample_weight=weight).predict_proba(new), rtol=0, atol=1e-12)
+    assert all(np.array_equal(found(row[None]), own[None]) for row, own in zip(new, found(new), strict=True))
 
 
 @pytest.mark.parametrize("method", ["isotonic", "sigmoid", "temperature"])
