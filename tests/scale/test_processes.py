@@ -9,7 +9,7 @@ from ranks import assert_same_weights, read_small_parts, run_ranks
 
 from tabmtl import APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, Shards, SharedBottom
 from tabmtl.encode import cache
-from tabmtl.estimators import network
+from tabmtl.estimators import network, rows
 from tabmtl.nn import embeddings
 from tabmtl.processes.ranks import EndedElsewhereError, Ranks
 from tabmtl.scale import joined
@@ -125,13 +125,17 @@ def test_a_cache_is_used_again_by_its_rank(table, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("_float64")
-@pytest.mark.parametrize("case", ["large tables", "few validation rows", "long", "funnel", "lists", "large lists"])
+@pytest.mark.parametrize(
+    "case", ["large tables", "few validation rows", "times", "long", "funnel", "lists", "large lists"]
+)
 def test_ranks_learn_the_weights_of_one_from_other_tables(table, case, monkeypatch):
     rng, options, cls = np.random.default_rng(0), {}, SharedBottom
     if case == "large tables":
         monkeypatch.setattr(embeddings, "DENSE_ROWS", 1)
     elif case == "few validation rows":  # fewer than ranks have chunks
         options["fit"] = {"X_val": Shards(table.tail(3).lazy()), "y_val": TARGETS}
+    elif case == "times":
+        options["fit"] = {"time": "who"}
     elif "lists" in case:
         monkeypatch.setattr(embeddings, "DENSE_ROWS", 1 if case == "large lists" else 100)
         tags = [None if own < 0 else rng.integers(0, 9, own).tolist() for own in rng.integers(-1, 5, 400)]
@@ -151,6 +155,19 @@ def test_ranks_learn_the_weights_of_one_from_other_tables(table, case, monkeypat
     one, first, _ = fit_ranks(table, cls, **options)
     assert_same_weights(one, first, EXACT)
     np.testing.assert_allclose(one.history_.to_numpy(), first.history_.to_numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_ranks_leave_out_newest_rows_of_known_groups(table, monkeypatch):
+    said = []
+    monkeypatch.setattr(rows, "warn_of_known_groups", lambda n, what: said.append(n))  # threads would lose warnings
+    days = table.with_columns(shop=pl.int_range(400) % 390, day=pl.int_range(400) // 4)
+
+    def work():
+        given = {"time": "day", "groups": "shop"}
+        return tiny(SharedBottom, epochs=1, drop=["weight", "who"]).fit(Shards(days.lazy()), TARGETS, **given)
+
+    run_ranks(2, work)
+    assert said == [10]
 
 
 REFUSED = [
