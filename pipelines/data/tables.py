@@ -250,7 +250,8 @@ class TableRows(ScoredTables):
         dates = listed([name for name, dtype in X.schema.items() if dtype.is_temporal()])
         lists = listed([name for name, dtype in X.schema.items() if dtype.is_nested()])
         named = "; ".join(f"{what}: {names}" for what, names in (("dates", dates), ("lists", lists)) if names)
-        features = f"{X.width} features{f' ({named})' if named else ''}"
+        n_features = X.width - len(self.facts.get("drop", ()))
+        features = f"{n_features} features{f' ({named})' if named else ''}"
         return f"{self.name}: {files.describe_sizes(self.sizes, self.unit)}; {features}, {tasks}"
 
     def fit(self, estimator: Any, judged: str | None = None) -> None:
@@ -317,7 +318,7 @@ class TableRows(ScoredTables):
 
     def example(self) -> pl.DataFrame:
         """Return some rows, as an input example."""
-        return self.parts["train"][0].head(5)
+        return self.parts["train"][0].drop(self.facts.get("drop", ())).head(5)
 
     @property
     def _watched(self) -> dict[str, Any]:

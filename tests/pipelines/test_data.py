@@ -254,6 +254,7 @@ def test_a_target_is_judged_by_group(drop, tmp_path):
     rows = opened(tmp_path / "days.csv", **judged, group_column="day", drop=drop)
     model = IndependentTasks(families=("lightgbm",), **rows.facts, random_state=0)
     rows.fit(model)
+    assert rows.example().columns == list(model.coder_.names) and f"; {2 - len(drop)} features" in rows.describe()
     assert "day" in rows.parts["test"][0] and list(model.coder_.names) == [name for name in days if name not in drop]
     assert rows.scores(model, "test")["label"] == rows.table(model, "test")["score"][0]
     assert rows.table(model, "test")["metric"].to_list() == ["ndcg@2", "gauc"]
