@@ -277,7 +277,7 @@ def span(task: Task, output: np.ndarray, reach: np.ndarray, level: float) -> Spa
 
 def check_level(level: Any) -> None:
     """Raise a ValueError unless a level is a share of rows."""
-    if not isinstance(level, numbers.Real) or not 0 < level < 1:
+    if not isinstance(level, numbers.Real) or not 0 < float(level) < 1:
         raise ValueError(f"level must be between 0 and 1, such as 0.9, got {level!r}")
 
 

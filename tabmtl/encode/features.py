@@ -254,9 +254,11 @@ class FeatureCoder(LeanPickle):
     def scalers(self) -> dict[Form, tuple[NumericScaler, ...]]:
         """Maps of all numbers and of all vectors, in the order of `columns`, and of the numbers of each sequence."""
         several = [coder.scalers() for coder in self.coders.values()]
-        found = {form: sum((own.get(form, ()) for own in several), ()) for form in FIELDS}
+        found: dict[Form, tuple[Any, ...]] = {form: sum((own.get(form, ()) for own in several), ()) for form in FIELDS}
         sequences = found.pop("sequences")
-        return {"sequences": sequences} | {form: (NumericScaler.beside(own),) for form, own in found.items() if own}
+        beside: dict[Form, tuple[NumericScaler, ...]]
+        beside = {form: (NumericScaler.beside(own),) for form, own in found.items() if own}
+        return beside | {"sequences": sequences}
 
     def kind_of(self, name: str) -> str:
         """Return the name of the kind of a column."""

@@ -228,8 +228,8 @@ def _checked(model: Any, given: dict[str, Any]) -> dict[str, Any]:
             f"expected Shards, whose rows the processes share, got {type(X).__name__}: write its rows to files"
         )
     model.learner().check(X, X_val, given.get("y_val"))
-    others = {name: given.get(name) for name in ("sample_weight", "groups", "time")}
-    Roles.of(X, given["y"], **others).without(model.drop)
+    weight, groups, time = (given.get(name) for name in ("sample_weight", "groups", "time"))
+    Roles.of(X, given["y"], weight, groups, time).without(model.drop)
     return given | {"X": _anywhere(X), "X_val": None if X_val is None else _anywhere(X_val)}
 
 
