@@ -474,7 +474,7 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         >>> X = np.random.default_rng(0).normal(size=(400, 2))
         >>> y = X[:, 0] + np.random.default_rng(1).normal(size=400) > 0
         >>> model = SharedTrees(random_state=0).fit(X[:200], y[:200]).calibrate(X[200:], y[200:])
-        >>> model.predict_proba(X[200:]).mean(axis=0).round(2).tolist() == [0.51, 0.49]
+        >>> bool(abs(model.predict_proba(X[200:])[:, 1].mean() - y[200:].mean()) < 0.02)
         True
         """
         answered = self.answer_labelled(X, y, sample_weight, unseen_for="calibrate", calibrated=False)
