@@ -39,6 +39,15 @@ class Goal:
     score: Callable[[np.ndarray], np.ndarray]
     costs: np.ndarray | None = None
 
+    @property
+    def threshold(self) -> float | None:
+        """Threshold of two classes from which on probabilities that hold cost least; None if costs tell none."""
+        if self.costs is None or len(self.costs) != 2:
+            return None
+        (right, alarm), (missed, found) = self.costs
+        alarm, missed = alarm - right, missed - found
+        return float(alarm / (alarm + missed)) if alarm > 0 and missed > 0 else None
+
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """Return ratios, 0 where nothing is below."""

@@ -508,7 +508,8 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         costs : mapping of (class, class) to float, or mapping of task to such, optional
             In place of a metric, what a row costs by its true class and the answered one:
             ``{("fraud", "fine"): 50.0, ("fine", "fraud"): 1.0}``. Pairs left out cost nothing; a gain is below 0. Costs
-            of single rows are their ``sample_weight``.
+            of single rows are their ``sample_weight``. Of two classes, the threshold that the costs tell (1 / 51 here)
+            stays, unless one chosen on these rows costs clearly less.
         groups : array of shape (n,) or str, optional
             Group of every row, such as a patient, or the name of a column of X that holds it. The thresholds are then
             best in the mean of 5 folds of whole groups, and standard errors are over draws of groups.
