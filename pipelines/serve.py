@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -39,7 +40,7 @@ from tabmtl.pipelines.tracking import (
     open_log,
     server_environment,
 )
-from tabmtl.schema import warn_user
+from tabmtl.schema import RandomSplitWarning, warn_user
 
 Scores = Mapping[str, float | None]
 
@@ -337,7 +338,8 @@ def _rows_for(model: Any, source: RowSource, *, whole: bool) -> Rows:
         options["task_column"] = model.task_column if is_file else None
         options["list_separator"] = model.coder_.list_separator if is_file else None
         options["no_dates"] = not model.coder_.features.dates
-    return open_rows(DataSource(**options), columns, type(model), whole=whole)
+    with warnings.catch_warnings(action="ignore", category=RandomSplitWarning):  # the split is that of training
+        return open_rows(DataSource(**options), columns, type(model), whole=whole)
 
 
 def why_unfair(tags: Mapping[str, str], source: RowSource, part: str) -> str | None:
