@@ -74,7 +74,16 @@ def test_blocks_join_to_the_rows():
         assert list(joined.x.keys()) == list(batch.x.keys())
     tensors = Batch.join([part.map(torch.from_numpy) for part in parts], torch.cat)
     assert lists_of(tensors.x.bags[0]) == LISTS
-    assert [*batch.without_features().arrays()] == ["numbers", "codes", "y", "weight", "of_class", "task", "group"]
+    assert [*batch.without_features().arrays()] == [
+        "numbers",
+        "codes",
+        "y",
+        "weight",
+        "of_class",
+        "task",
+        "group",
+        "time",
+    ]
 
 
 def test_a_column_is_shuffled_alone():
