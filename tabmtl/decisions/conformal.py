@@ -170,6 +170,8 @@ class Conformal:
     ) -> list[Span | None]:
         """Return what holds the labels of rows, for every column of y; None where a task has no scores.
 
+        Rows of a long table whose own task has none have NaN as bounds, or no class.
+
         Parameters
         ----------
         tasks : sequence of Task
@@ -194,19 +196,18 @@ class Conformal:
             )
         reach = self._joint_reach(tasks, level) if joint else None
         group = np.zeros(len(outputs[0]), dtype=np.intp) if group is None else group
-        found: list[Span | None] = [None] * len(outputs)
+        whole = None if own_task is None else _unheld(tasks[0], outputs[0])
+        found = [whole] * len(outputs)
         for t, (task, misses) in enumerate(zip(tasks, self.tasks, strict=True)):
             if misses is None or (joint and task.is_classification):
                 continue
             own = self._reach(task, t, level) if reach is None else reach[t]
-            if own_task is None:
+            if whole is None:
                 found[t] = span(task, outputs[t], own[group], level)
             elif len(rows := np.flatnonzero(own_task == t)):
                 part = span(task, outputs[0][rows], own[group[rows]], level)
-                whole = found[0] or Span(*(_empty(len(outputs[0]), bounds) for bounds in part))
                 for bounds, values in zip(whole, part, strict=True):
                     bounds[rows] = values
-                found[0] = whole
         return found
 
     def _reach(self, task: Task, t: int, level: float) -> np.ndarray:
@@ -326,5 +327,8 @@ def _mass_before(p: np.ndarray) -> np.ndarray:
     return found
 
 
-def _empty(n: int, like: np.ndarray) -> np.ndarray:
-    return np.zeros((n, *like.shape[1:]), dtype=like.dtype)
+def _unheld(task: Task, output: np.ndarray) -> Span:
+    """Return what holds no label of any row."""
+    if task.is_classification:
+        return Span(*np.zeros((2, *output.shape), dtype=bool))
+    return Span(*np.full((2, len(output)), np.nan))

@@ -325,21 +325,27 @@ class LabelCoder(LeanPickle):
         """
         conformal = self.conformal
         check_level(level)
-        if joint and (self.task_levels is not None or all(task.is_classification for task in self.tasks)):
-            raise ValueError("joint=True holds the numbers of a row together, and a row has none; leave it out")
+        learned = [task for task, own in zip(self.tasks, conformal.tasks, strict=True) if own is not None]
+        if joint and (self.task_levels is not None or all(task.is_classification for task in learned)):
+            raise ValueError(
+                "joint=True holds the numbers of a row together, and conformalize was given none; leave it out"
+                if self.task_levels is None
+                else "joint=True holds the numbers of a row together, and a row of a long table has one; leave it out"
+            )
         group = None if groups is None else conformal.numbers(groups)
         own_task = self._checked(outputs[0], getattr(outputs, "own_task", None)) if self.task_levels else None
         found = conformal.spans(self.tasks, outputs, level, group=group, own_task=own_task, joint=joint)
         columns: dict[str, pl.Series] = {}
         for name, classes, span in zip(self.names, self._classes, found, strict=True):
             if span is not None and classes is None:
-                columns |= {f"{name}_low": pl.Series(span.low), f"{name}_high": pl.Series(span.high)}
+                bounds = {"low": span.low, "high": span.high}
+                columns |= {f"{name}_{side}": pl.Series(own, nan_to_null=True) for side, own in bounds.items()}
             elif span is not None and classes is not None:
-                row, label = np.nonzero(span.classes)  # every row has a first class
+                row, label = np.nonzero(span.classes)
                 labels = classes[pl.Series(label.astype(np.uint32))]
-                columns[f"{name}_set"] = (
-                    pl.DataFrame({"row": row, "set": labels}).group_by("row", maintain_order=True).agg("set")["set"]
-                )
+                sets = pl.DataFrame({"row": row, "set": labels}).group_by("row").agg("set")
+                every = pl.DataFrame({"row": np.arange(len(span.classes))})
+                columns[f"{name}_set"] = every.join(sets, on="row", how="left", maintain_order="left")["set"]
         return pl.DataFrame(columns)
 
     @property

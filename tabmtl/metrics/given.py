@@ -100,8 +100,9 @@ def _columns(
         ("|", clicked, on_taken, weight),
         ("&", np.where(taken == 0, 0.0, clicked), of_both, weight if is_of_both else weight_before),
     ):
+        thresholds = task.thresholds if found is positive else None  # they are of the answers as the model gives them
         yield (
-            replace(task, name=f"{task.name}{sign}{before.name}"),
+            replace(task, name=f"{task.name}{sign}{before.name}").at(thresholds),
             labels,
             np.column_stack([1 - found, found]),
             of_rows,

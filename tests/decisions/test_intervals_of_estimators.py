@@ -88,6 +88,21 @@ def test_long_tables_have_intervals_of_each_rows_task():
         model.predict_interval(rows[NEW], joint=True)
 
 
+@pytest.mark.parametrize("kind", ["numbers", "classes"])
+def test_rows_of_tasks_without_scores_have_nulls_in_their_place(kind):
+    rows, y = long_table(N)
+    y = y if kind == "numbers" else y > y.median()
+    model = SharedTrees(n_estimators=20, task_column="school", random_state=0).fit(rows[FIT], y[FIT])
+    every = model.conformalize(rows[GIVEN], y[GIVEN]).predict_interval(rows[NEW])
+    name = model.tasks_[0].name
+    is_known = rows[NEW]["school"] == name
+    found = model.conformalize(rows[GIVEN], y[GIVEN], tasks=name).predict_interval(rows[NEW])
+    assert found.filter(is_known).equals(every.filter(is_known))
+    assert found.filter(~is_known).null_count().row(0) == (200 - is_known.sum(),) * found.width
+    others = model.predict_interval(rows[NEW].filter(~is_known))
+    assert others.equals(found.filter(~is_known))
+
+
 def test_a_new_fit_and_new_probabilities_end_intervals():
     model = fitted()
     with pytest.warns(UserWarning, match=r"the sets of the tasks \['late'\] .* call conformalize anew"):
@@ -106,6 +121,7 @@ def test_a_new_fit_and_new_probabilities_end_intervals():
         (lambda: fitted(tasks="dela"), "near is 'delay'"),
         (lambda: MODEL.predict_interval(X[NEW], level=1.0), "level must be between 0 and 1"),
         (lambda: MODEL.predict_interval(X[NEW], level=0.999), "needs at least 999 labelled rows of task 'late'"),
+        (lambda: fitted(tasks="late").predict_interval(X[NEW], joint=True), "conformalize was given none"),
         (lambda: MODEL.predict_interval(X[NEW], groups="region"), "groups have no effect"),
         (lambda: fitted(groups=[*X[GIVEN]["region"]]).predict_interval(X[NEW]), "give the groups of the rows"),
         (
