@@ -53,7 +53,7 @@ def test_the_threshold_of_calibrated_probabilities_is_that_of_the_costs():
     rows = drawn(n=20_000, decimals=4)
     costs = {("yes", "no"): 9.0, ("no", "yes"): 1.0}
     (found,), tuned = tune(LATE, rows, goal_of(LATE, None, costs))
-    assert found == pytest.approx(1 / 10)
+    assert found == pytest.approx(1 / 10, abs=0.03)
     expected = np.minimum(9 * rows.p[:, 1], 1 - rows.p[:, 1])
     assert -tuned.score == pytest.approx(np.average(expected, weights=rows.weight), abs=4 * tuned.standard_error)
     assert tuned.score > tuned.default_score
@@ -135,3 +135,12 @@ def test_ordered_classes_rise_as_long_as_their_thresholds_are_reached():
 def test_what_chooses_no_threshold_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_costs_tell_the_threshold_unless_another_clearly_costs_less():
+    kept = []
+    for seed in range(10):
+        rows = drawn(n=300, seed=seed)
+        (found,), _ = tune(LATE, rows, goal_of(LATE, None, {("yes", "no"): 9.0, ("no", "yes"): 1.0}))
+        kept.append(found == pytest.approx(1 / 10))
+    assert sum(kept) >= 6  # by chance, one in six seems better by a standard error
