@@ -13,6 +13,7 @@ ORDER = (
     "plot_histories.py",
     "plot_counts.py",
     "plot_rare_events.py",
+    "plot_intervals.py",
     "plot_when_not.py",
     "plot_ordered_classes.py",
     "plot_ensemble.py",

@@ -87,7 +87,8 @@ mean
 
 # %%
 # Both thresholds cost less than no alarm, and the shared trees less than the model of this target alone, whose threshold
-# costs more than no alarm here. Few days choose a threshold roughly: that of the costs is better in these draws.
+# costs more than no alarm here. `tune_thresholds` begins with the threshold of the costs, and leaves it only for one that
+# costs clearly less on the days it was given. These are few: that of the costs is better in these draws.
 cost = dict(mean.select("decision", "cost").iter_rows())
 assert cost["above 1 / 31"] < 0.9 * cost["no alarm"]
 assert cost["tuned"] < 0.95 * cost["no alarm"]
