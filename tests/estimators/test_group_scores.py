@@ -139,17 +139,19 @@ def test_labels_tell_whether_an_answer_is_given_the_step():
     rng = np.random.default_rng(0)
     click, buy = (rng.random((2, 200)) < 0.5).astype(float)
     p_click, p_buy = rng.random((2, 200))
-    tasks = [Task(name=name, kind="binary", classes=(0, 1)) for name in ("click", "buy")]
+    tasks = [Task(name=name, kind="binary", classes=(0, 1)).at((0.3,)) for name in ("click", "buy")]
     outputs = [np.column_stack([1 - p, p]) for p in (p_click, p_buy)]
     of_clicked = Answered(tasks, np.column_stack([click, np.where(click == 1, buy, np.nan)]), outputs)
     both = score_given(of_clicked, "click")
     np.testing.assert_array_equal(both.outputs[1][:, 1], p_buy)
     np.testing.assert_allclose(both.outputs[2][:, 1], p_buy * p_click)
     np.testing.assert_array_equal(both.labels[:, 2], click * buy)
+    assert [task.thresholds for task in both.tasks] == [(0.3,), (0.3,), None]
     of_all = score_given(of_clicked._replace(labels=np.column_stack([click, click * buy])), "click")
     np.testing.assert_allclose(of_all.outputs[1][:, 1], np.minimum(p_buy / p_click, 1))
     np.testing.assert_array_equal(of_all.outputs[2][:, 1], p_buy)
     assert replace(tasks[1], name="buy|click") == of_all.tasks[1]
+    assert [task.thresholds for task in of_all.tasks] == [(0.3,), None, (0.3,)]
 
 
 def test_candidates_of_an_ensemble_are_judged_by_group():
