@@ -336,13 +336,13 @@ class LabelCoder(LeanPickle):
         own_task = self._checked(outputs[0], getattr(outputs, "own_task", None)) if self.task_levels else None
         found = conformal.spans(self.tasks, outputs, level, group=group, own_task=own_task, joint=joint)
         columns: dict[str, pl.Series] = {}
-        for name, classes, span in zip(self.names, self._classes, found, strict=True):
+        for name, classes, dtype, span in zip(self.names, self._classes, self.dtypes, found, strict=True):
             if span is not None and classes is None:
                 bounds = {"low": span.low, "high": span.high}
                 columns |= {f"{name}_{side}": pl.Series(own, nan_to_null=True) for side, own in bounds.items()}
             elif span is not None and classes is not None:
                 row, label = np.nonzero(span.classes)
-                labels = classes[pl.Series(label.astype(np.uint32))]
+                labels = classes[pl.Series(label.astype(np.uint32))].cast(dtype)
                 sets = pl.DataFrame({"row": row, "set": labels}).group_by("row").agg("set")
                 every = pl.DataFrame({"row": np.arange(len(span.classes))})
                 columns[f"{name}_set"] = every.join(sets, on="row", how="left", maintain_order="left")["set"]

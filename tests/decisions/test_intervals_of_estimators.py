@@ -79,6 +79,17 @@ def test_pandas_and_arrays():
     assert model.conformalize(numbers[GIVEN], y[GIVEN]).predict_interval(numbers[NEW]).dtypes == [pl.List(pl.String)]
 
 
+@pytest.mark.parametrize("dtype", [pl.Int8, pl.Int64, pl.Boolean, pl.Float64])
+def test_sets_hold_classes_of_the_type_of_labels(dtype, tmp_path):
+    y = pl.DataFrame({"late": (X["plain"] > 0).cast(dtype)})
+    model = SharedTrees(n_estimators=5, random_state=0).fit(X[FIT], y[FIT]).conformalize(X[GIVEN], y[GIVEN])
+    found = model.predict_interval(X[NEW])
+    assert found.schema == {"late_set": pl.List(dtype)}
+    X[NEW].write_parquet(tmp_path / "new.parquet")
+    predict_file(model, tmp_path / "new.parquet", tmp_path / "found.parquet", method="predict_interval")
+    assert pl.read_parquet(tmp_path / "found.parquet").equals(found)
+
+
 def test_long_tables_have_intervals_of_each_rows_task():
     rows, y = long_table(N)
     model = SharedTrees(n_estimators=20, task_column="school", random_state=0).fit(rows[FIT], y[FIT])
