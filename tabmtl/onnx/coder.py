@@ -46,7 +46,10 @@ def describe_encoding(class_name: str, coder: TableCoder) -> str:
                               turn answers back into a frame like y
     ========================  =====================================================================================
     """
-    raw = replace(coder, features=coder.features.raw())
+    labels = coder.labels
+    if labels.decisions is not None:  # of which a coder takes those of labels, and makes no intervals
+        labels = replace(labels, decisions=replace(labels.decisions, conformal=None))
+    raw = replace(coder, features=coder.features.raw(), labels=labels)
     about = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name}
     taken = take_apart(raw)
     arrays = {name: array.tolist() for name, array in taken.arrays.items() if name.startswith(_DECISIONS)}
@@ -63,7 +66,7 @@ class OnnxCoder:
         outputs = session.run(None, coder.encode(X))    # as predict_proba, predict_quantiles, and predict of others
         y = coder.decode(outputs)                       # as predict
 
-    Outputs are those in front of calibrators, and `answers` puts them behind.
+    Outputs are those in front of calibrators, and `answers` puts them behind. A file holds nothing of intervals.
 
     Parameters
     ----------

@@ -119,7 +119,7 @@ def onnx_coder(model):
 
 
 def test_the_metadata_of_an_exported_network_hold_the_decisions(long):
-    model = fitted().tune_thresholds(NEW, NEW_Y, costs=COSTS, tasks="late")
+    model = fitted().tune_thresholds(NEW, NEW_Y, costs=COSTS, tasks="late").conformalize(NEW, NEW_Y)
     raw = model._outputs(X, model._read_rows(X))
     assert all(map(same, onnx_coder(model).answers(raw), model.answer(X)))
     assert onnx_coder(model).decode(raw).equals(model.predict(X))
