@@ -89,7 +89,7 @@ class Folds:
         dealt = Dealt.of(rows, grower.task, seed, n_folds)
         self._grower, self._rows, self._is_forward = grower, rows, rows.time is not None
         self.judged = dealt.judged(rows)
-        self._pairs = [(rows.rows(kept), rows.rows(at), at[dealt.is_judged]) for kept, at in dealt.pairs]
+        self._dealt, self._at = dealt.pairs, [at[dealt.is_judged] for _, at in dealt.pairs]
 
     def choose(self, own: dict[str, Any], large: dict[str, Any], watch: Watch) -> Chosen:
         """Choose options by the losses of all rows, each predicted without its own fold.
@@ -123,8 +123,8 @@ class Folds:
             fits = [grower.grow(self._rows, None, fixed | {"random_state": seed}, Watch()) for seed in seeds]
             texts = [TreeText(booster.model_to_string()) for booster in fits]
         else:
-            pairs = [*zip(chosen.boosters, self._pairs, strict=True)][-1 if self._is_forward else 0 :]
-            texts = [grower.text(booster, chosen.n_rounds, kept) for booster, (kept, *_) in pairs]
+            pairs = [*zip(chosen.boosters, self._dealt, strict=True)][-1 if self._is_forward else 0 :]
+            texts = [grower.text(booster, chosen.n_rounds, self._rows.rows(kept)) for booster, (kept, _) in pairs]
         return lgb.Booster(model_str=TreeText.mean(texts))
 
     def _better(self, best: Chosen, options: dict[str, Any], watch: Watch) -> Chosen:
@@ -141,8 +141,8 @@ class Folds:
     def constants(self) -> np.ndarray:
         """Return the best constant of the other folds as the answer to every row."""
         answers = np.empty(self._grower.task.kind.answer_shape(len(self.judged), self._grower.task.classes))
-        for kept, _, at in self._pairs:
-            answers[at] = self._grower.constant(kept)
+        for (kept, _), at in zip(self._dealt, self._at, strict=True):
+            answers[at] = self._grower.constant(self._rows.rows(kept))
         return answers
 
     def beat_constant(self, losses: np.ndarray) -> bool:
@@ -164,17 +164,18 @@ class Folds:
             return "kept", 0.0, False
 
         boosters = []
-        for kept, held_out, _ in self._pairs:
-            data = grower.data(kept, params=params)
+        for kept, at in self._dealt:  # of whose rows LightGBM keeps bins alone: of wide tables, copies would be large
+            data = grower.data(self._rows.rows(kept), params=params)
             booster = lgb.Booster(params, data)
-            boosters.append(booster.add_valid(grower.data(held_out, reference=data, params=params), "valid"))
+            held_out = grower.data(self._rows.rows(at), reference=data, params=params)
+            boosters.append(booster.add_valid(held_out, "valid"))
         grown, best, is_done = 0, 0, False
         least: np.ndarray = np.empty(0)
         answered = least
         while not is_done and grown < grower.n_trees and grown - max(best, LEAST_TREES) < grower.patience:
             grown, is_done = grown + 1, True
             answers = np.empty(grower.task.kind.answer_shape(len(self.judged), grower.task.classes))
-            for booster, (_, _, at) in zip(boosters, self._pairs, strict=True):
+            for booster, at in zip(boosters, self._at, strict=True):
                 is_done &= booster.update(fobj=grower.gradients)  # true where no row is split
                 booster.eval_valid(keep)
                 answers[at] = grower.task.kind.of_lightgbm(found.pop())
