@@ -247,5 +247,5 @@ def _check_labels(task: Task, found: int, n: int, method: str, k: int = 0) -> No
     side = f"up to {label!r} and above it" if task.kind.name == "ordinal" else f"of {label!r} and of the others"
     raise ValueError(
         f"task {task.name!r}: calibration by {method} needs at least {NEEDED[method]} labels {side}, and the rows have "
-        f"{found} on the rarer side; give more labelled rows{least}"
+        f"{found} on the rarer side; give more labelled rows, or name other tasks by tasks={least}"
     )

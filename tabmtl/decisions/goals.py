@@ -124,7 +124,8 @@ def goal_of(task: Task, metric: str | None, costs: Mapping[Any, float] | None) -
     Raises
     ------
     ValueError
-        If the metric judges no decisions of the kind, or the costs are no numbers of two classes of the task.
+        If the metric judges no decisions of the kind, or the costs are no numbers of two classes of the task, or make
+        one answer the best for all rows.
     """
     goals = goals_of(task)
     if costs is None:
@@ -135,6 +136,8 @@ def goal_of(task: Task, metric: str | None, costs: Mapping[Any, float] | None) -
                 f"got metric={metric!r}{near(metric, goals)}"
             )
         return goals[name]
+    if not isinstance(costs, Mapping):
+        _places(task, costs)  # names the form that is expected
     table = np.zeros((len(task.classes or ()),) * 2)
     for pair, cost in costs.items():
         table[_places(task, pair)] = _number(task, pair, cost)
@@ -142,6 +145,13 @@ def goal_of(task: Task, metric: str | None, costs: Mapping[Any, float] | None) -
         raise ValueError(
             f"task {task.name!r}: by these costs all answers are alike; give those of mistakes, such as "
             f"costs={{({(task.classes or (0, 1))[1]!r}, {(task.classes or (0, 1))[0]!r}): 10.0}}"
+        )
+    best = (table == table.min(axis=1, keepdims=True)).all(axis=0)
+    if best.any():
+        answer = (task.classes or ())[int(best.argmax())]
+        raise ValueError(
+            f"task {task.name!r}: by these costs no answer is ever better than {answer!r}, so all rows would have it; "
+            f"give what it costs where it is wrong, such as (another class, {answer!r}): 1.0"
         )
     return _means(lambda y, found: -table[y, found], BY_COSTS, table)
 

@@ -67,6 +67,7 @@ class Decisions:
 
 
 Learned = tuple[tuple[Task, ...], Decisions]
+_DECIDED = "two classes or, as the kind 'ordinal' that fit is told of, ordered classes"
 
 
 def calibrate(decisions: Decisions | None, answered: Answered, method: str, names: Any) -> Learned:
@@ -184,7 +185,7 @@ def _chosen(tasks: Sequence[Task], names: Any, method: str, fits: Callable[[Task
     found = [t for t, task in enumerate(tasks) if task.name in named and fits(task)]
     others = [f"{task.name!r} is {task.kind}" for task in tasks if task.name in named and not fits(task)]
     if others and (names is not None or not found):
-        cure = "leave it out of tasks" if names is not None else "there is none here"
+        cure = "leave it out" if names is not None else "there is none here"
         raise ValueError(f"{method} is for tasks of {kinds}, and {', '.join(others[:5])}; {cure}")
     return found
 
@@ -200,9 +201,14 @@ def _goals(tasks: Sequence[Task], metric: Any, costs: Any, names: Any) -> dict[i
         )
     metrics = metric if isinstance(metric, Mapping) else None
     charges = None if costs is None or any(isinstance(key, tuple) for key in costs) else costs
+    by_task = [*(metrics or ()), *(charges or ())]
     if names is None and (metrics is not None or charges is not None):
-        names = [*(metrics or ()), *(charges or ())]
-    places = _chosen(tasks, names, "tune_thresholds", lambda task: task.kind.takes_thresholds, "two or ordered classes")
+        names = by_task
+    elif unasked := [name for name in by_task if name not in ([names] if isinstance(names, str) else names)]:
+        raise ValueError(
+            f"metric or costs are given for {unasked}, which tasks={names!r} leaves out; name them there too"
+        )
+    places = _chosen(tasks, names, "tune_thresholds", lambda task: task.kind.takes_thresholds, _DECIDED)
     if costs is not None and charges is None and len(places) > 1:
         raise ValueError(
             f"costs are of one task, and there are {[tasks[t].name for t in places]}; name it by tasks=, or give costs "

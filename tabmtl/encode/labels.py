@@ -224,7 +224,9 @@ class LabelCoder(LeanPickle):
         if origin.ndim == 2 and origin.named and self.origin.named:
             missing = [name for name in self.names if name not in frame.columns]
             if missing:
-                raise ValueError(f"y lacks the targets {missing}; it has {frame.columns}")
+                raise ValueError(
+                    f"y lacks the targets {missing}; it has {frame.columns}; give nulls for a target without labels"
+                )
             frame = pl.DataFrame({name: frame[name] for name in self.names})
         elif frame.width != len(self.names):
             raise ValueError(f"y has {frame.width} targets, expected {len(self.names)}: {list(self.names)}")

@@ -65,7 +65,8 @@ def check_time(series: pl.Series, name: str) -> None:
     if not is_time(series.dtype):
         cure = "name a column of dates or numbers"
         if series.dtype in (pl.String, pl.Categorical, pl.Enum):
-            cure = "write dates as 2024-01-31" if in_command.get() else "read text as dates before, with its format"
+            cure = "read text as dates before, with its format"
+            cure = "write dates as 2024-01-31, and leave --no-dates out" if in_command.get() else cure
         raise TypeError(f"{name} must hold dates, datetimes or numbers, got {series.dtype}; {cure}")
     n_missing = series.null_count() + (int(series.is_nan().sum()) if series.dtype.is_float() else 0)
     if n_missing:

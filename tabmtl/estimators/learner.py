@@ -248,8 +248,9 @@ def _grouped(
     if valid is not None and val_groups is not None:
         judging = read_groups(val_groups, X_val, len(valid), source="X_val")
         name = f"the column {val_groups!r}" if isinstance(val_groups, str) else "the groups"
-        warn_of_shared_groups(name, values or [], judging, "val")
-        if any(map(is_by_group, tasks)):
+        if not any(map(is_by_group, tasks)):
+            warn_of_shared_groups(name, values or [], judging, "val")
+        else:  # new rows of known users are what a ranker meets
             valid = replace(valid, group=number_groups(judging))
     elif valid is not None:
         refuse_without_groups(tasks, None, "the rows of X_val", _TO_GROUP_VAL)

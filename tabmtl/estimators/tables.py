@@ -507,8 +507,9 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
             ``tasks``, a single name is for those tasks that it judges.
         costs : mapping of (class, class) to float, or mapping of task to such, optional
             In place of a metric, what a row costs by its true class and the answered one:
-            ``{("fraud", "fine"): 50.0, ("fine", "fraud"): 1.0}``. Pairs left out cost nothing; a gain is below 0. Costs
-            of single rows are their ``sample_weight``. Of two classes, the threshold that the costs tell (1 / 51 here)
+            ``{("fraud", "fine"): 50.0, ("fine", "fraud"): 1.0}``. Pairs left out cost nothing; costs by which one
+            answer is the best of every row are refused. A gain is below 0. Costs of single rows are their
+            ``sample_weight``. Of two classes, the threshold that the costs tell (1 / 51 here)
             stays, unless one chosen on these rows costs clearly less.
         groups : array of shape (n,) or str, optional
             Group of every row, such as a patient, or the name of a column of X that holds it. The thresholds are then

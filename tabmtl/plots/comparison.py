@@ -164,7 +164,7 @@ class CalibrationDisplay(Display):
         X: Any,
         y: Any,
         *,
-        tasks: Sequence[str] | None = None,
+        tasks: str | Sequence[str] | None = None,
         name: str | None = None,
         ax: Axes | None = None,
     ) -> CalibrationDisplay:
@@ -175,7 +175,7 @@ class CalibrationDisplay(Display):
         estimator : MultiTaskEstimator
         X, y : as in ``score_tasks``
             Rows that neither ``fit`` nor ``calibrate`` has seen.
-        tasks : sequence of str, optional
+        tasks : str or sequence of str, optional
             Names of the tasks to draw; default all.
         name : str, optional
             Of the line in the legend; default that of the class.

@@ -117,7 +117,7 @@ def better_high(metrics: Iterable[str | None]) -> str:
     return f"{', '.join(named) or 'score'} (higher is better)"
 
 
-def tasks_of(estimator: Any, names: Sequence[str] | None, attribute: str, expected: str) -> list[Task]:
+def tasks_of(estimator: Any, names: str | Sequence[str] | None, attribute: str, expected: str) -> list[Task]:
     """Return the tasks of these names, all by default, of a fitted estimator with an attribute."""
     check_is_fitted(estimator)
     if not hasattr(estimator, attribute):
@@ -125,9 +125,10 @@ def tasks_of(estimator: Any, names: Sequence[str] | None, attribute: str, expect
     return tasks_named(estimator.tasks_, names, "the estimator")
 
 
-def tasks_named(tasks: Sequence[Task], names: Sequence[str] | None, owner: str) -> list[Task]:
+def tasks_named(tasks: Sequence[Task], names: str | Sequence[str] | None, owner: str) -> list[Task]:
     """Return the tasks of these names, all by default; the owner is named in errors."""
     known = {task.name: task for task in tasks}
+    names = [names] if isinstance(names, str) else names
     unknown = [name for name in names or () if name not in known]
     if unknown:
         raise ValueError(f"expected tasks of {owner}, {list(known)}, got {unknown}{near(unknown[0], known)}")

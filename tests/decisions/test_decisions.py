@@ -182,6 +182,10 @@ REFUSED = [
         "thresholds of binary tasks are chosen for one",
     ),
     (lambda model: model.tune_thresholds(NEW, NEW_Y, metric={"size": "f1"}), "'size' is multiclass"),
+    (
+        lambda model: model.tune_thresholds(NEW, NEW_Y, costs={"late": COSTS}, tasks="size"),
+        "for .'late'., which tasks=",
+    ),
     (lambda model: model.tune_thresholds(NEW, NEW_Y, metric=1.0), "metric must be the name of a score"),
     (lambda model: model.tune_thresholds(NEW, NEW_Y, costs=[10, 1]), "costs must be numbers by the true class"),
     (lambda model: model.tune_thresholds(NEW, NEW_Y, metric="f1", costs=COSTS), "a metric or by costs, got both"),

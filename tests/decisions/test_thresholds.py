@@ -71,7 +71,7 @@ def test_a_mistake_that_costs_too_much_is_never_made():
         found, _ = tune(LATE, rows, goal_of(LATE, None, {pair: 1000.0, pair[::-1]: 0.001}))
         assert (LATE.at(found).decide(rows.p)[rows.y == label] == label).all()
     sure = Rows(rows.y, np.eye(2)[np.ones(80, dtype=int)], rows.weight, None)
-    found, _ = tune(LATE, sure, goal_of(LATE, None, {("no", "yes"): 1000.0}))
+    found, _ = tune(LATE, sure, goal_of(LATE, None, {("no", "yes"): 1000.0, ("yes", "no"): 0.001}))
     assert not LATE.at(found).decide(sure.p).any()
 
 
@@ -125,6 +125,8 @@ def test_ordered_classes_rise_as_long_as_their_thresholds_are_reached():
         (lambda: goal_of(LATE, None, {("yess", "no"): 1.0}), "costs name the class 'yess'; near is 'yes'"),
         (lambda: goal_of(LATE, None, {"yes": 1.0}), "costs are by the true class and the one that is answered"),
         (lambda: goal_of(LATE, None, {("yes", "no"): np.nan}), "must be a finite number, got nan"),
+        (lambda: goal_of(LATE, None, [[0, 1], [9, 0]]), r"costs are by the true class .* got \[\[0, 1\]"),
+        (lambda: goal_of(LATE, None, {("yes", "no"): 9.0}), "no answer is ever better than 'yes'"),
         (lambda: goal_of(LATE, None, {("yes", "yes"): 0.0}), "by these costs all answers are alike"),
         (
             lambda: tune(LATE, drawn().take(np.zeros(9, dtype=int)), goal_of(LATE, "f1", None)),

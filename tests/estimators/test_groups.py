@@ -12,7 +12,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tabmtl import RMTGB, IndependentTasks, MultiTaskKFold, SharedBottom, load
+from tabmtl import RMTGB, IndependentTasks, MultiTaskKFold, SharedBottom, Task, load
 from tabmtl.schema import TabmtlWarning
 
 X = features(240).with_columns(owner=pl.int_range(240) // 6)
@@ -113,11 +113,15 @@ def test_other_estimators_get_groups_where_they_take_them():
     assert dropped.estimators_["delay"].n_features_in_ == 2 and len(dropped.predict(numbers)) == len(X)
 
 
-def test_a_given_split_that_divides_groups_is_told():
+def test_a_given_split_that_divides_groups_is_told_unless_they_are_judged_one_by_one(recwarn):
     order = np.random.default_rng(0).permutation(240)
     table, labels = X[order], Y[order]
+    split = {"X_val": table[-100:], "y_val": labels[-100:], "groups": "owner"}
+    by_owner = {"late": Task(name="late", kind="binary", metric="gauc")}
+    tiny(RMTGB, tasks=by_owner).fit(table[:-100], labels[:-100], **split)
+    assert not [told for told in recwarn if "are in X too" in str(told.message)]
     with pytest.warns(TabmtlWarning, match=r"of the \d\d groups in the column 'owner' of X_val are in X too"):
-        tiny(RMTGB).fit(table[:-100], labels[:-100], X_val=table[-100:], y_val=labels[-100:], groups="owner")
+        tiny(RMTGB).fit(table[:-100], labels[:-100], **split)
 
 
 @pytest.mark.parametrize("name", MODELS)
