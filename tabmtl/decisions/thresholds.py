@@ -105,6 +105,7 @@ def tune(task: Task, rows: Rows, goal: Goal) -> tuple[tuple[float, ...], Tuned]:
     parts = goal.parts(rows.y, plain.decide(rows.p)) * rows.weight[:, None]
     decided = _decide_unseen(rows, goal, fold)
     given, by_costs = _at_costs(rows, goal), goal.threshold
+    found: tuple[float, ...]
     if given is not None and by_costs is not None and not _gains(rows, goal, decided, given):
         found, decided = (by_costs,), given
     else:
