@@ -196,9 +196,10 @@ def can_split(y: np.ndarray, tasks: Sequence[Task], time: np.ndarray, task: np.n
 
 def no_fresh_rows() -> str:
     """Return the error for newest rows that are all of groups with older ones."""
+    other = "name the parts by --split-column" if in_command.get() else "give X_val and y_val"
     return (
         "all of the newest rows, which were to be set aside, belong to groups that have older rows, so none judges "
-        f"what is learned; {_leave_out('groups', 'time')}{'' if in_command.get() else ', or give X_val and y_val'}"
+        f"what is learned; {_leave_out('groups', 'time')}, or {other}"
     )
 
 

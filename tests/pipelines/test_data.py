@@ -234,14 +234,15 @@ def test_a_split_by_time_judges_by_the_newest_rows(tmp_path):
         ({"time_column": "dy"}, "--time-column: there is no column 'dy'"),
         ({"time_column": "x", "split_column": "label"}, "--time-column has no effect with --split-column"),
         ({"time_column": "x", "split_seed": 1}, "--split-seed has no effect with --time-column"),
-        ({"time_column": "text"}, "must hold dates, datetimes or numbers, got String; write dates as 2024-01-31"),
+        ({"time_column": "text"}, "got String; write dates as 2024-01-31, and leave --no-dates out"),
         ({"time_column": "one"}, "all 30 rows have the same time"),
         ({"time_column": "holes"}, "has 29 missing values"),
+        ({"time_column": "x", "group_column": "shop"}, "or --time-column out, or name the parts by --split-column"),
     ],
 )
 def test_bad_times_are_named(options, words, tmp_path):
     table = {"x": range(30), "text": ["a", "b"] * 15, "one": [1] * 30, "holes": [1] + [None] * 29}
-    pl.DataFrame(table | {"label": ["a", "b"] * 15}).write_csv(tmp_path / "rows.csv")
+    pl.DataFrame(table | {"shop": [*range(6)] * 5, "label": ["a", "b"] * 15}).write_csv(tmp_path / "rows.csv")
     with pytest.raises((ValueError, TypeError), match=words), for_commands():
         opened(tmp_path / "rows.csv", target=["label"], **options)
 
