@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -56,13 +56,13 @@ class Decisions:
         if self.conformal is not None:
             self.conformal.check(tasks)
 
-    def calibrated(self, found: Mapping[int, Calibrator]) -> Self:
-        """Return the decisions with new calibrators by place of the task, and without what rests on the old answers."""
+    def calibrated(self, found: Mapping[int, Calibrator], changed: Collection[int]) -> Self:
+        """Return the decisions with new calibrators by place of the task, and without what rests on changed answers."""
         return replace(
             self,
             calibrators=tuple(found.get(t, old) for t, old in enumerate(self.calibrators)),
-            tuned=tuple(None if t in found else old for t, old in enumerate(self.tuned)),
-            conformal=None if self.conformal is None else self.conformal.without(found),
+            tuned=tuple(None if t in changed else old for t, old in enumerate(self.tuned)),
+            conformal=None if self.conformal is None else self.conformal.without(changed),
         )
 
 
@@ -70,8 +70,13 @@ Learned = tuple[tuple[Task, ...], Decisions]
 _DECIDED = "two classes or, as the kind 'ordinal' that fit is told of, ordered classes"
 
 
-def calibrate(decisions: Decisions | None, answered: Answered, method: str, names: Any) -> Learned:
+def calibrate(
+    decisions: Decisions | None, answered: Answered, method: str, names: Any, chain: Sequence[int]
+) -> Learned:
     """Learn calibrators of some tasks, of answers in front of calibrators.
+
+    The chain has the numbers of the steps of a funnel: a step has at most the probability of the one before it, so that
+    a new calibration changes the answers of all steps behind it too.
 
     Returns
     -------
@@ -89,7 +94,9 @@ def calibrate(decisions: Decisions | None, answered: Answered, method: str, name
     for t, rows in _labelled(answered, None, places):
         weight = None if answered.weight is None else rows.weight
         found[t] = Calibrator.learn(tasks[t], rows.y, rows.p, weight, method)
-    dropped = [tasks[t].name for t in places if tasks[t].thresholds is not None]
+    first = next((place for place, t in enumerate(chain) if t in found), len(chain))
+    changed = {*found, *chain[first:]}
+    dropped = [task.name for t, task in enumerate(tasks) if t in changed and task.thresholds is not None]
     if dropped:
         warn_user(
             f"the thresholds of the tasks {dropped} were chosen for other probabilities, and are dropped; choose them "
@@ -97,12 +104,13 @@ def calibrate(decisions: Decisions | None, answered: Answered, method: str, name
         )
     old = decisions or Decisions.none(len(tasks))
     known = () if old.conformal is None else old.conformal.tasks
-    dropped = [task.name for t, (task, own) in enumerate(zip(tasks, known, strict=False)) if t in found and own]
+    dropped = [task.name for t, (task, own) in enumerate(zip(tasks, known, strict=False)) if t in changed and own]
     if dropped:
         warn_user(
             f"the sets of the tasks {dropped} were made of other probabilities, and are dropped; call conformalize anew"
         )
-    return tuple(task.at(None) if t in found else task for t, task in enumerate(tasks)), old.calibrated(found)
+    kept = tuple(task.at(None) if t in changed else task for t, task in enumerate(tasks))
+    return kept, old.calibrated(found, changed)
 
 
 def tune_thresholds(

@@ -440,8 +440,9 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
     ) -> Self:
         """Learn from new rows what the probabilities of classes should be; all answers are calibrated from then on.
 
-        Other tasks stay as they are. A new calibration takes the place of an earlier one, and drops the thresholds of
-        its tasks, with a warning: call `tune_thresholds` after it.
+        Other tasks stay as they are, but steps of a funnel behind a task, whose probability is never above its own. A
+        new calibration takes the place of an earlier one, and drops the thresholds of the tasks whose answers change,
+        with a warning: call `tune_thresholds` after it.
 
         Parameters
         ----------
@@ -479,7 +480,8 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         """
         answered = self.answer_labelled(X, y, sample_weight, unseen_for="calibrate", calibrated=False)
         labels = self.coder_.labels
-        self._decide_by(self.coder_.with_decisions(*calibrate(labels.decisions, answered, method, tasks)))
+        found = calibrate(labels.decisions, answered, method, tasks, labels.chain)
+        self._decide_by(self.coder_.with_decisions(*found))
         return self
 
     def tune_thresholds(

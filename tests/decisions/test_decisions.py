@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 import tabmtl
-from tabmtl import SharedTrees, SharedTreesClassifier
+from tabmtl import ESMM, SharedTrees, SharedTreesClassifier
 from tabmtl.decisions import Calibrator, Decisions
 from tabmtl.decisions.calibrators import Isotonic, Sigmoid
 from tabmtl.onnx.coder import OnnxCoder, describe_encoding
@@ -110,6 +110,20 @@ def test_a_step_of_a_funnel_is_never_likelier_than_the_one_before():
     calibrated = replace(labels.decisions, calibrators=(SIGMOID, None))
     click, buy = replace(labels, decisions=calibrated).decided(raw)
     assert (buy[:, 1] == np.minimum(raw[1][:, 1], click[:, 1])).all()
+
+
+@pytest.mark.parametrize(("tasks", "left"), [("click", ["v"]), ("buy", ["click", "v"])])
+def test_a_calibrated_step_drops_what_rests_on_answers_to_later_ones(tasks, left):
+    rng = np.random.default_rng(0)
+    click = rng.random(400) < 0.5
+    X = pl.DataFrame({"x": click + rng.normal(size=400)})
+    y = pl.DataFrame({"click": click, "buy": click & (rng.random(400) < 0.5), "v": rng.normal(size=400)})
+    model = ESMM(task_chain=["click", "buy"], epochs=1, random_state=0).fit(X[:200], y[:200])
+    model.tune_thresholds(X[200:], y[200:]).conformalize(X[200:], y[200:])
+    with pytest.warns(TabmtlWarning, match="are dropped"):
+        model.calibrate(X[200:], y[200:], tasks=tasks)
+    assert [task.name for task in model.tasks_ if task.thresholds] == [name for name in left if name != "v"]
+    assert [name.rpartition("_")[0] for name in model.predict_interval(X).columns] == [*left, "v"]
 
 
 def onnx_coder(model):
