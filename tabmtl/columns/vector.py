@@ -214,7 +214,7 @@ def _describe_lengths(name: str, lengths: Sequence[int], library: Library) -> st
     others = ", ".join(map(str, lengths[1:4])) + (", ..." if len(lengths) > 4 else "")
     return (
         f"the vectors of column {name!r} must have one length; most have {lengths[0]}, others {others}: "
-        f"{by_length(library, name, lengths[0])}; if they lie beside a history, say so in sequence_features"
+        f"{by_length(library, name, lengths[0])}"
     )
 
 

@@ -114,6 +114,7 @@ class Conformal:
         number = {name: place for place, name in enumerate(names)}
         group = np.array([number[str(each)] for each in groups or ()] or np.zeros(len(labels)), dtype=np.int64)
         found: list[Misses | None] = [None] * len(tasks)
+        short: dict[str, None] = {}
         for t in places:
             j, rows = (t, slice(None)) if own_task is None else (0, own_task == t)
             own = np.full((len(labels), _n_pairs(tasks[t])), np.nan)
@@ -127,7 +128,14 @@ class Conformal:
                     f"task {tasks[t].name!r} has fewer than 2 labels in the groups {listed(few)}, and an interval of "
                     f"level 0.9 needs {needed(0.9)} of each; join groups, or leave groups out"
                 )
+            short |= dict.fromkeys(names[g] for g in np.flatnonzero(counts < needed(0.9)) if names)
             found[t] = Misses(scores=own)
+        if short:
+            warn_user(
+                f"the groups {listed([repr(name) for name in short])} have fewer than the {needed(0.9)} labels of each "
+                "task that intervals of level 0.9 need, so that such intervals are refused for all rows; join groups, "
+                "or leave groups out"
+            )
         return cls(group=group, groups=tuple(names), column=column, tasks=tuple(found))
 
     def without(self, places: Collection[int]) -> Self:

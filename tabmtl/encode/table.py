@@ -283,7 +283,10 @@ class TableCoder:
         return frame.rename(dict(zip(found, self.names, strict=True)))
 
     def _refuse(self, found: Sequence[str], X: Any) -> NoReturn:
-        raise ValueError(f"X has the columns {[*found]}, expected those of fit: {[*self.names]}. {by_columns(X)}")
+        lacking = [name for name in self.names if name not in found]
+        is_near = 0 < len(lacking) < len(self.names)
+        cure = f"Add those that X lacks: {lacking}." if is_near else by_columns(X)
+        raise ValueError(f"X has the columns {[*found]}, expected those of fit: {[*self.names]}. {cure}")
 
     def as_given(self, frame: pl.DataFrame) -> Any:
         """Return rows of a file or a server as an estimator takes them without a word.

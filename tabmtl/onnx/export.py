@@ -112,6 +112,8 @@ def export_onnx(name: str, network: nn.Module, loss: MultiTaskLoss, coder: Table
             f"an ONNX file reads the kinds of columns of tabmtl, and none of your own, {other}; drop these columns and "
             "fit again, or serve the model by save and load"
         )
+    if not (folder := Path(path).absolute().parent).is_dir():
+        raise FileNotFoundError(f"the folder {folder} of the ONNX file does not exist; make it first")
     network = copy.deepcopy(network).cpu().float().eval()
     answers = _Answers(network, coder, loss).eval()
     taken = [target for target in coder.labels.names if target in answers.inputs]

@@ -328,6 +328,9 @@ def _predict_file(
     first = next(answered, None)
     if first is None:  # predict refuses to answer nothing
         first = _beside(nothing, answer(None, names))
+    nested = [name for name, dtype in first.schema.items() if dtype.is_nested()]
+    if nested and is_csv(output.name):
+        raise ValueError(f"CSV holds no lists or sets, such as those of {nested[:10]}; write the answers as .parquet")
     failures: list[Exception] = []
 
     def read(*_: Any) -> Iterator[pl.DataFrame]:

@@ -6,6 +6,7 @@ from scipy.stats import binom
 
 from tabmtl.decisions.conformal import Conformal, misses, needed, span
 from tabmtl.metrics.scores import Answered
+from tabmtl.schema import TabmtlWarning
 from tabmtl.targets import Task
 
 N = 2_000
@@ -145,6 +146,11 @@ def test_scores_of_a_long_table_are_those_of_its_own_tasks():
         assert np.array_equal(found.low[of_task], alone.low)
 
 
+def test_groups_too_small_for_nine_tenths_are_told_before_they_are_asked():
+    with pytest.warns(TabmtlWarning, match="the groups '1' have fewer than the 9 labels"):
+        learned(25, [0] * 20 + [1] * 5)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -153,7 +159,7 @@ def test_scores_of_a_long_table_are_those_of_its_own_tasks():
             "level=0.9 needs at least 9 labelled rows of task 'delay', and",
         ),
         (lambda: learned(98).spans(TASKS, NEW.outputs, 0.99), "at most 0.989"),
-        (lambda: learned(20, [0] * 12 + [1] * 8).spans(TASKS, NEW.outputs, 0.9, group=GROUP), "of the group '1'"),
+        (lambda: learned(40, [0] * 30 + [1] * 10).spans(TASKS, NEW.outputs, 0.95, group=GROUP), "of the group '1'"),
         (lambda: learned(8).spans(TASKS, NEW.outputs, 0.9, joint=True), r"of the tasks \['delay'\] together"),
         (lambda: learned(3, [0, 0, 1]), "fewer than 2 labels in the groups '1', .* needs 9 of each"),
         (lambda: learned(0), "task 'delay' has no labels"),

@@ -48,6 +48,8 @@ def test_a_row_a_file_and_a_loaded_model_have_the_intervals_of_the_batch(tmp_pat
     X[NEW].write_parquet(tmp_path / "new.parquet")
     predict_file(MODEL, tmp_path / "new.parquet", tmp_path / "found.parquet", method="predict_interval", level=0.8)
     assert pl.read_parquet(tmp_path / "found.parquet").equals(expected)
+    with pytest.raises(ValueError, match=r"CSV holds no lists or sets, such as those of \['late_set', 'size_set'\]"):
+        predict_file(MODEL, tmp_path / "new.parquet", tmp_path / "found.csv", method="predict_interval")
 
 
 def test_a_named_column_of_groups_is_found_in_new_rows_and_files(tmp_path):

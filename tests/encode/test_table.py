@@ -63,6 +63,8 @@ def test_columns_are_held_against_those_of_fit():
     for other in (X.drop("n"), X.rename({"n": "m"}), X.with_columns(z=1).lazy(), np.zeros((2, 3))):
         with pytest.raises(ValueError, match=r"X has the columns .*, expected those of fit: \['n', 'c'\]"):
             coder.read(other)
+    with pytest.raises(ValueError, match=r"Add those that X lacks: \['n'\]"):
+        coder.read(X.drop("n"))
     with pytest.raises(ValueError, match="X has 4 rows, y has 3"):
         coder.read(X, Y[:3])
 

@@ -284,6 +284,8 @@ def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"the targets \['x_num'\] have names of inputs"):
         tiny(SharedBottom).fit(X, y["late"].alias("x_num")).export_onnx(path)
     fixed = tiny(Fixed).fit(X, y)
+    with pytest.raises(FileNotFoundError, match=r"the folder .*none of the ONNX file does not exist"):
+        fixed.export_onnx(tmp_path / "none" / "model.onnx")
     with pytest.raises(ValueError, match=r"the network of Fixed cannot be exported.*x\.shape\[0\], not len\(x\)"):
         fixed.export_onnx(path)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
