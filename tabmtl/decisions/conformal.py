@@ -110,9 +110,10 @@ class Conformal:
             If a task has no labels, or a group has one label of a task.
         """
         tasks, labels, outputs, _, own_task, _ = answered
-        names = list(dict.fromkeys(map(str, groups or ())))
+        called = [_name(each) for each in groups or ()]
+        names = list(dict.fromkeys(called))
         number = {name: place for place, name in enumerate(names)}
-        group = np.array([number[str(each)] for each in groups or ()] or np.zeros(len(labels)), dtype=np.int64)
+        group = np.array([number[name] for name in called] or np.zeros(len(labels)), dtype=np.int64)
         found: list[Misses | None] = [None] * len(tasks)
         short: dict[str, None] = {}
         for t in places:
@@ -157,8 +158,9 @@ class Conformal:
         if not self.groups:
             raise ValueError("groups have no effect: conformalize was given none; leave them out, or give it some too")
         known = {name: number for number, name in enumerate(self.groups)}
-        found = np.array([known.get(str(group), len(known)) for group in groups], dtype=np.intp)
-        new = list(dict.fromkeys(str(group) for group in groups if str(group) not in known))
+        called = [_name(group) for group in groups]
+        found = np.array([known.get(name, len(known)) for name in called], dtype=np.intp)
+        new = list(dict.fromkeys(name for name in called if name not in known))
         if new:
             warn_user(
                 f"{(found == len(known)).sum()} rows are of groups that conformalize has not seen, "
@@ -254,6 +256,11 @@ class Conformal:
     def _known(self) -> dict[tuple[int, float], np.ndarray]:
         """By task (-1 for all numbers together) and level, what was asked before."""
         return {}
+
+
+def _name(group: Any) -> str:
+    """Return what a group is called; 1.0 is 1, which pandas and servers make floats of."""
+    return str(int(group)) if isinstance(group, float) and group.is_integer() else str(group)
 
 
 def misses(task: Task, y: np.ndarray, output: np.ndarray) -> np.ndarray:

@@ -64,6 +64,13 @@ def test_a_named_column_of_groups_is_found_in_new_rows_and_files(tmp_path):
     assert pl.read_parquet(tmp_path / "found.parquet").equals(model.predict_interval(X[NEW]))
 
 
+def test_a_group_that_is_a_number_is_the_same_as_a_float():
+    number = X["region"].eq_missing("north").cast(pl.Int64)
+    model = fitted(groups=number[GIVEN])
+    found = model.predict_interval(X[NEW], groups=number[NEW])
+    assert model.predict_interval(X[NEW], groups=number[NEW].cast(pl.Float64)).equals(found)
+
+
 def test_mlflow_serves_intervals():
     served = pytest.importorskip("tabmtl.mlflow.serving").TableModel(MODEL)
     found = served.predict(X[NEW].to_pandas(), {"method": "predict_interval", "level": 0.8})
