@@ -190,6 +190,8 @@ def _chosen(tasks: Sequence[Task], names: Any, method: str, fits: Callable[[Task
     known = [task.name for task in tasks]
     named = known if names is None else [names] if isinstance(names, str) else list(names)
     check_known("tasks names tasks", named, known, "the model")
+    if not named:
+        raise ValueError(f"tasks names none of the tasks of {method}; leave it out for all, or name some of {known}")
     found = [t for t, task in enumerate(tasks) if task.name in named and fits(task)]
     others = [f"{task.name!r} is {task.kind}" for task in tasks if task.name in named and not fits(task)]
     if others and (names is not None or not found):

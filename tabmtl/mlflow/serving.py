@@ -82,7 +82,8 @@ class TableModel:
                 check_levels(self._labels.tasks)
             rows = self._read(model_input)
             if method == "predict_interval":
-                found = self.estimator.predict_interval(rows, level=(params or {}).get("level") or 0.9)
+                level = (params or {}).get("level")
+                found = self.estimator.predict_interval(rows, level=0.9 if level is None else level)
                 return found if isinstance(found, pd.DataFrame) else _to_pandas(found)
             outputs = self.estimator.answer(rows)
             if method == "predict_quantiles":

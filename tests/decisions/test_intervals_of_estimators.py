@@ -138,6 +138,7 @@ def test_a_new_fit_and_new_probabilities_end_intervals():
     [
         (lambda: fitted().conformalize(X[FIT], Y[FIT]), "rows that fit has not seen"),
         (lambda: fitted().conformalize(X[GIVEN].drop("region"), Y[GIVEN]), "region"),
+        (lambda: fitted(tasks=[]), "tasks names none of the tasks of conformalize"),
         (lambda: fitted(tasks="dela"), "near is 'delay'"),
         (lambda: MODEL.predict_interval(X[NEW], level=1.0), "level must be between 0 and 1"),
         (lambda: MODEL.predict_interval(X[NEW], level=0.999), "needs at least 999 labelled rows of task 'late'"),
