@@ -58,6 +58,29 @@ class Span(NamedTuple):
         return self.low
 
 
+class Reach(NamedTuple):
+    """Scores up to which labels are held, of every group and at last of all rows; infinity where rows are too few."""
+
+    scores: np.ndarray
+    counts: list[int]
+    names: list[str]
+    level: float
+
+    def of(self, group: np.ndarray) -> np.ndarray:
+        """Return the scores (n,) of rows by the numbers of their groups; raise a ValueError if one is infinite."""
+        found = self.scores[group]
+        if np.isinf(found).any():
+            place = int(group[np.argmax(found)])
+            n, level = self.counts[place], self.level
+            cure = ", or join groups" if place < len(self.scores) - 1 else ""
+            raise ValueError(
+                f"level={level} needs at least {needed(level)} labelled rows of {self.names[place]}, and conformalize "
+                f"was given {n}; give it more rows{cure}, or ask for a level of at most "
+                f"{math.floor(1_000 * n / (n + 1)) / 1_000}"
+            )
+        return found
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Misses:
     """Scores of the labels of one task.
@@ -134,7 +157,7 @@ class Conformal:
         if short:
             warn_user(
                 f"the groups {listed([repr(name) for name in short])} have fewer than the {needed(0.9)} labels of each "
-                "task that intervals of level 0.9 need, so that such intervals are refused for all rows; join groups, "
+                "task that intervals of level 0.9 need, so that such intervals are refused for their rows; join groups, "
                 "or leave groups out"
             )
         return cls(group=group, groups=tuple(names), column=column, tasks=tuple(found))
@@ -213,15 +236,15 @@ class Conformal:
                 continue
             own = self._reach(task, t, level) if reach is None else reach[t]
             if whole is None:
-                found[t] = span(task, outputs[t], own[group], level)
+                found[t] = span(task, outputs[t], own.of(group), level)
             elif len(rows := np.flatnonzero(own_task == t)):
-                part = span(task, outputs[0][rows], own[group[rows]], level)
+                part = span(task, outputs[0][rows], own.of(group[rows]), level)
                 for bounds, values in zip(whole, part, strict=True):
                     bounds[rows] = values
         return found
 
-    def _reach(self, task: Task, t: int, level: float) -> np.ndarray:
-        """Return the score up to which labels are held, of every group and at last of all rows."""
+    def _reach(self, task: Task, t: int, level: float) -> Reach:
+        """Return the score up to which labels are held."""
         if (t, level) not in self._known:
             misses = self.tasks[t]
             assert misses is not None
@@ -229,7 +252,7 @@ class Conformal:
             self._known[t, level] = self._by_group(misses.scores[:, _pair(task, level)], level, what)
         return self._known[t, level]
 
-    def _joint_reach(self, tasks: Sequence[Task], level: float) -> dict[int, np.ndarray]:
+    def _joint_reach(self, tasks: Sequence[Task], level: float) -> dict[int, Reach]:
         """Return what `_reach` does for tasks of numbers, by their place, so that all hold together."""
         places = [t for t, own in enumerate(self.tasks) if own is not None and not tasks[t].is_classification]
         scores = np.column_stack([self._scores(t)[:, _pair(tasks[t], level)] for t in places])
@@ -239,21 +262,24 @@ class Conformal:
         if (-1, level) not in self._known:
             what = f"the tasks {[tasks[t].name for t in places]} together"
             self._known[-1, level] = self._by_group((scores / unit).max(axis=1), level, what)
-        return {t: own * self._known[-1, level] for t, own in zip(places, unit, strict=True)}
+        found = self._known[-1, level]
+        return {t: found._replace(scores=own * found.scores) for t, own in zip(places, unit, strict=True)}
 
     def _scores(self, t: int) -> np.ndarray:
         misses = self.tasks[t]
         assert misses is not None
         return misses.scores
 
-    def _by_group(self, scores: np.ndarray, level: float, what: str) -> np.ndarray:
+    def _by_group(self, scores: np.ndarray, level: float, what: str) -> Reach:
         """Return the least score that is large enough in every group, and in all rows."""
-        parts = [(f" of the group {name!r}", self.group == g) for g, name in enumerate(self.groups)]
         labelled = ~np.isnan(scores)
-        return np.array([_nth(scores[rows & labelled], level, what + of) for of, rows in [*parts, ("", labelled)]])
+        parts = [scores[labelled & (self.group == g)] for g in range(len(self.groups))]
+        parts.append(scores[labelled])
+        names = [*(f"{what} of the group {name!r}" for name in self.groups), what]
+        return Reach(np.array([_nth(own, level) for own in parts]), [*map(len, parts)], names, level)
 
     @cached_property
-    def _known(self) -> dict[tuple[int, float], np.ndarray]:
+    def _known(self) -> dict[tuple[int, float], Reach]:
         """By task (-1 for all numbers together) and level, what was asked before."""
         return {}
 
@@ -302,16 +328,10 @@ def needed(level: float) -> int:
     return math.ceil(level / (1 - level) - _ROUNDING)
 
 
-def _nth(scores: np.ndarray, level: float, what: str) -> float:
-    n = len(scores)
-    place = math.ceil((n + 1) * level - _ROUNDING)
-    if place > n:
-        raise ValueError(
-            f"level={level} needs at least {needed(level)} labelled rows of {what}, and conformalize was given {n}; "
-            f"give it more rows{', or join groups' if 'group' in what else ''}, or ask for a level of at most "
-            f"{math.floor(1_000 * n / (n + 1)) / 1_000}"
-        )
-    return float(np.partition(scores, place - 1)[place - 1])
+def _nth(scores: np.ndarray, level: float) -> float:
+    """Return the least score that is large enough, infinity if there are too few."""
+    place = math.ceil((len(scores) + 1) * level - _ROUNDING)
+    return math.inf if place > len(scores) else float(np.partition(scores, place - 1)[place - 1])
 
 
 def _n_pairs(task: Task) -> int:

@@ -93,6 +93,16 @@ def span_of(found, rows):
     return type(found)(*(bounds[rows] for bounds in found))
 
 
+def test_a_small_group_has_no_part_in_the_intervals_of_others():
+    of_one = np.where(np.arange(N) < 5, 2, GROUP)
+    with pytest.warns(UserWarning, match="the groups '2' have fewer than the 9 labels"):
+        conformal = Conformal.learn(KNOWN, [0], [*of_one], None)
+    (found, *_) = conformal.spans(TASKS, NEW.outputs, 0.9, group=conformal.numbers([*NEW_GROUP]))
+    assert np.isfinite(found.high).all()
+    with pytest.raises(ValueError, match="task 'delay' of the group '2', and conformalize was given 5"):
+        conformal.spans(TASKS, NEW.outputs, 0.9, group=conformal.numbers([2, *NEW_GROUP[1:]]))
+
+
 def test_all_numbers_of_a_row_are_held_together():
     conformal = Conformal.learn(KNOWN, range(len(TASKS)), None, None)
     for level in (0.75, 0.9):
