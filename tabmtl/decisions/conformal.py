@@ -157,8 +157,8 @@ class Conformal:
         if short:
             warn_user(
                 f"the groups {listed([repr(name) for name in short])} have fewer than the {needed(0.9)} labels of each "
-                "task that intervals of level 0.9 need, so that such intervals are refused for their rows; join groups, "
-                "or leave groups out"
+                "task that intervals of level 0.9 need, so that such intervals are refused for their rows; join "
+                "groups, or leave groups out"
             )
         return cls(group=group, groups=tuple(names), column=column, tasks=tuple(found))
 
