@@ -39,6 +39,7 @@ def test_table_of_scores(folder, tmp_path, capsys):
     assert re.search(r"linear - IndependentTasks +[+-]0\.\d+\(0\.\d+\) (=|ahead|behind)", printed)
 
 
+@pytest.mark.all_faces
 def test_mixtures_are_compared_on_a_funnel_whose_ceiling_is_known(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "FUNNEL_ROWS", 1000)
     monkeypatch.setattr(benchmark, "FRESH_ROWS", 1000)
@@ -81,6 +82,7 @@ def test_linear_scores_are_those_of_before(name, tmp_path, quick_reference):
     np.testing.assert_allclose(scores["score"], LINEAR_BEFORE[name], atol=2e-4)
 
 
+@pytest.mark.all_faces
 def test_bench_is_scored_on_fresh_rows_of_the_same_tasks(tmp_path, quick_reference):
     argv = ["--sets", "multitab_bench", "--models", "linear", "--seeds", "0", "--output", str(tmp_path)]
     benchmark.main(argv)

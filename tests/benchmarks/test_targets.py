@@ -41,6 +41,7 @@ def test_rows_of_a_group_are_in_one_part():
     assert not np.array_equal(parts[0], table.rows(2)[0])
 
 
+@pytest.mark.all_faces
 def test_the_table_has_every_model_and_declaration(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench, "open_table", lambda *_: counts_beside_a_rare_class())
     argv = ["--sets", "star", "--models", LIGHTGBM, "SharedTrees", "--seeds", "0", "1", "--output", str(tmp_path)]

@@ -75,6 +75,7 @@ def test_no_row_that_judges_is_older_than_one_that_is_learned(name, splits):
     assert all(len(train) and len(valid) and train.max() < valid.min() for train, valid in splits)
 
 
+@pytest.mark.all_faces
 def test_few_labels_are_judged_by_forests_and_curves_of_older_rows(splits):
     model = tiny(IndependentTasks, families="all").fit(X[:90], Y[:90], time="day")
     assert len(splits) >= 3 * 5

@@ -102,6 +102,7 @@ def test_the_function_is_called_from_python_too(rodents):
     assert (model.random_state, model.n_estimators_task) == (3, 5)
 
 
+@pytest.mark.all_faces
 def test_an_ensemble_is_compared_registered_and_saved(table, store, rodents, tmp_path, capsys):
     settings = ["--model", "MultiTaskEnsemble", "--set", "time_limit=1e-3"]  # which leaves time for the reference only
     words = ["--baseline", "--register", "ensemble", "--output", tmp_path / "ensemble"]

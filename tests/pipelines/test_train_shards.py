@@ -67,6 +67,7 @@ def test_without_other_files_no_rows_are_scored(shards, capsys):
     assert "No rows are left to score: name files by --test-shards." in capsys.readouterr().out
 
 
+@pytest.mark.all_faces
 def test_a_gain_on_files_has_no_intervals(shards, folder, capsys):
     words = ["--test-shards", folder / "test.csv", "--baseline", "--no-mlflow"]
     assert commands.run("train", *shards, *words) == 0

@@ -114,6 +114,7 @@ with joined(timeout=120) as group:
 """
 
 
+@pytest.mark.all_faces
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the sockets in /proc")
 def test_two_processes_keep_to_their_machine_run_no_pickle_and_tell_of_a_lost_rank_0(tmp_path):
     (tmp_path / "job.py").write_text(JOB)

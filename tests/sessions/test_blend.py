@@ -445,6 +445,7 @@ def test_a_blend_may_be_a_part():
     assert model.score(TEST) > Popularity().fit(TRAIN).score(TEST) + 0.05
 
 
+@pytest.mark.all_faces
 def test_a_blend_beats_its_parts_on_later_sessions():
     """MRR@20: .107 by popularity, .430 by rules and .421 by the category, own items weighed, .452 by the blend."""
     log = make_sessions(3000, 300, random_state=0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+import torch._dynamo  # which loading may import, and which derives a class from pickle's
 from recommenders import FORMS, ITEMS, M2TREC_FORMS, RECOMMENDERS, TRAIN, every_form, fitted, form_marks, tiny
 from safetensors.numpy import load_file
 

@@ -137,6 +137,7 @@ def test_evaluate_judges_what_is_predicted(form):
     assert all_targets["last_accuracy"] == pytest.approx(last.filter(pl.col("place") > 0)["same"].mean())
 
 
+@pytest.mark.all_faces
 def test_a_trained_model_predicts_categories():
     """Better than the shares of categories; transitions between five, the single task of this world, are ahead."""
     train, test = LOG.draw(3_000, random_state=1).split()

@@ -33,6 +33,7 @@ def model(world, request):
     return model.fit(log.split()[0], items=log.items)
 
 
+@pytest.mark.all_faces
 def test_it_beats_all_baselines_and_stays_below_the_law(world, model):
     log, baselines = world[0], list(world[1])
     test = log.split()[1]
