@@ -246,24 +246,24 @@ class Conformal:
     def _reach(self, task: Task, t: int, level: float) -> Reach:
         """Return the score up to which labels are held."""
         if (t, level) not in self._known:
-            misses = self.tasks[t]
-            assert misses is not None
-            what = f"task {task.name!r}"
-            self._known[t, level] = self._by_group(misses.scores[:, _pair(task, level)], level, what)
+            scores = self._scores(t)[:, _pair(task, level)]
+            self._known[t, level] = self._by_group(scores, level, f"task {task.name!r}")
         return self._known[t, level]
 
     def _joint_reach(self, tasks: Sequence[Task], level: float) -> dict[int, Reach]:
         """Return what `_reach` does for tasks of numbers, by their place, so that all hold together."""
+        if level in self._known_jointly:
+            return self._known_jointly[level]
         places = [t for t, own in enumerate(self.tasks) if own is not None and not tasks[t].is_classification]
         scores = np.column_stack([self._scores(t)[:, _pair(tasks[t], level)] for t in places])
         scores = np.where(np.isnan(scores).any(axis=1, keepdims=True), np.nan, scores)
         unit = np.nanmean(np.abs(scores), axis=0) if (~np.isnan(scores)).any() else np.ones(len(places))
         unit = np.where(unit > 0, unit, 1.0)
-        if (-1, level) not in self._known:
-            what = f"the tasks {[tasks[t].name for t in places]} together"
-            self._known[-1, level] = self._by_group((scores / unit).max(axis=1), level, what)
-        found = self._known[-1, level]
-        return {t: found._replace(scores=own * found.scores) for t, own in zip(places, unit, strict=True)}
+        what = f"the tasks {[tasks[t].name for t in places]} together"
+        found = self._by_group((scores / unit).max(axis=1), level, what)
+        parts = {t: found._replace(scores=own * found.scores) for t, own in zip(places, unit, strict=True)}
+        self._known_jointly[level] = parts
+        return parts
 
     def _scores(self, t: int) -> np.ndarray:
         misses = self.tasks[t]
@@ -280,7 +280,12 @@ class Conformal:
 
     @cached_property
     def _known(self) -> dict[tuple[int, float], Reach]:
-        """By task (-1 for all numbers together) and level, what was asked before."""
+        """By task and level, what was asked before."""
+        return {}
+
+    @cached_property
+    def _known_jointly(self) -> dict[float, dict[int, Reach]]:
+        """By level, what was asked before of all numbers together."""
         return {}
 
 
@@ -308,9 +313,8 @@ def span(task: Task, output: np.ndarray, reach: np.ndarray, level: float) -> Spa
     if task.kind.levels:
         pair = _pair(task, level)
         low, high = output[:, pair] - reach, output[:, -1 - pair] + reach
-        middle = (
-            low + high
-        ) / 2  # where labels lie far inside of the quantiles, their interval would end before it began
+        # where labels lie far inside of the quantiles, their interval would end before it began
+        middle = (low + high) / 2
         return Span(np.minimum(low, middle), np.maximum(high, middle))
     half = reach * _spread(task, output)
     low = output - half

@@ -352,7 +352,7 @@ class LabelCoder(LeanPickle):
 
     @property
     def conformal(self) -> Conformal:
-        """What intervals are made of; a ValueError if nothing was learned of them."""
+        """Scores that intervals are made of; a ValueError if none were learned."""
         found = None if self.decisions is None else self.decisions.conformal
         if found is None or not any(found.tasks):
             raise ValueError(
