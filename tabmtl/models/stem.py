@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
-from tabmtl.nn.embeddings import EMBEDDING_STD, FeatureTokenizer, NumericEmbedding, fill_missing
+from tabmtl.nn.embeddings import EMBEDDING_STD, FeatureTokenizer, NumericEmbedding, fill_missing, take_parts
 from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary, Members, RowOwners, TaskLinear
 from tabmtl.nn.sequences import SequencePooling
@@ -73,7 +73,7 @@ class TaskTokenizer(FeatureTokenizer):
             parts.append(self.bags.own_tokens(x.bags, which, self.shape[0]))
         if self.sequences is not None:
             tokens = self.sequences(x, self.categorical).unflatten(2, self.shape)
-            parts.append(tokens.take_along_dim(which[:, None, :, None], dim=2))
+            parts.append(take_parts(tokens, which[:, None].expand(-1, tokens.shape[1], -1)))
         if x.vectors is not None:
             parts.append(self._own_vectors(x.vectors, which, own))
         return torch.cat(parts, dim=1).flatten(2)
@@ -83,7 +83,7 @@ class TaskTokenizer(FeatureTokenizer):
         table = self.categorical.table  # type: ignore[union-attr]
         if table.sparse:  # a sparse gradient knows whole rows only
             tokens = table(rows).unflatten(2, self.shape)
-            return tokens.take_along_dim(which[:, None, :, None], dim=2)
+            return take_parts(tokens, which[:, None].expand(-1, tokens.shape[1], -1))
         return F.embedding(
             rows[:, :, None].long() * self.shape[0] + which[:, None], table.weight.view(-1, self.shape[1])
         )

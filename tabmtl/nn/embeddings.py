@@ -102,7 +102,7 @@ class BagEmbedding(Widened):
         parts, n = which.T.repeat(1, len(bags)), len(bags)  # (s, Fb B)
         if self.table.sparse:  # a sparse gradient knows whole rows only
             tokens = self.table(codes, offsets[:-1], per_sample_weights=weights).unflatten(1, (n_parts, -1))
-            tokens = tokens.take_along_dim(parts.T[:, :, None], dim=1).transpose(0, 1)
+            tokens = take_parts(tokens, parts.T).transpose(0, 1)
         else:
             table, lengths = self.table.weight.view(len(self.table.weight) * n_parts, -1), offsets.diff()
             m = codes.shape[0]  # no len(), by which an export would take it as given
@@ -180,6 +180,12 @@ def fill_missing(numbers: Tensor) -> tuple[Tensor, Tensor]:
     """
     missing = torch.isnan(numbers)
     return numbers.masked_fill(missing, 0.0), missing.to(numbers.dtype)
+
+
+def take_parts(tokens: Tensor, which: Tensor) -> Tensor:
+    """Take parts (..., s, d) of tokens (..., p, d), by the numbers (..., s) of the parts."""
+    # an export of take_along_dim holds for one number of rows
+    return tokens.gather(-2, which[..., None].expand(*which.shape, tokens.shape[-1]))
 
 
 def _numeric_embedding(kind: NumericEmbedding, columns: Columns, d_token: int) -> nn.Module:
