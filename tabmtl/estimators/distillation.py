@@ -19,9 +19,10 @@ from torch import Tensor
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
-from tabmtl.estimators.network import NetworkEstimator, on_device
+from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.estimators.rows import FrameRows
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.estimators.training import NetworkTraining, check_monitor, on_device
 from tabmtl.targets import Task
 from tabmtl.targets.task import refuse_monotone
 from tabmtl.training.device import find_device
@@ -63,8 +64,9 @@ def learn_answers(student: NetworkEstimator, teacher: MultiTaskEstimator, X: Any
     device = find_device(student.device)
     read = MemoryRows(on_device(batch, device))
     judging = None if valid is None else MemoryRows(on_device(valid, device))
+    training = NetworkTraining(estimator=student, coder=coder, seed=seed)
     with Run().fit(student):
-        student._set_fitted(coder, student._learn(coder, read, judging, loss, _score_nothing(loss.tasks), seed))
+        student._set_fitted(coder, training.learn(read, judging, loss, _score_nothing(loss.tasks)))
 
 
 class DistillationLoss(MultiTaskLoss):
@@ -114,7 +116,7 @@ def _prepare(student: NetworkEstimator, teacher: MultiTaskEstimator) -> None:
         )
     student.set_params(**{name: teacher._fitted_params[name] for name in _OF_THE_TABLE})
     student._check_params()
-    student._check_monitor(teacher.tasks_)
+    check_monitor(student, teacher.tasks_)
     refuse_monotone(teacher.tasks_, type(student).__name__)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,31 +21,22 @@ from tabmtl.encode import TableCoder
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.asked_network import NetworksTogether
 from tabmtl.estimators.base import NotHere
-from tabmtl.estimators.rows import TO_SET_ASIDE, FitRows
+from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
-from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes, weight_arrays
-from tabmtl.metrics.scores import is_by_group, mean_score, score_tasks
+from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights
+from tabmtl.estimators.training import NetworkTraining, on_device, score_outputs
+from tabmtl.metrics.scores import mean_score
 from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.nn.sequences import SequencePooling
 from tabmtl.onnx.export import export_onnx
-from tabmtl.params import Count, Positive, near
-from tabmtl.schema import Batch, Columns, TabmtlWarning
-from tabmtl.storage.stored import Stored, fingerprint
+from tabmtl.params import Count, Positive
+from tabmtl.schema import Batch, Columns
+from tabmtl.storage.stored import Stored
 from tabmtl.targets import Task
-from tabmtl.training.balance import Balance, Balancer, GradLevel, check_grad_level
-from tabmtl.training.device import find_device, seed_of, seeded, threads
-from tabmtl.training.epochs import Snapshots, run_epochs, warn_if_rising
-from tabmtl.training.hooks import Record, epochs_as_tasks
+from tabmtl.training.balance import Balance, GradLevel, check_grad_level
+from tabmtl.training.device import seeded, threads
 from tabmtl.training.losses import MultiTaskLoss
-from tabmtl.training.memory import check_memory
 from tabmtl.training.predict import predict_scores, represent_rows, weigh_sequences
-from tabmtl.training.rows import Rows
-from tabmtl.training.run import running
-from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics, step_rows
-from tabmtl.training.watch import describe_tasks
-
-_SHUFFLED_ROWS, _SHUFFLED_CELLS = 1_000, 100_000  # rows for importances, and rows times columns, at most
-_ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -262,148 +252,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         return {}
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
-        self._check_interrupt(rows.group)
-        rows, valid = self._set_aside(coder, rows, valid, seed)
-        device = find_device(self.device)
-
-        def prepare(batch: Batch) -> Batch:
-            return on_device(in_training_units(batch, coder), device)
-
-        judged = self._to_judge(coder, valid)
-        read, judging = rows.to_train(prepare, seed), None if valid is None else valid.to_train(prepare, seed)
-        del rows, valid  # parts of a frame are copies, and the whole is needed no longer
-        loss, judge = self._loss(coder.labels.tasks), partial(evaluate_scores, coder)
-        return self._learn(coder, read, judging, loss, judge, seed) | judged
-
-    def _set_aside(
-        self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int
-    ) -> tuple[FitRows, FitRows | None]:
-        """Return the rows to learn from and those to validate on, which are set aside if none are given.
-
-        That begins the training, so a network beyond the memory and a monitor without labels are errors here.
-        """
-        tasks = coder.labels.tasks
-        self._check_monitor(tasks, valid)
-        if self._token_width is not None:
-            with seeded(0, torch.device("cpu")):
-                check_memory(
-                    type(self).__name__,
-                    lambda columns: self._network(columns, tasks),
-                    coder.features.columns,
-                    find_device(self.device),
-                    cure=f"{self._token_width} or batch_size",
-                    n_rows=min(step_rows(self.batch_size, len(rows)), len(rows)),
-                    precision=self.precision,
-                    is_long=self.task_column is not None,
-                )
-        if valid is None and self.early_stopping and len(rows) >= _ROWS_TO_SPLIT:
-            rows, valid = rows.split(self.validation_fraction, seed)
-            if self.monitor != "mean":
-                self._check_monitor(tasks, valid, were_set_aside=True)
-        return rows, valid
-
-    def _to_judge(self, coder: TableCoder, valid: FitRows | None) -> dict[str, Any]:
-        """Return the fitted attribute of the rows that importances are measured on."""
-        if valid is None:
-            return {}
-        return {"_judged": in_training_units(valid.some(_judged_rows(coder, len(valid))), coder)}
-
-    def _check_monitor(
-        self, tasks: Sequence[Task], valid: FitRows | None = None, *, were_set_aside: bool = False
-    ) -> None:
-        """Raise a ValueError if there is no such task to stop on, or validation rows have no label of it."""
-        names = [task.name for task in tasks]
-        if self.monitor not in ("mean", *names):
-            raise ValueError(
-                f"monitor must be 'mean' or a task, got {self.monitor!r}{near(self.monitor, names)}; tasks are {names}"
-            )
-        if valid is not None and self.early_stopping:
-            watched = [self.monitor in ("mean", name) for name in names]
-            if valid.n_labels[watched].any():
-                return
-            if were_set_aside:
-                raise ValueError(
-                    f"none of the {len(valid)} rows that were set aside has a label of {self.monitor!r}, the monitor; "
-                    f"{TO_SET_ASIDE}, or monitor='mean'"
-                )
-            raise ValueError(f"y_val has no label to stop on (monitor={self.monitor!r}); label some validation rows")
-
-    def _learn(
-        self, coder: TableCoder, rows: Rows, valid: Rows | None, loss: MultiTaskLoss, evaluate: Evaluate, seed: int
-    ) -> dict[str, Any]:
-        """Train a network on rows with the labels that the loss takes, and return the fitted attributes."""
-        run, tasks = running(), coder.labels.tasks
-        if run.checkpoint is not None:
-            run.checkpoint.agree({"the checksum of columns and tasks": fingerprint(coder)})
-        device, validated = find_device(self.device), valid is not None
-        with seeded(seed, device):
-            network = self._network(coder.features.columns, tasks).to(device)
-            with threads(self.n_jobs, network):
-                plain = isinstance(self.balance, str) and self.balance == "sum" and not self.flat
-                balancer = None if plain else Balancer(self, tasks, network, run.group, rows.seed)
-                loop = TableLoop(self, network, loss, rows, valid, balancer=balancer, evaluate=evaluate)
-                if run.group.rank:  # the networks are the same, the noise is not
-                    torch.manual_seed(seed_of(seed, run.group.rank))
-                so_far = partial(self._trained_so_far, network, coder, loop)
-                with epochs_as_tasks(run.task, self.on_epoch, so_far) as hook:
-                    describe = partial(describe_tasks, tasks)
-                    history, snapshots = run_epochs(
-                        network, loop, self, run=run, validated=validated, on_epoch=hook, describe=describe
-                    )
-                # fewer epochs than the default are the user's choice
-                if validated and self.early_stopping and len(history) == self.epochs >= type(self).epochs:
-                    warn_if_rising(snapshots.scores, self.patience)
-                return self._trained(network, coder, loop.data, loop.batch_size, history, snapshots)
-
-    def _trained(
-        self,
-        network: torch.nn.Module,
-        coder: TableCoder,
-        data: Batch,
-        batch_size: int,
-        history: list[Record],
-        snapshots: Snapshots,
-    ) -> dict[str, Any]:
-        """Return the fitted attributes, from a trained network and its training rows."""
-        features = replace(data, y=None, weight=None)
-        first = features.rows(torch.arange(1, device=data.x.numbers.device))
-        return {
-            **self._inspect(network, features),
-            **trained_attributes(network, history, snapshots.best.epoch),
-            **self._kept_for_tasks(snapshots, coder.labels.tasks),
-            "batch_size_": batch_size,
-            "_importances": None,
-            "_judged": None,
-            "_n_features_out": represent_rows(network, first).shape[1],
-            "_link": self._loss(coder.labels.tasks).link_rows,
-            "_module": network.eval(),
-        }
-
-    def _kept_for_tasks(self, snapshots: Snapshots, tasks: Sequence[Task]) -> dict[str, Any]:
-        """Return the fitted attributes of the weights that some tasks have for themselves."""
-        place = snapshots.of_task
-        place[[t for t in self._chain(tasks) if t < len(place)]] = 0  # their link joins scores of one network
-        used = np.unique([0, *place])
-        return {
-            "task_weights_": tuple(weight_arrays(snapshots.kept[k].weights) for k in used[1:]),
-            "task_snapshot_": np.searchsorted(used, place),
-            "_task_modules": None,
-        }
-
-    def _trained_so_far(
-        self, network: torch.nn.Module, coder: TableCoder, loop: TableLoop, history: list[Record]
-    ) -> dict[str, Any]:
-        """Return the fitted attributes as if training had ended with the last epoch of the history."""
-        now, network = type(self)(**self.get_params(deep=False)), copy.deepcopy(network)
-        checkpoint = running().checkpoint
-        history = history if checkpoint is None else [*checkpoint.records, *history]
-        settle_statistics(network, loop.data, self.precision)
-        # of experts, which the end of training will tell
-        with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
-            last = Snapshots(network)
-            last.offer(len(history) - 1, 0.0, ())
-            now._set_fitted(coder, self._trained(network, coder, loop.data, loop.batch_size, history, last))
-        return dict(vars(now))
+        return NetworkTraining(estimator=self, coder=coder, seed=seed).fit(rows, valid)
 
     def _run(self, function: Callable[..., Any], batch: Batch, snapshot: int = 0) -> Any:
         """Return the result of `predict_scores` or `represent_rows` on encoded rows, by some of the kept weights."""
@@ -453,7 +302,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             return
 
         def score(changed: Batch) -> float:
-            return mean_score(_score(self.coder_, self._outputs(None, changed), changed))
+            return mean_score(score_outputs(self.coder_, self._outputs(None, changed), changed))
 
         names, features, whole = self.coder_.after.names, self.coder_.features, score(rows)
         order, falls = np.random.default_rng(0).permutation(len(rows)), np.zeros(len(names))
@@ -493,40 +342,6 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         self._link = self._loss(self.tasks_).link_rows
         self._module = self._rebuild()
         self._task_modules = self._rebuild_of_tasks(self._module)
-
-
-def in_training_units(batch: Batch, coder: TableCoder) -> Batch:
-    """Return a batch with standardised float32 labels, and with groups where scores need them."""
-    group = batch.group if any(map(is_by_group, coder.labels.tasks)) else None
-    weights = {
-        name: None if part is None else part.astype(np.float32)
-        for name, part in (("weight", batch.weight), ("of_class", batch.of_class))
-    }
-    return replace(batch, y=coder.labels.standardize(batch.y), group=group, time=None, **weights)
-
-
-def on_device(batch: Batch, device: torch.device) -> Batch:
-    """Return a batch of arrays as tensors."""
-    return batch.map(lambda array: torch.from_numpy(array).to(device))
-
-
-def _judged_rows(coder: TableCoder, n_rows: int) -> int:
-    """Return how many of the validation rows importances are measured on."""
-    return min(n_rows, _SHUFFLED_ROWS, max(_SHUFFLED_CELLS // coder.features.columns.n_features, 1))
-
-
-def evaluate_scores(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -> dict[str, float | None]:
-    """Return scores of raw scores on training-unit labels, in own units; undefined ones are None."""
-    outputs = coder.labels.outputs([score.float().cpu().numpy() for score in scores])
-    return _score(coder, outputs, batch.map(lambda part: part.cpu().numpy()))
-
-
-def _score(coder: TableCoder, outputs: Sequence[np.ndarray], batch: Batch) -> dict[str, float | None]:
-    """Return scores of outputs on training-unit labels, in own units; undefined ones are None."""
-    labels = coder.labels
-    y = batch.y.astype(np.float64) * labels.scale + labels.center
-    with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
-        return score_tasks(labels.tasks, y, outputs, batch.score_weight, batch.task, batch.group)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

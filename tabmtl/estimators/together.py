@@ -11,9 +11,10 @@ import torch
 
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.encoded import label_rows
-from tabmtl.estimators.network import NetworkEstimator, evaluate_scores, in_training_units, on_device
+from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.estimators.training import NetworkTraining, evaluate_scores, in_training_units, on_device
 from tabmtl.nn.joined import can_join
 from tabmtl.processes.ranks import ALONE
 from tabmtl.training.device import find_device, seeded, threads
@@ -75,9 +76,7 @@ def fit_together(
 class _Part:
     """Network before its training, with its rows."""
 
-    estimator: NetworkEstimator
-    coder: TableCoder
-    seed: int
+    training: NetworkTraining
     rows: FitRows
     valid: FitRows | None
     network: torch.nn.Module
@@ -99,35 +98,35 @@ def _parts(
     parts = []
     for estimator, table in zip(networks, tables, strict=True):
         own, rows = label_rows(estimator, coder, **table)
-        seed = estimator._seed()
-        learned, valid = estimator._set_aside(own, rows, None, seed)
-        with seeded(seed, torch.device("cpu")):
+        training = NetworkTraining(estimator=estimator, coder=own, seed=estimator._seed())
+        learned, valid = training.set_aside(rows, None)
+        with seeded(training.seed, torch.device("cpu")):
             network = estimator._network(own.features.columns, own.labels.tasks)
         if not can_join(network):
             return None
-        parts.append(_Part(estimator, own, seed, learned, valid, network))
-    forms = {(part.valid is None, *(task.width for task in part.coder.labels.tasks)) for part in parts}
+        parts.append(_Part(training, learned, valid, network))
+    forms = {(part.valid is None, *(task.width for task in part.training.coder.labels.tasks)) for part in parts}
     return parts if len(forms) == 1 else None
 
 
 def _fit_joined(parts: Sequence[_Part]) -> None:
     """Train networks as one, and set the fitted attributes of each."""
-    first, cpu, members = parts[0], torch.device("cpu"), []
+    first, cpu, members = parts[0].training, torch.device("cpu"), []
     for part in parts:
-        prepare = partial(in_training_units, coder=part.coder)
+        prepare = partial(in_training_units, coder=part.training.coder)
         rows = on_device(prepare(part.rows.read()), cpu)
         valid = None if part.valid is None else on_device(prepare(part.valid.read()), cpu)
-        judge = partial(evaluate_scores, part.coder)
+        judge = partial(evaluate_scores, part.training.coder)
         members.append(Member(network=part.network, rows=rows, valid=valid, evaluate=judge))
     loss, describe = partial(_loss_of, first), partial(describe_tasks, first.coder.labels.tasks)
-    with seeded(first.seed, cpu), threads(first.estimator.n_jobs, first.network):
+    with seeded(first.seed, cpu), threads(first.estimator.n_jobs, parts[0].network):
         batch_size = train_jointly(first.estimator, members, loss, running(), describe)
         for part, member in zip(parts, members, strict=True):
-            found = member.history, member.snapshots
-            fitted = part.estimator._trained(part.network, part.coder, member.rows, batch_size, *found)
-            part.estimator._set_fitted(part.coder, fitted | part.estimator._to_judge(part.coder, part.valid))
+            training, found = part.training, (member.history, member.snapshots)
+            fitted = training.trained(part.network, member.rows, batch_size, *found) | training.judged(part.valid)
+            training.estimator._set_fitted(training.coder, fitted)
 
 
-def _loss_of(part: _Part, n_networks: int) -> MultiTaskLoss:
+def _loss_of(training: NetworkTraining, n_networks: int) -> MultiTaskLoss:
     """Return the loss of the tasks of several networks side by side."""
-    return part.estimator._loss(part.coder.labels.tasks * n_networks)
+    return training.estimator._loss(training.coder.labels.tasks * n_networks)

@@ -8,7 +8,7 @@ import torch
 from conformance import NETWORKS, fitted
 
 from tabmtl.columns import Features
-from tabmtl.estimators.network import in_training_units, on_device
+from tabmtl.estimators.training import in_training_units, on_device
 from tabmtl.training.device import seeded
 from tabmtl.training.losses import MultiTaskLoss
 

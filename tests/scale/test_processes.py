@@ -9,7 +9,7 @@ from ranks import assert_same_weights, read_small_parts, run_ranks
 
 from tabmtl import APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, Shards, SharedBottom
 from tabmtl.encode import cache
-from tabmtl.estimators import network, rows
+from tabmtl.estimators import network, rows, training
 from tabmtl.nn import embeddings
 from tabmtl.processes.ranks import EndedElsewhereError, Ranks
 from tabmtl.scale import joined
@@ -27,12 +27,13 @@ def _small(monkeypatch):
 @pytest.fixture
 def _float64(monkeypatch):
     """Compute in float64, where rounding does not grow from step to step."""
-    on_device = network.on_device
+    on_device = training.on_device
 
     def on_device_in_float64(batch, device):
         return on_device(batch, device).map(lambda part: part.double() if part.is_floating_point() else part)
 
-    monkeypatch.setattr(network, "on_device", on_device_in_float64)
+    for module in (training, network):
+        monkeypatch.setattr(module, "on_device", on_device_in_float64)
 
 
 @pytest.fixture(scope="module")

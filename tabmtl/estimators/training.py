@@ -1,0 +1,220 @@
+"""Training of the network of one estimator: rows are set aside, epochs are run, and fitted attributes come of it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from tabmtl.encode import TableCoder
+from tabmtl.estimators.rows import TO_SET_ASIDE, FitRows
+from tabmtl.estimators.trained import trained_attributes, weight_arrays
+from tabmtl.metrics.scores import is_by_group, score_tasks
+from tabmtl.params import near
+from tabmtl.schema import Batch, TabmtlWarning
+from tabmtl.storage.stored import fingerprint
+from tabmtl.targets import Task
+from tabmtl.training.balance import Balancer
+from tabmtl.training.device import find_device, seed_of, seeded, threads
+from tabmtl.training.epochs import Snapshots, run_epochs, warn_if_rising
+from tabmtl.training.hooks import Record, epochs_as_tasks
+from tabmtl.training.losses import MultiTaskLoss
+from tabmtl.training.memory import check_memory
+from tabmtl.training.predict import represent_rows
+from tabmtl.training.rows import Rows
+from tabmtl.training.run import running
+from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics, step_rows
+from tabmtl.training.watch import describe_tasks
+
+_SHUFFLED_ROWS, _SHUFFLED_CELLS = 1_000, 100_000  # rows for importances, and rows times columns, at most
+_ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NetworkTraining:
+    """Trains the network of one estimator, from encoded rows to fitted attributes.
+
+    Parameters
+    ----------
+    estimator : NetworkEstimator
+        Gives the network, its loss, and the parameters of training.
+    coder : TableCoder
+        Of the rows.
+    seed : int
+    """
+
+    estimator: Any  # whose module imports this one
+    coder: TableCoder
+    seed: int
+
+    def fit(self, rows: FitRows, valid: FitRows | None) -> dict[str, Any]:
+        """Train on rows, and return the fitted attributes."""
+        estimator, coder = self.estimator, self.coder
+        estimator._check_interrupt(rows.group)
+        rows, valid = self.set_aside(rows, valid)
+        device = find_device(estimator.device)
+
+        def prepare(batch: Batch) -> Batch:
+            return on_device(in_training_units(batch, coder), device)
+
+        judged = self.judged(valid)
+        read, judging = rows.to_train(prepare, self.seed), None if valid is None else valid.to_train(prepare, self.seed)
+        del rows, valid  # parts of a frame are copies, and the whole is needed no longer
+        loss, judge = estimator._loss(coder.labels.tasks), partial(evaluate_scores, coder)
+        return self.learn(read, judging, loss, judge) | judged
+
+    def set_aside(self, rows: FitRows, valid: FitRows | None) -> tuple[FitRows, FitRows | None]:
+        """Return the rows to learn from and those to validate on, which are set aside if none are given.
+
+        That begins the training, so a network beyond the memory and a monitor without labels are errors here.
+        """
+        estimator, tasks = self.estimator, self.coder.labels.tasks
+        check_monitor(estimator, tasks, valid)
+        if estimator._token_width is not None:
+            with seeded(0, torch.device("cpu")):
+                check_memory(
+                    type(estimator).__name__,
+                    lambda columns: estimator._network(columns, tasks),
+                    self.coder.features.columns,
+                    find_device(estimator.device),
+                    cure=f"{estimator._token_width} or batch_size",
+                    n_rows=min(step_rows(estimator.batch_size, len(rows)), len(rows)),
+                    precision=estimator.precision,
+                    is_long=estimator.task_column is not None,
+                )
+        if valid is None and estimator.early_stopping and len(rows) >= _ROWS_TO_SPLIT:
+            rows, valid = rows.split(estimator.validation_fraction, self.seed)
+            if estimator.monitor != "mean":
+                check_monitor(estimator, tasks, valid, were_set_aside=True)
+        return rows, valid
+
+    def judged(self, valid: FitRows | None) -> dict[str, Any]:
+        """Return the fitted attribute of the rows that importances are measured on."""
+        if valid is None:
+            return {}
+        n_features = self.coder.features.columns.n_features
+        n_rows = min(len(valid), _SHUFFLED_ROWS, max(_SHUFFLED_CELLS // n_features, 1))
+        return {"_judged": in_training_units(valid.some(n_rows), self.coder)}
+
+    def learn(self, rows: Rows, valid: Rows | None, loss: MultiTaskLoss, evaluate: Evaluate) -> dict[str, Any]:
+        """Train a network on rows with the labels that the loss takes, and return the fitted attributes."""
+        run, tasks, estimator = running(), self.coder.labels.tasks, self.estimator
+        if run.checkpoint is not None:
+            run.checkpoint.agree({"the checksum of columns and tasks": fingerprint(self.coder)})
+        device, validated = find_device(estimator.device), valid is not None
+        with seeded(self.seed, device):
+            network = estimator._network(self.coder.features.columns, tasks).to(device)
+            with threads(estimator.n_jobs, network):
+                plain = isinstance(estimator.balance, str) and estimator.balance == "sum" and not estimator.flat
+                balancer = None if plain else Balancer(estimator, tasks, network, run.group, rows.seed)
+                loop = TableLoop(estimator, network, loss, rows, valid, balancer=balancer, evaluate=evaluate)
+                if run.group.rank:  # the networks are the same, the noise is not
+                    torch.manual_seed(seed_of(self.seed, run.group.rank))
+                so_far = partial(self._so_far, network, loop)
+                with epochs_as_tasks(run.task, estimator.on_epoch, so_far) as hook:
+                    describe = partial(describe_tasks, tasks)
+                    history, snapshots = run_epochs(
+                        network, loop, estimator, run=run, validated=validated, on_epoch=hook, describe=describe
+                    )
+                # fewer epochs than the default are the user's choice
+                is_whole = len(history) == estimator.epochs >= type(estimator).epochs
+                if validated and estimator.early_stopping and is_whole:
+                    warn_if_rising(snapshots.scores, estimator.patience)
+                return self.trained(network, loop.data, loop.batch_size, history, snapshots)
+
+    def trained(
+        self, network: torch.nn.Module, data: Batch, batch_size: int, history: list[Record], snapshots: Snapshots
+    ) -> dict[str, Any]:
+        """Return the fitted attributes, from a trained network and its training rows."""
+        features = replace(data, y=None, weight=None)
+        first = features.rows(torch.arange(1, device=data.x.numbers.device))
+        return {
+            **self.estimator._inspect(network, features),
+            **trained_attributes(network, history, snapshots.best.epoch),
+            **self._kept_for_tasks(snapshots),
+            "batch_size_": batch_size,
+            "_importances": None,
+            "_judged": None,
+            "_n_features_out": represent_rows(network, first).shape[1],
+            "_link": self.estimator._loss(self.coder.labels.tasks).link_rows,
+            "_module": network.eval(),
+        }
+
+    def _kept_for_tasks(self, snapshots: Snapshots) -> dict[str, Any]:
+        """Return the fitted attributes of the weights that some tasks have for themselves."""
+        place = snapshots.of_task
+        # the link of a funnel joins scores of one network
+        place[[t for t in self.estimator._chain(self.coder.labels.tasks) if t < len(place)]] = 0
+        used = np.unique([0, *place])
+        return {
+            "task_weights_": tuple(weight_arrays(snapshots.kept[k].weights) for k in used[1:]),
+            "task_snapshot_": np.searchsorted(used, place),
+            "_task_modules": None,
+        }
+
+    def _so_far(self, network: torch.nn.Module, loop: TableLoop, history: list[Record]) -> dict[str, Any]:
+        """Return the fitted attributes as if training had ended with the last epoch of the history."""
+        estimator, checkpoint = self.estimator, running().checkpoint
+        now, network = type(estimator)(**estimator.get_params(deep=False)), copy.deepcopy(network)
+        history = history if checkpoint is None else [*checkpoint.records, *history]
+        settle_statistics(network, loop.data, estimator.precision)
+        # of experts, which the end of training will tell
+        with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+            last = Snapshots(network)
+            last.offer(len(history) - 1, 0.0, ())
+            now._set_fitted(self.coder, self.trained(network, loop.data, loop.batch_size, history, last))
+        return dict(vars(now))
+
+
+def check_monitor(
+    estimator: Any, tasks: Sequence[Task], valid: FitRows | None = None, *, were_set_aside: bool = False
+) -> None:
+    """Raise a ValueError if there is no such task to stop on, or validation rows have no label of it."""
+    monitor, names = estimator.monitor, [task.name for task in tasks]
+    if monitor not in ("mean", *names):
+        raise ValueError(f"monitor must be 'mean' or a task, got {monitor!r}{near(monitor, names)}; tasks are {names}")
+    if valid is not None and estimator.early_stopping:
+        watched = [monitor in ("mean", name) for name in names]
+        if valid.n_labels[watched].any():
+            return
+        if were_set_aside:
+            raise ValueError(
+                f"none of the {len(valid)} rows that were set aside has a label of {monitor!r}, the monitor; "
+                f"{TO_SET_ASIDE}, or monitor='mean'"
+            )
+        raise ValueError(f"y_val has no label to stop on (monitor={monitor!r}); label some validation rows")
+
+
+def in_training_units(batch: Batch, coder: TableCoder) -> Batch:
+    """Return a batch with standardised float32 labels, and with groups where scores need them."""
+    group = batch.group if any(map(is_by_group, coder.labels.tasks)) else None
+    weights = {
+        name: None if part is None else part.astype(np.float32)
+        for name, part in (("weight", batch.weight), ("of_class", batch.of_class))
+    }
+    return replace(batch, y=coder.labels.standardize(batch.y), group=group, time=None, **weights)
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch of arrays as tensors."""
+    return batch.map(lambda array: torch.from_numpy(array).to(device))
+
+
+def evaluate_scores(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -> dict[str, float | None]:
+    """Return scores of raw scores on training-unit labels, in own units; undefined ones are None."""
+    outputs = coder.labels.outputs([score.float().cpu().numpy() for score in scores])
+    return score_outputs(coder, outputs, batch.map(lambda part: part.cpu().numpy()))
+
+
+def score_outputs(coder: TableCoder, outputs: Sequence[np.ndarray], batch: Batch) -> dict[str, float | None]:
+    """Return scores of outputs on training-unit labels, in own units; undefined ones are None."""
+    labels = coder.labels
+    y = batch.y.astype(np.float64) * labels.scale + labels.center
+    with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+        return score_tasks(labels.tasks, y, outputs, batch.score_weight, batch.task, batch.group)
