@@ -166,6 +166,10 @@ class Conformal:
         """Return the scores of the other tasks."""
         return replace(self, tasks=tuple(None if t in places else own for t, own in enumerate(self.tasks)))
 
+    def of(self, places: Sequence[int | None]) -> Self:
+        """Return the scores of tasks by their places among these; None is a task without any."""
+        return replace(self, tasks=tuple(None if t is None else self.tasks[t] for t in places))
+
     def check(self, tasks: Sequence[Task]) -> None:
         """Raise a ValueError unless there are scores for tasks as these; files are held against it."""
         if len(self.tasks) != len(tasks):

@@ -56,6 +56,15 @@ class Decisions:
         if self.conformal is not None:
             self.conformal.check(tasks)
 
+    def of(self, places: Sequence[int | None]) -> Self:
+        """Return the decisions of tasks by their places among these; None is a task that has learned nothing."""
+        return replace(
+            self,
+            calibrators=tuple(None if t is None else self.calibrators[t] for t in places),
+            tuned=tuple(None if t is None else self.tuned[t] for t in places),
+            conformal=None if self.conformal is None else self.conformal.of(places),
+        )
+
     def calibrated(self, found: Mapping[int, Calibrator], changed: Collection[int]) -> Self:
         """Return the decisions with new calibrators by place of the task, and without what rests on changed answers."""
         return replace(

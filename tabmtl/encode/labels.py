@@ -203,6 +203,106 @@ class LabelCoder(LeanPickle):
         long_tasks = tuple(replace(fitted[0], name=level) for level in task_levels)
         return replace(coder, tasks=long_tasks, task_levels=tuple(task_levels))
 
+    def beside(
+        self, y: Any, sample_weight: Any = None, *, tasks: DeclaredTasks | None = None, force: str | None = None
+    ) -> tuple[LabelCoder, pl.DataFrame, pl.DataFrame | None]:
+        """Learn the targets of a wide table that stand beside those known.
+
+        Parameters
+        ----------
+        y, sample_weight, tasks, force : as in `fit`
+            Targets that are known may be among those of y; array columns are numbered on.
+
+        Returns
+        -------
+        coder : LabelCoder
+            Of the known targets, and of the new ones behind them.
+        labels : polars DataFrame of shape (n, T)
+            Of all targets of the coder, null where y has none.
+        weight : polars DataFrame of shape (n, T), or None
+
+        Raises
+        ------
+        ValueError
+            If y has no new target, comes from another library than y of fit, or a target does not fit; see `fit`.
+        """
+        frame, origin = _read(y)
+        if not origin.named and not tasks:
+            frame = frame.rename(dict(zip(frame.columns, _numbered_on(self.names, frame.width), strict=True)))
+        frame = _rename(frame, origin, tasks)
+        new = [name for name in frame.columns if name not in self.names]
+        if not new:
+            raise ValueError(f"y holds no new target: the model has {list(self.names)} already; name the new one")
+        if origin.container != self.origin.container:
+            raise ValueError(
+                f"y comes from {origin.container}, and y of fit from {self.origin.container}, in which predictions go "
+                f"back; give the targets {new} as {self.origin.container} has them"
+            )
+        maybe_whole = _holed_floats(frame, origin)
+        declared = declared_tasks(tasks, new)
+        labelled, _ = _without_weightless(frame, sample_weight)
+        labelled = pl.DataFrame({name: labelled[name] for name in new})
+        own = origin.of([frame.columns.index(name) for name in new])
+        added = self.learn(labelled, own, declared=declared, force=force, task_levels=None, maybe_whole=maybe_whole)
+        coder = self._joined(added.scaled([*added._encode_columns(labelled).T]))
+        return coder, *_in_columns_of(coder, frame, read_weights(sample_weight, frame.height, frame.columns))
+
+    def _joined(self, other: LabelCoder) -> LabelCoder:
+        """Return the coder of the targets of both, those of the other behind."""
+        return replace(
+            self,
+            tasks=self.tasks + other.tasks,
+            origin=self.origin.beside(other.origin),
+            names=self.names + other.names,
+            dtypes=self.dtypes + other.dtypes,
+            center=np.concatenate([self.center, other.center]),
+            scale=np.concatenate([self.scale, other.scale]),
+            decisions=None if self.decisions is None else self.decisions.of(_behind(self.tasks, len(other.tasks))),
+        )
+
+    def with_levels(self, levels: Sequence[str]) -> LabelCoder:
+        """Return the coder of a long table whose rows may belong to further tasks, which come behind those known."""
+        first = replace(self.tasks[0], thresholds=None)
+        return replace(
+            self,
+            tasks=self.tasks + tuple(replace(first, name=level) for level in levels),
+            task_levels=(*(self.task_levels or ()), *levels),
+            decisions=None if self.decisions is None else self.decisions.of(_behind(self.tasks, len(levels))),
+        )
+
+    def without(self, name: str) -> LabelCoder:
+        """Return the coder without one of several tasks.
+
+        Raises
+        ------
+        ValueError
+            If the task is a step of a funnel.
+        """
+        names = [task.name for task in self.tasks]
+        t = names.index(name)
+        if t in self.chain:
+            steps = [names[step] for step in self.chain]
+            raise ValueError(
+                f"task {name!r} is a step of the funnel {steps}, whose steps answer by each other; fit again without it"
+            )
+        kept = [place for place in range(len(names)) if place != t]
+        changed: dict[str, Any] = {
+            "tasks": tuple(self.tasks[place] for place in kept),
+            "chain": tuple(step - (step > t) for step in self.chain),
+            "decisions": None if self.decisions is None else self.decisions.of(kept),
+        }
+        if self.task_levels is not None:
+            return replace(self, **changed, task_levels=tuple(self.task_levels[place] for place in kept))
+        return replace(
+            self,
+            **changed,
+            origin=self.origin.of(kept),
+            names=tuple(self.names[place] for place in kept),
+            dtypes=tuple(self.dtypes[place] for place in kept),
+            center=self.center[kept],
+            scale=self.scale[kept],
+        )
+
     def encode(self, y: Any, sample_weight: Any = None) -> tuple[np.ndarray, np.ndarray | None]:
         """Encode labels as numbers, with their weights.
 
@@ -434,6 +534,30 @@ def probability_names(tasks: Sequence[Task]) -> list[list[str]]:
     if twice is not None:
         raise ValueError(f"two probabilities would be called {twice!r}, <task>=<class>; rename a task or a class")
     return names
+
+
+def _in_columns_of(
+    coder: LabelCoder, frame: pl.DataFrame, weight: np.ndarray | None
+) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """Return labels and weights in the columns of a coder: null, and of weight 1, where y has none."""
+    pairs = zip(coder.names, coder.dtypes, strict=True)
+    nulls = {name: pl.Series([None] * frame.height, dtype=dtype) for name, dtype in pairs}
+    labels = pl.DataFrame({name: frame[name] if name in frame.columns else nulls[name] for name in coder.names})
+    if weight is None:
+        return labels, None
+    columns = np.broadcast_to(weight.reshape(frame.height, -1), frame.shape)
+    given = dict(zip(frame.columns, columns.T, strict=True))
+    return labels, pl.DataFrame({name: given.get(name, np.ones(frame.height)) for name in coder.names})
+
+
+def _behind(tasks: Sequence[Task], n: int) -> list[int | None]:
+    """Return the places of tasks, and of n new ones behind them."""
+    return [*range(len(tasks)), *[None] * n]
+
+
+def _numbered_on(names: Sequence[str], n: int) -> list[str]:
+    """Return the names of n columns of an array, as `read_targets` numbers them, behind known ones."""
+    return list(itertools.islice((name for i in itertools.count(len(names)) if (name := f"y{i}") not in names), n))
 
 
 def _read(y: Any) -> tuple[pl.DataFrame, Origin]:

@@ -136,7 +136,7 @@ class TableCoder:
         if task_column is not None:
             schema = frame.collect_schema()
             check_task_column(task_column, names, schema, library)
-            levels = sort_tasks(_task_texts(frame, task_column).unique(), task_column, schema[task_column])
+            levels = sort_tasks(task_texts(frame, task_column).unique(), task_column, schema[task_column])
             frame = _select(frame, [name for name in names if name != task_column])
         chosen, texts = find_names(categorical, names), find_names(encoding.get("texts", ()), names, "text_features")
         encoding, vectors = dict(encoding), None
@@ -315,7 +315,7 @@ class TableCoder:
             )
 
     def _task_codes(self, frame: pl.DataFrame | pl.LazyFrame, unknown_task: str) -> np.ndarray:
-        texts = _task_texts(frame, str(self.task_column))
+        texts = task_texts(frame, str(self.task_column))
         levels = self.labels.task_levels or ()
         physical = texts.cast(pl.Enum(levels), strict=False).to_physical().to_numpy()
         codes = np.nan_to_num(physical, nan=-1).astype(np.int64)
@@ -334,7 +334,7 @@ def _select(frame: pl.DataFrame | pl.LazyFrame, names: Sequence[str]) -> pl.Data
     return frame.select_seq(cs.by_name(*names))
 
 
-def _task_texts(frame: pl.DataFrame | pl.LazyFrame, task_column: str) -> pl.Series:
+def task_texts(frame: pl.DataFrame | pl.LazyFrame, task_column: str) -> pl.Series:
     """Return every row's task as text, by the rule for levels: 3 and 3.0 are one task."""
     texts = text_of(task_column, frame.collect_schema()[task_column]).alias("task")
     found = frame.select_seq(texts)

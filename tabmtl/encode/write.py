@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import narwhals.stable.v2 as nw
@@ -43,6 +43,15 @@ class Origin:
     named: bool
     dtypes: Annotated[tuple[str, ...], Stored(shape="C")]
     categories: Annotated[tuple[tuple | None, ...], Stored(shape="C")]
+
+    def of(self, places: Sequence[int]) -> Origin:
+        """Return the container of some of the columns."""
+        own = {"dtypes": tuple(self.dtypes[j] for j in places), "categories": tuple(self.categories[j] for j in places)}
+        return replace(self, **own)
+
+    def beside(self, other: Origin) -> Origin:
+        """Return the container of these columns and of others behind them."""
+        return replace(self, ndim=2, dtypes=self.dtypes + other.dtypes, categories=self.categories + other.categories)
 
 
 def origin_of(columns: Sequence[nw.Series], *, ndim: Literal[1, 2], named: bool) -> Origin:

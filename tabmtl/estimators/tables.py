@@ -23,8 +23,9 @@ from tabmtl.encode.read import check_container, has_column, in_order, read_group
 from tabmtl.encode.shards import Shards
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.encode.text_encoder import check_text_encoder
+from tabmtl.estimators.added import TakesTasks
 from tabmtl.estimators.asked import Together
-from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score
+from tabmtl.estimators.base import NotHere, asking_score
 from tabmtl.estimators.learner import Marks, TableLearner
 from tabmtl.estimators.levels import PredictsQuantiles
 from tabmtl.estimators.rows import FitRows
@@ -116,7 +117,7 @@ def check_answer(task: Task, answer: Any, shape: tuple[int, ...], source: str) -
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
+class MultiTaskEstimator(PredictsQuantiles, TakesTasks, CallbackSupport):
     """Base of all estimators: one object that learns several targets at once.
 
     A subclass defines `_fit` and `_outputs`, and declares by `_stored` the fitted attributes that its file keeps; this
@@ -675,9 +676,6 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         self.n_features_in_ = len(coder.names)
         if coder.named:
             self.feature_names_in_ = np.array(coder.names, dtype=object)
-        if self._target_kind == "classification":
-            classes = [np.array(task.classes) for task in coder.labels.column_tasks]
-            self.classes_ = classes[0] if coder.labels.origin.ndim == 1 else classes
         for name, value in fitted.items():
             setattr(self, name, value)
 
@@ -685,6 +683,9 @@ class MultiTaskEstimator(PredictsQuantiles, CallbackSupport, SavableEstimator):
         """Take over a coder, with what it knows of decisions."""
         self.coder_ = coder
         self.tasks_ = Tasks(coder.labels.tasks)
+        if self._target_kind == "classification":
+            classes = [np.array(task.classes) for task in coder.labels.column_tasks]
+            self.classes_ = classes[0] if coder.labels.origin.ndim == 1 else classes
         self.__dict__.pop("thresholds_", None)
         found = threshold_frame(self.tasks_, coder.labels.decisions)
         if found is not None:
