@@ -33,13 +33,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.stats import t as student
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 
 import tabmtl
-from benchmarks.harness import Record, print_sets, print_table, score_parser, spreads
+from benchmarks.harness import Record, paired, print_sets, print_table, score_parser, spreads
 from benchmarks.peers.outside import AutoGluon, Outside
 from benchmarks.problems import Alone, Case, answers_of, score_answers
 from benchmarks.targets import package
@@ -360,12 +359,8 @@ def differences(own: pl.DataFrame, other: pl.DataFrame) -> dict[str, str]:
     both = own.join(other, on=["seed", "task"], suffix="_other", maintain_order="left")
     apart = both.select("seed", "task", apart=pl.col("score") - pl.col("score_other"))
     of_all = apart.group_by("seed", maintain_order=True).agg(pl.col("apart").mean()).with_columns(task=pl.lit("mean"))
-    found = {}
-    for (task,), cells in pl.concat([apart, of_all.select(apart.columns)]).group_by("task", maintain_order=True):
-        each, n = cells["apart"].to_numpy(), len(cells)
-        half = f" ± {student.ppf(0.975, n - 1) * each.std(ddof=1) / n**0.5:.4f}" if n > 1 else ""
-        found[str(task)] = f"{each.mean():+.4f}{half}"
-    return found
+    cells_of = pl.concat([apart, of_all.select(apart.columns)]).group_by("task", maintain_order=True)
+    return {str(task): paired([*cells["apart"]]) for (task,), cells in cells_of}
 
 
 def report(records: pl.DataFrame) -> None:

@@ -261,6 +261,15 @@ def spread(values: Iterable[float]) -> str:
     return f"{fmean(found):.4f}" + (f" ± {stdev(found):.4f}" if len(found) > 1 else "")
 
 
+def paired(differences: Sequence[float]) -> str:
+    """Return the mean of differences, ± half of its 95 % interval by Student's t; of one difference it alone."""
+    from scipy.stats import t as student
+
+    n = len(differences)
+    mean = f"{fmean(differences):+.4f}"
+    return mean if n == 1 else f"{mean} ± {student.ppf(0.975, n - 1) * stdev(differences) / n**0.5:.4f}"
+
+
 def spreads(records: pl.DataFrame, row: str, column: str, value: str) -> dict[str, dict[str, str]]:
     """Return mean ± standard deviation of a value over the seeds, by row and column of the table."""
     table: dict[str, dict[str, str]] = {}
