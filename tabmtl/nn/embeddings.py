@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from rtdl_num_embeddings import LinearEmbeddings, PeriodicEmbeddings, PiecewiseLinearEmbeddings
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 from tabmtl.nn.layers import DENSE_ROWS, Members, Widened
 from tabmtl.nn.sequences import SequenceEmbedding, SequencePooling, draw
-from tabmtl.schema import Columns
+from tabmtl.schema import UNSEEN, Columns
 
 if TYPE_CHECKING:
     from tabmtl.columns import Features
@@ -207,6 +208,25 @@ def count_tokens(columns: Columns) -> int:
     """Count the tokens of a row: one per column, and one for all vectors."""
     n_lists = len(columns.bag_sizes) + len(columns.sequences)
     return len(columns.categorical) + len(columns.numeric) + n_lists + any(columns.vector_widths)
+
+
+def grown_rows(before: Sequence[int], now: Sequence[int]) -> np.ndarray:
+    """Find the old row for every row of a table that has more codes now; a new code has that of the unseen levels.
+
+    Parameters
+    ----------
+    before, now : sequence of int
+        Numbers of codes of all columns of the table.
+
+    Returns
+    -------
+    rows : ndarray of int64
+    """
+    starts, found = accumulate(before, initial=0), [np.zeros(0, dtype=np.int64)]
+    for start, few, many in zip(starts, before, now, strict=False):  # behind the last column is one start more
+        codes = np.arange(many)
+        found.append(start + np.where(codes < few, codes, UNSEEN))
+    return np.concatenate(found)
 
 
 class FeatureTokenizer(Widened):

@@ -34,8 +34,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.estimators.base import draw_seed
 from tabmtl.params import Count, RandomState, Share, near
-from tabmtl.sessions.catalogue import Catalogue
+from tabmtl.sessions.catalogue import Catalogue, Growth
 from tabmtl.sessions.knn import STAN, VSKNN
+from tabmtl.sessions.learning import Learning
 from tabmtl.sessions.m2trec import M2TRec
 from tabmtl.sessions.popularity import popularity_below_zero
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
@@ -375,10 +376,10 @@ class Blend(Recommender):
                 part.set_params(**inner)
         return self
 
-    def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
-        super()._set_fitted(catalogue, fitted)
-        # unfitted parts are changed in place, those of fit must stay
-        self._fitted_params["models"] = clone(self.models, safe=False)
+    def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any], params: dict[str, Any] | None = None) -> None:
+        super()._set_fitted(catalogue, fitted, params)
+        if params is None:  # unfitted parts are changed in place, those of fit must stay
+            self._fitted_params["models"] = clone(self.models, safe=False)
         weights = {"weight": self._weights.parts, "own": self._weights.own, "missing": self._weights.missing}
         self.blend_weights_ = pl.DataFrame({"part": list(self.estimators_)} | weights)
 
@@ -413,8 +414,8 @@ class Blend(Recommender):
         added = {n: copy(part).add_items(items) for n, part in self.estimators_.items() if hasattr(part, "add_items")}
         ids = next(iter(added.values()))._catalogue.ids
         counts = np.pad(self._catalogue.counts, (0, len(ids) - len(self._catalogue)))
-        self.estimators_ |= added
-        self._set_catalogue(Catalogue(ids=ids, counts=counts))
+        found = self._learned() | {"estimators_": self.estimators_ | added}
+        self._set_fitted(Catalogue(ids=ids, counts=counts), found, self._fitted_params)
         return self
 
     # parts
@@ -454,7 +455,11 @@ class Blend(Recommender):
 
     # learning
 
-    def _learn(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
+    def _learn(
+        self, sessions: Any, catalogue: Catalogue, valid: Sessions | None, growth: Growth | None = None
+    ) -> dict[str, Any]:
+        if growth is not None:
+            return self._go_on_by_parts(sessions, catalogue, valid, growth)
         parts, older, judged = self._prepared(), sessions, valid
         if valid is None:
             older, judged = sessions.set_newest_aside(self.validation_fraction)
@@ -471,6 +476,55 @@ class Blend(Recommender):
                 fitted.clear()  # no two fits of a part stay in memory
                 fitted = _fit_parts(parts, sessions, catalogue, self._watch)
         return {"estimators_": fitted, "_weights": weights, "_repeats": own}
+
+    def _go_on_by_parts(
+        self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, growth: Growth
+    ) -> dict[str, Any]:
+        """Learn the weights anew on the new sessions, as the parts see them before they go on, and let them go on.
+
+        Too few sessions leave the weights as they are.
+        """
+        weights, own, parts = self._weights, self._repeats, self._begun()
+        if valid is None:
+            choices = UnionChoices.of(growth.known(sessions), list(parts.values()), self.n_items_, self.k)
+        fitted: dict[str, Recommender] = {}
+        for name, part in parts.items():
+            self._watch.tell(f"{name}  {len(sessions)} new sessions")
+            watch = self._watch.part(1 / (len(parts) - len(fitted)), type(part).__name__)
+            with running().part(watch):
+                learned = part._learn(sessions, catalogue, None, self._growth_of(part, growth))
+                now = type(part)(**part.get_params(deep=False))
+                now._set_fitted(catalogue, learned)
+                fitted[name] = now
+        if valid is not None:
+            choices = UnionChoices.of(valid, list(fitted.values()), len(catalogue), self.k)
+        if not too_few(choices.session):
+            weights, own = choices.weights(keep_clear_steps(choices, 3 if self.repeats else 0))
+        return {"estimators_": fitted, "_weights": weights, "_repeats": own}
+
+    def _begun(self) -> dict[str, Recommender]:
+        """Give the fitted parts with the parameters of now; a ValueError if what they learned depends on other ones."""
+        begun: dict[str, Recommender] = {}
+        prepared = self._prepared()
+        if [*prepared] != [*self.estimators_]:
+            raise ValueError(
+                f"warm_start=True goes on with the parts {[*self.estimators_]}, and they are {[*prepared]} now: set "
+                "them back, or say warm_start=False for a new fit"
+            )
+        for name, part in prepared.items():
+            before = self.estimators_[name]
+            kept = {key: value for key, value in vars(before).items() if key not in before._fitted_params}
+            part.__dict__ |= kept
+            Learning(model=part, method="fit with warm_start=True").check(None)
+            begun[name] = part
+        return begun
+
+    def _growth_of(self, part: Recommender, growth: Growth) -> Growth:
+        """Give the growth of a part, which may not know items that were added since the fit."""
+        n_lacking, metadata = growth.n_known - part.n_items_, growth.metadata
+        if n_lacking and metadata is not None:
+            metadata = pl.concat([metadata.clear(n_lacking), metadata])
+        return replace(growth, n_known=part.n_items_, metadata=metadata)
 
     # answers
 

@@ -13,7 +13,7 @@ import polars.selectors as cs
 
 from tabmtl.schema import warn_user
 from tabmtl.sessions.log import code_items, to_polars, to_series
-from tabmtl.sessions.ragged import Sessions
+from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
 from tabmtl.storage.stored import Stored
 
 
@@ -46,6 +46,12 @@ class Catalogue:
     def counted(self, sessions: Sessions) -> Catalogue:
         """Give the same items with their clicks in some of the sessions of training."""
         return replace(self, counts=sessions.count_items(len(self)))
+
+    def extended(self, names: pl.Series) -> Catalogue:
+        """Append items without clicks, none of which it holds; metadata is left out."""
+        # the wider of two types of whole numbers holds the items of both
+        ids = pl.concat([self.ids.to_frame("item"), names.to_frame("item")], how="vertical_relaxed")["item"]
+        return Catalogue(ids=plain_names(ids), counts=np.pad(self.counts, (0, len(names))))
 
     def codes(self, items: Any, what: str, cure: str) -> np.ndarray:
         """Look up the codes of items by name, (m,) from 1; ``cure`` tells how to deal with an unknown item.
@@ -113,6 +119,82 @@ def counted_catalogue(counted: pl.DataFrame, items: Any, item_column: str, *, de
     counts = np.zeros(len(known) + 1, dtype=np.int64)
     counts[code_items(counted["item"], ids).to_numpy()] = counted["count"].to_numpy()
     return Catalogue(ids=ids, counts=counts[1:], metadata=known.drop(cs.by_name(item_column)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Growth:
+    """What a recommender that goes on is told beside its new sessions.
+
+    Attributes
+    ----------
+    n_known : int
+        Items that it knows; those behind them are new.
+    metadata : polars.DataFrame or None
+        Columns of the item table except the names, for the new items alone; null in the rows of those that the table
+        does not hold. None without a table.
+    whole : bool
+        Whether a network trains all its epochs, as ``fit`` does with ``warm_start=True``, or passes once.
+    """
+
+    n_known: int
+    metadata: pl.DataFrame | None
+    whole: bool = True
+
+    def known(self, sessions: Sessions) -> Sessions:
+        """Give new sessions as one sees them who does not know the new items."""
+        return replace(sessions, items=np.where(sessions.items > self.n_known, UNSEEN_ITEM, sessions.items))
+
+
+def grow_catalogue(
+    known: Catalogue, clicked: pl.Series, items: Any, item_column: str, *, described: bool
+) -> tuple[Catalogue, Growth]:
+    """Append the new items of a click log and of an item table to a catalogue, sorted, and add the clicks of the log.
+
+    What the table says of items that the catalogue holds is not read.
+
+    Parameters
+    ----------
+    known : Catalogue
+    clicked : polars.Series
+        The clicked items of the new log.
+    items : frame or None
+        One row per item.
+    item_column, described
+        As of `make_catalogue`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If items have names of another type than those of the catalogue, or the table does not fit.
+    """
+    counted = plain_names(clicked.alias(item_column)).alias("item").value_counts(name="count")
+    is_new = code_items(counted["item"], known.ids, f"the items of the click log in {item_column!r}").to_numpy() == 0
+    new, metadata = counted["item"].filter(is_new).sort(), None
+    if items is not None:
+        names, table = read_items(items, item_column)
+        kept = code_items(names, known.ids, f"the items of the item table in {item_column!r}").to_numpy() == 0
+        names, table = names.filter(kept), table.filter(kept)
+        unlisted = new.filter(code_items(new, names) == UNSEEN_ITEM)
+        if described and len(unlisted):
+            _warn_of_unlisted(unlisted, len(counted), item_column, described)
+        listed = table.with_columns(names.alias(item_column))
+        joined = pl.concat([listed, unlisted.alias(item_column).to_frame()], how="diagonal_relaxed")
+        joined = joined.sort(cs.by_name(item_column))
+        new, metadata = joined[item_column].alias("item"), joined.drop(cs.by_name(item_column))
+    grown = known.extended(new)
+    codes = code_items(counted["item"], grown.ids).to_numpy()
+    counts = grown.counts.copy()
+    counts[codes - 1] += counted["count"].to_numpy()
+    return replace(grown, counts=counts), Growth(n_known=len(known), metadata=metadata)
+
+
+def warn_of_undescribed(n_new: int) -> None:
+    """Warn if a recommender that reads metadata meets new items without a table of them."""
+    if n_new:
+        warn_user(
+            f"the log has {n_new} new items, and there is no item table: all their metadata counts as missing; give "
+            "items=, with one row for each"
+        )
 
 
 def _warn_of_unlisted(unlisted: pl.Series, n_clicked: int, item_column: str, described: bool) -> None:

@@ -49,6 +49,14 @@ class Transitions:
         table = reduce(add, (sparse.csr_array(part, shape=table.shape) for part in parts))
         return cls(offsets=table.indptr, codes=table.indices, counts=table.data)
 
+    def joined(self, new: Transitions) -> Transitions:
+        """Add those of a new log, which may have more codes."""
+        n_known, n_codes = len(self.offsets) - 1, len(new.offsets) - 1
+        table = sparse.csr_array((self.counts, self.codes, self.offsets), shape=(n_known, n_known))
+        table.resize((n_codes, n_codes))
+        table = table + sparse.csr_array((new.counts, new.codes, new.offsets), shape=(n_codes, n_codes))
+        return Transitions(offsets=table.indptr, codes=table.indices, counts=table.data)
+
     def probabilities(self, last: np.ndarray, n_items: np.ndarray) -> np.ndarray:
         """Compute the probabilities (m, C + 1) of the next category after the last one, (m,), or -1 for none.
 
@@ -108,6 +116,13 @@ class ItemCategories:
         if column.dtype.is_nested() or len(values) > _MOST_LEVELS:
             return found
         return replace(found, transitions=Transitions.count(found.codes, len(found), sessions))
+
+    def counting(self, sessions: Sessions) -> ItemCategories:
+        """Count the transitions of new sessions too, where there are some."""
+        if self.transitions is None:
+            return self
+        new = Transitions.count(self.codes, len(self), sessions)
+        return replace(self, transitions=self.transitions.joined(new))
 
     def extended(self, column: pl.Series) -> ItemCategories:
         """Append the column of more items, whose values may be new."""

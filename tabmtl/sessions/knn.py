@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+import polars as pl
 
 from tabmtl.columns.ragged import offsets_of, ranges
 from tabmtl.params import Count, NonNegative, Positive
@@ -59,6 +60,38 @@ class _Memory:
         self.holder_places = self.places[by_item]
         self.n_holders = np.bincount(self.items, minlength=self.n_items + 1)  # by code
         self.holder_ends = np.cumsum(self.n_holders)
+
+    @classmethod
+    def of(cls, sessions: Sessions, n_items: int) -> _Memory:
+        """Remember sessions that are sorted by time."""
+        owner, items, places = _last_clicks(sessions)
+        return cls(
+            n_items=n_items,
+            offsets=offsets_of(np.bincount(owner, minlength=len(sessions))),
+            items=items,
+            places=places.astype(np.int32),
+            lengths=sessions.lengths,
+            times=None if sessions.times is None else sessions.times[sessions.offsets[1:] - 1],
+        )
+
+    def joined(self, new: _Memory) -> _Memory:
+        """Remember other sessions too, sorted in by their times, or behind these where there are none."""
+        times, order = None, np.arange(self.size + new.size)
+        if self.times is not None and new.times is not None:
+            times = np.concatenate([self.times, new.times])
+            order = np.argsort(times, kind="stable")
+            times = times[order]
+        starts = np.concatenate([self.offsets[:-1], self.offsets[-1] + new.offsets[:-1]])[order]
+        sizes = np.concatenate([self.sizes, new.sizes])[order]
+        held = ranges(starts, sizes)
+        return _Memory(
+            n_items=new.n_items,
+            offsets=offsets_of(sizes),
+            items=np.concatenate([self.items, new.items])[held],
+            places=np.concatenate([self.places, new.places])[held],
+            lengths=np.concatenate([self.lengths, new.lengths])[order],
+            times=times,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,16 +153,10 @@ class _Neighbours(Recommender):
         raise NotImplementedError
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue) -> dict[str, Any]:
-        owner, items, places = _last_clicks(sessions)
-        memory = _Memory(
-            n_items=len(catalogue),
-            offsets=offsets_of(np.bincount(owner, minlength=len(sessions))),
-            items=items,
-            places=places.astype(np.int32),
-            lengths=sessions.lengths,
-            times=None if sessions.times is None else sessions.times[sessions.offsets[1:] - 1],
-        )
-        return {"_memory": memory}
+        return {"_memory": _Memory.of(sessions, len(catalogue))}
+
+    def _go_on(self, sessions: Sessions, catalogue: Catalogue, metadata: pl.DataFrame | None) -> dict[str, Any]:
+        return {"_memory": self._memory.joined(_Memory.of(sessions, len(catalogue)))}
 
     def _scores(self, sessions: Sessions) -> np.ndarray:
         known = sessions.without_unseen()

@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import polars as pl
 
-from tabmtl.sessions.catalogue import Catalogue
-from tabmtl.sessions.log import Column
+from tabmtl.sessions.catalogue import Catalogue, warn_of_undescribed
+from tabmtl.sessions.log import Column, family
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.recommender import Recommender, SessionState
 from tabmtl.storage.stored import Stored
@@ -37,6 +37,9 @@ class Popularity(Recommender):
     def _fit(self, sessions: Sessions, catalogue: Catalogue) -> dict[str, Any]:
         return {}
 
+    def _go_on(self, sessions: Sessions, catalogue: Catalogue, metadata: pl.DataFrame | None) -> dict[str, Any]:
+        return {}
+
     def _scores(self, sessions: Sessions) -> np.ndarray:
         counts = self._catalogue.counts
         return np.tile((counts / counts.sum()).astype(np.float32), (len(sessions), 1))
@@ -44,9 +47,15 @@ class Popularity(Recommender):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CategoryState(SessionState):
-    """Fitted attributes that the file of `CategoryPopularity` keeps."""
+    """Fitted attributes that the file of `CategoryPopularity` keeps.
+
+    ``_values`` names the categories by their numbers, from 1; files of before there was `partial_fit` lack it.
+    """
 
     _categories: Annotated[np.ndarray, Stored("i4", "N", low=0, below="N+1")]
+    _values: Annotated[pl.Series, Stored(distinct=True)] | None = None
+
+    later_fields: ClassVar[tuple[str, ...]] = ("values",)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -77,10 +86,35 @@ class CategoryPopularity(Recommender):
     category: Column = "category"
 
     _reads_metadata: ClassVar[bool] = True
+    _learned_by: ClassVar[tuple[str, ...]] = ("category",)
     _stored: ClassVar[type] = CategoryState
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue) -> dict[str, Any]:
-        return {"_categories": _read_categories(catalogue.metadata, self.category)}
+        values = _read_categories(catalogue.metadata, self.category)
+        return _number_categories(values, values.drop_nulls().unique().sort())
+
+    def _go_on(self, sessions: Sessions, catalogue: Catalogue, metadata: pl.DataFrame | None) -> dict[str, Any]:
+        if self._values is None:
+            raise ValueError(
+                "the file of this model is of a version that kept no names of categories, so it cannot tell which "
+                "category a new item has: fit again"
+            )
+        n_new = len(catalogue) - self.n_items_
+        values = self._values.clear(n_new)
+        if metadata is None:
+            warn_of_undescribed(n_new)
+        else:
+            values = _read_categories(metadata, self.category)
+            if values.null_count() < n_new and family(values.dtype) != family(self._values.dtype):
+                raise TypeError(
+                    f"the column {self.category!r} of the item table held {self._values.dtype} in fit and is now "
+                    f"{values.dtype}: cast it, or fit again"
+                )
+            values = values.cast(self._values.dtype, strict=False)
+        new = values.drop_nulls().unique().sort()
+        new = new.filter(~new.is_in(self._values.implode()))
+        found = _number_categories(values, pl.concat([self._values, new]))
+        return found | {"_categories": np.concatenate([self._categories, found["_categories"]])}
 
     def _scores(self, sessions: Sessions) -> np.ndarray:
         counts, categories = self._catalogue.counts, self._categories
@@ -118,8 +152,8 @@ def fill_with_popularity(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _read_categories(metadata: pl.DataFrame | None, name: str) -> np.ndarray:
-    """Number the categories of items, (N,) of int32 from 1; 0 for none."""
+def _read_categories(metadata: pl.DataFrame | None, name: str) -> pl.Series:
+    """Read the categories of items, (N,), as numbers, booleans or text; null for none."""
     if metadata is None:
         raise ValueError(
             f"there is no item table to hold the column {name!r}: give fit one, items=..., or use Popularity"
@@ -132,5 +166,12 @@ def _read_categories(metadata: pl.DataFrame | None, name: str) -> np.ndarray:
     if values.dtype.is_nested():
         raise ValueError(f"the column {name!r} of the item table holds {values.dtype}: give one category an item")
     if values.dtype.is_float():
-        values = values.fill_nan(None)
-    return values.rank("dense").fill_null(0).to_numpy().astype(np.int32)
+        return values.fill_nan(None)
+    return values if values.dtype.is_numeric() or values.dtype == pl.Boolean else values.cast(pl.String)
+
+
+def _number_categories(values: pl.Series, known: pl.Series) -> dict[str, Any]:
+    """Number the categories of items (N,) by their places among the known ones, from 1; 0 for none."""
+    numbered = pl.DataFrame({"value": known, "number": np.arange(1, len(known) + 1, dtype=np.int32)})
+    found = pl.DataFrame({"value": values}).join(numbered, on="value", how="left", maintain_order="left")
+    return {"_categories": found["number"].fill_null(0).to_numpy(), "_values": known}

@@ -11,20 +11,19 @@ import numpy as np
 import polars as pl
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.encode.shards import Shards
 from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score
 from tabmtl.params import check_count
-from tabmtl.sessions.catalogue import Catalogue, make_catalogue
+from tabmtl.sessions.catalogue import Catalogue, Growth, grow_catalogue, make_catalogue
+from tabmtl.sessions.learning import Learning
 from tabmtl.sessions.log import Column, LogColumns, group_log, is_list, like, read_list, read_log, read_sessions
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import Ranking, by_blocks, log_totals, rank_next, summarize, top_k
-from tabmtl.sessions.repeats import LEAST_TARGETS, Choices, RepeatWeights, learn_weights
+from tabmtl.sessions.repeats import RepeatWeights
 from tabmtl.sessions.split import warn_of_leaks
-from tabmtl.training.run import current, running
+from tabmtl.training.run import running
 
 VALIDATION_LOG = "the log given as clicks_val"  # for errors
-_NO_REPEATS = "what a session's own items are worth was not learned"
-_SET_ASIDE = 0.05  # share of the sessions that teach what a session's own items are worth
+_AT_ONCE = ("device", "n_jobs", "verbose", "time_limit", "text_encoder")  # take effect without a new fit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,10 +46,10 @@ def _refuse_plain_score(recommender: type) -> None:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Recommender(SavableEstimator):
-    """Base of all recommenders; a subclass gives `_fit`, `_scores`, `_stored`, and `_log_scale` where that holds.
+    """Base of all recommenders; a subclass gives `_fit`, `_go_on`, `_scores`, `_stored`, and `_log_scale` if it holds.
 
-    A fitted recommender answers as it was fitted: parameters that are set later, including names of columns, wait for
-    the next fit. Only ``device`` and ``n_jobs`` take effect at once.
+    A fitted recommender answers as it was fitted, and goes on so: parameters that are set later, including names of
+    columns, wait for the next fit. Only ``device`` and ``n_jobs`` take effect at once.
 
     Parameters
     ----------
@@ -67,6 +66,10 @@ class Recommender(SavableEstimator):
         people come back to what they looked at, but a basket holds nothing twice. The sessions of ``clicks_val`` teach
         this. Without them, the method is first fitted without the newest 5 % of the sessions, which then teach it.
         Nothing is learned from fewer than 200 clicks, or without a clear gain. See :mod:`tabmtl.sessions.repeats`.
+    warm_start : bool, default=False
+        Let ``fit`` begin at what the last fit learned: the sessions of its log, which should be new ones, join those
+        learned before, as with `partial_fit`, and a network trains all its epochs on the new log, from the weights that
+        it has.
 
     Attributes
     ----------
@@ -80,6 +83,7 @@ class Recommender(SavableEstimator):
     time_column: Column | None = "time"
     order_column: Column | None = None
     repeats: bool = True
+    warm_start: bool = False
 
     # whether scores are log p, up to a constant of the session; else they are shares of p where they are positive, and
     # items of other scores were not found
@@ -88,6 +92,8 @@ class Recommender(SavableEstimator):
     _reads_metadata: ClassVar[bool] = False
     # whether a log may be given as Shards
     _reads_shards: ClassVar[bool] = False
+    # parameters that what was learned depends on, so that nothing goes on under other ones
+    _learned_by: ClassVar[tuple[str, ...]] = ()
 
     def fit(self, clicks: Any, *, items: Any = None, clicks_val: Any = None) -> Self:
         """Learn from a click log.
@@ -116,7 +122,8 @@ class Recommender(SavableEstimator):
         """
         self._check_params()
         _refuse_plain_score(type(self))
-        self._check_log(clicks)
+        goes_on = self.warm_start and hasattr(self, "_catalogue")
+        Learning(model=self, method="fit with warm_start=True" if goes_on else "fit").check(clicks)
         names = (self.session_column, self.item_column, "rank", "score", "probability")  # columns of recommendations
         if len(set(names)) < len(names):
             raise ValueError(
@@ -124,42 +131,81 @@ class Recommender(SavableEstimator):
                 f"{names[:2]}: rename the column of the log"
             )
         with running().fit(self):
-            with self._opened(clicks, items, clicks_val) as (sessions, catalogue, valid):
+            with self._opened(clicks, items, clicks_val, goes_on) as (sessions, catalogue, valid, growth):
                 self._watch.tell(f"{len(sessions)} sessions, {sessions.n_clicks} clicks, {len(catalogue)} items")
-                fitted = self._learn(sessions, catalogue, valid)
+                fitted = self._learn(sessions, catalogue, valid, growth)
                 if self.repeats:
                     worth = "  ".join(f"{key} {value:.3f}" for key, value in asdict(fitted["_repeats"]).items())
                     self._watch.tell(f"worth of a session's own items: {worth}")
             self._set_fitted(catalogue, fitted)
         return self
 
-    def _check_log(self, clicks: Any) -> None:
-        """Raise an error for a log of a kind that this recommender does not learn from."""
-        name, group = type(self).__name__, current()
-        if isinstance(clicks, Shards):
-            if not self._reads_shards:
-                raise TypeError(
-                    f"{name} reads a click log as one frame, not as Shards: give it polars.scan_parquet(files), or the "
-                    "newest part of it if it does not fit in memory; M2TRec reads Shards"
-                )
-        elif group.size > 1:
-            cure = "give M2TRec the log as Shards, or " if self._reads_shards else ""
-            raise NotImplementedError(
-                f"{name} learns a frame in one process, and would do so in each of {group.size}; {cure}call fit "
-                "outside of joined(), in one process"
-            )
+    def partial_fit(self, clicks: Any, *, items: Any = None, clicks_val: Any = None) -> Self:
+        """Go on with the sessions of a new log, by the parameters of fit; an unfitted recommender is fitted.
+
+        New items join the catalogue behind the others. Counts, rules and neighbours add the new sessions, so that the
+        result is that of one fit on both logs, to rounding, but for ``repeats``; a network passes over them once. Every
+        session is taken for a new one: clicks of a session that the last log began are a session of their own. So cut
+        logs between sessions, as `temporal_split` does.
+
+        Parameters
+        ----------
+        clicks : frame
+            Rows of new sessions, with the columns of fit.
+        items : frame, optional
+            The item table; rows of items that the catalogue holds are not read.
+        clicks_val : frame, optional
+            As of `fit`: sessions that only teach ``repeats``.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the input does not fit; the message names the column and the cure. The recommender then stays as it was.
+        NotImplementedError
+            In a group of several processes, and for a recommender that must learn from all sessions at once.
+
+        Examples
+        --------
+        >>> import polars as pl
+        >>> from tabmtl.sessions import Popularity
+        >>> monday = pl.DataFrame({"session_id": [1, 1], "item_id": ["a", "b"], "time": [0, 1]})
+        >>> tuesday = pl.DataFrame({"session_id": [2, 2], "item_id": ["c", "c"], "time": [9, 10]})
+        >>> Popularity().fit(monday).partial_fit(tuesday).recommend(["a"], k=1)["item_id"].to_list()
+        ['c']
+        """
+        if not hasattr(self, "_catalogue"):
+            return self.fit(clicks, items=items, clicks_val=clicks_val)
+        Learning(model=self, method="partial_fit").check(clicks)
+        model = Recommender._in_force(self)
+        model.__dict__ |= {name: value for name, value in vars(self).items() if name in _AT_ONCE}
+        with running().fit(model), model._opened(clicks, items, clicks_val, True) as opened:
+            sessions, catalogue, valid, growth = opened
+            model._watch.tell(f"{len(sessions)} new sessions, {sessions.n_clicks} clicks, {len(catalogue)} items")
+            fitted = model._learn(sessions, catalogue, valid, replace(growth, whole=False))
+        self._set_fitted(catalogue, fitted, self._fitted_params)
+        return self
 
     @contextmanager
-    def _opened(self, clicks: Any, items: Any, clicks_val: Any) -> Iterator[tuple[Any, Catalogue, Sessions | None]]:
-        """Read the sessions of fit, the catalogue, and the sessions to validate on."""
-        log = self._read_training_log(clicks)
-        catalogue = make_catalogue(log["item"], items, self.item_column, described=self._reads_metadata)
+    def _opened(
+        self, clicks: Any, items: Any, clicks_val: Any, goes_on: bool
+    ) -> Iterator[tuple[Any, Catalogue, Sessions | None, Growth | None]]:
+        """Read the sessions of fit, the catalogue, the sessions to validate on, and what a model that goes on needs."""
+        log, growth = self._read_training_log(clicks), None
+        facts: dict[str, Any] = {"items": items, "item_column": self.item_column, "described": self._reads_metadata}
+        if goes_on:
+            catalogue, growth = grow_catalogue(self._catalogue, log["item"], **facts)
+        else:
+            catalogue = make_catalogue(log["item"], **facts)
         sessions, valid = group_log(log, catalogue.ids), None
         if clicks_val is not None:
             valid = read_sessions(clicks_val, columns_of(vars(self)), catalogue.ids, VALIDATION_LOG)
             warn_of_leaks(sessions, valid)
-        sessions, valid = self._recall(sessions, valid)
-        yield sessions, catalogue, valid
+        sessions, valid = self._recall(sessions, valid, goes_on)
+        yield sessions, catalogue, valid, growth
 
     def recommend(self, sessions: Any, k: int = 20, *, candidates: Any = None, exclude_seen: bool = False) -> Any:
         """Recommend items for the next click of every session.
@@ -289,30 +335,29 @@ class Recommender(SavableEstimator):
         """Score every item (S, N), float32, for the click after each session."""
         raise NotImplementedError
 
-    # a subclass that sets sessions aside by itself gives `_learn` in place of `_fit`
+    def _go_on(self, sessions: Sessions, catalogue: Catalogue, metadata: pl.DataFrame | None) -> dict[str, Any]:
+        """Add new sessions to what was learned, and return the fitted attributes of the method by name.
 
-    def _learn(self, sessions: Any, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
-        """Learn the method and, with ``repeats``, the worth of own items; return the fitted attributes by name."""
-        fitted = self._fit(sessions, catalogue)
-        if self.repeats:
-            fitted["_repeats"] = self._learn_repeats(sessions, catalogue, valid, fitted)
-        return fitted
+        The catalogue has the items of fit and behind them the new ones, and the clicks of both logs; ``metadata`` are
+        the columns of the item table for the new items alone, None without a table.
+        """
+        cure = "fit again on the sessions of both logs"
+        raise NotImplementedError(f"{type(self).__name__} learns from all sessions at once: {cure}")
 
-    def _learn_repeats(
-        self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
-    ) -> RepeatWeights:
-        """Learn what a session's own items are worth, on sessions that a fit has not seen."""
-        if valid is None:
-            older, valid = sessions.set_newest_aside(_SET_ASIDE)
-            if valid is None or valid.count_prefixes() < LEAST_TARGETS or self._watch.cuts(_NO_REPEATS):
-                return RepeatWeights()
-            catalogue = catalogue.counted(older)
-            fitted = self._fit(older, catalogue)
-        model = type(self)(**self.get_params(deep=False))
-        model._set_fitted(catalogue, fitted)
-        return learn_weights(Choices.of(valid, len(catalogue), model._log_shares, model._clicks_read))
+    # a subclass that sets sessions aside by itself gives `_learn` in place of `_fit` and `_go_on`
 
-    def _recall(self, sessions: Sessions, valid: Sessions | None) -> tuple[Sessions, Sessions | None]:
+    def _learn(
+        self, sessions: Any, catalogue: Catalogue, valid: Sessions | None, growth: Growth | None = None
+    ) -> dict[str, Any]:
+        """Learn the method and, with ``repeats``, the worth of own items; return the fitted attributes by name.
+
+        With ``growth``, the model goes on from what it has learned.
+        """
+        if growth is None:
+            return Learning(model=self).fit(sessions, catalogue, valid)
+        return Learning(model=self).go_on(sessions, catalogue, valid, growth)
+
+    def _recall(self, sessions: Sessions, valid: Sessions | None, goes_on: bool) -> tuple[Sessions, Sessions | None]:
         """Give the sessions of fit, and those to validate on, what they read of earlier ones."""
         return sessions, valid
 
@@ -430,24 +475,30 @@ class Recommender(SavableEstimator):
             scores[sessions.known_clicks()] = -np.inf
         return scores
 
-    def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
+    def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any], params: dict[str, Any] | None = None) -> None:
+        """Set the fitted attributes; ``params`` are the parameters of fit, by default those of now."""
         self._forget()
-        self._fitted_params = self.get_params(deep=False)
-        self._set_catalogue(catalogue)
-        self._repeats = RepeatWeights()  # unless something was learned
-        self.__dict__ |= fitted
-        self.repeat_weights_ = asdict(self._repeats)
-
-    def _set_catalogue(self, catalogue: Catalogue) -> None:
+        self._fitted_params = self.get_params(deep=False) if params is None else params
         self._catalogue = replace(catalogue, metadata=None)  # only fit reads metadata
         self.n_items_ = len(catalogue)
         self.item_ids_ = catalogue.ids
         self.item_counts_ = catalogue.counts
+        self._repeats = RepeatWeights()  # unless something was learned
+        self.__dict__ |= fitted
+        self.repeat_weights_ = asdict(self._repeats)
+
+    def _learned(self) -> dict[str, Any]:
+        """Return the fitted attributes of the method by name, those that a file keeps."""
+        return _fitted_of(self._state())
 
     def _restore(self, state: Any) -> None:
-        # a public attribute that this fit did not set is left out
-        fitted = {name: part for name, part in vars(state).items() if part is not None or name.startswith("_")}
-        self._set_fitted(fitted.pop("_catalogue"), fitted)
+        self._set_fitted(state._catalogue, _fitted_of(state))
+
+
+def _fitted_of(state: Any) -> dict[str, Any]:
+    """Return the attributes of a state but the catalogue; a public one that this fit did not set is left out."""
+    kept = {name: part for name, part in vars(state).items() if part is not None or name.startswith("_")}
+    return {name: part for name, part in kept.items() if name != "_catalogue"}
 
 
 def columns_of(params: Mapping[str, Any]) -> LogColumns:

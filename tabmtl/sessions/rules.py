@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+import polars as pl
 from scipy import sparse
 
 from tabmtl.params import Count, WholeShare
@@ -97,19 +98,27 @@ class SequentialRules(Recommender):
         "weighting": {"choices": tuple(_POWERS)},
     }
 
+    _learned_by: ClassVar[tuple[str, ...]] = ("steps", "weighting")
     _stored: ClassVar[type] = RulesState
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue) -> dict[str, Any]:
-        owner = np.repeat(np.arange(len(sessions)), sessions.lengths)
-        items, shape = sessions.items - 1, (len(catalogue), len(catalogue))
-        rules = sparse.csr_array(shape, dtype=np.float64)
+        return self._with_rules(sparse.csr_array((len(catalogue), len(catalogue)), dtype=np.float64), sessions)
+
+    def _go_on(self, sessions: Sessions, catalogue: Catalogue, metadata: pl.DataFrame | None) -> dict[str, Any]:
+        rules = self._rules.matrix.astype(np.float64)
+        rules.resize((len(catalogue), len(catalogue)))
+        return self._with_rules(rules, sessions)
+
+    def _with_rules(self, rules: sparse.csr_array, sessions: Sessions) -> dict[str, Any]:
+        """Add the rules of sessions to a table of them."""
+        owner, items = np.repeat(np.arange(len(sessions)), sessions.lengths), sessions.items - 1
         n_steps = min(self.steps, int(sessions.lengths.max()) - 1)
         with self._watch.steps(n_steps, "step", lambda rules: f"{rules.nnz} rules") as shown:
             for step in range(1, n_steps + 1):
                 together = owner[step:] == owner[:-step]
                 pairs = (items[:-step][together], items[step:][together])
                 weights = np.full(len(pairs[0]), float(step) ** -_POWERS[self.weighting])
-                rules = rules + sparse.csr_array((weights, pairs), shape=shape)
+                rules = rules + sparse.csr_array((weights, pairs), shape=rules.shape)
                 if shown(rules):
                     break
         rules = rules.astype(np.float32)

@@ -16,6 +16,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from tabmtl.sessions.recommender import Recommender
+from tabmtl.sessions.split import temporal_split
 from tabmtl.synth import make_sessions
 from tabmtl.testing.comparisons import parameters_of
 from tabmtl.testing.promises import named_checks, raises
@@ -25,6 +26,7 @@ from tabmtl.testing.storage import copies_of, reload, with_other_global_seeds
 _SETTINGS: dict[str, Any] = {"device": "cpu", "n_jobs": 1, "random_state": 0}
 _N_ITEMS = 60
 _LISTED = ["rank", "item_id", "score"]
+_LATER = ("later " + pl.col("item_id")).alias("item_id")
 
 
 def check_recommender(recommender: Recommender) -> None:
@@ -127,6 +129,30 @@ class _Every(Recommending):
 
         first, second = with_other_global_seeds(scores)
         assert second.equals(first)
+
+    def check_it_goes_on_with_new_items_alike_in_files_and_stays_if_that_fails(self) -> None:
+        old, new = temporal_split(self.train, test_size=0.2)
+        some, later = self.items["item_id"][::9], pl.concat([self.items, self.items[::9].with_columns(_LATER)])
+        new = pl.concat([new, new.filter(pl.col("item_id").is_in(some.implode())).with_columns(_LATER)])
+        model = self.fresh().fit(old, items=self.items)
+        before = self.scores(model)
+        with TemporaryDirectory() as folder:
+            copies = copies_of(model, Path(folder, "model"))
+        for given in (new.drop("item_id"), new.head(0), new.with_columns(time=pl.lit(None, pl.Datetime))):
+            with raises(ValueError, "click log"):
+                model.partial_fit(given, items=later)
+        assert self.scores(model).equals(before)
+        try:
+            model.partial_fit(new, items=later)
+        except NotImplementedError as error:
+            assert "fit again" in str(error), "an error that names the cure"
+            return
+        clicks = dict(pl.concat([old, new])["item_id"].value_counts().iter_rows())
+        counts = dict(zip(model.item_ids_.to_list(), model.item_counts_.tolist(), strict=True))
+        assert counts == {item: clicks.get(item, 0) for item in later["item_id"]}
+        assert self.scores(model)["score"].is_finite().all()
+        for how, other in copies.items():
+            assert self.scores(other.partial_fit(new, items=later)).equals(self.scores(model)), how
 
     def check_copies_and_files_give_the_same_bits(self) -> None:
         model, test = self.fitted, self.test

@@ -33,12 +33,13 @@ from tabmtl.params import (
     is_number,
     near,
 )
-from tabmtl.sessions.catalogue import Catalogue, counted_catalogue, plain_names, read_items
+from tabmtl.sessions.catalogue import Catalogue, Growth, counted_catalogue, read_items
 from tabmtl.sessions.categories import ItemCategories, rank_next_category, summarize_categories
 from tabmtl.sessions.log import Column, check_column, code_items, read_log, read_sessions
 from tabmtl.sessions.m2trec.encoder import Pooling
 from tabmtl.sessions.m2trec.events import check_event_weights, warn_of_absent, weigh_events
 from tabmtl.sessions.m2trec.fitting import Fitting
+from tabmtl.sessions.m2trec.going_on import GoingOn
 from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
@@ -53,7 +54,7 @@ from tabmtl.sessions.m2trec.stored import stored_log
 from tabmtl.sessions.m2trec.tower import FIELD_WIDTH
 from tabmtl.sessions.m2trec.training import ExampleMode
 from tabmtl.sessions.m2trec.users import UserClicks
-from tabmtl.sessions.ragged import AnySessions, Sessions
+from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import bucket_masks, top_k
 from tabmtl.sessions.recommender import VALIDATION_LOG, Recommender, SessionState, columns_of
 from tabmtl.sessions.split import warn_of_unknown
@@ -332,6 +333,11 @@ class M2TRec(TrainedEstimator, Recommender):
     _reads_shards: ClassVar[bool] = True
     _stored: ClassVar[type] = M2TRecState
     _kept_apart: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    _learned_by: ClassVar[tuple[str, ...]] = (
+        *("categories", "category_weight", "categorical_features", "text_features", "id_mode", "item_tower", "d_model"),
+        *("n_layers", "n_heads", "pooling", "directed", "hierarchy", "popularity", "training", "max_length"),
+        *("temperature", "user_column", "user_clicks"),
+    )
 
     @classmethod
     def paper(cls, *, categories: Sequence[str], **params: Any) -> Self:
@@ -362,8 +368,8 @@ class M2TRec(TrainedEstimator, Recommender):
         form: dict[str, Any] = {"id_mode": "none", "item_tower": "concat", "pooling": "mean", "training": "per_prefix"}
         return cls(categories=categories, **form | {"repeats": False} | params)
 
-    def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
-        super()._set_fitted(catalogue, fitted)
+    def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any], params: dict[str, Any] | None = None) -> None:
+        super()._set_fitted(catalogue, fitted, params)
         self._items: KnownItems = fitted["_items"]
         self._categories: tuple[ItemCategories, ...] = fitted["_categories"]
         self._new_items: NewItems = fitted["_new_items"]
@@ -608,20 +614,17 @@ class M2TRec(TrainedEstimator, Recommender):
             )
         if self._coder is None:
             raise ValueError("this model was fitted without an item table, so it knows no new item: fit with items=")
-        extended = self._items.extended(*self._coder.encode(metadata, self.text_encoder))
+        extended = self._items.extended(len(names), *self._coder.encode(metadata, self.text_encoder))
         categories = tuple(column.extended(metadata[column.name]) for column in self._categories)
-        counts = np.concatenate([known.counts, np.zeros(len(names), dtype=np.int64)])
-        # the wider of two types of whole numbers holds the items of both
-        joined = pl.concat([known.ids.to_frame("item"), names.to_frame("item")], how="vertical_relaxed")
-        catalogue = Catalogue(ids=plain_names(joined["item"]), counts=counts)
+        catalogue = known.extended(names)
         with self._searched() as index:
             index = self._index_of(extended, index.network, index.unit_vectors)
             new = self._new_items.capped(index.scores_by, extended, self._fitted_params["max_new_share"])
             report = report_new_items(index.scores_by, extended, new, self.new_item_report_)
         warn_of_equals(extended, np.arange(len(catalogue)) >= len(known), "added")
-        self._items, self._categories, self._new_items, self.new_item_report_ = extended, categories, new, report
-        self._index = index.revalued(*new.values(extended))
-        self._set_catalogue(catalogue)
+        found = {"_items": extended, "_categories": categories, "_new_items": new, "new_item_report_": report}
+        found["_index"] = index.revalued(*new.values(extended))
+        self._set_fitted(catalogue, self._learned() | found, self._fitted_params)
         return self
 
     # parameters
@@ -667,9 +670,11 @@ class M2TRec(TrainedEstimator, Recommender):
         return log
 
     @contextmanager
-    def _opened(self, clicks: Any, items: Any, clicks_val: Any) -> Iterator[tuple[Any, Catalogue, Sessions | None]]:
+    def _opened(
+        self, clicks: Any, items: Any, clicks_val: Any, goes_on: bool
+    ) -> Iterator[tuple[Any, Catalogue, Sessions | None, Growth | None]]:
         if not isinstance(clicks, Shards):
-            with super()._opened(clicks, items, clicks_val) as opened:
+            with super()._opened(clicks, items, clicks_val, goes_on) as opened:
                 yield opened
             return
         group = current()
@@ -694,18 +699,22 @@ class M2TRec(TrainedEstimator, Recommender):
                 valid = read_sessions(clicks_val, columns_of(vars(self)), catalogue.ids, VALIDATION_LOG)
             if valid is not None and group.rank == 0:
                 warn_of_unknown(valid)
-            yield log.sessions(catalogue.ids), catalogue, valid
+            yield log.sessions(catalogue.ids), catalogue, valid, None
 
-    def _recall(self, sessions: Sessions, valid: Sessions | None) -> tuple[Sessions, Sessions | None]:
+    def _recall(self, sessions: Sessions, valid: Sessions | None, goes_on: bool) -> tuple[Sessions, Sessions | None]:
         if sessions.users is None:
             return sessions, valid
-        clicks = UserClicks.of(sessions)
+        clicks = UserClicks.of(sessions, self._users if goes_on else None)
         if valid is not None:
             valid = UserClicks.of(valid, clicks).precede(valid, self.user_clicks)
         return clicks.precede(sessions, self.user_clicks), valid
 
-    def _learn(self, sessions: AnySessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
-        return Fitting(sessions, catalogue, valid, self).run()
+    def _learn(
+        self, sessions: Any, catalogue: Catalogue, valid: Sessions | None, growth: Growth | None = None
+    ) -> dict[str, Any]:
+        if growth is None:
+            return Fitting(sessions, catalogue, valid, self).run()
+        return GoingOn(sessions, catalogue, valid, self, growth).run()
 
     # answers
 

@@ -32,7 +32,7 @@ from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.m2trec.windows import WindowExamples
 from tabmtl.sessions.ragged import AnySessions, Sessions
 from tabmtl.sessions.ranking import log_totals
-from tabmtl.sessions.repeats import Choices, RepeatWeights, learn_weights
+from tabmtl.sessions.repeats import Choices, RepeatWeights, learn_weights, too_few
 from tabmtl.storage.stored import fingerprint
 from tabmtl.training.checkpoint import checksum
 from tabmtl.training.device import find_device, seed_of, seeded, threads
@@ -71,13 +71,7 @@ class Fitting:
     def __init__(self, log: AnySessions, catalogue: Catalogue, valid: Sessions | None, options: Any) -> None:
         self.log, self.catalogue, self.options, self.group = log, catalogue, options, log.group
         self.train, self.valid = self._set_aside(valid)
-        clicks = self.train.count_items(len(catalogue))
-        self.coder, features, row = self._fit_coder(clicks), None, None
-        if self.coder is not None and catalogue.metadata is not None:
-            features, row = self.coder.encode(catalogue.metadata)
-            if self.coder.text_vectors is not None:
-                self.coder.text_vectors.forget()
-        self.known = KnownItems(features=features, row=row, clicks=clicks, shared=options.id_mode == "none")
+        self.coder, self.known = self._read_items(self.train.count_items(len(catalogue)))
         if self.group.size > 1:
             judged = None if self.valid is None else checksum([self.valid.items, self.valid.offsets])
             facts = {"the item table": fingerprint(self.known), "the validation log": judged}
@@ -96,6 +90,20 @@ class Fitting:
             if not len(valid):
                 raise ValueError("no session of the validation log has two clicks; give a longer clicks_val")
         return train, valid
+
+    def _read_items(self, clicks: np.ndarray) -> tuple[ItemCoder | None, KnownItems]:
+        """Learn the encoding of metadata, and encode that of all items, whose clicks are given, (N,)."""
+        coder, features, row = self._fit_coder(clicks), None, None
+        if coder is not None and self.catalogue.metadata is not None:
+            features, row = coder.encode(self.catalogue.metadata)
+            if coder.text_vectors is not None:
+                coder.text_vectors.forget()
+        shared = self.options.id_mode == "none"
+        return coder, KnownItems(features=features, row=row, clicks=clicks, shared=shared)
+
+    def _network(self) -> M2TRecNetwork:
+        """Build the network before its training."""
+        return M2TRecNetwork(self.coder, self.known.n_own, self.options._tasks(), self.options)
 
     def _fit_coder(self, clicks: np.ndarray) -> ItemCoder | None:
         """Learn the encoding of metadata on the items with clicks (N,); None without metadata."""
@@ -127,7 +135,7 @@ class Fitting:
         attributes = self._look_at_metadata()
         device, seed = find_device(options.device), self.group.broadcast(options._seed())
         with seeded(seed, device):
-            network = M2TRecNetwork(self.coder, known.n_own, options._tasks(), options).to(device)
+            network = self._network().to(device)
             with threads(options.n_jobs, network):
                 validation = None if valid is None else Validation(network, known, valid, options)
                 if self.group.rank:  # the networks are the same, the noise is not
@@ -148,12 +156,16 @@ class Fitting:
                 index = ItemIndex(network, loop.items, options, *hidden.values(known))
                 index.repeats = self._learn_repeats(index)
                 new, report = self._measure_new_items(index)
-        users = None
-        if isinstance(self.log, Sessions) and self.log.users is not None:
-            users = UserClicks.of(self.log).newest(options.user_clicks)
         worth = {"_repeats": index.repeats, "_new_items": new, "new_item_report_": report}
-        read = {"_coder": self.coder, "_items": known, "_categories": self._read_categories(), "_users": users}
+        read = {"_coder": self.coder, "_items": known, "_categories": self._read_categories()}
+        read["_users"] = self._read_users()
         return attributes | worth | read | {"_index": index.revalued(*new.values(known))}
+
+    def _read_users(self) -> UserClicks | None:
+        """Keep the last clicks of users, if they are read."""
+        if not isinstance(self.log, Sessions) or self.log.users is None:
+            return None
+        return UserClicks.of(self.log).newest(self.options.user_clicks)
 
     def _look_at_metadata(self) -> dict[str, Any]:
         """Warn if metadata cannot tell the items apart, and return the fitted attributes that say how well it does."""
@@ -170,7 +182,7 @@ class Fitting:
         """Prepare the training of the network, in which few clicks leave the directed path out."""
         options, known, train = self.options, self.known, self.train
         device = next(network.parameters()).device
-        if known.clicks[known.clicks > 0].mean() < (_DENSE if validation is None else _SPARSE):
+        if self._leaves_path_out(validation):
             network.encoder.left_out = 1.0
         read = partial(
             Examples.of, unit_of=known.unit_of, max_length=options.max_length, mode=options.training, device=device
@@ -180,6 +192,11 @@ class Fitting:
         else:
             feed = read(train.sample)
         return SessionLoop(network, known.on(device), feed, options._tasks(), options, validation)
+
+    def _leaves_path_out(self, validation: Validation | None) -> bool:
+        """Tell whether the log has too few clicks to train a directed path."""
+        clicks = self.known.clicks
+        return bool(clicks[clicks > 0].mean() < (_DENSE if validation is None else _SPARSE))
 
     def _set_strength(self, network: M2TRecNetwork, validation: Validation | None) -> dict[str, float]:
         """Choose the strength of the directed path, and give the fitted attribute; none without such a path."""
@@ -193,9 +210,13 @@ class Fitting:
 
     def _learn_repeats(self, index: ItemIndex) -> RepeatWeights:
         """Learn what a session's own items are worth on the sessions that judge, if there are any."""
-        valid, n_items, max_length = self.valid, len(self.catalogue), self.options.max_length
-        if valid is None or not self.options.repeats:
+        if self.valid is None or not self.options.repeats:
             return RepeatWeights()
+        return self._repeats_on(self.valid, index)
+
+    def _repeats_on(self, judged: Sessions, index: ItemIndex, kept: RepeatWeights | None = None) -> RepeatWeights:
+        """Learn them on sessions that the network of an index has not learned; ``kept`` stays if these are too few."""
+        max_length = self.options.max_length
 
         def log_shares(sessions: Sessions) -> np.ndarray:
             scores = index.scores(sessions)
@@ -203,7 +224,9 @@ class Fitting:
             return scores
 
         def learn() -> dict[str, float]:
-            return vars(learn_weights(Choices.of(valid, n_items, log_shares, lambda some: some.last(max_length))))
+            n_items = len(index.unit_of) - 1
+            choices = Choices.of(judged, n_items, log_shares, lambda some: some.last(max_length))
+            return vars(learn_weights(choices) if kept is None or not too_few(choices.session) else kept)
 
         return RepeatWeights(**self.group.answer(learn))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -94,6 +94,11 @@ class ItemCoder:
         if any(own.max(initial=0) >= size for own, size in zip(codes, sizes, strict=True)):
             raise ValueError("an item has a code beyond the levels of its column")
 
+    def extended(self, metadata: pl.DataFrame, text_encoder: Any, min_frequency: int) -> ItemCoder:
+        """Return the encoding that knows the levels of new items too; see `FeatureCoder.extended` and `encode`."""
+        known = self._read(metadata, text_encoder)
+        return replace(self, features=self.features.extended(known, min_frequency=min_frequency))
+
     def encode(self, metadata: pl.DataFrame, text_encoder: Any = None) -> tuple[Features, np.ndarray]:
         """Encode metadata: its distinct rows, and the place of every item (N,) among them.
 
@@ -104,6 +109,10 @@ class ItemCoder:
         ValueError, TypeError
             If a column is missing or now holds another kind of value.
         """
+        return self.features.encode(self._read(metadata, text_encoder)).distinct()
+
+    def _read(self, metadata: pl.DataFrame, text_encoder: Any) -> pl.DataFrame:
+        """Take the columns of fit, texts as vectors where they are read so."""
         names = self.features.names
         missing = [name for name in names if name not in metadata.columns]
         if missing:
@@ -112,9 +121,7 @@ class ItemCoder:
             )
         # a selector, because select takes a name like "^a$" for a pattern
         known = metadata.select(cs.by_name(*names))
-        if self.text_vectors is not None:
-            known = self.text_vectors.apply(known, text_encoder)
-        return self.features.encode(known).distinct()
+        return known if self.text_vectors is None else self.text_vectors.apply(known, text_encoder)
 
 
 def _check_named(metadata: pl.DataFrame, named: Mapping[str, Sequence[str]]) -> None:

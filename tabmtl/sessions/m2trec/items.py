@@ -5,7 +5,7 @@ A unit is one item, or with ``id_mode="none"`` all items of equal metadata. Unit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -90,8 +90,7 @@ class KnownItems:
         row, own = np.full(n_units, n_rows), np.zeros(n_units, dtype=np.int64)
         if self.row is not None:
             row[units] = self.row
-        if not self.shared:
-            own[units] = np.where(self.clicks > 0, np.cumsum(self.clicks > 0), 0)
+        own[units] = self.own_rows
         clicks = np.bincount(units, weights=self.clicks, minlength=n_units)
         clicked = clicks > 0
         mean = clicks[clicked].mean() if clicked.any() else 1.0
@@ -141,13 +140,24 @@ class KnownItems:
             features = features.rows(kept)
         return KnownItems(features=features, row=row, clicks=self.clicks[places], shared=self.shared)
 
-    def extended(self, features: Features, row: np.ndarray) -> KnownItems:
-        """Append items without clicks; shared units take in those of known metadata."""
-        assert self.features is not None
-        assert self.row is not None
+    def extended(self, n_new: int, features: Features | None, row: np.ndarray | None) -> KnownItems:
+        """Append items without clicks, with their metadata if items have some; shared units take in known metadata."""
+        clicks = np.pad(self.clicks, (0, n_new))
+        if self.features is None or self.row is None or features is None or row is None:
+            return replace(self, clicks=clicks)
         features, row = self.features.extended(features), np.concatenate([self.row, len(self.features) + row])
         if self.shared:
             features, place = features.distinct()
             row = place[row]
-        clicks = np.concatenate([self.clicks, np.zeros(len(row) - len(self.clicks), dtype=np.int64)])
-        return KnownItems(features=features, row=row, clicks=clicks, shared=self.shared)
+        return replace(self, features=features, row=row, clicks=clicks)
+
+    def clicked(self, clicks: np.ndarray) -> KnownItems:
+        """Add clicks of the items, (N,)."""
+        return replace(self, clicks=self.clicks + clicks)
+
+    @property
+    def own_rows(self) -> np.ndarray:
+        """Number of the own vector of every item, (N,); 0 for none."""
+        if self.shared:
+            return np.zeros(len(self.clicks), dtype=np.int64)
+        return np.where(self.clicks > 0, np.cumsum(self.clicks > 0), 0)

@@ -5,13 +5,15 @@ Shapes: B sessions of at most L clicks, P queries, d the width of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tabmtl.nn.embeddings import grown_rows
 from tabmtl.nn.layers import at_least_float32
 from tabmtl.sessions.m2trec.encoder import SessionEncoder, unit_length
 from tabmtl.sessions.m2trec.item_features import ItemCoder
@@ -50,7 +52,7 @@ class M2TRecNetwork(nn.Module):
 
     def __init__(self, coder: ItemCoder | None, n_own: int, levels: Iterable[str], options: Any) -> None:
         super().__init__()
-        self.temperature = options.temperature
+        self.temperature, self.coder = options.temperature, coder
         self.items = ItemVectors(coder, n_own, options)
         d_model = self.items.width
         self.encoder = SessionEncoder(d_model, options)
@@ -72,6 +74,50 @@ class M2TRecNetwork(nn.Module):
             with torch.no_grad():  # begin as q' = q: a random map would take queries out of the space of the items
                 self.join.weight.copy_(torch.cat([torch.eye(d_model), torch.zeros(d_model, d_model)], dim=1))
                 self.join.bias.zero_()
+
+    def load_grown(self, weights: Mapping[str, np.ndarray], before: ItemCoder | None, own: np.ndarray) -> None:
+        """Load the weights of a network that knew fewer levels and fewer items.
+
+        A new level begins as the unseen ones, as which it was read so far. A new own vector begins at 0, so that the
+        item is where its metadata puts it; without metadata, where it is drawn.
+
+        Parameters
+        ----------
+        weights : mapping of str to ndarray
+        before : ItemCoder or None
+            Of the item table then.
+        own : ndarray of int64, shape (n_own,)
+            Number of the own vector that each item with an own vector had; 0 for none.
+        """
+        grown = dict(weights)
+        for name, rows in self._grown_rows(before).items():
+            if name in grown:
+                grown[name] = grown[name][:, rows] if name == "project.weight" else grown[name][rows]
+        state = self.state_dict()
+        if self.items.own is not None:
+            known = weights.get("items.own.weight", np.zeros((1, self.items.width), dtype=np.float32))
+            grown["items.own.weight"] = known[np.append(0, own)]
+            if self.items.tower is None:
+                drawn = 1 + np.flatnonzero(own == 0)
+                grown["items.own.weight"][drawn] = state["items.own.weight"].cpu().numpy()[drawn]
+        self.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(part)) for name, part in grown.items()})
+
+    def _grown_rows(self, before: ItemCoder | None) -> dict[str, np.ndarray]:
+        """Give the old row of every row of the weights that have one for each level, by the name of these weights."""
+        if before is None or self.coder is None:
+            return {}
+        then, now = before.features.columns, self.coder.features.columns
+        tables = "items.tower.tokenizer"
+        found = {
+            f"{tables}.categorical.table.weight": grown_rows(then.cardinalities, now.cardinalities),
+            f"{tables}.bags.table.weight": grown_rows(then.bag_sizes, now.bag_sizes),
+        }
+        levels = [(then.cardinalities[column], now.cardinalities[column]) for column in self.level_columns]
+        for number, (few, many) in enumerate(levels):
+            found |= dict.fromkeys((f"heads.{number}.weight", f"heads.{number}.bias"), grown_rows([few], [many]))
+        if levels:
+            found["project.weight"] = grown_rows(*map(list, zip(*levels, strict=True)))
+        return found
 
     def vectors(self, items: NetworkItems, units: Tensor) -> Tensor:
         """Compute the vectors (n, d + 1) of units (n,), as scores compare them, float32; the popularity comes last."""

@@ -65,7 +65,7 @@ def test_popularity_is_relative_to_the_mean_unit_and_none_of_the_cold():
         expected = [np.log(n / mean) if n else 0 for n in [0, *clicks]]
         np.testing.assert_allclose(known.on(CPU).popularity, expected, rtol=1e-6)
         assert known.on(CPU).popularity.dtype == torch.float32
-        more = known.extended(*CODER.encode(NEW))
+        more = known.extended(len(NEW), *CODER.encode(NEW))
         assert more.on(CPU).popularity[: len(expected)].tolist() == known.on(CPU).popularity.tolist()
         assert not more.on(CPU).popularity[len(expected) :].any()
 
@@ -77,7 +77,7 @@ NEW = pl.DataFrame(
 
 def test_new_items_of_known_metadata_join_its_unit():
     known = items(shared=True)
-    more = known.extended(*CODER.encode(NEW))
+    more = known.extended(len(NEW), *CODER.encode(NEW))
     assert more.unit_of[:6].tolist() == known.unit_of.tolist()
     assert more.on(CPU).row[1:5].tolist() == known.on(CPU).row[1:].tolist()
     # two new brands are one unit, for nobody can tell them apart
@@ -92,7 +92,7 @@ def test_new_items_of_known_metadata_join_its_unit():
 
 def test_new_items_have_units_of_their_own_and_no_own_vector():
     known = items(shared=False)
-    more = known.extended(*CODER.encode(NEW))
+    more = known.extended(len(NEW), *CODER.encode(NEW))
     assert more.unit_of.tolist() == list(range(10))
     assert more.on(CPU).own.tolist() == [0, 1, 2, 3, 0, 0, 0, 0, 0, 0]
     assert more.on(CPU).row[1:6].tolist() == known.on(CPU).row[1:].tolist()
@@ -105,5 +105,5 @@ def test_items_from_a_file_may_be_extended(shared):
     assert again.features is not None
     assert known.features is not None
     assert list(again.features.keys()) == list(known.features.keys())
-    extended = again.extended(*CODER.encode(NEW))
-    assert extended.unit_of.tolist() == known.extended(*CODER.encode(NEW)).unit_of.tolist()
+    extended = again.extended(len(NEW), *CODER.encode(NEW))
+    assert extended.unit_of.tolist() == known.extended(len(NEW), *CODER.encode(NEW)).unit_of.tolist()

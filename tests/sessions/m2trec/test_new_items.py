@@ -166,7 +166,7 @@ def test_listed_items_that_nobody_clicks_keep_a_twentieth_of_the_places_but_are_
 
 def test_the_most_places_hold_for_listed_and_added_items_together():
     new, report = measure_new_items(valued, LISTED, drawn(1000), launch=1.0)
-    known = LISTED.extended(*CODER.encode(TABLE[:5]))
+    known = LISTED.extended(5, *CODER.encode(TABLE[:5]))
     rows = np.concatenate([np.arange(N), np.arange(5)])
 
     def more(bias, factor, lost=None):

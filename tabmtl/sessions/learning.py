@@ -1,0 +1,104 @@
+"""How a recommender learns: its method, and with ``repeats`` the worth of own items; once, and on and on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tabmtl.encode.shards import Shards
+from tabmtl.sessions.catalogue import Catalogue, Growth
+from tabmtl.sessions.ragged import Sessions
+from tabmtl.sessions.repeats import LEAST_TARGETS, Choices, RepeatWeights, learn_weights, too_few
+from tabmtl.training.run import current, running
+
+_NO_REPEATS = "what a session's own items are worth was not learned"
+_SET_ASIDE = 0.05  # share of the sessions that teach what a session's own items are worth
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Learning:
+    """A fit of a recommender, or its going on.
+
+    Parameters
+    ----------
+    model : Recommender
+        Its parameters, and where it goes on, what it has learned.
+    method : {"fit", "fit with warm_start=True", "partial_fit"}, default="fit"
+        What the user called, for errors.
+    """
+
+    model: Any
+    method: str = "fit"
+
+    def check(self, clicks: Any) -> None:
+        """Raise an error for a log of a kind that this does not learn from, and for parameters that do not go on."""
+        name, group = type(self.model).__name__, current()
+        reads_shards = self.model._reads_shards and self.method == "fit"
+        if isinstance(clicks, Shards):
+            if not reads_shards:
+                other = "M2TRec reads Shards" if self.method == "fit" else "M2TRec reads Shards in a first fit"
+                raise TypeError(
+                    f"{name} reads a click log as one frame, not as Shards: give it polars.scan_parquet(files), or the "
+                    f"newest part of it if it does not fit in memory; {other}"
+                )
+        elif group.size > 1:
+            cure = "give M2TRec the log as Shards, or " if reads_shards else ""
+            raise NotImplementedError(
+                f"{name} learns a frame in one process, and would do so in each of {group.size}; {cure}call "
+                f"{self.method} outside of joined(), in one process"
+            )
+        if self.method == "fit with warm_start=True":
+            self._check_parameters()
+
+    def _check_parameters(self) -> None:
+        """Raise a ValueError if a parameter has changed that what was learned depends on."""
+        before, now = self.model._fitted_params, self.model.get_params(deep=False)
+        changed = [name for name in self.model._learned_by if before[name] != now[name]]
+        if (before["time_column"] is None) != (now["time_column"] is None):
+            changed.append("time_column")
+        for name in changed:
+            raise ValueError(
+                f"warm_start=True goes on from a fit with {name}={before[name]!r}, and it is {now[name]!r} now: set it "
+                "back, or say warm_start=False for a new fit"
+            )
+
+    def fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
+        """Learn from all sessions, and return the fitted attributes by name."""
+        fitted = self.model._fit(sessions, catalogue)
+        if self.model.repeats:
+            fitted["_repeats"] = self._repeats_of_fit(sessions, catalogue, valid, fitted)
+        return fitted
+
+    def _repeats_of_fit(
+        self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
+    ) -> RepeatWeights:
+        """Learn what a session's own items are worth, on sessions that a fit has not seen."""
+        if valid is None:
+            older, valid = sessions.set_newest_aside(_SET_ASIDE)
+            if valid is None or valid.count_prefixes() < LEAST_TARGETS or running().watch.cuts(_NO_REPEATS):
+                return RepeatWeights()
+            catalogue = catalogue.counted(older)
+            fitted = self.model._fit(older, catalogue)
+        return learn_weights(self._choices(catalogue, fitted, valid))
+
+    def go_on(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, growth: Growth) -> dict[str, Any]:
+        """Add new sessions to what the model has learned, and return the fitted attributes by name.
+
+        The new sessions, of which the model has learned nothing, teach what own items are worth before they are added;
+        too few of them leave that as it is.
+        """
+        model = self.model
+        fitted = model._go_on(sessions, catalogue, growth.metadata)
+        if model.repeats:
+            if valid is None:
+                choices = self._choices(model._catalogue, model._learned(), growth.known(sessions))
+            else:
+                choices = self._choices(catalogue, fitted, valid)
+            fitted["_repeats"] = model._repeats if too_few(choices.session) else learn_weights(choices)
+        return fitted
+
+    def _choices(self, catalogue: Catalogue, fitted: dict[str, Any], judged: Sessions) -> Choices:
+        """Look at the next clicks of sessions as a recommender sees them that has learned this."""
+        model = type(self.model)(**self.model.get_params(deep=False))
+        model._set_fitted(catalogue, {name: part for name, part in fitted.items() if name != "_repeats"})
+        return Choices.of(judged, len(catalogue), model._log_shares, model._clicks_read)
