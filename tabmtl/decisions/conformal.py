@@ -200,12 +200,13 @@ class Conformal:
         tasks: Sequence[Task],
         outputs: Sequence[np.ndarray],
         level: float,
+        places: Sequence[int] | None = None,
         *,
         group: np.ndarray | None = None,
         own_task: np.ndarray | None = None,
         joint: bool = False,
     ) -> list[Span | None]:
-        """Return what holds the labels of rows, for every column of y; None where a task has no scores.
+        """Return what holds the labels of rows, for some columns of y; None where a task has no scores.
 
         Rows of a long table whose own task has none have NaN as bounds, or no class.
 
@@ -213,8 +214,10 @@ class Conformal:
         ----------
         tasks : sequence of Task
         outputs : sequence of ndarray
-            Answers.
+            Answers to these columns.
         level : float
+        places : sequence of int, optional
+            Wide layout: numbers of the columns; all by default.
         group : ndarray of int, shape (n,), optional
             As `numbers` gives them; needed if there are groups.
         own_task : ndarray of int, shape (n,), optional
@@ -235,12 +238,15 @@ class Conformal:
         group = np.zeros(len(outputs[0]), dtype=np.intp) if group is None else group
         whole = None if own_task is None else _unheld(tasks[0], outputs[0])
         found = [whole] * len(outputs)
-        for t, (task, misses) in enumerate(zip(tasks, self.tasks, strict=True)):
-            if misses is None or (joint and task.is_classification):
+        places = range(len(tasks)) if places is None else places
+        for t in places:
+            task = tasks[t]
+            if self.tasks[t] is None or (joint and task.is_classification):
                 continue
             own = self._reach(task, t, level) if reach is None else reach[t]
             if whole is None:
-                found[t] = span(task, outputs[t], own.of(group), level)
+                column = places.index(t)
+                found[column] = span(task, outputs[column], own.of(group), level)
             elif len(rows := np.flatnonzero(own_task == t)):
                 part = span(task, outputs[0][rows], own.of(group[rows]), level)
                 for bounds, values in zip(whole, part, strict=True):

@@ -22,11 +22,12 @@ from tabmtl.decisions.conformal import Conformal, check_level
 from tabmtl.encode.read import read_targets, read_weights
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, fit_task
 from tabmtl.encode.write import ORDERED, Origin, write_targets
+from tabmtl.params import check_known
 from tabmtl.schema import in_command, warn_user
 from tabmtl.storage.stored import POSITIVE, Stored
 from tabmtl.targets import Task
 from tabmtl.targets.classes import class_values
-from tabmtl.targets.funnel import settle_funnel
+from tabmtl.targets.funnel import settle_funnel, with_steps_before
 from tabmtl.targets.kind import Units
 
 
@@ -351,6 +352,68 @@ class LabelCoder(LeanPickle):
             return self.tasks
         return (replace(self.tasks[0], name=self.names[0]),)  # without its thresholds
 
+    def places(self, tasks: str | Sequence[str]) -> tuple[int, ...]:
+        """Return the numbers of the columns of y with the names of some tasks.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If there are none, one is unknown or named twice, or the table is long.
+        """
+        names = [tasks] if isinstance(tasks, str) else tasks
+        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"tasks must be the name of a task or a sequence of names, got {tasks!r}")
+        known = [task.name for task in self.tasks]
+        if not names:
+            raise ValueError(f"tasks is empty; name some of {known}, or leave it out for all")
+        if self.task_levels is not None:
+            raise ValueError(
+                f"tasks={tasks!r} is for wide tables: a row of a long one is answered for its own task only; leave "
+                "tasks out, and give the rows of the tasks that are to be answered"
+            )
+        check_known("tasks names tasks", names, known, "y of fit")
+        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"tasks names {twice} more than once; name each task once")
+        return tuple(known.index(name) for name in names)
+
+    def of(self, places: Sequence[int], *, is_flat: bool = False) -> LabelCoder:
+        """Return the encoding of some columns of a wide y, in this order, without what intervals are made of.
+
+        Parameters
+        ----------
+        places : sequence of int
+            Numbers of the columns.
+        is_flat : bool, default=False
+            Whether the one column is decoded flat, whatever y of fit was.
+        """
+        origin, decisions = self.origin, self.decisions
+        if decisions is not None:
+            parts = {name: tuple(vars(decisions)[name][t] for t in places) for name in ("calibrators", "tuned")}
+            decisions = replace(decisions, **parts, conformal=None)
+        return replace(
+            self,
+            tasks=tuple(self.tasks[t] for t in places),
+            origin=replace(
+                origin,
+                ndim=1 if is_flat else origin.ndim,
+                dtypes=tuple(origin.dtypes[t] for t in places),
+                categories=tuple(origin.categories[t] for t in places),
+            ),
+            names=tuple(self.names[t] for t in places),
+            dtypes=tuple(self.dtypes[t] for t in places),
+            center=self.center[[*places]],
+            scale=self.scale[[*places]],
+            chain=tuple(places.index(t) for t in self.chain if t in places),
+            decisions=decisions,
+        )
+
+    def deciding(self, places: tuple[int, ...]) -> tuple[int, ...]:
+        """Return columns, and behind them the steps of a funnel whose calibrated answers bound theirs."""
+        learned = () if self.decisions is None else self.decisions.calibrators
+        is_calibrated = any(learned[t] is not None for t in (self.chain if learned else ()))
+        return with_steps_before(places, self.chain) if is_calibrated else places
+
     def standardize(self, values: np.ndarray) -> np.ndarray:
         """Return encoded labels in training units, float32."""
         return ((values - self.center) / self.scale).astype(np.float32)
@@ -406,7 +469,12 @@ class LabelCoder(LeanPickle):
         return write_targets(pl.DataFrame(columns), self.origin, index)
 
     def intervals(
-        self, outputs: Sequence[np.ndarray], level: float, groups: Any = None, joint: bool = False
+        self,
+        outputs: Sequence[np.ndarray],
+        level: float,
+        groups: Any = None,
+        joint: bool = False,
+        places: Sequence[int] | None = None,
     ) -> pl.DataFrame:
         """Name what holds the labels of rows: ``<task>_low`` and ``<task>_high`` of numbers, ``<task>_set`` of classes.
 
@@ -419,6 +487,8 @@ class LabelCoder(LeanPickle):
             Group of every row.
         joint : bool, default=False
             Whether all numbers of a row are held together.
+        places : sequence of int, optional
+            Numbers of the columns of y that the outputs are of; all by default.
 
         Raises
         ------
@@ -436,9 +506,10 @@ class LabelCoder(LeanPickle):
             )
         group = None if groups is None else conformal.numbers(groups)
         own_task = self._checked(outputs[0], getattr(outputs, "own_task", None)) if self.task_levels else None
-        found = conformal.spans(self.tasks, outputs, level, group=group, own_task=own_task, joint=joint)
+        found = conformal.spans(self.tasks, outputs, level, places, group=group, own_task=own_task, joint=joint)
         columns: dict[str, pl.Series] = {}
-        for name, classes, dtype, span in zip(self.names, self._classes, self.dtypes, found, strict=True):
+        for column, span in zip(range(len(self.names)) if places is None else places, found, strict=True):
+            name, classes, dtype = self.names[column], self._classes[column], self.dtypes[column]
             if span is not None and classes is None:
                 bounds = {"low": span.low, "high": span.high}
                 columns |= {f"{name}_{side}": pl.Series(own, nan_to_null=True) for side, own in bounds.items()}
@@ -449,6 +520,18 @@ class LabelCoder(LeanPickle):
                 every = pl.DataFrame({"row": np.arange(len(span.classes))})
                 columns[f"{name}_set"] = every.join(sets, on="row", how="left", maintain_order="left")["set"]
         return pl.DataFrame(columns)
+
+    def check_conformal(self, places: Sequence[int], *, joint: bool) -> None:
+        """Raise a ValueError if there are no intervals of some columns of a wide y, or none that hold together."""
+        held = self.conformal.tasks
+        lacking = [self.names[t] for t in places if held[t] is None]
+        if lacking:
+            raise ValueError(
+                f"conformalize was not given the tasks {lacking}; leave them out of tasks, or name them there"
+            )
+        classes = [self.names[t] for t in places if joint and self.tasks[t].is_classification]
+        if classes:
+            raise ValueError(f"joint=True holds numbers together, and {classes} have classes; leave them out of tasks")
 
     @property
     def conformal(self) -> Conformal:

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from tabmtl.schema import Batch
+
+T = TypeVar("T")
+
+_MOST_PARTS = 16  # of one whole: servers ask for a few sets of tasks again and again
+_parts: WeakKeyDictionary[Any, dict[Hashable, Any]] = WeakKeyDictionary()
+
+
+def part_of(whole: Any, key: Hashable, make: Callable[[], T]) -> T:
+    """Return what was made of an object for a key; it is kept as long as the object, if it is among the last few.
+
+    Parameters
+    ----------
+    whole : object
+        It must not change, and its parts must not hold it. Copies and pickles of it have no parts.
+    key : hashable
+    make : callable
+    """
+    known = _parts.setdefault(whole, {})
+    part = known.pop(key, None)
+    known[key] = make() if part is None else part  # the newest last
+    for oldest in [*known][:-_MOST_PARTS]:
+        known.pop(oldest, None)  # another thread may have dropped it
+    return known[key] if part is None else part
 
 
 class Together:
@@ -24,7 +48,7 @@ class Together:
     def __init__(self, models: Sequence[Any]) -> None:
         self.models = models
 
-    def answers(self, X: Any, batch: Batch) -> list[list[np.ndarray]]:
+    def answers(self, X: Any, batch: Batch, places: tuple[int, ...] | None = None) -> list[list[np.ndarray]]:
         """Return the answers of every model, with the bits of its own `answer`; of networks up to their rounding.
 
         A row has the same bits in any batch.
@@ -35,12 +59,19 @@ class Together:
             With the columns of fit, in their order.
         batch : Batch
             The same rows, encoded.
+        places : tuple of int, optional
+            Numbers of the columns of a wide y to answer, all by default.
         """
-        return [model._outputs(X, batch) for model in self.models]
+        if places is None:
+            return [model._outputs(X, batch) for model in self.models]
+        return [model._outputs_of(X, batch, places) for model in self.models]
 
-    def linked(self, scores: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
-        """Return the answers of every model, given its raw scores (n, width) for every column of y."""
+    def linked(
+        self, scores: Sequence[Sequence[np.ndarray]], places: tuple[int, ...] | None = None
+    ) -> list[list[np.ndarray]]:
+        """Return the answers of every model, given its raw scores (n, width) for every column of y, or for some."""
         labels, n_rows = [model.coder_.labels for model in self.models], len(scores[0][0])
+        labels = labels if places is None else [own.of(places) for own in labels]
         columns = []
         for t, (task, column) in enumerate(zip(labels[0].column_tasks, zip(*scores, strict=True), strict=True)):
             # one call for all models: of few rows, it takes as long as one for each

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from sklearn.base import ClassifierMixin, RegressorMixin
 
-from tabmtl.estimators.tables import TargetKind
+from tabmtl.estimators.predicting import TargetKind
 from tabmtl.metrics.scores import mean_score
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,10 +20,11 @@ from tabmtl.encode import TableCoder
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.asked_network import NetworksTogether
 from tabmtl.estimators.base import NotHere
+from tabmtl.estimators.network_answers import NetworkAnswers
 from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights
-from tabmtl.estimators.training import NetworkTraining, on_device, score_outputs
+from tabmtl.estimators.training import NetworkTraining, score_outputs
 from tabmtl.metrics.scores import mean_score
 from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.nn.sequences import SequencePooling
@@ -34,9 +34,9 @@ from tabmtl.schema import Batch, Columns
 from tabmtl.storage.stored import Stored
 from tabmtl.targets import Task
 from tabmtl.training.balance import Balance, GradLevel, check_grad_level
-from tabmtl.training.device import seeded, threads
+from tabmtl.training.device import seeded
 from tabmtl.training.losses import MultiTaskLoss
-from tabmtl.training.predict import predict_scores, represent_rows, weigh_sequences
+from tabmtl.training.predict import represent_rows, weigh_sequences
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,7 +65,9 @@ class NetworkState(TrainedState, TableState):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainedEstimator, MultiTaskEstimator):
+class NetworkEstimator(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkAnswers, TrainedEstimator, MultiTaskEstimator
+):
     """Base of the estimators whose model is a torch network; a subclass gives `_network`.
 
     Parameters
@@ -253,34 +255,6 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         return NetworkTraining(estimator=self, coder=coder, seed=seed).fit(rows, valid)
-
-    def _run(self, function: Callable[..., Any], batch: Batch, snapshot: int = 0) -> Any:
-        """Return the result of `predict_scores` or `represent_rows` on encoded rows, by some of the kept weights."""
-        network, device = self.fitted_network()
-        if snapshot:
-            if self._task_modules is None:
-                self._task_modules: list[torch.nn.Module] | None = self._rebuild_of_tasks(network)
-            network = self._task_modules[snapshot - 1].to(device)
-        with threads(self.n_jobs, network):
-            return function(network, on_device(batch, device), self.precision, batch_size=self.batch_size_)
-
-    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        scores = self._scores_of(batch) if len(self.task_weights_) else self._linked(batch)
-        return self.coder_.labels.outputs([score.cpu().numpy() for score in scores])
-
-    def _linked(self, batch: Batch, snapshot: int = 0) -> list[torch.Tensor]:
-        return self._run(partial(predict_scores, link=self._link), batch, snapshot)
-
-    def _scores_of(self, batch: Batch) -> list[torch.Tensor]:
-        """Return the linked scores of encoded rows, each task's by its own weights."""
-        if batch.task is None:
-            used = np.unique(self.task_snapshot_).tolist()
-            scores = {k: self._linked(batch, k) for k in used}
-            return [scores[k][t] for t, k in enumerate(self.task_snapshot_.tolist())]
-        place = self.task_snapshot_[batch.task]
-        parts = [np.flatnonzero(place == k) for k in np.unique(place)]
-        answers = [self._linked(batch.rows(rows), int(place[rows[0]]))[0] for rows in parts]
-        return [torch.cat(answers)[np.argsort(np.concatenate(parts))]]
 
     @property
     def feature_importances_(self) -> np.ndarray:

@@ -25,9 +25,9 @@ from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.encode.text_encoder import check_text_encoder
 from tabmtl.estimators.added import TakesTasks
 from tabmtl.estimators.asked import Together
-from tabmtl.estimators.base import NotHere, asking_score
+from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.learner import Marks, TableLearner
-from tabmtl.estimators.levels import PredictsQuantiles
+from tabmtl.estimators.predicting import Predicts
 from tabmtl.estimators.rows import FitRows
 from tabmtl.metrics.given import score_given
 from tabmtl.metrics.intervals import score_intervals
@@ -48,28 +48,7 @@ from tabmtl.targets import Task, Tasks
 from tabmtl.training.hooks import CallbackSupport
 from tabmtl.training.run import current, running
 
-TargetKind = Literal["classification", "regression"] | None
-
 _ROUNDING = 1e-6  # by which a probability may lie beyond 0 and 1
-
-
-def _gives_probabilities(estimator: MultiTaskEstimator) -> bool:
-    if estimator._target_kind == "regression":
-        return False
-    if not hasattr(estimator, "tasks_") or any(task.is_classification for task in estimator.tasks_):
-        return True
-    raise AttributeError("predict_proba needs a classification task; all tasks are regressions")
-
-
-def _refuse_plain_score(tasks: Sequence[Task]) -> None:
-    """Raise a ValueError if a score of scikit-learn, all of which know one kind of target, asks for a prediction."""
-    score = asking_score()
-    if score is not None:
-        kinds = ", ".join(f"{task.name!r} is {task.kind}" for task in tasks[:5])
-        raise ValueError(
-            f"{score.__name__} of scikit-learn takes targets of one kind, and {kinds}: say "
-            "scoring=make_multitask_scorer(), or leave scoring out for the mean of score_tasks"
-        )
 
 
 def _stands_alone(estimator: MultiTaskEstimator) -> bool:
@@ -117,7 +96,7 @@ def check_answer(task: Task, answer: Any, shape: tuple[int, ...], source: str) -
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MultiTaskEstimator(PredictsQuantiles, TakesTasks, CallbackSupport):
+class MultiTaskEstimator(Predicts, TakesTasks, CallbackSupport):
     """Base of all estimators: one object that learns several targets at once.
 
     A subclass defines `_fit` and `_outputs`, and declares by `_stored` the fitted attributes that its file keeps; this
@@ -209,8 +188,6 @@ class MultiTaskEstimator(PredictsQuantiles, TakesTasks, CallbackSupport):
 
     # scikit-learn routes these to fit as it does to the splitters
     __metadata_request__fit: ClassVar = {"groups": True, "time": True}
-    # the kind of every undeclared task; the three faces differ in it
-    _target_kind: ClassVar[TargetKind] = None
     _kept_apart: ClassVar[tuple[str, ...]] = ("preprocessor", "text_encoder")
     # whether answers to a task keep to its ``monotone``
     _keeps_monotone: ClassVar[bool] = False
@@ -303,46 +280,6 @@ class MultiTaskEstimator(PredictsQuantiles, TakesTasks, CallbackSupport):
             reads_windows=self._reads_windows,
             hints=self.sequence_features is None,
         )
-
-    def predict(self, X: Any) -> Any:
-        """Predict all tasks.
-
-        Parameters
-        ----------
-        X : frame or array of shape (n, p)
-            Rows with the columns of fit; a frame may have them in any order.
-
-        Returns
-        -------
-        y : like the y of fit
-            Same container, names and label types: (n, T), or (n,) for a flat target. In the long layout, every row is
-            predicted for its own task.
-        """
-        outputs = self.answer(X)
-        if len({task.is_classification for task in self.tasks_}) == 2:
-            _refuse_plain_score(self.tasks_)
-        return self.coder_.labels.decode(outputs, X.index if type(X).__module__.startswith("pandas") else None)
-
-    @available_if(_gives_probabilities)
-    def predict_proba(self, X: Any) -> Any:
-        """Predict class probabilities.
-
-        Returns
-        -------
-        probabilities : ndarray, list or dict
-            One array (n, K) for a flat target. For several targets, a dict from task to (n, K) with the
-            classification tasks only; the Classifier faces give scikit-learn's list instead. The columns
-            follow ``classes`` of the task.
-        """
-        outputs = self.answer(X)
-        labels = self.coder_.labels
-        if labels.origin.ndim == 1:
-            return outputs[0]
-        if self._target_kind == "classification":
-            return [*outputs]
-        _refuse_plain_score(self.tasks_)
-        pairs = zip(labels.column_tasks, outputs, strict=True)
-        return {task.name: output for task, output in pairs if task.is_classification}
 
     def score_tasks(
         self,
@@ -599,45 +536,6 @@ class MultiTaskEstimator(PredictsQuantiles, TakesTasks, CallbackSupport):
         self._decide_by(self.coder_.with_decisions(*found))
         return self
 
-    def predict_interval(self, X: Any, *, level: float = 0.9, joint: bool = False, groups: Any = None) -> Any:
-        """Predict intervals of numbers and sets of classes that hold the labels of new rows as often as they promise.
-
-        They hold the label of a task in a share of ``level`` of all rows, if these come as those that `conformalize`
-        was given came, whatever the model is. `tabmtl.decisions.conformal` says how they are made.
-
-        Parameters
-        ----------
-        X : as in `predict`
-        level : float, default=0.9
-            Share of the rows whose label is held.
-        joint : bool, default=False
-            Whether the numbers of a row are all held, in a share of ``level`` of the rows; classes are left out.
-        groups : array of shape (n,) or str, optional
-            Group of every row, where `conformalize` was given groups; a column that was named there is found in X.
-            Rows of new groups have the intervals of all rows, with a warning.
-
-        Returns
-        -------
-        intervals : polars DataFrame, or pandas where y of fit was
-            ``<task>_low`` and ``<task>_high`` of every task of numbers, and ``<task>_set`` of every task of classes: a
-            list of them, with the most probable one. In the long layout, the name is that of the target.
-
-        Raises
-        ------
-        ValueError
-            If `conformalize` was not called, a task or a group had too few labels for the level, or groups are lacking.
-        """
-        outputs, labels = self.answer(X), self.coder_.labels
-        groups = labels.conformal.column if groups is None else groups
-        values = None if groups is None else read_groups(groups, X, len(outputs[0]))
-        found = labels.intervals(outputs, level, values, joint)
-        if labels.origin.container != "pandas":
-            return found
-        import pandas as pd
-
-        index = X.index if type(X).__module__.startswith("pandas") else None
-        return pd.DataFrame({own.name: own.to_list() for own in found.iter_columns()}, index)
-
     # methods that a subclass defines
 
     def _encoding(self) -> dict[str, Any]:
@@ -650,10 +548,6 @@ class MultiTaskEstimator(PredictsQuantiles, TakesTasks, CallbackSupport):
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         """Fit on encoded rows, and return the fitted attributes by name; see `tabmtl.estimators.rows`."""
-        raise NotImplementedError
-
-    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        """Return probabilities (n, K) or values (n,) per column of y; X is what the preprocessor gives."""
         raise NotImplementedError
 
     # shared steps
@@ -690,20 +584,6 @@ class MultiTaskEstimator(PredictsQuantiles, TakesTasks, CallbackSupport):
         found = threshold_frame(self.tasks_, coder.labels.decisions)
         if found is not None:
             self.thresholds_ = found
-
-    def answer(self, X: Any) -> list[np.ndarray]:
-        """Answer rows for every column of y, of which all predictions are made.
-
-        Answers are probabilities (n, K), values (n,), or the quantiles (n, L) of several levels, calibrated where
-        `calibrate` was called.
-
-        Parameters
-        ----------
-        X : as in `predict`
-        """
-        X = self._preprocessed(X)
-        batch = self._read_rows(X)
-        return self.coder_.labels.decided(self._outputs(X, batch), batch.task)
 
     def _preprocessed(self, X: Any) -> Any:
         """Return rows as `_read_rows` and `_outputs` take them: with the columns of fit, behind the preprocessor.

@@ -17,7 +17,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from tabmtl.columns.category import text_of
 from tabmtl.encode.read import read_features, read_values
-from tabmtl.estimators.levels import check_levels
+from tabmtl.estimators.predicting import check_levels
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender

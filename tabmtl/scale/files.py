@@ -21,7 +21,7 @@ from tabmtl.encode import TableCoder
 from tabmtl.encode.cache import group_hashes
 from tabmtl.encode.files import Paths, find_files, is_csv, is_table, read_blocks, scan_file, stamp_of, whole, written
 from tabmtl.encode.preprocessing import by_preprocessor
-from tabmtl.estimators.levels import check_levels
+from tabmtl.estimators.predicting import check_levels
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import Answered, is_by_group

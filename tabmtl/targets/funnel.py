@@ -62,3 +62,22 @@ def settle_funnel(values: np.ndarray, tasks: Sequence[Task], chain: Sequence[int
     settled = values.copy()
     settled[:, list(chain)] = np.where(ended, 0, steps)
     return settled
+
+
+def with_steps_before(places: Sequence[int], chain: Sequence[int]) -> tuple[int, ...]:
+    """Return the numbers of some tasks, and behind them those of the steps of a funnel that come before these.
+
+    Parameters
+    ----------
+    places : sequence of int
+        Numbers of tasks.
+    chain : sequence of int
+        Numbers of the steps, in order; may be empty.
+
+    Examples
+    --------
+    >>> with_steps_before([3, 2], chain=[0, 1, 2])
+    (3, 2, 0, 1)
+    """
+    last = max((step for step, t in enumerate(chain) if t in places), default=-1)
+    return *places, *(t for t in chain[: last + 1] if t not in places)

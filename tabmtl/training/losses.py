@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import reduce
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from tabmtl.nn.layers import at_least_float32
 from tabmtl.targets import Kind, Task, kind_blocks
+from tabmtl.targets.funnel import with_steps_before
 
 Space = Literal["chain", "conditional", "independent"]
 
@@ -38,10 +40,23 @@ class MultiTaskLoss:
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
+        self._take(tasks)
+
+    def _take(self, tasks: Sequence[Task]) -> None:
         self.tasks = tuple(tasks)
         self.n_tasks = len(tasks)
         self._blocks = [*kind_blocks(self.tasks)]
         self.task_weight = torch.tensor([task.weight for task in tasks], dtype=torch.float32)
+
+    def needed(self, places: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the numbers of some tasks, and behind them those whose scores their link takes too."""
+        return places
+
+    def restricted(self, places: Sequence[int]) -> Self:
+        """Return the loss of some tasks, which hold all that their link needs."""
+        loss = copy.copy(self)
+        loss._take([self.tasks[t] for t in places])
+        return loss
 
     def link(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Return the scores (B, width) that the links of the kinds take, from the output of the network."""
@@ -201,10 +216,20 @@ class FunnelLoss(MultiTaskLoss):
         super().__init__(tasks)
         self._chain, self._space, self._calibrator = list(chain), space, calibrator
 
+    def needed(self, places: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the numbers of some tasks, and behind them those of the steps whose products they are."""
+        return places if self._space == "independent" else with_steps_before(places, self._chain)
+
+    def restricted(self, places: Sequence[int]) -> Self:
+        """Return the loss of some tasks, which hold all that their link needs."""
+        loss = super().restricted(places)
+        loss._chain = [places.index(t) for t in self._chain if t in places]
+        return loss
+
     def _chain_steps(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Return the scores of the tasks: those of the steps become logits of p_k."""
         linked = list(scores)
-        if self._space != "independent":
+        if self._space != "independent" and self._chain:
             chained = chain_logits(at_least_float32(torch.cat([linked[t] for t in self._chain], dim=1)))
             for k, t in enumerate(self._chain):
                 linked[t] = chained[:, k : k + 1]

@@ -1,0 +1,287 @@
+"""What an estimator answers: predictions, probabilities, quantiles and intervals, of all tasks or of some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from sklearn.utils.metadata_routing import UNUSED
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from tabmtl.encode.labels import Answers
+from tabmtl.encode.read import read_groups
+from tabmtl.encode.write import write_targets
+from tabmtl.estimators.base import asking_score
+
+if TYPE_CHECKING:
+    from tabmtl.encode import LabelCoder, TableCoder
+    from tabmtl.schema import Batch
+    from tabmtl.targets import Task
+
+TargetKind = Literal["classification", "regression"] | None
+
+
+def check_levels(tasks: Sequence[Task]) -> None:
+    """Raise a ValueError unless one of the tasks has several levels."""
+    if not any(task.kind.levels for task in tasks):
+        kinds = ", ".join(f"{task.name!r} is {task.kind}" for task in tasks[:5])
+        raise ValueError(
+            f"quantiles need a task with several levels, and {kinds}: declare one, such as "
+            f"tasks={{{tasks[0].name!r}: 'quantiles:0.1:0.5:0.9'}}"
+        )
+
+
+def _has_levels(estimator: Predicts) -> bool:
+    if estimator._target_kind == "classification":
+        return False
+    if hasattr(estimator, "tasks_"):
+        try:
+            check_levels(estimator.tasks_)
+        except ValueError as error:
+            raise AttributeError(str(error)) from None
+    return True
+
+
+def _gives_probabilities(estimator: Predicts) -> bool:
+    if estimator._target_kind == "regression":
+        return False
+    if not hasattr(estimator, "tasks_") or any(task.is_classification for task in estimator.tasks_):
+        return True
+    raise AttributeError("predict_proba needs a classification task; all tasks are regressions")
+
+
+def _refuse_plain_score(tasks: Sequence[Task]) -> None:
+    """Raise a ValueError if a score of scikit-learn, all of which know one kind of target, asks for a prediction."""
+    score = asking_score()
+    if score is not None:
+        kinds = ", ".join(f"{task.name!r} is {task.kind}" for task in tasks[:5])
+        raise ValueError(
+            f"{score.__name__} of scikit-learn takes targets of one kind, and {kinds}: say "
+            "scoring=make_multitask_scorer(), or leave scoring out for the mean of score_tasks"
+        )
+
+
+class Predicts:
+    """The predictions of an estimator, all of which come from `answer`."""
+
+    if TYPE_CHECKING:
+        tasks_: tuple[Task, ...]
+        coder_: TableCoder
+        _preprocessed: Callable[[Any], Any]
+        _read_rows: Callable[[Any], Batch]
+
+    # the kind of every undeclared task; the three faces differ in it
+    _target_kind: ClassVar[TargetKind] = None
+    # names of tasks, and no metadata of rows to scikit-learn
+    __metadata_request__predict: ClassVar = {"tasks": UNUSED}
+    __metadata_request__predict_proba: ClassVar = {"tasks": UNUSED}
+
+    def predict(self, X: Any, *, tasks: str | Sequence[str] | None = None) -> Any:
+        """Predict the tasks.
+
+        Parameters
+        ----------
+        X : frame or array of shape (n, p)
+            Rows with the columns of fit; a frame may have them in any order.
+        tasks : str or sequence of str, optional
+            Names of the tasks to predict, all by default. Parts of the model that they do not need, such as other
+            heads and trees, are not computed. For the long layout, give the rows of these tasks instead.
+
+        Returns
+        -------
+        y : like the y of fit
+            Same container, names and label types: (n, T), or (n,) for a flat target. In the long layout, every row is
+            predicted for its own task. With a sequence of tasks, the columns of these in its order; with one name, as
+            for a flat target.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the rows do not fit, or a task is unknown or named twice.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import polars as pl
+        >>> from tabmtl import SharedTrees
+        >>> X = np.random.default_rng(0).normal(size=(200, 3))
+        >>> y = pl.DataFrame({"sum": X.sum(axis=1), "late": X[:, 0] > 0, "first": X[:, 0]})
+        >>> model = SharedTrees(random_state=0).fit(X, y)
+        >>> model.predict(X, tasks=["first", "late"]).columns
+        ['first', 'late']
+        >>> model.predict_proba(X, tasks="late").shape
+        (200, 2)
+        """
+        outputs, labels = self._answered(X, tasks)
+        if len({task.is_classification for task in labels.tasks}) == 2:
+            _refuse_plain_score(labels.tasks)
+        return labels.decode(outputs, X.index if type(X).__module__.startswith("pandas") else None)
+
+    @available_if(_gives_probabilities)
+    def predict_proba(self, X: Any, *, tasks: str | Sequence[str] | None = None) -> Any:
+        """Predict class probabilities.
+
+        Parameters
+        ----------
+        X, tasks : as in `predict`
+            The tasks that are named must be classifications.
+
+        Returns
+        -------
+        probabilities : ndarray, list or dict
+            One array (n, K) for a flat target, or for one task that is named. For several targets, a dict from task to
+            (n, K) with the classification tasks only; the Classifier faces give scikit-learn's list instead. The
+            columns follow ``classes`` of the task.
+        """
+        can = "predict_proba gives probabilities of classes"
+        outputs, labels = self._answered(X, tasks, lambda task: task.is_classification, can)
+        if labels.origin.ndim == 1:
+            return outputs[0]
+        if self._target_kind == "classification":
+            return [*outputs]
+        _refuse_plain_score(labels.tasks)
+        pairs = zip(labels.column_tasks, outputs, strict=True)
+        return {task.name: output for task, output in pairs if task.is_classification}
+
+    @available_if(_has_levels)
+    def predict_quantiles(self, X: Any, *, tasks: str | Sequence[str] | None = None) -> Any:
+        """Predict the quantiles of every level, for tasks of the kind "quantiles".
+
+        Parameters
+        ----------
+        X, tasks : as in `predict`
+            The tasks that are named must have several levels.
+
+        Returns
+        -------
+        quantiles : frame, or ndarray of shape (n, L)
+            In the container of y in fit: a column ``<task>_q<level>`` for every level of these tasks, such as
+            ``amount_q0.1``, in the order of the tasks. In a row, those of a task never fall. In the long layout, the
+            columns have the name of the target.
+
+        Raises
+        ------
+        AttributeError
+            If no task has several levels.
+        """
+        can = "predict_quantiles gives the levels of the kind 'quantiles'"
+        outputs, labels = self._answered(X, tasks, lambda task: bool(task.kind.levels), can)
+        quantiles, origin = labels.quantiles(outputs)
+        return write_targets(quantiles, origin, X.index if type(X).__module__.startswith("pandas") else None)
+
+    def predict_interval(
+        self,
+        X: Any,
+        *,
+        level: float = 0.9,
+        joint: bool = False,
+        groups: Any = None,
+        tasks: str | Sequence[str] | None = None,
+    ) -> Any:
+        """Predict intervals of numbers and sets of classes that hold the labels of new rows as often as they promise.
+
+        They hold the label of a task in a share of ``level`` of all rows, if these come as those that `conformalize`
+        was given came, whatever the model is. `tabmtl.decisions.conformal` says how they are made.
+
+        Parameters
+        ----------
+        X : as in `predict`
+        level : float, default=0.9
+            Share of the rows whose label is held.
+        joint : bool, default=False
+            Whether the numbers of a row are all held, in a share of ``level`` of the rows; classes are left out.
+        groups : array of shape (n,) or str, optional
+            Group of every row, where `conformalize` was given groups; a column that was named there is found in X.
+            Rows of new groups have the intervals of all rows, with a warning.
+        tasks : str or sequence of str, optional
+            As in `predict`, of those that `conformalize` was given. Their joint intervals are those of all numbers.
+
+        Returns
+        -------
+        intervals : polars DataFrame, or pandas where y of fit was
+            ``<task>_low`` and ``<task>_high`` of every task of numbers, and ``<task>_set`` of every task of classes: a
+            list of them, with the most probable one. In the long layout, the name is that of the target.
+
+        Raises
+        ------
+        ValueError
+            If `conformalize` was not called, a task or a group had too few labels for the level, or groups are lacking.
+        """
+        places = None
+        if tasks is not None:
+            check_is_fitted(self)
+            places = self.coder_.labels.places(tasks)
+            self.coder_.labels.check_conformal(places, joint=joint)
+        outputs, labels = self.answer(X) if tasks is None else self.answer(X, tasks), self.coder_.labels
+        groups = labels.conformal.column if groups is None else groups
+        values = None if groups is None else read_groups(groups, X, len(outputs[0]))
+        found = labels.intervals(outputs, level, values, joint, places)
+        if labels.origin.container != "pandas":
+            return found
+        import pandas as pd
+
+        index = X.index if type(X).__module__.startswith("pandas") else None
+        return pd.DataFrame({own.name: own.to_list() for own in found.iter_columns()}, index)
+
+    def answer(self, X: Any, tasks: str | Sequence[str] | None = None) -> list[np.ndarray]:
+        """Answer rows for every column of y, of which all predictions are made.
+
+        Answers are probabilities (n, K), values (n,), or the quantiles (n, L) of several levels, calibrated where
+        `calibrate` was called.
+
+        Parameters
+        ----------
+        X, tasks : as in `predict`
+        """
+        if tasks is None:
+            X = self._preprocessed(X)
+            batch = self._read_rows(X)
+            return self.coder_.labels.decided(self._outputs(X, batch), batch.task)
+        check_is_fitted(self)
+        labels = self.coder_.labels
+        places = labels.places(tasks)
+        needed = labels.deciding(places)
+        X = self._preprocessed(X)
+        outputs = self._outputs_of(X, self._read_rows(X), needed)
+        return Answers(labels.of(needed).decided(outputs)[: len(places)])
+
+    def _answered(
+        self,
+        X: Any,
+        tasks: str | Sequence[str] | None,
+        fits: Callable[[Task], bool] | None = None,
+        can: str = "",
+    ) -> tuple[list[np.ndarray], LabelCoder]:
+        """Return the answers to the tasks that are asked for, with their labels; all by default.
+
+        Raises
+        ------
+        ValueError
+            If a task that is named does not fit what it is asked for; ``can`` says what that is.
+        """
+        if tasks is None:
+            return self.answer(X), self.coder_.labels  # a class of the user may have an `answer` of its own
+        check_is_fitted(self)
+        labels = self.coder_.labels
+        own = labels.of(labels.places(tasks), is_flat=isinstance(tasks, str))
+        wrong = [task for task in own.tasks if fits is not None and not fits(task)]
+        if wrong:
+            kinds = ", ".join(f"{task.name!r} is {task.kind}" for task in wrong[:5])
+            raise ValueError(f"{can}, and {kinds}; leave {'it' if len(wrong) == 1 else 'them'} out of tasks")
+        return self.answer(X, tasks), own
+
+    # methods that a subclass defines
+
+    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
+        """Return probabilities (n, K) or values (n,) per column of y; X is what the preprocessor gives."""
+        raise NotImplementedError
+
+    def _outputs_of(self, X: Any, batch: Batch, places: Sequence[int]) -> list[np.ndarray]:
+        """Return what `_outputs` does for some columns of a wide y, in this order, without computing the others.
+
+        By default they are computed.
+        """
+        outputs = self._outputs(X, batch)
+        return [outputs[place] for place in places]
