@@ -29,8 +29,10 @@ class ClassFactors:
     table: np.ndarray | None
 
     @classmethod
-    def learn(cls, labels: LabelCoder, blocks: Iterable[Batch], group: Ranks = ALONE) -> Self:
+    def learn(cls, labels: LabelCoder, blocks: Iterable[Batch], group: Ranks = ALONE, *, are_all: bool = True) -> Self:
         """Learn the factors of the labels to fit, given block by block; each rank of a group has some of them.
+
+        Where ``are_all`` is False, a model has learned from others before, and a class needs no label.
 
         Raises
         ------
@@ -43,10 +45,11 @@ class ClassFactors:
             return cls(None)
         table = np.ones((len(tasks), max(len(task.classes or ()) for task in tasks)))
         counts, weights = group.total(_sum_by_class(table.shape, chosen, blocks))
-        _check_counts(labels, counts)
+        if are_all:
+            _check_counts(labels, counts)
         for t in chosen:
             classes = tasks[t].classes or ()
-            own = _own_weights(tasks[t], counts[t, : len(classes)])
+            own = _own_weights(tasks[t], counts[t, : len(classes)]) if counts[t].any() else np.ones(1)
             if np.ptp(own) > 0:
                 present = weights[t, : len(classes)]
                 table[t, : len(classes)] = own * (present.sum() / (present @ own))

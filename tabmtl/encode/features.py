@@ -179,7 +179,13 @@ class FeatureCoder(LeanPickle):
         >>> coder.extended(pl.DataFrame({"town": ["Aachen", "Ulm"]})).columns.levels
         (('Bonn', 'Ulm', 'Aachen'),)
         """
-        self._check_types(frame.collect_schema())
+        try:
+            self._check_types(frame.collect_schema())
+        except TypeError:
+            untyped = _untyped(frame)
+            if untyped is frame:
+                raise
+            return self.extended(untyped, min_frequency=min_frequency)
         n, roles = _count_rows(frame), {type(coder): coder.names for coder in self.coders.values()}
         if n == 0:
             return self

@@ -134,11 +134,11 @@ class LabelCoder(LeanPickle):
             If a task has no observed label, an infinite or a huge label, or a single class, or a declaration does not
             fit.
         """
-        frame, origin = _read(y)
-        frame = _rename(frame, origin, tasks)
+        frame, origin = read_labels(y)
+        frame = name_targets(frame, origin, tasks)
         declared = declared_tasks(tasks, frame.columns)
         maybe_whole = _holed_floats(frame, origin)
-        frame, _ = _without_weightless(frame, sample_weight)
+        frame, _ = without_weightless(frame, sample_weight)
         coder = cls.learn(
             frame, origin, declared=declared, force=force, task_levels=task_levels, maybe_whole=maybe_whole
         )
@@ -193,7 +193,7 @@ class LabelCoder(LeanPickle):
             raise ValueError(f"task_column needs one target, one label a row; y has {len(fitted)}: {labels.columns}")
         coder = cls(
             tasks=tuple(fitted),
-            origin=replace(origin, categories=_with_unseen(origin.categories, fitted)),
+            origin=replace(origin, categories=with_unseen(origin.categories, fitted)),
             names=tuple(labels.columns),
             dtypes=tuple(task.kind.dtype(labels[task.name], task.classes) for task in fitted),
             center=np.zeros(len(fitted)),
@@ -227,10 +227,10 @@ class LabelCoder(LeanPickle):
         ValueError
             If y has no new target, comes from another library than y of fit, or a target does not fit; see `fit`.
         """
-        frame, origin = _read(y)
+        frame, origin = read_labels(y)
         if not origin.named and not tasks:
             frame = frame.rename(dict(zip(frame.columns, _numbered_on(self.names, frame.width), strict=True)))
-        frame = _rename(frame, origin, tasks)
+        frame = name_targets(frame, origin, tasks)
         new = [name for name in frame.columns if name not in self.names]
         if not new:
             raise ValueError(f"y holds no new target: the model has {list(self.names)} already; name the new one")
@@ -241,7 +241,7 @@ class LabelCoder(LeanPickle):
             )
         maybe_whole = _holed_floats(frame, origin)
         declared = declared_tasks(tasks, new)
-        labelled, _ = _without_weightless(frame, sample_weight)
+        labelled, _ = without_weightless(frame, sample_weight)
         labelled = pl.DataFrame({name: labelled[name] for name in new})
         own = origin.of([frame.columns.index(name) for name in new])
         added = self.learn(labelled, own, declared=declared, force=force, task_levels=None, maybe_whole=maybe_whole)
@@ -321,7 +321,16 @@ class LabelCoder(LeanPickle):
         ValueError
             If a target is missing, or holds an infinite or a huge value, or an unseen label.
         """
-        frame, origin = _read(y)
+        frame, weight = without_weightless(self.targets_of(y), sample_weight)
+        values = settle_funnel(self._encode_columns(frame), self.tasks, self.chain)
+        if weight is None:
+            return values, None
+        values = np.where(weight > 0, values, np.nan)  # a label that a funnel sets may have weight 0
+        return values, np.where(np.isnan(values), 0.0, weight)
+
+    def targets_of(self, y: Any) -> pl.DataFrame:
+        """Return the targets of fit in their order: frames are matched by name, arrays by position."""
+        frame, origin = read_labels(y)
         if origin.ndim == 2 and origin.named and self.origin.named:
             missing = [name for name in self.names if name not in frame.columns]
             if missing:
@@ -331,13 +340,7 @@ class LabelCoder(LeanPickle):
             frame = pl.DataFrame({name: frame[name] for name in self.names})
         elif frame.width != len(self.names):
             raise ValueError(f"y has {frame.width} targets, expected {len(self.names)}: {list(self.names)}")
-        frame = frame.rename(dict(zip(frame.columns, self.names, strict=True)))
-        frame, weight = _without_weightless(frame, sample_weight)
-        values = settle_funnel(self._encode_columns(frame), self.tasks, self.chain)
-        if weight is None:
-            return values, None
-        values = np.where(weight > 0, values, np.nan)  # a label that a funnel sets may have weight 0
-        return values, np.where(np.isnan(values), 0.0, weight)
+        return frame.rename(dict(zip(frame.columns, self.names, strict=True)))
 
     def _encode_columns(self, frame: pl.DataFrame) -> np.ndarray:
         pairs = zip(frame.iter_columns(), self.column_tasks, strict=True)
@@ -643,12 +646,12 @@ def _numbered_on(names: Sequence[str], n: int) -> list[str]:
     return list(itertools.islice((name for i in itertools.count(len(names)) if (name := f"y{i}") not in names), n))
 
 
-def _read(y: Any) -> tuple[pl.DataFrame, Origin]:
+def read_labels(y: Any) -> tuple[pl.DataFrame, Origin]:
     frame, origin = read_targets(y)
     return frame.with_columns(cs.decimal().cast(pl.Float64)), origin
 
 
-def _rename(frame: pl.DataFrame, origin: Origin, tasks: DeclaredTasks | None) -> pl.DataFrame:
+def name_targets(frame: pl.DataFrame, origin: Origin, tasks: DeclaredTasks | None) -> pl.DataFrame:
     """Name unnamed targets as in the declaration."""
     if tasks is None or origin.named:
         return frame
@@ -684,7 +687,7 @@ def _warn_of_text(tasks: Sequence[Task], labels: pl.DataFrame, origin: Origin) -
             )
 
 
-def _without_weightless(frame: pl.DataFrame, sample_weight: Any) -> tuple[pl.DataFrame, np.ndarray | None]:
+def without_weightless(frame: pl.DataFrame, sample_weight: Any) -> tuple[pl.DataFrame, np.ndarray | None]:
     """Return the labels, null where the weight is 0, and the weights (n, C)."""
     weight = read_weights(sample_weight, frame.height, frame.columns)
     if weight is None:
@@ -697,7 +700,7 @@ def _without_weightless(frame: pl.DataFrame, sample_weight: Any) -> tuple[pl.Dat
     return pl.DataFrame(columns), weight
 
 
-def _with_unseen(categories: Sequence[tuple | None], tasks: Sequence[Task]) -> tuple[tuple | None, ...]:
+def with_unseen(categories: Sequence[tuple | None], tasks: Sequence[Task]) -> tuple[tuple | None, ...]:
     """Add declared classes to the categories of pandas that lack them."""
     return tuple(
         values if values is None else (*values, *(label for label in task.classes or () if label not in values))

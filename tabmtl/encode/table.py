@@ -19,6 +19,7 @@ from tabmtl.columns.vector import OfOneLength
 from tabmtl.decisions import Decisions
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
+from tabmtl.encode.new_classes import grown_labels
 from tabmtl.encode.preprocessing import Preprocessing
 from tabmtl.encode.read import check_targets, in_order, names_of, read_features, to_array, without_columns
 from tabmtl.encode.tasks import DeclaredTasks
@@ -152,6 +153,61 @@ class TableCoder:
             names=names,
             named=named,
             text_vectors=vectors,
+        )
+
+    def extended(
+        self,
+        prepared: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        classes: Any = None,
+        closed: Sequence[str] = (),
+        min_frequency: int = 1,
+    ) -> TableCoder:
+        """Return the coder that knows the levels and the classes of new rows too, behind those that it knows.
+
+        Scales, tasks, the preprocessor and the encoder of text stay. Decisions are dropped.
+
+        Parameters
+        ----------
+        prepared : rows as `prepared` gives them
+        y, sample_weight, classes, closed
+            As in `tabmtl.encode.new_classes.grown_labels`.
+        min_frequency : int, default=1
+            As in `FeatureCoder.extended`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the rows do not fit; the message names the column or task and the cure.
+
+        Examples
+        --------
+        >>> import polars as pl
+        >>> from tabmtl import SharedBottom
+        >>> X, y = pl.DataFrame({"town": ["Ulm", "Bonn", "Ulm"]}), pl.Series("y", ["a", "b", "c"])
+        >>> coder = SharedBottom(min_frequency=1).learner().coder(X, y)
+        >>> grown = coder.extended(pl.DataFrame({"town": ["Aachen"]}), pl.Series("y", ["d"]))
+        >>> grown.features.columns.levels, grown.labels.tasks[0].classes
+        ((('Bonn', 'Ulm', 'Aachen'),), ('a', 'b', 'c', 'd'))
+        """
+        check_targets(y, prepared)
+        frame = self.after.read_frame(prepared)
+        if self.task_column is not None:
+            known = pl.Series(self.labels.task_levels, dtype=pl.String)
+            new = task_texts(frame, self.task_column).drop_nulls().unique().sort()
+            new = new.filter(~new.is_in(known.implode()))
+            if len(new):
+                raise ValueError(
+                    f"task_column {self.task_column!r}: the task {new[0]!r} is new, and rows of known tasks alone go "
+                    "on; take it up by add_task first, drop its rows, or fit again with rows of all tasks"
+                )
+            frame = _select(frame, self.features.names)
+        return replace(
+            self,
+            features=self.features.extended(frame, min_frequency=min_frequency),
+            labels=grown_labels(self.labels, y, sample_weight, classes=classes, closed=closed),
         )
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
+import numpy as np
 import polars as pl
 
 from tabmtl.columns.cures import by_kind
@@ -28,6 +29,32 @@ def check_tasks(name: str, value: Any) -> None:
 DeclaredTasks = Annotated[Mapping[str, str | Kind | Task] | Sequence[Task] | None, check_tasks]
 
 _MAX_INFERRED_CLASSES = 20
+
+
+def named_classes(classes: Any, columns: Sequence[str]) -> dict[str, tuple]:
+    """Return the classes of columns of y, which one column, or a list for each, need not name.
+
+    Raises
+    ------
+    ValueError
+        If a name is no column of y, or classes fit no columns.
+    """
+    if classes is None:
+        return {}
+    if not isinstance(classes, Mapping):
+        several = [classes] if len(columns) == 1 else list(classes)
+        if len(several) != len(columns) or any(isinstance(own, str) or not hasattr(own, "__len__") for own in several):
+            raise ValueError(
+                f"classes must be a mapping from columns of y to their classes, such as {{{columns[0]!r}: "
+                f"['a', 'b']}}, for y has the columns {list(columns)}, got {classes!r}"
+            )
+        classes = dict(zip(columns, several, strict=True))
+    check_known("classes names columns", classes, columns, "y")
+    return {
+        name: tuple(label.item() if isinstance(label, np.generic) else label for label in own)
+        for name, own in classes.items()
+        if own is not None
+    }
 
 
 def declared_tasks(tasks: DeclaredTasks, columns: Sequence[str]) -> dict[str, Task]:

@@ -16,6 +16,7 @@ from tabmtl.storage.stored import Stored
 
 ORDERED = "category-ordered"
 _BEHIND = "pyarrow:"  # before the type of an array of pyarrow behind a column of pandas
+_TEXT_ARRAY = re.compile(r"<U\d+")
 _DICTIONARY = re.compile(r"dictionary<values=(?P<values>\w+), indices=(?P<index>\w+), ordered=(?P<ordered>[01])>")
 
 
@@ -48,6 +49,12 @@ class Origin:
         """Return the container of some of the columns."""
         own = {"dtypes": tuple(self.dtypes[j] for j in places), "categories": tuple(self.categories[j] for j in places)}
         return replace(self, **own)
+
+    def holding(self, classes: Sequence[tuple]) -> Origin:
+        """Return the container whose arrays of text hold the longest of the classes of every column."""
+        longest = [max((len(label) for label in own if isinstance(label, str)), default=0) for own in classes]
+        pairs = zip(self.dtypes, longest, strict=True)
+        return replace(self, dtypes=tuple(f"<U{n}" if _TEXT_ARRAY.fullmatch(own) else own for own, n in pairs))
 
     def beside(self, other: Origin) -> Origin:
         """Return the container of these columns and of others behind them."""

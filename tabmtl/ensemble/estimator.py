@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 import polars as pl
@@ -206,6 +206,13 @@ class MultiTaskEnsemble(MultiTaskEstimator):
 
     _stored: ClassVar[type] = EnsembleState
 
+    partial_fit = cast(
+        Any,
+        NotHere(
+            "its weights are those of folds over all rows; fit again on old and new rows, or distill(model, X), which "
+            "gives one network that goes on"
+        ),
+    )
     export_onnx = NotHere("it is made of many models; say distill(model, X), which gives one network to export")
     export_task = NotHere("it is made of many models; say distill(model, X), which gives one network to export")
 

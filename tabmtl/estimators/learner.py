@@ -7,13 +7,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tabmtl.columns.roles import sequence_columns
 from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.encode.cache import encoded
 from tabmtl.encode.class_factors import ClassFactors
+from tabmtl.encode.features import NO_ROWS
+from tabmtl.encode.new_classes import declare_classes
 from tabmtl.encode.preprocessing import Preprocessing
-from tabmtl.encode.read import groups_of_parts, read_groups, without_columns
+from tabmtl.encode.read import groups_of_parts, has_column, read_groups, without_columns
 from tabmtl.encode.shards import Roles, Shards
+from tabmtl.encode.tasks import declared_tasks
 from tabmtl.estimators.base import SavableEstimator, draw_seed
 from tabmtl.estimators.rows import FitRows, FrameRows, ShardRows
 from tabmtl.metrics.scores import by_metric, check_metric, is_by_group, refuse_without_groups
@@ -25,7 +30,7 @@ from tabmtl.model_selection.repeats import (
 )
 from tabmtl.model_selection.suspects import dates_of, warn_of_histories, warn_of_index, warn_of_suspects
 from tabmtl.model_selection.times import times_beside, times_of_fit
-from tabmtl.schema import Batch
+from tabmtl.schema import Batch, warn_user
 from tabmtl.targets import Task
 from tabmtl.targets.task import refuse_monotone
 from tabmtl.training.checkpoint import check_params
@@ -152,6 +157,46 @@ class TableLearner:
             return self._rows_of_shards(stack, X, y, weight, marks, X_val, y_val)
         return self._rows_of_frames(X, y, weight, marks, X_val, y_val)
 
+    def declaring(self, y: Any, classes: Any) -> TableLearner:
+        """Return the learner whose tasks have given classes, some of which the labels may lack."""
+        return replace(self, coding={**self.coding, "tasks": declare_classes(self.coding["tasks"], y, classes)})
+
+    def on(
+        self, coder: TableCoder, X: Any, prepared: Any, y: Any, weight: Any, classes: Any, *, grows: bool
+    ) -> tuple[TableCoder, FrameRows]:
+        """Return the coder of a fitted model that knows new rows too, and these rows.
+
+        Parameters
+        ----------
+        coder : TableCoder
+            Of the model.
+        X, y, weight, classes : as in `partial_fit`
+        prepared : rows as the preprocessor gives them
+        grows : bool
+            Whether the model takes new levels and classes. If not, new levels stay unseen, with a warning.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `partial_fit` does.
+        """
+        declared = declared_tasks(self.coding["tasks"], coder.labels.names)
+        closed = [name for name, task in declared.items() if task.classes is not None]
+        least = self.coding["encoding"]["min_frequency"]
+        grown = coder.extended(prepared, y, weight, classes=classes, closed=closed, min_frequency=least)
+        if not grows:
+            grown = _as_it_was(coder, grown, type(self.estimator).__name__)
+        batch = grown.after.read(prepared, y, weight)
+        if not len(batch):
+            raise ValueError(NO_ROWS)
+        if np.isnan(batch.y).all():
+            raise ValueError(f"none of the {len(batch)} rows has a label, so there is nothing to go on by; label some")
+        batch = ClassFactors.learn(grown.labels, [batch], are_all=False).weighed(batch)
+        if grown.group_column is not None and has_column(X, grown.group_column):
+            batch = replace(batch, group=number_groups(read_groups(grown.group_column, X, len(batch))))
+        warn_of_index(X, y, "")
+        return grown, FrameRows(batch, grown.labels.tasks, prepared)
+
     def _rows_of_frames(self, X: Any, y: Any, weight: Any, marks: Marks, X_val: Any, y_val: Any) -> FittedRows:
         groups, time = marks
         coder = self.coder(X, y, weight)
@@ -223,6 +268,31 @@ class TableLearner:
         pairs = zip(labels.tasks, metrics, strict=True)
         tasks = tuple(task if task.metric == metric else replace(task, metric=metric) for task, metric in pairs)
         return replace(labels, tasks=tasks, chain=self.chain(tasks))
+
+
+def _as_it_was(coder: TableCoder, grown: TableCoder, model: str) -> TableCoder:
+    """Return the coder of a model that takes no new levels and classes; warn of the former.
+
+    Raises
+    ------
+    ValueError
+        If a task has new classes.
+    """
+    for task, now in zip(coder.labels.column_tasks, grown.labels.column_tasks, strict=True):
+        new = (now.classes or ())[len(task.classes or ()) :]
+        if new:
+            raise ValueError(
+                f"task {task.name!r} has the classes {list(task.classes or ())}, and y holds a new one, {new[0]!r}, "
+                f"which the trees of {model} cannot take; drop its labels, or fit again on old and new rows"
+            )
+    sizes = zip(coder.features.columns.cardinalities, grown.features.columns.cardinalities, strict=True)
+    names = [name for name, (n, m) in zip(coder.features.columns.categorical, sizes, strict=True) if m > n]
+    if names:
+        warn_user(
+            f"the columns {names[:5]} hold levels that fit has not seen, and trees have no place for them, so they "
+            "stay unseen; fit again on old and new rows to learn them"
+        )
+    return replace(grown, features=coder.features)
 
 
 def _grouped(

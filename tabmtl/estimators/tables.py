@@ -27,6 +27,7 @@ from tabmtl.estimators.added import TakesTasks
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.learner import Marks, TableLearner
+from tabmtl.estimators.onward import LearnsOn
 from tabmtl.estimators.predicting import Predicts
 from tabmtl.estimators.rows import FitRows
 from tabmtl.metrics.given import score_given
@@ -96,7 +97,7 @@ def check_answer(task: Task, answer: Any, shape: tuple[int, ...], source: str) -
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MultiTaskEstimator(Predicts, TakesTasks, CallbackSupport):
+class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
     """Base of all estimators: one object that learns several targets at once.
 
     A subclass defines `_fit` and `_outputs`, and declares by `_stored` the fitted attributes that its file keeps; this

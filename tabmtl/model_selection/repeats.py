@@ -130,6 +130,10 @@ class SeenRows:
         """Return no rows, for a model whose fit is not known."""
         return cls(np.empty(0, dtype=np.uint64))
 
+    def and_of(self, batch: Batch) -> Self:
+        """Return these rows and those of a batch with labels."""
+        return type(self)(np.union1d(self.keys, type(self).of(batch).keys))
+
     def refuse(self, batch: Batch, method: str) -> None:
         """Raise a ValueError if most rows of a batch with labels, which a method is to learn from, are among them."""
         keys = labelled_keys(batch)

@@ -142,6 +142,20 @@ def class_values(task: str, classes: tuple | None) -> pl.Series:
     raise TypeError(f"task {task!r}: classes must be all text, all booleans or all numbers, got {found}")
 
 
+def new_classes(labels: pl.Series, task: str, classes: tuple) -> tuple:
+    """Return the classes that occur and are not known, sorted, as values of the type of the known ones.
+
+    Labels that cannot be classes like the known ones are left out; `Classes.encode` refuses them.
+    """
+    known, values = class_values(task, classes), as_values(labels).drop_nulls().unique().sort()
+    if known.dtype == pl.Boolean or (known.dtype == pl.String) != (values.dtype == pl.String):
+        return ()
+    if known.dtype.is_integer() and values.dtype.is_float():
+        values = values.filter(values == values.round())
+    values = values.cast(known.dtype, strict=False).drop_nulls()
+    return tuple(values.filter(~values.is_in(known.implode())).to_list())
+
+
 def found_classes(labels: pl.Series, order: Sequence | None) -> tuple:
     """Return the classes that occur, in the order of all categories, or of an Enum, or sorted."""
     values = (labels.cast(pl.String) if labels.dtype == pl.Categorical else labels).unique().sort().to_list()

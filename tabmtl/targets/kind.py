@@ -68,6 +68,8 @@ class Kind(ABC):
         Whether the best answer to labels is their mean, as forests give it.
     takes_thresholds : bool
         Whether `decide` takes thresholds of probabilities.
+    takes_new_classes : bool
+        Whether a class may join those that a model knows, behind them.
     takes_monotone : bool
         Whether LightGBM can keep answers from falling, or rising, with a column.
     units : {"own", "scaled", "standardized"}
@@ -99,6 +101,7 @@ class Kind(ABC):
     has_one_slope: ClassVar[bool] = False
     answers_means: ClassVar[bool] = True
     takes_thresholds: ClassVar[bool] = False
+    takes_new_classes: ClassVar[bool] = False
     takes_monotone: ClassVar[bool] = True
     units: ClassVar[Units] = "own"
     longest_step: ClassVar[float] = LONGEST_STEP

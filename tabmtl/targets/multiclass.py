@@ -30,6 +30,7 @@ class Multiclass(Classes):
 
     name: ClassVar[str] = "multiclass"
     takes_curves: ClassVar[bool] = True
+    takes_new_classes: ClassVar[bool] = True
     takes_monotone: ClassVar[bool] = False  # scores would be, and not the shares of their exponentials
     metrics: ClassVar[Mapping[str, Metric]] = CLASSES
     lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "multiclass", "metric": "multi_logloss"}
