@@ -21,7 +21,8 @@ from benchmarks.speed import CASES
 NAMES = sorted(
     file.stem
     for file in Path(harness.__file__).parent.glob("*.py")
-    if file.stem not in ("__init__", "evidence_models", "evidence_report", "harness", "problems", "splits")
+    if file.stem
+    not in ("__init__", "after_task", "evidence_models", "evidence_report", "harness", "problems", "splits")
 )
 
 
