@@ -233,10 +233,7 @@ class LabelCoder(LeanPickle):
         frame = name_targets(frame, origin, tasks)
         new = [name for name in frame.columns if name not in self.names]
         if not new:
-            raise ValueError(
-                f"y holds no new target, for the model has {frame.columns} already; give the new one another name, or "
-                "part with the old one by remove_task"
-            )
+            raise ValueError(f"y holds no new target: the model has {list(self.names)} already; name the new one")
         if origin.container != self.origin.container:
             raise ValueError(
                 f"y comes from {origin.container}, and y of fit from {self.origin.container}, in which predictions go "
@@ -266,9 +263,10 @@ class LabelCoder(LeanPickle):
 
     def with_levels(self, levels: Sequence[str]) -> LabelCoder:
         """Return the coder of a long table whose rows may belong to further tasks, which come behind those known."""
+        first = replace(self.tasks[0], thresholds=None)
         return replace(
             self,
-            tasks=self.tasks + tuple(replace(self.tasks[0], name=level) for level in levels),  # without its thresholds
+            tasks=self.tasks + tuple(replace(first, name=level) for level in levels),
             task_levels=(*(self.task_levels or ()), *levels),
             decisions=None if self.decisions is None else self.decisions.of(_behind(self.tasks, len(levels))),
         )
@@ -289,14 +287,22 @@ class LabelCoder(LeanPickle):
                 f"task {name!r} is a step of the funnel {steps}, whose steps answer by each other; fit again without it"
             )
         kept = [place for place in range(len(names)) if place != t]
-        own: dict[str, Any] = {
-            "decisions": None if self.decisions is None else self.decisions.of(kept),
+        changed: dict[str, Any] = {
+            "tasks": tuple(self.tasks[place] for place in kept),
             "chain": tuple(step - (step > t) for step in self.chain),
+            "decisions": None if self.decisions is None else self.decisions.of(kept),
         }
-        if self.task_levels is None:
-            return replace(self.of(kept), **own)
-        levels = tuple(self.task_levels[place] for place in kept)
-        return replace(self, **own, tasks=tuple(self.tasks[place] for place in kept), task_levels=levels)
+        if self.task_levels is not None:
+            return replace(self, **changed, task_levels=tuple(self.task_levels[place] for place in kept))
+        return replace(
+            self,
+            **changed,
+            origin=self.origin.of(kept),
+            names=tuple(self.names[place] for place in kept),
+            dtypes=tuple(self.dtypes[place] for place in kept),
+            center=self.center[kept],
+            scale=self.scale[kept],
+        )
 
     def encode(self, y: Any, sample_weight: Any = None) -> tuple[np.ndarray, np.ndarray | None]:
         """Encode labels as numbers, with their weights.

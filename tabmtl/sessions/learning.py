@@ -8,7 +8,7 @@ from typing import Any
 from tabmtl.encode.shards import Shards
 from tabmtl.sessions.catalogue import Catalogue, Growth
 from tabmtl.sessions.ragged import Sessions
-from tabmtl.sessions.repeats import LEAST_TARGETS, Choices, RepeatWeights, learn_weights, too_few
+from tabmtl.sessions.repeats import LEAST_TARGETS, Choices, RepeatWeights, learn_weights
 from tabmtl.training.run import current, running
 
 _NO_REPEATS = "what a session's own items are worth was not learned"
@@ -84,17 +84,20 @@ class Learning:
     def go_on(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, growth: Growth) -> dict[str, Any]:
         """Add new sessions to what the model has learned, and return the fitted attributes by name.
 
-        The new sessions, of which the model has learned nothing, teach what own items are worth before they are added;
-        too few of them leave that as it is.
+        What own items are worth stays (docs/lab.md, "Going on"), unless there are sessions that teach it. If the model
+        knows nothing of it yet, the new sessions teach it, before they are added.
         """
         model = self.model
         fitted = model._go_on(sessions, catalogue, growth.metadata)
-        if model.repeats:
-            if valid is None:
-                choices = self._choices(model._catalogue, model._learned(), growth.known(sessions))
-            else:
-                choices = self._choices(catalogue, fitted, valid)
-            fitted["_repeats"] = model._repeats if too_few(choices.session) else learn_weights(choices)
+        if not model.repeats:
+            return fitted
+        if valid is not None:
+            fitted["_repeats"] = learn_weights(self._choices(catalogue, fitted, valid))
+        elif model._repeats == RepeatWeights():
+            new = growth.known(sessions)
+            fitted["_repeats"] = learn_weights(self._choices(model._catalogue, model._learned(), new))
+        else:
+            fitted["_repeats"] = model._repeats
         return fitted
 
     def _choices(self, catalogue: Catalogue, fitted: dict[str, Any], judged: Sessions) -> Choices:

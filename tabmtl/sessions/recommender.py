@@ -144,9 +144,9 @@ class Recommender(SavableEstimator):
         """Go on with the sessions of a new log, by the parameters of fit; an unfitted recommender is fitted.
 
         New items join the catalogue behind the others. Counts, rules and neighbours add the new sessions, so that the
-        result is that of one fit on both logs, to rounding, but for ``repeats``; a network passes over them once. Every
-        session is taken for a new one: clicks of a session that the last log began are a session of their own. So cut
-        logs between sessions, as `temporal_split` does.
+        result is that of one fit on both logs, to rounding, but for ``repeat_weights_``, which stay; a network passes
+        over the new sessions once. Every session is taken for a new one: clicks of a session that the last log began
+        are a session of their own. So cut logs between sessions, as `temporal_split` does.
 
         Parameters
         ----------

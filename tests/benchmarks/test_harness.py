@@ -18,12 +18,8 @@ from benchmarks import harness
 from benchmarks.evidence import PARTS
 from benchmarks.speed import CASES
 
-NAMES = sorted(
-    file.stem
-    for file in Path(harness.__file__).parent.glob("*.py")
-    if file.stem
-    not in ("__init__", "after_task", "evidence_models", "evidence_report", "harness", "problems", "splits")
-)
+PARTS_OF_OTHERS = ("__init__", "after_sessions", "evidence_models", "evidence_report", "harness", "problems", "splits")
+NAMES = sorted(file.stem for file in Path(harness.__file__).parent.glob("*.py") if file.stem not in PARTS_OF_OTHERS)
 
 
 #: They compare and count, and measure neither time nor scores.

@@ -17,6 +17,8 @@ OLD, NEW = temporal_split(TRAIN, test_size=0.4)
 KNOWN = OLD["item_id"].unique().sort()[:30]
 FIRST = OLD.filter(pl.col("item_id").is_in(KNOWN.implode()))
 LISTED = ITEMS.filter(pl.col("item_id").is_in(KNOWN.implode()))
+#: What repeats say if nothing was learned.
+PLAIN = {"scale": 1.0, "seen": 0.0, "last": 0.0, "trust": 1.0}
 
 
 def going_on(form, **params):
@@ -51,9 +53,14 @@ def test_a_log_that_is_kept_aside_teaches_repeats_as_in_one_fit(form):
         assert found.repeat_weights_[name] == pytest.approx(value, rel=1e-3, abs=1e-3)
 
 
-def test_too_few_new_clicks_leave_what_repeats_learned():
-    before = fitted("STAN").repeat_weights_
-    assert tiny("STAN").fit(TRAIN, items=ITEMS).partial_fit(TEST.head(9)).repeat_weights_ == before
+def test_what_repeats_learned_stays_and_what_fit_could_not_learn_is_learned_of_new_sessions():
+    model = tiny("Popularity").fit(OLD, clicks_val=NEW)
+    before = model.repeat_weights_
+    assert before != PLAIN
+    assert model.partial_fit(TEST).repeat_weights_ == before
+    few = tiny("Popularity").fit(OLD.head(30), items=ITEMS)
+    assert few.repeat_weights_ == few.partial_fit(NEW.head(20)).repeat_weights_ == PLAIN
+    assert few.partial_fit(NEW).repeat_weights_ != PLAIN
 
 
 def test_a_session_that_two_logs_share_counts_as_two():

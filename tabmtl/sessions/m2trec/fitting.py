@@ -32,7 +32,7 @@ from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.m2trec.windows import WindowExamples
 from tabmtl.sessions.ragged import AnySessions, Sessions
 from tabmtl.sessions.ranking import log_totals
-from tabmtl.sessions.repeats import Choices, RepeatWeights, learn_weights, too_few
+from tabmtl.sessions.repeats import Choices, RepeatWeights, learn_weights
 from tabmtl.storage.stored import fingerprint
 from tabmtl.training.checkpoint import checksum
 from tabmtl.training.device import find_device, seed_of, seeded, threads
@@ -214,8 +214,8 @@ class Fitting:
             return RepeatWeights()
         return self._repeats_on(self.valid, index)
 
-    def _repeats_on(self, judged: Sessions, index: ItemIndex, kept: RepeatWeights | None = None) -> RepeatWeights:
-        """Learn them on sessions that the network of an index has not learned; ``kept`` stays if these are too few."""
+    def _repeats_on(self, judged: Sessions, index: ItemIndex) -> RepeatWeights:
+        """Learn them on sessions that the network of an index has not learned."""
         max_length = self.options.max_length
 
         def log_shares(sessions: Sessions) -> np.ndarray:
@@ -226,7 +226,7 @@ class Fitting:
         def learn() -> dict[str, float]:
             n_items = len(index.unit_of) - 1
             choices = Choices.of(judged, n_items, log_shares, lambda some: some.last(max_length))
-            return vars(learn_weights(choices) if kept is None or not too_few(choices.session) else kept)
+            return vars(learn_weights(choices))
 
         return RepeatWeights(**self.group.answer(learn))
 

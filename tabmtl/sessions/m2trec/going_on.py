@@ -29,7 +29,8 @@ class GoingOn(Fitting):
 
     With ``growth.whole`` it is a fit from these weights: with sessions set aside, epochs, and all that is measured
     afterwards. Otherwise it is one pass over all new sessions, and what was measured in fit stays: the strength of the
-    directed path and the worth of new items. What own items are worth is learned before the pass, on the new sessions.
+    directed path, and the worth of new items and of own items. The latter is learned anew of ``clicks_val``; and of the
+    new sessions, before the pass, if nothing is known of it yet.
 
     Parameters
     ----------
@@ -87,12 +88,13 @@ class GoingOn(Fitting):
     def _learn_repeats(self, index: ItemIndex) -> RepeatWeights:
         if self.growth.whole or not self.options.repeats:
             return super()._learn_repeats(index)
-        if self._taught is not None:
-            return self._repeats_on(self._taught, index)
         model = self.model
+        if self._taught is not None:
+            return self._repeats_on(self._taught.at_least(2), index)
+        if model._repeats != RepeatWeights():
+            return model._repeats
         hidden = NewItems.hidden(self.growth.n_known).values(model._items)
-        before = model._fitted_index().revalued(*hidden)
-        return self._repeats_on(self.growth.known(self.train), before, model._repeats)
+        return self._repeats_on(self.growth.known(self.train), model._fitted_index().revalued(*hidden))
 
     def _measure_new_items(self, index: ItemIndex) -> tuple[NewItems, pl.DataFrame]:
         if self.growth.whole:

@@ -18,7 +18,7 @@ from tabmtl.nn.layers import at_least_float32
 from tabmtl.sessions.m2trec.encoder import SessionEncoder, unit_length
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import NetworkItems
-from tabmtl.sessions.m2trec.tower import ItemVectors
+from tabmtl.sessions.m2trec.tower import FIRST_LENGTH, ItemVectors
 
 _LEFT_OUT = 0.5  # share of the training queries without popularity
 
@@ -78,8 +78,9 @@ class M2TRecNetwork(nn.Module):
     def load_grown(self, weights: Mapping[str, np.ndarray], before: ItemCoder | None, own: np.ndarray) -> None:
         """Load the weights of a network that knew fewer levels and fewer items.
 
-        A new level begins as the unseen ones, as which it was read so far. A new own vector begins at 0, so that the
-        item is where its metadata puts it; without metadata, where it is drawn.
+        A new level begins as the unseen ones, as which it was read so far. A new own vector is drawn as in a fit, as
+        long as the others are now: one of 0 would put the item in the middle of all that share its metadata, before
+        most of them (docs/lab.md, "Going on").
 
         Parameters
         ----------
@@ -93,13 +94,13 @@ class M2TRecNetwork(nn.Module):
         for name, rows in self._grown_rows(before).items():
             if name in grown:
                 grown[name] = grown[name][:, rows] if name == "project.weight" else grown[name][rows]
-        state = self.state_dict()
         if self.items.own is not None:
-            known = weights.get("items.own.weight", np.zeros((1, self.items.width), dtype=np.float32))
-            grown["items.own.weight"] = known[np.append(0, own)]
-            if self.items.tower is None:
-                drawn = 1 + np.flatnonzero(own == 0)
-                grown["items.own.weight"][drawn] = state["items.own.weight"].cpu().numpy()[drawn]
+            drawn = self.items.own.weight.detach().cpu().numpy()
+            known = weights.get("items.own.weight", drawn[:1])
+            rows, lengths = known[np.append(0, own)], np.linalg.norm(known[1:], axis=1)
+            new = 1 + np.flatnonzero(own == 0)
+            rows[new] = drawn[new] * np.float32(np.median(lengths) / FIRST_LENGTH if len(lengths) else 1)
+            grown["items.own.weight"] = rows
         self.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(part)) for name, part in grown.items()})
 
     def _grown_rows(self, before: ItemCoder | None) -> dict[str, np.ndarray]:

@@ -23,8 +23,8 @@ from tabmtl.sessions.m2trec.item_features import ItemCoder
 #: Width of a field's embedding; one width keeps all categories in one table.
 FIELD_WIDTH = 32
 _EMBEDDING_STD = 0.1
-# about the length of items' vectors at the start: short ones turn quickly
-_FIRST_LENGTH = 0.1
+#: About the length of items' vectors at the start: short ones turn quickly.
+FIRST_LENGTH = 0.1
 
 
 class ItemFields(nn.Module):
@@ -85,7 +85,7 @@ class ItemTower(ItemFields):
         self.width = options.d_model
         self.down = nn.Linear(2 * self.width, self.width)
         self.norm = nn.LayerNorm(self.width)
-        nn.init.constant_(self.norm.weight, _FIRST_LENGTH * self.width**-0.5)
+        nn.init.constant_(self.norm.weight, FIRST_LENGTH * self.width**-0.5)
 
     def forward(self, features: Features) -> Tensor:
         """Map rows of metadata, as tensors, to vectors (n, d)."""
@@ -147,7 +147,7 @@ class ItemVectors(nn.Module):
         self.own = None
         if n_own:
             self.own = nn.Embedding(n_own + 1, self.width, padding_idx=0, sparse=n_own > DENSE_ROWS)
-            nn.init.normal_(self.own.weight, std=0.0 if is_delta else _FIRST_LENGTH * self.width**-0.5)
+            nn.init.normal_(self.own.weight, std=0.0 if is_delta else FIRST_LENGTH * self.width**-0.5)
             with torch.no_grad():
                 self.own.weight[0] = 0
 
