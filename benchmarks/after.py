@@ -6,10 +6,13 @@ the 95 % interval by Student's t.
 
 =======  ================================================================================================
 flights  departures day by day. A model learns 60 days, and answers each of the next 60 before it sees its
-         labels: as it was fitted, by ``partial_fit`` each day or each week, or fitted anew on all days so
-         far every 30. Scores are those of all 60 answered days at once, and CPU seconds those of going on.
+         labels: as it was fitted, by ``partial_fit`` each day or each week, of trees also by their leaf
+         values alone, or fitted on all days so far every 30, anew or, of networks, from the weights that
+         it has. Scores are those of all 60 answered days at once, and CPU seconds those of going on.
          A seed draws the season and 200 flights a day. Month and day of the month are left out, which only
          name days that are over
+task     a new task with 50, 300 and 1 000 labels, which models that have learned 3 000 rows of the others take
+         by ``add_task``, or a model of it alone learns from the same rows. Scores are R² or ROC AUC
 sessions click logs step by step. A recommender learns four steps, and answers 250 sessions of each of the next
          three before it sees them: as it was fitted, by ``partial_fit`` after each step, or fitted anew on all so
          far. A step is a week of every third basket of Complete Journey (simulated, says its owner), or
@@ -24,6 +27,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,7 @@ import polars as pl
 
 import tabmtl
 from benchmarks.after_sessions import sessions
+from benchmarks.after_task import task
 from benchmarks.harness import Record, paired, print_sets, print_table, score_parser, spreads
 from benchmarks.problems import answers_of, score_answers
 from tabmtl.pipelines.datasets import load
@@ -42,12 +47,23 @@ Found = Iterator[tuple[str, str, str, float]]
 #: A day, or several: features, targets, and the day of every row.
 Rows = tuple[pl.DataFrame, pl.DataFrame, np.ndarray]
 #: What a model does when another day is over: given itself, the days so far, and how many of them it has answered.
-Way = Callable[[Any, Sequence[Rows], int], Any]
+Step = Callable[[Any, Sequence[Rows], int], Any]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model goes on: its parameters by then, which it must have, and a step."""
+
+    step: Step
+    params: dict[str, Any] = field(default_factory=dict)
+
 
 MODELS = ("SharedBottom", "MMoE", "SharedTrees", "IndependentTasks")
 #: Days to learn before the first answer, days to answer, and days from the start of a season to that of the next.
 FIRST, ANSWERED, SEASON = 60, 60, 100
 FLIGHTS_A_DAY, WEEK, MONTH = 200, 7, 30
+#: What `partial_fit` of trees leaves of the values of leaves with new labels.
+DECAY = 0.9
 OVER = ("month", "day")
 SECONDS = "CPU s"
 
@@ -64,31 +80,33 @@ def learned(model: Any, days: Sequence[Rows]) -> Any:
     return model.fit(X, y, groups=day)
 
 
-def _gone_on(every: int) -> Way:
-    def way(model: Any, days: Sequence[Rows], n_answered: int) -> Any:
+def _gone_on(every: int) -> Step:
+    def step(model: Any, days: Sequence[Rows], n_answered: int) -> Any:
         return model if n_answered % every else model.partial_fit(*joined(days[-every:])[:2])
 
-    return way
+    return step
 
 
-def _anew(model: Any, days: Sequence[Rows], n_answered: int) -> Any:
+def _monthly(model: Any, days: Sequence[Rows], n_answered: int) -> Any:
     return model if n_answered % MONTH else learned(model, days)
 
 
-WAYS: dict[str, Way] = {
-    "as fitted": lambda model, *_: model,
-    "partial_fit each day": _gone_on(1),
-    "partial_fit each week": _gone_on(WEEK),
-    "fitted anew each month": _anew,
+WAYS = {
+    "as fitted": Way(lambda model, *_: model),
+    "partial_fit each day": Way(_gone_on(1)),
+    "partial_fit each week": Way(_gone_on(WEEK)),
+    "leaves each day": Way(_gone_on(1), {"partial_rounds": 0, "decay_rate": DECAY}),
+    "warm start each month": Way(_monthly, {"warm_start": True}),
+    "fitted anew each month": Way(_monthly),
 }
 
 
-def followed(model: Any, days: Sequence[Rows], way: Way) -> tuple[dict[str, np.ndarray], float]:
+def followed(model: Any, days: Sequence[Rows], step: Step) -> tuple[dict[str, np.ndarray], float]:
     """Answer the days after the first ones, each before its labels are seen: answers by task, and CPU s in between."""
     answers, seconds = [answers_of(model, days[FIRST][0])], 0.0
     for today in range(FIRST + 1, len(days)):
         start = time.process_time()
-        model = way(model, days[:today], today - FIRST)
+        model = step(model, days[:today], today - FIRST)
         seconds += time.process_time() - start
         answers.append(answers_of(model, days[today][0]))
     return {task: np.concatenate([own[task] for own in answers]) for task in answers[0]}, seconds
@@ -115,13 +133,15 @@ def flights(folder: Path | None, seed: int) -> Found:
         model = learned(getattr(tabmtl, name)(tasks=tasks, random_state=seed), days[:FIRST])
         yield name, next(iter(WAYS)), "CPU s of fit", time.process_time() - start
         for way, own in WAYS.items():
-            answers, seconds = followed(deepcopy(model), days, own)
-            for task, score in score_answers(tasks, labels, answers).items():
-                yield name, way, task, score
+            if not own.params.keys() <= model.get_params().keys():
+                continue
+            answers, seconds = followed(deepcopy(model).set_params(**own.params), days, own.step)
+            for target, score in score_answers(tasks, labels, answers).items():
+                yield name, way, target, score
             yield name, way, SECONDS, seconds
 
 
-PARTS: dict[str, Callable[[Path | None, int], Found]] = {each.__name__: each for each in (flights, sessions)}
+PARTS: dict[str, Callable[[Path | None, int], Found]] = {each.__name__: each for each in (flights, task, sessions)}
 
 
 def runs(args: Namespace, name: str) -> Iterator[list[Record]]:

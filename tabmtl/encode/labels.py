@@ -233,7 +233,10 @@ class LabelCoder(LeanPickle):
         frame = name_targets(frame, origin, tasks)
         new = [name for name in frame.columns if name not in self.names]
         if not new:
-            raise ValueError(f"y holds no new target: the model has {list(self.names)} already; name the new one")
+            raise ValueError(
+                f"y holds no new target, for the model has {frame.columns} already; give the new one another name, or "
+                "part with the old one by remove_task"
+            )
         if origin.container != self.origin.container:
             raise ValueError(
                 f"y comes from {origin.container}, and y of fit from {self.origin.container}, in which predictions go "
@@ -263,10 +266,9 @@ class LabelCoder(LeanPickle):
 
     def with_levels(self, levels: Sequence[str]) -> LabelCoder:
         """Return the coder of a long table whose rows may belong to further tasks, which come behind those known."""
-        first = replace(self.tasks[0], thresholds=None)
         return replace(
             self,
-            tasks=self.tasks + tuple(replace(first, name=level) for level in levels),
+            tasks=self.tasks + tuple(replace(self.tasks[0], name=level) for level in levels),  # without its thresholds
             task_levels=(*(self.task_levels or ()), *levels),
             decisions=None if self.decisions is None else self.decisions.of(_behind(self.tasks, len(levels))),
         )
@@ -287,22 +289,14 @@ class LabelCoder(LeanPickle):
                 f"task {name!r} is a step of the funnel {steps}, whose steps answer by each other; fit again without it"
             )
         kept = [place for place in range(len(names)) if place != t]
-        changed: dict[str, Any] = {
-            "tasks": tuple(self.tasks[place] for place in kept),
-            "chain": tuple(step - (step > t) for step in self.chain),
+        own: dict[str, Any] = {
             "decisions": None if self.decisions is None else self.decisions.of(kept),
+            "chain": tuple(step - (step > t) for step in self.chain),
         }
-        if self.task_levels is not None:
-            return replace(self, **changed, task_levels=tuple(self.task_levels[place] for place in kept))
-        return replace(
-            self,
-            **changed,
-            origin=self.origin.of(kept),
-            names=tuple(self.names[place] for place in kept),
-            dtypes=tuple(self.dtypes[place] for place in kept),
-            center=self.center[kept],
-            scale=self.scale[kept],
-        )
+        if self.task_levels is None:
+            return replace(self.of(kept), **own)
+        levels = tuple(self.task_levels[place] for place in kept)
+        return replace(self, **own, tasks=tuple(self.tasks[place] for place in kept), task_levels=levels)
 
     def encode(self, y: Any, sample_weight: Any = None) -> tuple[np.ndarray, np.ndarray | None]:
         """Encode labels as numbers, with their weights.
@@ -390,11 +384,19 @@ class LabelCoder(LeanPickle):
         is_flat : bool, default=False
             Whether the one column is decoded flat, whatever y of fit was.
         """
-        decisions = None if self.decisions is None else replace(self.decisions.of(places), conformal=None)
+        origin, decisions = self.origin, self.decisions
+        if decisions is not None:
+            parts = {name: tuple(vars(decisions)[name][t] for t in places) for name in ("calibrators", "tuned")}
+            decisions = replace(decisions, **parts, conformal=None)
         return replace(
             self,
             tasks=tuple(self.tasks[t] for t in places),
-            origin=replace(self.origin.of(places), ndim=1 if is_flat else self.origin.ndim),
+            origin=replace(
+                origin,
+                ndim=1 if is_flat else origin.ndim,
+                dtypes=tuple(origin.dtypes[t] for t in places),
+                categories=tuple(origin.categories[t] for t in places),
+            ),
             names=tuple(self.names[t] for t in places),
             dtypes=tuple(self.dtypes[t] for t in places),
             center=self.center[[*places]],

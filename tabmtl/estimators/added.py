@@ -102,6 +102,15 @@ class TakesTasks(SavableEstimator):
         ----------
         Frohmann, Holtermann, Masoudian, Lauscher and Rekabsaz (2024), "ScaLearn: Simple and Highly Parameter-Efficient
         Task Transfer by Learning to Scale", Findings of ACL, arXiv 2310.01217.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tabmtl import SharedBottom
+        >>> X = np.random.default_rng(0).normal(size=(300, 4))
+        >>> model = SharedBottom(epochs=2, random_state=0).fit(X, X[:, :2])
+        >>> model.add_task(X[:50], X[:50, 0] + X[:50, 1], method="head").predict(X).shape
+        (300, 3)
         """
         check_is_fitted(self)
         self._check_way(method, freeze)
@@ -136,6 +145,15 @@ class TakesTasks(SavableEstimator):
         ------
         ValueError
             If there is no such task, it is the only one, or a step of a funnel; the model stays unchanged.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tabmtl import SharedBottom
+        >>> X = np.random.default_rng(0).normal(size=(300, 4))
+        >>> model = SharedBottom(epochs=2, random_state=0).fit(X, X[:, :3]).remove_task("y1")
+        >>> [task.name for task in model.tasks_]
+        ['y0', 'y2']
         """
         check_is_fitted(self)
         names = [task.name for task in self.coder_.labels.tasks]

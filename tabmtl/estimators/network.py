@@ -20,6 +20,7 @@ from tabmtl.encode import TableCoder
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.asked_network import NetworksTogether
 from tabmtl.estimators.base import NotHere
+from tabmtl.estimators.grown import GrowingNetwork, Lineage
 from tabmtl.estimators.network_answers import NetworkAnswers
 from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
@@ -48,6 +49,10 @@ class NetworkState(TrainedState, TableState):
     task_weights_: tuple[Annotated[dict[str, np.ndarray], Stored()], ...]
     task_snapshot_: Annotated[np.ndarray, Stored("i8", low=0)]
     _importances: Annotated[np.ndarray, Stored("f8", "I")] | None
+    _lineage: Lineage | None = None
+
+    #: Fields that files of earlier releases lack.
+    later_fields: ClassVar[tuple[str, ...]] = ("lineage",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,7 +71,12 @@ class NetworkState(TrainedState, TableState):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class NetworkEstimator(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkAnswers, TrainedEstimator, MultiTaskEstimator
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    NetworkAnswers,
+    GrowingNetwork,
+    TrainedEstimator,
+    MultiTaskEstimator,
 ):
     """Base of the estimators whose model is a torch network; a subclass gives `_network`.
 
@@ -294,7 +304,7 @@ class NetworkEstimator(
 
     def _rebuild(self) -> torch.nn.Module:
         with seeded(0, torch.device("cpu")):
-            network = self.unfitted()._network(self.coder_.features.columns, self.tasks_)
+            network = self._built(self.unfitted(), self.coder_.features.columns, self.tasks_)
         return load_weights(network, self.weights_)
 
     def _rebuild_of_tasks(self, network: torch.nn.Module) -> list[torch.nn.Module]:

@@ -141,6 +141,7 @@ class NetworkTraining:
             "batch_size_": batch_size,
             "_importances": None,
             "_judged": None,
+            "_lineage": None,
             "_n_features_out": represent_rows(network, first).shape[1],
             "_link": self.estimator._loss(self.coder.labels.tasks).link_rows,
             "_module": network.eval(),

@@ -189,6 +189,10 @@ class APEMNetwork(TaskNetwork):
         self.heads = options._heads(width, tasks)
         self.levels = [(self.patterns, [self.selector])]
 
+    def row_vector(self, x: Features) -> Tensor:
+        """Return the tokens of a row's columns side by side."""
+        return self.tokenizer(x).flatten(1)
+
     def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return features (B, T, d_pattern)."""
         tokens = self.members(self.tokenizer(x))

@@ -73,6 +73,10 @@ class MultiTabNetwork(TaskNetwork):
         shape = {"hidden": options.head_hidden, "n_members": options.n_members}
         self.heads = Towers(e, [task.width for task in tasks], **shape, dropout=dropout)
 
+    def row_vector(self, x: Features) -> Tensor:
+        """Return the tokens of a row's columns side by side."""
+        return self.tokenizer(x).flatten(1)
+
     def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return each row's final task tokens (B, s, e), or the one token that all heads read (B, e)."""
         tokens = self._blocks(self.members(self._tokens(x, own)))

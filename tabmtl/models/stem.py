@@ -151,6 +151,10 @@ class STEMNetwork(TaskNetwork):
         self.heads = options._heads(self.experts.width, tasks)
         self.levels = [(self.experts, [self.gates])]
 
+    def row_vector(self, x: Features) -> Tensor:
+        """Return the shared embeddings of a row's columns side by side."""
+        return self.tokenizer(x)[:, :, : self.tokenizer.shape[1]].flatten(1)
+
     def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return features (B, T, H)."""
         tokens = self.tokenizer(x) if own is None else self.tokenizer.own_tokens(x, own.first(self.heads.n_members))

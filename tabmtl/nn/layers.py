@@ -402,13 +402,13 @@ class Towers(Widened):
             row's own scores.
         """
         if own is not None:
-            if self.hidden is not None:
-                z = self.dropout(F.relu(self.hidden(z, own), inplace=True))
-            return [self._score_own(z, own)]
+            return [self._score_own(self.represent(z, own), own)]
         return self.score(self.represent(z))
 
-    def represent(self, z: Tensor) -> Tensor:
-        """Return what the last layers read, (T, B, hidden), given features as for `forward`."""
+    def represent(self, z: Tensor, own: RowOwners | None = None) -> Tensor:
+        """Return what the last layers read, (T, B, hidden), or with ``own`` (B, hidden), given what `forward` takes."""
+        if own is not None:
+            return z if self.hidden is None else self.dropout(F.relu(self.hidden(z, own), inplace=True))
         z = z.transpose(0, 1) if z.ndim == 3 else z.expand(self.n_tasks, *z.shape)  # (T, B, d_in), or (K, B, d_in)
         n_sharing = self.n_tasks // len(z)
         if n_sharing > 1 and self._merged is not None:

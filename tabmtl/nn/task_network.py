@@ -63,12 +63,17 @@ class TaskNetwork(Widened):
         """
         raise NotImplementedError(f"{type(self).__name__} must define task_features(x, own)")
 
+    def row_vector(self, x: Features) -> Tensor:
+        """Return what the network reads of a row before any task plays a part, (B, D), or with members (k B, D)."""
+        read: Any = self.get_submodule("vector")
+        return read(x)
+
     def represent(self, x: Features, task: Tensor | None = None) -> Tensor:
         """Return the features of all tasks side by side (B, T H), or of each row's own task (B, H).
 
         They are means over the members.
         """
-        features, k = self.task_features(x, self._own(task)), self.heads.n_members
+        features, k = self.task_features(x, self.owners(task)), self.heads.n_members
         return (features if k == 1 else features.unflatten(0, (k, -1)).mean(dim=0)).flatten(1)
 
     def forward(self, x: Features, task: Tensor | None = None) -> list[Tensor]:
@@ -92,7 +97,7 @@ class TaskNetwork(Widened):
         ValueError
             If the features of the tasks are not rows first, or those of all tasks where ``task`` is given.
         """
-        own = self._own(task)
+        own = self.owners(task)
         features = self.task_features(x, own)
         n, k = x.numbers.shape[0], self.heads.n_members
         if features.shape[0] != k * n:
@@ -108,7 +113,8 @@ class TaskNetwork(Widened):
             )
         return self.heads(features if own is None else features.flatten(1), own)
 
-    def _own(self, task: Tensor | None) -> RowOwners | None:
+    def owners(self, task: Tensor | None) -> RowOwners | None:
+        """Return the own tasks of the rows of all members; None in a wide table."""
         if task is None:
             return None
         return RowOwners(task.repeat(self.heads.n_members), self.heads.n_tasks, training=self.training)

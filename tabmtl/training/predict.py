@@ -65,6 +65,18 @@ def represent_rows(
     return features
 
 
+def apply_rows(
+    network: torch.nn.Module,
+    function: Callable[..., list[Tensor]],
+    data: Batch,
+    precision: str = "float32",
+    *,
+    batch_size: int = _PREDICT_ROWS,
+) -> list[Tensor]:
+    """Return what ``function(x, task)`` computes of all rows by a network, in slices like `predict_scores`."""
+    return _in_slices(network, function, data, precision, batch_size)
+
+
 def weigh_sequences(
     network: torch.nn.Module, data: Batch, precision: str = "float32", *, batch_size: int = _PREDICT_ROWS
 ) -> list[Tensor]:

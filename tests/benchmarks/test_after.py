@@ -44,7 +44,7 @@ DAYS = [(pl.DataFrame({"day": [day] * 2}), pl.DataFrame({"y": [0, 1]}), np.full(
 )
 def test_a_way_sees_the_days_that_are_over(way, fits, steps, first_answers):
     model = bench.learned(Remembering(), DAYS[:FIRST])
-    answers, seconds = followed(model, DAYS, WAYS[way])
+    answers, seconds = followed(model, DAYS, WAYS[way].step)
     assert (model.fitted[1:], model.gone_on) == (fits, steps)
     assert answers["last"][:6:2].tolist() == first_answers
     assert len(answers["last"]) == 2 * ANSWERED

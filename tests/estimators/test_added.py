@@ -1,0 +1,220 @@
+"""New tasks of fitted networks, and tasks that go: what stays to the bit, what is learned of few labels, refusals."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+import polars as pl
+import pytest
+from conformance import FUNNELS, NETWORKS, answers, features, fitted, long_table, mixed_targets, quick, same, tiny
+from sklearn.linear_model import RidgeCV
+from sklearn.metrics import r2_score
+
+from tabmtl import ESMM, MMoE, SharedBottom, SharedBottomClassifier, load
+
+some_networks = pytest.mark.parametrize("cls", quick([*NETWORKS, *FUNNELS], "SharedBottom", "MMoE", "STEM", "AITM"))
+METHODS = ("head", "scalearn", "scalearn_uniform")
+RNG = np.random.default_rng(0)
+
+
+def new_labels(X: pl.DataFrame) -> pl.DataFrame:
+    """Labels of three kinds, some missing."""
+    z = X.select(pl.selectors.numeric()).fill_null(0).to_numpy()[:, 0]
+    z = (z - z.mean()) / z.std() + 0.3 * RNG.normal(size=len(z))
+    labels = {"paid": np.where(z > 0, "yes", "no"), "amount": z, "visits": np.maximum(np.round(z + 2), 0).astype(int)}
+    return pl.DataFrame(labels).with_columns(pl.when(pl.int_range(pl.len()) % 5 > 0).then(pl.all()))
+
+
+def with_new(model, X, **options):
+    return model.add_task(X[:60], new_labels(X)[:60], tasks={"visits": "poisson"}, **options)
+
+
+@some_networks
+def test_old_tasks_keep_weights_moments_and_answers_to_the_bit(cls, tmp_path):
+    model, X, y = fitted(cls)
+    before, old = model.answer(X), {name: array.copy() for name, array in model.weights_.items()}
+    represented = model.transform(X)
+    for method in METHODS[:2]:
+        names = {name: f"{name} {method}" for name in ("paid", "amount", "visits")}
+        model.add_task(X[:60], new_labels(X)[:60].rename(names), method=method, tasks={f"visits {method}": "poisson"})
+    assert [task.name for task in model.tasks_][: len(before)] == y.columns
+    assert all(np.array_equal(*pair) for pair in zip(before, model.answer(X), strict=False))
+    assert all(np.array_equal(array, model.weights_[f"base.{name}"]) for name, array in old.items())
+    assert np.array_equal(represented, model.transform(X))
+    model.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert same(answers(model, X), answers(again, X))
+    assert again.task_transfer_.equals(model.task_transfer_)
+    alone = [np.concatenate(column) for column in zip(*(model.answer(X[i : i + 1]) for i in range(5)), strict=True)]
+    assert all(np.allclose(one, whole[:5], atol=1e-6) for one, whole in zip(alone, model.answer(X), strict=True))
+    of_some = model.predict(X, tasks=["visits head", y.columns[0]])
+    assert of_some.equals(model.predict(X).select(of_some.columns))
+    removed = model.remove_task("amount head").remove_task(y.columns[-1]) if cls not in FUNNELS else model
+    kept = [again.predict(X)[name] for name in removed.predict(X).columns]
+    assert removed.predict(X).equals(pl.DataFrame(kept))
+    removed.save(tmp_path / "removed")
+    assert load(tmp_path / "removed").predict(X).equals(removed.predict(X))
+
+
+def test_batch_norm_keeps_its_moments():
+    model, X, _ = fitted(MMoE)
+    moments = {name: array.copy() for name, array in model.weights_.items() if "running" in name}
+    with_new(model, X)
+    assert moments
+    assert all(np.array_equal(model.weights_[f"base.{name}"], array) for name, array in moments.items())
+
+
+def hidden_factor(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Twenty columns, and what four tasks rest on: two waves of them."""
+    X = np.random.default_rng(seed).normal(size=(n, 20)).astype(np.float32)
+    one, two = np.sin(X[:, :3].sum(axis=1)), np.abs(X[:, 3] - X[:, 4])
+    return X, np.column_stack([one, two, one + two, one - two])
+
+
+@pytest.fixture(scope="module")
+def of_waves():
+    """A network of three tasks of two waves, the rows, and labels of a fourth one."""
+    X, z = hidden_factor(2_000, 0)
+    z = z + 0.2 * np.random.default_rng(1).normal(size=z.shape)
+    model = SharedBottom(hidden=(64, 32), epochs=30, random_state=0).fit(X, z[:, :3].astype(np.float32))
+    return model, X, 0.5 * z[:, 3].astype(np.float32)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_forty_labels_teach_by_way_of_other_tasks(of_waves, method):
+    model, X, y = of_waves
+    X_test, z_test = hidden_factor(1_000, 2)
+    y_test, rows = 0.5 * z_test[:, 3], slice(40)
+    grown = deepcopy(model).add_task(X[rows], y[rows], method=method)
+    alone = RidgeCV(np.logspace(-2, 4, 13)).fit(X[rows], y[rows])
+    assert r2_score(y_test, alone.predict(X_test)) < 0.2  # a constant has 0
+    assert r2_score(y_test, grown.predict(X_test)[:, 3]) > 0.6
+
+
+def test_labels_of_chance_are_answered_by_about_their_mean():
+    model, X, _ = fitted(SharedBottom)
+    chance = pl.DataFrame(np.random.default_rng(3).normal(size=(50, 4)), ["a", "b", "c", "d"])
+    answers = model.add_task(X[:50], chance).predict(X).select(chance.columns)
+    assert (answers.to_numpy() - chance.mean().to_numpy()).std() < 0.4
+
+
+def test_scalearn_says_which_task_lends(of_waves):
+    model, X, _ = of_waves
+    _, z = hidden_factor(2_000, 0)
+    grown = deepcopy(model).add_task(X[:300], z[:300, 1].astype(np.float32), method="scalearn_uniform")
+    found = grown.task_transfer_
+    assert found["task"].to_list() == ["y3"] * 3
+    assert found["share"].sum() == pytest.approx(1)
+    assert found["source"][found["share"].arg_max()] == "y1"
+
+
+def test_the_same_call_gives_the_same_bits_and_a_failed_one_changes_nothing():
+    first, second = (fitted(SharedBottom)[0] for _ in range(2))
+    X = features()
+    labels = new_labels(X)[:60].select("amount")
+    assert same(answers(first.add_task(X[:60], labels), X), answers(second.add_task(X[:60], labels), X))
+    before = vars(first).copy()
+    with pytest.raises(ValueError, match="'amount'"):
+        first.add_task(X[:60], labels)
+    assert vars(first) == before
+
+
+def test_decisions_of_old_tasks_stay():
+    model, X, _ = fitted(SharedBottom)
+    fresh = features(n=200, seed=7)
+    labels = mixed_targets(fresh, seed=7)
+    model.conformalize(fresh, labels).tune_thresholds(fresh, labels, tasks=["late"])
+    before, spans = model.thresholds_, model.predict_interval(X)
+    with_new(model, X)
+    assert model.thresholds_.equals(before)
+    assert model.predict_interval(X).equals(spans)
+    model.remove_task("size")
+    assert model.predict_interval(X).equals(spans.select(pl.all().exclude("size_set")))
+
+
+def test_tasks_with_weights_of_their_own_keep_them(tmp_path):
+    model, X, _ = fitted(MMoE, keep="task", epochs=6, learning_rate=0.02)
+    before = model.answer(X)
+    with_new(model, X)
+    assert all(np.array_equal(*pair) for pair in zip(before, model.answer(X), strict=False))
+    model.save(tmp_path / "model")
+    assert same(answers(model, X), answers(load(tmp_path / "model"), X))
+
+
+@pytest.mark.parametrize("cls", quick(NETWORKS, "SharedBottom", "PLE"))
+def test_a_long_table_takes_rows_of_a_new_task(cls, tmp_path):
+    X, y = long_table()
+    model = tiny(cls, task_column="school").fit(X, y)
+    before, represented = model.answer(X)[0], model.transform(X)
+    new = X.with_columns(school=pl.lit("new"))
+    model.add_task(new[:50], y[:50])
+    both = pl.concat([X, new])
+    assert np.array_equal(model.answer(both)[0][: len(X)], before)
+    assert np.array_equal(model.transform(both)[: len(X)], represented)
+    model.save(tmp_path / "model")
+    assert same(answers(model, both), answers(load(tmp_path / "model"), both))
+    first = model.tasks_[0].name
+    others = both.filter(pl.col("school") != first)
+    whole = model.answer(both)[0][(both["school"] != first).to_numpy()]
+    assert np.array_equal(model.remove_task(first).answer(others)[0], whole)
+
+
+def test_a_classifier_knows_the_new_classes():
+    X = features()
+    z = X.select(pl.selectors.numeric()).fill_null(0).to_numpy()[:, 0]
+    y = np.where(z > z.mean(), "a", "b")
+    model = SharedBottomClassifier(hidden=(8,), epochs=1).fit(X, y)
+    model.add_task(X[:40], np.where(z > 0, "u", "v")[:40])
+    assert [list(classes) for classes in model.classes_] == [["a", "b"], ["u", "v"]]
+    assert model.predict(X).shape == (len(X), 2)
+
+
+X, Y = features(), new_labels(features())
+REFUSED = {
+    "a task that is there": (lambda m: m.add_task(X, Y.select(late="paid")), ValueError, "'late'.*remove_task"),
+    "one of them": (lambda m: m.add_task(X, Y.select("paid", late="paid")), ValueError, "'late'.*freeze=None"),
+    "other columns": (lambda m: m.add_task(X[:, 1:], Y.select("paid")), ValueError, X.columns[0]),
+    "no labels": (lambda m: m.add_task(X, Y.select(pl.col("amount") * None)), ValueError, "'amount'.*no observed"),
+    "another library": (lambda m: m.add_task(X, Y["amount"].to_numpy()), ValueError, "numpy.*polars"),
+    "another number of rows": (lambda m: m.add_task(X, Y[:50].select("paid")), ValueError, "50"),
+    "a method": (lambda m: m.add_task(X, Y.select("paid"), method="scale"), ValueError, "method must be one of"),
+    "a freeze": (lambda m: m.add_task(X, Y.select("paid"), freeze="all"), ValueError, "freeze must be one of"),
+    "a kind of no task": (
+        lambda m: m.add_task(X, Y.select("paid"), tasks={"amount": "poisson"}),
+        ValueError,
+        "'amount'",
+    ),
+    "an unknown task to remove": (lambda m: m.remove_task("lat"), ValueError, "'lat'.*'late'"),
+    "the frame of a head": (lambda m: m.task_transfer_, AttributeError, "method='scalearn'"),
+}
+
+
+@pytest.fixture(scope="module")
+def shared_bottom():
+    return fitted(SharedBottom)[0]
+
+
+@pytest.mark.parametrize(("call", "error", "words"), REFUSED.values(), ids=REFUSED)
+def test_refusals_name_the_task_and_the_cure(shared_bottom, call, error, words):
+    with pytest.raises(error, match=words):
+        call(shared_bottom)
+
+
+def test_a_step_of_a_funnel_and_the_only_task_stay():
+    model, _, y = fitted(ESMM)
+    with pytest.raises(ValueError, match="step of the funnel"):
+        model.remove_task(y.columns[0])
+    alone = SharedBottom(hidden=(8,), epochs=1).fit(X, Y.select("amount").fill_null(0))
+    with pytest.raises(ValueError, match="only task"):
+        alone.remove_task("amount")
+
+
+def test_rows_of_known_tasks_of_a_long_table_are_refused():
+    X_long, y_long = long_table()
+    model = tiny(SharedBottom, task_column="school").fit(X_long, y_long)
+    with pytest.raises(ValueError, match="no new task"):
+        model.add_task(X_long, y_long)
+    mixed = X_long.with_columns(school=pl.when(pl.int_range(pl.len()) > 50).then("school").otherwise(pl.lit("new")))
+    with pytest.raises(ValueError, match="which the model has already"):
+        model.add_task(mixed, y_long)
