@@ -54,18 +54,38 @@ class Asked:
             name: {i: part for i, part in enumerate(parts) if reads_frames(part)} for name, parts in models.items()
         }
 
-    def answers(self, frame: pl.DataFrame, batch: Batch) -> Iterator[tuple[str, list[list[np.ndarray]]]]:
-        """Yield the answers of the models of every candidate to rows that the coder has read."""
+    def answers(
+        self, frame: pl.DataFrame, batch: Batch, wanted: Mapping[str, tuple[int, ...]] | None = None
+    ) -> Iterator[tuple[str, list[list[np.ndarray]]]]:
+        """Yield the answers of the models of every candidate to rows that the coder has read.
+
+        Parameters
+        ----------
+        frame : polars DataFrame
+        batch : Batch
+            The same rows, encoded.
+        wanted : mapping of str to tuple of int, optional
+            Numbers of the columns of a wide y that every candidate is asked for; one without any is left out. By
+            default, every candidate is asked for all.
+        """
         read: dict[str, Features] = {self._own: batch.x}
         for name, groups in self._groups.items():
-            found = {i: part.answer(frame) for i, part in self._others[name].items()}
+            places = None if wanted is None else wanted[name]
+            if places == ():
+                continue
+            found = {i: _some(part.answer(frame), places) for i, part in self._others[name].items()}
             for group in groups:
                 X = frame if group.coder.names == self._coder.names else group.coder.read_frame(frame)
                 if group.key not in read:
                     read[group.key] = group.coder.features.encode(X)
-                answers = group.asked.answers(X, Batch(x=read[group.key], task=batch.task))
+                asked = group.asked if places is None else group.asked.of(places)
+                answers = asked.answers(X, Batch(x=read[group.key], task=batch.task))
                 found |= zip(group.places, answers, strict=True)
             yield name, [found[i] for i in range(len(found))]
+
+
+def _some(answers: list[np.ndarray], places: tuple[int, ...] | None) -> list[np.ndarray]:
+    return answers if places is None else [answers[t] for t in places]
 
 
 def _grouped(parts: Sequence[MultiTaskEstimator]) -> list[_Group]:

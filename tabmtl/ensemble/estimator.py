@@ -301,13 +301,36 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             total[own] = self.stretch_.answer(tasks, t, total[own])
         return totals
 
-    def _answers(self, frame: pl.DataFrame, batch: Batch) -> Iterator[tuple[str, list[np.ndarray]]]:
-        """Yield the mean answers of every candidate's models, one candidate after the other."""
+    def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
+        tasks, candidates = self.coder_.labels.tasks, self.estimators_
+        weights = {name: self.model_weights_[name].to_numpy() for name in self.model_weights_.columns[1:]}
+        wanted = {name: tuple(t for t in places if weights[name][t]) for name in weights}
+        every = tuple(range(len(tasks)))
+        asked = {name: wanted.get(name, ()) for name in candidates}
+        if wanted.get(LINEAR):
+            asked[next(iter(candidates))] = every
+        totals: dict[int, np.ndarray] = {}
+        for name, answers in self._answers(read_frame(X, self.coder_.after), batch, asked):
+            for t, answer in zip(every if name == LINEAR else asked[name], answers, strict=True):
+                if t in wanted.get(name, ()):
+                    totals[t] = totals.get(t, 0.0) + answer * weights[name][t]
+        return [self.stretch_.answer(tasks, t, totals[t]) for t in places]
+
+    def _answers(
+        self, frame: pl.DataFrame, batch: Batch, asked: Mapping[str, tuple[int, ...]] | None = None
+    ) -> Iterator[tuple[str, list[np.ndarray]]]:
+        """Yield the mean answers of every candidate's models, one candidate after the other.
+
+        They are to the columns of y that each is asked for, all by default. The linear models answer all, if the first
+        candidate does.
+        """
         if self._asked is None:
             self._asked = Asked(self.coder_.after, self.estimators_)
-        for i, (name, parts) in enumerate(self._asked.answers(frame, batch)):
+        first = next(iter(self.estimators_))
+        is_whole = asked is None or asked[first] == tuple(range(len(self.tasks_)))
+        for name, parts in self._asked.answers(frame, batch, asked):
             yield name, _mean(parts)
-            if i == 0 and self.stack_ is not None:  # whose linear models read the answers of the first candidate
+            if name == first and self.stack_ is not None and is_whole:  # whose answers linear models read
                 yield LINEAR, _mean(self.stack_.answer(self.coder_.labels, k, each) for k, each in enumerate(parts))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -43,12 +44,18 @@ class Together:
     Parameters
     ----------
     models : sequence of MultiTaskEstimator
+    places : tuple of int, optional
+        Numbers of the columns of a wide y to answer, all by default.
     """
 
-    def __init__(self, models: Sequence[Any]) -> None:
-        self.models = models
+    def __init__(self, models: Sequence[Any], places: tuple[int, ...] | None = None) -> None:
+        self.models, self.places = models, places
 
-    def answers(self, X: Any, batch: Batch, places: tuple[int, ...] | None = None) -> list[list[np.ndarray]]:
+    def of(self, places: tuple[int, ...]) -> Self:
+        """Return what asks the models for some columns of a wide y only; the last few are kept."""
+        return part_of(self, places, lambda: type(self)(self.models, places))
+
+    def answers(self, X: Any, batch: Batch) -> list[list[np.ndarray]]:
         """Return the answers of every model, with the bits of its own `answer`; of networks up to their rounding.
 
         A row has the same bits in any batch.
@@ -59,19 +66,20 @@ class Together:
             With the columns of fit, in their order.
         batch : Batch
             The same rows, encoded.
-        places : tuple of int, optional
-            Numbers of the columns of a wide y to answer, all by default.
         """
-        if places is None:
+        if self.places is None:
             return [model._outputs(X, batch) for model in self.models]
-        return [model._outputs_of(X, batch, places) for model in self.models]
+        return [model._outputs_of(X, batch, self.places) for model in self.models]
 
-    def linked(
-        self, scores: Sequence[Sequence[np.ndarray]], places: tuple[int, ...] | None = None
-    ) -> list[list[np.ndarray]]:
-        """Return the answers of every model, given its raw scores (n, width) for every column of y, or for some."""
-        labels, n_rows = [model.coder_.labels for model in self.models], len(scores[0][0])
-        labels = labels if places is None else [own.of(places) for own in labels]
+    @cached_property
+    def _labels(self) -> list[Any]:
+        """The encodings of the columns of y that are answered."""
+        labels = [model.coder_.labels for model in self.models]
+        return labels if self.places is None else [own.of(self.places) for own in labels]
+
+    def linked(self, scores: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+        """Return the answers of every model, given its raw scores (n, width) for every column of y."""
+        labels, n_rows = self._labels, len(scores[0][0])
         columns = []
         for t, (task, column) in enumerate(zip(labels[0].column_tasks, zip(*scores, strict=True), strict=True)):
             # one call for all models: of few rows, it takes as long as one for each

@@ -24,10 +24,12 @@ class NetworksTogether(Together):
     def _joined(self) -> JoinedNetworks | None:
         """The networks as one."""
         first, networks = self.models[0], [model.fitted_network()[0] for model in self.models]
-        forms = {tuple(task.width for task in model.tasks_) for model in self.models}
+        forms = {tuple(task.width for task in own.tasks) for own in self._labels}
         is_plain = all(len(model.task_weights_) == 0 for model in self.models) and first.coder_.task_column is None
         if len(networks) < 2 or len(forms) > 1 or not is_plain or not can_join(networks[0]):
             return None
+        if self.places is not None:
+            networks = [network.restricted(self.places) for network in networks]
         joined = JoinedNetworks(networks)
         network: Any = joined.network.eval()
         network.heads.merge()
@@ -43,7 +45,7 @@ class NetworksTogether(Together):
     def _link(self) -> Any:
         """The link of the scores of all networks side by side."""
         first = self.models[0]
-        return first.unfitted()._loss(first.tasks_ * len(self.models)).link_rows
+        return first.unfitted()._loss(self._labels[0].tasks * len(self.models)).link_rows
 
     def answers(self, X: Any, batch: Batch) -> list[list[np.ndarray]]:
         """Return the answers of every network; see `Together`."""

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.experts import Gates, mix
-from tabmtl.nn.layers import Boundary, RowOwners
-from tabmtl.nn.task_network import StackedNetwork
+from tabmtl.nn.layers import Boundary, RowOwners, take_rows
+from tabmtl.nn.task_network import StackedNetwork, UnitLevel
 from tabmtl.params import Count, CountOrZero, Widths
 from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
 
-class FusionLevel(nn.Module):
+class FusionLevel(UnitLevel):
     """One level: every unit (a task, or the shared one) has experts, and fuses its own with those of all units.
 
     Parameters
@@ -44,33 +44,39 @@ class FusionLevel(nn.Module):
         super().__init__()
         names, counts = zip(*units, strict=True)
         n_tasks = len(units) - (options.n_shared_experts > 0)
-        self.n_fused = n_tasks if last else len(units)
+        n_fused = n_tasks if last else len(units)
+        self.asking = [*range(n_fused)]
         self.experts = options._experts(counts, d_in, [d_out])
         unit = self.experts.bucket
-        own = unit == torch.arange(self.n_fused)[:, None]  # (G, E)
+        own = unit == torch.arange(n_fused)[:, None]  # (G, E)
         sees, has = torch.ones_like(own), own[:n_tasks] | (unit >= n_tasks)
         if options.task_column is not None:
             sees[:n_tasks] = has
-        shared = n_tasks if self.n_fused > n_tasks else None
-        names_of = (names[: self.n_fused], self.experts.names(names))
+        shared = n_tasks if n_fused > n_tasks else None
+        names_of = (names[:n_fused], self.experts.names(names))
         self.gates = Gates(d_in, *names_of, sees, has=has, shared=shared, task_specific=last)
         size = torch.tensor(counts)[unit]  # (E,), of an expert's unit
         self.register_buffer("own", own.float(), persistent=False)
         self.register_buffer("alone", size == 1, persistent=False)
         start = (2 * torch.rand(len(size)) - 1) / size.sqrt()
-        self.residual = nn.Parameter(start) if max(counts[: self.n_fused]) > 1 else None  # v, one per expert
+        self.residual = nn.Parameter(start) if max(counts[:n_fused]) > 1 else None  # v, one per expert
         self.output = Boundary()
 
     def forward(self, inputs: Sequence[Tensor], own: RowOwners | None = None) -> tuple[Tensor, ...]:
         """Take inputs (B, D) of all units to outputs (B, H) of the fused ones; with ``own`` those of a row's units."""
         owners = None if own is None else [own, own.shared][: len(inputs)]
         experts = self.output(self.experts(inputs, owners))
-        n_fused = self.n_fused if own is None else self.gates.own.shape[1]
-        weights = self.gates(inputs[:n_fused], own)
+        asking = [inputs[i] for i in self.asking] if own is None else inputs[: self.gates.own.shape[1]]
+        weights = self.gates(asking, own)
         static = self.own if self.residual is None else self.own * torch.where(self.alone, 1.0, self.residual)
         if own is not None:
             static = static.flatten()[self.gates.own].index_select(0, own.owner)
         return mix(weights + static, experts).unbind(dim=1)
+
+    def restrict(self, gates: Sequence[int]) -> list[int]:
+        """Leave some fused units only, and all experts, which they see."""
+        take_rows(self, gates, "own")
+        return super().restrict(gates)
 
 
 class AdaTTNetwork(StackedNetwork):

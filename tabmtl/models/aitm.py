@@ -22,6 +22,7 @@ from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import NonNegative
 from tabmtl.schema import Columns
 from tabmtl.targets import Task
+from tabmtl.targets.funnel import with_steps_before
 from tabmtl.training.losses import FunnelLoss
 
 
@@ -52,7 +53,15 @@ class AITMNetwork(TaskNetwork):
         features = list(self.towers([self.input(self.vector(x))]).unbind(dim=1))
         for step, (before, t) in enumerate(pairwise(self.chain)):
             features[t] = self.transfer(self.passed_on[step](features[before]), features[t])
-        return torch.stack(features, dim=1)
+        return torch.stack(features[: self.heads.n_tasks], dim=1)
+
+    def restrict(self, tasks: list[int]) -> None:
+        """Leave the heads of some tasks only, and their towers with those of the steps before them."""
+        needed = with_steps_before(tasks, self.chain)
+        self.chain = [needed.index(t) for t in self.chain if t in needed]
+        self.passed_on = self.passed_on[: max(len(self.chain) - 1, 0)]
+        self.towers.restrict(needed)
+        self.heads.restrict(tasks)
 
     def transfer(self, p: Tensor, q: Tensor) -> Tensor:
         """Attend to the information passed on and to the step's own tower, each (B, H); return (B, H)."""

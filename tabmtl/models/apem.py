@@ -20,7 +20,7 @@ from tabmtl.estimators.funnel import FunnelEstimator
 from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.embeddings import FeatureTokenizer, NumericEmbedding
 from tabmtl.nn.experts import mix
-from tabmtl.nn.layers import Boundary, Members, RowOwners, StackedLinear
+from tabmtl.nn.layers import Boundary, Members, RowOwners, StackedLinear, take_rows
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, NonNegative, Rate
 from tabmtl.schema import Columns
@@ -198,6 +198,12 @@ class APEMNetwork(TaskNetwork):
         tokens = self.members(self.tokenizer(x))
         patterns = self.output(self.patterns(self.attention(tokens)))
         return mix(self.selector(patterns, own), patterns)
+
+    def restrict(self, tasks: list[int]) -> None:
+        """Leave the indicators and heads of some tasks only."""
+        take_rows(self.selector, tasks, "indicators")
+        self.selector.gate_names = tuple(self.selector.gate_names[t] for t in tasks)
+        self.heads.restrict(tasks)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -42,6 +42,11 @@ class ESMMNetwork(TaskNetwork):
         """Return features (B, T, H); the steps of a funnel are labels of one row, which has no task of its own."""
         return self.towers([self.input(self.vector(x))])
 
+    def restrict(self, tasks: list[int]) -> None:
+        """Leave the towers and heads of some tasks only."""
+        self.towers.restrict(tasks)
+        self.heads.restrict(tasks)
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ESMM(TowerEstimator):

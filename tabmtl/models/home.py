@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
-from tabmtl.nn.experts import Activation, Gates, gate_softmax, mix
-from tabmtl.nn.layers import Boundary, RowOwners, StackedLinear
+from tabmtl.nn.experts import Activation, Gates, gate_softmax, mix, restrict_level
+from tabmtl.nn.layers import Boundary, RowOwners, StackedLinear, take_rows
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, check_known, check_widths
 from tabmtl.schema import Columns
@@ -54,6 +54,13 @@ class FeatureGates(nn.Module):
         masks = torch.bmm(low, self.up).sigmoid().unflatten(0, (k, n_masks))  # (K, L, B, D)
         weights = 2 * logits.softmax(dim=2).transpose(1, 2).unsqueeze(3)  # (K, L, B, 1)
         return (v * (masks * weights).sum(dim=1)).unbind()
+
+    def restrict(self, buckets: Sequence[int]) -> None:
+        """Leave the copies of some buckets only, in this order."""
+        n_masks = self.shape[1]
+        self.down.restrict(buckets)
+        take_rows(self, [bucket * n_masks + mask for bucket in buckets for mask in range(n_masks)], "up")
+        self.shape = (len(buckets), n_masks)
 
     def _gate_own(self, inputs: Sequence[Tensor], owners: Sequence[RowOwners]) -> list[Tensor]:
         n_masks, sizes = self.shape[1], [owner.n_owners for owner in owners]
@@ -137,6 +144,13 @@ class HoMELevel(nn.Module):
             weights = weights + self.self_gates(own, rows)
         return mix(weights, self.output(self.experts(gated, owners)))
 
+    def restrict(self, gates: Sequence[int]) -> list[int]:
+        """Leave some gates only, and the buckets that they see; return the numbers of these."""
+        buckets = restrict_level(self.experts, self.all_gates, gates)
+        if self.feature_gates is not None:
+            self.feature_gates.restrict(buckets)
+        return buckets
+
 
 class HoMENetwork(TaskNetwork):
     """Two levels: groups of tasks beside a shared part, then tasks.
@@ -157,6 +171,7 @@ class HoMENetwork(TaskNetwork):
         groups = find_groups(options.task_groups, names)
         self.group_of = [next(g for g, members in enumerate(groups.values()) if name in members) for name in names]
         self.register_buffer("task_group", torch.tensor(self.group_of), persistent=False)
+        self.group_of_bucket = self.group_of  # of the tasks' experts, which some gates see though they are of others
         h1, h2 = options.expert_hidden
         shared, labels = "(shared)", [f"(group {group})" for group in groups]  # never alike
         first, second = options.n_shared_experts
@@ -179,14 +194,28 @@ class HoMENetwork(TaskNetwork):
         """Return features (B, T, H2)."""
         v = self.input(self.vector(x))
         n_buckets, group_of = len(self.groups.experts.counts), self.group_of
+        of_bucket = self.group_of_bucket
         owners = of_groups = None
         if own is not None:  # a row has one group, and this one task
             of_groups = [own.shared, RowOwners(self.task_group[own.owner], n_buckets - 1, training=self.training)]
-            n_buckets, group_of, owners = 2, [0], [*of_groups, own]
+            n_buckets, group_of, of_bucket, owners = 2, [0], [0], [*of_groups, own]
         shared, *groups = self.groups([v] * n_buckets, [v], [v], of_groups).unbind(dim=1)
         joined = [torch.cat([group, shared], dim=1) for group in groups]
         of_task = [groups[g] for g in group_of]
-        return self.tasks([shared, *groups, *of_task], [joined[g] for g in group_of], of_task, owners)
+        of_experts = [shared, *groups, *(groups[g] for g in of_bucket)]
+        return self.tasks(of_experts, [joined[g] for g in group_of], of_task, owners)
+
+    def restrict(self, tasks: list[int]) -> None:
+        """Leave some tasks only, and the groups that they need."""
+        n_groups = len(self.groups.gates.gate_names) - 1
+        shared_and_groups, of_tasks = [], []
+        for bucket in self.tasks.restrict(tasks):
+            (shared_and_groups if bucket <= n_groups else of_tasks).append(bucket)
+        place = {bucket - 1: k - 1 for k, bucket in enumerate(shared_and_groups)}
+        self.group_of_bucket = [place[self.group_of_bucket[bucket - 1 - n_groups]] for bucket in of_tasks]
+        self.group_of = [place[self.group_of[t]] for t in tasks]
+        self.groups.restrict(shared_and_groups)
+        self.heads.restrict(tasks)
 
 
 def find_groups(task_groups: Mapping[str, Sequence[str]] | None, names: Sequence[str]) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
-from tabmtl.nn.experts import Gates, mix
+from tabmtl.nn.experts import Gates, mix, restrict_level
 from tabmtl.nn.layers import Boundary, RowOwners
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, Widths
@@ -48,6 +48,11 @@ class MMoENetwork(TaskNetwork):
         """Return features (B, T, H)."""
         x = self.input(self.vector(x))
         return mix(self.gates(x, own), self.output(self.experts([x])), self.n_networks)
+
+    def restrict(self, tasks: list[int]) -> None:
+        """Leave the gates and heads of some tasks only."""
+        restrict_level(self.experts, [self.gates], tasks)
+        self.heads.restrict(tasks)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -19,7 +19,7 @@ from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.network import MemberEstimator
 from tabmtl.nn.attention import FeatureLayer, Mask, RowAttention, RowLayer, attention_mask
 from tabmtl.nn.embeddings import FeatureTokenizer, NumericEmbedding
-from tabmtl.nn.layers import Members, RowOwners, Towers
+from tabmtl.nn.layers import Members, RowOwners, Towers, take_rows
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, CountOrZero, Rate
 from tabmtl.schema import Columns
@@ -81,6 +81,29 @@ class MultiTabNetwork(TaskNetwork):
         """Return each row's final task tokens (B, s, e), or the one token that all heads read (B, e)."""
         tokens = self._blocks(self.members(self._tokens(x, own)))
         return tokens if self.multi_token else tokens[:, 0]
+
+    def restrict(self, tasks: list[int]) -> None:
+        """Leave the heads of some tasks only, and their tokens if no other token looks at those of others."""
+        if not (self.multi_token and self._tasks_are_apart):
+            super().restrict(tasks)
+            return
+        tokens = [*tasks, *range(self._n_task_tokens, self._n_tokens)]
+        take_rows(self, tasks, "task_weight", "task_bias")
+        self.attention_mask = self.attention_mask[tokens][:, tokens]
+        if self.members.scale is not None:
+            self.members.scale = nn.Parameter(self.members.scale.detach()[:, tokens])
+        self._n_task_tokens, self._n_tokens = len(tasks), len(tokens)
+        self.heads.restrict(tasks)
+
+    @property
+    def _tasks_are_apart(self) -> bool:
+        """Whether the token of a task bears on the head of this task alone."""
+        if self.row_layers or self.attention_mask is None:
+            return False
+        n = self._n_task_tokens
+        tasks, features = self.attention_mask[:n, :n], self.attention_mask[n:, :n]
+        apart = bool((tasks.isinf().sum(dim=1) == n - 1).all())
+        return apart and (len(self.feature_layers) == 1 or bool(features.isinf().all()))
 
     def _tokens(self, x: Features, own: RowOwners | None) -> Tensor:
         """Join task tokens w_i + b_i and feature tokens to (B, n, e)."""

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary, RowOwners
-from tabmtl.nn.task_network import StackedNetwork
+from tabmtl.nn.task_network import StackedNetwork, UnitLevel
 from tabmtl.params import Count, Widths
 from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
 
-class PLELevel(nn.Module):
+class PLELevel(UnitLevel):
     """One level: buckets of experts, the shared one first, and a gate per task; below the last one a shared gate too.
 
     Parameters
@@ -47,12 +47,13 @@ class PLELevel(nn.Module):
             sees = torch.cat([torch.ones(1, len(bucket), dtype=torch.bool), sees])
         shared, experts = None if last else 0, self.experts.names(owners)
         self.gates = Gates(d_in, owners[last:], experts, sees, has=has, shared=shared, task_specific=last)
-        self.output, self.last = Boundary(), last
+        self.output, self.last, self.asking = Boundary(), last, [*range(last, len(owners))]
 
     def forward(self, inputs: Sequence[Tensor], own: RowOwners | None = None) -> tuple[Tensor, ...]:
         """Take inputs (B, D), the shared one first, to outputs (B, H) of the gates; with ``own`` of a row's gates."""
         experts = self.output(self.experts(inputs, None if own is None else [own.shared, own]))
-        return mix(self.gates(inputs[self.last :], own), experts).unbind(dim=1)
+        asking = [inputs[i] for i in self.asking] if own is None else inputs[self.last :]
+        return mix(self.gates(asking, own), experts).unbind(dim=1)
 
 
 class PLENetwork(StackedNetwork):

@@ -46,6 +46,10 @@ class SharedBottomNetwork(TaskNetwork):
         shared = self.shared(self.trunk(self.vector(x)))
         return shared if self.n_networks is None else shared.transpose(0, 1)
 
+    def restrict(self, tasks: list[int]) -> None:
+        """Leave the heads of some tasks only."""
+        self.heads.restrict(tasks)
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class SharedBottom(VectorEstimator):

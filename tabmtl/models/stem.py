@@ -18,8 +18,8 @@ from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.embeddings import EMBEDDING_STD, FeatureTokenizer, NumericEmbedding, fill_missing, take_parts
-from tabmtl.nn.experts import Gates, mix
-from tabmtl.nn.layers import Boundary, Members, RowOwners, TaskLinear
+from tabmtl.nn.experts import Gates, mix, restrict_level
+from tabmtl.nn.layers import Boundary, Members, RowOwners, TaskLinear, take_rows
 from tabmtl.nn.sequences import SequencePooling
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, Widths
@@ -131,6 +131,7 @@ class STEMNetwork(TaskNetwork):
     """
 
     own: Tensor
+    _asking: list[int] | None = None  # places of the gates' tasks among those with an embedding, which are more
 
     def __init__(self, columns: Columns, tasks: Sequence[Task], options: STEM) -> None:
         super().__init__()
@@ -164,9 +165,18 @@ class STEMNetwork(TaskNetwork):
         if own is not None:
             gate = F.relu(self.gate_hidden(slices[1] + slices[0], own))
             return mix(self.gates(gate, own), experts)
-        gate = F.relu(self.gate_hidden(slices[1:] + slices[0]))
+        of_tasks = slices[1:] if self._asking is None else slices[1:][self._asking]
+        gate = F.relu(self.gate_hidden(of_tasks + slices[0]))
         weights = self.gates(gate.unbind())
         return mix(weights * self.own, experts) + mix(weights * ~self.own, experts.detach())
+
+    def restrict(self, tasks: list[int]) -> None:
+        """Leave the gates and heads of some tasks only; these weigh the experts of all tasks."""
+        self._asking = tasks if self._asking is None else [self._asking[t] for t in tasks]
+        take_rows(self, tasks, "own")
+        self.gate_hidden.restrict(tasks)
+        restrict_level(self.experts, [self.gates], tasks)
+        self.heads.restrict(tasks)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from tabmtl.nn.layers import Dropout, RowOwners, StackedLinear, Widened, at_least_float32
+from tabmtl.nn.layers import Dropout, RowOwners, StackedLinear, Widened, at_least_float32, take_rows
 from tabmtl.processes.ranks import ALONE, Ranks
 
 Norm = Literal["batch", "layer", "none"]
@@ -36,6 +36,12 @@ class BatchNorm(nn.BatchNorm1d):
 
     _batches = 0
     group = ALONE  # in training, that of `statistics_of`
+
+    def restrict(self, experts: Sequence[int], n_experts: int) -> None:
+        """Leave the channels of some of the experts only, in this order."""
+        rows = _rows_of(experts, self.num_features // n_experts)
+        take_rows(self, rows, "weight", "bias", "running_mean", "running_var")
+        self.num_features = len(rows)
 
     def reset_running_stats(self) -> None:
         """Forget all batches."""
@@ -153,6 +159,11 @@ class LayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(self.shape))
         self.bias = nn.Parameter(torch.zeros(self.shape))
 
+    def restrict(self, experts: Sequence[int], n_experts: int) -> None:
+        """Leave some of the experts only, in this order."""
+        take_rows(self, experts, "weight", "bias")
+        self.shape = (len(experts), self.shape[1])
+
     def forward(self, x: Tensor, experts: Tensor | None = None) -> Tensor:
         """Normalise every expert's outputs in every row; ``experts`` (B, S) names the experts of each row."""
         x = F.layer_norm(x.unflatten(1, (-1, self.shape[1])), self.shape[1:])
@@ -166,6 +177,11 @@ def _scale_and_shift(x: Tensor, weight: Tensor, bias: Tensor, experts: Tensor) -
     shape = (-1, x.shape[1] // experts.shape[1])
     weight, bias = (p.view(shape).index_select(0, experts.flatten()).view(x.shape) for p in (weight, bias))
     return torch.addcmul(bias, x, weight)
+
+
+def _rows_of(experts: Sequence[int], width: int) -> Tensor:
+    """Return the rows of some experts, where each has as many as the width."""
+    return (torch.tensor(experts)[:, None] * width + torch.arange(width)).flatten()
 
 
 class Experts(Widened):
@@ -272,6 +288,21 @@ class Experts(Widened):
             start += n_owners * count
         return torch.cat(found, dim=1)
 
+    def restrict(self, buckets: Sequence[int]) -> list[int]:
+        """Leave the experts of some buckets only, in this order; return their places among the experts before."""
+        first = [0, *accumulate(self.counts)]
+        places = [i for bucket in buckets for i in range(first[bucket], first[bucket + 1])]
+        hidden = self.first.out_features // self.n_experts
+        take_rows(self.first, _rows_of(places, hidden), "weight", "bias")
+        self.first.out_features = len(places) * hidden
+        for layer in self.later:
+            layer.restrict(places)  # type: ignore[operator]
+        for norm in self.norms:
+            norm.restrict(places, self.n_experts)  # type: ignore[operator]
+        self.counts, self.n_experts = tuple(self.counts[bucket] for bucket in buckets), len(places)
+        self._sizes = [count * hidden for count in self.counts]
+        return places
+
     def _shapes(self, owners: Sequence[RowOwners]) -> list[tuple[int, int]]:
         """Return the number of owners, and of the experts of each, for every kind of owners."""
         firsts = accumulate((owner.n_owners for owner in owners[:-1]), initial=0)
@@ -349,8 +380,8 @@ class Gates(Widened):
         self.task_specific = task_specific
         sees = torch.ones(len(gates), len(experts), dtype=torch.bool) if sees is None else sees
         self.register_buffer("sees", sees, persistent=False)
-        self.register_buffer("places", sees.flatten().nonzero()[:, 0], persistent=False)
-        rank = (sees.flatten().cumsum(0) - 1).clamp(min=0)  # of a pair among those that see
+        places, rank = _places_and_ranks(sees)
+        self.register_buffer("places", places, persistent=False)
         self.register_buffer("rank", rank, persistent=False)
         of_all = set() if shared is None else {shared}
         own_gates = torch.tensor([sorted({g} | of_all) for g in range(len(gates)) if g != shared])  # (O, K)
@@ -359,6 +390,19 @@ class Gates(Widened):
         self.register_buffer("own", own_gates[:, :, None] * len(experts) + own_experts, persistent=False)
         self.n_seen = sees.sum(dim=1).tolist()
         self.linear = nn.Linear(d_in, sum(self.n_seen))
+
+    def restrict(self, gates: Sequence[int], experts: Sequence[int]) -> None:
+        """Leave some gates of a wide table only, and some experts, among them all that these gates see."""
+        pairs = torch.tensor(gates)[:, None] * len(self.expert_names) + torch.tensor(experts)
+        pairs = pairs.to(self.sees.device)
+        rank, self.sees = self.rank[pairs], self.sees.flatten()[pairs]
+        take_rows(self.linear, rank[self.sees], "weight", "bias")
+        self.linear.out_features = len(self.linear.bias)
+        self.gate_names = tuple(self.gate_names[i] for i in gates)
+        self.expert_names = tuple(self.expert_names[i] for i in experts)
+        self.places, self.rank = _places_and_ranks(self.sees)
+        self.n_seen = self.sees.sum(dim=1).tolist()
+        self.own = self.own[:0]  # rows of a long table have no place here
 
     def forward(self, x: Tensor | Sequence[Tensor], own: RowOwners | None = None) -> Tensor:
         """Weigh the experts.
@@ -405,6 +449,35 @@ class Gates(Widened):
         x = torch.cat(list(inputs), dim=1) if len(inputs) > 1 else inputs[0].repeat(1, rank.shape[1])
         logits = own.linear(x, weight.mT, bias.masked_fill(~sees, -torch.inf))
         return logits.unflatten(1, rank.shape[1:])
+
+
+def _places_and_ranks(sees: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the places of the pairs (G, E) that see, and the rank of every pair among these."""
+    return sees.flatten().nonzero()[:, 0], (sees.flatten().cumsum(0) - 1).clamp(min=0)
+
+
+def restrict_level(experts: Experts, gates: Sequence[Gates], kept: Sequence[int]) -> list[int]:
+    """Leave some gates of a level of a wide table only, and the buckets of experts that these see.
+
+    Parameters
+    ----------
+    experts : Experts
+    gates : sequence of Gates
+        That weigh these experts, each as many times.
+    kept : sequence of int
+        Numbers of the gates that stay, in order.
+
+    Returns
+    -------
+    buckets : list of int
+        The numbers of those that stay, among all before.
+    """
+    seen = torch.stack([own.sees[list(kept)].any(dim=0) for own in gates]).any(dim=0)
+    buckets = experts.bucket[seen.cpu()].unique().tolist()
+    places = experts.restrict(buckets)
+    for own in gates:
+        own.restrict(kept, places)
+    return buckets
 
 
 def gate_softmax(logits: Tensor, *, training: bool) -> Tensor:

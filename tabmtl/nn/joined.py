@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tabmtl.nn.experts import Gates
-from tabmtl.nn.layers import StackedLinear, Widened
+from tabmtl.nn.layers import StackedLinear, Widened, shared_copy
 from tabmtl.nn.sequences import SequenceEmbedding
 from tabmtl.nn.task_network import TaskNetwork
 
@@ -145,8 +145,7 @@ class FewRows(nn.Module):
     def __init__(self, network: TaskNetwork) -> None:
         super().__init__()
         self._heads, self._n_members = network.heads, network.heads.n_members
-        tensors = chain(network.parameters(), network.buffers())
-        self._network = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})  # whose tensors are shared
+        self._network = shared_copy(network)
         self._network.vector = _First(network.get_submodule("vector"), self._n_members)
 
     @staticmethod

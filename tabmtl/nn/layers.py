@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
+from itertools import chain, pairwise
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 DENSE_ROWS = 200_000  # a larger table is trained in the rows that a batch touches only
+
+M = TypeVar("M", bound=nn.Module)
 
 _BUCKET = 8  # rows; matrix products of fewer take other kernels, which round otherwise
 _LEAST_MERGED = 16  # outputs of a layer; narrower products round otherwise than wide ones
@@ -35,6 +38,20 @@ class Widened(nn.Module):
     def widen(self, n_networks: int) -> None:
         """Take the parameters of K networks, one after the other along their first axis."""
         self.n_networks = n_networks
+
+
+def shared_copy(network: M) -> M:
+    """Return a copy of a network that holds the same tensors, whose layers can be replaced."""
+    tensors = chain(network.parameters(), network.buffers())
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
+
+
+def take_rows(module: nn.Module, rows: Tensor | Sequence[int], *names: str) -> None:
+    """Leave some rows of parameters and buffers of a module; others may hold the same tensors, which stay."""
+    for name in names:
+        old = getattr(module, name)
+        kept = old.detach()[torch.as_tensor(rows, device=old.device)]
+        setattr(module, name, nn.Parameter(kept, old.requires_grad) if isinstance(old, nn.Parameter) else kept)
 
 
 class Dropout(nn.Module):
@@ -313,6 +330,10 @@ class StackedLinear(nn.Module):
         """Apply layer i to x[i] of (n_layers, B, d_in)."""
         return torch.baddbmm(self.bias[:, None], x, self.weight)
 
+    def restrict(self, layers: Tensor | Sequence[int]) -> None:
+        """Leave some of the layers only, in this order."""
+        take_rows(self, layers, "weight", "bias")
+
 
 class TaskLinear(StackedLinear):
     """One linear layer per task, for layers that the loss of their own task alone reaches.
@@ -373,6 +394,22 @@ class Towers(Widened):
         super().widen(n_networks)
         widths = self._widths * n_networks
         self.n_tasks, self._groups = len(widths), _by_width(widths)
+
+    def restrict(self, tasks: Sequence[int]) -> None:
+        """Leave the heads of some tasks only, in this order."""
+        place = {
+            t: (layer, k) for group, layer in zip(self._groups, self.out, strict=True) for k, t in enumerate(group)
+        }
+        self.n_tasks, self._widths = len(tasks), tuple(self._widths[t] for t in tasks)
+        if self.hidden is not None:
+            self.hidden.restrict(tasks)
+        self._groups, kept = _by_width(self._widths), []
+        for group in self._groups:
+            layer: Any = place[tasks[group[0]]][0]
+            members = range(self.n_members)
+            layer.restrict([place[tasks[t]][1] * self.n_members + m for t in group for m in members])
+            kept.append(layer)
+        self.out = nn.ModuleList(kept)
 
     def merge(self) -> None:
         """Keep the hidden layers of each of K networks as one too, whose tasks may share features, to answer rows.

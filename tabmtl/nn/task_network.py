@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 
-from tabmtl.nn.layers import Boundary, RowOwners, Towers, Widened
+from tabmtl.nn.experts import Experts, Gates, restrict_level
+from tabmtl.nn.layers import Boundary, RowOwners, Towers, Widened, shared_copy
 
 if TYPE_CHECKING:
     from tabmtl.columns import Features
@@ -42,6 +43,7 @@ class TaskNetwork(Widened):
     is_joinable = False
     is_even = False
     gates_decide = True
+    _kept: list[int] | None = None  # places of the heads' tasks among the features, which have more
     heads: Towers
     levels: Sequence[tuple[nn.Module, Sequence[nn.Module]]]
 
@@ -111,13 +113,61 @@ class TaskNetwork(Widened):
                 "task_features must return (B, 1, H) or (B, H) where own is given, features of each row's own task; "
                 f"got shape {tuple(features.shape)}: select by own"
             )
+        if self._kept is not None and features.ndim == 3:
+            features = features[:, self._kept]
         return self.heads(features if own is None else features.flatten(1), own)
+
+    def restricted(self, tasks: Sequence[int]) -> Self:
+        """Return a network that scores some tasks of a wide table only, in this order.
+
+        It holds whole tensors of this network, and copies of parts. This network stays as it is.
+
+        Parameters
+        ----------
+        tasks : sequence of int
+            Numbers of the tasks, at least one, and each once.
+        """
+        network = shared_copy(self)
+        with torch.no_grad():
+            network.restrict(list(tasks))
+        return network
+
+    def restrict(self, tasks: list[int]) -> None:
+        """Leave some tasks only; a subclass leaves out all that it computes for the others, by default their heads.
+
+        Layers are replaced, and their tensors stay as they are; see `restricted`.
+        """
+        self._kept = tasks if self._kept is None else [self._kept[t] for t in tasks]
+        self.heads.restrict(tasks)
 
     def owners(self, task: Tensor | None) -> RowOwners | None:
         """Return the own tasks of the rows of all members; None in a wide table."""
         if task is None:
             return None
         return RowOwners(task.repeat(self.heads.n_members), self.heads.n_tasks, training=self.training)
+
+
+class UnitLevel(nn.Module):
+    """Level of a stack: units, such as the tasks, with an input and a bucket of experts each, and gates of units.
+
+    Attributes
+    ----------
+    experts : Experts
+    gates : Gates
+        Each gives the input of a unit of the next level.
+    asking : list of int
+        The unit of every gate.
+    """
+
+    experts: Experts
+    gates: Gates
+    asking: list[int]
+
+    def restrict(self, gates: Sequence[int]) -> list[int]:
+        """Leave some gates only, and the units that they need; return the numbers of these."""
+        units = restrict_level(self.experts, [self.gates], gates)
+        self.asking = [units.index(self.asking[i]) for i in gates]
+        return units
 
 
 class StackedNetwork(TaskNetwork):
@@ -127,14 +177,14 @@ class StackedNetwork(TaskNetwork):
     ----------
     vector : Module
         Takes a row to its vector, the first input of all units.
-    stack : sequence of Module
-        The levels, with ``experts`` and ``gates``. A level takes inputs (B, D) of all units, or those of a row's own
+    stack : sequence of UnitLevel
+        The levels. A level takes inputs (B, D) of all units, or those of a row's own
         units and its `RowOwners`, and gives the inputs of the next level. The last one gives features of tasks only.
     n_units : int
     heads : Towers
     """
 
-    def __init__(self, vector: nn.Module, stack: Sequence[Any], n_units: int, heads: Towers) -> None:
+    def __init__(self, vector: nn.Module, stack: Sequence[UnitLevel], n_units: int, heads: Towers) -> None:
         super().__init__()
         self.vector, self.input, self.n_units = vector, Boundary(), n_units
         self.stack, self.heads = nn.ModuleList(stack), heads
@@ -147,3 +197,11 @@ class StackedNetwork(TaskNetwork):
         for level in self.stack:
             inputs = level(inputs, own)
         return torch.stack(inputs, dim=1)
+
+    def restrict(self, tasks: list[int]) -> None:
+        """Leave some tasks only, and the units that they need."""
+        kept = tasks
+        for level in reversed(self.stack):
+            kept = level.restrict(kept)  # type: ignore[operator]
+        self.n_units = len(kept)
+        self.heads.restrict(tasks)

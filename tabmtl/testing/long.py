@@ -58,6 +58,8 @@ class Long(Subject):
             assert (predicted.name, predicted.dtype, len(predicted)) == (y.name, y.dtype, len(X))
             whole = answers(estimator, X)
             alone = answers_by_parts(estimator, X[:ALONE], 1)
+            with raises(ValueError, "long.* give the rows of the tasks"):
+                estimator.predict(X, tasks=SCHOOLS[:1])
             assert largest_gap([a[:ALONE] for a in whole], alone) <= 1e-6, kind
             assert largest_gap([a[order] for a in whole], answers(estimator, X[order])) <= 1e-6, kind
             assert same(whole, self.said(X, y)), kind

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 
 from tabmtl.schema import FewLabelsWarning, TabmtlWarning
 from tabmtl.testing.comparisons import answers, answers_by_parts, finite, largest_gap, same
+from tabmtl.testing.promises import raises
 from tabmtl.testing.subject import Subject
 from tabmtl.testing.tables import features
 
@@ -41,6 +42,21 @@ class Rows(Subject):
         assert largest_gap(whole, [a[len(X) :] for a in beside]) <= 1e-6
         many = answers(estimator, pl.concat([X] * 20))
         assert largest_gap([np.concatenate([a] * 20) for a in whole], many) <= 1e-6
+
+    def check_tasks_that_are_asked_for_are_answered_as_among_all(self) -> None:
+        estimator, X, y = self.fitted()
+        asked, whole = [y.columns[-1], y.columns[0]], dict(zip(y.columns, estimator.answer(X), strict=True))
+        for n in (1, 7, len(X)):
+            for names in (asked, asked[:1]):
+                gap = largest_gap([whole[name][:n] for name in names], estimator.answer(X[:n], names))
+                assert gap <= 1e-6, f"{n} rows are answered otherwise for {names} alone, by {gap:.1e}; allowed is 1e-6"
+        predicted, flat = estimator.predict(X, tasks=asked), estimator.predict(X, tasks=asked[1])
+        assert predicted.schema == estimator.predict(X).select(asked).schema
+        assert (flat.name, flat.dtype) == (asked[1], predicted.dtypes[1])
+        with raises(ValueError, f"near is '{asked[0]}'"):
+            estimator.predict(X, tasks=[asked[0][:-1]])
+        with raises(ValueError, "more than once"):
+            estimator.predict(X, tasks=asked[:1] * 2)
 
     def check_missing_values_are_answered_anywhere(self) -> None:
         estimator, X, y = self.fitted()

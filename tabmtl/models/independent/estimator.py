@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
 from typing import Annotated, Any, ClassVar, Literal
-from weakref import WeakKeyDictionary
 
 import lightgbm as lgb
 import numpy as np
@@ -17,6 +16,7 @@ from sklearn.base import BaseEstimator
 
 from tabmtl.encode import TableCoder
 from tabmtl.encode.read import without_columns
+from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.estimators.boosted.gain import feature_gains
@@ -49,7 +49,6 @@ Take = Callable[[int], Any]  # rows of a task
 Unseen = tuple[np.ndarray | None, np.ndarray | None]  # numbers of rows, and answers to them
 
 _MOST_TREES = 1_000
-_asked: WeakKeyDictionary[IndependentTasks, AskedTasks] = WeakKeyDictionary()
 _NO_SHARDS = "Shards are for LightGBM only; give other estimators a frame as X"
 
 
@@ -471,15 +470,9 @@ class IndependentTasks(LightGBMEstimator):
         return {"all": np.stack(gains)}
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        matrix, models = tree_matrix(batch), [*self.estimators_.values()]
-        is_few = batch.task is None and len(batch) <= AskedTasks.most_rows
-        if is_few and all(isinstance(model, Learned) for model in models):
-            asked = _asked.get(self)
-            if asked is None or asked.models != models:
-                asked = _asked[self] = AskedTasks(models)
-            return asked.answers(self.tasks_, matrix)
         if batch.task is None:
-            return [self._answer(task, X, matrix) for task in self.tasks_]
+            return self._outputs_of(X, batch, tuple(range(len(self.tasks_))))
+        matrix = tree_matrix(batch)
         first = self.tasks_[0]
         output = np.empty(first.kind.answer_shape(len(batch), first.classes))
         for t in np.unique(batch.task).tolist():
@@ -487,6 +480,15 @@ class IndependentTasks(LightGBMEstimator):
             is_foreign = not isinstance(self.estimators_[task.name], Learned)
             output[rows] = self._answer(task, rows_of(X, rows, self.task_column) if is_foreign else X, matrix[rows])
         return [output]
+
+    def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
+        matrix, tasks = tree_matrix(batch), [self.tasks_[t] for t in places]
+        models = [self.estimators_[task.name] for task in tasks]
+        if len(batch) <= AskedTasks.most_rows and all(isinstance(model, Learned) for model in models):
+            # which holds the models, so that no other one has the id of one of them
+            asked = part_of(self, (places, *map(id, models)), lambda: AskedTasks(models))
+            return asked.answers(tasks, matrix)
+        return [self._answer(task, X, matrix) for task in tasks]
 
     def _answer(self, task: Task, X: Any, matrix: np.ndarray) -> np.ndarray:
         estimator = self.estimators_[task.name]

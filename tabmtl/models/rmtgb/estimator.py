@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 import lightgbm as lgb
@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.asked import Together
+from tabmtl.estimators.asked import Together, part_of
 from tabmtl.estimators.boosted.border import network, tree_matrix
 from tabmtl.estimators.boosted.estimator import BoostedEstimator
 from tabmtl.estimators.boosted.gain import gain_shares
@@ -56,7 +56,7 @@ class GroupsTogether(Together):
     def _joined(self) -> list[JoinedSums]:
         """The trees of the groups of one loss."""
         joined = []
-        for groups in zip(*(model._groups for model in self.models), strict=True):
+        for groups in zip(*(model._groups_of(self.places) for model in self.models), strict=True):
             forests = [group.forest for group in groups]
             n = forests[0].width * len(forests[0])
             output = np.concatenate([k * n + forest.outputs for k, forest in enumerate(forests)])
@@ -69,9 +69,8 @@ class GroupsTogether(Together):
             return super().answers(X, batch)
         matrix = tree_matrix(batch)
         sums = [np.split(joined.sums(matrix), len(self.models)) for joined in self._joined]
-        return self.linked(
-            [model._scores_by(own) for model, own in zip(self.models, zip(*sums, strict=True), strict=True)]
-        )
+        by_model = zip(self.models, zip(*sums, strict=True), strict=True)
+        return self.linked([model._scores_by(own, self.places) for model, own in by_model])
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -257,17 +256,35 @@ class RMTGB(BoostedEstimator):
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         matrix = tree_matrix(batch)
         if batch.task is None:
-            sums = [group.forest.predict_all(matrix, self._n_threads) for group in self._groups]
-            return self.coder_.labels.outputs(self._scores_by(sums))
+            return self.coder_.labels.outputs(self._scores(matrix, None))
         scores = self._groups[0].scores_of_own_tasks(matrix, batch.task, self._n_threads)
         return self.coder_.labels.outputs([scores])
 
-    def _scores_by(self, sums: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return raw scores (n, width) of every task of a wide table, given the outputs of all ensembles of groups."""
+    def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
+        return self.coder_.labels.of(places).outputs(self._scores(tree_matrix(batch), places))
+
+    def _groups_of(self, places: tuple[int, ...] | None) -> Sequence[FittedGroup]:
+        """Return the groups with some tasks of a wide table, all by default, and with these alone."""
+        if places is None:
+            return self._groups
+        found = []
+        for group in self._groups:
+            own = tuple(k for k, t in enumerate(group.members.tolist()) if t in places)
+            if own:
+                found.append(part_of(group, own, partial(group.restricted, own)))
+        return found
+
+    def _scores(self, matrix: np.ndarray, places: tuple[int, ...] | None) -> list[np.ndarray]:
+        """Return raw scores (n, width) of some tasks of a wide table, all by default."""
+        groups = self._groups_of(places)
+        return self._scores_by([group.forest.predict_all(matrix, self._n_threads) for group in groups], places)
+
+    def _scores_by(self, sums: Sequence[np.ndarray], places: tuple[int, ...] | None) -> list[np.ndarray]:
+        """Return what `_scores` does, given the outputs of all ensembles of the groups with these tasks."""
         by_task: dict[int, np.ndarray] = {}
-        for group, own in zip(self._groups, sums, strict=True):
-            by_task |= dict(zip(group.members, group.scores_of_all_tasks(own), strict=True))
-        return [by_task[t] for t in range(len(self.tasks_))]
+        for group, own in zip(self._groups_of(places), sums, strict=True):
+            by_task |= dict(zip(group.members.tolist(), group.scores_of_all_tasks(own), strict=True))
+        return [by_task[t] for t in (range(len(self.tasks_)) if places is None else places)]
 
     def _restore(self, state: RMTGBState) -> None:
         self._set_fitted(state.coder_, _fitted(state.coder_.after, state._groups))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import Annotated
@@ -47,6 +47,13 @@ class Forest:
         ensembles = [trees for each in grown for trees in each.ensembles]
         offsets = np.cumsum([0, *(len(trees) // width for trees in ensembles)], dtype=np.int64)
         return cls(offsets=offsets, text=TreeText.joined(grown[0].header, chain.from_iterable(ensembles), width))
+
+    def restricted(self, ensembles: Sequence[int | None]) -> Forest:
+        """Return some ensembles only, in this order; None is one without trees."""
+        header, trees = self.text.cut()
+        own = [[] if ensemble is None else self._own(trees, ensemble) for ensemble in ensembles]
+        offsets = np.cumsum([0, *(len(each) // self.width for each in own)], dtype=np.int64)
+        return Forest(offsets=offsets, text=TreeText.joined(header, chain.from_iterable(own), self.width))
 
     @cached_property
     def booster(self) -> lgb.Booster:
@@ -168,6 +175,17 @@ class FittedGroup:
         grown = np.diff(self.forest.offsets)
         if not np.array_equal(grown, self.rounds[[0, 1, *range(1, len(self.rounds))]]):
             raise ValueError(f"the ensembles have {grown[:5]} rounds, expected stages of {self.rounds[:5]} rounds")
+
+    def restricted(self, tasks: Sequence[int]) -> FittedGroup:
+        """Return the functions of some tasks, given by their places in the group, without trees they do not need."""
+        own, shared = [*tasks], [0, 1, 2] if not self.goes_alone[[*tasks]].all() else [None] * 3
+        names = ("members", "n_labels", "goes_alone", "start", "own_start", "theta", "side_losses")
+        return replace(
+            self,
+            **{name: getattr(self, name)[own] for name in names},
+            rounds=np.concatenate([self.rounds[:2] * (shared[0] is not None), self.rounds[2:][own]]),
+            forest=self.forest.restricted([*shared, *(3 + t for t in own)]),
+        )
 
     def factors(self, t: int | None) -> np.ndarray:
         """Return the factors of the shared function, B and A in F of task t; None is a task that fit did not see."""

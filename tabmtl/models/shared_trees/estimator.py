@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import lightgbm as lgb
@@ -12,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.asked import Together
+from tabmtl.estimators.asked import Together, part_of
 from tabmtl.estimators.boosted.border import bin_labelled_rows, network, network_params, tree_matrix
 from tabmtl.estimators.boosted.estimator import BoostedEstimator
 from tabmtl.estimators.boosted.gain import gain_shares
@@ -83,6 +84,13 @@ class SharedFunctions:
             gains=forest.booster.feature_importance("gain"),
             n_labels=n_labels,
         )
+
+    def restricted(self, outputs: Sequence[slice]) -> tuple[SharedFunctions, list[slice]]:
+        """Return what answers some tasks, given their outputs, and where their outputs lie in it."""
+        columns = np.concatenate([np.arange(own.start, own.stop) for own in outputs])
+        ends = np.cumsum([0, *(own.stop - own.start for own in outputs)]).tolist()
+        functions = replace(self, forest=self.forest.restricted(columns), start=self.start[columns])
+        return functions, [slice(*pair) for pair in pairwise(ends)]
 
     def gains_of(self, outputs: Sequence[slice]) -> np.ndarray:
         """Return the gain of every column for every task, given its outputs: (T, F)."""
@@ -156,10 +164,10 @@ class SharedFit(NamedTuple):
 class ForestsTogether(Together):
     """Shared trees of several fits, which few rows walk down by one call of LightGBM."""
 
-    def __init__(self, models: Sequence[SharedTrees]) -> None:
-        super().__init__(models)
-        self._forests = [model._functions.forest for model in models]
-        self._places = [_outputs_of_tasks(model.coder_) for model in models]
+    def __init__(self, models: Sequence[SharedTrees], places: tuple[int, ...] | None = None) -> None:
+        super().__init__(models, places)
+        self._functions = [model._functions_of(places) for model in models]
+        self._forests = [functions.forest for functions, _ in self._functions]
 
     @cached_property
     def _trees(self) -> JoinedTrees:
@@ -171,10 +179,9 @@ class ForestsTogether(Together):
             return super().answers(X, batch)
         leaves = self._trees.leaves(tree_matrix(batch))
         parts = np.split(leaves, np.cumsum([len(forest) for forest in self._forests])[:-1], axis=1)
-        of_models = zip(self.models, self._forests, parts, self._places, strict=True)
         scores = [
-            model._functions.scores_at(forest.counted(part), places, batch.task)
-            for model, forest, part, places in of_models
+            functions.scores_at(functions.forest.counted(part), outputs, batch.task)
+            for (functions, outputs), part in zip(self._functions, parts, strict=True)
         ]
         return self.linked(scores)
 
@@ -329,9 +336,22 @@ class SharedTrees(BoostedEstimator):
         return _fitted(coder, fits[0].functions)
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        outputs = _outputs_of_tasks(self.coder_)
-        scores = self._functions.scores(tree_matrix(batch), outputs, batch.task, self._n_threads)
+        functions, outputs = self._functions_of(None)
+        scores = functions.scores(tree_matrix(batch), outputs, batch.task, self._n_threads)
         return self.coder_.labels.outputs(scores)
+
+    def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
+        functions, outputs = self._functions_of(places)
+        return self.coder_.labels.of(places).outputs(
+            functions.scores(tree_matrix(batch), outputs, None, self._n_threads)
+        )
+
+    def _functions_of(self, places: tuple[int, ...] | None) -> tuple[SharedFunctions, list[slice]]:
+        """Return the functions of some tasks, all by default, and their outputs."""
+        functions, outputs = self._functions, _outputs_of_tasks(self.coder_)
+        if places is None:
+            return functions, outputs
+        return part_of(functions, places, lambda: functions.restricted([outputs[t] for t in places]))
 
     def _gains(self) -> dict[str, np.ndarray]:
         return {"all": self._functions.gains_of(_outputs_of_tasks(self.coder_)[: len(self.tasks_)])}

@@ -140,6 +140,12 @@ class VectorForest:
         text = TreeText.joined(header, [tree for tree, _ in pairs], 1)
         return cls(values=np.concatenate([np.zeros((0, n_outputs)), *(own for _, own in pairs)]), text=text)
 
+    def restricted(self, outputs: np.ndarray) -> VectorForest:
+        """Return the trees that have values for some outputs, given by their numbers, with these values alone."""
+        header, trees = self.text.cut()
+        values = np.split(self.values[:, outputs], self._offsets[1:-1]) if trees else []
+        return VectorForest.join(header, trees, values, len(outputs))
+
     @cached_property
     def booster(self) -> lgb.Booster:
         """The trees alone."""
