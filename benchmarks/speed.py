@@ -44,6 +44,10 @@ wide           memory of a fit and a prediction, by estimator, of 5 000 columns 
                or ``table=codes`` has other values, ``models=HoME,STEM`` fewer estimators
 processes      a fit by two processes of ``torchrun`` against one: CPU seconds of the slower one
 
+Serving some tasks:
+
+asked        CPU ms of `predict` of one of eight tasks against all, by estimator, of 1 and of 10 000 rows
+
 Serving a row of flights, by p50:
 
 in_process, onnx, http, parts   `predict`; the exported network; MLflow's server beside a constant; parts of a request
@@ -70,6 +74,7 @@ MLFLOW = {"mlflow": "tabmtl[mlflow]"}
 VECTOR_LEAVES = {"catboost": "catboost>=1.2.7", "xgboost": "xgboost>=3.1"}
 NETWORKS = ("MultiTabNet", "SharedBottom")
 LONG = ("MMoE", "PLE", "HoME", "APEM", "STEM", "AdaTT", *NETWORKS)
+ANY = (*LONG, "SharedTrees", "RMTGB", "IndependentTasks", "MultiTaskEnsemble")
 OF_LISTS = {"lists, mean": 1 / 1.3, "history, mean": 1 / 1.3, "history, attention": 1 / 2.5}
 #: Small sizes.
 EPOCHS, LOG = {"rows": 1000, "epochs": 2}, {"n_items": 300, "n_sessions": 16, "length": 3, "d_model": 8}
@@ -137,6 +142,10 @@ CASES = [
     *[
         Case("in_process", serving.in_process, {"model": model, "rows": rows}, ROW | ASKED)
         for model, rows in product((*NETWORKS, "RMTGB", "IndependentTasks"), (1, 32, 1024))
+    ],
+    *[
+        Case("asked", serving.asked, {"model": model, "rows": rows}, {"rows_to_fit": 300, "requests": 3}, 3)
+        for model, rows in product(ANY, (1, 10_000))
     ],
     *[
         Case("onnx", serving.onnx, {"model": model, "rows": rows}, ROW | ASKED, needs=ONNX)

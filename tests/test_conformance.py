@@ -42,7 +42,8 @@ FORMS = (
     (" of all families", [IndependentTasks], {"families": "all"}),
 )
 #: Words in the names of the promises that a model's own layers could break.
-OF_LAYERS = ("asked_for", "bits", "bytes", "fit_again", "parameter", "row_is", "rows", "missing", "unseen", "weight_zero", "seed")
+OF_LAYERS = ("bits", "bytes", "fit_again", "parameter", "row_is", "rows", "missing", "unseen", "weight_zero", "seed")
+OF_LAYERS += ("asked_for",)
 #: Words in the names of promises of several fits, which the task tower and SharedBottom's layers keep for all networks.
 OF_MANY_FITS = ("own_task", "told_apart", "own_rows", "generators")
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial
@@ -23,10 +24,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import torch
 
 import tabmtl
-from benchmarks.harness import ROOT, Measures, Sides, asking
+from benchmarks.cases.boosted import draw_columns, related_targets
+from benchmarks.harness import ROOT, Measures, Side, Sides, asking
 from tabmtl import OnnxCoder
 from tabmtl.pipelines.datasets import load
 from tabmtl.pipelines.tracking import server_environment
@@ -72,6 +75,36 @@ def in_process(model: str = "MultiTabNet", rows: int = 1, requests: int = 1000, 
 
         sides["export_task, all tasks"] = asking(ask, encoded, requests)
     return sides
+
+
+@cache
+def fitted_to_tasks(model: str, n_tasks: int, rows_to_fit: int) -> tuple[Any, pl.DataFrame]:
+    """Return a model that is fitted to tasks of which half are classes, and rows to answer."""
+    columns, y = draw_columns(1, 10_000, 20)
+    targets = related_targets(columns, y, n_tasks).with_columns(cs.by_index(range(0, n_tasks, 2)) > 0)
+    X, cls = pl.DataFrame(columns).drop("task"), getattr(tabmtl, model)
+    options = {"epochs": 2, "device": "cpu", "n_jobs": 1, "random_state": 0}
+    known = cls().get_params(deep=False)
+    estimator = cls(**{name: value for name, value in options.items() if name in known})
+    return estimator.fit(X.head(rows_to_fit), targets.head(rows_to_fit)), X
+
+
+def asked(model: str = "MMoE", rows: int = 1, n_tasks: int = 8, requests: int = 200, rows_to_fit: int = 2000) -> Sides:
+    """Measure `predict` of all tasks and of the last one alone: CPU ms a call."""
+    estimator, X = fitted_to_tasks(model, n_tasks, rows_to_fit)
+
+    def asking_for(tasks: list[str] | None) -> Side:
+        def side(_: int) -> Measures:
+            spent = []
+            for _ in range(min(requests, max(3, 20_000 // rows)) + 1):  # the first one prepares
+                start = time.process_time()
+                estimator.predict(X[:rows], tasks=tasks)
+                spent.append(1e3 * (time.process_time() - start))
+            return {"CPU ms": float(np.median(spent[1:]))}
+
+        return side
+
+    return {"all": asking_for(None), "one task": asking_for([estimator.tasks_[-1].name])}
 
 
 def onnx(model: str = "MultiTabNet", rows: int = 1, requests: int = 1000, rows_to_fit: int = 20_000) -> Sides:

@@ -13,7 +13,7 @@ estimators           ``learner()`` does what ``fit`` does before it trains: ``ch
                      ``learns_all_rows`` tells whether validation rows would be lost to it;
                      `tabmtl.estimators.encoded` fits and asks several by rows that are encoded once
 fitted estimators    ``coder_`` knows tasks, and the columns of X that the user gives, ``coder_.after`` those that a
-                     preprocessor makes of them; ``answer(X)`` gives probabilities and values as arrays, and
+                     preprocessor makes of them; ``answer(X, tasks)`` gives probabilities and values as arrays, and
                      ``answer_labelled(X, y)`` those with the labels, as scores take them
 networks             `tabmtl.estimators.together` fits several as one
 fitted networks      ``fitted_network()``
