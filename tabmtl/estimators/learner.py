@@ -68,6 +68,8 @@ class TableLearner:
         Whether it reads rows of shards window by window, and not all at once.
     hints : bool
         Whether tags that look like histories are named, because nobody has said what is a sequence.
+    known : TableCoder, optional
+        Of an earlier fit that this one goes on from: new levels and classes come behind those that it knows.
     """
 
     estimator: SavableEstimator
@@ -78,6 +80,7 @@ class TableLearner:
     keeps_monotone: bool
     reads_windows: bool
     hints: bool
+    known: TableCoder | None = None
 
     def check(self, X: Any, X_val: Any = None, y_val: Any = None) -> None:
         """Raise an error for what `fit` would refuse before it reads a row.
@@ -94,6 +97,10 @@ class TableLearner:
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val belong together; got only one of them")
         self.estimator.check_params()
+        if isinstance(X, Shards) and self.known is not None:
+            raise TypeError(
+                "warm_start=True goes on by rows in memory, and X is Shards; give a frame, or say warm_start=False"
+            )
         if isinstance(X, Shards) and self.preprocessor is not None:
             raise TypeError(
                 "a preprocessor learns from a frame in memory, and X is Shards; write files of what it gives, and "
@@ -116,6 +123,8 @@ class TableLearner:
         """
         if isinstance(X, Shards):
             return self._of_shards(X, y, sample_weight, Marks())[1]
+        if self.known is not None:
+            return self._grown(self.known, self.known.prepared(X), y, sample_weight)
         X, before = without_columns(X, self.drop, strict=True), None
         if self.preprocessor is not None:
             seed = draw_seed(self.estimator.random_state)
@@ -180,10 +189,7 @@ class TableLearner:
         TypeError, ValueError
             As `partial_fit` does.
         """
-        declared = declared_tasks(self.coding["tasks"], coder.labels.names)
-        closed = [name for name, task in declared.items() if task.classes is not None]
-        least = self.coding["encoding"]["min_frequency"]
-        grown = coder.extended(prepared, y, weight, classes=classes, closed=closed, min_frequency=least)
+        grown = self._grown(coder, prepared, y, weight, classes)
         if not grows:
             grown = _as_it_was(coder, grown, type(self.estimator).__name__)
         batch = grown.after.read(prepared, y, weight)
@@ -197,13 +203,21 @@ class TableLearner:
         warn_of_index(X, y, "")
         return grown, FrameRows(batch, grown.labels.tasks, prepared)
 
+    def _grown(self, coder: TableCoder, prepared: Any, y: Any, weight: Any, classes: Any = None) -> TableCoder:
+        """Return the coder that knows new levels and classes too, those of tasks whose classes are not declared."""
+        declared = declared_tasks(self.coding["tasks"], coder.labels.names)
+        closed = [name for name, task in declared.items() if task.classes is not None]
+        least = self.coding["encoding"]["min_frequency"]
+        return coder.extended(prepared, y, weight, classes=classes, closed=closed, min_frequency=least)
+
     def _rows_of_frames(self, X: Any, y: Any, weight: Any, marks: Marks, X_val: Any, y_val: Any) -> FittedRows:
         groups, time = marks
         coder = self.coder(X, y, weight)
         prepared = coder.prepared(X)
         batch = coder.after.read(prepared, y, weight)
-        coder.check_labelled(batch)
-        factors = ClassFactors.learn(coder.labels, [batch])
+        if self.known is None:
+            coder.check_labelled(batch)
+        factors = ClassFactors.learn(coder.labels, [batch], are_all=self.known is None)
         batch, valid, prepared_val = factors.weighed(batch), None, None
         if X_val is not None:
             prepared_val = coder.prepared(X_val)

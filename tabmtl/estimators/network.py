@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -37,6 +37,7 @@ from tabmtl.targets import Task
 from tabmtl.training.balance import Balance, GradLevel, check_grad_level
 from tabmtl.training.device import seeded
 from tabmtl.training.losses import MultiTaskLoss
+from tabmtl.training.optimizer import MOMENTS
 from tabmtl.training.predict import represent_rows, weigh_sequences
 
 
@@ -50,12 +51,14 @@ class NetworkState(TrainedState, TableState):
     task_snapshot_: Annotated[np.ndarray, Stored("i8", low=0)]
     _importances: Annotated[np.ndarray, Stored("f8", "I")] | None
     _lineage: Lineage | None = None
+    _optimizer: Annotated[dict[str, np.ndarray], Stored()] = field(default_factory=dict)
 
     #: Fields that files of earlier releases lack.
-    later_fields: ClassVar[tuple[str, ...]] = ("lineage",)
+    later_fields: ClassVar[tuple[str, ...]] = ("lineage", "optimizer")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_moments(self._optimizer, self.weights_)
         names = self.coder_.after.names
         if self._importances is not None and len(self._importances) != len(names):
             raise ValueError(f"there are {len(self._importances)} importances, expected {len(names)}")
@@ -251,6 +254,8 @@ class NetworkEstimator(
     def _check_params(self) -> None:
         super()._check_params()
         check_grad_level(self)
+        if self.keep_optimizer and self.keep == "task":
+            raise ValueError("keep_optimizer=True keeps the state of one network, not of several; say keep='mean'")
 
     def _encoding(self) -> dict[str, Any]:
         return {"transform": self.numeric_transform, "min_frequency": self.min_frequency, "flat": False}
@@ -264,7 +269,15 @@ class NetworkEstimator(
         return {}
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
-        return NetworkTraining(estimator=self, coder=coder, seed=seed).fit(rows, valid)
+        return NetworkTraining(estimator=self, coder=coder, seed=seed, begins=not self._is_warm).fit(rows, valid)
+
+    def _go_on(self, coder: TableCoder, rows: FitRows, seed: int) -> dict[str, Any]:
+        begins = not hasattr(self, "coder_")
+        return NetworkTraining(estimator=self, coder=coder, seed=seed, begins=begins).go_on(rows)
+
+    @property
+    def _is_warm(self) -> bool:
+        return self.warm_start and hasattr(self, "coder_")
 
     @property
     def feature_importances_(self) -> np.ndarray:
@@ -326,6 +339,19 @@ class NetworkEstimator(
         self._link = self._loss(self.tasks_).link_rows
         self._module = self._rebuild()
         self._task_modules = self._rebuild_of_tasks(self._module)
+
+
+def _check_moments(moments: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> None:
+    """Raise a ValueError for moments of a training that are not those of some weights."""
+    for key, array in moments.items():
+        kind, _, name = key.partition("/")
+        if kind not in MOMENTS or name not in weights:
+            raise ValueError(f"the optimizer has {key!r}, expected one of {MOMENTS} of a weight")
+        shape = {"step": (1,), "square": weights[name].shape[:1]}.get(kind, weights[name].shape)
+        if array.shape != shape or array.dtype.kind != "f" or (kind != "exp_avg" and (array < 0).any()):
+            raise ValueError(
+                f"the optimizer has {key!r} of shape {array.shape}, expected {shape}, and no number below 0"
+            )
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

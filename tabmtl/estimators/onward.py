@@ -130,6 +130,11 @@ class LearnsOn(SavableEstimator):
         """
         raise NotImplementedError(f"{type(self).__name__} must define _go_on")
 
+    @property
+    def _is_warm(self) -> bool:
+        """Whether `fit` begins at what the last fit has learned."""
+        return False
+
     def _warn_of_decisions(self) -> None:
         if self.coder_.labels.decisions is not None:
             warn_user(

@@ -280,6 +280,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
             keeps_monotone=self._keeps_monotone,
             reads_windows=self._reads_windows,
             hints=self.sequence_features is None,
+            known=self.coder_ if self._is_warm else None,
         )
 
     def score_tasks(

@@ -1,38 +1,46 @@
-"""Training of the network of one estimator: rows are set aside, epochs are run, and fitted attributes come of it."""
+"""Training of the network of one estimator: rows are set aside, epochs are run, and fitted attributes come of it.
+
+A training begins with a new network, or goes on from what the estimator has learned.
+"""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.rows import TO_SET_ASIDE, FitRows
 from tabmtl.estimators.trained import trained_attributes, weight_arrays
 from tabmtl.metrics.scores import is_by_group, score_tasks
+from tabmtl.nn.growth import Growth
 from tabmtl.params import near
-from tabmtl.schema import Batch, TabmtlWarning
+from tabmtl.schema import Batch, DivergenceError, TabmtlWarning
 from tabmtl.storage.stored import fingerprint
 from tabmtl.targets import Task
 from tabmtl.training.balance import Balancer
-from tabmtl.training.device import find_device, seed_of, seeded, threads
+from tabmtl.training.device import find_device, seed_of, seeded, threads, unseeded
 from tabmtl.training.epochs import Snapshots, run_epochs, warn_if_rising
 from tabmtl.training.hooks import Record, epochs_as_tasks
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.memory import check_memory
+from tabmtl.training.optimizer import MOMENTS
 from tabmtl.training.predict import represent_rows
 from tabmtl.training.rows import Rows
-from tabmtl.training.run import running
+from tabmtl.training.run import Run, running
 from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics, step_rows
 from tabmtl.training.watch import describe_tasks
 
 _SHUFFLED_ROWS, _SHUFFLED_CELLS = 1_000, 100_000  # rows for importances, and rows times columns, at most
+#: Factor of the learning rate in passes over new rows; see docs/lab.md.
+PASS_RATE = 1 / 3
 _ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
 
 
@@ -47,11 +55,15 @@ class NetworkTraining:
     coder : TableCoder
         Of the rows.
     seed : int
+    begins : bool, default=True
+        Whether the network is a new one. If not, it holds the weights of the estimator, whose levels and classes the
+        coder knows in their places.
     """
 
     estimator: Any  # whose module imports this one
     coder: TableCoder
     seed: int
+    begins: bool = True
 
     def fit(self, rows: FitRows, valid: FitRows | None) -> dict[str, Any]:
         """Train on rows, and return the fitted attributes."""
@@ -76,23 +88,28 @@ class NetworkTraining:
         """
         estimator, tasks = self.estimator, self.coder.labels.tasks
         check_monitor(estimator, tasks, valid)
-        if estimator._token_width is not None:
-            with seeded(0, torch.device("cpu")):
-                check_memory(
-                    type(estimator).__name__,
-                    lambda columns: estimator._network(columns, tasks),
-                    self.coder.features.columns,
-                    find_device(estimator.device),
-                    cure=f"{estimator._token_width} or batch_size",
-                    n_rows=min(step_rows(estimator.batch_size, len(rows)), len(rows)),
-                    precision=estimator.precision,
-                    is_long=estimator.task_column is not None,
-                )
+        self._check_memory(len(rows))
         if valid is None and estimator.early_stopping and len(rows) >= _ROWS_TO_SPLIT:
             rows, valid = rows.split(estimator.validation_fraction, self.seed)
             if estimator.monitor != "mean":
                 check_monitor(estimator, tasks, valid, were_set_aside=True)
         return rows, valid
+
+    def _check_memory(self, n_rows: int) -> None:
+        """Raise an error for a network beyond the memory, where its tokens of all columns look at each other."""
+        estimator = self.estimator
+        if estimator._token_width is not None:
+            with seeded(0, torch.device("cpu")):
+                check_memory(
+                    type(estimator).__name__,
+                    lambda columns: estimator._network(columns, self.coder.labels.tasks),
+                    self.coder.features.columns,
+                    find_device(estimator.device),
+                    cure=f"{estimator._token_width} or batch_size",
+                    n_rows=min(step_rows(estimator.batch_size, n_rows), n_rows),
+                    precision=estimator.precision,
+                    is_long=estimator.task_column is not None,
+                )
 
     def judged(self, valid: FitRows | None) -> dict[str, Any]:
         """Return the fitted attribute of the rows that importances are measured on."""
@@ -109,11 +126,11 @@ class NetworkTraining:
             run.checkpoint.agree({"the checksum of columns and tasks": fingerprint(self.coder)})
         device, validated = find_device(estimator.device), valid is not None
         with seeded(self.seed, device):
-            network = estimator._network(self.coder.features.columns, tasks).to(device)
+            network, moments = self._network(device, None if self.begins else estimator.weights_)
             with threads(estimator.n_jobs, network):
-                plain = isinstance(estimator.balance, str) and estimator.balance == "sum" and not estimator.flat
-                balancer = None if plain else Balancer(estimator, tasks, network, run.group, rows.seed)
+                balancer = self._balancer(network, rows)
                 loop = TableLoop(estimator, network, loss, rows, valid, balancer=balancer, evaluate=evaluate)
+                loop.optimizer.take_moments(network, moments)
                 if run.group.rank:  # the networks are the same, the noise is not
                     torch.manual_seed(seed_of(self.seed, run.group.rank))
                 so_far = partial(self._so_far, network, loop)
@@ -126,7 +143,120 @@ class NetworkTraining:
                 is_whole = len(history) == estimator.epochs >= type(estimator).epochs
                 if validated and estimator.early_stopping and is_whole:
                     warn_if_rising(snapshots.scores, estimator.patience)
-                return self.trained(network, loop.data, loop.batch_size, history, snapshots)
+                fitted = self.trained(network, loop.data, loop.batch_size, history, snapshots)
+                return fitted | self._optimizer_of(loop)
+
+    def go_on(self, rows: FitRows) -> dict[str, Any]:
+        """Train by one pass over the rows at a constant rate, and return the fitted attributes.
+
+        Weights that tasks have for themselves take a pass of their own.
+        """
+        estimator = self.estimator
+        self._check_memory(len(rows))
+        if self.begins:
+            return self._pass(rows, None, 0)
+        first, *others = estimator.weights_, *estimator.task_weights_
+        fitted = self._pass(rows, first, estimator.best_iteration_)
+        more = tuple(self._pass(rows, own, estimator.best_iteration_, tells=False)["weights_"] for own in others)
+        return fitted | {
+            "history_": pl.concat([estimator.history_, fitted["history_"]], how="diagonal"),
+            "batch_size_": estimator.batch_size_,  # by which rows to answer are cut
+            "task_weights_": more,
+            "task_snapshot_": estimator.task_snapshot_,
+            "_judged": estimator.__dict__["_judged"],
+        }
+
+    def _pass(
+        self, rows: FitRows, weights: dict[str, np.ndarray] | None, n_before: int, *, tells: bool = True
+    ) -> dict[str, Any]:
+        """Train some weights, or new ones, by one pass, and return the fitted attributes as if there were no others."""
+        run, estimator, coder = running(), self.estimator, self.coder
+        device, loss = find_device(estimator.device), estimator._loss(coder.labels.tasks)
+        read = rows.to_train(lambda batch: on_device(in_training_units(batch, coder), device), self.seed)
+        with seeded(self.seed, device):
+            network, moments = self._network(device, weights)
+            with threads(estimator.n_jobs, network):
+                loop = TableLoop(
+                    estimator,
+                    network,
+                    loss,
+                    read,
+                    None,
+                    balancer=self._balancer(network, read),
+                    evaluate=_evaluate(coder, read),
+                    rate=lambda progress: PASS_RATE,
+                )
+                loop.optimizer.take_moments(network, moments)
+                last = 0 if weights is None else len(estimator.history_)
+                record, kept = {"epoch": float(last), **loop.run_epoch(0)}, Snapshots(network)
+                with loop.optimizer.averaged():
+                    kept.offer(n_before, 0.0, ())
+                network.load_state_dict(kept.best.weights)
+                _check_finite(network, estimator.learning_rate)
+                loop.finish()
+                if tells:
+                    self._tell(run, network, loop, record)
+                return self.trained(network, loop.data, loop.batch_size, [record], kept) | self._optimizer_of(loop)
+
+    def _tell(self, run: Run, network: torch.nn.Module, loop: TableLoop, record: Record) -> None:
+        """Show the record of a pass, and give it to the callbacks, which change nothing."""
+        so_far = partial(self._so_far, network, loop)
+        with (
+            run.watch.steps(1, "pass", partial(describe_tasks, self.coder.labels.tasks)) as step,
+            epochs_as_tasks(run.task, self.estimator.on_epoch, so_far) as hook,
+            unseeded(),
+        ):
+            step(record)
+            if hook is not None:
+                hook(record)
+
+    def _balancer(self, network: torch.nn.Module, rows: Rows) -> Balancer | None:
+        estimator, tasks = self.estimator, self.coder.labels.tasks
+        plain = isinstance(estimator.balance, str) and estimator.balance == "sum" and not estimator.flat
+        return None if plain else Balancer(estimator, tasks, network, rows.group, rows.seed)
+
+    def _network(
+        self, device: torch.device, weights: dict[str, np.ndarray] | None
+    ) -> tuple[torch.nn.Module, dict[str, dict[str, torch.Tensor]]]:
+        """Return a new network, or one that holds weights of the estimator, and moments of its last training.
+
+        Raises
+        ------
+        ValueError
+            If a parameter has changed since fit, on which the form of the network depends, or tasks came or went.
+        """
+        estimator, columns = self.estimator, self.coder.features.columns
+        network = estimator._network(columns, self.coder.labels.tasks)
+        if weights is None:
+            return network.to(device), split_moments({})
+        if estimator._lineage is not None:
+            raise ValueError(
+                f"{type(estimator).__name__} cannot go on after add_task or remove_task: later heads read what "
+                "the network computed then; go on first and add the tasks again, or fit a new model"
+            )
+        before = estimator.fitted_network()[0]
+        shapes = _shapes_of(before)
+        _check_form(estimator, shapes)
+        growth = Growth(before, network, estimator.coder_.features.columns, columns)
+        # files hold no numbers without an axis
+        known = {name: torch.tensor(array).reshape(shapes[name]) for name, array in weights.items()}
+        network.load_state_dict(growth.carry(known, fill=True))
+        moments = split_moments(estimator._optimizer if estimator.keep_optimizer else {})
+        steps = moments.pop("step")
+        moments = {kind: growth.carry(own, fill=False) for kind, own in moments.items()}
+        most = max(steps.values(), default=torch.zeros(()))  # of heads whose classes now are more
+        return network.to(device), moments | {"step": {name: steps.get(name, most) for name in moments["exp_avg"]}}
+
+    def _optimizer_of(self, loop: TableLoop) -> dict[str, Any]:
+        """Return the fitted attribute of the moments that a next training goes on from."""
+        if not self.estimator.keep_optimizer:
+            return {}
+        found = {
+            f"{kind}/{name}": np.atleast_1d(array)  # as files have it
+            for kind, own in loop.optimizer.moments(loop.network).items()
+            for name, array in weight_arrays(own).items()
+        }
+        return {"_optimizer": found}
 
     def trained(
         self, network: torch.nn.Module, data: Batch, batch_size: int, history: list[Record], snapshots: Snapshots
@@ -142,6 +272,7 @@ class NetworkTraining:
             "_importances": None,
             "_judged": None,
             "_lineage": None,
+            "_optimizer": {},
             "_n_features_out": represent_rows(network, first).shape[1],
             "_link": self.estimator._loss(self.coder.labels.tasks).link_rows,
             "_module": network.eval(),
@@ -171,6 +302,46 @@ class NetworkTraining:
             last.offer(len(history) - 1, 0.0, ())
             now._set_fitted(self.coder, self.trained(network, loop.data, loop.batch_size, history, last))
         return dict(vars(now))
+
+
+def _evaluate(coder: TableCoder, rows: Rows) -> Evaluate:
+    """Return what scores the rows of a pass: nothing, where a metric is by groups that are not known of new rows."""
+    tasks = coder.labels.tasks
+    if rows.sample().group is None and any(map(is_by_group, tasks)):
+        return lambda scores, batch: dict.fromkeys(task.name for task in tasks)
+    return partial(evaluate_scores, coder)
+
+
+def _check_finite(network: torch.nn.Module, learning_rate: float) -> None:
+    """Raise a DivergenceError for weights that the last step has led astray, whose loss nobody has seen."""
+    if not all(own.isfinite().all() for own in network.parameters()):
+        raise DivergenceError(
+            f"training diverged: a weight is not finite after the pass; lower learning_rate (now {learning_rate})"
+        )
+
+
+def split_moments(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the moments of a training by their kinds and the parameters, given arrays ``<kind>/<parameter>``."""
+    found: dict[str, dict[str, torch.Tensor]] = {kind: {} for kind in MOMENTS}
+    for key, array in arrays.items():
+        kind, _, name = key.partition("/")
+        found[kind][name] = torch.tensor(array[0] if kind == "step" else array)
+    return found
+
+
+def _shapes_of(network: torch.nn.Module) -> dict[str, torch.Size]:
+    return {name: own.shape for name, own in network.state_dict().items()}
+
+
+def _check_form(estimator: Any, shapes: dict[str, torch.Size]) -> None:
+    """Raise a ValueError that names the parameters that have changed since fit, if the network has another form."""
+    old, new = estimator._fitted_params, estimator.get_params(deep=False)
+    changed = [name for name, value in new.items() if value is not old[name] and repr(value) != repr(old[name])]
+    if changed and _shapes_of(estimator._network(estimator.coder_.features.columns, estimator.tasks_)) != shapes:
+        raise ValueError(
+            f"{type(estimator).__name__} cannot go on: its network has another form since the parameters {changed} "
+            "have changed; set them back to those of fit, or fit a new model"
+        )
 
 
 def check_monitor(

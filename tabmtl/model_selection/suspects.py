@@ -120,7 +120,10 @@ def _warn_of_targets(features: Sequence[str], targets: Sequence[str]) -> None:
 
 
 def _warn_of_few_labels(batch: Batch, tasks: Sequence[Task]) -> None:
-    """Warn of tasks with fewer than 20 labelled rows, or fewer than 10 of the rarer class of two."""
+    """Warn of tasks with fewer than 20 labelled rows, or fewer than 10 of the rarer class of two.
+
+    A task without any has labels in an earlier fit, from which this one begins.
+    """
     n_tasks = len(tasks)
     task = np.broadcast_to(np.arange(n_tasks), batch.y.shape) if batch.task is None else batch.task[:, None]
     labelled = ~np.isnan(batch.y)
@@ -132,7 +135,7 @@ def _warn_of_few_labels(batch: Batch, tasks: Sequence[Task]) -> None:
         if counts[t] < _LEAST_LABELS
         else f"{task.name!r} ({rarer[t]:.0f} of a class)"
         for t, task in enumerate(tasks)
-        if counts[t] < _LEAST_LABELS or (task.is_binary and rarer[t] < _LEAST_POSITIVES)
+        if 0 < counts[t] < _LEAST_LABELS or (counts[t] and task.is_binary and rarer[t] < _LEAST_POSITIVES)
     ]
     if found:
         warn_user(

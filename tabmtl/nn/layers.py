@@ -411,6 +411,30 @@ class Towers(Widened):
             kept.append(layer)
         self.out = nn.ModuleList(kept)
 
+    def grown_layers(self, before: Towers, layers: Sequence[Any], *, fill: bool) -> list[Tensor]:
+        """Return numbers (G k, ..., width) of the last layers of these heads, given those of heads with fewer classes.
+
+        Parameters
+        ----------
+        before : Towers
+            Of the same tasks.
+        layers : sequence of Tensor
+            Numbers of its last layers: like their weights, or like their biases.
+        fill : bool
+            Whether a new class begins as the mean of the others of its task, or with 0.
+        """
+        of_task: dict[int, Tensor] = {}
+        for group, layer in zip(before._groups, layers, strict=True):
+            of_task.update(zip(group, layer.unflatten(0, (-1, before.n_members)).unbind(), strict=True))
+        grown = []
+        for group in self._groups:
+            parts = []
+            for own, width in ((of_task[t], self._widths[t]) for t in group):
+                new = own.mean(dim=-1, keepdim=True) if fill else own.new_zeros(*own.shape[:-1], 1)
+                parts.append(torch.cat([own, new.expand(*own.shape[:-1], width - own.shape[-1])], dim=-1))
+            grown.append(torch.cat(parts))
+        return grown
+
     def merge(self) -> None:
         """Keep the hidden layers of each of K networks as one too, whose tasks may share features, to answer rows.
 

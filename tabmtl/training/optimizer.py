@@ -20,6 +20,8 @@ from tabmtl.training.checkpoint import check_like
 
 _TABLE_RATE = 25  # times the learning rate; see the class
 _EPSILON = 1e-8
+#: Names of what steps learn of gradients: by AdamW, and by Adagrad.
+MOMENTS = ("step", "exp_avg", "exp_avg_sq", "square")
 PLATEAU_FACTOR = 1 / 3  # of the learning rate at a plateau
 _SWAPPED = 2**22  # weights that are swapped at once
 _UNDECAYED = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, LayerNorm)
@@ -126,6 +128,27 @@ class Optimizer:
             table.restore(of_table)
         self._steps, self._log_decay, self._factor = state["steps"], state["log_decay"], state["factor"]
 
+    def moments(self, network: nn.Module) -> dict[str, dict[str, Tensor]]:
+        """Return what steps have learned of gradients: by its name, numbers by the parameters of the network."""
+        names = {id(p): name for name, p in network.named_parameters()}
+        found: dict[str, dict[str, Tensor]] = {kind: {} for kind in MOMENTS}
+        for p, moments in self._adam.moments.items():
+            for kind, own in moments.items():
+                found[kind][names[id(p)]] = own
+        for table in self._tables:
+            found["square"][names[id(table.parameter)]] = table.square
+        return found
+
+    def take_moments(self, network: nn.Module, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Go on from moments of another optimiser, by the parameters of the network; those left out begin anew."""
+        parameters = dict(network.named_parameters())
+        for kind in MOMENTS[:-1]:
+            for name, own in moments[kind].items():
+                self._adam.moments_of(parameters[name])[kind].copy_(own)
+        for table in self._tables:
+            for name in [name for name in moments["square"] if parameters[name] is table.parameter]:
+                table.square.copy_(moments["square"][name])
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Put the averaged weights into the network inside, in exchange for its own."""
@@ -152,35 +175,35 @@ class _AdamW:
     def __init__(self, groups: Sequence[tuple[list[nn.Parameter], float]]) -> None:
         self._groups = groups
         self._parameters = [p for parameters, _ in groups for p in parameters]
-        self._moments: dict[nn.Parameter, dict[str, Tensor]] = {}  # of parameters that had a gradient
+        self.moments: dict[nn.Parameter, dict[str, Tensor]] = {}  # of parameters that had a gradient
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Move parameters along their gradients, and clear these."""
         for parameters, weight_decay in self._groups:
-            moved = [[p, p.grad, *self._moments_of(p).values()] for p in parameters if p.grad is not None]
+            moved = [[p, p.grad, *self.moments_of(p).values()] for p in parameters if p.grad is not None]
             move_by_adamw(moved, learning_rate, weight_decay)
         for p in self._parameters:
             p.grad = None
 
-    def _moments_of(self, p: nn.Parameter) -> dict[str, Tensor]:
-        if p not in self._moments:
+    def moments_of(self, p: nn.Parameter) -> dict[str, Tensor]:
+        if p not in self.moments:
             step = torch.zeros((), dtype=torch.float32, device=p.device)
-            self._moments[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-        return self._moments[p]
+            self.moments[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        return self.moments[p]
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Return the moments of parameters, by their numbers."""
-        return {str(i): self._moments[p] for i, p in enumerate(self._parameters) if p in self._moments}
+        return {str(i): self.moments[p] for i, p in enumerate(self._parameters) if p in self.moments}
 
     def like(self, state: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
         """Begin with moments of 0 for the parameters in a state, and return these."""
         numbers = {str(i): p for i, p in enumerate(self._parameters)}
-        return {number: self._moments_of(numbers[number]) for number in state if number in numbers}
+        return {number: self.moments_of(numbers[number]) for number in state if number in numbers}
 
     def restore(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         """Go on from moments of numpy, by the numbers of their parameters."""
-        self._moments.clear()
+        self.moments.clear()
         for number, moments in self.like(state).items():
             copy_arrays(list(moments.values()), [state[number][name] for name in moments])
 
@@ -232,9 +255,9 @@ class _Table:
 
     def __init__(self, parameter: Tensor, group: Ranks) -> None:
         self._group = group
-        self._parameter, self.weight = parameter, parameter.detach()
+        self.parameter, self.weight = parameter, parameter.detach()
         self.average = self.weight.clone()
-        self._square = self.weight.new_zeros(len(self.weight))
+        self.square = self.weight.new_zeros(len(self.weight))
         self._caught_up = self.weight.new_zeros(len(self.weight), dtype=torch.float64)  # sum of log decays by then
 
     def step(self, rate: float, log_before: float, log_after: float) -> None:
@@ -243,20 +266,20 @@ class _Table:
         if gradient is None:
             return
         rows, values = _sum_rows(gradient)
-        square = self._square.index_select(0, rows).add_(values.square().mean(dim=1))
+        square = self.square.index_select(0, rows).add_(values.square().mean(dim=1))
         weight, average = self.weight.index_select(0, rows), self.average.index_select(0, rows)
         stood_still = torch.exp(log_before - self._caught_up.index_select(0, rows)).to(weight.dtype)
         average.sub_(weight).mul_(stood_still[:, None]).add_(weight)
         weight.sub_(values.mul_((rate / (square.sqrt() + _EPSILON))[:, None]))
         average.lerp_(weight, 1 - math.exp(log_after - log_before))
-        self._square.index_copy_(0, rows, square)
+        self.square.index_copy_(0, rows, square)
         self.weight.index_copy_(0, rows, weight)
         self.average.index_copy_(0, rows, average)
         self._caught_up.index_fill_(0, rows, log_after)
 
     def _gradient(self) -> Tensor | None:
         """Take the gradient from the parameter; of a group, the sum of those of all ranks, which touch other rows."""
-        gradient, self._parameter.grad = self._parameter.grad, None
+        gradient, self.parameter.grad = self.parameter.grad, None
         if self._group.size == 1:
             return gradient
         own = None
@@ -270,7 +293,7 @@ class _Table:
         return torch.sparse_coo_tensor(rows[None], values, self.weight.shape, check_invariants=False)
 
     def state(self) -> list[Tensor]:
-        return [self.average, self._square, self._caught_up]
+        return [self.average, self.square, self._caught_up]
 
     def restore(self, arrays: Sequence[np.ndarray]) -> None:
         copy_arrays(self.state(), arrays)

@@ -79,6 +79,8 @@ class TableLoop:
         Makes one step of the tasks' losses; None adds them up.
     evaluate : callable
         ``evaluate(scores, batch)`` -> score per task (None = undefined).
+    rate : callable
+        Factor of the learning rate by the share of all epochs that is over.
 
     Attributes
     ----------
@@ -99,6 +101,7 @@ class TableLoop:
     _: KW_ONLY
     balancer: Balancer | None = None
     evaluate: Evaluate
+    rate: Callable[[float], float] = schedule
 
     def __post_init__(self) -> None:
         network, options, self.group, self.n_rows = self.network, self.options, self.rows.group, len(self.rows)
@@ -130,7 +133,7 @@ class TableLoop:
         with statistics_of(self.group, self.network):
             for step, (data, index) in enumerate(steps):
                 progress = (epoch + step / n_steps) / self.options.epochs
-                losses, scores = self.step(index, self.options.learning_rate * schedule(progress), data)
+                losses, scores = self.step(index, self.options.learning_rate * self.rate(progress), data)
                 give_way()
                 totals.append(losses)
                 if step * self.batch_size < _SCORED_TRAIN_ROWS:

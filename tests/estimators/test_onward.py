@@ -1,0 +1,212 @@
+"""Estimators that go on from what they have learned: new rows, levels and classes, warm starts, kept optimisers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import polars as pl
+import pytest
+from conformance import NETWORKS, answers, features, mixed_targets, same, targets_for, tiny
+
+import tabmtl
+from tabmtl import MMoE, MultiTabNet, MultiTaskEnsemble, Shards, SharedBottom, Task
+from tabmtl.estimators.network import NetworkState
+from tabmtl.schema import TabmtlWarning
+from tabmtl.storage.stored import put_together, take_apart
+
+every_network = pytest.mark.parametrize("cls", NETWORKS, ids=lambda cls: cls.__name__)
+STILL = {"learning_rate": 0.0, "weight_decay": 0.0}  # a pass that moves nothing
+#: Statistics of experts would be those of the new rows.
+PLAIN = {"expert_norm": "none", "min_frequency": 1, "n_members": 2}
+
+
+def listed(n: int = 120, seed: int = 0, fresh: bool = False) -> pl.DataFrame:
+    """Rows with every form of columns that levels are in; fresh ones have levels that others lack."""
+    rng = np.random.default_rng(seed)
+    levels = np.array(["red", "green", "blue"] if not fresh else ["black", "red", "white"])
+    lists = [rng.choice(levels, size=k).tolist() for k in rng.integers(0, 4, size=n)]
+    return features(n, seed).with_columns(
+        text=levels[rng.integers(0, 3, size=n)],
+        tags=pl.Series([rng.choice(["a", "b", "c"], size=2).tolist() for _ in range(n)]),
+        seen=pl.Series(lists),
+        past=pl.Series(lists[::-1]),
+    )
+
+
+SEQUENCES = {"sequence_features": {"seen": "text", "past": None}}
+
+
+@pytest.mark.filterwarnings("ignore:.* experts have collapsed:tabmtl.schema.TabmtlWarning")
+@every_network
+def test_what_is_known_keeps_its_answers_where_levels_and_classes_join(cls):
+    X, more = listed(), listed(60, seed=1, fresh=True)
+    y, y_more = targets_for(cls, X), targets_for(cls, more)
+    model = tiny(cls, **SEQUENCES, **{name: value for name, value in PLAIN.items() if name in cls._get_param_names()})
+    if "size" in y.columns:
+        y_more = y_more.with_columns(size=pl.lit("giant"))
+    model.fit(X, y)
+    before, unseen = model.answer(X), model.answer(X.with_columns(text=pl.lit("violet")))
+    model.set_params(**STILL).partial_fit(more, y_more)
+    assert "black" in model.coder_.levels["text"]
+    after, new = model.answer(X), model.answer(X.with_columns(text=pl.lit("black")))
+    for task, *found in zip(model.tasks_, before, after, unseen, new, strict=True):
+        rtol = 1e-4
+        if "giant" in (task.classes or ()):
+            rtol = 0.01  # of the mean over members, whose shares of a new class differ
+            assert (found[1][:, -1] > 0).all() and (found[1][:, -1] < 0.5).all()
+            found = [part[:, :3] / part[:, :3].sum(axis=1, keepdims=True) for part in found]
+        np.testing.assert_allclose(found[0], found[1], rtol=rtol, atol=1e-6)
+        np.testing.assert_allclose(found[2], found[3], rtol=rtol, atol=1e-6)
+
+
+def test_a_pass_is_a_row_of_the_history_and_learns_what_is_new():
+    rng = np.random.default_rng(0)
+    X = pl.DataFrame({"x": rng.normal(size=600), "town": rng.choice(["Ulm", "Bonn"], size=600)})
+    y = X.select(price="x", kind=pl.when(pl.col("x") > 0).then(pl.lit("a")).otherwise(pl.lit("b")))
+    tasks = {"kind": "multiclass"}
+    model = SharedBottom(hidden=(16,), epochs=5, random_state=0, tasks=tasks, learning_rate=0.02).fit(X, y)
+    later = X.with_columns(town=pl.lit("Aachen"))
+    moved = y.with_columns(price=pl.col("price") + 3, kind=pl.lit("c"))
+    before, height = model.predict(later)["price"], len(model.history_)
+    for _ in range(3):
+        model.partial_fit(later, moved)
+    assert (model.predict(later)["price"] - before).mean() > 1
+    assert (model.predict(later)["kind"] == "c").mean() > 0.9
+    assert model.history_["epoch"].to_list() == [*range(height + 3)]
+    assert model.history_["val/loss"].null_count() == 3 and "train/kind/loss" in model.history_.columns
+
+
+def test_a_class_more_parts_heads_of_one_width():
+    X, labels = np.random.default_rng(0).normal(size=(90, 2)), np.arange(90) % 3
+    tasks = {"y0": "multiclass", "y1": "multiclass"}
+    model = SharedBottom(hidden=(8,), epochs=2, tasks=tasks, keep_optimizer=True, random_state=0, n_members=2)
+    model.fit(X, np.column_stack([labels, labels]))
+    before = model.answer(X)[0]
+    model.set_params(**STILL).partial_fit(X, np.column_stack([labels, labels + 1]))
+    assert [len(task.classes) for task in model.tasks_] == [3, 4]
+    np.testing.assert_allclose(before, model.answer(X)[0], rtol=1e-4)
+    assert model.answer(X)[1].shape == (90, 4)
+
+
+def test_an_unfitted_network_begins_by_a_pass_and_knows_given_classes():
+    X = np.random.default_rng(0).normal(size=(90, 2))
+    y = np.where(X[:, 0] > 0, "a", "b")
+    model = tabmtl.SharedBottomClassifier(hidden=(8,), random_state=0).partial_fit(X, y, classes=["a", "b", "c"])
+    assert len(model.history_) == 1 and model.classes_.tolist() == ["a", "b", "c"]
+    assert model.partial_fit(X, np.full(90, "dd")).classes_.tolist() == ["a", "b", "c", "dd"]
+    assert model.predict_proba(X).shape == (90, 4)
+    two = SharedBottom(hidden=(8,), random_state=0)
+    two.partial_fit(X, np.column_stack([y, y]), classes={"y1": ["a", "b"]})
+    assert [task.kind.name for task in two.tasks_] == ["binary", "binary"]
+
+
+def test_every_set_of_kept_weights_goes_on():
+    X, y = features(300), mixed_targets(features(300))
+    model = tiny(SharedBottom, keep="task", epochs=8, learning_rate=0.05).fit(X, y)
+    model.task_snapshot_ = np.array([0, 1, 1])
+    model.task_weights_ = ({name: own + 0.01 for name, own in model.weights_.items()},)
+    before = model.task_weights_[0]
+    model.partial_fit(X, y)
+    assert model.task_snapshot_.tolist() == [0, 1, 1]
+    assert any(not np.array_equal(before[name], own) for name, own in model.task_weights_[0].items())
+    assert len(model.answer(X)) == 3
+
+
+@pytest.mark.parametrize("cls", [SharedBottom, MultiTabNet, MMoE])
+def test_the_moments_of_steps_are_kept_where_that_is_asked(cls, tmp_path):
+    X, y, more = features(), mixed_targets(features()), features(60, seed=1)
+    with_new = mixed_targets(more).with_columns(size=pl.lit("giant"))
+    models = [tiny(cls, keep_optimizer=kept).fit(X, y) for kept in (True, False)]
+    assert same(*(answers(model, X) for model in models))
+    models[0].save(tmp_path / "model")
+    loaded = tabmtl.load(tmp_path / "model")
+    found = [answers(model.partial_fit(more, with_new), more) for model in (*models, loaded)]
+    assert same(found[0], found[2]) and not same(found[0], found[1])
+
+
+@pytest.mark.parametrize(
+    ("key", "array"),
+    [
+        ("exp_avg/nobody", np.zeros(3, dtype="f4")),
+        ("square/heads.hidden.bias", np.zeros(9, dtype="f4")),
+        ("exp_avg_sq/heads.hidden.bias", np.full((3, 8), -1.0, dtype="f4")),
+        ("step/heads.hidden.bias", np.zeros(2, dtype="f4")),
+    ],
+)
+def test_forged_moments_are_refused(key, array):
+    X, y = features(), mixed_targets(features())
+    saved = take_apart(tiny(SharedBottom, keep_optimizer=True).fit(X, y)._state())
+    arrays = saved.arrays | {f"optimizer.{key}": array}
+    with pytest.raises(ValueError, match="optimizer"):
+        put_together(NetworkState, dataclasses.replace(saved, arrays=arrays))
+
+
+def test_a_warm_start_begins_at_the_last_fit():
+    X, y = features(), mixed_targets(features())
+    model = tiny(SharedBottom, warm_start=True, epochs=5).fit(X, y)
+    before = model.answer(X)
+    fresh = X.with_columns(text=pl.lit("black"))
+    model.set_params(epochs=1, early_stopping=False, **STILL).fit(fresh, y.with_columns(size=pl.lit("giant")))
+    assert model.tasks_[1].classes[-1] == "giant" and "black" in model.coder_.levels["text"]
+    np.testing.assert_allclose(before[0], model.answer(X)[0], rtol=1e-5)
+    assert len(model.history_) == 1
+
+
+def test_decisions_are_dropped_with_one_warning():
+    X, y = features(300), mixed_targets(features(300))
+    model = tiny(SharedBottom).fit(X[:150], y[:150]).tune_thresholds(X[150:], y[150:], tasks="late")
+    with pytest.warns(TabmtlWarning, match=r"dropped; call them again") as found:
+        model.partial_fit(X, y)
+    assert len(found) == 1 and not hasattr(model, "thresholds_")
+    with pytest.raises(ValueError, match="rows that fit has not seen"):
+        model.calibrate(X, y)
+
+
+X, Y = features(), mixed_targets(features())
+LONG = X.with_columns(school=pl.lit("east"))
+
+
+@pytest.mark.parametrize(
+    ("fit", "go_on", "words"),
+    [
+        ({}, {"X": X.drop("plain")}, "plain"),
+        ({}, {"X": X.with_columns(plain=pl.lit("a"))}, "column 'plain' was numeric"),
+        ({}, {"y": Y.with_columns(late=pl.lit("never"))}, "task 'late', which is binary.*'never'.*fit again"),
+        ({}, {"y": Y.drop("size")}, r"y lacks the targets \['size'\]"),
+        ({}, {"y": Y.clear(len(Y))}, "none of the 120 rows has a label"),
+        ({}, {"classes": {"colour": ["a"]}}, "classes names columns.*colour"),
+        ({}, {"classes": {"delay": [1.0]}}, "task 'delay'"),
+        ({}, {"X": X[:0], "y": Y[:0]}, "0 sample"),
+        ({"tasks": {"size": Task(name="size", kind="multiclass", classes=("large", "medium", "small"))}},
+         {"y": Y.with_columns(size=pl.lit("giant"))}, "classes were declared in fit"),
+        ({}, {"params": {"hidden": (5,)}}, r"another form since the parameters \['hidden'\] have changed"),
+        ({}, {"params": {"learning_rate": 1e30}}, "diverged"),
+        ({}, {"params": {"keep_optimizer": True, "keep": "task"}}, "keep='mean'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_go_on_says_why_and_changes_nothing(fit, go_on, words):
+    model = tiny(SharedBottom, **fit).fit(X, Y)
+    before, weights = answers(model, X), dict(model.weights_)
+    model.set_params(**go_on.get("params", {}))
+    with pytest.raises((ValueError, TypeError), match=words):
+        model.partial_fit(go_on.get("X", X), go_on.get("y", Y), classes=go_on.get("classes"))
+    assert same(before, answers(model, X)) and model.weights_.keys() == weights.keys()
+
+
+def test_a_network_with_later_tasks_stays_as_it_is():
+    model = tiny(SharedBottom).fit(X, Y).add_task(X, Y.select(later="delay"))
+    before = model.answer(X)
+    with pytest.raises(ValueError, match="add the tasks again"):
+        model.partial_fit(X, Y.with_columns(later="delay"))
+    assert same(before, model.answer(X))
+
+
+def test_who_has_no_partial_fit_names_the_cure(tmp_path):
+    with pytest.raises(AttributeError, match=r"MultiTaskEnsemble has no partial_fit.*distill"):
+        MultiTaskEnsemble().partial_fit(X, Y)
+    X.write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(TypeError, match="give frames, one part at a time"):
+        tiny(SharedBottom).partial_fit(Shards(tmp_path / "a.parquet"), "plain")
+    with pytest.raises(TypeError, match="warm_start"):
+        tiny(SharedBottom, warm_start=True).fit(X, Y).fit(Shards(tmp_path / "a.parquet"), "plain")
