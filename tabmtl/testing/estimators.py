@@ -10,6 +10,7 @@ from tabmtl.testing.containers import Containers
 from tabmtl.testing.documents import Documents
 from tabmtl.testing.errors import Errors
 from tabmtl.testing.long import Long
+from tabmtl.testing.onward import Onward
 from tabmtl.testing.promises import named_checks
 from tabmtl.testing.rows import Rows
 from tabmtl.testing.storage import Storage
@@ -51,6 +52,7 @@ def multitask_checks(estimator: MultiTaskEstimator) -> list[Callable[[], None]]:
     free = not every.is_funnel
     applies = {
         _Every: True,
+        Onward: hasattr(estimator, "partial_fit"),
         Free: free,
         Classifying: free and every.takes_classes,
         Regressing: free and every.takes_numbers,
