@@ -31,8 +31,8 @@ class SavedModel(Store):
 
     model: str
 
-    def load(self) -> Any:
-        """Load the model.
+    def load(self, option: str = "--model") -> Any:
+        """Load the model; an error names the option that gave it.
 
         Raises
         ------
@@ -44,7 +44,7 @@ class SavedModel(Store):
                 return tabmtl.mlflow.load_model(self.model)
         if not Path(self.model).is_dir():
             raise ValueError(
-                f"--model: there is no folder {self.model!r}: name one that train --output or model.save wrote, or a "
+                f"{option}: there is no folder {self.model!r}: name one that train --output or model.save wrote, or a "
                 "registered model, models:/NAME@ALIAS"
             )
         return tabmtl.load(self.model)

@@ -14,17 +14,16 @@ import signal
 import socket
 import subprocess
 import sys
-import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
 import tabmtl.mlflow
-from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, RowSource, TableRows, open_rows
-from tabmtl.pipelines.data.files import known
+from tabmtl.pipelines.data import Rows, RowSource, TableRows, rows_for
+from tabmtl.pipelines.data.tables import columns_for
 from tabmtl.pipelines.terminal import lay_out, without_password
 from tabmtl.pipelines.tracking import (
     CHALLENGER,
@@ -40,7 +39,7 @@ from tabmtl.pipelines.tracking import (
     open_log,
     server_environment,
 )
-from tabmtl.schema import RandomSplitWarning, warn_user
+from tabmtl.schema import warn_user
 
 Scores = Mapping[str, float | None]
 
@@ -250,7 +249,7 @@ def _compare(
 ) -> Promotion:
     """Score the challenger, and the champion on the same rows if there is one."""
     new = tabmtl.mlflow.load_model(f"models:/{name}/{challenger}")
-    rows = _rows_for(new, source, whole=part == "all")
+    rows = rows_for(new, source, whole=part == "all")
     for version in filter(None, [champion, challenger]):
         reason = why_unfair(make_client().get_model_version(name, version).tags, source, part)
         if reason is not None:
@@ -323,25 +322,6 @@ def _table(**scores: Scores) -> pl.DataFrame:
     return pl.DataFrame({"task": list(tasks), **columns}).fill_nan(None)
 
 
-def _rows_for(model: Any, source: RowSource, *, whole: bool) -> Rows:
-    """Return the rows with the targets and columns that a model knows."""
-    from tabmtl.sessions.recommender import Recommender
-
-    is_file, options, columns = Path(source.data).is_file(), asdict(source), ClickColumns()
-    if isinstance(model, Recommender):
-        if is_file:
-            names = [entry.name for entry in fields(ClickColumns) if entry.name != "items"]
-            columns = ClickColumns(**{name: getattr(model, name) for name in names})
-            options["time_column"] = model.time_column
-    else:
-        options["target"] = [f"{task.name}={task.kind}" for task in model.coder_.labels.column_tasks]
-        options["task_column"] = model.task_column if is_file else None
-        options["list_separator"] = model.coder_.list_separator if is_file else None
-        options["no_dates"] = not model.coder_.features.dates
-    with warnings.catch_warnings(action="ignore", category=RandomSplitWarning):  # the split is that of training
-        return open_rows(DataSource(**options), columns, type(model), whole=whole)
-
-
 def why_unfair(tags: Mapping[str, str], source: RowSource, part: str) -> str | None:
     """Return the reason against judging a version by these rows, by its tags; None if there is none."""
     if ROWS not in tags:
@@ -383,10 +363,7 @@ def score(model: Any, rows: Rows, part: str, version: str) -> Scores:
     if not isinstance(rows, TableRows):
         return rows.scores(model, part)
     X, y = rows.parts[part]
-    names = list(getattr(model, "feature_names_in_", X.columns))
-    grouped = model.coder_.group_column
-    names += [grouped] if grouped in X.columns and grouped not in names else []  # which scores by group read
-    return model.score_tasks(X.select(known(X, names, f"--data, for version {version}")), y)
+    return model.score_tasks(columns_for(model, X, f"--data, for version {version}"), y)
 
 
 def _check_tasks(old: Any, new: Any, champion: str, challenger: str) -> None:

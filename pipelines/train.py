@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -20,18 +20,23 @@ from tabmtl.pipelines.data import (
     ClickColumns,
     ClickRows,
     Rows,
+    RowSource,
     ShardRows,
     TableRows,
     TrainSource,
     open_rows,
     open_shards,
+    rows_for,
 )
+from tabmtl.pipelines.data.files import asked
 from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
+from tabmtl.pipelines.saved import SavedModel
 from tabmtl.pipelines.terminal import lay_out, without_password
 from tabmtl.pipelines.tracking import (
     CHAMPION,
     ROWS,
     Log,
+    Store,
     Tracking,
     check_writable,
     open_log,
@@ -51,6 +56,7 @@ def train(
     baseline: bool = False,
     output: Path | None = None,
     checkpoint: Path | None = None,
+    continue_: str | None = None,
 ) -> Any:
     """Fit one model, score it, and log and register it.
 
@@ -74,6 +80,8 @@ def train(
         Save the model to this folder; tabmtl.load reads it.
     checkpoint : Path, optional
         Folder from which a network, such as MMoE, goes on after its last epoch if it was cut off.
+    continue_ : str, optional
+        Folder or models:/NAME@ALIAS of a model, which goes on by these rows.
 
     Returns
     -------
@@ -85,13 +93,14 @@ def train(
     ValueError, OSError, ImportError
         If an option does not fit; raised before any training.
     """
-    if not (source.data or source.shards):
-        raise ValueError("name the rows to train on: --data is a set or a file, --shards files larger than memory")
-    if not source.shards and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ValueError("several processes share the rows of --shards; --data is for one: leave torchrun out")
+    _check_source(source)
     with _group(source, checkpoint) as group:
-        opened: Callable[..., Rows | ShardRows] = open_shards if source.shards else open_rows
-        rows, estimator = prepare(partial(opened, source, clicks), choice)
+        if continue_ is None:
+            opened: Callable[..., Rows | ShardRows] = open_shards if source.shards else open_rows
+            rows, estimator = prepare(partial(opened, source, clicks), choice)
+        else:
+            _check_continued(source, clicks, choice, baseline, checkpoint)
+            rows, estimator = _continued(continue_, source, clicks, choice, tracking)
         _check_baseline(baseline, rows, choice)
         _check_checkpoint(checkpoint, estimator)
         if output is not None:
@@ -106,13 +115,20 @@ def train(
             return estimator
         print(rows.describe(), flush=True)
         with open_log(tracking) as log:
-            name, register = f"{choice.model} on {rows.name}", tracking.register
+            name, register = f"{type(estimator).__name__} on {rows.name}", tracking.register
             fitted = fit_and_report(
                 rows, estimator, log, name=name, baseline=baseline, register=register, output=output
             )
             if log is not None:
                 print_places(log, fitted, register, rows_to_promote(rows, estimator))
     return estimator
+
+
+def _check_source(source: TrainSource) -> None:
+    if not (source.data or source.shards):
+        raise ValueError("name the rows to train on: --data is a set or a file, --shards files larger than memory")
+    if not source.shards and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("several processes share the rows of --shards; --data is for one: leave torchrun out")
 
 
 def _group(source: TrainSource, checkpoint: Path | None) -> AbstractContextManager[Ranks]:
@@ -130,6 +146,40 @@ def _check_checkpoint(checkpoint: Path | None, estimator: Any) -> None:
             f"--checkpoint keeps the epochs of a network, and {type(estimator).__name__} has none: leave it out, or "
             "name a network such as --model MMoE"
         )
+
+
+def _check_continued(
+    source: TrainSource, clicks: ClickColumns, choice: ModelChoice, baseline: bool, checkpoint: Path | None
+) -> None:
+    """Raise a ValueError for options that have no effect on a model that goes on."""
+    of_rows = {entry.name for entry in fields(RowSource)}
+    found = [name for name in (*asked(source), *asked(clicks)) if name not in {*of_rows, "items"}]
+    found += [name for name in asked(choice) if name != "set"]
+    found += [name for name, value in (("baseline", baseline), ("checkpoint", checkpoint)) if value]
+    if found:
+        raise ValueError(
+            f"--{found[0].replace('_', '-')} has no effect with --continue, which goes on with the model, its targets "
+            "and its columns: leave it out"
+        )
+
+
+def _continued(
+    model: str, source: TrainSource, clicks: ClickColumns, choice: ModelChoice, store: Store
+) -> tuple[Rows, Any]:
+    """Return a saved model, and the rows by which it goes on.
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        If there is no such model, it cannot go on, or the rows do not fit it.
+    """
+    estimator = SavedModel(model=model, tracking_uri=store.tracking_uri).load("--continue")
+    try:
+        _ = estimator.partial_fit
+    except AttributeError as error:
+        raise ValueError(f"--continue: {error}") from None
+    estimator.set_params(**choice.params)
+    return rows_for(estimator, source, items=clicks.items).for_model(estimator), estimator
 
 
 def _check_baseline(baseline: bool, rows: Rows | ShardRows, choice: ModelChoice) -> None:
@@ -316,6 +366,8 @@ def learned_rows(rows: Rows | ShardRows, estimator: Any) -> str:
     """Return what an estimator that chooses by folds of its own has learned, as the end of a line."""
     if not (isinstance(rows, TableRows) and rows.learns_val(estimator)):
         return ""
+    if rows.goes_on:
+        return f"; by one pass, which nothing stops, so it has learned the {rows.sizes['val']:,} rows to stop on too"
     return f"; it chose by folds of its own, so it has learned the {rows.sizes['val']:,} rows to stop on too"
 
 
@@ -324,7 +376,7 @@ def _print_scores(
 ) -> tuple[pl.DataFrame, tabmtl.MultitaskGain | None]:
     """Print the scores of a part and the gain over the reference, if there is one; return both."""
     which, why = ("test", "which are scored once") if part == "test" else ("validation", "on which it was stopped")
-    if part == "val" and isinstance(rows, TableRows) and estimator.learns_all_rows:
+    if part == "val" and isinstance(rows, TableRows) and (rows.goes_on or estimator.learns_all_rows):
         why = "which it has not learned"
     scores = rows.table(estimator, part)
     print(f"\nScores of the {which} rows, {why}; higher is better.\n\n{lay_out(scores)}\n")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from tabmtl.pipelines.data.clicks import ClickColumns, ClickRows, open_clicks
 from tabmtl.pipelines.data.files import RowSource, asked
 from tabmtl.pipelines.data.shards import ShardRows, TrainSource, open_shards
 from tabmtl.pipelines.data.tables import DataSource, TableRows, open_table
 from tabmtl.pipelines.terminal import near
+from tabmtl.schema import RandomSplitWarning
 
 __all__ = [
     "ClickColumns",
@@ -23,6 +26,7 @@ __all__ = [
     "TrainSource",
     "open_rows",
     "open_shards",
+    "rows_for",
 ]
 
 Rows = TableRows | ClickRows
@@ -70,6 +74,41 @@ def open_rows(source: DataSource, clicks: ClickColumns, cls: type, *, whole: boo
             if name in given:
                 raise ValueError(f"--{name.replace('_', '-')} {reason}")
     return open_clicks(source, clicks, whole=whole) if wants_clicks else open_table(source, whole=whole)
+
+
+def rows_for(model: Any, source: RowSource, *, whole: bool = False, items: Path | None = None) -> Rows:
+    """Return the rows with the targets and columns that a fitted model knows.
+
+    Parameters
+    ----------
+    model : estimator
+    source : RowSource
+    whole : bool, default=False
+        As in `open_rows`.
+    items : Path, optional
+        File of the item table, of a recommender.
+
+    Raises
+    ------
+    ValueError, OSError
+        As `open_rows` does.
+    """
+    from tabmtl.sessions.recommender import Recommender
+
+    is_file, columns = Path(source.data).is_file(), ClickColumns(items=items)
+    options = {entry.name: getattr(source, entry.name) for entry in fields(RowSource)}
+    if isinstance(model, Recommender):
+        if is_file:
+            names = [entry.name for entry in fields(ClickColumns) if entry.name != "items"]
+            columns = ClickColumns(items=items, **{name: getattr(model, name) for name in names})
+            options["time_column"] = model.time_column
+    else:
+        options["target"] = [f"{task.name}={task.kind}" for task in model.coder_.labels.column_tasks]
+        options["task_column"] = model.task_column if is_file else None
+        options["list_separator"] = model.coder_.list_separator if is_file else None
+        options["no_dates"] = not model.coder_.features.dates
+    with warnings.catch_warnings(action="ignore", category=RandomSplitWarning):  # the split is that of training
+        return open_rows(DataSource(**options), columns, type(model), whole=whole)
 
 
 def _without_effect(

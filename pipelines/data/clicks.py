@@ -160,10 +160,13 @@ class ClickRows(files.PartedRows):
         Parameters of recommenders that follow from the log: its columns, and ``categories``.
     origin : str
         The options that gave them, as one types them.
+    goes_on : bool
+        Whether `fit` lets a fitted recommender go on by these clicks.
     """
 
     items: pl.DataFrame | None
     origin: str
+    goes_on: bool = False
     unit: ClassVar[str] = "clicks"
 
     @property
@@ -186,7 +189,14 @@ class ClickRows(files.PartedRows):
 
     def fit(self, estimator: Any) -> None:
         """Fit on the train sessions; the validation sessions stop the fit."""
+        if self.goes_on:
+            estimator.partial_fit(self.parts["train"], items=self.items)
+            return
         estimator.fit(self.parts["train"], items=self.items, clicks_val=self.parts["val"])
+
+    def for_model(self, model: Any) -> ClickRows:
+        """Return the clicks by which a fitted recommender goes on."""
+        return replace(self, goes_on=True)
 
     def scores(self, estimator: Any, part: str) -> dict[str, float | None]:
         """Return recall, MRR and NDCG of 20 items, over all next clicks."""

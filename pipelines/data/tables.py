@@ -200,6 +200,8 @@ class TableRows(ScoredTables):
         Column of X that holds the groups, if a target is judged by group.
     list_separator : str or None
         Sign between the items of lists in the file, which models remember.
+    goes_on : bool
+        Whether `fit` lets a fitted model go on by these rows.
     """
 
     split: str
@@ -208,6 +210,7 @@ class TableRows(ScoredTables):
     times: dict[str, pl.Series] = field(default_factory=dict)
     group_column: str | None = None
     list_separator: str | None = None
+    goes_on: bool = False
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -265,6 +268,9 @@ class TableRows(ScoredTables):
         """
         learned = self._learned(estimator, judged or self.judged)
         X, y = (pl.concat(parts) for parts in zip(*(self.parts[part] for part in learned), strict=True))
+        if self.goes_on:
+            estimator.partial_fit(X, y)
+            return
         watched = {} if estimator.learns_all_rows else self._watched
         groups: Any = pl.concat([self.groups[part] for part in learned]) if self.groups and not watched else None
         if self.times and not watched:
@@ -276,7 +282,13 @@ class TableRows(ScoredTables):
 
     def _learned(self, estimator: Any, judged: str | None) -> tuple[str, ...]:
         """Return the parts that a fit learns."""
-        return ("train", "val") if estimator.learns_all_rows and judged != "val" else ("train",)
+        learns_all = self.goes_on or estimator.learns_all_rows
+        return ("train", "val") if learns_all and judged != "val" else ("train",)
+
+    def for_model(self, model: Any) -> TableRows:
+        """Return the rows by which a fitted model goes on, with the columns that it knows."""
+        parts = {part: (columns_for(model, X, "--data, for the model"), y) for part, (X, y) in self.parts.items()}
+        return replace(self, parts=parts, goes_on=True)
 
     def learns_val(self, estimator: Any) -> bool:
         """Return whether `fit` gives an estimator the validation rows to learn."""
@@ -324,6 +336,20 @@ class TableRows(ScoredTables):
     def _watched(self) -> dict[str, Any]:
         X, y = self.parts["val"]
         return {"X_val": X, "y_val": y}
+
+
+def columns_for(model: Any, X: pl.DataFrame, option: str) -> pl.DataFrame:
+    """Return the columns that a fitted model knows, and those of groups that its scores read.
+
+    Raises
+    ------
+    ValueError
+        If X lacks one; the message begins with an option.
+    """
+    names = list(getattr(model, "feature_names_in_", X.columns))
+    grouped = model.coder_.group_column
+    names += [grouped] if grouped in X.columns and grouped not in names else []
+    return X.select(files.known(X, names, option))
 
 
 def open_table(source: DataSource, *, whole: bool = False) -> TableRows:

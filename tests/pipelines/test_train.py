@@ -103,6 +103,32 @@ def test_the_function_is_called_from_python_too(rodents):
 
 
 @pytest.mark.all_faces
+def test_a_model_goes_on_from_a_folder_and_from_the_registry(done, table, rodents, tmp_path, capsys):
+    height = len(tabmtl.load(done.folder / "model").history_)
+    words = ["train", "--data", rodents, "--split-column", "split", "--set", "learning_rate=0.001"]
+    for model in (done.folder / "model", "models:/rodents@champion"):
+        named = ["--continue", model, "--output", tmp_path / "model", "--register", "again"]
+        assert commands.run(*words, *named, store=done.store) == 0
+        assert len(tabmtl.load(tmp_path / "model").history_) == height + 1
+    said = capsys.readouterr().out
+    assert "rows to stop on too" in said and "Registered as version 2 of the model again" in said
+    assert tabmtl.load(tmp_path / "model").get_params()["learning_rate"] == 0.001
+
+
+@pytest.mark.parametrize(
+    ("words", "mistake"),
+    [
+        (["--continue", "nowhere"], "--continue: there is no folder 'nowhere'"),
+        (["--continue", "nowhere", "--baseline"], "--baseline has no effect with --continue"),
+        (["--continue", "nowhere", "--model", "MMoE"], "--model has no effect with --continue"),
+        (["--continue", "nowhere", "--target", "weight"], "--target has no effect with --continue"),
+    ],
+)
+def test_what_does_not_go_with_continue(words, mistake, rodents, capsys):
+    assert commands.run("train", "--data", rodents, *words) == 2
+    assert mistake in capsys.readouterr().err
+
+
 def test_an_ensemble_is_compared_registered_and_saved(table, store, rodents, tmp_path, capsys):
     settings = ["--model", "MultiTaskEnsemble", "--set", "time_limit=1e-3"]  # which leaves time for the reference only
     words = ["--baseline", "--register", "ensemble", "--output", tmp_path / "ensemble"]
