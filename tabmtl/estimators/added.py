@@ -123,7 +123,7 @@ class TakesTasks(SavableEstimator):
         batch = _weighed(coder.labels, batch)
         values = None if groups is None else read_groups(groups, X, len(batch))
         batch = replace(batch, group=group_equal_rows(batch) if values is None else number_groups(values))
-        kept = {field.name: getattr(self, field.name, None) for field in fields(self._stored)}
+        kept = self._kept()
         fitted = self._add_tasks(coder.after, batch, method, freeze, self._seed())
         self._take_over(coder, kept | fitted)
         self._seen_rows = SeenRows.of(batch)
@@ -162,7 +162,7 @@ class TakesTasks(SavableEstimator):
         if len(names) == 1:
             raise ValueError(f"{name!r} is the only task of the model, which cannot do without one; fit another model")
         coder = replace(self.coder_, labels=self.coder_.labels.without(name))
-        kept = {field.name: getattr(self, field.name, None) for field in fields(self._stored)}
+        kept = self._kept()
         self._take_over(coder, kept | self._remove_task(coder.after, names.index(name)))
         self._seen_rows = SeenRows.unknown()
         return self
@@ -237,10 +237,16 @@ class TakesTasks(SavableEstimator):
             )
         return new
 
+    def _kept(self) -> dict[str, Any]:
+        """Return the fitted attributes that a file keeps, and that stay unless a hook changes them."""
+        names = [field.name for field in fields(self._stored) if hasattr(self, field.name)]
+        return {name: getattr(self, name) for name in names}
+
     def _take_over(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
         """Set the coder and fitted attributes, now that nothing can fail; the parameters of fit stay."""
         fitted.pop("coder_")
         self._decide_by(coder)
+        vars(self).pop("importances_", None)  # of the tasks before
         for name, value in fitted.items():
             setattr(self, name, value)
 

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.params import Count, Jobs, NonNegative, Positive, Share, WholeShare, check_count
+from tabmtl.params import Count, CountOrZero, Jobs, NonNegative, Positive, Share, WholeShare, check_count
 from tabmtl.processes.forks import count_threads
 
 #: Number of leaves that LightGBM takes.
@@ -42,6 +42,14 @@ class LightGBMEstimator(MultiTaskEstimator):
         Share of the rows that early stopping sets aside.
     patience : int, default=30
         Number of rounds without a better validation score after which training ends.
+    partial_rounds : int, default=20
+        Rounds that `partial_fit` appends, begun at the present answers; no row is set aside for them, and 0 appends
+        none. A step of them is as long as the share of the new labels in all that the task has learned from: rows day
+        by day move a model about as far as all at once.
+    decay_rate : float in (0, 1], default=1.0
+        What `partial_fit` leaves of the values of leaves before it appends rounds, as LightGBM's ``refit`` has it: a
+        leaf with new labels keeps ``decay_rate`` of its value, and takes the rest from these labels. 1 leaves all as
+        they are.
     n_jobs : int, optional
         Threads of LightGBM, as scikit-learn counts them. More than one pays from about 50 000 rows.
 
@@ -67,7 +75,11 @@ class LightGBMEstimator(MultiTaskEstimator):
     early_stopping: bool = True
     validation_fraction: Share = 0.15
     patience: Count = 30
+    partial_rounds: CountOrZero = 20
+    decay_rate: WholeShare = 1.0
     n_jobs: Jobs = None
+
+    _grows: ClassVar[bool] = False
 
     search_space: ClassVar[dict[str, Any]] = {
         "learning_rate": {"low": 0.01, "high": 0.2, "log": True},

@@ -48,8 +48,8 @@ class AskedTasks:
         found = []
         for task, model, texts in zip(tasks, self.models, self._texts, strict=True):
             if isinstance(model, Mixture):
-                boosted, means = (None if text is None else next(said) for text in texts)
-                found.append(model.mix(task, boosted, means, None if model.additive is None else next(scores)))
+                boosted, means, more = (None if text is None else next(said) for text in texts)
+                found.append(model.mix(task, boosted, means, None if model.additive is None else next(scores), more))
             else:
                 found.append(task.kind.of_lightgbm(next(said)))
         return found
@@ -57,5 +57,5 @@ class AskedTasks:
 
 def _texts(model: Learned) -> list[TreeText | None]:
     if isinstance(model, Mixture):
-        return [model.lightgbm, model.extra_trees]
+        return [model.lightgbm, model.extra_trees, model.more]
     return [TreeText(model.model_to_string())]

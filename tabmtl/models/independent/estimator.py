@@ -33,7 +33,8 @@ from tabmtl.models.independent.foreign import Foreign, rows_of
 from tabmtl.models.independent.grower import Grower, check_given, monotone_constraints
 from tabmtl.models.independent.levels import GrownLevels, TreesOfLevels
 from tabmtl.models.independent.mixture import FAMILIES, Mixer, Mixture
-from tabmtl.models.independent.rows import TaskRows
+from tabmtl.models.independent.onward import Onward
+from tabmtl.models.independent.rows import Sample, TaskRows
 from tabmtl.params import NonNegative, WholeShare, near
 from tabmtl.processes.forks import count_threads
 from tabmtl.processes.ranks import ALONE, Ranks
@@ -96,6 +97,10 @@ class IndependentState(TableState):
     mixtures: tuple[Mixture | None, ...]
     configuration_: str
     configuration_scores_: pl.DataFrame
+    _n_labels: tuple[int, ...] | None = None  # that each task has learned from
+
+    #: Fields that files of earlier releases lack.
+    later_fields: ClassVar[tuple[str, ...]] = ("n_labels",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,7 +111,7 @@ class IndependentState(TableState):
             raise ValueError(f"each of the {len(tasks)} tasks needs either trees or a mixture")
         for task, trees, mixture in zip(tasks, self.trees, self.mixtures, strict=True):
             expected = (len(columns.numeric), len(columns.categorical), task.width)
-            texts = [trees] if mixture is None else [mixture.lightgbm, mixture.extra_trees]
+            texts = [trees] if mixture is None else [mixture.lightgbm, mixture.extra_trees, mixture.more]
             fits = all(text.shape[:2] == (columns.n_features, task.width) for text in texts if text is not None)
             if mixture is not None and mixture.additive is not None:
                 fits &= mixture.additive.shape == expected
@@ -311,14 +316,82 @@ class IndependentTasks(LightGBMEstimator):
             take = moved.__getitem__
         learns_again = has_foreign or (self.early_stopping and valid is None)
         X = without_columns(rows.frame, coder.dropped) if has_foreign else None
-        return self._fit_all(coder.labels.tasks, learners, take, learns_again, group, X)
+        fitted, unseen = self._fit_all(coder.labels.tasks, learners, take, learns_again, group, X, self._names_to_try)
+        return fitted | {"_n_labels": tuple(rows.n_labels.astype(np.int64).tolist())}, unseen
+
+    def _go_on(self, coder: TableCoder, rows: FitRows, seed: int) -> dict[str, Any]:
+        """Append rounds to the models of the tasks with new labels."""
+        tasks, batch = coder.labels.tasks, rows.read()
+        labelled = set(np.flatnonzero(rows.n_labels).tolist())
+        learners = {t: own for t, own in enumerate(self._learners(coder, seed, True)) if t in labelled}
+        onward, new = Onward(n_rounds=self.partial_rounds, decay=self.decay_rate), rows.n_labels
+        known = new if self._n_labels is None else np.array(self._n_labels)  # of an older file, as many as the new ones
+        has_foreign = any(isinstance(own, Foreign) for own in learners.values())
+        X = without_columns(rows.frame, coder.dropped) if has_foreign else None
+
+        def go_on(t: int, part: Watch) -> Any:
+            given, learner, model = TaskRows.of(batch, None, None, t), learners[t], self.estimators_[tasks[t].name]
+            if isinstance(learner, Foreign):
+                return learner.go_on(model, rows_of(X, given.numbers, self.task_column), given.rows)
+            return onward.go_on(learner, model, Sample.of(given.rows), int(known[t]), part)
+
+        found = self._each(learners, go_on, self._watch, "task", _describe_model)
+        models = [found.get(t, self.estimators_[task.name]) for t, task in enumerate(tasks)]
+        return self._with_models(tasks, models, known + new)
+
+    def _with_models(
+        self,
+        tasks: Sequence[Task],
+        models: Sequence[Any],
+        n_labels: Sequence[int] | np.ndarray | None,
+        scores: Sequence[pl.DataFrame] = (),
+    ) -> dict[str, Any]:
+        """Return the fitted attributes with the models of tasks, given further scores of configurations."""
+        names = [task.name for task in tasks]
+        known = pl.concat([self.configuration_scores_, *scores], how="diagonal")
+        return {
+            "estimators_": dict(zip(names, models, strict=True)),
+            "_n_labels": None if n_labels is None else tuple(map(int, n_labels)),
+            "configuration_": self.configuration_,
+            "configuration_scores_": pl.DataFrame({"task": names}).join(known, "task", "left", maintain_order="left"),
+        }
+
+    def _add_tasks(self, coder: TableCoder, batch: Batch, method: Any, freeze: Any, seed: int) -> dict[str, Any]:
+        """Fit the new tasks, each alone, by the configuration that the others have."""
+        tasks, known = coder.labels.tasks, self.estimators_
+        learners = {t: own for t, own in enumerate(self._learners(coder, seed, False)) if tasks[t].name not in known}
+        foreign = [own for own in learners.values() if isinstance(own, Foreign)]
+        if foreign:
+            raise ValueError(
+                f"task {foreign[0].task.name!r} would be learned by {type(foreign[0].base).__name__}, which reads X by "
+                "itself, and add_task fits the models of families; fit again with all tasks"
+            )
+        take: Take = partial(TaskRows.of, batch, None, None)
+        found, _ = self._fit_all(tasks, learners, take, self.early_stopping, ALONE, None, [self.configuration_])
+        scores = found["configuration_scores_"].filter(~pl.col("task").is_in([*known]))
+        models, counts = [*known.values(), *found["estimators_"].values()], batch.count_labels(len(tasks))
+        old = self._n_labels
+        counts = None if old is None else [*old, *counts[len(old) :]]
+        return self._with_models(tasks, models, counts, [scores])
+
+    def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
+        tasks, counts = coder.labels.tasks, self._n_labels
+        counts = None if counts is None else counts[:t] + counts[t + 1 :]
+        return self._with_models(tasks, [self.estimators_[task.name] for task in tasks], counts)
 
     def _fit_all(
-        self, tasks: Sequence[Task], learners: Learners, take: Take, learns_again: bool, group: Ranks, X: Any
+        self,
+        tasks: Sequence[Task],
+        learners: Learners,
+        take: Take,
+        learns_again: bool,
+        group: Ranks,
+        X: Any,
+        names: Sequence[str],
     ) -> tuple[dict[str, Any], dict[int, Unseen]]:
         """Fit the tasks of this rank, all by the configuration that suits those of all ranks."""
         trees = {t: learner for t, learner in learners.items() if not isinstance(learner, Foreign)}
-        names, watch = self._names_to_try, self._watch.of_one()
+        watch = self._watch.of_one()
         whose = "" if group.size == 1 else f" of rank {group.rank}"
 
         def find(t: int, part: Watch) -> dict[str, Grown] | dict[str, GrownLevels]:
@@ -343,7 +416,7 @@ class IndependentTasks(LightGBMEstimator):
         if group.rank == 0:
             self._warn_of_folds(scores)
             _warn_of_lost([tasks[t] for t in sorted(judged) if any(lost for _, lost in judged[t].values())])
-        estimators = {task.name: models[t] for t, task in enumerate(tasks)}
+        estimators = {task.name: models[t] for t, task in enumerate(tasks) if t in models}
         fitted = {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
         return fitted, {t: (take(t).numbers, grown[best].answers) for t, grown in tried.items()}
 
@@ -514,6 +587,7 @@ class IndependentTasks(LightGBMEstimator):
             mixtures=tuple(model if isinstance(model, Mixture) else None for model in models),
             configuration_=self.configuration_,
             configuration_scores_=self.configuration_scores_,
+            _n_labels=self._n_labels,
         )
 
     def _restore(self, state: Any) -> None:
@@ -524,6 +598,7 @@ class IndependentTasks(LightGBMEstimator):
             "estimators_": dict(zip(names, models, strict=True)),
             "configuration_": state.configuration_,
             "configuration_scores_": state.configuration_scores_,
+            "_n_labels": state._n_labels,
         }
         self._set_fitted(state.coder_, fitted)
 

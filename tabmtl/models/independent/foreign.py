@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,26 @@ class Foreign:
             if watch.is_limited and isinstance(model, MultiTaskEstimator) and model.time_limit is None:
                 return _fit_within(model, watch.left, X, y, **options)
             return model.fit(X, y, **options)
+
+    def go_on(self, model: BaseEstimator, X: Any, rows: Batch) -> BaseEstimator:
+        """Return a copy of a fitted estimator that has learned from rows of X too, by a ``partial_fit`` of its own.
+
+        Raises
+        ------
+        ValueError
+            If it has none.
+        """
+        task, name = self.task, type(model).__name__
+        if not hasattr(model, "partial_fit"):
+            raise ValueError(
+                f"task {task.name!r}: {name} has no partial_fit, so it cannot go on; fit again with all rows, or leave "
+                f"{'classifier' if task.is_classification else 'regressor'} out, since the models of families can"
+            )
+        y = _labels(task)[rows.y.astype(np.int64)] if task.is_classification else rows.y
+        options = {} if rows.weight is None else {"sample_weight": rows.weight}
+        model = deepcopy(model)  # a failed call must not change it
+        with self._explained("go on"):
+            return model.partial_fit(X, y, **options)
 
     def answer(self, X: Any, n: int) -> np.ndarray:
         """Return values (n,) or probabilities (n, K) of the fitted estimator for n rows of X."""

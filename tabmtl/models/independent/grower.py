@@ -21,6 +21,7 @@ from tabmtl.training.watch import Watch
 
 #: Trees that are grown at least, where there are any: fewer were chosen by chance.
 LEAST_TREES = 20
+_USUAL_RATE = 0.1  # LightGBM's own
 
 
 def monotone_constraints(task: Task, columns: Columns) -> dict[str, Any]:
@@ -106,6 +107,25 @@ class Grower:
         # the text is what save writes: a loaded model is then the fitted one
         return lgb.Booster(model_str=self.text(booster, rounds, rows))
 
+    def append(self, rows: Sample, scores: np.ndarray, n_rounds: int, share: float, watch: Watch) -> TreeText:
+        """Grow rounds of trees that begin at raw scores (n, W) of rows, by a share of every step."""
+        least = max(1, min(self.params.get("min_child_samples", LEAST_TREES), len(rows) // 10))
+        params = {"min_data_per_group": least_level_rows(len(rows)), **self.params, "min_child_samples": least}
+        params |= {"objective": self.gradients or params["objective"]}
+        params |= {"learning_rate": share * params.get("learning_rate", _USUAL_RATE)}
+        data = self.data(rows, init_score=scores if scores.shape[1] > 1 else scores[:, 0])
+        callbacks = [_TimeLimit(watch, self.task.name)] if watch.is_limited else []
+        booster = lgb.train(params, data, n_rounds, callbacks=callbacks)
+        return TreeText(booster.model_to_string(num_iteration=-1))
+
+    def refit(self, booster: lgb.Booster, rows: Sample, decay: float) -> lgb.Booster:
+        """Return a model whose leaf values rows have moved, by LightGBM's own refit."""
+        model = lgb.Booster(model_str=booster.model_to_string())
+        model.params = {**self.params}
+        data = self.data(rows).construct()  # which knows the weights of classes
+        found = model.refit(rows.x, data.get_label(), decay_rate=decay, weight=data.get_weight())
+        return lgb.Booster(model_str=found.model_to_string())
+
     def grow_constant(self, rows: Sample, watch: Watch) -> lgb.Booster:
         """Grow the model that answers rows with their best constant."""
         return self.grow(rows, None, {"min_child_samples": len(rows), "num_iterations": 1}, watch)
@@ -157,7 +177,7 @@ class Grower:
         if self.task.kind.units == "scaled" and not y.any():
             y = np.full_like(y, LEAST)  # LightGBM refuses counts that are all 0
         options = {"label": y, "weight": rows.weight, "reference": reference, "free_raw_data": False} | options
-        if self.gradients is not None:
+        if self.gradients is not None and "init_score" not in options:
             first = self._start(rows) if reference is None else np.asarray(reference.get_init_score())[:1]
             init = np.repeat(first.reshape(1, -1), len(rows), axis=0)
             options["init_score"] = init if init.shape[1] > 1 else init[:, 0]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import lightgbm as lgb
 import numpy as np
@@ -49,12 +49,18 @@ class Mixture:
         A forest, whose raw scores are means of labels.
     additive : Additive or None
         Curves, one for every column.
+    more : TreeText or None
+        Boosted trees that `partial_fit` has added to the scores of the mixed answers.
     """
+
+    #: Fields that files of earlier releases lack.
+    later_fields: ClassVar[tuple[str, ...]] = ("more",)
 
     weights: Annotated[tuple[float, ...], Stored(shape="3")]
     lightgbm: TreeText | None
     extra_trees: TreeText | None
     additive: Additive | None
+    more: TreeText | None = None
 
     def __post_init__(self) -> None:
         parts = (self.lightgbm, self.extra_trees, self.additive)
@@ -63,7 +69,8 @@ class Mixture:
             raise ValueError(f"the weights of a mixture are {self.weights}, which do not fit its parts or sum to 1")
 
     def __str__(self) -> str:
-        return ", ".join(f"{weight:.2f} {name}" for name, weight in zip(FAMILIES, self.weights, strict=True) if weight)
+        parts = [f"{weight:.2f} {name}" for name, weight in zip(FAMILIES, self.weights, strict=True) if weight]
+        return ", ".join(parts if self.more is None else [*parts, f"{len(self.more.cut()[1])} trees on top"])
 
     def answer(self, task: Task, x: np.ndarray, n_threads: int) -> np.ndarray:
         """Return values (n,) or probabilities (n, K) of rows of `tree_matrix`."""
@@ -72,22 +79,32 @@ class Mixture:
             None if self.lightgbm is None else predict(self._boosted, x, n_threads),
             None if self.extra_trees is None else predict(self._forest, x, n_threads),
             None if self.additive is None else self.additive.scores(x),
+            None if self.more is None else predict(self._more, x, n_threads),
         )
 
     def mix(
-        self, task: Task, boosted: np.ndarray | None, means: np.ndarray | None, scores: np.ndarray | None
+        self,
+        task: Task,
+        boosted: np.ndarray | None,
+        means: np.ndarray | None,
+        scores: np.ndarray | None,
+        more: np.ndarray | None,
     ) -> np.ndarray:
-        """Return the answers, given what LightGBM predicts by the two kinds of trees, and the scores of the curves."""
+        """Return the answers, given what LightGBM predicts by all kinds of trees, and the scores of the curves."""
         answers = (
             None if boosted is None else task.kind.of_lightgbm(boosted),
             None if means is None else answer_means(task, means.reshape(len(means), -1)),
             None if scores is None else task.kind.answers(scores, 0.0, 1.0, np),
         )
         mixed = (weight * own for weight, own in zip(self.weights, answers, strict=True) if own is not None)
-        return sum(mixed)  # type: ignore[return-value]
+        answer: np.ndarray = sum(mixed)  # type: ignore[assignment]
+        if more is None:
+            return answer
+        begun = task.kind.unlink(task.kind.answered_means(answer, 0.0, 1.0), np)
+        return np.asarray(task.kind.answers(begun + more.reshape(len(more), -1), 0.0, 1.0, np))
 
     def gains(self, n_features: int) -> np.ndarray:
-        """Return the mean of the families' shares of every column (F,), by their weights."""
+        """Return the mean of the families' shares of every column (F,), by their weights; trees on top are left out."""
         total = np.zeros(n_features)
         for weight, model in zip(self.weights, (self.lightgbm, self.extra_trees, self.additive), strict=True):
             if isinstance(model, TreeText):
@@ -106,6 +123,10 @@ class Mixture:
     @cached_property
     def _forest(self) -> lgb.Booster:
         return lgb.Booster(model_str=self.extra_trees)
+
+    @cached_property
+    def _more(self) -> lgb.Booster:
+        return lgb.Booster(model_str=self.more)
 
 
 def answer_means(task: Task, means: np.ndarray) -> np.ndarray:

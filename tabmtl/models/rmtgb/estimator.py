@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import lightgbm as lgb
 import numpy as np
@@ -13,15 +13,18 @@ import polars as pl
 
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.asked import Together, part_of
+from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.boosted.border import network, tree_matrix
 from tabmtl.estimators.boosted.estimator import BoostedEstimator
 from tabmtl.estimators.boosted.gain import gain_shares
 from tabmtl.estimators.boosted.joined import FEW_ROWS, JoinedSums
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
+from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.rmtgb.fitted import FittedGroup
+from tabmtl.models.rmtgb.onward import Onward
 from tabmtl.models.rmtgb.stages import GroupFit, Schedule
-from tabmtl.models.rmtgb.targets import BinnedRows, bin_groups
+from tabmtl.models.rmtgb.targets import BinnedRows, bin_groups, bin_labelled, rows_of_tasks
 from tabmtl.params import CountOrZero, NonNegative
 from tabmtl.schema import Batch, listed
 from tabmtl.training.run import current
@@ -188,6 +191,14 @@ class RMTGB(BoostedEstimator):
         "theta_penalty": {"low": 0.01, "high": 1.0, "log": True},
     }
 
+    add_task = cast(
+        Any,
+        NotHere(
+            "stages 1 and 2 are learned of all tasks together; fit again with the new task, or take SharedTrees, which "
+            "gives it leaf values on the trees that stand"
+        ),
+    )
+
     _stored: ClassVar[type] = RMTGBState
     _together: ClassVar[type[Together]] = GroupsTogether
 
@@ -224,6 +235,26 @@ class RMTGB(BoostedEstimator):
                     fits.append(self._fit_group(members, rows, schedule, seed))
                 self._watch.was_cut |= part.was_cut
         return fits
+
+    def _go_on(self, coder: TableCoder, rows: FitRows, seed: int) -> dict[str, Any]:
+        """Move the values of the leaves of every loss by new rows, and append rounds."""
+        group = current()
+        params = self._tree_params(self._data_params(group), seed)
+        binned = bin_labelled(rows.read(), coder.features.columns, self._data_params(group), has_source=True)
+        groups = []
+        for k, own in enumerate(self._groups):
+            found = rows_of_tasks(binned, coder, own.members)
+            if found is not None:
+                watch = self._watch.part(1 / (len(self._groups) - k))
+                onward = Onward(params=params, n_rounds=self.partial_rounds, decay=self.decay_rate, watch=watch)
+                own = onward.go_on(own, found)
+                self._watch.was_cut |= watch.was_cut
+            groups.append(own)
+        return _fitted(coder, groups)
+
+    def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
+        left = [group.without(t) for group in self._groups]
+        return _fitted(coder, [group for group in left if group is not None])
 
     def _attributes(self, coder: TableCoder, fits: Sequence[GroupFit]) -> dict[str, Any]:
         return _fitted(coder, [fit.group for fit in fits])

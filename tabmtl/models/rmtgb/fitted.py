@@ -51,7 +51,7 @@ class Forest:
     def restricted(self, ensembles: Sequence[int | None]) -> Forest:
         """Return some ensembles only, in this order; None is one without trees."""
         header, trees = self.text.cut()
-        own = [[] if ensemble is None else self._own(trees, ensemble) for ensemble in ensembles]
+        own = [[] if ensemble is None else self.own_trees(trees, ensemble) for ensemble in ensembles]
         offsets = np.cumsum([0, *(len(each) // self.width for each in own)], dtype=np.int64)
         return Forest(offsets=offsets, text=TreeText.joined(header, chain.from_iterable(own), self.width))
 
@@ -113,19 +113,19 @@ class Forest:
         header, trees = self.text.cut()
         kept = [constant_tree(value) for value in start]
         for ensemble, factor in factors.items():
-            kept += [scale_tree(tree, factor) for tree in self._own(trees, ensemble)]
+            kept += [scale_tree(tree, factor) for tree in self.own_trees(trees, ensemble)]
         return lgb.Booster(model_str=TreeText.joined(header, kept, self.width, objective))
 
     def gains(self, n_features: int) -> np.ndarray:
         """Return the gain of every column in every ensemble: (E, F)."""
         trees = self.text.cut()[1]
-        gains = [feature_gains(self._own(trees, ensemble), n_features) for ensemble in range(len(self))]
+        gains = [feature_gains(self.own_trees(trees, ensemble), n_features) for ensemble in range(len(self))]
         return np.stack(gains)[..., 0]
 
     def _range(self, ensemble: int) -> tuple[int, int]:
         return int(self.offsets[ensemble]), int(self.offsets[ensemble + 1])
 
-    def _own(self, trees: list[str], ensemble: int) -> list[str]:
+    def own_trees(self, trees: list[str], ensemble: int) -> list[str]:
         """Return the trees of one ensemble."""
         start, end = self._range(ensemble)
         return trees[self.width * start : self.width * end]
@@ -186,6 +186,12 @@ class FittedGroup:
             rounds=np.concatenate([self.rounds[:2] * (shared[0] is not None), self.rounds[2:][own]]),
             forest=self.forest.restricted([*shared, *(3 + t for t in own)]),
         )
+
+    def without(self, t: int) -> FittedGroup | None:
+        """Return the group without a task of the estimator, whose numbers above it fall by one; None if it is empty."""
+        kept = np.flatnonzero(self.members != t).tolist()
+        left = self.restricted(kept) if kept else None
+        return None if left is None else replace(left, members=left.members - (left.members > t))
 
     def factors(self, t: int | None) -> np.ndarray:
         """Return the factors of the shared function, B and A in F of task t; None is a task that fit did not see."""
@@ -251,5 +257,9 @@ class FittedGroup:
 
 
 def normal_theta(theta: np.ndarray) -> float:
-    """Return the side parameter of a normal task: the median of the majority, whose side is below 0."""
-    return float(np.median(theta[theta <= 0]))
+    """Return the side parameter of a normal task: the median of the majority, whose side is below 0.
+
+    Where `remove_task` has left none there, it is that of all.
+    """
+    is_normal = theta <= 0
+    return float(np.median(theta[is_normal] if is_normal.any() else theta))

@@ -350,8 +350,10 @@ def bin_labelled(
     options: dict[str, Any],
     group: Ranks = ALONE,
     reference: lgb.Dataset | None = None,
+    *,
+    has_source: bool = False,
 ) -> Labelled:
-    """Bin the rows with a label, in the long layout sorted by task.
+    """Bin the rows with a label, in the long layout sorted by task; perhaps tell where they come from in one process.
 
     In a group, a rank has a row of every task of a long table, if need be one without a label.
     """
@@ -364,7 +366,7 @@ def bin_labelled(
         order = np.argsort(batch.task, kind="stable")
         batch = batch.rows(order)
     data, source = bin_rows(batch, columns, options, reference, group), None
-    if group.size > 1:
+    if has_source or group.size > 1:
         if order is not None:
             index = np.resize(index, len(order))[order]  # rows that were added have no label, and are never read again
         bin_alike = partial(bin_rows, columns=columns, options=options, reference=data)

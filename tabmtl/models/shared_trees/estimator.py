@@ -14,17 +14,21 @@ import polars as pl
 
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.asked import Together, part_of
-from tabmtl.estimators.boosted.border import bin_labelled_rows, network, network_params, tree_matrix
+from tabmtl.estimators.boosted.border import bin_labelled_rows, bin_rows, network, network_params, tree_matrix
 from tabmtl.estimators.boosted.estimator import BoostedEstimator
 from tabmtl.estimators.boosted.gain import gain_shares
 from tabmtl.estimators.boosted.joined import FEW_ROWS, JoinedTrees
+from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
+from tabmtl.estimators.rows import FitRows, FrameRows
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
-from tabmtl.models.shared_trees.targets import blocks_of, make_targets
+from tabmtl.models.shared_trees.newcomer import Mix, Newcomer, Settled
+from tabmtl.models.shared_trees.onward import refit_leaves
+from tabmtl.models.shared_trees.targets import Targets, blocks_of, make_targets
 from tabmtl.models.shared_trees.trees import VectorForest
 from tabmtl.params import AnyShare, Count, CountOrZero, NonNegative
-from tabmtl.processes.ranks import Ranks
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch
 from tabmtl.storage.stored import Stored
 from tabmtl.targets import Task
@@ -91,6 +95,46 @@ class SharedFunctions:
         ends = np.cumsum([0, *(own.stop - own.start for own in outputs)]).tolist()
         functions = replace(self, forest=self.forest.restricted(columns), start=self.start[columns])
         return functions, [slice(*pair) for pair in pairwise(ends)]
+
+    def extended(self, growth: Growth, n_labels: np.ndarray, learns: np.ndarray) -> SharedFunctions:
+        """Return the functions with further trees and labels (T,), given the functions (n_functions,) that learn."""
+        trees, values = growth.trees.ensembles[0], self.forest.values_by_tree + growth.values
+        rounds = self.rounds + growth.rounds * learns
+        return self._with(trees, values, rounds=rounds, n_labels=self.n_labels + n_labels)
+
+    def placed(self, outputs: np.ndarray, functions: np.ndarray, tasks: np.ndarray) -> SharedFunctions:
+        """Return the functions with other outputs (C,), functions and tasks, given their numbers here; -1 is new."""
+        values = [_taken(own, outputs) for own in self.forest.values_by_tree]
+        return self._with(
+            [],
+            values,
+            start=_taken(self.start, outputs),
+            rounds=_taken(self.rounds, functions),
+            own_rounds=_taken(self.own_rounds, tasks),
+            n_labels=_taken(self.n_labels, tasks),
+        )
+
+    def with_task(self, t: int, outputs: slice, found: Settled) -> SharedFunctions:
+        """Return the functions with what a task has learned that had nothing yet."""
+        trees = [] if found.own is None else found.own.trees.ensembles[0]
+        values = [own.copy() for own in self.forest.values_by_tree]
+        own = [] if found.own is None else found.own.values
+        values += [np.zeros((len(each), len(self.start))) for each in own]
+        for whole, new in zip(values, found.values, strict=False):
+            whole[:, outputs] = new
+        for whole, new in zip(values[len(values) - len(own) :], own, strict=True):
+            whole[:, outputs] = new
+        changed = {"start": self.start, "rounds": self.rounds, "own_rounds": self.own_rounds, "n_labels": self.n_labels}
+        changed = {name: array.copy() for name, array in changed.items()}
+        changed["start"][outputs], changed["rounds"][t] = found.start, sum(own.any() for own in found.values)
+        changed["own_rounds"][t], changed["n_labels"][t] = len(trees), found.n_labels
+        return self._with(trees, values, **changed)
+
+    def _with(self, trees: Sequence[str], values: Sequence[np.ndarray], **changes: Any) -> SharedFunctions:
+        """Return the functions with further trees, the values of all, and other changes."""
+        header, known = self.forest.text.cut()
+        forest = VectorForest.join(header, [*known, *trees], values, values[0].shape[1] if values else len(self.start))
+        return replace(self, forest=forest, gains=forest.booster.feature_importance("gain"), **changes)
 
     def gains_of(self, outputs: Sequence[slice]) -> np.ndarray:
         """Return the gain of every column for every task, given its outputs: (T, F)."""
@@ -294,13 +338,10 @@ class SharedTrees(BoostedEstimator):
         rows = _bin(coder, batch, params, group)
         followed = None if valid is None else _bin(coder, valid, params, group, rows.data)
         has_own = self.n_estimators_task > 0 and batch.task is None and valid is not None
-        schedule = Schedule(
-            params=self._tree_params(params, seed) | network_params(group),
-            sketch=self.sketch,
-            rho=self.rho,
-            prior_labels=self.prior_labels,
+        schedule = self._schedule(
+            params | network_params(group),
+            seed,
             importance=_importance(tasks),
-            seed=seed,
             n_rounds=self.n_estimators if known is None else int(known.growth.rounds.max()),
             patience=self.patience if known is None else None,
             keeps_scores=has_own,
@@ -323,6 +364,123 @@ class SharedTrees(BoostedEstimator):
         functions = SharedFunctions.join(growth, own, rows.targets.sums.function, labels)
         losses = [] if followed is None else self._valid_losses(functions, followed)
         return [SharedFit(functions, growth, own, losses)]
+
+    def _go_on(self, coder: TableCoder, rows: FitRows, seed: int) -> dict[str, Any]:
+        """Move the values of the leaves by new rows, and append rounds."""
+        batch, tasks, functions, group = rows.read(), coder.labels.tasks, self._functions, current()
+        labels = batch.count_labels(len(tasks)).astype(np.int64)
+        params = self._data_params(group)
+        found = _bin(coder, batch, params, group)
+        found = found._replace(targets=found.targets.going_on(functions.start))
+        schedule = self._schedule(
+            params, seed, importance=_importance(tasks) * (labels > 0), n_rounds=self.partial_rounds, keeps_scores=False
+        )
+        if self.decay_rate < 1:
+            forest = refit_leaves(functions.forest, functions.start, found, schedule, self.decay_rate)
+            functions = replace(functions, forest=forest)
+        scores = self._scores_at_rows(coder, functions, found.batch)
+        counts = [labels, labels + functions.n_labels]
+        new, every = (np.append(own, [own.sum()] * (len(functions.rounds) - len(tasks))) for own in counts)
+        schedule = replace(schedule, shares=new / np.maximum(every, 1))
+        with self._watch.steps(schedule.n_rounds, "round", describe_loss, every=SHOWN_ROUNDS) as step:
+            growth = replace(schedule, on_round=step).grow(found._replace(scores=scores), None)
+        return _fitted(coder, functions.extended(growth, labels, found.targets.sizes > 0))
+
+    def _schedule(self, params: dict[str, Any], seed: int, *, patience: int | None = None, **options: Any) -> Schedule:
+        """Return the options of a growth, given LightGBM's parameters of data."""
+        own = {"sketch": self.sketch, "rho": self.rho, "prior_labels": self.prior_labels, "patience": patience}
+        return Schedule(params=self._tree_params(params, seed), seed=seed, **own, **options)
+
+    def _add_tasks(self, coder: TableCoder, batch: Batch, method: Any, freeze: Any, seed: int) -> dict[str, Any]:
+        """Give new tasks leaf values on the trees that stand, and trees of their own after them."""
+        n_old, n_new = len(self.tasks_), len(coder.labels.tasks) - len(self.tasks_)
+        kept = np.append(np.arange(n_old), np.full(n_new, -1))
+        functions = self._placed(coder, kept)
+        outputs = _outputs_of_tasks(coder)
+        for t in range(n_old, n_old + n_new):
+            functions = functions.with_task(t, outputs[t], self._settled(coder, batch, t, seed))
+        return _fitted(coder, functions)
+
+    def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
+        return _fitted(coder, self._placed(coder, np.delete(np.arange(len(self.tasks_)), t)))
+
+    def _placed(self, coder: TableCoder, kept: np.ndarray) -> SharedFunctions:
+        """Return the functions for other tasks, given their numbers (T,) in this model; -1 is new."""
+        before, after, functions = _outputs_of_tasks(self.coder_), _outputs_of_tasks(coder), kept
+        if len(before) > len(self.tasks_):
+            functions = np.append(kept, len(self.tasks_))  # the pooled one
+        outputs = np.full(after[-1].stop if functions is not kept else sum(own.stop - own.start for own in after), -1)
+        for place, known in zip(after, functions.tolist(), strict=True):
+            if known >= 0:
+                outputs[place] = np.arange(before[known].start, before[known].stop)
+        return self._functions.placed(outputs, functions, kept)
+
+    def _settled(self, coder: TableCoder, batch: Batch, t: int, seed: int) -> Settled:
+        """Learn a new task from the rows with its label."""
+        task, labels, forest = coder.labels.tasks[t], coder.labels, self._functions.forest
+        rows, column = _rows_of_task(batch, t), 0 if batch.task is not None else t
+        targets = make_targets(rows, (task,), labels.center[[column]], labels.scale[[column]])
+        newcomer = self._newcomer(targets, tree_matrix(rows), seed, batch.task is not None)
+        mix, values = newcomer.settle(rows, task, seed)
+        own = None
+        if batch.task is None:
+            own = self._own_trees(coder, newcomer, rows, task, mix, len(values))
+            weights = mix.weights / newcomer.scale[:, None]
+            start = targets.start(self.reg_lambda) + mix.constant + (self._functions.start - newcomer.center) @ weights
+        else:  # a task begins at the pooled answers
+            weights, pooled = np.zeros((len(self._functions.start), task.width)), _outputs_of_tasks(self.coder_)[-1]
+            weights[pooled] = np.eye(task.width)
+            start = self._functions.start[pooled] + mix.constant
+        mixed = [known @ weights for known in forest.values_by_tree]
+        for whole, found in zip(mixed, values, strict=False):
+            whole += found
+        return Settled(start, mixed, own, len(rows))
+
+    def _newcomer(self, targets: Targets, matrix: np.ndarray, seed: int, is_long: bool) -> Newcomer:
+        """Return what learns a new task from rows: in the long layout from the pooled answers on."""
+        functions, n_threads = self._functions, self._n_threads
+        place = _outputs_of_tasks(self.coder_)[-1] if is_long else slice(0, len(functions.start))
+        none = np.zeros(len(matrix), dtype=np.int64) if is_long else None
+        known = functions.scores(matrix, [place], none, n_threads)[0]
+        start = functions.start[place] if is_long else targets.start(self.reg_lambda)
+        schedule = self._schedule(
+            self._data_params(ALONE),
+            seed,
+            importance=np.ones(1),
+            n_rounds=self.n_estimators_task,
+            patience=self.patience,
+            keeps_scores=True,
+        )
+        return Newcomer(
+            targets=targets.going_on(start),
+            leaves=[*functions.forest.leaves_by_tree(matrix, n_threads)],
+            sizes=[*map(len, functions.forest.values_by_tree)],
+            offset=known if is_long else np.tile(start, (len(matrix), 1)),
+            others=known[:, :0] if is_long else known,
+            hold=self.reg_lambda if is_long else 0.0,
+            schedule=schedule,
+        )
+
+    def _own_trees(
+        self, coder: TableCoder, newcomer: Newcomer, batch: Batch, task: Task, mix: Mix, n_trees: int
+    ) -> Growth | None:
+        """Grow trees of a new task alone, after those that stand, if rows that are set aside say that they pay."""
+        if not (self.n_estimators_task and self.early_stopping) or len(batch) < ROWS_TO_SPLIT:
+            return None
+        kept, held = FrameRows(batch, (task,)).split(self.validation_fraction, newcomer.schedule.seed)
+        if kept.index is None or held.index is None or not min(len(kept), len(held)):
+            return None
+        data = bin_rows(batch, coder.features.columns, self._data_params(ALONE))
+        return newcomer.finish(Rows(batch, data, newcomer.targets), mix, n_trees, kept.index, held.index)
+
+    def _scores_at_rows(self, coder: TableCoder, functions: SharedFunctions, batch: Batch) -> np.ndarray:
+        """Return the scores (n, B) of the functions at rows, as `Targets` have their columns."""
+        matrix, outputs = tree_matrix(batch), [slice(0, len(functions.start))]
+        asked: list[np.ndarray | None] = [None]
+        if batch.task is not None:
+            outputs, asked = _outputs_of_tasks(coder), [batch.task, np.full_like(batch.task, -1)]
+        parts = [functions.scores(matrix, outputs, task, self._n_threads)[0] for task in asked]
+        return np.concatenate(parts, axis=1).astype(np.float32)
 
     def _valid_losses(self, functions: SharedFunctions, rows: Rows) -> list[np.ndarray]:
         targets, matrix = rows.targets, tree_matrix(rows.batch)
@@ -379,6 +537,20 @@ def _bin(
     labels = coder.labels
     batch, data = bin_labelled_rows(batch, coder.features.columns, params, reference, group)
     return Rows(batch, data, make_targets(batch, labels.tasks, labels.center, labels.scale, group))
+
+
+def _taken(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Take places of the last axis, 0 for those below 0."""
+    return np.where(places < 0, np.zeros_like(values[..., :1]), values[..., places])
+
+
+def _rows_of_task(batch: Batch, t: int) -> Batch:
+    """Take the rows with a label of a task, as those of a table with this task alone."""
+    column = t if batch.task is None else 0
+    labelled = ~np.isnan(batch.y[:, column]) & (True if batch.task is None else batch.task == t)
+    rows = batch.rows(np.flatnonzero(labelled))
+    weight, of_class = (None if part is None else part[:, [column]] for part in (rows.weight, rows.of_class))
+    return replace(rows, y=rows.y[:, [column]], weight=weight, of_class=of_class, task=None)
 
 
 def _importance(tasks: Sequence[Task]) -> np.ndarray:

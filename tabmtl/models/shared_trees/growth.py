@@ -93,6 +93,8 @@ class Schedule:
         ``rho`` rounds; every function gets at least 2 T rounds. None = all rounds.
     found : Growth, optional
         Growth that found the rounds; they are grown again, with the same leaders.
+    shares : ndarray of shape (n_functions,), optional
+        Factors of the leaf values of the functions, where the rows are a share of all that a model has learned from.
     on_round : callable, optional
         Called after every round with the loss of all validation labels, as a share of it at the start, or None; a true
         answer ends the growth.
@@ -108,6 +110,7 @@ class Schedule:
     patience: int | None
     keeps_scores: bool
     found: Growth | None = None
+    shares: np.ndarray | None = None
     on_round: Callable[[float | None], bool] | None = None
 
     def grow(self, rows: Rows, valid: Rows | None) -> Growth:
@@ -119,7 +122,7 @@ class Schedule:
         stop = _Rounds(scores, targets, self) if watched is None else _Stop(scores, targets, self, watched, start)
         followed = () if watched is None else (watched.data, watched.batch)
         trees = VectorEnsemble(small_limits(self.params, targets.n_rows), rows.data, rows.batch, *followed)
-        leaf_values = _LeafValues(targets, self)
+        leaf_values = LeafValues(targets, self)
         rng, leaders, values, idle = np.random.default_rng(self.seed), _Leaders(self, targets), [], 0
         while trees.rounds < self.n_rounds and idle < max(_IDLE, 2 * len(self.importance)) and stop.active.any():
             leader = leaders.choose(stop.active)
@@ -149,7 +152,6 @@ class Schedule:
         that found the rounds, these are grown again.
         """
         grown: list[Growth | None] = []
-        params = _fine_params(self.params)
         for t in range(len(self.importance)):
             own = rows.of_task(t, shared.scores)
             watched = None if valid is None or shared.valid_scores is None else valid.of_task(t, shared.valid_scores)
@@ -157,12 +159,17 @@ class Schedule:
             if own is None or (known is None and (found is not None or (watched is None and valid is not None))):
                 grown.append(None)
                 continue
-            n_rounds = self.n_rounds if known is None else int(known.rounds[0])
-            alone = replace(self, params=params, sketch="task", importance=np.ones(1), found=known, n_rounds=n_rounds)
-            growth = alone.grow(own, watched)
-            pays = watched is None or self.patience is None or _pays(watched, growth)
-            grown.append(growth if pays else None)
+            grown.append(self.finish_task(own, watched, known))
         return grown
+
+    def finish_task(self, rows: Rows, valid: Rows | None, known: Growth | None) -> Growth | None:
+        """Grow trees for one task from the scores of its rows on, as `finish` does for each."""
+        n_rounds = self.n_rounds if known is None else int(known.rounds[0])
+        params = _fine_params(self.params)
+        alone = replace(self, params=params, sketch="task", importance=np.ones(1), found=known, n_rounds=n_rounds)
+        growth = alone.grow(rows, valid)
+        pays = valid is None or self.patience is None or _pays(valid, growth)
+        return growth if pays else None
 
     def _factors(self, targets: Targets, leader: int, rng: np.random.Generator) -> np.ndarray:
         """Draw a factor of every output: (C,), given the task that leads."""
@@ -185,10 +192,15 @@ class Schedule:
         if 0 <= leader < len(self.importance):
             pace[: len(self.importance)] = self.rho
             pace[leader] = 1
-        return pace
+        return pace if self.shares is None else pace * self.shares
+
+    def mean_pace(self, n_functions: int) -> np.ndarray:
+        """Return the mean factor of the leaf values of every function, over the tasks that lead in turn."""
+        leaders = range(len(self.importance)) if self.sketch != "random" else [-1]
+        return np.mean([self.pace(leader, n_functions) for leader in leaders], axis=0)
 
 
-class _LeafValues:
+class LeafValues:
     """Newton steps of the outputs in the leaves of a tree, given labels and options."""
 
     def __init__(self, targets: Targets, schedule: Schedule) -> None:

@@ -7,7 +7,7 @@ function of the rows has C outputs; `tabmtl.models.shared_trees.sums` brings the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -38,12 +38,15 @@ class Targets:
         0 = unlabelled.
     sums : Sums
         Outputs at the rows, and sums over the rows, which are those of all ranks of a group, as losses are.
+    known_share : ndarray of shape (C,), optional
+        The weighted mean of the labels of every output in an earlier fit, whose units stay.
     """
 
     blocks: Blocks
     y: np.ndarray
     weight: np.ndarray
     sums: Sums
+    known_share: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.sums.group.size > 1:  # now, and not in a cached property that one rank may ask for before another
@@ -74,6 +77,8 @@ class Targets:
         return self._share()
 
     def _share(self) -> np.ndarray:
+        if self.known_share is not None:
+            return self.known_share
         total = self.sums.total(self.weight)
         return self.sums.total(self.y * self.weight) / np.where(total > 0, total, 1)
 
@@ -81,6 +86,15 @@ class Targets:
     def output_blocks(self) -> Blocks:
         """Kinds of the outputs, as `blocks`."""
         return self.blocks
+
+    def going_on(self, start: np.ndarray) -> Targets:
+        """Return the labels in the units of a fit that began with the constants ``start`` (C,)."""
+        share = np.empty_like(start)
+        for kind, outputs in self.output_blocks:
+            width = int((self.sums.function == self.sums.function[outputs.start]).sum())
+            scores = start[outputs].reshape(-1, width)
+            share[outputs] = kind.answered_means(kind.answers(scores, 0.0, 1.0, np), 0.0, 1.0).ravel()
+        return replace(self, known_share=share)
 
     @cached_property
     def curvature(self) -> np.ndarray:
@@ -194,6 +208,11 @@ class Targets:
     def _labelled(self) -> list[tuple[int, np.ndarray]]:
         """Return for every function a cell, and which rows have a label in it."""
         return [(cell, self.weight[:, self._firsts[cell]] > 0) for cell in self._order.tolist()]
+
+    def rows(self, index: np.ndarray) -> Targets:
+        """Take some rows of a wide table."""
+        sums = replace(self.sums, n_rows=len(index))
+        return replace(self, y=self.y[index], weight=self.weight[index], sums=sums)
 
     def of_task(self, t: int) -> tuple[np.ndarray, Targets, tuple[np.ndarray, ...]] | None:
         """Take the rows with a label of one task: their numbers (m,), targets, and cells as `numpy.ix_` has them.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from tabmtl.schema import Batch
 from tabmtl.storage.lightgbm_text import TreeText, constant_tree, fill_tree
 from tabmtl.storage.stored import Stored
 
+_LEAF_TREES = 64  # whose leaves of all rows are in memory at a time
 _GAIN_TREES = 100  # whose gains are in memory at a time
 _PLACES = 1 << 16  # of the table that finds a leaf by its value
 
@@ -163,6 +164,25 @@ class VectorForest:
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
+
+    @property
+    def shrinkage(self) -> np.ndarray:
+        """The learning rate of every tree, (M,)."""
+        return np.array([float(tree.rpartition("shrinkage=")[2]) for tree in self.text.cut()[1]])
+
+    @property
+    def values_by_tree(self) -> list[np.ndarray]:
+        """The values (leaves, C) of every tree."""
+        return np.split(self.values, self._offsets[1:-1]) if len(self) else []
+
+    def leaves_by_tree(self, matrix: np.ndarray, n_threads: int = 1) -> Iterator[np.ndarray]:
+        """Find the leaf (n,) int32 of rows of `tree_matrix` in every tree, some trees at a time."""
+        for first in range(0, len(self), _LEAF_TREES):
+            n = min(_LEAF_TREES, len(self) - first)
+            found = self.booster.predict(
+                matrix, pred_leaf=True, start_iteration=first, num_iteration=n, num_threads=n_threads
+            )
+            yield from np.asarray(found).reshape(len(matrix), n).T.astype(np.int32, order="C")
 
     def find_leaves(self, matrix: np.ndarray, n_threads: int = 1) -> np.ndarray:
         """Find the leaves (n, M) of rows of `tree_matrix`, counted through all trees."""

@@ -1,0 +1,107 @@
+"""A fitted model of one task that goes on by new rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+
+from tabmtl.models.independent.asked import Learned
+from tabmtl.models.independent.choice import TreesOfTask
+from tabmtl.models.independent.levels import TreesOfLevels
+from tabmtl.models.independent.mixture import Mixture
+from tabmtl.models.independent.rows import Sample
+from tabmtl.storage.lightgbm_text import TreeText
+from tabmtl.targets import Task
+from tabmtl.training.watch import Watch
+
+Learner = TreesOfTask | TreesOfLevels
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Onward:
+    """Goes on with the models of tasks.
+
+    Parameters
+    ----------
+    n_rounds : int
+        Rounds that are appended.
+    decay : float
+        What is left of the values of leaves.
+    """
+
+    n_rounds: int
+    decay: float
+
+    def go_on(self, learner: Learner, model: Learned, rows: Sample, n_known: int, watch: Watch) -> Learned:
+        """Return a model of a task that has learned from rows too.
+
+        LightGBM alone gets further trees, as by ``lightgbm.train(..., init_model=...)``. Beside a mixture there are
+        trees that begin at the scores of its answers, whatever it mixes. ``n_known`` labels it has learned from.
+        """
+        if self.decay < 1:
+            model = _refit(learner, model, rows, self.decay)
+        if not self.n_rounds:
+            return model
+        scores = raw_scores(learner.task, model, rows.x)
+        share = len(rows) / (len(rows) + n_known)
+        header, trees = self._append(learner, rows, scores, share, watch)
+        if isinstance(model, Mixture):
+            known = [] if model.more is None else model.more.cut()[1]
+            return replace(model, more=TreeText.joined(header, [*known, *trees], learner.task.width))
+        text = TreeText(model.model_to_string())
+        objective = " ".join(text.first("objective"))
+        return lgb.Booster(model_str=TreeText.joined(text.cut()[0], text.cut()[1] + trees, scores.shape[1], objective))
+
+    def _append(
+        self, learner: Learner, rows: Sample, scores: np.ndarray, share: float, watch: Watch
+    ) -> tuple[str, list[str]]:
+        """Grow rounds that begin at raw scores (n, W) of rows; return a header, and their trees."""
+        if isinstance(learner, TreesOfTask):
+            return learner.grower.append(rows, scores, self.n_rounds, share, watch).cut()
+        texts = [
+            level.grower.append(rows, scores[:, [k]], self.n_rounds, share, watch)
+            for k, level in enumerate(learner.levels)
+        ]
+        return texts[0].cut()[0], [*chain.from_iterable(zip(*(text.cut()[1] for text in texts), strict=True))]
+
+
+def raw_scores(task: Task, model: Learned, x: np.ndarray) -> np.ndarray:
+    """Return the raw scores (n, W) of a model at rows of `tree_matrix`, or those that the answers of a mixture mean."""
+    if isinstance(model, Mixture):
+        return np.asarray(task.kind.unlink(task.kind.answered_means(model.answer(task, x, 1), 0.0, 1.0), np))
+    return np.asarray(model.predict(x, raw_score=True)).reshape(len(x), -1)
+
+
+def _refit(learner: Learner, model: Learned, rows: Sample, decay: float) -> lgb.Booster:
+    """Return LightGBM's own refit of a model.
+
+    Raises
+    ------
+    ValueError
+        If LightGBM cannot refit the model.
+    """
+    why = None
+    if isinstance(model, Mixture):
+        why = f"is a mixture ({model}), and families=('lightgbm',) learns by LightGBM alone"
+    elif isinstance(learner, TreesOfLevels) or learner.grower.gradients is not None:
+        why = f"is of the kind {learner.task.kind}, whose losses LightGBM does not know"
+    elif _n_starts(model) > learner.task.width:
+        why = "is the mean of several fits, as folds choose it at few labels"
+    if why is not None:
+        raise ValueError(
+            f"decay_rate={decay} moves the leaves of one LightGBM model, and that of task {learner.task.name!r} {why}; "
+            "leave decay_rate=1, by which rounds are appended, or fit SharedTrees, which moves all its leaves"
+        )
+    assert isinstance(learner, TreesOfTask) and isinstance(model, lgb.Booster)
+    return learner.grower.refit(model, rows, decay)
+
+
+def _n_starts(model: lgb.Booster) -> int:
+    """Return how many trees hold the constant that a fit began with, which LightGBM does not shrink."""
+    trees: Sequence[Any] = TreeText(model.model_to_string()).cut()[1]
+    return sum(tree.rpartition("shrinkage=")[2] == "1" for tree in trees)

@@ -1,0 +1,187 @@
+"""Fitted stages that go on by new rows: other values of their leaves, and further rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tabmtl.estimators.boosted.border import Grown, small_limits, tree_matrix
+from tabmtl.models.rmtgb.fitted import FittedGroup, Forest
+from tabmtl.models.rmtgb.stages import MixedStage, Stage, grow_together
+from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets
+from tabmtl.storage.lightgbm_text import TreeText, fill_tree
+from tabmtl.training.watch import SHOWN_ROUNDS, Watch, describe_loss
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Onward:
+    """Goes on with the stages of groups.
+
+    Parameters
+    ----------
+    params : dict
+        LightGBM's parameters of trees.
+    n_rounds : int
+        Rounds that are appended.
+    decay : float
+        What is left of the values of leaves with new labels.
+    watch : Watch
+    """
+
+    params: dict[str, Any]
+    n_rounds: int
+    decay: float
+    watch: Watch
+
+    def go_on(self, group: FittedGroup, rows: BinnedRows) -> FittedGroup:
+        """Return a group that has learned from rows too, which know their source.
+
+        Rounds are appended to stage 2, where θ stays, or without it to stage 1; and then to stage 3 of the tasks that
+        have trees there, or in no other stage.
+        """
+        assert rows.source is not None
+        matrix = tree_matrix(rows.source.read(np.arange(rows.scores.shape[-1])))
+        rows = replace(rows, source=None)
+        if self.decay < 1:
+            group = replace(group, forest=self._refit(group, rows, matrix))
+        rows = replace(rows, scores=_scores_at_cells(group, rows, matrix, self.params["num_threads"]))
+        grown, new = dict[int, Grown](), rows.targets.n_labels
+        shares = ~group.goes_alone & bool(group.rounds[:2].any())
+        if new[shares].any():
+            part = _share(new[shares], group.n_labels[shares])
+            common, last = _of_tasks(rows, shares), int(group.rounds[1] > 0)
+            stage = self._mixed(group, common, part) if last else self._stage(common, part)
+            self._grow([stage])
+            rows = _with_shared(rows, shares, stage.after().scores)
+            grown[last] = stage.finish()
+        none, owned = np.zeros(rows.targets.width), {}
+        for t in np.flatnonzero((new > 0) & ((group.rounds[2:] > 0) | ~shares)).tolist():
+            owned[t] = self._stage(rows.of_task(t, none), _share(new[t], group.n_labels[t]))
+        self._grow([*owned.values()])
+        return _extended(group, grown | {2 + t: stage.finish() for t, stage in owned.items()}, new)
+
+    def _grow(self, stages: Sequence[Stage]) -> None:
+        with self.watch.steps(self.n_rounds, "round", describe_loss, every=SHOWN_ROUNDS) as step:
+            grow_together(stages, [self.n_rounds] * len(stages), None, step)
+
+    def _limited(self, rows: BinnedRows, share: float) -> dict[str, Any]:
+        params = {**self.params, "learning_rate": share * self.params["learning_rate"]}
+        return small_limits(params, rows.scores.shape[-1])
+
+    def _stage(self, rows: BinnedRows, share: float = 1.0) -> Stage:
+        return Stage(self._limited(rows, share), rows)
+
+    def _mixed(self, group: FittedGroup, rows: BinnedRows, share: float = 1.0) -> MixedStage:
+        """Return stage 2, with the θ of the fit."""
+        return MixedStage(self._limited(rows, share), rows, theta=group.theta, rate=0.0)
+
+    def _refit(self, group: FittedGroup, rows: BinnedRows, matrix: np.ndarray) -> Forest:
+        """Return the trees with leaf values that rows have moved, stage after stage and tree after tree."""
+        forest, shares = group.forest, ~group.goes_alone
+        replay = _Replay(forest, matrix, self.params["reg_lambda"], self.decay)
+        rows = rows.with_constants(group.start)
+        after = _of_tasks(rows, shares)
+        stage = self._stage(after)
+        after = replace(after, scores=stage.total(after, replay.move(stage, [0])))
+        stage = self._mixed(group, after)
+        after = replace(after, scores=stage.total(after, replay.move(stage, [1, 2])))
+        rows = _with_shared(rows, shares, after.scores)
+        for t in np.flatnonzero(rows.targets.n_labels).tolist():
+            replay.move(self._stage(rows.of_task(t, group.own_start[t])), [3 + t], rows.targets.rows_of(t))
+        return replay.forest()
+
+
+class _Replay:
+    """Trees of a forest whose leaf values are moved by Newton steps at the scores of the trees before them.
+
+    A leaf in which rows have labels keeps ``decay`` of its value; others keep all of it, where LightGBM's refit would
+    shrink them.
+    """
+
+    def __init__(self, forest: Forest, matrix: np.ndarray, penalty: float, decay: float) -> None:
+        self._forest, self._matrix, self._penalty, self._decay = forest, matrix, penalty, decay
+        self._header, self._trees = forest.text.cut()
+
+    def move(self, stage: Stage, ensembles: Sequence[int], index: np.ndarray | None = None) -> np.ndarray:
+        """Move the leaves of ensembles that grew together, and return their functions at rows of a stage."""
+        matrix, width = self._matrix if index is None else self._matrix[index], self._forest.width
+        functions = np.zeros((width * len(ensembles), len(matrix)))
+        limit = stage.rows.targets.kind.longest_step
+        first = int(self._forest.offsets[ensembles[0]])
+        for number in range(int(self._forest.offsets[ensembles[0] + 1]) - first):
+            gradient, hessian = stage.gradients(functions)
+            for place in range(len(functions)):
+                ensemble, output = ensembles[place // width], place % width
+                i = int(self._forest.offsets[ensemble]) + number
+                leaf = self._leaves(matrix, i)[:, output]
+                functions[place] += self._move_tree(i * width + output, leaf, gradient[place], hessian[place], limit)
+        stage.finish()  # others may use the data then
+        return functions
+
+    def forest(self) -> Forest:
+        """Return the forest with the new values."""
+        text = TreeText.joined(self._header, self._trees, self._forest.width)
+        return replace(self._forest, text=text)
+
+    def _leaves(self, matrix: np.ndarray, iteration: int) -> np.ndarray:
+        found = self._forest.booster.predict(matrix, pred_leaf=True, start_iteration=iteration, num_iteration=1)
+        return np.asarray(found).reshape(len(matrix), -1).astype(np.int32)
+
+    def _move_tree(
+        self, number: int, leaf: np.ndarray, gradient: np.ndarray, hessian: np.ndarray, limit: float
+    ) -> np.ndarray:
+        """Move the leaves of one tree, and return their values at the rows (n,)."""
+        lines = dict(line.split("=", 1) for line in self._trees[number].splitlines())
+        old = np.array(lines["leaf_value"].split(), dtype=np.float64)
+        sums, weights = (np.bincount(leaf, part, len(old)) for part in (gradient, hessian))
+        step = np.clip(sums / np.maximum(weights + self._penalty, np.finfo(float).tiny), -limit, limit)
+        new = self._decay * old - (1 - self._decay) * float(lines["shrinkage"]) * step
+        values = np.where(weights > 0, new, old)
+        self._trees[number] = fill_tree(self._trees[number], values.tolist())
+        return np.asarray(values[leaf])
+
+
+def _scores_at_cells(group: FittedGroup, rows: BinnedRows, matrix: np.ndarray, n_threads: int) -> np.ndarray:
+    """Return the scores of a group at the cells of rows, given their features."""
+    if isinstance(rows.targets, LongTargets):
+        task = np.repeat(np.arange(rows.targets.n_tasks), rows.targets.counts)
+        return group.scores_of_own_tasks(matrix, task, n_threads).T
+    return np.stack([own.T for own in group.scores_of_all_tasks(group.forest.predict_all(matrix, n_threads))])
+
+
+def _share(new: np.ndarray, known: np.ndarray) -> float:
+    """Return the share of new labels among all that functions have learned from."""
+    return float(new.sum() / max(new.sum() + known.sum(), 1))
+
+
+def _with_shared(rows: BinnedRows, shares: np.ndarray, scores: np.ndarray) -> BinnedRows:
+    """Return rows with the scores behind shared stages, of the tasks (T,) that share."""
+    shared = rows.targets.spread(shares.astype(np.float64))
+    return replace(rows, scores=rows.scores + shared * (scores - rows.scores))
+
+
+def _of_tasks(rows: BinnedRows, chosen: np.ndarray) -> BinnedRows:
+    """Return rows on which the labels of other tasks than those chosen (T,) have no weight."""
+    if chosen.all():
+        return rows
+    of_cells = rows.targets.at_cells(np.ones((1, rows.scores.shape[-1])), chosen.astype(np.float64))[..., 0, :]
+    return replace(rows, targets=replace(rows.targets, weight=rows.targets.weight * of_cells))
+
+
+def _extended(group: FittedGroup, grown: dict[int, Grown], n_labels: np.ndarray) -> FittedGroup:
+    """Return a group with further trees, by the stages that they belong to: 0, 1, and 2 + t of task t."""
+    header, trees = group.forest.text.cut()
+    ensembles = [group.forest.own_trees(trees, e) for e in range(len(group.forest))]
+    rounds, importances = group.rounds.copy(), group.importances.copy()
+    for stage, own in grown.items():
+        places = {0: (0,), 1: (1, 2)}.get(stage, (stage + 1,))
+        for place, more in zip(places, own.ensembles, strict=True):
+            ensembles[place] = ensembles[place] + more
+        rounds[stage] += own.rounds
+        importances[min(stage, 2)] += own.gains
+    whole = Grown(rounds=0, header=header, ensembles=ensembles, gains=importances[0])
+    forest = Forest.join([whole], group.forest.width)
+    return replace(group, forest=forest, rounds=rounds, importances=importances, n_labels=group.n_labels + n_labels)

@@ -1,0 +1,262 @@
+"""Trees after their fit: they go on by new rows, take new tasks, and part with tasks."""
+
+from copy import deepcopy
+
+import lightgbm as lgb
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.linear_model import LinearRegression, SGDRegressor
+
+import tabmtl
+from tabmtl import RMTGB, IndependentTasks, SharedTrees
+from tabmtl.storage.lightgbm_text import TreeText, fill_tree
+
+FEW = {"random_state": 0, "partial_rounds": 10}
+MODELS = {
+    "shared": SharedTrees(n_estimators=15, n_estimators_task=10, **FEW),
+    "stages": RMTGB(n_estimators_shared=10, n_estimators_outlier=10, n_estimators_task=10, **FEW),
+    "sides": RMTGB(n_estimators_shared=0, n_estimators_outlier=10, n_estimators_task=0, **FEW),
+    "alone": IndependentTasks(families=("lightgbm", "additive"), **FEW),
+}
+
+
+def rows(n, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, 3))
+    signal = np.sin(2 * X[:, 0]) + X[:, 1]
+    y = {"value": signal + 0.3 * rng.normal(size=n), "cost": 1 - signal + 0.3 * rng.normal(size=n)}
+    y |= {"is_high": signal + rng.normal(size=n) > 0}
+    return X, pl.DataFrame(y | {"size": np.array(["low", "mid", "top"])[np.digitize(signal, [-0.7, 0.7])]})
+
+
+X, Y = rows(120, 0)
+NEW, LABELS = rows(400, 1)
+ASKED, TRUTH = rows(400, 2)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def fitted(request):
+    return deepcopy(MODELS[request.param]).fit(X, Y)
+
+
+def went_on(model, X=NEW, y=LABELS, **params):
+    return deepcopy(model).set_params(**params).partial_fit(X, y)
+
+
+def test_new_rows_of_one_kind_raise_scores_and_files_keep_what_they_taught(fitted, tmp_path):
+    model = went_on(fitted)
+    after, before = (each.score_tasks(ASKED, TRUTH) for each in (model, fitted))
+    assert all(after[task] > before[task] - 0.01 for task in after)
+    assert sum(after.values()) > sum(before.values())
+    model.save(tmp_path / "model")
+    answers, loaded = model.predict(ASKED), tabmtl.load(tmp_path / "model")
+    assert loaded.predict(ASKED).equals(answers)
+    assert loaded.predict(ASKED[:1]).equals(answers[:1])
+    assert loaded.partial_fit(X, Y).predict(ASKED).equals(deepcopy(model).partial_fit(X, Y).predict(ASKED))
+    assert np.allclose(model.importances_.group_by("task").agg(pl.sum("importance"))["importance"], 1)
+
+
+def test_tasks_without_new_labels_keep_their_bits(fitted):
+    hidden = LABELS.with_columns(value=pl.lit(None, pl.Float64), size=pl.lit(None, pl.String))
+    answers, before = went_on(fitted, y=hidden).predict_proba(ASKED), fitted.predict_proba(ASKED)
+    assert np.array_equal(answers["size"], before["size"])
+    assert not np.array_equal(answers["is_high"], before["is_high"])
+
+
+@pytest.mark.parametrize("name", ["shared", "stages", "sides"])
+def test_leaves_move_by_new_labels_and_stay_without(name):
+    model = deepcopy(MODELS[name]).fit(X, Y)
+    risen = LABELS.with_columns(pl.col("value", "cost") + 2 * NEW[:, 0])
+    moved = went_on(model, y=risen, decay_rate=0.5, partial_rounds=0)
+    assert sum(moved.score_tasks(NEW, risen).values()) > sum(model.score_tasks(NEW, risen).values())
+    stays = went_on(model, decay_rate=1.0, partial_rounds=0)
+    assert stays.predict(ASKED).equals(model.predict(ASKED))
+    hidden = LABELS.with_columns(size=pl.lit(None, pl.String))
+    halved = went_on(model, y=hidden, decay_rate=0.5, partial_rounds=0)
+    assert np.array_equal(halved.predict_proba(ASKED)["size"], model.predict_proba(ASKED)["size"])
+
+
+@pytest.mark.parametrize("estimator", [MODELS["shared"], MODELS["stages"], MODELS["sides"]])
+@pytest.mark.parametrize("params", [{}, {"decay_rate": 0.7, "partial_rounds": 0}])
+def test_long_tables_go_on_by_rows_of_some_tasks(estimator, params):
+    def table(X, seed):
+        names = np.random.default_rng(seed).choice(["north", "south", "west"], len(X))
+        return pl.DataFrame(X, schema=["a", "b", "c"]).with_columns(place=pl.Series(names))
+
+    asked, new = table(ASKED, 5), table(NEW, 4).with_columns(place=pl.lit("north"))
+    model = deepcopy(estimator).set_params(task_column="place").fit(table(X, 3), Y["value"])
+    after, before = (
+        each.score_tasks(asked, TRUTH["value"]) for each in (went_on(model, new, LABELS["value"], **params), model)
+    )
+    assert after["north"] > before["north"]
+
+
+def lightgbm_of(model, target):
+    """Return the trees of a model of one number as LightGBM's, the new labels in their units, and what is added."""
+    labels = model.coder_.labels
+    if isinstance(model, SharedTrees):
+        forest, start = model._functions.forest, float(model._functions.start[0])
+        header, trees = forest.text.cut()
+        filled = [fill_tree(tree, own[:, 0].tolist()) for tree, own in zip(trees, forest.values_by_tree, strict=True)]
+    else:
+        group = model._groups[0]
+        header, filled = group.forest.text.cut()
+        start = float((group.start + group.own_start)[0, 0])
+    booster = lgb.Booster(model_str=TreeText.joined(header, filled, 1, "regression"))
+    booster.params = {"lambda_l2": model.reg_lambda, "objective": "regression", "verbosity": -1}
+    center, scale = float(labels.center[0]), float(labels.scale[0])
+    return booster, (target - center) / scale - start, lambda raw: (raw + start) * scale + center
+
+
+@pytest.mark.parametrize("estimator", [SharedTrees(n_estimators=15), RMTGB(n_estimators_task=15)])
+def test_leaves_of_one_number_move_as_those_of_lightgbm(estimator):
+    model = deepcopy(estimator).set_params(early_stopping=False, random_state=0).fit(X, Y["value"])
+    booster, target, in_own_units = lightgbm_of(model, LABELS["value"].to_numpy())
+    expected = booster.refit(NEW.astype(np.float32), target, decay_rate=0.7).predict(ASKED.astype(np.float32))
+    moved = went_on(model, y=LABELS["value"], decay_rate=0.7, partial_rounds=0)
+    assert np.allclose(moved.predict(ASKED), in_own_units(expected), atol=1e-5)
+
+
+def test_lightgbm_alone_goes_on_as_from_its_own_model():
+    big, labels = rows(700, 6)
+    model = IndependentTasks(families=("lightgbm",), random_state=0).fit(big, labels["value"])
+    booster, x = model.estimators_["value"], ASKED.astype(np.float32)
+    params = model._learners(model.coder_, 0, True)[0].grower.params | {"min_data_per_group": 40}
+    slower = params | {"learning_rate": params["learning_rate"] * 400 / 1100}  # new labels among all
+    data = lgb.Dataset(NEW.astype(np.float32), LABELS["value"].to_numpy())
+    expected = lgb.train(slower, data, 20, init_model=booster).predict(x)
+    assert np.allclose(went_on(model, y=LABELS["value"]).predict(ASKED), expected, atol=1e-6)
+    booster.params = params
+    expected = booster.refit(NEW.astype(np.float32), LABELS["value"].to_numpy(), decay_rate=0.7).predict(x)
+    moved = went_on(model, y=LABELS["value"], decay_rate=0.7, partial_rounds=0)
+    assert np.allclose(moved.predict(ASKED), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["ordinal", "poisson", "quantile:0.9", "quantiles:0.1:0.9", "focal"])
+def test_models_of_single_tasks_go_on_whatever_the_loss(kind):
+    def labels(y):
+        of_kind = {"ordinal": y["size"].cast(pl.Enum(["low", "mid", "top"])), "focal": y["is_high"]}
+        return of_kind.get(kind, y["value"].exp()).alias("target").to_frame()
+
+    model = IndependentTasks(tasks={"target": kind}, families=("lightgbm",), random_state=0).fit(X[:60], labels(Y[:60]))
+    after, before = (each.score_tasks(ASKED, labels(TRUTH)) for each in (went_on(model, y=labels(LABELS)), model))
+    assert after["target"] > before["target"]
+
+
+def test_other_estimators_go_on_by_a_partial_fit_of_their_own():
+    linear = IndependentTasks(regressor=SGDRegressor(random_state=0)).fit(X[:10], Y["value"][:10])
+    after, before = (each.score_tasks(ASKED, TRUTH["value"]) for each in (went_on(linear, y=LABELS["value"]), linear))
+    assert after["value"] > before["value"]
+
+
+def test_the_first_rows_are_fitted():
+    whole, begun = (deepcopy(MODELS["shared"]) for _ in range(2))
+    assert begun.partial_fit(X, Y).predict(ASKED).equals(whole.fit(X, Y).predict(ASKED))
+
+
+def test_new_levels_stay_unseen_and_are_told_once():
+    table = pl.DataFrame({"level": ["a", "b"] * 60, "number": X[:, 0]})
+    model = deepcopy(MODELS["shared"]).fit(table, Y["value"])
+    with pytest.warns(UserWarning, match="level"):
+        model.partial_fit(table.with_columns(level=pl.lit("c")), Y["value"])
+    unseen = model.predict(table.with_columns(level=pl.lit("d")))
+    assert np.array_equal(model.predict(table.with_columns(level=pl.lit("c"))), unseen)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "y", "changed", "words"),
+    [
+        (SharedTrees(), Y["size"], ["other"] * 120, "other"),
+        (IndependentTasks(regressor=LinearRegression()), Y["value"], Y["value"], "LinearRegression has no partial_fit"),
+        (
+            IndependentTasks(families=("lightgbm", "additive"), decay_rate=0.9),
+            Y["value"],
+            Y["value"],
+            "decay_rate=0.9 .* task 'value' is a mixture",
+        ),
+        (
+            IndependentTasks(families=("lightgbm",), decay_rate=0.9),
+            Y["value"],
+            Y["value"],
+            "decay_rate=0.9 .* mean of several fits",
+        ),
+    ],
+)
+def test_what_cannot_go_on_is_named_and_stays(estimator, y, changed, words):
+    model = deepcopy(estimator).set_params(random_state=0).fit(X, y)
+    before = model.predict(ASKED)
+    with pytest.raises(ValueError, match=words):
+        model.partial_fit(X, changed)
+    assert np.array_equal(model.predict(ASKED), before)
+
+
+def new_tasks(y):
+    """Make tasks of every width of those of the model."""
+    return y.select(price=2 - pl.col("value"), cheap=pl.col("value") > 0.5, grade=pl.col("size") + "er")
+
+
+@pytest.mark.parametrize("name", ["value", "is_high", "size"])
+def test_the_others_keep_their_bits_without_a_task(fitted, name, tmp_path):
+    model = deepcopy(fitted).remove_task(name)
+    expected = fitted.predict(ASKED).drop(name)
+    assert model.predict(ASKED).equals(expected)
+    model.save(tmp_path / "model")
+    assert tabmtl.load(tmp_path / "model").predict(ASKED).equals(expected)
+    assert model.importances_["task"].unique().len() == 3
+
+
+@pytest.mark.parametrize("name", ["shared", "alone"])
+def test_new_tasks_learn_and_the_others_keep_their_bits(name, tmp_path):
+    model = deepcopy(MODELS[name]).fit(X, Y)
+    before, shares = model.predict(ASKED), model.predict_proba(ASKED)
+    model.add_task(NEW[:100], new_tasks(LABELS[:100]))
+    found = model.predict(ASKED)
+    assert found.select(before.columns).equals(before)
+    assert all(np.array_equal(model.predict_proba(ASKED)[task], own) for task, own in shares.items())
+    scores = model.score_tasks(ASKED, TRUTH.with_columns(new_tasks(TRUTH)))
+    assert scores["price"] > 0.4
+    assert scores["cheap"] > 0.75
+    assert scores["grade"] > 0.75
+    model.save(tmp_path / "model")
+    assert tabmtl.load(tmp_path / "model").predict(ASKED).equals(found)
+    for task in new_tasks(LABELS).columns:
+        model.remove_task(task)
+    assert model.predict(ASKED).equals(before)
+
+
+def test_a_new_task_of_few_labels_takes_the_splits_of_the_others():
+    many, labels = rows(1500, 7)
+    model = SharedTrees(n_estimators=100, n_estimators_task=0, random_state=0).fit(many, labels)
+    few, price = NEW[:30], new_tasks(LABELS[:30]).select("price")
+    alone = SharedTrees(n_estimators=100, random_state=0).fit(few, price)
+    added = model.add_task(few, price).score_tasks(ASKED, TRUTH.with_columns(new_tasks(TRUTH).select("price")))
+    assert added["price"] > alone.score_tasks(ASKED, new_tasks(TRUTH).select("price"))["price"] + 0.1
+
+
+def test_a_new_task_of_a_long_table_leans_on_the_pooled_answers():
+    def table(X, name):
+        return pl.DataFrame(X, schema=["a", "b", "c"]).with_columns(place=pl.lit(name))
+
+    old = pl.concat([table(X, "north"), table(NEW, "south")])
+    model = SharedTrees(n_estimators=40, task_column="place", random_state=0)
+    model.fit(old, pl.concat([Y["value"], LABELS["value"]]))
+    before, pooled = model.predict(old), model.predict(table(ASKED, "east"))
+    model.add_task(table(ASKED[:60], "east"), TRUTH["value"][:60] + 1)
+    assert np.array_equal(model.predict(old), before)
+    answers, expected = model.predict(table(ASKED, "east")), TRUTH["value"].to_numpy() + 1
+    error, of_pooled = (np.square(own - expected)[60:].mean() for own in (answers, pooled))
+    assert error < 0.7 * of_pooled
+    assert np.array_equal(model.remove_task("south").predict(table(ASKED, "east")), answers)
+
+
+def test_what_a_new_task_refuses():
+    assert not hasattr(RMTGB().fit(X, Y), "add_task")
+    model = SharedTrees(n_estimators=5, random_state=0).fit(X, Y)
+    for way, words in (({"method": "scalearn"}, "method='head'"), ({"freeze": None}, "freeze=None")):
+        with pytest.raises(ValueError, match=words):
+            model.add_task(NEW, new_tasks(LABELS), **way)
+    linear = IndependentTasks(families=("lightgbm",), random_state=0).fit(X[:40], Y["value"][:40])
+    linear.set_params(regressor=SharedTrees())
+    with pytest.raises(ValueError, match="SharedTrees, which reads X by itself"):
+        linear.add_task(NEW, new_tasks(LABELS).select("price"))
