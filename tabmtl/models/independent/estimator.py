@@ -25,7 +25,6 @@ from tabmtl.estimators.boosted.walk import predict
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.learner import Marks
 from tabmtl.estimators.rows import FitRows
-from tabmtl.estimators.tables import TableState
 from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.models.independent.asked import AskedTasks, Learned
 from tabmtl.models.independent.choice import CONFIGURATIONS, FEW_ROWS, Grown, TreesOfTask
@@ -35,6 +34,7 @@ from tabmtl.models.independent.levels import GrownLevels, TreesOfLevels
 from tabmtl.models.independent.mixture import FAMILIES, Mixer, Mixture
 from tabmtl.models.independent.onward import Onward
 from tabmtl.models.independent.rows import Sample, TaskRows
+from tabmtl.models.independent.state import IndependentState
 from tabmtl.params import NonNegative, WholeShare, near
 from tabmtl.processes.forks import count_threads
 from tabmtl.processes.ranks import ALONE, Ranks
@@ -87,39 +87,6 @@ def _check_one_level(task: Task, base: BaseEstimator) -> None:
 def _check_estimator(name: str, value: Any) -> None:
     if value is not None and (isinstance(value, type) or not (hasattr(value, "fit") and hasattr(value, "get_params"))):
         raise TypeError(f"{name} must be an estimator such as RandomForestRegressor(), or None, got {value!r}")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class IndependentState(TableState):
-    """Fitted attributes that a file keeps: for every task, in their order, trees or a mixture."""
-
-    trees: tuple[TreeText | None, ...]
-    mixtures: tuple[Mixture | None, ...]
-    configuration_: str
-    configuration_scores_: pl.DataFrame
-    _n_labels: tuple[int, ...] | None = None  # that each task has learned from
-
-    #: Fields that files of earlier releases lack.
-    later_fields: ClassVar[tuple[str, ...]] = ("n_labels",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        tasks, columns = self.coder_.labels.tasks, self.coder_.features.columns
-        if len(self.trees) != len(tasks) or any(
-            (trees is None) == (mixture is None) for trees, mixture in zip(self.trees, self.mixtures, strict=True)
-        ):
-            raise ValueError(f"each of the {len(tasks)} tasks needs either trees or a mixture")
-        for task, trees, mixture in zip(tasks, self.trees, self.mixtures, strict=True):
-            expected = (len(columns.numeric), len(columns.categorical), task.width)
-            texts = [trees] if mixture is None else [mixture.lightgbm, mixture.extra_trees, mixture.more]
-            fits = all(text.shape[:2] == (columns.n_features, task.width) for text in texts if text is not None)
-            if mixture is not None and mixture.additive is not None:
-                fits &= mixture.additive.shape == expected
-            if not fits:
-                raise ValueError(
-                    f"a model of task {task.name!r} has other columns or outputs than the table, expected "
-                    f"{expected[0]} numeric columns, {expected[1]} columns of levels and {expected[2]} outputs"
-                )
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -1,0 +1,45 @@
+"""What a file keeps of the models of single tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import polars as pl
+
+from tabmtl.estimators.tables import TableState
+from tabmtl.models.independent.mixture import Mixture
+from tabmtl.storage.lightgbm_text import TreeText
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IndependentState(TableState):
+    """Fitted attributes that a file keeps: for every task, in their order, trees or a mixture."""
+
+    trees: tuple[TreeText | None, ...]
+    mixtures: tuple[Mixture | None, ...]
+    configuration_: str
+    configuration_scores_: pl.DataFrame
+    _n_labels: tuple[int, ...] | None = None  # that each task has learned from
+
+    #: Fields that files of earlier releases lack.
+    later_fields: ClassVar[tuple[str, ...]] = ("n_labels",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        tasks, columns = self.coder_.labels.tasks, self.coder_.features.columns
+        if len(self.trees) != len(tasks) or any(
+            (trees is None) == (mixture is None) for trees, mixture in zip(self.trees, self.mixtures, strict=True)
+        ):
+            raise ValueError(f"each of the {len(tasks)} tasks needs either trees or a mixture")
+        for task, trees, mixture in zip(tasks, self.trees, self.mixtures, strict=True):
+            expected = (len(columns.numeric), len(columns.categorical), task.width)
+            texts = [trees] if mixture is None else [mixture.lightgbm, mixture.extra_trees, mixture.more]
+            fits = all(text.shape[:2] == (columns.n_features, task.width) for text in texts if text is not None)
+            if mixture is not None and mixture.additive is not None:
+                fits &= mixture.additive.shape == expected
+            if not fits:
+                raise ValueError(
+                    f"a model of task {task.name!r} has other columns or outputs than the table, expected "
+                    f"{expected[0]} numeric columns, {expected[1]} columns of levels and {expected[2]} outputs"
+                )
