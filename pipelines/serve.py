@@ -28,6 +28,7 @@ from tabmtl.pipelines.terminal import lay_out, without_password
 from tabmtl.pipelines.tracking import (
     CHALLENGER,
     CHAMPION,
+    CONTINUED,
     REFIT,
     ROWS,
     Experiment,
@@ -348,13 +349,15 @@ def _typed(options: str) -> tuple[str, list[str]]:
 
 
 def _check_unseen(model: Any, version: str, name: str, rows: Rows, source: RowSource, part: str) -> None:
-    """Refuse validation rows that train gave a model to learn, because it chooses by folds of its own."""
+    """Refuse validation rows that train gave a model to learn, because it chooses by folds of its own, or went on."""
     tags = make_client().get_model_version(name, version).tags
-    is_learned = part == "val" and isinstance(rows, TableRows) and rows.learns_val(model)
+    went_on = CONTINUED in tags
+    is_learned = part == "val" and isinstance(rows, TableRows) and (went_on or rows.learns_val(model))
     if is_learned and _typed(tags.get(ROWS) or "--data ''") == _typed(source.as_typed):
         raise ValueError(
-            f"version {version} of {name} has learned these validation rows, because {type(model).__name__} chooses by "
-            "folds of its own: judge by rows that no version has seen, --data NEW_FILE --part all"
+            f"version {version} of {name} has learned these validation rows, because "
+            f"{'it went on by them' if went_on else f'{type(model).__name__} chooses by folds of its own'}: judge by "
+            "rows that no version has seen, --data NEW_FILE --part all"
         )
 
 

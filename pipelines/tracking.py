@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 _SQLITE = "sqlite:///"
 DEFAULT_URI = f"{_SQLITE}mlflow.db"
 
-#: Tags of model versions: the options that gave the rows, as one types them; and the trial that was fitted again.
-ROWS, REFIT = "tabmtl.rows", "tabmtl.refit"
+#: Tags of model versions: the options that gave the rows, as one types them; the trial that was fitted again; and the
+#: model that went on by these rows.
+ROWS, REFIT, CONTINUED = "tabmtl.rows", "tabmtl.refit", "tabmtl.continued"
 
 #: Tags of runs: the number of a trial, how it ended and why.
 TRIAL, STATE, REASON = "tabmtl.trial", "tabmtl.state", "tabmtl.reason"

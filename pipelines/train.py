@@ -34,6 +34,7 @@ from tabmtl.pipelines.saved import SavedModel
 from tabmtl.pipelines.terminal import lay_out, without_password
 from tabmtl.pipelines.tracking import (
     CHAMPION,
+    CONTINUED,
     ROWS,
     Log,
     Store,
@@ -116,9 +117,9 @@ def train(
         print(rows.describe(), flush=True)
         with open_log(tracking) as log:
             name, register = f"{type(estimator).__name__} on {rows.name}", tracking.register
-            fitted = fit_and_report(
-                rows, estimator, log, name=name, baseline=baseline, register=register, output=output
-            )
+            options: Any = {"baseline": baseline, "register": register, "output": output}
+            tags = {} if continue_ is None else {CONTINUED: continue_}
+            fitted = fit_and_report(rows, estimator, log, name=name, tags=tags, **options)
             if log is not None:
                 print_places(log, fitted, register, rows_to_promote(rows, estimator))
     return estimator

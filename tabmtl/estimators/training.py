@@ -155,13 +155,13 @@ class NetworkTraining:
         self._check_memory(len(rows))
         if self.begins:
             return self._pass(rows, None, 0)
-        first, *others = estimator.weights_, *estimator.task_weights_
-        fitted = self._pass(rows, first, estimator.best_iteration_)
-        more = tuple(self._pass(rows, own, estimator.best_iteration_, tells=False)["weights_"] for own in others)
+        n_before = estimator.best_iteration_
+        fitted = self._pass(rows, estimator.weights_, n_before)
+        more = (self._pass(rows, own, n_before, tells=False)["weights_"] for own in estimator.task_weights_)
         return fitted | {
             "history_": pl.concat([estimator.history_, fitted["history_"]], how="diagonal"),
             "batch_size_": estimator.batch_size_,  # by which rows to answer are cut
-            "task_weights_": more,
+            "task_weights_": tuple(more),
             "task_snapshot_": estimator.task_snapshot_,
             "_judged": estimator.__dict__["_judged"],
         }

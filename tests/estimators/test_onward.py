@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import polars as pl
 import pytest
-from conformance import NETWORKS, answers, features, mixed_targets, same, targets_for, tiny
+from conformance import NETWORKS, answers, features, long_table, mixed_targets, same, targets_for, tiny
 
 import tabmtl
 from tabmtl import MMoE, MultiTabNet, MultiTaskEnsemble, Shards, SharedBottom, Task
@@ -151,6 +151,16 @@ def test_a_warm_start_begins_at_the_last_fit():
     assert model.tasks_[1].classes[-1] == "giant" and "black" in model.coder_.levels["text"]
     np.testing.assert_allclose(before[0], model.answer(X)[0], rtol=1e-5)
     assert len(model.history_) == 1
+
+
+def test_rows_of_known_tasks_of_a_long_table_go_on():
+    X, y = long_table()
+    model, is_east = tiny(MMoE, task_column="school").fit(X, y), X["school"] == "east"
+    before = model.answer(X)[0]
+    model.partial_fit(X.filter(is_east).with_columns(text=pl.lit("black")), y.filter(is_east))
+    assert "black" in model.coder_.levels["text"] and not np.array_equal(before, model.answer(X)[0])
+    with pytest.raises(ValueError, match=r"the task 'south' is new.*add_task"):
+        model.partial_fit(X.with_columns(school=pl.lit("south")), y)
 
 
 def test_decisions_are_dropped_with_one_warning():

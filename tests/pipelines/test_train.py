@@ -113,6 +113,10 @@ def test_a_model_goes_on_from_a_folder_and_from_the_registry(done, table, rodent
     said = capsys.readouterr().out
     assert "rows to stop on too" in said and "Registered as version 2 of the model again" in said
     assert tabmtl.load(tmp_path / "model").get_params()["learning_rate"] == 0.001
+    assert (
+        commands.run("serve", "promote", "again", "--data", rodents, "--split-column", "split", store=done.store) == 2
+    )
+    assert "because it went on by them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
