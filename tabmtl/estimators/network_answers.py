@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +40,12 @@ class NetworkAnswers:
         precision: Any
         n_jobs: Any
         _link: Callable[..., Any]
-        fitted_network: Callable[[], tuple[Any, torch.device]]
-        unfitted: Callable[[], Any]
-        _rebuild_of_tasks: Callable[[torch.nn.Module], list[torch.nn.Module]]
+
+        def fitted_network(self) -> tuple[Any, torch.device]: ...
+
+        def unfitted(self) -> Any: ...
+
+        def _rebuild_of_tasks(self, network: torch.nn.Module) -> list[torch.nn.Module]: ...
 
     def _run(self, function: Callable[..., Any], batch: Batch, snapshot: int = 0) -> Any:
         """Return the result of `predict_scores` or `represent_rows` on encoded rows, by some of the kept weights."""
@@ -80,7 +83,7 @@ class NetworkAnswers:
         answers = [self._linked(batch.rows(rows), int(place[rows[0]]))[0] for rows in parts]
         return [torch.cat(answers)[np.argsort(np.concatenate(parts))]]
 
-    def _outputs_of(self, X: Any, batch: Batch, places: Sequence[int]) -> list[np.ndarray]:
+    def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
         snapshot = self.task_snapshot_.tolist() if len(self.task_weights_) else [0] * len(self.tasks_)
         scores: dict[int, np.ndarray] = {}
         for k in sorted({snapshot[t] for t in places}):

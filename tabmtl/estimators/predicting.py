@@ -69,8 +69,10 @@ class Predicts:
     if TYPE_CHECKING:
         tasks_: tuple[Task, ...]
         coder_: TableCoder
-        _preprocessed: Callable[[Any], Any]
-        _read_rows: Callable[[Any], Batch]
+
+        def _preprocessed(self, X: Any) -> Any: ...
+
+        def _read_rows(self, X: Any) -> Batch: ...
 
     # the kind of every undeclared task; the three faces differ in it
     _target_kind: ClassVar[TargetKind] = None
@@ -278,7 +280,7 @@ class Predicts:
         """Return probabilities (n, K) or values (n,) per column of y; X is what the preprocessor gives."""
         raise NotImplementedError
 
-    def _outputs_of(self, X: Any, batch: Batch, places: Sequence[int]) -> list[np.ndarray]:
+    def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
         """Return what `_outputs` does for some columns of a wide y, in this order, without computing the others.
 
         By default they are computed.
