@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -24,8 +24,8 @@ from tabmtl.estimators.grown import GrowingNetwork, Lineage
 from tabmtl.estimators.network_answers import NetworkAnswers
 from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
-from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights
-from tabmtl.estimators.training import NetworkTraining, score_outputs
+from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, weight_arrays
+from tabmtl.estimators.training import NetworkTraining, on_device, score_outputs
 from tabmtl.metrics.scores import mean_score
 from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.nn.sequences import SequencePooling
@@ -39,6 +39,7 @@ from tabmtl.training.device import seeded
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.optimizer import MOMENTS
 from tabmtl.training.predict import represent_rows, weigh_sequences
+from tabmtl.training.table_loop import settle_statistics
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -250,6 +251,58 @@ class NetworkEstimator(
         check_is_fitted(self)
         network, loss = self.fitted_network()[0], self.unfitted()._loss(self.tasks_)
         export_onnx(type(self).__name__, network, loss, self.coder_, path)
+
+    def with_weights(self, weights: Mapping[str, np.ndarray], X: Any = None) -> Self:
+        """Return a copy of the fitted network with other weights, which has learned no decisions.
+
+        Parameters
+        ----------
+        weights : mapping of str to ndarray
+            As in ``weights_``, of the same names and shapes.
+        X : frame or array of shape (n, p), optional
+            Rows that statistics of batch normalisation are settled on; by default the given ones stay.
+
+        Returns
+        -------
+        copy : like self
+            What fit has told, such as ``history_``, is that of self.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tabmtl import SharedBottom
+        >>> X = np.random.default_rng(0).normal(size=(200, 2))
+        >>> model = SharedBottom(epochs=2, random_state=0).fit(X, X)
+        >>> weights = {**model.weights_, "heads.out.0.weight": -model.weights_["heads.out.0.weight"]}
+        >>> turned = model.with_weights(weights)
+        >>> bool(np.corrcoef(turned.predict(X)[:, 0], model.predict(X)[:, 0])[0, 1] < 0)
+        True
+        """
+        check_is_fitted(self)
+        found = copy.copy(self)  # without the network, as any copy
+        labels = self.coder_.labels
+        tasks = tuple(task.at(None) for task in labels.tasks)
+        found._decide_by(replace(self.coder_, labels=replace(labels, tasks=tasks, decisions=None)))
+        found.weights_, found._importances, found._optimizer = dict(weights), None, {}
+        found.task_weights_, found.task_snapshot_ = (), np.zeros(0, dtype=np.int64)
+        network, _ = found.fitted_network()
+        if X is not None:
+            settle_statistics(network, found.encoded(X), self.precision)
+            found.weights_ = weight_arrays(network.state_dict())
+        return found
+
+    def encoded(self, X: Any) -> Batch:
+        """Return rows as the fitted network reads them: tensors on its device.
+
+        Parameters
+        ----------
+        X : frame or array of shape (n, p)
+
+        Returns
+        -------
+        rows : Batch
+        """
+        return on_device(self._read_rows(self._preprocessed(X)), self.fitted_network()[1])
 
     def _check_params(self) -> None:
         super()._check_params()

@@ -1,0 +1,116 @@
+"""What models need to be merged: one class, one base, and the same columns, levels and tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from tabmtl.estimators.network import NetworkEstimator
+from tabmtl.storage.stored import fingerprint
+
+_CURE = "fine-tune copies of the base with warm_start=True"
+
+
+def check_models(base: Any, models: Any) -> None:
+    """Raise an error unless all models are networks that may have been fine-tuned from the base.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The message names the model by its place in the list, what differs, and the cure.
+    """
+    if not isinstance(models, Sequence) or isinstance(models, str) or not models:
+        raise ValueError(f"models must be a list of networks that were fine-tuned from the base, got {models!r}")
+    for name, model in [("base", base), *((f"models[{k}]", model) for k, model in enumerate(models))]:
+        if not isinstance(model, NetworkEstimator):
+            raise TypeError(f"{name} must be a network of this package, such as SharedBottom(), got {model!r}")
+        check_is_fitted(model)
+        if len(model.task_weights_):
+            raise ValueError(f"{name} keeps weights of its own for some tasks; fit it with keep='mean'")
+    for k, model in enumerate(models):
+        name = f"models[{k}]"
+        if type(model) is not type(base):
+            raise TypeError(f"{name} is a {type(model).__name__}, and the base a {type(base).__name__}; {_CURE}")
+        _check_columns(name, base, model)
+        _check_tasks(name, base, model)
+        _check_network(name, base, model)
+    _check_distances(base, models)
+
+
+def _check_columns(name: str, base: NetworkEstimator, model: NetworkEstimator) -> None:
+    ours, theirs = base.coder_, model.coder_
+    if ours.names != theirs.names:
+        lacks, adds = (
+            [each for each in a if each not in b] for a, b in ((ours.names, theirs.names), (theirs.names, ours.names))
+        )
+        differ = f"it lacks {lacks[:5]} and has {adds[:5]}" if lacks or adds else "they come in another order"
+        raise ValueError(f"{name} has other columns than the base: {differ}; {_CURE} on the columns of the base")
+    known = theirs.features.columns
+    for column, levels in zip(ours.features.columns.categorical, ours.features.columns.levels, strict=True):
+        found = dict(zip(known.categorical, known.levels, strict=True)).get(column)
+        if found is not None and found != levels:
+            new, gone = ([each for each in a if each not in b][:3] for a, b in ((found, levels), (levels, found)))
+            raise ValueError(
+                f"the levels of column {column!r} grew apart: {name} knows {new}, which the base does not, and lacks "
+                f"{gone}; let the base learn all levels first, by rows that hold them, or make new ones missing, and "
+                f"{_CURE}"
+            )
+    if fingerprint(ours.features) != fingerprint(theirs.features):
+        raise ValueError(f"{name} reads the columns of X otherwise than the base, such as by other scales; {_CURE}")
+
+
+def _check_tasks(name: str, base: NetworkEstimator, model: NetworkEstimator) -> None:
+    ours, theirs = ([task.at(None) for task in own.tasks_] for own in (base, model))
+    names = [[task.name for task in own] for own in (ours, theirs)]
+    if names[0] != names[1]:
+        raise ValueError(
+            f"{name} has the tasks {names[1]}, and the base {names[0]}; {_CURE}, with null labels of the other tasks"
+        )
+    for task, found in zip(ours, theirs, strict=True):
+        if (task.kind, task.classes) != (found.kind, found.classes):
+            raise ValueError(
+                f"task {task.name!r} of {name} is {found.kind} with the classes {found.classes}, and that of the base "
+                f"{task.kind} with {task.classes}; let the base learn all classes first, and {_CURE} of it"
+            )
+    if not all(
+        np.array_equal(getattr(base.coder_.labels, units), getattr(model.coder_.labels, units))
+        for units in ("center", "scale")
+    ):
+        raise ValueError(f"{name} has other units of numeric targets than the base; {_CURE}")
+
+
+def _check_network(name: str, base: NetworkEstimator, model: NetworkEstimator) -> None:
+    of_training = {field.name for field in fields(NetworkEstimator)}
+    ours, theirs = (own.unfitted().get_params(deep=False) for own in (base, model))
+    for param, value in ours.items():
+        if param not in of_training and not param.endswith("dropout") and repr(value) != repr(theirs[param]):
+            raise ValueError(f"{name} has {param}={theirs[param]!r}, and the base {value!r}; {_CURE}")
+    shapes = [{weight: array.shape for weight, array in own.weights_.items()} for own in (base, model)]
+    if shapes[0] != shapes[1]:
+        differ = next(weight for weight in {**shapes[0], **shapes[1]} if shapes[0].get(weight) != shapes[1].get(weight))
+        raise ValueError(
+            f"{name} has the weight {differ!r} of shape {shapes[1].get(differ)}, and the base {shapes[0].get(differ)}; "
+            f"{_CURE}"
+        )
+
+
+def _check_distances(base: NetworkEstimator, models: Sequence[NetworkEstimator]) -> None:
+    """Raise an error if nothing was trained, or a model is farther from the base than 0 is."""
+    # scales begin at 1 in any network, and buffers do not learn
+    names = [name for name, weight in base.fitted_network()[0].named_parameters() if weight.ndim > 1]
+    own = np.concatenate([base.weights_[name].ravel() for name in names]).astype(np.float64)
+    length, lengths = float(np.linalg.norm(own)), []
+    for k, model in enumerate(models):
+        move = np.concatenate([model.weights_[name].ravel() for name in names]) - own
+        lengths.append(float(np.linalg.norm(move)))
+        if lengths[-1] > length:
+            raise ValueError(
+                f"models[{k}] is as far from the base as if it had begun elsewhere: its weights have moved by "
+                f"{lengths[-1]:.3g}, and the base's have the length {length:.3g}; {_CURE}, in fewer or smaller steps"
+            )
+    if not any(lengths):
+        raise ValueError(f"no model has learned anything since the base: their weights are equal; {_CURE}")

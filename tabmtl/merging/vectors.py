@@ -1,0 +1,131 @@
+"""Weights of networks that were fine-tuned from one base, as task vectors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tabmtl.estimators.network import NetworkEstimator
+
+Weights = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TaskVectors:
+    """How far each of K models has moved the weights that tasks share, and all that no method decides.
+
+    Attributes
+    ----------
+    tau : ndarray of float64, shape (K, d)
+        Task vectors.
+    sizes : tuple of int
+        Numbers of their entries that are of one tensor each, one after the other.
+    trainers : tuple of tuple of int
+        By task, the models that have trained it.
+    settled : dict of str to ndarray
+        Merged weights as if the shared ones had not moved: those of single tasks are of the models that trained them,
+        and buffers, such as the statistics of batch normalisation, are means over the models.
+    shared : dict of str to ndarray of bool
+        By parameter, the entries of the task vectors, in the same order.
+    """
+
+    tau: np.ndarray
+    sizes: tuple[int, ...]
+    trainers: tuple[tuple[int, ...], ...]
+    settled: Weights
+    shared: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, base: NetworkEstimator, models: Sequence[NetworkEstimator]) -> TaskVectors:
+        """Take apart the weights of models that fit the base."""
+        network, _ = base.fitted_network()
+        owners = owners_of(network, len(base.tasks_))
+        moved = {name: np.stack([_moved(base, model, name) for model in models]) for name in base.weights_}
+        trainers = []
+        for t, task in enumerate(base.tasks_):
+            own = {name: owner == t for name, owner in owners.items() if (owner == t).any()}
+            parts = [moved[name][:, mask] for name, mask in own.items()] or [*moved.values()]
+            has_moved = [any(part[k].any() for part in parts) for k in range(len(models))]
+            found = [k for k, model in enumerate(models) if has_moved[k] and _had_labels(base, model, task.name)]
+            trainers.append(tuple(found))
+        settled = {}
+        for name, weight in base.weights_.items():
+            move = moved[name].mean(axis=0) if name not in owners else np.zeros(weight.shape)
+            for t, those in enumerate(trainers):
+                if name in owners and those:
+                    move = np.where(owners[name] == t, moved[name][list(those)].mean(axis=0), move)
+            settled[name] = _add(weight, move)
+        shared = {name: owner < 0 for name, owner in owners.items()}
+        parts = [moved[name][:, mask] for name, mask in shared.items() if mask.any()]
+        return cls(
+            tau=np.concatenate(parts, axis=1),
+            sizes=tuple(part.shape[1] for part in parts),
+            trainers=tuple(trainers),
+            settled=settled,
+            shared={name: mask for name, mask in shared.items() if mask.any()},
+        )
+
+    def moved(self, move: np.ndarray) -> Weights:
+        """Return the merged weights, whose shared ones have made a move (d,)."""
+        found = dict(self.settled)
+        parts = np.split(move, np.cumsum(self.sizes)[:-1])
+        for (name, mask), part in zip(self.shared.items(), parts, strict=True):
+            whole = np.zeros(mask.shape)
+            whole[mask] = part
+            found[name] = _add(found[name], whole)
+        return found
+
+    def moving(self, move: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the parameters and buffers of `moved` as tensors that a gradient for the move flows through."""
+        found = {name: torch.from_numpy(weight) for name, weight in self.settled.items()}
+        for (name, mask), part in zip(self.shared.items(), move.split(list(self.sizes)), strict=True):
+            whole = torch.zeros(mask.shape).masked_scatter(torch.from_numpy(mask), part)
+            found[name] = found[name] + whole
+        return found
+
+
+def owners_of(network: Any, n_tasks: int) -> dict[str, np.ndarray]:
+    """Return by parameter the task that alone reads each entry; -1 where several read it, or none.
+
+    Entries are numbered, and the network that is left for one task holds the numbers of those that it reads.
+    """
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    if not hasattr(network, "restricted"):
+        return {name: np.full(tuple(weight.shape), -1) for name, weight in parameters.items()}
+    numbered, start, first = copy.deepcopy(network).double(), 0, {}
+    with torch.no_grad():
+        for name, weight in numbered.named_parameters():
+            weight.copy_(torch.arange(start, start + weight.numel(), dtype=weight.dtype).view_as(weight))
+            first[name], start = start, start + weight.numel()
+    n_readers, owner = np.zeros(start, dtype=int), np.full(start, -1)
+    for t in range(n_tasks):
+        left = numbered.restricted([t]).parameters()
+        read = np.unique(np.concatenate([weight.detach().numpy().ravel() for weight in left])).astype(int)
+        n_readers[read] += 1
+        owner[read] = t
+    owner[n_readers != 1] = -1
+    if n_tasks == 1:
+        owner[:] = -1
+    numbers = dict(numbered.named_parameters(remove_duplicate=False))
+    return {name: owner[numbers[name].detach().numpy().astype(int)] for name in parameters}
+
+
+def _had_labels(base: NetworkEstimator, model: NetworkEstimator, task: str) -> bool:
+    """Tell whether a model has a loss of a task in the epochs that the base lacks; True where it has none at all."""
+    history, before, loss = model.history_, base.history_, f"train/{task}/loss"
+    new = history[len(before) :] if history[: len(before)].equals(before) else history
+    return loss not in new.columns or not len(new) or not new[loss].is_null().all()
+
+
+def _moved(base: NetworkEstimator, model: NetworkEstimator, name: str) -> np.ndarray:
+    return model.weights_[name].astype(np.float64) - base.weights_[name]
+
+
+def _add(weight: np.ndarray, move: np.ndarray) -> np.ndarray:
+    """Return a weight, in its own precision, that has moved; whole numbers, such as counts, stay."""
+    return (weight + move).astype(weight.dtype) if weight.dtype.kind == "f" else weight
