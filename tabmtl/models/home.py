@@ -208,7 +208,8 @@ class HoMENetwork(TaskNetwork):
     def restrict(self, tasks: list[int]) -> None:
         """Leave some tasks only, and the groups that they need."""
         n_groups = len(self.groups.gates.gate_names) - 1
-        shared_and_groups, of_tasks = [], []
+        shared_and_groups: list[int] = []
+        of_tasks: list[int] = []
         for bucket in self.tasks.restrict(tasks):
             (shared_and_groups if bucket <= n_groups else of_tasks).append(bucket)
         place = {bucket - 1: k - 1 for k, bucket in enumerate(shared_and_groups)}

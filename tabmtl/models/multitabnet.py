@@ -45,6 +45,8 @@ class MultiTabNetwork(TaskNetwork):
         If ``d_token`` is no multiple of ``n_heads``.
     """
 
+    attention_mask: Tensor | None
+
     def __init__(self, columns: Columns, tasks: Sequence[Task], options: MultiTabNet) -> None:
         super().__init__()
         e, n_blocks, dropout = options.d_token, options.n_blocks, options.dropout
@@ -87,6 +89,7 @@ class MultiTabNetwork(TaskNetwork):
         if not (self.multi_token and self._tasks_are_apart):
             super().restrict(tasks)
             return
+        assert self.attention_mask is not None
         tokens = [*tasks, *range(self._n_task_tokens, self._n_tokens)]
         take_rows(self, tasks, "task_weight", "task_bias")
         self.attention_mask = self.attention_mask[tokens][:, tokens]
