@@ -246,7 +246,7 @@ class TakesTasks(SavableEstimator):
         """Set the coder and fitted attributes, now that nothing can fail; the parameters of fit stay."""
         fitted.pop("coder_")
         self._decide_by(coder)
-        vars(self).pop("importances_", None)  # of the tasks before
+        self.__dict__.pop("importances_", None)  # of the tasks before
         for name, value in fitted.items():
             setattr(self, name, value)
 

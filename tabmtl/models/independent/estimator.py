@@ -296,8 +296,10 @@ class IndependentTasks(LightGBMEstimator):
         has_foreign = any(isinstance(own, Foreign) for own in learners.values())
         X = without_columns(rows.frame, coder.dropped) if has_foreign else None
 
+        take: Take = partial(TaskRows.of, batch, None, None)
+
         def go_on(t: int, part: Watch) -> Any:
-            given, learner, model = TaskRows.of(batch, None, None, t), learners[t], self.estimators_[tasks[t].name]
+            given, learner, model = take(t), learners[t], self.estimators_[tasks[t].name]
             if isinstance(learner, Foreign):
                 return learner.go_on(model, rows_of(X, given.numbers, self.task_column), given.rows)
             return onward.go_on(learner, model, Sample.of(given.rows), int(known[t]), part)
@@ -336,10 +338,9 @@ class IndependentTasks(LightGBMEstimator):
         take: Take = partial(TaskRows.of, batch, None, None)
         found, _ = self._fit_all(tasks, learners, take, self.early_stopping, ALONE, None, [self.configuration_])
         scores = found["configuration_scores_"].filter(~pl.col("task").is_in([*known]))
-        models, counts = [*known.values(), *found["estimators_"].values()], batch.count_labels(len(tasks))
-        old = self._n_labels
-        counts = None if old is None else [*old, *counts[len(old) :]]
-        return self._with_models(tasks, models, counts, [scores])
+        models, new = [*known.values(), *found["estimators_"].values()], batch.count_labels(len(tasks))[len(known) :]
+        n_labels = None if self._n_labels is None else [*self._n_labels, *new]
+        return self._with_models(tasks, models, n_labels, [scores])
 
     def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
         tasks, counts = coder.labels.tasks, self._n_labels

@@ -114,7 +114,7 @@ class Grower:
         params |= {"objective": self.gradients or params["objective"]}
         params |= {"learning_rate": share * params.get("learning_rate", _USUAL_RATE)}
         data = self.data(rows, init_score=scores if scores.shape[1] > 1 else scores[:, 0])
-        callbacks = [_TimeLimit(watch, self.task.name)] if watch.is_limited else []
+        callbacks: list[Callable[..., Any]] = [_TimeLimit(watch, self.task.name)] if watch.is_limited else []
         booster = lgb.train(params, data, n_rounds, callbacks=callbacks)
         return TreeText(booster.model_to_string(num_iteration=-1))
 

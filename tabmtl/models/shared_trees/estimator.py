@@ -388,8 +388,15 @@ class SharedTrees(BoostedEstimator):
 
     def _schedule(self, params: dict[str, Any], seed: int, *, patience: int | None = None, **options: Any) -> Schedule:
         """Return the options of a growth, given LightGBM's parameters of data."""
-        own = {"sketch": self.sketch, "rho": self.rho, "prior_labels": self.prior_labels, "patience": patience}
-        return Schedule(params=self._tree_params(params, seed), seed=seed, **own, **options)
+        return Schedule(
+            params=self._tree_params(params, seed),
+            sketch=self.sketch,
+            rho=self.rho,
+            prior_labels=self.prior_labels,
+            seed=seed,
+            patience=patience,
+            **options,
+        )
 
     def _add_tasks(self, coder: TableCoder, batch: Batch, method: Any, freeze: Any, seed: int) -> dict[str, Any]:
         """Give new tasks leaf values on the trees that stand, and trees of their own after them."""
@@ -409,7 +416,7 @@ class SharedTrees(BoostedEstimator):
         before, after, functions = _outputs_of_tasks(self.coder_), _outputs_of_tasks(coder), kept
         if len(before) > len(self.tasks_):
             functions = np.append(kept, len(self.tasks_))  # the pooled one
-        outputs = np.full(after[-1].stop if functions is not kept else sum(own.stop - own.start for own in after), -1)
+        outputs = np.full(max(own.stop for own in after), -1)
         for place, known in zip(after, functions.tolist(), strict=True):
             if known >= 0:
                 outputs[place] = np.arange(before[known].start, before[known].stop)
@@ -465,7 +472,8 @@ class SharedTrees(BoostedEstimator):
         self, coder: TableCoder, newcomer: Newcomer, batch: Batch, task: Task, mix: Mix, n_trees: int
     ) -> Growth | None:
         """Grow trees of a new task alone, after those that stand, if rows that are set aside say that they pay."""
-        if not (self.n_estimators_task and self.early_stopping) or len(batch) < ROWS_TO_SPLIT:
+        is_one_group = batch.group is not None and not np.ptp(batch.group)
+        if not (self.n_estimators_task and self.early_stopping) or len(batch) < ROWS_TO_SPLIT or is_one_group:
             return None
         kept, held = FrameRows(batch, (task,)).split(self.validation_fraction, newcomer.schedule.seed)
         if kept.index is None or held.index is None or not min(len(kept), len(held)):
