@@ -198,3 +198,15 @@ def test_a_history_without_labels_tells_who_trained(one):
     unlabelled = copy.copy(model)
     unlabelled.history_ = model.history_.with_columns(pl.lit(None, pl.Float64).alias("train/late/loss"))
     assert (Merger(base, [model]).trained, Merger(base, [unlabelled]).trained) == ([0], [])
+
+
+@pytest.mark.parametrize("goes_on", ["fit", "partial_fit"])
+def test_labels_tell_who_trained_where_all_heads_decay(goes_on):
+    base, X, y = fitted(SharedBottom, weight_decay=0.5)
+    own = y.with_columns(pl.lit(None, kind).alias(name) for name, kind in y.schema.items() if name != "late")
+    model = getattr(copy.copy(base).set_params(warm_start=True), goes_on)(X, own)
+    assert (model.weights_["heads.hidden.weight"] != base.weights_["heads.hidden.weight"]).any(axis=(1, 2)).all()
+    merger = Merger(base, [model])
+    assert merger.trained == [0]
+    merged = merger.merge("average").weights_["heads.hidden.weight"]
+    assert (merged[1:] == base.weights_["heads.hidden.weight"][1:]).all()
