@@ -29,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         Exit code: 0; 2 after a mistake of the user, reported in one line; 130 after Ctrl-C; 1 if ``serve promote``
-        keeps the champion, ``sweep --above-single-task`` finds no point, or every model of ``compare`` fails. A bug
-        keeps its traceback.
+        keeps the champion, ``sweep --above-single-task`` finds no point, every model of ``compare`` fails, or
+        ``drift`` finds some. A bug keeps its traceback.
     """
     if find_spec("cyclopts") is None:
         print("tabmtl: error: the commands need cyclopts, which is missing: pip install 'tabmtl[cli]'", file=sys.stderr)
@@ -76,8 +76,8 @@ def _app() -> "App":
     for command in (demo.demo, compare.compare, train.train, sweep.sweep, registry):
         app.command(command)
     dash = Parameter(allow_leading_hyphen=True)  # --data may be -
-    app.command(saved.predict, default_parameter=dash)
-    app.command(saved.score, default_parameter=dash)
+    for command in (saved.predict, saved.score, saved.drift):
+        app.command(command, default_parameter=dash)
     app.register_install_completion_command(help="Install completion for this shell: bash, zsh or fish.")
     # the value of its --rows begins with --data
     registry.command(serve.register, default_parameter=Parameter(allow_leading_hyphen=True))

@@ -1,4 +1,4 @@
-"""Predict and score by a saved or registered model: ``tabmtl predict`` and ``tabmtl score``."""
+"""Ask a saved or registered model: ``tabmtl predict``, ``tabmtl score`` and ``tabmtl drift``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import tabmtl.mlflow
 from tabmtl.pipelines.terminal import lay_out
 from tabmtl.pipelines.tracking import Store, check_writable, connected
+from tabmtl.schema import listed
 
 _STDIN = "-"
 
@@ -129,10 +130,63 @@ def score(source: SavedModel, *, data: str, json: bool = False) -> None:
     )
 
 
+def drift(
+    source: SavedModel,
+    *,
+    data: str,
+    reference: Path | None = None,
+    ignore: list[str] | None = None,
+    size: float = 0.1,
+    json: bool = False,
+) -> int:
+    """Tell which columns of a file, and which predictions, are no longer spread as in the fit of a model.
+
+    Exit code 1 if some have drifted: beyond chance, and by at least --size. Files may be larger than memory. Columns
+    are found by name; others, such as targets, are ignored.
+
+    Parameters
+    ----------
+    source : SavedModel
+        The model.
+    data : str
+        Parquet or CSV file of new rows; - reads CSV from the standard input.
+    reference : Path, optional
+        Parquet or CSV file of rows to compare with, in place of those of the fit.
+    ignore : list of str, optional
+        Column or task to leave out, such as a date; may be repeated.
+    size : float
+        The least population stability index that counts.
+    json : bool
+        Print JSON.
+
+    Returns
+    -------
+    int
+        Exit code: 1 if something has drifted, else 0.
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        If there is no such model or file, it has fewer than 20 rows, a column is missing, or a value does not fit.
+    """
+    from tabmtl.scale import drift_files
+
+    model = source.load()
+    with _file_of(data) as file:
+        found = drift_files(model, file, reference=reference, ignore=ignore or (), size=size)
+    found = found.sort("is_drift", descending=True, nulls_last=True, maintain_order=True)
+    drifted = found.filter("is_drift")["name"].to_list()
+    if json:
+        print(_as_json({"model": source.model, "data": data, "drifted": drifted, "lines": found.to_dicts()}))
+        return int(bool(drifted))
+    shown = found.drop("jensen_shannon", "n_of_fit", "n", "is_drift")
+    print(f"{lay_out(shown)}\n\nDrifted: {listed(drifted) or 'nothing'}.")
+    return int(bool(drifted))
+
+
 def _as_json(content: dict[str, Any]) -> str:
     """Write JSON, in which no number is NaN."""
-    content["mean_score"] = None if content["mean_score"] != content["mean_score"] else content["mean_score"]
-    return json.dumps(content, indent=2)
+    return json.dumps({name: None if value != value else value for name, value in content.items()}, indent=2)
 
 
 @contextmanager

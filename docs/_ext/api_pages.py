@@ -29,7 +29,7 @@ PLACES = (
         "scores",
         "Scores and comparison",
         "Scores, intervals, models side by side.",
-        ("metrics", "comparison", "inspection", "plots", "decisions"),
+        ("metrics", "comparison", "inspection", "plots", "decisions", "drift"),
     ),
     ("tuning", "Tuning", "Folds, scorers and searches.", ("model_selection", "tuning")),
     ("serving", "Serving", "Saved models, MLflow, ONNX, whole files.", ("storage", "mlflow", "onnx", "scale")),

@@ -203,7 +203,10 @@ class StoredRows:
     def some(self, n: int) -> Batch:
         """Read n rows, or all if there are fewer, spread evenly over all."""
         n = min(n, len(self))
-        places = np.arange(n) * len(self) // n
+        return self.at(np.arange(n) * len(self) // n)
+
+    def at(self, places: np.ndarray) -> Batch:
+        """Read rows by their places (n,) among all, in order; all ranks get them."""
         chunks = np.searchsorted(self._ends, places, side="right")
         mine = np.isin(chunks, np.arange(self.lane_edges[self.lanes.start], self.lane_edges[self.lanes.stop]))
         places, chunks = places[mine], chunks[mine]

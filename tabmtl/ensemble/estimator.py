@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, cast
@@ -12,6 +12,8 @@ import polars as pl
 from sklearn.base import clone
 
 from tabmtl.columns.roles import leave_out
+from tabmtl.drift.profile import sample_size
+from tabmtl.drift.readings import Answers
 from tabmtl.encode import TableCoder
 from tabmtl.ensemble.asking import Asked
 from tabmtl.ensemble.folds import Folds, Table, read_frame
@@ -22,7 +24,7 @@ from tabmtl.ensemble.stretch import Stretch
 from tabmtl.ensemble.trials import Trial, Trials, count_fits
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
-from tabmtl.estimators.rows import FitRows
+from tabmtl.estimators.rows import FitRows, draw
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.models.independent import IndependentTasks
@@ -32,6 +34,7 @@ from tabmtl.models.shared_trees import SharedTrees
 from tabmtl.params import Jobs, check_count_or_auto
 from tabmtl.processes.forks import count_threads
 from tabmtl.schema import Batch
+from tabmtl.targets import Task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -254,6 +257,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         with self._watch.without_limit().steps(sum(n_fits) + n_refits, "fit") as on_fit:
             trials = Trials(candidates, folds, seed, self._watch, count_threads(self.n_processes), on_fit)
             fitted = _mix(coder, trials, trials.run(), refits)
+        fitted["answered"] = partial(self._answers_of_fit, table, coder, fitted["answered"])
         of_candidates = fitted["leaderboard_"].group_by("model", maintain_order=True)
         for name, score, reason in of_candidates.agg(pl.mean("score"), pl.first("left_out")).rows():
             said = "no task could be scored" if score is None else f"mean out-of-fold score {score:.4f}"
@@ -283,23 +287,15 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         self._fitted_params["models"] = clone(self.models, safe=False)
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        totals: list[np.ndarray] = []
-        for name, answers in self._answers(read_frame(X, self.coder_.after), batch):
-            totals = totals or [np.zeros_like(answer) for answer in answers]
-            if name not in self.model_weights_.columns:
-                continue
-            weights = self.model_weights_[name].to_numpy()  # (T,)
-            for column, answer in enumerate(answers):
-                weight = weights[column] if batch.task is None else weights[batch.task]
-                totals[column] += answer * (weight if answer.ndim == 1 or batch.task is None else weight[:, None])
-        tasks = self.coder_.labels.tasks
-        if batch.task is None:
-            return [self.stretch_.answer(tasks, t, total) for t, total in enumerate(totals)]
-        (total,) = totals
-        for t in np.unique(batch.task).tolist():
-            own = batch.task == t
-            total[own] = self.stretch_.answer(tasks, t, total[own])
-        return totals
+        answers = self._answers(read_frame(X, self.coder_.after), batch)
+        return _mixed(self.coder_.labels.tasks, self.model_weights_, self.stretch_, answers, batch.task)
+
+    def _answers_of_fit(self, table: Table, coder: TableCoder, unseen: Callable[[], Answers]) -> list[Answers]:
+        """Return the answers to some rows of fit, and those of folds to rows that they have not learned."""
+        some = table.rows(draw(len(table), sample_size(coder.features.columns)))
+        answers = self._answers(some.X, some.batch)
+        mixed = _mixed(self.coder_.labels.tasks, self.model_weights_, self.stretch_, answers, some.batch.task)
+        return [Answers(mixed, some.batch.task, are_learned=True), unseen()]
 
     def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
         tasks, candidates = self.coder_.labels.tasks, self.estimators_
@@ -346,6 +342,32 @@ class MultiTaskEnsembleRegressor(RegressorFace, MultiTaskEnsemble):
     """`MultiTaskEnsemble` whose every task is a regression."""
 
 
+def _mixed(
+    tasks: Sequence[Task],
+    weights: pl.DataFrame,
+    stretch: Stretch,
+    several: Iterable[tuple[str, Sequence[np.ndarray]]],
+    task: np.ndarray | None,
+) -> list[np.ndarray]:
+    """Return the answers of the mixture, given those of every candidate by name, and the tasks of long rows."""
+    totals: list[np.ndarray] = []
+    for name, answers in several:
+        totals = totals or [np.zeros_like(answer) for answer in answers]
+        if name not in weights.columns:
+            continue
+        of_tasks = weights[name].to_numpy()  # (T,)
+        for column, answer in enumerate(answers):
+            weight = of_tasks[column] if task is None else of_tasks[task]
+            totals[column] += answer * (weight if answer.ndim == 1 or task is None else weight[:, None])
+    if task is None:
+        return [stretch.answer(tasks, t, total) for t, total in enumerate(totals)]
+    (total,) = totals
+    for t in np.unique(task).tolist():
+        own = task == t
+        total[own] = stretch.answer(tasks, t, total[own])
+    return totals
+
+
 def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: bool) -> dict[str, Any]:
     """Choose the weights of the candidates, and return the fitted attributes."""
     folds, reference = trials.folds, next(iter(found))
@@ -371,13 +393,26 @@ def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: 
         models = {name: (refitted[name],) for name in kept}
     if stack is not None and len(models[reference]) < len(folds.pairs):
         stack = _fit_stack(coder, folds, found[reference], [np.arange(len(folds.table))])
+    model_weights = pl.DataFrame({"task": [task.name for task in coder.labels.tasks]} | shares)
     return {
+        "answered": partial(_unseen, coder, folds, tried, model_weights, stretch),
         "estimators_": models,
         "stack_": stack,
         "stretch_": stretch,
-        "model_weights_": pl.DataFrame({"task": [task.name for task in coder.labels.tasks]} | shares),
+        "model_weights_": model_weights,
         "leaderboard_": _leaderboard(tried, judged, weights, answers, trials.left_out),
     }
+
+
+def _unseen(
+    coder: TableCoder, folds: Folds, tried: Mapping[str, Trial], weights: pl.DataFrame, stretch: Stretch
+) -> Answers:
+    """Return the answers of the mixture to some of the rows that judged its candidates."""
+    judged = folds.judged.batch
+    rows = draw(len(judged), sample_size(coder.features.columns))
+    task = None if judged.task is None else judged.task[rows]
+    several = ((name, [answer[rows] for answer in trial.answers]) for name, trial in tried.items())
+    return Answers(_mixed(coder.labels.tasks, weights, stretch, several, task), task)
 
 
 def _fit_stack(

@@ -14,7 +14,8 @@ estimators           ``learner()`` does what ``fit`` does before it trains: ``ch
                      `tabmtl.estimators.encoded` fits and asks several by rows that are encoded once
 fitted estimators    ``coder_`` knows tasks, and the columns of X that the user gives, ``coder_.after`` those that a
                      preprocessor makes of them; ``answer(X, tasks)`` gives probabilities and values as arrays, and
-                     ``answer_labelled(X, y)`` those with the labels, as scores take them
+                     ``answer_labelled(X, y)`` those with the labels, as scores take them; ``profile_`` is what
+                     ``drift(X)`` compares with
 networks             `tabmtl.estimators.together` fits several as one
 fitted networks      ``fitted_network()``
 fitted recommenders  ``columns_``, ``item_ids_``, and ``user_ids_`` where there are users

@@ -15,6 +15,7 @@ from tabmtl.encode.shards import Shards
 from tabmtl.encode.table import sort_tasks, task_texts
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.estimators.base import SavableEstimator
+from tabmtl.estimators.drifting import NoticesDrift
 from tabmtl.model_selection.repeats import SeenRows, group_equal_rows, number_groups
 from tabmtl.params import check_choice, near
 from tabmtl.schema import Batch
@@ -23,7 +24,7 @@ Method = Literal["head", "scalearn", "scalearn_uniform"]
 Freeze = Literal["shared"] | None
 
 
-class TakesTasks(SavableEstimator):
+class TakesTasks(NoticesDrift, SavableEstimator):
     """Fitted estimator that takes new tasks; a subclass gives `_add_tasks` and `_remove_task`.
 
     Attributes
@@ -127,6 +128,7 @@ class TakesTasks(SavableEstimator):
         fitted = self._add_tasks(coder.after, batch, method, freeze, self._seed())
         self._take_over(coder, kept | fitted)
         self._seen_rows = SeenRows.of(batch)
+        self._follow_tasks(prepared, batch, are_new=freeze is not None)
         return self
 
     def remove_task(self, name: str) -> Self:
@@ -165,6 +167,9 @@ class TakesTasks(SavableEstimator):
         kept = self._kept()
         self._take_over(coder, kept | self._remove_task(coder.after, names.index(name)))
         self._seen_rows = SeenRows.unknown()
+        if self.profile_ is not None:
+            # codes of tasks have changed
+            self.profile_ = self.profile_.of_tasks([task.name for task in self.tasks_], self.coder_.task_column)
         return self
 
     # methods that a subclass defines

@@ -20,7 +20,7 @@ from tabmtl.storage.stored import Saved, put_together, take_apart
 from tabmtl.targets import Tasks
 from tabmtl.training.run import Watched, running
 
-_FOR_OTHER_ROOMS = ("coder_", "columns_", "user_ids_")  # fitted attributes that a notebook does not show
+_FOR_OTHER_ROOMS = ("coder_", "columns_", "profile_", "user_ids_")  # fitted attributes that a notebook does not show
 
 
 class SavableEstimator(Watched, BaseEstimator):

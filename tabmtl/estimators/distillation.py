@@ -16,6 +16,7 @@ import polars.selectors as cs
 import torch
 from torch import Tensor
 
+from tabmtl.drift.profile import sample_size
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
@@ -56,10 +57,10 @@ def learn_answers(student: NetworkEstimator, teacher: MultiTaskEstimator, X: Any
     coder = replace(coder, labels=coder.labels.scaled(answers))
     batch, targets, valid = coder.after.read(frame), _targets(coder.labels, answers), None
     rows = FrameRows(replace(batch, y=np.zeros((len(batch), len(answers)))), coder.labels.tasks)  # all are labelled
-    batch = replace(batch, y=targets)
+    batch, asked = replace(batch, y=targets), rows
     if student.early_stopping:
-        kept, held_out = rows.split(student.validation_fraction, seed)
-        batch, valid = batch.rows(kept.index), batch.rows(held_out.index)
+        kept, asked = rows.split(student.validation_fraction, seed)
+        batch, valid = batch.rows(kept.index), batch.rows(asked.index)
     loss = DistillationLoss(coder.labels, batch.y)
     device = find_device(student.device)
     read = MemoryRows(on_device(batch, device))
@@ -67,6 +68,8 @@ def learn_answers(student: NetworkEstimator, teacher: MultiTaskEstimator, X: Any
     training = NetworkTraining(estimator=student, coder=coder, seed=seed)
     with Run().fit(student):
         student._set_fitted(coder, training.learn(read, judging, loss, _score_nothing(loss.tasks)))
+        answered = student._asking(coder, asked, are_learned=valid is None)
+        student._keep_profile(rows.drawn(sample_size(coder.features.columns)), answered)
 
 
 class DistillationLoss(MultiTaskLoss):

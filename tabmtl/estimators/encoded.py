@@ -55,7 +55,9 @@ def fit_encoded(
     """
     with replace(running(), group=ALONE).fit(estimator, X=X, y=y, sample_weight=sample_weight):
         coder, rows = label_rows(estimator, coder, X, batch, y, sample_weight, groups, time)
-        estimator._set_fitted(coder, estimator._fit(coder, rows, None, estimator._seed()))
+        fitted = estimator._fit(coder, rows, None, estimator._seed())
+        fitted.pop("answered", None)  # a part of a model is asked for no drift
+        estimator._set_fitted(coder, fitted)
     return estimator
 
 

@@ -55,7 +55,7 @@ class NetworkState(TrainedState, TableState):
     _optimizer: Annotated[dict[str, np.ndarray], Stored()] = field(default_factory=dict)
 
     #: Fields that files of earlier releases lack.
-    later_fields: ClassVar[tuple[str, ...]] = ("lineage", "optimizer")
+    later_fields: ClassVar[tuple[str, ...]] = (*TableState.later_fields, "lineage", "optimizer")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,6 +11,7 @@ from sklearn.utils.metaestimators import available_if
 from tabmtl.encode import TableCoder
 from tabmtl.encode.shards import Shards
 from tabmtl.estimators.base import SavableEstimator
+from tabmtl.estimators.drifting import NoticesDrift
 from tabmtl.estimators.learner import Marks, TableLearner
 from tabmtl.estimators.rows import FitRows
 from tabmtl.model_selection.repeats import SeenRows
@@ -25,7 +26,7 @@ def _goes_on(estimator: LearnsOn) -> bool:
     return True
 
 
-class LearnsOn(SavableEstimator):
+class LearnsOn(NoticesDrift, SavableEstimator):
     """Estimator that goes on from what it has learned; a subclass gives `_go_on`.
 
     Attributes
@@ -112,8 +113,14 @@ class LearnsOn(SavableEstimator):
                 fitted = self._go_on(coder.after, rows, self._seed())
             else:
                 fitted = self._fit(coder.after, rows, None, self._seed())
+            fitted.pop("answered", None)
+            profile = self.profile_ if is_fitted else None
             self._set_fitted(coder, fitted)
             self._seen_rows = seen
+            if is_fitted:
+                self.profile_ = profile  # drift is told from the fit
+            else:
+                self._keep_profile(self._drawn(coder, rows), self._asking(coder, rows, are_learned=True))
         return self
 
     def _go_on(self, coder: TableCoder, rows: FitRows, seed: int) -> dict[str, Any]:

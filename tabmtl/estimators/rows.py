@@ -62,6 +62,9 @@ class FitRows(Protocol):
     def some(self, n: int) -> Batch:
         """Return n rows of all ranks, or all if there are fewer."""
 
+    def drawn(self, n: int) -> Batch:
+        """Return n random rows of all ranks, or all if there are fewer."""
+
     def split(self, share: float, seed: int) -> tuple[Self, Self]:
         """Split the rows in those to train and those to validate on: the newest by their time, or random ones."""
 
@@ -112,6 +115,11 @@ class FrameRows:
         """Return the first n rows."""
         return self.batch.rows(np.arange(n) if self.index is None else self.index[:n])
 
+    def drawn(self, n: int) -> Batch:
+        """Return n random rows, always the same ones."""
+        places = draw(len(self), n)
+        return self.batch.rows(places if self.index is None else self.index[places])
+
     def split(self, share: float, seed: int) -> tuple[Self, Self]:
         """Split the rows in those to train and those to validate on; see `newest_split` and `train_valid_split`."""
         batch = self.batch
@@ -137,6 +145,10 @@ class ShardRows(StoredRows):
     def dates(self) -> Sequence[str]:
         """Names of the features by which rows could be split in place of chance."""
         return dates_of(self.cache.coder.features)
+
+    def drawn(self, n: int) -> Batch:
+        """Read n random rows of all ranks, always the same ones."""
+        return self.at(draw(len(self), n))
 
     def in_memory(self, valid: ShardRows | None) -> tuple[FrameRows, FrameRows | None]:
         """Return the rows and validation rows of the only process as memory maps; warn if they share rows."""
@@ -229,6 +241,13 @@ class ShardRows(StoredRows):
         if len(self) <= MOST_VALID_ROWS:
             return self
         return self.choose(_lowest(_numbers(self), MOST_VALID_ROWS / len(self), 0))
+
+
+def draw(n_rows: int, n: int) -> np.ndarray:
+    """Draw n numbers below another, or all, in their order: even ones would meet any rhythm of the rows."""
+    if n >= n_rows:
+        return np.arange(n_rows)
+    return np.sort(np.random.default_rng(0).choice(n_rows, n, replace=False, shuffle=False))
 
 
 def _lowest(units: Sequence[int] | np.ndarray, share: float, seed: int) -> np.ndarray:

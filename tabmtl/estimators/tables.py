@@ -17,6 +17,7 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, ch
 from tabmtl.columns.cures import by_columns
 from tabmtl.decisions.calibrators import Method as CalibrationMethod
 from tabmtl.decisions.learned import calibrate, conformalize, threshold_frame, tune_thresholds
+from tabmtl.drift.profile import Profile
 from tabmtl.encode import TableCoder
 from tabmtl.encode.preprocessing import check_preprocessor
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
@@ -62,6 +63,9 @@ class TableState:
     """Fitted attributes that the file of an estimator keeps; a subclass adds those of its method."""
 
     coder_: TableCoder
+    profile_: Profile | None = None
+
+    later_fields: ClassVar[tuple[str, ...]] = ("profile",)
 
     def __post_init__(self) -> None:
         if any(own.transform == "raw" for several in self.coder_.features.scalers.values() for own in several):
@@ -155,6 +159,8 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
         How X and y are read: their columns, levels, scales and tasks.
     preprocessor_ : transformer
         The fitted copy of ``preprocessor``, if there is one.
+    profile_ : Profile or None
+        How the rows of fit are spread, which `drift` compares with; None in a file of an earlier release.
     thresholds_ : polars.DataFrame
         What `tune_thresholds` has chosen, if it was called.
     """
@@ -256,9 +262,13 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
             coder, *encoded = learner.rows(stack, X, y, sample_weight, Marks(groups, time), X_val, y_val)
             seed = current().broadcast(self._seed())
             seen = SeenRows.unknown() if isinstance(X, Shards) else SeenRows.of(encoded[0].read())
+            drawn = self._drawn(coder, encoded[0])
             # kept by nobody else, so that a network that has copied its rows can free these
-            self._set_fitted(coder, self._fit(coder.after, encoded.pop(0), encoded.pop(), seed))
+            fitted = self._fit(coder.after, encoded.pop(0), encoded.pop(), seed)
+            answered = fitted.pop("answered", None)
+            self._set_fitted(coder, fitted)
             self._seen_rows = seen
+            self._keep_profile(drawn, answered)
         return self
 
     def learner(self) -> TableLearner:
@@ -549,7 +559,11 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
         return ()
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
-        """Fit on encoded rows, and return the fitted attributes by name; see `tabmtl.estimators.rows`."""
+        """Fit on encoded rows, and return the fitted attributes by name; see `tabmtl.estimators.rows`.
+
+        Beside them may stand ``answered``, a function without arguments. Called when they are set, it gives the
+        several `tabmtl.drift.readings.Answers` to some rows, best to such as the model has not learned.
+        """
         raise NotImplementedError
 
     # shared steps
@@ -560,7 +574,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
 
     def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
         self._forget()
-        self._seen_rows = SeenRows.unknown()
+        self._seen_rows, self.profile_ = SeenRows.unknown(), None
         if coder.preprocessing is not None:
             self.preprocessor_ = coder.preprocessing.transformer.fitted
             if self.preprocessor is None:  # of a file

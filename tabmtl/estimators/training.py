@@ -69,17 +69,19 @@ class NetworkTraining:
         """Train on rows, and return the fitted attributes."""
         estimator, coder = self.estimator, self.coder
         estimator._check_interrupt(rows.group)
+        is_given = valid is not None
         rows, valid = self.set_aside(rows, valid)
         device = find_device(estimator.device)
 
         def prepare(batch: Batch) -> Batch:
             return on_device(in_training_units(batch, coder), device)
 
-        judged = self.judged(valid)
+        judged, asked = self.judged(valid), rows if valid is None else valid
+        answered = estimator._asking(coder, asked, are_learned=valid is None, are_known=not is_given)
         read, judging = rows.to_train(prepare, self.seed), None if valid is None else valid.to_train(prepare, self.seed)
-        del rows, valid  # parts of a frame are copies, and the whole is needed no longer
+        del rows, valid, asked  # parts of a frame are copies, and the whole is needed no longer
         loss, judge = estimator._loss(coder.labels.tasks), partial(evaluate_scores, coder)
-        return self.learn(read, judging, loss, judge) | judged
+        return self.learn(read, judging, loss, judge) | judged | {"answered": answered}
 
     def set_aside(self, rows: FitRows, valid: FitRows | None) -> tuple[FitRows, FitRows | None]:
         """Return the rows to learn from and those to validate on, which are set aside if none are given.

@@ -4,6 +4,7 @@ Only drawing imports matplotlib; without it, drawing raises an ImportError that 
 """
 
 from tabmtl.plots.comparison import CalibrationDisplay, ComparisonDisplay
+from tabmtl.plots.drift import DriftDisplay
 from tabmtl.plots.experts import ExpertUsageDisplay
 from tabmtl.plots.importances import ImportanceDisplay
 from tabmtl.plots.leaderboard import LeaderboardDisplay
@@ -14,6 +15,7 @@ from tabmtl.plots.scores import GainDisplay, HistoryDisplay
 __all__ = [
     "CalibrationDisplay",
     "ComparisonDisplay",
+    "DriftDisplay",
     "ExpertUsageDisplay",
     "GainDisplay",
     "HistoryDisplay",

@@ -233,6 +233,67 @@ def score_files(
     return score_intervals(*Answered.join(model.tasks_, found), level=level)
 
 
+def drift_files(
+    model: MultiTaskEstimator,
+    paths: Paths,
+    *,
+    reference: Paths | None = None,
+    size: float = 0.1,
+    alpha: float = 0.05,
+    ignore: Names = (),
+) -> pl.DataFrame:
+    """Tell how far the rows of files are from those of a model's fit.
+
+    Files are read as in `predict_files`, and counted 65 536 rows at a time, so that they may be larger than memory.
+
+    Parameters
+    ----------
+    model : fitted estimator of tables
+    paths : str, path, or sequence of them
+        Parquet and CSV files, and globs. Columns are found by name; targets are not needed.
+    reference : str, path, or sequence of them, optional
+        Files of the rows to compare with, in place of those of fit; all are in memory at once.
+    size, alpha, ignore
+        As in ``model.drift``.
+
+    Returns
+    -------
+    polars.DataFrame
+        As ``model.drift`` gives it.
+
+    Raises
+    ------
+    TypeError, ValueError, FileNotFoundError
+        As ``model.drift`` does, or if there is no such file, or one lacks a column, is damaged or changes.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import polars as pl
+    >>> from tabmtl import IndependentTasks
+    >>> from tabmtl.scale import drift_files
+    >>> frame = pl.DataFrame({"x": [i / 100 for i in range(100)]}).with_columns(y=2 * pl.col("x"))
+    >>> model = IndependentTasks(random_state=0).fit(frame.select("x"), frame.select("y"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     frame.select(pl.col("x") + 0.5).write_csv(f"{folder}/new.csv")
+    ...     drift_files(model, f"{folder}/*.csv").filter("is_drift")["name"].to_list()
+    ['x', 'y']
+    """
+    _check_model(model, "predict")
+    before = None if reference is None else _rows_of_files(model, reference)
+    return model.drift(_rows_of_files(model, paths), reference=before, size=size, alpha=alpha, ignore=ignore)
+
+
+def _rows_of_files(model: MultiTaskEstimator, paths: Paths) -> Iterator[Any]:
+    """Yield the rows of files as the model takes them, a block at a time."""
+    for file in find_files(paths):
+        since = stamp_of(file)
+        with whole(file, since):
+            scan, names = _scan(model.coder_, file, ())
+        for block in read_blocks(scan, file, _BLOCK_ROWS, since=since):
+            yield model.coder_.as_given(block.select(cs.by_name(*names)))
+
+
 def _answered(model: MultiTaskEstimator, file: str, groups: str | None) -> Iterator[tuple[Any, ...]]:
     """Yield labels, outputs, own tasks and groups of the rows of a file, a block at a time."""
     targets, since = model.coder_.labels.names, stamp_of(file)

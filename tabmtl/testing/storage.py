@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
+import polars as pl
 from sklearn.base import clone
 
 import tabmtl
@@ -117,6 +118,19 @@ class Storage(Subject):
             assert estimator.thresholds_.equals(other.thresholds_), how
         assert same(said, answers(estimator.fit(X, y), X)), "calibrators outlive a fit"
         assert not hasattr(estimator, "thresholds_")
+
+    def check_drift_from_the_rows_of_fit_is_found_and_copies_and_files_tell_the_same(self) -> None:
+        estimator, X, _ = self.fitted()
+        found = estimator.drift(X)
+        assert found["name"].to_list() == [*X.columns, *(task.name for task in estimator.tasks_)]
+        assert not found.filter(kind="column")["is_drift"].any(), "rows of fit differ from themselves"
+        assert estimator.drift(X.with_columns(pl.col("plain") + 1000)).filter(name="plain")["is_drift"].item()
+        with raises(ValueError, "X has 1 row"):
+            estimator.drift(X[:1])
+        with TemporaryDirectory() as folder:
+            copies = copies_of(estimator, Path(folder))
+        for how, other in copies.items():
+            assert found.equals(other.drift(X)), how
 
     def check_a_second_generation_file_holds_the_same_bytes(self) -> None:
         with TemporaryDirectory() as folder:

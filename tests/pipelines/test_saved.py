@@ -218,3 +218,22 @@ def test_a_mistake_names_file_and_column_and_writes_nothing(words, message, plac
 def test_a_closed_standard_input_is_said(place, mistake, monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
     assert "it is closed; expected CSV with a line of names" in mistake(*ANSWER.split(), "-")
+
+
+def test_drift_has_an_exit_code(folder, model, tmp_path, capsys):
+    words, known = ["--model", folder / "model", "--data"], table()[0][:240]
+    known.write_csv(tmp_path / "known.csv")
+    assert commands.run("drift", *words, tmp_path / "known.csv") == 0
+    assert "Drifted: nothing." in capsys.readouterr().out
+    moved = known.with_columns(pl.col("a") + 2)
+    moved.write_parquet(tmp_path / "moved.parquet")
+    assert commands.run("drift", *words, tmp_path / "moved.parquet", "--json") == 1
+    found = json.loads(capsys.readouterr().out)
+    assert "a" in found["drifted"] and found["lines"][0]["is_drift"]
+    names = [word for name in found["drifted"] for word in ("--ignore", name)]
+    assert commands.run("drift", *words, tmp_path / "moved.parquet", *names) == 0
+    assert commands.run("drift", *words, tmp_path / "moved.parquet", "--reference", tmp_path / "moved.parquet") == 0
+    moved[:9].write_csv(tmp_path / "few.csv")
+    capsys.readouterr()
+    assert commands.run("drift", *words, tmp_path / "few.csv") == 2
+    assert "X has 9 rows: give 20 or more" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -13,11 +13,13 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.drift.profile import sample_size
+from tabmtl.drift.readings import Answers
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.boosted.lightgbm import LightGBMEstimator
 from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
-from tabmtl.estimators.rows import FitRows
+from tabmtl.estimators.rows import FitRows, draw
 from tabmtl.metrics.scores import score_tasks
 from tabmtl.params import TwoOrMore, WholeShare, check_choice, near
 from tabmtl.processes.ranks import Ranks
@@ -127,16 +129,20 @@ class BoostedEstimator(LightGBMEstimator):
         return self.coder_.after.read(X, unknown_task=self.unknown_task)
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
-        attributes = self._attributes(coder, self._fit_split(coder, self._split(rows, valid, seed), seed))
+        split = self._split(rows, valid, seed)
+        fits, first = self._fit_split(coder, split, seed)
+        attributes = self._attributes(coder, fits)
+        known = None if rows.frame is None or valid is not None else rows.read()
+        answered = {"answered": self._asking_first(coder, split, first, known, rows.group)}
         if rows.group.size == 1:
-            return attributes
+            return attributes | answered
         model = clone(self)
         model._set_fitted(coder, attributes)
         # ranks estimate the rows of leaves otherwise, so that their texts of one tree differ in these
         own = take_apart(model._state())
         sent = rows.group.broadcast({name: part for name, part in vars(own).items() if name != "kinds"})
         model._restore(self._read_state(Saved(**sent, kinds=own.kinds)))
-        return {name: getattr(model, name) for name in attributes}
+        return {name: getattr(model, name) for name in attributes} | answered
 
     def _split(self, rows: FitRows, valid: FitRows | None, seed: int) -> Split:
         """Set rows aside, if the fit is to stop on some and there are enough with labels."""
@@ -153,8 +159,36 @@ class BoostedEstimator(LightGBMEstimator):
                 return Split(rows.read(), _not_empty(held_out.read(), rows), kept.read)
         return Split(rows.read())
 
-    def _fit_split(self, coder: TableCoder, split: Split, seed: int) -> Sequence[Any]:
-        """Fit rows, at first without those that were set aside, if there are any.
+    def _asking_first(
+        self, coder: TableCoder, split: Split, first: Sequence[Any], known: Batch | None, group: Ranks
+    ) -> Callable[[], Sequence[Answers]]:
+        """Return what asks this model for rows that it has learned, and the first fits for those that they have not.
+
+        The first fits are this model, if rows to validate on were given. The coder knows levels by all known rows.
+        """
+
+        def some(rows: Batch) -> Batch:
+            drawn = rows.rows(draw(len(rows), sample_size(coder.features.columns) // group.size)).unlabelled()
+            batch = Batch.join(drawn.gathered(group))
+            return batch if known is None else self._as_new(coder, batch, known)
+
+        unseen = None if split.watched is None else some(split.watched)
+        learned = some(split.all) if unseen is None or split.keep is not None else None
+
+        def answer() -> list[Answers]:
+            found = [] if learned is None else [Answers(self._outputs(None, learned), learned.task, are_learned=True)]
+            if unseen is None:
+                return found
+            model = self
+            if split.keep is not None:
+                model = clone(self)
+                model._set_fitted(coder, self._attributes(coder, first))
+            return [*found, Answers(model._outputs(None, unseen), unseen.task)]
+
+        return answer
+
+    def _fit_split(self, coder: TableCoder, split: Split, seed: int) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Fit rows, at first without those that were set aside, if there are any; return the fits, and the first ones.
 
         The scores on the validation rows are those of the fit that they have stopped.
         """
@@ -169,7 +203,7 @@ class BoostedEstimator(LightGBMEstimator):
                 self._watch.tell("fit of all rows, by the rounds found")
                 return self._fit_rows(coder, split.all, split.watched, seed, found)
 
-        return found if split.keep is None else refit(found, grow, self._watch, _NO_REFIT)
+        return found if split.keep is None else refit(found, grow, self._watch, _NO_REFIT), found
 
     def _tell_scores(self, coder: TableCoder, fits: Sequence[Any], rows: Batch) -> None:
         """Show the score of every task on the rows that stopped the fit, of all ranks."""

@@ -15,7 +15,7 @@ from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
 from tabmtl.metrics.scores import score_task, undefined_reason
 from tabmtl.model_selection import train_valid_split
 from tabmtl.model_selection.times import newest_split
-from tabmtl.models.independent.folds import MOST_FOLDED, MOST_FOLDS, Folds
+from tabmtl.models.independent.folds import MOST_FOLDED, MOST_FOLDS, Dealt, Folds
 from tabmtl.models.independent.grower import Grower
 from tabmtl.models.independent.mixture import MANY, Mixer, Mixture
 from tabmtl.models.independent.rows import Sample, TaskRows
@@ -110,15 +110,28 @@ class TreesOfTask:
             for k, name in enumerate(configurations)
         }
 
-    def finish(self, given: TaskRows, found: Grown, watch: Watch) -> lgb.Booster | Mixture:
-        """Grow as many trees on all rows, where some were held out, and mix them with other families."""
+    def finish(self, given: TaskRows, found: Grown, watch: Watch) -> tuple[lgb.Booster | Mixture, np.ndarray | None]:
+        """Grow as many trees on all rows, where some were held out, and mix them with other families.
+
+        Return the model, and the answers of what had not learned them to the `judged` rows.
+        """
         if found.mixture is not None:
-            return found.mixture
+            return found.mixture, found.answers
         split = self._split(given)
         booster = found.booster if split is None or split.keep is None else self._refit(split, found, watch)
         if split is None or split.watched is None or found.answers is None or not self.mixer.takes(len(split.all)):
-            return booster
+            return booster, found.answers
         return self.mixer.mix_asked(booster, split, found.answers, watch)
+
+    def judged(self, given: TaskRows, n: int) -> np.ndarray:
+        """Return the numbers of the n rows, of those of the task, that judged the trees; see `Grown`."""
+        rows, without = given.rows, np.empty((len(given.rows), 0), dtype=np.float32)
+        if n == len(rows):
+            return np.arange(n)
+        light = Sample(without, rows.y, rows.weight, rows.group, given.fold, rows.of_class, rows.time)
+        if self.grower.takes_few and self._has_few(light):
+            return np.flatnonzero(Dealt.of(light, self.task, self.seed, _FOLDS_OF_MANY).is_judged)
+        return self._set_aside(light, self.fraction or 0.0)[1]
 
     def _refit(self, split: Split, found: Grown, watch: Watch) -> lgb.Booster:
         grower = self.grower

@@ -14,6 +14,8 @@ import numpy as np
 import polars as pl
 from sklearn.base import BaseEstimator
 
+from tabmtl.drift.profile import sample_size
+from tabmtl.drift.readings import Answers
 from tabmtl.encode import TableCoder
 from tabmtl.encode.read import without_columns
 from tabmtl.estimators.asked import part_of
@@ -24,7 +26,7 @@ from tabmtl.estimators.boosted.lightgbm import Leaves, LightGBMEstimator
 from tabmtl.estimators.boosted.walk import predict
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.learner import Marks
-from tabmtl.estimators.rows import FitRows
+from tabmtl.estimators.rows import FitRows, draw
 from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.models.independent.asked import AskedTasks, Learned
 from tabmtl.models.independent.choice import CONFIGURATIONS, FEW_ROWS, Grown, TreesOfTask
@@ -35,6 +37,7 @@ from tabmtl.models.independent.mixture import FAMILIES, Mixer, Mixture
 from tabmtl.models.independent.onward import Onward
 from tabmtl.models.independent.rows import Sample, TaskRows
 from tabmtl.models.independent.state import IndependentState
+from tabmtl.models.independent.unseen import Unseen, without_labels
 from tabmtl.params import NonNegative, WholeShare, near
 from tabmtl.processes.forks import count_threads
 from tabmtl.processes.ranks import ALONE, Ranks
@@ -47,7 +50,7 @@ from tabmtl.training.watch import Describe, Watch, describe_score
 
 Learners = Mapping[int, TreesOfTask | TreesOfLevels | Foreign]
 Take = Callable[[int], Any]  # rows of a task
-Unseen = tuple[np.ndarray | None, np.ndarray | None]  # numbers of rows, and answers to them
+
 
 _MOST_TREES = 1_000
 _NO_SHARDS = "Shards are for LightGBM only; give other estimators a frame as X"
@@ -249,12 +252,30 @@ class IndependentTasks(LightGBMEstimator):
             self._set_fitted(coder, fitted)
         batch = rows.read()
         answers = self._outputs(X, batch)
-        for t, (numbers, unseen) in found.items():
-            answers[t if batch.task is None else 0][numbers] = np.nan if unseen is None else unseen
+        for t, unseen in found.items():
+            answers[t if batch.task is None else 0][unseen.take().numbers] = (
+                np.nan if unseen.answers is None else unseen.answers
+            )
         return answers
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
-        return self._fit_rows(coder, rows, valid, seed, None)[0]
+        fitted, found = self._fit_rows(coder, rows, valid, seed, None)
+        if not all(isinstance(model, Learned) for model in fitted["estimators_"].values()):
+            return fitted  # models of others may be slow to ask, or fail
+        if rows.group.size > 1 or valid is not None:
+            asked = rows if valid is None else valid
+            answered = self._asking(coder, asked, are_learned=valid is None, are_known=valid is None)
+            return fitted | {"answered": answered}
+        return fitted | {"answered": partial(self._answers_of_fit, coder, rows, found)}
+
+    def _answers_of_fit(self, coder: TableCoder, rows: FitRows, found: Mapping[int, Unseen]) -> list[Answers]:
+        """Return answers to some rows of fit; where all models have some, also those of what has not learned them."""
+        places = draw(len(rows), sample_size(coder.features.columns))
+        some = rows.read().rows(places)
+        learned = Answers(self._outputs(None, some), some.task, are_learned=True)
+        if not all(t in found and found[t].answers is not None for t in range(len(coder.labels.tasks))):
+            return [learned]
+        return [learned, without_labels(learned, some, places, found)]
 
     def _fit_rows(
         self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int, fold: np.ndarray | None
@@ -374,10 +395,11 @@ class IndependentTasks(LightGBMEstimator):
         def finish(t: int, part: Watch) -> Any:
             given, learner = take(t), learners[t]
             if isinstance(learner, Foreign):
-                return learner.fit(rows_of(X, given.numbers, self.task_column), given.rows, part)
+                return learner.fit(rows_of(X, given.numbers, self.task_column), given.rows, part), None
             return learner.finish(given, tried[t][best], part)
 
-        models = self._each(learners, finish, watch, f"final model{whose}", _describe_model)
+        done = self._each(learners, finish, watch, f"final model{whose}", _describe_model)
+        models = {t: model for t, (model, _) in done.items()}
         if group.size > 1:
             texts = _merge(group.gather({t: booster.model_to_string() for t, booster in models.items()}))
             models = {t: lgb.Booster(model_str=texts[t]) for t in range(len(tasks))}
@@ -386,7 +408,7 @@ class IndependentTasks(LightGBMEstimator):
             _warn_of_lost([tasks[t] for t in sorted(judged) if any(lost for _, lost in judged[t].values())])
         estimators = {task.name: models[t] for t, task in enumerate(tasks) if t in models}
         fitted = {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
-        return fitted, {t: (take(t).numbers, grown[best].answers) for t, grown in tried.items()}
+        return fitted, {t: Unseen(partial(take, t), trees[t].judged, done[t][1]) for t in tried}
 
     def _warn_of_folds(self, scores: pl.DataFrame) -> None:
         """Warn where no task was judged by rows set aside, so that configurations by name had no effect."""
@@ -551,6 +573,7 @@ class IndependentTasks(LightGBMEstimator):
         texts = (TreeText(model.model_to_string()) if isinstance(model, lgb.Booster) else None for model in models)
         return IndependentState(
             coder_=self.coder_,
+            profile_=self.profile_,
             trees=tuple(texts),
             mixtures=tuple(model if isinstance(model, Mixture) else None for model in models),
             configuration_=self.configuration_,
@@ -567,6 +590,7 @@ class IndependentTasks(LightGBMEstimator):
             "configuration_": state.configuration_,
             "configuration_scores_": state.configuration_scores_,
             "_n_labels": state._n_labels,
+            "profile_": state.profile_,
         }
         self._set_fitted(state.coder_, fitted)
 
@@ -605,7 +629,7 @@ def _describe_tried(found: tuple[Task, Mapping[str, Grown | GrownLevels]]) -> st
 
 def _describe_model(found: tuple[Task, Any]) -> str:
     """Describe the fitted model of a task."""
-    task, model = found
+    task, (model, _) = found
     made = f"LightGBM, {model.num_trees()} trees" if isinstance(model, lgb.Booster) else str(model)
     return f"{task.name}  {made}"
 

@@ -179,19 +179,23 @@ class Mixer:
         parts = {"lightgbm": booster} | {name: part.model for name, part in found.items()}
         return self._mixture(parts, weights), np.tensordot(weights, answers, axes=1)
 
-    def mix_asked(self, booster: lgb.Booster, split: Split, answers: np.ndarray, watch: Watch) -> Mixture:
+    def mix_asked(
+        self, booster: lgb.Booster, split: Split, answers: np.ndarray, watch: Watch
+    ) -> tuple[Mixture, np.ndarray]:
         """Mix what is judged by rows of a split that LightGBM answered, and fit all rows then.
 
-        When the time is over, families are left out, or keep what they learned without the rows that judge.
+        Return the answers of the mixture to these rows too, by what has not learned them. When the time is over,
+        families are left out, or keep what they learned without the rows that judge.
         """
         task, found = self.grower.task, self._learn(split.first.undivided(), watch)
         parts = {name: part.model for name, part in found.items()}
         alone = [self._mixture({name: model}, (1.0,)) for name, model in parts.items()]
-        weights = self._weigh([answers, *(each.answer(task, split.watched.x, 1) for each in alone)], split.watched)
+        several = [answers, *(each.answer(task, split.watched.x, 1) for each in alone)]
+        weights = self._weigh(several, split.watched)
         for (name, part), weight in zip(found.items(), weights[1:], strict=True):
             if split.keep and weight and not watch.cuts(f"{name} of all rows of task {task.name!r}"):
                 parts[name] = part.fit(split.all)
-        return self._mixture({"lightgbm": booster} | parts, weights)
+        return self._mixture({"lightgbm": booster} | parts, weights), np.tensordot(weights, several, axes=1)
 
     def _learn(self, rows: Sample, watch: Watch) -> dict[str, Part]:
         found: dict[str, Part] = {}

@@ -23,7 +23,7 @@ class IndependentState(TableState):
     _n_labels: tuple[int, ...] | None = None  # that each task has learned from
 
     #: Fields that files of earlier releases lack.
-    later_fields: ClassVar[tuple[str, ...]] = ("n_labels",)
+    later_fields: ClassVar[tuple[str, ...]] = (*TableState.later_fields, "n_labels")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -318,7 +318,8 @@ class RMTGB(BoostedEstimator):
         return [by_task[t] for t in (range(len(self.tasks_)) if places is None else places)]
 
     def _restore(self, state: RMTGBState) -> None:
-        self._set_fitted(state.coder_, _fitted(state.coder_.after, state._groups))
+        fitted = _fitted(state.coder_.after, state._groups) | {"profile_": state.profile_}
+        self._set_fitted(state.coder_, fitted)
 
 
 class RMTGBClassifier(ClassifierFace, RMTGB):

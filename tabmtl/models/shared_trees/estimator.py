@@ -527,7 +527,8 @@ class SharedTrees(BoostedEstimator):
         return self._functions.forest.export(own, scale * self._functions.start[own] + center, scale, objective)
 
     def _restore(self, state: SharedTreesState) -> None:
-        self._set_fitted(state.coder_, _fitted(state.coder_.after, state._functions))
+        fitted = _fitted(state.coder_.after, state._functions) | {"profile_": state.profile_}
+        self._set_fitted(state.coder_, fitted)
 
 
 class SharedTreesClassifier(ClassifierFace, SharedTrees):

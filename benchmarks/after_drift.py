@@ -1,0 +1,82 @@
+"""How often a fitted model calls equal rows drifted: the part ``drift`` of `benchmarks.after`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tabmtl import SharedBottom, SharedTrees
+from tabmtl.pipelines.datasets import load
+
+#: Draws of new rows from those that the fit has not seen, by their number; rows of the fit, and rows to draw from.
+DRAWS, SIZES = 40, (100, 1_000, 10_000)
+FITTED, DRAWN_FROM = 5_000, 30_000
+ALPHA, SIZE = 0.05, 0.1
+
+
+def generated(rng: np.random.Generator, n: int) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, str]]:
+    """Make rows of numbers, some of them missing or tied, of levels from three to thousands, and of tags."""
+    signal = rng.normal(size=n)
+    X: dict[str, Any] = {f"normal{k}": signal + rng.normal(size=n) for k in range(4)}
+    X |= {f"skewed{k}": np.where(rng.random(n) < 0.1 * k, np.nan, rng.exponential(size=n)) for k in range(4)}
+    X |= {f"counts{k}": rng.poisson(k, n) for k in range(1, 4)}
+    X |= {f"levels{m}": (m * rng.random(n) ** 3).astype(int).astype(str) for m in (3, 70, 3_000)}
+    X["tags"] = [rng.choice([*"abcdefgh"], k).tolist() for k in rng.integers(0, 4, n)]
+    y = {"number": signal + rng.normal(size=n), "binary": signal + rng.normal(size=n) > 1}
+    y["classes"] = rng.choice([*"xyz"], n)
+    return pl.DataFrame(X), pl.DataFrame(y), {"number": "regression", "binary": "binary", "classes": "multiclass"}
+
+
+def open_rows(name: str, folder: Path | None, seed: int) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, str]]:
+    """Return rows in random order: features, targets and their kinds."""
+    rng, n = np.random.default_rng(seed), FITTED + DRAWN_FROM
+    if name == "generated":
+        return generated(rng, n)
+    data = load(name, folder=folder, full=True) if name == "flights" else load(name, folder=folder)
+    X, y = pl.collect_all([data.features, data.targets])
+    rows = rng.permutation(len(X))[:n]
+    return X[rows], y[rows], data.tasks
+
+
+def models(tasks: dict[str, str], seed: int) -> dict[str, Any]:
+    """Return the models: two that set rows aside, and the same trees without."""
+    trees = {"n_estimators": 100, "tasks": tasks, "random_state": seed}
+    return {
+        "SharedBottom": SharedBottom(epochs=5, tasks=tasks, random_state=seed),
+        "SharedTrees": SharedTrees(**trees),
+        "SharedTrees, no rows set aside": SharedTrees(early_stopping=False, **trees),
+        "SharedBottom, no rows set aside": SharedBottom(epochs=5, early_stopping=False, tasks=tasks, random_state=seed),
+    }
+
+
+def drift(folder: Path | None, seed: int) -> Iterator[tuple[str, str, str, float]]:
+    """Yield the shares of draws of equal rows in which a column or a prediction is called drifted."""
+    for name in ("flights", "census_kdd", "generated"):
+        X, y, tasks = open_rows(name, folder, seed)
+        for label, model in models(tasks, seed).items():
+            model.fit(X[:FITTED], y[:FITTED])
+            rng = np.random.default_rng(seed)
+            for n in SIZES[1:2] if "no rows" in label else SIZES:
+                cries: list[dict[str, bool]] = []
+                for _ in range(DRAWS):
+                    found = model.drift(X[FITTED + rng.choice(DRAWN_FROM, n, replace=False)], size=SIZE, alpha=ALPHA)
+                    cries.append(_cries(found))
+                for measure in cries[0]:
+                    yield f"{name}, {label}", f"{n} rows", measure, float(np.mean([own[measure] for own in cries]))
+
+
+def _cries(found: pl.DataFrame) -> dict[str, bool]:
+    """Tell whether something is beyond chance, and whether it is large too; of predictions, judged or not."""
+    is_beyond = pl.col("p_value") <= ALPHA
+    is_large = is_beyond & (pl.col("psi") >= SIZE)
+    predictions = found.filter(kind="prediction")
+    return {
+        "column beyond chance": bool(found.filter(kind="column").select(is_beyond.any()).item()),
+        "prediction beyond chance": bool(predictions.select(is_beyond.any()).item()),
+        "prediction, and large": bool(predictions.select(is_large.any()).item()),
+        "called drifted": bool(found["is_drift"].any()),
+    }
