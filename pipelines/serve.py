@@ -352,7 +352,7 @@ def _check_unseen(model: Any, version: str, name: str, rows: Rows, source: RowSo
     """Refuse validation rows that train gave a model to learn, because it chooses by folds of its own, or went on."""
     tags = make_client().get_model_version(name, version).tags
     went_on = CONTINUED in tags
-    is_learned = part == "val" and isinstance(rows, TableRows) and (went_on or rows.learns_val(model))
+    is_learned = part == "val" and (went_on or (isinstance(rows, TableRows) and rows.learns_val(model)))
     if is_learned and _typed(tags.get(ROWS) or "--data ''") == _typed(source.as_typed):
         raise ValueError(
             f"version {version} of {name} has learned these validation rows, because "

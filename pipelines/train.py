@@ -365,10 +365,10 @@ def kept_epoch(estimator: Any) -> str:
 
 def learned_rows(rows: Rows | ShardRows, estimator: Any) -> str:
     """Return what an estimator that chooses by folds of its own has learned, as the end of a line."""
+    if not isinstance(rows, ShardRows) and rows.goes_on and rows.judged == "test":
+        return f"; nothing stops what goes on, so it has learned the {rows.sizes['val']:,} {rows.unit} to stop on too"
     if not (isinstance(rows, TableRows) and rows.learns_val(estimator)):
         return ""
-    if rows.goes_on:
-        return f"; by one pass, which nothing stops, so it has learned the {rows.sizes['val']:,} rows to stop on too"
     return f"; it chose by folds of its own, so it has learned the {rows.sizes['val']:,} rows to stop on too"
 
 

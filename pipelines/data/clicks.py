@@ -188,9 +188,10 @@ class ClickRows(files.PartedRows):
         return f"{self.name}: {files.describe_sizes(self.sizes, self.unit)}, in order of time; {items}"
 
     def fit(self, estimator: Any) -> None:
-        """Fit on the train sessions; the validation sessions stop the fit."""
+        """Fit on the train sessions; the validation sessions stop the fit, or are learned too where a model goes on."""
         if self.goes_on:
-            estimator.partial_fit(self.parts["train"], items=self.items)
+            learned = [self.parts[part] for part in ("train", "val") if part != self.judged]
+            estimator.partial_fit(pl.concat(learned), items=self.items)
             return
         estimator.fit(self.parts["train"], items=self.items, clicks_val=self.parts["val"])
 

@@ -169,6 +169,10 @@ def test_a_recommender_learns_from_a_click_log(tmp_path, store, capsys):
     run = commands.Registry(store).runs()["M2TRec on clicks"]
     assert {"val/mrr_at_20", "test/mrr_at_20", "test/recall_at_20"} <= run.data.metrics.keys()
     assert "in order of time; 30 items" in capsys.readouterr().out
+    again = ["--data", clicks, "--items", items, "--continue", "models:/shop@champion", "--register", "shop"]
+    assert commands.run("train", *again, store=store) == 0
+    said = capsys.readouterr().out
+    assert "clicks to stop on too" in said and "Registered as version 2 of the model shop, alias challenger" in said
 
 
 def failing(error):
