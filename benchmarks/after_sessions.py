@@ -67,7 +67,7 @@ def sessions(folder: Path | None, seed: int) -> Iterator[tuple[str, str, str, fl
     """Yield the mean scores of the steps, and CPU seconds, of every recommender and way."""
     for name in SETS:
         data, steps = open_steps(name, folder, seed)
-        listed, columns = listed_in(data.items), dict(data.columns)
+        listed, columns = listed_in(data.items), dict[str, Any](data.columns)
         models = [SequentialRules(**columns), STAN(**columns)]
         models.append(M2TRec(categories=data.categories[:1], random_state=seed, n_jobs=1, **columns))
         for plain in models:

@@ -24,7 +24,7 @@ from tabmtl.estimators.grown import GrowingNetwork, Lineage
 from tabmtl.estimators.network_answers import NetworkAnswers
 from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
-from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, weight_arrays
+from tabmtl.estimators.trained import TrainedEstimator, TrainedState, check_moments, load_weights, weight_arrays
 from tabmtl.estimators.training import NetworkTraining, on_device, score_outputs
 from tabmtl.metrics.scores import mean_score
 from tabmtl.nn.embeddings import FeatureVector
@@ -37,7 +37,6 @@ from tabmtl.targets import Task
 from tabmtl.training.balance import Balance, GradLevel, check_grad_level
 from tabmtl.training.device import seeded
 from tabmtl.training.losses import MultiTaskLoss
-from tabmtl.training.optimizer import MOMENTS
 from tabmtl.training.predict import represent_rows, weigh_sequences
 from tabmtl.training.table_loop import settle_statistics
 
@@ -59,7 +58,7 @@ class NetworkState(TrainedState, TableState):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_moments(self._optimizer, self.weights_)
+        check_moments(self._optimizer, self.weights_)
         names = self.coder_.after.names
         if self._importances is not None and len(self._importances) != len(names):
             raise ValueError(f"there are {len(self._importances)} importances, expected {len(names)}")
@@ -392,19 +391,6 @@ class NetworkEstimator(
         self._link = self._loss(self.tasks_).link_rows
         self._module = self._rebuild()
         self._task_modules = self._rebuild_of_tasks(self._module)
-
-
-def _check_moments(moments: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> None:
-    """Raise a ValueError for moments of a training that are not those of some weights."""
-    for key, array in moments.items():
-        kind, _, name = key.partition("/")
-        if kind not in MOMENTS or name not in weights:
-            raise ValueError(f"the optimizer has {key!r}, expected one of {MOMENTS} of a weight")
-        shape = {"step": (1,), "square": weights[name].shape[:1]}.get(kind, weights[name].shape)
-        if array.shape != shape or array.dtype.kind != "f" or (kind != "exp_avg" and (array < 0).any()):
-            raise ValueError(
-                f"the optimizer has {key!r} of shape {array.shape}, expected {shape}, and no number below 0"
-            )
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.rows import TO_SET_ASIDE, FitRows
-from tabmtl.estimators.trained import trained_attributes, weight_arrays
+from tabmtl.estimators.trained import moment_arrays, split_moments, trained_attributes, weight_arrays
 from tabmtl.metrics.scores import is_by_group, score_tasks
 from tabmtl.nn.growth import Growth
 from tabmtl.params import near
@@ -31,7 +31,6 @@ from tabmtl.training.epochs import Snapshots, run_epochs, warn_if_rising
 from tabmtl.training.hooks import Record, epochs_as_tasks
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.memory import check_memory
-from tabmtl.training.optimizer import MOMENTS
 from tabmtl.training.predict import represent_rows
 from tabmtl.training.rows import Rows
 from tabmtl.training.run import Run, running
@@ -253,12 +252,7 @@ class NetworkTraining:
         """Return the fitted attribute of the moments that a next training goes on from."""
         if not self.estimator.keep_optimizer:
             return {}
-        found = {
-            f"{kind}/{name}": np.atleast_1d(array)  # as files have it
-            for kind, own in loop.optimizer.moments(loop.network).items()
-            for name, array in weight_arrays(own).items()
-        }
-        return {"_optimizer": found}
+        return {"_optimizer": moment_arrays(loop.optimizer, loop.network)}
 
     def trained(
         self, network: torch.nn.Module, data: Batch, batch_size: int, history: list[Record], snapshots: Snapshots
@@ -320,15 +314,6 @@ def _check_finite(network: torch.nn.Module, learning_rate: float) -> None:
         raise DivergenceError(
             f"training diverged: a weight is not finite after the pass; lower learning_rate (now {learning_rate})"
         )
-
-
-def split_moments(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, torch.Tensor]]:
-    """Return the moments of a training by their kinds and the parameters, given arrays ``<kind>/<parameter>``."""
-    found: dict[str, dict[str, torch.Tensor]] = {kind: {} for kind in MOMENTS}
-    for key, array in arrays.items():
-        kind, _, name = key.partition("/")
-        found[kind][name] = torch.tensor(array[0] if kind == "step" else array)
-    return found
 
 
 def _shapes_of(network: torch.nn.Module) -> dict[str, torch.Size]:

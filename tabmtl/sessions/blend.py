@@ -480,12 +480,13 @@ class Blend(Recommender):
     def _go_on_by_parts(
         self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, growth: Growth
     ) -> dict[str, Any]:
-        """Learn the weights anew on the new sessions, as the parts see them before they go on, and let them go on.
+        """Let the parts go on. A pass leaves the weights as they are (docs/lab.md, "Going on").
 
-        Too few sessions leave the weights as they are.
+        A fit learns them anew of the new sessions, as the parts see them before they go on, and both do of those that
+        validate; too few sessions leave the weights as they are.
         """
-        weights, own, parts = self._weights, self._repeats, self._begun()
-        if valid is None:
+        weights, own, parts, choices = self._weights, self._repeats, self._begun(), None
+        if valid is None and growth.whole:
             choices = UnionChoices.of(growth.known(sessions), list(parts.values()), self.n_items_, self.k)
         fitted: dict[str, Recommender] = {}
         for name, part in parts.items():
@@ -498,7 +499,7 @@ class Blend(Recommender):
                 fitted[name] = now
         if valid is not None:
             choices = UnionChoices.of(valid, list(fitted.values()), len(catalogue), self.k)
-        if not too_few(choices.session):
+        if choices is not None and not too_few(choices.session):
             weights, own = choices.weights(keep_clear_steps(choices, 3 if self.repeats else 0))
         return {"estimators_": fitted, "_weights": weights, "_repeats": own}
 

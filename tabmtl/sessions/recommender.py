@@ -184,6 +184,7 @@ class Recommender(SavableEstimator):
         model.__dict__ |= {name: value for name, value in vars(self).items() if name in _AT_ONCE}
         with running().fit(model), model._opened(clicks, items, clicks_val, True) as opened:
             sessions, catalogue, valid, growth = opened
+            assert growth is not None
             model._watch.tell(f"{len(sessions)} new sessions, {sessions.n_clicks} clicks, {len(catalogue)} items")
             fitted = model._learn(sessions, catalogue, valid, replace(growth, whole=False))
         self._set_fitted(catalogue, fitted, self._fitted_params)

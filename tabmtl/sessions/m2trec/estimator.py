@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode.shards import Shards
 from tabmtl.encode.text_encoder import check_text_encoder
-from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights
+from tabmtl.estimators.trained import TrainedEstimator, TrainedState, check_moments, load_weights
 from tabmtl.params import (
     BatchSize,
     Count,
@@ -102,8 +102,12 @@ class M2TRecState(TrainedState, SessionState):
     oracle_ceiling_: dict[str, float] | None
     new_item_report_: pl.DataFrame
     directed_strength_: float | None
+    _optimizer: Annotated[dict[str, np.ndarray], Stored()] = field(default_factory=dict)
+
+    later_fields: ClassVar[tuple[str, ...]] = ("optimizer",)
 
     def __post_init__(self) -> None:
+        check_moments(self._optimizer, self.weights_)
         if not ((self._coder is None) == (self._items.features is None) == (self._items.row is None)):
             raise ValueError("it has metadata of items, rows of it, or an encoding of it, but not all three")
         if self._coder is not None and self._items.features is not None:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from tabmtl.estimators.trained import trained_attributes
+from tabmtl.estimators.trained import moment_arrays, trained_attributes
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.categories import ItemCategories
 from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
@@ -152,13 +152,14 @@ class Fitting:
                 )
                 attributes |= self._set_strength(network, validation)
                 attributes |= trained_attributes(network, history, snapshots.best.epoch)
+                attributes["_optimizer"] = moment_arrays(loop.optimizer, network) if options.keep_optimizer else {}
                 hidden = NewItems.hidden(len(self.catalogue))  # until they are measured
                 index = ItemIndex(network, loop.items, options, *hidden.values(known))
                 index.repeats = self._learn_repeats(index)
                 new, report = self._measure_new_items(index)
         worth = {"_repeats": index.repeats, "_new_items": new, "new_item_report_": report}
-        read = {"_coder": self.coder, "_items": known, "_categories": self._read_categories()}
-        read["_users"] = self._read_users()
+        read: dict[str, Any] = {"_coder": self.coder, "_items": known}
+        read |= {"_categories": self._read_categories(), "_users": self._read_users()}
         return attributes | worth | read | {"_index": index.revalued(*new.values(known))}
 
     def _read_users(self) -> UserClicks | None:

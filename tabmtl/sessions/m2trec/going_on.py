@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
+from tabmtl.estimators.trained import split_moments, weight_arrays
 from tabmtl.sessions.catalogue import Catalogue, Growth, warn_of_undescribed
 from tabmtl.sessions.categories import ItemCategories
 from tabmtl.sessions.m2trec.fitting import Fitting
@@ -15,6 +17,7 @@ from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.new_items import NewItems, report_new_items, warn_of_equals
+from tabmtl.sessions.m2trec.training import SessionLoop
 from tabmtl.sessions.m2trec.users import UserClicks
 from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.ragged import Sessions
@@ -42,7 +45,7 @@ class GoingOn(Fitting):
     """
 
     def __init__(self, log: Sessions, catalogue: Catalogue, valid: Sessions | None, model: Any, growth: Growth) -> None:
-        self.model, self.growth, self._taught = model, growth, valid
+        self.model, self.growth, self._taught, self._new = model, growth, valid, log
         options = model
         if not growth.whole:
             once = {"epochs": 1, "early_stopping": False, "learning_rate": PASS_RATE * model.learning_rate}
@@ -69,10 +72,26 @@ class GoingOn(Fitting):
         return coder, known.extended(n_new, *coder.encode(metadata, self.options.text_encoder)).clicked(clicks)
 
     def _network(self) -> M2TRecNetwork:
-        network, before = super()._network(), self.model._items.own_rows
-        own = np.pad(before, (0, len(self.known.clicks) - len(before)))[self.known.own_rows > 0]
-        network.load_grown(self.model.weights_, self.model._coder, own)
+        network = super()._network()
+        network.load_grown(self.model.weights_, self.model._coder, self._own_before)
         return network
+
+    @property
+    def _own_before(self) -> np.ndarray:
+        """Number of the own vector that each item with one had so far; 0 for none."""
+        before = self.model._items.own_rows
+        return np.pad(before, (0, len(self.known.clicks) - len(before)))[self.known.own_rows > 0]
+
+    def _loop(self, network: M2TRecNetwork, validation: Validation | None, seed: int) -> SessionLoop:
+        loop = super()._loop(network, validation, seed)
+        if self.options.keep_optimizer:
+            moments = split_moments(self.model._optimizer)
+            for kind, numbers in moments.items():
+                if kind != "step":
+                    arrays = network.carried(weight_arrays(numbers), self.model._coder, self._own_before)
+                    moments[kind] = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            loop.optimizer.take_moments(network, moments)
+        return loop
 
     def _leaves_path_out(self, validation: Validation | None) -> bool:
         if self.growth.whole:
@@ -94,7 +113,7 @@ class GoingOn(Fitting):
         if model._repeats != RepeatWeights():
             return model._repeats
         hidden = NewItems.hidden(self.growth.n_known).values(model._items)
-        return self._repeats_on(self.growth.known(self.train), model._fitted_index().revalued(*hidden))
+        return self._repeats_on(self.growth.known(self._new.at_least(2)), model._fitted_index().revalued(*hidden))
 
     def _measure_new_items(self, index: ItemIndex) -> tuple[NewItems, pl.DataFrame]:
         if self.growth.whole:
@@ -109,12 +128,12 @@ class GoingOn(Fitting):
         if self.coder is None:
             return ()
         columns = self.model._categories
-        return tuple(each.extended(self._metadata[each.name]).counting(self.log) for each in columns)
+        return tuple(each.extended(self._metadata[each.name]).counting(self._new) for each in columns)
 
     def _read_users(self) -> UserClicks | None:
-        if self.log.users is None:
+        if self._new.users is None:
             return None
-        return UserClicks.of(self.log, self.model._users).newest(self.options.user_clicks)
+        return UserClicks.of(self._new, self.model._users).newest(self.options.user_clicks)
 
     def run(self) -> dict[str, Any]:
         """Train, and return the fitted attributes by name; a pass adds its line to ``history_``."""

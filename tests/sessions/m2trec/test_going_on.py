@@ -9,6 +9,7 @@ from tabmtl import TabmtlWarning
 from tabmtl.schema import FIRST_LEVEL, UNSEEN
 from tabmtl.sessions import Blend, temporal_split
 from tabmtl.sessions.m2trec import going_on
+from tabmtl.testing.storage import reload
 
 OLD, NEW = temporal_split(TRAIN, test_size=0.3)
 #: Twelve items are listed in the second table only, nine of them clicked, of a brand that the first table has not.
@@ -134,6 +135,25 @@ def test_parts_of_a_blend_go_on_and_take_items_that_they_were_not_told_of():
     assert all(part.item_ids_.equals(model.item_ids_) for part in model.estimators_.values())
     assert all_scores(model, TEST)["score"].is_finite().all()
     weights = model.blend_weights_
-    assert model.partial_fit(NEW.head(20)).blend_weights_.equals(weights)  # too few to learn them
+    assert model.partial_fit(NEW).blend_weights_.equals(weights)
+    assert not model.partial_fit(NEW, clicks_val=TEST).blend_weights_.equals(weights)
     with pytest.raises(ValueError, match=r"goes on with the parts \['M2TRec', .*\], and they are \['STAN'\] now"):
         model.set_params(warm_start=True, models=[tiny("STAN")]).fit(NEW)
+
+
+def test_moments_go_on_in_files_too_and_others_are_refused(tmp_path):
+    def gone_on(model):
+        return model.partial_fit(CLICKED, items=pl.concat([ITEMS, LATER]))
+
+    model, plain = first(keep_optimizer=True), first()
+    assert all_scores(model, TEST).equals(all_scores(plain, TEST))
+    again = reload(model, tmp_path / "model")
+    model = gone_on(model)
+    assert all_scores(gone_on(again), TEST).equals(all_scores(model, TEST))
+    assert not all_scores(gone_on(plain), TEST).equals(all_scores(model, TEST))
+    assert model._optimizer["exp_avg/items.own.weight"].shape == model.weights_["items.own.weight"].shape
+    steps = {name: array.item() for name, array in model._optimizer.items() if name.startswith("step/")}
+    assert min(steps.values()) > len(model.history_)
+    model._optimizer["step/other"] = np.ones(1)
+    with pytest.raises(ValueError, match="the optimizer has 'step/other', expected one of"):
+        model.save(tmp_path / "other")
