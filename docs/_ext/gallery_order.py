@@ -22,6 +22,7 @@ ORDER = (
     "plot_funnel.py",
     "plot_by_user.py",
     "plot_experts.py",
+    "plot_merging.py",
     "plot_own_network.py",
     "plot_sessions.py",
     "plot_sweep.py",
