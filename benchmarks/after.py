@@ -9,7 +9,7 @@ flights  departures day by day. A model learns 60 days, and answers each of the 
          labels: as it was fitted, by ``partial_fit`` each day or each week, of trees also by their leaf
          values alone, or fitted on all days so far every 30, anew or, of networks, from the weights that
          it has. Scores are those of all 60 answered days at once, and CPU seconds those of going on.
-         A seed draws the season and 200 flights a day. Month and day of the month are left out, which only
+         A seed draws the season and 100 flights a day. Month and day of the month are left out, which only
          name days that are over
 task     a new task with 50, 300 and 1 000 labels, which models that have learned 3 000 rows of the others take
          by ``add_task``, or a model of it alone learns from the same rows. Scores are R² or ROC AUC
@@ -66,7 +66,7 @@ class Way:
 MODELS = ("SharedBottom", "MMoE", "SharedTrees", "IndependentTasks")
 #: Days to learn before the first answer, days to answer, and days from the start of a season to that of the next.
 FIRST, ANSWERED, SEASON = 60, 60, 100
-FLIGHTS_A_DAY, WEEK, MONTH = 200, 7, 30
+FLIGHTS_A_DAY, WEEK, MONTH = 100, 7, 30
 #: What `partial_fit` of trees leaves of the values of leaves with new labels.
 DECAY = 0.9
 OVER = ("month", "day")

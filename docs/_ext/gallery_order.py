@@ -9,6 +9,7 @@ ORDER = (
     "plot_few_labels.py",
     "plot_missing_labels.py",
     "plot_dates.py",
+    "plot_day_by_day.py",
     "plot_text.py",
     "plot_histories.py",
     "plot_counts.py",
