@@ -94,7 +94,7 @@ plt.show()
 
 # %%
 # Going on follows the level of the delays for a small part of what new fits take. Which flights of a day are late hardly
-# changes over the year, so the AUC gains nothing from any of it.
+# changes over the year, so the AUC gains little from any of it.
 by_model = {row["model"]: row for row in rows}
 assert by_model["partial_fit"]["delay: R²"] > by_model["as fitted"]["delay: R²"] + 0.02
 assert by_model["partial_fit"]["s"] < 0.5 * by_model["fitted anew"]["s"]
