@@ -708,7 +708,7 @@ class M2TRec(TrainedEstimator, Recommender):
     def _recall(self, sessions: Sessions, valid: Sessions | None, goes_on: bool) -> tuple[Sessions, Sessions | None]:
         if sessions.users is None:
             return sessions, valid
-        clicks = UserClicks.of(sessions, self._users if goes_on else None)
+        clicks = UserClicks.of(sessions, self._users if goes_on else None, all_new=True)
         if valid is not None:
             valid = UserClicks.of(valid, clicks).precede(valid, self.user_clicks)
         return clicks.precede(sessions, self.user_clicks), valid

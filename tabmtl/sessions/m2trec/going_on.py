@@ -133,7 +133,7 @@ class GoingOn(Fitting):
     def _read_users(self) -> UserClicks | None:
         if self._new.users is None:
             return None
-        return UserClicks.of(self._new, self.model._users).newest(self.options.user_clicks)
+        return UserClicks.of(self._new, self.model._users, all_new=True).newest(self.options.user_clicks)
 
     def run(self) -> dict[str, Any]:
         """Train, and return the fitted attributes by name; a pass adds its line to ``history_``."""

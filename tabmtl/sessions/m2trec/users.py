@@ -36,8 +36,11 @@ class UserClicks:
     ends: Annotated[np.ndarray, Stored("f8", "u")]
 
     @classmethod
-    def of(cls, sessions: Sessions, before: UserClicks | None = None) -> UserClicks:
-        """Collect all clicks on known items of the sessions of known users, after those of users from before."""
+    def of(cls, sessions: Sessions, before: UserClicks | None = None, *, all_new: bool = False) -> UserClicks:
+        """Collect all clicks on known items of the sessions of known users, with those of users from before.
+
+        The log may hold some of the latter itself, which are left out, unless all its sessions are new.
+        """
         assert sessions.users is not None
         assert sessions.times is not None
         ids, codes = _code(sessions.users, before)
@@ -46,9 +49,9 @@ class UserClicks:
         owner, items = owner[known], sessions.items[known]
         users, ends = codes[owner], sessions.times[sessions.offsets[1:] - 1][owner]
         if before is not None:
-            # clicks that the log may hold itself are left out
             first = np.full(len(ids), np.inf)
-            np.minimum.at(first, codes[codes >= 0], sessions.times[sessions.offsets[:-1]][codes >= 0])
+            if not all_new:
+                np.minimum.at(first, codes[codes >= 0], sessions.times[sessions.offsets[:-1]][codes >= 0])
             older = before.ends < first[before.users]
             users = np.concatenate([before.users[older], users])
             items = np.concatenate([before.items[older], items])
