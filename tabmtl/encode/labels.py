@@ -384,19 +384,11 @@ class LabelCoder(LeanPickle):
         is_flat : bool, default=False
             Whether the one column is decoded flat, whatever y of fit was.
         """
-        origin, decisions = self.origin, self.decisions
-        if decisions is not None:
-            parts = {name: tuple(vars(decisions)[name][t] for t in places) for name in ("calibrators", "tuned")}
-            decisions = replace(decisions, **parts, conformal=None)
+        decisions = None if self.decisions is None else replace(self.decisions.of(places), conformal=None)
         return replace(
             self,
             tasks=tuple(self.tasks[t] for t in places),
-            origin=replace(
-                origin,
-                ndim=1 if is_flat else origin.ndim,
-                dtypes=tuple(origin.dtypes[t] for t in places),
-                categories=tuple(origin.categories[t] for t in places),
-            ),
+            origin=replace(self.origin.of(places), ndim=1 if is_flat else self.origin.ndim),
             names=tuple(self.names[t] for t in places),
             dtypes=tuple(self.dtypes[t] for t in places),
             center=self.center[[*places]],

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import LabelCoder, TableCoder
@@ -22,6 +23,20 @@ from tabmtl.schema import Batch
 
 Method = Literal["head", "scalearn", "scalearn_uniform"]
 Freeze = Literal["shared"] | None
+
+
+def _takes_tasks(estimator: TakesTasks) -> bool:
+    if type(estimator)._add_tasks is TakesTasks._add_tasks:
+        raise AttributeError(f"{type(estimator).__name__} has no add_task: fit it again with the new target in y")
+    return True
+
+
+def _parts_with_tasks(estimator: TakesTasks) -> bool:
+    if type(estimator)._remove_task is TakesTasks._remove_task:
+        raise AttributeError(
+            f"{type(estimator).__name__} has no remove_task: fit it again, or say predict(X, tasks=...)"
+        )
+    return True
 
 
 class TakesTasks(NoticesDrift, SavableEstimator):
@@ -46,6 +61,7 @@ class TakesTasks(NoticesDrift, SavableEstimator):
 
         def _decide_by(self, coder: TableCoder) -> None: ...
 
+    @available_if(_takes_tasks)
     def add_task(
         self,
         X: Any,
@@ -131,6 +147,7 @@ class TakesTasks(NoticesDrift, SavableEstimator):
         self._follow_tasks(prepared, batch, are_new=freeze is not None)
         return self
 
+    @available_if(_parts_with_tasks)
     def remove_task(self, name: str) -> Self:
         """Part with a task, of fit or added later; the answers of the others stay, with all that they have decided.
 

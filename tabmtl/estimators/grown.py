@@ -17,6 +17,7 @@ from tabmtl.estimators.trained import weight_arrays
 from tabmtl.estimators.training import on_device
 from tabmtl.model_selection.stratify import Strata, deal_groups
 from tabmtl.nn.grown import GrownNetwork, NewHead, Reading, ScaledHead, read_network, sources_of
+from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Task
 from tabmtl.training.device import threads
@@ -51,6 +52,16 @@ class Lineage:
         n = len(self.base) + len(self.methods)
         if not self.kept or list(self.kept) != sorted({*self.kept}) or not 0 <= self.kept[0] <= self.kept[-1] < n:
             raise ValueError(f"the tasks that are left have the places {self.kept}, expected rising ones below {n}")
+
+    @classmethod
+    def of(cls, tasks: Sequence[Task]) -> Lineage:
+        """Return the lineage of a network that was fitted to tasks."""
+        return cls(base=tuple(tasks), kept=tuple(range(len(tasks))))
+
+    def with_tasks(self, methods: tuple[Any, ...]) -> Lineage:
+        """Return the lineage with tasks that come behind the others."""
+        n = len(self.base) + len(self.methods)
+        return replace(self, methods=self.methods + methods, kept=(*self.kept, *range(n, n + len(methods))))
 
     @property
     def added(self) -> list[tuple[int, int, str]]:
@@ -130,25 +141,30 @@ class GrowingNetwork(TakesTasks):
             return maker._network(columns, tasks)
         return self._lineage.grow(maker._network(columns, self._lineage.base_tasks(tasks)), self.weights_)
 
+    def _grown(self) -> GrownNetwork:
+        """Return the fitted network as one that may grow."""
+        network, _ = self.fitted_network()
+        if isinstance(network, GrownNetwork):
+            return network
+        if not isinstance(network, TaskNetwork):
+            raise ValueError(
+                f"the network of {type(self).__name__} has no heads that tasks could join or leave; derive it from "
+                "tabmtl.nn.task_network.TaskNetwork"
+            )
+        return GrownNetwork(network, [], range(len(self.tasks_)))
+
     def _add_tasks(self, coder: TableCoder, batch: Batch, method: Method, freeze: Freeze, seed: int) -> dict[str, Any]:
-        network, device = self.fitted_network()
-        tasks, n_old = coder.labels.tasks, len(self.tasks_)
-        lineage = self._lineage or Lineage(base=tuple(self.tasks_), kept=tuple(range(n_old)))
-        base = network.base if isinstance(network, GrownNetwork) else network
-        new = range(n_old, len(tasks))
+        network, lineage = self._grown(), self._lineage or Lineage.of(self.tasks_)
+        new = range(len(self.tasks_), len(coder.labels.tasks))
         with threads(self.n_jobs, network):
-            heads = [self._learn_head(base, coder, batch, t, method, seed).to(device) for t in new]
-        places = range(len(lineage.base) + len(lineage.methods), len(lineage.base) + len(lineage.methods) + len(new))
-        lineage = replace(lineage, methods=lineage.methods + (method,) * len(new), kept=(*lineage.kept, *places))
-        added = [*network.added, *heads] if isinstance(network, GrownNetwork) else heads
-        return self._regrown(coder, lineage, GrownNetwork(base, added, lineage.kept))
+            heads = [self._learn_head(network.base, coder, batch, t, method, seed) for t in new]
+        lineage = lineage.with_tasks((method,) * len(new))
+        return self._regrown(coder, lineage, GrownNetwork(network.base, [*network.added, *heads], lineage.kept))
 
     def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
-        network, _ = self.fitted_network()
-        lineage = self._lineage or Lineage(base=tuple(self.tasks_), kept=tuple(range(len(self.tasks_))))
+        network, lineage = self._grown(), self._lineage or Lineage.of(self.tasks_)
         lineage = replace(lineage, kept=tuple(at for place, at in enumerate(lineage.kept) if place != t))
-        base, added = (network.base, network.added) if isinstance(network, GrownNetwork) else (network, [])
-        fitted = self._regrown(coder, lineage, GrownNetwork(base, added, lineage.kept))
+        fitted = self._regrown(coder, lineage, GrownNetwork(network.base, [*network.added], lineage.kept))
         snapshot = self.task_snapshot_
         return fitted | {"task_snapshot_": np.delete(snapshot, t) if len(snapshot) else snapshot}
 
@@ -191,13 +207,14 @@ class GrowingNetwork(TakesTasks):
         fold = deal_groups(strata, group, np.full(n_folds, 1 / n_folds), rng)
         read = self._read(base, own)
         if method == "head":
-            return _fitted_head(read, labels, fold)
-        return _fitted_scales(read, labels, fold, is_uniform=method == "scalearn_uniform")
+            head: torch.nn.Module = _fitted_head(read, labels, fold)
+        else:
+            head = _fitted_scales(read, labels, fold, is_uniform=method == "scalearn_uniform")
+        return head.to(next(base.parameters()).device)
 
     def _read(self, base: Any, batch: Batch) -> Reading:
         """Return what new tasks read of the base, for all rows of a batch."""
         is_long = batch.task is not None
-        n_blocks = 3
 
         def read(x: Any, task: Any) -> list[torch.Tensor]:
             found = read_network(base, x, is_long=is_long)
@@ -207,7 +224,8 @@ class GrowingNetwork(TakesTasks):
         some_task = None if batch.task is None else np.zeros_like(batch.task)
         rows = on_device(Batch(x=batch.x, task=some_task), device)
         found = apply_rows(base, read, rows, self.precision, batch_size=self.batch_size_)
-        return Reading(found[:n_blocks], found[n_blocks], [])
+        *blocks, lent = (part.cpu() for part in found)
+        return Reading(blocks, lent, [])
 
 
 def _inside(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -66,9 +66,12 @@ class TaskNetwork(Widened):
         raise NotImplementedError(f"{type(self).__name__} must define task_features(x, own)")
 
     def row_vector(self, x: Features) -> Tensor:
-        """Return what the network reads of a row before any task plays a part, (B, D), or with members (k B, D)."""
-        read: Any = self.get_submodule("vector")
-        return read(x)
+        """Return what heads of new tasks read of a row itself, (B, D), or with members (k B, D).
+
+        That is what the module ``vector`` gives; of a network without one, nothing.
+        """
+        read: Any = self._modules.get("vector")
+        return x.numbers.new_zeros(x.numbers.shape[0], 0) if read is None else read(x)
 
     def represent(self, x: Features, task: Tensor | None = None) -> Tensor:
         """Return the features of all tasks side by side (B, T H), or of each row's own task (B, H).

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.testing.added import Growing
 from tabmtl.testing.containers import Containers
 from tabmtl.testing.documents import Documents
 from tabmtl.testing.errors import Errors
@@ -53,6 +54,7 @@ def multitask_checks(estimator: MultiTaskEstimator) -> list[Callable[[], None]]:
     applies = {
         _Every: True,
         Onward: hasattr(estimator, "partial_fit"),
+        Growing: hasattr(estimator, "add_task"),
         Free: free,
         Classifying: free and every.takes_classes,
         Regressing: free and every.takes_numbers,
