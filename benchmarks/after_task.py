@@ -33,9 +33,8 @@ def task(folder: Path | None, seed: int) -> Iterator[tuple[str, str, str, float]
         rows, standing = few_rows(case, new), {}
         for model, (make, _) in STANDING.items():
             others = {each: kind for each, kind in case.tasks.items() if each != new}
-            own = rows["known"][1].select(others)
-            known = pl.any_horizontal(pl.all().is_not_null())
-            kept = own.select(known).to_series()
+            own = rows["known"][1].select(others.keys())
+            kept = own.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
             standing[model] = make(tasks=others, random_state=seed).fit(rows["known"][0].filter(kept), own.filter(kept))
         X, y = rows["labelled"]
         for n in LABELS:

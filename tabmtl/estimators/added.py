@@ -19,7 +19,7 @@ from tabmtl.estimators.base import SavableEstimator
 from tabmtl.estimators.drifting import NoticesDrift
 from tabmtl.model_selection.repeats import SeenRows, group_equal_rows, number_groups
 from tabmtl.params import check_choice, near
-from tabmtl.schema import Batch
+from tabmtl.schema import Batch, warn_user
 
 Method = Literal["head", "scalearn", "scalearn_uniform"]
 Freeze = Literal["shared"] | None
@@ -141,6 +141,8 @@ class TakesTasks(NoticesDrift, SavableEstimator):
         values = None if groups is None else read_groups(groups, X, len(batch))
         batch = replace(batch, group=group_equal_rows(batch) if values is None else number_groups(values))
         kept = self._kept()
+        if freeze is None:
+            coder = _undecided(coder)
         fitted = self._add_tasks(coder.after, batch, method, freeze, self._seed())
         self._take_over(coder, kept | fitted)
         self._seen_rows = SeenRows.of(batch)
@@ -271,6 +273,18 @@ class TakesTasks(NoticesDrift, SavableEstimator):
         self.__dict__.pop("importances_", None)  # of the tasks before
         for name, value in fitted.items():
             setattr(self, name, value)
+
+
+def _undecided(coder: TableCoder) -> TableCoder:
+    """Return a coder without what was learned of answers that are to change, with a warning if there was some."""
+    if coder.labels.decisions is None:
+        return coder
+    warn_user(
+        "freeze=None changes the answers of all tasks, so what calibrate, tune_thresholds and conformalize have "
+        "learned is dropped; call them again, on rows that the model has not seen"
+    )
+    tasks = tuple(replace(task, name=task.name) for task in coder.labels.tasks)  # without their thresholds
+    return replace(coder, labels=replace(coder.labels, tasks=tasks, decisions=None))
 
 
 def _check_labelled(labels: LabelCoder, batch: Batch, n_old: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -13,8 +14,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.added import Freeze, Method, TakesTasks
+from tabmtl.estimators.rows import FrameRows
 from tabmtl.estimators.trained import weight_arrays
-from tabmtl.estimators.training import on_device
+from tabmtl.estimators.training import NetworkTraining, on_device
 from tabmtl.model_selection.stratify import Strata, deal_groups
 from tabmtl.nn.grown import GrownNetwork, NewHead, Reading, ScaledHead, read_network, sources_of
 from tabmtl.nn.task_network import TaskNetwork
@@ -98,6 +100,8 @@ class GrowingNetwork(TakesTasks):
 
     _task_methods: ClassVar[tuple[str, ...]] = ("head", "scalearn", "scalearn_uniform")
 
+    _task_freezes: ClassVar[tuple[str | None, ...]] = ("shared", None)
+
     _lineage: Lineage | None = None
 
     if TYPE_CHECKING:
@@ -159,7 +163,15 @@ class GrowingNetwork(TakesTasks):
         with threads(self.n_jobs, network):
             heads = [self._learn_head(network.base, coder, batch, t, method, seed) for t in new]
         lineage = lineage.with_tasks((method,) * len(new))
-        return self._regrown(coder, lineage, GrownNetwork(network.base, [*network.added, *heads], lineage.kept))
+        fitted = self._regrown(coder, lineage, GrownNetwork(network.base, [*network.added, *heads], lineage.kept))
+        return fitted if freeze is not None else fitted | self._trained_on(coder, batch, fitted, seed)
+
+    def _trained_on(self, coder: TableCoder, batch: Batch, fitted: dict[str, Any], seed: int) -> dict[str, Any]:
+        """Train the whole network on from fitted attributes, as a warm start does, and return the new ones."""
+        now = copy.copy(self)
+        now._take_over(coder, fitted | {"coder_": coder})
+        rows = FrameRows(batch, coder.labels.tasks)
+        return NetworkTraining(estimator=now, coder=coder, seed=seed, begins=False).fit(rows, None)
 
     def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
         network, lineage = self._grown(), self._lineage or Lineage.of(self.tasks_)
@@ -179,7 +191,7 @@ class GrowingNetwork(TakesTasks):
         return {
             "_lineage": lineage,
             "weights_": weights,
-            "task_weights_": tuple(_inside(own) | of_heads for own in self.task_weights_),
+            "task_weights_": tuple(of_heads | _inside(own) for own in self.task_weights_),
             "task_snapshot_": snapshot,
             "_task_modules": None,
             "_judged": None,
@@ -229,11 +241,9 @@ class GrowingNetwork(TakesTasks):
 
 
 def _inside(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the weights of the base of a grown network by their names there, given those of either."""
+    """Return weights by their names in a grown network, given those of either."""
     is_grown = all(name.startswith(("base.", "added.")) for name in weights)
-    if is_grown:
-        return {name: array for name, array in weights.items() if name.startswith("base.")}
-    return {f"base.{name}": array for name, array in weights.items()}
+    return weights if is_grown else {f"base.{name}": array for name, array in weights.items()}
 
 
 def _fitted_head(read: Reading, labels: Labels, fold: np.ndarray) -> NewHead:

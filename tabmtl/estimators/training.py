@@ -231,10 +231,7 @@ class NetworkTraining:
         if weights is None:
             return network.to(device), split_moments({})
         if estimator._lineage is not None:
-            raise ValueError(
-                f"{type(estimator).__name__} cannot go on after add_task or remove_task: later heads read what "
-                "the network computed then; go on first and add the tasks again, or fit a new model"
-            )
+            return self._grown_network(device), split_moments({})
         before = estimator.fitted_network()[0]
         shapes = _shapes_of(before)
         _check_form(estimator, shapes)
@@ -247,6 +244,20 @@ class NetworkTraining:
         moments = {kind: growth.carry(own, fill=False) for kind, own in moments.items()}
         most = max(steps.values(), default=torch.zeros(()))  # of heads whose classes now are more
         return network.to(device), moments | {"step": {name: steps.get(name, most) for name in moments["exp_avg"]}}
+
+    def _grown_network(self, device: torch.device) -> torch.nn.Module:
+        """Return a network that has got heads since its fit, with the weights that it has."""
+        estimator = self.estimator
+        network = estimator._built(estimator, self.coder.features.columns, self.coder.labels.tasks)
+        found = {name: torch.tensor(array) for name, array in estimator.weights_.items()}
+        grown = [name for name, tensor in network.state_dict().items() if tensor.shape != found[name].shape]
+        if grown:
+            raise ValueError(
+                f"{type(estimator).__name__} takes no new levels and classes after add_task or remove_task, and these "
+                f"rows have some; leave such rows out, or fit a new model ({grown[0]} would grow)"
+            )
+        network.load_state_dict(found)
+        return network.to(device)
 
     def _optimizer_of(self, loop: TableLoop) -> dict[str, Any]:
         """Return the fitted attribute of the moments that a next training goes on from."""
@@ -267,7 +278,7 @@ class NetworkTraining:
             "batch_size_": batch_size,
             "_importances": None,
             "_judged": None,
-            "_lineage": None,
+            "_lineage": None if self.begins else self.estimator._lineage,
             "_optimizer": {},
             "_n_features_out": represent_rows(network, first).shape[1],
             "_link": self.estimator._loss(self.coder.labels.tasks).link_rows,

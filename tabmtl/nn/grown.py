@@ -116,6 +116,8 @@ class NewHead(nn.Module):
         Number of features, and of scores.
     """
 
+    task_specific = True
+
     def __init__(self, d_in: int, width: int) -> None:
         super().__init__()
         self.standardised = Standardised(d_in)
@@ -148,6 +150,8 @@ class ScaledHead(nn.Module):
         Number of sources, of features of each, and of scores.
     is_uniform : bool
     """
+
+    task_specific = True
 
     def __init__(self, n_sources: int, d_in: int, width: int, *, is_uniform: bool) -> None:
         super().__init__()
@@ -185,6 +189,21 @@ class GrownNetwork(nn.Module):
         super().__init__()
         self.base, self.added, self.kept = base, nn.ModuleList(added), tuple(kept)
         self.batch_dependent = base.batch_dependent
+
+    @property
+    def heads(self) -> Any:
+        """Heads of the base."""
+        return self.base.heads
+
+    @property
+    def levels(self) -> Any:
+        """Experts and gates of the base, if it is a mixture."""
+        return self.base.levels
+
+    @property
+    def gates_decide(self) -> bool:
+        """Whether experts reach the tasks of the base through its gates alone."""
+        return self.base.gates_decide
 
     def restricted(self, places: Sequence[int]) -> nn.Module:
         """Return the network of some of the tasks, by their places; it has the weights of this one."""

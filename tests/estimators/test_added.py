@@ -170,6 +170,28 @@ def test_a_classifier_knows_the_new_classes():
     assert model.predict(X).shape == (len(X), 2)
 
 
+@pytest.mark.parametrize("cls", quick(NETWORKS, "MMoE"))
+def test_a_network_that_is_not_frozen_trains_on_and_goes_on_later(cls, tmp_path):
+    model, X, y = fitted(cls)
+    fresh = features(n=200, seed=7)
+    model.conformalize(fresh, mixed_targets(fresh, seed=7))
+    before = model.answer(X)
+    labels = pl.concat([y, new_labels(X).select("amount")], how="horizontal")
+    with pytest.warns(UserWarning, match="freeze=None changes the answers"):
+        model.add_task(X, labels, freeze=None)
+    assert not np.array_equal(before[0], model.answer(X)[0])
+    with pytest.raises(ValueError, match="conformalize"):
+        model.predict_interval(X)
+    model.save(tmp_path / "model")
+    assert same(answers(model, X), answers(load(tmp_path / "model"), X))
+    said = model.answer(X)
+    model.partial_fit(X, labels)
+    assert [task.name for task in model.tasks_] == labels.columns
+    assert not np.array_equal(said[3], model.answer(X)[3])
+    assert not hasattr(model.fit(X, y), "task_transfer_")
+    assert len(model.tasks_) == len(y.columns)
+
+
 X, Y = features(), new_labels(features())
 REFUSED = {
     "a task that is there": (lambda m: m.add_task(X, Y.select(late="paid")), ValueError, "'late'.*remove_task"),
