@@ -13,7 +13,7 @@ from tabmtl.schema import Batch
 
 T = TypeVar("T")
 
-_MOST_PARTS = 16  # of one whole: servers ask for a few sets of tasks again and again
+_MOST_PARTS = 32  # of one whole: servers ask for a few sets of tasks again and again
 _parts: WeakKeyDictionary[Any, dict[Hashable, Any]] = WeakKeyDictionary()
 
 

@@ -45,6 +45,8 @@ class NetworkAnswers:
 
         def unfitted(self) -> Any: ...
 
+        def _labels_of(self, places: tuple[int, ...]) -> Any: ...
+
         def _rebuild_of_tasks(self, network: torch.nn.Module) -> list[torch.nn.Module]: ...
 
     def _run(self, function: Callable[..., Any], batch: Batch, snapshot: int = 0) -> Any:
@@ -89,7 +91,7 @@ class NetworkAnswers:
         for k in sorted({snapshot[t] for t in places}):
             own = tuple(t for t in places if snapshot[t] == k)
             scores |= zip(own, (score.cpu().numpy() for score in self._linked_of(batch, own, k)), strict=True)
-        return self.coder_.labels.of(places).outputs([scores[t] for t in places])
+        return self._labels_of(places).outputs([scores[t] for t in places])
 
     def _linked_of(self, batch: Batch, places: tuple[int, ...], snapshot: int) -> list[torch.Tensor]:
         """Return the linked scores of some tasks, by a network of these and of what their link takes."""

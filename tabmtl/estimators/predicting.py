@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.encode.labels import Answers
 from tabmtl.encode.read import read_groups
 from tabmtl.encode.write import write_targets
+from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.base import asking_score
 
 if TYPE_CHECKING:
@@ -247,7 +248,7 @@ class Predicts:
         needed = labels.deciding(places)
         X = self._preprocessed(X)
         outputs = self._outputs_of(X, self._read_rows(X), needed)
-        return Answers(labels.of(needed).decided(outputs)[: len(places)])
+        return Answers(self._labels_of(needed).decided(outputs)[: len(places)])
 
     def _answered(
         self,
@@ -267,12 +268,18 @@ class Predicts:
             return self.answer(X), self.coder_.labels  # a class of the user may have an `answer` of its own
         check_is_fitted(self)
         labels = self.coder_.labels
-        own = labels.of(labels.places(tasks), is_flat=isinstance(tasks, str))
+        own = self._labels_of(labels.places(tasks), is_flat=isinstance(tasks, str))
         wrong = [task for task in own.tasks if fits is not None and not fits(task)]
         if wrong:
             kinds = ", ".join(f"{task.name!r} is {task.kind}" for task in wrong[:5])
             raise ValueError(f"{can}, and {kinds}; leave {'it' if len(wrong) == 1 else 'them'} out of tasks")
         return self.answer(X, tasks), own
+
+    def _labels_of(self, places: tuple[int, ...], *, is_flat: bool = False) -> LabelCoder:
+        """Return the encoding of some columns of y; for a row, making it would take as long as reading the row."""
+        labels = self.coder_.labels
+        # beside the labels themselves, so that no others have their id
+        return part_of(self, (places, is_flat, id(labels)), lambda: (labels, labels.of(places, is_flat=is_flat)))[1]
 
     # methods that a subclass defines
 

@@ -292,7 +292,7 @@ class RMTGB(BoostedEstimator):
         return self.coder_.labels.outputs([scores])
 
     def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
-        return self.coder_.labels.of(places).outputs(self._scores(tree_matrix(batch), places))
+        return self._labels_of(places).outputs(self._scores(tree_matrix(batch), places))
 
     def _groups_of(self, places: tuple[int, ...] | None) -> Sequence[FittedGroup]:
         """Return the groups with some tasks of a wide table, all by default, and with these alone."""

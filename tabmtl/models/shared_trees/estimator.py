@@ -508,9 +508,7 @@ class SharedTrees(BoostedEstimator):
 
     def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
         functions, outputs = self._functions_of(places)
-        return self.coder_.labels.of(places).outputs(
-            functions.scores(tree_matrix(batch), outputs, None, self._n_threads)
-        )
+        return self._labels_of(places).outputs(functions.scores(tree_matrix(batch), outputs, None, self._n_threads))
 
     def _functions_of(self, places: tuple[int, ...] | None) -> tuple[SharedFunctions, list[slice]]:
         """Return the functions of some tasks, all by default, and their outputs."""
