@@ -44,12 +44,12 @@ def open_rows(name: str, folder: Path | None, seed: int) -> tuple[pl.DataFrame, 
 
 def models(tasks: dict[str, str], seed: int) -> dict[str, Any]:
     """Return the models: two that set rows aside, and the same trees without."""
-    trees = {"n_estimators": 100, "tasks": tasks, "random_state": seed}
+    trees = {"n_estimators": 50, "tasks": tasks, "random_state": seed}
     return {
-        "SharedBottom": SharedBottom(epochs=5, tasks=tasks, random_state=seed),
+        "SharedBottom": SharedBottom(epochs=3, tasks=tasks, random_state=seed),
         "SharedTrees": SharedTrees(**trees),
         "SharedTrees, no rows set aside": SharedTrees(early_stopping=False, **trees),
-        "SharedBottom, no rows set aside": SharedBottom(epochs=5, early_stopping=False, tasks=tasks, random_state=seed),
+        "SharedBottom, no rows set aside": SharedBottom(epochs=3, early_stopping=False, tasks=tasks, random_state=seed),
     }
 
 

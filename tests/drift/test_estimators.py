@@ -8,6 +8,7 @@ from polars.testing import assert_frame_equal
 
 import tabmtl
 from tabmtl import RMTGB, IndependentTasks, MultiTaskEnsemble, Shards, SharedBottom, SharedTrees, distill
+from tabmtl.pipelines.datasets import load
 
 
 def make(n, seed):
@@ -181,3 +182,14 @@ def test_the_profile_stays_that_of_fit_while_a_model_goes_on_and_follows_its_tas
     assert found.select("name", "against").rows() == [("buys", "unseen"), ("spent", "unseen"), ("double", "learned")]
     begun = SharedBottom(hidden=(8,), random_state=0).partial_fit(X, y)
     assert set(begun.drift(NEW)["against"]) == {"fit", "learned"}
+
+
+def test_flights_of_other_months_have_drifted_and_other_flights_of_the_same_have_not():
+    flights = load("flights")
+    rows = flights.table.collect().sort("yday")
+    columns = [*flights.numeric, *flights.categorical]
+    winter, summer = rows[:4_000].sample(fraction=1, shuffle=True, seed=0), rows[len(rows) // 2 :][:2_000]
+    model = SharedTrees(n_estimators=20, random_state=0).fit(winter[:2_000, columns], winter[:2_000, ["dep_del15"]])
+    assert not model.drift(winter[2_000:, columns])["is_drift"].any()
+    found = {name for name, _ in drifted(model, summer.select(columns))}
+    assert found >= {"month", "temp", "dewp"} and not {"origin", "distance"} & found
