@@ -44,7 +44,7 @@ def open_rows(name: str, folder: Path | None, seed: int) -> tuple[pl.DataFrame, 
 
 def models(tasks: dict[str, str], seed: int) -> dict[str, Any]:
     """Return the models: two that set rows aside, and the same trees without."""
-    trees = {"n_estimators": 50, "tasks": tasks, "random_state": seed}
+    trees: dict[str, Any] = {"n_estimators": 50, "tasks": tasks, "random_state": seed}
     return {
         "SharedBottom": SharedBottom(epochs=3, tasks=tasks, random_state=seed),
         "SharedTrees": SharedTrees(**trees),

@@ -76,8 +76,8 @@ def _app() -> "App":
     for command in (demo.demo, compare.compare, train.train, sweep.sweep, registry):
         app.command(command)
     dash = Parameter(allow_leading_hyphen=True)  # --data may be -
-    for command in (saved.predict, saved.score, saved.drift):
-        app.command(command, default_parameter=dash)
+    for asking in (saved.predict, saved.score, saved.drift):
+        app.command(asking, default_parameter=dash)
     app.register_install_completion_command(help="Install completion for this shell: bash, zsh or fish.")
     # the value of its --rows begins with --data
     registry.command(serve.register, default_parameter=Parameter(allow_leading_hyphen=True))

@@ -191,10 +191,10 @@ def _join_small(both: np.ndarray) -> np.ndarray:
     if so_far < _LEAST_EXPECTED and len(starts) > 1:
         starts.pop()
     if len(starts) == 1:
-        so_far = np.cumsum(expected[:-1])
-        inside = np.flatnonzero((so_far > 0) & (so_far < expected.sum()))
+        below = np.cumsum(expected[:-1])
+        inside = np.flatnonzero((below > 0) & (below < expected.sum()))
         if len(inside):
-            starts.append(1 + int(inside[np.abs(so_far[inside] - expected.sum() / 2).argmin()]))
+            starts.append(1 + int(inside[np.abs(below[inside] - expected.sum() / 2).argmin()]))
     return np.add.reduceat(both, starts, axis=1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 
@@ -147,8 +147,10 @@ class Profile:
     def with_answers(self, answers: Iterable[Reading], of_answers: Source) -> Self:
         """Return the profile with answers for further tasks, behind the others."""
         more = type(self).learn((), answers, of_columns=of_answers, of_answers=of_answers)
-        joined = {name: (*getattr(self, name), *getattr(more, name)) for name in _TUPLES}
-        arrays = {name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in ("keys", "counts")}
+        joined: dict[str, Any] = {name: (*getattr(self, name), *getattr(more, name)) for name in _TUPLES}
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in ("keys", "counts")
+        }
         offsets = np.concatenate([self.offsets, self.offsets[-1] + more.offsets[1:]])
         return replace(self, **joined, **arrays, offsets=offsets)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,7 +66,10 @@ class Answers(NamedTuple):
 def read_columns(x: Features, columns: Columns, origins: Mapping[Form, Sequence[str]]) -> Iterator[Reading]:
     """Read the features of n rows, by the columns of the frame behind them."""
     sizes = dict(zip(columns.categorical, columns.cardinalities, strict=True))
-    named = (("numbers", columns.numeric, x.numbers), ("codes", columns.categorical, x.codes))
+    named: tuple[tuple[Form, tuple[str, ...], Any], ...] = (
+        ("numbers", columns.numeric, x.numbers),
+        ("codes", columns.categorical, x.codes),
+    )
     for form, names, matrix in named:
         for name, origin, values in zip(names, origins[form], matrix.T, strict=True):
             feature = "" if name == origin else name.removeprefix(f"{origin}: ")
@@ -79,7 +82,8 @@ def read_columns(x: Features, columns: Columns, origins: Mapping[Form, Sequence[
         yield from _read_sequence(origin, entries, (size, *column.label_sizes))
     start = 0
     for origin, width in zip(dict.fromkeys(origins["vectors"]), columns.vector_widths, strict=True):
-        yield from _read_vectors(origin, x.vectors[:, start : start + width])
+        vectors: Any = x.vectors
+        yield from _read_vectors(origin, vectors[:, start : start + width])
         start += width
 
 

@@ -22,7 +22,7 @@ from tabmtl.schema import Batch, counted
 if TYPE_CHECKING:
     from tabmtl.encode import TableCoder
     from tabmtl.estimators.rows import FitRows
-    from tabmtl.targets import Tasks
+    from tabmtl.targets import Task
 
 
 class NoticesDrift:
@@ -32,7 +32,7 @@ class NoticesDrift:
     profile_: Profile | None
 
     if TYPE_CHECKING:
-        tasks_: Tasks
+        tasks_: tuple[Task, ...]
         coder_: TableCoder
 
         def _preprocessed(self, X: Any) -> Any: ...
@@ -161,8 +161,9 @@ class NoticesDrift:
     def _drawn(self, coder: TableCoder, rows: FitRows) -> Batch:
         """Return some rows of a fit, with levels as new rows have them, where the memory holds all rows."""
         batch = rows.drawn(sample_size(coder.features.columns)).unlabelled()
-        in_memory = isinstance(rows, FrameRows) and rows.frame is not None
-        return self._as_new(coder, batch, rows.batch) if in_memory else batch
+        if isinstance(rows, FrameRows) and rows.frame is not None:
+            return self._as_new(coder, batch, rows.batch)
+        return batch
 
     def _as_new(self, coder: TableCoder, batch: Batch, known: Batch) -> Batch:
         """Return some rows of a fit, given all, with levels as if the fit had not known each row."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,13 +27,14 @@ class Unseen(NamedTuple):
 
     take: Callable[[], TaskRows]
     judged: Callable[[TaskRows, int], np.ndarray]
-    answers: np.ndarray | None
+    answers: Any
 
     @property
     def numbers(self) -> np.ndarray:
         """Numbers of the rows of the answers, as these are, among all rows of fit."""
         rows = self.take()
-        return rows.numbers[self.judged(rows, len(self.answers))]
+        numbers: Any = rows.numbers
+        return numbers[self.judged(rows, len(self.answers))]
 
 
 def without_labels(learned: Answers, some: Batch, places: np.ndarray, found: Mapping[int, Unseen]) -> Answers:
