@@ -124,6 +124,7 @@ def test_lightgbm_alone_goes_on_as_from_its_own_model():
     booster, x = model.estimators_["value"], ASKED.astype(np.float32)
     params = model._learners(model.coder_, 0, True)[0].grower.params | {"min_data_per_group": 40}
     slower = params | {"learning_rate": params["learning_rate"] * 400 / 1100}  # new labels among all
+    slower |= {"reg_lambda": 5.0}
     data = lgb.Dataset(NEW.astype(np.float32), LABELS["value"].to_numpy())
     expected = lgb.train(slower, data, 20, init_model=booster).predict(x)
     assert np.allclose(went_on(model, y=LABELS["value"]).predict(ASKED), expected, atol=1e-6)

@@ -13,6 +13,8 @@ from tabmtl.training.watch import Watch
 
 #: With fewer rows, none are set aside for early stopping.
 ROWS_TO_SPLIT = 50
+#: Least penalty of the leaf values of rounds that `partial_fit` appends: the rows of a day know a rare class by chance.
+LEAST_PENALTY = 5.0
 
 _ASTRAY = 0.25  # share by which the loss of a refit must be higher before it is dropped
 

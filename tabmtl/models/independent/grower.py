@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.utils.class_weight import compute_sample_weight
 
 from tabmtl.estimators.boosted.border import dataset, least_level_rows
+from tabmtl.estimators.boosted.rounds import LEAST_PENALTY
 from tabmtl.models.independent.rows import Sample
 from tabmtl.schema import Columns
 from tabmtl.storage.lightgbm_text import TreeText, shift_tree
@@ -113,6 +114,7 @@ class Grower:
         params = {"min_data_per_group": least_level_rows(len(rows)), **self.params, "min_child_samples": least}
         params |= {"objective": self.gradients or params["objective"]}
         params |= {"learning_rate": share * params.get("learning_rate", _USUAL_RATE)}
+        params |= {"reg_lambda": max(LEAST_PENALTY, params.get("reg_lambda", 0.0))}
         data = self.data(rows, init_score=scores if scores.shape[1] > 1 else scores[:, 0])
         callbacks: list[Callable[..., Any]] = [_TimeLimit(watch, self.task.name)] if watch.is_limited else []
         booster = lgb.train(params, data, n_rounds, callbacks=callbacks)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tabmtl.estimators.boosted.border import Grown, small_limits, tree_matrix
+from tabmtl.estimators.boosted.rounds import LEAST_PENALTY
 from tabmtl.models.rmtgb.fitted import FittedGroup, Forest
 from tabmtl.models.rmtgb.stages import MixedStage, Stage, grow_together
 from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets
@@ -69,6 +70,7 @@ class Onward:
 
     def _limited(self, rows: BinnedRows, share: float) -> dict[str, Any]:
         params = {**self.params, "learning_rate": share * self.params["learning_rate"]}
+        params["reg_lambda"] = max(LEAST_PENALTY, params["reg_lambda"])
         return small_limits(params, rows.scores.shape[-1])
 
     def _stage(self, rows: BinnedRows, share: float = 1.0) -> Stage:
