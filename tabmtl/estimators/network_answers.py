@@ -17,7 +17,7 @@ from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores
 
 if TYPE_CHECKING:
-    from tabmtl.encode import TableCoder
+    from tabmtl.encode import LabelCoder, TableCoder
 
 
 def restricted(network: Any, places: tuple[int, ...]) -> torch.nn.Module | None:
@@ -45,7 +45,7 @@ class NetworkAnswers:
 
         def unfitted(self) -> Any: ...
 
-        def _labels_of(self, places: tuple[int, ...]) -> Any: ...
+        def _labels_of(self, places: tuple[int, ...], *, is_flat: bool = False) -> LabelCoder: ...
 
         def _rebuild_of_tasks(self, network: torch.nn.Module) -> list[torch.nn.Module]: ...
 
