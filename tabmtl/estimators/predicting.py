@@ -19,7 +19,7 @@ from tabmtl.estimators.base import asking_score
 if TYPE_CHECKING:
     from tabmtl.encode import LabelCoder, TableCoder
     from tabmtl.schema import Batch
-    from tabmtl.targets import Task, Tasks
+    from tabmtl.targets import Task
 
 TargetKind = Literal["classification", "regression"] | None
 
@@ -68,7 +68,7 @@ class Predicts:
     """The predictions of an estimator, all of which come from `answer`."""
 
     if TYPE_CHECKING:
-        tasks_: Tasks
+        tasks_: tuple[Task, ...]
         coder_: TableCoder
 
         def _preprocessed(self, X: Any) -> Any: ...
