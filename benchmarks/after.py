@@ -6,11 +6,11 @@ the 95 % interval by Student's t.
 
 =======  ================================================================================================
 flights  departures day by day. A model learns 60 days, and answers each of the next 60 before it sees its
-         labels: as it was fitted, by ``partial_fit`` each day or each week, of trees also by their leaf
-         values alone, or fitted on all days so far every 30, anew or, of networks, from the weights that
-         it has. Scores are those of all 60 answered days at once, and CPU seconds those of going on.
-         A seed draws the season and 100 flights a day. Month and day of the month are left out, which only
-         name days that are over
+         labels: as it was fitted, by ``partial_fit`` each day or each week, of `SharedTrees` also by their
+         leaf values alone, or fitted on all days so far every 30, anew or, of networks, from the weights that
+         it has. Scores are those of all 60 answered days at once, and CPU seconds those of going on. A seed
+         draws the season and 60 flights a day. Month and day of the month are left out, which only name days
+         that are over
 task     a new task with 50, 300 and 1 000 labels, which models that have learned 3 000 rows of the others take
          by ``add_task``, or a model of it alone learns from the same rows. Scores are R² or ROC AUC
 sessions click logs step by step. A recommender learns four steps, and answers 250 sessions of each of the next
@@ -33,6 +33,8 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +56,22 @@ Rows = tuple[pl.DataFrame, pl.DataFrame, np.ndarray]
 #: What a model does when another day is over: given itself, the days so far, and how many of them it has answered.
 Step = Callable[[Any, Sequence[Rows], int], Any]
 
+NETWORKS = ("SharedBottom", "MMoE")
+MODELS = (*NETWORKS, "SharedTrees", "IndependentTasks")
+
 
 @dataclass(frozen=True)
 class Way:
-    """How a model goes on: its parameters by then, which it must have, and a step."""
+    """How models go on: a step, their parameters by then, and which of them take this way."""
 
     step: Step
     params: dict[str, Any] = field(default_factory=dict)
+    models: tuple[str, ...] = MODELS
 
 
-MODELS = ("SharedBottom", "MMoE", "SharedTrees", "IndependentTasks")
 #: Days to learn before the first answer, days to answer, and days from the start of a season to that of the next.
 FIRST, ANSWERED, SEASON = 60, 60, 100
-FLIGHTS_A_DAY, WEEK, MONTH = 100, 7, 30
+FLIGHTS_A_DAY, WEEK, MONTH = 60, 7, 30
 #: What `partial_fit` of trees leaves of the values of leaves with new labels.
 DECAY = 0.9
 OVER = ("month", "day")
@@ -100,8 +105,8 @@ WAYS = {
     "as fitted": Way(lambda model, *_: model),
     "partial_fit each day": Way(_gone_on(1)),
     "partial_fit each week": Way(_gone_on(WEEK)),
-    "leaves each day": Way(_gone_on(1), {"partial_rounds": 0, "decay_rate": DECAY}),
-    "warm start each month": Way(_monthly, {"warm_start": True}),
+    "leaves each day": Way(_gone_on(1), {"partial_rounds": 0, "decay_rate": DECAY}, ("SharedTrees",)),
+    "warm start each month": Way(_monthly, {"warm_start": True}, NETWORKS),
     "fitted anew each month": Way(_monthly),
 }
 
@@ -138,7 +143,7 @@ def flights(folder: Path | None, seed: int) -> Found:
         model = learned(getattr(tabmtl, name)(tasks=tasks, random_state=seed), days[:FIRST])
         yield name, next(iter(WAYS)), "CPU s of fit", time.process_time() - start
         for way, own in WAYS.items():
-            if not own.params.keys() <= model.get_params().keys():
+            if name not in own.models:
                 continue
             answers, seconds = followed(deepcopy(model).set_params(**own.params), days, own.step)
             for target, score in score_answers(tasks, labels, answers).items():
@@ -152,12 +157,13 @@ PARTS: dict[str, Callable[[Path | None, int], Found]] = {
 
 
 def runs(args: Namespace, name: str) -> Iterator[list[Record]]:
-    """Yield the records of every seed of a part."""
+    """Yield the records of every model and seed of a part."""
     for seed in args.seeds:
-        yield [
-            {"set": name, "seed": seed, "model": model, "way": way, "measure": measure, "value": value}
-            for model, way, measure, value in PARTS[name](args.folder, seed)
-        ]
+        for _, own in groupby(PARTS[name](args.folder, seed), itemgetter(0)):
+            facts = (
+                {"model": model, "way": way, "measure": measure, "value": value} for model, way, measure, value in own
+            )
+            yield [{"set": name, "seed": seed, **each} for each in facts]
 
 
 def report(records: pl.DataFrame) -> None:
