@@ -105,7 +105,7 @@ class GrowingNetwork(TakesTasks):
     _lineage: Lineage | None = None
 
     if TYPE_CHECKING:
-        tasks_: Sequence[Task]
+        tasks_: tuple[Task, ...]
         task_weights_: tuple[dict[str, np.ndarray], ...]
         task_snapshot_: np.ndarray
         weights_: dict[str, np.ndarray]
