@@ -50,6 +50,12 @@ class Origin:
         dtypes, categories = tuple(self.dtypes[j] for j in places), tuple(self.categories[j] for j in places)
         return replace(self, dtypes=dtypes, categories=categories)
 
+    def holding(self, classes: Sequence[tuple]) -> Origin:
+        """Return the container whose arrays of text hold the longest of the classes of every column."""
+        longest = [max((len(label) for label in own if isinstance(label, str)), default=0) for own in classes]
+        pairs = zip(self.dtypes, longest, strict=True)
+        return replace(self, dtypes=tuple(f"<U{n}" if _TEXT_ARRAY.fullmatch(own) else own for own, n in pairs))
+
     def beside(self, other: Origin) -> Origin:
         """Return the container of these columns and of others behind them."""
         return replace(self, ndim=2, dtypes=self.dtypes + other.dtypes, categories=self.categories + other.categories)
