@@ -93,5 +93,6 @@ class OnFeatures:
     def answer_tasks(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
         """Return values, or probabilities of the second class (n,)."""
         features = self._network.transform(X)
-        found = self._model.predict(features) if self._is_number else self._model.predict_proba(features)[:, 1]
-        return {self._name: np.asarray(found)}
+        predict: Any = self._model.predict if self._is_number else self._model.predict_proba
+        found = predict(features)
+        return {self._name: found if self._is_number else found[:, 1]}
