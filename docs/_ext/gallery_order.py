@@ -7,6 +7,7 @@ from pathlib import Path
 ORDER = (
     "plot_start.py",
     "plot_few_labels.py",
+    "plot_new_task.py",
     "plot_missing_labels.py",
     "plot_dates.py",
     "plot_day_by_day.py",
