@@ -17,7 +17,7 @@ from tabmtl.estimators.network import NetworkState, VectorEstimator
 from tabmtl.nn.embeddings import EMBEDDING_STD
 from tabmtl.nn.experts import Activation, Experts, Norm
 from tabmtl.nn.layers import Towers
-from tabmtl.params import CountOrZero, Rate
+from tabmtl.params import Count, CountOrZero, Rate
 from tabmtl.schema import Batch, warn_user
 from tabmtl.targets import Task
 from tabmtl.training.predict import represent_rows
@@ -117,6 +117,24 @@ class ExpertEstimator(MixtureEstimator):
     def _experts(self, counts: Sequence[int], d_in: int, hidden: Sequence[int]) -> Experts:
         """Return experts with the options of this estimator."""
         return Experts(counts, d_in, hidden, norm=self.expert_norm, activation=self.activation, dropout=self.dropout)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SparseExpertEstimator(ExpertEstimator):
+    """Base of the mixtures whose gates may weigh a few experts only.
+
+    Parameters
+    ----------
+    top_k : int, optional
+        Number of experts that a gate weighs in a row: a softmax over its k largest logits, of equal ones the first;
+        all other experts have a weight of exactly 0. A gate that sees k experts or fewer weighs all, as every gate does
+        by default. Training computes all experts, and gradients pass through the weights that are not 0. The idea is
+        that of M³ViT (Fan et al., 2022, arXiv 2210.14793). Its released code takes the largest values of a softmax over
+        all experts, not scaled up to 1, adds noise to the logits in training, and adds to the loss a term for balanced
+        use of the experts. The softmax over the largest, without noise and balance, is ours.
+    """
+
+    top_k: Count | None = None
 
 
 class _Mean:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
-from tabmtl.estimators.mixture import ExpertEstimator
+from tabmtl.estimators.mixture import SparseExpertEstimator
 from tabmtl.nn.experts import Gates, mix, restrict_level
 from tabmtl.nn.layers import Boundary, RowOwners
 from tabmtl.nn.task_network import TaskNetwork
@@ -40,7 +40,7 @@ class MMoENetwork(TaskNetwork):
         names, self.vector = [task.name for task in tasks], options._vector(columns)
         self.input, self.output = Boundary(), Boundary()
         self.experts = options._experts([options.n_experts], self.vector.width, options.expert_hidden)
-        self.gates = Gates(self.vector.width, names, self.experts.names(["expert"]))
+        self.gates = Gates(self.vector.width, names, self.experts.names(["expert"]), top_k=options.top_k)
         self.heads = options._heads(self.experts.width, tasks)
         self.levels = [(self.experts, [self.gates])]
 
@@ -56,7 +56,7 @@ class MMoENetwork(TaskNetwork):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MMoE(ExpertEstimator):
+class MMoE(SparseExpertEstimator):
     """MMoE: multi-gate mixture of experts.
 
     All tasks share E experts e_i, small MLPs on the row's vector x. The gate of a task weighs them for every row, and
@@ -89,7 +89,7 @@ class MMoE(ExpertEstimator):
     n_experts: Count = 8
     expert_hidden: Widths = (128, 64)
 
-    search_space: ClassVar[dict[str, Any]] = ExpertEstimator.search_space | {
+    search_space: ClassVar[dict[str, Any]] = SparseExpertEstimator.search_space | {
         "n_experts": {"low": 2, "high": 16, "log": True},
         "expert_hidden": {"choices": ((64,), (128,), (128, 64), (256, 128))},
     }

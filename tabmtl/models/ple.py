@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
-from tabmtl.estimators.mixture import ExpertEstimator
+from tabmtl.estimators.mixture import SparseExpertEstimator
 from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary, RowOwners
 from tabmtl.nn.task_network import StackedNetwork, UnitLevel
@@ -46,7 +46,8 @@ class PLELevel(UnitLevel):
         if not last:
             sees = torch.cat([torch.ones(1, len(bucket), dtype=torch.bool), sees])
         shared, experts = None if last else 0, self.experts.names(owners)
-        self.gates = Gates(d_in, owners[last:], experts, sees, has=has, shared=shared, task_specific=last)
+        kind: dict[str, Any] = {"shared": shared, "task_specific": last, "top_k": options.top_k}
+        self.gates = Gates(d_in, owners[last:], experts, sees, has=has, **kind)
         self.output, self.last, self.asking = Boundary(), last, [*range(last, len(owners))]
 
     def forward(self, inputs: Sequence[Tensor], own: RowOwners | None = None) -> tuple[Tensor, ...]:
@@ -75,7 +76,7 @@ class PLENetwork(StackedNetwork):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class PLE(ExpertEstimator):
+class PLE(SparseExpertEstimator):
     """PLE: progressive layered extraction; with one level, CGC (customised gate control).
 
     Every level has experts S that all tasks share and experts O_t of every task. Let x_t and x_s be the outputs of the
@@ -119,7 +120,7 @@ class PLE(ExpertEstimator):
     n_task_experts: Count = 2
     expert_hidden: Widths = (128, 64)
 
-    search_space: ClassVar[dict[str, Any]] = ExpertEstimator.search_space | {
+    search_space: ClassVar[dict[str, Any]] = SparseExpertEstimator.search_space | {
         "n_levels": {"low": 1, "high": 3},
         "n_shared_experts": {"low": 1, "high": 4},
         "n_task_experts": {"low": 1, "high": 4},

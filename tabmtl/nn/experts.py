@@ -349,6 +349,14 @@ class Gates(Widened):
         Index of a further gate, which all owners share.
     task_specific : bool, default=True
         Whether every gate belongs to one task, so that gradient balancing leaves it alone.
+    top_k : int, optional
+        Number of experts that a gate weighs in a row, those of its largest logits, of equal ones the first; by default
+        all that it sees.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer experts than ``top_k``.
 
     Examples
     --------
@@ -374,10 +382,16 @@ class Gates(Widened):
         has: Tensor | None = None,
         shared: int | None = None,
         task_specific: bool = True,
+        top_k: int | None = None,
     ) -> None:
         super().__init__()
+        if top_k is not None and top_k > len(experts):
+            raise ValueError(
+                f"top_k must be at most {len(experts)}, the number of experts of a level ({', '.join(experts[:4])}"
+                f"{', ...' * (len(experts) > 4)}), got {top_k}; lower it, give the level more experts, or leave it None"
+            )
         self.gate_names, self.expert_names = tuple(gates), tuple(experts)
-        self.task_specific = task_specific
+        self.task_specific, self.top_k = task_specific, top_k
         sees = torch.ones(len(gates), len(experts), dtype=torch.bool) if sees is None else sees
         self.register_buffer("sees", sees, persistent=False)
         places, rank = _places_and_ranks(sees)
@@ -430,7 +444,7 @@ class Gates(Widened):
 
     def _weigh(self, logits: Tensor, sees: Tensor) -> Tensor:
         """Turn logits, minus infinity where a gate does not see, into weights."""
-        return gate_softmax(logits, training=self.training)
+        return gate_softmax(_largest(logits, self.top_k), training=self.training)
 
     def _logits(self, inputs: Sequence[Tensor]) -> Tensor:
         logits = wide_linear(self.linear, inputs, self.n_seen)
@@ -454,6 +468,17 @@ class Gates(Widened):
 def _places_and_ranks(sees: Tensor) -> tuple[Tensor, Tensor]:
     """Return the places of the pairs (G, E) that see, and the rank of every pair among these."""
     return sees.flatten().nonzero()[:, 0], (sees.flatten().cumsum(0) - 1).clamp(min=0)
+
+
+def _largest(logits: Tensor, k: int | None) -> Tensor:
+    """Return logits with minus infinity for all but the k largest along the last axis; of equal ones the first stay."""
+    if k is None or k >= logits.shape[-1]:
+        return logits
+    fixed = logits.detach()
+    least = fixed.topk(k, dim=-1).values[..., -1:]  # topk itself promises no order of equal ones
+    above, equal = fixed > least, fixed == least
+    kept = above | (equal & (equal.cumsum(dim=-1) <= k - above.sum(dim=-1, keepdim=True)))
+    return logits.masked_fill(~kept, -torch.inf)
 
 
 def restrict_level(experts: Experts, gates: Sequence[Gates], kept: Sequence[int]) -> list[int]:
