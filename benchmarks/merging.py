@@ -69,9 +69,9 @@ def labels_of(y: pl.DataFrame, tasks: Sequence[str]) -> pl.DataFrame:
     return y.with_columns(pl.lit(None, kind).alias(name) for name, kind in y.schema.items() if name not in tasks)
 
 
-def fine_tuned(base: Any, X: pl.DataFrame, y: pl.DataFrame) -> Any:
+def fine_tuned(base: Any, X: pl.DataFrame, y: pl.DataFrame, rate: float) -> Any:
     """Return a copy of the base that has gone on with rows of a department."""
-    return copy(base).set_params(warm_start=True).fit(X, y)
+    return copy(base).set_params(warm_start=True, learning_rate=rate).fit(X, y)
 
 
 def run_seed(name: str, seed: int, args: Namespace) -> Iterator[Record]:
@@ -80,13 +80,13 @@ def run_seed(name: str, seed: int, args: Namespace) -> Iterator[Record]:
     X, y = pl.collect_all([data.features, data.targets])
     parts, tasks = parts_of(X, y, seed, args.share), dict(data.tasks)
     budget = {} if args.epochs is None else {"epochs": args.epochs}
-    make = partial(getattr(tabmtl, args.model), tasks=tasks, random_state=seed, **budget)
+    make = partial(getattr(tabmtl, args.model), tasks=tasks, text_features=(), random_state=seed, **budget)
     base = make().fit(*parts["base"])
     own = [[*part] for part in np.array_split([*tasks], N_DEPARTMENTS)]
     departments = [
         (known_levels(base, X), labels_of(y, names)) for (X, y), names in zip(parts["departments"], own, strict=True)
     ]
-    models = [fine_tuned(base, *rows) for rows in departments]
+    models = [fine_tuned(base, *rows, args.rate) for rows in departments]
     (X_choose, y_choose), (X_test, y_test) = ((known_levels(base, X), y) for X, y in (parts["choose"], parts["test"]))
     rows = pl.concat([known_levels(base, parts["base"][0]), *(X for X, _ in departments)])
     joint = make().fit(rows, pl.concat([parts["base"][1], *(y for _, y in departments)]))
@@ -157,6 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = score_parser("merging", __doc__, seeds=range(5), sets=SETS, methods=get_args(Method))
     parser.add_argument("--model", choices=["SharedBottom", "MMoE", "PLE"], default="SharedBottom")
     parser.add_argument("--epochs", type=int, help="of every fit, at most; default: those of the model")
+    parser.add_argument("--rate", type=float, default=5e-4, help="learning rate of departments; default: 0.0005")
     parser.add_argument("--share", type=float, default=1.0, help="of the rows of every part; default: 1")
     parser.add_argument("--front", type=int, default=N_DRAWN, help=f"drawn scales, 0 for no front; default: {N_DRAWN}")
     args = parser.parse_args(argv)

@@ -287,7 +287,7 @@ class NetworkEstimator(
         network, _ = found.fitted_network()
         if X is not None:
             settle_statistics(network, found.encoded(X), self.precision)
-            found.weights_ = weight_arrays(network.state_dict())
+        found.weights_ = weight_arrays(network.state_dict())
         return found
 
     def encoded(self, X: Any) -> Batch:

@@ -25,6 +25,7 @@ Method = Literal["average", "task_arithmetic", "breadcrumbs", "consensus", "pcb"
 Network = TypeVar("Network", bound=NetworkEstimator)
 
 _ROWS = 512  # of a step of "concrete"
+_SURE, _LEAST = 50.0, 1e-12  # scores and probabilities at the bounds of its entropy
 
 
 def merge(
@@ -179,7 +180,9 @@ class Merger:
             rows = batch.rows(torch.from_numpy(rng.permutation(len(batch))[:_ROWS]).to(device))
             weights = {name: weight.to(device) for name, weight in vectors.moving(move).items() if name in names}
             scores = link(torch.func.functional_call(network, weights, (rows.x, rows.task)))
-            answers = [tasks[t].kind.answers(scores[t], 0.0, 1.0, torch) for t in asked]
-            return torch.stack([-torch.xlogy(p, p).sum(dim=1).mean() for p in answers]).sum()
+            # beyond these bounds, gradients of a surer answer are no numbers
+            sure = [scores[t].clamp(-_SURE, _SURE) for t in asked]
+            answers = [tasks[t].kind.answers(own, 0.0, 1.0, torch) for t, own in zip(asked, sure, strict=True)]
+            return torch.stack([-torch.xlogy(p, p.clamp_min(_LEAST)).sum(dim=1).mean() for p in answers]).sum()
 
         return entropy
