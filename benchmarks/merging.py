@@ -40,7 +40,7 @@ SETS = ("star", "gss_abortion", "census_kdd")
 ROWS, TEST_ROWS = {"base": 600, "department": 1_500, "choose": 600}, 4_000
 N_DEPARTMENTS = 3
 SCALES = (0.2, 0.4, 0.6, 0.8, 1.0)
-AVERAGE, CONCRETE = "average", "concrete"
+AVERAGE = "average"
 #: Drawn scales that a front is held against, and draws of the volume.
 N_DRAWN, N_VOLUME = 500, 20_000
 
@@ -100,10 +100,8 @@ def run_seed(name: str, seed: int, args: Namespace) -> Iterator[Record]:
     yield from scored("single", {task: each[task] for each, names in zip(found, own, strict=True) for task in names})
     yield from scored("joint", answers_of(joint, X_test))
     for method in args.methods:
-        if method == CONCRETE and "regression" in tasks.values():
-            continue
         scales = [None] if method == AVERAGE else SCALES
-        merged = [merge(base, models, method=method, scale=scale, X=rows, random_state=seed) for scale in scales]
+        merged = [merge(base, models, method=method, scale=scale, X=rows) for scale in scales]
         chosen = int(np.argmax([model.score(X_choose, y_choose) for model in merged]))
         yield from scored(method, answers_of(merged[chosen], X_test), scales[chosen])
     if args.front:

@@ -72,7 +72,8 @@ def merge_front(
     be below 0; the search asks for 4 096 drawn scales; and points of the predicted front are scored before they are
     returned.
 
-    What the front is worth on tables is not measured yet.
+    On two tables, 40 scored networks dominated .98 and .91 of the volume that 500 drawn scales did; 40 drawn scales
+    .92 and .89 (docs/lab.md, "Merging fine-tuned networks").
 
     Examples
     --------

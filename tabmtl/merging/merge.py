@@ -6,26 +6,18 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.merging.arithmetic import average, task_arithmetic
 from tabmtl.merging.breadcrumbs import breadcrumbs
-from tabmtl.merging.concrete import concrete
 from tabmtl.merging.consensus import consensus
 from tabmtl.merging.match import check_models
 from tabmtl.merging.pcb import pcb
 from tabmtl.merging.vectors import TaskVectors
-from tabmtl.params import RandomState, check_choice, check_random_state
-from tabmtl.training.losses import MultiTaskLoss
+from tabmtl.params import check_choice
 
-Method = Literal["average", "task_arithmetic", "breadcrumbs", "consensus", "pcb", "concrete"]
+Method = Literal["average", "task_arithmetic", "breadcrumbs", "consensus", "pcb"]
 Network = TypeVar("Network", bound=NetworkEstimator)
-
-_ROWS = 512  # of a step of "concrete"
-_SURE, _LEAST = 50.0, 1e-12  # scores and probabilities at the bounds of its entropy
 
 
 def merge(
@@ -35,7 +27,6 @@ def merge(
     method: Method = "average",
     scale: float | Sequence[float] | None = None,
     X: Any = None,
-    random_state: RandomState = None,
 ) -> Network:
     """Merge networks that were fine-tuned from one base, each on tasks of its own, into one network without training.
 
@@ -57,17 +48,14 @@ def merge(
         - ``"breadcrumbs"``: their sum, without outliers and negligible moves
         - ``"consensus"``: their sum, of weights that two or more models need
         - ``"pcb"``: a mean, weighed by how far a weight matters to a model and agrees with the others
-        - ``"concrete"``: their sum, by a mask that makes the network sure of its classes in rows X; for classifications
 
         The modules of :mod:`tabmtl.merging` have the formulas.
     scale : float or sequence of float, optional
-        λ of the sum, for all models or for each; by default 0.4, of "concrete" 0.3, and of "pcb" 1. ``"average"`` has
-        none. Choose it on rows that the models have not learned from, or see :func:`merge_front`.
+        λ of the sum, for all models or for each; by default 0.4, and of "pcb" 1. ``"average"`` has none. Choose it on
+        rows that the models have not learned from, or see :func:`merge_front`.
     X : frame or array of shape (n, p), optional
         Rows without labels, with the columns of fit, such as those that the models learned from. Statistics of batch
-        normalisation are settled on them; without X, they are the means of the models'. ``"concrete"`` needs X.
-    random_state : int, RandomState or None, default=None
-        Random seed of ``"concrete"``.
+        normalisation are settled on them; without X, they are the means of the models'.
 
     Returns
     -------
@@ -84,7 +72,9 @@ def merge(
 
     Notes
     -----
-    What a method is worth on tables is not measured yet.
+    On two tables with three departments each, the mean was above the common network, and below one network of all
+    labels by .017 of R² and .013 of AUC. No other method was ahead of it on both (docs/lab.md, "Merging fine-tuned
+    networks"). Networks that have moved far apart do not merge well: go on in small steps.
 
     Examples
     --------
@@ -101,7 +91,7 @@ def merge(
     """
     check_models(base, models)
     merger = Merger(base, models)
-    return merger.merge(method, scale, X, random_state)
+    return merger.merge(method, scale, X)
 
 
 class Merger:
@@ -120,17 +110,10 @@ class Merger:
         """Numbers of the tasks that some model has trained."""
         return [t for t, own in enumerate(self._vectors.trainers) if own]
 
-    def merge(
-        self,
-        method: Method,
-        scale: float | Sequence[float] | None = None,
-        X: Any = None,
-        random_state: RandomState = None,
-    ) -> Any:
+    def merge(self, method: Method, scale: float | Sequence[float] | None = None, X: Any = None) -> Any:
         """Return the merged model; see `merge`."""
         check_choice("method", method, get_args(Method))
-        check_random_state("random_state", random_state)
-        move = self._move(method, self._scale(method, scale), X, random_state)
+        move = self._move(method, self._scale(method, scale))
         return self._base.with_weights(self._vectors.moved(move), X)
 
     def _scale(self, method: Method, scale: Any) -> dict[str, np.ndarray]:
@@ -144,7 +127,7 @@ class Merger:
             raise ValueError(f"scale must be a finite number, or one for each of the {n} models, got {scale!r}")
         return {"scale": found}
 
-    def _move(self, method: Method, scale: dict[str, Any], X: Any, random_state: RandomState) -> np.ndarray:
+    def _move(self, method: Method, scale: dict[str, Any]) -> np.ndarray:
         tau, sizes = self._vectors.tau, self._vectors.sizes
         match method:
             case "average":
@@ -157,32 +140,3 @@ class Merger:
                 return consensus(tau, **scale)
             case "pcb":
                 return pcb(tau, **scale)
-            case "concrete":
-                seed = draw_seed(random_state)
-                return concrete(tau, sizes, self._entropy(X, seed), **scale, seed=seed)
-
-    def _entropy(self, X: Any, seed: int) -> Any:
-        """Return the function of "concrete": the entropy of trained tasks on rows of X after a move."""
-        base, vectors = self._base, self._vectors
-        if X is None:
-            raise ValueError("method='concrete' learns its mask on rows without labels; give X, such as those of fit")
-        numbers = [task.name for t, task in enumerate(base.tasks_) if t in self.trained and not task.is_classification]
-        if numbers:
-            raise ValueError(f"method='concrete' is for classifications, and {numbers} are none; take another method")
-        batch, (network, device) = base.encoded(X), base.fitted_network()
-        tasks, link = base.coder_.labels.column_tasks, MultiTaskLoss(base.tasks_).link
-        asked = self.trained if len(tasks) == len(base.tasks_) else [0]
-        # two names of one weight would be two weights
-        names = {name for each in (network.named_parameters(), network.named_buffers()) for name, _ in each}
-        rng = np.random.default_rng(seed)
-
-        def entropy(move: Tensor) -> Tensor:
-            rows = batch.rows(torch.from_numpy(rng.permutation(len(batch))[:_ROWS]).to(device))
-            weights = {name: weight.to(device) for name, weight in vectors.moving(move).items() if name in names}
-            scores = link(torch.func.functional_call(network, weights, (rows.x, rows.task)))
-            # beyond these bounds, gradients of a surer answer are no numbers
-            sure = [scores[t].clamp(-_SURE, _SURE) for t in asked]
-            answers = [tasks[t].kind.answers(own, 0.0, 1.0, torch) for t, own in zip(asked, sure, strict=True)]
-            return torch.stack([-torch.xlogy(p, p.clamp_min(_LEAST)).sum(dim=1).mean() for p in answers]).sum()
-
-        return entropy

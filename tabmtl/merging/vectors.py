@@ -80,14 +80,6 @@ class TaskVectors:
             found[name] = _add(found[name], whole)
         return found
 
-    def moving(self, move: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the parameters and buffers of `moved` as tensors that a gradient for the move flows through."""
-        found = {name: torch.from_numpy(weight) for name, weight in self.settled.items()}
-        for (name, mask), part in zip(self.shared.items(), move.split(list(self.sizes)), strict=True):
-            whole = torch.zeros(mask.shape).masked_scatter(torch.from_numpy(mask), part)
-            found[name] = found[name] + whole
-        return found
-
 
 def owners_of(network: Any, n_tasks: int) -> dict[str, np.ndarray]:
     """Return by parameter the task that alone reads each entry; -1 where several read it, or none.

@@ -50,7 +50,7 @@ def test_every_method_is_deterministic_and_its_network_is_one_like_others(depart
     base, models, X = departments
     before = [{name: weight.copy() for name, weight in own.weights_.items()} for own in (base, *models)]
     for method in METHODS:
-        merged, again = (merge(base, models, method=method, X=X, random_state=0) for _ in range(2))
+        merged, again = (merge(base, models, method=method, X=X) for _ in range(2))
         assert same(answers(merged, X), answers(again, X)), method
         merged.save(tmp_path / method)
         assert same(answers(tabmtl.load(tmp_path / method), X), answers(merged, X)), method
@@ -85,24 +85,6 @@ def test_rows_settle_the_statistics_of_batch_normalisation():
     assert np.abs(settled.weights_[name] - mean).max() > 1e-4
     again = settled.with_weights(settled.weights_, X)
     assert again.weights_[name] == pytest.approx(settled.weights_[name])
-
-
-def test_concrete_makes_answers_surer_than_the_same_sum():
-    X = features()
-    y = pl.DataFrame({"a": X["plain"] > 0, "b": X["flag"]})
-    base = tiny(SharedBottom).fit(X, y)
-    models = [fine_tuned(base, X, t) for t in range(2)]
-
-    def entropy(model):
-        return np.mean([-(p * np.log(p)).sum(axis=1).mean() for p in model.answer(X)])
-
-    found = [merge(base, models, method="concrete", X=X, random_state=0) for _ in range(2)]
-    assert entropy(found[0]) < entropy(merge(base, models, method="task_arithmetic", scale=0.3))
-    assert same(answers(found[0], X), answers(found[1], X))
-    sure = {name: weight * np.float32(1e6 if "heads.out" in name else 1) for name, weight in base.weights_.items()}
-    base = base.with_weights(sure)
-    merged = merge(base, [fine_tuned(base, X, 0)], method="concrete", X=X, random_state=0)
-    assert all(np.isfinite(answer).all() for answer in merged.answer(X))
 
 
 def test_long_tables_and_funnels_merge():
@@ -167,8 +149,6 @@ REFUSED = {
     "method": (lambda b, m, X, y: merge(b, [m], method="mean"), "method must be"),
     "scale": (lambda b, m, X, y: merge(b, [m], method="pcb", scale=[1.0, 2.0]), "one for each of the 1 models"),
     "average": (lambda b, m, X, y: merge(b, [m], scale=1.0), "has no scale"),
-    "rows": (lambda b, m, X, y: merge(b, [m], method="concrete"), "give X"),
-    "numbers": (lambda b, m, X, y: merge(b, [_all(b, X)], method="concrete", X=X), r"\['delay'\] are none"),
 }
 
 
@@ -176,10 +156,6 @@ def _of_tasks(model):
     other = copy.copy(model)
     other.task_weights_ = (model.weights_,)
     return other
-
-
-def _all(base, X):
-    return fine_tuned(base, X, 0, 1, 2)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -5,7 +5,6 @@ import pytest
 
 from tabmtl.merging.arithmetic import average, task_arithmetic
 from tabmtl.merging.breadcrumbs import breadcrumbs
-from tabmtl.merging.concrete import concrete
 from tabmtl.merging.consensus import consensus
 from tabmtl.merging.pcb import balance, pcb
 
@@ -58,21 +57,6 @@ def test_pcb_is_a_mean_of_what_is_kept():
 
 def test_equal_sizes_are_kept_alike():
     assert pcb(np.ones((2, 5)), keep=0.2).tolist() == [1, 1, 1, 1, 1]
-
-
-def test_a_mask_of_ones_is_task_arithmetic():
-    assert concrete(TAU, SIZES, lambda move: move.sum(), steps=0) == pytest.approx(task_arithmetic(TAU, 0.3), rel=1e-6)
-
-
-def test_a_mask_leaves_out_what_makes_answers_unsure():
-    def first(move):
-        return move[0].square()
-
-    moved = concrete(TAU, SIZES, first, 1.0, seed=0)
-    mask = moved / TAU.sum(axis=0)
-    assert mask[0] < 0.2 < 0.9 < mask[1:30].min()
-    assert [mask[:30].mean(), mask[30:].mean()] == pytest.approx([1, 1], rel=1e-5)
-    assert (moved == concrete(TAU, SIZES, first, 1.0, seed=0)).all()
 
 
 @pytest.mark.parametrize("method", [average, task_arithmetic, consensus, pcb])
