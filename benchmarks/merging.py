@@ -116,8 +116,8 @@ def front_of(
     """Return the share of the volume below drawn scales that a front dominates, and as many drawn scales."""
     columns = [f"score/{task}" for task in tasks]
     front = merge_front(base, models, X, y, tasks=tasks, random_state=seed).select(columns).to_numpy()
-    drawn = merge_front(base, models, X, y, tasks=tasks, n_points=n_drawn, n_front=1, random_state=seed + 1_000)
-    drawn = drawn.select(columns).to_numpy()[:n_drawn]
+    found = merge_front(base, models, X, y, tasks=tasks, n_points=n_drawn, n_front=1, random_state=seed + 1_000)
+    drawn = found.select(columns).to_numpy()[:n_drawn]
     low, high = drawn.min(axis=0), np.maximum(drawn.max(axis=0), front.max(axis=0))
     points = low + (high - low) * np.random.default_rng(seed).random((N_VOLUME, len(tasks)))
 
