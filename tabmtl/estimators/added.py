@@ -145,7 +145,7 @@ class TakesTasks(NoticesDrift, SavableEstimator):
             coder = _undecided(coder)
         fitted = self._add_tasks(coder.after, batch, method, freeze, self._seed())
         self._take_over(coder, kept | fitted)
-        self._seen_rows = SeenRows.of(batch)
+        self._seen_rows = self._seen_rows.and_of(*_learned(coder.labels, batch, n_old, freeze))
         self._follow_tasks(prepared, batch, are_new=freeze is not None)
         return self
 
@@ -185,9 +185,9 @@ class TakesTasks(NoticesDrift, SavableEstimator):
         coder = replace(self.coder_, labels=self.coder_.labels.without(name))
         kept = self._kept()
         self._take_over(coder, kept | self._remove_task(coder.after, names.index(name)))
-        self._seen_rows = SeenRows.unknown()
+        if self.coder_.task_column is not None:  # codes of tasks have changed
+            self._seen_rows = SeenRows.unknown()
         if self.profile_ is not None:
-            # codes of tasks have changed
             self.profile_ = self.profile_.of_tasks([task.name for task in self.tasks_], self.coder_.task_column)
         return self
 
@@ -293,6 +293,13 @@ def _check_labelled(labels: LabelCoder, batch: Batch, n_old: int) -> None:
     if not counts.all():
         name = labels.tasks[n_old + int(np.argmin(counts))].name
         raise ValueError(f"the new task {name!r} has no label in y; give rows that have some")
+
+
+def _learned(labels: LabelCoder, batch: Batch, n_old: int, freeze: Freeze) -> tuple[Batch, tuple[str, ...]]:
+    """Return rows with the columns of y that a call has learned, and their names."""
+    if batch.task is not None or freeze is None:
+        return batch, labels.names
+    return replace(batch, y=batch.y[:, n_old:]), labels.names[n_old:]
 
 
 def _weighed(labels: LabelCoder, batch: Batch) -> Batch:

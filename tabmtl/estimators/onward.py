@@ -104,11 +104,11 @@ class LearnsOn(NoticesDrift, SavableEstimator):
                 self._warn_of_decisions()
                 prepared = self._preprocessed(X)
                 coder, rows = learner.on(self.coder_, X, prepared, y, sample_weight, classes, grows=self._grows)
-                seen = self._seen_rows.and_of(rows.read())
+                seen = self._seen_rows.and_of(rows.read(), coder.labels.names)
             else:
                 learner = learner.declaring(y, classes)
                 coder, rows, _ = learner.rows(stack, X, y, sample_weight, Marks())
-                seen = SeenRows.of(rows.read())
+                seen = SeenRows.of(rows.read(), coder.labels.names)
             if is_fitted or self._grows:
                 fitted = self._go_on(coder.after, rows, self._seed())
             else:

@@ -261,7 +261,9 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
         with run.fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
             coder, *encoded = learner.rows(stack, X, y, sample_weight, Marks(groups, time), X_val, y_val)
             seed = current().broadcast(self._seed())
-            seen = SeenRows.unknown() if isinstance(X, Shards) else SeenRows.of(encoded[0].read())
+            seen = self._seen_rows if self._is_warm else SeenRows.unknown()
+            if not isinstance(X, Shards):
+                seen = seen.and_of(encoded[0].read(), coder.labels.names)
             drawn = self._drawn(coder, encoded[0])
             # kept by nobody else, so that a network that has copied its rows can free these
             fitted = self._fit(coder.after, encoded.pop(0), encoded.pop(), seed)
@@ -659,7 +661,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
         prepared = self._preprocessed(X)
         batch = self.coder_.after.read(prepared, y, sample_weight)
         if unseen_for is not None:
-            self._seen_rows.refuse(batch, unseen_for)
+            self._seen_rows.refuse(batch, self.coder_.labels.names, unseen_for)
         outputs = self._outputs(prepared, replace(batch, y=None, weight=None))
         if calibrated:
             outputs = self.coder_.labels.decided(outputs, batch.task)

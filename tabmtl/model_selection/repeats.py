@@ -8,7 +8,7 @@ validate on cells of the table that training never sees.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -113,32 +113,41 @@ class SeenRows:
 
     Parameters
     ----------
-    keys : ndarray of uint64
-        Sorted, of the rows that occur once with their labels. In a table of few distinct rows, new ones equal others.
+    parts : tuple of (tuple of str, ndarray of uint64)
+        Columns of y that a call has learned, and the sorted keys of its rows that occur once with these labels. In a
+        table of few distinct rows, new ones equal others.
     """
 
-    keys: np.ndarray
+    parts: tuple[tuple[tuple[str, ...], np.ndarray], ...] = ()
 
     @classmethod
-    def of(cls, batch: Batch) -> Self:
-        """Return the rows of a batch with labels."""
-        keys, counts = np.unique(labelled_keys(batch), return_counts=True)
-        return cls(keys[counts == 1])
+    def of(cls, batch: Batch, columns: Sequence[str]) -> Self:
+        """Return the rows of a batch with labels, whose columns of y have these names."""
+        return cls.unknown().and_of(batch, columns)
 
     @classmethod
     def unknown(cls) -> Self:
         """Return no rows, for a model whose fit is not known."""
-        return cls(np.empty(0, dtype=np.uint64))
+        return cls()
 
-    def and_of(self, batch: Batch) -> Self:
-        """Return these rows and those of a batch with labels."""
-        return type(self)(np.union1d(self.keys, type(self).of(batch).keys))
+    def and_of(self, batch: Batch, columns: Sequence[str]) -> Self:
+        """Return these rows and those of a batch with labels, of other columns perhaps."""
+        keys, counts = np.unique(labelled_keys(batch), return_counts=True)
+        known = dict(self.parts)
+        known[tuple(columns)] = np.union1d(known.get(tuple(columns), keys[:0]), keys[counts == 1])
+        return type(self)((*known.items(),))
 
-    def refuse(self, batch: Batch, method: str) -> None:
-        """Raise a ValueError if most rows of a batch with labels, which a method is to learn from, are among them."""
-        keys = labelled_keys(batch)
-        places = np.minimum(np.searchsorted(self.keys, keys), max(len(self.keys) - 1, 0))
-        n_seen = int((self.keys[places] == keys).sum()) if len(self.keys) else 0
+    def refuse(self, batch: Batch, columns: Sequence[str], method: str) -> None:
+        """Raise a ValueError if most rows of a batch with labels, which a method is to learn from, are among them.
+
+        Rows that were learned with a column that the batch lacks are not found again.
+        """
+        is_seen = np.zeros(len(batch), dtype=bool)
+        for names, known in self.parts:
+            if len(known) and {*names} <= {*columns}:
+                keys = labelled_keys(replace(batch, y=batch.y[:, [columns.index(name) for name in names]]))
+                is_seen |= known[np.minimum(np.searchsorted(known, keys), len(known) - 1)] == keys
+        n_seen = int(is_seen.sum())
         if 2 * n_seen > len(batch):
             raise ValueError(
                 f"{method} needs rows that fit has not seen, since answers to its own rows are surer than those to new "
