@@ -37,8 +37,9 @@ def grown_labels(
     Raises
     ------
     ValueError
-        If a task has a new class that it cannot take; the message names the cure.
+        If a task has a new class that it cannot take, or y a new target; the message names the cure.
     """
+    _check_targets(known, y)
     frame, _ = without_weightless(known.targets_of(y), sample_weight)
     given = named_classes(classes, [task.name for task in known.column_tasks])
     grown = []
@@ -78,6 +79,17 @@ def declare_classes(tasks: DeclaredTasks | None, y: Any, classes: Any) -> Declar
             kind = KINDS["binary" if len(own) == 2 else "multiclass"]
             declared[name] = Task(name=name, kind=kind, classes=own, metric=next(iter(kind.metrics)))
     return declared if tasks is None or isinstance(tasks, Mapping) else [*declared.values()]
+
+
+def _check_targets(known: LabelCoder, y: Any) -> None:
+    """Raise a ValueError for a target that labels do not know, whose labels would be lost."""
+    frame, origin = read_labels(y)
+    new = [name for name in frame.columns if name not in known.names]
+    if new and origin.named and origin.ndim == 2 and known.origin.named:
+        raise ValueError(
+            f"y holds the new targets {new}, and the model goes on with {list(known.names)}; drop them from y, take "
+            "them up by add_task, or fit again"
+        )
 
 
 def _check_new(task: Task, new: Sequence[Any], dtype: pl.DataType, is_fixed: bool) -> None:
