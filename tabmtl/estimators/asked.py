@@ -23,16 +23,23 @@ def part_of(whole: Any, key: Hashable, make: Callable[[], T]) -> T:
     Parameters
     ----------
     whole : object
-        It must not change, and its parts must not hold it. Copies and pickles of it have no parts.
+        Its parts must not hold it. Where it changes, call `forget_parts`. Copies and pickles of it have no parts.
     key : hashable
     make : callable
     """
     known = _parts.setdefault(whole, {})
     part = known.pop(key, None)
-    known[key] = make() if part is None else part  # the newest last
+    if part is None:
+        part = make()
+    known[key] = part  # the newest last; another thread may take it out for a moment
     for oldest in [*known][:-_MOST_PARTS]:
-        known.pop(oldest, None)  # another thread may have dropped it
-    return known[key] if part is None else part
+        known.pop(oldest, None)
+    return part
+
+
+def forget_parts(whole: Any) -> None:
+    """Drop what was made of an object that has changed."""
+    _parts.pop(whole, None)
 
 
 class Together:

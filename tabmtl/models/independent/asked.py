@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import lightgbm as lgb
 import numpy as np
 
+from tabmtl.estimators.asked import forget_parts, part_of
 from tabmtl.estimators.boosted.joined import FEW_ROWS, JoinedModels
 from tabmtl.models.independent.additive import Curves
 from tabmtl.models.independent.mixture import Mixture
@@ -40,6 +41,15 @@ class AskedTasks:
         self._trees = JoinedModels([text for texts in self._texts for text in texts if text is not None])
         curves = [model.additive for model in models if isinstance(model, Mixture) and model.additive is not None]
         self._curves, self._ends = Curves(curves) if curves else None, np.cumsum([len(own.intercept) for own in curves])
+
+    @classmethod
+    def of(cls, estimator: Any, places: tuple[int, ...], models: Sequence[Learned]) -> AskedTasks:
+        """Return what asks the models of some columns of y, kept as long as the estimator has these models."""
+        asked = part_of(estimator, places, lambda: cls(models))
+        if any(own is not model for own, model in zip(asked.models, models, strict=True)):
+            forget_parts(estimator)  # it has gone on since then, and its former models would stay in memory
+            asked = part_of(estimator, places, lambda: cls(models))
+        return asked
 
     def answers(self, tasks: Sequence[Task], x: np.ndarray) -> list[np.ndarray]:
         """Return values (n,) or probabilities (n, K) of rows of `tree_matrix` for every task."""

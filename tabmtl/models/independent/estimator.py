@@ -18,7 +18,6 @@ from tabmtl.drift.profile import sample_size
 from tabmtl.drift.readings import Answers
 from tabmtl.encode import TableCoder
 from tabmtl.encode.read import without_columns
-from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.estimators.boosted.gain import feature_gains
@@ -548,9 +547,7 @@ class IndependentTasks(LightGBMEstimator):
         matrix, tasks = tree_matrix(batch), [self.tasks_[t] for t in places]
         models = [self.estimators_[task.name] for task in tasks]
         if len(batch) <= AskedTasks.most_rows and all(isinstance(model, Learned) for model in models):
-            # which holds the models, so that no other one has the id of one of them
-            asked = part_of(self, (places, *map(id, models)), lambda: AskedTasks(models))
-            return asked.answers(tasks, matrix)
+            return AskedTasks.of(self, places, models).answers(tasks, matrix)
         return [self._answer(task, X, matrix) for task in tasks]
 
     def _answer(self, task: Task, X: Any, matrix: np.ndarray) -> np.ndarray:

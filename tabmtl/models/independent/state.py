@@ -28,6 +28,8 @@ class IndependentState(TableState):
     def __post_init__(self) -> None:
         super().__post_init__()
         tasks, columns = self.coder_.labels.tasks, self.coder_.features.columns
+        if self._n_labels is not None and (len(self._n_labels) != len(tasks) or min(self._n_labels) < 0):
+            raise ValueError(f"n_labels is {self._n_labels}, expected {len(tasks)} counts of labels")
         if len(self.trees) != len(tasks) or any(
             (trees is None) == (mixture is None) for trees, mixture in zip(self.trees, self.mixtures, strict=True)
         ):
