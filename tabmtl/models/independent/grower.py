@@ -14,8 +14,9 @@ from tabmtl.estimators.boosted.border import dataset, least_level_rows
 from tabmtl.estimators.boosted.rounds import LEAST_PENALTY
 from tabmtl.models.independent.rows import Sample
 from tabmtl.schema import Columns
-from tabmtl.storage.lightgbm_text import TreeText, shift_tree
+from tabmtl.storage.lightgbm_text import TreeText, constant_tree, shift_tree
 from tabmtl.targets import Task
+from tabmtl.targets.kind import LONGEST_STEP
 from tabmtl.targets.log_mean import LEAST
 from tabmtl.targets.quantile import Quantile
 from tabmtl.training.watch import Watch
@@ -109,7 +110,11 @@ class Grower:
         return lgb.Booster(model_str=self.text(booster, rounds, rows))
 
     def append(self, rows: Sample, scores: np.ndarray, n_rounds: int, share: float, watch: Watch) -> TreeText:
-        """Grow rounds of trees that begin at raw scores (n, W) of rows, by a share of every step."""
+        """Grow rounds of trees that begin at raw scores (n, W) of rows, by a share of every step.
+
+        A shift that all rows share gives no split, and beside given scores LightGBM grows no constant. Where it finds
+        no split at all, the rounds are therefore constants.
+        """
         least = max(1, min(self.params.get("min_child_samples", LEAST_TREES), len(rows) // 10))
         params = {"min_data_per_group": least_level_rows(len(rows)), **self.params, "min_child_samples": least}
         params |= {"objective": self.gradients or params["objective"]}
@@ -117,8 +122,18 @@ class Grower:
         params |= {"reg_lambda": max(LEAST_PENALTY, params.get("reg_lambda", 0.0))}
         data = self.data(rows, init_score=scores if scores.shape[1] > 1 else scores[:, 0])
         callbacks: list[Callable[..., Any]] = [_TimeLimit(watch, self.task.name)] if watch.is_limited else []
-        booster = lgb.train(params, data, n_rounds, callbacks=callbacks)
-        return TreeText(booster.model_to_string(num_iteration=-1))
+
+        def grown(**options: Any) -> TreeText:
+            booster = lgb.train(params | options, data, n_rounds, callbacks=callbacks)
+            return TreeText(booster.model_to_string(num_iteration=-1))
+
+        text = grown()
+        header, trees = text.cut()
+        if not all(map(_is_constant, trees)):
+            return text
+        limit = np.inf if self.task.kind.units == "standardized" else LONGEST_STEP * params["learning_rate"]
+        steps = (np.clip(_mean_value(stump), -limit, limit) for stump in grown(num_leaves=2, reg_lambda=0.0).cut()[1])
+        return TreeText.joined(header, map(constant_tree, steps), scores.shape[1])
 
     def refit(self, booster: lgb.Booster, rows: Sample, decay: float) -> lgb.Booster:
         """Return a model whose leaf values rows have moved, by LightGBM's own refit."""
@@ -206,6 +221,19 @@ class Grower:
     def constant_losses(self, rows: Sample, asked: Sample) -> np.ndarray:
         """Return the losses of the best constant of rows at others: (n,)."""
         return self.losses(np.repeat(self.constant(rows), len(asked), axis=0), asked)
+
+
+def _is_constant(tree: str) -> bool:
+    return tree.startswith("num_leaves=1\n")
+
+
+def _mean_value(tree: str) -> float:
+    """Return the step that all rows of a tree take together."""
+    if _is_constant(tree):
+        return 0.0
+    lines = dict(line.split("=", 1) for line in tree.splitlines())
+    values, weights = (np.array(lines[name].split(), dtype=np.float64) for name in ("leaf_value", "leaf_weight"))
+    return float(np.average(values, weights=weights))
 
 
 def _labels(data: lgb.Dataset) -> tuple[np.ndarray, np.ndarray | None]:
