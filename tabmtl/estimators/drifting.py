@@ -186,7 +186,8 @@ class NoticesDrift:
         if self.profile_ is None:
             return
         names = [task.name for task in self.tasks_]
-        before = self.profile_.of_tasks(names if are_new else ())
+        # rows of a new task of a long table are no drift, and fit had none
+        before = self.profile_.of_tasks(names if are_new else (), self.coder_.task_column)
         known = {*before.names[before.n_columns :]}
         places = draw(len(batch), sample_size(self.coder_.features.columns))
         X = take_rows(X.collect() if isinstance(X, pl.LazyFrame) else X, places)
