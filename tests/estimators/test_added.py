@@ -142,6 +142,20 @@ def test_tasks_with_weights_of_their_own_keep_them(tmp_path):
     assert same(answers(model, X), answers(load(tmp_path / "model"), X))
 
 
+def test_rows_of_fit_and_of_new_tasks_judge_nothing():
+    X, y = features(), mixed_targets(features())
+    model = tiny(SharedBottom).fit(X, y)  # copies know no rows
+    new, fresh = new_labels(X), X.with_columns(plain=pl.col("plain").reverse())
+    model.add_task(X[:60], new[:60], tasks={"visits": "poisson"})
+    for rows, labels in ((X, y.hstack(new)), (X[:60], y.clear(60).hstack(new[:60]))):
+        with pytest.raises(ValueError, match="rows that fit has not seen"):
+            model.conformalize(rows, labels)
+    model.remove_task("paid")
+    with pytest.raises(ValueError, match="rows that fit has not seen"):
+        model.conformalize(X, y.hstack(new))
+    model.conformalize(fresh, y.hstack(new))
+
+
 @pytest.mark.parametrize("cls", quick(NETWORKS, "SharedBottom", "PLE"))
 def test_a_long_table_takes_rows_of_a_new_task(cls, tmp_path):
     X, y = long_table()
@@ -150,6 +164,7 @@ def test_a_long_table_takes_rows_of_a_new_task(cls, tmp_path):
     new = X.with_columns(school=pl.lit("new"))
     model.add_task(new[:50], y[:50])
     both = pl.concat([X, new])
+    assert not model.drift(both)["is_drift"].any()
     assert np.array_equal(model.answer(both)[0][: len(X)], before)
     assert np.array_equal(model.transform(both)[: len(X)], represented)
     model.save(tmp_path / "model")

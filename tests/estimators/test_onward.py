@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -145,7 +146,11 @@ def test_forged_moments_are_refused(key, array):
 def test_a_warm_start_begins_at_the_last_fit():
     X, y = features(), mixed_targets(features())
     model = tiny(SharedBottom, warm_start=True, epochs=5).fit(X, y)
-    before = model.answer(X)
+    with pytest.raises(ValueError, match=r"new targets \['later'\]"):
+        model.fit(X, y.with_columns(later="delay"))
+    before, shuffled = model.answer(X), X.with_columns(plain=pl.col("plain").reverse())
+    with pytest.raises(ValueError, match="rows that fit has not seen"):
+        copy.copy(model).fit(shuffled, y).calibrate(X, y)
     fresh = X.with_columns(text=pl.lit("black"))
     model.set_params(epochs=1, early_stopping=False, **STILL).fit(fresh, y.with_columns(size=pl.lit("giant")))
     assert model.tasks_[1].classes[-1] == "giant" and "black" in model.coder_.levels["text"]
@@ -184,6 +189,7 @@ LONG = X.with_columns(school=pl.lit("east"))
         ({}, {"X": X.with_columns(plain=pl.lit("a"))}, "column 'plain' was numeric"),
         ({}, {"y": Y.with_columns(late=pl.lit("never"))}, "task 'late', which is binary.*'never'.*fit again"),
         ({}, {"y": Y.drop("size")}, r"y lacks the targets \['size'\]"),
+        ({}, {"y": Y.with_columns(later="delay")}, r"new targets \['later'\].*add_task"),
         ({}, {"y": Y.clear(len(Y))}, "none of the 120 rows has a label"),
         ({}, {"classes": {"colour": ["a"]}}, "classes names columns.*colour"),
         ({}, {"classes": {"delay": [1.0]}}, "task 'delay'"),

@@ -1,6 +1,8 @@
 """Trees after their fit: they go on by new rows, take new tasks, and part with tasks."""
 
+import weakref
 from copy import deepcopy
+from dataclasses import replace
 
 import lightgbm as lgb
 import numpy as np
@@ -134,6 +136,14 @@ def test_lightgbm_alone_goes_on_as_from_its_own_model():
     assert np.allclose(moved.predict(ASKED), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("families", [("lightgbm",), "all"])
+def test_a_shift_of_all_labels_gives_no_split_and_is_learned(families):
+    labels = LABELS["value"]
+    model = IndependentTasks(families=families, random_state=0).fit(NEW, labels)
+    moved = went_on(model, y=labels + 9).predict(ASKED) - model.predict(ASKED)
+    assert np.allclose(moved, 9 * (1 - 0.975**20), atol=0.01)  # steps of .05, for half of all labels
+
+
 @pytest.mark.parametrize("kind", ["ordinal", "poisson", "quantile:0.9", "quantiles:0.1:0.9", "focal"])
 def test_models_of_single_tasks_go_on_whatever_the_loss(kind):
     def labels(y):
@@ -143,6 +153,21 @@ def test_models_of_single_tasks_go_on_whatever_the_loss(kind):
     model = IndependentTasks(tasks={"target": kind}, families=("lightgbm",), random_state=0).fit(X[:60], labels(Y[:60]))
     after, before = (each.score_tasks(ASKED, labels(TRUTH)) for each in (went_on(model, y=labels(LABELS)), model))
     assert after["target"] > before["target"]
+
+
+def test_the_models_before_are_not_kept_for_few_rows():
+    model = IndependentTasks(families=("lightgbm",), random_state=0).fit(X, Y)
+    model.predict(ASKED[:1])
+    before = weakref.ref(model.estimators_["value"])
+    model.partial_fit(NEW, LABELS).predict(ASKED[:1])
+    assert before() is None
+
+
+@pytest.mark.parametrize("counts", [(1,), (5, 5, 5, -5)])
+def test_forged_counts_of_labels_are_refused(counts):
+    state = IndependentTasks(families=("lightgbm",), random_state=0).fit(X, Y)._state()
+    with pytest.raises(ValueError, match="n_labels"):
+        replace(state, _n_labels=counts)
 
 
 def test_other_estimators_go_on_by_a_partial_fit_of_their_own():
