@@ -72,8 +72,8 @@ def merge(
 
     Notes
     -----
-    On two tables with three departments each, the mean was above the common network, and below one network of all
-    labels by .017 of R² and .013 of AUC. No other method was ahead of it on both (docs/lab.md, "Merging fine-tuned
+    On three tables with three departments each, the mean was above the common network, and at most .017 below one
+    network of all labels. No other method was ahead of it on more than one (docs/lab.md, "Merging fine-tuned
     networks"). Networks that have moved far apart do not merge well: go on in small steps.
 
     Examples
