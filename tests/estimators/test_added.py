@@ -13,7 +13,7 @@ from sklearn.metrics import r2_score
 
 from tabmtl import ESMM, MMoE, SharedBottom, SharedBottomClassifier, load
 
-some_networks = pytest.mark.parametrize("cls", quick([*NETWORKS, *FUNNELS], "SharedBottom", "MMoE", "STEM", "AITM"))
+some_networks = pytest.mark.parametrize("cls", quick([*NETWORKS, *FUNNELS], "MMoE", "STEM", "AITM"))
 METHODS = ("head", "scalearn", "scalearn_uniform")
 RNG = np.random.default_rng(0)
 
