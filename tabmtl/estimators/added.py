@@ -153,6 +153,9 @@ class TakesTasks(NoticesDrift, SavableEstimator):
     def remove_task(self, name: str) -> Self:
         """Part with a task, of fit or added later; the answers of the others stay, with all that they have decided.
 
+        The head that `add_task` has given to a network goes with its task. A network keeps the weights of a task of
+        fit, in its file too, since the others may read what it computes; fit again to leave none.
+
         Parameters
         ----------
         name : str

@@ -41,7 +41,7 @@ class Lineage:
     base : tuple of Task
         Tasks of the network that was fitted.
     methods : tuple of str
-        Method of every task that was added.
+        Method of every task that was added and is left.
     kept : tuple of int
         Places of the tasks of the model, among those of the base and those added.
     """
@@ -65,26 +65,39 @@ class Lineage:
         n = len(self.base) + len(self.methods)
         return replace(self, methods=self.methods + methods, kept=(*self.kept, *range(n, n + len(methods))))
 
+    def without(self, place: int) -> Lineage:
+        """Return the lineage without a task of the model; one of the fit stays in the base, which computes it."""
+        gone = self.kept[place]
+        if gone < len(self.base):
+            return replace(self, kept=tuple(at for at in self.kept if at != gone))
+        number = gone - len(self.base)
+        methods = self.methods[:number] + self.methods[number + 1 :]
+        return replace(self, methods=methods, kept=tuple(at - (at > gone) for at in self.kept if at != gone))
+
     @property
     def added(self) -> list[tuple[int, int, str]]:
-        """Number among the added tasks, place among those of the model, and method of those added and left."""
+        """Number among the added tasks, place among those of the model, and method of those added."""
         n = len(self.base)
         return [(at - n, place, self.methods[at - n]) for place, at in enumerate(self.kept) if at >= n]
 
-    def base_tasks(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
-        """Return the tasks of the base, as the model has them now where they are left."""
+    def base_tasks(self, tasks: Sequence[Task], *, is_long: bool) -> tuple[Task, ...]:
+        """Return the tasks of the base, as the model has them now; those that it has no longer stay as they were.
+
+        The tasks of a long table have the same classes, all of them.
+        """
         now = dict(zip(self.kept, tasks, strict=True))
-        return tuple(now.get(place, task) for place, task in enumerate(self.base))
+        gone = [replace(tasks[0], name=task.name) if is_long else task for task in self.base]
+        return tuple(now.get(place, task) for place, task in enumerate(gone))
 
-    def grow(self, base: Any, weights: Weights) -> GrownNetwork:
-        """Return a network around its base, with heads of the sizes of its weights."""
-        return GrownNetwork(base, list(self._heads(weights)), self.kept)
+    def grow(self, base: Any, weights: Weights, tasks: Sequence[Task]) -> GrownNetwork:
+        """Return a network of tasks around its base, with heads that read what those of the weights do."""
+        return GrownNetwork(base, list(self._heads(weights, tasks)), self.kept)
 
-    def _heads(self, weights: Weights) -> Iterator[torch.nn.Module]:
-        for number, method in enumerate(self.methods):
-            start = f"added.{number}."
+    def _heads(self, weights: Weights, tasks: Sequence[Task]) -> Iterator[torch.nn.Module]:
+        for number, place, method in self.added:
+            start, width = f"added.{number}.", tasks[place].width
             own = {name.removeprefix(start): array for name, array in weights.items() if name.startswith(start)}
-            yield NewHead.like(own) if method == "head" else ScaledHead.like(own)
+            yield NewHead.like(own, width) if method == "head" else ScaledHead.like(own, width)
 
 
 class GrowingNetwork(TakesTasks):
@@ -112,6 +125,7 @@ class GrowingNetwork(TakesTasks):
         precision: Any
         n_jobs: Any
         batch_size_: int
+        _optimizer: dict[str, np.ndarray]
 
         def fitted_network(self) -> tuple[Any, torch.device]: ...
 
@@ -141,9 +155,15 @@ class GrowingNetwork(TakesTasks):
 
     def _built(self, maker: Self, columns: Columns, tasks: Sequence[Task]) -> Any:
         """Build the network of tasks by the parameters of a maker, with the heads of those that came later."""
-        if self._lineage is None:
+        lineage = self._lineage_of(tasks)
+        if lineage is None:
             return maker._network(columns, tasks)
-        return self._lineage.grow(maker._network(columns, self._lineage.base_tasks(tasks)), self.weights_)
+        return lineage.grow(maker._network(columns, lineage.base), self.weights_, tasks)
+
+    def _lineage_of(self, tasks: Sequence[Task]) -> Lineage | None:
+        """Return the lineage of the network, whose tasks may have more classes now."""
+        lineage, is_long = self._lineage, self.coder_.task_column is not None
+        return lineage and replace(lineage, base=lineage.base_tasks(tasks, is_long=is_long))
 
     def _grown(self) -> GrownNetwork:
         """Return the fitted network as one that may grow."""
@@ -164,6 +184,9 @@ class GrowingNetwork(TakesTasks):
             heads = [self._learn_head(network.base, coder, batch, t, method, seed) for t in new]
         lineage = lineage.with_tasks((method,) * len(new))
         fitted = self._regrown(coder, lineage, GrownNetwork(network.base, [*network.added, *heads], lineage.kept))
+        snapshot = self.task_snapshot_
+        if len(snapshot):
+            fitted["task_snapshot_"] = np.append(snapshot, np.zeros(len(new), dtype=snapshot.dtype))
         return fitted if freeze is not None else fitted | self._trained_on(coder, batch, fitted, seed)
 
     def _trained_on(self, coder: TableCoder, batch: Batch, fitted: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -175,29 +198,41 @@ class GrowingNetwork(TakesTasks):
 
     def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
         network, lineage = self._grown(), self._lineage or Lineage.of(self.tasks_)
-        lineage = replace(lineage, kept=tuple(at for place, at in enumerate(lineage.kept) if place != t))
-        fitted = self._regrown(coder, lineage, GrownNetwork(network.base, [*network.added], lineage.kept))
-        snapshot = self.task_snapshot_
+        gone, snapshot = lineage.kept[t] - len(lineage.base), self.task_snapshot_
+        lineage, heads = lineage.without(t), [head for number, head in enumerate(network.added) if number != gone]
+        fitted = self._regrown(coder, lineage, GrownNetwork(network.base, heads, lineage.kept), gone)
         return fitted | {"task_snapshot_": np.delete(snapshot, t) if len(snapshot) else snapshot}
 
-    def _regrown(self, coder: TableCoder, lineage: Lineage, network: GrownNetwork) -> dict[str, Any]:
-        """Return the fitted attributes of a network around the base of this one."""
+    def _regrown(self, coder: TableCoder, lineage: Lineage, network: GrownNetwork, gone: int = -1) -> dict[str, Any]:
+        """Return the fitted attributes of a network around the base of this one, without one of its added heads."""
         self._measure()  # while the validation rows of fit and the network fit each other
         weights, tasks = weight_arrays(network.state_dict()), coder.labels.tasks
         of_heads = {name: array for name, array in weights.items() if name.startswith("added.")}
-        snapshot = self.task_snapshot_
-        if len(snapshot):
-            snapshot = np.append(snapshot, np.zeros(len(tasks) - len(self.tasks_), dtype=snapshot.dtype))
         return {
             "_lineage": lineage,
             "weights_": weights,
-            "task_weights_": tuple(of_heads | _inside(own) for own in self.task_weights_),
-            "task_snapshot_": snapshot,
+            "task_weights_": tuple(of_heads | self._inside(own, gone) for own in self.task_weights_),
             "_task_modules": None,
+            "_optimizer": self._inside(self._optimizer, gone),
             "_judged": None,
             "_link": self.unfitted()._loss(tasks).link_rows,
             "_module": network.eval(),
         }
+
+    def _inside(self, arrays: Weights, gone: int) -> dict[str, np.ndarray]:
+        """Return weights, or moments of them, by their names in a grown network that lacks one of the added heads."""
+        found = {}
+        for name, array in arrays.items():
+            kind, slash, own = name.rpartition("/")
+            if self._lineage is None:
+                own = f"base.{own}"
+            elif own.startswith("added."):
+                _, number, parameter = own.split(".", 2)
+                if int(number) == gone:
+                    continue
+                own = f"added.{int(number) - (int(number) > gone >= 0)}.{parameter}"
+            found[f"{kind}{slash}{own}"] = array
+        return found
 
     def _learn_head(
         self, base: Any, coder: TableCoder, batch: Batch, t: int, method: Method, seed: int
@@ -238,12 +273,6 @@ class GrowingNetwork(TakesTasks):
         found = apply_rows(base, read, rows, self.precision, batch_size=self.batch_size_)
         *blocks, lent = (part.cpu() for part in found)
         return Reading(blocks, lent, [])
-
-
-def _inside(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return weights by their names in a grown network, given those of either."""
-    is_grown = all(name.startswith(("base.", "added.")) for name in weights)
-    return weights if is_grown else {f"base.{name}": array for name, array in weights.items()}
 
 
 def _fitted_head(read: Reading, labels: Labels, fold: np.ndarray) -> NewHead:

@@ -224,15 +224,12 @@ class NetworkTraining:
         Raises
         ------
         ValueError
-            If a parameter has changed since fit, on which the form of the network depends, or tasks came or went.
+            If a parameter has changed since fit, on which the form of the network depends.
         """
-        estimator, columns = self.estimator, self.coder.features.columns
-        network = estimator._network(columns, self.coder.labels.tasks)
+        estimator, columns, tasks = self.estimator, self.coder.features.columns, self.coder.labels.tasks
         if weights is None:
-            return network.to(device), split_moments({})
-        if estimator._lineage is not None:
-            return self._grown_network(device), split_moments({})
-        before = estimator.fitted_network()[0]
+            return estimator._network(columns, tasks).to(device), split_moments({})
+        network, before = estimator._built(estimator, columns, tasks), estimator.fitted_network()[0]
         shapes = _shapes_of(before)
         _check_form(estimator, shapes)
         growth = Growth(before, network, estimator.coder_.features.columns, columns)
@@ -244,20 +241,6 @@ class NetworkTraining:
         moments = {kind: growth.carry(own, fill=False) for kind, own in moments.items()}
         most = max(steps.values(), default=torch.zeros(()))  # of heads whose classes now are more
         return network.to(device), moments | {"step": {name: steps.get(name, most) for name in moments["exp_avg"]}}
-
-    def _grown_network(self, device: torch.device) -> torch.nn.Module:
-        """Return a network that has got heads since its fit, with the weights that it has."""
-        estimator = self.estimator
-        network = estimator._built(estimator, self.coder.features.columns, self.coder.labels.tasks)
-        found = {name: torch.tensor(array) for name, array in estimator.weights_.items()}
-        grown = [name for name, tensor in network.state_dict().items() if tensor.shape != found[name].shape]
-        if grown:
-            raise ValueError(
-                f"{type(estimator).__name__} takes no new levels and classes after add_task or remove_task, and these "
-                f"rows have some; leave such rows out, or fit a new model ({grown[0]} would grow)"
-            )
-        network.load_state_dict(found)
-        return network.to(device)
 
     def _optimizer_of(self, loop: TableLoop) -> dict[str, Any]:
         """Return the fitted attribute of the moments that a next training goes on from."""
@@ -278,7 +261,7 @@ class NetworkTraining:
             "batch_size_": batch_size,
             "_importances": None,
             "_judged": None,
-            "_lineage": None if self.begins else self.estimator._lineage,
+            "_lineage": None if self.begins else self.estimator._lineage_of(self.coder.labels.tasks),
             "_optimizer": {},
             "_n_features_out": represent_rows(network, first).shape[1],
             "_link": self.estimator._loss(self.coder.labels.tasks).link_rows,
@@ -333,9 +316,9 @@ def _shapes_of(network: torch.nn.Module) -> dict[str, torch.Size]:
 
 def _check_form(estimator: Any, shapes: dict[str, torch.Size]) -> None:
     """Raise a ValueError that names the parameters that have changed since fit, if the network has another form."""
-    old, new = estimator._fitted_params, estimator.get_params(deep=False)
+    old, new, columns = estimator._fitted_params, estimator.get_params(deep=False), estimator.coder_.features.columns
     changed = [name for name, value in new.items() if value is not old[name] and repr(value) != repr(old[name])]
-    if changed and _shapes_of(estimator._network(estimator.coder_.features.columns, estimator.tasks_)) != shapes:
+    if changed and _shapes_of(estimator._built(estimator, columns, estimator.tasks_)) != shapes:
         raise ValueError(
             f"{type(estimator).__name__} cannot go on: its network has another form since the parameters {changed} "
             "have changed; set them back to those of fit, or fit a new model"

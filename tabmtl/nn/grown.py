@@ -124,9 +124,9 @@ class NewHead(nn.Module):
         self.linear = StackedLinear(1, d_in + -d_in % _MULTIPLE, width)
 
     @classmethod
-    def like(cls, weights: Mapping[str, Any]) -> NewHead:
-        """Return a head for weights of these sizes."""
-        return cls(len(weights["standardised.center"]), weights["linear.weight"].shape[2])
+    def like(cls, weights: Mapping[str, Any], width: int) -> NewHead:
+        """Return a head that reads what one of these weights does."""
+        return cls(len(weights["standardised.center"]), width)
 
     def forward(self, read: Reading) -> Tensor:
         """Return scores (B, width)."""
@@ -160,11 +160,11 @@ class ScaledHead(nn.Module):
         self.linear = StackedLinear(1, d_in + -d_in % _MULTIPLE, width)
 
     @classmethod
-    def like(cls, weights: Mapping[str, Any]) -> ScaledHead:
-        """Return a head for weights of these sizes."""
+    def like(cls, weights: Mapping[str, Any], width: int) -> ScaledHead:
+        """Return a head that reads what one of these weights does."""
         n_sources, d_in = weights["standardised.center"].shape
         is_uniform = weights["scale"].shape[1] < d_in
-        return cls(n_sources, d_in, weights["linear.weight"].shape[2], is_uniform=is_uniform)
+        return cls(n_sources, d_in, width, is_uniform=is_uniform)
 
     def forward(self, read: Reading) -> Tensor:
         """Return scores (B, width)."""

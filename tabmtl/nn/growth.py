@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tabmtl.nn.embeddings import BagEmbedding, CategoricalEmbedding, grown_rows
-from tabmtl.nn.layers import Towers
+from tabmtl.nn.grown import NewHead, ScaledHead
+from tabmtl.nn.layers import Towers, with_classes
 from tabmtl.nn.sequences import PooledSequence
 from tabmtl.schema import Columns
 
@@ -31,6 +32,7 @@ class Growth:
     def __init__(self, before: nn.Module, network: nn.Module, known: Columns, columns: Columns) -> None:
         self._rows: dict[str, tuple[Tensor, Tensor]] = {}
         self._heads: list[tuple[str, Towers, Towers]] = []
+        self._added: list[tuple[str, int]] = []
         of_kind = {
             CategoricalEmbedding: (known.cardinalities, columns.cardinalities),
             BagEmbedding: (known.bag_sizes, columns.bag_sizes),
@@ -48,6 +50,8 @@ class Growth:
                     self._add(f"{prefix}tables.{i}.weight", (few.num_embeddings,), (many.num_embeddings,))
             if isinstance(new, Towers) and isinstance(old, Towers):
                 self._heads.append((f"{prefix}out.", old, new))
+            if isinstance(new, NewHead | ScaledHead):
+                self._added.append((f"{prefix}linear.", new.linear.weight.shape[2]))
 
     def _add(self, name: str, before: tuple[int, ...], now: tuple[int, ...]) -> None:
         if before != now:
@@ -77,4 +81,7 @@ class Growth:
                 if all(layer is not None for layer in layers):
                     grown = now.grown_layers(before, layers, fill=fill)
                     found |= {f"{prefix}{g}.{kind}": layer for g, layer in enumerate(grown)}
+        for prefix, width in self._added:
+            for name in {f"{prefix}weight", f"{prefix}bias"} & found.keys():
+                found[name] = with_classes(found[name], width, fill=fill)
         return found

@@ -350,6 +350,12 @@ class TaskLinear(StackedLinear):
         return own.linear(x, self.weight[:, None], self.bias[:, None])
 
 
+def with_classes(numbers: Tensor, width: int, *, fill: bool) -> Tensor:
+    """Return numbers (..., width) of a last layer, given those of fewer classes; see `Towers.grown_layers`."""
+    new = numbers.mean(dim=-1, keepdim=True) if fill else numbers.new_zeros(*numbers.shape[:-1], 1)
+    return torch.cat([numbers, new.expand(*numbers.shape[:-1], width - numbers.shape[-1])], dim=-1)
+
+
 class Towers(Widened):
     """The heads of all tasks, each Linear(d_in, hidden), ReLU, dropout, Linear(hidden, width).
 
@@ -430,8 +436,7 @@ class Towers(Widened):
         for group in self._groups:
             parts = []
             for own, width in ((of_task[t], self._widths[t]) for t in group):
-                new = own.mean(dim=-1, keepdim=True) if fill else own.new_zeros(*own.shape[:-1], 1)
-                parts.append(torch.cat([own, new.expand(*own.shape[:-1], width - own.shape[-1])], dim=-1))
+                parts.append(with_classes(own, width, fill=fill))
             grown.append(torch.cat(parts))
         return grown
 

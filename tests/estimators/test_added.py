@@ -7,7 +7,19 @@ from copy import deepcopy
 import numpy as np
 import polars as pl
 import pytest
-from conformance import FUNNELS, NETWORKS, answers, features, fitted, long_table, mixed_targets, quick, same, tiny
+from conformance import (
+    FUNNELS,
+    NETWORKS,
+    answers,
+    features,
+    fitted,
+    long_table,
+    mixed_targets,
+    quick,
+    same,
+    targets_for,
+    tiny,
+)
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
 
@@ -140,6 +152,80 @@ def test_tasks_with_weights_of_their_own_keep_them(tmp_path):
     assert all(np.array_equal(*pair) for pair in zip(before, model.answer(X), strict=False))
     model.save(tmp_path / "model")
     assert same(answers(model, X), answers(load(tmp_path / "model"), X))
+    model.task_snapshot_ = np.array([0, 1, 1, 0, 1, 0])
+    model.task_weights_ = ({name: np.asarray(1.01 * own, dtype=own.dtype) for name, own in model.weights_.items()},)
+    said, kept = load_again(model, tmp_path).predict(X), load_again(model, tmp_path)
+    for name in ("paid", "late"):
+        kept.remove_task(name)
+    assert kept.predict(X).equals(said.drop("paid", "late"))
+    labels = pl.concat([mixed_targets(X), new_labels(X)], how="horizontal").drop("paid", "late")
+    kept.partial_fit(X.with_columns(text=pl.lit("violet")), labels)
+    assert same(answers(kept, X), answers(load_again(kept, tmp_path), X))
+
+
+def load_again(model, folder):
+    model.save(folder / "again")
+    return load(folder / "again")
+
+
+def shares(answer: np.ndarray, n: int) -> np.ndarray:
+    """Answers among the first n classes."""
+    return answer[:, :n] / answer[:, :n].sum(axis=1, keepdims=True) if answer.ndim == 2 else answer
+
+
+@pytest.mark.filterwarnings("ignore:.* experts have collapsed:tabmtl.schema.TabmtlWarning")
+@some_networks
+def test_nights_bring_new_levels_and_classes_and_quarters_new_tasks(cls, tmp_path):
+    own = {"expert_norm": "none", "keep_optimizer": True}
+    model, X, _ = fitted(cls, **{name: value for name, value in own.items() if name in cls._get_param_names()})
+    rate, more = model.learning_rate, features(60, seed=1)
+    nightly = targets_for(cls, more)
+    for quarter, method in enumerate(METHODS[:2]):
+        task, town, label = f"shade {quarter}", f"violet {quarter}", f"class {quarter}"
+        kinds = np.array(["u", "v", "w"])
+        model.add_task(X, pl.DataFrame({task: kinds[X["count"] % 3]}), method=method)
+        nightly = nightly.with_columns(pl.Series(task, [label, *kinds[more["count"] % 3][1:]]))
+        nightly = nightly.with_columns(size=pl.when(pl.int_range(pl.len()) == 1).then(pl.lit(label)).otherwise("size"))
+        rows = more.with_columns(text=pl.lit(town))
+        before, unseen = model.answer(X), model.answer(X.with_columns(text=pl.lit("mauve")))
+        model.set_params(learning_rate=0.0, weight_decay=0.0).partial_fit(rows, nightly)
+        assert town in model.coder_.levels["text"]
+        assert model.tasks_[-1].classes == ("u", "v", "w", label)
+        after, new = model.answer(X), model.answer(X.with_columns(text=pl.lit(town)))
+        for old, now in zip(before + unseen, after + new, strict=True):
+            np.testing.assert_allclose(shares(old, old.shape[-1]), shares(now, old.shape[-1]), rtol=1e-3, atol=1e-6)
+        model.set_params(learning_rate=rate).partial_fit(rows, nightly)
+        moved = [np.abs(old - now).max() / np.ptp(old) for old, now in zip(after, model.answer(X), strict=True)]
+        assert 0 < max(moved) < 0.2
+        again = load_again(model, tmp_path)
+        assert same(answers(model, X), answers(again, X))
+        assert same(*(answers(each.partial_fit(rows, nightly), X) for each in (model, again)))
+    if cls not in FUNNELS:
+        said = model.predict(X)
+        for name in ("shade 0", "size"):
+            model.remove_task(name)
+        assert model.predict(X).equals(said.drop("shade 0", "size"))
+        assert not any(name.startswith("added.1.") for name in model.weights_)
+        model.partial_fit(more.with_columns(text=pl.lit("pink")), nightly.drop("shade 0", "size"))
+        assert "pink" in load_again(model, tmp_path).coder_.levels["text"]
+        model.set_params(warm_start=True).fit(X.with_columns(text=pl.lit("grey")), model.predict(X))
+        assert "grey" in model.coder_.levels["text"] and len(model.tasks_) == 3
+
+
+def test_classes_of_a_long_table_join_all_its_tasks(tmp_path):
+    X, _ = long_table()
+    y = pl.Series("mark", np.array(["a", "b", "c"])[np.arange(len(X)) % 3])
+    model = tiny(MMoE, task_column="school", keep_optimizer=True).fit(X, y)
+    for name in ("first", "second"):
+        model.add_task(X[:60].with_columns(school=pl.lit(name)), y[:60])
+    for name in ("first", "east"):
+        model.remove_task(name)
+    rows = X.with_columns(school=pl.lit("second"), text=pl.lit("violet"))
+    rows = pl.concat([rows[:60], rows[:60].with_columns(school=pl.lit("west"))])
+    model.partial_fit(rows, pl.Series("mark", ["d"] * 60 + ["a"] * 60))
+    assert [task.classes for task in model.tasks_] == [("a", "b", "c", "d")] * 3
+    assert same(answers(model, rows), answers(load_again(model, tmp_path), rows))
+    assert model.answer(rows)[0].shape == (120, 4)
 
 
 def test_rows_of_fit_and_of_new_tasks_judge_nothing():

@@ -210,14 +210,6 @@ def test_what_cannot_go_on_says_why_and_changes_nothing(fit, go_on, words):
     assert same(before, answers(model, X)) and model.weights_.keys() == weights.keys()
 
 
-def test_a_network_with_later_tasks_takes_no_new_levels():
-    model = tiny(SharedBottom).fit(X, Y).add_task(X, Y.select(later="delay"))
-    before = model.answer(X)
-    with pytest.raises(ValueError, match="no new levels and classes after add_task"):
-        model.partial_fit(X.with_columns(text=pl.lit("violet")), Y.with_columns(later="delay"))
-    assert same(before, model.answer(X))
-
-
 def test_who_has_no_partial_fit_names_the_cure(tmp_path):
     with pytest.raises(AttributeError, match=r"MultiTaskEnsemble has no partial_fit.*distill"):
         MultiTaskEnsemble().partial_fit(X, Y)
