@@ -26,6 +26,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import tabmtl
 from benchmarks.cases.boosted import draw_columns, related_targets
@@ -78,14 +79,14 @@ def in_process(model: str = "MultiTabNet", rows: int = 1, requests: int = 1000, 
 
 
 @cache
-def fitted_to_tasks(model: str, n_tasks: int, rows_to_fit: int) -> tuple[Any, pl.DataFrame]:
+def fitted_to_tasks(model: str, n_tasks: int, rows_to_fit: int, **params: Any) -> tuple[Any, pl.DataFrame]:
     """Return a model that is fitted to tasks of which half are classes, and rows to answer."""
     columns, y = draw_columns(1, 10_000, 20)
     targets = related_targets(columns, y, n_tasks).with_columns(cs.by_index(range(0, n_tasks, 2)) > 0)
     X, cls = pl.DataFrame(columns).drop("task"), getattr(tabmtl, model)
     options = {"epochs": 2, "device": "cpu", "n_jobs": 1, "random_state": 0}
     known = cls().get_params(deep=False)
-    estimator = cls(**{name: value for name, value in options.items() if name in known})
+    estimator = cls(**{name: value for name, value in options.items() if name in known}, **params)
     return estimator.fit(X.head(rows_to_fit), targets.head(rows_to_fit)), X
 
 
@@ -105,6 +106,29 @@ def asked(model: str = "MMoE", rows: int = 1, n_tasks: int = 8, requests: int = 
         return side
 
     return {"all": asking_for(None), "one task": asking_for([estimator.tasks_[-1].name])}
+
+
+def sparse(rows: int = 1, n_tasks: int = 2, n_experts: int = 8, requests: int = 200, rows_to_fit: int = 1000) -> Sides:
+    """Measure the network of MMoE with all experts and with two a gate: CPU ms, and million multiply-adds, a call."""
+
+    def answering(top_k: int | None) -> Side:
+        estimator, X = fitted_to_tasks("MMoE", n_tasks, rows_to_fit, n_experts=n_experts, top_k=top_k)
+        network, _ = estimator.fitted_network()
+        batch = estimator.coder_.read(X[:rows]).map(torch.from_numpy)
+
+        def side(_: int) -> Measures:
+            spent = []
+            for _ in range(requests):
+                start = time.process_time()
+                predict_scores(network, batch)
+                spent.append(1e3 * (time.process_time() - start))
+            with FlopCounterMode(display=False) as counter:
+                predict_scores(network, batch)
+            return {"CPU ms": float(np.median(spent)), "million multiply-adds": counter.get_total_flops() / 2e6}
+
+        return side
+
+    return {"all experts": answering(None), "top_k=2": answering(2)}
 
 
 def onnx(model: str = "MultiTabNet", rows: int = 1, requests: int = 1000, rows_to_fit: int = 20_000) -> Sides:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import SparseExpertEstimator
-from tabmtl.nn.experts import Activation, Gates, gate_softmax, mix, restrict_level
+from tabmtl.nn.chosen import weighed
+from tabmtl.nn.experts import Activation, Gates, gate_softmax, restrict_level
 from tabmtl.nn.layers import Boundary, RowOwners, StackedLinear, take_rows
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, check_known, check_widths
@@ -143,7 +144,7 @@ class HoMELevel(nn.Module):
         weights = self.gates(gate_inputs, rows)
         if self.self_gates is not None:
             weights = weights + self.self_gates(own, rows)
-        return mix(weights, self.output(self.experts(gated, owners)))
+        return weighed(self.all_gates, weights, self.experts, gated, self.output, owners)
 
     def restrict(self, gates: Sequence[int]) -> list[int]:
         """Leave some gates only, and the buckets that they see; return the numbers of these."""

@@ -14,7 +14,8 @@ from torch import Tensor
 from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import SparseExpertEstimator
-from tabmtl.nn.experts import Gates, mix, restrict_level
+from tabmtl.nn.chosen import weighed
+from tabmtl.nn.experts import Gates, restrict_level
 from tabmtl.nn.layers import Boundary, RowOwners
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, Widths
@@ -47,7 +48,7 @@ class MMoENetwork(TaskNetwork):
     def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return features (B, T, H)."""
         x = self.input(self.vector(x))
-        return mix(self.gates(x, own), self.output(self.experts([x])), self.n_networks)
+        return weighed([self.gates], self.gates(x, own), self.experts, [x], self.output)
 
     def restrict(self, tasks: list[int]) -> None:
         """Leave the gates and heads of some tasks only."""

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import SparseExpertEstimator
-from tabmtl.nn.experts import Gates, mix
+from tabmtl.nn.chosen import weighed
+from tabmtl.nn.experts import Gates
 from tabmtl.nn.layers import Boundary, RowOwners
 from tabmtl.nn.task_network import StackedNetwork, UnitLevel
 from tabmtl.params import Count, Widths
@@ -46,15 +47,17 @@ class PLELevel(UnitLevel):
         if not last:
             sees = torch.cat([torch.ones(1, len(bucket), dtype=torch.bool), sees])
         shared, experts = None if last else 0, self.experts.names(owners)
-        kind: dict[str, Any] = {"shared": shared, "task_specific": last, "top_k": options.top_k}
-        self.gates = Gates(d_in, owners[last:], experts, sees, has=has, **kind)
+        self.gates = Gates(
+            d_in, owners[last:], experts, sees, has=has, shared=shared, task_specific=last, top_k=options.top_k
+        )
         self.output, self.last, self.asking = Boundary(), last, [*range(last, len(owners))]
 
     def forward(self, inputs: Sequence[Tensor], own: RowOwners | None = None) -> tuple[Tensor, ...]:
         """Take inputs (B, D), the shared one first, to outputs (B, H) of the gates; with ``own`` of a row's gates."""
-        experts = self.output(self.experts(inputs, None if own is None else [own.shared, own]))
+        owners = None if own is None else [own.shared, own]
         asking = [inputs[i] for i in self.asking] if own is None else inputs[self.last :]
-        return mix(self.gates(asking, own), experts).unbind(dim=1)
+        weights = self.gates(asking, own)
+        return weighed([self.gates], weights, self.experts, inputs, self.output, owners).unbind(dim=1)
 
 
 class PLENetwork(StackedNetwork):
