@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import SparseExpertEstimator
-from tabmtl.nn.chosen import weighed
-from tabmtl.nn.experts import Gates
+from tabmtl.nn.chosen import leaves_out, mix_chosen
+from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary, RowOwners
 from tabmtl.nn.task_network import StackedNetwork, UnitLevel
 from tabmtl.params import Count, Widths
@@ -54,10 +54,12 @@ class PLELevel(UnitLevel):
 
     def forward(self, inputs: Sequence[Tensor], own: RowOwners | None = None) -> tuple[Tensor, ...]:
         """Take inputs (B, D), the shared one first, to outputs (B, H) of the gates; with ``own`` of a row's gates."""
-        owners = None if own is None else [own.shared, own]
         asking = [inputs[i] for i in self.asking] if own is None else inputs[self.last :]
-        weights = self.gates(asking, own)
-        return weighed([self.gates], weights, self.experts, inputs, self.output, owners).unbind(dim=1)
+        if own is None and leaves_out([self.gates], self.experts, (inputs[0].shape[0], len(asking))):
+            return mix_chosen(self.gates(asking), self.experts, inputs).unbind(dim=1)
+        # experts before gates, whose order the sums of gradients depend on in their last bits
+        experts = self.output(self.experts(inputs, None if own is None else [own.shared, own]))
+        return mix(self.gates(asking, own), experts).unbind(dim=1)
 
 
 class PLENetwork(StackedNetwork):

@@ -51,8 +51,8 @@ def weighed(
     -------
     Tensor of shape (B, G, H)
     """
-    if owners is None and _leaves_out(gates, weights, experts):
-        return _mix_chosen(weights, experts, inputs)
+    if owners is None and leaves_out(gates, experts, weights.shape):
+        return mix_chosen(weights, experts, inputs)
     return mix(weights, output(experts(inputs, owners)), experts.n_networks)
 
 
@@ -69,20 +69,23 @@ def all_computed(network: nn.Module) -> Iterator[None]:
             experts.computes_all = False
 
 
-def _leaves_out(gates: Sequence[Gates], weights: Tensor, experts: Experts) -> bool:
-    """Tell whether the gates of a row choose so few experts that others are left out."""
+def leaves_out(gates: Sequence[Gates], experts: Experts, shape: Sequence[int]) -> bool:
+    """Tell whether gates of a shape (B, G, ...) choose so few experts for a row that the others are left out."""
     if all(own.top_k is None for own in gates) or experts.computes_all or experts.n_networks is not None:
         return False
-    if torch.compiler.is_exporting() or experts.training or any(norm.training for norm in experts.norms):
+    if (
+        torch.compiler.is_exporting()
+        or experts.training
+        or any(norm.training for norm in experts.norms)
+        or not shape[0]
+    ):
         return False
-    if not len(weights):
-        return False
-    of_a_row = weights.shape[1] / len(gates[0].gate_names)  # less than 1 where a row has the gates of its own task only
+    of_a_row = shape[1] / len(gates[0].gate_names)  # less than 1 where a row has the gates of its own task only
     chances = [math.prod(chances) ** of_a_row for chances in zip(*(own.left_out for own in gates), strict=True)]
     return 1 - sum(chances) / len(chances) <= _MOST_CHOSEN
 
 
-def _mix_chosen(weights: Tensor, experts: Experts, inputs: Sequence[Tensor]) -> Tensor:
+def mix_chosen(weights: Tensor, experts: Experts, inputs: Sequence[Tensor]) -> Tensor:
     """Return the sums (B, G, H), by products of each expert with the rows that a gate gives it a weight for."""
     n_rows, n_gates, n_experts = weights.shape
     used = (weights != 0).any(dim=1)
