@@ -47,8 +47,8 @@ class MMoENetwork(TaskNetwork):
 
     def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return features (B, T, H)."""
-        x = self.input(self.vector(x))
-        return weighed([self.gates], self.gates(x, own), self.experts, [x], self.output)
+        vector = self.input(self.vector(x))
+        return weighed([self.gates], self.gates(vector, own), self.experts, [vector], self.output)
 
     def restrict(self, tasks: list[int]) -> None:
         """Leave the gates and heads of some tasks only."""

@@ -73,12 +73,7 @@ def leaves_out(gates: Sequence[Gates], experts: Experts, shape: Sequence[int]) -
     """Tell whether gates of a shape (B, G, ...) choose so few experts for a row that the others are left out."""
     if all(own.top_k is None for own in gates) or experts.computes_all or experts.n_networks is not None:
         return False
-    if (
-        torch.compiler.is_exporting()
-        or experts.training
-        or any(norm.training for norm in experts.norms)
-        or not shape[0]
-    ):
+    if torch.compiler.is_exporting() or not shape[0] or any(part.training for part in (experts, *experts.norms)):
         return False
     of_a_row = shape[1] / len(gates[0].gate_names)  # less than 1 where a row has the gates of its own task only
     chances = [math.prod(chances) ** of_a_row for chances in zip(*(own.left_out for own in gates), strict=True)]
