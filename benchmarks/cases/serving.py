@@ -101,7 +101,7 @@ def asked(model: str = "MMoE", rows: int = 1, n_tasks: int = 8, requests: int = 
                 start = time.process_time()
                 estimator.predict(X[:rows], tasks=tasks)
                 spent.append(1e3 * (time.process_time() - start))
-            return {"CPU ms": float(np.median(spent[1:]))}
+            return {"ms CPU": float(np.median(spent[1:]))}
 
         return side
 
@@ -124,7 +124,7 @@ def sparse(rows: int = 1, n_tasks: int = 2, n_experts: int = 8, requests: int = 
                 spent.append(1e3 * (time.process_time() - start))
             with FlopCounterMode(display=False) as counter:
                 predict_scores(network, batch)
-            return {"CPU ms": float(np.median(spent)), "million multiply-adds": counter.get_total_flops() / 2e6}
+            return {"ms CPU": float(np.median(spent)), "million multiply-adds": counter.get_total_flops() / 2e6}
 
         return side
 
