@@ -16,7 +16,7 @@ class ClassifierFace(ClassifierMixin):
     Attributes
     ----------
     classes_ : ndarray, or list of ndarray
-        Classes of a flat target, or those of each task.
+        Classes of a flat target, or those of each task, sorted; columns of ``predict_proba`` follow them.
     """
 
     _target_kind: ClassVar[TargetKind] = "classification"

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+import polars as pl
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode.labels import Answers
 from tabmtl.encode.read import read_groups
-from tabmtl.encode.write import write_targets
+from tabmtl.encode.write import ORDERED, write_targets
 from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.base import asking_score
 
@@ -62,6 +63,20 @@ def _refuse_plain_score(tasks: Sequence[Task]) -> None:
             f"{score.__name__} of scikit-learn takes targets of one kind, and {kinds}: say "
             "scoring=make_multitask_scorer(), or leave scoring out for the mean of score_tasks"
         )
+
+
+def orders_of_classes(labels: LabelCoder) -> list[np.ndarray | None]:
+    """Return the places of the classes of every column of y as a Classifier face has them; None leaves them.
+
+    scikit-learn's scorers expect several classes to be sorted, so those that `partial_fit` has met stand among the
+    others. An order that the type of the labels gives stays.
+    """
+    found: list[np.ndarray | None] = []
+    for task, dtype, native in zip(labels.column_tasks, labels.dtypes, labels.origin.dtypes, strict=True):
+        order = np.argsort(np.array(task.classes)) if task.kind.takes_new_classes else np.zeros(1, dtype=np.intp)
+        stays = isinstance(dtype, pl.Enum) or native == ORDERED or bool((np.diff(order) > 0).all())
+        found.append(None if stays else order)
+    return found
 
 
 class Predicts:
@@ -136,14 +151,17 @@ class Predicts:
         probabilities : ndarray, list or dict
             One array (n, K) for a flat target, or for one task that is named. For several targets, a dict from task to
             (n, K) with the classification tasks only; the Classifier faces give scikit-learn's list instead. The
-            columns follow ``classes`` of the task.
+            columns follow ``classes`` of the task, and ``classes_`` of a Classifier face.
         """
         can = "predict_proba gives probabilities of classes"
         outputs, labels = self._answered(X, tasks, lambda task: task.is_classification, can)
+        if self._target_kind == "classification":
+            orders = orders_of_classes(labels)
+            outputs = [own if order is None else own[:, order] for own, order in zip(outputs, orders, strict=True)]
         if labels.origin.ndim == 1:
             return outputs[0]
         if self._target_kind == "classification":
-            return [*outputs]
+            return outputs
         _refuse_plain_score(labels.tasks)
         pairs = zip(labels.column_tasks, outputs, strict=True)
         return {task.name: output for task, output in pairs if task.is_classification}

@@ -29,7 +29,7 @@ from tabmtl.estimators.asked import Together
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.learner import Marks, TableLearner
 from tabmtl.estimators.onward import LearnsOn
-from tabmtl.estimators.predicting import Predicts
+from tabmtl.estimators.predicting import Predicts, orders_of_classes
 from tabmtl.estimators.rows import FitRows
 from tabmtl.metrics.given import score_given
 from tabmtl.metrics.intervals import score_intervals
@@ -596,7 +596,8 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
         self.coder_ = coder
         self.tasks_ = Tasks(coder.labels.tasks)
         if self._target_kind == "classification":
-            classes = [np.array(task.classes) for task in coder.labels.column_tasks]
+            pairs = zip(coder.labels.column_tasks, orders_of_classes(coder.labels), strict=True)
+            classes = [np.array(task.classes)[slice(None) if order is None else order] for task, order in pairs]
             self.classes_ = classes[0] if coder.labels.origin.ndim == 1 else classes
         self.__dict__.pop("thresholds_", None)
         found = threshold_frame(self.tasks_, coder.labels.decisions)

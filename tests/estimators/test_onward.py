@@ -9,9 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 from conformance import NETWORKS, answers, features, long_table, mixed_targets, same, targets_for, tiny
+from sklearn.metrics import get_scorer
 
 import tabmtl
-from tabmtl import MMoE, MultiTabNet, MultiTaskEnsemble, Shards, SharedBottom, Task
+from tabmtl import MMoE, MultiTabNet, MultiTaskEnsemble, Shards, SharedBottom, SharedBottomClassifier, Task
 from tabmtl.estimators.network import NetworkState
 from tabmtl.schema import TabmtlWarning
 from tabmtl.storage.stored import put_together, take_apart
@@ -100,6 +101,19 @@ def test_an_unfitted_network_begins_by_a_pass_and_knows_given_classes():
     two = SharedBottom(hidden=(8,), random_state=0)
     two.partial_fit(X, np.column_stack([y, y]), classes={"y1": ["a", "b"]})
     assert [task.kind.name for task in two.tasks_] == ["binary", "binary"]
+
+
+def test_a_classifier_has_new_classes_in_their_sorted_place():
+    X, rows = features(90), np.arange(90)
+    y = np.array(["b", "d", "c"])[rows % 3]
+    now = np.where(rows % 5 == 0, "a", y)
+    model = tiny(SharedBottomClassifier).fit(X, y).partial_fit(X, now)
+    assert model.tasks_[0].classes == ("b", "c", "d", "a") and model.classes_.tolist() == ["a", "b", "c", "d"]
+    probabilities = model.predict_proba(X)
+    np.testing.assert_array_equal(probabilities, model.answer(X)[0][:, [3, 0, 1, 2]])
+    np.testing.assert_array_equal(model.classes_[probabilities.argmax(axis=1)], model.predict(X))
+    own = np.log(probabilities[rows, np.searchsorted(model.classes_, now)])
+    assert get_scorer("neg_log_loss")(model, X, now) == pytest.approx(own.mean())
 
 
 def test_every_set_of_kept_weights_goes_on():
