@@ -360,19 +360,19 @@ class LabelCoder(LeanPickle):
         names = [tasks] if isinstance(tasks, str) else tasks
         if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
             raise TypeError(f"tasks must be the name of a task or a sequence of names, got {tasks!r}")
-        known = [task.name for task in self.tasks]
+        known = {task.name: place for place, task in enumerate(self.tasks)}
         if not names:
-            raise ValueError(f"tasks is empty; name some of {known}, or leave it out for all")
+            raise ValueError(f"tasks is empty; name some of {[*known]}, or leave it out for all")
         if self.task_levels is not None:
             raise ValueError(
                 f"tasks={tasks!r} is for wide tables: a row of a long one is answered for its own task only; leave "
                 "tasks out, and give the rows of the tasks that are to be answered"
             )
-        check_known("tasks names tasks", names, known, "y of fit")
-        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        check_known("tasks names tasks", names, [*known], "y of fit")
+        twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise ValueError(f"tasks names {twice} more than once; name each task once")
-        return tuple(known.index(name) for name in names)
+        return tuple(known[name] for name in names)
 
     def of(self, places: Sequence[int], *, is_flat: bool = False) -> LabelCoder:
         """Return the encoding of some columns of a wide y, in this order, without what intervals are made of.

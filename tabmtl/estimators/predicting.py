@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -33,6 +34,24 @@ def check_levels(tasks: Sequence[Task]) -> None:
             f"quantiles need a task with several levels, and {kinds}: declare one, such as "
             f"tasks={{{tasks[0].name!r}: 'quantiles:0.1:0.5:0.9'}}"
         )
+
+
+def check_named_classes(tasks: Sequence[Task]) -> None:
+    """Raise a ValueError if one of the tasks that are named has no classes."""
+    _refuse(tasks, [not task.is_classification for task in tasks], "predict_proba gives probabilities of classes")
+
+
+def check_named_levels(tasks: Sequence[Task]) -> None:
+    """Raise a ValueError if one of the tasks that are named has no levels."""
+    can = "predict_quantiles gives the levels of the kind 'quantiles'"
+    _refuse(tasks, [not task.kind.levels for task in tasks], can)
+
+
+def _refuse(tasks: Sequence[Task], is_wrong: Sequence[bool], can: str) -> None:
+    wrong = [*itertools.compress(tasks, is_wrong)]
+    if wrong:
+        kinds = ", ".join(f"{task.name!r} is {task.kind}" for task in wrong[:5])
+        raise ValueError(f"{can}, and {kinds}; leave {'it' if len(wrong) == 1 else 'them'} out of tasks")
 
 
 def _has_levels(estimator: Predicts) -> bool:
@@ -153,8 +172,7 @@ class Predicts:
             (n, K) with the classification tasks only; the Classifier faces give scikit-learn's list instead. The
             columns follow ``classes`` of the task, and ``classes_`` of a Classifier face.
         """
-        can = "predict_proba gives probabilities of classes"
-        outputs, labels = self._answered(X, tasks, lambda task: task.is_classification, can)
+        outputs, labels = self._answered(X, tasks, check_named_classes)
         if self._target_kind == "classification":
             orders = orders_of_classes(labels)
             outputs = [own if order is None else own[:, order] for own, order in zip(outputs, orders, strict=True)]
@@ -187,8 +205,7 @@ class Predicts:
         AttributeError
             If no task has several levels.
         """
-        can = "predict_quantiles gives the levels of the kind 'quantiles'"
-        outputs, labels = self._answered(X, tasks, lambda task: bool(task.kind.levels), can)
+        outputs, labels = self._answered(X, tasks, check_named_levels)
         quantiles, origin = labels.quantiles(outputs)
         return write_targets(quantiles, origin, X.index if type(X).__module__.startswith("pandas") else None)
 
@@ -269,28 +286,19 @@ class Predicts:
         return Answers(self._labels_of(needed).decided(outputs)[: len(places)])
 
     def _answered(
-        self,
-        X: Any,
-        tasks: str | Sequence[str] | None,
-        fits: Callable[[Task], bool] | None = None,
-        can: str = "",
+        self, X: Any, tasks: str | Sequence[str] | None, check: Callable[[Sequence[Task]], None] | None = None
     ) -> tuple[list[np.ndarray], LabelCoder]:
         """Return the answers to the tasks that are asked for, with their labels; all by default.
 
-        Raises
-        ------
-        ValueError
-            If a task that is named does not fit what it is asked for; ``can`` says what that is.
+        ``check`` raises a ValueError if a task that is named does not fit what it is asked for.
         """
         if tasks is None:
             return self.answer(X), self.coder_.labels  # a class of the user may have an `answer` of its own
         check_is_fitted(self)
         labels = self.coder_.labels
         own = self._labels_of(labels.places(tasks), is_flat=isinstance(tasks, str))
-        wrong = [task for task in own.tasks if fits is not None and not fits(task)]
-        if wrong:
-            kinds = ", ".join(f"{task.name!r} is {task.kind}" for task in wrong[:5])
-            raise ValueError(f"{can}, and {kinds}; leave {'it' if len(wrong) == 1 else 'them'} out of tasks")
+        if check is not None:
+            check(own.tasks)
         return self.answer(X, tasks), own
 
     def _labels_of(self, places: tuple[int, ...], *, is_flat: bool = False) -> LabelCoder:

@@ -14,8 +14,8 @@ pickle, so it loads with ``MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false`` too::
 ``mlflow models serve -m models:/flights@champion --env-manager local`` answers ``dataframe_split``,
 ``dataframe_records``, ``inputs`` and CSV with one named value per task; with ``"params": {"method": "predict_proba"}``,
 with probabilities under ``<task>=<class>``, with ``"predict_quantiles"`` with quantiles under ``<task>_q<level>``, and
-with ``"predict_interval"``, and a ``"level"``, with the intervals of a model that was conformalized. Everything loads
-on first use.
+with ``"predict_interval"``, and a ``"level"``, with the intervals of a model that was conformalized. With
+``"tasks": "late,size"``, it answers these tasks alone. Everything loads on first use.
 """
 
 from typing import Any

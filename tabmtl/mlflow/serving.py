@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow.pyfunc
 import narwhals.stable.v2 as nw
@@ -17,10 +18,15 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from tabmtl.columns.category import text_of
 from tabmtl.encode.read import read_features, read_values
-from tabmtl.estimators.predicting import check_levels
+from tabmtl.estimators.asked import part_of
+from tabmtl.estimators.predicting import check_levels, check_named_classes, check_named_levels
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
+
+if TYPE_CHECKING:
+    from tabmtl.encode import LabelCoder, TableCoder
+    from tabmtl.targets import Task
 
 METHODS = ("predict", "predict_proba", "predict_quantiles", "predict_interval")
 #: Module whose ``_load_pyfunc`` loads our models.
@@ -41,9 +47,7 @@ class TableModel:
 
     def __init__(self, estimator: MultiTaskEstimator) -> None:
         self.estimator = estimator
-        coder = estimator.coder_
-        self._spellings = {name: _spellings(known) for name, known in coder.levels.items()}
-        self._labels = coder.labels.in_frames()
+        self._wire = _Wire(estimator.coder_)
 
     def get_raw_model(self) -> MultiTaskEstimator:
         """Return the estimator itself."""
@@ -58,7 +62,9 @@ class TableModel:
             With the columns of fit, in any order; further ones are ignored. Numbers may have any type of numbers.
         params : mapping, optional
             ``{"method": "predict"}``, the default, ``{"method": "predict_proba"}``, ``{"method": "predict_quantiles"}``
-            or ``{"method": "predict_interval", "level": 0.9}``, for a model that was conformalized.
+            or ``{"method": "predict_interval", "level": 0.9}``, for a model that was conformalized. ``"tasks"`` names
+            the tasks that are answered, separated by commas, ``"click,buy"``; a name that holds a comma stands in
+            double quotes. Without it, or where it is empty, all are.
 
         Returns
         -------
@@ -73,28 +79,56 @@ class TableModel:
             Which the server answers with status 400, if a row does not fit; it names the column.
         """
         with bad_request():
-            method = (params or {}).get("method") or "predict"
+            asked = params or {}
+            method = asked.get("method") or "predict"
             if method not in METHODS:
                 raise ValueError(f"the parameter method must be one of {list(METHODS)}, got {method!r}")
-            if method == "predict_proba" and not any(task.is_classification for task in self._labels.tasks):
-                raise ValueError("the method predict_proba needs a classification task; all tasks are regressions")
-            if method == "predict_quantiles":
-                check_levels(self._labels.tasks)
-            rows = self._read(model_input)
+            names, wire = _names(asked.get("tasks")), self._wire_of_now()
+            labels = wire.labels_of(names)
+            _check_method(method, labels.tasks, are_named=names is not None)
+            rows = wire.read(model_input)
             if method == "predict_interval":
-                level = (params or {}).get("level")
-                found = self.estimator.predict_interval(rows, level=0.9 if level is None else level)
+                level = asked.get("level")
+                found = self.estimator.predict_interval(rows, level=0.9 if level is None else level, tasks=names)
                 return found if isinstance(found, pd.DataFrame) else _to_pandas(found)
-            outputs = self.estimator.answer(rows)
+            # a class of the user may have an `answer` of its own
+            outputs = self.estimator.answer(rows) if names is None else self.estimator.answer(rows, names)
             if method == "predict_quantiles":
-                return _to_pandas(self._labels.quantiles(outputs)[0])
+                return _to_pandas(labels.quantiles(outputs)[0])
             if method == "predict_proba":
-                return pd.DataFrame(self._labels.probabilities(outputs))
-            return _to_pandas(self._labels.decode(outputs))
+                return pd.DataFrame(labels.probabilities(outputs))
+            return _to_pandas(labels.decode(outputs))
 
-    def _read(self, rows: Any) -> Any:
+    def _wire_of_now(self) -> _Wire:
+        """Return how rows are read and answers decoded; a model that has learned on has another coder."""
+        wire = self._wire
+        if wire.coder is not self.estimator.coder_:
+            wire = self._wire = _Wire(self.estimator.coder_)
+        return wire
+
+
+class _Wire:
+    """How the rows of a request are read, and the answers decoded, by one coder.
+
+    Parameters
+    ----------
+    coder : TableCoder
+    """
+
+    def __init__(self, coder: TableCoder) -> None:
+        self.coder, self.labels = coder, coder.labels.in_frames()
+        self.spellings = {name: _spellings(known) for name, known in coder.levels.items()}
+
+    def labels_of(self, names: tuple[str, ...] | None) -> LabelCoder:
+        """Return the encoding of some tasks, all for None; the last few are kept."""
+        if names is None:
+            return self.labels
+        labels = self.labels
+        return part_of(self, names, lambda: labels.of(labels.places(names)))
+
+    def read(self, rows: Any) -> Any:
         """Return rows as the estimator takes them, with the levels of fit in the spelling of fit."""
-        coder = self.estimator.coder_
+        coder = self.coder
         given = _columns(rows, coder.names)
         if coder.preprocessing is None:
             frame = read_features(given)[0]
@@ -102,7 +136,7 @@ class TableModel:
         else:
             frame = read_values(given)
         frame = frame[list(coder.names)]
-        respelled = [_respell(frame[name], others) for name, others in self._spellings.items()]
+        respelled = [_respell(frame[name], others) for name, others in self.spellings.items()]
         if changed := [series for series in respelled if series is not None]:
             frame = frame.with_columns(changed)
         return coder.as_given(frame)  # names that fit did not see would make scikit-learn warn
@@ -185,6 +219,29 @@ def bad_request() -> Iterator[None]:
         yield
     except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
         raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
+
+
+def _names(text: Any) -> tuple[str, ...] | None:
+    """Return the names of tasks in the text of a request; None if it asks for all."""
+    if text is None or text == "":
+        return None
+    if not isinstance(text, str):
+        raise TypeError(f"the parameter tasks must be text, names of tasks separated by commas, got {text!r}")
+    try:
+        return tuple(name.strip() for name in next(csv.reader([text], skipinitialspace=True)))
+    except csv.Error as error:
+        raise ValueError(f"the parameter tasks must be names of tasks separated by commas, got {text!r}") from error
+
+
+def _check_method(method: str, tasks: Sequence[Task], *, are_named: bool) -> None:
+    """Raise a ValueError unless tasks have the answer that a method gives: one of them, or all if they are named."""
+    if method == "predict_proba":
+        if are_named:
+            check_named_classes(tasks)
+        elif not any(task.is_classification for task in tasks):
+            raise ValueError("the method predict_proba needs a classification task; all tasks are regressions")
+    elif method == "predict_quantiles":
+        (check_named_levels if are_named else check_levels)(tasks)
 
 
 def _columns(rows: Any, names: Sequence[str]) -> Any:

@@ -60,7 +60,7 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec(kind, name, required=name == coder.task_column) for name, kind in types.items()
     ]
-    params = [ParamSpec("method", DataType.string, "predict")]
+    params = [ParamSpec("method", DataType.string, "predict"), ParamSpec("tasks", DataType.string, "")]
     if labels.decisions is not None and labels.decisions.conformal is not None:
         params.append(ParamSpec("level", DataType.double, 0.9))
     answered = zip(labels.names, labels.dtypes, strict=True)

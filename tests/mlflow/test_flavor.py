@@ -55,7 +55,8 @@ def test_the_signature_names_and_types_all_columns(net):
     assert types_of(signature.inputs) == numbers | {"flag": text, "text": text}
     string = (DataType.string, True)
     assert types_of(signature.outputs) == {"late": string, "size": string, "delay": (DataType.double, True)}
-    assert [(param.name, param.default) for param in signature.params.params] == [("method", "predict")]
+    params = [(param.name, param.default) for param in signature.params.params]
+    assert params == [("method", "predict"), ("tasks", "")]
 
 
 def test_columns_given_by_position_are_those_of_fit():

@@ -48,6 +48,32 @@ def test_all_formats_have_one_answer(model, name):
         assert invoke(served, json.dumps(body)) == (200, expected)
 
 
+def test_a_request_may_name_its_tasks(model):
+    served, X = model
+    estimator, rows = served.get_raw_model(), X.to_dicts()
+    expected = estimator.predict(X, tasks=["delay", "late"]).to_dicts()
+    for tasks, answers in [("delay, late", expected), ("", estimator.predict(X).to_dicts())]:
+        found = invoke(served, json.dumps({"dataframe_records": rows, "params": {"tasks": tasks}}))
+        assert found == (200, answers)
+    found = served.predict(X, params={"method": "predict_proba", "tasks": "late"})
+    np.testing.assert_array_equal(found.to_numpy(), estimator.predict_proba(X, tasks="late"))
+
+
+def test_a_served_model_that_learns_on_reads_and_decodes_by_what_it_has_learned():
+    X = pl.DataFrame({"n": np.arange(120.0), "code": ["1", "2"] * 60})
+    y = pl.DataFrame({"a,b": ["u", "v"] * 60, "late": ["yes", "no"] * 60})
+    model = tiny(SharedBottom, tasks={"a,b": "multiclass"}, categorical_features=["code"]).fit(X, y)
+    served = TableModel(model)
+    assert list(served.predict(X, {"tasks": '"a,b"'})) == ["a,b"]
+    new = X.with_columns(code=pl.lit("3"))
+    model.partial_fit(new, y.with_columns(pl.lit("w").alias("a,b"))).add_task(X, pl.DataFrame({"more": X["n"]}))
+    wired = X.with_columns(code=pl.lit("3.0"))
+    assert served.predict(wired).to_dict("list") == model.predict(new).to_dict(as_series=False)
+    found = served.predict(wired, {"method": "predict_proba", "tasks": '"a,b"'})
+    assert list(found) == ["a,b=u", "a,b=v", "a,b=w"]
+    np.testing.assert_array_equal(found.to_numpy(), model.predict_proba(new, tasks="a,b"))
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_categories_of_numbers_and_booleans_keep_their_levels(coded, name):
     served, X = coded
@@ -121,6 +147,12 @@ REFUSED = [
     ({"text": {"a": 1}}, {}, NO_TEXT),
     ({}, {"method": "fit"}, "method"),
     ({}, {"method": 3}, "method"),
+    ({}, {"tasks": 3}, "tasks"),
+    ({}, {"tasks": "late,dely"}, "'dely'"),
+    ({}, {"tasks": "late, late"}, "tasks names ['late'] more than once"),
+    ({}, {"tasks": "late\ndelay"}, "the parameter tasks must be names of tasks separated by commas"),
+    ({}, {"tasks": "late,delay", "method": "predict_proba"}, "'delay' is regression; leave it out of tasks"),
+    ({}, {"tasks": "late", "method": "predict_quantiles"}, "'late' is binary; leave it out of tasks"),
 ]
 
 

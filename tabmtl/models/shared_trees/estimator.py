@@ -512,10 +512,15 @@ class SharedTrees(BoostedEstimator):
 
     def _functions_of(self, places: tuple[int, ...] | None) -> tuple[SharedFunctions, list[slice]]:
         """Return the functions of some tasks, all by default, and their outputs."""
-        functions, outputs = self._functions, _outputs_of_tasks(self.coder_)
+        functions = self._functions
         if places is None:
-            return functions, outputs
-        return part_of(functions, places, lambda: functions.restricted([outputs[t] for t in places]))
+            return functions, _outputs_of_tasks(self.coder_)
+
+        def some() -> tuple[SharedFunctions, list[slice]]:
+            outputs = _outputs_of_tasks(self.coder_)
+            return functions.restricted([outputs[t] for t in places])
+
+        return part_of(functions, places, some)
 
     def _gains(self) -> dict[str, np.ndarray]:
         return {"all": self._functions.gains_of(_outputs_of_tasks(self.coder_)[: len(self.tasks_)])}
