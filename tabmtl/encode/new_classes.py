@@ -11,6 +11,7 @@ import polars as pl
 from tabmtl.encode.labels import LabelCoder, name_targets, read_labels, with_unseen, without_weightless
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, named_classes
 from tabmtl.encode.write import ORDERED
+from tabmtl.schema import warn_user
 from tabmtl.targets import KINDS, Task
 from tabmtl.targets.classes import class_values, new_classes
 
@@ -57,6 +58,21 @@ def grown_labels(
     origin = replace(known.origin, categories=with_unseen(known.origin.categories, grown))
     origin = origin.holding([task.classes or () for task in grown])
     return replace(known, tasks=tuple(task.at(None) for task in tasks), origin=origin, decisions=None)
+
+
+def warn_of_new_classes(known: LabelCoder, grown: LabelCoder, classes: Any) -> None:
+    """Warn of classes that have joined the tasks, such as a misspelt label; those that a call names are meant."""
+    given = named_classes(classes, [task.name for task in known.column_tasks])
+    new: dict[str, list[Any]] = {}
+    for task, now in zip(known.column_tasks, grown.column_tasks, strict=True):
+        found = (now.classes or ())[len(task.classes or ()) :]
+        new[task.name] = [label for label in found if label not in given.get(task.name, ())]
+    joined = "; ".join(f"task {name!r} {own}" for name, own in new.items() if own)
+    if joined:
+        warn_user(
+            f"y holds classes that the model does not know, and they join: {joined}; if they are mistakes, such as "
+            "misspelt labels, go on from the model before, without them; if they are meant, name them in classes"
+        )
 
 
 def declare_classes(tasks: DeclaredTasks | None, y: Any, classes: Any) -> DeclaredTasks | None:

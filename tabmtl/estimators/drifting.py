@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class NoticesDrift:
     """Part of an estimator that compares rows with those of its fit."""
 
-    #: What `drift` compares with; None where a fit has kept nothing, as in files of earlier releases.
-    profile_: Profile | None
+    #: What `drift` compares with; None where a fit has kept nothing, as in files and pickles of earlier releases.
+    profile_: Profile | None = None
 
     if TYPE_CHECKING:
         tasks_: tuple[Task, ...]
@@ -41,7 +41,7 @@ class NoticesDrift:
         def _outputs(self, X: Any, batch: Batch) -> list[Any]: ...
 
     def drift(
-        self, X: Any, *, reference: Any = None, size: float = 0.1, alpha: float = 0.05, ignore: Names = ()
+        self, X: Any, *, reference: Any = None, size: float = 0.1, alpha: float = 0.05, ignore: str | Names = ()
     ) -> pl.DataFrame:
         """Tell which columns and which predictions are no longer spread as in fit.
 
@@ -66,7 +66,7 @@ class NoticesDrift:
             The least population stability index that counts: .1 is usually read as some drift, .25 as much. Half of it
             is the least change that counts of the share of missing values, and of unseen ones.
         alpha : float, default=0.05
-        ignore : sequence of str, default=()
+        ignore : str or sequence of str, default=()
             Columns and tasks to leave out, such as a date.
 
         Returns
@@ -99,7 +99,8 @@ class NoticesDrift:
         Notes
         -----
         Calibrators play no part: answers are compared as the method gives them. `partial_fit` leaves the profile as it
-        is, so that drift is told from the fit, however many steps the model went on.
+        is, so that drift is told from the fit, however many steps the model went on. Predictions drift then because the
+        model has moved, also on rows as those of fit; `reference` tells what the rows do.
 
         Examples
         --------
@@ -118,7 +119,8 @@ class NoticesDrift:
         limits = Limits(size=size, alpha=alpha)
         tasks = [task.name for task in self.tasks_]
         known = [*self.coder_.features.names, *([] if self.coder_.task_column is None else [self.coder_.task_column])]
-        check_known("ignore names columns or tasks", [*ignore], [*known, *tasks], "the model")
+        ignored = [ignore] if isinstance(ignore, str) else [*ignore]
+        check_known("ignore names columns or tasks", ignored, [*known, *tasks], "the model")
         profile = self.profile_ if reference is None else self._profile_of(reference)
         if profile is None:
             raise ValueError(
@@ -135,8 +137,8 @@ class NoticesDrift:
             n_rows += len(batch)
         _check_rows(n_rows, "X")
         read = dict.fromkeys(profile.names[: profile.n_columns])
-        columns = [name for name in known if name in read and name not in ignore]
-        return compare(profile, counts, columns, [name for name in tasks if name not in ignore], limits)
+        columns = [name for name in known if name in read and name not in ignored]
+        return compare(profile, counts, columns, [name for name in tasks if name not in ignored], limits)
 
     def _profile_of(self, reference: Any) -> Profile:
         batches, several = zip(*map(self._read_and_answer, _blocks(reference, "reference")), strict=True)

@@ -14,7 +14,7 @@ from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.encode.cache import encoded
 from tabmtl.encode.class_factors import ClassFactors
 from tabmtl.encode.features import NO_ROWS
-from tabmtl.encode.new_classes import declare_classes
+from tabmtl.encode.new_classes import declare_classes, warn_of_new_classes
 from tabmtl.encode.preprocessing import Preprocessing
 from tabmtl.encode.read import groups_of_parts, has_column, read_groups, without_columns
 from tabmtl.encode.shards import Roles, Shards
@@ -201,6 +201,7 @@ class TableLearner:
         if grown.group_column is not None and has_column(X, grown.group_column):
             batch = replace(batch, group=number_groups(read_groups(grown.group_column, X, len(batch))))
         warn_of_index(X, y, "")
+        warn_of_new_classes(coder.labels, grown.labels, classes)
         return grown, FrameRows(batch, grown.labels.tasks, prepared)
 
     def _grown(self, coder: TableCoder, prepared: Any, y: Any, weight: Any, classes: Any = None) -> TableCoder:

@@ -55,9 +55,9 @@ class LearnsOn(NoticesDrift, SavableEstimator):
         """Go on learning by new rows, without those of fit; an unfitted estimator begins with these rows.
 
         Columns, kinds of tasks, scales and the preprocessor stay those of fit. Networks take new levels of categories,
-        tags and sequences, which begin as unseen levels are read, and new classes of tasks of several classes; trees
-        read new levels as unseen ones. What `calibrate`, `tune_thresholds` and `conformalize` have learned is dropped,
-        with a warning: call them again.
+        tags and sequences, which begin as unseen levels are read, and, with a warning, new classes of tasks of several
+        classes; trees read new levels as unseen ones. What `calibrate`, `tune_thresholds` and `conformalize` have
+        learned is dropped, with a warning: call them again.
 
         Parameters
         ----------
@@ -66,7 +66,8 @@ class LearnsOn(NoticesDrift, SavableEstimator):
         y : frame, series or array of shape (n,) or (n, T)
             Their targets; null and NaN are unlabelled cells, so a task may have no label here.
         classes : sequence, or mapping of task to sequence, optional
-            Classes that tasks have, if the rows of the first call may lack some; a sequence where y is one column.
+            Classes that tasks have, if the rows of the first call may lack some, and those that join later without a
+            warning; a sequence where y is one column.
         sample_weight : array of shape (n,) or (n, T), or frame with the task names, optional
             Weights, normalised over the labelled rows of every task.
 

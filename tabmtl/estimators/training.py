@@ -317,7 +317,9 @@ def _shapes_of(network: torch.nn.Module) -> dict[str, torch.Size]:
 def _check_form(estimator: Any, shapes: dict[str, torch.Size]) -> None:
     """Raise a ValueError that names the parameters that have changed since fit, if the network has another form."""
     old, new, columns = estimator._fitted_params, estimator.get_params(deep=False), estimator.coder_.features.columns
-    changed = [name for name, value in new.items() if value is not old[name] and repr(value) != repr(old[name])]
+    # a pickle of an earlier release lacks parameters that came later
+    pairs = [(name, old[name], value) for name, value in new.items() if name in old]
+    changed = [name for name, before, value in pairs if value is not before and repr(value) != repr(before)]
     if changed and _shapes_of(estimator._built(estimator, columns, estimator.tasks_)) != shapes:
         raise ValueError(
             f"{type(estimator).__name__} cannot go on: its network has another form since the parameters {changed} "

@@ -18,6 +18,9 @@ from tabmtl.schema import Batch, warn_user
 
 _BLOCK_ROWS = 2_048  # rows hashed at a time: the block stays in the cache
 _MOST_FOUND = 0.05  # share of the validation rows that may equal training rows
+_MOST_KEPT = 2**20  # keys of rows that a model remembers
+_LEAST_ASKED = 10  # fewer rows do not tell whether most are known
+_CHOOSING = np.uint64(2**16 - 1)  # bits of a key that choose whether it is kept; those of the features alone
 
 
 def number_groups(values: Sequence[Any]) -> np.ndarray:
@@ -111,14 +114,20 @@ def belong_together(group: np.ndarray, task: np.ndarray) -> bool:
 class SeenRows:
     """Rows that a fit has learned from, by hashes, in the memory of its process: neither files nor pickles have them.
 
+    At most a million are kept. Of more rows every second is kept, or every fourth and so on, chosen by the hash of its
+    features, so that a row asked about later is known to be among those chosen or not.
+
     Parameters
     ----------
     parts : tuple of (tuple of str, ndarray of uint64)
         Columns of y that a call has learned, and the sorted keys of its rows that occur once with these labels. In a
         table of few distinct rows, new ones equal others.
+    every : int, default=1
+        A power of two: keys are those that it divides.
     """
 
     parts: tuple[tuple[tuple[str, ...], np.ndarray], ...] = ()
+    every: int = 1
 
     @classmethod
     def of(cls, batch: Batch, columns: Sequence[str]) -> Self:
@@ -132,26 +141,33 @@ class SeenRows:
 
     def and_of(self, batch: Batch, columns: Sequence[str]) -> Self:
         """Return these rows and those of a batch with labels, of other columns perhaps."""
-        keys, counts = np.unique(labelled_keys(batch), return_counts=True)
-        known = dict(self.parts)
+        keys = labelled_keys(batch)
+        keys, counts = np.unique(keys[_divides(self.every, keys)], return_counts=True)
+        known, every = dict(self.parts), self.every
         known[tuple(columns)] = np.union1d(known.get(tuple(columns), keys[:0]), keys[counts == 1])
-        return type(self)((*known.items(),))
+        while sum(map(len, known.values())) > _MOST_KEPT:
+            every *= 2
+            known = {names: own[_divides(every, own)] for names, own in known.items()}
+        return type(self)((*known.items(),), every)
 
     def refuse(self, batch: Batch, columns: Sequence[str], method: str) -> None:
         """Raise a ValueError if most rows of a batch with labels, which a method is to learn from, are among them.
 
-        Rows that were learned with a column that the batch lacks are not found again.
+        Rows that were learned with a column that the batch lacks are not found again. Where not all rows are kept, the
+        share is that of the rows that would be, and of fewer than ten nothing is known.
         """
-        is_seen = np.zeros(len(batch), dtype=bool)
+        is_asked = is_seen = np.zeros(len(batch), dtype=bool)
         for names, known in self.parts:
             if len(known) and {*names} <= {*columns}:
                 keys = labelled_keys(replace(batch, y=batch.y[:, [columns.index(name) for name in names]]))
-                is_seen |= known[np.minimum(np.searchsorted(known, keys), len(known) - 1)] == keys
-        n_seen = int(is_seen.sum())
-        if 2 * n_seen > len(batch):
+                is_asked = _divides(self.every, keys)  # the same rows, whatever their labels
+                is_seen = is_seen | (known[np.minimum(np.searchsorted(known, keys), len(known) - 1)] == keys)
+        n_asked, n_seen = int(is_asked.sum()), int(is_seen.sum())
+        if 2 * n_seen > n_asked and (self.every == 1 or n_asked >= _LEAST_ASKED):
+            found = n_seen if self.every == 1 else f"about {round(n_seen / n_asked * len(batch))}"
             raise ValueError(
                 f"{method} needs rows that fit has not seen, since answers to its own rows are surer than those to new "
-                f"ones, and {n_seen} of the {len(batch)} rows are of fit; set rows aside before fit, such as by "
+                f"ones, and {found} of the {len(batch)} rows are of fit; set rows aside before fit, such as by "
                 "train_test_split, and give those"
             )
 
@@ -160,13 +176,20 @@ class SeenRows:
 
 
 def labelled_keys(batch: Batch) -> np.ndarray:
-    """Hash the features, labels and task of every row, (n,) uint64."""
+    """Hash the features, labels and task of every row, (n,) uint64; the lowest bits are of the features alone."""
     labels = np.ascontiguousarray(batch.y, dtype=np.float64) + 0.0
     labels[np.isnan(labels)] = np.nan
     keys = feature_keys(batch)
+    choosing = _mixed(keys) & _CHOOSING
     for column in labels.view(np.uint64).T:
         keys = _mixed(keys) + column
-    return keys if batch.task is None else _mixed(keys) + batch.task.astype(np.uint64)
+    if batch.task is not None:
+        keys = _mixed(keys) + batch.task.astype(np.uint64)
+    return (_mixed(keys) & ~_CHOOSING) | choosing
+
+
+def _divides(every: int, keys: np.ndarray) -> np.ndarray:
+    return keys & np.uint64(every - 1) == 0
 
 
 def feature_keys(batch: Batch) -> np.ndarray:

@@ -10,14 +10,15 @@ import polars as pl
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.params import check_count
-from tabmtl.plots.display import COLORS, FAINT, MARKED, REFERENCE, Display
+from tabmtl.plots.display import COLORS, FAINT, MARKED, REFERENCE, Display, put_legend_beside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.container import BarContainer
 
 #: The usual readings of the index: some drift, and much.
-_READINGS = (0.1, 0.25)
+_READINGS = {0.1: (":", ".1: some drift"), 0.25: ("--", ".25: much drift")}
+_LOOKS = {True: (MARKED, "drifted"), False: (COLORS[0], "not drifted"), None: (FAINT, "not judged")}
 
 
 class DriftDisplay(Display):
@@ -100,10 +101,11 @@ class DriftDisplay(Display):
         """Draw the bars; the arguments are those of :meth:`from_estimator`."""
         rows = self.drift.drop_nulls("psi").sort("psi", descending=True, maintain_order=True).head(self.max_lines)
         if ax is None:
-            (ax,) = self._new_axes(figsize=(6, 1.2 + 0.25 * max(rows.height, 1)))
+            (ax,) = self._new_axes(figsize=(7.5, 1.2 + 0.25 * max(rows.height, 1)))
         ax = self._draw_into(ax)
-        colors = {True: MARKED, False: COLORS[0], None: FAINT}
-        look: dict[str, Any] = {"color": [colors[own] for own in rows["is_drift"]], **(bar_kw or {})}
+        verdicts = rows["is_drift"].to_list()
+        labels = [_LOOKS[own][1] if verdicts.index(own) == i else "_" for i, own in enumerate(verdicts)]
+        look: dict[str, Any] = {"color": [_LOOKS[own][0] for own in verdicts], "label": labels, **(bar_kw or {})}
         self.bars_: BarContainer = ax.barh(np.arange(rows.height), rows["psi"].to_numpy(), **look)
         names = [
             ("prediction of " if kind == "prediction" else "") + name + (f" ({why})" if is_drift else "")
@@ -111,8 +113,9 @@ class DriftDisplay(Display):
         ]
         ax.set_yticks(np.arange(rows.height), names, fontsize="small")
         ax.set_ylim(max(rows.height, 1) - 0.5, -0.5)
-        for reading in _READINGS:
-            ax.axvline(reading, color=REFERENCE, linewidth=0.8, linestyle=":")
+        for reading, (style, words) in _READINGS.items():
+            ax.axvline(reading, color=REFERENCE, linewidth=0.8, linestyle=style, label=words)
+        put_legend_beside(ax)
         ax.set_xlabel("population stability index", fontsize="small")
         left_out = self.drift.height - rows.height
         ax.set_title(f"{left_out} more left out" if left_out else "", fontsize="medium")

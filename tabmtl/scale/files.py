@@ -240,7 +240,7 @@ def drift_files(
     reference: Paths | None = None,
     size: float = 0.1,
     alpha: float = 0.05,
-    ignore: Names = (),
+    ignore: str | Names = (),
 ) -> pl.DataFrame:
     """Tell how far the rows of files are from those of a model's fit.
 

@@ -100,6 +100,7 @@ def test_blocks_and_containers_are_compared_alike_and_names_can_be_left_out(fitt
     assert_frame_equal(model.drift(NEW.to_pandas()), found)
     assert_frame_equal(model.drift(NEW.lazy(), size=1.0).drop("is_drift", "why"), found.drop("is_drift", "why"))
     assert model.drift(NEW, ignore=["age", "kind"])["name"].to_list() == ["town", "shop", "income", "buys", "spent"]
+    assert model.drift(NEW, ignore="age").equals(model.drift(NEW, ignore=["age"]))
 
 
 @pytest.mark.parametrize(

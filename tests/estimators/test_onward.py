@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 
 import numpy as np
 import polars as pl
@@ -12,11 +13,22 @@ from conformance import NETWORKS, answers, features, long_table, mixed_targets, 
 from sklearn.metrics import get_scorer
 
 import tabmtl
-from tabmtl import MMoE, MultiTabNet, MultiTaskEnsemble, Shards, SharedBottom, SharedBottomClassifier, Task
+from tabmtl import (
+    IndependentTasks,
+    MMoE,
+    MultiTabNet,
+    MultiTaskEnsemble,
+    Shards,
+    SharedBottom,
+    SharedBottomClassifier,
+    SharedTrees,
+    Task,
+)
 from tabmtl.estimators.network import NetworkState
 from tabmtl.schema import TabmtlWarning
 from tabmtl.storage.stored import put_together, take_apart
 
+pytestmark = pytest.mark.filterwarnings("ignore:y holds classes:tabmtl.schema.TabmtlWarning")
 every_network = pytest.mark.parametrize("cls", NETWORKS, ids=lambda cls: cls.__name__)
 STILL = {"learning_rate": 0.0, "weight_decay": 0.0}  # a pass that moves nothing
 #: Statistics of experts would be those of the new rows.
@@ -114,6 +126,29 @@ def test_a_classifier_has_new_classes_in_their_sorted_place():
     np.testing.assert_array_equal(model.classes_[probabilities.argmax(axis=1)], model.predict(X))
     own = np.log(probabilities[rows, np.searchsorted(model.classes_, now)])
     assert get_scorer("neg_log_loss")(model, X, now) == pytest.approx(own.mean())
+
+
+def test_classes_that_no_call_has_named_join_with_one_warning():
+    X, y = features(), mixed_targets(features())
+    model, more = tiny(SharedBottom).fit(X, y), y.with_columns(size=pl.lit("gaint"))
+    with pytest.warns(TabmtlWarning, match=r"and they join: task 'size' \['gaint'\]; if they are mistakes") as found:
+        model.partial_fit(X, more)
+    assert len(found) == 1
+    with warnings.catch_warnings(action="error"):
+        model.partial_fit(X, more)
+        model.partial_fit(X, y.with_columns(size=pl.lit("giant")), classes={"size": ["giant"]})
+
+
+@pytest.mark.parametrize("cls", [SharedBottom, SharedTrees, IndependentTasks])
+def test_a_pickle_of_an_earlier_release_goes_on(cls):
+    X, y = features(), mixed_targets(features())
+    model = tiny(cls).fit(X, y)
+    for name in ("profile_", "_n_labels"):
+        model.__dict__.pop(name, None)
+    model._fitted_params.pop("keep_optimizer", None)
+    model.partial_fit(X[:60], y[:60]).predict(X)
+    with pytest.raises(ValueError, match="keeps no profile"):
+        model.drift(X)
 
 
 def test_every_set_of_kept_weights_goes_on():

@@ -1,10 +1,13 @@
 """Equal rows of a long table, and rows that a given split has on both sides."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tabmtl.columns import Features
-from tabmtl.model_selection.repeats import group_equal_rows, warn_of_shared_rows
+from tabmtl.model_selection import repeats
+from tabmtl.model_selection.repeats import SeenRows, group_equal_rows, warn_of_shared_rows
 from tabmtl.schema import Batch, TabmtlWarning
 
 RNG = np.random.default_rng(0)
@@ -92,3 +95,28 @@ def test_rows_that_chance_makes_equal_are_not_told(n_columns, task, recwarn):
     batch = rows(x, task)
     warn_of_shared_rows(batch.rows(np.arange(800)), batch.rows(np.arange(800, 1_000)))
     assert not recwarn.list
+
+
+@pytest.mark.parametrize(("most", "found"), [(2**20, "6000 of the 10000"), (5_000, r"about [56]\d{3} of the 10000")])
+def test_rows_that_were_learned_are_known_again_by_few_of_them(most, found, monkeypatch):
+    monkeypatch.setattr(repeats, "_MOST_KEPT", most)
+    batches = [rows(RNG.normal(size=(6_000, 2))) for _ in range(9)]
+    seen = SeenRows.of(batches[0], ["a"])
+    for batch in batches[1:]:
+        seen = seen.and_of(batch, ["b"])
+    assert sum(len(keys) for _, keys in seen.parts) <= most
+    new = rows(RNG.normal(size=(4_000, 2)))
+    for batch in (batches[0], batches[8]):
+        with pytest.raises(ValueError, match=f"calibrate .* {found}"):
+            seen.refuse(_two_columns(Batch.join([new, batch])), ["a", "b"], "calibrate")
+    seen.refuse(_two_columns(Batch.join([new, batches[8].rows(np.arange(2_000))])), ["a", "b"], "calibrate")
+
+
+def _two_columns(batch: Batch) -> Batch:
+    return replace(batch, y=np.column_stack([batch.y, batch.y]))
+
+
+def test_too_few_rows_to_know_again_are_taken(monkeypatch):
+    monkeypatch.setattr(repeats, "_MOST_KEPT", 500)
+    batch = rows(RNG.normal(size=(6_000, 2)))
+    SeenRows.of(batch, ["a"]).refuse(batch.rows(np.arange(20)), ["a"], "calibrate")

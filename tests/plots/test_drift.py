@@ -28,6 +28,8 @@ def test_the_largest_is_on_top_and_what_has_drifted_is_marked():
     colors = [to_hex(bar.get_facecolor()).upper() for bar in display.bars_]
     assert colors == [MARKED, FAINT, COLORS[0]]
     assert display.ax_.get_title() == "1 more left out" and display.ax_.get_ylim() == (2.5, -0.5)
+    named = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert sorted(named) == [".1: some drift", ".25: much drift", "drifted", "not drifted", "not judged"]
     display.figure_.canvas.draw()
 
 

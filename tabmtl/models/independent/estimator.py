@@ -195,6 +195,8 @@ class IndependentTasks(LightGBMEstimator):
 
     _stored: ClassVar[type] = IndependentState
 
+    _n_labels: ClassVar[tuple[int, ...] | None] = None  # until a fit; pickles of earlier releases have none
+
     export_onnx = NotHere("its models are in estimators_[task], LightGBM by families=('lightgbm',); or fit a network")
     export_task = NotHere("its models are in estimators_[task], LightGBM by families=('lightgbm',)")
 
