@@ -98,9 +98,9 @@ class NoticesDrift:
 
         Notes
         -----
-        Calibrators play no part: answers are compared as the method gives them. `partial_fit` leaves the profile as it
-        is, so that drift is told from the fit, however many steps the model went on. Predictions drift then because the
-        model has moved, also on rows as those of fit; `reference` tells what the rows do.
+        Calibrators play no part: answers are compared as the method gives them. After `partial_fit`, columns are still
+        compared with those of fit. Predictions are not judged, since they differ because the model has moved, also on
+        rows as those of fit; `reference` tells what the rows do.
 
         Examples
         --------
@@ -190,12 +190,21 @@ class NoticesDrift:
         names = [task.name for task in self.tasks_]
         # rows of a new task of a long table are no drift, and fit had none
         before = self.profile_.of_tasks(names if are_new else (), self.coder_.task_column)
-        known = {*before.names[before.n_columns :]}
+        self.profile_ = self._with_learned_answers(before, X, batch)
+
+    def _follow_rows(self, X: Any, batch: Batch) -> None:
+        """Let the profile follow new rows that were learned: answers are others now, columns stay those of fit."""
+        if self.profile_ is not None:
+            self.profile_ = self._with_learned_answers(self.profile_.of_tasks(()), X, batch)
+
+    def _with_learned_answers(self, profile: Profile, X: Any, batch: Batch) -> Profile:
+        """Return a profile that has the answers to some rows, which were learned, of the tasks that it lacks."""
+        known = {*profile.names[profile.n_columns :]}
         places = draw(len(batch), sample_size(self.coder_.features.columns))
         X = take_rows(X.collect() if isinstance(X, pl.LazyFrame) else X, places)
         batch = batch.rows(places).unlabelled()
         read = read_answers(self.tasks_, Answers(self._outputs(X, batch), batch.task))
-        self.profile_ = before.with_answers([own for own in read if own.name not in known], "learned")
+        return profile.with_answers([own for own in read if own.name not in known], "learned")
 
     def _asking(
         self, coder: TableCoder, rows: FitRows, *, are_learned: bool, are_known: bool = True

@@ -119,7 +119,8 @@ class LearnsOn(NoticesDrift, SavableEstimator):
             self._set_fitted(coder, fitted)
             self._seen_rows = seen
             if is_fitted:
-                self.profile_ = profile  # drift is told from the fit
+                self.profile_ = profile  # drift of columns is told from the fit
+                self._follow_rows(prepared, rows.read())
             else:
                 self._keep_profile(self._drawn(coder, rows), self._asking(coder, rows, are_learned=True))
         return self
