@@ -180,7 +180,7 @@ def test_the_profile_stays_that_of_fit_while_a_model_goes_on_and_follows_its_tas
     now = found.filter(kind="column").drop("p_value")  # of fewer lines
     assert_frame_equal(now, of_fit.drop("p_value"))  # levels learned later are unseen here
     assert found.filter(kind="prediction")["is_drift"].null_count() == 3  # the model has moved, whatever the rows did
-    assert not model.drift(NEW, reference=X)["is_drift"].any()
+    assert not model.drift(NEW, reference=make(600, 5)[0])["is_drift"].any()
     model = SharedBottom(hidden=(8,), epochs=2, random_state=0).fit(X, y).remove_task("kind")
     model.add_task(X, y.select(double=2 * pl.col("spent")))
     found = model.drift(NEW).filter(kind="prediction")
