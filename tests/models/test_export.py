@@ -227,8 +227,10 @@ def test_trees_of_every_block_have_as_many_leaves_as_asked(case):
         assert all(3 in block for block in blocks if len(trees) > 6 * task.width)
 
 
-def test_single_rows_need_one_booster():
+def test_single_rows_need_one_booster(tmp_path):
     X = np.random.default_rng(0).normal(size=(80, 2))
     model = RMTGB(n_estimators_shared=2, n_estimators_outlier=2, n_estimators_task=2, random_state=0).fit(X, X)
+    model.save(tmp_path / "model")  # a fit answers many rows for its profile
+    model = tabmtl.load(tmp_path / "model")
     model.predict(X[:1])
     assert "booster" not in vars(model._groups[0].forest)
