@@ -41,7 +41,7 @@ def test_more_features_than_rows_are_no_matter():
 
 
 @pytest.mark.parametrize("kind", ["regression", "multiclass", "poisson", "quantile:0.8"])
-@pytest.mark.parametrize("form", [Linear(), Scaled(is_uniform=False)], ids=repr)
+@pytest.mark.parametrize("form", [Linear(), Scaled(is_uniform=False)], ids=["linear", "scaled"])
 def test_every_kind_gains_where_features_tell(kind, form):
     task = Task(
         name="t", kind=kind, classes={"binary": (0, 1), "multiclass": (0, 1, 2), "ordinal": (0, 1, 2)}.get(kind)
