@@ -66,7 +66,9 @@ def test_a_served_model_that_learns_on_reads_and_decodes_by_what_it_has_learned(
     served = TableModel(model)
     assert list(served.predict(X, {"tasks": '"a,b"'})) == ["a,b"]
     new = X.with_columns(code=pl.lit("3"))
-    model.partial_fit(new, y.with_columns(pl.lit("w").alias("a,b"))).add_task(X, pl.DataFrame({"more": X["n"]}))
+    joins = {"classes": {"a,b": ["w"]}}
+    model.partial_fit(new, y.with_columns(pl.lit("w").alias("a,b")), **joins)
+    model.add_task(X, pl.DataFrame({"more": X["n"]}))
     wired = X.with_columns(code=pl.lit("3.0"))
     assert served.predict(wired).to_dict("list") == model.predict(new).to_dict(as_series=False)
     found = served.predict(wired, {"method": "predict_proba", "tasks": '"a,b"'})
