@@ -238,7 +238,7 @@ class FeatureCoder(LeanPickle):
 
     @cached_property
     def values(self) -> dict[str, str]:
-        """What every column of the frame held in fit, in words of `tabmtl.columns.values`."""
+        """Name what every column of the frame held in fit, in words of `tabmtl.columns.values`."""
         return {name: coder.values_of(name) for coder in self.coders.values() for name in coder.names}
 
     @property

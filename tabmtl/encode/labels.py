@@ -633,6 +633,7 @@ def _numbered_on(names: Sequence[str], n: int) -> list[str]:
 
 
 def read_labels(y: Any) -> tuple[pl.DataFrame, Origin]:
+    """Read the columns of y, decimals as floats, and remember their container."""
     frame, origin = read_targets(y)
     return frame.with_columns(cs.decimal().cast(pl.Float64)), origin
 

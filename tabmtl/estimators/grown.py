@@ -137,7 +137,7 @@ class GrowingNetwork(TakesTasks):
 
     @property
     def task_transfer_(self) -> pl.DataFrame:
-        """What the tasks of the fit lend those added by ScaLearn; see the attributes."""
+        """Tell what the tasks of the fit lend those added by ScaLearn; see the attributes."""
         check_is_fitted(self)
         lineage = self._lineage
         found = [] if lineage is None else [own for own in lineage.added if own[2] != "head"]
