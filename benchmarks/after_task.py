@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.problems import Case, answers_of, open_case, score_answers
-from tabmtl import IndependentTasks, MMoE, SharedBottom, SharedTrees
+from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, SharedBottom, SharedTrees
 
 #: Sets, and the task that comes later.
 LATER = {"star": "read3", "gss_abortion": "absingle", "census_kdd": "income_50k"}
@@ -40,6 +40,12 @@ def task(folder: Path | None, seed: int) -> Iterator[tuple[str, str, str, float]
         for n in LABELS:
             for way, score in ways(standing, (X[:n], y[:n].select(new)), rows["test"], case.tasks[new], seed):
                 yield f"{name} {new}, {n} labels", way, "score", score
+            X_known, y_known = rows["known"]
+            is_seen = pl.col(new).is_not_null().cum_sum() <= n
+            anew = MultiTaskEnsemble(tasks=case.tasks, random_state=seed)
+            anew.fit(X_known, y_known.with_columns(pl.when(is_seen).then(pl.col(new))))
+            score = score_answers({new: case.tasks[new]}, rows["test"][1], answers_of(anew, rows["test"][0]))[new]
+            yield f"{name} {new}, {n} labels", "MultiTaskEnsemble anew, all tasks", "score", score
 
 
 def few_rows(case: Case, new: str) -> dict[str, tuple[pl.DataFrame, pl.DataFrame]]:

@@ -102,15 +102,16 @@ def read_objects(values: Sequence[Any], name: str) -> pl.Series:
         )
         return read_moments(np.array([missing if value is None else value for value in values]), name)
     values = [_plain(value, name) for value in values]
+    # named afterwards: polars reads the name of new moments and spans as a pattern, such as "^a$"
     if all(issubclass(kind, datetime.time) for kind in kinds):
-        return pl.Series(name, values, dtype=pl.Time)
+        return pl.Series(values, dtype=pl.Time).alias(name)
     if all(issubclass(kind, SPANS) for kind in kinds):
         for value in values:
             if value is not None and abs(value) > _LONGEST:
                 raise ValueError(f"column {name!r} holds {value!r}, which is out of range; replace it by None")
-        return pl.Series(name, values, dtype=pl.Duration("us"))
+        return pl.Series(values, dtype=pl.Duration("us")).alias(name)
     if not any(isinstance(value, datetime.datetime) for value in values):
-        return pl.Series(name, values, dtype=pl.Date)
+        return pl.Series(values, dtype=pl.Date).alias(name)
     moments = [value if value is None or isinstance(value, datetime.datetime) else _midnight(value) for value in values]
     zones = _zones(moment.tzinfo for moment in moments if moment is not None)
     named = [zone for zone in zones if zone is not None]
@@ -120,8 +121,8 @@ def read_objects(values: Sequence[Any], name: str) -> pl.Series:
             "each.replace(tzinfo=...)"
         )
     if not named:
-        return pl.Series(name, moments, dtype=pl.Datetime("us"))
-    utc = pl.Series(name, moments, dtype=pl.Datetime("us", "UTC"))
+        return pl.Series(moments, dtype=pl.Datetime("us")).alias(name)
+    utc = pl.Series(moments, dtype=pl.Datetime("us", "UTC")).alias(name)
     return _in_zone(utc, named[0] if len(named) == 1 else "UTC", name)
 
 

@@ -15,7 +15,7 @@ def table() -> Table:
     """Impressions with a history, a list of tags and a remark."""
     shop = make_histories(600, n_items=20, random_state=0)
     lists = pl.col("history", "history_hours").list.tail(50)
-    X = shop.X.select("item", lists, tags=pl.col("history").list.head(2))
+    X = shop.X.select("item", lists, tags=pl.col("history").list.head(2).list.unique(maintain_order=True))
     X = X.with_columns(remark=pl.format("{} was shown", "item"))
     return Table(
         X=X,

@@ -146,3 +146,9 @@ def test_what_cannot_be_kept_is_refused_by_name(case):
     for frame in frames_of(column):
         with pytest.raises((TypeError, ValueError), match=f"column 'x0'.*{message}"):
             read_features(frame)
+
+
+@pytest.mark.parametrize("value", [dt.timedelta(1), dt.date(2020, 1, 1), dt.datetime(2020, 1, 1), dt.time(1)])
+def test_a_name_is_no_pattern(value):
+    frame = pd.DataFrame({"^a$": pd.Series([value, None], dtype=object)})
+    assert read_features(frame)[0].columns == ["^a$"]
