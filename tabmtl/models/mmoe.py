@@ -18,6 +18,7 @@ from tabmtl.nn.chosen import weighed
 from tabmtl.nn.experts import Gates, restrict_level
 from tabmtl.nn.layers import Boundary, RowOwners
 from tabmtl.nn.task_network import TaskNetwork
+from tabmtl.nn.units import Group, head_units, level_units, readers_in_heads
 from tabmtl.params import Count, Widths
 from tabmtl.schema import Columns
 from tabmtl.targets import Task
@@ -49,6 +50,11 @@ class MMoENetwork(TaskNetwork):
         """Return features (B, T, H)."""
         vector = self.input(self.vector(x))
         return weighed([self.gates], self.gates(vector, own), self.experts, [vector], self.output)
+
+    def units(self) -> list[Group]:
+        """Return the groups of the experts' layers, of the experts, and of the heads."""
+        readers = readers_in_heads("heads", self.heads)
+        return [*level_units("experts", ("experts", self.experts), "gates", readers), *head_units("heads", self.heads)]
 
     def restrict(self, tasks: list[int]) -> None:
         """Leave the gates and heads of some tasks only."""

@@ -18,6 +18,7 @@ from tabmtl.nn.chosen import leaves_out, mix_chosen
 from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary, RowOwners
 from tabmtl.nn.task_network import StackedNetwork, UnitLevel
+from tabmtl.nn.units import Group, Slot, head_units, level_units, readers_in_heads
 from tabmtl.params import Count, Widths
 from tabmtl.schema import Columns
 from tabmtl.targets import Task
@@ -78,6 +79,17 @@ class PLENetwork(StackedNetwork):
         h, n = options.expert_hidden[-1], options.n_levels
         stack = [PLELevel(h if i else vector.width, names, options, last=i == n - 1) for i in range(n)]
         super().__init__(vector, stack, 1 + len(names), options._heads(h, tasks))
+
+    def units(self) -> list[Group]:
+        """Return the groups of every level's layers and experts, and of the heads."""
+        found: list[Group] = []
+        for i, (experts, _) in enumerate(self.levels):
+            after = f"stack.{i + 1}"
+            readers = [Slot(f"{after}.experts.first.weight", 1), Slot(f"{after}.gates.linear.weight", 1)]
+            if i + 1 == len(self.levels):
+                readers = readers_in_heads("heads", self.heads)
+            found += level_units(f"levels.{i}", (f"stack.{i}.experts", experts), f"stack.{i}.gates", readers)
+        return [*found, *head_units("heads", self.heads)]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -14,6 +14,7 @@ from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.network import VectorEstimator
 from tabmtl.nn.layers import MLP, Boundary, RowOwners, Towers
 from tabmtl.nn.task_network import TaskNetwork
+from tabmtl.nn.units import Group, head_units, mlp_units, readers_in_heads
 from tabmtl.params import CountOrZero, Rate, check_widths
 from tabmtl.schema import Columns
 from tabmtl.targets import Task
@@ -45,6 +46,11 @@ class SharedBottomNetwork(TaskNetwork):
         """Return the trunk's output (B, hidden[-1]), which all tasks read; of K networks (B, K, hidden[-1])."""
         shared = self.shared(self.trunk(self.vector(x)))
         return shared if self.n_networks is None else shared.transpose(0, 1)
+
+    def units(self) -> list[Group]:
+        """Return the groups of the trunk's layers, and of the heads."""
+        readers = readers_in_heads("heads", self.heads)
+        return [*mlp_units("trunk", self.trunk, readers), *head_units("heads", self.heads)]
 
     def restrict(self, tasks: list[int]) -> None:
         """Leave the heads of some tasks only."""

@@ -334,6 +334,11 @@ class Experts(Widened):
         """Leave the experts of some buckets only, in this order; return their places among the experts before."""
         first = [0, *accumulate(self.counts)]
         places = [i for bucket in buckets for i in range(first[bucket], first[bucket + 1])]
+        self.keep(places, [self.counts[bucket] for bucket in buckets])
+        return places
+
+    def keep(self, places: Sequence[int], counts: Sequence[int]) -> None:
+        """Leave some experts only, in this order; ``counts`` are those of the buckets then."""
         hidden = self.first.out_features // self.n_experts
         take_rows(self.first, _rows_of(places, hidden), "weight", "bias")
         self.first.out_features = len(places) * hidden
@@ -341,9 +346,15 @@ class Experts(Widened):
             layer.restrict(places)  # type: ignore[operator]
         for norm in self.norms:
             norm.restrict(places, self.n_experts)  # type: ignore[operator]
-        self.counts, self.n_experts = tuple(self.counts[bucket] for bucket in buckets), len(places)
+        self.counts, self.n_experts = tuple(counts), len(places)
         self._sizes = [count * hidden for count in self.counts]
-        return places
+
+    def follow(self) -> None:
+        """Let widths be those of the layers, some units of which are cut."""
+        hidden = len(self.first.bias) // self.n_experts
+        self._sizes = [count * hidden for count in self.counts]
+        last: Any = self.later[-1] if self.later else None
+        self.width = hidden if last is None else last.bias.shape[1]
 
     def _shapes(self, owners: Sequence[RowOwners]) -> list[tuple[int, int]]:
         """Return the number of owners, and of the experts of each, for every kind of owners."""
@@ -466,6 +477,28 @@ class Gates(Widened):
         self.n_seen = self.sees.sum(dim=1).tolist()
         self.left_out = _chances_of_none(self.sees, self.top_k)
         self.own = self.own[:0]  # rows of a long table have no place here
+
+    def keep(self, experts: Sequence[int]) -> None:
+        """Leave some experts only, in this order, at least one that each gate sees.
+
+        In a long table, each owner of rows keeps as many.
+
+        Raises
+        ------
+        ValueError
+            If a gate sees none of them.
+        """
+        if not self.sees[:, list(experts)].any(dim=1).all():
+            raise ValueError("each gate needs an expert that it sees, and one would see none")
+        pairs, n = self.own, len(self.expert_names)
+        self.restrict(range(len(self.gate_names)), experts)
+        place = pairs.new_full((n,), -1)
+        place[list(experts)] = torch.arange(len(experts), device=pairs.device)
+        left = place[pairs[:, 0] % n]  # (O, S)
+        counts = (left >= 0).sum(dim=1)
+        if len(counts) and bool((counts == counts[0]).all()):
+            of_owner = left[left >= 0].view(len(left), 1, -1)
+            self.own = pairs[:, :, :1] // n * len(experts) + of_owner
 
     def forward(self, x: Tensor | Sequence[Tensor], own: RowOwners | None = None) -> Tensor:
         """Weigh the experts.

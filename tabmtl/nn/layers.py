@@ -390,7 +390,7 @@ class Towers(Widened):
         self.hidden = TaskLinear(self.n_tasks, d_in, hidden) if hidden else None
         self.dropout = Dropout(dropout)
         self._merged: tuple[Tensor, Tensor] | None = None
-        self._groups = _by_width(widths)
+        self._groups = by_width(widths)
         self.out = nn.ModuleList(
             TaskLinear(len(group) * n_members, hidden or d_in, widths[group[0]]) for group in self._groups
         )
@@ -399,7 +399,7 @@ class Towers(Widened):
         """Take the heads of K networks as those of K T tasks."""
         super().widen(n_networks)
         widths = self._widths * n_networks
-        self.n_tasks, self._groups = len(widths), _by_width(widths)
+        self.n_tasks, self._groups = len(widths), by_width(widths)
 
     def restrict(self, tasks: Sequence[int]) -> None:
         """Leave the heads of some tasks only, in this order."""
@@ -409,7 +409,7 @@ class Towers(Widened):
         self.n_tasks, self._widths = len(tasks), tuple(self._widths[t] for t in tasks)
         if self.hidden is not None:
             self.hidden.restrict(tasks)
-        self._groups, kept = _by_width(self._widths), []
+        self._groups, kept = by_width(self._widths), []
         for group in self._groups:
             layer: Any = place[tasks[group[0]]][0]
             members = range(self.n_members)
@@ -439,6 +439,25 @@ class Towers(Widened):
                 parts.append(with_classes(own, width, fill=fill))
             grown.append(torch.cat(parts))
         return grown
+
+    @property
+    def d_in(self) -> int:
+        """Width of the features."""
+        return next(self.parameters()).shape[1]
+
+    def layers_of_tasks(self) -> list[tuple[str, int, str, tuple[int, ...]]]:
+        """Return for every task the name of its hidden layer, its place there, and name and places of its last one.
+
+        A last layer has a place for every member. There is nothing without hidden layers.
+        """
+        if self.hidden is None:
+            return []
+        found = {
+            t: ("hidden", t, f"out.{g}", tuple(range(k * self.n_members, (k + 1) * self.n_members)))
+            for g, group in enumerate(self._groups)
+            for k, t in enumerate(group)
+        }
+        return [found[t] for t in range(self.n_tasks)]
 
     def merge(self) -> None:
         """Keep the hidden layers of each of K networks as one too, whose tasks may share features, to answer rows.
@@ -509,6 +528,6 @@ class Towers(Widened):
         return own.first(k).linear(z, weight, bias).unflatten(1, (k, -1))
 
 
-def _by_width(widths: Sequence[int]) -> list[list[int]]:
-    """Return the numbers of the tasks of every width."""
+def by_width(widths: Sequence[Any]) -> list[list[int]]:
+    """Return the numbers of the tasks of every width, the least first."""
     return [[t for t, w in enumerate(widths) if w == width] for width in sorted(set(widths))]
