@@ -48,8 +48,8 @@ by groups where it has some. A model learns from `FIT_ROWS` of the rows that are
 
 Every fit adds a line to ``docs/evidence/<part>.jsonl``, with the commit and the versions of packages that it ran by; a
 later call runs what is missing there. Records of a commit before the ``first`` of their model do not count: who changes
-what a model answers sets that, and moves the records to ``docs/evidence/before/``. A part without records of its own is
-shown by those there.
+what a model answers sets that, and moves the records to ``docs/evidence/before/``. A part is shown by those there until
+its first round is whole.
 
 The order is such that a part of the work already tells something: few labels, all labels and Mulan's sets come first,
 a draw of each setting after the other, and the cheap models of a setting before the others. Sets on which a fit takes
@@ -72,7 +72,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -128,6 +128,8 @@ DRAWS: dict[str, dict[str, range]] = {
     "rf1": {**dict.fromkeys(("joint", "single"), range(1)), "baseline": range(5)},
     "blocks": {**dict.fromkeys((LIGHTGBM, TREES, "baseline"), range(5)), ENSEMBLE: range(1)},
 }
+#: Models of the page that need no environment of their own.
+OWN = tuple(name for name, model in MODELS.items() if model.kind not in ("peer", "sharing"))
 #: Parts that may be named.
 PARTS = (*DRAWS, "reference", "sharing")
 #: Folds of a set; of these, `DRAWS` are run.
@@ -471,10 +473,15 @@ def read_before(folder: Path, part: str) -> list[Record]:
 
 
 def read_shown(folder: Path) -> tuple[list[Record], list[Record]]:
-    """Read the records that count, and older ones of the parts that have none."""
+    """Read the records that count of the parts whose first round is whole, and older ones of the others.
+
+    The first round has a draw of every setting by all models but peers. A part without older records is shown anyway.
+    """
     records = read(folder)
-    parts = {record["part"] for record in records}
-    return records, [record for part in DRAWS if part not in parts for record in read_before(folder, part)]
+    done = {Cell.of(record) for record in records}
+    begun = {cell.part for cell in plan(OWN) if cell.seed == 0 and cell not in done}
+    older = {part: read_before(folder, part) for part in DRAWS if part in begun}
+    return [record for record in records if not older.get(record["part"])], [*chain.from_iterable(older.values())]
 
 
 def work(cells: Sequence[Cell], args: Namespace) -> list[str]:
@@ -534,7 +541,7 @@ def report(folder: Path, models: Sequence[str]) -> None:
     )
     records, older = read_shown(folder)
     planned = {*plan(models)}
-    n_missing = len(planned - {Cell.of(record) for record in records})
+    n_missing = len(planned - {Cell.of(record) for record in read(folder)})
     evidence_report.write(
         records, older, read_before(folder, "baseline"), folder, (len(planned) - n_missing, len(planned)), rows
     )

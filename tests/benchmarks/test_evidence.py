@@ -6,7 +6,7 @@ import json
 import math
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -316,6 +316,24 @@ def test_records_of_older_code_do_not_count(tmp_path, monkeypatch):
     assert [record["code"] for record in evidence.read(tmp_path)] == ["abc1+"]
     monkeypatch.setattr(evidence, "commits_from", lambda _: None)
     assert len(evidence.read(tmp_path)) == 3
+
+
+def test_a_part_is_shown_by_older_records_until_its_first_round_is_whole(tmp_path, monkeypatch):
+    first, second = (Cell("labels", "portal", "male", 150, 0, model) for model in (REFERENCE, ENSEMBLE))
+    monkeypatch.setattr(evidence, "plan", lambda models: [first, second, replace(second, seed=1)])
+    monkeypatch.setattr(evidence, "counts", lambda record: True)
+    (tmp_path / "before").mkdir()
+
+    def write(place, *cells):
+        text = "".join(json.dumps(asdict(cell)) + "\n" for cell in cells)
+        (tmp_path / place / "labels.jsonl").write_text(text)
+
+    write("", first)
+    assert evidence.read_shown(tmp_path) == ([asdict(first)], [])
+    write("before", second)
+    assert evidence.read_shown(tmp_path) == ([], [asdict(second)])
+    write("", first, second)
+    assert evidence.read_shown(tmp_path) == ([asdict(first), asdict(second)], [])
 
 
 def test_a_fit_that_fails_is_named_and_tried_again(small, folder, tmp_path, monkeypatch):
