@@ -1,4 +1,4 @@
-"""Networks of three departments, merged into one by every method, beside one network of all labels.
+"""Networks of three departments, merged into one, beside one network of all labels.
 
 Run it by ``python -m benchmarks.merging``; ``--help`` lists the options. A seed draws rows to fit a common network on,
 with the labels of all tasks; rows of each of three departments, with the labels of a third of the tasks; rows to choose
@@ -9,7 +9,8 @@ are
 base             the common network
 single           each task by the network of its department: three networks
 joint            one network of all rows, with all of these labels: the upper bound
-average, ...     the merged network; all methods but this one take the best of five scales, by the rows to choose by
+average          the merged network, by the mean of weights
+task_arithmetic  the merged network, by the best of five scales, by the rows to choose by
 ===============  ====================================================================================================
 
 The front of `tabmtl.merging.merge_front` is held against that of 500 drawn scales, by the share of the volume that

@@ -42,14 +42,13 @@ for k, targets in enumerate(departments.values()):
     models.append(model.fit(X[rows], labels))
 
 # %%
-# Heads come from the department that trained them. All other weights are merged: by their mean, or by a balance of how
-# far a weight matters to a department and agrees with the others.
+# Heads come from the department that trained them. All other weights are the mean of the three.
 from tabmtl.merging import merge
 
-mean, balanced = merge(base, models), merge(base, models, method="pcb")
+merged = merge(base, models)
 known = {
     name: model.score_tasks(X_test, y_test)
-    for name, model in {"common": base, "mean": mean, "pcb": balanced}.items()
+    for name, model in {"common": base, "merged": merged}.items()
 }
 scores = pl.DataFrame(
     [
@@ -58,19 +57,19 @@ scores = pl.DataFrame(
             "constant": 0.5 if flights.tasks[target] == "binary" else 0.0,
             "common": known["common"][target],
             "its department": model.score_tasks(X_test, y_test)[target],
-            "mean": known["mean"][target],
-            "pcb": known["pcb"][target],
+            "merged": known["merged"][target],
         }
         for model, targets in zip(models, departments.values(), strict=True)
         for target in targets
     ]
 )
-assert scores["pcb"].mean() > scores["common"].mean() + 0.005
+assert scores["merged"].mean() > scores["common"].mean() + 0.005
 scores
 
 # %%
-# Each department may count more or less. A few merged networks, scored on validation rows, tell where others are worth a
-# try: the front from which no target gains without loss of another. Dotted lines are those of the common network.
+# The mean takes all departments alike, also those whose steps cost others: `air_time` is worse than by the common
+# network. A few merged networks, scored on validation rows, tell which other scales are worth a try: the front from
+# which no target gains without loss of another. Dotted lines are those of the common network.
 from tabmtl.merging import merge_front
 from tabmtl.plots import ParetoDisplay
 
@@ -80,10 +79,14 @@ common = base.score_tasks(X_val, y_val)
 ParetoDisplay.from_front(front, reference={target: common[target] for target in two})
 
 # %%
-# Any row of the front is a network, by its scales.
-best = front.filter(~pl.col("dominated")).sort("score/dep_del15")[-1]
-chosen = merge(
-    base, models, method="task_arithmetic", scale=best["scale"].item().to_list()
+# Any row of the front is a network, by its scales. Here, it is the best in delays of those that lose no `air_time` to the
+# common network. The department of passengers hardly counts then.
+best = front.filter(pl.col("score/air_time") >= common["air_time"]).sort(
+    "score/dep_del15"
+)[-1]
+scale = best["scale"].item().to_list()
+chosen = merge(base, models, method="task_arithmetic", scale=scale).score_tasks(
+    X_test, y_test
 )
-assert chosen.score_tasks(X_val, y_val)["dep_del15"] > common["dep_del15"]
-chosen.predict(X_test[:3])
+assert all(chosen[target] > known["common"][target] for target in two)
+scale, chosen

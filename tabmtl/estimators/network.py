@@ -264,7 +264,8 @@ class NetworkEstimator(
         Returns
         -------
         copy : like self
-            What fit has told, such as ``history_``, is that of self.
+            What fit has told, such as ``history_``, is that of self; ``profile_`` has its columns alone, since answers
+            are others now.
 
         Examples
         --------
@@ -284,6 +285,7 @@ class NetworkEstimator(
         found._decide_by(replace(self.coder_, labels=replace(labels, tasks=tasks, decisions=None)))
         found.weights_, found._importances, found._optimizer = dict(weights), None, {}
         found.task_weights_, found.task_snapshot_ = (), np.zeros(0, dtype=np.int64)
+        found.profile_ = None if self.profile_ is None else self.profile_.of_tasks(())
         network, _ = found.fitted_network()
         if X is not None:
             settle_statistics(network, found.encoded(X), self.precision)
@@ -390,6 +392,7 @@ class NetworkEstimator(
         self._judged = None
         self._link = self._loss(self.tasks_).link_rows
         self._module = self._rebuild()
+        self.weights_ = weight_arrays(self._module.state_dict())  # files hold no numbers without an axis
         self._task_modules = self._rebuild_of_tasks(self._module)
 
 

@@ -17,28 +17,22 @@ Weights = dict[str, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TaskVectors:
-    """How far each of K models has moved the weights that tasks share, and all that no method decides.
+    """How far each of K models has moved the weights that tasks share, and what becomes of all others.
 
     Attributes
     ----------
-    tau : ndarray of float64, shape (K, d)
-        Task vectors.
-    sizes : tuple of int
-        Numbers of their entries that are of one tensor each, one after the other.
     trainers : tuple of tuple of int
         By task, the models that have trained it.
     settled : dict of str to ndarray
         Merged weights as if the shared ones had not moved: those of single tasks are of the models that trained them,
         and buffers, such as the statistics of batch normalisation, are means over the models.
-    shared : dict of str to ndarray of bool
-        By parameter, the entries of the task vectors, in the same order.
+    shared : dict of str to ndarray of float64, shape (K, ...)
+        Task vectors by parameter; 0 for the entries that one task alone reads.
     """
 
-    tau: np.ndarray
-    sizes: tuple[int, ...]
     trainers: tuple[tuple[int, ...], ...]
     settled: Weights
-    shared: dict[str, np.ndarray]
+    shared: Weights
 
     @classmethod
     def of(cls, base: NetworkEstimator, models: Sequence[NetworkEstimator]) -> TaskVectors:
@@ -60,25 +54,13 @@ class TaskVectors:
                 if name in owners and those:
                     move = np.where(owners[name] == t, moved[name][list(those)].mean(axis=0), move)
             settled[name] = _add(weight, move)
-        shared = {name: owner < 0 for name, owner in owners.items()}
-        parts = [moved[name][:, mask] for name, mask in shared.items() if mask.any()]
-        return cls(
-            tau=np.concatenate(parts, axis=1),
-            sizes=tuple(part.shape[1] for part in parts),
-            trainers=tuple(trainers),
-            settled=settled,
-            shared={name: mask for name, mask in shared.items() if mask.any()},
-        )
+        shared = {name: np.where(owner < 0, moved[name], 0.0) for name, owner in owners.items()}
+        return cls(trainers=tuple(trainers), settled=settled, shared=shared)
 
-    def moved(self, move: np.ndarray) -> Weights:
-        """Return the merged weights, whose shared ones have made a move (d,)."""
-        found = dict(self.settled)
-        parts = np.split(move, np.cumsum(self.sizes)[:-1])
-        for (name, mask), part in zip(self.shared.items(), parts, strict=True):
-            whole = np.zeros(mask.shape)
-            whole[mask] = part
-            found[name] = _add(found[name], whole)
-        return found
+    def added(self, scales: np.ndarray) -> Weights:
+        """Return the merged weights, whose shared ones have moved by the task vectors times scales (K,)."""
+        moves = {name: np.tensordot(scales, vectors, axes=1) for name, vectors in self.shared.items()}
+        return self.settled | {name: _add(self.settled[name], move) for name, move in moves.items()}
 
 
 def owners_of(network: Any, n_tasks: int) -> dict[str, np.ndarray]:

@@ -32,10 +32,10 @@ def test_a_department_has_labels_of_its_tasks_only():
 
 def test_a_table_has_every_way(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench, "open_set", table)
-    options = ["--epochs", "2", "--share", "0.1", "--front", "12", "--seeds", "0", "1", "--methods", "average", "pcb"]
+    options = ["--epochs", "2", "--share", "0.1", "--front", "12", "--seeds", "0", "1"]
     bench.main(["--sets", "star", *options, "--output", str(tmp_path)])
     records = pl.read_csv(tmp_path / "merging.csv")
-    ways = ["base", "single", "joint", "average", "pcb"]
+    ways = ["base", "single", "joint", "average", "task_arithmetic"]
     assert records.filter(pl.col("task") != "volume")["way"].unique(maintain_order=True).to_list() == ways
     assert records.filter(task="volume")["score"].is_between(0, 2).all()
     said = capsys.readouterr().out

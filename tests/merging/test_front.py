@@ -37,6 +37,7 @@ def test_the_front_is_scored_drawn_and_merged(models):
     assert len(front) == 18 + 3
     assert front.equals(merge_front(base, both, X, y, tasks=["late", "delay"], n_front=3, random_state=0))
     assert front["scale"][:3].to_list() == [[1, 0], [0, 1], [0.5, 0.5]]
+    assert front["scale"].n_unique() == len(front)  # none is scored twice
     row = front.filter(~front["dominated"])[-1]
     scores = merge(base, both, method="task_arithmetic", scale=row["scale"].item().to_list(), X=X).score_tasks(X, y)
     assert [row[f"score/{name}"].item() for name in ("late", "delay")] == [scores["late"], scores["delay"]]

@@ -12,10 +12,9 @@ from departments import fine_tuned
 import tabmtl
 from tabmtl import ESMM, PLE, STEM, MMoE, SharedBottom, SharedTrees
 from tabmtl.merging import merge
-from tabmtl.merging.merge import Merger
-from tabmtl.merging.vectors import owners_of
+from tabmtl.merging.vectors import TaskVectors, owners_of
 
-METHODS = ("average", "task_arithmetic", "breadcrumbs", "consensus", "pcb")
+METHODS = ("average", "task_arithmetic")
 
 
 @pytest.fixture(scope="module", params=[SharedBottom, MMoE, PLE, STEM], ids=lambda cls: cls.__name__)
@@ -26,10 +25,8 @@ def departments(request):
 
 
 def test_the_mean_of_equal_models_is_the_model(departments):
-    _, (model, *_), X = departments
-    for method in ("average", "pcb"):
-        merged = merge(departments[0], [model, model], method="average")
-        assert same(answers(merged, X), answers(model, X)), method
+    base, (model, *_), X = departments
+    assert same(answers(merge(base, [model, model]), X), answers(model, X))
 
 
 def test_what_one_task_reads_comes_from_the_model_that_trained_it(departments):
@@ -57,6 +54,25 @@ def test_every_method_is_deterministic_and_its_network_is_one_like_others(depart
     for own, weights in zip((base, *models), before, strict=True):
         assert all((own.weights_[name] == weight).all() for name, weight in weights.items())
     assert merged.history_.equals(base.history_)
+
+
+def test_models_of_files_merge_with_their_base(departments, tmp_path):
+    base, (model, *_), X = departments
+    model.save(tmp_path / "model")
+    base.save(tmp_path / "base")
+    kept, known = tabmtl.load(tmp_path / "model"), tabmtl.load(tmp_path / "base")
+    expected = answers(merge(base, [model]), X)
+    assert all(same(answers(merge(of, [own]), X), expected) for of, own in ((base, kept), (known, model)))
+
+
+def test_drift_is_told_of_columns_from_the_base_and_of_no_answers(departments):
+    base, models, X = departments
+    found = merge(base, models).drift(pl.concat([X, X]))
+    columns = found.filter(kind="column")
+    assert (columns["is_drift"] == base.drift(pl.concat([X, X])).filter(kind="column")["is_drift"]).all()
+    assert found.filter(kind="prediction").select("is_drift", "against").rows() == [(None, None)] * 3
+    compared = merge(base, models).drift(X, reference=X)
+    assert not compared["is_drift"].any() and compared["is_drift"].null_count() == 0
 
 
 def test_task_arithmetic_by_a_third_is_the_mean_of_three(departments):
@@ -144,12 +160,23 @@ REFUSED = {
     "units": (lambda b, m, X, y: merge(b, [refit(X, y.with_columns(pl.col("delay") * 2))]), "other units"),
     "parameters": (lambda b, m, X, y: merge(b, [refit(X, y, hidden=(8,))]), r"has hidden=\(8,\), and the base"),
     "seed": (lambda b, m, X, y: merge(b, [m, refit(X, y, random_state=9)]), r"models\[1\] is as far from the base"),
+    "far": (
+        lambda b, m, X, y: merge(b, [m, b.with_weights(_times(b, 2.5))]),
+        r"models\[1\] .* matrices have moved by more",
+    ),
     "equal": (lambda b, m, X, y: merge(b, [b]), "no model has learned anything"),
     "kept": (lambda b, m, X, y: merge(b, [_of_tasks(m)]), r"models\[0\] keeps weights of its own for some tasks"),
     "method": (lambda b, m, X, y: merge(b, [m], method="mean"), "method must be"),
-    "scale": (lambda b, m, X, y: merge(b, [m], method="pcb", scale=[1.0, 2.0]), "one for each of the 1 models"),
+    "scale": (
+        lambda b, m, X, y: merge(b, [m], method="task_arithmetic", scale=[1.0, 2.0]),
+        "one for each of the 1 models",
+    ),
     "average": (lambda b, m, X, y: merge(b, [m], scale=1.0), "has no scale"),
 }
+
+
+def _times(model, factor):
+    return {name: weight * np.float32(factor) for name, weight in model.weights_.items()}
 
 
 def _of_tasks(model):
@@ -177,7 +204,7 @@ def test_a_history_without_labels_tells_who_trained(one):
     base, model, *_ = one
     unlabelled = copy.copy(model)
     unlabelled.history_ = model.history_.with_columns(pl.lit(None, pl.Float64).alias("train/late/loss"))
-    assert (Merger(base, [model]).trained, Merger(base, [unlabelled]).trained) == ([0], [])
+    assert [TaskVectors.of(base, [own]).trainers for own in (model, unlabelled)] == [((0,), (), ()), ((), (), ())]
 
 
 @pytest.mark.parametrize("goes_on", ["fit", "partial_fit"])
@@ -186,7 +213,6 @@ def test_labels_tell_who_trained_where_all_heads_decay(goes_on):
     own = y.with_columns(pl.lit(None, kind).alias(name) for name, kind in y.schema.items() if name != "late")
     model = getattr(copy.copy(base).set_params(warm_start=True), goes_on)(X, own)
     assert (model.weights_["heads.hidden.weight"] != base.weights_["heads.hidden.weight"]).any(axis=(1, 2)).all()
-    merger = Merger(base, [model])
-    assert merger.trained == [0]
-    merged = merger.merge("average").weights_["heads.hidden.weight"]
+    assert TaskVectors.of(base, [model]).trainers == ((0,), (), ())
+    merged = merge(base, [model]).weights_["heads.hidden.weight"]
     assert (merged[1:] == base.weights_["heads.hidden.weight"][1:]).all()
