@@ -3,6 +3,7 @@
 import weakref
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 
 import lightgbm as lgb
 import numpy as np
@@ -15,11 +16,12 @@ from tabmtl import RMTGB, IndependentTasks, SharedTrees
 from tabmtl.storage.lightgbm_text import TreeText, fill_tree
 
 FEW = {"random_state": 0, "partial_rounds": 10}
+QUICK = {"random_state": 0, "learning_rate": 0.3, "patience": 5}  # folds of few rows would look for many rounds
 MODELS = {
     "shared": SharedTrees(n_estimators=15, n_estimators_task=10, **FEW),
     "stages": RMTGB(n_estimators_shared=10, n_estimators_outlier=10, n_estimators_task=10, **FEW),
     "sides": RMTGB(n_estimators_shared=0, n_estimators_outlier=10, n_estimators_task=0, **FEW),
-    "alone": IndependentTasks(families=("lightgbm", "additive"), **FEW),
+    "alone": IndependentTasks(families=("lightgbm", "additive"), **FEW | QUICK),
 }
 
 
@@ -37,9 +39,15 @@ NEW, LABELS = rows(400, 1)
 ASKED, TRUTH = rows(400, 2)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@cache
+def fit_of(name):
+    """The model of a name, fitted; tests let copies of it go on."""
+    return deepcopy(MODELS[name]).fit(X, Y)
+
+
+@pytest.fixture(params=MODELS)
 def fitted(request):
-    return deepcopy(MODELS[request.param]).fit(X, Y)
+    return fit_of(request.param)
 
 
 def went_on(model, X=NEW, y=LABELS, **params):
@@ -68,7 +76,7 @@ def test_tasks_without_new_labels_keep_their_bits(fitted):
 
 @pytest.mark.parametrize("name", ["shared", "stages", "sides"])
 def test_leaves_move_by_new_labels_and_stay_without(name):
-    model = deepcopy(MODELS[name]).fit(X, Y)
+    model = fit_of(name)
     risen = LABELS.with_columns(pl.col("value", "cost") + 2 * NEW[:, 0])
     moved = went_on(model, y=risen, decay_rate=0.5, partial_rounds=0)
     assert sum(moved.score_tasks(NEW, risen).values()) > sum(model.score_tasks(NEW, risen).values())
@@ -138,10 +146,9 @@ def test_lightgbm_alone_goes_on_as_from_its_own_model():
 
 @pytest.mark.parametrize("families", [("lightgbm",), "all"])
 def test_a_shift_of_all_labels_gives_no_split_and_is_learned(families):
-    labels = LABELS["value"]
-    model = IndependentTasks(families=families, random_state=0).fit(NEW, labels)
-    moved = went_on(model, y=labels + 9).predict(ASKED) - model.predict(ASKED)
-    assert np.allclose(moved, 9 * (1 - 0.975**20), atol=0.01)  # steps of .05, for half of all labels
+    model = IndependentTasks(families=families, **QUICK).fit(X, Y["value"])
+    moved = went_on(model, X, Y["value"] + 9).predict(ASKED) - model.predict(ASKED)
+    assert np.allclose(moved, 9 * (1 - 0.85**20), atol=0.01)  # steps of .3, for half of all labels
 
 
 @pytest.mark.parametrize("kind", ["ordinal", "poisson", "quantile:0.9", "quantiles:0.1:0.9", "focal"])
@@ -150,22 +157,22 @@ def test_models_of_single_tasks_go_on_whatever_the_loss(kind):
         of_kind = {"ordinal": y["size"].cast(pl.Enum(["low", "mid", "top"])), "focal": y["is_high"]}
         return of_kind.get(kind, y["value"].exp()).alias("target").to_frame()
 
-    model = IndependentTasks(tasks={"target": kind}, families=("lightgbm",), random_state=0).fit(X[:60], labels(Y[:60]))
+    model = IndependentTasks(tasks={"target": kind}, families=("lightgbm",), **QUICK).fit(X[:60], labels(Y[:60]))
     after, before = (each.score_tasks(ASKED, labels(TRUTH)) for each in (went_on(model, y=labels(LABELS)), model))
     assert after["target"] > before["target"]
 
 
 def test_the_models_before_are_not_kept_for_few_rows():
-    model = IndependentTasks(families=("lightgbm",), random_state=0).fit(X, Y)
+    model = IndependentTasks(families=("lightgbm",), **QUICK).fit(X, Y["value"])
     model.predict(ASKED[:1])
     before = weakref.ref(model.estimators_["value"])
-    model.partial_fit(NEW, LABELS).predict(ASKED[:1])
+    model.partial_fit(NEW, LABELS["value"]).predict(ASKED[:1])
     assert before() is None
 
 
 @pytest.mark.parametrize("counts", [(1,), (5, 5, 5, -5)])
 def test_forged_counts_of_labels_are_refused(counts):
-    state = IndependentTasks(families=("lightgbm",), random_state=0).fit(X, Y)._state()
+    state = fit_of("alone")._state()
     with pytest.raises(ValueError, match="n_labels"):
         replace(state, _n_labels=counts)
 
@@ -177,8 +184,8 @@ def test_other_estimators_go_on_by_a_partial_fit_of_their_own():
 
 
 def test_the_first_rows_are_fitted():
-    whole, begun = (deepcopy(MODELS["shared"]) for _ in range(2))
-    assert begun.partial_fit(X, Y).predict(ASKED).equals(whole.fit(X, Y).predict(ASKED))
+    begun = deepcopy(MODELS["shared"]).partial_fit(X, Y)
+    assert begun.predict(ASKED).equals(fit_of("shared").predict(ASKED))
 
 
 def test_new_levels_stay_unseen_and_are_told_once():
@@ -196,13 +203,13 @@ def test_new_levels_stay_unseen_and_are_told_once():
         (SharedTrees(), Y["size"], ["other"] * 120, "other"),
         (IndependentTasks(regressor=LinearRegression()), Y["value"], Y["value"], "LinearRegression has no partial_fit"),
         (
-            IndependentTasks(families=("lightgbm", "additive"), decay_rate=0.9),
+            IndependentTasks(families=("lightgbm", "additive"), decay_rate=0.9, **QUICK),
             Y["value"],
             Y["value"],
             "decay_rate=0.9 .* task 'value' is a mixture",
         ),
         (
-            IndependentTasks(families=("lightgbm",), decay_rate=0.9),
+            IndependentTasks(families=("lightgbm",), decay_rate=0.9, **QUICK),
             Y["value"],
             Y["value"],
             "decay_rate=0.9 .* mean of several fits",
@@ -234,7 +241,7 @@ def test_the_others_keep_their_bits_without_a_task(fitted, name, tmp_path):
 
 @pytest.mark.parametrize("name", ["shared", "alone"])
 def test_new_tasks_learn_and_the_others_keep_their_bits(name, tmp_path):
-    model = deepcopy(MODELS[name]).fit(X, Y)
+    model = deepcopy(fit_of(name))
     before, shares = model.predict(ASKED), model.predict_proba(ASKED)
     model.add_task(NEW[:100], new_tasks(LABELS[:100]))
     found = model.predict(ASKED)
@@ -277,12 +284,12 @@ def test_a_new_task_of_a_long_table_leans_on_the_pooled_answers():
 
 
 def test_what_a_new_task_refuses():
-    assert not hasattr(RMTGB().fit(X, Y), "add_task")
+    assert not hasattr(fit_of("stages"), "add_task")
     model = SharedTrees(n_estimators=5, random_state=0).fit(X, Y)
     for way, words in (({"method": "scalearn"}, "method='head'"), ({"freeze": None}, "freeze=None")):
         with pytest.raises(ValueError, match=words):
             model.add_task(NEW, new_tasks(LABELS), **way)
-    linear = IndependentTasks(families=("lightgbm",), random_state=0).fit(X[:40], Y["value"][:40])
+    linear = deepcopy(fit_of("alone"))
     linear.set_params(regressor=SharedTrees())
     with pytest.raises(ValueError, match="SharedTrees, which reads X by itself"):
         linear.add_task(NEW, new_tasks(LABELS).select("price"))
