@@ -17,7 +17,7 @@ from pathlib import Path
 from private_reads import private_reads
 
 MOST_LINES = 40
-MOST_NAMES = 29  # drift, what a fit keeps of its rows, is below all that is fitted
+MOST_NAMES = 30  # slimming, what cuts a fitted network, is below its models and above all estimators
 #: Lines of code of a file of tabmtl/, and methods of a class.
 MOST_OF_FILE, MOST_METHODS = 450, 28
 #: A page to read in a quarter of an hour, and its words.

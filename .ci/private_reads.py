@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 #: Rooms where models are made, whose modules know each other's models from inside.
-ROOMS_OF_MODELS = ("tabmtl/estimators", "tabmtl/models", "tabmtl/sessions")
+ROOMS_OF_MODELS = ("tabmtl/estimators", "tabmtl/models", "tabmtl/sessions", "tabmtl/slimming")
 #: Private attributes of libraries, for which there is nothing public, and what they are read for.
 OF_LIBRARIES = {
     "_exit": "os: end a worker at once",

@@ -157,8 +157,16 @@ class GrowingNetwork(TakesTasks):
         """Build the network of tasks by the parameters of a maker, with the heads of those that came later."""
         lineage = self._lineage_of(tasks)
         if lineage is None:
-            return maker._network(columns, tasks)
-        return lineage.grow(maker._network(columns, lineage.base), self.weights_, tasks)
+            return self._base(maker, columns, tasks)
+        return lineage.grow(self._base(maker, columns, lineage.base), self.weights_, tasks)
+
+    def _base(self, maker: Self, columns: Columns, tasks: Sequence[Task]) -> Any:
+        """Build the network without the heads that came later."""
+        return maker._network(columns, tasks)
+
+    def _ancestry(self, tasks: Sequence[Task], *, begins: bool) -> dict[str, Any]:
+        """Return the fitted attributes that tell how the network came to be; ``begins`` as in `NetworkTraining`."""
+        return {"_lineage": None if begins else self._lineage_of(tasks)}
 
     def _lineage_of(self, tasks: Sequence[Task]) -> Lineage | None:
         """Return the lineage of the network, whose tasks may have more classes now."""

@@ -38,7 +38,7 @@ from tabmtl.training.balance import Balance, GradLevel, check_grad_level
 from tabmtl.training.device import seeded
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import represent_rows, weigh_sequences
-from tabmtl.training.table_loop import settle_statistics
+from tabmtl.training.table_loop import TableLoop, settle_statistics
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -317,6 +317,10 @@ class NetworkEstimator(
     def _loss(self, tasks: Sequence[Task]) -> MultiTaskLoss:
         """Return the loss of training, which also turns the network's outputs into scores of the tasks."""
         return MultiTaskLoss(tasks)
+
+    def _loop(self, *, begins: bool) -> type[TableLoop]:
+        """Return the class of the loop of a training; ``begins`` as in `NetworkTraining`."""
+        return TableLoop
 
     def _inspect(self, network: torch.nn.Module, batch: Batch) -> dict[str, Any]:
         """Return more fitted attributes, from the trained network and the features of its training rows (tensors)."""

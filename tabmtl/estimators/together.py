@@ -21,6 +21,7 @@ from tabmtl.training.device import find_device, seeded, threads
 from tabmtl.training.joint import Member, train_jointly
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.run import running
+from tabmtl.training.table_loop import TableLoop
 from tabmtl.training.watch import describe_tasks
 
 _MOST_ROWS = 12_000  # to learn from; of more, the products of a step take nearly all of its time
@@ -87,8 +88,8 @@ def _may_join(estimator: NetworkEstimator) -> bool:
     is_plain = isinstance(estimator.balance, str) and estimator.balance == "sum" and not estimator.flat
     is_plain &= estimator.preprocessor is None and estimator.text_encoder is None and not estimator.keep_optimizer
     is_quiet = estimator.on_epoch is None and not estimator.keep_on_interrupt and running().group.size == 1
-    is_wide = estimator.task_column is None
-    return is_plain and is_wide and is_quiet and find_device(estimator.device).type == "cpu"
+    is_wide, is_usual = estimator.task_column is None, estimator._loop(begins=True) is TableLoop
+    return is_plain and is_wide and is_usual and is_quiet and find_device(estimator.device).type == "cpu"
 
 
 def _parts(

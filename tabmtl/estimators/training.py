@@ -130,7 +130,8 @@ class NetworkTraining:
             network, moments = self._network(device, None if self.begins else estimator.weights_)
             with threads(estimator.n_jobs, network):
                 balancer = self._balancer(network, rows)
-                loop = TableLoop(estimator, network, loss, rows, valid, balancer=balancer, evaluate=evaluate)
+                loop_class = estimator._loop(begins=self.begins)
+                loop = loop_class(estimator, network, loss, rows, valid, balancer=balancer, evaluate=evaluate)
                 loop.optimizer.take_moments(network, moments)
                 if run.group.rank:  # the networks are the same, the noise is not
                     torch.manual_seed(seed_of(self.seed, run.group.rank))
@@ -145,7 +146,7 @@ class NetworkTraining:
                 if validated and estimator.early_stopping and is_whole:
                     warn_if_rising(snapshots.scores, estimator.patience)
                 fitted = self.trained(network, loop.data, loop.batch_size, history, snapshots)
-                return fitted | self._optimizer_of(loop)
+                return fitted | loop.fitted() | self._optimizer_of(loop)
 
     def go_on(self, rows: FitRows) -> dict[str, Any]:
         """Train by one pass over the rows at a constant rate, and return the fitted attributes.
@@ -177,7 +178,7 @@ class NetworkTraining:
         with seeded(self.seed, device):
             network, moments = self._network(device, weights)
             with threads(estimator.n_jobs, network):
-                loop = TableLoop(
+                loop = estimator._loop(begins=self.begins)(
                     estimator,
                     network,
                     loss,
@@ -197,7 +198,8 @@ class NetworkTraining:
                 loop.finish()
                 if tells:
                     self._tell(run, network, loop, record)
-                return self.trained(network, loop.data, loop.batch_size, [record], kept) | self._optimizer_of(loop)
+                fitted = self.trained(network, loop.data, loop.batch_size, [record], kept)
+                return fitted | loop.fitted() | self._optimizer_of(loop)
 
     def _tell(self, run: Run, network: torch.nn.Module, loop: TableLoop, record: Record) -> None:
         """Show the record of a pass, and give it to the callbacks, which change nothing."""
@@ -261,7 +263,7 @@ class NetworkTraining:
             "batch_size_": batch_size,
             "_importances": None,
             "_judged": None,
-            "_lineage": None if self.begins else self.estimator._lineage_of(self.coder.labels.tasks),
+            **self.estimator._ancestry(self.coder.labels.tasks, begins=self.begins),
             "_optimizer": {},
             "_n_features_out": represent_rows(network, first).shape[1],
             "_link": self.estimator._loss(self.coder.labels.tasks).link_rows,

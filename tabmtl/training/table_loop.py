@@ -156,15 +156,15 @@ class TableLoop:
         totals: list[Tensor] = []
         parts: list[list[Tensor]] = []
         for rows in self.rows.parts(index, self._micro):
-            losses, scores = self._forward(data.rows(rows))
+            learned, losses, scores = self._forward(data.rows(rows))
             totals.append(losses.detach())
             parts.append([score.detach() for score in scores])
-            self._of_step(losses).sum().backward()
+            self._of_step(learned).sum().backward()
         self.optimizer.step(learning_rate)
         return torch.stack(totals).sum(dim=0), [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
     def _balanced_step(self, balancer: Balancer, batch: Batch, learning_rate: float) -> tuple[Tensor, list[Tensor]]:
-        passes: list[tuple[Tensor, list[Tensor]]] = []
+        passes: list[tuple[Tensor, Tensor, list[Tensor]]] = []
 
         def forward() -> Tensor:
             passes.append(self._forward(batch))
@@ -173,14 +173,15 @@ class TableLoop:
         balancer.backward(forward, self.group.sum_(labelled_weight(self.loss, batch)) > 0)
         self.optimizer.step(learning_rate)
         balancer.after_step(forward)
-        losses, scores = passes[0]
+        _, losses, scores = passes[0]
         return losses.detach(), [score.detach() for score in scores]
 
-    def _forward(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        """Return loss sums (T,) and raw scores of some rows."""
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return the sums (T,) over some rows that a step learns, their loss sums (T,), and their raw scores."""
         with autocast(batch, self.options.precision):
             scores = self.network(batch.x, batch.task)
-        return self.loss(scores, batch.y, batch.weight, batch.task), scores
+        losses = self.loss(scores, batch.y, batch.weight, batch.task)
+        return losses, losses, scores
 
     def _of_step(self, losses: Tensor) -> Tensor:
         """Return weighted losses (T,) per row of a nominal step, to be differentiated."""
@@ -192,19 +193,36 @@ class TableLoop:
         if self.valid is None or valid is None:
             return {}, None
         settle_statistics(self.network, self.data, options.precision, self.group)
-        scores = self.valid.scores(
-            lambda batch: predict_scores(self.network, batch, options.precision, batch_size=self.batch_size), self.data
-        )
-        losses = self.group.sum_(self.loss(scores, valid.y, valid.weight, valid.task))
+        losses, scores = self._judge(self.network, self.valid, valid)
         record = self._record("val", losses, self.group.sum_(labelled_weight(self.loss, valid)), scores, valid)
         if options.keep == "task":
             self.task_scores = [monitored(record, task.name, self.tasks) for task in self.tasks]
         return record, monitored(record, options.monitor, self.tasks)
 
+    def _judge(self, network: torch.nn.Module, rows: Rows, labels: Batch) -> tuple[Tensor, list[Tensor]]:
+        """Return the loss sums (T,) of a network on rows of all ranks, and the raw scores of those of this one."""
+        scores = rows.scores(
+            lambda batch: predict_scores(network, batch, self.options.precision, batch_size=self.batch_size), self.data
+        )
+        return self.group.sum_(self.loss(scores, labels.y, labels.weight, labels.task)), scores
+
+    def mean_losses(self, network: torch.nn.Module) -> Tensor:
+        """Return the mean losses (T,) of a network on the validation rows, or on the sample of those to train."""
+        if self.valid is not None and self._judging is not None:
+            labels, (losses, _) = self._judging, self._judge(network, self.valid, self._judging)
+            return losses / self.group.sum_(labelled_weight(self.loss, labels))
+        data = self.data
+        scores = predict_scores(network, data, self.options.precision, batch_size=self.batch_size)
+        return self.loss(scores, data.y, data.weight, data.task) / labelled_weight(self.loss, data)
+
     def finish(self) -> None:
         """Settle statistics that validation has not settled."""
         if self.valid is None:
             settle_statistics(self.network, self.data, self.options.precision, self.group)
+
+    def fitted(self) -> dict[str, Any]:
+        """Return more fitted attributes, once training is over and the kept weights are in the network."""
+        return {}
 
     def facts(self) -> dict[str, Any]:
         """Return what tells the rows and the steps from others; see `tabmtl.training.epochs.Loop`."""

@@ -1,0 +1,373 @@
+"""Estimators of networks that can be cut: trained at several widths, and made smaller to a budget."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Self
+
+import numpy as np
+import polars as pl
+from sklearn.utils.metadata_routing import UNUSED
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from tabmtl.estimators.asked import part_of
+from tabmtl.estimators.mixture import MixtureEstimator
+from tabmtl.estimators.network import VectorEstimator
+from tabmtl.estimators.trained import weight_arrays
+from tabmtl.nn.units import Group, Kept, cut, multiply_adds
+from tabmtl.params import check_share
+from tabmtl.schema import Columns, warn_user
+from tabmtl.slimming.loop import SlimLoop
+from tabmtl.slimming.search import Choices
+from tabmtl.slimming.shares import Shares, check_slim, kept_by
+from tabmtl.slimming.state import AtShare, Form, Slimmed, SlimMixtureState, SlimState
+from tabmtl.targets import Task
+from tabmtl.training.table_loop import TableLoop
+
+
+def _can(name: str) -> Any:
+    """Return the check that a method is there if that of the base class is."""
+
+    def check(estimator: SlimEstimator) -> bool:
+        return bool(getattr(super(SlimEstimator, estimator), name))
+
+    return check
+
+
+class _Cut:
+    """Fitted attributes of a network that may be cut; those of a dataclass would be parameters."""
+
+    _form: Form | None = None
+    _slimmed: Slimmed | None = None
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SlimEstimator(_Cut, VectorEstimator):
+    """Base of the estimators whose network can be cut to smaller ones.
+
+    Parameters
+    ----------
+    slim : sequence of float, optional
+        Shares of the widths at which the network is trained, 1.0 among them, such as ``(0.25, 0.5, 1.0)``: the layers
+        that tasks share, and the hidden layer of each head, can then be cut apart, see `with_budget`. Widths are
+        rounded up to multiples of 4. A step takes about twice as long. By default it is trained at its full width
+        alone.
+
+    Attributes
+    ----------
+    slim_losses_ : polars DataFrame
+        With ``slim``: what the smaller networks lose. For every share ``shared`` of the shared widths, every share
+        ``task_width`` of the heads' hidden layers, and every ``task``: the mean ``loss`` on the validation rows, of
+        training rows if there are none, and the ``multiply_adds`` of the network with these widths. The loss of a task
+        depends on no other head, so that they tell all mixed choices.
+    widths_ : dict of str to int
+        Number of units of every hidden layer, and of experts of every bucket with several.
+    multiply_adds_ : int
+        Multiplications of a row with weights: of matrices, not of tables of embeddings. In a long table, a row
+        computes its own task; then their mean over the tasks.
+
+    References
+    ----------
+    Aich, Schulter, Roy-Chowdhury, Chandraker and Suh (2023), "Efficient Controllable Multi-Task Architectures", ICCV,
+    arXiv 2308.11744.
+    """
+
+    slim: Annotated[Sequence[float] | None, check_slim] = None
+
+    __metadata_request__predict: ClassVar = {"tasks": UNUSED, "budget": UNUSED}
+    __metadata_request__predict_proba: ClassVar = {"tasks": UNUSED, "budget": UNUSED}
+
+    _stored: ClassVar[type] = SlimState
+
+    def predict(self, X: Any, *, tasks: str | Sequence[str] | None = None, budget: float | None = None) -> Any:
+        """Predict the tasks, by the whole network or by a smaller one.
+
+        Parameters
+        ----------
+        X : frame or array of shape (n, p)
+            Rows with the columns of fit; a frame may have them in any order.
+        tasks : str or sequence of str, optional
+            Names of the tasks to predict, all by default; other heads are not computed.
+        budget : float, optional
+            Share of the multiplications of a row, as in `with_budget`; the smaller network is kept for the next call.
+
+        Returns
+        -------
+        y : like the y of fit
+            With a sequence of tasks, the columns of these in its order; with one name, as for a flat target.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the rows do not fit, a task is unknown or named twice, or as in `with_budget`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tabmtl import SharedBottom
+        >>> X = np.random.default_rng(0).normal(size=(300, 4))
+        >>> model = SharedBottom(slim=(0.25, 1.0), epochs=2, random_state=0).fit(X, X[:, :2])
+        >>> model.predict(X, tasks="y1", budget=0.5).shape
+        (300,)
+        """
+        return super().predict(X, tasks=tasks) if budget is None else self._within(budget).predict(X, tasks=tasks)
+
+    @available_if(_can("predict_proba"))
+    def predict_proba(self, X: Any, *, tasks: str | Sequence[str] | None = None, budget: float | None = None) -> Any:
+        """Predict class probabilities, by the whole network or by a smaller one.
+
+        Parameters
+        ----------
+        X, tasks, budget : as in `predict`
+            The tasks that are named must be classifications.
+
+        Returns
+        -------
+        probabilities : ndarray, list or dict
+            One array (n, K) for a flat target, or for one task that is named. For several targets, a dict from task to
+            (n, K) with the classification tasks only; the Classifier faces give scikit-learn's list instead. The
+            columns follow ``classes`` of the task, and ``classes_`` of a Classifier face.
+        """
+        if budget is None:
+            return super().predict_proba(X, tasks=tasks)
+        return self._within(budget).predict_proba(X, tasks=tasks)
+
+    @available_if(_can("predict_quantiles"))
+    def predict_quantiles(
+        self, X: Any, *, tasks: str | Sequence[str] | None = None, budget: float | None = None
+    ) -> Any:
+        """Predict the quantiles of every level, for tasks of the kind "quantiles".
+
+        Parameters
+        ----------
+        X, tasks, budget : as in `predict`
+            The tasks that are named must have several levels.
+
+        Returns
+        -------
+        quantiles : frame, or ndarray of shape (n, L)
+            In the container of y in fit: a column ``<task>_q<level>`` for every level of these tasks, such as
+            ``amount_q0.1``, in the order of the tasks. In a row, those of a task never fall. In the long layout, the
+            columns have the name of the target.
+
+        Raises
+        ------
+        AttributeError
+            If no task has several levels.
+        """
+        if budget is None:
+            return super().predict_quantiles(X, tasks=tasks)
+        return self._within(budget).predict_quantiles(X, tasks=tasks)
+
+    def with_budget(self, budget: float, prefer: Mapping[str, float] | None = None) -> Self:
+        """Return the smaller model that loses least within a budget, of a fit with ``slim``.
+
+        It is fitted, and whole in itself: it predicts, is saved, exported and trained on by `partial_fit`. A `fit` of
+        it begins anew with all units.
+
+        Among all choices of a share of ``slim`` for the shared widths, and one for the head of each task (of a long
+        table, one for all heads), it has the least sum of losses in ``slim_losses_``, each over that of the whole
+        network, within the budget. The choice is exact.
+
+        Parameters
+        ----------
+        budget : float
+            Largest share of the multiplications of a row with weights, of those of the whole network
+            (``multiply_adds_``). Numbers, tables and attention to sequences are the same in all.
+        prefer : mapping of str to float, optional
+            Weights of the losses of tasks, 1 where none is given: with ``{"buy": 2}``, the loss of "buy" counts
+            twice.
+
+        Returns
+        -------
+        smaller : like self
+            It has learned no decisions: call `calibrate`, `tune_thresholds` and `conformalize` on it. It lacks
+            ``slim_losses_`` and ``feature_importances_``, and ``history_`` tells of the fit of self.
+
+        Raises
+        ------
+        ValueError
+            If the model was fitted without ``slim``, is a smaller one itself, or has tasks that were added or removed;
+            if the budget is below the smallest network, or a weight does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tabmtl import SharedBottom
+        >>> X = np.random.default_rng(0).normal(size=(300, 4))
+        >>> model = SharedBottom(slim=(0.25, 0.5, 1.0), epochs=2, random_state=0).fit(X, X[:, :2])
+        >>> smaller = model.with_budget(0.4, prefer={"y0": 2})
+        >>> smaller.multiply_adds_ <= 0.4 * model.multiply_adds_
+        True
+        """
+        slimmed, network = self._cuttable()
+        is_long = self.coder_.task_column is not None
+        shares = Choices.of(network, slimmed.losses, is_long=is_long).best(budget, prefer)
+        groups, part = network.units(), slimmed.at(shares.shared)
+        smaller = self._without_units(groups, kept_by(groups, shares))
+        if part is not None:
+            smaller.weights_ |= part.statistics
+            smaller._take_frames(part)
+        return smaller
+
+    @property
+    def slim_losses_(self) -> pl.DataFrame:
+        """Losses of the smaller networks; see the attributes."""
+        check_is_fitted(self)
+        if self._slimmed is None:
+            raise AttributeError(f"slim_losses_ is of a fit with slim, and {self._lacking()}")
+        return self._slimmed.losses
+
+    @property
+    def widths_(self) -> dict[str, int]:
+        """Numbers of units; see the attributes."""
+        check_is_fitted(self)
+        return {group.name: group.n_units for group in self._units()}
+
+    @property
+    def multiply_adds_(self) -> int:
+        """Multiplications of a row with weights; see the attributes."""
+        check_is_fitted(self)
+        return multiply_adds(self._base_network(), is_long=self.coder_.task_column is not None)
+
+    def with_weights(self, weights: Mapping[str, np.ndarray], X: Any = None) -> Self:
+        """Return a copy of the fitted network with other weights, which has learned no decisions.
+
+        What was measured of smaller networks is not true of them, so that `with_budget` refuses the copy.
+
+        Parameters
+        ----------
+        weights : mapping of str to ndarray
+            As in ``weights_``, of the same names and shapes.
+        X : frame or array of shape (n, p), optional
+            Rows that statistics of batch normalisation are settled on; by default the given ones stay.
+
+        Returns
+        -------
+        copy : like self
+            What fit has told, such as ``history_``, is that of self.
+        """
+        found = super().with_weights(weights, X)
+        found._slimmed = None
+        return found
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        if self.slim is None:
+            return
+        cures = {
+            "expert_norm": ("layer", "looks at all units of an expert; say expert_norm='batch' or 'none'"),
+            "keep": ("task", "keeps the weights of several epochs; say keep='mean'"),
+        }
+        for name, (value, why) in cures.items():
+            if getattr(self, name, None) == value:
+                raise ValueError(f"slim cuts the units of one network, and {name}={value!r} {why}")
+
+    def _within(self, budget: float) -> Self:
+        """Return the smaller model of a budget, which is kept as long as what was learned."""
+        check_is_fitted(self)
+        check_share("budget", budget, whole=True)
+        known = self.coder_, self.weights_  # beside the smaller model, so that no others have their ids
+        key = ("budget", budget, *map(id, known))
+        return part_of(self, key, lambda: (known, self.with_budget(budget)))[1]
+
+    def _cuttable(self) -> tuple[Slimmed, Any]:
+        """Return what fit has measured of smaller networks, and the network.
+
+        Raises
+        ------
+        ValueError
+            If it cannot be cut.
+        """
+        check_is_fitted(self)
+        self._refuse_grown("with_budget(0.5)")
+        if self._slimmed is None:
+            raise ValueError(
+                f"a budget needs a fit at several widths, such as slim=(0.25, 0.5, 1.0), and {self._lacking()}"
+            )
+        return self._slimmed, self.fitted_network()[0]
+
+    def _lacking(self) -> str:
+        """Say why nothing is known of smaller networks."""
+        if self._form is not None:
+            return "this model is a smaller one; ask the one that it was cut from"
+        if self._fitted_params["slim"] is None:
+            return "this model was fitted with slim=None"
+        return "the weights of this model are not those of its fit"
+
+    def _refuse_grown(self, call: str) -> None:
+        """Raise a ValueError for a network with tasks that came or went after its fit."""
+        if self._lineage is not None:
+            raise ValueError(
+                f"add_task or remove_task has changed the tasks of this network, and new heads read all its units; cut "
+                f"it first: model.{call}.add_task(X, y)"
+            )
+
+    def _without_units(self, groups: Sequence[Group], kept: Kept) -> Self:
+        """Return a copy that has lost units and has learned no decisions; statistics of batches are cut alike."""
+        labels, network = self.coder_.labels, self._base_network()
+        if labels.decisions is not None:
+            warn_user(
+                "the smaller network gives other answers, so what calibrate, tune_thresholds and conformalize have "
+                "learned is left out; call them on the smaller model"
+            )
+        found, smaller = copy.copy(self), cut(network, groups, kept)
+        tasks = tuple(task.at(None) for task in labels.tasks)
+        found._decide_by(replace(self.coder_, labels=replace(labels, tasks=tasks, decisions=None)))
+        found._form, found._slimmed = (self._form or Form.whole()).cut(groups, kept), None
+        found.weights_, found._optimizer = weight_arrays(smaller.state_dict()), {}
+        found.task_weights_, found.task_snapshot_ = (), np.zeros(0, dtype=np.int64)
+        found._importances = None
+        found._n_features_out = self._n_features_out * smaller.heads.d_in // network.heads.d_in
+        return found
+
+    def _take_frames(self, part: AtShare) -> None:
+        """Take over what was measured of experts; a network without experts has none."""
+
+    def _units(self) -> list[Group]:
+        """Return the groups of units of the fitted network."""
+        return self._base_network().units()
+
+    def _base_network(self) -> Any:
+        """Return the fitted network without heads that came later."""
+        return self._grown().base
+
+    def _base(self, maker: Self, columns: Columns, tasks: Sequence[Task]) -> Any:
+        network = super()._base(maker, columns, tasks)
+        if self._form is None:
+            return network
+        groups = network.units()
+        return cut(network, groups, self._form.kept(groups))
+
+    def _loop(self, *, begins: bool) -> type[TableLoop]:
+        is_whole = begins or (self._form is None and self._lineage is None)
+        return SlimLoop if self.slim is not None and is_whole else TableLoop
+
+    def _ancestry(self, tasks: Sequence[Task], *, begins: bool) -> dict[str, Any]:
+        own = {"_form": None if begins else self._form, "_slimmed": None}
+        return super()._ancestry(tasks, begins=begins) | own
+
+    def _restore(self, state: Any) -> None:
+        super()._restore(state)
+        if self._slimmed is None:
+            return
+        network, ones = self._base_network(), (1.0,) * len(self._base_network().heads.layers_of_tasks())
+        for part in self._slimmed.parts:
+            groups = network.units()
+            buffers = dict(cut(network, groups, kept_by(groups, Shares(part.share, ones))).named_buffers())
+            if any(name not in buffers or own.shape != buffers[name].shape for name, own in part.statistics.items()):
+                raise ValueError(f"the statistics of the share {part.share} are not those of its network")
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SlimMixture(SlimEstimator, MixtureEstimator):
+    """Base of the mixtures of experts whose network can be cut to smaller ones."""
+
+    _stored: ClassVar[type] = SlimMixtureState
+
+    def _take_frames(self, part: AtShare) -> None:
+        self.expert_utilisation_, self.experts_ = part.expert_utilisation, part.experts
+        self.dead_expert_rate_ = float(part.experts["dead"].mean())  # type: ignore[index, arg-type]

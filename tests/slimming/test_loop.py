@@ -1,0 +1,123 @@
+"""Training at several widths: what a step learns, and what it draws."""
+
+import numpy as np
+import pytest
+import torch
+from conformance import features, mixed_targets, tiny
+from ranks import assert_same_weights, read_small_parts, run_ranks
+from small_network import TASKS, network_of, rows
+
+from tabmtl import MMoE, Shards, SharedBottom
+from tabmtl.columns import Features
+from tabmtl.nn.units import cut
+from tabmtl.schema import Batch
+from tabmtl.slimming import loop as slim_loop
+from tabmtl.slimming.loop import SlimLoop
+from tabmtl.slimming.shares import Shares, kept_by
+from tabmtl.training.losses import MultiTaskLoss
+from tabmtl.training.rows import MemoryRows
+
+SHARES = (0.25, 0.5, 1.0)
+MODELS = [
+    SharedBottom(hidden=(16, 8), head_hidden=8, dropout=0.0, slim=SHARES),
+    MMoE(n_experts=2, expert_hidden=(16, 8), head_hidden=8, expert_norm="none", slim=SHARES),
+    SharedBottom(hidden=(16, 8), head_hidden=8, dropout=0.0, n_members=2, slim=SHARES),
+]
+
+
+def loop_of(model, n=32, **params):
+    network = network_of(model.set_params(average_decay=0.0, **params)).float()
+    x, rng = rows(n), np.random.default_rng(0)
+    y = np.stack([rng.normal(size=n), rng.integers(3, size=n), rng.integers(2, size=n)], axis=1).astype(np.float32)
+    batch = Batch(x=Features(numbers=x.numbers.float(), codes=x.codes), y=torch.from_numpy(y))
+    return SlimLoop(model, network, MultiTaskLoss(TASKS), MemoryRows(batch), None, evaluate=lambda *_: {}), batch
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["trunk", "mixture", "members"])
+def test_a_step_learns_labels_by_both_networks_and_pulls_features(model, monkeypatch):
+    monkeypatch.setattr(slim_loop, "_LEAST_VARIANCE", 1e-12)
+    loop, batch = loop_of(model)
+    loop._drawn = Shares(0.5, (0.5, 0.25, 1.0))
+    with torch.no_grad():
+        learned, losses, _ = loop._forward(batch)
+        whole, groups = loop.network, loop.network.units()
+        smaller = cut(whole, groups, kept_by(groups, loop._drawn))
+        of_labels = loop.loss(smaller(batch.x), batch.y)
+        features, narrow = whole.task_features(batch.x), smaller.task_features(batch.x)
+        aim, own = (part - part.mean(dim=0) for part in (features[..., : narrow.shape[-1]], narrow))
+        aim, own = (part / part.square().mean(dim=(0, -1), keepdim=True).sqrt() for part in (aim, own))
+        distances = (own - aim).square().mean(dim=-1)
+    expected = distances.sum(dim=0) / model.n_members
+    torch.testing.assert_close(losses, loop.loss(whole(batch.x), batch.y))
+    torch.testing.assert_close(learned - losses, of_labels + slim_loop._PULL * expected.expand(3), rtol=1e-3, atol=1e-3)
+
+
+def test_smaller_features_are_not_nearer():
+    features = torch.rand(20, 6, generator=torch.Generator().manual_seed(0))
+    own = features.clone().requires_grad_()
+    (slim_loop._standardised(own) - torch.rand(20, 6)).square().sum().backward()
+    assert abs((own.grad * own).sum()) < 1e-3 * own.grad.norm() * own.norm()  # no force along their size
+
+
+def test_widths_are_drawn_apart_and_never_all_whole():
+    loop, _ = loop_of(MODELS[0])
+    loop._seed = 0
+    drawn = [loop._draw() for _ in range(1000)]
+    assert Shares(1.0, (1.0, 1.0, 1.0)) not in drawn
+    assert len({*drawn}) == 3**4 - 1
+    assert {own.shared for own in drawn} == {*SHARES}
+    again, _ = loop_of(MODELS[0])
+    again._seed = loop._seed
+    assert [again._draw() for _ in range(1000)] == drawn
+
+
+def test_the_features_of_the_whole_network_are_not_moved_to_the_smaller_ones(monkeypatch):
+    monkeypatch.setattr(slim_loop, "_LABELS", 0.0)
+    loop, batch = loop_of(MODELS[0])
+    loop._drawn = Shares(0.5, (1.0, 1.0, 1.0))
+    learned, losses, _ = loop._forward(batch)
+    (learned - losses).sum().backward()
+    last = loop.network.trunk[3].weight.grad  # whose rows are units, and columns what they read
+    assert last[4:].abs().sum() == 0
+    assert last[:, 8:].abs().sum() == 0
+    assert last[:4, :8].abs().sum() > 0
+
+
+def test_a_training_that_was_cut_off_draws_as_if_nothing_had_been():
+    loop, _ = loop_of(MODELS[0])
+    other, _ = loop_of(MODELS[0])
+    index = torch.arange(32)
+    loop.step(index, 0.01)
+    state = loop.state()
+    other.network.load_state_dict(loop.network.state_dict())
+    arrays = {**state, "optimizer": as_arrays(state["optimizer"])}
+    other.restore(arrays)
+    for own in (loop, other):
+        own.step(index, 0.01)
+    for one, two in zip(loop.network.parameters(), other.network.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def as_arrays(value):
+    if isinstance(value, torch.Tensor):
+        return value.clone().numpy()
+    if isinstance(value, dict):
+        return {name: as_arrays(item) for name, item in value.items()}
+    return [as_arrays(item) for item in value] if isinstance(value, list) else value
+
+
+def test_ranks_learn_as_one_process_does(monkeypatch):
+    read_small_parts(monkeypatch)
+    X = features(200)
+    y = mixed_targets(X)
+    table = X.hstack(y)
+
+    def fit():
+        model = tiny(SharedBottom, epochs=2, hidden=(16,), head_hidden=8, dropout=0.0, slim=(0.5, 1.0))
+        return model.fit(Shards(table.lazy()), y.columns)
+
+    alone, (one, two) = fit(), run_ranks(2, fit)
+    assert_same_weights(one, two, 0)
+    assert_same_weights(alone, one, 1e-3)
+    np.testing.assert_allclose(one.slim_losses_["loss"], alone.slim_losses_["loss"], rtol=1e-3)
+    assert one.slim_losses_.equals(two.slim_losses_)

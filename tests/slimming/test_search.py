@@ -1,0 +1,63 @@
+"""The search of widths within a budget, beside all choices."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from tabmtl.slimming.search import Choices
+from tabmtl.slimming.shares import Shares
+
+SHARES = [0.25, 0.5, 1.0]
+
+
+def choices(seed, n_tasks, *, is_long=False):
+    rng, n = np.random.default_rng(seed), len(SHARES)
+    size = 1 + np.arange(n)
+    own = np.ones(n_tasks) if is_long else 1 + np.arange(n_tasks)
+    head = size[:, None, None] * size[None, :, None] * own
+    return Choices(
+        SHARES, [f"t{t}" for t in range(n_tasks)], rng.normal(size=(n, n, n_tasks)), 10.0 * size, head, is_long
+    )
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("budget", [0.4, 0.55, 0.8, 1.0])
+def test_the_choice_is_the_best_of_all(seed, budget, is_long):
+    n_tasks, weights = 3, np.array([1.0, 2.0, 0.5])
+    own = choices(seed, n_tasks, is_long=is_long)
+    whole, best = own.shared_cost[-1] + own.head_cost[-1, -1].sum(), (np.inf, None)
+    for s, *c in product(range(3), repeat=1 + n_tasks):
+        t = range(n_tasks)
+        cost = own.shared_cost[s] + own.head_cost[s, c, t].sum()
+        if cost <= budget * whole and (not is_long or len({*c}) == 1):
+            best = min(best, ((own.excess[s, c, t] * weights).sum(), (s, *c)))
+    s, *c = best[1]
+    found = own.best(budget, {"t1": 2, "t2": 0.5})
+    assert found == Shares(SHARES[s], tuple(SHARES[k] for k in c))
+
+
+def test_a_preferred_task_keeps_its_width():
+    own = choices(0, 2)
+    own.excess[:] = 0.3 * np.arange(3)[::-1][None, :, None] + 0.1 * np.arange(3)[::-1][:, None, None]
+    for preferred in (0, 1):
+        found = own.best(0.28, {f"t{preferred}": 5.0})
+        assert found.tasks[preferred] == max(found.tasks)
+        assert found.tasks[preferred] > found.tasks[1 - preferred]
+
+
+def test_what_does_not_fit_is_named():
+    own = choices(0, 2)
+    with pytest.raises(ValueError, match=r"budget=0.2 is below the smallest network, which takes 0.\d+ of the"):
+        own.best(0.2, None)
+    least = 13 / (30 + 27)
+    assert own.best(np.ceil(least * 1000) / 1000, None) == Shares(0.25, (0.25, 0.25))
+    with pytest.raises(ValueError, match="budget must be above 0 and at most 1"):
+        own.best(0.0, None)
+    with pytest.raises(ValueError, match=r"prefer names no task 't7'.*; the tasks are"):
+        own.best(1.0, {"t7": 1})
+    with pytest.raises(ValueError, match="the weight of 't1' must be a finite number of at least 0, got -1"):
+        own.best(1.0, {"t1": -1})
+    with pytest.raises(ValueError, match="prefer must map names of tasks to weights"):
+        own.best(1.0, 2.0)
