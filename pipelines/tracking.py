@@ -99,6 +99,11 @@ class Tracking(Experiment):
         """Whether an option, or $MLFLOW_TRACKING_URI, says where or by which name to log."""
         return self != Tracking(no_mlflow=self.no_mlflow) or self.uri != DEFAULT_URI
 
+    @property
+    def logs(self) -> bool:
+        """Whether anything is logged: not with ``no_mlflow``, nor where MLflow is missing and no option asks for it."""
+        return not self.no_mlflow and (self.is_asked or find_spec("mlflow") is not None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Log:
@@ -360,7 +365,7 @@ def open_log(tracking: Tracking) -> Iterator[Log | None]:
             raise ValueError("--register needs MLflow: leave --no-mlflow out")
         yield None
         return
-    if find_spec("mlflow") is None and not tracking.is_asked:
+    if not tracking.logs:
         print("Nothing is logged: MLflow is not installed (pip install 'tabmtl[mlflow]').", flush=True)
         yield None
         return

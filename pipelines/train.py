@@ -100,7 +100,7 @@ def train(
             opened: Callable[..., Rows | ShardRows] = open_shards if source.shards else open_rows
             rows, estimator = prepare(partial(opened, source, clicks), choice)
         else:
-            _check_continued(source, clicks, choice, baseline, checkpoint)
+            _check_continued(source, clicks, choice, tracking, baseline, output, checkpoint)
             rows, estimator = _continued(continue_, source, clicks, choice, tracking)
         _check_baseline(baseline, rows, choice)
         _check_checkpoint(checkpoint, estimator)
@@ -150,9 +150,15 @@ def _check_checkpoint(checkpoint: Path | None, estimator: Any) -> None:
 
 
 def _check_continued(
-    source: TrainSource, clicks: ClickColumns, choice: ModelChoice, baseline: bool, checkpoint: Path | None
+    source: TrainSource,
+    clicks: ClickColumns,
+    choice: ModelChoice,
+    tracking: Tracking,
+    baseline: bool,
+    output: Path | None,
+    checkpoint: Path | None,
 ) -> None:
-    """Raise a ValueError for options that have no effect on a model that goes on."""
+    """Raise a ValueError for options that have no effect on a model that goes on, or that keep it nowhere."""
     of_rows = {entry.name for entry in fields(RowSource)}
     found = [name for name in (*asked(source), *asked(clicks)) if name not in {*of_rows, "items"}]
     found += [name for name in asked(choice) if name != "set"]
@@ -161,6 +167,12 @@ def _check_continued(
         raise ValueError(
             f"--{found[0].replace('_', '-')} has no effect with --continue, which goes on with the model, its targets "
             "and its columns: leave it out"
+        )
+    if output is None and not tracking.logs:
+        cure = "leave --no-mlflow out" if tracking.no_mlflow else "pip install 'tabmtl[mlflow]'"
+        raise ValueError(
+            "--continue would lose the model after its training, since neither a folder nor MLflow keeps it: name a "
+            f"folder by --output, or {cure}"
         )
 
 

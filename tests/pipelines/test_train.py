@@ -1,5 +1,6 @@
 """One fit from the command line: what it prints, logs, registers and saves."""
 
+import re
 from types import SimpleNamespace
 
 import commands
@@ -126,11 +127,19 @@ def test_a_model_goes_on_from_a_folder_and_from_the_registry(done, table, rodent
         (["--continue", "nowhere", "--baseline"], "--baseline has no effect with --continue"),
         (["--continue", "nowhere", "--model", "MMoE"], "--model has no effect with --continue"),
         (["--continue", "nowhere", "--target", "weight"], "--target has no effect with --continue"),
+        (["--continue", "nowhere", "--no-mlflow"], "lose the model .* folder by --output, or leave --no-mlflow out"),
     ],
 )
 def test_what_does_not_go_with_continue(words, mistake, rodents, capsys):
     assert commands.run("train", "--data", rodents, *words) == 2
-    assert mistake in capsys.readouterr().err
+    assert re.search(mistake, capsys.readouterr().err)
+
+
+def test_what_goes_on_is_kept_where_mlflow_is_missing(rodents, capsys, monkeypatch):
+    monkeypatch.setattr("tabmtl.pipelines.tracking.find_spec", lambda name: None)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert commands.run("train", "--data", rodents, "--continue", "nowhere") == 2
+    assert "name a folder by --output, or pip install 'tabmtl[mlflow]'" in capsys.readouterr().err
 
 
 def test_an_ensemble_is_compared_registered_and_saved(table, store, rodents, tmp_path, capsys):
