@@ -179,7 +179,7 @@ def drift(
     if json:
         print(_as_json({"model": source.model, "data": data, "drifted": drifted, "lines": found.to_dicts()}))
         return int(bool(drifted))
-    shown = found.drop("jensen_shannon", "n_of_fit", "n", "is_drift")
+    shown = found.drop("jensen_shannon", "n_of_fit")
     print(f"{lay_out(shown)}\n\nDrifted: {listed(drifted) or 'nothing'}.")
     return int(bool(drifted))
 

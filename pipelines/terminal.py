@@ -162,7 +162,7 @@ def pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
 
 
 def lay_out(frame: pl.DataFrame, *, signed: Sequence[str] = ()) -> str:
-    """Lay out a frame as text, with columns aligned right; numbers have 4 places, and a null is "-".
+    """Lay out a frame as text, with columns aligned right; numbers have 4 places, truths are yes or no, a null is "-".
 
     Parameters
     ----------
@@ -188,6 +188,8 @@ def lay_out(frame: pl.DataFrame, *, signed: Sequence[str] = ()) -> str:
 def _cell(value: Any, signed: bool) -> str:
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return format(value, "+.4f" if signed else ".4f")
     return format(value, ",") if isinstance(value, int) else str(value)

@@ -228,6 +228,9 @@ def test_drift_has_an_exit_code(folder, model, tmp_path, capsys):
     assert "Drifted: nothing." in capsys.readouterr().out
     moved = known.with_columns(pl.col("a") + 2)
     moved.write_parquet(tmp_path / "moved.parquet")
+    assert commands.run("drift", *words, tmp_path / "moved.parquet") == 1
+    names, first = (line.split() for line in capsys.readouterr().out.splitlines()[:2])
+    assert {"n", "is_drift"} <= {*names} and first[1] == "a" and {"240", "yes"} <= {*first}
     assert commands.run("drift", *words, tmp_path / "moved.parquet", "--json") == 1
     found = json.loads(capsys.readouterr().out)
     assert "a" in found["drifted"] and found["lines"][0]["is_drift"]
