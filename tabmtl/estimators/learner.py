@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tabmtl.columns.kind import RowError
 from tabmtl.columns.roles import sequence_columns
 from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.encode.cache import encoded
@@ -124,7 +125,8 @@ class TableLearner:
         if isinstance(X, Shards):
             return self._of_shards(X, y, sample_weight, Marks())[1]
         if self.known is not None:
-            return self._grown(self.known, self.known.prepared(X), y, sample_weight)
+            with _naming_warm_start():
+                return self._grown(self.known, self.known.prepared(X), y, sample_weight)
         X, before = without_columns(X, self.drop, strict=True), None
         if self.preprocessor is not None:
             seed = draw_seed(self.estimator.random_state)
@@ -283,6 +285,17 @@ class TableLearner:
         pairs = zip(labels.tasks, metrics, strict=True)
         tasks = tuple(task if task.metric == metric else replace(task, metric=metric) for task, metric in pairs)
         return replace(labels, tasks=tasks, chain=self.chain(tasks))
+
+
+@contextmanager
+def _naming_warm_start() -> Iterator[None]:
+    """Let errors of rows that a fit cannot go on by say that it goes on: to fit again would go on, too."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if not isinstance(error, RowError):  # which names the row
+            error.args = (f"{error}; warm_start=True goes on from the last fit, and warm_start=False begins anew",)
+        raise
 
 
 def _as_it_was(coder: TableCoder, grown: TableCoder, model: str) -> TableCoder:

@@ -195,8 +195,12 @@ def test_forged_moments_are_refused(key, array):
 def test_a_warm_start_begins_at_the_last_fit():
     X, y = features(), mixed_targets(features())
     model = tiny(SharedBottom, warm_start=True, epochs=5).fit(X, y)
-    with pytest.raises(ValueError, match=r"new targets \['later'\]"):
+    with pytest.raises(ValueError, match=r"new targets \['later'\].*warm_start=False begins anew"):
         model.fit(X, y.with_columns(later="delay"))
+    with pytest.raises(TypeError, match=r"column 'plain' was numeric.*warm_start=False begins anew"):
+        model.fit(X.with_columns(plain=pl.lit("a")), y)
+    with pytest.raises(ValueError, match=r"parameters \['hidden'\] have changed.*say warm_start=False"):
+        copy.copy(model).set_params(hidden=(5,)).fit(X, y)
     before, shuffled = model.answer(X), X.with_columns(plain=pl.col("plain").reverse())
     with pytest.raises(ValueError, match="rows that fit has not seen"):
         copy.copy(model).fit(shuffled, y).calibrate(X, y)
