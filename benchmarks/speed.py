@@ -78,6 +78,7 @@ LONG = ("MMoE", "PLE", "HoME", "APEM", "STEM", "AdaTT", *NETWORKS)
 ANY = (*LONG, "SharedTrees", "RMTGB", "IndependentTasks", "MultiTaskEnsemble")
 OF_LISTS = {"lists, mean": 1 / 1.3, "history, mean": 1 / 1.3, "history, attention": 1 / 2.5}
 #: Small sizes.
+NEWEST = {"share": 0.001, "epochs": 1, "d_model": 8, "judges": 50}
 EPOCHS, LOG = {"rows": 1000, "epochs": 2}, {"n_items": 300, "n_sessions": 16, "length": 3, "d_model": 8}
 #: At most 1.2 times the CPU seconds of squared errors.
 LOSSES = dict.fromkeys((name for name in KINDS if name != "regression"), 1 / 1.2)
@@ -125,7 +126,7 @@ CASES = [
         Case("search", sessions.search, {"n_sessions": n, "n_items": n_items}, LOG | ASKED, most={"search": most})
         for n, n_items, most in ((1, 100_000, 3.5), (32, 100_000, 28.8), (256, 100_000, 230.0), (1, 1_000_000, 30.0))
     ],
-    Case("epoch", sessions.epoch, {}, {"share": 0.001, "epochs": 1, "d_model": 8, "judges": 50}, faster={"M2TRec, float32": 3.0}),
+    Case("epoch", sessions.epoch, {}, NEWEST, faster={"M2TRec, float32": 3.0}),
     *[
         Case("fit", sessions.fit, {"name": name, "share": share}, {"share": 0.002}, faster={"defaults": 2.0})
         for name, share in {"complete_journey": 1.0, "diginetica": 0.05}.items()
