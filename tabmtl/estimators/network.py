@@ -172,6 +172,7 @@ class NetworkEstimator(
     _together: ClassVar[type[Together]] = NetworksTogether
 
     export_task = NotHere("it is a network; say export_onnx(path), which writes all tasks to one file")
+    prune = NotHere("it does not tell which units of its network it may lose; SharedBottom, MMoE and PLE do")
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> torch.nn.Module:
         """Build the untrained network; see `tabmtl.training.table_loop.Network`."""

@@ -265,7 +265,7 @@ def _of_slot(slot: Slot, stays: Tensor, viewed: Tensor) -> Tensor:
 def cut(network: N, groups: Sequence[Group], kept: Kept) -> N:
     """Return the smaller network without the units that are not kept.
 
-    It holds whole tensors of the network, and copies of parts. The network stays as it is.
+    It holds whole tensors of the network, and copies of parts and of statistics of batches. The network stays as it is.
 
     Parameters
     ----------
@@ -336,11 +336,13 @@ def _take(network: nn.Module, slot: Slot, places: Tensor) -> None:
 
 
 def _follow(module: nn.Module) -> None:
-    """Let the sizes that a module tells be those of its tensors."""
+    """Let the sizes that a module tells be those of its tensors, and its statistics its own."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, BatchNorm):
         module.num_features = len(module.weight)
+        for name, buffer in module.named_buffers():  # which may be settled, in place
+            setattr(module, name, buffer.clone())
     elif isinstance(module, Experts):
         module.follow()
 

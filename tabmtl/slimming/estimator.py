@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
@@ -17,14 +19,19 @@ from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.mixture import MixtureEstimator
 from tabmtl.estimators.network import VectorEstimator
 from tabmtl.estimators.trained import weight_arrays
+from tabmtl.estimators.training import in_training_units, on_device
+from tabmtl.metrics.scores import Answered
 from tabmtl.nn.units import Group, Kept, cut, multiply_adds
-from tabmtl.params import check_share
-from tabmtl.schema import Columns, warn_user
+from tabmtl.params import check_at_least, check_share
+from tabmtl.schema import Batch, Columns, TabmtlWarning, warn_user
 from tabmtl.slimming.loop import SlimLoop
+from tabmtl.slimming.prune import Pruner, check_scored, score_all
 from tabmtl.slimming.search import Choices
 from tabmtl.slimming.shares import Shares, check_slim, kept_by
 from tabmtl.slimming.state import AtShare, Form, Slimmed, SlimMixtureState, SlimState
 from tabmtl.targets import Task
+from tabmtl.training.device import threads
+from tabmtl.training.predict import predict_scores
 from tabmtl.training.table_loop import TableLoop
 
 
@@ -63,6 +70,11 @@ class SlimEstimator(_Cut, VectorEstimator):
         ``task_width`` of the heads' hidden layers, and every ``task``: the mean ``loss`` on the validation rows, of
         training rows if there are none, and the ``multiply_adds`` of the network with these widths. The loss of a task
         depends on no other head, so that they tell all mixed choices.
+    pruned_ : polars DataFrame
+        Of a model that `prune` has returned: a row for the model as it came, and one for every cut, in order. ``cut``
+        is the name of the layer or bucket, ``left`` the number of units or experts that it has then (in a long table,
+        where tasks lose as many each, that of each of several), ``multiply_adds`` the size, and ``score/<task>`` the
+        score of each task on the rows of `prune`.
     widths_ : dict of str to int
         Number of units of every hidden layer, and of experts of every bucket with several.
     multiply_adds_ : int
@@ -213,6 +225,90 @@ class SlimEstimator(_Cut, VectorEstimator):
             smaller._take_frames(part)
         return smaller
 
+    def prune(self, X: Any, y: Any, keep: float = 0.4, floor: float = 0.002) -> Self:
+        """Return a smaller model, without the experts and hidden units that the tasks can do without.
+
+        It is fitted, and whole in itself: it predicts, is saved, exported and trained on by `partial_fit`. A `fit` of
+        it begins anew with all units. No ``slim`` is needed. Greedy steps take units of a layer, or an expert; gates
+        share the weight of an expert that goes among those that they see. Each takes the cut with the least rise of the
+        losses by what it saves; :mod:`tabmtl.slimming.prune` has the formulas. The same rows give the same model.
+
+        Parameters
+        ----------
+        X : frame or array of shape (n, p)
+            Rows with the columns of fit, which judge the cuts, and settle statistics of batch normalisation. Give rows
+            that the model has not learned from, such as a thousand.
+        y : frame, series or array of shape (n,) or (n, T)
+            Their targets. Every task needs labels that its score is defined on.
+        keep : float, default=0.4
+            Share of the multiplications of a row (``multiply_adds_``) at which cutting ends.
+        floor : float, default=0.002
+            Most that the score of a task, by its metric, may fall on these rows, in all. Cutting ends before ``keep``
+            where every cut that is left would cost a task more; 0 allows none a loss.
+
+        Returns
+        -------
+        smaller : like self
+            ``pruned_`` tells of its cuts. It has learned no decisions: call `calibrate`, `tune_thresholds` and
+            `conformalize` on it. It lacks ``slim_losses_`` and ``feature_importances_``, and ``history_`` tells of the
+            fit of self.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If keep or floor is out of bounds, the rows do not fit, the score of a task is undefined on them, or the
+            model has tasks that were added or removed.
+
+        References
+        ----------
+        Ye, Zhang, Chen, Fan and Wang (2023), "Performance-aware Approximation of Global Channel Pruning for Multitask
+        CNNs", IEEE TPAMI, arXiv 2303.11923.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tabmtl import SharedBottom
+        >>> X = np.random.default_rng(0).normal(size=(400, 4))
+        >>> model = SharedBottom(epochs=3, random_state=0).fit(X[:300], X[:300, :2])
+        >>> smaller = model.prune(X[300:], X[300:, :2], keep=0.5, floor=0.01)
+        >>> smaller.multiply_adds_ < model.multiply_adds_
+        True
+        """
+        check_is_fitted(self)
+        check_share("keep", keep, whole=True)
+        check_at_least("floor", floor, low=0)
+        self._refuse_grown("prune(X, y)")
+        answered = self.answer_labelled(X, y, calibrated=False)
+        answered = answered._replace(tasks=[task.at(None) for task in answered.tasks])
+        check_scored(answered)
+        network, device = self.fitted_network()
+        batch = self.coder_.after.read(self._preprocessed(X), y)
+        rows = on_device(in_training_units(batch, self.coder_), device)
+        with threads(self.n_jobs, network):
+            pruner = Pruner(
+                network,
+                rows,
+                self._loss(self.tasks_),
+                score_all(answered),
+                partial(self._judge, rows=rows, answered=answered),
+                form=self._form or Form.whole(),
+                precision=self.precision,
+            )
+            steps = pruner.prune(keep, floor)
+            with warnings.catch_warnings(action="ignore", category=TabmtlWarning):  # of experts that fit has told of
+                measured = self._inspect(pruner.network, replace(rows, y=None, weight=None))
+        found = self._smaller(pruner.network, pruner.form)
+        vars(found).update(measured, _pruned=steps)
+        return found
+
+    @property
+    def pruned_(self) -> pl.DataFrame:
+        """Cuts of `prune`; see the attributes."""
+        check_is_fitted(self)
+        if self._pruned is None:
+            raise AttributeError("pruned_ is of a model that prune(X, y) has returned")
+        return self._pruned
+
     @property
     def slim_losses_(self) -> pl.DataFrame:
         """Losses of the smaller networks; see the attributes."""
@@ -308,21 +404,32 @@ class SlimEstimator(_Cut, VectorEstimator):
 
     def _without_units(self, groups: Sequence[Group], kept: Kept) -> Self:
         """Return a copy that has lost units and has learned no decisions; statistics of batches are cut alike."""
-        labels, network = self.coder_.labels, self._base_network()
+        network = self._base_network()
+        return self._smaller(cut(network, groups, kept), (self._form or Form.whole()).cut(groups, kept))
+
+    def _smaller(self, smaller: Any, form: Form) -> Self:
+        """Return a copy with a smaller network of this form, which has learned no decisions."""
+        labels = self.coder_.labels
         if labels.decisions is not None:
             warn_user(
                 "the smaller network gives other answers, so what calibrate, tune_thresholds and conformalize have "
                 "learned is left out; call them on the smaller model"
             )
-        found, smaller = copy.copy(self), cut(network, groups, kept)
+        found = copy.copy(self)
         tasks = tuple(task.at(None) for task in labels.tasks)
         found._decide_by(replace(self.coder_, labels=replace(labels, tasks=tasks, decisions=None)))
-        found._form, found._slimmed = (self._form or Form.whole()).cut(groups, kept), None
+        found._form, found._slimmed, found._pruned = form, None, None
         found.weights_, found._optimizer = weight_arrays(smaller.state_dict()), {}
         found.task_weights_, found.task_snapshot_ = (), np.zeros(0, dtype=np.int64)
         found._importances = None
-        found._n_features_out = self._n_features_out * smaller.heads.d_in // network.heads.d_in
+        found._n_features_out = self._n_features_out * smaller.heads.d_in // self._base_network().heads.d_in
         return found
+
+    def _judge(self, network: Any, rows: Batch, answered: Answered) -> dict[str, float]:
+        """Return the scores of a smaller network on labelled rows."""
+        scores = predict_scores(network, rows, self.precision, batch_size=self.batch_size_, link=self._link)
+        outputs = self.coder_.labels.outputs([own.cpu().numpy() for own in scores])
+        return score_all(answered._replace(outputs=outputs))
 
     def _take_frames(self, part: AtShare) -> None:
         """Take over what was measured of experts; a network without experts has none."""
@@ -347,7 +454,7 @@ class SlimEstimator(_Cut, VectorEstimator):
         return SlimLoop if self.slim is not None and is_whole else TableLoop
 
     def _ancestry(self, tasks: Sequence[Task], *, begins: bool) -> dict[str, Any]:
-        own = {"_form": None if begins else self._form, "_slimmed": None}
+        own = {"_form": None if begins else self._form, "_slimmed": None, "_pruned": None if begins else self._pruned}
         return super()._ancestry(tasks, begins=begins) | own
 
     def _restore(self, state: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 from tabmtl.nn.units import Group
 from tabmtl.params import is_number
 
-_MULTIPLE = 4  # of units: products of other widths round a row by its place
+MULTIPLE = 4  # of units: products of other widths round a row by its place
 
 
 class Shares(NamedTuple):
@@ -44,7 +44,7 @@ def check_slim(name: str, value: Any) -> None:
 
 def units_kept(n_units: int, share: float) -> int:
     """Return how many units a share keeps: a multiple of 4, rounded up, unless all are fewer."""
-    return min(math.ceil(round(share * n_units / _MULTIPLE, 9)) * _MULTIPLE, n_units)
+    return min(math.ceil(round(share * n_units / MULTIPLE, 9)) * MULTIPLE, n_units)
 
 
 def kept_by(groups: Sequence[Group], shares: Shares) -> Mapping[str, torch.Tensor]:

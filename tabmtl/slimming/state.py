@@ -102,8 +102,9 @@ class SlimState(NetworkState):
 
     _form: Form | None = None
     _slimmed: Slimmed | None = None
+    _pruned: pl.DataFrame | None = None
 
-    later_fields: ClassVar[tuple[str, ...]] = (*NetworkState.later_fields, "form", "slimmed")
+    later_fields: ClassVar[tuple[str, ...]] = (*NetworkState.later_fields, "form", "slimmed", "pruned")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,207 @@
+"""Pruned models: what is cut, what stays, and what they can do."""
+
+import copy
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from exported import check_answers, exported
+from small_network import TASKS, network_of, rows
+from torch.func import functional_call
+
+import tabmtl
+from tabmtl import PLE, AdaTT, MMoE, SharedBottom
+from tabmtl.nn.units import Bucket
+from tabmtl.slimming.prune import _mask_slopes, _readers
+from tabmtl.testing import features, long_table, mixed_targets
+
+SMALL = {"epochs": 3, "random_state": 0, "numeric_embedding": "linear", "d_embedding": 4}
+MIXTURE = SMALL | {"expert_hidden": (16, 12), "head_hidden": 12}
+MODELS = [
+    SharedBottom(hidden=(24, 12), head_hidden=12, **SMALL),
+    MMoE(n_experts=4, **MIXTURE),
+    PLE(n_shared_experts=1, **MIXTURE),
+]
+X, ASIDE, NEW = features(120), features(80, seed=2), features(40, seed=1)
+Y, TOLD = mixed_targets(X), mixed_targets(ASIDE)
+
+
+def named(model):
+    return type(model).__name__
+
+
+def scores_of(steps):
+    return steps.select(pl.col("^score/.*$")).to_numpy()
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=named)
+def model(request):
+    return copy.deepcopy(request.param).fit(X, Y)
+
+
+@pytest.fixture(scope="module")
+def smaller(model):
+    return model.prune(ASIDE, TOLD, keep=0.5, floor=9)
+
+
+def test_cutting_ends_at_the_size(model, smaller):
+    sizes = smaller.pruned_["multiply_adds"].to_list()
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == model.multiply_adds_
+    assert sizes[-1] == smaller.multiply_adds_ <= 0.5 * model.multiply_adds_ < sizes[-2]
+    assert smaller.widths_.keys() <= model.widths_.keys()
+    assert all(width <= model.widths_[name] for name, width in smaller.widths_.items())
+    layers = [width for name, width in smaller.widths_.items() if "bucket" not in name]
+    assert all(width % 4 == 0 for width in layers)
+    assert smaller.pruned_["cut"].to_list()[0] is None
+
+
+def test_the_model_stays_as_it_was(model, smaller):
+    before = {name: array.copy() for name, array in model.weights_.items()}
+    answers = model.predict(NEW)
+    again = model.prune(ASIDE, TOLD, 0.5, 9)
+    assert all(np.array_equal(array, before[name]) for name, array in model.weights_.items())
+    assert model.predict(NEW).equals(answers)
+    assert not smaller.predict(NEW).equals(answers)
+    assert again.pruned_.equals(smaller.pruned_)
+    assert all(np.array_equal(array, again.weights_[name]) for name, array in smaller.weights_.items())
+    with pytest.raises(AttributeError, match=r"pruned_ is of a model that prune\(X, y\) has returned"):
+        _ = model.pruned_
+
+
+def test_no_task_falls_below_the_floor(model):
+    for floor in (0, 0.01):
+        pruned = model.prune(ASIDE, TOLD, keep=0.05, floor=floor)
+        scores = scores_of(pruned.pruned_)
+        assert (scores >= scores[0] - floor).all()
+        told = [pruned.score_tasks(ASIDE, TOLD)[task.name] for task in model.tasks_]
+        np.testing.assert_allclose(told, scores[-1], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose([*model.score_tasks(ASIDE, TOLD).values()], scores[0], rtol=1e-5, atol=1e-6)
+        assert pruned.multiply_adds_ > 0.05 * model.multiply_adds_
+    whole = model.prune(ASIDE, TOLD, keep=1.0)
+    assert (len(whole.pruned_), whole.widths_) == (1, model.widths_)
+    assert whole.predict(NEW).equals(model.predict(NEW))
+
+
+def test_a_pruned_model_is_saved_exported_and_asked_alone(smaller, tmp_path):
+    smaller.save(tmp_path / "pruned")
+    loaded, answers = tabmtl.load(tmp_path / "pruned"), smaller.predict(NEW)
+    assert loaded.predict(NEW).equals(answers)
+    assert loaded.pruned_.equals(smaller.pruned_)
+    assert loaded.widths_ == smaller.widths_
+    if isinstance(smaller, PLE):  # whose buckets of experts are of unequal size; that of others takes as long
+        check_answers(smaller, exported(smaller, tmp_path / "pruned.onnx"), NEW)
+    names = Y.columns[1:3]
+    for own, found in zip(smaller.answer(NEW, tasks=names), smaller.answer(NEW)[1:3], strict=True):
+        np.testing.assert_allclose(own, found, rtol=0, atol=1e-5)
+    assert pl.concat([smaller.predict(NEW[i : i + 1]) for i in range(5)]).equals(answers[:5])
+
+
+def test_a_pruned_model_goes_on_and_is_pruned_again(model, smaller):
+    more = copy.deepcopy(smaller)
+    more.partial_fit(X, Y)
+    assert more.widths_ == smaller.widths_
+    assert len(more.history_) == len(model.history_) + 1
+    least = more.prune(ASIDE, TOLD, keep=0.8, floor=9)
+    assert least.multiply_adds_ <= 0.8 * more.multiply_adds_
+    least.add_task(NEW, NEW.select(new="plain"))
+    assert least.predict(NEW).columns == [*Y.columns, "new"]
+    with pytest.raises(ValueError, match=r"cut it first: model.prune\(X, y\).add_task"):
+        least.prune(ASIDE, TOLD)
+    again = more.fit(X, Y)
+    assert again.widths_ == model.widths_
+    assert again.predict(NEW).equals(model.predict(NEW))
+
+
+def test_units_that_nothing_needs_go_first():
+    model = SharedBottom(hidden=(32, 16), head_hidden=0, **SMALL).fit(X, Y)
+    weights = copy.deepcopy(model.weights_)
+    weights["trunk.3.weight"][:, 8:24] = 0
+    idle = model.with_weights(weights)
+    pruned = idle.prune(ASIDE, TOLD, keep=0.55, floor=0)
+    kept = pruned.weights_["trunk.0.weight"]
+    assert pruned.widths_["trunk.0"] == 16
+    assert np.array_equal(kept, np.delete(weights["trunk.0.weight"], np.arange(8, 24), axis=0))
+    for own, found in zip(idle.answer(NEW), pruned.answer(NEW), strict=True):
+        np.testing.assert_allclose(found, own, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=named)
+def test_slopes_are_those_of_masks(model):
+    network = network_of(model, TASKS)
+    groups = network.units()
+    parameters = {name: network.get_parameter(name) for group in groups for name in _readers(group)}
+    loss = sum(own.square().sum() for own in network(rows()))
+    slopes = dict(zip(parameters, torch.autograd.grad(loss, [*parameters.values()]), strict=True))
+    for group in groups:
+        mask = torch.ones(group.n_parts, group.n_units, dtype=torch.float64, requires_grad=True)
+        masked = {}
+        for slot in () if isinstance(group, Bucket) else group.reads:
+            factor = torch.ones_like(slot.view(parameters[slot.name]))
+            shape = [1] * factor.ndim
+            shape[slot.axis] = group.n_units
+            shape[0] = group.n_parts if group.n_parts > 1 else shape[0]
+            at = range(len(factor)) if slot.at is None else slot.at
+            own = torch.stack([(factor * mask.view(shape))[i] if i in at else factor[i] for i in range(len(factor))])
+            masked[slot.name] = parameters[slot.name] * own.view_as(parameters[slot.name])
+        found = _mask_slopes(network, group, parameters, slopes)
+        assert found.shape == mask.shape
+        if masked:
+            loss = sum(own.square().sum() for own in functional_call(network, masked, (rows(),)))
+            torch.testing.assert_close(found, torch.autograd.grad(loss, mask)[0])
+
+
+@pytest.mark.parametrize("model", MODELS, ids=named)
+def test_tasks_of_a_long_table_keep_one_form(model, tmp_path):
+    long = model.__class__(**{**model.get_params(), "task_column": "school"})
+    own, grade = long_table(180)
+    long.fit(own[:120], grade[:120])
+    pruned = long.prune(own[120:], grade[120:], keep=0.5, floor=9)
+    assert len({width for name, width in pruned.widths_.items() if name.startswith("heads")}) == 1
+    assert pruned.multiply_adds_ <= 0.5 * long.multiply_adds_
+    pruned.save(tmp_path / "long")
+    assert np.array_equal(tabmtl.load(tmp_path / "long").predict(own[:30]), pruned.predict(own[:30]))
+    pruned.partial_fit(own, grade)
+
+
+@pytest.mark.parametrize(
+    "params", [{"n_members": 2}, {"top_k": 2}, {"expert_norm": "layer"}, {"keep": "task"}], ids=str
+)
+def test_other_networks(params):
+    fitted = MMoE(n_experts=4, **MIXTURE | params).fit(X[:90], Y[:90])
+    pruned = fitted.prune(ASIDE, TOLD, keep=0.7, floor=9)
+    assert pruned.multiply_adds_ <= 0.7 * fitted.multiply_adds_
+    assert pruned.predict(NEW).columns == Y.columns
+    assert pruned.expert_utilisation_["weight"].is_between(0, 1).all()
+    assert len(pruned.experts_) == pruned.widths_.get("experts.bucket.0", 1)
+
+
+@pytest.mark.parametrize("keep", [0, -0.5, 1.5, float("nan"), "half", None, True])
+def test_a_bad_size_is_refused(model, keep):
+    with pytest.raises(ValueError, match=r"keep must be (a number )?above 0 and at most 1, got"):
+        model.prune(ASIDE, TOLD, keep=keep)
+
+
+@pytest.mark.parametrize("floor", [-0.1, float("nan"), "none", None])
+def test_a_bad_floor_is_refused(model, floor):
+    with pytest.raises(ValueError, match=r"floor must be (a number of )?at least 0, got"):
+        model.prune(ASIDE, TOLD, floor=floor)
+
+
+def test_rows_that_do_not_fit_are_refused(model):
+    answers = model.predict(NEW)
+    with pytest.raises(ValueError, match="plain"):
+        model.prune(ASIDE.drop("plain"), TOLD)
+    with pytest.raises(ValueError, match="rows"):
+        model.prune(ASIDE, TOLD[:50])
+    unlabelled = TOLD.with_columns(late=pl.lit(None, TOLD["late"].dtype))
+    with pytest.raises(ValueError, match="prune watches the score of every task, and that of 'late' is undefined"):
+        model.prune(ASIDE, unlabelled)
+    assert model.predict(NEW).equals(answers)
+
+
+def test_other_models_name_those_that_are_pruned():
+    with pytest.raises(AttributeError, match=r"AdaTT has no prune: .* SharedBottom, MMoE and PLE"):
+        AdaTT().prune(X, Y)
+    assert not hasattr(AdaTT, "prune")
