@@ -225,7 +225,9 @@ class SlimEstimator(_Cut, VectorEstimator):
             smaller._take_frames(part)
         return smaller
 
-    def prune(self, X: Any, y: Any, keep: float = 0.4, floor: float = 0.002) -> Self:
+    def prune(  # type: ignore[override]
+        self, X: Any, y: Any, keep: float = 0.4, floor: float = 0.002
+    ) -> Self:
         """Return a smaller model, without the experts and hidden units that the tasks can do without.
 
         It is fitted, and whole in itself: it predicts, is saved, exported and trained on by `partial_fit`. A `fit` of
@@ -298,7 +300,9 @@ class SlimEstimator(_Cut, VectorEstimator):
             with warnings.catch_warnings(action="ignore", category=TabmtlWarning):  # of experts that fit has told of
                 measured = self._inspect(pruner.network, replace(rows, y=None, weight=None))
         found = self._smaller(pruner.network, pruner.form)
-        vars(found).update(measured, _pruned=steps)
+        found._pruned = steps
+        for name, value in measured.items():
+            setattr(found, name, value)
         return found
 
     @property
