@@ -1,7 +1,7 @@
 """One network at several sizes: what it scores, multiplies and takes, beside networks that were trained at that size.
 
-Run it by ``python -m benchmarks.slimming``; ``--help`` lists the options. A seed draws rows to fit and to test; a fifth of
-the rows to fit only judges what `prune` may leave out. The ways to a network of a share of the multiplications are
+Run it by ``python -m benchmarks.slimming``; ``--help`` lists the options. A seed draws rows to fit and to test; a fifth
+of the rows to fit only judges what `prune` may leave out. The ways to a network of a share of the multiplications are
 
 ==================  =================================================================================================
 trained             a network of the size: all its widths are smaller by one factor
@@ -10,8 +10,9 @@ pruned              ``prune`` of a network that was trained at its full width, u
 pruned, and a pass  the same, and then one pass over the rows to fit by ``partial_fit``
 ==================  =================================================================================================
 
-The share 1 is the whole network: trained as ever, or with ``slim``. Times are the medians of CPU milliseconds of one thread,
-for an answer to one row and to 1 024: of the network's scores of encoded rows ("eager"), and of the exported file.
+The share 1 is the whole network: trained as ever, or with ``slim``. Times are the medians of CPU milliseconds of one
+thread, for an answer to one row and to 1 024: of the network's scores of encoded rows ("eager"), and of the exported
+file.
 """
 
 from __future__ import annotations
