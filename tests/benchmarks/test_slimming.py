@@ -15,17 +15,19 @@ def generated(name, seed, folder):
     return Case(train=(X[:400], y[:400]), test=(X[400:], y[400:]), tasks=tasks, groups=None)
 
 
-def test_a_network_of_a_size_is_the_widest_within_it():
+def test_a_network_of_a_size_is_the_widest_within_it(monkeypatch):
     (X, y), whole = generated("", 0, None).train, SharedBottom(epochs=1, tasks={"a": "regression", "b": "binary"})
     model = bench.of_size(whole, X[:64], y[:64], 0.5)
     cost, most = (each.fit(X[:64], y[:64]).multiply_adds_ for each in (model, whole))
     assert 0.4 * most < cost <= 0.5 * most
     assert all(width % 4 == 0 for width in (*model.hidden, model.head_hidden))
+    monkeypatch.setattr(bench, "REQUESTS", 1)
+    assert [*bench.times(model, X)] == ["eager, a row", "ONNX, a row", "eager, 1024 rows", "ONNX, 1024 rows"]
 
 
 def test_a_table_has_every_way_and_share(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench, "open_case", generated)
-    monkeypatch.setattr(bench, "REQUESTS", 1)
+    monkeypatch.setattr(bench, "times", lambda *_: {"eager, a row": 1.0})
     options = ["--models", "SharedBottom", "--epochs", "2", "--seeds", "0", "1", "--budgets", "0.5"]
     bench.main(["--sets", "star", *options, "--output", str(tmp_path)])
     costs = (
