@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,6 @@ import polars as pl
 from tabmtl.nn.units import cut, head_multiply_adds, multiply_adds
 from tabmtl.params import check_share, is_number, near
 from tabmtl.slimming.shares import Shares, kept_by
-
-_SPARE = 1e-9  # of a budget, so that rounding does not refuse the whole network
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +28,11 @@ class Choices:
         Names of the T tasks.
     excess : ndarray of shape (S, S, T)
         Loss of a task beyond that of the whole network, over the latter, by the shared share and by its own.
-    shared_cost : ndarray of shape (S,)
-        Multiplications of a row outside of heads.
-    head_cost : ndarray of shape (S, S, T)
-        Those with the weights of each head, by the shared share and by its own.
+    shared_cost : ndarray of int64, of shape (S,)
+        Multiplications of a row outside of heads; in a long table, 0.
+    head_cost : ndarray of int64, of shape (S, S, T)
+        Those with the weights of each head, by the shared share and by its own; in a long table, where tasks have one
+        share, of shape (S, S, 1): all of a row.
     is_long : bool
         Whether all tasks have one share.
     """
@@ -54,14 +54,16 @@ class Choices:
         excess = (found - whole) / np.maximum(np.abs(whole), 1e-12)
         of_others = np.nanmean(excess, axis=2, keepdims=True) if np.isfinite(excess).any() else 0.0
         excess = np.where(np.isfinite(excess), excess, of_others)  # of a task without a label
-        shared_cost, head_cost = np.zeros(n), np.zeros((n, n, len(names)))
+        shared_cost = np.zeros(n, dtype=np.int64)
+        head_cost = np.zeros((n, n, 1 if is_long else len(names)), dtype=np.int64)
         for s, shared in enumerate(shares):
             for c, own in enumerate(shares):
                 groups = network.units()
                 smaller = cut(network, groups, kept_by(groups, Shares(shared, (own,) * len(names))))
-                heads = np.array(head_multiply_adds(smaller.heads) or [0] * len(names), dtype=float)
-                head_cost[s, c] = heads / (len(names) if is_long else 1)
-                shared_cost[s] = multiply_adds(smaller, is_long=is_long) - head_cost[s, c].sum()
+                total = multiply_adds(smaller, is_long=is_long)
+                heads = [total] if is_long else head_multiply_adds(smaller.heads) or [0] * len(names)
+                head_cost[s, c] = heads
+                shared_cost[s] = total - sum(heads)
         return cls(shares, names, excess, shared_cost, head_cost, is_long)
 
     def best(self, budget: float, prefer: Mapping[str, float] | None) -> Shares:
@@ -80,51 +82,32 @@ class Choices:
             If no choice is within the budget, or a weight does not fit.
         """
         weight = self._weights(prefer)
-        cost = self.shared_cost[:, None] + self.head_cost.sum(axis=2)
-        whole = cost[-1, -1]
         check_share("budget", budget, whole=True)
-        least = self.shared_cost + self.head_cost.min(axis=1).sum(axis=1)
-        if least.min() > budget * whole * (1 + _SPARE):
+        whole = int(self.shared_cost[-1] + self.head_cost[-1, -1].sum())
+        most = math.floor(Fraction(str(budget)) * whole)  # 0.29 of 100 is 29, which floats miss
+        least = int((self.shared_cost + self.head_cost.min(axis=1).sum(axis=1)).min())
+        if least > most:
             raise ValueError(
-                f"budget={budget} is below the smallest network, which takes {_rounded_up(least.min() / whole)} of the "
+                f"budget={budget} is below the smallest network, which takes {_rounded_up(least, whole)} of the "
                 f"multiplications of the whole one at slim={tuple(self.shares)}; raise the budget, or fit with smaller "
                 "shares in slim"
             )
-        return self._solve(budget * whole * (1 + _SPARE), weight)
+        return self._solve(most, weight)
 
-    def _solve(self, most: float, weight: np.ndarray) -> Shares:
-        """Choose a shared share s, and for each task t a share c: a number of 0 or 1 for every s, and every (s, c, t).
-
-        In a long table, the tasks are one.
-        """
-        from scipy.optimize import Bounds, LinearConstraint, milp
-
-        loss, cost, n = self.excess * weight, self.head_cost, len(self.shares)
+    def _solve(self, most: int, weight: np.ndarray) -> Shares:
+        """Choose a shared share, and one for each head: of all within the budget, by the loss and then by the cost."""
+        loss = self.excess * weight
         if self.is_long:
-            loss, cost = loss.sum(axis=2, keepdims=True), cost.sum(axis=2, keepdims=True)
-        n_tasks = loss.shape[2]
-        every = np.arange(n * n * n_tasks).reshape(n, n, n_tasks)
-        one_shared = np.concatenate([np.ones(n), np.zeros(every.size)])
-        budget = np.concatenate([self.shared_cost, cost.ravel()]) / most
-        one_each = np.zeros((n * n_tasks, n + every.size))
-        for row, (s, t) in enumerate(np.ndindex(n, n_tasks)):
-            one_each[row, s] = -1
-            one_each[row, n + every[s, :, t]] = 1
-        found = milp(
-            np.concatenate([np.zeros(n), loss.ravel()]),
-            integrality=np.ones(n + every.size),
-            bounds=Bounds(0, 1),
-            constraints=[
-                LinearConstraint(one_shared, 1, 1),
-                LinearConstraint(budget, -np.inf, 1),
-                LinearConstraint(one_each, 0, 0),
-            ],
-            options={"mip_rel_gap": 0.0},
-        )
-        s = int(np.argmax(found.x[:n]))
-        own = np.argmax(found.x[n:].reshape(n, n, n_tasks)[s], axis=0)
+            loss = loss.sum(axis=2, keepdims=True)
+        found = []
+        for s, shared in enumerate(self.shares):
+            sums = _least_sums(self.head_cost[s], loss[s], most - int(self.shared_cost[s]))
+            if sums is not None:
+                of_all, cost, own = sums
+                found.append((of_all, int(self.shared_cost[s]) + cost, shared, own))
+        _, _, shared, own = min(found)
         tasks = tuple(self.shares[c] for c in own)
-        return Shares(self.shares[s], tasks * len(self.names) if self.is_long else tasks)
+        return Shares(shared, tasks * len(self.names) if self.is_long else tasks)
 
     def _weights(self, prefer: Mapping[str, float] | None) -> np.ndarray:
         """Return the weights (T,) of the tasks."""
@@ -145,6 +128,34 @@ class Choices:
         return np.array([float(given.get(name, 1.0)) for name in self.names])
 
 
-def _rounded_up(share: float) -> float:
+def _rounded_up(least: int, whole: int) -> float:
     """Return a share that is allowed, in three digits."""
-    return math.ceil(share * 1000) / 1000
+    return -(-least * 1000 // whole) / 1000
+
+
+def _least_sums(cost: np.ndarray, loss: np.ndarray, most: int) -> tuple[float, int, list[int]] | None:
+    """Choose a row in each column with the least sum of losses, and among these of costs, within a sum of costs.
+
+    Column by column, those sums stay that no other beats in both.
+
+    Parameters
+    ----------
+    cost, loss : ndarray of shape (S, T)
+        Costs are whole numbers.
+    most : int
+
+    Returns
+    -------
+    loss, cost, rows : (float, int, list of int), or None where nothing is within the costs
+    """
+    costs, losses, rows = np.zeros(1, dtype=np.int64), np.zeros(1), np.zeros((1, 0), dtype=np.int64)
+    for own_cost, own_loss in zip(cost.T, loss.T, strict=True):
+        before, own = (places.ravel() for places in np.indices((len(costs), len(own_cost))))
+        costs, losses = costs[before] + own_cost[own], losses[before] + own_loss[own]
+        order = np.lexsort((losses, costs))
+        order = order[costs[order] <= most]
+        least_so_far = np.minimum.accumulate(np.append(np.inf, losses[order]))
+        order = order[losses[order] < least_so_far[:-1]]
+        costs, losses = costs[order], losses[order]
+        rows = np.column_stack([rows[before[order]], own[order]])
+    return None if len(costs) == 0 else (float(losses[-1]), int(costs[-1]), rows[-1].tolist())

@@ -14,10 +14,10 @@ SHARES = [0.25, 0.5, 1.0]
 def choices(seed, n_tasks, *, is_long=False):
     rng, n = np.random.default_rng(seed), len(SHARES)
     size = 1 + np.arange(n)
-    own = np.ones(n_tasks) if is_long else 1 + np.arange(n_tasks)
+    own = np.array([3]) if is_long else 1 + np.arange(n_tasks)
     head = size[:, None, None] * size[None, :, None] * own
     return Choices(
-        SHARES, [f"t{t}" for t in range(n_tasks)], rng.normal(size=(n, n, n_tasks)), 10.0 * size, head, is_long
+        SHARES, [f"t{t}" for t in range(n_tasks)], rng.normal(size=(n, n, n_tasks)), 10 * size, head, is_long
     )
 
 
@@ -30,12 +30,49 @@ def test_the_choice_is_the_best_of_all(seed, budget, is_long):
     whole, best = own.shared_cost[-1] + own.head_cost[-1, -1].sum(), (np.inf, None)
     for s, *c in product(range(3), repeat=1 + n_tasks):
         t = range(n_tasks)
-        cost = own.shared_cost[s] + own.head_cost[s, c, t].sum()
+        cost = own.shared_cost[s] + (own.head_cost[s, c[0], 0] if is_long else own.head_cost[s, c, t].sum())
         if cost <= budget * whole and (not is_long or len({*c}) == 1):
             best = min(best, ((own.excess[s, c, t] * weights).sum(), (s, *c)))
     s, *c = best[1]
     found = own.best(budget, {"t1": 2, "t2": 0.5})
     assert found == Shares(SHARES[s], tuple(SHARES[k] for k in c))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_choice_is_the_best_of_all_at_costs_of_any_size(seed):
+    rng, n, n_tasks = np.random.default_rng(seed), 3, 4
+    head = np.sort(rng.integers(1, 10**9, size=(n, n, n_tasks)), axis=1)
+    loss = rng.integers(4, size=(n, n, n_tasks)) / 4  # with many ties, which are broken by the cost
+    own = Choices(SHARES, list("abcd"), loss, np.sort(rng.integers(10**9, size=n)), head, is_long=False)
+    t, found = range(n_tasks), []
+    for s, *c in product(range(n), repeat=1 + n_tasks):
+        found.append((loss[s, c, t].sum(), own.shared_cost[s] + head[s, c, t].sum(), s, *c))
+    whole = found[-1][1]
+    for budget in (0.5, 0.73, found[seed][1] / whole, 1.0):
+        within = [one for one in found if one[1] <= budget * whole]
+        if within:
+            _, _, s, *c = min(within)
+            assert own.best(budget, None) == Shares(SHARES[s], tuple(SHARES[k] for k in c))
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e6])
+def test_the_size_of_all_weights_does_not_count(scale):
+    own = choices(0, 3)
+    weights = {"t0": 1.0, "t1": 2.0, "t2": 0.5}
+    for budget in (0.4, 0.55, 0.8):
+        assert own.best(budget, {name: scale * one for name, one in weights.items()}) == own.best(budget, weights)
+
+
+def test_where_no_loss_counts_the_smallest_network_is_chosen():
+    assert choices(0, 2).best(1.0, {"t0": 0, "t1": 0}) == Shares(0.25, (0.25, 0.25))
+
+
+def test_many_tasks_take_little_time():
+    rng, n_tasks = np.random.default_rng(0), 60
+    head = np.sort(rng.integers(1, 10**5, size=(3, 3, n_tasks)), axis=1)
+    loss = np.sort(rng.random((3, 3, n_tasks)), axis=1)[:, ::-1]
+    own = Choices(SHARES, [f"t{t}" for t in range(n_tasks)], loss, np.zeros(3, dtype=np.int64), head, is_long=False)
+    assert len(own.best(0.5, None).tasks) == n_tasks
 
 
 def test_a_preferred_task_keeps_its_width():
