@@ -271,8 +271,9 @@ class SlimEstimator(_Cut, VectorEstimator):
         >>> import numpy as np
         >>> from tabmtl import SharedBottom
         >>> X = np.random.default_rng(0).normal(size=(400, 4))
-        >>> model = SharedBottom(epochs=3, random_state=0).fit(X[:300], X[:300, :2])
-        >>> smaller = model.prune(X[300:], X[300:, :2], keep=0.5, floor=0.01)
+        >>> y = X @ np.ones((4, 2))
+        >>> model = SharedBottom(epochs=3, random_state=0).fit(X[:300], y[:300])
+        >>> smaller = model.prune(X[300:], y[300:], keep=0.5, floor=0.01)
         >>> smaller.multiply_adds_ < model.multiply_adds_
         True
         """
