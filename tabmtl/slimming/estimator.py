@@ -238,8 +238,8 @@ class SlimEstimator(_Cut, VectorEstimator):
         Parameters
         ----------
         X : frame or array of shape (n, p)
-            Rows with the columns of fit, which judge the cuts, and settle statistics of batch normalisation. Give rows
-            that the model has not learned from, such as a thousand.
+            Rows with the columns of fit, which judge the cuts, and settle statistics of batch normalisation: rows that
+            the model has not learned from, such as a thousand.
         y : frame, series or array of shape (n,) or (n, T)
             Their targets. Every task needs labels that its score is defined on.
         keep : float, default=0.4
@@ -258,8 +258,8 @@ class SlimEstimator(_Cut, VectorEstimator):
         Raises
         ------
         ValueError, TypeError
-            If keep or floor is out of bounds, the rows do not fit, the score of a task is undefined on them, or the
-            model has tasks that were added or removed.
+            If keep or floor is out of bounds, the rows do not fit or are those of fit, the score of a task is undefined
+            on them, or the model has tasks that were added or removed.
 
         References
         ----------
@@ -281,7 +281,7 @@ class SlimEstimator(_Cut, VectorEstimator):
         check_share("keep", keep, whole=True)
         check_at_least("floor", floor, low=0)
         self._refuse_grown("prune(X, y)")
-        answered = self.answer_labelled(X, y, calibrated=False)
+        answered = self.answer_labelled(X, y, unseen_for="prune", calibrated=False)
         answered = answered._replace(tasks=[task.at(None) for task in answered.tasks])
         check_scored(answered)
         network, device = self.fitted_network()

@@ -201,6 +201,11 @@ def test_rows_that_do_not_fit_are_refused(model):
     assert model.predict(NEW).equals(answers)
 
 
+def test_rows_of_fit_are_refused(model):
+    with pytest.raises(ValueError, match="prune needs rows that fit has not seen"):
+        model.prune(X, Y)
+
+
 def test_other_models_name_those_that_are_pruned():
     with pytest.raises(AttributeError, match=r"AdaTT has no prune: .* SharedBottom, MMoE and PLE"):
         AdaTT().prune(X, Y)
