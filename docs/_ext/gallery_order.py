@@ -32,6 +32,7 @@ ORDER = (
     "plot_shap.py",
     "plot_files.py",
     "plot_onnx.py",
+    "plot_sizes.py",
     "plot_mlflow.py",
 )
 
