@@ -7,8 +7,8 @@ those of the whole one.
 Aich, Schulter, Roy-Chowdhury, Chandraker and Suh, 2023, "Efficient Controllable Multi-Task Architectures", ICCV, arXiv
 2308.11744. The paper's are the widths of the shared part and of each task that are cut apart, their draws, and the
 distillation that makes features invariant to them. Inferred, since we know the abstract and not the details, are the
-size of the pull, that one network is drawn a step beside the whole one, and that its labels count like those of the
-whole one; see docs/lab.md.
+size of the pull and the scale of its features, that one network is drawn a step beside the whole one, the smallest of
+all in half of the steps, and that its labels count like those of the whole one; see docs/lab.md.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from tabmtl.training.checkpoint import check_like
 from tabmtl.training.predict import autocast
 from tabmtl.training.table_loop import TableLoop, settle_statistics
 
-_PULL = 0.1  # weight of the distillation; see docs/lab.md
+_PULL = 0.03  # weight of the distillation; see docs/lab.md
 _LABELS = 1.0  # weight of the labels in the smaller network
 _LEAST_VARIANCE = 1e-6
+_LEAST_DRAWN = 0.5  # chance that the smallest network of all is drawn
 _MOST_MASKS = 128  # that are kept for later steps
 _STATISTICS = ("running_mean", "running_var")
 
@@ -70,6 +71,8 @@ class SlimLoop(TableLoop):
         rng = np.random.default_rng([self._seed, self._n_drawn])
         self._n_drawn += 1
         n_heads = 1 if self._is_long else len(self.tasks)
+        if rng.random() < _LEAST_DRAWN:
+            return Shares(self._shares[0], (self._shares[0],) * len(self.tasks))
         places, whole = None, len(self._shares) - 1
         while places is None or (places == whole).all():
             places = rng.integers(len(self._shares), size=1 + n_heads)

@@ -62,13 +62,14 @@ def test_smaller_features_are_not_nearer():
 def test_widths_are_drawn_apart_and_never_all_whole():
     loop, _ = loop_of(MODELS[0])
     loop._seed = 0
-    drawn = [loop._draw() for _ in range(1000)]
+    drawn = [loop._draw() for _ in range(2000)]
     assert Shares(1.0, (1.0, 1.0, 1.0)) not in drawn
     assert len({*drawn}) == 3**4 - 1
     assert {own.shared for own in drawn} == {*SHARES}
+    assert 0.45 < np.mean([own == Shares(0.25, (0.25,) * 3) for own in drawn]) < 0.55
     again, _ = loop_of(MODELS[0])
     again._seed = loop._seed
-    assert [again._draw() for _ in range(1000)] == drawn
+    assert [again._draw() for _ in range(2000)] == drawn
 
 
 def test_the_features_of_the_whole_network_are_not_moved_to_the_smaller_ones(monkeypatch):
