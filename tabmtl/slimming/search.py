@@ -15,6 +15,8 @@ from tabmtl.nn.units import cut, head_multiply_adds, multiply_adds
 from tabmtl.params import check_share, is_number, near
 from tabmtl.slimming.shares import Shares, kept_by
 
+_DIVERGED = 1e9  # excess of a network whose loss is not finite, which is taken where nothing else is within a budget
+
 
 @dataclass(frozen=True, eq=False)
 class Choices:
@@ -27,7 +29,8 @@ class Choices:
     names : list of str
         Names of the T tasks.
     excess : ndarray of shape (S, S, T)
-        Loss of a task beyond that of the whole network, over the latter, by the shared share and by its own.
+        Loss of a task beyond that of the whole network, over the size of the latter, by the shared share and by its
+        own; of a task without labels, the mean of the others.
     shared_cost : ndarray of int64, of shape (S,)
         Multiplications of a row outside of heads; in a long table, 0.
     head_cost : ndarray of int64, of shape (S, S, T)
@@ -52,8 +55,10 @@ class Choices:
         found = losses["loss"].fill_null(math.nan).to_numpy().reshape(n, n, len(names))
         whole = found[-1, -1]
         excess = (found - whole) / np.maximum(np.abs(whole), 1e-12)
-        of_others = np.nanmean(excess, axis=2, keepdims=True) if np.isfinite(excess).any() else 0.0
-        excess = np.where(np.isfinite(excess), excess, of_others)  # of a task without a label
+        excess = np.nan_to_num(excess, nan=_DIVERGED, posinf=_DIVERGED)
+        has_labels = ~np.isnan(whole)
+        of_others = excess[:, :, has_labels].mean(axis=2, keepdims=True) if has_labels.any() else 0.0
+        excess = np.where(has_labels, excess, of_others)
         shared_cost = np.zeros(n, dtype=np.int64)
         head_cost = np.zeros((n, n, 1 if is_long else len(names)), dtype=np.int64)
         for s, shared in enumerate(shares):

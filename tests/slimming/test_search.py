@@ -3,8 +3,11 @@
 from itertools import product
 
 import numpy as np
+import polars as pl
 import pytest
+from small_network import network_of
 
+from tabmtl import SharedBottom
 from tabmtl.slimming.search import Choices
 from tabmtl.slimming.shares import Shares
 
@@ -73,6 +76,22 @@ def test_many_tasks_take_little_time():
     loss = np.sort(rng.random((3, 3, n_tasks)), axis=1)[:, ::-1]
     own = Choices(SHARES, [f"t{t}" for t in range(n_tasks)], loss, np.zeros(3, dtype=np.int64), head, is_long=False)
     assert len(own.best(0.5, None).tasks) == n_tasks
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_a_network_that_diverges_is_not_chosen_and_a_task_without_labels_follows_the_others(bad):
+    network = network_of(SharedBottom(hidden=(16,), head_hidden=16, slim=SHARES))
+    loss = np.ones((3, 3, 3)) + 0.1 * np.arange(3)[::-1][:, None, None]
+    loss[:, :, 1] = np.nan  # without labels
+    loss[1, 0, 2] = bad
+    frame = {"shared": np.repeat(SHARES, 9), "task_width": np.tile(np.repeat(SHARES, 3), 3), "task": [*"abc"] * 9}
+    own = Choices.of(network, pl.DataFrame(frame | {"loss": loss.ravel()}), is_long=False)
+    assert np.isfinite(own.excess).all()
+    np.testing.assert_allclose(own.excess[2, 0], 0)
+    np.testing.assert_allclose(own.excess[0, 0], 0.2)
+    assert own.excess[1, 0, 2] > 1e6
+    assert own.excess[1, 0, 1] > 1e6
+    assert Choices.of(network, pl.DataFrame(frame | {"loss": np.full(27, np.nan)}), is_long=False).excess.sum() == 0
 
 
 def test_a_preferred_task_keeps_its_width():
