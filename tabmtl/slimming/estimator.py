@@ -181,8 +181,10 @@ class SlimEstimator(_Cut, VectorEstimator):
         it begins anew with all units.
 
         Among all choices of a share of ``slim`` for the shared widths, and one for the head of each task (of a long
-        table, one for all heads), it has the least sum of losses in ``slim_losses_``, each over that of the whole
-        network, within the budget. The choice is exact.
+        table, one for all heads), it has the least sum of losses in ``slim_losses_``, each over the size of that of the
+        whole network, within the budget. The choice is exact; of equal ones, it is the smaller network. A loss that can
+        be 0 or below, such as that of "gamma" or "tweedie", may be small by chance, and its task would then decide
+        alone: give such a task a smaller weight in ``prefer``.
 
         Parameters
         ----------
