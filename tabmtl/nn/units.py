@@ -65,7 +65,7 @@ class Units:
         Number of layers, each with as many units of its own: that of the experts, or 1. All parts keep equal numbers.
         In a long table with batch normalisation, let all keep the same places, since tasks share statistics by place.
     makes, reads : tuple of Slot
-        What computes the units, and what reads them.
+        What computes the units, and what reads them; the latter without ``split``.
     task : int or None
         The task that reads them.
     """
@@ -189,7 +189,7 @@ class Masks:
     Attributes
     ----------
     factors : dict of str to Tensor
-        By the name of a parameter, 0 for what reads a cut unit, and 1.
+        By the name of a parameter, 0 for what reads a cut unit, and 1; of length 1 along axes on which nothing depends.
     hidden : dict of str to Tensor
         By the name of the biases of gates, whether one is of a cut expert.
     """
@@ -233,12 +233,10 @@ def masks(network: nn.Module, groups: Sequence[Group], kept: Kept) -> Masks:
             found.hidden[name] = found.hidden[name] | is_cut if name in found.hidden else is_cut
             continue
         for slot in group.reads:
-            parameter = network.get_parameter(slot.name)
-            factor = found.factors.get(slot.name, torch.ones(parameter.shape, dtype=parameter.dtype))
-            of_slot = _of_slot(slot, stays, slot.view(factor))
-            found.factors[slot.name] = (slot.view(factor) * of_slot).view_as(factor)
+            factor = _of_slot(slot, stays, network.get_parameter(slot.name))
+            found.factors[slot.name] = found.factors.get(slot.name, 1.0) * factor
     device = next(network.parameters()).device
-    return Masks(*({name: own.to(device) for name, own in part.items()} for part in (found.factors, found.hidden)))
+    return Masks(found.factors, {name: is_cut.to(device) for name, is_cut in found.hidden.items()})
 
 
 def _of_gates(gates: Any, group: Bucket, is_cut: Tensor) -> Tensor:
@@ -248,13 +246,13 @@ def _of_gates(gates: Any, group: Bucket, is_cut: Tensor) -> Tensor:
     return is_own & is_cut[place.clamp(0, group.n_units - 1)]
 
 
-def _of_slot(slot: Slot, stays: Tensor, viewed: Tensor) -> Tensor:
-    """Return the factors of what a slot holds of a group: 1 for the units that stay."""
-    stays = stays.to(viewed)
-    shape = [1] * viewed.ndim
+def _of_slot(slot: Slot, stays: Tensor, parameter: Tensor) -> Tensor:
+    """Return the factors of what a slot reads of a group: 1 for the units that stay."""
+    stays = stays.to(parameter)
+    shape = [1] * parameter.ndim
     shape[slot.axis] = stays.shape[1]
     if slot.at is not None:
-        others = stays.new_ones(viewed.shape[0], stays.shape[1])
+        others = stays.new_ones(parameter.shape[0], stays.shape[1])
         others[list(slot.at)] = stays[0]
         stays = others
     if len(stays) > 1:

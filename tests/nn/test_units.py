@@ -118,6 +118,17 @@ def test_a_smaller_network_is_cut_further_and_restricted(model):
     torch.testing.assert_close(of_some(rows()), [hidden[2], hidden[0]], rtol=1e-9, atol=1e-9)
 
 
+def test_masks_hold_little():
+    network = settled(MODELS[0])
+    factors = masks(network, network.units(), some(network.units(), 0)).factors
+    assert factors["trunk.3.weight"].shape == (1, 16)  # of (12, 16)
+    assert factors["trunk.6.weight"].shape == (1, 12)
+    network = settled(MODELS[4])
+    factors = masks(network, network.units(), some(network.units(), 0)).factors
+    (later,) = (factor for name, factor in factors.items() if name.endswith("later.0.weight"))
+    assert later.shape == (4, 16, 1)  # experts have units of their own
+
+
 def test_uneven_heads_take_features_of_all_tasks_or_of_each():
     heads = UnevenTowers(8, [1, 3, 1], [4, 8, 4], n_members=2).eval()
     z = torch.rand(6, 8)
