@@ -98,7 +98,7 @@ class SlimLoop(TableLoop):
         return self._masks[self._drawn].of(self.network)
 
     def _pull(self, whole: Tensor, smaller: Tensor, batch: Batch) -> Tensor:
-        """Return sums (T,) of the squared distances of standardised features."""
+        """Return sums (T,) of the squared distances of standardised features; rows count as their labels do."""
         heads: Any = self.network.heads
         shared = [group for group in self._groups if group.kind == "shared"]
         if not shared:
@@ -106,7 +106,11 @@ class SlimLoop(TableLoop):
         n_kept = kept_by(shared[-1:], self._drawn)[shared[-1].name].shape[1]
         aim, own = (_standardised(part[..., :n_kept]) for part in (whole.detach(), smaller))
         distances = (own - aim).square().mean(dim=-1)  # (k B,) or (k B, T)
-        rows = distances.unflatten(0, (heads.n_members, -1)).mean(dim=0)
+        labelled = self.loss.labelled(batch.y)
+        weight = labelled if batch.weight is None else labelled * batch.weight
+        of_row = weight.sum(dim=1) / labelled.sum(dim=1).clamp(min=1)  # mean over the labels, 0 without any
+        of_rows = distances.unflatten(0, (heads.n_members, -1)).mean(dim=0)
+        rows = of_rows.reshape(len(of_row), -1) * of_row[:, None]  # (B, 1) or (B, T)
         if batch.task is not None:
             return rows.new_zeros(len(self.tasks)).index_add(0, batch.task, rows.flatten())
         return rows.sum(dim=0).expand(len(self.tasks))

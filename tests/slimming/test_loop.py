@@ -1,5 +1,7 @@
 """Training at several widths: what a step learns, and what it draws."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,22 @@ def test_a_step_learns_labels_by_both_networks_and_pulls_features(model, monkeyp
     expected = distances.sum(dim=0) / model.n_members
     torch.testing.assert_close(losses, loop.loss(whole(batch.x), batch.y))
     torch.testing.assert_close(learned - losses, of_labels + slim_loop._PULL * expected.expand(3), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["trunk", "mixture", "members"])
+def test_rows_without_labels_or_weight_pull_nothing(model):
+    loop, batch = loop_of(model)
+    loop._drawn = Shares(0.5, (0.5, 0.25, 1.0))
+    whole = torch.randn(32 * loop.network.heads.n_members, loop.network.heads.d_in)
+    smaller = torch.randn_like(whole)
+    y, weight = batch.y.clone(), torch.ones_like(batch.y)
+    y[:8], weight[:8] = torch.nan, 0.0
+    y[8:, 0] = torch.nan
+    weight[8:] = 3.0
+    batches = batch, replace(batch, y=y), replace(batch, weight=weight)
+    found, unlabelled, weighted = (loop._pull(whole, smaller, own) for own in batches)
+    assert 0 < unlabelled[0] < found[0]
+    torch.testing.assert_close(weighted, 3 * unlabelled)
 
 
 def test_smaller_features_are_not_nearer():
