@@ -199,7 +199,8 @@ class SlimEstimator(_Cut, VectorEstimator):
         -------
         smaller : like self
             It has learned no decisions: call `calibrate`, `tune_thresholds` and `conformalize` on it. It lacks
-            ``slim_losses_`` and ``feature_importances_``, and ``history_`` tells of the fit of self.
+            ``slim_losses_`` and ``feature_importances_``, and ``history_`` tells of the fit of self. Its `drift` tells
+            of columns alone, or compares with rows that it is given.
 
         Raises
         ------
@@ -255,7 +256,7 @@ class SlimEstimator(_Cut, VectorEstimator):
         smaller : like self
             ``pruned_`` tells of its cuts. It has learned no decisions: call `calibrate`, `tune_thresholds` and
             `conformalize` on it. It lacks ``slim_losses_`` and ``feature_importances_``, and ``history_`` tells of the
-            fit of self.
+            fit of self. Its `drift` tells of columns alone, or compares with rows that it is given.
 
         Raises
         ------
@@ -429,6 +430,7 @@ class SlimEstimator(_Cut, VectorEstimator):
         found.weights_, found._optimizer = weight_arrays(smaller.state_dict()), {}
         found.task_weights_, found.task_snapshot_ = (), np.zeros(0, dtype=np.int64)
         found._importances = None
+        found.profile_ = None if self.profile_ is None else self.profile_.of_tasks(())  # answers are others now
         found._n_features_out = self._n_features_out * smaller.heads.d_in // self._base_network().heads.d_in
         return found
 

@@ -83,6 +83,17 @@ def test_a_budget_of_predict_answers_by_the_smaller_model(model):
         model.predict(NEW, budget=2)
 
 
+def test_a_smaller_model_reports_no_drift_on_the_rows_of_fit(model):
+    smaller = model.with_budget(0.4)
+    for drift in (smaller.drift(X), smaller.drift(X, reference=X)):
+        assert not drift["is_drift"].any()
+    # the profile has the answers of the whole network
+    told = pl.col("psi").filter(kind="prediction").count()
+    assert model.drift(X).select(told).item() == len(model.tasks_)
+    assert smaller.drift(X).select(told).item() == 0
+    assert smaller.partial_fit(X, Y).drift(X).select(told).item() == len(model.tasks_)
+
+
 def test_files_keep_both(model, tmp_path):
     smaller = model.with_budget(0.6)
     for own, name in ((model, "whole"), (smaller, "smaller")):
