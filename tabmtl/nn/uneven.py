@@ -137,11 +137,12 @@ def _assembled(heads: Sequence[Head], dropout: float, n_members: int, *, is_unev
     d_in, widths = len(heads[0].hidden), [head.out.shape[2] for head in heads]
     hiddens, options = [len(head.hidden_bias) for head in heads], {"dropout": dropout, "n_members": n_members}
     found: Towers
-    if len({*hiddens}) == 1 and not is_uneven:
-        found = Towers(d_in, widths, hidden=hiddens[0], **options)  # type: ignore[arg-type]
-    else:
-        found = UnevenTowers(d_in, widths, hiddens, **options)  # type: ignore[arg-type]
-    found.to(heads[0].hidden)
+    with torch.device("meta"):  # which draws no weights, so that random generators stay
+        if len({*hiddens}) == 1 and not is_uneven:
+            found = Towers(d_in, widths, hidden=hiddens[0], **options)  # type: ignore[arg-type]
+        else:
+            found = UnevenTowers(d_in, widths, hiddens, **options)  # type: ignore[arg-type]
+    found.to(heads[0].hidden.dtype).to_empty(device=heads[0].hidden.device)
     for head, (hidden, at, out, places) in zip(heads, found.layers_of_tasks(), strict=True):
         first, last = found.get_submodule(hidden), found.get_submodule(out)
         first.weight.data[at], first.bias.data[at] = head.hidden, head.hidden_bias  # type: ignore[operator]

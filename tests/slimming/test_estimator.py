@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from exported import check_answers, exported
 
 import tabmtl
@@ -92,6 +93,17 @@ def test_a_smaller_model_reports_no_drift_on_the_rows_of_fit(model):
     assert model.drift(X).select(told).item() == len(model.tasks_)
     assert smaller.drift(X).select(told).item() == 0
     assert smaller.partial_fit(X, Y).drift(X).select(told).item() == len(model.tasks_)
+
+
+def test_cuts_and_answers_leave_the_random_generator(model):
+    smaller = uneven(model)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    model.with_budget(0.6).predict(NEW)
+    uneven(model).predict(NEW)
+    smaller.predict(NEW, tasks=["late"])
+    pickle.loads(pickle.dumps(smaller)).predict(NEW)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_files_keep_both(model, tmp_path):
