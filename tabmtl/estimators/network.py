@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -319,8 +319,8 @@ class NetworkEstimator(
         """Return the loss of training, which also turns the network's outputs into scores of the tasks."""
         return MultiTaskLoss(tasks)
 
-    def _loop(self, *, begins: bool) -> type[TableLoop]:
-        """Return the class of the loop of a training; ``begins`` as in `NetworkTraining`."""
+    def _loop(self, *, begins: bool) -> Callable[..., TableLoop]:
+        """Return what makes the loop of a training; ``begins`` as in `NetworkTraining`."""
         return TableLoop
 
     def _inspect(self, network: torch.nn.Module, batch: Batch) -> dict[str, Any]:

@@ -130,8 +130,8 @@ class NetworkTraining:
             network, moments = self._network(device, None if self.begins else estimator.weights_)
             with threads(estimator.n_jobs, network):
                 balancer = self._balancer(network, rows)
-                loop_class = estimator._loop(begins=self.begins)
-                loop = loop_class(estimator, network, loss, rows, valid, balancer=balancer, evaluate=evaluate)
+                make_loop = estimator._loop(begins=self.begins)
+                loop = make_loop(estimator, network, loss, rows, valid, balancer=balancer, evaluate=evaluate)
                 loop.optimizer.take_moments(network, moments)
                 if run.group.rank:  # the networks are the same, the noise is not
                     torch.manual_seed(seed_of(self.seed, run.group.rank))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Self
@@ -458,9 +458,11 @@ class SlimEstimator(_Cut, VectorEstimator):
         groups = network.units()
         return cut(network, groups, self._form.kept(groups))
 
-    def _loop(self, *, begins: bool) -> type[TableLoop]:
+    def _loop(self, *, begins: bool) -> Callable[..., TableLoop]:
         is_whole = begins or (self._form is None and self._lineage is None)
-        return SlimLoop if self.slim is not None and is_whole else TableLoop
+        if self.slim is None or not is_whole:
+            return TableLoop
+        return partial(SlimLoop, n_before=0 if begins else len(self.history_))
 
     def _ancestry(self, tasks: Sequence[Task], *, begins: bool) -> dict[str, Any]:
         own = {"_form": None if begins else self._form, "_slimmed": None, "_pruned": None if begins else self._pruned}

@@ -13,6 +13,7 @@ import tabmtl
 from tabmtl import PLE, MMoE, MMoERegressor, SharedBottom, SharedBottomClassifier
 from tabmtl.estimators.together import fit_together
 from tabmtl.nn.uneven import UnevenTowers
+from tabmtl.slimming.loop import SlimLoop
 from tabmtl.slimming.shares import Shares, kept_by
 from tabmtl.testing import features, long_table, mixed_targets
 
@@ -104,6 +105,19 @@ def test_cuts_and_answers_leave_the_random_generator(model):
     smaller.predict(NEW, tasks=["late"])
     pickle.loads(pickle.dumps(smaller)).predict(NEW)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_passes_over_few_rows_draw_other_widths_each(monkeypatch):
+    drawn, draw = [], SlimLoop._draw
+    monkeypatch.setattr(SlimLoop, "_draw", lambda loop: drawn.append(draw(loop)) or drawn[-1])
+    model = SharedBottom(hidden=(16,), head_hidden=8, **SMALL)
+    for _ in range(20):
+        model.partial_fit(X[:20], Y[:20])
+    assert len(drawn) == len(model.history_) == 20
+    assert len({*drawn}) > 10
+    first = drawn[0]
+    model.fit(X[:20], Y[:20])
+    assert drawn[20] == first  # a fit begins anew
 
 
 def test_files_keep_both(model, tmp_path):
