@@ -376,7 +376,8 @@ class SlimEstimator(_Cut, VectorEstimator):
         check_share("budget", budget, whole=True)
         known = self.coder_, self.weights_  # beside the smaller model, so that no others have their ids
         key = ("budget", budget, *map(id, known))
-        return part_of(self, key, lambda: (known, self.with_budget(budget)))[1]
+        smaller: Self = part_of(self, key, lambda: (known, self.with_budget(budget)))[1]
+        return smaller.set_params(device=self.device, precision=self.precision, n_jobs=self.n_jobs)
 
     def _cuttable(self) -> tuple[Slimmed, Any]:
         """Return what fit has measured of smaller networks, and the network.

@@ -120,6 +120,18 @@ def test_passes_over_few_rows_draw_other_widths_each(monkeypatch):
     assert drawn[20] == first  # a fit begins anew
 
 
+def test_a_budget_of_predict_follows_the_parameters_of_computing(model):
+    own = copy.deepcopy(model)
+    own.predict(NEW, budget=0.6)
+    own.set_params(precision="bf16", n_jobs=2)
+    expected = own.with_budget(0.6).predict(NEW)
+    assert own.predict(NEW, budget=0.6).equals(expected)
+    smaller = own._within(0.6)
+    assert (smaller.precision, smaller.n_jobs) == ("bf16", 2)
+    own.set_params(precision="float32")
+    assert own.predict(NEW, budget=0.6).equals(model.predict(NEW, budget=0.6))
+
+
 def test_files_keep_both(model, tmp_path):
     smaller = model.with_budget(0.6)
     for own, name in ((model, "whole"), (smaller, "smaller")):
