@@ -132,6 +132,18 @@ def test_a_budget_of_predict_follows_the_parameters_of_computing(model):
     assert own.predict(NEW, budget=0.6).equals(model.predict(NEW, budget=0.6))
 
 
+def test_statistics_of_the_whole_network_stay_its_own():
+    params = {"expert_hidden": (16, 4), "head_hidden": 8, "early_stopping": False, "slim": (0.25, 1.0)}
+    numbers = np.random.default_rng(0).normal(size=(160, 4))
+    model = MMoE(n_experts=2, **params, epochs=2, random_state=0).fit(numbers, numbers[:, :2])
+    settled = model.with_weights(model.weights_, numbers).weights_
+    names = [name for name in settled if name.endswith(("norms.1.running_mean", "norms.1.running_var"))]
+    assert len(names) == 2  # of layers of 4 units, which no cut makes smaller
+    for name in names:
+        np.testing.assert_allclose(model.weights_[name], settled[name], rtol=1e-4, atol=1e-4)
+        assert not np.allclose(model._slimmed.parts[0].statistics[name], settled[name], rtol=1e-2, atol=1e-2)
+
+
 def test_files_keep_both(model, tmp_path):
     smaller = model.with_budget(0.6)
     for own, name in ((model, "whole"), (smaller, "smaller")):
