@@ -60,11 +60,12 @@ class SlimLoop(TableLoop):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._groups = self.network.units()  # type: ignore[operator]
-        if all(group.kind == "experts" for group in self._groups):
-            raise ValueError(
-                "slim cuts hidden layers, and this network has none; say head_hidden=64, or leave out slim"
-            )
         self._shares = sorted(float(share) for share in self.options.slim)
+        if not self._is_smaller(Shares(self._shares[0], (self._shares[0],) * len(self.tasks))):
+            raise ValueError(
+                "slim cuts hidden layers, and this network has none that would lose units, in multiples of 4; say "
+                "head_hidden=64, or leave out slim"
+            )
         self._is_long, self._n_drawn = self.data.task is not None, 0
         self._masks: dict[Shares, Masks] = {}
         self._drawn = Shares(1.0, (1.0,) * len(self.tasks))
@@ -76,17 +77,22 @@ class SlimLoop(TableLoop):
         return super().step(index, learning_rate, data)
 
     def _draw(self) -> Shares:
-        """Draw shares that are not all 1, as all ranks do; those of all tasks are equal in a long table."""
+        """Draw shares that cut units, as all ranks do; those of all tasks are equal in a long table."""
         rng = np.random.default_rng([self._seed, self._n_drawn, self.n_before])
         self._n_drawn += 1
         n_heads = 1 if self._is_long else len(self.tasks)
         if rng.random() < _LEAST_DRAWN:
             return Shares(self._shares[0], (self._shares[0],) * len(self.tasks))
-        places, whole = None, len(self._shares) - 1
-        while places is None or (places == whole).all():
-            places = rng.integers(len(self._shares), size=1 + n_heads)
-        shared, *own = (self._shares[place] for place in places)
-        return Shares(shared, tuple(own * len(self.tasks) if self._is_long else own))
+        drawn = None
+        while drawn is None or not self._is_smaller(drawn):
+            shared, *own = (self._shares[place] for place in rng.integers(len(self._shares), size=1 + n_heads))
+            drawn = Shares(shared, tuple(own * len(self.tasks) if self._is_long else own))
+        return drawn
+
+    def _is_smaller(self, shares: Shares) -> bool:
+        """Say whether shares cut any units of the network."""
+        kept = kept_by(self._groups, shares)
+        return any(group.name in kept and kept[group.name].shape[1] < group.n_units for group in self._groups)
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, list[Tensor]]:
         heads: Any = self.network.heads

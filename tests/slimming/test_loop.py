@@ -90,6 +90,13 @@ def test_widths_are_drawn_apart_and_never_all_whole():
     assert [again._draw() for _ in range(2000)] == drawn
 
 
+def test_shares_that_cut_nothing_are_not_drawn():
+    loop, _ = loop_of(SharedBottom(hidden=(16,), head_hidden=0, slim=SHARES))
+    assert {loop._draw().shared for _ in range(200)} == {0.25, 0.5}
+    with pytest.raises(ValueError, match=r"slim cuts hidden layers, and this network has none that would lose units"):
+        loop_of(SharedBottom(hidden=(4,), head_hidden=4, slim=SHARES))
+
+
 def test_the_features_of_the_whole_network_are_not_moved_to_the_smaller_ones(monkeypatch):
     monkeypatch.setattr(slim_loop, "_LABELS", 0.0)
     loop, batch = loop_of(MODELS[0])
