@@ -31,8 +31,8 @@ from tabmtl.schema import Batch, TabmtlWarning
 from tabmtl.slimming.shares import Shares, kept_by
 from tabmtl.slimming.state import AtShare, Slimmed
 from tabmtl.training.checkpoint import check_like
-from tabmtl.training.predict import autocast
-from tabmtl.training.table_loop import TableLoop, settle_statistics
+from tabmtl.training.predict import autocast, predict_scores
+from tabmtl.training.table_loop import TableLoop, labelled_weight, settle_statistics
 
 _PULL = 0.03  # weight of the distillation; see docs/lab.md
 _LABELS = 1.0  # weight of the labels in the smaller network
@@ -141,12 +141,21 @@ class SlimLoop(TableLoop):
             for of_tasks in self._shares:
                 own = self._cut(network, Shares(1.0, (of_tasks,) * len(self.tasks)))
                 frame = {"shared": share, "task_width": of_tasks, "task": [task.name for task in self.tasks]}
-                losses = self.mean_losses(own).tolist()
+                losses = self._mean_losses(own).tolist()
                 size = multiply_adds(own, is_long=self._is_long)
                 measured.append(
                     pl.DataFrame(frame | {"loss": losses}).with_columns(multiply_adds=pl.lit(size, pl.Int64))
                 )
         return {"_slimmed": Slimmed(losses=pl.concat(measured), parts=tuple(parts))}
+
+    def _mean_losses(self, network: nn.Module) -> Tensor:
+        """Return the mean losses (T,) of a network on the validation rows, or on the sample of those to train."""
+        if self.valid is not None and self._judging is not None:
+            labels, (losses, _) = self._judging, self._judge(network, self.valid, self._judging)
+            return losses / self.group.sum_(labelled_weight(self.loss, labels))
+        data = self.data
+        scores = predict_scores(network, data, self.options.precision, batch_size=self.batch_size)
+        return self.loss(scores, data.y, data.weight, data.task) / labelled_weight(self.loss, data)
 
     def _cut(self, network: Any, shares: Shares) -> Any:
         groups = network.units()
