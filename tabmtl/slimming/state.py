@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -14,6 +15,14 @@ from tabmtl.estimators.mixture import MixtureState
 from tabmtl.estimators.network import NetworkState
 from tabmtl.nn.units import Bucket, Group
 from tabmtl.storage.stored import Stored
+
+_LOSSES = {
+    "shared": pl.Float64(),
+    "task_width": pl.Float64(),
+    "task": pl.String(),
+    "loss": pl.Float64(),
+    "multiply_adds": pl.Int64(),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +99,16 @@ class Slimmed:
 
     losses: pl.DataFrame
     parts: tuple[AtShare, ...]
+
+    def __post_init__(self) -> None:
+        if {**self.losses.schema} != _LOSSES:
+            raise ValueError(f"the losses of smaller networks need the columns {[*_LOSSES]}, got {self.losses.schema}")
+        shares = self.losses["shared"].unique().sort().to_list()
+        tasks = self.losses["task"].unique(maintain_order=True).to_list()
+        if self.losses.select("shared", "task_width", "task").rows() != [*product(shares, shares, tasks)]:
+            raise ValueError("the losses of smaller networks are not those of all shares and tasks in turn")
+        if [part.share for part in self.parts] != shares[:-1]:
+            raise ValueError(f"the parts of smaller networks must be those of the shares {shares[:-1]}")
 
     def at(self, share: float) -> AtShare | None:
         """Return the part of a share; None of the whole network."""
