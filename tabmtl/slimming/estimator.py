@@ -69,17 +69,17 @@ class SlimEstimator(_Cut, VectorEstimator):
         With ``slim``: what the smaller networks lose. For every share ``shared`` of the shared widths, every share
         ``task_width`` of the heads' hidden layers, and every ``task``: the mean ``loss`` on the validation rows, of
         training rows if there are none, and the ``multiply_adds`` of the network with these widths. The loss of a task
-        depends on no other head, so that they tell all mixed choices.
+        depends on no other head, so that they tell all mixed choices. They are of the tasks of the last training.
     pruned_ : polars DataFrame
         Of a model that `prune` has returned: a row for the model as it came, and one for every cut, in order. ``cut``
         is the name of the layer or bucket, ``left`` the number of units or experts that it has then (in a long table,
         where tasks lose as many each, that of each of several), ``multiply_adds`` the size, and ``score/<task>`` the
         score of each task on the rows of `prune`.
     widths_ : dict of str to int
-        Number of units of every hidden layer, and of experts of every bucket with several.
+        Number of units of every hidden layer, and of experts of every bucket with several; without heads of `add_task`.
     multiply_adds_ : int
         Multiplications of a row with weights: of matrices, not of tables of embeddings. In a long table, a row
-        computes its own task; then their mean over the tasks.
+        computes its own task; then their mean over the tasks. Heads of `add_task` are not counted.
 
     References
     ----------
@@ -105,6 +105,7 @@ class SlimEstimator(_Cut, VectorEstimator):
             Names of the tasks to predict, all by default; other heads are not computed.
         budget : float, optional
             Share of the multiplications of a row, as in `with_budget`; the smaller network is kept for the next call.
+            It has none of the thresholds and calibrators that were learned.
 
         Returns
         -------
