@@ -33,13 +33,13 @@ def check_slim(name: str, value: Any) -> None:
     """Raise a ValueError unless a value is a sequence of shares with 1, or None."""
     if value is None:
         return
-    expected = "must be shares of the widths above 0 and at most 1, 1.0 among them, such as (0.25, 0.5, 1.0)"
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ValueError(f"{name} {expected}, got {value!r}")
-    if not all(is_number(share) and 0 < share <= 1 for share in value) or len({*value}) < len(value):
-        raise ValueError(f"{name} {expected}, each once; got {value!r}")
-    if len(value) < 2 or 1 not in value:
-        raise ValueError(f"{name} {expected}, and at least one share below it; got {value!r}")
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    are_shares = is_list and all(is_number(share) and 0 < share <= 1 for share in value)
+    if not are_shares or len({*value}) < max(len(value), 2) or 1 not in value:
+        raise ValueError(
+            f"{name} must be shares of the widths above 0 and at most 1, 1.0 among them and each once, as a tuple or "
+            f"list of two at least, such as (0.25, 0.5, 1.0); got {value!r}"
+        )
 
 
 def units_kept(n_units: int, share: float) -> int:

@@ -1,5 +1,6 @@
 """Shares of widths, and the units that they keep."""
 
+import numpy as np
 import pytest
 from small_network import network_of
 
@@ -26,7 +27,9 @@ def test_shares_keep_the_first_units_and_all_experts():
     assert not any("bucket" in name for name in kept)
 
 
-@pytest.mark.parametrize("value", [0.5, "all", (0.5,), (1.0,), (0.0, 1.0), (0.5, 1.5), (0.5, 0.5, 1.0), (True, "x")])
+@pytest.mark.parametrize(
+    "value", [0.5, "all", (0.5,), (1.0,), (0.0, 1.0), (0.5, 1.5), (0.5, 0.5, 1.0), (True, "x"), np.ones(2)]
+)
 def test_other_shares_are_refused(value):
     with pytest.raises(ValueError, match=r"slim must be shares of the widths above 0 and at most 1, 1\.0 among them"):
         check_slim("slim", value)
