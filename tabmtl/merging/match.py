@@ -103,8 +103,9 @@ def _check_distances(base: NetworkEstimator, models: Sequence[NetworkEstimator])
 
     Files do not tell which base a model began at. Weights of another random seed are about √2 of their length away.
     """
-    # scales begin at 1 in any network, and buffers do not learn
-    names = [name for name, weight in base.fitted_network()[0].named_parameters() if weight.ndim > 1]
+    # scales begin at 1 in any network, biases at about 0, and buffers do not learn
+    named = base.fitted_network()[0].named_parameters()
+    names = [name for name, weight in named if weight.ndim > 1 and name.endswith("weight")]
     lengths = np.array([np.linalg.norm(base.weights_[name]) for name in names])
     moves = np.array(
         [[np.linalg.norm(model.weights_[name] - base.weights_[name]) for name in names] for model in models]

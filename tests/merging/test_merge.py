@@ -192,6 +192,14 @@ def test_refusals(one, name):
         call(*one)
 
 
+def test_biases_do_not_tell_how_far_a_model_is(departments):
+    base = departments[0]
+    parameters = dict(base.fitted_network()[0].named_parameters())
+    n = sum(weight.ndim > 1 for name, weight in parameters.items() if name.endswith("weight"))
+    with pytest.raises(ValueError, match=rf"of its {n} weight matrices"):
+        merge(base, [base.with_weights(_times(base, 2.5))])
+
+
 def test_a_network_that_says_nothing_of_tasks_is_merged_whole():
     network = torch.nn.Linear(2, 1)
     assert {name: owner.tolist() for name, owner in owners_of(network, 2).items()} == {
