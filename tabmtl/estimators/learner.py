@@ -293,7 +293,7 @@ def _naming_warm_start() -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        if not isinstance(error, RowError):  # which names the row
+        if not isinstance(error, RowError) and len(error.args) == 1:  # the former names the row; others hold facts
             error.args = (f"{error}; warm_start=True goes on from the last fit, and warm_start=False begins anew",)
         raise
 

@@ -24,6 +24,7 @@ from tabmtl import (
     SharedTrees,
     Task,
 )
+from tabmtl.estimators import learner
 from tabmtl.estimators.network import NetworkState
 from tabmtl.schema import TabmtlWarning
 from tabmtl.storage.stored import put_together, take_apart
@@ -190,6 +191,12 @@ def test_forged_moments_are_refused(key, array):
     arrays = saved.arrays | {f"optimizer.{key}": array}
     with pytest.raises(ValueError, match="optimizer"):
         put_together(NetworkState, dataclasses.replace(saved, arrays=arrays))
+
+
+def test_errors_of_several_facts_keep_them():
+    with pytest.raises(UnicodeDecodeError) as found, learner._naming_warm_start():
+        b"\xff".decode()
+    assert found.value.args[:3] == ("utf-8", b"\xff", 0)
 
 
 def test_a_warm_start_begins_at_the_last_fit():
