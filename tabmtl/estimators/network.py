@@ -345,8 +345,8 @@ class NetworkEstimator(
         self._measure()
         if self._importances is None:
             raise AttributeError(
-                "feature_importances_ needs the validation rows of fit, and there are none, or a pickled copy left "
-                "them behind: set early_stopping=True or give X_val and y_val, or ask "
+                "feature_importances_ needs the validation rows of fit, and there are none, or a pickled copy or a "
+                "smaller model left them behind: set early_stopping=True or give X_val and y_val, or ask "
                 "tabmtl.inspection.feature_importances(model, X, y)"
             )
         return self._importances

@@ -401,7 +401,7 @@ class SlimEstimator(_Cut, VectorEstimator):
         if self._form is not None:
             return "this model is a smaller one; ask the one that it was cut from"
         if self._fitted_params.get("slim") is None:  # a pickle of an earlier release lacks it
-            return "this model was fitted with slim=None"
+            return "this model was last trained with slim=None"
         return "the weights of this model are not those of its fit"
 
     def _refuse_grown(self, call: str) -> None:

@@ -222,12 +222,14 @@ def test_a_smaller_model_names_what_it_lacks(model):
     with pytest.raises(ValueError, match="the weights of this model are not those of its fit"):
         turned.with_budget(0.5)
     plain = SharedBottom(hidden=(8,), epochs=1, random_state=0).fit(X, Y)
-    with pytest.raises(ValueError, match=r"such as slim=\(0.25, 0.5, 1.0\), and this model was fitted with slim=None"):
+    with pytest.raises(
+        ValueError, match=r"such as slim=\(0.25, 0.5, 1.0\), and this model was last trained with slim=None"
+    ):
         plain.predict(NEW, budget=0.5)
     assert plain.widths_["trunk.0"] == 8
     earlier = copy.deepcopy(plain)
     earlier._fitted_params.pop("slim")  # as in a pickle of an earlier release
-    with pytest.raises(ValueError, match="this model was fitted with slim=None"):
+    with pytest.raises(ValueError, match="this model was last trained with slim=None"):
         earlier.with_budget(0.5)
     assert not hasattr(earlier, "slim_losses_")
 
