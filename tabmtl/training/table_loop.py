@@ -212,7 +212,10 @@ class TableLoop:
             settle_statistics(self.network, self.data, self.options.precision, self.group)
 
     def fitted(self) -> dict[str, Any]:
-        """Return more fitted attributes, once training is over and the kept weights are in the network."""
+        """Return more fitted attributes, once training is over and the kept weights are in the network.
+
+        The estimator holds the arrays of the network by then, so that it must stay as it is.
+        """
         return {}
 
     def facts(self) -> dict[str, Any]:
