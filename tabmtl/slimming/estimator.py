@@ -71,12 +71,13 @@ class SlimEstimator(_Cut, VectorEstimator):
         training rows if there are none, and the ``multiply_adds`` of the network with these widths. The loss of a task
         depends on no other head, so that they tell all mixed choices. They are of the tasks of the last training.
     pruned_ : polars DataFrame
-        Of a model that `prune` has returned: a row for the model as it came, and one for every cut, in order. ``cut``
-        is the name of the layer or bucket, ``left`` the number of units or experts that it has then (in a long table,
+        Of a model that `prune` has returned: a row for the model as it came, with settled statistics, and one for every
+        cut, in order. ``cut`` is the name of the layer or bucket, ``left`` the number of units or experts that it has then (in a long table,
         where tasks lose as many each, that of each of several), ``multiply_adds`` the size, and ``score/<task>`` the
         score of each task on the rows of `prune`.
     widths_ : dict of str to int
         Number of units of every hidden layer, and of experts of every bucket with several; without heads of `add_task`.
+        The head of the second task is ``heads.1``.
     multiply_adds_ : int
         Multiplications of a row with weights: of matrices, not of tables of embeddings. In a long table, a row
         computes its own task; then their mean over the tasks. Heads of `add_task` are not counted.
@@ -249,8 +250,9 @@ class SlimEstimator(_Cut, VectorEstimator):
         keep : float, default=0.4
             Share of the multiplications of a row (``multiply_adds_``) at which cutting ends.
         floor : float, default=0.002
-            Most that the score of a task, by its metric, may fall on these rows, in all. Cutting ends before ``keep``
-            where every cut that is left would cost a task more; 0 allows none a loss.
+            Most that the score of a task, by its metric, may fall on these rows, in all, from that of the network whose
+            statistics are settled on them. Cutting ends before ``keep`` where every cut that is left would cost a task
+            more; 0 allows none a loss.
 
         Returns
         -------
@@ -262,7 +264,8 @@ class SlimEstimator(_Cut, VectorEstimator):
         Raises
         ------
         ValueError, TypeError
-            If keep or floor is out of bounds, the rows do not fit or are those of fit, the score of a task is undefined
+            If keep or floor is out of bounds, the rows do not fit or are those of fit (of a loaded model, it cannot
+            know), the score of a task is undefined
             on them, or the model has tasks that were added or removed.
 
         References
@@ -296,7 +299,6 @@ class SlimEstimator(_Cut, VectorEstimator):
                 network,
                 rows,
                 self._loss(self.tasks_),
-                score_all(answered),
                 partial(self._judge, rows=rows, answered=answered),
                 form=self._form or Form.whole(),
                 precision=self.precision,

@@ -30,6 +30,7 @@ experts, the floor, which is one of scores, and the saliency, the first-order on
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,14 +94,13 @@ class Pruner:
     Parameters
     ----------
     network : TaskNetwork
-        With ``units``. It stays as it is.
+        With ``units``. It stays as it is; scores are held against those of a copy, with statistics of batch
+        normalisation that are settled on the rows, as those of all smaller ones are.
     rows : Batch
         Tensors, with labels in training units.
     loss : MultiTaskLoss
-    scores : mapping of str to float
-        Scores of the tasks, which may fall by the floor at most.
     judge : callable
-        ``judge(network)`` -> the same of a smaller network.
+        ``judge(network)`` -> scores of the tasks, which may fall by the floor at most.
     form : Form
         Of the network.
     precision : {"float32", "bf16"}
@@ -118,15 +118,17 @@ class Pruner:
         network: Any,
         rows: Batch,
         loss: MultiTaskLoss,
-        scores: Mapping[str, float],
         judge: Callable[[nn.Module], Mapping[str, float]],
         *,
         form: Form,
         precision: str = "float32",
     ) -> None:
-        self.form, self._rows, self._loss, self._scores = form, rows, loss, scores
+        self.form, self._rows, self._loss = form, rows, loss
         self._judge, self._precision, self._is_long = judge, precision, rows.task is not None
         self._weight = labelled_weight(loss, rows).double()
+        settled = copy.deepcopy(network)
+        settle_statistics(settled, rows, precision)
+        self._scores = judge(settled.eval())
         self._take(network.eval())
         self._unit = self._losses(network).abs().clamp(min=_LEAST_LOSS)
         self._steps, self._saved = dict[str, int](), dict[str, float]()  # in units, and by a unit
