@@ -72,9 +72,9 @@ class SlimEstimator(_Cut, VectorEstimator):
         depends on no other head, so that they tell all mixed choices. They are of the tasks of the last training.
     pruned_ : polars DataFrame
         Of a model that `prune` has returned: a row for the model as it came, with settled statistics, and one for every
-        cut, in order. ``cut`` is the name of the layer or bucket, ``left`` the number of units or experts that it has then (in a long table,
-        where tasks lose as many each, that of each of several), ``multiply_adds`` the size, and ``score/<task>`` the
-        score of each task on the rows of `prune`.
+        cut, in order. ``cut`` is the name of the layer or bucket, ``left`` the number of units or experts that it has
+        then (in a long table, where tasks lose as many each, that of each of several), ``multiply_adds`` the size, and
+        ``score/<task>`` the score of each task on the rows of `prune`.
     widths_ : dict of str to int
         Number of units of every hidden layer, and of experts of every bucket with several; without heads of `add_task`.
         The head of the second task is ``heads.1``.
@@ -264,9 +264,8 @@ class SlimEstimator(_Cut, VectorEstimator):
         Raises
         ------
         ValueError, TypeError
-            If keep or floor is out of bounds, the rows do not fit or are those of fit (of a loaded model, it cannot
-            know), the score of a task is undefined
-            on them, or the model has tasks that were added or removed.
+            If keep or floor is out of bounds, the rows do not fit or are those of fit (a loaded model cannot know), the
+            score of a task is undefined on them, or the model has tasks that were added or removed.
 
         References
         ----------
