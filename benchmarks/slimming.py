@@ -18,6 +18,7 @@ file. They are those of the first seed.
 from __future__ import annotations
 
 from argparse import Namespace
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -41,8 +42,8 @@ FIT_ROWS, TEST_ROWS, JUDGED = 3_000, 4_000, 0.2
 WIDTHS, BUDGETS = (0.25, 0.5, 1.0), (0.5, 0.25)
 #: Parameters that hold widths.
 OF_WIDTHS = ("hidden", "expert_hidden", "head_hidden")
-#: Rows that only tell how much a network multiplies, and factors of widths that are tried.
-PROBED, FACTORS = 64, np.arange(32, 0, -1) / 32
+#: Factors of widths that are tried.
+FACTORS = np.arange(1, 33) / 32
 ASKED, REQUESTS = (1, 1_024), 15
 TRAINED, SLIM, PRUNED, TUNED = "trained", "slim", "pruned", "pruned, and a pass"
 
@@ -64,7 +65,7 @@ def of_size(model: Any, X: pl.DataFrame, y: pl.DataFrame, budget: float) -> Any:
         return narrowed(model, factor).set_params(epochs=1, early_stopping=False).fit(X, y).multiply_adds_
 
     most = budget * cost(1.0)
-    return narrowed(model, next(factor for factor in FACTORS if cost(factor) <= most))
+    return narrowed(model, FACTORS[max(bisect_right(FACTORS, most, key=cost) - 1, 0)])
 
 
 def made(model: Any, case: Case, budgets: Sequence[float]) -> Iterator[tuple[str, float, Any]]:
@@ -77,7 +78,7 @@ def made(model: Any, case: Case, budgets: Sequence[float]) -> Iterator[tuple[str
     slim = clone(model).set_params(slim=WIDTHS).fit(X_fit, y_fit)
     yield SLIM, 1.0, slim
     for budget in budgets:
-        yield TRAINED, budget, of_size(model, X_fit[:PROBED], y_fit[:PROBED], budget).fit(X_fit, y_fit)
+        yield TRAINED, budget, of_size(model, X_fit, y_fit, budget).fit(X_fit, y_fit)
         yield SLIM, budget, slim.with_budget(budget)
         pruned = whole.prune(*judged, keep=budget, floor=1.0)
         yield PRUNED, budget, pruned
