@@ -111,7 +111,7 @@ def times(model: Any, X: pl.DataFrame) -> dict[str, float]:
 def runs(args: Namespace, name: str) -> Iterator[list[Record]]:
     """Yield the records of every model and seed."""
     for seed in args.seeds:
-        case = cut(open_case(name, seed, args.folder))
+        case = few_rows(open_case(name, seed, args.folder), seed)
         for model_name in args.models:
             budget = {} if args.epochs is None else {"epochs": args.epochs}
             model = getattr(tabmtl, model_name)(tasks=case.tasks, random_state=seed, **budget)
@@ -125,15 +125,15 @@ def runs(args: Namespace, name: str) -> Iterator[list[Record]]:
             yield records
 
 
-def cut(case: Case) -> Case:
-    """Return a case of fewer rows."""
-    (X, y), (X_test, y_test) = case.train, case.test
-    return Case(
-        train=(X[:FIT_ROWS], y[:FIT_ROWS]),
-        test=(X_test[:TEST_ROWS], y_test[:TEST_ROWS]),
-        tasks=case.tasks,
-        groups=None,
-    )
+def few_rows(case: Case, seed: int) -> Case:
+    """Return a case of fewer rows, in random order."""
+    rng = np.random.default_rng([seed, 38])
+
+    def drawn(X: pl.DataFrame, y: pl.DataFrame, n: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+        rows = rng.permutation(len(X))[:n]
+        return X[rows], y[rows]
+
+    return Case(train=drawn(*case.train, FIT_ROWS), test=drawn(*case.test, TEST_ROWS), tasks=case.tasks, groups=None)
 
 
 def report(records: pl.DataFrame) -> None:
