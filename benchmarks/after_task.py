@@ -44,7 +44,7 @@ def task(folder: Path | None, seed: int) -> Iterator[tuple[str, str, str, float]
             is_seen = pl.col(new).is_not_null().cum_sum() <= n
             anew = MultiTaskEnsemble(tasks=case.tasks, random_state=seed)
             anew.fit(X_known, y_known.with_columns(pl.when(is_seen).then(pl.col(new))))
-            score = score_answers({new: case.tasks[new]}, rows["test"][1], answers_of(anew, rows["test"][0]))[new]
+            score = scored(anew, rows["test"], case.tasks[new])
             yield f"{name} {new}, {n} labels", "MultiTaskEnsemble anew, all tasks", "score", score
 
 
@@ -54,6 +54,12 @@ def few_rows(case: Case, new: str) -> dict[str, tuple[pl.DataFrame, pl.DataFrame
     has = y[new].is_not_null()
     X_test, y_test = (part.filter(case.test[1][new].is_not_null())[:TESTED] for part in case.test)
     return {"known": (X, y), "labelled": (X.filter(has), y.filter(has)), "test": (X_test, y_test.select(new))}
+
+
+def scored(model: Any, test: tuple[pl.DataFrame, pl.DataFrame], kind: Any) -> float:
+    """Return the score of a model on the one target of some rows."""
+    (task,) = test[1].columns
+    return score_answers({task: kind}, test[1], answers_of(model, test[0]))[task]
 
 
 def ways(
@@ -68,7 +74,7 @@ def ways(
     tasks = {y.columns[0]: kind}
 
     def score(model: Any) -> float:
-        return score_answers(tasks, test[1], answers_of(model, test[0]))[y.columns[0]]
+        return scored(model, test, kind)
 
     yield "SharedBottom of the task alone", score(SharedBottom(tasks=tasks, random_state=seed).fit(X, y))
     yield "IndependentTasks", score(IndependentTasks(tasks=tasks, random_state=seed).fit(X, y))

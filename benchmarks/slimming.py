@@ -21,9 +21,7 @@ from argparse import Namespace
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from statistics import fmean
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -32,6 +30,7 @@ import torch
 from sklearn.base import clone
 
 import tabmtl
+from benchmarks.cases.serving import session_of
 from benchmarks.harness import Record, cpu, paired, print_sets, print_table, score_parser, spreads
 from benchmarks.problems import Case, answers_of, open_case, score_answers
 from tabmtl import OnnxCoder
@@ -87,14 +86,7 @@ def made(model: Any, case: Case, budgets: Sequence[float]) -> Iterator[tuple[str
 
 def times(model: Any, X: pl.DataFrame) -> dict[str, float]:
     """Return the median CPU milliseconds of an answer, by the number of rows, of the network and of its file."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        model.export_onnx(path)
-        session = onnxruntime.InferenceSession(path, options)
+    session = session_of(model)
     network, coder, found = model.fitted_network()[0], OnnxCoder(session), {}
     for n in ASKED:
         rows = X[np.arange(n) % len(X)]

@@ -131,17 +131,22 @@ def sparse(rows: int = 1, n_tasks: int = 2, n_experts: int = 8, requests: int = 
     return {"all experts": answering(None), "top_k=2": answering(2)}
 
 
-def onnx(model: str = "MultiTabNet", rows: int = 1, requests: int = 1000, rows_to_fit: int = 20_000) -> Sides:
-    """Measure the exported network, alone and from frame to frame."""
+def session_of(estimator: Any) -> Any:
+    """Return a session of onnxruntime with an exported network, on one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    estimator, X = fitted(model, rows_to_fit)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         estimator.export_onnx(path)
-        session = onnxruntime.InferenceSession(path, options)
+        return onnxruntime.InferenceSession(path, options)
+
+
+def onnx(model: str = "MultiTabNet", rows: int = 1, requests: int = 1000, rows_to_fit: int = 20_000) -> Sides:
+    """Measure the exported network, alone and from frame to frame."""
+    estimator, X = fitted(model, rows_to_fit)
+    session = session_of(estimator)
     coder, run, frames = OnnxCoder(session), partial(session.run, None), frames_of(X, rows)
     sides: dict[str, tuple[Callable[[Any], object], Sequence[Any]]] = {
         "session.run": (run, [coder.encode(frame) for frame in frames]),

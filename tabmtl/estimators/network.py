@@ -280,17 +280,22 @@ class NetworkEstimator(
         True
         """
         check_is_fitted(self)
-        found = copy.copy(self)  # without the network, as any copy
-        labels = self.coder_.labels
-        tasks = tuple(task.at(None) for task in labels.tasks)
-        found._decide_by(replace(self.coder_, labels=replace(labels, tasks=tasks, decisions=None)))
-        found.weights_, found._importances, found._optimizer = dict(weights), None, {}
-        found.task_weights_, found.task_snapshot_ = (), np.zeros(0, dtype=np.int64)
-        found.profile_ = None if self.profile_ is None else self.profile_.of_tasks(())
+        found = self._of_weights(dict(weights))
         network, _ = found.fitted_network()
         if X is not None:
             settle_statistics(network, found.encoded(X), self.precision)
         found.weights_ = weight_arrays(network.state_dict())
+        return found
+
+    def _of_weights(self, weights: dict[str, np.ndarray]) -> Self:
+        """Return a copy with weights that give other answers, without what was learned of the answers of self."""
+        found = copy.copy(self)  # without the network, as any copy
+        labels = self.coder_.labels
+        tasks = tuple(task.at(None) for task in labels.tasks)
+        found._decide_by(replace(self.coder_, labels=replace(labels, tasks=tasks, decisions=None)))
+        found.weights_, found._importances, found._optimizer = weights, None, {}
+        found.task_weights_, found.task_snapshot_ = (), np.zeros(0, dtype=np.int64)
+        found.profile_ = None if self.profile_ is None else self.profile_.of_tasks(())
         return found
 
     def encoded(self, X: Any) -> Batch:

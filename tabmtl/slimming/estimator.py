@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -420,20 +419,13 @@ class SlimEstimator(_Cut, VectorEstimator):
 
     def _smaller(self, smaller: Any, form: Form) -> Self:
         """Return a copy with a smaller network of this form, which has learned no decisions."""
-        labels = self.coder_.labels
-        if labels.decisions is not None:
+        if self.coder_.labels.decisions is not None:
             warn_user(
                 "the smaller network gives other answers, so what calibrate, tune_thresholds and conformalize have "
                 "learned is left out; call them on the smaller model"
             )
-        found = copy.copy(self)
-        tasks = tuple(task.at(None) for task in labels.tasks)
-        found._decide_by(replace(self.coder_, labels=replace(labels, tasks=tasks, decisions=None)))
+        found = self._of_weights(weight_arrays(smaller.state_dict()))
         found._form, found._slimmed, found._pruned = form, None, None
-        found.weights_, found._optimizer = weight_arrays(smaller.state_dict()), {}
-        found.task_weights_, found.task_snapshot_ = (), np.zeros(0, dtype=np.int64)
-        found._importances = None
-        found.profile_ = None if self.profile_ is None else self.profile_.of_tasks(())  # answers are others now
         found._n_features_out = self._n_features_out * smaller.heads.d_in // self._base_network().heads.d_in
         return found
 
@@ -475,7 +467,8 @@ class SlimEstimator(_Cut, VectorEstimator):
         super()._restore(state)
         if self._slimmed is None:
             return
-        network, ones = self._base_network(), (1.0,) * len(self._base_network().heads.layers_of_tasks())
+        network = self._base_network()
+        ones = (1.0,) * len(network.heads.layers_of_tasks())
         for part in self._slimmed.parts:
             groups = network.units()
             buffers = dict(cut(network, groups, kept_by(groups, Shares(part.share, ones))).named_buffers())
