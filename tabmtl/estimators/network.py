@@ -173,6 +173,7 @@ class NetworkEstimator(
 
     export_task = NotHere("it is a network; say export_onnx(path), which writes all tasks to one file")
     prune = NotHere("it does not tell which units of its network it may lose; SharedBottom, MMoE and PLE do")
+    with_budget = NotHere("its network has one size; SharedBottom, MMoE and PLE learn several by slim=(0.25, 0.5, 1.0)")
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> torch.nn.Module:
         """Build the untrained network; see `tabmtl.training.table_loop.Network`."""
@@ -350,9 +351,9 @@ class NetworkEstimator(
         self._measure()
         if self._importances is None:
             raise AttributeError(
-                "feature_importances_ needs the validation rows of fit, and there are none, or a pickled copy or a "
-                "smaller model left them behind: set early_stopping=True or give X_val and y_val, or ask "
-                "tabmtl.inspection.feature_importances(model, X, y)"
+                "feature_importances_ needs the validation rows of fit, and this model has none: ask "
+                "tabmtl.inspection.feature_importances(model, X, y), or fit with early_stopping=True or X_val and "
+                "y_val; pickled copies and smaller models leave these rows behind"
             )
         return self._importances
 

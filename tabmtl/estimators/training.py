@@ -174,8 +174,10 @@ class NetworkTraining:
         """Train some weights, or new ones, by one pass, and return the fitted attributes as if there were no others."""
         run, estimator, coder = running(), self.estimator, self.coder
         device, loss = find_device(estimator.device), estimator._loss(coder.labels.tasks)
-        read = rows.to_train(lambda batch: on_device(in_training_units(batch, coder), device), self.seed)
-        with seeded(self.seed, device):
+        last = 0 if weights is None else len(estimator.history_)
+        seed = seed_of(self.seed, last) if last else self.seed  # no two passes draw the same order and noise
+        read = rows.to_train(lambda batch: on_device(in_training_units(batch, coder), device), seed)
+        with seeded(seed, device):
             network, moments = self._network(device, weights)
             with threads(estimator.n_jobs, network):
                 loop = estimator._loop(begins=self.begins)(
@@ -189,7 +191,6 @@ class NetworkTraining:
                     rate=lambda progress: PASS_RATE,
                 )
                 loop.optimizer.take_moments(network, moments)
-                last = 0 if weights is None else len(estimator.history_)
                 record, kept = {"epoch": float(last), **loop.run_epoch(0)}, Snapshots(network)
                 with loop.optimizer.averaged():
                     kept.offer(n_before, 0.0, ())

@@ -93,8 +93,9 @@ def merge_front(
     check_random_state("random_state", random_state)
     check_count("n_front", n_front)
     known = [task.name for task in base.tasks_]
-    check_known("tasks names tasks", tasks or (), known, "the base")
-    shown = list(tasks or known)
+    shown = known if tasks is None else list(tasks)
+    check_known("tasks names tasks", shown, known, "the base")
+    check_count("the number of tasks of a front", len({*shown}), 2)
     rng, vectors, k = np.random.default_rng(draw_seed(random_state)), TaskVectors.of(base, models), len(models)
     least = (k + 1) * (k + 2) // 2
     n_points = 3 * least if n_points is None else n_points
@@ -108,14 +109,13 @@ def merge_front(
     surrogate, *_ = np.linalg.lstsq(_terms(points), scores, rcond=None)
     found = _promising(surrogate, _design(k + 1 + _CANDIDATES, k, rng)[k + 1 :], n_front)
     points, scores = np.concatenate([points, found]), np.concatenate([scores, score(found)])
-    predicted = _terms(points) @ surrogate
     return pl.DataFrame(
         {
             "trial": np.arange(len(points)),
             "dominated": ~is_front(scores),
             "scale": pl.Series(points.tolist(), dtype=pl.List(pl.Float64)),
             **{f"score/{name}": own for name, own in zip(shown, scores.T, strict=True)},
-            **{f"predicted/{name}": own for name, own in zip(shown, predicted.T, strict=True)},
+            **{f"predicted/{name}": own for name, own in zip(shown, (_terms(points) @ surrogate).T, strict=True)},
         }
     )
 

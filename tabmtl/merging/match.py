@@ -28,7 +28,7 @@ def check_models(base: Any, models: Any) -> None:
     for name, model in [("base", base), *((f"models[{k}]", model) for k, model in enumerate(models))]:
         if not isinstance(model, NetworkEstimator):
             raise TypeError(f"{name} must be a network of this package, such as SharedBottom(), got {model!r}")
-        check_is_fitted(model)
+        check_is_fitted(model, msg=f"{name} is a %(name)s that is not fitted; fit it, or {_CURE}")
         if len(model.task_weights_):
             raise ValueError(f"{name} keeps weights of its own for some tasks; fit it with keep='mean'")
     for k, model in enumerate(models):
@@ -44,23 +44,25 @@ def check_models(base: Any, models: Any) -> None:
 def _check_columns(name: str, base: NetworkEstimator, model: NetworkEstimator) -> None:
     ours, theirs = base.coder_, model.coder_
     if ours.names != theirs.names:
-        lacks, adds = (
-            [each for each in a if each not in b] for a, b in ((ours.names, theirs.names), (theirs.names, ours.names))
-        )
-        differ = f"it lacks {lacks[:5]} and has {adds[:5]}" if lacks or adds else "they come in another order"
+        differ = _difference(ours.names, theirs.names)
         raise ValueError(f"{name} has other columns than the base: {differ}; {_CURE} on the columns of the base")
     known = theirs.features.columns
     for column, levels in zip(ours.features.columns.categorical, ours.features.columns.levels, strict=True):
         found = dict(zip(known.categorical, known.levels, strict=True)).get(column)
         if found is not None and found != levels:
-            new, gone = ([each for each in a if each not in b][:3] for a, b in ((found, levels), (levels, found)))
             raise ValueError(
-                f"the levels of column {column!r} grew apart: {name} knows {new}, which the base does not, and lacks "
-                f"{gone}; let the base learn all levels first, by rows that hold them, or make new ones missing, and "
-                f"{_CURE}"
+                f"the levels of column {column!r} in {name} and the base grew apart: {_difference(levels, found)}; let "
+                f"the base learn all levels first, by rows that hold them, or make new ones missing, and {_CURE}"
             )
     if fingerprint(ours.features) != fingerprint(theirs.features):
         raise ValueError(f"{name} reads the columns of X otherwise than the base, such as by other scales; {_CURE}")
+
+
+def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    """Say what a model lacks of the base, and has besides."""
+    lacks, adds = ([each for each in a if each not in b] for a, b in ((ours, theirs), (theirs, ours)))
+    said = [f"{what} {those[:5]}" for what, those in (("it lacks", lacks), ("it alone has", adds)) if those]
+    return " and ".join(said) or "they come in another order"
 
 
 def _check_tasks(name: str, base: NetworkEstimator, model: NetworkEstimator) -> None:

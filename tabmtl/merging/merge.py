@@ -98,7 +98,10 @@ def _scales(method: Method, scale: float | Sequence[float] | None, n_models: int
         if scale is not None:
             raise ValueError("method='average' has no scale; leave it out, or say method='task_arithmetic'")
         return np.full(n_models, 1 / n_models)
-    found = np.asarray(_SCALE if scale is None else scale, dtype=np.float64)
+    try:
+        found = np.asarray(_SCALE if scale is None else scale, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.array(np.nan)
     if found.shape not in ((), (n_models,)) or not np.isfinite(found).all():
         raise ValueError(f"scale must be a finite number, or one for each of the {n_models} models, got {scale!r}")
     return np.broadcast_to(found, n_models)

@@ -175,7 +175,9 @@ class SlimEstimator(_Cut, VectorEstimator):
             return super().predict_quantiles(X, tasks=tasks)
         return self._within(budget).predict_quantiles(X, tasks=tasks)
 
-    def with_budget(self, budget: float, prefer: Mapping[str, float] | None = None) -> Self:
+    def with_budget(  # type: ignore[override]
+        self, budget: float, prefer: Mapping[str, float] | None = None
+    ) -> Self:
         """Return the smaller model that loses least within a budget, of a fit with ``slim``.
 
         It is fitted, and whole in itself: it predicts, is saved, exported and trained on by `partial_fit`. A `fit` of
@@ -251,7 +253,7 @@ class SlimEstimator(_Cut, VectorEstimator):
         floor : float, default=0.002
             Most that the score of a task, by its metric, may fall on these rows, in all, from that of the network whose
             statistics are settled on them. Cutting ends before ``keep`` where every cut that is left would cost a task
-            more; 0 allows none a loss.
+            more, and a warning names these tasks; 0 allows none a loss.
 
         Returns
         -------
@@ -455,9 +457,7 @@ class SlimEstimator(_Cut, VectorEstimator):
 
     def _loop(self, *, begins: bool) -> Callable[..., TableLoop]:
         is_whole = begins or (self._form is None and self._lineage is None)
-        if self.slim is None or not is_whole:
-            return TableLoop
-        return partial(SlimLoop, n_before=0 if begins else len(self.history_))
+        return TableLoop if self.slim is None or not is_whole else SlimLoop
 
     def _ancestry(self, tasks: Sequence[Task], *, begins: bool) -> dict[str, Any]:
         own = {"_form": None if begins else self._form, "_slimmed": None, "_pruned": None if begins else self._pruned}

@@ -16,7 +16,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,18 +44,9 @@ _STATISTICS = ("running_mean", "running_var")
 
 @dataclass(eq=False)
 class SlimLoop(TableLoop):
-    """Loop of a network that is trained at several widths; its options have the shares ``slim``.
-
-    Parameters
-    ----------
-    n_before : int, default=0
-        Number of epochs that the network has been trained for. Each pass that goes on begins anew from one random seed,
-        and draws other widths than those before it.
-    """
+    """Loop of a network that is trained at several widths; its options have the shares ``slim``."""
 
     options: Any
-    _: KW_ONLY
-    n_before: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +69,7 @@ class SlimLoop(TableLoop):
 
     def _draw(self) -> Shares:
         """Draw shares that cut units, as all ranks do; those of all tasks are equal in a long table."""
-        rng = np.random.default_rng([self._seed, self._n_drawn, self.n_before])
+        rng = np.random.default_rng([self._seed, self._n_drawn])
         self._n_drawn += 1
         n_heads = 1 if self._is_long else len(self.tasks)
         if rng.random() < _LEAST_DRAWN:

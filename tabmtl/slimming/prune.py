@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -43,7 +44,7 @@ from torch import Tensor, nn
 
 from tabmtl.metrics.scores import Answered, each_task, score_task, undefined_reason
 from tabmtl.nn.units import Bucket, Group, Kept, cut, multiply_adds
-from tabmtl.schema import Batch
+from tabmtl.schema import Batch, warn_user
 from tabmtl.slimming.shares import MULTIPLE
 from tabmtl.slimming.state import Form
 from tabmtl.training.losses import MultiTaskLoss
@@ -132,6 +133,7 @@ class Pruner:
         self._take(network.eval())
         self._unit = self._losses(network).abs().clamp(min=_LEAST_LOSS)
         self._steps, self._saved = dict[str, int](), dict[str, float]()  # in units, and by a unit
+        self._ended = Counter[str]()  # groups whose cuts a task has ended
         for groups in self._together():
             name, n = groups[0].name, groups[0].n_units
             step = 1 if isinstance(groups[0], Bucket) else _multiple(n / _CUT_SHARE)
@@ -149,7 +151,7 @@ class Pruner:
         return self.size - multiply_adds(smaller, is_long=self._is_long)
 
     def prune(self, keep: float, floor: float) -> pl.DataFrame:
-        """Cut until the network has a share of its size, or until every cut that is left costs a task too much.
+        """Cut until the network has a share of its size; warn if every cut that is left costs a task too much before.
 
         Parameters
         ----------
@@ -163,10 +165,11 @@ class Pruner:
         steps : polars DataFrame
             A row for the network as it came, and one for every cut; see `tabmtl.slimming.SlimEstimator`.
         """
-        aim, told = int(keep * self.size), [{"cut": None, "left": None, **self._facts(self._scores)}]
+        whole, aim, told = self.size, int(keep * self.size), [{"cut": None, "left": None, **self._facts(self._scores)}]
         while self.size > aim:
             found = self._next(aim, floor)
             if found is None:
+                self._warn(self.size / whole, keep, floor)
                 break
             step, smaller, scores = found
             self.form = self.form.cut(self._groups, step.kept)
@@ -174,6 +177,14 @@ class Pruner:
             told.append({"cut": step.name, "left": step.n_left, **self._facts(scores)})
         types = {"cut": pl.String, "left": pl.Int64, "multiply_adds": pl.Int64}
         return pl.DataFrame(told, types | {f"score/{task}": pl.Float64 for task in self._scores})
+
+    def _warn(self, share: float, keep: float, floor: float) -> None:
+        """Warn that cutting has ended before it reached the size."""
+        why = "layers and experts are as few as can be, and what reads the columns is not cut: ask for a larger keep"
+        if self._ended:
+            tasks = ", ".join(repr(task) for task, _ in self._ended.most_common())
+            why = f"further cuts cost {tasks} more than floor={floor} on these rows: raise floor, or give more rows"
+        warn_user(f"prune ended at {share:.3f} of the multiplications of a row, above keep={keep}; {why}")
 
     def _facts(self, scores: Mapping[str, float]) -> dict[str, Any]:
         """Return what is told of the network after a step."""
@@ -186,9 +197,13 @@ class Pruner:
             for step, smaller in self._tried(cuts, losses):
                 settle_statistics(smaller, self._rows, self._precision)
                 scores = self._judge(smaller)
-                if all(before - scores[task] <= floor for task, before in self._scores.items()):
+                fallen = [task for task, before in self._scores.items() if not before - scores[task] <= floor]
+                if not fallen:
                     return step, smaller, scores
-                self._steps[step.groups[0].name] = _smaller(step.groups[0], self._steps[step.groups[0].name])
+                name = step.groups[0].name
+                self._steps[name] = _smaller(step.groups[0], self._steps[name])
+                if not self._steps[name]:
+                    self._ended.update(fallen)
         return None
 
     def _cuts(self, saliencies: Mapping[str, Tensor], aim: int) -> Iterator[Cut]:

@@ -130,7 +130,10 @@ class Choices:
                 raise ValueError(
                     f"prefer: the weight of {name!r} must be a finite number of at least 0, got {weight!r}"
                 )
-        return np.array([float(given.get(name, 1.0)) for name in self.names])
+        found = np.array([float(given.get(name, 1.0)) for name in self.names])
+        if not found.any():
+            raise ValueError(f"prefer gives every task the weight 0, got {prefer!r}; one task at least must count")
+        return found
 
 
 def _rounded_up(least: int, whole: int) -> float:

@@ -50,6 +50,7 @@ def test_the_front_is_scored_drawn_and_merged(models):
         ({"n_points": 5}, "n_points must be"),
         ({"n_front": 0}, "n_front must be"),
         ({"tasks": ["lat"]}, "tasks names tasks"),
+        ({"tasks": ["late"]}, r"the number of tasks of a front must be .*at least 2, got 1"),
     ],
 )
 def test_refusals(models, given, words):

@@ -145,11 +145,20 @@ REFUSED = {
     "class": (lambda b, m, X, y: merge(b, [m, tiny(MMoE).fit(X, y)]), r"models\[1\] is a MMoE, and the base a Shared"),
     "columns": (
         lambda b, m, X, y: merge(b, [refit(X.rename({"plain": "new"}), y)]),
-        r"models\[0\] has other columns .* lacks \['plain'\] and has \['new'\]",
+        r"models\[0\] has other columns .* lacks \['plain'\] and it alone has \['new'\]",
     ),
     "levels": (
         lambda b, m, X, y: merge(b, [refit(X.with_columns(pl.col("text").replace("red", "new")), y)]),
-        r"levels of column 'text' grew apart: models\[0\] knows \['new'\], .* lacks \['red'\]",
+        r"levels of column 'text' in models\[0\] .* apart: it lacks \['red'\] and it alone has \['new'\]",
+    ),
+    "new levels": (
+        lambda b, m, X, y: merge(b, [refit(X.with_columns(text=pl.lit("red")), y)]),
+        r"apart: it lacks \['blue', 'green'\]; let",
+    ),
+    "unfitted": (lambda b, m, X, y: merge(b, [m, SharedBottom()]), r"models\[1\] is a SharedBottom that is not fitted"),
+    "no scale": (
+        lambda b, m, X, y: merge(b, [m], method="task_arithmetic", scale="x"),
+        "scale must be a finite number, or one for each of the 1 models, got 'x'",
     ),
     "scales": (lambda b, m, X, y: merge(b, [refit(X[:80], y[:80])]), "otherwise than the base"),
     "tasks": (lambda b, m, X, y: merge(b, [refit(X, y.drop("size"))]), r"has the tasks \['late', 'delay'\]"),

@@ -72,7 +72,8 @@ def test_the_model_stays_as_it_was(model, smaller):
 
 def test_no_task_falls_below_the_floor(model):
     for floor in (0, 0.01):
-        pruned = model.prune(ASIDE, TOLD, keep=0.05, floor=floor)
+        with pytest.warns(match=r"prune ended at 0\.\d+ of .*, above keep=0.05; "):
+            pruned = model.prune(ASIDE, TOLD, keep=0.05, floor=floor)
         scores = scores_of(pruned.pruned_)
         assert (scores >= scores[0] - floor).all()
         told = [pruned.score_tasks(ASIDE, TOLD)[task.name] for task in model.tasks_]
@@ -182,6 +183,21 @@ def test_other_networks(params):
     assert len(pruned.experts_) == pruned.widths_.get("experts.bucket.0", 1)
 
 
+def test_a_size_that_no_cut_reaches_is_told(model):
+    with pytest.warns(match=r"prune ended at 0\.\d+ of .*, above keep=0.001; layers and experts are as few as can be"):
+        pruned = model.prune(ASIDE, TOLD, keep=0.001, floor=99)
+    assert {width for name, width in pruned.widths_.items() if "bucket" not in name} == {4}
+
+
+def test_the_task_that_ends_the_cuts_is_told():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(500, 6))
+    y = np.column_stack([X @ np.ones(6), np.zeros(500)]) + 0.1 * rng.normal(size=(500, 2))
+    fitted = SharedBottom(hidden=(24,), head_hidden=0, epochs=20, random_state=0).fit(X[:300], y[:300])
+    with pytest.warns(match="; further cuts cost 'y0', .*more than floor=0.001 on these rows: raise floor, or"):
+        fitted.prune(X[300:], y[300:], keep=0.05, floor=0.001)
+
+
 @pytest.mark.parametrize("keep", [0, -0.5, 1.5, float("nan"), "half", None, True])
 def test_a_bad_size_is_refused(model, keep):
     with pytest.raises(ValueError, match=r"keep must be (a number )?above 0 and at most 1, got"):
@@ -215,3 +231,5 @@ def test_other_models_name_those_that_are_pruned():
     with pytest.raises(AttributeError, match=r"AdaTT has no prune: .* SharedBottom, MMoE and PLE"):
         AdaTT().prune(X, Y)
     assert not hasattr(AdaTT, "prune")
+    with pytest.raises(AttributeError, match=r"AdaTT has no with_budget: .* SharedBottom, MMoE and PLE learn several"):
+        AdaTT().with_budget(0.5)

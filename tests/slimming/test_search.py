@@ -66,8 +66,8 @@ def test_the_size_of_all_weights_does_not_count(scale):
         assert own.best(budget, {name: scale * one for name, one in weights.items()}) == own.best(budget, weights)
 
 
-def test_where_no_loss_counts_the_smallest_network_is_chosen():
-    assert choices(0, 2).best(1.0, {"t0": 0, "t1": 0}) == Shares(0.25, (0.25, 0.25))
+def test_a_task_that_does_not_count_has_the_smallest_head():
+    assert choices(0, 2).best(1.0, {"t0": 0}).tasks[0] == 0.25
 
 
 def test_many_tasks_take_little_time():
@@ -115,5 +115,7 @@ def test_what_does_not_fit_is_named():
         own.best(1.0, {"t7": 1})
     with pytest.raises(ValueError, match="the weight of 't1' must be a finite number of at least 0, got -1"):
         own.best(1.0, {"t1": -1})
+    with pytest.raises(ValueError, match="prefer gives every task the weight 0"):
+        own.best(1.0, {"t0": 0, "t1": 0})
     with pytest.raises(ValueError, match="prefer must map names of tasks to weights"):
         own.best(1.0, 2.0)
