@@ -20,6 +20,7 @@ from tabmtl.drift.profile import sample_size
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
+from tabmtl.estimators.learner import OF_THE_TABLE
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.estimators.rows import FrameRows
 from tabmtl.estimators.tables import MultiTaskEstimator
@@ -32,10 +33,6 @@ from tabmtl.training.rows import MemoryRows
 from tabmtl.training.run import Run
 from tabmtl.training.table_loop import Evaluate
 
-_OF_THE_TABLE = (
-    *("tasks", "task_column", "categorical_features", "text_features", "text_encoder"),
-    *("sequence_features", "max_sequence_length", "drop", "preprocessor"),
-)
 _FACES = {None: "", "classification": "Classifier", "regression": "Regressor"}
 _LEAST_VARIATION = 1e-6  # answers that vary less count as constant
 
@@ -117,7 +114,7 @@ def _prepare(student: NetworkEstimator, teacher: MultiTaskEstimator) -> None:
             f"network is a {type(student).__name__}, whose every task is a {student._target_kind}, but the teacher is "
             f"a {type(teacher).__name__}; take SharedBottom{_FACES[face]}, or another network of that face"
         )
-    student.set_params(**{name: teacher._fitted_params[name] for name in _OF_THE_TABLE})
+    student.set_params(**{name: teacher._fitted_params[name] for name in OF_THE_TABLE})
     student._check_params()
     check_monitor(student, teacher.tasks_)
     refuse_monotone(teacher.tasks_, type(student).__name__)

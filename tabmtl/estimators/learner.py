@@ -37,6 +37,12 @@ from tabmtl.targets.task import refuse_monotone
 from tabmtl.training.checkpoint import check_params
 from tabmtl.training.run import current
 
+#: Parameters that say how a table is read.
+OF_THE_TABLE = (
+    *("tasks", "task_column", "categorical_features", "text_features", "text_encoder"),
+    *("sequence_features", "max_sequence_length", "drop", "preprocessor"),
+)
+_OF_NUMBERS = ("numeric_transform", "min_frequency")
 _TO_GROUP_VAL = "name a column that X and X_val have, or give those of both, as groups=(those of X, those of X_val)"
 
 FittedRows = tuple[TableCoder, FitRows, FitRows | None]
@@ -126,6 +132,7 @@ class TableLearner:
             return self._of_shards(X, y, sample_weight, Marks())[1]
         if self.known is not None:
             with _naming_warm_start():
+                self._refuse_changed()
                 return self._grown(self.known, self.known.prepared(X), y, sample_weight)
         X, before = without_columns(X, self.drop, strict=True), None
         if self.preprocessor is not None:
@@ -135,6 +142,14 @@ class TableLearner:
         if before is not None:
             coder = replace(coder, preprocessing=before, names=names, named=before.library != "numpy")
         return replace(coder, labels=self._with_metrics(coder.labels), dropped=tuple(self.drop))
+
+    def _refuse_changed(self) -> None:
+        """Raise a ValueError if a parameter has changed which the known columns and tasks were read by."""
+        before, now = self.estimator._fitted_params, self.estimator.get_params(deep=False)
+        for name in (*OF_THE_TABLE, *_OF_NUMBERS):
+            value, was = now.get(name), before.get(name)
+            if value is not was and repr(value) != repr(was):
+                raise ValueError(f"{name} is {value!r}, and was {was!r} in the last fit: set it back")
 
     def labels(self, y: Any, task_levels: tuple[str, ...] | None = None) -> LabelCoder:
         """Learn tasks alone, given the tasks that the rows of a long table belong to.

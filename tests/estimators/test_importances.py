@@ -66,7 +66,7 @@ def test_a_network_of_a_long_table_has_no_importance_of_its_task(tmp_path):
 
 def test_without_validation_rows_there_are_none(tmp_path):
     model = tiny(SharedBottom, early_stopping=False).fit(X, Y)
-    with pytest.raises(AttributeError, match=r"needs the validation rows of fit.*set early_stopping=True or"):
+    with pytest.raises(AttributeError, match=r"needs the validation rows of fit.*fit with early_stopping=True or"):
         print(model.feature_importances_)
     model.save(tmp_path / "model")
     assert not hasattr(tabmtl.load(tmp_path / "model"), "feature_importances_")

@@ -208,6 +208,9 @@ def test_a_warm_start_begins_at_the_last_fit():
         model.fit(X.with_columns(plain=pl.lit("a")), y)
     with pytest.raises(ValueError, match=r"parameters \['hidden'\] have changed.*say warm_start=False"):
         copy.copy(model).set_params(hidden=(5,)).fit(X, y)
+    for name, value in {"tasks": {"late": "regression"}, "drop": ("plain",), "numeric_transform": "quantile"}.items():
+        with pytest.raises(ValueError, match=rf"^{name} is .*, and was .* in the last fit: set it back; warm_start=Tr"):
+            copy.copy(model).set_params(**{name: value}).fit(X, y)
     before, shuffled = model.answer(X), X.with_columns(plain=pl.col("plain").reverse())
     with pytest.raises(ValueError, match="rows that fit has not seen"):
         copy.copy(model).fit(shuffled, y).calibrate(X, y)
