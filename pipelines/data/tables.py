@@ -139,7 +139,7 @@ class DataSource(files.RowSource):
     monotone : list of str
         TARGET=COLUMN:1 must not fall with it, :-1 not rise.
     list_separator : str, optional
-        Sign between the items of a list in CSV, such as |.
+        Sign between the items of a list in CSV, such as ``|``.
     no_dates : bool
         Read dates of a CSV file as text.
     """

@@ -148,7 +148,7 @@ def make_task_metric(
     greater_is_better : bool, default=True
         False for a loss, whose sign the score turns.
     name : str, optional
-        Default the name of the function, behind "neg_" for a loss.
+        Default the name of the function, behind ``neg_`` for a loss.
     response_method : {"predict", "predict_proba"}, default="predict"
         What the answers are: predictions, or probabilities, of two classes those of the second (n,), of K classes
         (n, K).
