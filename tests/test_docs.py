@@ -35,7 +35,10 @@ PAGES = [
 #: Pages of many fits, which `make test-all` runs.
 LONG = {
     ROOT / "docs" / f"{name}.md"
-    for name in ("guide/ensembles", "guide/scores", "guide/trees", "production", "experts", "sessions")
+    for name in (
+        *("guide/ensembles", "guide/imbalance", "guide/preprocessors", "guide/scores", "guide/targets", "guide/trees"),
+        *("production", "experts", "sessions"),
+    )
 }
 
 #: A fence: its indentation, its marks, what is said behind them, its text.

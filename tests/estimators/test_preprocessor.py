@@ -173,6 +173,7 @@ def test_the_file_of_dates_and_codes_is_read_as_the_frame_of_fit(tmp_path):
         model.predict(X.with_columns(day=pl.lit("soon")))
 
 
+@pytest.mark.all_faces
 def test_tools_set_its_parameters_and_leave_the_users_own_alone():
     prepared = columns()
     search = GridSearchCV(

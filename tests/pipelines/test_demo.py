@@ -20,6 +20,7 @@ from tabmtl.plots import display
 TARGETS = ["cancelled", "dep_del15", "arr_delay", "air_time"]
 EVERY = 25
 N_LABELS, N_ROWS, N_DRAWS = 150, 300, 2
+later = pytest.mark.all_faces  # continuous integration runs the demonstration itself
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +55,14 @@ def run(folder, store, tmp_path_factory):
     return output, argv, printed.getvalue()
 
 
+@later
 def test_leaves_tables_plot_and_model(run):
     output, _, _ = run
     assert sorted(path.name for path in output.iterdir()) == ["few_labels.csv", "few_labels.png", "model", "table.csv"]
     assert (output / "few_labels.png").read_bytes().startswith(b"\x89PNG")
 
 
+@later
 def test_few_labels_are_learned_alone_and_judged_over_draws(run, folder):
     output, _, printed = run
     draws = pl.read_csv(output / "few_labels.csv")
@@ -76,6 +79,7 @@ def test_few_labels_are_learned_alone_and_judged_over_draws(run, folder):
     assert f"paired difference {difference.mean():+.2f}, 95 % interval {low:+.2f} to {high:+.2f}." in printed
 
 
+@later
 def test_the_reference_of_the_table_learns_each_target_alone_on_the_same_rows(run, folder):
     output, _, printed = run
     data = datasets.load("flights", folder=folder)
@@ -89,6 +93,7 @@ def test_the_reference_of_the_table_learns_each_target_alone_on_the_same_rows(ru
     assert re.search(rf"{said} \(other days\)\. Rows to stop by are rows to fit for IndependentTasks\.\n", printed)
 
 
+@later
 def test_the_saved_model_has_the_scores_of_the_table(run, folder):
     output, _, _ = run
     scores = tabmtl.load(output / "model").score_tasks(*datasets.load("flights", folder=folder).part("test"))
@@ -96,6 +101,7 @@ def test_the_saved_model_has_the_scores_of_the_table(run, folder):
     assert scores == pytest.approx(dict(table.select("task", "score").iter_rows()))
 
 
+@later
 def test_the_run_holds_parameters_scores_data_files_and_schema(run, store):
     logged = commands.Registry(store).runs("flights")["demo"]
     client = commands.Registry(store).client
@@ -107,6 +113,7 @@ def test_the_run_holds_parameters_scores_data_files_and_schema(run, store):
     assert len(logged.inputs.dataset_inputs) == 2
 
 
+@later
 def test_the_registered_champion_is_the_saved_model(run, store, folder):
     assert commands.Registry(store).aliases("flights") == {"champion": "1"}
     X, _ = datasets.load("flights", folder=folder).part("test")
@@ -118,6 +125,7 @@ def test_the_registered_champion_is_the_saved_model(run, store, folder):
     assert champion.predict(X).equals(tabmtl.load(run[0] / "model").predict(X))
 
 
+@later
 def test_says_what_it_does_and_how_to_go_on(run, folder, store):
     output, _, printed = run
     _, y = datasets.load("flights", folder=folder).part("train")
@@ -135,6 +143,7 @@ def test_says_what_it_does_and_how_to_go_on(run, folder, store):
 
 
 @pytest.mark.all_faces  # another demonstration
+@later
 def test_again_gives_the_same_tables_and_a_challenger(run, folder, store, capsys):
     output, argv, _ = run
     before = [(output / name).read_bytes() for name in ("few_labels.csv", "table.csv")]
@@ -177,6 +186,7 @@ def test_without_a_library_nothing_is_trained(library, extra, tmp_path, monkeypa
     assert f"pip install 'tabmtl[{extra}]'" in capsys.readouterr().err
 
 
+@later
 def test_a_model_that_comes_back_different_is_an_error(run, folder, monkeypatch, tmp_path):
     data = datasets.load("flights", folder=folder)
     model = tabmtl.load(run[0] / "model")

@@ -142,6 +142,7 @@ def test_what_goes_on_is_kept_where_mlflow_is_missing(rodents, capsys, monkeypat
     assert "name a folder by --output, or pip install 'tabmtl[mlflow]'" in capsys.readouterr().err
 
 
+@pytest.mark.all_faces
 def test_an_ensemble_is_compared_registered_and_saved(table, store, rodents, tmp_path, capsys):
     settings = ["--model", "MultiTaskEnsemble", "--set", "time_limit=1e-3"]  # which leaves time for the reference only
     words = ["--baseline", "--register", "ensemble", "--output", tmp_path / "ensemble"]

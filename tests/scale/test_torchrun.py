@@ -13,6 +13,8 @@ import tabmtl
 from tabmtl import RMTGB, Shards, SharedBottom
 from tabmtl.sessions import M2TRec
 
+pytestmark = pytest.mark.all_faces  # tests/scale/test_processes.py is quick
+
 N = 4_096
 NETWORK = {"hidden": (16,), "dropout": 0.0, "epochs": 3, "n_jobs": 1, "device": "cpu", "random_state": 0}
 TREES = {"n_estimators_shared": 5, "n_estimators_outlier": 5, "n_estimators_task": 5, "early_stopping": False}

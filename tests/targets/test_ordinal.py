@@ -142,6 +142,7 @@ def test_a_task_is_exported_as_its_scores(name):
     np.testing.assert_allclose(ORDINAL.of_lightgbm(scores), model.predict_proba(X)["grade"], atol=1e-6)
 
 
+@pytest.mark.all_faces
 def test_a_network_is_exported_and_distilled(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     model = tiny(SharedBottom, tasks=TASKS, **NETWORK, n_members=2).fit(X[:KEPT], Y[:KEPT])
@@ -163,6 +164,7 @@ def test_a_long_table_has_ordered_classes(name):
     assert error_of(model.predict_proba(table[KEPT:])) < 0.13
 
 
+@pytest.mark.all_faces
 def test_files_teach_the_same(tmp_path):
     pl.concat([X, Y], how="horizontal").write_parquet(tmp_path / "rows.parquet")
     for cls in (SharedTrees, IndependentTasks):
