@@ -184,6 +184,13 @@ class SavableEstimator(Watched, BaseEstimator):
         """Return an unfitted copy with the parameters of ``fit``, even if they have changed since."""
         return type(self)(**self._fitted_params)
 
+    def _changed(self) -> list[str]:
+        """Return the names of the parameters that have changed since fit."""
+        before, now = self._fitted_params, self.get_params(deep=False)
+        # a pickle of an earlier release lacks parameters that came later
+        pairs = [(name, before[name], value) for name, value in now.items() if name in before]
+        return [name for name, was, value in pairs if value is not was and repr(value) != repr(was)]
+
     def _forget(self) -> None:
         """Drop the attributes of an earlier fit, now that a new one has succeeded."""
         for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:

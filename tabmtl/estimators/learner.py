@@ -145,11 +145,10 @@ class TableLearner:
 
     def _refuse_changed(self) -> None:
         """Raise a ValueError if a parameter has changed which the known columns and tasks were read by."""
-        before, now = self.estimator._fitted_params, self.estimator.get_params(deep=False)
-        for name in (*OF_THE_TABLE, *_OF_NUMBERS):
-            value, was = now.get(name), before.get(name)
-            if value is not was and repr(value) != repr(was):
-                raise ValueError(f"{name} is {value!r}, and was {was!r} in the last fit: set it back")
+        for name in self.estimator._changed():
+            if name in (*OF_THE_TABLE, *_OF_NUMBERS):
+                was, now = self.estimator._fitted_params[name], getattr(self.estimator, name)
+                raise ValueError(f"{name} is {now!r}, and was {was!r} in the last fit: set it back")
 
     def labels(self, y: Any, task_levels: tuple[str, ...] | None = None) -> LabelCoder:
         """Learn tasks alone, given the tasks that the rows of a long table belong to.

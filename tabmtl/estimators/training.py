@@ -319,10 +319,8 @@ def _shapes_of(network: torch.nn.Module) -> dict[str, torch.Size]:
 
 def _check_form(estimator: Any, shapes: dict[str, torch.Size]) -> None:
     """Raise a ValueError that names the parameters that have changed since fit, if the network has another form."""
-    old, new, columns = estimator._fitted_params, estimator.get_params(deep=False), estimator.coder_.features.columns
-    # a pickle of an earlier release lacks parameters that came later
-    pairs = [(name, old[name], value) for name, value in new.items() if name in old and name != "warm_start"]
-    changed = [name for name, before, value in pairs if value is not before and repr(value) != repr(before)]
+    changed = [name for name in estimator._changed() if name != "warm_start"]
+    columns = estimator.coder_.features.columns
     if changed and _shapes_of(estimator._built(estimator, columns, estimator.tasks_)) != shapes:
         cure = "say warm_start=False to begin anew" if estimator.warm_start else "fit a new model"
         raise ValueError(
