@@ -36,7 +36,16 @@ PAGES = [
 LONG = {
     ROOT / "docs" / f"{name}.md"
     for name in (
-        *("guide/ensembles", "guide/imbalance", "guide/preprocessors", "guide/scores", "guide/targets", "guide/trees"),
+        *(
+            "guide/after_training",
+            "guide/columns",
+            "guide/ensembles",
+            "guide/imbalance",
+            "guide/preprocessors",
+            "guide/scores",
+            "guide/targets",
+            "guide/trees",
+        ),
         *("production", "experts", "sessions"),
     )
 }

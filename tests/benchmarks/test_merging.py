@@ -2,6 +2,7 @@
 
 import numpy as np
 import polars as pl
+import pytest
 
 from benchmarks import merging as bench
 from tabmtl.pipelines.data.tables import Dataset
@@ -30,6 +31,7 @@ def test_a_department_has_labels_of_its_tasks_only():
     assert (own.schema, own["a"].to_list(), own["b"].to_list()) == (y.schema, [None, None], [1.0, None])
 
 
+@pytest.mark.all_faces
 def test_a_table_has_every_way(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench, "open_set", table)
     options = ["--epochs", "2", "--share", "0.1", "--front", "12", "--seeds", "0", "1"]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import polars as pl
+import pytest
 
 from benchmarks import slimming as bench
 from benchmarks.problems import Case
@@ -15,6 +16,7 @@ def generated(name, seed, folder):
     return Case(train=(X[:400], y[:400]), test=(X[400:], y[400:]), tasks=tasks, groups=None)
 
 
+@pytest.mark.all_faces
 def test_a_network_of_a_size_is_the_widest_within_it(monkeypatch):
     (X, y), whole = generated("", 0, None).train, SharedBottom(epochs=1, tasks={"a": "regression", "b": "binary"})
     model = bench.of_size(whole, X[:64], y[:64], 0.5)
@@ -25,6 +27,7 @@ def test_a_network_of_a_size_is_the_widest_within_it(monkeypatch):
     assert [*bench.times(model, X)] == ["eager, a row", "ONNX, a row", "eager, 1024 rows", "ONNX, 1024 rows"]
 
 
+@pytest.mark.all_faces
 def test_a_table_has_every_way_and_share(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench, "open_case", generated)
     monkeypatch.setattr(bench, "times", lambda *_: {"eager, a row": 1.0})

@@ -20,8 +20,8 @@ from benchmarks.peers.tabm import make_tabm
 from tabmtl import SharedBottom
 
 NAMES = [*dict.fromkeys(case.name for case in speed.CASES)]
-#: Cases that start servers or groups of processes.
-SLOW = ("http", "processes")
+#: Cases that start servers or groups of processes, or take three seconds.
+SLOW = ("http", "processes", "fit", "onnx", "parts")
 
 
 @pytest.fixture(autouse=True)

@@ -119,6 +119,7 @@ def test_what_is_no_text_is_refused(case):
         SharedTrees(**params).fit(X, Y)
 
 
+@pytest.mark.all_faces
 def test_text_is_found_or_named_or_denied():
     with pytest.warns(TabmtlWarning, match="read as free text"):
         found = SharedTrees(n_estimators=2).fit(X, Y).coder_.features

@@ -67,7 +67,9 @@ def splits(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.all_faces if n == "few labels" else ()) for n in MODELS]
+)
 def test_no_row_that_judges_is_older_than_one_that_is_learned(name, splits):
     cls, params = MODELS[name]
     tiny(cls, **params).fit(X, Y, time="day")

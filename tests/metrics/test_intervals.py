@@ -79,7 +79,10 @@ def test_error_of_a_difference_is_that_of_delongs_covariance():
     assert difference.score + difference.low < 2 * difference.score < difference.score + difference.high
 
 
-@pytest.mark.parametrize(("distance", "n_positive", "n"), [(1.2, 20, 20_000), (2.0, 50, 2_000), (3.0, 20, 2_000)])
+@pytest.mark.parametrize(
+    ("distance", "n_positive", "n"),
+    [pytest.param(1.2, 20, 20_000, marks=pytest.mark.all_faces), (2.0, 50, 2_000), (3.0, 20, 2_000)],
+)
 def test_intervals_of_rare_tasks_hold_the_true_auc_as_often_as_they_say(distance, n_positive, n):
     rng = np.random.default_rng(1)
     truth = stats.norm.cdf(distance / math.sqrt(2))

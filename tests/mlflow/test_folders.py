@@ -79,6 +79,7 @@ def test_a_file_that_is_a_link_is_refused_where_the_model_lies_here(stored, tmp_
             assert same(answers(load_model(uri), X), answers(estimator, X))
 
 
+@pytest.mark.all_faces
 def test_a_model_made_of_models_is_logged_registered_and_served(tmp_path, monkeypatch):
     team, X, _ = fitted_team()
     loader = types.ModuleType("team_loader")

@@ -511,6 +511,7 @@ def test_a_constant_answer_is_told():
     assert np.ptp(model.predict_proba(X)[:, 1]) == 0
 
 
+@pytest.mark.all_faces
 def test_the_models_take_encoded_rows_under_the_names_of_fit(tmp_path):
     rng = np.random.default_rng(0)
     X = pl.DataFrame({"town": rng.choice(["Ulm", "Bonn"], 200), "a b": rng.normal(size=200), "c": rng.normal(size=200)})

@@ -203,7 +203,13 @@ def test_importances_of_a_mixture_name_the_columns_that_tell(table, tmp_path):
     assert tabmtl.load(tmp_path / "model").importances_.equals(found)
 
 
-@pytest.mark.parametrize("options", [{}, {"groups": True}, {"sample_weight": True}, {"validated": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"validated": True},
+        *(pytest.param(o, marks=pytest.mark.all_faces) for o in ({}, {"groups": True}, {"sample_weight": True})),
+    ],
+)
 def test_mixtures_learn_groups_weights_and_given_validation_rows(table, options):
     X, y = table
     given = {"groups": np.arange(300) // 3} if "groups" in options else {}

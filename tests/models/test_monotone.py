@@ -75,6 +75,7 @@ def test_answers_never_go_against_the_signs(case):
     check_is_monotone(fitted(X, y, given.get(case, {}), **params))
 
 
+@pytest.mark.all_faces
 def test_without_signs_answers_follow_the_waves_and_families_take_part():
     free = fitted(*rows(), {}, monotone={"age": 0})
     assert min(falls(free, "age")) > 0

@@ -120,6 +120,7 @@ def test_the_same_file_split_otherwise_is_warned_of(store, rodents, champion, ca
     assert "it may have learned from these rows" in said
 
 
+@pytest.mark.all_faces  # two trainings
 def test_rows_that_a_version_has_learned_do_not_judge_it(store, rows, rodents, tmp_path, mistake, capsys):
     words = ["--model", "IndependentTasks", "--set", "early_stopping=false", "--set", "n_jobs=1", "--register", "alone"]
     for seed in (0, 1):

@@ -114,9 +114,8 @@ def test_importing_plots_leaves_matplotlib_alone():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize(
-    "draw", ["GainDisplay.from_gain(gain)", pytest.param("draw_figures(compared)", marks=pytest.mark.all_faces)]
-)
+@pytest.mark.all_faces  # starts processes
+@pytest.mark.parametrize("draw", ["GainDisplay.from_gain(gain)", "draw_figures(compared)"])
 def test_settings_of_a_backend_outlive_the_first_drawing(draw, tmp_path):
     """The backend of notebooks turns on interactive mode when it is loaded, without which they show no plots."""
     (tmp_path / "notebook.py").write_text(

@@ -165,6 +165,7 @@ def uneven(model):
     return model._without_units(groups, kept_by(groups, Shares(0.5, shares)))
 
 
+@pytest.mark.all_faces
 def test_heads_of_unequal_widths_are_saved_exported_and_asked_alone(model, tmp_path):
     smaller = uneven(model)
     assert isinstance(smaller.fitted_network()[0].heads, UnevenTowers)

@@ -90,6 +90,7 @@ def test_scores_are_held_against_those_with_statistics_of_the_rows(model, smalle
     np.testing.assert_allclose(first, list(settled.values()), rtol=1e-5)
 
 
+@pytest.mark.all_faces
 def test_a_pruned_model_is_saved_exported_and_asked_alone(smaller, tmp_path):
     smaller.save(tmp_path / "pruned")
     loaded, answers = tabmtl.load(tmp_path / "pruned"), smaller.predict(NEW)

@@ -156,7 +156,9 @@ def test_a_network_is_exported_and_distilled(tmp_path):
     assert error_of(student.predict_proba(X[KEPT:])["grade"]) < 0.1
 
 
-@pytest.mark.parametrize("name", ["SharedBottom", "SharedTrees", "RMTGB", "IndependentTasks"])
+@pytest.mark.parametrize(
+    "name", ["SharedBottom", "SharedTrees", "RMTGB", pytest.param("IndependentTasks", marks=pytest.mark.all_faces)]
+)
 def test_a_long_table_has_ordered_classes(name):
     table = X.with_columns(site=pl.Series(["x", "y"] * (N // 2)))
     model = tiny(getattr(tabmtl, name), tasks=TASKS, task_column="site", **learns(name))

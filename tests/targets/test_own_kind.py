@@ -55,7 +55,16 @@ LEARNS = {"epochs": 40, "learning_rate": 0.02, "n_estimators": 60, "n_estimators
 NETWORKS = ("SharedBottom", "MMoE")
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, "SharedTrees", "RMTGB", "IndependentTasks", "MultiTaskEnsemble"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *NETWORKS,
+        "SharedTrees",
+        "RMTGB",
+        "IndependentTasks",
+        pytest.param("MultiTaskEnsemble", marks=pytest.mark.all_faces),
+    ],
+)
 def test_an_own_kind_is_learned_scored_and_saved(name, tmp_path):
     model = tiny(getattr(tabmtl, name), tasks=TASKS, **LEARNS).fit(X[:400], Y[:400])
     answer = model.predict(X[400:])["n"].to_numpy()

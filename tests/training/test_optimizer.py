@@ -224,6 +224,7 @@ def test_dense_steps_are_those_of_torch():
     assert [*optimizer.state()["adam"]] == ["0", "1", "3", "4"]  # nothing is kept without a gradient
 
 
+@pytest.mark.all_faces  # starts a process
 def test_a_first_fit_does_not_load_the_compiler_of_torch():
     code = (
         "import sys, numpy as np; from tabmtl import SharedBottom; x = np.random.default_rng(0).normal(size=(60, 2)); "

@@ -229,6 +229,7 @@ def test_a_locked_file_is_named_and_loses_nothing(monkeypatch):
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
 
 
+@pytest.mark.all_faces
 def test_a_file_that_is_read_only_is_read_and_named():
     run_study(open_study("s", quick(), storage="j"), quick(), n_trials=2)
     study = open_study("s", storage=f"sqlite:///file:{Path('j').absolute()}?mode=ro&uri=true")

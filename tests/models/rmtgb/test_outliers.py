@@ -20,9 +20,7 @@ every_seed = pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.
 
 #: Models per task: plain LightGBM in `make test`, and the defaults, by ten folds, in `make test-all`.
 PLAIN = {"early_stopping": False, "regressor": lgb.LGBMRegressor(), "classifier": lgb.LGBMClassifier()}
-alone = pytest.mark.parametrize(
-    "options", [PLAIN, pytest.param({}, marks=pytest.mark.all_faces)], ids=["plain", "tuned"]
-)
+alone = pytest.mark.parametrize("options", [PLAIN, {}], ids=["plain", "tuned"])
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +55,7 @@ def test_the_measured_check_tells_an_outlier_too(fits):
         assert (ratio[~bench.is_outlier] < 1.5).all()
 
 
+@pytest.mark.all_faces  # ten seconds
 @alone
 def test_the_defaults_learn_more_than_simple_models(fits, options):
     """RMSE beside the mean of y (trivial), LightGBM without the task (pooled) and per task, on the same rows."""

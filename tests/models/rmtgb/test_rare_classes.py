@@ -31,6 +31,7 @@ def test_rare_classes_do_not_make_the_fit_diverge(seed):
     assert accuracy(model, *test) > 0.993
 
 
+@pytest.mark.all_faces
 def test_the_bound_of_leaves_is_enough_by_itself():
     (X, y), test = rare_classes(0)
     assert log_loss(RMTGB(**SHORT, reg_lambda=0.0).fit(X, y), *test) < 0.03

@@ -49,6 +49,7 @@ def test_it_beats_all_baselines_and_stays_below_the_law(world, model):
     assert found["recall@20"][1] > max(3 * chance, by_category)
 
 
+@pytest.mark.all_faces
 def test_clones_of_best_sellers_get_their_share_of_the_places_of_the_originals(world, model):
     log, test = world[0], world[0].split()[1]
     model = pickle.loads(pickle.dumps(model))
