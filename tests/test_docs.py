@@ -38,6 +38,7 @@ LONG = {
     for name in (
         *(
             "guide/after_training",
+            "guide/answers",
             "guide/columns",
             "guide/ensembles",
             "guide/imbalance",
@@ -45,10 +46,14 @@ LONG = {
             "guide/scores",
             "guide/targets",
             "guide/trees",
+            "guide/validation",
         ),
         *("production", "experts", "sessions"),
     )
 }
+
+#: Modules whose examples take four seconds or more.
+LONG_MODULES = {f"tabmtl.{name}" for name in ("estimators.predicting", "inspection", "plots.comparison", "scale.files")}
 
 #: A fence: its indentation, its marks, what is said behind them, its text.
 FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([^\n`]*)\n(.*?)^[ \t]*\2[`~]*[ \t]*$", re.M | re.S)
@@ -78,7 +83,9 @@ def doctests(module: ModuleType) -> list[doctest.DocTest]:
     return sorted((test for test in found if test.examples), key=lambda test: test.lineno or 0)
 
 
-@pytest.mark.parametrize("name", module_names())
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.all_faces if n in LONG_MODULES else ()) for n in module_names()]
+)
 def test_doctests(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with optional_imports():

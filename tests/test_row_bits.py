@@ -5,13 +5,26 @@ import polars as pl
 import pytest
 from conformance import ESTIMATORS, answers, features, same, targets_for, tiny
 
+from tabmtl import IndependentTasks
 
-@pytest.mark.parametrize("size", [pytest.param("tiny", marks=pytest.mark.all_faces), "members", "default"])
-@pytest.mark.parametrize("cls", [cls for cls in ESTIMATORS if cls._target_kind is None], ids=lambda cls: cls.__name__)
+
+def is_later(cls, size):
+    """Say whether a case is checked in `make test-all` only: tiny models, and one that takes seven seconds."""
+    return size == "tiny" or (cls is IndependentTasks and size == "default")
+
+
+CASES = [
+    pytest.param(cls, size, id=f"{cls.__name__}-{size}", marks=pytest.mark.all_faces if is_later(cls, size) else ())
+    for cls in ESTIMATORS
+    if cls._target_kind is None
+    for size in ("tiny", "members", "default")
+    if size != "members" or "n_members" in cls._get_param_names()
+]
+
+
+@pytest.mark.parametrize(("cls", "size"), CASES)
 def test_a_row_is_answered_bit_for_bit_as_in_a_batch(cls, size):
     X = features(400)
-    if size == "members" and "n_members" not in cls._get_param_names():
-        pytest.skip("has no members")
     estimator = tiny(cls, n_members=3 if size == "members" else 1)
     if size == "default":
         kept = ("device", "n_jobs", "random_state", "tasks", "task_chain", "models", "n_folds")

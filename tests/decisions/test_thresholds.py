@@ -30,7 +30,7 @@ def all_score(task, metric, rows, thresholds):
 
 
 @pytest.mark.parametrize("metric", goals_of(LATE))
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.all_faces) for seed in (1, 2))])
 def test_no_other_threshold_of_two_classes_is_better(metric, seed):
     rows = drawn(seed=seed)
     found = choose(rows, goal_of(LATE, metric, None), np.zeros(len(rows.y), dtype=int))
@@ -75,6 +75,7 @@ def test_a_mistake_that_costs_too_much_is_never_made():
     assert not LATE.at(found).decide(sure.p).any()
 
 
+@pytest.mark.all_faces
 def test_groups_stay_whole_and_count_by_folds():
     rng, rows = np.random.default_rng(0), drawn(n=600)
     rows = Rows(rows.y, rows.p, np.ones(600), rng.integers(0, 40, size=600))

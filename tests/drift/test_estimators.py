@@ -125,6 +125,7 @@ def test_refusals(call, error, words, fitted):
         call(fitted("trees"))
 
 
+@pytest.mark.all_faces
 def test_answers_to_learned_rows_are_told_and_not_judged():
     for model in (SharedBottom(early_stopping=False, hidden=(8,), epochs=2), SharedTrees(early_stopping=False)):
         found = model.set_params(random_state=0).fit(X, y).drift(NEW).filter(kind="prediction")

@@ -435,7 +435,9 @@ def seeds_of(name: str, first: int, last: int) -> range:
     return range(first + place * share, first + (place + 1) * share)
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.all_faces if n in ("SharedTrees", "RMTGB") else ()) for n in ESTIMATORS]
+)
 def test_frames_of_every_kind(name):
     check_seeds(name, seeds_of(name, 0, QUICK))
 

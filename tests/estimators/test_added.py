@@ -26,7 +26,7 @@ from sklearn.metrics import r2_score
 from tabmtl import ESMM, MMoE, SharedBottom, SharedBottomClassifier, load
 
 pytestmark = pytest.mark.filterwarnings("ignore:y holds classes:tabmtl.schema.TabmtlWarning")
-some_networks = pytest.mark.parametrize("cls", quick([*NETWORKS, *FUNNELS], "MMoE", "STEM", "AITM"))
+some_networks = pytest.mark.parametrize("cls", quick([*NETWORKS, *FUNNELS], "MMoE", "AITM"))
 METHODS = ("head", "scalearn", "scalearn_uniform")
 RNG = np.random.default_rng(0)
 

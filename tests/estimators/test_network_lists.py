@@ -78,6 +78,7 @@ def test_shards_are_read_as_the_frame(model, tmp_path):
     assert again.coder_.features.columns == model.fit(X, Y).coder_.features.columns
 
 
+@pytest.mark.all_faces
 def test_networks_that_read_lists_learn_from_models_and_of_long_tables():
     teacher = IndependentTasks(families=("lightgbm",), random_state=0).fit(X, Y)
     options = {"hidden": (16,), "epochs": 10, "learning_rate": 0.01, "random_state": 0}
@@ -90,6 +91,7 @@ def test_networks_that_read_lists_learn_from_models_and_of_long_tables():
     assert np.corrcoef(*answers)[0, 1] < -0.5
 
 
+@pytest.mark.all_faces
 def test_ensembles_weigh_networks_that_read_lists():
     models = {"alone": IndependentTasks(families=("lightgbm",)), "net": SharedBottom(hidden=(16,), epochs=4)}
     ensemble = MultiTaskEnsemble(models=models, n_folds=3, random_state=0).fit(X, Y)

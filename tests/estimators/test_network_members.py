@@ -116,6 +116,7 @@ def test_every_kind_of_balance_takes_members(params):
     assert len(model.predict(X)) == len(X)
 
 
+@pytest.mark.all_faces
 def test_members_learn_more_from_few_noisy_rows_than_one_network_and_a_model_per_task():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(1150, 10))

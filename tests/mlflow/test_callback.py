@@ -296,6 +296,7 @@ def test_a_store_that_is_down_costs_no_training(down):
     assert Log(run.info.run_id).series("val/score") == list(enumerate(model.history_["val/score"]))
 
 
+@pytest.mark.all_faces
 def test_what_waits_is_logged_with_the_next_epoch_and_once(down):
     many = {f"val/{i}/r2": i / 7 for i in range(2500)}
     with mlflow.start_run() as run:

@@ -82,6 +82,7 @@ def test_every_network_answers_as_in_torch(cls, tmp_path, capfd):
     assert b"/tabmtl/" not in content  # no path of this machine travels with it
 
 
+@pytest.mark.all_faces
 @pytest.mark.parametrize(
     "holed",
     [
@@ -119,6 +120,7 @@ def test_parameters_that_change_the_graph(name, tmp_path):
     check_answers(estimator, exported(estimator, tmp_path / "model.onnx"), new_rows())
 
 
+@pytest.mark.all_faces
 @pytest.mark.parametrize("cls", quick(NETWORKS, "SharedBottom"))
 def test_in_the_long_layout_the_row_says_its_task(cls, tmp_path):
     X, y = long_table()
@@ -134,6 +136,7 @@ def test_in_the_long_layout_the_row_says_its_task(cls, tmp_path):
         OnnxCoder(session).encode(rows.with_columns(school=pl.lit("south")))
 
 
+@pytest.mark.all_faces
 def test_arrays_of_numbers_have_no_codes(tmp_path):
     rng = np.random.default_rng(0)
     X = 1e9 + rng.normal(size=(100, 3))  # more digits than float32 has
@@ -144,6 +147,7 @@ def test_arrays_of_numbers_have_no_codes(tmp_path):
     check_answers(estimator, session, X, sizes=(1, 100))
 
 
+@pytest.mark.all_faces
 @pytest.mark.parametrize("transform", ["standardize", pytest.param("quantile", marks=pytest.mark.all_faces)])
 def test_dates_are_numbers_and_codes_of_the_coder(transform, tmp_path):
     when = pl.datetime_range(datetime(2024, 1, 1), datetime(2024, 6, 1), "29h", eager=True, time_zone="Europe/Berlin")

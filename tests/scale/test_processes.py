@@ -213,6 +213,7 @@ def test_a_frame_is_not_dealt(table):
     assert model.predict(X).equals(tiny(SharedBottom, epochs=1).fit(X, y).predict(X))
 
 
+@pytest.mark.all_faces
 @pytest.mark.usefixtures("_float64")
 def test_a_rank_without_rows_of_a_step(table):
     few, steps = table.gather_every(4), {"batch_size": 3, "early_stopping": False, "epochs": 1}

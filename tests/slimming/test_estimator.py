@@ -33,7 +33,11 @@ def named(model):
     return type(model).__name__
 
 
-@pytest.fixture(scope="module", params=MODELS, ids=named)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(model, marks=() if isinstance(model, MMoE) else pytest.mark.all_faces) for model in MODELS],
+    ids=named,
+)
 def model(request):
     return copy.deepcopy(request.param).fit(X, Y)
 

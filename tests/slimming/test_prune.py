@@ -35,7 +35,11 @@ def scores_of(steps):
     return steps.select(pl.col("^score/.*$")).to_numpy()
 
 
-@pytest.fixture(scope="module", params=MODELS, ids=named)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(model, marks=() if isinstance(model, MMoE) else pytest.mark.all_faces) for model in MODELS],
+    ids=named,
+)
 def model(request):
     return copy.deepcopy(request.param).fit(X, Y)
 

@@ -79,6 +79,7 @@ def test_an_own_kind_is_learned_scored_and_saved(name, tmp_path):
         load(tmp_path / "model")
 
 
+@pytest.mark.all_faces
 def test_an_own_kind_is_exported(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     model = tiny(SharedBottom, tasks=TASKS).fit(X, Y)

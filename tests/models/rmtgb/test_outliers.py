@@ -20,7 +20,9 @@ every_seed = pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.
 
 #: Models per task: plain LightGBM in `make test`, and the defaults, by ten folds, in `make test-all`.
 PLAIN = {"early_stopping": False, "regressor": lgb.LGBMRegressor(), "classifier": lgb.LGBMClassifier()}
-alone = pytest.mark.parametrize("options", [PLAIN, {}], ids=["plain", "tuned"])
+alone = pytest.mark.parametrize(
+    "options", [PLAIN, pytest.param({}, marks=pytest.mark.all_faces)], ids=["plain", "tuned"]
+)
 
 
 @pytest.fixture(scope="module")
