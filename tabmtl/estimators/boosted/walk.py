@@ -186,9 +186,9 @@ class _Conditions:
         feature, kind = _read(lines, "split_feature", np.int64), _read(lines, "decision_type", np.int64)
         threshold = _read(lines, "threshold", np.float64)
         is_category = (kind & _CATEGORY) > 0
-        numbers: dict[tuple[int, ...], int] = {}
+        numbers: dict[bytes, int] = {}
         threshold[is_category] = [numbers.setdefault(own, len(numbers)) for own in _sets(lines)]
-        sets = [*numbers]
+        sets = [_levels_of(own) for own in numbers]
         low = threshold.astype(np.float32)
         # rows are float32: they are below a threshold if they are below the next lower one of this type
         threshold = np.where(low > threshold, np.nextafter(low, np.float32(-np.inf)), low)
@@ -222,11 +222,11 @@ class _Conditions:
         return found
 
 
-def _table(sets: Sequence[tuple[int, ...]]) -> np.ndarray:
+def _table(sets: Sequence[np.ndarray]) -> np.ndarray:
     """Return which levels are in each set, (k, levels + 1)."""
-    is_in = np.zeros((len(sets), 2 + max(max(own, default=0) for own in sets)), dtype=bool)
+    is_in = np.zeros((len(sets), 2 + max(own.max(initial=0) for own in sets)), dtype=bool)
     for row, own in zip(is_in, sets, strict=True):
-        row[list(own)] = True
+        row[own] = True
     return is_in
 
 
@@ -264,15 +264,18 @@ def _read(lines: Lines, key: str, dtype: type) -> np.ndarray:
     return np.fromstring(" ".join(own.get(key, "") for own in lines), dtype=dtype, sep=" ")
 
 
-def _sets(lines: Lines) -> Iterator[tuple[int, ...]]:
-    """Yield the levels that go left by every split of levels."""
+def _sets(lines: Lines) -> Iterator[bytes]:
+    """Yield the levels that go left by every split of levels, as bits."""
     for own in lines:
         if own["num_cat"] == "0":
             continue
         words = np.array(own["cat_threshold"].split(), dtype=np.uint32)
         for start, end in pairwise(map(int, own["cat_boundaries"].split())):
-            bits = np.unpackbits(words[start:end].view(np.uint8), bitorder="little")
-            yield tuple(np.flatnonzero(bits).tolist())
+            yield words[start:end].tobytes().rstrip(b"\0")
+
+
+def _levels_of(own: bytes) -> np.ndarray:
+    return np.flatnonzero(np.unpackbits(np.frombuffer(own, dtype=np.uint8), bitorder="little"))
 
 
 class _Model:

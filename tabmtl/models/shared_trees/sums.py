@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csc_array
 
 from tabmtl.processes.ranks import ALONE, Ranks
 
@@ -56,17 +56,24 @@ class Sums:
 
     def per_leaf(self, leaf: np.ndarray, n_leaves: int, values: np.ndarray) -> np.ndarray:
         """Sum values (n, B) of the rows of every leaf, by output: (L, C) float64."""
-        block, ends, ones = self._blocks
-        shape = (len(leaf), n_leaves * (int(block[-1]) + 1))
-        each = csr_array((ones, leaf + n_leaves * block, ends), shape)
-        own = (each.T @ values).reshape(-1, n_leaves, values.shape[1]).sum(axis=0, dtype=np.float64)
+        block = self._block
+        each, n_sums = self._each, n_leaves * (int(block[-1]) + 1)
+        if each.shape[0] < n_sums:
+            each.resize((n_sums, self.n_rows))
+        each.indices = leaf + n_leaves * block if block[-1] else leaf
+        own = (each @ values)[:n_sums].reshape(-1, n_leaves, values.shape[1]).sum(axis=0, dtype=np.float64)
         return self.group.total(own)
 
     @cached_property
-    def _blocks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Block of every row, and ends and values of the rows of a sparse matrix of one value each."""
-        rows = np.arange(self.n_rows + 1, dtype=np.int32)
-        return rows[:-1] // _BLOCK, rows, np.ones(self.n_rows, dtype=np.float32)
+    def _each(self) -> csc_array:
+        """A sparse matrix with a one for every row, whose places are filled in: to make one takes longer than a sum."""
+        ends = np.arange(self.n_rows + 1, dtype=np.int32)
+        return csc_array((np.ones(self.n_rows, dtype=np.float32), np.zeros_like(ends[:-1]), ends), (1, self.n_rows))
+
+    @cached_property
+    def _block(self) -> np.ndarray:
+        """Block of every row."""
+        return np.arange(self.n_rows, dtype=np.int32) // _BLOCK
 
     def total(self, values: np.ndarray) -> np.ndarray:
         """Sum values (n, B) by output: (C,)."""
