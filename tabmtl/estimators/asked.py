@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from tabmtl.schema import Batch
+from tabmtl.targets import Kind
 
 T = TypeVar("T")
 
@@ -84,18 +85,23 @@ class Together:
         labels = [model.coder_.labels for model in self.models]
         return labels if self.places is None else [own.of(self.places) for own in labels]
 
+    @cached_property
+    def _units(self) -> list[tuple[Kind, np.ndarray, np.ndarray]]:
+        """Kind of every column of y that is answered, and its center and scale for each model, shaped as answers."""
+        found = []
+        for t, task in enumerate(self._labels[0].column_tasks):
+            shape = (-1, *[1] * (len(task.kind.answer_shape(1, task.classes)) - 1))
+            center, scale = zip(*((own.center[t], own.scale[t]) for own in self._labels), strict=True)
+            found.append((task.kind, np.reshape(center, shape), np.reshape(scale, shape)))
+        return found
+
     def linked(self, scores: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
         """Return the answers of every model, given its raw scores (n, width) for every column of y."""
-        labels, n_rows = self._labels, len(scores[0][0])
-        columns = []
-        for t, (task, column) in enumerate(zip(labels[0].column_tasks, zip(*scores, strict=True), strict=True)):
-            # one call for all models: of few rows, it takes as long as one for each
-            rows = np.concatenate(column).astype(np.float64)
-            shape = (-1, *[1] * (len(task.kind.answer_shape(n_rows, task.classes)) - 1))
-            center, scale = (
-                np.repeat(units, n_rows).reshape(shape)
-                for units in ([own.center[t] for own in labels], [own.scale[t] for own in labels])
-            )
-            with np.errstate(over="ignore"):  # 1 / (1 + inf) is 0
-                columns.append(np.split(task.kind.answers(rows, center, scale, np), len(labels)))
+        n_rows, columns = len(scores[0][0]), []
+        with np.errstate(over="ignore"):  # 1 / (1 + inf) is 0
+            for (kind, center, scale), column in zip(self._units, zip(*scores, strict=True), strict=True):
+                # one call for all models: of few rows, it takes as long as one for each
+                rows = np.concatenate(column).astype(np.float64)
+                answers = kind.answers(rows, center.repeat(n_rows, axis=0), scale.repeat(n_rows, axis=0), np)
+                columns.append(answers.reshape(len(self.models), n_rows, *answers.shape[1:]))
         return [list(own) for own in zip(*columns, strict=True)]

@@ -217,7 +217,12 @@ class FittedGroup:
     def scores_of_all_tasks(self, sums: np.ndarray) -> list[np.ndarray]:
         """Return raw scores (n, K) of rows for every task, given the outputs of all ensembles."""
         parts = sums.reshape(len(self.forest), self.forest.width, -1)
-        return [self._sum(parts[:3], own, t) for t, own in enumerate(parts[3:])]
+        factors = np.stack([self.factors(t) for t in range(len(self.members))])
+        # all tasks at once, in the order of `_sum`, for the same bits
+        scores = np.tile((self.start + self.own_start)[..., None], parts.shape[2])
+        for factor, shared in zip(factors.T, parts[:3], strict=True):
+            scores += factor[:, None, None] * shared
+        return [*(scores + parts[3:]).swapaxes(1, 2)]
 
     def _sum(self, shared: np.ndarray, own: np.ndarray | None, t: int | None) -> np.ndarray:
         start = self.start[0] if t is None else self.start[t] + self.own_start[t]
