@@ -8,6 +8,7 @@ from scipy.special import logit
 
 from tabmtl import Task
 from tabmtl.columns import Features
+from tabmtl.models.shared_trees.sums import Sums
 from tabmtl.models.shared_trees.targets import make_targets
 from tabmtl.schema import Batch
 
@@ -95,6 +96,16 @@ def test_sums_by_leaf_and_by_function_agree_with_loops(kind):
     np.testing.assert_allclose(scores[row], own, rtol=1e-6)
     losses = made.losses(values)
     np.testing.assert_allclose(made.total_losses(values), [each.sum() for each in losses], rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_rows", [50, 10_000])
+def test_sums_by_leaf_are_those_of_the_leaves_at_hand(n_rows):
+    rng, sums = np.random.default_rng(0), Sums(n_rows=n_rows, function=np.arange(2))
+    for n_leaves in (3, 20, 2, 20):
+        leaf, values = rng.integers(0, n_leaves, n_rows).astype(np.int32), rng.normal(size=(n_rows, 2))
+        expected = np.stack([np.bincount(leaf, column, n_leaves) for column in values.T], axis=1)
+        np.testing.assert_allclose(sums.per_leaf(leaf, n_leaves, values.astype(np.float32)), expected, atol=1e-3)
+    np.testing.assert_allclose(sums.total(np.ones((n_rows, 2), dtype=np.float32)), [n_rows, n_rows])
 
 
 def test_functions_start_at_mean_log_odds_and_log_shares():
