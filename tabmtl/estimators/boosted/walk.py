@@ -188,7 +188,7 @@ class _Conditions:
         is_category = (kind & _CATEGORY) > 0
         numbers: dict[bytes, int] = {}
         threshold[is_category] = [numbers.setdefault(own, len(numbers)) for own in _sets(lines)]
-        sets = [_levels_of(own) for own in numbers]
+        sets = [np.flatnonzero(np.unpackbits(np.frombuffer(own, np.uint8), bitorder="little")) for own in numbers]
         low = threshold.astype(np.float32)
         # rows are float32: they are below a threshold if they are below the next lower one of this type
         threshold = np.where(low > threshold, np.nextafter(low, np.float32(-np.inf)), low)
@@ -272,10 +272,6 @@ def _sets(lines: Lines) -> Iterator[bytes]:
         words = np.array(own["cat_threshold"].split(), dtype=np.uint32)
         for start, end in pairwise(map(int, own["cat_boundaries"].split())):
             yield words[start:end].tobytes().rstrip(b"\0")
-
-
-def _levels_of(own: bytes) -> np.ndarray:
-    return np.flatnonzero(np.unpackbits(np.frombuffer(own, dtype=np.uint8), bitorder="little"))
 
 
 class _Model:

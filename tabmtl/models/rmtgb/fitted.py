@@ -211,29 +211,24 @@ class FittedGroup:
         for t in np.unique(task).tolist():
             rows = np.flatnonzero(task == t)
             own = None if t < 0 else self.forest.predict(3 + t, matrix[rows], n_threads)
-            scores[rows] = self._sum(shared[:, :, rows], own, None if t < 0 else t)
+            start = self.start[0] if t < 0 else self.start[t] + self.own_start[t]
+            scores[rows] = _summed(start, self.factors(None if t < 0 else t), shared[:, :, rows], own)
         return scores
 
     def scores_of_all_tasks(self, sums: np.ndarray) -> list[np.ndarray]:
         """Return raw scores (n, K) of rows for every task, given the outputs of all ensembles."""
         parts = sums.reshape(len(self.forest), self.forest.width, -1)
-        factors = np.stack([self.factors(t) for t in range(len(self.members))])
-        # all tasks at once, in the order of `_sum`, for the same bits
-        scores = np.tile((self.start + self.own_start)[..., None], parts.shape[2])
-        for factor, shared in zip(factors.T, parts[:3], strict=True):
-            scores += factor[:, None, None] * shared
-        return [*(scores + parts[3:]).swapaxes(1, 2)]
+        return [*_summed(self.start + self.own_start, self._factors, parts[:3], parts[3:])]
 
-    def _sum(self, shared: np.ndarray, own: np.ndarray | None, t: int | None) -> np.ndarray:
-        start = self.start[0] if t is None else self.start[t] + self.own_start[t]
-        one, B, A = (factor * f for factor, f in zip(self.factors(t), shared, strict=True))
-        scores = start[:, None] + one + B + A
-        return (scores if own is None else scores + own).T
+    @cached_property
+    def _factors(self) -> np.ndarray:
+        """The factors of all tasks, (T, 3)."""
+        return np.stack([self.factors(t) for t in range(len(self.members))])
 
     def gains(self) -> np.ndarray:
         """Return the gain of every column for every task, by its stages 1, 2 and 3: (3, T, F)."""
         gains = self.forest.gains(self.importances.shape[1])
-        factors = np.stack([self.factors(t) for t in range(len(self.members))]) ** 2
+        factors = self._factors**2
         return np.stack([factors[:, :1] * gains[0], factors[:, 1:] @ gains[1:3], gains[3:]])
 
     def export(self, t: int, objective: str, scale: float = 1.0, center: float = 0.0) -> lgb.Booster:
@@ -268,3 +263,10 @@ def normal_theta(theta: np.ndarray) -> float:
     """
     is_normal = theta <= 0
     return float(np.median(theta[is_normal] if is_normal.any() else theta))
+
+
+def _summed(start: np.ndarray, factors: np.ndarray, shared: np.ndarray, own: np.ndarray | None) -> np.ndarray:
+    """Return raw scores (..., n, K) of a task or all, given start (..., K), factors (..., 3) and trees (..., K, n)."""
+    one, B, A = (factors[..., i, None, None] * f for i, f in enumerate(shared))
+    scores = start[..., None] + one + B + A
+    return (scores if own is None else scores + own).swapaxes(-1, -2)
