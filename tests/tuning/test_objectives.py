@@ -11,7 +11,7 @@ import optuna
 import polars as pl
 import pytest
 import recommenders
-from conformance import features, long_table, mixed_targets, tiny
+from conformance import features, long_table, mixed_targets, quick, tiny
 from optuna.trial import TrialState
 from recommenders import ITEMS, TEST, TRAIN
 
@@ -70,11 +70,7 @@ def test_the_mean_of_the_validation_scores_is_maximised():
     assert list(study.best_trial.intermediate_values) == [1, 2], "epochs from 1"
 
 
-@pytest.mark.parametrize(
-    "cls",
-    [SharedBottom, RMTGB, pytest.param(IndependentTasks, marks=pytest.mark.all_faces)],
-    ids=lambda cls: cls.__name__,
-)
+@pytest.mark.parametrize("cls", quick([SharedBottom, RMTGB, IndependentTasks], "SharedBottom", "RMTGB"))
 def test_one_score_per_task_in_their_order(cls):
     est = tiny(cls)
     goal = objective(est, X[:140], Y[:140], **ROWS, per_task=True)
