@@ -84,7 +84,8 @@ clean:  ## remove the environment and whatever was built
 	rm -rf mlflow.db mlruns sweep.db* docs/_build docs/_generated docs/api docs/examples
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Stamps: an environment is made once, and a group is installed again when pyproject.toml changes.
+# Stamps: an environment is made once, and a group is installed again when pyproject.toml changes. Modules are compiled when
+# they are first read: a minute is gained, as most of them never are.
 $(VENV)/.pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "tabmtl needs Python >= 3.11; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
@@ -94,5 +95,5 @@ $(VENV)/.pip:
 	@touch $@
 
 $(VENV)/.demo $(VENV)/.dev $(VENV)/.docs $(VENV)/.bench $(VENV)/.dist $(VENV)/.bounds: $(VENV)/.%: $(VENV)/.pip pyproject.toml
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable . --group $*
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --editable . --group $*
 	@touch $@

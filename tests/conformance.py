@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
 import polars as pl
-import pytest
 from lightgbm import LGBMClassifier, LGBMRegressor
 
 import tabmtl
@@ -98,9 +97,3 @@ def fitted(cls: type[MultiTaskEstimator], **params: Any) -> tuple[Any, pl.DataFr
     X = features()
     y = targets_for(cls, X)
     return tiny(cls, **params).fit(X, y), X, y
-
-
-def quick(classes: Sequence[type], *names: str) -> list[Any]:
-    """Cases of a parametrised test: classes of these names in `make test`, the others in `make test-all` alone."""
-    later = pytest.mark.all_faces
-    return [pytest.param(cls, id=cls.__name__, marks=() if cls.__name__ in names else later) for cls in classes]

@@ -18,6 +18,7 @@ from textwrap import dedent
 from types import ModuleType
 
 import pytest
+from cases import later
 
 #: Packages of the extras: without them some modules and examples cannot run.
 OPTIONAL = {
@@ -83,9 +84,7 @@ def doctests(module: ModuleType) -> list[doctest.DocTest]:
     return sorted((test for test in found if test.examples), key=lambda test: test.lineno or 0)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.all_faces if n in LONG_MODULES else ()) for n in module_names()]
-)
+@pytest.mark.parametrize("name", later(module_names(), *LONG_MODULES))
 def test_doctests(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with optional_imports():

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conformance import ESTIMATORS, features, quick, targets_for, tiny
+from cases import later, quick
+from conformance import ESTIMATORS, features, targets_for, tiny
 from recommenders import FORMS, ITEMS, TRAIN
 from recommenders import tiny as tiny_recommender
 
@@ -66,21 +67,16 @@ def test_a_fit_leaves_nothing_behind(cls):
 
 @pytest.mark.parametrize(
     "params",
-    [
-        {"balance": "famo", "flat": True},
-        pytest.param({"balance": "pcgrad"}, marks=pytest.mark.all_faces),
-        pytest.param({"balance": "gradnorm"}, marks=pytest.mark.all_faces),
-    ],
+    [{"balance": "famo", "flat": True}, {"balance": "pcgrad"}, {"balance": "gradnorm"}],
 )
+@pytest.mark.all_faces
 def test_a_balanced_fit_leaves_nothing_behind(params):
     X = features(40)
     y = targets_for(SharedBottom, X)
     assert_nothing_stays(lambda: tiny(SharedBottom, epochs=1, **params).fit(X, y))
 
 
-@pytest.mark.parametrize(
-    "form", [pytest.param(form, marks=() if form == "STAN" else pytest.mark.all_faces) for form in FORMS]
-)
+@pytest.mark.parametrize("form", later(FORMS, *(form for form in FORMS if form != "STAN")))
 def test_a_fit_on_a_click_log_leaves_nothing_behind(form):
     log = TRAIN.head(200)
     assert_nothing_stays(lambda: tiny_recommender(form, epochs=1).fit(log, items=ITEMS).recommend(log, k=3))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from cases import later
 from sklearn.base import clone
 
 import tabmtl
@@ -72,9 +73,7 @@ LINEAR_BEFORE = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n == "portal" else pytest.mark.all_faces) for n in LINEAR_BEFORE]
-)
+@pytest.mark.parametrize("name", later(LINEAR_BEFORE, *(name for name in LINEAR_BEFORE if name != "portal")))
 def test_linear_scores_are_those_of_before(name, tmp_path, quick_reference):
     if name != "portal" and "TABMTL_DATA" not in os.environ:
         pytest.skip("TABMTL_DATA is unset: it names the folder that holds <name>/data.parquet per set")

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from cases import later
 
 from benchmarks import harness, speed
 from benchmarks.cases import boosted, files
@@ -33,7 +34,7 @@ def threads():
 
 
 @pytest.mark.filterwarnings("ignore::tabmtl.schema.TabmtlWarning")  # tables are tiny
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.all_faces if n in SLOW else ()) for n in NAMES])
+@pytest.mark.parametrize("name", later(NAMES, *SLOW))
 def test_every_case_runs(name, capfd, monkeypatch):
     for module in (harness, boosted, files):  # a process of its own takes seconds to start
         monkeypatch.setattr(module, "in_own_process", lambda function, *arguments: function(*arguments))

@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
+from cases import later
 
 import tabmtl
 from tabmtl import SharedBottom, SharedBottomClassifier, SharedTrees
@@ -88,7 +89,7 @@ def test_pandas_and_arrays():
     assert model.conformalize(numbers[GIVEN], y[GIVEN]).predict_interval(numbers[NEW]).dtypes == [pl.List(pl.String)]
 
 
-@pytest.mark.parametrize("dtype", [pl.Int8, pl.Int64, pl.Boolean, pl.Float64])
+@pytest.mark.parametrize("dtype", later([pl.Int8, pl.Int64, pl.Boolean, pl.Float64], pl.Int64, pl.Float64))
 def test_sets_hold_classes_of_the_type_of_labels(dtype, tmp_path):
     y = pl.DataFrame({"late": (X["plain"] > 0).cast(dtype)})
     model = SharedTrees(n_estimators=5, random_state=0).fit(X[FIT], y[FIT]).conformalize(X[GIVEN], y[GIVEN])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cases import later
 from numpy.testing import assert_allclose
 
 from tabmtl.decisions.goals import goal_of, goals_of
@@ -30,7 +31,7 @@ def all_score(task, metric, rows, thresholds):
 
 
 @pytest.mark.parametrize("metric", goals_of(LATE))
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.all_faces) for seed in (1, 2))])
+@pytest.mark.parametrize("seed", later(range(3), 1, 2))
 def test_no_other_threshold_of_two_classes_is_better(metric, seed):
     rows = drawn(seed=seed)
     found = choose(rows, goal_of(LATE, metric, None), np.zeros(len(rows.y), dtype=int))

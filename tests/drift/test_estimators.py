@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
+from cases import later
 from conformance import tiny
 from polars.testing import assert_frame_equal
 
@@ -62,9 +63,7 @@ def drifted(model, X, **options):
     return set(model.drift(X, **options).filter("is_drift").select("name", "why").rows())
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.all_faces if n == "ensemble" else ()) for n in MODELS]
-)
+@pytest.mark.parametrize("name", later(MODELS, "ensemble"))
 def test_equal_rows_do_not_cry_and_injected_drift_is_found(name, fitted, tmp_path):
     model = fitted(name)
     found = model.drift(NEW)

@@ -24,6 +24,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from cases import later
 from lightgbm import LGBMClassifier, LGBMRegressor
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
@@ -435,9 +436,7 @@ def seeds_of(name: str, first: int, last: int) -> range:
     return range(first + place * share, first + (place + 1) * share)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.all_faces if n in ("SharedTrees", "RMTGB") else ()) for n in ESTIMATORS]
-)
+@pytest.mark.parametrize("name", later(ESTIMATORS, "SharedTrees", "RMTGB", "IndependentTasks"))
 def test_frames_of_every_kind(name):
     check_seeds(name, seeds_of(name, 0, QUICK))
 

@@ -7,6 +7,7 @@ from copy import deepcopy
 import numpy as np
 import polars as pl
 import pytest
+from cases import quick
 from conformance import (
     FUNNELS,
     NETWORKS,
@@ -15,7 +16,6 @@ from conformance import (
     fitted,
     long_table,
     mixed_targets,
-    quick,
     same,
     targets_for,
     tiny,

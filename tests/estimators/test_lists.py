@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from conformance import ESTIMATORS, features, quick, same, targets_for, tiny
+from cases import quick
+from conformance import ESTIMATORS, features, same, targets_for, tiny
 
 import tabmtl
 

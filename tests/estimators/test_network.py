@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conformance import NETWORKS, answers, features, fitted, mixed_targets, quick, same, targets_for, tiny
+from cases import quick
+from conformance import NETWORKS, answers, features, fitted, mixed_targets, same, targets_for, tiny
 
 from tabmtl import ESMM, IndependentTasks, MMoE, MultiTabNet, SharedBottom, TabmtlWarning, load
 from tabmtl.synth import make_multitab_bench

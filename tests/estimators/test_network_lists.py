@@ -63,7 +63,11 @@ def test_what_is_missing_is_not_what_is_empty_or_unseen(fitted):
     assert len(set(fitted.predict_proba(rows)["has a"][:, 1].tolist())) == 4
 
 
-@pytest.mark.parametrize("model", [SharedBottom(hidden=(8,)), MMoE(n_experts=2, expert_hidden=(8,))], ids=str)
+@pytest.mark.parametrize(
+    "model",
+    [SharedBottom(hidden=(8,)), pytest.param(MMoE(n_experts=2, expert_hidden=(8,)), marks=pytest.mark.all_faces)],
+    ids=str,
+)
 def test_shards_are_read_as_the_frame(model, tmp_path):
     files = [tmp_path / f"{k}.parquet" for k in range(2)]
     both = pl.concat([X, Y], how="horizontal")

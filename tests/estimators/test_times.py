@@ -7,6 +7,7 @@ from datetime import date
 import numpy as np
 import polars as pl
 import pytest
+from cases import later
 from conformance import answers, features, long_table, mixed_targets, same, tiny
 
 from tabmtl import (
@@ -67,9 +68,7 @@ def splits(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.all_faces if n == "few labels" else ()) for n in MODELS]
-)
+@pytest.mark.parametrize("name", later(MODELS, "few labels"))
 def test_no_row_that_judges_is_older_than_one_that_is_learned(name, splits):
     cls, params = MODELS[name]
     tiny(cls, **params).fit(X, Y, time="day")

@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conformance import FUNNELS, NETWORKS, quick, targets_for, tiny
+from cases import quick
+from conformance import FUNNELS, NETWORKS, targets_for, tiny
 from exported import check_answers, exported, few_experts, session_of
 from sklearn.feature_extraction.text import HashingVectorizer
 from torch import nn

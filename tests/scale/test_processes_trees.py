@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
+from cases import later
 from conformance import tiny
 from polars.testing import assert_frame_equal
 from ranks import answers, read_small_parts, run_ranks
@@ -101,7 +102,7 @@ def test_ranks_are_as_good_as_one_where_lightgbm_estimates_the_rows_of_leaves(ta
         assert getattr(first, name)["n_labels"].to_list() == getattr(one, name)["n_labels"].to_list()
 
 
-@pytest.mark.parametrize("cls", [RMTGB, pytest.param(SharedTrees, marks=pytest.mark.all_faces)])
+@pytest.mark.parametrize("cls", later([RMTGB, SharedTrees], SharedTrees))
 def test_a_long_table_with_tasks_on_one_rank(cls):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 2))

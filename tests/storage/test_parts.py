@@ -323,6 +323,7 @@ def test_candidates_without_end_are_refuses(folder, refuses):
         refuses(forge(folder, {"model.json": content}), "RecursionError" if depth == 300 else "recursion")
 
 
+@pytest.mark.all_faces  # test_stored damages those of models without parts
 def test_damaged_facts_are_a_model_or_one_kind_of_error(folder):
     rng, errors = random.Random(0), []
     places = [None, "part0", "part2", "part4"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from cases import later
 from conformance import CANDIDATES, tiny
 from forging import forge_facts
 from ranks import read_small_parts, run_ranks
@@ -57,7 +58,7 @@ def gap(one, other):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.all_faces) if name == "IndependentTasks" else name for name in METHODS],
+    later(METHODS, "IndependentTasks"),
 )
 def test_labels_weigh_what_scikit_learn_gives_their_rows(name):
     plain = fitted(name)

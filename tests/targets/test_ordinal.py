@@ -7,6 +7,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from cases import later
 from conformance import tiny
 from lightgbm import LGBMClassifier
 from scipy.optimize import approx_fprime
@@ -157,7 +158,7 @@ def test_a_network_is_exported_and_distilled(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["SharedBottom", "SharedTrees", "RMTGB", pytest.param("IndependentTasks", marks=pytest.mark.all_faces)]
+    "name", later(["SharedBottom", "SharedTrees", "RMTGB", "IndependentTasks"], "IndependentTasks")
 )
 def test_a_long_table_has_ordered_classes(name):
     table = X.with_columns(site=pl.Series(["x", "y"] * (N // 2)))

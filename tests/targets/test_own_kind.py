@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 import pytest
+from cases import later
 from conformance import tiny
 from scipy.special import xlogy
 from sklearn.metrics import r2_score
@@ -57,13 +58,11 @@ NETWORKS = ("SharedBottom", "MMoE")
 
 @pytest.mark.parametrize(
     "name",
-    [
-        *NETWORKS,
-        "SharedTrees",
-        "RMTGB",
+    later(
+        [*NETWORKS, "SharedTrees", "RMTGB", "IndependentTasks", "MultiTaskEnsemble"],
         "IndependentTasks",
-        pytest.param("MultiTaskEnsemble", marks=pytest.mark.all_faces),
-    ],
+        "MultiTaskEnsemble",
+    ),
 )
 def test_an_own_kind_is_learned_scored_and_saved(name, tmp_path):
     model = tiny(getattr(tabmtl, name), tasks=TASKS, **LEARNS).fit(X[:400], Y[:400])

@@ -9,6 +9,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from cases import later
 from conformance import tiny
 from lightgbm import LGBMRegressor
 from scipy.stats import norm
@@ -120,7 +121,7 @@ def test_levels_are_exported_in_own_units(name):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.all_faces) if name == "MultiTaskEnsemble" else name for name in METHODS],
+    later(METHODS, "MultiTaskEnsemble"),
 )
 def test_the_unit_of_labels_changes_nothing(name):
     each = [

@@ -11,7 +11,8 @@ import optuna
 import polars as pl
 import pytest
 import recommenders
-from conformance import features, long_table, mixed_targets, quick, tiny
+from cases import quick
+from conformance import features, long_table, mixed_targets, tiny
 from optuna.trial import TrialState
 from recommenders import ITEMS, TEST, TRAIN
 

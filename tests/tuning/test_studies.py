@@ -11,6 +11,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from cases import later
 from goals import SPACE, quick
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -256,7 +257,7 @@ def run_into_a_full_disk(room: int, *, alone: bool = True) -> None:
     run_study(study, quick(), n_trials=len(study.trials) + 3)
 
 
-@pytest.mark.parametrize("room", [0, 5000, pytest.param(12288, marks=pytest.mark.all_faces)])
+@pytest.mark.parametrize("room", later([0, 5000, 12288], 12288))
 def test_a_full_disk_costs_no_study(room):
     run_study(open_study("s", quick(), storage="j"), quick(), n_trials=2)
     worker = multiprocessing.get_context("fork").Process(target=run_into_a_full_disk, args=(room,))

@@ -3,6 +3,7 @@
 import lightgbm as lgb
 import numpy as np
 import pytest
+from cases import later
 from sklearn.metrics import roc_auc_score
 
 from tabmtl import RMTGB, IndependentTasks
@@ -15,7 +16,7 @@ AFTER_BLOCK_1 = {"n_estimators_task": 0}
 
 
 #: One draw in `make test`, and all of them in `make test-all`.
-every_seed = pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.all_faces) for s in range(1, 5))])
+every_seed = pytest.mark.parametrize("seed", later(range(5), 1, 2, 3, 4))
 
 
 #: Models per task: plain LightGBM in `make test`, and the defaults, by ten folds, in `make test-all`.
@@ -83,7 +84,7 @@ def test_the_defaults_learn_more_than_simple_models(fits, options):
 
 
 @alone
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.all_faces)])
+@pytest.mark.parametrize("seed", later(range(2), 1))
 def test_classes_of_outliers_are_learned_and_found_too(seed, options):
     """ROC AUC; who knows the task's commoner class alone has 0.5."""
     bench = make_outlier_tasks(n_test=200, target="classification", random_state=seed)
@@ -108,7 +109,7 @@ def test_classes_of_outliers_are_learned_and_found_too(seed, options):
         ("shifted", "regression"),
     ],
 )
-@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.all_faces) for s in (1, 2))])
+@pytest.mark.parametrize("seed", later(range(3), 1, 2))
 def test_kinds_of_outliers_that_are_found(kind, target, seed):
     is_outlier, score = scores_of(seed, outlier_kind=kind, target=target)
     assert roc_auc_score(is_outlier, score) == 1.0
@@ -135,7 +136,7 @@ def test_without_outliers_the_penalty_keeps_the_tasks_on_one_side(target):
     assert np.mean(flagged[0.0]) >= 0.2
 
 
-@pytest.mark.parametrize("n_outliers", [1, 3])
+@pytest.mark.parametrize("n_outliers", later([1, 3], 3))
 @pytest.mark.parametrize("target", ["regression", "classification"])
 @every_seed
 def test_the_penalty_lets_outliers_go(target, n_outliers, seed):
