@@ -120,7 +120,7 @@ DRAWS: dict[str, dict[str, range]] = {
     "full": {
         **dict.fromkeys(("single", "plain"), range(5)),
         **dict.fromkeys(("joint", "alone", "peer"), range(3)),
-        DISTILLED: range(1),
+        **dict.fromkeys((DISTILLED, "RealMLP_TD", "TabM_D"), range(1)),
         FOURFOLD: range(2, 3),
     },
     "mulan": dict.fromkeys(("joint", "single"), range(4)),

@@ -1,12 +1,14 @@
-"""RealMLP and TabM of pytabkit, with the defaults that it was tuned to, as :mod:`benchmarks.peers.outside` asks them.
+"""RealMLP and TabM of pytabkit, with the defaults that it tuned, as :mod:`benchmarks.peers.outside` asks them.
 
 pytabkit has an environment of its own, without this package, and ``TABMTL_PYTABKIT`` names its folder::
 
     python3.11 -m venv FOLDER
     FOLDER/bin/pip install pytabkit==1.8.0 pyarrow
 
-A fifth of the rows stops the training, as is the default. Missing numbers, which pytabkit refuses, become the mean,
-with a column that tells so, as AutoGluon gives them to RealMLP; a missing category is one of its own.
+A fifth of the rows stops the training, as is the default. Classifiers stop by cross-entropy, and RealMLP smooths no
+labels, as pytabkit advises where AUC counts: its default, the error rate, says nothing about rare classes. Missing
+numbers, which pytabkit refuses, become the mean, with a column that tells so, as AutoGluon gives them to RealMLP; a
+missing category is one of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from benchmarks.peers.guest import Predict, serve
 
 
 def fit(X: pd.DataFrame, y: pd.Series, kind: str, seed: int, *, model: str) -> Predict:
-    """Fit ``RealMLP_TD`` or ``TabM_D`` with its defaults, on one thread."""
+    """Fit ``RealMLP_TD`` or ``TabM_D``, on one thread."""
     numbers = X.select_dtypes(["number", "bool"]).columns
     imputer = SimpleImputer(add_indicator=True, keep_empty_features=True).set_output(transform="pandas")
     imputer.fit(X[numbers].astype(float))
@@ -27,8 +29,12 @@ def fit(X: pd.DataFrame, y: pd.Series, kind: str, seed: int, *, model: str) -> P
     def complete(rows: pd.DataFrame) -> pd.DataFrame:
         return rows.drop(columns=numbers).join(imputer.transform(rows[numbers].astype(float)))
 
-    network = getattr(pytabkit, f"{model}_{'Regressor' if kind == 'regression' else 'Classifier'}")
-    fitted = network(device="cpu", n_threads=1, random_state=seed).fit(complete(X), y.to_numpy())
+    if kind == "regression":
+        network, options = getattr(pytabkit, f"{model}_Regressor"), {}
+    else:
+        network, options = getattr(pytabkit, f"{model}_Classifier"), {"val_metric_name": "cross_entropy"}
+        options |= {"use_ls": False} if model == "RealMLP_TD" else {}
+    fitted = network(device="cpu", n_threads=1, random_state=seed, **options).fit(complete(X), y.to_numpy())
     if kind == "regression":
         return lambda rows: fitted.predict(complete(rows))
     return lambda rows: fitted.predict_proba(complete(rows))[:, 1]
