@@ -1,11 +1,12 @@
 """When learning together pays, beside what one would pick instead: from 50 labels of one target to all labels of all.
 
 Run it by ``python -m benchmarks.evidence``; ``--help`` lists the options. :mod:`benchmarks.evidence_models` names the
-models. Single-task models are `IndependentTasks`, LightGBM (the best of four configurations), a bag of five of these,
-and CatBoost; peers are AutoGluon, within the CPU seconds that the ensemble took in the same setting, and networks of
+models and their settings, which were fixed before. Single-task models are `IndependentTasks`, tuned LightGBM (of four
+configurations the best on validation rows; of few labels, a size chosen by folds), a bag of five of these, and
+CatBoost. Peers are AutoGluon, within the CPU seconds that the ensemble took in the same setting, and networks of
 pytabkit. :mod:`benchmarks.peers.outside` says which environments the peers need; without one, its models are left out,
-and count as missing. Every model has its defaults, and sets validation rows aside by itself. Test rows are scored once,
-and nothing is chosen by them.
+and count as missing. Models that need validation rows set them aside by themselves. Test rows are scored once, and
+nothing is chosen by them.
 
 The parts:
 
@@ -57,9 +58,9 @@ minutes have one draw. ``--share 1/2`` and ``--share 2/2`` part the work between
 ``--budget`` ends a call before a fit by which all fits together, those of other calls too, would probably exceed it;
 ``--budget 0`` only prints the estimate. ``--report`` writes the page of the results from the lines.
 
-What a fit costs is judged by the commit `BASELINE`. Its records are made in a checkout of it, on the same machine, by
-``python -m benchmarks.evidence --parts full --models MultiTaskEnsemble --seeds 0 --output FOLDER``, and kept as
-``docs/evidence/before/baseline.jsonl``.
+What a fit costs is judged by ``BASELINE``, a commit of the package. Its records are made on the same machine, in a
+checkout of it, by ``python -m benchmarks.evidence --parts full --models MultiTaskEnsemble --seeds 0 --output FOLDER``,
+and kept as ``docs/evidence/before/baseline.jsonl``.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ from benchmarks.evidence_models import (
     DISTILLED,
     ENSEMBLE,
     FOURFOLD,
+    GUESS,
     LIGHTGBM,
     MODELS,
     REFERENCE,
@@ -96,7 +98,6 @@ from benchmarks.evidence_models import (
     TREE_BAG,
     TREES,
     TWIN,
-    Model,
 )
 from benchmarks.harness import ROOT, Record, cpu, score_parser
 from benchmarks.problems import SETS, Case, answers_of, open_case, open_set, score_answers, slope_of
@@ -106,8 +107,6 @@ from benchmarks.splits import split_rows, time_blocks, units_of
 OUTPUT, OTHER_OUTPUT = Path("docs/evidence"), Path("benchmark_output")
 #: Records of older code, beside those of the page.
 BEFORE = "before"
-#: The commit of the package that costs are compared with.
-BASELINE = "c4c5716"
 #: Rows to fit and to test, at most, and unlabelled ones beside those to fit.
 FIT_ROWS, TEST_ROWS, UNLABELLED = {"labels": 2_000, "full": 3_000, "missing": 2_000, "blocks": 3_000}, 4_000, 7_000
 #: Draws, or folds, of a model in each part: by its name, or else by its kind.
@@ -442,16 +441,16 @@ def fit(name: str, case: Case, seed: int, options: dict[str, Any]) -> tuple[Any,
 def estimate(cell: Cell, records: Sequence[Record], older: Sequence[Record] = ()) -> float:
     """Return the probable CPU seconds of a fit: the mean of the fits that are most like it, or those of its model.
 
-    Older records stand in for a model that takes no longer than the others, which all have the same guess.
+    Older records stand in for a model without a guess.
     """
     likeness = ("model",), ("model", "set"), ("model", "set", "part"), ("model", "set", "part", "amount")
     model = MODELS[cell.model]
-    for known in (records, older if model.seconds == Model.seconds else ()):
+    for known in (records, older if model.seconds is None else ()):
         for names in reversed(likeness):
             like = [r["seconds"] for r in known if all(r[name] == getattr(cell, name) for name in names)]
             if like:
                 return fmean(like)
-    return model.seconds
+    return GUESS if model.seconds is None else model.seconds
 
 
 def read(folder: Path) -> list[Record]:
@@ -467,7 +466,7 @@ def counts(record: Record) -> bool:
 
 
 def read_before(folder: Path, part: str) -> list[Record]:
-    """Read the records of a part by older code; those of the part ``baseline`` are of the commit `BASELINE`."""
+    """Read the records of a part by older code; those of the part ``baseline`` are of the commit of that name."""
     file = folder / BEFORE / f"{part}.jsonl"
     return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
 
@@ -484,7 +483,7 @@ def read_shown(folder: Path) -> tuple[list[Record], list[Record]]:
     return [record for record in records if not older.get(record["part"])], [*chain.from_iterable(older.values())]
 
 
-def work(cells: Sequence[Cell], args: Namespace) -> list[str]:
+def work(cells: Sequence[Cell], args: Namespace, older: Sequence[Record]) -> list[str]:
     """Fit cell after cell within the budget, write every record, and return what failed.
 
     Other calls may write at the same time: records are read anew before each fit, and lines are appended whole.
@@ -495,7 +494,7 @@ def work(cells: Sequence[Cell], args: Namespace) -> list[str]:
         if cell in {Cell.of(record) for record in records}:
             continue
         spent = sum(record["seconds"] for record in records)
-        if args.budget is not None and spent + estimate(cell, records) > args.budget:
+        if args.budget is not None and spent + estimate(cell, records, older) > args.budget:
             print(f"stopped before {cell}: {spent:.0f} of {args.budget:.0f} CPU seconds are spent")
             break
         try:
@@ -603,7 +602,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     hours = sum(estimate(cell, records, older) for cell in missing) / 3600
     print(f"{len(missing)} of {len(cells)} fits are missing: about {hours:.1f} CPU hours", flush=True)
     here = {model for model in dict.fromkeys(cell.model for cell in missing) if is_here(model)}
-    failed = work([cell for cell in missing if cell.model in here], args)
+    failed = work([cell for cell in missing if cell.model in here], args, older)
     frame = evidence_report.flatten(read(args.output))
     if "sharing" in args.parts:
         evidence_report.print_paired(frame.filter(pl.col("part") == "sharing", pl.col("set").is_in(args.sets)), SHARING)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -23,8 +23,14 @@ AUTOGLUON, FOURFOLD = "AutoGluon", "AutoGluon, four times the CPU"
 TWIN, TREES, TREE_BAG = "single-task twin", "SharedTrees", "SharedTrees, bag"
 #: Commits of the package: the first of the new ensemble, and the first whose trees learn numbers without noise.
 OF_ENSEMBLE, OF_SMALL_LEAVES = "a31871e", "5cc174dd"
+#: The commit that costs are compared with.
+BASELINE = "c4c5716"
 #: Forecasts of the rivers that learn nothing.
 AS_NOW, LINE = "as now", "line between hours"
+
+
+#: CPU seconds of a fit of a model of which nothing is known.
+GUESS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +46,8 @@ class Model:
         that part only.
     make : callable
         Takes ``tasks`` and ``random_state``.
-    seconds : float
-        CPU seconds of a fit, as long as none has been measured.
+    seconds : float or None
+        CPU seconds of a fit, as long as none has been measured; None where older records, or else `GUESS`, tell.
     times : float
         CPU seconds that it is given, by those of the ensemble in the same setting; 0 for a model that takes its own.
     first : str
@@ -50,7 +56,7 @@ class Model:
 
     kind: Kind
     make: Callable[..., Any] = Alone
-    seconds: float = 3.0
+    seconds: float | None = None
     times: float = 0.0
     first: str = OF_ENSEMBLE
 
@@ -97,8 +103,3 @@ def of_kind(*kinds: Kind) -> tuple[str, ...]:
 
 #: What the ensemble is compared with, the best of it in hindsight, and what the reference is compared with.
 SINGLE, RIVALS = of_kind("single"), (*of_kind("plain"), CATBOOST)
-
-
-def kinds_of(names: Iterable[str]) -> set[Kind]:
-    """Return the kinds of some models."""
-    return {MODELS[name].kind for name in names}

@@ -13,11 +13,19 @@ missing category is one of its own.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import pytabkit
 from sklearn.impute import SimpleImputer
 
 from benchmarks.peers.guest import Predict, serve
+
+#: Options of classifiers.
+CLASSIFIERS: dict[str, dict[str, Any]] = {
+    "RealMLP_TD": {"val_metric_name": "cross_entropy", "use_ls": False},
+    "TabM_D": {"val_metric_name": "cross_entropy"},
+}
 
 
 def fit(X: pd.DataFrame, y: pd.Series, kind: str, seed: int, *, model: str) -> Predict:
@@ -32,8 +40,7 @@ def fit(X: pd.DataFrame, y: pd.Series, kind: str, seed: int, *, model: str) -> P
     if kind == "regression":
         network, options = getattr(pytabkit, f"{model}_Regressor"), {}
     else:
-        network, options = getattr(pytabkit, f"{model}_Classifier"), {"val_metric_name": "cross_entropy"}
-        options |= {"use_ls": False} if model == "RealMLP_TD" else {}
+        network, options = getattr(pytabkit, f"{model}_Classifier"), CLASSIFIERS[model]
     fitted = network(device="cpu", n_threads=1, random_state=seed, **options).fit(complete(X), y.to_numpy())
     if kind == "regression":
         return lambda rows: fitted.predict(complete(rows))
