@@ -94,7 +94,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     many.
 
     The default candidates are, in this order: models of single tasks of all families (`IndependentTasks`),
-    `SharedTrees`, `RMTGB`, and a `SharedBottom` network with 4 members. Wide tables add linear models, ridge
+    `SharedTrees`, `RMTGB`, and a `SharedBottom` network with 4 members, no restarts and a patience of 3. Wide tables add linear models, ridge
     and logistic regressions of each task on the answers of `IndependentTasks` to the other tasks.
 
     Parameters
@@ -118,8 +118,8 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         Seconds to try candidates in. The first candidate is always fitted. Another one is left out, with a warning, if
         less than half of the mean time of those before it is left, or if its first folds foretell that it ends too
         late. Every fit gets the remaining time as its own limit, or the limit of its candidate if that is less. The
-        choice therefore depends on the machine. Networks of all folds train as one, and end at the limit. Fits of
-        ``refit=True`` come on top.
+        choice therefore depends on the machine. In one process and without ``time``, networks of all folds train as
+        one, and end at the limit. Fits of ``refit=True`` come on top.
 
         With ``n_processes``, a fit that hangs is ended at twice its limit, at the earliest one minute after it, and its
         candidate is left out. In one process, nothing ends a fit that hangs.
