@@ -94,8 +94,9 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     many.
 
     The default candidates are, in this order: models of single tasks of all families (`IndependentTasks`),
-    `SharedTrees`, `RMTGB`, and a `SharedBottom` network with 4 members, no restarts and a patience of 3. Wide tables add linear models, ridge
-    and logistic regressions of each task on the answers of `IndependentTasks` to the other tasks.
+    `SharedTrees`, `RMTGB`, and a `SharedBottom` network with 4 members, no restarts and a patience of 3. Wide tables
+    add linear models, ridge and logistic regressions of each task on the answers of `IndependentTasks` to the other
+    tasks.
 
     Parameters
     ----------

@@ -141,8 +141,9 @@ class IndependentTasks(LightGBMEstimator):
         chance), the fit without them is kept, with a warning. If ROC AUC stops the default LightGBM before 20 trees, it
         takes 20 trees if they have a lower log loss than the shares of the classes.
 
-        Without labels in y_val, some tasks are too small to split: those with fewer than 600 labels, and those with fewer
-        than 5 000 labels that several families learn, or of which fewer than 100 lie outside the most frequent class.
+        Without labels in y_val, some tasks are too small to split: those with fewer than 600 labels, and those with
+        fewer than 5 000 labels that several families learn, or of which fewer than 100 lie outside the most frequent
+        class.
         For these, the default LightGBM chooses its trees by their loss in ten folds, or in five of at least 600 labels
         that several families learn; with fewer than ten rows, each row is a fold. It chooses the number of trees, at
         least 20, and one of five shapes: 2, 7 or 8 leaves, "mid", or the estimator's own parameters. The mean of the
