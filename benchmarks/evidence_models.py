@@ -20,6 +20,7 @@ ENSEMBLE, EACH_ALONE = "MultiTaskEnsemble", "MultiTaskEnsemble, each task alone"
 DISTILLED = "MultiTaskEnsemble, distilled"
 REFERENCE, LIGHTGBM, BAG, CATBOOST = "IndependentTasks", "LightGBM tuned", "LightGBM tuned, bag", "CatBoost"
 AUTOGLUON, FOURFOLD = "AutoGluon", "AutoGluon, four times the CPU"
+REALMLP, TABM = "RealMLP_TD", "TabM_D"
 TWIN, TREES, TREE_BAG = "single-task twin", "SharedTrees", "SharedTrees, bag"
 #: Commits of the package: the first of the new ensemble, and the first whose trees learn numbers without noise.
 OF_ENSEMBLE, OF_SMALL_LEAVES = "a31871e", "5cc174dd"
@@ -27,8 +28,6 @@ OF_ENSEMBLE, OF_SMALL_LEAVES = "a31871e", "5cc174dd"
 BASELINE = "c4c5716"
 #: Forecasts of the rivers that learn nothing.
 AS_NOW, LINE = "as now", "line between hours"
-
-
 #: CPU seconds of a fit of a model of which nothing is known.
 GUESS = 3.0
 
@@ -85,8 +84,8 @@ MODELS: dict[str, Model] = {
     ENSEMBLE: _SMALL(kind="joint", make=MultiTaskEnsemble, seconds=50.0),
     EACH_ALONE: _SMALL(kind="alone", make=MultiTaskEnsemble, seconds=8.0),
     DISTILLED: _SMALL(kind="distilled", make=partial(Distilled, MultiTaskEnsemble), seconds=100.0),
-    "RealMLP_TD": Model(kind="peer", make=RealMLP, seconds=20.0),
-    "TabM_D": Model(kind="peer", make=TabM, seconds=20.0),
+    REALMLP: Model(kind="peer", make=RealMLP, seconds=20.0),
+    TABM: Model(kind="peer", make=TabM, seconds=20.0),
     AUTOGLUON: Model(kind="peer", make=AutoGluon, seconds=50.0, times=1.0),
     FOURFOLD: Model(kind="peer", make=AutoGluon, seconds=200.0, times=4.0),
     TWIN: _SMALL(kind="sharing", make=partial(Alone, SharedTrees)),

@@ -65,11 +65,8 @@ def test_a_fit_leaves_nothing_behind(cls):
     assert_nothing_stays(lambda: tiny(cls, epochs=1).fit(X, y).predict(X))
 
 
-@pytest.mark.parametrize(
-    "params",
-    [{"balance": "famo", "flat": True}, {"balance": "pcgrad"}, {"balance": "gradnorm"}],
-)
 @pytest.mark.all_faces
+@pytest.mark.parametrize("params", [{"balance": "famo", "flat": True}, {"balance": "pcgrad"}, {"balance": "gradnorm"}])
 def test_a_balanced_fit_leaves_nothing_behind(params):
     X = features(40)
     y = targets_for(SharedBottom, X)

@@ -37,12 +37,11 @@ def fit(X: pd.DataFrame, y: pd.Series, kind: str, seed: int, *, model: str) -> P
     def complete(rows: pd.DataFrame) -> pd.DataFrame:
         return rows.drop(columns=numbers).join(imputer.transform(rows[numbers].astype(float)))
 
-    if kind == "regression":
-        network, options = getattr(pytabkit, f"{model}_Regressor"), {}
-    else:
-        network, options = getattr(pytabkit, f"{model}_Classifier"), CLASSIFIERS[model]
+    is_regression = kind == "regression"
+    network = getattr(pytabkit, f"{model}_{'Regressor' if is_regression else 'Classifier'}")
+    options = {} if is_regression else CLASSIFIERS[model]
     fitted = network(device="cpu", n_threads=1, random_state=seed, **options).fit(complete(X), y.to_numpy())
-    if kind == "regression":
+    if is_regression:
         return lambda rows: fitted.predict(complete(rows))
     return lambda rows: fitted.predict_proba(complete(rows))[:, 1]
 

@@ -56,10 +56,7 @@ def gap(one, other):
     return max(np.abs(one[name] - other[name]).max() for name in KINDS)
 
 
-@pytest.mark.parametrize(
-    "name",
-    later(METHODS, "IndependentTasks"),
-)
+@pytest.mark.parametrize("name", later(METHODS, "IndependentTasks"))
 def test_labels_weigh_what_scikit_learn_gives_their_rows(name):
     plain = fitted(name)
     for task, weight in (("late", {"yes": 10.0, "no": 1.0}), ("size", "balanced")):

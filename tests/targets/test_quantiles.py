@@ -119,10 +119,7 @@ def test_levels_are_exported_in_own_units(name):
     np.testing.assert_allclose(KIND.of_lightgbm(exported), model.predict_quantiles(X), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name",
-    later(METHODS, "MultiTaskEnsemble"),
-)
+@pytest.mark.parametrize("name", later(METHODS, "MultiTaskEnsemble"))
 def test_the_unit_of_labels_changes_nothing(name):
     each = [
         learned(name)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from cases import later
 from goals import quick
 from optuna.trial import TrialState
 
@@ -121,9 +122,7 @@ def check(file: Path, whole: Path, seed: int) -> str:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    "seeds", [range(12), pytest.param(range(12, 250), marks=pytest.mark.all_faces)], ids=["some", "many"]
-)
+@pytest.mark.parametrize("seeds", later([range(12), range(12, 250)], range(12, 250)), ids=["some", "many"])
 def test_forged_studies_are_read_or_refused_by_name(seeds, whole, tmp_path):
     found = [check(tmp_path / "s.db", whole, seed) for seed in seeds]
     assert sum(line.startswith("refused") for line in found) > len(seeds) / 4

@@ -53,7 +53,7 @@ def test_the_first_trial_is_the_estimator_as_it_is():
     assert study.trials[1].params != study.trials[0].params
 
 
-@pytest.mark.parametrize("names", [("few",), pytest.param(("few", "many"), marks=pytest.mark.all_faces)], ids=len)
+@pytest.mark.parametrize("names", later([("few",), ("few", "many")], ("few", "many")), ids=len)
 def test_a_seed_rules_the_search_whatever_pauses_it_makes(names):
     whole = open_study("whole", quick(names), seed=3)
     run_study(whole, quick(names), n_trials=16)

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import polars as pl
 import pytest
+from cases import later
 from recommenders import tiny
 
 from tabmtl.sessions import STAN, VSKNN, CategoryPopularity, Popularity, SequentialRules
@@ -25,7 +26,7 @@ def world():
     return log, tables
 
 
-@pytest.fixture(scope="module", params=["full", pytest.param("none", marks=pytest.mark.all_faces)])
+@pytest.fixture(scope="module", params=later(["full", "none"], "none"))
 def model(world, request):
     """M2TRec on the log, not to be changed."""
     log, _ = world
