@@ -5,10 +5,10 @@ pytabkit has an environment of its own, without this package, and ``TABMTL_PYTAB
     python3.11 -m venv FOLDER
     FOLDER/bin/pip install pytabkit==1.8.0 pyarrow
 
-A fifth of the rows stops the training, as is the default. Classifiers stop by cross-entropy, and RealMLP smooths no
-labels, as pytabkit advises where AUC counts: its default, the error rate, says nothing about rare classes. Missing
-numbers, which pytabkit refuses, become the mean, with a column that tells so, as AutoGluon gives them to RealMLP; a
-missing category is one of its own.
+A fifth of the rows stops the training, as is the default. Classifiers stop by AUC, which judges them, as those of
+AutoGluon do: their default, the error rate, says nothing about rare classes. RealMLP smooths no labels then, as
+pytabkit advises. Missing numbers, which pytabkit refuses, become the mean, with a column that tells so, as AutoGluon
+gives them to RealMLP; a missing category is one of its own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from benchmarks.peers.guest import Predict, serve
 
 #: Options of classifiers.
 CLASSIFIERS: dict[str, dict[str, Any]] = {
-    "RealMLP_TD": {"val_metric_name": "cross_entropy", "use_ls": False},
-    "TabM_D": {"val_metric_name": "cross_entropy"},
+    "RealMLP_TD": {"val_metric_name": "1-auc_ovr", "use_ls": False},
+    "TabM_D": {"val_metric_name": "1-auc_ovr"},
 }
 
 
