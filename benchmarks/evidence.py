@@ -473,12 +473,11 @@ def read_before(folder: Path, part: str) -> list[Record]:
     return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
 
 
-def read_shown(folder: Path) -> tuple[list[Record], list[Record]]:
-    """Read the records that count of the parts whose first round is whole, and older ones of the others.
+def to_show(records: Sequence[Record], folder: Path) -> tuple[list[Record], list[Record]]:
+    """Choose the records of the parts whose first round is whole, and read older ones of the others.
 
     The first round has a draw of every setting by all models but peers. A part without older records is shown anyway.
     """
-    records = read(folder)
     done = {Cell.of(record) for record in records}
     begun = {cell.part for cell in plan(OWN) if cell.seed == 0 and cell not in done}
     older = {part: read_before(folder, part) for part in DRAWS if part in begun}
@@ -540,11 +539,11 @@ def report(folder: Path, models: Sequence[str]) -> None:
         f"Models learn from at most {FIT_ROWS['labels']} rows, {FIT_ROWS['full']} where all labels are there, and "
         f"answer at most {TEST_ROWS}."
     )
-    records, older = read_shown(folder)
+    records = read(folder)
     planned = {*plan(models)}
-    n_missing = len(planned - {Cell.of(record) for record in read(folder)})
+    n_done = len(planned & {Cell.of(record) for record in records})
     evidence_report.write(
-        records, older, read_before(folder, "baseline"), folder, (len(planned) - n_missing, len(planned)), rows
+        *to_show(records, folder), read_before(folder, "baseline"), folder, (n_done, len(planned)), rows
     )
 
 

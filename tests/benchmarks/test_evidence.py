@@ -330,11 +330,11 @@ def test_a_part_is_shown_by_older_records_until_its_first_round_is_whole(tmp_pat
         (tmp_path / place / "labels.jsonl").write_text(text)
 
     write("", first)
-    assert evidence.read_shown(tmp_path) == ([asdict(first)], [])
+    assert evidence.to_show(evidence.read(tmp_path), tmp_path) == ([asdict(first)], [])
     write("before", second)
-    assert evidence.read_shown(tmp_path) == ([], [asdict(second)])
+    assert evidence.to_show(evidence.read(tmp_path), tmp_path) == ([], [asdict(second)])
     write("", first, second)
-    assert evidence.read_shown(tmp_path) == ([asdict(first), asdict(second)], [])
+    assert evidence.to_show(evidence.read(tmp_path), tmp_path) == ([asdict(first), asdict(second)], [])
 
 
 def test_a_fit_that_fails_is_named_and_tried_again(small, folder, tmp_path, monkeypatch):
