@@ -13,7 +13,7 @@ The parts:
 labels
     One target keeps 50, 150 or 500 of its labels, those that a model sets aside included; the others keep theirs. The
     score is that of the target. Single-task models learn the target alone, on its labelled rows. Peers have one target
-    a set, at 150 and 500 labels.
+    a set; of 50 labels, AutoGluon alone.
 full
     All labels of all targets, which are all scored; peers have one target a set, and the ensemble with each task alone
     two. A network that is distilled from the ensemble reads `UNLABELLED` further rows, where there are more.
@@ -54,9 +54,10 @@ its first round is whole.
 
 The order is such that a part of the work already tells something: few labels, all labels and Mulan's sets come first,
 a draw of each setting after the other, and the cheap models of a setting before the others. Sets on which a fit takes
-minutes have one draw. ``--share 1/2`` and ``--share 2/2`` part the work between two calls at the same time.
-``--budget`` ends a call before a fit by which all fits together, those of other calls too, would probably exceed it;
-``--budget 0`` only prints the estimate. ``--report`` writes the page of the results from the lines.
+minutes have one draw; the ensemble and CatBoost have as many folds of Mulan as elsewhere. ``--share 1/2`` and ``--share
+2/2`` part the work between two calls at the same time. ``--budget`` ends a call before a fit by which all fits
+together, those of other calls too, would probably exceed it; ``--budget 0`` only prints the estimate. ``--report``
+writes the page of the results from the lines.
 
 What a fit costs is judged by ``BASELINE``, a commit of the package. Its records are made on the same machine, in a
 checkout of it, by ``python -m benchmarks.evidence --parts full --models MultiTaskEnsemble --seeds 0 --output FOLDER``,
@@ -85,10 +86,13 @@ from sklearn.model_selection import KFold, train_test_split
 from benchmarks import evidence_report
 from benchmarks.evidence_models import (
     AS_NOW,
+    AUTOGLUON,
     BAG,
     CATBOOST,
     DISTILLED,
     ENSEMBLE,
+    FEW,
+    FEWEST,
     FOURFOLD,
     GUESS,
     LIGHTGBM,
@@ -114,13 +118,12 @@ FIT_ROWS, TEST_ROWS, UNLABELLED = {"labels": 2_000, "full": 3_000, "missing": 2_
 #: Draws, or folds, of a model in each part: by its name, or else by its kind.
 DRAWS: dict[str, dict[str, range]] = {
     "labels": {
-        **dict.fromkeys(("joint", "single", "plain", "alone"), range(5)),
-        "peer": range(3),
+        **dict.fromkeys(("joint", "single", "plain", "alone", AUTOGLUON), range(5)),
+        **dict.fromkeys((REALMLP, TABM), range(3)),
         FOURFOLD: range(2, 3),
     },
     "full": {
-        **dict.fromkeys(("single", "plain"), range(5)),
-        **dict.fromkeys(("joint", "alone", "peer"), range(3)),
+        **dict.fromkeys(("joint", "single", "plain", "alone", AUTOGLUON), range(5)),
         **dict.fromkeys((DISTILLED, REALMLP, TABM), range(1)),
         FOURFOLD: range(2, 3),
     },
@@ -139,10 +142,8 @@ N_FOLDS = {"mulan": 10, "rf1": 5, "blocks": 5}
 RIVERS = ("rf1", "blocks")
 #: A row of rf1 is an hour: its features reach 60 hours back, and its targets, which end so, 48 hours ahead.
 HOURS_BACK, HOURS_AHEAD, AHEAD, WEEK = 60, 48, "_48H", 168
-#: Sets on which a fit takes minutes.
-SLOW = ("oes10", "osales")
-#: Numbers of labels of the scarce target; those that come first are the most telling, and all that peers have.
-FEW, FEWEST = (150, 500), (50,)
+#: Sets on which a fit takes minutes: one draw, but for what a goal compares in the folds of Mulan.
+SLOW, TWO_OF_MULAN = ("oes10", "osales"), (ENSEMBLE, CATBOOST)
 #: The scarce targets of a set; peers have the first.
 TARGETS = {name: tasks for name, tasks in SETS.items() if tasks} | {
     "oes10": ("513021_Butchers_and_Meat_Cutters", "412021_Counter_and_Rental_Clerks")
@@ -224,11 +225,14 @@ def draws_of(model: str, part: str, name: str, target: str | None, amount: int |
     """Return the splits of a setting that a model is run on."""
     kind, of_part = MODELS[model].kind, DRAWS[part]
     draws = of_part.get(model, of_part.get(kind, range(0)))
-    if kind == "peer" and part == "labels" and (target != TARGETS[name][0] or amount not in FEW):
-        return range(0)
+    if kind == "peer" and part == "labels":
+        is_asked = target == TARGETS[name][0] and (amount in FEW or model == AUTOGLUON)
+        return draws if is_asked and name not in SLOW else range(0)
     if model == DISTILLED and name in NO_MORE_ROWS:
         return range(0)
-    return draws if name not in SLOW else range(kind != "peer" and len(draws) > 0)
+    if name not in SLOW or (part == "mulan" and model in TWO_OF_MULAN):
+        return draws
+    return range(len(draws) > 0)
 
 
 def settings() -> tuple[list[Setting], list[Setting]]:

@@ -26,6 +26,8 @@ TWIN, TREES, TREE_BAG = "single-task twin", "SharedTrees", "SharedTrees, bag"
 OF_ENSEMBLE, OF_SMALL_LEAVES = "a31871e", "5cc174dd"
 #: The commit that costs are compared with.
 BASELINE = "c4c5716"
+#: Numbers of labels of the scarce target: those of the goals, which come first, and those beside them.
+FEW, FEWEST = (150, 500), (50,)
 #: Forecasts of the rivers that learn nothing.
 AS_NOW, LINE = "as now", "line between hours"
 #: CPU seconds of a fit of a model of which nothing is known.

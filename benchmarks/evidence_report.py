@@ -22,6 +22,7 @@ from benchmarks.evidence_models import (
     DISTILLED,
     EACH_ALONE,
     ENSEMBLE,
+    FEW,
     MODELS,
     REFERENCE,
     RIVALS,
@@ -523,18 +524,19 @@ Goal = tuple[str, str, bool]
 def goals_of(frame: pl.DataFrame, beside: Mapping[str, Sequence[Comparison]], costs: Sequence[Goal]) -> list[Goal]:
     """Return what is to be reached, the goals of costs among them."""
     to_autogluon, to_single, _ = map(known, beside.values())
-    few = [each for each in to_autogluon if each.facts["amount"] is not None]
+    few = [each for each in to_autogluon if each.facts["amount"] in FEW]
     full = [each for each in to_autogluon if each.facts["amount"] is None]
     mulan = compare(frame.filter(part="mulan"), ("set",), (CATBOOST,), is_error=True)
     margin = " and ".join(f"{least} {metric}" for metric, least in ENOUGH.items())
+    labels = " and ".join(map(str, FEW))
     ahead = [each for each in full if each.is_ahead]
     return [
         (
-            f"few labels: ahead of AutoGluon at equal CPU by {margin} in the mean",
+            f"{labels} labels: ahead of AutoGluon at equal CPU by {margin} in the mean",
             means_of(few),
             all((own := gains_of_sets(few, metric)) and fmean(own) >= least for metric, least in ENOUGH.items()),
         ),
-        ("few labels: nowhere behind AutoGluon (Holm)", *_nowhere(few)),
+        (f"{labels} labels: nowhere behind AutoGluon (Holm)", *_nowhere(few)),
         ("all labels: nowhere behind AutoGluon (Holm)", *_nowhere(full)),
         (
             f"all labels: ahead of AutoGluon beyond chance on {AHEAD_AT_FULL} sets, one by one",

@@ -30,6 +30,7 @@ from benchmarks.evidence_models import (
     LIGHTGBM,
     LINE,
     MODELS,
+    REALMLP,
     REFERENCE,
     RIVALS,
     TREES,
@@ -122,10 +123,11 @@ def test_the_first_draw_of_what_the_goals_are_about_comes_first():
         500: 5 * 14,
     }.items():  # oes10 has one draw, and 150 labels at most
         assert {count(model, part="labels", amount=labels) for model in (ENSEMBLE, EACH_ALONE, *RIVALS)} == {n}
-        assert count(AUTOGLUON, part="labels", amount=labels) == 21 * (labels != 50)
-    assert [count(m, part="full") for m in (ENSEMBLE, REFERENCE, AUTOGLUON, DISTILLED)] == [21, 35, 21, 6]
+        assert count(AUTOGLUON, part="labels", amount=labels) == 5 * 7
+        assert count(REALMLP, part="labels", amount=labels) == 3 * 7 * (labels != 50)
+    assert [count(m, part="full") for m in (ENSEMBLE, REFERENCE, AUTOGLUON, DISTILLED)] == [35, 35, 35, 6]
     assert [count(m) for m in (FOURFOLD, LINE)] == [21, 10]
-    assert [count(m, part="mulan") for m in (ENSEMBLE, CATBOOST, "ExtraTrees")] == [22, 22, 0]
+    assert [count(m, part="mulan") for m in (ENSEMBLE, CATBOOST, BAG, "ExtraTrees")] == [28, 28, 22, 0]
     first = [cell for cell in cells if cell.seed == 0]
     assert cells[: len(first)] != first  # hidden labels and the rivers come last
     assert [*dict.fromkeys(cell.part for cell in cells)] == ["labels", "full", "mulan", "missing", *evidence.RIVERS]
@@ -288,6 +290,7 @@ def test_shares_part_the_draws_of_settings(tmp_path):
 
 def test_a_peer_is_given_the_seconds_of_the_ensemble(small, folder, tmp_path, monkeypatch):
     change(monkeypatch, Constant, AUTOGLUON, FOURFOLD, ENSEMBLE)
+    monkeypatch.setattr(evidence, "FEWEST", ())
     argv = ["--folder", str(folder), "--output", str(tmp_path), "--parts", "labels", "--seeds", "2"]
     with pytest.raises(SystemExit, match="it is given the CPU seconds of MultiTaskEnsemble, which has no record here"):
         evidence.main([*argv, "--models", AUTOGLUON])
@@ -305,7 +308,7 @@ def test_a_peer_without_its_environment_is_left_out_and_missing(small, folder, t
     evidence.main(argv)
     assert f"{AUTOGLUON} is left out" in capsys.readouterr().out
     evidence.main(argv)
-    assert "3 of 3 fits are missing" in capsys.readouterr().out
+    assert "10 of 10 fits are missing" in capsys.readouterr().out
 
 
 def test_records_of_older_code_do_not_count(tmp_path, monkeypatch):
@@ -346,7 +349,7 @@ def test_a_fit_that_fails_is_named_and_tried_again(small, folder, tmp_path, monk
     assert not evidence.read(tmp_path)
     change(monkeypatch, good, TREES)
     evidence.main(argv)
-    assert len(evidence.read(tmp_path)) == 3
+    assert len(evidence.read(tmp_path)) == 5
 
 
 def test_an_estimate_is_that_of_the_fits_most_like_it():
