@@ -100,6 +100,10 @@ SLOPE_NOTE = """
 The slope of a logistic regression of the label on the log odds of the answer, on the test rows; mean over the binary
 targets of a set, then over the sets. 1 is calibrated, below 1 is too bold.
 """
+COST_NOTE = """
+Means over the draws, each measured beside another process. Goals judge the ensemble by draw 0 alone, measured on one
+core while the other ran the same by the older commit.
+"""
 CANDIDATES_NOTE = """
 Seconds by the clock of all fits of each candidate of `MultiTaskEnsemble`, mean over its fits, and their share; the sets
 are those of the table above:
@@ -574,8 +578,8 @@ def cost_goals(own: pl.DataFrame, before: pl.DataFrame) -> list[Goal]:
         ratio = fmean(both[name]) / fmean(both[f"{name}_before"]) if len(both) else math.inf
         text = f"{ratio:.2f} (sum of {len(both)} fits)" if len(both) else NOT_RUN
         goals.append((f"{title}: at most {most:.2f} of its CPU time at commit {BASELINE}", text, ratio <= most))
-    ms = means_of_times(own)["ms_of_1"].sort().to_list() or [math.inf]
-    found = f"{ms[0]:.1f} to {ms[-1]:.1f} ms by set" if len(own) else NOT_RUN
+    ms = means_of_times(both)["ms_of_1"].sort().to_list() or [math.inf]
+    found = f"{ms[0]:.1f} to {ms[-1]:.1f} ms by set" if len(both) else NOT_RUN
     return [*goals, (f"answer to one row: at most {MOST_MS:.0f} ms", found, ms[-1] <= MOST_MS)]
 
 
@@ -714,7 +718,7 @@ def write(
     parts = {
         **sections(frame, beside, goals),
         "Cost: fit, answers to one row, and to 1000 rows (CPU time)": (
-            f"{cost_table(frame)}\n{CANDIDATES_NOTE.strip()}\n\n{candidates_table(shown)}"
+            f"{COST_NOTE.strip()}\n\n{cost_table(frame)}\n{CANDIDATES_NOTE.strip()}\n\n{candidates_table(shown)}"
         ),
         "Code that made the records": code_section(records, older),
     }
