@@ -63,9 +63,9 @@ def page(frame: pl.DataFrame) -> str:
 
 def write_losses(app: Sphinx) -> None:
     """Write the tables where the page includes them."""
-    file = Path(app.srcdir, FILE)
+    file, folder = Path(app.srcdir, FILE), Path(app.srcdir, RECORDS)
     file.parent.mkdir(exist_ok=True)
-    file.write_text(page(flatten(chain(*evidence.read_shown(Path(app.srcdir, RECORDS))))))
+    file.write_text(page(flatten(chain(*evidence.to_show(evidence.read(folder), folder)))))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import re
 import shutil
 from dataclasses import asdict, replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -338,6 +340,14 @@ def test_a_part_is_shown_by_older_records_until_its_first_round_is_whole(tmp_pat
     assert evidence.to_show(evidence.read(tmp_path), tmp_path) == ([], [asdict(second)])
     write("", first, second)
     assert evidence.to_show(evidence.read(tmp_path), tmp_path) == ([asdict(first), asdict(second)], [])
+
+
+def test_the_site_counts_the_cases_that_were_lost_from_the_stored_records(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(evidence.ROOT / "docs" / "_ext")
+    shutil.copytree(evidence.ROOT / evidence.OUTPUT, tmp_path / "evidence")
+    importlib.import_module("losses").write_losses(SimpleNamespace(srcdir=tmp_path))
+    page = (tmp_path / "_generated" / "losses.md").read_text("utf-8")
+    assert re.search(rf"^\| {ENSEMBLE} \| [1-9]\d* \|", page, re.MULTILINE)
 
 
 def test_a_fit_that_fails_is_named_and_tried_again(small, folder, tmp_path, monkeypatch):
