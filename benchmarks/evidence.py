@@ -61,8 +61,8 @@ page of the results from the lines.
 
 What a fit costs is judged by ``BASELINE``, a commit of the package. Its records are made on the same machine, in a
 checkout of it, by ``python -m benchmarks.evidence --parts full --models MultiTaskEnsemble --seeds 0 --output FOLDER``,
-and kept as ``docs/evidence/before/baseline.jsonl``. On another core, the same call runs in this checkout, with nothing
-else beside, and its records take the place of those of draw 0.
+and kept as ``docs/evidence/before/baseline.jsonl``. At the same time the same call runs in this checkout, on another
+core, with nothing else on the machine; its records replace those of draw 0.
 """
 
 from __future__ import annotations

@@ -81,15 +81,17 @@ mean (of `IndependentTasks`, tuned LightGBM, its bag of five, and CatBoost; chos
 the ensemble). It is paired over the draws, with its standard error, and bold where its 95 % interval by Student's t
 leaves 0 out: 2.8 errors with five draws, 3.2 with four, 4.3 with three, 12.7 with two. One draw has no error. Means and
 differences are over the draws that the compared models have. Draws share rows, so errors are too small. Three draws of
-AutoGluon, and of all models at all labels, were read before two more were added, as was one fold of oes10 and osales.
+AutoGluon at 150, 500 and all labels, and at all labels of the models of all tasks and of the ensemble with each task
+alone, were read before two more were added, as was one fold of oes10 and osales.
 """
 PEERS_NOTE = """
 Peers learn the target alone, in an environment of their own, on one core: `benchmarks/peers` says how they are made and
 set. AutoGluon 1.6 (best_quality, boosters and networks) has the CPU seconds that the ensemble took in the same draw for
-all targets, and in one draw four times as many. Its usual budget is larger still: an hour. Peers are not told the
-groups of rows, families in rand_hie and days in flights: AutoGluon's folds by groups fail where one of them has labels
-of one class only. Beside them is the same ensemble with each task alone: what it lacks comes from learning together,
-what it has from mixing models. Scores are means over the draws of all three; each difference is over those of its two.
+all targets, and in one draw four times as many. At all labels, draw 0 has those of an earlier run of the ensemble, up
+to a seventh more. Its usual budget is larger still: an hour. Peers are not told the groups of rows, families in
+rand_hie and days in flights: AutoGluon's folds by groups fail where one of them has labels of one class only. Beside
+them is the same ensemble with each task alone: what it lacks comes from learning together, what it has from mixing
+models. Scores are means over the draws of all three; each difference is over those of its two.
 """
 REFERENCE_NOTE = """
 `IndependentTasks`, untuned, beside models that one writes in a line: mean differences over the sets, each of the mean
@@ -369,7 +371,7 @@ def chance_note(comparisons: Sequence[Comparison]) -> str:
     judged = [each for each in comparisons if each.p_value is not None]
     beyond = sum((each.p_value or 0.0) < LEVEL for each in judged)
     return (
-        f"{len(judged)} differences of the page to the best single-task model have an error, and {beyond} are beyond "
+        f"{len(judged)} differences of the evidence to the best single-task model have an error, and {beyond} are beyond "
         f"chance one by one; if all were level, about {LEVEL * len(judged):.0f} would be. For all of them at once, by "
         f"Holm's method, it is {len(holm(judged))}. One by one, the ensemble is behind in "
         f"{_named([each for each in judged if each.is_behind], len(judged))}.\n"
@@ -681,7 +683,7 @@ def draw_labels(comparisons: Sequence[Comparison], path: Path) -> None:
     for ax in axes[len(panels) :]:
         ax.remove()
     figure.supxlabel(
-        "labels of the target, all labels of the others (in brackets: draws; of AutoGluon the first three)\n"
+        "labels of the target, all labels of the others (in brackets: draws)\n"
         "solid: learns all targets; dashed: one; dotted: one, in another library",
         fontsize=9,
     )

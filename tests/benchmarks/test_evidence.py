@@ -469,7 +469,10 @@ def test_goals_are_judged_by_what_the_records_say():
     full = made(
         "full", "AUC", {ENSEMBLE: [0.8, 0.81], AUTOGLUON: [0.8, 0.82], DISTILLED: [0.798, 0.81]}, slopes={"t": 0.8}
     )
-    frame = evidence_report.flatten([*few, *full])
+    for record in full:
+        record["ms_of_1"] += 8.0 * record["seed"]  # the baseline has draw 0 alone
+    fewest = made("labels", "AUC", {ENSEMBLE: [0.9], AUTOGLUON: [0.1]}, target="t", amount=50)
+    frame = evidence_report.flatten([*few, *fewest, *full])
     curve = evidence_report.curve_of(frame)
     beside = {
         title: evidence_report.compare(curve, evidence_report.OF_TARGET, rivals)
