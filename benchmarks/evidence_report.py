@@ -372,8 +372,8 @@ def chance_note(comparisons: Sequence[Comparison]) -> str:
     beyond = sum((each.p_value or 0.0) < LEVEL for each in judged)
     return (
         f"{len(judged)} differences of the evidence to the best single-task model have an error, and {beyond} are "
-        f"beyond chance one by one; if all were level, about {LEVEL * len(judged):.0f} would be. For all of them at once, by "
-        f"Holm's method, it is {len(holm(judged))}. One by one, the ensemble is behind in "
+        f"beyond chance one by one; if all were level, about {LEVEL * len(judged):.0f} would be. For all of them at "
+        f"once, by Holm's method, it is {len(holm(judged))}. One by one, the ensemble is behind in "
         f"{_named([each for each in judged if each.is_behind], len(judged))}.\n"
     )
 
