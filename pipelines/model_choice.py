@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import tabmtl.sessions
 from tabmtl.pipelines.terminal import near, pairs
 
 #: Parameters that other options of the command line rule.
@@ -28,17 +29,22 @@ class ModelChoice:
 
     Parameters
     ----------
-    model : str
-        Estimator of tabmtl, or of tabmtl.sessions for clicks, such as MMoE or M2TRec; tabmtl compare finds the best.
+    model : str, optional
+        Estimator, such as MMoE, or M2TRec for clicks; default train mixes IndependentTasks and SharedTrees, and
+        sweep and train --shards take SharedTrees.
     set : list of str
         NAME=VALUE: a parameter of the model, in JSON or text, such as num_leaves=15; may be repeated.
     seed : int
         Random seed of the model and of the search.
     """
 
-    model: str = "SharedTrees"
+    model: str | None = None
     set: list[str] = field(default_factory=list)
     seed: int = 0
+
+    def named(self, default: str) -> ModelChoice:
+        """Return the choice with this model where none is named."""
+        return replace(self, model=self.model or default)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -55,21 +61,22 @@ class ModelChoice:
         return found
 
 
-def find_class(name: str) -> type:
-    """Find the class of an estimator by its name.
+def find_class(name: str | None) -> type:
+    """Find the class of an estimator by its name; without one, that of the first model.
 
     Raises
     ------
     ValueError
         If there is none; the message names those that are near, or all.
     """
-    import tabmtl.sessions
     from tabmtl.estimators.tables import MultiTaskEstimator
     from tabmtl.sessions.recommender import Recommender
 
     public = {word: getattr(package, word) for package in (tabmtl, tabmtl.sessions) for word in package.__all__}
     bases = MultiTaskEstimator, Recommender
     known = {word: cls for word, cls in public.items() if isinstance(cls, type) and issubclass(cls, bases)}
+    if name is None:
+        return tabmtl.MultiTaskEnsemble
     if name not in known:
         plain = [word for word in known if not word.endswith(("Classifier", "Regressor"))]
         raise ValueError(f"there is no model {name!r}: {near(name, plain)}")
@@ -77,7 +84,7 @@ def find_class(name: str) -> type:
 
 
 def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
-    """Make the chosen estimator, not fitted.
+    """Make the chosen estimator, not fitted; without a name, the first model: each task alone and all together, mixed.
 
     Parameters
     ----------
@@ -100,13 +107,15 @@ def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
     for name in params:
         if name in known and name in _OBJECTS:
             raise ValueError(
-                f"--set {name}: it is code or a model, which is given in Python, {choice.model}({name}=...)"
+                f"--set {name}: it is code or a model, which is given in Python, {cls.__name__}({name}=...)"
             )
         if name not in settable:
-            raise ValueError(f"{choice.model} has no parameter {name!r} to set: {near(name, settable)}")
+            raise ValueError(f"{cls.__name__} has no parameter {name!r} to set: {near(name, settable)}")
     if not 0 <= choice.seed < 2**31:
         raise ValueError(f"--seed must be a whole number from 0 to 2147483647, got {choice.seed}")
-    given = {"random_state": choice.seed, **facts}
+    given: dict[str, Any] = {"random_state": choice.seed, **facts}
+    if choice.model is None:
+        given["models"] = {"alone": tabmtl.IndependentTasks(), "together": tabmtl.SharedTrees()}
     estimator = cls(**{name: value for name, value in given.items() if name in known} | params)
     estimator.check_params()
     check_jobs("n_jobs", params.get("n_jobs"))

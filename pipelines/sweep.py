@@ -170,7 +170,7 @@ def sweep(
     """
     if output is not None:
         check_output(output)
-    opened = partial(open_rows, source, clicks)
+    opened, choice = partial(open_rows, source, clicks), choice.named("SharedTrees")
     rows, estimator = prepare(opened, choice)
     goal = _make_goal(rows, estimator, choice, search)
     name = search.study or f"{rows.name}-{choice.model}-{search.objective}"

@@ -61,11 +61,11 @@ def train(
 ) -> Any:
     """Fit one model, score it, and log and register it.
 
-    Begin with tabmtl compare, and train the model that is ahead: SharedTrees for a first model, MultiTaskEnsemble where
-    minutes do not matter. It learns from train rows, stops on validation rows, and is scored on test rows once. A model
-    that chooses by folds of its own, such as MultiTaskEnsemble, learns the validation rows too. MLflow logs parameters,
-    epochs, scores, plots and the model, if it is installed. Processes that torchrun starts share --shards; the first
-    one logs and saves.
+    Begin with tabmtl compare, and train the model that is ahead. Without --model, folds mix IndependentTasks and
+    SharedTrees for each target. A model learns from train rows, stops on validation rows, and is scored on test rows
+    once. A model that chooses by folds of its own, such as MultiTaskEnsemble, learns the validation rows too. MLflow
+    logs parameters, epochs, scores, plots and the model, if it is installed. Processes that torchrun starts share
+    --shards; the first one logs and saves.
 
     Parameters
     ----------
@@ -97,8 +97,8 @@ def train(
     _check_source(source)
     with _group(source, checkpoint) as group:
         if continue_ is None:
-            opened: Callable[..., Rows | ShardRows] = open_shards if source.shards else open_rows
-            rows, estimator = prepare(partial(opened, source, clicks), choice)
+            opened: Any = partial(open_shards if source.shards else open_rows, source, clicks)
+            rows, estimator = prepare(opened, choice.named("SharedTrees") if source.shards else choice)
         else:
             _check_continued(source, clicks, choice, tracking, baseline, output, checkpoint)
             rows, estimator = _continued(continue_, source, clicks, choice, tracking)
@@ -200,7 +200,7 @@ def _check_baseline(baseline: bool, rows: Rows | ShardRows, choice: ModelChoice)
         return
     if isinstance(rows, ClickRows):
         raise ValueError("--baseline learns each task of a table alone; fit another recommender on the same clicks")
-    if choice.model.startswith("IndependentTasks"):
+    if (choice.model or "").startswith("IndependentTasks"):
         raise ValueError("--baseline fits IndependentTasks, but --model is IndependentTasks already: leave it out")
     if rows.judged is None:
         raise ValueError("--baseline is compared on rows that no fit has seen: name files by --test-shards")

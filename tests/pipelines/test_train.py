@@ -95,6 +95,15 @@ def test_without_mlflow_nothing_is_left(table, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_a_name_a_model_mixes_each_task_alone_and_all_together(rodents):
+    source = TrainSource(data=str(rodents), split_column="split", target=["weight=regression"])
+    choice = ModelChoice(set=["n_folds=2"], seed=3)
+    model = train(source, ClickColumns(), choice, Tracking(no_mlflow=True))
+    tried = {name: type(each).__name__ for name, each in model.models.items()}
+    assert tried == {"alone": "IndependentTasks", "together": "SharedTrees"}
+    assert (model.random_state, model.n_folds) == (3, 2)
+
+
 def test_the_function_is_called_from_python_too(rodents):
     source = TrainSource(data=str(rodents), split_column="split", target=["weight=regression"])
     choice = ModelChoice(model="RMTGB", set=["n_estimators_task=5", "n_estimators_shared=5"], seed=3)
