@@ -119,12 +119,12 @@ FIT_ROWS, TEST_ROWS, UNLABELLED = {"labels": 2_000, "full": 3_000, "missing": 2_
 #: Draws, or folds, of a model in each part: by its name, or else by its kind.
 DRAWS: dict[str, dict[str, range]] = {
     "labels": {
-        **dict.fromkeys(("joint", "single", "plain", "alone", AUTOGLUON), range(5)),
+        **dict.fromkeys(("joint", "single", "plain", "alone", "transfer", AUTOGLUON), range(5)),
         **dict.fromkeys((REALMLP, TABM), range(3)),
         FOURFOLD: range(2, 3),
     },
     "full": {
-        **dict.fromkeys(("joint", "single", "plain", "alone", AUTOGLUON), range(5)),
+        **dict.fromkeys(("joint", "single", "plain", "alone", "transfer", AUTOGLUON), range(5)),
         **dict.fromkeys((DISTILLED, REALMLP, TABM), range(1)),
         FOURFOLD: range(2, 3),
     },

@@ -16,6 +16,7 @@ from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import r2_score, roc_auc_score
+from sklearn.model_selection import GroupKFold, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
@@ -49,6 +50,8 @@ MULAN = {"edm": 2, "enb": 2, "jura": 3, "slump": 3, "wq": 14, "oes10": 16, "osal
 FEW = {"binary": 500, "regression": 300}
 #: Models of a bag.
 N_BAGGED = 5
+#: Folds whose models answer the rows that they have not learned.
+N_TRANSFERRED = 5
 #: Seeds of one bag are apart by this, so that no two bags share any.
 SEED_STEP = 1_000
 #: Trees without a better score of the rows set aside that end CatBoost, which stops nowhere by itself.
@@ -188,6 +191,56 @@ class Plain:
     def _frame(self, X: pl.DataFrame) -> Any:
         codes = [pl.col(name).cast(pl.Enum(levels), strict=False) for name, levels in self._levels.items()]
         return X.with_columns(codes).to_pandas()
+
+
+class Transfer:
+    """A model for each task that reads answers to the other tasks beside the features: the simplest way to share.
+
+    Helpers answer rows that they have not learned: those of the other folds to fit, and the mean of all to new rows.
+    """
+
+    def __init__(
+        self, make: Callable[..., Any], help_by: Callable[..., Any], *, tasks: dict[str, Any], random_state: int
+    ) -> None:
+        self._tasks, self._seed, self._help_by = tasks, random_state, help_by
+        self._models = {task: make(tasks={task: kind}, random_state=random_state) for task, kind in tasks.items()}
+
+    def fit(self, X: pl.DataFrame, y: pl.DataFrame, groups: np.ndarray | None) -> None:
+        """Fit the helpers by folds, of whole groups, and then a model of each task to its labelled rows."""
+        by = KFold if groups is None else GroupKFold
+        folds = by(N_TRANSFERRED, shuffle=True, random_state=self._seed).split(X, groups=groups)
+        self._helpers: list[dict[str, Any]] = []
+        answers = np.zeros((len(X), len(self._tasks)))
+        for kept, held_out in folds:
+            self._helpers.append({task: self._help(task, X[kept], y[kept]) for task in self._tasks})
+            for t, helper in enumerate(self._helpers[-1].values()):
+                answers[held_out, t] = helper(X[held_out])
+        for task, model in self._models.items():
+            labelled = y[task].is_not_null()
+            own = None if groups is None else groups[labelled.to_numpy()]
+            wide = self._widen(task, X, answers).filter(labelled)
+            model.fit(wide, y.select(task).filter(labelled), groups=own)
+
+    def answer_tasks(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
+        """Return values, or probabilities of the second class (n,), of every task."""
+        answers = np.mean([np.column_stack([ask(X) for ask in own.values()]) for own in self._helpers], axis=0)
+        return {task: answers_of(model, self._widen(task, X, answers))[task] for task, model in self._models.items()}
+
+    def _help(self, task: str, X: pl.DataFrame, y: pl.DataFrame) -> Callable[[pl.DataFrame], np.ndarray]:
+        """Fit a helper, and return what answers; the mean where all labels are one."""
+        labelled = y[task].is_not_null()
+        labels = y.select(task).filter(labelled)
+        if labels[task].n_unique() < 2:
+            mean = float(labels[task].cast(pl.Float64).mean() or 0.0)
+            return lambda rows: np.full(len(rows), mean)
+        helper = self._help_by(tasks={task: self._tasks[task]}, random_state=self._seed)
+        helper.fit(X.filter(labelled), labels, None)
+        return lambda rows: helper.answer_tasks(rows)[task]
+
+    def _widen(self, task: str, X: pl.DataFrame, answers: np.ndarray) -> pl.DataFrame:
+        """Add the answers to the other tasks as columns."""
+        others = {f"answer to {name}": answers[:, t] for t, name in enumerate(self._tasks) if name != task}
+        return X.hstack(pl.DataFrame(others))
 
 
 class Scikit:
