@@ -20,7 +20,7 @@ ENSEMBLE, EACH_ALONE = "MultiTaskEnsemble", "MultiTaskEnsemble, each task alone"
 DISTILLED = "MultiTaskEnsemble, distilled"
 REFERENCE, LIGHTGBM, BAG, CATBOOST = "IndependentTasks", "LightGBM tuned", "LightGBM tuned, bag", "CatBoost"
 AUTOGLUON, FOURFOLD = "AutoGluon", "AutoGluon, four times the CPU"
-REALMLP, TABM = "RealMLP_TD", "TabM_D"
+REALMLP, REALMLP_BY_LOSS, TABM = "RealMLP_TD", "RealMLP_TD, stopped by cross-entropy", "TabM_D"
 TRANSFER = "LightGBM tuned, with answers to the others"
 TWIN, TREES, TREE_BAG = "single-task twin", "SharedTrees", "SharedTrees, bag"
 #: Commits of the package: the first of the new ensemble, and the first whose trees learn numbers without noise.
@@ -54,6 +54,9 @@ class Model:
         CPU seconds that it is given, by those of the ensemble in the same setting; 0 for a model that takes its own.
     first : str
         The first commit of the package that gives its answers; records of older ones do not count.
+    tuned_on : int
+        How many of the first draws, or folds, have test rows by which something of it was chosen. They do not judge it:
+        ``docs/lab.md`` says what they chose.
     """
 
     kind: Kind
@@ -61,9 +64,12 @@ class Model:
     seconds: float | None = None
     times: float = 0.0
     first: str = OF_ENSEMBLE
+    tuned_on: int = 0
 
 
 _SMALL = partial(Model, first=OF_SMALL_LEAVES)
+#: Draw 0, and the first fold, chose the guard, the mixing rule and the candidates, and leaves without noise.
+_MIXED = partial(_SMALL, tuned_on=1)
 _LIGHTGBM = partial(IndependentTasks, families=("lightgbm",), tune="all")
 #: The better of the two plain LightGBMs, by the table of the reference.
 _SMALL_TREES = partial(Plain, n_estimators=60, num_leaves=7, learning_rate=0.05)
@@ -77,16 +83,17 @@ MODELS: dict[str, Model] = {
     "linear": Model(kind="plain", make=partial(Scikit, LogisticRegression(max_iter=1_000), Ridge()), seconds=0.5),
     "ExtraTrees": Model(kind="plain", make=partial(Scikit, ExtraTreesClassifier(), ExtraTreesRegressor()), seconds=1.0),
     LIGHTGBM: _SMALL(kind="single", make=_LIGHTGBM),
-    REFERENCE: _SMALL(kind="single", make=IndependentTasks),
+    REFERENCE: _SMALL(kind="single", make=IndependentTasks, tuned_on=3),
     TRANSFER: _SMALL(kind="transfer", make=partial(Transfer, _LIGHTGBM, _SMALL_TREES), seconds=5.0),
     BAG: _SMALL(kind="single", make=partial(Bag, _LIGHTGBM)),
     CATBOOST: Model(kind="single", make=CatBoost),
-    TREES: _SMALL(kind="joint", make=SharedTrees),
+    TREES: _SMALL(kind="joint", make=SharedTrees, tuned_on=2),
     "SharedBottom, 4 members": Model(kind="joint", make=partial(SharedBottom, n_members=4)),
-    ENSEMBLE: _SMALL(kind="joint", make=MultiTaskEnsemble, seconds=50.0),
-    EACH_ALONE: _SMALL(kind="alone", make=MultiTaskEnsemble, seconds=8.0),
-    DISTILLED: _SMALL(kind="distilled", make=partial(Distilled, MultiTaskEnsemble), seconds=100.0),
+    ENSEMBLE: _MIXED(kind="joint", make=MultiTaskEnsemble, seconds=50.0),
+    EACH_ALONE: _MIXED(kind="alone", make=MultiTaskEnsemble, seconds=8.0),
+    DISTILLED: _MIXED(kind="distilled", make=partial(Distilled, MultiTaskEnsemble), seconds=100.0),
     REALMLP: Model(kind="peer", make=RealMLP, seconds=20.0),
+    REALMLP_BY_LOSS: Model(kind="peer", make=partial(RealMLP, stop="cross_entropy"), seconds=20.0),
     TABM: Model(kind="peer", make=TabM, seconds=20.0),
     AUTOGLUON: Model(kind="peer", make=AutoGluon, seconds=50.0, times=1.0),
     FOURFOLD: Model(kind="peer", make=AutoGluon, seconds=200.0, times=4.0),
@@ -102,5 +109,5 @@ def of_kind(*kinds: Kind) -> tuple[str, ...]:
     return tuple(name for name, model in MODELS.items() if model.kind in kinds)
 
 
-#: What the ensemble is compared with, the best of it in hindsight, and what the reference is compared with.
-SINGLE, RIVALS = of_kind("single"), (*of_kind("plain"), CATBOOST)
+#: Single-task models with all draws, the best of which the ensemble is compared with, and rivals of the reference.
+SINGLE, RIVALS = (*of_kind("single", "plain", "alone"), AUTOGLUON), (*of_kind("plain"), CATBOOST)
