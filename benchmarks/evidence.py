@@ -1,12 +1,13 @@
 """When learning together pays, beside what one would pick instead: from 50 labels of one target to all labels of all.
 
 Run it by ``python -m benchmarks.evidence``; ``--help`` lists the options. :mod:`benchmarks.evidence_models` names the
-models, their settings, and how many draws had test rows by which something of a model was chosen. Those do not judge it:
-the ensemble is judged by draws 1 to 4, and the reference by 3 and 4. Single-task models are `IndependentTasks`, tuned LightGBM (of four
-configurations the best on validation rows; of few labels, a size chosen by folds), a bag of five of these, and
-CatBoost. Peers are AutoGluon, within the CPU seconds that the ensemble took in the same setting, and networks of
-pytabkit. :mod:`benchmarks.peers.outside` says which environments the peers need; without one, its models are left out,
-and count as missing. Models that need validation rows set them aside by themselves.
+models and their settings, and says by how many draws something of a model was chosen: the other draws judge it.
+Single-task models are `IndependentTasks`, tuned LightGBM (of four configurations the best on validation rows; of few
+labels, a size chosen by folds), a bag of five of these, and CatBoost. The trivial transfer is tuned LightGBM that reads
+answers to the other targets, out of fold, beside the features. Peers are AutoGluon, within the CPU seconds that the
+ensemble took in the same setting, and networks of pytabkit. :mod:`benchmarks.peers.outside` says which environments the
+peers need; without one, its models are left out, and count as missing. Models that need validation rows set them aside
+by themselves.
 
 The parts:
 
@@ -85,6 +86,7 @@ import polars as pl
 from sklearn.model_selection import KFold, train_test_split
 
 from benchmarks import evidence_report
+from benchmarks.evidence_compare import flatten
 from benchmarks.evidence_models import (
     AS_NOW,
     AUTOGLUON,
@@ -610,7 +612,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{len(missing)} of {len(cells)} fits are missing: about {hours:.1f} CPU hours", flush=True)
     here = {model for model in dict.fromkeys(cell.model for cell in missing) if is_here(model)}
     failed = work([cell for cell in missing if cell.model in here], args, older)
-    frame = evidence_report.flatten(read(args.output))
+    frame = flatten(read(args.output))
     if "sharing" in args.parts:
         evidence_report.print_paired(frame.filter(pl.col("part") == "sharing", pl.col("set").is_in(args.sets)), SHARING)
     if "reference" in args.parts:

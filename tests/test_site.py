@@ -18,8 +18,8 @@ from test_docs import PAGES, ROOT, module_names, python_blocks
 from visit_site import Visit
 
 import tabmtl
+from benchmarks.evidence_compare import flatten
 from benchmarks.evidence_models import CATBOOST, ENSEMBLE, LIGHTGBM
-from benchmarks.evidence_report import flatten
 
 GALLERY = ROOT / "docs" / "gallery"
 #: A link that is no address of the web; the target may have a title.
@@ -215,7 +215,7 @@ def test_lost_cases_are_those_beyond_chance():
         record(model, seed, score + shift, target)
         for target, shift in (("a", 0.0), ("b", 0.01))
         for model, pair in scores.items()
-        for seed, score in enumerate(pair)
+        for seed, score in enumerate(pair, start=2)
     ]
     page = losses.page(flatten(records))
     lost = [line for line in page.split("lost\n")[1].splitlines() if line.startswith("| portal")]

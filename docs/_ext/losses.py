@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from benchmarks import evidence
+from benchmarks.evidence_compare import OF_TARGET, Comparison, compare, flatten, of_models
 from benchmarks.evidence_models import SINGLE, of_kind
-from benchmarks.evidence_report import Comparison, compare, flatten, of_models, table
+from benchmarks.evidence_report import table
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 RECORDS, FILE = Path("evidence"), Path("_generated/losses.md")
 #: What is compared on its own in each part: a target at a number of labels, or the mean of a set.
-SETTINGS = {"labels": ("set", "task", "metric", "amount"), "full": ("set",)}
+SETTINGS = {"labels": OF_TARGET, "full": ("set",)}
 
 
 def comparisons_of(frame: pl.DataFrame, model: str) -> list[Comparison]:

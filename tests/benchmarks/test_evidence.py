@@ -19,6 +19,7 @@ from scipy.stats import ttest_rel
 
 from benchmarks import evidence, evidence_report
 from benchmarks.evidence import Cell
+from benchmarks.evidence_compare import OF_TARGET, Comparison, compare, curve_of, flatten, holm
 from benchmarks.evidence_models import (
     AS_NOW,
     AUTOGLUON,
@@ -33,10 +34,13 @@ from benchmarks.evidence_models import (
     LINE,
     MODELS,
     REALMLP,
+    REALMLP_BY_LOSS,
     REFERENCE,
     RIVALS,
+    TRANSFER,
     TREES,
 )
+from benchmarks.problems import N_TRANSFERRED, Transfer
 from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedTrees
 from tabmtl.pipelines import datasets
 
@@ -124,9 +128,12 @@ def test_the_first_draw_of_what_the_goals_are_about_comes_first():
         150: 5 * 14 + 2,
         500: 5 * 14,
     }.items():  # oes10 has one draw, and 150 labels at most
-        assert {count(model, part="labels", amount=labels) for model in (ENSEMBLE, EACH_ALONE, *RIVALS)} == {n}
+        assert {count(model, part="labels", amount=labels) for model in (ENSEMBLE, EACH_ALONE, TRANSFER, *RIVALS)} == {
+            n
+        }
         assert count(AUTOGLUON, part="labels", amount=labels) == 5 * 7
         assert count(REALMLP, part="labels", amount=labels) == 3 * 7 * (labels != 50)
+        assert count(REALMLP_BY_LOSS, part="labels", amount=labels) == 3 * 5 * (labels != 50)  # of five sets' classes
     assert [count(m, part="full") for m in (ENSEMBLE, REFERENCE, AUTOGLUON, DISTILLED)] == [35, 35, 35, 6]
     assert [count(m) for m in (FOURFOLD, LINE)] == [21, 10]
     assert [count(m, part="mulan") for m in (ENSEMBLE, CATBOOST, BAG, "ExtraTrees")] == [26, 26, 22, 0]
@@ -265,13 +272,14 @@ def test_a_call_runs_what_is_missing_and_the_report_holds_it(small, folder, tmp_
     evidence.main([*common, "--report"])
     page = (output / "README.md").read_text()
     assert (output / "labels.png").read_bytes().startswith(b"\x89PNG")
-    own = [r for r in records if (r["target"], r["amount"], r["model"]) == ("male", 40, ENSEMBLE)]
+    own = [r for r in records if (r["target"], r["amount"], r["model"]) == ("male", 40, ENSEMBLE) and r["seed"] > 0]
     mean = np.mean([record["scores"]["AUC"]["male"] for record in own])
-    row = next(line for line in page.splitlines() if line.startswith("| portal | male | AUC | 40 | 5 |"))
+    row = next(line for line in page.splitlines() if line.startswith("| portal | male | AUC | 40 | 1 to 4 |"))
     assert f"{mean:.4f}" in row
     assert "Not complete" not in page
     text = readme.read_text()
-    assert re.search(r"\| all \| AUC [+]0.000 \(1\); ahead 0, behind 0 \|", text)
+    assert re.search(r"\| all \| AUC [+]0.000 \(1\); 0 of 1 sets, p 1.000; 1 of 1 within .01 \|", text)
+    assert "draw 0 the guard" in page
     assert "an earlier table" not in text
     assert text.endswith("<!-- /evidence -->\nafter\n")
 
@@ -379,35 +387,70 @@ def test_an_estimate_is_that_of_the_fits_most_like_it():
         assert evidence.estimate(cell, [], records) == seconds
 
 
-def made(part: str, metric: str, scores: dict[str, list[float]], **facts: Any) -> list[dict[str, Any]]:
-    """Records of one setting: per model a score for every seed."""
+def made(
+    part: str, metric: str, scores: dict[str, list[float]], *, first: int = 0, **facts: Any
+) -> list[dict[str, Any]]:
+    """Records of one setting: per model a score for every seed from the first on."""
     times = {"seconds": 1.0, "ms_of_1": 1.0, "ms_of_1000": 1.0}
     common = {"part": part, "set": "star", "target": None, "amount": None, "code": "abc", **times, **facts}
     return [
         {**common, "seed": seed, "model": model, "scores": {metric: {"t": value}}}
         for model, values in scores.items()
-        for seed, value in enumerate(values)
+        for seed, value in enumerate(values, start=first)
     ]
 
 
 def test_the_ensemble_is_compared_with_the_best_single_task_model():
     scores = {LIGHTGBM: [0.5, 0.6, 0.7], BAG: [0.6, 0.6, 0.6], CATBOOST: [0.1] * 3, ENSEMBLE: [0.6, 0.7, 0.9]}
     scores[BAG] = [0.6, 0.6, 0.63]
-    (found,) = evidence_report.compare(evidence_report.flatten(made("full", "R²", scores)), ("set",))
+    (found,) = compare(flatten(made("full", "R²", scores, first=1)), ("set",))
     gains = np.array(scores[ENSEMBLE]) - scores[BAG]
     assert found.rival == BAG
     assert found.gain == pytest.approx(gains.mean())
     assert found.error == pytest.approx(gains.std(ddof=1) / math.sqrt(3))
     assert found.p_value == pytest.approx(ttest_rel(scores[ENSEMBLE], scores[BAG]).pvalue)
     assert not found.is_ahead
-    (against,) = evidence_report.compare(evidence_report.flatten(made("full", "R²", scores)), ("set",), (LIGHTGBM,))
+    (against,) = compare(flatten(made("full", "R²", scores, first=1)), ("set",), (LIGHTGBM,))
     assert against.gain == pytest.approx(4 * (against.error or 0))
     assert not against.is_ahead  # three draws take 4.3 errors
     assert against.difference.startswith("+0.1333 ± ")
     scores[ENSEMBLE][2] = 0.85
-    (against,) = evidence_report.compare(evidence_report.flatten(made("full", "R²", scores)), ("set",), (LIGHTGBM,))
+    (against,) = compare(flatten(made("full", "R²", scores, first=1)), ("set",), (LIGHTGBM,))
     assert against.is_ahead
     assert against.difference.startswith("**+0.1167** ± ")
+
+
+def test_draws_that_chose_something_of_a_model_do_not_judge_it():
+    scores = {ENSEMBLE: [0.9, 0.5, 0.6], REFERENCE: [0.5, 0.5, 0.5, 0.5, 0.6], CATBOOST: [0.5, 0.5, 0.5, 0.7, 0.9]}
+    frame = flatten(made("full", "R²", scores))
+    (found,) = compare(frame, ("set",), (CATBOOST,))
+    assert found.draws == (1, 2)
+    assert found.gain == pytest.approx(0.05)
+    (of_reference,) = compare(frame, ("set",), (CATBOOST,), model=REFERENCE)
+    assert of_reference.draws == (3, 4)
+    assert of_reference.gain == pytest.approx(-0.25)
+    (only,) = compare(frame.filter(seed=0), ("set",), (CATBOOST,))
+    assert (only.draws, only.gain, only.error, only.low) == ((0,), pytest.approx(0.4), None, -math.inf)
+    (two,) = compare(frame.filter(pl.col("seed") < 2), ("set",), (CATBOOST,), model=REFERENCE)
+    assert (two.draws, two.error) == ((0, 1), None)  # both chose how it mixes
+
+
+def test_a_model_of_some_targets_is_not_compared_by_their_mean():
+    records = made("full", "AUC", {ENSEMBLE: [0.7, 0.7], CATBOOST: [0.6, 0.6], EACH_ALONE: [0.9, 0.9]}, first=1)
+    for record in records:
+        if record["model"] != EACH_ALONE:
+            record["scores"]["AUC"]["other"] = 0.5
+    (found,) = compare(flatten(records), ("set",))
+    assert found.rival == CATBOOST
+    assert found.gain == pytest.approx(0.05)
+
+
+def test_all_single_task_models_are_rivals():
+    rivals = (LIGHTGBM, "LightGBM", "60 x 7", "linear", "ExtraTrees", EACH_ALONE, AUTOGLUON)
+    for best in rivals:
+        scores = {ENSEMBLE: [0.7, 0.7], **{name: [0.5, 0.5] for name in rivals}, best: [0.6, 0.6]}
+        (found,) = compare(flatten(made("full", "R²", scores, first=1)), ("set",))
+        assert found.rival == best
 
 
 def test_the_page_and_the_readme_are_what_the_stored_records_say(tmp_path, monkeypatch):
@@ -430,7 +473,7 @@ def test_without_records_there_is_nothing_to_report(tmp_path):
 
 def test_differences_of_a_table_are_paired_and_judged_by_the_t_quantile(capsys):
     scores = {LIGHTGBM: [0.6, 0.61, 0.62], TREES: [0.5, 0.51, 0.53], CATBOOST: [0.5, 0.4, 0.6]}
-    frame = evidence_report.flatten(made("sharing", "AUC", scores, target="t"))
+    frame = flatten(made("sharing", "AUC", scores, target="t"))
     evidence_report.print_paired(frame, evidence.SHARING)
     out = capsys.readouterr().out
     difference = np.array(scores[TREES]) - scores[LIGHTGBM]
@@ -452,69 +495,137 @@ def test_the_reference_is_judged_by_all_pairs_and_by_the_best_rival(small, folde
     change(monkeypatch, Constant, *MODELS)
     evidence.main(["--parts", "reference", "--folder", str(folder), "--output", str(tmp_path)])
     assert {record["model"] for record in evidence.read(tmp_path)} == {REFERENCE, *RIVALS}
-    assert "| reference: nowhere behind its rivals (Holm) | 0 of 15" in capsys.readouterr().out
-    scores = {
-        REFERENCE: [0.5, 0.51, 0.52],
-        **{name: [0.4, 0.42, 0.41] for name in RIVALS},
-        CATBOOST: [0.6, 0.611, 0.62],
-    }
-    curve = evidence_report.flatten(made("labels", "AUC", scores, target="t", amount=50))
-    never, deficit = evidence_report.reference_goals(curve)
-    assert never[1:] == ("1 of 5: star 50; one by one 1; mean below 0 in 1 of 5, lowest -0.100 (star 50)", False)
-    assert deficit[1:] == ("0.1003 behind (1 cases)", False)
+    assert "| reference: over the sets, behind no rival by more than 0.01 (one-sided 95 %) | 0 of 15" in (
+        capsys.readouterr().out
+    )  # one set has no error over sets
+    scores = {REFERENCE: [0.9] * 3 + [0.51, 0.53], **{name: [0.41, 0.42] for name in RIVALS}, CATBOOST: [0.61, 0.62]}
+    records = []
+    for name, shift in (("star", 0.0), ("wq", 0.01), ("rand_hie", 0.02)):
+        for model, values in scores.items():
+            own = [value + shift if model == REFERENCE else value for value in values]
+            first = 0 if model == REFERENCE else 3
+            records += made("labels", "AUC", {model: own}, first=first, target="t", amount=50, set=name)
+    never, deficit = evidence_report.reference_goals(curve_of(flatten(records)))
+    found = "behind beyond chance, one by one, 1 of 5: CatBoost 50; mean below 0 in 1, lowest -0.0850 (CatBoost 50)"
+    assert never[1:] == (f"4 of 5 within; {found}", False)
+    assert deficit[1:] == ("-0.0850 (-0.0850 ± 0.0058 at 50 labels)", False)
 
 
 def test_goals_are_judged_by_what_the_records_say():
-    few = made("labels", "AUC", {ENSEMBLE: [0.7, 0.71, 0.72], AUTOGLUON: [0.6, 0.61, 0.63]}, target="t", amount=150)
-    full = made(
-        "full", "AUC", {ENSEMBLE: [0.8, 0.81], AUTOGLUON: [0.8, 0.82], DISTILLED: [0.798, 0.81]}, slopes={"t": 0.8}
+    few = made(
+        "labels", "AUC", {ENSEMBLE: [0.7, 0.71, 0.72], AUTOGLUON: [0.6, 0.61, 0.63]}, first=1, target="t", amount=150
     )
+    scores = {ENSEMBLE: [0.5, 0.8, 0.81], AUTOGLUON: [0.9, 0.8, 0.82], DISTILLED: [0.498]}
+    full = made("full", "AUC", scores, slopes={"t": 0.8})
     for record in full:
         record["ms_of_1"] += 8.0 * record["seed"]  # the baseline has draw 0 alone
     fewest = made("labels", "AUC", {ENSEMBLE: [0.9], AUTOGLUON: [0.1]}, target="t", amount=50)
-    frame = evidence_report.flatten([*few, *fewest, *full])
-    curve = evidence_report.curve_of(frame)
-    beside = {
-        title: evidence_report.compare(curve, evidence_report.OF_TARGET, rivals)
-        for title, rivals in evidence_report.BESIDE.items()
-    }
-    before = evidence_report.flatten(made("full", "AUC", {ENSEMBLE: [0.8]}, seconds=2.0, ms_of_1000=2.0))
+    frame = flatten([*few, *fewest, *full])
+    curve = curve_of(frame)
+    beside = {title: compare(curve, OF_TARGET, rivals) for title, rivals in evidence_report.BESIDE.items()}
+    before = flatten(made("full", "AUC", {ENSEMBLE: [0.8]}, seconds=2.0, ms_of_1000=2.0))
     costs = evidence_report.cost_goals(frame, before)
-    goals = {goal: (found, is_met) for goal, found, is_met in evidence_report.goals_of(frame, beside, costs)}
-    assert list(goals.values()) == [
+    goals = evidence_report.goals_of(frame, beside, costs)
+    behind = "behind beyond chance, one by one, 0 of"
+    assert [(found, is_met) for _, found, is_met in goals] == [
         ("AUC +0.097 (1)", False),  # and no R²
-        ("0 of 1; one by one 0; mean below 0 in 0 of 1", True),
-        ("0 of 1; one by one 0; mean below 0 in 1 of 1, lowest -0.005 (star t AUC all)", True),
+        (f"1 of 1 within; {behind} 1; mean below 0 in 0", True),
+        (f"0 of 1 within; {behind} 1; mean below 0 in 1, lowest -0.0050 (star t AUC all)", False),
         ("0 of 1", False),
         (evidence_report.NOT_RUN, False),
+        (
+            f"1 of 3 within; {behind} 3; mean below 0 in 1, lowest -0.0050 (star t AUC all); "
+            "of one draw: star t AUC 50 +0.8000",
+            False,
+        ),
         (evidence_report.NOT_RUN, False),
-        ("0.80 at all labels", False),
+        ("0.22 (0.00) at all labels", False),
         ("0.50 (sum of 1 fits)", True),
         ("0.50 (sum of 1 fits)", False),
         ("1.0 to 1.0 ms by set", True),
-        ("star -0.0010", True),
+        (f"0 of 1 within; {behind} 1; mean below 0 in 1, lowest -0.0020 (star); of one draw: star -0.0020", False),
         (evidence_report.NOT_RUN, False),
         (evidence_report.NOT_RUN, False),
     ]
 
 
+def test_a_goal_over_sets_is_judged_by_exact_wilcoxon_and_holm():
+    def cases(amount: int | None, gains: list[float]) -> list[Comparison]:
+        facts = {"task": "t", "metric": "AUC", "amount": amount}
+        return [
+            Comparison(facts={"set": f"s{i}"} | facts, means={}, rival="r", draws=(1, 2), gain=gain, error=0.1)
+            for i, gain in enumerate(gains)
+        ]
+
+    ahead = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07]
+    _, found, is_met = evidence_report.sets_goal([*cases(150, ahead), *cases(None, [-0.01, *ahead[1:]])])
+    assert found == "7 of 7 sets, p 0.016 at 150; 6 of 7 sets, p 0.031 at all labels; by Holm, at 2 of 2"
+    assert is_met
+    four = [each for amount in (50, 150, 500, None) for each in cases(amount, ahead)]
+    _, found, is_met = evidence_report.sets_goal(four)
+    assert found.endswith("by Holm, at 0 of 4")  # 4 times .016 is above .05
+    assert not is_met
+    assert not evidence_report.sets_goal(cases(150, [-gain for gain in ahead]))[2]
+
+
+def test_a_mean_of_slopes_near_one_is_not_calibrated():
+    records = made("full", "AUC", {ENSEMBLE: [0.5, 0.5, 0.5, 0.5]}, first=1)
+    for record, slope in zip(records, (-0.2, 2.4, 0.9, 1.1), strict=True):
+        record["slopes"] = {"t": slope}
+    _, found, is_met = evidence_report.calibration_goal(flatten(records))
+    away = np.mean([math.log(10), math.log(2.4), -math.log(0.9), math.log(1.1)])
+    assert found == f"{away:.2f} (0.50) at all labels"
+    assert not is_met
+
+
+def test_helpers_of_the_transfer_answer_rows_that_they_have_not_learned(monkeypatch):
+    rng = np.random.default_rng(0)
+    X = pl.DataFrame({"x": rng.normal(size=100)})
+    y = pl.DataFrame({"a": X["x"] * 2, "b": [*range(50), *[None] * 50]}, strict=False)
+    seen: dict[str, list[pl.DataFrame]] = {"helper": [], "model": []}
+
+    class Spy:
+        def __init__(self, name: str, tasks: dict[str, str], random_state: int) -> None:
+            (self._task,), self._name = tasks, name
+
+        def fit(self, X: pl.DataFrame, y: pl.DataFrame, groups: Any) -> None:
+            self._learned = {*X["x"]}
+            seen[self._name].append(X)
+            assert not y[self._task].null_count()
+
+        def answer_tasks(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
+            return {self._task: X["x"].is_in(list(self._learned)).cast(pl.Float64).to_numpy()}
+
+    model = Transfer(
+        partial(Spy, "model"), partial(Spy, "helper"), tasks=dict.fromkeys("ab", "regression"), random_state=0
+    )
+    model.fit(X, y, groups=np.arange(100) // 4)
+    assert [(len(rows), rows.columns) for rows in seen["model"]] == [
+        (100, ["x", "answer to b"]),
+        (50, ["x", "answer to a"]),
+    ]
+    assert all(rows[:, 1].eq(0.0).all() for rows in seen["model"])  # a helper that had learned the row would say 1
+    assert len(seen["helper"]) == 2 * N_TRANSFERRED
+    assert [*model.answer_tasks(X[:3])] == ["a", "b"]
+
+
 def test_holm_judges_all_at_once():
-    def at(error: float) -> evidence_report.Comparison:
-        return evidence_report.Comparison(facts={}, means={}, rival="r", n_draws=5, gain=1.0, error=error)
+    def at(error: float) -> Comparison:
+        return Comparison(facts={}, means={}, rival="r", draws=(0, 1, 2, 3, 4), gain=1.0, error=error)
 
     clear, near = at(0.05), at(0.3)
     assert near.is_ahead
-    assert evidence_report.holm([near, clear]) == [clear, near]
-    assert evidence_report.holm([near, clear, *[at(9.0)] * 3]) == [clear]
+    assert holm([near, clear]) == [clear, near]
+    assert holm([near, clear, *[at(9.0)] * 3]) == [clear]
 
 
 def test_means_are_over_common_draws_and_one_draw_has_no_error():
     scores = {LIGHTGBM: [0.5, 0.9], CATBOOST: [0.4, 0.2], ENSEMBLE: [0.6]}
-    records = made("labels", "R²", scores, target="t", amount=50)
-    curve = evidence_report.curve_of(evidence_report.flatten(records))
-    (found,) = evidence_report.compare(curve, evidence_report.OF_TARGET)
+    records = made("labels", "R²", scores, first=1, target="t", amount=50)
+    curve = curve_of(flatten(records))
+    (found,) = compare(curve, OF_TARGET)
     assert found.means == {LIGHTGBM: 0.5, CATBOOST: 0.4, ENSEMBLE: 0.6}
-    assert (found.n_draws, found.error) == (1, None)
+    assert (found.draws, found.error) == ((1,), None)
     assert found.difference == "+0.1000"
     assert not found.is_ahead
     assert "| 1 of star | 50 | R² +0.100 (1); one draw |" in evidence_report.summary_table({"others": [found]})

@@ -18,7 +18,14 @@ from benchmarks import harness
 from benchmarks.evidence import PARTS
 from benchmarks.speed import CASES
 
-PARTS_OF_OTHERS = ("after_drift", "after_sessions", "after_task", "evidence_models", "evidence_report")
+PARTS_OF_OTHERS = (
+    "after_drift",
+    "after_sessions",
+    "after_task",
+    "evidence_compare",
+    "evidence_models",
+    "evidence_report",
+)
 TOOLS = ("__init__", "harness", "problems", "splits")
 NAMES = sorted(
     file.stem for file in Path(harness.__file__).parent.glob("*.py") if file.stem not in PARTS_OF_OTHERS + TOOLS
