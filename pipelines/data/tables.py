@@ -694,8 +694,7 @@ def _limits_as_text(task: Task) -> list[str]:
 
 def _check_metric(name: str, kind: str, metric: str) -> None:
     """Raise a ValueError unless targets of this kind have the metric."""
-    from tabmtl.metrics.metric import find_metric
-    from tabmtl.metrics.scores import near_metric
+    from tabmtl.metrics.metric import find_metric, near_metric
     from tabmtl.targets import find_kind
 
     known = find_kind(kind).metrics

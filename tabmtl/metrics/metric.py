@@ -8,6 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from tabmtl.params import near
+
 Score = Callable[..., float]
 Influence = Callable[..., np.ndarray]
 
@@ -82,6 +84,12 @@ def find_metric(metrics: Mapping[str, Metric], name: str) -> Metric | None:
     of_stem = (metric.at_depth for known, metric in metrics.items() if known.partition("@")[0] == stem)
     at = next(of_stem, None) if is_number else None
     return None if at is None else at(int(depth))
+
+
+def near_metric(name: str, known: Mapping[str, Metric]) -> str:
+    """Hint at the metric whose name is nearest, one by group only if no other is near: "auc" is ROC AUC."""
+    plain = [each for each, metric in known.items() if metric.compares != "groups"]
+    return near(name, plain) or near(name, known)
 
 
 def of_mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from tabmtl.metrics.metric import Metric, find_metric
+from tabmtl.metrics.metric import Metric, find_metric, near_metric
 from tabmtl.metrics.own import TaskMetric
-from tabmtl.params import near
 from tabmtl.schema import DivergenceError, html_table, in_command, warn_user
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def check_metric(task: Task) -> str:
     Raises
     ------
     ValueError
-        If the task names a metric that does not fit its kind; the message lists those that do.
+        If the task has a metric of one's own that its kind cannot have.
 
     Examples
     --------
@@ -48,22 +47,10 @@ def check_metric(task: Task) -> str:
     >>> check_metric(Task(name="delay", kind="regression"))
     'r2'
     """
-    known = task.kind.metrics
-    metric = task.metric or next(iter(known))
+    metric = task.metric or next(iter(task.kind.metrics))
     if isinstance(metric, TaskMetric):
         metric.of(task)
-    elif find_metric(known, metric) is None:
-        raise ValueError(
-            f"task {task.name!r}: metric {metric!r} does not fit {task.kind} tasks; choose one of {list(known)}"
-            f"{near_metric(metric, known)}"
-        )
     return metric
-
-
-def near_metric(name: str, known: Mapping[str, Metric]) -> str:
-    """Hint at the metric whose name is nearest, one by group only if no other is near: "auc" is ROC AUC."""
-    plain = [each for each, metric in known.items() if metric.compares != "groups"]
-    return near(name, plain) or near(name, known)
 
 
 def by_metric(task: Task) -> list[Task]:

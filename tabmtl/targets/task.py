@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tabmtl.metrics.metric import find_metric
+from tabmtl.metrics.metric import find_metric, near_metric
 from tabmtl.params import check_known, near
 from tabmtl.schema import Columns, html_table, is_unicode, warn_user
 from tabmtl.storage.stored import own_metrics
@@ -116,9 +116,9 @@ class Task:
     Raises
     ------
     ValueError
-        If the kind is unknown, the classes do not fit the kind, the weight is not a finite number >= 0, that of a class
-        is not above 0 or it is no class, the name or a class is no valid Unicode, or a sign of ``monotone`` is another
-        number, or the kind takes none.
+        If the kind is unknown, the classes or a metric do not fit the kind, the weight is not a finite number >= 0, that
+        of a class is not above 0 or it is no class, the name or a class is no valid Unicode, or a sign of ``monotone``
+        is another number, or the kind takes none.
     """
 
     #: Fields that files of earlier releases lack.
@@ -165,6 +165,7 @@ class Task:
         bounds = _signs(name, kind, {} if monotone is None else monotone)
         values: dict[str, Any] = {"name": name, "kind": kind, "classes": classes, "weight": weight}
         values["metric"], *values["more_metrics"] = _read_metrics(name, metric, more_metrics)
+        _check_metrics(name, kind, (values["metric"], *values["more_metrics"]))
         values["more_metrics"] = tuple(values["more_metrics"])
         values["monotone"] = bounds
         values["class_weight"] = _read_class_weight(name, kind, classes, class_weight)
@@ -185,8 +186,7 @@ class Task:
         named = _read_metrics(task.name, facts.get("metric"), facts.get("more_metrics", ()))
         known: list[str] = []
         for name in filter(None, named):
-            is_known = hasattr(name, "response_method") or find_metric(task.kind.metrics, name) is not None
-            found = name if is_known else given.get(name)
+            found = name if _has_metric(task.kind, name) else given.get(name)
             known += [] if found is None else [found]
             if found is None and name not in given:
                 given[name] = None  # which says it once
@@ -271,6 +271,21 @@ def _read_metrics(name: str, metric: Any, more: Sequence[str]) -> list[str | Non
     if twice is not None:
         raise ValueError(f"task {name!r}: metric names {twice!r} twice; leave one of them out")
     return found
+
+
+def _has_metric(kind: Kind, metric: str) -> bool:
+    """Return whether a metric judges a kind: one of its own, or a function of `make_task_metric`."""
+    return hasattr(metric, "response_method") or find_metric(kind.metrics, metric) is not None
+
+
+def _check_metrics(name: str, kind: Kind, metrics: Sequence[str | None]) -> None:
+    """Raise a ValueError for a metric that the kind of a task does not have."""
+    for metric in metrics:
+        if metric is not None and not _has_metric(kind, metric):
+            raise ValueError(
+                f"task {name!r}: metric {metric!r} does not fit {kind} tasks; choose one of {list(kind.metrics)}"
+                f"{near_metric(metric, kind.metrics)}"
+            )
 
 
 def _read_thresholds(task: Task, given: Any) -> tuple[float, ...] | None:

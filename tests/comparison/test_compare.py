@@ -27,7 +27,6 @@ from tabmtl import (
     SharedBottom,
     SharedTrees,
     SharedTreesClassifier,
-    Task,
     compare,
     default_models,
 )
@@ -393,7 +392,6 @@ def test_a_model_of_scikit_learn_that_reads_no_text_is_told_before_any_fit():
 def test_mistakes_are_told_before_any_fit():
     X, y = table()
     spy = Interrupted()  # a fit would end the test
-    late = Task(name="late", kind="binary", metric="auc")
     other = {"late": "multiclass"} | dict.fromkeys(["delay <min>"], "regression")
     for error, message, call in [
         (TypeError, "compare takes (models, X, y), and y is missing", lambda: compare(None, X)),
@@ -430,7 +428,6 @@ def test_mistakes_are_told_before_any_fit():
             "give X.drop(['late']) as X, and X.select(['late']) as y",
             lambda: compare(None, table()[1], ["late"]),
         ),
-        (ValueError, "near is 'roc_auc'", lambda: compare([spy], X, y, tasks={"late": late})),
         (ValueError, "near is 'time_limit'", lambda: compare([spy], X, y, time_limt=3)),
         (ValueError, "time_limit must be a finite number above 0", lambda: compare([spy], X, y, time_limit=-1)),
         (TypeError, "names of text, got 1", lambda: compare({1: spy}, X, y)),

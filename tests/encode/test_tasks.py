@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from sklearn.metrics import accuracy_score
 
 from tabmtl.encode import LabelCoder
+from tabmtl.metrics import make_task_metric
 from tabmtl.schema import TabmtlWarning
 from tabmtl.targets import Task
 
@@ -176,3 +178,25 @@ def test_declarations_that_do_not_fit():
             LabelCoder.fit(y, tasks={"a": kind}, force=force)
     with pytest.raises(ValueError, match="task_column needs one target"):
         LabelCoder.fit(y, task_levels=["u", "v"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "words"),
+    [
+        ("binary", "auc", "'y': metric 'auc' does not fit binary tasks; choose one of .'roc_auc', .*'roc_auc'"),
+        ("binary", ("roc_auc", "f2"), "'y': metric 'f2' does not fit binary tasks"),
+        ("binary", "ndcg", "'y': metric 'ndcg' does not fit binary tasks; .*'ndcg@10'"),
+        ("regression", "roc_auc", "does not fit regression tasks; choose one of .'r2'"),
+        ("multiclass", "f1", "does not fit multiclass tasks; .*'f1_macro'"),
+        ("gamma", "d2_poisson", "choose one of .'d2_gamma', 'neg_mean_gamma"),
+        ("quantiles:0.2:0.8", "d2_pinbal", "'d2_pinball'"),
+    ],
+)
+def test_an_unknown_metric_fails_where_it_is_written(kind, metric, words):
+    with pytest.raises(ValueError, match=words):
+        Task(name="y", kind=kind, metric=metric)
+
+
+def test_metrics_by_group_and_of_ones_own_are_known():
+    own = make_task_metric(accuracy_score, name="hits")
+    assert Task(name="y", kind="binary", metric=("ndcg@3", "gauc", own)).more_metrics == ("gauc", "hits")
