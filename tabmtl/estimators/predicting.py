@@ -17,6 +17,7 @@ from tabmtl.encode.read import read_groups
 from tabmtl.encode.write import ORDERED, write_targets
 from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.base import asking_score
+from tabmtl.params import near
 
 if TYPE_CHECKING:
     from tabmtl.encode import LabelCoder, TableCoder
@@ -98,6 +99,26 @@ def orders_of_classes(labels: LabelCoder) -> list[np.ndarray | None]:
     return found
 
 
+class Probabilities(dict[str, np.ndarray]):
+    """Probabilities (n, K) by task; the KeyError for a task of numbers names the method that answers it."""
+
+    def __init__(self, found: dict[str, np.ndarray], tasks: Sequence[Task]) -> None:
+        super().__init__(found)
+        self._tasks = tasks
+
+    def __missing__(self, name: Any) -> np.ndarray:
+        task = next((task for task in self._tasks if task.name == name), None)
+        if task is None:
+            raise KeyError(f"no task is named {name!r}{near(name, self)}; those with probabilities are {[*self]}")
+        verb = "predict_quantiles" if task.kind.levels else "predict"
+        raise KeyError(
+            f"task {name!r} is {task.kind}, whose numbers have no probabilities; say {verb}(X, tasks={name!r})"
+        )
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)  # a copy is plain
+
+
 class Predicts:
     """The predictions of an estimator, all of which come from `answer`."""
 
@@ -169,8 +190,9 @@ class Predicts:
         -------
         probabilities : ndarray, list or dict
             One array (n, K) for a flat target, or for one task that is named. For several targets, a dict from task to
-            (n, K) with the classification tasks only; the Classifier faces give scikit-learn's list instead. The
-            columns follow ``classes`` of the task, and ``classes_`` of a Classifier face.
+            (n, K) with the classification tasks only, whose KeyError for another task names the method that answers it;
+            the Classifier faces give scikit-learn's list instead. The columns follow ``classes`` of the task, and
+            ``classes_`` of a Classifier face.
         """
         outputs, labels = self._answered(X, tasks, check_named_classes)
         if self._target_kind == "classification":
@@ -182,7 +204,7 @@ class Predicts:
             return outputs
         _refuse_plain_score(labels.tasks)
         pairs = zip(labels.column_tasks, outputs, strict=True)
-        return {task.name: output for task, output in pairs if task.is_classification}
+        return Probabilities({task.name: own for task, own in pairs if task.is_classification}, labels.column_tasks)
 
     @available_if(_has_levels)
     def predict_quantiles(self, X: Any, *, tasks: str | Sequence[str] | None = None) -> Any:

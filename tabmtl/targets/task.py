@@ -116,9 +116,9 @@ class Task:
     Raises
     ------
     ValueError
-        If the kind is unknown, the classes or a metric do not fit the kind, the weight is not a finite number >= 0, that
-        of a class is not above 0 or it is no class, the name or a class is no valid Unicode, or a sign of ``monotone``
-        is another number, or the kind takes none.
+        If the kind is unknown, the classes or a metric do not fit the kind, the weight is not a finite number >= 0,
+        that of a class is not above 0 or it is no class, the name or a class is no valid Unicode, or a sign of
+        ``monotone`` is another number, or the kind takes none.
     """
 
     #: Fields that files of earlier releases lack.

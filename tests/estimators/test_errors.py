@@ -1,6 +1,8 @@
 """Mistakes that everybody makes once: each error names them, and says what to write instead."""
 
+import pickle
 import re
+from copy import copy, deepcopy
 
 import numpy as np
 import polars as pl
@@ -44,6 +46,24 @@ def test_targets_in_a_dict(model, features, cure):
         tiny(SharedTrees).fit(features, {"k": ["x", "y"]})
     with pytest.raises(TypeError, match=r"got a dict; .* as polars.DataFrame\(y\)"):
         model.score_tasks(X, {"k": ["x", "y"]})
+
+
+def test_numbers_have_no_probabilities(model):
+    p = model.predict_proba(X)
+    with pytest.raises(KeyError, match=r"'r' is regression, whose numbers have no .*; say predict\(X, tasks='r'\)"):
+        p["r"]
+    with pytest.raises(KeyError, match=r"no task is named 'kk'; near is 'k'; those with probabilities are \['k'\]"):
+        p["kk"]
+    assert "r" not in p and p.get("r") is None  # a dict in all else
+    for copied in (pickle.loads(pickle.dumps(p)), copy(p), deepcopy(p), p.copy(), {**p}):
+        assert type(copied) is dict and [*copied] == ["k"] and np.array_equal(copied["k"], p["k"])
+    assert p == {"k": p["k"]} and repr(p) == repr({**p})
+
+
+def test_several_levels_are_answered_by_their_own_verb():
+    model = tiny(SharedTrees, tasks={"r": "quantiles:0.2:0.8"}).fit(X, Y)
+    with pytest.raises(KeyError, match=r"'r' is quantiles:0.2:0.8, .*; say predict_quantiles\(X, tasks='r'\)"):
+        model.predict_proba(X)["r"]
 
 
 @pytest.mark.parametrize(
