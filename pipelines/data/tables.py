@@ -122,8 +122,8 @@ class DataSource(files.RowSource):
     Parameters
     ----------
     target : list of str
-        COLUMN or COLUMN=KIND, repeatable: binary, focal, multiclass, ordinal, regression, huber, quantile:0.9,
-        quantiles:0.1:0.5:0.9, poisson, gamma, tweedie:1.7.
+        COLUMN or COLUMN=KIND, repeatable: binary:fraud, focal, multiclass, ordinal:'S<M<L', regression, huber, gamma,
+        quantile:.9, quantiles:.1:.5:.9, poisson, tweedie:1.7.
     task_column : str, optional
         Column that names each row's task, in a long table.
     categorical : list of str
@@ -546,8 +546,11 @@ def _kinds(texts: list[str], columns: Sequence[str]) -> dict[str, str | None]:
 
     found: dict[str, str | None] = {}
     for text in texts:
-        name, _, declared = text.rpartition("=")
-        kind = declared if declared.partition(":")[0] in KINDS else None
+        # a class may hold the sign too, as in a=ordinal:x=1<x=2
+        splits = [(text[:i], text[i + 1 :]) for i, sign in enumerate(text) if sign == "="]
+        declaring = [(name, kind) for name, kind in splits if kind.partition(":")[0] in KINDS]
+        name, declared = [("", text), *splits, *declaring][-1]
+        kind = declared if declaring else None
         if kind:
             _find_kind(text, kind)
         elif text not in columns and name in columns:

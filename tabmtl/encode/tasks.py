@@ -121,7 +121,8 @@ def fit_task(
                 f"task {name!r} is declared '{declared.kind}', but this estimator is for {force} alone; use the mixed "
                 "estimator, whose name has no Classifier or Regressor at its end, or declare another kind"
             )
-        return replace(declared, classes=declared.kind.learn(present, name, declared.classes, order))
+        classes = declared.kind.learn(present, name, declared.classes, order)
+        return replace(declared, kind=declared.kind.fitted(), classes=classes)
     if force == "regression" and present.dtype in TEXT:
         raise ValueError(
             f"task {name!r} holds text ({present.dtype}), and a regressor expects numbers; cast it to numbers, or "

@@ -149,6 +149,8 @@ def put_together(cls: type[T], saved: Saved) -> T:
 def describe_kind(kind: Any, kinds: dict[str, type]) -> str | dict[str, Any]:
     """Return a kind of targets as JSON, its name, with its parameters if it has any; add its class to those by name.
 
+    Its ``later_fields`` are left out where they have the default, so that earlier releases read the file.
+
     Raises
     ------
     TypeError
@@ -159,7 +161,9 @@ def describe_kind(kind: Any, kinds: dict[str, type]) -> str | dict[str, Any]:
     if own != cls:
         raise TypeError(f"{cls.__name__} has the name {kind.name!r} of {own.__name__}; give it one of its own")
     kinds[kind.name] = cls
-    parameters = {item.name: getattr(kind, item.name) for item in fields(kind)}
+    values = {item.name: (getattr(kind, item.name), item) for item in fields(kind)}
+    later = getattr(cls, "later_fields", ())
+    parameters = {name: value for name, (value, item) in values.items() if name not in later or value != item.default}
     return {"kind": kind.name} | parameters if parameters else kind.name
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,8 @@ from scipy.special import logit
 
 from tabmtl.metrics.classes import TWO_CLASSES
 from tabmtl.metrics.metric import Metric
-from tabmtl.targets.classes import Classes
+from tabmtl.params import near
+from tabmtl.targets.classes import Classes, label_of
 from tabmtl.targets.kind import RARE, SURE
 
 if TYPE_CHECKING:
@@ -24,7 +25,16 @@ class Binary(Classes):
     """Two classes; a score s says that the second has the probability p = 1 / (1 + exp(-s)).
 
     The loss is log(1 + exp(s)) - y s.
+
+    Parameters
+    ----------
+    positive : str, optional
+        Text of the positive class, which is then the second, as in "binary:fraud"; by default, the classes of a task
+        are in their own order.
     """
+
+    #: Fields that files leave out where they have the default.
+    later_fields: ClassVar[tuple[str, ...]] = ("positive",)
 
     name: ClassVar[str] = "binary"
     takes_curves: ClassVar[bool] = True
@@ -32,6 +42,18 @@ class Binary(Classes):
     metrics: ClassVar[Mapping[str, Metric]] = TWO_CLASSES
     calibration_axes: ClassVar[tuple[str, str]] = ("probability of {}", "share of {}")
     lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "binary", "metric": "auc"}
+    positive: str | None = field(default=None, kw_only=True)
+
+    @classmethod
+    def from_text(cls, text: str) -> Binary:
+        """Return the kind with a positive class; raise a ValueError if there is no text."""
+        if not text:
+            raise ValueError(f"kind must be {cls.name!r}, or name the positive class as in '{cls.name}:fraud'")
+        return cls(positive=text)
+
+    def fitted(self) -> Binary:
+        """Return the kind without the positive class, which is the second of a fitted task."""
+        return self if self.positive is None else replace(self, positive=None)
 
     def check(self, task: str, classes: tuple) -> None:
         """Raise a ValueError unless there are two classes."""
@@ -46,7 +68,15 @@ class Binary(Classes):
                 f"task {task!r} is {self}, but its labels have {len(found)} classes, such as {list(found[:3])}; "
                 "declare it 'multiclass', or 'regression' for numbers"
             )
-        return found
+        if self.positive is None:
+            return found
+        label = label_of(self.positive, labels.dtype)
+        if label not in found:
+            raise ValueError(
+                f"task {task!r} is {self}, but its labels have the classes {list(found)}"
+                f"{near(self.positive, map(str, found))}; name one of them"
+            )
+        return tuple(sorted(found, key=lambda each: each == label))
 
     def link(self, scores: Any, xp: Any) -> Any:
         """Return the probabilities (..., 2) of both classes."""

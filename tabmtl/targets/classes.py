@@ -10,7 +10,7 @@ import polars as pl
 
 from tabmtl.params import near
 from tabmtl.schema import in_command
-from tabmtl.targets.kind import Kind
+from tabmtl.targets.kind import TEXT, Kind
 
 
 class Classes(Kind):
@@ -123,6 +123,15 @@ def as_values(series: pl.Series) -> pl.Series:
     if series.dtype == pl.Boolean:
         return series.cast(pl.UInt8)
     return series.fill_nan(None) if series.dtype.is_float() else series
+
+
+def label_of(text: str, dtype: pl.DataType) -> Any:
+    """Return the label of a type that a text names, None if there is none."""
+    if dtype in TEXT:
+        return text
+    if dtype == pl.Boolean:
+        return {"true": True, "false": False, "1": True, "0": False}.get(text.lower())
+    return pl.Series([text]).cast(dtype, strict=False)[0]
 
 
 def class_values(task: str, classes: tuple | None) -> pl.Series:

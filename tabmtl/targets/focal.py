@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -54,6 +54,16 @@ class Focal(Binary):
                 f"the gamma of a focal task must be a finite number >= 0, such as 2.0, got {self.gamma!r}; 0 is "
                 "'binary'"
             )
+
+    @classmethod
+    def from_text(cls, text: str) -> Focal:
+        """Return the kind with a gamma, a positive class, or both: "1", "fraud" or "1:fraud"."""
+        first, _, positive = text.partition(":")
+        try:
+            gamma = float(first)
+        except ValueError:
+            return cast(Focal, super().from_text(text))
+        return cls(gamma, positive=positive or None)
 
     def _log_odds(self, scores: Any, xp: Any) -> Any:
         """Return the log odds of the second class."""

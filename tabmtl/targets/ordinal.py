@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ import polars as pl
 from tabmtl.metrics.metric import Metric
 from tabmtl.metrics.ordered import ORDERED, median_class
 from tabmtl.schema import in_command, warn_user
-from tabmtl.targets.classes import Classes
+from tabmtl.targets.classes import Classes, label_of
 from tabmtl.targets.kind import RARE
 
 if TYPE_CHECKING:
@@ -37,7 +37,16 @@ class Ordinal(Classes):
     its negative logarithm.
 
     The answer is the median, the first class up to which the probabilities sum to a half.
+
+    Parameters
+    ----------
+    order : tuple of str, default=()
+        Texts of the classes, the lowest first, as in "ordinal:S<M<L"; by default, the classes of a task are in their
+        own order.
     """
+
+    #: Fields that files leave out where they have the default.
+    later_fields: ClassVar[tuple[str, ...]] = ("order",)
 
     name: ClassVar[str] = "ordinal"
     takes_curves: ClassVar[bool] = True
@@ -46,6 +55,27 @@ class Ordinal(Classes):
     takes_monotone: ClassVar[bool] = False  # scores would be, and not the probabilities
     metrics: ClassVar[Mapping[str, Metric]] = ORDERED
     lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "none", "metric": "none", "feature_pre_filter": False}
+    order: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "order", tuple(self.order))
+        if self.order and (len(self.order) < 2 or not all(self.order) or len(set(self.order)) < len(self.order)):
+            raise ValueError(
+                f"the order of an ordinal task must be different classes, the lowest first, such as 'ordinal:S<M<L', "
+                f"got {'<'.join(self.order)!r}"
+            )
+
+    def __str__(self) -> str:
+        return ":".join(filter(None, [self.name, "<".join(self.order)]))
+
+    @classmethod
+    def from_text(cls, text: str) -> Ordinal:
+        """Return the kind whose classes stand in their order, with "<" between them."""
+        return cls(tuple(part.strip() for part in text.split("<")))
+
+    def fitted(self) -> Ordinal:
+        """Return the kind without the order, which is that of the classes of a fitted task."""
+        return replace(self, order=())
 
     def width(self, classes: tuple | None) -> int:
         """Return the number of classes less 1."""
@@ -53,9 +83,11 @@ class Ordinal(Classes):
 
     def learn(self, labels: pl.Series, task: str, classes: tuple | None, order: Sequence | None = None) -> tuple:
         """Return the declared classes, or those of the labels, ordered or sorted; text must have an order."""
+        if self.order:
+            classes = self._named(labels, task, classes)
         if classes is None and order is None and labels.dtype in (pl.String, pl.Categorical):
             cure = (
-                "write numbers in their place, or a Parquet file with an Enum of polars"
+                f"give it by --target '{task}=ordinal:LOWEST<...<HIGHEST'"
                 if in_command.get()
                 else f"declare Task(name={task!r}, kind='ordinal', classes=(<lowest>, ..., <highest>)), or cast the "
                 "column to a polars Enum or an ordered category of pandas"
@@ -72,6 +104,14 @@ class Ordinal(Classes):
                 "'regression', 'huber' or 'quantile' instead, or join classes"
             )
         return learned
+
+    def _named(self, labels: pl.Series, task: str, classes: tuple | None) -> tuple:
+        """Return the classes that the order names; raise a ValueError for others than the declared ones."""
+        named = tuple(label_of(text, labels.dtype) for text in self.order)
+        if None in named or (classes is not None and set(classes) != set(named)):
+            expected = f"are {labels.dtype}" if classes is None else f"have the classes {list(classes)}"
+            raise ValueError(f"task {task!r} is {self}, but its labels {expected}; name each of their classes")
+        return named
 
     def means(self, labels: Any, width: int) -> Any:
         """Return the indicators (..., K - 1) of labels above each class but the last."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cached_property
 from numbers import Real
 from typing import Any, ClassVar
@@ -37,7 +36,7 @@ KINDS: dict[str, Kind] = {
 
 
 def find_kind(text: str) -> Kind:
-    """Return the kind that a text declares: its name, and after a colon its parameters, if others than the default.
+    """Return the kind that a text declares: its name, and after a colon what its `Kind.from_text` takes.
 
     Raises
     ------
@@ -48,23 +47,13 @@ def find_kind(text: str) -> Kind:
     --------
     >>> find_kind("tweedie:1.7")
     Tweedie(power=1.7)
+    >>> find_kind("binary:fraud").positive
+    'fraud'
     """
     name, colon, parameters = str(text).partition(":")
     if name not in KINDS:
         raise ValueError(f"kind must be one of {[*KINDS]}, or a Kind of your own, got {text!r}{near(name, KINDS)}")
-    kind, taken = KINDS[name], [field.name for field in fields(KINDS[name])]  # type: ignore[arg-type]
-    if not colon:
-        return kind
-    try:
-        values = [float(part) for part in parameters.split(":")]
-    except ValueError:
-        values = []
-    has_many = any(isinstance(getattr(kind, name), tuple) for name in taken)
-    if not 0 < len(values) <= (math.inf if has_many else len(taken)):
-        form = str(kind) if has_many else ":".join([name, *taken])
-        takes = f"{form}, numbers all" if taken else f"{name!r}, without parameters"
-        raise ValueError(f"kind must be {takes}, got {text!r}")
-    return type(kind)(*([tuple(values)] if has_many else values))
+    return type(KINDS[name]).from_text(parameters) if colon else KINDS[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +68,14 @@ class Task:
         Kind of the values: "binary", "focal", "multiclass", "ordinal", "regression", "huber", "quantile", "quantiles",
         "poisson", "gamma" or "tweedie". "quantile:0.9" has another level than 0.5, "quantiles:0.25:0.75" others than
         0.1, 0.5 and 0.9, "tweedie:1.7" another power than 1.5, "huber:0.5" another delta than 1, "focal:1" another
-        gamma than 2. The attribute is a
-        :class:`~tabmtl.targets.Kind`, whose text is the same.
+        gamma than 2. "binary:fraud", "focal:fraud" and "focal:1:fraud" name the positive class, "ordinal:S<M<L" the
+        classes from the lowest on, each by its text. The attribute is a :class:`~tabmtl.targets.Kind`, whose text is
+        the same; that of a fitted task names no class, which ``classes`` does.
     classes : tuple, optional
         The class labels in the order of the columns of ``predict_proba``. Left out, they are learned from the
         labels in ``fit``: in the order of an ordered category (of pandas, or an Enum of polars), else sorted. For a
-        binary task, the second is the positive class. Of ordered classes the lowest comes first.
+        binary task, the second is the positive class: fraud, for the kind "binary:fraud". Of ordered classes the lowest
+        comes first.
     metric : str or sequence of str, optional
         Name of the score in :mod:`tabmtl.metrics.scores`; the default is that of the kind: ROC AUC of classes (macro
         one-vs-rest of many), the quadratic kappa of ordered classes, R² of regressions, and D², the explained share of
@@ -198,6 +189,11 @@ class Task:
             known = [next(iter(task.kind.metrics))]
         facts["metric"], facts["more_metrics"] = known or None, ()
         return cls(**facts).at(thresholds)
+
+    @cached_property
+    def names_classes(self) -> bool:
+        """Whether the classes, or the positive one of two, are declared."""
+        return self.classes is not None or self.kind != self.kind.fitted()
 
     @cached_property
     def is_classification(self) -> bool:

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from tabmtl import IndependentTasks, MultiTabNet, MultiTaskEnsemble
+from tabmtl import IndependentTasks, MultiTabNet, MultiTaskEnsemble, SharedTrees
 from tabmtl.pipelines.data import ClickColumns, DataSource, open_rows
 from tabmtl.pipelines.data.clicks import ClickRows
 from tabmtl.pipelines.data.files import read_file
@@ -319,6 +319,18 @@ def test_the_options_of_the_same_rows_can_be_typed():
     assert source.as_typed == "--data 'a table.csv' --full --split-column part --test-share 0.0 --split-seed 3"
 
 
+def test_classes_are_named_behind_the_kind(tmp_path):
+    rows = pl.DataFrame({"a": range(60), "size": ["S", "M", "L"] * 20, "v=w": ["fraud", "ok", "ok"] * 20})
+    rows.with_columns(grade=pl.Series(["a=1", "a=2"] * 30)).write_csv(tmp_path / "rows.csv")
+    targets = ["size=ordinal:S<M<L", "v=w=binary:fraud", "grade=ordinal:a=2<a=1"]
+    source = DataSource(data=str(tmp_path / "rows.csv"), target=targets, metric=["v=w=f1"])
+    found = open_rows(source, ClickColumns(), SharedTrees)
+    model = SharedTrees(n_estimators=2, early_stopping=False, **found.facts)
+    found.fit(model)
+    assert [task.classes for task in model.tasks_] == [("S", "M", "L"), ("ok", "fraud"), ("a=2", "a=1")]
+    assert [task.metric for task in model.tasks_] == ["quadratic_kappa", "f1", "quadratic_kappa"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -332,6 +344,8 @@ def test_the_options_of_the_same_rows_can_be_typed():
         ({"target": ["weight"], "drop": ["x"]}, "--drop: there is no column 'x'"),
         ({"target": ["weight"], "categorical": ["x"]}, "--categorical: there is no column 'x'"),
         ({"target": ["male=binry"]}, "--target male=binry: unknown kind 'binry': near is binary"),
+        ({"target": ["male=binary:"]}, "--target male=binary:: kind must be 'binary', or name the positive class"),
+        ({"target": ["male=ordinal:a"]}, "--target male=ordinal:a: the order of an ordinal task must be different"),
         ({"target": ["weight=tweedie:3"]}, "--target weight=tweedie:3: the power of a tweedie task must be between"),
         (
             {"target": ["weight=poisson"], "metric": ["weight=d2_gamma"]},
