@@ -125,9 +125,10 @@ def score(source: SavedModel, *, data: str, json: bool = False) -> None:
         print(_as_json({"model": source.model, "data": data, "mean_score": mean, "tasks": found.to_dicts()}))
         return
     names = {"standard_error": "error", "n_labelled": "labelled", "n_positive": "positive"}
-    print(
-        f"{lay_out(found.rename(names))}\n\nMean score: {mean:.4f}. Higher is better; low and high are 95 % intervals."
-    )
+    shown = found.rename(names)
+    if found["positive_class"].null_count() == found.height:
+        shown = shown.drop("positive_class")
+    print(f"{lay_out(shown)}\n\nMean score: {mean:.4f}. Higher is better; low and high are 95 % intervals.")
 
 
 def drift(

@@ -173,7 +173,8 @@ class ScoredTables(files.PartedRows):
     @staticmethod
     def shown(table: pl.DataFrame) -> pl.DataFrame:
         """Return the columns of `score_intervals` that are shown, one row per task."""
-        return table.select("task", "metric", "score", low="low", high="high", labelled="n_labelled")
+        positive = [] if table["positive_class"].null_count() == table.height else ["positive_class"]
+        return table.select("task", "metric", *positive, "score", low="low", high="high", labelled="n_labelled")
 
     def metrics(self, table: pl.DataFrame, part: str) -> dict[str, float | None]:
         """Return the scores of a `table` by ``<part>/<task>/<metric>``, as they are logged."""

@@ -70,16 +70,19 @@ def _facts(comparison: Any) -> dict[str, Any]:
     """Return what the templates show."""
     by_cell = {(row["model"], row["task"]): row for row in comparison.frame.iter_rows(named=True)}
     models = comparison.summary.rows(named=True)
+    shown = comparison.shown_metrics
+    further = comparison.further.sort("task", "metric", maintain_order=True).rows(named=True)
     lines = []
     for task in comparison.tasks:
         cells = [by_cell[row["model"], task.name] for row in models]
         best = max((cell["score"] for cell in cells if cell["score"] is not None), default=None)
         labelled = next((cell["n_labelled"] for cell in cells if cell["n_labelled"] is not None), None)
-        lines.append({"task": task, "n_labelled": labelled, "cells": cells, "best": best})
+        metric = shown[task.name, task.metric]
+        lines.append({"task": task, "metric": metric, "n_labelled": labelled, "cells": cells, "best": best})
     return {
         "heading": comparison.heading,
         "verdict": comparison.verdict,
-        "further": comparison.further.sort("task", "metric", maintain_order=True).rows(named=True),
+        "further": [row | {"metric": shown[row["task"], row["metric"]]} for row in further],
         "models": models,
         "lines": lines,
         "reference": comparison.reference,

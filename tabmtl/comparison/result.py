@@ -15,6 +15,7 @@ from tabmtl.comparison import page
 from tabmtl.comparison.figures import draw_figures
 from tabmtl.comparison.judging import FURTHER
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.metrics.scores import by_metric, check_metric, shown_metric
 from tabmtl.models.independent import CONFIGURATIONS, IndependentTasks
 from tabmtl.plots import ComparisonDisplay
 from tabmtl.schema import counted, listed, text_table
@@ -188,6 +189,12 @@ class Comparison:
         """Names of the models as tables show them: of an `IndependentTasks` of LightGBM, with how it was tuned."""
         return {name: f"{name}{_tuning(self.models.get(name))}" for name in self.frame["model"].unique()}
 
+    @cached_property
+    def shown_metrics(self) -> dict[tuple[str, str], str]:
+        """By task and metric, how tables show the metric: with the positive class, where it depends on this one."""
+        judged = (each for task in self.tasks for each in by_metric(task))
+        return {(task.name, check_metric(task)): shown_metric(task) for task in judged}
+
     @property
     def heading(self) -> str:
         """Sentence that says what was compared."""
@@ -253,7 +260,7 @@ class Comparison:
             names = {"standard_error": "±"}
             numbers = map(_number, ("score", "standard_error", "low", "high"))
             further = self.further.sort("task", "metric", maintain_order=True)
-            shown = further.select("task", "metric", self._label(), *numbers).rename(names)
+            shown = further.select("task", self._metric(), self._label(), *numbers).rename(names)
             lines += ["", "By further metrics, which no verdict looks at:", "", _text(shown)]
         return "\n".join(lines)
 
@@ -283,8 +290,13 @@ class Comparison:
         frame = order.with_row_index("place").join(frame, on="model").sort(first, "place")
         names = {"standard_error": "±", "difference_low": "from", "difference_high": "to"}
         names |= {"difference_spread": "over seeds"}
-        shown = frame.drop("place", "index").select("task", "metric", self._label(), *numbers)
+        shown = frame.drop("place", "index").select("task", self._metric(), self._label(), *numbers)
         return shown.rename(names, strict=False)
+
+    def _metric(self) -> pl.Expr:
+        """Return the column of metrics, as tables show them."""
+        pair = pl.struct("task", "metric")
+        return pair.map_elements(lambda row: self.shown_metrics[row["task"], row["metric"]], pl.String).alias("metric")
 
     def _label(self) -> pl.Expr:
         """Return the column of models, as tables show them."""

@@ -365,8 +365,8 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
         -------
         intervals : polars.DataFrame
             One row per task and metric: task, metric, score, standard_error, low, high, n_labelled, n_positive (of
-            binary tasks), and with groups n_groups and n_left_out, those whose labels are all alike, which metrics by
-            group leave out.
+            binary tasks), positive_class (of metrics that depend on it), and with groups n_groups and n_left_out, those
+            whose labels are all alike, which metrics by group leave out.
             A score that is undefined is null, with a warning. `tabmtl.metrics.intervals` describes the interval.
 
         Raises

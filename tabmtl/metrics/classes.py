@@ -188,8 +188,8 @@ def _macro_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.nda
 N_BINS = 10
 
 
-def _of_classes(score: Score, influence: Influence, *, decides: bool = False) -> Metric:
-    return Metric(score=score, influence=influence, compares="classes", decides=decides)
+def _of_classes(score: Score, influence: Influence, *, decides: bool = False, of_positive: bool = False) -> Metric:
+    return Metric(score=score, influence=influence, compares="classes", decides=decides, of_positive=of_positive)
 
 
 #: By name, the default first.
@@ -204,8 +204,10 @@ CLASSES = {
 }
 #: Those of two classes, the default first.
 TWO_CLASSES = CLASSES | {
-    "average_precision": _of_classes(_average_precision, _precision_influence),
-    "neg_log_predicted_over_observed": replace(loss(_log_ratio, _log_ratio_influence), compares="classes"),
-    "f1": _of_classes(_decided(sk.f1_score), _f1_influence, decides=True),
+    "average_precision": _of_classes(_average_precision, _precision_influence, of_positive=True),
+    "neg_log_predicted_over_observed": replace(
+        loss(_log_ratio, _log_ratio_influence), compares="classes", of_positive=True
+    ),
+    "f1": _of_classes(_decided(sk.f1_score), _f1_influence, decides=True, of_positive=True),
     **BY_GROUP,
 }

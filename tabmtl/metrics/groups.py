@@ -149,6 +149,7 @@ def _by_group(
     values_of: Callable[[_Ranked], np.ndarray],
     *,
     by_size: bool = False,
+    of_positive: bool = True,
     at_depth: Callable[[int], Metric] | None = None,
 ) -> Metric:
     """Return the metric of a mean over groups, by their size or each alike."""
@@ -167,7 +168,7 @@ def _by_group(
         found[ranked.order] = np.repeat(of_mean(values_of(ranked), weighed(ranked)) / ranked.sizes, ranked.sizes)
         return found
 
-    return Metric(score=score, influence=influence, compares="groups", at_depth=at_depth)
+    return Metric(score=score, influence=influence, compares="groups", at_depth=at_depth, of_positive=of_positive)
 
 
 def _ndcg_at(depth: int) -> Metric:
@@ -184,7 +185,7 @@ def _hit_rate_at(depth: int) -> Metric:
 
 #: By name.
 BY_GROUP = {
-    "gauc": _by_group(_auc, by_size=True),
+    "gauc": _by_group(_auc, by_size=True, of_positive=False),
     f"ndcg@{DEPTH}": _ndcg_at(DEPTH),
     "mrr": _mrr_at(np.inf),
     f"hit_rate@{DEPTH}": _hit_rate_at(DEPTH),

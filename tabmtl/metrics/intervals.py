@@ -53,6 +53,7 @@ from tabmtl.metrics.scores import (
     counting,
     each_task,
     metric_of,
+    positive_class,
     score_task,
 )
 from tabmtl.schema import warn_user
@@ -288,7 +289,8 @@ def score_intervals(
     polars.DataFrame
         One row per task and metric, the watched one first: "task", "metric"; "score", "standard_error", "low" and
         "high" of :func:`score_interval`, null where it has None; "n_labelled", the number of rows that count;
-        "n_positive", the number of rows in the second class of a binary task, null for other kinds; with groups,
+        "n_positive", the number of rows in the second class of a binary task, null for other kinds;
+        "positive_class", the text of this class if the metric depends on it, else null; with groups,
         "n_groups", the number of those that count, and "n_left_out", of those that do not count in a metric by group,
         since their labels are all alike.
     """
@@ -307,9 +309,11 @@ def fit_intervals(fits: Sequence[Answered], *, level: float = 0.95) -> pl.DataFr
             found = estimate(judged, labels, [output for _, _, output, *_ in own], (), weight, unit)
             interval = _bounded(judged, labels, found, weight, unit, level)
             n_groups = () if unit is None else count_groups(judged, labels, weight, unit)
-            rows.append((task.name, str(check_metric(judged)), *interval, len(counts), n_positive, *n_groups))
+            facts = (*interval, len(counts), n_positive, positive_class(judged), *n_groups)
+            rows.append((task.name, str(check_metric(judged)), *facts))
     types: dict[str, Any] = {"task": pl.String, "metric": pl.String} | dict.fromkeys(ScoreInterval._fields, pl.Float64)
     types |= dict.fromkeys(("n_labelled", "n_positive"), pl.Int64)
+    types |= {"positive_class": pl.String}
     types |= {} if fits[0].group is None else dict.fromkeys(("n_groups", "n_left_out"), pl.Int64)
     return pl.DataFrame(rows, types, orient="row")
 

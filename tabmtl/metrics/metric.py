@@ -37,6 +37,9 @@ class Metric:
         Where the values lie. A metric from 0 to 1 is a share.
     decides : bool, default=False
         Whether the score is one of the classes that are answered, and no other of their probabilities.
+    of_positive : bool, default=False
+        Whether it judges one of two classes, the positive one, and would have another value with the other one in its
+        place.
     at_depth : callable, optional
         ``at_depth(k)`` is the metric of the first k rows of every group, where a name such as "ndcg@5" may say k.
     """
@@ -48,6 +51,7 @@ class Metric:
     worst: float = 0.0
     best: float = 1.0
     decides: bool = False
+    of_positive: bool = False
     at_depth: Callable[[int], Metric] | None = None
 
     @property

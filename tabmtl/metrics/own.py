@@ -76,6 +76,7 @@ class TaskMetric(str):
             compares="classes" if task.is_classification else "rows",
             worst=low,
             best=high,
+            of_positive=self.response_method == "predict_proba",
         )
 
     def _score(self, task: Task, y: np.ndarray, answers: np.ndarray, *, sample_weight: np.ndarray | None) -> float:

@@ -76,6 +76,17 @@ def metric_of(task: Task) -> Metric:
     return metric.at(task.decide) if metric.decides and task.thresholds is not None else metric
 
 
+def positive_class(task: Task) -> str | None:
+    """Return the text of the positive class of two, None if the metric of the task does not depend on it."""
+    return str(task.classes[1]) if task.is_binary and task.classes and metric_of(task).of_positive else None
+
+
+def shown_metric(task: Task) -> str:
+    """Return the metric of a task as tables show it, with the positive class if it depends on this one: "f1 of yes"."""
+    positive = positive_class(task)
+    return f"{check_metric(task)}{'' if positive is None else f' of {positive}'}"
+
+
 def is_by_group(task: Task) -> bool:
     """Return whether any metric of a task compares groups of rows."""
     return any(metric_of(each).compares == "groups" for each in by_metric(task))
@@ -281,6 +292,8 @@ class TaskScores(dict[str, float | None]):
     rows : sequence of tuple
         Task, metric and score, the watched metric of a task first.
     n_groups : dict of str to tuple of int, optional
+    shown : dict of (str, str) to str, optional
+        By task and metric, how a notebook shows the metric.
 
     Attributes
     ----------
@@ -295,8 +308,9 @@ class TaskScores(dict[str, float | None]):
         self,
         rows: Sequence[tuple[str, str, float | None]],
         n_groups: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        shown: Mapping[tuple[str, str], str] = MappingProxyType({}),
     ) -> None:
-        self.n_groups = dict(n_groups)
+        self.n_groups, self._shown = dict(n_groups), dict(shown)
         self.by_metric: dict[str, dict[str, float | None]] = {}
         for task, metric, score in rows:
             self.by_metric.setdefault(task, {})[metric] = score
@@ -307,7 +321,7 @@ class TaskScores(dict[str, float | None]):
 
     def _repr_html_(self) -> str:
         rows = [
-            (task, metric, "-" if score is None else f"{score:z.4f}")
+            (task, self._shown.get((task, metric), metric), "-" if score is None else f"{score:z.4f}")
             for task, scores in self.by_metric.items()
             for metric, score in scores.items()
         ]
@@ -401,13 +415,15 @@ def score_metrics(answered: Answered) -> TaskScores:
     """Score every task by all its metrics, as `score_tasks` does by one."""
     rows: list[tuple[str, str, float | None]] = []
     n_groups: dict[str, tuple[int, int]] = {}
+    shown: dict[tuple[str, str], str] = {}
     for task, labels, output, weight, group in each_task(*answered):
         for judged in by_metric(task):
             score = score_task(judged, labels, output, weight, group)
             rows.append((task.name, check_metric(judged), None if math.isnan(score) else score))
+            shown[rows[-1][:2]] = shown_metric(judged)
             if group is not None and task.name not in n_groups and is_by_group(judged):
                 n_groups[task.name] = count_groups(judged, labels, weight, group)
-    return TaskScores(rows, n_groups)
+    return TaskScores(rows, n_groups, shown)
 
 
 def each_task(

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.metrics.calibration import calibration_of
+from tabmtl.metrics.scores import shown_metric
 from tabmtl.params import check_choice
 from tabmtl.plots.display import COLORS, MARKED, REFERENCE, Display, tasks_named, tasks_of
 from tabmtl.targets import Task
@@ -115,7 +116,7 @@ class ComparisonDisplay(Display):
             own, panel = rows.filter(task=task.name), self.axes_[task.name]
             self.points_[task.name] = _draw_intervals(panel, own, values, errorbar_kw or {})
             of = f"minus {self.reference}" if values == "difference" else "(higher is better)"
-            panel.set_xlabel(f"{task.metric} {of}", fontsize="small")
+            panel.set_xlabel(f"{shown_metric(task)} {of}", fontsize="small")
             panel.set_title(task.name, fontsize="medium")
         return self
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from tabmtl.metrics.scores import shown_metric
 from tabmtl.plots.display import COLORS, MARKED, Display, better_high, tasks_of
 from tabmtl.targets import Task
 
@@ -110,5 +111,5 @@ class LeaderboardDisplay(Display):
             ax.axvline(scores[place], color=MARKED, linestyle=":", zorder=0)
             ax.get_yticklabels()[place].set_color(MARKED)
         ax.set_title(task.name, fontsize="medium")
-        ax.set_xlabel(better_high([task.metric]), fontsize="small")
+        ax.set_xlabel(better_high([shown_metric(task)]), fontsize="small")
         return points

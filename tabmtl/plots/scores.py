@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.metrics.gain import MultitaskGain
+from tabmtl.metrics.scores import shown_metric
 from tabmtl.plots.display import COLORS, FAINT, REFERENCE, Display, better_high, put_legend_beside, tasks_of
 from tabmtl.targets import Task
 
@@ -97,14 +98,14 @@ class HistoryDisplay(Display):
                 name = f"{part}/{task.name}/{task.metric}"
                 if name not in self.history.columns:
                     continue
-                label = f"{task.name} ({task.metric}), {part}"
+                label = f"{task.name} ({shown_metric(task)}), {part}"
                 look = {"color": COLORS[t % len(COLORS)], "linestyle": style, "label": label, **(line_kw or {})}
                 # An epoch without a score is a gap in the line.
                 scores = self.history[name].cast(pl.Float64).to_numpy()
                 (self.lines_[name],) = ax.plot(epochs, scores, **look)
         if self.best_iteration is not None:
             ax.axvline(self.best_iteration, color=REFERENCE, linestyle=":", label=f"kept: epoch {self.best_iteration}")
-        ax.set(xlabel="epoch", ylabel=better_high(task.metric for task in self.tasks))
+        ax.set(xlabel="epoch", ylabel=better_high(map(shown_metric, self.tasks)))
         ax.locator_params(axis="x", integer=True)
         put_legend_beside(ax)
         return self
@@ -173,7 +174,7 @@ class GainDisplay(Display):
         ]
         gains = ["" if gain is None else f"{gain:+z.1f} %" for gain in table["gain_percent"]]
         ax.bar_label(self.bars_[0], gains, padding=2, fontsize="small")
-        metrics = {task.name: task.metric for task in self.tasks}
+        metrics = {task.name: shown_metric(task) for task in self.tasks}
         labels = [f"{name}\n{metrics[name]}" if metrics.get(name) else name for name in table["task"]]
         ax.set_xticks(places, labels, rotation=30 if table.height > 5 else 0)
         ax.set(ylabel=better_high(metrics.values()), title=str(self.gain).splitlines()[-1])

@@ -172,7 +172,7 @@ def test_tables_of_both_layouts_hold_every_task():
     wide = score_intervals(tasks, np.column_stack([y, other]), [two_columns(score), other / 2])
     assert wide.schema == dict.fromkeys(("task", "metric"), pl.String) | dict.fromkeys(
         ("score", "standard_error", "low", "high"), pl.Float64
-    ) | dict.fromkeys(("n_labelled", "n_positive"), pl.Int64)
+    ) | dict.fromkeys(("n_labelled", "n_positive"), pl.Int64) | {"positive_class": pl.String}
     assert wide["n_labelled"].to_list() == [150, 200]
     assert wide["n_positive"].to_list() == [np.nansum(y), None]
     assert wide.row(0)[2:6] == score_interval(LATE, y, two_columns(score))
