@@ -159,7 +159,7 @@ class Dates(Parted):
         place = self.names.index(name)
         column, zone, given = column_of(name), self.zones[place], getattr(dtype, "time_zone", None) or ""
         if dtype != pl.Null and bool(zone) != bool(given):
-            raise TypeError(_zone_error(name, zone, given, dtype))
+            raise TypeError(zone_error(name, zone, given, dtype))
         if given and given != zone:
             column = column.dt.convert_time_zone(zone)
         parts = self.all_parts(column, dtype)
@@ -318,7 +318,8 @@ def _middle(days: np.ndarray) -> float:
     return float(np.round(np.median(present))) if present.size else 0.0
 
 
-def _zone_error(name: str, zone: str, given: str, dtype: pl.DataType) -> str:
+def zone_error(name: str, zone: str, given: str, dtype: pl.DataType) -> str:
+    """Return the text of the error where a column had a time zone in fit, or none, and the reverse now."""
     if zone:
         moments, column = (".cast(pl.Datetime)", "pandas.to_datetime(column)") if dtype == pl.Date else ("", "")
         return (

@@ -20,10 +20,13 @@ LEAST_SHARE = 0.99
 
 _LEVELS_LOOKED_AT = 100
 _DAY, _CLOCK = r"\d{4}-\d{2}-\d{2}", r"\d{2}:\d{2}(:\d{2}(\.\d+)?)?"
+_ZONE = r"(Z|[+-]\d{2}(:?\d{2})?)"
+#: Text of a moment with a time zone.
+ZONED = rf"^{_DAY}[T ]{_CLOCK}{_ZONE}$"
 _PATTERNS = {
     "dates": f"^{_DAY}$",
     "datetimes": f"^{_DAY}[T ]{_CLOCK}$",
-    "datetimes of UTC": rf"^{_DAY}[T ]{_CLOCK}(Z|[+-]\d{{2}}(:?\d{{2}})?)$",
+    "datetimes of UTC": rf"^{_DAY}[T ]{_CLOCK}{_ZONE}?$",
     "times": f"^{_CLOCK}$",
 }
 _ALLOWED = {
@@ -84,8 +87,8 @@ def kind_of_levels(table: pl.DataFrame) -> str | None:
 def read_text(text: pl.Expr, kind: str) -> pl.Expr:
     """Read text as dates, datetimes or times, null where it is none.
 
-    Datetimes are those of the time zone behind "of", or of none: text without one is of it, and text with another is
-    converted to it, or to UTC.
+    Datetimes are those of the time zone behind "of": text without one is of it, and text with another is converted to
+    it. Without "of", text with a time zone is none.
     """
     text = _present(text)
     kind, _, zone = kind.partition(" of ")
@@ -95,14 +98,14 @@ def read_text(text: pl.Expr, kind: str) -> pl.Expr:
         times = (text.str.to_time(form, strict=False) for form in ("%H:%M:%S%.f", "%H:%M"))
         return pl.coalesce(*times)
     plain = text.str.replace("T", " ").str.replace("Z$", "+00:00")
-    zoned = (_datetimes(plain, f"%Y-%m-%d {clock}%#z") for clock in ("%H:%M:%S%.f", "%H:%M"))
     naive = (_datetimes(plain, f"%Y-%m-%d {clock}") for clock in ("%H:%M:%S%.f", "%H:%M"))
     days = plain.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
-    naive_moments, utc = pl.coalesce(*naive, days), pl.coalesce(*zoned)
-    if zone:
-        local = naive_moments.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
-        return pl.coalesce(utc.dt.convert_time_zone(zone), local)
-    return pl.coalesce(naive_moments, utc.dt.replace_time_zone(None))
+    naive_moments = pl.coalesce(*naive, days)
+    if not zone:
+        return naive_moments
+    zoned = (_datetimes(plain, f"%Y-%m-%d {clock}%#z") for clock in ("%H:%M:%S%.f", "%H:%M"))
+    local = naive_moments.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+    return pl.coalesce(pl.coalesce(*zoned).dt.convert_time_zone(zone), local)
 
 
 def _datetimes(text: pl.Expr, form: str) -> pl.Expr:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import polars as pl
 
 from tabmtl.columns.category import text_of
-from tabmtl.columns.date_text import LEAST_SHARE, NOTHING, read_text
+from tabmtl.columns.date import zone_error
+from tabmtl.columns.date_text import LEAST_SHARE, NOTHING, ZONED, read_text
 from tabmtl.columns.kind import TEXT, column_of
 from tabmtl.columns.tags import split_texts
 
@@ -88,10 +89,15 @@ def as_fit(series: pl.Series, values: str) -> pl.Series:
     ------
     ValueError
         If the column holds something else.
+    TypeError
+        If its moments have a time zone, in their type or in their text, and had none in fit.
     """
     found = values_of(series.dtype)
     if found == values or values in ("none", "other"):
         return series
+    zone = getattr(series.dtype, "time_zone", None)
+    if zone and values in ("dates", "datetimes"):
+        raise TypeError(zone_error(series.name, "", zone, series.dtype))
     try:
         return _cast(series, found, values)
     except pl.exceptions.PolarsError as error:
@@ -128,6 +134,11 @@ def _cast(series: pl.Series, found: str, values: str) -> pl.Series:
 
 def _from_text(series: pl.Series, values: str) -> pl.Series:
     """Read text as dates; see `read_text`. As in a fit from a file, one in a hundred may be none, and is missing."""
+    if values in ("dates", "datetimes") and len(zoned := series.filter(series.str.contains(ZONED))):
+        raise TypeError(
+            f"column {series.name!r} had no time zone in fit and has one now, such as in {zoned[0]!r}; write the times "
+            "that clocks of fit would show, without a zone, such as '2024-02-29 13:45'"
+        )
     read = series.to_frame().select(read_text(column_of(series.name), values)).to_series()
     wrong = series.filter(read.is_null() & series.is_not_null())
     if len(wrong) > (1 - LEAST_SHARE) * series.count():
@@ -136,9 +147,9 @@ def _from_text(series: pl.Series, values: str) -> pl.Series:
 
 
 def _in_zone(series: pl.Series, zone: str) -> pl.Series:
-    """Return datetimes of a time zone; of none, in UTC. Those without one are taken to be of it."""
+    """Return datetimes of a time zone. Those without one are taken to be of it."""
     known = getattr(series.dtype, "time_zone", None)
     times = series.cast(pl.Datetime("us", known))
-    if not known:
-        return times.dt.replace_time_zone(zone) if zone else times
-    return times.dt.convert_time_zone(zone) if zone else times.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    if known:
+        return times.dt.convert_time_zone(zone)
+    return times.dt.replace_time_zone(zone) if zone else times

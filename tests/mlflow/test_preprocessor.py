@@ -92,3 +92,10 @@ def test_dates_arrive_as_text_and_as_dates(library, zone):
         assert served.predict(rows).equals(expected)
     with pytest.raises(mlflow.MlflowException, match=r"column 'day' held datetimes.* in fit, and holds text now"):
         served.predict(texts.with_columns(day=pl.lit("Monday")))
+    if zone is None:
+        for rows in (
+            frame.with_columns(pl.col("day").dt.replace_time_zone("UTC")),
+            texts.with_columns(pl.col("day") + "Z"),
+        ):
+            with pytest.raises(mlflow.MlflowException, match="column 'day' had no time zone in fit and has "):
+                served.predict(rows)

@@ -103,6 +103,25 @@ def test_dates_are_text_and_durations_seconds(serve, name):
     assert (status, "column 'day' held datetimes in fit, and holds text now, such as ['soon']" in said) == (400, True)
 
 
+@pytest.mark.parametrize("column", ["when", "day"])
+def test_a_moment_with_a_zone_is_refused_where_fit_had_none(serve, column):
+    when = pl.datetime_range(datetime(2024, 1, 1), datetime(2024, 2, 1), "7h", eager=True)
+    frame = pl.DataFrame({"when": when, "day": when.dt.date()})
+    y = pl.DataFrame({"delay": when.dt.weekday() + np.random.default_rng(0).normal(size=len(when))})
+    estimator = SharedTrees(n_estimators=5, random_state=0).fit(frame, y)
+    zoned = frame.with_columns(pl.col(column).cast(pl.Datetime("us")).dt.replace_time_zone("Europe/Berlin"))
+    said = f"column {column!r} had no time zone in fit and has "
+    for rows in (zoned, zoned.to_pandas()):
+        with pytest.raises(TypeError, match=said):
+            estimator.predict(rows)
+    served = serve(estimator)
+    rows = pandas_view(frame, served.metadata.signature).head(3).to_dict("records")
+    for text in ("2024-01-02T10:00:00+02:00", "2024-01-02 10:00Z"):
+        for body in bodies([*rows, rows[0] | {column: text}]).values():
+            status, message = invoke(served, *body)
+            assert (status, f"{said}one now, such as in {text!r}; write" in message) == (400, True), message
+
+
 def test_columns_come_in_any_order_and_further_ones_are_left_out(coded):
     served, X = coded
     table, rows = TableModel(served.get_raw_model()), X.head(3).to_pandas()
