@@ -30,6 +30,8 @@ from tabmtl.schema import Batch
 from tabmtl.storage.stored import Stored
 from tabmtl.targets import Task
 
+_MOST_EXPONENT = 500  # of two: squares and their sums over all rows are finite, and above 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class TableCoder:
@@ -315,8 +317,12 @@ class TableCoder:
     def _normalised(self, batch: Batch) -> Batch:
         if batch.weight is None:
             return batch
-        factors = weight_factors(*weight_sums(batch.weight, batch.task, len(self.labels.tasks)))
-        return replace(batch, weight=batch.weight * (factors if batch.task is None else factors[batch.task, None]))
+        task, tasks = batch.task, self.labels.tasks
+        weight, shifts = batch.weight, _shifts(batch.weight, task, len(tasks))
+        if shifts.any():
+            weight = np.ldexp(weight, shifts if task is None else shifts[task, None])
+        factors = weight_factors(*weight_sums(weight, task, len(tasks)), tasks)
+        return replace(batch, weight=weight * (factors if task is None else factors[task, None]))
 
     def read_frame(self, X: Any) -> pl.DataFrame | pl.LazyFrame:
         """Return the columns of fit, by name if both have names, else by position; as the preprocessor makes them.
@@ -455,6 +461,33 @@ def weight_sums(weight: np.ndarray, task: np.ndarray | None, n_tasks: int) -> tu
     return np.bincount(task, own > 0, minlength=n_tasks), np.bincount(task, own, minlength=n_tasks)
 
 
-def weight_factors(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
-    """Return factors (T,) that give positive weights mean 1, from their numbers and sums."""
-    return np.maximum(counts, 1) / np.where(totals > 0, totals, 1)
+def weight_factors(counts: np.ndarray, totals: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
+    """Return factors (T,) that give positive weights mean 1, from their numbers and sums.
+
+    Raises
+    ------
+    ValueError
+        If weights are too large or too small to be summed and divided; the message names the task.
+    """
+    with np.errstate(over="ignore"):
+        factors = np.maximum(counts, 1) / np.where(totals > 0, totals, 1)
+    if not (is_usable := np.isfinite(factors) & (factors > 0)).all():
+        t = int(np.argmin(is_usable))
+        raise ValueError(
+            f"task {tasks[t].name!r}: the weights of its {int(counts[t])} labels sum to {totals[t]:g}, which is out of "
+            "range; divide all weights by the largest"
+        )
+    return factors
+
+
+def _shifts(weight: np.ndarray, task: np.ndarray | None, n_tasks: int) -> np.ndarray:
+    """Return powers of two, int (T,), that bring the largest weight of a task to where sums and squares are finite.
+
+    All are 0 for weights that are there already. Any others are multiplied without rounding.
+    """
+    largest = weight.max(axis=0, initial=0)
+    if task is not None:
+        largest = np.zeros(n_tasks)
+        np.maximum.at(largest, task, weight[:, 0])
+    exponent = np.frexp(largest)[1]
+    return np.clip(exponent, -_MOST_EXPONENT, _MOST_EXPONENT) - exponent

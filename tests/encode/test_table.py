@@ -85,6 +85,21 @@ def test_weights_have_mean_one_over_the_labelled_rows_of_a_task():
     np.testing.assert_allclose(scaled.weight, batch.weight)
 
 
+@pytest.mark.parametrize("scale", [2.0**-1000, 2.0**-400, 2.0**1020], ids=["tiny", "small", "huge"])
+def test_weights_of_any_size_are_those_of_order_one(scale):
+    weight = np.array([2.0, 3.0, 0.0, 7.0])
+    expected = fit(X, Y).read(X, Y, weight).weight
+    np.testing.assert_array_equal(fit(X, Y).read(X, Y, weight * scale).weight, expected)
+    each = np.column_stack([weight * scale, weight / scale])
+    np.testing.assert_array_equal(fit(X, Y).read(X, Y, each).weight, expected)
+    coder, weight = fit(LONG, LABELS, task_column="school"), np.array([1.0, 3.0, 1.0, 1.0, 4.0])
+    expected = coder.read(LONG, LABELS, weight).weight
+    scaled = weight * np.where(LONG["school"] == "a", scale, 1 / scale)
+    np.testing.assert_array_equal(coder.read(LONG, LABELS, scaled).weight, expected)
+    if scale < 2.0**-900:
+        np.testing.assert_allclose(coder.read(LONG, LABELS, weight * 1e-310).weight, expected, rtol=1e-12)
+
+
 def test_a_long_table_gives_every_row_its_task():
     coder = fit(LONG, LABELS, task_column="school")
     assert [task.name for task in coder.labels.tasks] == ["a", "b"]

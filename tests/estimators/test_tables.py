@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 import pytest
-from conformance import features, fitted, mixed_targets, tiny
+from cases import quick
+from conformance import MIXED, features, fitted, mixed_targets, tiny
 from sklearn.base import is_classifier, is_regressor
 from sklearn.utils import estimator_html_repr, get_tags
 
@@ -67,6 +68,17 @@ def test_a_new_estimator_is_two_methods(tmp_path):
     estimator.save(tmp_path / "model")
     loaded = tabmtl.load(tmp_path / "model", cls=Averages)
     assert loaded.predict(X).equals(predicted)
+
+
+@pytest.mark.parametrize("cls", quick(MIXED, "SharedBottom", "RMTGB"))
+def test_weights_of_any_size_give_the_model_of_order_one(cls):
+    X, y = features(), mixed_targets(features())
+    weight = np.random.default_rng(0).integers(1, 5, len(X)).astype(float)
+    expected = tiny(cls).fit(X, y, sample_weight=weight)
+    for scale in (2.0**-1020, 2.0**1020):
+        found = tiny(cls).fit(X, y, sample_weight=weight * scale)
+        assert found.predict(X).equals(expected.predict(X))
+        assert found.score_tasks(X, y, weight * scale) == expected.score_tasks(X, y, weight)
 
 
 def test_a_failed_fit_forgets_nothing_and_a_good_one_everything():

@@ -75,6 +75,17 @@ def test_what_is_learned_is_what_a_frame_teaches(table, folder):
     assert model.batch_size_ == 1_000
 
 
+def test_weights_are_of_any_size_as_long_as_they_can_be_summed(table):
+    def model(scale):
+        rows = table.with_columns(pl.col("weight") * scale)
+        return tiny(SharedBottom, drop=["who"]).fit(Shards(rows.lazy()), TARGETS, sample_weight="weight")
+
+    assert_frame_equal(model(2.0**-960).history_, model(1.0).history_, check_exact=True)
+    for scale, total in ((1e307, "inf"), (1e-321, r"\S+e-319")):
+        with pytest.raises(ValueError, match=f"task 'late': the weights .* sum to {total}, .* by the largest"):
+            model(scale)
+
+
 def test_a_funnel_warns_once(table):
     rng = np.random.default_rng(0)
     frame = table.select("plain", "text").with_columns(

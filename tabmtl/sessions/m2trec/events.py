@@ -11,6 +11,8 @@ import polars as pl
 from tabmtl.params import check_at_least
 from tabmtl.schema import warn_user
 
+_HELD = np.finfo(np.float32)  # weights of clicks are of this type
+
 
 def check_event_weights(name: str, value: Any) -> None:
     """Raise a TypeError or ValueError for a value that maps no events to weights."""
@@ -22,6 +24,10 @@ def check_event_weights(name: str, value: Any) -> None:
         check_at_least(f"{name}[{event!r}]", weight, 0)
         if not np.isfinite(weight):
             raise ValueError(f"{name}[{event!r}] must be a finite number, got {weight!r}")
+        if weight > float(_HELD.max) or 0 < weight < float(_HELD.tiny):
+            raise ValueError(
+                f"{name}[{event!r}] must be 0, or from 1.2e-38 to 3.4e38, got {weight!r}; events without one weigh 1"
+            )
 
 
 def warn_of_absent(weights: Mapping[str, float], known: Sequence[str], column: str) -> None:

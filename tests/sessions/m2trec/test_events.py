@@ -91,6 +91,8 @@ REFUSED: list[tuple[Any, str | None, type[Exception], str]] = [
     ({1: 3}, "event", TypeError, MAPS),
     ({"buy": "3"}, "event", ValueError, "event_weights['buy'] must be a number of at least 0, got '3'"),
     ({"buy": np.inf}, "event", ValueError, "event_weights['buy'] must be a finite number, got inf"),
+    ({"buy": 1e307}, "event", ValueError, "event_weights['buy'] must be 0, or from 1.2e-38 to 3.4e38, got 1e+307"),
+    ({"buy": 1e-310, "view": 1e-310}, "event", ValueError, "event_weights['buy'] must be 0, or from 1.2e-38"),
     ({"buy": 0, "view": 0, "": 0}, "event", ValueError, "every click to predict has the weight 0"),
 ]
 
