@@ -159,14 +159,14 @@ def read_file(path: Path, *, dates: bool = True) -> pl.DataFrame:
     ValueError, OSError
         If it cannot be read, or has no rows.
     """
-    from tabmtl.encode.files import check_header
+    from tabmtl.encode.files import check_csv
 
     kind = path.suffix.lower()
     if kind not in (".parquet", ".pq", ".csv"):
         raise ValueError(f"{path}: expected a file that ends in .parquet, .pq or .csv")
     with readable(path):
         if kind == ".csv":
-            check_header(str(path))
+            check_csv(str(path))
             # types are those of all rows, not of the first
             frame = pl.read_csv(path, infer_schema_length=None, try_parse_dates=dates)
         else:

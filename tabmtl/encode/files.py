@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import os
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from errno import EDQUOT, ENOENT, ENOSPC
+from functools import lru_cache
 from glob import glob, has_magic
 from os import PathLike
 from pathlib import Path
@@ -84,7 +86,7 @@ def is_csv(file: str) -> bool:
 def scan_file(file: str, types: Mapping[str, pl.DataType] | None = None) -> pl.LazyFrame:
     """Scan a file lazily; the types of a CSV file are those of all its rows, except the given ones."""
     if is_csv(file):
-        check_header(file)
+        check_csv(file)
         return pl.scan_csv(file, infer_schema_length=None, schema_overrides=types)
     return pl.scan_parquet(file, glob=False)
 
@@ -213,10 +215,18 @@ def written(what: str, place: Path, of_reading: Collection[BaseException] = ()) 
         raise OSError(number, reason, str(place)) from error
 
 
-def check_header(file: str) -> None:
-    """Raise a ValueError if the names of a CSV file are separated by something else than commas, or two are equal."""
-    if "://" in file:
-        return
+def check_csv(file: str) -> None:
+    """Raise a ValueError if polars would misread a CSV file; nothing is checked in a store of objects.
+
+    Its names may be separated by something else than commas, or two of them be equal. A line may have more or fewer
+    cells than there are names, which polars fills up with nulls; empty lines at the end may stay.
+    """
+    if "://" not in file:
+        _check_header(file)
+        _check_cells(file, stamp_of(file))
+
+
+def _check_header(file: str) -> None:
     with open(file, "rb") as opened:
         header = opened.readline(_LONGEST_HEADER).decode(encoding="utf-8-sig", errors="replace")
     found = next((name for mark, name in _OTHER_SEPARATORS.items() if mark in header and "," not in header), None)
@@ -231,6 +241,53 @@ def check_header(file: str) -> None:
     twice = [name for name, count in Counter(filter(None, names)).items() if count > 1]
     if twice:
         raise ValueError(f"{file} has several columns of the names {twice[:10]}: rename them, or leave all but one out")
+
+
+@lru_cache(maxsize=1_024)  # a file is scanned again for each of its uses
+def _check_cells(file: str, stamp: Stamp) -> None:
+    """Raise a ValueError that names the first line of a CSV file with another number of cells than its header."""
+    n_names, empty = 0, 0
+    for number, line, n_cells in _count_cells(file):
+        if not line.strip(b"\r\n"):
+            empty = empty or number
+            continue
+        if not n_names:  # polars passes over empty lines before the header
+            n_names, empty = n_cells, 0
+        is_behind_empty = empty > 0 and n_names > 1  # a single value that is missing is an empty line
+        if is_behind_empty or n_cells != n_names:
+            found = f"line {empty} is empty" if is_behind_empty else f"line {number} has {_number(n_cells)}"
+            more = "put quotes around text with commas, or give the further cells a name"
+            cure = more if n_cells > n_names else "leave cells empty where values are missing, but keep their commas"
+            raise ValueError(f"{file}: {found}, expected {_number(n_names)}, as many as the header has: {cure}")
+
+
+def _number(n_cells: int) -> str:
+    return f"{n_cells} cell{'s' if n_cells > 1 else ''}"
+
+
+def _count_cells(file: str) -> Iterator[tuple[int, bytes, int]]:
+    """Yield first line, text of the last line, and number of cells of every row of a CSV file, line by line.
+
+    As in polars, a row goes on in the next line where a quote is open, and a comma is text in a cell that begins with
+    a quote. A quote that is never closed is left to polars.
+    """
+    first, n_commas, is_open, is_literal = 1, 0, False, False
+    with open(file, "rb") as opened:
+        opened.seek(len(BOM_UTF8) if opened.read(len(BOM_UTF8)) == BOM_UTF8 else 0)
+        for number, line in enumerate(opened, 1):
+            if not is_open and b'"' not in line:
+                n_commas += line.count(b",")
+            else:
+                parts = line.split(b'"')
+                for place, part in enumerate(parts, is_open):
+                    is_inside = place % 2
+                    if not is_inside and (part or not place):  # nothing stands between two quotes that are one
+                        is_literal = bool(part) and not part.endswith(b",")
+                    n_commas += part.count(b",") if is_literal or not is_inside else 0
+                is_open ^= len(parts) % 2 == 0
+            if not is_open:
+                yield first, line, n_commas + 1
+                first, n_commas = number + 1, 0
 
 
 def reason_of(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import os
 import pickle
 from errno import EACCES, ENOENT, ENOSPC
 from itertools import islice
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -14,6 +15,7 @@ from polars.testing import assert_frame_equal
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.files import read_blocks, scan_file, written
 from tabmtl.encode.shards import Shards
+from tabmtl.pipelines.data.files import read_file
 
 ROWS = pl.DataFrame({"a": range(21), "b": [f"level {i}" for i in range(21)]})
 
@@ -49,6 +51,58 @@ def test_others_are_read_in_one_go(tmp_path, asked, is_file):
     scan = scan_file(file) if is_file else ROWS.lazy()
     assert_frame_equal(pl.concat(read_blocks(scan, file if is_file else None, 2)), ROWS)
     assert asked == [21]
+
+
+#: Content of CSV files, and the line that is wrong with the number of its cells.
+RAGGED = {
+    "too few": ("a,b,c\n1,2,3\n4,5\n6,7,8\n", "line 3 has 2 cells, expected 3 cells"),
+    "the first row": ("a,b\n1\n2,3\n", "line 2 has 1 cell, expected 2 cells"),
+    "too many": ("a,b\n1,2\n3,4,5\n", "line 3 has 3 cells, expected 2 cells"),
+    "behind quoted newlines": ('a,b\r\n"x\n\n,",2\r\n"y",3\r\n4\r\n', "line 6 has 1 cell, expected 2 cells"),
+    "a quoted header": ('\ufeff"a,\nb",c\n1,2\n3\n', "line 4 has 1 cell, expected 2 cells"),
+    "the last line": ("a,b\n1,2\n3", "line 3 has 1 cell, expected 2 cells"),
+    "an empty line": ("\na,b\n1,2\n\n\n3,4\n", "line 4 is empty, expected 2 cells"),
+}
+
+
+@pytest.mark.parametrize("case", RAGGED)
+def test_a_line_with_another_number_of_cells_is_named(tmp_path, case):
+    content, said = RAGGED[case]
+    file = tmp_path / "rows.csv"
+    file.write_bytes(content.encode())
+    for read in (scan_file, Shards, lambda path: read_file(Path(path))):
+        with pytest.raises(ValueError, match=rf"rows\.csv: {said}, as many as the header has: (put|leave) "):
+            read(str(file))
+
+
+WHOLE = {
+    "quotes": ('a,b\n"x, ""y"", z\n\n,",2\n"","1,5"\n', [('x, "y", z\n\n,', "2"), ("", "1,5")]),
+    "quotes in a cell": ('a,b,c\nx "y, z" w,2\n', [('x "y', ' z" w', "2")]),
+    "empty cells": ("a,b\n,\n1,\n", [(None, None), ("1", None)]),
+    "empty lines at the end": ("a,b\n1,2\n\r\n\n", [("1", "2"), (None, None), (None, None)]),
+    "empty lines at the start": ("\n\na,b\n1,2", [("1", "2")]),
+    "one column": ("a\n1\n\n2\n", [("1",), (None,), ("2",)]),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_quotes_and_empty_cells_are_no_error(tmp_path, case):
+    content, rows = WHOLE[case]
+    file = tmp_path / "rows.csv"
+    file.write_bytes(content.encode())
+    assert scan_file(str(file)).cast(pl.String).collect().rows() == rows
+    assert read_file(file).cast(pl.String).rows() == rows
+
+
+def test_a_file_that_was_mended_is_checked_again(tmp_path):
+    file = tmp_path / "rows.csv"
+    for content in ("a,b\n1,2\n", "a,b\n1\n", "a,b\n1,2\n3,4\n"):
+        file.write_text(content)
+        if content.count(",") == 1:
+            with pytest.raises(ValueError, match="line 2 has 1 cell"):
+                scan_file(str(file))
+        else:
+            assert scan_file(str(file)).collect().width == 2
 
 
 def test_a_file_without_rows_has_no_block(tmp_path):
