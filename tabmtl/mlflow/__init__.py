@@ -31,8 +31,8 @@ __getattr__, __dir__, __all__ = attach(__name__, __file__)
 def _load_pyfunc(path: str) -> Any:
     """Load the served model of a folder; MLflow calls this function by its name."""
     from tabmtl.mlflow.flavor import as_pyfunc, served_folder
-    from tabmtl.mlflow.serving import leave_types_to_the_model
+    from tabmtl.mlflow.serving import leave_checks_to_the_model
     from tabmtl.storage.persist import load
 
-    leave_types_to_the_model()
+    leave_checks_to_the_model()
     return as_pyfunc(load(served_folder(path)))

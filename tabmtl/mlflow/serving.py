@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import mlflow.pyfunc
@@ -15,6 +16,7 @@ import pandas as pd
 import polars as pl
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import scoring_server
 
 from tabmtl.columns.category import text_of
 from tabmtl.encode.read import read_features, read_values
@@ -194,22 +196,65 @@ class SessionModel:
         return _to_pandas(found)
 
 
-def leave_types_to_the_model() -> None:
-    """Make ``mlflow.pyfunc`` pass rows on to our models as they come, which check names and types themselves.
+def leave_checks_to_the_model() -> None:
+    """Make ``mlflow.pyfunc`` and its server leave the checks of names, types and nulls to our models.
 
-    MLflow would refuse a frame that is not of pandas, whole numbers of 64 bits where the signature has ``double``, and
-    booleans where it has ``string``. Its server still reads the formats of a request by the signature, and models of
-    other loaders are checked as ever. A release of MLflow without this function checks ours too.
+    ``mlflow.pyfunc`` would refuse a frame that is not of pandas, whole numbers of 64 bits where the signature has
+    ``double``, and booleans where it has ``string``. Its server still reads the formats of a request by the signature,
+    but we see its records before pandas fills them up with NaN. Models of other loaders are checked as ever. A release
+    of MLflow without one of these functions checks ours too.
     """
-    enforce = vars(mlflow.pyfunc).get("_enforce_schema")
-    if enforce is None or hasattr(enforce, "__wrapped__"):
+    _wrap(mlflow.pyfunc, "_enforce_schema", _enforce_of_others)
+    _wrap(scoring_server, "_parse_json_data", _parse_whole)
+
+
+def _wrap(module: ModuleType, name: str, wrapper: Callable[..., Any]) -> None:
+    """Replace a function of a module by a wrapper, which gets it as its first argument, once."""
+    function = vars(module).get(name)
+    if function is not None and not hasattr(function, "__wrapped__"):
+        vars(module)[name] = wraps(function)(partial(wrapper, function))
+
+
+def _enforce_of_others(enforce: Any, data: Any, input_schema: Any, flavor: str | None = None) -> Any:
+    return data if flavor == LOADER else enforce(data, input_schema, flavor)
+
+
+def _parse_whole(parse: Any, data: Any, metadata: Any, input_schema: Any) -> Any:
+    """Parse a request in JSON as MLflow does, if all records and rows for one of our models are whole."""
+    if metadata.flavors.get("python_function", {}).get("loader_module") == LOADER:
+        data = scoring_server._decode_json_input(data)
+        with bad_request():
+            for form in ("dataframe_records", "instances"):
+                _check_records(data.get(form), input_schema.input_names(), form)
+            _check_split(data.get("dataframe_split"))
+    return parse(data, metadata, input_schema)
+
+
+def _check_records(records: Any, names: Sequence[str], form: str) -> None:
+    """Raise a ValueError that names a record without a column that another one has; all without it are told later."""
+    if not isinstance(records, list) or not all(isinstance(record, Mapping) for record in records):
         return
+    known = set[str]().union(*records)
+    asked = [name for name in names if name in known]
+    for place, record in enumerate(records, 1):
+        missing = [name for name in asked if name not in record]
+        if missing:
+            raise ValueError(
+                f"record {place} of the {len(records)} {form} lacks {_listed(missing)}, which others have; write null "
+                "where a value is missing"
+            )
 
-    @wraps(enforce)
-    def enforce_of_others(data: Any, input_schema: Any, flavor: str | None = None) -> Any:
-        return data if flavor == LOADER else enforce(data, input_schema, flavor)
 
-    vars(mlflow.pyfunc)["_enforce_schema"] = enforce_of_others
+def _check_split(split: Any) -> None:
+    """Raise a ValueError that names a row of fewer values than there are columns."""
+    if not isinstance(split, dict) or not all(isinstance(split.get(key), list) for key in ("columns", "data")):
+        return
+    n_columns = len(split["columns"])
+    for place, row in enumerate(split["data"], 1):
+        if isinstance(row, list) and len(row) < n_columns:
+            raise ValueError(
+                f"row {place} of dataframe_split has {len(row)} of {n_columns} values; write null where one is missing"
+            )
 
 
 @contextmanager
@@ -259,6 +304,7 @@ def _columns_of_other(rows: Any, names: Sequence[str]) -> Any:
         is_row = not any(isinstance(value, list | np.ndarray) for value in rows.values())
         return _columns(pd.DataFrame([rows] if is_row else dict(rows)), names)
     if isinstance(rows, list | np.ndarray | pd.Series):
+        _check_records(rows, names, "records")
         return _columns(pd.DataFrame(rows), names)
     frame = nw.from_native(rows)
     _check_there(frame.collect_schema().names(), names)
@@ -269,10 +315,14 @@ def _check_there(given: Sequence[str], names: Sequence[str]) -> None:
     missing = [name for name in names if name not in given]
     if missing:
         raise ValueError(
-            f"the input has no column {', '.join(map(repr, missing[:_SHOWN]))}{', ...' if missing[_SHOWN:] else ''}; "
+            f"the input has no column {_listed(missing)}; "
             f"give all {len(names)} columns by name, with null where a value is missing "
             "(dataframe_records, dataframe_split, inputs or CSV; not instances)"
         )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(map(repr, names[:_SHOWN]))}{', ...' if names[_SHOWN:] else ''}"
 
 
 def _spellings(levels: Sequence[str]) -> dict[str, str | None]:

@@ -187,6 +187,32 @@ def test_a_row_that_does_not_fit_is_refused(model, changes, params, said):
         assert (status, said in message) == (400, True), message
 
 
+@pytest.mark.parametrize("form", ["dataframe_records", "instances"])
+def test_a_record_without_a_key_that_another_has_is_refused(model, form):
+    served, X = model
+    first, second, third = X.head(3).to_dicts()
+    for name in ("plain", "text"):
+        lacking = {key: value for key, value in second.items() if key != name}
+        said = f"record 2 of the 3 {form} lacks {name!r}, which others have; write null"
+        status, message = invoke(served, json.dumps({form: [first, lacking, third]}))
+        assert (status, said in message) == (400, True), message
+        with pytest.raises(mlflow.MlflowException, match="record 2 of the 3 records lacks"):
+            TableModel(served.get_raw_model()).predict([first, lacking, third])
+    # pairs of columns as long as each other, which MLflow would put beside each other
+    status, message = invoke(served, json.dumps({form: [first, {}]}))
+    assert (status, f"record 2 of the 2 {form} lacks 'plain', " in message) == (400, True), message
+    further = [first, second | {"further": 1}]
+    expected = served.get_raw_model().predict(X.head(2)).to_dicts()
+    assert invoke(served, json.dumps({"dataframe_records": further})) == (200, expected)
+
+
+def test_a_row_of_few_values_is_refused(model):
+    served, X = model
+    split = {"columns": X.columns, "data": [list(X.row(0)), list(X.row(1))[:-1]]}
+    status, message = invoke(served, json.dumps({"dataframe_split": split}))
+    assert (status, "row 2 of dataframe_split has 6 of 7 values; write null" in message) == (400, True), message
+
+
 def test_rows_without_names_are_told_to_have_names(model):
     served, X = model
     for key in ("instances", "inputs"):
