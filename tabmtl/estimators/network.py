@@ -95,8 +95,9 @@ class NetworkEstimator(
     keep : {"mean", "task"}, default="mean"
         Epochs whose weights are kept. ``"mean"`` keeps the best epoch by ``monitor``. ``"task"`` keeps up to two more,
         chosen so that every task finds a good one among them, and each task answers from its own. The steps of a
-        funnel, `transform` and ONNX files answer from the best epoch by ``monitor``. Predictions take one pass per kept
-        epoch. Without validation rows, or with ``early_stopping=False``, the last epoch is kept for all tasks.
+        funnel and `transform` answer from the best epoch by ``monitor``. Predictions take one pass per kept epoch.
+        `export_onnx` and ``prune`` take one network, and refuse several. Without validation rows, or with
+        ``early_stopping=False``, the last epoch is kept for all tasks.
     numeric_transform : {"standardize", "quantile"}, default="standardize"
         Scaling of numeric columns: ``"standardize"`` to mean 0 and standard deviation 1, ``"quantile"`` to a normal
         distribution by their quantiles.
@@ -244,12 +245,13 @@ class NetworkEstimator(
         ImportError
             If onnx or onnxscript is missing: ``pip install 'tabmtl[onnx]'``.
         ValueError
-            If a target has the name of an input, or the network cannot be exported, or is larger than the 2 GB that an
-            ONNX file may have; no file is written.
+            If some tasks answer from weights of their own, by ``keep="task"``; if a target has the name of an input, or
+            the network cannot be exported, or is larger than the 2 GB that an ONNX file may have. No file is written.
         RuntimeError
             If the file would give other answers than the network; no file is written.
         """
         check_is_fitted(self)
+        self._check_one_network("export_onnx writes")
         network, loss = self.fitted_network()[0], self.unfitted()._loss(self.tasks_)
         export_onnx(type(self).__name__, network, loss, self.coder_, path)
 
@@ -298,6 +300,15 @@ class NetworkEstimator(
         found.task_weights_, found.task_snapshot_ = (), np.zeros(0, dtype=np.int64)
         found.profile_ = None if self.profile_ is None else self.profile_.of_tasks(())
         return found
+
+    def _check_one_network(self, verb: str) -> None:
+        """Raise a ValueError if some tasks answer from weights of their own."""
+        if len(self.task_weights_):
+            own = [task.name for task, k in zip(self.tasks_, self.task_snapshot_, strict=True) if k]
+            raise ValueError(
+                f"{verb} one network, and by keep='task' {own} answer from weights of other epochs; fit with "
+                "keep='mean', or take one epoch for all tasks by model.with_weights(model.weights_)"
+            )
 
     def encoded(self, X: Any) -> Batch:
         """Return rows as the fitted network reads them: tensors on its device.

@@ -266,7 +266,8 @@ class SlimEstimator(_Cut, VectorEstimator):
         ------
         ValueError, TypeError
             If keep or floor is out of bounds, the rows do not fit or are those of fit (a loaded model cannot know), the
-            score of a task is undefined on them, or the model has tasks that were added or removed.
+            score of a task is undefined on them, some tasks answer from weights of their own, by ``keep="task"``, or
+            the model has tasks that were added or removed.
 
         References
         ----------
@@ -288,6 +289,7 @@ class SlimEstimator(_Cut, VectorEstimator):
         check_share("keep", keep, whole=True)
         check_at_least("floor", floor, low=0)
         self._refuse_grown("prune(X, y)")
+        self._check_one_network("prune cuts")
         answered = self.answer_labelled(X, y, unseen_for="prune", calibrated=False)
         answered = answered._replace(tasks=[task.at(None) for task in answered.tasks])
         check_scored(answered)

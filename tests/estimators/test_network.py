@@ -265,6 +265,19 @@ def test_every_task_answers_from_the_best_epoch_kept_for_it(cls, tmp_path):
     assert model.predict(X[:1]).equals(model.predict(X)[:1])
 
 
+def test_one_network_is_not_made_of_several_epochs(tmp_path):
+    model, mean, X, y = own_epochs(MMoE)
+    for ask in (lambda found: found.export_onnx(tmp_path / "m.onnx"), lambda found: found.prune(X, y, keep=0.9)):
+        with pytest.raises(
+            ValueError, match=r"one network, and by keep='task' \[.*\] answer from .*; fit with keep='me"
+        ):
+            ask(model)
+    assert not (tmp_path / "m.onnx").exists()
+    one = model.with_weights(model.weights_)
+    assert same(answers(one, X), answers(mean, X))
+    assert not one.task_weights_
+
+
 def test_a_task_of_a_long_table_answers_from_its_own_epoch(tmp_path):
     rng = np.random.default_rng(0)
     X = pl.DataFrame({"school": rng.choice(["east", "north", "west"], 150), "size": rng.normal(size=150)})
