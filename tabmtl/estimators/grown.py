@@ -202,7 +202,9 @@ class GrowingNetwork(TakesTasks):
         now = copy.copy(self)
         now._take_over(coder, fitted | {"coder_": coder})
         rows = FrameRows(batch, coder.labels.tasks)
-        return NetworkTraining(estimator=now, coder=coder, seed=seed, begins=False).fit(rows, None)
+        trained = NetworkTraining(estimator=now, coder=coder, seed=seed, begins=False).fit(rows, None)
+        del trained["answered"]  # by which a fit makes its profile; it is no attribute
+        return trained
 
     def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
         network, lineage = self._grown(), self._lineage or Lineage.of(self.tasks_)
