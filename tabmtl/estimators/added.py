@@ -20,6 +20,7 @@ from tabmtl.estimators.drifting import NoticesDrift
 from tabmtl.model_selection.repeats import SeenRows, group_equal_rows, number_groups
 from tabmtl.params import check_choice, near
 from tabmtl.schema import Batch, warn_user
+from tabmtl.targets.task import refuse_monotone
 
 Method = Literal["head", "scalearn", "scalearn_uniform"]
 Freeze = Literal["shared"] | None
@@ -50,6 +51,7 @@ class TakesTasks(NoticesDrift, SavableEstimator):
     coder_: TableCoder
     _target_kind: ClassVar[Literal["classification", "regression"] | None]
     _seen_rows: SeenRows
+    _keeps_monotone: ClassVar[bool]
 
     #: Methods of `add_task` that the class has, and what may be frozen.
     _task_methods: ClassVar[tuple[str, ...]] = ("head",)
@@ -112,8 +114,8 @@ class TakesTasks(NoticesDrift, SavableEstimator):
         Raises
         ------
         ValueError, TypeError
-            If the model has the task, X has other columns, no row has a label, or the class lacks the method; the model
-            stays unchanged.
+            If the model has the task, X has other columns, no row has a label, the class lacks the method, or a task is
+            ``monotone`` and the class cannot promise it, as in `fit`; the model stays unchanged.
 
         References
         ----------
@@ -135,6 +137,8 @@ class TakesTasks(NoticesDrift, SavableEstimator):
             raise TypeError("add_task reads a frame in memory, and X is Shards; give some of their rows as a frame")
         prepared, n_old = self._preprocessed(X), len(self.coder_.labels.tasks)
         coder, labels, weight = self._with_new_tasks(prepared, y, tasks, sample_weight, freeze)
+        if not self._keeps_monotone:
+            refuse_monotone(coder.labels.tasks, type(self).__name__)
         batch = coder.after.read(prepared, labels, weight)
         _check_labelled(coder.labels, batch, n_old)
         batch = _weighed(coder.labels, batch)

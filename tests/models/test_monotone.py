@@ -103,6 +103,19 @@ def test_a_lightgbm_estimator_keeps_the_signs_too():
     check_is_monotone(model)
 
 
+@pytest.mark.parametrize("name", ["IndependentTasks", "SharedTrees", "SharedBottom"])
+def test_a_task_that_is_added_keeps_its_signs_or_is_refused(name):
+    X, y = rows()
+    model = tiny(getattr(tabmtl, name), tasks=declared(None)[:1]).fit(X, y[["regression"]])
+    before = model.predict(X)
+    if name == "IndependentTasks":
+        check_is_monotone(model.add_task(X, y[["huber"]], tasks=[declared()[-1]]).remove_task("regression"))
+        return
+    with pytest.raises(ValueError, match=f"'huber' has monotone.*which {name} cannot promise; fit Ind"):
+        model.add_task(X, y[["huber"]], tasks=[declared()[-1]])
+    assert model.predict(X).equals(before)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
