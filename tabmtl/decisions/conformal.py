@@ -21,9 +21,14 @@ The sets differ from the paper's in one thing: its score adds a random part of t
 sets are the same in each call and never empty, as the first class has the score 0, and the promise is kept. Where the
 first class is right more often than the level asks, they hold it alone, and so the label more often than promised.
 
-All numbers of a row are covered together by the largest of their scores, each over its mean on the rows that
-`conformalize` was given (for one score, the intervals are those of the task itself). As the means come from these rows
-too, the promise holds up to a term of 1 / n.
+All numbers of a row are covered together by the largest of their scores, each over its mean. Means of the n rows given
+alone would tell these from the new one, and few rows would hold less than they promise. So the new row counts in the
+means too, as full conformal prediction has it (Vovk, Gammerman and Shafer, 2005): the n + 1 rows have no order again.
+Its scores s are unknown, and all of them that would be held are covered. Beside a mean m of n rows, v is the largest
+score of one of these rows in the other tasks, over their means. The row does as much as s = m v / (1 - v / n) in this
+task, if that is more than its own score. The intervals of one task are thus its own, and those of many rows the ones by
+plain means. No fit has to tell scales: by those of its labels, intervals of targets that it answers well would be
+several times as wide.
 """
 
 from __future__ import annotations
@@ -72,10 +77,11 @@ class Reach(NamedTuple):
         if np.isinf(found).any():
             place = int(group[np.argmax(found)])
             n, level = self.counts[place], self.level
+            least = max(needed(level), n + 1)
             cure = ", or join groups" if place < len(self.scores) - 1 else ""
             raise ValueError(
-                f"level={level} needs at least {needed(level)} labelled rows of {self.names[place]}, and conformalize "
-                f"was given {n}; give it more rows{cure}, or ask for a level of at most "
+                f"level={level} needs at least {least} labelled rows of {self.names[place]}, and conformalize was "
+                f"given {n}; give it more rows{cure}, or ask for a level of at most "
                 f"{math.floor(1_000 * n / (n + 1)) / 1_000}"
             )
         return found
@@ -267,11 +273,8 @@ class Conformal:
         places = [t for t, own in enumerate(self.tasks) if own is not None and not tasks[t].is_classification]
         scores = np.column_stack([self._scores(t)[:, _pair(tasks[t], level)] for t in places])
         scores = np.where(np.isnan(scores).any(axis=1, keepdims=True), np.nan, scores)
-        unit = np.nanmean(np.abs(scores), axis=0) if (~np.isnan(scores)).any() else np.ones(len(places))
-        unit = np.where(unit > 0, unit, 1.0)
         what = f"the tasks {[tasks[t].name for t in places]} together"
-        found = self._by_group((scores / unit).max(axis=1), level, what)
-        parts = {t: found._replace(scores=own * found.scores) for t, own in zip(places, unit, strict=True)}
+        parts = {t: self._by_group(own, level, what) for t, own in zip(places, _together(scores).T, strict=True)}
         self._known_jointly[level] = parts
         return parts
 
@@ -346,6 +349,21 @@ def _nth(scores: np.ndarray, level: float) -> float:
     """Return the least score that is large enough, infinity if there are too few."""
     place = math.ceil((len(scores) + 1) * level - _ROUNDING)
     return math.inf if place > len(scores) else float(np.partition(scores, place - 1)[place - 1])
+
+
+def _together(scores: np.ndarray) -> np.ndarray:
+    """Return scores (n, T) in which rows are as far out in every task as in the one where they are farthest out."""
+    if scores.shape[1] == 1:
+        return scores
+    n = max(1, int((~np.isnan(scores[:, 0])).sum()))
+    mean = np.nansum(np.abs(scores), axis=0) / n
+    ratio = np.maximum(np.divide(scores, mean, out=np.zeros_like(scores), where=mean > 0), 0.0)
+    found = np.maximum(scores, 0.0)
+    for t in np.flatnonzero(mean > 0):
+        others = np.delete(ratio, t, axis=1).max(axis=1)
+        with np.errstate(divide="ignore"):  # a row that alone has a score leaves no end
+            found[:, t] = np.maximum(found[:, t], mean[t] * others / np.maximum(1 - others / n, 0.0))
+    return found
 
 
 def _n_pairs(task: Task) -> int:

@@ -118,6 +118,26 @@ def test_all_numbers_of_a_row_are_held_together():
         )
 
 
+def test_few_rows_hold_all_numbers_of_a_row_as_often_as_they_promise():
+    rng, level, n, n_tasks, held = np.random.default_rng(0), 0.9, 20, 5, []
+    tasks = [Task(name=f"t{t}", kind="regression") for t in range(n_tasks)]
+    unit = 10.0 ** np.arange(n_tasks)
+    for _ in range(300):
+        known, new = (unit * rng.normal(size=(m, n_tasks)) for m in (n, 100))
+        outputs = [np.zeros(100)] * n_tasks
+        conformal = Conformal.learn(Answered(tasks, known, [np.zeros(n)] * n_tasks), range(n_tasks), None, None)
+        joint = conformal.spans(tasks, outputs, level, joint=True)
+        held.append(np.all([is_held(*own) for own in zip(tasks, new.T, joint, strict=True)], axis=0).mean())
+    error = np.std(held) / np.sqrt(len(held))
+    assert level - 3 * error < np.mean(held) < level + 1.5 / n + 3 * error
+
+
+def test_the_joint_intervals_of_one_task_are_its_own():
+    conformal = Conformal.learn(KNOWN, [1, 4], None, None)
+    alone, joint = (conformal.spans(TASKS, NEW.outputs, 0.9, joint=joint) for joint in (False, True))
+    assert np.array_equal(alone[1], joint[1])
+
+
 def test_a_score_is_the_reach_from_which_its_label_is_held():
     for task, y, output in zip(TASKS, NEW.labels.T, NEW.outputs, strict=True):
         scores = misses(task, y, output)[:, 0]
@@ -171,6 +191,7 @@ def test_groups_too_small_for_nine_tenths_are_told_before_they_are_asked():
         (lambda: learned(98).spans(TASKS, NEW.outputs, 0.99), "at most 0.989"),
         (lambda: learned(40, [0] * 30 + [1] * 10).spans(TASKS, NEW.outputs, 0.95, group=GROUP), "of the group '1'"),
         (lambda: learned(8).spans(TASKS, NEW.outputs, 0.9, joint=True), r"of the tasks \['delay'\] together"),
+        (lambda: alike_but_one().spans(TASKS, NEW.outputs, 0.9, joint=True), "needs at least 10 labelled rows"),
         (lambda: learned(3, [0, 0, 1]), "fewer than 2 labels in the groups '1', .* needs 9 of each"),
         (lambda: learned(0), "task 'delay' has no labels"),
         (lambda: learned(20).check(TASKS[:1]), "intervals of 6 tasks, expected 1"),
@@ -186,6 +207,13 @@ def learned(n, groups=None):
     labels = np.where(np.arange(N)[:, None] < n, KNOWN.labels, np.nan)
     groups = None if groups is None else [*groups, *[0] * (N - len(groups))]
     return Conformal.learn(KNOWN._replace(labels=labels), [0], groups, None)
+
+
+def alike_but_one():
+    """Learn from 9 rows, of which one alone has a score in a task: it leaves the scores of other tasks no end."""
+    labels = np.where(np.arange(N)[:, None] < 9, KNOWN.labels, np.nan)
+    labels[1:9, 0] = KNOWN.outputs[0][1:9]
+    return Conformal.learn(KNOWN._replace(labels=labels), [0, 2], None, None)
 
 
 def test_the_labels_needed_for_a_level():
