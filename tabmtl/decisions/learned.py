@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -76,6 +76,7 @@ class Decisions:
 
 
 Learned = tuple[tuple[Task, ...], Decisions]
+_FACTS = tuple(field.name for field in fields(Tuned))
 _DECIDED = "two classes or, as the kind 'ordinal' that fit is told of, ordered classes"
 
 
@@ -176,11 +177,11 @@ def threshold_frame(tasks: Sequence[Task], decisions: Decisions | None) -> pl.Da
     lines: list[tuple[Any, ...]] = []
     for task, tuned in zip(tasks, () if decisions is None else decisions.tuned, strict=decisions is not None):
         if tuned is not None and task.thresholds is not None:
-            facts = (tuned.metric, tuned.score, tuned.standard_error, tuned.default_score)
+            facts = [getattr(tuned, name) for name in _FACTS]
             classes = (task.classes or ())[1:]
             lines += [(task.name, str(c), at, *facts) for c, at in zip(classes, task.thresholds, strict=True)]
-    types = {"task": pl.String, "above": pl.String, "threshold": pl.Float64, "metric": pl.String}
-    types |= dict.fromkeys(("score", "standard_error", "default_score"), pl.Float64)
+    types = {"task": pl.String, "above": pl.String, "threshold": pl.Float64}
+    types |= dict.fromkeys(_FACTS, pl.Float64) | {"metric": pl.String}
     return pl.DataFrame(lines, types, orient="row") if lines else None
 
 

@@ -5,23 +5,26 @@ over the rows, sorted by their probabilities, in O(n log n); the best is found e
 each is chosen in this way while the others stand, again and again, until none moves. A threshold lies in the middle
 between two probabilities of rows. Of equally good ones, that nearest to 1/2 is taken.
 
-Costs tell by themselves from which probability on the second class costs less than the first: c / (c + d), where a
-false alarm costs c and a missed one d, as far as probabilities hold. That threshold is taken, unless those chosen on
-other rows cost less by more than a standard error: rare classes have few rows to choose by. On seven tasks of real and
-generated tables, costs were 1 % lower so than by the best threshold of the rows, at best 16 % lower and at worst 4.5 %
-higher.
+Few rows choose badly, so chosen thresholds have to gain more than a standard error over those at hand: 1/2, or the
+median of ordered classes, for a score; and for costs of two classes c / (c + d), where a false alarm costs c and a
+missed one d, from which on the second class costs less as far as probabilities hold. The gain is that of rows whose
+folds had no part in the choice. On seven tasks of real and generated tables, costs were 1 % lower so than by the best
+threshold of the rows, at best 16 % lower and at worst 4.5 % higher.
 
 Where rows have groups, these are dealt into folds as wholes, and thresholds have the best mean of the scores of the
 folds, as TunedThresholdClassifierCV of scikit-learn averages over its folds. Without groups, all rows are one fold.
 
-The best of many scores on some rows is too good to be true on others. So the score that is reported is another one:
-rows are dealt into folds, groups as wholes, and each fold is decided at thresholds that were chosen on the others. Its
-standard error is the one of `tabmtl.metrics.intervals`, over draws of groups, or of rows.
+The best of many scores on some rows is too good to be true on others, and so is the better one of two sets of
+thresholds. So the score that is reported is another one: rows are dealt into folds, groups as wholes, and each fold is
+decided as the others choose, which deal folds among themselves to tell the gain. Its standard error is the one of
+`tabmtl.metrics.intervals`, over draws of groups, or of rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -45,16 +48,25 @@ class Tuned:
     metric : str
         "neg_mean_cost" where they were chosen by costs.
     score : float or None
-        Of rows at thresholds of other rows; None where there are too few to part.
+        Of rows, decided as other rows choose; None where there are too few to part.
     standard_error : float or None
     default_score : float
         Of all rows, decided without thresholds.
+    gain : float or None
+        How much better rows score at thresholds that are best on other rows than at those at hand.
+    gain_error : float or None
+        Its standard error. Thresholds at hand stay, unless the gain is larger.
     """
+
+    #: Fields that files of earlier releases lack.
+    later_fields: ClassVar[tuple[str, ...]] = ("gain", "gain_error")
 
     metric: str
     score: float | None
     standard_error: float | None
     default_score: float
+    gain: float | None = None
+    gain_error: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,29 +107,41 @@ def tune(task: Task, rows: Rows, goal: Goal) -> tuple[tuple[float, ...], Tuned]:
             f"task {task.name!r}: thresholds are chosen on labels of two classes or more, and the rows have {has}; "
             "give more labelled rows"
         )
-    fold = deal(rows)
-    if rows.group is not None and fold.max() == 0:
+    if rows.group is not None and deal(rows).max() == 0:
         raise ValueError(
             f"task {task.name!r}: the {len(rows.y)} labelled rows are of one group, or one row alone has its class; "
             "thresholds by groups need more of both"
         )
     plain = replace(task, metric=None, more_metrics=())
     parts = goal.parts(rows.y, plain.decide(rows.p)) * rows.weight[:, None]
-    decided = _decide_unseen(rows, goal, fold)
-    given, by_costs = _at_costs(rows, goal), goal.threshold
-    found: tuple[float, ...]
-    if given is not None and by_costs is not None and not _gains(rows, goal, decided, given):
-        found, decided = (by_costs,), given
-    else:
-        found = choose(rows, goal, fold if rows.group is not None else np.zeros_like(fold))
-    score, error = _judge(plain, rows, goal, decided)
+    found, gain, gain_error = _pick(plain, rows, goal)
+    unseen = _decide_unseen(rows, lambda learned: _pick(plain, learned, goal)[0])
+    score, error = (None, None) if unseen is None else _judge(plain, rows, goal, unseen)
     tuned = Tuned(
         metric=goal.metric,
         score=score,
         standard_error=error,
         default_score=float(goal.score(parts.sum(axis=0))),
+        gain=gain,
+        gain_error=gain_error,
     )
     return found, tuned
+
+
+def _pick(task: Task, rows: Rows, goal: Goal) -> tuple[tuple[float, ...], float | None, float | None]:
+    """Return the best thresholds if they are better than those at hand, else these; and the gain with its error."""
+    at_hand = (0.5,) * (rows.p.shape[1] - 1) if goal.threshold is None else (goal.threshold,)
+
+    def best(learned: Rows) -> tuple[float, ...]:
+        fold = np.zeros(len(learned.y), dtype=np.intp) if learned.group is None else deal(learned)
+        return choose(learned, goal, fold)
+
+    unseen = _decide_unseen(rows, best)
+    if unseen is None or len(np.unique(rows.y)) < 2:
+        return at_hand, None, None
+    gain, error = _judge(task, rows, goal, unseen, count_reached(above_each(rows.p), at_hand))
+    is_better = gain is not None and error is not None and gain > error
+    return best(rows) if is_better else at_hand, gain, error
 
 
 def deal(rows: Rows) -> np.ndarray:
@@ -181,48 +205,36 @@ def _cuts(values: np.ndarray) -> np.ndarray:
     return np.clip(cuts, 0.0, NEVER)
 
 
-def _at_costs(rows: Rows, goal: Goal) -> np.ndarray | None:
-    """Return the classes (n,) of rows at the threshold that costs tell; None if they tell none."""
-    return None if goal.threshold is None else count_reached(above_each(rows.p), (goal.threshold,))
+def _decide_unseen(rows: Rows, learn: Callable[[Rows], tuple[float, ...]]) -> np.ndarray | None:
+    """Return the classes (n,) of rows at thresholds learned of other folds; None for one group.
 
-
-def _gains(rows: Rows, goal: Goal, decided: np.ndarray | None, given: np.ndarray) -> bool:
-    """Return whether classes cost less than given ones, by more than a standard error."""
-    if decided is None:
-        return False
-    assert goal.costs is not None
-    saved = goal.costs[rows.y, given] - goal.costs[rows.y, decided]
-    error = _error_of_mean(saved, rows)
-    return error is not None and bool(np.average(saved, weights=rows.weight) > error)
-
-
-def _error_of_mean(values: np.ndarray, rows: Rows) -> float | None:
-    return standard_error(of_mean(values, rows.weight), np.zeros(len(values), dtype=np.intp), rows.group)
-
-
-def _decide_unseen(rows: Rows, goal: Goal, fold: np.ndarray) -> np.ndarray | None:
-    """Return the classes (n,) of rows at thresholds chosen on the other folds; None if there are none."""
-    n_folds = int(fold.max()) + 1
-    if n_folds < 2:
+    Folds are drawn without a look at labels: were classes as frequent in all of them, the others would tell too much.
+    """
+    unit = np.arange(len(rows.y)) if rows.group is None else np.unique(rows.group, return_inverse=True)[1]
+    n_units = int(unit.max()) + 1
+    fold = (np.random.default_rng(0).permutation(n_units) % _FOLDS)[unit]
+    if n_units < 2:
         return None
     decided = np.empty(len(rows.y), dtype=np.intp)
-    for f in range(n_folds):
-        held, others = np.flatnonzero(fold == f), np.flatnonzero(fold != f)
-        learned = rows.take(others)
-        within = deal(learned) if rows.group is not None else np.zeros(len(others), dtype=np.intp)
-        decided[held] = count_reached(above_each(rows.p[held]), choose(learned, goal, within))
+    for f in np.unique(fold):
+        held = fold == f
+        thresholds = learn(rows.take(np.flatnonzero(~held)))
+        decided[held] = count_reached(above_each(rows.p[held]), thresholds)
     return decided
 
 
-def _judge(task: Task, rows: Rows, goal: Goal, decided: np.ndarray | None) -> tuple[float | None, float | None]:
-    """Return the score of the classes of rows, and its standard error."""
-    if decided is None:
-        return None, None
+def _judge(
+    task: Task, rows: Rows, goal: Goal, decided: np.ndarray, reference: np.ndarray | None = None
+) -> tuple[float | None, float | None]:
+    """Return the score of the classes of rows, less that of others, and its standard error."""
     if goal.costs is not None:
-        cost = -goal.costs[rows.y, decided]
-        return float(np.average(cost, weights=rows.weight)), _error_of_mean(cost, rows)
-    judged, answers = replace(task, metric=goal.metric), np.eye(rows.p.shape[1])[decided]
-    found = estimate(judged, rows.y.astype(float), [answers], (), rows.weight, rows.group)
+        values = -goal.costs[rows.y, decided]
+        values += 0.0 if reference is None else goal.costs[rows.y, reference]
+        influence, part = of_mean(values, rows.weight), np.zeros(len(values), dtype=np.intp)
+        return float(np.average(values, weights=rows.weight)), standard_error(influence, part, rows.group)
+    judged, classes = replace(task, metric=goal.metric), np.eye(rows.p.shape[1])
+    references = [] if reference is None else [classes[reference]]
+    found = estimate(judged, rows.y.astype(float), [classes[decided]], references, rows.weight, rows.group)
     if found is None:
         return None, None
     return found.score, found.error if found.freedom else None

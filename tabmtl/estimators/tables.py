@@ -450,7 +450,9 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
         """Choose on new rows from which probability on a class is answered, for two classes and ordered ones.
 
         ``predict`` decides at the thresholds from then on, everywhere, and scores of decisions, such as "f1", judge
-        that. Probabilities stay as they are. `tabmtl.decisions.thresholds` says how the best ones are found.
+        that. Probabilities stay as they are. `tabmtl.decisions.thresholds` says how the best ones are found. They are
+        taken if they are better by more than a standard error than 1/2, or, by costs of two classes, than the threshold
+        that the costs tell (1 / 51 below); if not, that one stays.
 
         Parameters
         ----------
@@ -463,8 +465,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
             In place of a metric, what a row costs by its true class and the answered one:
             ``{("fraud", "fine"): 50.0, ("fine", "fraud"): 1.0}``. Pairs left out cost nothing; costs by which one
             answer is the best of every row are refused. A gain is below 0. Costs of single rows are their
-            ``sample_weight``. Of two classes, the threshold that the costs tell (1 / 51 here)
-            stays, unless one chosen on these rows costs clearly less.
+            ``sample_weight``.
         groups : array of shape (n,) or str, optional
             Group of every row, such as a patient, or the name of a column of X that holds it. The thresholds are then
             best in the mean of 5 folds of whole groups, and standard errors are over draws of groups.
@@ -476,8 +477,9 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
         -------
         self
             With ``thresholds_``: a polars frame with a line for each threshold, its ``task``, the class ``above`` it,
-            and the ``threshold``; the ``metric``, or "neg_mean_cost"; ``score`` and ``standard_error``, at thresholds
-            that are chosen without the fold of the row; and ``default_score``, decided without thresholds.
+            and the ``threshold``; the ``metric``, or "neg_mean_cost"; ``score`` and ``standard_error``, where each
+            fold of the rows is decided as the others choose; ``default_score``, decided without thresholds; and the
+            ``gain`` of the best thresholds over those that stay otherwise, with its standard error ``gain_error``.
 
         Raises
         ------

@@ -96,16 +96,71 @@ def test_groups_stay_whole_and_count_by_folds():
     assert tuned.standard_error != plain.standard_error
 
 
+def noise(rng, n=40):
+    """Draw labels and probabilities that know nothing of each other."""
+    p = rng.random(n)
+    return Rows(np.arange(n) % 2, np.column_stack([1 - p, p]), np.ones(n), None)
+
+
 def test_the_score_is_that_of_rows_that_chose_nothing():
-    rng, scores = np.random.default_rng(0), []
+    rng, scores, goal = np.random.default_rng(0), [], goal_of(LATE, "balanced_accuracy", None)
     for _ in range(20):
-        y, p = np.arange(40) % 2, rng.random(40)  # which know nothing of each other
-        rows = Rows(y, np.column_stack([1 - p, p]), np.ones(40), None)
-        thresholds, tuned = tune(LATE, rows, goal_of(LATE, "balanced_accuracy", None))
-        scores.append((all_score(LATE, "balanced_accuracy", rows, thresholds), tuned.score))
+        rows = noise(rng)
+        best = choose(rows, goal, np.zeros(40, dtype=int))
+        scores.append((all_score(LATE, "balanced_accuracy", rows, best), tune(LATE, rows, goal)[1].score))
     own, unseen = np.mean(scores, axis=0)
     assert own > 0.55
     assert unseen < 0.52
+
+
+def test_the_cost_that_is_reported_is_that_of_fresh_rows():
+    goal, differences = goal_of(LATE, None, {("yes", "no"): 9.0, ("no", "yes"): 1.0}), []
+    rng = np.random.default_rng(0)
+    odds = rng.normal(-2, 1.5, size=(60, 1_100))
+    y, p = (rng.random(odds.shape) < 1 / (1 + np.exp(-odds))).astype(int), 1 / (1 + np.exp(-1.5 * odds))
+    for labels, positive in zip(y, p, strict=True):
+        rows = Rows(labels, np.column_stack([1 - positive, positive]), np.ones(1_100), None)
+        few, fresh = rows.take(np.arange(100)), rows.take(np.arange(100, 1_100))
+        found, tuned = tune(LATE, few, goal)
+
+        def score(part, at):
+            return goal.score(goal.parts(part.y, LATE.at(at).decide(part.p)).sum(axis=0))
+
+        luck = score(few, (0.1,)) - score(fresh, (0.1,))  # of the draw, whoever chooses
+        differences.append(tuned.score - score(fresh, found) - luck)
+    error = np.std(differences) / np.sqrt(60)
+    assert abs(np.mean(differences)) < 2 * error
+
+
+@pytest.mark.parametrize("task", [LATE, GRADE], ids=lambda task: task.name)
+def test_the_default_stays_where_no_other_threshold_is_clearly_better(task):
+    rng, kept = np.random.default_rng(0), []
+    for _ in range(12):
+        rows = noise(rng)
+        if task is GRADE:
+            rows = Rows(rng.integers(4, size=40), rng.dirichlet([1.0] * 4, size=40), np.ones(40), None)
+        found, tuned = tune(task, rows, goal_of(task, "accuracy", None))
+        kept.append(found == (0.5,) * len(found))
+        assert kept[-1] == (tuned.gain <= tuned.gain_error)
+    assert sum(kept) >= 8  # by chance, one in six seems better by a standard error
+
+
+def test_a_threshold_that_is_clearly_better_is_chosen():
+    rows = drawn(n=600, decimals=4)
+    bold = rows.p[:, 1] ** 3
+    rows = Rows(rows.y, np.column_stack([1 - bold, bold]), rows.weight, None)
+    (found,), tuned = tune(LATE, rows, goal_of(LATE, "accuracy", None))
+    assert 0.05 < found < 0.4
+    assert tuned.gain > tuned.gain_error
+    assert tuned.score > tuned.default_score
+
+
+def test_a_single_label_of_an_ordered_class_does_not_hinder_the_others():
+    rows = drawn(4, n=300)
+    top = np.flatnonzero(rows.y == 3)
+    rows = rows.take(np.setdiff1d(np.arange(300), top[1:]))
+    _, tuned = tune(GRADE, rows, goal_of(GRADE, None, None))
+    assert None not in (tuned.score, tuned.gain)
 
 
 def test_ordered_classes_rise_as_long_as_their_thresholds_are_reached():
