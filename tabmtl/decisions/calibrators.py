@@ -4,13 +4,16 @@ A map takes one probability and returns another. Of two classes there is one, of
 one against the rest, and the results are divided by their sum. Of K ordered classes, each of the K - 1 probabilities
 that a label lies above a class has one, and none may exceed that before it. A temperature divides the logarithms of all
 probabilities of a row, so that one number is enough for any classes.
+
+An isotonic regression answers 0 or 1 where all labels near by are alike, and a single other one would have an endless
+log loss. Probabilities of n labels are therefore at least 1 / (n + 2), as the rule of succession has it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 from scipy.special import expit, softmax
@@ -104,13 +107,20 @@ class Calibrator:
         The maps of the method.
     inverse_temperature : float
         1 where the method is another.
+    floor : float
+        Least probability of a class, before those of several are divided by their sum; 0 where the method is not
+        "isotonic".
     """
+
+    #: Fields that files of earlier releases lack.
+    later_fields: ClassVar[tuple[str, ...]] = ("floor",)
 
     method: Method
     is_ordered: bool
     isotonic: tuple[Isotonic, ...] = ()
     sigmoid: tuple[Sigmoid, ...] = ()
     inverse_temperature: float = 1.0
+    floor: float = 0.0
 
     def __post_init__(self) -> None:
         counts = {"isotonic": len(self.isotonic), "sigmoid": len(self.sigmoid)}
@@ -118,6 +128,8 @@ class Calibrator:
             raise ValueError(f"a calibrator by {self.method} has the maps {counts}")
         if not POSITIVE <= self.inverse_temperature < np.inf:
             raise ValueError(f"a calibrator has the inverse temperature {self.inverse_temperature}, expected above 0")
+        if not 0 <= self.floor <= 0.5:
+            raise ValueError(f"a calibrator has the floor {self.floor}, expected 0 to 0.5")
 
     @classmethod
     def learn(cls, task: Task, y: np.ndarray, p: np.ndarray, weight: np.ndarray | None, method: str) -> Self:
@@ -151,7 +163,7 @@ class Calibrator:
             sigmoid = tuple(Sigmoid.learn(own, event, weight) for own, event in pairs)
             return cls(method="sigmoid", is_ordered=is_ordered, sigmoid=sigmoid)
         isotonic = tuple(Isotonic.learn(own, event, weight) for own, event in pairs)
-        return cls(method="isotonic", is_ordered=is_ordered, isotonic=isotonic)
+        return cls(method="isotonic", is_ordered=is_ordered, isotonic=isotonic, floor=1 / (len(y) + 2))
 
     def check(self, n_classes: int) -> None:
         """Raise a ValueError unless there is a map for every event of so many classes."""
@@ -167,7 +179,10 @@ class Calibrator:
         maps: tuple[ProbabilityMap, ...] = self.isotonic or self.sigmoid
         found = np.column_stack([each(own) for each, own in zip(maps, events(p, self.is_ordered).T, strict=True)])
         if self.is_ordered or p.shape[1] == 2:
-            return of_events(np.minimum.accumulate(found, axis=1))
+            found = of_events(np.minimum.accumulate(found, axis=1))
+        found = np.clip(found, self.floor, 1 - self.floor)
+        if p.shape[1] == 2 or (self.is_ordered and self.floor == 0):
+            return found
         total = found.sum(axis=1, keepdims=True)
         return np.divide(found, total, out=np.full_like(found, 1 / p.shape[1]), where=total != 0)
 

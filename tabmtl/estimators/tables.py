@@ -405,7 +405,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
             As in scikit-learn's ``CalibratedClassifierCV``. "sigmoid" fits a logistic function to the log odds,
             "isotonic" one that rises by steps and needs about 1000 labels, "temperature" one factor of the logarithms
             of all probabilities. The first two take each of several classes against the rest, and of ordered classes
-            the probability above each.
+            the probability above each. Unlike there, isotonic probabilities of n labels are at least 1 / (n + 2).
         tasks : str or sequence of str, optional
             Those to calibrate; all tasks of classes by default.
         sample_weight : array of shape (n,) or (n, T), or frame, optional

@@ -1,5 +1,7 @@
 """Calibrators are those of scikit-learn, and keep the order of ordered classes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -54,7 +56,7 @@ def test_probabilities_are_those_of_scikit_learn(method, weighted, n_classes):
     p, y, weight = drawn(n_classes)
     weight = weight if weighted else None
     task = Task(name="t", kind=KINDS[n_classes], classes=tuple(range(n_classes)))
-    found = Calibrator.learn(task, y, p, weight, method)
+    found = replace(Calibrator.learn(task, y, p, weight, method), floor=0.0)
     model = (Scored if method == "sigmoid" else Given)(n_classes)
     everyone = [(np.arange(len(y)), np.arange(len(y)))]
     oracle = CalibratedClassifierCV(model, method=method, cv=everyone, ensemble=False)
@@ -71,6 +73,22 @@ def test_ordered_classes_are_calibrated_by_the_probabilities_above_each(method):
     assert_allclose(found.sum(axis=1), 1)
     assert found.min() >= 0
     assert np.abs(above_each(found).mean(axis=0) - [(y > k).mean() for k in range(3)]).max() < 0.02
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "ordinal"])
+def test_an_isotonic_answer_is_never_surer_than_its_labels_tell(kind):
+    n_classes = 2 if kind == "binary" else 4
+    p, y, _ = drawn(n_classes, 300)
+    task = Task(name="t", kind=kind, classes=tuple(range(n_classes)))
+    learned, plain = (Calibrator.learn(task, y, p, None, name) for name in ("isotonic", "sigmoid"))
+    new = np.vstack([drawn(n_classes, seed=1)[0], np.eye(n_classes)])
+    found, bare = learned(new), replace(learned, floor=0.0)(new)
+    assert bare.min() == 0 and plain.floor == 0
+    assert_allclose(found.sum(axis=1), 1)
+    assert_allclose(found.argmax(axis=1), bare.argmax(axis=1))
+    if kind == "binary":
+        assert_allclose(found, bare.clip(1 / 302, 1 - 1 / 302))
+    assert 0.5 / 302 < found.min() <= 1 / 302
 
 
 def test_a_temperature_is_learned_though_a_class_has_no_label():

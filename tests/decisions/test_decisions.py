@@ -46,6 +46,16 @@ def test_files_of_models_before_there_were_decisions_load():
     assert SharedTrees.from_saved(saved).coder_.labels.decisions is None
 
 
+def test_files_of_calibrators_before_there_was_a_floor_have_none():
+    saved = fitted().saved()
+    for own in saved.facts["coder"]["labels"]["decisions"]["calibrators"]:
+        if own is not None:
+            del own["floor"]
+    found = SharedTrees.from_saved(saved)
+    assert {own.floor for own in found.coder_.labels.decisions.calibrators if own is not None} == {0.0}
+    assert all(map(same, found.answer(X), fitted().answer(X)))
+
+
 @pytest.mark.parametrize(
     ("forge", "words"),
     [
@@ -56,6 +66,7 @@ def test_files_of_models_before_there_were_decisions_load():
             "3 classes",
         ),
         (lambda: Calibrator(method="temperature", is_ordered=False, inverse_temperature=0.0), "above 0"),
+        (lambda: Calibrator(method="temperature", is_ordered=False, floor=0.6), "the floor 0.6"),
         (lambda: Sigmoid(a=np.nan, b=0.0), "finite"),
         (lambda: Isotonic(x=np.array([0.5, 0.5]), y=np.array([0.0, 1.0])), "do not rise"),
     ],
