@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +25,10 @@ _INSIDE = ("tabmtl", "sklearn", "contextlib")
 
 
 class TabmtlWarning(UserWarning):
-    """Warning of this package: it names a guess, an omission or an undefined value, and the cure."""
+    """Warning of this package: it names a guess, an omission or an undefined value, and the cure.
+
+    A warning about columns or tasks is given once in a process, for the same names, however many models are fitted.
+    """
 
 
 class TargetInFeaturesWarning(TabmtlWarning):
@@ -67,6 +71,26 @@ def for_commands() -> Iterator[None]:
         yield
     finally:
         in_command.reset(token)
+
+
+#: Warnings about columns and tasks that this process has shown: their categories, names, and words without numbers.
+told: set[tuple[type[TabmtlWarning], tuple[str, ...], str]] = set()
+
+
+def warn_about(names: Sequence[str], message: str, category: type[TabmtlWarning] = TabmtlWarning) -> None:
+    """Give a warning about columns or tasks, as `warn_user` does, but once in a process.
+
+    The counts in it differ between the parts of one table, so they do not make it another one. A warning that a filter
+    hides, or turns into an error, is not taken as given.
+    """
+    key = category, (*names,), re.sub(r"[\d.,]", "", message)
+    if key in told:
+        return
+    with warnings.catch_warnings(record=True) as shown:
+        warn_user(message, category)
+    for each in shown:
+        told.add(key)
+        warnings.showwarning(each.message, each.category, each.filename, each.lineno)
 
 
 def warn_user(message: str, category: type[TabmtlWarning] = TabmtlWarning) -> None:

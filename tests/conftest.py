@@ -10,6 +10,8 @@ from pathlib import PurePosixPath
 import pytest
 from hypothesis import settings
 
+from tabmtl import schema
+
 # The first database of a process is told by a line of MLflow's log, wherever a test reads what was printed.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
@@ -25,6 +27,12 @@ def _empty_folder(tmp_path_factory):
     with chdir(tmp_path_factory.mktemp("place")):
         yield
         assert os.listdir() == []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_told():
+    """Let every test see the warnings about columns and tasks that a process gives once."""
+    schema.told.clear()
 
 
 @pytest.fixture

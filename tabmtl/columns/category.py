@@ -15,7 +15,7 @@ from tabmtl.columns.cures import Library, by_dates, by_drop, by_numbers, by_word
 from tabmtl.columns.date_text import kind_of_levels
 from tabmtl.columns.kind import TEXT, WHOLE, Coding, ColumnKind, Parts, Slices, Summary
 from tabmtl.columns.number import LEAST_IDS, MOST_IDS
-from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, IdColumnWarning, warn_user
+from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, IdColumnWarning, warn_about
 
 # text with more levels, at most this share of them no numbers, is taken for numbers that were read as text
 _MOST_PLAIN_LEVELS, _MOST_OTHERS = 20, 0.1
@@ -196,20 +196,23 @@ def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:
         if dates is not None and library == "file":
             continue  # a command has read or named them, or was told not to
         if dates is not None:
-            warn_user(
+            warn_about(
+                [name],
                 f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are "
-                f"{dates.partition(' ')[0]}; {by_dates(library, name, dates)}"
+                f"{dates.partition(' ')[0]}; {by_dates(library, name, dates)}",
             )
             continue
         found, numbers = describe_numbers(levels), levels.cast(pl.Float64, strict=False)
         if found is not None and not (numbers == numbers.round()).all():
             categories = "" if library == "file" else ", or list it in categorical_features"
-            warn_user(
+            warn_about(
+                [name],
                 f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are "
-                f"{found}; {by_numbers(library, name)}{categories}"
+                f"{found}; {by_numbers(library, name)}{categories}",
             )
         elif len(levels) > MOST_IDS * rows >= LEAST_IDS:
-            warn_user(
+            warn_about(
+                [name],
                 f"column {name!r} is text with {len(levels)} values in {rows} rows, so it is a name of the rows, from "
                 f"which nothing can be learned for others; say {by_drop([name])}, or, if its words tell something, "
                 f"{by_words(library, name)}",

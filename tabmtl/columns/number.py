@@ -28,7 +28,7 @@ from tabmtl.columns.kind import (
     Summary,
     in_slices,
 )
-from tabmtl.schema import IdColumnWarning, warn_user
+from tabmtl.schema import IdColumnWarning, warn_about
 from tabmtl.storage.stored import POSITIVE, Stored
 
 NumericTransform = Literal["standardize", "quantile", "none", "raw"]
@@ -245,7 +245,8 @@ def _warn_of_ids(numbers: Mapping[str, np.ndarray]) -> None:
         head = values[:_HEAD_ROWS]
         if not (_names_rows(name, head[~np.isnan(head)]) and _names_rows(name, values[~np.isnan(values)])):
             continue
-        warn_user(
+        warn_about(
+            [name],
             f"column {name!r} holds whole numbers, hardly one of them twice, so it is a name or a count of the rows, "
             f"from which nothing can be learned for others; say {by_drop([name])}, unless it is a time",
             IdColumnWarning,

@@ -24,7 +24,7 @@ from tabmtl.columns.number import NumericScaler
 from tabmtl.columns.ragged import Entries, offsets_of
 from tabmtl.columns.roles import Role, find_roles
 from tabmtl.columns.tags import LEAST_FLAT_ROWS, check_items, inner_of, lists_by_levels, most_frequent
-from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, SequenceColumn, counted, warn_user
+from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, SequenceColumn, counted, warn_about
 
 # of a side list of numbers, the places of those of its entries that scales are learned from
 _PLACES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -588,9 +588,10 @@ def _warn_of_cuts(roles: Sequence[Role], summary: Summary, most: int) -> None:
         n_cut = int(lengths.filter(pl.col("level") > most)["count"].sum())
         if n_cut:
             longest: Any = lengths["level"].max()
-            warn_user(
+            warn_about(
+                [role.name],
                 f"{counted(n_cut, 'sequence')} of column {role.name!r} of {int(lengths['count'].sum())} have more than "
-                f"{most} entries, up to {longest}; the newest {most} are read: raise max_sequence_length for more"
+                f"{most} entries, up to {longest}; the newest {most} are read: raise max_sequence_length for more",
             )
 
 

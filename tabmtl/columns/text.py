@@ -16,7 +16,7 @@ from tabmtl.columns.cures import Library, by_texts
 from tabmtl.columns.flat import Flat
 from tabmtl.columns.kind import MOST_ROWS, TEXT, Coding, ColumnKind, LeanPickle, Parts, Slices, Summary
 from tabmtl.columns.ragged import Bags
-from tabmtl.schema import FIRST_LEVEL, MISSING, warn_user
+from tabmtl.schema import FIRST_LEVEL, MISSING, warn_about
 from tabmtl.storage.stored import Stored
 
 #: Codes of a text column: half for words, half for 3-grams.
@@ -202,9 +202,10 @@ def find_texts(frame: pl.DataFrame | pl.LazyFrame, library: Library, known: Sequ
     some = _spread(frame.select(cs.by_name(*names)))
     found = tuple(name for name in names if is_free_text(some[name]))
     if found:
-        warn_user(
+        warn_about(
+            found,
             f"the columns {[*found]} are read as free text: their values have {_LEAST_LETTERS} letters and "
-            f"{_LEAST_WORDS} words or more on average, and many are distinct; {by_texts(library, found)}"
+            f"{_LEAST_WORDS} words or more on average, and many are distinct; {by_texts(library, found)}",
         )
     return found
 

@@ -23,7 +23,7 @@ from tabmtl.encode.read import read_targets, read_weights
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, fit_task
 from tabmtl.encode.write import ORDERED, Origin, write_targets
 from tabmtl.params import check_known
-from tabmtl.schema import in_command, warn_user
+from tabmtl.schema import in_command, warn_about
 from tabmtl.storage.stored import POSITIVE, Stored
 from tabmtl.targets import Task
 from tabmtl.targets.classes import class_values
@@ -668,9 +668,10 @@ def _warn_of_text(tasks: Sequence[Task], labels: pl.DataFrame, origin: Origin) -
         found = describe_numbers(pl.Series(task.classes, dtype=pl.String))
         if found is not None:
             cure = by_numbers(library, task.name, "y", is_flat=origin.ndim == 1)
-            warn_user(
+            warn_about(
+                [task.name],
                 f"task {task.name!r} is text, so each of its {len(task.classes or ())} values is a class, yet they are "
-                f"{found}; {cure}, or say that they are classes: {by_kind(task.name, 'multiclass')}"
+                f"{found}; {cure}, or say that they are classes: {by_kind(task.name, 'multiclass')}",
             )
 
 

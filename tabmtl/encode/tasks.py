@@ -11,7 +11,7 @@ import polars as pl
 
 from tabmtl.columns.cures import by_kind
 from tabmtl.params import check_known
-from tabmtl.schema import warn_user
+from tabmtl.schema import warn_about
 from tabmtl.targets import KINDS, Kind, Task
 from tabmtl.targets.kind import TEXT
 
@@ -178,8 +178,9 @@ def _is_regression(name: str, present: pl.Series, may_be_whole: bool) -> bool:
     least = values.min()
     unknown = "make -1 a null if it marks a missing label, and " if least == -1 else ""
     counts = f", or {by_kind(name, 'poisson')} for counts" if is_regression and least in (0, 1) else ""
-    warn_user(
+    warn_about(
+        [name],
         f"task {name!r} holds {len(values)} distinct whole numbers and was taken for {kind}; "
-        f"{unknown}say which it is: {by_kind(name, kind)}{counts}"
+        f"{unknown}say which it is: {by_kind(name, kind)}{counts}",
     )
     return is_regression

@@ -26,6 +26,7 @@ from tabmtl.schema import (
     RandomSplitWarning,
     TargetInFeaturesWarning,
     listed,
+    warn_about,
     warn_user,
 )
 from tabmtl.targets import Task
@@ -64,7 +65,8 @@ def warn_of_random_split(dates: Sequence[str], n: int) -> None:
     """Warn that n rows are split at random, if they have dates in columns of these names."""
     if dates and n >= _LEAST_ROWS:
         names = listed([repr(name) for name in dates], 3)
-        warn_user(
+        warn_about(
+            dates,
             f"rows are set aside at random, and X holds dates in {names}: if the rows to come are later ones, say "
             f"{by_time(dates[0])}, and the newest rows judge",
             RandomSplitWarning,
@@ -101,10 +103,11 @@ def warn_of_histories(coder: TableCoder, X: Any) -> None:
         of = [item for item, known in levels.items() if items.is_in(known).sum() >= _LEAST_KNOWN * len(items)]
         if len(of) == 1:
             history, tags = by_sequence(name, of[0])
-            warn_user(
+            warn_about(
+                [name],
                 f"column {name!r} is read as tags, whose order tells nothing, yet its lists hold values of {of[0]!r}, "
                 f"in {repeats:.0%} of them one twice; if they are what came before, newest last, say {history}, and "
-                f"otherwise {tags}"
+                f"otherwise {tags}",
             )
 
 
@@ -112,7 +115,8 @@ def _warn_of_targets(features: Sequence[str], targets: Sequence[str]) -> None:
     """Warn if a target is a feature too, by its name."""
     both = [name for name in targets if name in features]
     if both:
-        warn_user(
+        warn_about(
+            both,
             f"X holds the targets {both[:_LISTED]} as features, from which models read the answer; say "
             f"{by_drop(both)}, or rename the features if they are something else, such as earlier values",
             TargetInFeaturesWarning,
@@ -130,17 +134,19 @@ def _warn_of_few_labels(batch: Batch, tasks: Sequence[Task]) -> None:
     counts = np.bincount(task[labelled], minlength=n_tasks)
     positive = np.bincount(task[labelled], batch.y[labelled] == 1, minlength=n_tasks)
     rarer = np.minimum(positive, counts - positive)
-    found = [
-        f"{task.name!r} ({counts[t]} rows)"
+    found = {
+        task.name: f"{task.name!r} ({counts[t]} rows)"
         if counts[t] < _LEAST_LABELS
         else f"{task.name!r} ({rarer[t]:.0f} of a class)"
         for t, task in enumerate(tasks)
         if 0 < counts[t] < _LEAST_LABELS or (counts[t] and task.is_binary and rarer[t] < _LEAST_POSITIVES)
-    ]
+    }
     if found:
-        warn_user(
+        warn_about(
+            [*found],
             f"tasks with fewer than {_LEAST_LABELS} labelled rows, or {_LEAST_POSITIVES} of each of two classes: "
-            f"{listed(found, _LISTED)}; no score of them is reliable: gather labels, or read score_intervals",
+            f"{listed([*found.values()], _LISTED)}; no score of them is reliable: gather labels, or read "
+            "score_intervals",
             FewLabelsWarning,
         )
 
@@ -170,7 +176,8 @@ def _warn_of_perfect_features(batch: Batch, tasks: Sequence[Task], features: Fea
         said = [f"{name!r} predicts {task!r} ({score})" for name, task, score in found[:_LISTED]]
         origin = dict(zip((*features.columns.numeric, *features.columns.categorical), features.origins, strict=True))
         names = sorted({origin[name] for name, _, _ in found})
-        warn_user(
+        warn_about(
+            names,
             f"features that alone predict a task: {', '.join(said)}, on the labelled rows; if they are known only "
             f"together with the target, say {by_drop(names[:_LISTED])}",
             PerfectFeatureWarning,

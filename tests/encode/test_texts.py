@@ -18,7 +18,7 @@ from tabmtl.columns.text import Projection, count_hashed, find_texts
 from tabmtl.encode import FeatureCoder
 from tabmtl.encode.shards import Roles
 from tabmtl.encode.survey import learn_table
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import TabmtlWarning, told
 from tabmtl.training.run import current
 
 GOOD, BAD = "a very friendly house by the river", "the worst of all rooms we have seen"
@@ -73,6 +73,7 @@ def test_text_is_looked_for_in_all_rows():
     with pytest.warns(TabmtlWarning, match=r"the columns \['remark'\] are read as free text"):
         assert find_texts(frame, "polars") == find_texts(frame.lazy(), "polars") == ("remark",)
     roles = Roles.of(Shards(frame.lazy()), "y")
+    told.clear()
     with pytest.warns(TabmtlWarning, match=r"the columns \['remark'\] are read as free text"):
         coders = run_ranks(2, lambda: learn_table(Shards(frame.lazy()), roles, **CODING, group=current()))
     assert [coder.features.declared["texts"] for coder in coders] == [("remark",)] * 2

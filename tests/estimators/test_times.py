@@ -25,7 +25,7 @@ from tabmtl.estimators import rows as estimator_rows
 from tabmtl.model_selection import times
 from tabmtl.models.independent import choice
 from tabmtl.models.independent import folds as task_folds
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import TabmtlWarning, told
 
 DAYS = pl.date(2024, 1, 1) + pl.duration(days=pl.int_range(pl.len()) * 7 % 40)
 X = features(240).with_columns(day=DAYS)
@@ -154,6 +154,7 @@ def test_validation_rows_that_are_not_newer_are_told():
 
 def test_random_splits_of_rows_with_dates_are_told():
     for cls in (SharedBottom, SharedTrees, IndependentTasks, MultiTaskEnsemble):
+        told.clear()
         with pytest.warns(RandomSplitWarning, match=r"X holds dates in 'day'.* say time='day'") as caught:
             tiny(cls).fit(X, Y)
         assert len([one for one in caught if one.category is RandomSplitWarning]) == 1

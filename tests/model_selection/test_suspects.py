@@ -19,6 +19,7 @@ from tabmtl import (
     PerfectFeatureWarning,
     TabmtlWarning,
     TargetInFeaturesWarning,
+    schema,
 )
 from tabmtl.encode import FeatureCoder
 from tabmtl.estimators.tables import MultiTaskEstimator
@@ -40,7 +41,8 @@ class Reader(MultiTaskEstimator):
 
 
 def said(X: Any, y: Any, **params: Any) -> list[warnings.WarningMessage]:
-    """Return the warnings of a fit."""
+    """Return the warnings of a fit, as the first of a process."""
+    schema.told.clear()
     with warnings.catch_warnings(record=True, action="always") as found:
         fit = {name: params.pop(name) for name in ("sample_weight", "X_val", "y_val") if name in params}
         Reader(**params).fit(X, y, **fit)
@@ -207,6 +209,7 @@ def test_lists_that_look_like_histories_are_named_and_tags_are_not():
     y = pl.Series("y", rng.normal(size=200))
     message = r"'seen' is read as tags.* values of 'item', .* say sequence_features=\{'seen': 'item'\}, and otherwise"
     for frame in (X, X.lazy(), X.to_pandas()):
+        schema.told.clear()
         with pytest.warns(TabmtlWarning, match=message) as caught:
             tabmtl.SharedTrees(n_estimators=1).fit(frame, y)
         assert len(caught) == 1
