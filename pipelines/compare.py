@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 import tabmtl
-from tabmtl.params import check_positive
+from tabmtl.params import check_at_least, check_positive
 from tabmtl.pipelines.data import ClickColumns, DataSource, TableRows, open_rows
 from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
 from tabmtl.pipelines.terminal import INTERRUPTED, near
@@ -35,14 +35,15 @@ class ModelList:
         MODEL.NAME=VALUE: a parameter of one of them, such as MMoE.epochs=5; may be repeated.
     seed : int
         Random seed of the models.
-    seeds : int
-        Number of fits of every model, by seeds from --seed up: intervals then hold the spread over seeds.
+    seeds : int, optional
+        Number of fits of every model, by seeds from --seed up: intervals then hold the spread over seeds. Default: one,
+        and three of the first two and the reference where the rows tell them apart.
     """
 
     model: list[str] = field(default_factory=list)
     set: list[str] = field(default_factory=list)
     seed: int = 0
-    seeds: int = 1
+    seeds: int | None = None
 
     def choices(self) -> dict[str, ModelChoice]:
         """Return the choice of every model, with its own settings.
@@ -73,6 +74,7 @@ def compare(
     models: ModelList = ModelList(),
     *,
     time_limit: float | None = None,
+    margin: float = 0.01,
     report: Path | None = None,
 ) -> int:
     """Fit several models on the same rows, and judge them by test rows.
@@ -90,6 +92,8 @@ def compare(
         The models.
     time_limit : float, optional
         Minutes for all models together: one that would end later is left out, and named. The first is always fitted.
+    margin : float
+        Difference in the mean score up to which a model is called level.
     report : Path, optional
         Write one HTML page with tables and plots to this file.
 
@@ -107,6 +111,7 @@ def compare(
         _check_report(report)
     if time_limit is not None:
         check_positive("--time-limit", time_limit)
+    check_at_least("--margin", margin, 0)
     choices = models.choices()
     for choice in choices.values():
         _made(choice, {})  # reports a wrong model or parameter before the rows are read
@@ -122,7 +127,7 @@ def compare(
     print(f"{rows.name}: {', '.join(tried)}{within}; Ctrl-C keeps those that are done.", flush=True)
     X, y = rows.parts["test"]
     limit = None if time_limit is None else 60 * time_limit
-    params |= {"random_state": models.seed, "seeds": models.seeds, "verbose": 1}
+    params |= {"random_state": models.seed, "seeds": models.seeds, "margin": margin, "verbose": 1}
     found = tabmtl.compare(tried, **fit, X_test=X, y_test=y, time_limit=limit, **params)
     found = replace(found, how=how)
     print(f"\n{found}\n")
@@ -146,12 +151,12 @@ def _models_to_try(choices: Mapping[str, ModelChoice], rows: TableRows) -> tuple
 
 def chosen(found: tabmtl.Comparison) -> tuple[str, str]:
     """Return the model to train, and the reason: the best that is clearly ahead of the reference, else the latter."""
-    assert found.best is not None
+    assert found.leader is not None
     if found.ahead:
-        return found.ahead[0], "The best that is ahead"
+        return found.leader, "The best that is ahead"
     if found.reference in found.models:
-        return found.reference, "Nothing is clearly ahead, so the reference"
-    return found.best, "The best mean score"
+        return found.leader, "Nothing is clearly ahead, so the reference"
+    return found.leader, "The best mean score"
 
 
 def _check_report(report: Path) -> None:

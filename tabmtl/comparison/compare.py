@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -18,12 +19,14 @@ from tabmtl.comparison.judging import (
     CALIBRATION,
     COLUMNS,
     FURTHER,
+    constant_scores,
     differences_at_once,
     differences_of,
     scores_of,
+    standings_of,
     warn_of_unjudged,
 )
-from tabmtl.comparison.result import Comparison
+from tabmtl.comparison.result import SEEDS, Comparison
 from tabmtl.comparison.rows import ComparedRows, as_read
 from tabmtl.ensemble import MultiTaskEnsemble
 from tabmtl.estimators.base import draw_seed
@@ -36,14 +39,14 @@ from tabmtl.models.mmoe import MMoE
 from tabmtl.models.multitabnet import MultiTabNet
 from tabmtl.models.rmtgb import RMTGB
 from tabmtl.models.shared_trees import SharedTrees
-from tabmtl.params import check_count, check_positive
+from tabmtl.params import check_at_least, check_count, check_positive
 from tabmtl.processes.cpu import cpu_seconds
 from tabmtl.schema import RandomSplitWarning, TimeLimitWarning, describe_error, listed, warn_user
 
 #: Rows up to which a model is worth its time in a first comparison.
 _ROWS_OF_ATTENTION, _ROWS_OF_ALL = 20_000, 200_000
 #: Parameters of the comparison itself, and their defaults.
-_OWN_PARAMS = {"seeds": 1, "time_limit": None, "time": None}
+_OWN_PARAMS = {"seeds": None, "time_limit": None, "time": None, "margin": 0.01}
 
 
 def default_models(n_rows: int) -> dict[str, MultiTaskEstimator]:
@@ -123,10 +126,15 @@ def compare(
         Parameters of every model, such as ``tasks``, ``task_column``, ``drop``, ``n_jobs`` and ``random_state``.
         ``random_state`` also draws the rows to test. ``verbose=1`` shows the fits, and a line for every model.
 
-        ``seeds=3`` is for the comparison itself: it fits every model by three seeds, from ``random_state`` up. Scores,
-        differences and times are then means over the seeds, and their errors hold the spread over seeds. Two or three
-        seeds say little of this spread, so intervals are wide: see :class:`Comparison`. ``models`` and ``calibration``
-        are those of the first seed.
+        ``seeds`` is for the comparison itself. By default, every model is fitted once; if the rows tell one of the
+        first two from the reference, these two and the reference are fitted by two further seeds before any is named.
+        Without the time for it, the verdict says so. ``seeds=1`` fits every model once, and ``seeds=3`` every model by
+        three seeds, from ``random_state`` up. Scores, differences and times are means over the seeds of a model, and
+        their errors hold the spread over seeds. Two or three seeds say little of this spread, so intervals are wide:
+        see :class:`Comparison`. ``models`` and ``calibration`` are those of the first seed.
+
+        ``margin=0.01`` is for it too, in units of the mean score: a model is level with the one to train if the
+        interval of its difference lies above -margin, and no single task is clearly behind.
 
         ``time="day"`` is for it too: a column of X, or an array, with the date, datetime or number of every row. The
         rows to test are then the newest quarter, and fits get the times, see ``fit``. With X_val, it names a column.
@@ -166,11 +174,12 @@ def compare(
         raise TypeError("compare takes (models, X, y), and y is missing; models=None takes the default models")
     if (X_test is None) != (y_test is None):
         raise ValueError("X_test and y_test belong together; got only one of them")
-    seeds, limit, time = (params.pop(name, default) for name, default in _OWN_PARAMS.items())
-    check_count("seeds", seeds)
+    seeds, limit, time, margin = (params.pop(name, default) for name, default in _OWN_PARAMS.items())
+    check_at_least("margin", margin, 0)
+    check_count("seeds", 1 if seeds is None else seeds)
     if limit is not None:
         check_positive("time_limit", limit)
-    clock = Clock(limit, seeds)
+    clock = Clock(limit, seeds or 1)
     X, X_val, X_test = (as_read(*pair) for pair in ((X, "X"), (X_val, "X_val"), (X_test, "X_test")))
     given = default_models(len(X)) if models is None else named_models(models)
     prepared = {
@@ -188,24 +197,65 @@ def compare(
         rows.fit_arguments(model)  # refuses rows that cannot be learned together
     refuse_without_groups(rows.coder.labels.tasks, rows.n_groups, "the rows to test")
     warn_of_unjudged(rows.coder.labels.tasks, rows.batch.y, rows.batch.task, rows.batch.group)
-    return _Trials(rows, clock, verbose=bool(params.get("verbose"))).run(prepared)
+    return _Trials(rows, clock, seeds, margin, verbose=bool(params.get("verbose"))).run(prepared)
+
+
+@dataclass(kw_only=True, eq=False)
+class _Fits:
+    """Fits of one model by one or several seeds, and what they answered to the rows to test.
+
+    Parameters
+    ----------
+    model : MultiTaskEstimator
+        Not fitted.
+    seed : int
+        First seed of the further fits.
+    first : MultiTaskEstimator or None
+        The first fit.
+    answered : list of Answered
+        Of every fit.
+    seconds : ndarray of shape (3,)
+        Sums over the fits: to fit by the clock and in CPU time, and to answer.
+    """
+
+    model: MultiTaskEstimator
+    seed: int
+    first: MultiTaskEstimator | None = None
+    answered: list[Answered] = field(default_factory=list)
+    seconds: np.ndarray = field(default_factory=lambda: np.zeros(3))
+
+    def add(self, rows: ComparedRows, *, given: bool = False) -> None:
+        """Fit once more, by the next seed, or as the model is given, and answer the rows to test."""
+        fit = self.model if given else clone(self.model).set_params(random_state=self.seed + len(self.answered))
+        cpu, start = cpu_seconds(), perf_counter()
+        with warnings.catch_warnings(action="ignore", category=RandomSplitWarning):  # said before
+            fit.fit(**rows.fit_arguments(fit))
+        fitted, cpu = perf_counter(), cpu_seconds() - cpu
+        answering = perf_counter()
+        outputs = fit.answer(rows.X)
+        self.seconds = self.seconds + np.array([fitted - start, cpu, perf_counter() - answering])
+        tasks, batch = rows.coder.labels.tasks, rows.batch
+        _check_learned(fit, tasks)
+        y = fit.coder_.labels.encode(rows.y)[0]  # of a funnel, labels mean "this step and all before it"
+        self.answered.append(Answered(tasks, y, outputs, own_task=batch.task, group=batch.group))
+        self.first = self.first or fit
 
 
 class _Trials:
     """The fits of a comparison, one after the other, and what they gave."""
 
-    def __init__(self, rows: ComparedRows, clock: Clock, *, verbose: bool) -> None:
-        self.rows, self.clock, self.verbose = rows, clock, verbose
+    def __init__(self, rows: ComparedRows, clock: Clock, seeds: int | None, margin: float, *, verbose: bool) -> None:
+        self.rows, self.clock, self.seeds, self.margin, self.verbose = rows, clock, seeds, margin, verbose
         self.frames: dict[str, pl.DataFrame] = {}
-        self.further: list[pl.DataFrame] = []
-        self.calibration: list[pl.DataFrame] = []
-        self.differences: dict[str, dict[str, Estimate]] = {}
-        self.fitted: dict[str, MultiTaskEstimator] = {}
-        self._reference: list[Answered] | None = None
+        self.further: dict[str, pl.DataFrame] = {}
+        self.fits: dict[str, _Fits] = {}
+        self.refitted: tuple[str, ...] = ()
+        self.unseeded = ""
 
     def run(self, models: Mapping[str, MultiTaskEstimator]) -> Comparison:
-        """Fit and judge all models, the reference first."""
+        """Fit and judge all models, the reference first, and those that come first by further seeds."""
         late: list[str] = []
+        is_interrupted = False
         try:
             for place, (name, model) in enumerate(models.items()):
                 reason = self.clock.too_late(model) if place else None
@@ -213,9 +263,12 @@ class _Trials:
                 found = self._try(name, model) if reason is None else self._failed(reason)
                 self._add(name, found)
                 self._tell(name, [*models.values()][place + 1 :])
+            if self.seeds is None:
+                self._seed(next(iter(models)))
         except KeyboardInterrupt:
-            if not self.fitted:
+            if not self.fits:
                 raise
+            is_interrupted = True
         waiting = [name for name in models if name not in self.frames]
         for name in waiting:
             self._add(name, self._failed("interrupted"))
@@ -226,83 +279,113 @@ class _Trials:
                 f"the time limit of {duration(self.clock.limit)} left out {', '.join(late)}; set a longer one, or none",
                 TimeLimitWarning,
             )
-        differences, overall = differences_at_once(self.differences)
+        return self._compared(next(iter(models)), is_interrupted)
+
+    def _compared(self, reference: str, is_interrupted: bool) -> Comparison:
+        """Return the result."""
+        differences, overall = differences_at_once(self._differences(reference, warn=True))
         frame = pl.concat(self.frames.values()).drop(differences.columns[2:])
-        return Comparison(
+        tasks, batch = self.rows.coder.labels.tasks, self.rows.batch
+        calibration = [
+            calibration_of(own.answered[0]).select(pl.lit(name).alias("model"), pl.all())
+            for name, own in self.fits.items()
+        ]
+        found = Comparison(
             frame=frame.join(differences, on=["model", "task"], how="left", maintain_order="left").select(*COLUMNS),
-            models=self.fitted,
-            calibration=pl.concat([pl.DataFrame(schema=CALIBRATION), *self.calibration]),
+            models={name: own.first for name, own in self.fits.items() if own.first is not None},
+            calibration=pl.concat([pl.DataFrame(schema=CALIBRATION), *calibration]),
             overall=overall,
-            further=pl.concat([pl.DataFrame(schema=FURTHER), *self.further]),
-            tasks=self.rows.coder.labels.tasks,
-            reference=next(iter(models)),
+            further=pl.concat([pl.DataFrame(schema=FURTHER), *self.further.values()]),
+            tasks=tasks,
+            reference=reference,
             n_fit=self.rows.n_fit,
             n_val=self.rows.n_val,
-            n_test=len(self.rows.batch),
+            n_test=len(batch),
             n_groups=self.rows.n_groups,
             how=self.rows.how,
-            is_interrupted=bool(waiting),
+            is_interrupted=is_interrupted,
             seeds=self.clock.n_fits,
+            refitted=self.refitted,
+            unseeded=self.unseeded,
+            margin=self.margin,
+            constant=constant_scores(tasks, self.rows.learned, batch),
         )
+        if found.leader is None:
+            return found
+        return replace(found, standings=standings_of(self._differences(found.leader), self.margin))
 
     def _try(self, name: str, model: MultiTaskEstimator) -> pl.DataFrame:
         """Fit and judge a model, and return its rows of the frame; an error becomes these."""
+        own, n_fits = _Fits(model=model, seed=draw_seed(model.random_state)), self.clock.n_fits
         try:
-            return self._judge(name, model)
+            for _ in range(n_fits):
+                own.add(self.rows, given=n_fits == 1)
+            self.clock.note(model, own.seconds[0] + own.seconds[2])
+            found = self._scored(name, own)
         except Exception as error:
             return self._failed(" ".join(describe_error(error).split()))
+        self.fits[name] = own
+        return found
 
-    def _judge(self, name: str, model: MultiTaskEstimator) -> pl.DataFrame:
-        """Fit a model, and return its rows of the frame."""
-        rows, fits, seconds = self.rows, self._fits(model), np.zeros(3)
-        outputs: list[list[np.ndarray]] = []
-        for fit in fits:
-            cpu, start = cpu_seconds(), perf_counter()
-            with warnings.catch_warnings(action="ignore", category=RandomSplitWarning):  # said before
-                fit.fit(**rows.fit_arguments(model))
-            fitted = perf_counter()
-            seconds[1] += cpu_seconds() - cpu
-            answering = perf_counter()
-            outputs.append(fit.answer(rows.X))
-            seconds += fitted - start, 0, perf_counter() - answering
-        self.clock.note(model, seconds[0] + seconds[2])
-        tasks = rows.coder.labels.tasks
-        _check_learned(fits[0], tasks)
-        y = fits[0].coder_.labels.encode(rows.y)[0]  # of a funnel, labels mean "this step and all before it"
-        batch = rows.batch
-        answered = [Answered(tasks, y, each, own_task=batch.task, group=batch.group) for each in outputs]
-        scores = scores_of(answered)
+    def _scored(self, name: str, own: _Fits) -> pl.DataFrame:
+        """Return the rows of a model in the frame, and keep its scores by further metrics."""
+        scores = scores_of(own.answered)
         frame = scores.unique("task", keep="first", maintain_order=True)  # by the metrics that are watched
         further = scores.join(frame, on=["task", "metric"], how="anti", maintain_order="left")
-        calibration = calibration_of(answered[0]).select(pl.lit(name).alias("model"), pl.all())
-        if not self.frames:
-            self._reference = answered
-        elif self._reference is not None:
-            self._subtract(name, answered)
-        self.fitted[name] = fits[0]
-        self.calibration.append(calibration)
-        self.further.append(further.select(pl.lit(name).alias("model"), pl.all()))
-        fit_seconds, fit_cpu_seconds, predict_seconds = seconds / len(fits)
+        self.further[name] = further.select(pl.lit(name).alias("model"), pl.all())
+        fit_seconds, fit_cpu_seconds, predict_seconds = own.seconds / len(own.answered)
         return frame.with_columns(
             fit_seconds=fit_seconds, fit_cpu_seconds=fit_cpu_seconds, predict_ms=1e3 * predict_seconds
         )
 
-    def _fits(self, model: MultiTaskEstimator) -> list[MultiTaskEstimator]:
-        """Return the model, or copies of it by several seeds."""
-        if self.clock.n_fits == 1:
-            return [model]
-        first = draw_seed(model.random_state)
-        return [clone(model).set_params(random_state=first + s) for s in range(self.clock.n_fits)]
+    def _differences(self, base: str, *, warn: bool = False) -> dict[str, dict[str, Estimate]]:
+        """Return the differences of all models to one, but where a funnel gives the rows other labels."""
+        if base not in self.fits:
+            return {}
+        found, theirs = {}, self.fits[base].answered
+        for name, own in self.fits.items():
+            if name == base:
+                continue
+            n = max(len(own.answered), len(theirs))  # a single fit stands beside each of several
+            sides = ((each * n)[:n] for each in (own.answered, theirs))
+            found[name], others = differences_of(*sides)
+            if others and warn:
+                warn_user(
+                    f"{name} scores {', '.join(others)} by other labels than the reference, those of its funnel, so "
+                    "there is no difference; set the labels of a later step to 0 where an earlier one is 0"
+                )
+        return found
 
-    def _subtract(self, name: str, answered: list[Answered]) -> None:
-        """Keep the differences to the reference, but where a funnel gives the rows other labels."""
-        assert self._reference is not None
-        self.differences[name], others = differences_of(answered, self._reference)
-        if others:
-            warn_user(
-                f"{name} scores {', '.join(others)} by other labels than the reference, those of its funnel, so "
-                "there is no difference; set the labels of a later step to 0 where an earlier one is 0"
-            )
+    def _seed(self, reference: str) -> None:
+        """Fit the first two models and the reference by further seeds, if the rows tell any of them apart."""
+        if reference not in self.fits:
+            return
+        scores = pl.concat([self.frames[name] for name in self.fits])
+        means = scores.group_by("model").agg(pl.col("score").mean()).drop_nulls()
+        first = means.top_k(2, by="score")["model"]
+        names = [name for name in self.fits if name in first or name == reference]
+        tables = differences_at_once(self._differences(reference))
+        if not any(_tell_apart(table, names) for table in tables):
+            return
+        seconds = sum(self.fits[name].seconds[[0, 2]].sum() for name in names)
+        if (SEEDS - 1) * seconds >= self.clock.left:
+            self.unseeded = "there was no time"
+            return
+        self.unseeded = "interrupted"  # until all are done
+        again = {name: replace(self.fits[name], answered=[*self.fits[name].answered]) for name in names}
+        for name, own in again.items():
+            try:
+                for _ in range(SEEDS - 1):
+                    own.add(self.rows)
+            except Exception as error:
+                self.unseeded = f"{name} raised {' '.join(describe_error(error).split())}"
+                return
+            if self.verbose:
+                print(f"{name}: fitted by {SEEDS} seeds", flush=True)
+        self.fits |= again
+        self.refitted, self.unseeded = (*names,), ""
+        for name, own in again.items():
+            self._add(name, self._scored(name, own))
 
     def _failed(self, error: str) -> pl.DataFrame:
         """Return the rows of a model without scores."""
@@ -322,6 +405,13 @@ class _Trials:
         after = f"; {len(to_come)} to go" if to_come else ""
         after += f", about {duration(expected)}" if to_come and expected is not None else ""
         print(f"{name}: {_described_row(self.frames[name])}{after}", flush=True)
+
+
+def _tell_apart(differences: pl.DataFrame, names: Sequence[str]) -> bool:
+    """Return whether some difference of the named models has an interval that leaves 0 out."""
+    own = differences.filter(pl.col("model").is_in(names))
+    low, high = (own.select(f"^.*difference_{end}$").to_series() for end in ("low", "high"))
+    return bool(((low > 0) | (high < 0)).any())
 
 
 def _described_row(frame: pl.DataFrame) -> str:

@@ -20,6 +20,7 @@ from tabmtl.schema import listed
 from tabmtl.targets import Task
 
 _LONGEST = 60  # characters of a model in an error
+_LONGEST_NAME = 80  # of one that is named by its parameters
 _FIRST_ROWS = 200  # in which most tasks have labels
 
 
@@ -46,8 +47,13 @@ def named_models(models: Any) -> dict[str, Any]:
 
 
 def _by_class(models: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    """Yield models with the names of their classes, numbered where one comes again."""
-    names = [type(model).__name__ for model in models]
+    """Yield models with the names of their classes, where one comes again with parameters, or a number if alike."""
+    classes = [type(model).__name__ for model in models]
+    written = [" ".join(repr(model).split()).removesuffix("()") for model in models]
+    names = [
+        text if classes.count(name) > 1 and len(text) <= _LONGEST_NAME else name
+        for name, text in zip(classes, written, strict=True)
+    ]
     for i, (name, model) in enumerate(zip(names, models, strict=True)):
         number = names[: i + 1].count(name)
         yield (name if number == 1 else f"{name} {number}"), model

@@ -17,8 +17,8 @@ from tabmtl.metrics.intervals import (
     mean_estimate,
     no_interval_reason,
 )
-from tabmtl.metrics.scores import Answered, check_metric, each_task, undefined_reason
-from tabmtl.schema import TabmtlWarning, warn_user
+from tabmtl.metrics.scores import Answered, check_metric, each_task, score_task, undefined_reason
+from tabmtl.schema import Batch, TabmtlWarning, warn_user
 from tabmtl.targets import Task
 
 #: Columns of a comparison, and their types.
@@ -41,6 +41,11 @@ CALIBRATION |= dict.fromkeys(("predicted", "observed", "standard_error"), pl.Flo
 OVERALL: dict[str, Any] = {"model": pl.String}
 OVERALL |= dict.fromkeys((f"mean_{name}" for name in COLUMNS if name.startswith("difference")), pl.Float64)
 
+
+#: Columns of `Comparison.standings`.
+STANDINGS: dict[str, Any] = {"model": pl.String}
+STANDINGS |= dict.fromkeys(("mean_difference", "mean_difference_low", "mean_difference_high"), pl.Float64)
+STANDINGS |= {"behind_on": pl.List(pl.String), "standing": pl.String}
 
 #: Differences of models to a reference, by model and task.
 Differences = Mapping[str, Mapping[str, Estimate]]
@@ -102,6 +107,44 @@ def differences_at_once(found: Differences) -> tuple[pl.DataFrame, pl.DataFrame]
     names = [name for name in COLUMNS if name.startswith("difference")]
     types = {"model": pl.String, "task": pl.String} | dict.fromkeys(names, pl.Float64)
     return _table(by_task, types), _table(overall, OVERALL)
+
+
+def standings_of(found: Differences, margin: float) -> pl.DataFrame:
+    """Tell which models are level with the one that differences are to, behind it, or not told apart from it.
+
+    Level are those whose mean difference has an interval above ``-margin`` and that are behind on no task, all by joint
+    intervals. Behind are others whose mean difference has an interval below 0, or that are behind on some task.
+    """
+    by_task, overall = differences_at_once(found)
+    behind = by_task.filter(pl.col("difference_high") < 0).group_by("model").agg(behind_on="task")
+    joined = overall.join(behind, on="model", how="left", maintain_order="left")
+    low, high, is_behind = (
+        pl.col("mean_difference_low"),
+        pl.col("mean_difference_high"),
+        pl.col("behind_on").is_not_null(),
+    )
+    level, lost, open_ = map(pl.lit, ("level", "behind", "not told apart"))
+    standing = (
+        pl.when((low > -margin) & ~is_behind).then(level).when((high < 0) | is_behind).then(lost).otherwise(open_)
+    )
+    return joined.with_columns(standing=standing).select(*STANDINGS)
+
+
+def constant_scores(tasks: Sequence[Task], learned: Batch, tested: Batch) -> dict[str, float]:
+    """Score the best constant answers of the rows to fit at the rows to test, by task; NaN is undefined."""
+    y = learned.wide_labels(len(tasks))
+    answers = []
+    for t, task in enumerate(tasks):
+        labels = y[~np.isnan(y[:, t]), t]
+        answers.append(task.kind.constant(labels, None, task.classes) if len(labels) else None)
+    found = {}
+    own = tested.wide_labels(len(tasks))
+    with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+        for t, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
+            if answer is not None:
+                output = np.repeat(answer, len(tested), axis=0)
+                found[task.name] = score_task(task, own[:, t], output, None, tested.group)
+    return found
 
 
 def _table(estimates: Mapping[Any, Estimate], types: Mapping[str, Any]) -> pl.DataFrame:

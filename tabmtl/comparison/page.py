@@ -88,6 +88,7 @@ def _facts(comparison: Any) -> dict[str, Any]:
         "reference": comparison.reference,
         "labels": comparison.labels,
         "seeds": comparison.seeds,
+        "refitted": comparison.refitted,
         "side": verdict,
     }
 

@@ -13,7 +13,7 @@ import polars as pl
 
 from tabmtl.comparison import page
 from tabmtl.comparison.figures import draw_figures
-from tabmtl.comparison.judging import FURTHER
+from tabmtl.comparison.judging import FURTHER, STANDINGS
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import by_metric, check_metric, shown_metric
 from tabmtl.models.independent import CONFIGURATIONS, IndependentTasks
@@ -24,6 +24,9 @@ from tabmtl.targets import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+#: Fits of the models that come first, each by its own seed.
+SEEDS = 3
 
 _MOST_ROWS = 60  # in print
 _MOST_NAMES = 5  # of tasks or models in a verdict
@@ -65,6 +68,18 @@ class Comparison:
         Whether Ctrl-C has left models out.
     seeds : int
         Number of fits of every model.
+    refitted : tuple of str
+        Models that were fitted by three seeds because they come first; empty if none was.
+    unseeded : str
+        Why the models that come first were not fitted by further seeds, although the rows tell them apart; else empty.
+    margin : float
+        Difference in the mean score up to which a model counts as level.
+    standings : polars.DataFrame
+        One row per model except the `leader`: "model"; "mean_difference" to the leader, with its joint interval from
+        "mean_difference_low" to "mean_difference_high"; "behind_on", the tasks on which it is clearly behind, null for
+        none; and "standing": "level", "behind" or "not told apart".
+    constant : dict of str to float
+        Scores of the best constant answers of the rows to fit, by task.
     n_groups : int or None
         Number of groups of the rows to test; None if no groups are given.
     further : polars.DataFrame
@@ -77,8 +92,9 @@ class Comparison:
     Intervals of differences are wide enough to hold together. If all models were equal, about one of twenty comparisons
     would have a mean difference whose interval leaves 0 out, and about one of twenty such an interval of a single task.
     With several seeds, intervals hold the spread over seeds too. Two or three seeds say little of this spread, so the
-    intervals are rather too wide than too narrow. The best of several models scores somewhat better here than on new
-    rows, because these rows have chosen it.
+    intervals are rather too wide than too narrow. Where only the models that come first have several seeds, the single
+    fit of another model stands beside each fit of the reference. The best of several models scores somewhat better
+    here than on new rows, because these rows have chosen it.
     """
 
     frame: pl.DataFrame
@@ -94,6 +110,11 @@ class Comparison:
     seeds: int = 1
     n_groups: int | None = None
     n_val: int = 0
+    refitted: tuple[str, ...] = ()
+    unseeded: str = ""
+    margin: float = 0.01
+    standings: pl.DataFrame = field(default_factory=partial(pl.DataFrame, schema=STANDINGS))
+    constant: Mapping[str, float] = field(default_factory=dict)
     further: pl.DataFrame = field(default_factory=partial(pl.DataFrame, schema=FURTHER))
 
     @cached_property
@@ -125,51 +146,96 @@ class Comparison:
     def ahead(self) -> list[str]:
         """Models that are ahead of the reference on average: their mean difference has a joint interval above 0.
 
-        Those with the best mean score come first.
+        Those with the best mean score come first. If some models were fitted by several seeds, others are not among
+        them.
         """
-        return self.summary.filter(pl.col("mean_difference_low") > 0)["model"].to_list()
+        found = self.summary.filter(pl.col("mean_difference_low") > 0)["model"].to_list()
+        return [name for name in found if name in self.refitted] if self.refitted else found
+
+    @property
+    def leader(self) -> str | None:
+        """Model to train: the best that is ahead of the reference, else the reference, or the best if that failed."""
+        if self.ahead:
+            return self.ahead[0]
+        return self.reference if self.reference in self.models else self.best
 
     @cached_property
     def verdict(self) -> str:
         """Say which models are ahead of the reference, on average and on single tasks; empty if none was compared.
 
-        If none is, it says why to train the reference, and which models may be trained as well.
+        It then says which models are level with the one to train, behind it, or not told apart from it, and where a
+        score is worse than that of a constant answer.
         """
         compared = self.summary.filter(pl.col("mean_difference").is_not_null())
         if compared.is_empty():
-            return ""
+            return self._below_constant()
         if not self.ahead:
             average = " on average" if len(self.tasks) > 1 else ""
             none = "no paired 95 % interval" + _joint(compared["mean_difference_low"].count())
-            said = [f"No model is clearly ahead of {self.reference}{average}: {none} lies above 0.", self._advice()]
+            said = [f"No model is clearly ahead of {self.reference}{average}: {none} lies above 0."]
+            said.append(f"So train {self.reference}, which the others had to beat.")
             shown = compared.filter(pl.col("ahead") > 0)
         else:
             said, shown = [], compared.filter(pl.col("model").is_in(self.ahead))
         said += [self._standing(row) for row in shown.iter_rows(named=True)]
-        fits = "For these fits; another seed may differ." if self.seeds == 1 else f"Means over {self.seeds} seeds."
+        said += [self._level(), self._behind(), self._not_told_apart(), self._below_constant()]
         if self.n_groups is not None and self.n_groups < _FEW_GROUPS:
             said.append(f"Only {counted(self.n_groups, 'group')} to test can hardly show anything.")
-        return " ".join([*said, fits])
+        return " ".join(filter(None, [*said, self._fits()]))
 
-    def _advice(self) -> str:
-        """Say why the reference is the one to train where none is ahead of it, and which models may be trained too."""
-        advice = f"So train {self.reference}, which the others had to beat."
-        around = (pl.col("mean_difference_low") <= 0) & (pl.col("mean_difference_high") >= 0)
-        level = self.summary.filter(around)
-        if level.is_empty():
-            return advice
-        names, (first, difference) = level["model"].to_list(), level.select("model", "mean_difference").row(0)
-        best = f", such as {first}, the best mean of these ({page.signed(difference)})" if len(names) > 1 else ""
-        only = "" if best else f" ({page.signed(difference)})"
-        others = f"{listed(names, _MOST_NAMES)}{only}, which may be trained instead{best}"
-        return f"{advice} Level with it, as far as these rows tell: {others}."
+    def _others(self, standing: str) -> list[dict[str, Any]]:
+        """Return the rows of `standings` that have a standing, those with the best mean first."""
+        found = self.standings.filter(pl.col("standing") == standing, pl.col("model") != self.reference)
+        return found.sort("mean_difference", descending=True, maintain_order=True).rows(named=True)
+
+    def _level(self) -> str:
+        """Name the models that may be trained in place of the leader."""
+        found = [f"{row['model']} ({_interval(row)})" for row in self._others("level")]
+        tasks = " and no task is clearly behind" if len(self.tasks) > 1 else ""
+        what = f"the interval of the difference lies above -{self.margin:g}{tasks}"
+        return f"Level with {self.leader}, since {what}: {listed(found, _MOST_NAMES)}." if found else ""
+
+    def _behind(self) -> str:
+        """Name the models that are clearly behind the leader, and the tasks."""
+        found = []
+        for row in self._others("behind"):
+            on = listed(row["behind_on"] or [], _MOST_NAMES) if len(self.tasks) > 1 else ""
+            where = f" on {on} (on average " if on else " ("
+            found.append(f"{row['model']}{where}{_interval(row)})")
+        return f"Clearly behind {self.leader}: {listed(found, _MOST_NAMES)}." if found else ""
+
+    def _not_told_apart(self) -> str:
+        """Name the models that these rows tell too little of."""
+        found = [f"{row['model']} ({_interval(row)})" for row in self._others("not told apart")]
+        return f"Not told apart from {self.leader} by these rows: {listed(found, _MOST_NAMES)}." if found else ""
+
+    def _below_constant(self) -> str:
+        """Name the scores that are worse than those of constant answers."""
+        worse = self.frame.filter(pl.col("score") < pl.col("task").replace_strict(self.constant, default=None))
+        found = [
+            f"{row['model']} on {row['task']} ({row['metric']} {page.plain(row['score'])} against "
+            f"{page.plain(self.constant[row['task']])})"
+            for row in worse.iter_rows(named=True)
+        ]
+        return f"Worse than the best constant answer: {listed(found, _MOST_NAMES)}." if found else ""
+
+    def _fits(self) -> str:
+        """Say which seeds the verdict rests on."""
+        if self.refitted:
+            others = len(self.models) > len(self.refitted)
+            said = f"{', '.join(self.refitted)}: means over {SEEDS} seeds"
+            return f"{said}; the others by one fit, in which another seed may differ." if others else f"{said}."
+        if self.seeds > 1:
+            return f"Means over {self.seeds} seeds."
+        why = f"; other seeds were not tried: {self.unseeded}" if self.unseeded else ""
+        return f"For these fits; another seed may differ{why}."
 
     def _standing(self, row: Mapping[str, Any]) -> str:
         """Say how a row of the summary compares with the reference."""
         low, high = page.signed(row["mean_difference_low"]), page.signed(row["mean_difference_high"])
         interval = f"{page.signed(row['mean_difference'])}, paired 95 % interval {low} to {high}"
         interval += _joint(self.overall["mean_difference_low"].count())
-        if self.seeds > 1:
+        if self.has_seeds:
             interval += f", standard deviation over seeds {page.plain(row['mean_difference_spread'])}"
         if len(self.tasks) == 1:
             return f"{row['model']} is ahead of {self.reference}: {interval}."
@@ -183,6 +249,11 @@ class Comparison:
                 f"ahead on {ahead} and behind on {behind}."
             )
         return f"{row['model']} is ahead on {ahead} and behind on {behind}{joint}, on average {interval}."
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether some models were fitted by several seeds."""
+        return self.seeds > 1 or bool(self.refitted)
 
     @cached_property
     def labels(self) -> dict[str, str]:
@@ -276,7 +347,7 @@ class Comparison:
             return self._details().drop("task").join(own, on="model", maintain_order="left")
         names = {"mean_score": "mean score", "mean_difference": "mean difference"}
         names |= {"mean_difference_low": "from", "mean_difference_high": "to"}
-        names |= {"mean_difference_spread": "over seeds"} if self.seeds > 1 else {}
+        names |= {"mean_difference_spread": "over seeds"} if self.has_seeds else {}
         means = (_number(name).alias(shown) for name, shown in names.items())
         return scored.select(self._label(), *means, "ahead", "behind", *times)
 
@@ -284,7 +355,7 @@ class Comparison:
         """Return the scores of all tasks as text, the models in the order of the summary."""
         order = self.summary.filter(pl.col("error").is_null()).select("model")
         numbers = ["score", "standard_error", "low", "high", "difference", "difference_low", "difference_high"]
-        numbers += ["difference_spread"] if self.seeds > 1 else []
+        numbers += ["difference_spread"] if self.has_seeds else []
         frame = self.frame.select("task", "metric", "model", *map(_number, numbers)).with_row_index()
         first = pl.col("index").min().over("task")
         frame = order.with_row_index("place").join(frame, on="model").sort(first, "place")
@@ -312,6 +383,12 @@ def _tuning(model: Any) -> str:
         return ""
     n_tried = len(CONFIGURATIONS if model.tune == "all" else model.tune)
     return f" (best of {n_tried})" if n_tried else " (untuned)"
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    """Write the mean difference of a row, and its interval."""
+    mean, low, high = (page.signed(row[f"mean_difference{end}"]) for end in ("", "_low", "_high"))
+    return f"{mean}, {low} to {high}"
 
 
 def _joint(n: int) -> str:

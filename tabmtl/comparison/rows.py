@@ -40,6 +40,8 @@ class ComparedRows:
         The rows to test.
     batch : Batch
         The same, encoded, with the groups that they were drawn in.
+    learned : Batch
+        Labels of the rows to fit, without features.
     n_fit, n_val : int
         Numbers of rows to fit, and of those to stop by.
     how : str
@@ -55,6 +57,7 @@ class ComparedRows:
     X: Any
     y: Any
     batch: Batch
+    learned: Batch
     n_fit: int
     n_val: int
     how: str
@@ -90,7 +93,7 @@ class ComparedRows:
         fit = fit | {"groups": groups.fit}
         if X_test is not None:
             times_beside(fit.get("time"), fit["X"], len(batch), X_test, len(y_test), part="test")
-            return cls(**cls._given(coder, fit, X_test, y_test, len(batch), groups.test), **valid)
+            return cls(**cls._given(coder, fit, X_test, y_test, batch, groups.test), **valid)
         return cls(**cls._drawn(coder, fit, batch, draw_seed(model.random_state)), **valid)
 
     @classmethod
@@ -119,17 +122,20 @@ class ComparedRows:
             "X": X,
             "y": y,
             "batch": tested,
+            "learned": batch.without_features().rows(train),
             "n_fit": len(train),
             "how": how,
             "n_groups": None if groups is None else len(np.unique(tested.group)),
         }
 
     @classmethod
-    def _given(cls, coder: TableCoder, fit: dict[str, Any], X: Any, y: Any, n_fit: int, of_test: Any) -> dict[str, Any]:
+    def _given(
+        cls, coder: TableCoder, fit: dict[str, Any], X: Any, y: Any, learned: Batch, of_test: Any
+    ) -> dict[str, Any]:
         """Take the rows to test from the caller, with their groups if these are known."""
         _check_columns(coder, X, "X_test")
         tested, own = coder.read(X, y), fit["groups"]
-        known = [] if own is None else read_groups(own, fit["X"], n_fit)
+        known = [] if own is None else read_groups(own, fit["X"], len(learned))
         if of_test is None:
             group = group_equal_rows(tested)
         else:
@@ -149,7 +155,8 @@ class ComparedRows:
             "X": X,
             "y": y,
             "batch": replace(tested, group=group),
-            "n_fit": n_fit,
+            "learned": learned.without_features(),
+            "n_fit": len(learned),
             "how": "given by the caller",
             "n_groups": None if of_test is None or group is None else len(np.unique(group)),
         }

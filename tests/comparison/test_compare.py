@@ -2,7 +2,9 @@
 
 import re
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,8 +33,10 @@ from tabmtl import (
     default_models,
 )
 from tabmtl.comparison.clock import Clock
+from tabmtl.comparison.judging import standings_of
+from tabmtl.comparison.page import plain
 from tabmtl.comparison.rows import ComparedRows
-from tabmtl.metrics.intervals import score_difference
+from tabmtl.metrics.intervals import Estimate, score_difference
 from tabmtl.metrics.scores import each_task
 from tabmtl.schema import TabmtlWarning, TimeLimitWarning
 
@@ -42,7 +46,7 @@ TASKS = ["late", "delay <min>", "kind"]
 def judged(X, y, **options):
     """Two models, fitted on some rows and judged by the others."""
     models = {"linear": linear(), "constant": constant()}
-    return compare(models, X[:240], y[:240], X_test=X[240:], y_test=y[240:], **options)
+    return compare(models, X[:240], y[:240], X_test=X[240:], y_test=y[240:], seeds=1, **options)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +77,13 @@ def test_differences_are_paired_and_their_intervals_hold_together(given):
     assert found.frame.filter(model="linear")["difference"].is_null().all()
     assert found.frame["difference_spread"].is_null().all()
     X, y = (part.drop("day", strict=False) for part in table())
-    single = compare([linear(), constant()], X, y["late"], random_state=0)  # nothing to hold together with
-    assert list(single.models) == ["IndependentTasks", "IndependentTasks 2"]
-    (own,) = single.frame.filter(model="IndependentTasks 2").select("^difference.*$").rows()
+    single = compare([linear(), constant()], X, y["late"], random_state=0, seeds=1)  # nothing to hold together with
+    names = [
+        "IndependentTasks(classifier=LogisticRegression(), regressor=Ridge())",
+        "IndependentTasks(classifier=DummyClassifier(), regressor=DummyRegressor())",
+    ]
+    assert list(single.models) == names
+    (own,) = single.frame.filter(model=names[1]).select("^difference.*$").rows()
     assert single.overall.row(0)[1:] == own
 
 
@@ -126,7 +134,7 @@ def test_seeds_are_drawn_too():
     models = {"linear": linear(), "trees": SharedTrees(n_estimators=5)}
     found = compare(models, X, y, random_state=3, seeds=2)
     single, other = (
-        compare(models, X[rows[0]], y[rows[0]], X_test=X[rows[1]], y_test=y[rows[1]], random_state=seed)
+        compare(models, X[rows[0]], y[rows[0]], X_test=X[rows[1]], y_test=y[rows[1]], random_state=seed, seeds=1)
         for seed, rows in [(3, parts_of(X, y)), (4, parts_of(X, y))]
     )
     for column in ("score", "difference"):
@@ -140,6 +148,117 @@ def test_seeds_are_drawn_too():
     assert single.verdict.endswith("For these fits; another seed may differ.")
     with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
         compare([Interrupted()], X, y, seeds=0)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Lucky(IndependentTasks):
+    """Linear models that answer well by the seed of their luck only, and raise an error by another."""
+
+    luck: int = 0
+    fault: int = -1
+    error: type[BaseException] = ValueError
+
+    def _fit(self, *args: Any) -> Any:
+        if self.random_state == self.fault:
+            raise self.error("no luck")
+        return super()._fit(*args)
+
+    def answer(self, X: Any) -> list[np.ndarray]:
+        noise = np.random.default_rng(self.random_state).normal(size=len(X))
+        return [answer + (self.random_state != self.luck) * noise for answer in super().answer(X)]
+
+
+def twins(**params):
+    """A model, and its twin that is lucky by its first seed."""
+    models = {"first": Lucky(regressor=Ridge(), luck=-1), "twin": Lucky(regressor=Ridge(), **params)}
+    return models | {"constant": constant()}
+
+
+def test_a_model_that_is_ahead_by_its_seed_is_fitted_by_others_before_it_is_named():
+    X, y = (part.drop("day", strict=False) for part in table())
+    y = y.select("delay <min>")
+    options = {"X_test": X[240:], "y_test": y[240:], "random_state": 0}
+    once = compare(twins(), X[:240], y[:240], **options, seeds=1)
+    assert once.ahead == ["twin"] and once.refitted == ()
+    found = compare(twins(), X[:240], y[:240], **options)
+    assert found.ahead == [] and found.leader == "first" and found.refitted == ("first", "twin")
+    seeds = [compare(twins(), X[:240], y[:240], **options | {"random_state": s}, seeds=1) for s in range(3)]
+    for name, others in (("first", seeds), ("twin", seeds), ("constant", seeds[:1])):
+        scores = [each.frame.filter(model=name)["score"].item() for each in others]
+        assert found.frame.filter(model=name)["score"].item() == pytest.approx(np.mean(scores))
+    assert found.models["twin"].random_state == 0
+    assert found.verdict.endswith(
+        "first, twin: means over 3 seeds; the others by one fit, in which another seed may differ."
+    )
+    assert "over seeds" in str(found)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_seeds_that_were_not_tried_are_told(error, monkeypatch):
+    X, y = (part.drop("day", strict=False) for part in table())
+    y = y.select("delay <min>")
+    options = {"X_test": X[240:], "y_test": y[240:], "random_state": 0}
+    found = compare(twins(fault=1, error=error), X[:240], y[:240], **options)
+    once = compare(twins(), X[:240], y[:240], **options, seeds=1)
+    for result in (found, once):
+        assert result.ahead == ["twin"] and result.refitted == ()
+    assert found.frame["score"].to_list() == once.frame["score"].to_list()
+    reason = "twin raised ValueError: no luck" if error is ValueError else "interrupted"
+    assert found.verdict.endswith(f"another seed may differ; other seeds were not tried: {reason}.")
+    assert found.is_interrupted == (error is KeyboardInterrupt)
+    monkeypatch.setattr(Clock, "too_late", lambda *_: None)
+    found = compare(twins(), X[:240], y[:240], **options, time_limit=1e-9)
+    assert found.verdict.endswith("other seeds were not tried: there was no time.")
+
+
+def test_nothing_is_fitted_again_where_nothing_is_told_apart():
+    X, y = (part.drop("day", strict=False) for part in table())
+    found = compare({"linear": linear(), "again": linear()}, X, y, random_state=0)
+    assert found.refitted == () and found.unseeded == ""
+    assert found.standings["standing"].to_list() == ["level"]
+
+
+def estimate(mean: float, error: float, phase: int = 1) -> Estimate:
+    influence = np.full(100, error / 10) * np.resize(np.repeat([1, -1], phase), 100)
+    return Estimate(np.array([mean]), np.arange(100), influence, 99, np.array([100]))
+
+
+def test_level_is_a_difference_above_the_margin_with_no_task_behind():
+    found = {
+        "level": {"a": estimate(0.004, 0.001), "b": estimate(-0.002, 0.003)},
+        "task": {"a": estimate(0.02, 0.001), "b": estimate(-0.015, 0.002)},
+        "mean": {"a": estimate(-0.015, 0.0065), "b": estimate(-0.015, 0.0065, 2)},
+        "noise": {"a": estimate(-0.02, 0.02), "b": estimate(-0.03, 0.02)},
+    }
+    told = {model: (standing, on) for model, standing, on in standings_of(found, 0.01)[:, [0, 5, 4]].rows()}
+    assert told["level"] == ("level", None) and told["task"] == ("behind", ["b"])
+    assert told["mean"][0] == "behind" and told["noise"] == ("not told apart", None)
+    assert standings_of(found, 0.001)["standing"][0] == "not told apart"
+    assert standings_of(found, 1)["standing"].to_list() == ["level", "behind", "level", "level"]
+
+
+def test_models_of_one_class_are_told_apart_by_their_parameters():
+    X, y = (part.drop("day", strict=False) for part in table())
+    models = [SharedTrees(n_estimators=2), SharedTrees(n_estimators=3), SharedTrees(n_estimators=3), linear()]
+    found = compare(models, X, y["late"], random_state=0)
+    names = ["SharedTrees(n_estimators=2)", "SharedTrees(n_estimators=3)", "SharedTrees(n_estimators=3) 2"]
+    assert list(found.models) == [*names, "IndependentTasks"]
+
+
+def test_a_score_that_is_worse_than_a_constants_is_told():
+    X, y = (part.drop("day", strict=False) for part in table())
+    found = compare([constant()], X, y, random_state=0)
+    assert found.constant["late"] == 0.5 and found.constant["delay <min>"] == found.frame["score"][1]
+    assert "Worse" not in found.verdict
+    worse = replace(found, constant={"late": 0.6, "delay <min>": 0.1, "kind": 0.5})
+    score = plain(found.frame["score"][1])
+    assert worse.verdict == (
+        "Worse than the best constant answer: IndependentTasks on late (roc_auc 0.5000 against 0.6000), "
+        f"IndependentTasks on delay <min> (r2 {score} against 0.1000)."
+    )
+    long = X.with_columns(school=pl.Series(np.resize(["n", "s"], len(X))))
+    found = compare([constant()], long, y["delay <min>"], task_column="school", random_state=0)
+    assert [*found.constant.values()] == pytest.approx(found.frame["score"].to_list())
 
 
 def parts_of(X, y):
@@ -214,7 +333,7 @@ def test_every_model_sees_the_labels_of_the_rows_to_stop_by():
     X, y = (part.drop("day", strict=False) for part in table())
     given = {"X_val": X[160:240], "y_val": y[160:240], "X_test": X[240:], "y_test": y[240:]}
     models = {"alone": linear(), "experts": MMoE(epochs=1)}
-    found = compare(models, X[:160], y[:160], **given, random_state=0)
+    found = compare(models, X[:160], y[:160], **given, random_state=0, seeds=1)
     joined = compare([linear()], X[:240], y[:240], X_test=X[240:], y_test=y[240:], random_state=0)
     assert found.frame.filter(model="alone")["score"].to_list() == joined.frame["score"].to_list()
     assert "160 rows to fit, 80 to stop by and 80 to test (given by the caller)." in str(found)
