@@ -112,12 +112,15 @@ def _as_table(values: Any) -> Any:
     return pa.chunked_array([values]) if isinstance(values, pa.Array) else values
 
 
-def as_array(values: Any, name: str, *, ensure_2d: bool) -> np.ndarray:
-    """Return what is no frame as an array, of objects where a list mixes text and numbers."""
+def as_array(values: Any, name: str, *, ensure_2d: bool, dtype: Any = None) -> np.ndarray:
+    """Return what is no frame as an array, of objects where a list mixes text and numbers; errors name it."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         cure = f"say numpy.where({name}.mask, None, {name}.data)"
         raise TypeError(f"{name} is a masked array, whose masked values would be read: {cure}")
-    array = check_array(values, dtype=None, ensure_2d=ensure_2d, ensure_all_finite=False)
+    try:
+        array = check_array(values, dtype=dtype, ensure_2d=ensure_2d, ensure_all_finite=False)
+    except (TypeError, ValueError) as error:
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}: {error}") from error
     if array.dtype.kind == "U" and not isinstance(values, np.ndarray):
         # numpy made text of the numbers in a list that holds both
         array = np.array(values, dtype=object).reshape(array.shape)
@@ -212,13 +215,11 @@ def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray
         columns = {str(name): column for name, column in zip(native.columns, native.iter_columns(), strict=True)}
         if set(columns) != set(names):
             raise ValueError(f"sample_weight has columns {list(columns)}, expected one per task: {list(names)}")
-        weight = np.column_stack([columns[name].to_numpy() for name in names]).astype(np.float64)
-    elif isinstance(sample_weight, numbers.Number):
+        sample_weight = np.column_stack([columns[name].to_numpy() for name in names])
+    if isinstance(sample_weight, numbers.Real):
         weight = np.full(n, sample_weight, dtype=np.float64)
     else:
-        weight = check_array(
-            sample_weight, dtype=np.float64, ensure_2d=False, ensure_all_finite=False, input_name="sample_weight"
-        )
+        weight = as_array(sample_weight, "sample_weight", ensure_2d=False, dtype=np.float64)
     if weight.shape not in {(n,), (n, len(names))}:
         raise ValueError(
             f"sample_weight.shape == {weight.shape}, expected {(n,)!r} or {(n, len(names))!r} (rows, tasks)"

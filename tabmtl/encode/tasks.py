@@ -41,18 +41,20 @@ def named_classes(classes: Any, columns: Sequence[str]) -> dict[str, tuple]:
     """
     if classes is None:
         return {}
-    if not isinstance(classes, Mapping):
+    named = classes if isinstance(classes, Mapping) else {}
+    if not isinstance(classes, Mapping) and hasattr(classes, "__len__"):
         several = [classes] if len(columns) == 1 else list(classes)
-        if len(several) != len(columns) or any(isinstance(own, str) or not hasattr(own, "__len__") for own in several):
-            raise ValueError(
-                f"classes must be a mapping from columns of y to their classes, such as {{{columns[0]!r}: "
-                f"['a', 'b']}}, for y has the columns {list(columns)}, got {classes!r}"
-            )
-        classes = dict(zip(columns, several, strict=True))
-    check_known("classes names columns", classes, columns, "y")
+        named = dict(zip(columns, several, strict=True)) if len(several) == len(columns) else {}
+    are_classes = [own is None or (hasattr(own, "__len__") and not isinstance(own, str)) for own in named.values()]
+    if not all(are_classes) or (not named and not isinstance(classes, Mapping)):
+        raise ValueError(
+            f"classes must be a mapping from columns of y to their classes, such as {{{columns[0]!r}: "
+            f"['a', 'b']}}, for y has the columns {list(columns)}, got {classes!r}"
+        )
+    check_known("classes names columns", named, columns, "y")
     return {
         name: tuple(label.item() if isinstance(label, np.generic) else label for label in own)
-        for name, own in classes.items()
+        for name, own in named.items()
         if own is not None
     }
 

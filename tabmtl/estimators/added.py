@@ -14,7 +14,7 @@ from tabmtl.encode.class_factors import ClassFactors
 from tabmtl.encode.read import read_groups
 from tabmtl.encode.shards import Shards
 from tabmtl.encode.table import sort_tasks, task_texts
-from tabmtl.encode.tasks import DeclaredTasks
+from tabmtl.encode.tasks import DeclaredTasks, check_tasks
 from tabmtl.estimators.base import SavableEstimator
 from tabmtl.estimators.drifting import NoticesDrift
 from tabmtl.model_selection.repeats import SeenRows, group_equal_rows, number_groups
@@ -133,8 +133,11 @@ class TakesTasks(NoticesDrift, SavableEstimator):
         """
         check_is_fitted(self)
         self._check_way(method, freeze)
+        check_tasks("tasks", tasks)
         if isinstance(X, Shards):
             raise TypeError("add_task reads a frame in memory, and X is Shards; give some of their rows as a frame")
+        if y is None:
+            raise ValueError("add_task learns from labels, but the target y is None; give labels of the new task")
         prepared, n_old = self._preprocessed(X), len(self.coder_.labels.tasks)
         coder, labels, weight = self._with_new_tasks(prepared, y, tasks, sample_weight, freeze)
         if not self._keeps_monotone:
@@ -185,7 +188,7 @@ class TakesTasks(NoticesDrift, SavableEstimator):
         """
         check_is_fitted(self)
         names = [task.name for task in self.coder_.labels.tasks]
-        if name not in names:
+        if not isinstance(name, str) or name not in names:
             raise ValueError(f"there is no task {name!r}{near(str(name), names)} to remove; the tasks are {names}")
         if len(names) == 1:
             raise ValueError(f"{name!r} is the only task of the model, which cannot do without one; fit another model")

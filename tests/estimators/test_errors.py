@@ -23,6 +23,7 @@ from tabmtl import (
     make_multitask_scorer,
     multitask_gain,
 )
+from tabmtl.model_selection.repeats import SeenRows
 from tabmtl.sessions import Popularity
 
 N = 80
@@ -184,3 +185,33 @@ def test_a_calibration_of_scikit_learn_needs_a_classifier_face(model):
     labels = Y["k"].to_numpy()
     calibrated = CalibratedClassifierCV(tiny(SharedTreesClassifier), cv=2).fit(X.select("a").to_numpy(), labels)
     assert calibrated.classes_.tolist() == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("words", "call"),
+    [
+        ("sample_weight: could not convert", lambda model: model.score(X, Y, ["heavy"] * N)),
+        ("sample_weight: could not convert", lambda model: model.score(X, Y, Y.with_columns(r=pl.lit("heavy")))),
+        ("sample_weight: float() argument", lambda model: model.score(X, Y, object())),
+        ("X: Expected 2D array, got scalar", lambda model: fit("rows")),
+        ("y: Found array with dim 3", lambda model: fit(y=np.ones((N, 2, 2)))),
+        ("tasks must be a mapping", lambda model: model.add_task(X, Y["r"].alias("new"), tasks=2.0)),
+        ("there is no task array", lambda model: model.remove_task(np.ones(3))),
+        ("tasks must be the name of a task", lambda model: model.conformalize(X, Y, tasks=1)),
+        ("tasks must be the name of a task", lambda model: model.tune_thresholds(X, Y, tasks=1, metric={"k": "f1"})),
+        ("classes must be a mapping", lambda model: model.partial_fit(X, Y, classes=True)),
+        ("classes must be a mapping", lambda model: model.partial_fit(X, Y, classes={"k": 2})),
+        ("target y is None", lambda model: model.add_task(X, None)),
+        ("target y is None", lambda model: of_towns().add_task(X.with_columns(s=pl.lit("w")), None)),
+    ],
+)
+def test_a_value_of_another_type_is_named(words, call):
+    model = fit(y=Y)
+    model._seen_rows = SeenRows.unknown()
+    with pytest.raises((TypeError, ValueError), match=re.escape(words)):
+        call(model)
+
+
+def of_towns():
+    """Return a model of a long table."""
+    return fit(y=Y["r"], task_column="s")
