@@ -7,7 +7,7 @@ Every score is one of scikit-learn's, under the name of its scorer, so higher is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -97,10 +97,12 @@ def with_metrics(tasks: Sequence[Task], metric: str | Sequence[str]) -> list[Tas
 
     Raises
     ------
-    ValueError
-        If no kind of the tasks has one of the metrics.
+    ValueError, TypeError
+        If no kind of the tasks has one of the metrics, or they are no names.
     """
-    names = [metric] if isinstance(metric, str) else [*metric]
+    names = [metric] if isinstance(metric, str) else [*metric] if isinstance(metric, Iterable) else [None]
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"metric must be the name of a score or a sequence of names, got {metric!r}")
     found, fitting = [], set()
     for task in tasks:
         own = [name for name in names if isinstance(name, TaskMetric) or find_metric(task.kind.metrics, name)]

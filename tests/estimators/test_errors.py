@@ -199,6 +199,8 @@ def test_a_calibration_of_scikit_learn_needs_a_classifier_face(model):
         ("there is no task array", lambda model: model.remove_task(np.ones(3))),
         ("tasks must be the name of a task", lambda model: model.conformalize(X, Y, tasks=1)),
         ("tasks must be the name of a task", lambda model: model.tune_thresholds(X, Y, tasks=1, metric={"k": "f1"})),
+        ("metric must be the name of a score", lambda model: model.score_tasks(X, Y, metric=2)),
+        ("metric must be the name of a score", lambda model: model.score_intervals(X, Y, metric=[2])),
         ("classes must be a mapping", lambda model: model.partial_fit(X, Y, classes=True)),
         ("classes must be a mapping", lambda model: model.partial_fit(X, Y, classes={"k": 2})),
         ("target y is None", lambda model: model.add_task(X, None)),
