@@ -51,6 +51,7 @@ from .models.stem import STEMClassifier as STEMClassifier
 from .models.stem import STEMRegressor as STEMRegressor
 from .onnx.coder import OnnxCoder as OnnxCoder
 from .schema import FewLabelsWarning as FewLabelsWarning
+from .schema import FrequentClassWarning as FrequentClassWarning
 from .schema import IdColumnWarning as IdColumnWarning
 from .schema import IndexMismatchWarning as IndexMismatchWarning
 from .schema import PerfectFeatureWarning as PerfectFeatureWarning

@@ -51,6 +51,10 @@ class FewLabelsWarning(TabmtlWarning):
     """Warning of tasks with so few labels that chance decides their scores."""
 
 
+class FrequentClassWarning(TabmtlWarning):
+    """Warning of a score of the positive class, where this is the more frequent of two, and nothing names it."""
+
+
 class RandomSplitWarning(TabmtlWarning):
     """Warning of rows that are split at random, although a column says when they were."""
 

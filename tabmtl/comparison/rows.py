@@ -19,7 +19,7 @@ from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import is_by_group
 from tabmtl.model_selection import train_valid_split
 from tabmtl.model_selection.repeats import group_equal_rows, number_groups, warn_of_shared_groups
-from tabmtl.model_selection.suspects import dates_of, warn_of_random_split
+from tabmtl.model_selection.suspects import dates_of, warn_of_frequent_classes, warn_of_random_split
 from tabmtl.model_selection.times import newest_split, times_beside, times_of_fit
 from tabmtl.schema import Batch, warn_user
 
@@ -80,6 +80,7 @@ class ComparedRows:
         coder = model.learner().coder(fit["X"], fit["y"])
         batch = coder.read(fit["X"], fit["y"])
         batch = replace(batch, time=times_of_fit(fit.get("time"), fit["X"], len(batch)))
+        warn_of_frequent_classes(coder.labels, model.tasks, coder.labels.tasks, batch.y)
         if batch.time is None and (X_test is None or fit["X_val"] is None):
             warn_of_random_split(dates_of(coder.features), len(batch))
         groups = GroupsByPart.of(fit["groups"], fit["X_val"], X_test)

@@ -11,9 +11,9 @@ import polars as pl
 
 from tabmtl.decisions.calibrators import Calibrator
 from tabmtl.decisions.conformal import Conformal
-from tabmtl.decisions.goals import Goal, goal_of, goals_of
+from tabmtl.decisions.goals import BY_COSTS, Goal, goal_of, goals_of
 from tabmtl.decisions.thresholds import Rows, Tuned, tune
-from tabmtl.metrics.scores import Answered, counted, each_task
+from tabmtl.metrics.scores import Answered, counted, each_task, metrics_of_positive
 from tabmtl.params import check_known
 from tabmtl.schema import warn_user
 from tabmtl.targets import Task
@@ -64,6 +64,22 @@ class Decisions:
             tuned=tuple(None if t is None else self.tuned[t] for t in places),
             conformal=None if self.conformal is None else self.conformal.of(places),
         )
+
+    def judging(self, before: Decisions | None, tasks: Sequence[Task]) -> dict[str, list[str]]:
+        """Return by task what has the positive class in the choice of thresholds since others.
+
+        Costs name both classes, but the threshold is one of the probability of the positive class.
+        """
+        old = (None,) * len(tasks) if before is None else before.tuned
+        found: dict[str, list[str]] = {}
+        for task, tuned, was in zip(tasks, self.tuned, old, strict=True):
+            if tuned is None or tuned is was:
+                continue
+            if tuned.metric == BY_COSTS:
+                found[task.name] = ["the threshold by costs"]
+            elif task.is_binary:
+                found[task.name] = metrics_of_positive(task.judged_by(tuned.metric))
+        return found
 
     def calibrated(self, found: Mapping[int, Calibrator], changed: Collection[int]) -> Self:
         """Return the decisions with new calibrators by place of the task, and without what rests on changed answers."""

@@ -80,6 +80,13 @@ def declared_tasks(tasks: DeclaredTasks, columns: Sequence[str]) -> dict[str, Ta
     return entries
 
 
+def names_classes(tasks: DeclaredTasks, column: str) -> bool:
+    """Return whether declared tasks name the classes of a column of y, or the positive one of two."""
+    entries = tasks if isinstance(tasks, Mapping) else {task.name: task for task in tasks or ()}
+    found = entries.get(column)
+    return found is not None and (found if isinstance(found, Task) else Task(name=column, kind=found)).names_classes
+
+
 def fit_task(
     series: pl.Series,
     declared: Task | None,

@@ -22,15 +22,22 @@ from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.tasks import declared_tasks
 from tabmtl.estimators.base import SavableEstimator, draw_seed
 from tabmtl.estimators.rows import FitRows, FrameRows, ShardRows
-from tabmtl.metrics.scores import by_metric, check_metric, is_by_group, refuse_without_groups
+from tabmtl.metrics.scores import by_metric, check_metric, is_by_group, metrics_of_positive, refuse_without_groups
 from tabmtl.model_selection.repeats import (
     group_equal_rows,
     number_groups,
     warn_of_shared_groups,
     warn_of_shared_rows,
 )
-from tabmtl.model_selection.suspects import dates_of, warn_of_histories, warn_of_index, warn_of_suspects
+from tabmtl.model_selection.suspects import (
+    dates_of,
+    warn_of_frequent_classes,
+    warn_of_histories,
+    warn_of_index,
+    warn_of_suspects,
+)
 from tabmtl.model_selection.times import times_beside, times_of_fit
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch, warn_user
 from tabmtl.targets import Task
 from tabmtl.targets.task import refuse_monotone
@@ -44,6 +51,8 @@ OF_THE_TABLE = (
 )
 _OF_NUMBERS = ("numeric_transform", "min_frequency")
 _TO_GROUP_VAL = "name a column that X and X_val have, or give those of both, as groups=(those of X, those of X_val)"
+
+_JUDGED_ROWS = 10_000  # of shards, whose share of a class tells which one is rare
 
 FittedRows = tuple[TableCoder, FitRows, FitRows | None]
 
@@ -246,6 +255,7 @@ class TableLearner:
         batch, valid = _grouped(coder.labels.tasks, (X, batch, groups), (X_val, valid, of_val))
         warn_of_index(X, y, "")
         warn_of_suspects(coder, batch)
+        self._warn_of_frequent_classes(coder.labels, batch)
         if self.hints:
             warn_of_histories(coder.after, prepared)
         tasks = coder.labels.tasks
@@ -265,6 +275,8 @@ class TableLearner:
         factors = ClassFactors.learn(coder.labels, cache.labels(), group)
         rows = ShardRows(replace(cache, of_classes=factors))
         rows.check_dealt()
+        if any(map(metrics_of_positive, coder.labels.tasks)):
+            self._warn_of_frequent_classes(coder.labels, rows.some(_JUDGED_ROWS), group)
         coder.check_counts(rows.n_labels)
         valid = None
         if X_val is not None:
@@ -290,6 +302,10 @@ class TableLearner:
         coder = learn_table(X, roles, **self.coding, group=group)
         labels = self._with_metrics(coder.labels)
         return roles, replace(coder, labels=labels, dropped=tuple(self.drop), group_column=roles.groups)
+
+    def _warn_of_frequent_classes(self, labels: LabelCoder, some: Batch, group: Ranks = ALONE) -> None:
+        if group.rank == 0:
+            warn_of_frequent_classes(labels, self.coding["tasks"], labels.tasks, some.y)
 
     def _with_metrics(self, labels: LabelCoder) -> LabelCoder:
         """Return a coder that knows the scores of its tasks, and their funnel."""

@@ -43,6 +43,7 @@ from tabmtl.metrics.scores import (
     with_metrics,
 )
 from tabmtl.model_selection.repeats import SeenRows, number_groups
+from tabmtl.model_selection.suspects import warn_of_frequent_classes
 from tabmtl.params import Count, Names, RandomState
 from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch, counted, is_asked_by_sklearn, warn_user
@@ -333,6 +334,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
             labels are all alike.
         """
         answered = self.answer_labelled(X, y, sample_weight, groups=groups, metric=metric)
+        self._warn_of_frequent_classes(answered, {} if metric is None else None)
         if groups is not None and metric is None:
             answered = answered._replace(tasks=with_group_metrics(answered.tasks))
         return score_metrics(score_given(answered, given, self.coder_.labels.chain))
@@ -375,6 +377,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
             If the level is not between 0 and 1, or the groups do not fit.
         """
         answered = self.answer_labelled(X, y, sample_weight, groups=groups, metric=metric)
+        self._warn_of_frequent_classes(answered, {} if metric is None else None)
         return score_intervals(*score_given(answered, given, self.coder_.labels.chain), level=level)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -501,6 +504,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
         answered = self.answer_labelled(X, y, sample_weight, unseen_for="tune_thresholds")
         group = None if groups is None else number_groups(read_groups(groups, X, len(answered.labels)))
         found = tune_thresholds(self.coder_.labels.decisions, answered, group, metric, costs, tasks)
+        self._warn_of_frequent_classes(answered, found[1].judging(self.coder_.labels.decisions, found[0]))
         self._decide_by(self.coder_.with_decisions(*found))
         return self
 
@@ -571,6 +575,10 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
         raise NotImplementedError
 
     # shared steps
+
+    def _warn_of_frequent_classes(self, answered: Answered, judging: Mapping[str, Sequence[str]] | None) -> None:
+        """Warn as `tabmtl.model_selection.suspects.warn_of_frequent_classes` says."""
+        warn_of_frequent_classes(self.coder_.labels, self.tasks, answered.tasks, answered.labels, judging)
 
     def _restore(self, state: Any) -> None:
         fitted = dict(vars(state))

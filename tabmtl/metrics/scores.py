@@ -81,6 +81,11 @@ def positive_class(task: Task) -> str | None:
     return str(task.classes[1]) if task.is_binary and task.classes and metric_of(task).of_positive else None
 
 
+def metrics_of_positive(task: Task) -> list[str]:
+    """Return the metrics of a task that depend on the positive class of two."""
+    return [check_metric(each) for each in by_metric(task) if positive_class(each) is not None]
+
+
 def shown_metric(task: Task) -> str:
     """Return the metric of a task as tables show it, with the positive class if it depends on this one: "f1 of yes"."""
     positive = positive_class(task)

@@ -5,22 +5,26 @@ The leaks are looked for on at most 1 000 rows, so that they cost a small part o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 from scipy.stats import rankdata
 
-from tabmtl.columns.cures import by_drop, by_sequence, by_time, library_of
+from tabmtl.columns.cures import by_drop, by_kind, by_sequence, by_time, library_of
 from tabmtl.columns.date import Dates
 from tabmtl.columns.tags import Tags, items_of
-from tabmtl.encode import FeatureCoder, TableCoder
+from tabmtl.encode import FeatureCoder, LabelCoder, TableCoder
 from tabmtl.encode.read import take_rows
+from tabmtl.encode.tasks import DeclaredTasks, names_classes
+from tabmtl.encode.write import ORDERED
+from tabmtl.metrics.scores import metrics_of_positive
 from tabmtl.schema import (
     Batch,
     Columns,
     FewLabelsWarning,
+    FrequentClassWarning,
     IndexMismatchWarning,
     PerfectFeatureWarning,
     RandomSplitWarning,
@@ -79,6 +83,46 @@ def warn_of_suspects(coder: TableCoder, batch: Batch) -> None:
     _warn_of_targets(coder.features.names, coder.labels.names if coder.labels.origin.named else ())
     _warn_of_few_labels(batch, tasks)
     _warn_of_perfect_features(batch, tasks, coder.features)
+
+
+def warn_of_frequent_classes(
+    labels: LabelCoder,
+    declared: DeclaredTasks,
+    tasks: Sequence[Task],
+    y: np.ndarray,
+    judging: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Warn of scores of the positive class of two, where this is the more frequent one, and nothing names it.
+
+    A class 1, or True, is positive for everybody, and so is the last one of a type that has an order.
+
+    Parameters
+    ----------
+    labels : LabelCoder
+    declared : mapping or sequence of Task, or None
+        Tasks as the estimator was given them.
+    tasks : sequence of Task
+        Those of a long table share their kind and metrics.
+    y : ndarray of shape (n, C)
+        Labels as the coder reads them.
+    judging : mapping of str to sequence of str, optional
+        Scores by task; by default, the metrics of the tasks that depend on the positive class.
+    """
+    for c, (column, task, own) in enumerate(zip(labels.names, tasks, y.T, strict=False)):
+        is_ordered = isinstance(labels.dtypes[c], pl.Enum) or labels.origin.dtypes[c] == ORDERED
+        scores = metrics_of_positive(task) if judging is None else judging.get(task.name, ())
+        if not (scores and task.is_binary and task.classes) or is_ordered or names_classes(declared, column):
+            continue
+        rare, frequent = task.classes
+        if frequent == 1 or (own == 1).sum() <= (own == 0).sum():
+            continue
+        to_rare, to_frequent = (by_kind(column, f"{task.kind}:{label}") for label in (rare, frequent))
+        warn_user(
+            f"task {column!r}: {listed(scores)} {'is' if len(scores) == 1 else 'are'} of {frequent!r}, the more "
+            f"frequent class, which is the positive one since it is sorted behind {rare!r}; say {to_rare}, or "
+            f"{to_frequent} if that is meant",
+            FrequentClassWarning,
+        )
 
 
 def warn_of_histories(coder: TableCoder, X: Any) -> None:

@@ -25,6 +25,7 @@ from tabmtl.estimators.predicting import check_levels
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import Answered, is_by_group
+from tabmtl.model_selection.suspects import warn_of_frequent_classes
 from tabmtl.params import Names, check_choice, near
 from tabmtl.schema import warn_user
 from tabmtl.storage.atomic import locked, remove_left, replaced
@@ -230,7 +231,9 @@ def score_files(
             raise
     if not found:
         raise ValueError(f"{'the files have' if len(files) > 1 else 'the file has'} no rows to score")
-    return score_intervals(*Answered.join(model.tasks_, found), level=level)
+    answered = Answered.join(model.tasks_, found)
+    warn_of_frequent_classes(model.coder_.labels, model.tasks, model.tasks_, answered.labels)
+    return score_intervals(*answered, level=level)
 
 
 def drift_files(

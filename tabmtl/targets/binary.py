@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -45,13 +45,13 @@ class Binary(Classes):
     positive: str | None = field(default=None, kw_only=True)
 
     @classmethod
-    def from_text(cls, text: str) -> Binary:
+    def from_text(cls, text: str) -> Self:
         """Return the kind with a positive class; raise a ValueError if there is no text."""
         if not text:
             raise ValueError(f"kind must be {cls.name!r}, or name the positive class as in '{cls.name}:fraud'")
         return cls(positive=text)
 
-    def fitted(self) -> Binary:
+    def fitted(self) -> Self:
         """Return the kind without the positive class, which is the second of a fitted task."""
         return self if self.positive is None else replace(self, positive=None)
 

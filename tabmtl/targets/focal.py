@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -56,13 +56,13 @@ class Focal(Binary):
             )
 
     @classmethod
-    def from_text(cls, text: str) -> Focal:
+    def from_text(cls, text: str) -> Self:
         """Return the kind with a gamma, a positive class, or both: "1", "fraud" or "1:fraud"."""
         first, _, positive = text.partition(":")
         try:
             gamma = float(first)
         except ValueError:
-            return cast(Focal, super().from_text(text))
+            return super().from_text(text)
         return cls(gamma, positive=positive or None)
 
     def _log_odds(self, scores: Any, xp: Any) -> Any:

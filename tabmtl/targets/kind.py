@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
 
 from tabmtl.metrics.metric import Metric
+from tabmtl.targets.written import Written
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ _FAR, _HALVINGS = 1024.0, 40
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
-class Kind(ABC):
+class Kind(Written, ABC):
     """Kind of the values of a target: how labels become numbers, and scores become answers.
 
     This base reads labels as numbers; a kind of its own is a subclass with a name, and has no state but its parameters,
@@ -93,7 +93,6 @@ class Kind(ABC):
         Those among them that are in units of training, where LightGBM takes units of the labels.
     """
 
-    name: ClassVar[str]
     answer: ClassVar[Literal["probabilities", "values"]] = "values"
     label_type: ClassVar[type] = np.float64
     is_quadratic: ClassVar[bool] = False
@@ -112,38 +111,7 @@ class Kind(ABC):
     lightgbm: ClassVar[Mapping[str, Any]]
     lightgbm_scaled: ClassVar[tuple[str, ...]] = ()
 
-    def __str__(self) -> str:
-        taken = sorted(fields(self), key=lambda item: bool(item.kw_only))  # type: ignore[arg-type]
-        values = [value for item in taken if (value := getattr(self, item.name)) is not None]
-        parts = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
-        return ":".join([self.name, *map(str, parts)])
-
-    @classmethod
-    def from_text(cls, text: str) -> Kind:
-        """Return the kind whose parameters stand behind its name and a colon: numbers, with colons between them.
-
-        Raises
-        ------
-        ValueError
-            If it does not take them.
-        """
-        taken = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-        try:
-            values = [float(part) for part in text.split(":")]
-        except ValueError:
-            values = []
-        has_many = any(isinstance(getattr(cls, name), tuple) for name in taken)
-        if not 0 < len(values) <= (math.inf if has_many else len(taken)):
-            form = str(cls()) if has_many else ":".join([cls.name, *taken])
-            takes = f"{form}, numbers all" if taken else f"{cls.name!r}, without parameters"
-            raise ValueError(f"kind must be {takes}, got '{cls.name}:{text}'")
-        return cls(*([tuple(values)] if has_many else values))
-
     # labels
-
-    def fitted(self) -> Kind:
-        """Return the kind of a fitted task, whose classes say what the declared kind names of them."""
-        return self
 
     def width(self, classes: tuple | None) -> int:
         """Return the number of scores of a task."""

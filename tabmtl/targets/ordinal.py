@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -69,11 +69,11 @@ class Ordinal(Classes):
         return ":".join(filter(None, [self.name, "<".join(self.order)]))
 
     @classmethod
-    def from_text(cls, text: str) -> Ordinal:
+    def from_text(cls, text: str) -> Self:
         """Return the kind whose classes stand in their order, with "<" between them."""
         return cls(tuple(part.strip() for part in text.split("<")))
 
-    def fitted(self) -> Ordinal:
+    def fitted(self) -> Self:
         """Return the kind without the order, which is that of the classes of a fitted task."""
         return replace(self, order=())
 

@@ -7,7 +7,7 @@ import pytest
 from conformance import tiny
 from sklearn.metrics import accuracy_score, brier_score_loss
 
-from tabmtl import IndependentTasks, SharedTrees, Task, compare
+from tabmtl import FrequentClassWarning, IndependentTasks, Shards, SharedTrees, Task, compare
 from tabmtl.metrics import make_task_metric
 from tabmtl.metrics.classes import TWO_CLASSES
 from tabmtl.metrics.scores import positive_class, score_task, shown_metric
@@ -80,3 +80,86 @@ def test_commands_name_the_class(tmp_path, capsys):
     assert commands.run("score", "--model", tmp_path / "model", "--data", tmp_path / "rows.csv") == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if "f1" in line)
     assert row.split()[-1] == "fraud" and row.split()[-2] == str(RARE.sum())
+
+
+WRONG = "'paid': average_precision, f1 are of 'ok', the more frequent class, .* sorted behind 'fraud'; say "
+
+
+def test_a_fit_warns_of_scores_of_the_more_frequent_class():
+    cure = "tasks={'paid': 'binary:fraud'}, or tasks={'paid': 'binary:ok'} if that is meant"
+    with pytest.warns(FrequentClassWarning, match=WRONG + cure) as caught:
+        tiny(SharedTrees, tasks=named(kind="binary")).fit(X, Y)
+    assert len(caught) == 1
+    with pytest.warns(FrequentClassWarning, match="say tasks={'paid': 'focal:2.0:fraud'}"):
+        tiny(SharedTrees, tasks=named(kind="focal")).fit(X, Y)
+
+
+def test_a_long_table_is_warned_of_by_its_column():
+    rows = X.with_columns(shop=pl.Series(["u", "v"] * (N // 2)))
+    with pytest.warns(FrequentClassWarning, match="task 'paid': .*say tasks={'paid': 'binary:fraud'}") as caught:
+        tiny(SharedTrees, tasks=named(kind="binary"), task_column="shop").fit(rows, Y.select("paid"))
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        (Y["paid"], "binary:fraud"),
+        (Y["paid"], "binary:ok"),
+        (Y["paid"].replace_strict({"ok": "fine", "fraud": "fraud"}), "binary"),  # which is sorted last
+        (Y["paid"].cast(pl.Enum(["fraud", "ok"])), "binary"),  # whose type has an order
+        (pl.Series(~RARE), "binary"),  # True is the positive one for everybody
+        (pl.Series(~RARE).cast(pl.Int8), "binary"),
+    ],
+)
+def test_no_warning_where_a_class_is_named_or_rare_or_true(labels, kind):
+    y = labels.alias("paid").to_frame()
+    model = tiny(SharedTrees, tasks=named(kind=kind)).fit(X, y)
+    model.score_tasks(X, y, metric="f1")
+    fresh = tiny(SharedTrees, tasks=named("roc_auc", kind)).fit(X[:200], y[:200])
+    fresh.tune_thresholds(X[200:], y[200:], metric="f1")
+    assert fresh.thresholds_["metric"].to_list() == ["f1"]
+
+
+def test_declared_classes_are_named():
+    task = Task(name="paid", kind="binary", classes=("fraud", "ok"), metric="f1")
+    model = tiny(SharedTrees, tasks=[task]).fit(X, Y)
+    assert model.score_tasks(X, Y, metric="f1")["paid"] > 0.9
+
+
+def test_scores_and_thresholds_of_a_fitted_model_warn():
+    model = tiny(SharedTrees).fit(X[:200], Y[:200])
+    for call in (model.score_tasks, model.score_intervals):
+        with pytest.warns(FrequentClassWarning, match="'paid': f1 is of 'ok'"):
+            call(X, Y, metric=("f1", "roc_auc"))
+        call(X, Y)  # by ROC AUC
+    late = {"X": X[200:], "y": Y[200:], "tasks": "paid"}
+    model.tune_thresholds(**late)
+    with pytest.warns(FrequentClassWarning, match="'paid': f1 is of 'ok'"):
+        model.tune_thresholds(**late, metric="f1")
+    with pytest.warns(FrequentClassWarning, match="'paid': the threshold by costs is of 'ok'"):
+        model.tune_thresholds(**late, costs={("fraud", "ok"): 9.0, ("ok", "fraud"): 1.0})
+    assert model.thresholds_["above"].to_list() == ["ok"]
+
+
+def test_a_comparison_warns_once():
+    models = [tiny(SharedTrees), tiny(IndependentTasks)]
+    with pytest.warns(FrequentClassWarning, match=WRONG) as caught:
+        compare(models, X, Y, tasks=named(kind="binary"), random_state=0)
+    assert len([each for each in caught if each.category is FrequentClassWarning]) == 1
+
+
+def test_shards_warn(tmp_path):
+    X.hstack(Y).write_parquet(tmp_path / "rows.parquet")
+    with pytest.warns(FrequentClassWarning, match=WRONG):
+        tiny(SharedTrees, tasks=named(kind="binary")).fit(Shards(tmp_path / "rows.parquet"), "paid")
+
+
+def test_commands_warn_once_and_name_the_option(tmp_path, capsys):
+    X.hstack(Y).write_csv(tmp_path / "rows.csv")
+    words = ["--data", tmp_path / "rows.csv", "--target", "paid", "--metric", "paid=f1", "--no-mlflow"]
+    words += ["--model", "SharedTrees", "--set", "n_estimators=3", "--output", tmp_path / "model"]
+    assert commands.run("train", *words) == 0
+    assert capsys.readouterr().err.count("say --target paid=binary:fraud, or --target paid=binary:ok") == 1
+    assert commands.run("score", "--model", tmp_path / "model", "--data", tmp_path / "rows.csv") == 0
+    assert capsys.readouterr().err.count("say --target paid=binary:fraud") == 1
