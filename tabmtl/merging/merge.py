@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
+import polars as pl
+import torch
 
 from tabmtl.estimators.network import NetworkEstimator
+from tabmtl.estimators.training import on_device
 from tabmtl.merging.match import check_models
 from tabmtl.merging.vectors import TaskVectors
 from tabmtl.params import check_choice
+from tabmtl.schema import Batch
 
 Method = Literal["average", "task_arithmetic"]
 Network = TypeVar("Network", bound=NetworkEstimator)
@@ -64,7 +68,8 @@ def merge(
     TypeError, ValueError
         If a model has another class, or other columns, levels, classes or parameters of the network than the base; if
         most of its weights have moved farther than their own length, as if it had begun elsewhere; if no model has
-        learned anything; or an option does not fit. The message names the model by its place in the list.
+        learned anything; if the scale is so large that weights or answers are not finite; or an option does not fit.
+        The message names the model by its place in the list.
 
     Notes
     -----
@@ -89,7 +94,25 @@ def merge(
     check_choice("method", method, get_args(Method))
     check_models(base, models)
     scales = _scales(method, scale, len(models))
-    return base.with_weights(TaskVectors.of(base, models).added(scales), X)
+    with np.errstate(over="ignore", invalid="ignore"):
+        merged = base.with_weights(TaskVectors.of(base, models).added(scales), X)
+    if not _is_finite(merged):
+        raise ValueError(
+            f"scale={scale!r} gives weights or answers that are not finite; give a smaller one, such as {_SCALE}"
+        )
+    return merged
+
+
+def _is_finite(merged: NetworkEstimator) -> bool:
+    """Return whether all weights are finite, and the scores of a row without values."""
+    network, device = merged.fitted_network()
+    coder = merged.coder_.after
+    task = None if coder.task_column is None else np.zeros(1, dtype=np.int64)
+    empty = pl.DataFrame({name: [None] for name in coder.features.names})
+    row = on_device(Batch(x=coder.features.encode(empty), task=task), device)
+    with torch.no_grad():
+        values = [*network.state_dict().values(), *network(row.x, row.task)]
+    return all(bool(value.isfinite().all()) for value in values)
 
 
 def _scales(method: Method, scale: float | Sequence[float] | None, n_models: int) -> np.ndarray:

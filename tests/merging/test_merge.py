@@ -181,6 +181,18 @@ REFUSED = {
         "one for each of the 1 models",
     ),
     "average": (lambda b, m, X, y: merge(b, [m], scale=1.0), "has no scale"),
+    "beyond float32": (
+        lambda b, m, X, y: merge(b, [m], method="task_arithmetic", scale=1e300),
+        r"scale=1e\+300 gives weights or answers that are not finite; give a smaller one, such as 0.4",
+    ),
+    "answers beyond float32": (
+        lambda b, m, X, y: merge(b, [m], method="task_arithmetic", scale=[1e30]),
+        r"scale=\[1e\+30\] gives weights or answers that are not finite",
+    ),
+    "statistics beyond float32": (
+        lambda b, m, X, y: merge(b, [m], method="task_arithmetic", scale=1e30, X=X),
+        r"scale=1e\+30 gives weights or answers that are not finite",
+    ),
 }
 
 
