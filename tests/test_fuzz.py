@@ -1,0 +1,96 @@
+"""Random sequences of calls keep the laws of `fuzzing`: named errors, files and failed calls that change no answer.
+
+A walk that breaks a law says its seed and its calls: ``Walk(seed).run()`` makes them again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from cases import later
+from fuzzing import SORTS, VERBS, BrokenLaw, SessionWalk, Walk, differing, why_raw
+
+from tabmtl import SharedTrees
+
+#: Walks of `make test-all` with estimators of tables and with recommenders, and those of one test, of which `make test`
+#: makes the first.
+TABLES, SESSIONS, OF_TEST = 1_800, 200, 20
+
+pytestmark = pytest.mark.usefixtures("three_folds")
+
+
+def starts(n):
+    """Return the first seeds of tests that make n walks together."""
+    found = range(0, n, OF_TEST)
+    return pytest.mark.parametrize("start", later(found, *found[1:]))
+
+
+def run(cls, start):
+    walks = [cls(seed).run() for seed in range(start, start + OF_TEST)]
+    ends = Counter(end for walk in walks for _, end in walk.ends)
+    assert min(ends["answered"], ends.total() - ends["answered"]) > OF_TEST, "calls are all refused, or none is"
+
+
+@starts(TABLES)
+def test_calls_to_estimators_in_any_order_keep_the_laws(start):
+    run(Walk, start)
+
+
+@starts(SESSIONS)
+def test_calls_to_recommenders_in_any_order_keep_the_laws(start):
+    run(SessionWalk, start)
+
+
+def test_walks_reach_all_verbs_and_sorts_of_estimators():
+    walks = [Walk(seed) for seed in range(600)]
+    for _, classes in SORTS:
+        assert {type(walk.model) for walk in walks} >= {*classes}
+    assert all(share > 0 for share in VERBS.values())
+    worlds = [walk.world for walk in walks]
+    assert {world.library for world in worlds} == {"polars", "pandas", "pyarrow", "numpy"}
+    assert {(world.is_long, world.is_flat, world.is_funnel) for world in worlds} == {
+        (True, True, False),
+        (False, True, False),
+        (False, False, False),
+        (False, False, True),
+    }
+
+
+def test_a_seed_is_one_sequence():
+    first, again = (Walk(7, n_calls=4).run() for _ in range(2))
+    assert first.calls == again.calls
+    assert not differing(first.said, again.said)
+
+
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        (lambda: SharedTrees().predict([[1.0]]), None),
+        (lambda: SharedTrees(n_estimators=-1).fit([[1.0]] * 9, range(9)), None),
+        (lambda: [][0], "IndexError"),
+        (lambda: int("x"), "outside of the package"),
+        (lambda: SharedTrees._fitted_params.fget, "outside of the package"),
+    ],
+)
+def test_errors_of_others_are_raw(call, why):
+    with pytest.raises(Exception) as error:
+        call()
+    found = why_raw(error.value, {"SharedTrees", "n_estimators"})
+    assert found is None if why is None else why in found
+
+
+def test_an_operation_of_the_package_that_fails_is_raw(monkeypatch):
+    monkeypatch.setattr("tabmtl.estimators.predicting.Predicts.answer", lambda self, X, tasks=None: None)
+    model = SharedTrees(n_estimators=2, n_estimators_task=0, random_state=0).fit(np.ones((9, 1)), np.arange(9) / 9)
+    with pytest.raises(TypeError) as error:
+        model.predict(np.ones((9, 1)))
+    assert "an operation that failed" in why_raw(error.value, {"X"})
+
+
+def test_a_broken_law_tells_seed_and_calls(monkeypatch):
+    monkeypatch.setattr("tabmtl.estimators.added.TakesTasks.remove_task", lambda self, name: [][0])
+    with pytest.raises(BrokenLaw, match=r"(?s)seed \d+: a raw error: IndexError .*\n  fit\(n=.*\n  remove_task\("):
+        for seed in range(20):
+            Walk(seed).run()
