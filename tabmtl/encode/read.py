@@ -61,7 +61,7 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
         _check_not_empty(frame)
         return frame, all(isinstance(name, str) for name in names)
     if isinstance(X, pl.Series) or nw.dependencies.is_into_series(X):
-        raise ValueError(f"Expected 2D array or a frame, got a series of type {type(X).__name__} instead")
+        raise ValueError(f"X: Expected 2D array or a frame, got a series of type {type(X).__name__} instead")
     check_container(X)
     array = as_array(X, "X", ensure_2d=True)
     return _join(array.T, [f"x{i}" for i in range(array.shape[1])], read_array), False

@@ -147,7 +147,7 @@ def test_empty_and_flat_input():
     with pytest.raises(ValueError, match="0 feature"):
         read_features(pd.DataFrame(index=[0, 1]))
     for X in (pd.Series([1]), pl.Series([1]), pa.chunked_array([[1]])):
-        with pytest.raises(ValueError, match="Expected 2D array or a frame, got a series"):
+        with pytest.raises(ValueError, match="X: Expected 2D array or a frame, got a series"):
             read_features(X)
 
 
