@@ -105,6 +105,7 @@ from benchmarks.evidence_models import (
     REFERENCE,
     RIVALS,
     TABM,
+    TRANSFER,
     TREE_BAG,
     TREES,
     TWIN,
@@ -155,8 +156,8 @@ TARGETS = {name: tasks for name, tasks in SETS.items() if tasks} | {
 #: The most labels below all, where they are fewer than 500.
 MOST_LABELS = {"oes10": 150}
 FULL_SETS = ("portal", "star", "rand_hie", "gss_abortion", "flights", "census_kdd", "wq")
-#: Sets without a case for a model: no rows beside those to fit, and a number as the target of peers.
-WITHOUT = {DISTILLED: ("wq",), REALMLP_BY_LOSS: ("star", "wq")}
+#: Sets without a case for a model: no rows beside those to fit, a number as the target of peers, and one costly draw.
+WITHOUT = {DISTILLED: ("wq",), REALMLP_BY_LOSS: ("star", "wq"), TRANSFER: ("oes10",)}
 MISSING_SETS, HIDDEN = ("star", "gss_abortion", "rand_hie"), (25, 50, 90)
 FOLD_SETS = ("edm", "enb", "jura", "slump", "wq", "oes10", "osales")
 #: Kinds that learn one task at a time, whatever the part, and how many of `TARGETS` have costly ones at all labels.
@@ -372,6 +373,7 @@ def run(cell: Cell, folder: Path | None, seconds: float | None = None) -> Record
     kind = MODELS[cell.model].kind
     costly = TARGETS[cell.set][: N_TARGETS[kind]] if kind in N_TARGETS else ()
     scored = (cell.target,) if cell.target else costly or tuple(case.tasks)
+    options = {"scored": scored} if kind == "transfer" else {} if seconds is None else {"seconds": seconds}
     is_alone = kind in ALONE or (cell.part == "labels" and kind == "single")
     answers: dict[str, np.ndarray] = {}
     times, candidates = [np.zeros(3)], {}
@@ -379,7 +381,7 @@ def run(cell: Cell, folder: Path | None, seconds: float | None = None) -> Record
         answers = forecast(cell, folder)
     else:
         for own in [alone(case, task) for task in scored] if is_alone else [case]:
-            model, spent = fit(cell.model, own, cell.seed, {} if seconds is None else {"seconds": seconds})
+            model, spent = fit(cell.model, own, cell.seed, options)
             answers |= answers_of(model, case.test[0])
             times.append(spent)
             candidates = seconds_of_candidates(model)

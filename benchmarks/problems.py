@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -194,25 +194,32 @@ class Plain:
 
 
 class Transfer:
-    """A model for each task that reads answers to the other tasks beside the features: the simplest way to share.
+    """A model for each scored task that reads answers to the others beside the features: the simplest way to share.
 
     Helpers answer rows that they have not learned: those of the other folds to fit, and the mean of all to new rows.
     """
 
     def __init__(
-        self, make: Callable[..., Any], help_by: Callable[..., Any], *, tasks: dict[str, Any], random_state: int
+        self,
+        make: Callable[..., Any],
+        help_by: Callable[..., Any],
+        *,
+        tasks: dict[str, Any],
+        scored: Sequence[str],
+        random_state: int,
     ) -> None:
-        self._tasks, self._seed, self._help_by = tasks, random_state, help_by
-        self._models = {task: make(tasks={task: kind}, random_state=random_state) for task, kind in tasks.items()}
+        self._seed, self._help_by = random_state, help_by
+        self._models = {task: make(tasks={task: tasks[task]}, random_state=random_state) for task in scored}
+        self._read = {task: kind for task, kind in tasks.items() if {*scored} - {task}}
 
     def fit(self, X: pl.DataFrame, y: pl.DataFrame, groups: np.ndarray | None) -> None:
         """Fit the helpers by folds, of whole groups, and then a model of each task to its labelled rows."""
         by = KFold if groups is None else GroupKFold
         folds = by(N_TRANSFERRED, shuffle=True, random_state=self._seed).split(X, groups=groups)
         self._helpers: list[dict[str, Any]] = []
-        answers = np.zeros((len(X), len(self._tasks)))
+        answers = np.zeros((len(X), len(self._read)))
         for kept, held_out in folds:
-            self._helpers.append({task: self._help(task, X[kept], y[kept]) for task in self._tasks})
+            self._helpers.append({task: self._help(task, X[kept], y[kept]) for task in self._read})
             for t, helper in enumerate(self._helpers[-1].values()):
                 answers[held_out, t] = helper(X[held_out])
         for task, model in self._models.items():
@@ -222,7 +229,7 @@ class Transfer:
             model.fit(wide, y.select(task).filter(labelled), groups=own)
 
     def answer_tasks(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
-        """Return values, or probabilities of the second class (n,), of every task."""
+        """Return values, or probabilities of the second class (n,), of every scored task."""
         answers = np.mean([np.column_stack([ask(X) for ask in own.values()]) for own in self._helpers], axis=0)
         return {task: answers_of(model, self._widen(task, X, answers))[task] for task, model in self._models.items()}
 
@@ -233,13 +240,13 @@ class Transfer:
         if labels[task].n_unique() < 2:
             mean = float(labels[task].cast(pl.Float64).mean() or 0.0)
             return lambda rows: np.full(len(rows), mean)
-        helper = self._help_by(tasks={task: self._tasks[task]}, random_state=self._seed)
+        helper = self._help_by(tasks={task: self._read[task]}, random_state=self._seed)
         helper.fit(X.filter(labelled), labels, None)
         return lambda rows: helper.answer_tasks(rows)[task]
 
     def _widen(self, task: str, X: pl.DataFrame, answers: np.ndarray) -> pl.DataFrame:
         """Add the answers to the other tasks as columns."""
-        others = {f"answer to {name}": answers[:, t] for t, name in enumerate(self._tasks) if name != task}
+        others = {f"answer to {name}": answers[:, t] for t, name in enumerate(self._read) if name != task}
         return X.hstack(pl.DataFrame(others))
 
 

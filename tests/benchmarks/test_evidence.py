@@ -51,7 +51,7 @@ ALONE = {"families": ("lightgbm",), "patience": 1, "learning_rate": 0.3}
 class Constant:
     """A model that answers 0, and takes no time."""
 
-    def __init__(self, tasks: dict[str, str], random_state: int, seconds: float = 0.0) -> None:
+    def __init__(self, tasks: dict[str, str], random_state: int, seconds: float = 0.0, **_: object) -> None:
         self._tasks, self.seconds = tasks, seconds
 
     def fit(self, *_: object, **__: object) -> None:
@@ -128,9 +128,8 @@ def test_the_first_draw_of_what_the_goals_are_about_comes_first():
         150: 5 * 14 + 2,
         500: 5 * 14,
     }.items():  # oes10 has one draw, and 150 labels at most
-        assert {count(model, part="labels", amount=labels) for model in (ENSEMBLE, EACH_ALONE, TRANSFER, *RIVALS)} == {
-            n
-        }
+        assert {count(model, part="labels", amount=labels) for model in (ENSEMBLE, EACH_ALONE, *RIVALS)} == {n}
+        assert count(TRANSFER, part="labels", amount=labels) == 5 * 14
         assert count(AUTOGLUON, part="labels", amount=labels) == 5 * 7
         assert count(REALMLP, part="labels", amount=labels) == 3 * 7 * (labels != 50)
         assert count(REALMLP_BY_LOSS, part="labels", amount=labels) == 3 * 5 * (labels != 50)  # of five sets' classes
@@ -596,9 +595,8 @@ def test_helpers_of_the_transfer_answer_rows_that_they_have_not_learned(monkeypa
         def answer_tasks(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
             return {self._task: X["x"].is_in(list(self._learned)).cast(pl.Float64).to_numpy()}
 
-    model = Transfer(
-        partial(Spy, "model"), partial(Spy, "helper"), tasks=dict.fromkeys("ab", "regression"), random_state=0
-    )
+    spies, facts = (partial(Spy, "model"), partial(Spy, "helper")), {"tasks": dict.fromkeys("ab", "regression")}
+    model = Transfer(*spies, **facts, scored=("a", "b"), random_state=0)
     model.fit(X, y, groups=np.arange(100) // 4)
     assert [(len(rows), rows.columns) for rows in seen["model"]] == [
         (100, ["x", "answer to b"]),
@@ -607,6 +605,11 @@ def test_helpers_of_the_transfer_answer_rows_that_they_have_not_learned(monkeypa
     assert all(rows[:, 1].eq(0.0).all() for rows in seen["model"])  # a helper that had learned the row would say 1
     assert len(seen["helper"]) == 2 * N_TRANSFERRED
     assert [*model.answer_tasks(X[:3])] == ["a", "b"]
+    one = Transfer(*spies, **facts, scored=("a",), random_state=0)
+    one.fit(X, y, groups=None)
+    assert seen["model"][2].equals(seen["model"][0])
+    assert len(seen["helper"]) == 3 * N_TRANSFERRED  # none of the scored task
+    assert [*one.answer_tasks(X[:3])] == ["a"]
 
 
 def test_holm_judges_all_at_once():
