@@ -306,4 +306,21 @@ def of_parts(parts: Iterable[pl.DataFrame], expressions: Sequence[pl.Expr]) -> I
 
 def _select(part: pl.DataFrame, expressions: Sequence[pl.Expr]) -> pl.DataFrame:
     # for few rows, waking other threads takes longer than the work
-    return (part.select if part.height > CHUNK_ROWS and has_pool() else part.select_seq)(expressions)
+    return part.select(expressions) if part.height > CHUNK_ROWS and has_pool() else select_seq(part, *expressions)
+
+
+def select_seq(frame: pl.DataFrame, *expressions: pl.Expr) -> pl.DataFrame:
+    """Return expressions over a frame one after another, also in a forked process, where polars lacks its threads.
+
+    polars deals the parts of an expression to its threads where it has more of these than expressions, so that
+    ``select_seq`` alone would wait for ever there; constants make up for their number.
+    """
+    if has_pool():
+        return frame.select_seq(expressions)
+    idle = (pl.lit(0).alias(f"\0{k}") for k in range(pl.thread_pool_size()))  # no column of a user has such a name
+    return pl.DataFrame(frame.select_seq(*expressions, *idle).get_columns()[: -pl.thread_pool_size()])
+
+
+def series_by(series: pl.Series, expression: pl.Expr) -> pl.Series:
+    """Return an expression over a series by its name; see `select_seq`."""
+    return select_seq(series.to_frame(), expression).to_series()

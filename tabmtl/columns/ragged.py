@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Annotated, Any, Self
 
 import numpy as np
+import polars as pl
 
 from tabmtl.storage.stored import Stored
 
@@ -19,6 +20,11 @@ def offsets_of(lengths: Any) -> Any:
     import torch
 
     return torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+
+
+def lengths_of(lists: pl.Series) -> np.ndarray:
+    """Return the number of entries of every list, (n,) of int64; 0 of a missing one."""
+    return np.nan_to_num(lists.list.len().to_numpy()).astype(np.int64)
 
 
 def ranges(starts: Any, lengths: Any) -> Any:

@@ -19,11 +19,23 @@ from tabmtl.columns.category import (
     is_feature,
     text_of,
 )
-from tabmtl.columns.kind import WHOLE, Coding, ColumnKind, Form, Parts, RowError, Slices, Summary, column_of
+from tabmtl.columns.kind import (
+    WHOLE,
+    Coding,
+    ColumnKind,
+    Form,
+    Parts,
+    RowError,
+    Slices,
+    Summary,
+    column_of,
+    series_by,
+)
 from tabmtl.columns.number import NumericScaler
-from tabmtl.columns.ragged import Entries, offsets_of
+from tabmtl.columns.ragged import Entries, lengths_of, offsets_of
 from tabmtl.columns.roles import Role, find_roles
 from tabmtl.columns.tags import LEAST_FLAT_ROWS, check_items, inner_of, lists_by_levels, most_frequent
+from tabmtl.processes.forks import check_pool
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, SequenceColumn, counted, warn_about
 
 # of a side list of numbers, the places of those of its entries that scales are learned from
@@ -267,13 +279,13 @@ class Sequences(ColumnKind):
     def _entries(self, role: Role, columns: pl.DataFrame, start: int) -> Entries:
         """Read a sequence, with the lists beside it, of some rows; they are counted from `start` in errors."""
         lists = _cut(_plain(columns[role.name]), self.max_length)
-        lengths, is_missing = lists.list.len().fill_null(0).to_numpy().astype(np.int64), lists.is_null().to_numpy()
+        lengths, is_missing = lengths_of(lists), lists.is_null().to_numpy()
         numbers, texts = [], []
         for name in role.sides:
             _check_lengths(role.name, name, columns, start)
             side = _side_entries(_cut(_plain(columns[name]), self.max_length), lengths)
             if name in self.numbers:
-                numbers.append(side.cast(pl.Float64).fill_null(float("nan")).to_numpy())
+                numbers.append(side.cast(pl.Float64).to_numpy(writable=True))
                 _reject_infinite(name, numbers[-1], lengths, start)
             else:
                 texts.append(self._codes_of(name, side))
@@ -306,8 +318,8 @@ class Sequences(ColumnKind):
 
     def _codes_of(self, name: str, entries: pl.Series) -> np.ndarray:
         """Encode entries by the levels of an item or a list; a null is unseen."""
-        texts = entries.alias("text").to_frame().select(text_of("text", entries.dtype))
-        return np.maximum(texts.select(self.categories.codes_of_texts[name]).to_series().to_numpy(), UNSEEN)
+        texts = series_by(entries.alias("text"), text_of("text", entries.dtype))
+        return np.maximum(series_by(texts, self.categories.codes_of_texts[name]).to_numpy(), UNSEEN)
 
     def _scaled(self, role: Role, numbers: np.ndarray) -> np.ndarray:
         """Scale the numbers (s, m) beside a sequence to (m, s)."""
@@ -465,6 +477,7 @@ class FlatSequences(Sequences):
 
 def lists_of(name: str, entries: Entries, values: np.ndarray) -> pl.Series:
     """Return a value (m,) of every entry as lists; null where a sequence is missing."""
+    check_pool()
     lengths = entries.lengths
     row = np.repeat(np.arange(len(entries)), lengths)
     lists = pl.DataFrame({"row": row, "value": values}).group_by("row", maintain_order=True).agg("value")
@@ -518,14 +531,15 @@ def _side_entries(lists: pl.Series, lengths: np.ndarray) -> pl.Series:
         return entries
     kept = np.repeat(~missing, lengths)
     places = np.cumsum(kept) - 1
-    return entries.gather(pl.Series(np.where(kept, places, -1)).replace(-1, None))
+    return entries.gather(pl.Series(np.where(kept, places, -1)).cast(pl.UInt32, strict=False))  # -1 is null
 
 
 def _check_lengths(name: str, side: str, columns: pl.DataFrame, start: int) -> None:
     whole, own = _plain(columns[name]).list.len(), _plain(columns[side]).list.len()
-    unequal = ((whole.fill_null(0) != own) & own.is_not_null()).fill_null(False)
+    lengths = own.to_numpy()
+    unequal = (np.nan_to_num(whole.to_numpy()) != lengths) & ~np.isnan(lengths)
     if unequal.any():
-        row: Any = unequal.arg_max()
+        row = int(unequal.argmax())
         raise _of_other_length(name, side, start + row, own[row], whole[row])
 
 

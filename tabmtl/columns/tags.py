@@ -11,8 +11,8 @@ import polars as pl
 
 from tabmtl.columns.category import Categories, code_of_value, has_plain_text, is_feature, text_of
 from tabmtl.columns.flat import Flat
-from tabmtl.columns.kind import Coding, ColumnKind, Parts, Slices, Summary, column_of
-from tabmtl.columns.ragged import Bags, offsets_of
+from tabmtl.columns.kind import Coding, ColumnKind, Parts, Slices, Summary, column_of, series_by
+from tabmtl.columns.ragged import Bags, lengths_of, offsets_of
 from tabmtl.schema import FIRST_LEVEL, MISSING
 
 #: Tags that are numbers where features are flat: at most so many of a column, each in at least so many rows.
@@ -186,8 +186,8 @@ def items_of(tags: pl.Series) -> tuple[pl.Series, np.ndarray]:
     """Return the items of lists as text, without missing ones, and their number in every list (n,); 0 of none."""
     inner = inner_of(tags.dtype) or pl.Null()
     lists = tags.alias("text").cast(pl.List(inner)).list.drop_nulls()
-    items = lists.explode(empty_as_null=False, keep_nulls=False).to_frame().select(text_of("text", inner)).to_series()
-    return items, lists.list.len().fill_null(0).to_numpy()
+    items = series_by(lists.explode(empty_as_null=False, keep_nulls=False), text_of("text", inner))
+    return items, lengths_of(lists)
 
 
 def _count(tags: pl.Series) -> pl.DataFrame:
@@ -208,7 +208,7 @@ def flat_tags(tags: pl.Series, code: pl.Expr, n_levels: int) -> np.ndarray:
     items, lengths = items_of(tags)
     found = np.zeros((len(tags), 1 + n_levels), dtype=np.float32)
     found[:, 0] = lengths
-    codes = items.to_frame().select(code).to_series().to_numpy()
+    codes = series_by(items, code).to_numpy()
     rows, is_known = np.repeat(np.arange(len(tags)), lengths), codes >= FIRST_LEVEL
     found[rows[is_known], 1 + codes[is_known] - FIRST_LEVEL] = 1
     found[tags.alias("text").is_null().to_numpy()] = np.nan
@@ -218,7 +218,7 @@ def flat_tags(tags: pl.Series, code: pl.Expr, n_levels: int) -> np.ndarray:
 def encode_tags(tags: pl.Series, code: pl.Expr) -> Bags:
     """Encode tags: a missing list has the code of a missing value alone, an unknown tag that of an unseen one."""
     items, lengths = items_of(tags)
-    known = items.to_frame().select(code).to_series().to_numpy()
+    known = series_by(items, code).to_numpy()
     is_missing = tags.alias("text").is_null().to_numpy()
     lengths = lengths + is_missing
     codes = np.full(int(lengths.sum()), MISSING, dtype=np.int32)

@@ -14,7 +14,7 @@ import polars.selectors as cs
 
 from tabmtl.columns.cures import Library, by_texts
 from tabmtl.columns.flat import Flat
-from tabmtl.columns.kind import MOST_ROWS, TEXT, Coding, ColumnKind, LeanPickle, Parts, Slices, Summary
+from tabmtl.columns.kind import MOST_ROWS, TEXT, Coding, ColumnKind, LeanPickle, Parts, Slices, Summary, series_by
 from tabmtl.columns.ragged import Bags
 from tabmtl.schema import FIRST_LEVEL, MISSING, warn_about
 from tabmtl.storage.stored import Stored
@@ -186,7 +186,7 @@ class FlatTexts(Flat, Texts):
 
     def read_plain(self, place: int, value: Any, row: int) -> np.ndarray:
         """Count words and project a text."""
-        words = pl.DataFrame({"text": [value]}, schema={"text": pl.String}).select_seq(_WORDS).item()
+        words = series_by(pl.Series("text", [value], dtype=pl.String), _WORDS).item()
         return np.append(np.float32(words), self.projections[place].apply([value]))
 
 
@@ -236,14 +236,12 @@ def is_free_text(texts: pl.Series) -> bool:
 
 def _flat_text(texts: pl.Series, projection: Projection) -> np.ndarray:
     """Return the number of words of texts and their coordinates, (n, 1 + d); each distinct text is read once."""
-    texts = texts.alias("text").cast(pl.String)
-    distinct = texts.unique().drop_nulls().to_frame().with_row_index("place")
-    place = texts.to_frame().join(distinct, on="text", how="left", maintain_order="left")["place"]
-    words = distinct.select(_WORDS).to_series().to_numpy()
-    table = np.column_stack([words, projection.apply(distinct["text"].to_list())])
+    given = [text for text in _texts_of(texts) if text is not None]
+    place = {text: k for k, text in enumerate(dict.fromkeys(given))}
+    words = series_by(pl.Series("text", [*place], dtype=pl.String), _WORDS).to_numpy()
+    table = np.column_stack([words, projection.apply([*place])])
     found = np.full((len(texts), table.shape[1]), np.nan, dtype=np.float32)
-    is_given = place.is_not_null().to_numpy()
-    found[is_given] = table[place.drop_nulls().to_numpy()]
+    found[texts.alias("text").is_not_null().to_numpy()] = table[[place[text] for text in given]]
     return found
 
 

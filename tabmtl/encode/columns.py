@@ -14,7 +14,9 @@ import numpy as np
 import polars as pl
 
 from tabmtl.columns.cures import Library, by_cast, by_items, by_lists, by_valid_text
+from tabmtl.columns.kind import series_by
 from tabmtl.encode.dates import MOMENTS, SPANS, read_arrow_moments, read_moments, read_objects, read_zoned
+from tabmtl.processes.forks import has_pool
 
 _INT64 = range(-(2**63), 2**63)
 _NESTED = (list, tuple, set, frozenset, np.ndarray)
@@ -59,7 +61,7 @@ def read_pandas(native: Any, name: str) -> pl.Series:
     dtype = nw.from_native(native, series_only=True).dtype
     if kind == "CategoricalDtype":
         levels = _texts(_names_of(native.cat.categories), name, "pandas").alias("")
-        texts = levels.gather(pl.Series(native.cat.codes.to_numpy()).replace(-1, None))
+        texts = levels.gather(pl.Series(native.cat.codes.to_numpy()).cast(pl.UInt32, strict=False))  # -1 is null
         return texts.cast(pl.Categorical).alias(name)
     if dtype.is_numeric():
         return _read_extension(native.array, dtype.is_integer()).alias(name)
@@ -181,7 +183,7 @@ def _read_extension(array: Any, is_integer: bool) -> pl.Series:
         return pl.Series(array.to_numpy(dtype=np.float64, na_value=np.nan))
     values = pl.Series(array.to_numpy(dtype=array.dtype.numpy_dtype, na_value=0))
     missing = pl.Series(np.asarray(array.isna()))
-    return pl.select(pl.when(~missing).then(values)).to_series()
+    return series_by(values, pl.when(~missing).then(pl.first()))
 
 
 def is_missing(value: Any) -> bool:
@@ -269,6 +271,8 @@ def _read_lists(lists: Sequence[Any], name: str, library: Library) -> pl.Series:
         items = read_array(array, name, library).alias("items")
     except TypeError:
         raise TypeError(_describe_mixture(lists, name, library)) from None
+    if not has_pool():
+        return pl.Series(name, [None if own is None else [*own] for own in lists], dtype=pl.List(items.dtype))
     # grouped, because polars makes lists of lists of Python value by value
     rows = pl.DataFrame({"row": np.arange(len(lists)), "is_given": is_given})
     several = pl.DataFrame({"row": np.repeat(np.flatnonzero(is_given), lengths), "items": items})

@@ -455,10 +455,11 @@ def _untyped(frame: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame | pl.LazyFrame:
     """Return a frame without the types of columns that hold nothing, which its library has only guessed."""
     if isinstance(frame, pl.LazyFrame):
         return frame
-    unnamed = [own.alias("") for own in frame.iter_columns()]  # methods of a Series read its name as a pattern
-    empty = [column.fill_nan(None) if column.dtype.is_float() else column for column in unnamed]
-    both = zip(frame.columns, empty, strict=True)
-    names = [name for name, own in both if own.dtype != pl.Null and own.null_count() == frame.height]
+    names = [
+        own.name
+        for own in frame.iter_columns()
+        if own.dtype != pl.Null and (own.null_count() == frame.height or (own.dtype.is_float() and own.is_nan().all()))
+    ]
     return (
         frame.with_columns(pl.Series(name, [None] * frame.height, dtype=pl.Null) for name in names) if names else frame
     )

@@ -23,6 +23,7 @@ from tabmtl.encode.read import read_targets, read_weights
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, fit_task
 from tabmtl.encode.write import ORDERED, Origin, write_targets
 from tabmtl.params import check_known
+from tabmtl.processes.forks import check_pool
 from tabmtl.schema import in_command, warn_about
 from tabmtl.storage.stored import POSITIVE, Stored
 from tabmtl.targets import Task
@@ -503,6 +504,7 @@ class LabelCoder(LeanPickle):
                 bounds = {"low": span.low, "high": span.high}
                 columns |= {f"{name}_{side}": pl.Series(own, nan_to_null=True) for side, own in bounds.items()}
             elif span is not None and classes is not None:
+                check_pool()
                 row, label = np.nonzero(span.classes)
                 labels = classes[pl.Series(label.astype(np.uint32))].cast(dtype)
                 sets = pl.DataFrame({"row": row, "set": labels}).group_by("row").agg("set")

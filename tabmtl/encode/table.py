@@ -14,6 +14,7 @@ import polars.selectors as cs
 from tabmtl.columns import KINDS
 from tabmtl.columns.category import is_feature, text_of
 from tabmtl.columns.cures import Library, by_cast, by_columns, library_of
+from tabmtl.columns.kind import select_seq
 from tabmtl.columns.values import from_text
 from tabmtl.columns.vector import OfOneLength
 from tabmtl.decisions import Decisions
@@ -194,6 +195,7 @@ class TableCoder:
         >>> grown.features.columns.levels, grown.labels.tasks[0].classes
         ((('Bonn', 'Ulm', 'Aachen'),), ('a', 'b', 'c', 'd'))
         """
+        check_pool()
         check_targets(y, prepared)
         frame = self.after.read_frame(prepared)
         if self.task_column is not None:
@@ -399,8 +401,8 @@ def _select(frame: pl.DataFrame | pl.LazyFrame, names: Sequence[str]) -> pl.Data
 def task_texts(frame: pl.DataFrame | pl.LazyFrame, task_column: str) -> pl.Series:
     """Return every row's task as text, by the rule for levels: 3 and 3.0 are one task."""
     texts = text_of(task_column, frame.collect_schema()[task_column]).alias("task")
-    found = frame.select_seq(texts)
-    return (found.collect() if isinstance(found, pl.LazyFrame) else found).to_series()
+    found = frame.select(texts).collect() if isinstance(frame, pl.LazyFrame) else select_seq(frame, texts)
+    return found.to_series()
 
 
 def check_task_column(

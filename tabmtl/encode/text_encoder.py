@@ -14,6 +14,7 @@ from tabmtl.columns.cures import Library, by_drop
 from tabmtl.columns.kind import TEXT
 from tabmtl.columns.text import Texts
 from tabmtl.encode.features import find_kinds, texts_of
+from tabmtl.processes.forks import check_pool
 from tabmtl.schema import in_command
 from tabmtl.storage.stored import Stored
 
@@ -104,6 +105,7 @@ class TextVectors:
         TypeError
             If a column holds no text, or the encoder gives no numbers.
         """
+        check_pool()
         if encoder is not None and encoder is not self.encoder:
             self.encoder, self._known = encoder, None
         if self.encoder is None:

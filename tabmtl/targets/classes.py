@@ -75,7 +75,7 @@ class Classes(Kind):
 
     def decode(self, labels: np.ndarray, classes: tuple | None) -> pl.Series:
         """Return the classes of indices (n,), NaN as null."""
-        return class_values("", classes).gather(pl.Series(labels).fill_nan(None).cast(pl.UInt32))
+        return class_values("", classes).gather(pl.Series(labels, nan_to_null=True).cast(pl.UInt32))
 
     def dtype(self, labels: pl.Series, classes: tuple | None) -> pl.DataType:
         """Return the type of the labels in fit; an Enum that lacks a declared class becomes text."""

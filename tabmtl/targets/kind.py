@@ -163,7 +163,7 @@ class Kind(Written, ABC):
 
     def decode(self, labels: np.ndarray, classes: tuple | None) -> pl.Series:
         """Return encoded labels (n,) as a frame has them, NaN as null."""
-        return pl.Series(labels).fill_nan(None)
+        return pl.Series(labels, nan_to_null=True)
 
     def dtype(self, labels: pl.Series, classes: tuple | None) -> pl.DataType:
         """Return the type of predictions, given that of the labels in fit."""

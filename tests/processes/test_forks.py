@@ -99,13 +99,68 @@ print(json.dumps(found))
 """
 
 
-def run(script: str) -> dict[str, str]:
-    """What the forked processes of a script said."""
+# a kind by itself, twice, and all: polars deals the parts of an expression to its threads if these are more
+KINDS = """
+import datetime
+import polars as pl
+from conformance import answers, same, tiny
+from tabmtl import SharedTrees
+
+drawn, n = np.random.default_rng(0), 60
+number, word = drawn.normal(size=n), drawn.choice(["red", "blue", "green"], n).tolist()
+hours = drawn.integers(0, 20_000, n).tolist()
+moment = [datetime.datetime(2020, 1, 1) + datetime.timedelta(hours=own) for own in hours]
+lists = [word[k : k + 1 + k % 3] for k in range(n)]
+values = {
+    "number": number.tolist(),
+    "whole": drawn.integers(0, 50, n).tolist(),
+    "boolean": (number > 0).tolist(),
+    "category": word,
+    "moment": moment,
+    "day": [each.date() for each in moment],
+    "clock": [each.time() for each in moment],
+    "time": [each - moment[0] for each in moment],
+    "tags": lists,
+    "vector": drawn.normal(size=(n, 3)).tolist(),
+    "text": [f"{own} house of a {own} car {k}" for k, own in enumerate(word)],
+    "sequence": lists,
+    "beside": [[float(len(each)) for each in own] for own in lists],
+}
+every = pl.DataFrame({name: [None, *own[1:]] for name, own in values.items()}, strict=False)
+every = every.with_columns(levels=pl.col("category").cast(pl.Categorical))
+y = pl.DataFrame({"amount": number, "class": word})
+
+def table(*names):
+    return every.select(name for name in every.columns if name in names)
+
+def fit(cls, X):
+    sequences = {"sequence": None, "beside": "sequence"} if "sequence" in X.columns else None
+    text = [name for name in X.columns if name.startswith("text")]
+    return tiny(cls, text_features=text, sequence_features=sequences).fit(X, y)
+
+tables = {name: table(name) for name in every.columns if name not in ("sequence", "beside")}
+tables |= {f"two of {name}": own.with_columns(pl.all().name.suffix("_")) for name, own in tables.items()}
+tables |= {"sequence": table("sequence", "beside"), "all": every, "mixed": table("number", "category")}
+cases = {name: (fit(SharedBottom, X), X) for name, X in tables.items()}
+cases |= {f"trees of {name}": (fit(SharedTrees, X), X) for name, X in tables.items() if "two" not in name}
+frame = table("number", "whole", "levels", "tags", "day").to_pandas().convert_dtypes()
+cases["pandas"] = fit(SharedBottom, table("number", "whole", "levels", "tags", "day")), frame
+rows = every[1:].select("category", "number")
+cases["long"] = tiny(SharedBottom, task_column="category").fit(rows, y["amount"][1:]), rows
+found = {}
+for name, (model, X) in cases.items():
+    before = answers(model, X), model.drift(X)
+    found[name] = in_a_fork(lambda: same(answers(model, X), before[0]) and model.drift(X).equals(before[1]))
+    found[f"partial_fit: {name}"] = in_a_fork(lambda: model.partial_fit(X, y["amount"][1:] if name == "long" else y))
+print(json.dumps(found))
+"""
+
+
+def run(script: str, **variables: str) -> dict[str, str]:
+    """What the forked processes of a script said, which has some variables of the environment."""
     path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-c", START + script]
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True, timeout=300
-    )
+    command, environment = [sys.executable, "-c", START + script], os.environ | {"PYTHONPATH": path} | variables
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
     return json.loads(done.stdout)
 
 
@@ -123,3 +178,13 @@ def test_a_fork_after_polars_has_threads_predicts_and_refuses_the_rest():
     for name, said in found.items():
         assert "RuntimeError: this process was forked after polars had started its threads" in said, name
         assert "start processes by 'spawn' or 'forkserver'" in said
+
+
+@pytest.mark.all_faces  # 45 models, and two forks of each
+def test_a_fork_reads_columns_of_every_kind_and_refuses_to_learn_them():
+    found = run(KINDS, POLARS_MAX_THREADS="8")
+    learned = {name: found.pop(name) for name in [*found] if name.startswith("partial_fit: ")}
+    assert {name: said for name, said in found.items() if said != "True"} == {}
+    started = "RuntimeError: this process was forked after polars had started its threads"
+    assert {name: said for name, said in learned.items() if not said.startswith(started)} == {}
+    assert len(found) == len(learned) > 40
