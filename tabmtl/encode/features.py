@@ -291,7 +291,7 @@ class FeatureCoder(LeanPickle):
                 raise
             return self.encode(untyped)
         n, coders = _count_rows(frame), self.coders.values()
-        rows = _plain_rows(frame) if few and n <= MOST_ROWS and isinstance(frame, pl.DataFrame) else None
+        rows = _plain_rows(frame) if few and 0 < n <= MOST_ROWS and isinstance(frame, pl.DataFrame) else None
         if rows is not None:
             return Features.beside([coder.encode_rows(rows) for coder in coders])
         # one reading each, because a running query takes memory for each of its columns

@@ -28,13 +28,15 @@ from tabmtl.schema import is_unicode
 _SLICE = 50_000  # rows that are text at a time
 
 
-def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
+def read_features(X: Any, *, may_be_empty: bool = False) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
     """Read features from any supported container.
 
     Parameters
     ----------
     X : polars DataFrame or LazyFrame, pandas DataFrame, pyarrow Table, or array-like of shape (n, p)
         The features. An array's columns are called ``x0``, ``x1``, ...
+    may_be_empty : bool, default=False
+        Whether X may have no row.
 
     Returns
     -------
@@ -47,23 +49,23 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
     TypeError
         If X is a sparse matrix, or a column mixes text and numbers.
     ValueError
-        If X is a series, has no row or no column, is not two-dimensional, or has two columns of one name.
+        If X is a series, has no column, has no row and may not, is not two-dimensional, or has two columns of one name.
     """
     if isinstance(X, pl.LazyFrame):
         check_pool()
         return X, True
     X = _as_table(X)
     if isinstance(X, pl.DataFrame):
-        _check_not_empty(X)
+        _check_not_empty(X, may_be_empty)
         return X, True
     if nw.dependencies.is_into_dataframe(X):
         frame, names = (_read_pandas if nw.dependencies.is_pandas_dataframe(X) else _read_frame)(X)
-        _check_not_empty(frame)
+        _check_not_empty(frame, may_be_empty)
         return frame, all(isinstance(name, str) for name in names)
     if isinstance(X, pl.Series) or nw.dependencies.is_into_series(X):
         raise ValueError(f"X: Expected 2D array or a frame, got a series of type {type(X).__name__} instead")
     check_container(X)
-    array = as_array(X, "X", ensure_2d=True)
+    array = as_array(X, "X", ensure_2d=True, may_be_empty=may_be_empty)
     return _join(array.T, [f"x{i}" for i in range(array.shape[1])], read_array), False
 
 
@@ -112,13 +114,14 @@ def _as_table(values: Any) -> Any:
     return pa.chunked_array([values]) if isinstance(values, pa.Array) else values
 
 
-def as_array(values: Any, name: str, *, ensure_2d: bool, dtype: Any = None) -> np.ndarray:
+def as_array(values: Any, name: str, *, ensure_2d: bool, dtype: Any = None, may_be_empty: bool = False) -> np.ndarray:
     """Return what is no frame as an array, of objects where a list mixes text and numbers; errors name it."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         cure = f"say numpy.where({name}.mask, None, {name}.data)"
         raise TypeError(f"{name} is a masked array, whose masked values would be read: {cure}")
+    allowed: dict[str, Any] = {"ensure_all_finite": False, "ensure_min_samples": 0 if may_be_empty else 1}
     try:
-        array = check_array(values, dtype=dtype, ensure_2d=ensure_2d, ensure_all_finite=False)
+        array = check_array(values, dtype=dtype, ensure_2d=ensure_2d, **allowed)
     except (TypeError, ValueError) as error:
         raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}: {error}") from error
     if array.dtype.kind == "U" and not isinstance(values, np.ndarray):
@@ -127,9 +130,9 @@ def as_array(values: Any, name: str, *, ensure_2d: bool, dtype: Any = None) -> n
     return array
 
 
-def _check_not_empty(frame: pl.DataFrame) -> None:
+def _check_not_empty(frame: pl.DataFrame, may_be_empty: bool) -> None:
     # scikit-learn's words, which its checks look for
-    for size, what in ((frame.width, "feature"), (frame.height, "sample")):
+    for size, what in ((frame.width, "feature"), (frame.height or may_be_empty, "sample")):
         if size == 0:
             raise ValueError(f"Found array with 0 {what}(s) (shape={frame.shape}) while a minimum of 1 is required.")
 

@@ -15,10 +15,10 @@ from tabmtl.columns import KINDS
 from tabmtl.columns.category import is_feature, text_of
 from tabmtl.columns.cures import Library, by_cast, by_columns, library_of
 from tabmtl.columns.kind import select_seq
-from tabmtl.columns.values import from_text
+from tabmtl.columns.values import from_text, type_of
 from tabmtl.columns.vector import OfOneLength
 from tabmtl.decisions import Decisions
-from tabmtl.encode.features import FeatureCoder
+from tabmtl.encode.features import NO_ROWS, FeatureCoder
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.encode.new_classes import grown_labels
 from tabmtl.encode.preprocessing import Preprocessing
@@ -270,7 +270,15 @@ class TableCoder:
             if ordered is None:
                 self._refuse(nw.from_native(X).collect_schema().names(), X)
             X = ordered
+        if not isinstance(X, pl.LazyFrame) and not len(X):  # which few transformers take
+            return self.after.no_rows()
         return self.preprocessing.transform(X, self.names, self.task_column)
+
+    def no_rows(self) -> Any:
+        """Return no rows, with the columns and the types of fit."""
+        values = self.values_of_fit()
+        frame = pl.DataFrame(schema={name: type_of(values.get(name, "text")) for name in self.names})
+        return frame if self.named else to_array(frame)
 
     def read(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, unknown_task: Literal["error", "shared"] = "error"
@@ -308,6 +316,8 @@ class TableCoder:
         return self._normalised(self._labelled(batch, y, sample_weight))
 
     def _labelled(self, batch: Batch, y: Any, sample_weight: Any) -> Batch:
+        if not len(batch):
+            raise ValueError(NO_ROWS)
         values, weight = self.labels.encode(y, sample_weight)
         if len(values) != len(batch):
             raise ValueError(
@@ -336,7 +346,7 @@ class TableCoder:
         """
         if self._prepares:
             return self.after.read_frame(self.prepared(X))
-        frame, named = read_features(without_columns(X, self.dropped))
+        frame, named = read_features(without_columns(X, self.dropped), may_be_empty=True)
         found = tuple(names_of(frame))
         if found == self.names:
             return frame

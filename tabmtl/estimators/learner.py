@@ -14,7 +14,6 @@ from tabmtl.columns.roles import sequence_columns
 from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.encode.cache import encoded
 from tabmtl.encode.class_factors import ClassFactors
-from tabmtl.encode.features import NO_ROWS
 from tabmtl.encode.new_classes import declare_classes, warn_of_new_classes
 from tabmtl.encode.preprocessing import Preprocessing
 from tabmtl.encode.read import groups_of_parts, has_column, read_groups, without_columns
@@ -218,8 +217,6 @@ class TableLearner:
         if not grows:
             grown = _as_it_was(coder, grown, type(self.estimator).__name__)
         batch = grown.after.read(prepared, y, weight)
-        if not len(batch):
-            raise ValueError(NO_ROWS)
         if np.isnan(batch.y).all():
             raise ValueError(f"none of the {len(batch)} rows has a label, so there is nothing to go on by; label some")
         batch = ClassFactors.learn(grown.labels, [batch], are_all=False).weighed(batch)

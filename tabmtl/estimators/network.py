@@ -194,7 +194,10 @@ class NetworkEstimator(
             experts, returns them side by side, in task order. In the long layout, a row has those of its own task.
         """
         check_is_fitted(self)
-        return self._run(represent_rows, self._read_rows(self._preprocessed(X))).cpu().numpy()
+        batch = self._read_rows(self._preprocessed(X))
+        if not len(batch):
+            return np.empty((0, self._n_features_out), dtype=np.float32)
+        return self._run(represent_rows, batch).cpu().numpy()
 
     def history_weights(self, X: Any) -> pl.DataFrame:
         """Return how much each entry of the columns of ``sequence_features`` counts for the row's own item.

@@ -142,7 +142,8 @@ class Predicts:
         Parameters
         ----------
         X : frame or array of shape (n, p)
-            Rows with the columns of fit; a frame may have them in any order.
+            Rows with the columns of fit; a frame may have them in any order. No rows have no predictions, of the same
+            names and types.
         tasks : str or sequence of str, optional
             Names of the tasks to predict, all by default. Parts of the model that they do not need, such as other
             heads and trees, are not computed. For the long layout, give the rows of these tasks instead.
@@ -298,14 +299,16 @@ class Predicts:
         if tasks is None:
             X = self._preprocessed(X)
             batch = self._read_rows(X)
-            return self.coder_.labels.decided(self._outputs(X, batch), batch.task)
+            outputs = self._outputs(X, batch) if len(batch) else self.coder_.labels.no_outputs()
+            return self.coder_.labels.decided(outputs, batch.task)
         check_is_fitted(self)
         labels = self.coder_.labels
         places = labels.places(tasks)
         needed = labels.deciding(places)
         X = self._preprocessed(X)
-        outputs = self._outputs_of(X, self._read_rows(X), needed)
-        return Answers(self._labels_of(needed).decided(outputs)[: len(places)])
+        batch, own = self._read_rows(X), self._labels_of(needed)
+        outputs = self._outputs_of(X, batch, needed) if len(batch) else own.no_outputs()
+        return Answers(own.decided(outputs)[: len(places)])
 
     def _answered(
         self, X: Any, tasks: str | Sequence[str] | None, check: Callable[[Sequence[Task]], None] | None = None

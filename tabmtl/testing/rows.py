@@ -43,6 +43,17 @@ class Rows(Subject):
         many = answers(estimator, pl.concat([X] * 20))
         assert largest_gap([np.concatenate([a] * 20) for a in whole], many) <= 1e-6
 
+    def check_no_rows_have_no_answers(self) -> None:
+        estimator, X, y = self.fitted()
+        some = answers(estimator, X[:2])
+        for none in (answers(estimator, X[:0]), answers(estimator, X[:0].to_pandas())):
+            assert [(own.dtype, own.shape) for own in none] == [(own.dtype, (0, *own.shape[1:])) for own in some]
+        assert estimator.predict(X[:0]).schema == estimator.predict(X).schema
+        asked = y.columns[-1:]
+        assert estimator.predict(X[:0], tasks=asked).schema == estimator.predict(X[:2], tasks=asked).schema
+        with raises(ValueError, "0 sample"):
+            estimator.score_tasks(X[:0], y[:0])
+
     def check_tasks_that_are_asked_for_are_answered_as_among_all(self) -> None:
         estimator, X, y = self.fitted()
         asked, whole = [y.columns[-1], y.columns[0]], dict(zip(y.columns, estimator.answer(X), strict=True))

@@ -6,8 +6,10 @@ from copy import deepcopy
 import numpy as np
 import polars as pl
 import pytest
-from conformance import features, mixed_targets, tiny
+from conformance import features, long_table, mixed_targets, tiny
 from polars.testing import assert_frame_equal
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from tabmtl import ESMM, RMTGB, IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees
 from tabmtl.estimators.asked import _MOST_PARTS, _parts, part_of
@@ -30,6 +32,32 @@ def test_quantiles_and_intervals_are_the_columns_of_all(trees):
     together = trees.predict_interval(X, joint=True)
     assert_frame_equal(trees.predict_interval(X, joint=True, tasks="delay"), together.select(names[:2]))
     assert_frame_equal(trees.predict_quantiles(X, tasks="fast"), trees.predict_quantiles(X))
+
+
+def test_no_rows_have_quantiles_and_intervals_of_the_same_types(trees):
+    for ask in (trees.predict_quantiles, trees.predict_interval, lambda rows: trees.predict_interval(rows, joint=True)):
+        none = ask(X[:0])
+        assert len(none) == 0
+        assert none.schema == ask(X[:2]).schema
+
+
+def test_no_rows_of_any_container_come_back_as_rows_do():
+    numbers, (table, grade) = X.select("plain", "count"), long_table()
+    scaled = {"preprocessor": make_pipeline(StandardScaler())}
+    for rows, y, options in (
+        (numbers.to_numpy(), np.where(Y["delay"] > 0, "late", "soon"), scaled),
+        (numbers.to_numpy(), Y.select("delay", "fast").to_numpy(), {}),
+        (numbers.to_pandas(), Y.to_pandas().astype({"size": "category"}), scaled),
+        (numbers, Y["size"], scaled),
+        (table, grade, {"task_column": "school"}),
+    ):
+        model = tiny(SharedTrees, **options).fit(rows, y)
+        some, none = model.predict(rows[:2]), model.predict(rows[:0])
+        assert type(none) is type(some)
+        assert (len(none), *none.shape[1:]) == (0, *some.shape[1:])
+        assert str(getattr(none, "dtypes", getattr(none, "dtype", ""))) == str(
+            getattr(some, "dtypes", getattr(some, "dtype", ""))
+        )
 
 
 @pytest.mark.parametrize(
