@@ -20,7 +20,7 @@ from tabmtl.columns.kind import LeanPickle
 from tabmtl.decisions import Decisions
 from tabmtl.decisions.conformal import Conformal, check_level
 from tabmtl.encode.read import read_targets, read_weights
-from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, fit_task
+from tabmtl.encode.tasks import DeclaredTasks, check_type, declared_tasks, fit_task
 from tabmtl.encode.write import ORDERED, Origin, write_targets
 from tabmtl.params import check_known
 from tabmtl.processes.forks import check_pool
@@ -335,6 +335,8 @@ class LabelCoder(LeanPickle):
             frame = pl.DataFrame({name: frame[name] for name in self.names})
         elif frame.width != len(self.names):
             raise ValueError(f"y has {frame.width} targets, expected {len(self.names)}: {list(self.names)}")
+        for name, labels in zip(self.names, frame.iter_columns(), strict=True):
+            check_type(name, labels)
         return frame.rename(dict(zip(frame.columns, self.names, strict=True)))
 
     def _encode_columns(self, frame: pl.DataFrame) -> np.ndarray:

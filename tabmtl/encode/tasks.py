@@ -123,6 +123,7 @@ def fit_task(
     order = categories if is_ordered else None
     present = series.alias("").drop_nulls()  # polars reads a name like "^a$" as a pattern
     present = present.drop_nans() if present.dtype.is_float() else present
+    check_type(name, present)
     _check_labels(name, present)
     if declared is not None:
         if force and declared.is_classification != (force == "classification"):
@@ -154,13 +155,16 @@ def _learned(name: str, kind: str, present: pl.Series, order: Sequence | None = 
     return Task(name=name, kind=of_kind, classes=classes, metric=next(iter(of_kind.metrics)))
 
 
+def check_type(name: str, labels: pl.Series) -> None:
+    """Raise a TypeError unless labels, if there are any, may be classes or numbers."""
+    dtype, are_missing = labels.dtype, labels.null_count() == len(labels)
+    if dtype.is_temporal() or not (dtype in (*TEXT, pl.Boolean) or dtype.is_numeric() or are_missing):
+        cure = "give every label a column of its own" if dtype.is_nested() else "cast them"
+        raise TypeError(f"task {name!r}: labels of type {dtype} are neither classes nor numbers; {cure}")
+
+
 def _check_labels(name: str, present: pl.Series) -> None:
-    """Raise an error unless the labels of a task are some classes or finite numbers."""
-    if present.dtype.is_temporal() or not (
-        present.dtype in (*TEXT, pl.Boolean) or present.dtype.is_numeric() or present.len() == 0
-    ):
-        cure = "give every label a column of its own" if present.dtype.is_nested() else "cast them"
-        raise TypeError(f"task {name!r}: labels of type {present.dtype} are neither classes nor numbers; {cure}")
+    """Raise an error unless a task has labels, and numbers among them are finite."""
     if present.len() == 0:
         raise ValueError(
             f"task {name!r} has no observed label: every value is missing (null or NaN) or has weight zero; "

@@ -1,5 +1,6 @@
 """Mistakes that everybody makes once: each error names them, and says what to write instead."""
 
+import datetime
 import pickle
 import re
 from copy import copy, deepcopy
@@ -217,3 +218,32 @@ def test_a_value_of_another_type_is_named(words, call):
 def of_towns():
     """Return a model of a long table."""
     return fit(y=Y["r"], task_column="s")
+
+
+@pytest.mark.parametrize("is_long", [False, True], ids=["wide", "long"])
+@pytest.mark.parametrize("label", [[0.5], {"a": 1}, datetime.date(2024, 1, 1)], ids=["lists", "records", "dates"])
+def test_labels_that_are_none_are_refused_alike_by_all_verbs(label, is_long):
+    options = {"epochs": 1, "random_state": 0} | ({"task_column": "s"} if is_long else {})
+    y, wrong = Y.select("r"), pl.DataFrame({"r": [label] * N})
+    model = SharedBottom(**options).fit(X, y)
+    before = model.predict(X)
+    for call in (
+        lambda: SharedBottom(**options).fit(X, wrong),
+        lambda: SharedBottom(**options).fit(X, y, X_val=X, y_val=wrong),
+        lambda: model.partial_fit(X, wrong),
+        lambda: model.score_tasks(X, wrong),
+        lambda: model.conformalize(X, wrong),
+        lambda: model.set_params(warm_start=True).fit(X, wrong),
+    ):
+        with pytest.raises(TypeError, match=r"'r': labels of type .* are neither classes nor numbers; (give|cast)"):
+            call()
+    assert model.predict(X).equals(before)
+
+
+def test_labels_in_a_list_are_taken_by_all_verbs():
+    array, rows = X.select("a").to_numpy(), Y.rows()
+    model = tiny(SharedBottom).fit(array, rows, X_val=array, y_val=rows)
+    said = model.predict(array)
+    assert model.partial_fit(array, rows).predict(array).shape == said.shape
+    assert [*model.score_tasks(array, rows)] == [task.name for task in model.tasks_]
+    assert model.set_params(warm_start=True).fit(array, rows).predict(array).shape == said.shape
