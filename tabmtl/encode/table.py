@@ -58,6 +58,8 @@ class TableCoder:
         What makes vectors of the columns of free text, behind the preprocessor.
     group_column : str or None
         Column of X that names the groups of rows, if fit was told of one.
+    time_column : str or None
+        Column of X that holds the times of rows, if fit was told of one.
     """
 
     features: FeatureCoder
@@ -70,8 +72,9 @@ class TableCoder:
     preprocessing: Preprocessing | None = None
     text_vectors: TextVectors | None = None
     group_column: str | None = None
+    time_column: str | None = None
 
-    later_fields: ClassVar[tuple[str, ...]] = ("text_vectors", "group_column")
+    later_fields: ClassVar[tuple[str, ...]] = ("text_vectors", "group_column", "time_column")
 
     def __post_init__(self) -> None:
         if (self.task_column is None) != (self.labels.task_levels is None):

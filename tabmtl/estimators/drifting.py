@@ -47,8 +47,8 @@ class NoticesDrift:
 
         A fit keeps shares and no rows: those of ten bins of a number, of up to 64 levels or sets of levels, and of
         missing and unseen values, of at most 5 000 of its rows. Lists are measured by their entries and their length,
-        vectors by their norm and by four directions, dates by their parts. New rows of a date are later by nature: name
-        it in ``ignore``.
+        vectors by their norm and by four directions, dates by their parts. New rows of a date are later by nature: the
+        column that fit was given as ``time`` is left out, and others are left out by ``ignore``.
 
         Something has drifted where a difference is beyond chance and large. Beyond chance: if rows are drawn as those
         of fit were, each by itself, any line at all is called drifted with a probability of about ``alpha`` at most, by
@@ -137,7 +137,7 @@ class NoticesDrift:
             n_rows += len(batch)
         _check_rows(n_rows, "X")
         read = dict.fromkeys(profile.names[: profile.n_columns])
-        columns = [name for name in known if name in read and name not in ignored]
+        columns = [name for name in known if name in read and name not in (*ignored, self.coder_.time_column)]
         return compare(profile, counts, columns, [name for name in tasks if name not in ignored], limits)
 
     def _profile_of(self, reference: Any) -> Profile:

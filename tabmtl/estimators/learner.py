@@ -256,7 +256,8 @@ class TableLearner:
         if self.hints:
             warn_of_histories(coder.after, prepared)
         tasks = coder.labels.tasks
-        coder = replace(coder, group_column=groups if isinstance(groups, str) else None)
+        group_column, time_column = (own if isinstance(own, str) else None for own in (groups, time))
+        coder = replace(coder, group_column=group_column, time_column=time_column)
         batch = replace(batch, time=times_of_fit(time, X, len(batch)))
         rows = FrameRows(batch, tasks, prepared, dates=dates_of(coder.features))
         return coder, rows, None if valid is None else FrameRows(valid, tasks, prepared_val)
@@ -298,7 +299,8 @@ class TableLearner:
         X.check_same(group)
         coder = learn_table(X, roles, **self.coding, group=group)
         labels = self._with_metrics(coder.labels)
-        return roles, replace(coder, labels=labels, dropped=tuple(self.drop), group_column=roles.groups)
+        marked = {"group_column": roles.groups, "time_column": roles.time}
+        return roles, replace(coder, labels=labels, dropped=tuple(self.drop), **marked)
 
     def _warn_of_frequent_classes(self, labels: LabelCoder, some: Batch, group: Ranks = ALONE) -> None:
         if group.rank == 0:

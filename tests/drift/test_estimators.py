@@ -162,6 +162,20 @@ def test_shards_a_funnel_a_student_and_a_preprocessor_keep_a_profile(tmp_path, f
     assert scaled.drift(NEW.select("age").to_numpy() * 1000).filter(kind="column")["is_drift"].all()
 
 
+def test_the_column_of_times_is_later_by_nature_and_left_out(tmp_path):
+    dated = X.with_columns(day=pl.date(2024, 1, 1) + pl.duration(days=pl.int_range(len(X))))
+    later = NEW.with_columns(day=pl.date(2030, 1, 1))
+    model = SharedTrees(n_estimators=5, random_state=0).fit(dated, y, time="day")
+    dated.hstack(y).write_parquet(tmp_path / "part.parquet")
+    files = SharedTrees(n_estimators=5, random_state=0)
+    files.fit(Shards([tmp_path / "part.parquet"]), y.columns, time="day").save(tmp_path / "model")
+    for found in (model, files, tabmtl.load(tmp_path / "model")):
+        assert [name for name in found.drift(later)["name"] if name in dated.columns] == X.columns
+        assert found.drift(later, ignore="day")["is_drift"].to_list() == found.drift(later)["is_drift"].to_list()
+    times = dated["day"].to_numpy()
+    assert "day" in SharedTrees(n_estimators=5, random_state=0).fit(dated, y, time=times).drift(later)["name"]
+
+
 @pytest.mark.parametrize("min_frequency", [1, 2])
 def test_levels_that_come_once_are_as_unseen_in_fit_as_in_new_rows(min_frequency):
     rng = np.random.default_rng(0)
