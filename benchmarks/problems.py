@@ -238,7 +238,7 @@ class Transfer:
         labelled = y[task].is_not_null()
         labels = y.select(task).filter(labelled)
         if labels[task].n_unique() < 2:
-            mean = float(labels[task].cast(pl.Float64).mean() or 0.0)
+            mean = float(labels[task].to_numpy().mean()) if len(labels) else 0.0
             return lambda rows: np.full(len(rows), mean)
         helper = self._help_by(tasks={task: self._read[task]}, random_state=self._seed)
         helper.fit(X.filter(labelled), labels, None)
