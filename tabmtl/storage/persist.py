@@ -46,6 +46,7 @@ _ENTRY = ("file", "bytes", "sha256")  # of a file in the manifest
 _PART_ENTRY = ("folder", "sha256")  # of a part; the checksum is that of its manifest
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _NAMES = re.compile(r"model\.json|arrays\.safetensors|trees\d+\.txt(\.gz)?")
+_GZIP, _SIZE_BYTES = b"\x1f\x8b", 4  # a file of gzip begins with these bytes, and ends with the size of its content
 _LONG_TEXT = 2**20  # bytes; longer ones are compressed, to a third or less
 
 
@@ -227,7 +228,7 @@ def _contents_of(saved: Saved) -> dict[str, bytes]:
 
 def _write_text(name: str, text: bytes) -> tuple[str, bytes]:
     """Return the name and the content of the file of a text."""
-    if len(text) < _LONG_TEXT:
+    if not _LONG_TEXT <= len(text) < 2 ** (8 * _SIZE_BYTES):  # gzip cannot declare more
         return f"{name}.txt", text
     return f"{name}.txt.gz", gzip.compress(text, compresslevel=6, mtime=0)
 
@@ -252,15 +253,17 @@ class _Reading:
             return manifest["class"], Saved(facts=facts, arrays=arrays, texts=texts, parts=parts, kinds=self.kinds)
 
     def _read_text(self, name: str, content: bytes) -> str:
-        """Return the text of a file, and no more of a compressed one than the memory holds."""
+        """Return the text of a file; of a compressed one, no more than it declares, which the memory must hold."""
         if not name.endswith(".gz"):
             return content.decode()
-        reader = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # of gzip's format
-        text = reader.decompress(content, self.bytes_left + 1)
-        if len(text) > self.bytes_left:
+        declared = int.from_bytes(content[-_SIZE_BYTES:], "little")
+        is_gzip = content.startswith(_GZIP)
+        if is_gzip and declared > self.bytes_left:
             raise ValueError(f"{name} holds more than the {self.bytes_left} bytes that can be read")
-        if not reader.eof or reader.unused_data:
-            raise ValueError(f"{name} is no file of gzip")
+        reader = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # of gzip's format
+        text = reader.decompress(content, declared + 1) if is_gzip else b""
+        if not reader.eof or reader.unused_data or len(text) != declared:
+            raise ValueError(f"{name} is no file of gzip, or holds another number of bytes than it declares")
         self.bytes_left -= len(text)
         return text.decode()
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import tracemalloc
 from importlib.metadata import version
 from pathlib import Path
 
@@ -217,13 +218,28 @@ def test_a_long_text_is_compressed_and_comes_back(tmp_path):
     assert parts_of(tmp_path)["trees0.txt.gz"] == long and long.read_bytes() == content  # without a time in it
 
 
+@pytest.mark.parametrize("declared", [5, 2**26, 2**32 - 1])
+def test_no_more_is_read_of_a_compressed_file_than_it_declares(tmp_path, monkeypatch, declared):
+    write_folder(tmp_path, "M", Saved(facts={}, texts={"trees0": LONG}))
+    content = gzip.compress(bytes(2**26), mtime=0)[:-4] + declared.to_bytes(4, "little")
+    forge(tmp_path, {"trees0.txt.gz": content})
+    monkeypatch.setattr(persist, "most_bytes", lambda: 2**25)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFileError, match=r"trees0\.txt\.gz (is no file of gzip, or holds|holds more than)"):
+            read_folder(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (gzip.compress(bytes(2**23), mtime=0), r"trees0.txt.gz holds more than the \d+ bytes that can be read"),
-        (gzip.compress(b"tree", mtime=0)[:-1], "trees0.txt.gz is no file of gzip"),
+        (gzip.compress(b"tree", mtime=0)[:-5] + bytes(4), "trees0.txt.gz is no file of gzip"),
         (gzip.compress(b"tree", mtime=0) * 2, "trees0.txt.gz is no file of gzip"),
-        (b"tree", "is no tabmtl model: error"),
+        (b"tree", "trees0.txt.gz is no file of gzip"),
     ],
 )
 def test_a_compressed_file_that_is_none_or_fills_the_memory_is_refused(tmp_path, monkeypatch, content, words):
