@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 from zipfile import ZIP_STORED, ZipFile
@@ -39,7 +40,7 @@ class Transformer:
         """
         from skops.io import dumps, get_untrusted_types
 
-        _refuse_memory(self.fitted)
+        _refuse_files(self.fitted)
         try:
             content = dumps(self.fitted)
             strange = [name for name in get_untrusted_types(data=content) if name not in _TRUSTED]
@@ -78,15 +79,44 @@ class Transformer:
                 f"the preprocessor holds types that no save writes, and nothing of it was run: {error}; load a folder "
                 "that model.save wrote"
             ) from error
-        _refuse_memory(fitted)
+        _refuse_files(fitted)
         return cls(fitted)
 
 
-def _refuse_memory(transformer: Any) -> None:
-    """Raise a TypeError for a step that a fit would take from a cache of joblib, which unpickles what lies there."""
-    caches = [name for name, value in transformer.get_params().items() if name.endswith("memory") and value is not None]
-    if caches:
-        raise TypeError(
-            f"the preprocessor has a cache of pickles, {caches[0]}, which no saved model may name; fit it with "
-            "memory=None"
-        )
+def _refuse_files(transformer: Any) -> None:
+    """Raise a TypeError for a step that opens files: of a cache of joblib, which unpickles them, or those of its rows.
+
+    All objects are looked at, since a fitted step may have other parameters than the one that it was cloned from.
+    """
+    for part in _parts(transformer):
+        memory, given = part.get("memory"), part.get("input")
+        if memory is not None:
+            raise TypeError(
+                f"the preprocessor has a cache of pickles, memory={memory!r:.50}, which no saved model may name; "
+                "fit it with memory=None"
+            )
+        if isinstance(given, str) and given in ("filename", "file"):
+            raise TypeError(
+                f"the preprocessor has a step with input={given!r}, which opens the files that rows name, as no saved "
+                "model may: read the texts into a column before fit, with input='content'"
+            )
+
+
+def _parts(transformer: Any) -> Iterator[dict[str, Any]]:
+    """Yield the attributes of an object, and of all objects in it."""
+    seen: dict[int, Any] = {}
+    left = [transformer]
+    while left:
+        value = left.pop()
+        if id(value) in seen or isinstance(value, str | bytes | type):
+            continue
+        seen[id(value)] = value
+        if isinstance(value, Mapping):
+            left += value.values()
+        elif isinstance(value, list | tuple | set | frozenset):
+            left += value
+        elif isinstance(value, np.ndarray):
+            left += value.ravel().tolist() if value.dtype == object else []
+        elif hasattr(value, "__dict__"):
+            yield vars(value)
+            left += vars(value).values()

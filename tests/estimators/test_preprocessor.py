@@ -14,7 +14,7 @@ from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer, make_column_transformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomTreesEmbedding
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer, TfidfVectorizer
 from sklearn.feature_selection import SelectKBest
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression
@@ -43,6 +43,7 @@ from tabmtl import (
 )
 from tabmtl.mlflow import log_model
 from tabmtl.scale import predict_file, score_files
+from tabmtl.storage.transformers import Transformer
 from tabmtl.tuning import objective
 
 RNG, N = np.random.default_rng(0), 120
@@ -76,6 +77,11 @@ def columns(**options):
         remainder="passthrough",
         **options,
     )
+
+
+def words(vectorizer):
+    """Columns of the words that a vectorizer finds."""
+    return ColumnTransformer([("words", vectorizer, "color")])
 
 
 def own_function(X):
@@ -227,6 +233,8 @@ CURE = r"; give SharedTrees the steps in front of it.*: pipeline\[-1\]\.set_para
         (lambda fit: fit(make_column_transformer((FunctionTransformer(own_function), ["rooms"]))).save("never"),
          r"holds \S+\.own_function, which cannot be saved without pickle"),
         (lambda fit: fit(make_pipeline(columns(), memory=Memory(None))).save("never"), "a cache of pickles, memory"),
+        (lambda fit: Transformer(words(HashingVectorizer(input="filename"))).to_array(),
+         "input='filename', which opens the files .*: read the texts into a column before fit"),
         (lambda fit: fit(FunctionTransformer(lambda X: X)).save("never"), r"<lambda>, which cannot be saved"),
         (lambda fit: fit(make_column_transformer((Own(), ["rooms"]))).save("never"), r"\.Own, which cannot be saved"),
         (lambda fit: fit(make_column_transformer((SplineTransformer(), ["rooms"]))).save("never"), "BSpline"),
@@ -248,9 +256,14 @@ def test_a_forged_folder_runs_nothing(tmp_path):
     model.save(tmp_path)
     arrays = load(parts_of(tmp_path)["arrays.safetensors"].read_bytes())
     (name,) = [name for name in arrays if "transformer" in name]
+    turned = words(CountVectorizer()).fit(TABLE.select(pl.col("color").fill_null("")).to_pandas())
+    turned.transformers_[0][1].input = "filename"  # the fitted step alone
     forged = {
         "own_function": dumps(FunctionTransformer(own_function)),
         "a cache of pickles": dumps(make_pipeline(columns(), memory="x")),
+        "input='filename'": dumps(words(CountVectorizer(input="filename"))),
+        "input='file'": dumps(make_pipeline(words(TfidfVectorizer(input="file")))),
+        "opens the files": dumps(turned),
         "packed": dumps(columns(), compression=8),
         "not a zip": b"PK nothing",
     }
