@@ -17,7 +17,7 @@ from tabmtl.metrics.intervals import (
     mean_estimate,
     no_interval_reason,
 )
-from tabmtl.metrics.scores import Answered, check_metric, each_task, score_task, undefined_reason
+from tabmtl.metrics.scores import Answered, check_metric, each_task, metric_of, score_task, undefined_reason
 from tabmtl.schema import Batch, TabmtlWarning, warn_user
 from tabmtl.targets import Task
 
@@ -162,7 +162,9 @@ def warn_of_unjudged(tasks: Sequence[Task], y: np.ndarray, own: np.ndarray | Non
             continue
         reason = no_interval_reason(task, labels, None, unit)
         if reason is not None:
+            why = f"among the rows to test, {reason}; test on more rows of it"
+            if metric_of(task).influence is None:
+                why = f"{reason}; name another metric first"
             warn_user(
-                f"task {task.name!r}: {check_metric(task)} will have no interval, and no part in the verdict: among "
-                f"the rows to test, {reason}; test on more rows of it"
+                f"task {task.name!r}: {check_metric(task)} will have no interval, and no part in the verdict: {why}"
             )

@@ -36,6 +36,8 @@ from tabmtl.targets.classes import above_each, count_reached
 from tabmtl.targets.kind import NEVER
 
 _FOLDS = 5
+#: Folds that tell a score, of few rows: each is decided by nearly as many rows as there are.
+_MORE_FOLDS, _FEW = 20, 2_000
 _SWEEPS = 20  # over the thresholds of ordered classes, at most
 
 
@@ -115,7 +117,9 @@ def tune(task: Task, rows: Rows, goal: Goal) -> tuple[tuple[float, ...], Tuned]:
     plain = replace(task, metric=None, more_metrics=())
     parts = goal.parts(rows.y, plain.decide(rows.p)) * rows.weight[:, None]
     found, gain, gain_error = _pick(plain, rows, goal)
-    unseen = _decide_unseen(rows, lambda learned: _pick(plain, learned, goal)[0])
+    unseen = _decide_unseen(
+        rows, lambda learned: _pick(plain, learned, goal)[0], _MORE_FOLDS if len(rows.y) <= _FEW else _FOLDS
+    )
     score, error = (None, None) if unseen is None else _judge(plain, rows, goal, unseen)
     tuned = Tuned(
         metric=goal.metric,
@@ -136,7 +140,7 @@ def _pick(task: Task, rows: Rows, goal: Goal) -> tuple[tuple[float, ...], float 
         fold = np.zeros(len(learned.y), dtype=np.intp) if learned.group is None else deal(learned)
         return choose(learned, goal, fold)
 
-    unseen = _decide_unseen(rows, best)
+    unseen = _decide_unseen(rows, best, _FOLDS)
     if unseen is None or len(np.unique(rows.y)) < 2:
         return at_hand, None, None
     gain, error = _judge(task, rows, goal, unseen, count_reached(above_each(rows.p), at_hand))
@@ -205,14 +209,14 @@ def _cuts(values: np.ndarray) -> np.ndarray:
     return np.clip(cuts, 0.0, NEVER)
 
 
-def _decide_unseen(rows: Rows, learn: Callable[[Rows], tuple[float, ...]]) -> np.ndarray | None:
+def _decide_unseen(rows: Rows, learn: Callable[[Rows], tuple[float, ...]], n_folds: int) -> np.ndarray | None:
     """Return the classes (n,) of rows at thresholds learned of other folds; None for one group.
 
     Folds are drawn without a look at labels: were classes as frequent in all of them, the others would tell too much.
     """
     unit = np.arange(len(rows.y)) if rows.group is None else np.unique(rows.group, return_inverse=True)[1]
     n_units = int(unit.max()) + 1
-    fold = (np.random.default_rng(0).permutation(n_units) % _FOLDS)[unit]
+    fold = (np.random.default_rng(0).permutation(n_units) % n_folds)[unit]
     if n_units < 2:
         return None
     decided = np.empty(len(rows.y), dtype=np.intp)

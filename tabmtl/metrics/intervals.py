@@ -192,7 +192,8 @@ def score_interval(
     -------
     ScoreInterval
         All None with a TabmtlWarning where the score is undefined; the score alone, with a TabmtlWarning, where it
-        compares classes and one of them has a single row or group, or if there is only one.
+        compares classes and one of them has a single row or group, or if there is only one, and without a warning
+        for the expected calibration error, whose error is not known.
 
     Raises
     ------
@@ -416,6 +417,8 @@ def no_interval_reason(
     task, y, sample_weight, group
         As for :func:`score_interval`.
     """
+    if metric_of(task).influence is None:
+        return f"no error of {check_metric(task)} is known, whatever the rows are"
     rows = counting(task, y, sample_weight, group)
     part, unit = _parts(task, y[rows]), (np.arange(len(y)) if group is None else group)[rows]
     sizes = join_units(np.zeros(len(part)), part, unit)[-1]
@@ -455,8 +458,8 @@ def _bounded(
 def _warn_of_none(
     task: Task, y: np.ndarray, found: Estimate, sample_weight: np.ndarray | None, group: np.ndarray | None
 ) -> None:
-    """Warn of an estimate without an interval."""
-    if not found.freedom:
+    """Warn of an estimate without an interval, where others of its metric have one."""
+    if not found.freedom and metric_of(task).influence is not None:
         reason = no_interval_reason(task, y, sample_weight, group)
         warn_user(f"task {task.name!r}: {check_metric(task)} has no interval: {reason}")
 
@@ -493,7 +496,7 @@ def join_units(
     cells, cell = np.unique(part * len(units) + unit, return_inverse=True)  # the rows of a class in a unit
     of_class, of_unit = cells // len(units), cells % len(units)
     sizes = np.bincount(of_class)
-    if sizes.min() < 2:
+    if sizes.min() < 2 or np.isnan(influence).any():
         return units, np.zeros(len(units)), 0.0, sizes
     share = np.bincount(cell) / np.bincount(part)[of_class]
     summed = np.bincount(cell, influence) / np.sqrt(1 - share)
@@ -512,9 +515,14 @@ def task_influences(
     sample_weight: np.ndarray | None,
     group: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the influence of each row that counts, and its class, or 0 if the metric does not compare classes."""
+    """Return the influence of each row that counts, and its class, or 0 if the metric does not compare classes.
+
+    Influences are NaN where the metric has none, which leaves their sums without an error.
+    """
     metric, rows = metric_of(task), counting(task, y, sample_weight, group)
     labels = y[rows].astype(task.kind.label_type)
+    if metric.influence is None:
+        return np.full(len(labels), np.nan), _parts(task, labels)
     weight = np.ones(len(labels)) if sample_weight is None else sample_weight[rows].astype(np.float64)
     grouped = {"group": group[rows]} if metric.compares == "groups" and group is not None else {}
     return metric.influence(labels, output[rows].astype(np.float64), weight, **grouped), _parts(task, labels)

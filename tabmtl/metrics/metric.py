@@ -23,9 +23,10 @@ class Metric:
     score : callable
         ``score(labels, answers, sample_weight=weight)`` of the labelled rows, as those of scikit-learn. Labels
         are class indices (n,) as integers, or values; answers are probabilities (n, K), or values (n,).
-    influence : callable
+    influence : callable or None
         ``influence(labels, answers, weight)``, the infinitesimal jackknife (n,): the weight of a row times the
-        derivative of the score by it, of the sign of the score.
+        derivative of the score by it, of the sign of the score. None where no error of the score is known, so that it
+        has no interval.
         Both get ``group=``, the numbers (n,) of the rows' groups, if the metric compares groups.
     sign : {1, -1}, default=1
         -1 turns a loss, as ``score`` gives it, into a score.
@@ -45,7 +46,7 @@ class Metric:
     """
 
     score: Score
-    influence: Influence
+    influence: Influence | None
     sign: Literal[1, -1] = 1
     compares: Literal["rows", "classes", "values", "groups"] = "rows"
     worst: float = 0.0
@@ -62,13 +63,15 @@ class Metric:
     def at(self, decide: Callable[[np.ndarray], np.ndarray]) -> Metric:
         """Return the metric of answers that a function from probabilities (n, K) to classes (n,) decides."""
 
+        influence = self.influence
+
         def decided(p: np.ndarray) -> np.ndarray:
             return np.eye(p.shape[1])[decide(p)]
 
         return replace(
             self,
             score=lambda y, p, *, sample_weight: self.score(y, decided(p), sample_weight=sample_weight),
-            influence=lambda y, p, weight: self.influence(y, decided(p), weight),
+            influence=None if influence is None else lambda y, p, weight: influence(y, decided(p), weight),
         )
 
 

@@ -222,7 +222,8 @@ def score_task(
     task : Task
         The task and, in ``task.metric``, how it is judged. Binary, focal: "roc_auc" (default), "average_precision",
         "accuracy", "balanced_accuracy", "neg_log_loss", "neg_brier_score", "neg_expected_calibration_error" (the mean
-        gap in ten bins of equal width), "neg_log_predicted_over_observed" (the logarithm of the sum of probabilities
+        gap in ten bins of equal width, less the noise of their labels: about 0 for a calibrated model, and now and then
+        above 0; without intervals), "neg_log_predicted_over_observed" (the logarithm of the sum of probabilities
         over the number that came, without its sign), "f1", "f1_macro". Multiclass: the same without
         "average_precision", the ratio and "f1", the calibration error by the most probable class; "roc_auc" is the
         plain mean over the labelled classes of one against the rest. Ordinal: "quadratic_kappa" (default), as

@@ -41,7 +41,7 @@ def _variance(score: Score, influence: Influence) -> Metric:
     return Metric(score=score, influence=influence, compares="values", worst=-math.inf)
 
 
-def loss(score: Score, influence: Influence) -> Metric:
+def loss(score: Score, influence: Influence | None) -> Metric:
     """Return the metric of a loss of rows, 0 at best."""
     return Metric(score=score, influence=influence, sign=-1, worst=-math.inf, best=0.0)
 

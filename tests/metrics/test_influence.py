@@ -13,7 +13,7 @@ CASES = [
     (name, metric)
     for name, kind in KINDS.items()
     for metric, each in kind.metrics.items()
-    if each.compares != "groups"  # of which groups have influences, see test_groups
+    if each.influence is not None and each.compares != "groups"  # of which groups have influences, see test_groups
 ]
 
 

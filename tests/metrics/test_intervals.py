@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
+from tabmtl.comparison.judging import warn_of_unjudged
 from tabmtl.metrics.intervals import (
     estimate,
     estimate_tasks,
@@ -141,6 +142,23 @@ def test_few_labels_have_a_score_without_interval_or_none(metric, y, group, reas
     assert interval[1:] == difference[1:] == (None, None, None)
     expected = None if reason == "one single class" else score_task(task, y, first)
     assert interval.score == expected and (difference.score is None) == (expected is None)
+
+
+def test_the_calibration_error_has_no_interval_and_says_so_where_it_matters():
+    rng = np.random.default_rng(0)
+    p, metric = rng.uniform(size=200), "neg_expected_calibration_error"
+    task = Task(name="late", kind="binary", metric=(metric, "roc_auc"))
+    y, outputs = (rng.random(200) < p).astype(float), [np.column_stack([1 - own, own]) for own in (p, p**2)]
+    found = score_intervals([task], y[:, None], outputs[:1])
+    assert found.filter(metric=metric).select("standard_error", "low", "high").row(0) == (None, None, None)
+    assert found["low"].null_count() == 1
+    difference = score_difference(task, y, *outputs)
+    assert difference.score > 0
+    assert difference[1:] == (None, None, None)
+    with pytest.warns(
+        TabmtlWarning, match="no part in the verdict: no error of .* is known.*name another metric first"
+    ):
+        warn_of_unjudged([task], y[:, None], None, None)
 
 
 def test_rows_without_label_or_weight_count_nowhere():
