@@ -1,0 +1,27 @@
+"""Promises of few labelled rows: laws that are as they are called, and tables of every part."""
+
+import numpy as np
+import pytest
+
+from benchmarks import few_rows as bench
+
+
+@pytest.mark.parametrize(("law", "share"), [("calibrated", 1 / 7), ("even", 1 / 2)])
+def test_answers_of_a_calibrated_law_are_the_shares_of_labels(law, share):
+    rows = bench.drawn(np.random.default_rng(0), 20_000, law)
+    assert rows.y.mean() == pytest.approx(share, abs=0.02)
+    assert rows.p[:, 1].mean() == pytest.approx(rows.y.mean(), abs=0.01)
+
+
+def test_true_calibration_errors_know_which_answers_hold():
+    true = {law: bench.errors(np.random.default_rng(0), 100, law=law)["true"] for law in bench.LAWS}
+    assert true["calibrated"] == pytest.approx(0, abs=1e-9)
+    assert min(true["bold"], true["timid"]) > 0.05
+
+
+def test_every_part_has_a_table(monkeypatch, capsys):
+    for name, (_, laws) in bench.PARTS.items():
+        monkeypatch.setitem(bench.PARTS, name, ((200,), dict([next(iter(laws.items()))])))
+    bench.main(["--draws", "2"])
+    found = capsys.readouterr().out
+    assert all(f"{part} of 200 rows: means of 2 draws" in found for part in bench.PARTS)
