@@ -514,7 +514,8 @@ def _plain(lists: pl.Series) -> pl.Series:
 
 
 def _flattened(lists: pl.Series) -> pl.Series:
-    return lists.explode(empty_as_null=False, keep_nulls=False)
+    # polars explodes values of pyarrow beneath a missing large list too
+    return lists.drop_nulls().explode(empty_as_null=False, keep_nulls=False)
 
 
 def _cut(lists: pl.Series, most: int) -> pl.Series:

@@ -6,12 +6,14 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabmtl import SharedBottom
 from tabmtl.encode import FeatureCoder
+from tabmtl.encode.read import read_features
 from tabmtl.schema import TabmtlWarning
 
 SIDES = {"history": "item", "hours": "history", "event": "history"}
@@ -129,6 +131,24 @@ def test_what_is_cut_is_said_once():
     with pytest.warns(TabmtlWarning, match=said):
         coder = FeatureCoder.fit(frame, sequences={"history": "item"}, max_length=3)
     assert coder.encode(frame).sequences[0].lengths.tolist() == [3, 3, 1]
+
+
+def test_values_beneath_missing_lists_of_pyarrow_are_no_entries():
+    lists = {"history": ["a", "b", "z", "z", "b"], "hours": [1.0, 2.0, 9.0, 9.0, 3.0]}
+
+    def with_values_beneath(values):  # of the second of three
+        values = pl.Series(values * 30).to_arrow()
+        ends = pa.array([0, *np.cumsum([2, 2, 1] * 30)], pa.int64())
+        return pa.LargeListArray.from_arrays(ends, values, mask=pa.array([False, True, False] * 30))
+
+    table = pa.table({"item": ["a", "b", "a"] * 30} | {name: with_values_beneath(own) for name, own in lists.items()})
+    read = read_features(table)[0]
+    plain = pl.DataFrame(read.to_dict(as_series=False))
+    assert read.equals(plain)
+    coder = FeatureCoder.fit(plain, sequences={"history": "item", "hours": "history"}, transform="none")
+    (expected,), (entries,) = (coder.encode(each).sequences for each in (plain, read))
+    for name in ("offsets", "codes", "numbers"):
+        assert np.array_equal(getattr(entries, name), getattr(expected, name), equal_nan=True), name
 
 
 def test_pandas_and_blocks_are_read_as_polars():
