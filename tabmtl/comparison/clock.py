@@ -8,11 +8,14 @@ from collections.abc import Iterable
 from statistics import fmean
 from time import perf_counter
 
+from sklearn.base import clone
+
 from tabmtl.ensemble import MultiTaskEnsemble
 from tabmtl.ensemble.models import with_reference
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.processes.forks import count_threads
 
+_OF_LEFT = 0.9  # of the time that is left; an ensemble answers after its limit
 _FOLDS = 5  # of an ensemble that chooses their number by itself; few labels take more, whose fits are short
 
 
@@ -57,11 +60,26 @@ class Clock:
             return expected
         return min(expected, self.n_fits * model.time_limit)
 
+    def in_time(self, model: MultiTaskEstimator, to_come: Iterable[MultiTaskEstimator]) -> MultiTaskEstimator:
+        """Return a model as it is to be fitted: an ensemble that would end late gets the time that is left.
+
+        Its limit is the time that the models to come will not need. Where that is too short for the first candidate,
+        the ensemble stays as it is. Other models are never shortened.
+        """
+        expected = self.expect(model)
+        if not isinstance(model, MultiTaskEnsemble) or expected is None or expected < self.left:
+            return model
+        seconds = _OF_LEFT * (self.left - (self.expect_all(to_come) or 0.0)) / (self.n_fits * (1 + model.refit))
+        first = self.expect(next(iter(_candidates(model).values())))
+        if seconds <= (first or 0.0) / self.n_fits:
+            return model
+        return clone(model).set_params(time_limit=seconds)
+
     def _of_candidates(self, model: MultiTaskEnsemble) -> float | None:
         """Return the seconds of the candidates of an ensemble in all its folds."""
         n_fits = (_FOLDS if model.n_folds == "auto" else model.n_folds) + model.refit
         total = 0.0
-        for candidate in with_reference(model.default_models() if model.models is None else model.models).values():
+        for candidate in _candidates(model).values():
             expected = self.expect(candidate)
             if expected is None:
                 return None
@@ -86,6 +104,11 @@ class Clock:
                 return None
             total += expected if total + expected < self.left else 0
         return total
+
+
+def _candidates(model: MultiTaskEnsemble) -> dict[str, MultiTaskEstimator]:
+    """Return the candidates of an ensemble, those of single tasks first."""
+    return with_reference(model.default_models() if model.models is None else model.models)
 
 
 def duration(seconds: float) -> str:

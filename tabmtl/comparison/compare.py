@@ -46,7 +46,7 @@ from tabmtl.schema import RandomSplitWarning, TimeLimitWarning, describe_error, 
 #: Rows up to which a model is worth its time in a first comparison.
 _ROWS_OF_ATTENTION, _ROWS_OF_ALL = 20_000, 200_000
 #: Parameters of the comparison itself, and their defaults.
-_OWN_PARAMS = {"seeds": None, "time_limit": None, "time": None, "margin": 0.01}
+_OWN_PARAMS = {"seeds": None, "time_limit": None, "time": None, "margin": 0.01, "verbose": None}
 
 
 def default_models(n_rows: int) -> dict[str, MultiTaskEstimator]:
@@ -124,7 +124,8 @@ def compare(
         to the models that learn them.
     **params
         Parameters of every model, such as ``tasks``, ``task_column``, ``drop``, ``n_jobs`` and ``random_state``.
-        ``random_state`` also draws the rows to test. ``verbose=1`` shows the fits, and a line for every model.
+        ``random_state`` also draws the rows to test. ``verbose=1`` shows a line for every model, ``verbose=2`` the fits
+        too.
 
         ``seeds`` is for the comparison itself. By default, every model is fitted once; if the rows tell one of the
         first two from the reference, these two and the reference are fitted by two further seeds before any is named.
@@ -144,7 +145,9 @@ def compare(
         only if it is expected to end in time, judged by the times of those before it. If not, it becomes a row with
         this reason, there is a `TimeLimitWarning`, and a quicker one behind it may still begin. AutoGluon would shorten
         fits; here none is, so that each model is judged as you would train it. One that takes longer than expected
-        therefore ends late. The models that are left out depend on the machine.
+        therefore ends late. A `MultiTaskEnsemble` alone is shortened: it gets the time that is left as its own
+        ``time_limit``, where that is enough for its first candidate. The models that are left out depend on the
+        machine.
 
     Returns
     -------
@@ -174,20 +177,20 @@ def compare(
         raise TypeError("compare takes (models, X, y), and y is missing; models=None takes the default models")
     if (X_test is None) != (y_test is None):
         raise ValueError("X_test and y_test belong together; got only one of them")
-    seeds, limit, time, margin = (params.pop(name, default) for name, default in _OWN_PARAMS.items())
+    seeds, limit, time, margin, verbose = (params.pop(name, default) for name, default in _OWN_PARAMS.items())
     check_at_least("margin", margin, 0)
     check_count("seeds", 1 if seeds is None else seeds)
     if limit is not None:
         check_positive("time_limit", limit)
     clock = Clock(limit, seeds or 1)
+    params |= {} if verbose is None else {"verbose": int(verbose > 1)}
     X, X_val, X_test = (as_read(*pair) for pair in ((X, "X"), (X_val, "X_val"), (X_test, "X_test")))
     given = default_models(len(X)) if models is None else named_models(models)
     prepared = {
         name: with_params(name, as_estimator(name, model), params, (*_OWN_PARAMS,)) for name, model in given.items()
     }
     reference = next(iter(prepared.values()))
-    fit = {"X": X, "y": y, "groups": groups, "X_val": X_val, "y_val": y_val}
-    fit |= {} if time is None else {"time": time}
+    fit = {"X": X, "y": y, "groups": groups, "X_val": X_val, "y_val": y_val} | ({} if time is None else {"time": time})
     rows = ComparedRows.read(reference, fit, X_test, y_test)
     for name, model in prepared.items():
         check_kinds(name, given[name], rows.coder.labels.tasks)
@@ -197,7 +200,7 @@ def compare(
         rows.fit_arguments(model)  # refuses rows that cannot be learned together
     refuse_without_groups(rows.coder.labels.tasks, rows.n_groups, "the rows to test")
     warn_of_unjudged(rows.coder.labels.tasks, rows.batch.y, rows.batch.task, rows.batch.group)
-    return _Trials(rows, clock, seeds, margin, verbose=bool(params.get("verbose"))).run(prepared)
+    return _Trials(rows, clock, seeds, margin, verbose=bool(verbose)).run(prepared)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -258,11 +261,13 @@ class _Trials:
         is_interrupted = False
         try:
             for place, (name, model) in enumerate(models.items()):
-                reason = self.clock.too_late(model) if place else None
+                to_come = [*models.values()][place + 1 :]
+                timed = self.clock.in_time(model, to_come) if place else model
+                reason = self.clock.too_late(timed) if place else None
                 late += [] if reason is None else [name]
-                found = self._try(name, model) if reason is None else self._failed(reason)
+                found = self._try(name, timed) if reason is None else self._failed(reason)
                 self._add(name, found)
-                self._tell(name, [*models.values()][place + 1 :])
+                self._tell(name, to_come)
             if self.seeds is None:
                 self._seed(next(iter(models)))
         except KeyboardInterrupt:

@@ -80,6 +80,7 @@ def _facts(comparison: Any) -> dict[str, Any]:
         metric = shown[task.name, task.metric]
         lines.append({"task": task, "metric": metric, "n_labelled": labelled, "cells": cells, "best": best})
     return {
+        "title": comparison.title,
         "heading": comparison.heading,
         "verdict": comparison.verdict,
         "further": [row | {"metric": shown[row["task"], row["metric"]]} for row in further],

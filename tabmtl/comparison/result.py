@@ -74,6 +74,8 @@ class Comparison:
         Why the models that come first were not fitted by further seeds, although the rows tell them apart; else empty.
     margin : float
         Difference in the mean score up to which a model counts as level.
+    source : str
+        File or set that the rows come from, for the title of the page.
     standings : polars.DataFrame
         One row per model except the `leader`: "model"; "mean_difference" to the leader, with its joint interval from
         "mean_difference_low" to "mean_difference_high"; "behind_on", the tasks on which it is clearly behind, null for
@@ -113,6 +115,7 @@ class Comparison:
     refitted: tuple[str, ...] = ()
     unseeded: str = ""
     margin: float = 0.01
+    source: str = ""
     standings: pl.DataFrame = field(default_factory=partial(pl.DataFrame, schema=STANDINGS))
     constant: Mapping[str, float] = field(default_factory=dict)
     further: pl.DataFrame = field(default_factory=partial(pl.DataFrame, schema=FURTHER))
@@ -267,10 +270,18 @@ class Comparison:
         return {(task.name, check_metric(task)): shown_metric(task) for task in judged}
 
     @property
+    def title(self) -> str:
+        """Title of the page: the number of fitted models, the targets, and the file or set."""
+        of = f" of {self.source}" if self.source else ""
+        targets = listed([task.name for task in self.tasks], _MOST_NAMES)
+        return f"Comparison of {counted(len(self.models), 'model')}: {targets}{of}"
+
+    @property
     def heading(self) -> str:
         """Sentence that says what was compared."""
-        n_models, n_tasks = self.frame["model"].n_unique(), len(self.tasks)
-        counts = f"{counted(n_models, 'model')} on {counted(n_tasks, 'task')}"
+        lost = self.frame["model"].n_unique() - len(self.models)
+        without = f" ({lost} without scores)" if lost else ""
+        counts = f"{counted(len(self.models), 'model')}{without} on {counted(len(self.tasks), 'task')}"
         groups = "" if self.n_groups is None else f" in {counted(self.n_groups, 'group')}"
         stop = f", {self.n_val:,} to stop by" if self.n_val else ""
         said = f"{counts}: {self.n_fit:,} rows to fit{stop} and {self.n_test:,} to test{groups} ({self.how})."

@@ -227,7 +227,7 @@ def test_level_is_a_difference_above_the_margin_with_no_task_behind():
     found = {
         "level": {"a": estimate(0.004, 0.001), "b": estimate(-0.002, 0.003)},
         "task": {"a": estimate(0.02, 0.001), "b": estimate(-0.015, 0.002)},
-        "mean": {"a": estimate(-0.015, 0.0065), "b": estimate(-0.015, 0.0065, 2)},
+        "mean": {"a": estimate(-0.015, 0.0075), "b": estimate(-0.015, 0.0075, 2)},
         "noise": {"a": estimate(-0.02, 0.02), "b": estimate(-0.03, 0.02)},
     }
     told = {model: (standing, on) for model, standing, on in standings_of(found, 0.01)[:, [0, 5, 4]].rows()}
@@ -447,12 +447,13 @@ def test_none_takes_the_default_models(monkeypatch):
 
 def test_progress_is_a_line_for_every_model(capsys):
     compare({"linear": linear(), "broken": Broken()}, *table(), random_state=0, verbose=1)
-    fits, first, second = capsys.readouterr().out.rsplit("\n", 3)[:-1]
-    assert fits.startswith("IndependentTasks  final model 1/")  # of the models that are fitted
+    first, second = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
         r"linear: fitted in \d+\.\d s \(\d+\.\d s of CPU\), mean score 0\.\d{4}; 1 to go, about \d s", first
     )
     assert second == "broken: RuntimeError: no room for <it>"
+    compare({"linear": linear()}, *table(), random_state=0, verbose=2)
+    assert capsys.readouterr().out.startswith("IndependentTasks  final model 1/")  # of the model that is fitted
 
 
 def test_models_without_time_are_left_out_and_named(capsys):
@@ -465,6 +466,25 @@ def test_models_without_time_are_left_out_and_named(capsys):
     assert "long: left out: about " in str(found)
     found = compare({"linear": linear(), "short": linear()}, *table(), random_state=0, time_limit=60)
     assert [*found.models] == ["linear", "short"]
+
+
+def test_an_ensemble_gets_the_time_that_is_left(monkeypatch):
+    monkeypatch.setattr(Clock, "_of_candidates", lambda *_: 1e4)
+    ensemble = MultiTaskEnsemble(models={"linear": linear()}, n_folds=2)
+    models = {"linear": linear(), "ensemble": ensemble, "last": linear()}
+    found = compare(models, *table(), random_state=0, time_limit=1_000)
+    assert [*found.models] == [*models]
+    assert 800 < found.models["ensemble"].time_limit < 900 and ensemble.time_limit is None
+    clock = Clock(100, 2)
+    clock.note(linear(), 10)
+    timed = clock.in_time(ensemble, [linear(), linear()])
+    assert timed.time_limit == pytest.approx(0.9 * (100 - 20) / 2, abs=1) and clock.too_late(timed) is None
+    with_refit = clock.in_time(MultiTaskEnsemble(models=ensemble.models, refit=True), [])
+    assert with_refit.time_limit == pytest.approx(0.9 * 100 / 4, abs=1)
+    assert clock.in_time(linear(), []).time_limit is None
+    clock.note(linear(), 1_000)
+    assert clock.in_time(ensemble, []) is ensemble and clock.too_late(ensemble) is not None
+    assert Clock(None, 1).in_time(ensemble, []) is ensemble
 
 
 def test_a_model_is_expected_to_take_what_the_nearest_took_and_an_ensemble_its_candidates():

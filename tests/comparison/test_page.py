@@ -62,7 +62,7 @@ def test_ids_are_distinct_and_all_references_lead_somewhere(source):
 def test_the_page_has_tables_and_all_pictures(source):
     page = Page(source)
     for heading in (
-        "Comparison of 4 models",
+        "Comparison of 3 models: late, delay <min>, kind",
         "Differences, task by task",
         "Calibration",
         "Learning curves: experts",
@@ -76,6 +76,12 @@ def test_the_page_has_tables_and_all_pictures(source):
     assert "-0.0000" not in page.text
     for score in comparison().frame["score"].drop_nulls():
         assert plain(score) in page.text
+
+
+def test_the_title_has_the_targets_and_the_file(tmp_path):
+    replace(comparison(), source="shop.csv").report(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "<title>Comparison of 3 models: late, delay &lt;min&gt;, kind of shop.csv</title>" in page
 
 
 def test_the_notebook_shows_tables_without_pictures():
@@ -96,7 +102,7 @@ def test_a_comparison_of_failures_has_a_page(tmp_path):
 def test_text_has_the_summary_and_every_task():
     lines = str(comparison()).splitlines()
     assert lines[0].startswith(
-        "4 models on 3 tasks: 240 rows to fit and 80 to test in 20 groups (a random 25 % with labels of"
+        "3 models (1 without scores) on 3 tasks: 240 rows to fit and 80 to test in 20 groups (a random 25 % with labels"
     )
     assert lines[1] == comparison().verdict
     assert lines[2] == "Differences are to linear on the same rows."
