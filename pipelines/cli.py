@@ -9,7 +9,7 @@ from functools import cache, partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tabmtl.pipelines.terminal import INTERRUPTED, MISTAKE, exit_code
+from tabmtl.pipelines.terminal import INTERRUPTED, MISTAKE, exit_code, verbosity
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -83,26 +83,41 @@ def _app() -> "App":
     registry.command(serve.register, default_parameter=Parameter(allow_leading_hyphen=True))
     registry.command(serve.promote)
     registry.command(serve.start)
-    _add_traceback(app)
+    _add_common(app)
     return app
 
 
-def _add_traceback(app: "App") -> None:
-    """Give all commands the option --traceback."""
+def _add_common(app: "App") -> None:
+    """Give all commands the options of every command."""
     from cyclopts import Parameter
 
     @app.meta.default
-    def run(*words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], traceback: bool = False) -> Any:
+    def run(
+        *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+        quiet: bool = False,
+        verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False,
+        traceback: bool = False,
+    ) -> Any:
         """Run a command.
 
         Parameters
         ----------
         words : str
             The command and its arguments.
+        quiet : bool
+            Print the result and errors only.
+        verbose : bool
+            Show the epochs and rounds of every fit too.
         traceback : bool
             Show the origin of an error.
         """
-        return app(words)
+        if quiet and verbose:
+            raise ValueError("--quiet and --verbose exclude each other: leave one out")
+        before = verbosity.set(0 if quiet else 1 + verbose)
+        try:
+            return app(words)
+        finally:
+            verbosity.reset(before)
 
     app.meta.suppress_keyboard_interrupt = False
 

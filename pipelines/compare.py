@@ -14,7 +14,7 @@ import tabmtl
 from tabmtl.params import check_at_least, check_positive
 from tabmtl.pipelines.data import ClickColumns, DataSource, TableRows, open_rows
 from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
-from tabmtl.pipelines.terminal import INTERRUPTED, near
+from tabmtl.pipelines.terminal import INTERRUPTED, near, tell, verbosity
 from tabmtl.pipelines.tracking import check_writable
 
 _TUNED = "tune=all"
@@ -77,8 +77,9 @@ def compare(
     margin: float = 0.01,
     report: Path | None = None,
 ) -> int:
-    """Fit several models on the same rows, and judge them by test rows.
+    """Fit several models on the same rows of a table, and judge them by test rows.
 
+    It does not take click logs: fit recommenders by tabmtl train.
     A verdict comes first, then scores and paired differences to the first model with their intervals, and the command
     that trains the model that is ahead. A model that fails is a line with its error; Ctrl-C keeps the models that are
     done. Validation rows of a file are rows to fit, from which every model sets some aside by itself. Where a column or
@@ -91,7 +92,8 @@ def compare(
     models : ModelList
         The models.
     time_limit : float, optional
-        Minutes for all models together: one that would end later is left out, and named. The first is always fitted.
+        Minutes for all models together: one that would end later is left out, and named. The first is always fitted,
+        and MultiTaskEnsemble gets the time that is left.
     margin : float
         Difference in the mean score up to which a model is called level.
     report : Path, optional
@@ -124,19 +126,20 @@ def compare(
     tried, params = _models_to_try(choices, rows)
     fit, how = _rows_to_fit(rows, source)
     within = "" if time_limit is None else f" within {time_limit:g} min"
-    print(f"{rows.name}: {', '.join(tried)}{within}; Ctrl-C keeps those that are done.", flush=True)
+    tell(f"{rows.name}: {', '.join(tried)}{within}; Ctrl-C keeps those that are done.")
     X, y = rows.parts["test"]
     limit = None if time_limit is None else 60 * time_limit
-    params |= {"random_state": models.seed, "seeds": models.seeds, "margin": margin, "verbose": 1}
+    params |= {"random_state": models.seed, "seeds": models.seeds, "margin": margin, "verbose": verbosity.get()}
     found = tabmtl.compare(tried, **fit, X_test=X, y_test=y, time_limit=limit, **params)
-    found = replace(found, how=how)
-    print(f"\n{found}\n")
+    found = replace(found, how=how, source=Path(source.data).name)
+    tell("")
+    print(f"{found}\n")
     if report is not None:
         found.report(report)
-        print(f"Written to {report}: open it in a browser.")
+        tell(f"Written to {report}: open it in a browser.")
     if found.best is not None:
         name, why = chosen(found)
-        print(f"{why}, to train and save:  {_train_command(name, tried, rows, source, models)}")
+        print(f"{why}, to train and save:  {_train_command(found, name, tried, rows, source, models)}")
     return INTERRUPTED if found.is_interrupted else int(found.best is None)
 
 
@@ -199,7 +202,14 @@ def _rows_to_fit(rows: TableRows, source: DataSource) -> tuple[dict[str, Any], s
     return fit | ({} if time is None else {"time": time}), how
 
 
-def _train_command(name: str, tried: Mapping[str, Any], rows: TableRows, source: DataSource, models: ModelList) -> str:
+def _train_command(
+    found: tabmtl.Comparison,
+    name: str,
+    tried: Mapping[str, Any],
+    rows: TableRows,
+    source: DataSource,
+    models: ModelList,
+) -> str:
     """Return the command that trains a model on these rows."""
     words = [*shlex.split(rows.origin)]
     for option in ("target", "categorical", "text", "drop", "metric", "class-weight", "monotone"):
@@ -212,6 +222,9 @@ def _train_command(name: str, tried: Mapping[str, Any], rows: TableRows, source:
     settings = [] if own is None else own.set
     if own is None and isinstance(tried[name], tabmtl.IndependentTasks):  # the one default model with settings
         settings = [_TUNED]
+    limit = getattr(found.models.get(name), "time_limit", None)
+    if limit != tried[name].time_limit:  # an ensemble that got the time that was left
+        settings = [*settings, f"time_limit={limit:.0f}"]
     words += [word for setting in settings for word in ("--set", setting)]
     words += ["--seed", str(models.seed)] if models.seed else []
     return f"tabmtl train {shlex.join(words)} --output model"

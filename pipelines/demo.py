@@ -14,6 +14,7 @@ import tabmtl
 from tabmtl.params import check_count
 from tabmtl.pipelines.data.tables import DataSource, TableRows, open_table
 from tabmtl.pipelines.model_choice import ModelChoice, make
+from tabmtl.pipelines.terminal import tell, verbosity
 from tabmtl.pipelines.tracking import DEFAULT_URI, ROWS, Tracking, open_log
 from tabmtl.pipelines.train import Fitted, check_output, print_places, watch
 
@@ -86,8 +87,8 @@ def demo(
         model = found.models["SharedTrees"]
         found.frame.select(COLUMNS).write_csv(output / "table.csv")
         _check_saved(model, output / "model", rows.parts["test"][0])
-        print(f"\nSaved in {output}: model/ (SharedTrees; tabmtl.load reads it), {', '.join(FILES)}.")
-        print("Loaded again, the saved model gives bit-equal predictions.\n")
+        tell(f"\nSaved in {output}: model/ (SharedTrees; tabmtl.load reads it), {', '.join(FILES)}.")
+        tell("Loaded again, the saved model gives bit-equal predictions.\n")
         if log is not None:
             import mlflow
 
@@ -103,13 +104,13 @@ def _describe(rows: TableRows, *, whole: bool) -> None:
     """Print the rows and the targets."""
     sizes, (X, y) = rows.sizes, rows.parts["train"]
     which = "all rows" if whole else "the sample of whole days that ships with tabmtl; --full takes all rows"
-    print(f"Flights from New York City in 2013: {sum(sizes.values()):,} rows ({which}).")
-    print(f"Days: {sizes['train']:,} to train on, {sizes['test']:,} to score, {sizes['val']:,} to stop on.")
-    print(f"{y.width} targets, {X.width} features known by the scheduled departure:")
+    tell(f"Flights from New York City in 2013: {sum(sizes.values()):,} rows ({which}).")
+    tell(f"Days: {sizes['train']:,} to train on, {sizes['test']:,} to score, {sizes['val']:,} to stop on.")
+    tell(f"{y.width} targets, {X.width} features known by the scheduled departure:")
     for name, kind in rows.facts["tasks"].items():
         null = y[name].null_count() / max(len(y), 1)
-        print(f"  {name:<10} {kind:<11} {f'{null:.1%} unlabelled' if null else 'labelled in every row'}")
-    print("A cancelled flight has no delay: such cells are null, and do not count in losses and scores.")
+        tell(f"  {name:<10} {kind:<11} {f'{null:.1%} unlabelled' if null else 'labelled in every row'}")
+    tell("A cancelled flight has no delay: such cells are null, and do not count in losses and scores.")
 
 
 def _learn_few(rows: TableRows, seed: int, output: Path) -> None:
@@ -117,9 +118,9 @@ def _learn_few(rows: TableRows, seed: int, output: Path) -> None:
     from scipy import stats  # the help of every command would load it
 
     n_rows, n_others = min(N_ROWS, rows.sizes["train"]), len(rows.facts["tasks"]) - 1
-    print(f"\nFew labels: {n_rows:,} flights have all labels of {n_others} targets, and {N_LABELS} labels of {SCARCE}.")
-    print(f"IndependentTasks learns {SCARCE} from its labels alone, SharedTrees all {n_others + 1} targets together.")
-    print(f"ROC AUC of {SCARCE} on other days, in {N_DRAWS} draws of flights:", flush=True)
+    tell(f"\nFew labels: {n_rows:,} flights have all labels of {n_others} targets, and {N_LABELS} labels of {SCARCE}.")
+    tell(f"IndependentTasks learns {SCARCE} from its labels alone, SharedTrees all {n_others + 1} targets together.")
+    tell(f"ROC AUC of {SCARCE} on other days, in {N_DRAWS} draws of flights:")
     draws = pl.DataFrame([_draw(rows, seed + number) for number in range(N_DRAWS)])
     together, alone = (draws[name].to_numpy() for name in ("together", "alone"))
     low, high = stats.ttest_rel(together, alone).confidence_interval(0.95)
@@ -147,7 +148,7 @@ def _draw(rows: TableRows, seed: int) -> dict[str, float]:
         "alone": alone.score_tasks(X_test, y_test.select(SCARCE))[SCARCE],
     }
     line = "  draw {draw}: {together:.2f} together, {alone:.2f} alone, from {yes} flights that were cancelled"
-    print(line.format(**found), flush=True)
+    tell(line.format(**found))
     return found
 
 
@@ -179,7 +180,7 @@ def _compare(rows: TableRows, network: tabmtl.MultiTabNet, seed: int) -> tabmtl.
         "SharedTrees": tabmtl.SharedTrees(),
         "MultiTabNet": network,
     }
-    print("\nAll labels: each target alone, SharedTrees and a network, on the same rows ...", flush=True)
+    tell("\nAll labels: each target alone, SharedTrees and a network, on the same rows ...")
     (X_val, y_val), (X_test, y_test) = rows.parts["val"], rows.parts["test"]
     found = tabmtl.compare(
         models,
@@ -190,7 +191,7 @@ def _compare(rows: TableRows, network: tabmtl.MultiTabNet, seed: int) -> tabmtl.
         y_test=y_test,
         groups=tuple(rows.groups[part] for part in ("train", "val", "test")),
         random_state=seed,
-        verbose=1,
+        verbose=verbosity.get(),
         **rows.facts,
     )
     found = replace(found, how="other days")

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import tabmtl.mlflow
-from tabmtl.pipelines.terminal import lay_out
+from tabmtl.pipelines.terminal import lay_out, tell
 from tabmtl.pipelines.tracking import Store, check_writable, connected
 from tabmtl.schema import listed
 
@@ -54,7 +54,7 @@ class SavedModel(Store):
 def predict(
     source: SavedModel, *, data: str, output: Path, probabilities: bool = False, keep: list[str] | None = None
 ) -> None:
-    """Predict the rows of a file, and write a file.
+    """Predict the rows of a file by a model of tables, and write a file; it does not take click logs.
 
     Rows are read and answered a block at a time, so files may be larger than memory. Columns are found by name; others
     are ignored.
@@ -90,11 +90,11 @@ def predict(
     with _file_of(data) as file:
         method: Any = "both" if probabilities else "predict"
         n_rows = predict_file(model, file, output, method=method, keep=keep or ())
-    print(f"Predicted {', '.join(model.coder_.labels.names)} of {n_rows:,} rows: {output}")
+    tell(f"Predicted {', '.join(model.coder_.labels.names)} of {n_rows:,} rows: {output}")
 
 
 def score(source: SavedModel, *, data: str, json: bool = False) -> None:
-    """Score every task on the rows of a file that has the targets too.
+    """Score a model of tables on the rows of a file that has the targets too; it does not take click logs.
 
     A score comes with its 95 % interval over draws of the rows. A target that the file lacks has none. Labels and
     answers of all rows are in memory at once.

@@ -24,7 +24,7 @@ import polars as pl
 import tabmtl.mlflow
 from tabmtl.pipelines.data import Rows, RowSource, TableRows, rows_for
 from tabmtl.pipelines.data.tables import columns_for
-from tabmtl.pipelines.terminal import lay_out, without_password
+from tabmtl.pipelines.terminal import lay_out, tell, without_password
 from tabmtl.pipelines.tracking import (
     CHALLENGER,
     CHAMPION,
@@ -263,8 +263,8 @@ def _compare(
     old = tabmtl.mlflow.load_model(f"models:/{name}/{champion}")
     _check_tasks(old, new, champion, challenger)
     _check_unseen(old, champion, name, rows, source, part)
-    print(f"Champion: version {champion} of {name}; challenger: version {challenger}. Both are scored on")
-    print(f"{rows.sizes[part]:,} {rows.unit} of {rows.name} ({part}). A task may lose {margin:g}.")
+    tell(f"Champion: version {champion} of {name}; challenger: version {challenger}. Both are scored on")
+    tell(f"{rows.sizes[part]:,} {rows.unit} of {rows.name} ({part}). A task may lose {margin:g}.")
     return judge(score(old, rows, part, champion), scores, margin, allow_undefined=allow_undefined)
 
 

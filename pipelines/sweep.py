@@ -28,7 +28,7 @@ from tabmtl import tuning
 from tabmtl.params import check_count
 from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, TableRows, open_rows
 from tabmtl.pipelines.model_choice import ModelChoice
-from tabmtl.pipelines.terminal import INTERRUPTED, exit_code, lay_out, near, pairs
+from tabmtl.pipelines.terminal import INTERRUPTED, exit_code, lay_out, near, pairs, tell, verbosity
 from tabmtl.pipelines.tracking import REFIT, Log, Tracking, TrialRuns, connected, make_client, open_log
 from tabmtl.pipelines.train import (
     Fitted,
@@ -175,8 +175,8 @@ def sweep(
     goal = _make_goal(rows, estimator, choice, search)
     name = search.study or f"{rows.name}-{choice.model}-{search.objective}"
     study = tuning.open_study(name, goal, storage=search.storage, seed=choice.seed)
-    print(rows.describe())
-    print(f"Study {name}: {search.trials} trials of {choice.model} over {', '.join(goal.search_space)}", flush=True)
+    tell(rows.describe())
+    tell(f"Study {name}: {search.trials} trials of {choice.model} over {', '.join(goal.search_space)}")
     with open_log(tracking) as log, _run_of_sweep(log, study, search) as parent:
         runs = None if log is None or parent is None else TrialRuns(log.experiment.experiment_id, parent)
         try:
@@ -245,7 +245,7 @@ def _run_trials(
         _work(study, goal, search, runs)
         return
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_work_apart, args=(in_worker,)) for _ in range(n_workers)]
+    workers = [context.Process(target=_work_apart, args=(in_worker, verbosity.get())) for _ in range(n_workers)]
     with _threads_for(n_workers):
         for worker in workers:
             worker.start()
@@ -287,9 +287,10 @@ def _threads_for(workers: int) -> Iterator[None]:
             del os.environ["OMP_NUM_THREADS"]
 
 
-def _work_apart(in_worker: Callable[[], None]) -> None:
+def _work_apart(in_worker: Callable[[], None], level: int) -> None:
     """Work in a separate process, which ends with the process that started it, however that ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    verbosity.set(level)
     sys.exit(exit_code(in_worker, "tabmtl sweep"))
 
 
@@ -327,7 +328,7 @@ def print_trial(names: Sequence[str], study: optuna.Study, trial: FrozenTrial) -
         reasons = [trial.user_attrs[name] for name in (tuning.FAILURE, tuning.ENDED) if name in trial.user_attrs]
         text = ": ".join([trial.state.name.lower(), *reasons]) + (f", {text} so far" if text else "")
     seconds = trial.duration.total_seconds() if trial.duration is not None else 0.0
-    print(f"trial {trial.number}: {text}  ({seconds:.1f} s)", flush=True)
+    tell(f"trial {trial.number}: {text}  ({seconds:.1f} s)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -395,7 +396,7 @@ class _Found:
         model, name, tags = tuning.with_params(self.estimator, point), f"refit of trial {trial}", {REFIT: str(trial)}
         learns_val = isinstance(self.rows, TableRows) and self.rows.learns_val(model)
         on = "train and validation rows." if learns_val else "train rows, and stops on the validation rows."
-        print(f"It is fitted again on the {on}", flush=True)
+        tell(f"It is fitted again on the {on}")
         if self.runs is not None:
             self.runs.end_lost_refits()
         fitted = fit_and_report(self.rows, model, self.log, name=name, register=register, output=output, tags=tags)
@@ -410,7 +411,7 @@ class _Found:
             known = self.rows.scores(fit_single_tasks(self.rows, self.estimator, judged="val"), "val")
             self.study.set_user_attr(_SINGLE, known)
         scores = ", ".join(f"{task} {score:.4f}" for task, score in known.items())
-        print(f"Scores of IndependentTasks, which learns each task alone, on the validation rows: {scores}")
+        tell(f"Scores of IndependentTasks, which learns each task alone, on the validation rows: {scores}")
         return known
 
     def _kept(self, name: str, read: Callable[[Any], Any]) -> Any:

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 from io import TextIOWrapper
 from typing import Any
@@ -20,6 +21,9 @@ from tabmtl.schema import for_commands, text_table
 
 #: Exit codes: after a mistake of the user, and after Ctrl-C.
 MISTAKE, INTERRUPTED = 2, 130
+
+#: What a command shows: 0 its result and errors; 1 warnings too, and a line for every model and step; 2 the fits too.
+verbosity: ContextVar[int] = ContextVar("verbosity", default=1)
 
 _MISTAKES = (ValueError, TypeError, OSError, ImportError)
 
@@ -70,6 +74,12 @@ def exit_code(run: Callable[[], Any], prog: str, *, traceback: bool = False) -> 
     return result if isinstance(result, int) else getattr(result, "exit_code", 0)
 
 
+def tell(text: str) -> None:
+    """Print a line of progress, unless the command is quiet."""
+    if verbosity.get():
+        print(text, flush=True)
+
+
 def _prepare_streams() -> None:
     """Let printing never fail: closed streams take all, and characters that have no code are escaped."""
     for name in ("stdout", "stderr"):
@@ -113,7 +123,7 @@ def in_order() -> Iterator[None]:
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         text = one_line(message)
-        if text not in shown:
+        if text not in shown and verbosity.get():
             shown.add(text)
             print(f"warning: {text}", file=sys.stderr, flush=True)
 

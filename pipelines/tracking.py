@@ -24,7 +24,7 @@ import tabmtl.mlflow
 from tabmtl import tuning
 from tabmtl.mlflow import CHALLENGER as CHALLENGER
 from tabmtl.mlflow import CHAMPION as CHAMPION
-from tabmtl.pipelines.terminal import without_password
+from tabmtl.pipelines.terminal import tell, without_password
 
 if TYPE_CHECKING:
     import optuna
@@ -86,7 +86,7 @@ class Tracking(Experiment):
     Parameters
     ----------
     register : str, optional
-        Name to register the model by, as champion if there is none, else as challenger.
+        Name to register by: champion, or challenger beside one.
     no_mlflow : bool
         Log nothing.
     """
@@ -366,7 +366,7 @@ def open_log(tracking: Tracking) -> Iterator[Log | None]:
         yield None
         return
     if not tracking.logs:
-        print("Nothing is logged: MLflow is not installed (pip install 'tabmtl[mlflow]').", flush=True)
+        tell("Nothing is logged: MLflow is not installed (pip install 'tabmtl[mlflow]').")
         yield None
         return
     if tracking.register is not None:

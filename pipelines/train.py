@@ -31,7 +31,7 @@ from tabmtl.pipelines.data import (
 from tabmtl.pipelines.data.files import asked
 from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
 from tabmtl.pipelines.saved import SavedModel
-from tabmtl.pipelines.terminal import lay_out, without_password
+from tabmtl.pipelines.terminal import lay_out, tell, verbosity, without_password
 from tabmtl.pipelines.tracking import (
     CHAMPION,
     CONTINUED,
@@ -107,14 +107,14 @@ def train(
         if output is not None:
             check_output(output)
         if "verbose" not in choice.params:
-            estimator.set_params(verbose=1)
+            estimator.set_params(verbose=int(verbosity.get() > 1))
         if group.rank:
             with redirect_stdout(StringIO()):
                 timed_fit(rows, estimator)
                 if baseline:
                     fit_single_tasks(rows, estimator)
             return estimator
-        print(rows.describe(), flush=True)
+        tell(rows.describe())
         with open_log(tracking) as log:
             name, register = f"{type(estimator).__name__} on {rows.name}", tracking.register
             options: Any = {"baseline": baseline, "register": register, "output": output}
@@ -279,10 +279,10 @@ def fit_and_report(
     with nullcontext() if log is None else log.run(name, tags=tags) as run_id:
         callback = watch(estimator, run_id)
         seconds = timed_fit(rows, estimator)
-        print(f"{name}: fitted in {seconds:.1f} s{kept_epoch(estimator)}{learned_rows(rows, estimator)}", flush=True)
+        tell(f"{name}: fitted in {seconds:.1f} s{kept_epoch(estimator)}{learned_rows(rows, estimator)}")
         if output is not None:
             estimator.save(output)
-            print(f"Saved in {output}: tabmtl.load({str(output)!r}) gives the model.", flush=True)
+            tell(f"Saved in {output}: tabmtl.load({str(output)!r}) gives the model.")
         reference = fit_single_tasks(rows, estimator) if baseline else None
         scores, gain = pl.DataFrame(), None
         if rows.judged is None:
@@ -314,7 +314,7 @@ def fit_single_tasks(rows: Rows | ShardRows, estimator: Any, **options: Any) -> 
     """
     single = tabmtl.IndependentTasks(tune="all", random_state=estimator.random_state, **rows.facts)
     seconds = timed_fit(rows, single, **options)
-    print(f"IndependentTasks, each task alone: fitted in {seconds:.1f} s", flush=True)
+    tell(f"IndependentTasks, each task alone: fitted in {seconds:.1f} s")
     return single
 
 
@@ -336,19 +336,19 @@ def rows_to_promote(rows: Rows | ShardRows, estimator: Any) -> str:
 def print_places(log: Log, fitted: Fitted, register: str | None, to_promote: str) -> None:
     """Print where the run, the model and its files are, and the commands that continue from there."""
     files = without_password(log.experiment.artifact_location)
-    print(f"Logged to {log.uri}, experiment {log.experiment.name}, run {fitted.run_id}; files in {files}")
+    tell(f"Logged to {log.uri}, experiment {log.experiment.name}, run {fitted.run_id}; files in {files}")
     if register is not None:
-        print(f"Registered as version {fitted.version} of the model {register}, alias {fitted.alias}.")
+        tell(f"Registered as version {fitted.version} of the model {register}, alias {fitted.alias}.")
         own = program("tabmtl")
         if fitted.alias != CHAMPION:
-            print(f"  compare with the champion:  {own} serve promote {register} {to_promote}")
-        print(f"  serve the champion:         {own} serve start {register}")
+            tell(f"  compare with the champion:  {own} serve promote {register} {to_promote}")
+        tell(f"  serve the champion:         {own} serve start {register}")
     server = log.uri.rstrip("/")
     if not server.startswith(("http://", "https://")):
         mlflow, store, server = program("mlflow"), shlex.quote(log.uri), "http://127.0.0.1:5000"
         command = f"{mlflow} server --backend-store-uri {store} --host 127.0.0.1 --port 5000 --workers 1"
-        print(f"  start MLflow's page:        {command}")
-    print(f"  open the run:               {server}/#/experiments/{log.experiment.experiment_id}/runs/{fitted.run_id}")
+        tell(f"  start MLflow's page:        {command}")
+    tell(f"  open the run:               {server}/#/experiments/{log.experiment.experiment_id}/runs/{fitted.run_id}")
 
 
 def watch(estimator: Any, run_id: str | None) -> Any:

@@ -85,6 +85,28 @@ def test_the_commands_are_a_module_too():
     assert page.startswith("Usage: tabmtl train ")
 
 
+def test_help_says_which_commands_take_no_click_logs(capsys):
+    for command in ("compare", "predict", "score"):
+        commands.run(command, "--help")
+        assert "does not take click logs" in " ".join(capsys.readouterr().out.split()), command
+
+
+def test_quiet_leaves_the_result_and_errors(table, capsys):
+    words = ["train", *table, *commands.TINY, "--no-mlflow"]
+    assert commands.run(*words, "--quiet") == 0
+    quiet = capsys.readouterr()
+    assert quiet.out.lstrip().startswith("Scores of the test rows") and quiet.err == ""
+    assert commands.run(*words) == 0
+    plain = capsys.readouterr().out
+    assert "SharedBottom on rodents: fitted in " in plain and "epoch 1/2" not in plain
+    assert commands.run(*words, "-v") == 0
+    assert "SharedBottom  epoch 1/2" in capsys.readouterr().out
+    assert commands.run("train", "--data", "none.csv", "--target", "y", "--quiet") == 2
+    assert "none.csv" in capsys.readouterr().err
+    assert commands.run(*words, "--quiet", "--verbose") == 2
+    assert "--quiet and --verbose exclude each other: leave one out" in capsys.readouterr().err
+
+
 def test_help_loads_nothing_heavy():
     code = "import sys; from tabmtl.pipelines.cli import main; main(['sweep', '--help']); print([*sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -87,7 +87,7 @@ def test_a_fit_that_was_cut_off_goes_on(shards, tmp_path, capsys, monkeypatch, m
         with pytest.raises(ZeroDivisionError):
             commands.run("train", *words)
     assert "the parameter patience was 6 and is 2" in mistake("train", *words, "--set", "patience=2")
-    assert commands.run("train", *words) == 0
+    assert commands.run("train", *words, "-v") == 0
     assert "goes on after epoch 1 of 2, from a checkpoint" in capsys.readouterr().out
     assert not list((tmp_path / "checkpoints").iterdir())
 
@@ -103,7 +103,7 @@ def test_two_processes_share_the_files_and_one_speaks(shards, folder, tmp_path):
     table = pl.concat([pl.read_parquet(folder / "train" / "0.parquet")] * 11)
     table.write_parquet(tmp_path / "rows.parquet")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = ["-m", "tabmtl", "train", "--shards", str(tmp_path / "rows.parquet"), *shards[2:], "--no-mlflow"]
+    words = ["-m", "tabmtl", "train", "--shards", str(tmp_path / "rows.parquet"), *shards[2:], "--no-mlflow", "-v"]
     words += ["--output", str(tmp_path / "model"), "--test-shards", str(folder / "test.csv")]
     ended = subprocess.run([*launcher, *words], capture_output=True, text=True, timeout=500, check=False)
     assert ended.returncode == 0, ended.stderr
