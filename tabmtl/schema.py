@@ -43,6 +43,10 @@ class IdColumnWarning(TabmtlWarning):
     """Warning of a column of text or whole numbers with a value of its own in nearly every row."""
 
 
+class ConstantFeatureWarning(TabmtlWarning):
+    """Warning of features that have one value, or none, in all rows."""
+
+
 class IndexMismatchWarning(TabmtlWarning):
     """Warning of pandas targets whose index is not that of the features: rows are aligned by position."""
 

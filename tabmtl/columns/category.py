@@ -14,7 +14,8 @@ import polars.selectors as cs
 from tabmtl.columns.cures import Library, by_dates, by_drop, by_numbers, by_words
 from tabmtl.columns.date_text import kind_of_levels
 from tabmtl.columns.kind import TEXT, WHOLE, Coding, ColumnKind, Parts, Slices, Summary
-from tabmtl.columns.number import LEAST_IDS, MOST_IDS
+from tabmtl.columns.number import LEAST_IDS, MOST_IDS, NAME_OF_ID
+from tabmtl.columns.writing import are_whole, by_lines, line_of
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, IdColumnWarning, warn_about
 
 # text with more levels, at most this share of them no numbers, is taken for numbers that were read as text
@@ -188,7 +189,8 @@ def describe_numbers(levels: pl.Series) -> str | None:
 
 
 def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:
-    """Warn of columns of text whose levels are dates, or numbers, some of them fractions, or names of the rows."""
+    """Warn of columns of text whose levels are dates, or numbers that are no codes, or names of the rows."""
+    written, whole = dict[str, str](), dict[str, str]()
     for name, table in counts.items():
         present = table.drop_nulls("level")
         levels, rows = present["level"].sort(), int(present["count"].sum())
@@ -201,6 +203,10 @@ def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:
                 f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are "
                 f"{dates.partition(' ')[0]}; {by_dates(library, name, dates)}",
             )
+            continue
+        line = line_of(levels)
+        if line is not None:
+            written[name] = line
             continue
         found, numbers = describe_numbers(levels), levels.cast(pl.Float64, strict=False)
         if found is not None and not (numbers == numbers.round()).all():
@@ -218,3 +224,18 @@ def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:
                 f"{by_words(library, name)}",
                 IdColumnWarning,
             )
+        elif found is not None and are_whole(levels) and not NAME_OF_ID.search(name):
+            whole[name] = ".cast(pl.Float64, strict=False)"
+    _warn_of_writing(written, "dates or numbers in another writing", library)
+    _warn_of_writing(whole, "whole numbers", library)
+
+
+def _warn_of_writing(lines: Mapping[str, str], are: str, library: Library) -> None:
+    """Warn once of all columns of text that certain methods of polars make dates or numbers of."""
+    if lines:
+        categories = "" if library == "file" else ", or list them in categorical_features if they are codes"
+        warn_about(
+            [*lines],
+            f"columns {[*lines]} are text, so each of their values is a category, yet they are {are}; "
+            f"{by_lines(library, lines)}{categories}",
+        )

@@ -42,7 +42,7 @@ _LARGEST = 8e307  # the difference of two such numbers is finite
 
 # whole numbers are an id, if so many equal pairs are expected and none is found, or if the name says so
 _EXPECTED_PAIRS = 10
-_NAME_OF_ID = re.compile(r"(?i:(^|[\W_\d])(id|uuid|guid|index|idx)([\W_\d]|$))|[a-z](Id|ID)$")
+NAME_OF_ID = re.compile(r"(?i:(^|[\W_\d])(id|uuid|guid|index|idx)([\W_\d]|$))|[a-z](Id|ID)$")
 _HEAD_ROWS = 2_000  # which rule most columns out
 MOST_IDS, LEAST_IDS = 0.95, 50  # a column names rows if so many values are distinct, of so many rows or more
 
@@ -263,7 +263,7 @@ def _names_rows(name: str, values: np.ndarray) -> bool:
         return False
     n_distinct = len(np.unique(values))
     is_dense = n_distinct == n and n**2 >= 2 * _EXPECTED_PAIRS * (np.ptp(values) + 1)
-    return is_dense or (n_distinct > MOST_IDS * n and _NAME_OF_ID.search(name) is not None)
+    return is_dense or (n_distinct > MOST_IDS * n and NAME_OF_ID.search(name) is not None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,10 @@ from tabmtl.encode.tasks import DeclaredTasks, names_classes
 from tabmtl.encode.write import ORDERED
 from tabmtl.metrics.scores import metrics_of_positive
 from tabmtl.schema import (
+    UNSEEN,
     Batch,
     Columns,
+    ConstantFeatureWarning,
     FewLabelsWarning,
     FrequentClassWarning,
     IndexMismatchWarning,
@@ -82,6 +84,7 @@ def warn_of_suspects(coder: TableCoder, batch: Batch) -> None:
     tasks = coder.labels.tasks
     _warn_of_targets(coder.features.names, coder.labels.names if coder.labels.origin.named else ())
     _warn_of_few_labels(batch, tasks)
+    _warn_of_constants(batch, coder.features)
     _warn_of_perfect_features(batch, tasks, coder.features)
 
 
@@ -117,7 +120,8 @@ def warn_of_frequent_classes(
         if frequent == 1 or (own == 1).sum() <= (own == 0).sum():
             continue
         to_rare, to_frequent = (by_kind(column, f"{task.kind}:{label}") for label in (rare, frequent))
-        warn_user(
+        warn_about(
+            [column],
             f"task {column!r}: {listed(scores)} {'is' if len(scores) == 1 else 'are'} of {frequent!r}, the more "
             f"frequent class, which is the positive one since it is sorted behind {rare!r}; say {to_rare}, or "
             f"{to_frequent} if that is meant",
@@ -164,6 +168,27 @@ def _warn_of_targets(features: Sequence[str], targets: Sequence[str]) -> None:
             f"X holds the targets {both[:_LISTED]} as features, from which models read the answer; say "
             f"{by_drop(both)}, or rename the features if they are something else, such as earlier values",
             TargetInFeaturesWarning,
+        )
+
+
+def _warn_of_constants(batch: Batch, features: FeatureCoder) -> None:
+    """Warn once of all features of numbers or codes that have one value in all rows, or none."""
+    origins, tell = features.origins_by_form, set[str]()
+    for name, own in zip(origins["numbers"], batch.x.numbers.T, strict=True):
+        # first in a few rows, which tell most apart
+        if not all((part == part[0]).all() or np.isnan(part).all() for part in (own[:_ROWS], own)):
+            tell.add(name)
+    for name, own in zip(origins["codes"], batch.x.codes.T, strict=True):
+        if own[0] == UNSEEN or not all((part == part[0]).all() for part in (own[:_ROWS], own)):  # rare levels share one
+            tell.add(name)
+    tell.update(name for form in ("bags", "sequences", "vectors") for name in origins[form])
+    found = [name for name in features.names if name not in tell]
+    if found:
+        warn_about(
+            found,
+            f"the features {listed([*map(repr, found)])} have one value in all rows, or none, so that nothing is "
+            f"learned from them; say {by_drop(found)}, or look at how they were read",
+            ConstantFeatureWarning,
         )
 
 

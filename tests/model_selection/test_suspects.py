@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,12 @@ import pytest
 
 import tabmtl
 from tabmtl import (
+    ConstantFeatureWarning,
     FewLabelsWarning,
     IdColumnWarning,
     IndexMismatchWarning,
     PerfectFeatureWarning,
+    SharedBottom,
     TabmtlWarning,
     TargetInFeaturesWarning,
     schema,
@@ -185,7 +188,38 @@ def test_tasks_of_few_labels():
     assert "'b' (5 rows)" in str(warning.message)
 
 
-CATEGORIES = [FewLabelsWarning, IdColumnWarning, IndexMismatchWarning, PerfectFeatureWarning, TargetInFeaturesWarning]
+def test_constant_and_empty_features_are_named_once():
+    n = 60
+    X = pl.DataFrame(
+        {
+            "same": [1.0] * n,
+            "none": pl.Series([None] * n, dtype=pl.Float64),
+            "null": [None] * n,
+            "word": ["a"] * n,
+            "day": [datetime.date(2024, 1, 1)] * n,
+            "holes": [1.0, None] * (n // 2),
+            "rare": [f"level {k}" for k in range(n // 2)] * 2,
+            "size": np.arange(n) / 7,
+        }
+    )
+    y = np.arange(n) % 5 / 5
+    for model in (Reader(), SharedBottom(epochs=1, min_frequency=5)):
+        with warnings.catch_warnings(record=True, action="always") as found:
+            model.fit(X, y)
+        (warning,) = [own for own in found if own.category is ConstantFeatureWarning]
+        names = "'same', 'none', 'null', 'word', 'day'"
+        assert str(warning.message).startswith(f"the features {names} have one value in all rows, or none")
+        assert "say drop=['same', 'none', 'null', 'word', 'day']" in str(warning.message)
+
+
+CATEGORIES = [
+    ConstantFeatureWarning,
+    FewLabelsWarning,
+    IdColumnWarning,
+    IndexMismatchWarning,
+    PerfectFeatureWarning,
+    TargetInFeaturesWarning,
+]
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
@@ -193,12 +227,12 @@ def test_each_category_can_be_silenced_by_itself(category):
     assert issubclass(category, TabmtlWarning)
     assert category is not TabmtlWarning
     assert category.__name__ in tabmtl.__all__
-    bad = pd.DataFrame({"id": [f"row {i}" for i in range(60)], "y": np.arange(60) + 0.5})
+    bad = pd.DataFrame({"id": [f"row {i}" for i in range(60)], "y": np.arange(60) + 0.5, "same": 1.0})
     target = pd.DataFrame({"y": np.arange(60) + 0.5, "rare": np.arange(60) < 3}, index=range(1, 61))
     with warnings.catch_warnings(record=True, action="always") as found:
         warnings.simplefilter("ignore", category)
         Reader().fit(bad, target)
-    assert len(found) == 4
+    assert len(found) == len(CATEGORIES) - 1
     assert category not in {warning.category for warning in found}
 
 
