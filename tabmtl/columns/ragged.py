@@ -10,6 +10,8 @@ from typing import Annotated, Any, Self
 import numpy as np
 import polars as pl
 
+from tabmtl.processes.forks import check_pool
+from tabmtl.schema import MISSING
 from tabmtl.storage.stored import Stored
 
 
@@ -169,3 +171,18 @@ class Entries(Ragged):
             numbers=np.zeros((0, n_numbers), np.float32) if n_numbers else None,
             labels=np.zeros((0, n_labels), np.int32) if n_labels else None,
         )
+
+
+def lists_of(name: str, entries: Entries, values: np.ndarray) -> pl.Series:
+    """Return a value (m,) of every entry as lists; null where a sequence is missing."""
+    check_pool()
+    lengths = entries.lengths
+    row = np.repeat(np.arange(len(entries)), lengths)
+    lists = pl.DataFrame({"row": row, "value": values}).group_by("row", maintain_order=True).agg("value")
+    found = (
+        pl.Series("row", np.arange(len(entries))).to_frame().join(lists, on="row", how="left", maintain_order="left")
+    )
+    is_missing = np.zeros(len(entries), dtype=bool)
+    is_missing[row[entries.codes == MISSING]] = True
+    kept = pl.when(pl.Series(~is_missing)).then(pl.col("value").fill_null([]))
+    return found.select(kept.alias(name)).to_series()

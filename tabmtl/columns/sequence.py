@@ -35,7 +35,6 @@ from tabmtl.columns.number import NumericScaler
 from tabmtl.columns.ragged import Entries, lengths_of, offsets_of
 from tabmtl.columns.roles import Role, find_roles
 from tabmtl.columns.tags import LEAST_FLAT_ROWS, check_items, inner_of, lists_by_levels, most_frequent
-from tabmtl.processes.forks import check_pool
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, SequenceColumn, counted, warn_about
 
 # of a side list of numbers, the places of those of its entries that scales are learned from
@@ -473,21 +472,6 @@ class FlatSequences(Sequences):
             for k, level in enumerate(frequent):
                 found[role.name][FIRST_LEVEL + levels.index(level)] = k
         return found
-
-
-def lists_of(name: str, entries: Entries, values: np.ndarray) -> pl.Series:
-    """Return a value (m,) of every entry as lists; null where a sequence is missing."""
-    check_pool()
-    lengths = entries.lengths
-    row = np.repeat(np.arange(len(entries)), lengths)
-    lists = pl.DataFrame({"row": row, "value": values}).group_by("row", maintain_order=True).agg("value")
-    found = (
-        pl.Series("row", np.arange(len(entries))).to_frame().join(lists, on="row", how="left", maintain_order="left")
-    )
-    is_missing = np.zeros(len(entries), dtype=bool)
-    is_missing[row[entries.codes == MISSING]] = True
-    kept = pl.when(pl.Series(~is_missing)).then(pl.col("value").fill_null([]))
-    return found.select(kept.alias(name)).to_series()
 
 
 def _places(some: Sequence[str], names: Sequence[str]) -> list[int]:

@@ -416,10 +416,6 @@ class LabelCoder(LeanPickle):
         with np.errstate(over="ignore"):  # 1 / (1 + inf) is 0
             return [task.kind.answers(score.astype(np.float64), own, unit, np) for score, task, own, unit in parts]
 
-    def no_outputs(self) -> list[np.ndarray]:
-        """Return the outputs of no rows."""
-        return self.outputs([np.empty((0, task.width), dtype=np.float32) for task in self.column_tasks])
-
     def decided(self, outputs: Sequence[np.ndarray], own_task: np.ndarray | None = None) -> Answers:
         """Return answers, which are outputs behind the calibrators of the model; steps of a funnel stay in order.
 

@@ -15,7 +15,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.columns.number import NumericTransform
-from tabmtl.columns.sequence import lists_of
+from tabmtl.columns.ragged import lists_of
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.asked_network import NetworksTogether

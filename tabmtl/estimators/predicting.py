@@ -119,6 +119,11 @@ class Probabilities(dict[str, np.ndarray]):
         return dict, (dict(self),)  # a copy is plain
 
 
+def _no_outputs(labels: LabelCoder) -> list[np.ndarray]:
+    """Return the outputs of no rows."""
+    return labels.outputs([np.empty((0, task.width), dtype=np.float32) for task in labels.column_tasks])
+
+
 class Predicts:
     """The predictions of an estimator, all of which come from `answer`."""
 
@@ -299,7 +304,7 @@ class Predicts:
         if tasks is None:
             X = self._preprocessed(X)
             batch = self._read_rows(X)
-            outputs = self._outputs(X, batch) if len(batch) else self.coder_.labels.no_outputs()
+            outputs = self._outputs(X, batch) if len(batch) else _no_outputs(self.coder_.labels)
             return self.coder_.labels.decided(outputs, batch.task)
         check_is_fitted(self)
         labels = self.coder_.labels
@@ -307,7 +312,7 @@ class Predicts:
         needed = labels.deciding(places)
         X = self._preprocessed(X)
         batch, own = self._read_rows(X), self._labels_of(needed)
-        outputs = self._outputs_of(X, batch, needed) if len(batch) else own.no_outputs()
+        outputs = self._outputs_of(X, batch, needed) if len(batch) else _no_outputs(own)
         return Answers(own.decided(outputs)[: len(places)])
 
     def _answered(
