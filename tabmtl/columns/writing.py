@@ -20,8 +20,10 @@ from tabmtl.columns.date_text import LEAST_SHARE
 
 _LOOKED_AT, _LEAST_WRITTEN, _LEAST_WHOLE, _LEAST_DIGITS = 200, 5, 20, 3
 _LOOKS_DATED = r"^\d{1,4}([/.-]|[ -]?[A-Za-z]{3,9}\.?[ -])\d{1,4}|^[A-Za-z]{3,9} \d{1,2},? \d{4}"
-_DAYS = ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d-%b-%Y", "%d %b %Y")
-_DAYS += ("%d %B %Y", "%b %d, %Y", "%B %d, %Y")
+_DAYS = (
+    *("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d"),
+    *("%d-%b-%Y", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y"),
+)
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p")
 _PLAIN = r"[+-]?\d+(\.\d+)?"
 #: Writings of numbers: how one looks, and the methods that make numbers of a column of text.
@@ -55,8 +57,8 @@ def line_of(levels: pl.Series) -> str | None:
 def are_whole(levels: pl.Series) -> bool:
     """Return whether levels, known to be nearly all numbers, are whole numbers and no codes."""
     digits = levels.filter(levels.str.contains(r"^[+-]?\d+(\.0)?$"))
-    lengths = digits.str.len_chars()
-    is_code = _share(digits, r"^[+-]?0\d") > 0 or lengths.min() == lengths.max() >= _LEAST_DIGITS
+    lengths = set(digits.str.len_chars().to_list())
+    is_code = _share(digits, r"^[+-]?0\d") > 0 or (len(lengths) == 1 and max(lengths) >= _LEAST_DIGITS)
     return len(levels) > _LEAST_WHOLE and not is_code
 
 

@@ -299,8 +299,8 @@ class TableLearner:
         X.check_same(group)
         coder = learn_table(X, roles, **self.coding, group=group)
         labels = self._with_metrics(coder.labels)
-        marked = {"group_column": roles.groups, "time_column": roles.time}
-        return roles, replace(coder, labels=labels, dropped=tuple(self.drop), **marked)
+        coder = replace(coder, labels=labels, dropped=tuple(self.drop))
+        return roles, replace(coder, group_column=roles.groups, time_column=roles.time)
 
     def _warn_of_frequent_classes(self, labels: LabelCoder, some: Batch, group: Ranks = ALONE) -> None:
         if group.rank == 0:
