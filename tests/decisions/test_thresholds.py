@@ -113,6 +113,7 @@ def test_the_score_is_that_of_rows_that_chose_nothing():
     assert unseen < 0.52
 
 
+@pytest.mark.all_faces
 def test_the_cost_that_is_reported_is_that_of_fresh_rows():
     goal, differences = goal_of(LATE, None, {("yes", "no"): 9.0, ("no", "yes"): 1.0}), []
     rng = np.random.default_rng(0)
