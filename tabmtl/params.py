@@ -174,6 +174,14 @@ def check_known(what: str, names: Iterable[str], known: Iterable[str], owner: st
         raise ValueError(f"{what} that {owner} does not have: {unknown}{hint}; {owner} has {known}")
 
 
+def listed_names(what: str, value: Any) -> list[str]:
+    """Return one name, or several, as a list; raise a TypeError that says what one is for anything else."""
+    names = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{what} or a sequence of names, got {value!r}")
+    return names
+
+
 # Types of fields that carry a rule.
 Count = Annotated[int, check_count]
 BatchSize = Annotated[int | Literal["auto"], check_count_or_auto]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from tabmtl.decisions.conformal import Conformal
 from tabmtl.decisions.goals import BY_COSTS, Goal, goal_of, goals_of
 from tabmtl.decisions.thresholds import Rows, Tuned, tune
 from tabmtl.metrics.scores import Answered, counted, each_task, metrics_of_positive
-from tabmtl.params import check_known
+from tabmtl.params import check_known, listed_names
 from tabmtl.schema import warn_user
 from tabmtl.targets import Task
 
@@ -93,6 +93,7 @@ class Decisions:
 
 Learned = tuple[tuple[Task, ...], Decisions]
 _FACTS = tuple(field.name for field in fields(Tuned))
+_TASKS = "tasks must be the name of a task"
 _DECIDED = "two classes or, as the kind 'ordinal' that fit is told of, ordered classes"
 
 
@@ -211,17 +212,10 @@ def _labelled(answered: Answered, group: np.ndarray | None, places: Sequence[int
             yield t, Rows(y[kept].astype(np.intp), p[kept].astype(np.float64), weights, units)
 
 
-def _names_of(names: Any) -> list[str]:
-    """Return the names of tasks that a call gives, of one or several; raise a TypeError for anything else."""
-    if not isinstance(names, Iterable):
-        raise TypeError(f"tasks must be the name of a task or a sequence of names, got {names!r}")
-    return [names] if isinstance(names, str) else list(names)
-
-
 def _chosen(tasks: Sequence[Task], names: Any, method: str, fits: Callable[[Task], bool], kinds: str) -> list[int]:
     """Return the places of the tasks that a method is for, all of a kind or those that are named."""
     known = [task.name for task in tasks]
-    named = known if names is None else _names_of(names)
+    named = known if names is None else listed_names(_TASKS, names)
     check_known("tasks names tasks", named, known, "the model")
     if not named:
         raise ValueError(f"tasks names none of the tasks of {method}; leave it out for all, or name some of {known}")
@@ -247,7 +241,7 @@ def _goals(tasks: Sequence[Task], metric: Any, costs: Any, names: Any) -> dict[i
     by_task = [*(metrics or ()), *(charges or ())]
     if names is None and (metrics is not None or charges is not None):
         names = by_task
-    elif unasked := [name for name in by_task if name not in _names_of(names)]:
+    elif unasked := [name for name in by_task if name not in listed_names(_TASKS, names)]:
         raise ValueError(
             f"metric or costs are given for {unasked}, which tasks={names!r} leaves out; name them there too"
         )

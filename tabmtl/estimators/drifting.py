@@ -16,7 +16,7 @@ from tabmtl.drift.profile import Profile, Source, sample_size
 from tabmtl.drift.readings import Answers, Reading, read_answers, read_columns, read_tasks, without_own
 from tabmtl.encode.read import take_rows
 from tabmtl.estimators.rows import FrameRows, draw
-from tabmtl.params import Names, check_at_least, check_known, check_share
+from tabmtl.params import Names, check_at_least, check_known, check_share, listed_names
 from tabmtl.schema import Batch, counted
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class NoticesDrift:
         limits = Limits(size=size, alpha=alpha)
         tasks = [task.name for task in self.tasks_]
         known = [*self.coder_.features.names, *([] if self.coder_.task_column is None else [self.coder_.task_column])]
-        ignored = [ignore] if isinstance(ignore, str) else [*ignore]
+        ignored = listed_names("ignore must be the name of a column or task", ignore)
         check_known("ignore names columns or tasks", ignored, [*known, *tasks], "the model")
         profile = self.profile_ if reference is None else self._profile_of(reference)
         if profile is None:

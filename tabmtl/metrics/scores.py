@@ -7,7 +7,7 @@ Every score is one of scikit-learn's, under the name of its scorer, so higher is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from tabmtl.metrics.metric import Metric, find_metric, near_metric
 from tabmtl.metrics.own import TaskMetric
+from tabmtl.params import listed_names
 from tabmtl.schema import DivergenceError, html_table, in_command, warn_user
 
 if TYPE_CHECKING:
@@ -105,9 +106,7 @@ def with_metrics(tasks: Sequence[Task], metric: str | Sequence[str]) -> list[Tas
     ValueError, TypeError
         If no kind of the tasks has one of the metrics, or they are no names.
     """
-    names = [metric] if isinstance(metric, str) else [*metric] if isinstance(metric, Iterable) else [None]
-    if not all(isinstance(name, str) for name in names):
-        raise TypeError(f"metric must be the name of a score or a sequence of names, got {metric!r}")
+    names = listed_names("metric must be the name of a score", metric)
     found, fitting = [], set()
     for task in tasks:
         own = [name for name in names if isinstance(name, TaskMetric) or find_metric(task.kind.metrics, name)]

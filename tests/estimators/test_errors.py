@@ -202,6 +202,7 @@ def test_a_calibration_of_scikit_learn_needs_a_classifier_face(model):
         ("tasks must be the name of a task", lambda model: model.tune_thresholds(X, Y, tasks=1, metric={"k": "f1"})),
         ("metric must be the name of a score", lambda model: model.score_tasks(X, Y, metric=2)),
         ("metric must be the name of a score", lambda model: model.score_intervals(X, Y, metric=[2])),
+        ("ignore must be the name of a column or task", lambda model: model.drift(X, ignore=-1)),
         ("classes must be a mapping", lambda model: model.partial_fit(X, Y, classes=True)),
         ("classes must be a mapping", lambda model: model.partial_fit(X, Y, classes={"k": 2})),
         ("target y is None", lambda model: model.add_task(X, None)),
