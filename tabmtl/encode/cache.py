@@ -271,8 +271,8 @@ def encoded(shards: Shards, roles: Roles, coder: TableCoder, group: Ranks = ALON
     with stored_arrays(shards, wanted, write, group) as (arrays, _, facts):
         sums, factors, start = facts["weight_sums"], None, 0 if rows is None else rows.start
         if sums is not None:
-            totals = (group.total(np.array(part, dtype=np.float64)) for part in sums)
-            factors = weight_factors(*totals, coder.labels.tasks)
+            counts, totals = (group.total(np.array(part, dtype=np.float64)) for part in sums)
+            factors = weight_factors(counts, totals, coder.labels.tasks)
         yield Cache(coder=coder, arrays=arrays, factors=factors, start=start, group=group)
 
 
