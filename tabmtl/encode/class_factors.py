@@ -51,6 +51,7 @@ class ClassFactors:
             classes = tasks[t].classes or ()
             own = _own_weights(tasks[t], counts[t, : len(classes)]) if counts[t].any() else np.ones(1)
             if np.ptp(own) > 0:
+                own = np.ldexp(own, -np.frexp(own.max())[1])  # by a power of two: without rounding, and finite sums
                 present = weights[t, : len(classes)]
                 table[t, : len(classes)] = own * (present.sum() / (present @ own))
         return cls(None if (table == 1).all() else table)

@@ -7,6 +7,7 @@ from copy import copy
 from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cached_property
 from numbers import Real
+from sys import float_info
 from typing import Any, ClassVar
 
 import numpy as np
@@ -352,7 +353,7 @@ def _read_class_weight(
             "rows by sample_weight, or the whole task by weight"
         )
     for label, weight in found if isinstance(found, tuple) else ():
-        if isinstance(weight, bool) or not (isinstance(weight, Real) and 0 < float(weight) < float("inf")):
+        if isinstance(weight, bool) or not (isinstance(weight, Real) and not weight <= 0 and weight <= float_info.max):
             raise ValueError(
                 f"task {name!r}: the weight of the class {label!r} must be a finite number above 0, got {weight!r}; to "
                 "learn nothing of a class, make its labels null"

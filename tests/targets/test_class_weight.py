@@ -101,6 +101,14 @@ def test_the_weight_of_a_class_that_is_left_out_is_1_and_those_of_rows_are_kept(
     assert gap(found, fitted("SharedTrees", sample_weight=both)) < 1e-5
 
 
+@pytest.mark.parametrize("scale", [2.0**-1020, 2.0**1020], ids=["tiny", "huge"])
+@pytest.mark.parametrize("name", ["SharedTrees", "SharedBottom"])
+def test_weights_of_any_size_are_those_of_order_one(name, scale):
+    ordinary = {"no": 1.0, "yes": 5.0}
+    found = fitted(name, weighed(late={label: weight * scale for label, weight in ordinary.items()}))
+    assert gap(found, fitted(name, weighed(late=ordinary))) == 0
+
+
 def test_a_long_table_and_files_weigh_each_task_by_its_own_labels(tmp_path):
     late = Y["late"].fill_null("no")
     table = X.with_columns(site=np.where(X["a"] > 0, "x", "y"))
@@ -179,6 +187,7 @@ def test_files_keep_weights_of_classes_and_older_files_have_none(tmp_path):
     [
         ({"class_weight": {"yes": 0}}, "the weight of the class 'yes' must be a finite number above 0, got 0; .* null"),
         ({"class_weight": {"yes": np.inf}}, "above 0, got inf"),
+        ({"class_weight": {"yes": 10**400}}, "above 0, got 10000"),
         ({"class_weight": {"yes": "10"}}, "above 0, got '10'"),
         ({"class_weight": {"yes": True}}, "above 0, got True"),
         (
