@@ -224,7 +224,7 @@ def _train_command(
         settings = [_TUNED]
     limit = getattr(found.models.get(name), "time_limit", None)
     if limit != tried[name].time_limit:  # an ensemble that got the time that was left
-        settings = [*settings, f"time_limit={limit:.0f}"]
+        settings = [*settings, f"time_limit={max(1, round(limit))}"]
     words += [word for setting in settings for word in ("--set", setting)]
     words += ["--seed", str(models.seed)] if models.seed else []
     return f"tabmtl train {shlex.join(words)} --output model"

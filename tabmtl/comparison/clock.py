@@ -61,19 +61,18 @@ class Clock:
         return min(expected, self.n_fits * model.time_limit)
 
     def in_time(self, model: MultiTaskEstimator, to_come: Iterable[MultiTaskEstimator]) -> MultiTaskEstimator:
-        """Return a model as it is to be fitted: an ensemble that would end late gets the time that is left.
+        """Return a model as it is to be fitted: an ensemble gets the time that is left, or less if it has a limit.
 
         Its limit is the time that the models to come will not need. Where that is too short for the first candidate,
         the ensemble stays as it is. Other models are never shortened.
         """
-        expected = self.expect(model)
-        if not isinstance(model, MultiTaskEnsemble) or expected is None or expected < self.left:
+        if not isinstance(model, MultiTaskEnsemble) or math.isinf(self.limit):
             return model
         seconds = _OF_LEFT * (self.left - (self.expect_all(to_come) or 0.0)) / (self.n_fits * (1 + model.refit))
         first = self.expect(next(iter(_candidates(model).values())))
         if seconds <= (first or 0.0) / self.n_fits:
             return model
-        return clone(model).set_params(time_limit=seconds)
+        return clone(model).set_params(time_limit=min(seconds, model.time_limit or math.inf))
 
     def _of_candidates(self, model: MultiTaskEnsemble) -> float | None:
         """Return the seconds of the candidates of an ensemble in all its folds."""

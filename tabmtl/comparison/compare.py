@@ -145,7 +145,7 @@ def compare(
         only if it is expected to end in time, judged by the times of those before it. If not, it becomes a row with
         this reason, there is a `TimeLimitWarning`, and a quicker one behind it may still begin. AutoGluon would shorten
         fits; here none is, so that each model is judged as you would train it. One that takes longer than expected
-        therefore ends late. A `MultiTaskEnsemble` alone is shortened: it gets the time that is left as its own
+        therefore ends late. A `MultiTaskEnsemble` alone may be: it gets the time that is left as its own
         ``time_limit``, where that is enough for its first candidate. The models that are left out depend on the
         machine.
 

@@ -482,6 +482,7 @@ def test_an_ensemble_gets_the_time_that_is_left(monkeypatch):
     with_refit = clock.in_time(MultiTaskEnsemble(models=ensemble.models, refit=True), [])
     assert with_refit.time_limit == pytest.approx(0.9 * 100 / 4, abs=1)
     assert clock.in_time(linear(), []).time_limit is None
+    assert clock.in_time(MultiTaskEnsemble(models=ensemble.models, time_limit=5), []).time_limit == 5
     clock.note(linear(), 1_000)
     assert clock.in_time(ensemble, []) is ensemble and clock.too_late(ensemble) is not None
     assert Clock(None, 1).in_time(ensemble, []) is ensemble
