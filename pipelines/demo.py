@@ -191,6 +191,7 @@ def _compare(rows: TableRows, network: tabmtl.MultiTabNet, seed: int) -> tabmtl.
         y_test=y_test,
         groups=tuple(rows.groups[part] for part in ("train", "val", "test")),
         random_state=seed,
+        seeds=1,
         verbose=verbosity.get(),
         **rows.facts,
     )
