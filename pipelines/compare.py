@@ -223,7 +223,7 @@ def _train_command(
     if own is None and isinstance(tried[name], tabmtl.IndependentTasks):  # the one default model with settings
         settings = [_TUNED]
     limit = getattr(found.models.get(name), "time_limit", None)
-    if limit != tried[name].time_limit:  # an ensemble that got the time that was left
+    if limit is not None and limit != tried[name].time_limit:  # an ensemble that got the time that was left
         settings = [*settings, f"time_limit={max(1, round(limit))}"]
     words += [word for setting in settings for word in ("--set", setting)]
     words += ["--seed", str(models.seed)] if models.seed else []

@@ -19,18 +19,7 @@ from tabmtl.columns.category import (
     is_feature,
     text_of,
 )
-from tabmtl.columns.kind import (
-    WHOLE,
-    Coding,
-    ColumnKind,
-    Form,
-    Parts,
-    RowError,
-    Slices,
-    Summary,
-    column_of,
-    series_by,
-)
+from tabmtl.columns.kind import WHOLE, Coding, ColumnKind, Form, Parts, RowError, Slices, Summary, column_of, series_by
 from tabmtl.columns.number import NumericScaler
 from tabmtl.columns.ragged import Entries, lengths_of, offsets_of
 from tabmtl.columns.roles import Role, find_roles
