@@ -97,10 +97,11 @@ class SharedFunctions:
         return functions, [slice(*pair) for pair in pairwise(ends)]
 
     def extended(self, growth: Growth, n_labels: np.ndarray, learns: np.ndarray) -> SharedFunctions:
-        """Return the functions with further trees and labels (T,), given the functions (n_functions,) that learn."""
+        """Return the functions with further trees, constants and labels (T,), given which functions learn."""
         trees, values = growth.trees.ensembles[0], self.forest.values_by_tree + growth.values
         rounds = self.rounds + growth.rounds * learns
-        return self._with(trees, values, rounds=rounds, n_labels=self.n_labels + n_labels)
+        start, n_labels = self.start + growth.start, self.n_labels + n_labels
+        return self._with(trees, values, start=start, rounds=rounds, n_labels=n_labels)
 
     def placed(self, outputs: np.ndarray, functions: np.ndarray, tasks: np.ndarray) -> SharedFunctions:
         """Return the functions with other outputs (C,), functions and tasks, given their numbers here; -1 is new."""

@@ -54,6 +54,7 @@ class Growth(NamedTuple):
     values : list of ndarray
         Leaf values (leaves, C) of every tree.
     start : ndarray of shape (C,)
+        Constants of the outputs, to be added to the scores that precede the growth, if any.
     rounds : ndarray of int, shape (n_functions,)
         Trees that each function has.
     leaders : list of int
@@ -95,6 +96,7 @@ class Schedule:
         Growth that found the rounds; they are grown again, with the same leaders.
     shares : ndarray of shape (n_functions,), optional
         Factors of the leaf values of the functions, where the rows are a share of all that a model has learned from.
+        A round without a split then moves the constants: a shift that all rows share gives no split.
     on_round : callable, optional
         Called after every round with the loss of all validation labels, as a share of it at the start, or None; a true
         answer ends the growth.
@@ -124,18 +126,26 @@ class Schedule:
         trees = VectorEnsemble(small_limits(self.params, targets.n_rows), rows.data, rows.batch, *followed)
         leaf_values = LeafValues(targets, self)
         rng, leaders, values, idle = np.random.default_rng(self.seed), _Leaders(self, targets), [], 0
-        while trees.rounds < self.n_rounds and idle < max(_IDLE, 2 * len(self.importance)) and stop.active.any():
+        n_moves, whole = 0, np.zeros(len(targets), dtype=np.int32)
+        most_idle = max(_IDLE, 2 * len(self.importance))
+        while trees.rounds + n_moves < self.n_rounds and idle < most_idle and stop.active.any():
             leader = leaders.choose(stop.active)
             derivatives = targets.derivatives(scores)
             found = trees.grow(*targets.sketch(derivatives[0], self._factors(targets, leader, rng)))
-            idle = idle + 1 if found is None else 0
-            if found is None:
+            if found is None and self.shares is None:
+                idle += 1
                 continue
-            leaders.past.append(leader)
-            n_leaves, (leaf, *followed_leaf) = found
-            values.append(leaf_values.find(leaf, n_leaves, derivatives, leader))
-            sums.add_leaves(scores, values[-1], leaf)
-            stop.judge(values[-1], followed_leaf, leader)
+            if found is None:  # nobody leads
+                step = leaf_values.find(whole, 1, derivatives, -1)
+                sums.add_leaves(scores, step, whole)
+                start, n_moves = start + step[0], n_moves + 1
+            else:
+                idle = 0
+                leaders.past.append(leader)
+                n_leaves, (leaf, *followed_leaf) = found
+                values.append(leaf_values.find(leaf, n_leaves, derivatives, leader))
+                sums.add_leaves(scores, values[-1], leaf)
+                stop.judge(values[-1], followed_leaf, leader)
             if self.on_round is not None and self.on_round(stop.loss):
                 break
         rounds = stop.close()
