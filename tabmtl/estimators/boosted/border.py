@@ -222,6 +222,12 @@ class Ensemble:
 
         self.rounds += not self.booster.update(fobj=None if self._has_target else objective)
 
+    def idle_outputs(self) -> np.ndarray:
+        """Return for which outputs the newest round with a split found none: (width,)."""
+        newest = self.booster.current_iteration() - 1
+        trees = TreeText(self.booster.model_to_string(num_iteration=1, start_iteration=newest)).cut()[1]
+        return np.array([tree.startswith("num_leaves=1\n") for tree in trees])
+
     def scores(self, *, of_valid: bool = False) -> np.ndarray:
         """Return raw scores (width, n) of the rows grown on, or of the followed ones; valid until the next round."""
         found: list[np.ndarray] = []

@@ -146,7 +146,8 @@ class FittedGroup:
     goes_alone : ndarray of bool, shape (T,)
         Tasks that do without the shared part.
     start, own_start : ndarray of shape (T, K)
-        Constants: F before stage 1, and the part of stage 3 that precedes its trees.
+        Constants: F before stage 1, and the part of stage 3 that precedes its trees. `partial_fit` moves the former of
+        each task; one that fit did not see has their median.
     theta : ndarray of shape (T,)
         Side parameter of each task: sigmoid(theta) > 0.5 is the outlier side, where at most half of the tasks are.
     side_losses : ndarray of shape (T, 3)
@@ -211,7 +212,7 @@ class FittedGroup:
         for t in np.unique(task).tolist():
             rows = np.flatnonzero(task == t)
             own = None if t < 0 else self.forest.predict(3 + t, matrix[rows], n_threads)
-            start = self.start[0] if t < 0 else self.start[t] + self.own_start[t]
+            start = np.median(self.start, axis=0) if t < 0 else self.start[t] + self.own_start[t]
             scores[rows] = _summed(start, self.factors(None if t < 0 else t), shared[:, :, rows], own)
         return scores
 

@@ -41,7 +41,8 @@ class Onward:
         """Return a group that has learned from rows too, which know their source.
 
         Rounds are appended to stage 2, where θ stays, or without it to stage 1; and then to stage 3 of the tasks that
-        have trees there, or in no other stage.
+        have trees there, or in no other stage. Where one finds no split, the constants of the tasks for which this is
+        the last stage move.
         """
         assert rows.source is not None
         matrix = tree_matrix(rows.source.read(np.arange(rows.scores.shape[-1])))
@@ -51,17 +52,22 @@ class Onward:
         rows = replace(rows, scores=_scores_at_cells(group, rows, matrix, self.params["num_threads"]))
         grown, new = dict[int, Grown](), rows.targets.n_labels
         shares = ~group.goes_alone & bool(group.rounds[:2].any())
+        has_own, start = (group.rounds[2:] > 0) | ~shares, group.start.copy()
         if new[shares].any():
             part = _share(new[shares], group.n_labels[shares])
             common, last = _of_tasks(rows, shares), int(group.rounds[1] > 0)
-            stage = self._mixed(group, common, part) if last else self._stage(common, part)
+            stage = self._mixed(group, common, part, ~has_own) if last else self._stage(common, part, ~has_own)
             self._grow([stage])
+            start += stage.constants
             rows = _with_shared(rows, shares, stage.after().scores)
             grown[last] = stage.finish()
         none, owned = np.zeros(rows.targets.width), {}
-        for t in np.flatnonzero((new > 0) & ((group.rounds[2:] > 0) | ~shares)).tolist():
-            owned[t] = self._stage(rows.of_task(t, none), _share(new[t], group.n_labels[t]))
+        for t in np.flatnonzero((new > 0) & has_own).tolist():
+            owned[t] = self._stage(rows.of_task(t, none), _share(new[t], group.n_labels[t]), np.ones(1, dtype=bool))
         self._grow([*owned.values()])
+        for t, stage in owned.items():
+            start[t] += stage.constants[0]
+        group = replace(group, start=start)
         return _extended(group, grown | {2 + t: stage.finish() for t, stage in owned.items()}, new)
 
     def _grow(self, stages: Sequence[Stage]) -> None:
@@ -73,12 +79,14 @@ class Onward:
         params["reg_lambda"] = max(LEAST_PENALTY, params["reg_lambda"])
         return small_limits(params, rows.scores.shape[-1])
 
-    def _stage(self, rows: BinnedRows, share: float = 1.0) -> Stage:
-        return Stage(self._limited(rows, share), rows)
+    def _stage(self, rows: BinnedRows, share: float = 1.0, moved: np.ndarray | None = None) -> Stage:
+        return Stage(self._limited(rows, share), rows, moved=moved)
 
-    def _mixed(self, group: FittedGroup, rows: BinnedRows, share: float = 1.0) -> MixedStage:
+    def _mixed(
+        self, group: FittedGroup, rows: BinnedRows, share: float = 1.0, moved: np.ndarray | None = None
+    ) -> MixedStage:
         """Return stage 2, with the θ of the fit."""
-        return MixedStage(self._limited(rows, share), rows, theta=group.theta, rate=0.0)
+        return MixedStage(self._limited(rows, share), rows, theta=group.theta, rate=0.0, moved=moved)
 
     def _refit(self, group: FittedGroup, rows: BinnedRows, matrix: np.ndarray) -> Forest:
         """Return the trees with leaf values that rows have moved, stage after stage and tree after tree."""

@@ -34,18 +34,22 @@ class Stage:
     """Functions of the rows that grow together on the residuals of the scores before them: F = scores + f.
 
     It serves stage 1, and stage 3 of each task, with one function of K outputs. ``params`` are LightGBM's parameters
-    of trees.
+    of trees. Where a round finds no split for an output, the constants of the tasks ``moved`` (T,), none by default,
+    take a Newton step instead: a shift that all rows share gives no split. ``constants`` (T, K) are the steps so far.
     """
 
-    def __init__(self, params: dict[str, Any], rows: BinnedRows, *, n_functions: int = 1) -> None:
-        self.rows = rows
+    def __init__(
+        self, params: dict[str, Any], rows: BinnedRows, *, n_functions: int = 1, moved: np.ndarray | None = None
+    ) -> None:
+        self.rows, self._params, self._moved = rows, params, moved
+        self.constants, self._n_moves = np.zeros((rows.targets.n_tasks, rows.targets.width)), 0
         params = params | network_params(rows.targets.group)
         self.ensemble = Ensemble(
             params if rows.targets.kind.is_quadratic else params | {"max_delta_step": rows.targets.kind.longest_step},
             rows.data,
             None if rows.valid is None else rows.valid.data,
             width=n_functions * rows.targets.width,
-            target=rows.plain_residuals() if n_functions == 1 else None,
+            target=rows.plain_residuals() if n_functions == 1 and moved is None else None,
         )
 
     def total(self, rows: BinnedRows, functions: np.ndarray) -> np.ndarray:
@@ -60,8 +64,8 @@ class Stage:
 
     @property
     def rounds(self) -> int:
-        """Rounds grown so far."""
-        return self.ensemble.rounds
+        """Rounds so far: of trees, and of steps of the constants alone."""
+        return self.ensemble.rounds + self._n_moves
 
     @property
     def valid_size(self) -> float:
@@ -71,7 +75,25 @@ class Stage:
 
     def update(self) -> None:
         """Grow one round; all functions see the same F."""
+        rounds = self.ensemble.rounds
         self.ensemble.update(self.gradients)
+        if self._moved is not None and self._moved.any():
+            width, grows = self.rows.targets.width, self.ensemble.rounds > rounds
+            idle = self.ensemble.idle_outputs().reshape(-1, width).all(axis=0) if grows else np.ones(width, dtype=bool)
+            self._n_moves += not grows
+            if idle.any():
+                self._move_constants(self._moved[:, None] & idle)
+
+    def _move_constants(self, moved: np.ndarray) -> None:
+        """Take a Newton step of some constants (T, K)."""
+        targets, params = self.rows.targets, self._params
+        residuals, hessians = targets.derivatives(self.total(self.rows, self.ensemble.scores()))
+        r, h = (targets.per_output(np.broadcast_to(cells, residuals.shape)) for cells in (residuals, hessians))
+        limit = targets.kind.longest_step
+        step = np.clip(r / np.maximum(h + params["reg_lambda"], _TINY), -limit, limit)
+        step *= params["learning_rate"] * moved
+        self.rows = replace(self.rows, scores=self.rows.scores + targets.spread(step))
+        self.constants += step
 
     def valid_cell_losses(self) -> np.ndarray:
         """Return the losses of the validation labels of one task, of all ranks."""
@@ -121,8 +143,9 @@ class MixedStage(Stage):
         theta: np.ndarray,
         rate: float | None,
         penalty: float = 0.0,
+        moved: np.ndarray | None = None,
     ) -> None:
-        super().__init__(params, rows, n_functions=2)
+        super().__init__(params, rows, n_functions=2, moved=moved)
         self.theta, self.rate, self.penalty = theta, rate, penalty
         self._free_rounds = _FREE / params["learning_rate"]
         self._thetas = {0: theta}

@@ -70,6 +70,10 @@ class Targets:
         """Sum the cells (T, n) or (n,) of every task: (T,)."""
         return self.group.total(cells.sum(axis=-1))
 
+    def per_output(self, cells: np.ndarray) -> np.ndarray:
+        """Sum the cells (T, K, n) or (K, n) of every task by output: (T, K)."""
+        return np.stack([self.per_task(cells[..., k, :]) for k in range(self.width)], axis=1)
+
     def rows_of(self, t: int) -> np.ndarray:
         """Find the rows with a label of task t, ascending; in a group one row at least."""
         return some_row(np.flatnonzero(self.weight[t]), self.group)
@@ -312,10 +316,7 @@ class BinnedRows:
         targets = self.targets
         residuals, hessians = targets.derivatives(self.scores)
         hessians = np.broadcast_to(hessians, residuals.shape)
-        r, r2, h = (
-            np.stack([targets.per_task(values[..., k, :]) for k in range(targets.width)], axis=1)
-            for values in (residuals, residuals**2, hessians)
-        )
+        r, r2, h = map(targets.per_output, (residuals, residuals**2, hessians))
         limit = np.inf if targets.kind.is_quadratic else _LONGEST_START
         step, error = np.clip(r / (h + _TINY), -limit, limit), r2 / (h**2 + _TINY)
         between = np.maximum(0, (step**2 - error).mean(axis=0))
