@@ -151,6 +151,86 @@ def test_a_shift_of_all_labels_gives_no_split_and_is_learned(families):
     assert np.allclose(moved, 9 * (1 - 0.85**20), atol=0.01)  # steps of .3, for half of all labels
 
 
+SHIFTS = (0.25, 0.5, 1, 2, 3, 6)  # standard deviations
+SINGLE = {
+    "shared": SharedTrees(n_estimators=30, random_state=0),
+    "stages": RMTGB(n_estimators_task=30, random_state=0),
+    "alone": IndependentTasks(families=("lightgbm",), **QUICK | {"learning_rate": 0.05}),
+}
+MANY, VALUES = rows(1200, 8)
+OLD, LATER = slice(800), slice(800, 1200)
+
+
+def moves(model, y, shift, name):
+    """Return how far the mean answers of tasks move by shifted labels of one, over those by labels as they are."""
+    shifted = y[LATER].with_columns(pl.col(name) + shift)
+    moved, still = (went_on(model, MANY[LATER], own).predict(ASKED) for own in (shifted, y[LATER]))
+    return (moved - still).mean().row(0)
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_shift_of_all_labels_is_learned_by_the_share_of_new_ones_however_large(name):
+    y = VALUES.select((pl.col("value") - pl.col("value").mean()) / pl.col("value").std())
+    model = deepcopy(SINGLE[name]).fit(MANY[OLD], y[OLD])
+    shares = [moves(model, y, shift, "value")[0] / shift for shift in SHIFTS]
+    assert 0.2 < min(shares) <= max(shares) < 0.45
+
+
+@pytest.mark.parametrize("name", ["shared", "stages", "sides"])
+@pytest.mark.parametrize("shift", [2, 6])
+def test_a_task_whose_labels_stay_does_not_move_with_another(name, shift):
+    y = VALUES.select("value", "cost")
+    model = deepcopy(MODELS[name]).set_params(partial_rounds=20).fit(MANY[OLD], y[OLD])
+    stays, follows = moves(model, y, shift, "cost")
+    assert abs(stays) < 0.03 * shift
+    assert 0.1 * shift < follows < 0.45 * shift  # a round that another task leads has half the step, as one of sides
+
+
+def test_a_task_without_new_labels_keeps_its_bits_beside_a_shift():
+    hidden = LABELS.with_columns(value=pl.lit(None, pl.Float64), cost=pl.col("cost") + 6)
+    after, before = went_on(fit_of("shared"), y=hidden).predict(ASKED), fit_of("shared").predict(ASKED)
+    assert after["value"].equals(before["value"])
+    assert 1 < (after["cost"] - before["cost"]).mean() < 6
+
+
+@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "poisson"])
+def test_shares_and_counts_that_no_column_tells_of_are_learned_too(name, kind, tmp_path):
+    rng = np.random.default_rng(9)
+
+    def labels(n, share, mean):
+        y = {"binary": rng.random(n) < share, "poisson": rng.poisson(mean, n)}
+        y["multiclass"] = np.where(rng.random(n) < share, "top", rng.choice(["low", "mid"], n))
+        return pl.DataFrame({"target": y[kind]})
+
+    model = deepcopy(SINGLE[name]).set_params(tasks={"target": kind}).fit(MANY[OLD], labels(800, 0.23, 2))
+    after = went_on(model, MANY[LATER], labels(400, 0.73, 10))
+
+    def level(model):
+        answers = model.predict(ASKED)["target"] if kind == "poisson" else model.predict_proba(ASKED)["target"][:, -1]
+        return answers.mean()
+
+    way = (level(after) - level(model)) / (8 if kind == "poisson" else 0.5)
+    assert 0.15 < way < 0.45
+    after.save(tmp_path / "model")
+    assert tabmtl.load(tmp_path / "model").predict(ASKED).equals(after.predict(ASKED))
+
+
+@pytest.mark.parametrize("name", ["shared", "stages", "sides"])
+def test_rows_of_an_unknown_task_move_where_all_tasks_do(name):
+    def table(place):
+        return pl.DataFrame(MANY, schema=["a", "b", "c"]).with_columns(place=place)
+
+    known, y = table(pl.Series(["north", "south"] * 600)), VALUES["value"]
+    model = deepcopy(MODELS[name]).set_params(task_column="place", partial_rounds=20).fit(known[OLD], y[OLD])
+    after, asked = went_on(model, known[LATER], y[LATER] + 6), table(pl.lit("east"))
+    assert 0.1 < (after.predict(asked) - model.predict(asked)).mean() / 6 < 0.45
+    answers = after.predict(known)
+    assert 0.1 < (answers - model.predict(known)).mean() / 6 < 0.45
+    again = went_on(after, known[LATER], y[LATER] + 6, decay_rate=0.5, partial_rounds=0)
+    assert np.abs(again.predict(known) - y - 6).mean() < np.abs(answers - y - 6).mean()
+
+
 @pytest.mark.parametrize("kind", ["ordinal", "poisson", "quantile:0.9", "quantiles:0.1:0.9", "focal"])
 def test_models_of_single_tasks_go_on_whatever_the_loss(kind):
     def labels(y):

@@ -112,28 +112,40 @@ class Grower:
     def append(self, rows: Sample, scores: np.ndarray, n_rounds: int, share: float, watch: Watch) -> TreeText:
         """Grow rounds of trees that begin at raw scores (n, W) of rows, by a share of every step.
 
-        A shift that all rows share gives no split, and beside given scores LightGBM grows no constant. Where it finds
-        no split at all, the rounds are therefore constants.
+        A shift that all rows share gives no split, and beside given scores LightGBM grows no constant. Where a round
+        finds no split for an output, its tree is therefore a constant.
         """
         least = max(1, min(self.params.get("min_child_samples", LEAST_TREES), len(rows) // 10))
         params = {"min_data_per_group": least_level_rows(len(rows)), **self.params, "min_child_samples": least}
-        params |= {"objective": self.gradients or params["objective"]}
         params |= {"learning_rate": share * params.get("learning_rate", _USUAL_RATE)}
         params |= {"reg_lambda": max(LEAST_PENALTY, params.get("reg_lambda", 0.0))}
-        data = self.data(rows, init_score=scores if scores.shape[1] > 1 else scores[:, 0])
-        callbacks: list[Callable[..., Any]] = [_TimeLimit(watch, self.task.name)] if watch.is_limited else []
+        # without the least rows of a leaf, LightGBM would drop the columns of few rows when it bins them
+        data = self.data(rows, init_score=_column(scores), params=params)
+        header, trees = "", list[str]()
+        booster = lgb.Booster(params, data)
+        for number in range(1, n_rounds + 1):
+            has_split = not booster.update(fobj=self.gradients)
+            header, newest = _newest(booster)
+            idle = np.array([not has_split or _is_constant(tree) for tree in newest])
+            if idle.any():
+                grown = np.asarray(booster.predict(rows.x, raw_score=True)).reshape(scores.shape)
+                steps = self._constants(params, data, scores + grown) * idle
+                scores = scores + grown + steps
+                newest = [constant_tree(steps[k]) if idle[k] else tree for k, tree in enumerate(newest)]
+                seeded = params | {"random_state": params["random_state"] + number}
+                booster = lgb.Booster(seeded, data.set_init_score(_column(scores)))
+            trees += newest
+            if number < n_rounds and watch.cuts(f"task {self.task.name!r}, round {number} of {n_rounds}"):
+                break
+        return TreeText.joined(header, trees, scores.shape[1])
 
-        def grown(**options: Any) -> TreeText:
-            booster = lgb.train(params | options, data, n_rounds, callbacks=callbacks)
-            return TreeText(booster.model_to_string(num_iteration=-1))
-
-        text = grown()
-        header, trees = text.cut()
-        if not all(map(_is_constant, trees)):
-            return text
+    def _constants(self, params: dict[str, Any], data: lgb.Dataset, scores: np.ndarray) -> np.ndarray:
+        """Return the steps (W,) that all rows take together from raw scores (n, W)."""
+        whole = {"num_leaves": 2, "reg_lambda": 0.0, "colsample_bytree": 1.0, "subsample_freq": 0}
+        stump = lgb.Booster(params | whole, data.set_init_score(_column(scores)))
+        stump.update(fobj=self.gradients)
         limit = np.inf if self.task.kind.units == "standardized" else LONGEST_STEP * params["learning_rate"]
-        steps = (np.clip(_mean_value(stump), -limit, limit) for stump in grown(num_leaves=2, reg_lambda=0.0).cut()[1])
-        return TreeText.joined(header, map(constant_tree, steps), scores.shape[1])
+        return np.clip([_mean_value(tree) for tree in _newest(stump)[1]], -limit, limit)
 
     def refit(self, booster: lgb.Booster, rows: Sample, decay: float) -> lgb.Booster:
         """Return a model whose leaf values rows have moved, by LightGBM's own refit."""
@@ -221,6 +233,17 @@ class Grower:
     def constant_losses(self, rows: Sample, asked: Sample) -> np.ndarray:
         """Return the losses of the best constant of rows at others: (n,)."""
         return self.losses(np.repeat(self.constant(rows), len(asked), axis=0), asked)
+
+
+def _column(scores: np.ndarray) -> np.ndarray:
+    """Return raw scores (n, W) as LightGBM takes them: (n,) of one output."""
+    return scores if scores.shape[1] > 1 else scores[:, 0]
+
+
+def _newest(booster: lgb.Booster) -> tuple[str, list[str]]:
+    """Return the header and the trees of the newest round of a model."""
+    newest = max(booster.current_iteration() - 1, 0)
+    return TreeText(booster.model_to_string(num_iteration=1, start_iteration=newest)).cut()
 
 
 def _is_constant(tree: str) -> bool:

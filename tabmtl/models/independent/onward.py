@@ -67,7 +67,7 @@ class Onward:
             level.grower.append(rows, scores[:, [k]], self.n_rounds, share, watch)
             for k, level in enumerate(learner.levels)
         ]
-        return texts[0].cut()[0], [*chain.from_iterable(zip(*(text.cut()[1] for text in texts), strict=True))]
+        return texts[0].cut()[0], [*chain.from_iterable(zip(*(text.cut()[1] for text in texts), strict=False))]
 
 
 def raw_scores(task: Task, model: Learned, x: np.ndarray) -> np.ndarray:
