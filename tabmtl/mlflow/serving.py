@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -222,11 +223,14 @@ def _enforce_of_others(enforce: Any, data: Any, input_schema: Any, flavor: str |
 def _parse_whole(parse: Any, data: Any, metadata: Any, input_schema: Any) -> Any:
     """Parse a request in JSON as MLflow does, if all records and rows for one of our models are whole."""
     if metadata.flavors.get("python_function", {}).get("loader_module") == LOADER:
-        data = scoring_server._decode_json_input(data)
+        found = data
+        with suppress(json.JSONDecodeError, UnicodeDecodeError):  # which MLflow tells
+            found = data if isinstance(data, dict) else json.loads(data)
+        data, given = (found, found) if isinstance(found, dict) else (data, {})
         with bad_request():
             for form in ("dataframe_records", "instances"):
-                _check_records(data.get(form), input_schema.input_names(), form)
-            _check_split(data.get("dataframe_split"))
+                _check_records(given.get(form), input_schema.input_names(), form)
+            _check_split(given.get("dataframe_split"))
     return parse(data, metadata, input_schema)
 
 

@@ -206,6 +206,11 @@ def test_a_record_without_a_key_that_another_has_is_refused(model, form):
     assert invoke(served, json.dumps({"dataframe_records": further})) == (200, expected)
 
 
+@pytest.mark.parametrize("body", ["[1]", "{", "3", '{"dataframe_records": 3}', '{"dataframe_records": []}'])
+def test_a_request_of_another_form_is_left_to_mlflow(model, body):
+    assert invoke(model[0], body)[0] == 400
+
+
 def test_a_row_of_few_values_is_refused(model):
     served, X = model
     split = {"columns": X.columns, "data": [list(X.row(0)), list(X.row(1))[:-1]]}
