@@ -56,6 +56,7 @@ from tabmtl.metrics.scores import (
     positive_class,
     score_task,
 )
+from tabmtl.params import is_number
 from tabmtl.schema import warn_user
 
 if TYPE_CHECKING:
@@ -465,7 +466,7 @@ def _warn_of_none(
 
 
 def _check_level(level: float) -> None:
-    if not 0 < level < 1:
+    if not (is_number(level) and 0 < level < 1):
         raise ValueError(f"level must be between 0 and 1, such as 0.95, got {level!r}")
 
 

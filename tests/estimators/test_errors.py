@@ -203,6 +203,7 @@ def test_a_calibration_of_scikit_learn_needs_a_classifier_face(model):
         ("metric must be the name of a score", lambda model: model.score_tasks(X, Y, metric=2)),
         ("metric must be the name of a score", lambda model: model.score_intervals(X, Y, metric=[2])),
         ("ignore must be the name of a column or task", lambda model: model.drift(X, ignore=-1)),
+        ("level must be between 0 and 1", lambda model: model.score_intervals(X, Y, level=b"0.9")),
         ("classes must be a mapping", lambda model: model.partial_fit(X, Y, classes=True)),
         ("classes must be a mapping", lambda model: model.partial_fit(X, Y, classes={"k": 2})),
         ("target y is None", lambda model: model.add_task(X, None)),
