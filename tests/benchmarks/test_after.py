@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from benchmarks import after as bench
+from benchmarks import after_shifts
 from benchmarks.after import ANSWERED, FIRST, MONTH, WAYS, WEEK, followed
 
 
@@ -60,3 +61,26 @@ def test_the_table_compares_ways_with_the_first_one(monkeypatch, tmp_path, capsy
     bench.main(["--seeds", "0", "1", "--output", str(tmp_path)])
     said = " ".join(capsys.readouterr().out.split())
     assert said.endswith("Net: gone on 1.2500 ± 0.7071 Net: gone on - as fitted +0.2500 ± 0.0000")
+
+
+def test_shifts_are_shares_of_the_move(monkeypatch):
+    class Follower:
+        def __init__(self, random_state):
+            self.mean = 0.0
+
+        def fit(self, X, y):
+            return self
+
+        def predict(self, X):
+            return np.full(len(X), self.mean)
+
+        def partial_fit(self, X, y):
+            assert len(X) == len(y) == after_shifts.NEW
+            self.mean += 0.25 * np.round(y.mean() / 3) * 3
+            return self
+
+    monkeypatch.setattr(after_shifts, "FAMILIES", ("IndependentTasks",))
+    monkeypatch.setattr(after_shifts, "SHIFTS", (3.0, 6.0))
+    monkeypatch.setattr(after_shifts.tabmtl, "IndependentTasks", Follower)
+    found = [(measure, value) for _, _, measure, value in after_shifts.shifts(None, 0)]
+    assert found == [("3 sd", 0.25), ("6 sd", 0.25)]
