@@ -84,11 +84,11 @@ ONE_DRAW, NOT_RUN = "one draw", "not run"
 SUMMARY = (
     "Mean differences of `MultiTaskEnsemble`, positive if it is better, with the standard error over the sets, and "
     "their number, by draws that chose nothing of it. Then, on how many sets the mean over the targets is better, AUC "
-    "and R² together, with the p value of an exact Wilcoxon test over the sets, each for itself (.016 is the least that "
-    "seven sets can have), and how many cases are at most .01 behind by a one-sided 95 % interval (Student's t over the "
-    "draws; one draw has none). The best single-task model "
-    "is chosen in hindsight, of all that have all draws. AutoGluon has the CPU seconds of the ensemble. No foundation "
-    "model is among the models, and the sets are those that the ensemble was developed on."
+    "and R² together, with the p value of an exact Wilcoxon test over the sets, each for itself (.016 is the least "
+    "that seven sets can have), and how many cases are at most .01 behind by a one-sided 95 % interval (Student's t "
+    "over the draws; one draw has none). The best single-task model is chosen in hindsight, of all that have all "
+    "draws. AutoGluon has the CPU seconds of the ensemble. No foundation model is among the models, and the sets are "
+    "those that the ensemble was developed on."
 )
 INTRODUCTION = f"""# When learning together pays
 
@@ -105,9 +105,10 @@ A difference is that of `MultiTaskEnsemble` to another model, such as the single
 `IndependentTasks`, tuned LightGBM, its bag of five, CatBoost, LightGBM's defaults, 60 small trees, ExtraTrees, linear
 models, the ensemble with each task alone, and AutoGluon, as far as they have run. It is chosen in hindsight, to the
 disadvantage of the ensemble. The trivial transfer is tuned LightGBM that reads answers of small trees to the other
-targets, out of fold, beside the features. A difference is paired over the draws, with its standard error, and bold where its 95 %
-interval by Student's t leaves 0 out: 3.2 errors with four draws, 4.3 with three, 12.7 with two. One draw has no error.
-Means and differences are over the draws that the compared models have. Draws share rows, so errors are too small.
+targets, out of fold, beside the features. A difference is paired over the draws, with its standard error, and bold
+where its 95 % interval by Student's t leaves 0 out: 3.2 errors with four draws, 4.3 with three, 12.7 with two. One draw
+has no error. Means and differences are over the draws that the compared models have. Draws share rows, so errors are
+too small.
 
 Three draws of AutoGluon at 150, 500 and all labels, and at all labels of the models of all tasks and of the ensemble
 with each task alone, were read before two more were added, as was one fold of oes10 and osales. Goals about cases
