@@ -677,7 +677,7 @@ def write(
     readme = folder.parents[1] / "README.md"
     if readme.is_file():
         figure = PLOT.format(f"{folder.parent.name}/{folder.name}/")
-        short = f"{short_summary(beside)}{fourfold_note(curve)}{count_missed(goals)}"
+        short = f"{short_summary(beside)}{fourfold_note(curve).strip()} {count_missed(goals)}"
         text = "\n".join([MARKS[0], "", figure, f"{rows} {SUMMARY} {so_far.strip()}".rstrip(), "", short, MARKS[1]])
         before = readme.read_text(encoding="utf-8")
         readme.write_text(re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: text, before, flags=re.S), encoding="utf-8")
