@@ -30,8 +30,7 @@ class ModelChoice:
     Parameters
     ----------
     model : str, optional
-        Estimator, such as MMoE, or M2TRec for clicks; default train mixes IndependentTasks and SharedTrees, and
-        sweep and train --shards take SharedTrees.
+        Estimator, such as MMoE; default SharedTrees, which train, but of --shards, mixes with IndependentTasks.
     set : list of str
         NAME=VALUE: a parameter of the model, in JSON or text, such as num_leaves=15; may be repeated.
     seed : int

@@ -104,7 +104,6 @@ class Mixed(Subject):
             ({"late": Task(name="late", kind="binary", classes=("a", "b"))}, r"'late'.*classes"),
             ({"size": "binary"}, r"'size'.*binary.*3 classes"),
             ({"size": "regression"}, r"'size'.*regression"),
-            ({"late": Task(name="late", kind="binary", metric="r2")}, r"'late'.*'r2'.*roc_auc"),
             ({"late": "binry"}, r"'late'.*binry"),
         ):
             self.refuse(X, y, message, tasks=tasks)
@@ -122,7 +121,7 @@ class Mixed(Subject):
     def check_ten_thousand_levels_are_learned(self) -> None:
         rng = np.random.default_rng(0)
         level = rng.permutation(np.repeat(np.arange(10_000), 2))
-        X = pl.DataFrame({"user": pl.Series(level).cast(pl.String), "plain": rng.normal(size=len(level))})
+        X = pl.DataFrame({"user": pl.Series(level).cast(pl.String) + "x", "plain": rng.normal(size=len(level))})
         estimator = self.fresh(epochs=1, batch_size=2_048).fit(X, mixed_targets(X))
         assert max(estimator.coder_.features.columns.cardinalities) == 10_002
         assert finite(answers(estimator, X[:50]))

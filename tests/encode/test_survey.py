@@ -38,7 +38,7 @@ def _small_blocks(monkeypatch):
 @pytest.fixture(scope="module")
 def table():
     """Rows sorted by a number, with columns of all types and targets beside them."""
-    X = features(500).with_columns(nothing=pl.lit(None, pl.String), rare=(pl.int_range(500) // 2).cast(pl.String))
+    X = features(500).with_columns(nothing=pl.lit(None, pl.String), rare=pl.format("r{}", pl.int_range(500) // 2))
     return pl.concat([X, mixed_targets(X)], how="horizontal").sort("plain")
 
 

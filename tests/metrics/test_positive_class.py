@@ -11,6 +11,7 @@ from tabmtl import FrequentClassWarning, IndependentTasks, Shards, SharedTrees, 
 from tabmtl.metrics import make_task_metric
 from tabmtl.metrics.classes import TWO_CLASSES
 from tabmtl.metrics.scores import positive_class, score_task, shown_metric
+from tabmtl.schema import told
 
 rng = np.random.default_rng(0)
 N = 300
@@ -130,11 +131,13 @@ def test_declared_classes_are_named():
 def test_scores_and_thresholds_of_a_fitted_model_warn():
     model = tiny(SharedTrees).fit(X[:200], Y[:200])
     for call in (model.score_tasks, model.score_intervals):
+        told.clear()
         with pytest.warns(FrequentClassWarning, match="'paid': f1 is of 'ok'"):
             call(X, Y, metric=("f1", "roc_auc"))
         call(X, Y)  # by ROC AUC
     late = {"X": X[200:], "y": Y[200:], "tasks": "paid"}
     model.tune_thresholds(**late)
+    told.clear()
     with pytest.warns(FrequentClassWarning, match="'paid': f1 is of 'ok'"):
         model.tune_thresholds(**late, metric="f1")
     with pytest.warns(FrequentClassWarning, match="'paid': the threshold by costs is of 'ok'"):
@@ -161,5 +164,6 @@ def test_commands_warn_once_and_name_the_option(tmp_path, capsys):
     words += ["--model", "SharedTrees", "--set", "n_estimators=3", "--output", tmp_path / "model"]
     assert commands.run("train", *words) == 0
     assert capsys.readouterr().err.count("say --target paid=binary:fraud, or --target paid=binary:ok") == 1
+    told.clear()
     assert commands.run("score", "--model", tmp_path / "model", "--data", tmp_path / "rows.csv") == 0
     assert capsys.readouterr().err.count("say --target paid=binary:fraud") == 1

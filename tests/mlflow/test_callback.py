@@ -286,7 +286,7 @@ def test_a_store_that_is_down_costs_no_training(down):
         callback = MLflowCallback()
         with pytest.warns(TabmtlWarning, match="epoch 0 is not logged yet.* MLflow says store down") as caught:
             model = tiny(SharedBottom, on_epoch=callback, epochs=3).fit(X, Y)
-        assert len(caught) == 1
+        assert len([each for each in caught if each.category is TabmtlWarning]) == 1
         assert len(asked) == 3
         with pytest.raises(mlflow.MlflowException, match="store down"):
             callback.log_fitted(model, X, Y)

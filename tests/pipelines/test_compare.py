@@ -146,7 +146,12 @@ def test_a_given_split_keeps_its_validation_rows(rodents, asked):
 @pytest.mark.parametrize(("best", "is_interrupted", "code"), [("a", False, 0), (None, False, 1), ("a", True, 130)])
 def test_the_exit_code_tells_how_it_ended(best, is_interrupted, code, rodents, monkeypatch):
     row = pl.DataFrame(
-        {"model": ["a"], "task": ["weight"], "score": pl.Series([1.0 if best else None], dtype=pl.Float64)}
+        {
+            "model": ["a"],
+            "task": ["weight"],
+            "metric": ["r2"],
+            "score": pl.Series([1.0 if best else None], dtype=pl.Float64),
+        }
     )
     frame = pl.concat([pl.DataFrame(schema=COLUMNS), row], how="diagonal")
     found = tabmtl.Comparison(

@@ -251,7 +251,7 @@ def test_bad_times_are_named(options, words, tmp_path):
 def test_a_target_is_judged_by_group(drop, tmp_path):
     days = {"day": [i % 50 for i in range(300)], "x": [i % 7 for i in range(300)]}
     pl.DataFrame({**days, "label": ["a", "b", "b"] * 100}).write_csv(tmp_path / "days.csv")
-    judged = {"target": ["label=binary"], "metric": ["label=ndcg@2", "label=gauc"]}
+    judged = {"target": ["label=binary:b"], "metric": ["label=ndcg@2", "label=gauc"]}
     rows = opened(tmp_path / "days.csv", **judged, group_column="day", drop=drop)
     model = IndependentTasks(families=("lightgbm",), **rows.facts, random_state=0)
     rows.fit(model)

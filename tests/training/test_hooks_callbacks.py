@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import tabmtl.training.hooks
-from tabmtl import MMoE, MultiTabNet, SharedBottom, load, make_multitask_scorer
+from tabmtl import ConstantFeatureWarning, MMoE, MultiTabNet, SharedBottom, load, make_multitask_scorer
 
 X, Y = features(), mixed_targets(features())
 every_estimator = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda cls: cls.__name__)
@@ -182,6 +182,7 @@ def test_a_search_shows_the_epochs_of_its_fits(capsys):
     search = GridSearchCV(estimator, {"learning_rate": [0.001, 0.01]}, cv=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # an estimator without support would be warned of
+        warnings.simplefilter("ignore", ConstantFeatureWarning)
         search.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(X, Y)
     shown = capsys.readouterr().out
     assert "GridSearchCV - search #0" in shown

@@ -94,7 +94,7 @@ def test_a_study_of_other_directions_is_refused_before_any_fit(per_task, directi
         optuna.create_study(directions=directions).optimize(goal, n_trials=1)
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::tabmtl.ConstantFeatureWarning")
 def test_a_study_made_by_hand_is_named_by_the_objective():
     study = run(table(per_task=True))
     front = pareto_front(study)
