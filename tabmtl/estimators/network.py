@@ -356,7 +356,8 @@ class NetworkEstimator(
 
     @property
     def _is_warm(self) -> bool:
-        return self.warm_start and hasattr(self, "coder_")
+        # asked before fit checks its parameters, so any value may stand there
+        return hasattr(self, "coder_") and bool(np.all(self.warm_start))
 
     @property
     def feature_importances_(self) -> np.ndarray:

@@ -82,7 +82,7 @@ def weigh_sequences(
 ) -> list[Tensor]:
     """Return the weights of the entries of all rows, (m,) on the CPU for every column of sequences."""
     network.eval()
-    slices = [slice(start, start + batch_size) for start in range(0, len(data), batch_size)]
+    slices = [slice(start, start + batch_size) for start in range(0, max(len(data), 1), batch_size)]
     with torch.inference_mode(), autocast(data, precision):
         parts = [weigh_entries(network, data.x.rows(rows)) for rows in slices]
     return [torch.cat(own).float().cpu() for own in zip(*parts, strict=True)]

@@ -217,6 +217,11 @@ def test_a_value_of_another_type_is_named(words, call):
         call(model)
 
 
+def test_a_warm_start_of_another_type_is_named():
+    with pytest.raises(ValueError, match="warm_start must be True or False"):
+        fit(y=Y).set_params(warm_start=np.ones(3)).fit(X, Y)
+
+
 def of_towns():
     """Return a model of a long table."""
     return fit(y=Y["r"], task_column="s")

@@ -45,6 +45,7 @@ def test_a_history_is_worth_what_the_generator_knows(data, fitted, model):
 def test_attention_finds_what_matches(data, fitted):
     _, test = data
     weights = fitted[NETWORK].history_weights(test.X)["history"]
+    assert len(fitted[NETWORK].history_weights(test.X[:0])) == 0
     lists = pl.DataFrame([weights, test.matches.alias("matches")])
     assert weights.is_null().equals(test.matches.is_null())
     assert weights.list.len().equals(lists["matches"].list.len(), null_equal=True)
