@@ -218,8 +218,9 @@ def test_a_value_of_another_type_is_named(words, call):
 
 
 def test_a_warm_start_of_another_type_is_named():
+    model = tiny(SharedBottom).fit(X, Y)
     with pytest.raises(ValueError, match="warm_start must be True or False"):
-        fit(y=Y).set_params(warm_start=np.ones(3)).fit(X, Y)
+        model.set_params(warm_start=np.ones(3)).fit(X, Y)
 
 
 def of_towns():
