@@ -145,6 +145,9 @@ cases = {name: (fit(SharedBottom, X), X) for name, X in tables.items()}
 cases |= {f"trees of {name}": (fit(SharedTrees, X), X) for name, X in tables.items() if "two" not in name}
 frame = table("number", "whole", "levels", "tags", "day").to_pandas().convert_dtypes()
 cases["pandas"] = fit(SharedBottom, table("number", "whole", "levels", "tags", "day")), frame
+zoned = pl.DataFrame({"number": number, "at": moment}).cast({"at": pl.Datetime("us", "Europe/Berlin")})
+for name, X in (("pandas", zoned.to_pandas()), ("pyarrow", zoned.to_arrow())):
+    cases[f"zone of {name}"] = tiny(SharedBottom).fit(X, y), X
 rows = every[1:].select("category", "number")
 cases["long"] = tiny(SharedBottom, task_column="category").fit(rows, y["amount"][1:]), rows
 found = {}
