@@ -20,13 +20,12 @@ LEAST_SHARE = 0.99
 
 _LEVELS_LOOKED_AT = 100
 _DAY, _CLOCK = r"\d{4}-\d{2}-\d{2}", r"\d{2}:\d{2}(:\d{2}(\.\d+)?)?"
-_ZONE = r"(Z|[+-]\d{2}(:?\d{2})?)"
 #: Text of a moment with a time zone.
-ZONED = rf"^{_DAY}[T ]{_CLOCK}{_ZONE}$"
+ZONED = rf"^{_DAY}[T ]{_CLOCK}(Z|[+-]\d{{2}}(:?\d{{2}})?)$"
 _PATTERNS = {
     "dates": f"^{_DAY}$",
     "datetimes": f"^{_DAY}[T ]{_CLOCK}$",
-    "datetimes of UTC": rf"^{_DAY}[T ]{_CLOCK}{_ZONE}?$",
+    "datetimes of UTC": ZONED,
     "times": f"^{_CLOCK}$",
 }
 _ALLOWED = {

@@ -28,6 +28,12 @@ TEXTS = {
         "datetimes of UTC",
         datetime.datetime(2024, 2, 1, 3, 30, tzinfo=datetime.UTC),
     ),
+    "zones and none": (["2024-02-01T05:30Z"] * 98 + ["2024-02-01 05:30"] * 2, None, None),
+    "one of a hundred has no zone": (
+        ["2024-02-01T05:30Z"] * 99 + ["2024-02-01 05:30"],
+        "datetimes of UTC",
+        datetime.datetime(2024, 2, 1, 5, 30, tzinfo=datetime.UTC),
+    ),
     "times": (["05:30", "23:59:59.5"], "times", datetime.time(5, 30)),
     "one of a hundred": ([*DAYS, *DAYS, *DAYS, *DAYS[1:], "soon"], "dates", datetime.date(2024, 2, 1)),
     "two of a hundred": ([*DAYS, *DAYS, *DAYS, *DAYS[2:], "soon", "later"], None, None),
