@@ -219,7 +219,7 @@ def check_csv(file: str) -> None:
     """Raise a ValueError if polars would misread a CSV file; nothing is checked in a store of objects.
 
     Its names may be separated by something else than commas, or two of them be equal. A line may have more or fewer
-    cells than there are names, which polars fills up with nulls; empty lines at the end may stay.
+    cells than there are names, or none, which polars fills up with nulls; a column alone may have empty lines.
     """
     if "://" not in file:
         _check_header(file)
@@ -246,19 +246,19 @@ def _check_header(file: str) -> None:
 @lru_cache(maxsize=1_024)  # a file is scanned again for each of its uses
 def _check_cells(file: str, stamp: Stamp) -> None:
     """Raise a ValueError that names the first line of a CSV file with another number of cells than its header."""
-    n_names, empty = 0, 0
+    n_names = 0
     for number, line, n_cells in _count_cells(file):
-        if not line.strip(b"\r\n"):
-            empty = empty or number
-            continue
+        is_empty = not line.strip(b"\r\n")
         if not n_names:  # polars passes over empty lines before the header
-            n_names, empty = n_cells, 0
-        is_behind_empty = empty > 0 and n_names > 1  # a single value that is missing is an empty line
-        if is_behind_empty or n_cells != n_names:
-            found = f"line {empty} is empty" if is_behind_empty else f"line {number} has {_number(n_cells)}"
+            n_names = 0 if is_empty else n_cells
+        elif n_cells != n_names:  # of one column, an empty line is a missing value
+            found = "is empty" if is_empty else f"has {_number(n_cells)}"
+            less = "leave cells empty where values are missing, but keep their commas"
             more = "put quotes around text with commas, or give the further cells a name"
-            cure = more if n_cells > n_names else "leave cells empty where values are missing, but keep their commas"
-            raise ValueError(f"{file}: {found}, expected {_number(n_names)}, as many as the header has: {cure}")
+            cure = "remove it, or write its commas" if is_empty else more if n_cells > n_names else less
+            raise ValueError(
+                f"{file}: line {number} {found}, expected {_number(n_names)}, as many as the header has: {cure}"
+            )
 
 
 def _number(n_cells: int) -> str:
