@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from html import escape
+from threading import Lock
 from types import FrameType
 from typing import Any
 
@@ -81,28 +82,52 @@ def for_commands() -> Iterator[None]:
         in_command.reset(token)
 
 
-#: Warnings about columns and tasks that this process has shown: their categories, names, and words without numbers.
+#: Whether warnings of this package are left unsaid, as those of a fit inside another one.
+_is_unsaid: ContextVar[bool] = ContextVar("is_unsaid", default=False)
+
+
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """Give no warning of this package inside: its rows and tasks are not those that the user chose.
+
+    No such warning counts as given, and other threads warn as ever.
+    """
+    token = _is_unsaid.set(True)
+    try:
+        yield
+    finally:
+        _is_unsaid.reset(token)
+
+
+#: Warnings about columns and tasks that this process has given: their categories, names, and words without numbers.
 told: set[tuple[type[TabmtlWarning], tuple[str, ...], str]] = set()
+_telling = Lock()
 
 
 def warn_about(names: Sequence[str], message: str, category: type[TabmtlWarning] = TabmtlWarning) -> None:
     """Give a warning about columns or tasks, as `warn_user` does, but once in a process.
 
     The counts in it differ between the parts of one table, so they do not make it another one. A warning that a filter
-    hides, or turns into an error, is not taken as given.
+    hides counts as given; one that a filter turns into an error, or that is inside `unsaid`, does not.
     """
-    key = category, (*names,), re.sub(r"[\d.,]", "", message)
-    if key in told:
+    if _is_unsaid.get():
         return
-    with warnings.catch_warnings(record=True) as shown:
-        warn_user(message, category)
-    for each in shown:
+    key = category, (*names,), re.sub(r"[\d.,]", "", message)
+    with _telling:
+        if key in told:
+            return
         told.add(key)
-        warnings.showwarning(each.message, each.category, each.filename, each.lineno)
+    try:
+        warn_user(message, category)
+    except Warning:
+        told.discard(key)
+        raise
 
 
 def warn_user(message: str, category: type[TabmtlWarning] = TabmtlWarning) -> None:
     """Give a warning of this package at the line outside this package that called it, however deep."""
+    if _is_unsaid.get():
+        return
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
         level, frame = level + 1, frame.f_back

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,7 +13,7 @@ import polars as pl
 import pytest
 
 from tabmtl import FewLabelsWarning, IdColumnWarning, SharedTrees, compare
-from tabmtl.schema import TabmtlWarning, warn_about
+from tabmtl.schema import TabmtlWarning, unsaid, warn_about, warn_user
 
 RNG = np.random.default_rng(0)
 X = pl.DataFrame({"a": RNG.normal(size=300), "name": [f"n{row}" for row in range(300)]})
@@ -55,13 +57,39 @@ def test_other_names_other_words_and_other_categories_are_other_warnings():
     ]
 
 
-def test_a_warning_that_was_hidden_or_raised_is_still_to_come():
-    with warnings.catch_warnings(action="ignore"):
+def test_a_warning_that_was_raised_or_left_unsaid_is_still_to_come():
+    with unsaid():
         warn_about(["x"], "x is empty")
+        warn_user("y is empty")
     for _ in range(2):
         with warnings.catch_warnings(action="error"), pytest.raises(TabmtlWarning):
             warn_about(["x"], "x is empty")
     with all_said() as found:
         warn_about(["x"], "x is empty")
         warn_about(["x"], "x is empty")
-    assert len(found) == 1
+    assert [str(each.message) for each in found] == ["x is empty"]
+
+
+def test_a_warning_that_a_filter_hides_counts_as_given():
+    with warnings.catch_warnings(action="ignore"):
+        warn_about(["x"], "x is empty")
+    with all_said() as found:
+        warn_about(["x"], "x is empty")
+    assert not found
+
+
+def test_threads_lose_no_warning_and_leave_filters_as_they_are():
+    def warn(t: int) -> None:
+        for name in range(50):
+            warn_about([f"x{name}"], f"column of {t} threads is empty")
+            with unsaid():
+                warn_user(f"thread {t} says nothing")
+            warn_user(f"thread {t} says something")
+
+    with all_said() as found:
+        state = warnings.filters, warnings.showwarning
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(warn, range(8)))
+        assert (warnings.filters, warnings.showwarning) == state
+    said = Counter(str(each.message).partition(" ")[0] for each in found)
+    assert said == {"column": 50, "thread": 400}

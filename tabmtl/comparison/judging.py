@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from tabmtl.metrics.intervals import (
     no_interval_reason,
 )
 from tabmtl.metrics.scores import Answered, check_metric, each_task, metric_of, score_task, undefined_reason
-from tabmtl.schema import Batch, TabmtlWarning, warn_user
+from tabmtl.schema import Batch, unsaid, warn_user
 from tabmtl.targets import Task
 
 #: Columns of a comparison, and their types.
@@ -54,7 +53,7 @@ Differences = Mapping[str, Mapping[str, Estimate]]
 def scores_of(fits: Sequence[Answered]) -> pl.DataFrame:
     """Score every task by all fits of a model, a row for each metric: the columns "task" to "high" and "n_labelled"."""
     # the same warnings for every model: `warn_of_unjudged` gives them once
-    with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+    with unsaid():
         return fit_intervals(fits).select([name for name in FURTHER if name != "model"])
 
 
@@ -84,7 +83,7 @@ def differences_of(fits: Sequence[Answered], references: Sequence[Answered]) -> 
         [Answered(judged, labels[:, kept], [fit.outputs[t] for t in kept], None, own, group) for fit in side]
         for side in (fits, references)
     )
-    with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+    with unsaid():
         found = estimate_tasks(ours, theirs)
     named = {task.name: each for task, each in zip(judged, found, strict=True) if each is not None}
     names = {task.name for task in judged}
@@ -139,7 +138,7 @@ def constant_scores(tasks: Sequence[Task], learned: Batch, tested: Batch) -> dic
         answers.append(task.kind.constant(labels, None, task.classes) if len(labels) else None)
     found = {}
     own = tested.wide_labels(len(tasks))
-    with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+    with unsaid():
         for t, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
             if answer is not None:
                 output = np.repeat(answer, len(tested), axis=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +16,7 @@ from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection import MultiTaskKFold
 from tabmtl.model_selection.stratify import Strata
 from tabmtl.model_selection.times import borders, can_split, even_blocks, forward_folds, learnable_after
-from tabmtl.schema import Batch, TabmtlWarning
+from tabmtl.schema import Batch, unsaid
 from tabmtl.targets import Task
 
 #: Folds by the labels of the scarcest task, and by the rows of a large table.
@@ -178,7 +177,7 @@ class Folds:
             return self
         whole = self.whole
         # the ensemble's own coder has given the warnings
-        with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+        with unsaid():
             coder = candidate.learner().coder(whole.X, whole.y)
         table = self.table.encoded(coder)
         return Folds(table, table if self.judge_fits else self.judged.encoded(coder), self.pairs)
@@ -235,7 +234,7 @@ def _deal(table: Table, coder: TableCoder, n: int, seed: int) -> np.ndarray:
     splitter = MultiTaskKFold(n, random_state=seed, tasks=declared, task_column=coder.task_column)
     fold = np.empty(len(table), dtype=np.intp)
     # of rare classes, which `Folds.deal` keeps in every fit
-    with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+    with unsaid():
         for f, (_, rows) in enumerate(splitter.split(table.X, table.y, table.batch.group)):
             fold[rows] = f
     return fold

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -19,7 +18,7 @@ from tabmtl.estimators.encoded import fit_encoded, together
 from tabmtl.estimators.tables import MultiTaskEstimator, check_answer
 from tabmtl.estimators.together import fit_together
 from tabmtl.models.independent import IndependentTasks
-from tabmtl.schema import TabmtlWarning, describe_error, warn_user
+from tabmtl.schema import describe_error, unsaid, warn_user
 from tabmtl.training.watch import Watch
 
 _SEEDS = 2**32  # random_state is below
@@ -177,7 +176,7 @@ class Trials:
         if coder is None:
             return []
         parts = [_prepare(candidate, (self.seed + k) % _SEEDS, self.watch.left) for k in range(n)]
-        with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+        with unsaid():
             given = [{"batch": table.batch, **table.fit_arguments()} for table, _ in tables]
             if not fit_together(parts, coder, given):
                 return []
@@ -194,7 +193,7 @@ class Trials:
         part = _prepare(candidate, self.seed, self.watch.left)
         # rows that all fits see are in some fold of a task alone, and judge nothing
         given = np.where(fold < 0, np.arange(len(fold)) % len(self.folds.pairs), fold)
-        with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+        with unsaid():
             answers = part.fit_unseen(**self.folds.table.fit_arguments(), fold=given)
         for answer in answers:
             answer[fold < 0] = np.nan
@@ -225,7 +224,7 @@ def _prepare(candidate: MultiTaskEstimator, seed: int, seconds: float) -> Any:
 def _fit(candidate: MultiTaskEstimator, table: Table, seed: int, seconds: float = math.inf) -> MultiTaskEstimator:
     """Fit a copy of a candidate; its warnings are of rows and tasks that the user did not choose."""
     copy = _prepare(candidate, seed, seconds)
-    with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+    with unsaid():
         if table.coder is None:
             return copy.fit(**table.fit_arguments())
         return fit_encoded(copy, table.coder, batch=table.batch, **table.fit_arguments())

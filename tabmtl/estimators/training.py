@@ -6,7 +6,6 @@ A training begins with a new network, or goes on from what the estimator has lea
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +21,7 @@ from tabmtl.estimators.trained import moment_arrays, split_moments, trained_attr
 from tabmtl.metrics.scores import is_by_group, score_tasks
 from tabmtl.nn.growth import Growth
 from tabmtl.params import near
-from tabmtl.schema import Batch, DivergenceError, TabmtlWarning
+from tabmtl.schema import Batch, DivergenceError, unsaid
 from tabmtl.storage.stored import fingerprint
 from tabmtl.targets import Task
 from tabmtl.training.balance import Balancer
@@ -290,7 +289,7 @@ class NetworkTraining:
         history = history if checkpoint is None else [*checkpoint.records, *history]
         settle_statistics(network, loop.data, estimator.precision)
         # of experts, which the end of training will tell
-        with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+        with unsaid():
             last = Snapshots(network)
             last.offer(len(history) - 1, 0.0, ())
             now._set_fitted(self.coder, self.trained(network, loop.data, loop.batch_size, history, last))
@@ -373,5 +372,5 @@ def score_outputs(coder: TableCoder, outputs: Sequence[np.ndarray], batch: Batch
     """Return scores of outputs on training-unit labels, in own units; undefined ones are None."""
     labels = coder.labels
     y = batch.y.astype(np.float64) * labels.scale + labels.center
-    with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+    with unsaid():
         return score_tasks(labels.tasks, y, outputs, batch.score_weight, batch.task, batch.group)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +21,7 @@ from tabmtl.estimators.training import in_training_units, on_device
 from tabmtl.metrics.scores import Answered
 from tabmtl.nn.units import Group, Kept, cut, multiply_adds
 from tabmtl.params import check_at_least, check_share
-from tabmtl.schema import Batch, Columns, TabmtlWarning, warn_user
+from tabmtl.schema import Batch, Columns, unsaid, warn_user
 from tabmtl.slimming.loop import SlimLoop
 from tabmtl.slimming.prune import Pruner, check_scored, score_all
 from tabmtl.slimming.search import Choices
@@ -306,7 +305,7 @@ class SlimEstimator(_Cut, VectorEstimator):
                 precision=self.precision,
             )
             steps = pruner.prune(keep, floor)
-            with warnings.catch_warnings(action="ignore", category=TabmtlWarning):  # of experts that fit has told of
+            with unsaid():  # of experts that fit has told of
                 measured = self._inspect(pruner.network, replace(rows, y=None, weight=None))
         found = self._smaller(pruner.network, pruner.form)
         found._pruned = steps

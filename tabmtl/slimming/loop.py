@@ -13,7 +13,6 @@ all in half of the steps, and that its labels count like those of the whole one;
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from torch.func import functional_call
 
 from tabmtl.nn.layers import Towers
 from tabmtl.nn.units import Masks, cut, masks, multiply_adds
-from tabmtl.schema import Batch, TabmtlWarning
+from tabmtl.schema import Batch, unsaid
 from tabmtl.slimming.shares import Shares, kept_by
 from tabmtl.slimming.state import AtShare, Slimmed
 from tabmtl.training.checkpoint import check_like
@@ -156,7 +155,7 @@ class SlimLoop(TableLoop):
         """Return what is kept of a network with smaller shared widths."""
         buffers = network.state_dict()
         statistics = {name: own.cpu().numpy() for name, own in buffers.items() if name.endswith(_STATISTICS)}
-        with warnings.catch_warnings(action="ignore", category=TabmtlWarning):  # of experts; fit tells of the whole
+        with unsaid():  # of experts; fit tells of the whole
             found = self.options._inspect(network, replace(self.data, y=None, weight=None))
         frames = {name: found.get(f"{name}_") for name in ("expert_utilisation", "experts")}
         return AtShare(share=share, statistics=statistics, **frames)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from tabmtl.estimators.rows import FitRows, draw
 from tabmtl.metrics.scores import score_tasks
 from tabmtl.params import TwoOrMore, WholeShare, check_choice, near
 from tabmtl.processes.ranks import Ranks
-from tabmtl.schema import Batch, TabmtlWarning
+from tabmtl.schema import Batch, unsaid
 from tabmtl.storage.stored import Saved, take_apart
 from tabmtl.training.run import current, running
 from tabmtl.training.watch import Watch, describe_score
@@ -213,7 +212,7 @@ class BoostedEstimator(LightGBMEstimator):
         model = clone(self)
         model._set_fitted(coder, self._attributes(coder, fits))
         tasks = coder.labels.tasks
-        with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+        with unsaid():
             outputs = model._outputs(None, replace(rows, y=None, weight=None))
             batches, answers = rows.without_features().gathered(group, 0), group.gather(outputs, 0)
             if group.rank:  # which shows nothing
