@@ -334,7 +334,8 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
             labels are all alike.
         """
         answered = self.answer_labelled(X, y, sample_weight, groups=groups, metric=metric)
-        self._warn_of_frequent_classes(answered, {} if metric is None else None)
+        if metric is not None:
+            self._warn_of_frequent_classes(answered)
         if groups is not None and metric is None:
             answered = answered._replace(tasks=with_group_metrics(answered.tasks))
         return score_metrics(score_given(answered, given, self.coder_.labels.chain))
@@ -377,7 +378,8 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
             If the level is not between 0 and 1, or the groups do not fit.
         """
         answered = self.answer_labelled(X, y, sample_weight, groups=groups, metric=metric)
-        self._warn_of_frequent_classes(answered, {} if metric is None else None)
+        if metric is not None:
+            self._warn_of_frequent_classes(answered)
         return score_intervals(*score_given(answered, given, self.coder_.labels.chain), level=level)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -576,7 +578,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
 
     # shared steps
 
-    def _warn_of_frequent_classes(self, answered: Answered, judging: Mapping[str, Sequence[str]] | None) -> None:
+    def _warn_of_frequent_classes(self, answered: Answered, judging: Mapping[str, Sequence[str]] | None = None) -> None:
         """Warn as `tabmtl.model_selection.suspects.warn_of_frequent_classes` says."""
         warn_of_frequent_classes(self.coder_.labels, self.tasks, answered.tasks, answered.labels, judging)
 

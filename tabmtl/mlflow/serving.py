@@ -24,6 +24,7 @@ from tabmtl.encode.read import read_features, read_values
 from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.predicting import check_levels, check_named_classes, check_named_levels
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.schema import warn_user
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
 
@@ -202,8 +203,8 @@ def leave_checks_to_the_model() -> None:
 
     ``mlflow.pyfunc`` would refuse a frame that is not of pandas, whole numbers of 64 bits where the signature has
     ``double``, and booleans where it has ``string``. Its server still reads the formats of a request by the signature,
-    but we see its records before pandas fills them up with NaN. Models of other loaders are checked as ever. A release
-    of MLflow without one of these functions checks ours too.
+    but we see its records before pandas fills them up with NaN. Models of other loaders are checked as ever. Under a
+    release of MLflow without one of these functions, a warning says that its checks hold for ours too.
     """
     _wrap(mlflow.pyfunc, "_enforce_schema", _enforce_of_others)
     _wrap(scoring_server, "_parse_json_data", _parse_whole)
@@ -212,7 +213,12 @@ def leave_checks_to_the_model() -> None:
 def _wrap(module: ModuleType, name: str, wrapper: Callable[..., Any]) -> None:
     """Replace a function of a module by a wrapper, which gets it as its first argument, once."""
     function = vars(module).get(name)
-    if function is not None and not hasattr(function, "__wrapped__"):
+    if function is None:
+        warn_user(
+            f"this release of MLflow has no {module.__name__}.{name}, so it checks frames for our models by its own "
+            "rules, and may refuse frames that they take"
+        )
+    elif not hasattr(function, "__wrapped__"):
         vars(module)[name] = wraps(function)(partial(wrapper, function))
 
 

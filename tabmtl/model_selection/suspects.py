@@ -184,10 +184,12 @@ def _warn_of_constants(batch: Batch, features: FeatureCoder) -> None:
     tell.update(name for form in ("bags", "sequences", "vectors") for name in origins[form])
     found = [name for name in features.names if name not in tell]
     if found:
+        one = len(found) == 1
+        subject, has, it, was = ("feature", "has", "it", "it was") if one else ("features", "have", "them", "they were")
         warn_about(
             found,
-            f"the features {listed([*map(repr, found)])} have one value in all rows, or none, so that nothing is "
-            f"learned from them; say {by_drop(found)}, or look at how they were read",
+            f"the {subject} {listed([*map(repr, found)])} {has} one value in all rows, or none, so that nothing is "
+            f"learned from {it}; say {by_drop(found)}, or look at how {was} read",
             ConstantFeatureWarning,
         )
 

@@ -164,6 +164,6 @@ def test_commands_warn_once_and_name_the_option(tmp_path, capsys):
     words += ["--model", "SharedTrees", "--set", "n_estimators=3", "--output", tmp_path / "model"]
     assert commands.run("train", *words) == 0
     assert capsys.readouterr().err.count("say --target paid=binary:fraud, or --target paid=binary:ok") == 1
-    told.clear()
+    told.clear()  # as in a process of its own
     assert commands.run("score", "--model", tmp_path / "model", "--data", tmp_path / "rows.csv") == 0
     assert capsys.readouterr().err.count("say --target paid=binary:fraud") == 1

@@ -213,6 +213,8 @@ def test_constant_and_empty_features_are_named_once():
         names = "'same', 'none', 'null', 'word', 'day'"
         assert str(warning.message).startswith(f"the features {names} have one value in all rows, or none")
         assert "say drop=['same', 'none', 'null', 'word', 'day']" in str(warning.message)
+    with pytest.warns(ConstantFeatureWarning, match="the feature 'same' has one value .* from it; .* how it was read"):
+        Reader().fit(X.select("same", "size"), y)
 
 
 CATEGORIES = [
