@@ -130,7 +130,7 @@ def standings_of(found: Differences, margin: float) -> pl.DataFrame:
 
 
 def constant_scores(tasks: Sequence[Task], learned: Batch, tested: Batch) -> dict[str, float]:
-    """Score the best constant answers of the rows to fit at the rows to test, by task; NaN is undefined."""
+    """Score the best constant answers of the rows to fit at the rows to test, by task, without undefined ones."""
     y = learned.wide_labels(len(tasks))
     answers = []
     for t, task in enumerate(tasks):
@@ -143,7 +143,7 @@ def constant_scores(tasks: Sequence[Task], learned: Batch, tested: Batch) -> dic
             if answer is not None:
                 output = np.repeat(answer, len(tested), axis=0)
                 found[task.name] = score_task(task, own[:, t], output, None, tested.group)
-    return found
+    return {name: score for name, score in found.items() if not np.isnan(score)}
 
 
 def _table(estimates: Mapping[Any, Estimate], types: Mapping[str, Any]) -> pl.DataFrame:

@@ -29,8 +29,10 @@ from tabmtl import (
     SharedBottom,
     SharedTrees,
     SharedTreesClassifier,
+    Task,
     compare,
     default_models,
+    make_task_metric,
 )
 from tabmtl.comparison.clock import Clock
 from tabmtl.comparison.judging import standings_of
@@ -259,6 +261,15 @@ def test_a_score_that_is_worse_than_a_constants_is_told():
     long = X.with_columns(school=pl.Series(np.resize(["n", "s"], len(X))))
     found = compare([constant()], long, y["delay <min>"], task_column="school", random_state=0)
     assert [*found.constant.values()] == pytest.approx(found.frame["score"].to_list())
+
+
+def test_no_score_is_worse_than_an_undefined_one_of_a_constant():
+    X, y = (part.drop("day", strict=False) for part in table())
+    correlation = make_task_metric(lambda y, p: float(np.corrcoef(y, p)[0, 1]) if np.ptp(p) else np.nan, name="r")
+    tasks = {"delay <min>": Task(name="delay <min>", kind="regression", metric=correlation)}
+    found = compare([linear()], X, y["delay <min>"], tasks=tasks, random_state=0)
+    assert found.frame["score"].item() > 0.9
+    assert found.constant == {} and found.verdict == ""
 
 
 def parts_of(X, y):
