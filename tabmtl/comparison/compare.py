@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
@@ -211,8 +212,6 @@ class _Fits:
     ----------
     model : MultiTaskEstimator
         Not fitted.
-    seed : int
-        First seed of the further fits.
     first : MultiTaskEstimator or None
         The first fit.
     answered : list of Answered
@@ -222,10 +221,14 @@ class _Fits:
     """
 
     model: MultiTaskEstimator
-    seed: int
     first: MultiTaskEstimator | None = None
     answered: list[Answered] = field(default_factory=list)
     seconds: np.ndarray = field(default_factory=lambda: np.zeros(3))
+
+    @cached_property
+    def seed(self) -> int:
+        """First seed of several fits; a draw moves a random state that models share, so that one fit takes none."""
+        return draw_seed(self.model.random_state)
 
     def add(self, rows: ComparedRows, *, given: bool = False) -> None:
         """Fit once more, by the next seed, or as the model is given, and answer the rows to test."""
@@ -321,7 +324,7 @@ class _Trials:
 
     def _try(self, name: str, model: MultiTaskEstimator) -> pl.DataFrame:
         """Fit and judge a model, and return its rows of the frame; an error becomes these."""
-        own, n_fits = _Fits(model=model, seed=draw_seed(model.random_state)), self.clock.n_fits
+        own, n_fits = _Fits(model=model), self.clock.n_fits
         try:
             for _ in range(n_fits):
                 own.add(self.rows, given=n_fits == 1)

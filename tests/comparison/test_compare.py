@@ -11,6 +11,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from compared import Broken, Chained, Interrupted, comparison, constant, linear, table
+from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import Ridge
@@ -150,6 +151,17 @@ def test_seeds_are_drawn_too():
     assert single.verdict.endswith("For these fits; another seed may differ.")
     with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
         compare([Interrupted()], X, y, seeds=0)
+
+
+def test_models_that_are_fitted_once_draw_no_more_from_a_random_state_than_their_fits():
+    X, y = (part.drop("day", strict=False) for part in table())
+    models = {"linear": linear(), "trees": SharedTrees(n_estimators=5, subsample=0.5)}
+    shared = np.random.RandomState(0)
+    options = {"X_test": X[240:], "y_test": y[240:], "seeds": 1}
+    found = compare(models, X[:240], y[:240], random_state=np.random.RandomState(0), **options)
+    for name, model in models.items():
+        own = clone(model).set_params(random_state=shared).fit(X[:240], y[:240]).score_tasks(X[240:], y[240:])
+        assert found.frame.filter(model=name)["score"].to_list() == [*own.values()]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
