@@ -172,15 +172,21 @@ class Comparison:
         compared = self.summary.filter(pl.col("mean_difference").is_not_null())
         if compared.is_empty():
             return self._below_constant()
+        unchecked = compared.filter(pl.col("mean_difference_low") > 0, ~pl.col("model").is_in(self.ahead))
         if not self.ahead:
             average = " on average" if len(self.tasks) > 1 else ""
-            none = "no paired 95 % interval" + _joint(compared["mean_difference_low"].count())
+            seeds = f" over {SEEDS} seeds" if self.refitted else ""
+            none = f"no paired 95 % interval{seeds}" + _joint(compared["mean_difference_low"].count())
             said = [f"No model is clearly ahead of {self.reference}{average}: {none} lies above 0."]
             said.append(f"So train {self.reference}, which the others had to beat.")
-            shown = compared.filter(pl.col("ahead") > 0)
+            shown = compared.filter(pl.col("ahead") > 0, ~pl.col("model").is_in(unchecked["model"].to_list()))
         else:
             said, shown = [], compared.filter(pl.col("model").is_in(self.ahead))
         said += [self._standing(row) for row in shown.iter_rows(named=True)]
+        if not unchecked.is_empty():
+            named = [f"{row['model']} ({_interval(row)})" for row in unchecked.iter_rows(named=True)]
+            why = f"above 0 by one fit, which {SEEDS - 1} further seeds have not checked"
+            said.append(f"The difference to {self.reference} lies {why}: {listed(named, _MOST_NAMES)}.")
         said += [self._level(), self._behind(), self._not_told_apart(), self._below_constant()]
         if self.n_groups is not None and self.n_groups < _FEW_GROUPS:
             said.append(f"Only {counted(self.n_groups, 'group')} to test can hardly show anything.")

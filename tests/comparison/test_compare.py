@@ -37,7 +37,7 @@ from tabmtl import (
 )
 from tabmtl.comparison.clock import Clock
 from tabmtl.comparison.judging import standings_of
-from tabmtl.comparison.page import plain
+from tabmtl.comparison.page import plain, signed
 from tabmtl.comparison.rows import ComparedRows
 from tabmtl.metrics.intervals import Estimate, score_difference
 from tabmtl.metrics.scores import each_task
@@ -205,6 +205,23 @@ def test_a_model_that_is_ahead_by_its_seed_is_fitted_by_others_before_it_is_name
         "first, twin: means over 3 seeds; the others by one fit, in which another seed may differ."
     )
     assert "over seeds" in str(found)
+
+
+def test_a_model_that_is_ahead_by_one_fit_beside_others_of_three_is_told():
+    X, y = (part.drop("day", strict=False) for part in table())
+    models = {"first": constant(), **{f"ridge {alpha}": Ridge(alpha=alpha) for alpha in (1, 20, 40)}}
+    found = compare(models, X, y["delay <min>"], random_state=0)
+    assert found.ahead == ["ridge 1", "ridge 20"] and found.refitted == ("first", "ridge 1", "ridge 20")
+    row = found.overall.filter(model="ridge 40").select("mean_difference", "^mean_.*(low|high)$").row(0)
+    mean, low, high = map(signed, row)
+    said = "The difference to first lies above 0 by one fit, which 2 further seeds have not checked: "
+    assert f"{said}ridge 40 ({mean}, {low} to {high})." in found.verdict
+    none = replace(found, refitted=("first",))
+    assert none.ahead == [] and "is ahead of" not in none.verdict
+    assert none.verdict.startswith(
+        "No model is clearly ahead of first: no paired 95 % interval over 3 seeds (joint over 3 comparisons) lies above "
+        f"0. So train first, which the others had to beat. {said}ridge "
+    )
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
