@@ -147,8 +147,8 @@ def compare(
         this reason, there is a `TimeLimitWarning`, and a quicker one behind it may still begin. AutoGluon would shorten
         fits; here none is, so that each model is judged as you would train it. One that takes longer than expected
         therefore ends late. A `MultiTaskEnsemble` alone may be: it gets the time that is left as its own
-        ``time_limit``, where that is enough for its first candidate. The models that are left out depend on the
-        machine.
+        ``time_limit``, where that is enough for its first candidate. Fits by further seeds need time that it leaves, so
+        set its ``time_limit`` to keep some back for them. The models that are left out depend on the machine.
 
     Returns
     -------
