@@ -93,9 +93,11 @@ def compare(
         The models.
     time_limit : float, optional
         Minutes for all models together: one that would end later is left out, and named. The first is always fitted,
-        and MultiTaskEnsemble gets the time that is left.
+        and MultiTaskEnsemble gets the time that is left. Fits by further seeds need time that it leaves; without it,
+        the verdict says so.
     margin : float
-        Difference in the mean score up to which a model is called level.
+        In units of the mean score: a model is called level with the one to train if the interval of its difference lies
+        above minus this margin, and no single task is clearly behind.
     report : Path, optional
         Write one HTML page with tables and plots to this file.
 
@@ -137,9 +139,9 @@ def compare(
     if report is not None:
         found.report(report)
         tell(f"Written to {report}: open it in a browser.")
-    if found.best is not None:
-        name, why = chosen(found)
-        print(f"{why}, to train and save:  {_train_command(found, name, tried, rows, source, models)}")
+    if found.best is not None and found.leader is not None:
+        command = _train_command(found, found.leader, tried, rows, source, models)
+        print(f"{why_chosen(found)}, to train and save:  {command}")
     return INTERRUPTED if found.is_interrupted else int(found.best is None)
 
 
@@ -152,14 +154,14 @@ def _models_to_try(choices: Mapping[str, ModelChoice], rows: TableRows) -> tuple
     return {name: model.set_params(**texts) for name, model in tried.items()}, facts
 
 
-def chosen(found: tabmtl.Comparison) -> tuple[str, str]:
-    """Return the model to train, and the reason: the best that is clearly ahead of the reference, else the latter."""
-    assert found.leader is not None
+def why_chosen(found: tabmtl.Comparison) -> str:
+    """Say why the leader of a comparison is the model to train."""
     if found.ahead:
-        return found.leader, "The best that is ahead"
-    if found.reference in found.models:
-        return found.leader, "Nothing is clearly ahead, so the reference"
-    return found.leader, "The best mean score"
+        return "The best that is ahead"
+    if found.leader != found.reference:
+        return "The best mean score"
+    nothing = "Nothing is clearly ahead" if len(found.models) > 1 else "No other model was fitted"
+    return f"{nothing}, so the reference"
 
 
 def _check_report(report: Path) -> None:

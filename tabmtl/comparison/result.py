@@ -164,14 +164,16 @@ class Comparison:
 
     @cached_property
     def verdict(self) -> str:
-        """Say which models are ahead of the reference, on average and on single tasks; empty if none was compared.
+        """Say which models are ahead of the reference, on average and on single tasks, or that no other was fitted.
 
         It then says which models are level with the one to train, behind it, or not told apart from it, and where a
         score is worse than that of a constant answer.
         """
         compared = self.summary.filter(pl.col("mean_difference").is_not_null())
         if compared.is_empty():
-            return self._below_constant()
+            is_alone = [*self.models] == [self.reference] and self.frame["model"].n_unique() > 1
+            alone = f"No other model was fitted, so nothing is compared with {self.reference}." if is_alone else ""
+            return " ".join(filter(None, [alone, self._below_constant()]))
         unchecked = compared.filter(pl.col("mean_difference_low") > 0, ~pl.col("model").is_in(self.ahead))
         if not self.ahead:
             average = " on average" if len(self.tasks) > 1 else ""

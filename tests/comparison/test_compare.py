@@ -219,8 +219,8 @@ def test_a_model_that_is_ahead_by_one_fit_beside_others_of_three_is_told():
     none = replace(found, refitted=("first",))
     assert none.ahead == [] and "is ahead of" not in none.verdict
     assert none.verdict.startswith(
-        "No model is clearly ahead of first: no paired 95 % interval over 3 seeds (joint over 3 comparisons) lies above "
-        f"0. So train first, which the others had to beat. {said}ridge "
+        "No model is clearly ahead of first: no paired 95 % interval over 3 seeds (joint over 3 comparisons) lies "
+        f"above 0. So train first, which the others had to beat. {said}ridge "
     )
 
 
@@ -504,6 +504,7 @@ def test_models_without_time_are_left_out_and_named(capsys):
     errors = found.summary.drop_nulls("error")["error"]
     assert len(errors) == 2 and errors.str.contains(r"^left out: about \d+ s expected, and 0 s of 0 s left$").all()
     assert "long: left out: about " in str(found)
+    assert found.verdict.startswith("No other model was fitted, so nothing is compared with linear.")
     found = compare({"linear": linear(), "short": linear()}, *table(), random_state=0, time_limit=60)
     assert [*found.models] == ["linear", "short"]
 

@@ -13,7 +13,7 @@ from commands import TARGETS
 
 import tabmtl
 from tabmtl.comparison.judging import COLUMNS, OVERALL
-from tabmtl.pipelines.compare import ModelList, chosen, compare
+from tabmtl.pipelines.compare import ModelList, compare, why_chosen
 from tabmtl.pipelines.data.tables import DataSource, open_table
 
 QUICK = ["--model", "SharedBottom", "--set", "SharedBottom.epochs=1", "--set", "SharedBottom.n_jobs=1"]
@@ -67,7 +67,7 @@ def test_models_are_compared_and_the_page_is_written(rodents, tmp_path, monkeypa
     assert said in printed
     assert f"Written to {page}" in printed and page.read_text() == "a page"
     command = printed.strip().splitlines()[-1]
-    assert command.startswith("Nothing is clearly ahead, so the reference, to train and save:  tabmtl train --data")
+    assert command.startswith("No other model was fitted, so the reference, to train and save:  tabmtl train --data")
     assert (
         "--target male=binary --metric weight=r2 --metric male=f1 --metric male=roc_auc --class-weight male=1:2"
         in command
@@ -97,11 +97,16 @@ def test_the_model_to_train_is_one_that_is_ahead_or_the_reference():
     X, y = compared.table()
     options: Any = {"random_state": 0, "groups": "day", "drop": ["day"]}
     models = {"constant": compared.constant(), "linear": compared.linear()}
-    assert chosen(tabmtl.compare(models, X, y, **options)) == ("linear", "The best that is ahead")
-    name, why = chosen(compared.comparison())
-    assert (name, why) == ("linear", "Nothing is clearly ahead, so the reference")
+    ahead = tabmtl.compare(models, X, y, **options)
     failed = tabmtl.compare({"broken": compared.Broken(), "linear": compared.linear()}, X, y, **options)
-    assert chosen(failed) == ("linear", "The best mean score")
+    alone = tabmtl.compare({"linear": compared.linear(), "broken": compared.Broken()}, X, y, **options)
+    for found, why in [
+        (ahead, "The best that is ahead"),
+        (compared.comparison(), "Nothing is clearly ahead, so the reference"),
+        (failed, "The best mean score"),
+        (alone, "No other model was fitted, so the reference"),
+    ]:
+        assert (found.leader, why_chosen(found)) == ("linear", why)
 
 
 def test_test_rows_are_those_of_train(rodents, asked):
