@@ -13,6 +13,8 @@ from sklearn.linear_model import LinearRegression, SGDRegressor
 
 import tabmtl
 from tabmtl import RMTGB, IndependentTasks, SharedTrees
+from tabmtl.estimators.boosted.border import Ensemble
+from tabmtl.models.rmtgb.stages import Stage
 from tabmtl.storage.lightgbm_text import TreeText, fill_tree
 
 FEW = {"random_state": 0, "partial_rounds": 10}
@@ -174,6 +176,30 @@ def test_a_shift_of_all_labels_is_learned_by_the_share_of_new_ones_however_large
     model = deepcopy(SINGLE[name]).fit(MANY[OLD], y[OLD])
     shares = [moves(model, y, shift, "value")[0] / shift for shift in SHIFTS]
     assert 0.2 < min(shares) <= max(shares) < 0.45
+
+
+def test_lightgbm_fits_one_number_by_itself_until_a_round_finds_no_split(monkeypatch):
+    def refuse(stage, functions):
+        raise AssertionError("LightGBM's own objective would do")
+
+    model = deepcopy(SINGLE["stages"]).fit(MANY[OLD], VALUES["value"][OLD])
+    monkeypatch.setattr(Stage, "gradients", refuse)
+    assert not np.array_equal(went_on(model, MANY[LATER], VALUES["value"][LATER]).predict(ASKED), model.predict(ASKED))
+    with pytest.raises(AssertionError, match="would do"):
+        went_on(model, MANY[LATER], VALUES["value"][LATER] + 1e4)
+
+
+def test_an_ensemble_leaves_its_target_for_gradients():
+    target, params = VALUES["value"].to_numpy(), {"verbosity": -1, "num_threads": 1}
+    scores = []
+    for first in (target, None):
+        grown = Ensemble(params, lgb.Dataset(MANY, np.zeros(1200), free_raw_data=False).construct(), target=first)
+        for sign in (1, 1, 1, -1, -1, -1):
+            if sign < 0:
+                grown.follows_target = False
+            grown.update(lambda scores, wanted=sign * target: (scores - wanted, np.ones_like(scores)))
+        scores.append(grown.scores())
+    assert np.allclose(*scores, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["shared", "stages", "sides"])

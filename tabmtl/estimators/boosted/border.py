@@ -186,6 +186,11 @@ class Ensemble:
     target : ndarray of shape (n,), optional
         Fit this by squared error instead of gradients from outside; a fifth faster, as the hessian is constant. Then
         the data serves no other ensemble that still grows.
+
+    Attributes
+    ----------
+    follows_target : bool
+        Whether rounds fit the target; once False, they follow the gradients from outside.
     """
 
     def __init__(
@@ -198,7 +203,7 @@ class Ensemble:
         target: np.ndarray | None = None,
     ) -> None:
         self.width, self._data, self._has_target = width, data, target is not None
-        self.rounds = 0
+        self.rounds, self.follows_target = 0, target is not None
         if target is not None:
             data.set_label(target.astype(np.float32))
             # else a first round without a split becomes a tree of the mean
@@ -220,7 +225,7 @@ class Ensemble:
             gradient, hessian = gradients(self._by_output(scores))
             return (gradient[0], hessian[0]) if self.width == 1 else (gradient.T, hessian.T)
 
-        self.rounds += not self.booster.update(fobj=None if self._has_target else objective)
+        self.rounds += not self.booster.update(fobj=None if self.follows_target else objective)
 
     def idle_outputs(self) -> np.ndarray:
         """Return for which outputs the newest round with a split found none: (width,)."""

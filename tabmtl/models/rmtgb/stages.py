@@ -49,7 +49,7 @@ class Stage:
             rows.data,
             None if rows.valid is None else rows.valid.data,
             width=n_functions * rows.targets.width,
-            target=rows.plain_residuals() if n_functions == 1 and moved is None else None,
+            target=rows.plain_residuals() if n_functions == 1 else None,
         )
 
     def total(self, rows: BinnedRows, functions: np.ndarray) -> np.ndarray:
@@ -94,6 +94,7 @@ class Stage:
         step *= params["learning_rate"] * moved
         self.rows = replace(self.rows, scores=self.rows.scores + targets.spread(step))
         self.constants += step
+        self.ensemble.follows_target = False  # it knows no constants
 
     def valid_cell_losses(self) -> np.ndarray:
         """Return the losses of the validation labels of one task, of all ranks."""
