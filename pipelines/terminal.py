@@ -120,11 +120,10 @@ def in_order() -> Iterator[None]:
     ended; a SIGHUP that is ignored, as under nohup, is left so.
     """
     shown: set[str] = set()
-    level = verbosity.get()  # of this context, which the threads inside do not have
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         text = one_line(message)
-        if text not in shown and level:
+        if text not in shown and verbosity.get():
             shown.add(text)
             print(f"warning: {text}", file=sys.stderr, flush=True)
 
