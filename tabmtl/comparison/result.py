@@ -202,8 +202,8 @@ class Comparison:
     def _level(self) -> str:
         """Name the models that may be trained in place of the leader."""
         found = [f"{row['model']} ({_interval(row)})" for row in self._others("level")]
-        tasks = " and no task is clearly behind" if len(self.tasks) > 1 else ""
-        what = f"the interval of the difference lies above -{self.margin:g}{tasks}"
+        tasks = ", and no single task is clearly behind" if len(self.tasks) > 1 else ""
+        what = f"the interval of the difference lies above minus the margin of {self.margin:g}{tasks}"
         return f"Level with {self.leader}, since {what}: {listed(found, _MOST_NAMES)}." if found else ""
 
     def _behind(self) -> str:
@@ -211,9 +211,9 @@ class Comparison:
         found = []
         for row in self._others("behind"):
             on = listed(row["behind_on"] or [], _MOST_NAMES) if len(self.tasks) > 1 else ""
-            where = f" on {on} (on average " if on else " ("
-            found.append(f"{row['model']}{where}{_interval(row)})")
-        return f"Clearly behind {self.leader}: {listed(found, _MOST_NAMES)}." if found else ""
+            found.append(f"{row['model']} ({_interval(row)}{f'; behind on {on}' if on else ''})")
+        where = ", on average or on a task" if len(self.tasks) > 1 else ""
+        return f"Clearly behind {self.leader}{where}: {listed(found, _MOST_NAMES)}." if found else ""
 
     def _not_told_apart(self) -> str:
         """Name the models that these rows tell too little of."""

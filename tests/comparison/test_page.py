@@ -127,12 +127,17 @@ def test_where_nothing_is_ahead_the_verdict_says_so_and_what_may_be_trained():
     assert found.verdict == (
         "No model is clearly ahead of linear on average: no paired 95 % interval (joint over 2 comparisons) lies above "
         "0. So train linear, which the others had to beat. "
-        f"Clearly behind linear: experts on delay <min> (on average {intervals['experts']}), "
-        f"constant on late, delay <min> (on average {intervals['constant']}). "
+        f"Clearly behind linear, on average or on a task: experts ({intervals['experts']}; behind on delay <min>), "
+        f"constant ({intervals['constant']}; behind on late, delay <min>). "
         "Worse than the best constant answer: linear on kind (roc_auc 0.4815 against 0.5000), "
         f"experts on kind (roc_auc {plain(found.frame['score'][-1])} against 0.5000). "
         "For these fits; another seed may differ."
     )
+    level = pl.when(pl.col("model") == "experts").then(pl.lit("level")).otherwise("standing").alias("standing")
+    assert (
+        "Level with linear, since the interval of the difference lies above minus the margin of 0.01, and no single "
+        f"task is clearly behind: experts ({intervals['experts']})."
+    ) in replace(found, standings=found.standings.with_columns(level)).verdict
     assert found.verdict in Page(found._repr_html_()).text
     few = replace(found, n_groups=9)
     assert "Only 9 groups to test can hardly show anything. For these fits" in few.verdict
@@ -162,7 +167,7 @@ def test_a_reference_says_whether_it_is_tuned():
     tuned = {"linear": IndependentTasks(tune="all"), "experts": trees, "constant": mixed}
     found = replace(comparison(), models=dict(comparison().models) | tuned)
     assert "Differences are to linear (best of 4) on the same rows." in str(found)
-    assert " experts (untuned) " in str(found) and "constant (" not in str(found)
+    assert " experts (untuned) " in str(found) and not re.search(r"constant \((untuned|best)", str(found))
     assert "experts (untuned)" in Page(found._repr_html_()).text
     assert "linear" in found.frame["model"].to_list()
 
