@@ -147,6 +147,11 @@ def constant_tree(value: float) -> str:
     return f"num_leaves=1\nnum_cat=0\nleaf_value={float(value)!r}\nis_linear=0\nshrinkage=1"
 
 
+def is_constant(tree: str) -> bool:
+    """Return whether a tree has one leaf."""
+    return tree.startswith("num_leaves=1\n")
+
+
 def scale_tree(tree: str, factor: float) -> str:
     """Return a tree times a factor."""
     return _with_values(tree, lambda key, values: [float(value) * float(factor) for value in values])

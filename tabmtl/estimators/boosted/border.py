@@ -14,7 +14,7 @@ import numpy as np
 
 from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import FIRST_LEVEL, Batch, Columns
-from tabmtl.storage.lightgbm_text import TreeText
+from tabmtl.storage.lightgbm_text import TreeText, is_constant
 
 
 def least_level_rows(n_rows: int) -> int:
@@ -166,6 +166,12 @@ def plain_names(names: Sequence[str]) -> list[str]:
     return plain if len(set(plain)) == len(plain) else [f"{name}_{j}" for j, name in enumerate(plain)]
 
 
+def newest_round(booster: lgb.Booster) -> tuple[str, list[str]]:
+    """Return the header and the trees of the newest round of a model."""
+    newest = max(booster.current_iteration() - 1, 0)
+    return TreeText(booster.model_to_string(num_iteration=1, start_iteration=newest)).cut()
+
+
 #: Gradients and hessians (width, n) float32 from raw scores (width, n).
 Gradients = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -229,9 +235,7 @@ class Ensemble:
 
     def idle_outputs(self) -> np.ndarray:
         """Return for which outputs the newest round with a split found none: (width,)."""
-        newest = self.booster.current_iteration() - 1
-        trees = TreeText(self.booster.model_to_string(num_iteration=1, start_iteration=newest)).cut()[1]
-        return np.array([tree.startswith("num_leaves=1\n") for tree in trees])
+        return np.array([is_constant(tree) for tree in newest_round(self.booster)[1]])
 
     def scores(self, *, of_valid: bool = False) -> np.ndarray:
         """Return raw scores (width, n) of the rows grown on, or of the followed ones; valid until the next round."""

@@ -10,11 +10,11 @@ import lightgbm as lgb
 import numpy as np
 from sklearn.utils.class_weight import compute_sample_weight
 
-from tabmtl.estimators.boosted.border import dataset, least_level_rows
+from tabmtl.estimators.boosted.border import dataset, least_level_rows, newest_round
 from tabmtl.estimators.boosted.rounds import LEAST_PENALTY
 from tabmtl.models.independent.rows import Sample
 from tabmtl.schema import Columns
-from tabmtl.storage.lightgbm_text import TreeText, constant_tree, shift_tree
+from tabmtl.storage.lightgbm_text import TreeText, constant_tree, is_constant, shift_tree
 from tabmtl.targets import Task
 from tabmtl.targets.kind import LONGEST_STEP
 from tabmtl.targets.log_mean import LEAST
@@ -125,8 +125,8 @@ class Grower:
         booster = lgb.Booster(params, data)
         for number in range(1, n_rounds + 1):
             has_split = not booster.update(fobj=self.gradients)
-            header, newest = _newest(booster)
-            idle = np.array([not has_split or _is_constant(tree) for tree in newest])
+            header, newest = newest_round(booster)
+            idle = np.array([not has_split or is_constant(tree) for tree in newest])
             if idle.any():
                 grown = np.asarray(booster.predict(rows.x, raw_score=True)).reshape(scores.shape)
                 steps = self._constants(params, data, scores + grown) * idle
@@ -145,7 +145,7 @@ class Grower:
         stump = lgb.Booster(params | whole, data.set_init_score(_column(scores)))
         stump.update(fobj=self.gradients)
         limit = np.inf if self.task.kind.units == "standardized" else LONGEST_STEP * params["learning_rate"]
-        return np.clip([_mean_value(tree) for tree in _newest(stump)[1]], -limit, limit)
+        return np.clip([_mean_value(tree) for tree in newest_round(stump)[1]], -limit, limit)
 
     def refit(self, booster: lgb.Booster, rows: Sample, decay: float) -> lgb.Booster:
         """Return a model whose leaf values rows have moved, by LightGBM's own refit."""
@@ -240,19 +240,9 @@ def _column(scores: np.ndarray) -> np.ndarray:
     return scores if scores.shape[1] > 1 else scores[:, 0]
 
 
-def _newest(booster: lgb.Booster) -> tuple[str, list[str]]:
-    """Return the header and the trees of the newest round of a model."""
-    newest = max(booster.current_iteration() - 1, 0)
-    return TreeText(booster.model_to_string(num_iteration=1, start_iteration=newest)).cut()
-
-
-def _is_constant(tree: str) -> bool:
-    return tree.startswith("num_leaves=1\n")
-
-
 def _mean_value(tree: str) -> float:
     """Return the step that all rows of a tree take together."""
-    if _is_constant(tree):
+    if is_constant(tree):
         return 0.0
     lines = dict(line.split("=", 1) for line in tree.splitlines())
     values, weights = (np.array(lines[name].split(), dtype=np.float64) for name in ("leaf_value", "leaf_weight"))
