@@ -213,6 +213,8 @@ def is_list(sessions: Any) -> bool:
 
 def read_list(items: Any, catalogue: pl.Series, what: str) -> Sessions:
     """Read a list or series of items, in the order of the clicks, as one session; see `read_sessions`."""
+    if isinstance(items, np.ndarray) and items.ndim != 1:
+        raise ValueError(f"{what} has {items.ndim} dimensions, expected one: the items of one session in their order")
     names = to_series(items)
     if names.null_count():
         raise ValueError(f"{what} holds a missing item at place {names.is_null().arg_max()}: leave it out")

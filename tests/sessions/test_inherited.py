@@ -136,6 +136,12 @@ class Inherited(Recommending):
         refused: list[tuple[Callable[..., Any], Any, type[Exception], str]] = [
             (model.recommend, [1, 2], TypeError, "items of the list given as sessions are Int64, those of the c"),
             (model.recommend, ["i07", None], ValueError, "holds a missing item at place 1: leave it out"),
+            (
+                model.recommend,
+                np.full((2, 2, 2), "i07", object),
+                ValueError,
+                "has 3 dimensions, expected one: the items",
+            ),
             *((model.recommend, some, TypeError, "must be a polars, pandas or pyarrow") for some in ("i07", {"i"}, 7)),
             (self._choose, ["i00", "no"], ValueError, rf"candidates names \['no'\], which .* does not hold: {cure}"),
             (self._choose, "i00", TypeError, "candidates must be a list or series of items, got 'i00': put it"),
