@@ -353,7 +353,7 @@ def _read_class_weight(
             "rows by sample_weight, or the whole task by weight"
         )
     for label, weight in found if isinstance(found, tuple) else ():
-        if isinstance(weight, bool) or not (isinstance(weight, Real) and 0 < weight <= float_info.max):
+        if isinstance(weight, bool) or not (isinstance(weight, Real) and not weight <= 0 and weight <= float_info.max):
             raise ValueError(
                 f"task {name!r}: the weight of the class {label!r} must be a finite number above 0, got {weight!r}; to "
                 "learn nothing of a class, make its labels null"

@@ -140,7 +140,7 @@ class Inherited(Recommending):
                 model.recommend,
                 np.full((2, 2, 2), "i07", object),
                 ValueError,
-                "has 3 dimensions, expected one: the items",
+                "has 3 dimensions, expected one",
             ),
             *((model.recommend, some, TypeError, "must be a polars, pandas or pyarrow") for some in ("i07", {"i"}, 7)),
             (self._choose, ["i00", "no"], ValueError, rf"candidates names \['no'\], which .* does not hold: {cure}"),
