@@ -190,7 +190,7 @@ def describe_numbers(levels: pl.Series) -> str | None:
 
 def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:
     """Warn of columns of text whose levels are dates, or numbers that are no codes, or names of the rows."""
-    written, whole = dict[str, str](), dict[str, str]()
+    written, whole = dict[str, tuple[str, str]](), dict[str, tuple[str, str]]()
     for name, table in counts.items():
         present = table.drop_nulls("level")
         levels, rows = present["level"].sort(), int(present["count"].sum())
@@ -225,12 +225,12 @@ def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:
                 IdColumnWarning,
             )
         elif found is not None and are_whole(levels) and not NAME_OF_ID.search(name):
-            whole[name] = ".cast(pl.Float64, strict=False)"
+            whole[name] = ".cast(pl.Float64, strict=False)", ""
     _warn_of_writing(written, "dates or numbers in another writing", library)
     _warn_of_writing(whole, "whole numbers", library)
 
 
-def _warn_of_writing(lines: Mapping[str, str], are: str, library: Library) -> None:
+def _warn_of_writing(lines: Mapping[str, tuple[str, str]], are: str, library: Library) -> None:
     """Warn once of all columns of text that certain methods of polars make dates or numbers of."""
     if lines:
         categories = "" if library == "file" else ", or list them in categorical_features if they are codes"

@@ -26,18 +26,20 @@ _DAYS = (
 )
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p")
 _PLAIN = r"[+-]?\d+(\.\d+)?"
+_THOUSANDS = ".str.replace_all(',', '').cast(pl.Float64, strict=False)"
+_DECIMAL = ".str.replace(',', '.').cast(pl.Float64, strict=False)"
 #: Writings of numbers: how one looks, and the methods that make numbers of a column of text.
 _NUMBERS = {
     r"[+-]?\d+([.,]\d+)? ?%": ".str.strip_chars(' %').str.replace(',', '.').cast(pl.Float64, strict=False)",
-    r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?": ".str.replace_all(',', '').cast(pl.Float64, strict=False)",
-    r"[+-]?\d+,\d+": ".str.replace(',', '.').cast(pl.Float64, strict=False)",
+    r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?": _THOUSANDS,
+    r"[+-]?\d+,\d+": _DECIMAL,
 }
 
 
-def line_of(levels: pl.Series) -> str | None:
+def line_of(levels: pl.Series) -> tuple[str, str] | None:
     """Return the methods of polars that make dates or numbers of the sorted levels of a column; None for other text.
 
-    Where days and months can be told apart by no value, the month is read first.
+    Where no value tells days from months, or a decimal comma from one between thousands, a remark names the other.
     """
     some = levels[np.linspace(0, len(levels) - 1, min(len(levels), _LOOKED_AT)).astype(int)]
     if not _share(some, r"\d"):
@@ -45,12 +47,21 @@ def line_of(levels: pl.Series) -> str | None:
     if _share(some, _LOOKS_DATED) >= LEAST_SHARE and _share(some, r"\d{4}") >= LEAST_SHARE:
         for form in (day + clock for clock in _CLOCKS for day in _DAYS):
             call = "to_datetime" if ":" in form else "to_date"
-            if getattr(some.str, call)(form, strict=False).count() >= LEAST_SHARE * len(some):
-                return f".str.{call}({form!r}, strict=False)"
+            other = form.translate(str.maketrans("dm", "md")) if "%m" in form else form
+            fits = [getattr(some.str, call)(each, strict=False).count() for each in (form, other)]
+            if fits[0] >= LEAST_SHARE * len(some):
+                is_open = other in (day + clock for clock in _CLOCKS for day in _DAYS if other != form)
+                first = "day" if form.startswith("%m") else "month"
+                doubt = f"{other!r} if the {first} is first" if is_open and fits[1] >= LEAST_SHARE * len(some) else ""
+                return f".str.{call}({form!r}, strict=False)", doubt
     if len(levels) >= _LEAST_WRITTEN:
         for pattern, line in _NUMBERS.items():
             if _share(some, f"^({pattern}|{_PLAIN})$") >= LEAST_SHARE and _share(some, f"^{pattern}$") >= 1 / 2:
-                return line
+                is_thousands = line == _THOUSANDS
+                if is_thousands and _share(some, r"^[+-]?0,"):  # no number of thousands begins so
+                    continue
+                is_open = is_thousands and not _share(some, r",.*[,.]")
+                return line, f"{_DECIMAL} if a comma is the decimal one" if is_open else ""
     return None
 
 
@@ -62,13 +73,14 @@ def are_whole(levels: pl.Series) -> bool:
     return len(levels) > _LEAST_WHOLE and not is_code
 
 
-def by_lines(library: Library, lines: Mapping[str, str]) -> str:
-    """Say how to read columns of text, given the methods of polars for each."""
+def by_lines(library: Library, lines: Mapping[str, tuple[str, str]]) -> str:
+    """Say how to read columns of text, given for each the methods of polars, and others if in doubt; see `line_of`."""
     if library == "file":
         return "write numbers with a point alone, and dates in ISO 8601 (1994-08-27), into the file"
     frame = {"polars": "X", "pandas": "polars.from_pandas(X)", "pyarrow": "polars.from_arrow(X)"}
-    of = ", ".join(f"pl.col({name!r}){line}" for name, line in lines.items())
-    return f"read them by {frame.get(library, 'a polars frame of X')}.with_columns({of})"
+    of = ", ".join(f"pl.col({name!r}){line}" for name, (line, _) in lines.items())
+    doubts = "".join(f"; for {name!r}, or {doubt}" for name, (_, doubt) in lines.items() if doubt)
+    return f"read them by {frame.get(library, 'a polars frame of X')}.with_columns({of}){doubts}"
 
 
 def _share(texts: pl.Series, pattern: str) -> float:

@@ -24,7 +24,7 @@ WRITINGS = {
     "evening": ([f"08/{day}/1994 1:45 PM" for day in DAYS], pl.Datetime("us")),
     "percent": ([f"{k / 2}%" for k in range(28)], pl.Float64),
     "comma": ([f"{k},{k % 7}" for k in range(28)], pl.Float64),
-    "thousands": ([f"{k},{k:03}" for k in range(28)], pl.Float64),
+    "thousands": ([f"{k},{k:03}" for k in range(1, 29)], pl.Float64),
 }
 WHOLE = [str(k * k) for k in range(28)]
 SILENT = {
@@ -43,11 +43,28 @@ SILENT = {
 def test_the_line_reads_every_value(name):
     texts, dtype = WRITINGS[name]
     frame = pl.DataFrame({"each": texts})
-    line = line_of(frame["each"].unique().sort())
+    line, _ = line_of(frame["each"].unique().sort())
     read = eval(f"frame.select(pl.col('each'){line})", {"frame": frame, "pl": pl}).to_series()
     assert read.dtype == dtype
     assert read.null_count() == 0
     assert read.n_unique() == 28
+
+
+@pytest.mark.parametrize(
+    ("texts", "line", "doubt"),
+    [
+        (["0,750", "1,250", "2,125", "3,500", "4,000"], ".str.replace(',', '.')", ""),
+        (["1,250", "2,125", "3,500", "4,000", "5,500"], ".str.replace_all(',', '')", ".str.replace(',', '.')"),
+        (["1,250", "1,250,000", "2,125", "3,500", "4,000"], ".str.replace_all(',', '')", ""),
+        (["03/04/2021", "05/06/2021"], "'%m/%d/%Y'", "'%d/%m/%Y' if the day is first"),
+        (["03/04/2021", "05/26/2021"], "'%m/%d/%Y'", ""),
+    ],
+)
+def test_values_of_two_readings_name_both(texts, line, doubt):
+    found, other = line_of(pl.Series(texts))
+    assert line in found
+    assert other.startswith(doubt)
+    assert bool(other) == bool(doubt)
 
 
 def test_columns_are_named_once_with_the_cure():
