@@ -242,6 +242,19 @@ def test_shares_and_counts_that_no_column_tells_of_are_learned_too(name, kind, t
     assert tabmtl.load(tmp_path / "model").predict(ASKED).equals(after.predict(ASKED))
 
 
+@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize("label", [False, True])
+def test_new_labels_of_one_class_are_learned_too(name, label):
+    is_rare = VALUES["value"] > VALUES["value"].quantile(0.9)
+    old = pl.DataFrame({"two": is_rare, "three": VALUES["size"]})[OLD]
+    model = deepcopy(SINGLE[name]).fit(MANY[OLD], old)
+    new = pl.DataFrame({"two": [label] * 400, "three": ["top" if label else "low"] * 400})
+    after, before = went_on(model, MANY[LATER], new).predict_proba(ASKED), model.predict_proba(ASKED)
+    for task, told in (("two", int(label)), ("three", 2 * label)):
+        rest = 1 - before[task][:, told].mean()
+        assert 0.1 * rest < (after[task] - before[task])[:, told].mean() < 0.5 * rest
+
+
 @pytest.mark.parametrize("name", ["shared", "stages", "sides"])
 def test_rows_of_an_unknown_task_move_where_all_tasks_do(name):
     def table(place):

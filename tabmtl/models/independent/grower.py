@@ -23,6 +23,8 @@ from tabmtl.training.watch import Watch
 
 #: Trees that are grown at least, where there are any: fewer were chosen by chance.
 LEAST_TREES = 20
+#: From scores and data to gradients and hessians.
+Objective = Callable[..., tuple[np.ndarray, np.ndarray]]
 _USUAL_RATE = 0.1  # LightGBM's own
 
 
@@ -119,17 +121,21 @@ class Grower:
         params = {"min_data_per_group": least_level_rows(len(rows)), **self.params, "min_child_samples": least}
         params |= {"learning_rate": share * params.get("learning_rate", _USUAL_RATE)}
         params |= {"reg_lambda": max(LEAST_PENALTY, params.get("reg_lambda", 0.0))}
+        gradients = self.gradients
+        if gradients is None and self.task.classes and len(np.unique(rows.y)) < len(self.task.classes):
+            # LightGBM's own objectives grow nothing for a class that all rows have, or none
+            params["objective"], gradients = "none", self._derive
         # without the least rows of a leaf, LightGBM would drop the columns of few rows when it bins them
         data = self.data(rows, init_score=_column(scores), params=params)
         header, trees = "", list[str]()
         booster = lgb.Booster(params, data)
         for number in range(1, n_rounds + 1):
-            has_split = not booster.update(fobj=self.gradients)
+            has_split = not booster.update(fobj=gradients)
             header, newest = newest_round(booster)
             idle = np.array([not has_split or is_constant(tree) for tree in newest])
             if idle.any():
                 grown = np.asarray(booster.predict(rows.x, raw_score=True)).reshape(scores.shape)
-                steps = self._constants(params, data, scores + grown) * idle
+                steps = self._constants(params, data, scores + grown, gradients) * idle
                 scores = scores + grown + steps
                 newest = [constant_tree(steps[k]) if idle[k] else tree for k, tree in enumerate(newest)]
                 seeded = params | {"random_state": params["random_state"] + number}
@@ -139,11 +145,13 @@ class Grower:
                 break
         return TreeText.joined(header, trees, scores.shape[1])
 
-    def _constants(self, params: dict[str, Any], data: lgb.Dataset, scores: np.ndarray) -> np.ndarray:
+    def _constants(
+        self, params: dict[str, Any], data: lgb.Dataset, scores: np.ndarray, gradients: Objective | None
+    ) -> np.ndarray:
         """Return the steps (W,) that all rows take together from raw scores (n, W)."""
         whole = {"num_leaves": 2, "reg_lambda": 0.0, "colsample_bytree": 1.0, "subsample_freq": 0}
         stump = lgb.Booster(params | whole, data.set_init_score(_column(scores)))
-        stump.update(fobj=self.gradients)
+        stump.update(fobj=gradients)
         limit = np.inf if self.task.kind.units == "standardized" else LONGEST_STEP * params["learning_rate"]
         return np.clip([_mean_value(tree) for tree in newest_round(stump)[1]], -limit, limit)
 
@@ -167,8 +175,8 @@ class Grower:
         return rounds if is_better else booster.best_iteration
 
     @property
-    def gradients(self) -> Callable[..., tuple[np.ndarray, np.ndarray]] | None:
-        """Objective for LightGBM where it has none for the kind: from scores and data to gradients and hessians."""
+    def gradients(self) -> Objective | None:
+        """Objective for LightGBM where it has none for the kind."""
         return self._derive if self.params["objective"] == "none" else None
 
     def _derive(self, scores: np.ndarray, data: lgb.Dataset) -> tuple[np.ndarray, np.ndarray]:
