@@ -73,14 +73,14 @@ def are_whole(levels: pl.Series) -> bool:
     return len(levels) > _LEAST_WHOLE and not is_code
 
 
-def by_lines(library: Library, lines: Mapping[str, tuple[str, str]]) -> str:
+def by_lines(library: Library, lines: Mapping[str, tuple[str, str]], table: str = "X") -> str:
     """Say how to read columns of text, given for each the methods of polars, and others if in doubt; see `line_of`."""
     if library == "file":
         return "write numbers with a point alone, and dates in ISO 8601 (1994-08-27), into the file"
-    frame = {"polars": "X", "pandas": "polars.from_pandas(X)", "pyarrow": "polars.from_arrow(X)"}
+    frame = {"polars": table, "pandas": f"polars.from_pandas({table})", "pyarrow": f"polars.from_arrow({table})"}
     of = ", ".join(f"pl.col({name!r}){line}" for name, (line, _) in lines.items())
     doubts = "".join(f"; for {name!r}, or {doubt}" for name, (_, doubt) in lines.items() if doubt)
-    return f"read them by {frame.get(library, 'a polars frame of X')}.with_columns({of}){doubts}"
+    return f"read them by {frame.get(library, f'a polars frame of {table}')}.with_columns({of}){doubts}"
 
 
 def _share(texts: pl.Series, pattern: str) -> float:

@@ -17,6 +17,7 @@ import polars.selectors as cs
 from tabmtl.columns.category import describe_numbers
 from tabmtl.columns.cures import Library, by_kind, by_numbers
 from tabmtl.columns.kind import LeanPickle
+from tabmtl.columns.writing import by_lines, line_of
 from tabmtl.decisions import Decisions
 from tabmtl.decisions.conformal import Conformal, check_level
 from tabmtl.encode.read import read_targets, read_weights
@@ -663,15 +664,22 @@ def _holed_floats(frame: pl.DataFrame, origin: Origin) -> list[str]:
 
 
 def _warn_of_text(tasks: Sequence[Task], labels: pl.DataFrame, origin: Origin) -> None:
-    """Warn of classes of text that are nearly all numbers."""
+    """Warn of classes of text that are nearly all numbers, or dates or numbers in another writing."""
     library: Library = "file" if in_command.get() else origin.container
     are_categories = dict(zip(labels.columns, origin.categories, strict=True))
     for task in tasks:
         if labels[task.name].dtype != pl.String or are_categories[task.name] is not None:
             continue
-        found = describe_numbers(pl.Series(task.classes, dtype=pl.String))
-        if found is not None:
+        classes = pl.Series(task.classes, dtype=pl.String).sort()
+        found, line = describe_numbers(classes), line_of(classes)
+        if line is not None:
+            found = "dates or numbers in another writing"
+            numbers = ".dt.epoch('s').cast(pl.Float64)" if ".str.to_date" in line[0] else ""
+            table = f"y.to_frame({task.name!r})" if origin.ndim == 1 else "y"
+            cure = by_lines(library, {task.name: (line[0] + numbers, line[1])}, table)
+        elif found is not None:
             cure = by_numbers(library, task.name, "y", is_flat=origin.ndim == 1)
+        if found is not None:
             warn_about(
                 [task.name],
                 f"task {task.name!r} is text, so each of its {len(task.classes or ())} values is a class, yet they are "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from datetime import date
 from decimal import Decimal
@@ -129,6 +130,17 @@ def test_numbers_as_text_warn_with_the_cure():
         LabelCoder.fit(pl.Series(texts[:20]))
         LabelCoder.fit(pd.Series(texts, dtype="category"))
         LabelCoder.fit(pl.Series([f"item {text}" for text in texts]))
+
+
+@pytest.mark.parametrize("text", ["{},48", "{}.5%", "{}.06.2022"])
+def test_dates_and_numbers_in_another_writing_warn_with_the_cure(text):
+    y = pl.Series([text.format(day) for day in range(10, 30)])
+    with pytest.warns(TabmtlWarning, match="task 'y' is text, .* in another writing; read them by ") as caught:
+        LabelCoder.fit(y)
+    cure = re.search(r"read them by (.*), or say that they are classes", str(caught[0].message))
+    with warnings.catch_warnings(action="error"):
+        assert LabelCoder.fit(eval(cure[1], {"y": y, "pl": pl})).tasks[0].kind.name == "regression"
+        LabelCoder.fit(y, tasks={"y": "multiclass"})
 
 
 def test_declared_beats_inferred():
