@@ -15,6 +15,7 @@ from tabmtl.columns.date import zone_error
 from tabmtl.columns.date_text import LEAST_SHARE, NOTHING, ZONED, read_text
 from tabmtl.columns.kind import TEXT, column_of
 from tabmtl.columns.tags import split_texts
+from tabmtl.processes.forks import check_pool
 
 #: Words, but for a time zone behind " of ", and the types that such columns have.
 _TYPES: dict[str, pl.DataType] = {
@@ -64,6 +65,7 @@ def from_text(column: pl.Series, values: str, separator: str | None) -> pl.Serie
     if held.is_temporal() and not column.dtype.is_temporal():
         return as_fit(column, values)
     if isinstance(held, pl.List) and column.dtype == pl.String and separator is not None:
+        check_pool()
         return split_texts(column, separator, values)
     return column
 
@@ -98,6 +100,8 @@ def as_fit(series: pl.Series, values: str) -> pl.Series:
     zone = getattr(series.dtype, "time_zone", None)
     if zone and values in ("dates", "datetimes"):
         raise TypeError(zone_error(series.name, "", zone, series.dtype))
+    if "text" in (found, values):
+        check_pool()
     try:
         return _cast(series, found, values)
     except pl.exceptions.PolarsError as error:
