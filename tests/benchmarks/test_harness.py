@@ -21,6 +21,7 @@ from benchmarks.speed import CASES
 PARTS_OF_OTHERS = (
     "after_drift",
     "after_sessions",
+    "after_shifts",
     "after_task",
     "evidence_compare",
     "evidence_models",
