@@ -458,7 +458,8 @@ def _untyped(frame: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame | pl.LazyFrame:
     names = [
         own.name
         for own in frame.iter_columns()
-        if own.dtype != pl.Null and (own.null_count() == frame.height or (own.dtype.is_float() and own.is_nan().all()))
+        if own.dtype != pl.Null
+        and (own.null_count() == frame.height or (own.dtype.is_float() and own.alias("").is_nan().all()))
     ]
     return (
         frame.with_columns(pl.Series(name, [None] * frame.height, dtype=pl.Null) for name in names) if names else frame
