@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import tabmtl.mlflow
-from tabmtl.pipelines.terminal import lay_out, tell
+from tabmtl.pipelines.terminal import lay_out, tell, without_classes
 from tabmtl.pipelines.tracking import Store, check_writable, connected
 from tabmtl.schema import listed
 
@@ -125,10 +125,9 @@ def score(source: SavedModel, *, data: str, json: bool = False) -> None:
         print(_as_json({"model": source.model, "data": data, "mean_score": mean, "tasks": found.to_dicts()}))
         return
     names = {"standard_error": "error", "n_labelled": "labelled", "n_positive": "positive"}
-    shown = found.rename(names)
-    if found["positive_class"].null_count() == found.height:
-        shown = shown.drop("positive_class")
-    print(f"{lay_out(shown)}\n\nMean score: {mean:.4f}. Higher is better; low and high are 95 % intervals.")
+    print(
+        f"{lay_out(without_classes(found).rename(names))}\n\nMean score: {mean:.4f}. Higher is better; low and high are 95 % intervals."
+    )
 
 
 def drift(

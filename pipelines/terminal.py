@@ -171,6 +171,12 @@ def pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
     return found
 
 
+def without_classes(scores: pl.DataFrame) -> pl.DataFrame:
+    """Return scores without the column of positive classes where none of them depends on one."""
+    is_empty = scores["positive_class"].null_count() == scores.height
+    return scores.drop("positive_class") if is_empty else scores
+
+
 def lay_out(frame: pl.DataFrame, *, signed: Sequence[str] = ()) -> str:
     """Lay out a frame as text, with columns aligned right; numbers have 4 places, truths are yes or no, a null is "-".
 

@@ -13,7 +13,7 @@ import polars as pl
 
 from tabmtl import tuning
 from tabmtl.pipelines.data import files
-from tabmtl.pipelines.terminal import near
+from tabmtl.pipelines.terminal import near, without_classes
 from tabmtl.schema import RandomSplitWarning
 
 if TYPE_CHECKING:
@@ -173,8 +173,9 @@ class ScoredTables(files.PartedRows):
     @staticmethod
     def shown(table: pl.DataFrame) -> pl.DataFrame:
         """Return the columns of `score_intervals` that are shown, one row per task."""
-        positive = [] if table["positive_class"].null_count() == table.height else ["positive_class"]
-        return table.select("task", "metric", *positive, "score", low="low", high="high", labelled="n_labelled")
+        order = ("task", "metric", "positive_class", "score", "low", "high", "labelled")
+        shown = without_classes(table).rename({"n_labelled": "labelled"})
+        return shown.select(name for name in order if name in shown.columns)
 
     def metrics(self, table: pl.DataFrame, part: str) -> dict[str, float | None]:
         """Return the scores of a `table` by ``<part>/<task>/<metric>``, as they are logged."""

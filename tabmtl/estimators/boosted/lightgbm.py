@@ -45,8 +45,8 @@ class LightGBMEstimator(MultiTaskEstimator):
     partial_rounds : int, default=20
         Rounds that `partial_fit` appends, begun at the present answers; no row is set aside for them, and 0 appends
         none. A step of them is as long as the share of the new labels in all that the task has learned from: rows day
-        by day move a model about as far as all at once. Their ``reg_lambda`` is at least 5. A round that
-        finds no split, as of labels that have all moved, moves the constants of the tasks.
+        by day move a model about as far as all at once. Their ``reg_lambda`` is at least 5. A round that finds no
+        split, as of labels that have all moved, moves the constants of the tasks.
     decay_rate : float in (0, 1], default=1.0
         What `partial_fit` leaves of the values of leaves before it appends rounds, as LightGBM's ``refit`` has it: a
         leaf with new labels keeps ``decay_rate`` of its value, and takes the rest from these labels. 1 leaves all as
