@@ -125,9 +125,8 @@ def score(source: SavedModel, *, data: str, json: bool = False) -> None:
         print(_as_json({"model": source.model, "data": data, "mean_score": mean, "tasks": found.to_dicts()}))
         return
     names = {"standard_error": "error", "n_labelled": "labelled", "n_positive": "positive"}
-    print(
-        f"{lay_out(without_classes(found).rename(names))}\n\nMean score: {mean:.4f}. Higher is better; low and high are 95 % intervals."
-    )
+    shown = lay_out(without_classes(found).rename(names))
+    print(f"{shown}\n\nMean score: {mean:.4f}. Higher is better; low and high are 95 % intervals.")
 
 
 def drift(
