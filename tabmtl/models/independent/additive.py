@@ -156,15 +156,14 @@ class Pieces:
     ----------
     x : ndarray of shape (n, Fn + Fc)
         Rows of `tree_matrix`.
-    n_numbers : int
-    n_pieces : int
+    n_pieces : sequence of int
+        Of every number; one of 0 pieces is not read.
     """
 
-    def __init__(self, x: np.ndarray, n_numbers: int, n_pieces: int) -> None:
-        shares = np.linspace(0, 1, n_pieces + 1)
-        self._x = x
-        self._knots = [_quantiles(column, shares) for column in x[:, :n_numbers].T]
-        self._has_gaps = np.isnan(x[:, :n_numbers]).any(axis=0).tolist()
+    def __init__(self, x: np.ndarray, n_pieces: Sequence[int]) -> None:
+        n_numbers, self._x = len(n_pieces), x
+        self._knots = [_quantiles(column, n) for column, n in zip(x.T, n_pieces, strict=False)]
+        self._has_gaps = (np.isnan(x[:, :n_numbers]).any(axis=0) & (np.array(n_pieces) > 0)).tolist()
         self._codes = [_frequent(column) for column in x[:, n_numbers:].T]
         sizes = [len(own) - 1 + gaps for own, gaps in zip(self._knots, self._has_gaps, strict=True)]
         ends = np.cumsum([0, *sizes, *map(len, self._codes)]).tolist()
@@ -206,14 +205,14 @@ class Pieces:
         """Return the model of slopes (d, W) and intercepts (W,) of the columns."""
         variances = [(self.columns[:, own] @ slope[own]).var(axis=0).sum() for own in self._of_column]
         slope, width, at = slope / self._scale[:, None], len(intercept), 0
-        knots = np.zeros((len(self._knots), max(map(len, self._knots), default=2)))
+        knots = np.zeros((len(self._knots), max([2, *map(len, self._knots)])))
         codes = np.full((len(self._codes), max([1, *map(len, self._codes)])), np.nan, dtype=np.float32)
         heights, steps = np.zeros((*knots.shape, width)), np.zeros((*codes.shape, width))
         missing = np.zeros((len(knots), width))
         for j, own in enumerate(self._knots):
             pieces = slice(at, at := at + len(own) - 1)
             more = np.arange(1, knots.shape[1] - len(own) + 1)
-            knots[j] = np.append(own, own[-1] + (own[-1] - own[0]) * more)
+            knots[j] = np.append(own, own[-1] + ((own[-1] - own[0]) or 1.0) * more)
             heights[j] = _shares(knots[j], own) @ slope[pieces]
             missing[j] = self._center[pieces] @ slope[pieces]
             if self._has_gaps[j]:
@@ -238,10 +237,12 @@ def _shares(values: np.ndarray, knots: np.ndarray) -> np.ndarray:
     return ((values[:, None] - knots[:-1]) / np.diff(knots)).clip(0, 1)
 
 
-def _quantiles(column: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Return at least two rising knots of a number."""
+def _quantiles(column: np.ndarray, n_pieces: int) -> np.ndarray:
+    """Return rising knots of a number, at least two, or one of a number without pieces."""
+    if not n_pieces:
+        return np.zeros(1)
     known = column[~np.isnan(column)].astype(np.float64)
-    knots = np.unique(np.quantile(known, shares)) if len(known) else np.zeros(1)
+    knots = np.unique(np.quantile(known, np.linspace(0, 1, n_pieces + 1))) if len(known) else np.zeros(1)
     return knots if len(knots) > 1 else np.array([knots[0], knots[0] + max(1.0, abs(knots[0]))])
 
 

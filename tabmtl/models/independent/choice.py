@@ -63,6 +63,7 @@ class Grown(NamedTuple):
     is_lost: bool = False
     answers: np.ndarray | None = None
     mixture: Mixture | None = None
+    reading: str = "none"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,17 +77,25 @@ class TreesOfTask:
         Share of the rows that is held out to stop the training; None grows all trees.
     seed : int
     mixer : Mixer
+    in_folds : bool
+        Whether folds judge any number of rows.
     """
 
     grower: Grower
     fraction: float | None
     seed: int
     mixer: Mixer
+    in_folds: bool
 
     @property
     def task(self) -> Task:
         """The task."""
         return self.grower.task
+
+    @property
+    def reads_levels(self) -> bool:
+        """Whether the trees may read means of levels, as do those beside other families."""
+        return bool(self.mixer.families)
 
     def try_all(self, given: TaskRows, configurations: Sequence[str], watch: Watch) -> dict[str, Grown]:
         """Grow trees by every configuration; rows held out stop the training and judge it.
@@ -139,8 +148,8 @@ class TreesOfTask:
         def grow(part: Watch) -> list[Grown]:
             rounds = found.booster.current_iteration()
             options = {**found.options, "num_iterations": rounds, "early_stopping_round": 0}
-            booster = grower.grow(split.all, None, options, part)
-            losses = grower.losses(grower.answer(booster, split.watched.x), split.watched)
+            booster = grower.grow(split.all.filled(found.reading), None, options, part)
+            losses = grower.losses(grower.answer(booster, split.watched.filled(found.reading).x), split.watched)
             return [found._replace(booster=booster, valid_losses=[losses])]
 
         name = self.task.name
@@ -148,7 +157,7 @@ class TreesOfTask:
 
     def _split(self, given: TaskRows) -> Split | None:
         """Return the rows of the task, perhaps with some held out; None where that cannot be, as all are one unit."""
-        rows = Sample.of(given.rows, given.fold)
+        rows = Sample.of_task(given)
         if self.fraction is None:
             return Split(rows)
         if given.watched is not None and len(given.watched):
@@ -159,7 +168,8 @@ class TreesOfTask:
         if has_few:
             return Split(rows)
         kept, watched = self._set_aside(rows, self.fraction)
-        return Split(rows, rows.rows(watched), partial(rows.rows, kept))
+        judged = rows.apart(watched)
+        return Split(rows, judged.rows(watched), partial(judged.rows, kept))
 
     def _set_aside(self, rows: Sample, fraction: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers of the rows that find the trees, and of those that judge them."""
@@ -172,7 +182,7 @@ class TreesOfTask:
         """Return whether rows are too few, or those of its rarer classes are, to set some aside."""
         if not self.grower.takes_few:
             return len(rows) < ROWS_TO_SPLIT
-        if rows.fold is not None:
+        if self.in_folds:
             return True
         if self.mixer.takes(len(rows)) and len(rows) < MOST_FOLDED:
             return True
@@ -181,14 +191,21 @@ class TreesOfTask:
         return 0 < len(rows) - np.bincount(rows.y.astype(np.intp)).max() < _RARE_ROWS
 
     def _try(self, rows: Sample, held_out: Sample | None, options: dict[str, Any], watch: Watch) -> Grown:
-        booster = self.grower.grow(rows, held_out, options, watch)
         if held_out is None:
-            return Grown(booster, options)
-        answer = self.grower.answer(booster, held_out.x)
+            return Grown(self.grower.grow(rows, None, options, watch), options)
+        tried = [self._read(rows, held_out, options, reading, watch) for reading in rows.readings]
+        return min(tried, key=lambda each: each.valid_losses[0].sum())
+
+    def _read(self, rows: Sample, held_out: Sample, options: dict[str, Any], reading: str, watch: Watch) -> Grown:
+        """Grow trees that read some means of levels."""
+        judged = held_out.filled(reading)
+        booster = self.grower.grow(rows.filled(reading), judged, options, watch)
+        answer = self.grower.answer(booster, judged.x)
         judging = held_out.score_weight, held_out.group
         is_judged = undefined_reason(self.task, held_out.y, *judging) is None
         score = score_task(self.task, held_out.y, answer, *judging) if is_judged else None
-        return Grown(booster, options, [self.grower.losses(answer, held_out)], score, answers=answer)
+        losses = [self.grower.losses(answer, held_out)]
+        return Grown(booster, options, losses, score, answers=answer, reading=reading)
 
     def _grow_few(self, rows: Sample, watch: Watch) -> Grown:
         if len(rows) == 1:

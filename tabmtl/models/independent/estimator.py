@@ -26,9 +26,12 @@ from tabmtl.estimators.boosted.walk import predict
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.learner import Marks
 from tabmtl.estimators.rows import FitRows, draw
+from tabmtl.mixing.folds import deal
+from tabmtl.mixing.levels import LevelMeans, LevelRows
 from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.models.independent.asked import AskedTasks, Learned
 from tabmtl.models.independent.choice import CONFIGURATIONS, FEW_ROWS, Grown, TreesOfTask
+from tabmtl.models.independent.folds import MOST_FOLDS
 from tabmtl.models.independent.foreign import Foreign, rows_of
 from tabmtl.models.independent.grower import Grower, check_given, monotone_constraints
 from tabmtl.models.independent.levels import GrownLevels, TreesOfLevels
@@ -196,7 +199,9 @@ class IndependentTasks(LightGBMEstimator):
 
     _stored: ClassVar[type] = IndependentState
 
-    _n_labels: ClassVar[tuple[int, ...] | None] = None  # until a fit; pickles of earlier releases have none
+    # until a fit; pickles of earlier releases have none
+    _n_labels: ClassVar[tuple[int, ...] | None] = None
+    _levels: ClassVar[LevelMeans | None] = None
 
     export_onnx = NotHere("its models are in estimators_[task], LightGBM by families=('lightgbm',); or fit a network")
     export_task = NotHere("its models are in estimators_[task], LightGBM by families=('lightgbm',)")
@@ -284,7 +289,9 @@ class IndependentTasks(LightGBMEstimator):
     ) -> tuple[dict[str, Any], dict[int, Unseen]]:
         """Return the fitted attributes, and the answers of trees to the rows of their tasks that judged them."""
         group, is_apart = rows.group, rows.frame is None or rows.group.size > 1
-        learners = dict(enumerate(self._learners(coder, seed, is_apart)))
+        levels = None if is_apart else self._learn_levels(coder, rows)
+        whole = None if levels is None else levels.whole
+        learners = dict(enumerate(self._learners(coder, seed, is_apart, whole, fold is not None)))
         are_foreign = [isinstance(learner, Foreign) for learner in learners.values()]
         has_foreign = any(are_foreign)
         if has_foreign and rows.frame is None:
@@ -297,7 +304,11 @@ class IndependentTasks(LightGBMEstimator):
         batch, held_out = rows.read(), None if valid is None else valid.read()
         if batch.time is valid is fold is None and self.early_stopping and not all(are_foreign):
             warn_of_random_split(rows.dates, len(rows))
+        if levels is not None and fold is None:
+            fold = deal(batch.y, coder.labels.tasks, batch.task, batch.group, MOST_FOLDS, seed)
         take: Take = partial(TaskRows.of, batch, held_out, fold)
+        if levels is not None and fold is not None:
+            take = _reading(levels, batch, held_out, fold, learners)
         if group.size > 1:
             # the largest tasks are dealt first, and their rows move
             owners = enumerate(group.deal(rows.n_labels))
@@ -307,15 +318,28 @@ class IndependentTasks(LightGBMEstimator):
         learns_again = has_foreign or (self.early_stopping and valid is None)
         X = without_columns(rows.frame, coder.dropped) if has_foreign else None
         fitted, unseen = self._fit_all(coder.labels.tasks, learners, take, learns_again, group, X, self._names_to_try)
-        return fitted | {"_n_labels": tuple(rows.n_labels.astype(np.int64).tolist())}, unseen
+        counts = tuple(rows.n_labels.astype(np.int64).tolist())
+        return fitted | {"_n_labels": counts, "_levels": whole}, unseen
+
+    def _learn_levels(self, coder: TableCoder, rows: FitRows) -> LevelRows | None:
+        """Learn means of levels, which families read; None where there are none, or rows have times."""
+        is_own = self.classifier is None or self.regressor is None
+        is_mixed = self.families == "all" or len(self.families) > 1
+        batch = rows.read()
+        if not (is_own and is_mixed and self.early_stopping and batch.time is None):
+            return None
+        return LevelRows.learn(batch, coder.features.columns, coder.labels.tasks)
 
     def _go_on(self, coder: TableCoder, rows: FitRows, seed: int) -> dict[str, Any]:
         """Append rounds to the models of the tasks with new labels."""
-        tasks, batch = coder.labels.tasks, rows.read()
+        tasks, known = coder.labels.tasks, self._levels
+        batch = self._extended(rows.read())  # by what was known before these rows
         labelled = set(np.flatnonzero(rows.n_labels).tolist())
-        learners = {t: own for t, own in enumerate(self._learners(coder, seed, True)) if t in labelled}
+        learners = {t: own for t, own in enumerate(self._learners(coder, seed, True, known)) if t in labelled}
         onward, new = Onward(n_rounds=self.partial_rounds, decay=self.decay_rate), rows.n_labels
-        known = new if self._n_labels is None else np.array(self._n_labels)  # of an older file, as many as the new ones
+        n_known = (
+            new if self._n_labels is None else np.array(self._n_labels)
+        )  # of an older file, as many as the new ones
         has_foreign = any(isinstance(own, Foreign) for own in learners.values())
         X = without_columns(rows.frame, coder.dropped) if has_foreign else None
 
@@ -325,11 +349,12 @@ class IndependentTasks(LightGBMEstimator):
             given, learner, model = take(t), learners[t], self.estimators_[tasks[t].name]
             if isinstance(learner, Foreign):
                 return learner.go_on(model, rows_of(X, given.numbers, self.task_column), given.rows)
-            return onward.go_on(learner, model, Sample.of(given.rows), int(known[t]), part)
+            return onward.go_on(learner, model, Sample.of(given.rows), int(n_known[t]), part)
 
         found = self._each(learners, go_on, self._watch, "task", _describe_model)
         models = [found.get(t, self.estimators_[task.name]) for t, task in enumerate(tasks)]
-        return self._with_models(tasks, models, known + new)
+        levels = None if known is None else known.added(rows.read())
+        return self._with_models(tasks, models, n_known + new) | {"_levels": levels}
 
     def _with_models(
         self,
@@ -344,6 +369,7 @@ class IndependentTasks(LightGBMEstimator):
         return {
             "estimators_": dict(zip(names, models, strict=True)),
             "_n_labels": None if n_labels is None else tuple(map(int, n_labels)),
+            "_levels": self._levels,
             "configuration_": self.configuration_,
             "configuration_scores_": pl.DataFrame({"task": names}).join(known, "task", "left", maintain_order="left"),
         }
@@ -351,14 +377,15 @@ class IndependentTasks(LightGBMEstimator):
     def _add_tasks(self, coder: TableCoder, batch: Batch, method: Any, freeze: Any, seed: int) -> dict[str, Any]:
         """Fit the new tasks, each alone, by the configuration that the others have."""
         tasks, known = coder.labels.tasks, self.estimators_
-        learners = {t: own for t, own in enumerate(self._learners(coder, seed, False)) if tasks[t].name not in known}
+        several = enumerate(self._learners(coder, seed, False, self._levels))
+        learners = {t: own for t, own in several if tasks[t].name not in known}
         foreign = [own for own in learners.values() if isinstance(own, Foreign)]
         if foreign:
             raise ValueError(
                 f"task {foreign[0].task.name!r} would be learned by {type(foreign[0].base).__name__}, which reads X by "
                 "itself, and add_task fits the models of families; fit again with all tasks"
             )
-        take: Take = partial(TaskRows.of, batch, None, None)
+        take: Take = partial(TaskRows.of, self._extended(batch), None, None)
         found, _ = self._fit_all(tasks, learners, take, self.early_stopping, ALONE, None, [self.configuration_])
         scores = found["configuration_scores_"].filter(~pl.col("task").is_in([*known]))
         models, new = [*known.values(), *found["estimators_"].values()], batch.count_labels(len(tasks))[len(known) :]
@@ -368,7 +395,8 @@ class IndependentTasks(LightGBMEstimator):
     def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
         tasks, counts = coder.labels.tasks, self._n_labels
         counts = None if counts is None else counts[:t] + counts[t + 1 :]
-        return self._with_models(tasks, [self.estimators_[task.name] for task in tasks], counts)
+        levels = None if self._levels is None else self._levels.without(t)
+        return self._with_models(tasks, [self.estimators_[task.name] for task in tasks], counts) | {"_levels": levels}
 
     def _fit_all(
         self,
@@ -446,9 +474,11 @@ class IndependentTasks(LightGBMEstimator):
     def _names_to_try(self) -> list[str]:
         return [*(CONFIGURATIONS if self.tune == "all" else self.tune)] or ["default"]
 
-    def _learners(self, coder: TableCoder, seed: int, is_apart: bool) -> list[TreesOfTask | TreesOfLevels | Foreign]:
+    def _learners(
+        self, coder: TableCoder, seed: int, is_apart: bool, levels: LevelMeans | None, in_folds: bool = False
+    ) -> list[TreesOfTask | TreesOfLevels | Foreign]:
         """Return what finds the model of every task; rows apart, in files or processes, are for LightGBM."""
-        columns = coder.features.columns
+        columns = coder.features.columns if levels is None else levels.columns(coder.features.columns)
         families = FAMILIES if self.families == "all" else self.families
         others = families if self.early_stopping and not is_apart else ()
         learners: list[TreesOfTask | TreesOfLevels | Foreign] = []
@@ -466,10 +496,18 @@ class IndependentTasks(LightGBMEstimator):
                 continue
             if base is not None:
                 check_given(task, base.get_params())
-            grow = partial(self._trees_of, base=base, scale=scale, columns=columns, families=others, seed=seed)
+            grow = partial(
+                self._trees_of,
+                base=base,
+                scale=scale,
+                columns=columns,
+                families=others,
+                seed=seed,
+                in_folds=in_folds,
+            )
             if task.kind.levels:
-                levels = [grow(replace(task, kind=Quantile(level), metric=None)) for level in task.kind.levels]
-                learners.append(TreesOfLevels(task=task, levels=levels))
+                each = [grow(replace(task, kind=Quantile(level), metric=None)) for level in task.kind.levels]
+                learners.append(TreesOfLevels(task=task, levels=each))
             else:
                 learners.append(grow(task))
         return learners
@@ -483,6 +521,7 @@ class IndependentTasks(LightGBMEstimator):
         columns: Columns,
         families: Sequence[str],
         seed: int,
+        in_folds: bool,
     ) -> TreesOfTask:
         """Return what finds the trees of a task, or of one of its levels."""
         bounds = monotone_constraints(task, columns)
@@ -498,7 +537,7 @@ class IndependentTasks(LightGBMEstimator):
         )
         fraction = self.validation_fraction if self.early_stopping else None
         mixer = Mixer(grower=grower, families=families if base is None and not bounds else (), seed=seed)
-        return TreesOfTask(grower=grower, fraction=fraction, seed=seed, mixer=mixer)
+        return TreesOfTask(grower=grower, fraction=fraction, seed=seed, mixer=mixer, in_folds=in_folds)
 
     def _lightgbm_params(self, base: lgb.LGBMModel | None, task: Task, scale: float, seed: int) -> dict[str, Any]:
         """Return parameters of `lightgbm.train`; those of a given estimator take precedence."""
@@ -520,7 +559,8 @@ class IndependentTasks(LightGBMEstimator):
         return {**ours, **of_kind, **params, "num_class": task.width}
 
     def _gains(self) -> dict[str, np.ndarray]:
-        n_features = self.coder_.features.columns.n_features
+        columns = self.coder_.features.columns
+        n_features = columns.n_features + (0 if self._levels is None else self._levels.n_numbers)
         gains: list[np.ndarray] = []
         for name, model in self.estimators_.items():
             if isinstance(model, Mixture):
@@ -532,12 +572,18 @@ class IndependentTasks(LightGBMEstimator):
                     f"importances_ needs models of families, and that of task {name!r} is a {type(model).__name__}: "
                     "say tabmtl.inspection.feature_importances(model, X, y)"
                 )
+        if self._levels is not None:
+            gains = [self._levels.gains(own, len(columns.numeric)) for own in gains]
         return {"all": np.stack(gains)}
+
+    def _extended(self, batch: Batch) -> Batch:
+        """Return rows with the means of their levels, if some model may read them."""
+        return batch if self._levels is None else self._levels.extended(batch)
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         if batch.task is None:
             return self._outputs_of(X, batch, tuple(range(len(self.tasks_))))
-        matrix = tree_matrix(batch)
+        matrix = tree_matrix(self._extended(batch))
         first = self.tasks_[0]
         output = np.empty(first.kind.answer_shape(len(batch), first.classes))
         for t in np.unique(batch.task).tolist():
@@ -547,7 +593,7 @@ class IndependentTasks(LightGBMEstimator):
         return [output]
 
     def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
-        matrix, tasks = tree_matrix(batch), [self.tasks_[t] for t in places]
+        matrix, tasks = tree_matrix(self._extended(batch)), [self.tasks_[t] for t in places]
         models = [self.estimators_[task.name] for task in tasks]
         if len(batch) <= AskedTasks.most_rows and all(isinstance(model, Learned) for model in models):
             return AskedTasks.of(self, places, models).answers(tasks, matrix)
@@ -579,6 +625,7 @@ class IndependentTasks(LightGBMEstimator):
             configuration_=self.configuration_,
             configuration_scores_=self.configuration_scores_,
             _n_labels=self._n_labels,
+            _levels=self._levels,
         )
 
     def _restore(self, state: Any) -> None:
@@ -590,6 +637,7 @@ class IndependentTasks(LightGBMEstimator):
             "configuration_": state.configuration_,
             "configuration_scores_": state.configuration_scores_,
             "_n_labels": state._n_labels,
+            "_levels": state._levels,
             "profile_": state.profile_,
         }
         self._set_fitted(state.coder_, fitted)
@@ -601,6 +649,13 @@ class IndependentTasksClassifier(ClassifierFace, IndependentTasks):
 
 class IndependentTasksRegressor(RegressorFace, IndependentTasks):
     """`IndependentTasks` whose every task is a regression."""
+
+
+def _reading(levels: LevelRows, batch: Batch, valid: Batch | None, fold: np.ndarray, learners: Learners) -> Take:
+    """Return what takes the rows of a task, which may read means of levels."""
+    blank, asked = levels.whole.blank(batch), None if valid is None else levels.whole.extended(valid)
+    reads = {t for t, own in learners.items() if not isinstance(own, Foreign) and own.reads_levels}
+    return lambda t: TaskRows.of(blank, asked, fold, t, levels if t in reads else None)
 
 
 def _score_table(

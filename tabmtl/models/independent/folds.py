@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows, number_units
+from tabmtl.mixing.folds import deal
 from tabmtl.model_selection.times import borders, even_blocks, forward_folds, learnable_after, no_fresh_rows
 from tabmtl.models.independent.grower import LEAST_TREES, Grower
 from tabmtl.models.independent.rows import Sample
@@ -41,39 +43,93 @@ _LEAST_NOISE = 0.1
 _FINE_FITS = 3
 
 
-class Chosen(NamedTuple):
-    """Options that predict best, their trees of all folds, the number of rounds, and answers and losses (n,) there."""
+class Tried(NamedTuple):
+    """Trees of all folds by options, which read some means of levels, and their losses (rounds, folds)."""
 
     options: dict[str, Any]
+    reading: str
     boosters: list[lgb.Booster]
-    n_rounds: int
-    answers: np.ndarray
     losses: np.ndarray
+
+    def best(self, losses: np.ndarray) -> tuple[float, int]:
+        """Return the least of losses (rounds,), and its round; few trees are chosen by chance."""
+        first = min(LEAST_TREES, len(losses)) - 1
+        at = first + int(np.argmin(losses[first:]))
+        return float(losses[at]), at + 1
+
+    @property
+    def loss(self) -> float:
+        """The least loss of all folds."""
+        return self.best(self.losses.sum(axis=1))[0]
+
+
+class Chosen(NamedTuple):
+    """Trees that predict best: options, means of levels and rounds for all rows, and those of every fold.
+
+    No label of a fold has chosen its trees, which gave the answers to it.
+    """
+
+    options: dict[str, Any]
+    reading: str
+    n_rounds: int
+    texts: list[TreeText]
+    answers: np.ndarray
 
 
 class Dealt(NamedTuple):
-    """Which rows every fold learns from, and which it judges, (n,) bool each; and which rows some fold judges."""
+    """Rows in folds.
 
+    Attributes
+    ----------
+    rows : Sample
+        Whose means of levels leave out one fold each.
+    pairs : list of pairs of ndarray of bool, shape (n,)
+        Rows that every fold learns from, and those that it judges.
+    is_judged : ndarray of bool, shape (n,)
+        Whether some fold judges a row.
+    held : list of int
+        Number of the fold whose labels no mean of a level holds.
+    """
+
+    rows: Sample
     pairs: list[tuple[np.ndarray, np.ndarray]]
     is_judged: np.ndarray
+    held: list[int]
 
     @classmethod
     def of(cls, rows: Sample, task: Task, seed: int, most: int) -> Dealt:
         """Deal rows to folds; those with times forward in time."""
         if rows.time is None:
-            fold = deal(rows, task, seed, most)
-            return cls([(fold != f, fold == f) for f in range(fold.max() + 1)], np.ones(len(rows), dtype=bool))
+            return cls._dealt(rows, task, seed, most)
         after = learnable_after(rows.y[:, None], (task,), rows.time)
         found = forward_folds(rows.time, borders(rows.time, even_blocks(len(rows), most), after), rows.group)
         if not found:
             raise ValueError(f"task {task.name!r}: {no_fresh_rows()}")
         places = np.arange(len(rows))
         pairs = [(np.isin(places, kept), np.isin(places, at)) for kept, at in found]
-        return cls(pairs, np.any([at for _, at in pairs], axis=0))
+        return cls(rows, pairs, np.any([at for _, at in pairs], axis=0), [-1] * len(pairs))
 
-    def judged(self, rows: Sample) -> Sample:
-        """Return the rows that some fold judges."""
-        return rows if self.is_judged.all() else rows.rows(self.is_judged)
+    @classmethod
+    def _dealt(cls, rows: Sample, task: Task, seed: int, most: int) -> Dealt:
+        fold = rows.fold if rows.levels is None else rows.levels.fold[rows.numbers]
+        if fold is None or not np.ptp(fold):  # of a table without folds, or all in one of them
+            fold = deal(rows.y[:, None], (task,), None, rows.group, most, seed)
+            rows = replace(rows, levels=None)
+        elif fold.max() >= most:
+            fold = fold % most
+            rows = replace(rows, levels=rows.levels and rows.levels.parted(rows.levels.fold % most))
+        held = np.unique(fold).tolist()
+        return cls(rows, [(fold != f, fold == f) for f in held], np.ones(len(rows), dtype=bool), held)
+
+    @property
+    def judged(self) -> Sample:
+        """The rows that some fold judges."""
+        return self.rows if self.is_judged.all() else self.rows.rows(self.is_judged)
+
+    @property
+    def at(self) -> list[np.ndarray]:
+        """Which of the judged rows every fold judges."""
+        return [at[self.is_judged] for _, at in self.pairs]
 
 
 class Folds:
@@ -86,13 +142,12 @@ class Folds:
     """
 
     def __init__(self, grower: Grower, rows: Sample, seed: int, n_folds: int = MOST_FOLDS) -> None:
-        dealt = Dealt.of(rows, grower.task, seed, n_folds)
-        self._grower, self._rows, self._is_forward = grower, rows, rows.time is not None
-        self.judged = dealt.judged(rows)
-        self._dealt, self._at = dealt.pairs, [at[dealt.is_judged] for _, at in dealt.pairs]
+        self._dealt = Dealt.of(rows, grower.task, seed, n_folds)
+        self._grower, self._rows, self._is_forward = grower, self._dealt.rows, rows.time is not None
+        self.judged = self._dealt.judged
 
     def choose(self, own: dict[str, Any], large: dict[str, Any], watch: Watch) -> Chosen:
-        """Choose options by the losses of all rows, each predicted without its own fold.
+        """Choose options for each fold by the losses of the others, of which every row is predicted without its fold.
 
         Parameters
         ----------
@@ -104,12 +159,39 @@ class Folds:
         """
         n = len(self._rows)
         first, *others = [own] if n >= MOST_FOLDED else [_FIXED_TREES, *_small_trees(n), own]
-        best = self._try(first, watch)
+        tried = [self._try(first, "none", watch)]
+
+        def best() -> Tried:
+            return min(tried, key=lambda each: each.loss)
+
+        for reading in self._rows.readings[1:]:
+            tried += [] if watch.was_cut else [self._try(first, reading, watch)]
+        reading = best().reading
         for options in others:
-            best = self._better(best, options, watch)
-        if n < MOST_FOLDED and self._has_least_noise(best):
-            return self._better(best, _FINE_TREES, watch)
-        return self._better(best, large, watch) if n >= 2 * large["min_child_samples"] else best
+            tried += [] if watch.was_cut else [self._try(options, reading, watch)]
+        if n < MOST_FOLDED and self._has_least_noise(best().loss):
+            others = [_FINE_TREES]
+        else:
+            others = [large] if n >= 2 * large["min_child_samples"] else []
+        for options in others:
+            tried += [] if watch.was_cut else [self._try(options, reading, watch)]
+        return self._settled(tried)
+
+    def _settled(self, tried: list[Tried]) -> Chosen:
+        """Return the best trees of all folds, and for every fold the trees that suit the others."""
+        texts: list[TreeText] = []
+        answers = np.empty(self._grower.task.kind.answer_shape(len(self.judged), self._grower.task.classes))
+        for f, ((kept, asked), at) in enumerate(zip(self._dealt.pairs, self._dealt.at, strict=True)):
+            found = [(*each.best(each.losses.sum(axis=1) - each.losses[:, f]), each) for each in tried]
+            _, n_rounds, own = min(found, key=itemgetter(0))
+            texts.append(self._grower.text(own.boosters[f], n_rounds, self._rows.rows(kept)))
+            x = self._filled(own.reading, f).x[asked]
+            answers[at] = self._grower.answer(lgb.Booster(model_str=texts[-1]), x)
+        best = min(tried, key=lambda each: each.loss)
+        return Chosen(best.options, best.reading, best.best(best.losses.sum(axis=1))[1], texts, answers)
+
+    def _filled(self, reading: str, f: int) -> Sample:
+        return self._rows.filled(reading, self._dealt.held[f])
 
     def bag(self, chosen: Chosen, watch: Watch) -> lgb.Booster:
         """Return one model whose raw scores are the mean of those of the trees of all folds, or of fits of all rows.
@@ -120,28 +202,24 @@ class Folds:
         if (is_fine or self._is_forward) and not watch.was_cut:
             fixed = chosen.options | {"num_iterations": chosen.n_rounds}
             seeds = [grower.params["random_state"] + k for k in range(_FINE_FITS if is_fine else 1)]
-            fits = [grower.grow(self._rows, None, fixed | {"random_state": seed}, Watch()) for seed in seeds]
+            rows = self._rows.filled(chosen.reading)
+            fits = [grower.grow(rows, None, fixed | {"random_state": seed}, Watch()) for seed in seeds]
             texts = [TreeText(booster.model_to_string()) for booster in fits]
         else:
-            pairs = [*zip(chosen.boosters, self._dealt, strict=True)][-1 if self._is_forward else 0 :]
-            texts = [grower.text(booster, chosen.n_rounds, self._rows.rows(kept)) for booster, (kept, _) in pairs]
+            texts = chosen.texts[-1 if self._is_forward else 0 :]
         return lgb.Booster(model_str=TreeText.mean(texts))
 
-    def _better(self, best: Chosen, options: dict[str, Any], watch: Watch) -> Chosen:
-        """Return what other options grow if it predicts better; when the time is over, they are not tried."""
-        return best if watch.was_cut else min(best, self._try(options, watch), key=lambda each: each.losses.sum())
-
-    def _has_least_noise(self, chosen: Chosen) -> bool:
-        """Return whether a task is of numbers, of which trees predict all but a small rest."""
+    def _has_least_noise(self, loss: float) -> bool:
+        """Return whether a task is of numbers, of which trees with some loss predict all but a small rest."""
         if self._grower.task.is_classification:
             return False
         constant = self._grower.losses(self.constants(), self.judged)
-        return bool(chosen.losses.sum() < _LEAST_NOISE * constant.sum())
+        return bool(loss < _LEAST_NOISE * constant.sum())
 
     def constants(self) -> np.ndarray:
         """Return the best constant of the other folds as the answer to every row."""
         answers = np.empty(self._grower.task.kind.answer_shape(len(self.judged), self._grower.task.classes))
-        for (kept, _), at in zip(self._dealt, self._at, strict=True):
+        for (kept, _), at in zip(self._dealt.pairs, self._dealt.at, strict=True):
             answers[at] = self._grower.constant(self._rows.rows(kept))
         return answers
 
@@ -153,9 +231,9 @@ class Folds:
         margin = _MARGIN * np.sqrt(np.square(excess).sum()) if is_classification else 0.0
         return bool(excess.sum() < margin)
 
-    def _try(self, options: dict[str, Any], watch: Watch) -> Chosen:
-        """Grow trees by options in all folds, and find the best number of rounds."""
-        grower = self._grower
+    def _try(self, options: dict[str, Any], reading: str, watch: Watch) -> Tried:
+        """Grow trees by options in all folds, until no further rounds predict better."""
+        grower, judged = self._grower, self.judged
         params = grower.params | options | {"metric": "None"}
         found: list[np.ndarray] = []
 
@@ -164,37 +242,26 @@ class Folds:
             return "kept", 0.0, False
 
         boosters = []
-        for kept, at in self._dealt:  # of whose rows LightGBM keeps bins alone: of wide tables, copies would be large
-            data = grower.data(self._rows.rows(kept), params=params)
+        for f, (kept, at) in enumerate(self._dealt.pairs):
+            rows = self._filled(reading, f)  # of which LightGBM keeps bins alone: of wide tables, copies would be large
+            data = grower.data(rows.rows(kept), params=params)
             booster = lgb.Booster(params, data)
-            held_out = grower.data(self._rows.rows(at), reference=data, params=params)
+            held_out = grower.data(rows.rows(at), reference=data, params=params)
             boosters.append(booster.add_valid(held_out, "valid"))
-        grown, best, is_done = 0, 0, False
-        least: np.ndarray = np.empty(0)
-        answered = least
-        while not is_done and grown < grower.n_trees and grown - max(best, LEAST_TREES) < grower.patience:
-            grown, is_done = grown + 1, True
-            answers = np.empty(grower.task.kind.answer_shape(len(self.judged), grower.task.classes))
-            for booster, at in zip(boosters, self._at, strict=True):
+        best, least, is_done, losses = 0, np.inf, False, list[list[float]]()
+        answers = np.empty(grower.task.kind.answer_shape(len(judged), grower.task.classes))
+        while not is_done and len(losses) < grower.n_trees and len(losses) - max(best, LEAST_TREES) < grower.patience:
+            is_done = True
+            for booster, at in zip(boosters, self._dealt.at, strict=True):
                 is_done &= booster.update(fobj=grower.gradients)  # true where no row is split
                 booster.eval_valid(keep)
                 answers[at] = grower.task.kind.of_lightgbm(found.pop())
-            losses = grower.losses(answers, self.judged)
-            if grown <= LEAST_TREES or losses.sum() < least.sum():
-                best, answered, least = grown, answers, losses
+            of_rows = grower.losses(answers, judged)
+            losses.append([of_rows[at].sum() for at in self._dealt.at])
+            if len(losses) <= LEAST_TREES or sum(losses[-1]) < least:
+                best, least = len(losses), sum(losses[-1])
             is_done |= watch.cuts(f"the folds of task {grower.task.name!r}")
-        return Chosen(options, boosters, best, answered, least)
-
-
-def deal(rows: Sample, task: Task, seed: int, most: int) -> np.ndarray:
-    """Deal rows, or their groups, to folds (n,), unless they have some."""
-    if rows.fold is not None and np.ptp(rows.fold):
-        return np.unique(rows.fold, return_inverse=True)[1]
-    strata, rng = Strata.of(rows.y[:, None], (task,)), np.random.default_rng(seed)
-    unit = np.arange(len(rows)) if rows.group is None else number_units(rows.group, (task,))
-    n_folds = min(unit.max() + 1, most)
-    shares = np.full(n_folds, 1 / n_folds)
-    return deal_rows(strata, shares, rng) if rows.group is None else deal_groups(strata, unit, shares, rng)
+        return Tried(options, reading, boosters, np.array(losses))
 
 
 def _small_trees(n: int) -> list[dict[str, Any]]:

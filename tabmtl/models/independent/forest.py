@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -18,8 +18,9 @@ from tabmtl.storage.lightgbm_text import TreeText, constant_tree
 _MOST_TREES = 1_000  # of all outputs, which have trees of their own in LightGBM's text
 _LEAST_SHARE = 1e-3  # of the rows in a leaf, which bounds the size of a forest of many rows
 _MISSING_LEFT, _MISSING_RIGHT = 10, 8  # LightGBM's decision types of numbers where NaN is missing
-#: Smallest leaves that are tried, and the share of columns that a split may see.
-SETTINGS = tuple({"min_samples_leaf": leaf, "max_features": 0.5} for leaf in (1, 3, 8))
+#: Smallest leaves that are tried, the surest first, and the share of columns that a split may see.
+LEAVES = (8, 3, 1)
+SETTING = {"max_features": 0.5}
 
 
 class Forest:
@@ -34,19 +35,30 @@ class Forest:
     means : ndarray of shape (n, width)
         Labels as means, as `tabmtl.targets.Kind` has them.
     seed : int
+    places : ndarray of int
+        Columns that the trees read.
     min_samples_leaf : int
     **setting
         Other parameters of scikit-learn's ``ExtraTreeRegressor``.
     """
 
-    def __init__(self, rows: Sample, means: np.ndarray, seed: int, *, min_samples_leaf: int, **setting: Any) -> None:
-        self._rows, self._means, self._rng = rows, means, np.random.default_rng(seed)
+    def __init__(
+        self,
+        rows: Sample,
+        means: np.ndarray,
+        seed: int,
+        places: np.ndarray,
+        *,
+        min_samples_leaf: int,
+        **setting: Any,
+    ) -> None:
+        self._weight, self._means, self._rng = rows.weight, means, np.random.default_rng(seed)
+        self._x, self._places = rows.x[:, places], places
         self._setting = {"min_samples_leaf": max(min_samples_leaf, int(len(rows) * _LEAST_SHARE)), **setting}
         self._unit = np.arange(len(rows)) if rows.group is None else np.unique(rows.group, return_inverse=True)[1]
         # scikit-learn looks for gaps, and checks what is known to be fine, in one step, as long as a small tree
-        self._has_gaps = bool(np.isnan(rows.x).any())
+        self._has_gaps = bool(np.isnan(self._x).any())
         self._trees: list[Any] = []
-        self._total, self._count = np.zeros(means.shape), np.zeros(len(rows))
 
     def grow(self, n_trees: int) -> None:
         """Grow until there are so many trees, or the most that fit."""
@@ -57,33 +69,32 @@ class Forest:
                 self._grow_one()
 
     def _grow_one(self) -> None:
-        rows, rng, n_units = self._rows, self._rng, int(self._unit.max()) + 1
+        rng, n_units = self._rng, int(self._unit.max()) + 1
         drawn = np.bincount(rng.integers(0, n_units, n_units), minlength=n_units)[self._unit].astype(np.float64)
-        seen, rest = np.flatnonzero(drawn), np.flatnonzero(drawn == 0)
-        weight = drawn[seen] if rows.weight is None else drawn[seen] * rows.weight[seen]
+        seen = np.flatnonzero(drawn)
+        weight = drawn[seen] if self._weight is None else drawn[seen] * self._weight[seen]
         model = ExtraTreeRegressor(random_state=int(rng.integers(2**31)), **self._setting)
-        tree = model.fit(rows.x[seen], self._means[seen], sample_weight=weight, check_input=self._has_gaps).tree_
-        self._total[rest] += tree.predict(rows.x[rest]).reshape(-1, self._means.shape[1])
-        self._count[rest] += 1
-        self._trees.append(tree)
-
-    @property
-    def unseen(self) -> np.ndarray:
-        """The mean answer (n, width) of the trees that have not seen a row; NaN where all have."""
-        with np.errstate(invalid="ignore"):
-            return self._total / self._count[:, None]
+        fitted = model.fit(self._x[seen], self._means[seen], sample_weight=weight, check_input=self._has_gaps)
+        self._trees.append(fitted.tree_)
 
     def means(self, x: np.ndarray) -> np.ndarray:
         """Return the mean answer (n, width) of all trees to other rows."""
+        x = x[:, self._places]
         total = np.zeros((len(x), self._means.shape[1]))
         for tree in self._trees:
             total += tree.predict(x).reshape(total.shape)
         return total / len(self._trees)
 
-    def text(self, columns: Columns) -> TreeText:
-        """Return the forest as a model of LightGBM, whose raw scores are means."""
-        texts = chain.from_iterable(_as_text(tree, 1 / len(self._trees)) for tree in self._trees)
-        return TreeText.joined(_header(columns), texts, self._means.shape[1])
+    def trees(self, share: float) -> Iterator[str]:
+        """Yield the trees as those of LightGBM, whose mean is a share of an answer."""
+        for tree in self._trees:
+            yield from _as_text(tree, self._places, share / len(self._trees))
+
+
+def joined(forests: Sequence[Forest], columns: Columns, width: int) -> TreeText:
+    """Return the mean of forests as a model of LightGBM, whose raw scores are means."""
+    texts = chain.from_iterable(forest.trees(1 / len(forests)) for forest in forests)
+    return TreeText.joined(_header(columns), texts, width)
 
 
 def _header(columns: Columns) -> str:
@@ -93,7 +104,7 @@ def _header(columns: Columns) -> str:
     return f"max_feature_idx={len(names) - 1}\nlabel_index=0\nfeature_names={' '.join(names)}\nfeature_infos={infos}"
 
 
-def _as_text(tree: Any, factor: float) -> Iterator[str]:
+def _as_text(tree: Any, places: np.ndarray, factor: float) -> Iterator[str]:
     """Return LightGBM's trees of all outputs of a tree of scikit-learn, its answers times a factor."""
     is_leaf = tree.children_left < 0
     values = tree.value[:, :, 0] * factor  # (nodes, width)
@@ -113,7 +124,7 @@ def _as_text(tree: Any, factor: float) -> Iterator[str]:
     split = {
         "num_leaves": [len(leaves)],
         "num_cat": [0],
-        "split_feature": tree.feature[inner],
+        "split_feature": places[tree.feature[inner]],
         "split_gain": [f"{value:.2g}" for value in (spread[inner] - spread[left] - spread[right]).clip(min=0)],
         "threshold": [f"{value:.9g}" for value in between.tolist()],
         "decision_type": np.where(tree.missing_go_to_left[inner], _MISSING_LEFT, _MISSING_RIGHT),

@@ -56,6 +56,11 @@ class TreesOfLevels:
     task: Task
     levels: Sequence[TreesOfTask]
 
+    @property
+    def reads_levels(self) -> bool:
+        """Whether the trees may read means of levels."""
+        return self.levels[0].reads_levels
+
     def try_all(self, given: TaskRows, configurations: Sequence[str], watch: Watch) -> dict[str, GrownLevels]:
         """Grow trees of every level by every configuration."""
         tried = self._each(lambda k, part: self.levels[k].try_all(given, configurations, part), watch)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import itemgetter
+from itertools import cycle
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import lightgbm as lgb
@@ -17,7 +18,7 @@ from tabmtl.estimators.boosted.walk import predict
 from tabmtl.estimators.mixing import likelihood_weights
 from tabmtl.models.independent.additive import PENALTIES, PIECES, Additive, Pieces, fit_linear
 from tabmtl.models.independent.folds import Dealt
-from tabmtl.models.independent.forest import SETTINGS, Forest
+from tabmtl.models.independent.forest import LEAVES, SETTING, Forest, joined
 from tabmtl.models.independent.grower import Grower
 from tabmtl.models.independent.rows import Sample
 from tabmtl.storage.lightgbm_text import TreeText
@@ -31,8 +32,10 @@ FAMILIES = ("lightgbm", "extra_trees", "additive")
 MOST_MIXED = 20_000
 #: Rows from which a forest has fewer trees, and trees are judged by fewer folds.
 MANY = 600
-_TREES, _TREES_OF_MANY, _TRIED_TREES = 200, 100, 50
-_FOLDS_OF_CURVES, _PATIENCE = 5, 2  # and penalties in a row that predict no better than the best, which end a path
+#: Trees of all folds that are tried, and that are grown.
+_TREES, _TREES_OF_MANY = (100, 200), (50, 100)
+_FOLDS, _FOLDS_OF_MANY = 10, 5
+_PATIENCE = 2  # penalties in a row that predict no better than the best, which end a path
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,6 +148,25 @@ class Part(NamedTuple):
     fit: Callable[[Sample], TreeText | Additive]
 
 
+class Judged(NamedTuple):
+    """A model by some options that all folds have judged: its answers (n,) or (n, K), and losses (folds,)."""
+
+    reading: str
+    model: Any
+    answers: np.ndarray
+    losses: np.ndarray
+
+    @property
+    def loss(self) -> float:
+        """The loss of all folds."""
+        return float(self.losses.sum())
+
+
+def best_of(tried: Sequence[Judged], f: int) -> Judged:
+    """Return what suits the folds other than f."""
+    return min(tried, key=lambda each: each.loss - each.losses[f])
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mixer:
     """Finds the mixture of a task.
@@ -190,7 +212,8 @@ class Mixer:
         task, found = self.grower.task, self._learn(split.first.undivided(), watch)
         parts = {name: part.model for name, part in found.items()}
         alone = [self._mixture({name: model}, (1.0,)) for name, model in parts.items()]
-        several = [answers, *(each.answer(task, split.watched.x, 1) for each in alone)]
+        x = split.watched.filled("all").x
+        several = [answers, *(each.answer(task, x, 1) for each in alone)]
         weights = self._weigh(several, split.watched)
         for (name, part), weight in zip(found.items(), weights[1:], strict=True):
             if split.keep and weight and not watch.cuts(f"{name} of all rows of task {task.name!r}"):
@@ -220,90 +243,111 @@ class Mixer:
         return Mixture(weights=weighed, lightgbm=text, extra_trees=forest, additive=additive)
 
     def _forest(self, rows: Sample) -> Part:
-        """Grow a forest by the setting whose small forest predicts best what its trees have not seen.
+        """Grow a forest by the leaves, and the means of levels, that predict best by folds.
 
-        Of rows with times, that is what later rows are, by forests of the older ones.
+        The mean of the forests of all folds is the model; of rows with times, a forest of all rows.
         """
-        task = self.grower.task
-        constant = np.average(task.kind.means(rows.y, task.width), axis=0, weights=rows.weight)
+        task, dealt = self.grower.task, self._dealt(rows)
+        n_tried, n_trees = _TREES if len(rows) < MANY else _TREES_OF_MANY
 
-        def plant(rows: Sample, setting: dict[str, Any]) -> Forest:
-            return Forest(rows, task.kind.means(rows.y, task.width), self.seed, **setting)
+        def plant(rows: Sample, places: np.ndarray, seed: int, leaf: int) -> Forest:
+            return Forest(rows, task.kind.means(rows.y, task.width), seed, places, min_samples_leaf=leaf, **SETTING)
 
-        def unseen(forest: Forest) -> np.ndarray:
-            return answer_means(task, np.where(np.isnan(forest.unseen), constant, forest.unseen))
+        def judge(leaf: int, reading: str) -> Judged:
+            forests, answers = [], np.empty((len(rows), task.width))
+            for f, (kept, asked) in enumerate(dealt.pairs):
+                own = dealt.rows.filled(reading, dealt.held[f])
+                forests.append(plant(own.rows(kept), own.places(reading), self.seed + f, leaf))
+                forests[-1].grow(max(1, n_tried // len(dealt.pairs)))
+                answers[asked] = forests[-1].means(own.x[asked])
+            return self._judged(dealt, answer_means(task, answers[dealt.is_judged]), reading, (leaf, forests))
 
-        def finish(forest: Forest) -> TreeText:
-            forest.grow(_TREES if len(rows) < MANY else _TREES_OF_MANY)
-            return forest.text(self.grower.columns)
+        tried = [judge(LEAVES[0], reading) for reading in dealt.rows.readings]
+        reading = min(tried, key=attrgetter("loss")).reading
+        tried += [judge(leaf, reading) for leaf in LEAVES[1:]]
+        best = min(tried, key=attrgetter("loss"))
+        for f in range(len(dealt.pairs)):
+            best_of(tried, f).model[1][f].grow(n_trees // len(dealt.pairs))
 
-        if rows.time is not None:
-            answers, chosen = self._judge_forward(rows, plant)
-            return Part(finish(plant(rows, chosen)), answers, lambda rows: finish(plant(rows, chosen)))
-        found: list[tuple[float, dict[str, Any], Forest]] = []
-        for setting in SETTINGS:
-            forest = plant(rows, setting)
-            forest.grow(_TRIED_TREES)
-            found.append((self.grower.losses(unseen(forest), rows).sum(), setting, forest))
-        _, chosen, best = min(found, key=itemgetter(0))
-        return Part(finish(best), unseen(best), lambda rows: finish(plant(rows, chosen)))
+        def fit(rows: Sample) -> TreeText:
+            own = rows.filled(best.reading)
+            forest = plant(own, own.places(best.reading), self.seed, best.model[0])
+            forest.grow(n_trees)
+            return joined([forest], self.grower.columns, task.width)
 
-    def _judge_forward(
-        self, rows: Sample, plant: Callable[[Sample, dict[str, Any]], Forest]
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return the best answers of small forests to rows that are newer than theirs, and the setting."""
-        task, dealt = self.grower.task, Dealt.of(rows, self.grower.task, self.seed, _FOLDS_OF_CURVES)
-        judged, found = dealt.judged(rows), []
-        for setting in SETTINGS:
-            means = np.empty((len(rows), task.width))
-            for kept, asked in dealt.pairs:
-                forest = plant(rows.rows(kept), setting)
-                forest.grow(_TRIED_TREES)
-                means[asked] = forest.means(rows.x[asked])
-            answers = answer_means(task, means[dealt.is_judged])
-            found.append((self.grower.losses(answers, judged).sum(), answers, setting))
-        _, best, chosen = min(found, key=itemgetter(0))
-        return best, chosen
+        answers, forests = np.empty((len(rows), task.width)), []
+        for f, (_, asked) in enumerate(dealt.pairs):
+            own = best_of(tried, f)
+            forests.append(own.model[1][f])
+            answers[asked] = forests[-1].means(dealt.rows.filled(own.reading, dealt.held[f]).x[asked])
+        model = fit(rows) if rows.time is not None else joined(forests, self.grower.columns, task.width)
+        return Part(model, answer_means(task, answers[dealt.is_judged]), fit)
 
     def _additive(self, rows: Sample) -> Part | None:
-        """Fit curves by the number of pieces and the penalty that predict best by folds; None if they are too many."""
-        task, dealt = self.grower.task, Dealt.of(rows, self.grower.task, self.seed, _FOLDS_OF_CURVES)
-        n_numbers = len(self.grower.columns.numeric)
-        paths: list[tuple[float, float, np.ndarray, int]] = []
+        """Fit curves by the pieces, penalty and means of levels that folds choose; None if they are too many."""
+        task, dealt = self.grower.task, self._dealt(rows)
+        tried: list[Judged] = []
+
+        def pieces_of(rows: Sample, n: int, reading: str) -> Pieces:
+            return Pieces(rows.x, rows.pieces(reading, len(self.grower.columns.numeric), n))
+
+        def follow(n: int, reading: str) -> None:
+            if pieces_of(dealt.rows, n, reading).suit(task):
+                several = [
+                    pieces_of(dealt.rows.filled(reading, held), n, reading).columns
+                    for held in (dealt.held if reading != "none" else dealt.held[:1])
+                ]
+                tried.extend(self._follow(several, dealt, n, reading))
+
         for n in PIECES:
-            pieces = Pieces(rows.x, n_numbers, n)
-            if pieces.suit(task):
-                paths.append((*self._follow(pieces.columns, rows, dealt), n))
-        if not paths:
+            follow(n, "none")
+        if not tried:
             return None
-        _, penalty, unseen, n_pieces = min(paths, key=itemgetter(0))
+        n_pieces = min(tried, key=attrgetter("loss")).model[0]
+        for reading in dealt.rows.readings[1:]:
+            follow(n_pieces, reading)
+        best = min(tried, key=attrgetter("loss"))
 
         def fit(rows: Sample) -> Additive:
-            pieces = Pieces(rows.x, n_numbers, n_pieces)
+            n, penalty = best.model
+            pieces = pieces_of(rows.filled(best.reading), n, best.reading)
             ((slope, intercept),) = fit_linear(task, pieces.columns, rows.y, rows.weight, (penalty,))
             return pieces.additive(slope, intercept)
 
+        unseen = np.empty_like(best.answers)
+        for f, at in enumerate(dealt.at):
+            unseen[at] = best_of(tried, f).answers[at]
         return Part(fit(rows), unseen, fit)
 
-    def _follow(self, columns: np.ndarray, rows: Sample, dealt: Dealt) -> tuple[float, float, np.ndarray]:
-        """Weaken the penalty until the loss rises; return the least loss, its penalty, and the answers by folds."""
-        judged, found = dealt.judged(rows), list[tuple[float, float, np.ndarray]]()
-        for penalty, unseen in zip(PENALTIES, self._unseen(columns, rows, dealt), strict=False):
-            found.append((self.grower.losses(unseen, judged).sum(), penalty, unseen))
-            losses = [loss for loss, *_ in found]
+    def _dealt(self, rows: Sample) -> Dealt:
+        return Dealt.of(rows, self.grower.task, self.seed, _FOLDS if len(rows) < MANY else _FOLDS_OF_MANY)
+
+    def _judged(self, dealt: Dealt, answers: np.ndarray, reading: str, model: Any) -> Judged:
+        losses = self.grower.losses(answers, dealt.judged)
+        return Judged(reading, model, answers, np.array([losses[at].sum() for at in dealt.at]))
+
+    def _follow(self, several: Sequence[np.ndarray], dealt: Dealt, n: int, reading: str) -> Iterator[Judged]:
+        """Weaken the penalty until the loss rises; yield what every penalty answers by folds."""
+        losses: list[float] = []
+        for penalty, unseen in zip(PENALTIES, self._unseen(several, dealt), strict=False):
+            judged = self._judged(dealt, unseen, reading, (n, penalty))
+            yield judged
+            losses.append(judged.loss)
             if len(losses) - int(np.argmin(losses)) > _PATIENCE:
                 break
-        return min(found, key=itemgetter(0))
 
-    def _unseen(self, columns: np.ndarray, rows: Sample, dealt: Dealt) -> Iterator[np.ndarray]:
-        """Yield the answers by folds for every penalty: of classes one after the other, of numbers all at once."""
-        task = self.grower.task
+    def _unseen(self, several: Sequence[np.ndarray], dealt: Dealt) -> Iterator[np.ndarray]:
+        """Yield the answers by folds for every penalty: of classes one after the other, of numbers all at once.
+
+        Columns are the same for all folds, or of each fold.
+        """
+        task, rows = self.grower.task, dealt.rows
         together: list[Sequence[float]] = [PENALTIES]
         if task.is_classification:
             together = [[penalty] for penalty in PENALTIES]
         for penalties in together:
             scores = np.empty((len(penalties), len(rows), task.width))
-            for kept, asked in dealt.pairs:
+            for (kept, asked), columns in zip(dealt.pairs, cycle(several), strict=False):
                 weight = None if rows.weight is None else rows.weight[kept]
                 models = fit_linear(task, columns[kept], rows.y[kept], weight, penalties)
                 for own, (slope, intercept) in zip(scores, models, strict=True):

@@ -8,6 +8,7 @@ from typing import ClassVar
 import polars as pl
 
 from tabmtl.estimators.tables import TableState
+from tabmtl.mixing.levels import LevelMeans
 from tabmtl.models.independent.mixture import Mixture
 from tabmtl.storage.lightgbm_text import TreeText
 
@@ -22,12 +23,17 @@ class IndependentState(TableState):
     configuration_scores_: pl.DataFrame
     _n_labels: tuple[int, ...] | None = None  # that each task has learned from
 
+    _levels: LevelMeans | None = None
+
     #: Fields that files of earlier releases lack.
-    later_fields: ClassVar[tuple[str, ...]] = (*TableState.later_fields, "n_labels")
+    later_fields: ClassVar[tuple[str, ...]] = (*TableState.later_fields, "n_labels", "levels")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         tasks, columns = self.coder_.labels.tasks, self.coder_.features.columns
+        if self._levels is not None:
+            self._levels.check(columns, tasks)
+            columns = self._levels.columns(columns)
         if self._n_labels is not None and (len(self._n_labels) != len(tasks) or min(self._n_labels) < 0):
             raise ValueError(f"n_labels is {self._n_labels}, expected {len(tasks)} counts of labels")
         if len(self.trees) != len(tasks) or any(
