@@ -18,14 +18,14 @@ from tabmtl.encode import TableCoder
 from tabmtl.ensemble.asking import Asked
 from tabmtl.ensemble.folds import Folds, Table, read_frame
 from tabmtl.ensemble.models import LINEAR, MIXTURE, check_models, with_reference
-from tabmtl.ensemble.selection import Judged, choose_weights
 from tabmtl.ensemble.stack import LinearStack
-from tabmtl.ensemble.stretch import Stretch
 from tabmtl.ensemble.trials import Trial, Trials, count_fits
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.rows import FitRows, draw
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
+from tabmtl.mixing.judged import Choice, Judged, choose_weights, leaderboard
+from tabmtl.mixing.stretch import Stretch
 from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.models.rmtgb import RMTGB
@@ -139,8 +139,8 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         ``standard_error`` its error; both are null where undefined. ``weight`` is the weight in the mixture.
         ``is_judged`` is false if the task has too few labels to judge by, so that its scores chose nothing. ``seconds``
         is the time of all fits of the candidate. ``left_out`` says why a candidate has no score, the error of a fit or
-        the time limit; otherwise it is null. The last rows are those of the mixture. Its score is somewhat optimistic,
-        because the weights were chosen on the same rows.
+        the time limit; otherwise it is null. The last rows are those of the mixture, of which each third of the rows
+        is answered by weights that the others choose.
     model_weights_ : polars.DataFrame
         One row per task, and one column per candidate with a weight.
     estimators_ : dict of str to tuple of estimators
@@ -376,11 +376,11 @@ def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: 
     linear = {} if stack is None else {LINEAR: _stacked(stack, coder, folds, found[reference])}
     tried = {**found, **linear}
     judged = _judged(coder, folds, tried, sum(isinstance(trials.candidates[name], IndependentTasks) for name in found))
-    weights = choose_weights(judged, trials.seed)
+    choices = choose_weights(judged, trials.seed)
+    weights = np.stack([choice.weights for choice in choices], axis=1)
     mixed = [each.mix(own) for each, own in zip(judged, weights.T, strict=True)]
     labels = [(each.y, each.loss_weight, own) for each, own in zip(judged, mixed, strict=True)]
     stretch = Stretch.fit(coder.labels.tasks, labels)
-    answers = [stretch.answer(coder.labels.tasks, t, own) for t, own in enumerate(mixed)]
     shares = {name: own for name, own in zip(tried, weights, strict=True) if own.any()}
     if LINEAR not in shares:
         stack = None
@@ -401,7 +401,7 @@ def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: 
         "stack_": stack,
         "stretch_": stretch,
         "model_weights_": model_weights,
-        "leaderboard_": _leaderboard(tried, judged, weights, answers, trials.left_out),
+        "leaderboard_": _leaderboard(tried, judged, choices, stretch, trials.left_out),
     }
 
 
@@ -474,29 +474,21 @@ def _judged_rows(folds: Folds, found: Mapping[str, Trial]) -> list[np.ndarray]:
 def _leaderboard(
     tried: Mapping[str, Trial],
     judged: Sequence[Judged],
-    weights: np.ndarray,
-    answers: Sequence[np.ndarray],
+    choices: Sequence[Choice],
+    stretch: Stretch,
     left_out: Mapping[str, str],
 ) -> pl.DataFrame:
-    """Return the scores of all candidates and of the answers of the mixture, and why some have none."""
-    lines: list[tuple[Any, ...]] = []
-    for c, (name, trial) in enumerate(tried.items()):
-        for t, each in enumerate(judged):
-            lines.append((name, *_score(each, each.answers[c]), weights[c, t], each.has_enough, trial.seconds, None))
+    """Return the scores of all candidates and of the mixture, and why some candidates have none."""
+    each_seconds = [trial.seconds for trial in tried.values()]
+    lines = [own for choice in choices for own in choice.lines([*tried], each_seconds)]
+    order = {name: place for place, name in enumerate(tried)}
+    lines.sort(key=lambda own: order[own[0]])
     for name, reason in left_out.items():
         lines += [(name, each.task.name, None, None, 0.0, each.has_enough, None, reason) for each in judged]
-    seconds = sum(trial.seconds for trial in tried.values())
-    for each, answer in zip(judged, answers, strict=True):
-        lines.append((MIXTURE, *_score(each, answer), None, each.has_enough, seconds, None))
-    types: dict[str, Any] = dict.fromkeys(("model", "task"), pl.String)
-    types |= dict.fromkeys(("score", "standard_error", "weight"), pl.Float64)
-    types |= {"is_judged": pl.Boolean, "seconds": pl.Float64, "left_out": pl.String}
-    return pl.DataFrame(lines, types, orient="row")
-
-
-def _score(judged: Judged, answer: np.ndarray) -> tuple[str, float | None, float | None]:
-    """Return a task with the score of an answer and its standard error."""
-    return judged.task.name, *judged.estimate(answer)
+    tasks = [each.task for each in judged]
+    for t, choice in enumerate(choices):
+        lines.append(choice.line(MIXTURE, stretch.answer(tasks, t, choice.mixed), sum(each_seconds)))
+    return leaderboard(lines)
 
 
 def _mean(parts: Iterable[Sequence[np.ndarray]]) -> list[np.ndarray]:

@@ -40,6 +40,7 @@ class Huber(Regression):
         Distance from which a label pulls no harder, in standard deviations of the labels.
     """
 
+    loss_power: ClassVar[int] = 1
     name: ClassVar[str] = "huber"
     is_quadratic: ClassVar[bool] = False
     takes_curves: ClassVar[bool] = False

@@ -79,6 +79,8 @@ class Kind(Written, ABC):
         Of the quantiles that an answer (n, L) holds; empty where it holds none, or one.
     variance_power : float
         Power of the mean that the variance of labels grows with; labels whose power is not 0 are never below 0.
+    loss_power : int
+        Power of a far error that `answer_losses` grow with: 2 of squares, 1 of absolute errors.
     longest_step : float
         Most that a leaf of a tree adds to a score, before the learning rate.
     metrics : mapping of str to Metric
@@ -103,6 +105,7 @@ class Kind(Written, ABC):
     takes_new_classes: ClassVar[bool] = False
     takes_monotone: ClassVar[bool] = True
     units: ClassVar[Units] = "own"
+    loss_power: ClassVar[int] = 2
     longest_step: ClassVar[float] = LONGEST_STEP
     levels: tuple[float, ...] = ()
     variance_power: ClassVar[float] = 0.0

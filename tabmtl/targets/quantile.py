@@ -39,6 +39,7 @@ class Quantile(Regression):
         q, between 0 and 1.
     """
 
+    loss_power: ClassVar[int] = 1
     name: ClassVar[str] = "quantile"
     is_quadratic: ClassVar[bool] = False
     takes_curves: ClassVar[bool] = False

@@ -44,6 +44,7 @@ class Quantiles(Regression):
     array([[100., 101., 104.]])
     """
 
+    loss_power: ClassVar[int] = 1
     name: ClassVar[str] = "quantiles"
     is_quadratic: ClassVar[bool] = False
     takes_curves: ClassVar[bool] = False

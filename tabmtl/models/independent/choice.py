@@ -17,7 +17,7 @@ from tabmtl.model_selection import train_valid_split
 from tabmtl.model_selection.times import newest_split
 from tabmtl.models.independent.folds import MOST_FOLDED, MOST_FOLDS, Dealt, Folds
 from tabmtl.models.independent.grower import Grower
-from tabmtl.models.independent.mixture import MANY, Mixer, Mixture
+from tabmtl.models.independent.mixture import MANY, Mixed, Mixer
 from tabmtl.models.independent.rows import Sample, TaskRows
 from tabmtl.schema import warn_user
 from tabmtl.targets import Task
@@ -51,9 +51,9 @@ class Grown(NamedTuple):
     """Trees of one task under one configuration.
 
     Where rows were held out, ``answers`` are those to them, ``valid_losses`` are those of their labels, and ``score``
-    is by the metric of the task. Where folds chose the trees, ``answers`` are those to all rows, by models that have
-    not seen them, of folds by time all but the oldest, and ``mixture`` has the trees beside other families.
-    Trees are lost where they predict the classes of the folds worse than their shares, which are the model then.
+    is by the metric of the task; ``reading`` are the means of levels that the trees read. Where folds chose the trees,
+    ``mixed`` has them beside other families. Trees are lost where they predict the classes of the folds worse than
+    their shares, which are the model then.
     """
 
     booster: lgb.Booster
@@ -62,7 +62,7 @@ class Grown(NamedTuple):
     score: float | None = None
     is_lost: bool = False
     answers: np.ndarray | None = None
-    mixture: Mixture | None = None
+    mixed: Mixed | None = None
     reading: str = "none"
 
 
@@ -119,17 +119,14 @@ class TreesOfTask:
             for k, name in enumerate(configurations)
         }
 
-    def finish(self, given: TaskRows, found: Grown, watch: Watch) -> tuple[lgb.Booster | Mixture, np.ndarray | None]:
-        """Grow as many trees on all rows, where some were held out, and mix them with other families.
-
-        Return the model, and the answers of what had not learned them to the `judged` rows.
-        """
-        if found.mixture is not None:
-            return found.mixture, found.answers
+    def finish(self, given: TaskRows, found: Grown, watch: Watch) -> Mixed:
+        """Grow as many trees on all rows, where some were held out, and mix them with other families."""
+        if found.mixed is not None:
+            return found.mixed
         split = self._split(given)
         booster = found.booster if split is None or split.keep is None else self._refit(split, found, watch)
-        if split is None or split.watched is None or found.answers is None or not self.mixer.takes(len(split.all)):
-            return booster, found.answers
+        if split is None or split.watched is None or found.answers is None:
+            return Mixed(booster, found.answers)
         return self.mixer.mix_asked(booster, split, found.answers, watch)
 
     def judged(self, given: TaskRows, n: int) -> np.ndarray:
@@ -213,10 +210,10 @@ class TreesOfTask:
         few = MOST_FOLDS if len(rows) < MANY or not self.mixer.takes(len(rows)) else _FOLDS_OF_MANY
         folds = Folds(self.grower, rows, self.seed, few if rows.time is None else _FOLDS_OF_MANY)
         chosen = folds.choose(CONFIGURATIONS["default"], CONFIGURATIONS["mid"], watch)
-        booster, mixture, answers = folds.bag(chosen, watch), None, chosen.answers
-        if self.mixer.takes(len(rows)) and not watch.was_cut:
-            mixture, answers = self.mixer.mix_unseen(booster, rows, folds.judged, answers, watch)
-        if folds.beat_constant(self.grower.losses(answers, folds.judged)):
-            return Grown(booster, mixture=mixture, answers=answers)
+        booster = folds.bag(chosen, watch)
+        mixed = self.mixer.mix_unseen(booster, rows, folds, chosen.answers, watch)
+        if mixed.answers is None or folds.beat_constant(self.grower.losses(mixed.answers, folds.judged)):
+            return Grown(booster, mixed=mixed)
         is_lost = self.task.is_classification and bool(np.ptp(rows.y))
-        return Grown(self.grower.grow_constant(rows, Watch()), is_lost=is_lost, answers=folds.constants())
+        constant = self.grower.grow_constant(rows, Watch())
+        return Grown(constant, is_lost=is_lost, mixed=mixed._replace(model=constant, answers=folds.constants()))

@@ -27,6 +27,7 @@ from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.learner import Marks
 from tabmtl.estimators.rows import FitRows, draw
 from tabmtl.mixing.folds import deal
+from tabmtl.mixing.judged import leaderboard
 from tabmtl.mixing.levels import LevelMeans, LevelRows
 from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.models.independent.asked import AskedTasks, Learned
@@ -35,7 +36,7 @@ from tabmtl.models.independent.folds import MOST_FOLDS
 from tabmtl.models.independent.foreign import Foreign, rows_of
 from tabmtl.models.independent.grower import Grower, check_given, monotone_constraints
 from tabmtl.models.independent.levels import GrownLevels, TreesOfLevels
-from tabmtl.models.independent.mixture import FAMILIES, Mixer, Mixture
+from tabmtl.models.independent.mixture import FAMILIES, Mixed, Mixer, Mixture
 from tabmtl.models.independent.onward import Onward
 from tabmtl.models.independent.rows import Sample, TaskRows
 from tabmtl.models.independent.state import IndependentState
@@ -55,6 +56,7 @@ Take = Callable[[int], Any]  # rows of a task
 
 
 _MOST_TREES = 1_000
+_MIXTURE = "IndependentTasks"  # in the table of scores
 _NO_SHARDS = "Shards are for LightGBM only; give other estimators a frame as X"
 
 
@@ -166,6 +168,9 @@ class IndependentTasks(LightGBMEstimator):
         or a mixture of ``families``, which only this estimator asks.
     family_weights_ : polars.DataFrame
         One row per task, and one column per family: the weight of its answers.
+    leaderboard_ : polars.DataFrame
+        One row per family and task, and one of the mixture: the score of answers to rows that the family has not seen,
+        nor chosen anything by; see `MultiTaskEnsemble`.
     configuration_ : str
         Name of the configuration that was taken: "default" without ``tune``, and the first one if no task is judged.
     configuration_scores_ : polars.DataFrame
@@ -362,14 +367,16 @@ class IndependentTasks(LightGBMEstimator):
         models: Sequence[Any],
         n_labels: Sequence[int] | np.ndarray | None,
         scores: Sequence[pl.DataFrame] = (),
+        boards: Sequence[pl.DataFrame] = (),
     ) -> dict[str, Any]:
-        """Return the fitted attributes with the models of tasks, given further scores of configurations."""
+        """Return the fitted attributes with the models of tasks, given further scores."""
         names = [task.name for task in tasks]
         known = pl.concat([self.configuration_scores_, *scores], how="diagonal")
         return {
             "estimators_": dict(zip(names, models, strict=True)),
             "_n_labels": None if n_labels is None else tuple(map(int, n_labels)),
             "_levels": self._levels,
+            "leaderboard_": pl.concat([self.leaderboard_, *boards]).filter(pl.col("task").is_in(names)),
             "configuration_": self.configuration_,
             "configuration_scores_": pl.DataFrame({"task": names}).join(known, "task", "left", maintain_order="left"),
         }
@@ -390,7 +397,7 @@ class IndependentTasks(LightGBMEstimator):
         scores = found["configuration_scores_"].filter(~pl.col("task").is_in([*known]))
         models, new = [*known.values(), *found["estimators_"].values()], batch.count_labels(len(tasks))[len(known) :]
         n_labels = None if self._n_labels is None else [*self._n_labels, *new]
-        return self._with_models(tasks, models, n_labels, [scores])
+        return self._with_models(tasks, models, n_labels, [scores], [found["leaderboard_"]])
 
     def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
         tasks, counts = coder.labels.tasks, self._n_labels
@@ -425,11 +432,11 @@ class IndependentTasks(LightGBMEstimator):
         def finish(t: int, part: Watch) -> Any:
             given, learner = take(t), learners[t]
             if isinstance(learner, Foreign):
-                return learner.fit(rows_of(X, given.numbers, self.task_column), given.rows, part), None
+                return Mixed(learner.fit(rows_of(X, given.numbers, self.task_column), given.rows, part))
             return learner.finish(given, tried[t][best], part)
 
         done = self._each(learners, finish, watch, f"final model{whose}", _describe_model)
-        models = {t: model for t, (model, _) in done.items()}
+        models = {t: own.model for t, own in done.items()}
         if group.size > 1:
             texts = _merge(group.gather({t: booster.model_to_string() for t, booster in models.items()}))
             models = {t: lgb.Booster(model_str=texts[t]) for t in range(len(tasks))}
@@ -438,7 +445,9 @@ class IndependentTasks(LightGBMEstimator):
             _warn_of_lost([tasks[t] for t in sorted(judged) if any(lost for _, lost in judged[t].values())])
         estimators = {task.name: models[t] for t, task in enumerate(tasks) if t in models}
         fitted = {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
-        return fitted, {t: Unseen(partial(take, t), trees[t].judged, done[t][1]) for t in tried}
+        lines = [line for t, own in done.items() for line in own.lines(tasks[t], _MIXTURE)]
+        fitted["leaderboard_"] = leaderboard(lines)
+        return fitted, {t: Unseen(partial(take, t), trees[t].judged, done[t].answers) for t in tried}
 
     def _warn_of_folds(self, scores: pl.DataFrame) -> None:
         """Warn where no task was judged by rows set aside, so that configurations by name had no effect."""
@@ -626,6 +635,7 @@ class IndependentTasks(LightGBMEstimator):
             configuration_scores_=self.configuration_scores_,
             _n_labels=self._n_labels,
             _levels=self._levels,
+            leaderboard_=self.leaderboard_,
         )
 
     def _restore(self, state: Any) -> None:
@@ -638,6 +648,7 @@ class IndependentTasks(LightGBMEstimator):
             "configuration_scores_": state.configuration_scores_,
             "_n_labels": state._n_labels,
             "_levels": state._levels,
+            "leaderboard_": leaderboard([]) if state.leaderboard_ is None else state.leaderboard_,
             "profile_": state.profile_,
         }
         self._set_fitted(state.coder_, fitted)
@@ -684,7 +695,7 @@ def _describe_tried(found: tuple[Task, Mapping[str, Grown | GrownLevels]]) -> st
 
 def _describe_model(found: tuple[Task, Any]) -> str:
     """Describe the fitted model of a task."""
-    task, (model, _) = found
+    task, model = found[0], getattr(found[1], "model", found[1])
     made = f"LightGBM, {model.num_trees()} trees" if isinstance(model, lgb.Booster) else str(model)
     return f"{task.name}  {made}"
 

@@ -146,6 +146,11 @@ class Folds:
         self._grower, self._rows, self._is_forward = grower, self._dealt.rows, rows.time is not None
         self.judged = self._dealt.judged
 
+    @property
+    def numbers(self) -> np.ndarray:
+        """Fold (m,) that judges each judged row."""
+        return np.stack(self._dealt.at).argmax(axis=0)
+
     def choose(self, own: dict[str, Any], large: dict[str, Any], watch: Watch) -> Chosen:
         """Choose options for each fold by the losses of the others, of which every row is predicted without its fold.
 

@@ -11,6 +11,7 @@ import lightgbm as lgb
 import numpy as np
 
 from tabmtl.models.independent.choice import Grown, TreesOfTask
+from tabmtl.models.independent.mixture import Mixed
 from tabmtl.models.independent.rows import TaskRows
 from tabmtl.storage.lightgbm_text import TreeText, constant_tree
 from tabmtl.targets import Task
@@ -39,7 +40,8 @@ class GrownLevels(NamedTuple):
     @property
     def answers(self) -> np.ndarray | None:
         """Quantiles (n, L) of the rows that judged the trees, in order."""
-        found = [level.answers for level in self.levels if level.answers is not None]
+        several = (level.answers if level.mixed is None else level.mixed.answers for level in self.levels)
+        found = [answers for answers in several if answers is not None]
         return self.task.kind.of_lightgbm(np.stack(found, axis=1)) if found else None
 
 
@@ -66,7 +68,7 @@ class TreesOfLevels:
         tried = self._each(lambda k, part: self.levels[k].try_all(given, configurations, part), watch)
         return {name: GrownLevels(self.task, [level[name] for level in tried]) for name in configurations}
 
-    def finish(self, given: TaskRows, found: GrownLevels, watch: Watch) -> tuple[lgb.Booster, np.ndarray | None]:
+    def finish(self, given: TaskRows, found: GrownLevels, watch: Watch) -> Mixed:
         """Grow as many trees on all rows, where some were held out; return the model of all levels, and its answers.
 
         A level with fewer rounds than others has trees that add nothing in the last ones.
@@ -74,14 +76,14 @@ class TreesOfLevels:
 
         def finish(k: int, part: Watch) -> TreeText:
             # a lone quantile is learned by LightGBM alone, so that this is no mixture
-            model: lgb.Booster = self.levels[k].finish(given, found.levels[k], part)[0]  # type: ignore[assignment]
+            model: lgb.Booster = self.levels[k].finish(given, found.levels[k], part).model  # type: ignore[assignment]
             return TreeText(model.model_to_string())
 
         texts = self._each(finish, watch)
         rounds = zip_longest(*(text.cut()[1] for text in texts), fillvalue=constant_tree(0.0))
         header, _ = texts[0].cut()
         model = lgb.Booster(model_str=TreeText.joined(header, chain.from_iterable(rounds), len(texts)))
-        return model, found.answers
+        return Mixed(model, found.answers)
 
     def judged(self, given: TaskRows, n: int) -> np.ndarray:
         """Return the numbers of the n rows, of those of the task, that judged the trees."""

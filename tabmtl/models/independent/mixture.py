@@ -15,9 +15,9 @@ import numpy as np
 from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.estimators.boosted.rounds import Split
 from tabmtl.estimators.boosted.walk import predict
-from tabmtl.estimators.mixing import likelihood_weights
+from tabmtl.mixing.judged import Choice, Judged
 from tabmtl.models.independent.additive import PENALTIES, PIECES, Additive, Pieces, fit_linear
-from tabmtl.models.independent.folds import Dealt
+from tabmtl.models.independent.folds import Dealt, Folds
 from tabmtl.models.independent.forest import LEAVES, SETTING, Forest, joined
 from tabmtl.models.independent.grower import Grower
 from tabmtl.models.independent.rows import Sample
@@ -148,7 +148,26 @@ class Part(NamedTuple):
     fit: Callable[[Sample], TreeText | Additive]
 
 
-class Judged(NamedTuple):
+class Mixed(NamedTuple):
+    """The model of a task, its answers to rows that judged it, by what did not learn them, and the choice of weights.
+
+    ``choice`` is None where no rows could judge; ``names`` are of the families that it is among.
+    """
+
+    model: lgb.Booster | Mixture
+    answers: np.ndarray | None = None
+    choice: Choice | None = None
+    names: Sequence[str] = ()
+
+    def lines(self, task: Task, mixture: str) -> list[tuple[Any, ...]]:
+        """Return the lines of `tabmtl.mixing.judged.leaderboard`."""
+        if self.choice is None:
+            return [(mixture, task.name, None, None, None, False, None, None)]
+        lines = self.choice.lines(self.names, [None] * len(self.names))
+        return [*lines, self.choice.line(mixture, self.choice.mixed, None)]
+
+
+class Tried(NamedTuple):
     """A model by some options that all folds have judged: its answers (n,) or (n, K), and losses (folds,)."""
 
     reading: str
@@ -162,7 +181,7 @@ class Judged(NamedTuple):
         return float(self.losses.sum())
 
 
-def best_of(tried: Sequence[Judged], f: int) -> Judged:
+def best_of(tried: Sequence[Tried], f: int) -> Tried:
     """Return what suits the folds other than f."""
     return min(tried, key=lambda each: each.loss - each.losses[f])
 
@@ -188,37 +207,31 @@ class Mixer:
         """Return whether other families than LightGBM learn so many rows."""
         return bool(self._fits) and 1 < n_rows <= MOST_MIXED and self.grower.columns.n_features > 0
 
-    def mix_unseen(
-        self, booster: lgb.Booster, rows: Sample, judged: Sample, unseen: np.ndarray, watch: Watch
-    ) -> tuple[Mixture, np.ndarray]:
+    def mix_unseen(self, booster: lgb.Booster, rows: Sample, folds: Folds, unseen: np.ndarray, watch: Watch) -> Mixed:
         """Mix what learned all rows, of which LightGBM has answered the judged ones by folds, unseen.
 
-        Return the answers of the mixture to these too. When the time is over, families are left out.
+        When the time is over, families are left out.
         """
-        found = self._learn(rows, watch)
-        answers = [unseen, *(part.unseen for part in found.values())]
-        weights = self._weigh(answers, judged)
+        found = self._learn(rows, watch) if self.takes(len(rows)) and not watch.was_cut else {}
+        choice = self._choose([unseen, *(part.unseen for part in found.values())], folds.judged, folds.numbers)
         parts = {"lightgbm": booster} | {name: part.model for name, part in found.items()}
-        return self._mixture(parts, weights), np.tensordot(weights, answers, axes=1)
+        return self._mixed(parts, choice)
 
-    def mix_asked(
-        self, booster: lgb.Booster, split: Split, answers: np.ndarray, watch: Watch
-    ) -> tuple[Mixture, np.ndarray]:
+    def mix_asked(self, booster: lgb.Booster, split: Split, answers: np.ndarray, watch: Watch) -> Mixed:
         """Mix what is judged by rows of a split that LightGBM answered, and fit all rows then.
 
-        Return the answers of the mixture to these rows too, by what has not learned them. When the time is over,
-        families are left out, or keep what they learned without the rows that judge.
+        When the time is over, families are left out, or keep what they learned without the rows that judge.
         """
-        task, found = self.grower.task, self._learn(split.first.undivided(), watch)
+        task = self.grower.task
+        found = self._learn(split.first.undivided(), watch) if self.takes(len(split.all)) else {}
         parts = {name: part.model for name, part in found.items()}
         alone = [self._mixture({name: model}, (1.0,)) for name, model in parts.items()]
         x = split.watched.filled("all").x
-        several = [answers, *(each.answer(task, x, 1) for each in alone)]
-        weights = self._weigh(several, split.watched)
-        for (name, part), weight in zip(found.items(), weights[1:], strict=True):
+        choice = self._choose([answers, *(each.answer(task, x, 1) for each in alone)], split.watched)
+        for (name, part), weight in zip(found.items(), choice.weights[1:], strict=True):
             if split.keep and weight and not watch.cuts(f"{name} of all rows of task {task.name!r}"):
                 parts[name] = part.fit(split.all)
-        return self._mixture({"lightgbm": booster} | parts, weights), np.tensordot(weights, several, axes=1)
+        return self._mixed({"lightgbm": booster} | parts, choice)
 
     def _learn(self, rows: Sample, watch: Watch) -> dict[str, Part]:
         found: dict[str, Part] = {}
@@ -234,6 +247,10 @@ class Mixer:
         if kind.takes_curves:
             known["additive"] = self._additive
         return {name: fit for name, fit in known.items() if name in self.families}
+
+    def _mixed(self, parts: dict[str, Any], choice: Choice) -> Mixed:
+        model = parts["lightgbm"] if len(parts) == 1 else self._mixture(parts, choice.weights.tolist())
+        return Mixed(model, choice.whole.mix(choice.weights), choice, [*parts])
 
     def _mixture(self, parts: dict[str, Any], weights: Sequence[float]) -> Mixture:
         kept = dict(zip(parts, weights, strict=True))
@@ -253,14 +270,14 @@ class Mixer:
         def plant(rows: Sample, places: np.ndarray, seed: int, leaf: int) -> Forest:
             return Forest(rows, task.kind.means(rows.y, task.width), seed, places, min_samples_leaf=leaf, **SETTING)
 
-        def judge(leaf: int, reading: str) -> Judged:
+        def judge(leaf: int, reading: str) -> Tried:
             forests, answers = [], np.empty((len(rows), task.width))
             for f, (kept, asked) in enumerate(dealt.pairs):
                 own = dealt.rows.filled(reading, dealt.held[f])
                 forests.append(plant(own.rows(kept), own.places(reading), self.seed + f, leaf))
                 forests[-1].grow(max(1, n_tried // len(dealt.pairs)))
                 answers[asked] = forests[-1].means(own.x[asked])
-            return self._judged(dealt, answer_means(task, answers[dealt.is_judged]), reading, (leaf, forests))
+            return self._tried(dealt, answer_means(task, answers[dealt.is_judged]), reading, (leaf, forests))
 
         tried = [judge(LEAVES[0], reading) for reading in dealt.rows.readings]
         reading = min(tried, key=attrgetter("loss")).reading
@@ -286,7 +303,7 @@ class Mixer:
     def _additive(self, rows: Sample) -> Part | None:
         """Fit curves by the pieces, penalty and means of levels that folds choose; None if they are too many."""
         task, dealt = self.grower.task, self._dealt(rows)
-        tried: list[Judged] = []
+        tried: list[Tried] = []
 
         def pieces_of(rows: Sample, n: int, reading: str) -> Pieces:
             return Pieces(rows.x, rows.pieces(reading, len(self.grower.columns.numeric), n))
@@ -322,15 +339,15 @@ class Mixer:
     def _dealt(self, rows: Sample) -> Dealt:
         return Dealt.of(rows, self.grower.task, self.seed, _FOLDS if len(rows) < MANY else _FOLDS_OF_MANY)
 
-    def _judged(self, dealt: Dealt, answers: np.ndarray, reading: str, model: Any) -> Judged:
+    def _tried(self, dealt: Dealt, answers: np.ndarray, reading: str, model: Any) -> Tried:
         losses = self.grower.losses(answers, dealt.judged)
-        return Judged(reading, model, answers, np.array([losses[at].sum() for at in dealt.at]))
+        return Tried(reading, model, answers, np.array([losses[at].sum() for at in dealt.at]))
 
-    def _follow(self, several: Sequence[np.ndarray], dealt: Dealt, n: int, reading: str) -> Iterator[Judged]:
+    def _follow(self, several: Sequence[np.ndarray], dealt: Dealt, n: int, reading: str) -> Iterator[Tried]:
         """Weaken the penalty until the loss rises; yield what every penalty answers by folds."""
         losses: list[float] = []
         for penalty, unseen in zip(PENALTIES, self._unseen(several, dealt), strict=False):
-            judged = self._judged(dealt, unseen, reading, (n, penalty))
+            judged = self._tried(dealt, unseen, reading, (n, penalty))
             yield judged
             losses.append(judged.loss)
             if len(losses) - int(np.argmin(losses)) > _PATIENCE:
@@ -354,6 +371,16 @@ class Mixer:
                     own[asked] = columns[asked] @ slope + intercept
             yield from (task.kind.answers(own, 0.0, 1.0, np) for own in scores[:, dealt.is_judged])
 
-    def _weigh(self, answers: Sequence[np.ndarray], rows: Sample) -> tuple[float, ...]:
-        weights = likelihood_weights(self.grower.task, rows.y, np.stack(answers), rows.weight, rows.group)
-        return tuple(weights.tolist())
+    def _choose(self, answers: Sequence[np.ndarray], rows: Sample, fold: np.ndarray | None = None) -> Choice:
+        """Choose the weights of answers to rows, by models of folds, or by models that saw none of them."""
+        judged = Judged(
+            task=self.grower.task,
+            y=rows.y,
+            weight=rows.score_weight,
+            answers=np.stack(answers),
+            n_single=len(answers),
+            fold=fold,
+            group=rows.group,
+            of_class=rows.of_class,
+        )
+        return judged.choose(np.random.default_rng(self.seed))

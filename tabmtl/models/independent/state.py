@@ -24,9 +24,10 @@ class IndependentState(TableState):
     _n_labels: tuple[int, ...] | None = None  # that each task has learned from
 
     _levels: LevelMeans | None = None
+    leaderboard_: pl.DataFrame | None = None
 
     #: Fields that files of earlier releases lack.
-    later_fields: ClassVar[tuple[str, ...]] = (*TableState.later_fields, "n_labels", "levels")
+    later_fields: ClassVar[tuple[str, ...]] = (*TableState.later_fields, "n_labels", "levels", "leaderboard_")
 
     def __post_init__(self) -> None:
         super().__post_init__()

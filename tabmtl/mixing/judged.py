@@ -1,18 +1,19 @@
-"""Weights of the candidates, for each task, and a guard against mixtures that single tasks beat."""
+"""What candidates answered without having seen the labels: their weights, a guard, and a table of scores."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 
-from tabmtl.estimators.mixing import likelihood_weights
 from tabmtl.metrics.classes import auc_within
 from tabmtl.metrics.intervals import standard_error, task_influences
 from tabmtl.metrics.scores import check_metric, counting, is_by_group, score_task, undefined_reason
+from tabmtl.mixing.weights import likelihood_weights
 from tabmtl.schema import listed, warn_user
 from tabmtl.targets import Task
 
@@ -108,9 +109,37 @@ class Judged:
         """Return the mixture of the answers."""
         return np.tensordot(weights, self.answers, axes=1)
 
+    @property
+    def prior(self) -> np.ndarray:
+        """Weights (C,) without any label: half to learning alone and half to learning together, if there are both."""
+        n = len(self.answers)
+        if self.n_single == n:
+            return np.full(n, 1 / n)
+        return np.repeat([0.5 / self.n_single, 0.5 / (n - self.n_single)], [self.n_single, n - self.n_single])
+
     def weigh(self) -> np.ndarray:
         """Choose the weights (C,) of the answers by the likelihood of the labels."""
-        return likelihood_weights(self.task, self.y, self.answers, self.loss_weight, self.group)
+        return likelihood_weights(self.task, self.y, self.answers, self.loss_weight, self.group, self.prior)
+
+    def choose(self, rng: np.random.Generator) -> Choice:
+        """Choose the weights, or take the best candidate of single tasks where it is clearly ahead of the mixture.
+
+        The rows that judge the mixture are not those that chose it: each third is answered by the weights that the
+        others choose.
+        """
+        some = self.sample(rng)
+        mixed, third = np.empty_like(some.answers[0]), some.thirds()
+        for k in range(_N_PARTS):
+            weights = some.rows(third != k).weigh()
+            mixed[third == k] = np.tensordot(weights, some.answers[:, third == k], axes=1)
+        weights = some.weigh()
+        if self.has_enough:
+            scores = [some.score(answer) for answer in some.answers[: some.n_single]]
+            alone = np.eye(len(some.answers))[int(np.argmax(scores))]
+            gain, error = some.estimate(mixed, some.mix(alone))
+            if gain is not None and error is not None and gain < -error:
+                return Choice(alone, self, some, some.mix(alone))
+        return Choice(weights, self, some, mixed)
 
     def sample(self, rng: np.random.Generator) -> Judged:
         """Return at most as many rows as the selection looks at, and of every class the same number, if it has them.
@@ -148,38 +177,61 @@ class Judged:
         return part[first]
 
 
-def choose_weights(judged: Sequence[Judged], seed: int) -> np.ndarray:
-    """Choose the weights (C, T) of all candidates for every task.
+class Choice(NamedTuple):
+    """Weights (C,) of a task, all rows, those that chose, and answers to these by weights that other rows chose."""
 
-    Where a mixture is behind the best candidate that learns the task alone by more than a paired standard error, this
-    candidate answers. Tasks with too few judged labels take the mean weights of the others, or equal ones.
+    weights: np.ndarray
+    whole: Judged
+    judged: Judged
+    mixed: np.ndarray
+
+    def lines(self, names: Sequence[str], seconds: Sequence[float | None]) -> list[tuple[Any, ...]]:
+        """Return the lines of the candidates for `leaderboard`, given the seconds of each."""
+        several = zip(names, self.whole.answers, self.weights.tolist(), seconds, strict=True)
+        return [self._line(name, self.whole, answer, weight, own) for name, answer, weight, own in several]
+
+    def line(self, name: str, mixed: np.ndarray, seconds: float | None) -> tuple[Any, ...]:
+        """Return the line of the mixture, given its answers to the rows that chose."""
+        return self._line(name, self.judged, mixed, None, seconds)
+
+    def _line(
+        self, name: str, judged: Judged, answer: np.ndarray, weight: float | None, seconds: float | None
+    ) -> tuple[Any, ...]:
+        return name, judged.task.name, *judged.estimate(answer), weight, self.whole.has_enough, seconds, None
+
+
+def choose_weights(judged: Sequence[Judged], seed: int) -> list[Choice]:
+    """Choose the weights of all candidates for every task; see `Judged.choose`.
+
+    Tasks with too few judged labels take the mean weights of the others, or those without any label.
     """
-    rng, n = np.random.default_rng(seed), len(judged[0].answers)
-    has_enough = np.array([each.has_enough for each in judged])
-    weights = np.full((n, len(judged)), 1 / n)
-    for t in np.flatnonzero(has_enough).tolist():
-        weights[:, t] = _guarded(judged[t].sample(rng))
-    if not has_enough.all():
-        _warn_of_few([each.task for each in judged if not each.has_enough])
-        if has_enough.any():
-            weights[:, ~has_enough] = weights[:, has_enough].mean(axis=1, keepdims=True)
-    return weights
+    rng = np.random.default_rng(seed)
+    found = {t: each.choose(rng) for t, each in enumerate(judged) if each.has_enough}
+    few = [t for t in range(len(judged)) if t not in found]
+    if few:
+        _warn_of_few([judged[t].task for t in few])
+        known = [choice.weights for choice in found.values()] or [judged[0].prior]
+        weights = np.mean(known, axis=0)
+        found |= {t: Choice(weights, judged[t], judged[t], judged[t].mix(weights)) for t in few}
+    return [found[t] for t in range(len(judged))]
 
 
-def _guarded(judged: Judged) -> np.ndarray:
-    """Return the weights of a task: the mixture, or the best single-task candidate where that is clearly better.
+#: Columns of a table of candidates, and their types.
+_COLUMNS: dict[str, Any] = {
+    "model": pl.String,
+    "task": pl.String,
+    "score": pl.Float64,
+    "standard_error": pl.Float64,
+    "weight": pl.Float64,
+    "is_judged": pl.Boolean,
+    "seconds": pl.Float64,
+    "left_out": pl.String,
+}
 
-    The rows that judge the mixture are not those that chose it: each third is answered by the weights that the others
-    choose.
-    """
-    scores = [judged.score(answer) for answer in judged.answers[: judged.n_single]]
-    alone = np.eye(len(judged.answers))[int(np.argmax(scores))]
-    mixed, third = np.empty_like(judged.answers[0]), judged.thirds()
-    for k in range(_N_PARTS):
-        weights = judged.rows(third != k).weigh()
-        mixed[third == k] = np.tensordot(weights, judged.answers[:, third == k], axes=1)
-    gain, error = judged.estimate(mixed, judged.mix(alone))
-    return alone if gain is not None and error is not None and gain < -error else judged.weigh()
+
+def leaderboard(lines: Sequence[tuple[Any, ...]]) -> pl.DataFrame:
+    """Return a table of candidates, by the lines of choices and others."""
+    return pl.DataFrame(lines, _COLUMNS, orient="row")
 
 
 def _warn_of_few(tasks: Sequence[Task]) -> None:
