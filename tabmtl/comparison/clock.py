@@ -11,7 +11,7 @@ from time import perf_counter
 from sklearn.base import clone
 
 from tabmtl.ensemble import MultiTaskEnsemble
-from tabmtl.ensemble.models import with_reference
+from tabmtl.ensemble.models import candidates
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.processes.forks import count_threads
 
@@ -107,7 +107,7 @@ class Clock:
 
 def _candidates(model: MultiTaskEnsemble) -> dict[str, MultiTaskEstimator]:
     """Return the candidates of an ensemble, those of single tasks first."""
-    return with_reference(model.default_models() if model.models is None else model.models)
+    return candidates(model.models)
 
 
 def duration(seconds: float) -> str:

@@ -78,8 +78,8 @@ def default_models(n_rows: int) -> dict[str, MultiTaskEstimator]:
     models["MMoE"] = MMoE()
     if n_rows <= _ROWS_OF_ATTENTION:
         models["MultiTabNet"] = MultiTabNet()
-    candidates = None if n_rows <= _ROWS_OF_ALL else dict(models)
-    return models | {"MultiTaskEnsemble": MultiTaskEnsemble(models=candidates)}
+    several: Any = "best" if n_rows <= _ROWS_OF_ALL else dict(models)
+    return models | {"MultiTaskEnsemble": MultiTaskEnsemble(models=several)}
 
 
 def compare(

@@ -17,7 +17,7 @@ from tabmtl.drift.readings import Answers
 from tabmtl.encode import TableCoder
 from tabmtl.ensemble.asking import Asked
 from tabmtl.ensemble.folds import Folds, Table, read_frame
-from tabmtl.ensemble.models import LINEAR, MIXTURE, check_models, with_reference
+from tabmtl.ensemble.models import LINEAR, MIXTURE, candidates, check_models, named_set
 from tabmtl.ensemble.stack import LinearStack
 from tabmtl.ensemble.trials import Trial, Trials, count_fits
 from tabmtl.estimators.base import NotHere
@@ -28,9 +28,6 @@ from tabmtl.mixing.judged import Choice, Judged, choose_weights, leaderboard
 from tabmtl.mixing.stretch import Stretch
 from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.models.independent import IndependentTasks
-from tabmtl.models.rmtgb import RMTGB
-from tabmtl.models.shared_bottom import SharedBottom
-from tabmtl.models.shared_trees import SharedTrees
 from tabmtl.params import Jobs, check_count_or_auto
 from tabmtl.processes.forks import count_threads
 from tabmtl.schema import Batch
@@ -93,16 +90,16 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     standard error, that candidate answers. Learning together pays most for a task with few labels beside tasks with
     many.
 
-    The default candidates are, in this order: models of single tasks of all families (`IndependentTasks`),
-    `SharedTrees`, `RMTGB`, and a `SharedBottom` network with 4 members, no restarts and a patience of 3. Wide tables
-    add linear models, ridge and logistic regressions of each task on the answers of `IndependentTasks` to the other
-    tasks.
+    ``models="fast"`` tries models of single tasks of all families (`IndependentTasks`) and `SharedTrees`: take it
+    first. ``models="best"`` adds `RMTGB`, and a `SharedBottom` network with 4 members, no restarts and a patience of 3,
+    at several times the cost. Wide tables add linear models, ridge and logistic regressions of each task on the answers
+    of `IndependentTasks` to the other tasks.
 
     Parameters
     ----------
-    models : dict of str to estimator, optional
-        Multi-task estimators by name; default `default_models`. The ensemble fits copies: models of single tasks first,
-        then the others in this order. It sets their ``tasks``, ``task_column``, ``categorical_features``,
+    models : {"fast", "best"} or dict of str to estimator, default="best"
+        Multi-task estimators by name, or those of `default_models`. The ensemble fits copies: models of single tasks
+        first, then the others in this order. It sets their ``tasks``, ``task_column``, ``categorical_features``,
         ``text_features``, ``sequence_features``, ``max_sequence_length`` and ``random_state``. A candidate may ``drop``
         columns of its own: a sequence then has levels of its own if its item is left out, and lists beside a sequence
         are left out with it. If there is no `IndependentTasks`, the ensemble adds one as the reference.
@@ -200,7 +197,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     ['model', 'task', 'score', 'standard_error', 'weight', 'is_judged', 'seconds', 'left_out']
     """
 
-    models: Annotated[Mapping[str, MultiTaskEstimator] | None, check_models] = None
+    models: Annotated[Literal["fast", "best"] | Mapping[str, MultiTaskEstimator], check_models] = "best"
     n_folds: Annotated[int | Literal["auto"], partial(check_count_or_auto, low=2)] = "auto"
     refit: bool = False
     n_jobs: Jobs = None
@@ -221,21 +218,19 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     export_task = NotHere("it is made of many models; say distill(model, X), which gives one network to export")
 
     @staticmethod
-    def default_models() -> dict[str, MultiTaskEstimator]:
-        """Return the default candidates, unfitted, in the order in which they are tried.
+    def default_models(size: Literal["fast", "best"] = "best") -> dict[str, MultiTaskEstimator]:
+        """Return the candidates that a name of ``models`` stands for, unfitted, in the order in which they are tried.
+
+        Parameters
+        ----------
+        size : {"fast", "best"}, default="best"
 
         Examples
         --------
         >>> from tabmtl import MultiTabNet, MultiTaskEnsemble
         >>> ensemble = MultiTaskEnsemble(models={**MultiTaskEnsemble.default_models(), "MultiTabNet": MultiTabNet()})
         """
-        return {
-            "IndependentTasks": IndependentTasks(),
-            "SharedTrees": SharedTrees(),
-            "RMTGB": RMTGB(),
-            # The folds average the networks already: restarts, members and epochs of patience are not worth their time.
-            "SharedBottom": SharedBottom(n_members=4, restarts=0, patience=3),
-        }
+        return named_set(size)
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         if rows.frame is None:
@@ -250,13 +245,12 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             folds = Folds.deal(table, coder, self.n_folds, seed)
         else:
             folds = Folds.given(table, Table.read(valid.frame, coder, valid.read()))
-        models = with_reference(self.default_models() if self.models is None else self.models)
-        candidates = {name: self._prepared(each, coder) for name, each in models.items()}
-        n_fits = [count_fits(each, folds) for each in candidates.values()]
+        tried = {name: self._prepared(each, coder) for name, each in candidates(self.models).items()}
+        n_fits = [count_fits(each, folds) for each in tried.values()]
         refits = self.refit or folds.go_forward
         n_refits = n_fits.count(len(folds.pairs)) if refits else 0
         with self._watch.without_limit().steps(sum(n_fits) + n_refits, "fit") as on_fit:
-            trials = Trials(candidates, folds, seed, self._watch, count_threads(self.n_processes), on_fit)
+            trials = Trials(tried, folds, seed, self._watch, count_threads(self.n_processes), on_fit)
             fitted = _mix(coder, trials, trials.run(), refits)
         fitted["answered"] = partial(self._answers_of_fit, table, coder, fitted["answered"])
         of_candidates = fitted["leaderboard_"].group_by("model", maintain_order=True)

@@ -8,20 +8,28 @@ from typing import Any
 from tabmtl.encode.preprocessing import by_preprocessor
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.models.independent import IndependentTasks
+from tabmtl.models.rmtgb import RMTGB
+from tabmtl.models.shared_bottom import SharedBottom
+from tabmtl.models.shared_trees import SharedTrees
+from tabmtl.params import check_choice
 
 #: Names in the leaderboard that no model may have: the linear models, and the mixture.
 LINEAR, MIXTURE = "LinearStack", "MultiTaskEnsemble"
+#: Names of sets of models.
+SIZES = ("fast", "best")
 _TAKEN = (LINEAR, MIXTURE, "task")  # which is a column of the weights
 _REFERENCE = "IndependentTasks"
 
 
 def check_models(name: str, value: Any) -> None:
-    """Raise an error unless a value is None, or maps names to estimators of several tasks with good parameters."""
-    if value is None:
+    """Raise an error unless a value names a set, or maps names to estimators of several tasks with good parameters."""
+    if isinstance(value, str):
+        check_choice(name, value, SIZES)
         return
     if not isinstance(value, dict) or not value:
         raise TypeError(
-            f"{name} must map names to estimators, such as {{'SharedTrees': SharedTrees()}}, or be None, got {value!r}"
+            f"{name} must be one of {[*SIZES]}, or map names to estimators, such as {{'SharedTrees': SharedTrees()}}, "
+            f"got {value!r}"
         )
     for key, model in value.items():
         if not isinstance(key, str) or key in _TAKEN:
@@ -46,8 +54,18 @@ def check_estimator(name: str, model: Any) -> None:
         raise TypeError(f"{name} must be an estimator of this package, or derived from one, got {model!r}; {cure}")
 
 
-def with_reference(found: Mapping[str, MultiTaskEstimator]) -> dict[str, MultiTaskEstimator]:
-    """Return the models, single-task ones first; a reference is added where there is none."""
+def named_set(size: str) -> dict[str, MultiTaskEstimator]:
+    """Return the models that a name stands for, unfitted, in the order in which they are tried."""
+    fast: dict[str, MultiTaskEstimator] = {_REFERENCE: IndependentTasks(), "SharedTrees": SharedTrees()}
+    if size == "fast":
+        return fast
+    # The folds average the networks already: restarts, members and epochs of patience are not worth their time.
+    return fast | {"RMTGB": RMTGB(), "SharedBottom": SharedBottom(n_members=4, restarts=0, patience=3)}
+
+
+def candidates(models: str | Mapping[str, MultiTaskEstimator]) -> dict[str, MultiTaskEstimator]:
+    """Return given models, or those of a set, single-task ones first; a reference is added where there is none."""
+    found = named_set(models) if isinstance(models, str) else models
     single = {name: each for name, each in found.items() if isinstance(each, IndependentTasks)}
     if not single:
         single = {_free_name(_REFERENCE, found): IndependentTasks()}
