@@ -10,6 +10,7 @@ import polars as pl
 
 from tabmtl.columns.features import Features
 from tabmtl.encode import TableCoder
+from tabmtl.ensemble.levels import LevelColumns
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.encoded import reads_frames, together
 from tabmtl.estimators.tables import MultiTaskEstimator
@@ -45,10 +46,14 @@ class Asked:
     coder : TableCoder
         Of the ensemble, behind its preprocessor.
     models : dict of str to sequence of MultiTaskEstimator
+    levels : LevelColumns or None
+        Means of levels, which some models read.
     """
 
-    def __init__(self, coder: TableCoder, models: Mapping[str, Sequence[MultiTaskEstimator]]) -> None:
-        self._coder, self._own = coder, fingerprint(coder.features)
+    def __init__(
+        self, coder: TableCoder, models: Mapping[str, Sequence[MultiTaskEstimator]], levels: LevelColumns | None
+    ) -> None:
+        self._coder, self._own, self._levels = coder, fingerprint(coder.features), levels
         self._groups = {name: _grouped(parts) for name, parts in models.items()}
         self._others = {
             name: {i: part for i, part in enumerate(parts) if reads_frames(part)} for name, parts in models.items()
@@ -69,13 +74,19 @@ class Asked:
             default, every candidate is asked for all.
         """
         read: dict[str, Features] = {self._own: batch.x}
+        wide = frame
         for name, groups in self._groups.items():
             places = None if wanted is None else wanted[name]
             if places == ():
                 continue
             found = {i: _some(part.answer(frame), places) for i, part in self._others[name].items()}
             for group in groups:
-                X = frame if group.coder.names == self._coder.names else group.coder.read_frame(frame)
+                X: pl.DataFrame | pl.LazyFrame = frame
+                if self._levels is not None and group.coder.names[-1] in self._levels.names:
+                    wide = self._levels.beside(frame, batch) if wide is frame else wide
+                    X = wide.select(group.coder.names)
+                elif group.coder.names != self._coder.names:
+                    X = group.coder.read_frame(frame)
                 if group.key not in read:
                     read[group.key] = group.coder.features.encode(X)
                 asked = group.asked if places is None else group.asked.of(places)

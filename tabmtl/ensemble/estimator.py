@@ -17,6 +17,7 @@ from tabmtl.drift.readings import Answers
 from tabmtl.encode import TableCoder
 from tabmtl.ensemble.asking import Asked
 from tabmtl.ensemble.folds import Folds, Table, read_frame
+from tabmtl.ensemble.levels import LevelColumns
 from tabmtl.ensemble.models import LINEAR, MIXTURE, candidates, check_models, named_set
 from tabmtl.ensemble.stack import LinearStack
 from tabmtl.ensemble.trials import Trial, Trials, count_fits
@@ -25,6 +26,7 @@ from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.rows import FitRows, draw
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.mixing.judged import Choice, Judged, choose_weights, leaderboard
+from tabmtl.mixing.levels import LevelMeans
 from tabmtl.mixing.stretch import Stretch
 from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.models.independent import IndependentTasks
@@ -43,9 +45,15 @@ class EnsembleState(TableState):
     stretch_: Stretch
     model_weights_: pl.DataFrame
     leaderboard_: pl.DataFrame
+    _levels: LevelMeans | None = None
+
+    #: Fields that files of earlier releases lack.
+    later_fields: ClassVar[tuple[str, ...]] = (*TableState.later_fields, "levels")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self._levels is not None:
+            self._levels.check(self.coder_.after.features.columns, self.coder_.labels.tasks)
         tasks, mixed = self.coder_.labels.tasks, self.model_weights_.columns[1:]
         names = [*self.estimators_, *([] if self.stack_ is None else [LINEAR])]
         if self.model_weights_.columns[:1] != ["task"] or not (mixed and set(mixed) <= set(names)):
@@ -72,7 +80,10 @@ class EnsembleState(TableState):
     def _check_columns(self, name: str, part: MultiTaskEstimator) -> None:
         """Raise a ValueError unless a model reads columns of the ensemble, of the same kinds."""
         own, theirs = self.coder_.features.columns, part.coder_.features.columns
-        strange = {*theirs.numeric} - {*own.numeric} | {*theirs.categorical} - {*own.categorical}
+        known = {*own.numeric} | (
+            set() if self._levels is None else {*LevelColumns.of(self._levels, self.coder_.after).names}
+        )
+        strange = {*theirs.numeric} - known | {*theirs.categorical} - {*own.categorical}
         if strange or part.coder_.task_column != self.coder_.task_column:
             raise ValueError(
                 f"a model of {name!r} was fitted on other columns than the ensemble: {sorted(strange)[:5]} as other "
@@ -206,6 +217,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     learns_all_rows: ClassVar[bool] = True
 
     _stored: ClassVar[type] = EnsembleState
+    _levels: ClassVar[LevelMeans | None] = None  # pickles of earlier releases have none
 
     partial_fit = cast(
         Any,
@@ -316,7 +328,8 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         candidate does.
         """
         if self._asked is None:
-            self._asked = Asked(self.coder_.after, self.estimators_)
+            levels = None if self._levels is None else LevelColumns.of(self._levels, self.coder_.after)
+            self._asked = Asked(self.coder_.after, self.estimators_, levels)
         first = next(iter(self.estimators_))
         is_whole = asked is None or asked[first] == tuple(range(len(self.tasks_)))
         for name, parts in self._asked.answers(frame, batch, asked):
@@ -392,6 +405,7 @@ def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: 
     return {
         "answered": partial(_unseen, coder, folds, tried, model_weights, stretch),
         "estimators_": models,
+        "_levels": None if folds.levels is None else folds.levels.columns.means,
         "stack_": stack,
         "stretch_": stretch,
         "model_weights_": model_weights,

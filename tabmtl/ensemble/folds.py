@@ -11,11 +11,13 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
+from tabmtl.ensemble.levels import LevelFolds
 from tabmtl.estimators.encoded import reads_frames
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection import MultiTaskKFold
 from tabmtl.model_selection.stratify import Strata
 from tabmtl.model_selection.times import borders, can_split, even_blocks, forward_folds, learnable_after
+from tabmtl.models.independent import IndependentTasks
 from tabmtl.schema import Batch, unsaid
 from tabmtl.targets import Task
 
@@ -112,15 +114,23 @@ class Folds:
         Rows whose answers judge the candidates: the same ones, or those of X_val.
     pairs : list of tuple of ndarray
         Numbers of the rows to fit and of the judged rows, by fold. A row that no fold judges is in every fit.
+    levels : LevelFolds, optional
+        Means of levels, which candidates that learn together read.
+    dropped : sequence of str
+        Columns that the candidate does without.
     """
 
     table: Table
     judged: Table
     pairs: list[tuple[np.ndarray, np.ndarray]]
+    levels: LevelFolds | None = None
+    dropped: Sequence[str] = ()
 
     @cached_property
     def whole(self) -> Table:
         """All rows with a label, those that judge too."""
+        if self.levels is not None and self.table.coder is not None:
+            return self._beside(self.levels, np.arange(len(self.table)))
         return self.table if self.judge_fits else self.table.beside(self.judged)
 
     @classmethod
@@ -153,7 +163,10 @@ class Folds:
         fold[np.isin(unit, kept)] = -1
         pairs = [(np.flatnonzero(fold != f), np.flatnonzero(fold == f)) for f in range(n)]
         pairs = [pair for pair in pairs if len(pair[1])]
-        return cls(table, table, pairs or [(np.arange(len(table)), np.arange(0))])
+        if len(pairs) < 2:
+            return cls(table, table, pairs or [(np.arange(len(table)), np.arange(0))])
+        found = cls(table, table, pairs)
+        return replace(found, levels=LevelFolds.learn(batch, coder, found.numbers))
 
     @classmethod
     def _forward(cls, table: Table, tasks: Sequence[Task], n: int) -> Folds:
@@ -171,21 +184,34 @@ class Folds:
     def encoded(self, candidate: MultiTaskEstimator) -> Folds:
         """Return the folds with all rows encoded as a candidate reads them, by one coder for the models of all folds.
 
-        Its features are learned from all rows; none of their labels is read.
+        Its features are learned from all rows. Of their labels it knows the means of levels, which rows read by those
+        of other folds.
         """
         if reads_frames(candidate):
-            return self
-        whole = self.whole
+            return replace(self, levels=None)
+        whole, levels = self.whole, None if isinstance(candidate, IndependentTasks) else self.levels
+        X = whole.X if levels is None else levels.beside(whole.X, np.arange(len(whole)), dropped=candidate.drop)
         # the ensemble's own coder has given the warnings
         with unsaid():
-            coder = candidate.learner().coder(whole.X, whole.y)
+            coder = candidate.learner().coder(X, whole.y)
+        if levels is not None:
+            table = replace(self.table, coder=coder)
+            return replace(self, table=table, judged=table, levels=levels, dropped=candidate.drop)
         table = self.table.encoded(coder)
-        return Folds(table, table if self.judge_fits else self.judged.encoded(coder), self.pairs)
+        return replace(self, table=table, judged=table if self.judge_fits else self.judged.encoded(coder), levels=None)
 
     def tables(self, fold: int) -> tuple[Table, Table]:
         """Return the rows of a fold to fit and to judge."""
         fitted, judged = self.pairs[fold]
-        return self.table.rows(fitted), self.judged.rows(judged)
+        if self.levels is None:
+            return self.table.rows(fitted), self.judged.rows(judged)
+        return self._beside(self.levels, fitted, fold), self._beside(self.levels, judged, fold)
+
+    def _beside(self, levels: LevelFolds, rows: np.ndarray, held: int = -1) -> Table:
+        """Return some rows with means of levels, encoded by the coder of a candidate."""
+        table = self.table.rows(rows)
+        assert table.coder is not None
+        return replace(table, X=levels.beside(table.X, rows, held, self.dropped)).encoded(table.coder)
 
     @property
     def numbers(self) -> np.ndarray:

@@ -122,7 +122,7 @@ class Judged:
         return likelihood_weights(self.task, self.y, self.answers, self.loss_weight, self.group, self.prior)
 
     def choose(self, rng: np.random.Generator) -> Choice:
-        """Choose the weights, or take the best candidate of single tasks where it is clearly ahead of the mixture.
+        """Choose the weights, or the best candidate of single tasks where it is clearly ahead of learning together.
 
         The rows that judge the mixture are not those that chose it: each third is answered by the weights that the
         others choose.
@@ -133,7 +133,7 @@ class Judged:
             weights = some.rows(third != k).weigh()
             mixed[third == k] = np.tensordot(weights, some.answers[:, third == k], axes=1)
         weights = some.weigh()
-        if self.has_enough:
+        if self.has_enough and self.n_single < len(self.answers):
             scores = [some.score(answer) for answer in some.answers[: some.n_single]]
             alone = np.eye(len(some.answers))[int(np.argmax(scores))]
             gain, error = some.estimate(mixed, some.mix(alone))

@@ -52,14 +52,14 @@ class LevelMeans:
         Number of rows with a level.
     """
 
-    places: Annotated[np.ndarray, Stored("i8", "C", low=0)]
-    sizes: Annotated[np.ndarray, Stored("i8", "C", low=1)]
-    task: Annotated[np.ndarray, Stored("i8", "O", low=-1)]
-    label: Annotated[np.ndarray, Stored("i8", "O", low=-1)]
-    knots: Annotated[np.ndarray, Stored("f8", "O K")]
-    sums: Annotated[np.ndarray, Stored("f8", "L S")]
-    weights: Annotated[np.ndarray, Stored("f8", "L S", low=0)]
-    rows: Annotated[np.ndarray, Stored("f8", "L", low=0)]
+    places: Annotated[np.ndarray, Stored("i8", "level_columns", low=0)]
+    sizes: Annotated[np.ndarray, Stored("i8", "level_columns", low=1)]
+    task: Annotated[np.ndarray, Stored("i8", "level_outputs", low=-1)]
+    label: Annotated[np.ndarray, Stored("i8", "level_outputs", low=-1)]
+    knots: Annotated[np.ndarray, Stored("f8", "level_outputs level_knots")]
+    sums: Annotated[np.ndarray, Stored("f8", "levels level_sums")]
+    weights: Annotated[np.ndarray, Stored("f8", "levels level_sums", low=0)]
+    rows: Annotated[np.ndarray, Stored("f8", "levels", low=0)]
 
     def __post_init__(self) -> None:
         if self.sizes.sum() != len(self.rows) or self.sums.shape[1] % len(self.task):
@@ -113,9 +113,12 @@ class LevelMeans:
 
     def extended(self, batch: Batch) -> Batch:
         """Return rows with the means of their levels as further numbers."""
+        return with_numbers(batch, self.numbers_of(batch))
+
+    def numbers_of(self, batch: Batch) -> np.ndarray:
+        """Return the means (n, E) of the levels of rows."""
         means = self.means(self.sums[None], self.weights[None])
-        part = np.zeros(len(batch), dtype=np.intp)
-        return with_numbers(batch, self.numbers(means, self._levels(batch), part, batch.task))
+        return self.numbers(means, self._levels(batch), np.zeros(len(batch), dtype=np.intp), batch.task)
 
     def added(self, batch: Batch) -> Self:
         """Return the sums with those of further rows."""

@@ -33,7 +33,7 @@ MOST_MIXED = 20_000
 #: Rows from which a forest has fewer trees, and trees are judged by fewer folds.
 MANY = 600
 #: Trees of all folds that are tried, and that are grown.
-_TREES, _TREES_OF_MANY = (100, 200), (50, 100)
+_TREES, _TREES_OF_MANY = (60, 200), (50, 100)
 _FOLDS, _FOLDS_OF_MANY = 10, 5
 _PATIENCE = 2  # penalties in a row that predict no better than the best, which end a path
 

@@ -1,0 +1,81 @@
+"""Means of levels as further columns of a frame, for candidates that learn targets together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import polars as pl
+
+from tabmtl.encode import TableCoder
+from tabmtl.mixing.folds import deal
+from tabmtl.mixing.levels import LevelMeans, LevelParts, LevelRows
+from tabmtl.schema import Batch
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LevelColumns:
+    """Columns of the means of levels.
+
+    Attributes
+    ----------
+    names : tuple of str
+    sources : tuple of str
+        The column of levels behind each.
+    means : LevelMeans
+    """
+
+    names: tuple[str, ...]
+    sources: tuple[str, ...]
+    means: LevelMeans
+
+    @classmethod
+    def of(cls, means: LevelMeans, coder: TableCoder) -> Self:
+        """Return the columns of means, by the columns and tasks of a coder."""
+        columns = [coder.features.columns.categorical[place] for place in means.places]
+        n_each = means.n_numbers // len(columns)
+        sources = tuple(np.repeat(columns, n_each).tolist())
+        return cls(names=level_names(sources, n_each, coder.names), sources=sources, means=means)
+
+    def beside(self, frame: pl.DataFrame, batch: Batch) -> pl.DataFrame:
+        """Return rows with the means of all rows of fit."""
+        return self.joined(frame, self.means.numbers_of(batch))
+
+    def joined(self, frame: pl.DataFrame, numbers: np.ndarray, dropped: Collection[str] = ()) -> pl.DataFrame:
+        """Return a frame with numbers (n, E) as columns, but those that tell of dropped ones."""
+        kept = [k for k, source in enumerate(self.sources) if source not in dropped]
+        return frame.with_columns(pl.Series(self.names[k], numbers[:, k]) for k in kept)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LevelFolds:
+    """Means of levels for rows in folds, each of which reads those of the others."""
+
+    columns: LevelColumns
+    parts: LevelParts
+
+    @classmethod
+    def learn(cls, batch: Batch, coder: TableCoder, fold: np.ndarray) -> LevelFolds | None:
+        """Learn the means of rows in folds (n,), from 0; rows below 0 are in every fit, as folds of their own."""
+        rows = LevelRows.learn(batch, coder.features.columns, coder.labels.tasks)
+        if rows is None:
+            return None
+        always = deal(batch.y, coder.labels.tasks, batch.task, batch.group, 5, 0) + fold.max() + 1
+        part = np.where(fold < 0, always, fold) + 1
+        return cls(columns=LevelColumns.of(rows.whole, coder), parts=rows.parted(part))
+
+    def beside(
+        self, frame: pl.DataFrame, rows: np.ndarray, held: int = -1, dropped: Collection[str] = ()
+    ) -> pl.DataFrame:
+        """Return some rows with means by rows of other folds, and by none of the fold that is held."""
+        return self.columns.joined(frame, self.parts.numbers(rows, held + 1), dropped)
+
+
+def level_names(sources: Sequence[str], n_each: int, taken: Collection[str]) -> tuple[str, ...]:
+    """Return names of the numbers of levels that no column has."""
+    names = [f"{source}, mean {k % n_each + 1}" for k, source in enumerate(sources)]
+    while {*names} & {*taken}:
+        names = [f"{name}_" for name in names]
+    return tuple(names)
