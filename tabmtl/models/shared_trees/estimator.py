@@ -336,13 +336,13 @@ class SharedTrees(BoostedEstimator):
         tasks, known = coder.labels.tasks, None if found is None else found[0]
         group = current()
         params = self._data_params(group)
-        rows = _bin(coder, batch, params, group)
-        followed = None if valid is None else _bin(coder, valid, params, group, rows.data)
+        rows = bin_labels(coder, batch, params, group)
+        followed = None if valid is None else bin_labels(coder, valid, params, group, rows.data)
         has_own = self.n_estimators_task > 0 and batch.task is None and valid is not None
         schedule = self._schedule(
             params | network_params(group),
             seed,
-            importance=_importance(tasks),
+            importance=importance_of(tasks),
             n_rounds=self.n_estimators if known is None else int(known.growth.rounds.max()),
             patience=self.patience if known is None else None,
             keeps_scores=has_own,
@@ -371,10 +371,14 @@ class SharedTrees(BoostedEstimator):
         batch, tasks, functions, group = rows.read(), coder.labels.tasks, self._functions, current()
         labels = batch.count_labels(len(tasks)).astype(np.int64)
         params = self._data_params(group)
-        found = _bin(coder, batch, params, group)
+        found = bin_labels(coder, batch, params, group)
         found = found._replace(targets=found.targets.going_on(functions.start))
         schedule = self._schedule(
-            params, seed, importance=_importance(tasks) * (labels > 0), n_rounds=self.partial_rounds, keeps_scores=False
+            params,
+            seed,
+            importance=importance_of(tasks) * (labels > 0),
+            n_rounds=self.partial_rounds,
+            keeps_scores=False,
         )
         if self.decay_rate < 1:
             forest = refit_leaves(functions.forest, functions.start, found, schedule, self.decay_rate)
@@ -385,7 +389,7 @@ class SharedTrees(BoostedEstimator):
         schedule = replace(schedule, shares=new / np.maximum(every, 1))
         with self._watch.steps(schedule.n_rounds, "round", describe_loss, every=SHOWN_ROUNDS) as step:
             growth = replace(schedule, on_round=step).grow(found._replace(scores=scores), None)
-        return _fitted(coder, functions.extended(growth, labels, found.targets.sizes > 0))
+        return fitted(coder, functions.extended(growth, labels, found.targets.sizes > 0))
 
     def _schedule(self, params: dict[str, Any], seed: int, *, patience: int | None = None, **options: Any) -> Schedule:
         """Return the options of a growth, given LightGBM's parameters of data."""
@@ -407,10 +411,10 @@ class SharedTrees(BoostedEstimator):
         outputs = _outputs_of_tasks(coder)
         for t in range(n_old, n_old + n_new):
             functions = functions.with_task(t, outputs[t], self._settled(coder, batch, t, seed))
-        return _fitted(coder, functions)
+        return fitted(coder, functions)
 
     def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
-        return _fitted(coder, self._placed(coder, np.delete(np.arange(len(self.tasks_)), t)))
+        return fitted(coder, self._placed(coder, np.delete(np.arange(len(self.tasks_)), t)))
 
     def _placed(self, coder: TableCoder, kept: np.ndarray) -> SharedFunctions:
         """Return the functions for other tasks, given their numbers (T,) in this model; -1 is new."""
@@ -500,7 +504,7 @@ class SharedTrees(BoostedEstimator):
         return targets.losses(at_rows)
 
     def _attributes(self, coder: TableCoder, fits: Sequence[SharedFit]) -> dict[str, Any]:
-        return _fitted(coder, fits[0].functions)
+        return fitted(coder, fits[0].functions)
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         functions, outputs = self._functions_of(None)
@@ -531,8 +535,8 @@ class SharedTrees(BoostedEstimator):
         return self._functions.forest.export(own, scale * self._functions.start[own] + center, scale, objective)
 
     def _restore(self, state: SharedTreesState) -> None:
-        fitted = _fitted(state.coder_.after, state._functions) | {"profile_": state.profile_}
-        self._set_fitted(state.coder_, fitted)
+        found = fitted(state.coder_.after, state._functions) | {"profile_": state.profile_}
+        self._set_fitted(state.coder_, found)
 
 
 class SharedTreesClassifier(ClassifierFace, SharedTrees):
@@ -543,7 +547,7 @@ class SharedTreesRegressor(RegressorFace, SharedTrees):
     """`SharedTrees` whose every task is a regression."""
 
 
-def _bin(
+def bin_labels(
     coder: TableCoder, batch: Batch, params: dict[str, Any], group: Ranks, reference: lgb.Dataset | None = None
 ) -> Rows:
     """Bin the rows with a label."""
@@ -566,7 +570,7 @@ def _rows_of_task(batch: Batch, t: int) -> Batch:
     return replace(rows, y=rows.y[:, [column]], weight=weight, of_class=of_class, task=None)
 
 
-def _importance(tasks: Sequence[Task]) -> np.ndarray:
+def importance_of(tasks: Sequence[Task]) -> np.ndarray:
     """Return the weights of the tasks; all 1 if all are 0."""
     weight = np.array([task.weight for task in tasks])
     return weight if weight.any() else np.ones(len(tasks))
@@ -585,7 +589,7 @@ def _outputs_of_tasks(coder: TableCoder) -> list[slice]:
     return [found[t] for t in range(len(tasks))]
 
 
-def _fitted(coder: TableCoder, functions: SharedFunctions) -> dict[str, Any]:
+def fitted(coder: TableCoder, functions: SharedFunctions) -> dict[str, Any]:
     """Return the fitted attributes by name."""
     names = [task.name for task in coder.labels.tasks]
     table = {"task": names, "n_labels": functions.n_labels, "shared": functions.rounds[: len(names)]}

@@ -138,12 +138,14 @@ class Schedule:
 
     def finish_task(self, rows: Rows, valid: Rows | None, known: Growth | None) -> Growth | None:
         """Grow trees for one task from the scores of its rows on, as `finish` does for each."""
+        growth = self.of_one_task(known).grow(rows, valid)
+        return growth if valid is None or self.patience is None or pays(gains(valid, growth)) else None
+
+    def of_one_task(self, known: Growth | None) -> Schedule:
+        """Return the options of trees of a task alone, given the growth that found their rounds, if any."""
         n_rounds = self.n_rounds if known is None else int(known.rounds[0])
         params = _fine_params(self.params)
-        alone = replace(self, params=params, sketch="task", importance=np.ones(1), found=known, n_rounds=n_rounds)
-        growth = alone.grow(rows, valid)
-        pays = valid is None or self.patience is None or _pays(valid, growth)
-        return growth if pays else None
+        return replace(self, params=params, sketch="task", importance=np.ones(1), found=known, n_rounds=n_rounds)
 
     def factors(self, targets: Targets, leader: int, rng: np.random.Generator) -> np.ndarray:
         """Draw a factor of every output: (C,), given the task that leads."""
@@ -345,15 +347,19 @@ def _fine_params(params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pays(valid: Rows, growth: Growth) -> bool:
-    """Return whether a growth lowers the losses of validation labels beyond chance.
-
-    The same labels chose its round, so that the gain is biased upwards; the margin of two standard errors allows for
-    that.
-    """
+def gains(valid: Rows, growth: Growth) -> np.ndarray:
+    """Return how much a growth lowers the losses of followed labels, (n,)."""
     assert valid.scores is not None and growth.valid_scores is not None
     before, after = (np.concatenate(valid.targets.losses(scores)) for scores in (valid.scores, growth.valid_scores))
-    gain = before - after
+    return before - after
+
+
+def pays(gain: np.ndarray) -> bool:
+    """Return whether gains are beyond chance.
+
+    Where the same labels have chosen the round, gains are biased upwards; the margin of two standard errors allows for
+    that.
+    """
     return bool(gain.sum() > 2 * np.sqrt(np.square(gain).sum()))
 
 
