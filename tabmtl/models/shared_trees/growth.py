@@ -9,11 +9,13 @@ from typing import Any, Literal, NamedTuple
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.estimators.boosted.border import Grown, small_limits, subset
+from tabmtl.encode import TableCoder
+from tabmtl.estimators.boosted.border import Grown, bin_labelled_rows, small_limits, subset
 from tabmtl.models.shared_trees.affinity import affinity_of
 from tabmtl.models.shared_trees.stop import Followed, Rounds, Stop
-from tabmtl.models.shared_trees.targets import Targets
+from tabmtl.models.shared_trees.targets import Targets, make_targets
 from tabmtl.models.shared_trees.trees import VectorEnsemble
+from tabmtl.processes.ranks import Ranks
 from tabmtl.schema import Batch
 
 Sketch = Literal["soft", "task", "random"]
@@ -30,6 +32,15 @@ class Rows(NamedTuple):
     data: lgb.Dataset
     targets: Targets
     scores: np.ndarray | None = None
+
+    @classmethod
+    def read(
+        cls, coder: TableCoder, batch: Batch, params: dict[str, Any], group: Ranks, reference: lgb.Dataset | None = None
+    ) -> Rows:
+        """Bin the rows with a label, given LightGBM's parameters of data."""
+        labels = coder.labels
+        batch, data = bin_labelled_rows(batch, coder.features.columns, params, reference, group)
+        return cls(batch, data, make_targets(batch, labels.tasks, labels.center, labels.scale, group))
 
     def of_task(self, t: int, scores: np.ndarray) -> Rows | None:
         """Take the rows with a label of a task of a wide table, and its scores among those of all; None without any."""

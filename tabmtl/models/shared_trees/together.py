@@ -13,9 +13,10 @@ from tabmtl.encode import TableCoder
 from tabmtl.encode.class_factors import ClassFactors
 from tabmtl.estimators.encoded import label_rows
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.models.shared_trees.estimator import SharedFunctions, SharedTrees, bin_labels, fitted, importance_of
+from tabmtl.models.shared_trees.estimator import SharedTrees, fitted, importance_of
 from tabmtl.models.shared_trees.folds import FoldRows, GrowthInFolds
-from tabmtl.models.shared_trees.growth import Growth
+from tabmtl.models.shared_trees.functions import SharedFunctions
+from tabmtl.models.shared_trees.growth import Growth, Rows
 from tabmtl.processes.ranks import ALONE
 from tabmtl.training.run import running
 from tabmtl.training.watch import SHOWN_ROUNDS, describe_loss
@@ -77,9 +78,9 @@ def _part(model: SharedTrees, table: Mapping[str, Any], judged: Mapping[str, Any
     if np.isnan(other.y).all():
         return None
     params = model._data_params(ALONE)
-    grown = bin_labels(own, batch, params, ALONE)
+    grown = Rows.read(own, batch, params, ALONE)
     counts = batch.count_labels(len(own.labels.tasks)).astype(np.int64)
-    return _Part(own, FoldRows(grown, bin_labels(own, other, params, ALONE, grown.data)), counts)
+    return _Part(own, FoldRows(grown, Rows.read(own, other, params, ALONE, grown.data)), counts)
 
 
 def _fit(models: Sequence[SharedTrees], parts: Sequence[_Part]) -> None:
