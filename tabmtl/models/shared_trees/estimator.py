@@ -17,10 +17,13 @@ from tabmtl.estimators.boosted.border import bin_rows, network, network_params, 
 from tabmtl.estimators.boosted.estimator import BoostedEstimator
 from tabmtl.estimators.boosted.gain import gain_shares
 from tabmtl.estimators.boosted.joined import FEW_ROWS, JoinedTrees
-from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT
+from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.rows import FitRows, FrameRows
 from tabmtl.estimators.tables import TableState
+from tabmtl.model_selection.stratify import deal
+from tabmtl.model_selection.suspects import warn_of_random_split
+from tabmtl.models.shared_trees.folds import GrowthInFolds, choose, fold_rows
 from tabmtl.models.shared_trees.functions import SharedFunctions
 from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
 from tabmtl.models.shared_trees.newcomer import Mix, Newcomer, Settled
@@ -28,10 +31,12 @@ from tabmtl.models.shared_trees.onward import refit_leaves
 from tabmtl.models.shared_trees.targets import Targets, blocks_of, make_targets
 from tabmtl.params import AnyShare, Count, CountOrZero, NonNegative
 from tabmtl.processes.ranks import ALONE
-from tabmtl.schema import Batch
+from tabmtl.schema import Batch, warn_user
 from tabmtl.targets import Task
 from tabmtl.training.run import current
-from tabmtl.training.watch import SHOWN_ROUNDS, describe_loss
+from tabmtl.training.watch import SHOWN_ROUNDS, SHOWN_TASKS, describe_loss
+
+_FEW_LABELS, _FOLDS = 600, 3  # of a task, below which folds find the rounds
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -183,6 +188,53 @@ class SharedTrees(BoostedEstimator):
 
     _stored: ClassVar[type] = SharedTreesState
     _together: ClassVar[type[Together]] = ForestsTogether
+
+    def _split(self, rows: FitRows, valid: FitRows | None, seed: int) -> Split:
+        """Deal the rows to folds where a task has few labels, else set some aside."""
+        is_usual = self.early_stopping and valid is None and rows.frame is not None and rows.group.size == 1
+        if not is_usual or len(rows) < ROWS_TO_SPLIT or rows.n_labels.min() >= _FEW_LABELS:
+            return super()._split(rows, valid, seed)
+        batch = rows.read()
+        fold = None if batch.task is not None or batch.time is not None else deal(batch, rows.tasks, _FOLDS, seed)
+        if fold is None:
+            return super()._split(rows, valid, seed)
+        folds = [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(int(fold.max()) + 1)]
+        judged = np.array([batch.rows(index).count_labels(len(rows.tasks)) for _, index in folds])
+        if (judged == rows.n_labels).any() or not judged.any(axis=1).all():
+            return super()._split(rows, valid, seed)
+        warn_of_random_split(rows.dates, len(rows))
+        fit, held = folds[0]
+        return Split(batch, batch.rows(held), lambda: batch.rows(fit), folds)
+
+    def _find(self, coder: TableCoder, split: Split, seed: int) -> Sequence[Any]:
+        if not split.folds:
+            return super()._find(coder, split, seed)
+        tasks, batch, params = coder.labels.tasks, split.all, self._data_params(ALONE)
+        folds = [fold_rows(coder, *(batch.rows(index) for index in pair), params) for pair in split.folds]
+        counts, has_own = batch.count_labels(len(tasks)), self.n_estimators_task > 0
+        options = {"importance": importance_of(tasks), "n_rounds": self.n_estimators, "patience": self.patience}
+        with self._watch.steps(self.n_estimators, "round", describe_loss, every=SHOWN_ROUNDS) as step:
+            schedule = self._schedule(params, seed, **options, keeps_scores=has_own, on_round=step)
+            cuts = partial(self._watch.cuts, "trees of single tasks")
+            alone = replace(schedule, n_rounds=self.n_estimators_task, on_round=lambda loss: cuts())
+            both = [GrowthInFolds(folds, [each] * len(folds)) for each in (schedule, alone)]
+            first, again = choose(both[0], both[1] if has_own else None, np.flatnonzero(counts < _FEW_LABELS).tolist())
+        labels = split.first.count_labels(len(tasks)).astype(np.int64)
+        functions = SharedFunctions.join(*first, folds[0].rows.targets.sums.function, labels)
+        return [SharedFit(functions, *again, self._valid_losses(functions, folds[0].judged))]
+
+    def _fit_split(self, coder: TableCoder, split: Split, seed: int) -> tuple[Sequence[Any], Sequence[Any]]:
+        fits, first = super()._fit_split(coder, split, seed)
+        functions = fits[0].functions
+        idle = (functions.rounds[: len(functions.own_rounds)] == 0) & (functions.own_rounds == 0)
+        names = [task.name for task, is_idle in zip(coder.labels.tasks, idle, strict=True) if is_idle]
+        if names and split.watched is not None:
+            more = "..." if len(names) > SHOWN_TASKS else ""
+            warn_user(
+                f"tasks {names[:SHOWN_TASKS]}{more} have no trees, because none lowered the loss of their validation "
+                "labels; their answers are constants"
+            )
+        return fits, first
 
     def _fit_rows(
         self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Sequence[SharedFit] | None

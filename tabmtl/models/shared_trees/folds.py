@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from tabmtl.encode import TableCoder
 from tabmtl.models.shared_trees.growth import Growing, Growth, Rows, Schedule, gains, grow_together, pays
+from tabmtl.processes.ranks import ALONE
+from tabmtl.schema import Batch
+
+_PATIENCE = 30  # of trees of a task alone at most: where they pay, nearly every one does
 
 
 class FoldRows(NamedTuple):
@@ -16,6 +21,26 @@ class FoldRows(NamedTuple):
 
     rows: Rows
     judged: Rows
+
+
+def fold_rows(coder: TableCoder, rows: Batch, judged: Batch, params: dict[str, Any]) -> FoldRows:
+    """Bin the rows of a fold, given LightGBM's parameters of data."""
+    binned = Rows.read(coder, rows, params, ALONE)
+    return FoldRows(binned, Rows.read(coder, judged, params, ALONE, binned.data))
+
+
+class Chosen(NamedTuple):
+    """Shared trees, and those of each task alone after them: as they were grown, or as they are to be grown again."""
+
+    shared: Growth
+    own: list[Growth | None]
+
+
+class InFolds(NamedTuple):
+    """Growths of all folds, and a growth of which the leaders and the best rounds by all judged rows are meant."""
+
+    by_fold: list[Growth | None]
+    whole: Growth | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,33 +58,92 @@ class GrowthInFolds:
     folds: Sequence[FoldRows]
     schedules: Sequence[Schedule]
 
-    def grow(self) -> list[Growth]:
-        """Grow the trees of all tasks."""
-        return _grow(self.folds, self.schedules)
+    def grow(self) -> tuple[list[Growth], Growth]:
+        """Grow the trees of all tasks; return those of the folds, and one with the rounds by all judged rows."""
+        growths = [Growing(schedule, *fold) for fold, schedule in zip(self.folds, self.schedules, strict=True)]
+        rounds = grow_together(self.schedules[0], growths)
+        grown = [each.finish() for each in growths]
+        assert rounds is not None  # there are judged rows
+        return grown, max(grown, key=lambda each: len(each.leaders))._replace(rounds=rounds)
 
-    def finish(self, shared: Sequence[Growth], t: int) -> list[Growth | None]:
+    def finish(self, shared: Sequence[Growth], t: int) -> InFolds:
         """Grow trees for one task alone after the shared ones, in every fold; None where they do not pay in others.
 
         A fold without labels of the task to grow on or to judge gets none.
         """
-        of_task = [
+        parts = [
             (fold.rows.of_task(t, growth.scores), fold.judged.of_task(t, growth.valid_scores))
             for fold, growth in zip(self.folds, shared, strict=True)
         ]
-        usable = [k for k, (rows, judged) in enumerate(of_task) if rows is not None and judged is not None]
+        usable = [k for k, (rows, judged) in enumerate(parts) if rows is not None and judged is not None]
         found: list[Growth | None] = [None] * len(self.folds)
         if len(usable) < 2:
-            return found
-        folds = [FoldRows(*of_task[k]) for k in usable]
-        grown = _grow(folds, [self.schedules[k].of_one_task(None) for k in usable])
+            return InFolds(found, None)
+        folds = [FoldRows(*parts[k]) for k in usable]
+        schedules = [self.schedules[k].of_one_task(None) for k in usable]
+        patience = min(schedules[0].patience or _PATIENCE, _PATIENCE)
+        grown, whole = GrowthInFolds(folds, [replace(each, patience=patience) for each in schedules]).grow()
         gained = [gains(fold.judged, growth) for fold, growth in zip(folds, grown, strict=True)]
         for i, k in enumerate(usable):
             if pays(np.concatenate([*gained[:i], *gained[i + 1 :]])):
                 found[k] = grown[i]
-        return found
+        return InFolds(found, whole if pays(np.concatenate(gained)) else None)
+
+    def compare(self, shared: Sequence[Growth], after: InFolds, t: int) -> InFolds | None:
+        """Grow trees for one task from its constant on; None unless they are better than its shared ones, and `after`.
+
+        They are if they lower the losses of the judged labels by more than two standard errors.
+        """
+        folds = []
+        for fold, growth in zip(self.folds, shared, strict=True):
+            begun = (rows.of_task(t, rows.targets.sums.at_rows(growth.start)) for rows in fold)
+            folds.append(FoldRows(*begun))
+        if any(rows is None for fold in folds for rows in fold):
+            return None
+        options = {"sketch": "task", "importance": np.ones(1)}
+        schedules = [replace(schedule, **options) for schedule in self.schedules]
+        grown, whole = GrowthInFolds(folds, schedules).grow()
+        gained = []
+        for fold, judged, growth, own, alone in zip(self.folds, folds, shared, after.by_fold, grown, strict=True):
+            scores = growth.valid_scores if own is None else own.valid_scores
+            known = fold.judged.of_task(t, scores) if own is None else judged.judged._replace(scores=scores)
+            gained.append(gains(known, alone))
+        return InFolds([*grown], whole) if pays(np.concatenate(gained)) else None
 
 
-def _grow(folds: Sequence[FoldRows], schedules: Sequence[Schedule]) -> list[Growth]:
-    growths = [Growing(schedule, *fold) for fold, schedule in zip(folds, schedules, strict=True)]
-    grow_together(schedules[0], growths)
-    return [each.finish() for each in growths]
+def choose(folds: GrowthInFolds, alone: GrowthInFolds | None, scarce: Sequence[int]) -> tuple[Chosen, Chosen]:
+    """Grow trees in folds; return those of the first fold, and those to be grown of all rows by what all folds say.
+
+    Parameters
+    ----------
+    folds : GrowthInFolds
+    alone : GrowthInFolds, optional
+        The same with the options of trees of a task alone; None grows none.
+    scarce : sequence of int
+        Tasks whose trees of their own are chosen by all folds, and that drop the shared ones where trees of the task
+        alone are better. For others the first fold chooses.
+    """
+    grown, whole = folds.grow()
+    function = folds.folds[0].rows.targets.sums.function
+    first, again = Chosen(grown[0], []), Chosen(whole, [])
+    for t in range(len(folds.schedules[0].importance) if alone is not None else 0):
+        if t in scarce:
+            after = alone.finish(grown, t)
+            other = alone.compare(grown, after, t) if len(whole.rounds) > 1 else None
+            if other is not None:
+                first, again = (each._replace(shared=without(each.shared, t, function)) for each in (first, again))
+                after = other
+            pair = after.by_fold[0], after.whole
+        else:
+            known = alone.schedules[0].finish_one(*folds.folds[0], grown[0], t)
+            pair = known, known
+        for each, own in zip((first, again), pair, strict=True):
+            each.own.append(own if own is not None and own.rounds[0] else None)
+    return first, again
+
+
+def without(growth: Growth, t: int, function: np.ndarray) -> Growth:
+    """Return a growth in which a task has no trees, given the task of every output."""
+    rounds = growth.rounds.copy()
+    rounds[t] = 0
+    return growth._replace(rounds=rounds, values=[np.where(function == t, 0.0, own) for own in growth.values])

@@ -67,6 +67,8 @@ class Growth(NamedTuple):
         The task that led the round of each tree, T for all together, -1 without one.
     scores, valid_scores : ndarray of shape (n, B)
         Scores of the rows grown on, and of the followed ones, at the rounds of each function.
+    params : dict
+        LightGBM's parameters of the trees.
     """
 
     trees: Grown
@@ -76,6 +78,7 @@ class Growth(NamedTuple):
     leaders: list[int]
     scores: np.ndarray
     valid_scores: np.ndarray | None
+    params: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,16 +139,21 @@ class Schedule:
         They pay if they lower the losses of the validation labels by more than two standard errors. With the growth
         that found the rounds, these are grown again.
         """
-        grown: list[Growth | None] = []
-        for t in range(len(self.importance)):
-            own = rows.of_task(t, shared.scores)
-            watched = None if valid is None or shared.valid_scores is None else valid.of_task(t, shared.valid_scores)
-            known = None if found is None else found[t]
-            if own is None or (known is None and (found is not None or (watched is None and valid is not None))):
-                grown.append(None)
-                continue
-            grown.append(self.finish_task(own, watched, known))
-        return grown
+        known = [None] * len(self.importance) if found is None else found
+        return [
+            None if found is not None and each is None else self.finish_one(rows, valid, shared, t, each)
+            for t, each in enumerate(known)
+        ]
+
+    def finish_one(
+        self, rows: Rows, valid: Rows | None, shared: Growth, t: int, known: Growth | None = None
+    ) -> Growth | None:
+        """Grow trees for one task, as `finish` does for each."""
+        own = rows.of_task(t, shared.scores)
+        watched = None if valid is None or shared.valid_scores is None else valid.of_task(t, shared.valid_scores)
+        if own is None or (known is None and watched is None and valid is not None):
+            return None
+        return self.finish_task(own, watched, known)
 
     def finish_task(self, rows: Rows, valid: Rows | None, known: Growth | None) -> Growth | None:
         """Grow trees for one task from the scores of its rows on, as `finish` does for each."""
@@ -155,7 +163,7 @@ class Schedule:
     def of_one_task(self, known: Growth | None) -> Schedule:
         """Return the options of trees of a task alone, given the growth that found their rounds, if any."""
         n_rounds = self.n_rounds if known is None else int(known.rounds[0])
-        params = _fine_params(self.params)
+        params = _fine_params(self.params) if known is None else known.params
         return replace(self, params=params, sketch="task", importance=np.ones(1), found=known, n_rounds=n_rounds)
 
     def factors(self, targets: Targets, leader: int, rng: np.random.Generator) -> np.ndarray:
@@ -260,11 +268,15 @@ class Growing:
         for number, own in enumerate(self._values):
             own[:, rounds[self._targets.sums.function] <= number] = 0
         leaders, kept = self._leaders.past, self.kept
-        return Growth(self._trees.finish(), self._values, self._start, rounds, leaders, kept.scores, kept.valid_scores)
+        scores, params = (kept.scores, kept.valid_scores), self._schedule.params
+        return Growth(self._trees.finish(), self._values, self._start, rounds, leaders, *scores, params)
 
 
-def grow_together(schedule: Schedule, growths: Sequence[Growing]) -> None:
-    """Grow trees of one schedule on several sets of rows, round by round, until it ends or their stop ends all."""
+def grow_together(schedule: Schedule, growths: Sequence[Growing]) -> np.ndarray | None:
+    """Grow trees of one schedule on several sets of rows, round by round, until it ends or their stop ends all.
+
+    Return the best rounds (n_functions,) by the followed rows of all, if there are any.
+    """
     followed = [each.kept for each in growths if isinstance(each.kept, Followed)]
     stop = Stop(followed, schedule) if followed else None
     active = np.ones(len(schedule.importance), dtype=bool)
@@ -279,8 +291,7 @@ def grow_together(schedule: Schedule, growths: Sequence[Growing]) -> None:
             active = stop.judge(grown[0])
         if schedule.on_round is not None and schedule.on_round(None if stop is None else stop.loss):
             break
-    if stop is not None:
-        stop.close()
+    return None if stop is None else stop.close()
 
 
 class LeafValues:

@@ -15,6 +15,9 @@ _UNIT_LABELS = 20  # weight, in labels, of the unit of all functions in that of 
 #: Rounds of a function whose loss no round lowers, if they rank its labels beyond chance. Other days or places than
 #: those of fit make answers too sure: their loss rises from the first round on, while they tell the classes apart.
 _LEAST_ROUNDS = 20
+#: Share of what a function has gained by which it must gain more within its patience, where all rows judge: the sum of
+#: many labels falls by next to nothing for hundreds of rounds.
+_LEAST_GAIN = 0.002
 
 
 class Pace(Protocol):
@@ -133,6 +136,7 @@ class Stop:
         others = [(starts.sum(axis=0) - own, sizes.sum(axis=0) - size) for own, size in zip(starts, sizes, strict=True)]
         self._others = [] if len(folds) == 1 else [_best(*own) for own in others]
         self.kept, self._idle = self._whole.kept, np.zeros(starts.shape[1])
+        self._reached = np.zeros(starts.shape[1])
 
     @property
     def loss(self) -> float:
@@ -152,19 +156,25 @@ class Stop:
         for fold in self._folds:
             fold.keep_early()
         self._idle += self._schedule.pace(leader, len(improved))
+        if self._others:
+            improved = self._whole.lowest < (1 + _LEAST_GAIN) * self._reached
+            self._reached[improved] = self._whole.lowest[improved]
         self._idle[improved] = 0
         n_tasks, patience = len(self._schedule.importance), self._schedule.patience
         assert patience is not None  # without it, nothing is watched
         return ((self._idle < patience) | (self.rounds - self.kept < 2 * n_tasks))[:n_tasks]
 
-    def close(self) -> None:
-        """Give functions without a round some that rank the labels beyond chance."""
+    def close(self) -> np.ndarray:
+        """Give functions without a round some that rank the labels beyond chance, and return the rounds by all rows."""
+        parts = [(fold.targets, fold.early[1]) for fold in self._folds if fold.early is not None]
         for fold in self._folds:
-            others = [each for each in self._folds if each is not fold] or [fold]
-            parts = [(each.targets, each.early[1]) for each in others if each.early is not None]
-            if fold.early is not None and parts:
+            others = [part for part in parts if part[0] is not fold.targets] or parts
+            if fold.early is not None:
                 none = np.flatnonzero(fold.kept == 0).tolist()
-                fold.take_early([f for f in none if are_ranked(f, parts)])
+                fold.take_early([f for f in none if are_ranked(f, others)])
+        ranked = [f for f in np.flatnonzero(self.kept == 0).tolist() if are_ranked(f, parts)]
+        self.kept[ranked] = _LEAST_ROUNDS
+        return self.kept
 
 
 def _best(starts: np.ndarray, sizes: np.ndarray) -> BestRounds:

@@ -14,9 +14,9 @@ from tabmtl.encode.class_factors import ClassFactors
 from tabmtl.estimators.encoded import label_rows
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.models.shared_trees.estimator import SharedTrees, fitted, importance_of
-from tabmtl.models.shared_trees.folds import FoldRows, GrowthInFolds
+from tabmtl.models.shared_trees.folds import FoldRows, GrowthInFolds, fold_rows
 from tabmtl.models.shared_trees.functions import SharedFunctions
-from tabmtl.models.shared_trees.growth import Growth, Rows
+from tabmtl.models.shared_trees.growth import Growth
 from tabmtl.processes.ranks import ALONE
 from tabmtl.training.run import running
 from tabmtl.training.watch import SHOWN_ROUNDS, describe_loss
@@ -77,10 +77,8 @@ def _part(model: SharedTrees, table: Mapping[str, Any], judged: Mapping[str, Any
     other = ClassFactors.learn(own.labels, [replace(batch, weight=batch.score_weight)]).weighed(other)
     if np.isnan(other.y).all():
         return None
-    params = model._data_params(ALONE)
-    grown = Rows.read(own, batch, params, ALONE)
     counts = batch.count_labels(len(own.labels.tasks)).astype(np.int64)
-    return _Part(own, FoldRows(grown, Rows.read(own, other, params, ALONE, grown.data)), counts)
+    return _Part(own, fold_rows(own, batch, other, model._data_params(ALONE)), counts)
 
 
 def _fit(models: Sequence[SharedTrees], parts: Sequence[_Part]) -> None:
@@ -94,12 +92,12 @@ def _fit(models: Sequence[SharedTrees], parts: Sequence[_Part]) -> None:
         params = first._data_params(ALONE)
         schedules = [model._schedule(params, model._seed(), **options) for model in models]
         folds = GrowthInFolds([part.fold for part in parts], schedules)
-        shared = folds.grow()
+        shared, _ = folds.grow()
     if has_own:
         cuts = partial(first._watch.cuts, "trees of single tasks")
         alone = [replace(each, n_rounds=first.n_estimators_task, on_round=lambda loss: cuts()) for each in schedules]
         for t in range(len(tasks)):
-            for found, growth in zip(own, replace(folds, schedules=alone).finish(shared, t), strict=True):
+            for found, growth in zip(own, replace(folds, schedules=alone).finish(shared, t).by_fold, strict=True):
                 found.append(growth)
     for model, part, growth, alone_after in zip(models, parts, shared, own, strict=True):
         function = part.fold.rows.targets.sums.function
