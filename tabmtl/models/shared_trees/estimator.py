@@ -36,7 +36,7 @@ from tabmtl.targets import Task
 from tabmtl.training.run import current
 from tabmtl.training.watch import SHOWN_ROUNDS, SHOWN_TASKS, describe_loss
 
-_FEW_LABELS, _FOLDS = 600, 3  # of a task, below which folds find the rounds
+_FEW_LABELS, _FOLDS = 400, 3  # of a task, below which folds find the rounds
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

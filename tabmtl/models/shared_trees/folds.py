@@ -92,7 +92,8 @@ class GrowthInFolds:
     def compare(self, shared: Sequence[Growth], after: InFolds, t: int) -> InFolds | None:
         """Grow trees for one task from its constant on; None unless they are better than its shared ones, and `after`.
 
-        They are if they lower the losses of the judged labels by more than two standard errors.
+        They are if they lower the losses of the judged labels by more than two standard errors. A constant is not: trees of
+        others whose answers are too sure still rank the rows.
         """
         folds = []
         for fold, growth in zip(self.folds, shared, strict=True):
@@ -108,7 +109,7 @@ class GrowthInFolds:
             scores = growth.valid_scores if own is None else own.valid_scores
             known = fold.judged.of_task(t, scores) if own is None else judged.judged._replace(scores=scores)
             gained.append(gains(known, alone))
-        return InFolds([*grown], whole) if pays(np.concatenate(gained)) else None
+        return InFolds([*grown], whole) if whole.rounds[0] and pays(np.concatenate(gained)) else None
 
 
 def choose(folds: GrowthInFolds, alone: GrowthInFolds | None, scarce: Sequence[int]) -> tuple[Chosen, Chosen]:

@@ -49,7 +49,7 @@ def fit_in_folds(
     ValueError, TypeError
         As ``fit`` does.
     """
-    models = [each for each in estimators if isinstance(each, SharedTrees) and each.early_stopping]
+    models = [each for each in estimators if isinstance(each, SharedTrees) and _may_grow(each)]
     if not len(models) == len(estimators) > 1 or running().group.size > 1:
         return False
     with replace(running(), group=ALONE).fit(models[0]):
@@ -59,6 +59,11 @@ def fit_in_folds(
             return False
         _fit(models, [part for part in parts if part is not None])
     return True
+
+
+def _may_grow(model: SharedTrees) -> bool:
+    """Tell whether a model stops early, and is fitted as its class is."""
+    return model.early_stopping and type(model)._fit is SharedTrees._fit
 
 
 class _Part(NamedTuple):

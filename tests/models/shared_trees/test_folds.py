@@ -138,3 +138,48 @@ def test_the_ensemble_grows_shared_trees_in_its_folds(monkeypatch):
     model = MultiTaskEnsemble(models=models, n_folds=3, random_state=0).fit(X, y)
     assert model.leaderboard_["left_out"].null_count() == len(model.leaderboard_)
     assert len(model.estimators_["together"]) == 3
+
+
+def unlike(n_labels, seed=0):
+    """A linear target of few labels beside two of other columns, and rows to test it."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(1200, 6))
+    line, product, square = 3 * X[:, 0] + X[:, 1], X[:, 2] * X[:, 3], X[:, 4] ** 2
+    y = np.column_stack([line, product, square]) + 0.3 * rng.normal(size=(1200, 3))
+    y[n_labels:, 0] = np.nan
+    return X[:800], y[:800], X[800:], line[800:]
+
+
+def test_few_labels_drop_the_trees_of_others_where_those_of_the_task_alone_are_better():
+    X, y, X_test, line = unlike(80)
+    model = SharedTrees(random_state=0, learning_rate=0.1, n_estimators=300).fit(X, y)
+    assert model.rounds_["shared"][0] == 0
+    assert model.rounds_["own"][0] > 10
+    assert model.rounds_["n_labels"].to_list() == [80, 800, 800]
+    assert np.corrcoef(model.predict(X_test)[:, 0], line)[0, 1] > 0.9
+    assert same(model.predict(X_test, tasks=["y0"]).ravel(), model.predict(X_test)[:, 0])
+
+
+def test_few_labels_keep_the_trees_of_others_that_help():
+    X, y, _, _ = unlike(60)
+    y[:60, 0] = y[:60, 1] + y[:60, 2]
+    model = SharedTrees(random_state=0, learning_rate=0.1, n_estimators=150).fit(X, y)
+    assert model.rounds_["shared"][0] > 10
+
+
+def test_rows_of_a_group_and_of_new_times_are_never_dealt_to_folds(monkeypatch):
+    X, y, _, _ = unlike(80)
+    splits = []
+    split = SharedTrees._split
+    monkeypatch.setattr(SharedTrees, "_split", lambda *args: splits.append(split(*args)) or splits[-1])
+    group = np.arange(800) // 8
+    model = SharedTrees(random_state=0, n_estimators=5, n_estimators_task=0)
+    model.fit(X, y, groups=group)
+    assert len(splits[0].folds) == 3
+    for fit_rows, judged in splits[0].folds:
+        assert not {*group[fit_rows]} & {*group[judged]}
+        assert len(fit_rows) + len(judged) == 800
+    model.fit(X, y, time=np.arange(800.0)[::-1].copy())
+    model.fit(X[:600], y[:600], X_val=X[600:], y_val=y[600:])
+    model.fit(X, y[:, 1:])
+    assert [len(each.folds) for each in splits[1:]] == [0, 0, 0]
