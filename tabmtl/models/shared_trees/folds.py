@@ -92,8 +92,8 @@ class GrowthInFolds:
     def compare(self, shared: Sequence[Growth], after: InFolds, t: int) -> InFolds | None:
         """Grow trees for one task from its constant on; None unless they are better than its shared ones, and `after`.
 
-        They are if they lower the losses of the judged labels by more than two standard errors. A constant is not: trees of
-        others whose answers are too sure still rank the rows.
+        They are if they lower the losses of the judged labels by more than two standard errors. A constant never is:
+        trees of others whose answers are too sure still rank the rows.
         """
         folds = []
         for fold, growth in zip(self.folds, shared, strict=True):
