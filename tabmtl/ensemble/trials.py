@@ -178,10 +178,10 @@ class Trials:
             return []
         parts = [_prepare(candidate, (self.seed + k) % _SEEDS, self.watch.left) for k in range(n)]
         with unsaid():
-            given, judged = (
+            given, held = (
                 [{"batch": own.batch, **own.fit_arguments()} for own in side] for side in zip(*tables, strict=True)
             )
-            is_fitted = fit_in_folds(parts, coder, given, judged)
+            is_fitted = fit_in_folds(parts, coder, given, held)
             if not is_fitted and (self.n_jobs > 1 or not fit_together(parts, coder, given)):
                 return []
         seconds = (perf_counter() - start) / n

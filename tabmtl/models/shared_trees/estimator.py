@@ -199,8 +199,8 @@ class SharedTrees(BoostedEstimator):
 
     def _split(self, rows: FitRows, valid: FitRows | None, seed: int) -> Split:
         """Deal the rows to folds where a task has few labels, else set some aside."""
-        is_usual = self.early_stopping and valid is None and rows.frame is not None and rows.group.size == 1
-        if not is_usual or len(rows) < ROWS_TO_SPLIT or rows.n_labels.min() >= _FEW_LABELS:
+        is_usual = self.early_stopping and valid is None and len(rows) >= ROWS_TO_SPLIT
+        if not is_usual or not isinstance(rows, FrameRows) or rows.n_labels.min() >= _FEW_LABELS:
             return super()._split(rows, valid, seed)
         batch = rows.read()
         fold = None if batch.task is not None or batch.time is not None else deal(batch, rows.tasks, _FOLDS, seed)
@@ -218,11 +218,12 @@ class SharedTrees(BoostedEstimator):
         if not split.folds:
             return super()._find(coder, split, seed)
         tasks, batch, params = coder.labels.tasks, split.all, self._data_params(ALONE)
-        folds = [fold_rows(coder, *(batch.rows(index) for index in pair), params) for pair in split.folds]
+        folds = [fold_rows(coder, batch.rows(fit), batch.rows(judged), params) for fit, judged in split.folds]
         counts, has_own = batch.count_labels(len(tasks)), self.n_estimators_task > 0
-        options = {"importance": importance_of(tasks), "n_rounds": self.n_estimators, "patience": self.patience}
+        options: dict[str, Any] = {"importance": importance_of(tasks), "n_rounds": self.n_estimators}
         with self._watch.steps(self.n_estimators, "round", describe_loss, every=SHOWN_ROUNDS) as step:
-            schedule = self._schedule(params, seed, **options, keeps_scores=has_own, on_round=step)
+            options |= {"patience": self.patience, "keeps_scores": has_own, "on_round": step}
+            schedule = self._schedule(params, seed, **options)
             cuts = partial(self._watch.cuts, "trees of single tasks")
             alone = replace(schedule, n_rounds=self.n_estimators_task, on_round=lambda loss: cuts())
             both = [GrowthInFolds(folds, [each] * len(folds)) for each in (schedule, alone)]

@@ -71,20 +71,16 @@ class GrowthInFolds:
 
         A fold without labels of the task to grow on or to judge gets none.
         """
-        parts = [
-            (fold.rows.of_task(t, growth.scores), fold.judged.of_task(t, growth.valid_scores))
-            for fold, growth in zip(self.folds, shared, strict=True)
-        ]
-        usable = [k for k, (rows, judged) in enumerate(parts) if rows is not None and judged is not None]
         found: list[Growth | None] = [None] * len(self.folds)
-        if len(usable) < 2:
+        parts = self._of_task(t, [(growth.scores, growth.valid_scores) for growth in shared])
+        if len(parts) < 2:
             return InFolds(found, None)
-        folds = [FoldRows(*parts[k]) for k in usable]
-        schedules = [self.schedules[k].of_one_task(None) for k in usable]
+        schedules = [self.schedules[k].of_one_task() for k in parts]
         patience = min(schedules[0].patience or _PATIENCE, _PATIENCE)
-        grown, whole = GrowthInFolds(folds, [replace(each, patience=patience) for each in schedules]).grow()
-        gained = [gains(fold.judged, growth) for fold, growth in zip(folds, grown, strict=True)]
-        for i, k in enumerate(usable):
+        schedules = [replace(each, patience=patience) for each in schedules]
+        grown, whole = GrowthInFolds([*parts.values()], schedules).grow()
+        gained = [gains(fold.judged, growth) for fold, growth in zip(parts.values(), grown, strict=True)]
+        for i, k in enumerate(parts):
             if pays(np.concatenate([*gained[:i], *gained[i + 1 :]])):
                 found[k] = grown[i]
         return InFolds(found, whole if pays(np.concatenate(gained)) else None)
@@ -95,21 +91,27 @@ class GrowthInFolds:
         They are if they lower the losses of the judged labels by more than two standard errors. A constant never is:
         trees of others whose answers are too sure still rank the rows.
         """
-        folds = []
-        for fold, growth in zip(self.folds, shared, strict=True):
-            begun = (rows.of_task(t, rows.targets.sums.at_rows(growth.start)) for rows in fold)
-            folds.append(FoldRows(*begun))
-        if any(rows is None for fold in folds for rows in fold):
+        sums = [(fold.rows.targets.sums, fold.judged.targets.sums) for fold in self.folds]
+        starts = [tuple(each.at_rows(growth.start) for each in own) for own, growth in zip(sums, shared, strict=True)]
+        begun, ended = self._of_task(t, starts), self._of_task(t, [(own.scores, own.valid_scores) for own in shared])
+        if len(begun) < len(self.folds):
             return None
-        options = {"sketch": "task", "importance": np.ones(1)}
-        schedules = [replace(schedule, **options) for schedule in self.schedules]
-        grown, whole = GrowthInFolds(folds, schedules).grow()
+        schedules = [replace(each.of_one_task(), params=each.params) for each in self.schedules]
+        grown, whole = GrowthInFolds([*begun.values()], schedules).grow()
         gained = []
-        for fold, judged, growth, own, alone in zip(self.folds, folds, shared, after.by_fold, grown, strict=True):
-            scores = growth.valid_scores if own is None else own.valid_scores
-            known = fold.judged.of_task(t, scores) if own is None else judged.judged._replace(scores=scores)
-            gained.append(gains(known, alone))
+        for k, (growth, own) in enumerate(zip(grown, after.by_fold, strict=True)):
+            known = ended[k].judged if own is None else ended[k].judged._replace(scores=own.valid_scores)
+            gained.append(gains(known, growth))
         return InFolds([*grown], whole) if whole.rounds[0] and pays(np.concatenate(gained)) else None
+
+    def _of_task(self, t: int, scores: Sequence[tuple[np.ndarray | None, ...]]) -> dict[int, FoldRows]:
+        """Take the rows with a label of a task, and its scores among those of all, of the folds that have both."""
+        found = {}
+        for k, (fold, (grown, judged)) in enumerate(zip(self.folds, scores, strict=True)):
+            own, other = fold.rows.of_task(t, grown), fold.judged.of_task(t, judged)
+            if own is not None and other is not None:
+                found[k] = FoldRows(own, other)
+        return found
 
 
 def choose(folds: GrowthInFolds, alone: GrowthInFolds | None, scarce: Sequence[int]) -> tuple[Chosen, Chosen]:
@@ -127,7 +129,9 @@ def choose(folds: GrowthInFolds, alone: GrowthInFolds | None, scarce: Sequence[i
     grown, whole = folds.grow()
     function = folds.folds[0].rows.targets.sums.function
     first, again = Chosen(grown[0], []), Chosen(whole, [])
-    for t in range(len(folds.schedules[0].importance) if alone is not None else 0):
+    if alone is None:
+        return first, again
+    for t in range(len(whole.rounds)):
         if t in scarce:
             after = alone.finish(grown, t)
             other = alone.compare(grown, after, t) if len(whole.rounds) > 1 else None

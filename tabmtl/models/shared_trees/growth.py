@@ -42,10 +42,10 @@ class Rows(NamedTuple):
         batch, data = bin_labelled_rows(batch, coder.features.columns, params, reference, group)
         return cls(batch, data, make_targets(batch, labels.tasks, labels.center, labels.scale, group))
 
-    def of_task(self, t: int, scores: np.ndarray) -> Rows | None:
+    def of_task(self, t: int, scores: np.ndarray | None) -> Rows | None:
         """Take the rows with a label of a task of a wide table, and its scores among those of all; None without any."""
-        found = self.targets.of_task(t)
-        if found is None:
+        found = None if scores is None else self.targets.of_task(t)
+        if found is None or scores is None:
             return None
         index, targets, cells = found
         return Rows(self.batch.rows(index), subset(self.data, index), targets, scores[cells])
@@ -139,7 +139,7 @@ class Schedule:
         They pay if they lower the losses of the validation labels by more than two standard errors. With the growth
         that found the rounds, these are grown again.
         """
-        known = [None] * len(self.importance) if found is None else found
+        known: list[Growth | None] = [None] * len(self.importance) if found is None else found
         return [
             None if found is not None and each is None else self.finish_one(rows, valid, shared, t, each)
             for t, each in enumerate(known)
@@ -150,7 +150,7 @@ class Schedule:
     ) -> Growth | None:
         """Grow trees for one task, as `finish` does for each."""
         own = rows.of_task(t, shared.scores)
-        watched = None if valid is None or shared.valid_scores is None else valid.of_task(t, shared.valid_scores)
+        watched = None if valid is None else valid.of_task(t, shared.valid_scores)
         if own is None or (known is None and watched is None and valid is not None):
             return None
         return self.finish_task(own, watched, known)
@@ -160,7 +160,7 @@ class Schedule:
         growth = self.of_one_task(known).grow(rows, valid)
         return growth if valid is None or self.patience is None or pays(gains(valid, growth)) else None
 
-    def of_one_task(self, known: Growth | None) -> Schedule:
+    def of_one_task(self, known: Growth | None = None) -> Schedule:
         """Return the options of trees of a task alone, given the growth that found their rounds, if any."""
         n_rounds = self.n_rounds if known is None else int(known.rounds[0])
         params = _fine_params(self.params) if known is None else known.params
@@ -227,7 +227,8 @@ class Growing:
         self._schedule, self._targets = schedule, targets
         self._trees = VectorEnsemble(params, rows.data, rows.batch, *followed)
         self._leaf_values, self._leaders = LeafValues(targets, schedule), _Leaders(schedule, targets)
-        self._rng, self._values, self._idle, self._n_moves = np.random.default_rng(schedule.seed), [], 0, 0
+        self._rng, self._idle, self._n_moves = np.random.default_rng(schedule.seed), 0, 0
+        self._values: list[np.ndarray] = []
         self._whole = np.zeros(len(targets), dtype=np.int32)
 
     @property
@@ -278,8 +279,9 @@ def grow_together(schedule: Schedule, growths: Sequence[Growing]) -> np.ndarray 
     Return the best rounds (n_functions,) by the followed rows of all, if there are any.
     """
     followed = [each.kept for each in growths if isinstance(each.kept, Followed)]
-    stop = Stop(followed, schedule) if followed else None
-    active = np.ones(len(schedule.importance), dtype=bool)
+    n_tasks = len(schedule.importance)
+    stop = Stop(followed, n_tasks, schedule.patience, schedule.pace) if followed else None
+    active = np.ones(n_tasks, dtype=bool)
     while active.any():
         leaders = [each.attempt(active) for each in growths if each.goes_on]
         if not leaders:

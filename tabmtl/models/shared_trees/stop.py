@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,16 +17,6 @@ _LEAST_ROUNDS = 20
 #: Share of what a function has gained by which it must gain more within its patience, where all rows judge: the sum of
 #: many labels falls by next to nothing for hundreds of rounds.
 _LEAST_GAIN = 0.002
-
-
-class Pace(Protocol):
-    """The parts of a schedule that a stop reads."""
-
-    importance: np.ndarray
-    patience: int | None
-
-    def pace(self, leader: int, n_functions: int) -> np.ndarray:
-        """Return the factor of the leaf values of every function, given the task that leads."""
 
 
 class Rounds:
@@ -91,7 +80,7 @@ class Followed(Rounds):
     def keep(self, improved: np.ndarray) -> None:
         super().keep(improved)
         self.kept[improved] = self.rounds
-        if self._keeps_scores and improved.any():
+        if self._keeps_scores and improved.any() and self.valid_scores is not None:
             np.copyto(self.valid_scores, self._valid, where=improved[self._function])
 
     def keep_early(self) -> None:
@@ -101,7 +90,7 @@ class Followed(Rounds):
 
     def take_early(self, functions: Sequence[int]) -> None:
         """Let functions take `_LEAST_ROUNDS`."""
-        assert self.early is not None
+        assert self.early is not None and self.valid_scores is not None
         self.kept[functions] = _LEAST_ROUNDS
         if self._keeps_scores:
             where = np.isin(self._function, functions)
@@ -121,6 +110,15 @@ class Stop:
     The unit of a function is its loss per label at the start. It is averaged with that of all labels, as if of
     `_UNIT_LABELS` more: one label that the start happens to hit would outweigh all.
 
+    Parameters
+    ----------
+    folds : sequence of Followed
+    n_tasks : int
+    patience : int
+        That of `SharedTrees`.
+    pace : callable
+        Tells how much a round counts for every function, given the task that led and the number of functions.
+
     Attributes
     ----------
     rounds : int
@@ -129,8 +127,11 @@ class Stop:
         The best round of every function by all rows.
     """
 
-    def __init__(self, folds: Sequence[Followed], schedule: Pace) -> None:
-        self._folds, self._schedule, self.rounds = folds, schedule, 0
+    def __init__(
+        self, folds: Sequence[Followed], n_tasks: int, patience: int | None, pace: Callable[[int, int], np.ndarray]
+    ) -> None:
+        assert patience is not None  # without it, nothing is followed
+        self._folds, self._n_tasks, self._patience, self._pace, self.rounds = folds, n_tasks, patience, pace, 0
         starts, sizes = (np.array(own) for own in zip(*((f.losses, f.targets.sizes) for f in folds), strict=True))
         self._whole = _best(starts.sum(axis=0), sizes.sum(axis=0))
         others = [(starts.sum(axis=0) - own, sizes.sum(axis=0) - size) for own, size in zip(starts, sizes, strict=True)]
@@ -155,14 +156,12 @@ class Stop:
             fold.keep(others.judge(total - own, self.rounds))
         for fold in self._folds:
             fold.keep_early()
-        self._idle += self._schedule.pace(leader, len(improved))
+        self._idle += self._pace(leader, len(improved))
         if self._others:
             improved = self._whole.lowest < (1 + _LEAST_GAIN) * self._reached
             self._reached[improved] = self._whole.lowest[improved]
         self._idle[improved] = 0
-        n_tasks, patience = len(self._schedule.importance), self._schedule.patience
-        assert patience is not None  # without it, nothing is watched
-        return ((self._idle < patience) | (self.rounds - self.kept < 2 * n_tasks))[:n_tasks]
+        return ((self._idle < self._patience) | (self.rounds - self.kept < 2 * self._n_tasks))[: self._n_tasks]
 
     def close(self) -> np.ndarray:
         """Give functions without a round some that rank the labels beyond chance, and return the rounds by all rows."""

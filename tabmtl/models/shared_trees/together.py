@@ -92,8 +92,8 @@ def _fit(models: Sequence[SharedTrees], parts: Sequence[_Part]) -> None:
     has_own = first.n_estimators_task > 0 and parts[0].coder.labels.task_levels is None
     own: list[list[Growth | None]] = [[] for _ in models]
     with first._watch.steps(first.n_estimators, "round", describe_loss, every=SHOWN_ROUNDS) as step:
-        options = {"importance": importance_of(tasks), "n_rounds": first.n_estimators, "patience": first.patience}
-        options |= {"keeps_scores": has_own, "on_round": step}
+        options: dict[str, Any] = {"importance": importance_of(tasks), "n_rounds": first.n_estimators}
+        options |= {"patience": first.patience, "keeps_scores": has_own, "on_round": step}
         params = first._data_params(ALONE)
         schedules = [model._schedule(params, model._seed(), **options) for model in models]
         folds = GrowthInFolds([part.fold for part in parts], schedules)

@@ -10,7 +10,6 @@ from sklearn.base import clone
 import tabmtl
 from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees
 from tabmtl.columns import Features
-from tabmtl.models.shared_trees.growth import Schedule
 from tabmtl.models.shared_trees.stop import Followed, Stop
 from tabmtl.models.shared_trees.targets import make_targets
 from tabmtl.models.shared_trees.together import fit_in_folds
@@ -79,18 +78,7 @@ def test_every_fold_takes_the_rounds_that_suit_the_others():
     for k in range(K):
         own = targets.rows(np.flatnonzero(k == FOLD))
         folds.append(Followed(np.zeros((1, 1), np.float32), False, np.zeros(1, int), own, np.zeros(1), None))
-    schedule = Schedule(
-        params={},
-        sketch="soft",
-        rho=1.0,
-        prior_labels=0.0,
-        importance=np.ones(1),
-        seed=0,
-        n_rounds=50,
-        patience=999,
-        keeps_scores=False,
-    )
-    stop, losses = Stop(folds, schedule), []
+    stop, losses = Stop(folds, 1, 999, lambda leader, n: np.ones(n)), []
     for _ in range(200):
         for fold in folds:
             fold.add(np.full((1, 1), 0.01), [np.zeros(len(fold.targets), np.int32)])
