@@ -134,11 +134,11 @@ class SharedTrees(BoostedEstimator):
         this does not bound labels where some are missing: in rounds led by a task with few labels, one label may count
         as many rows. Only ``reg_lambda`` and ``prior_labels`` hold such leaf values.
     patience : int, default=80
-        Number of rounds without a better validation loss after which a task stops; in folds, without one that is
-        better by .2 % of what the task has gained. A round led by another task counts as ``rho`` rounds. Every task
-        gets at least 2 T rounds, where T is the number of tasks. A task of two classes whose loss no round lowers keeps
-        20 rounds if they rank its validation labels better than chance, by two standard errors: such probabilities are
-        too sure, but a constant would rank nothing.
+        Number of rounds without a better validation loss after which a task stops. In folds, the loss has to be lower
+        by .2 % of what the task has gained, and the folds of an ensemble take half of these rounds. A round led by
+        another task counts as ``rho`` rounds. Every task gets at least 2 T rounds, where T is the number of tasks. A
+        task of two classes whose loss no round lowers keeps 20 rounds if they rank its validation labels better than
+        chance, by two standard errors: such probabilities are too sure, but a constant would rank nothing.
     unknown_task : {"shared", "error"}, default="shared"
         Long layout: what ``predict`` does for a task that fit did not see, or a missing one. "shared" answers by leaf
         values pooled over all tasks.

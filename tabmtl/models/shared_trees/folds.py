@@ -13,7 +13,7 @@ from tabmtl.models.shared_trees.growth import Growing, Growth, Rows, Schedule, g
 from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch
 
-_PATIENCE = 30  # of trees of a task alone at most: where they pay, nearly every one does
+_PATIENCE = 20  # of trees of a task alone at most: where they pay, nearly every one does
 
 
 class FoldRows(NamedTuple):

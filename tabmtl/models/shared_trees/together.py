@@ -32,7 +32,7 @@ def fit_in_folds(
 
     A fit by itself sets rows aside to find the rounds, and then fits all rows by these. Here every fold grows once, on
     all of its rows. Its rounds, and whether trees of a task alone pay, are those that suit the judged rows of the other
-    folds: no row chooses for the trees that answer it.
+    folds: no row chooses for the trees that answer it. As all rows judge, half of the ``patience`` will do.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def _fit(models: Sequence[SharedTrees], parts: Sequence[_Part]) -> None:
     own: list[list[Growth | None]] = [[] for _ in models]
     with first._watch.steps(first.n_estimators, "round", describe_loss, every=SHOWN_ROUNDS) as step:
         options: dict[str, Any] = {"importance": importance_of(tasks), "n_rounds": first.n_estimators}
-        options |= {"patience": first.patience, "keeps_scores": has_own, "on_round": step}
+        options |= {"patience": max(1, first.patience // 2), "keeps_scores": has_own, "on_round": step}
         params = first._data_params(ALONE)
         schedules = [model._schedule(params, model._seed(), **options) for model in models]
         folds = GrowthInFolds([part.fold for part in parts], schedules)
