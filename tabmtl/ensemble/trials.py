@@ -18,6 +18,7 @@ from tabmtl.estimators.encoded import fit_encoded, together
 from tabmtl.estimators.tables import MultiTaskEstimator, check_answer
 from tabmtl.estimators.together import fit_together
 from tabmtl.models.independent import IndependentTasks
+from tabmtl.models.shared_trees.together import fit_in_folds
 from tabmtl.schema import describe_error, unsaid, warn_user
 from tabmtl.training.watch import Watch
 
@@ -150,7 +151,7 @@ class Trials:
             return self._try_unseen(name, candidate, start)
         folds = self.folds.encoded(candidate)
         # folds forward in time are of unlike sizes
-        done = [] if self.n_jobs > 1 or is_first or folds.go_forward else self._fit_as_one(name, folds)
+        done = [] if is_first or folds.go_forward else self._fit_as_one(name, folds)
         while len(done) < len(pairs):
             needed = (perf_counter() - start) / len(done) * (len(pairs) - len(done)) if done else 0.0
             if needed >= self.watch.left and not is_first:
@@ -177,8 +178,11 @@ class Trials:
             return []
         parts = [_prepare(candidate, (self.seed + k) % _SEEDS, self.watch.left) for k in range(n)]
         with unsaid():
-            given = [{"batch": table.batch, **table.fit_arguments()} for table, _ in tables]
-            if not fit_together(parts, coder, given):
+            given, held = (
+                [{"batch": own.batch, **own.fit_arguments()} for own in side] for side in zip(*tables, strict=True)
+            )
+            is_fitted = fit_in_folds(parts, coder, given, held)
+            if not is_fitted and (self.n_jobs > 1 or not fit_together(parts, coder, given)):
                 return []
         seconds = (perf_counter() - start) / n
         done = []

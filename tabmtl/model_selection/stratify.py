@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from tabmtl.schema import Batch
 from tabmtl.targets import Task
 
 #: Tables of few rows and many classes may take several shuffles until every fold holds every class.
@@ -347,3 +348,14 @@ def _largest_first(groups: np.ndarray, rows: np.ndarray, rng: np.random.Generato
     """Order groups by falling number of rows, shuffled among those of the same number."""
     order = np.arange(len(groups)) if rng is None else rng.permutation(len(groups))
     return groups[order[np.argsort(-rows[order], kind="stable")]]
+
+
+def deal(batch: Batch, tasks: Sequence[Task], most: int, seed: int) -> np.ndarray | None:
+    """Deal labelled rows, or their groups, to at most some even folds, (n,); None where there is one only."""
+    strata, rng = Strata.of(batch.y, tasks, batch.task), np.random.default_rng(seed)
+    unit = np.arange(len(batch)) if batch.group is None else np.unique(batch.group, return_inverse=True)[1]
+    n_folds = min(int(unit.max()) + 1, most)
+    if n_folds < 2:
+        return None
+    shares = np.full(n_folds, 1 / n_folds)
+    return deal_rows(strata, shares, rng) if batch.group is None else deal_groups(strata, unit, shares, rng)

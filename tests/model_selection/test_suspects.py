@@ -245,7 +245,7 @@ def test_lists_that_look_like_histories_are_named_and_tags_are_not():
     rng, items = np.random.default_rng(0), [f"item {k}" for k in range(12)]
     lists = [rng.choice(items, 6).tolist() for _ in range(200)]
     X = pl.DataFrame({"seen": lists, "tags": [sorted({*own}) for own in lists], "item": [own[0] for own in lists]})
-    y = pl.Series("y", rng.normal(size=200))
+    y = pl.Series("y", [items.index(own[0]) + 0.5 for own in lists])
     message = r"'seen' is read as tags.* values of 'item', .* say sequence_features=\{'seen': 'item'\}, and otherwise"
     for frame in (X, X.lazy(), X.to_pandas()):
         schema.told.clear()

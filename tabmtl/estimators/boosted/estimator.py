@@ -193,7 +193,7 @@ class BoostedEstimator(LightGBMEstimator):
         """
         watch = self._watch if split.keep is None else self._watch.part(1 / 2)
         with running().part(watch):
-            found = self._fit_rows(coder, split.first, split.watched, seed, None)
+            found = self._find(coder, split, seed)
         if split.watched is not None:
             self._tell_scores(coder, found, split.watched)
 
@@ -203,6 +203,10 @@ class BoostedEstimator(LightGBMEstimator):
                 return self._fit_rows(coder, split.all, split.watched, seed, found)
 
         return found if split.keep is None else refit(found, grow, self._watch, _NO_REFIT), found
+
+    def _find(self, coder: TableCoder, split: Split, seed: int) -> Sequence[Any]:
+        """Return the fits that find the rounds, or that are all."""
+        return self._fit_rows(coder, split.first, split.watched, seed, None)
 
     def _tell_scores(self, coder: TableCoder, fits: Sequence[Any], rows: Batch) -> None:
         """Show the score of every task on the rows that stopped the fit, of all ranks."""

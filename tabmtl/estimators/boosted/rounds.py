@@ -29,11 +29,14 @@ class Split(NamedTuple):
         Those that stop the fit.
     keep : callable, optional
         Takes the rows that find the rounds, where those to stop on are set aside; None = all rows at once.
+    folds : sequence of pair of ndarray of int
+        Numbers of the rows to fit and to judge, by fold, where folds find the rounds; the first has the rows above.
     """
 
     all: Any
     watched: Any = None
     keep: Callable[[], Any] | None = None
+    folds: Sequence[tuple[np.ndarray, np.ndarray]] = ()
 
     @property
     def first(self) -> Any:
@@ -63,6 +66,8 @@ class BestRounds:
         The best round of every function so far; 0 is none.
     loss : float
         The loss of all labels, as a share of it at the start.
+    lowest : ndarray of shape (F,)
+        What each was judged by in its best round: its change since the start, in its unit, and that of all.
     """
 
     def __init__(
@@ -71,7 +76,7 @@ class BestRounds:
         self.kept, self.loss = np.zeros(len(starts), dtype=np.int64), 1.0
         self._starts, self._units, self._prior, self._group = starts, units, prior, group
         self._size = group.total(sizes.sum())
-        self._changes, self._lowest = np.zeros((2, len(starts)))
+        self._changes, self.lowest = np.zeros((2, len(starts)))
 
     def judge(
         self, losses: np.ndarray, rounds: np.ndarray | int, functions: np.ndarray | slice = slice(None)
@@ -87,8 +92,8 @@ class BestRounds:
         self.loss = 1 + float(total / self._size)
         judged = np.zeros(len(self.kept))
         judged[functions] = changes + self._prior * total / self._size
-        improved = judged < self._lowest
-        self._lowest[improved], self.kept[improved] = judged[improved], np.broadcast_to(rounds, len(judged))[improved]
+        improved = judged < self.lowest
+        self.lowest[improved], self.kept[improved] = judged[improved], np.broadcast_to(rounds, len(judged))[improved]
         return improved
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import pairwise
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import lightgbm as lgb
 import numpy as np
@@ -14,170 +13,30 @@ import polars as pl
 
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.asked import Together, part_of
-from tabmtl.estimators.boosted.border import bin_labelled_rows, bin_rows, network, network_params, tree_matrix
+from tabmtl.estimators.boosted.border import bin_rows, network, network_params, tree_matrix
 from tabmtl.estimators.boosted.estimator import BoostedEstimator
 from tabmtl.estimators.boosted.gain import gain_shares
 from tabmtl.estimators.boosted.joined import FEW_ROWS, JoinedTrees
-from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT
+from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.rows import FitRows, FrameRows
 from tabmtl.estimators.tables import TableState
+from tabmtl.model_selection.stratify import deal
+from tabmtl.model_selection.suspects import warn_of_random_split
+from tabmtl.models.shared_trees.folds import GrowthInFolds, choose, fold_rows
+from tabmtl.models.shared_trees.functions import SharedFunctions
 from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
 from tabmtl.models.shared_trees.newcomer import Mix, Newcomer, Settled
 from tabmtl.models.shared_trees.onward import refit_leaves
 from tabmtl.models.shared_trees.targets import Targets, blocks_of, make_targets
-from tabmtl.models.shared_trees.trees import VectorForest
 from tabmtl.params import AnyShare, Count, CountOrZero, NonNegative
-from tabmtl.processes.ranks import ALONE, Ranks
-from tabmtl.schema import Batch
-from tabmtl.storage.stored import Stored
+from tabmtl.processes.ranks import ALONE
+from tabmtl.schema import Batch, warn_user
 from tabmtl.targets import Task
 from tabmtl.training.run import current
-from tabmtl.training.watch import SHOWN_ROUNDS, describe_loss
+from tabmtl.training.watch import SHOWN_ROUNDS, SHOWN_TASKS, describe_loss
 
-_CHUNK = 8192  # rows whose leaves are in memory at a time
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SharedFunctions:
-    """The fitted functions of all tasks.
-
-    Attributes
-    ----------
-    forest : VectorForest
-    start : ndarray of shape (C,)
-        Constants of the outputs.
-    rounds : ndarray of int, shape (n_functions,)
-        Shared trees that each function has.
-    own_rounds : ndarray of int, shape (T,)
-        Trees of each task alone, after the shared ones.
-    gains : ndarray of shape (F,)
-        Total gain of all splits on every feature.
-    n_labels : ndarray of int, shape (T,)
-        Labels that the fit learned from.
-    """
-
-    forest: VectorForest
-    start: Annotated[np.ndarray, Stored("f8", "outputs")]
-    rounds: Annotated[np.ndarray, Stored("i8", "functions", low=0)]
-    own_rounds: Annotated[np.ndarray, Stored("i8", "tasks", low=0)]
-    gains: Annotated[np.ndarray, Stored("f8", "F", low=0)]
-    n_labels: Annotated[np.ndarray, Stored("i8", "tasks", low=0)]
-
-    @classmethod
-    def join(
-        cls, shared: Growth, own: Sequence[Growth | None], function: np.ndarray, n_labels: np.ndarray
-    ) -> SharedFunctions:
-        """Join the shared trees and those of the tasks alone, given the task of every output."""
-        trees, values = list(shared.trees.ensembles[0]), list(shared.values)
-        own_rounds = np.zeros_like(n_labels)
-        for t, growth in enumerate(own):
-            if growth is None:
-                continue
-            trees += growth.trees.ensembles[0]
-            own_rounds[t] = growth.rounds[0]
-            for found in growth.values:
-                values.append(np.zeros((len(found), len(function))))
-                values[-1][:, function == t] = found
-        forest = VectorForest.join(shared.trees.header, trees, values, len(function))
-        return cls(
-            forest=forest,
-            start=shared.start,
-            rounds=shared.rounds,
-            own_rounds=own_rounds,
-            gains=forest.booster.feature_importance("gain"),
-            n_labels=n_labels,
-        )
-
-    def restricted(self, outputs: Sequence[slice]) -> tuple[SharedFunctions, list[slice]]:
-        """Return what answers some tasks, given their outputs, and where their outputs lie in it."""
-        columns = np.concatenate([np.arange(own.start, own.stop) for own in outputs])
-        ends = np.cumsum([0, *(own.stop - own.start for own in outputs)]).tolist()
-        functions = replace(self, forest=self.forest.restricted(columns), start=self.start[columns])
-        return functions, [slice(*pair) for pair in pairwise(ends)]
-
-    def extended(self, growth: Growth, n_labels: np.ndarray, learns: np.ndarray) -> SharedFunctions:
-        """Return the functions with further trees, constants and labels (T,), given which functions learn."""
-        trees, values = growth.trees.ensembles[0], self.forest.values_by_tree + growth.values
-        rounds = self.rounds + growth.rounds * learns
-        start, n_labels = self.start + growth.start, self.n_labels + n_labels
-        return self._with(trees, values, start=start, rounds=rounds, n_labels=n_labels)
-
-    def placed(self, outputs: np.ndarray, functions: np.ndarray, tasks: np.ndarray) -> SharedFunctions:
-        """Return the functions with other outputs (C,), functions and tasks, given their numbers here; -1 is new."""
-        values = [_taken(own, outputs) for own in self.forest.values_by_tree]
-        return self._with(
-            [],
-            values,
-            start=_taken(self.start, outputs),
-            rounds=_taken(self.rounds, functions),
-            own_rounds=_taken(self.own_rounds, tasks),
-            n_labels=_taken(self.n_labels, tasks),
-        )
-
-    def with_task(self, t: int, outputs: slice, found: Settled) -> SharedFunctions:
-        """Return the functions with what a task has learned that had nothing yet."""
-        trees = [] if found.own is None else found.own.trees.ensembles[0]
-        values = [own.copy() for own in self.forest.values_by_tree]
-        own = [] if found.own is None else found.own.values
-        values += [np.zeros((len(each), len(self.start))) for each in own]
-        for whole, new in zip(values, found.values, strict=False):
-            whole[:, outputs] = new
-        for whole, new in zip(values[len(values) - len(own) :], own, strict=True):
-            whole[:, outputs] = new
-        changed = {"start": self.start, "rounds": self.rounds, "own_rounds": self.own_rounds, "n_labels": self.n_labels}
-        changed = {name: array.copy() for name, array in changed.items()}
-        changed["start"][outputs], changed["rounds"][t] = found.start, sum(own.any() for own in found.values)
-        changed["own_rounds"][t], changed["n_labels"][t] = len(trees), found.n_labels
-        return self._with(trees, values, **changed)
-
-    def _with(self, trees: Sequence[str], values: Sequence[np.ndarray], **changes: Any) -> SharedFunctions:
-        """Return the functions with further trees, the values of all, and other changes."""
-        header, known = self.forest.text.cut()
-        forest = VectorForest.join(header, [*known, *trees], values, values[0].shape[1] if values else len(self.start))
-        return replace(self, forest=forest, gains=forest.booster.feature_importance("gain"), **changes)
-
-    def gains_of(self, outputs: Sequence[slice]) -> np.ndarray:
-        """Return the gain of every column for every task, given its outputs: (T, F)."""
-        gains = self.forest.gains(len(self.gains))
-        return np.stack([gains[:, own].sum(axis=1) for own in outputs])
-
-    def scores(
-        self, matrix: np.ndarray, outputs: Sequence[slice], task: np.ndarray | None, n_threads: int
-    ) -> list[np.ndarray]:
-        """Return raw scores (n, K) of rows for every task, given its outputs, or for the own task (n,) of each row.
-
-        A task below 0 is the pooled one.
-        """
-        parts = [
-            self._scores(
-                matrix[first : first + _CHUNK],
-                outputs,
-                None if task is None else task[first : first + _CHUNK],
-                n_threads,
-            )
-            for first in range(0, max(len(matrix), 1), _CHUNK)
-        ]
-        return parts[0] if len(parts) == 1 else [np.concatenate(part) for part in zip(*parts, strict=True)]
-
-    def _scores(
-        self, matrix: np.ndarray, outputs: Sequence[slice], task: np.ndarray | None, n_threads: int
-    ) -> list[np.ndarray]:
-        if task is None:
-            scores = self.start + self.forest.sum_rows(matrix, n_threads)
-            return [scores[:, own] for own in outputs]
-        return self.scores_at(self.forest.find_leaves(matrix, n_threads), outputs, task)
-
-    def scores_at(self, leaves: np.ndarray, outputs: Sequence[slice], task: np.ndarray | None) -> list[np.ndarray]:
-        """Return what `scores` does, given the leaves (n, M) of rows."""
-        if task is None:
-            scores = self.start + self.forest.sum_values(leaves)
-            return [scores[:, own] for own in outputs]
-        scores = np.empty((len(leaves), outputs[0].stop - outputs[0].start))
-        for t in np.unique(task).tolist():
-            rows, own = np.flatnonzero(task == t), outputs[t]
-            scores[rows] = self.start[own] + self.forest.sum_values(leaves[rows], own)
-        return [scores]
+_FEW_LABELS, _FOLDS = 400, 3  # of a task, below which folds find the rounds
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -275,10 +134,11 @@ class SharedTrees(BoostedEstimator):
         this does not bound labels where some are missing: in rounds led by a task with few labels, one label may count
         as many rows. Only ``reg_lambda`` and ``prior_labels`` hold such leaf values.
     patience : int, default=80
-        Number of rounds without a better validation loss after which a task stops. A round led by another task counts
-        as ``rho`` rounds. Every task gets at least 2 T rounds, where T is the number of tasks. A task of two classes
-        whose loss no round lowers keeps 20 rounds if they rank its validation labels better than chance, by two
-        standard errors: such probabilities are too sure, but a constant would rank nothing.
+        Number of rounds without a better validation loss after which a task stops. In folds, the loss has to be lower
+        by .2 % of what the task has gained, and the folds of an ensemble take half of these rounds. A round led by
+        another task counts as ``rho`` rounds. Every task gets at least 2 T rounds, where T is the number of tasks. A
+        task of two classes whose loss no round lowers keeps 20 rounds if they rank its validation labels better than
+        chance, by two standard errors: such probabilities are too sure, but a constant would rank nothing.
     unknown_task : {"shared", "error"}, default="shared"
         Long layout: what ``predict`` does for a task that fit did not see, or a missing one. "shared" answers by leaf
         values pooled over all tasks.
@@ -293,6 +153,13 @@ class SharedTrees(BoostedEstimator):
 
     Notes
     -----
+    Where early stopping is to set rows aside, and a task of a wide table has fewer than 400 labels, three folds find
+    the rounds instead: all labels judge, and the fit takes about twice as long. Given ``time``, or Shards, rows are set
+    aside in any case. A task with fewer than 400 labels takes trees of its own, and no shared ones, where trees that
+    begin at its constant are better in the folds, by more than two standard errors. A warning names tasks that end
+    without any tree. Candidates of `MultiTaskEnsemble` grow once in each of its folds, on all rows of the fold, up to
+    the rounds that suit the judged rows of the other folds.
+
     Random sketches of gradients are from SketchBoost. Masks for missing labels, tasks of several losses, leading tasks
     and ``rho`` are ours.
 
@@ -330,19 +197,67 @@ class SharedTrees(BoostedEstimator):
     _stored: ClassVar[type] = SharedTreesState
     _together: ClassVar[type[Together]] = ForestsTogether
 
+    def _split(self, rows: FitRows, valid: FitRows | None, seed: int) -> Split:
+        """Deal the rows to folds where a task has few labels, else set some aside."""
+        is_usual = self.early_stopping and valid is None and len(rows) >= ROWS_TO_SPLIT
+        if not is_usual or not isinstance(rows, FrameRows) or rows.n_labels.min() >= _FEW_LABELS:
+            return super()._split(rows, valid, seed)
+        batch = rows.read()
+        fold = None if batch.task is not None or batch.time is not None else deal(batch, rows.tasks, _FOLDS, seed)
+        if fold is None:
+            return super()._split(rows, valid, seed)
+        folds = [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(int(fold.max()) + 1)]
+        judged = np.array([batch.rows(index).count_labels(len(rows.tasks)) for _, index in folds])
+        if (judged == rows.n_labels).any() or not judged.any(axis=1).all():
+            return super()._split(rows, valid, seed)
+        warn_of_random_split(rows.dates, len(rows))
+        fit, held = folds[0]
+        return Split(batch, batch.rows(held), lambda: batch.rows(fit), folds)
+
+    def _find(self, coder: TableCoder, split: Split, seed: int) -> Sequence[Any]:
+        if not split.folds:
+            return super()._find(coder, split, seed)
+        tasks, batch, params = coder.labels.tasks, split.all, self._data_params(ALONE)
+        folds = [fold_rows(coder, batch.rows(fit), batch.rows(judged), params) for fit, judged in split.folds]
+        counts, has_own = batch.count_labels(len(tasks)), self.n_estimators_task > 0
+        options: dict[str, Any] = {"importance": importance_of(tasks), "n_rounds": self.n_estimators}
+        with self._watch.steps(self.n_estimators, "round", describe_loss, every=SHOWN_ROUNDS) as step:
+            options |= {"patience": self.patience, "keeps_scores": has_own, "on_round": step}
+            schedule = self._schedule(params, seed, **options)
+            cuts = partial(self._watch.cuts, "trees of single tasks")
+            alone = replace(schedule, n_rounds=self.n_estimators_task, on_round=lambda loss: cuts())
+            both = [GrowthInFolds(folds, [each] * len(folds)) for each in (schedule, alone)]
+            first, again = choose(both[0], both[1] if has_own else None, np.flatnonzero(counts < _FEW_LABELS).tolist())
+        labels = split.first.count_labels(len(tasks)).astype(np.int64)
+        functions = SharedFunctions.join(*first, folds[0].rows.targets.sums.function, labels)
+        return [SharedFit(functions, *again, self._valid_losses(functions, folds[0].judged))]
+
+    def _fit_split(self, coder: TableCoder, split: Split, seed: int) -> tuple[Sequence[Any], Sequence[Any]]:
+        fits, first = super()._fit_split(coder, split, seed)
+        functions = fits[0].functions
+        idle = (functions.rounds[: len(functions.own_rounds)] == 0) & (functions.own_rounds == 0)
+        names = [task.name for task, is_idle in zip(coder.labels.tasks, idle, strict=True) if is_idle]
+        if names and split.watched is not None:
+            more = "..." if len(names) > SHOWN_TASKS else ""
+            warn_user(
+                f"tasks {names[:SHOWN_TASKS]}{more} have no trees, because none lowered the loss of their validation "
+                "labels; their answers are constants"
+            )
+        return fits, first
+
     def _fit_rows(
         self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Sequence[SharedFit] | None
     ) -> list[SharedFit]:
         tasks, known = coder.labels.tasks, None if found is None else found[0]
         group = current()
         params = self._data_params(group)
-        rows = _bin(coder, batch, params, group)
-        followed = None if valid is None else _bin(coder, valid, params, group, rows.data)
+        rows = Rows.read(coder, batch, params, group)
+        followed = None if valid is None else Rows.read(coder, valid, params, group, rows.data)
         has_own = self.n_estimators_task > 0 and batch.task is None and valid is not None
         schedule = self._schedule(
             params | network_params(group),
             seed,
-            importance=_importance(tasks),
+            importance=importance_of(tasks),
             n_rounds=self.n_estimators if known is None else int(known.growth.rounds.max()),
             patience=self.patience if known is None else None,
             keeps_scores=has_own,
@@ -371,10 +286,14 @@ class SharedTrees(BoostedEstimator):
         batch, tasks, functions, group = rows.read(), coder.labels.tasks, self._functions, current()
         labels = batch.count_labels(len(tasks)).astype(np.int64)
         params = self._data_params(group)
-        found = _bin(coder, batch, params, group)
+        found = Rows.read(coder, batch, params, group)
         found = found._replace(targets=found.targets.going_on(functions.start))
         schedule = self._schedule(
-            params, seed, importance=_importance(tasks) * (labels > 0), n_rounds=self.partial_rounds, keeps_scores=False
+            params,
+            seed,
+            importance=importance_of(tasks) * (labels > 0),
+            n_rounds=self.partial_rounds,
+            keeps_scores=False,
         )
         if self.decay_rate < 1:
             forest = refit_leaves(functions.forest, functions.start, found, schedule, self.decay_rate)
@@ -385,7 +304,7 @@ class SharedTrees(BoostedEstimator):
         schedule = replace(schedule, shares=new / np.maximum(every, 1))
         with self._watch.steps(schedule.n_rounds, "round", describe_loss, every=SHOWN_ROUNDS) as step:
             growth = replace(schedule, on_round=step).grow(found._replace(scores=scores), None)
-        return _fitted(coder, functions.extended(growth, labels, found.targets.sizes > 0))
+        return fitted(coder, functions.extended(growth, labels, found.targets.sizes > 0))
 
     def _schedule(self, params: dict[str, Any], seed: int, *, patience: int | None = None, **options: Any) -> Schedule:
         """Return the options of a growth, given LightGBM's parameters of data."""
@@ -407,10 +326,10 @@ class SharedTrees(BoostedEstimator):
         outputs = _outputs_of_tasks(coder)
         for t in range(n_old, n_old + n_new):
             functions = functions.with_task(t, outputs[t], self._settled(coder, batch, t, seed))
-        return _fitted(coder, functions)
+        return fitted(coder, functions)
 
     def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
-        return _fitted(coder, self._placed(coder, np.delete(np.arange(len(self.tasks_)), t)))
+        return fitted(coder, self._placed(coder, np.delete(np.arange(len(self.tasks_)), t)))
 
     def _placed(self, coder: TableCoder, kept: np.ndarray) -> SharedFunctions:
         """Return the functions for other tasks, given their numbers (T,) in this model; -1 is new."""
@@ -500,7 +419,7 @@ class SharedTrees(BoostedEstimator):
         return targets.losses(at_rows)
 
     def _attributes(self, coder: TableCoder, fits: Sequence[SharedFit]) -> dict[str, Any]:
-        return _fitted(coder, fits[0].functions)
+        return fitted(coder, fits[0].functions)
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         functions, outputs = self._functions_of(None)
@@ -531,8 +450,8 @@ class SharedTrees(BoostedEstimator):
         return self._functions.forest.export(own, scale * self._functions.start[own] + center, scale, objective)
 
     def _restore(self, state: SharedTreesState) -> None:
-        fitted = _fitted(state.coder_.after, state._functions) | {"profile_": state.profile_}
-        self._set_fitted(state.coder_, fitted)
+        found = fitted(state.coder_.after, state._functions) | {"profile_": state.profile_}
+        self._set_fitted(state.coder_, found)
 
 
 class SharedTreesClassifier(ClassifierFace, SharedTrees):
@@ -541,20 +460,6 @@ class SharedTreesClassifier(ClassifierFace, SharedTrees):
 
 class SharedTreesRegressor(RegressorFace, SharedTrees):
     """`SharedTrees` whose every task is a regression."""
-
-
-def _bin(
-    coder: TableCoder, batch: Batch, params: dict[str, Any], group: Ranks, reference: lgb.Dataset | None = None
-) -> Rows:
-    """Bin the rows with a label."""
-    labels = coder.labels
-    batch, data = bin_labelled_rows(batch, coder.features.columns, params, reference, group)
-    return Rows(batch, data, make_targets(batch, labels.tasks, labels.center, labels.scale, group))
-
-
-def _taken(values: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Take places of the last axis, 0 for those below 0."""
-    return np.where(places < 0, np.zeros_like(values[..., :1]), values[..., places])
 
 
 def _rows_of_task(batch: Batch, t: int) -> Batch:
@@ -566,7 +471,7 @@ def _rows_of_task(batch: Batch, t: int) -> Batch:
     return replace(rows, y=rows.y[:, [column]], weight=weight, of_class=of_class, task=None)
 
 
-def _importance(tasks: Sequence[Task]) -> np.ndarray:
+def importance_of(tasks: Sequence[Task]) -> np.ndarray:
     """Return the weights of the tasks; all 1 if all are 0."""
     weight = np.array([task.weight for task in tasks])
     return weight if weight.any() else np.ones(len(tasks))
@@ -585,7 +490,7 @@ def _outputs_of_tasks(coder: TableCoder) -> list[slice]:
     return [found[t] for t in range(len(tasks))]
 
 
-def _fitted(coder: TableCoder, functions: SharedFunctions) -> dict[str, Any]:
+def fitted(coder: TableCoder, functions: SharedFunctions) -> dict[str, Any]:
     """Return the fitted attributes by name."""
     names = [task.name for task in coder.labels.tasks]
     table = {"task": names, "n_labels": functions.n_labels, "shared": functions.rounds[: len(names)]}

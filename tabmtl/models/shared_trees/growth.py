@@ -9,21 +9,18 @@ from typing import Any, Literal, NamedTuple
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.estimators.boosted.border import Grown, small_limits, subset
-from tabmtl.estimators.boosted.rounds import BestRounds
+from tabmtl.encode import TableCoder
+from tabmtl.estimators.boosted.border import Grown, bin_labelled_rows, small_limits, subset
 from tabmtl.models.shared_trees.affinity import affinity_of
-from tabmtl.models.shared_trees.targets import Targets
+from tabmtl.models.shared_trees.stop import Followed, Rounds, Stop
+from tabmtl.models.shared_trees.targets import Targets, make_targets
 from tabmtl.models.shared_trees.trees import VectorEnsemble
+from tabmtl.processes.ranks import Ranks
 from tabmtl.schema import Batch
 
 Sketch = Literal["soft", "task", "random"]
 
 _NOISE = 0.3  # of the tasks that do not lead, in a soft sketch
-_PRIOR_LABELS = 100  # weight, in labels, of the loss of all functions in the stop of each
-_UNIT_LABELS = 20  # weight, in labels, of the unit of all functions in that of each
-#: Rounds of a function whose loss no round lowers, if they rank its labels beyond chance. Other days or places than
-#: those of fit make answers too sure: their loss rises from the first round on, while they tell the classes apart.
-_LEAST_ROUNDS = 20
 _IDLE = 10  # least rounds without a split that end the growth
 _TINY = np.finfo(float).tiny
 
@@ -36,10 +33,19 @@ class Rows(NamedTuple):
     targets: Targets
     scores: np.ndarray | None = None
 
-    def of_task(self, t: int, scores: np.ndarray) -> Rows | None:
+    @classmethod
+    def read(
+        cls, coder: TableCoder, batch: Batch, params: dict[str, Any], group: Ranks, reference: lgb.Dataset | None = None
+    ) -> Rows:
+        """Bin the rows with a label, given LightGBM's parameters of data."""
+        labels = coder.labels
+        batch, data = bin_labelled_rows(batch, coder.features.columns, params, reference, group)
+        return cls(batch, data, make_targets(batch, labels.tasks, labels.center, labels.scale, group))
+
+    def of_task(self, t: int, scores: np.ndarray | None) -> Rows | None:
         """Take the rows with a label of a task of a wide table, and its scores among those of all; None without any."""
-        found = self.targets.of_task(t)
-        if found is None:
+        found = None if scores is None else self.targets.of_task(t)
+        if found is None or scores is None:
             return None
         index, targets, cells = found
         return Rows(self.batch.rows(index), subset(self.data, index), targets, scores[cells])
@@ -61,6 +67,8 @@ class Growth(NamedTuple):
         The task that led the round of each tree, T for all together, -1 without one.
     scores, valid_scores : ndarray of shape (n, B)
         Scores of the rows grown on, and of the followed ones, at the rounds of each function.
+    params : dict
+        LightGBM's parameters of the trees.
     """
 
     trees: Grown
@@ -70,6 +78,7 @@ class Growth(NamedTuple):
     leaders: list[int]
     scores: np.ndarray
     valid_scores: np.ndarray | None
+    params: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,41 +126,10 @@ class Schedule:
 
     def grow(self, rows: Rows, valid: Rows | None) -> Growth:
         """Grow the trees of all tasks."""
-        targets, sums = rows.targets, rows.targets.sums
-        start = np.zeros(len(sums.function)) if rows.scores is not None else targets.start(self.params["reg_lambda"])
-        scores = sums.at_rows(start) if rows.scores is None else rows.scores.copy()
         watched = None if self.patience is None else valid
-        stop = _Rounds(scores, targets, self) if watched is None else _Stop(scores, targets, self, watched, start)
-        followed = () if watched is None else (watched.data, watched.batch)
-        trees = VectorEnsemble(small_limits(self.params, targets.n_rows), rows.data, rows.batch, *followed)
-        leaf_values = LeafValues(targets, self)
-        rng, leaders, values, idle = np.random.default_rng(self.seed), _Leaders(self, targets), [], 0
-        n_moves, whole = 0, np.zeros(len(targets), dtype=np.int32)
-        most_idle = max(_IDLE, 2 * len(self.importance))
-        while trees.rounds + n_moves < self.n_rounds and idle < most_idle and stop.active.any():
-            leader = leaders.choose(stop.active)
-            derivatives = targets.derivatives(scores)
-            found = trees.grow(*targets.sketch(derivatives[0], self._factors(targets, leader, rng)))
-            if found is None and self.shares is None:
-                idle += 1
-                continue
-            if found is None:  # nobody leads
-                step = leaf_values.find(whole, 1, derivatives, -1)
-                sums.add_leaves(scores, step, whole)
-                start, n_moves = start + step[0], n_moves + 1
-            else:
-                idle = 0
-                leaders.past.append(leader)
-                n_leaves, (leaf, *followed_leaf) = found
-                values.append(leaf_values.find(leaf, n_leaves, derivatives, leader))
-                sums.add_leaves(scores, values[-1], leaf)
-                stop.judge(values[-1], followed_leaf, leader)
-            if self.on_round is not None and self.on_round(stop.loss):
-                break
-        rounds = stop.close()
-        for number, own in enumerate(values):
-            own[:, rounds[sums.function] <= number] = 0
-        return Growth(trees.finish(), values, start, rounds, leaders.past, stop.scores, stop.valid_scores)
+        growing = Growing(self, rows, watched)
+        grow_together(self, [growing])
+        return growing.finish()
 
     def finish(
         self, rows: Rows, valid: Rows | None, shared: Growth, found: list[Growth | None] | None
@@ -161,27 +139,34 @@ class Schedule:
         They pay if they lower the losses of the validation labels by more than two standard errors. With the growth
         that found the rounds, these are grown again.
         """
-        grown: list[Growth | None] = []
-        for t in range(len(self.importance)):
-            own = rows.of_task(t, shared.scores)
-            watched = None if valid is None or shared.valid_scores is None else valid.of_task(t, shared.valid_scores)
-            known = None if found is None else found[t]
-            if own is None or (known is None and (found is not None or (watched is None and valid is not None))):
-                grown.append(None)
-                continue
-            grown.append(self.finish_task(own, watched, known))
-        return grown
+        known: list[Growth | None] = [None] * len(self.importance) if found is None else found
+        return [
+            None if found is not None and each is None else self.finish_one(rows, valid, shared, t, each)
+            for t, each in enumerate(known)
+        ]
+
+    def finish_one(
+        self, rows: Rows, valid: Rows | None, shared: Growth, t: int, known: Growth | None = None
+    ) -> Growth | None:
+        """Grow trees for one task, as `finish` does for each."""
+        own = rows.of_task(t, shared.scores)
+        watched = None if valid is None else valid.of_task(t, shared.valid_scores)
+        if own is None or (known is None and watched is None and valid is not None):
+            return None
+        return self.finish_task(own, watched, known)
 
     def finish_task(self, rows: Rows, valid: Rows | None, known: Growth | None) -> Growth | None:
         """Grow trees for one task from the scores of its rows on, as `finish` does for each."""
-        n_rounds = self.n_rounds if known is None else int(known.rounds[0])
-        params = _fine_params(self.params)
-        alone = replace(self, params=params, sketch="task", importance=np.ones(1), found=known, n_rounds=n_rounds)
-        growth = alone.grow(rows, valid)
-        pays = valid is None or self.patience is None or _pays(valid, growth)
-        return growth if pays else None
+        growth = self.of_one_task(known).grow(rows, valid)
+        return growth if valid is None or self.patience is None or pays(gains(valid, growth)) else None
 
-    def _factors(self, targets: Targets, leader: int, rng: np.random.Generator) -> np.ndarray:
+    def of_one_task(self, known: Growth | None = None) -> Schedule:
+        """Return the options of trees of a task alone, given the growth that found their rounds, if any."""
+        n_rounds = self.n_rounds if known is None else int(known.rounds[0])
+        params = _fine_params(self.params) if known is None else known.params
+        return replace(self, params=params, sketch="task", importance=np.ones(1), found=known, n_rounds=n_rounds)
+
+    def factors(self, targets: Targets, leader: int, rng: np.random.Generator) -> np.ndarray:
         """Draw a factor of every output: (C,), given the task that leads."""
         n_tasks, function = len(self.importance), targets.sums.function
         noise = rng.standard_normal(n_tasks)
@@ -208,6 +193,107 @@ class Schedule:
         """Return the mean factor of the leaf values of every function, over the tasks that lead in turn."""
         leaders = range(len(self.importance)) if self.sketch != "random" else [-1]
         return np.mean([self.pace(leader, n_functions) for leader in leaders], axis=0)
+
+
+class Growing:
+    """Trees of all tasks while they grow.
+
+    Parameters
+    ----------
+    schedule : Schedule
+    rows : Rows
+    valid : Rows, optional
+        Rows whose losses are followed.
+
+    Attributes
+    ----------
+    kept : Rounds
+        The rounds of the functions, and their scores at these.
+    """
+
+    def __init__(self, schedule: Schedule, rows: Rows, valid: Rows | None) -> None:
+        targets, sums = rows.targets, rows.targets.sums
+        has_scores = rows.scores is not None
+        self._start = np.zeros(len(sums.function)) if has_scores else targets.start(schedule.params["reg_lambda"])
+        self._scores = sums.at_rows(self._start) if rows.scores is None else rows.scores.copy()
+        rounds = np.full(sums.n_functions, schedule.n_rounds) if schedule.found is None else schedule.found.rounds
+        scores = self._scores, schedule.keeps_scores
+        if valid is None:
+            self.kept = Rounds(*scores, sums.function, rounds)
+        else:
+            self.kept = Followed(*scores, sums.function, valid.targets, self._start, valid.scores)
+        followed = () if valid is None else (valid.data, valid.batch)
+        params = small_limits(schedule.params, targets.n_rows)
+        self._schedule, self._targets = schedule, targets
+        self._trees = VectorEnsemble(params, rows.data, rows.batch, *followed)
+        self._leaf_values, self._leaders = LeafValues(targets, schedule), _Leaders(schedule, targets)
+        self._rng, self._idle, self._n_moves = np.random.default_rng(schedule.seed), 0, 0
+        self._values: list[np.ndarray] = []
+        self._whole = np.zeros(len(targets), dtype=np.int32)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there may be another tree."""
+        most_idle = max(_IDLE, 2 * len(self._schedule.importance))
+        return self._trees.rounds + self._n_moves < self._schedule.n_rounds and self._idle < most_idle
+
+    def attempt(self, active: np.ndarray) -> int | None:
+        """Try to grow a tree, led by one of the active tasks (T,).
+
+        Return which task has led, as `Growth.leaders` has it; None if the scores are as they were.
+        """
+        targets, schedule = self._targets, self._schedule
+        leader = self._leaders.choose(active)
+        derivatives = targets.derivatives(self._scores)
+        factors = schedule.factors(targets, leader, self._rng)
+        found = self._trees.grow(*targets.sketch(derivatives[0], factors))
+        if found is None and schedule.shares is None:
+            self._idle += 1
+            return None
+        if found is None:  # nobody leads
+            step = self._leaf_values.find(self._whole, 1, derivatives, -1)
+            targets.sums.add_leaves(self._scores, step, self._whole)
+            self._start, self._n_moves = self._start + step[0], self._n_moves + 1
+            return -1
+        self._idle = 0
+        self._leaders.past.append(leader)
+        n_leaves, (leaf, *followed_leaf) = found
+        self._values.append(self._leaf_values.find(leaf, n_leaves, derivatives, leader))
+        targets.sums.add_leaves(self._scores, self._values[-1], leaf)
+        self.kept.add(self._values[-1], followed_leaf)
+        return leader
+
+    def finish(self) -> Growth:
+        """Return the trees, with the values of the functions up to their rounds."""
+        rounds = self.kept.close()
+        for number, own in enumerate(self._values):
+            own[:, rounds[self._targets.sums.function] <= number] = 0
+        leaders, kept = self._leaders.past, self.kept
+        scores, params = (kept.scores, kept.valid_scores), self._schedule.params
+        return Growth(self._trees.finish(), self._values, self._start, rounds, leaders, *scores, params)
+
+
+def grow_together(schedule: Schedule, growths: Sequence[Growing]) -> np.ndarray | None:
+    """Grow trees of one schedule on several sets of rows, round by round, until it ends or their stop ends all.
+
+    Return the best rounds (n_functions,) by the followed rows of all, if there are any.
+    """
+    followed = [each.kept for each in growths if isinstance(each.kept, Followed)]
+    n_tasks = len(schedule.importance)
+    stop = Stop(followed, n_tasks, schedule.patience, schedule.pace) if followed else None
+    active = np.ones(n_tasks, dtype=bool)
+    while active.any():
+        leaders = [each.attempt(active) for each in growths if each.goes_on]
+        if not leaders:
+            break
+        grown = [leader for leader in leaders if leader is not None]
+        if not grown:
+            continue
+        if stop is not None:
+            active = stop.judge(grown[0])
+        if schedule.on_round is not None and schedule.on_round(None if stop is None else stop.loss):
+            break
+    return None if stop is None else stop.close()
 
 
 class LeafValues:
@@ -273,87 +359,6 @@ class _Leaders:
         return leader
 
 
-class _Rounds:
-    """Rounds that the functions keep, known from the beginning, and the scores (n, B) at these."""
-
-    def __init__(self, scores: np.ndarray, targets: Targets, schedule: Schedule) -> None:
-        self.rounds, self.active = 0, np.ones(len(schedule.importance), dtype=bool)
-        self.loss: float | None = None
-        self.valid_scores: np.ndarray | None = None
-        self.scores, self._now = scores.copy() if schedule.keeps_scores else scores, scores
-        self._schedule, self._function = schedule, targets.sums.function
-        self.kept = np.full(targets.sums.n_functions, schedule.n_rounds)
-        if schedule.found is not None:
-            self.kept = schedule.found.rounds
-
-    def judge(self, values: np.ndarray, followed: Sequence[np.ndarray], leader: int) -> None:
-        """Take a round into account, given its leaf values, the leaf of every followed row, and the task that led."""
-        self.rounds += 1
-        self._keep(self.kept == self.rounds)
-
-    def close(self) -> np.ndarray:
-        """Return the rounds of the functions, now that no more are grown."""
-        self._keep(self.kept > self.rounds)
-        return np.minimum(self.kept, self.rounds)
-
-    def _keep(self, improved: np.ndarray) -> None:
-        """Keep the scores of some functions."""
-        if self._schedule.keeps_scores and improved.any():
-            np.copyto(self.scores, self._now, where=improved[self._function])
-
-
-class _Stop(_Rounds):
-    """Best rounds of the functions, by the loss of validation labels; functions without a better one are not active.
-
-    The unit of a function is its loss per label at the start. It is averaged with that of all labels, as if of
-    `_UNIT_LABELS` more: one label that the start happens to hit would outweigh all.
-    """
-
-    def __init__(
-        self, scores: np.ndarray, targets: Targets, schedule: Schedule, valid: Rows, start: np.ndarray
-    ) -> None:
-        super().__init__(scores, targets, schedule)
-        self._targets = valid.targets
-        self._valid = valid.targets.sums.at_rows(start) if valid.scores is None else valid.scores.copy()
-        self.valid_scores = self._valid.copy()
-        sizes, starts = valid.targets.sizes, valid.targets.total_losses(self._valid)
-        mean = float(starts.sum() / sizes.sum()) or 1.0
-        self._best = BestRounds(starts, sizes, (starts + _UNIT_LABELS * mean) / (sizes + _UNIT_LABELS), _PRIOR_LABELS)
-        self.kept, self._idle = self._best.kept, np.zeros(len(sizes))
-        self._starts_constant = valid.scores is None
-        self._early: tuple[np.ndarray, np.ndarray] | None = None
-
-    def judge(self, values: np.ndarray, followed: Sequence[np.ndarray], leader: int) -> None:
-        self.rounds += 1
-        self._targets.sums.add_leaves(self._valid, values, followed[0])
-        improved = self._best.judge(self._targets.total_losses(self._valid), self.rounds)
-        self.loss = self._best.loss
-        self._keep(improved)
-        if self._starts_constant and self.rounds == _LEAST_ROUNDS and not self.kept.all():
-            self._early = self._now.copy(), self._valid.copy()
-        self._idle += self._schedule.pace(leader, len(improved))
-        self._idle[improved] = 0
-        n_tasks, patience = len(self.active), self._schedule.patience
-        assert patience is not None  # without it, nothing is watched
-        self.active = ((self._idle < patience) | (self.rounds - self.kept < 2 * n_tasks))[:n_tasks]
-
-    def close(self) -> np.ndarray:
-        if self._early is not None:
-            scores, valid = self._early
-            ranked = [f for f in np.flatnonzero(self.kept == 0).tolist() if self._targets.are_ranked(f, valid)]
-            self.kept[ranked] = _LEAST_ROUNDS
-            where = np.isin(self._function, ranked)
-            if self.valid_scores is not None and self._schedule.keeps_scores:
-                np.copyto(self.scores, scores, where=where)
-                np.copyto(self.valid_scores, valid, where=where)
-        return super().close()
-
-    def _keep(self, improved: np.ndarray) -> None:
-        super()._keep(improved)
-        if self.valid_scores is not None and self._schedule.keeps_scores and improved.any():
-            np.copyto(self.valid_scores, self._valid, where=improved[self._function])
-
-
 def _fine_params(params: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters of trees of a task alone, of smaller leaves and longer steps than those of shared trees.
 
@@ -366,15 +371,19 @@ def _fine_params(params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pays(valid: Rows, growth: Growth) -> bool:
-    """Return whether a growth lowers the losses of validation labels beyond chance.
-
-    The same labels chose its round, so that the gain is biased upwards; the margin of two standard errors allows for
-    that.
-    """
+def gains(valid: Rows, growth: Growth) -> np.ndarray:
+    """Return how much a growth lowers the losses of followed labels, (n,)."""
     assert valid.scores is not None and growth.valid_scores is not None
     before, after = (np.concatenate(valid.targets.losses(scores)) for scores in (valid.scores, growth.valid_scores))
-    gain = before - after
+    return before - after
+
+
+def pays(gain: np.ndarray) -> bool:
+    """Return whether gains are beyond chance.
+
+    Where the same labels have chosen the round, gains are biased upwards; the margin of two standard errors allows for
+    that.
+    """
     return bool(gain.sum() > 2 * np.sqrt(np.square(gain).sum()))
 
 

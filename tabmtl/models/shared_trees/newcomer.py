@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from tabmtl.estimators.boosted.border import subset
-from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows
+from tabmtl.model_selection.stratify import deal
 from tabmtl.models.shared_trees.growth import Growth, LeafValues, Rows, Schedule
 from tabmtl.models.shared_trees.targets import Targets
 from tabmtl.schema import Batch
@@ -88,7 +88,7 @@ class Newcomer:
 
         Return the mix, and values (leaves, K) of the first trees.
         """
-        fold = _deal(batch, task, seed)
+        fold = deal(batch, (task,), _FOLDS, seed)
         parts = [] if fold is None else [_masked(self.targets, fold != k) for k in range(int(fold.max()) + 1)]
         judges = [] if fold is None else [_masked(self.targets, fold == k) for k in range(int(fold.max()) + 1)]
         tried: list[tuple[float, float, list[np.ndarray]]] = []
@@ -173,14 +173,3 @@ class Newcomer:
 def _masked(targets: Targets, chosen: np.ndarray) -> Targets:
     """Return labels of which those of other rows than the chosen ones (n,) have no weight."""
     return replace(targets, weight=targets.weight * chosen[:, None].astype(np.float32))
-
-
-def _deal(batch: Batch, task: Task, seed: int) -> np.ndarray | None:
-    """Deal rows, or their groups, to folds (n,); None where there is one only."""
-    strata, rng = Strata.of(batch.y, (task,)), np.random.default_rng(seed)
-    unit = np.arange(len(batch)) if batch.group is None else np.unique(batch.group, return_inverse=True)[1]
-    n_folds = min(int(unit.max()) + 1, _FOLDS)
-    if n_folds < 2:
-        return None
-    shares = np.full(n_folds, 1 / n_folds)
-    return deal_rows(strata, shares, rng) if batch.group is None else deal_groups(strata, unit, shares, rng)

@@ -188,22 +188,15 @@ class Targets:
         """Cell of every task: (T,)."""
         return self.sums.function[self._firsts].argsort()
 
-    def are_ranked(self, function: int, scores: np.ndarray) -> bool:
-        """Return whether scores rank the labels of two classes of a function better than chance, by two errors."""
+    def ranking(self, function: int, scores: np.ndarray) -> tuple[np.ndarray, ...] | None:
+        """Return labels, scores and weights of a function of two classes; None of another one."""
         cell, labelled = self._labelled()[function]
         column = int(self._firsts[cell])
         kind = next(kind for kind, own in self.blocks if own.start <= column < own.stop)
         if next(iter(kind.metrics)) != "roc_auc":
-            return False
+            return None
         own = tuple(array[labelled, column] for array in (self.y, scores, self.weight))
-        y, score, weight = (np.concatenate(parts) for parts in zip(*self.sums.group.gather(own), strict=True))
-        classes = y.astype(np.intp)
-        if len(np.unique(classes)) < 2:
-            return False
-        answer = np.column_stack([-score, score])
-        area, influence = auc_within(classes, answer, weight.astype(np.float64), np.zeros_like(classes))
-        error = standard_error(influence, classes)
-        return error is not None and area - 0.5 > 2 * error
+        return tuple(np.concatenate(parts) for parts in zip(*self.sums.group.gather(own), strict=True))
 
     def _labelled(self) -> list[tuple[int, np.ndarray]]:
         """Return for every function a cell, and which rows have a label in it."""
@@ -272,6 +265,24 @@ class LongTargets(Targets):
         labelled = self.weight[:, 0] > 0
         own = [(0, labelled & (self.sums.task == t)) for t in range(self.sums.n_functions - 1)]
         return [*own, (1, labelled)]
+
+
+def are_ranked(function: int, parts: Sequence[tuple[Targets, np.ndarray]]) -> bool:
+    """Return whether scores rank the labels of two classes of a function better than chance, by two errors.
+
+    Each part has scores of its own, which do not compare with those of another.
+    """
+    found = [own for targets, scores in parts if (own := targets.ranking(function, scores)) is not None]
+    if not found:
+        return False
+    y, score, weight = (np.concatenate(own) for own in zip(*found, strict=True))
+    part = np.repeat(np.arange(len(found)), [len(own[0]) for own in found])
+    classes = y.astype(np.intp)
+    if len(np.unique(classes)) < 2:
+        return False
+    area, influence = auc_within(classes, np.column_stack([-score, score]), weight.astype(np.float64), part)
+    error = standard_error(influence, classes)
+    return error is not None and area - 0.5 > 2 * error
 
 
 def make_targets(

@@ -206,7 +206,8 @@ def test_features_without_any_split_leave_the_constants():
     Y[:40, 0] = np.nan
     untold = [np.arange(120)[:, None] * 1e-40, pl.DataFrame({"a": pl.Series([None] * 120, dtype=pl.String)})]
     for X in (np.zeros((120, 1)), np.ones((120, 2)), np.full((120, 1), np.nan), *untold):
-        model = SharedTrees(random_state=0).fit(X, Y)
+        with pytest.warns(TabmtlWarning, match=r"^tasks \['y0', 'y1'\] have no trees, .* their answers are constants$"):
+            model = SharedTrees(random_state=0).fit(X, Y)
         np.testing.assert_allclose(model.predict(X)[0], np.nanmean(Y, axis=0), atol=1e-6)
         assert model.rounds_["shared"].to_list() == [0, 0]
 
@@ -232,7 +233,7 @@ def test_a_fit_that_goes_astray_on_all_rows_is_dropped(monkeypatch):
     monkeypatch.setattr(rounds, "is_worse", lambda losses, others: True)
     with pytest.warns(TabmtlWarning, match="the latter is kept, which has not learned from these labels"):
         model = SharedTrees(random_state=0, n_estimators=30).fit(X, Y)
-    assert model.rounds_["n_labels"].to_list() == [170, 170]
+    assert model.rounds_["n_labels"].to_list() == [133, 133]  # of the first of three folds
 
 
 def test_trees_of_a_task_alone_are_kept_where_they_pay():
