@@ -20,7 +20,7 @@ _ELSEWHERE = {
 _ELSEWHERE |= {f"{name}_column": f"--{name}-column" for name in ("task", "session", "item", "time", "order")}
 
 #: Parameters that hold code or models.
-_OBJECTS = ("on_epoch", "classifier", "regressor", "models", "preprocessor", "text_encoder")
+_OBJECTS = ("on_epoch", "classifier", "regressor", "preprocessor", "text_encoder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
         raise ValueError(f"--seed must be a whole number from 0 to 2147483647, got {choice.seed}")
     given: dict[str, Any] = {"random_state": choice.seed, **facts}
     if choice.model is None:
-        given["models"] = {"alone": tabmtl.IndependentTasks(), "together": tabmtl.SharedTrees()}
+        given["models"] = "fast"
     estimator = cls(**{name: value for name, value in given.items() if name in known} | params)
     estimator.check_params()
     check_jobs("n_jobs", params.get("n_jobs"))
