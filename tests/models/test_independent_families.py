@@ -12,12 +12,13 @@ from sklearn.tree import ExtraTreeRegressor
 
 import tabmtl
 from tabmtl import IndependentTasks, IndependentTasksClassifier, Shards
+from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.models.independent import forest as forests
 from tabmtl.models.independent.additive import PIECES, Pieces, fit_linear
-from tabmtl.models.independent.forest import Forest
+from tabmtl.models.independent.forest import Forest, joined
 from tabmtl.models.independent.mixture import FAMILIES, MOST_MIXED, Mixture
 from tabmtl.models.independent.rows import Sample
-from tabmtl.schema import Columns
+from tabmtl.schema import Batch, Columns
 from tabmtl.storage.lightgbm_text import check_trees
 from tabmtl.targets import Task
 
@@ -73,50 +74,49 @@ def test_a_forest_of_lightgbm_answers_as_that_of_scikit_learn(monkeypatch, leaf)
     monkeypatch.setattr(forests, "ExtraTreeRegressor", Kept)
     x, asked = matrix(150), np.vstack([matrix(500, 1), matrix(150), np.full((1, 4), np.nan)]).astype(np.float32)
     y = np.column_stack([labels(x, "r"), labels(x, "b")])
-    rows = Sample(x, y[:, 0], np.linspace(0.5, 2, 150), None)
-    forest = Forest(rows, y, 0, min_samples_leaf=leaf, max_features=0.5)
+    rows, places = Sample(x, y[:, 0], np.linspace(0.5, 2, 150), None), np.array([0, 1, 3])
+    forest, other = (Forest(rows, y, seed, places, min_samples_leaf=leaf, max_features=0.5) for seed in (0, 1))
     forest.grow(5)
-    forest.grow(20)
-    text, unseen = forest.text(columns()), forest.unseen
+    forest.grow(15)
+    other.grow(5)
+    text = joined([forest, other], columns(), 2)
     assert check_trees(text.encode())[:3] == (4, 2, 20)
     model = lgb.Booster(model_str=text)
-    expected = np.mean([tree.predict(asked) for tree in grown], axis=0)
+    several = [tree.predict(asked[:, places]) for tree in grown]
+    assert_allclose(forest.means(asked), np.mean(several[:15], axis=0), rtol=0, atol=1e-12)
+    expected = (np.mean(several[:15], axis=0) + np.mean(several[15:], axis=0)) / 2
     assert_allclose(model.predict(asked), expected, rtol=0, atol=1e-12)
     assert_allclose(lgb.Booster(model_str=model.model_to_string()).predict(asked), expected, rtol=0, atol=1e-12)
     shares = model.predict(asked[:5], pred_contrib=True).reshape(5, 2, 5).sum(axis=2)
     assert_allclose(shares, expected[:5], atol=1e-9)
-    assert np.corrcoef(unseen[:, 0], y[:, 0])[0, 1] > 0.3  # .9 with the trees that have seen a row
-    assert np.corrcoef(model.predict(x)[:, 0], y[:, 0])[0, 1] > np.corrcoef(unseen[:, 0], y[:, 0])[0, 1]
 
 
 @pytest.mark.parametrize("width", [1, 3])
-def test_a_tree_may_see_all_rows(width):
-    forest = Forest(Sample(matrix(2), np.arange(2.0), None, None), np.eye(2, width), 0, min_samples_leaf=1)
+def test_a_forest_may_have_two_rows(width):
+    places = np.arange(4)
+    forest = Forest(Sample(matrix(2), np.arange(2.0), None, None), np.eye(2, width), 0, places, min_samples_leaf=1)
     forest.grow(20)
-    assert forest.unseen.shape == (2, width)
-    assert np.isfinite(lgb.Booster(model_str=forest.text(columns())).predict(matrix(5))).all()
+    assert forest.means(matrix(5)).shape == (5, width)
+    assert np.isfinite(lgb.Booster(model_str=joined([forest], columns(), width)).predict(matrix(5))).all()
 
 
-def test_no_tree_that_saw_a_group_answers_its_rows(monkeypatch):
-    """Groups have labels of their own, and features that name them: only a tree that saw a group could tell."""
-    rng, group = np.random.default_rng(0), np.repeat(np.arange(200), 3)
-    x = np.column_stack([group, np.zeros((600, 3))]).astype(np.float32)
-    y = rng.normal(size=200)[group]
+def test_no_model_that_saw_a_group_answers_its_rows():
+    """Groups have labels of their own, and features that name them: only a model that saw a group could tell."""
+    rng, group = np.random.default_rng(0), np.repeat(np.arange(60), 3)
+    X, y = np.column_stack([group, np.zeros((180, 3))]), rng.normal(size=60)[group]
     by_row, by_group = (
-        Forest(Sample(x, y, None, units), y[:, None], 0, min_samples_leaf=1, max_features=1.0)
-        for units in (None, group)
+        IndependentTasks(n_jobs=1, random_state=0).fit(X, y, groups=units).leaderboard_ for units in (None, group)
     )
-    by_row.grow(50)
-    by_group.grow(50)
-    assert np.corrcoef(by_row.unseen[:, 0], y)[0, 1] > 0.5
-    assert np.corrcoef(by_group.unseen[:, 0], y)[0, 1] < 0.25
+    scores = dict(by_row.select("model", "score").iter_rows())
+    assert min(scores["lightgbm"], scores["extra_trees"]) > 0.3
+    assert by_group["score"].max() < 0.05
 
 
 @pytest.mark.parametrize("kind", TASKS)
 @pytest.mark.parametrize("n_pieces", PIECES)
 def test_curves_are_the_linear_model_of_their_pieces(kind, n_pieces):
     x, task = matrix(200), TASKS[kind]
-    pieces = Pieces(x, 3, n_pieces)
+    pieces = Pieces(x, [n_pieces] * 3)
     ((slope, intercept),) = fit_linear(task, pieces.columns, labels(x, kind), None, (2.0,))
     model = pieces.additive(slope, intercept)
     assert model.shape == (3, 1, task.width)
@@ -135,7 +135,7 @@ def test_curves_are_the_linear_model_of_their_pieces(kind, n_pieces):
 @pytest.mark.parametrize("weight", [None, np.linspace(0.5, 2, 50)])
 def test_penalties_that_share_their_work_are_ridge_regressions(n_columns, weight):
     x, y = np.random.default_rng(0).normal(size=(2, 50, n_columns))
-    columns = Pieces(x.astype(np.float32), n_columns, 1).columns
+    columns = Pieces(x.astype(np.float32), [1] * n_columns).columns
     penalties = (100.0, 1.0, 0.1)
     found = fit_linear(TASKS["r"], columns, y[:, 0], weight, penalties)
     for penalty, (slope, intercept) in zip(penalties, found, strict=True):
@@ -155,7 +155,7 @@ def test_curves_of_more_pieces_than_fit_are_left_out(table, monkeypatch, bound, 
 def test_two_present_classes_of_many_have_the_log_odds_of_their_shares():
     x, task = matrix(100), TASKS["m"]
     y = np.where(np.arange(100) < 10, 0.0, 2.0)
-    pieces = Pieces(x, 3, 1)
+    pieces = Pieces(x, [1] * 3)
     ((slope, intercept),) = fit_linear(task, pieces.columns, y, None, (1e9,))
     answers = task.kind.answers(pieces.additive(slope, intercept).scores(x), 0.0, 1.0, np)
     assert_allclose(answers.mean(axis=0), [0.1, 0.0, 0.9], atol=1e-3)
@@ -196,7 +196,8 @@ def test_importances_of_a_mixture_name_the_columns_that_tell(table, tmp_path):
     assert found["importance"].sum() == pytest.approx(1)
     shares = dict(found.select("feature", "importance").iter_rows())
     assert min(shares["u"], shares["level"]) > max(shares["v"], shares["w"])
-    x, curves = model.encode(X[:80]).to_numpy(), mixture.additive
+    x = tree_matrix(model._levels.extended(Batch(x=model.coder_.features.encode(X[:80]))))
+    curves = mixture.additive
     alone = [np.where(np.arange(x.shape[1]) == j, x, x[0]) for j in range(x.shape[1])]  # one column varies
     assert_allclose(curves.variances, [curves.scores(rows).var() for rows in alone], rtol=1e-9)
     model.save(tmp_path / "model")
@@ -312,7 +313,7 @@ def test_lightgbm_learns_alone_what_the_others_cannot(table, tmp_path):
 
 
 def curves(**arrays):
-    pieces = Pieces(matrix(50), 3, 1)
+    pieces = Pieces(matrix(50), [1] * 3)
     model = pieces.additive(np.zeros((pieces.columns.shape[1], 1)), np.zeros(1))
     return replace(model, **arrays)
 

@@ -181,7 +181,7 @@ class TreesOfTask:
             return len(rows) < ROWS_TO_SPLIT
         if self.in_folds:
             return True
-        if self.mixer.takes(len(rows)) and len(rows) < MOST_FOLDED:
+        if len(rows) < MOST_FOLDED and (self.mixer.takes(len(rows)) or self.mixer.has_trees_alone):
             return True
         if not self.task.is_classification or not FEW_ROWS <= len(rows) < MOST_FOLDED:
             return len(rows) < FEW_ROWS
@@ -207,7 +207,7 @@ class TreesOfTask:
     def _grow_few(self, rows: Sample, watch: Watch) -> Grown:
         if len(rows) == 1:
             return Grown(self.grower.grow_constant(rows, watch))
-        few = MOST_FOLDS if len(rows) < MANY or not self.mixer.takes(len(rows)) else _FOLDS_OF_MANY
+        few = MOST_FOLDS if len(rows) < MANY or not self.mixer.families else _FOLDS_OF_MANY
         folds = Folds(self.grower, rows, self.seed, few if rows.time is None else _FOLDS_OF_MANY)
         chosen = folds.choose(CONFIGURATIONS["default"], CONFIGURATIONS["mid"], watch)
         booster = folds.bag(chosen, watch)

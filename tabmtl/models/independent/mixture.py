@@ -207,6 +207,11 @@ class Mixer:
         """Return whether other families than LightGBM learn so many rows."""
         return bool(self._fits) and 1 < n_rows <= MOST_MIXED and self.grower.columns.n_features > 0
 
+    @property
+    def has_trees_alone(self) -> bool:
+        """Whether no other family learns the kind of the task, although it may."""
+        return bool(self.families) and not self._fits
+
     def mix_unseen(self, booster: lgb.Booster, rows: Sample, folds: Folds, unseen: np.ndarray, watch: Watch) -> Mixed:
         """Mix what learned all rows, of which LightGBM has answered the judged ones by folds, unseen.
 
