@@ -31,7 +31,7 @@ from tabmtl.models.shared_trees.onward import refit_leaves
 from tabmtl.models.shared_trees.targets import Targets, blocks_of, make_targets
 from tabmtl.params import AnyShare, Count, CountOrZero, NonNegative
 from tabmtl.processes.ranks import ALONE
-from tabmtl.schema import Batch, warn_user
+from tabmtl.schema import Batch, FewLabelsWarning, warn_about
 from tabmtl.targets import Task
 from tabmtl.training.run import current
 from tabmtl.training.watch import SHOWN_ROUNDS, SHOWN_TASKS, describe_loss
@@ -239,9 +239,11 @@ class SharedTrees(BoostedEstimator):
         names = [task.name for task, is_idle in zip(coder.labels.tasks, idle, strict=True) if is_idle]
         if names and split.watched is not None:
             more = "..." if len(names) > SHOWN_TASKS else ""
-            warn_user(
+            warn_about(
+                names,
                 f"tasks {names[:SHOWN_TASKS]}{more} have no trees, because none lowered the loss of their validation "
-                "labels; their answers are constants"
+                "labels, which are few or noise; their answers are constants. Give them more labels or features",
+                FewLabelsWarning,
             )
         return fits, first
 

@@ -12,6 +12,7 @@ from scipy.special import expit, softmax
 from tabmtl import IndependentTasks, SharedTrees, SharedTreesRegressor, TabmtlWarning, Task
 from tabmtl.models.shared_trees.affinity import Affinity
 from tabmtl.models.shared_trees.growth import Schedule
+from tabmtl.schema import FewLabelsWarning, told
 from tabmtl.targets.kind import LONGEST_STEP
 
 PLAIN = {"early_stopping": False, "random_state": 0, "n_estimators": 12, "learning_rate": 0.1, "prior_labels": 0.0}
@@ -206,7 +207,8 @@ def test_features_without_any_split_leave_the_constants():
     Y[:40, 0] = np.nan
     untold = [np.arange(120)[:, None] * 1e-40, pl.DataFrame({"a": pl.Series([None] * 120, dtype=pl.String)})]
     for X in (np.zeros((120, 1)), np.ones((120, 2)), np.full((120, 1), np.nan), *untold):
-        with pytest.warns(TabmtlWarning, match=r"^tasks \['y0', 'y1'\] have no trees, .* their answers are constants$"):
+        told.clear()
+        with pytest.warns(FewLabelsWarning, match=r"^tasks \['y0', 'y1'\] have no trees, .* answers are constants"):
             model = SharedTrees(random_state=0).fit(X, Y)
         np.testing.assert_allclose(model.predict(X)[0], np.nanmean(Y, axis=0), atol=1e-6)
         assert model.rounds_["shared"].to_list() == [0, 0]
