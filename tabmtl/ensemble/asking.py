@@ -84,7 +84,7 @@ class Asked:
                 X: pl.DataFrame | pl.LazyFrame = frame
                 if self._levels is not None and group.coder.names[-1] in self._levels.names:
                     wide = self._levels.beside(frame, batch) if wide is frame else wide
-                    X = wide.select(group.coder.names)
+                    X = wide if wide.width == len(group.coder.names) else wide.select(group.coder.names)
                 elif group.coder.names != self._coder.names:
                     X = group.coder.read_frame(frame)
                 if group.key not in read:

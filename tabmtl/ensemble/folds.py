@@ -14,7 +14,7 @@ from tabmtl.encode import TableCoder
 from tabmtl.ensemble.levels import LevelFolds
 from tabmtl.estimators.encoded import reads_frames
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.model_selection import MultiTaskKFold
+from tabmtl.mixing.folds import deal
 from tabmtl.model_selection.stratify import Strata
 from tabmtl.model_selection.times import borders, can_split, even_blocks, forward_folds, learnable_after
 from tabmtl.models.independent import IndependentTasks
@@ -155,7 +155,7 @@ class Folds:
         n = min(_count_folds(strata, batch) if n_folds == "auto" else n_folds, int(spread[-1]))
         if n < 2:
             return cls(table, table, [(np.arange(len(table)), np.arange(0))])
-        fold = _deal(table, coder, n, seed)
+        fold = deal(batch.y, tasks, batch.task, batch.group, n, seed)
         counts = strata.count(fold, n)  # (n, S)
         alone = np.append(counts == counts.sum(axis=0), np.zeros((n, 1), dtype=bool), axis=1)
         alone[:, :-1] &= counts > 0
@@ -253,14 +253,3 @@ def _count_folds(strata: Strata, batch: Batch) -> int:
         return _FOLDS
     return next((n for labels, n in _FOLDS_BY_LABELS if scarcest < labels), _FOLDS)
 
-
-def _deal(table: Table, coder: TableCoder, n: int, seed: int) -> np.ndarray:
-    """Return the fold (n,) of every row."""
-    declared = {task.name: task for task in coder.labels.column_tasks}
-    splitter = MultiTaskKFold(n, random_state=seed, tasks=declared, task_column=coder.task_column)
-    fold = np.empty(len(table), dtype=np.intp)
-    # of rare classes, which `Folds.deal` keeps in every fit
-    with unsaid():
-        for f, (_, rows) in enumerate(splitter.split(table.X, table.y, table.batch.group)):
-            fold[rows] = f
-    return fold

@@ -46,7 +46,8 @@ class LevelColumns:
     def joined(self, frame: pl.DataFrame, numbers: np.ndarray, dropped: Collection[str] = ()) -> pl.DataFrame:
         """Return a frame with numbers (n, E) as columns, but those that tell of dropped ones."""
         kept = [k for k, source in enumerate(self.sources) if source not in dropped]
-        return frame.with_columns(pl.Series(self.names[k], numbers[:, k]) for k in kept)
+        # both are eager, where a query would take longer than all else for one row
+        return frame.hstack(pl.from_numpy(numbers[:, kept], schema=[self.names[k] for k in kept]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Self
 
 import numpy as np
@@ -117,8 +118,11 @@ class LevelMeans:
 
     def numbers_of(self, batch: Batch) -> np.ndarray:
         """Return the means (n, E) of the levels of rows."""
-        means = self.means(self.sums[None], self.weights[None])
-        return self.numbers(means, self._levels(batch), np.zeros(len(batch), dtype=np.intp), batch.task)
+        return self.numbers(self._whole, self._levels(batch), np.zeros(len(batch), dtype=np.intp), batch.task)
+
+    @cached_property
+    def _whole(self) -> np.ndarray:
+        return self.means(self.sums[None], self.weights[None])
 
     def added(self, batch: Batch) -> Self:
         """Return the sums with those of further rows."""

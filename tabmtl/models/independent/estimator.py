@@ -135,6 +135,12 @@ class IndependentTasks(LightGBMEstimator):
 
         LightGBM learns alone a task of more than 20 000 labels, one of a given ``classifier`` or ``regressor``, and one
         whose `Task` is ``monotone`` in a column, which only LightGBM can promise.
+        Where a column of categories has at least 8 levels, families also read means: for each target, the mean of a
+        level, drawn to that of all rows by 10 labels, and the number of its rows. Numbers give the mean of their ranks.
+        So targets with many labels tell a scarce one about levels. Each family takes no means, all, or those of the
+        target alone, whichever predicts best. A row reads means of other folds than its own, and none of the rows that
+        judge. Tables of more than 256 such means, and rows with times, have none.
+
         The linear model is left out where labels times pieces exceed 16 million, such as 20 000 labels and 900 columns.
         With "all", LightGBM also learns alone on `Shards`, in a group of processes, and without ``early_stopping``,
         where nothing weighs the answers; families given by name raise an error there.
@@ -147,11 +153,12 @@ class IndependentTasks(LightGBMEstimator):
         takes 20 trees if they have a lower log loss than the shares of the classes.
 
         Without labels in y_val, some tasks are too small to split: those with fewer than 600 labels, and those with
-        fewer than 5 000 labels that several families learn, or of which fewer than 100 lie outside the most frequent
-        class. For these, the default LightGBM chooses its trees by their loss in ten folds, or in five of at least 600
+        fewer than 5 000 labels that several families learn, or whose kind LightGBM alone learns, or of which fewer than
+        100 lie outside the most frequent class. For these, the default LightGBM chooses its trees by their loss in ten folds, or in five of at least 600
         labels that several families learn; with fewer than ten rows, each row is a fold. It chooses the number of
-        trees, at least 20, and one of five shapes: 2, 7 or 8 leaves, "mid", or the estimator's own parameters. The mean
-        of the trees of all folds is the model, before the link to probabilities. Numbers whose loss is then less than a
+        trees, at least 20, and one of five shapes: 2, 7 or 8 leaves, "mid", or the estimator's own parameters. Each
+        fold takes the trees that predict the other folds best, so that no answer to a fold comes from trees that its
+        labels chose. The mean of the trees of all folds is the model, before the link to probabilities. Numbers whose loss is then less than a
         tenth of that of a constant have next to no noise: 8 leaves of at least one row take the place of "mid", and if
         they win, the model is the mean of three fits of all rows. A constant answers if it predicts better than what
         the folds chose. For classes, the constant is the shares of the classes; it must win by more than two standard
