@@ -116,9 +116,9 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         are left out with it. If there is no `IndependentTasks`, the ensemble adds one as the reference.
     n_folds : int or "auto", default="auto"
         Number of folds; every candidate is fitted on each, but for `IndependentTasks` with models of its own, which is
-        fitted once and answers rows unseen by these folds. "auto" is 5. In wide tables it is 8 if a task has fewer than
-        500 labels, and 10 if fewer than 100. With more than 200 000 rows it is 3, or 5 if a task has fewer than 500
-        labels. There are never more folds than groups.
+        fitted once and answers rows unseen by these folds. "auto" is 5, or 3 with more than 200 000 rows if no task has
+        fewer than 500 labels. There are never more folds than groups. With "auto" and a wide table, `IndependentTasks`
+        halves the folds for tasks with fewer than 600 labels.
     refit : bool, default=False
         Fit every chosen candidate once more, on all rows. This gives faster answers, a slower fit, and models that the
         weights were not chosen for. By default, the mean of the models of the folds answers new rows. Given X_val and

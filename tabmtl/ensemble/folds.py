@@ -21,9 +21,10 @@ from tabmtl.models.independent import IndependentTasks
 from tabmtl.schema import Batch, unsaid
 from tabmtl.targets import Task
 
-#: Folds by the labels of the scarcest task, and by the rows of a large table.
-_FOLDS_BY_LABELS = ((100, 10), (500, 8))
-_FOLDS, _FOLDS_OF_MANY, _MANY_ROWS = 5, 3, 200_000
+#: Folds, and those of a large table, unless a task has few labels.
+_FOLDS, _FOLDS_OF_MANY, _MANY_ROWS, _FEW_LABELS = 5, 3, 200_000, 500
+#: Parts of every fold of a wide table, by which models of single tasks with few labels learn from more of them.
+_PARTS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +115,8 @@ class Folds:
         Rows whose answers judge the candidates: the same ones, or those of X_val.
     pairs : list of tuple of ndarray
         Numbers of the rows to fit and of the judged rows, by fold. A row that no fold judges is in every fit.
+    fine : ndarray of int, shape (n,), optional
+        Numbers of smaller folds, by which models of single tasks may answer rows unseen.
     levels : LevelFolds, optional
         Means of levels, which candidates that learn together read.
     dropped : sequence of str
@@ -123,6 +126,7 @@ class Folds:
     table: Table
     judged: Table
     pairs: list[tuple[np.ndarray, np.ndarray]]
+    fine: np.ndarray | None = None
     levels: LevelFolds | None = None
     dropped: Sequence[str] = ()
 
@@ -152,10 +156,12 @@ class Folds:
             )
         unit = np.arange(len(table)) if batch.group is None else np.unique(batch.group, return_inverse=True)[1]
         spread = strata.spread(None if batch.group is None else unit)
+        n_parts = _PARTS if n_folds == "auto" and batch.task is None else 1
         n = min(_count_folds(strata, batch) if n_folds == "auto" else n_folds, int(spread[-1]))
         if n < 2:
             return cls(table, table, [(np.arange(len(table)), np.arange(0))])
-        fold = deal(batch.y, tasks, batch.task, batch.group, n, seed)
+        fine = deal(batch.y, tasks, batch.task, batch.group, n * n_parts, seed)
+        fold = fine % n
         counts = strata.count(fold, n)  # (n, S)
         alone = np.append(counts == counts.sum(axis=0), np.zeros((n, 1), dtype=bool), axis=1)
         alone[:, :-1] &= counts > 0
@@ -165,7 +171,7 @@ class Folds:
         pairs = [pair for pair in pairs if len(pair[1])]
         if len(pairs) < 2:
             return cls(table, table, pairs or [(np.arange(len(table)), np.arange(0))])
-        found = cls(table, table, pairs)
+        found = cls(table, table, pairs, fine)
         return replace(found, levels=LevelFolds.learn(batch, coder, found.numbers))
 
     @classmethod
@@ -244,12 +250,6 @@ def _labels(tasks: tuple[Task, ...], y: np.ndarray) -> pl.DataFrame:
 
 
 def _count_folds(strata: Strata, batch: Batch) -> int:
-    """Choose the number of folds: more of them where a task of a wide table has few labels."""
-    rows = strata.spread(None)[:-1]
-    scarcest = np.bincount(strata.task[:-1], rows).min()
-    if len(batch) > _MANY_ROWS:
-        return _FOLDS_OF_MANY if scarcest >= _FOLDS_BY_LABELS[-1][0] else _FOLDS
-    if batch.task is not None:
-        return _FOLDS
-    return next((n for labels, n in _FOLDS_BY_LABELS if scarcest < labels), _FOLDS)
-
+    """Choose the number of folds."""
+    has_few = np.bincount(strata.task[:-1], strata.spread(None)[:-1]).min() < _FEW_LABELS
+    return _FOLDS_OF_MANY if len(batch) > _MANY_ROWS and not has_few else _FOLDS

@@ -193,10 +193,10 @@ class Trials:
 
     def _try_unseen(self, name: str, candidate: MultiTaskEstimator, start: float) -> Trial:
         """Fit a candidate once, which answers rows unseen by folds of its own making."""
-        fold = self.folds.numbers
-        part = _prepare(candidate, self.seed, self.watch.left)
+        fold, fine = self.folds.numbers, self.folds.fine
         # rows that all fits see are in some fold of a task alone, and judge nothing
-        given = np.where(fold < 0, np.arange(len(fold)) % len(self.folds.pairs), fold)
+        given = np.where(fold < 0, np.arange(len(fold)) % len(self.folds.pairs), fold) if fine is None else fine
+        part = _prepare(candidate, self.seed, self.watch.left)
         with unsaid():
             answers = part.fit_unseen(**self.folds.table.fit_arguments(), fold=given)
         for answer in answers:

@@ -27,7 +27,7 @@ from tabmtl import (
 from tabmtl.ensemble import trials
 from tabmtl.ensemble.estimator import EnsembleState
 from tabmtl.ensemble.folds import Folds, Table
-from tabmtl.ensemble.models import with_reference
+from tabmtl.ensemble.models import candidates
 from tabmtl.estimators.learner import Marks
 from tabmtl.schema import TabmtlWarning
 from tabmtl.testing import features, long_table, mixed_targets
@@ -374,13 +374,13 @@ def test_bad_candidates_are_named(candidates, error, message):
 
 
 def test_a_reference_is_added_where_none_is_given_and_single_tasks_come_first():
-    (name, added), *others = with_reference({"together": TOGETHER}).items()
+    (name, added), *others = candidates({"together": TOGETHER}).items()
     assert (name, added.answers_unseen) == ("IndependentTasks", True)
     assert others == [("together", TOGETHER)]
     taken = {"IndependentTasks": TOGETHER}
-    assert list(with_reference(taken)) == ["IndependentTasks_", "IndependentTasks"]
+    assert list(candidates(taken)) == ["IndependentTasks_", "IndependentTasks"]
     own = {"together": TOGETHER, "ridge": IndependentTasks(regressor=Ridge())}
-    assert list(with_reference(own)) == ["ridge", "together"]
+    assert list(candidates(own)) == ["ridge", "together"]
 
 
 def test_fits_are_shown(capsys):

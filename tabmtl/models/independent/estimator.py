@@ -153,17 +153,18 @@ class IndependentTasks(LightGBMEstimator):
         takes 20 trees if they have a lower log loss than the shares of the classes.
 
         Without labels in y_val, some tasks are too small to split: those with fewer than 600 labels, and those with
-        fewer than 5 000 labels that several families learn, or whose kind LightGBM alone learns, or of which fewer than
-        100 lie outside the most frequent class. For these, the default LightGBM chooses its trees by their loss in ten folds, or in five of at least 600
-        labels that several families learn; with fewer than ten rows, each row is a fold. It chooses the number of
-        trees, at least 20, and one of five shapes: 2, 7 or 8 leaves, "mid", or the estimator's own parameters. Each
-        fold takes the trees that predict the other folds best, so that no answer to a fold comes from trees that its
-        labels chose. The mean of the trees of all folds is the model, before the link to probabilities. Numbers whose loss is then less than a
-        tenth of that of a constant have next to no noise: 8 leaves of at least one row take the place of "mid", and if
-        they win, the model is the mean of three fits of all rows. A constant answers if it predicts better than what
-        the folds chose. For classes, the constant is the shares of the classes; it must win by more than two standard
-        errors, and there is a warning. A constant also answers, with a warning, for a task whose labels all lie in one
-        of several ``groups``, or are all of one ``time``.
+        fewer than 5 000 labels that several families learn, or that LightGBM alone can learn for their kind, or of
+        which fewer than 100 lie outside the most frequent class. For these, the default LightGBM chooses its trees by
+        their loss in ten folds, or in five of at least 600 labels; with fewer than ten rows, each row is a fold. It
+        chooses the number of trees, at least 20, and one of five shapes: 2, 7 or 8 leaves, "mid", or the estimator's
+        own parameters. Each fold takes the trees that predict the other folds best, so that no answer to a fold comes
+        from trees that its labels chose. The mean of the trees of all folds is the model, before the link to
+        probabilities. Numbers whose loss is then less than a tenth of that of a constant have next to no noise: 8
+        leaves of at least one row take the place of "mid", and if they win, the model is the mean of three fits of all
+        rows. A constant answers if it predicts better than what the folds chose. For classes, the constant is the
+        shares of the classes; it must win by more than two standard errors, and there is a warning. A constant also
+        answers, with a warning, for a task whose labels all lie in one of several ``groups``, or are all of one
+        ``time``.
 
         Given times, folds go forward: each of the newer five of six blocks is judged by what learned all older rows.
         All rows are then fitted with what was chosen, because models of the first folds know old rows alone.
