@@ -12,6 +12,7 @@ from sklearn.base import clone
 from tabmtl import RMTGB, MMoE, MultiTaskEnsemble, SharedBottom, SharedTrees
 from tabmtl.encode import FeatureCoder
 from tabmtl.ensemble.asking import Asked
+from tabmtl.mixing.judged import Choice
 
 NETWORKS = {"bottom": tiny(SharedBottom), "experts": tiny(MMoE)}
 
@@ -41,8 +42,8 @@ def ensemble():
 
 def equal(judged, seed):
     """Equal weights, so that the ensemble keeps all candidates."""
-    n = len(judged[0].answers)
-    return np.full((n, len(judged)), 1 / n)
+    weights = np.full(len(judged[0].answers), 1 / len(judged[0].answers))
+    return [Choice(weights, each, each, each.mix(weights)) for each in judged]
 
 
 def test_rows_are_read_once_for_all_models_that_read_them_alike(ensemble, monkeypatch):
@@ -57,7 +58,7 @@ def test_rows_are_read_once_for_all_models_that_read_them_alike(ensemble, monkey
 @pytest.mark.parametrize("n", [1, 16, 17, 300])
 def test_every_model_answers_as_it_does_alone(ensemble, n):
     X = features(n, seed=1)
-    asked = Asked(ensemble.coder_, ensemble.estimators_)
+    asked = Asked(ensemble.coder_, ensemble.estimators_, None)
     for name, found in asked.answers(X, ensemble.coder_.read(X)):
         for model, answers in zip(ensemble.estimators_[name], found, strict=True):
             for one, other in zip(answers, model.answer(X), strict=True):
@@ -71,5 +72,5 @@ def test_models_of_unlike_coders_are_asked_in_groups(ensemble):
         clone(model).fit(X[rows], y[rows]) for model in (CANDIDATES["together"],) for rows in (slice(50), slice(60))
     ]
     parts.append(copy(parts[0]))
-    ((_, found),) = Asked(ensemble.coder_, {"old": parts}).answers(X, ensemble.coder_.read(X))
+    ((_, found),) = Asked(ensemble.coder_, {"old": parts}, None).answers(X, ensemble.coder_.read(X))
     assert all(same(own, part.answer(X)) for own, part in zip(found, parts, strict=True))

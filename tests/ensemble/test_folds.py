@@ -8,6 +8,7 @@ import pytest
 from conformance import CANDIDATES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 
 from tabmtl import MultiTaskEnsemble, SharedTrees
 from tabmtl.ensemble.folds import Folds, Table
@@ -62,12 +63,13 @@ def test_the_only_row_of_a_class_or_a_task_is_in_every_fit(X, y, n_folds, params
     assert all(0 in fitted for fitted, _ in folds.pairs)
 
 
-def test_scarce_labels_bring_more_folds():
+def test_folds_are_halved_for_models_of_single_tasks():
+    """A half of a fold leaves more labels to learn from, and no row of the other half is in another fold."""
     X = features(1_500)
-    full = np.arange(1_500.0)
-    for n_labels, expected in ((500, 5), (499, 8), (99, 10)):
-        y = pl.DataFrame({"full": full, "scarce": np.where(full < n_labels, full, np.nan)})
-        assert len(deal(X, y)[1].pairs) == expected
+    folds = deal(X, pl.DataFrame({"full": np.arange(1_500.0)}))[1]
+    assert len(folds.pairs) == 5
+    assert len(np.unique(folds.fine)) == 10
+    assert_array_equal(folds.fine % 5, folds.numbers)
 
 
 def test_labels_are_those_given():
@@ -94,4 +96,3 @@ def test_large_tables_have_few_folds_and_more_of_them_for_a_scarce_task(monkeypa
     assert len(deal(X, y)[1].pairs) == 3
     y[400:, 1] = np.nan
     assert len(deal(X, y)[1].pairs) == 5
-    assert len(deal(X[:450], y[:450])[1].pairs) == 8
