@@ -96,10 +96,10 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     """Ensemble that chooses models for each task, and learns tasks together where that helps.
 
     Folds let several candidates answer rows that they have not seen. Each task takes the mean of their probabilities
-    and values, by weights that suit the likelihood of its labels there. Few labels mix all candidates about equally,
-    and many choose. Where the mixture is behind the best candidate that learns the task alone by more than one paired
-    standard error, that candidate answers. Learning together pays most for a task with few labels beside tasks with
-    many.
+    and values, by weights that suit the likelihood of its labels there. With few labels, about half of the weight goes
+    to candidates that learn the task alone, and half to those that learn tasks together; many labels choose. Where the
+    mixture is behind the best candidate that learns the task alone by more than one paired standard error, that
+    candidate answers. Learning together pays most for a task with few labels beside tasks with many.
 
     ``models="fast"`` tries models of single tasks of all families (`IndependentTasks`) and `SharedTrees`: take it
     first. ``models="best"`` adds `RMTGB`, and a `SharedBottom` network with 4 members, no restarts and a patience of 3,
@@ -118,7 +118,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         Number of folds; every candidate is fitted on each, but for `IndependentTasks` with models of its own, which is
         fitted once and answers rows unseen by these folds. "auto" is 5, or 3 with more than 200 000 rows if no task has
         fewer than 500 labels. There are never more folds than groups. With "auto" and a wide table, `IndependentTasks`
-        halves the folds for tasks with fewer than 600 labels.
+        halves the folds for tasks with fewer than 600 labels, so that it learns from more of them.
     refit : bool, default=False
         Fit every chosen candidate once more, on all rows. This gives faster answers, a slower fit, and models that the
         weights were not chosen for. By default, the mean of the models of the folds answers new rows. Given X_val and
@@ -127,16 +127,18 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         Seconds to try candidates in. The first candidate is always fitted. Another one is left out, with a warning, if
         less than half of the mean time of those before it is left, or if its first folds foretell that it ends too
         late. Every fit gets the remaining time as its own limit, or the limit of its candidate if that is less. The
-        choice therefore depends on the machine. In one process and without ``time``, networks of all folds train as
-        one, and end at the limit. Fits of ``refit=True`` come on top.
+        choice therefore depends on the machine. Without ``time``, the trees of a `SharedTrees` of all folds grow at
+        once; in one process, the networks of all folds train as one. Both end at the limit. Fits of ``refit=True`` come
+        on top.
 
-        With ``n_processes``, a fit that hangs is ended at twice its limit, at the earliest one minute after it, and its
-        candidate is left out. In one process, nothing ends a fit that hangs.
+        With ``n_processes``, a fit that hangs in a process of its own is ended at twice its limit, at the earliest one
+        minute after it, and its candidate is left out. Nothing ends a fit that hangs in the main process.
     n_jobs : int, optional
         Threads of every candidate; None keeps the ``n_jobs`` of each.
     n_processes : int, optional
         Number of processes that fit the folds of a candidate, or the candidates of ``refit=True``, at the same time.
-        None is 1, and -1 is all cores.
+        None is 1, and -1 is all cores. `IndependentTasks` and `SharedTrees`, which fit all folds at once, stay in the
+        main process.
     verbose : int, default=0
         1 shows the fits, and then the mean scores of the candidates and of the mixture.
 
@@ -161,10 +163,13 @@ class MultiTaskEnsemble(MultiTaskEstimator):
 
     Notes
     -----
-    The weights w of C candidates have the least n L(w) + 5 KL(w || 1/C): L is the mean loss of n labels, or half the
-    logarithm of the mean square, and KL the divergence from equal weights. Rows of a group count as one. This is ours;
-    greedy selection with replacement [1]_, which we took before, chooses by chance where labels are few. Weights below
-    .01 are 0.
+    The weights w of the candidates have the least n L(w) + 5 KL(w || p). L is the mean log loss of n labels, half the
+    logarithm of the mean loss of numbers, or the logarithm where losses are absolute, as those of quantiles. KL is the
+    divergence from the weights p without any label: half is shared by the candidates that learn the task alone, half by
+    the others. Of numbers, no label counts as more than a tenth of all losses, or as two of fewer than 20 labels. Rows
+    of a group count as one, and n is less where few rows have most of the weight or the losses. This is ours; greedy
+    selection with replacement [1]_, which we took before, chooses by chance where labels are few. Weights below .01
+    are 0.
 
     A mean of models varies less than what it predicts: its log odds, log probabilities or values are stretched away
     from those of the best constant, by the factor of the highest likelihood of the labels, pulled to 1.15.
@@ -172,9 +177,14 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     ROC AUC is taken over pairs of rows of the same fold, because the models of a fold that has more rows of a class
     answer lower for this class. With groups, standard errors are those over draws of groups.
 
-    Folds hold labels of every task and class, groups stay together, and candidates stop early on rows inside the rows
-    that they are fitted on. A task with fewer than 5 labels of a second class, or 10 of a regression, takes the weights
-    that suit the other tasks, without the guard and with a warning.
+    Folds hold labels of every task and class, and groups stay together. No row chooses for the models that answer it:
+    those of `IndependentTasks` and the rounds of `SharedTrees` are chosen by judged rows of other folds, and other
+    candidates stop early on rows inside the rows that they are fitted on. A task with fewer than 5 labels of a second
+    class, or 10 of a regression, takes the weights that suit the other tasks, without the guard and with a warning.
+
+    Where a column of categories has at least 8 levels, candidates that learn tasks together read the means of all
+    targets by level as further columns, by other folds than that of the row; see ``families`` of `IndependentTasks`.
+    Rows with times, a given X_val, and candidates with a ``fit`` of their own have none.
 
     Given ``time``, rows are cut in one block more than there are folds, by default six. Every candidate is fitted on
     the first block and answers the second, then on two and answers the third, and so on, and these answers choose the

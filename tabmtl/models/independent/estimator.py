@@ -98,7 +98,7 @@ def _check_estimator(name: str, value: Any) -> None:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class IndependentTasks(LightGBMEstimator):
-    """One model per task, each trained on its own labelled rows only.
+    """One model per task, each trained on its own labelled rows only, but for means of levels (see ``families``).
 
     The default averages the answers of three ``families`` of models: LightGBM, a forest, and a linear model on pieces
     of the columns. ``families=("lightgbm",)`` is LightGBM alone. Any scikit-learn estimator can take its place. It is
@@ -139,7 +139,8 @@ class IndependentTasks(LightGBMEstimator):
         level, drawn to that of all rows by 10 labels, and the number of its rows. Numbers give the mean of their ranks.
         So targets with many labels tell a scarce one about levels. Each family takes no means, all, or those of the
         target alone, whichever predicts best. A row reads means of other folds than its own, and none of the rows that
-        judge. Tables of more than 256 such means, and rows with times, have none.
+        judge. Tables of more than 256 such means, rows with times, and LightGBM alone by ``families=("lightgbm",)``
+        have none. ``partial_fit`` adds new rows to the sums and counts behind them.
 
         The linear model is left out where labels times pieces exceed 16 million, such as 20 000 labels and 900 columns.
         With "all", LightGBM also learns alone on `Shards`, in a group of processes, and without ``early_stopping``,
