@@ -178,8 +178,9 @@ class IndependentTasks(LightGBMEstimator):
     family_weights_ : polars.DataFrame
         One row per task, and one column per family: the weight of its answers.
     leaderboard_ : polars.DataFrame
-        One row per family and task, and one of the mixture: the score of answers to rows that the family has not seen,
-        nor chosen anything by; see `MultiTaskEnsemble`.
+        One row per family and task, and one of the mixture: the score of answers to rows that the family has not seen;
+        see `MultiTaskEnsemble`. In folds, these rows have not chosen its settings either; rows set aside, or of y_val,
+        have stopped LightGBM.
     configuration_ : str
         Name of the configuration that was taken: "default" without ``tune``, and the first one if no task is judged.
     configuration_scores_ : polars.DataFrame
