@@ -23,11 +23,11 @@ from tabmtl.ensemble.stack import LinearStack
 from tabmtl.ensemble.trials import Trial, Trials, count_fits
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
+from tabmtl.estimators.mixing.judged import Choice, Judged, choose_weights, leaderboard
+from tabmtl.estimators.mixing.levels import LevelMeans
+from tabmtl.estimators.mixing.stretch import Stretch
 from tabmtl.estimators.rows import FitRows, draw
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
-from tabmtl.mixing.judged import Choice, Judged, choose_weights, leaderboard
-from tabmtl.mixing.levels import LevelMeans
-from tabmtl.mixing.stretch import Stretch
 from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.params import Jobs, check_count_or_auto

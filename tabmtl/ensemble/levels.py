@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
-from tabmtl.mixing.folds import deal
-from tabmtl.mixing.levels import LevelMeans, LevelParts, LevelRows
+from tabmtl.estimators.mixing.folds import deal
+from tabmtl.estimators.mixing.levels import LevelMeans, LevelParts, LevelRows
 from tabmtl.schema import Batch
 
 

@@ -12,7 +12,7 @@ from sklearn.base import clone
 from tabmtl import RMTGB, MMoE, MultiTaskEnsemble, SharedBottom, SharedTrees
 from tabmtl.encode import FeatureCoder
 from tabmtl.ensemble.asking import Asked
-from tabmtl.mixing.judged import Choice
+from tabmtl.estimators.mixing.judged import Choice
 
 NETWORKS = {"bottom": tiny(SharedBottom), "experts": tiny(MMoE)}
 

@@ -25,10 +25,10 @@ from tabmtl.estimators.boosted.lightgbm import Leaves, LightGBMEstimator
 from tabmtl.estimators.boosted.walk import predict
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.learner import Marks
+from tabmtl.estimators.mixing.folds import deal
+from tabmtl.estimators.mixing.judged import leaderboard
+from tabmtl.estimators.mixing.levels import LevelMeans, LevelRows
 from tabmtl.estimators.rows import FitRows, draw
-from tabmtl.mixing.folds import deal
-from tabmtl.mixing.judged import leaderboard
-from tabmtl.mixing.levels import LevelMeans, LevelRows
 from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.models.independent.asked import AskedTasks, Learned
 from tabmtl.models.independent.choice import CONFIGURATIONS, FEW_ROWS, Grown, TreesOfTask
@@ -39,17 +39,26 @@ from tabmtl.models.independent.levels import GrownLevels, TreesOfLevels
 from tabmtl.models.independent.mixture import FAMILIES, Mixed, Mixer, Mixture
 from tabmtl.models.independent.onward import Onward
 from tabmtl.models.independent.rows import Sample, TaskRows
+from tabmtl.models.independent.rules import check_estimator, check_families, check_one_level, check_tune
 from tabmtl.models.independent.state import IndependentState
+from tabmtl.models.independent.told import (
+    best_name,
+    describe_model,
+    describe_tried,
+    merge,
+    score_table,
+    warn_of_lost,
+)
 from tabmtl.models.independent.unseen import Unseen, without_labels
-from tabmtl.params import NonNegative, WholeShare, near
+from tabmtl.params import NonNegative, WholeShare
 from tabmtl.processes.forks import count_threads
 from tabmtl.processes.ranks import ALONE, Ranks
-from tabmtl.schema import Batch, Columns, listed, warn_user
+from tabmtl.schema import Batch, Columns, warn_user
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
 from tabmtl.targets.quantile import Quantile
 from tabmtl.training.run import running
-from tabmtl.training.watch import Describe, Watch, describe_score
+from tabmtl.training.watch import Describe, Watch
 
 Learners = Mapping[int, TreesOfTask | TreesOfLevels | Foreign]
 Take = Callable[[int], Any]  # rows of a task
@@ -58,42 +67,6 @@ Take = Callable[[int], Any]  # rows of a task
 _MOST_TREES = 1_000
 _MIXTURE = "IndependentTasks"  # in the table of scores
 _NO_SHARDS = "Shards are for LightGBM only; give other estimators a frame as X"
-
-
-def _check_tune(name: str, value: Any) -> None:
-    """Raise a ValueError unless a value is "all", or names configurations, each once."""
-    _check_names(name, value, [*CONFIGURATIONS])
-
-
-def _check_families(name: str, value: Any) -> None:
-    """Raise a ValueError unless a value is "all", or names families with LightGBM among them."""
-    _check_names(name, value, [*FAMILIES])
-    if value != "all" and FAMILIES[0] not in value:
-        raise ValueError(f"{name} must have {FAMILIES[0]!r} among them, which the others are added to, got {value!r}")
-
-
-def _check_names(name: str, value: Any, known: list[str]) -> None:
-    names = known if value == "all" else value
-    is_listed = isinstance(names, Sequence) and not isinstance(names, str)
-    wrong = [each for each in names if each not in known or names.count(each) > 1] if is_listed else [value]
-    if wrong:
-        hint = "" if wrong[0] in known else near(wrong[0], ["all", *known])
-        raise ValueError(f"{name} must be 'all', or hold names of {known}, each once, got {value!r}{hint}")
-
-
-def _check_one_level(task: Task, base: BaseEstimator) -> None:
-    """Raise a ValueError if a task has several levels, of which models of scikit-learn answer one."""
-    if task.kind.levels:
-        raise ValueError(
-            f"task {task.name!r} has the levels {task.kind.levels}, and {type(base).__name__} answers one value a row; "
-            "leave regressor out, since LightGBM learns a model for each level, or declare a task of one value, as "
-            "'regression' is"
-        )
-
-
-def _check_estimator(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, type) or not (hasattr(value, "fit") and hasattr(value, "get_params"))):
-        raise TypeError(f"{name} must be an estimator such as RandomForestRegressor(), or None, got {value!r}")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -198,15 +171,15 @@ class IndependentTasks(LightGBMEstimator):
     (200, 2)
     """
 
-    classifier: Annotated[BaseEstimator | None, _check_estimator] = None
-    regressor: Annotated[BaseEstimator | None, _check_estimator] = None
+    classifier: Annotated[BaseEstimator | None, check_estimator] = None
+    regressor: Annotated[BaseEstimator | None, check_estimator] = None
     num_leaves: Leaves = 31
     colsample_bytree: WholeShare = 0.8
     reg_lambda: NonNegative = 0.0
 
-    tune: Annotated[Literal["all"] | Sequence[str], _check_tune] = ()
+    tune: Annotated[Literal["all"] | Sequence[str], check_tune] = ()
 
-    families: Annotated[Literal["all"] | Sequence[str], _check_families] = "all"
+    families: Annotated[Literal["all"] | Sequence[str], check_families] = "all"
 
     learns_all_rows: ClassVar[bool] = True
 
@@ -366,7 +339,7 @@ class IndependentTasks(LightGBMEstimator):
                 return learner.go_on(model, rows_of(X, given.numbers, self.task_column), given.rows)
             return onward.go_on(learner, model, Sample.of(given.rows), int(n_known[t]), part)
 
-        found = self._each(learners, go_on, self._watch, "task", _describe_model)
+        found = self._each(learners, go_on, self._watch, "task", describe_model)
         models = [found.get(t, self.estimators_[task.name]) for t, task in enumerate(tasks)]
         levels = None if known is None else known.added(rows.read())
         return self._with_models(tasks, models, n_known + new) | {"_levels": levels}
@@ -433,11 +406,11 @@ class IndependentTasks(LightGBMEstimator):
         def find(t: int, part: Watch) -> dict[str, Grown] | dict[str, GrownLevels]:
             return trees[t].try_all(take(t), names, part)
 
-        tried = self._each(trees, find, watch.part(1 / 2 if learns_again else 1), f"task{whose}", _describe_tried)
+        tried = self._each(trees, find, watch.part(1 / 2 if learns_again else 1), f"task{whose}", describe_tried)
         found = {t: {name: (one.score, one.is_lost) for name, one in grown.items()} for t, grown in tried.items()}
-        judged = _merge(group.gather(found))
-        scores = _score_table(tasks, names, judged)
-        best = _best_name(scores, names)
+        judged = merge(group.gather(found))
+        scores = score_table(tasks, names, judged)
+        best = best_name(scores, names)
 
         def finish(t: int, part: Watch) -> Any:
             given, learner = take(t), learners[t]
@@ -445,14 +418,14 @@ class IndependentTasks(LightGBMEstimator):
                 return Mixed(learner.fit(rows_of(X, given.numbers, self.task_column), given.rows, part))
             return learner.finish(given, tried[t][best], part)
 
-        done = self._each(learners, finish, watch, f"final model{whose}", _describe_model)
+        done = self._each(learners, finish, watch, f"final model{whose}", describe_model)
         models = {t: own.model for t, own in done.items()}
         if group.size > 1:
-            texts = _merge(group.gather({t: booster.model_to_string() for t, booster in models.items()}))
+            texts = merge(group.gather({t: booster.model_to_string() for t, booster in models.items()}))
             models = {t: lgb.Booster(model_str=texts[t]) for t in range(len(tasks))}
         if group.rank == 0:
             self._warn_of_folds(scores)
-            _warn_of_lost([tasks[t] for t in sorted(judged) if any(lost for _, lost in judged[t].values())])
+            warn_of_lost([tasks[t] for t in sorted(judged) if any(lost for _, lost in judged[t].values())])
         estimators = {task.name: models[t] for t, task in enumerate(tasks) if t in models}
         fitted = {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
         lines = [line for t, own in done.items() for line in own.lines(tasks[t], _MIXTURE)]
@@ -505,7 +478,7 @@ class IndependentTasks(LightGBMEstimator):
         for task, scale in zip(coder.labels.tasks, cycle(scales)):  # a long table has one
             base = self.classifier if task.is_classification else self.regressor
             if base is not None and not isinstance(base, lgb.LGBMModel):
-                _check_one_level(task, base)
+                check_one_level(task, base)
                 if task.monotone:
                     raise ValueError(
                         f"task {task.name!r} has monotone={task.monotone}, which is for LightGBM; give {base!r} a "
@@ -677,48 +650,3 @@ def _reading(levels: LevelRows, batch: Batch, valid: Batch | None, fold: np.ndar
     blank, asked = levels.whole.blank(batch), None if valid is None else levels.whole.extended(valid)
     reads = {t for t, own in learners.items() if not isinstance(own, Foreign) and own.reads_levels}
     return lambda t: TaskRows.of(blank, asked, fold, t, levels if t in reads else None)
-
-
-def _score_table(
-    tasks: Sequence[Task], names: Sequence[str], judged: Mapping[int, Mapping[str, tuple[float | None, bool]]]
-) -> pl.DataFrame:
-    """Return the score of every task and configuration, null where no label judged it."""
-    none = (None, False)
-    scores = {name: [judged.get(t, {}).get(name, none)[0] for t in range(len(tasks))] for name in names}
-    schema = {"task": pl.String} | dict.fromkeys(names, pl.Float64)
-    return pl.DataFrame({"task": [task.name for task in tasks], **scores}, schema=schema)
-
-
-def _best_name(scores: pl.DataFrame, names: Sequence[str]) -> str:
-    """Return the configuration with the highest mean score."""
-    means = scores.select(pl.mean(*names).fill_null(0.0)).row(0)
-    return names[means.index(max(means))]
-
-
-def _describe_tried(found: tuple[Task, Mapping[str, Grown | GrownLevels]]) -> str:
-    """Describe the trees of a task by all configurations, before they are grown on all rows."""
-    task, tried = found
-    scores = {name: grown.score for name, grown in tried.items() if grown.score is not None}
-    said = describe_score(task, max(scores.values(), default=None))
-    return f"{said} ({', '.join(f'{name} {score:.4f}' for name, score in scores.items())})" if len(scores) > 1 else said
-
-
-def _describe_model(found: tuple[Task, Any]) -> str:
-    """Describe the fitted model of a task."""
-    task, model = found[0], getattr(found[1], "model", found[1])
-    made = f"LightGBM, {model.num_trees()} trees" if isinstance(model, lgb.Booster) else str(model)
-    return f"{task.name}  {made}"
-
-
-def _merge(parts: Sequence[Mapping[int, Any]]) -> dict[int, Any]:
-    return {t: value for part in parts for t, value in part.items()}
-
-
-def _warn_of_lost(tasks: Sequence[Task]) -> None:
-    """Warn of tasks whose scores are those of a guess."""
-    if not tasks:
-        return
-    warn_user(
-        f"tasks {listed([repr(task.name) for task in tasks])}: in the folds, the shares of their classes predict them "
-        "better than trees do, so a constant answers, with a ROC AUC of .5; label more rows, or add features that tell"
-    )

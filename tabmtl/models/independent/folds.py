@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.mixing.folds import deal
+from tabmtl.estimators.mixing.folds import deal
 from tabmtl.model_selection.times import borders, even_blocks, forward_folds, learnable_after, no_fresh_rows
 from tabmtl.models.independent.grower import LEAST_TREES, Grower
 from tabmtl.models.independent.rows import Sample

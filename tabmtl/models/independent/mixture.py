@@ -15,7 +15,7 @@ import numpy as np
 from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.estimators.boosted.rounds import Split
 from tabmtl.estimators.boosted.walk import predict
-from tabmtl.mixing.judged import Choice, Judged
+from tabmtl.estimators.mixing.judged import Choice, Judged
 from tabmtl.models.independent.additive import PENALTIES, PIECES, Additive, Pieces, fit_linear
 from tabmtl.models.independent.folds import Dealt, Folds
 from tabmtl.models.independent.forest import LEAVES, SETTING, Forest, joined
@@ -160,7 +160,7 @@ class Mixed(NamedTuple):
     names: Sequence[str] = ()
 
     def lines(self, task: Task, mixture: str) -> list[tuple[Any, ...]]:
-        """Return the lines of `tabmtl.mixing.judged.leaderboard`."""
+        """Return the lines of `tabmtl.estimators.mixing.judged.leaderboard`."""
         if self.choice is None:
             return [(mixture, task.name, None, None, None, False, None, None)]
         lines = self.choice.lines(self.names, [None] * len(self.names))

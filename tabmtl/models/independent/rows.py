@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tabmtl.estimators.boosted.border import tree_matrix
-from tabmtl.mixing.levels import LevelParts, LevelRows
+from tabmtl.estimators.mixing.levels import LevelParts, LevelRows
 from tabmtl.model_selection.repeats import number_groups
 from tabmtl.processes.ranks import Ranks
 from tabmtl.schema import Batch

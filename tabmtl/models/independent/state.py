@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import polars as pl
 
+from tabmtl.estimators.mixing.levels import LevelMeans
 from tabmtl.estimators.tables import TableState
-from tabmtl.mixing.levels import LevelMeans
 from tabmtl.models.independent.mixture import Mixture
 from tabmtl.storage.lightgbm_text import TreeText
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tabmtl.mixing.judged import Judged, choose_weights, leaderboard
+from tabmtl.estimators.mixing.judged import Judged, choose_weights, leaderboard
 from tabmtl.schema import TabmtlWarning
 from tabmtl.targets import Task
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tabmtl.columns.features import Features
-from tabmtl.mixing.levels import LEAST_LEVELS, PRIOR, LevelMeans, LevelRows
+from tabmtl.estimators.mixing.levels import LEAST_LEVELS, PRIOR, LevelMeans, LevelRows
 from tabmtl.schema import FIRST_LEVEL, UNSEEN, Batch, Columns
 from tabmtl.targets import Task
 

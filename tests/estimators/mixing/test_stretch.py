@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 from sklearn.linear_model import LogisticRegression
 
-from tabmtl.mixing.stretch import Stretch
+from tabmtl.estimators.mixing.stretch import Stretch
 from tabmtl.targets import Task
 
 SIZE = Task(name="size", kind="regression", metric="r2")

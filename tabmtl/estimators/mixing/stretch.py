@@ -9,7 +9,7 @@ from typing import Annotated, Self
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from tabmtl.mixing.weights import nats_of_label
+from tabmtl.estimators.mixing.weights import nats_of_label
 from tabmtl.storage.stored import POSITIVE, Stored
 from tabmtl.targets import Task
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from tabmtl.mixing.weights import likelihood_weights, nats_of_label
+from tabmtl.estimators.mixing.weights import likelihood_weights, nats_of_label
 from tabmtl.targets import Task
 
 SIZE = Task(name="size", kind="regression")

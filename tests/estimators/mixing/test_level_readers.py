@@ -113,8 +113,8 @@ def test_no_label_of_a_fold_tells_the_answers_to_it():
         with pytest.MonkeyPatch.context() as patch:  # one setting, which labels of the fold choose otherwise
             patch.setattr("tabmtl.models.independent.rows.Levels.readings", ("all",))
             patch.setattr("tabmtl.models.independent.mixture.LEAVES", (3,))
-            patch.setattr("tabmtl.mixing.levels._SHARES", np.linspace(0, 1, 3))
-            patch.setattr("tabmtl.mixing.judged.likelihood_weights", lambda *given: np.array([0.0, 1.0]))
+            patch.setattr("tabmtl.estimators.mixing.levels._SHARES", np.linspace(0, 1, 3))
+            patch.setattr("tabmtl.estimators.mixing.judged.likelihood_weights", lambda *given: np.array([0.0, 1.0]))
             patch.setattr("numpy.quantile", lambda values, shares: np.linspace(-3, 3, len(shares)))
             found.append(model.fit_unseen(X, other.drop("index"), fold=fold, groups=group))
     assert_array_equal(found[0][1][held], found[1][1][held])
