@@ -150,10 +150,7 @@ class Folds:
         tasks, batch = coder.labels.tasks, table.batch
         strata = Strata.of(batch.y, tasks, batch.task)
         if batch.time is not None:
-            # of more blocks, the first fits would have next to no rows
-            return cls._forward(
-                table, tasks, min(_count_folds(strata, batch), _FOLDS) if n_folds == "auto" else n_folds
-            )
+            return cls._forward(table, tasks, _count_folds(strata, batch) if n_folds == "auto" else n_folds)
         unit = np.arange(len(table)) if batch.group is None else np.unique(batch.group, return_inverse=True)[1]
         spread = strata.spread(None if batch.group is None else unit)
         n_parts = _PARTS if n_folds == "auto" and batch.task is None else 1

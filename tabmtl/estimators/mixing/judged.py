@@ -118,7 +118,9 @@ class Judged:
         return np.repeat([0.5 / self.n_single, 0.5 / (n - self.n_single)], [self.n_single, n - self.n_single])
 
     def weigh(self) -> np.ndarray:
-        """Choose the weights (C,) of the answers by the likelihood of the labels."""
+        """Choose the weights (C,) of the answers by the likelihood of the labels, if there are enough to judge by."""
+        if not self.has_enough:
+            return self.prior
         return likelihood_weights(self.task, self.y, self.answers, self.loss_weight, self.group, self.prior)
 
     def choose(self, rng: np.random.Generator) -> Choice:

@@ -14,7 +14,7 @@ from typing import Annotated, Self
 import numpy as np
 from scipy import sparse
 
-from tabmtl.schema import Batch, Columns
+from tabmtl.schema import UNSEEN, Batch, Columns
 from tabmtl.storage.stored import Stored
 from tabmtl.targets import Task
 
@@ -51,6 +51,8 @@ class LevelMeans:
         Over the rows with a label; in a long table (L, T O), by task.
     rows : ndarray of shape (L,)
         Number of rows with a level.
+    blocks : ndarray of int, shape (T,), or None
+        Long tables: the block of sums of every task; further tasks read the means of all.
     """
 
     places: Annotated[np.ndarray, Stored("i8", "level_columns", low=0)]
@@ -61,9 +63,12 @@ class LevelMeans:
     sums: Annotated[np.ndarray, Stored("f8", "levels level_sums")]
     weights: Annotated[np.ndarray, Stored("f8", "levels level_sums", low=0)]
     rows: Annotated[np.ndarray, Stored("f8", "levels", low=0)]
+    blocks: Annotated[np.ndarray, Stored("i8", "level_tasks", low=0)] | None = None
 
     def __post_init__(self) -> None:
-        if self.sizes.sum() != len(self.rows) or self.sums.shape[1] % len(self.task):
+        n_blocks = self.sums.shape[1] // len(self.task)
+        fits = n_blocks == 1 if self.blocks is None else self.blocks.max(initial=0) < n_blocks
+        if self.sizes.sum() != len(self.rows) or self.sums.shape[1] % len(self.task) or not fits:
             raise ValueError(
                 f"there are sums {self.sums.shape} of {self.sizes.sum()} levels and {len(self.task)} outputs"
             )
@@ -77,7 +82,7 @@ class LevelMeans:
     @property
     def is_long(self) -> bool:
         """Whether sums are by the task of a row."""
-        return self.sums.shape[1] > len(self.task)
+        return self.blocks is not None
 
     @property
     def n_numbers(self) -> int:
@@ -96,9 +101,9 @@ class LevelMeans:
         return np.tile(np.concatenate([own, *common, [True]]), len(self.places))
 
     def without(self, t: int) -> Self:
-        """Return the means without a task of a wide table: its labels stay in those of its levels."""
-        if self.is_long:
-            return self
+        """Return the means without a task, whose labels stay in those of its levels."""
+        if self.blocks is not None:
+            return replace(self, blocks=np.delete(self.blocks, t))
         return replace(self, task=np.where(self.task == t, -1, self.task - (self.task > t)))
 
     def blank(self, batch: Batch) -> Batch:
@@ -147,8 +152,8 @@ class LevelMeans:
 
     def _levels(self, batch: Batch) -> np.ndarray:
         """Return the numbers (n, C) of the levels of rows among all; those beyond the sizes are unseen."""
-        codes = np.minimum(batch.x.codes[:, self.places], self.sizes - 1)
-        return codes + np.append(0, np.cumsum(self.sizes)[:-1])
+        codes = batch.x.codes[:, self.places]
+        return np.where(codes < self.sizes, codes, UNSEEN) + np.append(0, np.cumsum(self.sizes)[:-1])
 
     def _values(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """Return the outputs and weights (n, O) of labels, or (n, T O)."""
@@ -168,9 +173,11 @@ class LevelMeans:
 
     def _own(self, task: np.ndarray) -> np.ndarray:
         """Return the places (n, O) of the outputs of the tasks of long rows; those of unknown tasks are behind all."""
-        n_outputs = len(self.task)
-        n_tasks = self.sums.shape[1] // n_outputs
-        return np.where((task < 0) | (task > n_tasks), n_tasks, task)[:, None] * n_outputs + np.arange(n_outputs)
+        assert self.blocks is not None
+        n_outputs, n_tasks = len(self.task), len(self.blocks)
+        known = np.append(self.blocks, self.sums.shape[1] // n_outputs)
+        block = known[np.where((task < 0) | (task > n_tasks), n_tasks, task)]
+        return block[:, None] * n_outputs + np.arange(n_outputs)
 
     def numbers(self, means: np.ndarray, levels: np.ndarray, part: np.ndarray, task: np.ndarray | None) -> np.ndarray:
         """Return the numbers (n, E) of rows, given means (P, L, O) by part, and the levels and the part of each."""
@@ -229,6 +236,7 @@ class LevelRows:
             sums=np.zeros((n_levels, n_sums)),
             weights=np.zeros((n_levels, n_sums)),
             rows=np.zeros(n_levels),
+            blocks=np.arange(len(tasks)) if is_long else None,
         )
         values, weights = empty._values(batch)
         levels = empty._levels(batch)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import lightgbm as lgb
 import numpy as np
 
 from tabmtl.estimators.asked import forget_parts, part_of
+from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.estimators.boosted.joined import FEW_ROWS, JoinedModels
 from tabmtl.models.independent.additive import Curves
 from tabmtl.models.independent.mixture import Mixture
+from tabmtl.processes.ranks import Ranks
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
 
@@ -69,3 +71,28 @@ def _texts(model: Learned) -> list[TreeText | None]:
     if isinstance(model, Mixture):
         return [model.lightgbm, model.extra_trees, model.more]
     return [TreeText(model.model_to_string())]
+
+
+def gains_of(task: str, model: Any, n_features: int) -> np.ndarray:
+    """Return the gains (F,) of columns in the model of a task.
+
+    Raises
+    ------
+    AttributeError
+        If the model is one of scikit-learn.
+    """
+    if isinstance(model, Mixture):
+        return model.gains(n_features)
+    if isinstance(model, lgb.Booster):
+        return feature_gains(TreeText(model.model_to_string()).cut()[1], n_features)[:, 0]
+    raise AttributeError(
+        f"importances_ needs models of families, and that of task {task!r} is a {type(model).__name__}: say "
+        "tabmtl.inspection.feature_importances(model, X, y)"
+    )
+
+
+def gathered(models: Mapping[int, lgb.Booster], group: Ranks) -> dict[int, lgb.Booster]:
+    """Return the models of all ranks of a group, by the numbers of their tasks."""
+    parts = group.gather({t: booster.model_to_string() for t, booster in models.items()})
+    texts = {t: text for part in parts for t, text in part.items()}
+    return {t: lgb.Booster(model_str=texts[t]) for t in sorted(texts)}

@@ -95,7 +95,7 @@ class TreesOfTask:
     @property
     def reads_levels(self) -> bool:
         """Whether the trees may read means of levels, as do those beside other families."""
-        return bool(self.mixer.families)
+        return self.mixer.may_mix
 
     def try_all(self, given: TaskRows, configurations: Sequence[str], watch: Watch) -> dict[str, Grown]:
         """Grow trees by every configuration; rows held out stop the training and judge it.
@@ -207,7 +207,7 @@ class TreesOfTask:
     def _grow_few(self, rows: Sample, watch: Watch) -> Grown:
         if len(rows) == 1:
             return Grown(self.grower.grow_constant(rows, watch))
-        few = MOST_FOLDS if len(rows) < MANY or not self.mixer.families else _FOLDS_OF_MANY
+        few = MOST_FOLDS if len(rows) < MANY or not self.mixer.may_mix else _FOLDS_OF_MANY
         folds = Folds(self.grower, rows, self.seed, few if rows.time is None else _FOLDS_OF_MANY)
         chosen = folds.choose(CONFIGURATIONS["default"], CONFIGURATIONS["mid"], watch)
         booster = folds.bag(chosen, watch)
@@ -216,4 +216,4 @@ class TreesOfTask:
             return Grown(booster, mixed=mixed)
         is_lost = self.task.is_classification and bool(np.ptp(rows.y))
         constant = self.grower.grow_constant(rows, Watch())
-        return Grown(constant, is_lost=is_lost, mixed=mixed._replace(model=constant, answers=folds.constants()))
+        return Grown(constant, is_lost=is_lost, mixed=mixed.lost(constant, folds.constants()))

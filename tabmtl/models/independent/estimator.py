@@ -20,7 +20,6 @@ from tabmtl.encode import TableCoder
 from tabmtl.encode.read import without_columns
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.boosted.border import tree_matrix
-from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.estimators.boosted.lightgbm import Leaves, LightGBMEstimator
 from tabmtl.estimators.boosted.walk import predict
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
@@ -30,23 +29,31 @@ from tabmtl.estimators.mixing.judged import leaderboard
 from tabmtl.estimators.mixing.levels import LevelMeans, LevelRows
 from tabmtl.estimators.rows import FitRows, draw
 from tabmtl.model_selection.suspects import warn_of_random_split
-from tabmtl.models.independent.asked import AskedTasks, Learned
-from tabmtl.models.independent.choice import CONFIGURATIONS, FEW_ROWS, Grown, TreesOfTask
+from tabmtl.models.independent.asked import AskedTasks, Learned, gains_of, gathered
+from tabmtl.models.independent.choice import CONFIGURATIONS, FEW_ROWS, TreesOfTask
 from tabmtl.models.independent.folds import MOST_FOLDS
 from tabmtl.models.independent.foreign import Foreign, rows_of
 from tabmtl.models.independent.grower import Grower, check_given, monotone_constraints
-from tabmtl.models.independent.levels import GrownLevels, TreesOfLevels
+from tabmtl.models.independent.levels import TreesOfLevels
 from tabmtl.models.independent.mixture import FAMILIES, Mixed, Mixer, Mixture
 from tabmtl.models.independent.onward import Onward
-from tabmtl.models.independent.rows import Sample, TaskRows
-from tabmtl.models.independent.rules import check_estimator, check_families, check_one_level, check_tune
+from tabmtl.models.independent.rows import Sample, Take, TaskRows, reading
+from tabmtl.models.independent.rules import (
+    check_estimator,
+    check_families,
+    check_one_level,
+    check_together,
+    check_tune,
+)
 from tabmtl.models.independent.state import IndependentState
 from tabmtl.models.independent.told import (
     best_name,
+    board_of,
     describe_model,
     describe_tried,
     merge,
     score_table,
+    scores_of,
     warn_of_lost,
 )
 from tabmtl.models.independent.unseen import Unseen, without_labels
@@ -61,11 +68,9 @@ from tabmtl.training.run import running
 from tabmtl.training.watch import Describe, Watch
 
 Learners = Mapping[int, TreesOfTask | TreesOfLevels | Foreign]
-Take = Callable[[int], Any]  # rows of a task
 
 
 _MOST_TREES = 1_000
-_MIXTURE = "IndependentTasks"  # in the table of scores
 _NO_SHARDS = "Shards are for LightGBM only; give other estimators a frame as X"
 
 
@@ -197,18 +202,7 @@ class IndependentTasks(LightGBMEstimator):
     def _check_params(self) -> None:
         super()._check_params()
         given = [name for name in ("classifier", "regressor") if getattr(self, name) is not None]
-        if self._names_others and given:
-            raise ValueError(f"families={self.families!r} are models of its own; leave out {given[0]}, or families")
-        if self._names_others and not self.early_stopping:
-            raise ValueError(
-                f"families={self.families!r} needs rows to weigh them by; set early_stopping=True, or leave it out"
-            )
-        if self.tune and given:
-            raise ValueError(
-                f"tune={self.tune!r} chooses among LightGBM models of its own; leave out {given[0]}, or tune"
-            )
-        if self.tune and not self.early_stopping:
-            raise ValueError(f"tune={self.tune!r} needs validation rows; set early_stopping=True, or leave tune out")
+        check_together(given, self.families if self._names_others else (), self.tune, self.early_stopping)
 
     @property
     def _names_others(self) -> bool:
@@ -296,7 +290,8 @@ class IndependentTasks(LightGBMEstimator):
             fold = deal(batch.y, coder.labels.tasks, batch.task, batch.group, MOST_FOLDS, seed)
         take: Take = partial(TaskRows.of, batch, held_out, fold)
         if levels is not None and fold is not None:
-            take = _reading(levels, batch, held_out, fold, learners)
+            reads = {t for t, own in learners.items() if not isinstance(own, Foreign) and own.reads_levels}
+            take = reading(levels, batch, held_out, fold, reads)
         if group.size > 1:
             # the largest tasks are dealt first, and their rows move
             owners = enumerate(group.deal(rows.n_labels))
@@ -314,7 +309,8 @@ class IndependentTasks(LightGBMEstimator):
         is_own = self.classifier is None or self.regressor is None
         is_mixed = self.families == "all" or len(self.families) > 1
         batch = rows.read()
-        if not (is_own and is_mixed and self.early_stopping and batch.time is None):
+        is_one_group = batch.group is not None and not np.ptp(batch.group)
+        if not (is_own and is_mixed and self.early_stopping and batch.time is None) or is_one_group:
             return None
         return LevelRows.learn(batch, coder.features.columns, coder.labels.tasks)
 
@@ -402,13 +398,9 @@ class IndependentTasks(LightGBMEstimator):
         trees = {t: learner for t, learner in learners.items() if not isinstance(learner, Foreign)}
         watch = self._watch.of_one()
         whose = "" if group.size == 1 else f" of rank {group.rank}"
-
-        def find(t: int, part: Watch) -> dict[str, Grown] | dict[str, GrownLevels]:
-            return trees[t].try_all(take(t), names, part)
-
-        tried = self._each(trees, find, watch.part(1 / 2 if learns_again else 1), f"task{whose}", describe_tried)
-        found = {t: {name: (one.score, one.is_lost) for name, one in grown.items()} for t, grown in tried.items()}
-        judged = merge(group.gather(found))
+        share, find = watch.part(1 / 2 if learns_again else 1), partial(_try_all, trees, take, names)
+        tried = self._each(trees, find, share, f"task{whose}", describe_tried)
+        judged = merge(group.gather(scores_of(tried)))
         scores = score_table(tasks, names, judged)
         best = best_name(scores, names)
 
@@ -421,15 +413,16 @@ class IndependentTasks(LightGBMEstimator):
         done = self._each(learners, finish, watch, f"final model{whose}", describe_model)
         models = {t: own.model for t, own in done.items()}
         if group.size > 1:
-            texts = merge(group.gather({t: booster.model_to_string() for t, booster in models.items()}))
-            models = {t: lgb.Booster(model_str=texts[t]) for t in range(len(tasks))}
+            models = gathered(models, group)
         if group.rank == 0:
             self._warn_of_folds(scores)
             warn_of_lost([tasks[t] for t in sorted(judged) if any(lost for _, lost in judged[t].values())])
-        estimators = {task.name: models[t] for t, task in enumerate(tasks) if t in models}
-        fitted = {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
-        lines = [line for t, own in done.items() for line in own.lines(tasks[t], _MIXTURE)]
-        fitted["leaderboard_"] = leaderboard(lines)
+        fitted = {
+            "estimators_": {task.name: models[t] for t, task in enumerate(tasks) if t in models},
+            "leaderboard_": board_of(tasks, done),
+            "configuration_": best,
+            "configuration_scores_": scores,
+        }
         return fitted, {t: Unseen(partial(take, t), trees[t].judged, done[t].answers) for t in tried}
 
     def _warn_of_folds(self, scores: pl.DataFrame) -> None:
@@ -553,17 +546,7 @@ class IndependentTasks(LightGBMEstimator):
     def _gains(self) -> dict[str, np.ndarray]:
         columns = self.coder_.features.columns
         n_features = columns.n_features + (0 if self._levels is None else self._levels.n_numbers)
-        gains: list[np.ndarray] = []
-        for name, model in self.estimators_.items():
-            if isinstance(model, Mixture):
-                gains.append(model.gains(n_features))
-            elif isinstance(model, lgb.Booster):
-                gains.append(feature_gains(TreeText(model.model_to_string()).cut()[1], n_features)[:, 0])
-            else:
-                raise AttributeError(
-                    f"importances_ needs models of families, and that of task {name!r} is a {type(model).__name__}: "
-                    "say tabmtl.inspection.feature_importances(model, X, y)"
-                )
+        gains = [gains_of(name, model, n_features) for name, model in self.estimators_.items()]
         if self._levels is not None:
             gains = [self._levels.gains(own, len(columns.numeric)) for own in gains]
         return {"all": np.stack(gains)}
@@ -571,6 +554,17 @@ class IndependentTasks(LightGBMEstimator):
     def _extended(self, batch: Batch) -> Batch:
         """Return rows with the means of their levels, if some model may read them."""
         return batch if self._levels is None else self._levels.extended(batch)
+
+    def encode(self, X: Any) -> pl.DataFrame:
+        """Encode rows for the LightGBM models in `estimators_`, as the base does.
+
+        Where models may read means of levels, these are columns between the numeric and the categorical ones.
+        """
+        if self._levels is None:
+            return super().encode(X)
+        columns = self._levels.columns(self.coder_.features.columns)
+        matrix = tree_matrix(self._extended(self._read_rows(self._preprocessed(X))))
+        return pl.DataFrame(matrix, schema=[*columns.numeric, *columns.categorical])
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         if batch.task is None:
@@ -637,16 +631,13 @@ class IndependentTasks(LightGBMEstimator):
         self._set_fitted(state.coder_, fitted)
 
 
+def _try_all(trees: Mapping[int, Any], take: Take, names: Sequence[str], t: int, part: Watch) -> Any:
+    return trees[t].try_all(take(t), names, part)
+
+
 class IndependentTasksClassifier(ClassifierFace, IndependentTasks):
     """`IndependentTasks` whose every task is a classification."""
 
 
 class IndependentTasksRegressor(RegressorFace, IndependentTasks):
     """`IndependentTasks` whose every task is a regression."""
-
-
-def _reading(levels: LevelRows, batch: Batch, valid: Batch | None, fold: np.ndarray, learners: Learners) -> Take:
-    """Return what takes the rows of a task, which may read means of levels."""
-    blank, asked = levels.whole.blank(batch), None if valid is None else levels.whole.extended(valid)
-    reads = {t for t, own in learners.items() if not isinstance(own, Foreign) and own.reads_levels}
-    return lambda t: TaskRows.of(blank, asked, fold, t, levels if t in reads else None)

@@ -159,6 +159,13 @@ class Mixed(NamedTuple):
     choice: Choice | None = None
     names: Sequence[str] = ()
 
+    def lost(self, constant: lgb.Booster, answers: np.ndarray) -> Mixed:
+        """Return a constant in place of the model, with its answers."""
+        if self.choice is None:
+            return self._replace(model=constant, answers=answers)
+        none, whole = np.zeros_like(self.choice.weights), self.choice.whole
+        return self._replace(model=constant, answers=answers, choice=Choice(none, whole, whole, answers))
+
     def lines(self, task: Task, mixture: str) -> list[tuple[Any, ...]]:
         """Return the lines of `tabmtl.estimators.mixing.judged.leaderboard`."""
         if self.choice is None:
@@ -210,7 +217,12 @@ class Mixer:
     @property
     def has_trees_alone(self) -> bool:
         """Whether no other family learns the kind of the task, although it may."""
-        return bool(self.families) and not self._fits
+        return self.may_mix and not self._fits
+
+    @property
+    def may_mix(self) -> bool:
+        """Whether other families may learn beside LightGBM."""
+        return len(self.families) > 1
 
     def mix_unseen(self, booster: lgb.Booster, rows: Sample, folds: Folds, unseen: np.ndarray, watch: Watch) -> Mixed:
         """Mix what learned all rows, of which LightGBM has answered the judged ones by folds, unseen.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from tabmtl.estimators.mixing.levels import LevelParts, LevelRows
 from tabmtl.model_selection.repeats import number_groups
 from tabmtl.processes.ranks import Ranks
 from tabmtl.schema import Batch
+
+#: Takes the rows of a task.
+Take = Callable[[int], Any]
 
 
 class TaskRows(NamedTuple):
@@ -30,7 +34,7 @@ class TaskRows(NamedTuple):
 
     @classmethod
     def of(
-        cls, batch: Batch, valid: Batch | None, fold: np.ndarray | None, t: int, levels: LevelRows | None = None
+        cls, batch: Batch, valid: Batch | None, fold: np.ndarray | None, t: int, levels: LevelParts | None = None
     ) -> TaskRows:
         """Take the rows of task t."""
         index, rows = _labelled_rows(batch, t)
@@ -64,10 +68,8 @@ class Levels:
 
     Attributes
     ----------
-    rows : LevelRows
-        All rows of the fit.
     fold, group : ndarray of int, shape (n,)
-        Of these; rows of a group are learned from together.
+        Of all rows of the fit; rows of a group are learned from together.
     first : int
         Place of the first of their numbers among those of a row.
     own : ndarray of bool, shape (E,)
@@ -76,7 +78,6 @@ class Levels:
         The rows in parts.
     """
 
-    rows: LevelRows
     fold: np.ndarray
     group: np.ndarray | None
     first: int
@@ -84,11 +85,10 @@ class Levels:
     parts: LevelParts
 
     @classmethod
-    def of(cls, batch: Batch, rows: LevelRows, fold: np.ndarray, t: int) -> Levels:
+    def of(cls, batch: Batch, parts: LevelParts, fold: np.ndarray, t: int) -> Levels:
         """Return the levels of task t, by parts that are the folds."""
-        first = batch.x.numbers.shape[1] - rows.whole.n_numbers
-        own = rows.whole.is_own(t)
-        return cls(rows, fold, batch.group, first, own, rows.parted(fold + 1))
+        whole = parts.rows.whole
+        return cls(fold, batch.group, batch.x.numbers.shape[1] - whole.n_numbers, whole.is_own(t), parts)
 
     @property
     def readings(self) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ class Levels:
 
     def parted(self, fold: np.ndarray) -> Levels:
         """Return the levels with other folds (n,) of all rows as parts."""
-        return replace(self, fold=fold, parts=self.rows.parted(fold + 1))
+        return replace(self, fold=fold, parts=self.parts.rows.parted(fold + 1))
 
     def without(self, numbers: np.ndarray) -> Levels:
         """Return the levels by which nothing is known of some rows, and of others of their groups."""
@@ -210,6 +210,13 @@ class Sample:
         """Return the rows without their group or their time if it is but one, which no folds divide."""
         group, time = (None if part is None or not np.ptp(part) else part for part in (self.group, self.time))
         return self if group is self.group and time is self.time else replace(self, group=group, time=time)
+
+
+def reading(levels: LevelRows, batch: Batch, valid: Batch | None, fold: np.ndarray, reads: Collection[int]) -> Take:
+    """Return what takes the rows of a task, of which some may read means of levels, by folds (n,) of all rows."""
+    blank, parts = levels.whole.blank(batch), levels.parted(fold + 1)
+    asked = None if valid is None else levels.whole.extended(valid)
+    return lambda t: TaskRows.of(blank, asked, fold, t, parts if t in reads else None)
 
 
 def _labelled_rows(batch: Batch, t: int) -> tuple[np.ndarray, Batch]:
