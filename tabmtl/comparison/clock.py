@@ -13,10 +13,11 @@ from sklearn.base import clone
 from tabmtl.ensemble import MultiTaskEnsemble
 from tabmtl.ensemble.models import candidates
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.models.independent import IndependentTasks
 from tabmtl.processes.forks import count_threads
 
 _OF_LEFT = 0.9  # of the time that is left; an ensemble answers after its limit
-_FOLDS = 5  # of an ensemble that chooses their number by itself; few labels take more, whose fits are short
+_FOLDS = 5  # of an ensemble that chooses their number by itself
 
 
 class Clock:
@@ -69,7 +70,7 @@ class Clock:
         if not isinstance(model, MultiTaskEnsemble) or math.isinf(self.limit):
             return model
         seconds = _OF_LEFT * (self.left - (self.expect_all(to_come) or 0.0)) / (self.n_fits * (1 + model.refit))
-        first = self.expect(next(iter(_candidates(model).values())))
+        first = self.expect(next(iter(candidates(model.models).values())))
         if seconds <= (first or 0.0) / self.n_fits:
             return model
         return clone(model).set_params(time_limit=min(seconds, model.time_limit or math.inf))
@@ -78,11 +79,12 @@ class Clock:
         """Return the seconds of the candidates of an ensemble in all its folds."""
         n_fits = (_FOLDS if model.n_folds == "auto" else model.n_folds) + model.refit
         total = 0.0
-        for candidate in _candidates(model).values():
+        for candidate in candidates(model.models).values():
             expected = self.expect(candidate)
             if expected is None:
                 return None
-            total += n_fits * expected
+            is_once = isinstance(candidate, IndependentTasks) and candidate.answers_unseen
+            total += expected if is_once else n_fits * expected
         return total / count_threads(model.n_processes)
 
     def too_late(self, model: MultiTaskEstimator) -> str | None:
@@ -103,11 +105,6 @@ class Clock:
                 return None
             total += expected if total + expected < self.left else 0
         return total
-
-
-def _candidates(model: MultiTaskEnsemble) -> dict[str, MultiTaskEstimator]:
-    """Return the candidates of an ensemble, those of single tasks first."""
-    return candidates(model.models)
 
 
 def duration(seconds: float) -> str:
