@@ -97,6 +97,7 @@ def test_a_slope_of_calibration_is_that_of_the_log_odds():
     assert slope_of(labels, np.full(20_000, 0.3)) is None
 
 
+@pytest.mark.filterwarnings("ignore:tasks 'male'")
 def test_a_distilled_network_reads_rows_without_labels(monkeypatch):
     seen = []
 

@@ -72,7 +72,7 @@ def test_the_page_has_tables_and_all_pictures(source):
         "delay <min>",
     ):
         assert heading in page.text, heading
-    assert [tag for tag, _ in page.tags].count("svg") == 4
+    assert [tag for tag, _ in page.tags].count("svg") == 6
     assert "-0.0000" not in page.text
     for score in comparison().frame["score"].drop_nulls():
         assert plain(score) in page.text

@@ -80,7 +80,8 @@ def test_folds_of_few_rows_do_not_divide_a_group(monkeypatch):
 
     def deal(*args):
         fold = deal_folds(*args)
-        found.append(([set(args[0].group[fold == f]) for f in range(fold.max() + 1)], set(args[0].group)))
+        group = args[3]
+        found.append(([set(group[fold == f]) for f in range(fold.max() + 1)], set(group)))
         return fold
 
     deal_folds = module.deal

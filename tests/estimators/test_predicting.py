@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tabmtl import ESMM, RMTGB, IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees
 from tabmtl.estimators.asked import _MOST_PARTS, _parts, part_of
+from tabmtl.estimators.mixing.judged import Choice
 from tabmtl.synth import make_funnel
 from tabmtl.testing import largest_gap
 
@@ -115,9 +116,8 @@ def test_trees_of_other_tasks_are_not_walked_down(cls):
 
 def test_an_ensemble_asks_the_candidates_that_have_a_weight(monkeypatch):
     def split(judged, seed):
-        weights = np.zeros((len(judged[0].answers), len(judged)))
-        weights[0, 0] = weights[1, 1] = 1
-        return weights
+        weights = np.eye(len(judged[0].answers))
+        return [Choice(own, each, each, each.mix(own)) for each, own in zip(judged, weights, strict=False)]
 
     monkeypatch.setattr("tabmtl.ensemble.estimator.choose_weights", split)
     candidates = {"alone": tiny(IndependentTasks), "together": tiny(SharedTrees)}

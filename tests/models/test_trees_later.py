@@ -134,7 +134,7 @@ def test_lightgbm_alone_goes_on_as_from_its_own_model():
     big, labels = rows(700, 6)
     model = IndependentTasks(families=("lightgbm",), random_state=0).fit(big, labels["value"])
     booster, x = model.estimators_["value"], ASKED.astype(np.float32)
-    params = model._learners(model.coder_, 0, True)[0].grower.params | {"min_data_per_group": 40}
+    params = model._learners(model.coder_, 0, True, None)[0].grower.params | {"min_data_per_group": 40}
     slower = params | {"learning_rate": params["learning_rate"] * 400 / 1100}  # new labels among all
     slower |= {"reg_lambda": 5.0}
     data = lgb.Dataset(NEW.astype(np.float32), LABELS["value"].to_numpy())

