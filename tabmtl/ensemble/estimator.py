@@ -409,8 +409,8 @@ def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: 
         if len(refitted) < len(kept):  # the others are weighed anew
             return _mix(coder, trials, {name: found[name] for name in found if name not in trials.left_out}, refits)
         models = {name: (refitted[name],) for name in kept}
-    if stack is not None and len(models[reference]) < len(folds.pairs):
-        stack = _fit_stack(coder, folds, found[reference], [np.arange(len(folds.table))])
+    if stack is not None:  # the last one is of all rows
+        stack = stack.only(range(len(folds.pairs)) if len(models[reference]) > 1 else [len(folds.pairs)])
     model_weights = pl.DataFrame({"task": [task.name for task in coder.labels.tasks]} | shares)
     return {
         "answered": partial(_unseen, coder, folds, tried, model_weights, stretch),
@@ -434,14 +434,15 @@ def _unseen(
     return Answers(_mixed(coder.labels.tasks, weights, stretch, several, task), task)
 
 
-def _fit_stack(
-    coder: TableCoder, folds: Folds, reference: Trial, parts: Sequence[np.ndarray] | None = None
-) -> LinearStack | None:
-    """Fit linear models on the answers of a candidate; None where there are no other tasks, or no answers."""
+def _fit_stack(coder: TableCoder, folds: Folds, reference: Trial) -> LinearStack | None:
+    """Fit linear models on the answers of a candidate, for every fold and of all rows.
+
+    Return None where there are no other tasks, or no answers.
+    """
     has_answers = folds.judge_fits and len(folds.pairs) > 1 and not folds.go_forward
     if coder.task_column is not None or len(coder.labels.tasks) < 2 or not has_answers:
         return None
-    batch = folds.table.batch
+    batch, parts = folds.table.batch, [*(fitted for fitted, _ in folds.pairs), np.arange(len(folds.table))]
     return LinearStack.fit(coder.labels, reference.answers, batch.y, batch.weight, folds.pairs, parts)
 
 

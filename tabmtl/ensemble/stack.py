@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, TypeAlias
 
 import numpy as np
@@ -100,6 +100,10 @@ class LinearStack:
                 fitted = _fit(task, model, features[np.ix_(rows, others)], values[rows, t], sample_weight[rows])
                 coef[m, others, own[t]], intercept[m, own[t]] = fitted
         return cls(center=_constants(labels, y, weight, parts), scale=scale, coef=coef, intercept=intercept)
+
+    def only(self, models: Sequence[int]) -> LinearStack:
+        """Return some of the models."""
+        return replace(self, center=self.center[models], coef=self.coef[models], intercept=self.intercept[models])
 
     def answer(self, labels: LabelCoder, model: int, answers: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return probabilities or values by one of the models, given the answers to all tasks."""

@@ -23,6 +23,8 @@ MOST_FOLDED = 5_000
 #: Standard errors by which a constant must predict classes better than trees do: its ROC AUC is the worst there is, and
 #: log loss tells little of the order. The R² of a constant is no worse than its loss.
 _MARGIN = 2.0
+#: Rows from which small trees take steps of twice the length.
+_MANY = 600
 #: Trees that one takes for few rows without any choice, about 60 of them.
 _FIXED_TREES = {"num_leaves": 7, "min_child_samples": 20, "colsample_bytree": 1.0, "learning_rate": 0.05}
 #: In the smallest trees, next to no rows of a level or value are enough to tell.
@@ -163,7 +165,7 @@ class Folds:
         watch : Watch
         """
         n = len(self._rows)
-        first, *others = [own] if n >= MOST_FOLDED else [_FIXED_TREES, *_small_trees(n), own]
+        first, *others = [own] if n >= MOST_FOLDED else [*self._small_trees(n), own]
         tried = [self._try(first, "none", watch)]
 
         def best() -> Tried:
@@ -181,6 +183,15 @@ class Folds:
         for options in others:
             tried += [] if watch.was_cut else [self._try(options, reading, watch)]
         return self._settled(tried)
+
+    def _small_trees(self, n: int) -> list[dict[str, Any]]:
+        """Return options of small trees: of a usual size, and with the smallest leaves that n rows allow."""
+        least = _SMALL_GROUPS | {"min_child_samples": 2 if n < 20 else 5}
+        several = [_FIXED_TREES, *(least | {"num_leaves": num_leaves} for num_leaves in (2, 8))]
+        if n < _MANY:
+            return several
+        usual = self._grower.params["learning_rate"]  # of many rows, longer steps are as good
+        return [each | {"learning_rate": 2 * each.get("learning_rate", usual)} for each in several]
 
     def _settled(self, tried: list[Tried]) -> Chosen:
         """Return the best trees of all folds, and for every fold the trees that suit the others."""
@@ -267,9 +278,3 @@ class Folds:
                 best, least = len(losses), sum(losses[-1])
             is_done |= watch.cuts(f"the folds of task {grower.task.name!r}")
         return Tried(options, reading, boosters, np.array(losses))
-
-
-def _small_trees(n: int) -> list[dict[str, Any]]:
-    """Return options of trees with the smallest leaves that n rows allow."""
-    least = _SMALL_GROUPS | {"min_child_samples": 2 if n < 20 else 5}
-    return [least | {"num_leaves": num_leaves} for num_leaves in (2, 8)]
