@@ -17,7 +17,7 @@ from tabmtl.schema import TabmtlWarning, unsaid, warn_about, warn_user
 
 RNG = np.random.default_rng(0)
 X = pl.DataFrame({"a": RNG.normal(size=300), "name": [f"n{row}" for row in range(300)]})
-Y = pl.DataFrame({"y": RNG.normal(size=300), "few": [*RNG.normal(size=9), *[None] * 291]})
+Y = pl.DataFrame({"y": X["a"], "few": [*RNG.normal(size=9), *[None] * 291]})
 
 
 @contextmanager
