@@ -51,9 +51,8 @@ class Grown(NamedTuple):
     """Trees of one task under one configuration.
 
     Where rows were held out, ``answers`` are those to them, ``valid_losses`` are those of their labels, and ``score``
-    is by the metric of the task; ``reading`` are the means of levels that the trees read. Where folds chose the trees,
-    ``mixed`` has them beside other families. Trees are lost where they predict the classes of the folds worse than
-    their shares, which are the model then.
+    is by the metric of the task. Where folds chose the trees, ``mixed`` has them beside other families. Trees are lost
+    where they predict the classes of the folds worse than their shares, which are the model then.
     """
 
     booster: lgb.Booster
@@ -63,7 +62,6 @@ class Grown(NamedTuple):
     is_lost: bool = False
     answers: np.ndarray | None = None
     mixed: Mixed | None = None
-    reading: str = "none"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,8 +143,8 @@ class TreesOfTask:
         def grow(part: Watch) -> list[Grown]:
             rounds = found.booster.current_iteration()
             options = {**found.options, "num_iterations": rounds, "early_stopping_round": 0}
-            booster = grower.grow(split.all.filled(found.reading), None, options, part)
-            losses = grower.losses(grower.answer(booster, split.watched.filled(found.reading).x), split.watched)
+            booster = grower.grow(split.all, None, options, part)
+            losses = grower.losses(grower.answer(booster, split.watched.x), split.watched)
             return [found._replace(booster=booster, valid_losses=[losses])]
 
         name = self.task.name
@@ -188,21 +186,14 @@ class TreesOfTask:
         return 0 < len(rows) - np.bincount(rows.y.astype(np.intp)).max() < _RARE_ROWS
 
     def _try(self, rows: Sample, held_out: Sample | None, options: dict[str, Any], watch: Watch) -> Grown:
+        booster = self.grower.grow(rows, held_out, options, watch)
         if held_out is None:
-            return Grown(self.grower.grow(rows, None, options, watch), options)
-        tried = [self._read(rows, held_out, options, reading, watch) for reading in rows.readings]
-        return min(tried, key=lambda each: each.valid_losses[0].sum())
-
-    def _read(self, rows: Sample, held_out: Sample, options: dict[str, Any], reading: str, watch: Watch) -> Grown:
-        """Grow trees that read some means of levels."""
-        judged = held_out.filled(reading)
-        booster = self.grower.grow(rows.filled(reading), judged, options, watch)
-        answer = self.grower.answer(booster, judged.x)
+            return Grown(booster, options)
+        answer = self.grower.answer(booster, held_out.x)
         judging = held_out.score_weight, held_out.group
         is_judged = undefined_reason(self.task, held_out.y, *judging) is None
         score = score_task(self.task, held_out.y, answer, *judging) if is_judged else None
-        losses = [self.grower.losses(answer, held_out)]
-        return Grown(booster, options, losses, score, answers=answer, reading=reading)
+        return Grown(booster, options, [self.grower.losses(answer, held_out)], score, answers=answer)
 
     def _grow_few(self, rows: Sample, watch: Watch) -> Grown:
         if len(rows) == 1:

@@ -116,9 +116,10 @@ class IndependentTasks(LightGBMEstimator):
         Where a column of categories has at least 8 levels, families also read means: for each target, the mean of a
         level, drawn to that of all rows by 10 labels, and the number of its rows. Numbers give the mean of their ranks.
         So targets with many labels tell a scarce one about levels. Each family takes no means, all, or those of the
-        target alone, whichever predicts best. A row reads means of other folds than its own, and none of the rows that
-        judge. Tables of more than 256 such means, rows with times, and LightGBM alone by ``families=("lightgbm",)``
-        have none. ``partial_fit`` adds new rows to the sums and counts behind them.
+        target alone, whichever predicts best; LightGBM takes all or none, and none from 600 labels on. A row reads
+        means of other folds than its own, and none of the rows that judge. Tables of more than 256 such means, rows
+        with times, and LightGBM alone by ``families=("lightgbm",)`` have none. ``partial_fit`` adds new rows to the
+        sums and counts behind them.
 
         The linear model is left out where labels times pieces exceed 16 million, such as 20 000 labels and 900 columns.
         With "all", LightGBM also learns alone on `Shards`, in a group of processes, and without ``early_stopping``,

@@ -171,7 +171,8 @@ class Folds:
         def best() -> Tried:
             return min(tried, key=lambda each: each.loss)
 
-        for reading in self._rows.readings[1:2]:  # of its own levels LightGBM knows the means
+        # LightGBM knows the means of its own levels, and of many labels needs no others
+        for reading in self._rows.readings[1 : 2 if n < _MANY else 1]:
             tried += [] if watch.was_cut else [self._try(first, reading, watch)]
         reading = best().reading
         for options in others:

@@ -338,7 +338,7 @@ class Mixer:
         if not tried:
             return None
         n_pieces = min(tried, key=attrgetter("loss")).model[0]
-        for reading in dealt.rows.readings[1:]:
+        for reading in dealt.rows.readings[1 : 3 if len(rows) < MANY else 2]:  # own means are among all
             follow(n_pieces, reading)
         best = min(tried, key=attrgetter("loss"))
 
