@@ -1,7 +1,8 @@
 """Levels of categories as means of all targets: numbers by which targets with many labels tell a scarce one of levels.
 
-The mean of a level is drawn to that of all rows, as if `PRIOR` further rows had it (Micci-Barreca 2001). Rows that a
-model learns from read means of other parts of the rows, and none of those that judge the model.
+The mean of a level is drawn to that of all rows, as if further rows had it (Micci-Barreca 2001): of `PRIORS`, as many
+as let means by some parts of the rows predict the others best. Rows that a model learns from read means of other parts
+of the rows, and none of those that judge the model.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from tabmtl.targets import Task
 
 #: Levels that a column has at least; trees part fewer ones by themselves.
 LEAST_LEVELS = 8
-#: Labels that the mean of all rows counts as.
-PRIOR = 10.0
+#: Labels that the mean of all rows may count as.
+PRIORS = 3.0, 10.0, 30.0, 100.0
+#: Parts by which the priors of all rows are chosen.
+_N_PARTS = 5
 #: Most numbers that are added.
 _MOST_NUMBERS = 256
 #: Shares by whose quantiles labels of numbers become ranks, so that a far label moves no mean.
@@ -51,6 +54,8 @@ class LevelMeans:
         Over the rows with a label; in a long table (L, T O), by task.
     rows : ndarray of shape (L,)
         Number of rows with a level.
+    priors : ndarray of shape (C, O)
+        Labels that the mean of all rows counts as; in a long table (C, (T + 1) O), those of the means of all last.
     blocks : ndarray of int, shape (T,), or None
         Long tables: the block of sums of every task; further tasks read the means of all.
     """
@@ -63,11 +68,13 @@ class LevelMeans:
     sums: Annotated[np.ndarray, Stored("f8", "levels level_sums")]
     weights: Annotated[np.ndarray, Stored("f8", "levels level_sums", low=0)]
     rows: Annotated[np.ndarray, Stored("f8", "levels", low=0)]
+    priors: Annotated[np.ndarray, Stored("f8", "level_columns level_means", low=0)]
     blocks: Annotated[np.ndarray, Stored("i8", "level_tasks", low=0)] | None = None
 
     def __post_init__(self) -> None:
         n_blocks = self.sums.shape[1] // len(self.task)
         fits = n_blocks == 1 if self.blocks is None else self.blocks.max(initial=0) < n_blocks
+        fits &= self.priors.shape[1] == self.sums.shape[1] + self.is_long * len(self.task)
         if self.sizes.sum() != len(self.rows) or self.sums.shape[1] % len(self.task) or not fits:
             raise ValueError(
                 f"there are sums {self.sums.shape} of {self.sizes.sum()} levels and {len(self.task)} outputs"
@@ -127,7 +134,7 @@ class LevelMeans:
 
     @cached_property
     def _whole(self) -> np.ndarray:
-        return self.means(self.sums[None], self.weights[None])
+        return self.means(self.sums[None], self.weights[None], self.priors)
 
     def added(self, batch: Batch) -> Self:
         """Return the sums with those of further rows."""
@@ -140,15 +147,31 @@ class LevelMeans:
             rows=self.rows + np.asarray(member.sum(axis=1)).ravel(),
         )
 
-    def means(self, sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def means(self, sums: np.ndarray, weights: np.ndarray, priors: np.ndarray | float) -> np.ndarray:
         """Return means (P, L, O) of sums by parts, drawn to those of all rows; of a long table, (P, L, (T + 1) O)."""
-        if self.is_long:
-            shape = (*sums.shape[:2], -1, len(self.task))
-            sums, weights = (np.concatenate([own, own.reshape(shape).sum(axis=2)], axis=2) for own in (sums, weights))
+        sums, weights = self._with_common(sums), self._with_common(weights)
         first = slice(0, int(self.sizes[0]))  # every row has a level of each column
         total = weights[:, first].sum(axis=1, keepdims=True)
         mean = sums[:, first].sum(axis=1, keepdims=True) / np.where(total > 0, total, 1.0)
-        return (sums + PRIOR * mean) / (weights + PRIOR)
+        prior = np.repeat(priors, self.sizes, axis=0) if isinstance(priors, np.ndarray) else priors
+        return (sums + prior * mean) / (weights + prior)
+
+    def choose_priors(self, sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the priors (C, O) whose means by the other parts have the least squared error."""
+        rest = sums.sum(axis=0) - sums, weights.sum(axis=0) - weights
+        own, weight = self._with_common(sums), self._with_common(weights)
+        starts = np.cumsum(self.sizes) - self.sizes
+        errors = []
+        for prior in PRIORS:
+            means = self.means(*rest, prior)
+            errors.append(np.add.reduceat((weight * means**2 - 2 * own * means).sum(axis=0), starts, axis=0))
+        return np.array(PRIORS)[np.argmin(errors, axis=0)]
+
+    def _with_common(self, sums: np.ndarray) -> np.ndarray:
+        """Return sums (P, L, O); of a long table with those of all tasks behind, (P, L, (T + 1) O)."""
+        if not self.is_long:
+            return sums
+        return np.concatenate([sums, sums.reshape(*sums.shape[:2], -1, len(self.task)).sum(axis=2)], axis=2)
 
     def _levels(self, batch: Batch) -> np.ndarray:
         """Return the numbers (n, C) of the levels of rows among all; those beyond the sizes are unseen."""
@@ -236,11 +259,14 @@ class LevelRows:
             sums=np.zeros((n_levels, n_sums)),
             weights=np.zeros((n_levels, n_sums)),
             rows=np.zeros(n_levels),
+            priors=np.full((len(places), n_sums + is_long * len(outputs)), PRIORS[0]),
             blocks=np.arange(len(tasks)) if is_long else None,
         )
         values, weights = empty._values(batch)
         levels = empty._levels(batch)
-        return cls(whole=empty.added(batch), levels=levels, values=values * weights, weights=weights, task=batch.task)
+        rows = cls(whole=empty.added(batch), levels=levels, values=values * weights, weights=weights, task=batch.task)
+        parts = rows.parted((np.arange(len(levels)) if batch.group is None else batch.group) % _N_PARTS + 1)
+        return replace(rows, whole=replace(rows.whole, priors=empty.choose_priors(parts.sums, parts.weights)))
 
     def parted(self, part: np.ndarray) -> LevelParts:
         """Return the rows in parts (n,), from 1; nothing is learned from rows below 0."""
@@ -275,7 +301,8 @@ class LevelParts:
         """Return the numbers (m, E) of some rows, by the means of other parts, and of none of a part that is held."""
         free = np.arange(len(self.sums)) != held
         sums, weights = self.sums * free[:, None, None], self.weights * free[:, None, None]
-        means = self.rows.whole.means(sums.sum(axis=0) - sums, weights.sum(axis=0) - weights)
+        priors = self.rows.whole.choose_priors(sums, weights)
+        means = self.rows.whole.means(sums.sum(axis=0) - sums, weights.sum(axis=0) - weights, priors)
         task = None if self.rows.task is None else self.rows.task[rows]
         return self.rows.whole.numbers(means, self.rows.levels[rows], np.maximum(self.part[rows], 0), task)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tabmtl.columns.features import Features
-from tabmtl.estimators.mixing.levels import LEAST_LEVELS, PRIOR, LevelMeans, LevelRows
+from tabmtl.estimators.mixing.levels import LEAST_LEVELS, PRIORS, LevelMeans, LevelRows
 from tabmtl.schema import FIRST_LEVEL, UNSEEN, Batch, Columns
 from tabmtl.targets import Task
 
@@ -47,6 +47,12 @@ def learn(batch, n_columns=1):
     return found
 
 
+@pytest.fixture
+def ten(monkeypatch):
+    """Let the mean of all rows count as ten labels, without a choice."""
+    monkeypatch.setattr("tabmtl.estimators.mixing.levels.PRIORS", (10.0,))
+
+
 def by_hand(values, weights, codes, asked):
     """Means of values over the rows of each asked code, drawn to that of all rows by ten rows."""
     known = ~np.isnan(values)
@@ -71,14 +77,14 @@ def outputs(y):
 
 
 @pytest.mark.parametrize("is_weighed", [False, True])
-def test_means_are_those_of_the_rows_of_a_level(is_weighed):
+def test_means_are_those_of_the_rows_of_a_level(is_weighed, ten):
     weight = np.random.default_rng(1).uniform(0.5, 3, (60, 3)) if is_weighed else None
     batch = rows(n_columns=2, weight=weight)
     found = learn(batch, 2).whole
     asked = rows(30, 2, seed=1)
     asked.x.codes[0] = UNSEEN
     numbers = found.numbers_of(asked)
-    assert PRIOR == 10 and numbers.dtype == np.float32
+    assert numbers.dtype == np.float32
     assert numbers.shape == (30, 2 * 6) == (30, found.n_numbers)
     weights = np.ones((60, 3)) if weight is None else weight
     for j, own in enumerate(np.split(numbers, 2, axis=1)):
@@ -88,6 +94,14 @@ def test_means_are_those_of_the_rows_of_a_level(is_weighed):
             assert_allclose(own[:, o], expected, rtol=1e-5)
         counts = [(codes == code).sum() for code in asked.x.codes[:, j]]
         assert_allclose(own[:, 5], np.log1p(counts), rtol=1e-5)
+
+
+def test_priors_are_those_that_predict_the_other_rows_best():
+    """Levels of two columns: the first tells the number, the second nothing."""
+    batch = rows(2_000, n_columns=2)
+    batch.y[:, 2] = batch.x.codes[:, 0] + np.random.default_rng(1).normal(size=2_000) / 100
+    priors = learn(batch, 2).whole.priors
+    assert priors[0, -1] == PRIORS[0] and priors[1, -1] == PRIORS[-1]
 
 
 def test_factors_of_classes_are_no_weights_of_means():
@@ -153,11 +167,20 @@ def parted_of(batch, part, whole=None):
     return learned.whole, learned.parted(part)
 
 
-@given(st.data())
-def test_no_label_of_its_own_part_or_of_the_part_held_changes_a_row(data):
+@pytest.mark.parametrize("is_chosen", [False, True])
+@given(data=st.data())
+def test_no_label_of_its_own_part_or_of_the_part_held_changes_a_row(is_chosen, data):
+    """Labels of its own part may only move the choice of the prior; those of the part held may not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tabmtl.estimators.mixing.levels.PRIORS", PRIORS if is_chosen else (10.0,))
+        check_that_no_label_changes_a_row(data, is_chosen)
+
+
+def check_that_no_label_changes_a_row(data, is_held):
     part = np.arange(60) % 5 + 1
     batch = rows()
-    changed, held = (data.draw(st.integers(low, 5)) for low in (1, 0))
+    changed = data.draw(st.integers(1, 5))
+    held = changed if is_held else data.draw(st.integers(0, 5))
     y = batch.y.copy()
     at = data.draw(st.lists(st.sampled_from(np.flatnonzero(part == changed).tolist()), min_size=1))
     y[at, 0], y[at, 1] = (data.draw(st.sampled_from([0.0, 1.0, np.nan])) for _ in range(2))
@@ -169,7 +192,7 @@ def test_no_label_of_its_own_part_or_of_the_part_held_changes_a_row(data):
     assert_array_equal(before.numbers(blind, held), after.numbers(blind, held))
 
 
-def test_parts_read_the_means_of_the_other_parts():
+def test_parts_read_the_means_of_the_other_parts(ten):
     batch, part = rows(), np.arange(60) % 4 + 1
     learned = learn(batch)
     parts = learned.parted(part)
@@ -183,7 +206,7 @@ def test_parts_read_the_means_of_the_other_parts():
     assert_allclose(parts.numbers(np.arange(60))[:, -1], counts, rtol=1e-6)
 
 
-def test_nothing_is_learned_from_rows_of_no_part():
+def test_nothing_is_learned_from_rows_of_no_part(ten):
     batch = rows()
     part = np.where(np.arange(60) < 20, -1, 1 + np.arange(60) % 4)
     numbers = learn(batch).parted(part).numbers(np.arange(60))
@@ -220,7 +243,7 @@ def long_rows(n=80, n_tasks=3):
     return replace(batch, y=batch.y[:, :1], task=task)
 
 
-def test_long_rows_have_the_means_of_their_task_and_of_all():
+def test_long_rows_have_the_means_of_their_task_and_of_all(ten):
     tasks = [replace(TASKS[0], name=name) for name in "abc"]
     batch = long_rows()
     found = LevelRows.learn(batch, columns(N_LEVELS), tasks)
