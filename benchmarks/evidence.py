@@ -62,8 +62,9 @@ estimate. ``--report`` writes the page of the results from the lines.
 
 What a fit costs is judged by ``BASELINE``, a commit of the package. Its records are made on the same machine, in a
 checkout of it, by ``python -m benchmarks.evidence --parts full --models MultiTaskEnsemble --seeds 0 --output FOLDER``,
-and kept as ``docs/evidence/before/baseline.jsonl``. At the same time the same call runs in this checkout, on another
-core, with nothing else on the machine; its records replace those of draw 0.
+and by the same for the parts ``full`` and ``labels`` of ``IndependentTasks``. They are kept as
+``docs/evidence/before/baseline.jsonl``. At the same time the same calls run in this checkout, on another core, with
+nothing else on the machine; its records replace those of draw 0.
 """
 
 from __future__ import annotations
@@ -554,8 +555,9 @@ def report(folder: Path, models: Sequence[str]) -> None:
     records = read(folder)
     planned = {*plan(models)}
     n_done = len(planned & {Cell.of(record) for record in records})
+    earlier = [record for part in ("labels", "full") for record in read_before(folder, part)]
     evidence_report.write(
-        *to_show(records, folder), read_before(folder, "baseline"), folder, (n_done, len(planned)), rows
+        *to_show(records, folder), earlier, read_before(folder, "baseline"), folder, (n_done, len(planned)), rows
     )
 
 

@@ -5,19 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any, TypeVar
 
 import polars as pl
 from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
-from benchmarks.evidence_models import ENSEMBLE, MODELS, SINGLE
+from benchmarks.evidence_models import AUTOGLUON, EACH_ALONE, ENSEMBLE, MODELS, REFERENCE, RIVALS, SINGLE, TRANSFER
 from benchmarks.harness import Record
 
 #: Share of level models that are called ahead or behind.
 LEVEL = 0.05
 #: What tells the comparisons of a target apart.
 OF_TARGET = ("set", "task", "metric", "amount")
+BEST = "best single-task model"
+OF_PEER, OF_ITSELF = "AutoGluon", "itself, each task alone"
+#: What the ensemble is compared with: a model, or the best of several in hindsight.
+BESIDE = {OF_PEER: (AUTOGLUON,), BEST: SINGLE, OF_ITSELF: (EACH_ALONE,), "the trivial transfer": (TRANSFER,)}
+#: Metrics, of which means are told apart.
+METRICS = "AUC", "R²"
+#: Slopes of calibration that are near 1, and the least that counts.
+SLOPES, LEAST_SLOPE = (0.9, 1.1), 0.1
+NOT_RUN = "not run"
 
 
 def paired(records: pl.DataFrame, model: str, reference: str) -> tuple[float, float] | None:
@@ -186,3 +196,86 @@ def curve_of(frame: pl.DataFrame) -> pl.DataFrame:
 def of_models(frame: pl.DataFrame, *names: str) -> pl.DataFrame:
     """Return the scores of some models."""
     return frame.filter(pl.col("model").is_in(names))
+
+
+def labels_of(each: Comparison) -> str:
+    """Name the number of labels of a comparison."""
+    return "all" if each.facts["amount"] is None else str(each.facts["amount"])
+
+
+def known(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Return those that have run."""
+    return [each for each in comparisons if each.gain is not None]
+
+
+def gains_of_sets(comparisons: Iterable[Comparison], *metrics: str) -> list[float]:
+    """Return the mean of the known gains in some metrics of each set, whose targets share rows."""
+    of_sets: dict[str, list[float]] = {}
+    for each in comparisons:
+        if each.facts["metric"] in metrics and each.gain is not None:
+            of_sets.setdefault(each.facts["set"], []).append(each.gain)
+    return [*map(fmean, of_sets.values())]
+
+
+def means_of(comparisons: Sequence[Comparison]) -> str:
+    """Return the mean differences by metric, with the standard errors over the sets and their numbers."""
+    gains = {metric: gains_of_sets(comparisons, metric) for metric in METRICS}
+    errors = {metric: f" ± {stdev(own) / math.sqrt(len(own)):.3f}" for metric, own in gains.items() if len(own) > 1}
+    means = [f"{metric} {fmean(own):+.3f}{errors.get(metric, '')} ({len(own)})" for metric, own in gains.items() if own]
+    return "; ".join(means) or NOT_RUN
+
+
+def over_sets(own: Sequence[Comparison]) -> OverSets:
+    """Return the gains by set of the cases with two draws or more, which have one number of labels."""
+    judged = [each for each in own if each.error is not None]
+    return OverSets(labels_of(judged[0]), (*gains_of_sets(judged, *METRICS),))
+
+
+def reference_cases(curve: pl.DataFrame, rivals: Sequence[str]) -> dict[str, Comparison]:
+    """Compare the reference with the best of some rivals by number of labels: by set, and then over the sets."""
+    found = compare(of_models(curve, REFERENCE, *RIVALS), ("set", "amount"), rivals, model=REFERENCE)
+    pooled = {}
+    for labels in dict.fromkeys(map(labels_of, found)):
+        gains = [each.gain or 0.0 for each in found if labels_of(each) == labels and each.error is not None]
+        if gains:
+            pooled[labels] = Comparison(
+                facts={"rival": " or ".join(rivals), "labels": labels},
+                means={},
+                rival=None,
+                draws=tuple(range(len(gains))),
+                gain=fmean(gains),
+                error=stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else None,
+            )
+    return pooled
+
+
+def slopes_of(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the mean slope, its mean distance to 1 and the share near 1 over the sets, by model and number of labels.
+
+    Draws that chose something of a model are left out, where others are left.
+    """
+    own = frame.filter(pl.col("part").is_in(["labels", "full"])).drop_nulls("slope")
+    tuned_on = pl.col("model").replace_strict({name: model.tuned_on for name, model in MODELS.items()})
+    last = pl.col("seed").max().over("model", "set", "amount")
+    slope = pl.col("slope")
+    of_fits = own.filter(pl.col("seed") >= pl.min_horizontal(tuned_on, last)).select(
+        "model",
+        "amount",
+        "set",
+        slope,
+        slope.clip(LEAST_SLOPE).log().abs().alias("distance"),
+        slope.is_between(*SLOPES).cast(pl.Float64).alias("near"),
+    )
+    for keys in (("model", "amount", "set"), ("model", "amount")):
+        of_fits = of_fits.group_by(keys, maintain_order=True).agg(pl.col("slope", "distance", "near").mean())
+    return of_fits
+
+
+def fits_of(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the times at full labels, a row per fit."""
+    return frame.filter(part="full").unique(["set", "model", "seed"], maintain_order=True)
+
+
+def means_of_times(fits: pl.DataFrame) -> pl.DataFrame:
+    """Return the means of the times, by set and model."""
+    return fits.group_by("set", "model", maintain_order=True).agg(pl.col("seconds", "ms_of_1", "ms_of_1000").mean())

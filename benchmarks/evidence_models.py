@@ -29,7 +29,7 @@ TREES_ALONE = "SharedTrees, each task alone"
 #: of one mixer and of means of levels, which was frozen before draws 1 to 4 were run.
 OF_ENSEMBLE, OF_SMALL_LEAVES, OF_ONE_MIXER = "a31871e", "5cc174dd", "943f5176"
 #: The commit that costs are compared with.
-BASELINE = "c4c5716"
+BASELINE = "3db40d33"
 #: Numbers of labels of the scarce target: those of the goals, which come first, and those beside them.
 FEW, FEWEST = (150, 500), (50,)
 #: Forecasts of the rivers that learn nothing.

@@ -8,64 +8,65 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import polars as pl
 from scipy.stats import t as student
 
 from benchmarks.evidence_compare import (
+    BESIDE,
+    BEST,
     LEVEL,
+    NOT_RUN,
     OF_TARGET,
     Comparison,
-    OverSets,
     compare,
     curve_of,
+    fits_of,
     flatten,
     holm,
+    known,
+    labels_of,
+    means_of,
+    means_of_times,
     of_models,
+    over_sets,
     paired,
+    reference_cases,
+    slopes_of,
+)
+from benchmarks.evidence_goals import (
+    MARGIN,
+    Goal,
+    cost_goals,
+    count_missed,
+    goal_rows,
+    goals_of,
+    name_cases,
+    reference_goals,
 )
 from benchmarks.evidence_models import (
     AUTOGLUON,
-    BASELINE,
-    CATBOOST,
-    DISTILLED,
     EACH_ALONE,
     ENSEMBLE,
-    FEW,
     FOURFOLD,
     MODELS,
+    OF_ONE_MIXER,
     REALMLP,
     REALMLP_BY_LOSS,
     REFERENCE,
     RIVALS,
-    SINGLE,
     TABM,
-    TRANSFER,
     of_kind,
 )
 from benchmarks.harness import Record, print_table
 from tabmtl.plots.display import COLORS, MARKED
 from tabmtl.plots.display import REFERENCE as OUTSIDE
 
-BEST = "best single-task model"
-OF_PEER, OF_ITSELF = "AutoGluon, equal CPU", "itself, each task alone"
-#: What the ensemble is compared with: a model, or the best of several in hindsight.
-BESIDE = {OF_PEER: (AUTOGLUON,), BEST: SINGLE, OF_ITSELF: (EACH_ALONE,), "the trivial transfer": (TRANSFER,)}
 #: Peers, and the ensemble with each task alone, in the table of all cases; a peer has the better of its stops.
 PEERS: dict[str, tuple[str, ...]] = {name: (name,) for name in (AUTOGLUON, EACH_ALONE, REALMLP, TABM, FOURFOLD)}
 PEERS[REALMLP] = REALMLP, REALMLP_BY_LOSS
-#: Mean gains over AutoGluon that are expected at few labels, and sets on which one is at all labels.
-ENOUGH, AHEAD_AT_FULL = {"AUC": 0.05, "R²": 0.05}, 4
-#: The most that a case may be behind by the lower end of its interval, and a distilled network behind the ensemble.
-MARGIN, MOST_DISTILLED = 0.01, 0.003
-#: The most that the reference may be behind the best of its rivals in the mean.
-MOST_BEHIND = 0.005
-#: Slopes of calibration that are near 1; the largest mean distance to it, as a logarithm; the least slope that counts.
-SLOPES, FLAT, LEAST_SLOPE = (0.9, 1.1), 0.1, 0.1
-#: The most that a fit takes, and an answer to 1000 rows, by those of the baseline; and milliseconds of one row.
-MOST_FIT, MOST_MANY, MOST_MS = 0.6, 1 / 3, 8.0
 #: Test RMSE on rf1 that was published: means of five folds, and "±" where it is known.
 PUBLISHED = {
     "CatBoost, multi-output (published)": (0.8975, "0.038"),
@@ -80,15 +81,15 @@ PLOT = f"![Score of a target against its number of labels]({{}}{FIGURE})\n"
 OURS = of_kind("single", "joint", "transfer")
 MARKS = "<!-- evidence -->", "<!-- /evidence -->"
 
-ONE_DRAW, NOT_RUN = "one draw", "not run"
+ONE_DRAW = "one draw"
 SUMMARY = (
     "Mean differences of `MultiTaskEnsemble`, positive if it is better, with the standard error over the sets, and "
     "their number, by draws that chose nothing of it. Then, on how many sets the mean over the targets is better, AUC "
     "and R² together, with the p value of an exact Wilcoxon test over the sets, each for itself (.016 is the least "
     "that seven sets can have), and how many cases are at most .01 behind by a one-sided 95 % interval (Student's t "
     "over the draws; one draw has none). The best single-task model is chosen in hindsight, of all that have all "
-    "draws. AutoGluon has the CPU seconds of the ensemble. No foundation model is among the models, and the sets are "
-    "those that the ensemble was developed on."
+    "draws. AutoGluon has {times:.1f} times the CPU seconds of the ensemble: those of an older, dearer one. No "
+    "foundation model is among the models, and the sets are those that the ensemble was developed on."
 )
 INTRODUCTION = f"""# When learning together pays
 
@@ -100,6 +101,11 @@ models ([lab](../lab.md#families-of-a-reference)), and Mulan's first fold the tr
 those of enb ([lab](../lab.md#numbers-without-noise)). So a model is judged by draws and folds that chose nothing of it:
 the ensemble from {MODELS[ENSEMBLE].tuned_on} on, the reference from {MODELS[REFERENCE].tuned_on} on. Where there are
 none, the others are shown, without an error. The sets are those that all of this was developed on.
+
+One mixer, and means of levels, were chosen by draw 0 and by draws 5 to 7, which are not on this page, and frozen at
+commit {OF_ONE_MIXER}. Then draws 1 to 4 of the two mixtures, of the ensemble with each task alone, of
+`IndependentTasks` and of `SharedTrees` were run once. The older ensemble had been read on these draws, and its records
+are in `before`.
 
 A difference is that of `MultiTaskEnsemble` to another model, such as the single-task model with the best mean: of
 `IndependentTasks`, tuned LightGBM, its bag of five, CatBoost, LightGBM's defaults, 60 small trees, ExtraTrees, linear
@@ -117,12 +123,12 @@ hardly fail: with so few draws, Holm's method seldom finds a model behind that i
 """
 PEERS_NOTE = """
 Peers learn the target alone, in an environment of their own, on one core: `benchmarks/peers` says how they are made and
-set. AutoGluon 1.6 (best_quality, boosters and networks) has the CPU seconds that the ensemble took in the same draw for
-all targets, and in one draw four times as many. At all labels, draw 0 has those of an earlier run of the ensemble, up
-to a seventh more. Its usual budget is larger still: an hour. Peers are not told the groups of rows, families in
-rand_hie and days in flights: AutoGluon's folds by groups fail where one of them has labels of one class only. Beside
-them is the same ensemble with each task alone: what it lacks comes from learning together, what it has from mixing
-models. Scores are means over the draws of all three; each difference is over those of its two.
+set. AutoGluon 1.6 (best_quality, boosters and networks) has the CPU seconds that an older ensemble took in the same
+draw for all targets, two to three times those of this one, and in one draw four times as many. Its usual budget is
+larger still: an hour. Peers are not told the groups of rows, families in rand_hie and days in flights: AutoGluon's
+folds by groups fail where one of them has labels of one class only. Beside them is the same ensemble with each task
+alone: what it lacks comes from learning together, what it has from mixing models. Scores are means over the draws of
+all three; each difference is over those of its two.
 
 Classifiers of RealMLP and TabM stop by AUC. They stopped by the error rate and then by cross-entropy until results were
 read. By cross-entropy RealMLP is .026 of AUC better at all labels (five sets, one draw), and worse with few: each case
@@ -193,9 +199,13 @@ def name_draws(comparison: Comparison) -> str:
     return f"{first} to {last}" if len(comparison.draws) > 2 else ", ".join(map(str, comparison.draws))
 
 
-def labels_of(each: Comparison) -> str:
-    """Name the number of labels of a comparison."""
-    return "all" if each.facts["amount"] is None else str(each.facts["amount"])
+def summary_of(curve: pl.DataFrame) -> str:
+    """Say what the tables of the summary have."""
+    keys = ["set", "target", "amount", "seed"]
+    own, peer = (of_models(curve, model).unique(keys) for model in (ENSEMBLE, AUTOGLUON))
+    both = own.join(peer, on=keys, suffix="_of_peer", nulls_equal=True)
+    times = fmean(both["seconds_of_peer"]) / (fmean(both["seconds"]) or math.nan) if len(both) else math.nan
+    return SUMMARY.format(times=times)
 
 
 def summary_blocks(beside: Mapping[str, Sequence[Comparison]]) -> dict[str, list[dict[str, str]]]:
@@ -243,34 +253,6 @@ def summary_cell(own: Sequence[Comparison]) -> str:
     return f"{means_of(own)}; {over_sets(own)}; {near} of {len(own)} within .01"
 
 
-def means_of(comparisons: Sequence[Comparison]) -> str:
-    """Return the mean differences by metric, with the standard errors over the sets and their numbers."""
-    gains = {metric: gains_of_sets(comparisons, metric) for metric in ENOUGH}
-    errors = {metric: f" ± {stdev(own) / math.sqrt(len(own)):.3f}" for metric, own in gains.items() if len(own) > 1}
-    means = [f"{metric} {fmean(own):+.3f}{errors.get(metric, '')} ({len(own)})" for metric, own in gains.items() if own]
-    return "; ".join(means) or NOT_RUN
-
-
-def gains_of_sets(comparisons: Iterable[Comparison], *metrics: str) -> list[float]:
-    """Return the mean of the known gains in some metrics of each set, whose targets share rows."""
-    of_sets: dict[str, list[float]] = {}
-    for each in comparisons:
-        if each.facts["metric"] in metrics and each.gain is not None:
-            of_sets.setdefault(each.facts["set"], []).append(each.gain)
-    return [*map(fmean, of_sets.values())]
-
-
-def over_sets(own: Sequence[Comparison]) -> OverSets:
-    """Return the gains by set of the cases with two draws or more, which have one number of labels."""
-    judged = [each for each in own if each.error is not None]
-    return OverSets(labels_of(judged[0]), (*gains_of_sets(judged, *ENOUGH),))
-
-
-def known(comparisons: Iterable[Comparison]) -> list[Comparison]:
-    """Return those that have run."""
-    return [each for each in comparisons if each.gain is not None]
-
-
 def chance_note(comparisons: Sequence[Comparison]) -> str:
     """Return how many differences are judged, and how many stay beyond chance where all are judged at once, by Holm."""
     judged = [each for each in comparisons if each.p_value is not None]
@@ -279,7 +261,7 @@ def chance_note(comparisons: Sequence[Comparison]) -> str:
         f"{len(judged)} differences to the best single-task model, of targets and of Mulan's sets, have an error, and "
         f"{beyond} are beyond chance one by one; if all were level, about {LEVEL * len(judged):.0f} would be. For all "
         f"of them at once, by Holm's method, it is {len(holm(judged))}. One by one, the ensemble is behind in "
-        f"{_named([each for each in judged if each.is_behind], len(judged))}.\n"
+        f"{name_cases([each for each in judged if each.is_behind], len(judged))}.\n"
     )
 
 
@@ -340,24 +322,6 @@ def peers_table(curve: pl.DataFrame) -> str:
     return table(rows)
 
 
-def reference_cases(curve: pl.DataFrame, rivals: Sequence[str]) -> dict[str, Comparison]:
-    """Compare the reference with the best of some rivals by number of labels: by set, and then over the sets."""
-    found = compare(of_models(curve, REFERENCE, *RIVALS), ("set", "amount"), rivals, model=REFERENCE)
-    pooled = {}
-    for labels in dict.fromkeys(map(labels_of, found)):
-        gains = [each.gain or 0.0 for each in found if labels_of(each) == labels and each.error is not None]
-        if gains:
-            pooled[labels] = Comparison(
-                facts={"rival": " or ".join(rivals), "labels": labels},
-                means={},
-                rival=None,
-                draws=tuple(range(len(gains))),
-                gain=fmean(gains),
-                error=stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else None,
-            )
-    return pooled
-
-
 def reference_section(frame: pl.DataFrame) -> str:
     """Return how the reference is to its rivals by number of labels, and its goals."""
     curve = curve_of(frame)
@@ -371,28 +335,6 @@ def reference_section(frame: pl.DataFrame) -> str:
     return f"{REFERENCE_NOTE.strip()}\n\n{table([*rows.values()])}\n{table(goal_rows(reference_goals(curve)))}"
 
 
-def slopes_of(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the mean slope, its mean distance to 1 and the share near 1 over the sets, by model and number of labels.
-
-    Draws that chose something of a model are left out, where others are left.
-    """
-    own = frame.filter(pl.col("part").is_in(["labels", "full"])).drop_nulls("slope")
-    tuned_on = pl.col("model").replace_strict({name: model.tuned_on for name, model in MODELS.items()})
-    last = pl.col("seed").max().over("model", "set", "amount")
-    slope = pl.col("slope")
-    of_fits = own.filter(pl.col("seed") >= pl.min_horizontal(tuned_on, last)).select(
-        "model",
-        "amount",
-        "set",
-        slope,
-        slope.clip(LEAST_SLOPE).log().abs().alias("distance"),
-        slope.is_between(*SLOPES).cast(pl.Float64).alias("near"),
-    )
-    for keys in (("model", "amount", "set"), ("model", "amount")):
-        of_fits = of_fits.group_by(keys, maintain_order=True).agg(pl.col("slope", "distance", "near").mean())
-    return of_fits
-
-
 def slopes_table(frame: pl.DataFrame) -> str:
     """Return the calibration by model and number of labels."""
     rows: dict[str, dict[str, str]] = {}
@@ -400,16 +342,6 @@ def slopes_table(frame: pl.DataFrame) -> str:
         text = "{:.2f}; {:.2f}; {:.2f}".format(*found)
         rows.setdefault(model, {"model": model})["all" if amount is None else str(amount)] = text
     return table([*rows.values()])
-
-
-def fits_of(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the times at full labels, a row per fit."""
-    return frame.filter(part="full").unique(["set", "model", "seed"], maintain_order=True)
-
-
-def means_of_times(fits: pl.DataFrame) -> pl.DataFrame:
-    """Return the means of the times, by set and model."""
-    return fits.group_by("set", "model", maintain_order=True).agg(pl.col("seconds", "ms_of_1", "ms_of_1000").mean())
 
 
 def cost_table(frame: pl.DataFrame) -> str:
@@ -463,143 +395,6 @@ def code_section(records: Sequence[Record], older: Sequence[Record]) -> str:
     return f"{CODE_NOTE.strip()}\n\n{table(rows)}"
 
 
-#: What is to be reached, what is found, and whether that is enough.
-Goal = tuple[str, str, bool]
-
-
-def goals_of(frame: pl.DataFrame, beside: Mapping[str, Sequence[Comparison]], costs: Sequence[Goal]) -> list[Goal]:
-    """Return what is to be reached, the goals of costs among them."""
-    few = [each for each in known(beside[OF_PEER]) if each.facts["amount"] in FEW]
-    full = [each for each in known(beside[OF_PEER]) if each.facts["amount"] is None]
-    mulan = compare(frame.filter(part="mulan"), ("set",), (CATBOOST,), is_error=True)
-    distilled = compare(frame.filter(part="full"), ("set",), (ENSEMBLE,), model=DISTILLED)
-    margin = " and ".join(f"{least} {metric}" for metric, least in ENOUGH.items())
-    labels = " and ".join(map(str, FEW))
-    ahead = [each for each in full if each.is_ahead]
-    return [
-        (
-            f"{labels} labels: ahead of AutoGluon at equal CPU by {margin} in the mean",
-            means_of(few),
-            all((own := gains_of_sets(few, metric)) and fmean(own) >= least for metric, least in ENOUGH.items()),
-        ),
-        within(f"{labels} labels: no case behind AutoGluon", few),
-        within("all labels: no case behind AutoGluon", full),
-        (
-            f"all labels: ahead of AutoGluon beyond chance on {AHEAD_AT_FULL} sets, one by one",
-            _named(ahead, len(full)) if full else NOT_RUN,
-            len(ahead) >= AHEAD_AT_FULL,
-        ),
-        sets_goal(beside[OF_ITSELF]),
-        within("the guard: no case behind the best single-task model", known(beside[BEST])),
-        within("Mulan: no set behind CatBoost", known(mulan)),
-        calibration_goal(frame),
-        *costs,
-        within("`distill`, with unlabelled rows: no set behind the ensemble", known(distilled), MOST_DISTILLED),
-        *reference_goals(curve_of(frame)),
-    ]
-
-
-def sets_goal(to_itself: Sequence[Comparison]) -> Goal:
-    """Return whether the ensemble is ahead of itself with each task alone over the sets, at every number of labels."""
-    judged = [each for each in to_itself if each.error is not None]
-    by_labels: dict[str, list[Comparison]] = {}
-    for each in judged:
-        by_labels.setdefault(labels_of(each), []).append(each)
-    found = [*map(over_sets, by_labels.values())]
-    held = [each for each in holm(found) if fmean(each.gains) > 0]
-    counts = "; ".join(f"{each} at {each.labels}" for each in found)
-    return (
-        "ahead of itself with each task alone over the sets, at every number of labels (exact Wilcoxon, Holm)",
-        f"{counts} labels; by Holm, at {len(held)} of {len(found)}" if found else NOT_RUN,
-        bool(found) and len(held) == len(found),
-    )
-
-
-def calibration_goal(frame: pl.DataFrame) -> Goal:
-    """Return whether the slopes of the ensemble are near 1, fit by fit."""
-    own = slopes_of(frame.filter(model=ENSEMBLE)).sort("amount", nulls_last=True).drop("model")
-    found = {"all" if amount is None else str(amount): facts for amount, *facts in own.iter_rows()}
-    low, high = SLOPES
-    shown = [f"{away:.2f} ({near:.2f}) at {labels}" for labels, (_, away, near) in found.items()]
-    return (
-        f"calibration: log slopes at most {FLAT} from 0 in the mean (in brackets: the share from {low} to {high})",
-        f"{', '.join(shown)} labels" if shown else NOT_RUN,
-        bool(found) and all(away <= FLAT for _, away, _ in found.values()),
-    )
-
-
-def cost_goals(own: pl.DataFrame, before: pl.DataFrame) -> list[Goal]:
-    """Return whether a fit and answers of the ensemble take little, beside the same fits of the baseline."""
-    goals = []
-    own, before = (fits_of(of_models(frame, ENSEMBLE)) for frame in (own, before))
-    both = own.join(before, on=("set", "seed"), suffix="_before")
-    for title, name, most in (("fit", "seconds", MOST_FIT), ("answer to 1000 rows", "ms_of_1000", MOST_MANY)):
-        ratio = fmean(both[name]) / fmean(both[f"{name}_before"]) if len(both) else math.inf
-        text = f"{ratio:.2f} (sum of {len(both)} fits)" if len(both) else NOT_RUN
-        goals.append((f"{title}: at most {most:.2f} of its CPU time at commit {BASELINE}", text, ratio <= most))
-    ms = means_of_times(both)["ms_of_1"].sort().to_list() or [math.inf]
-    found = f"{ms[0]:.1f} to {ms[-1]:.1f} ms by set" if len(both) else NOT_RUN
-    return [*goals, (f"answer to one row: at most {MOST_MS:.0f} ms", found, ms[-1] <= MOST_MS)]
-
-
-def reference_goals(curve: pl.DataFrame) -> list[Goal]:
-    """Return whether nothing that one writes without any choice is ahead of the reference, over the sets."""
-    pairs = [each for rival in RIVALS for each in reference_cases(curve, (rival,)).values()]
-    best = reference_cases(curve, RIVALS)
-    gain = fmean(each.gain or 0.0 for each in best.values()) if best else -math.inf
-    shown = [f"{each.difference.replace('*', '')} at {labels}" for labels, each in best.items()]
-    return [
-        within("reference: over the sets, behind no rival", pairs),
-        (
-            f"reference: at most {MOST_BEHIND} behind the best of them in the mean",
-            f"{gain:+.4f} ({', '.join(shown)} labels)" if best else NOT_RUN,
-            gain >= -MOST_BEHIND,
-        ),
-    ]
-
-
-def goal_rows(goals: Iterable[Goal]) -> list[dict[str, str]]:
-    """Return goals as rows of a table."""
-    return [
-        {"goal": goal, "found": text, "reached": NOT_RUN if text == NOT_RUN else "yes" if is_met else "**no**"}
-        for goal, text, is_met in goals
-    ]
-
-
-def count_missed(goals: Sequence[Goal]) -> str:
-    """Count the goals that are not reached."""
-    n_missed = sum(not is_met for _, _, is_met in goals)
-    return f"Of {len(goals)} goals on the page of figures, {n_missed} are not reached.\n"
-
-
-def within(goal: str, comparisons: Sequence[Comparison], margin: float = MARGIN) -> Goal:
-    """Count the cases that are within a margin by the lower end of a one-sided interval, which all have to be.
-
-    One draw has no interval, and is not within. Beside them are those behind one by one, and those whose mean is below,
-    with the lowest.
-    """
-    goal = f"{goal} by more than {margin} (one-sided 95 %)"
-    if not comparisons:
-        return goal, NOT_RUN, False
-    near = sum(each.low >= -margin for each in comparisons)
-    behind = [each for each in comparisons if each.is_behind]
-    single = [f"{_name(each)} {each.gain:+.4f}" for each in comparisons if each.error is None]
-    below = sorted((each for each in comparisons if (each.gain or 0.0) < 0), key=lambda each: each.gain or 0.0)
-    text = f"{near} of {len(comparisons)} within; behind beyond chance, one by one, {_named(behind, len(comparisons))}"
-    text += f"; mean below 0 in {len(below)}" + (f", lowest {below[0].gain:+.4f} ({_name(below[0])})" if below else "")
-    text += f"; of one draw: {', '.join(single)}" if single else ""
-    return goal, text, near == len(comparisons)
-
-
-def _named(chosen: Sequence[Comparison], n: int) -> str:
-    """Count the comparisons that are chosen of some, and name them."""
-    return f"{len(chosen)} of {n}" + (f": {'; '.join(map(_name, chosen))}" if chosen else "")
-
-
-def _name(comparison: Comparison) -> str:
-    return " ".join("all" if value is None else str(value) for value in comparison.facts.values())
-
-
 def draw_labels(comparisons: Sequence[Comparison], path: Path) -> None:
     """Draw the scores of all models against the labels, a panel for every target."""
     from matplotlib.figure import Figure
@@ -643,6 +438,7 @@ def draw_labels(comparisons: Sequence[Comparison], path: Path) -> None:
 def write(
     records: Sequence[Record],
     older: Sequence[Record],
+    earlier: Sequence[Record],
     baseline: Sequence[Record],
     folder: Path,
     progress: tuple[int, int],
@@ -651,8 +447,8 @@ def write(
     """Write the page and the plot into the folder of the records, and a summary into the README of the checkout.
 
     The summary comes between the `MARKS`, if the README has them. Both say how many of the planned fits are there, as
-    ``progress`` tells, and how many rows they see, as ``rows`` does. Older records stand in for parts without any, and
-    costs are compared with those of the baseline.
+    ``progress`` tells, and how many rows they see, as ``rows`` does. Older records stand in for parts without any;
+    scores are compared with all earlier ones too, and costs with those of the baseline.
     """
     shown = [*records, *older]
     if not shown:
@@ -662,7 +458,7 @@ def write(
     beside = {title: compare(curve, OF_TARGET, rivals) for title, rivals in BESIDE.items()}
     # not by older records, which the baseline belongs to
     costs = cost_goals(*map(flatten, (records, baseline)))
-    goals = goals_of(frame, beside, costs)
+    goals = goals_of(frame, flatten(earlier), beside, costs)
     draw_labels(compare(of_models(curve, *OURS, AUTOGLUON), OF_TARGET), folder / FIGURE)
     parts = {
         **sections(frame, beside, goals),
@@ -678,7 +474,9 @@ def write(
     if readme.is_file():
         figure = PLOT.format(f"{folder.parent.name}/{folder.name}/")
         short = f"{short_summary(beside)}{fourfold_note(curve).strip()} {count_missed(goals)}"
-        text = "\n".join([MARKS[0], "", figure, f"{rows} {SUMMARY} {so_far.strip()}".rstrip(), "", short, MARKS[1]])
+        text = "\n".join(
+            [MARKS[0], "", figure, f"{rows} {summary_of(curve)} {so_far.strip()}".rstrip(), "", short, MARKS[1]]
+        )
         before = readme.read_text(encoding="utf-8")
         readme.write_text(re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: text, before, flags=re.S), encoding="utf-8")
 
@@ -694,7 +492,7 @@ def sections(frame: pl.DataFrame, beside: Mapping[str, Sequence[Comparison]], go
     rivers = rivers_table(frame.filter(part="rf1"), "fold", PUBLISHED)
     blocks = rivers_table(frame.filter(part="blocks"), "block")
     return {
-        "In short": f"{SUMMARY}\n\n{summary_table(beside)}\n{chance}\n{count_missed(goals)}",
+        "In short": f"{summary_of(curve)}\n\n{summary_table(beside)}\n{chance}\n{count_missed(goals)}",
         "Goals": table(goal_rows(goals)),
         "Few labels of one target, all of the others": f"{PLOT.format('')}\n{score_table(few, 'labels')}",
         "Beside AutoGluon, and beside itself with each task alone": f"{PEERS_NOTE.strip()}\n\n{peers_table(curve)}",

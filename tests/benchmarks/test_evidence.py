@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 from scipy.stats import ttest_rel
 
-from benchmarks import evidence, evidence_report
+from benchmarks import evidence, evidence_compare, evidence_goals, evidence_report
 from benchmarks.evidence import Cell
 from benchmarks.evidence_compare import OF_TARGET, Comparison, compare, curve_of, flatten, holm
 from benchmarks.evidence_models import (
@@ -28,6 +28,7 @@ from benchmarks.evidence_models import (
     DISTILLED,
     EACH_ALONE,
     ENSEMBLE,
+    FAST,
     FOURFOLD,
     GUESS,
     LIGHTGBM,
@@ -39,6 +40,7 @@ from benchmarks.evidence_models import (
     RIVALS,
     TRANSFER,
     TREES,
+    TREES_ALONE,
 )
 from benchmarks.problems import N_TRANSFERRED, Transfer
 from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedTrees
@@ -500,7 +502,7 @@ def test_the_reference_is_judged_by_all_pairs_and_by_the_best_rival(small, folde
             own = [value + shift if model == REFERENCE else value for value in values]
             first = 0 if model == REFERENCE else 3
             records += made("labels", "AUC", {model: own}, first=first, target="t", amount=50, set=name)
-    never, deficit = evidence_report.reference_goals(curve_of(flatten(records)))
+    never, deficit = evidence_goals.reference_goals(curve_of(flatten(records)))
     found = "behind beyond chance, one by one, 1 of 5: CatBoost 50; mean below 0 in 1, lowest -0.0850 (CatBoost 50)"
     assert never[1:] == (f"4 of 5 within; {found}", False)
     assert deficit[1:] == ("-0.0850 (-0.0850 ± 0.0058 at 50 labels)", False)
@@ -517,31 +519,60 @@ def test_goals_are_judged_by_what_the_records_say():
     fewest = made("labels", "AUC", {ENSEMBLE: [0.9], AUTOGLUON: [0.1]}, target="t", amount=50)
     frame = flatten([*few, *fewest, *full])
     curve = curve_of(frame)
-    beside = {title: compare(curve, OF_TARGET, rivals) for title, rivals in evidence_report.BESIDE.items()}
+    beside = {title: compare(curve, OF_TARGET, rivals) for title, rivals in evidence_compare.BESIDE.items()}
     before = flatten(made("full", "AUC", {ENSEMBLE: [0.8]}, seconds=2.0, ms_of_1000=2.0))
-    costs = evidence_report.cost_goals(frame, before)
-    goals = evidence_report.goals_of(frame, beside, costs)
+    costs = evidence_goals.cost_goals(frame, before)
+    goals = evidence_goals.goals_of(frame, frame.clear(), beside, costs)
     behind = "behind beyond chance, one by one, 0 of"
     assert [(found, is_met) for _, found, is_met in goals] == [
-        ("AUC +0.097 (1)", False),  # and no R²
-        (f"1 of 1 within; {behind} 1; mean below 0 in 0", True),
+        ("AUC +0.448 (1)", False),  # and no R²
+        ("1 of 1, lowest +0.0967 (star t AUC 150)", True),
         (f"0 of 1 within; {behind} 1; mean below 0 in 1, lowest -0.0050 (star t AUC all)", False),
         ("0 of 1", False),
-        (evidence_report.NOT_RUN, False),
+        (evidence_goals.NOT_RUN, False),
         (
             f"1 of 3 within; {behind} 3; mean below 0 in 1, lowest -0.0050 (star t AUC all); "
             "of one draw: star t AUC 50 +0.8000",
             False,
         ),
-        (evidence_report.NOT_RUN, False),
+        *[(evidence_goals.NOT_RUN, False)] * 5,
         ("0.22 (0.00) at all labels", False),
+        (evidence_goals.NOT_RUN, False),
         ("0.50 (sum of 1 fits)", True),
-        ("0.50 (sum of 1 fits)", False),
+        ("0.50 (sum of 1 fits)", True),
         ("1.0 to 1.0 ms by set", True),
+        *[(evidence_goals.NOT_RUN, False)] * 2,
         (f"0 of 1 within; {behind} 1; mean below 0 in 1, lowest -0.0020 (star); of one draw: star -0.0020", False),
-        (evidence_report.NOT_RUN, False),
-        (evidence_report.NOT_RUN, False),
+        (evidence_goals.NOT_RUN, False),
+        (evidence_goals.NOT_RUN, False),
     ]
+
+
+def test_mixtures_are_judged_beside_each_other_and_beside_the_older_reference():
+    facts = {"target": "t", "amount": 150, "first": 1}
+    scores = {ENSEMBLE: [0.70, 0.72], FAST: [0.68, 0.71], TREES: [0.5, 0.5, 0.61, 0.62], TREES_ALONE: [0.62, 0.64]}
+    own = [*made("labels", "AUC", {TREES: scores.pop(TREES)}, first=0, target="t", amount=150)]
+    own += made("labels", "AUC", {TREES_ALONE: scores.pop(TREES_ALONE)}, first=2, target="t", amount=150)
+    own += made("labels", "AUC", scores, **facts)
+    before = made("labels", "AUC", {REFERENCE: [0.70, 0.72], ENSEMBLE: [0.7]}, **facts)
+    curves = [curve_of(flatten(records)) for records in (own, before)]
+    found = [(text, is_met) for _, text, is_met in evidence_goals.mixture_goals(*curves)]
+    assert found == [
+        ("-0.0150; AUC -0.015 (1)", False),
+        ("AUC +0.000 (1); farther behind in 0 of 1", True),
+        ("AUC -0.015 (1); farther behind in 1 of 1: star t AUC 150, lowest -0.0150", False),
+        ("-0.0150; AUC -0.015 (1); 1 of 1 by less", False),
+    ]
+    for records, slope in ((own, 1.2), (before, 2.0)):
+        for record in records:
+            record["slopes"] = {"t": slope}
+    flatter = evidence_goals.flatter_goal(*map(flatten, (own, before)))
+    assert flatter[1:] == (f"{math.log(1.2):.2f}, before {math.log(2):.2f}", True)
+    few = made("labels", "AUC", {FAST: [0.7], REFERENCE: [0.7]}, target="t", amount=150, seconds=3.0, ms_of_1=2.0)
+    full = made("full", "AUC", {FAST: [0.7], REFERENCE: [0.7]}, seconds=1.0, ms_of_1=4.0)
+    cheap = [record | {"seconds": 1.0} for record in [*few, *full]]
+    fast = evidence_goals.fast_costs(flatten([*few, *full]), flatten(cheap))
+    assert [goal[1:] for goal in fast] == [("3.00 at 150, 1.00 at all labels", False), ("at most 4.0 ms", False)]
 
 
 def test_a_goal_over_sets_is_judged_by_exact_wilcoxon_and_holm():
@@ -553,21 +584,21 @@ def test_a_goal_over_sets_is_judged_by_exact_wilcoxon_and_holm():
         ]
 
     ahead = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07]
-    _, found, is_met = evidence_report.sets_goal([*cases(150, ahead), *cases(None, [-0.01, *ahead[1:]])])
+    _, found, is_met = evidence_goals.sets_goal([*cases(150, ahead), *cases(None, [-0.01, *ahead[1:]])])
     assert found == "7 of 7 sets, p 0.016 at 150; 6 of 7 sets, p 0.031 at all labels; by Holm, at 2 of 2"
     assert is_met
     four = [each for amount in (50, 150, 500, None) for each in cases(amount, ahead)]
-    _, found, is_met = evidence_report.sets_goal(four)
+    _, found, is_met = evidence_goals.sets_goal(four)
     assert found.endswith("by Holm, at 0 of 4")  # 4 times .016 is above .05
     assert not is_met
-    assert not evidence_report.sets_goal(cases(150, [-gain for gain in ahead]))[2]
+    assert not evidence_goals.sets_goal(cases(150, [-gain for gain in ahead]))[2]
 
 
 def test_a_mean_of_slopes_near_one_is_not_calibrated():
     records = made("full", "AUC", {ENSEMBLE: [0.5, 0.5, 0.5, 0.5]}, first=1)
     for record, slope in zip(records, (-0.2, 2.4, 0.9, 1.1), strict=True):
         record["slopes"] = {"t": slope}
-    _, found, is_met = evidence_report.calibration_goal(flatten(records))
+    _, found, is_met = evidence_goals.calibration_goal(flatten(records))
     away = np.mean([math.log(10), math.log(2.4), -math.log(0.9), math.log(1.1)])
     assert found == f"{away:.2f} (0.50) at all labels"
     assert not is_met
