@@ -112,6 +112,18 @@ def unpickling(file: Path, tree: ast.Module) -> Iterator[str]:
             yield f"{file}:{node.lineno}: {name} unpickles; send and store JSON and arrays"
 
 
+def fits_at_import(file: Path, tree: ast.Module) -> Iterator[str]:
+    """Name what is fitted when a file of tests is imported, which every worker does before its first test."""
+    waiting: list[ast.AST] = [*tree.body]
+    while waiting:
+        node = waiting.pop()
+        is_fit = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "fit"
+        if is_fit and not ast.unparse(node.func.value).endswith("Coder"):
+            yield f"{file}:{node.lineno}: {ast.unparse(node)} at import; fit in the test, or by models_at_hand"
+        if not isinstance(node, ast.FunctionDef | ast.Lambda):
+            waiting.extend(ast.iter_child_nodes(node))
+
+
 def imports_of(name: str, tree: ast.Module, modules: dict[str, tuple[Path, ast.Module]]) -> set[str]:
     """Return the modules that a module imports at its top, also for type checking."""
     found = set()
@@ -159,6 +171,8 @@ def broken_rules() -> Iterator[str]:
         yield from private_reads(file, tree)
         if file.parts[0] != "benchmarks" and file not in MAY_PICKLE:
             yield from unpickling(file, tree)
+    for file in sorted(Path("tests").rglob("*.py")):
+        yield from fits_at_import(file, ast.parse(file.read_text(encoding="utf-8")))
     graph = {name: imports_of(name, tree, modules) for name, (_, tree) in modules.items()}
     for circle in circles(graph):
         yield f"these modules import each other: {', '.join(circle)}"

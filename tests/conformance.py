@@ -90,10 +90,3 @@ def tiny(cls: type[MultiTaskEstimator], **params: Any) -> Any:
 def targets_for(cls: type[MultiTaskEstimator], X: pl.DataFrame) -> pl.DataFrame:
     """Targets of the kinds that the face of an estimator takes, two at least."""
     return Subject(tiny(cls)).targets(X)
-
-
-def fitted(cls: type[MultiTaskEstimator], **params: Any) -> tuple[Any, pl.DataFrame, pl.DataFrame]:
-    """A tiny fitted estimator, and the features and targets it was fitted on."""
-    X = features()
-    y = targets_for(cls, X)
-    return tiny(cls, **params).fit(X, y), X, y

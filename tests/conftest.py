@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Generator
 from contextlib import chdir
 from pathlib import PurePosixPath
 
@@ -51,21 +52,65 @@ def three_folds(monkeypatch):
     monkeypatch.setattr("tabmtl.models.independent.choice.MOST_FOLDS", 3)
 
 
-#: Seconds by room: a folder of `tests`, or a file outside the folders.
+#: CPU seconds that a room may take in `make test`: twice those of a quiet machine, which a busy one does not pass.
+BUDGET, BUDGETS = 12, {}
+#: CPU seconds by room: a folder of `tests`, or a file outside the folders.
 _seconds: Counter[str] = Counter()
+_marks = [0.0]
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU seconds of this process, and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+def pytest_runtest_logstart() -> None:
+    """Start the clock of a test."""
+    _marks[0] = _cpu_seconds()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Give the report of a set-up, a call or an end its CPU seconds."""
+    report = yield
+    now = _cpu_seconds()
+    report.cpu_seconds = now - _marks[0]
+    _marks[0] = now
+    return report
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Add up set-ups, calls and ends of tests; with pytest-xdist, where the reports of all workers arrive."""
     place = PurePosixPath(report.nodeid.partition("::")[0])
-    _seconds["/".join(place.parts[:2])] += report.duration
+    _seconds["/".join(place.parts[:2])] += report.cpu_seconds
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the seconds of each room, the slowest first."""
+def _over_budget(config: pytest.Config) -> list[str]:
+    """Name the rooms whose tests took more than their budget, where `make test` ran."""
+    if config.option.markexpr != "not all_faces":
+        return []
+    return [
+        f"{room} took {seconds:.0f} CPU seconds, at most {BUDGETS.get(room, BUDGET)}: make its tests cheaper, or leave "
+        "some to make test-all (tests/cases.py)"
+        for room, seconds in _seconds.items()
+        if seconds > BUDGETS.get(room, BUDGET)
+    ]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail where a room takes more than its budget."""
+    if _over_budget(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the CPU seconds of each room, the slowest first, and those that are over their budget."""
     if not _seconds:
         return
-    terminalreporter.section("seconds by room")
+    terminalreporter.section("CPU seconds by room")
     for room, seconds in _seconds.most_common():
         terminalreporter.line(f"{seconds:7.1f}  {room}")
     terminalreporter.line(f"{_seconds.total():7.1f}  all")
+    for line in _over_budget(config):
+        terminalreporter.line(line, red=True)

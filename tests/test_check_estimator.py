@@ -13,9 +13,8 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from tabmtl import (
     IndependentTasksClassifier,
     RMTGBClassifier,
-    SharedBottom,
     SharedBottomClassifier,
-    SharedBottomRegressor,
+    SharedTreesRegressor,
 )
 from tabmtl.ensemble import MultiTaskEnsemble
 from tabmtl.estimators.boosted import BoostedEstimator
@@ -71,15 +70,18 @@ def expected_failures(estimator: BaseEstimator) -> dict[str, str]:
     }
 
 
-#: The faces that every run checks: all of the plain network, and one each of joint trees and of a model per task.
-#: Others differ from these between the encoder and the heads, or in how they grow trees; ensembles are slow. The checks
-#: have no targets for models of funnels.
-QUICK = [SharedBottom, SharedBottomClassifier, SharedBottomRegressor, RMTGBClassifier, IndependentTasksClassifier]
-OTHERS = [cls for cls in FREE if cls not in QUICK]
+#: The faces that every run checks: one of networks and one of trees whole, and of two others what their code can break.
+WHOLE = [SharedBottomClassifier, SharedTreesRegressor]
+IN_PART = [IndependentTasksClassifier, RMTGBClassifier]
+OF_EACH = ("train", "subset", "order", "idempotent", "weight", "1sample", "nan_inf")
+OTHERS = [cls for cls in FREE if cls not in WHOLE]
 
 
-def checks_of(classes: Iterable[type[BaseEstimator]]) -> pytest.MarkDecorator:
-    """Give a test the checks of all classes, by short names; ``parametrize_with_checks`` prints every parameter."""
+def checks_of(classes: Iterable[type[BaseEstimator]], *words: str) -> pytest.MarkDecorator:
+    """Give a test the checks of all classes, or those with some words in their names.
+
+    It gives them short names, where ``parametrize_with_checks`` prints every parameter.
+    """
     cases = [
         case
         for estimator in (tiny(cls, **ENOUGH) for cls in classes)
@@ -87,7 +89,13 @@ def checks_of(classes: Iterable[type[BaseEstimator]]) -> pytest.MarkDecorator:
             estimator, expected_failed_checks=expected_failures(estimator), mark="xfail", xfail_strict=True
         )
     ]
-    return pytest.mark.parametrize(("estimator", "check"), cases, ids=name_of)
+    chosen = [case for case in cases if not words or any(word in name_of(get_check(case)) for word in words)]
+    return pytest.mark.parametrize(("estimator", "check"), chosen, ids=name_of)
+
+
+def get_check(case: Any) -> Any:
+    """Return the check of a case, which is a parameter of pytest where it is expected to fail."""
+    return getattr(case, "values", case)[1]
 
 
 def name_of(value: Any) -> str:
@@ -106,8 +114,13 @@ pytestmark = [
 ]
 
 
-@checks_of(QUICK)
+@checks_of(WHOLE)
 def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+@checks_of(IN_PART, *OF_EACH)
+def test_scikit_learn_checks_of_what_trees_can_break(estimator, check):
     check(estimator)
 
 

@@ -1,25 +1,19 @@
 """Every model of the package keeps every promise of `tabmtl.testing`; ensembles have a file of their own.
 
-`make test` checks all promises on one model of each kind (a network, a funnel, joint trees, one model per task) and on
-one pair of faces. Of the other models it checks what their own layers or trees could break, and of the other faces that
-they add nothing to their bases; `make test-all` checks the rest.
+`make test` checks all promises on a network, on joint trees and on one model per task. Of the other models it checks
+what their own layers or trees could break, and of the faces that they add nothing to their bases; `make test-all`
+checks the rest.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 from conformance import ESTIMATORS, subclasses, tiny
 
 import tabmtl
-from tabmtl import (
-    ESMM,
-    RMTGB,
-    IndependentTasks,
-    MultiTabNet,
-    SharedBottom,
-    SharedBottomClassifier,
-    SharedBottomRegressor,
-)
+from tabmtl import IndependentTasks, SharedBottom, SharedTrees
 from tabmtl.ensemble import MultiTaskEnsemble
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator
@@ -29,8 +23,8 @@ from tabmtl.testing import multitask_checks
 # decides whether a pattern of 8 units in APEM is alive.
 LARGER = {"n_estimators_task": 20, "d_pattern": 16}
 MODELS = [cls for cls in ESTIMATORS if not issubclass(cls, MultiTaskEnsemble)]
-#: Of every kind one, and a pair of faces, which are checked whole.
-WHOLE = (ESMM, IndependentTasks, MultiTabNet, RMTGB, SharedBottomClassifier, SharedBottomRegressor)
+#: A network, joint trees and a model per task, which are checked whole.
+WHOLE = (IndependentTasks, SharedBottom, SharedTrees)
 #: All faces, of ensembles too.
 FACES = [cls for cls in ESTIMATORS if cls._target_kind]
 #: Networks whose promises are checked with members too: plain, batch-normalised, a funnel, and one with tokens.
@@ -41,29 +35,21 @@ FORMS = (
     (" with members", WITH_MEMBERS, {"n_members": 2}),
     (" of all families", [IndependentTasks], {"families": "all"}),
 )
-#: Words in the names of the promises that a model's own layers could break.
-OF_LAYERS = ("bits", "bytes", "fit_again", "parameter", "row_is", "rows", "missing", "unseen", "weight_zero", "seed")
-OF_LAYERS += ("asked_for",)
-#: Words in the names of promises of several fits, which the task tower and SharedBottom's layers keep for all networks.
-OF_MANY_FITS = ("own_task", "told_apart", "own_rows", "generators")
 
 
-def is_later(cls: type[MultiTaskEstimator], form: str, name: str) -> bool:
+def is_later(cls: type[MultiTaskEstimator], form: str, check: Callable[[], None]) -> bool:
     """Say whether a promise is checked in `make test-all` only."""
     if cls in WHOLE and not form:
         return False
-    if cls in FACES or (form and cls is not SharedBottom):
-        return True
-    if any(word in name for word in OF_MANY_FITS) and cls is not SharedBottom:
-        return True
-    return not any(word in name for word in OF_LAYERS)
+    is_other_form = bool(form) and cls is not SharedBottom
+    return cls in FACES or is_other_form or not getattr(check, "of_each_model", False)
 
 
 CHECKS = [
     pytest.param(
         check,
         id=f"{cls.__name__}{form}-{check.__name__.removeprefix('check_')}",
-        marks=pytest.mark.all_faces if is_later(cls, form, check.__name__) else (),
+        marks=pytest.mark.all_faces if is_later(cls, form, check) else (),
     )
     for form, classes, params in FORMS
     for cls in classes

@@ -33,28 +33,19 @@ PAGES = [
     *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "/_" not in page.relative_to(ROOT).as_posix()),
 ]
 
-#: Pages of many fits, which `make test-all` runs.
-LONG = {
-    ROOT / "docs" / f"{name}.md"
+#: Pages that `make test` runs, one of each sort; `make test-all` runs all of them.
+QUICK_PAGES = {ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "guide" / "choosing.md"}
+
+#: Modules whose examples take a second or more.
+LONG_MODULES = {
+    f"tabmtl.{name}"
     for name in (
-        *(
-            "guide/after_training",
-            "guide/answers",
-            "guide/columns",
-            "guide/ensembles",
-            "guide/imbalance",
-            "guide/preprocessors",
-            "guide/scores",
-            "guide/targets",
-            "guide/trees",
-            "guide/validation",
-        ),
-        *("production", "experts", "sessions"),
+        *("comparison.compare", "drift.profile", "ensemble.distill", "estimators.drifting", "estimators.predicting"),
+        *("estimators.tables", "inspection", "metrics.own", "models.rmtgb.estimator", "models.shared_trees.estimator"),
+        *("plots.comparison", "plots.drift", "plots.importances", "plots.outliers", "scale.files"),
+        *("slimming.estimator", "tuning.objectives"),
     )
 }
-
-#: Modules whose examples take four seconds or more.
-LONG_MODULES = {f"tabmtl.{name}" for name in ("estimators.predicting", "inspection", "plots.comparison", "scale.files")}
 
 #: A fence: its indentation, its marks, what is said behind them, its text.
 FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([^\n`]*)\n(.*?)^[ \t]*\2[`~]*[ \t]*$", re.M | re.S)
@@ -118,7 +109,7 @@ def python_blocks(page: Path) -> list[tuple[int, str]]:
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, id=str(page.relative_to(ROOT)), marks=pytest.mark.all_faces if page in LONG else ())
+        pytest.param(page, id=str(page.relative_to(ROOT)), marks=() if page in QUICK_PAGES else pytest.mark.all_faces)
         for page in PAGES
     ],
 )

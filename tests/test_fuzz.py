@@ -16,7 +16,7 @@ from tabmtl import SharedTrees
 
 #: Walks of `make test-all` with estimators of tables and with recommenders, and those of one test, of which `make test`
 #: makes the first.
-TABLES, SESSIONS, OF_TEST = 1_800, 200, 20
+TABLES, SESSIONS, OF_TEST = 1_800, 200, 10
 
 pytestmark = pytest.mark.usefixtures("three_folds")
 

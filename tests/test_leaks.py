@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import later, quick
+from cases import later
 from conformance import ESTIMATORS, features, targets_for, tiny
 from recommenders import FORMS, ITEMS, TRAIN
 from recommenders import tiny as tiny_recommender
@@ -58,7 +58,8 @@ def assert_nothing_stays(fit: Callable[[], object]) -> None:
     assert memory_now < memory + _SLACK
 
 
-@pytest.mark.parametrize("cls", quick([cls for cls in ESTIMATORS if cls._target_kind is None], *_QUICK))
+@pytest.mark.all_faces
+@pytest.mark.parametrize("cls", [cls for cls in ESTIMATORS if cls._target_kind is None])
 def test_a_fit_leaves_nothing_behind(cls):
     X = features(40)
     y = targets_for(cls, X)
@@ -73,6 +74,7 @@ def test_a_balanced_fit_leaves_nothing_behind(params):
     assert_nothing_stays(lambda: tiny(SharedBottom, epochs=1, **params).fit(X, y))
 
 
+@pytest.mark.all_faces
 @pytest.mark.parametrize("form", later(FORMS, *(form for form in FORMS if form != "STAN")))
 def test_a_fit_on_a_click_log_leaves_nothing_behind(form):
     log = TRAIN.head(200)

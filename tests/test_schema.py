@@ -26,16 +26,22 @@ def all_said() -> Iterator[list[warnings.WarningMessage]]:
         yield found
 
 
+@pytest.mark.all_faces
 def test_fits_of_parts_of_a_table_warn_of_a_column_once():
     with all_said() as found:
         for n in (300, 250, 200):
-            SharedTrees(n_estimators=1, random_state=0).fit(X[:n], Y[:n])
-        compare([SharedTrees(n_estimators=1), SharedTrees(n_estimators=2)], X, Y, random_state=0)
+            SharedTrees(n_estimators=1, n_estimators_task=5, random_state=0).fit(X[:n], Y[:n])
+        compare(
+            [SharedTrees(n_estimators=1, n_estimators_task=5), SharedTrees(n_estimators=2, n_estimators_task=5)],
+            X,
+            Y,
+            random_state=0,
+        )
     told = [each.category for each in found if each.category in (IdColumnWarning, FewLabelsWarning)]
     assert sorted(told, key=str) == [FewLabelsWarning, IdColumnWarning]
     assert {each.filename for each in found} == {__file__}
     with all_said() as found:
-        SharedTrees(n_estimators=1, random_state=0).fit(X.rename({"name": "other"}), Y)
+        SharedTrees(n_estimators=1, n_estimators_task=5, random_state=0).fit(X.rename({"name": "other"}), Y)
     assert [each.category for each in found] == [IdColumnWarning]
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conformance import answers, features, fitted, same, targets_for, tiny
+from conformance import answers, features, same, targets_for, tiny
+from models_at_hand import fitted
 from recommenders import ITEMS, TEST, TRAIN, all_scores
 from recommenders import tiny as tiny_recommender
 

@@ -10,7 +10,7 @@ from sklearn.exceptions import NotFittedError
 
 from tabmtl.estimators.docstrings import documented
 from tabmtl.testing.comparisons import parameters_of
-from tabmtl.testing.promises import raises
+from tabmtl.testing.promises import of_each_model, raises
 from tabmtl.testing.subject import Subject
 
 
@@ -32,6 +32,7 @@ class Documents(Subject):
             assert field.name in known, f"{field.name} has no entry under Parameters of the class"
             assert "\n    " in known[field.name], f"{field.name} has no description below its name"
 
+    @of_each_model
     def check_parameters_are_kept_and_cloned(self) -> None:
         estimator = self.fresh()
         given, params = estimator.get_params(), parameters_of(estimator)

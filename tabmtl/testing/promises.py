@@ -10,6 +10,15 @@ from unittest import TestCase
 raises = TestCase().assertRaisesRegex
 
 
+def of_each_model(check: Callable[..., None]) -> Callable[..., None]:
+    """Mark a promise that the layers or trees of one model can break, whatever other models keep.
+
+    `tests/test_conformance.py` checks the other promises on a network, joint trees and a model per task alone.
+    """
+    check.of_each_model = True  # type: ignore[attr-defined]
+    return check
+
+
 def named_checks(groups: Iterable[object], owner: str) -> list[Callable[[], None]]:
     """Return the checks of groups, those of each class before those of the next one that it derives from.
 

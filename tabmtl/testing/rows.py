@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 
 from tabmtl.schema import FewLabelsWarning, TabmtlWarning
 from tabmtl.testing.comparisons import answers, answers_by_parts, finite, largest_gap, same
-from tabmtl.testing.promises import raises
+from tabmtl.testing.promises import of_each_model, raises
 from tabmtl.testing.subject import Subject
 from tabmtl.testing.tables import features
 
@@ -21,6 +21,7 @@ ALONE = 40
 class Rows(Subject):
     """Promises about rows: each is answered alike in any company, and any values are taken."""
 
+    @of_each_model
     def check_a_row_is_answered_alike_in_any_batch(self) -> None:
         estimator, X, _ = self.fitted()
         everywhere = answers(estimator, X)
@@ -32,6 +33,7 @@ class Rows(Subject):
             gap = largest_gap(whole, joined)
             assert gap <= 1e-6, f"in batches of {size} rows, answers differ by {gap:.1e}; allowed is 1e-6"
 
+    @of_each_model
     def check_a_row_is_answered_alike_in_any_order_and_beside_any_row(self) -> None:
         estimator, X, _ = self.fitted()
         order = np.random.default_rng(0).permutation(len(X))
@@ -55,6 +57,7 @@ class Rows(Subject):
         with raises(ValueError, "0 sample"):
             estimator.score_tasks(X[:0], y[:0])
 
+    @of_each_model
     def check_tasks_that_are_asked_for_are_answered_as_among_all(self) -> None:
         estimator, X, y = self.fitted()
         asked, whole = [y.columns[-1], y.columns[0]], dict(zip(y.columns, estimator.answer(X), strict=True))
@@ -70,6 +73,7 @@ class Rows(Subject):
         with raises(ValueError, "more than once"):
             estimator.predict(X, tasks=asked[:1] * 2)
 
+    @of_each_model
     def check_missing_values_are_answered_anywhere(self) -> None:
         estimator, X, y = self.fitted()
         for name, dtype in X.schema.items():
@@ -79,6 +83,7 @@ class Rows(Subject):
         assert finite(answers(estimator, X.clear(3)))
         assert finite(self.said(X.with_columns(plain=pl.lit(None)), y))
 
+    @of_each_model
     def check_unseen_levels_are_answered_alike(self) -> None:
         estimator, X, _ = self.fitted()
         violet, brown = (answers(estimator, X.with_columns(text=pl.lit(level))) for level in ("violet", "brown"))

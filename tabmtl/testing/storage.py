@@ -17,7 +17,7 @@ from sklearn.base import clone
 import tabmtl
 from tabmtl.storage.persist import load
 from tabmtl.testing.comparisons import answers, parameters_of, same
-from tabmtl.testing.promises import raises
+from tabmtl.testing.promises import of_each_model, raises
 from tabmtl.testing.subject import STEPS, Subject
 from tabmtl.testing.tables import features
 
@@ -66,6 +66,7 @@ def _files_of(folder: Path) -> dict[Path, bytes]:
 class Storage(Subject):
     """Promises about the bits of a fit: in a second fit, in copies and in files."""
 
+    @of_each_model
     def check_the_same_seed_gives_the_same_bits_and_leaves_the_global_generators_alone(self) -> None:
         X, y = self.table()
         said, again = with_other_global_seeds(lambda: self.said(X, y))
@@ -74,12 +75,14 @@ class Storage(Subject):
         seeded = [self.said(X, y, random_state=np.random.RandomState(7)) for _ in range(2)]
         assert same(*seeded), "two fits with one RandomState differ"
 
+    @of_each_model
     def check_fit_again_equals_a_first_fit(self) -> None:
         estimator, X, y = self.fitted()
         once = answers(estimator, X)
         estimator.fit(X.select("plain", "text"), y.select(STEPS if self.is_funnel else y.columns[0]))
         assert same(once, answers(estimator.fit(X, y), X))
 
+    @of_each_model
     def check_copies_and_files_give_the_same_bits(self) -> None:
         estimator, X, y = self.fitted()
         said = answers(estimator, X)

@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 from tabmtl.schema import TabmtlWarning
 from tabmtl.targets import Task
 from tabmtl.testing.comparisons import answers, finite, same
-from tabmtl.testing.promises import raises
+from tabmtl.testing.promises import of_each_model, raises
 from tabmtl.testing.subject import Subject
 from tabmtl.testing.tables import features, hide, mixed_targets
 
@@ -63,6 +63,7 @@ class Free(Subject):
         else:
             assert flat.classes_.tolist() == sorted(flat.classes_)
 
+    @of_each_model
     def check_weight_zero_equals_an_absent_label(self) -> None:
         X, y = self.table()
         hidden = np.random.default_rng(1).random(y.shape) >= 0.7

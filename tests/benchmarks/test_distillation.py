@@ -4,12 +4,14 @@ from functools import partial
 
 import numpy as np
 import polars as pl
+import pytest
 
 from benchmarks.distillation import measure
 from benchmarks.problems import Case
 from tabmtl import SharedTrees
 
 
+@pytest.mark.all_faces
 def test_a_network_has_the_answers_of_its_teacher():
     x = np.random.default_rng(0).normal(size=(150, 2))
     X = pl.DataFrame(x, ["a", "b"])

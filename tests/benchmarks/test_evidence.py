@@ -249,6 +249,7 @@ def test_the_training_mean_has_the_relative_error_one(folder):
     assert evidence.score("blocks", case, off) == {"RMSE": {"all": pytest.approx(math.sqrt(12.5))}}
 
 
+@pytest.mark.all_faces
 def test_a_call_runs_what_is_missing_and_the_report_holds_it(small, folder, tmp_path, capsys, monkeypatch):
     change(monkeypatch, Constant, *MODELS)
     output = tmp_path / "docs" / "evidence"

@@ -24,6 +24,7 @@ PARTS_OF_OTHERS = (
     "after_shifts",
     "after_task",
     "evidence_compare",
+    "evidence_goals",
     "evidence_models",
     "evidence_report",
 )

@@ -132,9 +132,10 @@ def test_a_class_of_one_row_is_told_before_any_fit_and_leaves_the_verdict_to_the
         compare([Interrupted()], X[:240], y[:240], X_test=X[240:], y_test=y[240:])
 
 
+@pytest.mark.all_faces
 def test_seeds_are_drawn_too():
     X, y = (part.drop("day", strict=False) for part in table())
-    models = {"linear": linear(), "trees": SharedTrees(n_estimators=5)}
+    models = {"linear": linear(), "trees": SharedTrees(n_estimators=5, n_estimators_task=5)}
     found = compare(models, X, y, random_state=3, seeds=2)
     single, other = (
         compare(models, X[rows[0]], y[rows[0]], X_test=X[rows[1]], y_test=y[rows[1]], random_state=seed, seeds=1)
@@ -153,9 +154,10 @@ def test_seeds_are_drawn_too():
         compare([Interrupted()], X, y, seeds=0)
 
 
+@pytest.mark.all_faces
 def test_models_that_are_fitted_once_draw_no_more_from_a_random_state_than_their_fits():
     X, y = (part.drop("day", strict=False) for part in table())
-    models = {"linear": linear(), "trees": SharedTrees(n_estimators=5, subsample=0.5)}
+    models = {"linear": linear(), "trees": SharedTrees(n_estimators=5, n_estimators_task=5, subsample=0.5)}
     shared = np.random.RandomState(0)
     options = {"X_test": X[240:], "y_test": y[240:], "seeds": 1}
     found = compare(models, X[:240], y[:240], random_state=np.random.RandomState(0), **options)
@@ -270,9 +272,18 @@ def test_level_is_a_difference_above_the_margin_with_no_task_behind():
 
 def test_models_of_one_class_are_told_apart_by_their_parameters():
     X, y = (part.drop("day", strict=False) for part in table())
-    models = [SharedTrees(n_estimators=2), SharedTrees(n_estimators=3), SharedTrees(n_estimators=3), linear()]
+    models = [
+        SharedTrees(n_estimators=2, n_estimators_task=5),
+        SharedTrees(n_estimators=3, n_estimators_task=5),
+        SharedTrees(n_estimators=3, n_estimators_task=5),
+        linear(),
+    ]
     found = compare(models, X, y["late"], random_state=0)
-    names = ["SharedTrees(n_estimators=2)", "SharedTrees(n_estimators=3)", "SharedTrees(n_estimators=3) 2"]
+    names = [
+        "SharedTrees(n_estimators=2, n_estimators_task=5)",
+        "SharedTrees(n_estimators=3, n_estimators_task=5)",
+        "SharedTrees(n_estimators=3, n_estimators_task=5) 2",
+    ]
     assert list(found.models) == [*names, "IndependentTasks"]
 
 

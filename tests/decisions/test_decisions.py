@@ -23,7 +23,7 @@ HALVED = Isotonic(x=np.array([0.0, 1.0]), y=np.array([0.0, 0.5]))
 
 def fitted(**decisions):
     """Return a model whose probabilities of "late" are halved, or with other decisions."""
-    model = SharedTrees(n_estimators=5, random_state=0).fit(X, Y)
+    model = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(X, Y)
     halved = Calibrator(method="isotonic", is_ordered=False, isotonic=(HALVED,))
     calibrators = [halved if task.name == "late" else None for task in model.tasks_]
     found = Decisions(**{"calibrators": tuple(calibrators), "tuned": (None,) * len(calibrators)} | decisions)
@@ -32,7 +32,7 @@ def fitted(**decisions):
 
 
 def test_answers_are_behind_the_calibrators_of_their_task_in_a_file_too(tmp_path):
-    model, plain = fitted(), SharedTrees(n_estimators=5, random_state=0).fit(X, Y)
+    model, plain = fitted(), SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(X, Y)
     for task, answer, before in zip(model.tasks_, model.answer(X), plain.answer(X), strict=True):
         assert same(answer[:, 1], before[:, 1] / 2) if task.name == "late" else same(answer, before)
     model.save(tmp_path / "model")
@@ -41,7 +41,7 @@ def test_answers_are_behind_the_calibrators_of_their_task_in_a_file_too(tmp_path
 
 
 def test_files_of_models_before_there_were_decisions_load():
-    saved = SharedTrees(n_estimators=5, random_state=0).fit(X, Y).saved()
+    saved = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(X, Y).saved()
     del saved.facts["coder"]["labels"]["decisions"]
     assert SharedTrees.from_saved(saved).coder_.labels.decisions is None
 
@@ -83,7 +83,7 @@ COSTS = {("late", "on time"): 1.0, ("on time", "late"): 30.0}
 
 @pytest.fixture(scope="module")
 def model():
-    return SharedTrees(n_estimators=20, random_state=0).fit(X, Y)
+    return SharedTrees(n_estimators=20, n_estimators_task=5, random_state=0).fit(X, Y)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def long():
     rng = np.random.default_rng(0)
     X = features(900).with_columns(school=np.array(["east", "north", "west"])[rng.integers(0, 3, 900)])
     y = pl.Series("passed", np.where(X["plain"].to_numpy() + rng.normal(size=900) > 0, "yes", "no"))
-    model = SharedTrees(n_estimators=5, task_column="school", random_state=0).fit(X[:450], y[:450])
+    model = SharedTrees(n_estimators=5, n_estimators_task=5, task_column="school", random_state=0).fit(X[:450], y[:450])
     plain = model.answer(X)[0]
     model.calibrate(X[450:], y[450:], tasks=["north", "west"])
     model.tune_thresholds(X[450:], y[450:], costs={"west": {("yes", "no"): 30.0, ("no", "yes"): 1.0}})
@@ -113,7 +113,7 @@ def test_rows_of_a_long_table_are_decided_by_their_own_task(long):
 def test_a_step_of_a_funnel_is_never_likelier_than_the_one_before():
     rng = np.random.default_rng(0)
     y = pl.DataFrame({"click": rng.random(120) < 0.5, "buy": rng.random(120) < 0.4})
-    model = SharedTrees(n_estimators=5, random_state=0).fit(X, y)
+    model = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(X, y)
     labels = replace(model.coder_.labels, chain=(0, 1), decisions=Decisions.none(2))
     raw = model.answer(X)
     assert (raw[1][:, 1] > raw[0][:, 1]).any()
@@ -158,7 +158,7 @@ def test_the_metadata_of_an_exported_network_hold_the_decisions(long):
 def test_scores_of_decisions_are_those_of_predictions():
     y, new = Y.drop("delay"), NEW_Y.drop("delay").drop_nulls()
     rows = NEW.filter(NEW_Y.drop("delay").select(~pl.any_horizontal(pl.all().is_null())).to_series())
-    model = SharedTreesClassifier(n_estimators=5, random_state=0).fit(X, y)
+    model = SharedTreesClassifier(n_estimators=5, n_estimators_task=5, random_state=0).fit(X, y)
     before = model.score(rows, new)
     model.tune_thresholds(rows, new, costs=COSTS)
     right = [(model.predict(rows)[name] == new[name]).mean() for name in new.columns]
@@ -174,7 +174,7 @@ def test_calibrated_again_is_calibrated_once_and_drops_thresholds(model):
         model.calibrate(NEW, NEW_Y)
     assert not hasattr(model, "thresholds_")
     assert model.tasks_[0].thresholds is None
-    once = SharedTrees(n_estimators=5, random_state=0).fit(X, Y).calibrate(NEW, NEW_Y)
+    once = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(X, Y).calibrate(NEW, NEW_Y)
     assert all(map(same, once.answer(X), model.answer(X)))
 
 

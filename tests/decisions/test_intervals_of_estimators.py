@@ -17,7 +17,7 @@ FIT, GIVEN, NEW = slice(0, 200), slice(200, 400), slice(400, N)
 
 
 def fitted(model=None, **params):
-    model = SharedTrees(n_estimators=20, random_state=0) if model is None else model
+    model = SharedTrees(n_estimators=20, n_estimators_task=5, random_state=0) if model is None else model
     return model.fit(X[FIT], Y[FIT]).conformalize(X[GIVEN], Y[GIVEN], **params)
 
 
@@ -26,7 +26,7 @@ MODEL = fitted()
 
 @pytest.mark.parametrize(
     "model",
-    [SharedTrees(n_estimators=20, random_state=0), SharedBottom(epochs=3, random_state=0)],
+    [SharedTrees(n_estimators=20, n_estimators_task=5, random_state=0), SharedBottom(epochs=3, random_state=0)],
     ids=["trees", "network"],
 )
 def test_intervals_hold_labels_of_new_rows(model):
@@ -58,7 +58,7 @@ def test_a_named_column_of_groups_is_found_in_new_rows_and_files(tmp_path):
     found = model.predict_interval(X[NEW])
     assert found.equals(model.predict_interval(X[NEW], groups=X[NEW]["region"]))
     assert not found.equals(MODEL.predict_interval(X[NEW]))
-    model = SharedTrees(n_estimators=20, random_state=0, drop=["region"]).fit(X[FIT], Y[FIT])
+    model = SharedTrees(n_estimators=20, n_estimators_task=5, random_state=0, drop=["region"]).fit(X[FIT], Y[FIT])
     model.conformalize(X[GIVEN], Y[GIVEN], groups="region")
     X[NEW].write_parquet(tmp_path / "new.parquet")
     predict_file(model, tmp_path / "new.parquet", tmp_path / "found.parquet", method="predict_interval")
@@ -79,7 +79,9 @@ def test_mlflow_serves_intervals():
 
 
 def test_pandas_and_arrays():
-    pandas = SharedTrees(n_estimators=20, random_state=0).fit(X[FIT].to_pandas(), Y[FIT].to_pandas())
+    pandas = SharedTrees(n_estimators=20, n_estimators_task=5, random_state=0).fit(
+        X[FIT].to_pandas(), Y[FIT].to_pandas()
+    )
     rows = X[NEW].to_pandas().iloc[::-1]
     found = pandas.conformalize(X[GIVEN].to_pandas(), Y[GIVEN].to_pandas()).predict_interval(rows)
     assert [*found.columns] == MODEL.predict_interval(X[NEW]).columns
@@ -92,7 +94,11 @@ def test_pandas_and_arrays():
 @pytest.mark.parametrize("dtype", later([pl.Int8, pl.Int64, pl.Boolean, pl.Float64], pl.Int64, pl.Float64))
 def test_sets_hold_classes_of_the_type_of_labels(dtype, tmp_path):
     y = pl.DataFrame({"late": (X["plain"] > 0).cast(dtype)})
-    model = SharedTrees(n_estimators=5, random_state=0).fit(X[FIT], y[FIT]).conformalize(X[GIVEN], y[GIVEN])
+    model = (
+        SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0)
+        .fit(X[FIT], y[FIT])
+        .conformalize(X[GIVEN], y[GIVEN])
+    )
     found = model.predict_interval(X[NEW])
     assert found.schema == {"late_set": pl.List(dtype)}
     X[NEW].write_parquet(tmp_path / "new.parquet")
@@ -102,7 +108,9 @@ def test_sets_hold_classes_of_the_type_of_labels(dtype, tmp_path):
 
 def test_long_tables_have_intervals_of_each_rows_task():
     rows, y = long_table(N)
-    model = SharedTrees(n_estimators=20, task_column="school", random_state=0).fit(rows[FIT], y[FIT])
+    model = SharedTrees(n_estimators=20, n_estimators_task=5, task_column="school", random_state=0).fit(
+        rows[FIT], y[FIT]
+    )
     found = model.conformalize(rows[GIVEN], y[GIVEN]).predict_interval(rows[NEW])
     assert found.shape == (200, 2)
     with pytest.raises(ValueError, match="joint=True holds the numbers of a row"):
@@ -113,7 +121,9 @@ def test_long_tables_have_intervals_of_each_rows_task():
 def test_rows_of_tasks_without_scores_have_nulls_in_their_place(kind):
     rows, y = long_table(N)
     y = y if kind == "numbers" else y > y.median()
-    model = SharedTrees(n_estimators=20, task_column="school", random_state=0).fit(rows[FIT], y[FIT])
+    model = SharedTrees(n_estimators=20, n_estimators_task=5, task_column="school", random_state=0).fit(
+        rows[FIT], y[FIT]
+    )
     every = model.conformalize(rows[GIVEN], y[GIVEN]).predict_interval(rows[NEW])
     name = model.tasks_[0].name
     is_known = rows[NEW]["school"] == name

@@ -37,10 +37,13 @@ X, y = make(1_000, 0)
 NEW = make(1_000, 1)[0]
 MODELS = {
     "network": SharedBottom(hidden=(8,), epochs=2, random_state=0),
-    "trees": SharedTrees(n_estimators=20, random_state=0),
+    "trees": SharedTrees(n_estimators=20, n_estimators_task=5, random_state=0),
     "rmtgb": RMTGB(n_estimators_shared=5, n_estimators_outlier=5, n_estimators_task=5, random_state=0),
     "ensemble": MultiTaskEnsemble(
-        models={"alone": IndependentTasks(families=("lightgbm",)), "together": SharedTrees(n_estimators=10)},
+        models={
+            "alone": IndependentTasks(families=("lightgbm",)),
+            "together": SharedTrees(n_estimators=10, n_estimators_task=5),
+        },
         n_folds=2,
         random_state=0,
     ),
@@ -135,7 +138,7 @@ def test_a_long_table_has_its_tasks_as_a_column_and_predictions_of_each():
     n = 900
     rng = np.random.default_rng(0)
     long = pl.DataFrame({"x": rng.normal(size=n), "task": rng.choice(["u", "v"], n)})
-    model = SharedTrees(task_column="task", n_estimators=10, random_state=0).fit(
+    model = SharedTrees(task_column="task", n_estimators=10, n_estimators_task=5, random_state=0).fit(
         long[:600], long["x"][:600].rename("y")
     )
     found = model.drift(long[600:])
@@ -158,22 +161,29 @@ def test_shards_a_funnel_a_student_and_a_preprocessor_keep_a_profile(tmp_path, f
     student = distill(fitted("trees"), X, network=SharedBottom(hidden=(8,), epochs=2), random_state=0)
     assert set(student.drift(NEW)["against"]) == {"fit", "unseen"}
     numbers = X.select("age").to_numpy()
-    scaled = SharedTrees(n_estimators=5, preprocessor=StandardScaler(), random_state=0).fit(numbers, y["spent"])
+    scaled = SharedTrees(n_estimators=5, n_estimators_task=5, preprocessor=StandardScaler(), random_state=0).fit(
+        numbers, y["spent"]
+    )
     assert scaled.drift(NEW.select("age").to_numpy() * 1000).filter(kind="column")["is_drift"].all()
 
 
 def test_the_column_of_times_is_later_by_nature_and_left_out(tmp_path):
     dated = X.with_columns(day=pl.date(2024, 1, 1) + pl.duration(days=pl.int_range(len(X))))
     later = NEW.with_columns(day=pl.date(2030, 1, 1))
-    model = SharedTrees(n_estimators=5, random_state=0).fit(dated, y, time="day")
+    model = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(dated, y, time="day")
     dated.hstack(y).write_parquet(tmp_path / "part.parquet")
-    files = SharedTrees(n_estimators=5, random_state=0)
+    files = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0)
     files.fit(Shards([tmp_path / "part.parquet"]), y.columns, time="day").save(tmp_path / "model")
     for found in (model, files, tabmtl.load(tmp_path / "model")):
         assert [name for name in found.drift(later)["name"] if name in dated.columns] == X.columns
         assert found.drift(later, ignore="day")["is_drift"].to_list() == found.drift(later)["is_drift"].to_list()
     times = dated["day"].to_numpy()
-    assert "day" in SharedTrees(n_estimators=5, random_state=0).fit(dated, y, time=times).drift(later)["name"]
+    assert (
+        "day"
+        in SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0)
+        .fit(dated, y, time=times)
+        .drift(later)["name"]
+    )
 
 
 @pytest.mark.parametrize("min_frequency", [1, 2])
@@ -210,7 +220,9 @@ def test_flights_of_other_months_have_drifted_and_other_flights_of_the_same_have
     rows = flights.table.collect().sort("yday")
     columns = [*flights.numeric, *flights.categorical]
     winter, summer = rows[:4_000].sample(fraction=1, shuffle=True, seed=0), rows[len(rows) // 2 :][:2_000]
-    model = SharedTrees(n_estimators=20, random_state=0).fit(winter[:2_000, columns], winter[:2_000, ["dep_del15"]])
+    model = SharedTrees(n_estimators=20, n_estimators_task=5, random_state=0).fit(
+        winter[:2_000, columns], winter[:2_000, ["dep_del15"]]
+    )
     assert not model.drift(winter[2_000:, columns])["is_drift"].any()
     found = {name for name, _ in drifted(model, summer.select(columns))}
     assert found >= {"month", "temp", "dewp"} and not {"origin", "distance"} & found

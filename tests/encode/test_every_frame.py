@@ -436,6 +436,7 @@ def seeds_of(name: str, first: int, last: int) -> range:
     return range(first + place * share, first + (place + 1) * share)
 
 
+@pytest.mark.all_faces
 @pytest.mark.parametrize("name", later(ESTIMATORS, "SharedTrees", "RMTGB", "IndependentTasks"))
 def test_frames_of_every_kind(name):
     check_seeds(name, seeds_of(name, 0, QUICK))

@@ -188,6 +188,7 @@ def test_every_container_gives_the_same_numbers(values):
     assert all(numbers == found[0] for numbers in found[1:])
 
 
+@pytest.mark.all_faces
 def test_pandas_is_read_and_written_without_pyarrow():
     script = """
 import sys

@@ -58,7 +58,7 @@ def test_rows_that_cannot_be_encoded_are_named_by_file(tmp_path, monkeypatch):
     good = pl.DataFrame({"h": [[1], [2, 3]] * 15, "t": [[0.5], None] * 15, "v": [[0.5, 1.0]] * 30})
     good = good.with_columns(y=pl.int_range(30) / 7)
     good.write_parquet(tmp_path / "0.parquet")
-    model = SharedTrees(n_estimators=1, sequence_features={"h": None, "t": "h"})
+    model = SharedTrees(n_estimators=1, n_estimators_task=5, sequence_features={"h": None, "t": "h"})
     for name, value in {"t": [0.5, 0.7], "v": [0.5, float("nan")]}.items():
         bad = pl.when(pl.int_range(30) == 12).then(pl.lit(pl.Series([value]))).otherwise(name)
         good.with_columns(bad.alias(name)).write_parquet(tmp_path / "1.parquet")

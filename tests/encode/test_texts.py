@@ -64,7 +64,11 @@ def test_text_is_found_by_one_rule(values, expected, recwarn):
         assert "say text_features=['^x$'] to confirm it, or text_features=[] to" in str(recwarn[0].message)
         # categories stay categories, in pandas too
         assert find_texts(frame.with_columns(frame["^x$"].cast(pl.Categorical)), "polars") == ()
-        coder = SharedTrees(n_estimators=1).fit(frame.to_pandas().astype({"^x$": "category"}), np.arange(60) / 2).coder_
+        coder = (
+            SharedTrees(n_estimators=1, n_estimators_task=5)
+            .fit(frame.to_pandas().astype({"^x$": "category"}), np.arange(60) / 2)
+            .coder_
+        )
         assert coder.features.declared["categorical"] == ("^x$",)
 
 
@@ -123,11 +127,11 @@ def test_what_is_no_text_is_refused(case):
 @pytest.mark.all_faces
 def test_text_is_found_or_named_or_denied():
     with pytest.warns(TabmtlWarning, match="read as free text"):
-        found = SharedTrees(n_estimators=2).fit(X, Y).coder_.features
-    named = SharedTrees(n_estimators=2, text_features=[1]).fit(X, Y).coder_.features
+        found = SharedTrees(n_estimators=2, n_estimators_task=5).fit(X, Y).coder_.features
+    named = SharedTrees(n_estimators=2, n_estimators_task=5, text_features=[1]).fit(X, Y).coder_.features
     assert found.declared["texts"] == named.declared["texts"] == ("remark",)
     assert found.columns == named.columns
-    denied = SharedTrees(n_estimators=2, text_features=[]).fit(X, Y).coder_.features
+    denied = SharedTrees(n_estimators=2, n_estimators_task=5, text_features=[]).fit(X, Y).coder_.features
     assert (denied.declared["texts"], denied.declared["categorical"]) == ((), ("remark",))
 
 
@@ -181,7 +185,7 @@ def test_files_teach_what_a_frame_teaches(tmp_path):
     files = [tmp_path / f"{k}.parquet" for k in range(2)]
     for file, part in zip(files, (both[:150], both[150:]), strict=True):
         part.write_parquet(file)
-    model = SharedTrees(n_estimators=5, random_state=0)
+    model = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0)
     with pytest.warns(TabmtlWarning, match="read as free text"):
         shards = model.fit(Shards(files), Y.columns).predict_proba(X_TEST)["liked"]
     np.testing.assert_array_equal(model.set_params(**TEXT).fit(X, Y).predict_proba(X_TEST)["liked"], shards)
@@ -189,7 +193,7 @@ def test_files_teach_what_a_frame_teaches(tmp_path):
 
 @pytest.mark.all_faces
 def test_ensembles_and_students_read_text_as_their_own_models_do():
-    models = {"alone": MODELS["IndependentTasks"], "together": SharedTrees(n_estimators=10)}
+    models = {"alone": MODELS["IndependentTasks"], "together": SharedTrees(n_estimators=10, n_estimators_task=5)}
     ensemble = MultiTaskEnsemble(models=models, n_folds=3, random_state=0, **TEXT).fit(X, Y)
     assert ensemble.score_tasks(X_TEST, Y_TEST)["liked"] > 0.85
     student = distill(ensemble, X, network=MMoE(n_experts=2, expert_hidden=(8,), epochs=2), random_state=0)
@@ -198,4 +202,6 @@ def test_ensembles_and_students_read_text_as_their_own_models_do():
 
 def test_pandas_text_is_text():
     frame = pd.DataFrame({"remark": X["remark"].to_list(), "size": X["size"].to_list()})
-    assert SharedTrees(n_estimators=1, **TEXT).fit(frame, Y).coder_.features.declared["texts"] == ("remark",)
+    assert SharedTrees(n_estimators=1, n_estimators_task=5, **TEXT).fit(frame, Y).coder_.features.declared["texts"] == (
+        "remark",
+    )

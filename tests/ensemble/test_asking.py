@@ -46,6 +46,7 @@ def equal(judged, seed):
     return [Choice(weights, each, each, each.mix(weights)) for each in judged]
 
 
+@pytest.mark.all_faces
 def test_rows_are_read_once_for_all_models_that_read_them_alike(ensemble, monkeypatch):
     X, read = features(20, seed=1), []
     encode = FeatureCoder.encode

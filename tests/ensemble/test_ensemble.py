@@ -341,7 +341,7 @@ def test_errors_that_end_the_fit(candidates, error):
 
 def test_candidates_that_are_changed_later_are_saved_as_they_were_fitted(tmp_path):
     X, y = scarce_table(60)
-    candidates = {"alone": ALONE, "together": SharedTrees(n_estimators=20)}
+    candidates = {"alone": ALONE, "together": SharedTrees(n_estimators=20, n_estimators_task=5)}
     model = MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, y[["first"]])
     candidates["together"].set_params(n_estimators=7)
     candidates["more"] = SharedTrees()

@@ -30,7 +30,7 @@ def ensemble(**params):
 
 def test_other_candidates_matter_at_the_next_fit_only(mixed):
     assert not hasattr(CANDIDATES["together"], "tasks_")
-    changed = copy.deepcopy(mixed).set_params(models={"trees": SharedTrees(n_estimators=5)})
+    changed = copy.deepcopy(mixed).set_params(models={"trees": SharedTrees(n_estimators=5, n_estimators_task=5)})
     assert changed.predict(X).equals(mixed.predict(X))
     assert list(clone(changed).models) == ["trees"]
     changed.set_params(models={"odd": IndependentTasks(classifier=DummyClassifier(), regressor=NoModel())})

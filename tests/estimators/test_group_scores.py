@@ -55,7 +55,7 @@ def test_files_are_fitted_and_scored_by_group(tmp_path):
 
 
 def test_a_file_keeps_the_metrics_and_the_column_of_groups(tmp_path):
-    model = SharedTrees(tasks=TASKS, n_estimators=5, random_state=0).fit(X, Y, groups="user")
+    model = SharedTrees(tasks=TASKS, n_estimators=5, n_estimators_task=5, random_state=0).fit(X, Y, groups="user")
     model.save(tmp_path)
     assert load(tmp_path).score_tasks(X, Y).by_metric == model.score_tasks(X, Y).by_metric
 
@@ -69,7 +69,7 @@ def test_models_are_compared_by_group():
 
 
 def test_a_search_maximises_scores_by_group(tmp_path):
-    model = SharedTrees(tasks=TASKS, n_estimators=5, random_state=0)
+    model = SharedTrees(tasks=TASKS, n_estimators=5, n_estimators_task=5, random_state=0)
     space = {"max_leaves": {"choices": (4,)}} if "max_leaves" in model.get_params() else None
     goal = objective(model, X[TRAIN], Y[TRAIN], **SPLIT, groups=PAIR, per_task=True, search_space=space)
     study = open_study("by user", goal, storage=str(tmp_path / "by_user.db"), seed=0)
@@ -81,7 +81,7 @@ def test_a_search_maximises_scores_by_group(tmp_path):
 
 def test_metrics_can_be_asked_for_after_fit():
     y = Y.with_columns(late=pl.Series(np.random.default_rng(0).normal(size=len(Y))))
-    model = SharedTrees(n_estimators=5, random_state=0).fit(X, y)
+    model = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(X, y)
     scores = model.score_tasks(X, y, groups="user")
     assert [*scores.by_metric["late"]] == ["r2"] and [*scores.n_groups] == ["click", "conversion"]
     assert [*scores.by_metric["click"]] == ["roc_auc", "gauc", "ndcg@10", "mrr", "hit_rate@10"]
@@ -91,7 +91,7 @@ def test_metrics_can_be_asked_for_after_fit():
 
 
 def fitted():
-    return SharedTrees(tasks=TASKS, n_estimators=2, random_state=0).fit(X, Y, groups=USER)
+    return SharedTrees(tasks=TASKS, n_estimators=2, n_estimators_task=5, random_state=0).fit(X, Y, groups=USER)
 
 
 REFUSED = [
@@ -157,7 +157,10 @@ def test_labels_tell_whether_an_answer_is_given_the_step():
 def test_candidates_of_an_ensemble_are_judged_by_group():
     from tabmtl import MultiTaskEnsemble
 
-    candidates = {"alone": IndependentTasks(families=("lightgbm",)), "together": SharedTrees(n_estimators=5)}
+    candidates = {
+        "alone": IndependentTasks(families=("lightgbm",)),
+        "together": SharedTrees(n_estimators=5, n_estimators_task=5),
+    }
     model = MultiTaskEnsemble(models=candidates, n_folds=2, tasks=TASKS, drop=["user"], random_state=0)
     board = model.fit(X, Y, groups="user").leaderboard_.filter(task="click")
     assert board["is_judged"].all() and (board["standard_error"] > 0.005).all()

@@ -97,7 +97,7 @@ def test_lists_beside_each_other_move_together(data, fitted):
 def test_an_ensemble_hands_sequences_to_its_candidates(data):
     train, test = data
     network = SharedBottom(hidden=(8,), epochs=2, n_jobs=1)
-    candidates = {"network": network, "trees": SharedTrees(n_estimators=5, n_jobs=1)}
+    candidates = {"network": network, "trees": SharedTrees(n_estimators=5, n_estimators_task=5, n_jobs=1)}
     model = MultiTaskEnsemble(models=candidates, **LISTS, n_folds=2, random_state=0)
     model = model.fit(train.X[:600], train.y[:600])
     assert model.predict(test.X[:5]).height == 5

@@ -24,7 +24,7 @@ X = pl.concat([BASE, LISTS], how="horizontal")
 
 
 @pytest.mark.filterwarnings("ignore::tabmtl.schema.TabmtlWarning")
-@pytest.mark.parametrize("cls", quick(ESTIMATORS, "SharedTrees", "RMTGB", "SharedBottom", "IndependentTasks"))
+@pytest.mark.parametrize("cls", quick(ESTIMATORS, "SharedTrees", "RMTGB", "SharedBottom"))
 def test_every_estimator_reads_lists_and_text(cls, tmp_path):
     model = tiny(cls, text_features=["remark"]).fit(X, targets_for(cls, BASE))
     expected = model.predict(X)

@@ -3,7 +3,8 @@
 import polars as pl
 import pytest
 import torch
-from conformance import fitted, long_table, tiny
+from conformance import long_table, tiny
+from models_at_hand import fitted
 from polars.testing import assert_frame_equal
 
 from tabmtl.columns import Features

@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 import torch
 from cases import quick
-from conformance import NETWORKS, answers, features, fitted, mixed_targets, same, targets_for, tiny
+from conformance import NETWORKS, answers, features, mixed_targets, same, targets_for, tiny
+from models_at_hand import fitted
 
 from tabmtl import ESMM, IndependentTasks, MMoE, MultiTabNet, SharedBottom, TabmtlWarning, load
 from tabmtl.synth import make_multitab_bench

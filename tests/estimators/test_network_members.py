@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conformance import FUNNELS, NETWORKS, features, fitted, long_table, mixed_targets, tiny
+from conformance import FUNNELS, NETWORKS, features, long_table, mixed_targets, tiny
+from models_at_hand import fitted
 from sklearn.metrics import r2_score
 
 from tabmtl import IndependentTasks, MMoE, MultiTabNet, SharedBottom

@@ -10,7 +10,8 @@ import polars as pl
 import polars.selectors as cs
 import pytest
 from cases import quick
-from conformance import MIXED, features, fitted, mixed_targets, tiny
+from conformance import MIXED, features, mixed_targets, tiny
+from models_at_hand import fitted
 from sklearn.base import is_classifier, is_regressor
 from sklearn.utils import estimator_html_repr, get_tags
 

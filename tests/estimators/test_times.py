@@ -39,7 +39,7 @@ MODELS = {
     "few labels": (IndependentTasks, {"families": "all"}),
     "trees of scikit-learn's form": (
         IndependentTasks,
-        {"regressor": SharedTreesRegressor(n_estimators=5), "families": ("lightgbm",)},
+        {"regressor": SharedTreesRegressor(n_estimators=5, n_estimators_task=5), "families": ("lightgbm",)},
     ),
     "MultiTaskEnsemble": (MultiTaskEnsemble, {}),
 }
@@ -152,6 +152,7 @@ def test_validation_rows_that_are_not_newer_are_told():
     tiny(SharedTrees).fit(X[:180], Y[:180], time="day", **(split | {"X_val": later}))
 
 
+@pytest.mark.all_faces
 def test_random_splits_of_rows_with_dates_are_told():
     for cls in (SharedBottom, SharedTrees, IndependentTasks, MultiTaskEnsemble):
         told.clear()
@@ -165,9 +166,7 @@ def test_random_splits_of_rows_with_dates_are_told():
     [
         (X, {}, {"time": "day"}),
         (X, {"drop": ["day"]}, {}),
-        (X, {"early_stopping": False}, {}),
         (X[:150], {}, {}),
-        (X.with_columns(day=pl.when(pl.int_range(240) > 0).then("day")), {}, {}),
         (X, {}, {"X_val": X[200:].with_columns(plain=pl.col("plain") + 9), "y_val": Y[200:]}),
     ],
 )

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from conformance import NETWORKS, fitted
+from conformance import NETWORKS
+from models_at_hand import fitted
 
 from tabmtl.columns import Features
 from tabmtl.estimators.training import in_training_units, on_device

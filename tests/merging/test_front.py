@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conformance import fitted
 from departments import fine_tuned
+from models_at_hand import fitted
 
 from tabmtl import SharedBottom
 from tabmtl.merging import merge, merge_front

@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conformance import answers, features, fitted, long_table, same, tiny
+from conformance import answers, features, long_table, same, tiny
 from departments import fine_tuned
+from models_at_hand import fitted
 
 import tabmtl
 from tabmtl import ESMM, PLE, STEM, MMoE, SharedBottom, SharedTrees

@@ -91,6 +91,7 @@ def test_functions_of_scikit_learn_score_as_ours_with_the_same_errors(name, n, w
     np.testing.assert_allclose(found.standard_error, expected.standard_error, rtol=2 * near)
 
 
+@pytest.mark.all_faces
 def test_a_model_is_stopped_and_judged_by_it(tmp_path):
     model = tiny(SharedBottom, tasks=TASKS, epochs=20, learning_rate=0.02).fit(X, Y)
     assert "val/late/profit" in model.history_.columns

@@ -10,10 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 import recommenders
-from conformance import features, fitted, long_table, mixed_targets, tiny
+from conformance import features, long_table, mixed_targets, tiny
 from hypothesis import example, given
 from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_metric_name
+from models_at_hand import fitted
 from sklearn.base import clone
 from tracking import Log, tracking
 
@@ -43,6 +44,7 @@ def logged():
     return Log(run.info.run_id), model
 
 
+@pytest.mark.all_faces
 def test_every_epoch_is_logged_under_the_names_of_the_history(logged):
     log, model = logged
     history = model.history_

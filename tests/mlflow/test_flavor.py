@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from conformance import answers, features, fitted, mixed_targets, same, tiny
+from conformance import answers, features, mixed_targets, same, tiny
 from mlflow.models import Model
 from mlflow.types import DataType
+from models_at_hand import fitted
 from tracking import tracking
 
 import tabmtl

@@ -9,7 +9,8 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
-from conformance import answers, fitted, same
+from conformance import answers, same
+from models_at_hand import fitted
 from parted import Team, fitted_team, part_of
 from tracking import tracking
 

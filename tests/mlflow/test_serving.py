@@ -13,7 +13,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import requests
-from conformance import fitted
+from models_at_hand import fitted
 from tracking import CSV, JSON, bodies, store_uri, tracking
 
 from tabmtl import SharedBottom

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 import recommenders
-from conformance import features, fitted, long_table, mixed_targets, tiny
+from conformance import features, long_table, mixed_targets, tiny
+from models_at_hand import fitted
 from tracking import JSON, bodies, invoke
 
 from tabmtl import RMTGB, SharedBottom, SharedTrees
@@ -93,7 +94,7 @@ def test_dates_are_text_and_durations_seconds(serve, name):
     when = pl.datetime_range(datetime(2024, 1, 1), datetime(2024, 2, 1), "7h", eager=True, time_zone="Europe/Berlin")
     frame = pl.DataFrame({"when": when, "day": when.dt.date(), "at": when.dt.time(), "took": when - when[0]})
     y = pl.DataFrame({"delay": when.dt.weekday() + np.random.default_rng(0).normal(size=len(when))})
-    served = serve(SharedTrees(n_estimators=5, random_state=0).fit(frame, y))
+    served = serve(SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(frame, y))
     view = pandas_view(frame, served.metadata.signature)
     assert view["took"].dtype == float
     assert TableModel(served.get_raw_model()).predict(view).equals(served.predict(frame))
@@ -108,7 +109,7 @@ def test_a_moment_with_a_zone_is_refused_where_fit_had_none(serve, column):
     when = pl.datetime_range(datetime(2024, 1, 1), datetime(2024, 2, 1), "7h", eager=True)
     frame = pl.DataFrame({"when": when, "day": when.dt.date()})
     y = pl.DataFrame({"delay": when.dt.weekday() + np.random.default_rng(0).normal(size=len(when))})
-    estimator = SharedTrees(n_estimators=5, random_state=0).fit(frame, y)
+    estimator = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(frame, y)
     zoned = frame.with_columns(pl.col(column).cast(pl.Datetime("us")).dt.replace_time_zone("Europe/Berlin"))
     said = f"column {column!r} had no time zone in fit and has "
     for rows in (zoned, zoned.to_pandas()):
@@ -367,5 +368,7 @@ def served_lists(serve):
     X = pl.DataFrame({"size": size, "item": size % 3, **lists})
     y = pl.DataFrame({"answer": size / 8 + X["codes"].list.len().to_numpy()})
     sequences = {"past": "item", "hours": "past", "seen": None, "event": "seen"}
-    model = SharedTrees(n_estimators=5, min_child_samples=2, random_state=0, sequence_features=sequences)
+    model = SharedTrees(
+        n_estimators=5, n_estimators_task=5, min_child_samples=2, random_state=0, sequence_features=sequences
+    )
     return serve(model.fit(X, y)), X

@@ -250,7 +250,7 @@ def test_lists_that_look_like_histories_are_named_and_tags_are_not():
     for frame in (X, X.lazy(), X.to_pandas()):
         schema.told.clear()
         with pytest.warns(TabmtlWarning, match=message) as caught:
-            tabmtl.SharedTrees(n_estimators=1).fit(frame, y)
+            tabmtl.SharedTrees(n_estimators=1, n_estimators_task=5).fit(frame, y)
         assert len(caught) == 1
     with warnings.catch_warnings(action="error"):
-        tabmtl.SharedTrees(n_estimators=1, sequence_features={}).fit(X, y)
+        tabmtl.SharedTrees(n_estimators=1, n_estimators_task=5, sequence_features={}).fit(X, y)

@@ -225,6 +225,7 @@ def test_selections_are_told_and_saved(tmp_path):
     assert load(tmp_path / "model").expert_utilisation_.equals(usage)
 
 
+@pytest.mark.all_faces
 @pytest.mark.parametrize("space", later(["conditional", "chain"], "chain"))
 def test_it_learns_a_rare_conversion(space):
     """Of 6 000 impressions 152 convert; single LightGBMs score .76 on clicks and .76 on conversions."""

@@ -249,6 +249,7 @@ def test_wrong_groups_are_named_and_leave_the_estimator_as_it_was(fitted, groups
 LEAST = {"click": 0.74, "conversion": 0.78, "like": 0.65, "long_view": 0.75, "watch_time": 0.2}
 
 
+@pytest.mark.all_faces
 def test_it_learns_the_tasks_of_two_groups():
     world = {"n_users": 100, "n_items": 30, "click_rate": 0.2, "conversion_rate": 0.02, "spread": 2.0}
     train = make_funnel(6_000, **world, random_state=0)

@@ -66,6 +66,7 @@ def test_one_class_on_the_validation_rows_does_not_stop_training_at_once():
     assert estimator.estimators_["late"].num_trees() > 1
 
 
+@pytest.mark.all_faces
 def test_rare_classes_do_not_end_the_training_early():
     """LightGBM without a bound of its leaves stops after 37 rounds: log loss .18 and accuracy .989.
 
@@ -290,6 +291,7 @@ def rmse(model, X, y):
     return np.sqrt(np.mean(np.square(y - model.predict(X))))
 
 
+@pytest.mark.all_faces
 def test_few_rows_are_learned_and_noise_is_answered_by_the_mean():
     """Mean RMSE of 30 rows, five seeds: the mean has 4.1, stumps of scikit-learn 2.6, 8 leaves of 20 rows the mean.
 
@@ -310,6 +312,7 @@ def test_few_rows_are_learned_and_noise_is_answered_by_the_mean():
     assert of_noise < 1.05 * mean
 
 
+@pytest.mark.all_faces
 def test_leaves_of_single_rows_learn_numbers_without_noise_alone(monkeypatch):
     monkeypatch.setattr(choice, "MOST_FOLDS", 3)
     rng = np.random.default_rng(0)

@@ -173,6 +173,7 @@ def test_columns_without_any_value_or_change_add_nothing(table, tmp_path):
         assert tabmtl.load(tmp_path / str(columns_of.width)).predict(columns_of).equals(answers)
 
 
+@pytest.mark.all_faces
 def test_mixtures_are_saved_and_answer_a_row_as_in_the_batch(table, tmp_path):
     X, y = table
     model = IndependentTasks(random_state=0).fit(X, y)

@@ -76,6 +76,7 @@ def table(n, seed):
     return pl.DataFrame(x, schema=list("abcdef")), pl.DataFrame(y)
 
 
+@pytest.mark.all_faces
 def test_a_task_of_few_labels_learns_from_one_of_many():
     """And the one of many labels neither gains nor loses: what is claimed here is claimed of this table alone."""
     X, y = table(1_200, 0)

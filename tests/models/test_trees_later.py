@@ -121,7 +121,7 @@ def lightgbm_of(model, target):
     return booster, (target - center) / scale - start, lambda raw: (raw + start) * scale + center
 
 
-@pytest.mark.parametrize("estimator", [SharedTrees(n_estimators=15), RMTGB(n_estimators_task=15)])
+@pytest.mark.parametrize("estimator", [SharedTrees(n_estimators=15, n_estimators_task=5), RMTGB(n_estimators_task=15)])
 def test_leaves_of_one_number_move_as_those_of_lightgbm(estimator):
     model = deepcopy(estimator).set_params(early_stopping=False, random_state=0).fit(X, Y["value"])
     booster, target, in_own_units = lightgbm_of(model, LABELS["value"].to_numpy())
@@ -155,7 +155,7 @@ def test_a_shift_of_all_labels_gives_no_split_and_is_learned(families):
 
 SHIFTS = (0.25, 0.5, 1, 2, 3, 6)  # standard deviations
 SINGLE = {
-    "shared": SharedTrees(n_estimators=30, random_state=0),
+    "shared": SharedTrees(n_estimators=30, n_estimators_task=5, random_state=0),
     "stages": RMTGB(n_estimators_task=30, random_state=0),
     "alone": IndependentTasks(families=("lightgbm",), **QUICK | {"learning_rate": 0.05}),
 }
@@ -404,7 +404,7 @@ def test_a_new_task_of_a_long_table_leans_on_the_pooled_answers():
 
 def test_what_a_new_task_refuses():
     assert not hasattr(fit_of("stages"), "add_task")
-    model = SharedTrees(n_estimators=5, random_state=0).fit(X, Y)
+    model = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(X, Y)
     for way, words in (({"method": "scalearn"}, "method='head'"), ({"freeze": None}, "freeze=None")):
         with pytest.raises(ValueError, match=words):
             model.add_task(NEW, new_tasks(LABELS), **way)

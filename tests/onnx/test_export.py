@@ -70,6 +70,7 @@ def new_rows(n=300):
     return X.with_columns(text, plain=X["plain"].scatter([1, 3], [1e9, None]))
 
 
+@pytest.mark.all_faces
 @pytest.mark.parametrize("cls", quick([*NETWORKS, *FUNNELS], "MultiTabNet"))
 def test_every_network_answers_as_in_torch(cls, tmp_path, capfd):
     X = features()
@@ -196,6 +197,7 @@ def model(tmp_path_factory):
     return estimator, path, kept[0]
 
 
+@pytest.mark.all_faces
 def test_targets_may_have_any_name(model):
     estimator, path, _ = model
     check_answers(estimator, session_of(path), new_rows(), sizes=(4,))
@@ -223,6 +225,7 @@ def test_a_service_without_the_package_can_encode(model):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.all_faces
 def test_serving_needs_no_torch(model, tmp_path):
     estimator, path, _ = model
     new_rows().write_parquet(tmp_path / "rows.parquet")

@@ -170,7 +170,9 @@ def test_without_mlflow_the_files_are_left_alone(folder, tmp_path, monkeypatch):
 
 def test_an_interrupt_within_the_table_ends_the_demonstration(folder, tmp_path, monkeypatch):
     X, y = (part[:100] for part in datasets.load("flights", folder=folder).part("train"))
-    cut_off = replace(tabmtl.compare([tabmtl.SharedTrees(n_estimators=2)], X, y["air_time"]), is_interrupted=True)
+    cut_off = replace(
+        tabmtl.compare([tabmtl.SharedTrees(n_estimators=2, n_estimators_task=5)], X, y["air_time"]), is_interrupted=True
+    )
     monkeypatch.setattr(demo, "_learn_few", lambda *_: None)
     monkeypatch.setattr(tabmtl, "compare", lambda *_, **__: cut_off)
     assert commands.run("demo", "--folder", folder, "--epochs", 1, "--output", tmp_path / "out", "--no-mlflow") == 130

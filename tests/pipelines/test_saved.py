@@ -124,7 +124,7 @@ def test_a_model_reads_the_dates_of_a_file_as_in_fit(tmp_path, capsys):
         {"when": moments, "day": moments.dt.date(), "at": moments.dt.time(), "took": moments - moments[0]}
     )
     y = moments.dt.weekday().alias("y") + pl.Series(np.random.default_rng(0).normal(size=len(rows)))
-    model = SharedTrees(n_estimators=5, random_state=0).fit(rows, y)
+    model = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(rows, y)
     model.save(tmp_path / "model")
     rows.hstack([y]).write_parquet(tmp_path / "new.parquet")
     texts = rows.with_columns(pl.exclude("took").dt.to_string("iso:strict"), pl.col("took").dt.total_seconds())

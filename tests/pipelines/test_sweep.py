@@ -47,6 +47,7 @@ def study_of(path: Path, name: str = "rodents-SharedBottom-mean") -> Any:
     return open_study(name, storage=path / "sweep.db")
 
 
+@pytest.mark.all_faces
 def test_every_trial_is_a_nested_run_and_the_best_is_fitted_again(sweep, tmp_path, store, capsys):
     assert sweep("--trials", 3, "--register", "rodents", "--output", tmp_path / "model") == 0
     registry, study = commands.Registry(store), study_of(tmp_path)
@@ -68,6 +69,7 @@ def test_every_trial_is_a_nested_run_and_the_best_is_fitted_again(sweep, tmp_pat
     assert f"Trial {best.number} is chosen" in capsys.readouterr().out
 
 
+@pytest.mark.all_faces
 def test_the_same_command_goes_on_and_scores_no_test_rows_twice(sweep, tmp_path, store, capsys):
     assert sweep("--trials", 2, "--register", "rodents") == 0
     first = capsys.readouterr().out

@@ -41,6 +41,7 @@ def registered(name, store):
         mlflow.set_tracking_uri(None)
 
 
+@pytest.mark.all_faces
 def test_the_scores_of_the_test_rows_are_printed(done, rodents):
     test = pl.read_parquet(rodents).filter(pl.col("split") == "test")
     scores = tabmtl.load(done.folder / "model").score_tasks(test.drop("split", *NAMES), test[NAMES])

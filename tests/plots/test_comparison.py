@@ -53,7 +53,7 @@ def test_calibration_has_a_line_for_every_model():
 def test_calibration_of_one_model_before_and_after():
     X = features(300)
     y = mixed_targets(X)
-    model = SharedTrees(n_estimators=5, random_state=0).fit(X[:100], y[:100])
+    model = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(X[:100], y[:100])
     assert list(CalibrationDisplay.from_estimator(model, X[200:], y[200:]).lines_) == [
         (task, "SharedTrees") for task in y.columns
     ]

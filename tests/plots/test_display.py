@@ -109,6 +109,7 @@ def test_what_cannot_be_drawn_is_refused(display, estimator, options, error, mes
         display.from_estimator(estimator, **options)
 
 
+@pytest.mark.all_faces
 def test_importing_plots_leaves_matplotlib_alone():
     code = "import sys, tabmtl.plots; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,7 +7,8 @@ from unittest.mock import Mock
 import numpy as np
 import polars as pl
 import pytest
-from conformance import features, fitted, mixed_targets, tiny
+from conformance import features, mixed_targets, tiny
+from models_at_hand import fitted
 from polars.testing import assert_frame_equal
 
 import tabmtl.scale.files

@@ -70,11 +70,10 @@ def fit_ranks(table, cls, *, targets=TARGETS, float64=True, fit=None, **params):
     return run_ranks(1, work) + run_ranks(2, work)
 
 
-NETWORKS = [(cls, {}) for cls in (SharedBottom, HoME, MultiTabNet)]
-NETWORKS += [(SharedBottom, {"balance": balance}) for balance in ("uncertainty", "imtl_g")]
-NETWORKS += [(HoME, {"balance": "pcgrad", "grad_level": "parameters"}), (MMoE, {"balance": "gradnorm"})]
-NETWORKS += [(SharedBottom, {"balance": lambda rows: rows.mean(dim=0)}), (MMoE, {"balance": "pcgrad"})]
-MORE = [(cls, {}) for cls in (PLE, STEM, AdaTT, MMoE, APEM)]
+NETWORKS = [(SharedBottom, {}), (SharedBottom, {"balance": "uncertainty"}), (MMoE, {"balance": "pcgrad"})]
+MORE = [(cls, {}) for cls in (HoME, MultiTabNet, PLE, STEM, AdaTT, MMoE, APEM)]
+MORE += [(SharedBottom, {"balance": "imtl_g"}), (SharedBottom, {"balance": lambda rows: rows.mean(dim=0)})]
+MORE += [(HoME, {"balance": "pcgrad", "grad_level": "parameters"}), (MMoE, {"balance": "gradnorm"})]
 MORE += [(SharedBottom, {"balance": balance}) for balance in ("dwa", "gls", "imtl_l", "famo", [1.0, 2.0, 0.5])]
 MORE += [(SharedBottom, {"flat": True}), (MMoE, {"flat": True, "balance": "pcgrad"}), (HoME, {"balance": "gradnorm"})]
 MORE += [(SharedBottom, {"balance": "imtl_g", "normalize_gradients": True, "grad_level": "parameters"})]

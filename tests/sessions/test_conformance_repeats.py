@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from recommenders import ITEMS, TEST, TRAIN, again, all_scores, every_form, fitted, own_terms, tiny
+from cases import later
+from recommenders import FORMS, ITEMS, M2TREC_FORMS, TEST, TRAIN, again, all_scores, every_form, fitted, own_terms, tiny
 
 import tabmtl
 from tabmtl.sessions import temporal_split
@@ -41,7 +42,7 @@ def test_few_clicks_teach_nothing_and_nothing_is_learned_unasked(form):
     assert unasked.repeat_weights_ == PLAIN
 
 
-@every_form
+@pytest.mark.parametrize("form", later(FORMS, *M2TREC_FORMS, "Blend"))
 def test_weights_are_learned_on_later_sessions_or_on_the_newest_without_which_it_was_fitted(form):
     clicks = LONGER.clicks
     newest = clicks.group_by("session_id").agg(pl.col("time").max()).sort("time")["session_id"][-75:].implode()
@@ -54,7 +55,7 @@ def test_weights_are_learned_on_later_sessions_or_on_the_newest_without_which_it
     assert learned.item_counts_.sum() == len(clicks)
 
 
-@every_form
+@pytest.mark.parametrize("form", later(FORMS, *M2TREC_FORMS, "Blend"))
 def test_likelihoods_rise_by_what_was_learned(form):
     """On later sessions than those that taught; MRR@20 does not fall there by more than noise."""
     train, later = temporal_split(LONGER.clicks, test_size=0.5)

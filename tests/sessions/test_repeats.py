@@ -104,6 +104,7 @@ def test_reciprocal_ranks_are_those_of_all_scores_with_ties_against_the_target(l
         np.testing.assert_array_equal(choices_of(log, coarse).reciprocal_ranks(weights), expected)
 
 
+@pytest.mark.all_faces
 def test_what_was_learned_is_the_law_and_nothing_is_learned_where_nothing_is_to_be_learned(log):
     learned = learn_weights(choices_of(log))
     # about three standard errors of a fit on 1 200 clicks

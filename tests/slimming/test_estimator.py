@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from cases import later
 from exported import check_answers, exported
 
 import tabmtl
@@ -111,6 +112,7 @@ def test_cuts_and_answers_leave_the_random_generator(model):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.all_faces
 def test_passes_over_few_rows_draw_other_widths_each(monkeypatch):
     drawn, draw = [], SlimLoop._draw
     monkeypatch.setattr(SlimLoop, "_draw", lambda loop: drawn.append(draw(loop)) or drawn[-1])
@@ -289,8 +291,8 @@ def test_the_faces_and_flat_targets():
 
 @pytest.mark.parametrize(
     "params",
-    [{"n_members": 2}, {"balance": "pcgrad"}, {"balance": "uncertainty"}, {"balance": "gradnorm"}, {"flat": True},
-     {"early_stopping": False}, {"precision": "bf16"}],
+    later([{"n_members": 2}, {"balance": "pcgrad"}, {"balance": "uncertainty"}, {"balance": "gradnorm"}, {"flat": True},
+           {"early_stopping": False}, {"precision": "bf16"}], *[{"balance": "gradnorm"}, {"flat": True}]),
     ids=str,
 )  # fmt: skip
 def test_other_ways_to_train(params):

@@ -1,8 +1,8 @@
 """A network and models per task in folders, and refusals, which name the folder."""
 
 import pytest
-from conformance import fitted
 from forging import copy_of
+from models_at_hand import fitted
 
 import tabmtl
 from tabmtl import IndependentTasks, ModelFileError, SharedBottom

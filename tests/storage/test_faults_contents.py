@@ -14,9 +14,10 @@ import numpy as np
 import polars as pl
 import pytest
 import recommenders
-from conformance import answers, fitted, same
+from conformance import answers, same
 from forging import copy_of, forge, forge_arrays, forge_facts, parts_of
 from lightgbm.basic import _ConfigAliases
+from models_at_hand import fitted
 
 import tabmtl
 from tabmtl import PLE, RMTGB, IndependentTasks, ModelFileError, MultiTabNet, SharedBottom, SharedTrees
@@ -151,6 +152,7 @@ def test_a_lightgbm_estimator_that_would_open_something_is_refused(stored, tmp_p
 # facts and arrays
 
 
+@pytest.mark.all_faces
 def test_whatever_is_saved_is_accepted():
     for form in FORMS:
         model, saved = contents(form)

@@ -10,8 +10,9 @@ import sys
 import lightgbm as lgb
 import numpy as np
 import pytest
-from conformance import answers, fitted, same
+from conformance import answers, same
 from forging import copy_of, forge, parts_of, sized, use_trees
+from models_at_hand import fitted
 
 import tabmtl
 from tabmtl import RMTGB, IndependentTasks, SharedTrees

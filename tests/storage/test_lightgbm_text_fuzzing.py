@@ -108,6 +108,7 @@ def accepted(text: str) -> bool:
     return True
 
 
+@pytest.mark.all_faces
 def test_the_worker_dies_of_what_the_check_refuses(worker):
     text = BASES[1][: len(BASES[1]) // 3]
     assert not accepted(text)

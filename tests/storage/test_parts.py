@@ -56,6 +56,7 @@ def folder(stored, tmp_path):
 # what comes back
 
 
+@pytest.mark.all_faces
 def test_a_model_of_models_comes_back_bit_for_bit_and_so_does_every_part(stored):
     team = fitted_team()[0]
     loaded = tabmtl.load(stored, cls=Team)
@@ -72,6 +73,7 @@ def test_a_model_of_models_comes_back_bit_for_bit_and_so_does_every_part(stored)
         assert alone.get_params() == part.get_params()
 
 
+@pytest.mark.all_faces
 def test_the_candidates_of_a_loaded_model_are_unfitted_and_fit_again(stored):
     team, _, y = fitted_team()
     loaded = tabmtl.load(stored, cls=Team)

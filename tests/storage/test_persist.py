@@ -14,8 +14,9 @@ import lightgbm as lgb
 import numpy as np
 import pytest
 import torch
-from conformance import answers, fitted, same, tiny
+from conformance import answers, same, tiny
 from forging import DAMAGES, forge, parts_of
+from models_at_hand import fitted
 from safetensors.numpy import load_file
 
 import tabmtl

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conformance import answers, fitted, same, tiny
+from conformance import answers, same, tiny
+from models_at_hand import fitted
 
 import tabmtl
 from tabmtl import ModelFileError, SharedBottom

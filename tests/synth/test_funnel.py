@@ -21,6 +21,7 @@ def funnel():
 
 
 class TestFrames:
+    @pytest.mark.all_faces
     @settings(max_examples=8)
     @given(
         n_rows=st.integers(1, 50),

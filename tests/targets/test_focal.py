@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from cases import later
 from conformance import CANDIDATES, tiny
 from lightgbm import LGBMClassifier
 from scipy.special import expit
@@ -79,7 +80,7 @@ def test_the_loss_has_its_slopes_and_its_answers_are_probabilities(gamma):
         assert np.isfinite(gradient).all() and np.isfinite(kind.link(extreme, np)).all()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", later(METHODS, "SharedBottom"))
 def test_every_method_learns_probabilities_and_at_gamma_0_the_log_loss(name):
     found = shares(fitted(name), X[KEPT:])
     assert log_loss(Y["late"][KEPT:], found) < log_loss(Y["late"][KEPT:], TRUTH[KEPT:]) + 0.08

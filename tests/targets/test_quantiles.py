@@ -131,7 +131,9 @@ def test_the_unit_of_labels_changes_nothing(name):
     np.testing.assert_allclose(each[1] / 4096, each[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["SharedBottom", "SharedTrees", "RMTGB", "IndependentTasks"])
+@pytest.mark.parametrize(
+    "name", later(["SharedBottom", "SharedTrees", "RMTGB", "IndependentTasks"], "IndependentTasks")
+)
 def test_levels_of_a_long_table(name):
     table = X.with_columns(site=pl.Series(["x", "y"] * (N // 2)))
     model = learned(name, tasks={"delay": "quantiles:0.1:0.5:0.8"}, task_column="site")

@@ -88,6 +88,7 @@ def test_a_training_goes_on_as_if_nothing_had_been(cls, params, is_stored, table
     assert whole.predict(X).equals(resumed.predict(X))
 
 
+@pytest.mark.all_faces
 def test_so_does_a_recommender(tmp_path):
     def fit(on_epoch):
         model = recommenders.tiny("M2TRec", epochs=3, on_epoch=on_epoch)

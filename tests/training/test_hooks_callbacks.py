@@ -8,7 +8,8 @@ import warnings
 import numpy as np
 import polars as pl
 import pytest
-from conformance import ESTIMATORS, NETWORKS, answers, features, fitted, mixed_targets, same, targets_for, tiny
+from conformance import ESTIMATORS, NETWORKS, answers, features, mixed_targets, same, targets_for, tiny
+from models_at_hand import fitted
 from sklearn.base import clone
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.model_selection import GridSearchCV

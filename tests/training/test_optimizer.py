@@ -119,6 +119,7 @@ def test_a_table_of_many_rows_gives_sparse_gradients(levels, sparse):
     assert embedding.table.weight.grad.is_sparse is sparse
 
 
+@pytest.mark.all_faces
 @pytest.mark.parametrize("network", later([SharedBottom, MMoE], MMoE))
 @pytest.mark.parametrize("balance", later(["sum", "pcgrad"], "pcgrad"))
 def test_networks_with_big_tables_learn_save_and_load(network, balance, monkeypatch, tmp_path):

@@ -53,6 +53,7 @@ def test_the_first_trial_is_the_estimator_as_it_is():
     assert study.trials[1].params != study.trials[0].params
 
 
+@pytest.mark.all_faces
 @pytest.mark.parametrize("names", later([("few",), ("few", "many")], ("few", "many")), ids=len)
 def test_a_seed_rules_the_search_whatever_pauses_it_makes(names):
     whole = open_study("whole", quick(names), seed=3)
@@ -144,6 +145,7 @@ def make_and_run(barrier) -> None:
     run_study(open_study("s", quick(), storage="j"), quick(), n_trials=6)
 
 
+@pytest.mark.all_faces
 def test_workers_may_make_a_file_together():
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=make_and_run, args=(barrier,)) for barrier in [context.Barrier(4)] * 4]
@@ -294,6 +296,7 @@ def test_the_driver_of_postgresql_is_found_or_named(monkeypatch):
         open_study("s", quick(), storage="postgresql://me@host/db")
 
 
+@pytest.mark.all_faces
 def test_a_full_disk_of_one_of_two_writers():
     run_study(open_study("s", quick(), storage="j"), quick(), n_trials=2)
     worker = multiprocessing.get_context("fork").Process(

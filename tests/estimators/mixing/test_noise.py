@@ -34,6 +34,7 @@ def check_noise(scores, n_fits, *, most):
         assert b["score"].mean() < 0.52 + 3 * error, model
 
 
+@pytest.mark.all_faces
 @pytest.mark.filterwarnings("ignore:tasks 'b'. in the folds")
 def test_noise_is_told_as_noise(three_folds):
     check_noise(boards(6, 60), 6, most=0.04)

@@ -115,6 +115,7 @@ def test_tasks_of_one_row_each_are_fitted():
     assert np.corrcoef(model.predict(X), np.arange(60.0))[0, 1] > 0.9
 
 
+@pytest.mark.all_faces
 def test_weights_of_tasks_count_by_their_ratios():
     X = np.random.default_rng(0).normal(size=(200, 4))
     y = pl.DataFrame({"one": X[:, 0] + X[:, 1], "two": X[:, 0] - X[:, 2]})

@@ -143,6 +143,7 @@ def test_unrelated_tasks_go_alone(layout):
     assert two.score(X_test, y_test) > 0.5  # R²: 0 is for who knows the task's mean
 
 
+@pytest.mark.all_faces
 def test_related_tasks_share_and_gain():
     """Beside the score of the same trees for every task alone, and of the task's mean, 0."""
     bench = make_outlier_tasks(n_tasks=8, n_train=100, n_test=200, random_state=0)

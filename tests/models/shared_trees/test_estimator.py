@@ -228,13 +228,14 @@ def test_few_labels_of_a_task_learn_from_the_others():
     assert shared > splits + 0.01
 
 
+@pytest.mark.all_faces
 def test_a_fit_that_goes_astray_on_all_rows_is_dropped(monkeypatch):
     from tabmtl.estimators.boosted import rounds
 
     X, Y = regressions(200, 2)
     monkeypatch.setattr(rounds, "is_worse", lambda losses, others: True)
     with pytest.warns(TabmtlWarning, match="the latter is kept, which has not learned from these labels"):
-        model = SharedTrees(random_state=0, n_estimators=30).fit(X, Y)
+        model = SharedTrees(random_state=0, n_estimators=30, n_estimators_task=5).fit(X, Y)
     assert model.rounds_["n_labels"].to_list() == [133, 133]  # of the first of three folds
 
 

@@ -113,7 +113,7 @@ def test_trees_of_a_task_alone_are_kept_where_they_pay_in_other_folds():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(N, 2))
     y = pl.DataFrame({"exact": np.round(3 * X[:, 0]) + np.sign(X[:, 1]), "noise": rng.normal(size=N)})
-    fitted, _ = fit(SharedTrees(n_estimators=20, learning_rate=0.1), pl.DataFrame(X), y)
+    fitted, _ = fit(SharedTrees(n_estimators=20, n_estimators_task=5, learning_rate=0.1), pl.DataFrame(X), y)
     own = np.array([model.rounds_["own"] for model in fitted])
     assert (own[:, 0] > 0).all()
     assert_array_equal(own[:, 1], 0)
@@ -138,6 +138,7 @@ def unlike(n_labels, seed=0):
     return X[:800], y[:800], X[800:], line[800:]
 
 
+@pytest.mark.all_faces
 def test_few_labels_drop_the_trees_of_others_where_those_of_the_task_alone_are_better():
     X, y, X_test, line = unlike(80)
     model = SharedTrees(random_state=0, learning_rate=0.1, n_estimators=300).fit(X, y)

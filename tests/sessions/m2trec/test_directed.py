@@ -68,6 +68,7 @@ def compare(make_law: Any, k: int) -> tuple[dict[str, np.ndarray], M2TRec]:
 # Measured, recall at 4: law .906, popularity .066, undirected .251, directed .800
 
 
+@pytest.mark.all_faces
 def test_a_chain_that_leads_one_way_is_learned_by_the_path_only():
     hits, model = compare(one_way, N_NEXT)
     recall = {name: part.mean() for name, part in hits.items()}

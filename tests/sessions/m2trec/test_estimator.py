@@ -149,6 +149,7 @@ def test_without_ids_equals_are_ranked_by_training_clicks():
     np.testing.assert_allclose(scores[..., 0] - scores[..., 1], np.broadcast_to(gaps, scores.shape[:2]), atol=1e-4)
 
 
+@pytest.mark.all_faces
 def test_own_vectors_tell_equals_apart_as_far_as_they_may():
     gaps = []
     for params in ({"id_mode": "delta", "delta_norm": 1e-6}, {"id_mode": "delta"}, {"id_mode": "full"}):
@@ -192,6 +193,7 @@ def test_a_column_that_names_items_is_warned_of_where_fit_is_called():
     assert caught[0].filename == __file__
 
 
+@pytest.mark.all_faces
 def test_seeds():
     states = [np.random.RandomState(3) for _ in range(2)]
     first, second = (all_scores(fit(epochs=1, random_state=state), TEST) for state in states)

@@ -9,8 +9,22 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from cases import later
 from polars.testing import assert_frame_equal
-from recommenders import ITEMS, LOG, TEST, TRAIN, again, all_scores, every_m2trec, fitted, own_terms, renamed, tiny
+from recommenders import (
+    ITEMS,
+    LOG,
+    M2TREC_FORMS,
+    TEST,
+    TRAIN,
+    again,
+    all_scores,
+    every_m2trec,
+    fitted,
+    own_terms,
+    renamed,
+    tiny,
+)
 from sklearn.exceptions import NotFittedError
 
 import tabmtl
@@ -99,7 +113,7 @@ def test_new_items_may_have_new_and_missing_values(form):
     assert found["item_id"].n_unique() == 4
 
 
-@every_m2trec
+@pytest.mark.parametrize("form", later(M2TREC_FORMS, *M2TREC_FORMS[1:]))
 def test_added_items_are_saved_pickled_and_clicked(form, tmp_path):
     model = again(form).add_items(renamed(ITEMS[:4])).add_items(renamed(ITEMS[4:5]))
     model.save(tmp_path / "model")

@@ -64,6 +64,7 @@ def test_events_are_read_in_fit_only(tmp_path):
     again.fit(with_events(TRAIN), items=ITEMS, clicks_val=TEST)  # validation clicks need no event
 
 
+@pytest.mark.all_faces
 def test_what_weighs_more_is_predicted_more():
     """After a, half of the clicks go to b, and half to c; those to c are purchases."""
     n = 400
