@@ -1,10 +1,12 @@
-# ruff: noqa: E501
-"""Sixty planted faults in the core, and a command that plants one, runs the tests and takes it back.
+"""Sixty faults that somebody could make, and a command that plants one, runs the tests and takes it back.
 
-They say what a suite of tests is worth: who makes it thinner shows that it still finds those that it found before.
-`python .ci/faults.py 7 -- tests/nn` plants fault 7 and runs the tests of a folder until one fails; without arguments
-behind the dashes it runs those of `make test`. ``--list`` lists the faults, and ``--check`` tells whether each still
-has its line. With ``--tests FILE`` a JSON file says which tests run for a fault, by its number.
+They measure what a suite of tests is worth: a thinner one must still find those that the one before it found.
+
+- ``--list`` shows them, and ``--check`` says whether each can still be planted.
+- ``7 12 -- tests/nn -n 2`` plants fault 7, then 12; what stands behind the numbers goes to pytest.
+- ``--tests FILE`` names tests by the number of a fault, as JSON; these run in place of all.
+
+The exit code is 0 if every fault was found, 1 if one was not, and 2 if a run told nothing.
 """
 
 from __future__ import annotations
@@ -12,151 +14,508 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-PACKAGE = Path(__file__).parents[1] / "tabmtl"
-#: As of `make test`, without threads that wait for each other.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-#: What pytest exits with where a test failed, and where none did.
-FAILED, PASSED = 1, 0
+ROOT = Path(__file__).resolve().parents[1]
+#: As in the Makefile.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MPLBACKEND": "Agg",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+#: What pytest says where it has ended at a failure; with pytest-xdist, or in reading a file, its exit code is 2 then.
+STOPPED = "stopping after 1 failures"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A line that is changed.
+    """Mistake in one line of the package.
 
     Parameters
     ----------
     path : str
-        The file, below tabmtl.
-    before, after : str
-        What stands there once, and what is planted.
+        File below ``tabmtl/``.
+    before : str
+        Part of a line, which the file has once.
+    after : str
+        What stands there by mistake.
     says : str
         What is wrong then.
+    is_found : bool, optional
+        Whether ``make test`` found it before tests were left out; None: not known.
     """
 
     path: str
     before: str
     after: str
     says: str
+    is_found: bool | None = None
+
+    def plant_in(self, text: str) -> str:
+        """Return the text of the file with the fault; raise a ValueError if it cannot be planted."""
+        count = text.count(self.before)
+        if count != 1 or "\n" in self.before + self.after:
+            raise ValueError(f"{self.path} has {self.before!r} {count} times, expected one line that has it once")
+        return text.replace(self.before, self.after)
 
 
-FAULTS = (
-    Fault("targets/binary.py", "return np.logaddexp(0, scores) - means * scores", "return np.logaddexp(0, scores) + means * scores", "a sign of the log loss"),
-    Fault("targets/binary.py", "return logit(np.clip(mean, SURE, 1 - SURE))", "return logit(mean)", "a start is not clipped"),
-    Fault("targets/ordinal.py", "return (labels[..., None] > np.arange(width))", "return (labels[..., None] >= np.arange(width))", "an indicator is off by one"),
-    Fault("targets/quantiles.py", "found = xp.sort(scores, -1)", "found = scores", "quantiles are not in order"),
-    Fault("targets/huber.py", "near = np.minimum(error, self.delta)", "near = error", "far errors count squared"),
-    Fault("targets/kind.py", "if largest > LARGEST_LABEL:", "if largest < -LARGEST_LABEL:", "labels too large are taken"),
-    Fault("metrics/classes.py", "below = np.append(0, np.cumsum(weight[order]))", "below = np.append(0, np.cumsum(np.ones(len(order))))", "weights are forgotten in AUC"),
-    Fault("metrics/calibration.py", "np.arange(1, n_bins) / n_bins", "np.arange(1, n_bins) / (n_bins + 1)", "bins are of unlike size"),
-    Fault("metrics/ordered.py", "p, axis=1) < 0.5)", "p, axis=1) <= 0.5)", "the median class at a half"),
-    Fault("metrics/intervals.py", "math.sqrt(n * (n - 1))", "math.sqrt(n * n)", "an error of seeds without n - 1"),
-    Fault("metrics/gain.py", "gain = pl.when(size >= SMALLEST_REFERENCE)", "gain = pl.when(size >= 0)", "a gain over a reference near 0"),
-    Fault("metrics/groups.py", "return in_order / pairs", "return in_order / np.maximum(pairs, 1)", "pairs below 1 count as 1"),
-    Fault("training/losses.py", "labelled, y = self.labelled(y), y.nan_to_num()", "labelled, y = torch.ones_like(y, dtype=torch.bool), y.nan_to_num()", "missing labels count as 0"),
-    Fault("training/losses.py", "rows = rows * weight", "rows = rows * weight.sign()", "weights of rows are forgotten"),
-    Fault("training/losses.py", "reached = y[:, self._chain[:-1]] > 0", "reached = y[:, self._chain[:-1]] >= 0", "a conditional loss learns from all rows"),
-    Fault("training/penalised.py", "kept, judged = np.flatnonzero(fold != f), np.flatnonzero(fold == f)", "kept, judged = np.arange(len(fold)), np.flatnonzero(fold == f)", "a fold is judged by what learned it"),
-    Fault("training/joint.py", "learning_rate * factor, weight_decay)", "learning_rate, weight_decay)", "a plateau slows no network of several"),
-    Fault("training/optimizer.py", "decay = averaging_decay(self._average_decay, self._steps)", "decay = averaging_decay(self._average_decay, self._steps + 100)", "the average forgets the first steps late"),
-    Fault("training/epochs.py", "best = new if not self.kept or score > self.best.score", "best = new if not self.kept or score < self.best.score", "the worst epoch is kept"),
-    Fault("training/epochs.py", "tensor.clone() for name, tensor in self._network", "tensor for name, tensor in self._network", "kept weights move on"),
-    Fault("training/balance/loss_weights.py", "self.weights = torch.where(active, mean / losses / active.sum(), 0.0)", "self.weights = torch.where(active, losses / mean / active.sum(), 0.0)", "a weight is turned over"),
-    Fault("training/balance/gradient_joins.py", "gap = slope[high] - slope[low]", "gap = slope[low] - slope[high]", "a sign in MGDA"),
-    Fault("training/balance/gradients.py", "return [p for p in parameters if id(p) not in own], [p for p in parameters if id(p) in own]", "return parameters, [p for p in parameters if id(p) in own]", "parameters of tasks count as shared"),
-    Fault("nn/attention.py", "forbidden[n_tasks:, :n_tasks] = True", "forbidden[:n_tasks, n_tasks:] = True", "the mask is transposed"),
-    Fault("nn/attention.py", "weights = self.dropout(_softmax((q * d_head**-0.5) @ k.mT, mask))", "weights = self.dropout(_softmax((q * d_head**0.5) @ k.mT, mask))", "a scale of attention is turned over"),
-    Fault("nn/experts.py", "own_variance * (n_rows / (n_rows - 1))", "own_variance", "the running variance is biased in a group"),
-    Fault("nn/layers.py", "return x * kept.mul_(256 / (256 - self._dropped))", "return x * kept", "dropout does not scale"),
-    Fault("nn/embeddings.py", "return self.table(codes + self.offsets)", "return self.table(codes)", "columns share their embeddings"),
-    Fault("nn/sequences.py", "is_empty = (entries.lengths == 0)", "is_empty = (entries.lengths <= 1)", "one entry counts as none"),
-    Fault("models/multitabnet.py", "vectors = self.task_weight + self.task_bias", "vectors = self.task_weight", "a bias of tokens is forgotten"),
-    Fault("models/home.py", "weights = 2 * logits.softmax(dim=2).transpose(1, 2).unsqueeze(3)", "weights = logits.softmax(dim=2).transpose(1, 2).unsqueeze(3)", "a factor of the feature gate"),
-    Fault("models/apem.py", "weights = logits.view(b, n * h, p, -1).softmax(dim=2)", "weights = logits.view(b, n * h, p, -1).softmax(dim=3)", "attention over another axis"),
-    Fault("models/rmtgb/stages.py", "return -1 if (self.theta > 0).sum() > len(self.theta) / 2 else 1", "return 1 if (self.theta > 0).sum() > len(self.theta) / 2 else -1", "outliers are the majority"),
-    Fault("models/rmtgb/stages.py", "factors = [(1 - s) ** 2, s**2]", "factors = [1 - s, s]", "a hessian of theta"),
-    Fault("models/shared_trees/stop.py", "self.keep(self.kept == self.rounds)", "self.keep(self.kept >= self.rounds)", "scores of later rounds are kept"),
-    Fault("models/shared_trees/affinity.py", "self._moments += (1 - _MEMORY) * (newest - self._moments)", "self._moments += _MEMORY * (newest - self._moments)", "a memory is turned over"),
-    Fault("models/independent/grower.py", "return losses if rows.weight is None else losses * rows.weight", "return losses", "weights are forgotten in folds"),
-    Fault("models/independent/forest.py", "forest.trees(1 / len(forests))", "forest.trees(1.0)", "forests are summed"),
-    Fault("models/independent/additive.py", "share = ((x - low) / (high - low)).clip(0, 1)", "share = (x - low) / (high - low)", "pieces go on beyond their ends"),
-    Fault("estimators/mixing/weights.py", "return n_units * likelihood + PULL", "return n_units * likelihood - PULL", "weights flee the prior"),
-    Fault("estimators/mixing/levels.py", "means = self.rows.whole.means(sums.sum(axis=0) - sums, weights.sum(axis=0) - weights, priors)", "means = self.rows.whole.means(sums, weights, priors)", "a level reads its own rows"),
-    Fault("estimators/mixing/judged.py", "counts = np.bincount(self.task.kind.strata(self.y), minlength=1)", "counts = np.bincount(self.task.kind.strata(self.y), minlength=9)", "classes are seen where none are"),
-    Fault("ensemble/stack.py", "others = np.setdiff1d(np.arange(n_outputs), np.arange(n_outputs)[own[t]])", "others = np.arange(n_outputs)", "the stack reads the task itself"),
-    Fault("encode/class_factors.py", "own * (present.sum() / (present @ own))", "own", "weights of classes change that of the task"),
-    Fault("encode/labels.py", "center[j], scale[j] = center_and_scale(own, task.kind.units)", "center[j], scale[j] = center_and_scale(own, task.kind.units)[0], 1.0", "labels are not scaled"),
-    Fault("columns/number.py", "sample.sort(axis=1)", "sample.sort(axis=0)", "a sample is sorted across columns"),
-    Fault("columns/category.py", ".to_physical().cast(pl.Int32) + FIRST_LEVEL", ".to_physical().cast(pl.Int32) + FIRST_LEVEL - 1", "codes are off by one"),
-    Fault("columns/date.py", "seconds = (value.hour * 60 + value.minute) * 60 + value.second", "seconds = (value.hour * 60 + value.minute) * 60", "seconds of a single row are forgotten"),
-    Fault("model_selection/stratify.py", "dealt[order] = fold", "dealt[:] = fold", "folds are of other rows"),
-    Fault("model_selection/times.py", "train, valid = time < found[0], time >= found[0]", "train, valid = time <= found[0], time >= found[0]", "rows of the border are on both sides"),
-    Fault("model_selection/times.py", "test &= ~np.isin(group, group[train])", "test &= True", "groups are on both sides"),
-    Fault("decisions/conformal.py", "place = math.ceil((len(scores) + 1) * level - _ROUNDING)", "place = math.ceil(len(scores) * level - _ROUNDING)", "an interval is too narrow by one row"),
-    Fault("decisions/thresholds.py", "fold[meets][order] == f", "fold[meets][order] != f", "thresholds are chosen by other folds' complement"),
-    Fault("decisions/calibrators.py", "softmax(self.inverse_temperature * np.log(p + _TINY), axis=1)", "softmax(np.log(p + _TINY) / self.inverse_temperature, axis=1)", "a temperature is turned over"),
-    Fault("drift/profile.py", "return min(MOST_ROWS, max(MOST_CELLS // max(width, 1), _LEAST_ROWS))", "return max(MOST_CELLS // max(width, 1), _LEAST_ROWS)", "a profile has no most rows"),
-    Fault("inspection.py", "falls = self.score - np.array(", "falls = -self.score + np.array(", "importances are negative"),
-    Fault("comparison/judging.py", 'by_task.filter(pl.col("difference_high") < 0)', 'by_task.filter(pl.col("difference_low") < 0)', "a level model counts as behind"),
-    Fault("storage/atomic.py", "if status.st_size > most:", "if status.st_size > 2 * most:", "a file too large is read"),
-    Fault("storage/persist.py", "if depth < 0:", "if depth < -9:", "parts inside of parts go on"),
-    Fault("processes/ranks.py", "return range(n * self.rank // self.size, n * (self.rank + 1) // self.size)", "return range(n * self.rank // self.size, n * (self.rank + 1) // self.size - (self.rank + 1 < self.size))", "a row between ranks is lost"),
-)  # fmt: skip
+FAULTS: tuple[Fault, ...] = (
+    # models
+    Fault(
+        "models/shared_trees/growth.py",
+        "np.clip(step, -self._limit, self._limit)",
+        "step",
+        "a step of a leaf has no limit",
+    ),
+    Fault(
+        "models/shared_trees/targets.py",
+        "return np.concatenate(losses, axis=1) * self.weight[:, self._firsts]",
+        "return np.concatenate(losses, axis=1)",
+        "losses of followed rows forget weights and missing labels",
+    ),
+    Fault(
+        "models/rmtgb/stages.py",
+        "self.theta = self._thetas[self.rounds]",
+        "self.theta = self._thetas[max(self._thetas)]",
+        "theta is not rolled back with the trees",
+    ),
+    Fault(
+        "models/rmtgb/targets.py",
+        "residuals *= self._weight",
+        "residuals *= self._weight > 0",
+        "the weights of rows are forgotten in the gradient",
+    ),
+    Fault(
+        "models/independent/additive.py",
+        "width=task.width, C=1 / penalty)",
+        "width=task.width, C=penalty)",
+        "the penalty of ordered classes is inverted",
+    ),
+    Fault(
+        "models/independent/folds.py",
+        "each.best(each.losses.sum(axis=1) - each.losses[:, f])",
+        "each.best(each.losses.sum(axis=1))",
+        "a fold is answered by trees that its own labels chose",
+    ),
+    Fault(
+        "models/home.py",
+        "weights = 2 * logits.softmax(dim=2)",
+        "weights = logits.softmax(dim=2)",
+        "feature gates of wide tables halve their input",
+    ),
+    Fault(
+        "models/apem.py",
+        "return self.key @ self.query.transpose(2, 3) / self.query.shape[3] ** 0.5",
+        "return self.key @ self.query.transpose(2, 3)",
+        "the scores of attention are not scaled",
+    ),
+    Fault(
+        "models/mmoe.py",
+        'self.experts.names(["expert"]), top_k=options.top_k)',
+        'self.experts.names(["expert"]))',
+        "top_k is not passed on",
+    ),
+    Fault(
+        "models/ple.py",
+        "sees = has = (bucket == 0) | (bucket == own)",
+        "sees = has = bucket == own",
+        "tasks do not see the shared experts",
+    ),
+    Fault(
+        "models/stem.py",
+        "mix(weights * ~self.own, experts.detach())",
+        "mix(weights * ~self.own, experts)",
+        "experts of other tasks learn from a task",
+    ),
+    # nn
+    Fault(
+        "nn/attention.py",
+        "forbidden[n_tasks:, :n_tasks] = True",
+        "forbidden[:n_tasks, n_tasks:] = True",
+        "the axes of the mask are swapped",
+    ),
+    Fault(
+        "nn/layers.py",
+        "return x * kept.mul_(256 / (256 - self._dropped))",
+        "return x * kept",
+        "values that dropout keeps are not scaled up",
+    ),
+    Fault(
+        "nn/experts.py",
+        "kept = above | (equal & (equal.cumsum(dim=-1) <= k - above.sum(dim=-1, keepdim=True)))",
+        "kept = above | equal",
+        "equal logits leave a gate more than top_k experts",
+    ),
+    Fault(
+        "nn/embeddings.py",
+        "np.where(codes < few, codes, UNSEEN)",
+        "np.where(codes <= few, codes, UNSEEN)",
+        "the first new level takes the row of another column",
+    ),
+    # training
+    Fault(
+        "training/losses.py",
+        "rows = torch.where(labelled, rows, 0.0)",
+        "rows = rows.nan_to_num()",
+        "missing labels are learned as 0",
+    ),
+    Fault(
+        "training/optimizer.py",
+        "values.square().mean(dim=1)",
+        "values.square().sum(dim=1)",
+        "the squares of a table's row are summed, no mean",
+    ),
+    Fault(
+        "training/epochs.py",
+        "new.weights = {name: tensor.clone() for",
+        "new.weights = {name: tensor for",
+        "kept weights are no copy",
+    ),
+    Fault(
+        "training/epochs.py",
+        "restarted_after[-1]) >= patience",
+        "restarted_after[-1]) > patience",
+        "training waits for an epoch too many",
+    ),
+    Fault(
+        "training/table_loop.py",
+        "return losses * self._task_weight / min(self.batch_size, self.n_rows)",
+        "return losses / min(self.batch_size, self.n_rows)",
+        "the weights of tasks are forgotten",
+    ),
+    Fault(
+        "training/joint.py",
+        "self._factors[number] *= PLATEAU_FACTOR",
+        "self._factors = [own * PLATEAU_FACTOR for own in self._factors]",
+        "the plateau of one network slows all",
+    ),
+    Fault(
+        "training/penalised.py",
+        "return rows * torch.from_numpy(self.weight / max(self.weight.mean(), 1e-12))",
+        "return rows",
+        "the weights of rows are forgotten",
+    ),
+    Fault(
+        "training/checkpoint.py",
+        'seed = drawn if self._before is None else self._before["seed"]',
+        "seed = drawn",
+        "a fit goes on with another seed than it began with",
+    ),
+    Fault(
+        "training/balance/gradients.py",
+        "below.backward(part if leaf.grad is None else part + leaf.grad, retain_graph=True)",
+        "below.backward(part, retain_graph=True)",
+        "a gradient from a cut above is lost",
+    ),
+    Fault(
+        "training/windows.py",
+        "np.random.default_rng([*self.seed, lane, window])",
+        "np.random.default_rng([*self.seed, window])",
+        "the rows of all lanes are shuffled alike",
+    ),
+    # targets
+    Fault(
+        "targets/huber.py",
+        "np.clip(gradient, -self.delta, self.delta, out=gradient)",
+        "np.clip(gradient, None, self.delta, out=gradient)",
+        "gradients are clipped on one side only",
+    ),
+    Fault(
+        "targets/quantile.py",
+        "return torch.maximum(above / (1 - self.level), -above / self.level)",
+        "return torch.maximum(above / self.level, -above / (1 - self.level))",
+        "networks learn the quantile of the other side",
+    ),
+    Fault(
+        "targets/ordinal.py",
+        "share = xp.clip(_shares(means, xp), RARE, None)",
+        "share = _shares(means, xp)",
+        "the score of a class without labels is infinite",
+    ),
+    # columns
+    Fault(
+        "columns/number.py",
+        "buffer = np.empty((len(columns), min(len(out), CHUNK_ROWS)))",
+        "buffer = np.empty((len(columns), min(len(out), CHUNK_ROWS)), dtype=np.float32)",
+        "numbers are rounded to single precision before they are scaled",
+    ),
+    Fault(
+        "columns/category.py",
+        'counts.filter(pl.col("count") >= least)',
+        'counts.filter(pl.col("count") > least)',
+        "a level needs a row more than min_frequency",
+    ),
+    Fault(
+        "columns/sequence.py",
+        "lists.list.tail(most)",
+        "lists.list.head(most)",
+        "long sequences lose their newest entries",
+    ),
+    # encode
+    Fault(
+        "encode/labels.py",
+        "frame = pl.DataFrame({name: frame[name] for name in self.names})",
+        "frame = pl.DataFrame({name: frame[name] for name in frame.columns if name in self.names})",
+        "targets in another order are taken for each other",
+    ),
+    Fault(
+        "encode/labels.py",
+        "float(present.mean()), float(present.std())",
+        "float(present.mean()), float(present.std(ddof=1))",
+        "the deviation of labels is that of a sample",
+    ),
+    Fault(
+        "encode/cache.py",
+        "stack.enter_context(locked(folder))",
+        "stack.enter_context(locked(folder, shared=True))",
+        "two fits may write to one cache",
+    ),
+    Fault(
+        "encode/table.py",
+        "return (weight > 0).sum(axis=0), weight.sum(axis=0)",
+        "return (weight >= 0).sum(axis=0), weight.sum(axis=0)",
+        "rows of weight 0 count in the mean weight",
+    ),
+    # metrics
+    Fault(
+        "metrics/classes.py",
+        '(np.searchsorted(others[order], score, side) for side in ("left", "right"))',
+        '(np.searchsorted(others[order], score, side) for side in ("left", "left"))',
+        "ties count as lost in ROC AUC",
+    ),
+    Fault("metrics/groups.py", "discount[depth:] = 0", "discount[depth + 1 :] = 0", "NDCG looks at a rank too many"),
+    Fault(
+        "metrics/values.py",
+        "np.ones(len(y)) if weight is None else weight[order]",
+        "np.ones(len(y)) if weight is None else weight",
+        "labels are sorted, and their weights are not",
+    ),
+    # estimators
+    Fault(
+        "estimators/boosted/border.py",
+        "ensembles[i % self.width // size].append(tree)",
+        "ensembles[i % n_ensembles].append(tree)",
+        "trees of several classes go to the wrong ensemble",
+    ),
+    Fault(
+        "estimators/boosted/walk.py",
+        "if group.kind & _DEFAULT_LEFT and is_missing.any():",
+        "if is_missing.any():",
+        "missing values always go left",
+    ),
+    Fault(
+        "estimators/mixing/levels.py",
+        "means(sums.sum(axis=0) - sums, weights.sum(axis=0) - weights, priors)",
+        "means(sums.sum(axis=0) + 0 * sums, weights.sum(axis=0) + 0 * weights, priors)",
+        "a row reads a mean of its own label",
+    ),
+    Fault(
+        "estimators/mixing/judged.py",
+        "weights = some.rows(third != k).weigh()",
+        "weights = some.rows(third == k).weigh()",
+        "a mixture is judged by the labels that chose it",
+    ),
+    Fault(
+        "estimators/rows.py",
+        "self.choose(~valid), self.choose(self._without_known_groups(valid))",
+        "self.choose(~valid), self.choose(valid)",
+        "newest rows of shards judge groups that were learned",
+    ),
+    Fault(
+        "estimators/onward.py",
+        "seen = self._seen_rows.and_of(rows.read(), coder.labels.names)",
+        "seen = self._seen_rows",
+        "rows of partial_fit are not known as learned",
+    ),
+    Fault(
+        "estimators/added.py",
+        'self.__dict__.pop("importances_", None)',
+        'self.__dict__.get("importances_", None)',
+        "importances of the tasks before stay",
+    ),
+    Fault(
+        "estimators/drifting.py",
+        "name not in (*ignored, self.coder_.time_column)",
+        "name not in ignored",
+        "the column of times is told to drift",
+    ),
+    # ensemble, decisions, drift, model_selection, comparison
+    Fault(
+        "ensemble/folds.py",
+        "fold[np.isin(unit, kept)] = -1",
+        "fold[kept] = -1",
+        "numbers of groups are taken for numbers of rows",
+    ),
+    Fault(
+        "decisions/calibrators.py",
+        "found = np.clip(found, self.floor, 1 - self.floor)",
+        "found = np.clip(found, 0.0, 1.0)",
+        "calibrated probabilities may be 0 or 1",
+    ),
+    Fault(
+        "decisions/conformal.py",
+        "math.ceil((len(scores) + 1) * level - _ROUNDING)",
+        "math.ceil(len(scores) * level - _ROUNDING)",
+        "intervals are a row too narrow",
+    ),
+    Fault(
+        "drift/compare.py",
+        "own.p_value * n_tests <= limits.alpha",
+        "own.p_value <= limits.alpha",
+        "p-values are not corrected for the number of tests",
+    ),
+    Fault(
+        "model_selection/stratify.py",
+        "part[rare] = 0",
+        "part[rare] = 1",
+        "the only row of a class is set aside",
+    ),
+    Fault(
+        "comparison/compare.py",
+        "random_state=self.seed + len(self.answered)",
+        "random_state=self.seed",
+        "all fits of a model have one seed",
+    ),
+    # storage, processes, schema, params, inspection, plots
+    Fault(
+        "storage/atomic.py",
+        'with replaced(file) as beside, beside.open("xb") as stream:',
+        'with file.open("wb") as stream:',
+        "a file is written in place",
+    ),
+    Fault(
+        "storage/persist.py",
+        "if hashlib.sha256(contents[name]).hexdigest() != checksum:",
+        "if len(contents[name]) != size:",
+        "the checksum of a file is not compared",
+    ),
+    Fault(
+        "storage/stored.py",
+        "(rule.low <= present.min() and present.max() <= high and np.isfinite(present).all())",
+        "(rule.low <= present.min() and np.isfinite(present).all())",
+        "numbers of places in a file have no upper limit",
+    ),
+    Fault(
+        "processes/ranks.py",
+        "loads[dealt[i]] += sizes[i]",
+        "loads[dealt[i]] += 1",
+        "work is dealt by number, and not by size",
+    ),
+    Fault(
+        "schema.py",
+        "return self.weight if self.of_class is None else self.weight / self.of_class",
+        "return self.weight",
+        "scores know the weights of classes",
+    ),
+    Fault("params.py", "lambda number: 0 < number < 1 or", "lambda number: 0 <= number < 1 or", "a share may be 0"),
+    Fault(
+        "inspection.py",
+        "np.lexsort((rng.random(n_rows), task))",
+        "np.lexsort((rng.random(n_rows),))",
+        "rows of a long table are shuffled across tasks",
+    ),
+    Fault(
+        "plots/scores.py",
+        'epochs = self.history["epoch"].to_numpy() + 1',
+        'epochs = self.history["epoch"].to_numpy()',
+        "epochs are drawn from 0, beside a mark that counts from 1",
+    ),
+)
 
 
-def read(fault: Fault) -> str:
-    """Return the file of a fault, which has its line once."""
-    text = (PACKAGE / fault.path).read_text(encoding="utf-8")
-    if text.count(fault.before) != 1:
-        raise ValueError(f"{fault.path} has {fault.before!r} {text.count(fault.before)} times, expected once")
-    compile(text.replace(fault.before, fault.after), fault.path, "exec")
-    return text
-
-
-def is_found(fault: Fault, arguments: list[str]) -> bool:
-    """Plant a fault, run tests until one fails, and take it back."""
-    file, text = PACKAGE / fault.path, read(fault)
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not all_faces", "-p", "no:cacheprovider", *arguments]
+@contextmanager
+def planted(fault: Fault) -> Iterator[None]:
+    """Plant a fault inside, and put the file back as it was, with its time, whatever ends the block."""
+    file = ROOT / "tabmtl" / fault.path
+    content, status = file.read_bytes(), file.stat()
+    changed = fault.plant_in(content.decode()).encode()
     try:
-        file.write_text(text.replace(fault.before, fault.after), encoding="utf-8")
-        run = subprocess.run(
-            command, cwd=PACKAGE.parent, env={**ENVIRONMENT, **os.environ}, capture_output=True, text=True
-        )
+        file.write_bytes(changed)
+        yield
     finally:
-        file.write_text(text, encoding="utf-8")
-    if run.returncode not in (FAILED, PASSED):
-        raise RuntimeError(f"pytest exits with {run.returncode}:\n{run.stdout[-2_000:]}{run.stderr[-2_000:]}")
-    failed = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    print(*failed[:1], flush=True)
-    return run.returncode == FAILED
+        file.write_bytes(content)
+        # else compiled code of the fault would stand for a file of the same size and second
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def try_fault(number: int, tests: Mapping[str, Sequence[str]], given: Sequence[str]) -> int:
+    """Run tests with a fault planted, print what came of it, and return 0 if it was found, 1 if not, 2 if unclear."""
+    fault, chosen = FAULTS[number - 1], tests.get(str(number), ())
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not all_faces", *chosen, *given]
+    said, code = "", 0
+    if chosen or str(number) not in tests:  # no test at all finds nothing, and pytest would take all
+        with planted(fault):
+            run = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=ENVIRONMENT | os.environ,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        said, code = run.stdout, run.returncode
+    status = 0 if code == 1 or (code == 2 and STOPPED in said) else 1 if code == 0 else 2
+    failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    by = said[-2_000:] if status == 2 else "\n".join(f"    {line:.200}" for line in failed[:1])
+    verdict = ("found", "NOT found", f"UNCLEAR, pytest ended with {code}")[status]
+    print(f"{number} {verdict}: {fault.path}: {fault.says}", *filter(None, [by]), sep="\n", flush=True)
+    return status
+
+
+def check() -> int:
+    """Print the faults that cannot be planted, or change nothing; return 1 if there are any."""
+    wrong = []
+    for number, fault in enumerate(FAULTS, start=1):
+        try:
+            compile(fault.plant_in((ROOT / "tabmtl" / fault.path).read_text("utf-8")), fault.path, "exec")
+            wrong += [f"{number} {fault.path}: it changes nothing"] if fault.before == fault.after else []
+        except (OSError, ValueError, SyntaxError) as error:
+            wrong.append(f"{number} {fault.path}: {error}")
+    print("\n".join(wrong) or f"all {len(FAULTS)} faults can be planted")
+    return int(bool(wrong))
+
+
+def read_arguments() -> tuple[argparse.Namespace, list[str]]:
+    """Return what the command is told, and what is for pytest: all from the first strange word, or two dashes, on."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("numbers", nargs="*", type=int, metavar="NUMBER", help=f"of a fault, 1 to {len(FAULTS)}")
+    parser.add_argument("--list", action="store_true", help="show the faults")
+    parser.add_argument("--check", action="store_true", help="say whether each fault can be planted")
+    parser.add_argument("--tests", type=Path, metavar="FILE", help="tests by the number of a fault, as JSON")
+    words = sys.argv[1:]
+    own = [word.isdigit() or word in ("--list", "--check", "--tests", "-h", "--help") for word in words]
+    own = [is_own or (k > 0 and words[k - 1] == "--tests") for k, is_own in enumerate(own)]
+    end = own.index(False) if False in own else len(words)
+    args = parser.parse_args(words[:end])
+    if not (args.numbers or args.list or args.check):
+        parser.error("give the number of a fault, --list or --check")
+    if any(not 1 <= number <= len(FAULTS) for number in args.numbers):
+        parser.error(f"faults have the numbers 1 to {len(FAULTS)}, got {args.numbers}")
+    return args, words[end + 1 :] if words[end : end + 1] == ["--"] else words[end:]
 
 
 def main() -> int:
-    """Run the command; return how many of the faults were not found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("numbers", type=int, nargs="*")
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--tests", type=Path)
-    given = sys.argv[1:]
-    at = given.index("--") if "--" in given else len(given)
-    args, arguments = parser.parse_args(given[:at]), given[at + 1 :]
-    if args.list or args.check:
-        for k, fault in enumerate(FAULTS):
-            read(fault)
-            print(f"{k:2} {fault.path}: {fault.says}")
+    """Do what the command is told, and return its exit code."""
+    args, given = read_arguments()
+    if args.check:
+        return check()
+    if args.list:
+        for number, fault in enumerate(FAULTS, start=1):
+            known = {True: "found", False: "NOT found", None: ""}[fault.is_found]
+            print(f"{number:2} {fault.path}: {fault.says}", known, sep="  " if known else "")
         return 0
-    chosen = json.loads(args.tests.read_text(encoding="utf-8")) if args.tests else {}
-    missed = 0
-    for k in args.numbers:
-        found = is_found(FAULTS[k], chosen.get(str(k), arguments))
-        missed += not found
-        print(f"{k:2} {'found' if found else 'NOT FOUND'}: {FAULTS[k].path}: {FAULTS[k].says}", flush=True)
-    return missed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # an exception, so that the fault is taken back
+    tests: dict[str, Any] = {} if args.tests is None else json.loads(args.tests.read_text("utf-8"))
+    return max([try_fault(number, tests, given) for number in args.numbers])
 
 
 if __name__ == "__main__":

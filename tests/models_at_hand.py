@@ -29,6 +29,8 @@ def fitted(
         X = features()
         y = targets_for(cls, X)
     key = f"{cls.__module__}.{cls.__qualname__} {table} {sorted(params.items())}"
+    if any(map(callable, params.values())):  # which cannot be pickled
+        return tiny(cls, **params).fit(X, y), X, y
     if key not in _pickled:
         _pickled[key] = pickle.dumps(tiny(cls, **params).fit(X, y))
     return pickle.loads(_pickled[key]), X, y

@@ -20,8 +20,9 @@ from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.testing import multitask_checks
 
 # Ten small steps are so far from a fit that chance decides whether R-MTGB's second fit beats its first; and chance
-# decides whether a pattern of 8 units in APEM is alive.
+# decides whether a pattern of 8 units in APEM is alive. SharedTrees grows its own trees several times.
 LARGER = {"n_estimators_task": 20, "d_pattern": 16}
+SMALLER = {SharedTrees: {"n_estimators": 8, "n_estimators_task": 4}}
 MODELS = [cls for cls in ESTIMATORS if not issubclass(cls, MultiTaskEnsemble)]
 #: A network, joint trees and a model per task, which are checked whole.
 WHOLE = (IndependentTasks, SharedBottom, SharedTrees)
@@ -53,7 +54,7 @@ CHECKS = [
     )
     for form, classes, params in FORMS
     for cls in classes
-    for check in multitask_checks(tiny(cls, **LARGER, **params))
+    for check in multitask_checks(tiny(cls, **(LARGER | SMALLER.get(cls, {}) | params)))
 ]
 
 

@@ -132,7 +132,6 @@ def test_a_class_of_one_row_is_told_before_any_fit_and_leaves_the_verdict_to_the
         compare([Interrupted()], X[:240], y[:240], X_test=X[240:], y_test=y[240:])
 
 
-@pytest.mark.all_faces
 def test_seeds_are_drawn_too():
     X, y = (part.drop("day", strict=False) for part in table())
     models = {"linear": linear(), "trees": SharedTrees(n_estimators=5, n_estimators_task=5)}
@@ -154,7 +153,6 @@ def test_seeds_are_drawn_too():
         compare([Interrupted()], X, y, seeds=0)
 
 
-@pytest.mark.all_faces
 def test_models_that_are_fitted_once_draw_no_more_from_a_random_state_than_their_fits():
     X, y = (part.drop("day", strict=False) for part in table())
     models = {"linear": linear(), "trees": SharedTrees(n_estimators=5, n_estimators_task=5, subsample=0.5)}

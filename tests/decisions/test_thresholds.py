@@ -102,10 +102,9 @@ def noise(rng, n=40):
     return Rows(np.arange(n) % 2, np.column_stack([1 - p, p]), np.ones(n), None)
 
 
-@pytest.mark.all_faces
 def test_the_score_is_that_of_rows_that_chose_nothing():
     rng, scores, goal = np.random.default_rng(0), [], goal_of(LATE, "balanced_accuracy", None)
-    for _ in range(20):
+    for _ in range(12):
         rows = noise(rng)
         best = choose(rows, goal, np.zeros(40, dtype=int))
         scores.append((all_score(LATE, "balanced_accuracy", rows, best), tune(LATE, rows, goal)[1].score))

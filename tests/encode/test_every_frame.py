@@ -33,7 +33,7 @@ from tabmtl.encode.columns import is_missing
 from tabmtl.encode.read import read_features
 from tabmtl.schema import TabmtlWarning
 
-QUICK, ALL = 500, 5_000
+QUICK, ALL = 240, 5_000
 NAMES = ("x", "^a$", "*", "a", "", "b c", "ü", "$", "1", ".*", "col('a')", "^.*$")
 _FEW = {"verbosity": -1, "n_estimators": 2, "min_child_samples": 1, "n_jobs": 1}
 ESTIMATORS: dict[str, Callable[[], Any]] = {
@@ -436,7 +436,6 @@ def seeds_of(name: str, first: int, last: int) -> range:
     return range(first + place * share, first + (place + 1) * share)
 
 
-@pytest.mark.all_faces
 @pytest.mark.parametrize("name", later(ESTIMATORS, "SharedTrees", "RMTGB", "IndependentTasks"))
 def test_frames_of_every_kind(name):
     check_seeds(name, seeds_of(name, 0, QUICK))

@@ -12,6 +12,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from cases import later
 from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_series_equal
@@ -188,8 +189,13 @@ def test_every_container_gives_the_same_numbers(values):
     assert all(numbers == found[0] for numbers in found[1:])
 
 
-@pytest.mark.all_faces
-def test_pandas_is_read_and_written_without_pyarrow():
+def in_a_process(script):
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("run", later([exec, in_a_process], in_a_process))
+def test_pandas_is_read_and_written_without_pyarrow(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     script = """
 import sys
 sys.modules["pyarrow"] = None
@@ -208,7 +214,7 @@ answer = coder.labels.decode([np.eye(2), np.eye(2), np.ones(2)], take_rows(X, np
 assert answer.to_dict("list") == {"k": ["no", "yes"], "z": [1, 3], "r": [1.0, 1.0]}
 assert list(answer.index) == [2, 0]
 """
-    subprocess.run([sys.executable, "-c", script], check=True)
+    run(script)
 
 
 def test_weights():

@@ -90,7 +90,6 @@ def test_an_encoder_is_its_vectors_as_a_column(name, tmp_path):
     assert pickle.loads(pickle.dumps(model)).predict(X).equals(expected)
 
 
-@pytest.mark.all_faces
 def test_importances_name_the_column_and_encode_its_texts_once():
     model = SharedTrees(n_estimators=10, n_estimators_task=5, text_encoder=Encoder(), **TEXT).fit(X, Y)
     Encoder.seen.clear()
@@ -99,7 +98,6 @@ def test_importances_name_the_column_and_encode_its_texts_once():
     assert len(Encoder.seen) == X["remark"].n_unique() - 1
 
 
-@pytest.mark.all_faces
 def test_files_teach_what_a_frame_teaches(tmp_path):
     for k in range(2):
         pl.concat([X, Y], how="horizontal")[100 * k : 100 * k + 100].write_parquet(tmp_path / f"{k}.parquet")
@@ -116,7 +114,6 @@ def fitted():
     return SharedTrees(n_estimators=2, n_estimators_task=5, text_encoder=Encoder(), **TEXT).fit(X, Y)
 
 
-@pytest.mark.all_faces
 def test_other_doors_pass_the_encoder_on(fitted):
     student = distill(fitted, X, network=MMoE(n_experts=2, expert_hidden=(8,), epochs=2), random_state=0)
     assert student.predict(X).columns == Y.columns

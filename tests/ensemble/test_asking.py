@@ -15,6 +15,7 @@ from tabmtl.ensemble.asking import Asked
 from tabmtl.estimators.mixing.judged import Choice
 
 NETWORKS = {"bottom": tiny(SharedBottom), "experts": tiny(MMoE)}
+OPTIONS = {"n_folds": 2, "drop": ["number"], "random_state": 0}
 
 
 class Signs(SharedTrees):
@@ -30,14 +31,11 @@ class Signs(SharedTrees):
 @pytest.fixture(scope="module")
 def ensemble():
     X = features(120).with_columns(number=pl.int_range(pl.len()))
-    candidates = (
-        CANDIDATES
-        | NETWORKS
-        | {"own": Signs(n_estimators=5), "less": tiny(SharedTrees, drop=["plain"]), "outliers": tiny(RMTGB)}
-    )
+    own = Signs(n_estimators=5, n_estimators_task=5)
+    others = {"own": own, "less": tiny(SharedTrees, drop=["plain"]), "outliers": tiny(RMTGB)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tabmtl.ensemble.estimator.choose_weights", equal)
-        return MultiTaskEnsemble(models=candidates, n_folds=3, drop=["number"], random_state=0).fit(X, mixed_targets(X))
+        return MultiTaskEnsemble(models=CANDIDATES | NETWORKS | others, **OPTIONS).fit(X, mixed_targets(X))
 
 
 def equal(judged, seed):
@@ -46,7 +44,6 @@ def equal(judged, seed):
     return [Choice(weights, each, each, each.mix(weights)) for each in judged]
 
 
-@pytest.mark.all_faces
 def test_rows_are_read_once_for_all_models_that_read_them_alike(ensemble, monkeypatch):
     X, read = features(20, seed=1), []
     encode = FeatureCoder.encode

@@ -63,12 +63,12 @@ def drawn(n, seed):
     return X, pl.DataFrame({"value": value + 9 * rng.normal(size=n), "late": rng.random(n) < two[:, 1], "size": size})
 
 
-@pytest.mark.all_faces
 def test_a_student_is_nearer_to_its_teacher_than_a_network_of_the_labels():
     X, y = drawn(300, 0)
     X_new, y_new = drawn(2_000, 1)
     teacher = Rule().fit(X, y)
-    network = SharedBottom(hidden=(48, 24), head_hidden=8, patience=4, restarts=0, random_state=0, device="cpu")
+    options = {"learning_rate": 1e-2, "patience": 4, "restarts": 0, "random_state": 0, "device": "cpu"}
+    network = SharedBottom(hidden=(48, 24), head_hidden=8, **options)
     more, _ = drawn(900, 2)  # unlabelled
     student = distill(teacher, pl.concat([X, more]), network=network, random_state=0)
     models = teacher, student, network.fit(X, y), clone(CANDIDATES["alone"]).fit(X, y)

@@ -15,8 +15,8 @@ from tabmtl.synth import make_histories
 WORLD = {"n_items": 20, "n_groups": 20, "mean_length": 6.0, "half_life": 200.0, "strength": 4.0}
 SEQUENCES = {"history": "item", "history_hours": "history"}
 LISTS = {"sequence_features": SEQUENCES, "max_sequence_length": 300}
-NETWORK = SharedBottom(hidden=(32,), **LISTS, tasks={"rating": "regression"}, epochs=12, random_state=0, n_jobs=1)
-TREES = SharedTrees(**LISTS, tasks={"rating": "regression"}, random_state=0, n_jobs=1)
+OPTIONS = LISTS | {"tasks": {"rating": "regression"}, "random_state": 0, "n_jobs": 1}
+NETWORK, TREES = SharedBottom(hidden=(32,), epochs=6, learning_rate=5e-3, **OPTIONS), SharedTrees(**OPTIONS)
 
 
 @pytest.fixture(scope="module")

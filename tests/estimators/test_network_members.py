@@ -38,8 +38,8 @@ def alone(model, m):
     """Member m of a fitted model, as a network of one member."""
     one = model.unfitted().set_params(n_members=1)
     network = one._network(model.coder_.features.columns, model.tasks_)
-    weights = model._module.state_dict()
-    adapter = next(name for name, module in model._module.named_modules() if isinstance(module, Members))
+    weights = model.fitted_network()[0].state_dict()
+    adapter = next(name for name, module in model.fitted_network()[0].named_modules() if isinstance(module, Members))
     factors = weights.pop(f"{adapter}.scale")[m]
     kept = {name: weight[m::K] if name.startswith("heads.out") else weight for name, weight in weights.items()}
     network.load_state_dict(kept)  # all other weights have the shapes of one member's
@@ -53,7 +53,7 @@ def test_every_member_is_a_network_of_its_own(cls):
     model, X, _ = fitted(cls, n_members=K)
     inputs = member_inputs(model, X)
     with torch.no_grad():
-        scores, features = model._module(*inputs), model._module.represent(*inputs)
+        scores, features = model.fitted_network()[0](*inputs), model.fitted_network()[0].represent(*inputs)
         members = [alone(model, m) for m in range(K)]
         for m, network in enumerate(members):
             for ours, expected in zip(scores, network(*inputs), strict=True):
@@ -69,7 +69,7 @@ def test_every_member_of_a_long_table_is_a_network_of_its_own(cls):
     model = tiny(cls, n_members=K, task_column="school").fit(X, y)
     inputs = member_inputs(model, X)
     with torch.no_grad():
-        (scores,) = model._module(*inputs)
+        (scores,) = model.fitted_network()[0](*inputs)
         for m in range(K):
             (expected,) = alone(model, m)(*inputs)
             torch.testing.assert_close(scores[:, m], expected)
@@ -78,7 +78,7 @@ def test_every_member_of_a_long_table_is_a_network_of_its_own(cls):
 def test_probabilities_and_values_are_means_over_the_members():
     model, X, _ = fitted(MMoE, n_members=K)
     with torch.no_grad():
-        late, size, delay = (score.double() for score in model._module(*member_inputs(model, X)))
+        late, size, delay = (score.double() for score in model.fitted_network()[0](*member_inputs(model, X)))
     p = model.predict_proba(X)
     np.testing.assert_allclose(p["late"][:, 1], late.sigmoid().mean(dim=1)[:, 0], atol=1e-6)
     np.testing.assert_allclose(p["size"], size.softmax(dim=2).mean(dim=1), atol=1e-6)
@@ -90,7 +90,7 @@ def test_probabilities_and_values_are_means_over_the_members():
 def test_members_differ_by_adapters_and_last_layers_alone():
     one, many = (fitted(SharedBottom, n_members=k, numeric_embedding="none")[0] for k in (1, K))
     sizes = [{name: array.size for name, array in model.weights_.items()} for model in (one, many)]
-    d = many._module.vector.width
+    d = many.fitted_network()[0].vector.width
     assert sizes[1].pop("vector.members.scale") == K * d
     assert sizes[1] == {name: size * (K if name.startswith("heads.out") else 1) for name, size in sizes[0].items()}
 
@@ -99,7 +99,7 @@ def test_members_differ_by_adapters_and_last_layers_alone():
 def test_balancing_sees_the_mean_loss_of_the_members(balance):
     X = features(64)
     model = tiny(SharedBottom, n_members=K, balance=balance, dropout=0.0).fit(X, mixed_targets(X))
-    network, tasks = model._module, model.tasks_
+    network, tasks = model.fitted_network()[0], model.tasks_
     balancer, loss = Balancer(model, tasks, network), model._loss(tasks)
     inputs, y = member_inputs(model, X), torch.randint(2, (64, len(tasks))).float()
     losses = balancer.backward(lambda: loss(network(*inputs), y), torch.ones(len(tasks), dtype=torch.bool))

@@ -93,7 +93,7 @@ class Own(StandardScaler):
     """A transformer of a user."""
 
 
-SMALL = {"n_estimators": 3, "verbosity": -1}
+SMALL = {"n_estimators": 3, "verbosity": -1, "n_jobs": 1}
 ALONE = IndependentTasks(classifier=LGBMClassifier(**SMALL), regressor=LGBMRegressor(**SMALL), early_stopping=False)
 MODELS = [
     SharedTrees(n_estimators=8, n_estimators_task=5),
@@ -173,7 +173,6 @@ def test_the_task_column_and_dropped_columns_pass_by():
         np.testing.assert_array_equal(model.predict(X.drop("zip")), answers)
 
 
-@pytest.mark.all_faces
 def test_the_file_of_dates_and_codes_is_read_as_the_frame_of_fit(tmp_path):
     days = [datetime.date(2024, 1, 1) + datetime.timedelta(days=int(i)) for i in RNG.integers(0, 300, N)]
     X = TABLE.select("zip", "is_new", "rooms", day=pl.Series(days))
@@ -204,7 +203,6 @@ def test_tools_set_its_parameters_and_leave_the_users_own_alone():
     assert student.predict(TABLE).columns == Y.columns
 
 
-@pytest.mark.all_faces
 def test_a_failed_fit_changes_nothing_and_a_random_state_seeds_it():
     steps = make_column_transformer((KMeans(3), ["rooms"]))
     fits = [
@@ -265,7 +263,6 @@ def test_what_is_refused_names_the_cure(call, words, tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["x.parquet"]
 
 
-@pytest.mark.all_faces
 def test_a_forged_folder_runs_nothing(tmp_path):
     from skops.io import dumps
 

@@ -7,7 +7,7 @@ from datetime import date
 import numpy as np
 import polars as pl
 import pytest
-from cases import later
+from cases import later, quick
 from conformance import answers, features, long_table, mixed_targets, same, tiny
 
 from tabmtl import (
@@ -25,7 +25,7 @@ from tabmtl.estimators import rows as estimator_rows
 from tabmtl.model_selection import times
 from tabmtl.models.independent import choice
 from tabmtl.models.independent import folds as task_folds
-from tabmtl.schema import TabmtlWarning, told
+from tabmtl.schema import TabmtlWarning
 
 DAYS = pl.date(2024, 1, 1) + pl.duration(days=pl.int_range(pl.len()) * 7 % 40)
 X = features(240).with_columns(day=DAYS)
@@ -152,13 +152,11 @@ def test_validation_rows_that_are_not_newer_are_told():
     tiny(SharedTrees).fit(X[:180], Y[:180], time="day", **(split | {"X_val": later}))
 
 
-@pytest.mark.all_faces
-def test_random_splits_of_rows_with_dates_are_told():
-    for cls in (SharedBottom, SharedTrees, IndependentTasks, MultiTaskEnsemble):
-        told.clear()
-        with pytest.warns(RandomSplitWarning, match=r"X holds dates in 'day'.* say time='day'") as caught:
-            tiny(cls).fit(X, Y)
-        assert len([one for one in caught if one.category is RandomSplitWarning]) == 1
+@pytest.mark.parametrize("cls", quick([SharedBottom, SharedTrees, IndependentTasks, MultiTaskEnsemble], "SharedTrees"))
+def test_random_splits_of_rows_with_dates_are_told(cls):
+    with pytest.warns(RandomSplitWarning, match=r"X holds dates in 'day'.* say time='day'") as caught:
+        tiny(cls).fit(X, Y)
+    assert len([one for one in caught if one.category is RandomSplitWarning]) == 1
 
 
 @pytest.mark.parametrize(
@@ -170,7 +168,7 @@ def test_random_splits_of_rows_with_dates_are_told():
         (X, {}, {"X_val": X[200:].with_columns(plain=pl.col("plain") + 9), "y_val": Y[200:]}),
     ],
 )
-def test_other_fits_are_not(frame, params, given, recwarn):
+def test_other_fits_are_not(frame, params, given, recwarn, three_folds):
     for cls in (SharedTrees, IndependentTasks):
         tiny(cls, **params).fit(frame, Y[: len(frame)], **given)
     assert RandomSplitWarning not in [one.category for one in recwarn]

@@ -91,9 +91,8 @@ def test_functions_of_scikit_learn_score_as_ours_with_the_same_errors(name, n, w
     np.testing.assert_allclose(found.standard_error, expected.standard_error, rtol=2 * near)
 
 
-@pytest.mark.all_faces
 def test_a_model_is_stopped_and_judged_by_it(tmp_path):
-    model = tiny(SharedBottom, tasks=TASKS, epochs=20, learning_rate=0.02).fit(X, Y)
+    model = tiny(SharedBottom, tasks=TASKS, epochs=8, learning_rate=0.02).fit(X, Y)
     assert "val/late/profit" in model.history_.columns
     expected = profit(Y["late"].to_numpy(), model.predict(X)["late"].to_numpy())
     assert model.score_tasks(X, Y)["late"] == expected
@@ -105,7 +104,7 @@ def test_a_model_is_stopped_and_judged_by_it(tmp_path):
         assert copy.score_tasks(X, Y)["late"] == expected
     frame = compare({"net": model, "trees": tiny(SharedTrees)}, X, Y, tasks=TASKS, random_state=0).frame
     assert frame["metric"].to_list() == ["profit", "r2"] * 2 and frame["difference_error"][2] > 0
-    ensemble = MultiTaskEnsemble(tasks=TASKS, models=CANDIDATES, n_folds=3, random_state=0).fit(X, Y)
+    ensemble = MultiTaskEnsemble(tasks=TASKS, models=CANDIDATES, n_folds=2, random_state=0).fit(X, Y)
     assert ensemble.leaderboard_["score"].is_not_null().all()
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from cases import later
 from conformance import answers, features, mixed_targets, same, tiny
 from rare_classes import accuracy, log_loss, rare_classes
 from sklearn.dummy import DummyClassifier, DummyRegressor
@@ -23,7 +24,7 @@ import tabmtl
 from tabmtl import IndependentTasks, Task
 from tabmtl.estimators.boosted import rounds
 from tabmtl.model_selection import train_valid_split
-from tabmtl.models.independent import choice, folds
+from tabmtl.models.independent import folds
 from tabmtl.schema import TabmtlWarning
 
 
@@ -39,8 +40,8 @@ def test_a_task_is_fitted_on_its_labelled_rows_alone():
     np.testing.assert_allclose(estimator.predict(X)["delay"], alone.predict(X), rtol=1e-12)
 
 
-def test_the_other_tasks_change_nothing():
-    X, y = features(400), mixed_targets(features(400))
+def test_the_other_tasks_change_nothing(three_folds):
+    X, y = features(), mixed_targets(features())
     whole = tiny(IndependentTasks).fit(X, y)
     for name in y.columns:
         alone = tiny(IndependentTasks).fit(X, y.select(name))
@@ -51,6 +52,8 @@ def test_trees_stop_where_validation_says():
     X, y = features(600), mixed_targets(features(600))
     stopped = tiny(IndependentTasks).fit(X, y)
     assert stopped.estimators_["late"].num_trees() < 10 * 200  # those of ten folds
+    of_size = stopped._learners(stopped.coder_, 0, True, None)[1]
+    assert of_size.grower.params["max_delta_step"] == 20  # no leaf of classes goes astray
     full = tiny(IndependentTasks, early_stopping=False, regressor=lgb.LGBMRegressor(n_estimators=40)).fit(X, y["delay"])
     assert full.estimators_["delay"].num_trees() == 40
     given = tiny(IndependentTasks).fit(X[:400], y[:400], X_val=X[400:], y_val=y[400:])
@@ -291,15 +294,15 @@ def rmse(model, X, y):
     return np.sqrt(np.mean(np.square(y - model.predict(X))))
 
 
-@pytest.mark.all_faces
-def test_few_rows_are_learned_and_noise_is_answered_by_the_mean():
+@pytest.mark.parametrize("n_seeds", later([1, 5], 5))
+def test_few_rows_are_learned_and_noise_is_answered_by_the_mean(n_seeds):
     """Mean RMSE of 30 rows, five seeds: the mean has 4.1, stumps of scikit-learn 2.6, 8 leaves of 20 rows the mean.
 
     Of noise, stumps have 1.2 times the RMSE of the mean.
     """
     errors = {True: [], False: []}
     for signal, found in errors.items():
-        for seed in range(5):
+        for seed in range(n_seeds):
             train, test = few(30, seed, signal=signal)
             models = (
                 IndependentTasks(n_jobs=1, random_state=0),
@@ -312,9 +315,7 @@ def test_few_rows_are_learned_and_noise_is_answered_by_the_mean():
     assert of_noise < 1.05 * mean
 
 
-@pytest.mark.all_faces
-def test_leaves_of_single_rows_learn_numbers_without_noise_alone(monkeypatch):
-    monkeypatch.setattr(choice, "MOST_FOLDS", 3)
+def test_leaves_of_single_rows_learn_numbers_without_noise_alone(monkeypatch, three_folds):
     rng = np.random.default_rng(0)
     X = rng.integers(0, 4, (600, 5)).astype(float)
     exact = X[:, 0] * X[:, 1] + 3 * (X[:, 2] == X[:, 3]) + X[:, 4]
@@ -361,7 +362,7 @@ def test_a_task_of_one_row_is_fitted_where_equal_rows_stay_together():
 
 
 @pytest.mark.parametrize(("n", "regressor"), [(60, None), (300, None), (300, lgb.LGBMRegressor())])
-def test_a_task_in_one_group_is_answered_by_a_constant_alone(n, regressor):
+def test_a_task_in_one_group_is_answered_by_a_constant_alone(n, regressor, three_folds):
     """The other task is learned, and validation rows let this one be."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(600, 3))

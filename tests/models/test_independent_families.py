@@ -51,6 +51,13 @@ def labels(x: np.ndarray, kind: str) -> np.ndarray:
 
 
 @pytest.fixture
+def few_settings(three_folds, monkeypatch):
+    """Let mixtures choose by three folds among two penalties, and forests of one size of leaves."""
+    monkeypatch.setattr("tabmtl.models.independent.mixture.PENALTIES", (30.0, 1.0))
+    monkeypatch.setattr("tabmtl.models.independent.mixture.LEAVES", (3,))
+
+
+@pytest.fixture
 def table():
     """A frame of 300 rows and a task of each kind, of which the first has 80 labels."""
     x = matrix(300)
@@ -173,9 +180,8 @@ def test_columns_without_any_value_or_change_add_nothing(table, tmp_path):
         assert tabmtl.load(tmp_path / str(columns_of.width)).predict(columns_of).equals(answers)
 
 
-@pytest.mark.all_faces
-def test_mixtures_are_saved_and_answer_a_row_as_in_the_batch(table, tmp_path):
-    X, y = table
+def test_mixtures_are_saved_and_answer_a_row_as_in_the_batch(table, tmp_path, few_settings):
+    X, y = (part[:150] for part in table)
     model = IndependentTasks(random_state=0).fit(X, y)
     assert model.family_weights_.columns == ["task", *FAMILIES]
     assert_allclose(model.family_weights_.select(FAMILIES).sum_horizontal(), 1)
@@ -185,8 +191,8 @@ def test_mixtures_are_saved_and_answer_a_row_as_in_the_batch(table, tmp_path):
     assert loaded.family_weights_.equals(model.family_weights_)
     assert loaded.predict(X).equals(model.predict(X))
     for name, answer in model.predict_proba(X).items():
-        assert_array_equal(np.vstack([loaded.predict_proba(X[i])[name] for i in range(20)]), answer[:20])
-    assert pl.concat([loaded.predict(X[i]) for i in range(20)]).equals(model.predict(X[:20]))
+        assert_array_equal(np.vstack([loaded.predict_proba(X[i])[name] for i in range(5)]), answer[:5])
+    assert pl.concat([loaded.predict(X[i]) for i in range(5)]).equals(model.predict(X[:5]))
 
 
 def test_importances_of_a_mixture_name_the_columns_that_tell(table, tmp_path):
@@ -214,12 +220,12 @@ def test_importances_of_a_mixture_name_the_columns_that_tell(table, tmp_path):
         *(pytest.param(o, marks=pytest.mark.all_faces) for o in ({}, {"groups": True}, {"sample_weight": True})),
     ],
 )
-def test_mixtures_learn_groups_weights_and_given_validation_rows(table, options):
-    X, y = table
-    given = {"groups": np.arange(300) // 3} if "groups" in options else {}
-    given |= {"sample_weight": np.linspace(1, 2, 300)} if "sample_weight" in options else {}
-    given |= {"X_val": X[200:], "y_val": y[200:, ["r", "b"]]} if "validated" in options else {}
-    rows = slice(200) if "validated" in options else slice(300)
+def test_mixtures_learn_groups_weights_and_given_validation_rows(table, options, few_settings):
+    X, y = (part[:150] for part in table)
+    given = {"groups": np.arange(150) // 3} if "groups" in options else {}
+    given |= {"sample_weight": np.linspace(1, 2, 150)} if "sample_weight" in options else {}
+    given |= {"X_val": X[100:], "y_val": y[100:, ["r", "b"]]} if "validated" in options else {}
+    rows = slice(100) if "validated" in options else slice(150)
     first, second = (
         IndependentTasks(random_state=0).fit(X[rows], y[rows, ["r", "b"]], **given).predict(X) for _ in range(2)
     )
@@ -296,7 +302,7 @@ def test_families_that_cannot_be(table, options, error, words):
         IndependentTasks(**options).fit(X, y)
 
 
-def test_lightgbm_learns_alone_what_the_others_cannot(table, tmp_path):
+def test_lightgbm_learns_alone_what_the_others_cannot(table, tmp_path, few_settings):
     """Without names of families, it does so silently: Shards, no rows to weigh by, and tasks with a given model."""
     X, y = table
     X.with_columns(y["b"]).write_parquet(tmp_path / "rows.parquet")

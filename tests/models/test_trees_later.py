@@ -44,7 +44,9 @@ ASKED, TRUTH = rows(400, 2)
 @cache
 def fit_of(name):
     """The model of a name, fitted; tests let copies of it go on."""
-    return deepcopy(MODELS[name]).fit(X, Y)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tabmtl.models.independent.choice.MOST_FOLDS", 3)
+        return deepcopy(MODELS[name]).fit(X, Y)
 
 
 @pytest.fixture(params=MODELS)
@@ -171,7 +173,7 @@ def moves(model, y, shift, name):
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_a_shift_of_all_labels_is_learned_by_the_share_of_new_ones_however_large(name):
+def test_a_shift_of_all_labels_is_learned_by_the_share_of_new_ones_however_large(name, three_folds):
     y = VALUES.select((pl.col("value") - pl.col("value").mean()) / pl.col("value").std())
     model = deepcopy(SINGLE[name]).fit(MANY[OLD], y[OLD])
     shares = [moves(model, y, shift, "value")[0] / shift for shift in SHIFTS]
@@ -244,7 +246,7 @@ def test_shares_and_counts_that_no_column_tells_of_are_learned_too(name, kind, t
 
 @pytest.mark.parametrize("name", SINGLE)
 @pytest.mark.parametrize("label", [False, True])
-def test_new_labels_of_one_class_are_learned_too(name, label):
+def test_new_labels_of_one_class_are_learned_too(name, label, three_folds):
     is_rare = VALUES["value"] > VALUES["value"].quantile(0.9)
     old = pl.DataFrame({"two": is_rare, "three": VALUES["size"]})[OLD]
     model = deepcopy(SINGLE[name]).fit(MANY[OLD], old)
@@ -359,7 +361,7 @@ def test_the_others_keep_their_bits_without_a_task(fitted, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["shared", "alone"])
-def test_new_tasks_learn_and_the_others_keep_their_bits(name, tmp_path):
+def test_new_tasks_learn_and_the_others_keep_their_bits(name, tmp_path, three_folds):
     model = deepcopy(fit_of(name))
     before, shares = model.predict(ASKED), model.predict_proba(ASKED)
     model.add_task(NEW[:100], new_tasks(LABELS[:100]))

@@ -152,7 +152,6 @@ def test_a_lightgbm_estimator_that_would_open_something_is_refused(stored, tmp_p
 # facts and arrays
 
 
-@pytest.mark.all_faces
 def test_whatever_is_saved_is_accepted():
     for form in FORMS:
         model, saved = contents(form)

@@ -56,7 +56,6 @@ def folder(stored, tmp_path):
 # what comes back
 
 
-@pytest.mark.all_faces
 def test_a_model_of_models_comes_back_bit_for_bit_and_so_does_every_part(stored):
     team = fitted_team()[0]
     loaded = tabmtl.load(stored, cls=Team)

@@ -115,14 +115,14 @@ def test_tasks_of_one_row_each_are_fitted():
     assert np.corrcoef(model.predict(X), np.arange(60.0))[0, 1] > 0.9
 
 
-@pytest.mark.all_faces
 def test_weights_of_tasks_count_by_their_ratios():
     X = np.random.default_rng(0).normal(size=(200, 4))
     y = pl.DataFrame({"one": X[:, 0] + X[:, 1], "two": X[:, 0] - X[:, 2]})
 
     def predicted(first, second):
+        options = dict.fromkeys(("n_estimators_shared", "n_estimators_outlier", "n_estimators_task"), 10)
         tasks = [Task(name=n, kind="regression", weight=w) for n, w in (("one", first), ("two", second))]
-        return RMTGB(tasks=tasks, n_estimators_task=5, random_state=0).fit(X, y).predict(X).to_numpy()
+        return RMTGB(tasks=tasks, **options, random_state=0).fit(X, y).predict(X).to_numpy()
 
     np.testing.assert_array_equal(predicted(1e-6, 1e-6), predicted(1, 1))
     np.testing.assert_allclose(predicted(2, 6), predicted(1, 3))

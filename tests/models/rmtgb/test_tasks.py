@@ -143,13 +143,13 @@ def test_unrelated_tasks_go_alone(layout):
     assert two.score(X_test, y_test) > 0.5  # R²: 0 is for who knows the task's mean
 
 
-@pytest.mark.all_faces
 def test_related_tasks_share_and_gain():
     """Beside the score of the same trees for every task alone, and of the task's mean, 0."""
     bench = make_outlier_tasks(n_tasks=8, n_train=100, n_test=200, random_state=0)
+    few = {"n_estimators_shared": 30, "n_estimators_task": 30, "learning_rate": 0.3}
     alone = {"n_estimators_shared": 0, "n_estimators_outlier": 0}
     together, single = (
-        RMTGB(task_column="task", random_state=0, **options).fit(bench.X, bench.y) for options in ({}, alone)
+        RMTGB(task_column="task", random_state=0, **few | options).fit(bench.X, bench.y) for options in ({}, alone)
     )
     assert together.outlier_score_["shares"].all()
     assert not single.outlier_score_["shares"].any()

@@ -228,7 +228,6 @@ def test_few_labels_of_a_task_learn_from_the_others():
     assert shared > splits + 0.01
 
 
-@pytest.mark.all_faces
 def test_a_fit_that_goes_astray_on_all_rows_is_dropped(monkeypatch):
     from tabmtl.estimators.boosted import rounds
 

@@ -138,10 +138,9 @@ def unlike(n_labels, seed=0):
     return X[:800], y[:800], X[800:], line[800:]
 
 
-@pytest.mark.all_faces
 def test_few_labels_drop_the_trees_of_others_where_those_of_the_task_alone_are_better():
     X, y, X_test, line = unlike(80)
-    model = SharedTrees(random_state=0, learning_rate=0.1, n_estimators=300).fit(X, y)
+    model = SharedTrees(random_state=0, learning_rate=0.2, n_estimators=60, n_estimators_task=60).fit(X, y)
     assert model.rounds_["shared"][0] == 0
     assert model.rounds_["own"][0] > 10
     assert model.rounds_["n_labels"].to_list() == [80, 800, 800]
