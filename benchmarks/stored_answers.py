@@ -1,7 +1,8 @@
 """Stored answers: whether a change of the code leaves every answer as it was, bit for bit.
 
 Every estimator, ensemble and recommender is fitted in a small form for fixed seeds, on wide and long tables, funnels
-and `Shards`, with weights, validation rows and members. ``--store`` writes their answers, ``--check`` compares them:
+and `Shards`, with weights, validation rows and members; :mod:`benchmarks.stored_verbs` has what they do after the fit.
+``--store`` writes their answers, ``--check`` compares them:
 
     python -m benchmarks.stored_answers --store answers.npz   # before a change
     python -m benchmarks.stored_answers --check answers.npz   # after it, on the same machine
@@ -22,7 +23,9 @@ import numpy as np
 import polars as pl
 
 import tabmtl
+from benchmarks import stored_verbs
 from benchmarks.harness import parser
+from benchmarks.stored_verbs import Arrays, numbered
 from tabmtl import Shards, sessions
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.synth import make_sessions
@@ -31,7 +34,6 @@ from tabmtl.testing.long import LABELS
 from tabmtl.testing.small import small
 from tabmtl.testing.subject import FUNNEL, STEPS
 
-Arrays = dict[str, np.ndarray]
 FUNNELS = ("APEM", "ESMM", "AITM")
 NOT_LONG = ("ESMM", "AITM")
 NOT_STORED = ("MultiTaskEnsemble",)
@@ -60,11 +62,6 @@ def estimators() -> list[str]:
     found = [(name, getattr(tabmtl, name)) for name in dir(tabmtl)]
     is_mixed = [(name, isinstance(cls, type) and issubclass(cls, MultiTaskEstimator)) for name, cls in found]
     return [name for name, is_model in is_mixed if is_model and not name.endswith(("Classifier", "Regressor"))]
-
-
-def numbered(arrays: list[np.ndarray]) -> Arrays:
-    """Name arrays by their position; labels are text."""
-    return {f"{i}": a.astype(str) if a.dtype == object else a for i, a in enumerate(arrays)}
 
 
 def targets(name: str, X: pl.DataFrame) -> pl.DataFrame:
@@ -155,6 +152,7 @@ def cases() -> Iterator[tuple[str, Callable[[], Arrays]]]:
     yield "M2TRec of the paper", partial(recommended, "M2TRec", id_mode="none", item_tower="concat", pooling="mean")
     yield "Blend", blended
     yield "distill", distilled
+    yield from stored_verbs.cases(made)
 
 
 def compare(name: str, found: Arrays, expected: Any) -> str | None:

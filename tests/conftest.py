@@ -52,7 +52,7 @@ def three_folds(monkeypatch):
     monkeypatch.setattr("tabmtl.models.independent.choice.MOST_FOLDS", 3)
 
 
-#: CPU seconds that a room may take in `make test`, and those of larger ones: twice the seconds of a quiet machine, which
+#: CPU seconds that a room may take in `make test`, and those of larger ones: twice those of a quiet machine, which
 #: a busy one does not pass. Who adds tests makes others cheaper; a budget is lowered, not raised.
 BUDGET = 12
 BUDGETS = {
