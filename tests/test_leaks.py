@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import later
+from cases import later, quick
 from conformance import ESTIMATORS, features, targets_for, tiny
 from recommenders import FORMS, ITEMS, TRAIN
 from recommenders import tiny as tiny_recommender
@@ -20,6 +20,15 @@ _WARMING_UP = 3
 _SLACK = 50_000  # bytes; one tiny network a fit would be several times as much
 #: Checked by `make test`: a plain network, and trees; the others have their training in common with these.
 _QUICK = ("SharedBottom", "SharedTrees")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _others_apart():
+    """Count and collect no object that there is already, which takes seconds behind many other tests."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class _Allocated(ctypes.Structure):
@@ -58,8 +67,7 @@ def assert_nothing_stays(fit: Callable[[], object]) -> None:
     assert memory_now < memory + _SLACK
 
 
-@pytest.mark.all_faces
-@pytest.mark.parametrize("cls", [cls for cls in ESTIMATORS if cls._target_kind is None])
+@pytest.mark.parametrize("cls", quick([cls for cls in ESTIMATORS if cls._target_kind is None], *_QUICK))
 def test_a_fit_leaves_nothing_behind(cls):
     X = features(40)
     y = targets_for(cls, X)
@@ -74,20 +82,13 @@ def test_a_balanced_fit_leaves_nothing_behind(params):
     assert_nothing_stays(lambda: tiny(SharedBottom, epochs=1, **params).fit(X, y))
 
 
-@pytest.mark.all_faces
 @pytest.mark.parametrize("form", later(FORMS, *(form for form in FORMS if form != "STAN")))
 def test_a_fit_on_a_click_log_leaves_nothing_behind(form):
     log = TRAIN.head(200)
     assert_nothing_stays(lambda: tiny_recommender(form, epochs=1).fit(log, items=ITEMS).recommend(log, k=3))
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: torch.zeros(1),
-        *(pytest.param(make, marks=pytest.mark.all_faces) for make in (lambda: [[]], lambda: bytes(10_000))),
-    ],
-)
+@pytest.mark.parametrize("make", [lambda: torch.zeros(1), lambda: [[]], lambda: bytes(10_000)])
 def test_what_stays_is_seen(make):
     held = []
     with pytest.raises(AssertionError):

@@ -66,7 +66,6 @@ def built(source, tmp_path_factory):
         return Built(said=said, sdist=names, wheel=in_wheel.namelist())
 
 
-@pytest.mark.all_faces
 def test_a_build_warns_of_nothing_and_an_sdist_holds_what_the_wheel_does(built):
     assert warnings_of(built.said) == []
     assert {name for name in built.wheel if name.startswith("tabmtl/")} <= {*built.sdist}

@@ -29,7 +29,8 @@ def test_a_row_is_answered_bit_for_bit_as_in_a_batch(cls, size):
     if size == "default":
         kept = ("device", "n_jobs", "random_state", "tasks", "task_chain", "models", "n_folds")
         estimator = cls(**{name: value for name, value in estimator.get_params().items() if name in kept})
-        estimator.set_params(**{name: 1 for name in ("epochs", "n_estimators_shared") if hasattr(estimator, name)})
+        few = {"epochs": 1, "n_estimators_shared": 1, "n_estimators_task": 50}
+        estimator.set_params(**{name: n for name, n in few.items() if hasattr(estimator, name)})
     estimator.fit(X, targets_for(cls, X))
     whole = answers(estimator, X)
     for n, starts in ((1, [*range(8), *range(396, 400)]), (2, range(0, 400, 50)), (399, [0, 1])):

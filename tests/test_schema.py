@@ -20,28 +20,26 @@ X = pl.DataFrame({"a": RNG.normal(size=300), "name": [f"n{row}" for row in range
 Y = pl.DataFrame({"y": X["a"] + RNG.normal(size=300), "few": [*RNG.normal(size=9), *[None] * 291]})
 
 
+def trees(n_estimators: int = 1) -> SharedTrees:
+    return SharedTrees(n_estimators=n_estimators, n_estimators_task=5, random_state=0)
+
+
 @contextmanager
 def all_said() -> Iterator[list[warnings.WarningMessage]]:
     with warnings.catch_warnings(record=True, action="always") as found:
         yield found
 
 
-@pytest.mark.all_faces
 def test_fits_of_parts_of_a_table_warn_of_a_column_once():
     with all_said() as found:
         for n in (300, 250, 200):
-            SharedTrees(n_estimators=1, n_estimators_task=5, random_state=0).fit(X[:n], Y[:n])
-        compare(
-            [SharedTrees(n_estimators=1, n_estimators_task=5), SharedTrees(n_estimators=2, n_estimators_task=5)],
-            X,
-            Y,
-            random_state=0,
-        )
+            trees().fit(X[:n], Y[:n])
+        compare([trees(), trees(2)], X, Y, random_state=0)
     told = [each.category for each in found if each.category in (IdColumnWarning, FewLabelsWarning)]
     assert sorted(told, key=str) == [FewLabelsWarning, IdColumnWarning]
     assert {each.filename for each in found} == {__file__}
     with all_said() as found:
-        SharedTrees(n_estimators=1, n_estimators_task=5, random_state=0).fit(X.rename({"name": "other"}), Y)
+        trees().fit(X.rename({"name": "other"}), Y)
     assert [each.category for each in found] == [IdColumnWarning]
 
 

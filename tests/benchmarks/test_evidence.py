@@ -249,11 +249,10 @@ def test_the_training_mean_has_the_relative_error_one(folder):
     assert evidence.score("blocks", case, off) == {"RMSE": {"all": pytest.approx(math.sqrt(12.5))}}
 
 
-@pytest.mark.all_faces
-def test_a_call_runs_what_is_missing_and_the_report_holds_it(small, folder, tmp_path, capsys, monkeypatch):
+def run_twice(output, folder, capsys, monkeypatch, *options):
+    """Run a part of what is missing, and then the rest; return the records and the options of both calls."""
     change(monkeypatch, Constant, *MODELS)
-    output = tmp_path / "docs" / "evidence"
-    common = ["--folder", str(folder), "--output", str(output)]
+    common = ["--folder", str(folder), "--output", str(output), *options]
     evidence.main([*common, "--budget", "0"])
     n = int(re.search(r"(\d+) of \1 fits are missing", capsys.readouterr().out)[1])
     assert not [*output.iterdir()]
@@ -265,6 +264,17 @@ def test_a_call_runs_what_is_missing_and_the_report_holds_it(small, folder, tmp_
     records = evidence.read(output)
     assert len({Cell.of(record) for record in records}) == len(records) == n
     assert f"of {n} fits are missing" in capsys.readouterr().out
+    return records, common
+
+
+def test_a_call_runs_what_is_missing(small, folder, tmp_path, capsys, monkeypatch):
+    run_twice(tmp_path, folder, capsys, monkeypatch, "--parts", "labels", "--models", ENSEMBLE)
+
+
+@pytest.mark.all_faces
+def test_the_report_holds_what_calls_ran(small, folder, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "docs" / "evidence"
+    records, common = run_twice(output, folder, capsys, monkeypatch)
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- evidence -->\nan earlier table\n<!-- /evidence -->\nafter\n")
     evidence.main([*common, "--report"])

@@ -44,7 +44,6 @@ def logged():
     return Log(run.info.run_id), model
 
 
-@pytest.mark.all_faces
 def test_every_epoch_is_logged_under_the_names_of_the_history(logged):
     log, model = logged
     history = model.history_

@@ -43,9 +43,8 @@ def model(request, serve):
     X = TABLE if request.param == "polars" else TABLE.to_pandas()
     if request.param == "objects":  # as of a database
         X["color"] = pd.Series(TABLE["color"].to_list(), dtype=object)
-    return serve(
-        SharedTrees(preprocessor=steps, n_estimators=10, n_estimators_task=5, random_state=0).fit(X, Y), X.head(3)
-    ), X
+    trees = SharedTrees(preprocessor=steps, n_estimators=10, n_estimators_task=5, random_state=0).fit(X, Y)
+    return serve(trees, X.head(3)), X
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -1,4 +1,4 @@
-"""A real ``mlflow models serve`` on loopback: right answers, or a 400 that names the column; never a 500."""
+"""MLflow's server, on loopback too: right answers, or a 400 that names the column; never a 500."""
 
 import json
 import os
@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import mlflow
 import pytest
 import requests
 from models_at_hand import fitted
-from tracking import CSV, JSON, bodies, store_uri, tracking
+from tracking import CSV, JSON, bodies, invoke, store_uri, tracking
 
 from tabmtl import SharedBottom
 from tabmtl.mlflow import log_model
@@ -75,28 +76,34 @@ def wait_for(server, ping, log):
     raise AssertionError(f"no server after {SECONDS_TO_START} seconds:\n{log.read_text()}")
 
 
-def ask(url, body, content_type=JSON):
-    """Status, and the predictions or the message of the error."""
-    content = body if isinstance(body, str) else json.dumps(body)
-    answer = requests.post(url, content.encode(), headers={"Content-Type": content_type}, timeout=60)
-    return answer.status_code, answer.json()["predictions"] if answer.ok else answer.text
+@pytest.fixture(scope="module", params=["code", pytest.param("server", marks=pytest.mark.all_faces)])
+def ask(request, fit, serve):
+    """A function that gives the status, and the predictions or the message of the error."""
+
+    def post(url, content, content_type):
+        answer = requests.post(url, content.encode(), headers={"Content-Type": content_type}, timeout=60)
+        return answer.status_code, answer.json()["predictions"] if answer.ok else answer.text
+
+    here = request.param == "code"
+    answer = partial(invoke, serve(*fit)) if here else partial(post, request.getfixturevalue("url"))
+    return lambda body, form=JSON: answer(body if isinstance(body, str) else json.dumps(body), form)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_good_rows_with_nulls_are_answered_by_task(url, fit, name):
+def test_good_rows_with_nulls_are_answered_by_task(ask, fit, name):
     estimator, rows = fit[0], fit[1].head(40)
     assert rows["text"].null_count()
     assert rows["holes"].null_count()
-    status, found = ask(url, *bodies(rows.to_dicts())[name])
+    status, found = ask(*bodies(rows.to_dicts())[name])
     assert (status, found) == (200, estimator.predict(rows).to_dicts())
     assert list(found[0]) == ["late", "size", "delay"]
 
 
-def test_many_ask_at_once(url, fit):
+def test_many_ask_at_once(ask, fit):
     estimator, rows = fit[0], fit[1].head(24)
     expected = estimator.predict(rows).to_dicts()
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda row: ask(url, {"dataframe_records": [row]}), rows.to_dicts()))
+        found = list(pool.map(lambda row: ask({"dataframe_records": [row]}), rows.to_dicts()))
     assert found == [(200, [row]) for row in expected]
 
 
@@ -117,15 +124,15 @@ BROKEN_CSV = ["", "\n", "plain,holes\n1,2,3\n", '"']
 
 
 @pytest.mark.parametrize(("body", "form"), [*((body, JSON) for body in BROKEN), *((body, CSV) for body in BROKEN_CSV)])
-def test_what_is_no_table_is_refused(url, body, form):
-    assert ask(url, body, form)[0] == 400
+def test_what_is_no_table_is_refused(ask, body, form):
+    assert ask(body, form)[0] == 400
 
 
 ODD = [[], {}, [1], {"a": 1}, "", "x", "nan", 1e308, -(10**400), 10**30, float("nan"), float("inf"), True, None]
 
 
 @pytest.mark.parametrize("column", ["plain", "count", "flag", "text"])
-def test_no_value_makes_an_error_of_the_server(url, fit, column):
+def test_no_value_makes_an_error_of_the_server(ask, fit, column):
     X = fit[1]
     for value in ODD:
         rows = [X.row(0, named=True) | {column: value}]
@@ -135,6 +142,6 @@ def test_no_value_makes_an_error_of_the_server(url, fit, column):
                 content = {"columns": X.columns, "data": [list(rows[0].values())]}
             elif name == "inputs":
                 content = {key: [value] for key, value in rows[0].items()}
-            status, answer = ask(url, {name: content})
+            status, answer = ask({name: content})
             assert status in (200, 400), (name, value, answer)
             assert status == 200 or column in answer or name == "inputs", (name, value, answer)

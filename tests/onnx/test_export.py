@@ -197,10 +197,10 @@ def model(tmp_path_factory):
     return estimator, path, kept[0]
 
 
-@pytest.mark.all_faces
 def test_targets_may_have_any_name(model):
     estimator, path, _ = model
     check_answers(estimator, session_of(path), new_rows(), sizes=(4,))
+    assert b"/tabmtl/" not in path.read_bytes()
 
 
 def test_a_service_without_the_package_can_encode(model):

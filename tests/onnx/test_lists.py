@@ -90,7 +90,6 @@ def model(tmp_path_factory):
     return estimator, path
 
 
-@pytest.mark.all_faces
 def test_a_network_that_reads_lists_answers_as_in_torch(model):
     estimator, path = model
     check_lists(estimator, session_of(path))

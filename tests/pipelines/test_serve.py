@@ -62,7 +62,6 @@ def promote(store: str, name: str, *words: Any) -> int:
     return commands.run("serve", "promote", name, *words, store=store)
 
 
-@pytest.mark.all_faces
 def test_a_better_challenger_becomes_the_champion(store, rows, champion, rodents, capsys):
     assert promote(store, "rodents", *rows, "--margin", 0.15) == 0
     assert champion() == {"champion": "2"}

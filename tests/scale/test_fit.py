@@ -8,7 +8,6 @@ from errno import EACCES, ENOSPC
 import numpy as np
 import polars as pl
 import pytest
-from cases import later
 from conformance import features, mixed_targets, tiny
 from polars.testing import assert_frame_equal
 from ranks import read_small_parts
@@ -97,7 +96,8 @@ def test_a_funnel_warns_once(table):
     assert len([one for one in caught if "count as not" in str(one.message)]) == 1
 
 
-@pytest.mark.parametrize("cls", later([RMTGB, SharedTrees, IndependentTasks], IndependentTasks))
+@pytest.mark.usefixtures("three_folds")
+@pytest.mark.parametrize("cls", [RMTGB, SharedTrees, IndependentTasks])
 def test_trees_are_those_of_a_frame(table, folder, cls):
     model = tiny(cls, drop=["who"]).fit(Shards(folder / "*.parquet"), TARGETS, groups="who")
     X = table.drop(TARGETS)

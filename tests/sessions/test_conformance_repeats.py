@@ -42,7 +42,7 @@ def test_few_clicks_teach_nothing_and_nothing_is_learned_unasked(form):
     assert unasked.repeat_weights_ == PLAIN
 
 
-@pytest.mark.parametrize("form", later(FORMS, *M2TREC_FORMS, "Blend"))
+@pytest.mark.parametrize("form", later(FORMS, *M2TREC_FORMS[1:], "Blend"))
 def test_weights_are_learned_on_later_sessions_or_on_the_newest_without_which_it_was_fitted(form):
     clicks = LONGER.clicks
     newest = clicks.group_by("session_id").agg(pl.col("time").max()).sort("time")["session_id"][-75:].implode()

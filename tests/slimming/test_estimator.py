@@ -112,18 +112,17 @@ def test_cuts_and_answers_leave_the_random_generator(model):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.all_faces
 def test_passes_over_few_rows_draw_other_widths_each(monkeypatch):
     drawn, draw = [], SlimLoop._draw
     monkeypatch.setattr(SlimLoop, "_draw", lambda loop: drawn.append(draw(loop)) or drawn[-1])
-    model = SharedBottom(hidden=(16,), head_hidden=8, **SMALL)
-    for _ in range(20):
+    model = SharedBottom(hidden=(16,), head_hidden=8, **SMALL | {"random_state": 4})
+    for _ in range(8):
         model.partial_fit(X[:20], Y[:20])
-    assert len(drawn) == len(model.history_) == 20
-    assert len({*drawn}) > 10
+    assert len(drawn) == len(model.history_) == 8
+    assert len({*drawn}) > 4
     first = drawn[0]
     model.fit(X[:20], Y[:20])
-    assert drawn[20] == first  # a fit begins anew
+    assert drawn[8] == first  # a fit begins anew
 
 
 def test_a_budget_of_predict_follows_the_parameters_of_computing(model):

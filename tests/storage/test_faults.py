@@ -50,6 +50,14 @@ def test_a_link_is_not_followed_even_where_the_checksum_fits(folder, tmp_path, r
     tabmtl.load(folder)
 
 
+def test_a_byte_that_changed_is_seen(folder, refused):
+    for file in parts_of(folder).values():
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        refused(folder, file.name, "its checksum differs")
+        file.write_bytes(content)
+
+
 def test_a_link_to_the_folder_itself_is_followed(stored, tmp_path):
     (tmp_path / "latest").symlink_to(stored[0])
     assert same(answers(stored[1], stored[2]), answers(tabmtl.load(tmp_path / "latest"), stored[2]))

@@ -21,8 +21,7 @@ def funnel():
 
 
 class TestFrames:
-    @pytest.mark.all_faces
-    @settings(max_examples=8)
+    @settings(max_examples=settings().max_examples // 12)
     @given(
         n_rows=st.integers(1, 50),
         n_users=st.integers(1, 1200),

@@ -8,7 +8,6 @@ import optuna
 import polars as pl
 import pytest
 import recommenders
-from cases import later
 from conformance import ESTIMATORS, FUNNELS, MIXED, features, targets_for, tiny
 from recommenders import ITEMS, RECOMMENDERS, TRAIN
 
@@ -65,7 +64,8 @@ def test_a_subclass_adds_to_the_space_of_its_base():
     assert set(RMTGB.search_space) > {"learning_rate", "subsample", "theta_penalty"}
 
 
-@pytest.mark.parametrize("cls", later([cls for cls in (*MIXED, *FUNNELS) if cls not in EMPTY], IndependentTasks))
+@pytest.mark.usefixtures("three_folds")
+@named([cls for cls in (*MIXED, *FUNNELS) if cls not in EMPTY])
 def test_sampled_parameters_fit(cls):
     X = features()
     for params in samples(check_space(cls(), cls.search_space), 2):

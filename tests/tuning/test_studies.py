@@ -53,15 +53,14 @@ def test_the_first_trial_is_the_estimator_as_it_is():
     assert study.trials[1].params != study.trials[0].params
 
 
-@pytest.mark.all_faces
 @pytest.mark.parametrize("names", later([("few",), ("few", "many")], ("few", "many")), ids=len)
 def test_a_seed_rules_the_search_whatever_pauses_it_makes(names):
-    whole = open_study("whole", quick(names), seed=3)
+    whole = open_study("whole", quick(names), storage=optuna.storages.InMemoryStorage(), seed=3)
     run_study(whole, quick(names), n_trials=16)
     for n_trials in (1, 5, 12, 16):
         run_study(open_study("parts", quick(names), seed=3), quick(names), n_trials=n_trials)
     assert numbers(open_study("parts")) == numbers(whole)
-    other = open_study("other", quick(names), seed=4)
+    other = open_study("other", quick(names), storage=optuna.storages.InMemoryStorage(), seed=4)
     run_study(other, quick(names), n_trials=3)
     assert numbers(other)[1:] != numbers(whole)[1:3]
 
@@ -145,18 +144,18 @@ def make_and_run(barrier) -> None:
     run_study(open_study("s", quick(), storage="j"), quick(), n_trials=6)
 
 
-@pytest.mark.all_faces
-def test_workers_may_make_a_file_together():
+@pytest.mark.parametrize("n", later([2, 4], 4))
+def test_workers_may_make_a_file_together(n):
     context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=make_and_run, args=(barrier,)) for barrier in [context.Barrier(4)] * 4]
+    workers = [context.Process(target=make_and_run, args=(barrier,)) for barrier in [context.Barrier(n)] * n]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert [worker.exitcode for worker in workers] == [0] * n
     states = [trial.state.name for trial in open_study("s", storage="j").trials]
     assert set(states) == {"COMPLETE"}
-    assert 6 <= len(states) <= 6 + 3, "each worker may begin the last trial"
+    assert 6 <= len(states) < 6 + n, "each worker may begin the last trial"
 
 
 def test_a_study_of_plain_optuna_is_gone_on_with():

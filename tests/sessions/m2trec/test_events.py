@@ -64,17 +64,16 @@ def test_events_are_read_in_fit_only(tmp_path):
     again.fit(with_events(TRAIN), items=ITEMS, clicks_val=TEST)  # validation clicks need no event
 
 
-@pytest.mark.all_faces
 def test_what_weighs_more_is_predicted_more():
     """After a, half of the clicks go to b, and half to c; those to c are purchases."""
-    n = 400
+    n = 200
     items = [item for session in range(n) for item in ("a", "bc"[session % 2])]
     log = pl.DataFrame({"session_id": np.repeat(np.arange(n), 2), "item_id": items, "time": np.arange(2 * n)})
     log = log.with_columns(event=pl.when(pl.col("item_id") == "c").then(pl.lit("buy")).otherwise(pl.lit("view")))
     gaps = []
     for weight in (1.0, 9.0, 0.0):
         model = tiny("M2TRec", categories=(), text_features=(), epochs=40, pooling="last", event_column="event")
-        model.set_params(dropout=0.0, item_dropout=0.0, early_stopping=False, learning_rate=0.01)
+        model.set_params(dropout=0.0, item_dropout=0.0, early_stopping=False, learning_rate=0.02, repeats=False)
         model.set_params(event_weights={"buy": weight}).fit(log)
         scores = dict(model.recommend(["a"], k=3).select("item_id", "score").iter_rows())
         gaps.append(scores["c"] - scores["b"])
