@@ -114,7 +114,7 @@ class IndependentTasks(LightGBMEstimator):
         LightGBM learns alone a task of more than 20 000 labels, one of a given ``classifier`` or ``regressor``, and one
         whose `Task` is ``monotone`` in a column, which only LightGBM can promise.
         Where a column of categories has at least 8 levels, families also read means: for each target, the mean of a
-        level, drawn to that of all rows by 3 to 100 labels, and the number of its rows. Numbers give the mean of their ranks.
+        level, drawn to that of all rows by 3 to 100 labels, and its number of rows. Numbers give the mean of ranks.
         So targets with many labels tell a scarce one about levels. Each family takes no means, all, or those of the
         target alone, whichever predicts best; LightGBM takes all or none, and none from 600 labels on. A row reads
         means of other folds than its own, and none of the rows that judge. Tables of more than 256 such means, rows
