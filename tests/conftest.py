@@ -110,7 +110,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Add up set-ups, calls and ends of tests; with pytest-xdist, where the reports of all workers arrive."""
     place = PurePosixPath(report.nodeid.partition("::")[0])
-    _seconds["/".join(place.parts[:2])] += report.cpu_seconds
+    # the report of a worker that died has none
+    _seconds["/".join(place.parts[:2])] += getattr(report, "cpu_seconds", 0.0)
 
 
 def _over_budget(config: pytest.Config) -> list[str]:

@@ -21,7 +21,7 @@ from benchmarks.peers.tabm import make_tabm
 from tabmtl import SharedBottom
 
 NAMES = [*dict.fromkeys(case.name for case in speed.CASES)]
-#: Cases that start servers or groups of processes, or take three seconds.
+#: Cases that start servers or groups of processes, or take a second.
 SLOW = ("http", "processes", "fit", "onnx", "parts", "wide", "epoch", "home", "one_row")
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conformance import CANDIDATES, answers, features, long_table, mixed_targets, same, tiny
+from conformance import CANDIDATES, answers, features, mixed_targets, same, tiny
+from models_at_hand import fitted
 from sklearn.base import clone
 
 from tabmtl import (
@@ -150,8 +151,7 @@ def test_a_teacher_of_one_face_has_a_student_of_that_face():
 
 
 def test_a_long_table_is_distilled_by_the_tasks_of_its_rows():
-    X, y = long_table()
-    teacher = tiny(SharedTrees, task_column="school").fit(X, y)
+    teacher, X, y = fitted(SharedTrees, "long")
     student = student_of(teacher, X, MMoE)
     assert student.task_column == "school"
     assert student.predict(X).shape == y.shape

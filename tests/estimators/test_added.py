@@ -237,8 +237,7 @@ def test_rows_of_fit_and_of_new_tasks_judge_nothing():
 
 @pytest.mark.parametrize("cls", quick(NETWORKS, "SharedBottom", "PLE"))
 def test_a_long_table_takes_rows_of_a_new_task(cls, tmp_path):
-    X, y = long_table()
-    model = tiny(cls, task_column="school").fit(X, y)
+    model, X, y = fitted(cls, "long")
     before, represented = model.answer(X)[0], model.transform(X)
     new = X.with_columns(school=pl.lit("new"))
     model.add_task(new[:50], y[:50])
@@ -328,8 +327,7 @@ def test_a_step_of_a_funnel_and_the_only_task_stay():
 
 
 def test_rows_of_known_tasks_of_a_long_table_are_refused():
-    X_long, y_long = long_table()
-    model = tiny(SharedBottom, task_column="school").fit(X_long, y_long)
+    model, X_long, y_long = fitted(SharedBottom, "long")
     with pytest.raises(ValueError, match="no new task"):
         model.add_task(X_long, y_long)
     mixed = X_long.with_columns(school=pl.when(pl.int_range(pl.len()) > 50).then("school").otherwise(pl.lit("new")))

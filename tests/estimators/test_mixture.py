@@ -3,7 +3,6 @@
 import polars as pl
 import pytest
 import torch
-from conformance import long_table, tiny
 from models_at_hand import fitted
 from polars.testing import assert_frame_equal
 
@@ -179,6 +178,5 @@ def test_names_are_those_of_tasks_and_experts(cls):
 
 @every_mixture
 def test_one_label_a_row_is_weighed_by_the_gates_of_all_tasks(cls):
-    X, y = long_table()
-    model = tiny(cls, task_column="school").fit(X, y)
+    model = fitted(cls, "long")[0]
     assert set(model.expert_utilisation_["gate"]) - {"(shared)"} == {"east", "north", "west"}

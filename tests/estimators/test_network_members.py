@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conformance import FUNNELS, NETWORKS, features, long_table, mixed_targets, tiny
+from conformance import FUNNELS, NETWORKS, features, mixed_targets, tiny
 from models_at_hand import fitted
 from sklearn.metrics import r2_score
 
@@ -65,8 +65,7 @@ def test_every_member_is_a_network_of_its_own(cls):
 
 @pytest.mark.parametrize("cls", NETWORKS, ids=lambda cls: cls.__name__)
 def test_every_member_of_a_long_table_is_a_network_of_its_own(cls):
-    X, y = long_table()[:2]
-    model = tiny(cls, n_members=K, task_column="school").fit(X, y)
+    model, X, _ = fitted(cls, "long", n_members=K)
     inputs = member_inputs(model, X)
     with torch.no_grad():
         (scores,) = model.fitted_network()[0](*inputs)

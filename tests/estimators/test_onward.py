@@ -9,7 +9,8 @@ import warnings
 import numpy as np
 import polars as pl
 import pytest
-from conformance import NETWORKS, answers, features, long_table, mixed_targets, same, targets_for, tiny
+from conformance import NETWORKS, answers, features, mixed_targets, same, targets_for, tiny
+from models_at_hand import fitted
 from sklearn.metrics import get_scorer
 
 import tabmtl
@@ -222,8 +223,8 @@ def test_a_warm_start_begins_at_the_last_fit():
 
 
 def test_rows_of_known_tasks_of_a_long_table_go_on():
-    X, y = long_table()
-    model, is_east = tiny(MMoE, task_column="school").fit(X, y), X["school"] == "east"
+    model, X, y = fitted(MMoE, "long")
+    is_east = X["school"] == "east"
     before = model.answer(X)[0]
     model.partial_fit(X.filter(is_east).with_columns(text=pl.lit("black")), y.filter(is_east))
     assert "black" in model.coder_.levels["text"] and not np.array_equal(before, model.answer(X)[0])

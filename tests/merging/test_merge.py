@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conformance import answers, features, long_table, same, tiny
+from conformance import answers, features, same, tiny
 from departments import fine_tuned
 from models_at_hand import fitted
 
@@ -105,8 +105,7 @@ def test_rows_settle_the_statistics_of_batch_normalisation():
 
 
 def test_long_tables_and_funnels_merge():
-    X, y = long_table()
-    base = tiny(SharedBottom, task_column="school").fit(X, y)
+    base, X, _ = fitted(SharedBottom, "long")
     weights = {name: weight * np.float32(1.1) for name, weight in base.weights_.items()}
     merged = merge(base, [base.with_weights(weights)])
     assert merged.weights_["trunk.0.weight"] == pytest.approx(1.1 * base.weights_["trunk.0.weight"])

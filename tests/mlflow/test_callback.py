@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import recommenders
-from conformance import features, long_table, mixed_targets, tiny
+from conformance import features, mixed_targets, tiny
 from hypothesis import example, given
 from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_metric_name
@@ -110,8 +110,7 @@ def log_of(estimator, *data, **options):
 
 
 def test_boosted_trees_have_final_scores_only():
-    table, y = long_table()
-    model = tiny(RMTGB, task_column="school").fit(table, y)
+    model, table, y = fitted(RMTGB, "long")
     log = log_of(model, table, y, X_val=table, y_val=y)
     assert set(log.metrics) == {"final/east/r2", "final/north/r2", "final/west/r2", "final/score"}
     assert json.loads(log.text("schema.json"))["task_column"] == "school"

@@ -256,8 +256,7 @@ def test_a_row_is_answered_for_its_own_task(long, name):
 
 
 def test_an_unknown_task_is_shared_where_the_estimator_says_so(serve):
-    X, y = long_table()
-    estimator = tiny(RMTGB, task_column="school", unknown_task="shared").fit(X, y)
+    estimator, X, _ = fitted(RMTGB, "long", unknown_task="shared")
     row = X.row(0, named=True) | {"school": "south"}
     expected = estimator.predict(pl.DataFrame([row], schema=X.schema)).to_list()
     assert invoke(serve(estimator), json.dumps({"dataframe_records": [row]})) == (200, [{"grade": expected[0]}])

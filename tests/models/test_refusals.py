@@ -36,7 +36,7 @@ STEPS = ["click", "buy"]
         *((PLE(**{name: 0}), name) for name in ("n_levels", "n_shared_experts", "n_task_experts", "expert_hidden")),
         *((STEM(**{name: 0}), name) for name in ("n_shared_experts", "n_task_experts", "gate_hidden", "expert_hidden")),
         *((SharedTrees(rho=rho), "rho must be") for rho in (1.1, -0.1)),
-        (SharedTrees(n_estimators=0, n_estimators_task=5), "n_estimators must be at least 1"),
+        (SharedTrees(n_estimators=0), "n_estimators must be at least 1"),
         (STEM(numeric_embedding="none"), "numeric_embedding must not be 'none'"),
     ],
     ids=lambda value: str(value)[:40],

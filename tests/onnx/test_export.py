@@ -71,7 +71,7 @@ def new_rows(n=300):
 
 
 @pytest.mark.all_faces
-@pytest.mark.parametrize("cls", quick([*NETWORKS, *FUNNELS], "MultiTabNet"))
+@pytest.mark.parametrize("cls", [*NETWORKS, *FUNNELS])
 def test_every_network_answers_as_in_torch(cls, tmp_path, capfd):
     X = features()
     transform = "quantile" if cls in NETWORKS[::2] else "standardize"
@@ -123,7 +123,7 @@ def test_parameters_that_change_the_graph(name, tmp_path):
 
 
 @pytest.mark.all_faces
-@pytest.mark.parametrize("cls", quick(NETWORKS, "SharedBottom"))
+@pytest.mark.parametrize("cls", NETWORKS)
 def test_in_the_long_layout_the_row_says_its_task(cls, tmp_path):
     X, y = long_table()
     n_members = 2 if cls in NETWORKS[1::2] else 1

@@ -6,7 +6,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from cases import quick
 from conformance import FUNNELS, NETWORKS, targets_for, tiny
 from exported import check_answers, exported, few_experts, session_of
 from sklearn.feature_extraction.text import HashingVectorizer
@@ -98,7 +97,7 @@ def test_a_network_that_reads_lists_answers_as_in_torch(model):
 
 
 @pytest.mark.all_faces
-@pytest.mark.parametrize("cls", quick([*NETWORKS, *FUNNELS]))
+@pytest.mark.parametrize("cls", [*NETWORKS, *FUNNELS])
 def test_every_network_reads_lists(cls, tmp_path):
     pooling = "mean" if cls in NETWORKS[::2] else "attention"
     estimator = tiny(cls, **READ, **few_experts(cls), sequence_pooling=pooling).fit(TABLE, targets_for(cls, TABLE))

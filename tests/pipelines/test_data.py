@@ -325,7 +325,7 @@ def test_classes_are_named_behind_the_kind(tmp_path):
     targets = ["size=ordinal:S<M<L", "v=w=binary:fraud", "grade=ordinal:a=2<a=1"]
     source = DataSource(data=str(tmp_path / "rows.csv"), target=targets, metric=["v=w=f1"])
     found = open_rows(source, ClickColumns(), SharedTrees)
-    model = SharedTrees(n_estimators=2, n_estimators_task=5, early_stopping=False, **found.facts)
+    model = SharedTrees(n_estimators=2, early_stopping=False, **found.facts)
     found.fit(model)
     assert [task.classes for task in model.tasks_] == [("S", "M", "L"), ("ok", "fraud"), ("a=2", "a=1")]
     assert [task.metric for task in model.tasks_] == ["quadratic_kappa", "f1", "quadratic_kappa"]

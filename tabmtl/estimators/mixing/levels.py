@@ -147,25 +147,28 @@ class LevelMeans:
             rows=self.rows + np.asarray(member.sum(axis=1)).ravel(),
         )
 
-    def means(self, sums: np.ndarray, weights: np.ndarray, priors: np.ndarray | float) -> np.ndarray:
+    def means(self, sums: np.ndarray, weights: np.ndarray, priors: np.ndarray) -> np.ndarray:
         """Return means (P, L, O) of sums by parts, drawn to those of all rows; of a long table, (P, L, (T + 1) O)."""
         sums, weights = self._with_common(sums), self._with_common(weights)
-        first = slice(0, int(self.sizes[0]))  # every row has a level of each column
-        total = weights[:, first].sum(axis=1, keepdims=True)
-        mean = sums[:, first].sum(axis=1, keepdims=True) / np.where(total > 0, total, 1.0)
-        prior = np.repeat(priors, self.sizes, axis=0) if isinstance(priors, np.ndarray) else priors
-        return (sums + prior * mean) / (weights + prior)
+        prior = np.repeat(priors, self.sizes, axis=0)
+        return (sums + prior * self._mean(sums, weights)) / (weights + prior)
 
     def choose_priors(self, sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the priors (C, O) whose means by the other parts have the least squared error."""
-        rest = sums.sum(axis=0) - sums, weights.sum(axis=0) - weights
-        own, weight = self._with_common(sums), self._with_common(weights)
-        starts = np.cumsum(self.sizes) - self.sizes
+        other_sums, other_weights = (self._with_common(own.sum(axis=0) - own) for own in (sums, weights))
+        sums, weights = self._with_common(sums), self._with_common(weights)
+        mean, starts = self._mean(other_sums, other_weights), np.cumsum(self.sizes) - self.sizes
         errors = []
         for prior in PRIORS:
-            means = self.means(*rest, prior)
-            errors.append(np.add.reduceat((weight * means**2 - 2 * own * means).sum(axis=0), starts, axis=0))
+            means = (other_sums + prior * mean) / (other_weights + prior)
+            errors.append(np.add.reduceat((weights * means**2 - 2 * sums * means).sum(axis=0), starts, axis=0))
         return np.array(PRIORS)[np.argmin(errors, axis=0)]
+
+    def _mean(self, sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the means (P, 1, O) of all rows of parts."""
+        first = slice(0, int(self.sizes[0]))  # every row has a level of each column
+        total = weights[:, first].sum(axis=1, keepdims=True)
+        return sums[:, first].sum(axis=1, keepdims=True) / np.where(total > 0, total, 1.0)
 
     def _with_common(self, sums: np.ndarray) -> np.ndarray:
         """Return sums (P, L, O); of a long table with those of all tasks behind, (P, L, (T + 1) O)."""

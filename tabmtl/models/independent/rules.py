@@ -45,6 +45,7 @@ def check_one_level(task: Task, base: BaseEstimator) -> None:
 
 
 def check_estimator(name: str, value: Any) -> None:
+    """Raise a TypeError unless a value is an estimator, or None."""
     if value is not None and (isinstance(value, type) or not (hasattr(value, "fit") and hasattr(value, "get_params"))):
         raise TypeError(f"{name} must be an estimator such as RandomForestRegressor(), or None, got {value!r}")
 

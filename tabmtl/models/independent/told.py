@@ -61,6 +61,7 @@ def describe_model(found: tuple[Task, Any]) -> str:
 
 
 def merge(parts: Sequence[Mapping[int, Any]]) -> dict[int, Any]:
+    """Return values by task, of several parts that have different tasks."""
     return {t: value for part in parts for t, value in part.items()}
 
 
