@@ -37,6 +37,14 @@ def _nothing_told():
 
 
 @pytest.fixture
+def reloaded(tmp_path):
+    """Save a model and load it."""
+    from tabmtl.testing.storage import reload
+
+    return lambda model: reload(model, tmp_path / "reloaded")
+
+
+@pytest.fixture
 def torch_seed():
     """Draw from torch's global generator as after the seed 0, and leave it as it was."""
     import torch

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 import pytest
-from conformance import FUNNELS, MIXED, features, targets_for, tiny
+from conformance import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -203,17 +203,3 @@ def test_files_are_learned_as_frames_are(tmp_path):
         TypeError, match=r"column 'when' is Datetime\(time_unit='ms'.* in .*2\.parquet and Datetime.*one type"
     ):
         Shards(tmp_path / "*.parquet")
-
-
-@pytest.mark.parametrize("cls", [*MIXED, *FUNNELS], ids=lambda cls: cls.__name__)
-def test_every_estimator_reads_dates(cls, tmp_path):
-    rows = features()
-    frame = pl.concat([rows, FRAME[np.arange(len(rows)) % N]], how="horizontal")
-    model = tiny(cls, random_state=0).fit(frame, targets_for(cls, rows))
-    expected = model.answer(frame)
-    for given_now in (frame.to_pandas(), frame.to_arrow()):
-        for found, own in zip(model.answer(given_now), expected, strict=True):
-            np.testing.assert_array_equal(found, own)
-    model.save(tmp_path / "model")
-    for found, own in zip(tabmtl.load(tmp_path / "model").answer(frame), expected, strict=True):
-        np.testing.assert_array_equal(found, own)

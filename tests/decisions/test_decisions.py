@@ -31,12 +31,11 @@ def fitted(**decisions):
     return model
 
 
-def test_answers_are_behind_the_calibrators_of_their_task_in_a_file_too(tmp_path):
+def test_answers_are_behind_the_calibrators_of_their_task_in_a_file_too(reloaded):
     model, plain = fitted(), SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(X, Y)
     for task, answer, before in zip(model.tasks_, model.answer(X), plain.answer(X), strict=True):
         assert same(answer[:, 1], before[:, 1] / 2) if task.name == "late" else same(answer, before)
-    model.save(tmp_path / "model")
-    assert all(map(same, tabmtl.load(tmp_path / "model").answer(X), model.answer(X)))
+    assert all(map(same, reloaded(model).answer(X), model.answer(X)))
     assert all(map(same, model.fit(X, Y).answer(X), plain.answer(X)))
 
 

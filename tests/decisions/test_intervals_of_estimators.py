@@ -5,7 +5,6 @@ import polars as pl
 import pytest
 from cases import later
 
-import tabmtl
 from tabmtl import SharedBottom, SharedBottomClassifier, SharedTrees
 from tabmtl.scale import predict_file
 from tabmtl.testing import features, long_table, mixed_targets
@@ -40,10 +39,9 @@ def test_intervals_hold_labels_of_new_rows(model):
     assert (found["size_set"].list.len() > 1).any()
 
 
-def test_a_row_a_file_and_a_loaded_model_have_the_intervals_of_the_batch(tmp_path):
+def test_a_row_a_file_and_a_loaded_model_have_the_intervals_of_the_batch(tmp_path, reloaded):
     expected = MODEL.predict_interval(X[NEW], level=0.8)
-    MODEL.save(tmp_path / "model")
-    loaded = tabmtl.load(tmp_path / "model")
+    loaded = reloaded(MODEL)
     assert loaded.predict_interval(X[NEW], level=0.8).equals(expected)
     assert loaded.predict_interval(X[400:401], level=0.8).equals(expected[:1])
     X[NEW].write_parquet(tmp_path / "new.parquet")

@@ -67,14 +67,13 @@ def drifted(model, X, **options):
 
 
 @pytest.mark.parametrize("name", later(MODELS, "ensemble"))
-def test_equal_rows_do_not_cry_and_injected_drift_is_found(name, fitted, tmp_path):
+def test_equal_rows_do_not_cry_and_injected_drift_is_found(name, fitted, reloaded):
     model = fitted(name)
     found = model.drift(NEW)
     assert found["name"].to_list() == [*X.columns, *y.columns]
     assert found["against"].to_list()[:4] == ["fit"] * 4 and set(model.profile_.sources) >= {"fit", "unseen"}
     assert drifted(model, NEW) == set()
-    model.save(tmp_path / "model")
-    assert_frame_equal(tabmtl.load(tmp_path / "model").drift(NEW), found)
+    assert_frame_equal(reloaded(model).drift(NEW), found)
     age = drifted(model, NEW.with_columns(pl.col("age") + 5))  # half a deviation
     assert age >= {("age", "distribution"), ("spent", "distribution")} and not {"town", "income"} & {
         own for own, _ in age

@@ -14,7 +14,6 @@ from lightgbm import LGBMClassifier, LGBMRegressor
 from scipy.sparse import csr_array
 from sklearn.base import clone
 
-import tabmtl
 from tabmtl import (
     IndependentTasks,
     MMoE,
@@ -69,7 +68,7 @@ def by_hand(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("name", later(MODELS, "MultiTaskEnsemble"))
-def test_an_encoder_is_its_vectors_as_a_column(name, tmp_path):
+def test_an_encoder_is_its_vectors_as_a_column(name, reloaded):
     model = clone(MODELS[name]).set_params(text_encoder=Encoder(), **TEXT)
     Encoder.seen.clear()
     model.fit(X[:150], Y[:150], X_val=X[150:], y_val=Y[150:])
@@ -78,8 +77,7 @@ def test_an_encoder_is_its_vectors_as_a_column(name, tmp_path):
     plain.fit(by_hand(X[:150]), Y[:150], X_val=by_hand(X[150:]), y_val=Y[150:])
     expected = plain.predict(by_hand(X))
     assert model.predict(X).equals(expected)
-    model.save(tmp_path / "model")
-    loaded = tabmtl.load(tmp_path / "model")
+    loaded = reloaded(model)
     with pytest.raises(ValueError, match=r"text in \['remark'\], by a text_encoder.*set_params\(text_encoder=\.\.\.\)"):
         loaded.predict(X)
     loaded.set_params(text_encoder=Encoder().encode)

@@ -167,12 +167,11 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_models_learn_of_text(name, tmp_path):
+def test_models_learn_of_text(name, reloaded):
     model = MODELS[name].fit(X, Y)
     assert model.score_tasks(X_TEST, Y_TEST)["liked"] > 0.85
     expected = model.predict_proba(X_TEST)["liked"]
-    model.save(tmp_path / "model")
-    loaded = tabmtl.load(tmp_path / "model")
+    loaded = reloaded(model)
     np.testing.assert_array_equal(loaded.predict_proba(X_TEST.to_pandas())["liked"], expected)
     np.testing.assert_allclose(loaded.predict_proba(X_TEST[:1].to_arrow())["liked"], expected[:1], rtol=1e-6)
     importance = tabmtl.inspection.feature_importances(model, X_TEST, Y_TEST).filter(task="liked")

@@ -274,7 +274,7 @@ def test_the_limit_of_time_is_kept(monkeypatch, time_limit, expected, end):
     assert clock.return_value == end
 
 
-def test_what_does_not_fit_the_time_is_left_out_and_said(tmp_path, capsys):
+def test_what_does_not_fit_the_time_is_left_out_and_said(reloaded, capsys):
     X, y = scarce_table(60)
     ensemble = MultiTaskEnsemble(models=CANDIDATES, n_folds=2, time_limit=1e-9, random_state=0, verbose=1)
     with pytest.warns(TabmtlWarning, match=r"time_limit=1e-09 .*\['together'\]"):
@@ -282,8 +282,7 @@ def test_what_does_not_fit_the_time_is_left_out_and_said(tmp_path, capsys):
     assert board["model"].to_list() == ["alone", "together", "MultiTaskEnsemble"]
     assert board["left_out"].to_list() == [None, "there was no time", None]
     assert "together  left out: there was no time\n" in capsys.readouterr().out
-    ensemble.save(tmp_path / "model")
-    assert load(tmp_path / "model").leaderboard_.equals(board)
+    assert reloaded(ensemble).leaderboard_.equals(board)
 
 
 def test_candidates_that_raise_errors_are_left_out_and_said():
@@ -339,14 +338,13 @@ def test_errors_that_end_the_fit(candidates, error):
         assert "'odd', the last of single tasks" in error.__notes__[0]
 
 
-def test_candidates_that_are_changed_later_are_saved_as_they_were_fitted(tmp_path):
+def test_candidates_that_are_changed_later_are_saved_as_they_were_fitted(reloaded):
     X, y = scarce_table(60)
     candidates = {"alone": ALONE, "together": SharedTrees(n_estimators=20, n_estimators_task=5)}
     model = MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, y[["first"]])
     candidates["together"].set_params(n_estimators=7)
     candidates["more"] = SharedTrees()
-    model.save(tmp_path / "model")
-    loaded = load(tmp_path / "model")
+    loaded = reloaded(model)
     assert list(loaded.models) == ["alone", "together"]
     assert loaded.models["together"].n_estimators == 20
     assert model.models is candidates
@@ -483,7 +481,7 @@ def test_what_was_refitted_is_not_fitted_again_for_the_sake_of_others(monkeypatc
 
 
 @pytest.mark.parametrize("is_long", [False, True])
-def test_single_tasks_are_fitted_once_and_answer_rows_unseen(is_long, tmp_path):
+def test_single_tasks_are_fitted_once_and_answer_rows_unseen(is_long, reloaded):
     rng = np.random.default_rng(0)
     if is_long:
         X, y = long_table(240)
@@ -499,5 +497,4 @@ def test_single_tasks_are_fitted_once_and_answer_rows_unseen(is_long, tmp_path):
     }.items()
     if not is_long:
         assert model.leaderboard_.filter(model="alone")["score"].max() < 0.05  # of labels that were seen, far more
-    model.save(tmp_path / "model")
-    assert_array_equal(np.ravel(load(tmp_path / "model").predict(X)), np.ravel(model.predict(X)))
+    assert_array_equal(np.ravel(reloaded(model).predict(X)), np.ravel(model.predict(X)))

@@ -14,7 +14,7 @@ from models_at_hand import fitted
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
 
-from tabmtl import ESMM, MMoE, SharedBottom, SharedBottomClassifier, load
+from tabmtl import ESMM, MMoE, SharedBottom, SharedBottomClassifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:y holds classes:tabmtl.schema.TabmtlWarning")
 some_networks = pytest.mark.parametrize("cls", quick([*NETWORKS, *FUNNELS], "MMoE", "AITM"))
@@ -35,7 +35,7 @@ def with_new(model, X, **options):
 
 
 @some_networks
-def test_old_tasks_keep_weights_moments_and_answers_to_the_bit(cls, tmp_path):
+def test_old_tasks_keep_weights_moments_and_answers_to_the_bit(cls, reloaded):
     model, X, y = fitted(cls)
     before, old = model.answer(X), {name: array.copy() for name, array in model.weights_.items()}
     represented = model.transform(X)
@@ -46,8 +46,7 @@ def test_old_tasks_keep_weights_moments_and_answers_to_the_bit(cls, tmp_path):
     assert all(np.array_equal(*pair) for pair in zip(before, model.answer(X), strict=False))
     assert all(np.array_equal(array, model.weights_[f"base.{name}"]) for name, array in old.items())
     assert np.array_equal(represented, model.transform(X))
-    model.save(tmp_path / "model")
-    again = load(tmp_path / "model")
+    again = reloaded(model)
     assert same(answers(model, X), answers(again, X))
     assert again.task_transfer_.equals(model.task_transfer_)
     alone = [np.concatenate(column) for column in zip(*(model.answer(X[i : i + 1]) for i in range(5)), strict=True)]
@@ -57,8 +56,7 @@ def test_old_tasks_keep_weights_moments_and_answers_to_the_bit(cls, tmp_path):
     removed = model.remove_task("amount head").remove_task(y.columns[-1]) if cls not in FUNNELS else model
     kept = [again.predict(X)[name] for name in removed.predict(X).columns]
     assert removed.predict(X).equals(pl.DataFrame(kept))
-    removed.save(tmp_path / "removed")
-    assert load(tmp_path / "removed").predict(X).equals(removed.predict(X))
+    assert reloaded(removed).predict(X).equals(removed.predict(X))
 
 
 def test_batch_norm_keeps_its_moments():
@@ -138,27 +136,21 @@ def test_decisions_of_old_tasks_stay():
     assert model.predict_interval(X).equals(spans.select(pl.all().exclude("size_set")))
 
 
-def test_tasks_with_weights_of_their_own_keep_them(tmp_path):
+def test_tasks_with_weights_of_their_own_keep_them(reloaded):
     model, X, _ = fitted(MMoE, keep="task", epochs=6, learning_rate=0.02)
     before = model.answer(X)
     with_new(model, X)
     assert all(np.array_equal(*pair) for pair in zip(before, model.answer(X), strict=False))
-    model.save(tmp_path / "model")
-    assert same(answers(model, X), answers(load(tmp_path / "model"), X))
+    assert same(answers(model, X), answers(reloaded(model), X))
     model.task_snapshot_ = np.array([0, 1, 1, 0, 1, 0])
     model.task_weights_ = ({name: np.asarray(1.01 * own, dtype=own.dtype) for name, own in model.weights_.items()},)
-    said, kept = load_again(model, tmp_path).predict(X), load_again(model, tmp_path)
+    said, kept = reloaded(model).predict(X), reloaded(model)
     for name in ("paid", "late"):
         kept.remove_task(name)
     assert kept.predict(X).equals(said.drop("paid", "late"))
     labels = pl.concat([mixed_targets(X), new_labels(X)], how="horizontal").drop("paid", "late")
     kept.partial_fit(X.with_columns(text=pl.lit("violet")), labels)
-    assert same(answers(kept, X), answers(load_again(kept, tmp_path), X))
-
-
-def load_again(model, folder):
-    model.save(folder / "again")
-    return load(folder / "again")
+    assert same(answers(kept, X), answers(reloaded(kept), X))
 
 
 def shares(answer: np.ndarray, n: int) -> np.ndarray:
@@ -168,7 +160,7 @@ def shares(answer: np.ndarray, n: int) -> np.ndarray:
 
 @pytest.mark.filterwarnings("ignore:.* experts have collapsed:tabmtl.schema.TabmtlWarning")
 @some_networks
-def test_nights_bring_new_levels_and_classes_and_quarters_new_tasks(cls, tmp_path):
+def test_nights_bring_new_levels_and_classes_and_quarters_new_tasks(cls, reloaded):
     own = {"expert_norm": "none", "keep_optimizer": True}
     model, X, _ = fitted(cls, **{name: value for name, value in own.items() if name in cls._get_param_names()})
     rate, more = model.learning_rate, features(60, seed=1)
@@ -190,7 +182,7 @@ def test_nights_bring_new_levels_and_classes_and_quarters_new_tasks(cls, tmp_pat
         model.set_params(learning_rate=rate / 5).partial_fit(rows, nightly)
         moved = [np.abs(old - now).max() / np.ptp(old) for old, now in zip(after, model.answer(X), strict=True)]
         assert 0 < max(moved) < 0.2
-        again = load_again(model, tmp_path)
+        again = reloaded(model)
         assert same(answers(model, X), answers(again, X))
         assert same(*(answers(each.partial_fit(rows, nightly), X) for each in (model, again)))
     if cls not in FUNNELS:
@@ -200,12 +192,12 @@ def test_nights_bring_new_levels_and_classes_and_quarters_new_tasks(cls, tmp_pat
         assert model.predict(X).equals(said.drop("shade 0", "size"))
         assert not any(name.startswith("added.1.") for name in model.weights_)
         model.partial_fit(more.with_columns(text=pl.lit("pink")), nightly.drop("shade 0", "size"))
-        assert "pink" in load_again(model, tmp_path).coder_.levels["text"]
+        assert "pink" in reloaded(model).coder_.levels["text"]
         model.set_params(warm_start=True).fit(X.with_columns(text=pl.lit("grey")), model.predict(X))
         assert "grey" in model.coder_.levels["text"] and len(model.tasks_) == 3
 
 
-def test_classes_of_a_long_table_join_all_its_tasks(tmp_path):
+def test_classes_of_a_long_table_join_all_its_tasks(reloaded):
     X, _ = long_table()
     y = pl.Series("mark", np.array(["a", "b", "c"])[np.arange(len(X)) % 3])
     model = tiny(MMoE, task_column="school", keep_optimizer=True).fit(X, y)
@@ -217,7 +209,7 @@ def test_classes_of_a_long_table_join_all_its_tasks(tmp_path):
     rows = pl.concat([rows[:60], rows[:60].with_columns(school=pl.lit("west"))])
     model.partial_fit(rows, pl.Series("mark", ["d"] * 60 + ["a"] * 60))
     assert [task.classes for task in model.tasks_] == [("a", "b", "c", "d")] * 3
-    assert same(answers(model, rows), answers(load_again(model, tmp_path), rows))
+    assert same(answers(model, rows), answers(reloaded(model), rows))
     assert model.answer(rows)[0].shape == (120, 4)
 
 
@@ -236,7 +228,7 @@ def test_rows_of_fit_and_of_new_tasks_judge_nothing():
 
 
 @pytest.mark.parametrize("cls", quick(NETWORKS, "SharedBottom", "PLE"))
-def test_a_long_table_takes_rows_of_a_new_task(cls, tmp_path):
+def test_a_long_table_takes_rows_of_a_new_task(cls, reloaded):
     model, X, y = fitted(cls, "long")
     before, represented = model.answer(X)[0], model.transform(X)
     new = X.with_columns(school=pl.lit("new"))
@@ -245,8 +237,7 @@ def test_a_long_table_takes_rows_of_a_new_task(cls, tmp_path):
     assert not model.drift(both)["is_drift"].any()
     assert np.array_equal(model.answer(both)[0][: len(X)], before)
     assert np.array_equal(model.transform(both)[: len(X)], represented)
-    model.save(tmp_path / "model")
-    assert same(answers(model, both), answers(load(tmp_path / "model"), both))
+    assert same(answers(model, both), answers(reloaded(model), both))
     first = model.tasks_[0].name
     others = both.filter(pl.col("school") != first)
     whole = model.answer(both)[0][(both["school"] != first).to_numpy()]
@@ -264,7 +255,7 @@ def test_a_classifier_knows_the_new_classes():
 
 
 @pytest.mark.parametrize("cls", quick(NETWORKS, "MMoE"))
-def test_a_network_that_is_not_frozen_trains_on_and_goes_on_later(cls, tmp_path):
+def test_a_network_that_is_not_frozen_trains_on_and_goes_on_later(cls, reloaded):
     model, X, y = fitted(cls)
     fresh = features(n=200, seed=7)
     model.conformalize(fresh, mixed_targets(fresh, seed=7))
@@ -275,8 +266,7 @@ def test_a_network_that_is_not_frozen_trains_on_and_goes_on_later(cls, tmp_path)
     assert not np.array_equal(before[0], model.answer(X)[0])
     with pytest.raises(ValueError, match="conformalize"):
         model.predict_interval(X)
-    model.save(tmp_path / "model")
-    for copied in (load(tmp_path / "model"), pickle.loads(pickle.dumps(model))):
+    for copied in (reloaded(model), pickle.loads(pickle.dumps(model))):
         assert same(answers(model, X), answers(copied, X))
     said = model.answer(X)
     model.partial_fit(X, labels)

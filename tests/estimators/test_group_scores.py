@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from tabmtl import ESMM, IndependentTasks, MMoE, Shards, SharedTrees, Task, compare, load
+from tabmtl import ESMM, IndependentTasks, MMoE, Shards, SharedTrees, Task, compare
 from tabmtl.metrics.given import score_given
 from tabmtl.metrics.scores import Answered
 from tabmtl.scale import score_files
@@ -54,10 +54,9 @@ def test_files_are_fitted_and_scored_by_group(tmp_path):
     np.testing.assert_allclose(found.select("score", "low").to_numpy(), expected.select("score", "low").to_numpy())
 
 
-def test_a_file_keeps_the_metrics_and_the_column_of_groups(tmp_path):
+def test_a_file_keeps_the_metrics_and_the_column_of_groups(reloaded):
     model = SharedTrees(tasks=TASKS, n_estimators=5, n_estimators_task=5, random_state=0).fit(X, Y, groups="user")
-    model.save(tmp_path)
-    assert load(tmp_path).score_tasks(X, Y).by_metric == model.score_tasks(X, Y).by_metric
+    assert reloaded(model).score_tasks(X, Y).by_metric == model.score_tasks(X, Y).by_metric
 
 
 def test_models_are_compared_by_group():

@@ -12,7 +12,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tabmtl import RMTGB, IndependentTasks, MultiTaskKFold, SharedBottom, Task, load
+from tabmtl import RMTGB, IndependentTasks, MultiTaskKFold, SharedBottom, Task
 from tabmtl.schema import TabmtlWarning
 
 X = features(240).with_columns(owner=pl.int_range(240) // 6)
@@ -140,7 +140,7 @@ def test_validation_rows_may_lack_a_dropped_column_of_groups(name):
 @pytest.mark.parametrize(
     "convert", [pl.DataFrame.clone, pl.DataFrame.lazy, pl.DataFrame.to_pandas, pl.DataFrame.to_arrow]
 )
-def test_dropped_columns_are_never_read(convert, tmp_path):
+def test_dropped_columns_are_never_read(convert, reloaded):
     """They may hold values that no model takes, and stay away later."""
     dates = X.with_columns(day=pl.lit("2024-01-01").str.to_date())
     model = tiny(SharedBottom, drop=["owner", "day"]).fit(convert(dates), Y, groups="owner")
@@ -148,8 +148,7 @@ def test_dropped_columns_are_never_read(convert, tmp_path):
     assert model.feature_names_in_.tolist() == plain.columns
     assert model.n_features_in_ == plain.width
     expected = answers(tiny(SharedBottom).fit(plain, Y, groups=X["owner"]), plain)
-    model.save(tmp_path)
-    for fitted in (model, load(tmp_path)):
+    for fitted in (model, reloaded(model)):
         assert same(expected, answers(fitted, convert(dates)))
         assert same(expected, answers(fitted, convert(plain)))
     assert model.score_tasks(convert(dates), Y) == model.score_tasks(convert(plain), Y)

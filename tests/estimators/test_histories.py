@@ -1,6 +1,5 @@
 """Histories whose use is known: models that read them win what they are worth, and attention finds what matches."""
 
-import numpy as np
 import polars as pl
 import pytest
 from sklearn.base import clone
@@ -53,18 +52,6 @@ def test_attention_finds_what_matches(data, fitted):
     means = dict(entries.group_by("matches").agg(pl.col("history").mean()).iter_rows())
     assert means[True] > 5 * means[False]
     assert weights.list.sum().max() <= 1
-
-
-def test_files_and_few_rows_answer_alike(data, fitted, tmp_path):
-    _, test = data
-    for model in fitted.values():
-        model.save(tmp_path / type(model).__name__)
-        loaded = tabmtl.load(tmp_path / type(model).__name__)
-        assert loaded.sequence_features == SEQUENCES
-        whole = model.predict_proba(test.X[:50])["click"]
-        np.testing.assert_array_equal(loaded.predict_proba(test.X[:50])["click"], whole)
-        alone = np.concatenate([model.predict_proba(test.X[row])["click"] for row in range(10)])
-        np.testing.assert_allclose(alone, whole[:10], rtol=1e-5, atol=1e-7)
 
 
 def test_shards_are_read_as_frames(data, tmp_path):

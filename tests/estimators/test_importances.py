@@ -8,7 +8,6 @@ import pytest
 from conformance import tiny
 from sklearn.linear_model import LinearRegression
 
-import tabmtl
 from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees
 from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.storage.lightgbm_text import TreeText
@@ -32,15 +31,14 @@ Y = pl.DataFrame(
 LEARNS = {"epochs": 15, "learning_rate": 0.03, "average_decay": 0.0}
 
 
-def test_a_network_shuffles_validation_rows(tmp_path):
+def test_a_network_shuffles_validation_rows(reloaded):
     model = tiny(SharedBottom, **LEARNS).fit(X, Y)
     found = dict(zip(X.columns, model.feature_importances_, strict=True))
     assert found["strong"] > found["town"] > 0.05
     assert found["strong"] > 0.2
     assert abs(found["noise"]) < 0.1
     assert found["zero"] == 0
-    model.save(tmp_path / "model")
-    np.testing.assert_array_equal(tabmtl.load(tmp_path / "model").feature_importances_, model.feature_importances_)
+    np.testing.assert_array_equal(reloaded(model).feature_importances_, model.feature_importances_)
     again = pickle.loads(pickle.dumps(model))  # which has been asked
     np.testing.assert_array_equal(again.feature_importances_, model.feature_importances_)
     again = tiny(SharedBottom, **LEARNS).fit(X, Y)
@@ -64,12 +62,11 @@ def test_a_network_of_a_long_table_has_no_importance_of_its_task(tmp_path):
     assert model.feature_importances_.argmax() == 1
 
 
-def test_without_validation_rows_there_are_none(tmp_path):
+def test_without_validation_rows_there_are_none(reloaded):
     model = tiny(SharedBottom, early_stopping=False).fit(X, Y)
     with pytest.raises(AttributeError, match=r"needs the validation rows of fit.*fit with early_stopping=True or"):
         print(model.feature_importances_)
-    model.save(tmp_path / "model")
-    assert not hasattr(tabmtl.load(tmp_path / "model"), "feature_importances_")
+    assert not hasattr(reloaded(model), "feature_importances_")
 
 
 @pytest.mark.parametrize("cls", [SharedTrees, RMTGB])

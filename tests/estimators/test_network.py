@@ -13,7 +13,7 @@ from cases import quick
 from conformance import NETWORKS, answers, features, mixed_targets, same, targets_for, tiny
 from models_at_hand import fitted
 
-from tabmtl import ESMM, IndependentTasks, MMoE, MultiTabNet, SharedBottom, TabmtlWarning, load
+from tabmtl import ESMM, IndependentTasks, MMoE, MultiTabNet, SharedBottom, TabmtlWarning
 from tabmtl.synth import make_multitab_bench
 from tabmtl.training.table_loop import TableLoop
 
@@ -130,13 +130,12 @@ def test_bfloat16_is_close_to_float32(cls):
     assert 0 < gap < 0.05
 
 
-def test_rho_says_how_far_flat_looks_and_is_saved(tmp_path):
+def test_rho_says_how_far_flat_looks_and_is_saved(reloaded):
     near, X, y = fitted(SharedBottom, flat=True, epochs=1)
     far = tiny(SharedBottom, flat=True, flat_radius=1.0, epochs=1).fit(X, y)
     assert not same(answers(near, X), answers(far, X))
     assert same(answers(near, X), answers(tiny(SharedBottom, flat=True, flat_radius=0.01, epochs=1).fit(X, y), X))
-    far.save(tmp_path / "model")
-    assert load(tmp_path / "model").flat_radius == 1.0
+    assert reloaded(far).flat_radius == 1.0
     still = tiny(SharedBottom, flat_radius=1.0, epochs=1).fit(X, y)
     assert same(answers(still, X), answers(tiny(SharedBottom, epochs=1).fit(X, y), X))
 
@@ -188,12 +187,11 @@ def test_the_scores_of_one_class_of_a_task_are_left_out_of_the_history(cls):
 
 
 @a_few_networks
-def test_parameters_changed_after_fit_do_not_change_the_fitted_network(cls, tmp_path):
+def test_parameters_changed_after_fit_do_not_change_the_fitted_network(cls, reloaded):
     estimator, X, _ = fitted(cls)
     said = answers(estimator, X)
     estimator.set_params(head_hidden=3, dropout=0.7)
-    estimator.save(tmp_path / "model")
-    loaded = load(tmp_path / "model")
+    loaded = reloaded(estimator)
     assert loaded.head_hidden == 8
     for other in (estimator, pickle.loads(pickle.dumps(estimator)), loaded):
         assert same(said, answers(other, X))
@@ -246,7 +244,7 @@ def by_epoch(model, mean):
 
 
 @pytest.mark.parametrize("cls", [MMoE, MultiTabNet], ids=lambda cls: cls.__name__)
-def test_every_task_answers_from_the_best_epoch_kept_for_it(cls, tmp_path):
+def test_every_task_answers_from_the_best_epoch_kept_for_it(cls, reloaded):
     model, mean, X, y = own_epochs(cls)
     assert 1 <= len(model.task_weights_) <= 2
     assert mean.task_weights_ == ()
@@ -260,8 +258,7 @@ def test_every_task_answers_from_the_best_epoch_kept_for_it(cls, tmp_path):
         assert model.score_tasks(X, y)[task.name] == pytest.approx(own.score_tasks(X, y)[task.name], abs=1e-6)
         assert scores[mean.best_iteration_ - 1] - 1e-6 <= model.score_tasks(X, y)[task.name] <= scores.max() + 1e-6
     assert sum(model.score_tasks(X, y).values()) > sum(mean.score_tasks(X, y).values())
-    model.save(tmp_path / "model")
-    for copied in (load(tmp_path / "model"), pickle.loads(pickle.dumps(model))):
+    for copied in (reloaded(model), pickle.loads(pickle.dumps(model))):
         assert same(said, answers(copied, X))
     assert model.predict(X[:1]).equals(model.predict(X)[:1])
 
@@ -279,7 +276,7 @@ def test_one_network_is_not_made_of_several_epochs(tmp_path):
     assert not one.task_weights_
 
 
-def test_a_task_of_a_long_table_answers_from_its_own_epoch(tmp_path):
+def test_a_task_of_a_long_table_answers_from_its_own_epoch(reloaded):
     rng = np.random.default_rng(0)
     X = pl.DataFrame({"school": rng.choice(["east", "north", "west"], 150), "size": rng.normal(size=150)})
     y = (X["size"] * rng.normal(size=150)).to_numpy()
@@ -293,8 +290,7 @@ def test_a_task_of_a_long_table_answers_from_its_own_epoch(tmp_path):
         rows = (X["school"] == task.name).to_numpy()
         assert np.array_equal(said[rows], networks[model.task_snapshot_[t]].predict(X)[rows])
     assert not np.array_equal(said, mean.predict(X))
-    model.save(tmp_path / "model")
-    assert np.array_equal(load(tmp_path / "model").predict(X), said)
+    assert np.array_equal(reloaded(model).predict(X), said)
 
 
 def test_the_steps_of_a_funnel_answer_from_one_epoch():

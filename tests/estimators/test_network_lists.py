@@ -6,7 +6,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-import tabmtl
 from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, Shards, SharedBottom, distill
 
 
@@ -44,16 +43,6 @@ def test_networks_learn_of_tags_and_vectors(fitted):
     assert min(found.values()) > 0.7, found
     tags, picture = fitted.feature_importances_[[1, 3]]
     assert min(tags, picture) > 10 * max(*np.abs(fitted.feature_importances_[[0, 2]]), 0.005)
-
-
-def test_files_and_single_rows_answer_alike(fitted, tmp_path):
-    fitted.save(tmp_path / "model")
-    expected = fitted.predict_proba(X_TEST)["has a"][:, 1]
-    loaded = tabmtl.load(tmp_path / "model")
-    np.testing.assert_array_equal(loaded.predict_proba(X_TEST)["has a"][:, 1], expected)
-    for row in range(20):
-        alone = loaded.predict_proba(X_TEST[row : row + 1])["has a"][0, 1]
-        np.testing.assert_allclose(alone, expected[row], rtol=1e-6)
 
 
 def test_what_is_missing_is_not_what_is_empty_or_unseen(fitted):

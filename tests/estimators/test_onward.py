@@ -166,13 +166,12 @@ def test_every_set_of_kept_weights_goes_on():
 
 
 @pytest.mark.parametrize("cls", [SharedBottom, MultiTabNet, MMoE])
-def test_the_moments_of_steps_are_kept_where_that_is_asked(cls, tmp_path):
+def test_the_moments_of_steps_are_kept_where_that_is_asked(cls, reloaded):
     X, y, more = features(), mixed_targets(features()), features(60, seed=1)
     with_new = mixed_targets(more).with_columns(size=pl.lit("giant"))
     models = [tiny(cls, keep_optimizer=kept).fit(X, y) for kept in (True, False)]
     assert same(*(answers(model, X) for model in models))
-    models[0].save(tmp_path / "model")
-    loaded = tabmtl.load(tmp_path / "model")
+    loaded = reloaded(models[0])
     found = [answers(model.partial_fit(more, with_new), more) for model in (*models, loaded)]
     assert same(found[0], found[2]) and not same(found[0], found[1])
 

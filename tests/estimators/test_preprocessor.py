@@ -107,12 +107,11 @@ MODELS = [
 @pytest.mark.parametrize(
     "model", later(MODELS, MODELS[-1]), ids=lambda model: type(getattr(model, "values", [model])[0])
 )
-def test_raw_rows_of_any_library_and_number_get_the_answers_of_a_saved_model(model, library, tmp_path):
+def test_raw_rows_of_any_library_and_number_get_the_answers_of_a_saved_model(model, library, reloaded):
     X, y = (TABLE, Y) if library == "polars" else (TABLE.to_pandas(), Y.to_pandas())
     model = clone(model).set_params(preprocessor=columns(), random_state=0)
     model.fit(X[:90], y[:90], X_val=X[90:], y_val=y[90:])
-    model.save(tmp_path / "model")
-    same = tabmtl.load(tmp_path / "model")
+    same = reloaded(model)
     answers = model.predict_proba(X)["sold"]
     assert type(same.predict(X)) is type(y)
     assert same.feature_names_in_.tolist() == TABLE.columns

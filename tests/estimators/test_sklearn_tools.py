@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from importlib import import_module
 
 import numpy as np
 import polars as pl
 import pytest
-from cases import later
 from conformance import features, mixed_targets, tiny
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
@@ -49,23 +47,6 @@ def test_grid_search_finds_the_rate_that_learns(frames, scoring):
     predicted = search.predict(features_)
     assert type(predicted) is type(targets)
     assert pl.DataFrame(predicted).null_count().sum_horizontal().item() == 0
-
-
-@pytest.mark.parametrize("resource", later(["n_samples", "epochs"], "epochs"))
-def test_halving_keeps_the_rate_that_learns(resource):
-    import_module("sklearn.experimental.enable_halving_search_cv")
-    from sklearn.model_selection import HalvingGridSearchCV
-
-    rates = {"learning_rate": [1e-7, 1e-6, 0.02]}
-    budget = {"n_samples": {"min_resources": 80}, "epochs": {"min_resources": 4, "max_resources": 12}}[resource]
-    estimator = network(early_stopping=False, batch_size=32)
-    search = HalvingGridSearchCV(
-        estimator, rates, cv=2, scoring=make_multitask_scorer(), resource=resource, random_state=0, **budget
-    ).fit(X, Y)
-    assert search.n_resources_ == [budget["min_resources"], 3 * budget["min_resources"]]
-    assert search.n_candidates_ == [3, 1]
-    assert search.best_params_["learning_rate"] == 0.02
-    assert search.score(X, Y) > 0.5
 
 
 @pytest.mark.parametrize("cv", [3, MultiTaskKFold(3, random_state=0)], ids=["int", "MultiTaskKFold"])

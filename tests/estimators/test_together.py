@@ -39,14 +39,13 @@ def fit(model, n=3, y=Y, **arguments):
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)
-def test_each_is_a_fitted_estimator_of_its_own(model, tmp_path):
+def test_each_is_a_fitted_estimator_of_its_own(model, reloaded):
     fitted, _ = fit(model)
     again, _ = fit(model)
     answers = [each.answer(X) for each in fitted]
     assert all(same(one, each.answer(X)) for one, each in zip(answers, again, strict=True))
     assert not same(answers[0], answers[1])
-    fitted[1].save(tmp_path / "model")
-    assert same(tabmtl.load(tmp_path / "model").answer(X), answers[1])
+    assert same(reloaded(fitted[1]).answer(X), answers[1])
     assert len(fitted[0].feature_importances_) == X.width
     assert fitted[0].history_["train/score"].null_count() == len(fitted[0].history_)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tabmtl import APEM, load
+from tabmtl import APEM
 from tabmtl.columns import Features
 from tabmtl.models.apem import AttentionBlocks, SetAttention
 from tabmtl.schema import Columns
@@ -212,7 +212,7 @@ def test_only_independent_steps_can_rise():
     assert (proba["buy"][:, 1] > proba["click"][:, 1]).any()
 
 
-def test_selections_are_told_and_saved(tmp_path):
+def test_selections_are_told_and_saved(reloaded):
     X, y = table()
     model = small(task_chain=CHAIN).fit(X, y)
     usage = model.expert_utilisation_
@@ -220,8 +220,7 @@ def test_selections_are_told_and_saved(tmp_path):
     assert usage.group_by("gate").agg(pl.col("weight").sum().round(5)).sort("gate").rows() == [
         (name, 1.0) for name in ("buy", "click", "delay", "size")
     ]
-    model.save(tmp_path / "model")
-    assert load(tmp_path / "model").expert_utilisation_.equals(usage)
+    assert reloaded(model).expert_utilisation_.equals(usage)
 
 
 @pytest.mark.all_faces

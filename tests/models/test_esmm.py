@@ -7,7 +7,7 @@ import torch
 from small_network import network_of, rows
 from torch.nn import functional as F
 
-from tabmtl import ESMM, IndependentTasks
+from tabmtl import AITM, ESMM, IndependentTasks
 from tabmtl.synth import make_funnel
 from tabmtl.targets import Task
 
@@ -102,10 +102,11 @@ def log():
     return train, train.draw(20_000, random_state=1)
 
 
-def test_it_learns_a_rare_conversion(log):
+@pytest.mark.parametrize("cls", [AITM, ESMM])
+def test_a_rare_conversion_is_learned(cls, log):
     train, test = log
     sizes = {"tower_hidden": (32, 16), "d_embedding": 8, "batch_size": 128, "epochs": 8, "device": "cpu", "n_jobs": 1}
-    model = ESMM(task_chain=train.task_chain, random_state=0, **sizes)
+    model = cls(task_chain=train.task_chain, random_state=0, **sizes)
     scores = model.fit(train.X, train.y.select(train.task_chain)).score_tasks(test.X, test.y.select(train.task_chain))
     ceiling = test.ceiling()
     assert 0.72 < scores["click"] < ceiling["click"]

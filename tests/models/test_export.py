@@ -13,6 +13,7 @@ from tabmtl import RMTGB, SharedTrees
 from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.synth import make_outlier_tasks
+from tabmtl.testing.storage import reload
 
 ROUNDS = ("n_estimators_shared", "n_estimators_outlier", "n_estimators_task")
 CASES = ["long regression", "long binary", "long multiclass", "wide"]
@@ -152,7 +153,7 @@ def test_codes_count_from_0_and_an_unseen_level_is_missing():
     ],
     ids=["strange", "alike once cleaned", "signs only", "words of the format", "plain"],
 )
-def test_any_feature_names_survive(names, tmp_path):
+def test_any_feature_names_survive(names, reloaded):
     rng = np.random.default_rng(0)
     X = pl.DataFrame(dict(zip(names, rng.normal(size=(4, 80)), strict=True)))
     Y = pl.DataFrame({"t=1": X[:, 0] + X[:, 1], "t 2": X[:, 0] * X[:, 2]})
@@ -164,16 +165,14 @@ def test_any_feature_names_survive(names, tmp_path):
         assert len(set(export.feature_name())) == 4
         assert estimator.encode(X).columns == names
         assert largest_gap(export.predict(estimator.encode(X)), said_of(estimator, X, task)) < 1e-9
-    estimator.save(tmp_path / "model")
-    assert tabmtl.load(tmp_path / "model").predict(X).equals(estimator.predict(X))
+    assert reloaded(estimator).predict(X).equals(estimator.predict(X))
 
 
 @pytest.mark.parametrize("early_stopping", [True, False])
 @every_case
 def test_a_loaded_model_says_the_same_to_the_bit(case, early_stopping, tmp_path):
     estimator, X = fit(case, early_stopping=early_stopping)
-    estimator.save(tmp_path / "model")
-    loaded = tabmtl.load(tmp_path / "model")
+    loaded = reload(estimator, tmp_path / "model")
     assert same(answers(loaded, X), answers(estimator, X))
     np.testing.assert_array_equal(loaded.block_importances_, estimator.block_importances_)
     for name in ("outlier_score_", "block_rounds_", "importances_"):

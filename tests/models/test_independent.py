@@ -250,12 +250,11 @@ def test_names_of_configurations_that_nothing_judges_are_told():
     assert named.predict(X).equals(tiny(IndependentTasks, tune="all").fit(X, y).predict(X))
 
 
-def test_the_choice_is_saved(tmp_path):
+def test_the_choice_is_saved(reloaded):
     X, y = features(400), mixed_targets(features(400))
     parts = {"X_val": X[300:], "y_val": y[300:]}
     model = tiny(IndependentTasks, tune=("small", "mid")).fit(X[:300], y[:300], **parts)
-    model.save(tmp_path / "model")
-    loaded = tabmtl.load(tmp_path / "model")
+    loaded = reloaded(model)
     assert loaded.configuration_ == model.configuration_
     assert loaded.configuration_scores_.equals(model.configuration_scores_)
     assert same(answers(loaded, X), answers(model, X))

@@ -10,7 +10,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import Ridge
 from sklearn.tree import ExtraTreeRegressor
 
-import tabmtl
 from tabmtl import IndependentTasks, IndependentTasksClassifier, Shards
 from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.models.independent import forest as forests
@@ -168,7 +167,7 @@ def test_two_present_classes_of_many_have_the_log_odds_of_their_shares():
     assert_allclose(answers.mean(axis=0), [0.1, 0.0, 0.9], atol=1e-3)
 
 
-def test_columns_without_any_value_or_change_add_nothing(table, tmp_path):
+def test_columns_without_any_value_or_change_add_nothing(table, reloaded):
     X, y = table
     blank = pl.DataFrame({"z": [None] * 300, "level": [None] * 300, "one": [1e30] * 300})
     blank = blank.cast({"z": pl.Float64, "level": pl.String})
@@ -176,18 +175,16 @@ def test_columns_without_any_value_or_change_add_nothing(table, tmp_path):
         model = IndependentTasks(random_state=0).fit(columns_of[:80], y[:80, ["r"]])
         answers = model.predict(columns_of)
         assert answers["r"].is_finite().all()
-        model.save(tmp_path / str(columns_of.width))
-        assert tabmtl.load(tmp_path / str(columns_of.width)).predict(columns_of).equals(answers)
+        assert reloaded(model).predict(columns_of).equals(answers)
 
 
-def test_mixtures_are_saved_and_answer_a_row_as_in_the_batch(table, tmp_path, few_settings):
+def test_mixtures_are_saved_and_answer_a_row_as_in_the_batch(table, reloaded, few_settings):
     X, y = (part[:150] for part in table)
     model = IndependentTasks(random_state=0).fit(X, y)
     assert model.family_weights_.columns == ["task", *FAMILIES]
     assert_allclose(model.family_weights_.select(FAMILIES).sum_horizontal(), 1)
     assert any(isinstance(each, Mixture) for each in model.estimators_.values())
-    model.save(tmp_path / "model")
-    loaded = tabmtl.load(tmp_path / "model")
+    loaded = reloaded(model)
     assert loaded.family_weights_.equals(model.family_weights_)
     assert loaded.predict(X).equals(model.predict(X))
     for name, answer in model.predict_proba(X).items():
@@ -195,7 +192,7 @@ def test_mixtures_are_saved_and_answer_a_row_as_in_the_batch(table, tmp_path, fe
     assert pl.concat([loaded.predict(X[i]) for i in range(5)]).equals(model.predict(X[:5]))
 
 
-def test_importances_of_a_mixture_name_the_columns_that_tell(table, tmp_path):
+def test_importances_of_a_mixture_name_the_columns_that_tell(table, reloaded):
     X, y = table
     model = IndependentTasks(random_state=0).fit(X[:80], y[:80, ["r"]])
     mixture, found = model.estimators_["r"], model.importances_
@@ -209,8 +206,7 @@ def test_importances_of_a_mixture_name_the_columns_that_tell(table, tmp_path):
     variances, is_mean = [curves.scores(rows).var() for rows in alone], np.arange(x.shape[1]) == 3
     assert_allclose(curves.variances[~is_mean], np.array(variances)[~is_mean], rtol=1e-9)
     assert curves.variances[is_mean] == pytest.approx(variances[3], rel=0.3)  # over means by other parts of the rows
-    model.save(tmp_path / "model")
-    assert tabmtl.load(tmp_path / "model").importances_.equals(found)
+    assert reloaded(model).importances_.equals(found)
 
 
 @pytest.mark.parametrize(

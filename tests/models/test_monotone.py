@@ -83,11 +83,10 @@ def test_without_signs_answers_follow_the_waves_and_families_take_part():
     assert free.family_weights_["lightgbm"].min() < 1
 
 
-def test_signs_survive_files_and_hold_for_rows_of_files(tmp_path):
+def test_signs_survive_files_and_hold_for_rows_of_files(tmp_path, reloaded):
     X, y = rows()
     model = fitted(X, y, {})
-    model.save(tmp_path / "model")
-    loaded = tabmtl.load(tmp_path / "model")
+    loaded = reloaded(model)
     assert loaded.tasks_ == model.tasks_
     assert loaded.tasks_[0].monotone == {"age": 1, "price": -1}
     check_is_monotone(loaded)

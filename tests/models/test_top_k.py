@@ -9,7 +9,6 @@ from conformance import answers, features, same, targets_for, tiny
 from small_network import STEPS, TASKS, network_of, own_tasks, rows
 from torch.utils.flop_counter import FlopCounterMode
 
-import tabmtl
 from tabmtl import PLE, HoME, MMoE
 from tabmtl.nn.chosen import all_computed
 from tabmtl.schema import Batch
@@ -35,11 +34,10 @@ def test_as_many_as_there_are_answer_as_all_do(model, long):
 
 
 @pytest.mark.parametrize("cls", [MMoE, PLE, HoME])
-def test_a_model_of_few_experts_is_kept_and_inspected(cls, tmp_path):
+def test_a_model_of_few_experts_is_kept_and_inspected(cls, reloaded):
     X = features(60)
     model = tiny(cls, top_k=1).fit(X, targets_for(cls, X))
-    model.save(tmp_path / "model.tabmtl")
-    assert same(answers(model, X), answers(tabmtl.load(tmp_path / "model.tabmtl"), X))
+    assert same(answers(model, X), answers(reloaded(model), X))
     weights = model.expert_utilisation_.filter(~pl.col("gate").str.contains("(self)", literal=True))
     sums = weights.group_by("level", "gate").agg(pl.col("weight").sum())["weight"]
     assert sums.to_list() == pytest.approx([1.0] * len(sums))

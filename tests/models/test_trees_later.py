@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 from sklearn.linear_model import LinearRegression, SGDRegressor
 
-import tabmtl
 from tabmtl import RMTGB, IndependentTasks, SharedTrees
 from tabmtl.estimators.boosted.border import Ensemble
 from tabmtl.models.rmtgb.stages import Stage
@@ -58,13 +57,12 @@ def went_on(model, X=NEW, y=LABELS, **params):
     return deepcopy(model).set_params(**params).partial_fit(X, y)
 
 
-def test_new_rows_of_one_kind_raise_scores_and_files_keep_what_they_taught(fitted, tmp_path):
+def test_new_rows_of_one_kind_raise_scores_and_files_keep_what_they_taught(fitted, reloaded):
     model = went_on(fitted)
     after, before = (each.score_tasks(ASKED, TRUTH) for each in (model, fitted))
     assert all(after[task] > before[task] - 0.01 for task in after)
     assert sum(after.values()) > sum(before.values())
-    model.save(tmp_path / "model")
-    answers, loaded = model.predict(ASKED), tabmtl.load(tmp_path / "model")
+    answers, loaded = model.predict(ASKED), reloaded(model)
     assert loaded.predict(ASKED).equals(answers)
     assert loaded.predict(ASKED[:1]).equals(answers[:1])
     assert loaded.partial_fit(X, Y).predict(ASKED).equals(deepcopy(model).partial_fit(X, Y).predict(ASKED))
@@ -223,7 +221,7 @@ def test_a_task_without_new_labels_keeps_its_bits_beside_a_shift():
 
 @pytest.mark.parametrize("name", SINGLE)
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "poisson"])
-def test_shares_and_counts_that_no_column_tells_of_are_learned_too(name, kind, tmp_path):
+def test_shares_and_counts_that_no_column_tells_of_are_learned_too(name, kind, reloaded):
     rng = np.random.default_rng(9)
 
     def labels(n, share, mean):
@@ -240,8 +238,7 @@ def test_shares_and_counts_that_no_column_tells_of_are_learned_too(name, kind, t
 
     way = (level(after) - level(model)) / (8 if kind == "poisson" else 0.5)
     assert 0.15 < way < 0.45
-    after.save(tmp_path / "model")
-    assert tabmtl.load(tmp_path / "model").predict(ASKED).equals(after.predict(ASKED))
+    assert reloaded(after).predict(ASKED).equals(after.predict(ASKED))
 
 
 @pytest.mark.parametrize("name", SINGLE)
@@ -351,17 +348,16 @@ def new_tasks(y):
 
 
 @pytest.mark.parametrize("name", ["value", "is_high", "size"])
-def test_the_others_keep_their_bits_without_a_task(fitted, name, tmp_path):
+def test_the_others_keep_their_bits_without_a_task(fitted, name, reloaded):
     model = deepcopy(fitted).remove_task(name)
     expected = fitted.predict(ASKED).drop(name)
     assert model.predict(ASKED).equals(expected)
-    model.save(tmp_path / "model")
-    assert tabmtl.load(tmp_path / "model").predict(ASKED).equals(expected)
+    assert reloaded(model).predict(ASKED).equals(expected)
     assert model.importances_["task"].unique().len() == 3
 
 
 @pytest.mark.parametrize("name", ["shared", "alone"])
-def test_new_tasks_learn_and_the_others_keep_their_bits(name, tmp_path, three_folds):
+def test_new_tasks_learn_and_the_others_keep_their_bits(name, reloaded, three_folds):
     model = deepcopy(fit_of(name))
     before, shares = model.predict(ASKED), model.predict_proba(ASKED)
     model.add_task(NEW[:100], new_tasks(LABELS[:100]))
@@ -372,8 +368,7 @@ def test_new_tasks_learn_and_the_others_keep_their_bits(name, tmp_path, three_fo
     assert scores["price"] > 0.4
     assert scores["cheap"] > 0.75
     assert scores["grade"] > 0.75
-    model.save(tmp_path / "model")
-    assert tabmtl.load(tmp_path / "model").predict(ASKED).equals(found)
+    assert reloaded(model).predict(ASKED).equals(found)
     for task in new_tasks(LABELS).columns:
         model.remove_task(task)
     assert model.predict(ASKED).equals(before)

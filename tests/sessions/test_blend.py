@@ -367,15 +367,14 @@ def test_parts_get_the_columns_and_the_seed_of_the_blend():
     assert given[0].session_column == "session_id"
 
 
-def test_parts_that_are_changed_after_fit_wait_for_the_next_one(tmp_path):
+def test_parts_that_are_changed_after_fit_wait_for_the_next_one(reloaded):
     given = [STAN(), Popularity()]
     model = Blend(given, k=30).fit(TRAIN)
     before = all_scores(model, TEST)
     given[0].set_params(n_neighbors=1)
     given.append(VSKNN())
     assert all_scores(model, TEST).equals(before)
-    model.save(tmp_path / "model")
-    loaded = tabmtl.load(tmp_path / "model")
+    loaded = reloaded(model)
     assert params_of(loaded) == params_of(Blend([STAN(), Popularity()], k=30))
     assert all_scores(loaded, TEST).equals(before)
     assert list(model.fit(TRAIN).estimators_) == ["STAN", "Popularity", "VSKNN"]

@@ -12,9 +12,9 @@ import torch._dynamo  # which loading may import, and which derives a class from
 from recommenders import FORMS, ITEMS, M2TREC_FORMS, RECOMMENDERS, TRAIN, every_form, fitted, form_marks, tiny
 from safetensors.numpy import load_file
 
-import tabmtl
 from tabmtl.schema import TabmtlWarning
 from tabmtl.testing import recommender_checks
+from tabmtl.testing.storage import reload
 
 CHECKS = [
     pytest.param(check, marks=form_marks(form), id=f"{form}-{check.__name__}")
@@ -43,8 +43,7 @@ def test_files_hold_json_and_arrays_and_no_pickle(form, tmp_path, monkeypatch):
             patch.setattr(pickle, name, refuse)
         for name in ("save", "load"):
             patch.setattr(torch, name, refuse)
-        fitted(form).save(tmp_path / "model")
-        tabmtl.load(tmp_path / "model")
+        reload(fitted(form), tmp_path / "model")
     for file in filter(Path.is_file, (tmp_path / "model").rglob("*")):
         json.loads(file.read_text()) if file.suffix == ".json" else load_file(file)
         assert file.suffix in (".json", ".safetensors")

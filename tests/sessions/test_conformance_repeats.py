@@ -11,7 +11,6 @@ import pytest
 from cases import later
 from recommenders import FORMS, ITEMS, M2TREC_FORMS, TEST, TRAIN, again, all_scores, every_form, fitted, own_terms, tiny
 
-import tabmtl
 from tabmtl.sessions import temporal_split
 from tabmtl.sessions.repeats import RepeatWeights
 from tabmtl.synth import make_sessions
@@ -98,10 +97,9 @@ def test_unknown_items_have_no_weight(form):
 
 
 @every_form
-def test_weights_are_saved(form, tmp_path):
+def test_weights_are_saved(form, reloaded):
     model = weighed(form)
-    model.save(tmp_path)
-    loaded = tabmtl.load(tmp_path)
+    loaded = reloaded(model)
     assert loaded.repeat_weights_ == {"scale": 0.5, "seen": 2.0, "last": -1.0, "trust": 1.0}
     assert all_scores(loaded, TEST).equals(all_scores(model, TEST))
 

@@ -10,7 +10,6 @@ import pytest
 from recommenders import log
 from sklearn.base import clone
 
-import tabmtl
 from tabmtl.sessions import STAN, VSKNN, knn
 
 FADES = {
@@ -199,10 +198,9 @@ def test_blocks_are_invisible(model, monkeypatch):
     assert model.recommend(new, k=10).equals(together)
 
 
-def test_sessions_without_times_are_saved(tmp_path):
+def test_sessions_without_times_are_saved(reloaded):
     model = STAN(n_neighbors=7, time_column=None).fit(random_log(0))
-    model.save(tmp_path / "model")
-    loaded = tabmtl.load(tmp_path / "model")
+    loaded = reloaded(model)
     assert loaded.recommend(random_log(1), k=10).equals(model.recommend(random_log(1), k=10))
 
 

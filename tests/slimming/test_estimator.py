@@ -149,15 +149,13 @@ def test_statistics_of_the_whole_network_stay_its_own():
         assert not np.allclose(model._slimmed.parts[0].statistics[name], settled[name], rtol=1e-2, atol=1e-2)
 
 
-def test_files_keep_both(model, tmp_path):
+def test_files_keep_both(model, reloaded):
     smaller = model.with_budget(0.6)
-    for own, name in ((model, "whole"), (smaller, "smaller")):
-        own.save(tmp_path / name)
-        loaded = tabmtl.load(tmp_path / name)
+    for own in (smaller, model):
+        loaded = reloaded(own)
         assert loaded.predict(NEW).equals(own.predict(NEW))
         assert loaded.widths_ == own.widths_
         assert pickle.loads(pickle.dumps(own)).predict(NEW).equals(own.predict(NEW))
-    loaded = tabmtl.load(tmp_path / "whole")
     assert loaded.slim_losses_.equals(model.slim_losses_)
     assert loaded.predict(NEW, budget=0.6).equals(smaller.predict(NEW))
 
@@ -264,7 +262,7 @@ def test_decisions_are_left_out_with_a_warning():
 
 
 @pytest.mark.parametrize("model", MODELS, ids=named)
-def test_a_long_table_has_one_width_of_heads(model, tmp_path):
+def test_a_long_table_has_one_width_of_heads(model, reloaded):
     long = model.__class__(**{**model.get_params(), "task_column": "school"})
     own, grade = long_table(90)
     long.fit(own, grade)
@@ -273,8 +271,7 @@ def test_a_long_table_has_one_width_of_heads(model, tmp_path):
     assert len(heads) == 1
     assert smaller.multiply_adds_ <= 0.6 * long.multiply_adds_
     assert equal(long.predict(own[:30], budget=0.6), smaller.predict(own[:30]))
-    smaller.save(tmp_path / "long")
-    assert equal(tabmtl.load(tmp_path / "long").predict(own[:30]), smaller.predict(own[:30]))
+    assert equal(reloaded(smaller).predict(own[:30]), smaller.predict(own[:30]))
 
 
 def test_the_faces_and_flat_targets():

@@ -11,7 +11,6 @@ from exported import check_answers, exported
 from small_network import TASKS, network_of, rows
 from torch.func import functional_call
 
-import tabmtl
 from tabmtl import PLE, AdaTT, MMoE, SharedBottom
 from tabmtl.nn.units import Bucket
 from tabmtl.slimming.prune import _mask_slopes, _readers
@@ -96,9 +95,8 @@ def test_scores_are_held_against_those_with_statistics_of_the_rows(model, smalle
 
 
 @pytest.mark.all_faces
-def test_a_pruned_model_is_saved_exported_and_asked_alone(smaller, tmp_path):
-    smaller.save(tmp_path / "pruned")
-    loaded, answers = tabmtl.load(tmp_path / "pruned"), smaller.predict(NEW)
+def test_a_pruned_model_is_saved_exported_and_asked_alone(smaller, tmp_path, reloaded):
+    loaded, answers = reloaded(smaller), smaller.predict(NEW)
     assert loaded.predict(NEW).equals(answers)
     assert loaded.pruned_.equals(smaller.pruned_)
     assert loaded.widths_ == smaller.widths_
@@ -165,15 +163,14 @@ def test_slopes_are_those_of_masks(model):
 
 
 @pytest.mark.parametrize("model", later(MODELS, *MODELS[1:]), ids=named)
-def test_tasks_of_a_long_table_keep_one_form(model, tmp_path):
+def test_tasks_of_a_long_table_keep_one_form(model, reloaded):
     long = model.__class__(**{**model.get_params(), "task_column": "school"})
     own, grade = long_table(180)
     long.fit(own[:120], grade[:120])
     pruned = long.prune(own[120:], grade[120:], keep=0.5, floor=9)
     assert len({width for name, width in pruned.widths_.items() if name.startswith("heads")}) == 1
     assert pruned.multiply_adds_ <= 0.5 * long.multiply_adds_
-    pruned.save(tmp_path / "long")
-    assert np.array_equal(tabmtl.load(tmp_path / "long").predict(own[:30]), pruned.predict(own[:30]))
+    assert np.array_equal(reloaded(pruned).predict(own[:30]), pruned.predict(own[:30]))
     pruned.partial_fit(own, grade)
 
 

@@ -14,7 +14,6 @@ from conformance import answers, same
 from forging import copy_of, forge, parts_of, sized, use_trees
 from models_at_hand import fitted
 
-import tabmtl
 from tabmtl import RMTGB, IndependentTasks, SharedTrees
 from tabmtl.storage.lightgbm_text import DEEPEST, TreeText, check_trees, constant_tree, scale_tree
 
@@ -75,11 +74,10 @@ def test_what_lightgbm_and_the_package_write_is_accepted(name):
 
 
 @pytest.mark.parametrize("cls", [RMTGB, SharedTrees, IndependentTasks])
-def test_models_of_all_kinds_come_back(cls, tmp_path):
+def test_models_of_all_kinds_come_back(cls, reloaded):
     own = {"regressor": lgb.LGBMRegressor(linear_tree=True, n_estimators=5)} if cls is IndependentTasks else {}
     estimator, frame, _ = fitted(cls, **own)
-    estimator.save(tmp_path / "model")
-    assert same(answers(estimator, frame), answers(tabmtl.load(tmp_path / "model"), frame))
+    assert same(answers(estimator, frame), answers(reloaded(estimator), frame))
 
 
 HEAD = """tree

@@ -10,7 +10,6 @@ from conformance import answers, same
 from models_at_hand import fitted
 from sklearn.linear_model import LinearRegression
 
-import tabmtl
 from tabmtl import IndependentTasks, MMoE, SharedBottom, Task
 from tabmtl.params import from_json, to_json
 
@@ -82,10 +81,9 @@ def test_half_a_surrogate_pair_is_named(value):
     ("name", "code", "default"),
     [("on_epoch", lambda record: None, None), ("balance", lambda rows: rows.sum(dim=0), "sum")],
 )
-def test_code_that_only_training_runs_is_not_saved_and_a_loaded_model_has_the_default(tmp_path, name, code, default):
+def test_code_that_only_training_runs_is_not_saved_and_a_loaded_model_has_the_default(reloaded, name, code, default):
     estimator, X, _ = fitted(SharedBottom, **{name: code})
-    estimator.save(tmp_path / "model")
-    loaded = tabmtl.load(tmp_path / "model")
+    loaded = reloaded(estimator)
     assert getattr(loaded, name) == default
     assert same(answers(estimator, X), answers(loaded, X))
 
@@ -97,14 +95,13 @@ def test_code_elsewhere_is_named():
         estimator.save("nowhere")
 
 
-def test_lightgbm_estimators_are_saved_as_their_parameters(tmp_path):
+def test_lightgbm_estimators_are_saved_as_their_parameters(reloaded):
     estimator, X, _ = fitted(
         IndependentTasks,
         classifier=lgb.LGBMClassifier(num_leaves=7, class_weight="balanced", n_estimators=20),
         regressor=lgb.LGBMRegressor(objective="huber", n_estimators=20),
     )
-    estimator.save(tmp_path / "model")
-    loaded = tabmtl.load(tmp_path / "model")
+    loaded = reloaded(estimator)
     assert loaded.classifier.get_params() == estimator.classifier.get_params()
     assert loaded.regressor.objective == "huber"
     assert same(answers(estimator, X), answers(loaded, X))

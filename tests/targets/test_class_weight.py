@@ -19,6 +19,7 @@ from tabmtl.encode.class_factors import ClassFactors
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.ensemble.models import MIXTURE
 from tabmtl.schema import Batch
+from tabmtl.testing.storage import reload
 
 rng = np.random.default_rng(0)
 N = 500
@@ -170,8 +171,7 @@ def test_an_ensemble_weighs_classes_once_and_shows_plain_scores():
 
 def test_files_keep_weights_of_classes_and_older_files_have_none(tmp_path):
     model = fitted("SharedTrees", weighed(late={"yes": 10, "no": 0.5}, size="balanced"))
-    model.save(tmp_path / "model")
-    loaded = load(tmp_path / "model")
+    loaded = reload(model, tmp_path / "model")
     assert loaded.tasks_ == model.tasks_ and loaded.tasks == model.tasks
     assert loaded.tasks_[0].class_weight == (("yes", 10.0), ("no", 0.5))
 

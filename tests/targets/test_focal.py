@@ -26,6 +26,7 @@ from tabmtl import (
     load,
 )
 from tabmtl.targets import find_kind
+from tabmtl.testing.storage import reload
 
 rng = np.random.default_rng(0)
 N, KEPT = 1500, 1000
@@ -93,8 +94,7 @@ def test_every_method_learns_probabilities_and_at_gamma_0_the_log_loss(name):
 @pytest.mark.all_faces
 def test_it_goes_wherever_a_binary_task_goes(tmp_path):
     model = fitted("SharedBottom", n_members=2)
-    model.save(tmp_path / "model")
-    assert load(tmp_path / "model").tasks_ == model.tasks_
+    assert reload(model, tmp_path / "model").tasks_ == model.tasks_
     np.testing.assert_array_equal(shares(load(tmp_path / "model")), shares(model))
     import onnxruntime
 

@@ -7,7 +7,6 @@ import pytest
 from conformance import tiny
 from polars.testing import assert_frame_equal
 
-import tabmtl
 from tabmtl import SharedTrees, SharedTreesClassifier, Task
 from tabmtl.targets import Binary, Focal, Ordinal, find_kind
 
@@ -86,10 +85,9 @@ def test_a_long_table_has_one_positive_class():
 
 
 @pytest.mark.parametrize("kind", ["binary:fraud", Binary(positive="fraud"), Task(name="t", kind="binary:fraud")])
-def test_a_file_keeps_the_declaration(kind, tmp_path):
+def test_a_file_keeps_the_declaration(kind, reloaded):
     model = tiny(SharedTrees, tasks={"t": kind}).fit(X, PAID.alias("t").to_frame())
-    model.save(tmp_path / "model")
-    found = tabmtl.load(tmp_path / "model")
+    found = reloaded(model)
     assert found.tasks == model.tasks and found.tasks_ == model.tasks_
     assert np.array_equal(found.predict_proba(X)["t"], model.predict_proba(X)["t"])
     again = found.fit(X, PAID.alias("t").to_frame())

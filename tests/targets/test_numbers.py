@@ -16,7 +16,7 @@ from sklearn.metrics import mean_pinball_loss, mean_tweedie_deviance
 from torch.nn import HuberLoss
 
 import tabmtl
-from tabmtl import RMTGB, IndependentTasks, OnnxCoder, Shards, SharedBottom, SharedTrees, distill, load
+from tabmtl import RMTGB, IndependentTasks, OnnxCoder, Shards, SharedBottom, SharedTrees, distill
 from tabmtl.targets import find_kind
 
 POWERS = {"poisson": 1.0, "gamma": 2.0, "tweedie:1.6": 1.6}
@@ -125,7 +125,7 @@ def test_losses_of_a_robust_mean_are_those_of_torch(delta):
 
 
 @pytest.mark.parametrize("name", ["SharedBottom", "SharedTrees", "RMTGB", "IndependentTasks", "MultiTaskEnsemble"])
-def test_the_truth_is_learned_scored_and_saved(name, tmp_path):
+def test_the_truth_is_learned_scored_and_saved(name, reloaded):
     learns = LEARNS if name == "SharedBottom" else TREES
     model = tiny(getattr(tabmtl, name), tasks=TASKS, **learns).fit(X[:KEPT], Y[:KEPT])
     answers = model.predict(X[KEPT:])
@@ -134,8 +134,7 @@ def test_the_truth_is_learned_scored_and_saved(name, tmp_path):
     table = model.score_intervals(X[KEPT:], Y[KEPT:])
     assert table["metric"].to_list() == [*METRICS, "roc_auc"]
     assert (table["low"] < table["score"]).all() and (table["score"] < table["high"]).all()
-    model.save(tmp_path / "model")
-    loaded = load(tmp_path / "model")
+    loaded = reloaded(model)
     assert loaded.tasks_ == model.tasks_ and loaded.predict(X).equals(model.predict(X))
 
 

@@ -15,7 +15,7 @@ from scipy.special import expit
 from sklearn.metrics import cohen_kappa_score
 
 import tabmtl
-from tabmtl import IndependentTasks, OnnxCoder, Shards, SharedBottom, SharedTrees, Task, distill, load
+from tabmtl import IndependentTasks, OnnxCoder, Shards, SharedBottom, SharedTrees, Task, distill
 from tabmtl.estimators.cumulative import CumulativeRegression
 from tabmtl.targets import KINDS
 from tabmtl.targets.ordinal import HOLD
@@ -90,7 +90,7 @@ def test_one_slope_is_fitted_as_by_statsmodels():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_truth_is_learned_scored_and_saved(name, tmp_path):
+def test_the_truth_is_learned_scored_and_saved(name, reloaded):
     model = tiny(getattr(tabmtl, name), tasks=TASKS, **learns(name)).fit(X[:KEPT], Y[:KEPT])
     found = model.predict_proba(X[KEPT:])["grade"]
     assert error_of(found) < 0.13  # the shares of all labels have .21, and so has LightGBM's classifier
@@ -103,8 +103,7 @@ def test_the_truth_is_learned_scored_and_saved(name, tmp_path):
     assert row["metric"] == "quadratic_kappa"
     assert row["score"] == pytest.approx(cohen_kappa_score(CODE[KEPT:], code, weights="quadratic"))
     assert row["low"] < row["score"] < row["high"]
-    model.save(tmp_path / "model")
-    loaded = load(tmp_path / "model")
+    loaded = reloaded(model)
     assert loaded.tasks_ == model.tasks_ and loaded.tasks_[0].classes == GRADES
     for start, n in ((0, 1), (1, 1), (7, 1), (2, 2), (3, 40)):
         some = loaded.predict_proba(X[KEPT + start : KEPT + start + n])["grade"]

@@ -18,7 +18,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.metrics import d2_pinball_score, mean_pinball_loss
 
 import tabmtl
-from tabmtl import IndependentTasks, Shards, SharedTrees, Task, load
+from tabmtl import IndependentTasks, Shards, SharedTrees, Task
 from tabmtl.metrics.calibration import calibration_of
 from tabmtl.metrics.scores import score_task
 from tabmtl.scale import predict_files
@@ -83,7 +83,7 @@ def test_scores_are_means_over_the_levels_and_those_of_numbers_of_the_middle_one
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_truth_is_learned_in_order_and_saved(name, tmp_path):
+def test_the_truth_is_learned_in_order_and_saved(name, reloaded):
     model = learned(name).fit(X[:KEPT], Y[:KEPT])
     found = model.predict_quantiles(X[KEPT:])
     assert found.columns == NAMES and found["delay_q0.5"].equals(model.predict(X[KEPT:])["delay"], null_equal=True)
@@ -97,8 +97,7 @@ def test_the_truth_is_learned_in_order_and_saved(name, tmp_path):
     table = model.score_intervals(X[KEPT:], Y[KEPT:])
     assert table["metric"].to_list() == ["d2_pinball", "roc_auc"] and (table["low"] < table["score"]).all()
     assert model.predict_quantiles(X[KEPT : KEPT + 1]).equals(found[:1])
-    model.save(tmp_path / "model")
-    loaded = load(tmp_path / "model")
+    loaded = reloaded(model)
     assert loaded.tasks_ == model.tasks_ and loaded.predict_quantiles(X[KEPT:]).equals(found)
 
 

@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import tabmtl.training.hooks
-from tabmtl import ConstantFeatureWarning, MMoE, MultiTabNet, SharedBottom, load, make_multitask_scorer
+from tabmtl import ConstantFeatureWarning, MMoE, MultiTabNet, SharedBottom, make_multitask_scorer
 
 X, Y = features(), mixed_targets(features())
 every_estimator = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda cls: cls.__name__)
@@ -96,12 +96,11 @@ def test_a_stop_ends_training_with_the_estimator_that_the_callback_was_given(cls
 
 
 @pytest.mark.parametrize("cls", [MMoE, MultiTabNet], ids=lambda cls: cls.__name__)
-def test_an_estimator_of_an_epoch_can_be_kept_and_saved(cls, tmp_path):
+def test_an_estimator_of_an_epoch_can_be_kept_and_saved(cls, reloaded):
     witness = Witness(stop_after=0)
     stopped = tiny(cls).set_callbacks(witness).fit(X, Y)
     (kept,) = witness.kept
-    kept.save(tmp_path / "model")
-    assert same(answers(load(tmp_path / "model"), X), answers(stopped, X))
+    assert same(answers(reloaded(kept), X), answers(stopped, X))
 
 
 def test_the_hook_and_the_callbacks_are_both_asked():
@@ -142,12 +141,11 @@ def test_a_wrong_parameter_is_refused_before_a_callback_hears_of_it():
     assert witness.seen == []
 
 
-def test_clones_have_the_callbacks_and_files_do_not(tmp_path):
+def test_clones_have_the_callbacks_and_files_do_not(reloaded):
     witness = Witness()
     estimator = clone(tiny(SharedBottom).set_callbacks(witness)).fit(X, Y)
     assert witness.seen[0] == "setup"
-    estimator.save(tmp_path / "model")
-    loaded = load(tmp_path / "model")
+    loaded = reloaded(estimator)
     assert not hasattr(loaded, "_skl_callbacks")
     assert same(answers(loaded, X), answers(estimator, X))
     assert same(answers(pickle.loads(pickle.dumps(estimator)), X), answers(estimator, X))

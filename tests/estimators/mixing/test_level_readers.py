@@ -7,7 +7,6 @@ from cases import later
 from numpy.testing import assert_array_equal
 from sklearn.metrics import roc_auc_score
 
-import tabmtl
 from tabmtl import IndependentTasks
 
 pytestmark = pytest.mark.usefixtures("three_folds")
@@ -32,14 +31,9 @@ def fitted():
         yield X, y, IndependentTasks(n_jobs=1, random_state=0).fit(X, y)
 
 
-def copied(model, folder):
-    model.save(folder / "copied")
-    return tabmtl.load(folder / "copied")
-
-
-def test_sums_are_saved(fitted, tmp_path):
+def test_sums_are_saved(fitted, reloaded):
     X, _, model = fitted
-    loaded = copied(model, tmp_path)
+    loaded = reloaded(model)
     assert model._levels.n_numbers == 3
     for name in ("places", "sizes", "task", "label", "knots", "sums", "weights", "rows"):
         assert_array_equal(getattr(loaded._levels, name), getattr(model._levels, name))
@@ -61,18 +55,18 @@ def test_asked_tasks_are_answered_as_beside_the_others(fitted):
         assert model.predict(X, tasks=[name])[name].equals(model.predict(X)[name])
 
 
-def test_levels_have_the_share_of_their_means(fitted, tmp_path):
+def test_levels_have_the_share_of_their_means(fitted, reloaded):
     _, _, model = fitted
     found = model.importances_
     assert found["feature"].unique().sort().to_list() == ["level", "x"]
     assert found["importance"].sum() == pytest.approx(2)  # of two tasks
     assert found.filter(feature="level")["importance"].min() > 0.7
-    assert copied(model, tmp_path).importances_.equals(found)
+    assert reloaded(model).importances_.equals(found)
 
 
-def test_further_rows_add_to_the_sums(fitted, tmp_path):
+def test_further_rows_add_to_the_sums(fitted, reloaded):
     X, y, model = fitted
-    model, before = copied(model, tmp_path), model._levels
+    model, before = reloaded(model), model._levels
     more = X[:40].with_columns(level=pl.lit("level 3"))
     model.partial_fit(more, y[:40])
     after = model._levels
@@ -83,9 +77,9 @@ def test_further_rows_add_to_the_sums(fitted, tmp_path):
     assert answers["r"].is_finite().all() and answers["b"].null_count() == 0
 
 
-def test_tasks_come_and_go(fitted, tmp_path):
+def test_tasks_come_and_go(fitted, reloaded):
     X, y, model = fitted
-    model, before = copied(model, tmp_path), model.predict(X)
+    model, before = reloaded(model), model.predict(X)
     model.add_task(X, y.select(more=pl.col("r") * 2))
     answers = model.predict(X)
     assert answers.drop("more").equals(before)
@@ -95,8 +89,7 @@ def test_tasks_come_and_go(fitted, tmp_path):
     assert model.leaderboard_["task"].unique().sort().to_list() == ["b", "more"]
     model.partial_fit(X[:40], y[:40].select("b", more=pl.col("r")))
     assert model.predict(X)["more"].is_finite().all()
-    model.save(tmp_path / "later")
-    assert tabmtl.load(tmp_path / "later").predict(X).equals(model.predict(X))
+    assert reloaded(model).predict(X).equals(model.predict(X))
 
 
 def test_no_label_of_a_fold_tells_the_answers_to_it():

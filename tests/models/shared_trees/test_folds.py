@@ -7,7 +7,6 @@ from conformance import same
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 
-import tabmtl
 from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees
 from tabmtl.columns import Features
 from tabmtl.models.shared_trees.stop import Followed, Stop
@@ -45,7 +44,7 @@ def fit(model, X, y, fold=FOLD, **arguments):
 
 
 @pytest.mark.parametrize("weight", [None, np.arange(N) % 4 / 2.0])
-def test_each_is_a_fitted_estimator_of_its_own(weight, tmp_path):
+def test_each_is_a_fitted_estimator_of_its_own(weight, reloaded):
     X, y = table()
     fitted, is_fitted = fit(SharedTrees(**SMALL), X, y, sample_weight=weight)
     assert is_fitted
@@ -53,8 +52,7 @@ def test_each_is_a_fitted_estimator_of_its_own(weight, tmp_path):
     assert not same(answers[0], answers[1])
     again, _ = fit(SharedTrees(**SMALL), X, y, sample_weight=weight)
     assert all(same(one, each.answer(X)) for one, each in zip(answers, again, strict=True))
-    fitted[1].save(tmp_path / "model")
-    assert same(tabmtl.load(tmp_path / "model").answer(X), answers[1])
+    assert same(reloaded(fitted[1]).answer(X), answers[1])
     assert fitted[0].rounds_["n_labels"].to_list() == ([160, 40] if weight is None else [120, 30])
     exported = fitted[0].export_task("value").predict(fitted[0].encode(X).to_numpy())
     np.testing.assert_allclose(exported, answers[0][0], rtol=1e-5)

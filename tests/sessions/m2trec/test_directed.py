@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 from sklearn.base import clone
 
-import tabmtl
 from tabmtl.sessions import M2TRec, Popularity
 from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.ranking import rank_targets
@@ -87,7 +86,7 @@ def test_a_chain_that_leads_both_ways_loses_nothing_by_the_path():
     assert recall["directed"] < recall["law"]
 
 
-def test_the_strength_that_was_chosen_is_in_the_weights(tmp_path):
+def test_the_strength_that_was_chosen_is_in_the_weights(reloaded):
     rng = np.random.default_rng(0)
     train = draw_log(both_ways(rng), rng, 140)
     for strength in (0.0, 0.5):
@@ -95,8 +94,7 @@ def test_the_strength_that_was_chosen_is_in_the_weights(tmp_path):
             patch.setattr(Validation, "choose_strength", lambda self, chosen=strength: chosen)
             model = fit(train)
         assert model.directed_strength_ == strength
-        model.save(tmp_path / "model")
-        again = tabmtl.load(tmp_path / "model")
+        again = reloaded(model)
         assert again.directed_strength_ == strength
         assert again.recommend(train).equals(model.recommend(train))
         np.testing.assert_allclose(

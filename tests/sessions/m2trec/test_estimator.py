@@ -10,7 +10,6 @@ import polars as pl
 import pytest
 from recommenders import ITEMS, TEST, TRAIN, all_scores, fitted, tiny
 
-import tabmtl
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import M2TRec, Popularity
 
@@ -91,10 +90,9 @@ def test_a_fit_that_is_broken_off_leaves_the_model_as_it_was():
     assert all_scores(model, TEST).equals(all_scores(fitted("M2TRec"), TEST))
 
 
-def test_what_was_reported_is_saved_and_callbacks_are_not(tmp_path):
+def test_what_was_reported_is_saved_and_callbacks_are_not(reloaded):
     model = fit(on_epoch=print)
-    model.save(tmp_path / "model")
-    loaded = tabmtl.load(tmp_path / "model")
+    loaded = reloaded(model)
     assert loaded.on_epoch is None
     assert loaded.history_.equals(model.history_)
     assert loaded.best_iteration_ == model.best_iteration_

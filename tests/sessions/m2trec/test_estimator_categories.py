@@ -11,7 +11,6 @@ from polars.testing import assert_frame_equal
 from recommenders import ITEMS, LOG, TEST, TRAIN, all_scores, every_m2trec, fitted, tiny
 from sklearn.exceptions import NotFittedError
 
-import tabmtl
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import M2TRec
 
@@ -45,15 +44,14 @@ def test_every_column_sums_the_probabilities_of_its_items(form, column):
     check(fitted(form), ITEMS, column)
 
 
-def test_added_items_count_in_their_categories_also_after_load(tmp_path):
+def test_added_items_count_in_their_categories_also_after_load(reloaded):
     new = ITEMS[:4].with_columns(
         item_id="new " + pl.col("item_id"),
         brand=pl.Series(["fresh", None, "fresh", ITEMS["brand"][5]]),
         tags=pl.Series([["fresh", "old"], [], None, ["old"]]),
     )
     model = pickle.loads(pickle.dumps(fitted("M2TRec"))).add_items(new)
-    model.save(tmp_path / "model")
-    for copy in (model, tabmtl.load(tmp_path / "model"), pickle.loads(pickle.dumps(model))):
+    for copy in (model, reloaded(model), pickle.loads(pickle.dumps(model))):
         for column in ("brand", "tags", "category"):
             check(copy, pl.concat([ITEMS, new]), column)
     assert fitted("M2TRec").predict_categories(TEST, "brand", k=1_000)["brand"].eq("fresh").sum() == 0

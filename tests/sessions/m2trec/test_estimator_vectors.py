@@ -114,10 +114,9 @@ def test_new_items_may_have_new_and_missing_values(form):
 
 
 @pytest.mark.parametrize("form", later(M2TREC_FORMS, *M2TREC_FORMS[1:]))
-def test_added_items_are_saved_pickled_and_clicked(form, tmp_path):
+def test_added_items_are_saved_pickled_and_clicked(form, reloaded):
     model = again(form).add_items(renamed(ITEMS[:4])).add_items(renamed(ITEMS[4:5]))
-    model.save(tmp_path / "model")
-    for copy in (tabmtl.load(tmp_path / "model"), pickle.loads(pickle.dumps(model))):
+    for copy in (reloaded(model), pickle.loads(pickle.dumps(model))):
         assert copy.item_ids_.equals(model.item_ids_)
         assert all_scores(copy, TEST).equals(all_scores(model, TEST))
         assert copy.new_item_report_.equals(model.new_item_report_)
@@ -243,7 +242,7 @@ def test_vectors_of_all_items_are_computed_once_a_fit(monkeypatch):
     assert "_bare_vectors" not in vars(model._fitted_index())
 
 
-def test_an_encoder_of_text_is_its_vectors_as_a_column_and_new_items_need_it(tmp_path):
+def test_an_encoder_of_text_is_its_vectors_as_a_column_and_new_items_need_it(reloaded):
     def encode(texts):
         return [[len(text), text.count("a")] for text in texts]
 
@@ -251,8 +250,7 @@ def test_an_encoder_of_text_is_its_vectors_as_a_column_and_new_items_need_it(tmp
     plain = tiny("M2TRec", epochs=1, text_features=()).fit(TRAIN, items=ITEMS.with_columns(vectors))
     model = tiny("M2TRec", epochs=1, text_features=["name"], text_encoder=encode).fit(TRAIN, items=ITEMS)
     assert_frame_equal(model.recommend(TEST), plain.recommend(TEST))
-    model.save(tmp_path / "model")
-    loaded, new = tabmtl.load(tmp_path / "model"), ITEMS[:2].with_columns(item_id="new " + pl.col("item_id"))
+    loaded, new = reloaded(model), ITEMS[:2].with_columns(item_id="new " + pl.col("item_id"))
     assert_frame_equal(loaded.recommend(TEST), model.recommend(TEST))
     with pytest.raises(ValueError, match=r"text in \['name'\], by a text_encoder .*set_params\(text_encoder="):
         loaded.add_items(new)

@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 from recommenders import ITEMS, TEST, TRAIN, all_scores, fitted, tiny
 
-import tabmtl
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import M2TRec
 
@@ -53,10 +52,9 @@ def test_events_may_be_text_or_whole_numbers(dtype):
     assert all_scores(fit(typed, event_weights={name: 3}), TEST).equals(expected)
 
 
-def test_events_are_read_in_fit_only(tmp_path):
+def test_events_are_read_in_fit_only(reloaded):
     model = weighted()
-    model.save(tmp_path / "model")
-    loaded = tabmtl.load(tmp_path / "model")
+    loaded = reloaded(model)
     assert loaded.event_weights == {"buy": 3.0}
     assert all_scores(loaded, TEST).equals(all_scores(model, TEST))
     assert model.evaluate(TEST).equals(loaded.evaluate(TEST))

@@ -13,6 +13,7 @@ import tabmtl
 from tabmtl.sessions.log import LogColumns, read_sessions
 from tabmtl.sessions.m2trec.users import UserClicks
 from tabmtl.sessions.ragged import Sessions
+from tabmtl.testing.storage import reload
 
 CATALOGUE = pl.Series(range(1, 100))
 
@@ -182,8 +183,7 @@ def test_earlier_sessions_change_answers_and_only_those_of_their_user(model):
 
 
 def test_users_are_kept_in_files(model, tmp_path):
-    model.save(tmp_path / "model")
-    log, loaded = with_users(TEST), tabmtl.load(tmp_path / "model")
+    log, loaded = with_users(TEST), reload(model, tmp_path / "model")
     assert all_scores(loaded, log).equals(all_scores(model, log))
     assert loaded.evaluate(log, categories="brand").equals(model.evaluate(log, categories="brand"))
     assert loaded.predict_categories(log, "brand").equals(model.predict_categories(log, "brand"))
