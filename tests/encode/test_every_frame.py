@@ -436,15 +436,10 @@ def seeds_of(name: str, first: int, last: int) -> range:
     return range(first + place * share, first + (place + 1) * share)
 
 
+@pytest.mark.parametrize("seeds", later([(0, QUICK), (QUICK, ALL)], (QUICK, ALL)), ids=str)
 @pytest.mark.parametrize("name", later(ESTIMATORS, "SharedTrees", "RMTGB", "IndependentTasks"))
-def test_frames_of_every_kind(name):
-    check_seeds(name, seeds_of(name, 0, QUICK))
-
-
-@pytest.mark.all_faces
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_many_more_frames(name):
-    check_seeds(name, seeds_of(name, QUICK, ALL))
+def test_frames_of_every_kind(name, seeds):
+    check_seeds(name, seeds_of(name, *seeds))
 
 
 # odd frames
@@ -613,12 +608,7 @@ def check_odd_seeds(name: str, seeds: range) -> None:
     assert worked > len(seeds) / 10, f"only {worked} of {len(seeds)} frames were fitted"
 
 
+@pytest.mark.parametrize("seeds", later([range(QUICK_ODD), range(QUICK_ODD, ALL_ODD)], range(QUICK_ODD, ALL_ODD)))
 @pytest.mark.parametrize("name", ODD_ESTIMATORS)
-def test_odd_frames_work_or_are_refused_in_our_words(name):
-    check_odd_seeds(name, range(QUICK_ODD)[[*ODD_ESTIMATORS].index(name) :: len(ODD_ESTIMATORS)])
-
-
-@pytest.mark.all_faces
-@pytest.mark.parametrize("name", ODD_ESTIMATORS)
-def test_many_more_odd_frames(name):
-    check_odd_seeds(name, range(QUICK_ODD, ALL_ODD)[[*ODD_ESTIMATORS].index(name) :: len(ODD_ESTIMATORS)])
+def test_odd_frames_work_or_are_refused_in_our_words(name, seeds):
+    check_odd_seeds(name, seeds[[*ODD_ESTIMATORS].index(name) :: len(ODD_ESTIMATORS)])

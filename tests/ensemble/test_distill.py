@@ -13,7 +13,6 @@ from sklearn.base import clone
 from tabmtl import (
     ESMM,
     MMoE,
-    MultiTaskEnsemble,
     SharedBottom,
     SharedBottomClassifier,
     SharedBottomRegressor,
@@ -199,15 +198,3 @@ def test_networks_and_columns_that_do_not_fit_are_refused(taught, network, error
     teacher, X = taught
     with pytest.raises(error, match=message):
         distill(teacher, X if network else X.rename({X.columns[0]: "other"}), network=network)
-
-
-def test_one_network_answers_for_an_ensemble():
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(1_000, 3))
-    y = X @ rng.normal(size=(3, 2)) + rng.normal(size=(1_000, 2))
-    ensemble = MultiTaskEnsemble(models=CANDIDATES, n_folds=3, random_state=0).fit(X[:400], y[:400])
-    network = tiny(SharedBottom, epochs=30, hidden=(32, 16), dropout=0.0, learning_rate=0.01, average_decay=0.95)
-    student = distill(ensemble, X[:600], network=network, random_state=0)
-    X_new, y_new = X[600:], y[600:]
-    assert ensemble.score(X_new, y_new) > 0.6  # the mean: 0
-    assert student.score(X_new, y_new) > ensemble.score(X_new, y_new) - 0.02

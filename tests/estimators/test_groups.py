@@ -73,27 +73,6 @@ def test_equal_rows_of_a_long_table_stay_together(name, splits):
     assert all(train and valid and not train & valid for train, valid in splits)
 
 
-def test_folds_of_few_rows_do_not_divide_a_group(monkeypatch):
-    from tabmtl.models.independent import folds as module
-
-    found = []
-
-    def deal(*args):
-        fold = deal_folds(*args)
-        group = args[3]
-        found.append(([set(group[fold == f]) for f in range(fold.max() + 1)], set(group)))
-        return fold
-
-    deal_folds = module.deal
-    monkeypatch.setattr(module, "deal", deal)
-    tiny(IndependentTasks).fit(X[:90], Y[:90], groups="owner")
-    assert len(found) == Y.width
-    for folds, groups in found:
-        assert len(folds) == 10
-        assert sum(map(len, folds)) == len(groups)
-        assert set.union(*folds) == groups
-
-
 class Mean(DummyRegressor):
     """Regressor that keeps its groups."""
 

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, Shards, SharedBottom, distill
+from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, distill
 
 
 def table(n: int, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -50,25 +50,6 @@ def test_what_is_missing_is_not_what_is_empty_or_unseen(fitted):
         tags=pl.Series([None, [], ["new"], ["a"]], dtype=pl.List(pl.String)),
     )
     assert len(set(fitted.predict_proba(rows)["has a"][:, 1].tolist())) == 4
-
-
-@pytest.mark.parametrize(
-    "model",
-    [SharedBottom(hidden=(8,)), pytest.param(MMoE(n_experts=2, expert_hidden=(8,)), marks=pytest.mark.all_faces)],
-    ids=str,
-)
-def test_shards_are_read_as_the_frame(model, tmp_path):
-    files = [tmp_path / f"{k}.parquet" for k in range(2)]
-    both = pl.concat([X, Y], how="horizontal")
-    for file, part in zip(files, (both[:700], both[700:]), strict=True):
-        part.write_parquet(file)
-    model.set_params(epochs=6, learning_rate=0.01, random_state=0)
-    shards = model.fit(Shards(files, cache=tmp_path / "cache"), Y.columns)
-    first = shards.predict_proba(X_TEST)["has a"][:, 1]
-    again = model.fit(Shards(files, cache=tmp_path / "cache"), Y.columns)  # of the encoded rows
-    np.testing.assert_array_equal(again.predict_proba(X_TEST)["has a"][:, 1], first)
-    assert np.corrcoef(first, Y_TEST["has a"])[0, 1] > 0.4
-    assert again.coder_.features.columns == model.fit(X, Y).coder_.features.columns
 
 
 @pytest.mark.all_faces
