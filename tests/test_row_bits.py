@@ -5,12 +5,12 @@ import polars as pl
 import pytest
 from conformance import ESTIMATORS, answers, features, same, targets_for, tiny
 
-from tabmtl import IndependentTasks
+from tabmtl import IndependentTasks, SharedTrees
 
 
 def is_later(cls, size):
-    """Say whether a case is checked in `make test-all` only: tiny models, and one that takes seven seconds."""
-    return size == "tiny" or (cls is IndependentTasks and size == "default")
+    """Say whether a case is checked in `make test-all` only: tiny models, and two that take seconds."""
+    return size == "tiny" or (cls in (IndependentTasks, SharedTrees) and size == "default")
 
 
 CASES = [

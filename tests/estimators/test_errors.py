@@ -210,8 +210,8 @@ def test_a_calibration_of_scikit_learn_needs_a_classifier_face(model):
         ("target y is None", lambda model: of_towns().add_task(X.with_columns(s=pl.lit("w")), None)),
     ],
 )
-def test_a_value_of_another_type_is_named(words, call):
-    model = fit(y=Y)
+def test_a_value_of_another_type_is_named(model, words, call):
+    model = deepcopy(model)
     model._seen_rows = SeenRows.unknown()
     with pytest.raises((TypeError, ValueError), match=re.escape(words)):
         call(model)

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import polars as pl
 import pytest
+from cases import later
 from conformance import features, mixed_targets, tiny
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
@@ -35,7 +36,7 @@ def network(**params):
     return tiny(SharedBottom, **QUICK | params)
 
 
-@pytest.mark.parametrize("frames", FRAMES)
+@pytest.mark.parametrize("frames", later(FRAMES, "one task"))
 @pytest.mark.parametrize("scoring", [None, make_multitask_scorer()], ids=["score", "scorer"])
 def test_grid_search_finds_the_rate_that_learns(frames, scoring):
     features_, targets = FRAMES[frames]
@@ -49,7 +50,7 @@ def test_grid_search_finds_the_rate_that_learns(frames, scoring):
     assert pl.DataFrame(predicted).null_count().sum_horizontal().item() == 0
 
 
-@pytest.mark.parametrize("cv", [3, MultiTaskKFold(3, random_state=0)], ids=["int", "MultiTaskKFold"])
+@pytest.mark.parametrize("cv", later([3, MultiTaskKFold(3, random_state=0)], 3), ids=["int", "MultiTaskKFold"])
 @pytest.mark.parametrize("name", MODELS)
 def test_cross_validation_scores_rows_that_were_not_trained_on(name, cv):
     scorer = make_multitask_scorer(per_task=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import requests
+from cases import later
 from models_at_hand import fitted
 from tracking import CSV, JSON, bodies, invoke, store_uri, tracking
 
@@ -131,7 +132,7 @@ def test_what_is_no_table_is_refused(ask, body, form):
 ODD = [[], {}, [1], {"a": 1}, "", "x", "nan", 1e308, -(10**400), 10**30, float("nan"), float("inf"), True, None]
 
 
-@pytest.mark.parametrize("column", ["plain", "count", "flag", "text"])
+@pytest.mark.parametrize("column", later(["plain", "count", "flag", "text"], "plain", "flag"))
 def test_no_value_makes_an_error_of_the_server(ask, fit, column):
     X = fit[1]
     for value in ODD:

@@ -128,6 +128,7 @@ def test_lists_alone(tmp_path):
     check_answers(estimator, session, X, sizes=(1, len(X)))
 
 
+@pytest.mark.all_faces
 def test_a_service_without_the_package_can_encode_lists(model):
     session = session_of(model[1])
     coders = json.loads(session.get_modelmeta().custom_metadata_map["tabmtl"])["features"]["coders"]

@@ -190,18 +190,12 @@ def test_neighbours_long_ago_still_vote():
     assert found["n", "c"] > found["n", "b"] > 0
 
 
-@pytest.mark.parametrize("model", [VSKNN(n_neighbors=5, sample_size=20), STAN(n_neighbors=5, sample_size=20)])
-def test_blocks_are_invisible(model, monkeypatch):
+@pytest.mark.parametrize("model", [VSKNN(n_neighbors=5, sample_size=20), STAN(n_neighbors=5, time_column=None)])
+def test_blocks_are_invisible_and_models_without_times_are_saved(model, monkeypatch, reloaded):
     model, new = clone(model).fit(random_log(0)), random_log(1, n_items=12)
     together = model.recommend(new, k=10)
     monkeypatch.setattr(knn, "_PAIRS", 100)
-    assert model.recommend(new, k=10).equals(together)
-
-
-def test_sessions_without_times_are_saved(reloaded):
-    model = STAN(n_neighbors=7, time_column=None).fit(random_log(0))
-    loaded = reloaded(model)
-    assert loaded.recommend(random_log(1), k=10).equals(model.recommend(random_log(1), k=10))
+    assert reloaded(model).recommend(new, k=10).equals(together)
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_two_ordered_classes_are_binary(name):
     np.testing.assert_allclose(*probabilities, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "MultiTaskEnsemble"])
+@pytest.mark.parametrize("name", later([name for name in MODELS if name != "MultiTaskEnsemble"], "IndependentTasks"))
 def test_weights_of_classes_and_rows_count_alike(name):
     weight = np.where(CODE == 3, 10.0, 1.0)[:KEPT]
     heavy = Task(name="grade", kind="ordinal", class_weight={"great": 10.0})
