@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from copy import copy
 from functools import partial
-from time import perf_counter, sleep
+from time import perf_counter
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conformance import CANDIDATES
+from hanging import Hanging
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.linear_model import Ridge
@@ -83,13 +84,6 @@ def test_a_candidate_of_odd_answers_is_left_out(change, reason):
     with pytest.warns(TabmtlWarning, match=f"the candidate 'odd' is left out, because its fit raised .*{reason}"):
         model = MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, mixed_targets(X))
     assert "odd" not in model.model_weights_.columns
-
-
-class Hanging(SharedTrees):
-    """A candidate whose fit does not look at the time."""
-
-    def _fit(self, coder, rows, valid, seed):
-        sleep(600)
 
 
 @pytest.mark.all_faces  # starts processes

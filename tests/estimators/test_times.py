@@ -68,7 +68,7 @@ def splits(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("name", later(MODELS, "few labels"))
+@pytest.mark.parametrize("name", later(MODELS, "network with members"))
 def test_no_row_that_judges_is_older_than_one_that_is_learned(name, splits):
     cls, params = MODELS[name]
     tiny(cls, **params).fit(X, Y, time="day")

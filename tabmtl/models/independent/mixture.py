@@ -354,7 +354,8 @@ class Mixer:
         return Part(fit(rows), unseen, fit)
 
     def _dealt(self, rows: Sample) -> Dealt:
-        return Dealt.of(rows, self.grower.task, self.seed, _FOLDS if len(rows) < MANY else _FOLDS_OF_MANY)
+        is_many = len(rows) >= MANY or rows.time is not None  # which LightGBM deals alike
+        return Dealt.of(rows, self.grower.task, self.seed, _FOLDS_OF_MANY if is_many else _FOLDS)
 
     def _tried(self, dealt: Dealt, answers: np.ndarray, reading: str, model: Any) -> Tried:
         losses = self.grower.losses(answers, dealt.judged)
