@@ -38,9 +38,9 @@ def in_threads(work: Callable[[], Any]) -> list[Any]:
     ("cls", "params"),
     [
         (SharedBottom, {}),
-        (MMoE, {"balance": "famo"}),
+        pytest.param(MMoE, {"balance": "famo"}, marks=pytest.mark.all_faces),
         (MultiTabNet, {"balance": "pcgrad", "attention_dropout": 0.1}),
-        (APEM, {"balance": "uncertainty", "flat": True}),
+        pytest.param(APEM, {"balance": "uncertainty", "flat": True}, marks=pytest.mark.all_faces),
         (ESMM, {}),
     ],
 )

@@ -161,13 +161,6 @@ def test_the_sample_is_the_default():
     assert defaults["tracking_uri"] == "sqlite:///mlflow.db"
 
 
-@pytest.mark.all_faces  # another whole demonstration
-def test_without_mlflow_the_files_are_left_alone(folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert commands.run("demo", "--folder", folder, "--epochs", 1, "--output", "out", "--no-mlflow") == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
 def test_an_interrupt_within_the_table_ends_the_demonstration(folder, tmp_path, monkeypatch):
     X, y = (part[:100] for part in datasets.load("flights", folder=folder).part("train"))
     cut_off = replace(

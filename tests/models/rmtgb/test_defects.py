@@ -28,7 +28,7 @@ def renamed(X, names):
     return X.with_columns(task=pl.Series(names).gather(X["task"].str.slice(1).cast(int)))
 
 
-@pytest.mark.parametrize("early_stopping", [True, False])
+@pytest.mark.parametrize("early_stopping", [pytest.param(True, marks=pytest.mark.all_faces), False])
 def test_d4_half_of_the_rows_a_round_is_enough_to_learn(early_stopping):
     data = make_outlier_tasks(n_tasks=5, n_train=200, n_test=200, random_state=0)
     options = {"n_estimators_outlier": 150, "n_estimators_task": 100, "early_stopping": early_stopping}

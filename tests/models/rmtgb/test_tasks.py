@@ -123,7 +123,7 @@ def test_the_order_of_targets_of_other_losses_changes_nothing():
     assert whole.select("price", "cost").equals(without)
 
 
-@pytest.mark.parametrize("layout", ["long", "wide"])
+@pytest.mark.parametrize("layout", ["long", pytest.param("wide", marks=pytest.mark.all_faces)])
 def test_unrelated_tasks_go_alone(layout):
     """As without blocks 1 and 2, to the bit."""
     alone = {"n_estimators_shared": 0, "n_estimators_outlier": 0, "n_estimators_task": 100, "random_state": 0}
