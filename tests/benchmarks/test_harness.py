@@ -28,6 +28,7 @@ PARTS_OF_OTHERS = (
     "evidence_models",
     "evidence_report",
     "stored_forms",
+    "stored_networks",
     "stored_verbs",
 )
 TOOLS = ("__init__", "harness", "problems", "splits")
