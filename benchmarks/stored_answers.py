@@ -3,6 +3,7 @@
 Every estimator, ensemble and recommender is fitted in a small form for fixed seeds, on wide and long tables, funnels
 and `Shards`, with weights, validation rows and members. What they do after the fit is in
 :mod:`benchmarks.stored_networks`,
+:mod:`benchmarks.stored_sessions`,
 :mod:`benchmarks.stored_verbs`. ``--store`` writes their answers,
 ``--check`` compares them:
 
@@ -30,7 +31,7 @@ import numpy as np
 import polars as pl
 
 import tabmtl
-from benchmarks import stored_networks, stored_verbs
+from benchmarks import stored_networks, stored_sessions, stored_verbs
 from benchmarks.harness import parser
 from benchmarks.stored_forms import (
     FUNNELS,
@@ -145,7 +146,7 @@ def cases() -> Iterator[tuple[str, Case]]:
     yield "M2TRec of the paper", partial(recommended, "M2TRec", id_mode="none", item_tower="concat", pooling="mean")
     yield "Blend", blended
     yield "distill", distilled
-    for others in (stored_networks, stored_verbs):
+    for others in (stored_networks, stored_sessions, stored_verbs):
         yield from others.cases()
 
 

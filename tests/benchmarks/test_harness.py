@@ -29,6 +29,7 @@ PARTS_OF_OTHERS = (
     "evidence_report",
     "stored_forms",
     "stored_networks",
+    "stored_sessions",
     "stored_verbs",
 )
 TOOLS = ("__init__", "harness", "problems", "splits")
