@@ -2,9 +2,8 @@
 
 Every estimator, ensemble and recommender is fitted in a small form for fixed seeds, on wide and long tables, funnels
 and `Shards`, with weights, validation rows and members. What they do after the fit is in
-:mod:`benchmarks.stored_networks`,
-:mod:`benchmarks.stored_sessions`,
-:mod:`benchmarks.stored_verbs`. ``--store`` writes their answers,
+:mod:`benchmarks.stored_verbs`, :mod:`benchmarks.stored_networks` and :mod:`benchmarks.stored_sessions`;
+:mod:`benchmarks.stored_folders` keeps folders of models, which a check loads. ``--store`` writes their answers,
 ``--check`` compares them:
 
     python -m benchmarks.stored_answers --store answers.npz   # before a change
@@ -31,8 +30,9 @@ import numpy as np
 import polars as pl
 
 import tabmtl
-from benchmarks import stored_networks, stored_sessions, stored_verbs
+from benchmarks import stored_folders, stored_networks, stored_sessions, stored_verbs
 from benchmarks.harness import parser
+from benchmarks.stored_folders import Folder
 from benchmarks.stored_forms import (
     FUNNELS,
     Arrays,
@@ -146,16 +146,18 @@ def cases() -> Iterator[tuple[str, Case]]:
     yield "M2TRec of the paper", partial(recommended, "M2TRec", id_mode="none", item_tower="concat", pooling="mean")
     yield "Blend", blended
     yield "distill", distilled
-    for others in (stored_networks, stored_sessions, stored_verbs):
+    for others in (stored_verbs, stored_networks, stored_sessions, stored_folders):
         yield from others.cases()
 
 
 def changed(case: Case, expected: Arrays) -> str | None:
-    """Describe how a case differs from what is stored; None where it does not."""
+    """Describe how a case differs from what is stored; None where it does not. Folders are loaded, and not made."""
     if not expected:
         return "is not stored"
     try:
-        found = case()
+        found = case.again(expected) if isinstance(case, Folder) else case()
+    except tabmtl.ModelFileError as error:
+        return f"the stored folder is refused: {error}"
     except Exception as error:
         return f"raises {type(error).__name__}: {str(error)[:300]}"
     return difference(found, expected)

@@ -27,6 +27,7 @@ PARTS_OF_OTHERS = (
     "evidence_goals",
     "evidence_models",
     "evidence_report",
+    "stored_folders",
     "stored_forms",
     "stored_networks",
     "stored_sessions",
