@@ -1,19 +1,26 @@
 """Stored answers: whether a change of the code leaves every answer as it was, bit for bit.
 
 Every estimator, ensemble and recommender is fitted in a small form for fixed seeds, on wide and long tables, funnels
-and `Shards`, with weights, validation rows and members; :mod:`benchmarks.stored_verbs` has what they do after the fit.
-``--store`` writes their answers, ``--check`` compares them:
+and `Shards`, with weights, validation rows and members. What they do after the fit is in
+:mod:`benchmarks.stored_verbs`, :mod:`benchmarks.stored_networks` and :mod:`benchmarks.stored_sessions`;
+:mod:`benchmarks.stored_folders` keeps folders of models, which a check loads. ``--store`` writes their answers,
+``--check`` compares them:
 
     python -m benchmarks.stored_answers --store answers.npz   # before a change
     python -m benchmarks.stored_answers --check answers.npz   # after it, on the same machine
 
-It names every answer that has changed, with the largest difference, and its exit code is then 1.
+It names every answer that has changed, with the largest difference, and its exit code is then 1. It prints the SHA-256
+of what the file holds, which does not depend on times and paths. ``--only`` takes parts of the names of cases, such as
+``"long:" "funnel:" "sessions: M2TRec"``.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,18 +30,27 @@ import numpy as np
 import polars as pl
 
 import tabmtl
-from benchmarks import stored_verbs
+from benchmarks import stored_folders, stored_networks, stored_sessions, stored_verbs
 from benchmarks.harness import parser
-from benchmarks.stored_verbs import Arrays, numbered
+from benchmarks.stored_folders import Folder
+from benchmarks.stored_forms import (
+    FUNNELS,
+    Arrays,
+    Case,
+    difference,
+    digest,
+    estimators,
+    made,
+    numbered,
+    recommenders,
+    targets,
+)
 from tabmtl import Shards, sessions
-from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.schema import TabmtlWarning
 from tabmtl.synth import make_sessions
 from tabmtl.testing import answers, features, long_table, mixed_targets
 from tabmtl.testing.long import LABELS
-from tabmtl.testing.small import small
-from tabmtl.testing.subject import FUNNEL, STEPS
 
-FUNNELS = ("APEM", "ESMM", "AITM")
 NOT_LONG = ("ESMM", "AITM")
 NOT_STORED = ("MultiTaskEnsemble",)
 #: Further forms of estimators: their parameters.
@@ -47,28 +63,6 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "IndependentTasks, tuned": ("IndependentTasks", {"tune": "all", "families": ("lightgbm",)}),
     "RMTGB, subsample": ("RMTGB", {"subsample": 0.7, "early_stopping": True}),
 }
-
-
-def made(name: str, **params: Any) -> Any:
-    """Make an estimator or recommender in its small form; parameters that it does not have are left out."""
-    funnel = FUNNEL if name in FUNNELS else {}
-    cls = getattr(tabmtl, name, None) or getattr(sessions, name)
-    own = {"n_jobs": None} if name == "MultiTaskEnsemble" else {}  # its models have their own
-    return small(cls, **{"epochs": 3, "n_folds": 3} | own | funnel | params)
-
-
-def estimators() -> list[str]:
-    """Return the names of all estimators of tables without their faces."""
-    found = [(name, getattr(tabmtl, name)) for name in dir(tabmtl)]
-    is_mixed = [(name, isinstance(cls, type) and issubclass(cls, MultiTaskEstimator)) for name, cls in found]
-    return [name for name, is_model in is_mixed if is_model and not name.endswith(("Classifier", "Regressor"))]
-
-
-def targets(name: str, X: pl.DataFrame) -> pl.DataFrame:
-    """Make targets of every kind, and a second step of a funnel; "on time", the second class, is the step taken."""
-    y = mixed_targets(X)
-    late = pl.when(pl.col("late") == "late").then(None).otherwise(pl.lit("late")).alias(STEPS[1])
-    return y.with_columns(late) if name in FUNNELS else y
 
 
 def wide(name: str, **params: Any) -> Arrays:
@@ -133,7 +127,7 @@ def distilled() -> Arrays:
     return numbered(answers(student, features(200, seed=1)))
 
 
-def cases() -> Iterator[tuple[str, Callable[[], Arrays]]]:
+def cases() -> Iterator[tuple[str, Case]]:
     """Yield all cases by name."""
     for name in estimators():
         yield f"{name}, wide", partial(wide, name)
@@ -146,50 +140,81 @@ def cases() -> Iterator[tuple[str, Callable[[], Arrays]]]:
             yield f"{name}, stored", partial(stored, name)
     for form, (name, params) in FORMS.items():
         yield form, partial(wide, name, **params)
-    for name in dir(sessions):
-        if hasattr(getattr(sessions, name), "recommend") and name != "Blend":
+    for name in recommenders():
+        if name != "Blend":
             yield name, partial(recommended, name)
     yield "M2TRec of the paper", partial(recommended, "M2TRec", id_mode="none", item_tower="concat", pooling="mean")
     yield "Blend", blended
     yield "distill", distilled
-    yield from stored_verbs.cases(made)
+    for others in (stored_verbs, stored_networks, stored_sessions, stored_folders):
+        yield from others.cases()
 
 
-def compare(name: str, found: Arrays, expected: Any) -> str | None:
-    """Describe how answers differ from the stored ones; None where they are equal."""
-    for part, value in found.items():
-        key = f"{name}/{part}"
-        if key not in expected:
-            return "is not stored"
-        other = expected[key]
-        if not np.array_equal(value, other, equal_nan=value.dtype.kind == "f"):
-            is_number = value.shape == other.shape and value.dtype.kind == "f"
-            return f"differs by {np.nanmax(np.abs(value - other)):.3g}" if is_number else f"differs in part {part}"
-    return None
+def changed(case: Case, expected: Arrays) -> str | None:
+    """Describe how a case differs from what is stored; None where it does not. Folders are loaded, and not made."""
+    if not expected:
+        return "is not stored"
+    try:
+        found = case.again(expected) if isinstance(case, Folder) else case()
+    except tabmtl.ModelFileError as error:
+        return f"the stored folder is refused: {error}"
+    except Exception as error:
+        return f"raises {type(error).__name__}: {str(error)[:300]}"
+    return difference(found, expected)
+
+
+def store(asked: Mapping[str, Case], file: Path) -> None:
+    """Write the arrays of all cases to a file, and print their SHA-256."""
+    found: Arrays = {}
+    for name, case in asked.items():
+        began = time.process_time()
+        found |= {f"{name}/{part}": value for part, value in case().items()}
+        print(f"{name}: {time.process_time() - began:.1f} s", flush=True)
+    np.savez_compressed(file, **found)  # type: ignore[arg-type]
+    print(f"{len(asked)} cases, {len(found)} arrays, SHA-256 {digest(found)}")
+
+
+def check(asked: Mapping[str, Case], file: Path, parts: Sequence[str]) -> int:
+    """Compare all cases with a file, and return how many have changed; those that are stored must be there still."""
+    with np.load(file, allow_pickle=False) as arrays:
+        kept = {key: arrays[key] for key in arrays.files}
+    print(f"{file}: {len(kept)} arrays, SHA-256 {digest(kept)}", flush=True)
+    stored: dict[str, Arrays] = defaultdict(dict)
+    for key, array in kept.items():
+        name, _, part = key.partition("/")
+        stored[name][part] = array
+    said = {name: "is gone" for name in stored if name not in asked and is_asked(name, parts)}
+    print("".join(f"{name}: is gone\n" for name in said), end="")
+    for name, case in asked.items():
+        own = changed(case, stored[name])
+        said |= {name: own} if own else {}
+        print(f"{name}: {own or 'ok'}", flush=True)
+    return len(said)
+
+
+def is_asked(name: str, parts: Sequence[str]) -> bool:
+    """Tell whether the name of a case has one of some parts."""
+    return any(part in name for part in parts)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Store or compare the answers of all cases; the arguments are those of the command line."""
     made = parser("stored_answers", __doc__)
-    made.add_argument("--store", type=Path, help="file to write")
-    made.add_argument("--check", type=Path, help="file to compare with")
-    made.add_argument("--only", default="", help="part of the names of cases")
+    does = made.add_mutually_exclusive_group(required=True)
+    does.add_argument("--store", type=Path, help="file to write")
+    does.add_argument("--check", type=Path, help="file to compare with")
+    made.add_argument("--only", nargs="+", default=[""], help="parts of the names of cases")
     options = made.parse_args(argv)
-    expected = np.load(options.check, allow_pickle=False) if options.check else {}
-    found: Arrays = {}
-    changed = 0
-    for name, case in cases():
-        if options.only not in name:
-            continue
-        own = case()
-        found |= {f"{name}/{part}": value for part, value in own.items()}
-        said = compare(name, own, expected) if options.check else None
-        changed += said is not None
-        print(f"{name}: {said or 'ok'}", flush=True)
-    if options.store:
-        np.savez_compressed(options.store, **found)  # type: ignore[arg-type]
-    print(f"{changed} changed")
-    sys.exit(bool(changed))
+    asked = {name: case for name, case in cases() if is_asked(name, options.only)}
+    n_changed = 0
+    with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+        if options.store:
+            store(asked, options.store)
+        else:
+            n_changed = check(asked, options.check, options.only)
+            print(f"{n_changed} changed")
+    print(f"{time.process_time():.0f} CPU seconds")
+    sys.exit(bool(n_changed))
 
 
 if __name__ == "__main__":

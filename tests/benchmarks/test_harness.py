@@ -27,6 +27,10 @@ PARTS_OF_OTHERS = (
     "evidence_goals",
     "evidence_models",
     "evidence_report",
+    "stored_folders",
+    "stored_forms",
+    "stored_networks",
+    "stored_sessions",
     "stored_verbs",
 )
 TOOLS = ("__init__", "harness", "problems", "splits")
