@@ -142,7 +142,8 @@ class Growth:
 
     def known(self, sessions: Sessions) -> Sessions:
         """Give new sessions as one sees them who does not know the new items."""
-        return replace(sessions, items=np.where(sessions.items > self.n_known, UNSEEN_ITEM, sessions.items))
+        past = None if sessions.past is None else self.known(sessions.past)
+        return replace(sessions, items=np.where(sessions.items > self.n_known, UNSEEN_ITEM, sessions.items), past=past)
 
 
 def grow_catalogue(

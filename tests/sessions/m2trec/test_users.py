@@ -225,6 +225,13 @@ def test_what_a_user_bought_is_learned_from(pooling):
     assert recalls[1] < 0.25
 
 
+def test_past_clicks_of_new_items_are_unseen_by_who_goes_on():
+    early, later = (draw(seed).with_columns(pl.col("item_id") % 5 + shift) for seed, shift in ((0, 0), (1, 3)))
+    later = later.with_columns(pl.col("session_id", "time") + 100)
+    model = tiny("M2TRec", user_column="user", categories=(), text_features=()).fit(early)
+    assert model.partial_fit(later).recommend(later, k=8)["item_id"].max() == 7
+
+
 def test_what_does_not_fit_is_refused(model):
     log = with_users(TRAIN)
     with pytest.raises(ValueError, match="user_column needs a time_column"):
