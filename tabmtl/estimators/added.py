@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -147,11 +147,9 @@ class TakesTasks(NoticesDrift, SavableEstimator):
         batch = _weighed(coder.labels, batch)
         values = None if groups is None else read_groups(groups, X, len(batch))
         batch = replace(batch, group=group_equal_rows(batch) if values is None else number_groups(values))
-        kept = self._kept()
         if freeze is None:
             coder = _undecided(coder)
-        fitted = self._add_tasks(coder.after, batch, method, freeze, self._seed())
-        self._take_over(coder, kept | fitted)
+        self._take_over(coder, self._add_tasks(coder.after, batch, method, freeze, self._seed()))
         self._seen_rows = self._seen_rows.and_of(*_learned(coder.labels, batch, n_old, freeze))
         self._follow_tasks(prepared, batch, are_new=freeze is not None)
         return self
@@ -193,8 +191,7 @@ class TakesTasks(NoticesDrift, SavableEstimator):
         if len(names) == 1:
             raise ValueError(f"{name!r} is the only task of the model, which cannot do without one; fit another model")
         coder = replace(self.coder_, labels=self.coder_.labels.without(name))
-        kept = self._kept()
-        self._take_over(coder, kept | self._remove_task(coder.after, names.index(name)))
+        self._take_over(coder, self._remove_task(coder.after, names.index(name)))
         if self.coder_.task_column is not None:  # codes of tasks have changed
             self._seen_rows = SeenRows.unknown()
         if self.profile_ is not None:
@@ -271,14 +268,8 @@ class TakesTasks(NoticesDrift, SavableEstimator):
             )
         return new
 
-    def _kept(self) -> dict[str, Any]:
-        """Return the fitted attributes that a file keeps, and that stay unless a hook changes them."""
-        names = [field.name for field in fields(self._stored) if hasattr(self, field.name)]
-        return {name: getattr(self, name) for name in names}
-
     def _take_over(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
         """Set the coder and fitted attributes, now that nothing can fail; the parameters of fit stay."""
-        fitted.pop("coder_")
         self._decide_by(coder)
         self.__dict__.pop("importances_", None)  # of the tasks before
         for name, value in fitted.items():

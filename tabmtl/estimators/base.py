@@ -197,6 +197,32 @@ class SavableEstimator(Watched, BaseEstimator):
             delattr(self, name)
 
 
+class FromFitted:
+    """Attribute that only reads what was fitted; an unfitted estimator does not have it.
+
+    Parameters
+    ----------
+    name : str
+        Of the attribute of the object ``_fitted``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._of_fitted = name
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        if "_fitted" not in vars(instance):
+            raise AttributeError(f"{owner.__name__} has no {self._name} before fit")
+        return getattr(instance._fitted, self._of_fitted)
+
+    def __set__(self, instance: Any, value: Any) -> NoReturn:
+        raise AttributeError(f"{self._name} says what was fitted, and cannot be set")
+
+
 class NotHere:
     """Stand for a method that other classes have, so that asking for it names the cure.
 

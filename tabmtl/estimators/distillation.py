@@ -24,10 +24,10 @@ from tabmtl.estimators.learner import OF_THE_TABLE
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.estimators.rows import FrameRows
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.estimators.training import NetworkTraining, check_monitor, on_device
+from tabmtl.estimators.training import NetworkTraining, check_monitor
 from tabmtl.targets import Task
 from tabmtl.targets.task import refuse_monotone
-from tabmtl.training.device import find_device
+from tabmtl.training.device import find_device, on_device
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.rows import MemoryRows
 from tabmtl.training.run import Run

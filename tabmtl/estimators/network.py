@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -17,15 +18,17 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.columns.number import NumericTransform
 from tabmtl.columns.ragged import lists_of
 from tabmtl.encode import TableCoder
+from tabmtl.estimators.added import Freeze, Method
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.asked_network import NetworksTogether
-from tabmtl.estimators.base import NotHere
-from tabmtl.estimators.grown import GrowingNetwork, Lineage
-from tabmtl.estimators.network_answers import NetworkAnswers
-from tabmtl.estimators.rows import FitRows
+from tabmtl.estimators.base import FromFitted, NotHere
+from tabmtl.estimators.fitted_network import FittedNetwork, Machine
+from tabmtl.estimators.lineage import Lineage
+from tabmtl.estimators.new_heads import task_transfer, with_new_heads
+from tabmtl.estimators.rows import FitRows, FrameRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
-from tabmtl.estimators.trained import TrainedEstimator, TrainedState, check_moments, load_weights, weight_arrays
-from tabmtl.estimators.training import NetworkTraining, on_device, score_outputs
+from tabmtl.estimators.trained import TrainedEstimator, TrainedState, check_moments
+from tabmtl.estimators.training import NetworkTraining, score_outputs
 from tabmtl.metrics.scores import mean_score
 from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.nn.sequences import SequencePooling
@@ -35,10 +38,23 @@ from tabmtl.schema import Batch, Columns
 from tabmtl.storage.stored import Stored
 from tabmtl.targets import Task
 from tabmtl.training.balance import Balance, GradLevel, check_grad_level
-from tabmtl.training.device import seeded
+from tabmtl.training.device import find_device, on_device
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import represent_rows, weigh_sequences
 from tabmtl.training.table_loop import TableLoop, settle_statistics
+
+_CPU = torch.device("cpu")
+#: Names that a file has for what a fitted network knows.
+_OF_FITTED = {
+    "weights_": "weights",
+    "_n_features_out": "n_features_out",
+    "batch_size_": "batch_size",
+    "task_weights_": "of_tasks",
+    "task_snapshot_": "snapshot",
+    "_lineage": "lineage",
+    "_optimizer": "moments",
+    "_form": "cut",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,8 +92,6 @@ class NetworkState(TrainedState, TableState):
 class NetworkEstimator(
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
-    NetworkAnswers,
-    GrowingNetwork,
     TrainedEstimator,
     MultiTaskEstimator,
 ):
@@ -131,6 +145,8 @@ class NetworkEstimator(
         One row per epoch: ``epoch``, ``train/loss``, ``train/score`` and per task ``train/<task>/loss`` and
         ``train/<task>/<metric>``; the same under ``val/``. Train scores are measured while the weights move, on up to
         50 000 rows; those of networks that an ensemble trains as one are null.
+    weights_ : dict of str to ndarray
+        Weights of the network.
     batch_size_ : int
         Rows of an optimiser step.
     task_weights_ : tuple of dict of str to ndarray
@@ -142,6 +158,10 @@ class NetworkEstimator(
         for a task column. A sequence and the lists beside it are shuffled together, and have one value. Features that
         say the same stand in for each other, so both look unimportant. The importances are measured when first read, or
         at `save`. They are missing without validation rows, and in a pickled copy of a model that did not measure them.
+    task_transfer_ : polars DataFrame
+        What the tasks of the fit lend the tasks that `add_task` has added by "scalearn" or "scalearn_uniform": columns
+        ``task``, ``source``, ``scale`` (mean of the numbers by which the features of the source are multiplied, which
+        begin at 2 over the number of sources) and ``share`` (mean size of them, over the sum of all sources).
     """
 
     clip_norm: Positive | None = 1.0
@@ -170,7 +190,15 @@ class NetworkEstimator(
     _reads_windows: ClassVar[bool] = True
     #: Parameter of the width of a token, of a network whose tokens of all columns look at each other.
     _token_width: ClassVar[str | None] = None
+    weights_ = FromFitted("weights")
+    batch_size_ = FromFitted("batch_size")
+    task_weights_ = FromFitted("of_tasks")
+    task_snapshot_ = FromFitted("snapshot")
+    _n_features_out = FromFitted("n_features_out")  # which scikit-learn reads
+
     _together: ClassVar[type[Together]] = NetworksTogether
+    _task_methods: ClassVar[tuple[str, ...]] = ("head", "scalearn", "scalearn_uniform")
+    _task_freezes: ClassVar[tuple[str | None, ...]] = ("shared", None)
 
     export_task = NotHere("it is a network; say export_onnx(path), which writes all tasks to one file")
     prune = NotHere("it does not tell which units of its network it may lose; SharedBottom, MMoE and PLE do")
@@ -197,7 +225,7 @@ class NetworkEstimator(
         batch = self._read_rows(self._preprocessed(X))
         if not len(batch):
             return np.empty((0, self._n_features_out), dtype=np.float32)
-        return self._run(represent_rows, batch).cpu().numpy()
+        return self._fitted.run(represent_rows, batch, self._machine).cpu().numpy()
 
     def history_weights(self, X: Any) -> pl.DataFrame:
         """Return how much each entry of the columns of ``sequence_features`` counts for the row's own item.
@@ -224,7 +252,8 @@ class NetworkEstimator(
         if not sequences:
             raise ValueError("no column of X is a sequence; name some in sequence_features, and fit again")
         batch = self._read_rows(self._preprocessed(X))
-        weights = zip(sequences, batch.x.sequences, self._run(weigh_sequences, batch), strict=True)
+        found = self._fitted.run(weigh_sequences, batch, self._machine)
+        weights = zip(sequences, batch.x.sequences, found, strict=True)
         return pl.DataFrame([lists_of(column.name, entries, own.numpy()) for column, entries, own in weights])
 
     def export_onnx(self, path: str | Path) -> None:
@@ -254,7 +283,7 @@ class NetworkEstimator(
             If the file would give other answers than the network; no file is written.
         """
         check_is_fitted(self)
-        self._check_one_network("export_onnx writes")
+        self._fitted.check_one("export_onnx writes")
         network, loss = self.fitted_network()[0], self.unfitted()._loss(self.tasks_)
         export_onnx(type(self).__name__, network, loss, self.coder_, path)
 
@@ -286,32 +315,21 @@ class NetworkEstimator(
         True
         """
         check_is_fitted(self)
-        found = self._of_weights(dict(weights))
-        network, _ = found.fitted_network()
+        settle = None
         if X is not None:
-            settle_statistics(network, found.encoded(X), self.precision)
-        found.weights_ = weight_arrays(network.state_dict())
-        return found
+            batch = self._read_rows(self._preprocessed(X))
+            settle = partial(settle_statistics, data=on_device(batch, _CPU), precision=self.precision)
+        return self._of_fitted(self._fitted.with_weights(dict(weights)).settled(settle))
 
-    def _of_weights(self, weights: dict[str, np.ndarray]) -> Self:
-        """Return a copy with weights that give other answers, without what was learned of the answers of self."""
-        found = copy.copy(self)  # without the network, as any copy
+    def _of_fitted(self, fitted: FittedNetwork) -> Self:
+        """Return a copy whose network gives other answers, without what was learned of the answers of self."""
+        found = copy.copy(self)
         labels = self.coder_.labels
         tasks = tuple(task.at(None) for task in labels.tasks)
         found._decide_by(replace(self.coder_, labels=replace(labels, tasks=tasks, decisions=None)))
-        found.weights_, found._importances, found._optimizer = weights, None, {}
-        found.task_weights_, found.task_snapshot_ = (), np.zeros(0, dtype=np.int64)
+        found._fitted, found._importances = fitted, None
         found.profile_ = None if self.profile_ is None else self.profile_.of_tasks(())
         return found
-
-    def _check_one_network(self, verb: str) -> None:
-        """Raise a ValueError if some tasks answer from weights of their own."""
-        if len(self.task_weights_):
-            own = [task.name for task, k in zip(self.tasks_, self.task_snapshot_, strict=True) if k]
-            raise ValueError(
-                f"{verb} one network, and by keep='task' {own} answer from weights of other epochs; fit with "
-                "keep='mean', or take one epoch for all tasks by model.with_weights(model.weights_)"
-            )
 
     def encoded(self, X: Any) -> Batch:
         """Return rows as the fitted network reads them: tensors on its device.
@@ -339,25 +357,65 @@ class NetworkEstimator(
         """Return the loss of training, which also turns the network's outputs into scores of the tasks."""
         return MultiTaskLoss(tasks)
 
-    def _loop(self, *, begins: bool) -> Callable[..., TableLoop]:
-        """Return what makes the loop of a training; ``begins`` as in `NetworkTraining`."""
+    def _loop(self, before: FittedNetwork | None) -> Callable[..., TableLoop]:
+        """Return what makes the loop of a training; ``before`` as in `NetworkTraining`."""
         return TableLoop
+
+    def _told_anew(self, before: FittedNetwork | None) -> dict[str, Any]:
+        """Return fitted attributes that a training sets back; ``before`` as in `NetworkTraining`."""
+        return {}
 
     def _inspect(self, network: torch.nn.Module, batch: Batch) -> dict[str, Any]:
         """Return more fitted attributes, from the trained network and the features of its training rows (tensors)."""
         return {}
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
-        return NetworkTraining(estimator=self, coder=coder, seed=seed, begins=not self._is_warm).fit(rows, valid)
+        before = self._fitted if self._is_warm else None
+        return NetworkTraining(estimator=self, coder=coder, seed=seed, before=before).fit(rows, valid)
 
     def _go_on(self, coder: TableCoder, rows: FitRows, seed: int) -> dict[str, Any]:
-        begins = not hasattr(self, "coder_")
-        return NetworkTraining(estimator=self, coder=coder, seed=seed, begins=begins).go_on(rows)
+        before = self._fitted if hasattr(self, "coder_") else None
+        return NetworkTraining(estimator=self, coder=coder, seed=seed, before=before).go_on(rows)
+
+    def _add_tasks(self, coder: TableCoder, batch: Batch, method: Method, freeze: Freeze, seed: int) -> dict[str, Any]:
+        fitted = with_new_heads(self._fitted, coder, batch, method, seed, self._machine)
+        found = {"_fitted": fitted, "_importances": None, "_judged": None}
+        if freeze is not None:
+            return found
+        now = copy.copy(self)
+        now._take_over(coder, found)
+        training = NetworkTraining(estimator=now, coder=coder, seed=seed, before=fitted)  # as a warm start does
+        trained = training.fit(FrameRows(batch, coder.labels.tasks), None)
+        del trained["answered"]  # by which a fit makes its profile; it is no attribute
+        return found | trained
+
+    def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
+        fitted = self._fitted.without(t, coder.labels.tasks, find_device(self.device))
+        return {"_fitted": fitted, "_importances": None, "_judged": None}
+
+    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
+        return self.coder_.labels.outputs(self._fitted.answer(batch, self._machine))
+
+    def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
+        return self._labels_of(places).outputs(self._fitted.answer(batch, self._machine, places))
 
     @property
-    def _is_warm(self) -> bool:
-        # asked before fit checks its parameters, so any value may stand there
-        return hasattr(self, "coder_") and bool(np.all(self.warm_start))
+    def _machine(self) -> Machine:
+        return Machine(self.device, self.precision, self.n_jobs)
+
+    def fitted_network(self) -> tuple[Any, torch.device]:
+        """Return the module of the fitted network, and its device, that of the parameters."""
+        device = find_device(self.device)
+        return self._fitted.module(device), device
+
+    @property
+    def task_transfer_(self) -> pl.DataFrame:
+        """Tell what the tasks of the fit lend those added by ScaLearn; see the attributes."""
+        check_is_fitted(self)
+        found = task_transfer(self._fitted, self.tasks_)
+        if found is None:
+            raise AttributeError("task_transfer_ is of tasks added by add_task(X, y, method='scalearn'), and none was")
+        return found
 
     @property
     def feature_importances_(self) -> np.ndarray:
@@ -393,20 +451,12 @@ class NetworkEstimator(
 
     def _state(self) -> Any:
         self._measure()  # a file has no rows for it
-        return super()._state()
-
-    def _rebuild(self) -> torch.nn.Module:
-        with seeded(0, torch.device("cpu")):
-            network = self._built(self.unfitted(), self.coder_.features.columns, self.tasks_)
-        return load_weights(network, self.weights_)
-
-    def _rebuild_of_tasks(self, network: torch.nn.Module) -> list[torch.nn.Module]:
-        """Build the networks that some tasks have for themselves, on the device of the given one."""
-        return [load_weights(copy.deepcopy(network), weights) for weights in self.task_weights_]
+        names = [own.name for own in fields(self._stored)]
+        known = {name: getattr(self._fitted, own) for name, own in _OF_FITTED.items() if name in names}
+        return self._stored(**{name: getattr(self, name, None) for name in names if name not in known}, **known)
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = ("_task_modules", "_judged")
-        return {name: None if name in left_out else value for name, value in super().__getstate__().items()}
+        return {name: None if name == "_judged" else value for name, value in super().__getstate__().items()}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -414,12 +464,19 @@ class NetworkEstimator(
         return tags
 
     def _restore(self, state: Any) -> None:
-        super()._restore(state)
-        self._judged = None
-        self._link = self._loss(self.tasks_).link_rows
-        self._module = self._rebuild()
-        self.weights_ = weight_arrays(self._module.state_dict())  # files hold no numbers without an axis
-        self._task_modules = self._rebuild_of_tasks(self._module)
+        told, coder = dict(vars(state)), state.coder_
+        del told["coder_"]
+        fitted = FittedNetwork(
+            maker=type(self)(**self.get_params(deep=False)),
+            columns=coder.features.columns,
+            tasks=coder.labels.tasks,
+            is_long=coder.task_column is not None,
+            **{own: told.pop(name) for name, own in _OF_FITTED.items() if name in told},
+        )
+        fitted = fitted.settled()  # files hold no numbers without an axis, and weights that do not fit are refused
+        for k in range(len(fitted.of_tasks)):
+            fitted.module(_CPU, k + 1)
+        self._set_fitted(coder, told | {"_fitted": fitted, "_judged": None})
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

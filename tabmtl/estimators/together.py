@@ -14,10 +14,10 @@ from tabmtl.estimators.encoded import label_rows
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.estimators.training import NetworkTraining, evaluate_scores, in_training_units, on_device
+from tabmtl.estimators.training import NetworkTraining, evaluate_scores, in_training_units
 from tabmtl.nn.joined import can_join
 from tabmtl.processes.ranks import ALONE
-from tabmtl.training.device import find_device, seeded, threads
+from tabmtl.training.device import find_device, on_device, seeded, threads
 from tabmtl.training.joint import Member, train_jointly
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.run import running
@@ -88,7 +88,7 @@ def _may_join(estimator: NetworkEstimator) -> bool:
     is_plain = isinstance(estimator.balance, str) and estimator.balance == "sum" and not estimator.flat
     is_plain &= estimator.preprocessor is None and estimator.text_encoder is None and not estimator.keep_optimizer
     is_quiet = estimator.on_epoch is None and not estimator.keep_on_interrupt and running().group.size == 1
-    is_wide, is_usual = estimator.task_column is None, estimator._loop(begins=True) is TableLoop
+    is_wide, is_usual = estimator.task_column is None, estimator._loop(None) is TableLoop
     return is_plain and is_wide and is_usual and is_quiet and find_device(estimator.device).type == "cpu"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -15,7 +14,7 @@ from tabmtl.estimators.base import SavableEstimator
 from tabmtl.params import BatchSize, Count, CountOrZero, Jobs, NonNegative, Positive, Rate, Share, check_callback
 from tabmtl.processes.ranks import Ranks
 from tabmtl.storage.stored import Stored
-from tabmtl.training.device import Device, find_device
+from tabmtl.training.device import Device
 from tabmtl.training.hooks import OnEpoch, Record
 from tabmtl.training.optimizer import MOMENTS, Optimizer
 
@@ -31,7 +30,7 @@ class TrainedState:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class TrainedEstimator(SavableEstimator):
-    """Base of the estimators whose network learns in epochs; a subclass gives `_rebuild`.
+    """Base of the estimators whose network learns in epochs.
 
     Parameters
     ----------
@@ -109,10 +108,6 @@ class TrainedEstimator(SavableEstimator):
 
     training_code: ClassVar[tuple[str, ...]] = ("on_epoch",)
 
-    @abstractmethod
-    def _rebuild(self) -> torch.nn.Module:
-        """Build the fitted network from ``weights_`` and the parameters of fit, on the CPU."""
-
     def _check_interrupt(self, group: Ranks) -> None:
         """Raise a ValueError if several processes are to keep what an interrupt leaves."""
         if self.keep_on_interrupt and group.size > 1:
@@ -121,31 +116,12 @@ class TrainedEstimator(SavableEstimator):
                 "end in different epochs; leave it out, or fit outside of joined()"
             )
 
-    def fitted_network(self) -> tuple[Any, torch.device]:
-        """Return the fitted network and its device, that of the parameters; a copy from pickle builds its own here."""
-        device = find_device(self.device)
-        if self._module is None:
-            self._module: torch.nn.Module | None = self._rebuild()
-        if next(self._module.parameters()).device != device:
-            self._module.to(device)
-        return self._module, device
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())
-        if "_module" in state:
-            state["_module"] = None  # the weights say it all, as arrays
-        return state
-
-
-def trained_attributes(network: torch.nn.Module, history: list[Record], best: int) -> dict[str, Any]:
-    """Return the fitted attributes of a training that has just ended."""
+def trained_attributes(history: list[Record], best: int) -> dict[str, Any]:
+    """Return what a training that has just ended tells of its epochs."""
     # declared, for a score may be undefined in every epoch
     types = {name: pl.Int64 if name == "epoch" else pl.Float64 for name in history[0]}
-    return {
-        "history_": pl.DataFrame(history, types),
-        "best_iteration_": best + 1,
-        "weights_": weight_arrays(network.state_dict()),
-    }
+    return {"history_": pl.DataFrame(history, types), "best_iteration_": best + 1}
 
 
 def weight_arrays(weights: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
@@ -153,7 +129,7 @@ def weight_arrays(weights: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
 
 
-def load_weights(network: torch.nn.Module, weights: dict[str, np.ndarray]) -> torch.nn.Module:
+def load_weights(network: torch.nn.Module, weights: Mapping[str, np.ndarray]) -> torch.nn.Module:
     """Load copies of fitted weights into a network, and make it ready to predict."""
     network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
     return network.eval()

@@ -16,6 +16,7 @@ import polars as pl
 import torch
 
 from tabmtl.encode import TableCoder
+from tabmtl.estimators.fitted_network import FittedNetwork, Weights
 from tabmtl.estimators.rows import TO_SET_ASIDE, FitRows
 from tabmtl.estimators.trained import moment_arrays, split_moments, trained_attributes, weight_arrays
 from tabmtl.metrics.scores import is_by_group, score_tasks
@@ -25,11 +26,12 @@ from tabmtl.schema import Batch, DivergenceError, unsaid
 from tabmtl.storage.stored import fingerprint
 from tabmtl.targets import Task
 from tabmtl.training.balance import Balancer
-from tabmtl.training.device import find_device, seed_of, seeded, threads, unseeded
+from tabmtl.training.device import find_device, on_device, seed_of, seeded, threads, unseeded
 from tabmtl.training.epochs import Snapshots, run_epochs, warn_if_rising
 from tabmtl.training.hooks import Record, epochs_as_tasks
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.memory import check_memory
+from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.predict import represent_rows
 from tabmtl.training.rows import Rows
 from tabmtl.training.run import Run, running
@@ -53,15 +55,15 @@ class NetworkTraining:
     coder : TableCoder
         Of the rows.
     seed : int
-    begins : bool, default=True
-        Whether the network is a new one. If not, it holds the weights of the estimator, whose levels and classes the
-        coder knows in their places.
+    before : FittedNetwork, optional
+        What the training goes on from, whose levels and classes the coder knows in their places; by default the network
+        is a new one.
     """
 
     estimator: Any  # whose module imports this one
     coder: TableCoder
     seed: int
-    begins: bool = True
+    before: FittedNetwork | None = None
 
     def fit(self, rows: FitRows, valid: FitRows | None) -> dict[str, Any]:
         """Train on rows, and return the fitted attributes."""
@@ -126,10 +128,10 @@ class NetworkTraining:
             run.checkpoint.agree({"the checksum of columns and tasks": fingerprint(self.coder)})
         device, validated = find_device(estimator.device), valid is not None
         with seeded(self.seed, device):
-            network, moments = self._network(device, None if self.begins else estimator.weights_)
+            network, moments = self._network(device)
             with threads(estimator.n_jobs, network):
                 balancer = self._balancer(network, rows)
-                make_loop = estimator._loop(begins=self.begins)
+                make_loop = estimator._loop(self.before)
                 loop = make_loop(estimator, network, loss, rows, valid, balancer=balancer, evaluate=evaluate)
                 loop.optimizer.take_moments(network, moments)
                 if run.group.rank:  # the networks are the same, the noise is not
@@ -144,42 +146,38 @@ class NetworkTraining:
                 is_whole = len(history) == estimator.epochs >= type(estimator).epochs
                 if validated and estimator.early_stopping and is_whole:
                     warn_if_rising(snapshots.scores, estimator.patience)
-                fitted = self.trained(network, loop.data, loop.batch_size, history, snapshots)
-                return fitted | loop.fitted() | self._optimizer_of(loop)
+                found = history, snapshots, loop.optimizer
+                return self.trained(network, loop.data, loop.batch_size, *found) | loop.fitted()
 
     def go_on(self, rows: FitRows) -> dict[str, Any]:
         """Train by one pass over the rows at a constant rate, and return the fitted attributes.
 
         Weights that tasks have for themselves take a pass of their own.
         """
-        estimator = self.estimator
+        estimator, before = self.estimator, self.before
         self._check_memory(len(rows))
-        if self.begins:
-            return self._pass(rows, None, 0)
+        if before is None:
+            return self._pass(rows, 0)
         n_before = estimator.best_iteration_
-        fitted = self._pass(rows, estimator.weights_, n_before)
-        more = (self._pass(rows, own, n_before, tells=False)["weights_"] for own in estimator.task_weights_)
+        fitted = self._pass(rows, n_before)
+        more = [self._pass(rows, n_before, own)["_fitted"].weights for own in before.of_tasks]
         return fitted | {
+            "_fitted": fitted["_fitted"].beside(tuple(more), before.snapshot, before.batch_size),
             "history_": pl.concat([estimator.history_, fitted["history_"]], how="diagonal"),
-            "batch_size_": estimator.batch_size_,  # by which rows to answer are cut
-            "task_weights_": tuple(more),
-            "task_snapshot_": estimator.task_snapshot_,
             "_judged": estimator.__dict__["_judged"],
         }
 
-    def _pass(
-        self, rows: FitRows, weights: dict[str, np.ndarray] | None, n_before: int, *, tells: bool = True
-    ) -> dict[str, Any]:
-        """Train some weights, or new ones, by one pass, and return the fitted attributes as if there were no others."""
+    def _pass(self, rows: FitRows, n_before: int, of_tasks: Weights | None = None) -> dict[str, Any]:
+        """Train by one pass, and return the fitted attributes; or train weights that some tasks have for themselves."""
         run, estimator, coder = running(), self.estimator, self.coder
         device, loss = find_device(estimator.device), estimator._loss(coder.labels.tasks)
-        last = 0 if weights is None else len(estimator.history_)
+        last = 0 if self.before is None else len(estimator.history_)
         seed = seed_of(self.seed, last) if last else self.seed  # no two passes draw the same order and noise
         read = rows.to_train(lambda batch: on_device(in_training_units(batch, coder), device), seed)
         with seeded(seed, device):
-            network, moments = self._network(device, weights)
+            network, moments = self._network(device, of_tasks)
             with threads(estimator.n_jobs, network):
-                loop = estimator._loop(begins=self.begins)(
+                loop = estimator._loop(self.before)(
                     estimator,
                     network,
                     loss,
@@ -196,10 +194,10 @@ class NetworkTraining:
                 network.load_state_dict(kept.best.weights)
                 _check_finite(network, estimator.learning_rate)
                 loop.finish()
-                if tells:
+                if of_tasks is None:
                     self._tell(run, network, loop, record)
-                fitted = self.trained(network, loop.data, loop.batch_size, [record], kept)
-                return fitted | loop.fitted() | self._optimizer_of(loop)
+                found = [record], kept, loop.optimizer
+                return self.trained(network, loop.data, loop.batch_size, *found) | loop.fitted()
 
     def _tell(self, run: Run, network: torch.nn.Module, loop: TableLoop, record: Record) -> None:
         """Show the record of a pass, and give it to the callbacks, which change nothing."""
@@ -219,9 +217,9 @@ class NetworkTraining:
         return None if plain else Balancer(estimator, tasks, network, rows.group, rows.seed)
 
     def _network(
-        self, device: torch.device, weights: dict[str, np.ndarray] | None
+        self, device: torch.device, weights: Weights | None = None
     ) -> tuple[torch.nn.Module, dict[str, dict[str, torch.Tensor]]]:
-        """Return a new network, or one that holds weights of the estimator, and moments of its last training.
+        """Return a new network, or one that holds weights learned before, and moments of the last training.
 
         Raises
         ------
@@ -229,58 +227,59 @@ class NetworkTraining:
             If a parameter has changed since fit, on which the form of the network depends.
         """
         estimator, columns, tasks = self.estimator, self.coder.features.columns, self.coder.labels.tasks
-        if weights is None:
+        before = self.before
+        if before is None:
             return estimator._network(columns, tasks).to(device), split_moments({})
-        network, before = estimator._built(estimator, columns, tasks), estimator.fitted_network()[0]
-        shapes = _shapes_of(before)
-        _check_form(estimator, shapes)
-        growth = Growth(before, network, estimator.coder_.features.columns, columns)
+        network, module = before.built(estimator, columns, tasks), before.module(device)
+        shapes = _shapes_of(module)
+        _check_form(estimator, before, shapes)
+        growth = Growth(module, network, before.columns, columns)
         # files hold no numbers without an axis
-        known = {name: torch.tensor(array).reshape(shapes[name]) for name, array in weights.items()}
+        own = before.weights if weights is None else weights
+        known = {name: torch.tensor(array).reshape(shapes[name]) for name, array in own.items()}
         network.load_state_dict(growth.carry(known, fill=True))
-        moments = split_moments(estimator._optimizer if estimator.keep_optimizer else {})
+        moments = split_moments(before.moments if estimator.keep_optimizer else {})
         steps = moments.pop("step")
         moments = {kind: growth.carry(own, fill=False) for kind, own in moments.items()}
         most = max(steps.values(), default=torch.zeros(()))  # of heads whose classes now are more
         return network.to(device), moments | {"step": {name: steps.get(name, most) for name in moments["exp_avg"]}}
 
-    def _optimizer_of(self, loop: TableLoop) -> dict[str, Any]:
-        """Return the fitted attribute of the moments that a next training goes on from."""
-        if not self.estimator.keep_optimizer:
-            return {}
-        return {"_optimizer": moment_arrays(loop.optimizer, loop.network)}
-
     def trained(
-        self, network: torch.nn.Module, data: Batch, batch_size: int, history: list[Record], snapshots: Snapshots
+        self,
+        network: torch.nn.Module,
+        data: Batch,
+        batch_size: int,
+        history: list[Record],
+        snapshots: Snapshots,
+        optimizer: Optimizer | None = None,
     ) -> dict[str, Any]:
-        """Return the fitted attributes, from a trained network and its training rows."""
+        """Return the fitted attributes, from a trained network, its training rows, and an optimiser to keep."""
+        estimator, tasks, before = self.estimator, self.coder.labels.tasks, self.before
         features = replace(data, y=None, weight=None)
         first = features.rows(torch.arange(1, device=data.x.numbers.device))
-        return {
-            **self.estimator._inspect(network, features),
-            **trained_attributes(network, history, snapshots.best.epoch),
-            **self._kept_for_tasks(snapshots),
-            "batch_size_": batch_size,
-            "_importances": None,
-            "_judged": None,
-            **self.estimator._ancestry(self.coder.labels.tasks, begins=self.begins),
-            "_optimizer": {},
-            "_n_features_out": represent_rows(network, first).shape[1],
-            "_link": self.estimator._loss(self.coder.labels.tasks).link_rows,
-            "_module": network.eval(),
-        }
-
-    def _kept_for_tasks(self, snapshots: Snapshots) -> dict[str, Any]:
-        """Return the fitted attributes of the weights that some tasks have for themselves."""
+        kept = None if not estimator.keep_optimizer else optimizer
+        inspected = estimator._inspect(network, features)
         place = snapshots.of_task
         # the link of a funnel joins scores of one network
-        place[[t for t in self.estimator._chain(self.coder.labels.tasks) if t < len(place)]] = 0
+        place[[t for t in estimator._chain(tasks) if t < len(place)]] = 0
         used = np.unique([0, *place])
-        return {
-            "task_weights_": tuple(weight_arrays(snapshots.kept[k].weights) for k in used[1:]),
-            "task_snapshot_": np.searchsorted(used, place),
-            "_task_modules": None,
-        }
+        fitted = FittedNetwork.of(
+            network,
+            find_device(estimator.device),
+            maker=type(estimator)(**estimator.get_params(deep=False)),
+            columns=self.coder.features.columns,
+            tasks=tasks,
+            is_long=self.coder.task_column is not None,
+            batch_size=batch_size,
+            n_features_out=represent_rows(network, first).shape[1],
+            of_tasks=tuple(weight_arrays(snapshots.kept[k].weights) for k in used[1:]),
+            snapshot=np.searchsorted(used, place),
+            moments={} if kept is None else moment_arrays(kept, network),
+            lineage=None if before is None else before.lineage_of(tasks),
+            cut=None if before is None else before.cut,
+        )
+        told = trained_attributes(history, snapshots.best.epoch) | {"_importances": None, "_judged": None}
+        return inspected | told | estimator._told_anew(self.before) | {"_fitted": fitted}
 
     def _so_far(self, network: torch.nn.Module, loop: TableLoop, history: list[Record]) -> dict[str, Any]:
         """Return the fitted attributes as if training had ended with the last epoch of the history."""
@@ -316,11 +315,10 @@ def _shapes_of(network: torch.nn.Module) -> dict[str, torch.Size]:
     return {name: own.shape for name, own in network.state_dict().items()}
 
 
-def _check_form(estimator: Any, shapes: dict[str, torch.Size]) -> None:
+def _check_form(estimator: Any, before: FittedNetwork, shapes: dict[str, torch.Size]) -> None:
     """Raise a ValueError that names the parameters that have changed since fit, if the network has another form."""
     changed = [name for name in estimator._changed() if name != "warm_start"]
-    columns = estimator.coder_.features.columns
-    if changed and _shapes_of(estimator._built(estimator, columns, estimator.tasks_)) != shapes:
+    if changed and _shapes_of(before.built(estimator, before.columns, before.tasks)) != shapes:
         cure = "say warm_start=False to begin anew" if estimator.warm_start else "fit a new model"
         raise ValueError(
             f"{type(estimator).__name__} cannot go on: its network has another form since the parameters {changed} "
@@ -355,11 +353,6 @@ def in_training_units(batch: Batch, coder: TableCoder) -> Batch:
         for name, part in (("weight", batch.weight), ("of_class", batch.of_class))
     }
     return replace(batch, y=coder.labels.standardize(batch.y), group=group, time=None, **weights)
-
-
-def on_device(batch: Batch, device: torch.device) -> Batch:
-    """Return a batch of arrays as tensors."""
-    return batch.map(lambda array: torch.from_numpy(array).to(device))
 
 
 def evaluate_scores(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -> dict[str, float | None]:

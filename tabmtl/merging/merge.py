@@ -10,11 +10,11 @@ import polars as pl
 import torch
 
 from tabmtl.estimators.network import NetworkEstimator
-from tabmtl.estimators.training import on_device
 from tabmtl.merging.match import check_models
 from tabmtl.merging.vectors import TaskVectors
 from tabmtl.params import check_choice
 from tabmtl.schema import Batch
+from tabmtl.training.device import on_device
 
 Method = Literal["average", "task_arithmetic"]
 Network = TypeVar("Network", bound=NetworkEstimator)

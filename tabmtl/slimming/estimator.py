@@ -14,21 +14,21 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.estimators.asked import part_of
+from tabmtl.estimators.fitted_network import FittedNetwork
 from tabmtl.estimators.mixture import MixtureEstimator
 from tabmtl.estimators.network import VectorEstimator
 from tabmtl.estimators.trained import weight_arrays
-from tabmtl.estimators.training import in_training_units, on_device
+from tabmtl.estimators.training import in_training_units
 from tabmtl.metrics.scores import Answered
 from tabmtl.nn.units import Group, Kept, cut, multiply_adds
 from tabmtl.params import check_at_least, check_share
-from tabmtl.schema import Batch, Columns, unsaid, warn_user
+from tabmtl.schema import Batch, unsaid, warn_user
 from tabmtl.slimming.loop import SlimLoop
 from tabmtl.slimming.prune import Pruner, check_scored, score_all
 from tabmtl.slimming.search import Choices
 from tabmtl.slimming.shares import Shares, check_slim, kept_by
 from tabmtl.slimming.state import AtShare, Form, Slimmed, SlimMixtureState, SlimState
-from tabmtl.targets import Task
-from tabmtl.training.device import threads
+from tabmtl.training.device import find_device, on_device, threads
 from tabmtl.training.predict import predict_scores
 from tabmtl.training.table_loop import TableLoop
 
@@ -45,7 +45,6 @@ def _can(name: str) -> Any:
 class _Cut:
     """Fitted attributes of a network that may be cut; those of a dataclass would be parameters."""
 
-    _form: Form | None = None
     _slimmed: Slimmed | None = None
 
 
@@ -224,9 +223,8 @@ class SlimEstimator(_Cut, VectorEstimator):
         is_long = self.coder_.task_column is not None
         shares = Choices.of(network, slimmed.losses, is_long=is_long).best(budget, prefer)
         groups, part = network.units(), slimmed.at(shares.shared)
-        smaller = self._without_units(groups, kept_by(groups, shares))
+        smaller = self._without_units(groups, kept_by(groups, shares), None if part is None else part.statistics)
         if part is not None:
-            smaller.weights_ |= part.statistics
             smaller._take_frames(part)
         return smaller
 
@@ -288,7 +286,7 @@ class SlimEstimator(_Cut, VectorEstimator):
         check_share("keep", keep, whole=True)
         check_at_least("floor", floor, low=0)
         self._refuse_grown("prune(X, y)")
-        self._check_one_network("prune cuts")
+        self._fitted.check_one("prune cuts")
         answered = self.answer_labelled(X, y, unseen_for="prune", calibrated=False)
         answered = answered._replace(tasks=[task.at(None) for task in answered.tasks])
         check_scored(answered)
@@ -301,7 +299,7 @@ class SlimEstimator(_Cut, VectorEstimator):
                 rows,
                 self._loss(self.tasks_),
                 partial(self._judge, rows=rows, answered=answered),
-                form=self._form or Form.whole(),
+                form=self._lost,
                 precision=self.precision,
             )
             steps = pruner.prune(keep, floor)
@@ -378,7 +376,7 @@ class SlimEstimator(_Cut, VectorEstimator):
         """Return the smaller model of a budget, which is kept as long as what was learned."""
         check_is_fitted(self)
         check_share("budget", budget, whole=True)
-        known = self.coder_, self.weights_  # beside the smaller model, so that no others have their ids
+        known = self.coder_, self._fitted  # beside the smaller model, so that no others have their ids
         key = ("budget", budget, *map(id, known))
         smaller: Self = part_of(self, key, lambda: (known, self.with_budget(budget)))[1]
         return smaller.set_params(device=self.device, precision=self.precision, n_jobs=self.n_jobs)
@@ -401,7 +399,7 @@ class SlimEstimator(_Cut, VectorEstimator):
 
     def _lacking(self) -> str:
         """Say why nothing is known of smaller networks."""
-        if self._form is not None:
+        if self._fitted.cut is not None:
             return "this model is a smaller one; ask the one that it was cut from"
         if self._fitted_params.get("slim") is None:  # a pickle of an earlier release lacks it
             return "this model was last trained with slim=None"
@@ -409,32 +407,41 @@ class SlimEstimator(_Cut, VectorEstimator):
 
     def _refuse_grown(self, call: str) -> None:
         """Raise a ValueError for a network with tasks that came or went after its fit."""
-        if self._lineage is not None:
+        if self._fitted.lineage is not None:
             raise ValueError(
                 f"add_task or remove_task has changed the tasks of this network, and new heads read all its units; cut "
                 f"it first: model.{call}.add_task(X, y)"
             )
 
-    def _without_units(self, groups: Sequence[Group], kept: Kept) -> Self:
-        """Return a copy that has lost units and has learned no decisions; statistics of batches are cut alike."""
-        network = self._base_network()
-        return self._smaller(cut(network, groups, kept), (self._form or Form.whole()).cut(groups, kept))
+    @property
+    def _lost(self) -> Form:
+        """Units that the network has lost since it was built."""
+        found: Any = self._fitted.cut
+        return found or Form.whole()
 
-    def _smaller(self, smaller: Any, form: Form) -> Self:
+    def _without_units(
+        self, groups: Sequence[Group], kept: Kept, statistics: Mapping[str, np.ndarray] | None = None
+    ) -> Self:
+        """Return a copy that has lost units and has learned no decisions; statistics of batches are cut, or given."""
+        network = self._base_network()
+        return self._smaller(cut(network, groups, kept), self._lost.cut(groups, kept), statistics)
+
+    def _smaller(self, smaller: Any, form: Form, statistics: Mapping[str, np.ndarray] | None = None) -> Self:
         """Return a copy with a smaller network of this form, which has learned no decisions."""
         if self.coder_.labels.decisions is not None:
             warn_user(
                 "the smaller network gives other answers, so what calibrate, tune_thresholds and conformalize have "
                 "learned is left out; call them on the smaller model"
             )
-        found = self._of_weights(weight_arrays(smaller.state_dict()))
-        found._form, found._slimmed, found._pruned = form, None, None
-        found._n_features_out = self._n_features_out * smaller.heads.d_in // self._base_network().heads.d_in
+        whole = self._fitted.with_weights(weight_arrays(smaller.state_dict()) | dict(statistics or {}))
+        n_features_out = whole.n_features_out * smaller.heads.d_in // self._base_network().heads.d_in
+        found = self._of_fitted(replace(whole, cut=form, n_features_out=n_features_out))
+        found._slimmed, found._pruned = None, None
         return found
 
     def _judge(self, network: Any, rows: Batch, answered: Answered) -> dict[str, float]:
         """Return the scores of a smaller network on labelled rows."""
-        scores = predict_scores(network, rows, self.precision, batch_size=self.batch_size_, link=self._link)
+        scores = predict_scores(network, rows, self.precision, batch_size=self.batch_size_, link=self._fitted.link)
         outputs = self.coder_.labels.outputs([own.cpu().numpy() for own in scores])
         return score_all(answered._replace(outputs=outputs))
 
@@ -447,22 +454,14 @@ class SlimEstimator(_Cut, VectorEstimator):
 
     def _base_network(self) -> Any:
         """Return the fitted network without heads that came later."""
-        return self._grown().base
+        return self._fitted.grown(find_device(self.device)).base
 
-    def _base(self, maker: Self, columns: Columns, tasks: Sequence[Task]) -> Any:
-        network = super()._base(maker, columns, tasks)
-        if self._form is None:
-            return network
-        groups = network.units()
-        return cut(network, groups, self._form.kept(groups))
-
-    def _loop(self, *, begins: bool) -> Callable[..., TableLoop]:
-        is_whole = begins or (self._form is None and self._lineage is None)
+    def _loop(self, before: FittedNetwork | None) -> Callable[..., TableLoop]:
+        is_whole = before is None or (before.cut is None and before.lineage is None)
         return TableLoop if self.slim is None or not is_whole else SlimLoop
 
-    def _ancestry(self, tasks: Sequence[Task], *, begins: bool) -> dict[str, Any]:
-        own = {"_form": None if begins else self._form, "_slimmed": None, "_pruned": None if begins else self._pruned}
-        return super()._ancestry(tasks, begins=begins) | own
+    def _told_anew(self, before: FittedNetwork | None) -> dict[str, Any]:
+        return {"_slimmed": None, "_pruned": None if before is None else self._pruned}
 
     def _restore(self, state: Any) -> None:
         super()._restore(state)

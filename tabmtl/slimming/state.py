@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,7 @@ import torch
 
 from tabmtl.estimators.mixture import MixtureState
 from tabmtl.estimators.network import NetworkState
-from tabmtl.nn.units import Bucket, Group
+from tabmtl.nn.units import Bucket, Group, cut
 from tabmtl.storage.stored import Stored
 
 _LOSSES = {
@@ -58,6 +58,11 @@ class Form:
             else:
                 widths[group.name] = places.shape[1]
         return Form(widths=widths, experts=experts)
+
+    def of_whole(self, network: Any) -> Any:
+        """Return a whole network without the units that are lost."""
+        groups = network.units()
+        return cut(network, groups, self.kept(groups))
 
     def kept(self, groups: Sequence[Group]) -> dict[str, torch.Tensor]:
         """Return units that are left of a whole network: which experts, and how many of the others."""

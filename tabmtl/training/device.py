@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tabmtl.params import check_jobs
 from tabmtl.processes.forks import count_threads, is_forked
+from tabmtl.schema import Batch
 
 _PARAMETERS_PER_THREAD = 100_000  # smaller networks lose more to the hand-over than a second thread gains
 
@@ -85,6 +86,11 @@ def find_device(device: str) -> torch.device:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"torch cannot compute on {device=} here ({reason}): say device='auto' or 'cpu'") from error
     return found
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch of arrays as tensors."""
+    return batch.map(lambda array: torch.from_numpy(array).to(device))
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -142,8 +143,8 @@ def test_tasks_with_weights_of_their_own_keep_them(reloaded):
     with_new(model, X)
     assert all(np.array_equal(*pair) for pair in zip(before, model.answer(X), strict=False))
     assert same(answers(model, X), answers(reloaded(model), X))
-    model.task_snapshot_ = np.array([0, 1, 1, 0, 1, 0])
-    model.task_weights_ = ({name: np.asarray(1.01 * own, dtype=own.dtype) for name, own in model.weights_.items()},)
+    more = {name: np.asarray(1.01 * own, dtype=own.dtype) for name, own in model.weights_.items()}
+    model._fitted = replace(model._fitted, of_tasks=(more,), snapshot=np.array([0, 1, 1, 0, 1, 0]))
     said, kept = reloaded(model).predict(X), reloaded(model)
     for name in ("paid", "late"):
         kept.remove_task(name)

@@ -164,8 +164,8 @@ def test_the_representation_is_named_and_float32(cls):
 @every_network
 def test_the_state_is_arrays_and_plain_values(cls):
     estimator, X, _ = fitted(cls)
-    state = estimator.__getstate__()
-    assert all(isinstance(array, np.ndarray) for array in state["weights_"].values())
+    assert all(isinstance(array, np.ndarray) for array in estimator.weights_.values())
+    state = {**estimator.__getstate__(), **vars(estimator._fitted)}
     assert not any(isinstance(value, torch.nn.Module) for value in state.values())
     frozen = pickle.loads(pickle.dumps(estimator))
     for array in frozen.weights_.values():
@@ -239,7 +239,7 @@ def by_epoch(model, mean):
     alone = [mean]
     for weights in model.task_weights_:
         alone.append(pickle.loads(pickle.dumps(mean)))
-        alone[-1].weights_ = weights
+        alone[-1]._fitted = alone[-1]._fitted.with_weights(weights)
     return alone
 
 
@@ -284,7 +284,7 @@ def test_a_task_of_a_long_table_answers_from_its_own_epoch(reloaded):
     model = SharedBottom(keep="task", **options).fit(X[:100], y[:100], X_val=X[100:], y_val=y[100:])
     assert model.task_weights_
     mean = pickle.loads(pickle.dumps(model))
-    mean.task_weights_ = ()
+    mean._fitted = mean._fitted.with_weights(model.weights_)
     said, networks = model.predict(X), by_epoch(model, mean)
     for t, task in enumerate(model.tasks_):
         rows = (X["school"] == task.name).to_numpy()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -156,9 +156,8 @@ def test_a_pickle_of_an_earlier_release_goes_on(cls):
 def test_every_set_of_kept_weights_goes_on():
     X, y = features(300), mixed_targets(features(300))
     model = tiny(SharedBottom, keep="task", epochs=8, learning_rate=0.05).fit(X, y)
-    model.task_snapshot_ = np.array([0, 1, 1])
-    model.task_weights_ = ({name: own + 0.01 for name, own in model.weights_.items()},)
-    before = model.task_weights_[0]
+    before = {name: own + 0.01 for name, own in model.weights_.items()}
+    model._fitted = replace(model._fitted, of_tasks=(before,), snapshot=np.array([0, 1, 1]))
     model.partial_fit(X, y)
     assert model.task_snapshot_.tolist() == [0, 1, 1]
     assert any(not np.array_equal(before[name], own) for name, own in model.task_weights_[0].items())
@@ -190,7 +189,7 @@ def test_forged_moments_are_refused(key, array):
     saved = take_apart(tiny(SharedBottom, keep_optimizer=True).fit(X, y)._state())
     arrays = saved.arrays | {f"optimizer.{key}": array}
     with pytest.raises(ValueError, match="optimizer"):
-        put_together(NetworkState, dataclasses.replace(saved, arrays=arrays))
+        put_together(NetworkState, replace(saved, arrays=arrays))
 
 
 def test_errors_of_several_facts_keep_them():

@@ -1,6 +1,7 @@
 """Merged networks: whose weights they have, and what cannot be merged."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -200,7 +201,7 @@ def _times(model, factor):
 
 def _of_tasks(model):
     other = copy.copy(model)
-    other.task_weights_ = (model.weights_,)
+    other._fitted = replace(model._fitted, of_tasks=(model.weights_,))
     return other
 
 

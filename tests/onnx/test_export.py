@@ -175,7 +175,7 @@ def test_a_loaded_network_with_a_large_table_that_computes_in_bfloat16(tmp_path,
     X = features()
     tiny(SharedBottom, precision="bf16").fit(X, mixed_targets(X)).save(tmp_path / "model")
     estimator = load(tmp_path / "model")
-    assert estimator._module.vector.tokenizer.categorical.table.sparse
+    assert estimator.fitted_network()[0].vector.tokenizer.categorical.table.sparse
     session = exported(estimator, str(tmp_path / "model.onnx"))
     check_answers(estimator.set_params(precision="float32"), session, new_rows())
 

@@ -379,8 +379,10 @@ class M2TRec(TrainedEstimator, Recommender):
         self._new_items: NewItems = fitted["_new_items"]
         self.new_item_report_: pl.DataFrame = fitted["new_item_report_"]
         self._index: ItemIndex | None = fitted.get("_index")  # of a fit, which computed the vectors of all items
-        # a file whose weights do not fit is refused here
-        self._module: M2TRecNetwork | None = self._rebuild() if self._index is None else self._index.network
+        self._module: M2TRecNetwork | None = None if self._index is None else self._index.network
+        if self._index is None:  # a file whose weights do not fit is refused here
+            form = self._coder, self._items.n_own, self._tasks(), self.unfitted()
+            self._module = _loaded(self.weights_, *form)
 
     def recommend(
         self,
@@ -782,16 +784,25 @@ class M2TRec(TrainedEstimator, Recommender):
         items, values = known.on(next(network.parameters()).device), self._new_items.values(known)
         return ItemIndex(network, items, self.unfitted(), *values, repeats=self._repeats, before=before)
 
-    def _rebuild(self) -> M2TRecNetwork:
-        """Build the network with its weights; a RuntimeError if they do not fit parameters, encoding and items."""
-        with seeded(0, torch.device("cpu")):
+    def fitted_network(self) -> tuple[M2TRecNetwork, torch.device]:
+        """Return the fitted network and its device, that of the parameters; a copy from pickle builds its own here."""
+        device = find_device(self.device)
+        if self._module is None:
             options = self.unfitted()
-            network = M2TRecNetwork(self._coder, self._items.n_own, options._tasks(), options)
-        load_weights(network, self.weights_)
-        return network
+            form = self._coder, self._items.n_own, options._tasks(), options
+            self._module = _loaded(self.weights_, *form)
+        if next(self._module.parameters()).device != device:
+            self._module.to(device)
+        return self._module, device
 
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        if "_index" in state:
-            state["_index"] = None  # computed again from the weights
-        return state
+        own = ("_index", "_module")  # computed again from the weights
+        return {name: None if name in own else value for name, value in super().__getstate__().items()}
+
+
+def _loaded(weights: dict[str, np.ndarray], *form: Any) -> M2TRecNetwork:
+    """Build a network and give it weights; a RuntimeError if they do not fit parameters, encoding and items."""
+    with seeded(0, torch.device("cpu")):
+        network = M2TRecNetwork(*form)
+    load_weights(network, weights)
+    return network

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from tabmtl.estimators.trained import moment_arrays, trained_attributes
+from tabmtl.estimators.trained import moment_arrays, trained_attributes, weight_arrays
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.categories import ItemCategories
 from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
@@ -151,7 +151,8 @@ class Fitting:
                     describe=_describe,
                 )
                 attributes |= self._set_strength(network, validation)
-                attributes |= trained_attributes(network, history, snapshots.best.epoch)
+                attributes |= trained_attributes(history, snapshots.best.epoch)
+                attributes["weights_"] = weight_arrays(network.state_dict())
                 attributes["_optimizer"] = moment_arrays(loop.optimizer, network) if options.keep_optimizer else {}
                 hidden = NewItems.hidden(len(self.catalogue))  # until they are measured
                 index = ItemIndex(network, loop.items, options, *hidden.values(known))

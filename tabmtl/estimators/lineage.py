@@ -1,0 +1,83 @@
+"""How the network of a model came to be: the tasks of its fit, those added later, and those that are left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from tabmtl.nn.grown import GrownNetwork, NewHead, ScaledHead
+from tabmtl.targets import Task
+
+Weights = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lineage:
+    """How the network of a model came to be: the tasks of its fit, those added later, and those that are left.
+
+    Attributes
+    ----------
+    base : tuple of Task
+        Tasks of the network that was fitted.
+    methods : tuple of str
+        Method of every task that was added and is left.
+    kept : tuple of int
+        Places of the tasks of the model, among those of the base and those added.
+    """
+
+    base: tuple[Task, ...]
+    methods: tuple[Literal["head", "scalearn", "scalearn_uniform"], ...] = ()
+    kept: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        n = len(self.base) + len(self.methods)
+        if not self.kept or list(self.kept) != sorted({*self.kept}) or not 0 <= self.kept[0] <= self.kept[-1] < n:
+            raise ValueError(f"the tasks that are left have the places {self.kept}, expected rising ones below {n}")
+
+    @classmethod
+    def of(cls, tasks: Sequence[Task]) -> Lineage:
+        """Return the lineage of a network that was fitted to tasks."""
+        return cls(base=tuple(tasks), kept=tuple(range(len(tasks))))
+
+    def with_tasks(self, methods: tuple[Any, ...]) -> Lineage:
+        """Return the lineage with tasks that come behind the others."""
+        n = len(self.base) + len(self.methods)
+        return replace(self, methods=self.methods + methods, kept=(*self.kept, *range(n, n + len(methods))))
+
+    def without(self, place: int) -> Lineage:
+        """Return the lineage without a task of the model; one of the fit stays in the base, which computes it."""
+        gone = self.kept[place]
+        if gone < len(self.base):
+            return replace(self, kept=tuple(at for at in self.kept if at != gone))
+        number = gone - len(self.base)
+        methods = self.methods[:number] + self.methods[number + 1 :]
+        return replace(self, methods=methods, kept=tuple(at - (at > gone) for at in self.kept if at != gone))
+
+    @property
+    def added(self) -> list[tuple[int, int, str]]:
+        """Number among the added tasks, place among those of the model, and method of those added."""
+        n = len(self.base)
+        return [(at - n, place, self.methods[at - n]) for place, at in enumerate(self.kept) if at >= n]
+
+    def base_tasks(self, tasks: Sequence[Task], *, is_long: bool) -> tuple[Task, ...]:
+        """Return the tasks of the base, as the model has them now; those that it has no longer stay as they were.
+
+        The tasks of a long table have the same classes, all of them.
+        """
+        now = dict(zip(self.kept, tasks, strict=True))
+        gone = [replace(tasks[0], name=task.name) if is_long else task for task in self.base]
+        return tuple(now.get(place, task) for place, task in enumerate(gone))
+
+    def grow(self, base: Any, weights: Weights, tasks: Sequence[Task]) -> GrownNetwork:
+        """Return a network of tasks around its base, with heads that read what those of the weights do."""
+        return GrownNetwork(base, list(self._heads(weights, tasks)), self.kept)
+
+    def _heads(self, weights: Weights, tasks: Sequence[Task]) -> Iterator[torch.nn.Module]:
+        for number, place, method in self.added:
+            start, width = f"added.{number}.", tasks[place].width
+            own = {name.removeprefix(start): array for name, array in weights.items() if name.startswith(start)}
+            yield NewHead.like(own, width) if method == "head" else ScaledHead.like(own, width)
