@@ -9,8 +9,8 @@ from conformance import NETWORKS
 from models_at_hand import fitted
 
 from tabmtl.columns import Features
-from tabmtl.estimators.training import in_training_units, on_device
-from tabmtl.training.device import seeded
+from tabmtl.estimators.training import in_training_units
+from tabmtl.training.device import on_device, seeded
 from tabmtl.training.losses import MultiTaskLoss
 
 every_network = pytest.mark.parametrize("cls", NETWORKS, ids=lambda cls: cls.__name__)

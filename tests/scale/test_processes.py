@@ -9,7 +9,7 @@ from ranks import assert_same_weights, read_small_parts, run_ranks
 
 from tabmtl import APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, Shards, SharedBottom
 from tabmtl.encode import cache
-from tabmtl.estimators import network_answers, rows, training
+from tabmtl.estimators import fitted_network, rows, training
 from tabmtl.nn import embeddings
 from tabmtl.processes.ranks import EndedElsewhereError, Ranks
 from tabmtl.scale import joined
@@ -32,7 +32,7 @@ def _float64(monkeypatch):
     def on_device_in_float64(batch, device):
         return on_device(batch, device).map(lambda part: part.double() if part.is_floating_point() else part)
 
-    for module in (training, network_answers):
+    for module in (training, fitted_network):
         monkeypatch.setattr(module, "on_device", on_device_in_float64)
 
 
