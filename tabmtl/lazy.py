@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import lazy_loader
 
+#: Packages whose names a file may hold.
+_packages: list[str] = []
 
-def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+
+def attach(package: str, file: str, *named: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Return the ``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names stand in its ``.pyi`` file.
 
     Parameters
     ----------
     package, file : str
         ``__name__`` and ``__file__`` of the package.
+    *named : str
+        Packages whose names a file may hold, loaded or not.
 
     Examples
     --------
@@ -26,6 +32,7 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
     AttributeError: module 'tabmtl' has no attribute 'SharedTree'; did you mean SharedTrees?
     """
     load, names_in_order, names = lazy_loader.attach_stub(package, file)
+    _packages.extend(named)
 
     def get(name: str) -> Any:
         if name in names:
@@ -33,6 +40,18 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
         raise AttributeError(f"module {package!r} has no attribute {name!r}{_hint(package, name, names)}")
 
     return get, names_in_order, names
+
+
+def exported(name: str) -> Any:
+    """Return what a file means by the name of a class; None if no package exports it.
+
+    Examples
+    --------
+    >>> exported("SharedTrees").__module__
+    'tabmtl.models.shared_trees.estimator'
+    """
+    packages = (import_module(package) for package in _packages)
+    return next((getattr(package, name) for package in packages if name in package.__all__), None)
 
 
 def _hint(package: str, name: str, names: list[str]) -> str:

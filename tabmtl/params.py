@@ -31,7 +31,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import numpy as np
 
-from tabmtl.storage.stored import describe_kind, kind_class, own_class
+from tabmtl.lazy import exported
+from tabmtl.storage.named import describe_kind, is_named, kind_class
 
 Rule = Callable[[str, Any], None]
 
@@ -298,7 +299,7 @@ def to_json(name: str, value: Any) -> Any:
         return None  # a loaded model draws nothing
     if isinstance(value, np.ndarray | np.generic):
         return to_json(name, value.tolist())
-    if hasattr(value, "is_quadratic") or type(value) is own_class("Task"):
+    if is_named(value) or type(value) is exported("Task"):
         return _describe_target(name, value)
     if hasattr(type(value), "from_params") or _is_lightgbm(value):
         return _describe_estimator(name, value)
@@ -318,7 +319,7 @@ def to_json(name: str, value: Any) -> Any:
 
 def _describe_target(name: str, value: Any) -> dict[str, Any]:
     """Return a Task, or the kind of one, as JSON."""
-    if hasattr(value, "is_quadratic"):
+    if is_named(value):
         return {"kind": to_json(name, describe_kind(value, {}))}
     return {"task": {field.name: to_json(name, getattr(value, field.name)) for field in fields(value)}}
 
@@ -329,7 +330,7 @@ def _describe_estimator(name: str, estimator: Any) -> dict[str, Any]:
         plain = {key: item for key, item in estimator.get_params().items() if key not in _OPENING}
         _check_lightgbm(plain, name)
         return {"lightgbm": {"class": cls.__name__, "params": to_json(name, plain)}}
-    if own_class(cls.__name__) is not cls:
+    if exported(cls.__name__) is not cls:
         raise TypeError(
             f"the parameter {name} is a {cls.__name__}, which is no class of tabmtl, so tabmtl.load could not rebuild "
             "it; leave it out"
@@ -356,7 +357,7 @@ def from_json(value: Any, kinds: Mapping[str, type] = MappingProxyType({})) -> A
         return value
     ((tag, content),) = value.items()
     if tag == "task":
-        return own_class("Task").of_file(**{key: from_json(item, kinds) for key, item in content.items()})
+        return exported("Task").of_file(**{key: from_json(item, kinds) for key, item in content.items()})
     if tag == "kind":
         facts = from_json(content, kinds) if isinstance(content, dict) else {"kind": content}
         return kind_class(facts.pop("kind"), kinds)(**facts)
@@ -369,7 +370,7 @@ def from_json(value: Any, kinds: Mapping[str, type] = MappingProxyType({})) -> A
         _check_lightgbm(params, "lightgbm")
         return getattr(lightgbm, content["class"])(**params)
     if tag == "estimator":
-        cls = own_class(content["class"])
+        cls = exported(content["class"])
         if not hasattr(cls, "from_params"):
             raise ValueError(f"a parameter is a {content['class']!r}, which is no estimator of tabmtl")
         return cls.from_params(content["params"], kinds)

@@ -18,3 +18,4 @@ __all__ = ["KINDS", "ColumnKind", "Features"]
 
 #: Kinds of the columns of X, and of items; the first that reads a column has it.
 KINDS: tuple[type[ColumnKind], ...] = (Numbers, Categories, Sequences, Dates, Times, Durations, Tags, Texts, Vectors)
+ColumnKind.known = KINDS

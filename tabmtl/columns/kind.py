@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from importlib import import_module
 from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict
 
 import numpy as np
@@ -135,6 +134,8 @@ class ColumnKind(LeanPickle, ABC):
         What to cast such a column to.
     """
 
+    #: Kinds of the package, which a file names; `tabmtl.columns` lists them.
+    known: ClassVar[Sequence[type[ColumnKind]]] = ()
     name: ClassVar[str]
     held: ClassVar[str]
     cast: ClassVar[str]
@@ -238,8 +239,7 @@ class ColumnKind(LeanPickle, ABC):
     @classmethod
     def of_name(cls, name: str) -> type[ColumnKind]:
         """Return a kind of the package by its name in a file."""
-        kinds: Sequence[type[ColumnKind]] = import_module("tabmtl.columns").KINDS
-        for kind in (*kinds, *(kind.flat() for kind in kinds)):
+        for kind in (*cls.known, *(kind.flat() for kind in cls.known)):
             if kind.name == name:
                 return kind
         raise ValueError(f"there is no kind of columns {name!r}")

@@ -22,12 +22,12 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.encode.labels import probability_names
 from tabmtl.encode.preprocessing import by_preprocessor
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.lazy import exported
 from tabmtl.mlflow import CHALLENGER, CHAMPION
 from tabmtl.mlflow.serving import LOADER, SessionModel, TableModel
 from tabmtl.mlflow.signature import pandas_view, signature_of
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.storage.persist import ModelFileError, load
-from tabmtl.storage.stored import own_class
 from tabmtl.targets import KINDS
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def _check_loadable(estimator: MultiTaskEstimator | Recommender) -> None:
     cls = type(estimator)
     after = ""
     foreign = next((task for task in getattr(estimator, "tasks_", ()) if task.kind.name not in KINDS), None)
-    if own_class(cls.__name__) is not cls:
+    if exported(cls.__name__) is not cls:
         what, given = f"{cls.__name__} is no class of tabmtl", f", cls={cls.__name__}"
     elif foreign is not None:
         what = f"task {foreign.name!r} is of the kind {foreign.kind}, which tabmtl does not have"

@@ -19,7 +19,7 @@ from tabmtl.encode.read import read_features, read_targets, read_values, without
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
-from tabmtl.storage.stored import describe_kind
+from tabmtl.storage.named import describe_kind
 
 _LAZY_ROWS = 10_000
 

@@ -14,7 +14,8 @@ import numpy as np
 from tabmtl.columns.number import NumericScaler
 from tabmtl.encode.table import TableCoder
 from tabmtl.schema import Batch
-from tabmtl.storage.stored import ModelFileError, Saved, kinds_by_name, put_together, take_apart
+from tabmtl.storage.named import ModelFileError, kinds_by_name
+from tabmtl.storage.stored import Saved, put_together, take_apart
 
 #: Key of the text of `describe_encoding` in the metadata of an ONNX file.
 METADATA = "tabmtl"

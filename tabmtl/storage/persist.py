@@ -19,6 +19,7 @@ import numpy as np
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from tabmtl.lazy import exported
 from tabmtl.storage.atomic import (
     MANIFEST,
     MOST_DEPTH,
@@ -37,7 +38,8 @@ from tabmtl.storage.atomic import (
     write_file,
 )
 from tabmtl.storage.limits import bounded
-from tabmtl.storage.stored import ModelFileError, Saved, kinds_by_name, own_class, own_metrics
+from tabmtl.storage.named import ModelFileError, kinds_by_name
+from tabmtl.storage.stored import Saved, own_metrics
 
 FORMAT = 2
 _MOST_JSON = 128 * 2**20  # bytes
@@ -159,7 +161,7 @@ def load(path: str | Path, cls: type | None = None, *, kinds: Sequence[Any] = ()
     if cls is not None and not (isinstance(cls, type) and hasattr(cls, "from_saved")):
         raise TypeError(f"cls must be the class of the estimator, got {cls!r}; leave it out for one of tabmtl")
     class_name, saved = read_folder(path, kinds_by_name(kinds))
-    own = own_class(class_name)
+    own = exported(class_name)
     cls = own if cls is None else cls
     if not hasattr(cls, "from_saved"):
         raise ModelFileError(

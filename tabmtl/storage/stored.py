@@ -21,15 +21,16 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass, replace
 from functools import cache
-from importlib import import_module
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import polars as pl
 
+from tabmtl.lazy import exported
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.storage.limits import bounded
+from tabmtl.storage.named import describe_kind, is_named, kind_class
 from tabmtl.storage.transformers import Transformer
 
 T = TypeVar("T")
@@ -40,10 +41,6 @@ POSITIVE = math.ulp(0.0)  #: the least number above 0
 _KINDS = {"": "values", "b": "booleans", "i": "whole numbers", "u": "whole numbers", "f": "numbers"}
 _PLAIN = {bool: (bool,), int: (int,), float: (int, float), str: (str,), Any: (bool, int, float, str)}
 _ARRAY = object()  # stands in the facts for an array
-
-
-class ModelFileError(ValueError):
-    """Error for a folder that is not a whole, untouched tabmtl model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,61 +143,6 @@ def put_together(cls: type[T], saved: Saved) -> T:
     return found
 
 
-def describe_kind(kind: Any, kinds: dict[str, type]) -> str | dict[str, Any]:
-    """Return a kind of targets as JSON, its name, with its parameters if it has any; add its class to those by name.
-
-    Its ``later_fields`` are left out where they have the default, so that earlier releases read the file.
-
-    Raises
-    ------
-    TypeError
-        If its name is that of another kind.
-    """
-    cls = kind.__class__
-    own = _own_kinds().get(kind.name, cls)
-    if own != cls:
-        raise TypeError(f"{cls.__name__} has the name {kind.name!r} of {own.__name__}; give it one of its own")
-    kinds[kind.name] = cls
-    values = {item.name: (getattr(kind, item.name), item) for item in fields(kind)}
-    later = getattr(cls, "later_fields", ())
-    parameters = {name: value for name, (value, item) in values.items() if name not in later or value != item.default}
-    return {"kind": kind.name} | parameters if parameters else kind.name
-
-
-def kind_class(name: Any, kinds: Mapping[str, type]) -> type:
-    """Return the class of a kind of targets by its name, the package's own or a given one.
-
-    Raises
-    ------
-    ModelFileError
-        If it is neither.
-    """
-    found = _own_kinds().get(name) or kinds.get(name)
-    if found is None:
-        raise ModelFileError(
-            f"a task is of the kind {name!r}, which tabmtl does not have; give its class, as in load(path, kinds=[...])"
-        )
-    return found
-
-
-def kinds_by_name(kinds: Sequence[Any]) -> dict[str, type]:
-    """Return classes of kinds of targets by name; raise a TypeError for anything else."""
-    listed = kinds if isinstance(kinds, list | tuple) else [None]
-    if not all(isinstance(kind, type) and hasattr(kind, "is_quadratic") for kind in listed):
-        raise TypeError(f"kinds must be a list of classes of kinds, such as [Poisson], got {kinds!r}")
-    return {kind.name: kind for kind in kinds}
-
-
-def _own_kinds() -> dict[str, type]:
-    return {name: type(kind) for name, kind in import_module("tabmtl.targets").KINDS.items()}
-
-
-def own_class(name: str) -> Any:
-    """Return the class that the package exports under a name; None if there is none."""
-    homes = [import_module(home) for home in ("tabmtl", "tabmtl.sessions")]
-    return next((getattr(home, name) for home in homes if name in home.__all__), None)
-
-
 def _describe(value: Any, path: str, saved: Saved) -> Any:
     """Return a value as JSON; add its arrays, texts and parts to the saved ones."""
     if type(value) in _PLAIN:
@@ -236,7 +178,7 @@ def _facts_of(value: Any, saved: Saved) -> str | dict[str, Any] | np.ndarray:
     """Return the fields of a stored dataclass by name, a kind of targets as JSON, or a transformer as bytes."""
     if isinstance(value, Transformer):
         return value.to_array()
-    if hasattr(value, "is_quadratic"):
+    if is_named(value):
         return describe_kind(value, saved.kinds)
     return {name.strip("_"): getattr(value, name) for name in _hints(value.__class__)}
 
@@ -244,7 +186,7 @@ def _facts_of(value: Any, saved: Saved) -> str | dict[str, Any] | np.ndarray:
 def _save_part(estimator: Any, path: str) -> tuple[str, Saved]:
     """Return the class and the content of an estimator in a model; its errors name its place."""
     name = type(estimator).__name__
-    if own_class(name) is not type(estimator):
+    if exported(name) is not type(estimator):
         raise TypeError(
             f"{path} is a {name}, which is no class of tabmtl, so tabmtl.load could not rebuild it; save it by itself, "
             "or leave it out of the models"
@@ -278,7 +220,7 @@ class _Reader:
             return {name.removeprefix(f"{path}."): self._array(name, rule, sizes) for name in names}
         if kind is Transformer:
             return Transformer.from_array(self._array(path, Stored("u1", "n"), {}))
-        if hasattr(kind, "is_quadratic"):
+        if is_named(kind):
             facts = dict(fact) if isinstance(fact, dict) else {"kind": fact}
             return self._dataclass(kind_class(facts.pop("kind", None), self.kinds), facts, path, sizes)
         value = self._value(kind, args, fact, path, sizes)
@@ -390,7 +332,7 @@ def _type_of(name: str, categories: list[str] | None) -> pl.DataType:
 
 def _rebuild(kind: Any, name: str, saved: Saved, path: str) -> Any:
     """Return the estimator of a part, by the class of this package that it names."""
-    cls = own_class(name)
+    cls = exported(name)
     _need(isinstance(cls, type) and issubclass(cls, kind), path, name, f"a {kind.__name__} of tabmtl")
     with bounded(saved.all_arrays(), is_own=True):
         return cls.from_saved(saved)

@@ -54,6 +54,8 @@ class Kind(Written, ABC):
     ----------
     name : str
         By which a Task and a file name the kind.
+    is_named : bool
+        Whether a file names the class, with the parameters: of every kind.
     answer : {"probabilities", "values"}
         Whether an answer has a probability for each class, or is one value, or one for each of several levels.
     label_type : type
@@ -95,6 +97,7 @@ class Kind(Written, ABC):
         Those among them that are in units of training, where LightGBM takes units of the labels.
     """
 
+    is_named: ClassVar[bool] = True
     answer: ClassVar[Literal["probabilities", "values"]] = "values"
     label_type: ClassVar[type] = np.float64
     is_quadratic: ClassVar[bool] = False

@@ -15,6 +15,7 @@ import numpy as np
 from tabmtl.metrics.metric import find_metric, near_metric
 from tabmtl.params import check_known, near
 from tabmtl.schema import Columns, html_table, is_unicode, warn_user
+from tabmtl.storage.named import own_classes
 from tabmtl.storage.stored import own_metrics
 from tabmtl.targets.binary import Binary
 from tabmtl.targets.focal import Focal
@@ -34,6 +35,7 @@ KINDS: dict[str, Kind] = {
     cls.name: cls()
     for cls in (Binary, Focal, Multiclass, Ordinal, Regression, Huber, Quantile, Quantiles, Poisson, Gamma, Tweedie)
 }
+own_classes.update({name: type(kind) for name, kind in KINDS.items()})
 
 
 def find_kind(text: str) -> Kind:
