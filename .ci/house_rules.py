@@ -117,10 +117,13 @@ def fits_at_import(file: Path, tree: ast.Module) -> Iterator[str]:
     waiting: list[ast.AST] = [*tree.body]
     while waiting:
         node = waiting.pop()
-        is_fit = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "fit"
-        if is_fit and not ast.unparse(node.func.value).endswith("Coder"):
-            yield f"{file}:{node.lineno}: {ast.unparse(node)} at import; fit in the test, or by models_at_hand"
-        if not isinstance(node, ast.FunctionDef | ast.Lambda):
+        if isinstance(node, ast.Call):
+            owner, _, name = ast.unparse(node.func).rpartition(".")
+            if name in ("fit", "fitted", "partial_fit") and not owner.endswith("Coder"):
+                yield f"{file}:{node.lineno}: {ast.unparse(node)} at import; fit in the test, or by models_at_hand"
+        if isinstance(node, ast.FunctionDef):
+            waiting.extend([*node.decorator_list, *node.args.defaults])
+        elif not isinstance(node, ast.Lambda):
             waiting.extend(ast.iter_child_nodes(node))
 
 

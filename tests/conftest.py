@@ -58,6 +58,7 @@ def torch_seed():
 def three_folds(monkeypatch):
     """Let IndependentTasks choose its trees by three folds of few rows in place of ten."""
     monkeypatch.setattr("tabmtl.models.independent.choice.MOST_FOLDS", 3)
+    monkeypatch.setattr("models_at_hand._pickled", {})  # of ten folds
 
 
 #: CPU seconds that a room may take in `make test`, and those of larger ones: twice those of a quiet machine, which

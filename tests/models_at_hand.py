@@ -1,4 +1,7 @@
-"""Fitted models at hand: each is fitted once in a process, and every test gets a copy, which it may change."""
+"""Fitted models at hand: each is fitted once in a process, and every test gets a copy, which it may change.
+
+A copy is a pickle: it has forgotten the rows of fit, and importances that nobody has asked for.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def fitted(
         X = features()
         y = targets_for(cls, X)
     key = f"{cls.__module__}.{cls.__qualname__} {table} {sorted(params.items())}"
-    if any(map(callable, params.values())):  # which cannot be pickled
+    if not all(isinstance(value, str | int | float | tuple | None) for value in params.values()):  # of no plain text
         return tiny(cls, **params).fit(X, y), X, y
     if key not in _pickled:
         _pickled[key] = pickle.dumps(tiny(cls, **params).fit(X, y))

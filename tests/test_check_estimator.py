@@ -73,7 +73,7 @@ def expected_failures(estimator: BaseEstimator) -> dict[str, str]:
 #: The faces that every run checks: one of networks and one of trees whole, and of two others what their code can break.
 WHOLE = [SharedBottomClassifier, SharedTreesRegressor]
 IN_PART = [IndependentTasksClassifier, RMTGBClassifier]
-OF_EACH = ("train", "subset", "order", "idempotent", "weight", "1sample", "nan_inf")
+OF_EACH = ("train", "subset", "order", "idempotent", "weight", "1sample")
 OTHERS = [cls for cls in FREE if cls not in WHOLE]
 
 
@@ -90,6 +90,7 @@ def checks_of(classes: Iterable[type[BaseEstimator]], *words: str) -> pytest.Mar
         )
     ]
     chosen = [case for case in cases if not words or any(word in name_of(get_check(case)) for word in words)]
+    assert all(any(word in name_of(get_check(case)) for case in chosen) for word in words), "a word names no check"
     return pytest.mark.parametrize(("estimator", "check"), chosen, ids=name_of)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -27,14 +27,16 @@ Weights = Mapping[str, np.ndarray]
 Places = tuple[int, ...]
 Link = Callable[[list[torch.Tensor]], list[torch.Tensor]]
 
-_building = threading.RLock()  # threads that ask one model at first build its network once
+_CPU = torch.device("cpu")
+#: Modules of a fitted network, by the number of their weights. They live as long as it does; no pickle has them.
+_modules: WeakKeyDictionary[FittedNetwork, dict[int, Any]] = WeakKeyDictionary()
 
 
-class Machine(NamedTuple):
-    """Parameters that say how a fitted network computes, which may change after fit."""
+class Machine(Protocol):
+    """Parameters that say how a fitted network computes, which may change after fit; an estimator has them."""
 
     device: str
-    precision: str
+    precision: Literal["float32", "bf16"]
     n_jobs: int | None
 
 
@@ -48,6 +50,8 @@ class Cut(Protocol):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedNetwork:
     """Network as it was fitted, frozen; pickles and deep copies hold its weights, and build the modules anew.
+
+    A module is built at the first answer, and moved where answers are computed.
 
     Attributes
     ----------
@@ -86,9 +90,9 @@ class FittedNetwork:
     cut: Cut | None = None
 
     @classmethod
-    def of(cls, network: torch.nn.Module, device: torch.device, **facts: Any) -> FittedNetwork:
-        """Return a network that has just been trained on a device, given what its weights do not tell."""
-        return cls(weights=weight_arrays(network.state_dict()), **facts)._holding(network, device)
+    def of(cls, network: torch.nn.Module, **facts: Any) -> FittedNetwork:
+        """Return a network that has just been trained, given what its weights do not tell."""
+        return cls(weights=weight_arrays(network.state_dict()), **facts)._holding(network)
 
     def with_weights(self, weights: Weights) -> FittedNetwork:
         """Return the network with other weights for all tasks."""
@@ -98,26 +102,25 @@ class FittedNetwork:
     def beside(self, of_tasks: tuple[Weights, ...], snapshot: np.ndarray, batch_size: int) -> FittedNetwork:
         """Return the network beside other weights, from which some tasks answer, with rows cut by a batch size."""
         found = replace(self, of_tasks=of_tasks, snapshot=snapshot, batch_size=batch_size)
-        device = find_device(self.maker.device)
-        return found._holding(self.module(device), device)
+        return found._holding(self._module(0))
 
-    def settled(self, settle: Callable[[Any], None] | None = None) -> FittedNetwork:
+    def settled(self, settle: Callable[[Any], None] | None = None, device: torch.device = _CPU) -> FittedNetwork:
         """Return the network whose weights are those of its module, once that was changed in place, if it is."""
-        device = torch.device("cpu")
         network = self.module(device)
         if settle is not None:
             settle(network)
-        return replace(self, weights=weight_arrays(network.state_dict()))._holding(network, device)
+        return replace(self, weights=weight_arrays(network.state_dict()))._holding(network)
 
-    def with_tasks(self, heads: Sequence[torch.nn.Module], tasks: Sequence[Task], method: Any) -> FittedNetwork:
+    def with_tasks(
+        self, heads: Sequence[torch.nn.Module], tasks: Sequence[Task], method: Any, device: torch.device
+    ) -> FittedNetwork:
         """Return the network with heads of new tasks behind the others, given all tasks."""
-        device = next(heads[0].parameters()).device
         grown, lineage = self.grown(device), (self.lineage or Lineage.of(self.tasks)).with_tasks((method,) * len(heads))
         network = GrownNetwork(grown.base, [*grown.added, *heads], lineage.kept)
         snapshot = self.snapshot
         if len(snapshot):
             snapshot = np.append(snapshot, np.zeros(len(heads), dtype=snapshot.dtype))
-        return self._regrown(network, device, tasks, lineage, snapshot)
+        return self._regrown(network, tasks, lineage, snapshot)
 
     def without(self, t: int, tasks: Sequence[Task], device: torch.device) -> FittedNetwork:
         """Return the network without the task at a place, given those that stay."""
@@ -126,7 +129,7 @@ class FittedNetwork:
         heads = [head for number, head in enumerate(grown.added) if number != gone]
         network = GrownNetwork(grown.base, heads, lineage.kept)
         snapshot = np.delete(self.snapshot, t) if len(self.snapshot) else self.snapshot
-        return self._regrown(network, device, tasks, lineage, snapshot, gone)
+        return self._regrown(network, tasks, lineage, snapshot, gone)
 
     def built(self, maker: Any, columns: Columns, tasks: Sequence[Task]) -> Any:
         """Build the network untrained: by parameters, for columns and tasks that may have more levels and classes."""
@@ -141,8 +144,8 @@ class FittedNetwork:
 
     def module(self, device: torch.device, snapshot: int = 0) -> Any:
         """Return the module of ``weights``, or of those of ``of_tasks``, on a device; it is built once."""
-        with _building:
-            return part_of(self, (device, snapshot), partial(self._rebuilt, device, snapshot))
+        network = self._module(snapshot)
+        return network if next(network.parameters()).device == device else network.to(device)
 
     def grown(self, device: torch.device) -> GrownNetwork:
         """Return the module as one that may grow.
@@ -193,23 +196,27 @@ class FittedNetwork:
     def _loss(self) -> MultiTaskLoss:
         return self.maker._loss(self.tasks)
 
-    def _holding(self, network: Any, device: torch.device) -> FittedNetwork:
+    def _holding(self, network: Any) -> FittedNetwork:
         """Keep a module that has these weights; return self."""
-        part_of(self, (device, 0), network.eval)
+        _modules[self] = {0: network.eval()}
         return self
 
-    def _rebuilt(self, device: torch.device, snapshot: int) -> Any:
+    def _module(self, snapshot: int) -> Any:
+        known = _modules.setdefault(self, {})
+        if snapshot not in known:
+            with seeded(0, _CPU):  # which one thread does at a time, a training among them
+                if snapshot not in known:
+                    known[snapshot] = self._rebuilt(snapshot)
+        return known[snapshot]
+
+    def _rebuilt(self, snapshot: int) -> Any:
         if snapshot:
-            network = copy.deepcopy(self.module(device))
-            return load_weights(network, self.of_tasks[snapshot - 1])
-        with seeded(0, torch.device("cpu")):
-            network = self.built(self.maker, self.columns, self.tasks)
-        return load_weights(network, self.weights).to(device)
+            return load_weights(copy.deepcopy(self._module(0)), self.of_tasks[snapshot - 1])
+        return load_weights(self.built(self.maker, self.columns, self.tasks), self.weights)
 
     def _regrown(
         self,
         network: GrownNetwork,
-        device: torch.device,
         tasks: Sequence[Task],
         lineage: Lineage,
         snapshot: np.ndarray,
@@ -227,7 +234,7 @@ class FittedNetwork:
             moments=self._inside(self.moments, gone),
             lineage=lineage,
         )
-        return found._holding(network, device)
+        return found._holding(network)
 
     def _inside(self, arrays: Weights, gone: int) -> dict[str, np.ndarray]:
         """Return weights, or moments of them, by their names in a grown network that lacks one of the added heads."""

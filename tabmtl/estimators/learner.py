@@ -48,7 +48,7 @@ OF_THE_TABLE = (
     *("tasks", "task_column", "categorical_features", "text_features", "text_encoder"),
     *("sequence_features", "max_sequence_length", "drop", "preprocessor"),
 )
-_OF_NUMBERS = ("numeric_transform", "min_frequency")
+OF_NUMBERS = ("numeric_transform", "min_frequency")
 _TO_GROUP_VAL = "name a column that X and X_val have, or give those of both, as groups=(those of X, those of X_val)"
 
 _JUDGED_ROWS = 10_000  # of shards, whose share of a class tells which one is rare
@@ -154,7 +154,7 @@ class TableLearner:
     def _refuse_changed(self) -> None:
         """Raise a ValueError if a parameter has changed which the known columns and tasks were read by."""
         for name in self.estimator._changed():
-            if name in (*OF_THE_TABLE, *_OF_NUMBERS):
+            if name in (*OF_THE_TABLE, *OF_NUMBERS):
                 was, now = self.estimator._fitted_params[name], getattr(self.estimator, name)
                 raise ValueError(f"{name} is {now!r}, and was {was!r} in the last fit: set it back")
 

@@ -22,7 +22,8 @@ from tabmtl.estimators.added import Freeze, Method
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.asked_network import NetworksTogether
 from tabmtl.estimators.base import FromFitted, NotHere
-from tabmtl.estimators.fitted_network import FittedNetwork, Machine
+from tabmtl.estimators.fitted_network import FittedNetwork
+from tabmtl.estimators.learner import OF_NUMBERS, OF_THE_TABLE
 from tabmtl.estimators.lineage import Lineage
 from tabmtl.estimators.new_heads import task_transfer, with_new_heads
 from tabmtl.estimators.rows import FitRows, FrameRows
@@ -43,7 +44,6 @@ from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import represent_rows, weigh_sequences
 from tabmtl.training.table_loop import TableLoop, settle_statistics
 
-_CPU = torch.device("cpu")
 #: Names that a file has for what a fitted network knows.
 _OF_FITTED = {
     "weights_": "weights",
@@ -225,7 +225,7 @@ class NetworkEstimator(
         batch = self._read_rows(self._preprocessed(X))
         if not len(batch):
             return np.empty((0, self._n_features_out), dtype=np.float32)
-        return self._fitted.run(represent_rows, batch, self._machine).cpu().numpy()
+        return self._fitted.run(represent_rows, batch, self).cpu().numpy()
 
     def history_weights(self, X: Any) -> pl.DataFrame:
         """Return how much each entry of the columns of ``sequence_features`` counts for the row's own item.
@@ -252,7 +252,7 @@ class NetworkEstimator(
         if not sequences:
             raise ValueError("no column of X is a sequence; name some in sequence_features, and fit again")
         batch = self._read_rows(self._preprocessed(X))
-        found = self._fitted.run(weigh_sequences, batch, self._machine)
+        found = self._fitted.run(weigh_sequences, batch, self)
         weights = zip(sequences, batch.x.sequences, found, strict=True)
         return pl.DataFrame([lists_of(column.name, entries, own.numpy()) for column, entries, own in weights])
 
@@ -315,11 +315,11 @@ class NetworkEstimator(
         True
         """
         check_is_fitted(self)
-        settle = None
+        settle, device = None, find_device(self.device)
         if X is not None:
             batch = self._read_rows(self._preprocessed(X))
-            settle = partial(settle_statistics, data=on_device(batch, _CPU), precision=self.precision)
-        return self._of_fitted(self._fitted.with_weights(dict(weights)).settled(settle))
+            settle = partial(settle_statistics, data=on_device(batch, device), precision=self.precision)
+        return self._of_fitted(self._fitted.with_weights(dict(weights)).settled(settle, device))
 
     def _of_fitted(self, fitted: FittedNetwork) -> Self:
         """Return a copy whose network gives other answers, without what was learned of the answers of self."""
@@ -378,8 +378,9 @@ class NetworkEstimator(
         return NetworkTraining(estimator=self, coder=coder, seed=seed, before=before).go_on(rows)
 
     def _add_tasks(self, coder: TableCoder, batch: Batch, method: Method, freeze: Freeze, seed: int) -> dict[str, Any]:
-        fitted = with_new_heads(self._fitted, coder, batch, method, seed, self._machine)
-        found = {"_fitted": fitted, "_importances": None, "_judged": None}
+        self._measure()  # while the validation rows of fit and the network fit each other
+        fitted = with_new_heads(self._fitted, coder, batch, method, seed, self)
+        found: dict[str, Any] = {"_fitted": fitted}
         if freeze is not None:
             return found
         now = copy.copy(self)
@@ -387,21 +388,18 @@ class NetworkEstimator(
         training = NetworkTraining(estimator=now, coder=coder, seed=seed, before=fitted)  # as a warm start does
         trained = training.fit(FrameRows(batch, coder.labels.tasks), None)
         del trained["answered"]  # by which a fit makes its profile; it is no attribute
-        return found | trained
+        kept = {name: self._fitted_params[name] for name in (*OF_THE_TABLE, *OF_NUMBERS)}
+        return found | trained | {"_fitted_params": self.get_params(deep=False) | kept}
 
     def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
-        fitted = self._fitted.without(t, coder.labels.tasks, find_device(self.device))
-        return {"_fitted": fitted, "_importances": None, "_judged": None}
+        self._measure()
+        return {"_fitted": self._fitted.without(t, coder.labels.tasks, find_device(self.device))}
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        return self.coder_.labels.outputs(self._fitted.answer(batch, self._machine))
+        return self.coder_.labels.outputs(self._fitted.answer(batch, self))
 
     def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
-        return self._labels_of(places).outputs(self._fitted.answer(batch, self._machine, places))
-
-    @property
-    def _machine(self) -> Machine:
-        return Machine(self.device, self.precision, self.n_jobs)
+        return self._labels_of(places).outputs(self._fitted.answer(batch, self, places))
 
     def fitted_network(self) -> tuple[Any, torch.device]:
         """Return the module of the fitted network, and its device, that of the parameters."""
@@ -416,6 +414,11 @@ class NetworkEstimator(
         if found is None:
             raise AttributeError("task_transfer_ is of tasks added by add_task(X, y, method='scalearn'), and none was")
         return found
+
+    @property
+    def _is_warm(self) -> bool:
+        # asked before fit checks its parameters, so any value may stand there
+        return hasattr(self, "coder_") and bool(np.all(self.warm_start))
 
     @property
     def feature_importances_(self) -> np.ndarray:
@@ -475,7 +478,7 @@ class NetworkEstimator(
         )
         fitted = fitted.settled()  # files hold no numbers without an axis, and weights that do not fit are refused
         for k in range(len(fitted.of_tasks)):
-            fitted.module(_CPU, k + 1)
+            fitted.module(torch.device("cpu"), k + 1)
         self._set_fitted(coder, told | {"_fitted": fitted, "_judged": None})
 
 

@@ -35,7 +35,7 @@ def with_new_heads(
         new = range(len(fitted.tasks), len(tasks))
         learner = _HeadLearner(fitted, network.base, coder, batch, machine)
         heads = [learner.learn(t, method, seed) for t in new]
-    return fitted.with_tasks(heads, tasks, method)
+    return fitted.with_tasks(heads, tasks, method, find_device(machine.device))
 
 
 def task_transfer(fitted: FittedNetwork, tasks: Sequence[Task]) -> pl.DataFrame | None:

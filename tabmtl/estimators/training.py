@@ -265,7 +265,6 @@ class NetworkTraining:
         used = np.unique([0, *place])
         fitted = FittedNetwork.of(
             network,
-            find_device(estimator.device),
             maker=type(estimator)(**estimator.get_params(deep=False)),
             columns=self.coder.features.columns,
             tasks=tasks,

@@ -17,11 +17,3 @@ def test_true_calibration_errors_know_which_answers_hold():
     true = {law: bench.errors(np.random.default_rng(0), 100, law=law)["true"] for law in bench.LAWS}
     assert true["calibrated"] == pytest.approx(0, abs=1e-9)
     assert min(true["bold"], true["timid"]) > 0.05
-
-
-def test_every_part_has_a_table(monkeypatch, capsys):
-    for name, (_, laws) in bench.PARTS.items():
-        monkeypatch.setitem(bench.PARTS, name, ((200,), dict([next(iter(laws.items()))])))
-    bench.main(["--draws", "2"])
-    found = capsys.readouterr().out
-    assert all(f"{part} of 200 rows: means of 2 draws" in found for part in bench.PARTS)

@@ -27,10 +27,6 @@ def test_equal_models_of_two_seeds_are_seldom_told_apart(monkeypatch):
     assert float(cells["5 on average"].split(" ± ")[0]) <= 10
 
 
-def test_unequal_groups_are_a_half_and_tens():
-    assert np.bincount(benchmark.groups_of(benchmark.UNEQUAL)).tolist() == [60, *[10] * 6]
-
-
 def test_rows_of_a_group_share_half_of_their_errors():
     found = benchmark.shared(np.random.default_rng(0), np.arange(4_000) // 2, 1)[:, 0]
     assert found.std() == pytest.approx(1, abs=0.05)

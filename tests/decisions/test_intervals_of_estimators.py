@@ -1,5 +1,7 @@
 """Intervals and sets that estimators predict, in every container, file and layout."""
 
+from functools import cache
+
 import numpy as np
 import polars as pl
 import pytest
@@ -20,7 +22,9 @@ def fitted(model=None, **params):
     return model.fit(X[FIT], Y[FIT]).conformalize(X[GIVEN], Y[GIVEN], **params)
 
 
-MODEL = fitted()
+@cache
+def known_model():
+    return fitted()
 
 
 @pytest.mark.parametrize(
@@ -40,22 +44,24 @@ def test_intervals_hold_labels_of_new_rows(model):
 
 
 def test_a_row_a_file_and_a_loaded_model_have_the_intervals_of_the_batch(tmp_path, reloaded):
-    expected = MODEL.predict_interval(X[NEW], level=0.8)
-    loaded = reloaded(MODEL)
+    expected = known_model().predict_interval(X[NEW], level=0.8)
+    loaded = reloaded(known_model())
     assert loaded.predict_interval(X[NEW], level=0.8).equals(expected)
     assert loaded.predict_interval(X[400:401], level=0.8).equals(expected[:1])
     X[NEW].write_parquet(tmp_path / "new.parquet")
-    predict_file(MODEL, tmp_path / "new.parquet", tmp_path / "found.parquet", method="predict_interval", level=0.8)
+    predict_file(
+        known_model(), tmp_path / "new.parquet", tmp_path / "found.parquet", method="predict_interval", level=0.8
+    )
     assert pl.read_parquet(tmp_path / "found.parquet").equals(expected)
     with pytest.raises(ValueError, match=r"CSV holds no lists or sets, such as those of \['late_set', 'size_set'\]"):
-        predict_file(MODEL, tmp_path / "new.parquet", tmp_path / "found.csv", method="predict_interval")
+        predict_file(known_model(), tmp_path / "new.parquet", tmp_path / "found.csv", method="predict_interval")
 
 
 def test_a_named_column_of_groups_is_found_in_new_rows_and_files(tmp_path):
     model = fitted(groups="region")
     found = model.predict_interval(X[NEW])
     assert found.equals(model.predict_interval(X[NEW], groups=X[NEW]["region"]))
-    assert not found.equals(MODEL.predict_interval(X[NEW]))
+    assert not found.equals(known_model().predict_interval(X[NEW]))
     model = SharedTrees(n_estimators=20, n_estimators_task=5, random_state=0, drop=["region"]).fit(X[FIT], Y[FIT])
     model.conformalize(X[GIVEN], Y[GIVEN], groups="region")
     X[NEW].write_parquet(tmp_path / "new.parquet")
@@ -71,9 +77,9 @@ def test_a_group_that_is_a_number_is_the_same_as_a_float():
 
 
 def test_mlflow_serves_intervals():
-    served = pytest.importorskip("tabmtl.mlflow.serving").TableModel(MODEL)
+    served = pytest.importorskip("tabmtl.mlflow.serving").TableModel(known_model())
     found = served.predict(X[NEW].to_pandas(), {"method": "predict_interval", "level": 0.8})
-    assert pl.DataFrame(found.to_dict("list")).equals(MODEL.predict_interval(X[NEW], level=0.8))
+    assert pl.DataFrame(found.to_dict("list")).equals(known_model().predict_interval(X[NEW], level=0.8))
 
 
 def test_pandas_and_arrays():
@@ -82,7 +88,7 @@ def test_pandas_and_arrays():
     )
     rows = X[NEW].to_pandas().iloc[::-1]
     found = pandas.conformalize(X[GIVEN].to_pandas(), Y[GIVEN].to_pandas()).predict_interval(rows)
-    assert [*found.columns] == MODEL.predict_interval(X[NEW]).columns
+    assert [*found.columns] == known_model().predict_interval(X[NEW]).columns
     assert found.index.equals(rows.index)
     numbers, y = X.select(pl.selectors.numeric()).to_numpy(), Y["size"].to_numpy()
     model = SharedBottomClassifier(epochs=2, random_state=0).fit(numbers[FIT], y[FIT])
@@ -149,10 +155,13 @@ def test_a_new_fit_and_new_probabilities_end_intervals():
         (lambda: fitted().conformalize(X[GIVEN].drop("region"), Y[GIVEN]), "region"),
         (lambda: fitted(tasks=[]), "tasks names none of the tasks of conformalize"),
         (lambda: fitted(tasks="dela"), "near is 'delay'"),
-        (lambda: MODEL.predict_interval(X[NEW], level=1.0), "level must be between 0 and 1"),
-        (lambda: MODEL.predict_interval(X[NEW], level=0.999), "needs at least 999 labelled rows of task 'late'"),
+        (lambda: known_model().predict_interval(X[NEW], level=1.0), "level must be between 0 and 1"),
+        (
+            lambda: known_model().predict_interval(X[NEW], level=0.999),
+            "needs at least 999 labelled rows of task 'late'",
+        ),
         (lambda: fitted(tasks="late").predict_interval(X[NEW], joint=True), "conformalize was given none"),
-        (lambda: MODEL.predict_interval(X[NEW], groups="region"), "groups have no effect"),
+        (lambda: known_model().predict_interval(X[NEW], groups="region"), "groups have no effect"),
         (lambda: fitted(groups=[*X[GIVEN]["region"]]).predict_interval(X[NEW]), "give the groups of the rows"),
         (
             lambda: predict_file(fitted(groups=[*X[GIVEN]["region"]]), "x.csv", "y.csv", method="predict_interval"),

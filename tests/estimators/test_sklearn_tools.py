@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
 
 import numpy as np
 import polars as pl
@@ -48,6 +49,18 @@ def test_grid_search_finds_the_rate_that_learns(frames, scoring):
     predicted = search.predict(features_)
     assert type(predicted) is type(targets)
     assert pl.DataFrame(predicted).null_count().sum_horizontal().item() == 0
+
+
+@pytest.mark.all_faces
+def test_halving_keeps_the_rate_that_learns():
+    import_module("sklearn.experimental.enable_halving_search_cv")
+    halving = import_module("sklearn.model_selection").HalvingGridSearchCV
+    options = {"resource": "epochs", "min_resources": 4, "max_resources": 12, "random_state": 0}
+    network_of_all = network(early_stopping=False, batch_size=32)
+    search = halving(
+        network_of_all, {"learning_rate": [1e-7, 1e-6, 0.02]}, scoring=make_multitask_scorer(), cv=2, **options
+    )
+    assert search.fit(X, Y).n_resources_ == [4, 12] and search.best_params_["learning_rate"] == 0.02
 
 
 @pytest.mark.parametrize("cv", later([3, MultiTaskKFold(3, random_state=0)], 3), ids=["int", "MultiTaskKFold"])

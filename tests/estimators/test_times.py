@@ -164,7 +164,9 @@ def test_random_splits_of_rows_with_dates_are_told(cls):
     [
         (X, {}, {"time": "day"}),
         (X, {"drop": ["day"]}, {}),
+        (X, {"early_stopping": False}, {}),
         (X[:150], {}, {}),
+        (X.with_columns(day=pl.when(pl.int_range(240) > 0).then("day")), {}, {}),
         (X, {}, {"X_val": X[200:].with_columns(plain=pl.col("plain") + 9), "y_val": Y[200:]}),
     ],
 )
