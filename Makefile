@@ -48,12 +48,13 @@ test-bounds: dist $(VENV)/.bounds  ## a smoke test of the wheel at the lower bou
 	    build/bounds/$$python/bin/python .ci/smoke.py; \
 	done
 
-lint: $(VENV)/.dev  ## ruff (rules and format), mypy, import-linter, and the rules of .ci/house_rules.py
+lint: $(VENV)/.dev  ## ruff (rules and format), mypy, import-linter, the rules of .ci/house_rules.py, the limits of .ci/measures.py
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python .ci/house_rules.py
+	$(BIN)/python .ci/measures.py
 
 format: $(VENV)/.dev  ## sort imports, apply safe fixes, format
 	$(BIN)/ruff check --fix

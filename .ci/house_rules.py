@@ -7,14 +7,15 @@ Run it in the root of a checkout; `make lint` does. Every broken rule is a line,
 from __future__ import annotations
 
 import ast
+import gc
 import re
 import sys
 import tokenize
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from private_reads import private_reads
+from private_reads import called, private_reads
 
 MOST_LINES = 40
 MOST_NAMES = 30  # slimming, what cuts a fitted network, is below its models and above all estimators
@@ -37,10 +38,10 @@ MAY_PICKLE = {Path("tabmtl/testing/storage.py")}  # it checks that estimators ca
 PACKAGES = {"tabmtl": "tabmtl", "synth": "tabmtl.synth", "pipelines": "tabmtl.pipelines", "benchmarks": "benchmarks"}
 
 
-def read_modules() -> dict[str, tuple[Path, ast.Module]]:
+def read_modules(packages: Mapping[str, str] = PACKAGES) -> dict[str, tuple[Path, ast.Module]]:
     """Read every module of the packages, by dotted name."""
     found = {}
-    for folder, package in PACKAGES.items():
+    for folder, package in packages.items():
         for file in sorted(Path(folder).rglob("*.py")):
             parts = (package, *file.relative_to(folder).with_suffix("").parts)
             found[".".join(parts).removesuffix(".__init__")] = file, ast.parse(file.read_text())
@@ -58,12 +59,22 @@ def docstring_of(node: ast.AST) -> range:
     return range(first.lineno, (first.end_lineno or 0) + 1) if is_text else range(0)
 
 
-def count_code(file: Path, tree: ast.Module) -> int:
-    """Count the lines of code of a file, without docstrings, comments and blank lines."""
+def tokens_of(file: Path, tree: ast.Module) -> list[tokenize.TokenInfo]:
+    """Return the tokens of the code of a file, without docstrings, comments and line ends."""
+    silent_lines = {line for node in ast.walk(tree) for line in docstring_of(node)}
     with file.open("rb") as text:
         tokens = [token for token in tokenize.tokenize(text.readline) if token.type not in SILENT]
-    lines = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)}
-    return len(lines.difference(*(docstring_of(node) for node in ast.walk(tree))))
+    return [token for token in tokens if token.start[0] not in silent_lines]
+
+
+def lines_of(tokens: list[tokenize.TokenInfo]) -> int:
+    """Count the lines on which tokens stand."""
+    return len({line for token in tokens for line in range(token.start[0], token.end[0] + 1)})
+
+
+def count_code(file: Path, tree: ast.Module) -> int:
+    """Count the lines of code of a file, without docstrings, comments and blank lines."""
+    return lines_of(tokens_of(file, tree))
 
 
 def sizes() -> Counter[str]:
@@ -127,10 +138,16 @@ def fits_at_import(file: Path, tree: ast.Module) -> Iterator[str]:
             waiting.extend(ast.iter_child_nodes(node))
 
 
-def imports_of(name: str, tree: ast.Module, modules: dict[str, tuple[Path, ast.Module]]) -> set[str]:
-    """Return the modules that a module imports at its top, also for type checking."""
+def imports_of(
+    name: str, tree: ast.Module, modules: dict[str, tuple[Path, ast.Module]], *, late: bool = False
+) -> set[str]:
+    """Return the modules that a module imports at its top, also for type checking.
+
+    ``late`` adds the imports inside of functions, and ``import_module`` of a written name wherever it is called.
+    """
     found = set()
-    inside = {child for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for child in ast.walk(node)}
+    functions = [] if late else [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    inside = {child for node in functions for child in ast.walk(node)}
     for node in ast.walk(tree):
         if node in inside:
             continue
@@ -139,7 +156,16 @@ def imports_of(name: str, tree: ast.Module, modules: dict[str, tuple[Path, ast.M
         elif isinstance(node, ast.ImportFrom) and node.module:
             parts = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {part if part in modules else node.module for part in parts}
+        elif late and isinstance(node, ast.Call):
+            found |= _named_import(node)
     return (found & modules.keys()) - {name}
+
+
+def _named_import(node: ast.Call) -> set[str]:
+    """Return the name that a call of ``import_module`` imports, if it is written there."""
+    is_import = called(node) == "import_module"
+    names = [each.value for each in node.args[:1] if isinstance(each, ast.Constant)] if is_import else []
+    return {name for name in names if isinstance(name, str)}
 
 
 def circles(graph: dict[str, set[str]]) -> Iterator[list[str]]:
@@ -164,6 +190,11 @@ def _reached(start: str, graph: dict[str, set[str]]) -> set[str]:
     return found
 
 
+def first_floor(modules: Collection[str]) -> set[str]:
+    """Return the names that stand right below the package."""
+    return {name.split(".")[1] for name in modules if name.startswith("tabmtl.")} - {"__main__"}
+
+
 def broken_rules() -> Iterator[str]:
     """Yield a line for every broken rule."""
     modules = read_modules()
@@ -182,12 +213,13 @@ def broken_rules() -> Iterator[str]:
     words = len(DESIGN.read_text(encoding="utf-8").split())
     if words > MOST_WORDS:
         yield f"{DESIGN}: {words} words, at most {MOST_WORDS}; what was tried goes to docs/lab.md"
-    floor = {name.split(".")[1] for name in modules if name.startswith("tabmtl.")} - {"__main__"}
+    floor = first_floor(modules)
     if len(floor) > MOST_NAMES:
         yield f"{len(floor)} names stand on the first floor of tabmtl, at most {MOST_NAMES}: {', '.join(sorted(floor))}"
 
 
 if __name__ == "__main__":
+    gc.disable()  # every tree is needed to the end
     if sys.argv[1:] == ["--size"]:
         rooms = sizes()
         print("\n".join(f"{n:6} {room}" for room, n in [("in sum", rooms.total()), *rooms.most_common()]))
