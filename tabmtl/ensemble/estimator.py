@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -389,8 +390,9 @@ def _mixed(
 def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: bool) -> dict[str, Any]:
     """Choose the weights of the candidates, and return the fitted attributes."""
     folds, reference = trials.folds, next(iter(found))
+    begin = perf_counter()
     stack = _fit_stack(coder, folds, found[reference])
-    linear = {} if stack is None else {LINEAR: _stacked(stack, coder, folds, found[reference])}
+    linear = {} if stack is None else {LINEAR: _stacked(stack, coder, folds, found[reference], begin)}
     tried = {**found, **linear}
     judged = _judged(coder, folds, tried, sum(isinstance(trials.candidates[name], IndependentTasks) for name in found))
     choices = choose_weights(judged, trials.seed)
@@ -446,19 +448,21 @@ def _fit_stack(coder: TableCoder, folds: Folds, reference: Trial) -> LinearStack
     return LinearStack.fit(coder.labels, reference.answers, batch.y, batch.weight, folds.pairs, parts)
 
 
-def _stacked(stack: LinearStack, coder: TableCoder, folds: Folds, reference: Trial) -> Trial:
-    """Return the out-of-fold answers of the linear models as those of a candidate."""
+def _stacked(stack: LinearStack, coder: TableCoder, folds: Folds, reference: Trial, begin: float) -> Trial:
+    """Return the out-of-fold answers of the linear models as those of a candidate, whose fits began at some time."""
     answers = [np.full_like(answer, np.nan) for answer in reference.answers]
     for k, (_, rows) in enumerate(folds.pairs):
         found = stack.answer(coder.labels, k, [answer[rows] for answer in reference.answers])
         for answer, part in zip(answers, found, strict=True):
             answer[rows] = part
-    return Trial([], answers, 0.0)
+    return Trial([], answers, perf_counter() - begin)
 
 
 def _judged(coder: TableCoder, folds: Folds, found: Mapping[str, Trial], n_single: int) -> list[Judged]:
     """Return the labels of every task that candidates have answered, with all answers."""
-    batch, fold, judged = folds.judged.batch, folds.numbers if len(folds.pairs) > 1 else None, []
+    batch, judged = folds.judged.batch, []
+    # models of single tasks with few labels have answered by the fine folds
+    fold = None if len(folds.pairs) < 2 else folds.numbers if folds.fine is None else folds.fine
     weight = batch.score_weight
     for t, (task, rows) in enumerate(zip(coder.labels.tasks, _judged_rows(folds, found), strict=True)):
         column = t if batch.task is None else 0

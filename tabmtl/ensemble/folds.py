@@ -13,9 +13,8 @@ import polars as pl
 from tabmtl.encode import TableCoder
 from tabmtl.ensemble.levels import LevelFolds
 from tabmtl.estimators.encoded import reads_frames
-from tabmtl.estimators.mixing.folds import deal
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.model_selection.stratify import Strata
+from tabmtl.model_selection.stratify import Strata, deal
 from tabmtl.model_selection.times import borders, can_split, even_blocks, forward_folds, learnable_after
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.schema import Batch, unsaid

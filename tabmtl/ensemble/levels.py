@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.mixing.folds import deal
 from tabmtl.estimators.mixing.levels import LevelMeans, LevelParts, LevelRows
+from tabmtl.model_selection.stratify import deal
 from tabmtl.schema import Batch
 
 
@@ -34,10 +34,8 @@ class LevelColumns:
     @classmethod
     def of(cls, means: LevelMeans, coder: TableCoder) -> Self:
         """Return the columns of means, by the columns and tasks of a coder."""
-        columns = [coder.features.columns.categorical[place] for place in means.places]
-        n_each = means.n_numbers // len(columns)
-        sources = tuple(np.repeat(columns, n_each).tolist())
-        return cls(names=level_names(sources, n_each, coder.names), sources=sources, means=means)
+        columns = coder.features.columns
+        return cls(names=means.names(columns, coder.names), sources=tuple(means.sources(columns)), means=means)
 
     def beside(self, frame: pl.DataFrame, batch: Batch) -> pl.DataFrame:
         """Return rows with the means of all rows of fit."""
@@ -72,11 +70,3 @@ class LevelFolds:
     ) -> pl.DataFrame:
         """Return some rows with means by rows of other folds, and by none of the fold that is held."""
         return self.columns.joined(frame, self.parts.numbers(rows, held + 1), dropped)
-
-
-def level_names(sources: Sequence[str], n_each: int, taken: Collection[str]) -> tuple[str, ...]:
-    """Return names of the numbers of levels that no column has."""
-    names = [f"{source}, mean {k % n_each + 1}" for k, source in enumerate(sources)]
-    while {*names} & {*taken}:
-        names = [f"{name}_" for name in names]
-    return tuple(names)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from tabmtl.schema import Batch
 from tabmtl.targets import Task
 
 #: Tables of few rows and many classes may take several shuffles until every fold holds every class.
@@ -350,12 +349,17 @@ def _largest_first(groups: np.ndarray, rows: np.ndarray, rng: np.random.Generato
     return groups[order[np.argsort(-rows[order], kind="stable")]]
 
 
-def deal(batch: Batch, tasks: Sequence[Task], most: int, seed: int) -> np.ndarray | None:
-    """Deal labelled rows, or their groups, to at most some even folds, (n,); None where there is one only."""
-    strata, rng = Strata.of(batch.y, tasks, batch.task), np.random.default_rng(seed)
-    unit = np.arange(len(batch)) if batch.group is None else np.unique(batch.group, return_inverse=True)[1]
-    n_folds = min(int(unit.max()) + 1, most)
-    if n_folds < 2:
-        return None
+def deal(
+    y: np.ndarray,
+    tasks: Sequence[Task],
+    task: np.ndarray | None,
+    group: np.ndarray | None,
+    n_folds: int,
+    seed: int,
+) -> np.ndarray:
+    """Deal rows, or their groups, to folds (n,), so that every fold has its share of the labels of every task."""
+    strata, rng = Strata.of(y, tasks, task), np.random.default_rng(seed)
+    unit = np.arange(len(y)) if group is None else number_units(group, tasks)
+    n_folds = min(int(unit.max()) + 1, n_folds)
     shares = np.full(n_folds, 1 / n_folds)
-    return deal_rows(strata, shares, rng) if batch.group is None else deal_groups(strata, unit, shares, rng)
+    return deal_rows(strata, shares, rng) if group is None else deal_groups(strata, unit, shares, rng)

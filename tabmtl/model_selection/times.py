@@ -85,7 +85,7 @@ def newest_split(
         known = valid & np.isin(group, group[train & labelled])
         valid &= ~known
         if not (valid & labelled).any():
-            raise ValueError(no_fresh_rows())
+            raise NoFreshRowsError(no_fresh_rows())
         warn_of_known_groups(int(known.sum()), "are set aside but judge nothing")
     return np.flatnonzero(train), np.flatnonzero(valid)
 
@@ -194,8 +194,12 @@ def can_split(y: np.ndarray, tasks: Sequence[Task], time: np.ndarray, task: np.n
     return bool(time[~np.isnan(y).all(axis=1)].max() > learnable_after(y, tasks, time, task))
 
 
+class NoFreshRowsError(ValueError):
+    """The newest rows are all of groups with older ones, so that none of them can judge."""
+
+
 def no_fresh_rows() -> str:
-    """Return the error for newest rows that are all of groups with older ones."""
+    """Return the text of a `NoFreshRowsError`."""
     other = "name the parts by --split-column" if in_command.get() else "give X_val and y_val"
     return (
         "all of the newest rows, which were to be set aside, belong to groups that have older rows, so none judges "

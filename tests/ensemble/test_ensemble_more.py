@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import polars as pl
 import pytest
 from conformance import CANDIDATES, features, mixed_targets
@@ -77,3 +78,17 @@ def test_hardly_any_label_is_fitted_with_a_warning():
     with pytest.warns(TabmtlWarning, match="tasks 'a', 'b' have labels too few to judge"):
         model = ensemble(models=candidates).fit(X, y)
     assert model.predict(X).null_count().row(0) == (0, 0)
+
+
+def test_a_constant_has_an_auc_of_a_half():
+    """Of a rare class the constants of folds differ, the more the smaller the folds are."""
+    X = pl.DataFrame({"a": np.arange(60.0)})
+    y = pl.DataFrame({"b": np.random.default_rng(0).permutation(np.arange(60) < 15)})
+    candidates = {
+        "alone": IndependentTasks(families=("lightgbm",), min_child_samples=60, patience=1),
+        "together": SharedTrees(n_estimators=1, n_estimators_task=0, min_child_samples=60),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tabmtl.models.independent.folds.Folds.beat_constant", lambda *_: False)
+        model = ensemble(models=candidates, n_folds="auto").fit(X, y)
+    assert_allclose(model.leaderboard_["score"][:2], 0.5)

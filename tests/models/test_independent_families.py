@@ -20,6 +20,7 @@ from tabmtl.models.independent.rows import Sample
 from tabmtl.schema import Batch, Columns
 from tabmtl.storage.lightgbm_text import check_trees
 from tabmtl.targets import Task
+from tabmtl.training.watch import Watch
 
 pytestmark = pytest.mark.usefixtures("three_folds")
 TASKS = {
@@ -343,3 +344,45 @@ def test_weights_that_fit_no_mixture(weights):
 def test_arrays_that_are_no_curves(arrays):
     with pytest.raises(ValueError, match=r"at least two knots, which rise|there are 3 variances of columns"):
         curves(**arrays)
+
+
+def recurring(n=60):
+    """Rows with times, whose groups come again, but for those of the second target."""
+    X, group = pl.DataFrame({"x": np.random.default_rng(0).normal(size=n)}), np.arange(n)
+    group[: n // 2] %= 5
+    y = pl.DataFrame({"again": X["x"], "new": X["x"]})
+    y = y.with_columns(again=pl.when(pl.int_range(n) < n // 2).then("again"))
+    return X, y, {"time": np.arange(n), "groups": group}
+
+
+def test_a_constant_answers_a_task_whose_newest_rows_have_known_groups():
+    X, y, marks = recurring()
+    model = IndependentTasks(families=("lightgbm", "additive"), n_jobs=1, random_state=0)
+    with pytest.warns(
+        UserWarning,
+        match="'again': all 30 labelled rows are .* or of groups that have older rows",
+    ):
+        model.fit(X, y, **marks)
+    assert_allclose(model.predict(X)["again"], y["again"].mean(), rtol=1e-6)
+    assert model.predict(X)["new"].n_unique() > 5
+    with pytest.raises(ValueError, match="task 'again': all of the newest rows"):
+        model.fit(X, y.select("again"), **marks)
+
+
+def test_given_rows_judge_where_groups_come_again(few_settings):
+    X, y, marks = recurring()
+    X = X.with_columns(time=marks["time"], group=marks["groups"])
+    model = IndependentTasks(drop=["time", "group"], n_jobs=1, random_state=0)
+    model.fit(X[:30], y["again"][:30], X_val=X[30:], y_val=y["new"][30:].alias("again"), time="time", groups="group")
+    assert model.leaderboard_["model"].to_list() == [*FAMILIES, "IndependentTasks"]
+
+
+@pytest.mark.parametrize(
+    ("n", "given", "expected"), [(100, {}, False), (700, {"families": ("lightgbm",)}, True), (700, {}, False)]
+)
+def test_the_time_is_halved_only_where_all_rows_are_learned_once_more(monkeypatch, n, given, expected):
+    shares = []
+    monkeypatch.setattr(Watch, "part", lambda self, share, name="": shares.append(share) or self)
+    X = pl.DataFrame({"x": np.random.default_rng(0).normal(size=n)})
+    IndependentTasks(num_leaves=2, patience=1, n_jobs=1, random_state=0, **given).fit(X, X["x"].alias("y"))
+    assert (0.5 in shares) == expected

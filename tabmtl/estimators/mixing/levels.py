@@ -7,7 +7,7 @@ of the rows, and none of those that judge the model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Self
@@ -96,9 +96,21 @@ class LevelMeans:
         """Number of the numbers of a row."""
         return len(self.places) * (len(self.task) * (1 + self.is_long) + 1)
 
+    def sources(self, columns: Columns) -> list[str]:
+        """Return the column of levels behind each number."""
+        return [columns.categorical[place] for place in self.places for _ in range(self.n_numbers // len(self.places))]
+
+    def names(self, columns: Columns, taken: Collection[str]) -> tuple[str, ...]:
+        """Return names of the numbers that no column has."""
+        n_each = self.n_numbers // len(self.places)
+        names = [f"{source}, mean {k % n_each + 1}" for k, source in enumerate(self.sources(columns))]
+        while {*names} & {*taken}:
+            names = [f"{name}_" for name in names]
+        return tuple(names)
+
     def columns(self, columns: Columns) -> Columns:
         """Return the columns with those of the means behind the numbers."""
-        names = tuple(f"level_{k}" for k in range(self.n_numbers))
+        names = self.names(columns, [*columns.numeric, *columns.categorical])
         return replace(columns, numeric=(*columns.numeric, *names))
 
     def is_own(self, t: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
 from tabmtl.metrics.scores import score_task, undefined_reason
 from tabmtl.model_selection import train_valid_split
 from tabmtl.model_selection.times import newest_split
-from tabmtl.models.independent.folds import MOST_FOLDED, MOST_FOLDS, Dealt, Folds
+from tabmtl.models.independent.folds import MOST_FOLDED, MOST_FOLDS, Folds
 from tabmtl.models.independent.grower import Grower
 from tabmtl.models.independent.mixture import MANY, Mixed, Mixer
 from tabmtl.models.independent.rows import Sample, TaskRows
@@ -98,17 +98,14 @@ class TreesOfTask:
     def try_all(self, given: TaskRows, configurations: Sequence[str], watch: Watch) -> dict[str, Grown]:
         """Grow trees by every configuration; rows held out stop the training and judge it.
 
-        A constant answers a task none of whose rows can be held out, as they are of one group or one time.
+        Raises
+        ------
+        NoFreshRowsError
+            If rows with times are all of groups that have older ones.
         """
         split = self._split(given)
         if split is None:
-            warn_user(
-                f"task {self.task.name!r}: all {len(given.rows)} labelled rows are in one group or of one time, so "
-                "none can be set aside to choose its trees, and it is answered by a constant; give smaller groups, "
-                "label rows of it in X_val and y_val, or set early_stopping=False"
-            )
-            booster = self.grower.grow_constant(Sample.of(given.rows), watch)
-            return dict.fromkeys(configurations, Grown(booster))
+            return dict.fromkeys(configurations, self.constant(given))
         if self.grower.takes_few and split.watched is None and self._has_few(split.all):
             return dict.fromkeys(configurations, self._grow_few(split.all, watch))
         rows = split.first
@@ -117,25 +114,26 @@ class TreesOfTask:
             for k, name in enumerate(configurations)
         }
 
+    def constant(self, given: TaskRows) -> Grown:
+        """Let a constant answer a task none of whose rows can be held out, and warn of it."""
+        warn_user(
+            f"task {self.task.name!r}: all {len(given.rows)} labelled rows are in one group, of one time, or of groups "
+            "that have older rows, so none can be set aside to choose its trees, and it is answered by a constant; "
+            "give smaller groups, label rows of it in X_val and y_val, or set early_stopping=False"
+        )
+        booster = self.grower.grow_constant(Sample.of(given.rows), Watch())
+        return Grown(booster, mixed=Mixed(booster))
+
     def finish(self, given: TaskRows, found: Grown, watch: Watch) -> Mixed:
         """Grow as many trees on all rows, where some were held out, and mix them with other families."""
         if found.mixed is not None:
             return found.mixed
         split = self._split(given)
-        booster = found.booster if split is None or split.keep is None else self._refit(split, found, watch)
-        if split is None or split.watched is None or found.answers is None:
-            return Mixed(booster, found.answers)
+        assert split is not None  # else a constant answers
+        booster = found.booster if split.keep is None else self._refit(split, found, watch)
+        if split.watched is None or found.answers is None:
+            return Mixed(booster)
         return self.mixer.mix_asked(booster, split, found.answers, watch)
-
-    def judged(self, given: TaskRows, n: int) -> np.ndarray:
-        """Return the numbers of the n rows, of those of the task, that judged the trees; see `Grown`."""
-        rows, without = given.rows, np.empty((len(given.rows), 0), dtype=np.float32)
-        if n == len(rows):
-            return np.arange(n)
-        light = Sample(without, rows.y, rows.weight, rows.group, given.fold, rows.of_class, rows.time)
-        if self.grower.takes_few and self._has_few(light):
-            return np.flatnonzero(Dealt.of(light, self.task, self.seed, _FOLDS_OF_MANY).is_judged)
-        return self._set_aside(light, self.fraction or 0.0)[1]
 
     def _refit(self, split: Split, found: Grown, watch: Watch) -> lgb.Booster:
         grower = self.grower
@@ -208,3 +206,8 @@ class TreesOfTask:
         is_lost = self.task.is_classification and bool(np.ptp(rows.y))
         constant = self.grower.grow_constant(rows, Watch())
         return Grown(constant, is_lost=is_lost, mixed=mixed.lost(constant, folds.constants()))
+
+
+def learns_again(n_labels: np.ndarray, may_mix: bool) -> bool:
+    """Return whether labels of some task are set aside to choose what then learns all of them."""
+    return bool(n_labels.max() >= (MOST_FOLDED if may_mix else FEW_ROWS))

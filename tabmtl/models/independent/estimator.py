@@ -24,24 +24,25 @@ from tabmtl.estimators.boosted.lightgbm import Leaves, LightGBMEstimator
 from tabmtl.estimators.boosted.walk import predict
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.learner import Marks
-from tabmtl.estimators.mixing.folds import deal
 from tabmtl.estimators.mixing.judged import leaderboard
 from tabmtl.estimators.mixing.levels import LevelMeans, LevelRows
 from tabmtl.estimators.rows import FitRows, draw
+from tabmtl.model_selection.stratify import deal
 from tabmtl.model_selection.suspects import warn_of_random_split
+from tabmtl.model_selection.times import NoFreshRowsError
 from tabmtl.models.independent.asked import AskedTasks, Learned, gains_of, gathered
-from tabmtl.models.independent.choice import CONFIGURATIONS, FEW_ROWS, TreesOfTask
+from tabmtl.models.independent.choice import CONFIGURATIONS, TreesOfTask, learns_again
 from tabmtl.models.independent.folds import MOST_FOLDS
 from tabmtl.models.independent.foreign import Foreign, rows_of
 from tabmtl.models.independent.grower import Grower, check_given, monotone_constraints
 from tabmtl.models.independent.levels import TreesOfLevels
 from tabmtl.models.independent.mixture import FAMILIES, Mixed, Mixer, Mixture
 from tabmtl.models.independent.onward import Onward
-from tabmtl.models.independent.rows import Sample, Take, TaskRows, reading
+from tabmtl.models.independent.rows import Sample, Take, TaskRows, labelled_rows, reading
 from tabmtl.models.independent.rules import (
     check_estimator,
     check_families,
-    check_one_level,
+    check_foreign,
     check_together,
     check_tune,
 )
@@ -54,13 +55,14 @@ from tabmtl.models.independent.told import (
     merge,
     score_table,
     scores_of,
+    warn_of_folds,
     warn_of_lost,
 )
-from tabmtl.models.independent.unseen import Unseen, without_labels
+from tabmtl.models.independent.unseen import without_labels
 from tabmtl.params import NonNegative, WholeShare
 from tabmtl.processes.forks import count_threads
 from tabmtl.processes.ranks import ALONE, Ranks
-from tabmtl.schema import Batch, Columns, warn_user
+from tabmtl.schema import Batch, Columns
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
 from tabmtl.targets.quantile import Quantile
@@ -115,11 +117,12 @@ class IndependentTasks(LightGBMEstimator):
         whose `Task` is ``monotone`` in a column, which only LightGBM can promise.
         Where a column of categories has at least 8 levels, families also read means: for each target, the mean of a
         level, drawn to that of all rows by 3 to 100 labels, and its number of rows. Numbers give the mean of ranks.
-        So targets with many labels tell a scarce one about levels. Each family takes no means, all, or those of the
-        target alone, whichever predicts best; LightGBM takes all or none, and none from 600 labels on. A row reads
-        means of other folds than its own, and none of the rows that judge. Tables of more than 256 such means, rows
-        with times, and LightGBM alone by ``families=("lightgbm",)`` have none. ``partial_fit`` adds new rows to the
-        sums and counts behind them.
+        So targets with many labels tell a scarce one about levels. The forest takes no means, all, or those of the
+        target alone, whichever predicts best, and so do the curves below 600 labels; from there on, the curves take all
+        or none, and LightGBM none. Below, LightGBM takes all or none. A row reads means of other folds than its own,
+        and none of the rows that judge. There are no means in tables of more than 256 of them, in the long layout with
+        more than 256 tasks, for rows with times, and for ``families=("lightgbm",)``. ``partial_fit`` adds new rows to
+        the sums and counts behind them.
 
         The linear model is left out where labels times pieces exceed 16 million, such as 20 000 labels and 900 columns.
         With "all", LightGBM also learns alone on `Shards`, in a group of processes, and without ``early_stopping``,
@@ -144,7 +147,7 @@ class IndependentTasks(LightGBMEstimator):
         rows. A constant answers if it predicts better than what the folds chose. For classes, the constant is the
         shares of the classes; it must win by more than two standard errors, and there is a warning. A constant also
         answers, with a warning, for a task whose labels all lie in one of several ``groups``, or are all of one
-        ``time``.
+        ``time``, or whose newest rows, unlike those of other tasks, are all of groups with older ones.
 
         Given times, folds go forward: each of the newer five of six blocks is judged by what learned all older rows.
         All rows are then fitted with what was chosen, because models of the first folds know old rows alone.
@@ -203,12 +206,13 @@ class IndependentTasks(LightGBMEstimator):
     def _check_params(self) -> None:
         super()._check_params()
         given = [name for name in ("classifier", "regressor") if getattr(self, name) is not None]
-        check_together(given, self.families if self._names_others else (), self.tune, self.early_stopping)
+        named = self.families if self.families != "all" and self._may_mix else ()
+        check_together(given, named, self.tune, self.early_stopping)
 
     @property
-    def _names_others(self) -> bool:
-        """Whether families beside LightGBM are given by name, which must learn then."""
-        return self.families != "all" and len(self.families) > 1
+    def _may_mix(self) -> bool:
+        """Whether families beside LightGBM may learn."""
+        return self.families == "all" or len(self.families) > 1
 
     @property
     def answers_unseen(self) -> bool:
@@ -242,10 +246,9 @@ class IndependentTasks(LightGBMEstimator):
             self._set_fitted(coder, fitted)
         batch = rows.read()
         answers = self._outputs(X, batch)
-        for t, unseen in found.items():
-            answers[t if batch.task is None else 0][unseen.take().numbers] = (
-                np.nan if unseen.answers is None else unseen.answers
-            )
+        for t, own in found.items():
+            judged = labelled_rows(batch, t)[0]
+            answers[t if batch.task is None else 0][judged] = np.nan if own.answers is None else own.answers
         return answers
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
@@ -258,7 +261,7 @@ class IndependentTasks(LightGBMEstimator):
             return fitted | {"answered": answered}
         return fitted | {"answered": partial(self._answers_of_fit, coder, rows, found)}
 
-    def _answers_of_fit(self, coder: TableCoder, rows: FitRows, found: Mapping[int, Unseen]) -> list[Answers]:
+    def _answers_of_fit(self, coder: TableCoder, rows: FitRows, found: Mapping[int, Mixed]) -> list[Answers]:
         """Return answers to some rows of fit; where all models have some, also those of what has not learned them."""
         places = draw(len(rows), sample_size(coder.features.columns))
         some = rows.read().rows(places)
@@ -269,7 +272,7 @@ class IndependentTasks(LightGBMEstimator):
 
     def _fit_rows(
         self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int, fold: np.ndarray | None
-    ) -> tuple[dict[str, Any], dict[int, Unseen]]:
+    ) -> tuple[dict[str, Any], dict[int, Mixed]]:
         """Return the fitted attributes, and the answers of trees to the rows of their tasks that judged them."""
         group, is_apart = rows.group, rows.frame is None or rows.group.size > 1
         levels = None if is_apart else self._learn_levels(coder, rows)
@@ -279,7 +282,7 @@ class IndependentTasks(LightGBMEstimator):
         has_foreign = any(are_foreign)
         if has_foreign and rows.frame is None:
             raise TypeError(_NO_SHARDS)
-        if self._names_others and is_apart:
+        if self.families != "all" and self._may_mix and is_apart:
             raise TypeError(
                 "families other than 'lightgbm' learn a frame, in one process: Shards and groups of processes take "
                 "families=('lightgbm',)"
@@ -299,19 +302,19 @@ class IndependentTasks(LightGBMEstimator):
             moved = {t: TaskRows.moved(batch, held_out, t, rank, group) for t, rank in owners}
             learners = {t: learners[t] for t, found in moved.items() if found is not None}
             take = moved.__getitem__
-        learns_again = has_foreign or (self.early_stopping and valid is None)
+        goes_on = learns_again(rows.n_labels, self._may_mix) if valid is None else self._may_mix
+        again = has_foreign or (self.early_stopping and goes_on)
         X = without_columns(rows.frame, coder.dropped) if has_foreign else None
-        fitted, unseen = self._fit_all(coder.labels.tasks, learners, take, learns_again, group, X, self._names_to_try)
+        fitted, unseen = self._fit_all(coder.labels.tasks, learners, take, again, group, X, self._names_to_try)
         counts = tuple(rows.n_labels.astype(np.int64).tolist())
         return fitted | {"_n_labels": counts, "_levels": whole}, unseen
 
     def _learn_levels(self, coder: TableCoder, rows: FitRows) -> LevelRows | None:
         """Learn means of levels, which families read; None where there are none, or rows have times."""
         is_own = self.classifier is None or self.regressor is None
-        is_mixed = self.families == "all" or len(self.families) > 1
         batch = rows.read()
         is_one_group = batch.group is not None and not np.ptp(batch.group)
-        if not (is_own and is_mixed and self.early_stopping and batch.time is None) or is_one_group:
+        if not (is_own and self._may_mix and self.early_stopping and batch.time is None) or is_one_group:
             return None
         return LevelRows.learn(batch, coder.features.columns, coder.labels.tasks)
 
@@ -373,9 +376,11 @@ class IndependentTasks(LightGBMEstimator):
                 "itself, and add_task fits the models of families; fit again with all tasks"
             )
         take: Take = partial(TaskRows.of, self._extended(batch), None, None)
-        found, _ = self._fit_all(tasks, learners, take, self.early_stopping, ALONE, None, [self.configuration_])
+        counts = batch.count_labels(len(tasks))
+        again = self.early_stopping and learns_again(counts[len(known) :], self._may_mix)
+        found, _ = self._fit_all(tasks, learners, take, again, ALONE, None, [self.configuration_])
         scores = found["configuration_scores_"].filter(~pl.col("task").is_in([*known]))
-        models, new = [*known.values(), *found["estimators_"].values()], batch.count_labels(len(tasks))[len(known) :]
+        models, new = [*known.values(), *found["estimators_"].values()], counts[len(known) :]
         n_labels = None if self._n_labels is None else [*self._n_labels, *new]
         return self._with_models(tasks, models, n_labels, [scores], [found["leaderboard_"]])
 
@@ -390,17 +395,16 @@ class IndependentTasks(LightGBMEstimator):
         tasks: Sequence[Task],
         learners: Learners,
         take: Take,
-        learns_again: bool,
+        again: bool,
         group: Ranks,
         X: Any,
         names: Sequence[str],
-    ) -> tuple[dict[str, Any], dict[int, Unseen]]:
+    ) -> tuple[dict[str, Any], dict[int, Mixed]]:
         """Fit the tasks of this rank, all by the configuration that suits those of all ranks."""
         trees = {t: learner for t, learner in learners.items() if not isinstance(learner, Foreign)}
         watch = self._watch.of_one()
         whose = "" if group.size == 1 else f" of rank {group.rank}"
-        share, find = watch.part(1 / 2 if learns_again else 1), partial(_try_all, trees, take, names)
-        tried = self._each(trees, find, share, f"task{whose}", describe_tried)
+        tried = self._try_all(trees, take, names, watch.part(1 / 2 if again else 1), f"task{whose}")
         judged = merge(group.gather(scores_of(tried)))
         scores = score_table(tasks, names, judged)
         best = best_name(scores, names)
@@ -416,7 +420,7 @@ class IndependentTasks(LightGBMEstimator):
         if group.size > 1:
             models = gathered(models, group)
         if group.rank == 0:
-            self._warn_of_folds(scores)
+            warn_of_folds(self.tune, scores)
             warn_of_lost([tasks[t] for t in sorted(judged) if any(lost for _, lost in judged[t].values())])
         fitted = {
             "estimators_": {task.name: models[t] for t, task in enumerate(tasks) if t in models},
@@ -424,17 +428,25 @@ class IndependentTasks(LightGBMEstimator):
             "configuration_": best,
             "configuration_scores_": scores,
         }
-        return fitted, {t: Unseen(partial(take, t), trees[t].judged, done[t].answers) for t in tried}
+        return fitted, {t: done[t] for t in tried}
 
-    def _warn_of_folds(self, scores: pl.DataFrame) -> None:
-        """Warn where no task was judged by rows set aside, so that configurations by name had no effect."""
-        if self.tune in ((), [], "all") or scores.drop("task").count().sum_horizontal().item():
-            return
-        warn_user(
-            f"tune={self.tune!r} had no effect, because no rows set aside judged its configurations: folds chose the "
-            "trees of all tasks; leave tune out, give X_val and y_val, or set families=('lightgbm',) for tasks of at "
-            f"least {FEW_ROWS} labels"
-        )
+    def _try_all(
+        self, trees: Mapping[int, Any], take: Take, names: Sequence[str], watch: Watch, unit: str
+    ) -> dict[int, Any]:
+        """Try all configurations; a constant answers tasks, unless these are all, whose newest rows cannot judge."""
+        n_stale = 0
+
+        def find(t: int, part: Watch) -> Any:
+            nonlocal n_stale
+            try:
+                return trees[t].try_all(take(t), names, part)
+            except NoFreshRowsError:
+                n_stale += 1
+                if n_stale == len(trees):
+                    raise
+                return dict.fromkeys(names, trees[t].constant(take(t)))
+
+        return self._each(trees, find, watch, unit, describe_tried)
 
     @property
     def family_weights_(self) -> pl.DataFrame:
@@ -468,34 +480,22 @@ class IndependentTasks(LightGBMEstimator):
         families = FAMILIES if self.families == "all" else self.families
         others = families if self.early_stopping and not is_apart else ()
         learners: list[TreesOfTask | TreesOfLevels | Foreign] = []
+        grow = partial(self._trees_of, columns=columns, families=others, seed=seed, in_folds=in_folds)
         scales = coder.labels.scale.tolist()
         for task, scale in zip(coder.labels.tasks, cycle(scales)):  # a long table has one
             base = self.classifier if task.is_classification else self.regressor
             if base is not None and not isinstance(base, lgb.LGBMModel):
-                check_one_level(task, base)
-                if task.monotone:
-                    raise ValueError(
-                        f"task {task.name!r} has monotone={task.monotone}, which is for LightGBM; give {base!r} a "
-                        "parameter of its own for it, if it has one, and leave monotone out"
-                    )
+                check_foreign(task, base)
                 learners.append(Foreign(task=task, base=base, features=coder.features, seed=seed))
                 continue
             if base is not None:
                 check_given(task, base.get_params())
-            grow = partial(
-                self._trees_of,
-                base=base,
-                scale=scale,
-                columns=columns,
-                families=others,
-                seed=seed,
-                in_folds=in_folds,
-            )
             if task.kind.levels:
-                each = [grow(replace(task, kind=Quantile(level), metric=None)) for level in task.kind.levels]
+                several = [replace(task, kind=Quantile(level), metric=None) for level in task.kind.levels]
+                each = [grow(own, base=base, scale=scale) for own in several]
                 learners.append(TreesOfLevels(task=task, levels=each))
             else:
-                learners.append(grow(task))
+                learners.append(grow(task, base=base, scale=scale))
         return learners
 
     def _trees_of(
@@ -630,10 +630,6 @@ class IndependentTasks(LightGBMEstimator):
             "profile_": state.profile_,
         }
         self._set_fitted(state.coder_, fitted)
-
-
-def _try_all(trees: Mapping[int, Any], take: Take, names: Sequence[str], t: int, part: Watch) -> Any:
-    return trees[t].try_all(take(t), names, part)
 
 
 class IndependentTasksClassifier(ClassifierFace, IndependentTasks):

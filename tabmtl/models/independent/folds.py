@@ -9,8 +9,15 @@ from typing import Any, NamedTuple
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.estimators.mixing.folds import deal
-from tabmtl.model_selection.times import borders, even_blocks, forward_folds, learnable_after, no_fresh_rows
+from tabmtl.model_selection.stratify import deal
+from tabmtl.model_selection.times import (
+    NoFreshRowsError,
+    borders,
+    even_blocks,
+    forward_folds,
+    learnable_after,
+    no_fresh_rows,
+)
 from tabmtl.models.independent.grower import LEAST_TREES, Grower
 from tabmtl.models.independent.rows import Sample
 from tabmtl.storage.lightgbm_text import TreeText
@@ -106,7 +113,7 @@ class Dealt(NamedTuple):
         after = learnable_after(rows.y[:, None], (task,), rows.time)
         found = forward_folds(rows.time, borders(rows.time, even_blocks(len(rows), most), after), rows.group)
         if not found:
-            raise ValueError(f"task {task.name!r}: {no_fresh_rows()}")
+            raise NoFreshRowsError(f"task {task.name!r}: {no_fresh_rows()}")
         places = np.arange(len(rows))
         pairs = [(np.isin(places, kept), np.isin(places, at)) for kept, at in found]
         return cls(rows, pairs, np.any([at for _, at in pairs], axis=0), [-1] * len(pairs))
@@ -119,7 +126,7 @@ class Dealt(NamedTuple):
             rows = replace(rows, levels=None)
         elif fold.max() >= most:
             fold = fold % most
-            rows = replace(rows, levels=rows.levels and rows.levels.parted(rows.levels.fold % most))
+            rows = replace(rows, levels=rows.levels and rows.levels.modulo(most))
         held = np.unique(fold).tolist()
         return cls(rows, [(fold != f, fold == f) for f in held], np.ones(len(rows), dtype=bool), held)
 

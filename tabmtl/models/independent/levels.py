@@ -68,26 +68,23 @@ class TreesOfLevels:
         tried = self._each(lambda k, part: self.levels[k].try_all(given, configurations, part), watch)
         return {name: GrownLevels(self.task, [level[name] for level in tried]) for name in configurations}
 
+    def constant(self, given: TaskRows) -> GrownLevels:
+        """Let constants answer, as `TreesOfTask.constant` does."""
+        return GrownLevels(self.task, [level.constant(given) for level in self.levels])
+
     def finish(self, given: TaskRows, found: GrownLevels, watch: Watch) -> Mixed:
         """Grow as many trees on all rows, where some were held out; return the model of all levels, and its answers.
 
         A level with fewer rounds than others has trees that add nothing in the last ones.
         """
 
-        def finish(k: int, part: Watch) -> TreeText:
-            # a lone quantile is learned by LightGBM alone, so that this is no mixture
-            model: lgb.Booster = self.levels[k].finish(given, found.levels[k], part).model  # type: ignore[assignment]
-            return TreeText(model.model_to_string())
-
-        texts = self._each(finish, watch)
+        each = self._each(lambda k, part: self.levels[k].finish(given, found.levels[k], part), watch)
+        # a lone quantile is learned by LightGBM alone, so that none is a mixture
+        texts = [TreeText(own.model.model_to_string()) for own in each]  # type: ignore[union-attr]
         rounds = zip_longest(*(text.cut()[1] for text in texts), fillvalue=constant_tree(0.0))
         header, _ = texts[0].cut()
         model = lgb.Booster(model_str=TreeText.joined(header, chain.from_iterable(rounds), len(texts)))
-        return Mixed(model, found.answers)
-
-    def judged(self, given: TaskRows, n: int) -> np.ndarray:
-        """Return the numbers of the n rows, of those of the task, that judged the trees."""
-        return self.levels[0].judged(given, n)
+        return Mixed(model, found.answers, each[0].numbers)
 
     def _each(self, do: Callable[[int, Watch], T], watch: Watch) -> list[T]:
         """Do something for every level, within its share of the time that is left."""

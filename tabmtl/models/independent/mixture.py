@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import cycle
 from operator import attrgetter
@@ -16,6 +16,7 @@ from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.estimators.boosted.rounds import Split
 from tabmtl.estimators.boosted.walk import predict
 from tabmtl.estimators.mixing.judged import Choice, Judged
+from tabmtl.model_selection.times import NoFreshRowsError
 from tabmtl.models.independent.additive import PENALTIES, PIECES, Additive, Pieces, fit_linear
 from tabmtl.models.independent.folds import Dealt, Folds
 from tabmtl.models.independent.forest import LEAVES, SETTING, Forest, joined
@@ -151,11 +152,13 @@ class Part(NamedTuple):
 class Mixed(NamedTuple):
     """The model of a task, its answers to rows that judged it, by what did not learn them, and the choice of weights.
 
-    ``choice`` is None where no rows could judge; ``names`` are of the families that it is among.
+    ``numbers`` are of these rows among all of fit; those of X_val have none. ``choice`` is None where no rows could
+    judge; ``names`` are of the families that it is among.
     """
 
     model: lgb.Booster | Mixture
     answers: np.ndarray | None = None
+    numbers: np.ndarray | None = None
     choice: Choice | None = None
     names: Sequence[str] = ()
 
@@ -232,7 +235,7 @@ class Mixer:
         found = self._learn(rows, watch) if self.takes(len(rows)) and not watch.was_cut else {}
         choice = self._choose([unseen, *(part.unseen for part in found.values())], folds.judged, folds.numbers)
         parts = {"lightgbm": booster} | {name: part.model for name, part in found.items()}
-        return self._mixed(parts, choice)
+        return self._mixed(parts, choice, folds.judged.numbers)
 
     def mix_asked(self, booster: lgb.Booster, split: Split, answers: np.ndarray, watch: Watch) -> Mixed:
         """Mix what is judged by rows of a split that LightGBM answered, and fit all rows then.
@@ -248,7 +251,7 @@ class Mixer:
         for (name, part), weight in zip(found.items(), choice.weights[1:], strict=True):
             if split.keep and weight and not watch.cuts(f"{name} of all rows of task {task.name!r}"):
                 parts[name] = part.fit(split.all)
-        return self._mixed({"lightgbm": booster} | parts, choice)
+        return self._mixed({"lightgbm": booster} | parts, choice, split.watched.numbers)
 
     def _learn(self, rows: Sample, watch: Watch) -> dict[str, Part]:
         found: dict[str, Part] = {}
@@ -265,9 +268,9 @@ class Mixer:
             known["additive"] = self._additive
         return {name: fit for name, fit in known.items() if name in self.families}
 
-    def _mixed(self, parts: dict[str, Any], choice: Choice) -> Mixed:
+    def _mixed(self, parts: dict[str, Any], choice: Choice, numbers: np.ndarray | None) -> Mixed:
         model = parts["lightgbm"] if len(parts) == 1 else self._mixture(parts, choice.weights.tolist())
-        return Mixed(model, choice.whole.mix(choice.weights), choice, [*parts])
+        return Mixed(model, choice.whole.mix(choice.weights), numbers, choice, [*parts])
 
     def _mixture(self, parts: dict[str, Any], weights: Sequence[float]) -> Mixture:
         kept = dict(zip(parts, weights, strict=True))
@@ -355,7 +358,11 @@ class Mixer:
 
     def _dealt(self, rows: Sample) -> Dealt:
         is_many = len(rows) >= MANY or rows.time is not None  # which LightGBM deals alike
-        return Dealt.of(rows, self.grower.task, self.seed, _FOLDS_OF_MANY if is_many else _FOLDS)
+        n_folds = _FOLDS_OF_MANY if is_many else _FOLDS
+        try:
+            return Dealt.of(rows, self.grower.task, self.seed, n_folds)
+        except NoFreshRowsError:  # other rows judge then, and these choose settings alone
+            return Dealt.of(replace(rows, time=None), self.grower.task, self.seed, n_folds)
 
     def _tried(self, dealt: Dealt, answers: np.ndarray, reading: str, model: Any) -> Tried:
         losses = self.grower.losses(answers, dealt.judged)

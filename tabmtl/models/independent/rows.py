@@ -37,11 +37,11 @@ class TaskRows(NamedTuple):
         cls, batch: Batch, valid: Batch | None, fold: np.ndarray | None, t: int, levels: LevelParts | None = None
     ) -> TaskRows:
         """Take the rows of task t."""
-        index, rows = _labelled_rows(batch, t)
+        index, rows = labelled_rows(batch, t)
         is_lone = rows.time is not None and not np.ptp(rows.time)
         if batch.group is not None and not np.ptp(rows.group):
             is_lone |= bool(np.ptp(batch.group[~np.isnan(batch.y).all(axis=1)]))
-        watched = None if valid is None else _labelled_rows(valid, t)[1]
+        watched = None if valid is None else labelled_rows(valid, t)[1]
         own = None if levels is None or fold is None else Levels.of(batch, levels, fold, t)
         return cls(rows, watched, is_lone, index, None if fold is None else fold[index], own)
 
@@ -50,8 +50,8 @@ class TaskRows(NamedTuple):
         """Move the rows of task t to the rank that fits it; on the others, return None."""
         labelled = None if batch.group is None else np.unique(batch.group[~np.isnan(batch.y).all(axis=1)])
         groups = group.gather(labelled, to=owner)
-        found = _labelled_rows(batch, t)[1].gathered(group, owner)
-        watched = [] if valid is None else _labelled_rows(valid, t)[1].gathered(group, owner)
+        found = labelled_rows(batch, t)[1].gathered(group, owner)
+        watched = [] if valid is None else labelled_rows(valid, t)[1].gathered(group, owner)
         if not found:
             return None
         rows = Batch.join(found)
@@ -98,6 +98,10 @@ class Levels:
     def parted(self, fold: np.ndarray) -> Levels:
         """Return the levels with other folds (n,) of all rows as parts."""
         return replace(self, fold=fold, parts=self.parts.rows.parted(fold + 1))
+
+    def modulo(self, n: int) -> Levels:
+        """Return the levels with n folds of all rows; those below 0 stay in none."""
+        return self.parted(np.where(self.fold < 0, self.fold, self.fold % n))
 
     def without(self, numbers: np.ndarray) -> Levels:
         """Return the levels by which nothing is known of some rows, and of others of their groups."""
@@ -219,7 +223,7 @@ def reading(levels: LevelRows, batch: Batch, valid: Batch | None, fold: np.ndarr
     return lambda t: TaskRows.of(blank, asked, fold, t, parts if t in reads else None)
 
 
-def _labelled_rows(batch: Batch, t: int) -> tuple[np.ndarray, Batch]:
+def labelled_rows(batch: Batch, t: int) -> tuple[np.ndarray, Batch]:
     """Return the numbers of the rows with a label of task t, and these rows with its labels and weights (n,) alone."""
     column = t if batch.task is None else 0
     labelled = ~np.isnan(batch.y[:, column])

@@ -34,13 +34,18 @@ def _check_names(name: str, value: Any, known: list[str]) -> None:
         raise ValueError(f"{name} must be 'all', or hold names of {known}, each once, got {value!r}{hint}")
 
 
-def check_one_level(task: Task, base: BaseEstimator) -> None:
-    """Raise a ValueError if a task has several levels, of which models of scikit-learn answer one."""
+def check_foreign(task: Task, base: BaseEstimator) -> None:
+    """Raise a ValueError if a task has several levels or is monotone, as models of scikit-learn cannot answer it."""
     if task.kind.levels:
         raise ValueError(
             f"task {task.name!r} has the levels {task.kind.levels}, and {type(base).__name__} answers one value a row; "
             "leave regressor out, since LightGBM learns a model for each level, or declare a task of one value, as "
             "'regression' is"
+        )
+    if task.monotone:
+        raise ValueError(
+            f"task {task.name!r} has monotone={task.monotone}, which is for LightGBM; give {base!r} a parameter of its "
+            "own for it, if it has one, and leave monotone out"
         )
 
 

@@ -9,7 +9,7 @@ import lightgbm as lgb
 import polars as pl
 
 from tabmtl.estimators.mixing.judged import leaderboard
-from tabmtl.models.independent.choice import Grown
+from tabmtl.models.independent.choice import FEW_ROWS, Grown
 from tabmtl.models.independent.levels import GrownLevels
 from tabmtl.models.independent.mixture import Mixed
 from tabmtl.schema import listed, warn_user
@@ -63,6 +63,17 @@ def describe_model(found: tuple[Task, Any]) -> str:
 def merge(parts: Sequence[Mapping[int, Any]]) -> dict[int, Any]:
     """Return values by task, of several parts that have different tasks."""
     return {t: value for part in parts for t, value in part.items()}
+
+
+def warn_of_folds(tune: str | Sequence[str], scores: pl.DataFrame) -> None:
+    """Warn where no task was judged by rows set aside, so that configurations by name had no effect."""
+    if tune in ((), [], "all") or scores.drop("task").count().sum_horizontal().item():
+        return
+    warn_user(
+        f"tune={tune!r} had no effect, because no rows set aside judged its configurations: folds chose the trees of "
+        "all tasks; leave tune out, give X_val and y_val, or set families=('lightgbm',) for tasks of at least "
+        f"{FEW_ROWS} labels"
+    )
 
 
 def warn_of_lost(tasks: Sequence[Task]) -> None:

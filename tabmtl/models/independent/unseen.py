@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
 
 import numpy as np
 
 from tabmtl.drift.readings import Answers
 from tabmtl.estimators.rows import draw
-from tabmtl.models.independent.rows import TaskRows
+from tabmtl.models.independent.mixture import Mixed
 from tabmtl.schema import Batch
 
 
-class Unseen(NamedTuple):
-    """Answers of models to rows of fit whose labels they have not learned, for one task.
-
-    Attributes
-    ----------
-    take : callable
-        Takes the rows of the task.
-    judged : callable
-        Returns the numbers of those that the answers are to, given all and the number of the answers.
-    answers : ndarray of n rows, or None
-    """
-
-    take: Callable[[], TaskRows]
-    judged: Callable[[TaskRows, int], np.ndarray]
-    answers: Any
-
-    @property
-    def numbers(self) -> np.ndarray:
-        """Numbers of the rows of the answers, as these are, among all rows of fit."""
-        rows = self.take()
-        numbers: Any = rows.numbers
-        return numbers[self.judged(rows, len(self.answers))]
-
-
-def without_labels(learned: Answers, some: Batch, places: np.ndarray, found: Mapping[int, Unseen]) -> Answers:
+def without_labels(learned: Answers, some: Batch, places: np.ndarray, found: Mapping[int, Mixed]) -> Answers:
     """Return answers to some rows of fit by models that have not learned their labels; NaN for those that none has.
 
     Rows without a label of a task are taken in the share in which those with one were judged.
@@ -50,23 +25,23 @@ def without_labels(learned: Answers, some: Batch, places: np.ndarray, found: Map
         The rows, with their labels.
     places : ndarray
         Their numbers among all.
-    found : mapping of int to Unseen
-        By task.
+    found : mapping of int to Mixed
+        By task, with answers.
     """
     outputs = [own.copy() for own in learned.outputs]
-    for t, unseen in found.items():
+    for t, mixed in found.items():
         own = np.arange(len(some)) if some.task is None else np.flatnonzero(some.task == t)
         column = 0 if some.task is not None else t
         is_labelled = ~np.isnan(some.y[own, column])
-        outputs[column][own] = _of_task(outputs[column][own], is_labelled, places[own], unseen)
+        outputs[column][own] = _of_task(outputs[column][own], is_labelled, places[own], mixed)
     return Answers(outputs, some.task)
 
 
-def _of_task(answers: np.ndarray, is_labelled: np.ndarray, places: np.ndarray, unseen: Unseen) -> np.ndarray:
+def _of_task(answers: np.ndarray, is_labelled: np.ndarray, places: np.ndarray, mixed: Mixed) -> np.ndarray:
     """Return answers to rows, of labelled ones those of models that have not learned the row; NaN for those unasked."""
-    numbers = unseen.numbers
-    order = np.argsort(numbers)
-    numbers, judged = numbers[order], unseen.answers[order]
+    assert mixed.numbers is not None and mixed.answers is not None
+    order = np.argsort(mixed.numbers)
+    numbers, judged = mixed.numbers[order], mixed.answers[order]
     row = np.minimum(np.searchsorted(numbers, places), len(numbers) - 1)
     is_judged = numbers[row] == places
     found = np.full_like(answers, np.nan)

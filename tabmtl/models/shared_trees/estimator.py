@@ -203,9 +203,9 @@ class SharedTrees(BoostedEstimator):
         if not is_usual or not isinstance(rows, FrameRows) or rows.n_labels.min() >= _FEW_LABELS:
             return super()._split(rows, valid, seed)
         batch = rows.read()
-        fold = None if batch.task is not None or batch.time is not None else deal(batch, rows.tasks, _FOLDS, seed)
-        if fold is None:
+        if batch.task is not None or batch.time is not None:
             return super()._split(rows, valid, seed)
+        fold = deal(batch.y, rows.tasks, None, batch.group, _FOLDS, seed)
         folds = [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(int(fold.max()) + 1)]
         judged = np.array([batch.rows(index).count_labels(len(rows.tasks)) for _, index in folds])
         if (judged == rows.n_labels).any() or not judged.any(axis=1).all():

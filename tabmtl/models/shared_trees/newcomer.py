@@ -88,7 +88,8 @@ class Newcomer:
 
         Return the mix, and values (leaves, K) of the first trees.
         """
-        fold = deal(batch, (task,), _FOLDS, seed)
+        can_deal = len(batch) > 1 if batch.group is None else bool(np.ptp(batch.group))
+        fold = deal(batch.y, (task,), batch.task, batch.group, _FOLDS, seed) if can_deal else None
         parts = [] if fold is None else [_masked(self.targets, fold != k) for k in range(int(fold.max()) + 1)]
         judges = [] if fold is None else [_masked(self.targets, fold == k) for k in range(int(fold.max()) + 1)]
         tried: list[tuple[float, float, list[np.ndarray]]] = []

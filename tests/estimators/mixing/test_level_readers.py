@@ -1,5 +1,7 @@
 """IndependentTasks whose families read means of levels."""
 
+from contextlib import ExitStack
+
 import numpy as np
 import polars as pl
 import pytest
@@ -8,6 +10,10 @@ from numpy.testing import assert_array_equal
 from sklearn.metrics import roc_auc_score
 
 from tabmtl import IndependentTasks
+from tabmtl.estimators.learner import Marks
+from tabmtl.estimators.mixing.levels import LevelRows
+from tabmtl.models.independent.folds import Dealt
+from tabmtl.models.independent.rows import Sample, reading
 
 pytestmark = pytest.mark.usefixtures("three_folds")
 N_LEVELS = 12
@@ -137,3 +143,26 @@ def test_a_target_with_many_labels_tells_a_scarce_one_of_its_levels(is_long, mon
         roc_auc_score(y[test]["b"], p[:, 1]) for p in (alone.predict_proba(X[test])["b"], np.asarray(answers))
     )
     assert together > by_itself + 0.05
+
+
+def test_labels_of_rows_set_aside_are_in_no_means_of_fewer_folds():
+    """Rows set aside judge what is learned, also where the folds of a table are joined to fewer ones."""
+    X, y = table()
+    set_aside, fold = np.arange(0, 120, 4), np.arange(120) % 10
+    found = []
+    for b in (y["b"], y["b"].scatter(set_aside, ~y["b"].gather(set_aside))):
+        coder, rows, _ = IndependentTasks().learner().rows(ExitStack(), X, y.with_columns(b), None, Marks())
+        levels = LevelRows.learn(rows.read(), coder.features.columns, coder.labels.tasks)
+        given = reading(levels, rows.read(), None, fold, {0, 1})(1)
+        learned = Sample.of_task(given).apart(set_aside).rows(np.setdiff1d(np.arange(120), set_aside))
+        dealt = Dealt.of(learned, coder.labels.tasks[1], 0, 5)
+        found.append([dealt.rows.filled("own", held).x for held in dealt.held])
+    assert len(found[0]) == 5
+    assert_array_equal(*found)
+
+
+def test_numbers_of_levels_have_names_that_no_column_has(three_folds):
+    X, y = table(60)
+    X = X.rename({"x": "level, mean 1"})
+    model = IndependentTasks(families=("lightgbm", "extra_trees"), n_jobs=1, random_state=0).fit(X, y)
+    assert model.encode(X).columns == ["level, mean 1", *(f"level, mean {k}_" for k in (1, 2, 3)), "level"]
