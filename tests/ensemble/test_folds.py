@@ -96,3 +96,20 @@ def test_large_tables_have_few_folds_and_more_of_them_for_a_scarce_task(monkeypa
     assert len(deal(X, y)[1].pairs) == 3
     y[400:, 1] = np.nan
     assert len(deal(X, y)[1].pairs) == 5
+
+
+def test_no_label_of_a_fold_is_in_the_means_of_levels_that_its_models_read():
+    """The rows of the other folds read it once all are learned."""
+    rng = np.random.default_rng(0)
+    X = pl.DataFrame({"level": [f"level {k}" for k in rng.integers(0, 12, 120)], "a": rng.normal(size=120)})
+    y, found = rng.normal(size=(120, 2)), []
+    for _ in range(2):
+        _, folds = deal(X, y, groups=np.arange(120) // 2)
+        encoded, (fitted, held) = folds.encoded(SharedTrees()), folds.pairs[0]
+        found.append([own.batch.x.numbers for own in (*encoded.tables(0), encoded.whole.rows(fitted))])
+        y = y.copy()
+        y[held] = y[held][::-1]  # in another order, so that the ranks of all labels stay
+    assert found[0][0].shape[1] == 1 + 3  # the column, the mean of each target, and the number of rows
+    for before, after in zip(found[0][:2], found[1][:2], strict=True):
+        assert_array_equal(before, after)
+    assert (found[0][2] != found[1][2]).any()
