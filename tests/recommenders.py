@@ -13,6 +13,7 @@ import pytest
 import tabmtl.sessions
 from tabmtl.columns.ragged import offsets_of
 from tabmtl.params import describe_params
+from tabmtl.sessions.m2trec.index import ItemIndex
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.synth import make_sessions
@@ -124,6 +125,11 @@ def own_terms(scores: pl.DataFrame, clicks: pl.DataFrame) -> np.ndarray:
     clicked = each.group_by("session_id", "item_id").agg(pl.col("term").min())
     joined = scores.join(clicked, how="left", on=["session_id", "item_id"], maintain_order="left")
     return joined["term"].fill_null(0).to_numpy()
+
+
+def index_of(model: Any) -> ItemIndex:
+    """Return the vectors of all items of a fitted M2TRec."""
+    return model._fitted.index(model.fitted_network()[1], model._repeats)
 
 
 def all_scores(model: Any, sessions: pl.DataFrame) -> pl.DataFrame:

@@ -222,6 +222,12 @@ class FromFitted:
     def __set__(self, instance: Any, value: Any) -> NoReturn:
         raise AttributeError(f"{self._name} says what was fitted, and cannot be set")
 
+    @classmethod
+    def taken_from(cls, told: dict[str, Any], owner: type) -> dict[str, Any]:
+        """Take attributes that an estimator of a class only reads out of others; return them as what was fitted."""
+        names = {name: own for name in told if isinstance(own := getattr(owner, name, None), cls)}
+        return {own._of_fitted: told.pop(name) for name, own in names.items()}
+
 
 class NotHere:
     """Stand for a method that other classes have, so that asking for it names the cure.

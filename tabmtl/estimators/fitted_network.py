@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, Protocol
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
 from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.lineage import Lineage
-from tabmtl.estimators.trained import load_weights, weight_arrays
+from tabmtl.estimators.trained import TrainedNetwork, Weights, load_weights, weight_arrays
 from tabmtl.nn.grown import GrownNetwork
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Task
-from tabmtl.training.device import find_device, on_device, seeded, threads
+from tabmtl.training.device import find_device, on_device, threads
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores
 
-Weights = Mapping[str, np.ndarray]
 Places = tuple[int, ...]
 Link = Callable[[list[torch.Tensor]], list[torch.Tensor]]
-
-_CPU = torch.device("cpu")
-#: Modules of a fitted network, by the number of their weights. They live as long as it does; no pickle has them.
-_modules: WeakKeyDictionary[FittedNetwork, dict[int, Any]] = WeakKeyDictionary()
 
 
 class Machine(Protocol):
@@ -48,19 +42,16 @@ class Cut(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FittedNetwork:
-    """Network as it was fitted, frozen; pickles and deep copies hold its weights, and build the modules anew.
-
-    A module is built at the first answer, and moved where answers are computed.
+class FittedNetwork(TrainedNetwork):
+    """Network of a table as it was fitted; module 0 is that of ``weights``, and k that of ``of_tasks[k - 1]``.
 
     Attributes
     ----------
-    maker : NetworkEstimator
-        Unfitted, with the parameters of fit; it builds networks and losses.
+    maker, weights, moments
+        As of `TrainedNetwork`; the maker builds losses, too.
     columns : Columns
     tasks : sequence of Task
     is_long : bool
-    weights : mapping of str to ndarray
     batch_size : int
         Rows of a step, by which rows to answer are cut where they depend on each other.
     n_features_out : int
@@ -68,31 +59,21 @@ class FittedNetwork:
         Other weights, from which some tasks answer.
     snapshot : ndarray of int, shape (T,) or (0,)
         Weights of every task: 0 is ``weights``, and k is ``of_tasks[k - 1]``.
-    moments : mapping of str to ndarray
-        What the optimiser has learned of gradients, as `tabmtl.estimators.trained.moment_arrays` names it.
     lineage : Lineage or None
         Of a network whose tasks have changed since fit.
     cut : Cut or None
         Of a network that has lost units.
     """
 
-    maker: Any  # whose module imports this one
     columns: Columns
     tasks: Sequence[Task]
     is_long: bool
-    weights: Weights
     batch_size: int
     n_features_out: int
     of_tasks: tuple[Weights, ...] = ()
     snapshot: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    moments: Weights = field(default_factory=dict)
     lineage: Lineage | None = None
     cut: Cut | None = None
-
-    @classmethod
-    def of(cls, network: torch.nn.Module, **facts: Any) -> FittedNetwork:
-        """Return a network that has just been trained, given what its weights do not tell."""
-        return cls(weights=weight_arrays(network.state_dict()), **facts)._holding(network)
 
     def with_weights(self, weights: Weights) -> FittedNetwork:
         """Return the network with other weights for all tasks."""
@@ -102,14 +83,12 @@ class FittedNetwork:
     def beside(self, of_tasks: tuple[Weights, ...], snapshot: np.ndarray, batch_size: int) -> FittedNetwork:
         """Return the network beside other weights, from which some tasks answer, with rows cut by a batch size."""
         found = replace(self, of_tasks=of_tasks, snapshot=snapshot, batch_size=batch_size)
-        return found._holding(self._module(0))
+        return found.holding(self.module())
 
-    def settled(self, settle: Callable[[Any], None] | None = None, device: torch.device = _CPU) -> FittedNetwork:
-        """Return the network whose weights are those of its module, once that was changed in place, if it is."""
-        network = self.module(device)
-        if settle is not None:
-            settle(network)
-        return replace(self, weights=weight_arrays(network.state_dict()))._holding(network)
+    def settled(self) -> FittedNetwork:
+        """Return the network whose weights are those of its module, which was changed in place."""
+        network = self.module()
+        return replace(self, weights=weight_arrays(network.state_dict())).holding(network)
 
     def with_tasks(
         self, heads: Sequence[torch.nn.Module], tasks: Sequence[Task], method: Any, device: torch.device
@@ -141,11 +120,6 @@ class FittedNetwork:
     def lineage_of(self, tasks: Sequence[Task]) -> Lineage | None:
         """Return the lineage of tasks that may have more classes."""
         return self.lineage and replace(self.lineage, base=self.lineage.base_tasks(tasks, is_long=self.is_long))
-
-    def module(self, device: torch.device, snapshot: int = 0) -> Any:
-        """Return the module of ``weights``, or of those of ``of_tasks``, on a device; it is built once."""
-        network = self._module(snapshot)
-        return network if next(network.parameters()).device == device else network.to(device)
 
     def grown(self, device: torch.device) -> GrownNetwork:
         """Return the module as one that may grow.
@@ -196,22 +170,9 @@ class FittedNetwork:
     def _loss(self) -> MultiTaskLoss:
         return self.maker._loss(self.tasks)
 
-    def _holding(self, network: Any) -> FittedNetwork:
-        """Keep a module that has these weights; return self."""
-        _modules[self] = {0: network.eval()}
-        return self
-
-    def _module(self, snapshot: int) -> Any:
-        known = _modules.setdefault(self, {})
-        if snapshot not in known:
-            with seeded(0, _CPU):  # which one thread does at a time, a training among them
-                if snapshot not in known:
-                    known[snapshot] = self._rebuilt(snapshot)
-        return known[snapshot]
-
-    def _rebuilt(self, snapshot: int) -> Any:
-        if snapshot:
-            return load_weights(copy.deepcopy(self._module(0)), self.of_tasks[snapshot - 1])
+    def _rebuilt(self, number: int) -> Any:
+        if number:
+            return load_weights(copy.deepcopy(self.module()), self.of_tasks[number - 1])
         return load_weights(self.built(self.maker, self.columns, self.tasks), self.weights)
 
     def _regrown(
@@ -234,7 +195,7 @@ class FittedNetwork:
             moments=self._inside(self.moments, gone),
             lineage=lineage,
         )
-        return found._holding(network)
+        return found.holding(network)
 
     def _inside(self, arrays: Weights, gone: int) -> dict[str, np.ndarray]:
         """Return weights, or moments of them, by their names in a grown network that lacks one of the added heads."""

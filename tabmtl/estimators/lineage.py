@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
+from tabmtl.estimators.trained import Weights
 from tabmtl.nn.grown import GrownNetwork, NewHead, ScaledHead
 from tabmtl.targets import Task
-
-Weights = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)

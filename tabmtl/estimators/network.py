@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -43,18 +42,6 @@ from tabmtl.training.device import find_device, on_device
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import represent_rows, weigh_sequences
 from tabmtl.training.table_loop import TableLoop, settle_statistics
-
-#: Names that a file has for what a fitted network knows.
-_OF_FITTED = {
-    "weights_": "weights",
-    "_n_features_out": "n_features_out",
-    "batch_size_": "batch_size",
-    "task_weights_": "of_tasks",
-    "task_snapshot_": "snapshot",
-    "_lineage": "lineage",
-    "_optimizer": "moments",
-    "_form": "cut",
-}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -190,11 +177,12 @@ class NetworkEstimator(
     _reads_windows: ClassVar[bool] = True
     #: Parameter of the width of a token, of a network whose tokens of all columns look at each other.
     _token_width: ClassVar[str | None] = None
-    weights_ = FromFitted("weights")
     batch_size_ = FromFitted("batch_size")
     task_weights_ = FromFitted("of_tasks")
     task_snapshot_ = FromFitted("snapshot")
     _n_features_out = FromFitted("n_features_out")  # which scikit-learn reads
+    _lineage = FromFitted("lineage")
+    _form = FromFitted("cut")
 
     _together: ClassVar[type[Together]] = NetworksTogether
     _task_methods: ClassVar[tuple[str, ...]] = ("head", "scalearn", "scalearn_uniform")
@@ -315,11 +303,11 @@ class NetworkEstimator(
         True
         """
         check_is_fitted(self)
-        settle, device = None, find_device(self.device)
+        fitted = self._fitted.with_weights(dict(weights))
         if X is not None:
-            batch = self._read_rows(self._preprocessed(X))
-            settle = partial(settle_statistics, data=on_device(batch, device), precision=self.precision)
-        return self._of_fitted(self._fitted.with_weights(dict(weights)).settled(settle, device))
+            rows = self.encoded(X)
+            settle_statistics(fitted.module(find_device(self.device)), rows, self.precision)
+        return self._of_fitted(fitted.settled())
 
     def _of_fitted(self, fitted: FittedNetwork) -> Self:
         """Return a copy whose network gives other answers, without what was learned of the answers of self."""
@@ -401,11 +389,6 @@ class NetworkEstimator(
     def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
         return self._labels_of(places).outputs(self._fitted.answer(batch, self, places))
 
-    def fitted_network(self) -> tuple[Any, torch.device]:
-        """Return the module of the fitted network, and its device, that of the parameters."""
-        device = find_device(self.device)
-        return self._fitted.module(device), device
-
     @property
     def task_transfer_(self) -> pl.DataFrame:
         """Tell what the tasks of the fit lend those added by ScaLearn; see the attributes."""
@@ -454,9 +437,7 @@ class NetworkEstimator(
 
     def _state(self) -> Any:
         self._measure()  # a file has no rows for it
-        names = [own.name for own in fields(self._stored)]
-        known = {name: getattr(self._fitted, own) for name, own in _OF_FITTED.items() if name in names}
-        return self._stored(**{name: getattr(self, name, None) for name in names if name not in known}, **known)
+        return super()._state()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: None if name == "_judged" else value for name, value in super().__getstate__().items()}
@@ -467,18 +448,18 @@ class NetworkEstimator(
         return tags
 
     def _restore(self, state: Any) -> None:
-        told, coder = dict(vars(state)), state.coder_
-        del told["coder_"]
+        told = dict(vars(state))
+        coder = told.pop("coder_")
         fitted = FittedNetwork(
-            maker=type(self)(**self.get_params(deep=False)),
+            maker=replace(self),
             columns=coder.features.columns,
             tasks=coder.labels.tasks,
             is_long=coder.task_column is not None,
-            **{own: told.pop(name) for name, own in _OF_FITTED.items() if name in told},
+            **FromFitted.taken_from(told, type(self)),
         )
         fitted = fitted.settled()  # files hold no numbers without an axis, and weights that do not fit are refused
         for k in range(len(fitted.of_tasks)):
-            fitted.module(torch.device("cpu"), k + 1)
+            fitted.module(number=k + 1)
         self._set_fitted(coder, told | {"_fitted": fitted, "_judged": None})
 
 

@@ -3,20 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import polars as pl
 import torch
 
-from tabmtl.estimators.base import SavableEstimator
+from tabmtl.estimators.base import FromFitted, SavableEstimator
 from tabmtl.params import BatchSize, Count, CountOrZero, Jobs, NonNegative, Positive, Rate, Share, check_callback
 from tabmtl.processes.ranks import Ranks
 from tabmtl.storage.stored import Stored
-from tabmtl.training.device import Device
+from tabmtl.training.device import Device, find_device, seeded
 from tabmtl.training.hooks import OnEpoch, Record
 from tabmtl.training.optimizer import MOMENTS, Optimizer
+
+Weights = Mapping[str, np.ndarray]
+
+#: Modules of trained networks, by the number of their weights. They live as long as these; no pickle has them.
+_modules: WeakKeyDictionary[TrainedNetwork, dict[int, Any]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedNetwork:
+    """Network as it was trained, frozen; pickles and deep copies hold its weights, and build its module anew.
+
+    A module is built at the first answer, and moved where answers are computed.
+
+    Attributes
+    ----------
+    maker : TrainedEstimator
+        Unfitted, with the parameters of fit; it builds networks.
+    weights : mapping of str to ndarray
+    moments : mapping of str to ndarray
+        What the optimiser has learned of gradients, as `moment_arrays` names it.
+    """
+
+    maker: Any
+    weights: Weights
+    moments: Weights = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, network: torch.nn.Module, **facts: Any) -> Self:
+        """Return a network that has just been trained, given what its weights do not tell."""
+        return cls(weights=weight_arrays(network.state_dict()), **facts).holding(network)
+
+    def holding(self, network: torch.nn.Module) -> Self:
+        """Keep a module that has these weights; return self."""
+        _modules[self] = {0: network.eval()}
+        return self
+
+    def module(self, device: torch.device | None = None, number: int = 0) -> Any:
+        """Return the module, built once, on a device or where it is; ``number`` tells between several weights."""
+        known = _modules.setdefault(self, {})
+        if number not in known:
+            with seeded(0, torch.device("cpu")):  # which one thread does at a time, a training among them
+                if number not in known:
+                    known[number] = self._rebuilt(number)
+        network = known[number]
+        return network if device in (None, next(network.parameters()).device) else network.to(device)
+
+    def _rebuilt(self, number: int) -> Any:
+        """Build the module of some of the weights, ready to predict; weights that do not fit are an error."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,6 +157,13 @@ class TrainedEstimator(SavableEstimator):
     on_epoch: Annotated[OnEpoch | None, check_callback] = None
 
     training_code: ClassVar[tuple[str, ...]] = ("on_epoch",)
+    weights_ = FromFitted("weights")
+    _optimizer = FromFitted("moments")
+
+    def fitted_network(self) -> tuple[Any, torch.device]:
+        """Return the module of the fitted network, and its device, that of the parameters."""
+        device = find_device(self.device)
+        return self._fitted.module(device), device
 
     def _check_interrupt(self, group: Ranks) -> None:
         """Raise a ValueError if several processes are to keep what an interrupt leaves."""

@@ -16,9 +16,9 @@ import polars as pl
 import torch
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.fitted_network import FittedNetwork, Weights
+from tabmtl.estimators.fitted_network import FittedNetwork
 from tabmtl.estimators.rows import TO_SET_ASIDE, FitRows
-from tabmtl.estimators.trained import moment_arrays, split_moments, trained_attributes, weight_arrays
+from tabmtl.estimators.trained import Weights, moment_arrays, split_moments, trained_attributes, weight_arrays
 from tabmtl.metrics.scores import is_by_group, score_tasks
 from tabmtl.nn.growth import Growth
 from tabmtl.params import near

@@ -488,18 +488,17 @@ class Recommender(SavableEstimator):
         self.__dict__ |= fitted
         self.repeat_weights_ = asdict(self._repeats)
 
-    def _learned(self) -> dict[str, Any]:
-        """Return the fitted attributes of the method by name, those that a file keeps."""
-        return _fitted_of(self._state())
+    def _learned(self, state: Any = None) -> dict[str, Any]:
+        """Return the fitted attributes of the method by name, as a file keeps them: its own, or those of a state.
+
+        Public ones that this fit did not set are left out.
+        """
+        state = self._state() if state is None else state
+        kept = {name: part for name, part in vars(state).items() if part is not None or name.startswith("_")}
+        return {name: part for name, part in kept.items() if name != "_catalogue"}
 
     def _restore(self, state: Any) -> None:
-        self._set_fitted(state._catalogue, _fitted_of(state))
-
-
-def _fitted_of(state: Any) -> dict[str, Any]:
-    """Return the attributes of a state but the catalogue; a public one that this fit did not set is left out."""
-    kept = {name: part for name, part in vars(state).items() if part is not None or name.startswith("_")}
-    return {name: part for name, part in kept.items() if name != "_catalogue"}
+        self._set_fitted(state._catalogue, self._learned(state))
 
 
 def columns_of(params: Mapping[str, Any]) -> LogColumns:

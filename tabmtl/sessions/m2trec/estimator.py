@@ -12,12 +12,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import polars as pl
-import torch
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode.shards import Shards
 from tabmtl.encode.text_encoder import check_text_encoder
-from tabmtl.estimators.trained import TrainedEstimator, TrainedState, check_moments, load_weights
+from tabmtl.estimators.base import FromFitted
+from tabmtl.estimators.trained import TrainedEstimator, TrainedState, check_moments
 from tabmtl.params import (
     BatchSize,
     Count,
@@ -38,18 +38,13 @@ from tabmtl.sessions.categories import ItemCategories, rank_next_category, summa
 from tabmtl.sessions.log import Column, check_column, code_items, read_log, read_sessions
 from tabmtl.sessions.m2trec.encoder import Pooling
 from tabmtl.sessions.m2trec.events import check_event_weights, warn_of_absent, weigh_events
+from tabmtl.sessions.m2trec.fitted import FittedM2TRec
 from tabmtl.sessions.m2trec.fitting import Fitting
 from tabmtl.sessions.m2trec.going_on import GoingOn
 from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
-from tabmtl.sessions.m2trec.network import M2TRecNetwork
-from tabmtl.sessions.m2trec.new_items import (
-    NewItems,
-    check_new_item_share,
-    report_new_items,
-    warn_of_equals,
-)
+from tabmtl.sessions.m2trec.new_items import NewItems, check_new_item_share, report_new_items, warn_of_equals
 from tabmtl.sessions.m2trec.stored import stored_log
 from tabmtl.sessions.m2trec.tower import FIELD_WIDTH
 from tabmtl.sessions.m2trec.training import ExampleMode
@@ -61,7 +56,7 @@ from tabmtl.sessions.split import warn_of_unknown
 from tabmtl.storage.atomic import write_file
 from tabmtl.storage.stored import Stored
 from tabmtl.training.checkpoint import check_params
-from tabmtl.training.device import find_device, seeded, threads
+from tabmtl.training.device import threads
 from tabmtl.training.run import current
 
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
@@ -336,6 +331,11 @@ class M2TRec(TrainedEstimator, Recommender):
     _reads_metadata: ClassVar[bool] = True
     _reads_shards: ClassVar[bool] = True
     _stored: ClassVar[type] = M2TRecState
+    _coder = FromFitted("coder")
+    _items = FromFitted("items")
+    _new_items = FromFitted("new_items")
+    _categories = FromFitted("categories")
+    _users = FromFitted("users")
     _kept_apart: ClassVar[tuple[str, ...]] = ("text_encoder",)
     _learned_by: ClassVar[tuple[str, ...]] = (
         *("categories", "category_weight", "categorical_features", "text_features", "id_mode", "item_tower", "d_model"),
@@ -372,17 +372,13 @@ class M2TRec(TrainedEstimator, Recommender):
         form: dict[str, Any] = {"id_mode": "none", "item_tower": "concat", "pooling": "mean", "training": "per_prefix"}
         return cls(categories=categories, **form | {"repeats": False} | params)
 
-    def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any], params: dict[str, Any] | None = None) -> None:
-        super()._set_fitted(catalogue, fitted, params)
-        self._items: KnownItems = fitted["_items"]
-        self._categories: tuple[ItemCategories, ...] = fitted["_categories"]
-        self._new_items: NewItems = fitted["_new_items"]
-        self.new_item_report_: pl.DataFrame = fitted["new_item_report_"]
-        self._index: ItemIndex | None = fitted.get("_index")  # of a fit, which computed the vectors of all items
-        self._module: M2TRecNetwork | None = None if self._index is None else self._index.network
-        if self._index is None:  # a file whose weights do not fit is refused here
-            form = self._coder, self._items.n_own, self._tasks(), self.unfitted()
-            self._module = _loaded(self.weights_, *form)
+    def _learned(self, state: Any = None) -> dict[str, Any]:
+        told = super()._learned(state)
+        return told | {"_fitted": FittedM2TRec(maker=replace(self), **FromFitted.taken_from(told, type(self)))}
+
+    def _restore(self, state: Any) -> None:
+        super()._restore(state)
+        self._fitted.module()  # weights that do not fit are refused here
 
     def recommend(
         self,
@@ -573,7 +569,8 @@ class M2TRec(TrainedEstimator, Recommender):
             every session, which raises or lowers new items.
         """
         check_is_fitted(self)
-        return self._fitted_index().vectors()
+        with self._searched() as index:
+            return index.vectors()
 
     def export_index(self, path: str | Path) -> None:
         """Write files for an index of nearest neighbours outside this package.
@@ -622,14 +619,15 @@ class M2TRec(TrainedEstimator, Recommender):
             raise ValueError("this model was fitted without an item table, so it knows no new item: fit with items=")
         extended = self._items.extended(len(names), *self._coder.encode(metadata, self.text_encoder))
         categories = tuple(column.extended(metadata[column.name]) for column in self._categories)
-        catalogue = known.extended(names)
+        fitted = replace(self._fitted, items=extended, categories=categories)
         with self._searched() as index:
-            index = self._index_of(extended, index.network, index.unit_vectors)
+            before = index.unit_vectors
+            index = fitted.holding(index.network).index(before.device, self._repeats, before)
             new = self._new_items.capped(index.scores_by, extended, self._fitted_params["max_new_share"])
             report = report_new_items(index.scores_by, extended, new, self.new_item_report_)
+        catalogue = known.extended(names)
         warn_of_equals(extended, np.arange(len(catalogue)) >= len(known), "added")
-        found = {"_items": extended, "_categories": categories, "_new_items": new, "new_item_report_": report}
-        found["_index"] = index.revalued(*new.values(extended))
+        found = {"_fitted": replace(fitted, new_items=new).with_index(index), "new_item_report_": report}
         self._set_fitted(catalogue, self._learned() | found, self._fitted_params)
         return self
 
@@ -761,48 +759,11 @@ class M2TRec(TrainedEstimator, Recommender):
     @contextmanager
     def _searched(self) -> Iterator[ItemIndex]:
         """Give the index of all items, with the threads of ``n_jobs``."""
-        index = self._fitted_index()
-        with threads(self.n_jobs, index.network):
-            yield index
+        network, device = self.fitted_network()
+        with threads(self.n_jobs, network):
+            yield self._fitted.index(device, self._repeats)
 
     @property
     def user_ids_(self) -> pl.Series | None:
         """The users whose earlier clicks stand before their sessions; None unless ``user_clicks`` asks for them."""
         return None if self._users is None else self._users.ids
-
-    def _fitted_index(self) -> ItemIndex:
-        """Give the network with the vectors of all items, computed on first use where fit left none on the device."""
-        device = find_device(self.device)
-        if self._index is None or self._index.unit_vectors.device.type != device.type:
-            network, _ = self.fitted_network()
-            with threads(self.n_jobs, network):
-                self._index = self._index_of(self._items, network)
-        return self._index
-
-    def _index_of(self, known: KnownItems, network: M2TRecNetwork, before: torch.Tensor | None = None) -> ItemIndex:
-        """Compute the vectors of items on the device of the network; see `ItemIndex`."""
-        items, values = known.on(next(network.parameters()).device), self._new_items.values(known)
-        return ItemIndex(network, items, self.unfitted(), *values, repeats=self._repeats, before=before)
-
-    def fitted_network(self) -> tuple[M2TRecNetwork, torch.device]:
-        """Return the fitted network and its device, that of the parameters; a copy from pickle builds its own here."""
-        device = find_device(self.device)
-        if self._module is None:
-            options = self.unfitted()
-            form = self._coder, self._items.n_own, options._tasks(), options
-            self._module = _loaded(self.weights_, *form)
-        if next(self._module.parameters()).device != device:
-            self._module.to(device)
-        return self._module, device
-
-    def __getstate__(self) -> dict[str, Any]:
-        own = ("_index", "_module")  # computed again from the weights
-        return {name: None if name in own else value for name, value in super().__getstate__().items()}
-
-
-def _loaded(weights: dict[str, np.ndarray], *form: Any) -> M2TRecNetwork:
-    """Build a network and give it weights; a RuntimeError if they do not fit parameters, encoding and items."""
-    with seeded(0, torch.device("cpu")):
-        network = M2TRecNetwork(*form)
-    load_weights(network, weights)
-    return network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import polars as pl
 import torch
 
-from tabmtl.estimators.trained import moment_arrays, trained_attributes, weight_arrays
+from tabmtl.estimators.trained import moment_arrays, trained_attributes
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.categories import ItemCategories
 from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
+from tabmtl.sessions.m2trec.fitted import FittedM2TRec
 from tabmtl.sessions.m2trec.index import ItemIndex
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
@@ -54,11 +56,15 @@ class Fitting:
     catalogue : Catalogue
     valid : Sessions or None
         Those of ``clicks_val``.
-    options : M2TRec
+    model : M2TRec
         Its parameters.
+    **once
+        Parameters of this training alone.
 
     Attributes
     ----------
+    maker, options : M2TRec
+        Unfitted, with the parameters of the model, and with those of this training.
     train : Sessions or StoredSessions
         Those that are trained on, of two clicks at least.
     valid : Sessions or None
@@ -68,8 +74,9 @@ class Fitting:
     known : KnownItems
     """
 
-    def __init__(self, log: AnySessions, catalogue: Catalogue, valid: Sessions | None, options: Any) -> None:
-        self.log, self.catalogue, self.options, self.group = log, catalogue, options, log.group
+    def __init__(self, log: AnySessions, catalogue: Catalogue, valid: Sessions | None, model: Any, **once: Any) -> None:
+        self.log, self.catalogue, self.group = log, catalogue, log.group
+        self.maker, self.options = replace(model), replace(model, **once)
         self.train, self.valid = self._set_aside(valid)
         self.coder, self.known = self._read_items(self.train.count_items(len(catalogue)))
         if self.group.size > 1:
@@ -103,7 +110,7 @@ class Fitting:
 
     def _network(self) -> M2TRecNetwork:
         """Build the network before its training."""
-        return M2TRecNetwork(self.coder, self.known.n_own, self.options._tasks(), self.options)
+        return M2TRecNetwork(self.coder, self.known.n_own, self.options)
 
     def _fit_coder(self, clicks: np.ndarray) -> ItemCoder | None:
         """Learn the encoding of metadata on the items with clicks (N,); None without metadata."""
@@ -152,16 +159,21 @@ class Fitting:
                 )
                 attributes |= self._set_strength(network, validation)
                 attributes |= trained_attributes(history, snapshots.best.epoch)
-                attributes["weights_"] = weight_arrays(network.state_dict())
-                attributes["_optimizer"] = moment_arrays(loop.optimizer, network) if options.keep_optimizer else {}
                 hidden = NewItems.hidden(len(self.catalogue))  # until they are measured
                 index = ItemIndex(network, loop.items, options, *hidden.values(known))
                 index.repeats = self._learn_repeats(index)
                 new, report = self._measure_new_items(index)
-        worth = {"_repeats": index.repeats, "_new_items": new, "new_item_report_": report}
-        read: dict[str, Any] = {"_coder": self.coder, "_items": known}
-        read |= {"_categories": self._read_categories(), "_users": self._read_users()}
-        return attributes | worth | read | {"_index": index.revalued(*new.values(known))}
+        fitted = FittedM2TRec.of(
+            network,
+            maker=self.maker,
+            moments=moment_arrays(loop.optimizer, network) if options.keep_optimizer else {},
+            coder=self.coder,
+            items=known,
+            categories=self._read_categories(),
+            users=self._read_users(),
+            new_items=new,
+        )
+        return attributes | {"_repeats": index.repeats, "new_item_report_": report, "_fitted": fitted.with_index(index)}
 
     def _read_users(self) -> UserClicks | None:
         """Keep the last clicks of users, if they are read."""

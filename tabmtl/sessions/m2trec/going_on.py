@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
-from tabmtl.estimators.trained import split_moments, weight_arrays
+from tabmtl.estimators.trained import split_moments
 from tabmtl.sessions.catalogue import Catalogue, Growth, warn_of_undescribed
 from tabmtl.sessions.categories import ItemCategories
 from tabmtl.sessions.m2trec.fitting import Fitting
@@ -46,14 +45,14 @@ class GoingOn(Fitting):
 
     def __init__(self, log: Sessions, catalogue: Catalogue, valid: Sessions | None, model: Any, growth: Growth) -> None:
         self.model, self.growth, self._taught, self._new = model, growth, valid, log
-        options = model
+        self.before = model._fitted
+        once: dict[str, Any] = {}
         if not growth.whole:
             once = {"epochs": 1, "early_stopping": False, "learning_rate": PASS_RATE * model.learning_rate}
-            options = type(model)(**model.get_params(deep=False) | once)
-        super().__init__(log, catalogue, valid if growth.whole else None, options)
+        super().__init__(log, catalogue, valid if growth.whole else None, model, **once)
 
     def _read_items(self, clicks: np.ndarray) -> tuple[ItemCoder | None, KnownItems]:
-        coder, known, metadata = self.model._coder, self.model._items, self.growth.metadata
+        coder, known, metadata = self.before.coder, self.before.items, self.growth.metadata
         n_new = len(clicks) - self.growth.n_known
         if coder is None:
             if metadata is not None and metadata.width:
@@ -73,23 +72,22 @@ class GoingOn(Fitting):
 
     def _network(self) -> M2TRecNetwork:
         network = super()._network()
-        network.load_grown(self.model.weights_, self.model._coder, self._own_before)
+        network.load_grown(self.before.weights, self.before.coder, self._own_before)
         return network
 
     @property
     def _own_before(self) -> np.ndarray:
         """Number of the own vector that each item with one had so far; 0 for none."""
-        before = self.model._items.own_rows
+        before = self.before.items.own_rows
         return np.pad(before, (0, len(self.known.clicks) - len(before)))[self.known.own_rows > 0]
 
     def _loop(self, network: M2TRecNetwork, validation: Validation | None, seed: int) -> SessionLoop:
         loop = super()._loop(network, validation, seed)
         if self.options.keep_optimizer:
-            moments = split_moments(self.model._optimizer)
+            moments = split_moments(self.before.moments)
             for kind, numbers in moments.items():
                 if kind != "step":
-                    arrays = network.carried(weight_arrays(numbers), self.model._coder, self._own_before)
-                    moments[kind] = {name: torch.from_numpy(array) for name, array in arrays.items()}
+                    moments[kind] = network.carried(numbers, self.before.coder, self._own_before)
             loop.optimizer.take_moments(network, moments)
         return loop
 
@@ -107,18 +105,19 @@ class GoingOn(Fitting):
     def _learn_repeats(self, index: ItemIndex) -> RepeatWeights:
         if self.growth.whole or not self.options.repeats:
             return super()._learn_repeats(index)
-        model = self.model
+        known = self.model._repeats
         if self._taught is not None:
             return self._repeats_on(self._taught.at_least(2), index)
-        if model._repeats != RepeatWeights():
-            return model._repeats
-        hidden = NewItems.hidden(self.growth.n_known).values(model._items)
-        return self._repeats_on(self.growth.known(self._new.at_least(2)), model._fitted_index().revalued(*hidden))
+        if known != RepeatWeights():
+            return known
+        hidden = NewItems.hidden(self.growth.n_known).values(self.before.items)
+        before = self.before.index(index.unit_vectors.device, known).revalued(*hidden)
+        return self._repeats_on(self.growth.known(self._new.at_least(2)), before)
 
     def _measure_new_items(self, index: ItemIndex) -> tuple[NewItems, pl.DataFrame]:
         if self.growth.whole:
             return super()._measure_new_items(index)
-        new = self.model._new_items.capped(index.scores_by, self.known, self.options.max_new_share)
+        new = self.before.new_items.capped(index.scores_by, self.known, self.options.max_new_share)
         report = report_new_items(index.scores_by, self.known, new, self.model.new_item_report_)
         joined = np.arange(len(self.catalogue)) >= self.growth.n_known
         warn_of_equals(self.known, joined & (self.known.clicks == 0), "added")
@@ -127,13 +126,13 @@ class GoingOn(Fitting):
     def _read_categories(self) -> tuple[ItemCategories, ...]:
         if self.coder is None:
             return ()
-        columns = self.model._categories
-        return tuple(each.extended(self._metadata[each.name]).counting(self._new) for each in columns)
+        before = self.before.categories
+        return tuple(each.extended(self._metadata[each.name]).counting(self._new) for each in before)
 
     def _read_users(self) -> UserClicks | None:
         if self._new.users is None:
             return None
-        return UserClicks.of(self._new, self.model._users, all_new=True).newest(self.options.user_clicks)
+        return UserClicks.of(self._new, self.before.users, all_new=True).newest(self.options.user_clicks)
 
     def run(self) -> dict[str, Any]:
         """Train, and return the fitted attributes by name; a pass adds its line to ``history_``."""

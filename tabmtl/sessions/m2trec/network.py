@@ -5,7 +5,7 @@ Shapes: B sessions of at most L clicks, P queries, d the width of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,6 @@ class M2TRecNetwork(nn.Module):
         Of the item table, if there is one.
     n_own : int
         Items that have a vector of their own.
-    levels : iterable of str
-        Columns of categories that are predicted.
     options : M2TRec
 
     Attributes
@@ -50,7 +48,7 @@ class M2TRecNetwork(nn.Module):
         Number of every level among the categorical columns.
     """
 
-    def __init__(self, coder: ItemCoder | None, n_own: int, levels: Iterable[str], options: Any) -> None:
+    def __init__(self, coder: ItemCoder | None, n_own: int, options: Any) -> None:
         super().__init__()
         self.temperature, self.coder = options.temperature, coder
         self.items = ItemVectors(coder, n_own, options)
@@ -59,7 +57,7 @@ class M2TRecNetwork(nn.Module):
         width = self.encoder.width
         columns = None if coder is None else coder.features.columns
         names, sizes = ((), ()) if columns is None else (columns.categorical, columns.cardinalities)
-        self.level_columns = [names.index(name) for name in levels]
+        self.level_columns = [names.index(name) for name in options._tasks()]
         level_sizes = [sizes[column] for column in self.level_columns]
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in level_sizes)
         self.weigh_popularity = None
@@ -99,10 +97,8 @@ class M2TRecNetwork(nn.Module):
             grown["items.own.weight"][new] = drawn[new] * (np.median(lengths) / FIRST_LENGTH if len(lengths) else 1)
         self.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(part)) for name, part in grown.items()})
 
-    def carried(
-        self, numbers: Mapping[str, np.ndarray], before: ItemCoder | None, own: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Give weights, or numbers beside them, their places in this network; see `load_grown`.
+    def carried(self, numbers: Mapping[str, Any], before: ItemCoder | None, own: np.ndarray) -> dict[str, Any]:
+        """Give arrays or tensors of weights, or beside them, their places in this network; see `load_grown`.
 
         A new level has the numbers of the unseen ones, a new own vector those of none.
         """

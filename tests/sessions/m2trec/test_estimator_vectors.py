@@ -21,6 +21,7 @@ from recommenders import (
     all_scores,
     every_m2trec,
     fitted,
+    index_of,
     own_terms,
     renamed,
     tiny,
@@ -237,9 +238,9 @@ def test_vectors_of_all_items_are_computed_once_a_fit(monkeypatch):
     model.transform(TEST)
     whole = [items for items in computed if len(items) == 61]  # epochs are judged among the items of their sessions
     assert [bool(items.own.any()) for items in whole] == [True, False]  # and once without own vectors
-    assert model._fitted_index().items is whole[0]
-    assert model._fitted_index().network is model._module
-    assert "_bare_vectors" not in vars(model._fitted_index())
+    assert index_of(model).items is whole[0]
+    assert index_of(model).network is model.fitted_network()[0]
+    assert "_bare_vectors" not in vars(index_of(model))
 
 
 def test_an_encoder_of_text_is_its_vectors_as_a_column_and_new_items_need_it(reloaded):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recommenders import TEST, TRAIN, every_m2trec, fitted, sessions_of
+from recommenders import TEST, TRAIN, every_m2trec, fitted, index_of, sessions_of
 
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.log import LogColumns, read_sessions
@@ -16,10 +16,6 @@ from tabmtl.sessions.m2trec.index import ItemIndex, blocks_of
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.ragged import Sessions
-
-
-def index_of(form: str) -> ItemIndex:
-    return fitted(form)._fitted_index()
 
 
 def sessions(form: str, log: pl.DataFrame = TEST) -> Sessions:
@@ -33,7 +29,7 @@ def of_lengths(*lengths: int, n_items: int = 60) -> Sessions:
 
 @every_m2trec
 def test_scores_are_those_of_the_network(form):
-    index, read = index_of(form), sessions(form).take(np.arange(12))
+    index, read = index_of(fitted(form)), sessions(form).take(np.arange(12))
     scores = index.scores(read)
     bias, factor = fitted(form)._new_items.values(fitted(form)._items)
     for place in range(len(read)):
@@ -49,7 +45,7 @@ def test_scores_are_those_of_the_network(form):
 
 @every_m2trec
 def test_only_the_newest_clicks_are_read(form):
-    index = index_of(form)
+    index = index_of(fitted(form))
     longest = of_lengths(index.max_length + 30)
     np.testing.assert_array_equal(index.scores(longest), index.scores(longest.last(index.max_length)))
     assert not np.allclose(index.scores(longest), index.scores(longest.last(index.max_length - 1)), atol=1e-6)
@@ -57,7 +53,7 @@ def test_only_the_newest_clicks_are_read(form):
 
 @every_m2trec
 def test_a_session_without_a_click_is_one_click_on_an_unknown_item(form):
-    index = index_of(form)
+    index = index_of(fitted(form))
     scores = index.scores(sessions_of([], [0]))
     assert np.isfinite(scores).all()
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
@@ -65,7 +61,7 @@ def test_a_session_without_a_click_is_one_click_on_an_unknown_item(form):
 
 @every_m2trec
 def test_an_unknown_click_says_that_there_was_a_click(form):
-    index = index_of(form)
+    index = index_of(fitted(form))
 
     newest, without, older = index.scores(sessions_of([5, 0], [5], [0, 5]))
     assert not np.allclose(newest, without, atol=1e-6)
@@ -78,7 +74,7 @@ def of_ids(share: float = 5 / 12) -> ItemIndex:
     known = KnownItems(features=None, row=None, clicks=clicks, shared=False)
     torch.manual_seed(0)
     model = M2TRec(d_model=8, max_length=3, pooling="mean", popularity=True)
-    network = M2TRecNetwork(None, known.n_own, model._tasks(), model).eval()
+    network = M2TRecNetwork(None, known.n_own, model).eval()
     torch.nn.init.normal_(network.items.own.weight[1:])
     return ItemIndex(network, known.on(torch.device("cpu")), model, known.bias(np.full(7, share), 0.0))
 
@@ -102,7 +98,7 @@ def test_a_higher_share_credits_items_without_clicks_there_too():
 
 
 def test_an_index_may_have_other_values_of_items_and_take_own_vectors_away():
-    index, read = index_of("M2TRec"), of_lengths(3, 5)
+    index, read = index_of(fitted("M2TRec")), of_lengths(3, 5)
     bias, factor, lost = np.linspace(-1, 1, 60), np.linspace(0.5, 2, 60), np.arange(60) < 20
     before, plain = index.scores(read), index.revalued(np.zeros(60), np.ones(60)).scores(read)
     np.testing.assert_allclose(index.revalued(bias, factor).scores(read), plain * factor + bias, rtol=1e-4, atol=1e-4)
@@ -118,7 +114,7 @@ def test_an_index_may_have_other_values_of_items_and_take_own_vectors_away():
 
 
 def test_scoring_leaves_no_gradient_and_no_training_mode():
-    index = index_of("M2TRec")
+    index = index_of(fitted("M2TRec"))
     index.network.train()
     first = index.scores(sessions("M2TRec", TRAIN).take(np.arange(5)))
     assert not index.network.training

@@ -32,7 +32,7 @@ def make(tasks: tuple[str, ...] = ("kind",), **options: Any) -> tuple[M2TRecNetw
     features, row = CODER.encode(TABLE)
     items = KnownItems(features=features, row=row, clicks=COUNTS, shared=model.id_mode == "none")
     torch.manual_seed(0)
-    network = M2TRecNetwork(CODER, items.n_own, model._tasks(), model).eval()
+    network = M2TRecNetwork(CODER, items.n_own, model).eval()
     for parameter in network.encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return network, items.on(CPU)

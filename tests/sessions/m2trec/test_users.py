@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 from forging import forge_arrays
-from recommenders import ITEMS, TEST, TRAIN, all_scores, fitted, tiny
+from recommenders import ITEMS, TEST, TRAIN, all_scores, fitted, index_of, tiny
 
 import tabmtl
 from tabmtl.sessions.log import LogColumns, read_sessions
@@ -127,7 +127,7 @@ def model():
 @pytest.mark.parametrize("params", [{}, {"pooling": "mean"}, {"pooling": "last", "hierarchy": True}], ids=str)
 def test_a_query_of_all_prefixes_is_that_of_the_prefix(params):
     model = tiny("M2TRec", user_column="user", user_clicks=4, epochs=1, **params).fit(with_users(TRAIN), items=ITEMS)
-    index, encoder = model._fitted_index(), model._module.encoder
+    index, encoder = index_of(model), model.fitted_network()[0].encoder
     with torch.no_grad():
         encoder.age.weight[1:] = torch.randn(4, 16)
     session = model._read_log(with_users(TEST)).at_least(5).take(np.array([3]))

@@ -32,7 +32,7 @@ def make(**options: Any) -> tuple[M2TRecNetwork, KnownItems, M2TRec]:
     features, row = CODER.encode(TABLE)
     known = KnownItems(features=features, row=row, clicks=COUNTS, shared=model.id_mode == "none")
     torch.manual_seed(0)
-    network = M2TRecNetwork(CODER, known.n_own, model._tasks(), model).eval()
+    network = M2TRecNetwork(CODER, known.n_own, model).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return network, known, model
