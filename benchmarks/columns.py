@@ -43,8 +43,8 @@ from benchmarks.peers.outside import AutoGluon, Outside
 from benchmarks.problems import Alone, Case, answers_of, score_answers
 from benchmarks.targets import package
 from tabmtl import IndependentTasks
-from tabmtl.pipelines.data.files import scan
 from tabmtl.pipelines.datasets import load
+from tabmtl.pipelines.datasets.base import scan
 from tabmtl.pipelines.histories import history_table
 
 BY_HAND, CATBOOST, AUTOGLUON = "LightGBM, by hand", "CatBoost", "AutoGluon"

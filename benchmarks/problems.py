@@ -25,9 +25,8 @@ from benchmarks.scores import outputs_of
 from benchmarks.splits import units_of
 from tabmtl import distill
 from tabmtl.model_selection import train_valid_split
-from tabmtl.pipelines.data.files import scan
-from tabmtl.pipelines.data.tables import Dataset
-from tabmtl.pipelines.datasets import load
+from tabmtl.pipelines.datasets import Dataset, load
+from tabmtl.pipelines.datasets.base import scan
 
 ROWS = 20_000
 #: Sets, with the tasks that are made scarce in turn.

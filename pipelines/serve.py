@@ -22,12 +22,11 @@ from typing import Any, Literal
 import polars as pl
 
 import tabmtl.mlflow
+from tabmtl.mlflow.aliases import CHALLENGER, CHAMPION
 from tabmtl.pipelines.data import Rows, RowSource, TableRows, rows_for
 from tabmtl.pipelines.data.tables import columns_for
 from tabmtl.pipelines.terminal import lay_out, tell, without_password
 from tabmtl.pipelines.tracking import (
-    CHALLENGER,
-    CHAMPION,
     CONTINUED,
     REFIT,
     ROWS,

@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 import tabmtl.mlflow
 from tabmtl import tuning
-from tabmtl.mlflow import CHALLENGER as CHALLENGER
-from tabmtl.mlflow import CHAMPION as CHAMPION
 from tabmtl.pipelines.terminal import tell, without_password
 
 if TYPE_CHECKING:

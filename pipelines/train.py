@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 import tabmtl.mlflow
+from tabmtl.mlflow.aliases import CHAMPION
 from tabmtl.pipelines.data import (
     ClickColumns,
     ClickRows,
@@ -33,7 +34,6 @@ from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
 from tabmtl.pipelines.saved import SavedModel
 from tabmtl.pipelines.terminal import lay_out, tell, verbosity, without_password
 from tabmtl.pipelines.tracking import (
-    CHAMPION,
     CONTINUED,
     ROWS,
     Log,

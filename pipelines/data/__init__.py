@@ -12,6 +12,7 @@ from tabmtl.pipelines.data.clicks import ClickColumns, ClickRows, open_clicks
 from tabmtl.pipelines.data.files import RowSource, asked
 from tabmtl.pipelines.data.shards import ShardRows, TrainSource, open_shards
 from tabmtl.pipelines.data.tables import DataSource, TableRows, open_table
+from tabmtl.pipelines.datasets import NAMES, SESSION_NAMES
 from tabmtl.pipelines.terminal import near
 from tabmtl.schema import RandomSplitWarning
 
@@ -53,7 +54,6 @@ def open_rows(source: DataSource, clicks: ClickColumns, cls: type, *, whole: boo
     ValueError, OSError
         If there is no such set, file or column, the data do not fit the model, or an option has no effect on them.
     """
-    from tabmtl.pipelines.datasets import NAMES, SESSION_NAMES
     from tabmtl.sessions.recommender import Recommender
 
     wants_clicks = issubclass(cls, Recommender)

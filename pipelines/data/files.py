@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import polars as pl
 
 from tabmtl.params import check_count
 from tabmtl.pipelines.terminal import near
 
-PARTS = ("train", "val", "test")
-
 #: The use of every part.
 _USES = {"train": "to train on", "val": "to stop on", "test": "to score", "all": "to score"}
-
-Folder = str | Path | None
-Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,39 +112,6 @@ def asked(options: Any) -> list[str]:
     return [name for name, default in defaults.items() if getattr(options, name) != default]
 
 
-def stored(name: str, folder: Folder, table: str = "data") -> Path:
-    """Return the path of a stored table of a set: ``<folder>/<name>/<table>.parquet``.
-
-    Parameters
-    ----------
-    name : str
-        Name of the set.
-    folder : str, pathlib.Path or None
-        The data folder; None reads the environment variable ``TABMTL_DATA``.
-    table : str, default="data"
-        Which table of the set, where it has several.
-
-    Raises
-    ------
-    FileNotFoundError
-        If no folder is named, or it does not hold the table.
-    """
-    file = f"{name}/{table}.parquet"
-    cure = f"name the folder that holds {file} by folder= or by the environment variable TABMTL_DATA"
-    root = folder or os.environ.get("TABMTL_DATA")
-    if not root:
-        raise FileNotFoundError(f"{name}: expected {file} in a data folder, but none is named; {cure}")
-    path = Path(root) / file
-    if not path.is_file():
-        raise FileNotFoundError(f"{name}: expected the table {path}, but there is no such file; {cure}")
-    return path
-
-
-def scan(name: str, folder: Folder, table: str = "data") -> pl.LazyFrame:
-    """Scan a `stored` table of a set."""
-    return pl.scan_parquet(stored(name, folder, table))
-
-
 def read_file(path: Path, *, dates: bool = True) -> pl.DataFrame:
     """Read a table from a parquet or CSV file; the dates of a CSV file as such, if they are asked for.
 
@@ -185,19 +146,6 @@ def readable(name: str | Path) -> Iterator[None]:
         yield
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{name} cannot be read: {reason_of(error)}") from error
-
-
-def rows_of(part: str, table: Frame, name: str, parts: Iterable[str]) -> Frame:
-    """Return the rows of one part of a table with a column ``split``.
-
-    Raises
-    ------
-    ValueError
-        If there is no part of this name.
-    """
-    if part not in parts:
-        raise ValueError(f"{name}: part must be one of {', '.join(parts)}, got {part!r}")
-    return table.filter(pl.col("split") == part)
 
 
 def known(frame: pl.DataFrame, names: Iterable[str | None], option: str) -> list[str]:

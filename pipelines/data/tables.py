@@ -13,6 +13,8 @@ import polars as pl
 
 from tabmtl import tuning
 from tabmtl.pipelines.data import files
+from tabmtl.pipelines.datasets import NAMES, load
+from tabmtl.pipelines.datasets.base import PARTS
 from tabmtl.pipelines.terminal import near, without_classes
 from tabmtl.schema import RandomSplitWarning
 
@@ -24,95 +26,6 @@ if TYPE_CHECKING:
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 _LEAST_LISTS = 0.1  # share of the values of a column of lists in CSV that hold the sign between items
 _PLAIN = {"transform": "none", "min_frequency": 1}  # encoding of features that no model reads
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Dataset:
-    """Real table with its roles, as polars reads it; nothing is loaded before a ``collect``.
-
-    ``features``, ``targets`` and ``split`` are views of one table, so their rows agree. The dtype of a feature tells
-    its role: every categorical feature and the task column are String, also if the file stores integer codes, or polars
-    Categorical, whose codes differ from process to process; every other feature is a number. Binary targets are Int8,
-    regression targets Float32, and a null target is an unlabelled cell.
-
-    Parameters
-    ----------
-    name : str
-        Name of the set.
-    table : polars.LazyFrame
-        The stored rows, with a column ``split`` that says "train", "val" or "test".
-    numeric, categorical : tuple of str
-        The features. A column named nowhere here leaks a target or identifies a row: it is no feature.
-    tasks : dict of str to {"binary", "regression"}
-        Kind of each target. A long set has one target, which every task of ``task_column`` fills.
-    licence, source : str
-        Whose data these are, and where they come from.
-    task_column : str, optional
-        In a long set (one task per row), the feature that names the row's task.
-    groups : str, optional
-        Column of ``table`` whose values never cross the split: for ``groups=`` of a cross-validation.
-
-    Examples
-    --------
-    >>> from tabmtl.pipelines.datasets import load
-    >>> portal = load("portal")
-    >>> portal.tasks
-    {'weight': 'regression', 'hindfoot_length': 'regression', 'male': 'binary'}
-    >>> X, y = portal.part("train")
-    >>> X.shape, y.shape
-    ((20548, 7), (20548, 3))
-    """
-
-    name: str
-    table: pl.LazyFrame
-    numeric: tuple[str, ...]
-    categorical: tuple[str, ...]
-    tasks: dict[str, str]
-    licence: str
-    source: str
-    task_column: str | None = None
-    groups: str | None = None
-
-    @property
-    def features(self) -> pl.LazyFrame:
-        """The numeric, then the categorical features, and last the task column of a long set."""
-        strings = (*self.categorical, *([self.task_column] if self.task_column else []))
-        return self.table.select(pl.col(self.numeric), pl.col(strings).cast(pl.String))
-
-    @property
-    def targets(self) -> pl.LazyFrame:
-        """One column per target, null where a row has no label."""
-        dtypes = {"binary": pl.Int8, "regression": pl.Float32}
-        return self.table.select(pl.col(name).cast(dtypes[kind]) for name, kind in self.tasks.items())
-
-    @property
-    def split(self) -> pl.LazyFrame:
-        """The one column ``split``: "train", "val" or "test"."""
-        return self.table.select("split")
-
-    def part(self, name: str) -> tuple[pl.DataFrame, pl.DataFrame | pl.Series]:
-        """Collect one part of the stored split, in the order of the table.
-
-        Parameters
-        ----------
-        name : {"train", "val", "test"}
-            Which part.
-
-        Returns
-        -------
-        X : polars.DataFrame of shape (n, n_features)
-            The features, and in a long set the task column.
-        y : polars.DataFrame of shape (n, n_tasks), or polars.Series of length n
-            The targets; a Series in a long set, where each row belongs to one task.
-
-        Raises
-        ------
-        ValueError
-            If there is no part of this name.
-        """
-        rows = replace(self, table=files.rows_of(name, self.table, self.name, files.PARTS))
-        X, y = pl.collect_all([rows.features, rows.targets])
-        return X, y.to_series() if self.task_column else y
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,8 +281,6 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
     ValueError, OSError
         If the table cannot be read, an option does not fit it, or the split cannot be made.
     """
-    from tabmtl.pipelines.datasets import NAMES
-
     is_set = source.data in NAMES
     frame, tasks, task_column, named = (_read_set if is_set else _read_table)(source)
     split_column = "split" if is_set else source.split_column
@@ -427,8 +338,6 @@ Read = tuple[pl.DataFrame, dict[str, str | None], str | None, pl.Series | None]
 
 def _read_set(source: DataSource) -> Read:
     """Read features, chosen targets and split of a set, the kinds of the targets, the task column, and the groups."""
-    from tabmtl.pipelines.datasets import load
-
     if source.full and source.data != "flights":
         raise ValueError(f"--full applies to flights only: all rows of {source.data} are read anyway")
     # the folder alone would choose all rows of flights
@@ -747,12 +656,12 @@ def _with_categories(frame: pl.DataFrame, source: DataSource) -> pl.DataFrame:
 
 def _stored_split(column: pl.Series) -> dict[str, np.ndarray]:
     values = set(column.unique().to_list())
-    if not {"train", "val"} <= values <= {*files.PARTS}:
+    if not {"train", "val"} <= values <= {*PARTS}:
         raise ValueError(
             f"--split-column {column.name}: expected train, val and perhaps test in every row, got "
             f"{', '.join(sorted(map(str, values))[:6])}"
         )
-    return {part: np.flatnonzero((column == part).to_numpy()) for part in files.PARTS if part in values}
+    return {part: np.flatnonzero((column == part).to_numpy()) for part in PARTS if part in values}
 
 
 def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: DataSource) -> dict[str, np.ndarray]:
@@ -806,4 +715,4 @@ def _cut(batch: Batch, tasks: Sequence[Task], shares: Mapping[str, float], seed:
             kept, drawn = newest_split(own.y, tasks, share / left, own.time, own.task, own.group)
         parts |= {"train": rows[kept], part: rows[drawn]}
         left -= share
-    return {part: parts[part] for part in files.PARTS if part in parts}
+    return {part: parts[part] for part in PARTS if part in parts}

@@ -12,8 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tabmtl.pipelines.data.clicks import ClickLog
-from tabmtl.pipelines.data.tables import Dataset
+from tabmtl.pipelines.datasets.base import ClickLog, Dataset
 
 __all__ = ["NAMES", "SESSION_NAMES", "ClickLog", "Dataset", "load", "load_sessions"]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tabmtl.pipelines.data.files import Folder, scan
-from tabmtl.pipelines.data.tables import Dataset
+from tabmtl.pipelines.datasets.base import Dataset, Folder, scan
 
 
 def load(folder: Folder = None, *, college_degree: bool = True) -> Dataset:

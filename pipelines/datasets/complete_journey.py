@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tabmtl.pipelines.data.clicks import COLUMNS, ClickLog
-from tabmtl.pipelines.data.files import Folder, stored
+from tabmtl.pipelines.datasets.base import COLUMNS, ClickLog, Folder, stored
 from tabmtl.pipelines.histories import history_table
 
 #: Departments of volumes and of bookings, not of products that one picks.

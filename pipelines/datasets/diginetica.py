@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from tabmtl.pipelines.data.clicks import COLUMNS, ClickLog
-from tabmtl.pipelines.data.files import Folder, scan
+from tabmtl.pipelines.datasets.base import COLUMNS, ClickLog, Folder, scan
 
 
 def load(folder: Folder = None) -> ClickLog:

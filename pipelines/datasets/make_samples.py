@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tabmtl.pipelines.data.tables import Dataset
 from tabmtl.pipelines.datasets import flights, portal
+from tabmtl.pipelines.datasets.base import Dataset
 
 #: Rows the flights sample takes of each part; the last day of a part comes whole, which makes 60 367.
 QUOTAS = {"train": 36_000, "val": 12_000, "test": 12_000}

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tabmtl.pipelines.data.files import Folder, stored
-from tabmtl.pipelines.data.tables import Dataset
+from tabmtl.pipelines.datasets.base import Dataset, Folder, stored
 
 
 def load(folder: Folder = None) -> Dataset:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tabmtl.pipelines.data.files import Folder, scan
-from tabmtl.pipelines.data.tables import Dataset
+from tabmtl.pipelines.datasets.base import Dataset, Folder, scan
 
 #: Levels of each one-hot group; the indicators are stored as 0/1 and stay numbers.
 GROUPS = {

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tabmtl.pipelines.data.files import Folder, scan
-from tabmtl.pipelines.data.tables import Dataset
+from tabmtl.pipelines.datasets.base import Dataset, Folder, scan
 
 GRADES = ("k", "1", "2", "3")
 PER_GRADE = ("star", "lunch", "school", "degree", "ladder", "tethnicity", "system", "schoolid")

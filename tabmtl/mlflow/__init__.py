@@ -22,9 +22,6 @@ from typing import Any
 
 from tabmtl.lazy import attach
 
-#: Aliases of versions of a model: the served one, and the newest that may take its place.
-CHAMPION, CHALLENGER = "champion", "challenger"
-
 __getattr__, __dir__, __all__ = attach(__name__, __file__)
 
 

@@ -23,7 +23,7 @@ from tabmtl.encode.labels import probability_names
 from tabmtl.encode.preprocessing import by_preprocessor
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.lazy import exported
-from tabmtl.mlflow import CHALLENGER, CHAMPION
+from tabmtl.mlflow.aliases import CHALLENGER, CHAMPION
 from tabmtl.mlflow.serving import LOADER, SessionModel, TableModel
 from tabmtl.mlflow.signature import pandas_view, signature_of
 from tabmtl.sessions.recommender import Recommender
