@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from sklearn.utils.metaestimators import available_if
@@ -15,7 +15,6 @@ from tabmtl.encode.read import read_groups
 from tabmtl.encode.shards import Shards
 from tabmtl.encode.table import sort_tasks, task_texts
 from tabmtl.encode.tasks import DeclaredTasks, check_tasks
-from tabmtl.estimators.base import SavableEstimator
 from tabmtl.estimators.drifting import NoticesDrift
 from tabmtl.model_selection.repeats import SeenRows, group_equal_rows, number_groups
 from tabmtl.params import check_choice, near
@@ -40,7 +39,7 @@ def _parts_with_tasks(estimator: TakesTasks) -> bool:
     return True
 
 
-class TakesTasks(NoticesDrift, SavableEstimator):
+class TakesTasks(NoticesDrift):
     """Fitted estimator that takes new tasks; a subclass gives `_add_tasks` and `_remove_task`.
 
     Attributes
@@ -56,12 +55,6 @@ class TakesTasks(NoticesDrift, SavableEstimator):
     #: Methods of `add_task` that the class has, and what may be frozen.
     _task_methods: ClassVar[tuple[str, ...]] = ("head",)
     _task_freezes: ClassVar[tuple[str | None, ...]] = ("shared",)
-
-    if TYPE_CHECKING:
-
-        def _preprocessed(self, X: Any) -> Any: ...
-
-        def _decide_by(self, coder: TableCoder) -> None: ...
 
     @available_if(_takes_tasks)
     def add_task(
@@ -272,8 +265,7 @@ class TakesTasks(NoticesDrift, SavableEstimator):
         """Set the coder and fitted attributes, now that nothing can fail; the parameters of fit stay."""
         self._decide_by(coder)
         self.__dict__.pop("importances_", None)  # of the tasks before
-        for name, value in fitted.items():
-            setattr(self, name, value)
+        self.__dict__ |= fitted
 
 
 def _undecided(coder: TableCoder) -> TableCoder:

@@ -15,6 +15,7 @@ from tabmtl.drift.compare import LEAST_ROWS, Limits, compare
 from tabmtl.drift.profile import Profile, Source, sample_size
 from tabmtl.drift.readings import Answers, Reading, read_answers, read_columns, read_tasks, without_own
 from tabmtl.encode.read import take_rows
+from tabmtl.estimators.base import SavableEstimator
 from tabmtl.estimators.rows import FrameRows, draw
 from tabmtl.params import Names, check_at_least, check_known, check_share, listed_names
 from tabmtl.schema import Batch, counted
@@ -22,23 +23,13 @@ from tabmtl.schema import Batch, counted
 if TYPE_CHECKING:
     from tabmtl.encode import TableCoder
     from tabmtl.estimators.rows import FitRows
-    from tabmtl.targets import Task
 
 
-class NoticesDrift:
+class NoticesDrift(SavableEstimator):
     """Part of an estimator that compares rows with those of its fit."""
 
     #: What `drift` compares with; None where a fit has kept nothing, as in files and pickles of earlier releases.
     profile_: Profile | None = None
-
-    if TYPE_CHECKING:
-        tasks_: tuple[Task, ...]
-        coder_: TableCoder
-
-        def _preprocessed(self, X: Any) -> Any: ...
-        def _read_rows(self, X: Any) -> Batch: ...
-        def _encoding(self) -> dict[str, Any]: ...
-        def _outputs(self, X: Any, batch: Batch) -> list[Any]: ...
 
     def drift(
         self, X: Any, *, reference: Any = None, size: float = 0.1, alpha: float = 0.05, ignore: str | Names = ()

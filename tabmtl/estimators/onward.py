@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
+import numpy as np
 from sklearn.utils.metaestimators import available_if
 
 from tabmtl.encode import TableCoder
 from tabmtl.encode.shards import Shards
-from tabmtl.estimators.base import SavableEstimator
 from tabmtl.estimators.drifting import NoticesDrift
-from tabmtl.estimators.learner import Marks, TableLearner
+from tabmtl.estimators.learner import Marks
 from tabmtl.estimators.rows import FitRows
 from tabmtl.model_selection.repeats import SeenRows
 from tabmtl.processes.ranks import ALONE
@@ -26,7 +26,7 @@ def _goes_on(estimator: LearnsOn) -> bool:
     return True
 
 
-class LearnsOn(NoticesDrift, SavableEstimator):
+class LearnsOn(NoticesDrift):
     """Estimator that goes on from what it has learned; a subclass gives `_go_on`.
 
     Attributes
@@ -39,16 +39,6 @@ class LearnsOn(NoticesDrift, SavableEstimator):
 
     #: Whether new levels and classes find a place in what a fitted model has learned, and new rows alone begin one.
     _grows: ClassVar[bool] = True
-
-    if TYPE_CHECKING:
-
-        def learner(self) -> TableLearner: ...
-
-        def _preprocessed(self, X: Any) -> Any: ...
-
-        def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None: ...
-
-        def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]: ...
 
     @available_if(_goes_on)
     def partial_fit(self, X: Any, y: Any, *, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -142,7 +132,8 @@ class LearnsOn(NoticesDrift, SavableEstimator):
     @property
     def _is_warm(self) -> bool:
         """Whether `fit` begins at what the last fit has learned."""
-        return False
+        # asked before fit checks its parameters, so any value may stand there
+        return hasattr(self, "coder_") and bool(np.all(getattr(self, "warm_start", False)))
 
     def _warn_of_decisions(self) -> None:
         if self.coder_.labels.decisions is not None:

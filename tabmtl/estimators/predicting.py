@@ -16,11 +16,11 @@ from tabmtl.encode.labels import Answers
 from tabmtl.encode.read import read_groups
 from tabmtl.encode.write import ORDERED, write_targets
 from tabmtl.estimators.asked import part_of
-from tabmtl.estimators.base import asking_score
+from tabmtl.estimators.base import SavableEstimator, asking_score
 from tabmtl.params import near
 
 if TYPE_CHECKING:
-    from tabmtl.encode import LabelCoder, TableCoder
+    from tabmtl.encode import LabelCoder
     from tabmtl.schema import Batch
     from tabmtl.targets import Task
 
@@ -124,16 +124,8 @@ def _no_outputs(labels: LabelCoder) -> list[np.ndarray]:
     return labels.outputs([np.empty((0, task.width), dtype=np.float32) for task in labels.column_tasks])
 
 
-class Predicts:
+class Predicts(SavableEstimator):
     """The predictions of an estimator, all of which come from `answer`."""
-
-    if TYPE_CHECKING:
-        tasks_: tuple[Task, ...]
-        coder_: TableCoder
-
-        def _preprocessed(self, X: Any) -> Any: ...
-
-        def _read_rows(self, X: Any) -> Batch: ...
 
     # the kind of every undeclared task; the three faces differ in it
     _target_kind: ClassVar[TargetKind] = None

@@ -600,8 +600,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
         self.n_features_in_ = len(coder.names)
         if coder.named:
             self.feature_names_in_ = np.array(coder.names, dtype=object)
-        for name, value in fitted.items():
-            setattr(self, name, value)
+        self.__dict__ |= fitted
 
     def _decide_by(self, coder: TableCoder) -> None:
         """Take over a coder, with what it knows of decisions."""
