@@ -13,7 +13,6 @@ import torch
 
 from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.lineage import Lineage
-from tabmtl.estimators.trained import TrainedNetwork, Weights, load_weights, weight_arrays
 from tabmtl.nn.grown import GrownNetwork
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.schema import Batch, Columns
@@ -21,6 +20,7 @@ from tabmtl.targets import Task
 from tabmtl.training.device import find_device, on_device, threads
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores
+from tabmtl.training.weights import TrainedNetwork, Weights, load_weights, weight_arrays
 
 Places = tuple[int, ...]
 Link = Callable[[list[torch.Tensor]], list[torch.Tensor]]
@@ -34,7 +34,7 @@ class Machine(Protocol):
     n_jobs: int | None
 
 
-class Cut(Protocol):
+class RemovedUnits(Protocol):
     """Units that a network has lost since it was built."""
 
     def of_whole(self, network: Any) -> Any:
@@ -61,7 +61,7 @@ class FittedNetwork(TrainedNetwork):
         Weights of every task: 0 is ``weights``, and k is ``of_tasks[k - 1]``.
     lineage : Lineage or None
         Of a network whose tasks have changed since fit.
-    cut : Cut or None
+    removed_units : RemovedUnits or None
         Of a network that has lost units.
     """
 
@@ -73,19 +73,19 @@ class FittedNetwork(TrainedNetwork):
     of_tasks: tuple[Weights, ...] = ()
     snapshot: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     lineage: Lineage | None = None
-    cut: Cut | None = None
+    removed_units: RemovedUnits | None = None
 
     def with_weights(self, weights: Weights) -> FittedNetwork:
         """Return the network with other weights for all tasks."""
         none = np.zeros(0, dtype=np.int64)
         return replace(self, weights=weights, of_tasks=(), snapshot=none, moments={})
 
-    def beside(self, of_tasks: tuple[Weights, ...], snapshot: np.ndarray, batch_size: int) -> FittedNetwork:
-        """Return the network beside other weights, from which some tasks answer, with rows cut by a batch size."""
+    def with_task_weights(self, of_tasks: tuple[Weights, ...], snapshot: np.ndarray, batch_size: int) -> FittedNetwork:
+        """Return the network with other weights, from which some tasks answer, and with a batch size."""
         found = replace(self, of_tasks=of_tasks, snapshot=snapshot, batch_size=batch_size)
         return found.holding(self.module())
 
-    def settled(self) -> FittedNetwork:
+    def with_module_weights(self) -> FittedNetwork:
         """Return the network whose weights are those of its module, which was changed in place."""
         network = self.module()
         return replace(self, weights=weight_arrays(network.state_dict())).holding(network)
@@ -114,7 +114,7 @@ class FittedNetwork(TrainedNetwork):
         """Build the network untrained: by parameters, for columns and tasks that may have more levels and classes."""
         lineage = self.lineage_of(tasks)
         base = maker._network(columns, tasks if lineage is None else lineage.base)
-        base = base if self.cut is None else self.cut.of_whole(base)
+        base = base if self.removed_units is None else self.removed_units.of_whole(base)
         return base if lineage is None else lineage.grow(base, self.weights, tasks)
 
     def lineage_of(self, tasks: Sequence[Task]) -> Lineage | None:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 
-from tabmtl.estimators.trained import Weights
 from tabmtl.nn.grown import GrownNetwork, NewHead, ScaledHead
 from tabmtl.targets import Task
+from tabmtl.training.weights import Weights
 
 
 @dataclass(frozen=True, kw_only=True)

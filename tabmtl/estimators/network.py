@@ -27,7 +27,7 @@ from tabmtl.estimators.lineage import Lineage
 from tabmtl.estimators.new_heads import task_transfer, with_new_heads
 from tabmtl.estimators.rows import FitRows, FrameRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
-from tabmtl.estimators.trained import TrainedEstimator, TrainedState, check_moments
+from tabmtl.estimators.trained import TrainedEstimator, TrainedState
 from tabmtl.estimators.training import NetworkTraining, score_outputs
 from tabmtl.metrics.scores import mean_score
 from tabmtl.nn.embeddings import FeatureVector
@@ -42,6 +42,7 @@ from tabmtl.training.device import find_device, on_device
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import represent_rows, weigh_sequences
 from tabmtl.training.table_loop import TableLoop, settle_statistics
+from tabmtl.training.weights import check_moments
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -182,7 +183,7 @@ class NetworkEstimator(
     task_snapshot_ = FromFitted("snapshot")
     _n_features_out = FromFitted("n_features_out")  # which scikit-learn reads
     _lineage = FromFitted("lineage")
-    _form = FromFitted("cut")
+    _form = FromFitted("removed_units")
 
     _together: ClassVar[type[Together]] = NetworksTogether
     _task_methods: ClassVar[tuple[str, ...]] = ("head", "scalearn", "scalearn_uniform")
@@ -307,7 +308,7 @@ class NetworkEstimator(
         if X is not None:
             rows = self.encoded(X)
             settle_statistics(fitted.module(find_device(self.device)), rows, self.precision)
-        return self._of_fitted(fitted.settled())
+        return self._of_fitted(fitted.with_module_weights())
 
     def _of_fitted(self, fitted: FittedNetwork) -> Self:
         """Return a copy whose network gives other answers, without what was learned of the answers of self."""
@@ -349,7 +350,7 @@ class NetworkEstimator(
         """Return what makes the loop of a training; ``before`` as in `NetworkTraining`."""
         return TableLoop
 
-    def _told_anew(self, before: FittedNetwork | None) -> dict[str, Any]:
+    def _reset_attributes(self, before: FittedNetwork | None) -> dict[str, Any]:
         """Return fitted attributes that a training sets back; ``before`` as in `NetworkTraining`."""
         return {}
 
@@ -397,11 +398,6 @@ class NetworkEstimator(
         if found is None:
             raise AttributeError("task_transfer_ is of tasks added by add_task(X, y, method='scalearn'), and none was")
         return found
-
-    @property
-    def _is_warm(self) -> bool:
-        # asked before fit checks its parameters, so any value may stand there
-        return hasattr(self, "coder_") and bool(np.all(self.warm_start))
 
     @property
     def feature_importances_(self) -> np.ndarray:
@@ -457,7 +453,8 @@ class NetworkEstimator(
             is_long=coder.task_column is not None,
             **FromFitted.taken_from(told, type(self)),
         )
-        fitted = fitted.settled()  # files hold no numbers without an axis, and weights that do not fit are refused
+        # files hold no numbers without an axis, and weights that do not fit are refused
+        fitted = fitted.with_module_weights()
         for k in range(len(fitted.of_tasks)):
             fitted.module(number=k + 1)
         self._set_fitted(coder, told | {"_fitted": fitted, "_judged": None})

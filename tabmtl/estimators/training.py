@@ -18,7 +18,6 @@ import torch
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.fitted_network import FittedNetwork
 from tabmtl.estimators.rows import TO_SET_ASIDE, FitRows
-from tabmtl.estimators.trained import Weights, moment_arrays, split_moments, trained_attributes, weight_arrays
 from tabmtl.metrics.scores import is_by_group, score_tasks
 from tabmtl.nn.growth import Growth
 from tabmtl.params import near
@@ -27,7 +26,7 @@ from tabmtl.storage.stored import fingerprint
 from tabmtl.targets import Task
 from tabmtl.training.balance import Balancer
 from tabmtl.training.device import find_device, on_device, seed_of, seeded, threads, unseeded
-from tabmtl.training.epochs import Snapshots, run_epochs, warn_if_rising
+from tabmtl.training.epochs import Snapshots, run_epochs, trained_attributes, warn_if_rising
 from tabmtl.training.hooks import Record, epochs_as_tasks
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.memory import check_memory
@@ -37,6 +36,7 @@ from tabmtl.training.rows import Rows
 from tabmtl.training.run import Run, running
 from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics, step_rows
 from tabmtl.training.watch import describe_tasks
+from tabmtl.training.weights import Weights, moment_arrays, split_moments, weight_arrays
 
 _SHUFFLED_ROWS, _SHUFFLED_CELLS = 1_000, 100_000  # rows for importances, and rows times columns, at most
 #: Factor of the learning rate in passes over new rows; see docs/lab.md.
@@ -162,7 +162,7 @@ class NetworkTraining:
         fitted = self._pass(rows, n_before)
         more = [self._pass(rows, n_before, own)["_fitted"].weights for own in before.of_tasks]
         return fitted | {
-            "_fitted": fitted["_fitted"].beside(tuple(more), before.snapshot, before.batch_size),
+            "_fitted": fitted["_fitted"].with_task_weights(tuple(more), before.snapshot, before.batch_size),
             "history_": pl.concat([estimator.history_, fitted["history_"]], how="diagonal"),
             "_judged": estimator.__dict__["_judged"],
         }
@@ -229,10 +229,10 @@ class NetworkTraining:
         estimator, columns, tasks = self.estimator, self.coder.features.columns, self.coder.labels.tasks
         before = self.before
         if before is None:
-            return estimator._network(columns, tasks).to(device), split_moments({})
+            return estimator._network(columns, tasks).to(device), {}
         network, module = before.built(estimator, columns, tasks), before.module(device)
         shapes = _shapes_of(module)
-        _check_form(estimator, before, shapes)
+        self._check_form(before, shapes)
         growth = Growth(module, network, before.columns, columns)
         # files hold no numbers without an axis
         own = before.weights if weights is None else weights
@@ -243,6 +243,17 @@ class NetworkTraining:
         moments = {kind: growth.carry(own, fill=False) for kind, own in moments.items()}
         most = max(steps.values(), default=torch.zeros(()))  # of heads whose classes now are more
         return network.to(device), moments | {"step": {name: steps.get(name, most) for name in moments["exp_avg"]}}
+
+    def _check_form(self, before: FittedNetwork, shapes: dict[str, torch.Size]) -> None:
+        """Raise a ValueError that names the parameters that have changed since fit, if the network has another form."""
+        estimator = self.estimator
+        changed = [name for name in estimator._changed() if name != "warm_start"]
+        if changed and _shapes_of(before.built(estimator, before.columns, before.tasks)) != shapes:
+            cure = "say warm_start=False to begin anew" if estimator.warm_start else "fit a new model"
+            raise ValueError(
+                f"{type(estimator).__name__} cannot go on: its network has another form since the parameters {changed} "
+                f"have changed; set them back to those of fit, or {cure}"
+            )
 
     def trained(
         self,
@@ -275,10 +286,10 @@ class NetworkTraining:
             snapshot=np.searchsorted(used, place),
             moments={} if kept is None else moment_arrays(kept, network),
             lineage=None if before is None else before.lineage_of(tasks),
-            cut=None if before is None else before.cut,
+            removed_units=None if before is None else before.removed_units,
         )
         told = trained_attributes(history, snapshots.best.epoch) | {"_importances": None, "_judged": None}
-        return inspected | told | estimator._told_anew(self.before) | {"_fitted": fitted}
+        return inspected | told | estimator._reset_attributes(self.before) | {"_fitted": fitted}
 
     def _so_far(self, network: torch.nn.Module, loop: TableLoop, history: list[Record]) -> dict[str, Any]:
         """Return the fitted attributes as if training had ended with the last epoch of the history."""
@@ -312,17 +323,6 @@ def _check_finite(network: torch.nn.Module, learning_rate: float) -> None:
 
 def _shapes_of(network: torch.nn.Module) -> dict[str, torch.Size]:
     return {name: own.shape for name, own in network.state_dict().items()}
-
-
-def _check_form(estimator: Any, before: FittedNetwork, shapes: dict[str, torch.Size]) -> None:
-    """Raise a ValueError that names the parameters that have changed since fit, if the network has another form."""
-    changed = [name for name in estimator._changed() if name != "warm_start"]
-    if changed and _shapes_of(before.built(estimator, before.columns, before.tasks)) != shapes:
-        cure = "say warm_start=False to begin anew" if estimator.warm_start else "fit a new model"
-        raise ValueError(
-            f"{type(estimator).__name__} cannot go on: its network has another form since the parameters {changed} "
-            f"have changed; set them back to those of fit, or {cure}"
-        )
 
 
 def check_monitor(

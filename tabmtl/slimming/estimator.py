@@ -17,7 +17,6 @@ from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.fitted_network import FittedNetwork
 from tabmtl.estimators.mixture import MixtureEstimator
 from tabmtl.estimators.network import VectorEstimator
-from tabmtl.estimators.trained import weight_arrays
 from tabmtl.estimators.training import in_training_units
 from tabmtl.metrics.scores import Answered
 from tabmtl.nn.units import Group, Kept, cut, multiply_adds
@@ -31,6 +30,7 @@ from tabmtl.slimming.state import AtShare, Form, Slimmed, SlimMixtureState, Slim
 from tabmtl.training.device import find_device, on_device, threads
 from tabmtl.training.predict import predict_scores
 from tabmtl.training.table_loop import TableLoop
+from tabmtl.training.weights import weight_arrays
 
 
 def _can(name: str) -> Any:
@@ -306,9 +306,7 @@ class SlimEstimator(_Cut, VectorEstimator):
             with unsaid():  # of experts that fit has told of
                 measured = self._inspect(pruner.network, replace(rows, y=None, weight=None))
         found = self._smaller(pruner.network, pruner.form)
-        found._pruned = steps
-        for name, value in measured.items():
-            setattr(found, name, value)
+        found.__dict__ |= measured | {"_pruned": steps}
         return found
 
     @property
@@ -399,7 +397,7 @@ class SlimEstimator(_Cut, VectorEstimator):
 
     def _lacking(self) -> str:
         """Say why nothing is known of smaller networks."""
-        if self._fitted.cut is not None:
+        if self._fitted.removed_units is not None:
             return "this model is a smaller one; ask the one that it was cut from"
         if self._fitted_params.get("slim") is None:  # a pickle of an earlier release lacks it
             return "this model was last trained with slim=None"
@@ -416,7 +414,7 @@ class SlimEstimator(_Cut, VectorEstimator):
     @property
     def _lost(self) -> Form:
         """Units that the network has lost since it was built."""
-        found: Any = self._fitted.cut
+        found: Any = self._fitted.removed_units
         return found or Form.whole()
 
     def _without_units(
@@ -435,7 +433,7 @@ class SlimEstimator(_Cut, VectorEstimator):
             )
         whole = self._fitted.with_weights(weight_arrays(smaller.state_dict()) | dict(statistics or {}))
         n_features_out = whole.n_features_out * smaller.heads.d_in // self._base_network().heads.d_in
-        found = self._of_fitted(replace(whole, cut=form, n_features_out=n_features_out))
+        found = self._of_fitted(replace(whole, removed_units=form, n_features_out=n_features_out))
         found._slimmed, found._pruned = None, None
         return found
 
@@ -457,10 +455,10 @@ class SlimEstimator(_Cut, VectorEstimator):
         return self._fitted.grown(find_device(self.device)).base
 
     def _loop(self, before: FittedNetwork | None) -> Callable[..., TableLoop]:
-        is_whole = before is None or (before.cut is None and before.lineage is None)
+        is_whole = before is None or (before.removed_units is None and before.lineage is None)
         return TableLoop if self.slim is None or not is_whole else SlimLoop
 
-    def _told_anew(self, before: FittedNetwork | None) -> dict[str, Any]:
+    def _reset_attributes(self, before: FittedNetwork | None) -> dict[str, Any]:
         return {"_slimmed": None, "_pruned": None if before is None else self._pruned}
 
     def _restore(self, state: Any) -> None:

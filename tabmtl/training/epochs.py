@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import Any, Protocol
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -335,3 +336,10 @@ def warn_if_rising(scores: Sequence[float], patience: int) -> None:
 def schedule(progress: float) -> float:
     """Return the factor of the learning rate: a short linear warm-up, then half a cosine."""
     return min(1.0, progress / 0.02 + 0.1) * 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())
+
+
+def trained_attributes(history: list[Record], best: int) -> dict[str, Any]:
+    """Return what a training that has just ended tells of its epochs."""
+    # declared, for a score may be undefined in every epoch
+    types = {name: pl.Int64 if name == "epoch" else pl.Float64 for name in history[0]}
+    return {"history_": pl.DataFrame(history, types), "best_iteration_": best + 1}

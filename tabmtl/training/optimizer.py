@@ -143,11 +143,12 @@ class Optimizer:
         """Go on from moments of another optimiser, by the parameters of the network; those left out begin anew."""
         parameters = dict(network.named_parameters())
         for kind in MOMENTS[:-1]:
-            for name, own in moments[kind].items():
+            for name, own in moments.get(kind, {}).items():
                 self._adam.moments_of(parameters[name])[kind].copy_(own)
         for table in self._tables:
-            for name in [name for name in moments["square"] if parameters[name] is table.parameter]:
-                table.square.copy_(moments["square"][name])
+            for name, own in moments.get("square", {}).items():
+                if parameters[name] is table.parameter:
+                    table.square.copy_(own)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.encode.shards import Shards
 from tabmtl.encode.text_encoder import check_text_encoder
 from tabmtl.estimators.base import FromFitted
-from tabmtl.estimators.trained import TrainedEstimator, TrainedState, check_moments
+from tabmtl.estimators.trained import TrainedEstimator, TrainedState
 from tabmtl.params import (
     BatchSize,
     Count,
@@ -58,6 +58,7 @@ from tabmtl.storage.stored import Stored
 from tabmtl.training.checkpoint import check_params
 from tabmtl.training.device import threads
 from tabmtl.training.run import current
+from tabmtl.training.weights import check_moments
 
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
 _LONGEST = 10_000  # clicks that a network may read: it keeps the distances of all pairs

@@ -8,7 +8,6 @@ from typing import Any, Self
 import torch
 
 from tabmtl.estimators.asked import part_of
-from tabmtl.estimators.trained import TrainedNetwork, load_weights
 from tabmtl.sessions.categories import ItemCategories
 from tabmtl.sessions.m2trec.index import ItemIndex
 from tabmtl.sessions.m2trec.item_features import ItemCoder
@@ -17,6 +16,7 @@ from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.new_items import NewItems
 from tabmtl.sessions.m2trec.users import UserClicks
 from tabmtl.sessions.repeats import RepeatWeights
+from tabmtl.training.weights import TrainedNetwork, load_weights
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 import torch
 
-from tabmtl.estimators.trained import moment_arrays, trained_attributes
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.categories import ItemCategories
 from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
@@ -38,8 +37,9 @@ from tabmtl.sessions.repeats import Choices, RepeatWeights, learn_weights
 from tabmtl.storage.stored import fingerprint
 from tabmtl.training.checkpoint import checksum
 from tabmtl.training.device import find_device, seed_of, seeded, threads
-from tabmtl.training.epochs import run_epochs
+from tabmtl.training.epochs import run_epochs, trained_attributes
 from tabmtl.training.run import running
+from tabmtl.training.weights import moment_arrays
 
 #: Clicks of the mean clicked item from which a directed path is trained, if sessions that are set aside can judge it,
 #: and if none can; and its strength then (docs/lab.md, "The directed path").

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tabmtl.estimators.trained import split_moments
 from tabmtl.sessions.catalogue import Catalogue, Growth, warn_of_undescribed
 from tabmtl.sessions.categories import ItemCategories
 from tabmtl.sessions.m2trec.fitting import Fitting
@@ -21,6 +20,7 @@ from tabmtl.sessions.m2trec.users import UserClicks
 from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.repeats import RepeatWeights
+from tabmtl.training.weights import split_moments
 
 #: Learning rate of a pass over new sessions, relative to that of a fit (docs/lab.md, "Going on").
 PASS_RATE = 0.25

@@ -1,0 +1,105 @@
+"""Weights of trained networks: as arrays, and as the module that is built of them once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from tabmtl.training.device import seeded
+from tabmtl.training.optimizer import MOMENTS, Optimizer
+
+Weights = Mapping[str, np.ndarray]
+
+#: Modules of trained networks, by the number of their weights. They live as long as these; no pickle has them.
+_modules: WeakKeyDictionary[TrainedNetwork, dict[int, Any]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedNetwork:
+    """Network as it was trained, frozen; pickles and deep copies hold its weights, and build its module anew.
+
+    A module is built at the first answer, and moved where answers are computed.
+
+    Attributes
+    ----------
+    maker : estimator
+        Unfitted, with the parameters of fit; it builds networks.
+    weights : mapping of str to ndarray
+    moments : mapping of str to ndarray
+        What the optimiser has learned of gradients, as `moment_arrays` names it.
+    """
+
+    maker: Any
+    weights: Weights
+    moments: Weights = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, network: torch.nn.Module, **facts: Any) -> Self:
+        """Return a network that has just been trained, given what its weights do not tell."""
+        return cls(weights=weight_arrays(network.state_dict()), **facts).holding(network)
+
+    def holding(self, network: torch.nn.Module) -> Self:
+        """Keep a module that has these weights; return self."""
+        _modules[self] = {0: network.eval()}
+        return self
+
+    def module(self, device: torch.device | None = None, number: int = 0) -> Any:
+        """Return the module, built once, on a device or where it is; ``number`` tells between several weights."""
+        known = _modules.setdefault(self, {})
+        if number not in known:
+            with seeded(0, torch.device("cpu")):  # which one thread does at a time, a training among them
+                if number not in known:
+                    known[number] = self._rebuilt(number)
+        network = known[number]
+        return network if device in (None, next(network.parameters()).device) else network.to(device)
+
+    def _rebuilt(self, number: int) -> Any:
+        """Build the module of some of the weights, ready to predict; weights that do not fit are an error."""
+        raise NotImplementedError
+
+
+def weight_arrays(weights: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Return the state of a network as arrays."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
+
+
+def load_weights(network: torch.nn.Module, weights: Mapping[str, np.ndarray]) -> torch.nn.Module:
+    """Load copies of fitted weights into a network, and make it ready to predict."""
+    network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
+    return network.eval()
+
+
+def moment_arrays(optimizer: Optimizer, network: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Return the moments of an optimiser as arrays ``<kind>/<parameter>``, as a file has them."""
+    return {
+        f"{kind}/{name}": np.atleast_1d(array)
+        for kind, own in optimizer.moments(network).items()
+        for name, array in weight_arrays(own).items()
+    }
+
+
+def split_moments(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the moments of a training by their kinds and the parameters, given arrays ``<kind>/<parameter>``."""
+    found: dict[str, dict[str, torch.Tensor]] = {kind: {} for kind in MOMENTS}
+    for key, array in arrays.items():
+        kind, _, name = key.partition("/")
+        found[kind][name] = torch.tensor(array[0] if kind == "step" else array)
+    return found
+
+
+def check_moments(moments: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> None:
+    """Raise a ValueError for moments of a training that are not those of some weights."""
+    for key, array in moments.items():
+        kind, _, name = key.partition("/")
+        if kind not in MOMENTS or name not in weights:
+            raise ValueError(f"the optimizer has {key!r}, expected one of {MOMENTS} of a weight")
+        shape = {"step": (1,), "square": weights[name].shape[:1]}.get(kind, weights[name].shape)
+        if array.shape != shape or array.dtype.kind != "f" or (kind != "exp_avg" and (array < 0).any()):
+            raise ValueError(
+                f"the optimizer has {key!r} of shape {array.shape}, expected {shape}, and no number below 0"
+            )
