@@ -399,7 +399,7 @@ class SlimEstimator(_Cut, VectorEstimator):
         """Say why nothing is known of smaller networks."""
         if self._fitted.removed_units is not None:
             return "this model is a smaller one; ask the one that it was cut from"
-        if self._fitted_params.get("slim") is None:  # a pickle of an earlier release lacks it
+        if self._fitted_params["slim"] is None:
             return "this model was last trained with slim=None"
         return "the weights of this model are not those of its fit"
 

@@ -141,13 +141,12 @@ def test_classes_that_no_call_has_named_join_with_one_warning():
         model.partial_fit(X, y.with_columns(size=pl.lit("giant")), classes={"size": ["giant"]})
 
 
-@pytest.mark.parametrize("cls", [SharedBottom, SharedTrees, IndependentTasks])
+@pytest.mark.parametrize("cls", [SharedTrees, IndependentTasks])
 def test_a_pickle_of_an_earlier_release_goes_on(cls):
     X, y = features(), mixed_targets(features())
     model = tiny(cls).fit(X, y)
     for name in ("profile_", "_n_labels"):
         model.__dict__.pop(name, None)
-    model._fitted_params.pop("keep_optimizer", None)
     model.partial_fit(X[:60], y[:60]).predict(X)
     with pytest.raises(ValueError, match="keeps no profile"):
         model.drift(X)
