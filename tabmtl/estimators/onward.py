@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
-import numpy as np
 from sklearn.utils.metaestimators import available_if
 
 from tabmtl.encode import TableCoder
@@ -128,12 +127,6 @@ class LearnsOn(NoticesDrift):
         seed : int
         """
         raise NotImplementedError(f"{type(self).__name__} must define _go_on")
-
-    @property
-    def _is_warm(self) -> bool:
-        """Whether `fit` begins at what the last fit has learned."""
-        # asked before fit checks its parameters, so any value may stand there
-        return hasattr(self, "coder_") and bool(np.all(getattr(self, "warm_start", False)))
 
     def _warn_of_decisions(self) -> None:
         if self.coder_.labels.decisions is not None:

@@ -296,6 +296,12 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
             known=self.coder_ if self._is_warm else None,
         )
 
+    @property
+    def _is_warm(self) -> bool:
+        """Whether `fit` begins at what the last fit has learned."""
+        # asked before fit checks its parameters, so any value may stand there
+        return hasattr(self, "coder_") and bool(np.all(getattr(self, "warm_start", False)))
+
     def score_tasks(
         self,
         X: Any,

@@ -231,11 +231,7 @@ def test_a_smaller_model_names_what_it_lacks(model):
     ):
         plain.predict(NEW, budget=0.5)
     assert plain.widths_["trunk.0"] == 8
-    earlier = copy.deepcopy(plain)
-    earlier._fitted_params.pop("slim")  # as in a pickle of an earlier release
-    with pytest.raises(ValueError, match="this model was last trained with slim=None"):
-        earlier.with_budget(0.5)
-    assert not hasattr(earlier, "slim_losses_")
+    assert not hasattr(plain, "slim_losses_")
 
 
 def test_a_smaller_mixture_tells_of_its_own_experts(model):
