@@ -62,7 +62,8 @@ estimate. ``--report`` writes the page of the results from the lines.
 
 What a fit costs is judged by ``BASELINE``, a commit of the package. Its records are made on the same machine, in a
 checkout of it, by ``python -m benchmarks.evidence --parts full --models MultiTaskEnsemble --seeds 0 --output FOLDER``,
-and by the same for the parts ``full`` and ``labels`` of ``IndependentTasks``. They are kept as
+and by the same for the parts ``full`` and ``labels`` of ``IndependentTasks``; its model of ``labels`` has the kind
+"joint" there, as it is to learn all targets, like the mixture whose cost is judged. They are kept as
 ``docs/evidence/before/baseline.jsonl``. At the same time the same calls run in this checkout, on another core, with
 nothing else on the machine; its records replace those of draw 0.
 """
