@@ -17,9 +17,10 @@ from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.estimators.training import NetworkTraining, evaluate_scores, in_training_units
 from tabmtl.nn.joined import can_join
 from tabmtl.processes.ranks import ALONE
+from tabmtl.schema import Batch
 from tabmtl.training.device import find_device, on_device, seeded, threads
-from tabmtl.training.joint import Member, train_jointly
-from tabmtl.training.losses import MultiTaskLoss
+from tabmtl.training.epochs import run_epochs
+from tabmtl.training.joint import Joint
 from tabmtl.training.run import running
 from tabmtl.training.table_loop import TableLoop
 from tabmtl.training.watch import describe_tasks
@@ -66,7 +67,7 @@ def fit_together(
     networks = [each for each in estimators if isinstance(each, NetworkEstimator) and _may_join(each)]
     if not len(networks) == len(estimators) > 1 or len(tables[0]["batch"]) > _MOST_ROWS:
         return False
-    with replace(running(), group=ALONE).fit(networks[0]):
+    with replace(running(), group=ALONE, job=None).fit(networks[0]):
         parts = _parts(networks, coder, tables)
         if parts is not None:
             _fit_joined(parts)
@@ -112,22 +113,24 @@ def _parts(
 
 def _fit_joined(parts: Sequence[_Part]) -> None:
     """Train networks as one, and set the fitted attributes of each."""
-    first, cpu, members = parts[0].training, torch.device("cpu"), []
-    for part in parts:
-        prepare = partial(in_training_units, coder=part.training.coder)
-        rows = on_device(prepare(part.rows.read()), cpu)
-        valid = None if part.valid is None else on_device(prepare(part.valid.read()), cpu)
-        judge = partial(evaluate_scores, part.training.coder)
-        members.append(Member(network=part.network, rows=rows, valid=valid, evaluate=judge))
-    loss, describe = partial(_loss_of, first), partial(describe_tasks, first.coder.labels.tasks)
-    with seeded(first.seed, cpu), threads(first.estimator.n_jobs, parts[0].network):
-        batch_size = train_jointly(first.estimator, members, loss, running(), describe)
-        for part, member in zip(parts, members, strict=True):
-            training, found = part.training, (member.history, member.snapshots)
-            fitted = training.trained(part.network, member.rows, batch_size, *found) | training.judged(part.valid)
-            training.estimator._set_fitted(training.coder, fitted)
+    first, cpu, networks = parts[0].training, torch.device("cpu"), [part.network for part in parts]
+    options, tasks, validated = first.estimator, first.coder.labels.tasks, parts[0].valid is not None
 
+    def read(part: _Part, rows: FitRows) -> Batch:
+        return on_device(in_training_units(rows.read(), part.training.coder), cpu)
 
-def _loss_of(training: NetworkTraining, n_networks: int) -> MultiTaskLoss:
-    """Return the loss of the tasks of several networks side by side."""
-    return training.estimator._loss(training.coder.labels.tasks * n_networks)
+    learned = [read(part, part.rows) for part in parts]
+    judged = [read(part, part.valid) for part in parts if part.valid is not None]
+    evaluate = [partial(evaluate_scores, part.training.coder) for part in parts]
+    with seeded(first.seed, cpu), threads(options.n_jobs, networks[0]):
+        joint = Joint(networks, learned, judged)
+        loss = options._loss(tasks)
+        loop = TableLoop(options, joint.network, loss, joint.rows, joint.valid, evaluate=evaluate, joint=joint)
+        describe = partial(describe_tasks, tasks)
+        found = run_epochs(
+            networks, loop, options, run=running(), validated=validated, on_epoch=None, describe=describe
+        )
+        for part, rows, own in zip(parts, learned, found, strict=True):
+            training, batch_size = part.training, min(loop.batch_size, loop.n_rows)
+            fitted = training.trained(part.network, rows, batch_size, own.history, own.snapshots)
+            training.estimator._set_fitted(training.coder, fitted | training.judged(part.valid))

@@ -132,21 +132,21 @@ class NetworkTraining:
             with threads(estimator.n_jobs, network):
                 balancer = self._balancer(network, rows)
                 make_loop = estimator._loop(self.before)
-                loop = make_loop(estimator, network, loss, rows, valid, balancer=balancer, evaluate=evaluate)
+                loop = make_loop(estimator, network, loss, rows, valid, balancer=balancer, evaluate=[evaluate])
                 loop.optimizer.take_moments(network, moments)
                 if run.group.rank:  # the networks are the same, the noise is not
                     torch.manual_seed(seed_of(self.seed, run.group.rank))
                 so_far = partial(self._so_far, network, loop)
                 with epochs_as_tasks(run.task, estimator.on_epoch, so_far) as hook:
                     describe = partial(describe_tasks, tasks)
-                    history, snapshots = run_epochs(
-                        network, loop, estimator, run=run, validated=validated, on_epoch=hook, describe=describe
+                    (own,) = run_epochs(
+                        [network], loop, estimator, run=run, validated=validated, on_epoch=hook, describe=describe
                     )
                 # fewer epochs than the default are the user's choice
-                is_whole = len(history) == estimator.epochs >= type(estimator).epochs
+                is_whole = len(own.history) == estimator.epochs >= type(estimator).epochs
                 if validated and estimator.early_stopping and is_whole:
-                    warn_if_rising(snapshots.scores, estimator.patience)
-                found = history, snapshots, loop.optimizer
+                    warn_if_rising(own.snapshots.scores, estimator.patience)
+                found = own.history, own.snapshots, loop.optimizer
                 return self.trained(network, loop.data, loop.batch_size, *found) | loop.fitted()
 
     def go_on(self, rows: FitRows) -> dict[str, Any]:
@@ -184,11 +184,11 @@ class NetworkTraining:
                     read,
                     None,
                     balancer=self._balancer(network, read),
-                    evaluate=_evaluate(coder, read),
+                    evaluate=[_evaluate(coder, read)],
                     rate=lambda progress: PASS_RATE,
                 )
                 loop.optimizer.take_moments(network, moments)
-                record, kept = {"epoch": float(last), **loop.run_epoch(0)}, Snapshots(network)
+                record, kept = {"epoch": float(last), **loop.run_epoch(0)[0]}, Snapshots(network)
                 with loop.optimizer.averaged():
                     kept.offer(n_before, 0.0, ())
                 network.load_state_dict(kept.best.weights)

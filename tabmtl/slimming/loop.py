@@ -140,9 +140,9 @@ class SlimLoop(TableLoop):
 
     def _mean_losses(self, network: nn.Module) -> Tensor:
         """Return the mean losses (T,) of a network on the validation rows, or on the sample of those to train."""
-        if self.valid is not None and self._judging is not None:
-            labels, (losses, _) = self._judging, self._judge(network, self.valid, self._judging)
-            return losses / self.group.sum_(labelled_weight(self.loss, labels))
+        if self.valid is not None:
+            losses, weight, _ = self._judge(network)
+            return losses / weight
         data = self.data
         scores = predict_scores(network, data, self.options.precision, batch_size=self.batch_size)
         return self.loss(scores, data.y, data.weight, data.task) / labelled_weight(self.loss, data)

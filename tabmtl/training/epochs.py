@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -41,28 +41,60 @@ class TrainingOptions(Protocol):
     keep_on_interrupt: bool
 
 
+class Weighted(Protocol):
+    """Network, or one of several that are trained as one."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return its weights, as torch does."""
+
+    def load_state_dict(self, weights: Mapping[str, Any], /) -> object:
+        """Take weights, as torch does."""
+
+
+class Judged(NamedTuple):
+    """Validation part of a network's record, and what is to be maximised.
+
+    Without a ``score`` the last epoch is kept. The ``task_scores`` are there if each task may have its own best epoch.
+    """
+
+    record: Record
+    score: float | None = None
+    task_scores: Sequence[float] = ()
+
+
 class Loop(Protocol):
-    """Training that `run_epochs` repeats, one epoch at a time.
+    """Training of a network, or of several as one, that `run_epochs` repeats, one epoch at a time.
 
     Attributes
     ----------
+    network : Module
     optimizer : Optimizer
+    n_task_scores : int
+        Number of the task scores in a validation.
     """
 
+    network: torch.nn.Module
     optimizer: Optimizer
+    n_task_scores: int = 0
 
     @property
-    def task_scores(self) -> Sequence[float]:
-        """Scores of the tasks in the last validation, if each is to have its own best epoch; else empty."""
+    def networks(self) -> Sequence[Weighted]:
+        """The networks that train as one."""
+        return [self.network]
 
-    def run_epoch(self, epoch: int) -> Record:
-        """Run one pass over the training data, and return the train part of the epoch's record."""
+    def run_epoch(self, epoch: int) -> Sequence[Record]:
+        """Run one pass over the training data, and return the train part of the epoch's record for each network."""
 
-    def validate(self) -> tuple[Record, float | None]:
-        """Return the validation part of the record, and the number to maximise; None keeps the last epoch."""
+    def validate(self) -> Sequence[Judged]:
+        """Validate each network."""
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        """Leave some of the networks."""
+        self.optimizer.keep(numbers)
 
     def finish(self) -> None:
-        """Finish the training; called once, when the kept weights are in the network."""
+        """Finish the training; called once, when the kept weights are in the networks."""
+        return
 
     def facts(self) -> Mapping[str, Any]:
         """Return what tells the training rows and their steps from others, as JSON, with names for an error."""
@@ -82,13 +114,6 @@ class Snapshot:
     score: float
     task_scores: np.ndarray
     weights: dict[str, Tensor] = field(default_factory=dict)
-
-
-class Weighted(Protocol):
-    """Network, or one of several that are trained as one."""
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Return its weights, as torch does."""
 
 
 class Snapshots:
@@ -149,8 +174,32 @@ class Snapshots:
             self.kept.append(Snapshot(**{**one, "weights": weights}))
 
 
+@dataclass(eq=False)
+class Trained:
+    """Finished epochs of a network; both attributes hold them at any time.
+
+    Attributes
+    ----------
+    history : list of dict
+        One record an epoch.
+    snapshots : Snapshots
+        The kept epochs.
+    """
+
+    network: Weighted
+
+    def __post_init__(self) -> None:
+        self.history: list[Record] = []
+        self.snapshots = Snapshots(self.network)
+        self.restarted_after = [0]
+
+    def has_stalled(self, patience: int) -> bool:
+        """Tell whether neither the best epoch nor a restart is newer than the epochs of the patience."""
+        return len(self.history) - 1 - max(self.snapshots.best.epoch, self.restarted_after[-1]) >= patience
+
+
 def run_epochs(
-    network: torch.nn.Module,
+    networks: Sequence[torch.nn.Module],
     loop: Loop,
     options: TrainingOptions,
     *,
@@ -158,20 +207,21 @@ def run_epochs(
     validated: bool,
     on_epoch: OnEpoch | None,
     describe: Describe = str,
-) -> tuple[list[Record], Snapshots]:
-    """Train in epochs: validate averaged weights after each, stop early, and leave the kept weights in the network.
+) -> list[Trained]:
+    """Train in epochs: validate averaged weights after each, stop early, and leave the kept weights in the networks.
 
     Parameters
     ----------
-    network : torch.nn.Module
+    networks : sequence of Module
+        Each gets the weights that are kept for it: the network of the loop, or those that it trains as one.
     loop : Loop
     options : TrainingOptions
         Such as an estimator.
     run : Run
-        The fit. Its watch shows the epochs. Its checkpoint, if any, is written after each epoch, and the training goes
-        on from what it holds, as if it had never ended; epochs before it are told to nobody again. In a group of
-        processes, rank 0 shows the progress and calls ``on_epoch``, which decides for all; if it raises an error,
-        training ends in all.
+        The fit. Its watch shows the epochs of the first network that trains. Its checkpoint, if any, is of one network:
+        it is written after each epoch, and the training goes on from what it holds, as if it had never ended; epochs
+        before it are told to nobody again. In a group of processes, rank 0 shows the progress and calls ``on_epoch``,
+        which decides for all; if it raises an error, training ends in all.
     validated : bool
         Whether there is validation data. Without it, or without early stopping, all epochs are trained and the last
         weights are kept.
@@ -183,10 +233,8 @@ def run_epochs(
 
     Returns
     -------
-    history : list of dict
-        One record an epoch.
-    snapshots : Snapshots
-        The kept epochs.
+    list of Trained
+        One for each network.
 
     Raises
     ------
@@ -195,71 +243,89 @@ def run_epochs(
     """
     keep_freed_memory()
     patience = options.patience if options.early_stopping and validated else None
-    training, checkpoint = _Training(network, loop, options, patience), run.checkpoint
+    training, checkpoint = _Training(loop, options, patience), run.checkpoint
+    first = training.all[0]
     if checkpoint is not None and training.resume(checkpoint):
-        run.watch.tell(f"goes on after epoch {len(training.history)} of {options.epochs}, from a checkpoint")
-    with run.watch.steps(options.epochs, "epoch", describe, done=len(training.history)) as step:
+        run.watch.tell(f"goes on after epoch {len(first.history)} of {options.epochs}, from a checkpoint")
+    with run.watch.steps(options.epochs, "epoch", describe, done=len(first.history)) as step:
 
         def tell(record: Record) -> bool:
             is_over = step(record)
             return run.group.answer(lambda: on_epoch is not None and bool(on_epoch(record))) or is_over
 
         try:
-            while len(training.history) < options.epochs and not training.has_ended:
+            while training.n_epochs < options.epochs and not training.has_ended:
                 training.run_epoch(tell, run.group)
                 if checkpoint is not None:
                     checkpoint.save(training.state(checkpoint))
         except KeyboardInterrupt:
-            if not (options.keep_on_interrupt and training.snapshots.kept):
+            if not (options.keep_on_interrupt and first.snapshots.kept):
                 raise
             warn_user(
-                f"training was interrupted after epoch {len(training.history)} of {options.epochs}; the best weights "
-                f"so far, of epoch {training.snapshots.best.epoch + 1}, are kept, because of keep_on_interrupt=True"
+                f"training was interrupted after epoch {training.n_epochs} of {options.epochs}; the best weights so "
+                f"far, of epoch {first.snapshots.best.epoch + 1}, are kept, because of keep_on_interrupt=True"
             )
-    network.load_state_dict(training.snapshots.best.weights)
+    for network, own in zip(networks, training.all, strict=True):
+        network.load_state_dict(own.snapshots.best.weights)
     loop.finish()
-    return training.history, training.snapshots
+    return training.all
 
 
 class _Training:
-    """A training between two epochs; `history` and `snapshots` hold the finished ones at any time."""
+    """A training between two epochs, of all networks and of those that have not stopped."""
 
-    def __init__(self, network: torch.nn.Module, loop: Loop, options: TrainingOptions, patience: int | None) -> None:
-        self._network, self._loop, self._options, self._patience = network, loop, options, patience
-        self.history: list[Record] = []
-        self.snapshots = Snapshots(network)
+    def __init__(self, loop: Loop, options: TrainingOptions, patience: int | None) -> None:
+        self._loop, self._options, self._patience = loop, options, patience
+        self.all = [Trained(network) for network in loop.networks]
+        self._active = self.all
         self.has_ended = False
-        self._restarted_after = [0]
+
+    @property
+    def n_epochs(self) -> int:
+        """Number of the finished epochs."""
+        return len(self._active[0].history)
 
     def run_epoch(self, tell: Callable[[Record], bool], group: Ranks) -> None:
         """Run an epoch, and prepare the next one, if there is one; ``tell`` gets its record, and may stop training."""
-        loop, snapshots, patience, epoch = self._loop, self.snapshots, self._patience, len(self.history)
-        record: Record = {"epoch": float(epoch), **loop.run_epoch(epoch)}
-        _check_weights(self._network, group, epoch)
+        loop, patience, epoch = self._loop, self._patience, self.n_epochs
+        records = loop.run_epoch(epoch)
+        _check_weights(loop.network, group, epoch)
         with loop.optimizer.averaged():
-            of_validation, score = loop.validate()
-            record |= of_validation
-            score = float(epoch) if score is None or patience is None else score
-            self.history.append(record)
-            snapshots.offer(epoch, score, () if patience is None else loop.task_scores)
+            for own, record, judged in zip(self._active, records, loop.validate(), strict=True):
+                score = float(epoch) if judged.score is None or patience is None else judged.score
+                own.history.append({"epoch": float(epoch), **record, **judged.record})
+                own.snapshots.offer(epoch, score, () if patience is None else judged.task_scores)
             with unseeded():
-                self.has_ended = tell(record)  # the hook sees the validated weights
-        if self.has_ended or patience is None or not has_stalled(snapshots, self._restarted_after, patience):
-            return
-        self.has_ended = len(self._restarted_after) > self._options.restarts
-        if not self.has_ended:
-            self._restarted_after.append(epoch)
-            self._network.load_state_dict(snapshots.best.weights)
-            loop.optimizer.restart()
+                self.has_ended = tell(self._active[0].history[-1])  # the hook sees the validated weights
+        if patience is not None and not self.has_ended:
+            self._let_go(patience)
+
+    def _let_go(self, patience: int) -> None:
+        """Let networks that have stalled begin again from their best weights, or leave."""
+        kept = []
+        for number, own in enumerate(self._active):
+            has_stalled = own.has_stalled(patience)
+            if has_stalled and len(own.restarted_after) > self._options.restarts:
+                continue
+            kept.append(number)
+            if has_stalled:
+                own.restarted_after.append(len(own.history) - 1)
+                own.network.load_state_dict(own.snapshots.best.weights)
+                self._loop.optimizer.restart(number)
+        self.has_ended = not kept
+        if 0 < len(kept) < len(self._active):
+            self._loop.keep(kept)
+            self._active = [self._active[number] for number in kept]
 
     def state(self, checkpoint: Checkpoint) -> State:
-        noise = generator_states(next(self._network.parameters()).device)
+        network, (own,) = self._loop.network, self.all
+        noise = generator_states(next(network.parameters()).device)
         return {
-            "history": self.history,
-            "restarted_after": self._restarted_after,
+            "history": own.history,
+            "restarted_after": own.restarted_after,
             "has_ended": self.has_ended,
-            "network": self._network.state_dict(),
-            "snapshots": self.snapshots.state(),
+            "network": network.state_dict(),
+            "snapshots": own.snapshots.state(),
             "loop": self._loop.state(),
             "noise": checkpoint.group.gather([part.numpy() for part in noise], to=0),
         }
@@ -276,31 +342,27 @@ class _Training:
         return state is not None
 
     def _restore(self, state: State, rank: int) -> None:
-        check_like(state["network"], self._network.state_dict(), "its network")
-        self._network.load_state_dict({name: torch.tensor(array) for name, array in state["network"].items()})
+        network, (own,) = self._loop.network, self.all
+        check_like(state["network"], network.state_dict(), "its network")
+        network.load_state_dict({name: torch.tensor(array) for name, array in state["network"].items()})
         self._loop.restore(state["loop"])
-        self.history = list(state["history"])
-        n_tasks = 0 if self._patience is None else len(self._loop.task_scores)
-        self.snapshots.restore(state["snapshots"], len(self.history), n_tasks)
+        own.history = list(state["history"])
+        n_tasks = 0 if self._patience is None else self._loop.n_task_scores
+        own.snapshots.restore(state["snapshots"], len(own.history), n_tasks)
         check_like(state["restarted_after"], max(len(state["restarted_after"]), 1) * [0], "its restarts")
         check_like(state["has_ended"], False, "its end")
-        self._restarted_after, self.has_ended = list(state["restarted_after"]), state["has_ended"]
+        own.restarted_after, self.has_ended = list(state["restarted_after"]), state["has_ended"]
         if rank < len(state["noise"]):  # else this rank is new, and keeps the noise of its own
-            device = next(self._network.parameters()).device
-            own = generator_states(device)
-            noise = state["noise"][rank][: len(own)]  # the device may have changed
-            check_like(noise, own[: max(len(noise), 1)], "its noise")
+            device = next(network.parameters()).device
+            saved = generator_states(device)
+            noise = state["noise"][rank][: len(saved)]  # the device may have changed
+            check_like(noise, saved[: max(len(noise), 1)], "its noise")
             set_generator_states([torch.tensor(part) for part in noise], device)
 
 
 def keep_freed_memory() -> None:
     """Let steps use freed memory again: glibc gives it back until a block as large as this one was freed."""
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
-
-
-def has_stalled(snapshots: Snapshots, restarted_after: Sequence[int], patience: int) -> bool:
-    """Tell whether neither the best epoch nor a restart is newer than the epochs of the patience."""
-    return len(snapshots.scores) - 1 - max(snapshots.best.epoch, restarted_after[-1]) >= patience
 
 
 def _check_weights(network: torch.nn.Module, group: Ranks, epoch: int) -> None:

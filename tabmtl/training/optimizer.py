@@ -55,6 +55,8 @@ class Optimizer:
         Bound on the length of the gradient of all dense parameters together; a longer one is shortened to it.
     group : Ranks, optional
         Processes that take the same steps, along the sum of their gradients.
+    n_networks : int, default=1
+        Networks that are one by `tabmtl.nn.joined`. Each takes steps by itself, at its rate, with its gradient clipped.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Optimizer:
         average_decay: float,
         clip_norm: float | None = None,
         group: Ranks = ALONE,
+        n_networks: int = 1,
     ) -> None:
         sparse = [m.weight for m in network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.sparse]
         dense = [p for p in network.parameters() if p.requires_grad and not any(p is table for table in sparse)]
@@ -75,22 +78,21 @@ class Optimizer:
         self._weights = [p.detach() for p in dense]
         self._average = [weight.clone() for weight in self._weights]
         self._average_decay = average_decay
-        self._steps, self._log_decay, self._factor = 0, 0.0, 1.0
+        self._steps, self._log_decay, self._factors = 0, 0.0, [1.0] * n_networks
 
     def step(self, learning_rate: float) -> None:
         """Move the weights along their gradients, clear these, and update the average."""
-        learning_rate *= self._factor
         if self._group.size > 1:
             self._sum_gradients()
         if self._clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._dense, self._clip_norm)
-        self._adam.step(learning_rate)
+            _clip(self._dense, self._clip_norm, len(self._factors))
+        self._adam.step([learning_rate * factor for factor in self._factors])
         self._steps += 1
         decay = averaging_decay(self._average_decay, self._steps)
         torch._foreach_lerp_(self._average, self._weights, 1 - decay)
         before, self._log_decay = self._log_decay, self._log_decay + math.log(decay)
         for table in self._tables:
-            table.step(_TABLE_RATE * learning_rate, before, self._log_decay)
+            table.step(_TABLE_RATE * (learning_rate * self._factors[0]), before, self._log_decay)
 
     def _sum_gradients(self) -> None:
         """Sum the gradients of all ranks, in one bucket; who has none says so by the last numbers."""
@@ -101,12 +103,23 @@ class Optimizer:
         for p, part, is_present in zip(self._dense, parts, present.tolist(), strict=True):
             p.grad = part.view_as(p) if is_present else None
 
-    def restart(self) -> None:
-        """Go on from the weights that the network was given, as their own average, with a third of the rate."""
-        self._factor *= PLATEAU_FACTOR
-        torch._foreach_copy_(self._average, self._weights)
+    def restart(self, number: int = 0) -> None:
+        """Go on from the weights that a network was given, as their own average, with a third of the rate."""
+        self._factors[number] *= PLATEAU_FACTOR
+        n = len(self._factors)
+        for average, weight in zip(self._average, self._weights, strict=True):
+            _part(average, n, number).copy_(_part(weight, n, number))
         for table in self._tables:
             table.restart(self._log_decay)
+
+    @torch.no_grad()
+    def keep(self, numbers: Sequence[int]) -> None:
+        """Leave some of the networks, whose weights the parameters already are."""
+        n = len(self._factors)
+        self._average = [_kept(average, n, numbers) for average in self._average]
+        self._adam.keep(n, numbers)
+        self._weights = [p.detach() for p in self._dense]
+        self._factors = [self._factors[k] for k in numbers]
 
     def state(self) -> dict[str, Any]:
         """Return all that the next step depends on, besides the weights of the network."""
@@ -116,7 +129,7 @@ class Optimizer:
             "tables": [table.state() for table in self._tables],
             "steps": self._steps,
             "log_decay": self._log_decay,
-            "factor": self._factor,
+            "factor": self._factors[0],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -126,7 +139,7 @@ class Optimizer:
         copy_arrays(self._average, state["average"])
         for table, of_table in zip(self._tables, state["tables"], strict=True):
             table.restore(of_table)
-        self._steps, self._log_decay, self._factor = state["steps"], state["log_decay"], state["factor"]
+        self._steps, self._log_decay, self._factors = state["steps"], state["log_decay"], [state["factor"]]
 
     def moments(self, network: nn.Module) -> dict[str, dict[str, Tensor]]:
         """Return what steps have learned of gradients: by its name, numbers by the parameters of the network."""
@@ -179,13 +192,24 @@ class _AdamW:
         self.moments: dict[nn.Parameter, dict[str, Tensor]] = {}  # of parameters that had a gradient
 
     @torch.no_grad()
-    def step(self, learning_rate: float) -> None:
-        """Move parameters along their gradients, and clear these."""
+    def step(self, rates: Sequence[float]) -> None:
+        """Move the parameters of networks along their gradients, each network at its rate, and clear these."""
         for parameters, weight_decay in self._groups:
             moved = [[p, p.grad, *self.moments_of(p).values()] for p in parameters if p.grad is not None]
-            move_by_adamw(moved, learning_rate, weight_decay)
+            for rate in {*rates}:
+                own = [number for number, of_one in enumerate(rates) if of_one == rate]
+                _move_by_adamw(moved if len(own) == len(rates) else _apart(moved, len(rates), own), rate, weight_decay)
+            if len({*rates}) > 1:
+                for _, _, step, *_ in moved:
+                    step += 1
         for p in self._parameters:
             p.grad = None
+
+    def keep(self, n: int, numbers: Sequence[int]) -> None:
+        """Leave the moments of some of n networks."""
+        for moments in self.moments.values():
+            for kind in ("exp_avg", "exp_avg_sq"):
+                moments[kind] = _kept(moments[kind], n, numbers)
 
     def moments_of(self, p: nn.Parameter) -> dict[str, Tensor]:
         if p not in self.moments:
@@ -209,7 +233,35 @@ class _AdamW:
             copy_arrays(list(moments.values()), [state[number][name] for name in moments])
 
 
-def move_by_adamw(moved: Sequence[Sequence[Tensor]], learning_rate: float, weight_decay: float) -> None:
+def _clip(parameters: Sequence[nn.Parameter], most: float, n: int) -> None:
+    """Shorten the gradient of each of n networks that is longer."""
+    if n == 1:
+        nn.utils.clip_grad_norm_(parameters, most)
+        return
+    gradients = [p.grad.view(n, -1) for p in parameters if p.grad is not None]
+    lengths = torch.stack([torch.linalg.vector_norm(own, dim=1) for own in gradients])
+    factors = (most / (torch.linalg.vector_norm(lengths, dim=0) + 1e-6)).clamp_(max=1.0)
+    if (factors < 1).any():
+        for own in gradients:
+            own.mul_(factors[:, None])
+
+
+def _part(tensor: Tensor, n: int, number: int) -> Tensor:
+    """Return the part of a tensor that belongs to one of n networks."""
+    return tensor if n == 1 else tensor.unflatten(0, (n, -1))[number]
+
+
+def _kept(tensor: Tensor, n: int, numbers: Sequence[int]) -> Tensor:
+    """Return the parts of a tensor that belong to some of n networks."""
+    return tensor.unflatten(0, (n, -1))[[*numbers]].flatten(0, 1)
+
+
+def _apart(moved: Sequence[Sequence[Tensor]], n: int, numbers: Sequence[int]) -> list[list[Tensor]]:
+    """Return those parts of what moves that belong to some of n networks; the number of steps is a copy."""
+    return [[_part(own, n, k) if own.ndim else own.clone() for own in one] for one in moved for k in numbers]
+
+
+def _move_by_adamw(moved: Sequence[Sequence[Tensor]], learning_rate: float, weight_decay: float) -> None:
     """Move weights along their gradients; each comes with its gradient, the number of its steps, and its moments."""
     if not moved:
         return

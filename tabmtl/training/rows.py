@@ -33,8 +33,8 @@ class Rows(Protocol):
     def sample(self) -> Batch:
         """Return all rows, or some that are spread over those of all ranks, for measurements."""
 
-    def labels(self) -> Batch:
-        """Return the rows of this rank, with or without their features."""
+    def labels(self) -> Sequence[Batch]:
+        """Return the rows of this rank for each network that trains, with or without their features."""
 
     def steps(self, epoch: int, batch_size: int, *, joins_last: bool) -> tuple[int, Iterable[Step]]:
         """Return the number of an epoch's steps, and the steps.
@@ -71,7 +71,9 @@ class MemoryRows:
         """Return the rows."""
         return self.batch
 
-    labels = sample
+    def labels(self) -> Sequence[Batch]:
+        """Return the rows."""
+        return [self.batch]
 
     def steps(self, epoch: int, batch_size: int, *, joins_last: bool) -> tuple[int, Iterable[Step]]:
         """Deal the rows to steps, in an order by torch's generator."""

@@ -19,8 +19,9 @@ from tabmtl.targets import Task
 from tabmtl.training.balance import Balancer
 from tabmtl.training.checkpoint import check_like, checksum
 from tabmtl.training.device import give_way
-from tabmtl.training.epochs import TrainingOptions, schedule
+from tabmtl.training.epochs import Judged, Loop, TrainingOptions, Weighted, schedule
 from tabmtl.training.hooks import Record
+from tabmtl.training.joint import Joint
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.memory import LEAST_MICRO, batch_norms, saved_bytes, steps_whole
 from tabmtl.training.optimizer import Optimizer
@@ -60,8 +61,8 @@ class TableOptions(TrainingOptions, Protocol):
 
 
 @dataclass(eq=False)
-class TableLoop:
-    """Network, optimiser and loss of one training on tables.
+class TableLoop(Loop):
+    """Network, optimiser and loss of one training on tables, of one network or of several as one.
 
     A step sums every task's weighted losses over the batch, divides by the batch size, and adds them up, or lets a
     balancer make one step of them. Randomness comes from torch's global generators, which the caller seeds.
@@ -73,21 +74,23 @@ class TableLoop:
     network : torch.nn.Module
         A `Network`, on the device of the data.
     loss : MultiTaskLoss
+        Of one network.
     rows, valid : Rows
         Standardised targets with NaN = unlabelled.
     balancer : Balancer, optional
         Makes one step of the tasks' losses; None adds them up.
-    evaluate : callable
-        ``evaluate(scores, batch)`` -> score per task (None = undefined).
+    evaluate : sequence of callable
+        For each network, ``evaluate(scores, batch)`` -> score per task (None = undefined).
     rate : callable
         Factor of the learning rate by the share of all epochs that is over.
+    joint : Joint, optional
+        The networks, of which ``network``, ``rows`` and ``valid`` are parts. Training rows are not scored then, which
+        would take longer than the steps.
 
     Attributes
     ----------
     batch_size : int
         Rows of a step.
-    task_scores : sequence of float
-        See `tabmtl.training.epochs.Loop`.
     group : Ranks
         Processes that take the steps together, each on its rows of them. Sums over rows meet: of losses, gradients, and
         moments of batch normalisation. Scores meet on rank 0, which judges them.
@@ -100,32 +103,53 @@ class TableLoop:
     valid: Rows | None
     _: KW_ONLY
     balancer: Balancer | None = None
-    evaluate: Evaluate
+    evaluate: Sequence[Evaluate]
     rate: Callable[[float], float] = schedule
+    joint: Joint | None = None
 
     def __post_init__(self) -> None:
         network, options, self.group, self.n_rows = self.network, self.options, self.rows.group, len(self.rows)
-        self.data, self._judging = self.rows.sample(), None if self.valid is None else self.valid.labels()
         self.tasks = self.loss.tasks
         self.batch_size = step_rows(options.batch_size, self.n_rows)
-        self.task_scores = len(self.tasks) * [-math.inf] if options.keep == "task" else []
+        self.n_task_scores = len(self.tasks) if options.keep == "task" else 0
         if self.group.size > 1 and network.batch_dependent:
             raise ValueError(
                 "this network looks at all rows of a step at once, which several processes do not have; fit it in one "
                 "process, or choose a layer that looks at one row, such as row_layer='none'"
             )
-        self._task_weight = self.loss.task_weight.to(next(network.parameters()).device)
-        self._micro = self.n_rows if self.balancer is not None else micro_batch_rows(network, self.data, self.n_rows)
+        self._lay()
         self.optimizer = Optimizer(
             network,
             weight_decay=options.weight_decay,
             average_decay=options.average_decay,
             clip_norm=options.clip_norm,
             group=self.group,
+            n_networks=len(self.networks),
         )
 
-    def run_epoch(self, epoch: int) -> Record:
-        """Run one pass over the shuffled rows; return the train part of the epoch's record."""
+    def _lay(self) -> None:
+        """Read what depends on the networks that train."""
+        network, n = self.network, len(self.networks)
+        self.data, self._judging = self.rows.sample(), None if self.valid is None else self.valid.labels()
+        self._learned = self.loss if n == 1 else self.loss.restricted([*range(len(self.tasks))] * n)
+        self._task_weight = self._learned.task_weight.to(next(network.parameters()).device)
+        self._micro = self.n_rows if self.balancer is not None else micro_batch_rows(network, self.data, self.n_rows)
+
+    @property
+    def networks(self) -> Sequence[Weighted]:
+        """The networks that train as one."""
+        return super().networks if self.joint is None else self.joint.networks
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        """Leave some of the networks."""
+        assert self.joint is not None
+        self.joint.keep(numbers)
+        super().keep(numbers)
+        self.evaluate = [self.evaluate[number] for number in numbers]
+        self._lay()
+
+    def run_epoch(self, epoch: int) -> Sequence[Record]:
+        """Run one pass over the shuffled rows; return the train part of the epoch's record for each network."""
         self.network.train()
         # of few rows, the statistics of batch normalisation are worth little
         n_steps, steps = self.rows.steps(epoch, self.batch_size, joins_last=bool(batch_norms(self.network)))
@@ -136,17 +160,20 @@ class TableLoop:
                 losses, scores = self.step(index, self.options.learning_rate * self.rate(progress), data)
                 give_way()
                 totals.append(losses)
-                if step * self.batch_size < _SCORED_TRAIN_ROWS:
+                if step * self.batch_size < _SCORED_TRAIN_ROWS and self.joint is None:
                     kept.append(scores)
                     scored.append(data.without_features().rows(index))
         scores = [torch.cat(columns) for columns in zip(*kept, strict=True)]
         losses = self.group.sum_(torch.stack(totals).sum(dim=0))
         weight = self.rows.labelled_weight(partial(labelled_weight, self.loss)).to(losses.device)
-        record = self._record("train", losses, weight, scores, Batch.join(scored, torch.cat))
+        means = self._means("train", losses, weight)
+        if self.joint is not None:
+            unknown = dict.fromkeys(task.name for task in self.tasks)
+            return [describe_rows("train", self.tasks, own, unknown) for own in means]
+        values = self._evaluate(self.evaluate[0], self.loss.link(scores), Batch.join(scored, torch.cat))
         if self.balancer is not None:
-            means = [record[f"train/{task.name}/loss"] for task in self.tasks]
-            self.balancer.end_epoch(torch.tensor([math.nan if mean is None else mean for mean in means]))
-        return record
+            self.balancer.end_epoch(means[0])
+        return [describe_rows("train", self.tasks, means[0], values)]
 
     def step(self, index: Tensor, learning_rate: float, data: Batch | None = None) -> tuple[Tensor, list[Tensor]]:
         """Take one optimiser step on some rows, by default of the data; return loss sums (T,) and raw scores."""
@@ -180,36 +207,47 @@ class TableLoop:
         """Return the sums (T,) over some rows that a step learns, their loss sums (T,), and their raw scores."""
         with autocast(batch, self.options.precision):
             scores = self.network(batch.x, batch.task)
-        losses = self.loss(scores, batch.y, batch.weight, batch.task)
+        losses = self._learned(scores, batch.y, batch.weight, batch.task)
         return losses, losses, scores
 
     def _of_step(self, losses: Tensor) -> Tensor:
         """Return weighted losses (T,) per row of a nominal step, to be differentiated."""
         return losses * self._task_weight / min(self.batch_size, self.n_rows)
 
-    def validate(self) -> tuple[Record, float | None]:
-        """Return the validation part of the epoch's record, and the number that early stopping maximises."""
-        options, valid = self.options, self._judging
-        if self.valid is None or valid is None:
-            return {}, None
+    def validate(self) -> Sequence[Judged]:
+        """Judge each network on its validation rows."""
+        options, judging = self.options, self._judging
+        if judging is None:
+            return [Judged({}) for _ in self.networks]
         settle_statistics(self.network, self.data, options.precision, self.group)
-        losses, scores = self._judge(self.network, self.valid, valid)
-        record = self._record("val", losses, self.group.sum_(labelled_weight(self.loss, valid)), scores, valid)
-        if options.keep == "task":
-            self.task_scores = [monitored(record, task.name, self.tasks) for task in self.tasks]
-        return record, monitored(record, options.monitor, self.tasks)
+        losses, weight, scores = self._judge(self.network)
+        means, found = self._means("val", losses, weight), []
+        for own, parts, labels, evaluate in zip(means, scores, judging, self.evaluate, strict=True):
+            values = self._evaluate(evaluate, self.loss.link(parts), labels)
+            record = describe_rows("val", self.tasks, own, values)
+            watched = [task.name for task in self.tasks[: self.n_task_scores]]
+            score, *task_scores = (monitored(record, name, self.tasks) for name in (options.monitor, *watched))
+            found.append(Judged(record, score, task_scores))
+        return found
 
-    def _judge(self, network: torch.nn.Module, rows: Rows, labels: Batch) -> tuple[Tensor, list[Tensor]]:
-        """Return the loss sums (T,) of a network on rows of all ranks, and the raw scores of those of this one."""
-        scores = rows.scores(
+    def _judge(self, network: torch.nn.Module) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
+        """Return the loss sums (K T,) on validation rows of all ranks, their weights, and raw scores of this one's."""
+        assert self.valid is not None and self._judging is not None
+        found = self.valid.scores(
             lambda batch: predict_scores(network, batch, self.options.precision, batch_size=self.batch_size), self.data
         )
-        return self.group.sum_(self.loss(scores, labels.y, labels.weight, labels.task)), scores
+        n, losses, scores, weights = len(self.tasks), [], [], []
+        for number, labels in enumerate(self._judging):
+            scores.append([score[: len(labels)] for score in found[number * n : (number + 1) * n]])
+            losses.append(self.loss(scores[-1], labels.y, labels.weight, labels.task))
+            weights.append(labelled_weight(self.loss, labels))
+        return self.group.sum_(torch.cat(losses)), self.group.sum_(torch.cat(weights)), scores
 
     def finish(self) -> None:
         """Settle statistics that validation has not settled."""
         if self.valid is None:
-            settle_statistics(self.network, self.data, self.options.precision, self.group)
+            for network, data in [(self.network, self.data)] if self.joint is None else self.joint.alone:
+                settle_statistics(network, data, self.options.precision, self.group)
 
     def fitted(self) -> dict[str, Any]:
         """Return more fitted attributes, once training is over and the kept weights are in the network.
@@ -242,21 +280,21 @@ class TableLoop:
         else:
             self.balancer.restore(state["balancer"])
 
-    def _record(self, part: str, losses: Tensor, weight: Tensor, scores: list[Tensor], scored: Batch) -> Record:
-        """Return mean losses over the labelled weight (T,), and the scores of the rows `scored`, of all ranks."""
-        check_losses(part, self.tasks, losses, self.options.learning_rate)
-        return describe_rows(part, self.tasks, losses / weight, self._evaluate(self.loss.link(scores), scored))
+    def _means(self, part: str, losses: Tensor, weight: Tensor) -> Sequence[Tensor]:
+        """Return mean losses (T,) over the labelled weight for each network, from sums (K T,)."""
+        check_losses(part, self._learned.tasks, losses, self.options.learning_rate)
+        return (losses / weight).split(len(self.tasks))
 
-    def _evaluate(self, scores: list[Tensor], scored: Batch) -> dict[str, float | None]:
+    def _evaluate(self, evaluate: Evaluate, scores: list[Tensor], scored: Batch) -> dict[str, float | None]:
         """Return the score of every task on linked scores; of a group, rank 0 judges those of all ranks."""
         if self.group.size == 1:
-            return self.evaluate(scores, scored)
+            return evaluate(scores, scored)
         batches = scored.without_features().map(Tensor.cpu).gathered(self.group)
         parts = self.group.gather([score.cpu() for score in scores])
 
         def judge() -> dict[str, float | None]:
             joined = [torch.cat(columns) for columns in zip(*parts, strict=True)]
-            return self.evaluate(joined, Batch.join(batches, torch.cat))
+            return evaluate(joined, Batch.join(batches, torch.cat))
 
         return self.group.answer(judge)
 

@@ -160,10 +160,10 @@ class WindowRows:
         """Return some rows, spread over those of all ranks."""
         return self.prepare(self.rows.some(_SPREAD_ROWS))
 
-    def labels(self) -> Batch:
+    def labels(self) -> Sequence[Batch]:
         """Return this rank's rows without features, which are read again for each validation."""
         parts = [batch.without_features() for batch in chain([self.rows.none()], self.rows.batches())]
-        return self.prepare(Batch.join(parts))
+        return [self.prepare(Batch.join(parts))]
 
     def __len__(self) -> int:
         return len(self.rows)

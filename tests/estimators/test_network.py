@@ -14,6 +14,7 @@ from models_at_hand import fitted
 
 from tabmtl import ESMM, IndependentTasks, MMoE, MultiTabNet, SharedBottom, TabmtlWarning
 from tabmtl.synth import make_multitab_bench
+from tabmtl.training.epochs import Judged
 from tabmtl.training.table_loop import TableLoop
 
 every_network = pytest.mark.parametrize("cls", NETWORKS, ids=lambda cls: cls.__name__)
@@ -320,7 +321,8 @@ def test_the_steps_of_a_funnel_answer_from_one_epoch():
 def test_epochs_that_end_while_the_score_rises_cause_a_warning(changes, scores, warns, monkeypatch):
     monkeypatch.setattr(SharedBottom, "epochs", 6)
     values = iter(scores)
-    monkeypatch.setattr(TableLoop, "validate", lambda loop: ({"val/loss": 0.0, "val/score": 0.0}, next(values)))
+    record = {"val/loss": 0.0, "val/score": 0.0}
+    monkeypatch.setattr(TableLoop, "validate", lambda loop: [Judged(record, next(values))])
     X, y, X_val, y_val = parts()
     model = tiny(SharedBottom, **{"epochs": 6, "patience": 4} | changes)
     with warnings.catch_warnings(record=True) as caught:

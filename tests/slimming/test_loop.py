@@ -32,7 +32,7 @@ def loop_of(model, n=32, **params):
     x, rng = rows(n), np.random.default_rng(0)
     y = np.stack([rng.normal(size=n), rng.integers(3, size=n), rng.integers(2, size=n)], axis=1).astype(np.float32)
     batch = Batch(x=Features(numbers=x.numbers.float(), codes=x.codes), y=torch.from_numpy(y))
-    return SlimLoop(model, network, MultiTaskLoss(TASKS), MemoryRows(batch), None, evaluate=lambda *_: {}), batch
+    return SlimLoop(model, network, MultiTaskLoss(TASKS), MemoryRows(batch), None, evaluate=[lambda *_: {}]), batch
 
 
 @pytest.mark.parametrize("model", MODELS, ids=["trunk", "mixture", "members"])

@@ -11,10 +11,12 @@ from tabmtl.columns import Features
 from tabmtl.nn.joined import JoinedNetworks
 from tabmtl.schema import Batch, Columns, DivergenceError
 from tabmtl.targets import Task
-from tabmtl.training.joint import JointOptimizer, Member, train_jointly
+from tabmtl.training.epochs import run_epochs
+from tabmtl.training.joint import Joint
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.run import Run
+from tabmtl.training.table_loop import TableLoop
 
 pytestmark = pytest.mark.usefixtures("torch_seed")
 
@@ -62,8 +64,8 @@ def close(found, expected):
 def test_the_optimizer_moves_each_network_as_alone_also_after_restarts_and_departures():
     alone = networks(3)
     joined, run, x = JoinedNetworks(alone), options(), [table(16).x for _ in alone]
-    optimizer = JointOptimizer(joined, run)
     settings = {name: getattr(run, name) for name in ("weight_decay", "average_decay", "clip_norm")}
+    optimizer = Optimizer(joined.network, **settings, n_networks=3)
     own = [Optimizer(network, **settings) for network in alone]
 
     def compare(numbers):
@@ -86,17 +88,16 @@ def test_the_optimizer_moves_each_network_as_alone_also_after_restarts_and_depar
     optimizer.restart(1)
     own[1].restart()
     compare([0, 1, 2])
+    joined.keep([1, 2])
     optimizer.keep([1, 2])
     compare([1, 2])
 
 
-def members_of(sizes, evaluate):
-    made = zip(networks(len(sizes)), sizes, evaluate, strict=True)
-    return [Member(network=network, rows=table(n), valid=table(10 + n % 7), evaluate=each) for network, n, each in made]
-
-
-def loss(n):
-    return MultiTaskLoss(TASKS * n)
+def train(run, networks, rows, evaluate):
+    valid = [table(10 + len(part) % 7) for part in rows]
+    joint = Joint(networks, rows, valid)
+    loop = TableLoop(run, joint.network, MultiTaskLoss(TASKS), joint.rows, joint.valid, evaluate=evaluate, joint=joint)
+    return run_epochs(networks, loop, run, run=Run(), validated=True, on_epoch=None)
 
 
 def score_by(scores):
@@ -110,34 +111,33 @@ def score_by(scores):
     return evaluate
 
 
-def test_every_member_stops_and_restarts_by_its_own_scores_and_keeps_its_own_best_weights():
+def test_every_network_stops_and_restarts_by_its_own_scores_and_keeps_its_own_best_weights():
     falling, rising = [9, 8, 7, 6, 5, 4, 3, 2], [1, 2, 3, 4, 5, 6, 7, 8]
-    members = members_of([100, 103, 97], [score_by(falling), score_by(rising), score_by(falling)])
-    before = [copy.deepcopy(member.network.state_dict()) for member in members]
-    train_jointly(options(restarts=0), members, loss, Run())
-    assert [len(member.history) for member in members] == [3, 8, 3]
-    assert [member.snapshots.best.epoch for member in members] == [0, 7, 0]
-    for member, old in zip(members, before, strict=True):
-        kept, now = member.snapshots.best.weights, member.network.state_dict()
+    trained, rows = networks(3), [table(n) for n in (100, 103, 97)]
+    before = [copy.deepcopy(network.state_dict()) for network in trained]
+    found = train(options(restarts=0), trained, rows, [score_by(falling), score_by(rising), score_by(falling)])
+    assert [len(own.history) for own in found] == [3, 8, 3]
+    assert [own.snapshots.best.epoch for own in found] == [0, 7, 0]
+    for network, own, old in zip(trained, found, before, strict=True):
+        kept, now = own.snapshots.best.weights, network.state_dict()
         assert all(torch.equal(kept[name], now[name]) for name in now)
         assert any((old[name] != now[name]).any() for name in now)
-    members = members_of([100, 103], [score_by(falling), score_by(rising)])
-    train_jointly(options(restarts=1), members, loss, Run())
-    assert [len(member.history) for member in members] == [5, 8]
+    found = train(options(restarts=1), networks(2), rows[:2], [score_by(falling), score_by(rising)])
+    assert [len(own.history) for own in found] == [5, 8]
 
 
-def test_a_record_has_the_losses_of_the_member_and_scores_of_its_validation_rows():
-    members = members_of([100, 60], [score_by([0.5] * 9), score_by([0.25] * 9)])
-    train_jointly(options(epochs=3, keep="task"), members, loss, Run())
-    first, second = (member.history[-1] for member in members)
+def test_a_record_has_the_losses_of_the_network_and_scores_of_its_validation_rows():
+    evaluate = [score_by([0.5] * 9), score_by([0.25] * 9)]
+    found = train(options(epochs=3, keep="task"), networks(2), [table(100), table(60)], evaluate)
+    first, second = (own.history[-1] for own in found)
     assert (first["val/score"], second["val/late/roc_auc"]) == (0.5, 0.25)
     assert first["train/score"] is None
     assert 0 < first["train/loss"] != second["train/loss"]
-    assert len(members[0].snapshots.of_task) == 2
+    assert len(found[0].snapshots.of_task) == 2
 
 
-def test_a_member_that_diverges_ends_the_training():
-    members = members_of([100, 60], [score_by([0.5] * 9)] * 2)
-    members[1].rows.y[3, 0] = torch.inf
+def test_a_network_that_diverges_ends_the_training():
+    rows = [table(100), table(60)]
+    rows[1].y[3, 0] = torch.inf
     with pytest.raises(DivergenceError, match=r"the train loss of task 'delay' is not finite; lower learning_rate"):
-        train_jointly(options(), members, loss, Run())
+        train(options(), networks(2), rows, [score_by([0.5] * 9)] * 2)

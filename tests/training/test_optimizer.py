@@ -196,7 +196,7 @@ def test_a_restart_goes_on_from_the_given_weights_at_a_third_of_the_rate():
     rates = []
     optimizer._adam.step = rates.append
     optimizer.step(0.03)
-    assert rates == [pytest.approx(0.01)]
+    assert rates == [[pytest.approx(0.01)]]
 
 
 def test_dense_steps_are_those_of_torch():

@@ -91,9 +91,9 @@ def evaluate(scores, batch):
 def train(model, run, *, data=None, valid=None, evaluate=evaluate, on_epoch=None):
     """All epochs of a loop, as the estimators run them."""
     rows, held_out = MemoryRows(table() if data is None else data), None if valid is None else MemoryRows(valid)
-    loop = TableLoop(run, model, LOSS, rows, held_out, evaluate=evaluate)
-    history, snapshots = run_epochs(model, loop, run, run=Run(), validated=valid is not None, on_epoch=on_epoch)
-    return history, snapshots.best.epoch
+    loop = TableLoop(run, model, LOSS, rows, held_out, evaluate=[evaluate])
+    (own,) = run_epochs([model], loop, run, run=Run(), validated=valid is not None, on_epoch=on_epoch)
+    return own.history, own.snapshots.best.epoch
 
 
 def network(**params):
@@ -112,7 +112,7 @@ def step_of(network, tasks=TASKS, micro=None, weight=None, batch_size=32):
     """The gradient that one step on 32 rows follows."""
     data = replace(table(), weight=weight)
     loop = TableLoop(
-        options(batch_size=batch_size), network, MultiTaskLoss(tasks), MemoryRows(data), None, evaluate=evaluate
+        options(batch_size=batch_size), network, MultiTaskLoss(tasks), MemoryRows(data), None, evaluate=[evaluate]
     )
     loop.optimizer, loop._micro = Standstill(), micro or 32
     loop.step(torch.arange(32), 0.05)
@@ -221,7 +221,7 @@ def test_a_restart_goes_back_to_the_best_weights():
     model = network()
     values = [1.0, 3.0, 2.0, 2.0, 2.0, 4.0, 1.0, 1.0, 1.0, 5.0]
     run = options(epochs=10, monitor="delay", restarts=1, learning_rate=0.0)
-    loop = TableLoop(run, model, LOSS, MemoryRows(table()), MemoryRows(table(seed=1)), evaluate=scripted(values))
+    loop = TableLoop(run, model, LOSS, MemoryRows(table()), MemoryRows(table(seed=1)), evaluate=[scripted(values)])
     own_epoch = loop.run_epoch
 
     def run_epoch(epoch):
@@ -236,9 +236,9 @@ def test_a_restart_goes_back_to_the_best_weights():
     def keep(record):
         weights.append(model.layer.weight.detach().clone())
 
-    history, snapshots = run_epochs(model, loop, run, run=Run(), validated=True, on_epoch=keep)
+    (own,) = run_epochs([model], loop, run, run=Run(), validated=True, on_epoch=keep)
     assert torch.equal(starts[5], weights[1])  # three epochs after the best, which was the second
-    assert (snapshots.best.epoch, len(history)) == (5, 9)  # and the second time training stops
+    assert (own.snapshots.best.epoch, len(own.history)) == (5, 9)  # and the second time training stops
     assert torch.equal(model.layer.weight, weights[5])
 
 

@@ -148,8 +148,8 @@ class Fitting:
                 if self.group.rank:  # the networks are the same, the noise is not
                     torch.manual_seed(seed_of(seed, self.group.rank))
                 loop = self._loop(network, validation, seed)
-                history, snapshots = run_epochs(
-                    network,
+                (trained,) = run_epochs(
+                    [network],
                     loop,
                     options,
                     run=running(),
@@ -158,7 +158,7 @@ class Fitting:
                     describe=_describe,
                 )
                 attributes |= self._set_strength(network, validation)
-                attributes |= trained_attributes(history, snapshots.best.epoch)
+                attributes |= trained_attributes(trained.history, trained.snapshots.best.epoch)
                 hidden = NewItems.hidden(len(self.catalogue))  # until they are measured
                 index = ItemIndex(network, loop.items, options, *hidden.values(known))
                 index.repeats = self._learn_repeats(index)

@@ -26,7 +26,7 @@ from tabmtl.sessions.repeats import TOP
 from tabmtl.storage.stored import fingerprint
 from tabmtl.training.checkpoint import check_like, checksum
 from tabmtl.training.device import give_way, has_bfloat16
-from tabmtl.training.epochs import schedule
+from tabmtl.training.epochs import Judged, Loop, schedule
 from tabmtl.training.hooks import Record
 from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.table_loop import step_rows
@@ -209,7 +209,7 @@ class Feed(Protocol):
     def facts(self) -> dict[str, Any]: ...
 
 
-class SessionLoop:
+class SessionLoop(Loop):
     """One training of a network; see `tabmtl.training.epochs.Loop`.
 
     Parameters
@@ -222,8 +222,6 @@ class SessionLoop:
     options : M2TRec
     validation : Validation or None
     """
-
-    task_scores = ()
 
     def __init__(
         self,
@@ -249,7 +247,7 @@ class SessionLoop:
             group=self.group,
         )
 
-    def run_epoch(self, epoch: int) -> Record:
+    def run_epoch(self, epoch: int) -> Sequence[Record]:
         """Pass once over all examples; in a group, each rank over its own."""
         self.epoch = epoch
         self.network.train()
@@ -268,7 +266,8 @@ class SessionLoop:
                 f"training diverged: a loss is not finite; lower learning_rate (now {self.options.learning_rate})"
             )
         levels = (weight * means[name] for name, weight in self.level_weights.items())
-        return {"train/loss": sum(levels, start=means["item"])} | {f"train/{n}/loss": mean for n, mean in means.items()}
+        loss = sum(levels, start=means["item"])
+        return [{"train/loss": loss} | {f"train/{n}/loss": mean for n, mean in means.items()}]
 
     def step(self, step: Step, learning_rate: float) -> tuple[Tensor, int]:
         """Take one optimiser step; give the mean losses of items and of each level, and the number of targets.
@@ -339,7 +338,7 @@ class SessionLoop:
         shares = [n / max(total, 1) for n, total in zip(own[1:], totals, strict=True)]
         return (candidates, place[start : start + len(clicked)], correction), shares, totals[0]
 
-    def validate(self) -> tuple[Record, float | None]:
+    def validate(self) -> Sequence[Judged]:
         """Rank the next clicks of validation sessions; MRR@20 is to be maximised. In a group, rank 0 does.
 
         The epoch is as good as its better query, with the directed path or without it. A path that does clear harm is
@@ -347,9 +346,9 @@ class SessionLoop:
         lose 15 % of MRR@20 too.
         """
         if self.validation is None:
-            return {}, None
+            return [Judged({})]
         record, self.network.encoder.left_out = self.group.answer(partial(self._judge, self.validation))
-        return record, record["val/mrr@20"]
+        return [Judged(record, record["val/mrr@20"])]
 
     def _judge(self, validation: Validation) -> tuple[Record, float]:
         """Return the validation part of the record, and the share of queries without the directed path from now on."""
@@ -365,9 +364,6 @@ class SessionLoop:
         if not self.epoch and directed.mrr(TOP) > _BEGUN * without.mrr(TOP):
             return False
         return is_clearly_better(without, directed)
-
-    def finish(self) -> None:
-        """Nothing is left to do."""
 
     def facts(self) -> dict[str, Any]:
         """Return what tells the sessions and items from others."""
