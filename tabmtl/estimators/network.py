@@ -41,7 +41,7 @@ from tabmtl.training.balance import Balance, GradLevel, check_grad_level
 from tabmtl.training.device import find_device, on_device
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import represent_rows, weigh_sequences
-from tabmtl.training.table_loop import TableLoop, settle_statistics
+from tabmtl.training.table_loop import Beside, settle_statistics
 from tabmtl.training.weights import check_moments
 
 
@@ -346,9 +346,9 @@ class NetworkEstimator(
         """Return the loss of training, which also turns the network's outputs into scores of the tasks."""
         return MultiTaskLoss(tasks)
 
-    def _loop(self, before: FittedNetwork | None) -> Callable[..., TableLoop]:
-        """Return what makes the loop of a training; ``before`` as in `NetworkTraining`."""
-        return TableLoop
+    def _beside(self, before: FittedNetwork | None) -> Callable[..., Beside] | None:
+        """Return what makes that which steps learn beside the labels, if any; ``before`` as in `NetworkTraining`."""
+        return None
 
     def _reset_attributes(self, before: FittedNetwork | None) -> dict[str, Any]:
         """Return fitted attributes that a training sets back; ``before`` as in `NetworkTraining`."""

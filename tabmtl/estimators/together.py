@@ -89,7 +89,7 @@ def _may_join(estimator: NetworkEstimator) -> bool:
     is_plain = isinstance(estimator.balance, str) and estimator.balance == "sum" and not estimator.flat
     is_plain &= estimator.preprocessor is None and estimator.text_encoder is None and not estimator.keep_optimizer
     is_quiet = estimator.on_epoch is None and not estimator.keep_on_interrupt and running().group.size == 1
-    is_wide, is_usual = estimator.task_column is None, estimator._loop(None) is TableLoop
+    is_wide, is_usual = estimator.task_column is None, estimator._beside(None) is None
     return is_plain and is_wide and is_usual and is_quiet and find_device(estimator.device).type == "cpu"
 
 
@@ -114,7 +114,7 @@ def _parts(
 def _fit_joined(parts: Sequence[_Part]) -> None:
     """Train networks as one, and set the fitted attributes of each."""
     first, cpu, networks = parts[0].training, torch.device("cpu"), [part.network for part in parts]
-    options, tasks, validated = first.estimator, first.coder.labels.tasks, parts[0].valid is not None
+    options, tasks = first.estimator, first.coder.labels.tasks
 
     def read(part: _Part, rows: FitRows) -> Batch:
         return on_device(in_training_units(rows.read(), part.training.coder), cpu)
@@ -127,10 +127,8 @@ def _fit_joined(parts: Sequence[_Part]) -> None:
         loss = options._loss(tasks)
         loop = TableLoop(options, joint.network, loss, joint.rows, joint.valid, evaluate=evaluate, joint=joint)
         describe = partial(describe_tasks, tasks)
-        found = run_epochs(
-            networks, loop, options, run=running(), validated=validated, on_epoch=None, describe=describe
-        )
+        found = run_epochs(networks, loop, options, run=running(), on_epoch=None, describe=describe)
         for part, rows, own in zip(parts, learned, found, strict=True):
             training, batch_size = part.training, min(loop.batch_size, loop.n_rows)
-            fitted = training.trained(part.network, rows, batch_size, own.history, own.snapshots)
+            fitted = training.trained(part.network, rows, batch_size, own)
             training.estimator._set_fitted(training.coder, fitted | training.judged(part.valid))

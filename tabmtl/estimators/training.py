@@ -25,8 +25,8 @@ from tabmtl.schema import Batch, DivergenceError, unsaid
 from tabmtl.storage.stored import fingerprint
 from tabmtl.targets import Task
 from tabmtl.training.balance import Balancer
-from tabmtl.training.device import find_device, on_device, seed_of, seeded, threads, unseeded
-from tabmtl.training.epochs import Snapshots, run_epochs, trained_attributes, warn_if_rising
+from tabmtl.training.device import find_device, on_device, seed_of, seeded, threads
+from tabmtl.training.epochs import Span, Trained, run_epochs, schedule, trained_attributes, warn_if_rising
 from tabmtl.training.hooks import Record, epochs_as_tasks
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.memory import check_memory
@@ -121,33 +121,62 @@ class NetworkTraining:
         n_rows = min(len(valid), _SHUFFLED_ROWS, max(_SHUFFLED_CELLS // n_features, 1))
         return {"_judged": in_training_units(valid.some(n_rows), self.coder)}
 
-    def learn(self, rows: Rows, valid: Rows | None, loss: MultiTaskLoss, evaluate: Evaluate) -> dict[str, Any]:
-        """Train a network on rows with the labels that the loss takes, and return the fitted attributes."""
-        run, tasks, estimator = running(), self.coder.labels.tasks, self.estimator
+    def learn(
+        self,
+        rows: Rows,
+        valid: Rows | None,
+        loss: MultiTaskLoss,
+        evaluate: Evaluate,
+        *,
+        only_pass: Span | None = None,
+        of_tasks: Weights | None = None,
+    ) -> dict[str, Any]:
+        """Train a network on rows with the labels that the loss takes, and return the fitted attributes.
+
+        A pass is at a constant rate. Nobody is told of one for weights that some tasks have for themselves.
+        """
+        run, estimator, device = running(), self.estimator, find_device(self.estimator.device)
         if run.checkpoint is not None:
             run.checkpoint.agree({"the checksum of columns and tasks": fingerprint(self.coder)})
-        device, validated = find_device(estimator.device), valid is not None
         with seeded(self.seed, device):
-            network, moments = self._network(device)
+            network, moments = self._network(device, of_tasks)
             with threads(estimator.n_jobs, network):
-                balancer = self._balancer(network, rows)
-                make_loop = estimator._loop(self.before)
-                loop = make_loop(estimator, network, loss, rows, valid, balancer=balancer, evaluate=[evaluate])
+                balancer, make_beside = self._balancer(network, rows), estimator._beside(self.before)
+                loop = TableLoop(
+                    estimator,
+                    network,
+                    loss,
+                    rows,
+                    valid,
+                    balancer=balancer,
+                    beside=None if make_beside is None else make_beside(network, loss, rows.seed),
+                    evaluate=[evaluate],
+                    rate=schedule if only_pass is None else _pass_rate,
+                )
                 loop.optimizer.take_moments(network, moments)
                 if run.group.rank:  # the networks are the same, the noise is not
                     torch.manual_seed(seed_of(self.seed, run.group.rank))
-                so_far = partial(self._so_far, network, loop)
-                with epochs_as_tasks(run.task, estimator.on_epoch, so_far) as hook:
-                    describe = partial(describe_tasks, tasks)
-                    (own,) = run_epochs(
-                        [network], loop, estimator, run=run, validated=validated, on_epoch=hook, describe=describe
-                    )
-                # fewer epochs than the default are the user's choice
-                is_whole = len(own.history) == estimator.epochs >= type(estimator).epochs
-                if validated and estimator.early_stopping and is_whole:
-                    warn_if_rising(own.snapshots.scores, estimator.patience)
-                found = own.history, own.snapshots, loop.optimizer
-                return self.trained(network, loop.data, loop.batch_size, *found) | loop.fitted()
+                own = self._run(loop, only_pass, is_told=of_tasks is None)
+                found = self.trained(network, loop.data, loop.batch_size, own, loop.optimizer)
+                return found if loop.beside is None else found | loop.beside.fitted(loop)
+
+    def _run(self, loop: TableLoop, only_pass: Span | None, *, is_told: bool) -> Trained:
+        """Run the epochs, which the callbacks see."""
+        run, estimator, describe = running(), self.estimator, partial(describe_tasks, self.coder.labels.tasks)
+        if is_told:
+            with epochs_as_tasks(run.task, estimator.on_epoch, partial(self._so_far, loop)) as hook:
+                (own,) = run_epochs(
+                    [loop.network], loop, estimator, run=run, on_epoch=hook, describe=describe, span=only_pass
+                )
+        else:
+            (own,) = run_epochs([loop.network], loop, estimator, run=Run(), on_epoch=None, span=only_pass)
+        if only_pass is not None:
+            _check_finite(loop.network, estimator.learning_rate)
+        # fewer epochs than the default are the user's choice
+        is_whole = len(own.history) == estimator.epochs >= type(estimator).epochs
+        if loop.valid is not None and estimator.early_stopping and is_whole:
+            warn_if_rising(own.snapshots.scores, estimator.patience)
+        return own
 
     def go_on(self, rows: FitRows) -> dict[str, Any]:
         """Train by one pass over the rows at a constant rate, and return the fitted attributes.
@@ -156,60 +185,26 @@ class NetworkTraining:
         """
         estimator, before = self.estimator, self.before
         self._check_memory(len(rows))
+        fitted = self._pass(rows)
         if before is None:
-            return self._pass(rows, 0)
-        n_before = estimator.best_iteration_
-        fitted = self._pass(rows, n_before)
-        more = [self._pass(rows, n_before, own)["_fitted"].weights for own in before.of_tasks]
+            return fitted
+        more = [self._pass(rows, own)["_fitted"].weights for own in before.of_tasks]
         return fitted | {
             "_fitted": fitted["_fitted"].with_task_weights(tuple(more), before.snapshot, before.batch_size),
+            "best_iteration_": estimator.best_iteration_ + 1,
             "history_": pl.concat([estimator.history_, fitted["history_"]], how="diagonal"),
             "_judged": estimator.__dict__["_judged"],
         }
 
-    def _pass(self, rows: FitRows, n_before: int, of_tasks: Weights | None = None) -> dict[str, Any]:
+    def _pass(self, rows: FitRows, of_tasks: Weights | None = None) -> dict[str, Any]:
         """Train by one pass, and return the fitted attributes; or train weights that some tasks have for themselves."""
-        run, estimator, coder = running(), self.estimator, self.coder
-        device, loss = find_device(estimator.device), estimator._loss(coder.labels.tasks)
+        estimator, coder, device, training = self.estimator, self.coder, find_device(self.estimator.device), self
         last = 0 if self.before is None else len(estimator.history_)
-        seed = seed_of(self.seed, last) if last else self.seed  # no two passes draw the same order and noise
-        read = rows.to_train(lambda batch: on_device(in_training_units(batch, coder), device), seed)
-        with seeded(seed, device):
-            network, moments = self._network(device, of_tasks)
-            with threads(estimator.n_jobs, network):
-                loop = estimator._loop(self.before)(
-                    estimator,
-                    network,
-                    loss,
-                    read,
-                    None,
-                    balancer=self._balancer(network, read),
-                    evaluate=[_evaluate(coder, read)],
-                    rate=lambda progress: PASS_RATE,
-                )
-                loop.optimizer.take_moments(network, moments)
-                record, kept = {"epoch": float(last), **loop.run_epoch(0)[0]}, Snapshots(network)
-                with loop.optimizer.averaged():
-                    kept.offer(n_before, 0.0, ())
-                network.load_state_dict(kept.best.weights)
-                _check_finite(network, estimator.learning_rate)
-                loop.finish()
-                if of_tasks is None:
-                    self._tell(run, network, loop, record)
-                found = [record], kept, loop.optimizer
-                return self.trained(network, loop.data, loop.batch_size, *found) | loop.fitted()
-
-    def _tell(self, run: Run, network: torch.nn.Module, loop: TableLoop, record: Record) -> None:
-        """Show the record of a pass, and give it to the callbacks, which change nothing."""
-        so_far = partial(self._so_far, network, loop)
-        with (
-            run.watch.steps(1, "pass", partial(describe_tasks, self.coder.labels.tasks)) as step,
-            epochs_as_tasks(run.task, self.estimator.on_epoch, so_far) as hook,
-            unseeded(),
-        ):
-            step(record)
-            if hook is not None:
-                hook(record)
+        if last:  # no two passes draw the same order and noise
+            training = replace(self, seed=seed_of(self.seed, last))
+        read = rows.to_train(lambda batch: on_device(in_training_units(batch, coder), device), training.seed)
+        loss, span = estimator._loss(coder.labels.tasks), Span(1, last, "pass")
+        return training.learn(read, None, loss, _evaluate(coder, read), only_pass=span, of_tasks=of_tasks)
 
     def _balancer(self, network: torch.nn.Module, rows: Rows) -> Balancer | None:
         estimator, tasks = self.estimator, self.coder.labels.tasks
@@ -260,8 +255,7 @@ class NetworkTraining:
         network: torch.nn.Module,
         data: Batch,
         batch_size: int,
-        history: list[Record],
-        snapshots: Snapshots,
+        own: Trained,
         optimizer: Optimizer | None = None,
     ) -> dict[str, Any]:
         """Return the fitted attributes, from a trained network, its training rows, and an optimiser to keep."""
@@ -270,7 +264,7 @@ class NetworkTraining:
         first = features.rows(torch.arange(1, device=data.x.numbers.device))
         kept = None if not estimator.keep_optimizer else optimizer
         inspected = estimator._inspect(network, features)
-        place = snapshots.of_task
+        place = own.snapshots.of_task
         # the link of a funnel joins scores of one network
         place[[t for t in estimator._chain(tasks) if t < len(place)]] = 0
         used = np.unique([0, *place])
@@ -282,26 +276,26 @@ class NetworkTraining:
             is_long=self.coder.task_column is not None,
             batch_size=batch_size,
             n_features_out=represent_rows(network, first).shape[1],
-            of_tasks=tuple(weight_arrays(snapshots.kept[k].weights) for k in used[1:]),
+            of_tasks=tuple(weight_arrays(own.snapshots.kept[k].weights) for k in used[1:]),
             snapshot=np.searchsorted(used, place),
             moments={} if kept is None else moment_arrays(kept, network),
             lineage=None if before is None else before.lineage_of(tasks),
             removed_units=None if before is None else before.removed_units,
         )
-        told = trained_attributes(history, snapshots.best.epoch) | {"_importances": None, "_judged": None}
+        told = trained_attributes(own.history, own.snapshots.best.epoch) | {"_importances": None, "_judged": None}
         return inspected | told | estimator._reset_attributes(self.before) | {"_fitted": fitted}
 
-    def _so_far(self, network: torch.nn.Module, loop: TableLoop, history: list[Record]) -> dict[str, Any]:
+    def _so_far(self, loop: TableLoop, history: list[Record]) -> dict[str, Any]:
         """Return the fitted attributes as if training had ended with the last epoch of the history."""
         estimator, checkpoint = self.estimator, running().checkpoint
-        now, network = type(estimator)(**estimator.get_params(deep=False)), copy.deepcopy(network)
-        history = history if checkpoint is None else [*checkpoint.records, *history]
+        now, network = type(estimator)(**estimator.get_params(deep=False)), copy.deepcopy(loop.network)
         settle_statistics(network, loop.data, estimator.precision)
         # of experts, which the end of training will tell
         with unsaid():
-            last = Snapshots(network)
-            last.offer(len(history) - 1, 0.0, ())
-            now._set_fitted(self.coder, self.trained(network, loop.data, loop.batch_size, history, last))
+            last = Trained(network)
+            last.history = history if checkpoint is None else [*checkpoint.records, *history]
+            last.snapshots.offer(len(last.history) - 1, 0.0, ())
+            now._set_fitted(self.coder, self.trained(network, loop.data, loop.batch_size, last))
         return dict(vars(now))
 
 
@@ -311,6 +305,10 @@ def _evaluate(coder: TableCoder, rows: Rows) -> Evaluate:
     if rows.sample().group is None and any(map(is_by_group, tasks)):
         return lambda scores, batch: dict.fromkeys(task.name for task in tasks)
     return partial(evaluate_scores, coder)
+
+
+def _pass_rate(progress: float) -> float:
+    return PASS_RATE
 
 
 def _check_finite(network: torch.nn.Module, learning_rate: float) -> None:

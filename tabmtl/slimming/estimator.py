@@ -22,14 +22,13 @@ from tabmtl.metrics.scores import Answered
 from tabmtl.nn.units import Group, Kept, cut, multiply_adds
 from tabmtl.params import check_at_least, check_share
 from tabmtl.schema import Batch, unsaid, warn_user
-from tabmtl.slimming.loop import SlimLoop
 from tabmtl.slimming.prune import Pruner, check_scored, score_all
 from tabmtl.slimming.search import Choices
 from tabmtl.slimming.shares import Shares, check_slim, kept_by
+from tabmtl.slimming.smaller import SmallerNetworks
 from tabmtl.slimming.state import AtShare, Form, Slimmed, SlimMixtureState, SlimState
 from tabmtl.training.device import find_device, on_device, threads
 from tabmtl.training.predict import predict_scores
-from tabmtl.training.table_loop import TableLoop
 from tabmtl.training.weights import weight_arrays
 
 
@@ -454,9 +453,9 @@ class SlimEstimator(_Cut, VectorEstimator):
         """Return the fitted network without heads that came later."""
         return self._fitted.grown(find_device(self.device)).base
 
-    def _loop(self, before: FittedNetwork | None) -> Callable[..., TableLoop]:
+    def _beside(self, before: FittedNetwork | None) -> Callable[..., SmallerNetworks] | None:
         is_whole = before is None or (before.removed_units is None and before.lineage is None)
-        return TableLoop if self.slim is None or not is_whole else SlimLoop
+        return None if self.slim is None or not is_whole else partial(SmallerNetworks, self)
 
     def _reset_attributes(self, before: FittedNetwork | None) -> dict[str, Any]:
         return {"_slimmed": None, "_pruned": None if before is None else self._pruned}

@@ -68,19 +68,17 @@ class Loop(Protocol):
     Attributes
     ----------
     network : Module
+    networks : sequence of Weighted
+        Those that train as one.
     optimizer : Optimizer
     n_task_scores : int
         Number of the task scores in a validation.
     """
 
     network: torch.nn.Module
+    networks: Sequence[Weighted]
     optimizer: Optimizer
     n_task_scores: int = 0
-
-    @property
-    def networks(self) -> Sequence[Weighted]:
-        """The networks that train as one."""
-        return [self.network]
 
     def run_epoch(self, epoch: int) -> Sequence[Record]:
         """Run one pass over the training data, and return the train part of the epoch's record for each network."""
@@ -174,6 +172,14 @@ class Snapshots:
             self.kept.append(Snapshot(**{**one, "weights": weights}))
 
 
+class Span(NamedTuple):
+    """Epochs of a training: how many at most, the number of the first, and their name."""
+
+    n_epochs: int
+    start: int = 0
+    unit: str = "epoch"
+
+
 @dataclass(eq=False)
 class Trained:
     """Finished epochs of a network; both attributes hold them at any time.
@@ -204,9 +210,9 @@ def run_epochs(
     options: TrainingOptions,
     *,
     run: Run,
-    validated: bool,
     on_epoch: OnEpoch | None,
     describe: Describe = str,
+    span: Span | None = None,
 ) -> list[Trained]:
     """Train in epochs: validate averaged weights after each, stop early, and leave the kept weights in the networks.
 
@@ -222,14 +228,14 @@ def run_epochs(
         it is written after each epoch, and the training goes on from what it holds, as if it had never ended; epochs
         before it are told to nobody again. In a group of processes, rank 0 shows the progress and calls ``on_epoch``,
         which decides for all; if it raises an error, training ends in all.
-    validated : bool
-        Whether there is validation data. Without it, or without early stopping, all epochs are trained and the last
-        weights are kept.
     on_epoch : callable, optional
         Called with the epoch's record, while the network has the validated weights; a true answer stops training.
         Torch's generators are the caller's meanwhile.
     describe : callable
         Turns the epoch's record into text.
+    span : Span, optional
+        By default the epochs of the options, at most. Without validation data, or without early stopping, all are
+        trained and the last weights are kept.
 
     Returns
     -------
@@ -242,19 +248,19 @@ def run_epochs(
         If the checkpoint is of another training.
     """
     keep_freed_memory()
-    patience = options.patience if options.early_stopping and validated else None
-    training, checkpoint = _Training(loop, options, patience), run.checkpoint
+    span = Span(options.epochs) if span is None else span
+    training, checkpoint = _Training(loop, options, span.start), run.checkpoint
     first = training.all[0]
     if checkpoint is not None and training.resume(checkpoint):
-        run.watch.tell(f"goes on after epoch {len(first.history)} of {options.epochs}, from a checkpoint")
-    with run.watch.steps(options.epochs, "epoch", describe, done=len(first.history)) as step:
+        run.watch.tell(f"goes on after epoch {len(first.history)} of {span.n_epochs}, from a checkpoint")
+    with run.watch.steps(span.n_epochs, span.unit, describe, done=len(first.history)) as step:
 
         def tell(record: Record) -> bool:
             is_over = step(record)
             return run.group.answer(lambda: on_epoch is not None and bool(on_epoch(record))) or is_over
 
         try:
-            while training.n_epochs < options.epochs and not training.has_ended:
+            while training.n_epochs < span.n_epochs and not training.has_ended:
                 training.run_epoch(tell, run.group)
                 if checkpoint is not None:
                     checkpoint.save(training.state(checkpoint))
@@ -262,7 +268,7 @@ def run_epochs(
             if not (options.keep_on_interrupt and first.snapshots.kept):
                 raise
             warn_user(
-                f"training was interrupted after epoch {training.n_epochs} of {options.epochs}; the best weights so "
+                f"training was interrupted after epoch {training.n_epochs} of {span.n_epochs}; the best weights so "
                 f"far, of epoch {first.snapshots.best.epoch + 1}, are kept, because of keep_on_interrupt=True"
             )
     for network, own in zip(networks, training.all, strict=True):
@@ -274,8 +280,8 @@ def run_epochs(
 class _Training:
     """A training between two epochs, of all networks and of those that have not stopped."""
 
-    def __init__(self, loop: Loop, options: TrainingOptions, patience: int | None) -> None:
-        self._loop, self._options, self._patience = loop, options, patience
+    def __init__(self, loop: Loop, options: TrainingOptions, start: int) -> None:
+        self._loop, self._options, self._start = loop, options, start
         self.all = [Trained(network) for network in loop.networks]
         self._active = self.all
         self.has_ended = False
@@ -287,24 +293,26 @@ class _Training:
 
     def run_epoch(self, tell: Callable[[Record], bool], group: Ranks) -> None:
         """Run an epoch, and prepare the next one, if there is one; ``tell`` gets its record, and may stop training."""
-        loop, patience, epoch = self._loop, self._patience, self.n_epochs
+        loop, stops, epoch = self._loop, self._options.early_stopping, self._start + self.n_epochs
         records = loop.run_epoch(epoch)
         _check_weights(loop.network, group, epoch)
         with loop.optimizer.averaged():
             for own, record, judged in zip(self._active, records, loop.validate(), strict=True):
-                score = float(epoch) if judged.score is None or patience is None else judged.score
                 own.history.append({"epoch": float(epoch), **record, **judged.record})
-                own.snapshots.offer(epoch, score, () if patience is None else judged.task_scores)
+                if judged.score is None or not stops:
+                    own.snapshots.offer(epoch, float(epoch), ())
+                else:
+                    own.snapshots.offer(epoch, judged.score, judged.task_scores)
             with unseeded():
                 self.has_ended = tell(self._active[0].history[-1])  # the hook sees the validated weights
-        if patience is not None and not self.has_ended:
-            self._let_go(patience)
+        if stops and not self.has_ended:
+            self._let_go()
 
-    def _let_go(self, patience: int) -> None:
+    def _let_go(self) -> None:
         """Let networks that have stalled begin again from their best weights, or leave."""
         kept = []
         for number, own in enumerate(self._active):
-            has_stalled = own.has_stalled(patience)
+            has_stalled = own.has_stalled(self._options.patience)
             if has_stalled and len(own.restarted_after) > self._options.restarts:
                 continue
             kept.append(number)
@@ -347,7 +355,7 @@ class _Training:
         network.load_state_dict({name: torch.tensor(array) for name, array in state["network"].items()})
         self._loop.restore(state["loop"])
         own.history = list(state["history"])
-        n_tasks = 0 if self._patience is None else self._loop.n_task_scores
+        n_tasks = self._loop.n_task_scores if self._options.early_stopping else 0
         own.snapshots.restore(state["snapshots"], len(own.history), n_tasks)
         check_like(state["restarted_after"], max(len(state["restarted_after"]), 1) * [0], "its restarts")
         check_like(state["has_ended"], False, "its end")

@@ -196,12 +196,10 @@ class _AdamW:
         """Move the parameters of networks along their gradients, each network at its rate, and clear these."""
         for parameters, weight_decay in self._groups:
             moved = [[p, p.grad, *self.moments_of(p).values()] for p in parameters if p.grad is not None]
-            for rate in {*rates}:
-                own = [number for number, of_one in enumerate(rates) if of_one == rate]
-                _move_by_adamw(moved if len(own) == len(rates) else _apart(moved, len(rates), own), rate, weight_decay)
-            if len({*rates}) > 1:
-                for _, _, step, *_ in moved:
-                    step += 1
+            if len({*rates}) == 1:
+                _move_by_adamw(moved, rates[0], weight_decay)
+            else:
+                _move_apart(moved, rates, weight_decay)
         for p in self._parameters:
             p.grad = None
 
@@ -256,9 +254,18 @@ def _kept(tensor: Tensor, n: int, numbers: Sequence[int]) -> Tensor:
     return tensor.unflatten(0, (n, -1))[[*numbers]].flatten(0, 1)
 
 
-def _apart(moved: Sequence[Sequence[Tensor]], n: int, numbers: Sequence[int]) -> list[list[Tensor]]:
-    """Return those parts of what moves that belong to some of n networks; the number of steps is a copy."""
-    return [[_part(own, n, k) if own.ndim else own.clone() for own in one] for one in moved for k in numbers]
+def _move_apart(moved: Sequence[Sequence[Tensor]], rates: Sequence[float], weight_decay: float) -> None:
+    """Move the weights of each network at its rate, as `_move_by_adamw` does."""
+    for rate in {*rates}:
+        parts = []
+        for number, own in enumerate(rates):
+            if own == rate:
+                for weight, gradient, step, *moments in moved:
+                    part, *others = (_part(each, len(rates), number) for each in (weight, gradient, *moments))
+                    parts.append([part, others[0], step.clone(), *others[1:]])
+        _move_by_adamw(parts, rate, weight_decay)
+    for _, _, step, *_ in moved:
+        step += 1
 
 
 def _move_by_adamw(moved: Sequence[Sequence[Tensor]], learning_rate: float, weight_decay: float) -> None:

@@ -17,9 +17,9 @@ from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch, DivergenceError
 from tabmtl.targets import Task
 from tabmtl.training.balance import Balancer
-from tabmtl.training.checkpoint import check_like, checksum
+from tabmtl.training.checkpoint import checksum
 from tabmtl.training.device import give_way
-from tabmtl.training.epochs import Judged, Loop, TrainingOptions, Weighted, schedule
+from tabmtl.training.epochs import Judged, Loop, TrainingOptions, schedule
 from tabmtl.training.hooks import Record
 from tabmtl.training.joint import Joint
 from tabmtl.training.losses import MultiTaskLoss
@@ -60,6 +60,27 @@ class TableOptions(TrainingOptions, Protocol):
     monitor: str
 
 
+class Beside(Protocol):
+    """What a step learns beside the labels, such as smaller networks."""
+
+    def begin_step(self) -> None:
+        """Begin a step, of which `forward` may be asked several times."""
+
+    def forward(
+        self, losses: Callable[[Batch], tuple[Tensor, list[Tensor]]], batch: Batch, /
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return sums (T,) over some rows that the step learns, and the loss sums and raw scores of the network."""
+
+    def fitted(self, loop: TableLoop, /) -> dict[str, Any]:
+        """Return more fitted attributes, once training is over; the network stays as it is."""
+
+    def state(self) -> Any:
+        """Return all that the next step depends on."""
+
+    def restore(self, state: Any, /) -> None:
+        """Go on from a state."""
+
+
 @dataclass(eq=False)
 class TableLoop(Loop):
     """Network, optimiser and loss of one training on tables, of one network or of several as one.
@@ -79,6 +100,8 @@ class TableLoop(Loop):
         Standardised targets with NaN = unlabelled.
     balancer : Balancer, optional
         Makes one step of the tasks' losses; None adds them up.
+    beside : Beside, optional
+        What a step learns beside the labels.
     evaluate : sequence of callable
         For each network, ``evaluate(scores, batch)`` -> score per task (None = undefined).
     rate : callable
@@ -103,6 +126,7 @@ class TableLoop(Loop):
     valid: Rows | None
     _: KW_ONLY
     balancer: Balancer | None = None
+    beside: Beside | None = None
     evaluate: Sequence[Evaluate]
     rate: Callable[[float], float] = schedule
     joint: Joint | None = None
@@ -111,7 +135,7 @@ class TableLoop(Loop):
         network, options, self.group, self.n_rows = self.network, self.options, self.rows.group, len(self.rows)
         self.tasks = self.loss.tasks
         self.batch_size = step_rows(options.batch_size, self.n_rows)
-        self.n_task_scores = len(self.tasks) if options.keep == "task" else 0
+        self.n_task_scores = len(self.tasks) if options.keep == "task" and self.valid is not None else 0
         if self.group.size > 1 and network.batch_dependent:
             raise ValueError(
                 "this network looks at all rows of a step at once, which several processes do not have; fit it in one "
@@ -126,19 +150,17 @@ class TableLoop(Loop):
             group=self.group,
             n_networks=len(self.networks),
         )
+        parts = {"optimizer": self.optimizer, "balancer": self.balancer, "beside": self.beside}
+        self._parts = {name: part for name, part in parts.items() if part is not None}
 
     def _lay(self) -> None:
         """Read what depends on the networks that train."""
-        network, n = self.network, len(self.networks)
-        self.data, self._judging = self.rows.sample(), None if self.valid is None else self.valid.labels()
-        self._learned = self.loss if n == 1 else self.loss.restricted([*range(len(self.tasks))] * n)
+        network = self.network
+        self.networks = [network] if self.joint is None else self.joint.networks
+        self.data, self._judging = self.rows.sample(), [] if self.valid is None else self.valid.labels()
+        self._learned = self.loss.restricted([*range(len(self.tasks))] * len(self.networks))
         self._task_weight = self._learned.task_weight.to(next(network.parameters()).device)
         self._micro = self.n_rows if self.balancer is not None else micro_batch_rows(network, self.data, self.n_rows)
-
-    @property
-    def networks(self) -> Sequence[Weighted]:
-        """The networks that train as one."""
-        return super().networks if self.joint is None else self.joint.networks
 
     def keep(self, numbers: Sequence[int]) -> None:
         """Leave some of the networks."""
@@ -157,7 +179,7 @@ class TableLoop(Loop):
         with statistics_of(self.group, self.network):
             for step, (data, index) in enumerate(steps):
                 progress = (epoch + step / n_steps) / self.options.epochs
-                losses, scores = self.step(index, self.options.learning_rate * self.rate(progress), data)
+                losses, scores = self.step(data, index, self.options.learning_rate * self.rate(progress))
                 give_way()
                 totals.append(losses)
                 if step * self.batch_size < _SCORED_TRAIN_ROWS and self.joint is None:
@@ -175,9 +197,10 @@ class TableLoop(Loop):
             self.balancer.end_epoch(means[0])
         return [describe_rows("train", self.tasks, means[0], values)]
 
-    def step(self, index: Tensor, learning_rate: float, data: Batch | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Take one optimiser step on some rows, by default of the data; return loss sums (T,) and raw scores."""
-        data = self.data if data is None else data
+    def step(self, data: Batch, index: Tensor, learning_rate: float) -> tuple[Tensor, list[Tensor]]:
+        """Take one optimiser step on some rows of the data; return loss sums (T,) and raw scores."""
+        if self.beside is not None:
+            self.beside.begin_step()
         if self.balancer is not None:
             return self._balanced_step(self.balancer, data.rows(index), learning_rate)
         totals: list[Tensor] = []
@@ -205,10 +228,15 @@ class TableLoop(Loop):
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Return the sums (T,) over some rows that a step learns, their loss sums (T,), and their raw scores."""
+        if self.beside is not None:
+            return self.beside.forward(self._losses, batch)
+        losses, scores = self._losses(batch)
+        return losses, losses, scores
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         with autocast(batch, self.options.precision):
             scores = self.network(batch.x, batch.task)
-        losses = self._learned(scores, batch.y, batch.weight, batch.task)
-        return losses, losses, scores
+        return self._learned(scores, batch.y, batch.weight, batch.task), scores
 
     def _of_step(self, losses: Tensor) -> Tensor:
         """Return weighted losses (T,) per row of a nominal step, to be differentiated."""
@@ -216,13 +244,13 @@ class TableLoop(Loop):
 
     def validate(self) -> Sequence[Judged]:
         """Judge each network on its validation rows."""
-        options, judging = self.options, self._judging
-        if judging is None:
+        if self.valid is None:
             return [Judged({}) for _ in self.networks]
+        options, found = self.options, []
         settle_statistics(self.network, self.data, options.precision, self.group)
-        losses, weight, scores = self._judge(self.network)
-        means, found = self._means("val", losses, weight), []
-        for own, parts, labels, evaluate in zip(means, scores, judging, self.evaluate, strict=True):
+        losses, weight, scores = self.judge(self.network)
+        means = self._means("val", losses, weight)
+        for own, parts, labels, evaluate in zip(means, scores, self._judging, self.evaluate, strict=True):
             values = self._evaluate(evaluate, self.loss.link(parts), labels)
             record = describe_rows("val", self.tasks, own, values)
             watched = [task.name for task in self.tasks[: self.n_task_scores]]
@@ -230,9 +258,9 @@ class TableLoop(Loop):
             found.append(Judged(record, score, task_scores))
         return found
 
-    def _judge(self, network: torch.nn.Module) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
+    def judge(self, network: torch.nn.Module) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
         """Return the loss sums (K T,) on validation rows of all ranks, their weights, and raw scores of this one's."""
-        assert self.valid is not None and self._judging is not None
+        assert self.valid is not None
         found = self.valid.scores(
             lambda batch: predict_scores(network, batch, self.options.precision, batch_size=self.batch_size), self.data
         )
@@ -249,13 +277,6 @@ class TableLoop(Loop):
             for network, data in [(self.network, self.data)] if self.joint is None else self.joint.alone:
                 settle_statistics(network, data, self.options.precision, self.group)
 
-    def fitted(self) -> dict[str, Any]:
-        """Return more fitted attributes, once training is over and the kept weights are in the network.
-
-        The estimator holds the arrays of the network by then, so that it must stay as it is.
-        """
-        return {}
-
     def facts(self) -> dict[str, Any]:
         """Return what tells the rows and the steps from others; see `tabmtl.training.epochs.Loop`."""
         data = self.data
@@ -269,16 +290,12 @@ class TableLoop(Loop):
 
     def state(self) -> dict[str, Any]:
         """Return all that the next epoch depends on; see `tabmtl.training.epochs.Loop`."""
-        balancer = None if self.balancer is None else self.balancer.state()
-        return {"optimizer": self.optimizer.state(), "balancer": balancer}
+        return {name: part.state() for name, part in self._parts.items()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self.optimizer.restore(state["optimizer"])
-        if self.balancer is None:
-            check_like(state["balancer"], None, "its balance")
-        else:
-            self.balancer.restore(state["balancer"])
+        for name, part in self._parts.items():
+            part.restore(state[name])
 
     def _means(self, part: str, losses: Tensor, weight: Tensor) -> Sequence[Tensor]:
         """Return mean losses (T,) over the labelled weight for each network, from sums (K T,)."""

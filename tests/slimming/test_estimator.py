@@ -14,8 +14,8 @@ import tabmtl
 from tabmtl import PLE, MMoE, MMoERegressor, SharedBottom, SharedBottomClassifier
 from tabmtl.estimators.together import fit_together
 from tabmtl.nn.uneven import UnevenTowers
-from tabmtl.slimming.loop import SlimLoop
 from tabmtl.slimming.shares import Shares, kept_by
+from tabmtl.slimming.smaller import SmallerNetworks
 from tabmtl.testing import features, long_table, mixed_targets
 
 SHARES = (0.25, 0.5, 1.0)
@@ -113,8 +113,8 @@ def test_cuts_and_answers_leave_the_random_generator(model):
 
 
 def test_passes_over_few_rows_draw_other_widths_each(monkeypatch):
-    drawn, draw = [], SlimLoop._draw
-    monkeypatch.setattr(SlimLoop, "_draw", lambda loop: drawn.append(draw(loop)) or drawn[-1])
+    drawn, draw = [], SmallerNetworks._draw
+    monkeypatch.setattr(SmallerNetworks, "_draw", lambda loop: drawn.append(draw(loop)) or drawn[-1])
     model = SharedBottom(hidden=(16,), head_hidden=8, **SMALL | {"random_state": 4})
     for _ in range(8):
         model.partial_fit(X[:20], Y[:20])

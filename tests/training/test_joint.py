@@ -97,7 +97,7 @@ def train(run, networks, rows, evaluate):
     valid = [table(10 + len(part) % 7) for part in rows]
     joint = Joint(networks, rows, valid)
     loop = TableLoop(run, joint.network, MultiTaskLoss(TASKS), joint.rows, joint.valid, evaluate=evaluate, joint=joint)
-    return run_epochs(networks, loop, run, run=Run(), validated=True, on_epoch=None)
+    return run_epochs(networks, loop, run, run=Run(), on_epoch=None)
 
 
 def score_by(scores):

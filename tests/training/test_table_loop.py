@@ -92,7 +92,7 @@ def train(model, run, *, data=None, valid=None, evaluate=evaluate, on_epoch=None
     """All epochs of a loop, as the estimators run them."""
     rows, held_out = MemoryRows(table() if data is None else data), None if valid is None else MemoryRows(valid)
     loop = TableLoop(run, model, LOSS, rows, held_out, evaluate=[evaluate])
-    (own,) = run_epochs([model], loop, run, run=Run(), validated=valid is not None, on_epoch=on_epoch)
+    (own,) = run_epochs([model], loop, run, run=Run(), on_epoch=on_epoch)
     return own.history, own.snapshots.best.epoch
 
 
@@ -115,7 +115,7 @@ def step_of(network, tasks=TASKS, micro=None, weight=None, batch_size=32):
         options(batch_size=batch_size), network, MultiTaskLoss(tasks), MemoryRows(data), None, evaluate=[evaluate]
     )
     loop.optimizer, loop._micro = Standstill(), micro or 32
-    loop.step(torch.arange(32), 0.05)
+    loop.step(data, torch.arange(32), 0.05)
     return network.layer.weight.grad
 
 
@@ -236,7 +236,7 @@ def test_a_restart_goes_back_to_the_best_weights():
     def keep(record):
         weights.append(model.layer.weight.detach().clone())
 
-    (own,) = run_epochs([model], loop, run, run=Run(), validated=True, on_epoch=keep)
+    (own,) = run_epochs([model], loop, run, run=Run(), on_epoch=keep)
     assert torch.equal(starts[5], weights[1])  # three epochs after the best, which was the second
     assert (own.snapshots.best.epoch, len(own.history)) == (5, 9)  # and the second time training stops
     assert torch.equal(model.layer.weight, weights[5])

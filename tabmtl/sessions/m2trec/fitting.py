@@ -149,13 +149,7 @@ class Fitting:
                     torch.manual_seed(seed_of(seed, self.group.rank))
                 loop = self._loop(network, validation, seed)
                 (trained,) = run_epochs(
-                    [network],
-                    loop,
-                    options,
-                    run=running(),
-                    validated=valid is not None,
-                    on_epoch=options.on_epoch,
-                    describe=_describe,
+                    [network], loop, options, run=running(), on_epoch=options.on_epoch, describe=_describe
                 )
                 attributes |= self._set_strength(network, validation)
                 attributes |= trained_attributes(trained.history, trained.snapshots.best.epoch)

@@ -233,7 +233,7 @@ class SessionLoop(Loop):
         validation: Validation | None,
     ) -> None:
         self.network, self.items, self.feed, self.options = network, items, feed, options
-        self.group = feed.group
+        self.group, self.networks = feed.group, [network]
         self.level_weights, self.validation = level_weights, validation
         self.epoch = 0
         device = items.row.device

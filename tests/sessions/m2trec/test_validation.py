@@ -85,8 +85,8 @@ def test_a_path_that_does_clear_harm_is_left_out_from_then_on(epoch, harm, left_
     loop = SessionLoop(network, known.on(CPU), examples, {}, model, validation)
     loop.epoch = epoch
     assert is_clearly_better(*found) == (harm > 0)
-    record, score = loop.validate()
-    assert score == record["val/mrr@20"] == max(ranking.mrr(20) for ranking in found)
+    (judged,) = loop.validate()
+    assert judged.score == judged.record["val/mrr@20"] == max(ranking.mrr(20) for ranking in found)
     assert network.encoder.left_out == left_out
 
 

@@ -13,11 +13,12 @@ from tabmtl import MMoE, Shards, SharedBottom
 from tabmtl.columns import Features
 from tabmtl.nn.units import cut
 from tabmtl.schema import Batch
-from tabmtl.slimming import loop as slim_loop
-from tabmtl.slimming.loop import SlimLoop
+from tabmtl.slimming import smaller as smaller_networks
 from tabmtl.slimming.shares import Shares, kept_by
+from tabmtl.slimming.smaller import SmallerNetworks
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.rows import MemoryRows
+from tabmtl.training.table_loop import TableLoop
 
 SHARES = (0.25, 0.5, 1.0)
 MODELS = [
@@ -32,18 +33,20 @@ def loop_of(model, n=32, **params):
     x, rng = rows(n), np.random.default_rng(0)
     y = np.stack([rng.normal(size=n), rng.integers(3, size=n), rng.integers(2, size=n)], axis=1).astype(np.float32)
     batch = Batch(x=Features(numbers=x.numbers.float(), codes=x.codes), y=torch.from_numpy(y))
-    return SlimLoop(model, network, MultiTaskLoss(TASKS), MemoryRows(batch), None, evaluate=[lambda *_: {}]), batch
+    loss = MultiTaskLoss(TASKS)
+    beside = SmallerNetworks(model, network, loss, None)
+    return TableLoop(model, network, loss, MemoryRows(batch), None, beside=beside, evaluate=[lambda *_: {}]), batch
 
 
 @pytest.mark.parametrize("model", MODELS, ids=["trunk", "mixture", "members"])
 def test_a_step_learns_labels_by_both_networks_and_pulls_features(model, monkeypatch):
-    monkeypatch.setattr(slim_loop, "_LEAST_VARIANCE", 1e-12)
+    monkeypatch.setattr(smaller_networks, "_LEAST_VARIANCE", 1e-12)
     loop, batch = loop_of(model)
-    loop._drawn = Shares(0.5, (0.5, 0.25, 1.0))
+    loop.beside._drawn = Shares(0.5, (0.5, 0.25, 1.0))
     with torch.no_grad():
         learned, losses, _ = loop._forward(batch)
         whole, groups = loop.network, loop.network.units()
-        smaller = cut(whole, groups, kept_by(groups, loop._drawn))
+        smaller = cut(whole, groups, kept_by(groups, loop.beside._drawn))
         of_labels = loop.loss(smaller(batch.x), batch.y)
         features, narrow = whole.task_features(batch.x), smaller.task_features(batch.x)
         aim, own = (part - part.mean(dim=0) for part in (features[..., : narrow.shape[-1]], narrow))
@@ -51,13 +54,15 @@ def test_a_step_learns_labels_by_both_networks_and_pulls_features(model, monkeyp
         distances = (own - aim).square().mean(dim=-1)
     expected = distances.sum(dim=0) / model.n_members
     torch.testing.assert_close(losses, loop.loss(whole(batch.x), batch.y))
-    torch.testing.assert_close(learned - losses, of_labels + slim_loop._PULL * expected.expand(3), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        learned - losses, of_labels + smaller_networks._PULL * expected.expand(3), rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("model", MODELS, ids=["trunk", "mixture", "members"])
 def test_rows_without_labels_or_weight_pull_nothing(model):
     loop, batch = loop_of(model)
-    loop._drawn = Shares(0.5, (0.5, 0.25, 1.0))
+    loop.beside._drawn = Shares(0.5, (0.5, 0.25, 1.0))
     whole = torch.randn(32 * loop.network.heads.n_members, loop.network.heads.d_in)
     smaller = torch.randn_like(whole)
     y, weight = batch.y.clone(), torch.ones_like(batch.y)
@@ -65,7 +70,7 @@ def test_rows_without_labels_or_weight_pull_nothing(model):
     y[8:, 0] = torch.nan
     weight[8:] = 3.0
     batches = batch, replace(batch, y=y), replace(batch, weight=weight)
-    found, unlabelled, weighted = (loop._pull(whole, smaller, own) for own in batches)
+    found, unlabelled, weighted = (loop.beside._pull(whole, smaller, own) for own in batches)
     assert 0 < unlabelled[0] < found[0]
     torch.testing.assert_close(weighted, 3 * unlabelled)
 
@@ -73,34 +78,34 @@ def test_rows_without_labels_or_weight_pull_nothing(model):
 def test_smaller_features_are_not_nearer():
     features = torch.rand(20, 6, generator=torch.Generator().manual_seed(0))
     own = features.clone().requires_grad_()
-    (slim_loop._standardised(own) - torch.rand(20, 6)).square().sum().backward()
+    (smaller_networks._standardised(own) - torch.rand(20, 6)).square().sum().backward()
     assert abs((own.grad * own).sum()) < 1e-3 * own.grad.norm() * own.norm()  # no force along their size
 
 
 def test_widths_are_drawn_apart_and_never_all_whole():
     loop, _ = loop_of(MODELS[0])
-    loop._seed = 0
-    drawn = [loop._draw() for _ in range(2000)]
+    loop.beside._seed = 0
+    drawn = [loop.beside._draw() for _ in range(2000)]
     assert Shares(1.0, (1.0, 1.0, 1.0)) not in drawn
     assert len({*drawn}) == 3**4 - 1
     assert {own.shared for own in drawn} == {*SHARES}
     assert 0.45 < np.mean([own == Shares(0.25, (0.25,) * 3) for own in drawn]) < 0.55
     again, _ = loop_of(MODELS[0])
-    again._seed = loop._seed
-    assert [again._draw() for _ in range(2000)] == drawn
+    again.beside._seed = loop.beside._seed
+    assert [again.beside._draw() for _ in range(2000)] == drawn
 
 
 def test_shares_that_cut_nothing_are_not_drawn():
     loop, _ = loop_of(SharedBottom(hidden=(16,), head_hidden=0, slim=SHARES))
-    assert {loop._draw().shared for _ in range(200)} == {0.25, 0.5}
+    assert {loop.beside._draw().shared for _ in range(200)} == {0.25, 0.5}
     with pytest.raises(ValueError, match=r"slim cuts hidden layers, and this network has none that would lose units"):
         loop_of(SharedBottom(hidden=(4,), head_hidden=4, slim=SHARES))
 
 
 def test_the_features_of_the_whole_network_are_not_moved_to_the_smaller_ones(monkeypatch):
-    monkeypatch.setattr(slim_loop, "_LABELS", 0.0)
+    monkeypatch.setattr(smaller_networks, "_LABELS", 0.0)
     loop, batch = loop_of(MODELS[0])
-    loop._drawn = Shares(0.5, (1.0, 1.0, 1.0))
+    loop.beside._drawn = Shares(0.5, (1.0, 1.0, 1.0))
     learned, losses, _ = loop._forward(batch)
     (learned - losses).sum().backward()
     last = loop.network.trunk[3].weight.grad  # whose rows are units, and columns what they read
@@ -113,13 +118,13 @@ def test_a_training_that_was_cut_off_draws_as_if_nothing_had_been():
     loop, _ = loop_of(MODELS[0])
     other, _ = loop_of(MODELS[0])
     index = torch.arange(32)
-    loop.step(index, 0.01)
+    loop.step(loop.data, index, 0.01)
     state = loop.state()
     other.network.load_state_dict(loop.network.state_dict())
     arrays = {**state, "optimizer": as_arrays(state["optimizer"])}
     other.restore(arrays)
     for own in (loop, other):
-        own.step(index, 0.01)
+        own.step(own.data, index, 0.01)
     for one, two in zip(loop.network.parameters(), other.network.parameters(), strict=True):
         assert torch.equal(one, two)
 
