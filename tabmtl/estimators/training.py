@@ -153,16 +153,17 @@ class NetworkTraining:
                     evaluate=[evaluate],
                     rate=schedule if only_pass is None else _pass_rate,
                 )
-                loop.optimizer.take_moments(network, moments)
+                if moments:
+                    loop.optimizer.take_moments(network, moments)
                 if run.group.rank:  # the networks are the same, the noise is not
                     torch.manual_seed(seed_of(self.seed, run.group.rank))
-                own = self._run(loop, only_pass, is_told=of_tasks is None)
+                own = self._run(run, loop, only_pass, is_told=of_tasks is None)
                 found = self.trained(network, loop.data, loop.batch_size, own, loop.optimizer)
                 return found if loop.beside is None else found | loop.beside.fitted(loop)
 
-    def _run(self, loop: TableLoop, only_pass: Span | None, *, is_told: bool) -> Trained:
+    def _run(self, run: Run, loop: TableLoop, only_pass: Span | None, *, is_told: bool) -> Trained:
         """Run the epochs, which the callbacks see."""
-        run, estimator, describe = running(), self.estimator, partial(describe_tasks, self.coder.labels.tasks)
+        estimator, describe = self.estimator, partial(describe_tasks, self.coder.labels.tasks)
         if is_told:
             with epochs_as_tasks(run.task, estimator.on_epoch, partial(self._so_far, loop)) as hook:
                 (own,) = run_epochs(

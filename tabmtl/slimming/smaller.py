@@ -13,7 +13,7 @@ all in half of the steps, and that its labels count like those of the whole one;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -32,7 +32,7 @@ from tabmtl.slimming.state import AtShare, Slimmed
 from tabmtl.training.checkpoint import check_like
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import autocast, predict_scores
-from tabmtl.training.table_loop import TableLoop, labelled_weight, settle_statistics
+from tabmtl.training.table_loop import Forward, TableLoop, labelled_weight, settle_statistics
 
 _PULL = 0.03  # weight of the distillation; see docs/lab.md
 _LABELS = 1.0  # weight of the labels in the smaller network
@@ -91,18 +91,16 @@ class SmallerNetworks:
         kept = kept_by(self._groups, shares)
         return any(group.name in kept and kept[group.name].shape[1] < group.n_units for group in self._groups)
 
-    def forward(
-        self, losses: Callable[[Batch], tuple[Tensor, list[Tensor]]], batch: Batch
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def forward(self, whole: Forward, batch: Batch) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Add the losses of the smaller network, and the pull, to the losses of the whole one."""
         heads: Any = self._network.heads
         with _read_by(heads) as features:
-            of_whole, scores = losses(batch)
+            learned, losses, scores = whole(batch)
             with autocast(batch, self._options.precision):
                 smaller = functional_call(self._network, self._masked(), (batch.x, batch.task))
         of_labels = self._loss(smaller, batch.y, batch.weight, batch.task)
         pull = self._pull(features[0], features[1], batch)
-        return of_whole + _LABELS * of_labels + _PULL * pull, of_whole, scores
+        return learned + _LABELS * of_labels + _PULL * pull, losses, scores
 
     def _masked(self) -> dict[str, Tensor]:
         """Return the parameters of the network that was drawn."""

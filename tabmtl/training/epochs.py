@@ -180,7 +180,6 @@ class Span(NamedTuple):
     unit: str = "epoch"
 
 
-@dataclass(eq=False)
 class Trained:
     """Finished epochs of a network; both attributes hold them at any time.
 
@@ -192,16 +191,10 @@ class Trained:
         The kept epochs.
     """
 
-    network: Weighted
-
-    def __post_init__(self) -> None:
+    def __init__(self, network: Weighted) -> None:
+        self.network, self.snapshots = network, Snapshots(network)
         self.history: list[Record] = []
-        self.snapshots = Snapshots(self.network)
         self.restarted_after = [0]
-
-    def has_stalled(self, patience: int) -> bool:
-        """Tell whether neither the best epoch nor a restart is newer than the epochs of the patience."""
-        return len(self.history) - 1 - max(self.snapshots.best.epoch, self.restarted_after[-1]) >= patience
 
 
 def run_epochs(
@@ -282,14 +275,9 @@ class _Training:
 
     def __init__(self, loop: Loop, options: TrainingOptions, start: int) -> None:
         self._loop, self._options, self._start = loop, options, start
-        self.all = [Trained(network) for network in loop.networks]
+        self.all = [*map(Trained, loop.networks)]
         self._active = self.all
-        self.has_ended = False
-
-    @property
-    def n_epochs(self) -> int:
-        """Number of the finished epochs."""
-        return len(self._active[0].history)
+        self.has_ended, self.n_epochs = False, 0
 
     def run_epoch(self, tell: Callable[[Record], bool], group: Ranks) -> None:
         """Run an epoch, and prepare the next one, if there is one; ``tell`` gets its record, and may stop training."""
@@ -303,6 +291,7 @@ class _Training:
                     own.snapshots.offer(epoch, float(epoch), ())
                 else:
                     own.snapshots.offer(epoch, judged.score, judged.task_scores)
+            self.n_epochs += 1
             with unseeded():
                 self.has_ended = tell(self._active[0].history[-1])  # the hook sees the validated weights
         if stops and not self.has_ended:
@@ -312,7 +301,8 @@ class _Training:
         """Let networks that have stalled begin again from their best weights, or leave."""
         kept = []
         for number, own in enumerate(self._active):
-            has_stalled = own.has_stalled(self._options.patience)
+            newest = max(own.snapshots.best.epoch, own.restarted_after[-1])
+            has_stalled = len(own.history) - 1 - newest >= self._options.patience
             if has_stalled and len(own.restarted_after) > self._options.restarts:
                 continue
             kept.append(number)
@@ -355,6 +345,7 @@ class _Training:
         network.load_state_dict({name: torch.tensor(array) for name, array in state["network"].items()})
         self._loop.restore(state["loop"])
         own.history = list(state["history"])
+        self.n_epochs = len(own.history)
         n_tasks = self._loop.n_task_scores if self._options.early_stopping else 0
         own.snapshots.restore(state["snapshots"], len(own.history), n_tasks)
         check_like(state["restarted_after"], max(len(state["restarted_after"]), 1) * [0], "its restarts")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, ClassVar
 
 import torch
@@ -132,10 +133,12 @@ class RowsBeside:
         """Split the rows of a step."""
         return index.split(n_rows)
 
-    def scores(self, predict: Callable[[Batch], list[Tensor]], some: Batch) -> list[Tensor]:
-        """Return the scores of the rows; where a network has fewer than others, its last row is repeated."""
+    def scores(self, predict: Callable[[Batch], list[Tensor]], some: Batch) -> Sequence[list[Tensor]]:
+        """Return the scores of the rows for each network; the last row stands for those that one lacks."""
         index = torch.arange(int(self._sizes.max()))[:, None]
-        return predict(self._take(index.minimum(self._sizes - 1)))
+        scores = iter(predict(self._take(index.minimum(self._sizes - 1))))
+        n_tasks = self._parts[0].y.shape[1]
+        return [[score[: len(part)] for score in islice(scores, n_tasks)] for part in self._parts]
 
     def labelled_weight(self, count: Callable[[Batch], Tensor]) -> Tensor:
         """Count the rows of the last epoch."""

@@ -84,9 +84,11 @@ class Optimizer:
         """Move the weights along their gradients, clear these, and update the average."""
         if self._group.size > 1:
             self._sum_gradients()
-        if self._clip_norm is not None:
-            _clip(self._dense, self._clip_norm, len(self._factors))
-        self._adam.step([learning_rate * factor for factor in self._factors])
+        if self._clip_norm is not None and len(self._factors) == 1:
+            nn.utils.clip_grad_norm_(self._dense, self._clip_norm)
+        elif self._clip_norm is not None:
+            _clip_apart(self._dense, self._clip_norm, len(self._factors))
+        self._adam.step(learning_rate, self._factors)
         self._steps += 1
         decay = averaging_decay(self._average_decay, self._steps)
         torch._foreach_lerp_(self._average, self._weights, 1 - decay)
@@ -192,14 +194,14 @@ class _AdamW:
         self.moments: dict[nn.Parameter, dict[str, Tensor]] = {}  # of parameters that had a gradient
 
     @torch.no_grad()
-    def step(self, rates: Sequence[float]) -> None:
-        """Move the parameters of networks along their gradients, each network at its rate, and clear these."""
+    def step(self, learning_rate: float, factors: Sequence[float]) -> None:
+        """Move parameters along their gradients, those of each network at its factor of the rate, and clear these."""
         for parameters, weight_decay in self._groups:
             moved = [[p, p.grad, *self.moments_of(p).values()] for p in parameters if p.grad is not None]
-            if len({*rates}) == 1:
-                _move_by_adamw(moved, rates[0], weight_decay)
+            if len({*factors}) == 1:
+                _move_by_adamw(moved, learning_rate * factors[0], weight_decay)
             else:
-                _move_apart(moved, rates, weight_decay)
+                _move_apart(moved, learning_rate, factors, weight_decay)
         for p in self._parameters:
             p.grad = None
 
@@ -231,11 +233,8 @@ class _AdamW:
             copy_arrays(list(moments.values()), [state[number][name] for name in moments])
 
 
-def _clip(parameters: Sequence[nn.Parameter], most: float, n: int) -> None:
+def _clip_apart(parameters: Sequence[nn.Parameter], most: float, n: int) -> None:
     """Shorten the gradient of each of n networks that is longer."""
-    if n == 1:
-        nn.utils.clip_grad_norm_(parameters, most)
-        return
     gradients = [p.grad.view(n, -1) for p in parameters if p.grad is not None]
     lengths = torch.stack([torch.linalg.vector_norm(own, dim=1) for own in gradients])
     factors = (most / (torch.linalg.vector_norm(lengths, dim=0) + 1e-6)).clamp_(max=1.0)
@@ -254,16 +253,18 @@ def _kept(tensor: Tensor, n: int, numbers: Sequence[int]) -> Tensor:
     return tensor.unflatten(0, (n, -1))[[*numbers]].flatten(0, 1)
 
 
-def _move_apart(moved: Sequence[Sequence[Tensor]], rates: Sequence[float], weight_decay: float) -> None:
-    """Move the weights of each network at its rate, as `_move_by_adamw` does."""
-    for rate in {*rates}:
+def _move_apart(
+    moved: Sequence[Sequence[Tensor]], learning_rate: float, factors: Sequence[float], weight_decay: float
+) -> None:
+    """Move the weights of each network at its factor of the rate, as `_move_by_adamw` does."""
+    for factor in {*factors}:
         parts = []
-        for number, own in enumerate(rates):
-            if own == rate:
+        for number, own in enumerate(factors):
+            if own == factor:
                 for weight, gradient, step, *moments in moved:
-                    part, *others = (_part(each, len(rates), number) for each in (weight, gradient, *moments))
+                    part, *others = (_part(each, len(factors), number) for each in (weight, gradient, *moments))
                     parts.append([part, others[0], step.clone(), *others[1:]])
-        _move_by_adamw(parts, rate, weight_decay)
+        _move_by_adamw(parts, learning_rate * factor, weight_decay)
     for _, _, step, *_ in moved:
         step += 1
 

@@ -45,8 +45,8 @@ class Rows(Protocol):
     def parts(self, index: Tensor, n_rows: int) -> Sequence[Tensor]:
         """Split the rows of a step in parts of about so many, which go through the network at once."""
 
-    def scores(self, predict: Callable[[Batch], list[Tensor]], some: Batch) -> list[Tensor]:
-        """Return the scores of this rank's rows; if it has none, of some other rows none."""
+    def scores(self, predict: Callable[[Batch], list[Tensor]], some: Batch) -> Sequence[list[Tensor]]:
+        """Return the scores of this rank's rows for each network; if it has none, of some other rows none."""
 
     def labelled_weight(self, count: Callable[[Batch], Tensor]) -> Tensor:
         """Return the labelled weight (T,) of the rows of all ranks, which ``count`` finds for rows in memory."""
@@ -87,9 +87,9 @@ class MemoryRows:
         """Split the rows of a step."""
         return index.split(n_rows)
 
-    def scores(self, predict: Callable[[Batch], list[Tensor]], some: Batch) -> list[Tensor]:
+    def scores(self, predict: Callable[[Batch], list[Tensor]], some: Batch) -> Sequence[list[Tensor]]:
         """Return the scores of the rows."""
-        return predict(self.batch)
+        return [predict(self.batch)]
 
     def labelled_weight(self, count: Callable[[Batch], Tensor]) -> Tensor:
         """Count the rows."""

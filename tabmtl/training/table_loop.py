@@ -29,6 +29,8 @@ from tabmtl.training.predict import autocast, predict_scores, rows_at_once
 from tabmtl.training.rows import Rows
 
 Evaluate = Callable[[Sequence[Tensor], Batch], dict[str, float | None]]
+#: Sums (T,) over some rows that a step learns, their loss sums (T,), and their raw scores.
+Forward = Callable[[Batch], tuple[Tensor, Tensor, list[Tensor]]]
 
 _CACHED_BYTES = 28_000_000  # activations that stay near a CPU's core; more rows a step only accumulate
 _SCORED_TRAIN_ROWS = 50_000
@@ -66,10 +68,8 @@ class Beside(Protocol):
     def begin_step(self) -> None:
         """Begin a step, of which `forward` may be asked several times."""
 
-    def forward(
-        self, losses: Callable[[Batch], tuple[Tensor, list[Tensor]]], batch: Batch, /
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return sums (T,) over some rows that the step learns, and the loss sums and raw scores of the network."""
+    def forward(self, whole: Forward, batch: Batch, /) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return more sums (T,) over some rows that the step learns, and the loss sums and scores of the network."""
 
     def fitted(self, loop: TableLoop, /) -> dict[str, Any]:
         """Return more fitted attributes, once training is over; the network stays as it is."""
@@ -142,6 +142,9 @@ class TableLoop(Loop):
                 "process, or choose a layer that looks at one row, such as row_layer='none'"
             )
         self._lay()
+        self.forward: Forward = self._forward
+        if self.beside is not None:
+            self.forward = partial(self.beside.forward, self._forward)
         self.optimizer = Optimizer(
             network,
             weight_decay=options.weight_decay,
@@ -150,15 +153,15 @@ class TableLoop(Loop):
             group=self.group,
             n_networks=len(self.networks),
         )
-        parts = {"optimizer": self.optimizer, "balancer": self.balancer, "beside": self.beside}
-        self._parts = {name: part for name, part in parts.items() if part is not None}
 
     def _lay(self) -> None:
         """Read what depends on the networks that train."""
         network = self.network
         self.networks = [network] if self.joint is None else self.joint.networks
         self.data, self._judging = self.rows.sample(), [] if self.valid is None else self.valid.labels()
-        self._learned = self.loss.restricted([*range(len(self.tasks))] * len(self.networks))
+        self._learned = self.loss
+        if self.joint is not None:
+            self._learned = self.loss.restricted([*range(len(self.tasks))] * len(self.networks))
         self._task_weight = self._learned.task_weight.to(next(network.parameters()).device)
         self._micro = self.n_rows if self.balancer is not None else micro_batch_rows(network, self.data, self.n_rows)
 
@@ -206,7 +209,7 @@ class TableLoop(Loop):
         totals: list[Tensor] = []
         parts: list[list[Tensor]] = []
         for rows in self.rows.parts(index, self._micro):
-            learned, losses, scores = self._forward(data.rows(rows))
+            learned, losses, scores = self.forward(data.rows(rows))
             totals.append(losses.detach())
             parts.append([score.detach() for score in scores])
             self._of_step(learned).sum().backward()
@@ -217,7 +220,7 @@ class TableLoop(Loop):
         passes: list[tuple[Tensor, Tensor, list[Tensor]]] = []
 
         def forward() -> Tensor:
-            passes.append(self._forward(batch))
+            passes.append(self.forward(batch))
             return summed(self._of_step(passes[-1][0]), self.group)
 
         balancer.backward(forward, self.group.sum_(labelled_weight(self.loss, batch)) > 0)
@@ -227,16 +230,10 @@ class TableLoop(Loop):
         return losses.detach(), [score.detach() for score in scores]
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return the sums (T,) over some rows that a step learns, their loss sums (T,), and their raw scores."""
-        if self.beside is not None:
-            return self.beside.forward(self._losses, batch)
-        losses, scores = self._losses(batch)
-        return losses, losses, scores
-
-    def _losses(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         with autocast(batch, self.options.precision):
             scores = self.network(batch.x, batch.task)
-        return self._learned(scores, batch.y, batch.weight, batch.task), scores
+        losses = self._learned(scores, batch.y, batch.weight, batch.task)
+        return losses, losses, scores
 
     def _of_step(self, losses: Tensor) -> Tensor:
         """Return weighted losses (T,) per row of a nominal step, to be differentiated."""
@@ -253,21 +250,21 @@ class TableLoop(Loop):
         for own, parts, labels, evaluate in zip(means, scores, self._judging, self.evaluate, strict=True):
             values = self._evaluate(evaluate, self.loss.link(parts), labels)
             record = describe_rows("val", self.tasks, own, values)
-            watched = [task.name for task in self.tasks[: self.n_task_scores]]
-            score, *task_scores = (monitored(record, name, self.tasks) for name in (options.monitor, *watched))
-            found.append(Judged(record, score, task_scores))
+            task_scores = list[float]()
+            if options.keep == "task":
+                task_scores = [monitored(record, task.name, self.tasks) for task in self.tasks]
+            found.append(Judged(record, monitored(record, options.monitor, self.tasks), task_scores))
         return found
 
-    def judge(self, network: torch.nn.Module) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
+    def judge(self, network: torch.nn.Module) -> tuple[Tensor, Tensor, Sequence[list[Tensor]]]:
         """Return the loss sums (K T,) on validation rows of all ranks, their weights, and raw scores of this one's."""
         assert self.valid is not None
-        found = self.valid.scores(
+        scores = self.valid.scores(
             lambda batch: predict_scores(network, batch, self.options.precision, batch_size=self.batch_size), self.data
         )
-        n, losses, scores, weights = len(self.tasks), [], [], []
-        for number, labels in enumerate(self._judging):
-            scores.append([score[: len(labels)] for score in found[number * n : (number + 1) * n]])
-            losses.append(self.loss(scores[-1], labels.y, labels.weight, labels.task))
+        losses, weights = [], []
+        for own, labels in zip(scores, self._judging, strict=True):
+            losses.append(self.loss(own, labels.y, labels.weight, labels.task))
             weights.append(labelled_weight(self.loss, labels))
         return self.group.sum_(torch.cat(losses)), self.group.sum_(torch.cat(weights)), scores
 
@@ -290,12 +287,16 @@ class TableLoop(Loop):
 
     def state(self) -> dict[str, Any]:
         """Return all that the next epoch depends on; see `tabmtl.training.epochs.Loop`."""
-        return {name: part.state() for name, part in self._parts.items()}
+        return {name: part.state() for name, part in self._parts().items()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        for name, part in self._parts.items():
+        for name, part in self._parts().items():
             part.restore(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"optimizer": self.optimizer, "balancer": self.balancer, "beside": self.beside}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def _means(self, part: str, losses: Tensor, weight: Tensor) -> Sequence[Tensor]:
         """Return mean losses (T,) over the labelled weight for each network, from sums (K T,)."""

@@ -185,13 +185,13 @@ class WindowRows:
         whole, rest = divmod(len(index), n_rows)
         return index.tensor_split(whole) if whole and 4 * rest < n_rows else index.split(n_rows)
 
-    def scores(self, predict: Callable[[Batch], list[Tensor]], some: Batch) -> list[Tensor]:
+    def scores(self, predict: Callable[[Batch], list[Tensor]], some: Batch) -> Sequence[list[Tensor]]:
         """Return the scores of this rank's rows, which are read again."""
         parts = [predict(self.prepare(batch)) for batch in self.rows.batches()]
         if not parts:  # other ranks have them
             one = some.rows(torch.arange(1, device=some.x.numbers.device))
-            return [score[:0] for score in predict(one)]
-        return [torch.cat(columns) for columns in zip(*parts, strict=True)]
+            return [[score[:0] for score in predict(one)]]
+        return [[torch.cat(columns) for columns in zip(*parts, strict=True)]]
 
     def labelled_weight(self, count: Callable[[Batch], Tensor]) -> Tensor:
         """Return the sum over all ranks, which is known."""

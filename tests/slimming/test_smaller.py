@@ -44,7 +44,7 @@ def test_a_step_learns_labels_by_both_networks_and_pulls_features(model, monkeyp
     loop, batch = loop_of(model)
     loop.beside._drawn = Shares(0.5, (0.5, 0.25, 1.0))
     with torch.no_grad():
-        learned, losses, _ = loop._forward(batch)
+        learned, losses, _ = loop.forward(batch)
         whole, groups = loop.network, loop.network.units()
         smaller = cut(whole, groups, kept_by(groups, loop.beside._drawn))
         of_labels = loop.loss(smaller(batch.x), batch.y)
@@ -106,7 +106,7 @@ def test_the_features_of_the_whole_network_are_not_moved_to_the_smaller_ones(mon
     monkeypatch.setattr(smaller_networks, "_LABELS", 0.0)
     loop, batch = loop_of(MODELS[0])
     loop.beside._drawn = Shares(0.5, (1.0, 1.0, 1.0))
-    learned, losses, _ = loop._forward(batch)
+    learned, losses, _ = loop.forward(batch)
     (learned - losses).sum().backward()
     last = loop.network.trunk[3].weight.grad  # whose rows are units, and columns what they read
     assert last[4:].abs().sum() == 0
