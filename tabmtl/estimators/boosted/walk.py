@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Self
-from weakref import WeakKeyDictionary
 
 import lightgbm as lgb
 import numpy as np
 
+from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.boosted.link import Link
 from tabmtl.storage.lightgbm_text import TreeText
 
@@ -274,36 +274,30 @@ def _sets(lines: Lines) -> Iterator[bytes]:
             yield words[start:end].tobytes().rstrip(b"\0")
 
 
-class _Model:
-    """A booster of LightGBM whose rows walk together, and its link."""
-
-    def __init__(self, walk: Walk, link: Link) -> None:
-        self._walk, self._link = walk, link
-
-    @classmethod
-    def of(cls, booster: lgb.Booster) -> Self | None:
-        text = TreeText(booster.model_to_string())
-        link = Link.of(text)
-        walk = None if link is None else Walk.of(text.cut()[1])
-        return None if link is None or walk is None else cls(walk, link)
-
-    def predict(self, matrix: np.ndarray) -> np.ndarray:
-        output = np.arange(len(self._walk.n_leaves)) % self._link.width
-        return self._link.answers(self._walk.sums(matrix, output, self._link.width))
+def booster_of(text: TreeText) -> lgb.Booster:
+    """Return LightGBM's own form of a model, read once."""
+    return part_of(text, "booster", lambda: lgb.Booster(model_str=text))
 
 
-_models: WeakKeyDictionary[lgb.Booster, _Model | None] = WeakKeyDictionary()
+def rewritten(text: TreeText) -> TreeText:
+    """Return a model as LightGBM writes it, which is shorter."""
+    return TreeText(booster_of(text).model_to_string())
 
 
-def predict(booster: lgb.Booster, matrix: np.ndarray, n_threads: int) -> np.ndarray:
-    """Return what a booster predicts for rows of `tree_matrix`, bit for bit; many rows walk together."""
-    if walks_together(matrix, n_threads):
-        if booster not in _models:
-            _models[booster] = _Model.of(booster)
-        model = _models[booster]
-        if model is not None:
-            return model.predict(matrix)
-    return np.asarray(booster.predict(matrix, num_threads=n_threads))
+def predict(text: TreeText, matrix: np.ndarray, n_threads: int) -> np.ndarray:
+    """Return what LightGBM predicts for rows of `tree_matrix`, bit for bit; many rows walk together."""
+    if walks_together(matrix, n_threads) and (known := part_of(text, "walk", lambda: _walk_of(text))):
+        walk, link = known
+        output = np.arange(len(walk.n_leaves)) % link.width
+        return link.answers(walk.sums(matrix, output, link.width))
+    return np.asarray(booster_of(text).predict(matrix, num_threads=n_threads))
+
+
+def _walk_of(text: TreeText) -> tuple[Walk, Link] | tuple[()]:
+    """Return the trees of a model and its link; nothing where LightGBM walks them."""
+    link = Link.of(text)
+    walk = link and Walk.of(text.cut()[1])
+    return (walk, link) if walk and link else ()
 
 
 def walks_together(matrix: np.ndarray, n_threads: int) -> bool:

@@ -8,7 +8,6 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import lightgbm as lgb
 import numpy as np
 
 from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
@@ -20,6 +19,7 @@ from tabmtl.models.independent.grower import Grower
 from tabmtl.models.independent.mixture import MANY, Mixed, Mixer
 from tabmtl.models.independent.rows import Sample, TaskRows
 from tabmtl.schema import warn_user
+from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
 from tabmtl.training.watch import Watch
 
@@ -55,7 +55,7 @@ class Grown(NamedTuple):
     where they predict the classes of the folds worse than their shares, which are the model then.
     """
 
-    booster: lgb.Booster
+    trees: TreeText
     options: Mapping[str, Any] = MappingProxyType({})
     valid_losses: Sequence[np.ndarray] = ()
     score: float | None = None
@@ -121,8 +121,8 @@ class TreesOfTask:
             "that have older rows, so none can be set aside to choose its trees, and it is answered by a constant; "
             "give smaller groups, label rows of it in X_val and y_val, or set early_stopping=False"
         )
-        booster = self.grower.grow_constant(Sample.of(given.rows), Watch())
-        return Grown(booster, mixed=Mixed(booster))
+        trees = self.grower.grow_constant(Sample.of(given.rows), Watch())
+        return Grown(trees, mixed=Mixed(trees))
 
     def finish(self, given: TaskRows, found: Grown, watch: Watch) -> Mixed:
         """Grow as many trees on all rows, where some were held out, and mix them with other families."""
@@ -130,23 +130,23 @@ class TreesOfTask:
             return found.mixed
         split = self._split(given)
         assert split is not None  # else a constant answers
-        booster = found.booster if split.keep is None else self._refit(split, found, watch)
+        trees = found.trees if split.keep is None else self._refit(split, found, watch)
         if split.watched is None or found.answers is None:
-            return Mixed(booster)
-        return self.mixer.mix_asked(booster, split, found.answers, watch)
+            return Mixed(trees)
+        return self.mixer.mix_asked(trees, split, found.answers, watch)
 
-    def _refit(self, split: Split, found: Grown, watch: Watch) -> lgb.Booster:
+    def _refit(self, split: Split, found: Grown, watch: Watch) -> TreeText:
         grower = self.grower
 
         def grow(part: Watch) -> list[Grown]:
-            rounds = found.booster.current_iteration()
+            rounds = len(found.trees.cut()[1]) // self.task.width
             options = {**found.options, "num_iterations": rounds, "early_stopping_round": 0}
-            booster = grower.grow(split.all, None, options, part)
-            losses = grower.losses(grower.answer(booster, split.watched.x), split.watched)
-            return [found._replace(booster=booster, valid_losses=[losses])]
+            trees = grower.grow(split.all, None, options, part)
+            losses = grower.losses(grower.answer(trees, split.watched.x), split.watched)
+            return [found._replace(trees=trees, valid_losses=[losses])]
 
         name = self.task.name
-        return refit([found], grow, watch, f"no fit of all rows of task {name!r}", name)[0].booster
+        return refit([found], grow, watch, f"no fit of all rows of task {name!r}", name)[0].trees
 
     def _split(self, given: TaskRows) -> Split | None:
         """Return the rows of the task, perhaps with some held out; None where that cannot be, as all are one unit."""
@@ -184,14 +184,14 @@ class TreesOfTask:
         return 0 < len(rows) - np.bincount(rows.y.astype(np.intp)).max() < _RARE_ROWS
 
     def _try(self, rows: Sample, held_out: Sample | None, options: dict[str, Any], watch: Watch) -> Grown:
-        booster = self.grower.grow(rows, held_out, options, watch)
+        trees = self.grower.grow(rows, held_out, options, watch)
         if held_out is None:
-            return Grown(booster, options)
-        answer = self.grower.answer(booster, held_out.x)
+            return Grown(trees, options)
+        answer = self.grower.answer(trees, held_out.x)
         judging = held_out.score_weight, held_out.group
         is_judged = undefined_reason(self.task, held_out.y, *judging) is None
         score = score_task(self.task, held_out.y, answer, *judging) if is_judged else None
-        return Grown(booster, options, [self.grower.losses(answer, held_out)], score, answers=answer)
+        return Grown(trees, options, [self.grower.losses(answer, held_out)], score, answers=answer)
 
     def _grow_few(self, rows: Sample, watch: Watch) -> Grown:
         if len(rows) == 1:
@@ -199,10 +199,10 @@ class TreesOfTask:
         few = MOST_FOLDS if len(rows) < MANY or not self.mixer.may_mix else _FOLDS_OF_MANY
         folds = Folds(self.grower, rows, self.seed, few if rows.time is None else _FOLDS_OF_MANY)
         chosen = folds.choose(CONFIGURATIONS["default"], CONFIGURATIONS["mid"], watch)
-        booster = folds.bag(chosen, watch)
-        mixed = self.mixer.mix_unseen(booster, rows, folds, chosen.answers, watch)
+        trees = folds.bag(chosen, watch)
+        mixed = self.mixer.mix_unseen(trees, rows, folds, chosen.answers, watch)
         if mixed.answers is None or folds.beat_constant(self.grower.losses(mixed.answers, folds.judged)):
-            return Grown(booster, mixed=mixed)
+            return Grown(trees, mixed=mixed)
         is_lost = self.task.is_classification and bool(np.ptp(rows.y))
         constant = self.grower.grow_constant(rows, Watch())
         return Grown(constant, is_lost=is_lost, mixed=mixed.lost(constant, folds.constants()))

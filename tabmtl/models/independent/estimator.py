@@ -13,31 +13,30 @@ import lightgbm as lgb
 import numpy as np
 import polars as pl
 from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.drift.profile import sample_size
 from tabmtl.drift.readings import Answers
 from tabmtl.encode import TableCoder
 from tabmtl.encode.read import without_columns
-from tabmtl.estimators.base import NotHere
+from tabmtl.estimators.base import FromFitted, NotHere
 from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.estimators.boosted.lightgbm import Leaves, LightGBMEstimator
-from tabmtl.estimators.boosted.walk import predict
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.learner import Marks
-from tabmtl.estimators.mixing.judged import leaderboard
 from tabmtl.estimators.mixing.levels import LevelMeans, LevelRows
 from tabmtl.estimators.rows import FitRows, draw
 from tabmtl.model_selection.stratify import deal
 from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.model_selection.times import NoFreshRowsError
-from tabmtl.models.independent.asked import AskedTasks, Learned, gains_of, gathered
 from tabmtl.models.independent.choice import CONFIGURATIONS, TreesOfTask, learns_again
+from tabmtl.models.independent.fitted import FittedTasks
 from tabmtl.models.independent.folds import MOST_FOLDS
-from tabmtl.models.independent.foreign import Foreign, rows_of
+from tabmtl.models.independent.foreign import Foreign
 from tabmtl.models.independent.grower import Grower, check_given, monotone_constraints
-from tabmtl.models.independent.levels import TreesOfLevels
-from tabmtl.models.independent.mixture import FAMILIES, Mixed, Mixer, Mixture
+from tabmtl.models.independent.mixture import FAMILIES, Mixed, Mixer
 from tabmtl.models.independent.onward import Onward
+from tabmtl.models.independent.quantiles import TreesOfQuantiles
 from tabmtl.models.independent.rows import Sample, Take, TaskRows, labelled_rows, reading
 from tabmtl.models.independent.rules import (
     check_estimator,
@@ -69,7 +68,7 @@ from tabmtl.targets.quantile import Quantile
 from tabmtl.training.run import running
 from tabmtl.training.watch import Describe, Watch
 
-Learners = Mapping[int, TreesOfTask | TreesOfLevels | Foreign]
+Learners = Mapping[int, TreesOfTask | TreesOfQuantiles | Foreign]
 
 
 _MOST_TREES = 1_000
@@ -196,9 +195,16 @@ class IndependentTasks(LightGBMEstimator):
 
     _stored: ClassVar[type] = IndependentState
 
-    # until a fit; pickles of earlier releases have none
-    _n_labels: ClassVar[tuple[int, ...] | None] = None
-    _levels: ClassVar[LevelMeans | None] = None
+    estimators_ = FromFitted("estimators")
+    family_weights_ = FromFitted("family_weights")
+    leaderboard_ = FromFitted("leaderboard")
+    configuration_ = FromFitted("configuration")
+    configuration_scores_ = FromFitted("configuration_scores")
+    # what a file keeps beside them
+    _trees = FromFitted("trees")
+    _mixtures = FromFitted("mixtures")
+    _levels = FromFitted("levels")
+    _n_labels = FromFitted("n_labels")
 
     export_onnx = NotHere("its models are in estimators_[task], LightGBM by families=('lightgbm',); or fit a network")
     export_task = NotHere("its models are in estimators_[task], LightGBM by families=('lightgbm',)")
@@ -243,7 +249,7 @@ class IndependentTasks(LightGBMEstimator):
         with run.fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
             coder, rows, _ = learner.rows(stack, X, y, sample_weight, Marks(groups))
             fitted, found = self._fit_rows(coder.after, rows, None, self._seed(), fold)
-            self._set_fitted(coder, fitted)
+            self._set_fitted(coder, {"_fitted": fitted})
         batch = rows.read()
         answers = self._outputs(X, batch)
         for t, own in found.items():
@@ -253,13 +259,13 @@ class IndependentTasks(LightGBMEstimator):
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         fitted, found = self._fit_rows(coder, rows, valid, seed, None)
-        if not all(isinstance(model, Learned) for model in fitted["estimators_"].values()):
-            return fitted  # models of others may be slow to ask, or fail
+        if fitted.has_foreign:
+            return {"_fitted": fitted}  # models of others may be slow to ask, or fail
         if rows.group.size > 1 or valid is not None:
             asked = rows if valid is None else valid
             answered = self._asking(coder, asked, are_learned=valid is None, are_known=valid is None)
-            return fitted | {"answered": answered}
-        return fitted | {"answered": partial(self._answers_of_fit, coder, rows, found)}
+            return {"_fitted": fitted, "answered": answered}
+        return {"_fitted": fitted, "answered": partial(self._answers_of_fit, coder, rows, found)}
 
     def _answers_of_fit(self, coder: TableCoder, rows: FitRows, found: Mapping[int, Mixed]) -> list[Answers]:
         """Return answers to some rows of fit; where all models have some, also those of what has not learned them."""
@@ -272,8 +278,8 @@ class IndependentTasks(LightGBMEstimator):
 
     def _fit_rows(
         self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int, fold: np.ndarray | None
-    ) -> tuple[dict[str, Any], dict[int, Mixed]]:
-        """Return the fitted attributes, and the answers of trees to the rows of their tasks that judged them."""
+    ) -> tuple[FittedTasks, dict[int, Mixed]]:
+        """Return the fitted models, and the answers of trees to the rows of their tasks that judged them."""
         group, is_apart = rows.group, rows.frame is None or rows.group.size > 1
         levels = None if is_apart else self._learn_levels(coder, rows)
         whole = None if levels is None else levels.whole
@@ -305,9 +311,10 @@ class IndependentTasks(LightGBMEstimator):
         goes_on = learns_again(rows.n_labels, self._may_mix) if valid is None else self._may_mix
         again = has_foreign or (self.early_stopping and goes_on)
         X = without_columns(rows.frame, coder.dropped) if has_foreign else None
-        fitted, unseen = self._fit_all(coder.labels.tasks, learners, take, again, group, X, self._names_to_try)
+        names = [*(CONFIGURATIONS if self.tune == "all" else self.tune)] or ["default"]
+        fitted, unseen = self._fit_all(dict(enumerate(coder.labels.tasks)), learners, take, again, group, X, names)
         counts = tuple(rows.n_labels.astype(np.int64).tolist())
-        return fitted | {"_n_labels": counts, "_levels": whole}, unseen
+        return replace(fitted, n_labels=counts, levels=whole), unseen
 
     def _learn_levels(self, coder: TableCoder, rows: FitRows) -> LevelRows | None:
         """Learn means of levels, which families read; None where there are none, or rows have times."""
@@ -320,87 +327,54 @@ class IndependentTasks(LightGBMEstimator):
 
     def _go_on(self, coder: TableCoder, rows: FitRows, seed: int) -> dict[str, Any]:
         """Append rounds to the models of the tasks with new labels."""
-        tasks, known = coder.labels.tasks, self._levels
-        batch = self._extended(rows.read())  # by what was known before these rows
-        labelled = set(np.flatnonzero(rows.n_labels).tolist())
-        learners = {t: own for t, own in enumerate(self._learners(coder, seed, True, known)) if t in labelled}
-        onward, new = Onward(n_rounds=self.partial_rounds, decay=self.decay_rate), rows.n_labels
-        n_known = (
-            new if self._n_labels is None else np.array(self._n_labels)
-        )  # of an older file, as many as the new ones
-        has_foreign = any(isinstance(own, Foreign) for own in learners.values())
-        X = without_columns(rows.frame, coder.dropped) if has_foreign else None
-
-        take: Take = partial(TaskRows.of, batch, None, None)
+        fitted, batch, n_new = self._fitted, rows.read(), rows.n_labels
+        learners = {t: own for t, own in enumerate(self._learners(coder, seed, True, fitted.levels)) if n_new[t]}
+        onward, n_known = Onward(n_rounds=self.partial_rounds, decay=self.decay_rate), fitted.n_known(n_new)
+        X = without_columns(rows.frame, coder.dropped)
+        # by the means that were known before these rows
+        take: Take = partial(TaskRows.of, fitted.extended(batch), None, None)
 
         def go_on(t: int, part: Watch) -> Any:
-            given, learner, model = take(t), learners[t], self.estimators_[tasks[t].name]
+            given, learner = take(t), learners[t]
             if isinstance(learner, Foreign):
-                return learner.go_on(model, rows_of(X, given.numbers, self.task_column), given.rows)
-            return onward.go_on(learner, model, Sample.of(given.rows), int(n_known[t]), part)
+                return learner.go_on(self.estimators_[learner.task.name], X, given)
+            return onward.go_on(learner, fitted.models[t], Sample.of(given.rows), int(n_known[t]), part)
 
         found = self._each(learners, go_on, self._watch, "task", describe_model)
-        models = [found.get(t, self.estimators_[task.name]) for t, task in enumerate(tasks)]
-        levels = None if known is None else known.added(rows.read())
-        return self._with_models(tasks, models, n_known + new) | {"_levels": levels}
-
-    def _with_models(
-        self,
-        tasks: Sequence[Task],
-        models: Sequence[Any],
-        n_labels: Sequence[int] | np.ndarray | None,
-        scores: Sequence[pl.DataFrame] = (),
-        boards: Sequence[pl.DataFrame] = (),
-    ) -> dict[str, Any]:
-        """Return the fitted attributes with the models of tasks, given further scores."""
-        names = [task.name for task in tasks]
-        known = pl.concat([self.configuration_scores_, *scores], how="diagonal")
-        return {
-            "estimators_": dict(zip(names, models, strict=True)),
-            "_n_labels": None if n_labels is None else tuple(map(int, n_labels)),
-            "_levels": self._levels,
-            "leaderboard_": pl.concat([self.leaderboard_, *boards]).filter(pl.col("task").is_in(names)),
-            "configuration_": self.configuration_,
-            "configuration_scores_": pl.DataFrame({"task": names}).join(known, "task", "left", maintain_order="left"),
-        }
+        return {"_fitted": fitted.onward(found, batch, n_new)}
 
     def _add_tasks(self, coder: TableCoder, batch: Batch, method: Any, freeze: Any, seed: int) -> dict[str, Any]:
         """Fit the new tasks, each alone, by the configuration that the others have."""
-        tasks, known = coder.labels.tasks, self.estimators_
-        several = enumerate(self._learners(coder, seed, False, self._levels))
-        learners = {t: own for t, own in several if tasks[t].name not in known}
+        fitted = self._fitted
+        n_known = len(fitted.tasks)
+        tasks = dict(enumerate(coder.labels.tasks[n_known:], n_known))
+        learners = dict(enumerate(self._learners(coder, seed, False, fitted.levels)[n_known:], n_known))
         foreign = [own for own in learners.values() if isinstance(own, Foreign)]
         if foreign:
             raise ValueError(
                 f"task {foreign[0].task.name!r} would be learned by {type(foreign[0].base).__name__}, which reads X by "
                 "itself, and add_task fits the models of families; fit again with all tasks"
             )
-        take: Take = partial(TaskRows.of, self._extended(batch), None, None)
-        counts = batch.count_labels(len(tasks))
-        again = self.early_stopping and learns_again(counts[len(known) :], self._may_mix)
-        found, _ = self._fit_all(tasks, learners, take, again, ALONE, None, [self.configuration_])
-        scores = found["configuration_scores_"].filter(~pl.col("task").is_in([*known]))
-        models, new = [*known.values(), *found["estimators_"].values()], counts[len(known) :]
-        n_labels = None if self._n_labels is None else [*self._n_labels, *new]
-        return self._with_models(tasks, models, n_labels, [scores], [found["leaderboard_"]])
+        take: Take = partial(TaskRows.of, fitted.extended(batch), None, None)
+        counts = batch.count_labels(n_known + len(tasks))[n_known:]
+        again = self.early_stopping and learns_again(counts, self._may_mix)
+        found, _ = self._fit_all(tasks, learners, take, again, ALONE, None, [fitted.configuration])
+        return {"_fitted": fitted.with_tasks(replace(found, n_labels=tuple(map(int, counts))))}
 
     def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
-        tasks, counts = coder.labels.tasks, self._n_labels
-        counts = None if counts is None else counts[:t] + counts[t + 1 :]
-        levels = None if self._levels is None else self._levels.without(t)
-        return self._with_models(tasks, [self.estimators_[task.name] for task in tasks], counts) | {"_levels": levels}
+        return {"_fitted": self._fitted.without(t)}
 
     def _fit_all(
         self,
-        tasks: Sequence[Task],
+        tasks: Mapping[int, Task],
         learners: Learners,
         take: Take,
         again: bool,
         group: Ranks,
         X: Any,
         names: Sequence[str],
-    ) -> tuple[dict[str, Any], dict[int, Mixed]]:
-        """Fit the tasks of this rank, all by the configuration that suits those of all ranks."""
+    ) -> tuple[FittedTasks, dict[int, Mixed]]:
+        """Fit the tasks of this rank, given those of all, and all by the configuration that suits these."""
         trees = {t: learner for t, learner in learners.items() if not isinstance(learner, Foreign)}
         watch = self._watch.of_one()
         whose = "" if group.size == 1 else f" of rank {group.rank}"
@@ -412,22 +386,23 @@ class IndependentTasks(LightGBMEstimator):
         def finish(t: int, part: Watch) -> Any:
             given, learner = take(t), learners[t]
             if isinstance(learner, Foreign):
-                return Mixed(learner.fit(rows_of(X, given.numbers, self.task_column), given.rows, part))
+                return Mixed(learner.fit(X, given, part))
             return learner.finish(given, tried[t][best], part)
 
         done = self._each(learners, finish, watch, f"final model{whose}", describe_model)
-        models = {t: own.model for t, own in done.items()}
-        if group.size > 1:
-            models = gathered(models, group)
+        models = merge(group.gather({t: own.model for t, own in done.items()}))
+        if group.size > 1:  # texts come as such
+            models = {t: TreeText(text) for t, text in models.items()}
         if group.rank == 0:
             warn_of_folds(self.tune, scores)
             warn_of_lost([tasks[t] for t in sorted(judged) if any(lost for _, lost in judged[t].values())])
-        fitted = {
-            "estimators_": {task.name: models[t] for t, task in enumerate(tasks) if t in models},
-            "leaderboard_": board_of(tasks, done),
-            "configuration_": best,
-            "configuration_scores_": scores,
-        }
+        fitted = FittedTasks(
+            tasks=tuple(tasks.values()),
+            models=tuple(models[t] for t in tasks),
+            leaderboard=board_of(tasks, done),
+            configuration=best,
+            configuration_scores=scores,
+        )
         return fitted, {t: done[t] for t in tried}
 
     def _try_all(
@@ -448,52 +423,40 @@ class IndependentTasks(LightGBMEstimator):
 
         return self._each(trees, find, watch, unit, describe_tried)
 
-    @property
-    def family_weights_(self) -> pl.DataFrame:
-        """The weight of every family in the answers to a task: one row per task."""
-        rows = []
-        for name, model in self.estimators_.items():
-            weights = model.weights if isinstance(model, Mixture) else (1.0, *[0.0] * (len(FAMILIES) - 1))
-            rows.append({"task": name} | dict(zip(FAMILIES, weights, strict=True)))
-        return pl.DataFrame(rows)
-
     def _each(
         self, learners: Learners, do: Callable[[int, Watch], Any], watch: Watch, unit: str, describe: Describe
     ) -> dict[int, Any]:
         """Do something for every task, within its share of the time that is left."""
         done: dict[int, Any] = {}
-        with self._watch.without_limit().steps(len(learners), unit, describe) as step:
+        with watch.without_limit().steps(len(learners), unit, describe) as step:
             for t, learner in learners.items():
                 done[t] = do(t, watch.part(1 / (len(learners) - len(done))))
                 step((learner.task, done[t]))
         return done
 
-    @property
-    def _names_to_try(self) -> list[str]:
-        return [*(CONFIGURATIONS if self.tune == "all" else self.tune)] or ["default"]
-
     def _learners(
         self, coder: TableCoder, seed: int, is_apart: bool, levels: LevelMeans | None, in_folds: bool = False
-    ) -> list[TreesOfTask | TreesOfLevels | Foreign]:
+    ) -> list[TreesOfTask | TreesOfQuantiles | Foreign]:
         """Return what finds the model of every task; rows apart, in files or processes, are for LightGBM."""
         columns = coder.features.columns if levels is None else levels.columns(coder.features.columns)
         families = FAMILIES if self.families == "all" else self.families
         others = families if self.early_stopping and not is_apart else ()
-        learners: list[TreesOfTask | TreesOfLevels | Foreign] = []
+        learners: list[TreesOfTask | TreesOfQuantiles | Foreign] = []
         grow = partial(self._trees_of, columns=columns, families=others, seed=seed, in_folds=in_folds)
         scales = coder.labels.scale.tolist()
         for task, scale in zip(coder.labels.tasks, cycle(scales)):  # a long table has one
             base = self.classifier if task.is_classification else self.regressor
             if base is not None and not isinstance(base, lgb.LGBMModel):
                 check_foreign(task, base)
-                learners.append(Foreign(task=task, base=base, features=coder.features, seed=seed))
+                own = Foreign(task=task, base=base, features=coder.features, task_column=coder.task_column, seed=seed)
+                learners.append(own)
                 continue
             if base is not None:
                 check_given(task, base.get_params())
             if task.kind.levels:
                 several = [replace(task, kind=Quantile(level), metric=None) for level in task.kind.levels]
                 each = [grow(own, base=base, scale=scale) for own in several]
-                learners.append(TreesOfLevels(task=task, levels=each))
+                learners.append(TreesOfQuantiles(task=task, levels=each))
             else:
                 learners.append(grow(task, base=base, scale=scale))
         return learners
@@ -545,91 +508,27 @@ class IndependentTasks(LightGBMEstimator):
         return {**ours, **of_kind, **params, "num_class": task.width}
 
     def _gains(self) -> dict[str, np.ndarray]:
-        columns = self.coder_.features.columns
-        n_features = columns.n_features + (0 if self._levels is None else self._levels.n_numbers)
-        gains = [gains_of(name, model, n_features) for name, model in self.estimators_.items()]
-        if self._levels is not None:
-            gains = [self._levels.gains(own, len(columns.numeric)) for own in gains]
-        return {"all": np.stack(gains)}
-
-    def _extended(self, batch: Batch) -> Batch:
-        """Return rows with the means of their levels, if some model may read them."""
-        return batch if self._levels is None else self._levels.extended(batch)
+        return {"all": self._fitted.gains(self.coder_.features.columns)}
 
     def encode(self, X: Any) -> pl.DataFrame:
         """Encode rows for the LightGBM models in `estimators_`, as the base does.
 
         Where models may read means of levels, these are columns between the numeric and the categorical ones.
         """
-        if self._levels is None:
-            return super().encode(X)
-        columns = self._levels.columns(self.coder_.features.columns)
-        matrix = tree_matrix(self._extended(self._read_rows(self._preprocessed(X))))
+        check_is_fitted(self)
+        fitted = self._fitted
+        columns = fitted.columns(self.coder_.features.columns)
+        matrix = tree_matrix(fitted.extended(self._read_rows(self._preprocessed(X))))
         return pl.DataFrame(matrix, schema=[*columns.numeric, *columns.categorical])
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        if batch.task is None:
-            return self._outputs_of(X, batch, tuple(range(len(self.tasks_))))
-        matrix = tree_matrix(self._extended(batch))
-        first = self.tasks_[0]
-        output = np.empty(first.kind.answer_shape(len(batch), first.classes))
-        for t in np.unique(batch.task).tolist():
-            rows, task = np.flatnonzero(batch.task == t), self.tasks_[t]
-            is_foreign = not isinstance(self.estimators_[task.name], Learned)
-            output[rows] = self._answer(task, rows_of(X, rows, self.task_column) if is_foreign else X, matrix[rows])
-        return [output]
+        return self._outputs_of(X, batch)
 
-    def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
-        matrix, tasks = tree_matrix(self._extended(batch)), [self.tasks_[t] for t in places]
-        models = [self.estimators_[task.name] for task in tasks]
-        if len(batch) <= AskedTasks.most_rows and all(isinstance(model, Learned) for model in models):
-            return AskedTasks.of(self, places, models).answers(tasks, matrix)
-        return [self._answer(task, X, matrix) for task in tasks]
+    def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...] | None = None) -> list[np.ndarray]:
+        return self._fitted.answer(batch, X, self._n_threads, places)
 
-    def _answer(self, task: Task, X: Any, matrix: np.ndarray) -> np.ndarray:
-        estimator = self.estimators_[task.name]
-        if isinstance(estimator, lgb.Booster):
-            return task.kind.of_lightgbm(predict(estimator, matrix, self._n_threads))
-        if isinstance(estimator, Mixture):
-            return estimator.answer(task, matrix, self._n_threads)
-        return Foreign(task=task, base=estimator, features=self.coder_.features).answer(X, len(matrix))
-
-    def _state(self) -> IndependentState:
-        for name, model in self.estimators_.items():
-            if not isinstance(model, Learned):
-                raise TypeError(
-                    f"save writes LightGBM models and networks; the model of task {name!r} is a "
-                    f"{type(model).__name__}, which only pickle could write: use joblib.dump, or skops, on files you "
-                    "trust"
-                )
-        models = [*self.estimators_.values()]
-        texts = (TreeText(model.model_to_string()) if isinstance(model, lgb.Booster) else None for model in models)
-        return IndependentState(
-            coder_=self.coder_,
-            profile_=self.profile_,
-            trees=tuple(texts),
-            mixtures=tuple(model if isinstance(model, Mixture) else None for model in models),
-            configuration_=self.configuration_,
-            configuration_scores_=self.configuration_scores_,
-            _n_labels=self._n_labels,
-            _levels=self._levels,
-            leaderboard_=self.leaderboard_,
-        )
-
-    def _restore(self, state: Any) -> None:
-        pairs = zip(state.trees, state.mixtures, strict=True)
-        models = [lgb.Booster(model_str=trees) if mixture is None else mixture for trees, mixture in pairs]
-        names = [task.name for task in state.coder_.labels.tasks]
-        fitted = {
-            "estimators_": dict(zip(names, models, strict=True)),
-            "configuration_": state.configuration_,
-            "configuration_scores_": state.configuration_scores_,
-            "_n_labels": state._n_labels,
-            "_levels": state._levels,
-            "leaderboard_": leaderboard([]) if state.leaderboard_ is None else state.leaderboard_,
-            "profile_": state.profile_,
-        }
-        self._set_fitted(state.coder_, fitted)
+    def _restore(self, state: IndependentState) -> None:
+        self._set_fitted(state.coder_, {"_fitted": state.fitted, "profile_": state.profile_})
 
 
 class IndependentTasksClassifier(ClassifierFace, IndependentTasks):

@@ -210,14 +210,14 @@ class Folds:
             _, n_rounds, own = min(found, key=itemgetter(0))
             texts.append(self._grower.text(own.boosters[f], n_rounds, self._rows.rows(kept)))
             x = self._filled(own.reading, f).x[asked]
-            answers[at] = self._grower.answer(lgb.Booster(model_str=texts[-1]), x)
+            answers[at] = self._grower.answer(texts[-1], x)
         best = min(tried, key=lambda each: each.loss)
         return Chosen(best.options, best.reading, best.best(best.losses.sum(axis=1))[1], texts, answers)
 
     def _filled(self, reading: str, f: int) -> Sample:
         return self._rows.filled(reading, self._dealt.held[f])
 
-    def bag(self, chosen: Chosen, watch: Watch) -> lgb.Booster:
+    def bag(self, chosen: Chosen, watch: Watch) -> TreeText:
         """Return one model whose raw scores are the mean of those of the trees of all folds, or of fits of all rows.
 
         Trees of folds forward in time have learned from fewer rows, and all of them from old ones.
@@ -227,11 +227,10 @@ class Folds:
             fixed = chosen.options | {"num_iterations": chosen.n_rounds}
             seeds = [grower.params["random_state"] + k for k in range(_FINE_FITS if is_fine else 1)]
             rows = self._rows.filled(chosen.reading)
-            fits = [grower.grow(rows, None, fixed | {"random_state": seed}, Watch()) for seed in seeds]
-            texts = [TreeText(booster.model_to_string()) for booster in fits]
+            texts = [grower.grow(rows, None, fixed | {"random_state": seed}, Watch()) for seed in seeds]
         else:
             texts = chosen.texts[-1 if self._is_forward else 0 :]
-        return lgb.Booster(model_str=TreeText.mean(texts))
+        return TreeText.mean(texts)
 
     def _has_least_noise(self, loss: float) -> bool:
         """Return whether a task is of numbers, of which trees with some loss predict all but a small rest."""

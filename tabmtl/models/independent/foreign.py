@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import narwhals.stable.v2 as nw
@@ -18,14 +18,14 @@ from sklearn.utils.validation import has_fit_parameter
 from tabmtl.columns.values import type_of
 from tabmtl.encode import FeatureCoder, take_rows
 from tabmtl.estimators.tables import MultiTaskEstimator, check_answer
-from tabmtl.schema import Batch
+from tabmtl.models.independent.rows import TaskRows
 from tabmtl.targets import Task
 from tabmtl.training.watch import Watch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Foreign:
-    """An estimator that is not LightGBM, and its task.
+    """An estimator that is not LightGBM, fitted or not, and its task.
 
     Attributes
     ----------
@@ -33,6 +33,8 @@ class Foreign:
     base : estimator
     features : FeatureCoder
         Of X, which tells the kinds of its columns.
+    task_column : str, optional
+        Column of X that the estimator does not get.
     seed : int, default=0
         Of a fit, for an estimator that has none.
     """
@@ -40,11 +42,16 @@ class Foreign:
     task: Task
     base: BaseEstimator
     features: FeatureCoder
+    task_column: str | None = None
     seed: int = 0
 
-    def fit(self, X: Any, rows: Batch, watch: Watch) -> BaseEstimator:
-        """Fit a clone on rows of X, with labels, weights, groups and times of its task."""
-        task, base = self.task, self.base
+    def __str__(self) -> str:
+        return str(self.base)
+
+    def fit(self, X: Any, given: TaskRows, watch: Watch) -> Foreign:
+        """Return a clone that is fitted on the rows of its task, with their labels, weights, groups and times."""
+        task, base, rows = self.task, self.base, given.rows
+        X = self._rows_of(X, given.numbers)
         y = _labels(task)[rows.y.astype(np.int64)] if task.is_classification else rows.y
         options = {} if rows.weight is None else {"sample_weight": rows.weight}
         if options and not has_fit_parameter(base, "sample_weight"):
@@ -59,10 +66,10 @@ class Foreign:
         model.set_params(**dict.fromkeys(unset, self.seed))
         with self._explained("be fitted"):
             if watch.is_limited and isinstance(model, MultiTaskEstimator) and model.time_limit is None:
-                return _fit_within(model, watch.left, X, y, **options)
-            return model.fit(X, y, **options)
+                return replace(self, base=_fit_within(model, watch.left, X, y, **options))
+            return replace(self, base=model.fit(X, y, **options))
 
-    def go_on(self, model: BaseEstimator, X: Any, rows: Batch) -> BaseEstimator:
+    def go_on(self, model: BaseEstimator, X: Any, given: TaskRows) -> Foreign:
         """Return a copy of a fitted estimator that has learned from rows of X too, by a ``partial_fit`` of its own.
 
         Raises
@@ -70,7 +77,7 @@ class Foreign:
         ValueError
             If it has none.
         """
-        task, name = self.task, type(model).__name__
+        task, name, rows = self.task, type(model).__name__, given.rows
         if not hasattr(model, "partial_fit"):
             raise ValueError(
                 f"task {task.name!r}: {name} has no partial_fit, so it cannot go on; fit again with all rows, or leave "
@@ -78,17 +85,17 @@ class Foreign:
             )
         y = _labels(task)[rows.y.astype(np.int64)] if task.is_classification else rows.y
         options = {} if rows.weight is None else {"sample_weight": rows.weight}
-        model = deepcopy(model)  # a failed call must not change it
+        model, X = deepcopy(model), self._rows_of(X, given.numbers)  # a failed call must not change it
         with self._explained("go on"):
-            return model.partial_fit(X, y, **options)
+            return replace(self, base=model.partial_fit(X, y, **options))
 
-    def answer(self, X: Any, n: int) -> np.ndarray:
-        """Return values (n,) or probabilities (n, K) of the fitted estimator for n rows of X."""
+    def answer(self, X: Any, n: int, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return values (n,) or probabilities (n, K) of the fitted estimator for n rows of X, by default for all."""
         task, estimator = self.task, self.base
         gives_shares = task.is_classification and hasattr(estimator, "predict_proba")
         ask = "predict_proba" if gives_shares else "predict"
         with self._explained("predict"):
-            answer = getattr(estimator, ask)(for_numpy(X))
+            answer = getattr(estimator, ask)(for_numpy(X) if rows is None else self._rows_of(X, rows))
             columns = estimator.classes_ if gives_shares else ()
         source = f"the answer of {type(estimator).__name__}.{ask}"
         if not task.is_classification:
@@ -100,6 +107,13 @@ class Foreign:
         else:
             probabilities[np.arange(n), _places(task, answer, (n,), source)] = 1
         return probabilities
+
+    def _rows_of(self, X: Any, rows: Any) -> Any:
+        """Take rows of X in its own container, without the task column."""
+        X = take_rows(for_numpy(X), rows)
+        if self.task_column is None or not nw.dependencies.is_into_dataframe(X):
+            return X
+        return nw.from_native(X, eager_only=True).drop(self.task_column).to_native()
 
     @contextmanager
     def _explained(self, does: str) -> Iterator[None]:
@@ -140,14 +154,6 @@ class Foreign:
         if has_gaps and not cure:
             return f", with its missing values; fill them before it: make_pipeline(SimpleImputer(), {name}())"
         return cure
-
-
-def rows_of(X: Any, rows: np.ndarray, task_column: str | None) -> Any:
-    """Take rows of X in its own container, without the task column."""
-    X = take_rows(for_numpy(X), rows)
-    if task_column is None or not nw.dependencies.is_into_dataframe(X):
-        return X
-    return nw.from_native(X, eager_only=True).drop(task_column).to_native()
 
 
 def for_numpy(X: Any) -> Any:

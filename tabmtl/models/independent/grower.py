@@ -12,6 +12,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from tabmtl.estimators.boosted.border import dataset, least_level_rows, newest_round
 from tabmtl.estimators.boosted.rounds import LEAST_PENALTY
+from tabmtl.estimators.boosted.walk import booster_of
 from tabmtl.models.independent.rows import Sample
 from tabmtl.schema import Columns
 from tabmtl.storage.lightgbm_text import TreeText, constant_tree, is_constant, shift_tree
@@ -89,7 +90,7 @@ class Grower:
     patience: int
     takes_few: bool
 
-    def grow(self, rows: Sample, held_out: Sample | None, options: dict[str, Any], watch: Watch) -> lgb.Booster:
+    def grow(self, rows: Sample, held_out: Sample | None, options: dict[str, Any], watch: Watch) -> TreeText:
         """Grow trees by options; rows held out stop the training."""
         params = {"min_data_per_group": least_level_rows(len(rows)), **self.params, **options}
         data = self.data(rows)
@@ -108,8 +109,7 @@ class Grower:
         rounds = booster.best_iteration or -1
         if self.takes_few and held_out is not None and params["metric"] == "auc" and 0 < rounds < LEAST_TREES:
             rounds = self._least_rounds(booster, rows, held_out)
-        # the text is what save writes: a loaded model is then the fitted one
-        return lgb.Booster(model_str=self.text(booster, rounds, rows))
+        return self.text(booster, rounds, rows)
 
     def append(self, rows: Sample, scores: np.ndarray, n_rounds: int, share: float, watch: Watch) -> TreeText:
         """Grow rounds of trees that begin at raw scores (n, W) of rows, by a share of every step.
@@ -155,15 +155,15 @@ class Grower:
         limit = np.inf if self.task.kind.units == "standardized" else LONGEST_STEP * params["learning_rate"]
         return np.clip([_mean_value(tree) for tree in newest_round(stump)[1]], -limit, limit)
 
-    def refit(self, booster: lgb.Booster, rows: Sample, decay: float) -> lgb.Booster:
+    def refit(self, trees: TreeText, rows: Sample, decay: float) -> TreeText:
         """Return a model whose leaf values rows have moved, by LightGBM's own refit."""
-        model = lgb.Booster(model_str=booster.model_to_string())
+        model = lgb.Booster(model_str=trees)
         model.params = {**self.params}
         data = self.data(rows).construct()  # which knows the weights of classes
         found = model.refit(rows.x, data.get_label(), decay_rate=decay, weight=data.get_weight())
-        return lgb.Booster(model_str=found.model_to_string())
+        return TreeText(found.model_to_string())
 
-    def grow_constant(self, rows: Sample, watch: Watch) -> lgb.Booster:
+    def grow_constant(self, rows: Sample, watch: Watch) -> TreeText:
         """Grow the model that answers rows with their best constant."""
         return self.grow(rows, None, {"min_child_samples": len(rows), "num_iterations": 1}, watch)
 
@@ -225,9 +225,10 @@ class Grower:
             data.set_weight(factor if rows.weight is None else rows.weight * factor)
         return data
 
-    def answer(self, booster: lgb.Booster, x: np.ndarray) -> np.ndarray:
+    def answer(self, trees: TreeText, x: np.ndarray) -> np.ndarray:
         """Return the answers of a model to rows of `tree_matrix`."""
-        return self.task.kind.of_lightgbm(np.asarray(booster.predict(x, num_threads=self.params["num_threads"])))
+        answers = booster_of(trees).predict(x, num_threads=self.params["num_threads"])
+        return self.task.kind.of_lightgbm(np.asarray(answers))
 
     def losses(self, answer: np.ndarray, rows: Sample) -> np.ndarray:
         """Return the loss of every label, times its weight: (n,)."""

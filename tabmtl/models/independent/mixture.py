@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import cycle
 from operator import attrgetter
 from typing import Annotated, Any, ClassVar, NamedTuple
 
-import lightgbm as lgb
 import numpy as np
 
 from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.estimators.boosted.rounds import Split
-from tabmtl.estimators.boosted.walk import predict
+from tabmtl.estimators.boosted.walk import predict, rewritten
 from tabmtl.estimators.mixing.judged import Choice, Judged
 from tabmtl.model_selection.times import NoFreshRowsError
 from tabmtl.models.independent.additive import PENALTIES, PIECES, Additive, Pieces, fit_linear
@@ -80,10 +78,10 @@ class Mixture:
         """Return values (n,) or probabilities (n, K) of rows of `tree_matrix`."""
         return self.mix(
             task,
-            None if self.lightgbm is None else predict(self._boosted, x, n_threads),
-            None if self.extra_trees is None else predict(self._forest, x, n_threads),
+            None if self.lightgbm is None else predict(self.lightgbm, x, n_threads),
+            None if self.extra_trees is None else predict(self.extra_trees, x, n_threads),
             None if self.additive is None else self.additive.scores(x),
-            None if self.more is None else predict(self._more, x, n_threads),
+            None if self.more is None else predict(self.more, x, n_threads),
         )
 
     def mix(
@@ -120,17 +118,9 @@ class Mixture:
             total += weight * own / max(own.sum(), np.finfo(float).tiny)
         return total
 
-    @cached_property
-    def _boosted(self) -> lgb.Booster:
-        return lgb.Booster(model_str=self.lightgbm)
 
-    @cached_property
-    def _forest(self) -> lgb.Booster:
-        return lgb.Booster(model_str=self.extra_trees)
-
-    @cached_property
-    def _more(self) -> lgb.Booster:
-        return lgb.Booster(model_str=self.more)
+#: What this package learns a task by.
+Learned = TreeText | Mixture
 
 
 def answer_means(task: Task, means: np.ndarray) -> np.ndarray:
@@ -156,13 +146,13 @@ class Mixed(NamedTuple):
     judge; ``names`` are of the families that it is among.
     """
 
-    model: lgb.Booster | Mixture
+    model: Any  # of a family, or `Foreign`
     answers: np.ndarray | None = None
     numbers: np.ndarray | None = None
     choice: Choice | None = None
     names: Sequence[str] = ()
 
-    def lost(self, constant: lgb.Booster, answers: np.ndarray) -> Mixed:
+    def lost(self, constant: TreeText, answers: np.ndarray) -> Mixed:
         """Return a constant in place of the model, with its answers."""
         if self.choice is None:
             return self._replace(model=constant, answers=answers)
@@ -227,17 +217,17 @@ class Mixer:
         """Whether other families may learn beside LightGBM."""
         return len(self.families) > 1
 
-    def mix_unseen(self, booster: lgb.Booster, rows: Sample, folds: Folds, unseen: np.ndarray, watch: Watch) -> Mixed:
+    def mix_unseen(self, trees: TreeText, rows: Sample, folds: Folds, unseen: np.ndarray, watch: Watch) -> Mixed:
         """Mix what learned all rows, of which LightGBM has answered the judged ones by folds, unseen.
 
         When the time is over, families are left out.
         """
         found = self._learn(rows, watch) if self.takes(len(rows)) and not watch.was_cut else {}
         choice = self._choose([unseen, *(part.unseen for part in found.values())], folds.judged, folds.numbers)
-        parts = {"lightgbm": booster} | {name: part.model for name, part in found.items()}
+        parts = {"lightgbm": trees} | {name: part.model for name, part in found.items()}
         return self._mixed(parts, choice, folds.judged.numbers)
 
-    def mix_asked(self, booster: lgb.Booster, split: Split, answers: np.ndarray, watch: Watch) -> Mixed:
+    def mix_asked(self, trees: TreeText, split: Split, answers: np.ndarray, watch: Watch) -> Mixed:
         """Mix what is judged by rows of a split that LightGBM answered, and fit all rows then.
 
         When the time is over, families are left out, or keep what they learned without the rows that judge.
@@ -251,7 +241,7 @@ class Mixer:
         for (name, part), weight in zip(found.items(), choice.weights[1:], strict=True):
             if split.keep and weight and not watch.cuts(f"{name} of all rows of task {task.name!r}"):
                 parts[name] = part.fit(split.all)
-        return self._mixed({"lightgbm": booster} | parts, choice, split.watched.numbers)
+        return self._mixed({"lightgbm": trees} | parts, choice, split.watched.numbers)
 
     def _learn(self, rows: Sample, watch: Watch) -> dict[str, Part]:
         found: dict[str, Part] = {}
@@ -275,9 +265,9 @@ class Mixer:
     def _mixture(self, parts: dict[str, Any], weights: Sequence[float]) -> Mixture:
         kept = dict(zip(parts, weights, strict=True))
         weighed = tuple(kept.get(name, 0.0) for name in FAMILIES)
-        booster, forest, additive = (parts[name] if kept.get(name) else None for name in FAMILIES)
-        text = None if booster is None else TreeText(booster.model_to_string())
-        return Mixture(weights=weighed, lightgbm=text, extra_trees=forest, additive=additive)
+        boosted, forest, additive = (parts[name] if kept.get(name) else None for name in FAMILIES)
+        boosted = None if boosted is None else rewritten(boosted)
+        return Mixture(weights=weighed, lightgbm=boosted, extra_trees=forest, additive=additive)
 
     def _forest(self, rows: Sample) -> Part:
         """Grow a forest by the leaves, and the means of levels, that predict best by folds.

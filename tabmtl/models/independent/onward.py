@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 
-from tabmtl.models.independent.asked import Learned
+from tabmtl.estimators.boosted.walk import booster_of
 from tabmtl.models.independent.choice import TreesOfTask
-from tabmtl.models.independent.levels import TreesOfLevels
-from tabmtl.models.independent.mixture import Mixture
+from tabmtl.models.independent.mixture import Learned, Mixture
+from tabmtl.models.independent.quantiles import TreesOfQuantiles
 from tabmtl.models.independent.rows import Sample
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
 from tabmtl.training.watch import Watch
 
-Learner = TreesOfTask | TreesOfLevels
+Learner = TreesOfTask | TreesOfQuantiles
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,9 +50,8 @@ class Onward:
         if isinstance(model, Mixture):
             known = [] if model.more is None else model.more.cut()[1]
             return replace(model, more=TreeText.joined(header, [*known, *trees], learner.task.width))
-        text = TreeText(model.model_to_string())
-        objective = " ".join(text.first("objective"))
-        return lgb.Booster(model_str=TreeText.joined(text.cut()[0], text.cut()[1] + trees, scores.shape[1], objective))
+        objective = " ".join(model.first("objective"))
+        return TreeText.joined(model.cut()[0], model.cut()[1] + trees, scores.shape[1], objective)
 
     def _append(
         self, learner: Learner, rows: Sample, scores: np.ndarray, share: float, watch: Watch
@@ -74,10 +70,10 @@ def raw_scores(task: Task, model: Learned, x: np.ndarray) -> np.ndarray:
     """Return the raw scores (n, W) of a model at rows of `tree_matrix`, or those that the answers of a mixture mean."""
     if isinstance(model, Mixture):
         return np.asarray(task.kind.unlink(task.kind.answered_means(model.answer(task, x, 1), 0.0, 1.0), np))
-    return np.asarray(model.predict(x, raw_score=True)).reshape(len(x), -1)
+    return np.asarray(booster_of(model).predict(x, raw_score=True)).reshape(len(x), -1)
 
 
-def _refit(learner: Learner, model: Learned, rows: Sample, decay: float) -> lgb.Booster:
+def _refit(learner: Learner, model: Learned, rows: Sample, decay: float) -> TreeText:
     """Return LightGBM's own refit of a model.
 
     Raises
@@ -88,7 +84,7 @@ def _refit(learner: Learner, model: Learned, rows: Sample, decay: float) -> lgb.
     why = None
     if isinstance(model, Mixture):
         why = f"is a mixture ({model}), and families=('lightgbm',) learns by LightGBM alone"
-    elif isinstance(learner, TreesOfLevels) or learner.grower.gradients is not None:
+    elif isinstance(learner, TreesOfQuantiles) or learner.grower.gradients is not None:
         why = f"is of the kind {learner.task.kind}, whose losses LightGBM does not know"
     elif _n_starts(model) > learner.task.width:
         why = "is the mean of several fits, as folds choose it at few labels"
@@ -97,11 +93,10 @@ def _refit(learner: Learner, model: Learned, rows: Sample, decay: float) -> lgb.
             f"decay_rate={decay} moves the leaves of one LightGBM model, and that of task {learner.task.name!r} {why}; "
             "leave decay_rate=1, by which rounds are appended, or fit SharedTrees, which moves all its leaves"
         )
-    assert isinstance(learner, TreesOfTask) and isinstance(model, lgb.Booster)
+    assert isinstance(learner, TreesOfTask) and isinstance(model, TreeText)
     return learner.grower.refit(model, rows, decay)
 
 
-def _n_starts(model: lgb.Booster) -> int:
+def _n_starts(model: TreeText) -> int:
     """Return how many trees hold the constant that a fit began with, which LightGBM does not shrink."""
-    trees: Sequence[Any] = TreeText(model.model_to_string()).cut()[1]
-    return sum(tree.rpartition("shrinkage=")[2] == "1" for tree in trees)
+    return sum(tree.rpartition("shrinkage=")[2] == "1" for tree in model.cut()[1])

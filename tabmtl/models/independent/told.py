@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import lightgbm as lgb
 import polars as pl
 
 from tabmtl.estimators.mixing.judged import leaderboard
 from tabmtl.models.independent.choice import FEW_ROWS, Grown
-from tabmtl.models.independent.levels import GrownLevels
 from tabmtl.models.independent.mixture import Mixed
+from tabmtl.models.independent.quantiles import GrownQuantiles
 from tabmtl.schema import listed, warn_user
+from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
 from tabmtl.training.watch import describe_score
 
@@ -20,13 +20,13 @@ _MIXTURE = "IndependentTasks"  # in the table of scores
 
 
 def score_table(
-    tasks: Sequence[Task], names: Sequence[str], judged: Mapping[int, Mapping[str, tuple[float | None, bool]]]
+    tasks: Mapping[int, Task], names: Sequence[str], judged: Mapping[int, Mapping[str, tuple[float | None, bool]]]
 ) -> pl.DataFrame:
     """Return the score of every task and configuration, null where no label judged it."""
     none = (None, False)
-    scores = {name: [judged.get(t, {}).get(name, none)[0] for t in range(len(tasks))] for name in names}
+    scores = {name: [judged.get(t, {}).get(name, none)[0] for t in tasks] for name in names}
     schema = {"task": pl.String} | dict.fromkeys(names, pl.Float64)
-    return pl.DataFrame({"task": [task.name for task in tasks], **scores}, schema=schema)
+    return pl.DataFrame({"task": [task.name for task in tasks.values()], **scores}, schema=schema)
 
 
 def scores_of(tried: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, tuple[float | None, bool]]]:
@@ -40,12 +40,12 @@ def best_name(scores: pl.DataFrame, names: Sequence[str]) -> str:
     return names[means.index(max(means))]
 
 
-def board_of(tasks: Sequence[Task], done: Mapping[int, Mixed]) -> pl.DataFrame:
+def board_of(tasks: Mapping[int, Task], done: Mapping[int, Mixed]) -> pl.DataFrame:
     """Return the table of scores of all families and of their mixtures."""
     return leaderboard([line for t, own in done.items() for line in own.lines(tasks[t], _MIXTURE)])
 
 
-def describe_tried(found: tuple[Task, Mapping[str, Grown | GrownLevels]]) -> str:
+def describe_tried(found: tuple[Task, Mapping[str, Grown | GrownQuantiles]]) -> str:
     """Describe the trees of a task by all configurations, before they are grown on all rows."""
     task, tried = found
     scores = {name: grown.score for name, grown in tried.items() if grown.score is not None}
@@ -56,7 +56,7 @@ def describe_tried(found: tuple[Task, Mapping[str, Grown | GrownLevels]]) -> str
 def describe_model(found: tuple[Task, Any]) -> str:
     """Describe the fitted model of a task."""
     task, model = found[0], getattr(found[1], "model", found[1])
-    made = f"LightGBM, {model.num_trees()} trees" if isinstance(model, lgb.Booster) else str(model)
+    made = f"LightGBM, {len(model.cut()[1])} trees" if isinstance(model, TreeText) else str(model)
     return f"{task.name}  {made}"
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import NamedTuple, TypeVar
 
-import lightgbm as lgb
 import numpy as np
 
 from tabmtl.models.independent.choice import Grown, TreesOfTask
@@ -20,7 +19,7 @@ from tabmtl.training.watch import Watch
 T = TypeVar("T")
 
 
-class GrownLevels(NamedTuple):
+class GrownQuantiles(NamedTuple):
     """Trees of every level under one configuration, as `Grown` has those of a task."""
 
     task: Task
@@ -46,7 +45,7 @@ class GrownLevels(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TreesOfLevels:
+class TreesOfQuantiles:
     """Finds the trees of every level of a task.
 
     Parameters
@@ -63,16 +62,16 @@ class TreesOfLevels:
         """Whether the trees may read means of levels."""
         return self.levels[0].reads_levels
 
-    def try_all(self, given: TaskRows, configurations: Sequence[str], watch: Watch) -> dict[str, GrownLevels]:
+    def try_all(self, given: TaskRows, configurations: Sequence[str], watch: Watch) -> dict[str, GrownQuantiles]:
         """Grow trees of every level by every configuration."""
         tried = self._each(lambda k, part: self.levels[k].try_all(given, configurations, part), watch)
-        return {name: GrownLevels(self.task, [level[name] for level in tried]) for name in configurations}
+        return {name: GrownQuantiles(self.task, [level[name] for level in tried]) for name in configurations}
 
-    def constant(self, given: TaskRows) -> GrownLevels:
+    def constant(self, given: TaskRows) -> GrownQuantiles:
         """Let constants answer, as `TreesOfTask.constant` does."""
-        return GrownLevels(self.task, [level.constant(given) for level in self.levels])
+        return GrownQuantiles(self.task, [level.constant(given) for level in self.levels])
 
-    def finish(self, given: TaskRows, found: GrownLevels, watch: Watch) -> Mixed:
+    def finish(self, given: TaskRows, found: GrownQuantiles, watch: Watch) -> Mixed:
         """Grow as many trees on all rows, where some were held out; return the model of all levels, and its answers.
 
         A level with fewer rounds than others has trees that add nothing in the last ones.
@@ -80,10 +79,10 @@ class TreesOfLevels:
 
         each = self._each(lambda k, part: self.levels[k].finish(given, found.levels[k], part), watch)
         # a lone quantile is learned by LightGBM alone, so that none is a mixture
-        texts = [TreeText(own.model.model_to_string()) for own in each]  # type: ignore[union-attr]
+        texts = [own.model for own in each]
         rounds = zip_longest(*(text.cut()[1] for text in texts), fillvalue=constant_tree(0.0))
         header, _ = texts[0].cut()
-        model = lgb.Booster(model_str=TreeText.joined(header, chain.from_iterable(rounds), len(texts)))
+        model = TreeText.joined(header, chain.from_iterable(rounds), len(texts))
         return Mixed(model, found.answers, each[0].numbers)
 
     def _each(self, do: Callable[[int, Watch], T], watch: Watch) -> list[T]:
