@@ -24,7 +24,7 @@ def part_of(whole: Any, key: Hashable, make: Callable[[], T]) -> T:
     Parameters
     ----------
     whole : object
-        Its parts must not hold it. Where it changes, call `forget_parts`. Copies and pickles of it have no parts.
+        Its parts must not hold it, and it must not change. Copies and pickles of it have no parts.
     key : hashable
     make : callable
     """
@@ -36,11 +36,6 @@ def part_of(whole: Any, key: Hashable, make: Callable[[], T]) -> T:
     for oldest in [*known][:-_MOST_PARTS]:
         known.pop(oldest, None)
     return part
-
-
-def forget_parts(whole: Any) -> None:
-    """Drop what was made of an object that has changed."""
-    _parts.pop(whole, None)
 
 
 class Together:
