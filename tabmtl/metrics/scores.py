@@ -62,11 +62,11 @@ def by_metric(task: Task) -> list[Task]:
     ValueError
         As `check_metric` does.
     """
-    names = (check_metric(task), *task.more_metrics)
-    found = [task.judged_by(name) for name in names] if len(names) > 1 else [task]
+    watched = check_metric(task)
+    found = [task.judged_by(name) for name in (watched, *task.more_metrics)] if task.more_metrics else []
     for each in found:
         check_metric(each)
-    return found
+    return found or [task]
 
 
 def metric_of(task: Task) -> Metric:
@@ -163,7 +163,8 @@ def counting(
 
 def refuse_without_groups(tasks: Sequence[Task], groups: Any, rows: str = "the rows", cure: str | None = None) -> None:
     """Raise a ValueError for a task with a metric by group, if rows have no groups, which are None."""
-    asking = ((task.name, check_metric(each)) for task in tasks for each in by_metric(task) if is_by_group(each))
+    judging = (each for task in tasks for each in by_metric(task))
+    asking = ((each.name, check_metric(each)) for each in judging if metric_of(each).compares == "groups")
     found = next(asking, None) if groups is None else None
     if found is None:
         return

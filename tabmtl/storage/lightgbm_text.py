@@ -154,12 +154,12 @@ def is_constant(tree: str) -> bool:
 
 def scale_tree(tree: str, factor: float) -> str:
     """Return a tree times a factor."""
-    return _with_values(tree, lambda key, values: [float(value) * float(factor) for value in values])
+    return _with_values(tree, lambda key, values: map(float(factor).__mul__, map(float, values)))
 
 
 def shift_tree(tree: str, summand: float) -> str:
     """Return a tree plus a constant."""
-    return _with_values(tree, lambda key, values: [float(value) + float(summand) for value in values])
+    return _with_values(tree, lambda key, values: map(float(summand).__add__, map(float, values)))
 
 
 def fill_tree(tree: str, leaves: Sequence[float]) -> str:
