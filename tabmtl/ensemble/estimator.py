@@ -56,7 +56,7 @@ class EnsembleState(TableState):
         if self._levels is not None:
             self._levels.check(self.coder_.after.features.columns, self.coder_.labels.tasks)
         tasks, mixed = self.coder_.labels.tasks, self.model_weights_.columns[1:]
-        names = [*self.estimators_, *([] if self.stack_ is None else [LINEAR])]
+        names = [*self.estimators_] + [LINEAR] * (self.stack_ is not None)
         if self.model_weights_.columns[:1] != ["task"] or not (mixed and set(mixed) <= set(names)):
             raise ValueError(
                 f"the weights have columns {self.model_weights_.columns}, expected 'task' and some of {names}"
@@ -80,11 +80,10 @@ class EnsembleState(TableState):
 
     def _check_columns(self, name: str, part: MultiTaskEstimator) -> None:
         """Raise a ValueError unless a model reads columns of the ensemble, of the same kinds."""
-        own, theirs = self.coder_.features.columns, part.coder_.features.columns
-        known = {*own.numeric} | (
-            set() if self._levels is None else {*LevelColumns.of(self._levels, self.coder_.after).names}
-        )
-        strange = {*theirs.numeric} - known | {*theirs.categorical} - {*own.categorical}
+        own, theirs = self.coder_.features, part.coder_.features
+        means = () if self._levels is None else LevelColumns.of(self._levels, self.coder_.after).names
+        strange = {*theirs.origins} - {*own.origins, *means}
+        strange |= {*theirs.origins_by_form["codes"]} - {*own.origins_by_form["codes"], *own.dates}
         if strange or part.coder_.task_column != self.coder_.task_column:
             raise ValueError(
                 f"a model of {name!r} was fitted on other columns than the ensemble: {sorted(strange)[:5]} as other "

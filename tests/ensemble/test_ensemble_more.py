@@ -7,10 +7,11 @@ import polars as pl
 import pytest
 from conformance import CANDIDATES, features, mixed_targets
 from numpy.testing import assert_allclose
+from polars.testing import assert_frame_equal
 from sklearn.base import clone
 from sklearn.dummy import DummyClassifier, DummyRegressor
 
-from tabmtl import RMTGB, IndependentTasks, MultiTaskEnsemble, SharedTrees
+from tabmtl import RMTGB, IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees, load
 from tabmtl.schema import TabmtlWarning
 from tabmtl.targets import Task
 
@@ -92,3 +93,15 @@ def test_a_constant_has_an_auc_of_a_half():
         patch.setattr("tabmtl.models.independent.folds.Folds.beat_constant", lambda *_: False)
         model = ensemble(models=candidates, n_folds="auto").fit(X, y)
     assert_allclose(model.leaderboard_["score"][:2], 0.5)
+
+
+def test_an_ensemble_of_dates_is_saved_though_its_network_reads_other_parts_of_them(tmp_path):
+    days = pl.datetime_range(pl.datetime(2024, 1, 1), pl.datetime(2024, 5, 1), "1d", eager=True)
+    rng = np.random.default_rng(0)
+    dated = pl.DataFrame({"a": rng.normal(size=len(days)), "day": days, "hour": days.dt.time()})
+    y = pl.DataFrame({"u": dated["a"] + rng.normal(size=len(days)), "v": dated["a"] > 0})
+    models = {"alone": IndependentTasks(families=("lightgbm",)), "net": SharedBottom(epochs=1)}
+    model = ensemble(models=models).fit(dated, y)
+    assert (model.model_weights_["net"] > 0).any()
+    model.save(tmp_path / "model")
+    assert_frame_equal(load(tmp_path / "model").predict(dated), model.predict(dated))
