@@ -30,7 +30,7 @@ class ModelChoice:
     Parameters
     ----------
     model : str, optional
-        Estimator, such as MMoE; default SharedTrees, which train, but of --shards, mixes with IndependentTasks.
+        Estimator, such as MMoE; default MultiTaskEnsemble(models="fast"), of sweep and --shards SharedTrees.
     set : list of str
         NAME=VALUE: a parameter of the model, in JSON or text, such as num_leaves=15; may be repeated.
     seed : int
@@ -105,11 +105,10 @@ def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
     settable = [name for name in known if name not in _ELSEWHERE and name not in _OBJECTS]
     for name in params:
         if name in known and name in _OBJECTS:
-            raise ValueError(
-                f"--set {name}: it is code or a model, which is given in Python, {cls.__name__}({name}=...)"
-            )
+            raise ValueError(f"--set {name}: it is code or a model, given in Python, {cls.__name__}({name}=...)")
         if name not in settable:
-            raise ValueError(f"{cls.__name__} has no parameter {name!r} to set: {near(name, settable)}")
+            other = "; those of others need --model, such as SharedTrees" if choice.model is None else ""
+            raise ValueError(f"{cls.__name__} has no parameter {name!r} to set: {near(name, settable)}{other}")
     if not 0 <= choice.seed < 2**31:
         raise ValueError(f"--seed must be a whole number from 0 to 2147483647, got {choice.seed}")
     given: dict[str, Any] = {"random_state": choice.seed, **facts}

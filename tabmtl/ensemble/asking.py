@@ -83,7 +83,8 @@ class Asked:
             for group in groups:
                 X: pl.DataFrame | pl.LazyFrame = frame
                 if self._levels is not None and group.coder.names[-1] in self._levels.names:
-                    wide = self._levels.beside(frame, batch) if wide is frame else wide
+                    if wide is frame:
+                        wide = self._levels.joined(frame, self._levels.means.numbers_of(batch))
                     X = wide if wide.width == len(group.coder.names) else wide.select(group.coder.names)
                 elif group.coder.names != self._coder.names:
                     X = group.coder.read_frame(frame)

@@ -238,6 +238,8 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     )
     export_onnx = NotHere("it is made of many models; say distill(model, X), which gives one network to export")
     export_task = NotHere("it is made of many models; say distill(model, X), which gives one network to export")
+    add_task = cast(Any, NotHere("fit again with the new target in y, or distill(model, X), whose network takes tasks"))
+    remove_task = cast(Any, NotHere("say predict(X, tasks=...), or distill(model, X), whose network parts with tasks"))
 
     @staticmethod
     def default_models(size: Literal["fast", "best"] = "best") -> dict[str, MultiTaskEstimator]:
@@ -394,7 +396,7 @@ def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: 
     linear = {} if stack is None else {LINEAR: _stacked(stack, coder, folds, found[reference], begin)}
     tried = {**found, **linear}
     judged = _judged(coder, folds, tried, sum(isinstance(trials.candidates[name], IndependentTasks) for name in found))
-    choices = choose_weights(judged, trials.seed)
+    choices = choose_weights(judged, trials.seed, folds.cure)
     weights = np.stack([choice.weights for choice in choices], axis=1)
     mixed = [each.mix(own) for each, own in zip(judged, weights.T, strict=True)]
     labels = [(each.y, each.loss_weight, own) for each, own in zip(judged, mixed, strict=True)]

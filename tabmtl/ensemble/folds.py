@@ -233,6 +233,17 @@ class Folds:
         """Whether the judged rows are among those to fit."""
         return self.judged is self.table
 
+    @property
+    def cure(self) -> str:
+        """What gives a task more labels to judge the candidates by."""
+        if not self.judge_fits:
+            return "label more rows of them in y_val"
+        if self.go_forward:
+            return "label more of their later rows, by which candidates are judged"
+        if self.table.batch.group is not None:
+            return "label more rows of them, or give smaller groups"
+        return "label more rows of them"
+
 
 def read_frame(X: Any, coder: TableCoder) -> pl.DataFrame:
     """Return the features as a polars frame with the names of fit."""

@@ -37,10 +37,6 @@ class LevelColumns:
         columns = coder.features.columns
         return cls(names=means.names(columns, coder.names), sources=tuple(means.sources(columns)), means=means)
 
-    def beside(self, frame: pl.DataFrame, batch: Batch) -> pl.DataFrame:
-        """Return rows with the means of all rows of fit."""
-        return self.joined(frame, self.means.numbers_of(batch))
-
     def joined(self, frame: pl.DataFrame, numbers: np.ndarray, dropped: Collection[str] = ()) -> pl.DataFrame:
         """Return a frame with numbers (n, E) as columns, but those that tell of dropped ones."""
         kept = [k for k, source in enumerate(self.sources) if source not in dropped]

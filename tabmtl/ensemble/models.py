@@ -57,11 +57,10 @@ def check_estimator(name: str, model: Any) -> None:
 def named_set(size: str) -> dict[str, MultiTaskEstimator]:
     """Return the models that a name stands for, unfitted, in the order in which they are tried."""
     # The folds average models already: short steps, restarts, members and epochs of patience are not worth their time.
-    trees = SharedTrees(learning_rate=0.1)
-    fast: dict[str, MultiTaskEstimator] = {_REFERENCE: IndependentTasks(), "SharedTrees": trees}
+    few: dict[str, MultiTaskEstimator] = {_REFERENCE: IndependentTasks(), "SharedTrees": SharedTrees(learning_rate=0.1)}
     if size == "fast":
-        return fast
-    return fast | {"RMTGB": RMTGB(), "SharedBottom": SharedBottom(n_members=4, restarts=0, patience=3)}
+        return few
+    return few | {"RMTGB": RMTGB(), "SharedBottom": SharedBottom(n_members=4, restarts=0, patience=3)}
 
 
 def candidates(models: str | Mapping[str, MultiTaskEstimator]) -> dict[str, MultiTaskEstimator]:
@@ -69,11 +68,8 @@ def candidates(models: str | Mapping[str, MultiTaskEstimator]) -> dict[str, Mult
     found = named_set(models) if isinstance(models, str) else models
     single = {name: each for name, each in found.items() if isinstance(each, IndependentTasks)}
     if not single:
-        single = {_free_name(_REFERENCE, found): IndependentTasks()}
+        own = _REFERENCE
+        while own in found:
+            own += "_"
+        single = {own: IndependentTasks()}
     return single | {name: each for name, each in found.items() if name not in single}
-
-
-def _free_name(name: str, taken: Mapping[str, Any]) -> str:
-    while name in taken:
-        name += "_"
-    return name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -138,9 +138,7 @@ class Trials:
         self.left_out[name] = describe_error(error)
         left = [each for key, each in self.candidates.items() if key not in self.left_out]
         if not any(isinstance(each, IndependentTasks) for each in left):
-            error.add_note(
-                f"raised by the candidate {name!r}, the last of single tasks; the ensemble needs one to compare by"
-            )
+            error.add_note(f"raised by the candidate {name!r}, the last of single tasks; the ensemble needs one")
             raise error
         warn_user(f"the candidate {name!r} is left out, because its fit raised {self.left_out[name]}")
 
@@ -251,23 +249,17 @@ def _fit_fold(candidate: MultiTaskEstimator, table: Table, judged: Table, seed: 
 
 
 def _answered(part: MultiTaskEstimator, table: Table, judged: Table) -> list[np.ndarray]:
-    """Return the answers of a model to judged rows."""
+    """Return the answers of a model, whose class may be the user's, to judged rows; raise an error for bad ones."""
     # a fold may judge nothing; no estimator answers no rows
     asked = judged if len(judged) else table.rows(np.arange(1))
     if asked.coder is None:
         found = part.answer(asked.X)
     else:
         (found,) = together([part]).answers(asked.X, asked.batch.unlabelled())
-    return [answer[: len(judged)] for answer in _checked(found, asked)]
-
-
-def _checked(answers: Sequence[Any], asked: Table) -> list[np.ndarray]:
-    """Check the answers of a candidate, whose class may be the user's, to rows that it was not fitted on."""
     tasks = asked.tasks if asked.batch.task is None else asked.tasks[:1]
-    if len(answers) != len(tasks):
-        raise ValueError(f"it gives {len(answers)} answers, expected {len(tasks)}: one for each column of y")
-    found = []
-    for task, answer in zip(tasks, answers, strict=True):
-        shape = task.kind.answer_shape(len(asked), task.classes)
-        found.append(check_answer(task, answer, shape, "its answer"))
-    return found
+    if len(found) != len(tasks):
+        raise ValueError(f"it gives {len(found)} answers, expected {len(tasks)}: one for each column of y")
+    return [
+        check_answer(task, answer, task.kind.answer_shape(len(asked), task.classes), "its answer")[: len(judged)]
+        for task, answer in zip(tasks, found, strict=True)
+    ]

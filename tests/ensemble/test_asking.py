@@ -38,7 +38,7 @@ def ensemble():
         return MultiTaskEnsemble(models=CANDIDATES | NETWORKS | others, **OPTIONS).fit(X, mixed_targets(X))
 
 
-def equal(judged, seed):
+def equal(judged, seed, cure):
     """Equal weights, so that the ensemble keeps all candidates."""
     weights = np.full(len(judged[0].answers), 1 / len(judged[0].answers))
     return [Choice(weights, each, each, each.mix(weights)) for each in judged]

@@ -210,7 +210,7 @@ def test_validation_rows_choose_the_weights_and_nothing_else():
     y_val = pl.DataFrame({"line": X_val.to_series(), "noise": rng.normal(size=80), "unseen": [None] * 80})
     candidates = {"trees": ALONE, "line": IndependentTasks(regressor=Ridge()), "together": TOGETHER}
     ensemble = MultiTaskEnsemble(models=candidates, random_state=0)
-    with pytest.warns(TabmtlWarning, match="tasks 'unseen' have labels too few"):
+    with pytest.warns(TabmtlWarning, match=r"tasks 'unseen' have labels too few.*; label more rows of them in y_val$"):
         model = ensemble.fit(X, y, X_val=X_val, y_val=y_val)
     assert model.model_weights_["line"][0] == 1
     means = model.model_weights_[:2].drop("task").mean().row(0)
@@ -423,7 +423,7 @@ def test_tasks_with_next_to_no_labels_follow_the_others():
     y = y.with_columns(
         four=pl.Series(np.where(rank >= 236, "yes", "no")), nine=pl.when(pl.int_range(240) < 9).then("many")
     )
-    with pytest.warns(TabmtlWarning, match="tasks 'four', 'nine' have labels too few to judge"):
+    with pytest.warns(TabmtlWarning, match=r"tasks 'four', 'nine' have labels too few.*; label more rows of them$"):
         model = MultiTaskEnsemble(models=CANDIDATES, n_folds=3, random_state=0).fit(X, y)
     weights = model.model_weights_.drop("task").to_numpy()
     assert_allclose(weights.sum(axis=1), 1)

@@ -81,6 +81,19 @@ def test_hardly_any_label_is_fitted_with_a_warning():
     assert model.predict(X).null_count().row(0) == (0, 0)
 
 
+@pytest.mark.parametrize(("given", "cure"), [("groups", "or give smaller groups"), ("time", "of their later rows, by")])
+def test_the_warning_of_few_labels_names_what_would_help(given, cure):
+    y = pl.DataFrame({"a": np.arange(120.0), "b": [*np.arange(8.0), *[None] * 112]})
+    with pytest.warns(TabmtlWarning, match=f"tasks 'b' have labels too few to judge.*; label more .*{cure}"):
+        ensemble().fit(X, y, **{given: np.arange(120) // 4})
+
+
+@pytest.mark.parametrize("name", ["add_task", "remove_task"])
+def test_a_task_that_comes_or_goes_has_another_way(name):
+    with pytest.raises(AttributeError, match=rf"MultiTaskEnsemble has no {name}: .*distill\(model, X\)"):
+        getattr(MultiTaskEnsemble(), name)
+
+
 def test_a_constant_has_an_auc_of_a_half():
     """Of a rare class the constants of folds differ, the more the smaller the folds are."""
     X = pl.DataFrame({"a": np.arange(60.0)})

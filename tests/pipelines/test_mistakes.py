@@ -39,8 +39,9 @@ MISTAKES = [
     ("train --data portl", "near is portal"),
     ("train --data portal --model MMoo", "near is MMoE"),
     ("train --data portal --set n_fold=9", "MultiTaskEnsemble has no parameter 'n_fold' to set: near is n_folds"),
+    ("train --data portal --set n_estimators=50", "; those of others need --model, such as SharedTrees"),
     ("train --data portal --set random_state=1", "use --seed instead of --set random_state"),
-    ("train --data portal --model MMoE --set on_epoch=1", "--set on_epoch: it is code or a model, which is given in"),
+    ("train --data portal --model MMoE --set on_epoch=1", "--set on_epoch: it is code or a model, given in"),
     ("train --data portal --model MMoE --set epochs=0", "epochs must be at least 1, got 0"),
     ("train --data portal --model MMoE --set epochs=many", "got 'many'"),
     ("train --data portal --set epochs", "takes name=value"),
@@ -56,7 +57,7 @@ MISTAKES = [
     ("train --data portal --model IndependentTasks --set n_jobs=0", "n_jobs must be None or"),
     (
         "train --data portal --model IndependentTasks --set classifier=x",
-        "--set classifier: it is code or a model, which is given in Python, IndependentTasks(classifier=...)",
+        "--set classifier: it is code or a model, given in Python, IndependentTasks(classifier=...)",
     ),
     (
         "train --data portal --model MultiTaskEnsemble --set fold=3",

@@ -202,16 +202,21 @@ class Choice(NamedTuple):
         return name, judged.task.name, *judged.estimate(answer), weight, self.whole.has_enough, seconds, None
 
 
-def choose_weights(judged: Sequence[Judged], seed: int) -> list[Choice]:
+def choose_weights(judged: Sequence[Judged], seed: int, cure: str) -> list[Choice]:
     """Choose the weights of all candidates for every task; see `Judged.choose`.
 
-    Tasks with too few judged labels take the mean weights of the others, or those without any label.
+    Tasks with too few judged labels take the mean weights of the others, or those without any label. A warning says so,
+    with the cure.
     """
     rng = np.random.default_rng(seed)
     found = {t: each.choose(rng) for t, each in enumerate(judged) if each.has_enough}
     few = [t for t in range(len(judged)) if t not in found]
     if few:
-        _warn_of_few([judged[t].task for t in few])
+        warn_user(
+            f"tasks {listed([repr(judged[t].task.name) for t in few])} have labels too few to judge the candidates by "
+            f"(below {LEAST_OF_CLASS} of a second class, or {LEAST_VALUES} of a regression), so they get the mean "
+            "weights of the other tasks, whatever single-task models would do (model_weights_ has them); " + cure
+        )
         known = [choice.weights for choice in found.values()] or [judged[0].prior]
         weights = np.mean(known, axis=0)
         found |= {t: Choice(weights, judged[t], judged[t], judged[t].mix(weights)) for t in few}
@@ -234,12 +239,3 @@ _COLUMNS: dict[str, Any] = {
 def leaderboard(lines: Sequence[tuple[Any, ...]]) -> pl.DataFrame:
     """Return a table of candidates, by the lines of choices and others."""
     return pl.DataFrame(lines, _COLUMNS, orient="row")
-
-
-def _warn_of_few(tasks: Sequence[Task]) -> None:
-    warn_user(
-        f"tasks {listed([repr(task.name) for task in tasks])} have labels too few to judge the candidates by (below "
-        f"{LEAST_OF_CLASS} of a second class, or {LEAST_VALUES} of a regression), so they get the mean weights of the "
-        "other tasks, whatever single-task models would do (model_weights_ has them); label more rows of them, or give "
-        "smaller groups"
-    )

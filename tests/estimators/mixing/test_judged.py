@@ -27,7 +27,7 @@ def judged(n=400, noise=(1.0, 1.0, 3.0), n_single=1, seed=0, task=SIZE):
 
 def chosen(tasks):
     """The weights (T, C) of all tasks."""
-    return np.stack([choice.weights for choice in choose_weights(tasks, 0)])
+    return np.stack([choice.weights for choice in choose_weights(tasks, 0, "label more")])
 
 
 def test_independent_errors_are_averaged():
@@ -78,10 +78,10 @@ def test_too_few_labels_take_what_suits_the_others():
         assert_array_equal(chosen(tasks)[1], [0, 1, 0])
     four = Judged(LATE, np.repeat([0.0, 1.0], [90, 4]), None, np.full((3, 94, 2), 0.5), 1)
     with pytest.warns(TabmtlWarning, match="'late'"):
-        choose_weights([tasks[0], four], 0)
+        choose_weights([tasks[0], four], 0, "label more")
     five = Judged(LATE, np.repeat([0.0, 1.0], [90, 5]), None, np.full((3, 95, 2), 0.5), 1)
     with warnings.catch_warnings(action="error"):
-        choose_weights([tasks[0], five], 0)
+        choose_weights([tasks[0], five], 0, "label more")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_candidates_that_all_learn_alone_are_weighed_without_a_guard():
 def test_the_table_of_scores_has_the_candidates_and_the_mixture():
     """The mixture answers each third of the rows by weights that the others choose."""
     several = [judged(90, seed=1), judged(90, task=LATE)]
-    choices = choose_weights(several, 0)
+    choices = choose_weights(several, 0, "label more")
     names, seconds = ["own", "more", "far"], [1.0, 2.0, None]
     lines = [line for choice in choices for line in choice.lines(names, seconds)]
     table = leaderboard([*lines, *(choice.line("mixed", choice.mixed, 3.0) for choice in choices)])
