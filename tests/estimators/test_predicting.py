@@ -115,7 +115,7 @@ def test_trees_of_other_tasks_are_not_walked_down(cls):
 
 
 def test_an_ensemble_asks_the_candidates_that_have_a_weight(monkeypatch):
-    def split(judged, seed):
+    def split(judged, seed, cure):
         weights = np.eye(len(judged[0].answers))
         return [Choice(own, each, each, each.mix(own)) for each, own in zip(judged, weights, strict=False)]
 
