@@ -30,7 +30,7 @@ class ModelChoice:
     Parameters
     ----------
     model : str, optional
-        Estimator, such as MMoE; default MultiTaskEnsemble(models="fast"), of sweep and --shards SharedTrees.
+        Such as MMoE; default MultiTaskEnsemble(models="fast"), of sweep and --shards SharedTrees.
     set : list of str
         NAME=VALUE: a parameter of the model, in JSON or text, such as num_leaves=15; may be repeated.
     seed : int

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from sklearn.linear_model import LinearRegression, SGDRegressor
 
-from tabmtl import RMTGB, IndependentTasks, SharedTrees
+from tabmtl import RMTGB, IndependentTasks, SharedTrees, load
 from tabmtl.estimators.boosted.border import Ensemble
 from tabmtl.models.rmtgb.stages import Stage
 from tabmtl.storage.lightgbm_text import TreeText, fill_tree
@@ -102,6 +102,13 @@ def test_long_tables_go_on_by_rows_of_some_tasks(estimator, params):
         each.score_tasks(asked, TRUTH["value"]) for each in (went_on(model, new, LABELS["value"], **params), model)
     )
     assert after["north"] > before["north"]
+
+
+def test_counts_of_labels_of_a_long_table_are_whole_in_its_file(tmp_path):
+    X = pl.DataFrame(NEW, schema=["a", "b", "c"]).with_columns(place=pl.Series(["north", "south"] * (len(NEW) // 2)))
+    model = IndependentTasks(task_column="place", families=("lightgbm",), random_state=0).fit(X, LABELS["value"])
+    model.partial_fit(X, LABELS["value"]).save(tmp_path / "model")
+    assert load(tmp_path / "model").predict(X).equals(model.predict(X))
 
 
 def lightgbm_of(model, target):

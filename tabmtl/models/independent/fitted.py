@@ -156,7 +156,7 @@ class FittedTasks:
             self,
             models=tuple(models.get(t, own) for t, own in enumerate(self.models)),
             levels=self.levels and self.levels.added(rows),
-            n_labels=tuple((self.n_known(n_new) + n_new).tolist()),
+            n_labels=tuple(map(int, self.n_known(n_new) + n_new)),
         )
 
     def n_known(self, n_new: np.ndarray) -> np.ndarray:
