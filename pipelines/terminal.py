@@ -133,17 +133,13 @@ def in_order() -> Iterator[None]:
     before, warnings.showwarning = warnings.showwarning, show
     try:
         for end in handlers:
-            signal.signal(end, _interrupt)
+            signal.signal(end, signal.default_int_handler)
         with for_commands():
             yield
     finally:
         warnings.showwarning = before
         for end, handler in handlers.items():
             signal.signal(end, handler)
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def near(name: str, known: Sequence[str]) -> str:

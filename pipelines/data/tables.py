@@ -516,7 +516,9 @@ def declared_tasks(
         option, name = options[unknown[0]], unknown[0]
         raise ValueError(f"{option} {name}=...: declare the kind too, such as --target {name}=binary")
     if unknown and y is not None:
-        kinds |= _learned_kinds(y.select(unknown))
+        from tabmtl.encode import LabelCoder
+
+        kinds |= {task.name: str(task.kind) for task in LabelCoder.fit(y.select(unknown)).column_tasks}
     found: dict[str, str | Task] = {name: kind for name, kind in tasks.items() if kind}
     for name in options:
         metric = _read_metrics(name, kinds[name], metrics.get(name, []))
@@ -592,13 +594,6 @@ def _read_monotone(name: str, kind: str, texts: Sequence[str]) -> dict[str, int]
         return Task(name=name, kind=kind, monotone=found).monotone
     except ValueError as error:
         raise ValueError(f"--monotone {name}={texts[0]}: {error}") from None
-
-
-def _learned_kinds(y: pl.DataFrame) -> dict[str, str]:
-    """Return the kinds of targets that are not declared, as every model would find them."""
-    from tabmtl.encode import LabelCoder
-
-    return {task.name: str(task.kind) for task in LabelCoder.fit(y).column_tasks}
 
 
 def _limits_as_text(task: Task) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,8 @@ def read_objects(values: Sequence[Any], name: str) -> pl.Series:
     if not any(isinstance(value, datetime.datetime) for value in values):
         return pl.Series(values, dtype=pl.Date).alias(name)
     moments = [value if value is None or isinstance(value, datetime.datetime) else _midnight(value) for value in values]
-    zones = _zones(moment.tzinfo for moment in moments if moment is not None)
+    found = {moment.tzinfo for moment in moments if moment is not None}
+    zones = {None if zone is None else name_of_zone(zone) for zone in found}
     named = [zone for zone in zones if zone is not None]
     if None in zones and named:
         raise ValueError(
@@ -155,11 +156,6 @@ def _in_zone(moments: pl.Series, zone: str, name: str) -> pl.Series:
 
 def _unknown_zone(name: str, zone: Any) -> str:
     return f"column {name!r} has the time zone {zone!r}, which nobody knows; give it one such as 'UTC'"
-
-
-def _zones(zones: Iterable[Any]) -> set[str | None]:
-    found = set(zones)
-    return {None if zone is None else name_of_zone(zone) for zone in found}
 
 
 def _plain(value: Any, name: str) -> Any:

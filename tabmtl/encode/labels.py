@@ -49,7 +49,7 @@ class Answers(list[np.ndarray]):
         self.own_task = own_task
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LabelCoder(LeanPickle):
     """Fitted encoding of the targets.
 

@@ -86,12 +86,10 @@ class Table:
             weight = weight[:, 0]
         groups = self.batch.group if self._can_part_groups() else None
         arguments = {"X": self.X, "y": self.y, "sample_weight": weight, "groups": groups}
-        return arguments | ({"time": self.batch.time} if self._can_part_times() else {})
-
-    def _can_part_times(self) -> bool:
-        """Return whether rows have times, and the newest could judge what is learned from older ones."""
-        batch = self.batch
-        return batch.time is not None and can_split(batch.y, self.tasks, batch.time, batch.task)
+        # whether the newest rows could judge what is learned from older ones
+        time = self.batch.time
+        has_newest = time is not None and can_split(self.batch.y, self.tasks, time, self.batch.task)
+        return arguments | ({"time": time} if has_newest else {})
 
     def _can_part_groups(self) -> bool:
         """Return whether labels of some task or class lie in two groups."""

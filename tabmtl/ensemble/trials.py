@@ -15,9 +15,10 @@ from sklearn.base import clone
 
 from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.estimators.encoded import fit_encoded, together
-from tabmtl.estimators.tables import MultiTaskEstimator, check_answer
+from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.estimators.together import fit_together
 from tabmtl.models.independent import IndependentTasks
+from tabmtl.models.independent.foreign import check_answer
 from tabmtl.models.shared_trees.together import fit_in_folds
 from tabmtl.schema import describe_error, unsaid, warn_user
 from tabmtl.training.watch import Watch

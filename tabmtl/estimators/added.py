@@ -15,6 +15,7 @@ from tabmtl.encode.read import read_groups
 from tabmtl.encode.shards import Shards
 from tabmtl.encode.table import sort_tasks, task_texts
 from tabmtl.encode.tasks import DeclaredTasks, check_tasks
+from tabmtl.estimators.base import drafted
 from tabmtl.estimators.drifting import NoticesDrift
 from tabmtl.model_selection.repeats import SeenRows, group_equal_rows, number_groups
 from tabmtl.params import check_choice, near
@@ -23,20 +24,6 @@ from tabmtl.targets.task import refuse_monotone
 
 Method = Literal["head", "scalearn", "scalearn_uniform"]
 Freeze = Literal["shared"] | None
-
-
-def _takes_tasks(estimator: TakesTasks) -> bool:
-    if type(estimator)._add_tasks is TakesTasks._add_tasks:
-        raise AttributeError(f"{type(estimator).__name__} has no add_task: fit it again with the new target in y")
-    return True
-
-
-def _parts_with_tasks(estimator: TakesTasks) -> bool:
-    if type(estimator)._remove_task is TakesTasks._remove_task:
-        raise AttributeError(
-            f"{type(estimator).__name__} has no remove_task: fit it again, or say predict(X, tasks=...)"
-        )
-    return True
 
 
 class TakesTasks(NoticesDrift):
@@ -56,7 +43,8 @@ class TakesTasks(NoticesDrift):
     _task_methods: ClassVar[tuple[str, ...]] = ("head",)
     _task_freezes: ClassVar[tuple[str | None, ...]] = ("shared",)
 
-    @available_if(_takes_tasks)
+    @available_if(lambda estimator: type(estimator)._add_tasks is not TakesTasks._add_tasks)
+    @drafted
     def add_task(
         self,
         X: Any,
@@ -147,7 +135,8 @@ class TakesTasks(NoticesDrift):
         self._follow_tasks(prepared, batch, are_new=freeze is not None)
         return self
 
-    @available_if(_parts_with_tasks)
+    @available_if(lambda estimator: type(estimator)._remove_task is not TakesTasks._remove_task)
+    @drafted
     def remove_task(self, name: str) -> Self:
         """Part with a task, of fit or added later; the answers of the others stay, with all that they have decided.
 

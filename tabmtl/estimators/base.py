@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self, TypeVar, cast
 
 import numpy as np
 import polars as pl
@@ -20,7 +21,35 @@ from tabmtl.storage.stored import Saved, put_together, take_apart
 from tabmtl.targets import Tasks
 from tabmtl.training.run import Watched, running
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
 _FOR_OTHER_ROOMS = ("coder_", "columns_", "profile_", "user_ids_")  # fitted attributes that a notebook does not show
+
+
+def at_once(method: Method) -> Method:
+    """Let a method read an estimator as it is now, also where another thread changes it meanwhile."""
+
+    @wraps(method)
+    def asked(self: Any, *args: Any, **options: Any) -> Any:
+        now = object.__new__(type(self))
+        now.__dict__ = self.__dict__  # which `drafted` replaces
+        return method(now, *args, **options)
+
+    return cast(Method, asked)
+
+
+def drafted(method: Method) -> Method:
+    """Let a method change a copy of an estimator, which takes all of it in one assignment, if nothing has failed."""
+
+    @wraps(method)
+    def changed(self: Any, *args: Any, **options: Any) -> Any:
+        draft = object.__new__(type(self))
+        draft.__dict__ = {**vars(self)}
+        method(draft, *args, **options)
+        self.__dict__ = draft.__dict__
+        return self
+
+    return cast(Method, changed)
 
 
 class SavableEstimator(Watched, BaseEstimator):
@@ -77,6 +106,7 @@ class SavableEstimator(Watched, BaseEstimator):
             raise ValueError(str(error)) from None  # which scikit-learn expects here
         return super().set_params(**params)
 
+    @at_once
     def save(self, path: str | Path) -> None:
         """Save to a folder of JSON, safetensors and, for trees, LightGBM text; a preprocessor by skops; no pickle.
 

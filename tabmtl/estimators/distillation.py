@@ -25,13 +25,11 @@ from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.estimators.rows import FrameRows
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.estimators.training import NetworkTraining, check_monitor
-from tabmtl.targets import Task
 from tabmtl.targets.task import refuse_monotone
 from tabmtl.training.device import find_device, on_device
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.rows import MemoryRows
 from tabmtl.training.run import Run
-from tabmtl.training.table_loop import Evaluate
 
 _FACES = {None: "", "classification": "Classifier", "regression": "Regressor"}
 _LEAST_VARIATION = 1e-6  # answers that vary less count as constant
@@ -64,7 +62,9 @@ def learn_answers(student: NetworkEstimator, teacher: MultiTaskEstimator, X: Any
     judging = None if valid is None else MemoryRows(on_device(valid, device))
     training = NetworkTraining(estimator=student, coder=coder, seed=seed)
     with Run().fit(student):
-        student._set_fitted(coder, training.learn(read, judging, loss, _score_nothing(loss.tasks)))
+        # there are no labels to score: training stops by the loss
+        fitted = training.learn(read, judging, loss, lambda *_: dict.fromkeys(task.name for task in loss.tasks))
+        student._set_fitted(coder, fitted)
         answered = student._asking(coder, asked, are_learned=valid is None)
         student._keep_profile(rows.drawn(sample_size(coder.features.columns)), answered)
 
@@ -134,8 +134,3 @@ def _targets(labels: LabelCoder, answers: Sequence[np.ndarray]) -> np.ndarray:
     parts = zip(labels.column_tasks, answers, labels.center, labels.scale, strict=True)
     columns = [task.kind.answered_means(answer, center, scale) for task, answer, center, scale in parts]
     return np.concatenate(columns, axis=1, dtype=np.float32)
-
-
-def _score_nothing(tasks: Sequence[Task]) -> Evaluate:
-    """Return a function that scores nothing, since there are no labels: training then stops by the loss."""
-    return lambda scores, batch: dict.fromkeys(task.name for task in tasks)

@@ -15,7 +15,7 @@ from tabmtl.drift.compare import LEAST_ROWS, Limits, compare
 from tabmtl.drift.profile import Profile, Source, sample_size
 from tabmtl.drift.readings import Answers, Reading, read_answers, read_columns, read_tasks, without_own
 from tabmtl.encode.read import take_rows
-from tabmtl.estimators.base import SavableEstimator
+from tabmtl.estimators.base import SavableEstimator, at_once
 from tabmtl.estimators.rows import FrameRows, draw
 from tabmtl.params import Names, check_at_least, check_known, check_share, listed_names
 from tabmtl.schema import Batch, counted
@@ -31,6 +31,7 @@ class NoticesDrift(SavableEstimator):
     #: What `drift` compares with; None where a fit has kept nothing, as in files and pickles of earlier releases.
     profile_: Profile | None = None
 
+    @at_once
     def drift(
         self, X: Any, *, reference: Any = None, size: float = 0.1, alpha: float = 0.05, ignore: str | Names = ()
     ) -> pl.DataFrame:
@@ -109,7 +110,7 @@ class NoticesDrift(SavableEstimator):
         check_share("alpha", alpha)
         limits = Limits(size=size, alpha=alpha)
         tasks = [task.name for task in self.tasks_]
-        known = [*self.coder_.features.names, *([] if self.coder_.task_column is None else [self.coder_.task_column])]
+        known = [*self.coder_.features.names, *filter(None, [self.coder_.task_column])]
         ignored = listed_names("ignore must be the name of a column or task", ignore)
         check_known("ignore names columns or tasks", ignored, [*known, *tasks], "the model")
         profile = self.profile_ if reference is None else self._profile_of(reference)
@@ -182,11 +183,6 @@ class NoticesDrift(SavableEstimator):
         # rows of a new task of a long table are no drift, and fit had none
         before = self.profile_.of_tasks(names if are_new else (), self.coder_.task_column)
         self.profile_ = self._with_learned_answers(before, X, batch)
-
-    def _follow_rows(self, X: Any, batch: Batch) -> None:
-        """Let the profile follow new rows that were learned: answers are others now, columns stay those of fit."""
-        if self.profile_ is not None:
-            self.profile_ = self._with_learned_answers(self.profile_.of_tasks(()), X, batch)
 
     def _with_learned_answers(self, profile: Profile, X: Any, batch: Batch) -> Profile:
         """Return a profile that has the answers to some rows, which were learned, of the tasks that it lacks."""

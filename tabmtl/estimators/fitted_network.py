@@ -214,7 +214,7 @@ class FittedNetwork(TrainedNetwork):
 
     def _run_by(self, network: Any, function: Callable[..., Any], rows: Batch, machine: Machine) -> Any:
         with threads(machine.n_jobs, network):
-            data = on_device(rows, find_device(machine.device))
+            data = on_device(rows, next(network.parameters()).device)
             return function(network, data, machine.precision, batch_size=self.batch_size)
 
     def _linked(self, rows: Batch, machine: Machine, snapshot: int = 0) -> list[torch.Tensor]:

@@ -10,7 +10,8 @@ from sklearn.utils.metaestimators import available_if
 
 from tabmtl.encode import TableCoder
 from tabmtl.encode.shards import Shards
-from tabmtl.estimators.drifting import NoticesDrift
+from tabmtl.estimators.added import TakesTasks
+from tabmtl.estimators.base import drafted
 from tabmtl.estimators.learner import Marks
 from tabmtl.estimators.rows import FitRows
 from tabmtl.model_selection.repeats import SeenRows
@@ -19,27 +20,14 @@ from tabmtl.schema import warn_user
 from tabmtl.training.run import running
 
 
-def _goes_on(estimator: LearnsOn) -> bool:
-    if type(estimator)._go_on is LearnsOn._go_on:
-        raise AttributeError(f"{type(estimator).__name__} has no partial_fit: fit it again on old and new rows")
-    return True
-
-
-class LearnsOn(NoticesDrift):
-    """Estimator that goes on from what it has learned; a subclass gives `_go_on`.
-
-    Attributes
-    ----------
-    coder_ : TableCoder
-    """
-
-    coder_: TableCoder
-    _seen_rows: SeenRows
+class LearnsOn(TakesTasks):
+    """Estimator that goes on from what it has learned; a subclass gives `_go_on`."""
 
     #: Whether new levels and classes find a place in what a fitted model has learned, and new rows alone begin one.
     _grows: ClassVar[bool] = True
 
-    @available_if(_goes_on)
+    @available_if(lambda estimator: type(estimator)._go_on is not LearnsOn._go_on)
+    @drafted
     def partial_fit(self, X: Any, y: Any, *, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on learning by new rows, without those of fit; an unfitted estimator begins with these rows.
 
@@ -107,10 +95,9 @@ class LearnsOn(NoticesDrift):
             profile = self.profile_ if is_fitted else None
             self._set_fitted(coder, fitted)
             self._seen_rows = seen
-            if is_fitted:
-                self.profile_ = profile  # drift of columns is told from the fit
-                self._follow_rows(prepared, rows.read())
-            else:
+            if profile is not None:  # drift of columns is told from the fit
+                self.profile_ = self._with_learned_answers(profile.of_tasks(()), prepared, rows.read())
+            if not is_fitted:
                 self._keep_profile(self._drawn(coder, rows), self._asking(coder, rows, are_learned=True))
         return self
 

@@ -16,7 +16,7 @@ from tabmtl.encode.labels import Answers
 from tabmtl.encode.read import read_groups
 from tabmtl.encode.write import ORDERED, write_targets
 from tabmtl.estimators.asked import part_of
-from tabmtl.estimators.base import SavableEstimator, asking_score
+from tabmtl.estimators.base import SavableEstimator, asking_score, at_once
 from tabmtl.params import near
 
 if TYPE_CHECKING:
@@ -229,6 +229,7 @@ class Predicts(SavableEstimator):
         quantiles, origin = labels.quantiles(outputs)
         return write_targets(quantiles, origin, X.index if type(X).__module__.startswith("pandas") else None)
 
+    @at_once
     def predict_interval(
         self,
         X: Any,
@@ -283,6 +284,7 @@ class Predicts(SavableEstimator):
         index = X.index if type(X).__module__.startswith("pandas") else None
         return pd.DataFrame({own.name: own.to_list() for own in found.iter_columns()}, index)
 
+    @at_once
     def answer(self, X: Any, tasks: str | Sequence[str] | None = None) -> list[np.ndarray]:
         """Answer rows for every column of y, of which all predictions are made.
 
@@ -307,6 +309,7 @@ class Predicts(SavableEstimator):
         outputs = self._outputs_of(X, batch, needed) if len(batch) else _no_outputs(own)
         return Answers(own.decided(outputs)[: len(places)])
 
+    @at_once
     def _answered(
         self, X: Any, tasks: str | Sequence[str] | None, check: Callable[[Sequence[Task]], None] | None = None
     ) -> tuple[list[np.ndarray], LabelCoder]:
@@ -326,8 +329,7 @@ class Predicts(SavableEstimator):
     def _labels_of(self, places: tuple[int, ...], *, is_flat: bool = False) -> LabelCoder:
         """Return the encoding of some columns of y; for a row, making it would take as long as reading the row."""
         labels = self.coder_.labels
-        # beside the labels themselves, so that no others have their id
-        return part_of(self, (places, is_flat, id(labels)), lambda: (labels, labels.of(places, is_flat=is_flat)))[1]
+        return part_of(labels, (places, is_flat), lambda: labels.of(places, is_flat=is_flat))
 
     # methods that a subclass defines
 

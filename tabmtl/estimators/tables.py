@@ -24,9 +24,8 @@ from tabmtl.encode.read import check_container, has_column, in_order, read_group
 from tabmtl.encode.shards import Shards
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.encode.text_encoder import check_text_encoder
-from tabmtl.estimators.added import TakesTasks
 from tabmtl.estimators.asked import Together
-from tabmtl.estimators.base import NotHere
+from tabmtl.estimators.base import NotHere, at_once, drafted
 from tabmtl.estimators.learner import Marks, TableLearner
 from tabmtl.estimators.onward import LearnsOn
 from tabmtl.estimators.predicting import Predicts, orders_of_classes
@@ -49,14 +48,7 @@ from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch, counted, is_asked_by_sklearn, warn_user
 from tabmtl.targets import Task, Tasks
 from tabmtl.training.hooks import CallbackSupport
-from tabmtl.training.run import current, running
-
-_ROUNDING = 1e-6  # by which a probability may lie beyond 0 and 1
-
-
-def _stands_alone(estimator: MultiTaskEstimator) -> bool:
-    """Return whether no parameter is an estimator, which scikit-learn would draw inside."""
-    return not any(hasattr(value, "fit") for value in estimator.get_params(deep=False).values())
+from tabmtl.training.run import running
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,36 +65,8 @@ class TableState:
             raise ValueError("numbers are 'raw', which only exported networks read")
 
 
-def check_answer(task: Task, answer: Any, shape: tuple[int, ...], source: str) -> np.ndarray:
-    """Return the answer of foreign code to a task as floats.
-
-    Raises
-    ------
-    ValueError
-        Unless it has the shape, and holds finite values, or probabilities; the message names the source.
-    """
-    try:
-        found = np.asarray(answer, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"task {task.name!r}: {source} is no array of numbers of shape {shape}: {error}") from error
-    if found.shape != shape:
-        of_many = "a probability of every class" if task.is_classification else "a value of every level"
-        raise ValueError(
-            f"task {task.name!r}: {source} has the shape {found.shape}, expected {shape}: "
-            f"{of_many if len(shape) == 2 else 'a value'} for each row"
-        )
-    is_bad = ~np.isfinite(found)
-    if task.is_classification:
-        is_bad |= (found < -_ROUNDING) | (found > 1 + _ROUNDING)
-    if is_bad.any():
-        row, *_ = np.argwhere(is_bad)[0]
-        expected = "probabilities from 0 to 1" if task.is_classification else "finite numbers"
-        raise ValueError(f"task {task.name!r}: {source} holds {found[is_bad][0]} in row {row}, expected {expected}")
-    return found
-
-
 @dataclass(kw_only=True, eq=False, repr=False)
-class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
+class MultiTaskEstimator(Predicts, LearnsOn, CallbackSupport):
     """Base of all estimators: one object that learns several targets at once.
 
     A subclass defines `_fit` and `_outputs`, and declares by `_stored` the fitted attributes that its file keeps; this
@@ -204,6 +168,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
     # what asks several fitted ones as one
     _together: ClassVar[type[Together]] = Together
 
+    @drafted
     def fit(
         self,
         X: Any,
@@ -261,7 +226,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
             run = replace(run, group=ALONE)
         with run.fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
             coder, *encoded = learner.rows(stack, X, y, sample_weight, Marks(groups, time), X_val, y_val)
-            seed = current().broadcast(self._seed())
+            seed = run.group.broadcast(self._seed())
             seen = self._seen_rows if self._is_warm else SeenRows.unknown()
             if not isinstance(X, Shards):
                 seen = seen.and_of(encoded[0].read(), coder.labels.names)
@@ -302,6 +267,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
         # asked before fit checks its parameters, so any value may stand there
         return hasattr(self, "coder_") and bool(np.all(getattr(self, "warm_start", False)))
 
+    @at_once
     def score_tasks(
         self,
         X: Any,
@@ -346,6 +312,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
             answered = answered._replace(tasks=with_group_metrics(answered.tasks))
         return score_metrics(score_given(answered, given, self.coder_.labels.chain))
 
+    @at_once
     def score_intervals(
         self,
         X: Any,
@@ -392,6 +359,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
         """Return the mean over the tasks of `score_tasks`; tasks with an undefined score are left out."""
         return mean_score(self.score_tasks(X, y, sample_weight))
 
+    @drafted
     def calibrate(
         self,
         X: Any,
@@ -447,6 +415,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
         self._decide_by(self.coder_.with_decisions(*found))
         return self
 
+    @drafted
     def tune_thresholds(
         self,
         X: Any,
@@ -516,6 +485,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
         self._decide_by(self.coder_.with_decisions(*found))
         return self
 
+    @drafted
     def conformalize(self, X: Any, y: Any, *, groups: Any = None, tasks: str | Sequence[str] | None = None) -> Self:
         """Learn from new rows what `predict_interval` needs: how far labels lie from the answers.
 
@@ -652,6 +622,7 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
         """Return encoded rows to predict, of those that the preprocessor gives."""
         return self.coder_.after.read(X)
 
+    @at_once
     def answer_labelled(
         self,
         X: Any,
@@ -689,7 +660,8 @@ class MultiTaskEstimator(Predicts, TakesTasks, LearnsOn, CallbackSupport):
         group = None if groups is None else number_groups(read_groups(groups, X, len(batch)))
         return Answered(tasks, batch.y, outputs, batch.weight, batch.task, group)
 
-    @available_if(_stands_alone)
+    # scikit-learn draws an estimator inside by itself
+    @available_if(lambda own: not any(hasattr(value, "fit") for value in own.get_params(deep=False).values()))
     def _sk_visual_block_(self) -> Any:
         """Return the box that a notebook shows; scikit-learn falls back to its own where this fails."""
         from sklearn.utils._repr_html.estimator import _VisualBlock

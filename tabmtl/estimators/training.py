@@ -151,7 +151,7 @@ class NetworkTraining:
                     balancer=balancer,
                     beside=None if make_beside is None else make_beside(network, loss, rows.seed),
                     evaluate=[evaluate],
-                    rate=schedule if only_pass is None else _pass_rate,
+                    rate=schedule if only_pass is None else lambda progress: PASS_RATE,
                 )
                 if moments:
                     loop.optimizer.take_moments(network, moments)
@@ -306,10 +306,6 @@ def _evaluate(coder: TableCoder, rows: Rows) -> Evaluate:
     if rows.sample().group is None and any(map(is_by_group, tasks)):
         return lambda scores, batch: dict.fromkeys(task.name for task in tasks)
     return partial(evaluate_scores, coder)
-
-
-def _pass_rate(progress: float) -> float:
-    return PASS_RATE
 
 
 def _check_finite(network: torch.nn.Module, learning_rate: float) -> None:

@@ -32,7 +32,7 @@ from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.estimators.base import draw_seed
+from tabmtl.estimators.base import at_once, drafted, draw_seed
 from tabmtl.params import Count, RandomState, Share, near
 from tabmtl.sessions.catalogue import Catalogue, Growth
 from tabmtl.sessions.knn import STAN, VSKNN
@@ -383,6 +383,7 @@ class Blend(Recommender):
         weights = {"weight": self._weights.parts, "own": self._weights.own, "missing": self._weights.missing}
         self.blend_weights_ = pl.DataFrame({"part": list(self.estimators_)} | weights)
 
+    @at_once
     def recommend(
         self,
         sessions: Any,
@@ -408,6 +409,7 @@ class Blend(Recommender):
         return self._recommend(sessions, k, candidates, exclude_seen, probability=probability)
 
     @available_if(_knows_new_items)
+    @drafted
     def add_items(self, items: Any) -> Self:
         """Add items to the parts that know new items; see `M2TRec.add_items`."""
         check_is_fitted(self)

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score
+from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score, at_once, drafted
 from tabmtl.params import check_count
 from tabmtl.sessions.catalogue import Catalogue, Growth, grow_catalogue, make_catalogue
 from tabmtl.sessions.learning import Learning
@@ -95,6 +95,7 @@ class Recommender(SavableEstimator):
     # parameters that what was learned depends on, so that nothing goes on under other ones
     _learned_by: ClassVar[tuple[str, ...]] = ()
 
+    @drafted
     def fit(self, clicks: Any, *, items: Any = None, clicks_val: Any = None) -> Self:
         """Learn from a click log.
 
@@ -140,6 +141,7 @@ class Recommender(SavableEstimator):
             self._set_fitted(catalogue, fitted)
         return self
 
+    @drafted
     def partial_fit(self, clicks: Any, *, items: Any = None, clicks_val: Any = None) -> Self:
         """Go on with the sessions of a new log, by the parameters of fit; an unfitted recommender is fitted.
 
@@ -208,6 +210,7 @@ class Recommender(SavableEstimator):
         sessions, valid = self._recall(sessions, valid, goes_on)
         yield sessions, catalogue, valid, growth
 
+    @at_once
     def recommend(self, sessions: Any, k: int = 20, *, candidates: Any = None, exclude_seen: bool = False) -> Any:
         """Recommend items for the next click of every session.
 

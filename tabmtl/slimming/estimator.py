@@ -373,9 +373,8 @@ class SlimEstimator(_Cut, VectorEstimator):
         """Return the smaller model of a budget, which is kept as long as what was learned."""
         check_is_fitted(self)
         check_share("budget", budget, whole=True)
-        known = self.coder_, self._fitted  # beside the smaller model, so that no others have their ids
-        key = ("budget", budget, *map(id, known))
-        smaller: Self = part_of(self, key, lambda: (known, self.with_budget(budget)))[1]
+        key = ("budget", budget, id(self.coder_))  # which is kept beside the smaller model, so that no other has its id
+        smaller: Self = part_of(self._fitted, key, lambda: (self.coder_, self.with_budget(budget)))[1]
         return smaller.set_params(device=self.device, precision=self.precision, n_jobs=self.n_jobs)
 
     def _cuttable(self) -> tuple[Slimmed, Any]:

@@ -216,7 +216,8 @@ class Pruner:
             n_left = n_units - n_cut if isinstance(groups[0], Bucket) else _multiple(n_units - n_cut)
             if n_left < n_units:
                 kept = {group.name: self._best(group, saliencies[group.name], n_left) for group in groups}
-                gone = sum(_of_cut(saliencies[group.name], kept[group.name]) for group in groups)
+                pairs = [(saliencies[group.name], kept[group.name]) for group in groups]
+                gone = sum(float(own.sum() - own.gather(1, left).sum()) for own, left in pairs)
                 yield Cut(groups=groups, kept=kept, n_left=n_left, saliency=gone)
 
     def _together(self) -> Iterator[tuple[Group, ...]]:
@@ -224,7 +225,8 @@ class Pruner:
         if not self._is_long:
             yield from ((group,) for group in self._groups)
             return
-        for _, own in groupby(self._groups, key=_layer_of):
+        # groups of a layer lose units together in a long table
+        for _, own in groupby(self._groups, lambda own: (own.kind, getattr(own, "experts", None), _of_all(own))):
             several = tuple(own)
             if several[0].kind == "shared" or _of_all(several[0]):
                 yield from ((group,) for group in several)
@@ -318,16 +320,6 @@ def _mask_slopes(
         others = [axis for axis in range(products.ndim) if axis not in own]
         total = total + (products.sum(dim=others) if others else products).view(group.n_parts, group.n_units)
     return total
-
-
-def _of_cut(saliency: Tensor, kept: Tensor) -> float:
-    """Return the sum of the saliency of the units that go."""
-    return float(saliency.sum() - saliency.gather(1, kept).sum())
-
-
-def _layer_of(group: Group) -> tuple[Any, ...]:
-    """Return what the groups have in common that lose units together in a long table."""
-    return group.kind, getattr(group, "experts", None), _of_all(group)
 
 
 def _of_all(group: Group) -> bool:

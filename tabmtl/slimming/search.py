@@ -93,7 +93,7 @@ class Choices:
         least = int((self.shared_cost + self.head_cost.min(axis=1).sum(axis=1)).min())
         if least > most:
             raise ValueError(
-                f"budget={budget} is below the smallest network, which takes {_rounded_up(least, whole)} of the "
+                f"budget={budget} is below the smallest network, which takes {-(-least * 1000 // whole) / 1000} of the "
                 f"multiplications of the whole one at slim={tuple(self.shares)}; raise the budget, or fit with smaller "
                 "shares in slim"
             )
@@ -134,11 +134,6 @@ class Choices:
         if not found.any():
             raise ValueError(f"prefer gives every task the weight 0, got {prefer!r}; one task at least must count")
         return found
-
-
-def _rounded_up(least: int, whole: int) -> float:
-    """Return a share that is allowed, in three digits."""
-    return -(-least * 1000 // whole) / 1000
 
 
 def _least_sums(cost: np.ndarray, loss: np.ndarray, most: int) -> tuple[float, int, list[int]] | None:

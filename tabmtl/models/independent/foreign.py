@@ -17,10 +17,12 @@ from sklearn.utils.validation import has_fit_parameter
 
 from tabmtl.columns.values import type_of
 from tabmtl.encode import FeatureCoder, take_rows
-from tabmtl.estimators.tables import MultiTaskEstimator, check_answer
+from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.models.independent.rows import TaskRows
 from tabmtl.targets import Task
 from tabmtl.training.watch import Watch
+
+_ROUNDING = 1e-6  # by which a probability may lie beyond 0 and 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -154,6 +156,34 @@ class Foreign:
         if has_gaps and not cure:
             return f", with its missing values; fill them before it: make_pipeline(SimpleImputer(), {name}())"
         return cure
+
+
+def check_answer(task: Task, answer: Any, shape: tuple[int, ...], source: str) -> np.ndarray:
+    """Return the answer of foreign code to a task as floats.
+
+    Raises
+    ------
+    ValueError
+        Unless it has the shape, and holds finite values, or probabilities; the message names the source.
+    """
+    try:
+        found = np.asarray(answer, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"task {task.name!r}: {source} is no array of numbers of shape {shape}: {error}") from error
+    if found.shape != shape:
+        of_many = "a probability of every class" if task.is_classification else "a value of every level"
+        raise ValueError(
+            f"task {task.name!r}: {source} has the shape {found.shape}, expected {shape}: "
+            f"{of_many if len(shape) == 2 else 'a value'} for each row"
+        )
+    is_bad = ~np.isfinite(found)
+    if task.is_classification:
+        is_bad |= (found < -_ROUNDING) | (found > 1 + _ROUNDING)
+    if is_bad.any():
+        row, *_ = np.argwhere(is_bad)[0]
+        expected = "probabilities from 0 to 1" if task.is_classification else "finite numbers"
+        raise ValueError(f"task {task.name!r}: {source} holds {found[is_bad][0]} in row {row}, expected {expected}")
+    return found
 
 
 def for_numpy(X: Any) -> Any:

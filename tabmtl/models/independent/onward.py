@@ -86,7 +86,8 @@ def _refit(learner: Learner, model: Learned, rows: Sample, decay: float) -> Tree
         why = f"is a mixture ({model}), and families=('lightgbm',) learns by LightGBM alone"
     elif isinstance(learner, TreesOfQuantiles) or learner.grower.gradients is not None:
         why = f"is of the kind {learner.task.kind}, whose losses LightGBM does not know"
-    elif _n_starts(model) > learner.task.width:
+    # LightGBM does not shrink trees that hold the constant that a fit began with
+    elif sum(tree.rpartition("shrinkage=")[2] == "1" for tree in model.cut()[1]) > learner.task.width:
         why = "is the mean of several fits, as folds choose it at few labels"
     if why is not None:
         raise ValueError(
@@ -95,8 +96,3 @@ def _refit(learner: Learner, model: Learned, rows: Sample, decay: float) -> Tree
         )
     assert isinstance(learner, TreesOfTask) and isinstance(model, TreeText)
     return learner.grower.refit(model, rows, decay)
-
-
-def _n_starts(model: TreeText) -> int:
-    """Return how many trees hold the constant that a fit began with, which LightGBM does not shrink."""
-    return sum(tree.rpartition("shrinkage=")[2] == "1" for tree in model.cut()[1])

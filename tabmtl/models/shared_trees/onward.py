@@ -35,12 +35,8 @@ def refit_leaves(forest: VectorForest, start: np.ndarray, rows: Rows, schedule: 
     leaves = forest.leaves_by_tree(tree_matrix(rows.batch), schedule.params["num_threads"])
     for old, leaf, shrinkage in zip(forest.values_by_tree, leaves, forest.shrinkage, strict=True):
         new = leaf_values.find(leaf, len(old), targets.derivatives(scores), -1) * (pace * shrinkage / rate)
-        learns = (sums.per_leaf(leaf, len(old), targets.weight) > SURE) & _has_values(old, sums.function)
+        has_values = np.bincount(sums.function, old.any(axis=0))[sums.function] > 0  # the function of each output
+        learns = (sums.per_leaf(leaf, len(old), targets.weight) > SURE) & has_values
         moved.append(np.where(learns, decay * old + (1 - decay) * new, old))
         sums.add_leaves(scores, moved[-1], leaf)
     return replace(forest, values=np.concatenate([forest.values[:0], *moved]))
-
-
-def _has_values(values: np.ndarray, function: np.ndarray) -> np.ndarray:
-    """Return whether the function of every output has values (L, C) in a tree: (C,)."""
-    return np.bincount(function, values.any(axis=0))[function] > 0

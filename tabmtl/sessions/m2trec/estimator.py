@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode.shards import Shards
 from tabmtl.encode.text_encoder import check_text_encoder
-from tabmtl.estimators.base import FromFitted
+from tabmtl.estimators.base import FromFitted, at_once, drafted
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState
 from tabmtl.params import (
     BatchSize,
@@ -381,6 +381,7 @@ class M2TRec(TrainedEstimator, Recommender):
         super()._restore(state)
         self._fitted.module()  # weights that do not fit are refused here
 
+    @at_once
     def recommend(
         self,
         sessions: Any,
@@ -591,6 +592,7 @@ class M2TRec(TrainedEstimator, Recommender):
         write_file(folder / "vectors.npy", vectors.getvalue())
         write_file(folder / "items.parquet", items.getvalue())
 
+    @drafted
     def add_items(self, items: Any) -> Self:
         """Add items by their metadata; they can be recommended at once, and nothing is trained.
 
