@@ -233,7 +233,7 @@ class Folds:
 
     @property
     def cure(self) -> str:
-        """What gives a task more labels to judge the candidates by."""
+        """Name the way to more labels of a task, by which candidates are judged."""
         if not self.judge_fits:
             return "label more rows of them in y_val"
         if self.go_forward:

@@ -330,14 +330,13 @@ class IndependentTasks(LightGBMEstimator):
         fitted, batch, n_new = self._fitted, rows.read(), rows.n_labels
         learners = {t: own for t, own in enumerate(self._learners(coder, seed, True, fitted.levels)) if n_new[t]}
         onward, n_known = Onward(n_rounds=self.partial_rounds, decay=self.decay_rate), fitted.n_known(n_new)
-        X = without_columns(rows.frame, coder.dropped)
         # by the means that were known before these rows
         take: Take = partial(TaskRows.of, fitted.extended(batch), None, None)
 
         def go_on(t: int, part: Watch) -> Any:
             given, learner = take(t), learners[t]
             if isinstance(learner, Foreign):
-                return learner.go_on(self.estimators_[learner.task.name], X, given)
+                return learner.go_on(fitted.estimator(t), without_columns(rows.frame, coder.dropped), given)
             return onward.go_on(learner, fitted.models[t], Sample.of(given.rows), int(n_known[t]), part)
 
         found = self._each(learners, go_on, self._watch, "task", describe_model)

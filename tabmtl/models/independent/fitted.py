@@ -53,10 +53,12 @@ class FittedTasks:
     @property
     def estimators(self) -> dict[str, Any]:
         """A Booster, a mixture or an estimator of scikit-learn, by task."""
-        return {
-            task.name: booster_of(model) if isinstance(model, TreeText) else getattr(model, "base", model)
-            for task, model in zip(self.tasks, self.models, strict=True)
-        }
+        return {task.name: self.estimator(t) for t, task in enumerate(self.tasks)}
+
+    def estimator(self, t: int) -> Any:
+        """Return what `estimators` has for a task, and read no other model."""
+        model = self.models[t]
+        return booster_of(model) if isinstance(model, TreeText) else getattr(model, "base", model)
 
     @property
     def family_weights(self) -> pl.DataFrame:
@@ -165,12 +167,11 @@ class FittedTasks:
 
     def with_tasks(self, more: FittedTasks) -> FittedTasks:
         """Return the models with those of further tasks behind."""
-        scores = [self.configuration_scores, more.configuration_scores]
         return replace(
             self,
             tasks=self.tasks + more.tasks,
             models=self.models + more.models,
-            configuration_scores=pl.concat(scores, how="diagonal"),
+            configuration_scores=pl.concat([self.configuration_scores, more.configuration_scores], how="diagonal"),
             leaderboard=pl.concat([self.leaderboard, more.leaderboard]),
             n_labels=self.n_labels and self.n_labels + (more.n_labels or ()),
         )

@@ -50,8 +50,8 @@ class Onward:
         if isinstance(model, Mixture):
             known = [] if model.more is None else model.more.cut()[1]
             return replace(model, more=TreeText.joined(header, [*known, *trees], learner.task.width))
-        objective = " ".join(model.first("objective"))
-        return TreeText.joined(model.cut()[0], model.cut()[1] + trees, scores.shape[1], objective)
+        header, known = model.cut()
+        return TreeText.joined(header, known + trees, scores.shape[1], " ".join(model.first("objective")))
 
     def _append(
         self, learner: Learner, rows: Sample, scores: np.ndarray, share: float, watch: Watch
