@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 #: Rooms where models are made, whose modules know each other's models from inside.
-ROOMS_OF_MODELS = ("tabmtl/estimators", "tabmtl/models", "tabmtl/sessions", "tabmtl/slimming")
+ROOMS_OF_MODELS = ("tabmtl/estimators", "tabmtl/models", "tabmtl/sessions", "tabmtl/extras")
 #: Private attributes of libraries, for which there is nothing public, and what they are read for.
 OF_LIBRARIES = {
     "_exit": "os: end a worker at once",

@@ -13,7 +13,7 @@ average          the merged network, by the mean of weights
 task_arithmetic  the merged network, by the best of five scales, by the rows to choose by
 ===============  ====================================================================================================
 
-The front of `tabmtl.merging.merge_front` is held against that of 500 drawn scales, by the share of the volume that
+The front of `tabmtl.extras.merge_front` is held against that of 500 drawn scales, by the share of the volume that
 these dominate, of one task of every department; so is that of as many drawn scales as the front has scored. Levels that
 the common network has not seen are missing in all rows, since levels that grow apart cannot be merged.
 """
@@ -32,9 +32,9 @@ import polars as pl
 import tabmtl
 from benchmarks.harness import Record, paired, print_sets, print_table, score_parser, spreads
 from benchmarks.problems import answers_of, open_set, score_answers
-from tabmtl.merging import merge, merge_front
-from tabmtl.merging.front import is_front
-from tabmtl.merging.merge import Method
+from tabmtl.extras import merge, merge_front
+from tabmtl.extras.front import is_front
+from tabmtl.extras.merge import Method
 
 SETS = ("star", "gss_abortion", "census_kdd")
 #: Rows to fit the common network, of each department, to choose scales by, and at most to test.

@@ -19,6 +19,7 @@ from benchmarks.stored_forms import FILES, FUNNELS, Arrays, folder_of, joined, l
 from benchmarks.stored_networks import FORMS
 from benchmarks.stored_verbs import FAMILIES
 from tabmtl import distill
+from tabmtl.extras import prune
 from tabmtl.testing import answers
 
 
@@ -79,7 +80,7 @@ def grown(subject: stored_verbs.Subject) -> Any:
 
 def pruned(subject: stored_verbs.Subject) -> Any:
     """Return a model without some of its units."""
-    return subject.fitted.prune(*subject.rows(200, 1), keep=0.6, floor=0.05)
+    return prune(subject.fitted, *subject.rows(200, 1), keep=0.6, floor=0.05)
 
 
 def decided(subject: stored_verbs.Subject) -> Any:

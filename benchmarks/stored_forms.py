@@ -49,7 +49,6 @@ ATTRIBUTES = (
     "item_ids_",
     "leaderboard_",
     "model_weights_",
-    "multiply_adds_",
     "n_distinct_metadata_",
     "n_features_in_",
     "new_item_report_",
@@ -58,7 +57,6 @@ ATTRIBUTES = (
     "pruned_",
     "repeat_weights_",
     "rounds_",
-    "slim_losses_",
     "stretch_",
     "task_snapshot_",
     "task_transfer_",
@@ -66,7 +64,6 @@ ATTRIBUTES = (
     "thresholds_",
     "user_ids_",
     "weights_",
-    "widths_",
 )
 
 

@@ -1,6 +1,6 @@
 """What `benchmarks.stored_answers` stores of verbs that not all models have: those of networks, and of trees.
 
-Networks of several members, with weights of each task, of several sizes, with the state of their optimiser, or at all
+Networks of several members, with weights of each task, with the state of their optimiser, or at all
 their balances, go on as the families do. They are cut, merged, distilled, given other weights, and take new levels,
 classes and tasks. Trees are exported as plain LightGBM.
 """
@@ -20,17 +20,14 @@ from sklearn.preprocessing import StandardScaler
 import tabmtl
 from benchmarks.stored_forms import FUNNELS, Arrays, Case, estimators, folder_of, joined, loaded, told
 from benchmarks.stored_verbs import FAMILIES, Subject, answered, learned, verbs_of
-from tabmtl.merging import merge, merge_front
+from tabmtl.extras import merge, merge_front, prune
 from tabmtl.testing import answers
 
-SLIM = (0.25, 0.5, 1.0)
 #: Forms of models that are more than a family: their classes and parameters.
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "SharedBottom of members": ("SharedBottom", {"n_members": 3}),
     "SharedBottom of weights by task": ("SharedBottom", {"keep": "task", "epochs": 8, "learning_rate": 0.02}),
     "SharedBottom with its optimizer": ("SharedBottom", {"keep_optimizer": True}),
-    "SharedBottom of several sizes": ("SharedBottom", {"slim": SLIM}),
-    "MMoE of several sizes": ("MMoE", {"slim": SLIM}),
     "SharedTrees behind a preprocessor": (
         "SharedTrees",
         {"preprocessor": make_column_transformer((StandardScaler(), ["plain", "count"]), remainder="passthrough")},
@@ -89,21 +86,10 @@ def takes_tasks(name: str) -> Arrays:
     return found | joined(onward=answered(model, subject), history=model.history_)
 
 
-def is_cut(name: str) -> Arrays:
-    """Cut a network of several sizes to budgets, ask it within one, and go on with a smaller one."""
-    subject = Subject(name, params={"slim": SLIM, "hidden": (64, 32), "expert_hidden": (64, 16), "head_hidden": 16})
-    model, X = subject.fitted, subject.rows(150, 3)[0]
-    smaller = {"half": model.with_budget(0.5), "preferring": model.with_budget(0.3, prefer={"delay": 3.0})}
-    found = joined(**{budget: answered(own, subject) | told(own) for budget, own in smaller.items()})
-    found |= joined(predicted=model.predict(X, budget=0.5), probabilities=model.predict_proba(X[:1], budget=0.4))
-    onward = smaller["half"].partial_fit(*subject.rows(200, 1))
-    return found | joined(onward=answered(onward, subject), loaded=answered(loaded(folder_of(onward)), subject))
-
-
 def is_pruned(name: str) -> Arrays:
     """Prune a network, go on with what is left, and save it."""
     subject = Subject(name)
-    smaller = subject.fitted.prune(*subject.rows(200, 1), keep=0.6, floor=0.05)
+    smaller = prune(subject.fitted, *subject.rows(200, 1), keep=0.6, floor=0.05)
     found = joined(pruned=answered(smaller, subject) | told(smaller))
     onward = loaded(folder_of(smaller)).partial_fit(*subject.rows(100, 2))
     return found | joined(onward=answered(onward, subject))
@@ -203,7 +189,6 @@ OF_MODELS: dict[Callable[[str], Arrays], tuple[str, ...]] = {
     goes_on_from_a_file: ("SharedBottom", "MultiTabNet"),
     widens: ("SharedBottom", "MMoE", "MultiTabNet"),
     takes_tasks: ("SharedBottom", "MMoE"),
-    is_cut: ("SharedBottom", "MMoE"),
     is_pruned: CUT,
     is_merged: ("SharedBottom", "MMoE"),
     is_distilled: ("SharedTrees",),

@@ -18,7 +18,6 @@ from tabmtl.estimators.funnel import FunnelEstimator, TowerEstimator
 from tabmtl.estimators.mixture import ExpertEstimator, MixtureEstimator, SparseExpertEstimator
 from tabmtl.estimators.network import MemberEstimator, NetworkEstimator, VectorEstimator
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.slimming import SlimEstimator, SlimMixture
 from tabmtl.testing import answers, features, largest_gap, long_table, mixed_targets, same
 from tabmtl.testing.small import SMALL, small
 from tabmtl.testing.subject import FUNNEL, Subject
@@ -67,8 +66,6 @@ BASES = {
     MixtureEstimator,
     ExpertEstimator,
     SparseExpertEstimator,
-    SlimEstimator,
-    SlimMixture,
 }
 #: All estimators: the exported ones, the classes in tabmtl.models, and whatever else is derived from the base.
 ESTIMATORS = sorted(set(_listed()) - BASES, key=lambda cls: cls.__name__)

@@ -79,7 +79,7 @@ BUDGETS = {
     "tests/pipelines": 85,
     "tests/scale": 30,
     "tests/sessions": 160,
-    "tests/slimming": 20,
+    "tests/extras": 25,
     "tests/storage": 40,
     "tests/synth": 50,
     "tests/targets": 45,

@@ -305,7 +305,7 @@ def _choices(cls: type) -> dict[str, tuple[Any, ...]]:
             found[field.name] = (True, False)
         elif typing.get_origin(hints[field.name]) is typing.Literal:
             found[field.name] = tuple(each for each in typing.get_args(hints[field.name]) if each != "raw")
-    found |= {"n_members": (1, 2), "slim": (None, (0.5, 1.0)), "restarts": (0, 1), "unknown_task": ("shared", "error")}
+    found |= {"n_members": (1, 2), "restarts": (0, 1), "unknown_task": ("shared", "error")}
     found |= {"partial_rounds": (0, 3), "n_estimators_task": (0, 5)}
     found |= {"balance": tuple(cls.search_space["balance"]["choices"])} if "balance" in cls.search_space else {}
     found |= {"families": (("lightgbm",), ("lightgbm", "additive"), "all")} if cls is IndependentTasks else {}
@@ -456,8 +456,6 @@ VERBS: dict[str, int] = {
     "encode": 1,
     "history_weights": 1,
     "export_task": 1,
-    "prune": 1,
-    "with_budget": 1,
 }
 #: Those that change what a model answers; the others must not.
 _CHANGE = (
@@ -471,9 +469,9 @@ _CHANGE = (
     "conformalize",
     "copy",
 )
-_TAKE_LABELS = ("fit", "partial_fit", "calibrate", "tune_thresholds", "conformalize", "prune")
+_TAKE_LABELS = ("fit", "partial_fit", "calibrate", "tune_thresholds", "conformalize")
 _TAKE_LABELS += ("score_tasks", "score", "score_intervals", "add_task")
-_ATTRIBUTES = ("feature_importances_", "importances_", "widths_", "multiply_adds_", "task_transfer_", "history_")
+_ATTRIBUTES = ("feature_importances_", "importances_", "task_transfer_", "history_")
 _ATTRIBUTES += ("block_importances_", "outlier_score_", "rounds_", "thresholds_", "leaderboard_", "model_weights_")
 
 
@@ -794,7 +792,7 @@ class Walk:
         X, y, text = self._rows(60, 100)
         return self._finish(verb, {"X": X, "y": y}, text, is_bad)
 
-    _draw_conformalize = _draw_prune = _draw_tune_thresholds
+    _draw_conformalize = _draw_tune_thresholds
 
     def _draw_save(self, verb: str, is_bad: bool) -> tuple[Callable[[], Any], str]:
         return self._save_and_load, "save(folder) and load"
@@ -877,10 +875,6 @@ class Walk:
         names = [task.name for task in getattr(self.model, "tasks_", ())]
         name: Any = WRONG[self.rng.integers(len(WRONG))] if is_bad else str(self.rng.choice(names or ["y"]))
         return lambda: self.model.export_task(name), f"export_task({name!r})"
-
-    def _draw_with_budget(self, verb: str, is_bad: bool) -> tuple[Callable[[], Any], str]:
-        value: Any = WRONG[self.rng.integers(len(WRONG))] if is_bad else float(self.rng.choice([0.3, 0.6, 1.0]))
-        return lambda: self.model.with_budget(value), f"with_budget({value!r})"
 
 
 def _short(value: Any) -> str:

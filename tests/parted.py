@@ -16,12 +16,23 @@ from forging import forge
 from sklearn.base import clone
 
 from tabmtl import IndependentTasks, SharedBottom, SharedTrees
+from tabmtl.estimators.base import FromFitted
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TeamState(TableState):
     members_: dict[str, tuple[MultiTaskEstimator, ...]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedTeam:
+    members: dict[str, tuple[MultiTaskEstimator, ...]]
+
+    def answer(self, rows: Any, labels: Any, how: Any, X: Any = None, places: Any = None) -> list[np.ndarray]:
+        said = [member.answer(X) for members in self.members.values() for member in members]
+        found = [np.mean(outputs, axis=0) for outputs in zip(*said, strict=True)]
+        return found if places is None else [found[t] for t in places]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -37,6 +48,7 @@ class Team(MultiTaskEstimator):
     candidates: Mapping[str, MultiTaskEstimator] | None = None
 
     _stored: ClassVar[type] = TeamState
+    members_ = FromFitted("members")
 
     def _fit(self, coder: Any, rows: Any, valid: Any, seed: int) -> dict[str, Any]:
         columns = zip(coder.labels.tasks, rows.batch.y.T, strict=True)
@@ -45,11 +57,10 @@ class Team(MultiTaskEstimator):
             name: tuple(clone(candidate).set_params(random_state=seed + i).fit(rows.frame, y) for i in range(2))
             for name, candidate in (self.candidates or {}).items()
         }
-        return {"members_": members}
+        return {"_fitted": FittedTeam(members=members)}
 
-    def _outputs(self, X: Any, batch: Any) -> list[np.ndarray]:
-        said = [member.answer(X) for members in self.members_.values() for member in members]
-        return [np.mean(outputs, axis=0) for outputs in zip(*said, strict=True)]
+    def _fitted_of(self, coder: Any, parts: dict[str, Any]) -> FittedTeam:
+        return FittedTeam(**parts)
 
 
 def _label(task: Any, value: float) -> Any:

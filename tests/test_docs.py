@@ -43,7 +43,7 @@ LONG_MODULES = {
         *("comparison.compare", "drift.profile", "ensemble.distill", "estimators.drifting", "estimators.predicting"),
         *("estimators.tables", "inspection", "metrics.own", "models.rmtgb.estimator", "models.shared_trees.estimator"),
         *("plots.comparison", "plots.drift", "plots.importances", "plots.outliers", "scale.files"),
-        *("slimming.estimator", "tuning.objectives"),
+        "tuning.objectives",
     )
 }
 

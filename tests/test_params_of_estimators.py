@@ -16,7 +16,7 @@ from recommenders import ITEMS, RECOMMENDERS, TRAIN
 from recommenders import tiny as tiny_recommender
 
 from tabmtl import RMTGB, HoME, IndependentTasks, MMoE, MultiTabNet
-from tabmtl.params import check_jobs
+from tabmtl.params import _rule_of, check_jobs
 
 CLASSES = [*(cls for cls in ESTIMATORS if cls._target_kind is None), *RECOMMENDERS]
 X = features()
@@ -117,3 +117,12 @@ def test_parameters_of_a_nested_estimator_are_set():
 def test_the_nine_that_went_wrong_once(cls, params, message):
     with pytest.raises((TypeError, ValueError), match=re.escape(message)):
         fit(make(cls, **params))
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_defaults_are_allowed(cls):
+    """A value that is the default is not held against its rule."""
+    hints = get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        if field.default is not dataclasses.MISSING:
+            _rule_of(hints[field.name])(field.name, field.default)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 #: Groups of the index: their page, their title, what they are for, and the rooms whose public names they hold.
 PLACES = (
-    ("estimators", "Estimators", "Models of tables.", ("models", "slimming")),
-    ("ensembles", "Ensembles", "Several models, mixed or made one.", ("ensemble", "merging")),
+    ("estimators", "Estimators", "Models of tables.", ("models",)),
+    ("ensembles", "Ensembles", "Several models, mixed or made one.", ("ensemble", "extras")),
     ("recommenders", "Recommenders", "The next click of a session.", ("sessions",)),
     ("data", "Data in", "Declared targets, files, data sets, warnings.", ("targets", "encode", "schema", "pipelines")),
     (

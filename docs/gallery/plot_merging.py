@@ -43,7 +43,7 @@ for k, targets in enumerate(departments.values()):
 
 # %%
 # Heads come from the department that trained them. All other weights are the mean of the three.
-from tabmtl.merging import merge
+from tabmtl.extras import merge
 
 merged = merge(base, models)
 known = {
@@ -70,7 +70,7 @@ scores
 # The mean takes all departments alike, also those whose steps cost others: `air_time` is worse than by the common
 # network. A few merged networks, scored on validation rows, tell which other scales are worth a try: the front from
 # which no target gains without loss of another. Dotted lines are those of the common network.
-from tabmtl.merging import merge_front
+from tabmtl.extras import merge_front
 from tabmtl.plots import ParetoDisplay
 
 two = ["dep_del15", "air_time"]

@@ -193,7 +193,9 @@ class TableRows(ScoredTables):
         with warnings.catch_warnings(action="ignore", category=RandomSplitWarning):  # `_drawn_split` has said it
             estimator.fit(X, y, groups=self.group_column or groups, **watched)
         if self.list_separator is not None:
-            estimator.coder_ = replace(estimator.coder_, list_separator=self.list_separator)
+            from tabmtl.estimators.model import take_coder  # which loads scikit-learn
+
+            take_coder(estimator, replace(estimator.coder_, list_separator=self.list_separator))
 
     def _learned(self, estimator: Any, judged: str | None) -> tuple[str, ...]:
         """Return the parts that a fit learns."""

@@ -18,7 +18,7 @@ from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import is_by_group
 from tabmtl.model_selection import train_valid_split
-from tabmtl.model_selection.repeats import group_equal_rows, number_groups, warn_of_shared_groups
+from tabmtl.model_selection.repeats import group_equal_rows, groups_of_rows, number_groups, warn_of_shared_groups
 from tabmtl.model_selection.suspects import dates_of, warn_of_frequent_classes, warn_of_random_split
 from tabmtl.model_selection.times import newest_split, times_beside, times_of_fit
 from tabmtl.schema import Batch, warn_user
@@ -101,8 +101,7 @@ class ComparedRows:
     def _drawn(cls, coder: TableCoder, fit: dict[str, Any], batch: Batch, seed: int) -> dict[str, Any]:
         """Hold rows out to test."""
         groups = fit["groups"]
-        values = None if groups is None else read_groups(groups, fit["X"], len(batch))
-        group = group_equal_rows(batch) if values is None else number_groups(values)
+        group = groups_of_rows(groups, fit["X"], batch)
         tasks = coder.labels.tasks
         if batch.time is None:
             rng = np.random.default_rng(seed)

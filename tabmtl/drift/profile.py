@@ -56,15 +56,6 @@ class Profile:
     keys : ndarray of shape (k,)
     counts : ndarray of shape (k + 3 J,)
         Rows by cell, those of every feature behind those of the one before.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from tabmtl import SharedTrees
-    >>> X = np.random.default_rng(0).normal(size=(300, 2))
-    >>> model = SharedTrees(n_estimators=20, random_state=0).fit(X, X[:, 0] > X[:, 1])
-    >>> model.profile_.names, model.profile_.sources
-    (('x0', 'x1', 'y', 'y'), ('fit', 'fit', 'learned', 'unseen'))
     """
 
     names: Annotated[tuple[str, ...], Stored(shape="readings")]

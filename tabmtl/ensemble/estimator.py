@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -16,25 +16,24 @@ from tabmtl.columns.roles import leave_out
 from tabmtl.drift.profile import sample_size
 from tabmtl.drift.readings import Answers
 from tabmtl.encode import TableCoder
-from tabmtl.ensemble.asking import Asked
-from tabmtl.ensemble.folds import Folds, Table, read_frame
+from tabmtl.ensemble.fitted import FittedMixture
+from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.ensemble.levels import LevelColumns
 from tabmtl.ensemble.models import LINEAR, MIXTURE, candidates, check_models, named_set
 from tabmtl.ensemble.stack import LinearStack
 from tabmtl.ensemble.trials import Trial, Trials, count_fits
-from tabmtl.estimators.base import NotHere
+from tabmtl.estimators.base import FromFitted, NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixing.judged import Choice, Judged, choose_weights, leaderboard
 from tabmtl.estimators.mixing.levels import LevelMeans
 from tabmtl.estimators.mixing.stretch import Stretch
+from tabmtl.estimators.model import Model
 from tabmtl.estimators.rows import FitRows, draw
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.params import Jobs, check_count_or_auto
 from tabmtl.processes.forks import count_threads
-from tabmtl.schema import Batch
-from tabmtl.targets import Task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -227,7 +226,11 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     learns_all_rows: ClassVar[bool] = True
 
     _stored: ClassVar[type] = EnsembleState
-    _levels: ClassVar[LevelMeans | None] = None  # pickles of earlier releases have none
+    estimators_ = FromFitted("estimators")
+    stack_ = FromFitted("stack")
+    stretch_ = FromFitted("stretch")
+    model_weights_ = FromFitted("weights")
+    _levels = FromFitted("levels")
 
     partial_fit = cast(
         Any,
@@ -299,59 +302,20 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         )
         return copy if self.n_jobs is None or not hasattr(copy, "n_jobs") else copy.set_params(n_jobs=self.n_jobs)
 
-    def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
-        super()._set_fitted(coder, fitted)
-        self._asked: Asked | None = None
+    def _set_fitted(self, coder: TableCoder, found: Mapping[str, Any], **kept: Any) -> None:
+        super()._set_fitted(coder, found, **kept)
         # the user's own may be changed in place later
         self._fitted_params["models"] = clone(self.models, safe=False)
 
-    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        answers = self._answers(read_frame(X, self.coder_.after), batch)
-        return _mixed(self.coder_.labels.tasks, self.model_weights_, self.stretch_, answers, batch.task)
-
-    def _answers_of_fit(self, table: Table, coder: TableCoder, unseen: Callable[[], Answers]) -> list[Answers]:
+    def _answers_of_fit(
+        self, table: Table, coder: TableCoder, unseen: Callable[[], Answers], model: Model
+    ) -> list[Answers]:
         """Return the answers to some rows of fit, and those of folds to rows that they have not learned."""
         some = table.rows(draw(len(table), sample_size(coder.features.columns)))
-        answers = self._answers(some.X, some.batch)
-        mixed = _mixed(self.coder_.labels.tasks, self.model_weights_, self.stretch_, answers, some.batch.task)
-        return [Answers(mixed, some.batch.task, are_learned=True), unseen()]
+        return [Answers(model.answer(some.batch, self, some.X), some.batch.task, are_learned=True), unseen()]
 
-    def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
-        tasks, candidates = self.coder_.labels.tasks, self.estimators_
-        weights = {name: self.model_weights_[name].to_numpy() for name in self.model_weights_.columns[1:]}
-        wanted = {name: tuple(t for t in places if weights[name][t]) for name in weights}
-        every = tuple(range(len(tasks)))
-        asked = {name: wanted.get(name, ()) for name in candidates}
-        if wanted.get(LINEAR):
-            asked[next(iter(candidates))] = every
-        totals: dict[int, np.ndarray] = {}
-        for name, answers in self._answers(read_frame(X, self.coder_.after), batch, asked):
-            for t, answer in zip(every if name == LINEAR else asked[name], answers, strict=True):
-                if t in wanted.get(name, ()):
-                    totals[t] = totals.get(t, 0.0) + answer * weights[name][t]
-        return [self.stretch_.answer(tasks, t, totals[t]) for t in places]
-
-    def _answers(
-        self, frame: pl.DataFrame, batch: Batch, asked: Mapping[str, tuple[int, ...]] | None = None
-    ) -> Iterator[tuple[str, list[np.ndarray]]]:
-        """Yield the mean answers of every candidate's models, one candidate after the other.
-
-        They are to the columns of y that each is asked for, all by default. The linear models answer all, if the first
-        candidate does.
-        """
-        if self._asked is None:
-            levels = None if self._levels is None else LevelColumns.of(self._levels, self.coder_.after)
-            self._asked = Asked(self.coder_.after, self.estimators_, levels)
-        first = next(iter(self.estimators_))
-        is_whole = asked is None or asked[first] == tuple(range(len(self.tasks_)))
-        for name, parts in self._asked.answers(frame, batch, asked):
-            yield name, _mean(parts)
-            if name == first and self.stack_ is not None and is_whole:  # whose answers linear models read
-                yield LINEAR, _mean(self.stack_.answer(self.coder_.labels, k, each) for k, each in enumerate(parts))
-
-    def __getstate__(self) -> dict[str, Any]:
-        # made of the models again, when it is needed
-        return {name: None if name == "_asked" else value for name, value in super().__getstate__().items()}
+    def _fitted_of(self, coder: TableCoder, parts: dict[str, Any]) -> FittedMixture:
+        return FittedMixture(coder=coder.after, **parts)
 
 
 class MultiTaskEnsembleClassifier(ClassifierFace, MultiTaskEnsemble):
@@ -360,32 +324,6 @@ class MultiTaskEnsembleClassifier(ClassifierFace, MultiTaskEnsemble):
 
 class MultiTaskEnsembleRegressor(RegressorFace, MultiTaskEnsemble):
     """`MultiTaskEnsemble` whose every task is a regression."""
-
-
-def _mixed(
-    tasks: Sequence[Task],
-    weights: pl.DataFrame,
-    stretch: Stretch,
-    several: Iterable[tuple[str, Sequence[np.ndarray]]],
-    task: np.ndarray | None,
-) -> list[np.ndarray]:
-    """Return the answers of the mixture, given those of every candidate by name, and the tasks of long rows."""
-    totals: list[np.ndarray] = []
-    for name, answers in several:
-        totals = totals or [np.zeros_like(answer) for answer in answers]
-        if name not in weights.columns:
-            continue
-        of_tasks = weights[name].to_numpy()  # (T,)
-        for column, answer in enumerate(answers):
-            weight = of_tasks[column] if task is None else of_tasks[task]
-            totals[column] += answer * (weight if answer.ndim == 1 or task is None else weight[:, None])
-    if task is None:
-        return [stretch.answer(tasks, t, total) for t, total in enumerate(totals)]
-    (total,) = totals
-    for t in np.unique(task).tolist():
-        own = task == t
-        total[own] = stretch.answer(tasks, t, total[own])
-    return totals
 
 
 def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: bool) -> dict[str, Any]:
@@ -415,26 +353,28 @@ def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: 
     if stack is not None:  # the last one is of all rows
         stack = stack.only(range(len(folds.pairs)) if len(models[reference]) > 1 else [len(folds.pairs)])
     model_weights = pl.DataFrame({"task": [task.name for task in coder.labels.tasks]} | shares)
+    fitted = FittedMixture(
+        coder=coder,
+        estimators=models,
+        weights=model_weights,
+        stretch=stretch,
+        stack=stack,
+        levels=None if folds.levels is None else folds.levels.columns.means,
+    )
     return {
-        "answered": partial(_unseen, coder, folds, tried, model_weights, stretch),
-        "estimators_": models,
-        "_levels": None if folds.levels is None else folds.levels.columns.means,
-        "stack_": stack,
-        "stretch_": stretch,
-        "model_weights_": model_weights,
+        "_fitted": fitted,
+        "answered": partial(_unseen, coder, folds, tried, fitted),
         "leaderboard_": _leaderboard(tried, judged, choices, stretch, trials.left_out),
     }
 
 
-def _unseen(
-    coder: TableCoder, folds: Folds, tried: Mapping[str, Trial], weights: pl.DataFrame, stretch: Stretch
-) -> Answers:
+def _unseen(coder: TableCoder, folds: Folds, tried: Mapping[str, Trial], fitted: FittedMixture) -> Answers:
     """Return the answers of the mixture to some of the rows that judged its candidates."""
     judged = folds.judged.batch
     rows = draw(len(judged), sample_size(coder.features.columns))
     task = None if judged.task is None else judged.task[rows]
     several = ((name, [answer[rows] for answer in trial.answers]) for name, trial in tried.items())
-    return Answers(_mixed(coder.labels.tasks, weights, stretch, several, task), task)
+    return Answers(fitted.mixed(coder.labels.tasks, several, task), task)
 
 
 def _fit_stack(coder: TableCoder, folds: Folds, reference: Trial) -> LinearStack | None:
@@ -513,13 +453,3 @@ def _leaderboard(
     for t, choice in enumerate(choices):
         lines.append(choice.line(MIXTURE, stretch.answer(tasks, t, choice.mixed), sum(each_seconds)))
     return leaderboard(lines)
-
-
-def _mean(parts: Iterable[Sequence[np.ndarray]]) -> list[np.ndarray]:
-    """Return the mean over models of their answers to every column of y, added in order for the same bits."""
-    totals: list[np.ndarray] = []
-    n = 0
-    for answers in parts:
-        totals = [a + b for a, b in zip(totals, answers, strict=True)] if n else list(answers)
-        n += 1
-    return [total / n for total in totals]

@@ -12,9 +12,9 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV
 
 from tabmtl.encode import LabelCoder
-from tabmtl.estimators.cumulative import CumulativeRegression
 from tabmtl.storage.stored import POSITIVE, Stored
 from tabmtl.targets import Task
+from tabmtl.targets.cumulative import CumulativeRegression
 
 Linear: TypeAlias = RidgeCV | LogisticRegression | CumulativeRegression
 

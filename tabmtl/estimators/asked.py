@@ -53,6 +53,7 @@ class Together:
 
     def __init__(self, models: Sequence[Any], places: tuple[int, ...] | None = None) -> None:
         self.models, self.places = models, places
+        self.fitted = [model._fitted for model in models]
 
     def of(self, places: tuple[int, ...]) -> Self:
         """Return what asks the models for some columns of a wide y only; the last few are kept."""
@@ -70,9 +71,7 @@ class Together:
         batch : Batch
             The same rows, encoded.
         """
-        if self.places is None:
-            return [model._outputs(X, batch) for model in self.models]
-        return [model._outputs_of(X, batch, self.places) for model in self.models]
+        return [model._model.answer(batch, model, X, self.places) for model in self.models]
 
     @cached_property
     def _labels(self) -> list[Any]:

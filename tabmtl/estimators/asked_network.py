@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from tabmtl.estimators.asked import Together
+from tabmtl.estimators.base import unfitted
 from tabmtl.nn.joined import FewRows, JoinedNetworks, can_join
 from tabmtl.schema import Batch
 from tabmtl.training.device import find_device, threads
@@ -45,7 +46,7 @@ class NetworksTogether(Together):
     def _link(self) -> Any:
         """The link of the scores of all networks side by side."""
         first = self.models[0]
-        return first.unfitted()._loss(self._labels[0].tasks * len(self.models)).link_rows
+        return unfitted(first)._loss(self._labels[0].tasks * len(self.models)).link_rows
 
     def answers(self, X: Any, batch: Batch) -> list[list[np.ndarray]]:
         """Return the answers of every network; see `Together`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import Any, ClassVar, NoReturn, Self, TypeVar, cast
 import numpy as np
 import polars as pl
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.estimators.docstrings import DocumentedSignature, complete_docstring
-from tabmtl.params import check_fields, describe_params, near, read_params
+from tabmtl.params import check_fields, describe_params, near, read_estimator
 from tabmtl.schema import is_asked_by_sklearn, outer_frame
 from tabmtl.storage.persist import write_folder
 from tabmtl.storage.stored import Saved, put_together, take_apart
@@ -23,7 +24,7 @@ from tabmtl.training.run import Watched, running
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-_FOR_OTHER_ROOMS = ("coder_", "columns_", "profile_", "user_ids_")  # fitted attributes that a notebook does not show
+_FOR_OTHER_ROOMS = ("coder_", "columns_", "user_ids_")  # fitted attributes that a notebook does not show
 
 
 def at_once(method: Method) -> Method:
@@ -144,17 +145,9 @@ class SavableEstimator(Watched, BaseEstimator):
 
     @classmethod
     def from_saved(cls, saved: Saved) -> Self:
-        estimator = cls.from_params(saved.facts["params"], saved.kinds)
+        estimator = read_estimator(cls, saved.facts["params"], saved.kinds)
         estimator._restore(cls._read_state(saved))
         return estimator
-
-    @classmethod
-    def from_params(cls, described: Mapping[str, Any], kinds: Mapping[str, type]) -> Self:
-        """Return an unfitted estimator with the parameters that a file describes."""
-        params = read_params(described, kinds)
-        # parameters left out were code, which the check of the others may look at
-        cls(**params, **{name: _left_out for name in cls.training_code if name not in params})._check_params()
-        return cls(**params)
 
     @classmethod
     def _read_state(cls, saved: Saved) -> Any:
@@ -166,7 +159,7 @@ class SavableEstimator(Watched, BaseEstimator):
         found = super()._get_fitted_attr_html(doc_link)
         for name, facts in [*found.items()]:
             value = facts["value"]
-            if isinstance(value, NotHere) or name in _FOR_OTHER_ROOMS:
+            if isinstance(value, NotHere | FromFitted) or name in _FOR_OTHER_ROOMS:
                 del found[name]
                 continue
             if isinstance(value, pl.DataFrame):
@@ -177,6 +170,14 @@ class SavableEstimator(Watched, BaseEstimator):
                 continue
             found[name] = {"type_name": kind, "value": np.array(names, dtype=object)}
         return found
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if {"weights_", "coder_"} & state.keys():  # which one object holds since then
+            raise ValueError(
+                f"this pickle of a {type(self).__name__} is of an earlier release: fit again, or save the model there "
+                "by model.save(path), which tabmtl.load reads here"
+            )
+        super().__setstate__(state)
 
     def _check_params(self) -> None:
         """Raise an error for a bad hyper-parameter; a subclass adds the rules that join several."""
@@ -210,10 +211,6 @@ class SavableEstimator(Watched, BaseEstimator):
         """Set the fitted attributes to `_state`, which somebody else may have written."""
         raise NotImplementedError
 
-    def unfitted(self) -> Self:
-        """Return an unfitted copy with the parameters of ``fit``, even if they have changed since."""
-        return type(self)(**self._fitted_params)
-
     def _changed(self) -> list[str]:
         """Return the names of the parameters that have changed since fit."""
         before, now = self._fitted_params, self.get_params(deep=False)
@@ -232,12 +229,12 @@ class FromFitted:
 
     Parameters
     ----------
-    name : str
-        Of the attribute of the object ``_fitted``.
+    read : str or callable
+        Name of an attribute of what was fitted, or a function of the `tabmtl.estimators.model.Model`.
     """
 
-    def __init__(self, name: str) -> None:
-        self._of_fitted = name
+    def __init__(self, read: str | Callable[[Any], Any]) -> None:
+        self._read = read
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -245,9 +242,18 @@ class FromFitted:
     def __get__(self, instance: Any, owner: type) -> Any:
         if instance is None:
             return self
-        if "_fitted" not in vars(instance):
-            raise AttributeError(f"{owner.__name__} has no {self._name} before fit")
-        return getattr(instance._fitted, self._of_fitted)
+        try:
+            found = instance._fitted if isinstance(self._read, str) else instance._model
+        except AttributeError:
+            raise NotFittedError(
+                f"this {owner.__name__} is not fitted yet; call fit, and ask for {self._name}"
+            ) from None
+        if isinstance(self._read, str):
+            return getattr(found, self._read)
+        value = self._read(found)
+        if value is None and not self._name.startswith("_"):
+            raise AttributeError(f"this {owner.__name__} has no {self._name}; its documentation says when it has")
+        return value
 
     def __set__(self, instance: Any, value: Any) -> NoReturn:
         raise AttributeError(f"{self._name} says what was fitted, and cannot be set")
@@ -255,8 +261,8 @@ class FromFitted:
     @classmethod
     def taken_from(cls, told: dict[str, Any], owner: type) -> dict[str, Any]:
         """Take attributes that an estimator of a class only reads out of others; return them as what was fitted."""
-        names = {name: own for name in told if isinstance(own := getattr(owner, name, None), cls)}
-        return {own._of_fitted: told.pop(name) for name, own in names.items()}
+        names = {name: own._read for name in told if isinstance(own := getattr(owner, name, None), cls)}
+        return {own: told.pop(name) for name, own in names.items() if isinstance(own, str)}
 
 
 class NotHere:
@@ -294,8 +300,9 @@ def asking_score() -> Callable[..., Any] | None:
     return None
 
 
-def _left_out(*args: Any) -> None:
-    """Stand in for code that was not saved."""
+def unfitted(estimator: Any) -> Any:
+    """Return an unfitted copy with the parameters of ``fit``, even if they have changed since."""
+    return type(estimator)(**estimator._fitted_params)
 
 
 def draw_seed(random_state: int | np.random.RandomState | None) -> int:

@@ -20,6 +20,7 @@ from tabmtl.drift.profile import sample_size
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
+from tabmtl.estimators.drifting import asking, drawn, profiled
 from tabmtl.estimators.learner import OF_THE_TABLE
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.estimators.rows import FrameRows
@@ -48,7 +49,7 @@ def learn_answers(student: NetworkEstimator, teacher: MultiTaskEstimator, X: Any
     frame = after.read_frame(teacher._preprocessed(X)).lazy().collect()
     coder = _fit_features(teacher.coder_, frame, student)
     given = frame if after.named else frame.to_numpy()
-    answers = teacher._outputs(given, teacher._read_rows(given))
+    answers = teacher._model.answer(teacher._read_rows(given), teacher, given)
     coder = replace(coder, labels=coder.labels.scaled(answers))
     batch, targets, valid = coder.after.read(frame), _targets(coder.labels, answers), None
     rows = FrameRows(replace(batch, y=np.zeros((len(batch), len(answers)))), coder.labels.tasks)  # all are labelled
@@ -65,8 +66,8 @@ def learn_answers(student: NetworkEstimator, teacher: MultiTaskEstimator, X: Any
         # there are no labels to score: training stops by the loss
         fitted = training.learn(read, judging, loss, lambda *_: dict.fromkeys(task.name for task in loss.tasks))
         student._set_fitted(coder, fitted)
-        answered = student._asking(coder, asked, are_learned=valid is None)
-        student._keep_profile(rows.drawn(sample_size(coder.features.columns)), answered)
+        answered = asking(drawn(coder, asked, student.min_frequency), student, are_learned=valid is None)
+        student._model = profiled(student._model, rows.drawn(sample_size(coder.features.columns)), answered)
 
 
 class DistillationLoss(MultiTaskLoss):

@@ -8,11 +8,10 @@ from typing import Any, TypeVar
 
 from tabmtl.encode import TableCoder
 from tabmtl.encode.class_factors import ClassFactors
-from tabmtl.encode.read import read_groups
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.rows import FrameRows
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.model_selection.repeats import group_equal_rows, number_groups
+from tabmtl.model_selection.repeats import groups_of_rows
 from tabmtl.model_selection.times import times_of_fit
 from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch
@@ -55,9 +54,9 @@ def fit_encoded(
     """
     with replace(running(), group=ALONE).fit(estimator, X=X, y=y, sample_weight=sample_weight):
         coder, rows = label_rows(estimator, coder, X, batch, y, sample_weight, groups, time)
-        fitted = estimator._fit(coder, rows, None, estimator._seed())
-        fitted.pop("answered", None)  # a part of a model is asked for no drift
-        estimator._set_fitted(coder, fitted)
+        found = estimator._fit(coder, rows, None, estimator._seed())
+        found.pop("answered", None)  # a part of a model is asked for no drift
+        estimator._set_fitted(coder, found)
     return estimator
 
 
@@ -78,11 +77,11 @@ def label_rows(
     batch = coder.with_labels(batch.unlabelled(), y, sample_weight)
     coder.check_labelled(batch)
     batch = ClassFactors.learn(coder.labels, [batch]).weighed(batch)
-    group = group_equal_rows(batch) if groups is None else number_groups(read_groups(groups, X, len(batch)))
-    batch = replace(batch, group=group, time=times_of_fit(time, X, len(batch)))
+    batch = replace(batch, group=groups_of_rows(groups, X, batch), time=times_of_fit(time, X, len(batch)))
     return coder, FrameRows(batch, coder.labels.tasks, X)
 
 
 def together(models: Sequence[MultiTaskEstimator]) -> Together:
     """Return fitted estimators of one class, whose coders have the same features, as one that answers for all."""
-    return models[0]._together(models)
+    is_plain = not any(model._model.over for model in models)
+    return (models[0]._together if is_plain else Together)(models)

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
 
-from tabmtl.estimators.predicting import TargetKind
+from tabmtl.estimators.base import FromFitted
+from tabmtl.estimators.model import Model
+from tabmtl.estimators.predicting import TargetKind, orders_of_classes
 from tabmtl.metrics.scores import mean_score
+
+
+def _classes(model: Model) -> Any:
+    labels = model.coder.labels
+    pairs = zip(labels.column_tasks, orders_of_classes(labels), strict=True)
+    found = [np.array(task.classes)[slice(None) if order is None else order] for task, order in pairs]
+    return found[0] if labels.origin.ndim == 1 else found
 
 
 class ClassifierFace(ClassifierMixin):
@@ -20,6 +30,7 @@ class ClassifierFace(ClassifierMixin):
     """
 
     _target_kind: ClassVar[TargetKind] = "classification"
+    classes_ = FromFitted(_classes)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy, averaged over the tasks; unlabelled cells are left out."""

@@ -11,10 +11,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.lineage import Lineage
 from tabmtl.nn.grown import GrownNetwork
 from tabmtl.nn.task_network import TaskNetwork
+from tabmtl.nn.units import Form
 from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Task
 from tabmtl.training.device import find_device, on_device, threads
@@ -32,13 +34,6 @@ class Machine(Protocol):
     device: str
     precision: Literal["float32", "bf16"]
     n_jobs: int | None
-
-
-class RemovedUnits(Protocol):
-    """Units that a network has lost since it was built."""
-
-    def of_whole(self, network: Any) -> Any:
-        """Return a whole network without these units."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,7 +56,7 @@ class FittedNetwork(TrainedNetwork):
         Weights of every task: 0 is ``weights``, and k is ``of_tasks[k - 1]``.
     lineage : Lineage or None
         Of a network whose tasks have changed since fit.
-    removed_units : RemovedUnits or None
+    removed_units : Form or None
         Of a network that has lost units.
     """
 
@@ -73,12 +68,17 @@ class FittedNetwork(TrainedNetwork):
     of_tasks: tuple[Weights, ...] = ()
     snapshot: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     lineage: Lineage | None = None
-    removed_units: RemovedUnits | None = None
+    removed_units: Form | None = None
 
-    def with_weights(self, weights: Weights) -> FittedNetwork:
-        """Return the network with other weights for all tasks."""
+    def with_weights(self, weights: Weights, form: Form | None = None) -> FittedNetwork:
+        """Return the network with other weights for all tasks; with a form, with those of units that are left."""
         none = np.zeros(0, dtype=np.int64)
-        return replace(self, weights=weights, of_tasks=(), snapshot=none, moments={})
+        found = replace(self, weights=weights, of_tasks=(), snapshot=none, moments={})
+        if form is None:
+            return found
+        found = replace(found, removed_units=form)
+        n_features = self.n_features_out * found.module().heads.d_in // self.module().heads.d_in
+        return replace(found, n_features_out=n_features)
 
     def with_task_weights(self, of_tasks: tuple[Weights, ...], snapshot: np.ndarray, batch_size: int) -> FittedNetwork:
         """Return the network with other weights, from which some tasks answer, and with a batch size."""
@@ -101,14 +101,14 @@ class FittedNetwork(TrainedNetwork):
             snapshot = np.append(snapshot, np.zeros(len(heads), dtype=snapshot.dtype))
         return self._regrown(network, tasks, lineage, snapshot)
 
-    def without(self, t: int, tasks: Sequence[Task], device: torch.device) -> FittedNetwork:
-        """Return the network without the task at a place, given those that stay."""
-        grown, before = self.grown(device), self.lineage or Lineage.of(self.tasks)
+    def without(self, t: int, coder: TableCoder) -> FittedNetwork:
+        """Return the network without the task at a place, which the coder lacks already."""
+        grown, before = self.grown(), self.lineage or Lineage.of(self.tasks)
         gone, lineage = before.kept[t] - len(before.base), before.without(t)
         heads = [head for number, head in enumerate(grown.added) if number != gone]
         network = GrownNetwork(grown.base, heads, lineage.kept)
         snapshot = np.delete(self.snapshot, t) if len(self.snapshot) else self.snapshot
-        return self._regrown(network, tasks, lineage, snapshot, gone)
+        return self._regrown(network, coder.labels.tasks, lineage, snapshot, gone)
 
     def built(self, maker: Any, columns: Columns, tasks: Sequence[Task]) -> Any:
         """Build the network untrained: by parameters, for columns and tasks that may have more levels and classes."""
@@ -121,7 +121,7 @@ class FittedNetwork(TrainedNetwork):
         """Return the lineage of tasks that may have more classes."""
         return self.lineage and replace(self.lineage, base=self.lineage.base_tasks(tasks, is_long=self.is_long))
 
-    def grown(self, device: torch.device) -> GrownNetwork:
+    def grown(self, device: torch.device | None = None) -> GrownNetwork:
         """Return the module as one that may grow.
 
         Raises
@@ -148,15 +148,17 @@ class FittedNetwork(TrainedNetwork):
                 "keep='mean', or take one epoch for all tasks by model.with_weights(model.weights_)"
             )
 
-    def answer(self, rows: Batch, machine: Machine, places: Places | None = None) -> list[np.ndarray]:
-        """Return linked scores (n, width) of the columns of y, or of those at some places, each by its own weights."""
+    def answer(
+        self, rows: Batch, labels: LabelCoder, how: Machine, X: Any = None, places: Places | None = None
+    ) -> list[np.ndarray]:
+        """Return answers, each by its own weights; see `tabmtl.estimators.model.Fitted`."""
         if places is not None:
-            found = self._answer_some(rows, machine, places)
+            found = self._answer_some(rows, how, places)
         elif len(self.of_tasks):
-            found = self._answer_apart(rows, machine)
+            found = self._answer_apart(rows, how)
         else:
-            found = self._linked(rows, machine)
-        return [score.cpu().numpy() for score in found]
+            found = self._linked(rows, how)
+        return labels.outputs([score.cpu().numpy() for score in found])
 
     def run(self, function: Callable[..., Any], rows: Batch, machine: Machine, snapshot: int = 0) -> Any:
         """Return the result of `predict_scores`, `represent_rows` or `weigh_sequences` on encoded rows."""
@@ -165,9 +167,10 @@ class FittedNetwork(TrainedNetwork):
     @property
     def link(self) -> Link:
         """What turns the scores of all tasks into those that the kinds of targets take."""
-        return part_of(self, "link", lambda: self._loss().link_rows)
+        return part_of(self, "link", lambda: self.loss().link_rows)
 
-    def _loss(self) -> MultiTaskLoss:
+    def loss(self) -> MultiTaskLoss:
+        """Return the loss of its training."""
         return self.maker._loss(self.tasks)
 
     def _rebuilt(self, number: int) -> Any:
@@ -250,7 +253,7 @@ class FittedNetwork(TrainedNetwork):
 
     def _link_of(self, places: Places) -> tuple[Places, Link]:
         """Return the numbers of some tasks and of those that their link takes too, and this link."""
-        loss = self._loss()
+        loss = self.loss()
         needed = loss.needed(places)
         return needed, loss.restricted(needed).link_rows
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -17,10 +17,11 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.columns.number import NumericTransform
 from tabmtl.columns.ragged import lists_of
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.added import Freeze, Method
+from tabmtl.encode.new_tasks import Freeze
+from tabmtl.estimators.added import Method
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.asked_network import NetworksTogether
-from tabmtl.estimators.base import FromFitted, NotHere
+from tabmtl.estimators.base import FromFitted, NotHere, unfitted
 from tabmtl.estimators.fitted_network import FittedNetwork
 from tabmtl.estimators.learner import OF_NUMBERS, OF_THE_TABLE
 from tabmtl.estimators.lineage import Lineage
@@ -32,6 +33,7 @@ from tabmtl.estimators.training import NetworkTraining, score_outputs
 from tabmtl.metrics.scores import mean_score
 from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.nn.sequences import SequencePooling
+from tabmtl.nn.units import Form
 from tabmtl.onnx.export import export_onnx
 from tabmtl.params import Count, Positive
 from tabmtl.schema import Batch, Columns
@@ -41,7 +43,7 @@ from tabmtl.training.balance import Balance, GradLevel, check_grad_level
 from tabmtl.training.device import find_device, on_device
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import represent_rows, weigh_sequences
-from tabmtl.training.table_loop import Beside, settle_statistics
+from tabmtl.training.table_loop import settle_statistics
 from tabmtl.training.weights import check_moments
 
 
@@ -55,10 +57,14 @@ class NetworkState(TrainedState, TableState):
     task_snapshot_: Annotated[np.ndarray, Stored("i8", low=0)]
     _importances: Annotated[np.ndarray, Stored("f8", "I")] | None
     _lineage: Lineage | None = None
+    _form: Form | None = None
     _optimizer: Annotated[dict[str, np.ndarray], Stored()] = field(default_factory=dict)
 
     #: Fields that files of earlier releases lack.
-    later_fields: ClassVar[tuple[str, ...]] = (*TableState.later_fields, "lineage", "optimizer")
+    later_fields: ClassVar[tuple[str, ...]] = (*TableState.later_fields, "lineage", "optimizer", "form")
+    rare_fields: ClassVar[tuple[str, ...]] = (*TableState.rare_fields, "form")
+    #: Fields of earlier releases; a file may have them, if they hold nothing.
+    gone_fields: ClassVar[tuple[str, ...]] = ("slimmed", "pruned")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,6 +180,8 @@ class NetworkEstimator(
     }
 
     training_code: ClassVar[tuple[str, ...]] = ("balance", "on_epoch")
+    #: Parameters of earlier releases; a file may have them, if they are None.
+    gone_params: ClassVar[tuple[str, ...]] = ("slim",)
     _stored: ClassVar[type] = NetworkState
     _reads_windows: ClassVar[bool] = True
     #: Parameter of the width of a token, of a network whose tokens of all columns look at each other.
@@ -184,14 +192,14 @@ class NetworkEstimator(
     _n_features_out = FromFitted("n_features_out")  # which scikit-learn reads
     _lineage = FromFitted("lineage")
     _form = FromFitted("removed_units")
+    task_transfer_ = FromFitted(lambda model: task_transfer(model.fitted, model.tasks))
 
     _together: ClassVar[type[Together]] = NetworksTogether
     _task_methods: ClassVar[tuple[str, ...]] = ("head", "scalearn", "scalearn_uniform")
     _task_freezes: ClassVar[tuple[str | None, ...]] = ("shared", None)
 
     export_task = NotHere("it is a network; say export_onnx(path), which writes all tasks to one file")
-    prune = NotHere("it does not tell which units of its network it may lose; SharedBottom, MMoE and PLE do")
-    with_budget = NotHere("its network has one size; SharedBottom, MMoE and PLE learn several by slim=(0.25, 0.5, 1.0)")
+    prune = NotHere("say tabmtl.extras.prune(model, X, y), of SharedBottom, MMoE and PLE")
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> torch.nn.Module:
         """Build the untrained network; see `tabmtl.training.table_loop.Network`."""
@@ -273,10 +281,11 @@ class NetworkEstimator(
         """
         check_is_fitted(self)
         self._fitted.check_one("export_onnx writes")
-        network, loss = self.fitted_network()[0], self.unfitted()._loss(self.tasks_)
-        export_onnx(type(self).__name__, network, loss, self.coder_, path)
+        self._model.check_plain("export_onnx writes")
+        loss = unfitted(self)._loss(self.tasks_)
+        export_onnx(type(self).__name__, self.fitted_network()[0], loss, self.coder_, path)
 
-    def with_weights(self, weights: Mapping[str, np.ndarray], X: Any = None) -> Self:
+    def with_weights(self, weights: Mapping[str, np.ndarray], X: Any = None, *, form: Form | None = None) -> Self:
         """Return a copy of the fitted network with other weights, which has learned no decisions.
 
         Parameters
@@ -285,12 +294,14 @@ class NetworkEstimator(
             As in ``weights_``, of the same names and shapes.
         X : frame or array of shape (n, p), optional
             Rows that statistics of batch normalisation are settled on; by default the given ones stay.
+        form : Form, optional
+            Of a network that has lost units, whose weights they are.
 
         Returns
         -------
         copy : like self
-            What fit has told, such as ``history_``, is that of self; ``profile_`` has its columns alone, since answers
-            are others now.
+            What fit has told, such as ``history_``, is that of self; `drift` tells of columns alone, since answers are
+            others now.
 
         Examples
         --------
@@ -304,20 +315,16 @@ class NetworkEstimator(
         True
         """
         check_is_fitted(self)
-        fitted = self._fitted.with_weights(dict(weights))
+        fitted = self._fitted.with_weights(dict(weights), form)
         if X is not None:
             rows = self.encoded(X)
             settle_statistics(fitted.module(find_device(self.device)), rows, self.precision)
-        return self._of_fitted(fitted.with_module_weights())
-
-    def _of_fitted(self, fitted: FittedNetwork) -> Self:
-        """Return a copy whose network gives other answers, without what was learned of the answers of self."""
-        found = copy.copy(self)
-        labels = self.coder_.labels
-        tasks = tuple(task.at(None) for task in labels.tasks)
-        found._decide_by(replace(self.coder_, labels=replace(labels, tasks=tasks, decisions=None)))
-        found._fitted, found._importances = fitted, None
-        found.profile_ = None if self.profile_ is None else self.profile_.of_tasks(())
+        model = self._model
+        tasks = tuple(task.at(None) for task in model.tasks)
+        coder = replace(model.coder, labels=replace(model.coder.labels, tasks=tasks, decisions=None))
+        profile = model.profile and model.profile.of_tasks(())
+        found = self._with_model(replace(model, coder=coder, fitted=fitted.with_module_weights(), profile=profile))
+        found._importances = found._judged = None
         return found
 
     def encoded(self, X: Any) -> Batch:
@@ -346,14 +353,6 @@ class NetworkEstimator(
         """Return the loss of training, which also turns the network's outputs into scores of the tasks."""
         return MultiTaskLoss(tasks)
 
-    def _beside(self, before: FittedNetwork | None) -> Callable[..., Beside] | None:
-        """Return what makes that which steps learn beside the labels, if any; ``before`` as in `NetworkTraining`."""
-        return None
-
-    def _reset_attributes(self, before: FittedNetwork | None) -> dict[str, Any]:
-        """Return fitted attributes that a training sets back; ``before`` as in `NetworkTraining`."""
-        return {}
-
     def _inspect(self, network: torch.nn.Module, batch: Batch) -> dict[str, Any]:
         """Return more fitted attributes, from the trained network and the features of its training rows (tensors)."""
         return {}
@@ -363,7 +362,7 @@ class NetworkEstimator(
         return NetworkTraining(estimator=self, coder=coder, seed=seed, before=before).fit(rows, valid)
 
     def _go_on(self, coder: TableCoder, rows: FitRows, seed: int) -> dict[str, Any]:
-        before = self._fitted if hasattr(self, "coder_") else None
+        before = self._fitted if "_model" in vars(self) else None
         return NetworkTraining(estimator=self, coder=coder, seed=seed, before=before).go_on(rows)
 
     def _add_tasks(self, coder: TableCoder, batch: Batch, method: Method, freeze: Freeze, seed: int) -> dict[str, Any]:
@@ -373,31 +372,15 @@ class NetworkEstimator(
         if freeze is not None:
             return found
         now = copy.copy(self)
-        now._take_over(coder, found)
+        now._model = replace(self._model, coder=coder, fitted=fitted)
         training = NetworkTraining(estimator=now, coder=coder, seed=seed, before=fitted)  # as a warm start does
         trained = training.fit(FrameRows(batch, coder.labels.tasks), None)
         del trained["answered"]  # by which a fit makes its profile; it is no attribute
         kept = {name: self._fitted_params[name] for name in (*OF_THE_TABLE, *OF_NUMBERS)}
         return found | trained | {"_fitted_params": self.get_params(deep=False) | kept}
 
-    def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
+    def _before_tasks_change(self) -> None:
         self._measure()
-        return {"_fitted": self._fitted.without(t, coder.labels.tasks, find_device(self.device))}
-
-    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        return self.coder_.labels.outputs(self._fitted.answer(batch, self))
-
-    def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
-        return self._labels_of(places).outputs(self._fitted.answer(batch, self, places))
-
-    @property
-    def task_transfer_(self) -> pl.DataFrame:
-        """Tell what the tasks of the fit lend those added by ScaLearn; see the attributes."""
-        check_is_fitted(self)
-        found = task_transfer(self._fitted, self.tasks_)
-        if found is None:
-            raise AttributeError("task_transfer_ is of tasks added by add_task(X, y, method='scalearn'), and none was")
-        return found
 
     @property
     def feature_importances_(self) -> np.ndarray:
@@ -419,7 +402,7 @@ class NetworkEstimator(
             return
 
         def score(changed: Batch) -> float:
-            return mean_score(score_outputs(self.coder_, self._outputs(None, changed), changed))
+            return mean_score(score_outputs(self.coder_, self._model.answer(changed, self), changed))
 
         names, features, whole = self.coder_.after.names, self.coder_.features, score(rows)
         order, falls = np.random.default_rng(0).permutation(len(rows)), np.zeros(len(names))
@@ -436,28 +419,25 @@ class NetworkEstimator(
         return super()._state()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: None if name == "_judged" else value for name, value in super().__getstate__().items()}
+        return {**super().__getstate__(), "_judged": None}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []  # the representation is float32
         return tags
 
-    def _restore(self, state: Any) -> None:
-        told = dict(vars(state))
-        coder = told.pop("coder_")
-        fitted = FittedNetwork(
-            maker=replace(self),
-            columns=coder.features.columns,
-            tasks=coder.labels.tasks,
-            is_long=coder.task_column is not None,
-            **FromFitted.taken_from(told, type(self)),
-        )
+    def _fitted_of(self, coder: TableCoder, parts: dict[str, Any]) -> FittedNetwork:
+        own = {"columns": coder.features.columns, "is_long": coder.task_column is not None}
+        found = FittedNetwork(maker=replace(self), tasks=coder.labels.tasks, **(parts | own))
         # files hold no numbers without an axis, and weights that do not fit are refused
-        fitted = fitted.with_module_weights()
-        for k in range(len(fitted.of_tasks)):
-            fitted.module(number=k + 1)
-        self._set_fitted(coder, told | {"_fitted": fitted, "_judged": None})
+        found = found.with_module_weights()
+        for k in range(len(found.of_tasks)):
+            found.module(number=k + 1)
+        return found
+
+    def _restore(self, state: Any) -> None:
+        super()._restore(state)
+        self._judged = None
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -13,6 +13,7 @@ import torch
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.added import Method
 from tabmtl.estimators.fitted_network import FittedNetwork, Machine
+from tabmtl.estimators.lineage import Lineage
 from tabmtl.model_selection.stratify import Strata, deal_groups
 from tabmtl.nn.grown import NewHead, Reading, ScaledHead, read_network, sources_of
 from tabmtl.schema import Batch
@@ -38,12 +39,18 @@ def with_new_heads(
     return fitted.with_tasks(heads, tasks, method, find_device(machine.device))
 
 
-def task_transfer(fitted: FittedNetwork, tasks: Sequence[Task]) -> pl.DataFrame | None:
-    """Return what the tasks of the fit lend those added by ScaLearn, in the columns of ``task_transfer_``, if any."""
-    lineage = fitted.lineage
-    found = [] if lineage is None else [own for own in lineage.added if own[2] != "head"]
-    if lineage is None or not found:
-        return None
+def task_transfer(fitted: FittedNetwork, tasks: Sequence[Task]) -> pl.DataFrame:
+    """Return what the tasks of the fit lend those added by ScaLearn, in the columns of ``task_transfer_``.
+
+    Raises
+    ------
+    AttributeError
+        If no task was added so.
+    """
+    lineage = fitted.lineage or Lineage.of(fitted.tasks)
+    found = [own for own in lineage.added if own[2] != "head"]
+    if not found:
+        raise AttributeError("task_transfer_ is of tasks added by add_task(X, y, method='scalearn'), and none was")
     names = [lineage.base[t].name for t in sources_of(len(lineage.base), is_long=fitted.is_long)]
     frames = []
     for number, place, _ in found:

@@ -5,48 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-import narwhals.stable.v2 as nw
 import numpy as np
-import polars as pl
 from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.columns.cures import by_columns
 from tabmtl.decisions.calibrators import Method as CalibrationMethod
-from tabmtl.decisions.learned import calibrate, conformalize, threshold_frame, tune_thresholds
+from tabmtl.decisions.learned import calibrate, conformalize, tune_thresholds
 from tabmtl.drift.profile import Profile
 from tabmtl.encode import TableCoder
+from tabmtl.encode.new_tasks import Freeze, undecided, with_new_tasks
 from tabmtl.encode.preprocessing import check_preprocessor
-from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
+from tabmtl.encode.read import read_groups
 from tabmtl.encode.shards import Shards
-from tabmtl.encode.tasks import DeclaredTasks
+from tabmtl.encode.tasks import DeclaredTasks, check_tasks
 from tabmtl.encode.text_encoder import check_text_encoder
+from tabmtl.estimators.added import Method, learned, place_of, rows_of_new, without_task
 from tabmtl.estimators.asked import Together
-from tabmtl.estimators.base import NotHere, at_once, drafted
+from tabmtl.estimators.base import FromFitted, NotHere, drafted
+from tabmtl.estimators.drifting import asking, drawn, following, profiled
 from tabmtl.estimators.learner import Marks, TableLearner
-from tabmtl.estimators.onward import LearnsOn
-from tabmtl.estimators.predicting import Predicts, orders_of_classes
+from tabmtl.estimators.model import Model, Over
+from tabmtl.estimators.predicting import Predicts
 from tabmtl.estimators.rows import FitRows
-from tabmtl.metrics.given import score_given
-from tabmtl.metrics.intervals import score_intervals
-from tabmtl.metrics.scores import (
-    Answered,
-    TaskScores,
-    is_by_group,
-    mean_score,
-    score_metrics,
-    with_group_metrics,
-    with_metrics,
-)
 from tabmtl.model_selection.repeats import SeenRows, number_groups
-from tabmtl.model_selection.suspects import warn_of_frequent_classes
-from tabmtl.params import Count, Names, RandomState
+from tabmtl.params import Count, Names, RandomState, check_choice
 from tabmtl.processes.ranks import ALONE
-from tabmtl.schema import Batch, counted, is_asked_by_sklearn, warn_user
-from tabmtl.targets import Task, Tasks
+from tabmtl.schema import Batch, counted, warn_user
+from tabmtl.targets import Task
+from tabmtl.targets.task import refuse_monotone
 from tabmtl.training.hooks import CallbackSupport
 from tabmtl.training.run import running
 
@@ -56,9 +46,12 @@ class TableState:
     """Fitted attributes that the file of an estimator keeps; a subclass adds those of its method."""
 
     coder_: TableCoder
-    profile_: Profile | None = None
+    _profile: Profile | None = None
+    _over: tuple[Over, ...] = ()
 
-    later_fields: ClassVar[tuple[str, ...]] = ("profile",)
+    later_fields: ClassVar[tuple[str, ...]] = ("profile", "over")
+    #: Fields that files have only where they hold something.
+    rare_fields: ClassVar[tuple[str, ...]] = ("over",)
 
     def __post_init__(self) -> None:
         if any(own.transform == "raw" for several in self.coder_.features.scalers.values() for own in several):
@@ -66,11 +59,11 @@ class TableState:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MultiTaskEstimator(Predicts, LearnsOn, CallbackSupport):
+class MultiTaskEstimator(Predicts, CallbackSupport):
     """Base of all estimators: one object that learns several targets at once.
 
-    A subclass defines `_fit` and `_outputs`, and declares by `_stored` the fitted attributes that its file keeps; this
-    class handles frames, targets, scores and files.
+    A subclass defines `_fit`, and for files `_stored`, which declares the fitted attributes that they keep, and
+    `_fitted_of`, which makes of them what was fitted. This class handles frames, targets, scores and files.
 
     Parameters
     ----------
@@ -124,8 +117,6 @@ class MultiTaskEstimator(Predicts, LearnsOn, CallbackSupport):
         How X and y are read: their columns, levels, scales and tasks.
     preprocessor_ : transformer
         The fitted copy of ``preprocessor``, if there is one.
-    profile_ : Profile or None
-        How the rows of fit are spread, which `drift` compares with; None in a file of an earlier release.
     thresholds_ : polars.DataFrame
         What `tune_thresholds` has chosen, if it was called.
     """
@@ -141,10 +132,10 @@ class MultiTaskEstimator(Predicts, LearnsOn, CallbackSupport):
     preprocessor: Annotated[Any, check_preprocessor] = None
     random_state: RandomState = None
 
-    classes_ = cast(  # an array, where a Classifier face has set it
+    classes_ = cast(
         Any,
         NotHere(
-            "fit of a Classifier face, for classifications only, sets it, as CalibratedClassifierCV needs it; tasks_ "
+            "a Classifier face, for classifications only, has it, as CalibratedClassifierCV needs it; tasks_ "
             "has the classes of every task"
         ),
     )
@@ -165,8 +156,14 @@ class MultiTaskEstimator(Predicts, LearnsOn, CallbackSupport):
     _keeps_monotone: ClassVar[bool] = False
     # whether it reads rows of shards window by window, and not all at once
     _reads_windows: ClassVar[bool] = False
+    # whether new levels and classes find a place in what a fitted model has learned, and new rows alone begin one
+    _grows: ClassVar[bool] = True
     # what asks several fitted ones as one
     _together: ClassVar[type[Together]] = Together
+
+    #: Methods of `add_task` that the class has, and what may be frozen.
+    _task_methods: ClassVar[tuple[str, ...]] = ("head",)
+    _task_freezes: ClassVar[tuple[str | None, ...]] = ("shared",)
 
     @drafted
     def fit(
@@ -227,16 +224,15 @@ class MultiTaskEstimator(Predicts, LearnsOn, CallbackSupport):
         with run.fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
             coder, *encoded = learner.rows(stack, X, y, sample_weight, Marks(groups, time), X_val, y_val)
             seed = run.group.broadcast(self._seed())
-            seen = self._seen_rows if self._is_warm else SeenRows.unknown()
+            seen = self._model.seen if self._is_warm else SeenRows.unknown()
             if not isinstance(X, Shards):
                 seen = seen.and_of(encoded[0].read(), coder.labels.names)
-            drawn = self._drawn(coder, encoded[0])
+            some = drawn(coder, encoded[0], self._least_rows)
             # kept by nobody else, so that a network that has copied its rows can free these
-            fitted = self._fit(coder.after, encoded.pop(0), encoded.pop(), seed)
-            answered = fitted.pop("answered", None)
-            self._set_fitted(coder, fitted)
-            self._seen_rows = seen
-            self._keep_profile(drawn, answered)
+            found = self._fit(coder.after, encoded.pop(0), encoded.pop(), seed)
+            asked = found.pop("answered", None)
+            self._set_fitted(coder, found, seen=seen)
+            self._model = profiled(self._model, some, asked)
         return self
 
     def learner(self) -> TableLearner:
@@ -258,106 +254,218 @@ class MultiTaskEstimator(Predicts, LearnsOn, CallbackSupport):
             keeps_monotone=self._keeps_monotone,
             reads_windows=self._reads_windows,
             hints=self.sequence_features is None,
-            known=self.coder_ if self._is_warm else None,
+            known=self._model.coder if self._is_warm else None,
         )
 
     @property
     def _is_warm(self) -> bool:
         """Whether `fit` begins at what the last fit has learned."""
         # asked before fit checks its parameters, so any value may stand there
-        return hasattr(self, "coder_") and bool(np.all(getattr(self, "warm_start", False)))
+        return "_model" in vars(self) and bool(np.all(getattr(self, "warm_start", False)))
 
-    @at_once
-    def score_tasks(
-        self,
-        X: Any,
-        y: Any,
-        sample_weight: Any = None,
-        *,
-        groups: Any = None,
-        given: str | None = None,
-        metric: str | Sequence[str] | None = None,
-    ) -> TaskScores:
-        """Score every task on its labelled rows.
+    @available_if(lambda estimator: type(estimator)._go_on is not MultiTaskEstimator._go_on)
+    @drafted
+    def partial_fit(self, X: Any, y: Any, *, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Go on learning by new rows, without those of fit; an unfitted estimator begins with these rows.
+
+        Columns, kinds of tasks, scales and the preprocessor stay those of fit. Networks take new levels of categories,
+        tags and sequences, which begin as unseen levels are read, and, with a warning, new classes of tasks of several
+        classes; trees read new levels as unseen ones. What `calibrate`, `tune_thresholds` and `conformalize` have
+        learned is dropped, with a warning: call them again.
 
         Parameters
         ----------
-        X, y : as in fit
-        sample_weight : array of shape (n,) or (n, T), or frame, optional
-        groups : array of shape (n,) or str, optional
-            Group of every row, such as a user, or the name of a column of X that holds it, for scores by group: GAUC,
-            NDCG, MRR and hit rate, see `tabmtl.metrics.groups`. With groups, ``by_metric`` has these of every task of
-            two or ordered classes, behind its own metrics. A model that is watched by one of them takes the column that
-            its fit was told of, unless other groups are given.
-        given : str, optional
-            A binary task, such as a click, which other binary tasks follow, such as a conversion: they are 1 only where
-            it is. The score of each is replaced by two, ``"conversion|click"`` on the rows with a click, and
-            ``"conversion&click"`` on all rows; see `tabmtl.metrics.given`.
-        metric : str or sequence of str, optional
-            Metrics in place of those of the tasks, the first of which counts. A task whose kind has none of them keeps
-            its own.
+        X : frame or array of shape (n, p)
+            New rows, with the columns of fit. In the long layout, of the tasks of fit.
+        y : frame, series or array of shape (n,) or (n, T)
+            Their targets; null and NaN are unlabelled cells, so a task may have no label here.
+        classes : sequence, or mapping of task to sequence, optional
+            Classes that tasks have, if the rows of the first call may lack some, and those that join later without a
+            warning; a sequence where y is one column.
+        sample_weight : array of shape (n,) or (n, T), or frame with the task names, optional
+            Weights, normalised over the labelled rows of every task.
 
         Returns
         -------
-        scores : dict of str to float
-            Score by task and its metric; higher is better. None, with a warning, where the score is undefined. Of
-            several metrics, the first counts; the attribute ``by_metric`` has all of them, by task and metric, and
-            ``n_groups`` the number of groups that count in scores by group, and of those that do not, since their
-            labels are all alike.
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the rows have other columns or kinds, a new task, or a class that its task cannot take; the message names
+            the cure. The model stays unchanged.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tabmtl import SharedBottom
+        >>> X = np.random.default_rng(0).normal(size=(300, 2))
+        >>> y = X + np.random.default_rng(1).normal(size=(300, 2))
+        >>> model = SharedBottom(epochs=3, random_state=0).fit(X[:200], y[:200])
+        >>> len(model.partial_fit(X[200:], y[200:]).history_)
+        4
         """
-        answered = self.answer_labelled(X, y, sample_weight, groups=groups, metric=metric)
-        if metric is not None:
-            self._warn_of_frequent_classes(answered)
-        if groups is not None and metric is None:
-            answered = answered._replace(tasks=with_group_metrics(answered.tasks))
-        return score_metrics(score_given(answered, given, self.coder_.labels.chain))
+        run = running()
+        known: Model | None = vars(self).get("_model")
+        if isinstance(X, Shards):
+            raise TypeError("partial_fit reads rows in memory, and X is Shards; give frames, one part at a time")
+        if run.group.size > 1:
+            raise ValueError(
+                f"partial_fit is for one process, and this group has {run.group.size}; go on outside of joined()"
+            )
+        learner = self.learner()
+        learner.check(X)
+        with replace(run, group=ALONE, job=None).fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
+            rows: FitRows
+            if known is not None:
+                _warn_of_decisions(known.coder)
+                prepared = self._preprocessed(X)
+                coder, rows = learner.on(known.coder, X, prepared, y, sample_weight, classes, grows=self._grows)
+            else:
+                learner = learner.declaring(y, classes)
+                coder, rows, _ = learner.rows(stack, X, y, sample_weight, Marks())
+            seen = (SeenRows.unknown() if known is None else known.seen).and_of(rows.read(), coder.labels.names)
+            learn = self._go_on if known is not None or self._grows else partial(self._fit, valid=None)
+            found = learn(coder.after, rows, seed=self._seed())
+            found.pop("answered", None)
+            self._set_fitted(coder, found, over=() if known is None else known.over, seen=seen)
+            if known is None:
+                some = drawn(coder, rows, self._least_rows)
+                self._model = profiled(self._model, some, asking(some, self, are_learned=True))
+            elif known.profile is not None:  # drift of columns is told from the fit
+                self._model = following(self._model, known.profile.of_tasks(()), self, prepared, rows.read())
+        return self
 
-    @at_once
-    def score_intervals(
+    @available_if(lambda estimator: type(estimator)._add_tasks is not MultiTaskEstimator._add_tasks)
+    @drafted
+    def add_task(
         self,
         X: Any,
         y: Any,
-        sample_weight: Any = None,
         *,
+        method: Method = "head",
+        freeze: Freeze = "shared",
+        tasks: DeclaredTasks = None,
+        sample_weight: Any = None,
         groups: Any = None,
-        given: str | None = None,
-        metric: str | Sequence[str] | None = None,
-        level: float = 0.95,
-    ) -> pl.DataFrame:
-        """Score every task on its labelled rows, with standard errors and confidence intervals.
+    ) -> Self:
+        """Learn new tasks, which read what the fitted model computes, and leave the tasks it has as they are.
+
+        The answers of the tasks that the model has keep their bits, with their thresholds, calibrators and intervals,
+        unless ``freeze=None``. New tasks come behind them. Call it again for further ones.
 
         Parameters
         ----------
-        X, y, sample_weight : as in `score_tasks`
+        X : frame or array of shape (n, p)
+            Rows with the columns of fit, those that have a label of a new task; they may be the rows of fit or others.
+            In the long layout, the column of tasks names the new task in every row.
+        y : frame, series or array of shape (n,) or (n, T)
+            Labels of the new tasks, of any kind, in the library of y of fit; null and NaN are unlabelled. With
+            ``freeze=None``, it may hold labels of tasks that the model has, too. In the long layout, the one target.
+        method : {"head", "scalearn", "scalearn_uniform"}, default="head"
+            What a new task reads of the model. Trees and models of each task alone have "head" only.
+
+            - "head": all features that the heads of a network read, and those that the last layers of its heads read,
+              by a linear layer; its penalty is chosen by folds. In `SharedTrees` the trees that stand, which give the
+              task leaf values of its own.
+            - "scalearn": the features of every task of the network, each scaled by learned numbers, and added up
+              (ScaLearn); ``task_transfer_`` says how much each task lends.
+            - "scalearn_uniform": the same with one number for each task.
+        freeze : {"shared"} or None, default="shared"
+            What stays as it is: with "shared" all that the model has learned. None trains a whole network on, after
+            the new tasks have learned with it frozen: the answers of all tasks change, and what `calibrate`,
+            `tune_thresholds` and `conformalize` have learned is dropped, with a warning.
+        tasks : mapping of name to kind or Task, or sequence of Task, optional
+            Kinds of the new tasks, as in the parameter ``tasks``.
+        sample_weight : array of shape (n,) or (n, T), or frame with the task names, optional
         groups : array of shape (n,) or str, optional
-            Group of every row, such as a patient, or the name of a column of X that holds it. Intervals are then over
-            draws of groups; by default, over draws of rows.
-        given, metric : as in `score_tasks`
-            Without ``metric``, the table has the metrics of the tasks, with groups too.
-        level : float, default=0.95
-            Share of intervals that should hold the true score.
+            Group of every row, or the name of a column of X that holds it: no group is on both sides of a fold.
 
         Returns
         -------
-        intervals : polars.DataFrame
-            One row per task and metric: task, metric, score, standard_error, low, high, n_labelled, n_positive (of
-            binary tasks), positive_class (of metrics that depend on it), and with groups n_groups and n_left_out, those
-            whose labels are all alike, which metrics by group leave out.
-            A score that is undefined is null, with a warning. `tabmtl.metrics.intervals` describes the interval.
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the model has the task, X has other columns, no row has a label, the class lacks the method, or a task is
+            ``monotone`` and the class cannot promise it, as in `fit`; the model stays unchanged.
+
+        References
+        ----------
+        Frohmann, Holtermann, Masoudian, Lauscher and Rekabsaz (2024), "ScaLearn: Simple and Highly Parameter-Efficient
+        Task Transfer by Learning to Scale", Findings of ACL, arXiv 2310.01217.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tabmtl import SharedBottom
+        >>> X = np.random.default_rng(0).normal(size=(300, 4))
+        >>> model = SharedBottom(epochs=2, random_state=0).fit(X, X[:, :2])
+        >>> model.add_task(X[:50], X[:50, 0] + X[:50, 1], method="head").predict(X).shape
+        (300, 3)
+        """
+        check_is_fitted(self)
+        self._check_way(method, freeze)
+        check_tasks("tasks", tasks)
+        if isinstance(X, Shards):
+            raise TypeError("add_task reads a frame in memory, and X is Shards; give some of their rows as a frame")
+        if y is None:
+            raise ValueError("add_task learns from labels, but the target y is None; give labels of the new task")
+        prepared, known, n_old = self._preprocessed(X), self._model, len(self._model.tasks)
+        coder, labels, weight = with_new_tasks(
+            known.coder, prepared, y, tasks, sample_weight, freeze, self._target_kind
+        )
+        if not self._keeps_monotone:
+            refuse_monotone(coder.labels.tasks, type(self).__name__)
+        batch = rows_of_new(coder, X, prepared, labels, weight, groups, n_old)
+        if freeze is None:
+            coder = undecided(coder)
+        found = self._add_tasks(coder.after, batch, method, freeze, self._seed())
+        seen = known.seen.and_of(*learned(coder.labels, batch, n_old, freeze))
+        model = replace(known, coder=coder, fitted=found.pop("_fitted"), seen=seen)
+        names = [task.name for task in model.tasks if freeze is not None]
+        # rows of a new task of a long table are no drift, and fit had none
+        profile = known.profile and known.profile.of_tasks(names, coder.task_column)
+        self._model = following(model, profile, self, prepared, batch)
+        self.__dict__ |= found
+        return self
+
+    @drafted
+    def remove_task(self, name: str) -> Self:
+        """Part with a task, of fit or added later; the answers of the others stay, with all that they have decided.
+
+        The head that `add_task` has given to a network goes with its task. A network keeps the weights of a task of
+        fit, in its file too, since the others may read what it computes; fit again to leave none.
+
+        Parameters
+        ----------
+        name : str
+            In the long layout one of the tasks of rows.
+
+        Returns
+        -------
+        self
 
         Raises
         ------
         ValueError
-            If the level is not between 0 and 1, or the groups do not fit.
-        """
-        answered = self.answer_labelled(X, y, sample_weight, groups=groups, metric=metric)
-        if metric is not None:
-            self._warn_of_frequent_classes(answered)
-        return score_intervals(*score_given(answered, given, self.coder_.labels.chain), level=level)
+            If there is no such task, it is the only one, or a step of a funnel; the model stays unchanged.
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the mean over the tasks of `score_tasks`; tasks with an undefined score are left out."""
-        return mean_score(self.score_tasks(X, y, sample_weight))
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from tabmtl import SharedBottom
+        >>> X = np.random.default_rng(0).normal(size=(300, 4))
+        >>> model = SharedBottom(epochs=2, random_state=0).fit(X, X[:, :3]).remove_task("y1")
+        >>> [task.name for task in model.tasks_]
+        ['y0', 'y2']
+        """
+        check_is_fitted(self)
+        t = place_of(self._model, name)
+        self._before_tasks_change()
+        self._model = without_task(self._model, t)
+        return self
 
     @drafted
     def calibrate(
@@ -412,7 +520,7 @@ class MultiTaskEstimator(Predicts, LearnsOn, CallbackSupport):
         answered = self.answer_labelled(X, y, sample_weight, unseen_for="calibrate", calibrated=False)
         labels = self.coder_.labels
         found = calibrate(labels.decisions, answered, method, tasks, labels.chain)
-        self._decide_by(self.coder_.with_decisions(*found))
+        self._decide_by(found)
         return self
 
     @drafted
@@ -482,7 +590,7 @@ class MultiTaskEstimator(Predicts, LearnsOn, CallbackSupport):
         group = None if groups is None else number_groups(read_groups(groups, X, len(answered.labels)))
         found = tune_thresholds(self.coder_.labels.decisions, answered, group, metric, costs, tasks)
         self._warn_of_frequent_classes(answered, found[1].judging(self.coder_.labels.decisions, found[0]))
-        self._decide_by(self.coder_.with_decisions(*found))
+        self._decide_by(found)
         return self
 
     @drafted
@@ -531,7 +639,7 @@ class MultiTaskEstimator(Predicts, LearnsOn, CallbackSupport):
         values = None if groups is None else read_groups(groups, X, len(answered.labels))
         column = groups if isinstance(groups, str) else None
         found = conformalize(self.coder_.labels.decisions, answered, values, column, tasks)
-        self._decide_by(self.coder_.with_decisions(*found))
+        self._decide_by(found)
         return self
 
     # methods that a subclass defines
@@ -545,120 +653,101 @@ class MultiTaskEstimator(Predicts, LearnsOn, CallbackSupport):
         return ()
 
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
-        """Fit on encoded rows, and return the fitted attributes by name; see `tabmtl.estimators.rows`.
+        """Fit on encoded rows, and return what was fitted as ``_fitted``; see `tabmtl.estimators.rows`.
 
-        Beside them may stand ``answered``, a function without arguments. Called when they are set, it gives the
-        several `tabmtl.drift.readings.Answers` to some rows, best to such as the model has not learned.
+        Beside it may stand attributes that tell of the fit, by their names, and ``answered``, which asks the model for
+        answers to some rows, best to such as it has not learned; see `tabmtl.estimators.model.Asking`.
         """
+        raise NotImplementedError
+
+    def _go_on(self, coder: TableCoder, rows: FitRows, seed: int) -> dict[str, Any]:
+        """Go on from what was fitted by encoded rows, and return what `_fit` does; the estimator stays as it is.
+
+        Parameters
+        ----------
+        coder : TableCoder
+            Of the rows: levels and classes that ``coder_`` lacks are behind those that it has.
+        rows : FitRows
+        seed : int
+        """
+        raise NotImplementedError
+
+    def _add_tasks(self, coder: TableCoder, batch: Batch, method: Method, freeze: Freeze, seed: int) -> dict[str, Any]:
+        """Learn the tasks of a coder behind those of the model, and return what `_fit` does.
+
+        Parameters
+        ----------
+        coder : TableCoder
+            Of all tasks, the new ones last.
+        batch : Batch
+            Rows with labels of all these tasks, in own units, their weights and groups; NaN where there is no label.
+        method, freeze : as in `add_task`
+        seed : int
+        """
+        raise NotImplementedError
+
+    def _before_tasks_change(self) -> None:
+        """Do what needs the tasks as they are."""
+
+    def _fitted_of(self, coder: TableCoder, parts: dict[str, Any]) -> Any:
+        """Return what was fitted, given the parts of it that a file keeps."""
         raise NotImplementedError
 
     # shared steps
 
-    def _warn_of_frequent_classes(self, answered: Answered, judging: Mapping[str, Sequence[str]] | None = None) -> None:
-        """Warn as `tabmtl.model_selection.suspects.warn_of_frequent_classes` says."""
-        warn_of_frequent_classes(self.coder_.labels, self.tasks, answered.tasks, answered.labels, judging)
+    @property
+    def _least_rows(self) -> int:
+        """Rows of a level that has a place of its own."""
+        return self._encoding()["min_frequency"]
+
+    def _check_way(self, method: Any, freeze: Any) -> None:
+        """Raise a ValueError for a method, or a part to freeze, that the class does not have."""
+        name = type(self).__name__
+        check_choice("method", method, ("head", "scalearn", "scalearn_uniform"))
+        if freeze is not None:
+            check_choice("freeze", freeze, ("shared",))
+        if method not in self._task_methods:
+            raise ValueError(
+                f"{name} has no features to scale for method={method!r}; say method='head', or take a network"
+            )
+        if freeze not in self._task_freezes:
+            raise ValueError(f"{name} cannot train on what it has learned, as freeze={freeze!r} says; leave it out")
 
     def _restore(self, state: Any) -> None:
-        fitted = dict(vars(state))
-        self._set_fitted(fitted.pop("coder_"), fitted)
+        told = dict(vars(state))
+        coder = told.pop("coder_")
+        told["_fitted"] = self._fitted_of(coder, FromFitted.taken_from(told, type(self)))
+        self._set_fitted(coder, told, profile=told.pop("_profile"), over=told.pop("_over"))
 
-    def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
-        self._forget()
-        self._seen_rows, self.profile_ = SeenRows.unknown(), None
-        if coder.preprocessing is not None:
-            self.preprocessor_ = coder.preprocessing.transformer.fitted
-            if self.preprocessor is None:  # of a file
-                self.preprocessor = clone(self.preprocessor_)
-        self._fitted_params = self.get_params(deep=False) | {"preprocessor": clone(self.preprocessor, safe=False)}
-        if coder.text_vectors is not None:
-            coder.text_vectors.forget()
-        self._decide_by(coder)
-        self.n_features_in_ = len(coder.names)
-        if coder.named:
-            self.feature_names_in_ = np.array(coder.names, dtype=object)
-        self.__dict__ |= fitted
-
-    def _decide_by(self, coder: TableCoder) -> None:
-        """Take over a coder, with what it knows of decisions."""
-        self.coder_ = coder
-        self.tasks_ = Tasks(coder.labels.tasks)
-        if self._target_kind == "classification":
-            pairs = zip(coder.labels.column_tasks, orders_of_classes(coder.labels), strict=True)
-            classes = [np.array(task.classes)[slice(None) if order is None else order] for task, order in pairs]
-            self.classes_ = classes[0] if coder.labels.origin.ndim == 1 else classes
-        self.__dict__.pop("thresholds_", None)
-        found = threshold_frame(self.tasks_, coder.labels.decisions)
-        if found is not None:
-            self.thresholds_ = found
-
-    def _preprocessed(self, X: Any) -> Any:
-        """Return rows as `_read_rows` and `_outputs` take them: with the columns of fit, behind the preprocessor.
-
-        Columns are checked against those of fit, with scikit-learn's messages.
-        """
-        # for a row, scikit-learn's checks take longer than reading it
-        if not hasattr(self, "coder_"):
-            check_is_fitted(self)
-        if isinstance(X, Shards):
-            raise TypeError("Shards are for fit; tabmtl.scale.predict_files answers the rows of files")
-        X = without_columns(X, self.coder_.dropped)
-        is_frame = isinstance(X, pl.DataFrame) or nw.dependencies.is_pandas_dataframe(X)
-        if not (is_frame and self.coder_.named and tuple(X.columns) == self.coder_.names):
-            head = pl.DataFrame(schema=X.collect_schema()) if isinstance(X, pl.LazyFrame) else X
-            check_container(head)
-            ordered = in_order(X, self.coder_.names) if self.coder_.named else None
-            try:
-                if ordered is None and not (isinstance(head, np.ndarray) and is_asked_by_sklearn()):
-                    _check_feature_names(self, head, reset=False)  # of arrays, which scikit-learn made of frames, none
-            except ValueError as error:
-                lacks = not all(has_column(X, name) for name in self.coder_.names)
-                raise ValueError(f"{error}{'Add the missing ones to X.' if lacks else by_columns(X)}") from None
-            if ordered is None and getattr(head, "ndim", 2) == 2:  # other shapes are refused where X is read
-                _check_n_features(self, head, reset=False)
-            X = X if ordered is None else ordered
-        return self.coder_.prepared(X, self.text_encoder)
-
-    def _read_rows(self, X: Any) -> Batch:
-        """Return encoded rows to predict, of those that the preprocessor gives."""
-        return self.coder_.after.read(X)
-
-    @at_once
-    def answer_labelled(
-        self,
-        X: Any,
-        y: Any,
-        sample_weight: Any = None,
-        *,
-        groups: Any = None,
-        metric: str | Sequence[str] | None = None,
-        unseen_for: str | None = None,
-        calibrated: bool = True,
-    ) -> Answered:
-        """Answer rows as `answer` does, and read their labels and groups.
+    def _set_fitted(self, coder: TableCoder, found: Mapping[str, Any], **kept: Any) -> None:
+        """Take over what was fitted, the ``_fitted`` of what was found, and attributes that tell of it.
 
         Parameters
         ----------
-        X, y, sample_weight, groups, metric : as in `score_tasks`
-        unseen_for : str, optional
-            Name of a method that learns from these rows: rows that fit has seen, as far as this process knows, are
-            refused then.
-        calibrated : bool, default=True
-            Whether answers are behind the calibrators.
+        coder : TableCoder
+        found : mapping of str to object
+        **kept
+            Further fields of the `Model`.
         """
-        if y is None:
-            raise ValueError("scores are of labels, but the target y is None; give the columns of y for the rows of X")
-        prepared = self._preprocessed(X)
-        batch = self.coder_.after.read(prepared, y, sample_weight)
-        if unseen_for is not None:
-            self._seen_rows.refuse(batch, self.coder_.labels.names, unseen_for)
-        outputs = self._outputs(prepared, replace(batch, y=None, weight=None))
-        if calibrated:
-            outputs = self.coder_.labels.decided(outputs, batch.task)
-        tasks, known = self.tasks_ if metric is None else with_metrics(self.tasks_, metric), self.coder_.group_column
-        if groups is None and known is not None and any(map(is_by_group, tasks)) and has_column(X, known):
-            groups = known
-        group = None if groups is None else number_groups(read_groups(groups, X, len(batch)))
-        return Answered(tasks, batch.y, outputs, batch.weight, batch.task, group)
+        self._forget()
+        told = dict(found)
+        if coder.preprocessing is not None and self.preprocessor is None:  # of a file
+            self.preprocessor = clone(coder.preprocessing.transformer.fitted)
+        self._fitted_params = self.get_params(deep=False) | {"preprocessor": clone(self.preprocessor, safe=False)}
+        if coder.text_vectors is not None:
+            coder.text_vectors.forget()
+        self._model = Model(coder=coder, fitted=told.pop("_fitted"), **kept)
+        self.__dict__ |= told
+
+    def _with_model(self, model: Model) -> Self:
+        """Return a copy with what a verb has made of the model."""
+        found = object.__new__(type(self))
+        found.__dict__ = {**vars(self), "_model": model}
+        return found
+
+    def _decide_by(self, learned: Any) -> None:
+        """Take over tasks and decisions that were learned of answers."""
+        self._model = replace(self._model, coder=self._model.coder.with_decisions(*learned))
 
     # scikit-learn draws an estimator inside by itself
     @available_if(lambda own: not any(hasattr(value, "fit") for value in own.get_params(deep=False).values()))
@@ -678,3 +767,11 @@ class MultiTaskEstimator(Predicts, LearnsOn, CallbackSupport):
         tags.input_tags.allow_nan = True
         tags.input_tags.categorical = True
         return tags
+
+
+def _warn_of_decisions(coder: TableCoder) -> None:
+    if coder.labels.decisions is not None:
+        warn_user(
+            "partial_fit changes the answers of all tasks, so what calibrate, tune_thresholds and conformalize have "
+            "learned is dropped; call them again, on rows that the model has not seen"
+        )

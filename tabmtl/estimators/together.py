@@ -89,8 +89,7 @@ def _may_join(estimator: NetworkEstimator) -> bool:
     is_plain = isinstance(estimator.balance, str) and estimator.balance == "sum" and not estimator.flat
     is_plain &= estimator.preprocessor is None and estimator.text_encoder is None and not estimator.keep_optimizer
     is_quiet = estimator.on_epoch is None and not estimator.keep_on_interrupt and running().group.size == 1
-    is_wide, is_usual = estimator.task_column is None, estimator._beside(None) is None
-    return is_plain and is_wide and is_usual and is_quiet and find_device(estimator.device).type == "cpu"
+    return is_plain and estimator.task_column is None and is_quiet and find_device(estimator.device).type == "cpu"
 
 
 def _parts(

@@ -113,14 +113,6 @@ class TrainedEstimator(SavableEstimator):
         device = find_device(self.device)
         return self._fitted.module(device), device
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if "weights_" in state:  # which `_fitted` holds since then
-            raise ValueError(
-                f"this pickle of a {type(self).__name__} is of an earlier release: fit again, or save the model there "
-                "by model.save(path), which tabmtl.load reads here"
-            )
-        super().__setstate__(state)
-
     def _check_interrupt(self, group: Ranks) -> None:
         """Raise a ValueError if several processes are to keep what an interrupt leaves."""
         if self.keep_on_interrupt and group.size > 1:

@@ -16,6 +16,7 @@ import polars as pl
 import torch
 
 from tabmtl.encode import TableCoder
+from tabmtl.estimators.drifting import asking, drawn
 from tabmtl.estimators.fitted_network import FittedNetwork
 from tabmtl.estimators.rows import TO_SET_ASIDE, FitRows
 from tabmtl.metrics.scores import is_by_group, score_tasks
@@ -77,7 +78,8 @@ class NetworkTraining:
             return on_device(in_training_units(batch, coder), device)
 
         judged, asked = self.judged(valid), rows if valid is None else valid
-        answered = estimator._asking(coder, asked, are_learned=valid is None, are_known=not is_given)
+        least = 0 if is_given else estimator.min_frequency
+        answered = asking(drawn(coder, asked, least), estimator, are_learned=valid is None)
         read, judging = rows.to_train(prepare, self.seed), None if valid is None else valid.to_train(prepare, self.seed)
         del rows, valid, asked  # parts of a frame are copies, and the whole is needed no longer
         loss, judge = estimator._loss(coder.labels.tasks), partial(evaluate_scores, coder)
@@ -141,15 +143,13 @@ class NetworkTraining:
         with seeded(self.seed, device):
             network, moments = self._network(device, of_tasks)
             with threads(estimator.n_jobs, network):
-                balancer, make_beside = self._balancer(network, rows), estimator._beside(self.before)
                 loop = TableLoop(
                     estimator,
                     network,
                     loss,
                     rows,
                     valid,
-                    balancer=balancer,
-                    beside=None if make_beside is None else make_beside(network, loss, rows.seed),
+                    balancer=self._balancer(network, rows),
                     evaluate=[evaluate],
                     rate=schedule if only_pass is None else lambda progress: PASS_RATE,
                 )
@@ -158,8 +158,7 @@ class NetworkTraining:
                 if run.group.rank:  # the networks are the same, the noise is not
                     torch.manual_seed(seed_of(self.seed, run.group.rank))
                 own = self._run(run, loop, only_pass, is_told=of_tasks is None)
-                found = self.trained(network, loop.data, loop.batch_size, own, loop.optimizer)
-                return found if loop.beside is None else found | loop.beside.fitted(loop)
+                return self.trained(network, loop.data, loop.batch_size, own, loop.optimizer)
 
     def _run(self, run: Run, loop: TableLoop, only_pass: Span | None, *, is_told: bool) -> Trained:
         """Run the epochs, which the callbacks see."""
@@ -284,7 +283,7 @@ class NetworkTraining:
             removed_units=None if before is None else before.removed_units,
         )
         told = trained_attributes(own.history, own.snapshots.best.epoch) | {"_importances": None, "_judged": None}
-        return inspected | told | estimator._reset_attributes(self.before) | {"_fitted": fitted}
+        return inspected | told | {"_fitted": fitted}
 
     def _so_far(self, loop: TableLoop, history: list[Record]) -> dict[str, Any]:
         """Return the fitted attributes as if training had ended with the last epoch of the history."""

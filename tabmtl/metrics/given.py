@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tabmtl.metrics.scores import Answered
-from tabmtl.params import check_known
+from tabmtl.params import check_known, listed_names
 
 if TYPE_CHECKING:
     from tabmtl.targets import Task
@@ -67,7 +67,7 @@ def score_given(answered: Answered, given: str | None, chain: Sequence[int] = ()
     if given is None:
         return answered
     names = [task.name for task in answered.tasks]
-    check_known("given names tasks", [given], names, "the model")
+    check_known("given names tasks", listed_names("given must be the name of a task", given), names, "the model")
     if answered.own_task is not None:
         raise ValueError(f"given={given!r} needs all labels of a row in one row of y; a long table has one task a row")
     step = names.index(given)

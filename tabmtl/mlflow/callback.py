@@ -18,6 +18,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.tracking.fluent import _get_experiment_id
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.estimators.base import unfitted
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.gain import MultitaskGain, multitask_gain
 from tabmtl.mlflow.signature import rows_of, schema_of
@@ -187,7 +188,7 @@ class MLflowCallback:
 
     def _log_estimator(self, estimator: MultiTaskEstimator | Recommender) -> None:
         client, run = mlflow.MlflowClient(), self._run()
-        values = {"class": type(estimator), **estimator.unfitted().get_params()}
+        values = {"class": type(estimator), **unfitted(estimator).get_params()}
         values.pop("on_epoch", None)
         params = [Param(_fit_name(_escape(name)), _text_of(value)) for name, value in values.items()]
         for start in range(0, len(params), _MOST_PARAMS):

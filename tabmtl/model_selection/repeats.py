@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from tabmtl.columns.ragged import Ragged, ranges
+from tabmtl.encode.read import read_groups
 from tabmtl.schema import Batch, warn_user
 
 _BLOCK_ROWS = 2_048  # rows hashed at a time: the block stays in the cache
@@ -27,6 +28,11 @@ def number_groups(values: Sequence[Any]) -> np.ndarray:
     """Number groups (n,) from 0, in the order of their first rows."""
     number: dict[Any, int] = {}
     return np.array([number.setdefault(value, len(number)) for value in values], dtype=np.int64)
+
+
+def groups_of_rows(groups: Any, X: Any, batch: Batch) -> np.ndarray | None:
+    """Number the groups of rows as `fit` takes them, given the rows as they came; without any, group equal rows."""
+    return group_equal_rows(batch) if groups is None else number_groups(read_groups(groups, X, len(batch)))
 
 
 def group_equal_rows(batch: Batch) -> np.ndarray | None:

@@ -21,7 +21,6 @@ from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.nn.units import Group, head_units, level_units, readers_in_heads
 from tabmtl.params import Count, Widths
 from tabmtl.schema import Columns
-from tabmtl.slimming import SlimMixture
 from tabmtl.targets import Task
 
 
@@ -64,7 +63,7 @@ class MMoENetwork(TaskNetwork):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MMoE(SlimMixture, SparseExpertEstimator):
+class MMoE(SparseExpertEstimator):
     """MMoE: multi-gate mixture of experts.
 
     All tasks share E experts e_i, small MLPs on the row's vector x. The gate of a task weighs them for every row, and

@@ -21,7 +21,6 @@ from tabmtl.nn.task_network import StackedNetwork, UnitLevel
 from tabmtl.nn.units import Group, Slot, head_units, level_units, readers_in_heads
 from tabmtl.params import Count, Widths
 from tabmtl.schema import Columns
-from tabmtl.slimming import SlimMixture
 from tabmtl.targets import Task
 
 
@@ -94,7 +93,7 @@ class PLENetwork(StackedNetwork):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class PLE(SlimMixture, SparseExpertEstimator):
+class PLE(SparseExpertEstimator):
     """PLE: progressive layered extraction; with one level, CGC (customised gate control).
 
     Every level has experts S that all tasks share and experts O_t of every task. Let x_t and x_s be the outputs of the

@@ -17,7 +17,6 @@ from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.nn.units import Group, head_units, mlp_units, readers_in_heads
 from tabmtl.params import CountOrZero, Rate, check_widths
 from tabmtl.schema import Columns
-from tabmtl.slimming import SlimEstimator
 from tabmtl.targets import Task
 
 
@@ -59,7 +58,7 @@ class SharedBottomNetwork(TaskNetwork):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class SharedBottom(SlimEstimator):
+class SharedBottom(VectorEstimator):
     """Shared bottom: one trunk h = MLP(embeddings of the columns) for all tasks, and a head per task.
 
     Tasks share everything except their heads. This is the oldest multi-task network, and the one to beat.

@@ -13,7 +13,6 @@ from tabmtl.nn.layers import Boundary, RowOwners, Towers, Widened, shared_copy
 
 if TYPE_CHECKING:
     from tabmtl.columns import Features
-    from tabmtl.nn.units import Group
 
 
 class TaskNetwork(Widened):
@@ -143,16 +142,6 @@ class TaskNetwork(Widened):
         """
         self._kept = tasks if self._kept is None else [self._kept[t] for t in tasks]
         self.heads.restrict(tasks)
-
-    def units(self) -> list[Group]:
-        """Return the groups of units that the network may lose, see `tabmtl.nn.units`.
-
-        Raises
-        ------
-        NotImplementedError
-            If its class does not say.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not say which units it may lose")
 
     def owners(self, task: Tensor | None) -> RowOwners | None:
         """Return the own tasks of the rows of all members; None in a wide table."""

@@ -182,84 +182,6 @@ def _stacked(layer: nn.Module) -> StackedLinear:
     return layer
 
 
-@dataclass(frozen=True)
-class Masks:
-    """Masks of the parameters that read units, which stand for a cut.
-
-    Attributes
-    ----------
-    factors : dict of str to Tensor
-        By the name of a parameter, 0 for what reads a cut unit, and 1; of length 1 along axes on which nothing depends.
-    hidden : dict of str to Tensor
-        By the name of the biases of gates, whether one is of a cut expert.
-    """
-
-    factors: dict[str, Tensor]
-    hidden: dict[str, Tensor]
-
-    def of(self, network: nn.Module) -> dict[str, Tensor]:
-        """Return the masked parameters of the network, to be given to ``torch.func.functional_call``."""
-        found = {name: network.get_parameter(name) * factor for name, factor in self.factors.items()}
-        for name, is_cut in self.hidden.items():
-            found[name] = network.get_parameter(name).masked_fill(is_cut, -torch.inf)
-        return found
-
-
-def masks(network: nn.Module, groups: Sequence[Group], kept: Kept) -> Masks:
-    """Return the masks by which nothing reads the units of a network that are not kept.
-
-    By them, the network answers as the smaller one of `cut` does, up to rounding, and has its gradients; those of
-    weights that read cut units are 0.
-
-    Parameters
-    ----------
-    network : Module
-    groups : sequence of Units and Bucket
-        Of the network.
-    kept : mapping of str to Tensor
-        See `Kept`.
-
-    Raises
-    ------
-    ValueError
-        If places are not those of a group.
-    """
-    found = Masks({}, {})
-    for group in _cut_ones(groups, kept):
-        stays = torch.zeros(group.n_parts, group.n_units).scatter_(1, kept[group.name].cpu(), 1.0)
-        if isinstance(group, Bucket):
-            name = f"{group.gates}.linear.bias"
-            is_cut = _of_gates(network.get_submodule(group.gates), group, stays[0] == 0)
-            found.hidden[name] = found.hidden[name] | is_cut if name in found.hidden else is_cut
-            continue
-        for slot in group.reads:
-            factor = _of_slot(slot, stays, network.get_parameter(slot.name))
-            found.factors[slot.name] = found.factors.get(slot.name, 1.0) * factor
-    device = next(network.parameters()).device
-    return Masks(found.factors, {name: is_cut.to(device) for name, is_cut in found.hidden.items()})
-
-
-def _of_gates(gates: Any, group: Bucket, is_cut: Tensor) -> Tensor:
-    """Return whether the expert of every logit of gates is one of the cut ones of a bucket."""
-    place = gates.places.cpu() % len(gates.expert_names) - group.first
-    is_own = (place >= 0) & (place < group.n_units)
-    return is_own & is_cut[place.clamp(0, group.n_units - 1)]
-
-
-def _of_slot(slot: Slot, stays: Tensor, parameter: Tensor) -> Tensor:
-    """Return the factors of what a slot reads of a group: 1 for the units that stay."""
-    stays = stays.to(parameter)
-    shape = [1] * parameter.ndim
-    shape[slot.axis] = stays.shape[1]
-    if slot.at is not None:
-        others = stays.new_ones(parameter.shape[0], stays.shape[1])
-        others[list(slot.at)] = stays[0]
-        stays = others
-    if len(stays) > 1:
-        shape[0] = len(stays)
-    return stays.view(shape)
-
-
 def cut(network: N, groups: Sequence[Group], kept: Kept) -> N:
     """Return the smaller network without the units that are not kept.
 
@@ -269,7 +191,7 @@ def cut(network: N, groups: Sequence[Group], kept: Kept) -> N:
     ----------
     network : Module
         With a method ``units`` and heads, such as those of `SharedBottom`, `MMoE` and `PLE`.
-    groups, kept : as in `masks`
+    groups, kept : see `Kept`
         In a long table, all heads keep equal numbers of units, and so do the buckets of all tasks in a level; settle
         statistics of batches once experts are cut, since these belong to places.
     """
@@ -398,15 +320,6 @@ def multiply_adds(network: Any, *, is_long: bool = False) -> int:
     return round(total)
 
 
-def head_multiply_adds(heads: Towers) -> list[int]:
-    """Count the multiplications of a row with the weights of every task's head, as `multiply_adds` does."""
-    found = []
-    for hidden, _, out, places in heads.layers_of_tasks():
-        first, last = (heads.get_submodule(name).weight[0].numel() for name in (hidden, out))  # type: ignore[index]
-        found.append(first * heads.n_members + last * len(places))
-    return found
-
-
 def _matrices(network: nn.Module) -> Iterator[tuple[Tensor, nn.Module]]:
     """Yield the matrices that a row is multiplied with, and their layers."""
     of_lists = [module for module in network.modules() if isinstance(module, SequenceEmbedding)]
@@ -416,3 +329,49 @@ def _matrices(network: nn.Module) -> Iterator[tuple[Tensor, nn.Module]]:
         is_table = isinstance(layer, nn.Embedding | nn.EmbeddingBag | LayerNorm) or id(layer) in left_out
         if isinstance(weight, Tensor) and weight.ndim > 1 and not is_table:
             yield weight, layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """Form of a network that has lost units.
+
+    Attributes
+    ----------
+    widths : dict of str to int
+        Number of the units that are left, by the names of groups. Others are whole.
+    experts : dict of str to tuple of int
+        Places of the experts that are left, among those of the whole network.
+    """
+
+    widths: dict[str, int]
+    experts: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def whole(cls) -> Form:
+        """Return the form of a network that has all its units."""
+        return cls(widths={}, experts={})
+
+    def cut(self, groups: Sequence[Group], kept: Mapping[str, torch.Tensor]) -> Form:
+        """Return the form once some more units are lost; the groups are those of the network of this form."""
+        widths, experts = dict(self.widths), dict(self.experts)
+        for group in groups:
+            places = kept.get(group.name)
+            if places is None:
+                continue
+            if isinstance(group, Bucket):
+                before = self.experts.get(group.name, tuple(range(group.n_units)))
+                experts[group.name] = tuple(before[place] for place in places[0].tolist())
+            else:
+                widths[group.name] = places.shape[1]
+        return Form(widths=widths, experts=experts)
+
+    def of_whole(self, network: Any) -> Any:
+        """Return a whole network without the units that are lost."""
+        groups = network.units()
+        return cut(network, groups, self.kept(groups))
+
+    def kept(self, groups: Sequence[Group]) -> dict[str, torch.Tensor]:
+        """Return units that are left of a whole network: which experts, and how many of the others."""
+        parts = {group.name: group.n_parts for group in groups}
+        found = {name: torch.arange(n).expand(parts.get(name, 1), -1) for name, n in self.widths.items()}
+        return found | {name: torch.tensor([places]) for name, places in self.experts.items()}

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score, at_once, drafted
+from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score, at_once, drafted, unfitted
 from tabmtl.params import check_count
 from tabmtl.sessions.catalogue import Catalogue, Growth, grow_catalogue, make_catalogue
 from tabmtl.sessions.learning import Learning
@@ -408,7 +408,7 @@ class Recommender(SavableEstimator):
 
     def _in_force(self) -> Self:
         """Give a recommender with these fitted attributes and the parameters of fit, which may have changed since."""
-        kept = self.unfitted()
+        kept = unfitted(self)
         kept.__dict__ |= {name: value for name, value in vars(self).items() if name not in self._fitted_params}
         return kept
 

@@ -51,7 +51,7 @@ def kind_class(name: Any, kinds: Mapping[str, type]) -> type:
     found = own_classes.get(name) or kinds.get(name)
     if found is None:
         raise ModelFileError(
-            f"a task is of the kind {name!r}, which tabmtl does not have; give its class, as in load(path, kinds=[...])"
+            f"the model holds a {name!r}, which tabmtl does not have; give its class, as in load(path, kinds=[...])"
         )
     return found
 

@@ -180,7 +180,9 @@ def _facts_of(value: Any, saved: Saved) -> str | dict[str, Any] | np.ndarray:
         return value.to_array()
     if is_named(value):
         return describe_kind(value, saved.kinds)
-    return {name.strip("_"): getattr(value, name) for name in _hints(value.__class__)}
+    own = {name.strip("_"): getattr(value, name) for name in _hints(value.__class__)}
+    rare = getattr(value.__class__, "rare_fields", ())
+    return {name: item for name, item in own.items() if name not in rare or item}
 
 
 def _save_part(estimator: Any, path: str) -> tuple[str, Saved]:
@@ -222,7 +224,9 @@ class _Reader:
             return Transformer.from_array(self._array(path, Stored("u1", "n"), {}))
         if is_named(kind):
             facts = dict(fact) if isinstance(fact, dict) else {"kind": fact}
-            return self._dataclass(kind_class(facts.pop("kind", None), self.kinds), facts, path, sizes)
+            found = kind_class(facts.pop("kind", None), self.kinds)
+            _need(issubclass(found, kind), path, fact, f"a {kind.__name__}")
+            return self._dataclass(found, facts, path, sizes)
         value = self._value(kind, args, fact, path, sizes)
         if rule.shape is not None or rule.distinct:
             _check_group(value, rule, path, sizes)
@@ -270,6 +274,9 @@ class _Reader:
             if name not in facts and name in getattr(cls, "later_fields", ()):
                 continue
             values[attribute] = self.read(hint, facts.pop(name, _ARRAY), _join(path, name), sizes)
+        for name in getattr(cls, "gone_fields", ()):
+            if facts.get(name, _ARRAY) is None:
+                del facts[name]
         _need(not facts, path, facts, f"nothing but {[*values]}")
         return getattr(cls, "of_file", cls)(**values)
 

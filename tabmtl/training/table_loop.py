@@ -62,25 +62,6 @@ class TableOptions(TrainingOptions, Protocol):
     monitor: str
 
 
-class Beside(Protocol):
-    """What a step learns beside the labels, such as smaller networks."""
-
-    def begin_step(self) -> None:
-        """Begin a step, of which `forward` may be asked several times."""
-
-    def forward(self, whole: Forward, batch: Batch, /) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return more sums (T,) over some rows that the step learns, and the loss sums and scores of the network."""
-
-    def fitted(self, loop: TableLoop, /) -> dict[str, Any]:
-        """Return more fitted attributes, once training is over; the network stays as it is."""
-
-    def state(self) -> Any:
-        """Return all that the next step depends on."""
-
-    def restore(self, state: Any, /) -> None:
-        """Go on from a state."""
-
-
 @dataclass(eq=False)
 class TableLoop(Loop):
     """Network, optimiser and loss of one training on tables, of one network or of several as one.
@@ -100,8 +81,6 @@ class TableLoop(Loop):
         Standardised targets with NaN = unlabelled.
     balancer : Balancer, optional
         Makes one step of the tasks' losses; None adds them up.
-    beside : Beside, optional
-        What a step learns beside the labels.
     evaluate : sequence of callable
         For each network, ``evaluate(scores, batch)`` -> score per task (None = undefined).
     rate : callable
@@ -126,7 +105,6 @@ class TableLoop(Loop):
     valid: Rows | None
     _: KW_ONLY
     balancer: Balancer | None = None
-    beside: Beside | None = None
     evaluate: Sequence[Evaluate]
     rate: Callable[[float], float] = schedule
     joint: Joint | None = None
@@ -142,9 +120,6 @@ class TableLoop(Loop):
                 "process, or choose a layer that looks at one row, such as row_layer='none'"
             )
         self._lay()
-        self.forward: Forward = self._forward
-        if self.beside is not None:
-            self.forward = partial(self.beside.forward, self._forward)
         self.optimizer = Optimizer(
             network,
             weight_decay=options.weight_decay,
@@ -202,14 +177,12 @@ class TableLoop(Loop):
 
     def step(self, data: Batch, index: Tensor, learning_rate: float) -> tuple[Tensor, list[Tensor]]:
         """Take one optimiser step on some rows of the data; return loss sums (T,) and raw scores."""
-        if self.beside is not None:
-            self.beside.begin_step()
         if self.balancer is not None:
             return self._balanced_step(self.balancer, data.rows(index), learning_rate)
         totals: list[Tensor] = []
         parts: list[list[Tensor]] = []
         for rows in self.rows.parts(index, self._micro):
-            learned, losses, scores = self.forward(data.rows(rows))
+            learned, losses, scores = self._forward(data.rows(rows))
             totals.append(losses.detach())
             parts.append([score.detach() for score in scores])
             self._of_step(learned).sum().backward()
@@ -220,7 +193,7 @@ class TableLoop(Loop):
         passes: list[tuple[Tensor, Tensor, list[Tensor]]] = []
 
         def forward() -> Tensor:
-            passes.append(self.forward(batch))
+            passes.append(self._forward(batch))
             return summed(self._of_step(passes[-1][0]), self.group)
 
         balancer.backward(forward, self.group.sum_(labelled_weight(self.loss, batch)) > 0)
@@ -295,8 +268,7 @@ class TableLoop(Loop):
             part.restore(state[name])
 
     def _parts(self) -> dict[str, Any]:
-        parts = {"optimizer": self.optimizer, "balancer": self.balancer, "beside": self.beside}
-        return {name: part for name, part in parts.items() if part is not None}
+        return {"optimizer": self.optimizer} | ({} if self.balancer is None else {"balancer": self.balancer})
 
     def _means(self, part: str, losses: Tensor, weight: Tensor) -> Sequence[Tensor]:
         """Return mean losses (T,) over the labelled weight for each network, from sums (K T,)."""

@@ -27,7 +27,8 @@ def fitted(**decisions):
     halved = Calibrator(method="isotonic", is_ordered=False, isotonic=(HALVED,))
     calibrators = [halved if task.name == "late" else None for task in model.tasks_]
     found = Decisions(**{"calibrators": tuple(calibrators), "tuned": (None,) * len(calibrators)} | decisions)
-    model.coder_ = replace(model.coder_, labels=replace(model.coder_.labels, decisions=found))
+    coder = replace(model.coder_, labels=replace(model.coder_.labels, decisions=found))
+    model._model = replace(model._model, coder=coder)
     return model
 
 
@@ -144,7 +145,7 @@ def onnx_coder(model):
 
 def test_the_metadata_of_an_exported_network_hold_the_decisions(long):
     model = fitted().tune_thresholds(NEW, NEW_Y, costs=COSTS, tasks="late").conformalize(NEW, NEW_Y)
-    raw = model._outputs(X, model._read_rows(X))
+    raw = model._model.answer(model._read_rows(X), model, X)
     assert all(map(same, onnx_coder(model).answers(raw), model.answer(X)))
     assert onnx_coder(model).decode(raw).equals(model.predict(X))
     model, X_long, plain = long

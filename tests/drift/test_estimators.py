@@ -1,5 +1,7 @@
 """Drift of fitted models: what it finds, in which rows, and what each estimator has kept."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -71,7 +73,7 @@ def test_equal_rows_do_not_cry_and_injected_drift_is_found(name, fitted, reloade
     model = fitted(name)
     found = model.drift(NEW)
     assert found["name"].to_list() == [*X.columns, *y.columns]
-    assert found["against"].to_list()[:4] == ["fit"] * 4 and set(model.profile_.sources) >= {"fit", "unseen"}
+    assert found["against"].to_list()[:4] == ["fit"] * 4 and set(model._profile.sources) >= {"fit", "unseen"}
     assert drifted(model, NEW) == set()
     assert_frame_equal(reloaded(model).drift(NEW), found)
     age = drifted(model, NEW.with_columns(pl.col("age") + 5))  # half a deviation
@@ -88,7 +90,7 @@ def test_equal_rows_do_not_cry_and_injected_drift_is_found(name, fitted, reloade
 
 def test_given_rows_take_the_place_of_those_of_fit_and_of_an_older_file(fitted):
     model = tabmtl.SharedTrees.from_saved(fitted("trees").saved())
-    model.profile_ = None
+    model._model = replace(model._model, profile=None)
     with pytest.raises(ValueError, match=r"keeps no profile.*fit it again, or give rows"):
         model.drift(NEW)
     found = model.drift(NEW, reference=make(500, 2)[0], ignore=y.columns)

@@ -1,6 +1,6 @@
 """distill: one network answers like its teacher, in the teacher's containers, and learned from no label."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -40,25 +40,39 @@ def student_of(teacher, X, cls=SharedBottom, **params):
     return distill(teacher, X, network=tiny(cls, **params), random_state=0)
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class Rule(MultiTaskEstimator):
-    """Teacher that knows the truth, and answers for every row by its columns a and b."""
+class Truth:
+    """What answers for every row by its columns a and b."""
 
-    def _fit(self, coder, rows, valid, seed):
-        return {}
-
-    def _outputs(self, X, batch):
+    def answer(self, rows, labels, how, X, places=None):
         a, b = X["a"].to_numpy(), X["b"].to_numpy()
         p = 1 / (1 + np.exp(-2 * a * b))
         three = np.exp(np.column_stack([a, b, -a - b]))
         return [50 + 9 * a * np.abs(b), np.column_stack([1 - p, p]), three / three.sum(axis=1, keepdims=True)]
 
 
+class Constant:
+    """What answers the same for all rows."""
+
+    def __init__(self, *answers):
+        self.answers = answers
+
+    def answer(self, rows, labels, how, X, places=None):
+        return [np.repeat(np.array([answer]), len(rows), axis=0) for answer in self.answers]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Rule(MultiTaskEstimator):
+    """Teacher that knows the truth."""
+
+    def _fit(self, coder, rows, valid, seed):
+        return {"_fitted": Truth()}
+
+
 def drawn(n, seed):
     """Rows, and labels drawn by the answers of `Rule`."""
     rng = np.random.default_rng(seed)
     X = pl.DataFrame({"a": rng.normal(size=n), "b": rng.normal(size=n)})
-    value, two, three = Rule()._outputs(X, None)
+    value, two, three = Truth().answer(None, None, None, X)
     size = np.array([*"lms"])[(three.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1)]
     return X, pl.DataFrame({"value": value + 9 * rng.normal(size=n), "late": rng.random(n) < two[:, 1], "size": size})
 
@@ -81,7 +95,7 @@ def test_a_student_is_nearer_to_its_teacher_than_a_network_of_the_labels():
 def test_the_mean_answer_is_at_distance_one_and_the_teachers_own_at_zero():
     X, y = drawn(400, 0)
     labels = LabelCoder.fit(y)
-    outputs = Rule()._outputs(X, None)
+    outputs = Truth().answer(None, None, None, X)
     labels = labels.scaled(outputs)
     targets = torch.from_numpy(_targets(labels, outputs))
     assert targets.shape == (400, 1 + 1 + 3)
@@ -100,7 +114,7 @@ def test_constant_probabilities_are_learned_and_leave_the_losses_finite(rate):
     X, y = drawn(120, 0)
     teacher = Rule().fit(X, y)
     two, three = [0.8, 0.2], [0.6, 0.3, 0.1]
-    teacher._outputs = lambda X, batch: [np.full(len(batch), 3.0), *(np.tile(p, (len(batch), 1)) for p in (two, three))]
+    teacher._model = replace(teacher._model, fitted=Constant(3.0, two, three))
     student = student_of(teacher, X, epochs=40 if rate else 2, learning_rate=rate, dropout=0.0, average_decay=0.9)
     assert student.history_["train/late/loss"].is_between(0, 1).all()
     assert student.predict(X)["value"].is_between(1, 5).all()

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ from tabmtl.ensemble.estimator import EnsembleState
 from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.ensemble.models import candidates
 from tabmtl.estimators.learner import Marks
+from tabmtl.estimators.model import Over
 from tabmtl.schema import TabmtlWarning
 from tabmtl.testing import features, long_table, mixed_targets
 from tabmtl.training import watch
@@ -61,9 +63,15 @@ def raising(error, base=SharedTrees, from_rows=0):
 def answering(change):
     """A candidate that changes what it would answer."""
 
+    class Changed(Over):
+        name = "changed"
+
+        def change(self, answers, labels, task):
+            return change(answers)
+
     class Odd(SharedTrees):
-        def _outputs(self, X, batch):
-            return change(super()._outputs(X, batch))
+        def _set_fitted(self, coder, found, **kept):
+            super()._set_fitted(coder, found, **kept, over=(Changed(),))
 
     return Odd(n_estimators=5, n_estimators_task=0)
 
@@ -106,7 +114,8 @@ def test_a_model_of_other_columns_is_refused_at_load(mixed, tmp_path, monkeypatc
     odd = copy(mixed)
     name, parts = next(iter(mixed.estimators_.items()))
     strange = copy(parts[0]).fit(X.rename({"plain": "other"}), mixed_targets(X))
-    odd.estimators_ = {**mixed.estimators_, name: (strange, *parts[1:])}
+    estimators = {**mixed.estimators_, name: (strange, *parts[1:])}
+    odd._model = replace(mixed._model, fitted=replace(mixed._fitted, estimators=estimators))
     with monkeypatch.context() as patch:
         patch.setattr(EnsembleState, "_check_columns", lambda *_: None)
         odd.save(tmp_path / "odd")
@@ -222,6 +231,13 @@ def test_validation_rows_choose_the_weights_and_nothing_else():
     assert board["score"].item() == pytest.approx(r2_score(y_val["line"], part.predict(X_val)["line"]))
 
 
+class Zeros:
+    """What answers 0 to all rows."""
+
+    def answer(self, rows, labels, how, X=None, places=None):
+        return [np.zeros(len(rows))]
+
+
 class Timed(IndependentTasks):
     """A candidate whose fit takes some seconds of a clock, which stands still otherwise."""
 
@@ -234,10 +250,7 @@ class Timed(IndependentTasks):
 
     def _fit(self, coder, rows, valid, seed):
         self.clock.return_value += self.seconds
-        return {}
-
-    def _outputs(self, X, batch):
-        return [np.zeros(len(batch))]
+        return {"_fitted": Zeros()}
 
 
 @pytest.mark.parametrize(

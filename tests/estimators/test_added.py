@@ -144,7 +144,9 @@ def test_tasks_with_weights_of_their_own_keep_them(reloaded):
     assert all(np.array_equal(*pair) for pair in zip(before, model.answer(X), strict=False))
     assert same(answers(model, X), answers(reloaded(model), X))
     more = {name: np.asarray(1.01 * own, dtype=own.dtype) for name, own in model.weights_.items()}
-    model._fitted = replace(model._fitted, of_tasks=(more,), snapshot=np.array([0, 1, 1, 0, 1, 0]))
+    model._model = replace(
+        model._model, fitted=replace(model._fitted, of_tasks=(more,), snapshot=np.array([0, 1, 1, 0, 1, 0]))
+    )
     said, kept = reloaded(model).predict(X), reloaded(model)
     for name in ("paid", "late"):
         kept.remove_task(name)

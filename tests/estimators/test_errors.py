@@ -24,7 +24,6 @@ from tabmtl import (
     make_multitask_scorer,
     multitask_gain,
 )
-from tabmtl.model_selection.repeats import SeenRows
 from tabmtl.sessions import Popularity
 
 N = 80
@@ -180,7 +179,7 @@ def test_a_plain_score_is_for_targets_of_its_kind(scoring):
 
 
 def test_a_calibration_of_scikit_learn_needs_a_classifier_face(model):
-    with pytest.raises(AttributeError, match=r"no classes_: fit of a Classifier face, .* as CalibratedClassifierCV"):
+    with pytest.raises(AttributeError, match=r"no classes_: a Classifier face, .* as CalibratedClassifierCV"):
         CalibratedClassifierCV(tiny(SharedTrees), cv=2).fit(X, Y["k"])
     assert not hasattr(model, "classes_") and "classes_" not in model._repr_html_()
     labels = Y["k"].to_numpy()
@@ -211,8 +210,7 @@ def test_a_calibration_of_scikit_learn_needs_a_classifier_face(model):
     ],
 )
 def test_a_value_of_another_type_is_named(model, words, call):
-    model = deepcopy(model)
-    model._seen_rows = SeenRows.unknown()
+    model = deepcopy(model)  # which has not seen these rows
     with pytest.raises((TypeError, ValueError), match=re.escape(words)):
         call(model)
 

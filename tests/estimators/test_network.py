@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,7 @@ from conformance import NETWORKS, answers, features, mixed_targets, same, target
 from models_at_hand import fitted
 
 from tabmtl import ESMM, IndependentTasks, MMoE, MultiTabNet, SharedBottom, TabmtlWarning
+from tabmtl.extras import prune
 from tabmtl.synth import make_multitab_bench
 from tabmtl.training.epochs import Judged
 from tabmtl.training.table_loop import TableLoop
@@ -178,7 +180,7 @@ def test_a_pickle_has_arrays_and_no_module(cls):
 
 def test_a_pickle_of_an_earlier_release_says_how_to_come_by_the_model():
     estimator = fitted(MMoE)[0]
-    earlier = {name: value for name, value in vars(estimator).items() if name != "_fitted"}
+    earlier = {name: value for name, value in vars(estimator).items() if name != "_model"}
     with pytest.raises(ValueError, match=r"this pickle of a MMoE is of an earlier release: fit again, or save"):
         MMoE.__new__(MMoE).__setstate__(earlier | {"weights_": estimator.weights_})
 
@@ -247,7 +249,7 @@ def by_epoch(model, mean):
     alone = [mean]
     for weights in model.task_weights_:
         alone.append(pickle.loads(pickle.dumps(mean)))
-        alone[-1]._fitted = alone[-1]._fitted.with_weights(weights)
+        alone[-1]._model = replace(alone[-1]._model, fitted=alone[-1]._fitted.with_weights(weights))
     return alone
 
 
@@ -273,7 +275,7 @@ def test_every_task_answers_from_the_best_epoch_kept_for_it(cls, reloaded):
 
 def test_one_network_is_not_made_of_several_epochs(tmp_path):
     model, mean, X, y = own_epochs(MMoE)
-    for ask in (lambda found: found.export_onnx(tmp_path / "m.onnx"), lambda found: found.prune(X, y, keep=0.9)):
+    for ask in (lambda found: found.export_onnx(tmp_path / "m.onnx"), lambda found: prune(found, X, y, keep=0.9)):
         with pytest.raises(
             ValueError, match=r"one network, and by keep='task' \[.*\] answer from .*; fit with keep='me"
         ):
@@ -292,7 +294,7 @@ def test_a_task_of_a_long_table_answers_from_its_own_epoch(reloaded):
     model = SharedBottom(keep="task", **options).fit(X[:100], y[:100], X_val=X[100:], y_val=y[100:])
     assert model.task_weights_
     mean = pickle.loads(pickle.dumps(model))
-    mean._fitted = mean._fitted.with_weights(model.weights_)
+    mean._model = replace(mean._model, fitted=mean._fitted.with_weights(model.weights_))
     said, networks = model.predict(X), by_epoch(model, mean)
     for t, task in enumerate(model.tasks_):
         rows = (X["school"] == task.name).to_numpy()

@@ -9,6 +9,7 @@ from models_at_hand import fitted
 from sklearn.metrics import r2_score
 
 from tabmtl import IndependentTasks, MMoE, MultiTabNet, SharedBottom
+from tabmtl.estimators.base import unfitted
 from tabmtl.models.shared_bottom import SharedBottomNetwork
 from tabmtl.nn.layers import Members, Towers
 from tabmtl.training.balance import Balancer
@@ -36,7 +37,7 @@ class _Scaled(torch.nn.Module):
 
 def alone(model, m):
     """Member m of a fitted model, as a network of one member."""
-    one = model.unfitted().set_params(n_members=1)
+    one = unfitted(model).set_params(n_members=1)
     network = one._network(model.coder_.features.columns, model.tasks_)
     weights = model.fitted_network()[0].state_dict()
     adapter = next(name for name, module in model.fitted_network()[0].named_modules() if isinstance(module, Members))

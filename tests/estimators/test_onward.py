@@ -142,11 +142,11 @@ def test_classes_that_no_call_has_named_join_with_one_warning():
 
 
 @pytest.mark.parametrize("cls", [SharedTrees, IndependentTasks])
-def test_a_pickle_of_an_earlier_release_goes_on(cls):
+def test_a_model_of_an_earlier_release_goes_on(cls):
     X, y = features(), mixed_targets(features())
     model = tiny(cls).fit(X, y)
-    for name in ("profile_", "_n_labels"):
-        model.__dict__.pop(name, None)
+    fitted = replace(model._fitted, n_labels=None) if cls is IndependentTasks else model._fitted
+    model._model = replace(model._model, fitted=fitted, profile=None)
     model.partial_fit(X[:60], y[:60]).predict(X)
     with pytest.raises(ValueError, match="keeps no profile"):
         model.drift(X)
@@ -156,7 +156,9 @@ def test_every_set_of_kept_weights_goes_on():
     X, y = features(300), mixed_targets(features(300))
     model = tiny(SharedBottom, keep="task", epochs=8, learning_rate=0.05).fit(X, y)
     before = {name: own + 0.01 for name, own in model.weights_.items()}
-    model._fitted = replace(model._fitted, of_tasks=(before,), snapshot=np.array([0, 1, 1]))
+    model._model = replace(
+        model._model, fitted=replace(model._fitted, of_tasks=(before,), snapshot=np.array([0, 1, 1]))
+    )
     model.partial_fit(X, y)
     assert model.task_snapshot_.tolist() == [0, 1, 1]
     assert any(not np.array_equal(before[name], own) for name, own in model.task_weights_[0].items())

@@ -14,6 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from tabmtl import ESMM, RMTGB, IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees
 from tabmtl.estimators.asked import _MOST_PARTS, _parts, part_of
 from tabmtl.estimators.mixing.judged import Choice
+from tabmtl.models.independent.fitted import FittedTasks
+from tabmtl.models.shared_trees.functions import FittedTrees
 from tabmtl.synth import make_funnel
 from tabmtl.testing import largest_gap
 
@@ -104,11 +106,11 @@ def test_trees_of_other_tasks_are_not_walked_down(cls):
     model = tiny(cls, families=("lightgbm",)).fit(X, Y[["late", "delay"]])
     whole, broken = model.answer(X)[1], deepcopy(model)
     if cls is SharedTrees:
-        functions, _ = broken._functions_of((1,))
+        functions = broken._fitted.restricted((1,)).functions
         assert functions.forest.values.shape[1] == 1
         assert functions.forest.values.any(axis=1).any()
     elif cls is RMTGB:
-        assert [group.members.tolist() for group in broken._groups_of((1,))] == [[1]]
+        assert [group.members.tolist() for group in broken._fitted.of((1,))] == [[1]]
     else:
         broken.estimators_["late"] = None
     assert np.array_equal(broken.answer(X, ["delay"])[0], whole)
@@ -123,12 +125,10 @@ def test_an_ensemble_asks_the_candidates_that_have_a_weight(monkeypatch):
     candidates = {"alone": tiny(IndependentTasks), "together": tiny(SharedTrees)}
     model = MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, Y[["delay", "fast"]])
     whole, asked = model.answer(X), []
-    for cls in (IndependentTasks, SharedTrees):
-        ask = cls._outputs_of
-        monkeypatch.setattr(
-            cls, "_outputs_of", lambda self, *rest, ask=ask: asked.append(type(self)) or ask(self, *rest)
-        )
-    for place, (name, cls) in enumerate((("delay", IndependentTasks), ("fast", SharedTrees))):
+    for cls in (FittedTasks, FittedTrees):
+        ask = cls.answer
+        monkeypatch.setattr(cls, "answer", lambda self, *rest, ask=ask: asked.append(type(self)) or ask(self, *rest))
+    for place, (name, cls) in enumerate((("delay", FittedTasks), ("fast", FittedTrees))):
         assert np.array_equal(model.answer(X, [name])[0], whole[place])
         assert {*asked} == {cls}
         asked.clear()

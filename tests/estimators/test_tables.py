@@ -22,12 +22,23 @@ from tabmtl import (
     IndependentTasksRegressor,
     SharedBottom,
 )
+from tabmtl.estimators.base import FromFitted
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 
 
 @dataclass(frozen=True, kw_only=True)
 class AveragesState(TableState):
     averages_: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedAverages:
+    averages: tuple[tuple[float, ...], ...]
+
+    def answer(self, rows, labels, how, X=None, places=None):
+        found = [np.tile(average, (len(rows), 1)) for average in self.averages]
+        answers = [row if row.shape[1] > 1 else row[:, 0] for row in found]
+        return answers if places is None else [answers[t] for t in places]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -37,6 +48,7 @@ class Averages(MultiTaskEstimator):
     shrink: float = 0.0
 
     _stored: ClassVar[type] = AveragesState
+    averages_ = FromFitted("averages")
 
     def _check_params(self):
         if self.shrink < 0:
@@ -44,21 +56,19 @@ class Averages(MultiTaskEstimator):
 
     def _fit(self, coder, rows, valid, seed):
         columns = zip(coder.labels.column_tasks, rows.batch.y.T, strict=True)
-        return {
-            "averages_": [
-                [np.nanmean(y) * (1 - self.shrink)]
-                if not task.is_classification
-                else [np.mean(y[~np.isnan(y)] == k) for k in range(len(task.classes))]
-                for task, y in columns
-            ]
-        }
+        averages = tuple(
+            (float(np.nanmean(y)) * (1 - self.shrink),)
+            if not task.is_classification
+            else tuple(float(np.mean(y[~np.isnan(y)] == k)) for k in range(len(task.classes)))
+            for task, y in columns
+        )
+        return {"_fitted": FittedAverages(averages=averages)}
 
-    def _outputs(self, X, batch):
-        rows = [np.tile(average, (len(batch), 1)) for average in self.averages_]
-        return [row if row.shape[1] > 1 else row[:, 0] for row in rows]
+    def _fitted_of(self, coder, parts):
+        return FittedAverages(**parts)
 
 
-def test_a_new_estimator_is_two_methods(tmp_path):
+def test_a_new_estimator_is_two_methods_and_what_they_give(tmp_path):
     X, y = features(), mixed_targets(features())
     estimator = Averages().fit(X, y)
     predicted = estimator.predict(X)

@@ -41,7 +41,7 @@ class Reader(MultiTaskEstimator):
     """Reads a table and learns nothing."""
 
     def _fit(self, *args: Any) -> dict[str, Any]:
-        return {}
+        return {"_fitted": None}
 
 
 def said(X: Any, y: Any, **params: Any) -> list[warnings.WarningMessage]:

@@ -6,10 +6,10 @@ import torch
 from small_network import STEPS, TASKS, network_of, own_tasks, rows
 from torch.func import functional_call
 
-from tabmtl import PLE, AdaTT, MMoE, SharedBottom
+from tabmtl import PLE, MMoE, SharedBottom
 from tabmtl.columns import Features
 from tabmtl.nn.uneven import UnevenTowers
-from tabmtl.nn.units import cut, head_multiply_adds, masks, multiply_adds
+from tabmtl.nn.units import Bucket, cut, multiply_adds
 from tabmtl.schema import Batch
 from tabmtl.training.table_loop import settle_statistics
 
@@ -50,6 +50,29 @@ def some(groups, seed, *, is_long=False):
     return found
 
 
+def masked(network, groups, kept):
+    """Parameters of a network of which nothing reads the units that go: the oracle of `cut`."""
+    found = {}
+    for group in [group for group in groups if group.name in kept]:
+        stays = torch.zeros(group.n_parts, group.n_units).scatter_(1, kept[group.name], 1.0)
+        if isinstance(group, Bucket):
+            gates, name = network.get_submodule(group.gates), f"{group.gates}.linear.bias"
+            place = gates.places % len(gates.expert_names) - group.first
+            is_own = (place >= 0) & (place < group.n_units)
+            is_cut = is_own & (stays[0] == 0)[place.clamp(0, group.n_units - 1)]
+            found[name] = found.get(name, network.get_parameter(name)).masked_fill(is_cut, -torch.inf)
+            continue
+        for slot in group.reads:
+            parameter, factor = found.get(slot.name, network.get_parameter(slot.name)), stays
+            if slot.at is not None:
+                factor = stays.new_ones(parameter.shape[0], group.n_units)
+                factor[list(slot.at)] = stays[0]
+            shape = [1] * parameter.ndim
+            shape[slot.axis], shape[0] = group.n_units, len(factor) if len(factor) > 1 else shape[0]
+            found[slot.name] = parameter * factor.to(parameter).view(shape)
+    return found
+
+
 def settled(model):
     """A network whose batch normalisation has learned statistics."""
     network = network_of(model, STEPS if model.task_column else TASKS)
@@ -67,7 +90,7 @@ def test_a_masked_network_answers_as_the_smaller_one(model, seed):
     network, task = settled(model), own_tasks(model)
     groups, before = network.units(), network(rows(), task)
     kept = some(groups, seed, is_long=is_long)
-    hidden = functional_call(network, masks(network, groups, kept).of(network), (rows(), task))
+    hidden = functional_call(network, masked(network, groups, kept), (rows(), task))
     smaller = cut(network, groups, kept)
     for own, found in zip(hidden, smaller(rows(), task), strict=True):
         torch.testing.assert_close(found, own, rtol=1e-9, atol=1e-9)
@@ -83,9 +106,7 @@ def test_gradients_of_a_masked_network_are_those_of_the_smaller_one(model):
     network = settled(model)
     groups = network.units()
     kept = some(groups, 0)
-    sum(
-        own.square().sum() for own in functional_call(network, masks(network, groups, kept).of(network), (rows(),))
-    ).backward()
+    sum(own.square().sum() for own in functional_call(network, masked(network, groups, kept), (rows(),))).backward()
     smaller = cut(network, groups, kept)
     sum(own.square().sum() for own in smaller(rows())).backward()
     for name, parameter in smaller.named_parameters():
@@ -100,7 +121,6 @@ def test_every_group_that_keeps_all_changes_nothing(model):
     network = settled(model)
     groups = network.units()
     kept = {group.name: torch.arange(group.n_units).expand(group.n_parts, -1) for group in groups}
-    assert masks(network, groups, kept).of(network) == {}
     for own, found in zip(network(rows()), cut(network, groups, kept)(rows()), strict=True):
         assert torch.equal(own, found)
 
@@ -111,22 +131,11 @@ def test_a_smaller_network_is_cut_further_and_restricted(model):
     smaller = cut(network, network.units(), some(network.units(), 1))
     groups = smaller.units()
     kept = some(groups, 2)
-    hidden = functional_call(smaller, masks(smaller, groups, kept).of(smaller), (rows(),))
+    hidden = functional_call(smaller, masked(smaller, groups, kept), (rows(),))
     least = cut(smaller, groups, kept)
     torch.testing.assert_close(least(rows()), hidden, rtol=1e-9, atol=1e-9)
     of_some = least.restricted([2, 0])
     torch.testing.assert_close(of_some(rows()), [hidden[2], hidden[0]], rtol=1e-9, atol=1e-9)
-
-
-def test_masks_hold_little():
-    network = settled(MODELS[0])
-    factors = masks(network, network.units(), some(network.units(), 0)).factors
-    assert factors["trunk.3.weight"].shape == (1, 16)  # of (12, 16)
-    assert factors["trunk.6.weight"].shape == (1, 12)
-    network = settled(MODELS[4])
-    factors = masks(network, network.units(), some(network.units(), 0)).factors
-    (later,) = (factor for name, factor in factors.items() if name.endswith("later.0.weight"))
-    assert later.shape == (4, 16, 1)  # experts have units of their own
 
 
 def test_uneven_heads_take_features_of_all_tasks_or_of_each():
@@ -153,7 +162,7 @@ def test_places_that_no_group_has_are_refused(places):
     with pytest.raises(ValueError, match=r"'trunk\.0' that stay must be rising places below 16, in 1 rows"):
         cut(network, network.units(), {"trunk.0": torch.tensor(places, dtype=torch.int64)})
     with pytest.raises(ValueError, match=r"no group 'trunk\.9' of units; its groups are"):
-        masks(network, network.units(), {"trunk.9": torch.zeros(1, 1, dtype=torch.int64)})
+        cut(network, network.units(), {"trunk.9": torch.zeros(1, 1, dtype=torch.int64)})
 
 
 def test_a_gate_keeps_an_expert():
@@ -169,16 +178,10 @@ def test_units_that_layer_normalisation_sees_are_no_group():
     assert {group.kind for group in groups} == {"experts", "task"}
 
 
-def test_other_networks_do_not_say_what_they_may_lose():
-    with pytest.raises(NotImplementedError, match="AdaTTNetwork does not say which units"):
-        network_of(AdaTT()).units()
-
-
 def test_multiplications_are_those_of_the_matrices():
     network = network_of(SharedBottom(hidden=(16, 8), head_hidden=4, numeric_embedding="none", d_embedding=4))
     # a row: an embedding of 4, two numbers, one flag; three heads with 1, 3 and 1 scores
     assert multiply_adds(network) == 7 * 16 + 16 * 8 + 3 * 8 * 4 + 4 * 5
-    assert head_multiply_adds(network.heads) == [8 * 4 + 4, 8 * 4 + 12, 8 * 4 + 4]
     members = network_of(
         SharedBottom(hidden=(16, 8), head_hidden=4, numeric_embedding="none", d_embedding=4, n_members=3)
     )

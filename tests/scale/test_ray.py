@@ -77,11 +77,11 @@ def test_a_fit_whose_process_is_killed_and_its_answers(folder):
     assert_frame_equal(model.history_, one.history_, abs_tol=1e-4)
 
     class DiesOnce(SharedBottom):
-        def _outputs(self, X, batch):
+        def _preprocessed(self, X):
             if not Path(died).exists():
                 Path(died).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super()._outputs(X, batch)
+            return super()._preprocessed(X)
 
     died, dying = str(folder / "died"), copy(model)
     dying.__class__ = DiesOnce

@@ -305,7 +305,7 @@ def test_what_load_would_refuse_is_not_saved_over_a_model(stored, tmp_path):
     broken = tabmtl.load(folder)
     name = min(broken.weights_)
     nothing = {name: np.full_like(broken.weights_[name], np.nan)}
-    broken._fitted = broken._fitted.with_weights(broken.weights_ | nothing)
+    broken._model = replace(broken._model, fitted=broken._fitted.with_weights(broken.weights_ | nothing))
     with pytest.raises(ValueError, match=rf"weights\.{name} has a value that is not finite"):
         broken.save(folder)
     assert same(answers(model, X), answers(tabmtl.load(folder), X))

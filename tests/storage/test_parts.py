@@ -161,7 +161,9 @@ def test_what_load_would_refuse_is_not_saved_over_a_model(folder):
     broken = tabmtl.load(folder, cls=Team)
     net = broken.members_["net"][1]
     name = min(net.weights_)
-    net._fitted = net._fitted.with_weights(net.weights_ | {name: np.full_like(net.weights_[name], np.nan)})
+    net._model = replace(
+        net._model, fitted=net._fitted.with_weights(net.weights_ | {name: np.full_like(net.weights_[name], np.nan)})
+    )
     with pytest.raises(ValueError, match=rf"weights\.{name} has a value that is not finite"):
         broken.save(folder)
     assert same(answers(fitted_team()[0], X), answers(tabmtl.load(folder, cls=Team), X))
@@ -319,9 +321,9 @@ def test_candidates_without_end_are_refuses(folder, refuses):
     head, tail = '{"estimator": {"class": "IndependentTasks", "params": {"classifier": ', "}}}"
     net = json.dumps(json.loads(facts)["params"]["candidates"]["dict"]["net"])
     assert net in facts
-    for depth in (300, 100_000):
+    for depth in (400, 100_000):
         content = facts.replace(net, head * depth + "null" + tail * depth).encode()
-        refuses(forge(folder, {"model.json": content}), "RecursionError" if depth == 300 else "recursion")
+        refuses(forge(folder, {"model.json": content}), "RecursionError" if depth == 400 else "recursion")
 
 
 @pytest.mark.all_faces  # test_stored damages those of models without parts

@@ -16,8 +16,8 @@ from sklearn.metrics import cohen_kappa_score
 
 import tabmtl
 from tabmtl import IndependentTasks, OnnxCoder, Shards, SharedBottom, SharedTrees, Task, distill
-from tabmtl.estimators.cumulative import CumulativeRegression
 from tabmtl.targets import KINDS
+from tabmtl.targets.cumulative import CumulativeRegression
 from tabmtl.targets.ordinal import HOLD
 
 ORDINAL = KINDS["ordinal"]

@@ -74,7 +74,7 @@ def test_an_own_kind_is_learned_scored_and_saved(name, tmp_path):
     model.save(tmp_path / "model")
     loaded = load(tmp_path / "model", kinds=[Rate])
     assert loaded.predict(X)["n"].equals(model.predict(X)["n"]) and loaded.tasks_ == model.tasks_
-    with pytest.raises(ModelFileError, match=r"kind 'rate'.*load\(path, kinds="):
+    with pytest.raises(ModelFileError, match=r"holds a 'rate'.*load\(path, kinds="):
         load(tmp_path / "model")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -18,6 +18,8 @@ from tabmtl.encode import TableCoder
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.boosted.lightgbm import LightGBMEstimator
 from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
+from tabmtl.estimators.drifting import as_new
+from tabmtl.estimators.model import Asking, Model
 from tabmtl.estimators.rows import FitRows, draw
 from tabmtl.metrics.scores import score_tasks
 from tabmtl.params import TwoOrMore, WholeShare, check_choice, near
@@ -34,7 +36,7 @@ _NO_REFIT = "no fit of all rows, so that the one without the rows set aside is k
 class BoostedEstimator(LightGBMEstimator):
     """Base of the models that grow trees for several tasks.
 
-    A subclass gives `_fit_rows`, `_attributes`, `_export` and `_gains`.
+    A subclass gives `_fit_rows` and `_fitted_by`.
 
     Parameters
     ----------
@@ -91,6 +93,7 @@ class BoostedEstimator(LightGBMEstimator):
             If there is no such task.
         """
         check_is_fitted(self)
+        self._model.check_plain("export_task writes")
         names = [each.name for each in self.tasks_]
         if str(task) not in names:
             more = "..." if len(names) > 10 else ""
@@ -99,7 +102,7 @@ class BoostedEstimator(LightGBMEstimator):
         labels, own = self.coder_.labels, self.tasks_[index]
         column = 0 if labels.task_levels is not None else index
         link = own.kind.lightgbm_link(own.width, float(labels.center[column]), float(labels.scale[column]))
-        return self._export(index, *link)
+        return self._fitted.export(index, *link)
 
     # methods that a subclass defines
 
@@ -114,12 +117,8 @@ class BoostedEstimator(LightGBMEstimator):
         """
 
     @abstractmethod
-    def _attributes(self, coder: TableCoder, fits: Sequence[Any]) -> dict[str, Any]:
-        """Return the fitted attributes by name, from what `_fit_rows` returned."""
-
-    @abstractmethod
-    def _export(self, task: int, objective: str, factor: float, summand: float) -> lgb.Booster:
-        """Return a task's functions as one model, whose raw scores are the task's times a factor plus a summand."""
+    def _fitted_by(self, coder: TableCoder, fits: Sequence[Any]) -> Any:
+        """Return what was fitted, from what `_fit_rows` returned."""
 
     # shared steps
 
@@ -130,18 +129,18 @@ class BoostedEstimator(LightGBMEstimator):
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         split = self._split(rows, valid, seed)
         fits, first = self._fit_split(coder, split, seed)
-        attributes = self._attributes(coder, fits)
+        found = {"_fitted": self._fitted_by(coder, fits)}
         known = None if rows.frame is None or valid is not None else rows.read()
         answered = {"answered": self._asking_first(coder, split, first, known, rows.group)}
         if rows.group.size == 1:
-            return attributes | answered
+            return found | answered
         model = clone(self)
-        model._set_fitted(coder, attributes)
+        model._set_fitted(coder, found)
         # ranks estimate the rows of leaves otherwise, so that their texts of one tree differ in these
         own = take_apart(model._state())
         sent = rows.group.broadcast({name: part for name, part in vars(own).items() if name != "kinds"})
         model._restore(self._read_state(Saved(**sent, kinds=own.kinds)))
-        return {name: getattr(model, name) for name in attributes} | answered
+        return {"_fitted": model._fitted} | answered
 
     def _split(self, rows: FitRows, valid: FitRows | None, seed: int) -> Split:
         """Set rows aside, if the fit is to stop on some and there are enough with labels."""
@@ -160,7 +159,7 @@ class BoostedEstimator(LightGBMEstimator):
 
     def _asking_first(
         self, coder: TableCoder, split: Split, first: Sequence[Any], known: Batch | None, group: Ranks
-    ) -> Callable[[], Sequence[Answers]]:
+    ) -> Asking:
         """Return what asks this model for rows that it has learned, and the first fits for those that they have not.
 
         The first fits are this model, if rows to validate on were given. The coder knows levels by all known rows.
@@ -169,20 +168,20 @@ class BoostedEstimator(LightGBMEstimator):
         def some(rows: Batch) -> Batch:
             drawn = rows.rows(draw(len(rows), sample_size(coder.features.columns) // group.size)).unlabelled()
             batch = Batch.join(drawn.gathered(group))
-            return batch if known is None else self._as_new(coder, batch, known)
+            return batch if known is None else as_new(coder, batch, known, self._least_rows)
 
         unseen = None if split.watched is None else some(split.watched)
         learned = some(split.all) if unseen is None or split.keep is not None else None
 
-        def answer() -> list[Answers]:
-            found = [] if learned is None else [Answers(self._outputs(None, learned), learned.task, are_learned=True)]
-            if unseen is None:
-                return found
-            model = self
-            if split.keep is not None:
-                model = clone(self)
-                model._set_fitted(coder, self._attributes(coder, first))
-            return [*found, Answers(model._outputs(None, unseen), unseen.task)]
+        def answer(model: Model) -> list[Answers]:
+            found = []
+            if learned is not None:
+                found.append(Answers(model.answer(learned, self), learned.task, are_learned=True))
+            if unseen is not None:
+                if split.keep is not None:
+                    model = Model(coder=coder, fitted=self._fitted_by(coder, first))
+                found.append(Answers(model.answer(unseen, self), unseen.task))
+            return found
 
         return answer
 
@@ -213,11 +212,9 @@ class BoostedEstimator(LightGBMEstimator):
         group = current()
         if not group.broadcast(self._watch.is_verbose):
             return
-        model = clone(self)
-        model._set_fitted(coder, self._attributes(coder, fits))
-        tasks = coder.labels.tasks
+        model, tasks = Model(coder=coder, fitted=self._fitted_by(coder, fits)), coder.labels.tasks
         with unsaid():
-            outputs = model._outputs(None, replace(rows, y=None, weight=None))
+            outputs = model.answer(replace(rows, y=None, weight=None), self)
             batches, answers = rows.without_features().gathered(group, 0), group.gather(outputs, 0)
             if group.rank:  # which shows nothing
                 return

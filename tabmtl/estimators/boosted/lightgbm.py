@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Annotated, Any, ClassVar
+from functools import partial
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 import polars as pl
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.estimators.asked import part_of
+from tabmtl.estimators.base import FromFitted
 from tabmtl.estimators.boosted.border import tree_matrix
+from tabmtl.estimators.model import Model
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.params import Count, CountOrZero, Jobs, NonNegative, Positive, Share, WholeShare, check_count
 from tabmtl.processes.forks import count_threads
@@ -20,9 +22,27 @@ from tabmtl.processes.forks import count_threads
 Leaves = Annotated[int, partial(check_count, low=2, high=131_072)]
 
 
+def importances(model: Model) -> pl.DataFrame:
+    """Return the share of every feature in the gain of every task's trees; see the attributes."""
+    return part_of(model.fitted, "importances", lambda: _importances(model))
+
+
+def _importances(model: Model) -> pl.DataFrame:
+    names, features = [task.name for task in model.tasks], model.coder.features
+    gains = cast(Any, model.fitted).gains(features.columns)
+    is_of = np.array(features.origins, dtype=object)[:, None] == np.array(features.names, dtype=object)
+    total = np.sum([*gains.values()], axis=(0, 2))[:, None]
+    shares = {
+        stage: of_columns @ is_of / np.maximum(total, np.finfo(float).tiny) for stage, of_columns in gains.items()
+    }
+    table = pl.DataFrame({"task": names, "feature": [[*features.names]] * len(names)}).explode("feature")
+    columns = {"importance": sum(shares.values()), **(shares if len(shares) > 1 else {})}
+    return table.with_columns(pl.Series(name, own.ravel()) for name, own in columns.items())
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class LightGBMEstimator(MultiTaskEstimator):
-    """Base of the estimators on LightGBM; a subclass gives `_gains`.
+    """Base of the estimators on LightGBM.
 
     Parameters
     ----------
@@ -80,6 +100,7 @@ class LightGBMEstimator(MultiTaskEstimator):
     decay_rate: WholeShare = 1.0
     n_jobs: Jobs = None
 
+    importances_ = FromFitted(importances)
     _grows: ClassVar[bool] = False
 
     search_space: ClassVar[dict[str, Any]] = {
@@ -89,20 +110,6 @@ class LightGBMEstimator(MultiTaskEstimator):
         "colsample_bytree": {"low": 0.3, "high": 1.0},
         "reg_lambda": {"low": 0.0, "high": 10.0},
     }
-
-    @cached_property
-    def importances_(self) -> pl.DataFrame:
-        """Share of every feature in the gain of every task's trees; see the attributes."""
-        check_is_fitted(self)
-        gains, names, features = self._gains(), [task.name for task in self.tasks_], self.coder_.features
-        is_of = np.array(features.origins, dtype=object)[:, None] == np.array(features.names, dtype=object)
-        total = np.sum([*gains.values()], axis=(0, 2))[:, None]
-        shares = {
-            stage: of_columns @ is_of / np.maximum(total, np.finfo(float).tiny) for stage, of_columns in gains.items()
-        }
-        table = pl.DataFrame({"task": names, "feature": [[*features.names]] * len(names)}).explode("feature")
-        columns = {"importance": sum(shares.values()), **(shares if len(shares) > 1 else {})}
-        return table.with_columns(pl.Series(name, own.ravel()) for name, own in columns.items())
 
     def encode(self, X: Any) -> pl.DataFrame:
         """Encode rows for the plain LightGBM models of the tasks.
@@ -124,10 +131,6 @@ class LightGBMEstimator(MultiTaskEstimator):
         columns = self.coder_.features.columns
         matrix = tree_matrix(self._read_rows(self._preprocessed(X)))
         return pl.DataFrame(matrix, schema=[*columns.numeric, *columns.categorical])
-
-    @abstractmethod
-    def _gains(self) -> dict[str, np.ndarray]:
-        """Return the gain (T, F) of every column of the matrix for every task, by the stages of its model."""
 
     @property
     def _n_threads(self) -> int:

@@ -12,9 +12,9 @@ import numpy as np
 from sklearn import config_context
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from tabmtl.estimators.cumulative import CumulativeRegression
 from tabmtl.storage.stored import Stored
 from tabmtl.targets import Task
+from tabmtl.targets.cumulative import CumulativeRegression
 
 #: Pieces of the curve of a number that are tried; one is a straight line between the least and the largest value.
 PIECES = (1, 6)

@@ -22,9 +22,11 @@ from tabmtl.encode.read import without_columns
 from tabmtl.estimators.base import FromFitted, NotHere
 from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.estimators.boosted.lightgbm import Leaves, LightGBMEstimator
+from tabmtl.estimators.drifting import asking, drawn
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.learner import Marks
 from tabmtl.estimators.mixing.levels import LevelMeans, LevelRows
+from tabmtl.estimators.model import Model
 from tabmtl.estimators.rows import FitRows, draw
 from tabmtl.model_selection.stratify import deal
 from tabmtl.model_selection.suspects import warn_of_random_split
@@ -251,7 +253,7 @@ class IndependentTasks(LightGBMEstimator):
             fitted, found = self._fit_rows(coder.after, rows, None, self._seed(), fold)
             self._set_fitted(coder, {"_fitted": fitted})
         batch = rows.read()
-        answers = self._outputs(X, batch)
+        answers = self._model.answer(batch, self, X)
         for t, own in found.items():
             judged = labelled_rows(batch, t)[0]
             answers[t if batch.task is None else 0][judged] = np.nan if own.answers is None else own.answers
@@ -263,15 +265,17 @@ class IndependentTasks(LightGBMEstimator):
             return {"_fitted": fitted}  # models of others may be slow to ask, or fail
         if rows.group.size > 1 or valid is not None:
             asked = rows if valid is None else valid
-            answered = self._asking(coder, asked, are_learned=valid is None, are_known=valid is None)
-            return {"_fitted": fitted, "answered": answered}
+            some = drawn(coder, asked, self._least_rows if valid is None else 0)
+            return {"_fitted": fitted, "answered": asking(some, self, are_learned=valid is None)}
         return {"_fitted": fitted, "answered": partial(self._answers_of_fit, coder, rows, found)}
 
-    def _answers_of_fit(self, coder: TableCoder, rows: FitRows, found: Mapping[int, Mixed]) -> list[Answers]:
+    def _answers_of_fit(
+        self, coder: TableCoder, rows: FitRows, found: Mapping[int, Mixed], model: Model
+    ) -> list[Answers]:
         """Return answers to some rows of fit; where all models have some, also those of what has not learned them."""
         places = draw(len(rows), sample_size(coder.features.columns))
         some = rows.read().rows(places)
-        learned = Answers(self._outputs(None, some), some.task, are_learned=True)
+        learned = Answers(model.answer(some, self), some.task, are_learned=True)
         if not all(t in found and found[t].answers is not None for t in range(len(coder.labels.tasks))):
             return [learned]
         return [learned, without_labels(learned, some, places, found)]
@@ -359,9 +363,6 @@ class IndependentTasks(LightGBMEstimator):
         again = self.early_stopping and learns_again(counts, self._may_mix)
         found, _ = self._fit_all(tasks, learners, take, again, ALONE, None, [fitted.configuration])
         return {"_fitted": fitted.with_tasks(replace(found, n_labels=tuple(map(int, counts))))}
-
-    def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
-        return {"_fitted": self._fitted.without(t)}
 
     def _fit_all(
         self,
@@ -506,9 +507,6 @@ class IndependentTasks(LightGBMEstimator):
         }
         return {**ours, **of_kind, **params, "num_class": task.width}
 
-    def _gains(self) -> dict[str, np.ndarray]:
-        return {"all": self._fitted.gains(self.coder_.features.columns)}
-
     def encode(self, X: Any) -> pl.DataFrame:
         """Encode rows for the LightGBM models in `estimators_`, as the base does.
 
@@ -520,14 +518,10 @@ class IndependentTasks(LightGBMEstimator):
         matrix = tree_matrix(fitted.extended(self._read_rows(self._preprocessed(X))))
         return pl.DataFrame(matrix, schema=[*columns.numeric, *columns.categorical])
 
-    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        return self._outputs_of(X, batch)
-
-    def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...] | None = None) -> list[np.ndarray]:
-        return self._fitted.answer(batch, X, self._n_threads, places)
-
-    def _restore(self, state: IndependentState) -> None:
-        self._set_fitted(state.coder_, {"_fitted": state.fitted, "profile_": state.profile_})
+    def _fitted_of(self, coder: TableCoder, parts: dict[str, Any]) -> FittedTasks:
+        pairs = zip(parts.pop("trees"), parts.pop("mixtures"), strict=True)
+        models = tuple(own for pair in pairs for own in pair if own is not None)
+        return FittedTasks(tasks=tuple(coder.labels.tasks), models=models, **parts)
 
 
 class IndependentTasksClassifier(ClassifierFace, IndependentTasks):

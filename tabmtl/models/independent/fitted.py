@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.estimators.boosted.gain import feature_gains
@@ -17,6 +18,7 @@ from tabmtl.estimators.mixing.levels import LevelMeans
 from tabmtl.models.independent.asked import AskedTasks
 from tabmtl.models.independent.foreign import Foreign
 from tabmtl.models.independent.mixture import FAMILIES, Learned, Mixture
+from tabmtl.processes.forks import count_threads
 from tabmtl.schema import Batch, Columns
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
@@ -104,19 +106,11 @@ class FittedTasks:
         """Return rows with the means of their levels, if some model may read them."""
         return rows if self.levels is None else self.levels.extended(rows)
 
-    def answer(self, rows: Batch, X: Any, n_threads: int, places: tuple[int, ...] | None = None) -> list[np.ndarray]:
-        """Return values (n,) or probabilities (n, K) of the columns of y, or of those at some places.
-
-        Parameters
-        ----------
-        rows : Batch
-        X : frame or array of shape (n, p)
-            The same rows, which models of scikit-learn read.
-        n_threads : int
-        places : tuple of int, optional
-            Of a wide table.
-        """
-        matrix = tree_matrix(self.extended(rows))
+    def answer(
+        self, rows: Batch, labels: LabelCoder, how: Any, X: Any = None, places: tuple[int, ...] | None = None
+    ) -> list[np.ndarray]:
+        """Return answers; see `tabmtl.estimators.model.Fitted`."""
+        matrix, n_threads = tree_matrix(self.extended(rows)), count_threads(how.n_jobs)
         if rows.task is not None:
             output = np.empty(self.tasks[0].kind.answer_shape(len(rows), self.tasks[0].classes))
             for t in np.unique(rows.task).tolist():
@@ -130,7 +124,7 @@ class FittedTasks:
             return asked.answers(matrix)
         return [self._answer(t, X, matrix, n_threads) for t in places]
 
-    def gains(self, columns: Columns) -> np.ndarray:
+    def gains(self, columns: Columns) -> dict[str, np.ndarray]:
         """Return the gains (T, F) of the columns of a table in all models.
 
         Raises
@@ -150,7 +144,7 @@ class FittedTasks:
             else:
                 own = feature_gains(model.cut()[1], n_features)[:, 0]
             found.append(own if self.levels is None else self.levels.gains(own, len(columns.numeric)))
-        return np.stack(found)
+        return {"all": np.stack(found)}
 
     def onward(self, models: Mapping[int, Model], rows: Batch, n_new: np.ndarray) -> FittedTasks:
         """Return the models with those that went on by rows, given how many labels of each task these have."""
@@ -176,7 +170,7 @@ class FittedTasks:
             n_labels=self.n_labels and self.n_labels + (more.n_labels or ()),
         )
 
-    def without(self, t: int) -> FittedTasks:
+    def without(self, t: int, coder: TableCoder) -> FittedTasks:
         """Return the models without that of a task."""
         is_left = pl.col("task") != self.tasks[t].name
         return replace(

@@ -11,7 +11,6 @@ import polars as pl
 from tabmtl.estimators.mixing.judged import leaderboard
 from tabmtl.estimators.mixing.levels import LevelMeans
 from tabmtl.estimators.tables import TableState
-from tabmtl.models.independent.fitted import FittedTasks
 from tabmtl.models.independent.mixture import Mixture
 from tabmtl.storage.lightgbm_text import TreeText
 
@@ -54,17 +53,3 @@ class IndependentState(TableState):
                     f"a model of task {task.name!r} has other columns or outputs than the table, expected "
                     f"{expected[0]} numeric columns, {expected[1]} columns of levels and {expected[2]} outputs"
                 )
-
-    @property
-    def fitted(self) -> FittedTasks:
-        """The models as they were fitted."""
-        pairs = zip(self._trees, self._mixtures, strict=True)
-        return FittedTasks(
-            tasks=tuple(self.coder_.labels.tasks),
-            models=tuple(own for pair in pairs for own in pair if own is not None),
-            configuration=self.configuration_,
-            configuration_scores=self.configuration_scores_,
-            leaderboard=self.leaderboard_,
-            levels=self._levels,
-            n_labels=self._n_labels,
-        )

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar, Literal, cast
 
-import lightgbm as lgb
 import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.asked import Together, part_of
-from tabmtl.estimators.base import NotHere
+from tabmtl.estimators.asked import Together
+from tabmtl.estimators.base import FromFitted, NotHere
 from tabmtl.estimators.boosted.border import network, tree_matrix
 from tabmtl.estimators.boosted.estimator import BoostedEstimator
 from tabmtl.estimators.boosted.gain import gain_shares
 from tabmtl.estimators.boosted.joined import FEW_ROWS, JoinedSums
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
+from tabmtl.estimators.model import Model
 from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import TableState
-from tabmtl.models.rmtgb.fitted import FittedGroup
+from tabmtl.models.rmtgb.fitted import FittedGroup, FittedGroups
 from tabmtl.models.rmtgb.onward import Onward
 from tabmtl.models.rmtgb.stages import GroupFit, Schedule
 from tabmtl.models.rmtgb.targets import BinnedRows, bin_groups, bin_labelled, rows_of_tasks
@@ -59,7 +59,7 @@ class GroupsTogether(Together):
     def _joined(self) -> list[JoinedSums]:
         """The trees of the groups of one loss."""
         joined = []
-        for groups in zip(*(model._groups_of(self.places) for model in self.models), strict=True):
+        for groups in zip(*(fitted.of(self.places) for fitted in self.fitted), strict=True):
             forests = [group.forest for group in groups]
             n = forests[0].width * len(forests[0])
             output = np.concatenate([k * n + forest.outputs for k, forest in enumerate(forests)])
@@ -71,9 +71,9 @@ class GroupsTogether(Together):
         if len(batch) > FEW_ROWS or batch.task is not None:
             return super().answers(X, batch)
         matrix = tree_matrix(batch)
-        sums = [np.split(joined.sums(matrix), len(self.models)) for joined in self._joined]
-        by_model = zip(self.models, zip(*sums, strict=True), strict=True)
-        return self.linked([model._scores_by(own, self.places) for model, own in by_model])
+        sums = [np.split(joined.sums(matrix), len(self.fitted)) for joined in self._joined]
+        by_model = zip(self.fitted, zip(*sums, strict=True), strict=True)
+        return self.linked([fitted.scores_by(own, self.places) for fitted, own in by_model])
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -201,16 +201,13 @@ class RMTGB(BoostedEstimator):
 
     _stored: ClassVar[type] = RMTGBState
     _together: ClassVar[type[Together]] = GroupsTogether
-
-    def _export(self, task: int, objective: str, scale: float, center: float) -> lgb.Booster:
-        group = next(group for group in self._groups if task in group.members)
-        return group.export(int(np.flatnonzero(group.members == task)[0]), objective, scale, center)
-
-    def _gains(self) -> dict[str, np.ndarray]:
-        gains = np.zeros((3, len(self.tasks_), self.coder_.features.columns.n_features))
-        for group in self._groups:
-            gains[:, group.members] = group.gains()
-        return dict(zip(("shared", "outlier", "own"), gains, strict=True))
+    _groups = FromFitted("groups")
+    outlier_score_ = FromFitted(lambda model: _table(model).drop("shared", "outlier", "own"))
+    block_rounds_ = FromFitted(lambda model: _table(model).select("task", "shared", "outlier", "own"))
+    block_importances_ = FromFitted(lambda model: _block_importances(model))
+    feature_importances_ = FromFitted(
+        lambda model: gain_shares(model.fitted.block_gains, model.coder.after).sum(axis=0)
+    )
 
     def _fit_rows(
         self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Sequence[GroupFit] | None
@@ -242,22 +239,21 @@ class RMTGB(BoostedEstimator):
         params = self._tree_params(self._data_params(group), seed)
         binned = bin_labelled(rows.read(), coder.features.columns, self._data_params(group), has_source=True)
         groups = []
-        for k, own in enumerate(self._groups):
+        for k, own in enumerate(known := self._groups):
             found = rows_of_tasks(binned, coder, own.members)
             if found is not None:
-                watch = self._watch.part(1 / (len(self._groups) - k))
+                watch = self._watch.part(1 / (len(known) - k))
                 onward = Onward(params=params, n_rounds=self.partial_rounds, decay=self.decay_rate, watch=watch)
                 own = onward.go_on(own, found)
                 self._watch.was_cut |= watch.was_cut
             groups.append(own)
-        return _fitted(coder, groups)
+        return {"_fitted": FittedGroups(groups=tuple(groups))}
 
-    def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
-        left = [group.without(t) for group in self._groups]
-        return _fitted(coder, [group for group in left if group is not None])
+    def _fitted_by(self, coder: TableCoder, fits: Sequence[GroupFit]) -> FittedGroups:
+        return FittedGroups(groups=tuple(fit.group for fit in fits))
 
-    def _attributes(self, coder: TableCoder, fits: Sequence[GroupFit]) -> dict[str, Any]:
-        return _fitted(coder, [fit.group for fit in fits])
+    def _fitted_of(self, coder: TableCoder, parts: dict[str, Any]) -> FittedGroups:
+        return FittedGroups(**parts)
 
     def _fit_group(self, members: np.ndarray, rows: BinnedRows, schedule: Schedule, seed: int) -> GroupFit:
         theta = _SPREAD * np.random.default_rng([seed, int(members[0])]).standard_normal(len(members))
@@ -284,42 +280,13 @@ class RMTGB(BoostedEstimator):
             watch=watch,
         )
 
-    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        matrix = tree_matrix(batch)
-        if batch.task is None:
-            return self.coder_.labels.outputs(self._scores(matrix, None))
-        scores = self._groups[0].scores_of_own_tasks(matrix, batch.task, self._n_threads)
-        return self.coder_.labels.outputs([scores])
 
-    def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
-        return self._labels_of(places).outputs(self._scores(tree_matrix(batch), places))
+def _table(model: Model) -> pl.DataFrame:
+    return cast(FittedGroups, model.fitted).table([task.name for task in model.tasks])
 
-    def _groups_of(self, places: tuple[int, ...] | None) -> Sequence[FittedGroup]:
-        """Return the groups with some tasks of a wide table, all by default, and with these alone."""
-        if places is None:
-            return self._groups
-        found = []
-        for group in self._groups:
-            own = tuple(k for k, t in enumerate(group.members.tolist()) if t in places)
-            if own:
-                found.append(part_of(group, own, partial(group.restricted, own)))
-        return found
 
-    def _scores(self, matrix: np.ndarray, places: tuple[int, ...] | None) -> list[np.ndarray]:
-        """Return raw scores (n, width) of some tasks of a wide table, all by default."""
-        groups = self._groups_of(places)
-        return self._scores_by([group.forest.predict_all(matrix, self._n_threads) for group in groups], places)
-
-    def _scores_by(self, sums: Sequence[np.ndarray], places: tuple[int, ...] | None) -> list[np.ndarray]:
-        """Return what `_scores` does, given the outputs of all ensembles of the groups with these tasks."""
-        by_task: dict[int, np.ndarray] = {}
-        for group, own in zip(self._groups_of(places), sums, strict=True):
-            by_task |= dict(zip(group.members.tolist(), group.scores_of_all_tasks(own), strict=True))
-        return [by_task[t] for t in (range(len(self.tasks_)) if places is None else places)]
-
-    def _restore(self, state: RMTGBState) -> None:
-        fitted = _fitted(state.coder_.after, state._groups) | {"profile_": state.profile_}
-        self._set_fitted(state.coder_, fitted)
+def _block_importances(model: Model) -> np.ndarray:
+    return gain_shares(cast(FittedGroups, model.fitted).block_gains, model.coder.after)
 
 
 class RMTGBClassifier(ClassifierFace, RMTGB):
@@ -328,18 +295,3 @@ class RMTGBClassifier(ClassifierFace, RMTGB):
 
 class RMTGBRegressor(RegressorFace, RMTGB):
     """`RMTGB` whose every task is a regression."""
-
-
-def _fitted(coder: TableCoder, groups: Sequence[FittedGroup]) -> dict[str, Any]:
-    """Return the fitted attributes by name."""
-    names = [task.name for task in coder.labels.tasks]
-    parts = [group.table([names[t] for t in group.members]) for group in groups]
-    whole = pl.concat(parts)[np.argsort(np.concatenate([group.members for group in groups]))]
-    importances = gain_shares(np.sum([group.importances for group in groups], axis=0), coder)
-    return {
-        "_groups": groups,
-        "outlier_score_": whole.drop("shared", "outlier", "own"),
-        "block_rounds_": whole.select("task", "shared", "outlier", "own"),
-        "feature_importances_": importances.sum(axis=0),
-        "block_importances_": importances,
-    }

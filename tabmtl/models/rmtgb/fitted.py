@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
-from typing import Annotated
+from typing import Annotated, Any
 
 import lightgbm as lgb
 import numpy as np
 import polars as pl
 from scipy.special import expit
 
-from tabmtl.estimators.boosted.border import Grown
+from tabmtl.encode import LabelCoder, TableCoder
+from tabmtl.estimators.asked import part_of
+from tabmtl.estimators.boosted.border import Grown, tree_matrix
 from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.estimators.boosted.joined import FEW_ROWS, JoinedSums
 from tabmtl.estimators.boosted.walk import Walk, walks_together
+from tabmtl.processes.forks import count_threads
+from tabmtl.schema import Batch, Columns
 from tabmtl.storage.lightgbm_text import TreeText, constant_tree, scale_tree
 from tabmtl.storage.stored import Stored
 
@@ -255,6 +259,68 @@ class FittedGroup:
             "own": self.rounds[2:],
         }
         return pl.DataFrame(columns, nan_to_null=True)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedGroups:
+    """The fitted functions of all tasks; those of one loss are a group."""
+
+    groups: tuple[FittedGroup, ...]
+
+    def answer(
+        self, rows: Batch, labels: LabelCoder, how: Any, X: Any = None, places: tuple[int, ...] | None = None
+    ) -> list[np.ndarray]:
+        """Return answers; see `tabmtl.estimators.model.Fitted`."""
+        matrix, n_threads = tree_matrix(rows), count_threads(how.n_jobs)
+        if rows.task is not None:
+            return labels.outputs([self.groups[0].scores_of_own_tasks(matrix, rows.task, n_threads)])
+        sums = [group.forest.predict_all(matrix, n_threads) for group in self.of(places)]
+        return labels.outputs(self.scores_by(sums, places))
+
+    def of(self, places: tuple[int, ...] | None) -> Sequence[FittedGroup]:
+        """Return the groups with some tasks of a wide table, all by default, and with these alone."""
+        if places is None:
+            return self.groups
+        found = []
+        for group in self.groups:
+            own = tuple(k for k, t in enumerate(group.members.tolist()) if t in places)
+            if own:
+                found.append(part_of(group, own, partial(group.restricted, own)))
+        return found
+
+    def scores_by(self, sums: Sequence[np.ndarray], places: tuple[int, ...] | None) -> list[np.ndarray]:
+        """Return raw scores (n, width) of some tasks of a wide table, given the sums of all ensembles of each group."""
+        by_task: dict[int, np.ndarray] = {}
+        for group, own in zip(self.of(places), sums, strict=True):
+            by_task |= dict(zip(group.members.tolist(), group.scores_of_all_tasks(own), strict=True))
+        return [by_task[t] for t in (sorted(by_task) if places is None else places)]
+
+    def without(self, t: int, coder: TableCoder) -> FittedGroups:
+        """Return the functions without those of a task."""
+        left = [group.without(t) for group in self.groups]
+        return FittedGroups(groups=tuple(group for group in left if group is not None))
+
+    def gains(self, columns: Columns) -> dict[str, np.ndarray]:
+        """Return the gain of every column for every task (T, F), by stages."""
+        gains = np.zeros((3, sum(len(group.members) for group in self.groups), columns.n_features))
+        for group in self.groups:
+            gains[:, group.members] = group.gains()
+        return dict(zip(("shared", "outlier", "own"), gains, strict=True))
+
+    @property
+    def block_gains(self) -> np.ndarray:
+        """Total gain of the trees of each stage, (3, F)."""
+        return np.sum([group.importances for group in self.groups], axis=0)
+
+    def export(self, task: int, objective: str, scale: float, center: float) -> lgb.Booster:
+        """Return the functions of a task as one model, whose raw scores are those times scale plus center."""
+        group = next(group for group in self.groups if task in group.members)
+        return group.export(int(np.flatnonzero(group.members == task)[0]), objective, scale, center)
+
+    def table(self, names: Sequence[str]) -> pl.DataFrame:
+        """Return a row for every task of the table, given their names; see `FittedGroup.table`."""
+        parts = [group.table([names[t] for t in group.members]) for group in self.groups]
+        return pl.concat(parts)[np.argsort(np.concatenate([group.members for group in self.groups]))]
 
 
 def normal_theta(theta: np.ndarray) -> float:

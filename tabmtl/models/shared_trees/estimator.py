@@ -5,30 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
-import lightgbm as lgb
 import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.asked import Together, part_of
+from tabmtl.estimators.asked import Together
+from tabmtl.estimators.base import FromFitted
 from tabmtl.estimators.boosted.border import bin_rows, network, network_params, tree_matrix
 from tabmtl.estimators.boosted.estimator import BoostedEstimator
 from tabmtl.estimators.boosted.gain import gain_shares
 from tabmtl.estimators.boosted.joined import FEW_ROWS, JoinedTrees
 from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
+from tabmtl.estimators.model import Model
 from tabmtl.estimators.rows import FitRows, FrameRows
 from tabmtl.estimators.tables import TableState
 from tabmtl.model_selection.stratify import deal
 from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.models.shared_trees.folds import GrowthInFolds, choose, fold_rows
-from tabmtl.models.shared_trees.functions import SharedFunctions
+from tabmtl.models.shared_trees.functions import FittedTrees, SharedFunctions
 from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
 from tabmtl.models.shared_trees.newcomer import Mix, Newcomer, Settled
 from tabmtl.models.shared_trees.onward import refit_leaves
-from tabmtl.models.shared_trees.targets import Targets, blocks_of, make_targets
+from tabmtl.models.shared_trees.targets import Targets, make_targets
 from tabmtl.params import AnyShare, Count, CountOrZero, NonNegative
 from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch, FewLabelsWarning, warn_about
@@ -70,8 +71,8 @@ class ForestsTogether(Together):
 
     def __init__(self, models: Sequence[SharedTrees], places: tuple[int, ...] | None = None) -> None:
         super().__init__(models, places)
-        self._functions = [model._functions_of(places) for model in models]
-        self._forests = [functions.forest for functions, _ in self._functions]
+        self._some = [fitted.restricted(places) for fitted in self.fitted]
+        self._forests = [some.functions.forest for some in self._some]
 
     @cached_property
     def _trees(self) -> JoinedTrees:
@@ -84,8 +85,8 @@ class ForestsTogether(Together):
         leaves = self._trees.leaves(tree_matrix(batch))
         parts = np.split(leaves, np.cumsum([len(forest) for forest in self._forests])[:-1], axis=1)
         scores = [
-            functions.scores_at(functions.forest.counted(part), outputs, batch.task)
-            for (functions, outputs), part in zip(self._functions, parts, strict=True)
+            some.functions.scores_at(some.functions.forest.counted(part), some.outputs, batch.task)
+            for some, part in zip(self._some, parts, strict=True)
         ]
         return self.linked(scores)
 
@@ -195,6 +196,9 @@ class SharedTrees(BoostedEstimator):
     }
 
     _stored: ClassVar[type] = SharedTreesState
+    _functions = FromFitted("functions")
+    rounds_ = FromFitted(lambda model: _rounds(model))
+    feature_importances_ = FromFitted(lambda model: gain_shares(model.fitted.functions.gains, model.coder.after))
     _together: ClassVar[type[Together]] = ForestsTogether
 
     def _split(self, rows: FitRows, valid: FitRows | None, seed: int) -> Split:
@@ -300,13 +304,13 @@ class SharedTrees(BoostedEstimator):
         if self.decay_rate < 1:
             forest = refit_leaves(functions.forest, functions.start, found, schedule, self.decay_rate)
             functions = replace(functions, forest=forest)
-        scores = self._scores_at_rows(coder, functions, found.batch)
+        scores = self._scores_at_rows(functions, found.batch)
         counts = [labels, labels + functions.n_labels]
         new, every = (np.append(own, [own.sum()] * (len(functions.rounds) - len(tasks))) for own in counts)
         schedule = replace(schedule, shares=new / np.maximum(every, 1))
         with self._watch.steps(schedule.n_rounds, "round", describe_loss, every=SHOWN_ROUNDS) as step:
             growth = replace(schedule, on_round=step).grow(found._replace(scores=scores), None)
-        return fitted(coder, functions.extended(growth, labels, found.targets.sizes > 0))
+        return {"_fitted": replace(self._fitted, functions=functions.extended(growth, labels, found.targets.sizes > 0))}
 
     def _schedule(self, params: dict[str, Any], seed: int, *, patience: int | None = None, **options: Any) -> Schedule:
         """Return the options of a growth, given LightGBM's parameters of data."""
@@ -322,27 +326,12 @@ class SharedTrees(BoostedEstimator):
 
     def _add_tasks(self, coder: TableCoder, batch: Batch, method: Any, freeze: Any, seed: int) -> dict[str, Any]:
         """Give new tasks leaf values on the trees that stand, and trees of their own after them."""
-        n_old, n_new = len(self.tasks_), len(coder.labels.tasks) - len(self.tasks_)
-        kept = np.append(np.arange(n_old), np.full(n_new, -1))
-        functions = self._placed(coder, kept)
-        outputs = _outputs_of_tasks(coder)
-        for t in range(n_old, n_old + n_new):
-            functions = functions.with_task(t, outputs[t], self._settled(coder, batch, t, seed))
-        return fitted(coder, functions)
-
-    def _remove_task(self, coder: TableCoder, t: int) -> dict[str, Any]:
-        return fitted(coder, self._placed(coder, np.delete(np.arange(len(self.tasks_)), t)))
-
-    def _placed(self, coder: TableCoder, kept: np.ndarray) -> SharedFunctions:
-        """Return the functions for other tasks, given their numbers (T,) in this model; -1 is new."""
-        before, after, functions = _outputs_of_tasks(self.coder_), _outputs_of_tasks(coder), kept
-        if len(before) > len(self.tasks_):
-            functions = np.append(kept, len(self.tasks_))  # the pooled one
-        outputs = np.full(max(own.stop for own in after), -1)
-        for place, known in zip(after, functions.tolist(), strict=True):
-            if known >= 0:
-                outputs[place] = np.arange(before[known].start, before[known].stop)
-        return self._functions.placed(outputs, functions, kept)
+        n_old, n_all = len(self.tasks_), len(coder.labels.tasks)
+        fitted = self._fitted.placed(coder.labels, np.append(np.arange(n_old), np.full(n_all - n_old, -1)))
+        functions = fitted.functions
+        for t in range(n_old, n_all):
+            functions = functions.with_task(t, fitted.outputs[t], self._settled(coder, batch, t, seed))
+        return {"_fitted": replace(fitted, functions=functions)}
 
     def _settled(self, coder: TableCoder, batch: Batch, t: int, seed: int) -> Settled:
         """Learn a new task from the rows with its label."""
@@ -357,7 +346,7 @@ class SharedTrees(BoostedEstimator):
             weights = mix.weights / newcomer.scale[:, None]
             start = targets.start(self.reg_lambda) + mix.constant + (self._functions.start - newcomer.center) @ weights
         else:  # a task begins at the pooled answers
-            weights, pooled = np.zeros((len(self._functions.start), task.width)), _outputs_of_tasks(self.coder_)[-1]
+            weights, pooled = np.zeros((len(self._functions.start), task.width)), self._fitted.outputs[-1]
             weights[pooled] = np.eye(task.width)
             start = self._functions.start[pooled] + mix.constant
         mixed = [known @ weights for known in forest.values_by_tree]
@@ -368,7 +357,7 @@ class SharedTrees(BoostedEstimator):
     def _newcomer(self, targets: Targets, matrix: np.ndarray, seed: int, is_long: bool) -> Newcomer:
         """Return what learns a new task from rows: in the long layout from the pooled answers on."""
         functions, n_threads = self._functions, self._n_threads
-        place = _outputs_of_tasks(self.coder_)[-1] if is_long else slice(0, len(functions.start))
+        place = self._fitted.outputs[-1] if is_long else slice(0, len(functions.start))
         none = np.zeros(len(matrix), dtype=np.int64) if is_long else None
         known = functions.scores(matrix, [place], none, n_threads)[0]
         start = functions.start[place] if is_long else targets.start(self.reg_lambda)
@@ -403,12 +392,12 @@ class SharedTrees(BoostedEstimator):
         data = bin_rows(batch, coder.features.columns, self._data_params(ALONE))
         return newcomer.finish(Rows(batch, data, newcomer.targets), mix, n_trees, kept.index, held.index)
 
-    def _scores_at_rows(self, coder: TableCoder, functions: SharedFunctions, batch: Batch) -> np.ndarray:
+    def _scores_at_rows(self, functions: SharedFunctions, batch: Batch) -> np.ndarray:
         """Return the scores (n, B) of the functions at rows, as `Targets` have their columns."""
-        matrix, outputs = tree_matrix(batch), [slice(0, len(functions.start))]
+        matrix, outputs = tree_matrix(batch), (slice(0, len(functions.start)),)
         asked: list[np.ndarray | None] = [None]
         if batch.task is not None:
-            outputs, asked = _outputs_of_tasks(coder), [batch.task, np.full_like(batch.task, -1)]
+            outputs, asked = self._fitted.outputs, [batch.task, np.full_like(batch.task, -1)]
         parts = [functions.scores(matrix, outputs, task, self._n_threads)[0] for task in asked]
         return np.concatenate(parts, axis=1).astype(np.float32)
 
@@ -420,40 +409,17 @@ class SharedTrees(BoostedEstimator):
         targets.sums.add_leaves(at_rows, scores, np.arange(len(targets), dtype=np.int32))
         return targets.losses(at_rows)
 
-    def _attributes(self, coder: TableCoder, fits: Sequence[SharedFit]) -> dict[str, Any]:
-        return fitted(coder, fits[0].functions)
+    def _fitted_by(self, coder: TableCoder, fits: Sequence[SharedFit]) -> FittedTrees:
+        return FittedTrees.of(fits[0].functions, coder.labels)
 
-    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        functions, outputs = self._functions_of(None)
-        scores = functions.scores(tree_matrix(batch), outputs, batch.task, self._n_threads)
-        return self.coder_.labels.outputs(scores)
+    def _fitted_of(self, coder: TableCoder, parts: dict[str, Any]) -> FittedTrees:
+        return FittedTrees.of(parts["functions"], coder.labels)
 
-    def _outputs_of(self, X: Any, batch: Batch, places: tuple[int, ...]) -> list[np.ndarray]:
-        functions, outputs = self._functions_of(places)
-        return self._labels_of(places).outputs(functions.scores(tree_matrix(batch), outputs, None, self._n_threads))
 
-    def _functions_of(self, places: tuple[int, ...] | None) -> tuple[SharedFunctions, list[slice]]:
-        """Return the functions of some tasks, all by default, and their outputs."""
-        functions = self._functions
-        if places is None:
-            return functions, _outputs_of_tasks(self.coder_)
-
-        def some() -> tuple[SharedFunctions, list[slice]]:
-            outputs = _outputs_of_tasks(self.coder_)
-            return functions.restricted([outputs[t] for t in places])
-
-        return part_of(functions, places, some)
-
-    def _gains(self) -> dict[str, np.ndarray]:
-        return {"all": self._functions.gains_of(_outputs_of_tasks(self.coder_)[: len(self.tasks_)])}
-
-    def _export(self, task: int, objective: str, scale: float, center: float) -> lgb.Booster:
-        own = _outputs_of_tasks(self.coder_)[task]
-        return self._functions.forest.export(own, scale * self._functions.start[own] + center, scale, objective)
-
-    def _restore(self, state: SharedTreesState) -> None:
-        found = fitted(state.coder_.after, state._functions) | {"profile_": state.profile_}
-        self._set_fitted(state.coder_, found)
+def _rounds(model: Model) -> pl.DataFrame:
+    functions, names = cast(FittedTrees, model.fitted).functions, [task.name for task in model.tasks]
+    table = {"task": names, "n_labels": functions.n_labels, "shared": functions.rounds[: len(names)]}
+    return pl.DataFrame(table | {"own": functions.own_rounds})
 
 
 class SharedTreesClassifier(ClassifierFace, SharedTrees):
@@ -477,25 +443,3 @@ def importance_of(tasks: Sequence[Task]) -> np.ndarray:
     """Return the weights of the tasks; all 1 if all are 0."""
     weight = np.array([task.weight for task in tasks])
     return weight if weight.any() else np.ones(len(tasks))
-
-
-def _outputs_of_tasks(coder: TableCoder) -> list[slice]:
-    """Return the outputs of every task; of a long table, those of the pooled function last."""
-    tasks = coder.labels.tasks
-    if coder.labels.task_levels is not None:
-        width = tasks[0].width
-        return [slice(t * width, (t + 1) * width) for t in range(len(tasks) + 1)]
-    found: dict[int, slice] = {}
-    for _, members, outputs in blocks_of(tasks):
-        width = tasks[members[0]].width
-        found |= {t: slice(outputs.start + k * width, outputs.start + (k + 1) * width) for k, t in enumerate(members)}
-    return [found[t] for t in range(len(tasks))]
-
-
-def fitted(coder: TableCoder, functions: SharedFunctions) -> dict[str, Any]:
-    """Return the fitted attributes by name."""
-    names = [task.name for task in coder.labels.tasks]
-    table = {"task": names, "n_labels": functions.n_labels, "shared": functions.rounds[: len(names)]}
-    table["own"] = functions.own_rounds
-    importances = gain_shares(functions.gains, coder)
-    return {"_functions": functions, "rounds_": pl.DataFrame(table), "feature_importances_": importances}

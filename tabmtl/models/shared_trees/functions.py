@@ -7,11 +7,18 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any
 
+import lightgbm as lgb
 import numpy as np
 
+from tabmtl.encode import LabelCoder, TableCoder
+from tabmtl.estimators.asked import part_of
+from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.models.shared_trees.growth import Growth
 from tabmtl.models.shared_trees.newcomer import Settled
+from tabmtl.models.shared_trees.targets import blocks_of
 from tabmtl.models.shared_trees.trees import VectorForest
+from tabmtl.processes.forks import count_threads
+from tabmtl.schema import Batch, Columns
 from tabmtl.storage.stored import Stored
 
 _CHUNK = 8192  # rows whose leaves are in memory at a time
@@ -157,6 +164,82 @@ class SharedFunctions:
             rows, own = np.flatnonzero(task == t), outputs[t]
             scores[rows] = self.start[own] + self.forest.sum_values(leaves[rows], own)
         return [scores]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedTrees:
+    """The functions of the tasks, and where the outputs of each lie among those of all.
+
+    Attributes
+    ----------
+    functions : SharedFunctions
+    outputs : tuple of slice
+        Of every task; of a long table, those of the pooled function last.
+    """
+
+    functions: SharedFunctions
+    outputs: tuple[slice, ...]
+
+    @classmethod
+    def of(cls, functions: SharedFunctions, labels: LabelCoder) -> FittedTrees:
+        """Return the functions of the tasks of a table."""
+        return cls(functions=functions, outputs=outputs_of_tasks(labels))
+
+    def answer(
+        self, rows: Batch, labels: LabelCoder, how: Any, X: Any = None, places: tuple[int, ...] | None = None
+    ) -> list[np.ndarray]:
+        """Return answers; see `tabmtl.estimators.model.Fitted`."""
+        some = self.restricted(places)
+        n_threads = count_threads(how.n_jobs)
+        return labels.outputs(some.functions.scores(tree_matrix(rows), some.outputs, rows.task, n_threads))
+
+    def restricted(self, places: tuple[int, ...] | None) -> FittedTrees:
+        """Return what answers some tasks of a wide table, all by default."""
+        if places is None:
+            return self
+
+        def some() -> FittedTrees:
+            functions, outputs = self.functions.restricted([self.outputs[t] for t in places])
+            return FittedTrees(functions=functions, outputs=tuple(outputs))
+
+        return part_of(self.functions, places, some)
+
+    def without(self, t: int, coder: TableCoder) -> FittedTrees:
+        """Return the functions without that of a task."""
+        return self.placed(coder.labels, np.delete(np.arange(len(self.functions.n_labels)), t))
+
+    def placed(self, labels: LabelCoder, kept: np.ndarray) -> FittedTrees:
+        """Return the functions of other tasks, given their numbers (T,) here; -1 is new."""
+        after, functions, n_tasks = outputs_of_tasks(labels), kept, len(self.functions.n_labels)
+        if len(self.outputs) > n_tasks:
+            functions = np.append(kept, n_tasks)  # the pooled one
+        outputs = np.full(max(own.stop for own in after), -1)
+        for place, known in zip(after, functions.tolist(), strict=True):
+            if known >= 0:
+                outputs[place] = np.arange(self.outputs[known].start, self.outputs[known].stop)
+        return FittedTrees(functions=self.functions.placed(outputs, functions, kept), outputs=after)
+
+    def gains(self, columns: Columns) -> dict[str, np.ndarray]:
+        """Return the gain (T, F) of every column for every task."""
+        return {"all": self.functions.gains_of(self.outputs[: len(self.functions.n_labels)])}
+
+    def export(self, task: int, objective: str, scale: float, center: float) -> lgb.Booster:
+        """Return the function of a task as one model, whose raw scores are those times scale plus center."""
+        own, functions = self.outputs[task], self.functions
+        return functions.forest.export(own, scale * functions.start[own] + center, scale, objective)
+
+
+def outputs_of_tasks(labels: LabelCoder) -> tuple[slice, ...]:
+    """Return the outputs of every task; of a long table, those of the pooled function last."""
+    tasks = labels.tasks
+    if labels.task_levels is not None:
+        width = tasks[0].width
+        return tuple(slice(t * width, (t + 1) * width) for t in range(len(tasks) + 1))
+    found: dict[int, slice] = {}
+    for _, members, outputs in blocks_of(tasks):
+        width = tasks[members[0]].width
+        found |= {t: slice(outputs.start + k * width, outputs.start + (k + 1) * width) for k, t in enumerate(members)}
+    return tuple(found[t] for t in range(len(tasks)))
 
 
 def _taken(values: np.ndarray, places: np.ndarray) -> np.ndarray:

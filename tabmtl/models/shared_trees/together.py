@@ -13,9 +13,9 @@ from tabmtl.encode import TableCoder
 from tabmtl.encode.class_factors import ClassFactors
 from tabmtl.estimators.encoded import label_rows
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.models.shared_trees.estimator import SharedTrees, fitted, importance_of
+from tabmtl.models.shared_trees.estimator import SharedTrees, importance_of
 from tabmtl.models.shared_trees.folds import FoldRows, GrowthInFolds, fold_rows
-from tabmtl.models.shared_trees.functions import SharedFunctions
+from tabmtl.models.shared_trees.functions import FittedTrees, SharedFunctions
 from tabmtl.models.shared_trees.growth import Growth
 from tabmtl.processes.ranks import ALONE
 from tabmtl.training.run import running
@@ -106,6 +106,5 @@ def _fit(models: Sequence[SharedTrees], parts: Sequence[_Part]) -> None:
                 found.append(growth)
     for model, part, growth, alone_after in zip(models, parts, shared, own, strict=True):
         function = part.fold.rows.targets.sums.function
-        model._set_fitted(
-            part.coder, fitted(part.coder, SharedFunctions.join(growth, alone_after, function, part.n_labels))
-        )
+        functions = SharedFunctions.join(growth, alone_after, function, part.n_labels)
+        model._set_fitted(part.coder, {"_fitted": FittedTrees.of(functions, part.coder.labels)})

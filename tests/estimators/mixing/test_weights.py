@@ -62,7 +62,8 @@ def test_the_scale_of_numbers_is_their_own(power):
     task = SIZE if power == 2 else NUMBERS[1]
     assert nats_of_label(task, 3.0**power) - nats_of_label(task, 1.0) == pytest.approx(np.log(3.0))
     y, answers = numbers(100)
-    assert_allclose(likelihood_weights(task, 1e4 * y, 1e4 * answers), likelihood_weights(task, y, answers), atol=1e-3)
+    found = [likelihood_weights(task, unit * y, unit * answers) for unit in (1e4, 1.0)]
+    assert_allclose(*found, atol=1e-3 if power == 2 else 1e-2)  # absolute errors have kinks, where a search may stop
 
 
 def test_many_labels_choose_whatever_the_prior():

@@ -6,8 +6,8 @@ from departments import fine_tuned
 from models_at_hand import fitted
 
 from tabmtl import SharedBottom
-from tabmtl.merging import merge, merge_front
-from tabmtl.merging.front import _terms, is_front, spread
+from tabmtl.extras import merge, merge_front
+from tabmtl.extras.front import _terms, is_front, spread
 from tabmtl.plots import ParetoDisplay
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.estimators.base import unfitted
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.storage.stored import fingerprint
 
@@ -87,7 +88,7 @@ def _check_tasks(name: str, base: NetworkEstimator, model: NetworkEstimator) -> 
 
 def _check_network(name: str, base: NetworkEstimator, model: NetworkEstimator) -> None:
     of_training = {field.name for field in fields(NetworkEstimator)}
-    ours, theirs = (own.unfitted().get_params(deep=False) for own in (base, model))
+    ours, theirs = (unfitted(own).get_params(deep=False) for own in (base, model))
     for param, value in ours.items():
         if param not in of_training and not param.endswith("dropout") and repr(value) != repr(theirs[param]):
             raise ValueError(f"{name} has {param}={theirs[param]!r}, and the base {value!r}; {_CURE}")

@@ -11,8 +11,8 @@ import polars as pl
 
 from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.network import NetworkEstimator
-from tabmtl.merging.match import check_models
-from tabmtl.merging.vectors import TaskVectors
+from tabmtl.extras.match import check_models
+from tabmtl.extras.vectors import TaskVectors
 from tabmtl.params import RandomState, check_count, check_known, check_random_state
 
 _CANDIDATES = 4_096  # points that the surrogate is asked for
@@ -79,7 +79,7 @@ def merge_front(
     --------
     >>> import numpy as np
     >>> from tabmtl import SharedBottom
-    >>> from tabmtl.merging import merge, merge_front
+    >>> from tabmtl.extras import merge, merge_front
     >>> X = np.random.default_rng(0).normal(size=(200, 4))
     >>> y = X @ np.ones((4, 2))
     >>> base = SharedBottom(epochs=2, random_state=0).fit(X, y)

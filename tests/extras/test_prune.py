@@ -1,6 +1,7 @@
 """Pruned models: what is cut, what stays, and what they can do."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -12,8 +13,9 @@ from small_network import TASKS, network_of, rows
 from torch.func import functional_call
 
 from tabmtl import PLE, AdaTT, MMoE, SharedBottom
+from tabmtl.extras import multiply_adds, prune, widths
+from tabmtl.extras.cuts import _mask_slopes, _readers
 from tabmtl.nn.units import Bucket
-from tabmtl.slimming.prune import _mask_slopes, _readers
 from tabmtl.testing import features, long_table, mixed_targets
 
 SMALL = {"epochs": 3, "random_state": 0, "numeric_embedding": "linear", "d_embedding": 4}
@@ -46,17 +48,17 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def smaller(model):
-    return model.prune(ASIDE, TOLD, keep=0.5, floor=9)
+    return prune(model, ASIDE, TOLD, keep=0.5, floor=9)
 
 
 def test_cutting_ends_at_the_size(model, smaller):
     sizes = smaller.pruned_["multiply_adds"].to_list()
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] == model.multiply_adds_
-    assert sizes[-1] == smaller.multiply_adds_ <= 0.5 * model.multiply_adds_ < sizes[-2]
-    assert smaller.widths_.keys() <= model.widths_.keys()
-    assert all(width <= model.widths_[name] for name, width in smaller.widths_.items())
-    layers = [width for name, width in smaller.widths_.items() if "bucket" not in name]
+    assert sizes[0] == multiply_adds(model)
+    assert sizes[-1] == multiply_adds(smaller) <= 0.5 * multiply_adds(model) < sizes[-2]
+    assert widths(smaller).keys() <= widths(model).keys()
+    assert all(width <= widths(model)[name] for name, width in widths(smaller).items())
+    layers = [width for name, width in widths(smaller).items() if "bucket" not in name]
     assert all(width % 4 == 0 for width in layers)
     assert smaller.pruned_["cut"].to_list()[0] is None
 
@@ -64,27 +66,26 @@ def test_cutting_ends_at_the_size(model, smaller):
 def test_the_model_stays_as_it_was(model, smaller):
     before = {name: array.copy() for name, array in model.weights_.items()}
     answers = model.predict(NEW)
-    again = model.prune(ASIDE, TOLD, 0.5, 9)
+    again = prune(model, ASIDE, TOLD, keep=0.5, floor=9)
     assert all(np.array_equal(array, before[name]) for name, array in model.weights_.items())
     assert model.predict(NEW).equals(answers)
     assert not smaller.predict(NEW).equals(answers)
     assert again.pruned_.equals(smaller.pruned_)
     assert all(np.array_equal(array, again.weights_[name]) for name, array in smaller.weights_.items())
-    with pytest.raises(AttributeError, match=r"pruned_ is of a model that prune\(X, y\) has returned"):
-        _ = model.pruned_
+    assert not hasattr(model, "pruned_")
 
 
 def test_no_task_falls_below_the_floor(model):
     for floor in (0, 0.01):
         with pytest.warns(match=r"prune ended at 0\.\d+ of .*, above keep=0.05; "):
-            pruned = model.prune(ASIDE, TOLD, keep=0.05, floor=floor)
+            pruned = prune(model, ASIDE, TOLD, keep=0.05, floor=floor)
         scores = scores_of(pruned.pruned_)
         assert (scores >= scores[0] - floor).all()
         told = [pruned.score_tasks(ASIDE, TOLD)[task.name] for task in model.tasks_]
         np.testing.assert_allclose(told, scores[-1], rtol=1e-5, atol=1e-6)
-        assert pruned.multiply_adds_ > 0.05 * model.multiply_adds_
-    whole = model.prune(ASIDE, TOLD, keep=1.0)
-    assert (len(whole.pruned_), whole.widths_) == (1, model.widths_)
+        assert multiply_adds(pruned) > 0.05 * multiply_adds(model)
+    whole = prune(model, ASIDE, TOLD, keep=1.0)
+    assert (len(whole.pruned_), widths(whole)) == (1, widths(model))
     assert whole.predict(NEW).equals(model.predict(NEW))
 
 
@@ -98,8 +99,7 @@ def test_scores_are_held_against_those_with_statistics_of_the_rows(model, smalle
 def test_a_pruned_model_is_saved_exported_and_asked_alone(smaller, tmp_path, reloaded):
     loaded, answers = reloaded(smaller), smaller.predict(NEW)
     assert loaded.predict(NEW).equals(answers)
-    assert loaded.pruned_.equals(smaller.pruned_)
-    assert loaded.widths_ == smaller.widths_
+    assert widths(loaded) == widths(smaller)
     if isinstance(smaller, PLE):  # whose buckets of experts are of unequal size; that of others takes as long
         check_answers(smaller, exported(smaller, tmp_path / "pruned.onnx"), NEW)
     names = Y.columns[1:3]
@@ -111,16 +111,16 @@ def test_a_pruned_model_is_saved_exported_and_asked_alone(smaller, tmp_path, rel
 def test_a_pruned_model_goes_on_and_is_pruned_again(model, smaller):
     more = copy.deepcopy(smaller)
     more.partial_fit(X, Y)
-    assert more.widths_ == smaller.widths_
+    assert widths(more) == widths(smaller)
     assert len(more.history_) == len(model.history_) + 1
-    least = more.prune(ASIDE, TOLD, keep=0.8, floor=9)
-    assert least.multiply_adds_ <= 0.8 * more.multiply_adds_
+    least = prune(more, ASIDE, TOLD, keep=0.8, floor=9)
+    assert multiply_adds(least) <= 0.8 * multiply_adds(more)
     least.add_task(NEW, NEW.select(new="plain"))
     assert least.predict(NEW).columns == [*Y.columns, "new"]
-    with pytest.raises(ValueError, match=r"cut it first: model.prune\(X, y\).add_task"):
-        least.prune(ASIDE, TOLD)
+    with pytest.raises(ValueError, match=r"prune it first: prune\(model, X, y\).add_task"):
+        prune(least, ASIDE, TOLD)
     again = more.fit(X, Y)
-    assert again.widths_ == model.widths_
+    assert widths(again) == widths(model)
     assert again.predict(NEW).equals(model.predict(NEW))
 
 
@@ -129,9 +129,9 @@ def test_units_that_nothing_needs_go_first():
     weights = copy.deepcopy(model.weights_)
     weights["trunk.3.weight"][:, 8:24] = 0
     idle = model.with_weights(weights)
-    pruned = idle.prune(ASIDE, TOLD, keep=0.55, floor=0)
+    pruned = prune(idle, ASIDE, TOLD, keep=0.55, floor=0)
     kept = pruned.weights_["trunk.0.weight"]
-    assert pruned.widths_["trunk.0"] == 16
+    assert widths(pruned)["trunk.0"] == 16
     assert np.array_equal(kept, np.delete(weights["trunk.0.weight"], np.arange(8, 24), axis=0))
     for own, found in zip(idle.answer(NEW), pruned.answer(NEW), strict=True):
         np.testing.assert_allclose(found, own, rtol=1e-4, atol=1e-5)
@@ -167,9 +167,9 @@ def test_tasks_of_a_long_table_keep_one_form(model, reloaded):
     long = model.__class__(**{**model.get_params(), "task_column": "school"})
     own, grade = long_table(180)
     long.fit(own[:120], grade[:120])
-    pruned = long.prune(own[120:], grade[120:], keep=0.5, floor=9)
-    assert len({width for name, width in pruned.widths_.items() if name.startswith("heads")}) == 1
-    assert pruned.multiply_adds_ <= 0.5 * long.multiply_adds_
+    pruned = prune(long, own[120:], grade[120:], keep=0.5, floor=9)
+    assert len({width for name, width in widths(pruned).items() if name.startswith("heads")}) == 1
+    assert multiply_adds(pruned) <= 0.5 * multiply_adds(long)
     assert np.array_equal(reloaded(pruned).predict(own[:30]), pruned.predict(own[:30]))
     pruned.partial_fit(own, grade)
 
@@ -179,17 +179,17 @@ def test_tasks_of_a_long_table_keep_one_form(model, reloaded):
 )
 def test_other_networks(params):
     fitted = MMoE(n_experts=4, **MIXTURE | params).fit(X[:90], Y[:90])
-    pruned = fitted.prune(ASIDE, TOLD, keep=0.7, floor=9)
-    assert pruned.multiply_adds_ <= 0.7 * fitted.multiply_adds_
+    pruned = prune(fitted, ASIDE, TOLD, keep=0.7, floor=9)
+    assert multiply_adds(pruned) <= 0.7 * multiply_adds(fitted)
     assert pruned.predict(NEW).columns == Y.columns
     assert pruned.expert_utilisation_["weight"].is_between(0, 1).all()
-    assert len(pruned.experts_) == pruned.widths_.get("experts.bucket.0", 1)
+    assert len(pruned.experts_) == widths(pruned).get("experts.bucket.0", 1)
 
 
 def test_a_size_that_no_cut_reaches_is_told(model):
     with pytest.warns(match=r"prune ended at 0\.\d+ of .*, above keep=0.001; layers and experts are as few as can be"):
-        pruned = model.prune(ASIDE, TOLD, keep=0.001, floor=99)
-    assert {width for name, width in pruned.widths_.items() if "bucket" not in name} == {4}
+        pruned = prune(model, ASIDE, TOLD, keep=0.001, floor=99)
+    assert {width for name, width in widths(pruned).items() if "bucket" not in name} == {4}
 
 
 def test_the_task_that_ends_the_cuts_is_told():
@@ -198,41 +198,51 @@ def test_the_task_that_ends_the_cuts_is_told():
     y = np.column_stack([X @ np.ones(6), np.zeros(500)]) + 0.1 * rng.normal(size=(500, 2))
     fitted = SharedBottom(hidden=(24,), head_hidden=0, epochs=20, random_state=0).fit(X[:300], y[:300])
     with pytest.warns(match="; further cuts cost 'y0', .*more than floor=0.001 on these rows: raise floor, or"):
-        fitted.prune(X[300:], y[300:], keep=0.05, floor=0.001)
+        prune(fitted, X[300:], y[300:], keep=0.05, floor=0.001)
 
 
 @pytest.mark.parametrize("keep", [0, -0.5, 1.5, float("nan"), "half", None, True])
 def test_a_bad_size_is_refused(model, keep):
     with pytest.raises(ValueError, match=r"keep must be (a number )?above 0 and at most 1, got"):
-        model.prune(ASIDE, TOLD, keep=keep)
+        prune(model, ASIDE, TOLD, keep=keep)
 
 
 @pytest.mark.parametrize("floor", [-0.1, float("nan"), "none", None])
 def test_a_bad_floor_is_refused(model, floor):
     with pytest.raises(ValueError, match=r"floor must be (a number of )?at least 0, got"):
-        model.prune(ASIDE, TOLD, floor=floor)
+        prune(model, ASIDE, TOLD, floor=floor)
 
 
 def test_rows_that_do_not_fit_are_refused(model):
     answers = model.predict(NEW)
     with pytest.raises(ValueError, match="plain"):
-        model.prune(ASIDE.drop("plain"), TOLD)
+        prune(model, ASIDE.drop("plain"), TOLD)
     with pytest.raises(ValueError, match="rows"):
-        model.prune(ASIDE, TOLD[:50])
+        prune(model, ASIDE, TOLD[:50])
     unlabelled = TOLD.with_columns(late=pl.lit(None, TOLD["late"].dtype))
     with pytest.raises(ValueError, match="prune watches the score of every task, and that of 'late' is undefined"):
-        model.prune(ASIDE, unlabelled)
+        prune(model, ASIDE, unlabelled)
     assert model.predict(NEW).equals(answers)
 
 
 def test_rows_of_fit_are_refused(model):
     with pytest.raises(ValueError, match="prune needs rows that fit has not seen"):
-        model.prune(X, Y)
+        prune(model, X, Y)
 
 
 def test_other_models_name_those_that_are_pruned():
-    with pytest.raises(AttributeError, match=r"AdaTT has no prune: .* SharedBottom, MMoE and PLE"):
-        AdaTT().prune(X, Y)
-    assert not hasattr(AdaTT, "prune")
-    with pytest.raises(AttributeError, match=r"AdaTT has no with_budget: .* SharedBottom, MMoE and PLE learn several"):
-        AdaTT().with_budget(0.5)
+    adatt = AdaTT(epochs=1, random_state=0, device="cpu").fit(X, Y)
+    for ask in (lambda: prune(adatt, X, Y), lambda: widths(adatt), lambda: multiply_adds(adatt)):
+        with pytest.raises(TypeError, match=r"AdaTT does not tell which units .*; SharedBottom, MMoE and PLE do"):
+            ask()
+
+
+def test_files_of_before_are_read_if_they_hold_nothing_of_what_left():
+    fitted = SharedBottom(epochs=1, random_state=0, device="cpu").fit(X, Y)
+    saved = fitted.saved()
+    gone = {"slimmed": None, "pruned": None, "form": None, "params": saved.facts["params"] | {"slim": None}}
+    found = SharedBottom.from_saved(replace(saved, facts=saved.facts | gone))
+    assert found.predict(NEW).equals(fitted.predict(NEW))
+    for name, value in (("pruned", []), ("params", gone["params"] | {"slim": {"tuple": [0.5, 1.0]}})):
+        with pytest.raises((ValueError, TypeError), match=r"pruned|slim"):
+            SharedBottom.from_saved(replace(saved, facts=saved.facts | gone | {name: value}))

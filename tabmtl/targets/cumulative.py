@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import minimize
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from tabmtl.targets import Kind
+from tabmtl.targets.kind import Kind
 
 _MOST_STEPS, _TOLERANCE = 300, 1e-5
 

@@ -43,14 +43,13 @@ import torch
 from torch import Tensor, nn
 
 from tabmtl.metrics.scores import Answered, each_task, score_task, undefined_reason
-from tabmtl.nn.units import Bucket, Group, Kept, cut, multiply_adds
+from tabmtl.nn.units import Bucket, Form, Group, Kept, cut, multiply_adds
 from tabmtl.schema import Batch, warn_user
-from tabmtl.slimming.shares import MULTIPLE
-from tabmtl.slimming.state import Form
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import autocast, rows_at_once
 from tabmtl.training.table_loop import labelled_weight, settle_statistics
 
+MULTIPLE = 4  # of units: products of other widths round a row by its place
 _SLICES = 8
 _TRIED = 6  # cuts a step; as good as all, see docs/lab.md
 _CUT_SHARE = 8
@@ -163,7 +162,7 @@ class Pruner:
         Returns
         -------
         steps : polars DataFrame
-            A row for the network as it came, and one for every cut; see `tabmtl.slimming.SlimEstimator`.
+            A row for the network as it came, and one for every cut; see `tabmtl.extras.prune`.
         """
         whole, aim, told = self.size, int(keep * self.size), [{"cut": None, "left": None, **self._facts(self._scores)}]
         while self.size > aim:

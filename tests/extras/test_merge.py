@@ -13,8 +13,8 @@ from models_at_hand import fitted
 
 import tabmtl
 from tabmtl import ESMM, PLE, STEM, MMoE, SharedBottom, SharedTrees
-from tabmtl.merging import merge
-from tabmtl.merging.vectors import TaskVectors, owners_of
+from tabmtl.extras import merge
+from tabmtl.extras.vectors import TaskVectors, owners_of
 
 METHODS = ("average", "task_arithmetic")
 
@@ -201,7 +201,7 @@ def _times(model, factor):
 
 def _of_tasks(model):
     other = copy.copy(model)
-    other._fitted = replace(model._fitted, of_tasks=(model.weights_,))
+    other._model = replace(other._model, fitted=replace(model._fitted, of_tasks=(model.weights_,)))
     return other
 
 

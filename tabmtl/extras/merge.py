@@ -10,8 +10,8 @@ import polars as pl
 import torch
 
 from tabmtl.estimators.network import NetworkEstimator
-from tabmtl.merging.match import check_models
-from tabmtl.merging.vectors import TaskVectors
+from tabmtl.extras.match import check_models
+from tabmtl.extras.vectors import TaskVectors
 from tabmtl.params import check_choice
 from tabmtl.schema import Batch
 from tabmtl.training.device import on_device
@@ -82,7 +82,7 @@ def merge(
     --------
     >>> import numpy as np
     >>> from tabmtl import SharedBottom
-    >>> from tabmtl.merging import merge
+    >>> from tabmtl.extras import merge
     >>> X = np.random.default_rng(0).normal(size=(200, 4))
     >>> y = X @ np.ones((4, 2))
     >>> base = SharedBottom(epochs=2, random_state=0).fit(X, y)
