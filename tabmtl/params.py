@@ -86,6 +86,13 @@ def check_at_least(name: str, value: float, low: float) -> None:
     _check_real(name, value, f"at least {low}", lambda number: number >= low)
 
 
+def check_nonnegative(name: str, value: float) -> None:
+    """Raise a ValueError unless a value is a finite number of at least 0."""
+    check_at_least(name, value, low=0)
+    if value == math.inf:
+        raise ValueError(f"{name} must be finite, got {value!r}")
+
+
 def check_share(name: str, value: float, *, whole: bool = False) -> None:
     """Raise a ValueError unless a value is a number between 0 and 1; with ``whole``, 1 is allowed."""
     expected = "above 0 and at most 1" if whole else "between 0 and 1"
@@ -188,7 +195,7 @@ Count = Annotated[int, check_count]
 BatchSize = Annotated[int | Literal["auto"], check_count_or_auto]
 CountOrZero = Annotated[int, partial(check_count, low=0)]
 TwoOrMore = Annotated[int, partial(check_count, low=2)]
-NonNegative = Annotated[float, partial(check_at_least, low=0)]
+NonNegative = Annotated[float, check_nonnegative]
 Positive = Annotated[float, check_positive]
 Share = Annotated[float, check_share]
 WholeShare = Annotated[float, partial(check_share, whole=True)]

@@ -14,6 +14,7 @@ from tabmtl.params import (
     check_count,
     check_fields,
     check_names,
+    check_nonnegative,
     check_positive,
     check_rate,
     check_share,
@@ -29,6 +30,7 @@ NAN, INF = float("nan"), float("inf")
         (check_count, {"low": 0}, [0]),
         (check_at_least, {"low": 0}, [0]),
         (check_at_least, {"low": 2.5}, [INF]),
+        (check_nonnegative, {}, [0, 1e300]),
         (check_share, {}, [0.001, np.float32(0.5)]),
         (check_share, {"whole": True}, [1]),
         (check_rate, {}, [0, np.float64(0.999)]),
@@ -51,6 +53,7 @@ def test_good_values_pass(check, more, values):
         (check_count, {}, f"at most {2**63 - 1}", [10**29]),
         (check_count, {}, "a whole number", [3.0]),
         (check_at_least, {"low": 0}, "at least 0", [-0.5, NAN]),
+        (check_nonnegative, {}, "at least 0", [-0.5, NAN]),
         (check_share, {}, "between 0 and 1", [0, 1, NAN]),
         (check_share, {"whole": True}, "above 0 and at most 1", [1.5, 0.0]),
         (check_rate, {}, "at least 0 and below 1", [1, -0.1, NAN]),
@@ -63,6 +66,11 @@ def test_a_bad_value_is_named_with_what_was_expected(check, more, expected, valu
     for value in values:
         with pytest.raises(ValueError, match=f"^{re.escape(f'patience must be {expected}, got {value!r}')}$"):
             check("patience", value, **more)
+
+
+def test_an_infinite_number_is_refused_where_it_would_end_as_nan():
+    with pytest.raises(ValueError, match=r"^prior_labels must be finite, got inf$"):
+        check_nonnegative("prior_labels", INF)
 
 
 @pytest.mark.parametrize("value", ["0.5", None, True, np.True_, timedelta(1), [1], np.array([0.5]), 1j], ids=repr)

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pytest
 from conformance import ESTIMATORS, features, targets_for
 from conformance import tiny as tiny_estimator
 from recommenders import ITEMS, RECOMMENDERS, TRAIN
 from recommenders import tiny as tiny_recommender
 
-from tabmtl import RMTGB, HoME, IndependentTasks, MMoE, MultiTabNet
+from tabmtl import RMTGB, HoME, IndependentTasks, MMoE, MultiTabNet, SharedTrees
 from tabmtl.params import _rule_of, check_jobs
 
 CLASSES = [*(cls for cls in ESTIMATORS if cls._target_kind is None), *RECOMMENDERS]
@@ -110,11 +111,13 @@ def test_parameters_of_a_nested_estimator_are_set():
         (IndependentTasks, {"patience": 0}, "patience must be at least 1, got 0"),
         (IndependentTasks, {"early_stopping": "no"}, "early_stopping must be True or False, got 'no'"),
         (HoME, {"self_gate": "yes"}, "self_gate must be True or False, got 'yes'"),
+        (MMoE, {"sequence_features": np.ones(3)}, "sequence_features must be a mapping from text to text or None"),
+        (SharedTrees, {"prior_labels": np.inf}, "prior_labels must be finite, got inf"),
         (MMoE, {"verbose": "loud"}, "verbose must be a whole number or True or False, got 'loud'"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, Mapping) else None,
 )
-def test_the_nine_that_went_wrong_once(cls, params, message):
+def test_values_that_went_wrong_once_are_refused(cls, params, message):
     with pytest.raises((TypeError, ValueError), match=re.escape(message)):
         fit(make(cls, **params))
 

@@ -237,7 +237,8 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
 
     def learner(self) -> TableLearner:
         """Return what checks a call, learns columns and tasks, and reads rows, as `fit` does before it trains."""
-        sequences = {"sequences": self.sequence_features or {}, "max_length": self.max_sequence_length}
+        given = self.sequence_features
+        sequences = {"sequences": {} if given is None else given, "max_length": self.max_sequence_length}
         encoder = {"text_encoder": self.text_encoder}
         return TableLearner(
             estimator=self,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tabmtl.metrics.scores import Answered
-from tabmtl.params import check_known, listed_names
+from tabmtl.params import check_known
 
 if TYPE_CHECKING:
     from tabmtl.targets import Task
@@ -67,7 +67,9 @@ def score_given(answered: Answered, given: str | None, chain: Sequence[int] = ()
     if given is None:
         return answered
     names = [task.name for task in answered.tasks]
-    check_known("given names tasks", listed_names("given must be the name of a task", given), names, "the model")
+    if not isinstance(given, str):
+        raise TypeError(f"given must be the name of a task, got {given!r}")
+    check_known("given names tasks", [given], names, "the model")
     if answered.own_task is not None:
         raise ValueError(f"given={given!r} needs all labels of a row in one row of y; a long table has one task a row")
     step = names.index(given)

@@ -117,6 +117,12 @@ def test_what_does_not_fit_is_refused(call, words):
         call()
 
 
+@pytest.mark.parametrize("given", [(), {}, ["click"], 1])
+def test_a_step_is_given_by_one_name(given):
+    with pytest.raises(TypeError, match="given must be the name of a task, got"):
+        fitted().score_tasks(X, Y, groups="user", given=given)
+
+
 def test_a_funnel_is_scored_given_a_step_and_with_it():
     model = ESMM(task_chain=["click", "conversion"], epochs=2, random_state=0).fit(X, Y)
     found, p = model.score_tasks(X, Y, given="click"), model.predict_proba(X)

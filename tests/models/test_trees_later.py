@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from sklearn.linear_model import LinearRegression, SGDRegressor
 
-from tabmtl import RMTGB, IndependentTasks, SharedTrees, load
+from tabmtl import RMTGB, ConstantFeatureWarning, IndependentTasks, SharedTrees, load
 from tabmtl.estimators.boosted.border import Ensemble
 from tabmtl.models.rmtgb.stages import Stage
 from tabmtl.storage.lightgbm_text import TreeText, fill_tree
@@ -404,6 +404,14 @@ def test_a_new_task_of_a_long_table_leans_on_the_pooled_answers():
     error, of_pooled = (np.square(own - expected)[60:].mean() for own in (answers, pooled))
     assert error < 0.7 * of_pooled
     assert np.array_equal(model.remove_task("south").predict(table(ASKED, "east")), answers)
+
+
+def test_shared_trees_without_a_tree_part_with_a_task():
+    flat = np.ones((40, 1))
+    with pytest.warns(ConstantFeatureWarning):
+        model = SharedTrees(n_estimators=5, n_estimators_task=0, random_state=0).fit(flat, np.random.rand(40, 3))
+    before = model.predict(flat)
+    assert np.array_equal(model.remove_task(model.tasks_[0].name).predict(flat), before[:, 1:])
 
 
 def test_what_a_new_task_refuses():

@@ -117,11 +117,14 @@ class SharedFunctions:
         changed["own_rounds"][t], changed["n_labels"][t] = len(trees), found.n_labels
         return self._with(trees, values, **changed)
 
-    def _with(self, trees: Sequence[str], values: Sequence[np.ndarray], **changes: Any) -> SharedFunctions:
-        """Return the functions with further trees, the values of all, and other changes."""
+    def _with(
+        self, trees: Sequence[str], values: Sequence[np.ndarray], start: np.ndarray, **changes: Any
+    ) -> SharedFunctions:
+        """Return the functions with further trees, the values of all, the start of every output, and other changes."""
         header, known = self.forest.text.cut()
-        forest = VectorForest.join(header, [*known, *trees], values, values[0].shape[1] if values else len(self.start))
-        return replace(self, forest=forest, gains=forest.booster.feature_importance("gain"), **changes)
+        forest = VectorForest.join(header, [*known, *trees], values, len(start))
+        gains = forest.booster.feature_importance("gain")
+        return replace(self, forest=forest, gains=gains, start=start, **changes)
 
     def gains_of(self, outputs: Sequence[slice]) -> np.ndarray:
         """Return the gain of every column for every task, given its outputs: (T, F)."""
