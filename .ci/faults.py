@@ -234,7 +234,7 @@ FAULTS: tuple[Fault, ...] = (
         True,
     ),
     Fault(
-        "training/balance/gradients.py",
+        "extras/balance.py",
         "below.backward(part if leaf.grad is None else part + leaf.grad, retain_graph=True)",
         "below.backward(part, retain_graph=True)",
         "a gradient from a cut above is lost",

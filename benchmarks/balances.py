@@ -1,9 +1,10 @@
 """Whether a balance of the tasks' losses is ahead of their sum, on six sets that nothing here was chosen by.
 
-Run it by ``python -m benchmarks.balances``; ``--help`` lists the options. SharedBottom has its defaults but for the
-balance. It learns from at most 3 000 rows of a set, with all labels, and answers at most 4 000. A method with a
-parameter of its own has three values, of which the draws of ``CHOOSE`` take one by the mean test score over the sets;
-the draws of ``JUDGE`` have only that value. The four best methods by ``CHOOSE``, and the sum, train MMoE too.
+Run it by ``python -m benchmarks.balances``; ``--help`` lists the options. The methods are those of `tabmtl.extras`.
+SharedBottom has its defaults but for the balance. It learns from at most 3 000 rows of a set, with all labels, and
+answers at most 4 000. A method with a parameter of its own has three values, of which the draws of ``CHOOSE`` take one
+by the mean test score over the sets; the draws of ``JUDGE`` have only that value. The four best methods by ``CHOOSE``,
+and the sum, train MMoE too.
 
 A difference is that of the mean score over the tasks (ROC AUC, R²) to the one of the sum on the same draw. Its error
 is half of the 95 % interval by Student's t over the draws that judge. A method is ahead if the interval of the mean of
@@ -31,20 +32,20 @@ import tabmtl
 from benchmarks.evidence import FIT_ROWS, OUTPUT, made_by, open_draw
 from benchmarks.harness import ROOT, Record, cpu, paired, parser, print_table
 from benchmarks.problems import answers_of, score_answers
+from tabmtl.extras import FlatRegions, GradientBalance, GradNorm, LossBalance
 
 SETS = ("portal", "star", "rand_hie", "gss_abortion", "flights", "census_kdd")
 CHOOSE, JUDGE = (0, 5, 6, 7), (1, 2, 3, 4)
 SUM, FIRST, SECOND = "sum", "SharedBottom", "MMoE"
-#: Methods of weights, of gradients, and aggregators of TorchJD.
-WEIGHTS = ("uncertainty", "imtl_l", "dwa", "gls", "famo", "gradnorm")
-GRADIENTS, AGGREGATORS = ("pcgrad", "mgda", "imtl_g"), ("UPGrad", "AlignedMTL", "ConFIG")
-#: Values of a method: parameters beside its balance. The first are the defaults.
-LEVELS: tuple[dict[str, Any], ...] = ({}, {"normalize_gradients": True}, {"grad_level": "parameters"})
-RADII: tuple[dict[str, Any], ...] = tuple({"flat": True, "flat_radius": radius} for radius in (0.01, 0.001, 0.05))
-METHODS: dict[str, tuple[dict[str, Any], ...]] = {
-    **dict.fromkeys((SUM, *WEIGHTS), ({},)),
-    **dict.fromkeys((*GRADIENTS, *AGGREGATORS), LEVELS),
-    "flat": RADII,
+#: Scalarizers of TorchJD, those that want the number of tasks, and aggregators.
+SCALARIZERS, SIZED = ("UW", "IMTLL", "DWA", "GeometricMean", "FAMO"), ("UW", "IMTLL", "FAMO")
+AGGREGATORS = ("PCGrad", "MGDA", "IMTLG", "UPGrad", "AlignedMTL", "ConFIG")
+#: Values of a method's own parameters; the first are the defaults.
+VALUES: dict[str, tuple[dict[str, Any], ...]] = {
+    **dict.fromkeys((SUM, *SCALARIZERS), ({},)),
+    "GradNorm": ({}, {"alpha": 0.5}, {"alpha": 0.0}),
+    **dict.fromkeys(AGGREGATORS, ({}, {"normalize": True}, {"level": "parameters"})),
+    "FlatRegions": ({}, {"radius": 0.001}, {"radius": 0.05}),
 }
 #: Methods beside the sum that train the second network, and what counts as ahead.
 N_SECOND, AHEAD = 4, 0.003
@@ -53,18 +54,23 @@ KEY = ("network", "method", "value", "set", "draw")
 RECORDS = OUTPUT / "balances" / "records.jsonl"
 
 
-def options_of(method: str, value: int) -> dict[str, Any]:
-    """Return the parameters of a network."""
-    balance: Any = SUM if method == "flat" else method
+def balance_of(method: str, value: int, n_tasks: int) -> Any:
+    """Return what a network takes as its balance."""
+    params = VALUES[method][value]
+    if method == SUM:
+        return SUM
+    if method in SCALARIZERS:
+        make = getattr(import_module("torchjd.scalarization"), method)
+        return LossBalance(make(n_tasks) if method in SIZED else make())
     if method in AGGREGATORS:
-        balance = getattr(import_module("torchjd.aggregation"), method)()
-    return {"balance": balance, **METHODS[method][value]}
+        return GradientBalance(getattr(import_module("torchjd.aggregation"), method)(), **params)
+    return {"GradNorm": GradNorm, "FlatRegions": FlatRegions}[method](**params)
 
 
 def plan(frame: pl.DataFrame, methods: Sequence[str]) -> Iterator[tuple[str, str, int, str, int]]:
     """Yield the fits in their order, as far as the records tell what was chosen."""
     for draw, name, method in product(CHOOSE, SETS, methods):
-        yield from ((FIRST, method, value, name, draw) for value in range(len(METHODS[method])))
+        yield from ((FIRST, method, value, name, draw) for value in range(len(VALUES[method])))
     taken = chosen_values(frame, methods)
     yield from ((FIRST, method, taken[method], name, draw) for draw, name, method in product(JUDGE, SETS, taken))
     second = best_methods(frame, taken)
@@ -78,13 +84,13 @@ def chosen_values(frame: pl.DataFrame, methods: Sequence[str]) -> dict[str, int]
     means = known.group_by("method", "value").agg(pl.len(), pl.col("mean").mean())
     whole = means.filter(pl.col("len") == len(CHOOSE) * len(SETS)).sort("mean", "value", descending=[True, False])
     best = whole.group_by("method", maintain_order=True).agg(pl.len(), pl.col("value").first())
-    found = {method: value for method, n, value in best.iter_rows() if n == len(METHODS[method])}
+    found = {method: value for method, n, value in best.iter_rows() if n == len(VALUES[method])}
     return {method: found[method] for method in methods if method in found}
 
 
 def best_methods(frame: pl.DataFrame, taken: dict[str, int]) -> list[str]:
     """Return the sum and the methods that are best on the draws to choose by, once all methods have their value."""
-    if set(taken) != set(METHODS):
+    if set(taken) != set(VALUES):
         return []
     known = frame.filter(pl.col("network") == FIRST, pl.col("draw").is_in(CHOOSE))
     means = {method: fmean(known.filter(method=method, value=value)["mean"]) for method, value in taken.items()}
@@ -95,7 +101,8 @@ def run(key: tuple[str, str, int, str, int], args: Namespace) -> Record:
     """Fit one network, and return its record."""
     network, method, value, name, draw = key
     case = open_draw(name, draw, FIT_ROWS["full"], args.folder)
-    model = getattr(tabmtl, network)(tasks=case.tasks, random_state=draw, **options_of(method, value))
+    balance = balance_of(method, value, len(case.tasks))
+    model = getattr(tabmtl, network)(tasks=case.tasks, random_state=draw, balance=balance)
     with warnings.catch_warnings(action="ignore"):  # of text columns of whole numbers, which are known
         seconds = cpu(lambda: model.fit(*case.train, groups=case.groups))(0)["s"]
     scores = score_answers(case.tasks, case.test[1], answers_of(model, case.test[0]))
@@ -121,7 +128,7 @@ def differences(frame: pl.DataFrame, network: str, draws: Sequence[int]) -> dict
     both = both.with_columns(difference=pl.col("mean") - pl.col("base")).sort("draw")
     table: dict[str, dict[str, str]] = {}
     for (method, value), rows in both.group_by("method", "value", maintain_order=True):
-        label = " ".join([str(method), *(f"{name}={it}" for name, it in METHODS[str(method)][value].items())])
+        label = " ".join([str(method), *(f"{name}={it}" for name, it in VALUES[str(method)][value].items())])
         by_set = {str(name): paired(part["difference"].to_list()) for (name,), part in rows.group_by("set")}
         by_draw = rows.group_by("draw", maintain_order=True).agg(pl.col("difference").mean(), pl.len())
         whole = by_draw.filter(pl.col("len") == len(SETS))["difference"].to_list()
@@ -139,7 +146,7 @@ def report(frame: pl.DataFrame) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark; the arguments are those of the command line."""
-    made = parser("balances", __doc__, methods=METHODS)
+    made = parser("balances", __doc__, methods=VALUES)
     made.add_argument("--folder", type=Path, help="the data folder; default $TABMTL_DATA")
     made.add_argument("--budget", type=float, default=6 * 3600, help="CPU seconds of all fits together")
     made.add_argument("--report", action="store_true", help="run nothing, and print the tables")

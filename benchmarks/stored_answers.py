@@ -57,8 +57,6 @@ NOT_STORED = ("MultiTaskEnsemble",)
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "MMoE, members": ("MMoE", {"n_members": 3}),
     "MultiTabNet, members": ("MultiTabNet", {"n_members": 2}),
-    "MMoE, pcgrad": ("MMoE", {"balance": "pcgrad"}),
-    "MMoE, uncertainty": ("MMoE", {"balance": "uncertainty"}),
     "SharedBottom, piecewise": ("SharedBottom", {"numeric_embedding": "piecewise"}),
     "IndependentTasks, tuned": ("IndependentTasks", {"tune": "all", "families": ("lightgbm",)}),
     "RMTGB, subsample": ("RMTGB", {"subsample": 0.7, "early_stopping": True}),

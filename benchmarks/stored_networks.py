@@ -34,8 +34,6 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "IndependentTasks of LightGBM": ("IndependentTasks", {"families": ("lightgbm",)}),
 }
-#: Ways to join the losses of tasks that `stored_answers` has not.
-BALANCES = ("imtl_l", "dwa", "gls", "famo", "gradnorm", "mgda", "imtl_g", (1.0, 2.0, 0.5))
 METHODS = ("head", "scalearn", "scalearn_uniform")
 CUT = ("SharedBottom", "MMoE", "PLE")
 
@@ -211,9 +209,5 @@ def cases() -> Iterator[tuple[str, Case]]:
     for do, names in OF_MODELS.items():
         yield from ((f"verb: {name} {do.__name__.replace('_', ' ')}", partial(do, name)) for name in names)
     yield "verb: IndependentTasks lends boosters", lends_boosters
-    for balance in BALANCES:
-        yield f"balance: {balance}", partial(is_balanced, balance=balance)
-    yield "balance: flat", partial(is_balanced, flat=True)
-    yield "balance: pcgrad of one length", partial(is_balanced, balance="pcgrad", normalize_gradients=True)
-    yield "balance: mgda of parameters", partial(is_balanced, balance="mgda", grad_level="parameters")
+    yield "balance: weights", partial(is_balanced, balance=(1.0, 2.0, 0.5))
     yield "learned: APEM on a wide table", partial(learned, Subject("APEM"))

@@ -389,13 +389,13 @@ def from_json(value: Any, kinds: Mapping[str, type] = MappingProxyType({})) -> A
 
 
 def describe_params(params: Mapping[str, Any], training_code: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
-    """Return the hyper-parameters of an estimator as JSON, one by one, without functions that only training calls.
+    """Return the hyper-parameters of an estimator as JSON, one by one, without code that only training calls.
 
     Parameters
     ----------
     params : mapping of str to object
     training_code : collection of str, default=()
-        Names of parameters that may hold such functions.
+        Names of parameters that may hold such code: a function, or a way to balance tasks.
     prefix : str, default=""
         Stands before the names in errors.
 
@@ -404,23 +404,20 @@ def describe_params(params: Mapping[str, Any], training_code: Collection[str] = 
     TypeError, ValueError
         As `to_json` does.
     """
-    kept = {k: v for k, v in params.items() if not (k in training_code and callable(v))}
+    code = {k for k in training_code if callable(params.get(k)) or hasattr(params.get(k), "start")}
+    kept = {k: v for k, v in params.items() if k not in code}
     _check_jobs(kept)
     return {name: to_json(f"{prefix}{name}", value) for name, value in kept.items()}
 
 
 def read_estimator(cls: Any, described: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
     """Return an unfitted estimator of a class, with the hyper-parameters that `describe_params` described."""
-    gone = getattr(cls, "gone_params", ())
-    params = {k: from_json(value, kinds) for k, value in described.items() if k not in gone or value is not None}
+    gone = getattr(cls, "gone_params", {})
+    params = {k: from_json(value, kinds) for k, value in described.items() if k not in gone or value != gone[k]}
     _check_jobs(params)
-    # parameters left out were code, which the check of the others may look at
-    cls(**params, **{name: _left_out for name in cls.training_code if name not in params}).check_params()
-    return cls(**params)
-
-
-def _left_out(*args: Any) -> None:
-    """Stand in for code that was not saved."""
+    found = cls(**params)
+    found.check_params()
+    return found
 
 
 def _check_jobs(params: Mapping[str, Any]) -> None:

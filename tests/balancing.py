@@ -3,16 +3,10 @@
 import torch
 from torch import nn
 
-from tabmtl.models.shared_bottom import SharedBottom
 from tabmtl.nn.layers import MLP, Boundary, Dropout, TaskLinear, Towers
 from tabmtl.targets import Task
-from tabmtl.training.balance import Balancer
-from tabmtl.training.balance.gradient_joins import GRADIENT_JOINS
-from tabmtl.training.balance.loss_weights import LOSS_WEIGHTS
 
-NAMES = [*LOSS_WEIGHTS, *GRADIENT_JOINS]
 N_TASKS = 3
-GRADIENT_LEVEL = list(GRADIENT_JOINS)
 
 
 class Network(nn.Module):
@@ -48,17 +42,15 @@ class Problem:
     def present(self):
         return (~self.y.isnan()).any(dim=0)
 
-    def balancer(self, balance, **options):
-        options = SharedBottom(balance=balance, **options)
-        options._check_params()
-        return Balancer(options, self.tasks, self.network)
-
-    def gradients(self, balance, **options):
+    def gradients(self, method, **options):
         """Flat gradient (shared, own) of one step."""
         self.network.zero_grad()
-        self.balancer(balance, **options).backward(self.losses, self.present)
+        self.start(method, **options).backward(self.losses, self.present)
         shared = torch.cat([p.grad.flatten() for p in self.network.trunk.parameters()])
         return shared, torch.cat([p.grad.flatten() for p in self.network.towers.parameters()])
+
+    def start(self, method, *, is_long=False):
+        return method.start(self.network, self.tasks, is_long=is_long)
 
 
 class Mixture(nn.Module):

@@ -307,7 +307,6 @@ def _choices(cls: type) -> dict[str, tuple[Any, ...]]:
             found[field.name] = tuple(each for each in typing.get_args(hints[field.name]) if each != "raw")
     found |= {"n_members": (1, 2), "restarts": (0, 1), "unknown_task": ("shared", "error")}
     found |= {"partial_rounds": (0, 3), "n_estimators_task": (0, 5)}
-    found |= {"balance": tuple(cls.search_space["balance"]["choices"])} if "balance" in cls.search_space else {}
     found |= {"families": (("lightgbm",), ("lightgbm", "additive"), "all")} if cls is IndependentTasks else {}
     # a row is answered by itself
     found["row_layer"] = tuple(each for each in found.get("row_layer", ()) if each != "batch_attention")

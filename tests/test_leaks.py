@@ -13,8 +13,6 @@ from conformance import ESTIMATORS, features, targets_for, tiny
 from recommenders import FORMS, ITEMS, TRAIN
 from recommenders import tiny as tiny_recommender
 
-from tabmtl import SharedBottom
-
 _FITS = 10
 _WARMING_UP = 3
 _SLACK = 50_000  # bytes; one tiny network a fit would be several times as much
@@ -72,14 +70,6 @@ def test_a_fit_leaves_nothing_behind(cls):
     X = features(40)
     y = targets_for(cls, X)
     assert_nothing_stays(lambda: tiny(cls, epochs=1).fit(X, y).predict(X))
-
-
-@pytest.mark.all_faces
-@pytest.mark.parametrize("params", [{"balance": "famo", "flat": True}, {"balance": "pcgrad"}, {"balance": "gradnorm"}])
-def test_a_balanced_fit_leaves_nothing_behind(params):
-    X = features(40)
-    y = targets_for(SharedBottom, X)
-    assert_nothing_stays(lambda: tiny(SharedBottom, epochs=1, **params).fit(X, y))
 
 
 @pytest.mark.parametrize("form", later(FORMS, *(form for form in FORMS if form != "STAN")))

@@ -22,17 +22,12 @@ from tabmtl.params import _rule_of, check_jobs
 CLASSES = [*(cls for cls in ESTIMATORS if cls._target_kind is None), *RECOMMENDERS]
 X = features()
 
-#: Fields whose values are a choice of names without a Literal: a typing error in one of them.
-MISSPELT = {"balance": "uncertanty"}
-
 
 def bad_values(name: str, hint: Any) -> Iterator[tuple[Any, str]]:
     """Values that a field cannot have, and what the message says besides name and value."""
     yield object(), ""
     plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     choices = [choice for part in (plain, *get_args(plain)) if get_origin(part) is Literal for choice in get_args(part)]
-    if name in MISSPELT:
-        yield MISSPELT[name], "; near is "
     for choice in choices:
         yield f"{choice}_", f"; near is {choice!r}"
     kinds = {plain, *get_args(plain)}

@@ -38,9 +38,9 @@ def in_threads(work: Callable[[], Any]) -> list[Any]:
     ("cls", "params"),
     [
         (SharedBottom, {}),
-        pytest.param(MMoE, {"balance": "famo"}, marks=pytest.mark.all_faces),
-        (MultiTabNet, {"balance": "pcgrad", "attention_dropout": 0.1}),
-        pytest.param(APEM, {"balance": "uncertainty", "flat": True}, marks=pytest.mark.all_faces),
+        pytest.param(MMoE, {}, marks=pytest.mark.all_faces),
+        (MultiTabNet, {"attention_dropout": 0.1}),
+        pytest.param(APEM, {}, marks=pytest.mark.all_faces),
         (ESMM, {}),
     ],
 )

@@ -39,7 +39,7 @@ from tabmtl.params import Count, Positive
 from tabmtl.schema import Batch, Columns
 from tabmtl.storage.stored import Stored
 from tabmtl.targets import Task
-from tabmtl.training.balance import Balance, GradLevel, check_grad_level
+from tabmtl.training.balance import Balance
 from tabmtl.training.device import find_device, on_device
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import represent_rows, weigh_sequences
@@ -115,23 +115,11 @@ class NetworkEstimator(
     sequence_pooling : {"attention", "mean"}, default="attention"
         How networks read the columns of ``sequence_features``: by attention of the row's own item to the entries, as in
         DIN, or by their mean. See :class:`tabmtl.nn.sequences.PooledSequence`.
-    balance : str, sequence or mapping of weights, or TorchJD aggregator, default="sum"
-        Way to join the losses of the tasks to one step: ``"sum"``, weights in task order or by name, or a method:
-        ``"uncertainty"``, ``"imtl_l"``, ``"dwa"``, ``"gls"``, ``"famo"``, ``"gradnorm"``, ``"pcgrad"``, ``"mgda"``,
-        ``"imtl_g"``; see :mod:`tabmtl.training.balance`. All except ``"sum"`` hold a whole batch in
-        memory. An aggregator is not saved: a loaded estimator has ``"sum"``, and predicts the same.
-    grad_level : {"auto", "representation", "parameters"}, default="auto"
-        Where gradient methods ("pcgrad", "mgda", "imtl_g", aggregators) compare tasks: in the representations that a
-        network marks as shared (`SharedBottom`: the trunk's output; mixtures: a row's vector and the experts' outputs;
-        `APEM`: the patterns; `ESMM` and `AITM`: a row's vector), or in all shared parameters. ``"auto"`` means
-        representations, except for a network without marks (`MultiTabNet`), with ``task_column``, and with ``flat``.
-    normalize_gradients : bool, default=False
-        Scale the tasks' gradients to one length before a gradient method joins them.
-    flat : bool, default=False
-        Seek task-based flat regions (arXiv 2211.13723) with any balance, at all parameters. A step takes twice as long.
-    flat_radius : float, default=0.01
-        Length of the moves of ``flat`` towards a task's worst loss: one move of the shared parameters, and one of the
-        task's own. Ignored without ``flat``.
+    balance : "sum", weights, or object, default="sum"
+        Way to join the losses of the tasks to one step: their sum, weighted by numbers in task order or by task name if
+        these are given, or what an object makes of them, such as those of TorchJD; see
+        :class:`tabmtl.training.balance.BalanceMethod`. An object holds a whole batch in memory, and needs a fit in one
+        process without checkpoint. It is not saved: a loaded estimator has ``"sum"``, and predicts the same.
 
     Attributes
     ----------
@@ -165,10 +153,6 @@ class NetworkEstimator(
     min_frequency: Count = 5
     sequence_pooling: SequencePooling = "attention"
     balance: Balance = "sum"
-    grad_level: GradLevel = "auto"
-    normalize_gradients: bool = False
-    flat: bool = False
-    flat_radius: Positive = 0.01
 
     search_space: ClassVar[dict[str, Any]] = {
         "learning_rate": {"low": 5e-4, "high": 1e-2, "log": True},
@@ -176,12 +160,17 @@ class NetworkEstimator(
         "batch_size": {"choices": ("auto", 32, 64, 128, 256, 512, 1024)},
         "average_decay": {"low": 0.98, "high": 0.999},
         "numeric_transform": {"choices": ("standardize", "quantile")},
-        "balance": {"choices": ("sum", "uncertainty", "dwa", "famo")},
     }
 
     training_code: ClassVar[tuple[str, ...]] = ("balance", "on_epoch")
-    #: Parameters of earlier releases; a file may have them, if they are None.
-    gone_params: ClassVar[tuple[str, ...]] = ("slim",)
+    #: Parameters of earlier releases; a file may have them with these values.
+    gone_params: ClassVar[Mapping[str, Any]] = {
+        "slim": None,
+        "grad_level": "auto",
+        "normalize_gradients": False,
+        "flat": False,
+        "flat_radius": 0.01,
+    }
     _stored: ClassVar[type] = NetworkState
     _reads_windows: ClassVar[bool] = True
     #: Parameter of the width of a token, of a network whose tokens of all columns look at each other.
@@ -342,7 +331,6 @@ class NetworkEstimator(
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_grad_level(self)
         if self.keep_optimizer and self.keep == "task":
             raise ValueError("keep_optimizer=True keeps the state of one network, not of several; say keep='mean'")
 

@@ -25,7 +25,7 @@ from tabmtl.params import near
 from tabmtl.schema import Batch, DivergenceError, unsaid
 from tabmtl.storage.stored import fingerprint
 from tabmtl.targets import Task
-from tabmtl.training.balance import Balancer
+from tabmtl.training.balance import Balancer, weights_of
 from tabmtl.training.device import find_device, on_device, seed_of, seeded, threads
 from tabmtl.training.epochs import Span, Trained, run_epochs, schedule, trained_attributes, warn_if_rising
 from tabmtl.training.hooks import Record, epochs_as_tasks
@@ -142,6 +142,8 @@ class NetworkTraining:
             run.checkpoint.agree({"the checksum of columns and tasks": fingerprint(self.coder)})
         with seeded(self.seed, device):
             network, moments = self._network(device, of_tasks)
+            weights = weights_of(estimator.balance, loss.tasks)
+            loss.task_weight = loss.task_weight if weights is None else loss.task_weight * torch.tensor(weights)
             with threads(estimator.n_jobs, network):
                 loop = TableLoop(
                     estimator,
@@ -207,9 +209,14 @@ class NetworkTraining:
         return training.learn(read, None, loss, _evaluate(coder, read), only_pass=span, of_tasks=of_tasks)
 
     def _balancer(self, network: torch.nn.Module, rows: Rows) -> Balancer | None:
-        estimator, tasks = self.estimator, self.coder.labels.tasks
-        plain = isinstance(estimator.balance, str) and estimator.balance == "sum" and not estimator.flat
-        return None if plain else Balancer(estimator, tasks, network, rows.group, rows.seed)
+        balance = self.estimator.balance
+        if not hasattr(balance, "start"):
+            return None
+        if rows.group.size > 1 or running().checkpoint is not None:
+            raise ValueError(
+                f"balance={balance!r} needs a fit in one process without checkpoint; say balance='sum', or give weights"
+            )
+        return balance.start(network, self.coder.labels.tasks, is_long=self.estimator.task_column is not None)
 
     def _network(
         self, device: torch.device, weights: Weights | None = None

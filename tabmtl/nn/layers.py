@@ -122,22 +122,11 @@ class MLP(nn.Sequential):
         super().__init__(*layers)
 
 
-class Boundary(nn.Module):
+class Boundary(nn.Identity):
     """End of the parameters that tasks share: a tensor passes through unchanged, such as a row's vector.
 
-    Gradient balancing (:mod:`tabmtl.training.balance`) sets the list ``cuts``. Then the output is a leaf that receives
-    every task's gradient, the list gets input and leaf, and the balanced gradient goes on from the input.
+    What balances gradients may cut the graph here, by a hook.
     """
-
-    cuts: list[tuple[Tensor, Tensor]] | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x, or a leaf with its values where the graph is cut."""
-        if self.cuts is None:
-            return x
-        leaf = x.detach().requires_grad_()
-        self.cuts.append((x, leaf))
-        return leaf
 
 
 class Members(Widened):

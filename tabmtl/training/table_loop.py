@@ -194,9 +194,9 @@ class TableLoop(Loop):
 
         def forward() -> Tensor:
             passes.append(self._forward(batch))
-            return summed(self._of_step(passes[-1][0]), self.group)
+            return self._of_step(passes[-1][0])
 
-        balancer.backward(forward, self.group.sum_(labelled_weight(self.loss, batch)) > 0)
+        balancer.backward(forward, labelled_weight(self.loss, batch) > 0)
         self.optimizer.step(learning_rate)
         balancer.after_step(forward)
         _, losses, scores = passes[0]
@@ -260,15 +260,11 @@ class TableLoop(Loop):
 
     def state(self) -> dict[str, Any]:
         """Return all that the next epoch depends on; see `tabmtl.training.epochs.Loop`."""
-        return {name: part.state() for name, part in self._parts().items()}
+        return {"optimizer": self.optimizer.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        for name, part in self._parts().items():
-            part.restore(state[name])
-
-    def _parts(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer} | ({} if self.balancer is None else {"balancer": self.balancer})
+        self.optimizer.restore(state["optimizer"])
 
     def _means(self, part: str, losses: Tensor, weight: Tensor) -> Sequence[Tensor]:
         """Return mean losses (T,) over the labelled weight for each network, from sums (K T,)."""
@@ -326,25 +322,6 @@ def describe_rows(part: str, tasks: Sequence[Task], losses: Tensor, values: Mapp
 def step_rows(batch_size: int | Literal["auto"], n_rows: int, *, low: int = 32, high: int = 512) -> int:
     """Return the rows of a step; "auto" is the power of two nearest to a 64th of the training rows, within bounds."""
     return min(max(2 ** max(round(math.log2(n_rows / 64)), 0), low), high) if batch_size == "auto" else batch_size
-
-
-class _Summed(torch.autograd.Function):
-    """Sum of losses over the ranks of a group; the gradient stays that of the own ones, since gradients meet later."""
-
-    @staticmethod
-    def forward(ctx: Any, losses: Tensor, group: Ranks) -> Tensor:
-        """Sum."""
-        return group.sum_(losses.clone())
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Gradient for the own losses."""
-        return gradient, None
-
-
-def summed(losses: Tensor, group: Ranks) -> Tensor:
-    """Return losses summed over the ranks of a group, with the graph of this rank's own."""
-    return losses if group.size == 1 else _Summed.apply(losses, group)
 
 
 def micro_batch_rows(network: torch.nn.Module, data: Batch, most: int) -> int:

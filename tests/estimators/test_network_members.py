@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conformance import FUNNELS, NETWORKS, features, mixed_targets, tiny
+from conformance import FUNNELS, NETWORKS
 from models_at_hand import fitted
 from sklearn.metrics import r2_score
 
@@ -12,7 +12,6 @@ from tabmtl import IndependentTasks, MMoE, MultiTabNet, SharedBottom
 from tabmtl.estimators.base import unfitted
 from tabmtl.models.shared_bottom import SharedBottomNetwork
 from tabmtl.nn.layers import Members, Towers
-from tabmtl.training.balance import Balancer
 
 K = 3
 every_network = pytest.mark.parametrize("cls", [*NETWORKS, *FUNNELS], ids=lambda cls: cls.__name__)
@@ -93,28 +92,6 @@ def test_members_differ_by_adapters_and_last_layers_alone():
     d = many.fitted_network()[0].vector.width
     assert sizes[1].pop("vector.members.scale") == K * d
     assert sizes[1] == {name: size * (K if name.startswith("heads.out") else 1) for name, size in sizes[0].items()}
-
-
-@pytest.mark.parametrize("balance", ["pcgrad", "gradnorm"])
-def test_balancing_sees_the_mean_loss_of_the_members(balance):
-    X = features(64)
-    model = tiny(SharedBottom, n_members=K, balance=balance, dropout=0.0).fit(X, mixed_targets(X))
-    network, tasks = model.fitted_network()[0], model.tasks_
-    balancer, loss = Balancer(model, tasks, network), model._loss(tasks)
-    inputs, y = member_inputs(model, X), torch.randint(2, (64, len(tasks))).float()
-    losses = balancer.backward(lambda: loss(network(*inputs), y), torch.ones(len(tasks), dtype=torch.bool))
-    torch.testing.assert_close(losses, loss(network(*inputs), y).detach())
-    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
-    assert balancer._gradients._towers  # the quick way to the tasks' gradients still agrees with autograd
-
-
-@pytest.mark.parametrize(
-    "params", [{"balance": "famo"}, {"balance": "mgda", "grad_level": "parameters"}, {"flat": True}]
-)
-def test_every_kind_of_balance_takes_members(params):
-    model, X, _ = fitted(SharedBottom, n_members=K, **params)
-    assert model.history_["train/loss"].is_finite().all()
-    assert len(model.predict(X)) == len(X)
 
 
 @pytest.mark.all_faces

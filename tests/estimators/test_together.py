@@ -65,13 +65,12 @@ def test_labels_of_the_rows_left_out_do_not_matter():
 @pytest.mark.parametrize(
     "model",
     [
-        SharedBottom(balance="dwa"),
-        SharedBottom(flat=True),
+        SharedBottom(balance=[1.0, 2.0]),
         SharedBottom(on_epoch=lambda record: False),
         PLE(),
         SharedTrees(),
     ],
-    ids=["balance", "flat", "on_epoch", "PLE", "SharedTrees"],
+    ids=["balance", "on_epoch", "PLE", "SharedTrees"],
 )
 def test_others_are_left_unfitted(model):
     copies, is_fitted = fit(model)

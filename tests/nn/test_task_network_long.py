@@ -17,9 +17,6 @@ from tabmtl.nn.experts import BatchNorm, Experts, Gates
 from tabmtl.nn.layers import RowOwners
 from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Task
-from tabmtl.training.balance import Balancer
-from tabmtl.training.balance.gradients import TaskGradients, jacobian, split_parameters
-from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores
 
 BINS = tuple(np.linspace(-2, 2, 9).tolist())
@@ -192,38 +189,6 @@ def test_a_batch_may_have_few_rows_or_one_task(name, n_rows):
         scores.square().sum().backward()
         assert scores.isfinite().all()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-
-
-@pytest.mark.parametrize("name", ["SharedBottom", "MMoE", "PLE", "HoME", "AdaTT", "STEM"])
-def test_gradients_of_tasks_come_apart_at_the_heads(name):
-    model, (x, task), y = network(name), rows(), rows(40)[0].numbers[:, 1:2]
-    loss = MultiTaskLoss([Task(name=f"t{t}", kind="regression") for t in range(5)])
-    shared, _ = split_parameters(model)
-    gradients = TaskGradients([model.heads])
-    with gradients.watch():
-        losses = loss(model(x, task), y, None, task)
-    torch.testing.assert_close(gradients(losses, range(5), shared), jacobian(losses, range(5), shared))
-    assert gradients._towers
-
-
-@pytest.mark.parametrize("grad_level", ["representation", "parameters"])
-@pytest.mark.parametrize("name", ["SharedBottom", "PLE", "HoME", "AdaTT", "STEM", "APEM"])
-def test_the_sum_of_gradients_that_a_balance_joins_is_the_plain_one(name, grad_level):
-    model, (x, task), y = network(name), rows(), rows(40)[0].numbers[:, 1:2]
-    tasks = [Task(name=f"t{t}", kind="regression") for t in range(5)]
-    loss = MultiTaskLoss(tasks)
-
-    def forward():
-        return loss(model(x, task), y, None, task)
-
-    forward().sum().backward()
-    expected = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    options = SharedBottom(balance=lambda rows: rows.sum(dim=0), grad_level=grad_level, task_column="task")
-    add = Balancer(options, tasks, model)
-    add.backward(forward, torch.ones(5, dtype=torch.bool))
-    for key, gradient in expected.items():
-        torch.testing.assert_close(dict(model.named_parameters())[key].grad, gradient, rtol=1e-6, atol=1e-7, msg=key)
 
 
 def test_an_expert_of_a_task_is_measured_on_the_rows_of_its_task():

@@ -70,14 +70,8 @@ def fit_ranks(table, cls, *, targets=TARGETS, float64=True, fit=None, **params):
     return run_ranks(1, work) + run_ranks(2, work)
 
 
-NETWORKS = [(SharedBottom, {}), (SharedBottom, {"balance": "uncertainty"}), (MMoE, {"balance": "pcgrad"})]
+NETWORKS = [(SharedBottom, {}), (SharedBottom, {"balance": [1.0, 2.0, 0.5]})]
 MORE = [(cls, {}) for cls in (HoME, MultiTabNet, PLE, STEM, AdaTT, MMoE, APEM)]
-MORE += [(SharedBottom, {"balance": "imtl_g"}), (SharedBottom, {"balance": lambda rows: rows.mean(dim=0)})]
-MORE += [(HoME, {"balance": "pcgrad", "grad_level": "parameters"}), (MMoE, {"balance": "gradnorm"})]
-MORE += [(SharedBottom, {"balance": balance}) for balance in ("dwa", "gls", "imtl_l", "famo", [1.0, 2.0, 0.5])]
-MORE += [(SharedBottom, {"flat": True}), (MMoE, {"flat": True, "balance": "pcgrad"}), (HoME, {"balance": "gradnorm"})]
-MORE += [(SharedBottom, {"balance": "imtl_g", "normalize_gradients": True, "grad_level": "parameters"})]
-MORE += [(MultiTabNet, {"balance": "pcgrad"}), (SharedBottom, {"keep": "task", "epochs": 3})]
 MORE = [pytest.param(*case, marks=pytest.mark.all_faces) for case in MORE]
 
 

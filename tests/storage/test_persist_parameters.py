@@ -79,7 +79,7 @@ def test_half_a_surrogate_pair_is_named(value):
 
 @pytest.mark.parametrize(
     ("name", "code", "default"),
-    [("on_epoch", lambda record: None, None), ("balance", lambda rows: rows.sum(dim=0), "sum")],
+    [("on_epoch", lambda record: None, None)],
 )
 def test_code_that_only_training_runs_is_not_saved_and_a_loaded_model_has_the_default(reloaded, name, code, default):
     estimator, X, _ = fitted(SharedBottom, **{name: code})

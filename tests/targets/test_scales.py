@@ -5,7 +5,6 @@ from functools import cache
 import numpy as np
 import polars as pl
 import pytest
-from balancing import NAMES
 
 import tabmtl
 
@@ -24,7 +23,6 @@ Y = pl.DataFrame(
     }
 )
 OPTIONS = {"SharedBottom": {"epochs": 12, "learning_rate": 0.02, "hidden": (16,), "batch_size": 128}}
-QUICK = ("sum", "gls", "pcgrad")
 
 
 @cache
@@ -37,13 +35,7 @@ def scores(name: str, tasks: tuple[str, ...], **params: str) -> dict[str, float]
 
 @pytest.mark.parametrize(
     ("name", "tasks", "params"),
-    [
-        *((name, tuple(TASKS), {}) for name in ("SharedTrees", "RMTGB", "SharedBottom")),
-        *(
-            pytest.param("SharedBottom", ("visits", "late"), {"balance": name}, marks=marks)
-            for name, marks in ((name, () if name in QUICK else pytest.mark.all_faces) for name in NAMES)
-        ),
-    ],
+    [(name, tuple(TASKS), {}) for name in ("SharedTrees", "RMTGB", "SharedBottom")],
     ids=str,
 )
 def test_a_task_scores_beside_others_of_any_unit_as_alone(name, tasks, params):

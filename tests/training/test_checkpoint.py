@@ -68,10 +68,10 @@ def assert_equal(model, other):
     ("cls", "params", "is_stored"),
     [
         (SharedBottom, {"keep": "task", "patience": 1, "restarts": 2}, True),
-        (SharedBottom, {"balance": "famo", "early_stopping": False}, True),
-        (MMoE, {"balance": "gradnorm"}, True),
-        (HoME, {"balance": "pcgrad"}, False),
-        (SharedBottom, {"balance": "dwa"}, False),
+        (SharedBottom, {"early_stopping": False}, True),
+        (MMoE, {}, True),
+        (HoME, {}, False),
+        (SharedBottom, {"early_stopping": False}, False),
     ],
 )
 def test_a_training_goes_on_as_if_nothing_had_been(cls, params, is_stored, table, tmp_path, monkeypatch):
@@ -117,7 +117,7 @@ def test_two_ranks_go_on_together_and_one_goes_on_alone(table, tmp_path, monkeyp
     read_small_parts(monkeypatch)
 
     def fit(on_epoch, **params):
-        model = tiny(SharedBottom, epochs=3, balance="pcgrad", on_epoch=on_epoch, **params)
+        model = tiny(SharedBottom, epochs=3, on_epoch=on_epoch, **params)
         return model.fit(Shards(table.lazy()), TARGETS)
 
     noiseless = partial(fit, dropout=0.0)
@@ -176,9 +176,9 @@ def test_another_training_is_told_by_all_that_differs(table, cut, monkeypatch):
         assert not hasattr(model, "weights_")
         return str(caught.value).partition("another training: ")[2]
 
-    changed = tiny(SharedBottom, epochs=3, learning_rate=0.5, balance="dwa", n_jobs=2, verbose=1)
+    changed = tiny(SharedBottom, epochs=3, learning_rate=0.5, average_decay=0.5, n_jobs=2, verbose=1)
     assert told(changed).startswith(
-        "the parameter balance was 'sum' and is 'dwa', the parameter epochs was 2 and is 3, the parameter "
+        "the parameter average_decay was 0.998 and is 0.5, the parameter epochs was 2 and is 3, the parameter "
         "learning_rate was 0.002 and is 0.5; to go on, make the same fits of the same rows"
     )
     assert "estimator was 'SharedBottom' and is 'MMoE'" in told(tiny(MMoE, epochs=2))
@@ -238,22 +238,6 @@ def test_what_a_killed_writer_left_is_removed(tmp_path):
     with joined(checkpoint=tmp_path):
         assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_an_aggregator_with_a_state_is_refused(table, tmp_path):
-    class Learning:
-        def reset(self):
-            pass
-
-        def __call__(self, rows):
-            return rows.sum(dim=0)
-
-    model = tiny(SharedBottom, epochs=2, balance=Learning())
-    with (
-        pytest.raises(ValueError, match="has a state of its own, which a checkpoint cannot hold"),
-        joined(checkpoint=tmp_path),
-    ):
-        model.fit(table.drop(TARGETS), table.select(TARGETS))
 
 
 def test_the_file_is_json_and_arrays(cut):

@@ -53,9 +53,7 @@ def fit_recommender(**hook):
 
 FITS = {
     "sum": fit_network(SharedBottom, keep="task"),
-    "uncertainty": fit_network(SharedBottom, balance="uncertainty"),
-    "dwa": fit_network(SharedBottom, balance="dwa", early_stopping=False),
-    "gradnorm": fit_network(MMoE, balance="gradnorm"),
+    "of all rows": fit_network(MMoE, early_stopping=False),
     "M2TRec": fit_recommender,
 }
 
