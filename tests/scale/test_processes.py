@@ -77,7 +77,7 @@ MORE += [(HoME, {"balance": "pcgrad", "grad_level": "parameters"}), (MMoE, {"bal
 MORE += [(SharedBottom, {"balance": balance}) for balance in ("dwa", "gls", "imtl_l", "famo", [1.0, 2.0, 0.5])]
 MORE += [(SharedBottom, {"flat": True}), (MMoE, {"flat": True, "balance": "pcgrad"}), (HoME, {"balance": "gradnorm"})]
 MORE += [(SharedBottom, {"balance": "imtl_g", "normalize_gradients": True, "grad_level": "parameters"})]
-MORE += [(MultiTabNet, {"balance": "pcgrad"}), (SharedBottom, {"keep": "task", "epochs": 3})]
+MORE += [(MultiTabNet, {"balance": "pcgrad"})]
 MORE = [pytest.param(*case, marks=pytest.mark.all_faces) for case in MORE]
 
 
