@@ -193,8 +193,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "training/epochs.py",
-        "new.weights = {name: tensor.clone() for",
-        "new.weights = {name: tensor for",
+        "{name: own.clone() for",
+        "{name: own for",
         "kept weights are no copy",
         True,
     ),

@@ -1,8 +1,8 @@
 """What `benchmarks.stored_answers` stores of verbs that not all models have: those of networks, and of trees.
 
-Networks of several members, with weights of each task, with the state of their optimiser, or at all
-their balances, go on as the families do. They are cut, merged, distilled, given other weights, and take new levels,
-classes and tasks. Trees are exported as plain LightGBM.
+Networks of several members, with the state of their optimiser, or at all their balances, go on as the families do.
+They are cut, merged, distilled, given other weights, and take new levels, classes and tasks. Trees are exported as
+plain LightGBM.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from tabmtl.testing import answers
 #: Forms of models that are more than a family: their classes and parameters.
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "SharedBottom of members": ("SharedBottom", {"n_members": 3}),
-    "SharedBottom of weights by task": ("SharedBottom", {"keep": "task", "epochs": 8, "learning_rate": 0.02}),
     "SharedBottom with its optimizer": ("SharedBottom", {"keep_optimizer": True}),
     "SharedTrees behind a preprocessor": (
         "SharedTrees",

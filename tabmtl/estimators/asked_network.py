@@ -26,8 +26,8 @@ class NetworksTogether(Together):
         """The networks as one."""
         first, networks = self.models[0], [model.fitted_network()[0] for model in self.models]
         forms = {tuple(task.width for task in own.tasks) for own in self._labels}
-        is_plain = all(len(model.task_weights_) == 0 for model in self.models) and first.coder_.task_column is None
-        if len(networks) < 2 or len(forms) > 1 or not is_plain or not can_join(networks[0]):
+        is_long = first.coder_.task_column is not None
+        if len(networks) < 2 or len(forms) > 1 or is_long or not can_join(networks[0]):
             return None
         if self.places is not None:
             networks = [network.restricted(self.places) for network in networks]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -38,7 +37,7 @@ class Machine(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedNetwork(TrainedNetwork):
-    """Network of a table as it was fitted; module 0 is that of ``weights``, and k that of ``of_tasks[k - 1]``.
+    """Network of a table as it was fitted.
 
     Attributes
     ----------
@@ -50,10 +49,6 @@ class FittedNetwork(TrainedNetwork):
     batch_size : int
         Rows of a step, by which rows to answer are cut where they depend on each other.
     n_features_out : int
-    of_tasks : tuple of mapping of str to ndarray
-        Other weights, from which some tasks answer.
-    snapshot : ndarray of int, shape (T,) or (0,)
-        Weights of every task: 0 is ``weights``, and k is ``of_tasks[k - 1]``.
     lineage : Lineage or None
         Of a network whose tasks have changed since fit.
     removed_units : Form or None
@@ -65,25 +60,17 @@ class FittedNetwork(TrainedNetwork):
     is_long: bool
     batch_size: int
     n_features_out: int
-    of_tasks: tuple[Weights, ...] = ()
-    snapshot: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     lineage: Lineage | None = None
     removed_units: Form | None = None
 
     def with_weights(self, weights: Weights, form: Form | None = None) -> FittedNetwork:
-        """Return the network with other weights for all tasks; with a form, with those of units that are left."""
-        none = np.zeros(0, dtype=np.int64)
-        found = replace(self, weights=weights, of_tasks=(), snapshot=none, moments={})
+        """Return the network with other weights; with a form, with those of units that are left."""
+        found = replace(self, weights=weights, moments={})
         if form is None:
             return found
         found = replace(found, removed_units=form)
         n_features = self.n_features_out * found.module().heads.d_in // self.module().heads.d_in
         return replace(found, n_features_out=n_features)
-
-    def with_task_weights(self, of_tasks: tuple[Weights, ...], snapshot: np.ndarray, batch_size: int) -> FittedNetwork:
-        """Return the network with other weights, from which some tasks answer, and with a batch size."""
-        found = replace(self, of_tasks=of_tasks, snapshot=snapshot, batch_size=batch_size)
-        return found.holding(self.module())
 
     def with_module_weights(self) -> FittedNetwork:
         """Return the network whose weights are those of its module, which was changed in place."""
@@ -95,20 +82,14 @@ class FittedNetwork(TrainedNetwork):
     ) -> FittedNetwork:
         """Return the network with heads of new tasks behind the others, given all tasks."""
         grown, lineage = self.grown(device), (self.lineage or Lineage.of(self.tasks)).with_tasks((method,) * len(heads))
-        network = GrownNetwork(grown.base, [*grown.added, *heads], lineage.kept)
-        snapshot = self.snapshot
-        if len(snapshot):
-            snapshot = np.append(snapshot, np.zeros(len(heads), dtype=snapshot.dtype))
-        return self._regrown(network, tasks, lineage, snapshot)
+        return self._regrown(GrownNetwork(grown.base, [*grown.added, *heads], lineage.kept), tasks, lineage)
 
     def without(self, t: int, coder: TableCoder) -> FittedNetwork:
         """Return the network without the task at a place, which the coder lacks already."""
         grown, before = self.grown(), self.lineage or Lineage.of(self.tasks)
         gone, lineage = before.kept[t] - len(before.base), before.without(t)
         heads = [head for number, head in enumerate(grown.added) if number != gone]
-        network = GrownNetwork(grown.base, heads, lineage.kept)
-        snapshot = np.delete(self.snapshot, t) if len(self.snapshot) else self.snapshot
-        return self._regrown(network, coder.labels.tasks, lineage, snapshot, gone)
+        return self._regrown(GrownNetwork(grown.base, heads, lineage.kept), coder.labels.tasks, lineage, gone)
 
     def built(self, maker: Any, columns: Columns, tasks: Sequence[Task]) -> Any:
         """Build the network untrained: by parameters, for columns and tasks that may have more levels and classes."""
@@ -139,30 +120,16 @@ class FittedNetwork(TrainedNetwork):
             )
         return GrownNetwork(network, [], range(len(self.tasks)))
 
-    def check_one(self, verb: str) -> None:
-        """Raise a ValueError if some tasks answer from weights of their own."""
-        if len(self.of_tasks):
-            own = [task.name for task, k in zip(self.tasks, self.snapshot, strict=True) if k]
-            raise ValueError(
-                f"{verb} one network, and by keep='task' {own} answer from weights of other epochs; fit with "
-                "keep='mean', or take one epoch for all tasks by model.with_weights(model.weights_)"
-            )
-
     def answer(
         self, rows: Batch, labels: LabelCoder, how: Machine, X: Any = None, places: Places | None = None
     ) -> list[np.ndarray]:
-        """Return answers, each by its own weights; see `tabmtl.estimators.model.Fitted`."""
-        if places is not None:
-            found = self._answer_some(rows, how, places)
-        elif len(self.of_tasks):
-            found = self._answer_apart(rows, how)
-        else:
-            found = self._linked(rows, how)
+        """Return answers; see `tabmtl.estimators.model.Fitted`."""
+        found = self._linked(rows, how) if places is None else self._linked_of(rows, how, places)
         return labels.outputs([score.cpu().numpy() for score in found])
 
-    def run(self, function: Callable[..., Any], rows: Batch, machine: Machine, snapshot: int = 0) -> Any:
+    def run(self, function: Callable[..., Any], rows: Batch, machine: Machine) -> Any:
         """Return the result of `predict_scores`, `represent_rows` or `weigh_sequences` on encoded rows."""
-        return self._run_by(self.module(find_device(machine.device), snapshot), function, rows, machine)
+        return self._run_by(self.module(find_device(machine.device)), function, rows, machine)
 
     @property
     def link(self) -> Link:
@@ -173,35 +140,16 @@ class FittedNetwork(TrainedNetwork):
         """Return the loss of its training."""
         return self.maker._loss(self.tasks)
 
-    def _rebuilt(self, number: int) -> Any:
-        if number:
-            return load_weights(copy.deepcopy(self.module()), self.of_tasks[number - 1])
+    def _rebuilt(self) -> Any:
         return load_weights(self.built(self.maker, self.columns, self.tasks), self.weights)
 
-    def _regrown(
-        self,
-        network: GrownNetwork,
-        tasks: Sequence[Task],
-        lineage: Lineage,
-        snapshot: np.ndarray,
-        gone: int = -1,
-    ) -> FittedNetwork:
+    def _regrown(self, network: GrownNetwork, tasks: Sequence[Task], lineage: Lineage, gone: int = -1) -> FittedNetwork:
         """Return the network of a module around the base of this one, which lacks one of its added heads."""
-        weights = weight_arrays(network.state_dict())
-        of_heads = {name: array for name, array in weights.items() if name.startswith("added.")}
-        found = replace(
-            self,
-            tasks=tasks,
-            weights=weights,
-            of_tasks=tuple(of_heads | self._inside(own, gone) for own in self.of_tasks),
-            snapshot=snapshot,
-            moments=self._inside(self.moments, gone),
-            lineage=lineage,
-        )
-        return found.holding(network)
+        weights, moments = weight_arrays(network.state_dict()), self._inside(self.moments, gone)
+        return replace(self, tasks=tasks, weights=weights, moments=moments, lineage=lineage).holding(network)
 
     def _inside(self, arrays: Weights, gone: int) -> dict[str, np.ndarray]:
-        """Return weights, or moments of them, by their names in a grown network that lacks one of the added heads."""
+        """Return moments of weights by their names in a grown network that lacks one of the added heads."""
         found = {}
         for name, array in arrays.items():
             kind, slash, own = name.rpartition("/")
@@ -220,34 +168,16 @@ class FittedNetwork(TrainedNetwork):
             data = on_device(rows, next(network.parameters()).device)
             return function(network, data, machine.precision, batch_size=self.batch_size)
 
-    def _linked(self, rows: Batch, machine: Machine, snapshot: int = 0) -> list[torch.Tensor]:
-        return self.run(partial(predict_scores, link=self.link), rows, machine, snapshot)
+    def _linked(self, rows: Batch, machine: Machine) -> list[torch.Tensor]:
+        return self.run(partial(predict_scores, link=self.link), rows, machine)
 
-    def _answer_apart(self, rows: Batch, machine: Machine) -> list[torch.Tensor]:
-        """Return the linked scores of rows, each task's by its own weights."""
-        if rows.task is None:
-            scores = {k: self._linked(rows, machine, k) for k in np.unique(self.snapshot).tolist()}
-            return [scores[k][t] for t, k in enumerate(self.snapshot.tolist())]
-        place = self.snapshot[rows.task]
-        parts = [np.flatnonzero(place == k) for k in np.unique(place)]
-        answers = [self._linked(rows.rows(own), machine, int(place[own[0]]))[0] for own in parts]
-        return [torch.cat(answers)[np.argsort(np.concatenate(parts))]]
-
-    def _answer_some(self, rows: Batch, machine: Machine, places: Places) -> list[torch.Tensor]:
-        snapshot = self.snapshot.tolist() if len(self.of_tasks) else [0] * len(self.tasks)
-        scores: dict[int, torch.Tensor] = {}
-        for k in sorted({snapshot[t] for t in places}):
-            own = tuple(t for t in places if snapshot[t] == k)
-            scores |= zip(own, self._linked_of(rows, machine, own, k), strict=True)
-        return [scores[t] for t in places]
-
-    def _linked_of(self, rows: Batch, machine: Machine, places: Places, snapshot: int) -> list[torch.Tensor]:
+    def _linked_of(self, rows: Batch, machine: Machine, places: Places) -> list[torch.Tensor]:
         """Return the linked scores of some tasks, by a network of these and of what their link takes."""
-        whole = self.module(find_device(machine.device), snapshot)
+        whole = self.module(find_device(machine.device))
         needed, link = part_of(self, ("link", places), lambda: self._link_of(places))
         network = _restricted(whole, needed)
         if network is None:
-            linked = self._linked(rows, machine, snapshot)
+            linked = self._linked(rows, machine)
             return [linked[t] for t in places]
         return self._run_by(network, partial(predict_scores, link=link), rows, machine)[: len(places)]
 

@@ -53,8 +53,6 @@ class NetworkState(TrainedState, TableState):
 
     _n_features_out: int
     batch_size_: int
-    task_weights_: tuple[Annotated[dict[str, np.ndarray], Stored()], ...]
-    task_snapshot_: Annotated[np.ndarray, Stored("i8", low=0)]
     _importances: Annotated[np.ndarray, Stored("f8", "I")] | None
     _lineage: Lineage | None = None
     _form: Form | None = None
@@ -64,7 +62,7 @@ class NetworkState(TrainedState, TableState):
     later_fields: ClassVar[tuple[str, ...]] = (*TableState.later_fields, "lineage", "optimizer", "form")
     rare_fields: ClassVar[tuple[str, ...]] = (*TableState.rare_fields, "form")
     #: Fields of earlier releases; a file may have them, if they hold nothing.
-    gone_fields: ClassVar[tuple[str, ...]] = ("slimmed", "pruned")
+    gone_fields: ClassVar[tuple[str, ...]] = ("slimmed", "pruned", "task_weights", "task_snapshot")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,9 +70,6 @@ class NetworkState(TrainedState, TableState):
         names = self.coder_.after.names
         if self._importances is not None and len(self._importances) != len(names):
             raise ValueError(f"there are {len(self._importances)} importances, expected {len(names)}")
-        n_tasks, n_snapshots = len(self.coder_.labels.tasks), 1 + len(self.task_weights_)
-        if len(self.task_snapshot_) not in (0, n_tasks) or not (self.task_snapshot_ < n_snapshots).all():
-            raise ValueError(f"task_snapshot_ is {self.task_snapshot_}, expected {n_tasks} numbers below {n_snapshots}")
         if self.batch_size_ < 1:
             raise ValueError(f"batch_size_ is {self.batch_size_}, expected at least 1")
         most = sum(array.size for array in self.weights_.values())  # the heads weigh every feature
@@ -99,13 +94,8 @@ class NetworkEstimator(
     clip_norm : float or None, default=1.0
         Largest length of a step's gradient, over all parameters except large tables of categories; None sets no bound.
     monitor : str, default="mean"
-        Score that early stopping maximises: the mean of the tasks' validation scores, or the name of one task.
-    keep : {"mean", "task"}, default="mean"
-        Epochs whose weights are kept. ``"mean"`` keeps the best epoch by ``monitor``. ``"task"`` keeps up to two more,
-        chosen so that every task finds a good one among them, and each task answers from its own. The steps of a
-        funnel and `transform` answer from the best epoch by ``monitor``. Predictions take one pass per kept epoch.
-        `export_onnx` and ``prune`` take one network, and refuse several. Without validation rows, or with
-        ``early_stopping=False``, the last epoch is kept for all tasks.
+        Score that early stopping maximises: the mean of the tasks' validation scores, or the name of one task. The
+        best epoch by it is kept; without validation rows, or with ``early_stopping=False``, the last one.
     numeric_transform : {"standardize", "quantile"}, default="standardize"
         Scaling of numeric columns: ``"standardize"`` to mean 0 and standard deviation 1, ``"quantile"`` to a normal
         distribution by their quantiles.
@@ -131,10 +121,6 @@ class NetworkEstimator(
         Weights of the network.
     batch_size_ : int
         Rows of an optimiser step.
-    task_weights_ : tuple of dict of str to ndarray
-        With ``keep="task"``: weights of the other kept epochs; the first are in ``weights_``.
-    task_snapshot_ : ndarray of int, shape (T,) or (0,)
-        With ``keep="task"``: weights of every task; 0 is ``weights_``, and k is ``task_weights_[k - 1]``.
     feature_importances_ : ndarray of shape (n_features,)
         Fall of the mean validation score of the tasks when a feature is shuffled among at most 1 000 validation rows; 0
         for a task column. A sequence and the lists beside it are shuffled together, and have one value. Features that
@@ -148,7 +134,6 @@ class NetworkEstimator(
 
     clip_norm: Positive | None = 1.0
     monitor: str = "mean"
-    keep: Literal["mean", "task"] = "mean"
     numeric_transform: NumericTransform = "standardize"
     min_frequency: Count = 5
     sequence_pooling: SequencePooling = "attention"
@@ -163,9 +148,10 @@ class NetworkEstimator(
     }
 
     training_code: ClassVar[tuple[str, ...]] = ("balance", "on_epoch")
-    #: Parameters of earlier releases; a file may have them with these values.
+    #: Parameters of earlier releases, with their defaults; a file may have them, if they have these.
     gone_params: ClassVar[Mapping[str, Any]] = {
         "slim": None,
+        "keep": "mean",
         "grad_level": "auto",
         "normalize_gradients": False,
         "flat": False,
@@ -176,8 +162,6 @@ class NetworkEstimator(
     #: Parameter of the width of a token, of a network whose tokens of all columns look at each other.
     _token_width: ClassVar[str | None] = None
     batch_size_ = FromFitted("batch_size")
-    task_weights_ = FromFitted("of_tasks")
-    task_snapshot_ = FromFitted("snapshot")
     _n_features_out = FromFitted("n_features_out")  # which scikit-learn reads
     _lineage = FromFitted("lineage")
     _form = FromFitted("removed_units")
@@ -263,13 +247,12 @@ class NetworkEstimator(
         ImportError
             If onnx or onnxscript is missing: ``pip install 'tabmtl[onnx]'``.
         ValueError
-            If some tasks answer from weights of their own, by ``keep="task"``; if a target has the name of an input, or
-            the network cannot be exported, or is larger than the 2 GB that an ONNX file may have. No file is written.
+            If a target has the name of an input, or the network cannot be exported, or is larger than the 2 GB that an
+            ONNX file may have. No file is written.
         RuntimeError
             If the file would give other answers than the network; no file is written.
         """
         check_is_fitted(self)
-        self._fitted.check_one("export_onnx writes")
         self._model.check_plain("export_onnx writes")
         loss = unfitted(self)._loss(self.tasks_)
         export_onnx(type(self).__name__, self.fitted_network()[0], loss, self.coder_, path)
@@ -328,11 +311,6 @@ class NetworkEstimator(
         rows : Batch
         """
         return on_device(self._read_rows(self._preprocessed(X)), self.fitted_network()[1])
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        if self.keep_optimizer and self.keep == "task":
-            raise ValueError("keep_optimizer=True keeps the state of one network, not of several; say keep='mean'")
 
     def _encoding(self) -> dict[str, Any]:
         return {"transform": self.numeric_transform, "min_frequency": self.min_frequency, "flat": False}
@@ -417,11 +395,9 @@ class NetworkEstimator(
     def _fitted_of(self, coder: TableCoder, parts: dict[str, Any]) -> FittedNetwork:
         own = {"columns": coder.features.columns, "is_long": coder.task_column is not None}
         found = FittedNetwork(maker=replace(self), tasks=coder.labels.tasks, **(parts | own))
-        # files hold no numbers without an axis, and weights that do not fit are refused
-        found = found.with_module_weights()
-        for k in range(len(found.of_tasks)):
-            found.module(number=k + 1)
-        return found
+        return (
+            found.with_module_weights()
+        )  # files hold no numbers without an axis, and weights that do not fit are refused
 
     def _restore(self, state: Any) -> None:
         super()._restore(state)

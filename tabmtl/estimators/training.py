@@ -37,7 +37,7 @@ from tabmtl.training.rows import Rows
 from tabmtl.training.run import Run, running
 from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics, step_rows
 from tabmtl.training.watch import describe_tasks
-from tabmtl.training.weights import Weights, moment_arrays, split_moments, weight_arrays
+from tabmtl.training.weights import moment_arrays, split_moments
 
 _SHUFFLED_ROWS, _SHUFFLED_CELLS = 1_000, 100_000  # rows for importances, and rows times columns, at most
 #: Factor of the learning rate in passes over new rows; see docs/lab.md.
@@ -131,17 +131,16 @@ class NetworkTraining:
         evaluate: Evaluate,
         *,
         only_pass: Span | None = None,
-        of_tasks: Weights | None = None,
     ) -> dict[str, Any]:
         """Train a network on rows with the labels that the loss takes, and return the fitted attributes.
 
-        A pass is at a constant rate. Nobody is told of one for weights that some tasks have for themselves.
+        A pass is at a constant rate.
         """
         run, estimator, device = running(), self.estimator, find_device(self.estimator.device)
         if run.checkpoint is not None:
             run.checkpoint.agree({"the checksum of columns and tasks": fingerprint(self.coder)})
         with seeded(self.seed, device):
-            network, moments = self._network(device, of_tasks)
+            network, moments = self._network(device)
             weights = weights_of(estimator.balance, loss.tasks)
             loss.task_weight = loss.task_weight if weights is None else loss.task_weight * torch.tensor(weights)
             with threads(estimator.n_jobs, network):
@@ -159,54 +158,48 @@ class NetworkTraining:
                     loop.optimizer.take_moments(network, moments)
                 if run.group.rank:  # the networks are the same, the noise is not
                     torch.manual_seed(seed_of(self.seed, run.group.rank))
-                own = self._run(run, loop, only_pass, is_told=of_tasks is None)
+                own = self._run(run, loop, only_pass)
                 return self.trained(network, loop.data, loop.batch_size, own, loop.optimizer)
 
-    def _run(self, run: Run, loop: TableLoop, only_pass: Span | None, *, is_told: bool) -> Trained:
+    def _run(self, run: Run, loop: TableLoop, only_pass: Span | None) -> Trained:
         """Run the epochs, which the callbacks see."""
         estimator, describe = self.estimator, partial(describe_tasks, self.coder.labels.tasks)
-        if is_told:
-            with epochs_as_tasks(run.task, estimator.on_epoch, partial(self._so_far, loop)) as hook:
-                (own,) = run_epochs(
-                    [loop.network], loop, estimator, run=run, on_epoch=hook, describe=describe, span=only_pass
-                )
-        else:
-            (own,) = run_epochs([loop.network], loop, estimator, run=Run(), on_epoch=None, span=only_pass)
+        with epochs_as_tasks(run.task, estimator.on_epoch, partial(self._so_far, loop)) as hook:
+            (own,) = run_epochs(
+                [loop.network], loop, estimator, run=run, on_epoch=hook, describe=describe, span=only_pass
+            )
         if only_pass is not None:
             _check_finite(loop.network, estimator.learning_rate)
         # fewer epochs than the default are the user's choice
         is_whole = len(own.history) == estimator.epochs >= type(estimator).epochs
         if loop.valid is not None and estimator.early_stopping and is_whole:
-            warn_if_rising(own.snapshots.scores, estimator.patience)
+            warn_if_rising(own.scores, estimator.patience)
         return own
 
     def go_on(self, rows: FitRows) -> dict[str, Any]:
-        """Train by one pass over the rows at a constant rate, and return the fitted attributes.
-
-        Weights that tasks have for themselves take a pass of their own.
-        """
+        """Train by one pass over the rows at a constant rate, and return the fitted attributes."""
         estimator, before = self.estimator, self.before
         self._check_memory(len(rows))
         fitted = self._pass(rows)
         if before is None:
             return fitted
-        more = [self._pass(rows, own)["_fitted"].weights for own in before.of_tasks]
+        network = fitted["_fitted"]
         return fitted | {
-            "_fitted": fitted["_fitted"].with_task_weights(tuple(more), before.snapshot, before.batch_size),
+            "_fitted": replace(network, batch_size=before.batch_size).holding(network.module()),
             "best_iteration_": estimator.best_iteration_ + 1,
             "history_": pl.concat([estimator.history_, fitted["history_"]], how="diagonal"),
             "_judged": estimator.__dict__["_judged"],
         }
 
-    def _pass(self, rows: FitRows, of_tasks: Weights | None = None) -> dict[str, Any]:
-        """Train by one pass, and return the fitted attributes; or train weights that some tasks have for themselves."""
+    def _pass(self, rows: FitRows) -> dict[str, Any]:
+        """Train by one pass, and return the fitted attributes."""
         estimator, coder, device, training = self.estimator, self.coder, find_device(self.estimator.device), self
         last = 0 if self.before is None else len(estimator.history_)
         if last:  # no two passes draw the same order and noise
             training = replace(self, seed=seed_of(self.seed, last))
         read = rows.to_train(lambda batch: on_device(in_training_units(batch, coder), device), training.seed)
         loss, span = estimator._loss(coder.labels.tasks), Span(1, last, "pass")
-        return training.learn(read, None, loss, _evaluate(coder, read), only_pass=span, of_tasks=of_tasks)
+        return training.learn(read, None, loss, _evaluate(coder, read), only_pass=span)
 
     def _balancer(self, network: torch.nn.Module, rows: Rows) -> Balancer | None:
         balance = self.estimator.balance
@@ -218,9 +211,7 @@ class NetworkTraining:
             )
         return balance.start(network, self.coder.labels.tasks, is_long=self.estimator.task_column is not None)
 
-    def _network(
-        self, device: torch.device, weights: Weights | None = None
-    ) -> tuple[torch.nn.Module, dict[str, dict[str, torch.Tensor]]]:
+    def _network(self, device: torch.device) -> tuple[torch.nn.Module, dict[str, dict[str, torch.Tensor]]]:
         """Return a new network, or one that holds weights learned before, and moments of the last training.
 
         Raises
@@ -237,8 +228,7 @@ class NetworkTraining:
         self._check_form(before, shapes)
         growth = Growth(module, network, before.columns, columns)
         # files hold no numbers without an axis
-        own = before.weights if weights is None else weights
-        known = {name: torch.tensor(array).reshape(shapes[name]) for name, array in own.items()}
+        known = {name: torch.tensor(array).reshape(shapes[name]) for name, array in before.weights.items()}
         network.load_state_dict(growth.carry(known, fill=True))
         moments = split_moments(before.moments if estimator.keep_optimizer else {})
         steps = moments.pop("step")
@@ -271,10 +261,6 @@ class NetworkTraining:
         first = features.rows(torch.arange(1, device=data.x.numbers.device))
         kept = None if not estimator.keep_optimizer else optimizer
         inspected = estimator._inspect(network, features)
-        place = own.snapshots.of_task
-        # the link of a funnel joins scores of one network
-        place[[t for t in estimator._chain(tasks) if t < len(place)]] = 0
-        used = np.unique([0, *place])
         fitted = FittedNetwork.of(
             network,
             maker=type(estimator)(**estimator.get_params(deep=False)),
@@ -283,13 +269,11 @@ class NetworkTraining:
             is_long=self.coder.task_column is not None,
             batch_size=batch_size,
             n_features_out=represent_rows(network, first).shape[1],
-            of_tasks=tuple(weight_arrays(own.snapshots.kept[k].weights) for k in used[1:]),
-            snapshot=np.searchsorted(used, place),
             moments={} if kept is None else moment_arrays(kept, network),
             lineage=None if before is None else before.lineage_of(tasks),
             removed_units=None if before is None else before.removed_units,
         )
-        told = trained_attributes(own.history, own.snapshots.best.epoch) | {"_importances": None, "_judged": None}
+        told = trained_attributes(own.history, own.best.epoch) | {"_importances": None, "_judged": None}
         return inspected | told | {"_fitted": fitted}
 
     def _so_far(self, loop: TableLoop, history: list[Record]) -> dict[str, Any]:
@@ -301,7 +285,7 @@ class NetworkTraining:
         with unsaid():
             last = Trained(network)
             last.history = history if checkpoint is None else [*checkpoint.records, *history]
-            last.snapshots.offer(len(last.history) - 1, 0.0, ())
+            last.offer(len(last.history) - 1, 0.0)
             now._set_fitted(self.coder, self.trained(network, loop.data, loop.batch_size, last))
         return dict(vars(now))
 

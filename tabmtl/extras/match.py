@@ -30,8 +30,6 @@ def check_models(base: Any, models: Any) -> None:
         if not isinstance(model, NetworkEstimator):
             raise TypeError(f"{name} must be a network of this package, such as SharedBottom(), got {model!r}")
         check_is_fitted(model, msg=f"{name} is a %(name)s that is not fitted; fit it, or {_CURE}")
-        if len(model.task_weights_):
-            raise ValueError(f"{name} keeps weights of its own for some tasks; fit it with keep='mean'")
     for k, model in enumerate(models):
         name = f"models[{k}]"
         if type(model) is not type(base):

@@ -61,8 +61,8 @@ def prune(model: N, X: Any, y: Any, *, keep: float = 0.4, floor: float = 0.002) 
     ------
     ValueError, TypeError
         If the network has no units to lose, keep or floor is out of bounds, the rows do not fit or are those of fit (a
-        loaded model cannot know), the score of a task is undefined on them, some tasks answer from weights of their
-        own, by ``keep="task"``, or the model has tasks that were added or removed.
+        loaded model cannot know), the score of a task is undefined on them, or the model has tasks that were added or
+        removed.
 
     References
     ----------
@@ -90,7 +90,6 @@ def prune(model: N, X: Any, y: Any, *, keep: float = 0.4, floor: float = 0.002) 
             "add_task or remove_task has changed the tasks of this network, and new heads read all its units; prune it "
             "first: prune(model, X, y).add_task(X, y)"
         )
-    fitted.check_one("prune cuts")
     answered = model.answer_labelled(X, y, unseen_for="prune", calibrated=False)
     answered = answered._replace(tasks=[task.at(None) for task in answered.tasks])
     check_scored(answered)

@@ -275,8 +275,10 @@ class _Reader:
                 continue
             values[attribute] = self.read(hint, facts.pop(name, _ARRAY), _join(path, name), sizes)
         for name in getattr(cls, "gone_fields", ()):
-            if facts.get(name, _ARRAY) is None:
-                del facts[name]
+            if not facts.get(name):
+                facts.pop(name, None)
+            if not self.arrays.get(_join(path, name), np.ones(1)).size:
+                del self.arrays[_join(path, name)]
         _need(not facts, path, facts, f"nothing but {[*values]}")
         return getattr(cls, "of_file", cls)(**values)
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -22,7 +19,6 @@ from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.run import Run
 from tabmtl.training.watch import Describe
 
-_MOST_SNAPSHOTS = 3
 _STILL_RISING = 0.01  # of the whole rise of the score, in the last epochs
 
 
@@ -54,12 +50,11 @@ class Weighted(Protocol):
 class Judged(NamedTuple):
     """Validation part of a network's record, and what is to be maximised.
 
-    Without a ``score`` the last epoch is kept. The ``task_scores`` are there if each task may have its own best epoch.
+    Without a ``score`` the last epoch is kept.
     """
 
     record: Record
     score: float | None = None
-    task_scores: Sequence[float] = ()
 
 
 class Loop(Protocol):
@@ -71,14 +66,11 @@ class Loop(Protocol):
     networks : sequence of Weighted
         Those that train as one.
     optimizer : Optimizer
-    n_task_scores : int
-        Number of the task scores in a validation.
     """
 
     network: torch.nn.Module
     networks: Sequence[Weighted]
     optimizer: Optimizer
-    n_task_scores: int = 0
 
     def run_epoch(self, epoch: int) -> Sequence[Record]:
         """Run one pass over the training data, and return the train part of the epoch's record for each network."""
@@ -104,72 +96,12 @@ class Loop(Protocol):
         """Go on from a state, whose arrays are of numpy."""
 
 
-@dataclass(kw_only=True, eq=False)
-class Snapshot:
-    """An epoch of a training, its score and those of the tasks, and its weights if it is kept."""
+class Best(NamedTuple):
+    """The epoch that a training keeps: its number, its score and its weights."""
 
     epoch: int
     score: float
-    task_scores: np.ndarray
-    weights: dict[str, Tensor] = field(default_factory=dict)
-
-
-class Snapshots:
-    """Best epochs of a training: that of the score and, where every task may have its own, up to two more.
-
-    Of the epochs at hand after an epoch, those two are kept with which the sum over the tasks of their best scores is
-    largest: three copies of the weights in all, whatever the number of tasks.
-
-    Attributes
-    ----------
-    scores : list of float
-        Scores of all epochs.
-    kept : list of Snapshot
-        The kept epochs, that of the best score first.
-    """
-
-    def __init__(self, network: Weighted) -> None:
-        self._network = network
-        self.scores: list[float] = []
-        self.kept: list[Snapshot] = []
-
-    @property
-    def best(self) -> Snapshot:
-        """The epoch with the best score."""
-        return self.kept[0]
-
-    @property
-    def of_task(self) -> np.ndarray:
-        """Places (T,) among the kept epochs: every task's best, the first of equals."""
-        return np.argmax([one.task_scores for one in self.kept], axis=0)
-
-    def offer(self, epoch: int, score: float, task_scores: Sequence[float]) -> None:
-        """Keep the network's weights if they are among the best."""
-        self.scores.append(score)
-        new = Snapshot(epoch=epoch, score=score, task_scores=np.array(task_scores, dtype=float))
-        best = new if not self.kept or score > self.best.score else self.best
-        others = [one for one in (*self.kept, new) if one is not best] if len(task_scores) else []
-        most = range(min(len(others), _MOST_SNAPSHOTS - 1) + 1)
-        choices = ((best, *some) for size in most for some in combinations(others, size))
-        kept = list(max(choices, key=lambda some: np.max([one.task_scores for one in some], axis=0).sum()))
-        if new in kept:
-            new.weights = {name: tensor.clone() for name, tensor in self._network.state_dict().items()}
-        self.kept = kept  # last, for an interrupt may come at any time
-
-    def state(self) -> State:
-        """Return the scores and the kept epochs."""
-        return {"scores": self.scores, "kept": [vars(one) for one in self.kept]}
-
-    def restore(self, state: State, n_epochs: int, n_tasks: int) -> None:
-        """Go on from a state, whose arrays are of numpy."""
-        check_like(state["scores"], n_epochs * [0.5], "its scores")
-        own = {"epoch": 0, "score": 0.5, "task_scores": np.zeros(n_tasks), "weights": self._network.state_dict()}
-        n_kept = min(max(len(state["kept"]), 1), _MOST_SNAPSHOTS)
-        check_like(state["kept"], n_kept * [own], "its kept epochs")
-        self.scores = list(state["scores"])
-        for one in state["kept"]:
-            weights = {name: torch.tensor(array) for name, array in one["weights"].items()}
-            self.kept.append(Snapshot(**{**one, "weights": weights}))
+    weights: Mapping[str, Tensor]
 
 
 class Span(NamedTuple):
@@ -181,20 +113,30 @@ class Span(NamedTuple):
 
 
 class Trained:
-    """Finished epochs of a network; both attributes hold them at any time.
+    """Finished epochs of a network; the attributes hold them at any time.
 
     Attributes
     ----------
     history : list of dict
         One record an epoch.
-    snapshots : Snapshots
-        The kept epochs.
+    scores : list of float
+        Scores of all epochs.
+    best : Best
+        The epoch with the best score; one without weights before the first has ended.
     """
 
     def __init__(self, network: Weighted) -> None:
-        self.network, self.snapshots = network, Snapshots(network)
+        self.network = network
         self.history: list[Record] = []
+        self.scores: list[float] = []
+        self.best = Best(0, -math.inf, {})
         self.restarted_after = [0]
+
+    def offer(self, epoch: int, score: float) -> None:
+        """Keep the network's weights if they are the best."""
+        self.scores.append(score)
+        if not self.best.weights or score > self.best.score:
+            self.best = Best(epoch, score, {name: own.clone() for name, own in self.network.state_dict().items()})
 
 
 def run_epochs(
@@ -258,14 +200,14 @@ def run_epochs(
                 if checkpoint is not None:
                     checkpoint.save(training.state(checkpoint))
         except KeyboardInterrupt:
-            if not (options.keep_on_interrupt and first.snapshots.kept):
+            if not (options.keep_on_interrupt and first.best.weights):
                 raise
             warn_user(
                 f"training was interrupted after epoch {training.n_epochs} of {span.n_epochs}; the best weights so "
-                f"far, of epoch {first.snapshots.best.epoch + 1}, are kept, because of keep_on_interrupt=True"
+                f"far, of epoch {first.best.epoch + 1}, are kept, because of keep_on_interrupt=True"
             )
     for network, own in zip(networks, training.all, strict=True):
-        network.load_state_dict(own.snapshots.best.weights)
+        network.load_state_dict(own.best.weights)
     loop.finish()
     return training.all
 
@@ -287,10 +229,7 @@ class _Training:
         with loop.optimizer.averaged():
             for own, record, judged in zip(self._active, records, loop.validate(), strict=True):
                 own.history.append({"epoch": float(epoch), **record, **judged.record})
-                if judged.score is None or not stops:
-                    own.snapshots.offer(epoch, float(epoch), ())
-                else:
-                    own.snapshots.offer(epoch, judged.score, judged.task_scores)
+                own.offer(epoch, float(epoch) if judged.score is None or not stops else judged.score)
             self.n_epochs += 1
             with unseeded():
                 self.has_ended = tell(self._active[0].history[-1])  # the hook sees the validated weights
@@ -301,14 +240,14 @@ class _Training:
         """Let networks that have stalled begin again from their best weights, or leave."""
         kept = []
         for number, own in enumerate(self._active):
-            newest = max(own.snapshots.best.epoch, own.restarted_after[-1])
+            newest = max(own.best.epoch, own.restarted_after[-1])
             has_stalled = len(own.history) - 1 - newest >= self._options.patience
             if has_stalled and len(own.restarted_after) > self._options.restarts:
                 continue
             kept.append(number)
             if has_stalled:
                 own.restarted_after.append(len(own.history) - 1)
-                own.network.load_state_dict(own.snapshots.best.weights)
+                own.network.load_state_dict(own.best.weights)
                 self._loop.optimizer.restart(number)
         self.has_ended = not kept
         if 0 < len(kept) < len(self._active):
@@ -323,7 +262,8 @@ class _Training:
             "restarted_after": own.restarted_after,
             "has_ended": self.has_ended,
             "network": network.state_dict(),
-            "snapshots": own.snapshots.state(),
+            "scores": own.scores,
+            "best": own.best._asdict(),
             "loop": self._loop.state(),
             "noise": checkpoint.group.gather([part.numpy() for part in noise], to=0),
         }
@@ -346,8 +286,10 @@ class _Training:
         self._loop.restore(state["loop"])
         own.history = list(state["history"])
         self.n_epochs = len(own.history)
-        n_tasks = self._loop.n_task_scores if self._options.early_stopping else 0
-        own.snapshots.restore(state["snapshots"], len(own.history), n_tasks)
+        check_like(state["scores"], self.n_epochs * [0.5], "its scores")
+        check_like(state["best"], Best(0, 0.5, network.state_dict())._asdict(), "its best epoch")
+        own.scores, best = list(state["scores"]), state["best"]
+        own.best = Best(**best | {"weights": {name: torch.tensor(array) for name, array in best["weights"].items()}})
         check_like(state["restarted_after"], max(len(state["restarted_after"]), 1) * [0], "its restarts")
         check_like(state["has_ended"], False, "its end")
         own.restarted_after, self.has_ended = list(state["restarted_after"]), state["has_ended"]

@@ -58,7 +58,6 @@ class TableOptions(TrainingOptions, Protocol):
     """Parameters of training that the loop of tables also reads."""
 
     batch_size: int | Literal["auto"]
-    keep: Literal["mean", "task"]
     monitor: str
 
 
@@ -113,7 +112,6 @@ class TableLoop(Loop):
         network, options, self.group, self.n_rows = self.network, self.options, self.rows.group, len(self.rows)
         self.tasks = self.loss.tasks
         self.batch_size = step_rows(options.batch_size, self.n_rows)
-        self.n_task_scores = len(self.tasks) if options.keep == "task" and self.valid is not None else 0
         if self.group.size > 1 and network.batch_dependent:
             raise ValueError(
                 "this network looks at all rows of a step at once, which several processes do not have; fit it in one "
@@ -223,10 +221,7 @@ class TableLoop(Loop):
         for own, parts, labels, evaluate in zip(means, scores, self._judging, self.evaluate, strict=True):
             values = self._evaluate(evaluate, self.loss.link(parts), labels)
             record = describe_rows("val", self.tasks, own, values)
-            task_scores = list[float]()
-            if options.keep == "task":
-                task_scores = [monitored(record, task.name, self.tasks) for task in self.tasks]
-            found.append(Judged(record, monitored(record, options.monitor, self.tasks), task_scores))
+            found.append(Judged(record, monitored(record, options.monitor, self.tasks)))
         return found
 
     def judge(self, network: torch.nn.Module) -> tuple[Tensor, Tensor, Sequence[list[Tensor]]]:

@@ -15,8 +15,8 @@ from tabmtl.training.optimizer import MOMENTS, Optimizer
 
 Weights = Mapping[str, np.ndarray]
 
-#: Modules of trained networks, by the number of their weights. They live as long as these; no pickle has them.
-_modules: WeakKeyDictionary[TrainedNetwork, dict[int, Any]] = WeakKeyDictionary()
+#: Modules of trained networks. They live as long as these; no pickle has them.
+_modules: WeakKeyDictionary[TrainedNetwork, Any] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,21 +45,20 @@ class TrainedNetwork:
 
     def holding(self, network: torch.nn.Module) -> Self:
         """Keep a module that has these weights; return self."""
-        _modules[self] = {0: network.eval()}
+        _modules[self] = network.eval()
         return self
 
-    def module(self, device: torch.device | None = None, number: int = 0) -> Any:
-        """Return the module, built once, on a device or where it is; ``number`` tells between several weights."""
-        known = _modules.setdefault(self, {})
-        if number not in known:
+    def module(self, device: torch.device | None = None) -> Any:
+        """Return the module, built once, on a device or where it is."""
+        if self not in _modules:
             with seeded(0, torch.device("cpu")):  # which one thread does at a time, a training among them
-                if number not in known:
-                    known[number] = self._rebuilt(number)
-        network = known[number]
+                if self not in _modules:
+                    _modules[self] = self._rebuilt()
+        network = _modules[self]
         return network if device in (None, next(network.parameters()).device) else network.to(device)
 
-    def _rebuilt(self, number: int) -> Any:
-        """Build the module of some of the weights, ready to predict; weights that do not fit are an error."""
+    def _rebuilt(self) -> Any:
+        """Build the module of the weights, ready to predict; weights that do not fit are an error."""
         raise NotImplementedError
 
 

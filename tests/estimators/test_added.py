@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from copy import deepcopy
-from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -135,25 +134,6 @@ def test_decisions_of_old_tasks_stay():
     assert model.predict_interval(X).equals(spans)
     model.remove_task("size")
     assert model.predict_interval(X).equals(spans.select(pl.all().exclude("size_set")))
-
-
-def test_tasks_with_weights_of_their_own_keep_them(reloaded):
-    model, X, _ = fitted(MMoE, keep="task", epochs=6, learning_rate=0.02)
-    before = model.answer(X)
-    with_new(model, X)
-    assert all(np.array_equal(*pair) for pair in zip(before, model.answer(X), strict=False))
-    assert same(answers(model, X), answers(reloaded(model), X))
-    more = {name: np.asarray(1.01 * own, dtype=own.dtype) for name, own in model.weights_.items()}
-    model._model = replace(
-        model._model, fitted=replace(model._fitted, of_tasks=(more,), snapshot=np.array([0, 1, 1, 0, 1, 0]))
-    )
-    said, kept = reloaded(model).predict(X), reloaded(model)
-    for name in ("paid", "late"):
-        kept.remove_task(name)
-    assert kept.predict(X).equals(said.drop("paid", "late"))
-    labels = pl.concat([mixed_targets(X), new_labels(X)], how="horizontal").drop("paid", "late")
-    kept.partial_fit(X.with_columns(text=pl.lit("violet")), labels)
-    assert same(answers(kept, X), answers(reloaded(kept), X))
 
 
 def shares(answer: np.ndarray, n: int) -> np.ndarray:

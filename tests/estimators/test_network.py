@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 from cases import quick
-from conformance import NETWORKS, answers, features, mixed_targets, same, targets_for, tiny
+from conformance import NETWORKS, answers, features, mixed_targets, same, tiny
 from models_at_hand import fitted
 
-from tabmtl import ESMM, IndependentTasks, MMoE, MultiTabNet, SharedBottom, TabmtlWarning
-from tabmtl.extras import prune
+from tabmtl import IndependentTasks, MMoE, MultiTabNet, SharedBottom, TabmtlWarning
 from tabmtl.synth import make_multitab_bench
 from tabmtl.training.epochs import Judged
 from tabmtl.training.table_loop import TableLoop
@@ -223,81 +221,6 @@ def test_the_single_models_score_what_the_comparison_says():
     assert single.score(test.X, test.y) == pytest.approx(SINGLE_TASK, abs=0.02)
     assert train.truth.linear_score.mean() == pytest.approx(0.33, abs=0.01)
     assert train.truth.score_ceiling.mean() == pytest.approx(CEILING, abs=0.001)
-
-
-def own_epochs(cls, **params):
-    """A fit whose tasks have their best epochs apart, the same fit for the mean alone, and rows to predict."""
-    X, y, X_val, y_val = parts()
-    options = {"epochs": 12, "learning_rate": 0.05, "clip_norm": None, "patience": 12, "early_stopping": True, **params}
-    both = (tiny(cls, keep=keep, **options) for keep in ("task", "mean"))
-    return *(model.fit(X, y, X_val=X_val, y_val=y_val) for model in both), X_val, y_val
-
-
-def by_epoch(model, mean):
-    """Models that answer every task from one of the kept epochs, the best of the mean first."""
-    alone = [mean]
-    for weights in model.task_weights_:
-        alone.append(pickle.loads(pickle.dumps(mean)))
-        alone[-1]._model = replace(alone[-1]._model, fitted=alone[-1]._fitted.with_weights(weights))
-    return alone
-
-
-@pytest.mark.parametrize("cls", [MMoE, MultiTabNet], ids=lambda cls: cls.__name__)
-def test_every_task_answers_from_the_best_epoch_kept_for_it(cls, reloaded):
-    model, mean, X, y = own_epochs(cls)
-    assert 1 <= len(model.task_weights_) <= 2
-    assert mean.task_weights_ == ()
-    assert all(np.array_equal(model.weights_[name], mean.weights_[name]) for name in mean.weights_)
-    assert np.array_equal(model.transform(X), mean.transform(X))
-    said, alone = answers(model, X), by_epoch(model, mean)
-    for t, task in enumerate(model.tasks_):
-        own = alone[model.task_snapshot_[t]]
-        assert model.predict(X)[task.name].equals(own.predict(X)[task.name])
-        scores = model.history_[f"val/{task.name}/{task.metric}"]
-        assert model.score_tasks(X, y)[task.name] == pytest.approx(own.score_tasks(X, y)[task.name], abs=1e-6)
-        assert scores[mean.best_iteration_ - 1] - 1e-6 <= model.score_tasks(X, y)[task.name] <= scores.max() + 1e-6
-    assert sum(model.score_tasks(X, y).values()) > sum(mean.score_tasks(X, y).values())
-    for copied in (reloaded(model), pickle.loads(pickle.dumps(model))):
-        assert same(said, answers(copied, X))
-    assert model.predict(X[:1]).equals(model.predict(X)[:1])
-
-
-def test_one_network_is_not_made_of_several_epochs(tmp_path):
-    model, mean, X, y = own_epochs(MMoE)
-    for ask in (lambda found: found.export_onnx(tmp_path / "m.onnx"), lambda found: prune(found, X, y, keep=0.9)):
-        with pytest.raises(
-            ValueError, match=r"one network, and by keep='task' \[.*\] answer from .*; fit with keep='me"
-        ):
-            ask(model)
-    assert not (tmp_path / "m.onnx").exists()
-    one = model.with_weights(model.weights_)
-    assert same(answers(one, X), answers(mean, X))
-    assert not one.task_weights_
-
-
-def test_a_task_of_a_long_table_answers_from_its_own_epoch(reloaded):
-    rng = np.random.default_rng(0)
-    X = pl.DataFrame({"school": rng.choice(["east", "north", "west"], 150), "size": rng.normal(size=150)})
-    y = (X["size"] * rng.normal(size=150)).to_numpy()
-    options = {"task_column": "school", "epochs": 12, "learning_rate": 0.05, "patience": 12, "random_state": 0}
-    model = SharedBottom(keep="task", **options).fit(X[:100], y[:100], X_val=X[100:], y_val=y[100:])
-    assert model.task_weights_
-    mean = pickle.loads(pickle.dumps(model))
-    mean._model = replace(mean._model, fitted=mean._fitted.with_weights(model.weights_))
-    said, networks = model.predict(X), by_epoch(model, mean)
-    for t, task in enumerate(model.tasks_):
-        rows = (X["school"] == task.name).to_numpy()
-        assert np.array_equal(said[rows], networks[model.task_snapshot_[t]].predict(X)[rows])
-    assert not np.array_equal(said, mean.predict(X))
-    assert np.array_equal(reloaded(model).predict(X), said)
-
-
-def test_the_steps_of_a_funnel_answer_from_one_epoch():
-    X, X_val = features(120), features(120, seed=1)
-    y, y_val = targets_for(ESMM, X), targets_for(ESMM, X_val)
-    model = tiny(ESMM, keep="task", epochs=12, learning_rate=0.05, patience=12).fit(X, y, X_val=X_val, y_val=y_val)
-    names = [task.name for task in model.tasks_]
-    assert [model.task_snapshot_[names.index(step)] for step in model.task_chain] == [0, 0]
 
 
 @pytest.mark.parametrize(

@@ -152,19 +152,6 @@ def test_a_model_of_an_earlier_release_goes_on(cls):
         model.drift(X)
 
 
-def test_every_set_of_kept_weights_goes_on():
-    X, y = features(300), mixed_targets(features(300))
-    model = tiny(SharedBottom, keep="task", epochs=8, learning_rate=0.05).fit(X, y)
-    before = {name: own + 0.01 for name, own in model.weights_.items()}
-    model._model = replace(
-        model._model, fitted=replace(model._fitted, of_tasks=(before,), snapshot=np.array([0, 1, 1]))
-    )
-    model.partial_fit(X, y)
-    assert model.task_snapshot_.tolist() == [0, 1, 1]
-    assert any(not np.array_equal(before[name], own) for name, own in model.task_weights_[0].items())
-    assert len(model.answer(X)) == 3
-
-
 @pytest.mark.parametrize("cls", [SharedBottom, MultiTabNet, MMoE])
 def test_the_moments_of_steps_are_kept_where_that_is_asked(cls, reloaded):
     X, y, more = features(), mixed_targets(features()), features(60, seed=1)
@@ -261,7 +248,6 @@ LONG = X.with_columns(school=pl.lit("east"))
          {"y": Y.with_columns(size=pl.lit("giant"))}, "classes were declared in fit"),
         ({}, {"params": {"hidden": (5,)}}, r"another form since the parameters \['hidden'\] have changed"),
         ({}, {"params": {"learning_rate": 1e30}}, "diverged"),
-        ({}, {"params": {"keep_optimizer": True, "keep": "task"}}, "keep='mean'"),
     ],
 )  # fmt: skip
 def test_what_cannot_go_on_says_why_and_changes_nothing(fit, go_on, words):

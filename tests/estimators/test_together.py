@@ -18,7 +18,7 @@ Y = targets_for(SharedBottom, X)
 SMALL = {"epochs": 3, "d_embedding": 4}
 MODELS = [
     MMoE(n_experts=4, expert_hidden=(8, 8), **SMALL),
-    SharedBottom(hidden=(8,), n_members=2, keep="task", **SMALL),
+    SharedBottom(hidden=(8,), n_members=2, **SMALL),
     SharedBottom(hidden=(8,), **SMALL),
 ]
 

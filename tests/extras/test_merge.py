@@ -1,7 +1,6 @@
 """Merged networks: whose weights they have, and what cannot be merged."""
 
 import copy
-from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -173,7 +172,6 @@ REFUSED = {
         r"models\[1\] .* matrices have moved by more",
     ),
     "equal": (lambda b, m, X, y: merge(b, [b]), "no model has learned anything"),
-    "kept": (lambda b, m, X, y: merge(b, [_of_tasks(m)]), r"models\[0\] keeps weights of its own for some tasks"),
     "method": (lambda b, m, X, y: merge(b, [m], method="mean"), "method must be"),
     "scale": (
         lambda b, m, X, y: merge(b, [m], method="task_arithmetic", scale=[1.0, 2.0]),
@@ -197,12 +195,6 @@ REFUSED = {
 
 def _times(model, factor):
     return {name: weight * np.float32(factor) for name, weight in model.weights_.items()}
-
-
-def _of_tasks(model):
-    other = copy.copy(model)
-    other._model = replace(other._model, fitted=replace(model._fitted, of_tasks=(model.weights_,)))
-    return other
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -1,7 +1,6 @@
 """Pruned models: what is cut, what stays, and what they can do."""
 
 import copy
-from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -174,9 +173,7 @@ def test_tasks_of_a_long_table_keep_one_form(model, reloaded):
     pruned.partial_fit(own, grade)
 
 
-@pytest.mark.parametrize(
-    "params", [{"n_members": 2}, {"top_k": 2}, {"expert_norm": "layer"}, {"keep": "task"}], ids=str
-)
+@pytest.mark.parametrize("params", [{"n_members": 2}, {"top_k": 2}, {"expert_norm": "layer"}], ids=str)
 def test_other_networks(params):
     fitted = MMoE(n_experts=4, **MIXTURE | params).fit(X[:90], Y[:90])
     pruned = prune(fitted, ASIDE, TOLD, keep=0.7, floor=9)
@@ -235,14 +232,3 @@ def test_other_models_name_those_that_are_pruned():
     for ask in (lambda: prune(adatt, X, Y), lambda: widths(adatt), lambda: multiply_adds(adatt)):
         with pytest.raises(TypeError, match=r"AdaTT does not tell which units .*; SharedBottom, MMoE and PLE do"):
             ask()
-
-
-def test_files_of_before_are_read_if_they_hold_nothing_of_what_left():
-    fitted = SharedBottom(epochs=1, random_state=0, device="cpu").fit(X, Y)
-    saved = fitted.saved()
-    gone = {"slimmed": None, "pruned": None, "form": None, "params": saved.facts["params"] | {"slim": None}}
-    found = SharedBottom.from_saved(replace(saved, facts=saved.facts | gone))
-    assert found.predict(NEW).equals(fitted.predict(NEW))
-    for name, value in (("pruned", []), ("params", gone["params"] | {"slim": {"tuple": [0.5, 1.0]}})):
-        with pytest.raises((ValueError, TypeError), match=r"pruned|slim"):
-            SharedBottom.from_saved(replace(saved, facts=saved.facts | gone | {name: value}))

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import lightgbm as lgb
 import numpy as np
@@ -13,6 +14,13 @@ from sklearn.linear_model import LinearRegression
 from tabmtl import IndependentTasks, MMoE, SharedBottom, Task
 from tabmtl.params import from_json, to_json
 
+#: What files of earlier releases hold of what left: fields that are empty, and parameters at their defaults.
+LEFT = {
+    MMoE: (
+        {"slimmed": None, "pruned": None, "task_weights": [], "task_snapshot": np.zeros(0, dtype="i8")},
+        {"slim": None, "keep": "mean"},
+    )
+}
 UNSAVED = [object(), float("nan"), {1: 2}, LinearRegression(), print, lgb.LGBMRanker()]
 
 
@@ -113,3 +121,23 @@ def test_foreign_estimators_are_not_saved(tmp_path):
     with pytest.raises(TypeError, match=r"'y0'.*LinearRegression.*(joblib|skops)"):
         estimator.save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("cls", LEFT, ids=lambda cls: cls.__name__)
+def test_files_of_before_are_read_if_they_hold_nothing_of_what_left(cls):
+    model, X, _ = fitted(cls)
+    saved, (fields, params) = model.saved(), LEFT[cls]
+
+    def read(fields, params):
+        arrays = {name: value for name, value in fields.items() if isinstance(value, np.ndarray)}
+        facts = {name: value for name, value in fields.items() if name not in arrays}
+        facts |= {"params": saved.facts["params"] | params}
+        return cls.from_saved(replace(saved, facts=saved.facts | facts, arrays=saved.arrays | arrays))
+
+    assert same(answers(read(fields, params), X), answers(model, X))
+    for name, value in fields.items():
+        with pytest.raises(ValueError, match=name):
+            read(fields | {name: np.zeros(3, dtype="i8") if isinstance(value, np.ndarray) else ["something"]}, params)
+    for name in params:
+        with pytest.raises(TypeError, match=name):
+            read(fields, params | {name: "something"})

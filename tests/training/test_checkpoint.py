@@ -67,7 +67,7 @@ def assert_equal(model, other):
 @pytest.mark.parametrize(
     ("cls", "params", "is_stored"),
     [
-        (SharedBottom, {"keep": "task", "patience": 1, "restarts": 2}, True),
+        (SharedBottom, {"patience": 1, "restarts": 2}, True),
         (SharedBottom, {"early_stopping": False}, True),
         (MMoE, {}, True),
         (HoME, {}, False),

@@ -117,9 +117,9 @@ def test_every_network_stops_and_restarts_by_its_own_scores_and_keeps_its_own_be
     before = [copy.deepcopy(network.state_dict()) for network in trained]
     found = train(options(restarts=0), trained, rows, [score_by(falling), score_by(rising), score_by(falling)])
     assert [len(own.history) for own in found] == [3, 8, 3]
-    assert [own.snapshots.best.epoch for own in found] == [0, 7, 0]
+    assert [own.best.epoch for own in found] == [0, 7, 0]
     for network, own, old in zip(trained, found, before, strict=True):
-        kept, now = own.snapshots.best.weights, network.state_dict()
+        kept, now = own.best.weights, network.state_dict()
         assert all(torch.equal(kept[name], now[name]) for name in now)
         assert any((old[name] != now[name]).any() for name in now)
     found = train(options(restarts=1), networks(2), rows[:2], [score_by(falling), score_by(rising)])
@@ -128,12 +128,11 @@ def test_every_network_stops_and_restarts_by_its_own_scores_and_keeps_its_own_be
 
 def test_a_record_has_the_losses_of_the_network_and_scores_of_its_validation_rows():
     evaluate = [score_by([0.5] * 9), score_by([0.25] * 9)]
-    found = train(options(epochs=3, keep="task"), networks(2), [table(100), table(60)], evaluate)
+    found = train(options(epochs=3), networks(2), [table(100), table(60)], evaluate)
     first, second = (own.history[-1] for own in found)
     assert (first["val/score"], second["val/late/roc_auc"]) == (0.5, 0.25)
     assert first["train/score"] is None
     assert 0 < first["train/loss"] != second["train/loss"]
-    assert len(found[0].snapshots.of_task) == 2
 
 
 def test_a_network_that_diverges_ends_the_training():

@@ -5,7 +5,6 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from ranks import run_ranks
@@ -15,7 +14,7 @@ from tabmtl.columns import Features
 from tabmtl.nn.experts import BatchNorm, Experts
 from tabmtl.schema import Batch, TabmtlWarning
 from tabmtl.targets import Task
-from tabmtl.training.epochs import Snapshots, run_epochs, schedule, warn_if_rising
+from tabmtl.training.epochs import run_epochs, schedule, warn_if_rising
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.predict import predict_scores, represent_rows
@@ -71,7 +70,6 @@ def options(**changes):
         "early_stopping": True,
         "patience": 3,
         "restarts": 0,
-        "keep": "mean",
         "monitor": "mean",
         "precision": "float32",
         "keep_on_interrupt": False,
@@ -93,7 +91,7 @@ def train(model, run, *, data=None, valid=None, evaluate=evaluate, on_epoch=None
     rows, held_out = MemoryRows(table() if data is None else data), None if valid is None else MemoryRows(valid)
     loop = TableLoop(run, model, LOSS, rows, held_out, evaluate=[evaluate])
     (own,) = run_epochs([model], loop, run, run=Run(), on_epoch=on_epoch)
-    return own.history, own.snapshots.best.epoch
+    return own.history, own.best.epoch
 
 
 def network(**params):
@@ -238,33 +236,8 @@ def test_a_restart_goes_back_to_the_best_weights():
 
     (own,) = run_epochs([model], loop, run, run=Run(), on_epoch=keep)
     assert torch.equal(starts[5], weights[1])  # three epochs after the best, which was the second
-    assert (own.snapshots.best.epoch, len(own.history)) == (5, 9)  # and the second time training stops
+    assert (own.best.epoch, len(own.history)) == (5, 9)  # and the second time training stops
     assert torch.equal(model.layer.weight, weights[5])
-
-
-def test_three_epochs_are_kept_at_most_and_every_task_has_its_best_of_them():
-    model, rng = network(), np.random.default_rng(0)
-    for _ in range(20):
-        snapshots, scores, weights = Snapshots(model), rng.normal(size=(12, 4)), []
-        for epoch, row in enumerate(scores):
-            model.layer.weight.data.fill_(epoch)
-            weights.append(model.layer.weight.detach().clone())
-            snapshots.offer(epoch, float(row.mean()), row.tolist())
-            assert 1 <= len(snapshots.kept) <= 3
-        kept = [one.epoch for one in snapshots.kept]
-        assert kept[0] == scores.mean(axis=1).argmax()
-        assert all(torch.equal(one.weights["layer.weight"], weights[one.epoch]) for one in snapshots.kept)
-        assert snapshots.of_task.tolist() == scores[kept].argmax(axis=0).tolist()
-        reach = scores[kept].max(axis=0).sum()
-        assert scores[kept[0]].sum() <= reach <= scores.max(axis=0).sum()
-
-
-def test_the_two_other_epochs_are_those_that_help_most():
-    snapshots = Snapshots(network())
-    for epoch, row in enumerate([[0, 0, 9], [5, 5, 5], [9, 0, 0], [0, 8, 0], [0, 6, 0]]):
-        snapshots.offer(epoch, float(np.mean(row)), row)
-    assert [one.epoch for one in snapshots.kept] == [1, 0, 2]
-    assert snapshots.of_task.tolist() == [2, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -59,5 +59,5 @@ class FittedM2TRec(TrainedNetwork):
         part_of(self, (valued.unit_vectors.device.type, valued.repeats), lambda: valued)
         return self.holding(valued.network)
 
-    def _rebuilt(self, number: int) -> Any:
+    def _rebuilt(self) -> Any:
         return load_weights(M2TRecNetwork(self.coder, self.items.n_own, self.maker), self.weights)

@@ -152,7 +152,7 @@ class Fitting:
                     [network], loop, options, run=running(), on_epoch=options.on_epoch, describe=_describe
                 )
                 attributes |= self._set_strength(network, validation)
-                attributes |= trained_attributes(trained.history, trained.snapshots.best.epoch)
+                attributes |= trained_attributes(trained.history, trained.best.epoch)
                 hidden = NewItems.hidden(len(self.catalogue))  # until they are measured
                 index = ItemIndex(network, loop.items, options, *hidden.values(known))
                 index.repeats = self._learn_repeats(index)
