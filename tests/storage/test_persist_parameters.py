@@ -17,8 +17,8 @@ from tabmtl.params import from_json, to_json
 #: What files of earlier releases hold of what left: fields that are empty, and parameters at their defaults.
 LEFT = {
     MMoE: (
-        {"slimmed": None, "pruned": None, "task_weights": [], "task_snapshot": np.zeros(0, dtype="i8")},
-        {"slim": None, "keep": "mean"},
+        {"slimmed": None, "pruned": None, "optimizer": {}, "task_weights": [], "task_snapshot": np.zeros(0, "i8")},
+        {"slim": None, "keep": "mean", "keep_optimizer": False},
     )
 }
 UNSAVED = [object(), float("nan"), {1: 2}, LinearRegression(), print, lgb.LGBMRanker()]
