@@ -75,8 +75,6 @@ class Way:
 #: Days to learn before the first answer, days to answer, and days from the start of a season to that of the next.
 FIRST, ANSWERED, SEASON = 60, 60, 100
 FLIGHTS_A_DAY, WEEK, MONTH = 60, 7, 30
-#: What `partial_fit` of trees leaves of the values of leaves with new labels.
-DECAY = 0.9
 OVER = ("month", "day")
 SECONDS = "CPU s"
 
@@ -108,7 +106,6 @@ WAYS = {
     "as fitted": Way(lambda model, *_: model),
     "partial_fit each day": Way(_gone_on(1)),
     "partial_fit each week": Way(_gone_on(WEEK)),
-    "leaves each day": Way(_gone_on(1), {"partial_rounds": 0, "decay_rate": DECAY}, ("SharedTrees",)),
     "warm start each month": Way(_monthly, {"warm_start": True}, NETWORKS),
     "fitted anew each month": Way(_monthly),
 }

@@ -1,8 +1,7 @@
 """What `benchmarks.stored_answers` stores of verbs that not all models have: those of networks, and of trees.
 
-Networks of several members, with the state of their optimiser, or at all their balances, go on as the families do.
-They are cut, merged, distilled, given other weights, and take new levels, classes and tasks. Trees are exported as
-plain LightGBM.
+Networks of several members, or at all their balances, go on as the families do. They are cut, merged, distilled, given
+other weights, and take new levels, classes and tasks. Trees are exported as plain LightGBM.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from tabmtl.testing import answers
 #: Forms of models that are more than a family: their classes and parameters.
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "SharedBottom of members": ("SharedBottom", {"n_members": 3}),
-    "SharedBottom with its optimizer": ("SharedBottom", {"keep_optimizer": True}),
     "SharedTrees behind a preprocessor": (
         "SharedTrees",
         {"preprocessor": make_column_transformer((StandardScaler(), ["plain", "count"]), remainder="passthrough")},
@@ -38,23 +36,17 @@ CUT = ("SharedBottom", "MMoE", "PLE")
 
 
 def begins_warm(name: str) -> Arrays:
-    """Fit again from what the last fit has learned, with the state of the optimiser and without it."""
-    found: Arrays = {}
-    for keeps in (False, True):
-        subject = Subject(name, params={"warm_start": True, "keep_optimizer": keeps})
-        model = loaded(folder_of(subject.fitted)).set_params(warm_start=True)
-        found |= joined(**{f"{keeps}": answered(model.fit(*subject.rows(200, 1)), subject) | told(model)})
-    return found
+    """Fit again from what the last fit has learned."""
+    subject = Subject(name, params={"warm_start": True})
+    model = loaded(folder_of(subject.fitted)).set_params(warm_start=True)
+    return answered(model.fit(*subject.rows(200, 1)), subject) | told(model)
 
 
 def goes_on_from_a_file(name: str) -> Arrays:
-    """Go on from a file that holds the state of the optimiser, and from one without it."""
-    found: Arrays = {}
-    for keeps in (False, True):
-        subject = Subject(name, params={"keep_optimizer": keeps})
-        model = loaded(folder_of(subject.fitted)).partial_fit(*subject.rows(200, 1))
-        found |= joined(**{f"{keeps}": answered(model, subject) | told(model)})
-    return found
+    """Go on from a file."""
+    subject = Subject(name)
+    model = loaded(folder_of(subject.fitted)).partial_fit(*subject.rows(200, 1))
+    return answered(model, subject) | told(model)
 
 
 def widens(name: str) -> Arrays:

@@ -30,7 +30,6 @@ FORMS: dict[str, dict[str, Any]] = {
     "M2TRec of small deltas": {"id_mode": "delta", "pooling": "last", "hierarchy": True, "popularity": True},
     "M2TRec of prefixes": {"id_mode": "none", "item_tower": "concat", "pooling": "mean", "training": "per_prefix"},
     "M2TRec of few negatives": {"n_negatives": 16, "max_new_share": 0.1, "temperature": None},
-    "M2TRec with its optimizer": {"keep_optimizer": True},
 }
 
 

@@ -41,7 +41,7 @@ class FittedNetwork(TrainedNetwork):
 
     Attributes
     ----------
-    maker, weights, moments
+    maker, weights
         As of `TrainedNetwork`; the maker builds losses, too.
     columns : Columns
     tasks : sequence of Task
@@ -65,7 +65,7 @@ class FittedNetwork(TrainedNetwork):
 
     def with_weights(self, weights: Weights, form: Form | None = None) -> FittedNetwork:
         """Return the network with other weights; with a form, with those of units that are left."""
-        found = replace(self, weights=weights, moments={})
+        found = replace(self, weights=weights)
         if form is None:
             return found
         found = replace(found, removed_units=form)
@@ -89,7 +89,7 @@ class FittedNetwork(TrainedNetwork):
         grown, before = self.grown(), self.lineage or Lineage.of(self.tasks)
         gone, lineage = before.kept[t] - len(before.base), before.without(t)
         heads = [head for number, head in enumerate(grown.added) if number != gone]
-        return self._regrown(GrownNetwork(grown.base, heads, lineage.kept), coder.labels.tasks, lineage, gone)
+        return self._regrown(GrownNetwork(grown.base, heads, lineage.kept), coder.labels.tasks, lineage)
 
     def built(self, maker: Any, columns: Columns, tasks: Sequence[Task]) -> Any:
         """Build the network untrained: by parameters, for columns and tasks that may have more levels and classes."""
@@ -143,25 +143,10 @@ class FittedNetwork(TrainedNetwork):
     def _rebuilt(self) -> Any:
         return load_weights(self.built(self.maker, self.columns, self.tasks), self.weights)
 
-    def _regrown(self, network: GrownNetwork, tasks: Sequence[Task], lineage: Lineage, gone: int = -1) -> FittedNetwork:
-        """Return the network of a module around the base of this one, which lacks one of its added heads."""
-        weights, moments = weight_arrays(network.state_dict()), self._inside(self.moments, gone)
-        return replace(self, tasks=tasks, weights=weights, moments=moments, lineage=lineage).holding(network)
-
-    def _inside(self, arrays: Weights, gone: int) -> dict[str, np.ndarray]:
-        """Return moments of weights by their names in a grown network that lacks one of the added heads."""
-        found = {}
-        for name, array in arrays.items():
-            kind, slash, own = name.rpartition("/")
-            if self.lineage is None:
-                own = f"base.{own}"
-            elif own.startswith("added."):
-                _, number, parameter = own.split(".", 2)
-                if int(number) == gone:
-                    continue
-                own = f"added.{int(number) - (int(number) > gone >= 0)}.{parameter}"
-            found[f"{kind}{slash}{own}"] = array
-        return found
+    def _regrown(self, network: GrownNetwork, tasks: Sequence[Task], lineage: Lineage) -> FittedNetwork:
+        """Return the network of a module around the base of this one."""
+        weights = weight_arrays(network.state_dict())
+        return replace(self, tasks=tasks, weights=weights, lineage=lineage).holding(network)
 
     def _run_by(self, network: Any, function: Callable[..., Any], rows: Batch, machine: Machine) -> Any:
         with threads(machine.n_jobs, network):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -44,7 +44,6 @@ from tabmtl.training.device import find_device, on_device
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import represent_rows, weigh_sequences
 from tabmtl.training.table_loop import settle_statistics
-from tabmtl.training.weights import check_moments
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,17 +55,15 @@ class NetworkState(TrainedState, TableState):
     _importances: Annotated[np.ndarray, Stored("f8", "I")] | None
     _lineage: Lineage | None = None
     _form: Form | None = None
-    _optimizer: Annotated[dict[str, np.ndarray], Stored()] = field(default_factory=dict)
 
     #: Fields that files of earlier releases lack.
-    later_fields: ClassVar[tuple[str, ...]] = (*TableState.later_fields, "lineage", "optimizer", "form")
+    later_fields: ClassVar[tuple[str, ...]] = (*TableState.later_fields, "lineage", "form")
     rare_fields: ClassVar[tuple[str, ...]] = (*TableState.rare_fields, "form")
     #: Fields of earlier releases; a file may have them, if they hold nothing.
-    gone_fields: ClassVar[tuple[str, ...]] = ("slimmed", "pruned", "task_weights", "task_snapshot")
+    gone_fields: ClassVar[tuple[str, ...]] = ("slimmed", "pruned", "task_weights", "task_snapshot", "optimizer")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_moments(self._optimizer, self.weights_)
         names = self.coder_.after.names
         if self._importances is not None and len(self._importances) != len(names):
             raise ValueError(f"there are {len(self._importances)} importances, expected {len(names)}")
@@ -148,8 +145,7 @@ class NetworkEstimator(
     }
 
     training_code: ClassVar[tuple[str, ...]] = ("balance", "on_epoch")
-    #: Parameters of earlier releases, with their defaults; a file may have them, if they have these.
-    gone_params: ClassVar[Mapping[str, Any]] = {
+    gone_params: ClassVar[dict[str, Any]] = TrainedEstimator.gone_params | {
         "slim": None,
         "keep": "mean",
         "grad_level": "auto",

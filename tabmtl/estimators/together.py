@@ -86,8 +86,7 @@ class _Part:
 
 def _may_join(estimator: NetworkEstimator) -> bool:
     """Tell whether the parameters of a network allow that it is trained as a part of one."""
-    is_plain = isinstance(estimator.balance, str)
-    is_plain &= estimator.preprocessor is None and estimator.text_encoder is None and not estimator.keep_optimizer
+    is_plain = isinstance(estimator.balance, str) and estimator.preprocessor is None and estimator.text_encoder is None
     is_quiet = estimator.on_epoch is None and not estimator.keep_on_interrupt and running().group.size == 1
     return is_plain and estimator.task_column is None and is_quiet and find_device(estimator.device).type == "cpu"
 

@@ -65,9 +65,6 @@ class TrainedEstimator(SavableEstimator):
     warm_start : bool, default=False
         Let `fit` begin at the weights of the last fit, in place of new ones: levels and classes that are new find a
         place, and columns, tasks and scales stay. Parameters that form the network must stay as they were.
-    keep_optimizer : bool, default=False
-        Keep what the optimiser has learned of gradients, with the model and in its file, which about triples their
-        size; `partial_fit` and a warm start go on from it. By default, they begin anew from the weights.
     keep_on_interrupt : bool, default=False
         Keep the best weights, with a warning, if training is interrupted after its first epoch (Ctrl-C, or a notebook's
         stop). By default the interrupt is raised, and the estimator stays as it was. Several processes that fit
@@ -100,13 +97,13 @@ class TrainedEstimator(SavableEstimator):
     device: Device = "auto"
     n_jobs: Jobs = None
     warm_start: bool = False
-    keep_optimizer: bool = False
     keep_on_interrupt: bool = False
     on_epoch: Annotated[OnEpoch | None, check_callback] = None
 
     training_code: ClassVar[tuple[str, ...]] = ("on_epoch",)
+    #: Parameters of earlier releases, with their defaults; a file may have them, if they have these.
+    gone_params: ClassVar[dict[str, Any]] = {"keep_optimizer": False}
     weights_ = FromFitted("weights")
-    _optimizer = FromFitted("moments")
 
     def fitted_network(self) -> tuple[Any, torch.device]:
         """Return the module of the fitted network, and its device, that of the parameters."""

@@ -31,13 +31,11 @@ from tabmtl.training.epochs import Span, Trained, run_epochs, schedule, trained_
 from tabmtl.training.hooks import Record, epochs_as_tasks
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.memory import check_memory
-from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.predict import represent_rows
 from tabmtl.training.rows import Rows
 from tabmtl.training.run import Run, running
 from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics, step_rows
 from tabmtl.training.watch import describe_tasks
-from tabmtl.training.weights import moment_arrays, split_moments
 
 _SHUFFLED_ROWS, _SHUFFLED_CELLS = 1_000, 100_000  # rows for importances, and rows times columns, at most
 #: Factor of the learning rate in passes over new rows; see docs/lab.md.
@@ -140,7 +138,7 @@ class NetworkTraining:
         if run.checkpoint is not None:
             run.checkpoint.agree({"the checksum of columns and tasks": fingerprint(self.coder)})
         with seeded(self.seed, device):
-            network, moments = self._network(device)
+            network = self._network(device)
             weights = weights_of(estimator.balance, loss.tasks)
             loss.task_weight = loss.task_weight if weights is None else loss.task_weight * torch.tensor(weights)
             with threads(estimator.n_jobs, network):
@@ -154,12 +152,10 @@ class NetworkTraining:
                     evaluate=[evaluate],
                     rate=schedule if only_pass is None else lambda progress: PASS_RATE,
                 )
-                if moments:
-                    loop.optimizer.take_moments(network, moments)
                 if run.group.rank:  # the networks are the same, the noise is not
                     torch.manual_seed(seed_of(self.seed, run.group.rank))
                 own = self._run(run, loop, only_pass)
-                return self.trained(network, loop.data, loop.batch_size, own, loop.optimizer)
+                return self.trained(network, loop.data, loop.batch_size, own)
 
     def _run(self, run: Run, loop: TableLoop, only_pass: Span | None) -> Trained:
         """Run the epochs, which the callbacks see."""
@@ -211,8 +207,8 @@ class NetworkTraining:
             )
         return balance.start(network, self.coder.labels.tasks, is_long=self.estimator.task_column is not None)
 
-    def _network(self, device: torch.device) -> tuple[torch.nn.Module, dict[str, dict[str, torch.Tensor]]]:
-        """Return a new network, or one that holds weights learned before, and moments of the last training.
+    def _network(self, device: torch.device) -> torch.nn.Module:
+        """Return a new network, or one that holds weights learned before.
 
         Raises
         ------
@@ -222,19 +218,15 @@ class NetworkTraining:
         estimator, columns, tasks = self.estimator, self.coder.features.columns, self.coder.labels.tasks
         before = self.before
         if before is None:
-            return estimator._network(columns, tasks).to(device), {}
+            return estimator._network(columns, tasks).to(device)
         network, module = before.built(estimator, columns, tasks), before.module(device)
         shapes = _shapes_of(module)
         self._check_form(before, shapes)
         growth = Growth(module, network, before.columns, columns)
         # files hold no numbers without an axis
         known = {name: torch.tensor(array).reshape(shapes[name]) for name, array in before.weights.items()}
-        network.load_state_dict(growth.carry(known, fill=True))
-        moments = split_moments(before.moments if estimator.keep_optimizer else {})
-        steps = moments.pop("step")
-        moments = {kind: growth.carry(own, fill=False) for kind, own in moments.items()}
-        most = max(steps.values(), default=torch.zeros(()))  # of heads whose classes now are more
-        return network.to(device), moments | {"step": {name: steps.get(name, most) for name in moments["exp_avg"]}}
+        network.load_state_dict(growth.carry(known))
+        return network.to(device)
 
     def _check_form(self, before: FittedNetwork, shapes: dict[str, torch.Size]) -> None:
         """Raise a ValueError that names the parameters that have changed since fit, if the network has another form."""
@@ -247,19 +239,11 @@ class NetworkTraining:
                 f"have changed; set them back to those of fit, or {cure}"
             )
 
-    def trained(
-        self,
-        network: torch.nn.Module,
-        data: Batch,
-        batch_size: int,
-        own: Trained,
-        optimizer: Optimizer | None = None,
-    ) -> dict[str, Any]:
-        """Return the fitted attributes, from a trained network, its training rows, and an optimiser to keep."""
+    def trained(self, network: torch.nn.Module, data: Batch, batch_size: int, own: Trained) -> dict[str, Any]:
+        """Return the fitted attributes, from a trained network and its training rows."""
         estimator, tasks, before = self.estimator, self.coder.labels.tasks, self.before
         features = replace(data, y=None, weight=None)
         first = features.rows(torch.arange(1, device=data.x.numbers.device))
-        kept = None if not estimator.keep_optimizer else optimizer
         inspected = estimator._inspect(network, features)
         fitted = FittedNetwork.of(
             network,
@@ -269,7 +253,6 @@ class NetworkTraining:
             is_long=self.coder.task_column is not None,
             batch_size=batch_size,
             n_features_out=represent_rows(network, first).shape[1],
-            moments={} if kept is None else moment_arrays(kept, network),
             lineage=None if before is None else before.lineage_of(tasks),
             removed_units=None if before is None else before.removed_units,
         )

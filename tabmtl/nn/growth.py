@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +16,7 @@ from tabmtl.schema import Columns
 
 
 class Growth:
-    """Places of the weights of a network in a larger one, or of numbers beside these weights, such as their moments.
+    """Places of the weights of a network in a larger one.
 
     Rows of tables and last layers of heads grow; all else has its place already.
 
@@ -30,7 +29,7 @@ class Growth:
     """
 
     def __init__(self, before: nn.Module, network: nn.Module, known: Columns, columns: Columns) -> None:
-        self._rows: dict[str, tuple[Tensor, Tensor]] = {}
+        self._rows: dict[str, Tensor] = {}
         self._heads: list[tuple[str, Towers, Towers]] = []
         self._added: list[tuple[str, int]] = []
         of_kind = {
@@ -55,33 +54,22 @@ class Growth:
 
     def _add(self, name: str, before: tuple[int, ...], now: tuple[int, ...]) -> None:
         if before != now:
-            is_new = np.concatenate([np.arange(many) >= few for few, many in zip(before, now, strict=True)])
-            self._rows[name] = torch.from_numpy(grown_rows(before, now)), torch.from_numpy(is_new)
+            self._rows[name] = torch.from_numpy(grown_rows(before, now))
 
-    def carry(self, numbers: Mapping[str, Tensor], *, fill: bool) -> dict[str, Tensor]:
-        """Return numbers of the larger network, given those of the smaller one by the names of its parameters.
+    def carry(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights of the larger network, given those of the smaller one.
 
-        Parameters
-        ----------
-        numbers : mapping of str to Tensor
-            Like the weights, or one for each row of a table.
-        fill : bool
-            Whether the row of a new level begins as that of the unseen levels of its column, and a new class as the
-            mean of the others of its task, or both with 0.
+        The row of a new level begins as that of the unseen levels of its column, and a new class as the mean of the
+        others of its task.
         """
-        found = dict(numbers)
-        for name in self._rows.keys() & found.keys():
-            rows, is_new = (part.to(found[name].device) for part in self._rows[name])
+        found = dict(weights)
+        for name, rows in self._rows.items():
             found[name] = found[name].index_select(0, rows)
-            if not fill:
-                found[name][is_new] = 0
         for prefix, before, now in self._heads:
             for kind in ("weight", "bias"):
-                layers = [found.pop(f"{prefix}{g}.{kind}", None) for g in range(len(before.out))]
-                if all(layer is not None for layer in layers):
-                    grown = now.grown_layers(before, layers, fill=fill)
-                    found |= {f"{prefix}{g}.{kind}": layer for g, layer in enumerate(grown)}
+                layers = [found.pop(f"{prefix}{g}.{kind}") for g in range(len(before.out))]
+                found |= {f"{prefix}{g}.{kind}": own for g, own in enumerate(now.grown_layers(before, layers))}
         for prefix, width in self._added:
-            for name in {f"{prefix}weight", f"{prefix}bias"} & found.keys():
-                found[name] = with_classes(found[name], width, fill=fill)
+            for name in (f"{prefix}weight", f"{prefix}bias"):
+                found[name] = with_classes(found[name], width)
         return found

@@ -339,10 +339,10 @@ class TaskLinear(StackedLinear):
         return own.linear(x, self.weight[:, None], self.bias[:, None])
 
 
-def with_classes(numbers: Tensor, width: int, *, fill: bool) -> Tensor:
-    """Return numbers (..., width) of a last layer, given those of fewer classes; see `Towers.grown_layers`."""
-    new = numbers.mean(dim=-1, keepdim=True) if fill else numbers.new_zeros(*numbers.shape[:-1], 1)
-    return torch.cat([numbers, new.expand(*numbers.shape[:-1], width - numbers.shape[-1])], dim=-1)
+def with_classes(weights: Tensor, width: int) -> Tensor:
+    """Return weights (..., width) of a last layer, given those of fewer classes; new ones begin as their mean."""
+    new = weights.mean(dim=-1, keepdim=True)
+    return torch.cat([weights, new.expand(*weights.shape[:-1], width - weights.shape[-1])], dim=-1)
 
 
 class Towers(Widened):
@@ -406,28 +406,20 @@ class Towers(Widened):
             kept.append(layer)
         self.out = nn.ModuleList(kept)
 
-    def grown_layers(self, before: Towers, layers: Sequence[Any], *, fill: bool) -> list[Tensor]:
-        """Return numbers (G k, ..., width) of the last layers of these heads, given those of heads with fewer classes.
+    def grown_layers(self, before: Towers, layers: Sequence[Any]) -> list[Tensor]:
+        """Return weights (G k, ..., width) of the last layers of these heads, given those of heads with fewer classes.
 
         Parameters
         ----------
         before : Towers
             Of the same tasks.
         layers : sequence of Tensor
-            Numbers of its last layers: like their weights, or like their biases.
-        fill : bool
-            Whether a new class begins as the mean of the others of its task, or with 0.
+            Weights or biases of its last layers.
         """
         of_task: dict[int, Tensor] = {}
         for group, layer in zip(before._groups, layers, strict=True):
             of_task.update(zip(group, layer.unflatten(0, (-1, before.n_members)).unbind(), strict=True))
-        grown = []
-        for group in self._groups:
-            parts = []
-            for own, width in ((of_task[t], self._widths[t]) for t in group):
-                parts.append(with_classes(own, width, fill=fill))
-            grown.append(torch.cat(parts))
-        return grown
+        return [torch.cat([with_classes(of_task[t], self._widths[t]) for t in group]) for group in self._groups]
 
     @property
     def d_in(self) -> int:

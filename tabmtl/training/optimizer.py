@@ -20,8 +20,6 @@ from tabmtl.training.checkpoint import check_like
 
 _TABLE_RATE = 25  # times the learning rate; see the class
 _EPSILON = 1e-8
-#: Names of what steps learn of gradients: by AdamW, and by Adagrad.
-MOMENTS = ("step", "exp_avg", "exp_avg_sq", "square")
 PLATEAU_FACTOR = 1 / 3  # of the learning rate at a plateau
 _SWAPPED = 2**22  # weights that are swapped at once
 _UNDECAYED = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, LayerNorm)
@@ -142,28 +140,6 @@ class Optimizer:
         for table, of_table in zip(self._tables, state["tables"], strict=True):
             table.restore(of_table)
         self._steps, self._log_decay, self._factors = state["steps"], state["log_decay"], [state["factor"]]
-
-    def moments(self, network: nn.Module) -> dict[str, dict[str, Tensor]]:
-        """Return what steps have learned of gradients: by its name, numbers by the parameters of the network."""
-        names = {id(p): name for name, p in network.named_parameters()}
-        found: dict[str, dict[str, Tensor]] = {kind: {} for kind in MOMENTS}
-        for p, moments in self._adam.moments.items():
-            for kind, own in moments.items():
-                found[kind][names[id(p)]] = own
-        for table in self._tables:
-            found["square"][names[id(table.parameter)]] = table.square
-        return found
-
-    def take_moments(self, network: nn.Module, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Go on from moments of another optimiser, by the parameters of the network; those left out begin anew."""
-        parameters = dict(network.named_parameters())
-        for kind in MOMENTS[:-1]:
-            for name, own in moments.get(kind, {}).items():
-                self._adam.moments_of(parameters[name])[kind].copy_(own)
-        for table in self._tables:
-            for name, own in moments.get("square", {}).items():
-                if parameters[name] is table.parameter:
-                    table.square.copy_(own)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from tabmtl.training.device import seeded
-from tabmtl.training.optimizer import MOMENTS, Optimizer
 
 Weights = Mapping[str, np.ndarray]
 
@@ -30,13 +29,10 @@ class TrainedNetwork:
     maker : estimator
         Unfitted, with the parameters of fit; it builds networks.
     weights : mapping of str to ndarray
-    moments : mapping of str to ndarray
-        What the optimiser has learned of gradients, as `moment_arrays` names it.
     """
 
     maker: Any
     weights: Weights
-    moments: Weights = field(default_factory=dict)
 
     @classmethod
     def of(cls, network: torch.nn.Module, **facts: Any) -> Self:
@@ -71,34 +67,3 @@ def load_weights(network: torch.nn.Module, weights: Mapping[str, np.ndarray]) ->
     """Load copies of fitted weights into a network, and make it ready to predict."""
     network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
     return network.eval()
-
-
-def moment_arrays(optimizer: Optimizer, network: torch.nn.Module) -> dict[str, np.ndarray]:
-    """Return the moments of an optimiser as arrays ``<kind>/<parameter>``, as a file has them."""
-    return {
-        f"{kind}/{name}": np.atleast_1d(array)
-        for kind, own in optimizer.moments(network).items()
-        for name, array in weight_arrays(own).items()
-    }
-
-
-def split_moments(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, torch.Tensor]]:
-    """Return the moments of a training by their kinds and the parameters, given arrays ``<kind>/<parameter>``."""
-    found: dict[str, dict[str, torch.Tensor]] = {kind: {} for kind in MOMENTS}
-    for key, array in arrays.items():
-        kind, _, name = key.partition("/")
-        found[kind][name] = torch.tensor(array[0] if kind == "step" else array)
-    return found
-
-
-def check_moments(moments: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> None:
-    """Raise a ValueError for moments of a training that are not those of some weights."""
-    for key, array in moments.items():
-        kind, _, name = key.partition("/")
-        if kind not in MOMENTS or name not in weights:
-            raise ValueError(f"the optimizer has {key!r}, expected one of {MOMENTS} of a weight")
-        shape = {"step": (1,), "square": weights[name].shape[:1]}.get(kind, weights[name].shape)
-        if array.shape != shape or array.dtype.kind != "f" or (kind != "exp_avg" and (array < 0).any()):
-            raise ValueError(
-                f"the optimizer has {key!r} of shape {array.shape}, expected {shape}, and no number below 0"
-            )

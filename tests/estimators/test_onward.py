@@ -17,7 +17,6 @@ import tabmtl
 from tabmtl import (
     IndependentTasks,
     MMoE,
-    MultiTabNet,
     MultiTaskEnsemble,
     Shards,
     SharedBottom,
@@ -26,9 +25,7 @@ from tabmtl import (
     Task,
 )
 from tabmtl.estimators import learner
-from tabmtl.estimators.network import NetworkState
 from tabmtl.schema import TabmtlWarning
-from tabmtl.storage.stored import put_together, take_apart
 
 pytestmark = pytest.mark.filterwarnings("ignore:y holds classes:tabmtl.schema.TabmtlWarning")
 every_network = pytest.mark.parametrize("cls", NETWORKS, ids=lambda cls: cls.__name__)
@@ -96,7 +93,7 @@ def test_a_pass_is_a_row_of_the_history_and_learns_what_is_new():
 def test_a_class_more_parts_heads_of_one_width():
     X, labels = np.random.default_rng(0).normal(size=(90, 2)), np.arange(90) % 3
     tasks = {"y0": "multiclass", "y1": "multiclass"}
-    model = SharedBottom(hidden=(8,), epochs=2, tasks=tasks, keep_optimizer=True, random_state=0, n_members=2)
+    model = SharedBottom(hidden=(8,), epochs=2, tasks=tasks, random_state=0, n_members=2)
     model.fit(X, np.column_stack([labels, labels]))
     before = model.answer(X)[0]
     model.set_params(**STILL).partial_fit(X, np.column_stack([labels, labels + 1]))
@@ -150,34 +147,6 @@ def test_a_model_of_an_earlier_release_goes_on(cls):
     model.partial_fit(X[:60], y[:60]).predict(X)
     with pytest.raises(ValueError, match="keeps no profile"):
         model.drift(X)
-
-
-@pytest.mark.parametrize("cls", [SharedBottom, MultiTabNet, MMoE])
-def test_the_moments_of_steps_are_kept_where_that_is_asked(cls, reloaded):
-    X, y, more = features(), mixed_targets(features()), features(60, seed=1)
-    with_new = mixed_targets(more).with_columns(size=pl.lit("giant"))
-    models = [tiny(cls, keep_optimizer=kept).fit(X, y) for kept in (True, False)]
-    assert same(*(answers(model, X) for model in models))
-    loaded = reloaded(models[0])
-    found = [answers(model.partial_fit(more, with_new), more) for model in (*models, loaded)]
-    assert same(found[0], found[2]) and not same(found[0], found[1])
-
-
-@pytest.mark.parametrize(
-    ("key", "array"),
-    [
-        ("exp_avg/nobody", np.zeros(3, dtype="f4")),
-        ("square/heads.hidden.bias", np.zeros(9, dtype="f4")),
-        ("exp_avg_sq/heads.hidden.bias", np.full((3, 8), -1.0, dtype="f4")),
-        ("step/heads.hidden.bias", np.zeros(2, dtype="f4")),
-    ],
-)
-def test_forged_moments_are_refused(key, array):
-    X, y = features(), mixed_targets(features())
-    saved = take_apart(tiny(SharedBottom, keep_optimizer=True).fit(X, y)._state())
-    arrays = saved.arrays | {f"optimizer.{key}": array}
-    with pytest.raises(ValueError, match="optimizer"):
-        put_together(NetworkState, replace(saved, arrays=arrays))
 
 
 def test_errors_of_several_facts_keep_them():

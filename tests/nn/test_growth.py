@@ -12,17 +12,13 @@ from tabmtl.nn.growth import Growth
 from tabmtl.targets import Task
 
 
-def test_numbers_beside_weights_begin_with_nothing_and_rows_keep_theirs():
+def test_new_rows_begin_as_unseen_levels_and_new_classes_as_the_mean():
     few, many = (("a", "b"), ("c",)), (("a", "b", "x"), ("c",))
     before, now = (replace(COLUMNS, categorical=("u", "v"), levels=levels) for levels in (few, many))
     tasks = [[Task(name=name, kind="multiclass", classes=tuple("pqr"[:n])) for name, n in pair] for pair in SIZES]
     old, new = (SharedBottom()._network(*form) for form in ((before, tasks[0]), (now, tasks[1])))
-    growth = Growth(old, new, before, now)
-    table = "vector.tokenizer.categorical.table.weight"
-    found = growth.carry({table: torch.arange(1.0, 8.0)}, fill=False)[table]
-    assert found.tolist() == [1, 2, 3, 4, 0, 5, 6, 7]
-    state = growth.carry(old.state_dict(), fill=True)
-    assert torch.equal(state[table][4], old.state_dict()[table][1])  # that of unseen levels
+    table, state = "vector.tokenizer.categorical.table.weight", Growth(old, new, before, now).carry(old.state_dict())
+    assert torch.equal(state[table], old.state_dict()[table][[0, 1, 2, 3, 1, 4, 5, 6]])  # 1: that of unseen levels
     new.load_state_dict(state)
     for network in (old, new):
         network.eval()

@@ -11,15 +11,16 @@ from conformance import answers, same
 from models_at_hand import fitted
 from sklearn.linear_model import LinearRegression
 
-from tabmtl import IndependentTasks, MMoE, SharedBottom, Task
+from tabmtl import IndependentTasks, MMoE, SharedBottom, SharedTrees, Task
 from tabmtl.params import from_json, to_json
 
 #: What files of earlier releases hold of what left: fields that are empty, and parameters at their defaults.
 LEFT = {
     MMoE: (
-        {"slimmed": None, "pruned": None, "task_weights": [], "task_snapshot": np.zeros(0, dtype="i8")},
-        {"slim": None, "keep": "mean"},
-    )
+        {"slimmed": None, "pruned": None, "optimizer": {}, "task_weights": [], "task_snapshot": np.zeros(0, "i8")},
+        {"slim": None, "keep": "mean", "keep_optimizer": False},
+    ),
+    SharedTrees: ({}, {"decay_rate": 1.0}),
 }
 UNSAVED = [object(), float("nan"), {1: 2}, LinearRegression(), print, lgb.LGBMRanker()]
 

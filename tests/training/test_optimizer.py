@@ -228,23 +228,3 @@ def test_a_first_fit_does_not_load_the_compiler_of_torch():
         "assert 'torch._dynamo' not in sys.modules and 'sympy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
-
-
-def test_moments_go_on_in_another_optimiser():
-    networks = [SharedBottom(hidden=(8,))._network(COLUMNS, TASKS) for _ in range(2)]
-    networks[1].load_state_dict(networks[0].state_dict())
-    first, second = (Optimizer(network, weight_decay=0.0, average_decay=0.0) for network in networks)
-
-    def step(network, optimizer):
-        torch.manual_seed(0)
-        for p in network.parameters():
-            p.grad = torch.randn_like(p)
-        optimizer.step(0.01)
-
-    step(networks[0], first)
-    networks[1].load_state_dict(networks[0].state_dict())
-    second.take_moments(networks[1], first.moments(networks[0]))
-    for network, optimizer in zip(networks, (first, second), strict=True):
-        step(network, optimizer)
-    for name, own in networks[0].state_dict().items():
-        assert torch.equal(own, networks[1].state_dict()[name]), name

@@ -67,10 +67,6 @@ class LightGBMEstimator(MultiTaskEstimator):
         none. A step of them is as long as the share of the new labels in all that the task has learned from: rows day
         by day move a model about as far as all at once. Their ``reg_lambda`` is at least 5. A round that finds no
         split, as of labels that have all moved, moves the constants of the tasks.
-    decay_rate : float in (0, 1], default=1.0
-        What `partial_fit` leaves of the values of leaves before it appends rounds, as LightGBM's ``refit`` has it: a
-        leaf with new labels keeps ``decay_rate`` of its value, and takes the rest from these labels. 1 leaves all as
-        they are.
     n_jobs : int, optional
         Threads of LightGBM, as scikit-learn counts them. More than one pays from about 50 000 rows.
 
@@ -97,9 +93,10 @@ class LightGBMEstimator(MultiTaskEstimator):
     validation_fraction: Share = 0.15
     patience: Count = 30
     partial_rounds: CountOrZero = 20
-    decay_rate: WholeShare = 1.0
     n_jobs: Jobs = None
 
+    #: Parameters of earlier releases, with their defaults; a file may have them, if they have these.
+    gone_params: ClassVar[dict[str, Any]] = {"decay_rate": 1.0}
     importances_ = FromFitted(importances)
     _grows: ClassVar[bool] = False
 

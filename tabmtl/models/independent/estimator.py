@@ -37,7 +37,7 @@ from tabmtl.models.independent.folds import MOST_FOLDS
 from tabmtl.models.independent.foreign import Foreign
 from tabmtl.models.independent.grower import Grower, check_given, monotone_constraints
 from tabmtl.models.independent.mixture import FAMILIES, Mixed, Mixer
-from tabmtl.models.independent.onward import Onward
+from tabmtl.models.independent.onward import with_rounds
 from tabmtl.models.independent.quantiles import TreesOfQuantiles
 from tabmtl.models.independent.rows import Sample, Take, TaskRows, labelled_rows, reading
 from tabmtl.models.independent.rules import (
@@ -333,7 +333,7 @@ class IndependentTasks(LightGBMEstimator):
         """Append rounds to the models of the tasks with new labels."""
         fitted, batch, n_new = self._fitted, rows.read(), rows.n_labels
         learners = {t: own for t, own in enumerate(self._learners(coder, seed, True, fitted.levels)) if n_new[t]}
-        onward, n_known = Onward(n_rounds=self.partial_rounds, decay=self.decay_rate), fitted.n_known(n_new)
+        n_rounds, n_known = self.partial_rounds, fitted.n_known(n_new)
         # by the means that were known before these rows
         take: Take = partial(TaskRows.of, fitted.extended(batch), None, None)
 
@@ -341,7 +341,7 @@ class IndependentTasks(LightGBMEstimator):
             given, learner = take(t), learners[t]
             if isinstance(learner, Foreign):
                 return learner.go_on(fitted.estimator(t), without_columns(rows.frame, coder.dropped), given)
-            return onward.go_on(learner, fitted.models[t], Sample.of(given.rows), int(n_known[t]), part)
+            return with_rounds(learner, fitted.models[t], Sample.of(given.rows), n_rounds, int(n_known[t]), part)
 
         found = self._each(learners, go_on, self._watch, "task", describe_model)
         return {"_fitted": fitted.onward(found, batch, n_new)}

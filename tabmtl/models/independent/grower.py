@@ -155,14 +155,6 @@ class Grower:
         limit = np.inf if self.task.kind.units == "standardized" else LONGEST_STEP * params["learning_rate"]
         return np.clip([_mean_value(tree) for tree in newest_round(stump)[1]], -limit, limit)
 
-    def refit(self, trees: TreeText, rows: Sample, decay: float) -> TreeText:
-        """Return a model whose leaf values rows have moved, by LightGBM's own refit."""
-        model = lgb.Booster(model_str=trees)
-        model.params = {**self.params}
-        data = self.data(rows).construct()  # which knows the weights of classes
-        found = model.refit(rows.x, data.get_label(), decay_rate=decay, weight=data.get_weight())
-        return TreeText(found.model_to_string())
-
     def grow_constant(self, rows: Sample, watch: Watch) -> TreeText:
         """Grow the model that answers rows with their best constant."""
         return self.grow(rows, None, {"min_child_samples": len(rows), "num_iterations": 1}, watch)

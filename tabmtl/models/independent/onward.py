@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -19,51 +19,34 @@ from tabmtl.training.watch import Watch
 Learner = TreesOfTask | TreesOfQuantiles
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Onward:
-    """Goes on with the models of tasks.
+def with_rounds(learner: Learner, model: Learned, rows: Sample, n_rounds: int, n_known: int, watch: Watch) -> Learned:
+    """Return a model of a task that has learned from rows too, by further rounds.
 
-    Parameters
-    ----------
-    n_rounds : int
-        Rounds that are appended.
-    decay : float
-        What is left of the values of leaves.
+    LightGBM alone gets further trees, as by ``lightgbm.train(..., init_model=...)``. Beside a mixture there are trees
+    that begin at the scores of its answers, whatever it mixes. ``n_known`` labels it has learned from.
     """
+    if not n_rounds:
+        return model
+    scores = raw_scores(learner.task, model, rows.x)
+    share = len(rows) / (len(rows) + n_known)
+    header, trees = _append(learner, rows, scores, n_rounds, share, watch)
+    if isinstance(model, Mixture):
+        known = [] if model.more is None else model.more.cut()[1]
+        return replace(model, more=TreeText.joined(header, [*known, *trees], learner.task.width))
+    header, known = model.cut()
+    return TreeText.joined(header, known + trees, scores.shape[1], " ".join(model.first("objective")))
 
-    n_rounds: int
-    decay: float
 
-    def go_on(self, learner: Learner, model: Learned, rows: Sample, n_known: int, watch: Watch) -> Learned:
-        """Return a model of a task that has learned from rows too.
-
-        LightGBM alone gets further trees, as by ``lightgbm.train(..., init_model=...)``. Beside a mixture there are
-        trees that begin at the scores of its answers, whatever it mixes. ``n_known`` labels it has learned from.
-        """
-        if self.decay < 1:
-            model = _refit(learner, model, rows, self.decay)
-        if not self.n_rounds:
-            return model
-        scores = raw_scores(learner.task, model, rows.x)
-        share = len(rows) / (len(rows) + n_known)
-        header, trees = self._append(learner, rows, scores, share, watch)
-        if isinstance(model, Mixture):
-            known = [] if model.more is None else model.more.cut()[1]
-            return replace(model, more=TreeText.joined(header, [*known, *trees], learner.task.width))
-        header, known = model.cut()
-        return TreeText.joined(header, known + trees, scores.shape[1], " ".join(model.first("objective")))
-
-    def _append(
-        self, learner: Learner, rows: Sample, scores: np.ndarray, share: float, watch: Watch
-    ) -> tuple[str, list[str]]:
-        """Grow rounds that begin at raw scores (n, W) of rows; return a header, and their trees."""
-        if isinstance(learner, TreesOfTask):
-            return learner.grower.append(rows, scores, self.n_rounds, share, watch).cut()
-        texts = [
-            level.grower.append(rows, scores[:, [k]], self.n_rounds, share, watch)
-            for k, level in enumerate(learner.levels)
-        ]
-        return texts[0].cut()[0], [*chain.from_iterable(zip(*(text.cut()[1] for text in texts), strict=False))]
+def _append(
+    learner: Learner, rows: Sample, scores: np.ndarray, n_rounds: int, share: float, watch: Watch
+) -> tuple[str, list[str]]:
+    """Grow rounds that begin at raw scores (n, W) of rows; return a header, and their trees."""
+    if isinstance(learner, TreesOfTask):
+        return learner.grower.append(rows, scores, n_rounds, share, watch).cut()
+    texts = [
+        level.grower.append(rows, scores[:, [k]], n_rounds, share, watch) for k, level in enumerate(learner.levels)
+    ]
+    return texts[0].cut()[0], [*chain.from_iterable(zip(*(text.cut()[1] for text in texts), strict=False))]
 
 
 def raw_scores(task: Task, model: Learned, x: np.ndarray) -> np.ndarray:
@@ -71,28 +54,3 @@ def raw_scores(task: Task, model: Learned, x: np.ndarray) -> np.ndarray:
     if isinstance(model, Mixture):
         return np.asarray(task.kind.unlink(task.kind.answered_means(model.answer(task, x, 1), 0.0, 1.0), np))
     return np.asarray(booster_of(model).predict(x, raw_score=True)).reshape(len(x), -1)
-
-
-def _refit(learner: Learner, model: Learned, rows: Sample, decay: float) -> TreeText:
-    """Return LightGBM's own refit of a model.
-
-    Raises
-    ------
-    ValueError
-        If LightGBM cannot refit the model.
-    """
-    why = None
-    if isinstance(model, Mixture):
-        why = f"is a mixture ({model}), and families=('lightgbm',) learns by LightGBM alone"
-    elif isinstance(learner, TreesOfQuantiles) or learner.grower.gradients is not None:
-        why = f"is of the kind {learner.task.kind}, whose losses LightGBM does not know"
-    # LightGBM does not shrink trees that hold the constant that a fit began with
-    elif sum(tree.rpartition("shrinkage=")[2] == "1" for tree in model.cut()[1]) > learner.task.width:
-        why = "is the mean of several fits, as folds choose it at few labels"
-    if why is not None:
-        raise ValueError(
-            f"decay_rate={decay} moves the leaves of one LightGBM model, and that of task {learner.task.name!r} {why}; "
-            "leave decay_rate=1, by which rounds are appended, or fit SharedTrees, which moves all its leaves"
-        )
-    assert isinstance(learner, TreesOfTask) and isinstance(model, TreeText)
-    return learner.grower.refit(model, rows, decay)

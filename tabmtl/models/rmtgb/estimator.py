@@ -234,7 +234,7 @@ class RMTGB(BoostedEstimator):
         return fits
 
     def _go_on(self, coder: TableCoder, rows: FitRows, seed: int) -> dict[str, Any]:
-        """Move the values of the leaves of every loss by new rows, and append rounds."""
+        """Append rounds to the stages of every loss, which learn new rows."""
         group = current()
         params = self._tree_params(self._data_params(group), seed)
         binned = bin_labelled(rows.read(), coder.features.columns, self._data_params(group), has_source=True)
@@ -243,7 +243,7 @@ class RMTGB(BoostedEstimator):
             found = rows_of_tasks(binned, coder, own.members)
             if found is not None:
                 watch = self._watch.part(1 / (len(known) - k))
-                onward = Onward(params=params, n_rounds=self.partial_rounds, decay=self.decay_rate, watch=watch)
+                onward = Onward(params=params, n_rounds=self.partial_rounds, watch=watch)
                 own = onward.go_on(own, found)
                 self._watch.was_cut |= watch.was_cut
             groups.append(own)

@@ -1,4 +1,4 @@
-"""Fitted stages that go on by new rows: other values of their leaves, and further rounds."""
+"""Fitted stages that go on by new rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from tabmtl.estimators.boosted.rounds import LEAST_PENALTY
 from tabmtl.models.rmtgb.fitted import FittedGroup, Forest
 from tabmtl.models.rmtgb.stages import MixedStage, Stage, grow_together
 from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets
-from tabmtl.storage.lightgbm_text import TreeText, fill_tree
 from tabmtl.training.watch import SHOWN_ROUNDS, Watch, describe_loss
 
 
@@ -27,14 +26,11 @@ class Onward:
         LightGBM's parameters of trees.
     n_rounds : int
         Rounds that are appended.
-    decay : float
-        What is left of the values of leaves with new labels.
     watch : Watch
     """
 
     params: dict[str, Any]
     n_rounds: int
-    decay: float
     watch: Watch
 
     def go_on(self, group: FittedGroup, rows: BinnedRows) -> FittedGroup:
@@ -47,8 +43,6 @@ class Onward:
         assert rows.source is not None
         matrix = tree_matrix(rows.source.read(np.arange(rows.scores.shape[-1])))
         rows = replace(rows, source=None)
-        if self.decay < 1:
-            group = replace(group, forest=self._refit(group, rows, matrix))
         rows = replace(rows, scores=_scores_at_cells(group, rows, matrix, self.params["num_threads"]))
         grown, new = dict[int, Grown](), rows.targets.n_labels
         shares = ~group.goes_alone & bool(group.rounds[:2].any())
@@ -79,79 +73,12 @@ class Onward:
         params["reg_lambda"] = max(LEAST_PENALTY, params["reg_lambda"])
         return small_limits(params, rows.scores.shape[-1])
 
-    def _stage(self, rows: BinnedRows, share: float = 1.0, moved: np.ndarray | None = None) -> Stage:
+    def _stage(self, rows: BinnedRows, share: float, moved: np.ndarray) -> Stage:
         return Stage(self._limited(rows, share), rows, moved=moved)
 
-    def _mixed(
-        self, group: FittedGroup, rows: BinnedRows, share: float = 1.0, moved: np.ndarray | None = None
-    ) -> MixedStage:
+    def _mixed(self, group: FittedGroup, rows: BinnedRows, share: float, moved: np.ndarray) -> MixedStage:
         """Return stage 2, with the θ of the fit."""
         return MixedStage(self._limited(rows, share), rows, theta=group.theta, rate=0.0, moved=moved)
-
-    def _refit(self, group: FittedGroup, rows: BinnedRows, matrix: np.ndarray) -> Forest:
-        """Return the trees with leaf values that rows have moved, stage after stage and tree after tree."""
-        forest, shares = group.forest, ~group.goes_alone
-        replay = _Replay(forest, matrix, self.params["reg_lambda"], self.decay)
-        rows = rows.with_constants(group.start)
-        after = _of_tasks(rows, shares)
-        stage = self._stage(after)
-        after = replace(after, scores=stage.total(after, replay.move(stage, [0])))
-        stage = self._mixed(group, after)
-        after = replace(after, scores=stage.total(after, replay.move(stage, [1, 2])))
-        rows = _with_shared(rows, shares, after.scores)
-        for t in np.flatnonzero(rows.targets.n_labels).tolist():
-            replay.move(self._stage(rows.of_task(t, group.own_start[t])), [3 + t], rows.targets.rows_of(t))
-        return replay.forest()
-
-
-class _Replay:
-    """Trees of a forest whose leaf values are moved by Newton steps at the scores of the trees before them.
-
-    A leaf in which rows have labels keeps ``decay`` of its value; others keep all of it, where LightGBM's refit would
-    shrink them.
-    """
-
-    def __init__(self, forest: Forest, matrix: np.ndarray, penalty: float, decay: float) -> None:
-        self._forest, self._matrix, self._penalty, self._decay = forest, matrix, penalty, decay
-        self._header, self._trees = forest.text.cut()
-
-    def move(self, stage: Stage, ensembles: Sequence[int], index: np.ndarray | None = None) -> np.ndarray:
-        """Move the leaves of ensembles that grew together, and return their functions at rows of a stage."""
-        matrix, width = self._matrix if index is None else self._matrix[index], self._forest.width
-        functions = np.zeros((width * len(ensembles), len(matrix)))
-        limit = stage.rows.targets.kind.longest_step
-        first = int(self._forest.offsets[ensembles[0]])
-        for number in range(int(self._forest.offsets[ensembles[0] + 1]) - first):
-            gradient, hessian = stage.gradients(functions)
-            for place in range(len(functions)):
-                ensemble, output = ensembles[place // width], place % width
-                i = int(self._forest.offsets[ensemble]) + number
-                leaf = self._leaves(matrix, i)[:, output]
-                functions[place] += self._move_tree(i * width + output, leaf, gradient[place], hessian[place], limit)
-        stage.finish()  # others may use the data then
-        return functions
-
-    def forest(self) -> Forest:
-        """Return the forest with the new values."""
-        text = TreeText.joined(self._header, self._trees, self._forest.width)
-        return replace(self._forest, text=text)
-
-    def _leaves(self, matrix: np.ndarray, iteration: int) -> np.ndarray:
-        found = self._forest.booster.predict(matrix, pred_leaf=True, start_iteration=iteration, num_iteration=1)
-        return np.asarray(found).reshape(len(matrix), -1).astype(np.int32)
-
-    def _move_tree(
-        self, number: int, leaf: np.ndarray, gradient: np.ndarray, hessian: np.ndarray, limit: float
-    ) -> np.ndarray:
-        """Move the leaves of one tree, and return their values at the rows (n,)."""
-        lines = dict(line.split("=", 1) for line in self._trees[number].splitlines())
-        old = np.array(lines["leaf_value"].split(), dtype=np.float64)
-        sums, weights = (np.bincount(leaf, part, len(old)) for part in (gradient, hessian))
-        step = np.clip(sums / np.maximum(weights + self._penalty, np.finfo(float).tiny), -limit, limit)
-        new = self._decay * old - (1 - self._decay) * float(lines["shrinkage"]) * step
-        values = np.where(weights > 0, new, old)
-        self._trees[number] = fill_tree(self._trees[number], values.tolist())
-        return np.asarray(values[leaf])
 
 
 def _scores_at_cells(group: FittedGroup, rows: BinnedRows, matrix: np.ndarray, n_threads: int) -> np.ndarray:

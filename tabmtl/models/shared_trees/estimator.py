@@ -28,7 +28,6 @@ from tabmtl.models.shared_trees.folds import GrowthInFolds, choose, fold_rows
 from tabmtl.models.shared_trees.functions import FittedTrees, SharedFunctions
 from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
 from tabmtl.models.shared_trees.newcomer import Mix, Newcomer, Settled
-from tabmtl.models.shared_trees.onward import refit_leaves
 from tabmtl.models.shared_trees.targets import Targets, make_targets
 from tabmtl.params import AnyShare, Count, CountOrZero, NonNegative
 from tabmtl.processes.ranks import ALONE
@@ -288,7 +287,7 @@ class SharedTrees(BoostedEstimator):
         return [SharedFit(functions, growth, own, losses)]
 
     def _go_on(self, coder: TableCoder, rows: FitRows, seed: int) -> dict[str, Any]:
-        """Move the values of the leaves by new rows, and append rounds."""
+        """Append rounds that learn new rows."""
         batch, tasks, functions, group = rows.read(), coder.labels.tasks, self._functions, current()
         labels = batch.count_labels(len(tasks)).astype(np.int64)
         params = self._data_params(group)
@@ -301,10 +300,7 @@ class SharedTrees(BoostedEstimator):
             n_rounds=self.partial_rounds,
             keeps_scores=False,
         )
-        if self.decay_rate < 1:
-            forest = refit_leaves(functions.forest, functions.start, found, schedule, self.decay_rate)
-            functions = replace(functions, forest=forest)
-        scores = self._scores_at_rows(functions, found.batch)
+        scores = self._scores_at_rows(found.batch)
         counts = [labels, labels + functions.n_labels]
         new, every = (np.append(own, [own.sum()] * (len(functions.rounds) - len(tasks))) for own in counts)
         schedule = replace(schedule, shares=new / np.maximum(every, 1))
@@ -392,9 +388,10 @@ class SharedTrees(BoostedEstimator):
         data = bin_rows(batch, coder.features.columns, self._data_params(ALONE))
         return newcomer.finish(Rows(batch, data, newcomer.targets), mix, n_trees, kept.index, held.index)
 
-    def _scores_at_rows(self, functions: SharedFunctions, batch: Batch) -> np.ndarray:
+    def _scores_at_rows(self, batch: Batch) -> np.ndarray:
         """Return the scores (n, B) of the functions at rows, as `Targets` have their columns."""
-        matrix, outputs = tree_matrix(batch), (slice(0, len(functions.start)),)
+        functions, matrix = self._functions, tree_matrix(batch)
+        outputs: Sequence[slice] = (slice(0, len(functions.start)),)
         asked: list[np.ndarray | None] = [None]
         if batch.task is not None:
             outputs, asked = self._fitted.outputs, [batch.task, np.full_like(batch.task, -1)]

@@ -189,11 +189,6 @@ class Schedule:
             pace[leader] = 1
         return pace if self.shares is None else pace * self.shares
 
-    def mean_pace(self, n_functions: int) -> np.ndarray:
-        """Return the mean factor of the leaf values of every function, over the tasks that lead in turn."""
-        leaders = range(len(self.importance)) if self.sketch != "random" else [-1]
-        return np.mean([self.pace(leader, n_functions) for leader in leaders], axis=0)
-
 
 class Growing:
     """Trees of all tasks while they grow.

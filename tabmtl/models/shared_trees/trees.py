@@ -166,11 +166,6 @@ class VectorForest:
         return len(self._offsets) - 1
 
     @property
-    def shrinkage(self) -> np.ndarray:
-        """The learning rate of every tree, (M,)."""
-        return np.array([float(tree.rpartition("shrinkage=")[2]) for tree in self.text.cut()[1]])
-
-    @property
     def values_by_tree(self) -> list[np.ndarray]:
         """The values (leaves, C) of every tree."""
         return np.split(self.values, self._offsets[1:-1]) if len(self) else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -58,7 +58,6 @@ from tabmtl.storage.stored import Stored
 from tabmtl.training.checkpoint import check_params
 from tabmtl.training.device import threads
 from tabmtl.training.run import current
-from tabmtl.training.weights import check_moments
 
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
 _LONGEST = 10_000  # clicks that a network may read: it keeps the distances of all pairs
@@ -98,12 +97,11 @@ class M2TRecState(TrainedState, SessionState):
     oracle_ceiling_: dict[str, float] | None
     new_item_report_: pl.DataFrame
     directed_strength_: float | None
-    _optimizer: Annotated[dict[str, np.ndarray], Stored()] = field(default_factory=dict)
 
-    later_fields: ClassVar[tuple[str, ...]] = ("optimizer",)
+    #: Fields of earlier releases; a file may have them, if they hold nothing.
+    gone_fields: ClassVar[tuple[str, ...]] = ("optimizer",)
 
     def __post_init__(self) -> None:
-        check_moments(self._optimizer, self.weights_)
         if not ((self._coder is None) == (self._items.features is None) == (self._items.row is None)):
             raise ValueError("it has metadata of items, rows of it, or an encoding of it, but not all three")
         if self._coder is not None and self._items.features is not None:

@@ -25,7 +25,7 @@ class FittedM2TRec(TrainedNetwork):
 
     Attributes
     ----------
-    maker, weights, moments
+    maker, weights
         As of `TrainedNetwork`.
     coder : ItemCoder or None
         Encoding of metadata; None without metadata.

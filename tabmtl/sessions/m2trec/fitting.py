@@ -39,7 +39,6 @@ from tabmtl.training.checkpoint import checksum
 from tabmtl.training.device import find_device, seed_of, seeded, threads
 from tabmtl.training.epochs import run_epochs, trained_attributes
 from tabmtl.training.run import running
-from tabmtl.training.weights import moment_arrays
 
 #: Clicks of the mean clicked item from which a directed path is trained, if sessions that are set aside can judge it,
 #: and if none can; and its strength then (docs/lab.md, "The directed path").
@@ -160,7 +159,6 @@ class Fitting:
         fitted = FittedM2TRec.of(
             network,
             maker=self.maker,
-            moments=moment_arrays(loop.optimizer, network) if options.keep_optimizer else {},
             coder=self.coder,
             items=known,
             categories=self._read_categories(),

@@ -15,12 +15,10 @@ from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.new_items import NewItems, report_new_items, warn_of_equals
-from tabmtl.sessions.m2trec.training import SessionLoop
 from tabmtl.sessions.m2trec.users import UserClicks
 from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.repeats import RepeatWeights
-from tabmtl.training.weights import split_moments
 
 #: Learning rate of a pass over new sessions, relative to that of a fit (docs/lab.md, "Going on").
 PASS_RATE = 0.25
@@ -72,24 +70,10 @@ class GoingOn(Fitting):
 
     def _network(self) -> M2TRecNetwork:
         network = super()._network()
-        network.load_grown(self.before.weights, self.before.coder, self._own_before)
-        return network
-
-    @property
-    def _own_before(self) -> np.ndarray:
-        """Number of the own vector that each item with one had so far; 0 for none."""
         before = self.before.items.own_rows
-        return np.pad(before, (0, len(self.known.clicks) - len(before)))[self.known.own_rows > 0]
-
-    def _loop(self, network: M2TRecNetwork, validation: Validation | None, seed: int) -> SessionLoop:
-        loop = super()._loop(network, validation, seed)
-        if self.options.keep_optimizer:
-            moments = split_moments(self.before.moments)
-            for kind, numbers in moments.items():
-                if kind != "step":
-                    moments[kind] = network.carried(numbers, self.before.coder, self._own_before)
-            loop.optimizer.take_moments(network, moments)
-        return loop
+        own = np.pad(before, (0, len(self.known.clicks) - len(before)))[self.known.own_rows > 0]
+        network.load_grown(self.before.weights, self.before.coder, own)
+        return network
 
     def _leaves_path_out(self, validation: Validation | None) -> bool:
         if self.growth.whole:

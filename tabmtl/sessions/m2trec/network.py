@@ -88,7 +88,10 @@ class M2TRecNetwork(nn.Module):
         own : ndarray of int64, shape (n_own,)
             Number of the own vector that each item with an own vector had; 0 for none.
         """
-        grown = self.carried(weights, before, own)
+        grown = dict(weights)
+        for name, rows in (self._grown_rows(before) | {"items.own.weight": np.append(0, own)}).items():
+            if name in grown:
+                grown[name] = grown[name][:, rows] if name == "project.weight" else grown[name][rows]
         if self.items.own is not None:
             drawn = self.items.own.weight.detach().cpu().numpy()
             known, new = weights.get("items.own.weight", drawn[:1]), 1 + np.flatnonzero(own == 0)
@@ -96,17 +99,6 @@ class M2TRecNetwork(nn.Module):
             grown.setdefault("items.own.weight", np.zeros_like(drawn))
             grown["items.own.weight"][new] = drawn[new] * (np.median(lengths) / FIRST_LENGTH if len(lengths) else 1)
         self.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(part)) for name, part in grown.items()})
-
-    def carried(self, numbers: Mapping[str, Any], before: ItemCoder | None, own: np.ndarray) -> dict[str, Any]:
-        """Give arrays or tensors of weights, or beside them, their places in this network; see `load_grown`.
-
-        A new level has the numbers of the unseen ones, a new own vector those of none.
-        """
-        found = dict(numbers)
-        for name, rows in (self._grown_rows(before) | {"items.own.weight": np.append(0, own)}).items():
-            if name in found:
-                found[name] = found[name][:, rows] if name == "project.weight" else found[name][rows]
-        return found
 
     def _grown_rows(self, before: ItemCoder | None) -> dict[str, np.ndarray]:
         """Give the old row of every row of the weights that have one for each level, by the name of these weights."""

@@ -1,5 +1,7 @@
 """M2TRec goes on: rows for new items and levels, what stays as fit measured it, and one pass over new sessions."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,9 +9,8 @@ from recommenders import ITEMS, TEST, TRAIN, all_scores, renamed, tiny
 
 from tabmtl import TabmtlWarning
 from tabmtl.schema import FIRST_LEVEL, UNSEEN
-from tabmtl.sessions import Blend, temporal_split
+from tabmtl.sessions import Blend, M2TRec, temporal_split
 from tabmtl.sessions.m2trec import going_on
-from tabmtl.testing.storage import reload
 
 OLD, NEW = temporal_split(TRAIN, test_size=0.3)
 #: Twelve items are listed in the second table only, nine of them clicked, of a brand that the first table has not.
@@ -142,19 +143,11 @@ def test_parts_of_a_blend_go_on_and_take_items_that_they_were_not_told_of():
         model.set_params(warm_start=True, models=[tiny("STAN")]).fit(NEW)
 
 
-def test_moments_go_on_in_files_too_and_others_are_refused(tmp_path):
-    def gone_on(model):
-        return model.partial_fit(CLICKED, items=pl.concat([ITEMS, LATER]))
-
-    model, plain = first(keep_optimizer=True), first()
-    assert all_scores(model, TEST).equals(all_scores(plain, TEST))
-    again = reload(model, tmp_path / "model")
-    model = gone_on(model)
-    assert all_scores(gone_on(again), TEST).equals(all_scores(model, TEST))
-    assert not all_scores(gone_on(plain), TEST).equals(all_scores(model, TEST))
-    assert model._optimizer["exp_avg/items.own.weight"].shape == model.weights_["items.own.weight"].shape
-    steps = {name: array.item() for name, array in model._optimizer.items() if name.startswith("step/")}
-    assert min(steps.values()) > len(model.history_)
-    model._optimizer["step/other"] = np.ones(1)
-    with pytest.raises(ValueError, match="the optimizer has 'step/other', expected one of"):
-        model.save(tmp_path / "other")
+def test_a_file_of_before_is_read_if_it_has_no_optimizer():
+    model = first(epochs=1)
+    saved = model.saved()
+    facts = saved.facts | {"optimizer": {}, "params": saved.facts["params"] | {"keep_optimizer": False}}
+    assert all_scores(M2TRec.from_saved(replace(saved, facts=facts)), TEST).equals(all_scores(model, TEST))
+    arrays = saved.arrays | {"optimizer.step/heads.0.bias": np.ones(1)}
+    with pytest.raises(ValueError, match="optimizer"):
+        M2TRec.from_saved(replace(saved, facts=facts, arrays=arrays))
