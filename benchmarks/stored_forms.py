@@ -62,7 +62,6 @@ ATTRIBUTES = (
     "task_transfer_",
     "task_weights_",
     "thresholds_",
-    "user_ids_",
     "weights_",
 )
 

@@ -411,8 +411,8 @@ def describe_params(params: Mapping[str, Any], training_code: Collection[str] = 
 
 def read_estimator(cls: Any, described: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
     """Return an unfitted estimator of a class, with the hyper-parameters that `describe_params` described."""
-    gone = getattr(cls, "gone_params", ())
-    params = {k: from_json(value, kinds) for k, value in described.items() if k not in gone or value is not None}
+    gone = getattr(cls, "gone_params", {})
+    params = {k: from_json(value, kinds) for k, value in described.items() if k not in gone or value != gone[k]}
     _check_jobs(params)
     # parameters left out were code, which the check of the others may look at
     cls(**params, **{name: _left_out for name in cls.training_code if name not in params}).check_params()

@@ -180,8 +180,8 @@ class NetworkEstimator(
     }
 
     training_code: ClassVar[tuple[str, ...]] = ("balance", "on_epoch")
-    #: Parameters of earlier releases; a file may have them, if they are None.
-    gone_params: ClassVar[tuple[str, ...]] = ("slim",)
+    #: Parameters of earlier releases; a file may have them, if they have these defaults.
+    gone_params: ClassVar[dict[str, Any]] = {"slim": None}
     _stored: ClassVar[type] = NetworkState
     _reads_windows: ClassVar[bool] = True
     #: Parameter of the width of a token, of a network whose tokens of all columns look at each other.

@@ -28,7 +28,6 @@ from tabmtl.sessions.m2trec.new_items import (
 )
 from tabmtl.sessions.m2trec.stored import StoredSessions
 from tabmtl.sessions.m2trec.training import Examples, Feed, SessionLoop
-from tabmtl.sessions.m2trec.users import UserClicks
 from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.m2trec.windows import WindowExamples
 from tabmtl.sessions.ragged import AnySessions, Sessions
@@ -164,16 +163,9 @@ class Fitting:
             coder=self.coder,
             items=known,
             categories=self._read_categories(),
-            users=self._read_users(),
             new_items=new,
         )
         return attributes | {"_repeats": index.repeats, "new_item_report_": report, "_fitted": fitted.with_index(index)}
-
-    def _read_users(self) -> UserClicks | None:
-        """Keep the last clicks of users, if they are read."""
-        if not isinstance(self.log, Sessions) or self.log.users is None:
-            return None
-        return UserClicks.of(self.log).newest(self.options.user_clicks)
 
     def _look_at_metadata(self) -> dict[str, Any]:
         """Warn if metadata cannot tell the items apart, and return the fitted attributes that say how well it does."""

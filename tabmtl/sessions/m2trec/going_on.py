@@ -16,7 +16,6 @@ from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.new_items import NewItems, report_new_items, warn_of_equals
 from tabmtl.sessions.m2trec.training import SessionLoop
-from tabmtl.sessions.m2trec.users import UserClicks
 from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.repeats import RepeatWeights
@@ -128,11 +127,6 @@ class GoingOn(Fitting):
             return ()
         before = self.before.categories
         return tuple(each.extended(self._metadata[each.name]).counting(self._new) for each in before)
-
-    def _read_users(self) -> UserClicks | None:
-        if self._new.users is None:
-            return None
-        return UserClicks.of(self._new, self.before.users, all_new=True).newest(self.options.user_clicks)
 
     def run(self) -> dict[str, Any]:
         """Train, and return the fitted attributes by name; a pass adds its line to ``history_``."""
