@@ -227,10 +227,9 @@ class M2TRec(TrainedEstimator, Recommender):
     max_length : int, default=50
         Number of newest clicks of a session that are read; at most 10 000.
     new_item_share : "auto" or float, default="auto"
-        Clicks of an item that `add_items` adds, in relation to the mean clicked item. ``"auto"`` looks at the items
-        that first appear in the log of fit. Without times, or with too few such items, it is 2/3, which had the best
-        recall on three logs (docs/lab.md, "New items"). Items without clicks that the item table of fit lists have a
-        share of their own: see :mod:`tabmtl.sessions.m2trec.new_items`.
+        Clicks of an item without training clicks, which `add_items` adds or the item table of fit lists, in relation to
+        the mean clicked item. ``"auto"`` looks at the items that first appear in the log of fit. Without times, or with
+        too few such items, it is 2/3, which had the best recall on three logs (docs/lab.md, "New items").
     max_new_share : float in (0, 1), optional
         Largest share of the first 20 places that items without training clicks may have, on average over sessions set
         aside. Their scores are lowered until this holds.
@@ -253,11 +252,10 @@ class M2TRec(TrainedEstimator, Recommender):
         ``clicks_val``, most likely. Without such sessions, see ``directed``. Only with ``directed=True`` and
         ``pooling="items"``.
     new_item_report_ : polars.DataFrame
-        Worth of new items, on sessions set aside. One row each for ``"virtual"`` items, clicked ones whose own vectors
-        are taken away, a tenth at a time; ``"listed"`` items, in the item table of fit but without training clicks; and
-        ``"added"`` items, added since or to be added. Columns: ``n_items``; ``share``, clicks in relation to the mean
-        clicked item; ``offset`` of the scores; ``mass``, the mean probability; ``clicks``, the share of the next
-        clicks; ``places``, the share of the first 20 places; and ``recall@20``.
+        Worth of items without training clicks, on sessions set aside, in one row: ``n_items``; ``share``, clicks in
+        relation to the mean clicked item; ``offset`` of the scores; ``mass``, the mean probability; ``places``, the
+        share of the first 20 places; ``clicks``, the share of the next clicks when the model was fitted; and
+        ``recall@20`` of clicked items whose own vectors are taken away, a tenth at a time.
     approximate_recall_ : float
         Share of the exact recommendations that the last ``recommend(approximate=True)`` found.
 

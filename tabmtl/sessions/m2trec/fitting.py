@@ -152,8 +152,8 @@ class Fitting:
                 )
                 attributes |= self._set_strength(network, validation)
                 attributes |= trained_attributes(trained.history, trained.snapshots.best.epoch)
-                hidden = NewItems.hidden(len(self.catalogue))  # until they are measured
-                index = ItemIndex(network, loop.items, options, *hidden.values(known))
+                hidden = NewItems.hidden().values(known)  # until they are measured
+                index = ItemIndex(network, loop.items, options, *hidden)
                 index.repeats = self._learn_repeats(index)
                 new, report = self._measure_new_items(index)
         fitted = FittedM2TRec.of(
@@ -237,14 +237,14 @@ class Fitting:
             _, judged = self.log.set_newest_aside(options.validation_fraction)
         if judged is None or not np.append(0, known.clicks)[judged.next_clicks()].any():
             judged = self.train.sample
-        launch = options.new_item_share
-        if isinstance(launch, str):
-            launch = share_of_births(self.train, len(self.catalogue))
+        share = options.new_item_share
+        if isinstance(share, str):
+            share = share_of_births(self.train, len(self.catalogue))
 
         def measure() -> tuple[dict[str, Any], pl.DataFrame]:
-            new, virtual = measure_new_items(index.scores_by, known, judged, launch)
+            new, facts = measure_new_items(index.scores_by, known, judged, share)
             new = new.capped(index.scores_by, known, options.max_new_share)
-            report = report_new_items(index.scores_by, known, new, virtual)
+            report = report_new_items(index.scores_by, known, new, facts)
             warn_of_equals(known, known.clicks == 0, "listed")
             return vars(new), report
 

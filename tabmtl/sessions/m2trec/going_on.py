@@ -109,7 +109,7 @@ class GoingOn(Fitting):
             return self._repeats_on(self._taught.at_least(2), index)
         if known != RepeatWeights():
             return known
-        hidden = NewItems.hidden(self.growth.n_known).values(self.before.items)
+        hidden = NewItems.hidden().values(self.before.items)
         before = self.before.index(index.unit_vectors.device, known).revalued(*hidden)
         return self._repeats_on(self.growth.known(self._new.at_least(2)), before)
 

@@ -66,7 +66,7 @@ class Validation:
 
     def _index(self) -> ItemIndex:
         known = self._items.known
-        credited = np.full(len(known.clicks), 1 / known.clicks[known.clicks > 0].mean())  # with one click, if none
+        credited = 1 / known.clicks[known.clicks > 0].mean()  # with one click, if none
         return ItemIndex(self._network, self._items, self._options, known.bias(credited, 0.0))
 
     def _log_likelihood(self, index: ItemIndex) -> float:
