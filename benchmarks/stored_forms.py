@@ -60,7 +60,6 @@ ATTRIBUTES = (
     "stretch_",
     "task_transfer_",
     "thresholds_",
-    "user_ids_",
     "weights_",
 )
 

@@ -1,7 +1,7 @@
 """What `benchmarks.stored_answers` stores of recommenders' verbs: what each does after its fit.
 
 Logs go on, items come, some candidates or one session are asked, similar items and probabilities are told, files are
-written and read. Clicks have users and events, which some forms of M2TRec read.
+written and read. Clicks have events, which a form of M2TRec reads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from tabmtl.synth import make_sessions
 OPTIONS: dict[str, Any] = {"categories": ("category", "subcategory"), "text_features": ("name",)}
 #: Further forms of M2TRec: their parameters.
 FORMS: dict[str, dict[str, Any]] = {
-    "M2TRec of users": {"user_column": "user", "user_clicks": 5},
     "M2TRec of events": {"event_column": "event", "event_weights": {"buy": 3.0}},
     "M2TRec of small deltas": {"id_mode": "delta", "pooling": "last", "hierarchy": True, "popularity": True},
     "M2TRec of prefixes": {"id_mode": "none", "item_tower": "concat", "pooling": "mean", "training": "per_prefix"},
@@ -54,7 +53,7 @@ def log() -> Log:
     """Draw the log of all cases; later clicks hold some on items that come later."""
     drawn = make_sessions(400, 60, n_categories=5, n_subcategories=2, random_state=0)
     event = pl.when(pl.int_range(pl.len()) % 4 == 0).then(pl.lit("buy")).otherwise(pl.lit("view"))
-    clicks = drawn.clicks.with_columns(user=pl.col("session_id") % 40, event=event)
+    clicks = drawn.clicks.with_columns(event=event)
     train, asked = temporal_split(clicks, drawn.cut)
     old, new = temporal_split(train, test_size=0.25)
     later = drawn.items[::9].with_columns(("later " + pl.col("item_id")).alias("item_id"))
@@ -93,9 +92,7 @@ def lists(model: Any) -> Arrays:
 
 def goes_on(subject: Subject) -> Arrays:
     """Go on with later clicks, which hold new items, and with some again."""
-    # earlier clicks of a user on new items raise an IndexError while M2TRec has no worth of own items yet
-    clicks = log().new_of_known if "user_column" in subject.params else log().new
-    model = subject.copy().partial_fit(clicks, items=pl.concat([log().items, log().later]))
+    model = subject.copy().partial_fit(log().new, items=pl.concat([log().items, log().later]))
     found = lists(model) | told(model)
     return found | joined(again=lists(model.partial_fit(log().asked.head(200))))
 

@@ -17,7 +17,7 @@ fitted estimators    ``coder_`` knows tasks, and the columns of X that the user 
                      ``answer_labelled(X, y)`` those with the labels, as scores take them
 networks             `tabmtl.estimators.together` fits several as one
 fitted networks      ``fitted_network()``
-fitted recommenders  ``columns_``, ``item_ids_``, and ``user_ids_`` where there are users
+fitted recommenders  ``columns_``, ``item_ids_``
 files                ``saved()``, ``from_saved(saved)`` and ``training_code`` are for `tabmtl.storage` and
                      `tabmtl.params`
 ===================  ===============================================================================================

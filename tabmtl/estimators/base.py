@@ -24,7 +24,7 @@ from tabmtl.training.run import Watched, running
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-_FOR_OTHER_ROOMS = ("coder_", "columns_", "user_ids_")  # fitted attributes that a notebook does not show
+_FOR_OTHER_ROOMS = ("coder_", "columns_")  # fitted attributes that a notebook does not show
 
 
 def at_once(method: Method) -> Method:

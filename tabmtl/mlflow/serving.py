@@ -157,7 +157,7 @@ class SessionModel:
     def __init__(self, recommender: Recommender) -> None:
         self.recommender = recommender
         columns, items = recommender.columns_, recommender.item_ids_
-        self._spellings = {name: _spellings(()) for name in (columns.session, columns.user) if name is not None}
+        self._spellings = {columns.session: _spellings(())}
         if items.dtype == pl.String:
             self._spellings[columns.item] = _spellings([text for text in _NULLS if text in items])
 

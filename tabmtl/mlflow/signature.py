@@ -158,13 +158,11 @@ def pandas_view(X: Any, signature: ModelSignature) -> pd.DataFrame:
 
 
 def _recommender_signature(estimator: Recommender, input_example: Any) -> ModelSignature:
-    columns, users = estimator.columns_, getattr(estimator, "user_ids_", None)
+    columns = estimator.columns_
     example = {} if input_example is None else dict(read_values(input_example).schema)
     types = {columns.session: DataType.string, columns.item: _type_of(estimator.item_ids_.dtype)}
     types |= {columns.time: DataType.string} if columns.time is not None else {}
     types |= {columns.order: DataType.double} if columns.order is not None else {}
-    if users is not None and columns.user is not None:
-        types[columns.user] = _type_of(users.dtype)
     for name in types:
         if name in example and name != columns.item:
             types[name] = _type_of(example[name])

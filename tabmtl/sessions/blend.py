@@ -619,12 +619,11 @@ def _fit_parts(
 def _check_columns(name: str, part: Recommender, shared: Mapping[str, Any]) -> None:
     """Refuse a part that names other columns of the log than the blend does."""
     defaults = {each.name: each.default for each in fields(part)}
-    for column in ("user_column", "event_column"):
-        if getattr(part, column, None) is not None:
-            raise ValueError(
-                f"the part {name} has {column}={getattr(part, column)!r}, but a blend reads sessions and items only: "
-                "leave it out"
-            )
+    events = getattr(part, "event_column", None)
+    if events is not None:
+        raise ValueError(
+            f"the part {name} has event_column={events!r}, but a blend reads sessions and items only: leave it out"
+        )
     for column in _COLUMNS:
         value = getattr(part, column)
         if value not in (defaults[column], shared[column]):

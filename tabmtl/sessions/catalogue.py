@@ -142,8 +142,7 @@ class Growth:
 
     def known(self, sessions: Sessions) -> Sessions:
         """Give new sessions as one sees them who does not know the new items."""
-        past = None if sessions.past is None else self.known(sessions.past)
-        return replace(sessions, items=np.where(sessions.items > self.n_known, UNSEEN_ITEM, sessions.items), past=past)
+        return replace(sessions, items=np.where(sessions.items > self.n_known, UNSEEN_ITEM, sessions.items))
 
 
 def grow_catalogue(

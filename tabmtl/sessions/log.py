@@ -52,8 +52,6 @@ class LogColumns:
         both stay in the order of the rows.
     event : str or None
         Names the kind of the click, where a recommender weighs its targets by it.
-    user : str or None
-        Names the user of the session, where a recommender reads earlier sessions of users.
     """
 
     session: str = "session_id"
@@ -61,7 +59,6 @@ class LogColumns:
     time: str | None = "time"
     order: str | None = None
     event: str | None = None
-    user: str | None = None
 
     def __post_init__(self) -> None:
         for role, name in self.roles.items():
@@ -120,7 +117,7 @@ def read_log(clicks: Any, columns: LogColumns, what: str = "the click log", *, e
             return log
         raise ValueError(f"{what} has no row")
     for role, name in roles.items():
-        if role not in ("event", "user"):  # which may be unknown
+        if role != "event":  # which may be unknown
             _check_whole(log[role], f"the column {name!r} of {what}")
     if columns.order is not None:
         _check_order(log["order"], f"the order column {columns.order!r} of {what}")
@@ -144,12 +141,12 @@ def group_log(
     """Group the clicks that `read_log` has read by session; an error calls its items ``what``.
 
     Sessions are sorted by the time of their last click, if there are times and ``by_time``, then by their first row. A
-    column ``weight`` gives the weights of the clicks, and ``user`` the users of the sessions.
+    column ``weight`` gives the weights of the clicks.
 
     Raises
     ------
     TypeError, ValueError
-        If the items are of another type than the catalogue, or a session has two users.
+        If the items are of another type than the catalogue.
     """
     clicks = log.with_columns(code_items(log["item"], items, what).alias("item")).with_row_index("row")
     has_times = "time" in log.columns
@@ -159,18 +156,12 @@ def group_log(
     clicks = clicks.sort(*last_time, first_row, *within, "row")
     runs = clicks["session"].rle().struct.unnest()
     offsets = offsets_of(runs["len"].to_numpy())
-    users = None
-    if "user" in clicks.columns:
-        users = clicks["user"].gather(offsets[:-1])
-        users = users.cast(pl.String) if users.dtype in (pl.Null, pl.Categorical, pl.Enum) else users
-        _check_users(clicks, users, offsets)
     return Sessions(
         ids=runs["value"].alias("session"),
         offsets=offsets,
         items=clicks["item"].to_numpy(),
         times=clicks["time"].to_numpy() if has_times else None,
         weights=clicks["weight"].to_numpy() if "weight" in clicks.columns else None,
-        users=users,
     )
 
 
@@ -266,20 +257,6 @@ def _check_whole(values: pl.Series, what: str) -> None:
     if holes:
         raise ValueError(
             f"{what} is missing (null, NaN or infinite) in {holes} of {len(values)} rows: drop or fill them"
-        )
-
-
-def _check_users(clicks: pl.DataFrame, users: pl.Series, offsets: np.ndarray) -> None:
-    """Refuse users that are not named by text or whole numbers, and sessions that have two of them."""
-    if family(users.dtype) not in ("text", "whole number"):
-        raise TypeError(f"users must be named by text or whole numbers, got {users.dtype}: cast the user column")
-    owner = np.repeat(np.arange(len(users)), np.diff(offsets))
-    other = clicks["user"].ne_missing(users.gather(owner))
-    if other.any():
-        place = int(other.to_numpy().argmax())
-        found = [users[int(owner[place])], clicks["user"][place]]
-        raise ValueError(
-            f"the session {clicks['session'][place]!r} has the users {found}: a session belongs to one user, or to none"
         )
 
 

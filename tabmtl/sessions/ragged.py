@@ -52,11 +52,6 @@ class Sessions:
         Seconds.
     weights : ndarray of float32, shape (n,), or None
         Weight of each click as a target of training; None where all weigh the same.
-    users : polars.Series of length S, or None
-        User of every session, null where unknown; None where users are not read.
-    past : Sessions or None
-        Clicks of earlier sessions of the same user, which stand before each session. They are read, and belong to no
-        session: no method but `joined` counts them.
 
     Examples
     --------
@@ -73,8 +68,6 @@ class Sessions:
     items: np.ndarray
     times: np.ndarray | None
     weights: np.ndarray | None = None
-    users: pl.Series | None = None
-    past: Sessions | None = None
 
     group: ClassVar[Ranks] = ALONE  # who has them
 
@@ -203,31 +196,13 @@ class Sessions:
 
     def recoded(self, code: np.ndarray) -> Sessions:
         """Replace the codes of items by ``code`` (N + 1,)."""
-        return replace(self, items=code[self.items], past=None if self.past is None else self.past.recoded(code))
-
-    def joined(self) -> tuple[Sessions, Sessions]:
-        """Put the past clicks before those of each session; give the same sessions with ages in place of items.
-
-        An own click has the age 0, the newest past click of a session the age 1, and so on.
-        """
-        if self.past is None:
-            return self, replace(self, items=np.zeros_like(self.items))
-        lengths, own = self.past.lengths, self.lengths
-        offsets = offsets_of(lengths + own)
-        here, there = ranges(offsets[:-1] + lengths, own), ranges(offsets[:-1], lengths)
-        items, ages = np.zeros(offsets[-1], dtype=np.int32), np.zeros(offsets[-1], dtype=np.int32)
-        items[here], items[there] = self.items, self.past.items
-        ages[there] = np.repeat(lengths, lengths) - ranges(0, lengths)
-        joined = Sessions(ids=self.ids, offsets=offsets, items=items, times=None)
-        return joined, replace(joined, items=ages)
+        return replace(self, items=code[self.items])
 
     def _ragged(self, owner: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Sessions:
         """Make sessions of ranges of these clicks."""
         return Sessions(
             ids=self.ids.gather(owner),
             offsets=offsets_of(lengths),
-            users=None if self.users is None else self.users.gather(owner),
-            past=None if self.past is None else self.past.take(owner),
             **self._of_clicks(ranges(starts, lengths)),
         )
 

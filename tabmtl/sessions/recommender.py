@@ -207,7 +207,6 @@ class Recommender(SavableEstimator):
         if clicks_val is not None:
             valid = read_sessions(clicks_val, columns_of(vars(self)), catalogue.ids, VALIDATION_LOG)
             warn_of_leaks(sessions, valid)
-        sessions, valid = self._recall(sessions, valid, goes_on)
         yield sessions, catalogue, valid, growth
 
     @at_once
@@ -361,10 +360,6 @@ class Recommender(SavableEstimator):
             return Learning(model=self).fit(sessions, catalogue, valid)
         return Learning(model=self).go_on(sessions, catalogue, valid, growth)
 
-    def _recall(self, sessions: Sessions, valid: Sessions | None, goes_on: bool) -> tuple[Sessions, Sessions | None]:
-        """Give the sessions of fit, and those to validate on, what they read of earlier ones."""
-        return sessions, valid
-
     def _clicks_read(self, sessions: Sessions) -> Sessions:
         """Give the clicks whose items are the session's own."""
         return sessions
@@ -506,5 +501,4 @@ class Recommender(SavableEstimator):
 
 def columns_of(params: Mapping[str, Any]) -> LogColumns:
     """Give the columns of the log that a recommender with these parameters reads."""
-    columns = {role: params[f"{role}_column"] for role in ("session", "item", "time", "order")}
-    return LogColumns(**columns, user=params.get("user_column"))
+    return LogColumns(**{role: params[f"{role}_column"] for role in ("session", "item", "time", "order")})

@@ -268,7 +268,7 @@ class _Reader:
         return self._dataclass(kind, dict(fact), path, sizes)
 
     def _dataclass(self, cls: Any, facts: dict[str, Any], path: str, sizes: dict[str, int]) -> Any:
-        values = {}
+        values, facts = {}, getattr(cls, "of_before", dict)(facts)
         for attribute, hint in _hints(cls).items():
             name = attribute.strip("_")
             if name not in facts and name in getattr(cls, "later_fields", ()):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -21,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tabmtl.params import check_count
 from tabmtl.schema import warn_user
+from tabmtl.storage.atomic import locked
 from tabmtl.tuning.trial import ENDED, FAILURE, SCORES, Objective, name_numbers
 
 #: Whether `run_study` is at work in this thread: only then are trials begun with a heartbeat.
@@ -30,6 +29,7 @@ at_work = ContextVar("at_work", default=False)
 _FACTS, _SOUGHT = "tabmtl:facts", "tabmtl:sought"
 _LOCK_TIMEOUT = 60.0  # seconds that a process waits while others write to the file
 _MAX_RETRIES = 2  # a trial that kills its worker every time would kill all workers
+_DAMAGED = ("SQLITE_ERROR", "SQLITE_NOTADB", "SQLITE_CORRUPT")  # of a file without Optuna's tables
 
 
 def open_study(
@@ -149,18 +149,27 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def storage_errors(storage: str) -> Iterator[None]:
-    """Turn an error of a storage that is locked, full, read-only or out of reach into an OSError with the cure."""
+    """Turn an error of a storage that is locked, full, read-only or out of reach into an OSError with the cure.
+
+    That of an SQLite file without studies, or with others than Optuna has written, becomes a ValueError.
+    """
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (AssertionError, StorageInternalError, SQLAlchemyError, sqlite3.OperationalError) as error:
+    except (AssertionError, StorageInternalError, SQLAlchemyError) as error:
         # Optuna fails an assertion after it failed to store a trial, and hides the reason behind an error of its own
         cause = error.__context__ if isinstance(error, AssertionError) else error
         cause = cause.__cause__ if isinstance(cause, StorageInternalError) else cause
-        if not isinstance(cause, SQLAlchemyError | sqlite3.OperationalError):
+        if not isinstance(cause, SQLAlchemyError):
             raise
-        reason = " ".join(str(getattr(cause, "orig", cause)).split())
+        orig = getattr(cause, "orig", cause)
+        reason = " ".join(str(orig).split())
+        if getattr(orig, "sqlite_errorname", None) in _DAMAGED:
+            raise ValueError(
+                f"{storage} holds no studies ({reason}): it is damaged, a file of another program, or a journal of "
+                "tabmtl 0.1.0; name another file, or a copy from before"
+            ) from error
         raise OSError(
             f"{storage} cannot be read or written: {reason}. Its content is kept: make sure that it is in reach, "
             "writable, unlocked and has room on its disk, and go on"
@@ -187,18 +196,10 @@ def retry(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 class _Database(RDBStorage):
-    """Database that takes every trial from its queue once, and in which `run_study` loses none.
+    """Database that takes every trial from its queue once, and in which `run_study` loses none of them.
 
     Optuna gives a trial its first heartbeat after its sampler has run: a worker that dies before that is never noticed.
     """
-
-    def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
-        from optuna.storages._rdb.models import TrialHeartbeatModel
-
-        trial = super()._get_prepared_new_trial(study_id, template_trial, session)
-        if template_trial is None and at_work.get():
-            session.add(TrialHeartbeatModel(trial_id=trial.trial_id))
-        return trial
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         from sqlalchemy import text
@@ -208,27 +209,6 @@ class _Database(RDBStorage):
         if self.engine.name == "sqlite":  # has no SELECT ... FOR UPDATE: lock before the state is read
             self.scoped_session().execute(text("BEGIN IMMEDIATE"))
         return super().set_trial_state_values(trial_id, state, values)
-
-    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        self._mend_future(study_id)
-        return super()._get_stale_trial_ids(study_id)
-
-    def _mend_future(self, study_id: int) -> None:
-        """Move signs of life from the future to now: once the clock was set back, they would not grow old."""
-        from optuna.storages._rdb.models import TrialHeartbeatModel, TrialModel
-        from sqlalchemy import func, select
-
-        grace = timedelta(seconds=self.grace_period or 0)
-        trials = select(TrialModel.number, TrialHeartbeatModel).join(TrialHeartbeatModel.trial)
-        trials = trials.where(TrialModel.study_id == study_id, TrialModel.state == TrialState.RUNNING)
-        with self.scoped_session.session_factory.begin() as session:
-            now = session.scalars(select(func.now())).one().replace(tzinfo=None)
-            for number, sign in session.execute(trials.where(TrialHeartbeatModel.heartbeat > now + grace)).all():
-                ahead, sign.heartbeat = sign.heartbeat - now, now
-                warn_user(
-                    f"trial {number} gave its last sign of life {ahead} ahead of the clock, which was set back: unless "
-                    f"its worker gives another within {self.grace_period} s, it is put in the queue again"
-                )
 
     def record_heartbeat(self, trial_id: int) -> None:
         """Give a sign of life; if that fails, the next one may not."""
@@ -309,62 +289,28 @@ def _show(storage: str | Path | BaseStorage) -> str:
 
 
 def _open_database(storage: str | Path, grace_period: int) -> RDBStorage:
+    """Open a database; of files, only a new or an empty one gets tables."""
     from sqlalchemy.engine import URL
 
     options: dict[str, Any] = {"pool_pre_ping": True}
-    if not _is_url(storage):
-        _prepare_file(Path(storage))
-        storage = URL.create("sqlite", database=str(storage)).render_as_string()
-    if storage.startswith("sqlite"):
+    path = None if _is_url(storage) else Path(storage)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        storage = URL.create("sqlite", database=str(path)).render_as_string()
+    if str(storage).startswith("sqlite"):
         options["connect_args"] = {"timeout": _LOCK_TIMEOUT}
-    url = _with_driver(storage)
-    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning), _undamaged(_show(storage)):
+    url = _with_driver(str(storage))
+    # Optuna makes the tables of a file one by one, and fails if two workers do that
+    alone = nullcontext() if path is None else locked(path.parent)
+    with alone, warnings.catch_warnings(action="ignore", category=ExperimentalWarning), _undamaged(_show(storage)):
         return _Database(
             url,
             engine_kwargs=options,
             heartbeat_interval=max(1, grace_period // 3),
             grace_period=grace_period,
             heartbeat_stale_trial_callback=retry,
+            skip_table_creation=bool(path and path.exists() and path.stat().st_size),
         )
-
-
-def _prepare_file(path: Path) -> None:
-    """Make the tables of a new file in one step: Optuna makes them one by one, and fails if two workers do that.
-
-    Raises
-    ------
-    ValueError
-        If the file is not a database, or is one of another program.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(path, timeout=_LOCK_TIMEOUT, isolation_level=None)) as file:
-        try:
-            tables = _tables(file)
-            if not tables:
-                file.execute("BEGIN IMMEDIATE")
-                for statement in [] if _tables(file) else _schema():
-                    file.execute(statement)
-                file.commit()
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            raise ValueError(
-                f"{path} holds no studies, as it is no SQLite file, or a damaged one; journals of tabmtl 0.1.0 are no "
-                "longer read: name another file, or a copy from before"
-            ) from error
-    if tables and "studies" not in tables:
-        raise ValueError(f"{path} holds no studies but the tables {tables[:3]} of another program: name another file")
-
-
-def _tables(file: sqlite3.Connection) -> list[str]:
-    return [name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-
-
-def _schema() -> list[str]:
-    """Return the statements that make Optuna's tables."""
-    with closing(sqlite3.connect(":memory:")) as memory:
-        RDBStorage("sqlite://", engine_kwargs={"creator": lambda: memory})
-        return list(memory.iterdump())[1:-1]  # without BEGIN and COMMIT
 
 
 def _with_driver(url: str) -> str:

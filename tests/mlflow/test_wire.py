@@ -327,20 +327,6 @@ def test_clicks_that_do_not_fit_are_named(untyped, clicks, changes, params, said
         assert (status, said in message) == (400, True), message
 
 
-@pytest.mark.parametrize("dtype", [pl.Int64, pl.String], ids=str)
-def test_users_come_with_the_clicks(serve, clicks, dtype):
-    user = (pl.col("session_id") % 40).cast(dtype).alias("user")
-    estimator = recommenders.tiny("M2TRec", user_column="user", epochs=1)
-    estimator.fit(recommenders.TRAIN.with_columns(user), items=recommenders.ITEMS)
-    rows = clicks.with_columns(user, pl.col("time").dt.to_string("iso:strict"))
-    served = serve(estimator)
-    for name in FORMATS:
-        status, found = invoke(served, *bodies(rows.to_dicts())[name])
-        assert status == 200
-        expected = estimator.recommend(clicks.with_columns(user))
-        assert [row["item_id"] for row in found] == expected["item_id"].to_list()
-
-
 def test_the_view_of_clicks_fits_models_without_an_example(untyped, clicks):
     found = untyped.predict(pandas_view(clicks, untyped.metadata.signature), params={"k": 2})
     assert found["item_id"].tolist() == untyped.get_raw_model().recommend(clicks, k=2)["item_id"].to_list()

@@ -127,18 +127,6 @@ def test_a_study_whose_maker_was_killed_is_completed():
     assert stop_after >= 4
 
 
-def test_a_file_whose_maker_was_killed_is_completed(monkeypatch):
-    def half():
-        return [*real()[:5], "DROP TABLE what_is_not_there"]
-
-    real = studies._schema
-    with monkeypatch.context() as patch:
-        patch.setattr(studies, "_schema", half)
-        with pytest.raises(OSError, match="what_is_not_there"):
-            open_study("s", quick(), storage="j")
-    run_study(open_study("s", quick(), storage="j"), quick(), n_trials=2)
-
-
 def make_and_run(barrier) -> None:
     barrier.wait()
     run_study(open_study("s", quick(), storage="j"), quick(), n_trials=6)
@@ -180,11 +168,10 @@ def make_another_database(file: Path) -> None:
         other.execute("CREATE TABLE experiments (name)")
 
 
-JOURNAL = "no SQLite file, or a damaged one; journals of tabmtl 0.1.0 are no longer read"
 OTHERS = [
-    (lambda file: file.write_bytes(b'{"op_code":0,"worker_id":"1"}\n'), f".*{JOURNAL}.*name another file"),
-    (lambda file: file.write_bytes(b"\x00\x01" * 999), ".*no SQLite file.*name another file"),
-    (make_another_database, r" but the tables \['experiments'\]"),
+    (lambda file: file.write_bytes(b'{"op_code":0,"worker_id":"1"}\n'), "file is not a database"),
+    (lambda file: file.write_bytes(b"\x00\x01" * 999), "file is not a database"),
+    (make_another_database, "no such table"),
 ]
 
 
@@ -193,7 +180,7 @@ def test_a_file_of_something_else_is_left_alone(make, message):
     make(Path("j"))
     content = Path("j").read_bytes()
     for goal in (quick(), None):
-        with pytest.raises(ValueError, match=f"j holds no studies{message}"):
+        with pytest.raises(ValueError, match=rf"j holds no studies \({message}.*another program.*name another file"):
             open_study("s", goal, storage="j")
     assert Path("j").read_bytes() == content
 

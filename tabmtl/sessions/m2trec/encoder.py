@@ -21,9 +21,6 @@ Pooling = Literal["mean", "last", "mean+last", "items"]
 _LEFT_OUT = 0.5  # share of the training queries without the directed path: they keep the anchor good by itself
 
 
-_PAST = -2.0  # what a click of an earlier session starts with in the anchor's softmax, where an own click has 0
-
-
 class SessionEncoder(nn.Module):
     """A pre-norm transformer and a pooling.
 
@@ -40,10 +37,6 @@ class SessionEncoder(nn.Module):
     clicked ones. By it alone, b follows a as much as a follows b. The second part, with ``directed`` only, is a
     directed path: W_h is 0 at the start, and training leaves the path out for a random half of the queries. Its
     strength s, 1 in training, may be set to less afterwards.
-
-    With ``user_column``, clicks of the user's earlier sessions stand before the own ones. The a-th newest of them adds
-    a learned vector of its age a to the input, and to w·H_j a learned number, -2 at the start. Ages count from the
-    start of the session, so that they are the same in all its prefixes.
 
     An example of its own for every prefix needs no causal attention: with ``training="per_prefix"`` a click looks at
     later ones too, with biases of their own for distances below 0. Only whole sessions can be read then.
@@ -67,8 +60,7 @@ class SessionEncoder(nn.Module):
 
     def __init__(self, d_model: int, options: Any) -> None:
         super().__init__()
-        n_past = 0 if options.user_column is None else options.user_clicks
-        dropout, max_length = options.dropout, options.max_length + n_past
+        dropout, max_length = options.dropout, options.max_length
         self.is_causal = options.training == "per_session"
         self.pooling: Pooling = options.pooling
         self.layers = nn.ModuleList(
@@ -81,10 +73,6 @@ class SessionEncoder(nn.Module):
         self.item_dropout = Dropout(options.item_dropout)
         places = torch.arange(max_length)
         self.register_buffer("distance", places[None, :] - places[:, None], persistent=False)
-        self.age = nn.Embedding(n_past + 1, d_model, padding_idx=0) if n_past else None
-        self.weigh_age = None
-        if self.age is not None:
-            nn.init.zeros_(self.age.weight)
         self.width = 2 * d_model if self.pooling == "mean+last" else d_model
         self.direct, self.strength, self.left_out = None, 1.0, _LEFT_OUT
         if self.pooling != "items":
@@ -92,17 +80,11 @@ class SessionEncoder(nn.Module):
             return
         self.weigh = nn.Linear(d_model, 1, bias=False)
         self.weigh_distance = nn.Parameter(torch.zeros(max_length))
-        if self.age is not None:
-            self.weigh_age = nn.Embedding(n_past + 1, 1, padding_idx=0)
-            with torch.no_grad():
-                self.weigh_age.weight[1:] = _PAST
         if options.directed:
             self.direct = nn.Linear(d_model, d_model, bias=False)
             nn.init.zeros_(self.direct.weight)
 
-    def forward(
-        self, items: Tensor, lengths: Tensor, ages: Tensor | None = None, *, all_prefixes: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, items: Tensor, lengths: Tensor, *, all_prefixes: bool = False) -> tuple[Tensor, Tensor]:
         """Encode sessions.
 
         Parameters
@@ -111,9 +93,6 @@ class SessionEncoder(nn.Module):
             Vectors of the clicked items, newest first; those behind ``lengths`` are ignored.
         lengths : Tensor of shape (B,)
             At least 1.
-        ages : Tensor of shape (B, L), optional
-            1, 2, ... for the newest click of earlier sessions, the one before it, and so on; 0 for own clicks. None
-            where there are only these.
         all_prefixes : bool, default=False
             Compute the query of every prefix, (B, L, d), at place i for the session without its last i clicks;
             otherwise that of the whole sessions only, (B, d).
@@ -129,8 +108,6 @@ class SessionEncoder(nn.Module):
         items = self.item_dropout(items)
         last_only = self.pooling == "last" and not all_prefixes
         x = items * items.shape[-1] ** 0.5  # items have about length 1, layers expect entries of about 1
-        if self.age is not None and ages is not None:
-            x = x + self.age(ages)
         padding = self._padding(lengths, n)
         for number, layer in enumerate(self.layers):
             first = 1 if last_only and number == len(self.layers) - 1 else n
@@ -139,7 +116,7 @@ class SessionEncoder(nn.Module):
         states = self.norm(x)
         last = states if all_prefixes else states[:, 0]
         if self.pooling == "items":
-            anchor = self._weighted_items(states, items, padding, ages, all_prefixes=all_prefixes)
+            anchor = self._weighted_items(states, items, padding, all_prefixes=all_prefixes)
             return anchor if self.direct is None else anchor + self._directed_part(last), last
         if self.pooling != "last":
             mean = self._mean(states, lengths, all_prefixes=all_prefixes)
@@ -183,15 +160,11 @@ class SessionEncoder(nn.Module):
         with torch.no_grad():
             self.direct.weight.mul_(factor)
 
-    def _weighted_items(
-        self, states: Tensor, items: Tensor, padding: Tensor | None, ages: Tensor | None, *, all_prefixes: bool
-    ) -> Tensor:
+    def _weighted_items(self, states: Tensor, items: Tensor, padding: Tensor | None, *, all_prefixes: bool) -> Tensor:
         n = states.shape[1]
         scores = at_least_float32(self.weigh(states))[:, None, :, 0] + _by_distance(
             self.weigh_distance, self.distance[:n, :n]
         )
-        if self.weigh_age is not None and ages is not None:
-            scores = scores + at_least_float32(self.weigh_age(ages))[:, None, :, 0]
         if padding is not None:
             scores = scores + padding[:, 0]
         if not all_prefixes:

@@ -48,7 +48,6 @@ from tabmtl.sessions.m2trec.new_items import NewItems, check_new_item_share, rep
 from tabmtl.sessions.m2trec.stored import stored_log
 from tabmtl.sessions.m2trec.tower import FIELD_WIDTH
 from tabmtl.sessions.m2trec.training import ExampleMode
-from tabmtl.sessions.m2trec.users import UserClicks
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import bucket_masks, top_k
 from tabmtl.sessions.recommender import VALIDATION_LOG, Recommender, SessionState, columns_of
@@ -92,14 +91,13 @@ class M2TRecState(TrainedState, SessionState):
     _items: KnownItems
     _new_items: NewItems
     _categories: tuple[ItemCategories, ...]
-    _users: UserClicks | None
     n_distinct_metadata_: int | None
     oracle_ceiling_: dict[str, float] | None
     new_item_report_: pl.DataFrame
     directed_strength_: float | None
 
     #: Fields of earlier releases; a file may have them, if they hold nothing.
-    gone_fields: ClassVar[tuple[str, ...]] = ("optimizer",)
+    gone_fields: ClassVar[tuple[str, ...]] = ("optimizer", "users")
 
     def __post_init__(self) -> None:
         if not ((self._coder is None) == (self._items.features is None) == (self._items.row is None)):
@@ -197,13 +195,6 @@ class M2TRec(TrainedEstimator, Recommender):
     event_weights : mapping of str to float, optional
         Weights of events. The loss of a predicted click is multiplied by the weight of its event, and divided by the
         mean weight. Other events, and missing ones, weigh 1. Clicks of weight 0 are read, but not predicted.
-    user_column : str, optional
-        Column of the log with the user of each session, as text or whole numbers; null if unknown. The last clicks of
-        the user's earlier sessions then stand before the session, with their own age. An earlier session is one that
-        ended before this one began. Every log must have the column, and a ``time_column``. The fitted model and its
-        file keep the names and last clicks of all users.
-    user_clicks : int, default=10
-        Number of clicks of earlier sessions that are read.
     min_frequency : int, default=1
         Number of items that a level of a category or tag needs. Rarer levels count as unseen.
     training : {"per_session", "per_prefix"}, default="per_session"
@@ -232,10 +223,9 @@ class M2TRec(TrainedEstimator, Recommender):
     max_length : int, default=50
         Number of newest clicks of a session that are read; at most 10 000.
     new_item_share : "auto" or float, default="auto"
-        Clicks of an item that `add_items` adds, in relation to the mean clicked item. ``"auto"`` looks at the items
-        that first appear in the log of fit. Without times, or with too few such items, it is 2/3, which had the best
-        recall on three logs (docs/lab.md, "New items"). Items without clicks that the item table of fit lists have a
-        share of their own: see :mod:`tabmtl.sessions.m2trec.new_items`.
+        Clicks of an item without training clicks, which `add_items` adds or the item table of fit lists, in relation to
+        the mean clicked item. ``"auto"`` looks at the items that first appear in the log of fit. Without times, or with
+        too few such items, it is 2/3, which had the best recall on three logs (docs/lab.md, "New items").
     max_new_share : float in (0, 1), optional
         Largest share of the first 20 places that items without training clicks may have, on average over sessions set
         aside. Their scores are lowered until this holds.
@@ -258,11 +248,10 @@ class M2TRec(TrainedEstimator, Recommender):
         ``clicks_val``, most likely. Without such sessions, see ``directed``. Only with ``directed=True`` and
         ``pooling="items"``.
     new_item_report_ : polars.DataFrame
-        Worth of new items, on sessions set aside. One row each for ``"virtual"`` items, clicked ones whose own vectors
-        are taken away, a tenth at a time; ``"listed"`` items, in the item table of fit but without training clicks; and
-        ``"added"`` items, added since or to be added. Columns: ``n_items``; ``share``, clicks in relation to the mean
-        clicked item; ``offset`` of the scores; ``mass``, the mean probability; ``clicks``, the share of the next
-        clicks; ``places``, the share of the first 20 places; and ``recall@20``.
+        Worth of items without training clicks, on sessions set aside, in one row: ``n_items``; ``share``, clicks in
+        relation to the mean clicked item; ``offset`` of the scores; ``mass``, the mean probability; ``places``, the
+        share of the first 20 places; ``clicks``, the share of the next clicks when the model was fitted; and
+        ``recall@20`` of clicked items whose own vectors are taken away, a tenth at a time.
     approximate_recall_ : float
         Share of the exact recommendations that the last ``recommend(approximate=True)`` found.
 
@@ -298,8 +287,6 @@ class M2TRec(TrainedEstimator, Recommender):
     category_weight: Annotated[float | Sequence[float], check_weights] = 0.1
     event_column: Column | None = None
     event_weights: Annotated[Mapping[str, float] | None, check_event_weights] = None
-    user_column: Column | None = None
-    user_clicks: CountOrZero = 10
     min_frequency: Count = 1
     training: ExampleMode = "per_session"
     n_negatives: Count | None = 4096
@@ -326,6 +313,8 @@ class M2TRec(TrainedEstimator, Recommender):
         "popularity": {"choices": (False, True)},
     }
 
+    #: Parameters of earlier releases; a file may have them, if they have these defaults.
+    gone_params: ClassVar[dict[str, Any]] = TrainedEstimator.gone_params | {"user_column": None, "user_clicks": 10}
     _log_scale: ClassVar[bool] = True
     _reads_metadata: ClassVar[bool] = True
     _reads_shards: ClassVar[bool] = True
@@ -334,12 +323,11 @@ class M2TRec(TrainedEstimator, Recommender):
     _items = FromFitted("items")
     _new_items = FromFitted("new_items")
     _categories = FromFitted("categories")
-    _users = FromFitted("users")
     _kept_apart: ClassVar[tuple[str, ...]] = ("text_encoder",)
     _learned_by: ClassVar[tuple[str, ...]] = (
         *("categories", "category_weight", "categorical_features", "text_features", "id_mode", "item_tower", "d_model"),
         *("n_layers", "n_heads", "pooling", "directed", "hierarchy", "popularity", "training", "max_length"),
-        *("temperature", "user_column", "user_clicks"),
+        "temperature",
     )
 
     @classmethod
@@ -645,10 +633,6 @@ class M2TRec(TrainedEstimator, Recommender):
                 "hierarchy=True feeds predicted categories back, but none is predicted: name columns in categories, "
                 "with a category_weight above 0"
             )
-        if self.user_column is not None and self.time_column is None:
-            raise ValueError(
-                "user_column needs a time_column: only sessions that ended before may stand before another"
-            )
         if self.event_weights and self.event_column is None:
             given = f"event_weights={self.event_weights!r}"
             raise ValueError(f"{given} needs the column that names events: give event_column")
@@ -684,11 +668,6 @@ class M2TRec(TrainedEstimator, Recommender):
             return
         group = current()
         check_params(self, group)
-        if self.user_column is not None:
-            raise NotImplementedError(
-                f"user_column={self.user_column!r} joins sessions that lie apart in Shards: give the log as a frame, "
-                "or say user_column=None"
-            )
         self._check_interrupt(group)
         columns = replace(columns_of(vars(self)), event=self.event_column if self.event_weights else None)
         with ExitStack() as stack:
@@ -706,14 +685,6 @@ class M2TRec(TrainedEstimator, Recommender):
                 warn_of_unknown(valid)
             yield log.sessions(catalogue.ids), catalogue, valid, None
 
-    def _recall(self, sessions: Sessions, valid: Sessions | None, goes_on: bool) -> tuple[Sessions, Sessions | None]:
-        if sessions.users is None:
-            return sessions, valid
-        clicks = UserClicks.of(sessions, self._users if goes_on else None, all_new=True)
-        if valid is not None:
-            valid = UserClicks.of(valid, clicks).precede(valid, self.user_clicks)
-        return clicks.precede(sessions, self.user_clicks), valid
-
     def _learn(
         self, sessions: Any, catalogue: Catalogue, valid: Sessions | None, growth: Growth | None = None
     ) -> dict[str, Any]:
@@ -722,12 +693,6 @@ class M2TRec(TrainedEstimator, Recommender):
         return GoingOn(sessions, catalogue, valid, self, growth).run()
 
     # answers
-
-    def _read_log(self, clicks: Any, what: str = "the click log", *, asked: bool = False) -> Sessions:
-        read = super()._read_log(clicks, what, asked=asked)
-        if self._users is None or read.users is None:
-            return read
-        return UserClicks.of(read, self._users).precede(read, self._fitted_params["user_clicks"])
 
     def _clicks_read(self, sessions: Sessions) -> Sessions:
         return sessions.last(self._fitted_params["max_length"])
@@ -763,8 +728,3 @@ class M2TRec(TrainedEstimator, Recommender):
         network, device = self.fitted_network()
         with threads(self.n_jobs, network):
             yield self._fitted.index(device, self._repeats)
-
-    @property
-    def user_ids_(self) -> pl.Series | None:
-        """The users whose earlier clicks stand before their sessions; None unless ``user_clicks`` asks for them."""
-        return None if self._users is None else self._users.ids

@@ -14,7 +14,6 @@ from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.new_items import NewItems
-from tabmtl.sessions.m2trec.users import UserClicks
 from tabmtl.sessions.repeats import RepeatWeights
 from tabmtl.training.weights import TrainedNetwork, load_weights
 
@@ -32,15 +31,12 @@ class FittedM2TRec(TrainedNetwork):
     items : KnownItems
     categories : tuple of ItemCategories
         Columns of categories and tags of the item table.
-    users : UserClicks or None
-        Last clicks of users, if they are read.
     new_items : NewItems
     """
 
     coder: ItemCoder | None
     items: KnownItems
     categories: tuple[ItemCategories, ...]
-    users: UserClicks | None
     new_items: NewItems
 
     def index(self, device: torch.device, repeats: RepeatWeights, before: torch.Tensor | None = None) -> ItemIndex:

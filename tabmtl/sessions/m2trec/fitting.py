@@ -28,7 +28,6 @@ from tabmtl.sessions.m2trec.new_items import (
 )
 from tabmtl.sessions.m2trec.stored import StoredSessions
 from tabmtl.sessions.m2trec.training import Examples, Feed, SessionLoop
-from tabmtl.sessions.m2trec.users import UserClicks
 from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.m2trec.windows import WindowExamples
 from tabmtl.sessions.ragged import AnySessions, Sessions
@@ -152,8 +151,8 @@ class Fitting:
                 )
                 attributes |= self._set_strength(network, validation)
                 attributes |= trained_attributes(trained.history, trained.best.epoch)
-                hidden = NewItems.hidden(len(self.catalogue))  # until they are measured
-                index = ItemIndex(network, loop.items, options, *hidden.values(known))
+                hidden = NewItems.hidden().values(known)  # until they are measured
+                index = ItemIndex(network, loop.items, options, *hidden)
                 index.repeats = self._learn_repeats(index)
                 new, report = self._measure_new_items(index)
         fitted = FittedM2TRec.of(
@@ -162,16 +161,9 @@ class Fitting:
             coder=self.coder,
             items=known,
             categories=self._read_categories(),
-            users=self._read_users(),
             new_items=new,
         )
         return attributes | {"_repeats": index.repeats, "new_item_report_": report, "_fitted": fitted.with_index(index)}
-
-    def _read_users(self) -> UserClicks | None:
-        """Keep the last clicks of users, if they are read."""
-        if not isinstance(self.log, Sessions) or self.log.users is None:
-            return None
-        return UserClicks.of(self.log).newest(self.options.user_clicks)
 
     def _look_at_metadata(self) -> dict[str, Any]:
         """Warn if metadata cannot tell the items apart, and return the fitted attributes that say how well it does."""
@@ -243,14 +235,14 @@ class Fitting:
             _, judged = self.log.set_newest_aside(options.validation_fraction)
         if judged is None or not np.append(0, known.clicks)[judged.next_clicks()].any():
             judged = self.train.sample
-        launch = options.new_item_share
-        if isinstance(launch, str):
-            launch = share_of_births(self.train, len(self.catalogue))
+        share = options.new_item_share
+        if isinstance(share, str):
+            share = share_of_births(self.train, len(self.catalogue))
 
         def measure() -> tuple[dict[str, Any], pl.DataFrame]:
-            new, virtual = measure_new_items(index.scores_by, known, judged, launch)
+            new, facts = measure_new_items(index.scores_by, known, judged, share)
             new = new.capped(index.scores_by, known, options.max_new_share)
-            report = report_new_items(index.scores_by, known, new, virtual)
+            report = report_new_items(index.scores_by, known, new, facts)
             warn_of_equals(known, known.clicks == 0, "listed")
             return vars(new), report
 

@@ -15,7 +15,6 @@ from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.new_items import NewItems, report_new_items, warn_of_equals
-from tabmtl.sessions.m2trec.users import UserClicks
 from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.repeats import RepeatWeights
@@ -94,7 +93,7 @@ class GoingOn(Fitting):
             return self._repeats_on(self._taught.at_least(2), index)
         if known != RepeatWeights():
             return known
-        hidden = NewItems.hidden(self.growth.n_known).values(self.before.items)
+        hidden = NewItems.hidden().values(self.before.items)
         before = self.before.index(index.unit_vectors.device, known).revalued(*hidden)
         return self._repeats_on(self.growth.known(self._new.at_least(2)), before)
 
@@ -112,11 +111,6 @@ class GoingOn(Fitting):
             return ()
         before = self.before.categories
         return tuple(each.extended(self._metadata[each.name]).counting(self._new) for each in before)
-
-    def _read_users(self) -> UserClicks | None:
-        if self._new.users is None:
-            return None
-        return UserClicks.of(self._new, self.before.users, all_new=True).newest(self.options.user_clicks)
 
     def run(self) -> dict[str, Any]:
         """Train, and return the fitted attributes by name; a pass adds its line to ``history_``."""

@@ -80,7 +80,6 @@ class ItemIndex:
         self.items = items
         self.unit_of = items.known.unit_of
         self.max_length = options.max_length
-        self.longest = len(network.encoder.distance)
         if before is None:
             self.unit_vectors = _vectors_of(network, items)
         else:
@@ -126,23 +125,22 @@ class ItemIndex:
         A session without a click is read as one click on an unknown item. Where there is no metadata, a session without
         a known item is answered by popularity.
         """
-        sessions, ages = sessions.last(self.max_length).joined()
+        sessions = sessions.last(self.max_length)
         lengths = np.maximum(sessions.lengths, 1)
         device = self.unit_vectors.device
         found = self.unit_vectors.new_ones(len(sessions), len(self.matrix))
         self.network.eval()
         for block in blocks_of(lengths, _SESSIONS_AT_A_TIME):
-            codes, age = (part.take(block).padded(newest_first=True) for part in (sessions, ages))
-            width = min(8 * -(-codes.shape[1] // 8), self.longest)
+            codes = sessions.take(block).padded(newest_first=True)
+            width = min(8 * -(-codes.shape[1] // 8), self.max_length)
             rows = 8 * -(-len(block) // 8)  # matrix kernels round otherwise for fewer rows
-            units, aged = np.zeros((2, rows, width), dtype=np.int64)
+            units = np.zeros((rows, width), dtype=np.int64)
             units[: len(block), : codes.shape[1]] = self.unit_of[codes]
-            aged[: len(block), : codes.shape[1]] = age
             read = np.ones(rows, dtype=np.int64)
             read[: len(block)] = lengths[block]
             with torch.no_grad():
                 clicked = self.unit_vectors[torch.from_numpy(units).to(device)]
-                queries, _ = self.network(clicked, *(torch.from_numpy(part).to(device) for part in (read, aged)))
+                queries, _ = self.network(clicked, torch.from_numpy(read).to(device))
             found[torch.from_numpy(block).to(device), :-1] = queries[: len(block)]
         if self.items.features is None:
             lost = torch.from_numpy(sessions.without_unseen().lengths == 0).to(device)

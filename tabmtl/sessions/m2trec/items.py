@@ -108,7 +108,7 @@ class KnownItems:
             popularity=tensor(popularity),
         )
 
-    def bias(self, share: np.ndarray, base: float) -> np.ndarray:
+    def bias(self, share: float, base: float) -> np.ndarray:
         """Compute the term of every item's score that is the same in all sessions, (N,).
 
         It is 0, and ``base + log(share)`` for an item without clicks. A shared unit divides its probability among its
@@ -117,7 +117,7 @@ class KnownItems:
 
         Parameters
         ----------
-        share : ndarray of float64, shape (N,)
+        share : float
             Clicks that an item without any is credited with, in relation to the mean clicked item; 0 hides it.
         base : float
             Added to the scores of items without clicks that share no unit.

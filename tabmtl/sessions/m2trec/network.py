@@ -123,9 +123,7 @@ class M2TRecNetwork(nn.Module):
         vectors = at_least_float32(vectors) if self.temperature is None else unit_length(vectors)
         return torch.cat([vectors, items.popularity[units, None]], dim=1)
 
-    def forward(
-        self, clicked: Tensor, lengths: Tensor, ages: Tensor | None = None, *, all_prefixes: bool = False
-    ) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, clicked: Tensor, lengths: Tensor, *, all_prefixes: bool = False) -> tuple[Tensor, list[Tensor]]:
         """Compute queries and category scores of sessions.
 
         Parameters
@@ -133,11 +131,8 @@ class M2TRecNetwork(nn.Module):
         clicked : Tensor of shape (B, L, d + 1)
             Vectors of the clicked items, newest first.
         lengths : Tensor of shape (B,)
-        ages : Tensor of shape (B, L), optional
-            Ages of clicks of earlier sessions; see `SessionEncoder.forward`.
         all_prefixes : bool, default=False
-            Read every prefix, one query each, place by place; not only the whole sessions. Clicks of earlier sessions
-            have no query.
+            Read every prefix, one query each, place by place; not only the whole sessions.
 
         Returns
         -------
@@ -145,10 +140,9 @@ class M2TRecNetwork(nn.Module):
             Their inner products with vectors are the scores.
         categories : list of Tensor (P, n codes)
         """
-        queries, summaries = self.encoder(clicked[..., :-1], lengths, ages, all_prefixes=all_prefixes)
+        queries, summaries = self.encoder(clicked[..., :-1], lengths, all_prefixes=all_prefixes)
         if all_prefixes:
             inside = torch.arange(clicked.shape[1], device=lengths.device) < lengths[:, None]
-            inside = inside if ages is None else inside & (ages == 0)
             queries, summaries = queries[inside], summaries[inside]
         categories = [head(summaries) for head in self.heads]
         if self.project is not None and self.join is not None:

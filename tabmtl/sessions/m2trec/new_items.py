@@ -9,10 +9,9 @@ a and d_0 say how much vectors of metadata tell, and need no new item: take the 
 items away, and maximise the likelihood of the next clicks of set-aside sessions. The probability of that tenth is then,
 on average, its share of the clicks. Ten tenths have the same two numbers.
 
-Items that join after fit are launches. Those that the table of fit lists and nobody clicked may be dead stock, so their
-rho is what gives them their share of the clicks on set-aside sessions. But who is never shown is never clicked, and a
-table cannot tell dead stock from launches: it is no less than what gives them a twentieth of the places, or launches
-their rho.
+rho is learned of the items that were born in the log. It is that of items that join after fit, and of those that the
+table of fit lists and nobody clicked: a table cannot tell dead stock from launches, and who is never shown is never
+clicked.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ Scores = Callable[[Sessions], np.ndarray]
 #: Gives the scores with terms and factors (N,) of items, and perhaps the items (N,) that lose their own vectors.
 ScoresBy = Callable[..., Scores]
 
-#: Clicks that a launch gets in relation to the mean clicked item, where the log tells nothing: chosen on two generated
-#: logs and Diginetica with items taken out (docs/lab.md, "New items"), where 1/3 costs .002 of recall.
+#: Clicks that a new item gets in relation to the mean clicked item, where the log tells nothing: chosen on two
+#: generated logs and Diginetica with items taken out (docs/lab.md, "New items"), where 1/3 costs .002 of recall.
 LAUNCH = 2 / 3
 _BORN = 0.5  # of the log: items that are first clicked later may be births
 _BIRTHS = 20  # more than by chance, which are enough to tell
@@ -51,13 +50,9 @@ _STEP = 5  # every fifth next click is looked at without the own vectors of one 
 _SCALES = tuple((2.0 ** (np.arange(-6, 7) / 6)).tolist())  # from which a is taken
 _RIDGE = 25.0  # of log a: its square times this is taken off the log likelihood
 _TOP = 20  # places of a list
-_SHOWN = 0.05  # of the places: listed items are not lowered below that
 _KEPT, _CLICKS_KEPT = 500, 50  # sessions, and their newest clicks, that are kept to see the places of later items
 _FAR = 50.0  # no offset is further from 0
 _ROUNDING = 1e-4  # of scores in float32
-_REPORT: dict[str, Any] = {"population": pl.String, "n_items": pl.Int64} | dict.fromkeys(
-    ("share", "offset", "mass", "clicks", "places", "recall@20"), pl.Float64
-)
 
 
 def check_new_item_share(name: str, value: Any) -> None:
@@ -71,48 +66,51 @@ def check_new_item_share(name: str, value: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NewItems:
-    """Worth of the two kinds of new items, and sessions to measure it on.
+    """Worth of new items, and sessions to measure it on.
 
     Attributes
     ----------
     base, scale : float
         d_0 and a.
-    listed, added : float
-        rho of items that fit knew without clicks, and of those that joined later; 0 hides them.
+    share : float
+        rho; 0 hides new items.
     cut : float
         Taken off the scores of all new items, so that they get few enough places.
-    n_fitted : int
-        Items that fit knew; those behind them joined later.
     offsets, clicks : ndarray of int64 and int32, shape (P + 1,) and (m,)
         Clicks of session s are ``offsets[s]`` up to ``offsets[s + 1]``, as codes of items.
     """
 
     base: float
     scale: float
-    listed: float
-    added: float
+    share: float
     cut: float
-    n_fitted: int
     offsets: Annotated[np.ndarray, Stored("i8", "P+1", offsets="p")]
     clicks: Annotated[np.ndarray, Stored("i4", "p", low=0, below="N+1")]
 
     def __post_init__(self) -> None:
-        numbers = (self.base, self.scale, self.listed, self.added, self.cut)
+        numbers = (self.base, self.scale, self.share, self.cut)
         if not all(map(math.isfinite, numbers)) or min(numbers[1:]) < 0:
             raise ValueError(f"the worth of new items must be finite, and shares not below 0, got {numbers}")
 
     @classmethod
-    def hidden(cls, n_items: int) -> NewItems:
+    def hidden(cls) -> NewItems:
         """Make those before anything is measured: nobody sees a new item."""
         offsets, clicks = np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int32)
-        shares = {"listed": 0.0, "added": 0.0}
-        return cls(base=0.0, scale=1.0, cut=0.0, n_fitted=n_items, offsets=offsets, clicks=clicks, **shares)
+        return cls(base=0.0, scale=1.0, share=0.0, cut=0.0, offsets=offsets, clicks=clicks)
+
+    @staticmethod
+    def of_before(facts: dict[str, Any]) -> dict[str, Any]:
+        """Take the facts of an earlier release, where items of the table of fit had a share of their own."""
+        if "listed" not in facts:
+            return facts
+        if facts["listed"] != facts["added"]:
+            raise ValueError("new items of its table have another share than those added later: fit it again")
+        return {name: facts[name] for name in ("base", "scale", "cut")} | {"share": facts["added"]}
 
     def values(self, known: KnownItems) -> tuple[np.ndarray, np.ndarray]:
         """Compute what is added to the scores of items, (N,), after their vectors are multiplied by a number, (N,)."""
-        cold, joined = known.clicks == 0, np.arange(len(known.clicks)) >= self.n_fitted
-        share = np.where(joined, self.added, self.listed)
-        return known.bias(share, self.base) - self.cut * cold, np.where(cold, self.scale, 1.0)
+        cold = known.clicks == 0
+        return known.bias(self.share, self.base) - self.cut * cold, np.where(cold, self.scale, 1.0)
 
     @property
     def sessions(self) -> Sessions:
@@ -172,13 +170,9 @@ class Rivals:
         first_too_many = entries[int(share * len(entries)) :][:1]
         return max(0.0, float(_ROUNDING - first_too_many.min(initial=_FAR)))
 
-    def likely_shift(self, clicks: float) -> float:
-        """Find the number by which they get ``clicks`` of the m clicks; see `_likely_shift`."""
-        return _likely_shift(self.odds, clicks)
-
 
 def measure_new_items(
-    scores_by: ScoresBy, known: KnownItems, judged: Sessions, launch: float
+    scores_by: ScoresBy, known: KnownItems, judged: Sessions, share: float
 ) -> tuple[NewItems, pl.DataFrame]:
     """Measure what new items are worth on sessions of at least two clicks.
 
@@ -190,46 +184,38 @@ def measure_new_items(
     scores_by : callable
     known : KnownItems
     judged : Sessions
-    launch : float
-        rho of items that join later, and of listed ones before their share of the clicks is looked at.
+    share : float
+        rho.
 
     Returns
     -------
     NewItems
     report : polars.DataFrame
-        The beginning of what `report_new_items` gives.
+        The part of what `report_new_items` gives that stays.
     """
     clicked, bare = known.clicks > 0, Bare()
     if known.features is None:
-        launch = 1 / known.clicks[clicked].mean()
+        share = 1 / known.clicks[clicked].mean()
     elif not known.shared:
         bare = measure_bare(scores_by, known, judged)
     prefixes, targets, _ = read_targets(judged)
     kept = prefixes.take(spread(len(prefixes), _KEPT)).last(_CLICKS_KEPT)
-    hidden, offsets = NewItems.hidden(len(clicked)), kept.offsets
-    new = replace(
-        hidden, base=bare.base, scale=bare.scale, listed=launch, added=launch, offsets=offsets, clicks=kept.items
+    new = NewItems(
+        base=bare.base, scale=bare.scale, share=float(share), cut=0.0, offsets=kept.offsets, clicks=kept.items
     )
-    n_new = int(np.count_nonzero(~clicked[targets]))
-    if known.features is not None and not clicked.all():
-        rivals = Rivals.of(scores_by(*new.values(known)), ~clicked, prefixes)
-        new = replace(new, listed=launch * math.exp(max(rivals.likely_shift(n_new), -rivals.cut(_SHOWN))))
-    virtual = {"population": "virtual", "n_items": int(clicked.sum()), "share": 1.0, "offset": bare.base}
-    virtual |= {"recall@20": bare.recall}
-    listed = {"population": "listed", "clicks": n_new / len(targets)}
-    return new, pl.DataFrame([virtual, listed], _REPORT)
+    facts = {"clicks": np.mean(~clicked[targets]), "recall@20": bare.recall}
+    return new, pl.DataFrame([facts], {"clicks": pl.Float64, "recall@20": pl.Float64})
 
 
 def report_new_items(scores_by: ScoresBy, known: KnownItems, new: NewItems, before: pl.DataFrame) -> pl.DataFrame:
     """Write the report of M2TRec anew, with the facts that `measure_new_items` found before."""
-    virtual, listed = before[:2].to_dicts()
-    joined, cold = np.arange(len(known.clicks)) >= new.n_fitted, known.clicks == 0
-    scores_of, rows = scores_by(*new.values(known)), [virtual]
-    for row, share, chosen in ((listed, new.listed, cold & ~joined), ({"population": "added"}, new.added, joined)):
-        rivals = Rivals.of(scores_of, chosen, new.sessions)
-        facts = {"n_items": int(chosen.sum()), "mass": rivals.mass(), "places": rivals.places()}
-        rows.append(row | {"share": share, "offset": new.base + math.log(share) - new.cut} | facts)
-    return pl.DataFrame(rows, _REPORT)
+    cold = known.clicks == 0
+    rivals = Rivals.of(scores_by(*new.values(known)), cold, new.sessions)
+    offset = new.base + math.log(new.share) - new.cut
+    facts = {"n_items": int(cold.sum()), "share": new.share, "offset": offset}
+    return pl.DataFrame([facts | {"mass": rivals.mass(), "places": rivals.places()}]).hstack(
+        before.select(pl.col("clicks", "recall@20").max())
+    )
 
 
 def warn_of_equals(known: KnownItems, new: np.ndarray, how: str) -> None:
@@ -262,7 +248,7 @@ def measure_bare(scores_by: ScoresBy, known: KnownItems, judged: Sessions) -> Ba
     clicked, found = known.clicks > 0, []
     part = np.full(len(clicked), -1)
     part[clicked] = np.random.default_rng(0).permutation(np.count_nonzero(clicked)) % _PARTS
-    bias = known.bias(np.zeros(len(clicked)), 0.0)
+    bias = known.bias(0.0, 0.0)
     chosen = spread(judged.count_prefixes(), MOST_TARGETS)
     for number in range(_PARTS):
         prefixes, targets = judged.prefixes(chosen=chosen[number % _STEP :: _STEP])

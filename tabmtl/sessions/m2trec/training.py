@@ -39,32 +39,6 @@ SORTED_STEPS = 32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PastClicks:
-    """Clicks of earlier sessions of the same user, which each example reads behind its own.
-
-    Attributes
-    ----------
-    units : Tensor of int64, shape (1 + n,)
-        0, and the unit of every click, old to new.
-    ends, lengths : ndarray of int64, shape (E,)
-        The past of an example are the ``lengths`` clicks before ``ends``.
-    """
-
-    units: Tensor
-    ends: np.ndarray
-    lengths: np.ndarray
-
-    def append(self, units: Tensor, lengths: Tensor, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Append the past clicks to the own units (B, L) of examples; give all units and their ages, 0 for own."""
-        n_past, ends = (torch.from_numpy(part[index]).to(units.device) for part in (self.lengths, self.ends))
-        width = int((lengths + n_past).max())
-        ages = torch.arange(1, width + 1, device=units.device) - lengths[:, None]
-        there = (ages > 0) & (ages <= n_past[:, None])
-        units = F.pad(units, (0, max(0, width - units.shape[1])))
-        return self.units[(ends[:, None] - ages).where(there, 0)].where(there, units), ages.where(there, 0)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Examples:
     """Ranges of clicks, each followed by a click to predict.
 
@@ -78,7 +52,6 @@ class Examples:
         Clicks that an example sees; the one behind them is its target.
     all_prefixes : bool
         Whether each click of an example predicts the one after it, or only the last does.
-    past : PastClicks or None
     group : Ranks
         Processes that take the steps together, each on examples of its own.
     """
@@ -90,7 +63,6 @@ class Examples:
     starts: np.ndarray
     lengths: np.ndarray
     all_prefixes: bool
-    past: PastClicks | None = None
 
     @classmethod
     def of(
@@ -112,19 +84,12 @@ class Examples:
         owner = np.repeat(np.arange(len(sessions)), counts)
         ends = lengths[owner] - ranges(0, counts) * (max_length if all_prefixes else 1)
         seen = np.minimum(ends, max_length)
-        past = None
-        if sessions.past is not None:
-            older, offsets = _units_of(sessions.past, unit_of, device), sessions.past.offsets
-            past = PastClicks(
-                units=F.pad(older, (1, 0)), ends=1 + offsets[1:][owner], lengths=sessions.past.lengths[owner]
-            )
         return cls(
-            units=_units_of(sessions, unit_of, device),
+            units=torch.from_numpy(unit_of[sessions.items].astype(np.int64)).to(device),
             weights=torch.from_numpy(_relative_weights(sessions, mean_weight)).to(device),
             starts=sessions.offsets[owner] + ends - seen,
             lengths=seen,
             all_prefixes=all_prefixes,
-            past=past,
         )
 
     @property
@@ -171,11 +136,6 @@ class Examples:
         units = self.units[clicks].where(inside, 0)
         targets = 1 + (clicks[inside] if self.all_prefixes else last)
         return units, lengths, self.units[targets], self.weights[targets]
-
-
-def _units_of(sessions: Sessions, unit_of: np.ndarray, device: torch.device) -> Tensor:
-    """Look up the units of all clicks (n,)."""
-    return torch.from_numpy(unit_of[sessions.items].astype(np.int64)).to(device)
 
 
 def _relative_weights(sessions: Sessions, mean: float | None) -> np.ndarray:
@@ -291,10 +251,6 @@ class SessionLoop(Loop):
         network, items, examples, all_prefixes = self.network, self.items, step.examples, step.examples.all_prefixes
         units, lengths, targets, weights = examples.read(step.index)
         counts = lengths if all_prefixes else torch.ones_like(lengths)
-        ages = None
-        if examples.past is not None:
-            units, ages = examples.past.append(units, lengths, step.index)
-            lengths = lengths + (ages > 0).sum(dim=1)
         newest = targets[counts.cumsum(0) - counts]
         n_held = count_held(torch.cat([newest[:, None], units], dim=1))
         codes = [items.codes(targets, column) for column in network.level_columns]
@@ -304,7 +260,7 @@ class SessionLoop(Loop):
             vectors = network.vectors(items, candidates)
             places, target = place[: units.numel()].view_as(units), place[units.numel() :]
             clicked = vectors.index_select(0, places.flatten()).view(*units.shape, -1)
-            queries, categories = network(clicked, lengths, ages, all_prefixes=all_prefixes)
+            queries, categories = network(clicked, lengths, all_prefixes=all_prefixes)
         own = own_places(target, places, counts)
         losses = [softmax_loss(queries, vectors, correction, own, weights, bfloat16=self.bfloat16)]
         for of_level, scores in zip(codes, categories, strict=True):

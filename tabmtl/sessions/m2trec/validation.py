@@ -9,7 +9,7 @@ import numpy as np
 from tabmtl.sessions.m2trec.index import ItemIndex
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
-from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
+from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import Ranking, rank_next, reciprocal_ranks
 from tabmtl.sessions.repeats import TOP, Choices, in_errors
 
@@ -34,8 +34,6 @@ class Validation:
     def __init__(self, network: M2TRecNetwork, known: KnownItems, sessions: Sessions, options: Any) -> None:
         kept = known.clicks > 0
         kept[sessions.without_unseen().items - 1] = True
-        if sessions.past is not None:
-            kept[sessions.past.items[sessions.past.items != UNSEEN_ITEM] - 1] = True
         code = np.concatenate([[0], np.cumsum(kept)]).astype(np.int32)  # of the kept items, counted anew
         self._network, self._options = network, options
         self._sessions = sessions.recoded(code)
@@ -68,7 +66,7 @@ class Validation:
 
     def _index(self) -> ItemIndex:
         known = self._items.known
-        credited = np.full(len(known.clicks), 1 / known.clicks[known.clicks > 0].mean())  # with one click, if none
+        credited = 1 / known.clicks[known.clicks > 0].mean()  # with one click, if none
         return ItemIndex(self._network, self._items, self._options, known.bias(credited, 0.0))
 
     def _log_likelihood(self, index: ItemIndex) -> float:

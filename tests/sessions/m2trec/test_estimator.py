@@ -142,7 +142,7 @@ def test_without_ids_equals_are_ranked_by_training_clicks():
     assert model.n_distinct_metadata_ <= 30
     scores = all_scores(model, TEST)["score"].to_numpy().reshape(-1, 30, 2)
     counts = model.item_counts_.reshape(30, 2)
-    credited = np.where(counts > 0, counts, model._new_items.listed * np.maximum(counts[:, ::-1], 1))
+    credited = np.where(counts > 0, counts, model._new_items.share * np.maximum(counts[:, ::-1], 1))
     gaps = np.log(credited[:, 0]) - np.log(credited[:, 1])
     np.testing.assert_allclose(scores[..., 0] - scores[..., 1], np.broadcast_to(gaps, scores.shape[:2]), atol=1e-4)
 

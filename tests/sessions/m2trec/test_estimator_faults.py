@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from forging import copy_of, forge_arrays, forge_facts
-from recommenders import M2TREC_FORMS, fitted
+from recommenders import M2TREC_FORMS, TEST, fitted
 
 import tabmtl
+from tabmtl.sessions import M2TRec
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +131,19 @@ def test_a_catalogue_of_other_items_is_refused(form, stored, tmp_path):
         assert tabmtl.load(folder).n_items_ == 60
     else:
         refused(folder, "items.own.weight", "size mismatch")
+
+
+def test_files_of_before_are_read_if_they_hold_nothing_of_what_left():
+    saved = fitted("M2TRec").saved()
+    new = dict(saved.facts["new_items"])
+    new |= {"listed": new["share"], "added": new.pop("share"), "n_fitted": 60}
+    gone = {"users": None, "params": saved.facts["params"] | {"user_column": None, "user_clicks": 10}, "new_items": new}
+    found = M2TRec.from_saved(replace(saved, facts=saved.facts | gone))
+    assert found.recommend(TEST).equals(fitted("M2TRec").recommend(TEST))
+    for name, value, said in (
+        ("users", {"ids": 1}, "users"),
+        ("params", gone["params"] | {"user_column": "user"}, "user_column"),
+        ("new_items", new | {"listed": 0.1}, "have another share than those added later: fit it again"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=said):
+            M2TRec.from_saved(replace(saved, facts=saved.facts | gone | {name: value}))

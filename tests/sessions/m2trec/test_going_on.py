@@ -80,19 +80,6 @@ def test_categories_follow_the_new_log():
     assert model.predict_categories(["i00"], "category").height == 3
 
 
-@pytest.mark.parametrize("logs", [(OLD, NEW), (NEW, OLD)])
-def test_earlier_clicks_of_users_are_those_of_both_logs_in_any_order(logs):
-    old, new = (log.with_columns(user=pl.col("session_id").hash() % 9) for log in logs)
-    params = {"user_column": "user", "user_clicks": 4, "epochs": 1, "repeats": False}
-    model = tiny("M2TRec", **params).fit(old, items=ITEMS).partial_fit(new, items=ITEMS)
-    once = tiny("M2TRec", **params).fit(pl.concat([old, new]), items=ITEMS)
-    kept = [
-        {user: each._users.items[each._users.users == place].tolist() for place, user in enumerate(each.user_ids_)}
-        for each in (model, once)
-    ]
-    assert kept[0] == kept[1]
-
-
 def test_without_metadata_new_items_join_by_their_clicks():
     model = tiny("M2TRec", categories=(), text_features=(), epochs=1).fit(OLD)
     with pytest.raises(ValueError, match=r"fitted without metadata, and the item table has \['category', .*: leave"):

@@ -76,7 +76,7 @@ def of_ids(share: float = 5 / 12) -> ItemIndex:
     model = M2TRec(d_model=8, max_length=3, pooling="mean", popularity=True)
     network = M2TRecNetwork(None, known.n_own, model).eval()
     torch.nn.init.normal_(network.items.own.weight[1:])
-    return ItemIndex(network, known.on(torch.device("cpu")), model, known.bias(np.full(7, share), 0.0))
+    return ItemIndex(network, known.on(torch.device("cpu")), model, known.bias(share, 0.0))
 
 
 def test_without_metadata_a_session_of_unknown_items_gets_the_popular_ones_and_last_those_without_clicks():

@@ -47,14 +47,14 @@ def test_units_are_those_of_equal_metadata_or_every_item_also_from_a_file(shared
 
 
 def test_a_shared_unit_deals_its_probability_to_its_items_by_clicks():
-    bias = items(shared=True).bias(np.full(5, 0.5), -7.0)
+    bias = items(shared=True).bias(0.5, -7.0)
     np.testing.assert_allclose(np.exp(bias), [6 / 8, 1, 2 / 8, 0.5, 0.5])  # two units that nobody clicked
 
 
 def test_items_without_clicks_get_the_base_and_the_log_of_their_share():
-    bias = items(shared=False).bias(np.array([1, 1, 1, 0.5, 0.25]), -2.0)
-    np.testing.assert_allclose(bias, [0, 0, 0, np.log(0.5) - 2, np.log(0.25) - 2])
-    assert items(shared=False).bias(np.zeros(5), -2.0).tolist() == [0, 0, 0, -np.inf, -np.inf]
+    bias = items(shared=False).bias(0.5, -2.0)
+    np.testing.assert_allclose(bias, [0, 0, 0, np.log(0.5) - 2, np.log(0.5) - 2])
+    assert items(shared=False).bias(0.0, -2.0).tolist() == [0, 0, 0, -np.inf, -np.inf]
 
 
 def test_popularity_is_relative_to_the_mean_unit_and_none_of_the_cold():
@@ -82,11 +82,11 @@ def test_new_items_of_known_metadata_join_its_unit():
     assert more.on(CPU).row[1:5].tolist() == known.on(CPU).row[1:].tolist()
     # two new brands are one unit, for nobody can tell them apart
     assert more.unit_of[6:].tolist() == [1, 5, 5, 4 - 1]
-    chance = np.exp(more.bias(np.full(9, 0.5), 0.0))
+    chance = np.exp(more.bias(0.5, 0.0))
     for unit, sum_of in ((1, 1), (2, 1), (3, 0.5), (4, 0.5), (5, 0.5)):
         assert chance[more.unit_of[1:] == unit].sum() == pytest.approx(sum_of)
     np.testing.assert_allclose(chance[[0, 2, 5]], [6 / 10, 2 / 10, 2 / 10])  # half of the mean of 6 and 2 clicks
-    hidden = np.exp(more.bias(np.zeros(9), 0.0))
+    hidden = np.exp(more.bias(0.0, 0.0))
     np.testing.assert_allclose(hidden, [6 / 8, 1, 2 / 8, 0, 0, 0, 0, 0, 0])
 
 

@@ -121,17 +121,6 @@ def test_few_other_items_leave_places_to_new_ones_whatever_they_score():
     assert (nobody.places(40.0), nobody.mass(40.0), nobody.cut(0.01)) == (0, 0, 0)
 
 
-def test_the_share_of_listed_items_is_drawn_to_what_was_assumed_and_never_nothing():
-    odds = np.full(2000, -3.0)
-    rivals = Rivals(odds=odds, entries=np.zeros((2000, 20)))
-    shifts = [rivals.likely_shift(clicks) for clicks in (0, 1, 10, 95, 500)]
-    assert shifts == sorted(shifts)
-    assert shifts[0] == pytest.approx(np.log(1 / 95), abs=0.2)  # 95 clicks were expected
-    assert shifts[3] == pytest.approx(0, abs=0.01)
-    few = Rivals(odds=odds[:5], entries=np.zeros((5, 20)))
-    assert few.likely_shift(0) == pytest.approx(np.log(1 / 1.24), abs=0.02)  # which says next to nothing
-
-
 FEATURES, ROW = CODER.encode(TABLE)
 LISTED = KnownItems(features=FEATURES, row=ROW, clicks=np.where(CLICKED, 3, 0), shared=False)
 
@@ -142,30 +131,19 @@ def valued(bias: np.ndarray, factor: np.ndarray, lost: np.ndarray | None = None)
     return lambda some: table[some.items[some.offsets[1:] - 1]].astype(np.float32)
 
 
-def test_listed_items_get_the_probability_of_their_clicks():
+def test_new_items_get_the_probability_of_their_clicks():
     sessions = drawn(3000, np.where(CLICKED, LOGITS, LOGITS - 1.0))
-    new, report = measure_new_items(valued, LISTED, sessions, launch=0.5)
-    assert new.listed == pytest.approx(np.exp(-1), rel=0.15)
-    assert (new.added, new.cut, new.n_fitted) == (0.5, 0, N)
+    new, report = measure_new_items(valued, LISTED, sessions, share=np.exp(-1))
+    assert (new.share, new.cut) == (np.exp(-1), 0)
     assert new.base == pytest.approx(0, abs=0.15)
-    report = report_new_items(valued, LISTED, new, report)
-    assert report["population"].to_list() == ["virtual", "listed", "added"]
-    assert report["n_items"].to_list() == [45, 15, 0]
-    assert report["mass"][1] == pytest.approx(report["clicks"][1], rel=0.1)
-    assert report["offset"].to_list() == pytest.approx(new.base + np.log([1, new.listed, 0.5]))
-    assert report["mass"][2] == report["places"][2] == 0
-
-
-def test_listed_items_that_nobody_clicks_keep_a_twentieth_of_the_places_but_are_no_more_than_launches():
-    sessions = drawn(3000, np.where(CLICKED, LOGITS, -50))
-    new, report = measure_new_items(valued, LISTED, sessions, launch=0.5)
-    assert report_new_items(valued, LISTED, new, report)["places"][1] == pytest.approx(0.05, abs=0.005)
-    rare, _ = measure_new_items(valued, LISTED, sessions, launch=1e-4)
-    assert rare.listed == rare.added == 1e-4
+    (facts,) = report_new_items(valued, LISTED, new, report).to_dicts()
+    assert facts["n_items"] == 15
+    assert facts["mass"] == pytest.approx(facts["clicks"], rel=0.15)
+    assert facts["offset"] == pytest.approx(new.base - 1)
 
 
 def test_the_most_places_hold_for_listed_and_added_items_together():
-    new, report = measure_new_items(valued, LISTED, drawn(1000), launch=1.0)
+    new, report = measure_new_items(valued, LISTED, drawn(1000), share=1.0)
     known = LISTED.extended(5, *CODER.encode(TABLE[:5]))
     rows = np.concatenate([np.arange(N), np.arange(5)])
 
@@ -175,15 +153,15 @@ def test_the_most_places_hold_for_listed_and_added_items_together():
 
     free, capped = new.capped(more, known, None), new.capped(more, known, 0.02)
     assert (free.cut, capped.base) == (0, new.base)
-    places = [report_new_items(more, known, some, report)["places"][1:].sum() for some in (free, capped)]
+    places = [report_new_items(more, known, some, report)["places"].item() for some in (free, capped)]
     assert places[0] > 0.05
     assert places[1] == pytest.approx(0.02, abs=0.002)
     assert capped.capped(more, known, None).cut == 0
 
 
 def test_without_metadata_a_new_item_counts_as_one_with_one_click():
-    new, report = measure_new_items(valued, KNOWN, drawn(200), launch=0.5)
-    assert (new.base, new.scale, new.listed, new.added) == (0, 1, 1 / 3, 1 / 3)
+    new, report = measure_new_items(valued, KNOWN, drawn(200), share=0.5)
+    assert (new.base, new.scale, new.share) == (0, 1, 1 / 3)
     assert report["recall@20"][0] is None
 
 
@@ -230,12 +208,10 @@ def test_rare_items_are_no_births():
 
 def new_items(**changes: float) -> NewItems:
     kept = {"offsets": np.array([0, 2, 3]), "clicks": np.array([4, 0, 2], dtype=np.int32)}
-    return NewItems(
-        **{"base": -0.5, "scale": 1.1, "listed": 0.1, "added": 0.4, "cut": 0.0, "n_fitted": 5} | changes | kept
-    )
+    return NewItems(**{"base": -0.5, "scale": 1.1, "share": 0.4, "cut": 0.0} | changes | kept)
 
 
-@pytest.mark.parametrize("wrong", [{"base": np.inf}, {"listed": -0.1}, {"added": np.nan}, {"cut": -1.0}])
+@pytest.mark.parametrize("wrong", [{"base": np.inf}, {"share": -0.1}, {"share": np.nan}, {"cut": -1.0}])
 def test_a_file_with_other_numbers_is_refused(wrong):
     assert new_items().sessions.padded().tolist() == [[4, 0], [2, 0]]
     with pytest.raises(ValueError, match="must be finite, and shares not below 0"):

@@ -202,8 +202,6 @@ def test_mistakes_are_told():
             model.fit(Shards(holed.lazy()))
     with pytest.raises(ValueError, match="the click log has no row"):
         model.fit(Shards(CLICKS.clear().lazy()))
-    with pytest.raises(NotImplementedError, match=r"user_column='session_id' joins sessions that lie apart"):
-        M2TRec(user_column="session_id").fit(Shards(CLICKS.lazy()))
     with pytest.raises(TypeError, match=r"STAN reads a click log as one frame.*scan_parquet.* M2TRec reads Shards"):
         STAN().fit(Shards(CLICKS.lazy()))
     fitted = STAN().fit(LOG.clicks)

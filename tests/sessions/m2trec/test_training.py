@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recommenders import log, sessions_of
+from recommenders import sessions_of
 from torch.nn import functional as F
 
 from tabmtl import Shards
@@ -169,21 +169,6 @@ def test_units_take_part_as_often_as_their_correction_says(mode, stored, n_negat
     model.fit(Shards(log.lazy()) if stored else log)
     assert len(totals) > 50
     assert abs(np.mean(totals) - 1) < 0.06
-
-
-def test_the_clicks_of_a_users_earlier_sessions_are_held_too(monkeypatch):
-    """Sessions of two users in one step: one of 3 items, one of 1 more, which reads those too, and one of 2."""
-    held = []
-
-    class Counted(Candidates):
-        def draw(self, clicked, n_held, *args):
-            held.append(n_held)
-            return super().draw(clicked, n_held, *args)
-
-    monkeypatch.setattr(training, "Candidates", Counted)
-    clicks = log({"s": "abac", "t": "dad", "u": "ab"}).with_columns(user=pl.Series([*"uuuuuuuvv"]))
-    M2TRec(**TINY, user_column="user", epochs=1).fit(clicks)
-    assert held == [3 + 4 + 2]
 
 
 def test_a_sample_gives_popular_items_the_mass_of_all_items():

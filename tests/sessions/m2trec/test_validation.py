@@ -46,7 +46,7 @@ def scores_by_hand(network: M2TRecNetwork, known: KnownItems, model: M2TRec, str
     """Scores (5, 8) of all items at a strength; minus infinity for those that are nowhere."""
     network.encoder.strength = strength
     prefixes, _ = SESSIONS.prefixes()
-    bias = known.bias(np.full(len(COUNTS), 1 / COUNTS[COUNTS > 0].mean()), 0.0)
+    bias = known.bias(1 / COUNTS[COUNTS > 0].mean(), 0.0)
     scores = ItemIndex(network, known.on(CPU), model, bias).scores(prefixes)
     network.encoder.strength = 1.0
     scores[:, [4, 5]] = -np.inf
