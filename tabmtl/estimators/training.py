@@ -139,8 +139,7 @@ class NetworkTraining:
             run.checkpoint.agree({"the checksum of columns and tasks": fingerprint(self.coder)})
         with seeded(self.seed, device):
             network = self._network(device)
-            weights = weights_of(estimator.balance, loss.tasks)
-            loss.task_weight = loss.task_weight if weights is None else loss.task_weight * torch.tensor(weights)
+            loss.task_weight = loss.task_weight * torch.tensor(weights_of(estimator.balance, loss.tasks))
             with threads(estimator.n_jobs, network):
                 loop = TableLoop(
                     estimator,

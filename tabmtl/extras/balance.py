@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -157,12 +158,12 @@ class FlatRegions:
     ----------
     radius : float, default=0.01
         A length in the parameters. The paper's number is not known to us.
-    gradients : GradientBalance, optional
-        Joins the gradients, at all shared parameters whatever its level; by default they are added up.
+    gradients : GradientBalance, default=GradientBalance(partial(torch.sum, dim=0))
+        Joins the gradients, at all shared parameters whatever its level.
     """
 
     radius: float = 0.01
-    gradients: GradientBalance | None = None
+    gradients: GradientBalance = GradientBalance(partial(torch.sum, dim=0))
 
     def __post_init__(self) -> None:
         check_positive("radius", self.radius)
@@ -224,8 +225,9 @@ class _ByLosses(_Balancer):
     def __init__(self, network: nn.Module, tasks: Sequence[Task], method: LossBalance) -> None:
         super().__init__(network, tasks)
         self._scalarizer: Any = _copied(method.scalarizer, self.device)
-        learned = [*self._scalarizer.parameters()] if isinstance(self._scalarizer, nn.Module) else []
-        self._adam = torch.optim.Adam(learned, lr=method.learning_rate) if learned else None
+        self._adam: torch.optim.Adam | None = None
+        if isinstance(self._scalarizer, nn.Module) and [*self._scalarizer.parameters()]:
+            self._adam = torch.optim.Adam(self._scalarizer.parameters(), lr=method.learning_rate)
         self._last = torch.ones(len(tasks), device=self.device)
         self._active = torch.zeros(len(tasks), dtype=torch.bool, device=self.device)
 
@@ -291,21 +293,19 @@ class _ByNorms(_Balancer):
 class _ByGradients(_Balancer):
     """Steps of `GradientBalance`."""
 
-    def __init__(
-        self, network: nn.Module, tasks: Sequence[Task], method: GradientBalance | None, *, is_long: bool
-    ) -> None:
+    def __init__(self, network: nn.Module, tasks: Sequence[Task], method: GradientBalance, *, is_long: bool) -> None:
         super().__init__(network, tasks)
         if not self.shared:
             raise ValueError("a balance of gradients needs parameters that tasks share; use balance='sum'")
-        self._aggregate = None if method is None else _copied(method.aggregator, self.device)
-        self._normalize = method is not None and method.normalize
-        boundaries = [module for module in network.modules() if isinstance(module, Boundary)]
-        level = "parameters" if method is None else method.level
+        self._aggregate, self._normalize = _copied(method.aggregator, self.device), method.normalize
+        boundaries, level = [module for module in network.modules() if isinstance(module, Boundary)], method.level
         if level == "representation" and not boundaries:
             raise ValueError(
                 "level: this network marks no boundary of its shared layers; use level='parameters' or 'auto'"
             )
-        self._boundaries = [] if level == "parameters" or (level == "auto" and is_long) else boundaries
+        if level == "parameters" or (level == "auto" and is_long):
+            boundaries = []
+        self._boundaries = boundaries
         self._cuts: list[Cut] = []
 
     def run(self, forward: Forward) -> Tensor:
@@ -331,8 +331,6 @@ class _ByGradients(_Balancer):
     def join(self, rows: Tensor, tasks: Sequence[int]) -> Tensor:
         """Join the gradients (n, P) of the active tasks to one (P,)."""
         self.check_finite(rows, tasks, "gradient")
-        if self._aggregate is None:
-            return rows.sum(dim=0)
         if self._normalize:
             norms = rows.norm(dim=1, keepdim=True)
             rows = rows * (norms.mean() / (norms + _EPS))

@@ -54,8 +54,9 @@ class BalanceMethod(Protocol):
 
 def check_balance(name: str, value: Any) -> None:
     """Raise a ValueError for a value that balances no tasks of any network."""
-    if isinstance(value, Mapping) or (isinstance(value, Sequence) and not isinstance(value, str)):
-        for weight in value.values() if isinstance(value, Mapping) else value:
+    weights = [*value.values()] if isinstance(value, Mapping) else value
+    if isinstance(weights, Sequence) and not isinstance(weights, str):
+        for weight in weights:
             if not is_number(weight) or not 0 <= weight < math.inf:
                 raise ValueError(f"a weight in {name} must be a finite number >= 0, got {weight!r}")
     elif value != "sum" and (isinstance(value, type) or not callable(getattr(value, "start", None))):
@@ -68,8 +69,8 @@ def check_balance(name: str, value: Any) -> None:
 Balance = Annotated[str | Mapping[str, float] | Sequence[float] | BalanceMethod, check_balance]
 
 
-def weights_of(balance: Balance, tasks: Sequence[Task]) -> list[float] | None:
-    """Return the weights of the losses in task order; None for the sum, and for an object.
+def weights_of(balance: Balance, tasks: Sequence[Task]) -> list[float]:
+    """Return the weights of the losses in task order: ones for the sum, and for an object.
 
     Raises
     ------
@@ -86,7 +87,7 @@ def weights_of(balance: Balance, tasks: Sequence[Task]) -> list[float] | None:
             )
         return [float(balance[name]) for name in names]
     if isinstance(balance, str) or not isinstance(balance, Sequence):
-        return None
+        return [1.0] * len(names)
     if len(balance) != len(names):
         raise ValueError(f"balance must give {len(names)} weights, one for each of {names}, got {len(balance)}")
     return [float(weight) for weight in balance]

@@ -19,7 +19,9 @@ def fitted(**params):
     return SharedBottom(epochs=2, dropout=0.0, random_state=0, **params).fit(X, Y)
 
 
-@pytest.mark.parametrize(("balance", "weights"), [({"b": 3.0, "a": 0.5}, [0.5, 3.0]), ((1, 2), [1, 2]), ("sum", None)])
+@pytest.mark.parametrize(
+    ("balance", "weights"), [({"b": 3.0, "a": 0.5}, [0.5, 3.0]), ((1, 2), [1, 2]), ("sum", [1, 1])]
+)
 def test_weights_are_those_of_the_tasks_in_their_order(balance, weights):
     assert weights_of(balance, TASKS) == weights
 
