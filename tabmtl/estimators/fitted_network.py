@@ -124,8 +124,7 @@ class FittedNetwork(TrainedNetwork):
         self, rows: Batch, labels: LabelCoder, how: Machine, X: Any = None, places: Places | None = None
     ) -> list[np.ndarray]:
         """Return answers; see `tabmtl.estimators.model.Fitted`."""
-        found = self._linked(rows, how) if places is None else self._linked_of(rows, how, places)
-        return labels.outputs([score.cpu().numpy() for score in found])
+        return labels.outputs([score.cpu().numpy() for score in self._linked(rows, how, places)])
 
     def run(self, function: Callable[..., Any], rows: Batch, machine: Machine) -> Any:
         """Return the result of `predict_scores`, `represent_rows` or `weigh_sequences` on encoded rows."""
@@ -153,14 +152,12 @@ class FittedNetwork(TrainedNetwork):
             data = on_device(rows, next(network.parameters()).device)
             return function(network, data, machine.precision, batch_size=self.batch_size)
 
-    def _linked(self, rows: Batch, machine: Machine) -> list[torch.Tensor]:
-        return self.run(partial(predict_scores, link=self.link), rows, machine)
-
-    def _linked_of(self, rows: Batch, machine: Machine, places: Places) -> list[torch.Tensor]:
-        """Return the linked scores of some tasks, by a network of these and of what their link takes."""
-        whole = self.module(find_device(machine.device))
+    def _linked(self, rows: Batch, machine: Machine, places: Places | None = None) -> list[torch.Tensor]:
+        """Return the linked scores of all tasks, or of some by a network of these and of what their link takes."""
+        if places is None:
+            return self.run(partial(predict_scores, link=self.link), rows, machine)
         needed, link = part_of(self, ("link", places), lambda: self._link_of(places))
-        network = _restricted(whole, needed)
+        network = _restricted(self.module(find_device(machine.device)), needed)
         if network is None:
             linked = self._linked(rows, machine)
             return [linked[t] for t in places]

@@ -229,7 +229,10 @@ class _Training:
         with loop.optimizer.averaged():
             for own, record, judged in zip(self._active, records, loop.validate(), strict=True):
                 own.history.append({"epoch": float(epoch), **record, **judged.record})
-                own.offer(epoch, float(epoch) if judged.score is None or not stops else judged.score)
+                score = judged.score
+                if score is None or not stops:
+                    score = float(epoch)
+                own.offer(epoch, score)
             self.n_epochs += 1
             with unseeded():
                 self.has_ended = tell(self._active[0].history[-1])  # the hook sees the validated weights

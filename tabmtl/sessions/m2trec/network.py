@@ -91,7 +91,7 @@ class M2TRecNetwork(nn.Module):
         grown = dict(weights)
         for name, rows in (self._grown_rows(before) | {"items.own.weight": np.append(0, own)}).items():
             if name in grown:
-                grown[name] = grown[name][:, rows] if name == "project.weight" else grown[name][rows]
+                grown[name] = np.take(grown[name], rows, axis=int(name == "project.weight"))
         if self.items.own is not None:
             drawn = self.items.own.weight.detach().cpu().numpy()
             known, new = weights.get("items.own.weight", drawn[:1]), 1 + np.flatnonzero(own == 0)
