@@ -113,30 +113,6 @@ class Features:
             vectors=None if self.vectors is None else function(self.vectors),
         )
 
-    def shuffled(self, name: str, origins: Mapping[Form, Sequence[str]], order: np.ndarray) -> Features:
-        """Give every row the features of a column that another row has, of numpy arrays.
-
-        Parameters
-        ----------
-        name : str
-        origins : mapping of str to sequence of str
-            The columns behind the features of every form.
-        order : (G,) int64
-            The row that each row takes them of.
-        """
-        changed: dict[str, Any] = {}
-        for form, names in origins.items():
-            places = np.flatnonzero(np.array(names, dtype=object) == name)
-            if not len(places):
-                continue
-            if form in _RAGGED:
-                several = getattr(self, form)
-                changed[form] = tuple(rows.rows(order) if k in places else rows for k, rows in enumerate(several))
-            else:
-                changed[form] = getattr(self, form).copy()
-                changed[form][:, places] = changed[form][np.ix_(order, places)]
-        return replace(self, **changed)
-
     def without_columns(self) -> Features:
         """Return the rows without any column."""
         # a product has memory of its own; a part would hold all

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -29,15 +29,13 @@ from tabmtl.estimators.new_heads import task_transfer, with_new_heads
 from tabmtl.estimators.rows import FitRows, FrameRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState
-from tabmtl.estimators.training import NetworkTraining, score_outputs
-from tabmtl.metrics.scores import mean_score
+from tabmtl.estimators.training import NetworkTraining
 from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.nn.sequences import SequencePooling
 from tabmtl.nn.units import Form
 from tabmtl.onnx.export import export_onnx
 from tabmtl.params import Count, Positive
 from tabmtl.schema import Batch, Columns
-from tabmtl.storage.stored import Stored
 from tabmtl.targets import Task
 from tabmtl.training.balance import Balance
 from tabmtl.training.device import find_device, on_device
@@ -52,7 +50,6 @@ class NetworkState(TrainedState, TableState):
 
     _n_features_out: int
     batch_size_: int
-    _importances: Annotated[np.ndarray, Stored("f8", "I")] | None
     _lineage: Lineage | None = None
     _form: Form | None = None
 
@@ -61,12 +58,11 @@ class NetworkState(TrainedState, TableState):
     rare_fields: ClassVar[tuple[str, ...]] = (*TableState.rare_fields, "form")
     #: Fields of earlier releases; a file may have them, if they hold nothing.
     gone_fields: ClassVar[tuple[str, ...]] = ("slimmed", "pruned", "task_weights", "task_snapshot", "optimizer")
+    #: Fields of earlier releases that nothing reads.
+    idle_fields: ClassVar[tuple[str, ...]] = ("importances",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = self.coder_.after.names
-        if self._importances is not None and len(self._importances) != len(names):
-            raise ValueError(f"there are {len(self._importances)} importances, expected {len(names)}")
         if self.batch_size_ < 1:
             raise ValueError(f"batch_size_ is {self.batch_size_}, expected at least 1")
         most = sum(array.size for array in self.weights_.values())  # the heads weigh every feature
@@ -118,11 +114,6 @@ class NetworkEstimator(
         Weights of the network.
     batch_size_ : int
         Rows of an optimiser step.
-    feature_importances_ : ndarray of shape (n_features,)
-        Fall of the mean validation score of the tasks when a feature is shuffled among at most 1 000 validation rows; 0
-        for a task column. A sequence and the lists beside it are shuffled together, and have one value. Features that
-        say the same stand in for each other, so both look unimportant. The importances are measured when first read, or
-        at `save`. They are missing without validation rows, and in a pickled copy of a model that did not measure them.
     task_transfer_ : polars DataFrame
         What the tasks of the fit lend the tasks that `add_task` has added by "scalearn" or "scalearn_uniform": columns
         ``task``, ``source``, ``scale`` (mean of the numbers by which the features of the source are multiplied, which
@@ -291,9 +282,7 @@ class NetworkEstimator(
         tasks = tuple(task.at(None) for task in model.tasks)
         coder = replace(model.coder, labels=replace(model.coder.labels, tasks=tasks, decisions=None))
         profile = model.profile and model.profile.of_tasks(())
-        found = self._with_model(replace(model, coder=coder, fitted=fitted.with_module_weights(), profile=profile))
-        found._importances = found._judged = None
-        return found
+        return self._with_model(replace(model, coder=coder, fitted=fitted.with_module_weights(), profile=profile))
 
     def encoded(self, X: Any) -> Batch:
         """Return rows as the fitted network reads them: tensors on its device.
@@ -328,7 +317,6 @@ class NetworkEstimator(
         return NetworkTraining(estimator=self, coder=coder, seed=seed, before=before).go_on(rows)
 
     def _add_tasks(self, coder: TableCoder, batch: Batch, method: Method, freeze: Freeze, seed: int) -> dict[str, Any]:
-        self._measure()  # while the validation rows of fit and the network fit each other
         fitted = with_new_heads(self._fitted, coder, batch, method, seed, self)
         found: dict[str, Any] = {"_fitted": fitted}
         if freeze is not None:
@@ -341,48 +329,6 @@ class NetworkEstimator(
         kept = {name: self._fitted_params[name] for name in (*OF_THE_TABLE, *OF_NUMBERS)}
         return found | trained | {"_fitted_params": self.get_params(deep=False) | kept}
 
-    def _before_tasks_change(self) -> None:
-        self._measure()
-
-    @property
-    def feature_importances_(self) -> np.ndarray:
-        """How much validation scores fall where a feature is shuffled, (n_features,); see the attributes."""
-        check_is_fitted(self)
-        self._measure()
-        if self._importances is None:
-            raise AttributeError(
-                "feature_importances_ needs the validation rows of fit, and this model has none: ask "
-                "tabmtl.inspection.feature_importances(model, X, y), or fit with early_stopping=True or X_val and "
-                "y_val; pickled copies and smaller models leave these rows behind"
-            )
-        return self._importances
-
-    def _measure(self) -> None:
-        """Measure the falls of the mean score where columns are shuffled, unless that is done or there are no rows."""
-        rows: Batch | None = self.__dict__["_judged"]
-        if rows is None:
-            return
-
-        def score(changed: Batch) -> float:
-            return mean_score(score_outputs(self.coder_, self._model.answer(changed, self), changed))
-
-        names, features, whole = self.coder_.after.names, self.coder_.features, score(rows)
-        order, falls = np.random.default_rng(0).permutation(len(rows)), np.zeros(len(names))
-        for moved in () if np.isnan(whole) else dict.fromkeys(features.moving_together.values()):
-            x = rows.x
-            for name in moved:
-                x = x.shuffled(name, features.origins_by_form, order)
-            falls[[names.index(name) for name in moved]] = whole - score(replace(rows, x=x))
-        self._importances: np.ndarray | None = None if np.isnan(whole) else falls
-        self._judged = None
-
-    def _state(self) -> Any:
-        self._measure()  # a file has no rows for it
-        return super()._state()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_judged": None}
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []  # the representation is float32
@@ -391,13 +337,8 @@ class NetworkEstimator(
     def _fitted_of(self, coder: TableCoder, parts: dict[str, Any]) -> FittedNetwork:
         own = {"columns": coder.features.columns, "is_long": coder.task_column is not None}
         found = FittedNetwork(maker=replace(self), tasks=coder.labels.tasks, **(parts | own))
-        return (
-            found.with_module_weights()
-        )  # files hold no numbers without an axis, and weights that do not fit are refused
-
-    def _restore(self, state: Any) -> None:
-        super()._restore(state)
-        self._judged = None
+        # files hold no numbers without an axis, and weights that do not fit are refused
+        return found.with_module_weights()
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -40,6 +40,8 @@ from tabmtl.targets.task import refuse_monotone
 from tabmtl.training.hooks import CallbackSupport
 from tabmtl.training.run import running
 
+_NO_GAIN = "only the trees of a model have a gain; say tabmtl.inspection.feature_importances(model, X, y)"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TableState:
@@ -140,10 +142,8 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         ),
     )
 
-    importances_ = cast(
-        Any,
-        NotHere("only the trees of a model have a gain; say tabmtl.inspection.feature_importances(model, X, y)"),
-    )
+    importances_ = cast(Any, NotHere(_NO_GAIN))
+    feature_importances_ = cast(Any, NotHere(_NO_GAIN))
 
     #: Whether it chooses by folds or splits of its own, and then learns all rows. Given X_val, it would lose labels, so
     #: `compare` and the commands give it these rows to learn.
@@ -464,7 +464,6 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         """
         check_is_fitted(self)
         t = place_of(self._model, name)
-        self._before_tasks_change()
         self._model = without_task(self._model, t)
         return self
 
@@ -686,9 +685,6 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         seed : int
         """
         raise NotImplementedError
-
-    def _before_tasks_change(self) -> None:
-        """Do what needs the tasks as they are."""
 
     def _fitted_of(self, coder: TableCoder, parts: dict[str, Any]) -> Any:
         """Return what was fitted, given the parts of it that a file keeps."""

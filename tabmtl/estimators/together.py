@@ -129,4 +129,4 @@ def _fit_joined(parts: Sequence[_Part]) -> None:
         for part, rows, own in zip(parts, learned, found, strict=True):
             training, batch_size = part.training, min(loop.batch_size, loop.n_rows)
             fitted = training.trained(part.network, rows, batch_size, own)
-            training.estimator._set_fitted(training.coder, fitted | training.judged(part.valid))
+            training.estimator._set_fitted(training.coder, fitted)

@@ -37,7 +37,6 @@ from tabmtl.training.run import Run, running
 from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics, step_rows
 from tabmtl.training.watch import describe_tasks
 
-_SHUFFLED_ROWS, _SHUFFLED_CELLS = 1_000, 100_000  # rows for importances, and rows times columns, at most
 #: Factor of the learning rate in passes over new rows; see docs/lab.md.
 PASS_RATE = 1 / 3
 _ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
@@ -75,13 +74,13 @@ class NetworkTraining:
         def prepare(batch: Batch) -> Batch:
             return on_device(in_training_units(batch, coder), device)
 
-        judged, asked = self.judged(valid), rows if valid is None else valid
+        asked = rows if valid is None else valid
         least = 0 if is_given else estimator.min_frequency
         answered = asking(drawn(coder, asked, least), estimator, are_learned=valid is None)
         read, judging = rows.to_train(prepare, self.seed), None if valid is None else valid.to_train(prepare, self.seed)
         del rows, valid, asked  # parts of a frame are copies, and the whole is needed no longer
         loss, judge = estimator._loss(coder.labels.tasks), partial(evaluate_scores, coder)
-        return self.learn(read, judging, loss, judge) | judged | {"answered": answered}
+        return self.learn(read, judging, loss, judge) | {"answered": answered}
 
     def set_aside(self, rows: FitRows, valid: FitRows | None) -> tuple[FitRows, FitRows | None]:
         """Return the rows to learn from and those to validate on, which are set aside if none are given.
@@ -112,14 +111,6 @@ class NetworkTraining:
                     precision=estimator.precision,
                     is_long=estimator.task_column is not None,
                 )
-
-    def judged(self, valid: FitRows | None) -> dict[str, Any]:
-        """Return the fitted attribute of the rows that importances are measured on."""
-        if valid is None:
-            return {}
-        n_features = self.coder.features.columns.n_features
-        n_rows = min(len(valid), _SHUFFLED_ROWS, max(_SHUFFLED_CELLS // n_features, 1))
-        return {"_judged": in_training_units(valid.some(n_rows), self.coder)}
 
     def learn(
         self,
@@ -183,7 +174,6 @@ class NetworkTraining:
             "_fitted": replace(network, batch_size=before.batch_size).holding(network.module()),
             "best_iteration_": estimator.best_iteration_ + 1,
             "history_": pl.concat([estimator.history_, fitted["history_"]], how="diagonal"),
-            "_judged": estimator.__dict__["_judged"],
         }
 
     def _pass(self, rows: FitRows) -> dict[str, Any]:
@@ -255,7 +245,7 @@ class NetworkTraining:
             lineage=None if before is None else before.lineage_of(tasks),
             removed_units=None if before is None else before.removed_units,
         )
-        told = trained_attributes(own.history, own.best.epoch) | {"_importances": None, "_judged": None}
+        told = trained_attributes(own.history, own.best.epoch)
         return inspected | told | {"_fitted": fitted}
 
     def _so_far(self, loop: TableLoop, history: list[Record]) -> dict[str, Any]:
@@ -323,13 +313,8 @@ def in_training_units(batch: Batch, coder: TableCoder) -> Batch:
 
 def evaluate_scores(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -> dict[str, float | None]:
     """Return scores of raw scores on training-unit labels, in own units; undefined ones are None."""
-    outputs = coder.labels.outputs([score.float().cpu().numpy() for score in scores])
-    return score_outputs(coder, outputs, batch.map(lambda part: part.cpu().numpy()))
-
-
-def score_outputs(coder: TableCoder, outputs: Sequence[np.ndarray], batch: Batch) -> dict[str, float | None]:
-    """Return scores of outputs on training-unit labels, in own units; undefined ones are None."""
-    labels = coder.labels
+    labels, batch = coder.labels, batch.map(lambda part: part.cpu().numpy())
+    outputs = labels.outputs([score.float().cpu().numpy() for score in scores])
     y = batch.y.astype(np.float64) * labels.scale + labels.center
     with unsaid():
         return score_tasks(labels.tasks, y, outputs, batch.score_weight, batch.task, batch.group)

@@ -48,9 +48,8 @@ def prune(model: N, X: Any, y: Any, *, keep: float = 0.4, floor: float = 0.002) 
     Returns
     -------
     smaller : like model
-        It has learned no decisions: call `calibrate`, `tune_thresholds` and `conformalize` on it. It lacks
-        ``feature_importances_``, and ``history_`` tells of the fit of the model. Its `drift` tells of columns alone, or
-        compares with rows that it is given.
+        It has learned no decisions: call `calibrate`, `tune_thresholds` and `conformalize` on it. ``history_`` tells of
+        the fit of the model. Its `drift` tells of columns alone, or compares with rows that it is given.
 
         ``pruned_`` tells of its cuts as they were, and is not in its file. It has a row for the model as it came, with
         settled statistics, and one for every cut, in order: ``cut``, the name of the layer or bucket; ``left``, the

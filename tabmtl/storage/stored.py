@@ -279,6 +279,9 @@ class _Reader:
                 facts.pop(name, None)
             if not self.arrays.get(_join(path, name), np.ones(1)).size:
                 del self.arrays[_join(path, name)]
+        for name in getattr(cls, "idle_fields", ()):
+            facts.pop(name, None)
+            self.arrays.pop(_join(path, name), None)
         _need(not facts, path, facts, f"nothing but {[*values]}")
         return getattr(cls, "of_file", cls)(**values)
 

@@ -86,17 +86,6 @@ def test_blocks_join_to_the_rows():
     ]
 
 
-def test_a_column_is_shuffled_alone():
-    x, order = features_of(LISTS, LISTS), np.array([1, 2, 3, 4, 5, 0])
-    origins = {"numbers": ("n",), "codes": ("c",), "bags": ("a", "b"), "vectors": ("v", "w", "w")}
-    shuffled = x.shuffled("b", origins, order)
-    assert lists_of(shuffled.bags[0]) == LISTS
-    assert lists_of(shuffled.bags[1]) == [*LISTS[1:], LISTS[0]]
-    vectors = x.shuffled("w", origins, order).vectors
-    np.testing.assert_array_equal(vectors[:, 0], x.vectors[:, 0])
-    np.testing.assert_array_equal(vectors[:, 1:], x.vectors[order, 1:])
-
-
 def test_equal_rows_have_equal_keys():
     lists = [[2, 3], [3], [2, 3], [], [0], [], [2], [2, 2]]
     x = features_of(lists)
