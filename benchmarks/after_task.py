@@ -13,15 +13,16 @@ import polars as pl
 
 from benchmarks.problems import Case, answers_of, open_case, score_answers
 from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, SharedBottom, SharedTrees
+from tabmtl.extras import ScaLearn
 
 #: Sets, and the task that comes later.
 LATER = {"star": "read3", "gss_abortion": "absingle", "census_kdd": "income_50k"}
 #: Rows that the models that stand have learned, and numbers of labels of the new task, which are among them.
 KNOWN, TESTED, LABELS = 3_000, 3_000, (50, 300, 1_000)
-METHODS = ("head", "scalearn", "scalearn_uniform")
+HEADS = {"head": None, "ScaLearn": ScaLearn(), "ScaLearn, uniform": ScaLearn(uniform=True)}
 STANDING: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
-    "SharedBottom": (SharedBottom, METHODS),
-    "MMoE": (MMoE, METHODS),
+    "SharedBottom": (SharedBottom, (*HEADS,)),
+    "MMoE": (MMoE, (*HEADS,)),
     "SharedTrees": (SharedTrees, ("head",)),
 }
 
@@ -83,7 +84,7 @@ def ways(
         for method in methods:
             yield (
                 f"{name}.add_task, {method}",
-                score(deepcopy(standing[name]).add_task(X, y, method=method, tasks=tasks)),
+                score(deepcopy(standing[name]).add_task(X, y, head=HEADS[method], tasks=tasks)),
             )
 
 

@@ -73,7 +73,7 @@ def grown_labels(X: pl.DataFrame, y: pl.DataFrame) -> pl.DataFrame:
 
 def grown(subject: stored_verbs.Subject) -> Any:
     """Return a model that has taken tasks, has parted with one, and has gone on."""
-    model = subject.copy().add_task(*subject.new_task(), method="scalearn").remove_task("size")
+    model = subject.copy().add_task(*subject.new_task()).remove_task("size")
     X, y = subject.rows(100, 1)
     return model.partial_fit(X, grown_labels(X, y))
 

@@ -58,7 +58,6 @@ ATTRIBUTES = (
     "repeat_weights_",
     "rounds_",
     "stretch_",
-    "task_transfer_",
     "thresholds_",
     "weights_",
 )

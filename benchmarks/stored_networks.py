@@ -31,7 +31,6 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "IndependentTasks of LightGBM": ("IndependentTasks", {"families": ("lightgbm",)}),
 }
-METHODS = ("head", "scalearn", "scalearn_uniform")
 CUT = ("SharedBottom", "MMoE", "PLE")
 
 
@@ -61,15 +60,14 @@ def widens(name: str) -> Arrays:
 
 
 def takes_tasks(name: str) -> Arrays:
-    """Add tasks by every method, and train on all; part with one, and go on."""
+    """Add tasks, and train on all; part with one, and go on."""
     subject, found = Subject(name), Arrays()
     X, y = subject.new_task()
-    for method in METHODS:
-        model = subject.copy().add_task(X, y, method=method)
-        found |= joined(**{method: answered(model, subject) | told(model)})
+    model = subject.copy().add_task(X, y)
+    found |= joined(head=answered(model, subject) | told(model))
     model = subject.copy().add_task(X, y.with_columns(delay=X["plain"]), freeze=None)
     found |= joined(thawed=answered(model, subject))
-    model = subject.copy().add_task(X, y, method="scalearn").remove_task("price")
+    model = subject.copy().add_task(X, y).remove_task("price")
     more, labels = subject.rows(100, 4)
     model.partial_fit(more, labels.with_columns(dear=more["plain"] > 0))
     return found | joined(onward=answered(model, subject), history=model.history_)

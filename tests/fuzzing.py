@@ -470,7 +470,7 @@ _CHANGE = (
 )
 _TAKE_LABELS = ("fit", "partial_fit", "calibrate", "tune_thresholds", "conformalize")
 _TAKE_LABELS += ("score_tasks", "score", "score_intervals", "add_task")
-_ATTRIBUTES = ("feature_importances_", "importances_", "task_transfer_", "history_")
+_ATTRIBUTES = ("feature_importances_", "importances_", "history_")
 _ATTRIBUTES += ("block_importances_", "outlier_score_", "rounds_", "thresholds_", "leaderboard_", "model_weights_")
 
 
@@ -742,8 +742,6 @@ class Walk:
             arguments["y"] = new if self.rng.random() < 0.3 else new.to_frame()
             declared = TARGETS[kind][1]
             arguments |= {"tasks": {name: declared}} if declared else {}
-        if self.rng.random() < 0.4:
-            arguments["method"] = str(self.rng.choice(type(self.model)._task_methods))
         if self.rng.random() < 0.2:
             arguments["freeze"] = None
         run, said = self._finish(verb, arguments, text, is_bad)

@@ -62,11 +62,6 @@ for name in names[1:]:
 
 # %%
 # Old answers are equal bit for bit, with the task and without it.
-network.add_task(X_new, y_new, method="scalearn_uniform")
+network.add_task(X_new, y_new)
 assert network.predict(X_test).select(old).equals(before[0])
 assert trees.predict(X_test).equals(before[1])
-
-# %%
-# ``"scalearn_uniform"`` scales the features of each old task by one learned number, which tells what the new one takes
-# of it.
-network.task_transfer_

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,7 +15,24 @@ from tabmtl.model_selection.repeats import SeenRows, groups_of_rows
 from tabmtl.params import near
 from tabmtl.schema import Batch
 
-Method = Literal["head", "scalearn", "scalearn_uniform"]
+
+class Head(Protocol):
+    """Way to learn the head of a new task from what a network computes."""
+
+    def learn(self, blocks: Sequence[np.ndarray], labels: Any, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weights (p, width) of all features and the constants (width,) of the scores, in float64.
+
+        Parameters
+        ----------
+        blocks : sequence of ndarray
+            Features of n rows, standardised, p in all: those that the heads read, (n, p_0); those that the last layers
+            of S heads read, (n, S, H); and the vectors of the rows, (n, p_2).
+        labels : Labels
+            See `tabmtl.training.penalised`, whose functions learn from them.
+        fold : ndarray of int, shape (n,)
+            Number of the fold of every row, which judges what the others teach.
+        """
+        ...
 
 
 def rows_of_new(coder: TableCoder, X: Any, prepared: Any, y: Any, weight: Any, groups: Any, n_old: int) -> Batch:

@@ -78,10 +78,10 @@ class FittedNetwork(TrainedNetwork):
         return replace(self, weights=weight_arrays(network.state_dict())).holding(network)
 
     def with_tasks(
-        self, heads: Sequence[torch.nn.Module], tasks: Sequence[Task], method: Any, device: torch.device
+        self, heads: Sequence[torch.nn.Module], tasks: Sequence[Task], device: torch.device
     ) -> FittedNetwork:
         """Return the network with heads of new tasks behind the others, given all tasks."""
-        grown, lineage = self.grown(device), (self.lineage or Lineage.of(self.tasks)).with_tasks((method,) * len(heads))
+        grown, lineage = self.grown(device), (self.lineage or Lineage.of(self.tasks)).with_tasks(len(heads))
         return self._regrown(GrownNetwork(grown.base, [*grown.added, *heads], lineage.kept), tasks, lineage)
 
     def without(self, t: int, coder: TableCoder) -> FittedNetwork:

@@ -18,14 +18,14 @@ from tabmtl.columns.number import NumericTransform
 from tabmtl.columns.ragged import lists_of
 from tabmtl.encode import TableCoder
 from tabmtl.encode.new_tasks import Freeze
-from tabmtl.estimators.added import Method
+from tabmtl.estimators.added import Head
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.asked_network import NetworksTogether
 from tabmtl.estimators.base import FromFitted, NotHere, unfitted
 from tabmtl.estimators.fitted_network import FittedNetwork
 from tabmtl.estimators.learner import OF_NUMBERS, OF_THE_TABLE
 from tabmtl.estimators.lineage import Lineage
-from tabmtl.estimators.new_heads import task_transfer, with_new_heads
+from tabmtl.estimators.new_heads import with_new_heads
 from tabmtl.estimators.rows import FitRows, FrameRows
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState
@@ -114,10 +114,6 @@ class NetworkEstimator(
         Weights of the network.
     batch_size_ : int
         Rows of an optimiser step.
-    task_transfer_ : polars DataFrame
-        What the tasks of the fit lend the tasks that `add_task` has added by "scalearn" or "scalearn_uniform": columns
-        ``task``, ``source``, ``scale`` (mean of the numbers by which the features of the source are multiplied, which
-        begin at 2 over the number of sources) and ``share`` (mean size of them, over the sum of all sources).
     """
 
     clip_norm: Positive | None = 1.0
@@ -152,10 +148,9 @@ class NetworkEstimator(
     _n_features_out = FromFitted("n_features_out")  # which scikit-learn reads
     _lineage = FromFitted("lineage")
     _form = FromFitted("removed_units")
-    task_transfer_ = FromFitted(lambda model: task_transfer(model.fitted, model.tasks))
 
     _together: ClassVar[type[Together]] = NetworksTogether
-    _task_methods: ClassVar[tuple[str, ...]] = ("head", "scalearn", "scalearn_uniform")
+    _takes_heads: ClassVar[bool] = True
     _task_freezes: ClassVar[tuple[str | None, ...]] = ("shared", None)
 
     export_task = NotHere("it is a network; say export_onnx(path), which writes all tasks to one file")
@@ -316,8 +311,10 @@ class NetworkEstimator(
         before = self._fitted if "_model" in vars(self) else None
         return NetworkTraining(estimator=self, coder=coder, seed=seed, before=before).go_on(rows)
 
-    def _add_tasks(self, coder: TableCoder, batch: Batch, method: Method, freeze: Freeze, seed: int) -> dict[str, Any]:
-        fitted = with_new_heads(self._fitted, coder, batch, method, seed, self)
+    def _add_tasks(
+        self, coder: TableCoder, batch: Batch, head: Head | None, freeze: Freeze, seed: int
+    ) -> dict[str, Any]:
+        fitted = with_new_heads(self._fitted, coder, batch, head, seed, self)
         found: dict[str, Any] = {"_fitted": fitted}
         if freeze is not None:
             return found

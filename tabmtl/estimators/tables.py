@@ -23,7 +23,7 @@ from tabmtl.encode.read import read_groups
 from tabmtl.encode.shards import Shards
 from tabmtl.encode.tasks import DeclaredTasks, check_tasks
 from tabmtl.encode.text_encoder import check_text_encoder
-from tabmtl.estimators.added import Method, learned, place_of, rows_of_new, without_task
+from tabmtl.estimators.added import Head, learned, place_of, rows_of_new, without_task
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.base import FromFitted, NotHere, drafted
 from tabmtl.estimators.drifting import asking, drawn, following, profiled
@@ -162,7 +162,8 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
     _together: ClassVar[type[Together]] = Together
 
     #: Methods of `add_task` that the class has, and what may be frozen.
-    _task_methods: ClassVar[tuple[str, ...]] = ("head",)
+    #: Whether `add_task` takes another way to learn the head of a task.
+    _takes_heads: ClassVar[bool] = False
     _task_freezes: ClassVar[tuple[str | None, ...]] = ("shared",)
 
     @drafted
@@ -344,7 +345,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         X: Any,
         y: Any,
         *,
-        method: Method = "head",
+        head: Head | None = None,
         freeze: Freeze = "shared",
         tasks: DeclaredTasks = None,
         sample_weight: Any = None,
@@ -363,15 +364,11 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         y : frame, series or array of shape (n,) or (n, T)
             Labels of the new tasks, of any kind, in the library of y of fit; null and NaN are unlabelled. With
             ``freeze=None``, it may hold labels of tasks that the model has, too. In the long layout, the one target.
-        method : {"head", "scalearn", "scalearn_uniform"}, default="head"
-            What a new task reads of the model. Trees and models of each task alone have "head" only.
-
-            - "head": all features that the heads of a network read, and those that the last layers of its heads read,
-              by a linear layer; its penalty is chosen by folds. In `SharedTrees` the trees that stand, which give the
-              task leaf values of its own.
-            - "scalearn": the features of every task of the network, each scaled by learned numbers, and added up
-              (ScaLearn); ``task_transfer_`` says how much each task lends.
-            - "scalearn_uniform": the same with one number for each task.
+        head : object, optional
+            How the head of a new task of a network is learned, such as `tabmtl.extras.ScaLearn`; see
+            :class:`tabmtl.estimators.added.Head`. By default, it is a linear layer on all features that the heads of
+            the network read, and those that the last layers of its heads read; its penalty is chosen by folds. In
+            `SharedTrees` the trees that stand give the task leaf values of its own.
         freeze : {"shared"} or None, default="shared"
             What stays as it is: with "shared" all that the model has learned. None trains a whole network on, after
             the new tasks have learned with it frozen: the answers of all tasks change, and what `calibrate`,
@@ -392,22 +389,17 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
             If the model has the task, X has other columns, no row has a label, the class lacks the method, or a task is
             ``monotone`` and the class cannot promise it, as in `fit`; the model stays unchanged.
 
-        References
-        ----------
-        Frohmann, Holtermann, Masoudian, Lauscher and Rekabsaz (2024), "ScaLearn: Simple and Highly Parameter-Efficient
-        Task Transfer by Learning to Scale", Findings of ACL, arXiv 2310.01217.
-
         Examples
         --------
         >>> import numpy as np
         >>> from tabmtl import SharedBottom
         >>> X = np.random.default_rng(0).normal(size=(300, 4))
         >>> model = SharedBottom(epochs=2, random_state=0).fit(X, X[:, :2])
-        >>> model.add_task(X[:50], X[:50, 0] + X[:50, 1], method="head").predict(X).shape
+        >>> model.add_task(X[:50], X[:50, 0] + X[:50, 1]).predict(X).shape
         (300, 3)
         """
         check_is_fitted(self)
-        self._check_way(method, freeze)
+        self._check_way(head, freeze)
         check_tasks("tasks", tasks)
         if isinstance(X, Shards):
             raise TypeError("add_task reads a frame in memory, and X is Shards; give some of their rows as a frame")
@@ -422,7 +414,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         batch = rows_of_new(coder, X, prepared, labels, weight, groups, n_old)
         if freeze is None:
             coder = undecided(coder)
-        found = self._add_tasks(coder.after, batch, method, freeze, self._seed())
+        found = self._add_tasks(coder.after, batch, head, freeze, self._seed())
         seen = known.seen.and_of(*learned(coder.labels, batch, n_old, freeze))
         model = replace(known, coder=coder, fitted=found.pop("_fitted"), seen=seen)
         names = [task.name for task in model.tasks if freeze is not None]
@@ -672,7 +664,9 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         """
         raise NotImplementedError
 
-    def _add_tasks(self, coder: TableCoder, batch: Batch, method: Method, freeze: Freeze, seed: int) -> dict[str, Any]:
+    def _add_tasks(
+        self, coder: TableCoder, batch: Batch, head: Head | None, freeze: Freeze, seed: int
+    ) -> dict[str, Any]:
         """Learn the tasks of a coder behind those of the model, and return what `_fit` does.
 
         Parameters
@@ -681,7 +675,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
             Of all tasks, the new ones last.
         batch : Batch
             Rows with labels of all these tasks, in own units, their weights and groups; NaN where there is no label.
-        method, freeze : as in `add_task`
+        head, freeze : as in `add_task`
         seed : int
         """
         raise NotImplementedError
@@ -697,16 +691,15 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         """Rows of a level that has a place of its own."""
         return self._encoding()["min_frequency"]
 
-    def _check_way(self, method: Any, freeze: Any) -> None:
-        """Raise a ValueError for a method, or a part to freeze, that the class does not have."""
+    def _check_way(self, head: Any, freeze: Any) -> None:
+        """Raise an error for a head, or a part to freeze, that the class does not have."""
         name = type(self).__name__
-        check_choice("method", method, ("head", "scalearn", "scalearn_uniform"))
         if freeze is not None:
             check_choice("freeze", freeze, ("shared",))
-        if method not in self._task_methods:
-            raise ValueError(
-                f"{name} has no features to scale for method={method!r}; say method='head', or take a network"
-            )
+        if head is not None and not callable(getattr(head, "learn", None)):
+            raise TypeError(f"head must be an object with a method 'learn', such as ScaLearn(), or None, got {head!r}")
+        if head is not None and not self._takes_heads:
+            raise ValueError(f"{name} has no features that a head could read; leave head={head!r} out")
         if freeze not in self._task_freezes:
             raise ValueError(f"{name} cannot train on what it has learned, as freeze={freeze!r} says; leave it out")
 

@@ -8,6 +8,8 @@ part of it: they come from the model that trained the task.
 `LossBalance`, `GradNorm`, `GradientBalance` and `FlatRegions` balance the tasks of a network: see
 :mod:`tabmtl.extras.balance`.
 
+`ScaLearn` is a head of `add_task`.
+
 ``prune`` cuts a network to a smaller one. ``multiply_adds`` and ``widths`` tell its size.
 """
 
@@ -15,12 +17,14 @@ from tabmtl.extras.balance import FlatRegions, GradientBalance, GradNorm, LossBa
 from tabmtl.extras.front import merge_front
 from tabmtl.extras.merge import merge
 from tabmtl.extras.prune import multiply_adds, prune, widths
+from tabmtl.extras.scalearn import ScaLearn
 
 __all__ = [
     "FlatRegions",
     "GradNorm",
     "GradientBalance",
     "LossBalance",
+    "ScaLearn",
     "merge",
     "merge_front",
     "multiply_adds",

@@ -66,11 +66,12 @@ class LossBalance:
 
     Examples
     --------
-    >>> import torch
+    >>> import numpy as np
     >>> from tabmtl import SharedBottom
+    >>> X = np.random.default_rng(0).normal(size=(200, 3))
     >>> geometric_mean = LossBalance(lambda losses: losses.clamp(min=1e-9).log().mean().exp())
-    >>> SharedBottom(balance=geometric_mean, epochs=1).fit([[0.0], [1.0]] * 20, [[0.0, 1.0], [1.0, 3.0]] * 20).n_tasks_
-    2
+    >>> SharedBottom(balance=geometric_mean, epochs=1).fit(X, X[:, :2]).predict(X).shape
+    (200, 2)
     """
 
     scalarizer: Callable[[Tensor], Tensor]
@@ -128,10 +129,12 @@ class GradientBalance:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from tabmtl import SharedBottom
+    >>> X = np.random.default_rng(0).normal(size=(200, 3))
     >>> mean = GradientBalance(lambda gradients: gradients.mean(dim=0), normalize=True)
-    >>> SharedBottom(balance=mean, epochs=1).fit([[0.0], [1.0]] * 20, [[0.0, 1.0], [1.0, 3.0]] * 20).n_tasks_
-    2
+    >>> SharedBottom(balance=mean, epochs=1).fit(X, X[:, :2]).predict(X).shape
+    (200, 2)
     """
 
     aggregator: Callable[[Tensor], Tensor]

@@ -134,44 +134,6 @@ class NewHead(nn.Module):
         return self.linear(F.pad(features, (0, self.linear.weight.shape[1] - features.shape[1]))[None])[0]
 
 
-class ScaledHead(nn.Module):
-    """Head of a new task that reads the features of every source, each scaled, and added up.
-
-    Frohmann et al., 2024, "ScaLearn", Findings of ACL, arXiv 2310.01217. Of the paper, and of its released code, are
-    the numbers ω, one for each feature of a source or, uniform, one for a source; that they begin at 2 / S; and the sum
-    over the sources, whose weights need not add up to 1. There the outputs of adapters inside of a language model are
-    scaled, and the rest of the model goes on from the sum; here it is what the last layers of heads read, and a linear
-    layer ends it. Ours are the deviations by which features are divided first, so that scales of tasks compare, and a
-    penalty on the distance from the start in place of dropout on ω.
-
-    Parameters
-    ----------
-    n_sources, d_in, width : int
-        Number of sources, of features of each, and of scores.
-    is_uniform : bool
-    """
-
-    task_specific = True
-
-    def __init__(self, n_sources: int, d_in: int, width: int, *, is_uniform: bool) -> None:
-        super().__init__()
-        self.standardised = Standardised(n_sources, d_in)
-        self.scale = nn.Parameter(torch.full((n_sources, 1 if is_uniform else d_in), 2 / n_sources))
-        self.linear = StackedLinear(1, d_in + -d_in % _MULTIPLE, width)
-
-    @classmethod
-    def like(cls, weights: Mapping[str, Any], width: int) -> ScaledHead:
-        """Return a head that reads what one of these weights does."""
-        n_sources, d_in = weights["standardised.center"].shape
-        is_uniform = weights["scale"].shape[1] < d_in
-        return cls(n_sources, d_in, width, is_uniform=is_uniform)
-
-    def forward(self, read: Reading) -> Tensor:
-        """Return scores (B, width)."""
-        features = (self.standardised(read.lent) * self.scale).sum(dim=1)
-        return self.linear(F.pad(features, (0, self.linear.weight.shape[1] - features.shape[1]))[None])[0]
-
-
 class GrownNetwork(nn.Module):
     """A network and heads of new tasks; see `tabmtl.training.table_loop.Network`.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tabmtl.nn.embeddings import BagEmbedding, CategoricalEmbedding, grown_rows
-from tabmtl.nn.grown import NewHead, ScaledHead
+from tabmtl.nn.grown import NewHead
 from tabmtl.nn.layers import Towers, with_classes
 from tabmtl.nn.sequences import PooledSequence
 from tabmtl.schema import Columns
@@ -49,7 +49,7 @@ class Growth:
                     self._add(f"{prefix}tables.{i}.weight", (few.num_embeddings,), (many.num_embeddings,))
             if isinstance(new, Towers) and isinstance(old, Towers):
                 self._heads.append((f"{prefix}out.", old, new))
-            if isinstance(new, NewHead | ScaledHead):
+            if isinstance(new, NewHead):
                 self._added.append((f"{prefix}linear.", new.linear.weight.shape[2]))
 
     def _add(self, name: str, before: tuple[int, ...], now: tuple[int, ...]) -> None:

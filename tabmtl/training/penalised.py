@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -75,13 +75,13 @@ class Linear:
         def scores(theta: Tensor) -> Tensor:
             return places @ theta[width:].view(-1, width) + theta[:width]
 
-        found, theta = [], _constant(labels)
+        found, theta = [], constant(labels)
         found.append(Weights(np.zeros((features.shape[1], width)), theta))
         theta = np.append(theta, np.zeros(inner.shape[1] * width))
         for penalty in PENALTIES:
             # so that steps along all axes are of one size
             pace = np.append(np.ones(width), np.repeat((spread + penalty) ** -0.5, width))
-            theta = _minimum(scores, labels, theta, penalty, np.zeros(len(theta)), pace, width)
+            theta = minimum(scores, labels, theta, penalty, np.zeros(len(theta)), pace, width)
             linear = axes @ theta[width:].reshape(-1, width)
             found.append(Weights(linear, theta[:width] - center @ linear))
         return found
@@ -89,48 +89,6 @@ class Linear:
     def scores(self, weights: Weights, features: np.ndarray) -> Tensor:
         """Return scores (n, width)."""
         return torch.from_numpy(features @ weights.linear + weights.bias)
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """Scores (sum_s scale_s f_s) W + b of the features (n, S, H) of S sources, after ScaLearn.
-
-    Parameters
-    ----------
-    is_uniform : bool
-        Whether a source has one scale, and not one for each of its features.
-    """
-
-    is_uniform: bool
-
-    def path(self, features: np.ndarray, labels: Labels) -> list[Weights]:
-        """Return the answers to all penalties, the constant first."""
-        (_, n_sources, n_features), width = features.shape, labels.task.width
-        places, shape = torch.from_numpy(features), (n_sources, 1 if self.is_uniform else n_features)
-        sizes = width, n_features * width
-
-        def parts(theta: Any) -> tuple[Any, Any, Any]:
-            bias, linear, scale = theta[: sizes[0]], theta[sizes[0] : sum(sizes)], theta[sum(sizes) :]
-            return bias, linear.reshape(-1, width), scale.reshape(shape)
-
-        def scores(theta: Tensor) -> Tensor:
-            bias, linear, scale = parts(theta)
-            return (places * scale).sum(dim=1) @ linear + bias
-
-        constant = _constant(labels)
-        start = np.full(shape, 2 / n_sources)
-        found = [Weights(np.zeros((n_features, width)), constant, start)]
-        origin = np.concatenate([np.zeros(sum(sizes)), start.ravel()])
-        theta = np.concatenate([constant, np.zeros(sizes[1]), start.ravel()])
-        for penalty in PENALTIES:
-            theta = _minimum(scores, labels, theta, penalty, origin, np.ones(len(theta)), width)
-            bias, linear, scale = parts(theta)
-            found.append(Weights(linear, bias, scale))
-        return found
-
-    def scores(self, weights: Weights, features: np.ndarray) -> Tensor:
-        """Return scores (n, width)."""
-        return torch.from_numpy((features * weights.scale).sum(axis=1) @ weights.linear + weights.bias)
 
 
 def learn_by_folds(form: Form, features: np.ndarray, labels: Labels, fold: np.ndarray) -> Weights:
@@ -147,7 +105,7 @@ def learn_by_folds(form: Form, features: np.ndarray, labels: Labels, fold: np.nd
     """
     folds = np.unique(fold)
     if len(folds) < 2:
-        return Weights(np.zeros((features.shape[-1], labels.task.width)), _constant(labels))
+        return Weights(np.zeros((features.shape[-1], labels.task.width)), constant(labels))
     losses = np.empty((len(PENALTIES) + 1, len(fold)))
     for f in folds:
         kept, judged = np.flatnonzero(fold != f), np.flatnonzero(fold == f)
@@ -164,12 +122,12 @@ def simplest(losses: np.ndarray) -> int:
     return int(np.argmax(behind.mean(axis=1) <= _SPARE_ERROR * error))
 
 
-def _constant(labels: Labels) -> np.ndarray:
+def constant(labels: Labels) -> np.ndarray:
     """Return the best constant scores (width,)."""
     width, kind = labels.task.width, labels.task.kind
     start = np.reshape(kind.start(np.average(kind.means(labels.y, width), axis=0, weights=labels.weight)), width)
     nothing = torch.zeros(len(labels.y), 1, dtype=torch.float64)
-    return _minimum(lambda theta: nothing + theta, labels, start, 0.0, start, np.ones(width), width)
+    return minimum(lambda theta: nothing + theta, labels, start, 0.0, start, np.ones(width), width)
 
 
 def _turned(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -181,7 +139,7 @@ def _turned(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (features @ vectors, vectors) if p <= n else (vectors * lengths, features.T @ vectors / lengths)
 
 
-def _minimum(
+def minimum(
     scores: Callable[[Tensor], Tensor],
     labels: Labels,
     start: np.ndarray,

@@ -15,10 +15,23 @@ from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
 
 from tabmtl import ESMM, MMoE, SharedBottom, SharedBottomClassifier
+from tabmtl.training.penalised import Linear, learn_by_folds
 
 pytestmark = pytest.mark.filterwarnings("ignore:y holds classes:tabmtl.schema.TabmtlWarning")
 some_networks = pytest.mark.parametrize("cls", quick([*NETWORKS, *FUNNELS], "MMoE", "AITM"))
-METHODS = ("head", "scalearn", "scalearn_uniform")
+
+
+class OneTask:
+    """A head that reads the last layer of the head of the first task."""
+
+    def learn(self, blocks, labels, fold):
+        before, lent, behind = blocks
+        found = learn_by_folds(Linear(), lent[:, 0], labels, fold)
+        rest = lent.shape[2] * (lent.shape[1] - 1) + behind.shape[1]
+        return np.pad(found.linear, ((before.shape[1], rest), (0, 0))), found.bias
+
+
+HEADS = {"head": None, "one task": OneTask()}
 RNG = np.random.default_rng(0)
 
 
@@ -39,16 +52,15 @@ def test_old_tasks_keep_weights_moments_and_answers_to_the_bit(cls, reloaded):
     model, X, y = fitted(cls)
     before, old = model.answer(X), {name: array.copy() for name, array in model.weights_.items()}
     represented = model.transform(X)
-    for method in METHODS[:2]:
+    for method, head in HEADS.items():
         names = {name: f"{name} {method}" for name in ("paid", "amount", "visits")}
-        model.add_task(X[:60], new_labels(X)[:60].rename(names), method=method, tasks={f"visits {method}": "poisson"})
+        model.add_task(X[:60], new_labels(X)[:60].rename(names), head=head, tasks={f"visits {method}": "poisson"})
     assert [task.name for task in model.tasks_][: len(before)] == y.columns
     assert all(np.array_equal(*pair) for pair in zip(before, model.answer(X), strict=False))
     assert all(np.array_equal(array, model.weights_[f"base.{name}"]) for name, array in old.items())
     assert np.array_equal(represented, model.transform(X))
     again = reloaded(model)
     assert same(answers(model, X), answers(again, X))
-    assert again.task_transfer_.equals(model.task_transfer_)
     alone = [np.concatenate(column) for column in zip(*(model.answer(X[i : i + 1]) for i in range(5)), strict=True)]
     assert all(np.allclose(one, whole[:5], atol=1e-6) for one, whole in zip(alone, model.answer(X), strict=True))
     of_some = model.predict(X, tasks=["visits head", y.columns[0]])
@@ -84,12 +96,11 @@ def of_waves():
     return model, X, 0.5 * z[:, 3].astype(np.float32)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_forty_labels_teach_by_way_of_other_tasks(of_waves, method):
+def test_forty_labels_teach_by_way_of_other_tasks(of_waves):
     model, X, y = of_waves
     X_test, z_test = hidden_factor(1_000, 2)
     y_test, rows = 0.5 * z_test[:, 3], slice(40)
-    grown = deepcopy(model).add_task(X[rows], y[rows], method=method)
+    grown = deepcopy(model).add_task(X[rows], y[rows])
     alone = RidgeCV(np.logspace(-2, 4, 13)).fit(X[rows], y[rows])
     assert r2_score(y_test, alone.predict(X_test)) < 0.2  # a constant has 0
     assert r2_score(y_test, grown.predict(X_test)[:, 3]) > 0.6
@@ -100,16 +111,6 @@ def test_labels_of_chance_are_answered_by_about_their_mean():
     chance = pl.DataFrame(np.random.default_rng(3).normal(size=(50, 4)), ["a", "b", "c", "d"])
     answers = model.add_task(X[:50], chance).predict(X).select(chance.columns)
     assert (answers.to_numpy() - chance.mean().to_numpy()).std() < 0.4
-
-
-def test_scalearn_says_which_task_lends(of_waves):
-    model, X, _ = of_waves
-    _, z = hidden_factor(2_000, 0)
-    grown = deepcopy(model).add_task(X[:300], z[:300, 1].astype(np.float32), method="scalearn_uniform")
-    found = grown.task_transfer_
-    assert found["task"].to_list() == ["y3"] * 3
-    assert found["share"].sum() == pytest.approx(1)
-    assert found["source"][found["share"].arg_max()] == "y1"
 
 
 def test_the_same_call_gives_the_same_bits_and_a_failed_one_changes_nothing():
@@ -148,10 +149,10 @@ def test_nights_bring_new_levels_and_classes_and_quarters_new_tasks(cls, reloade
     model, X, _ = fitted(cls, **own)
     rate, more = model.learning_rate, features(60, seed=1)
     nightly = targets_for(cls, more)
-    for quarter, method in enumerate(METHODS[:2]):
+    for quarter, head in enumerate(HEADS.values()):
         task, town, label = f"shade {quarter}", f"violet {quarter}", f"class {quarter}"
         kinds = np.array(["u", "v", "w"])
-        model.add_task(X, pl.DataFrame({task: kinds[X["count"] % 3]}), method=method)
+        model.add_task(X, pl.DataFrame({task: kinds[X["count"] % 3]}), head=head)
         nightly = nightly.with_columns(pl.Series(task, [label, *kinds[more["count"] % 3][1:]]))
         nightly = nightly.with_columns(size=pl.when(pl.int_range(pl.len()) == 1).then(pl.lit(label)).otherwise("size"))
         rows = more.with_columns(text=pl.lit(town))
@@ -255,8 +256,7 @@ def test_a_network_that_is_not_frozen_trains_on_and_goes_on_later(cls, reloaded)
     model.partial_fit(X, labels)
     assert [task.name for task in model.tasks_] == labels.columns
     assert not np.array_equal(said[3], model.answer(X)[3])
-    assert not hasattr(model.fit(X, y), "task_transfer_")
-    assert len(model.tasks_) == len(y.columns)
+    assert len(model.fit(X, y).tasks_) == len(y.columns)
 
 
 X, Y = features(), new_labels(features())
@@ -267,7 +267,7 @@ REFUSED = {
     "no labels": (lambda m: m.add_task(X, Y.select(pl.col("amount") * None)), ValueError, "'amount'.*no observed"),
     "another library": (lambda m: m.add_task(X, Y["amount"].to_numpy()), ValueError, "numpy.*polars"),
     "another number of rows": (lambda m: m.add_task(X, Y[:50].select("paid")), ValueError, "50"),
-    "a method": (lambda m: m.add_task(X, Y.select("paid"), method="scale"), ValueError, "method must be one of"),
+    "a head": (lambda m: m.add_task(X, Y.select("paid"), head="scale"), TypeError, "head must be an object with"),
     "a freeze": (lambda m: m.add_task(X, Y.select("paid"), freeze="all"), ValueError, "freeze must be one of"),
     "a kind of no task": (
         lambda m: m.add_task(X, Y.select("paid"), tasks={"amount": "poisson"}),
@@ -275,7 +275,6 @@ REFUSED = {
         "'amount'",
     ),
     "an unknown task to remove": (lambda m: m.remove_task("lat"), ValueError, "'lat'.*'late'"),
-    "the frame of a head": (lambda m: m.task_transfer_, AttributeError, "method='scalearn'"),
 }
 
 

@@ -354,10 +354,15 @@ def test_shared_trees_without_a_tree_part_with_a_task():
     assert np.array_equal(model.remove_task(model.tasks_[0].name).predict(flat), before[:, 1:])
 
 
+class Scale:
+    def learn(self, blocks, labels, fold):
+        raise AssertionError
+
+
 def test_what_a_new_task_refuses():
     assert not hasattr(fit_of("stages"), "add_task")
     model = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(X, Y)
-    for way, words in (({"method": "scalearn"}, "method='head'"), ({"freeze": None}, "freeze=None")):
+    for way, words in (({"head": Scale()}, "no features that a head could read"), ({"freeze": None}, "freeze=None")):
         with pytest.raises(ValueError, match=words):
             model.add_task(NEW, new_tasks(LABELS), **way)
     linear = deepcopy(fit_of("alone"))

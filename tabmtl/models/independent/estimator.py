@@ -346,7 +346,7 @@ class IndependentTasks(LightGBMEstimator):
         found = self._each(learners, go_on, self._watch, "task", describe_model)
         return {"_fitted": fitted.onward(found, batch, n_new)}
 
-    def _add_tasks(self, coder: TableCoder, batch: Batch, method: Any, freeze: Any, seed: int) -> dict[str, Any]:
+    def _add_tasks(self, coder: TableCoder, batch: Batch, head: Any, freeze: Any, seed: int) -> dict[str, Any]:
         """Fit the new tasks, each alone, by the configuration that the others have."""
         fitted = self._fitted
         n_known = len(fitted.tasks)

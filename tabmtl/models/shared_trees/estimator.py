@@ -320,7 +320,7 @@ class SharedTrees(BoostedEstimator):
             **options,
         )
 
-    def _add_tasks(self, coder: TableCoder, batch: Batch, method: Any, freeze: Any, seed: int) -> dict[str, Any]:
+    def _add_tasks(self, coder: TableCoder, batch: Batch, head: Any, freeze: Any, seed: int) -> dict[str, Any]:
         """Give new tasks leaf values on the trees that stand, and trees of their own after them."""
         n_old, n_all = len(self.tasks_), len(coder.labels.tasks)
         fitted = self._fitted.placed(coder.labels, np.append(np.arange(n_old), np.full(n_all - n_old, -1)))
