@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from importlib.util import find_spec
 from pathlib import Path
@@ -292,24 +292,28 @@ def _open_database(storage: str | Path, grace_period: int) -> RDBStorage:
     """Open a database; of files, only a new or an empty one gets tables."""
     from sqlalchemy.engine import URL
 
+    if _is_url(storage):
+        return _connect(storage, grace_period)
+    path = Path(storage)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    url = URL.create("sqlite", database=str(path)).render_as_string()
+    with locked(path.parent):  # Optuna makes tables one by one, and fails if two workers do that
+        return _connect(url, grace_period, has_tables=path.exists() and path.stat().st_size > 0)
+
+
+def _connect(storage: str, grace_period: int, *, has_tables: bool = False) -> RDBStorage:
     options: dict[str, Any] = {"pool_pre_ping": True}
-    path = None if _is_url(storage) else Path(storage)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        storage = URL.create("sqlite", database=str(path)).render_as_string()
-    if str(storage).startswith("sqlite"):
+    if storage.startswith("sqlite"):
         options["connect_args"] = {"timeout": _LOCK_TIMEOUT}
-    url = _with_driver(str(storage))
-    # Optuna makes the tables of a file one by one, and fails if two workers do that
-    alone = nullcontext() if path is None else locked(path.parent)
-    with alone, warnings.catch_warnings(action="ignore", category=ExperimentalWarning), _undamaged(_show(storage)):
+    url = _with_driver(storage)
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning), _undamaged(_show(storage)):
         return _Database(
             url,
             engine_kwargs=options,
             heartbeat_interval=max(1, grace_period // 3),
             grace_period=grace_period,
             heartbeat_stale_trial_callback=retry,
-            skip_table_creation=bool(path and path.exists() and path.stat().st_size),
+            skip_table_creation=has_tables,
         )
 
 
