@@ -4,7 +4,7 @@
 2. An epoch has the same number of steps for all; a step is a batch whose rows hold a row of every network.
 3. Losses (K T,) are summed and differentiated once. No network's loss depends on weights of another one.
 4. Gradients are clipped, weights moved and averaged by network, as `tabmtl.training.optimizer.Optimizer` does.
-5. Every network is validated on its own rows and keeps its own best epochs.
+5. Every network is validated on its own rows and keeps its own best epoch.
 6. A network that has ended leaves, and the others go on.
 """
 
