@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from benchmarks.datasets import load
 from benchmarks.peers.lightgbm import Coded, learn_coder
-from tabmtl.pipelines.datasets import Dataset, load
+from tabmtl.pipelines.datasets import Dataset
 from tabmtl.schema import Batch
 
 #: Share of the train units that `Split.thinned` keeps.
@@ -98,7 +99,7 @@ def time_blocks(n: int, n_blocks: int, gap: int) -> list[tuple[np.ndarray, np.nd
 
 def open_split(name: str, seed: int, folder: Path | None) -> Split:
     """Read a set, split it by the seed, and encode it; levels are those of the train rows."""
-    data = load(name, folder=folder, **({"full": True} if name == "flights" else {}))
+    data = load(name, folder, full=True)
     X, y = pl.collect_all([data.features, data.targets])
     parts = split_rows(data, seed)
     rows = {part: np.flatnonzero(parts == part) for part in ("train", "val", "test")}

@@ -344,7 +344,7 @@ def _read_set(source: DataSource) -> Read:
         raise ValueError(f"--full applies to flights only: all rows of {source.data} are read anyway")
     # the folder alone would choose all rows of flights
     folder = None if source.data == "flights" and not source.full else source.folder
-    data = load(source.data, folder=folder, **({"full": True} if source.full else {}))
+    data = load(source.data, folder=folder, full=source.full)
     kinds = _kinds(source.target, [*data.tasks])
     for name in kinds:
         if name not in data.tasks:
