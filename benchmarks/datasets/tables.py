@@ -16,7 +16,7 @@ school          scores in 139 schools of inner London, a task each. The R-MTGB p
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -53,7 +53,14 @@ ORIGINS = {
 }
 
 
-def load(name: str, folder: Path | None = None, *, full: bool = False, college_degree: bool = True) -> Dataset:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Table(Dataset):
+    """A set that may be long: then the last categorical feature is the task column, and all tasks fill one target."""
+
+    task_column: str | None = None
+
+
+def load(name: str, folder: Path | None = None, *, full: bool = False, college_degree: bool = True) -> Table:
     """Open a table: of the package, of the study, or of the Mulan collection.
 
     Parameters
@@ -74,15 +81,16 @@ def load(name: str, folder: Path | None = None, *, full: bool = False, college_d
         If the table is not where it should be.
     """
     if name in datasets.NAMES:
-        return datasets.load(name, folder=folder if full or name != "flights" else None, full=full)
+        shipped = datasets.load(name, folder=folder if full or name != "flights" else None, full=full)
+        return Table(**vars(shipped))
     path = stored(name, folder) if name in ORIGINS else stored("mulan", folder, name)
     meta = json.loads(path.with_suffix(".meta.json").read_text(encoding="utf-8"))
     licence, source = ORIGINS.get(name, ("unclear", "Mulan collection of multi-target regression sets"))
-    data = Dataset(
+    data = Table(
         name=name,
         table=pl.scan_parquet(path),
         numeric=tuple(feature for feature in meta["features"] if feature not in meta["categorical"]),
-        categorical=tuple(meta["categorical"]),
+        categorical=(*meta["categorical"], *filter(None, [meta.get("task_column")])),
         tasks=meta["tasks"],
         task_column=meta.get("task_column"),
         groups="zper" if name == "rand_hie" else None,

@@ -96,11 +96,10 @@ def rows_for(model: Any, source: RowSource, *, whole: bool = False, items: Path 
         columns = ClickColumns(items=items, **{name: getattr(model, name) for name in names})
         options["time_column"] = model.time_column
     else:
-        is_file = Path(source.data).is_file()
         options["target"] = [f"{task.name}={task.kind}" for task in model.coder_.labels.column_tasks]
-        options["task_column"] = model.task_column if is_file else None
-        options["list_separator"] = model.coder_.list_separator if is_file else None
         options["no_dates"] = not model.coder_.features.dates
+        if Path(source.data).is_file():
+            options |= {"task_column": model.task_column, "list_separator": model.coder_.list_separator}
     with warnings.catch_warnings(action="ignore", category=RandomSplitWarning):  # the split is that of training
         return open_rows(DataSource(**options), columns, type(model), whole=whole)
 

@@ -134,8 +134,9 @@ def open_clicks(source: files.RowSource, columns: ClickColumns, *, whole: bool =
     facts = _columns(log, columns, source.time_column)
     items = None if columns.items is None else files.read_file(columns.items)
     parts = {"all" if whole else "train": log}
+    if source.test_share and not whole:
+        parts = _cut(parts, "test", source.test_share, facts)
     if not whole:
-        parts = _cut(parts, "test", source.test_share, facts) if source.test_share else parts
         parts = _cut(parts, "val", source.val_share / (1 - source.test_share), facts)
     return ClickRows(name=Path(source.data).stem, parts=parts, items=items, facts=facts, origin=source.as_typed)
 

@@ -18,7 +18,7 @@ class Dataset:
     """Real table with its roles, as polars reads it; nothing is loaded before a ``collect``.
 
     ``features``, ``targets`` and ``split`` are views of one table, so their rows agree. The dtype of a feature tells
-    its role: every categorical feature and the task column are String, also if the file stores integer codes, or polars
+    its role: every categorical feature is String, also if the file stores integer codes, or polars
     Categorical, whose codes differ from process to process; every other feature is a number. Binary targets are Int8,
     regression targets Float32, and a null target is an unlabelled cell.
 
@@ -31,11 +31,9 @@ class Dataset:
     numeric, categorical : tuple of str
         The features. A column named nowhere here leaks a target or identifies a row: it is no feature.
     tasks : dict of str to {"binary", "regression"}
-        Kind of each target. A long set has one target, which every task of ``task_column`` fills.
+        Kind of each target.
     licence, source : str
         Whose data these are, and where they come from.
-    task_column : str, optional
-        In a long set (one task per row), the feature that names the row's task.
     groups : str, optional
         Column of ``table`` whose values never cross the split: for ``groups=`` of a cross-validation.
 
@@ -57,14 +55,12 @@ class Dataset:
     tasks: dict[str, str]
     licence: str
     source: str
-    task_column: str | None = None
     groups: str | None = None
 
     @property
     def features(self) -> pl.LazyFrame:
-        """The numeric, then the categorical features, and last the task column of a long set."""
-        strings = (*self.categorical, *([self.task_column] if self.task_column else []))
-        return self.table.select(pl.col(self.numeric), pl.col(strings).cast(pl.String))
+        """The numeric, then the categorical features."""
+        return self.table.select(pl.col(self.numeric), pl.col(self.categorical).cast(pl.String))
 
     @property
     def targets(self) -> pl.LazyFrame:
@@ -77,7 +73,7 @@ class Dataset:
         """The one column ``split``: "train", "val" or "test"."""
         return self.table.select("split")
 
-    def part(self, name: str) -> tuple[pl.DataFrame, pl.DataFrame | pl.Series]:
+    def part(self, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Collect one part of the stored split, in the order of the table.
 
         Parameters
@@ -88,9 +84,7 @@ class Dataset:
         Returns
         -------
         X : polars.DataFrame of shape (n, n_features)
-            The features, and in a long set the task column.
-        y : polars.DataFrame of shape (n, n_tasks), or polars.Series of length n
-            The targets; a Series in a long set, where each row belongs to one task.
+        y : polars.DataFrame of shape (n, n_tasks)
 
         Raises
         ------
@@ -101,7 +95,7 @@ class Dataset:
             raise ValueError(f"{self.name}: part must be one of {', '.join(PARTS)}, got {name!r}")
         rows = replace(self, table=self.table.filter(pl.col("split") == name))
         X, y = pl.collect_all([rows.features, rows.targets])
-        return X, y.to_series() if self.task_column else y
+        return X, y
 
 
 def stored(name: str, folder: Folder, table: str = "data") -> Path:

@@ -99,9 +99,8 @@ def test_labels_are_missing_where_they_should_be(case):
 def test_the_dtype_says_what_a_column_is(case):
     _, data = case
     features, targets = data.features.collect_schema(), data.targets.collect_schema()
-    strings = [*data.categorical, *([data.task_column] if data.task_column else [])]
-    assert list(features) == [*data.numeric, *strings]
-    assert all(features[name] == pl.String for name in strings)
+    assert list(features) == [*data.numeric, *data.categorical]
+    assert all(features[name] == pl.String for name in data.categorical)
     assert all(features[name].is_numeric() for name in data.numeric)
     assert list(targets) == list(data.tasks)
     dtypes = {"binary": pl.Int8, "regression": pl.Float32}
@@ -132,7 +131,6 @@ def test_parts_keep_the_rows_in_order_and_aligned(case):
     stored = data.table.collect()
     rows = stored.filter(pl.col("split") == "val")
     X, y = data.part("val")
-    y = y.to_frame() if isinstance(y, pl.Series) else y
     numbers = [*data.numeric, *data.tasks]
     expected = rows.select(pl.col(numbers).cast(pl.Float64))
     assert_frame_equal(pl.concat([X, y], how="horizontal").select(pl.col(numbers).cast(pl.Float64)), expected)
@@ -143,8 +141,8 @@ def test_parts_keep_the_rows_in_order_and_aligned(case):
 def test_roles_are_those_of_the_meta_file(case, folder):
     _, data = case
     meta = json.loads((folder / data.name / "data.meta.json").read_text())
-    assert set(meta["features"]) == {*data.numeric, *data.categorical}
-    assert set(meta["categorical"]) == set(data.categorical)
+    assert set(meta["features"]) == {*data.numeric, *data.categorical} - {data.task_column}
+    assert set(meta["categorical"]) == {*data.categorical} - {data.task_column}
     assert meta["tasks"] == data.tasks
     assert meta.get("task_column") == data.task_column
     assert not set(meta.get("extra", ())) & set(data.features.collect_schema())
@@ -157,8 +155,7 @@ def test_a_long_set_has_one_task_per_row(name, n_tasks, folder):
         X, y = data.part(part)
         assert data.task_column == "task"
         assert X["task"].n_unique() == n_tasks
-        assert isinstance(y, pl.Series)
-        assert y.name == "y"
+        assert y.columns == ["y"]
 
 
 def test_an_amount_is_missing_exactly_where_nothing_was_spent(folder):

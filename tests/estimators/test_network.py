@@ -15,6 +15,7 @@ from models_at_hand import fitted
 
 from tabmtl import ESMM, IndependentTasks, MMoE, MultiTabNet, SharedBottom, TabmtlWarning
 from tabmtl.extras import prune
+from tabmtl.onnx import export
 from tabmtl.synth import make_multitab_bench
 from tabmtl.training.epochs import Judged
 from tabmtl.training.table_loop import TableLoop
@@ -275,7 +276,7 @@ def test_every_task_answers_from_the_best_epoch_kept_for_it(cls, reloaded):
 
 def test_one_network_is_not_made_of_several_epochs(tmp_path):
     model, mean, X, y = own_epochs(MMoE)
-    for ask in (lambda found: found.export_onnx(tmp_path / "m.onnx"), lambda found: prune(found, X, y, keep=0.9)):
+    for ask in (lambda found: export(found, tmp_path / "m.onnx"), lambda found: prune(found, X, y, keep=0.9)):
         with pytest.raises(
             ValueError, match=r"one network, and by keep='task' \[.*\] answer from .*; fit with keep='me"
         ):
