@@ -7,13 +7,14 @@ synth. The last two lie outside of ``tabmtl/``, whose links to them are not foll
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from house_rules import PACKAGES, circles, first_floor, imports_of, lines_of, read_modules, tokens_of
+from house_rules import PACKAGES, circles, docstring_of, first_floor, imports_of, lines_of, read_modules, tokens_of
 from private_reads import PUBLIC, called, defined_by, is_self, private_reads, private_reads_in
 
 #: A number, lines of what is counted, or numbers by name, of which the largest counts.
@@ -22,6 +23,8 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 #: Rooms that take from the core, and that the core does not know. The rest of tabmtl is the core.
 DOORS = {"scale", "sessions", "serving", "mlflow", "onnx", "tuning", "testing", "extras", "synth", "pipelines"}
+#: Name of a module of a door, also as ``f"{__name__}.sessions"``.
+OF_DOOR = re.compile(rf"(?:\btabmtl|{{__name__}})\.(?:{'|'.join(sorted(DOORS))})\b")
 #: What is counted apart: everything, the core, and one room of the core.
 PARTS = ("all", "core", "estimators")
 #: Bases of everything that can be fitted, and usual names of a parameter that takes such an object.
@@ -100,6 +103,7 @@ class Sources:
             "definitions of __getattr__": self.definitions_of("__getattr__"),
             "class decorators of the package": self.decorated(),
             "circles of modules": self.circles(),
+            "imports of doors by the core": self.door_imports(),
         }
 
     def sizes(self) -> dict[str, Measure]:
@@ -211,6 +215,20 @@ class Sources:
         graph = {name: imports_of(name, tree, self.modules, late=True) for name, (_, tree) in self.modules.items()}
         return [", ".join(circle) for circle in circles(graph)]
 
+    def door_imports(self) -> list[str]:
+        """List the imports of doors in the core, at the top or in functions, and texts that name a module of one.
+
+        ``tabmtl.__main__``, the command line, may. The stub of the first floor, whose names load on first use, counts.
+        """
+        stubs = [(file, ast.parse(file.read_text(encoding="utf-8"))) for file in Path("tabmtl").glob("*.pyi")]
+        core = [each for name, each in self.modules.items() if "core" in _parts_of(name) and name != "tabmtl.__main__"]
+        return [
+            f"{file}:{line}: {text}"
+            for file, tree in [*core, *stubs]
+            for line, text in _named_modules(tree)
+            if OF_DOOR.search(text)
+        ]
+
 
 def borrowed_reads(owners: Sequence[Owner]) -> list[str]:
     """List the reads through ``self`` of private names that the class around lacks and another of the classes has."""
@@ -234,6 +252,18 @@ def _parts_of(module: str) -> Iterator[str]:
         yield "core"
     if below[:1] == ["estimators"]:
         yield "estimators"
+
+
+def _named_modules(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield the line and name of every import, those of stubs are relative, and all texts but docstrings."""
+    documents = {line for node in ast.walk(tree) for line in docstring_of(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, f"{'tabmtl.' * node.level}{node.module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Constant | ast.JoinedStr) and node.lineno not in documents:
+            yield node.lineno, ast.unparse(node)
 
 
 def _is_parallel(node: ast.Assign) -> bool:

@@ -48,9 +48,9 @@ from benchmarks.after_drift import drift
 from benchmarks.after_sessions import sessions
 from benchmarks.after_shifts import shifts
 from benchmarks.after_task import task
+from benchmarks.datasets import load
 from benchmarks.harness import Record, paired, print_sets, print_table, score_parser, spreads
 from benchmarks.problems import answers_of, score_answers
-from tabmtl.pipelines.datasets import load
 
 #: Model, way, measure, value.
 Found = Iterator[tuple[str, str, str, float]]
@@ -124,7 +124,7 @@ def followed(model: Any, days: Sequence[Rows], step: Step) -> tuple[dict[str, np
 
 def open_days(folder: Path | None, seed: int) -> tuple[list[Rows], dict[str, str]]:
     """Read the days of a season, and the kinds of the targets."""
-    data, first = load("flights", folder=folder, full=True), SEASON * seed % (365 - FIRST - ANSWERED)
+    data, first = load("flights", folder, full=True), SEASON * seed % (365 - FIRST - ANSWERED)
     X, y, table = pl.collect_all([data.features.drop(OVER), data.targets, data.table.select("yday")])
     rng, days = np.random.default_rng(seed), []
     for number in range(first + 1, first + 1 + FIRST + ANSWERED):

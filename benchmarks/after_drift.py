@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from benchmarks.datasets import load
 from tabmtl import SharedBottom, SharedTrees
-from tabmtl.pipelines.datasets import load
 
 #: Draws of new rows from those that the fit has not seen, by their number; rows of the fit, and rows to draw from.
 DRAWS, SIZES = 40, (100, 1_000, 10_000)
@@ -36,7 +36,7 @@ def open_rows(name: str, folder: Path | None, seed: int) -> tuple[pl.DataFrame, 
     rng, n = np.random.default_rng(seed), FITTED + DRAWN_FROM
     if name == "generated":
         return generated(rng, n)
-    data = load(name, folder=folder, full=True) if name == "flights" else load(name, folder=folder)
+    data = load(name, folder, full=True)
     X, y = pl.collect_all([data.features, data.targets])
     rows = rng.permutation(len(X))[:n]
     return X[rows], y[rows], data.tasks

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tabmtl.pipelines.datasets import ClickLog, load_sessions
+from benchmarks.datasets import ClickLog, load_sessions
 from tabmtl.sessions import STAN, M2TRec, SequentialRules
 
 SETS = ("complete_journey", "diginetica")
@@ -32,12 +32,12 @@ def open_steps(name: str, folder: Path | None, seed: int) -> tuple[ClickLog, lis
     """Read the steps of a log; a seed begins where the one before it ends."""
     n = FIRST + ANSWERED
     if name == "complete_journey":
-        data = load_sessions(name, folder=folder, train_days=330, test_days=28)
+        data = load_sessions(name, folder, train_days=330, test_days=28)
         clicks = data.clicks.drop("split").filter(pl.col("session_id").rle_id() % THIRD == 0)
         begin = pl.lit(clicks["time"].min()) + timedelta(days=WEEK * n * seed)
         step = ((pl.col("time") - begin).dt.total_days() // WEEK).alias("step")
     else:
-        data = load_sessions(name, folder=folder)
+        data = load_sessions(name, folder)
         clicks = data.clicks.drop("split")
         step = (pl.col("session_id").rle_id().cast(pl.Int64) - DAY * n * seed) // DAY
     numbered = clicks.with_columns(step=step)

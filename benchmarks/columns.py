@@ -44,7 +44,7 @@ from benchmarks.problems import Alone, Case, answers_of, score_answers
 from benchmarks.targets import package
 from tabmtl import IndependentTasks
 from tabmtl.pipelines.datasets import load
-from tabmtl.pipelines.datasets.base import scan
+from tabmtl.pipelines.datasets.base import stored
 from tabmtl.pipelines.histories import history_table
 
 BY_HAND, CATBOOST, AUTOGLUON = "LightGBM, by hand", "CatBoost", "AutoGluon"
@@ -148,7 +148,8 @@ def open_tate(_: Path | None) -> Table:
 
 def open_journey(folder: Path | None) -> Table:
     """Read baskets of households with what these bought before; the labels are five departments of the next basket."""
-    lines, products = (scan("complete_journey", folder, name) for name in ("transactions", "products"))
+    stems = ("transactions", "products")
+    lines, products = (pl.scan_parquet(stored("complete_journey", folder, stem)) for stem in stems)
     log = lines.filter(pl.col("household_id") % HOUSEHOLDS == 0).join(products, on="product_id").collect()
     X, y = history_table(
         log.filter(~pl.col("department").is_in(["FUEL", "MISCELLANEOUS"])),

@@ -38,11 +38,10 @@ from sklearn.metrics import f1_score
 
 import tabmtl
 from benchmarks.columns import open_journey
+from benchmarks.datasets import load
 from benchmarks.harness import Record, print_sets, print_table, score_parser, spreads
-from benchmarks.problems import open_set
 from benchmarks.splits import time_blocks, units_of
 from tabmtl.metrics.scores import mean_score
-from tabmtl.pipelines.datasets import load
 from tabmtl.synth import make_funnel
 
 MODELS = ("SharedTrees", "IndependentTasks", "SharedBottom")
@@ -74,7 +73,7 @@ def parts_of(X: pl.DataFrame, y: pl.DataFrame, unit: np.ndarray, seed: int) -> l
 
 def dataset(name: str, folder: Path | None, seed: int) -> tuple[list[Part], dict[str, Any]]:
     """Return the parts of a set, and the kinds of its targets."""
-    data = load(name, folder=folder, **({"full": True} if name == "flights" else {}))
+    data = load(name, folder, full=True)
     X, y = pl.collect_all([data.features, data.targets])
     y = y.with_columns(pl.col(pl.Float32).cast(pl.Float64))  # whose rounding MAPIE refuses
     return parts_of(X, y, units_of(data), seed), dict(data.tasks)
@@ -197,7 +196,7 @@ def complete_journey(make: Callable[..., Any], folder: Path | None, seed: int) -
 
 def rf1(make: Callable[..., Any], folder: Path | None, seed: int) -> Found:
     """Yield errors on the newest hours, by how rows to validate on were set aside."""
-    data = open_set("rf1", folder)
+    data = load("rf1", folder)
     X, y = pl.collect_all([data.features, data.targets])
     older, newest = time_blocks(len(X), 5, GAP)[-1]
     kept = np.sort(np.random.default_rng([seed, 35]).permutation(older)[:RIVER_ROWS])

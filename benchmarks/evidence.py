@@ -88,6 +88,7 @@ import polars as pl
 from sklearn.model_selection import KFold, train_test_split
 
 from benchmarks import evidence_report
+from benchmarks.datasets import load
 from benchmarks.evidence_compare import flatten
 from benchmarks.evidence_models import (
     AS_NOW,
@@ -114,7 +115,7 @@ from benchmarks.evidence_models import (
     TWIN,
 )
 from benchmarks.harness import ROOT, Record, cpu, score_parser
-from benchmarks.problems import SETS, Case, answers_of, open_case, open_set, score_answers, slope_of
+from benchmarks.problems import SETS, Case, answers_of, open_case, score_answers, slope_of
 from benchmarks.splits import split_rows, time_blocks, units_of
 
 #: Folders of the records, of a checkout: those of the page, and others.
@@ -289,7 +290,7 @@ def open_draw(name: str, seed: int, n_to_fit: int, folder: Path | None, n_unlabe
 
     Unlabelled rows are further ones, as far as there are some.
     """
-    data = open_set(name, folder)
+    data = load(name, folder, full=True)
     X, y = pl.collect_all([data.features, data.targets])
     is_test = split_rows(data, seed) == "test"
     rng = np.random.default_rng([seed, 5])
@@ -303,7 +304,7 @@ def open_draw(name: str, seed: int, n_to_fit: int, folder: Path | None, n_unlabe
 
 def open_fold(part: str, name: str, fold: int, folder: Path | None) -> Case:
     """Return a fold of a set; hours of a block are in groups by weeks."""
-    data = open_set(name, folder)
+    data = load(name, folder, full=True)
     X, y = pl.collect_all([data.features, data.targets])
     kept, scored = fold_rows(part, fold, len(X))
     groups = kept // WEEK if part == "blocks" else None
@@ -325,7 +326,7 @@ def fold_rows(part: str, fold: int, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def forecast(cell: Cell, folder: Path | None) -> dict[str, np.ndarray]:
     """Return the answers of a baseline to the test rows of a fold of the rivers."""
-    data = open_set(cell.set, folder)
+    data = load(cell.set, folder, full=True)
     X, y = pl.collect_all([data.features, data.targets])
     kept, scored = fold_rows(cell.part, cell.seed, len(X))
     if cell.model == AS_NOW:

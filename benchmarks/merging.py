@@ -30,8 +30,9 @@ import numpy as np
 import polars as pl
 
 import tabmtl
+from benchmarks.datasets import load
 from benchmarks.harness import Record, paired, print_sets, print_table, score_parser, spreads
-from benchmarks.problems import answers_of, open_set, score_answers
+from benchmarks.problems import answers_of, score_answers
 from tabmtl.extras import merge, merge_front
 from tabmtl.extras.front import is_front
 from tabmtl.extras.merge import Method
@@ -77,7 +78,7 @@ def fine_tuned(base: Any, X: pl.DataFrame, y: pl.DataFrame, rate: float) -> Any:
 
 def run_seed(name: str, seed: int, args: Namespace) -> Iterator[Record]:
     """Yield the scores of every way on the draw of a seed, and then what the front is worth."""
-    data = open_set(name, args.folder)
+    data = load(name, args.folder, full=True)
     X, y = pl.collect_all([data.features, data.targets])
     parts, tasks = parts_of(X, y, seed, args.share), dict(data.tasks)
     budget = {} if args.epochs is None else {"epochs": args.epochs}

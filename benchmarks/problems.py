@@ -20,13 +20,12 @@ from sklearn.model_selection import GroupKFold, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from benchmarks.datasets import load
 from benchmarks.peers.lightgbm import Coded, learn_coder
 from benchmarks.scores import outputs_of
 from benchmarks.splits import units_of
 from tabmtl import distill
 from tabmtl.model_selection import train_valid_split
-from tabmtl.pipelines.datasets import Dataset, load
-from tabmtl.pipelines.datasets.base import scan
 
 ROWS = 20_000
 #: Sets, with the tasks that are made scarce in turn.
@@ -44,8 +43,6 @@ SETS: dict[str, tuple[str, ...]] = {
     "enb": (),
     "rf1": (),
 }
-#: Sets of the Mulan collection, with how many targets they have.
-MULAN = {"edm": 2, "enb": 2, "jura": 3, "slump": 3, "wq": 14, "oes10": 16, "osales": 12, "rf1": 8}
 FEW = {"binary": 500, "regression": 300}
 #: Models of a bag.
 N_BAGGED = 5
@@ -310,27 +307,9 @@ class Case:
         return replace(self, train=(X, y.with_columns(pl.when(mask).then(pl.col(task)))))
 
 
-def open_set(name: str, folder: Path | None) -> Dataset:
-    """Open a real set by its name; those of the Mulan collection name their targets last."""
-    if name not in MULAN:
-        return load(name, folder=folder, **({"full": True} if name == "flights" else {}))
-    table = scan("mulan", folder, name)
-    columns = table.collect_schema().names()
-    n_tasks = MULAN[name]
-    return Dataset(
-        name=name,
-        table=table,
-        numeric=tuple(columns[:-n_tasks]),
-        categorical=(),
-        tasks=dict.fromkeys(columns[-n_tasks:], "regression"),
-        licence="unclear",
-        source="Mulan collection of multi-target regression sets",
-    )
-
-
 def open_case(name: str, seed: int, folder: Path | None) -> Case:
     """Draw the rows of a seed, whole groups of them, and split them 80/20."""
-    data = open_set(name, folder)
+    data = load(name, folder, full=True)
     X, y = pl.collect_all([data.features, data.targets])
     unit = np.unique(units_of(data), return_inverse=True)[1]
     order = np.random.default_rng(seed).permutation(unit.max() + 1)

@@ -33,10 +33,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import tabmtl
+from benchmarks.datasets import load
 from benchmarks.harness import Record, print_sets, print_table, score_parser, spreads
 from tabmtl import RMTGB, IndependentTasks, Task, multitask_gain
 from tabmtl.metrics.intervals import score_difference
-from tabmtl.pipelines.datasets import load
 from tabmtl.synth import make_funnel, make_multitab_bench
 
 BENCH, FUNNEL, REFERENCE, LINEAR = "multitab_bench", "funnel", "IndependentTasks", "linear"
@@ -89,11 +89,7 @@ def open_problem(name: str, seed: int, args: Namespace) -> Problem:
         parts = {"train": (log.X, log.y), "val": (watched.X, watched.y), "test": (asked.X, asked.y)}
         return Problem(**parts, tasks=log.tasks, ceiling=asked.ceiling())
     full = args.full or args.experts
-    # of flights, the folder alone would choose all rows
-    options: dict[str, Any] = {"folder": args.folder if name != "flights" or full else None}
-    options |= {"full": True} if name == "flights" and full else {}
-    options |= {"college_degree": False} if name == "census_kdd" and args.experts else {}
-    data = load(name, **options)
+    data = load(name, args.folder, full=full, college_degree=not args.experts)
     return Problem(train=data.part("train"), val=data.part("val"), test=data.part("test"), tasks=data.tasks)
 
 

@@ -31,8 +31,8 @@ from typing import Any
 import polars as pl
 from sklearn.base import clone
 
+from benchmarks.datasets import ClickLog, load_sessions
 from benchmarks.harness import Record, print_sets, print_table, score_parser, spreads
-from tabmtl.pipelines.datasets import ClickLog, load_sessions
 from tabmtl.sessions import STAN, VSKNN, Blend, CategoryPopularity, M2TRec, Popularity, SequentialRules, temporal_split
 from tabmtl.sessions.ranking import Ranking, summarize
 from tabmtl.synth import make_sessions
@@ -77,7 +77,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
 def open_set(name: str, seed: int, folder: Path | None) -> tuple[ClickLog, dict[str, float]]:
     """Open a log, which depends on the seed for the generator only, with the ceiling of its test scores if known."""
     if name != GENERATOR:
-        data = load_sessions(name.removesuffix("_cold"), folder=folder)
+        data = load_sessions(name.removesuffix("_cold"), folder)
         return (data.with_cold_items(0.1, random_state=0) if name == COLD else data), {}
     drawn = make_sessions(20_000, 1_000, random_state=seed)
     train, test = drawn.split()
@@ -88,8 +88,6 @@ def open_set(name: str, seed: int, folder: Path | None) -> tuple[ClickLog, dict[
         items=drawn.items,
         columns={"time_column": "time"},
         categories=("category", "subcategory"),
-        licence="none needed",
-        source="tabmtl.synth",
     )
     return log, drawn.truth.ceiling(test, K)
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from benchmarks.datasets import Table, load
 from benchmarks.peers.lightgbm import Coded, learn_coder
-from tabmtl.pipelines.datasets import Dataset, load
 from tabmtl.schema import Batch
 
 #: Share of the train units that `Split.thinned` keeps.
@@ -26,7 +26,7 @@ class Split:
     ``units`` are never split by a subsample: the group of every train row, or the row itself.
     """
 
-    data: Dataset
+    data: Table
     names: tuple[str, ...]
     frames: dict[str, tuple[Any, Any]]
     coded: Coded
@@ -51,7 +51,7 @@ class Split:
         return replace(self, frames={**self.frames, "train": train}, coded=coded, units=self.units[rows])
 
 
-def split_rows(data: Dataset, seed: int) -> np.ndarray:
+def split_rows(data: Table, seed: int) -> np.ndarray:
     """Assign "train", "val" or "test" to every row, by the recipe of the stored split, which is seed 0.
 
     60/20/20 of the rows, of the groups, or of the rows inside each task of a long set; census_kdd keeps its official
@@ -76,7 +76,7 @@ def split_rows(data: Dataset, seed: int) -> np.ndarray:
     return _deal(unit.max() + 1, rng)[unit]
 
 
-def units_of(data: Dataset) -> np.ndarray:
+def units_of(data: Table) -> np.ndarray:
     """Return what a split keeps together: the group of every row, or the row itself."""
     table = data.table.collect()
     return table[data.groups].to_numpy() if data.groups else np.arange(len(table))
@@ -98,7 +98,7 @@ def time_blocks(n: int, n_blocks: int, gap: int) -> list[tuple[np.ndarray, np.nd
 
 def open_split(name: str, seed: int, folder: Path | None) -> Split:
     """Read a set, split it by the seed, and encode it; levels are those of the train rows."""
-    data = load(name, folder=folder, **({"full": True} if name == "flights" else {}))
+    data = load(name, folder, full=True)
     X, y = pl.collect_all([data.features, data.targets])
     parts = split_rows(data, seed)
     rows = {part: np.flatnonzero(parts == part) for part in ("train", "val", "test")}

@@ -47,11 +47,11 @@ from sklearn.metrics import (
 from sklearn.utils.class_weight import compute_sample_weight
 
 import tabmtl
+from benchmarks.datasets import load
 from benchmarks.harness import Record, print_sets, print_table, score_parser, spreads
 from benchmarks.peers.lightgbm import learn_coder
 from tabmtl import Task
 from tabmtl.estimators.boosted.border import tree_matrix
-from tabmtl.pipelines.datasets import load
 from tabmtl.targets import find_kind
 
 LIGHTGBM = "LightGBM"
@@ -205,7 +205,7 @@ def open_table(name: str, folder: Path | None) -> Table:
     """Read a set, and make its targets."""
     if name == "loans_full_schema":
         return open_loans()
-    data = load(name, folder=None if name == "flights" else folder)
+    data = load(name, folder)
     X, y, unit = pl.collect_all([data.features, data.targets, data.table.select(data.groups or pl.len())])
     units = unit.to_series().to_numpy() if data.groups else np.empty(0)
     if name == "star":

@@ -216,8 +216,9 @@ def _train_command(
     words = [*shlex.split(rows.origin)]
     for option in ("target", "categorical", "text", "drop", "metric", "class-weight", "monotone"):
         words += [word for value in getattr(source, option.replace("-", "_")) for word in (f"--{option}", value)]
-    words += ["--task-column", source.task_column] if source.task_column else []
-    words += ["--list-separator", source.list_separator] if source.list_separator else []
+    for option, value in (("--task-column", source.task_column), ("--list-separator", source.list_separator)):
+        if value:
+            words += [option, value]
     words += ["--no-dates"] if source.no_dates else []
     words += ["--model", name]
     own = models.choices().get(name)

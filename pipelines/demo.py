@@ -102,7 +102,8 @@ def demo(
 
 def _describe(rows: TableRows, *, whole: bool) -> None:
     """Print the rows and the targets."""
-    sizes, (X, y) = rows.sizes, rows.parts["train"]
+    sizes = rows.sizes
+    X, y = rows.parts["train"]
     which = "all rows" if whole else "the sample of whole days that ships with tabmtl; --full takes all rows"
     tell(f"Flights from New York City in 2013: {sum(sizes.values()):,} rows ({which}).")
     tell(f"Days: {sizes['train']:,} to train on, {sizes['test']:,} to score, {sizes['val']:,} to stop on.")

@@ -11,7 +11,7 @@ from tabmtl.lazy import attach
 
 import_module("tabmtl.processes.forks")  # which has to see every fork from now on
 
-_load, __dir__, __all__ = attach(__name__, __file__, __name__, f"{__name__}.sessions")
+_load, __dir__, __all__ = attach(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:

@@ -49,7 +49,6 @@ from .models.shared_trees import SharedTreesRegressor as SharedTreesRegressor
 from .models.stem import STEM as STEM
 from .models.stem import STEMClassifier as STEMClassifier
 from .models.stem import STEMRegressor as STEMRegressor
-from .onnx.coder import OnnxCoder as OnnxCoder
 from .schema import ConstantFeatureWarning as ConstantFeatureWarning
 from .schema import FewLabelsWarning as FewLabelsWarning
 from .schema import FrequentClassWarning as FrequentClassWarning

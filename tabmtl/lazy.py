@@ -6,23 +6,19 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import lazy_loader
 
-#: Packages whose names a file may hold.
-_packages: list[str] = []
 
-
-def attach(package: str, file: str, *named: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Return the ``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names stand in its ``.pyi`` file.
 
     Parameters
     ----------
     package, file : str
         ``__name__`` and ``__file__`` of the package.
-    *named : str
-        Packages whose names a file may hold, loaded or not.
 
     Examples
     --------
@@ -32,7 +28,6 @@ def attach(package: str, file: str, *named: str) -> tuple[Callable[[str], Any], 
     AttributeError: module 'tabmtl' has no attribute 'SharedTree'; did you mean SharedTrees?
     """
     load, names_in_order, names = lazy_loader.attach_stub(package, file)
-    _packages.extend(named)
 
     def get(name: str) -> Any:
         if name in names:
@@ -43,14 +38,15 @@ def attach(package: str, file: str, *named: str) -> tuple[Callable[[str], Any], 
 
 
 def exported(name: str) -> Any:
-    """Return what a file means by the name of a class; None if no package exports it.
+    """Return what a file means by the name of a class; None if no package with names in a ``.pyi`` exports it.
 
     Examples
     --------
     >>> exported("SharedTrees").__module__
     'tabmtl.models.shared_trees.estimator'
     """
-    packages = (import_module(package) for package in _packages)
+    rooms = sorted(stub.parent.name for stub in Path(__file__).parent.glob("*/__init__.pyi"))
+    packages = (import_module(package) for package in (__package__, *(f"{__package__}.{room}" for room in rooms)))
     return next((getattr(package, name) for package in packages if name in package.__all__), None)
 
 

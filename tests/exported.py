@@ -7,7 +7,8 @@ import warnings
 import numpy as np
 import pytest
 
-from tabmtl import HoME, OnnxCoder
+from tabmtl import HoME
+from tabmtl.onnx import OnnxCoder, export
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -21,7 +22,7 @@ def session_of(path):
 def exported(estimator, path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        estimator.export_onnx(path)
+        export(estimator, path)
     return session_of(path)
 
 

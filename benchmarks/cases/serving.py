@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import tabmtl
 from benchmarks.cases.boosted import draw_columns, related_targets
 from benchmarks.harness import ROOT, Measures, Side, Sides, asking
-from tabmtl import OnnxCoder
+from tabmtl.onnx import OnnxCoder, export
 from tabmtl.pipelines.datasets import load
 from tabmtl.pipelines.tracking import server_environment
 from tabmtl.training.predict import predict_scores
@@ -139,7 +139,7 @@ def session_of(estimator: Any) -> Any:
     options.intra_op_num_threads = 1
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        estimator.export_onnx(path)
+        export(estimator, path)
         return onnxruntime.InferenceSession(path, options)
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import torch
 
+from benchmarks.datasets import ClickLog, load_sessions
 from benchmarks.harness import Measures, Side, Sides, alone, asking, cpu, gauged, plain_steps, steps_of
 from benchmarks.peers.sasrec import fit_plain, plain_step
-from tabmtl.pipelines.datasets import ClickLog, load_sessions
 from tabmtl.sessions import M2TRec, temporal_split
 from tabmtl.sessions.log import LogColumns, read_sessions
 from tabmtl.sessions.ranking import top_k

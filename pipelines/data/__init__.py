@@ -12,7 +12,7 @@ from tabmtl.pipelines.data.clicks import ClickColumns, ClickRows, open_clicks
 from tabmtl.pipelines.data.files import RowSource, asked
 from tabmtl.pipelines.data.shards import ShardRows, TrainSource, open_shards
 from tabmtl.pipelines.data.tables import DataSource, TableRows, open_table
-from tabmtl.pipelines.datasets import NAMES, SESSION_NAMES
+from tabmtl.pipelines.datasets import NAMES
 from tabmtl.pipelines.terminal import near
 from tabmtl.schema import RandomSplitWarning
 
@@ -57,17 +57,11 @@ def open_rows(source: DataSource, clicks: ClickColumns, cls: type, *, whole: boo
     from tabmtl.sessions.recommender import Recommender
 
     wants_clicks = issubclass(cls, Recommender)
-    own, others = (SESSION_NAMES, NAMES) if wants_clicks else (NAMES, SESSION_NAMES)
-    if source.data in others:
-        kinds = "a table", "a click log"
-        has, needs = kinds[not wants_clicks], kinds[wants_clicks]
-        cure = "" if wants_clicks else "; recommenders learn from clicks, such as --model M2TRec"
-        raise ValueError(
-            f"{source.data} is {has}, but {cls.__name__} learns from {needs}: {', '.join(own)}, or a file{cure}"
-        )
-    is_set = source.data in own
+    is_set = source.data in NAMES
+    if is_set and wants_clicks:
+        raise ValueError(f"{source.data} is a table, but {cls.__name__} learns from a click log: name a file of one")
     if not is_set and not Path(source.data).is_file():
-        raise ValueError(f"there is no file {source.data!r}, nor a data set of this name: {near(source.data, own)}")
+        raise ValueError(f"there is no file {source.data!r}, nor a data set of this name: {near(source.data, NAMES)}")
     given = [*asked(source), *asked(clicks), *(["part"] if whole else [])]
     for names, reason in _without_effect(source, cls.__name__, wants_clicks=wants_clicks, is_set=is_set, whole=whole):
         for name in names:
@@ -95,18 +89,17 @@ def rows_for(model: Any, source: RowSource, *, whole: bool = False, items: Path 
     """
     from tabmtl.sessions.recommender import Recommender
 
-    is_file, columns = Path(source.data).is_file(), ClickColumns(items=items)
+    columns = ClickColumns(items=items)
     options = {entry.name: getattr(source, entry.name) for entry in fields(RowSource)}
     if isinstance(model, Recommender):
-        if is_file:
-            names = [entry.name for entry in fields(ClickColumns) if entry.name != "items"]
-            columns = ClickColumns(items=items, **{name: getattr(model, name) for name in names})
-            options["time_column"] = model.time_column
+        names = [entry.name for entry in fields(ClickColumns) if entry.name != "items"]
+        columns = ClickColumns(items=items, **{name: getattr(model, name) for name in names})
+        options["time_column"] = model.time_column
     else:
         options["target"] = [f"{task.name}={task.kind}" for task in model.coder_.labels.column_tasks]
-        options["task_column"] = model.task_column if is_file else None
-        options["list_separator"] = model.coder_.list_separator if is_file else None
         options["no_dates"] = not model.coder_.features.dates
+        if Path(source.data).is_file():
+            options |= {"task_column": model.task_column, "list_separator": model.coder_.list_separator}
     with warnings.catch_warnings(action="ignore", category=RandomSplitWarning):  # the split is that of training
         return open_rows(DataSource(**options), columns, type(model), whole=whole)
 
@@ -123,10 +116,8 @@ def _without_effect(
         yield of_clicks, f"applies to click logs only; {model} learns from a table"
     if is_set:
         reason = f"applies to files only; {source.data} has its own columns and split"
-        of_files = ["task_column", "split_column", "group_column", "time_column", "test_share", "split_seed", "part"]
-        yield [*of_files, *of_clicks], reason
-        if not wants_clicks:  # of a log, the newest train sessions are drawn
-            yield ["val_share"], reason
+        shares = ["val_share", "test_share", "split_seed"]
+        yield ["task_column", "split_column", "group_column", "time_column", *shares, "part"], reason
     else:
         yield ("folder", "full"), f"applies to named sets only; {source.data} is a file"
         if whole or source.split_column:

@@ -11,7 +11,6 @@ import polars as pl
 
 from tabmtl import sessions, tuning
 from tabmtl.pipelines.data import files
-from tabmtl.pipelines.datasets import SESSION_NAMES, load_sessions
 from tabmtl.pipelines.datasets.base import PARTS
 
 _SCORES = ("recall@20", "mrr@20", "ndcg@20")
@@ -50,7 +49,7 @@ class ClickRows(files.PartedRows):
         "train", "val" and "test", one after the other in time; or "all".
     items : polars.DataFrame or None
     facts : dict
-        Parameters of recommenders that follow from the log: its columns, and ``categories``.
+        Parameters of recommenders that follow from the log: its columns.
     origin : str
         The options that gave them, as one types them.
     goes_on : bool
@@ -117,37 +116,28 @@ class ClickRows(files.PartedRows):
 
 
 def open_clicks(source: files.RowSource, columns: ClickColumns, *, whole: bool = False) -> ClickRows:
-    """Read a click log, and split it in time; a set has its own test sessions.
+    """Read a click log, and split it in time.
 
     Parameters
     ----------
     source : RowSource
     columns : ClickColumns
-        Of a file.
     whole : bool, default=False
-        All clicks of a file as one part "all".
+        All clicks as one part "all".
 
     Raises
     ------
     ValueError, OSError
         If a file cannot be read, a column is not there, or a part would be empty.
     """
-    items: pl.DataFrame | None
-    share = source.val_share
-    if source.data in SESSION_NAMES:
-        with files.readable(source.data):
-            data = load_sessions(source.data, folder=source.folder)
-        facts, items = {**data.columns, "categories": data.categories}, data.items
-        parts = {"train": data.part("train"), "test": data.part("test")}
-    else:
-        log = files.read_file(Path(source.data))
-        facts = _columns(log, columns, source.time_column)
-        items = None if columns.items is None else files.read_file(columns.items)
-        parts = {"all" if whole else "train": log}
-        if source.test_share and not whole:
-            parts, share = _cut(parts, "test", source.test_share, facts), share / (1 - source.test_share)
+    log = files.read_file(Path(source.data))
+    facts = _columns(log, columns, source.time_column)
+    items = None if columns.items is None else files.read_file(columns.items)
+    parts = {"all" if whole else "train": log}
+    if source.test_share and not whole:
+        parts = _cut(parts, "test", source.test_share, facts)
     if not whole:
-        parts = _cut(parts, "val", share, facts)
+        parts = _cut(parts, "val", source.val_share / (1 - source.test_share), facts)
     return ClickRows(name=Path(source.data).stem, parts=parts, items=items, facts=facts, origin=source.as_typed)
 
 

@@ -293,9 +293,11 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
     judging = source.group_column if _are_by_group(facts["tasks"].values()) else None
     unused = {*tasks, *files.known(frame, source.drop, "--drop"), *files.known(frame, [split_column], "--split-column")}
     facts |= {"drop": [judging]} if judging in unused else {}  # which scores read, and the estimator leaves out
-    X, labels = frame.drop(unused - {judging}), y.to_series() if task_column else y
+    X = frame.drop(unused - {judging})
+    labels = y.to_series() if task_column else y
     if whole:
-        parts, split = {"all": np.arange(len(X))}, "none"
+        parts = {"all": np.arange(len(X))}
+        split = "none"
     elif split_column:
         parts = _stored_split(frame[split_column])
         split = "stored with the set" if is_set else f"by the column {split_column}"
@@ -339,12 +341,10 @@ Read = tuple[pl.DataFrame, dict[str, str | None], str | None, pl.Series | None]
 
 
 def _read_set(source: DataSource) -> Read:
-    """Read features, chosen targets and split of a set, the kinds of the targets, the task column, and the groups."""
+    """Read features, chosen targets and split of a set, the kinds of the targets, no task column, and the groups."""
     if source.full and source.data != "flights":
         raise ValueError(f"--full applies to flights only: all rows of {source.data} are read anyway")
-    # the folder alone would choose all rows of flights
-    folder = None if source.data == "flights" and not source.full else source.folder
-    data = load(source.data, folder=folder, **({"full": True} if source.full else {}))
+    data = load(source.data, folder=source.folder, full=source.full)
     kinds = _kinds(source.target, [*data.tasks])
     for name in kinds:
         if name not in data.tasks:
@@ -355,7 +355,7 @@ def _read_set(source: DataSource) -> Read:
         parts = [data.features, data.targets.select(list(tasks)), data.split, data.table.select(data.groups or [])]
         *frames, groups = pl.collect_all(parts)
     named = groups.to_series() if data.groups else None
-    return pl.concat(frames, how="horizontal"), tasks, data.task_column, named
+    return pl.concat(frames, how="horizontal"), tasks, None, named
 
 
 def _read_table(source: DataSource) -> Read:
@@ -676,7 +676,7 @@ def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: Data
     free = {name: each if isinstance(each, str) else replace(each, monotone=None) for name, each in declared}
     roles = {"tasks": free, "task_column": long}
     coder = TableCoder.fit(frame, y, None, **roles, force=None, categorical="from_dtype", encoding=_PLAIN)
-    batch, tasks = coder.read(frame, y), coder.labels.tasks
+    batch = coder.read(frame, y)
     shares = {"test": source.test_share, "val": source.val_share}
     if source.group_column:
         group = number_groups(read_groups(source.group_column, X, len(X)))
@@ -691,7 +691,7 @@ def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: Data
     if batch.time is None:
         dates = [each.name for each in X if each.dtype in (pl.Date, pl.Datetime) and not each.null_count()]
         warn_of_random_split(dates, len(X))
-    return _cut(batch, tasks, shares, source.split_seed)
+    return _cut(batch, coder.labels.tasks, shares, source.split_seed)
 
 
 def _cut(batch: Batch, tasks: Sequence[Task], shares: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:

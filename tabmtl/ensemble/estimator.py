@@ -239,7 +239,6 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             "gives one network that goes on"
         ),
     )
-    export_onnx = NotHere("it is made of many models; say distill(model, X), which gives one network to export")
     export_task = NotHere("it is made of many models; say distill(model, X), which gives one network to export")
     add_task = cast(Any, NotHere("fit again with the new target in y, or distill(model, X), whose network takes tasks"))
     remove_task = cast(Any, NotHere("say predict(X, tasks=...), or distill(model, X), whose network parts with tasks"))

@@ -16,7 +16,7 @@ fitted estimators    ``coder_`` knows tasks, and the columns of X that the user 
                      preprocessor makes of them; ``answer(X, tasks)`` gives probabilities and values as arrays, and
                      ``answer_labelled(X, y)`` those with the labels, as scores take them
 networks             `tabmtl.estimators.together` fits several as one
-fitted networks      ``fitted_network()``
+fitted networks      ``model_``, the `Model` below, and ``fitted_network()``
 fitted recommenders  ``columns_``, ``item_ids_``
 files                ``saved()``, ``from_saved(saved)`` and ``training_code`` are for `tabmtl.storage` and
                      `tabmtl.params`

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -21,7 +20,7 @@ from tabmtl.encode.new_tasks import Freeze
 from tabmtl.estimators.added import Head
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.asked_network import NetworksTogether
-from tabmtl.estimators.base import FromFitted, NotHere, unfitted
+from tabmtl.estimators.base import FromFitted, NotHere
 from tabmtl.estimators.fitted_network import FittedNetwork
 from tabmtl.estimators.learner import OF_NUMBERS, OF_THE_TABLE
 from tabmtl.estimators.lineage import Lineage
@@ -33,7 +32,6 @@ from tabmtl.estimators.training import NetworkTraining
 from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.nn.sequences import SequencePooling
 from tabmtl.nn.units import Form
-from tabmtl.onnx.export import export_onnx
 from tabmtl.params import Count, Positive
 from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Task
@@ -114,6 +112,8 @@ class NetworkEstimator(
         Weights of the network.
     batch_size_ : int
         Rows of an optimiser step.
+    model_ : Model
+        All that was fitted, as one frozen object.
     """
 
     clip_norm: Positive | None = 1.0
@@ -144,6 +144,7 @@ class NetworkEstimator(
     _reads_windows: ClassVar[bool] = True
     #: Parameter of the width of a token, of a network whose tokens of all columns look at each other.
     _token_width: ClassVar[str | None] = None
+    model_ = FromFitted(lambda model: model)
     batch_size_ = FromFitted("batch_size")
     _n_features_out = FromFitted("n_features_out")  # which scikit-learn reads
     _lineage = FromFitted("lineage")
@@ -153,8 +154,7 @@ class NetworkEstimator(
     _takes_heads: ClassVar[bool] = True
     _task_freezes: ClassVar[tuple[str | None, ...]] = ("shared", None)
 
-    export_task = NotHere("it is a network; say export_onnx(path), which writes all tasks to one file")
-    prune = NotHere("say tabmtl.extras.prune(model, X, y), of SharedBottom, MMoE and PLE")
+    export_task = NotHere("it is a network, and LightGBM reads trees; write it as an ONNX file")
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> torch.nn.Module:
         """Build the untrained network; see `tabmtl.training.table_loop.Network`."""
@@ -207,37 +207,6 @@ class NetworkEstimator(
         found = self._fitted.run(weigh_sequences, batch, self)
         weights = zip(sequences, batch.x.sequences, found, strict=True)
         return pl.DataFrame([lists_of(column.name, entries, own.numpy()) for column, entries, own in weights])
-
-    def export_onnx(self, path: str | Path) -> None:
-        """Write the fitted network as an ONNX file, from raw values to probabilities, quantiles and other answers.
-
-        See :mod:`tabmtl.onnx.export` for the inputs and outputs of the file; :class:`tabmtl.OnnxCoder` encodes frames
-        for it. The file computes in float32 under any ``precision``.
-
-        If onnxruntime is installed, the answers of the file are compared with the network's on a few drawn rows before
-        it is written. No probability may differ by more than 1e-5. No value may differ by more than 1e-5 of the
-        target's standard deviation, or of the distance from the mean to the farthest drawn answer if that is larger,
-        since float32 has no more digits.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file, such as ``"model.onnx"``. It is replaced in one step: a reader sees the old file or the new one.
-
-        Raises
-        ------
-        ImportError
-            If onnx or onnxscript is missing: ``pip install 'tabmtl[onnx]'``.
-        ValueError
-            If a target has the name of an input, or the network cannot be exported, or is larger than the 2 GB that an
-            ONNX file may have. No file is written.
-        RuntimeError
-            If the file would give other answers than the network; no file is written.
-        """
-        check_is_fitted(self)
-        self._model.check_plain("export_onnx writes")
-        loss = unfitted(self)._loss(self.tasks_)
-        export_onnx(type(self).__name__, self.fitted_network()[0], loss, self.coder_, path)
 
     def with_weights(self, weights: Mapping[str, np.ndarray], X: Any = None, *, form: Form | None = None) -> Self:
         """Return a copy of the fitted network with other weights, which has learned no decisions.

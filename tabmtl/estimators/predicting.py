@@ -593,7 +593,7 @@ class Predicts(SavableEstimator):
             check_is_fitted(self)
         coder = self._model.coder
         if isinstance(X, Shards):
-            raise TypeError("Shards are for fit; tabmtl.scale.predict_files answers the rows of files")
+            raise TypeError("Shards are for fit; read one file at a time, and give its rows as a frame")
         X = without_columns(X, coder.dropped)
         is_frame = isinstance(X, pl.DataFrame) or nw.dependencies.is_pandas_dataframe(X)
         if not (is_frame and coder.named and tuple(X.columns) == coder.names):

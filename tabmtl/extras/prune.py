@@ -83,7 +83,7 @@ def prune(model: N, X: Any, y: Any, *, keep: float = 0.4, floor: float = 0.002) 
     network, device = _network_of(model)
     check_share("keep", keep, whole=True)
     check_at_least("floor", floor, low=0)
-    fitted, coder = model._fitted, model.coder_
+    fitted, coder = model.model_.fitted, model.coder_
     if fitted.lineage is not None:
         raise ValueError(
             "add_task or remove_task has changed the tasks of this network, and new heads read all its units; prune it "

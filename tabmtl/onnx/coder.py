@@ -60,7 +60,7 @@ def describe_encoding(class_name: str, coder: TableCoder) -> str:
 class OnnxCoder:
     """Coder between rows of a frame and the inputs of an exported network, and from its outputs to predictions.
 
-    Neither torch nor the estimator is needed, only the file that ``export_onnx`` wrote::
+    Neither torch nor the estimator is needed, only the file that `tabmtl.onnx.export` wrote::
 
         session = onnxruntime.InferenceSession("model.onnx")
         coder = OnnxCoder(session)
@@ -84,15 +84,14 @@ class OnnxCoder:
     Raises
     ------
     ValueError
-        If the file was not written by ``export_onnx``, was edited, or comes from a later release with another encoding.
+        If the file was not written by `tabmtl.onnx.export`, was edited, or comes from a later release with another
+        encoding.
     """
 
     def __init__(self, session: Any, *, kinds: Sequence[Any] = ()) -> None:
         text = session.get_modelmeta().custom_metadata_map.get(METADATA)
         if text is None:
-            raise ValueError(
-                f"the ONNX model has no metadata {METADATA!r}: it was not written by export_onnx of tabmtl"
-            )
+            raise ValueError(f"the ONNX model has no metadata {METADATA!r}: it was not written by tabmtl.onnx.export")
         given = kinds_by_name(kinds)
         with _read():
             self.facts: dict[str, Any] = json.loads(text)
@@ -121,7 +120,7 @@ class OnnxCoder:
         Returns
         -------
         inputs : dict of str to ndarray
-            As ``session.run`` takes them, those that the network has: see :mod:`tabmtl.onnx.export`.
+            As ``session.run`` takes them, those that the network has: see :mod:`tabmtl.onnx.exporting`.
 
         Raises
         ------
@@ -192,7 +191,7 @@ def _read() -> Iterator[None]:
         raise  # a kind of targets whose class was not given
     except Exception as error:
         raise ValueError(
-            f"the metadata {METADATA!r} of the ONNX model differ from those of export_onnx, see "
+            f"the metadata {METADATA!r} of the ONNX model differ from those of tabmtl.onnx.export, see "
             f"tabmtl.onnx.coder.describe_encoding; they were edited, or are of something else: export it again "
             f"({error!r})"
         ) from error

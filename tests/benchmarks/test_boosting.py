@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from argparse import Namespace
 
@@ -11,10 +12,10 @@ import pytest
 from cases import later
 
 from benchmarks import boosting as bench
+from benchmarks import datasets
 from benchmarks.peers.lightgbm import BASELINES, Coded, fit_baseline
 from benchmarks.splits import open_split, split_rows
 from tabmtl.columns import Features
-from tabmtl.pipelines import datasets
 from tabmtl.schema import Batch
 
 N_SCHOOLS, N_PUPILS = 6, 50
@@ -37,10 +38,13 @@ def folder(tmp_path_factory):
     columns = {name: rng.normal(size=n) for name in ("SES", "MEANSES", "Size", "PRACAD", "DISCLIM", "MEANSES_sch")}
     columns |= {name: rng.integers(2, size=n).astype(str) for name in ("Minority", "Sex", "Sector")}
     schools = pl.DataFrame({**columns, "HIMINTY": school % 2, "task": school, "y": 10 + columns["SES"] + school % 3})
+    categorical, tasks = ["Minority", "Sex", "Sector"], {"y": "regression"}
+    meta = {"features": schools.columns[:-2], "categorical": categorical, "tasks": tasks, "task_column": "task"}
     flights = datasets.load("flights").table.gather_every(30).collect()
     for name, table in {"mathachieve": schools, "flights": flights}.items():
         (folder / name).mkdir()
         table.with_columns(split=pl.lit("train")).write_parquet(folder / name / "data.parquet")
+    (folder / "mathachieve" / "data.meta.json").write_text(json.dumps(meta))
     return folder
 
 
@@ -67,7 +71,7 @@ def coded(*, long: bool) -> Coded:
 def test_seed_0_gives_the_stored_split(name):
     if "TABMTL_DATA" not in os.environ:
         pytest.skip("TABMTL_DATA is unset: it names the folder that holds <name>/data.parquet per set")
-    data = datasets.load(name, **({"full": True} if name == "flights" else {}))
+    data = datasets.load(name, full=True)
     stored = data.split.collect()["split"].to_numpy()
     assert (split_rows(data, 0) == stored).all()
     redrawn = split_rows(data, 1)
@@ -76,14 +80,14 @@ def test_seed_0_gives_the_stored_split(name):
 
 
 def test_days_never_cross_the_split_of_a_seed(folder):
-    data = datasets.load("flights", folder=folder)
+    data = datasets.load("flights", folder, full=True)
     days = data.table.select("yday").collect().with_columns(split=split_rows(data, 3))
     assert days.group_by("yday").agg(pl.col("split").n_unique())["split"].max() == 1
     assert days.unique("yday")["split"].value_counts().sort("split")["count"].to_list() == [13, 40, 14]
 
 
 def test_every_school_is_split_for_itself(folder):
-    data = datasets.load("mathachieve", folder=folder)
+    data = datasets.load("mathachieve", folder)
     rows = data.table.select("task").collect().with_columns(split=split_rows(data, 3))
     counts = rows.group_by("task", "split").len()
     for part, n in {"train": 30, "val": 10, "test": 10}.items():

@@ -74,12 +74,15 @@ def folder(tmp_path_factory):
     x = rng.normal(size=(100, 3))
     y = x @ rng.normal(size=(3, 2)) + 10
     columns = {f"x{j}": x[:, j] for j in range(3)} | {f"y{t}": y[:, t] for t in range(2)}
-    pl.DataFrame(columns).write_parquet(folder / "mulan" / "enb.parquet")
     hours = np.arange(100.0)
     flows = {f"s{t}": np.sin(hours / 3 + t) + 10 for t in range(8)}
     now = {f"{site}__0": flow for site, flow in flows.items()}
     ahead = {f"{site}_48H__0": np.roll(flow, -2) for site, flow in flows.items()}
-    pl.DataFrame(now | ahead).write_parquet(folder / "mulan" / "rf1.parquet")
+    for name, table, tasks in (("enb", columns, ("y0", "y1")), ("rf1", now | ahead, [*ahead])):
+        pl.DataFrame(table).write_parquet(folder / "mulan" / f"{name}.parquet")
+        features = [feature for feature in table if feature not in tasks]
+        meta = {"features": features, "categorical": [], "tasks": dict.fromkeys(tasks, "regression")}
+        (folder / "mulan" / f"{name}.meta.json").write_text(json.dumps(meta))
     return folder
 
 
@@ -186,7 +189,7 @@ def test_rows_to_fit_are_capped_and_a_share_of_labels_is_hidden(small, folder):
 
 def test_days_are_never_on_both_sides(small, monkeypatch):
     flights = datasets.load("flights")
-    monkeypatch.setattr(evidence, "open_set", lambda *_: flights)
+    monkeypatch.setattr(evidence, "load", lambda *_, **__: flights)
     case = evidence.open_draw("flights", 1, 300, None)
     days = flights.table.select("yday").collect()["yday"].to_numpy()
     tested = days[evidence.split_rows(flights, 1) == "test"]

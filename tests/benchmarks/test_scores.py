@@ -2,7 +2,6 @@
 
 import os
 import re
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -92,17 +91,3 @@ def test_bench_is_scored_on_fresh_rows_of_the_same_tasks(tmp_path, quick_referen
     # what a linear model of the released tasks can reach: a_1² / Var per task
     ceiling = [1.0, 0.667, 0.333, 0.667, 0.111, 0.333, 0.667]
     np.testing.assert_allclose(scores["score"], ceiling, atol=0.03)
-
-
-def test_flights_is_the_sample_unless_full(monkeypatch):
-    asked = []
-
-    def load(name, **options):
-        asked.append(options)
-        return datasets.load(name)
-
-    monkeypatch.setattr(benchmark, "load", load)
-    for full in (False, True):
-        args = benchmark.Namespace(full=full, experts=False, folder=Path("data"))
-        benchmark.open_problem("flights", 0, args)
-    assert asked == [{"folder": None}, {"folder": Path("data"), "full": True}]

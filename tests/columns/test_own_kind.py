@@ -18,7 +18,7 @@ from tabmtl.columns.category import Categories
 from tabmtl.columns.kind import column_of
 from tabmtl.columns.number import Numbers
 from tabmtl.encode import FeatureCoder
-from tabmtl.onnx.export import export_onnx
+from tabmtl.onnx.exporting import check_coder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +101,11 @@ def test_another_type_is_refused_in_the_words_of_the_kind():
 
 def test_an_onnx_file_knows_no_such_columns():
     pytest.importorskip("onnxscript")
-    features, labels = FeatureCoder.fit(FRAME, kinds=KINDS), SimpleNamespace(names=("y",))
-    coder = SimpleNamespace(features=features, labels=labels, preprocessing=None, text_vectors=None)
+    features = FeatureCoder.fit(FRAME, kinds=KINDS)
     with pytest.raises(
         ValueError, match=r"none of your own, \{'time of day': \('opens', 'shuts'\)\}; drop these columns and fit again"
     ):
-        export_onnx("SharedBottom", torch.nn.Identity(), None, coder, "model.onnx")
+        check_coder(SimpleNamespace(features=features, preprocessing=None, text_vectors=None))
 
 
 def test_two_kinds_of_one_name_are_told_apart():

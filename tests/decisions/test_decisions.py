@@ -11,7 +11,8 @@ import tabmtl
 from tabmtl import ESMM, SharedTrees, SharedTreesClassifier
 from tabmtl.decisions import Calibrator, Decisions
 from tabmtl.decisions.calibrators import Isotonic, Sigmoid
-from tabmtl.onnx.coder import OnnxCoder, describe_encoding
+from tabmtl.onnx import OnnxCoder
+from tabmtl.onnx.coder import describe_encoding
 from tabmtl.schema import TabmtlWarning
 from tabmtl.testing import features, mixed_targets, same
 

@@ -25,6 +25,7 @@ from tabmtl import (
 )
 from tabmtl.inspection import feature_importances
 from tabmtl.mlflow import log_model
+from tabmtl.onnx import export
 from tabmtl.scale import predict_files
 
 WORDS = ["lovely", "dreadful", "window", "garden", "kitchen"]
@@ -173,7 +174,7 @@ def test_calls_are_refused(case):
 
 
 DOORS = {
-    "ONNX": (lambda model: model.export_onnx("model.onnx"), r"no text_encoder, which makes vectors of \['remark'\]"),
+    "ONNX": (lambda model: export(model, "model.onnx"), r"no text_encoder, which makes vectors of \['remark'\]"),
     "MLflow": (lambda model: log_model(model), r"as_pyfunc\(tabmtl.load\(path\)\.set_params\(text_encoder=\.\.\.\)\)"),
     "a candidate": (
         lambda model: MultiTaskEnsemble(models={"a": model}).fit(X, Y),

@@ -10,6 +10,7 @@ from conformance import features, mixed_targets, tiny
 import tabmtl
 from tabmtl import RMTGB, IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees
 from tabmtl.estimators.model import Over
+from tabmtl.onnx import export
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ def test_what_stands_over_a_model_is_no_drift_and_is_not_exported(cls, tmp_path)
     found = plain._with_model(tempered(plain._model, 0.1))
     assert found.drift(NEW).equals(plain.drift(NEW))
     with pytest.raises(ValueError, match=r"the answers of the method, which 'tempered' of this model changes"):
-        found.export_onnx(tmp_path / "m.onnx") if cls is SharedBottom else found.export_task("delay")
+        export(found, tmp_path / "m.onnx") if cls is SharedBottom else found.export_task("delay")
 
 
 def test_a_kind_of_targets_stands_over_no_model():

@@ -43,6 +43,7 @@ from tabmtl import (
     distill,
 )
 from tabmtl.mlflow import log_model
+from tabmtl.onnx import export
 from tabmtl.scale import predict_file, score_files
 from tabmtl.storage.transformers import Transformer
 from tabmtl.tuning import objective
@@ -233,7 +234,7 @@ CURE = r"; give SharedTrees the steps in front of it.*: pipeline\[-1\]\.set_para
         (lambda fit: SharedTrees(preprocessor=columns()).fit(Shards("x.parquet"), "sold"), "X is Shards"),
         (lambda fit: MultiTaskEnsemble(models={"a": SharedTrees(preprocessor=columns())}).fit(TABLE, Y),
          r"models\['a'\] has a preprocessor.*MultiTaskEnsemble\(preprocessor=...\)"),
-        (lambda fit: SharedBottom(preprocessor=columns(), epochs=1).fit(TABLE, Y).export_onnx("x.onnx"),
+        (lambda fit: export(SharedBottom(preprocessor=columns(), epochs=1).fit(TABLE, Y), "x.onnx"),
          "ONNX file holds no preprocessor"),
         (lambda fit: compare({"a": PIPE}, TABLE, Y), CURE),
         (lambda fit: log_model(PIPE), CURE),

@@ -24,9 +24,7 @@ from tabmtl import (
     TargetInFeaturesWarning,
     schema,
 )
-from tabmtl.encode import FeatureCoder
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.pipelines.datasets import load
 from tabmtl.schema import told
 
 N = 400
@@ -146,19 +144,6 @@ def test_whole_numbers_that_name_the_rows(name, values):
 )
 def test_other_whole_numbers_are_no_ids(name, values):
     assert said(X.with_columns(pl.Series(name, values)), Y) == []
-
-
-@pytest.mark.parametrize("name", ["flights", "portal", "census_kdd", "gss_abortion", "mathachieve", "rand_hie", "star"])
-def test_no_feature_of_a_real_table_is_taken_for_an_id(name):
-    try:
-        features = load(name).features
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-    sample = features.head(2_000).collect()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TabmtlWarning)  # codes in text that are whole numbers
-        warnings.simplefilter("error", IdColumnWarning)
-        FeatureCoder.fit(sample)
 
 
 def test_another_index_of_pandas():

@@ -15,7 +15,6 @@ from conformance import FUNNELS, NETWORKS, features, long_table, mixed_targets, 
 from exported import check_answers, exported, few_experts, session_of
 from sklearn.exceptions import NotFittedError
 
-import tabmtl.onnx.export
 from tabmtl import (
     PLE,
     STEM,
@@ -23,12 +22,13 @@ from tabmtl import (
     HoME,
     MultiTabNet,
     MultiTabNetClassifier,
-    OnnxCoder,
     SharedBottom,
     SharedBottomRegressor,
+    SharedTrees,
     load,
 )
 from tabmtl.models.shared_bottom import SharedBottomNetwork
+from tabmtl.onnx import OnnxCoder, export, exporting
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -189,10 +189,10 @@ def model(tmp_path_factory):
     estimator = tiny(SharedBottom).fit(X, y)
     kept = []
     with pytest.MonkeyPatch.context() as patch:
-        translate = tabmtl.onnx.export._translate
-        patch.setattr("tabmtl.onnx.export._translate", lambda *args: kept.append(translate(*args)) or kept[0])
+        translate = exporting._translate
+        patch.setattr(exporting, "_translate", lambda *args: kept.append(translate(*args)) or kept[0])
         path = tmp_path_factory.mktemp("export") / "model.onnx"
-        estimator.export_onnx(path)
+        export(estimator, path)
     del kept[0].metadata_props[:]
     return estimator, path, kept[0]
 
@@ -231,7 +231,7 @@ def test_serving_needs_no_torch(model, tmp_path):
     new_rows().write_parquet(tmp_path / "rows.parquet")
     code = (
         "import sys, onnxruntime, polars as pl\n"
-        "from tabmtl import OnnxCoder\n"
+        "from tabmtl.onnx import OnnxCoder\n"
         f"session = onnxruntime.InferenceSession({str(path)!r})\n"
         "coder = OnnxCoder(session)\n"
         f"X = pl.read_parquet({str(tmp_path / 'rows.parquet')!r})\n"
@@ -246,7 +246,7 @@ def test_serving_needs_no_torch(model, tmp_path):
 
 def test_a_file_of_another_kind_is_no_model_of_ours(model, tmp_path):
     proto = model[2]
-    with pytest.raises(ValueError, match="was not written by export_onnx"):
+    with pytest.raises(ValueError, match=r"was not written by tabmtl\.onnx\.export"):
         OnnxCoder(session_of(proto.SerializeToString()))
     entry = proto.metadata_props.add(key="tabmtl", value=json.dumps({"format": 3, "tabmtl": "9.1"}))
     with pytest.raises(ValueError, match=r"format 3, written by tabmtl 9\.1; this release reads format 2"):
@@ -254,7 +254,7 @@ def test_a_file_of_another_kind_is_no_model_of_ours(model, tmp_path):
     for value in ("{}", "[]", '{"format": 2}', '{"format": 2, "tabmtl": "1"}', "no JSON", "3", "[" * 100_000):
         entry.value = value
         with pytest.raises(
-            ValueError, match="the metadata 'tabmtl' of the ONNX model differ from those of export_onnx"
+            ValueError, match=r"the metadata 'tabmtl' of the ONNX model differ from those of tabmtl\.onnx\.export"
         ):
             OnnxCoder(session_of(proto.SerializeToString()))
     del proto.metadata_props[:]
@@ -262,15 +262,15 @@ def test_a_file_of_another_kind_is_no_model_of_ours(model, tmp_path):
 
 def test_a_file_that_answers_otherwise_is_not_written(model, tmp_path, monkeypatch):
     estimator, _, proto = model
-    monkeypatch.setattr("tabmtl.onnx.export._translate", lambda *args: proto)
-    scores = tabmtl.onnx.export.predict_scores
-    monkeypatch.setattr("tabmtl.onnx.export.predict_scores", lambda *args: [s + 1e-4 for s in scores(*args)])
+    monkeypatch.setattr(exporting, "_translate", lambda *args: proto)
+    scores = exporting.predict_scores
+    monkeypatch.setattr(exporting, "predict_scores", lambda *args: [s + 1e-4 for s in scores(*args)])
     (tmp_path / "model.onnx").write_text("an older one")
     with pytest.raises(RuntimeError, match="differs from torch on task 'softmax', for 1 rows by"):
-        estimator.export_onnx(tmp_path / "model.onnx")
+        export(estimator, tmp_path / "model.onnx")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["an older one"]
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    estimator.export_onnx(tmp_path / "model.onnx")  # cannot be checked
+    export(estimator, tmp_path / "model.onnx")  # cannot be checked
     assert len((tmp_path / "model.onnx").read_bytes()) > 1000
 
 
@@ -290,17 +290,19 @@ def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
     X, y = features(), mixed_targets(features())
     path = tmp_path / "model.onnx"
     with pytest.raises(NotFittedError):
-        tiny(SharedBottom).export_onnx(path)
+        export(tiny(SharedBottom), path)
+    with pytest.raises(TypeError, match=r"holds a network, got SharedTrees; say distill\(.*export_task\("):
+        export(SharedTrees(), path)
     with pytest.raises(ValueError, match=r"the targets \['x_num'\] have names of inputs"):
-        tiny(SharedBottom).fit(X, y["late"].alias("x_num")).export_onnx(path)
+        export(tiny(SharedBottom).fit(X, y["late"].alias("x_num")), path)
     fixed = tiny(Fixed).fit(X, y)
     with pytest.raises(FileNotFoundError, match=r"the folder .*none of the ONNX file does not exist"):
-        fixed.export_onnx(tmp_path / "none" / "model.onnx")
+        export(fixed, tmp_path / "none" / "model.onnx")
     with pytest.raises(ValueError, match=r"the network of Fixed cannot be exported.*x\.shape\[0\], not len\(x\)"):
-        fixed.export_onnx(path)
+        export(fixed, path)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match=r"pip install 'tabmtl\[onnx\]'"):
-        fixed.export_onnx(path)
+        export(fixed, path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -308,7 +310,7 @@ def test_bits_of_predictions_do_not_change(model, tmp_path, monkeypatch):
     estimator, _, proto = model
     before = estimator.predict(new_rows())
     state = torch.random.get_rng_state()
-    monkeypatch.setattr("tabmtl.onnx.export._translate", lambda *args: proto)
-    estimator.export_onnx(tmp_path / "model.onnx")
+    monkeypatch.setattr(exporting, "_translate", lambda *args: proto)
+    export(estimator, tmp_path / "model.onnx")
     assert estimator.predict(new_rows()).equals(before)
     assert torch.equal(torch.random.get_rng_state(), state)

@@ -12,7 +12,8 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from torch import nn
 from torch.nn import functional as F
 
-from tabmtl import STEM, OnnxCoder, SharedBottom
+from tabmtl import STEM, SharedBottom
+from tabmtl.onnx import OnnxCoder, export
 from tabmtl.onnx.operators import ListOperators
 
 onnx = pytest.importorskip("onnx")
@@ -176,7 +177,7 @@ def test_a_service_without_the_package_can_encode_lists(model):
 def test_a_target_with_the_name_of_an_input_is_refused_before_any_work(tmp_path):
     X, y = TABLE.select("tags"), pl.DataFrame({"tags: codes": TABLE["plain"]})
     with pytest.raises(ValueError, match=r"the targets \['tags: codes'\] have names of inputs \(tags: lengths, "):
-        tiny(SharedBottom).fit(X, y).export_onnx(tmp_path / "model.onnx")
+        export(tiny(SharedBottom).fit(X, y), tmp_path / "model.onnx")
 
 
 def test_operators_in_place_of_others_agree_with_them():

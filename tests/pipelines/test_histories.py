@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabmtl.pipelines.datasets import complete_journey
 from tabmtl.pipelines.histories import history_table
 
 BEGIN = datetime(2026, 1, 1)
@@ -77,34 +76,3 @@ def test_wrong_arguments_are_named(options, message):
     log = frame([("a", 0, 0, "x"), ("a", 1, 1, None)])
     with pytest.raises(ValueError, match=message):
         history_table(log, **ALL | options)
-
-
-def test_baskets_of_the_complete_journey(tmp_path):
-    days = [200, 40, 20, 0]
-    departments = ["DRUG GM", "PRODUCE", "MEAT-PCKGD", "MEAT", "DELI", "FUEL"]
-    bought = [
-        (7, basket, BEGIN - timedelta(days=ago), product)
-        for basket, ago in enumerate(days)
-        for product in (basket, 4, 5)
-    ]
-    schema = ["household_id", "basket_id", "transaction_timestamp", "product_id"]
-    (tmp_path / "complete_journey").mkdir()
-    tables = {
-        "transactions": pl.DataFrame(bought, schema=schema, orient="row"),
-        "products": pl.DataFrame(
-            {"product_id": range(6), "department": departments, "product_category": [None, *"abcde"]}
-        ),
-    }
-    for name, table in tables.items():
-        table.write_parquet(tmp_path / "complete_journey" / f"{name}.parquet")
-    parts = complete_journey.load_baskets(tmp_path)
-    assert {name: X["time"].to_list() for name, (X, _) in parts.items()} == {
-        "train": [],
-        "val": [BEGIN - timedelta(days=40)],
-        "test": [BEGIN - timedelta(days=20), BEGIN],
-    }
-    X, y = parts["test"]
-    assert X["last_product_id"].to_list() == [["0", "4", "1", "4"], ["0", "4", "1", "4", "2", "4"]]
-    assert X["last_days"].to_list() == [[180.0, 180, 20, 20], [200.0, 200, 40, 40, 20, 20]]
-    assert y.columns == list(complete_journey.BASKET_LABELS)
-    assert y.rows() == [(0, 0, 1, 0, 1), (0, 0, 0, 1, 1)]

@@ -17,7 +17,6 @@ from tabmtl import (
     ESMM,
     IndependentTasks,
     MultiTaskEnsemble,
-    OnnxCoder,
     Shards,
     SharedBottom,
     SharedTrees,
@@ -25,6 +24,7 @@ from tabmtl import (
     distill,
     load,
 )
+from tabmtl.onnx import OnnxCoder, export
 from tabmtl.targets import find_kind
 from tabmtl.testing.storage import reload
 
@@ -98,7 +98,7 @@ def test_it_goes_wherever_a_binary_task_goes(tmp_path):
     np.testing.assert_array_equal(shares(load(tmp_path / "model")), shares(model))
     import onnxruntime
 
-    model.export_onnx(tmp_path / "model.onnx")
+    export(model, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     coder = OnnxCoder(session)
     found = coder.decode(session.run(None, coder.encode(X)))["late"]

@@ -16,7 +16,8 @@ from sklearn.metrics import mean_pinball_loss, mean_tweedie_deviance
 from torch.nn import HuberLoss
 
 import tabmtl
-from tabmtl import RMTGB, IndependentTasks, OnnxCoder, Shards, SharedBottom, SharedTrees, distill
+from tabmtl import RMTGB, IndependentTasks, Shards, SharedBottom, SharedTrees, distill
+from tabmtl.onnx import OnnxCoder, export
 from tabmtl.targets import find_kind
 
 POWERS = {"poisson": 1.0, "gamma": 2.0, "tweedie:1.6": 1.6}
@@ -188,7 +189,7 @@ def test_a_network_is_exported_and_distilled(tmp_path):
     y = Y[:KEPT].with_columns(levels=pl.col("delay"))
     tasks = {**TASKS, "levels": "quantiles:0.2:0.8"}
     model = tiny(SharedBottom, tasks=tasks, **LEARNS, n_members=2).fit(X[:KEPT], y)
-    model.export_onnx(tmp_path / "model.onnx")
+    export(model, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     coder = OnnxCoder(session)
     outputs = session.run(None, coder.encode(X))

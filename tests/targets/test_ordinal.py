@@ -15,7 +15,8 @@ from scipy.special import expit
 from sklearn.metrics import cohen_kappa_score
 
 import tabmtl
-from tabmtl import IndependentTasks, OnnxCoder, Shards, SharedBottom, SharedTrees, Task, distill
+from tabmtl import IndependentTasks, Shards, SharedBottom, SharedTrees, Task, distill
+from tabmtl.onnx import OnnxCoder, export
 from tabmtl.targets import KINDS
 from tabmtl.targets.cumulative import CumulativeRegression
 from tabmtl.targets.ordinal import HOLD
@@ -146,7 +147,7 @@ def test_a_task_is_exported_as_its_scores(name):
 def test_a_network_is_exported_and_distilled(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     model = tiny(SharedBottom, tasks=TASKS, **NETWORK, n_members=2).fit(X[:KEPT], Y[:KEPT])
-    model.export_onnx(tmp_path / "model.onnx")
+    export(model, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     coder = OnnxCoder(session)
     found = session.run(None, coder.encode(X))

@@ -15,7 +15,8 @@ from scipy.special import xlogy
 from sklearn.metrics import r2_score
 
 import tabmtl
-from tabmtl import ModelFileError, OnnxCoder, SharedBottom, Task, load
+from tabmtl import ModelFileError, SharedBottom, Task, load
+from tabmtl.onnx import OnnxCoder, export
 from tabmtl.targets import Kind
 from tabmtl.targets.regression import Regression
 
@@ -82,7 +83,7 @@ def test_an_own_kind_is_learned_scored_and_saved(name, tmp_path):
 def test_an_own_kind_is_exported(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     model = tiny(SharedBottom, tasks=TASKS).fit(X, Y)
-    model.export_onnx(tmp_path / "model.onnx")
+    export(model, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     coder = OnnxCoder(session, kinds=[Rate])
     found = coder.decode(session.run(None, coder.encode(X)))["n"].to_numpy()

