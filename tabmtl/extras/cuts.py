@@ -15,8 +15,9 @@ it came. Each step
 
        mean over t of max(L_t(cut) - L_t, 0) / L_t*  over  size - size(cut),
 
-   unless a task would then have lost more than the floor, with settled statistics of batch normalisation. The next one
-   is taken instead; the cuts of the group are half as large from then on, and end where the smallest is refused.
+   where a preference multiplies the terms of its tasks, here and in the first step, unless a task would then have lost
+   more than the floor, with settled statistics of batch normalisation. The next one is taken instead; the cuts of the
+   group are half as large from then on, and end where the smallest is refused.
 
 Ye, Zhang, Chen, Fan and Wang, 2023, "Performance-aware Approximation of Global Channel Pruning for Multitask CNNs"
 (PAGCP), IEEE TPAMI, arXiv 2303.11923, of which we know the abstract and the released code. Theirs are the greedy order,
@@ -103,6 +104,8 @@ class Pruner:
         ``judge(network)`` -> scores of the tasks, which may fall by the floor at most.
     form : Form
         Of the network.
+    preference : Tensor of shape (T,)
+        Weights of the tasks where cuts are ranked.
     precision : {"float32", "bf16"}
 
     Attributes
@@ -121,6 +124,7 @@ class Pruner:
         judge: Callable[[nn.Module], Mapping[str, float]],
         *,
         form: Form,
+        preference: Tensor,
         precision: str = "float32",
     ) -> None:
         self.form, self._rows, self._loss = form, rows, loss
@@ -130,7 +134,8 @@ class Pruner:
         settle_statistics(settled, rows, precision)
         self._scores = judge(settled.eval())
         self._take(network.eval())
-        self._unit = self._losses(network).abs().clamp(min=_LEAST_LOSS)
+        self._unit = self._losses(network).abs().clamp(min=_LEAST_LOSS) / preference.to(self._weight)
+        self._whole, self._told = self.size, [{"cut": None, "left": None, **self._facts(self._scores)}]
         self._steps, self._saved = dict[str, int](), dict[str, float]()  # in units, and by a unit
         self._ended = Counter[str]()  # groups whose cuts a task has ended
         for groups in self._together():
@@ -152,6 +157,8 @@ class Pruner:
     def prune(self, keep: float, floor: float) -> pl.DataFrame:
         """Cut until the network has a share of its size; warn if every cut that is left costs a task too much before.
 
+        A further call goes on to a smaller share.
+
         Parameters
         ----------
         keep : float
@@ -164,18 +171,18 @@ class Pruner:
         steps : polars DataFrame
             A row for the network as it came, and one for every cut; see `tabmtl.extras.prune`.
         """
-        whole, aim, told = self.size, int(keep * self.size), [{"cut": None, "left": None, **self._facts(self._scores)}]
+        aim = int(keep * self._whole)
         while self.size > aim:
             found = self._next(aim, floor)
             if found is None:
-                self._warn(self.size / whole, keep, floor)
+                self._warn(self.size / self._whole, keep, floor)
                 break
             step, smaller, scores = found
             self.form = self.form.cut(self._groups, step.kept)
             self._take(smaller)
-            told.append({"cut": step.name, "left": step.n_left, **self._facts(scores)})
+            self._told.append({"cut": step.name, "left": step.n_left, **self._facts(scores)})
         types = {"cut": pl.String, "left": pl.Int64, "multiply_adds": pl.Int64}
-        return pl.DataFrame(told, types | {f"score/{task}": pl.Float64 for task in self._scores})
+        return pl.DataFrame(self._told, types | {f"score/{task}": pl.Float64 for task in self._scores})
 
     def _warn(self, share: float, keep: float, floor: float) -> None:
         """Warn that cutting has ended before it reached the size."""

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.extras.cuts import Pruner, check_scored, score_all
 from tabmtl.nn import units
 from tabmtl.nn.units import Form
-from tabmtl.params import check_at_least, check_share
+from tabmtl.params import check_at_least, check_known, check_positive, check_share, is_number
 from tabmtl.schema import unsaid, warn_user
 from tabmtl.training.device import threads
 from tabmtl.training.predict import predict_scores
 from tabmtl.training.weights import weight_arrays
 
-N = TypeVar("N", bound=NetworkEstimator)
 
-
-def prune(model: N, X: Any, y: Any, *, keep: float = 0.4, floor: float = 0.002) -> N:
+def prune(
+    model: NetworkEstimator,
+    X: Any,
+    y: Any,
+    *,
+    keep: float | Sequence[float] = 0.4,
+    floor: float = 0.002,
+    preference: Mapping[str, float] | None = None,
+) -> Any:
     """Return a smaller model, without the experts and hidden units that the tasks can do without.
 
     It is fitted, and whole in itself: it predicts, is saved, exported and trained on by `partial_fit`. A `fit` of it
@@ -38,16 +46,19 @@ def prune(model: N, X: Any, y: Any, *, keep: float = 0.4, floor: float = 0.002) 
         the model has not learned from, such as a thousand.
     y : frame, series or array of shape (n,) or (n, T)
         Their targets. Every task needs labels that its score is defined on.
-    keep : float, default=0.4
-        Share of the multiplications of a row (`multiply_adds`) at which cutting ends.
+    keep : float or sequence of float, default=0.4
+        Share of the multiplications of a row (`multiply_adds`) at which cutting ends. Several falling shares give a
+        model each, by one run of cuts.
     floor : float, default=0.002
         Most that the score of a task, by its metric, may fall on these rows, in all, from that of the network whose
         statistics are settled on them. Cutting ends before ``keep`` where every cut that is left would cost a task
         more, and a warning names these tasks; 0 allows none a loss.
+    preference : mapping of str to float, optional
+        How much a rise of the loss of a task counts where cuts are ranked; 1 for a task that is left out.
 
     Returns
     -------
-    smaller : like model
+    smaller : like model, or list of these
         It has learned no decisions: call `calibrate`, `tune_thresholds` and `conformalize` on it. ``history_`` tells of
         the fit of the model. Its `drift` tells of columns alone, or compares with rows that it is given.
 
@@ -59,9 +70,9 @@ def prune(model: N, X: Any, y: Any, *, keep: float = 0.4, floor: float = 0.002) 
     Raises
     ------
     ValueError, TypeError
-        If the network has no units to lose, keep or floor is out of bounds, the rows do not fit or are those of fit (a
-        loaded model cannot know), the score of a task is undefined on them, or the model has tasks that were added or
-        removed.
+        If the network has no units to lose, keep, floor or preference is out of bounds, the rows do not fit or are
+        those of fit (a loaded model cannot know), the score of a task is undefined on them, or the model has tasks that
+        were added or removed.
 
     References
     ----------
@@ -80,20 +91,21 @@ def prune(model: N, X: Any, y: Any, *, keep: float = 0.4, floor: float = 0.002) 
     >>> multiply_adds(smaller) < multiply_adds(model)
     True
     """
-    network, device = _network_of(model)
-    check_share("keep", keep, whole=True)
-    check_at_least("floor", floor, low=0)
+    found, (network, device) = [], _network_of(model)
     fitted, coder = model.model_.fitted, model.coder_
+    shares, weights = _options(keep, floor, preference or {}, [task.name for task in model.tasks_])
     if fitted.lineage is not None:
         raise ValueError(
             "add_task or remove_task has changed the tasks of this network, and new heads read all its units; prune it "
             "first: prune(model, X, y).add_task(X, y)"
         )
+    if coder.labels.decisions is not None:
+        warn_user(
+            "smaller models leave out what calibrate, tune_thresholds and conformalize have learned; call them anew"
+        )
     answered = model.answer_labelled(X, y, unseen_for="prune", calibrated=False)
-    answered = answered._replace(tasks=[task.at(None) for task in answered.tasks])
-    check_scored(answered)
-    labels = torch.from_numpy(coder.labels.standardize(answered.labels))
-    rows = replace(model.encoded(X), y=labels.to(device))
+    check_scored(answered := answered._replace(tasks=[task.at(None) for task in answered.tasks]))
+    rows = replace(model.encoded(X), y=torch.from_numpy(coder.labels.standardize(answered.labels)).to(device))
 
     def judge(smaller: Any) -> dict[str, float]:
         scores = predict_scores(smaller, rows, model.precision, batch_size=model.batch_size_, link=fitted.link)
@@ -102,18 +114,28 @@ def prune(model: N, X: Any, y: Any, *, keep: float = 0.4, floor: float = 0.002) 
 
     with threads(model.n_jobs, network):
         form = fitted.removed_units or Form.whole()
-        pruner = Pruner(network, rows, fitted.loss(), judge, form=form, precision=model.precision)
-        steps = pruner.prune(keep, floor)
-        with unsaid():  # of experts that fit has told of
-            measured = model._inspect(pruner.network, replace(rows, y=None))
-    if coder.labels.decisions is not None:
-        warn_user(
-            "the smaller network gives other answers, so what calibrate, tune_thresholds and conformalize have learned "
-            "is left out; call them on the smaller model"
-        )
-    found = model.with_weights(weight_arrays(pruner.network.state_dict()), form=pruner.form)
-    found.__dict__ |= measured | {"pruned_": steps}
-    return found
+        pruner = Pruner(network, rows, fitted.loss(), judge, form=form, preference=weights, precision=model.precision)
+        for share in shares:
+            steps = pruner.prune(share, floor)
+            with unsaid():  # of experts that fit has told of
+                measured = model._inspect(pruner.network, replace(rows, y=None))
+            found.append(model.with_weights(weight_arrays(pruner.network.state_dict()), form=pruner.form))
+            found[-1].__dict__ |= measured | {"pruned_": steps}
+    return found[0] if is_number(keep) else found
+
+
+def _options(keep: Any, floor: Any, preference: Mapping[str, float], names: list[str]) -> tuple[list[float], Tensor]:
+    """Return the sizes, and the weights (T,) of the tasks; raise a ValueError for what is none."""
+    shares = [*keep] if isinstance(keep, Sequence) and not isinstance(keep, str) else [keep]
+    for share in shares:
+        check_share("keep", share, whole=True)
+    if not shares or shares != sorted(shares, reverse=True):
+        raise ValueError(f"keep must be a share, or falling ones, got {keep!r}")
+    check_at_least("floor", floor, low=0)
+    check_known("preference names tasks", preference, names, "the model")
+    for name, weight in preference.items():
+        check_positive(f"preference[{name!r}]", weight)
+    return shares, torch.tensor([float(preference.get(name, 1.0)) for name in names])
 
 
 def widths(model: NetworkEstimator) -> dict[str, int]:

@@ -198,6 +198,32 @@ def test_the_task_that_ends_the_cuts_is_told():
         prune(fitted, X[300:], y[300:], keep=0.05, floor=0.001)
 
 
+def test_several_sizes_are_those_of_a_run_each_and_a_preference_counts(model):
+    several = prune(model, ASIDE, TOLD, keep=[0.8, 0.5], floor=1.0)
+    alone = [prune(model, ASIDE, TOLD, keep=keep, floor=1.0) for keep in (0.8, 0.5)]
+    assert [multiply_adds(smaller) for smaller in several] == [multiply_adds(smaller) for smaller in alone]
+    assert several[0].predict(NEW).equals(alone[0].predict(NEW))
+    assert several[0].pruned_.equals(several[1].pruned_[: len(several[0].pruned_)])
+    told = prune(model, ASIDE, TOLD, keep=[0.3], floor=1.0)[0].pruned_
+    other = prune(model, ASIDE, TOLD, keep=[0.3], floor=1.0, preference={"late": 1000.0})[0].pruned_
+    assert other["score/late"][-1] >= told["score/late"][-1]
+    assert not other.equals(told)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"keep": [0.2, 0.5]}, "keep must be a share, or falling ones"),
+        ({"keep": []}, "keep must be a share, or falling ones"),
+        ({"preference": {"lat": 2.0}}, "preference names tasks.*lat"),
+        ({"preference": {"late": 0.0}}, r"preference\['late'\] must be a finite number above 0"),
+    ],
+)
+def test_bad_sizes_and_preferences_are_refused(model, options, words):
+    with pytest.raises(ValueError, match=words):
+        prune(model, ASIDE, TOLD, **options)
+
+
 @pytest.mark.parametrize("keep", [0, -0.5, 1.5, float("nan"), "half", None, True])
 def test_a_bad_size_is_refused(model, keep):
     with pytest.raises(ValueError, match=r"keep must be (a number )?above 0 and at most 1, got"):
