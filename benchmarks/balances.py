@@ -30,7 +30,7 @@ import polars as pl
 
 import tabmtl
 from benchmarks.evidence import FIT_ROWS, OUTPUT, made_by, open_draw
-from benchmarks.harness import ROOT, Record, cpu, paired, parser, print_table
+from benchmarks.harness import Record, cpu, paired, print_table, score_parser
 from benchmarks.problems import answers_of, score_answers
 from tabmtl.extras import FlatRegions, GradientBalance, GradNorm, LossBalance
 
@@ -51,7 +51,6 @@ VALUES: dict[str, tuple[dict[str, Any], ...]] = {
 N_SECOND, AHEAD = 4, 0.003
 #: What tells a fit from the others.
 KEY = ("network", "method", "value", "set", "draw")
-RECORDS = OUTPUT / "balances" / "records.jsonl"
 
 
 def balance_of(method: str, value: int, n_tasks: int) -> Any:
@@ -111,11 +110,11 @@ def run(key: tuple[str, str, int, str, int], args: Namespace) -> Record:
     return {**facts, **made_by(), "scores": rounded}
 
 
-def read() -> pl.DataFrame:
-    """Read the records; none gives an empty frame."""
+def read(file: Path) -> pl.DataFrame:
+    """Read the records of a file; none gives an empty frame."""
     schema: dict[str, Any] = dict.fromkeys(("network", "method", "set"), pl.String)
     schema |= {"value": pl.Int64, "draw": pl.Int64, "mean": pl.Float64, "seconds": pl.Float64}
-    lines = (ROOT / RECORDS).read_text("utf-8").splitlines() if (ROOT / RECORDS).is_file() else []
+    lines = file.read_text("utf-8").splitlines() if file.is_file() else []
     rows = [{name: record[name] for name in schema} for record in map(json.loads, lines)]
     return pl.DataFrame(rows, schema=schema)
 
@@ -146,23 +145,24 @@ def report(frame: pl.DataFrame) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark; the arguments are those of the command line."""
-    made = parser("balances", __doc__, methods=VALUES)
-    made.add_argument("--folder", type=Path, help="the data folder; default $TABMTL_DATA")
+    made = score_parser("balances", __doc__, OUTPUT / "balances", seeds=sorted((*CHOOSE, *JUDGE)), methods=VALUES)
     made.add_argument("--budget", type=float, default=6 * 3600, help="CPU seconds of all fits together")
     made.add_argument("--report", action="store_true", help="run nothing, and print the tables")
     args = made.parse_args(argv)
-    (ROOT / RECORDS).parent.mkdir(parents=True, exist_ok=True)
+    file = args.output / "records.jsonl"
+    args.output.mkdir(parents=True, exist_ok=True)
     while not args.report:
-        frame = read()
+        frame = read(file)
         done = set(frame.select(KEY).iter_rows())
-        key = next((key for key in plan(frame, args.methods) if key not in done), None)
+        left = (key for key in plan(frame, args.methods) if key not in done and key[-1] in args.seeds)
+        key = next(left, None)
         if key is None or frame["seconds"].sum() > args.budget:
             break
         record = run(key, args)
-        with (ROOT / RECORDS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
         print(*key, record["mean"], f"{record['seconds']:.1f} s", flush=True)
-    report(read())
+    report(read(file))
 
 
 if __name__ == "__main__":
