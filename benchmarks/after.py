@@ -22,6 +22,9 @@ drift    how often equal rows are called drifted: 40 draws of new rows from a ta
          of 100, 1 000 and 10 000 rows, by a fit of 5 000. Shares of the draws in which any column, or any
          prediction, differs beyond chance (5 %), and in which any line is called drifted, where it must
          differ by .1 too. Models without rows set aside keep answers to learned rows, which are not judged
+hits     how often it is told which of 5 or 50 columns of generated numbers has moved: 100 draws of new rows, a seed, of
+         which the first column is shifted, wider, or partly missing, and the shares of draws in which that column is
+         called drifted, and in which another one is
 shifts   labels that have all moved: trees learn 800 generated rows of one number, and go on by 400 whose labels are
          higher by .25 to 6 standard deviations. The move of the mean answer, as a share of the shift
 =======  ================================================================================================
@@ -44,7 +47,7 @@ import numpy as np
 import polars as pl
 
 import tabmtl
-from benchmarks.after_drift import drift
+from benchmarks.after_drift import drift, hits
 from benchmarks.after_sessions import sessions
 from benchmarks.after_shifts import shifts
 from benchmarks.after_task import task
@@ -152,7 +155,7 @@ def flights(folder: Path | None, seed: int) -> Found:
 
 
 PARTS: dict[str, Callable[[Path | None, int], Found]] = {
-    each.__name__: each for each in (flights, task, sessions, drift, shifts)
+    each.__name__: each for each in (flights, task, sessions, drift, hits, shifts)
 }
 
 

@@ -1,4 +1,7 @@
-"""How often a fitted model calls equal rows drifted: the part ``drift`` of `benchmarks.after`."""
+"""How often a fitted model calls rows drifted: equal ones, and those of which one column has moved.
+
+They are the parts ``drift`` and ``hits`` of `benchmarks.after`.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,9 @@ from tabmtl import SharedBottom, SharedTrees
 DRAWS, SIZES = 40, (100, 1_000, 10_000)
 FITTED, DRAWN_FROM = 5_000, 30_000
 ALPHA, SIZE = 0.05, 0.1
+#: Columns of the part ``hits``, and ways in which the first of them moves, and draws of a seed.
+N_COLUMNS, MOVES = (5, 50), ("none", "0.25 sd", "0.5 sd", "1 sd", "twice as wide", "20 % missing")
+N_HITS = 100
 
 
 def generated(rng: np.random.Generator, n: int) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, str]]:
@@ -80,3 +86,37 @@ def _cries(found: pl.DataFrame) -> dict[str, bool]:
         "prediction, and large": bool(predictions.select(is_large.any()).item()),
         "called drifted": bool(found["is_drift"].any()),
     }
+
+
+def hits(folder: Path | None, seed: int) -> Iterator[tuple[str, str, str, float]]:
+    """Yield the shares of draws in which the column that has moved, or one of the others, is called drifted.
+
+    Columns are normal numbers, and a linear function of all is the target.
+    """
+    for n_columns in N_COLUMNS:
+        rng, weights = np.random.default_rng([seed, n_columns]), np.ones(n_columns) / n_columns**0.5
+        X = rng.normal(size=(FITTED, n_columns))
+        model = SharedTrees(n_estimators=50, random_state=seed).fit(X, X @ weights + rng.normal(size=FITTED))
+        for move in MOVES:
+            for n in SIZES:
+                called = [_called(model, moved(rng.normal(size=(n, n_columns)), move, rng)) for _ in range(N_HITS)]
+                for measure, found in zip(("moved column", "another column"), np.transpose(called), strict=True):
+                    yield f"{n_columns} columns, {move}", f"{n} rows", measure, float(np.mean(found))
+
+
+def moved(X: np.ndarray, move: str, rng: np.random.Generator) -> np.ndarray:
+    """Return rows whose first column has moved."""
+    if move == "twice as wide":
+        X[:, 0] *= 2
+    elif move == "20 % missing":
+        X[rng.random(len(X)) < 0.2, 0] = np.nan
+    elif move != "none":
+        X[:, 0] += float(move.split()[0])
+    return X
+
+
+def _called(model: Any, X: np.ndarray) -> tuple[bool, bool]:
+    """Tell whether the first column is called drifted, and whether another one is."""
+    found = model.drift(X, size=SIZE, alpha=ALPHA).filter(kind="column")
+    first, *others = (bool(own["is_drift"].any()) for _, own in found.group_by("name", maintain_order=True))
+    return first, any(others)
