@@ -93,12 +93,6 @@ class Watch:
         part.was_cut = False
         return part
 
-    def of_one(self) -> Watch:
-        """Give the watch of what this process of a group does by itself."""
-        own = copy(self)
-        own._group = ALONE
-        return own
-
     def without_limit(self) -> Watch:
         """Give a watch that shows what it is told, and ends nothing."""
         own = copy(self)

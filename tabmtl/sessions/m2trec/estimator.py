@@ -691,7 +691,7 @@ class M2TRec(TrainedEstimator, Recommender):
                 f"user_column={self.user_column!r} joins sessions that lie apart in Shards: give the log as a frame, "
                 "or say user_column=None"
             )
-        self._check_interrupt(group)
+        self._check_interrupt()
         columns = replace(columns_of(vars(self)), event=self.event_column if self.event_weights else None)
         with ExitStack() as stack:
             clicks.check_same(group)
