@@ -36,7 +36,7 @@ from tabmtl.model_selection.suspects import (
     warn_of_suspects,
 )
 from tabmtl.model_selection.times import times_beside, times_of_fit
-from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.processes.ranks import ALONE, Ranks, check_same
 from tabmtl.schema import Batch, warn_user
 from tabmtl.targets import Task
 from tabmtl.targets.task import refuse_monotone
@@ -303,7 +303,7 @@ class TableLearner:
         roles, group = Roles.of(X, y, sample_weight, *marks), current()
         check_params(self.estimator, group)
         named = {"sample_weight": roles.weight, "groups": roles.groups, "time": roles.time}
-        group.check_same({"y": list(roles.targets)} | named)
+        check_same(group, {"y": list(roles.targets)} | named)
         roles = roles.without(self.drop)
         X.check_same(group)
         coder = learn_table(X, roles, **self.coding, group=group)

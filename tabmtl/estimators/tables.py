@@ -215,7 +215,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         encoded: list[Any]
         with run.fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
             coder, *encoded = learner.rows(stack, X, y, sample_weight, Marks(groups, time), X_val, y_val)
-            seed = run.group.broadcast(self._seed())
+            seed = run.group.gather(self._seed())[0]
             seen = self._model.seen if self._is_warm else SeenRows.unknown()
             if not isinstance(X, Shards):
                 seen = seen.and_of(encoded[0].read(), coder.labels.names)

@@ -80,7 +80,7 @@ class Watch:
 
     def cuts(self, what: str) -> bool:
         """Tell whether the time is over, and if so note for `warn` what that ends."""
-        is_over = self.is_limited and self._group.broadcast(perf_counter() >= self._end)
+        is_over = self.is_limited and self._group.gather(perf_counter() >= self._end)[0]
         if is_over:
             self.end(what)
         return is_over

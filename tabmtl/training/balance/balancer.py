@@ -233,7 +233,7 @@ class Balancer:
         self._n_joins = state["n_joins"]
 
     def _summed_gradients(self, losses: Tensor, tasks: Sequence[int], sources: Sequence[Tensor]) -> Tensor:
-        return self._group.sum_(self._gradients(losses, tasks, sources))
+        return self._group.sum(self._gradients(losses, tasks, sources))
 
     def _noise(self) -> AbstractContextManager[None]:
         return nullcontext() if self._seed is None else seeded(self._seed, self._device)
@@ -247,7 +247,7 @@ class Balancer:
         """Join the active tasks' gradients (n, P) to one (P,)."""
         broken = torch.zeros(len(self._names), dtype=torch.bool)
         broken[tasks] = ~rows.sum(dim=1).isfinite().cpu()
-        self._refuse(torch.from_numpy(self._group.total(broken.numpy())) > 0, "gradient")
+        self._refuse(self._group.sum(broken.int()) > 0, "gradient")
         if self._aggregate is None:
             return rows.sum(dim=0)
         if self._normalize:

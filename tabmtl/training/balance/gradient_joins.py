@@ -27,7 +27,7 @@ def normalize_rows(rows: Tensor, group: Ranks = ALONE) -> Tensor:
     if group.size == 1:
         norms = rows.norm(dim=1, keepdim=True)
     else:
-        norms = group.sum_(rows.square().sum(dim=1, keepdim=True)).sqrt()
+        norms = group.sum(rows.square().sum(dim=1, keepdim=True)).sqrt()
     return rows * (norms.mean() / (norms + _EPS))
 
 
@@ -96,7 +96,7 @@ def _imtl_g_weights(gramian: Tensor) -> Tensor:
 
 def _combined(rows: Tensor, weigh: Callable[[Tensor], Tensor], group: Ranks) -> Tensor:
     """Return a weighted sum of rows, weighted by their inner products; a zero row does not count."""
-    gramian = group.sum_((rows @ rows.T).double().cpu())
+    gramian = group.sum((rows @ rows.T).double().cpu())
     live = gramian.diagonal() > 0
     weights = gramian.new_zeros(len(rows))
     if live.any():

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -137,7 +136,7 @@ class TaskGradients:
             if task not in self._trusted:
                 alone = gradient_row([losses[task]], sources)
                 differs = not (rows[k] - alone).norm() <= _TRUSTED * alone.norm()
-                differ, told = self._group.total(np.array([differs, bool(alone.any())]))
+                differ, told = self._group.sum(torch.tensor([differs, alone.any()], dtype=torch.int64)).tolist()
                 if differ:
                     self._towers, self._inputs = [], []
                     return jacobian(losses, tasks, sources)
@@ -207,7 +206,7 @@ def balanced_backward(
             leaf.grad = None  # the plain sum, which goes no further
         _backward_from(cuts, join(gradients(losses, tasks, leaves), tasks))
         return
-    rows = process_group.sum_(gradients(losses, tasks, shared))
+    rows = process_group.sum(gradients(losses, tasks, shared))
     _fill(shared, join(rows, tasks) / process_group.size)
     if own:
         losses.sum().backward(inputs=own)
@@ -294,8 +293,8 @@ def flat_backward(
     ``forward`` gives the losses again; the rest is as in `balanced_backward` and `uphill_jacobian`.
     """
     parameters = [*groups[0], *groups[1]]
-    at_weights = process_group.sum_(jacobian(losses, tasks, parameters))
-    uphill = process_group.sum_(uphill_jacobian(forward, tasks, at_weights, groups, rho))
+    at_weights = process_group.sum(jacobian(losses, tasks, parameters))
+    uphill = process_group.sum(uphill_jacobian(forward, tasks, at_weights, groups, rho))
     at_weights, uphill = at_weights * weights[tasks, None], uphill * weights[tasks, None]
     n_shared = sum(parameter.numel() for parameter in groups[0])
     steeper = (uphill - at_weights)[:, :n_shared]
