@@ -462,9 +462,9 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "processes/ranks.py",
-        "loads[dealt[i]] += sizes[i]",
-        "loads[dealt[i]] += 1",
-        "work is dealt by number, and not by size",
+        "return answers[0]",
+        "return answers",
+        "other ranks get the answer of rank 0 in a list",
         True,
     ),
     Fault(

@@ -139,7 +139,7 @@ CASES = [
     Case("predict", files.predict, {}, {"rows": 3000}, faster={"from files": 0.95}),
     *[
         Case("processes", files.processes, {"model": model}, {"rows": 3000}, faster={"two processes, each": 1.5})
-        for model in ("MMoE", "SharedBottom", "MultiTabNet", "RMTGB")
+        for model in ("MMoE", "SharedBottom", "MultiTabNet")
     ],
     *[
         Case("in_process", serving.in_process, {"model": model, "rows": rows}, ROW | ASKED)

@@ -44,6 +44,7 @@ from tabmtl.pipelines.tracking import (
     program,
 )
 from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.training.run import check_alone
 
 AnyRows = TypeVar("AnyRows", bound=Rows | ShardRows)
 
@@ -65,7 +66,7 @@ def train(
     SharedTrees for each target. A model learns from train rows, stops on validation rows, and is scored on test rows
     once. A model that chooses by folds of its own, such as MultiTaskEnsemble, learns the validation rows too. MLflow
     logs parameters, epochs, scores, plots and the model, if it is installed. Processes that torchrun starts share
-    --shards; the first one logs and saves.
+    --shards of a network, such as --model MMoE; the first one logs and saves.
 
     Parameters
     ----------
@@ -111,8 +112,6 @@ def train(
         if group.rank:
             with redirect_stdout(StringIO()):
                 timed_fit(rows, estimator)
-                if baseline:
-                    fit_single_tasks(rows, estimator)
             return estimator
         tell(rows.describe())
         with open_log(tracking) as log:
@@ -198,6 +197,7 @@ def _continued(
 def _check_baseline(baseline: bool, rows: Rows | ShardRows, choice: ModelChoice) -> None:
     if not baseline:
         return
+    check_alone("--baseline", "leave it out, or fit the model by one process")
     if isinstance(rows, ClickRows):
         raise ValueError("--baseline learns each task of a table alone; fit another recommender on the same clicks")
     if (choice.model or "").startswith("IndependentTasks"):

@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from tabmtl.processes.ranks import Ranks
-
 #: Codes of a categorical feature that every column reserves before its own levels.
 MISSING, UNSEEN, FIRST_LEVEL = 0, 1, 2
 
@@ -320,10 +318,6 @@ class Batch:
         """Return a batch of other arrays, by the names of `arrays`."""
         others = dict(arrays)
         return Batch(x=self.x.of(others), **others)
-
-    def gathered(self, group: Ranks, to: int | None = None) -> list[Batch]:
-        """Return the batches of all ranks of a group, to all or to one of them; to the others an empty list."""
-        return [self] if group.size == 1 else [self.like(part) for part in group.gather(self.arrays(), to)]
 
     def rows(self, index: Any) -> Batch:
         """Return some rows, by an index array or tensor, or by a slice, whose arrays are views."""

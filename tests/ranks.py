@@ -13,7 +13,7 @@ import torch
 
 from tabmtl.encode import cache, shards
 from tabmtl.processes.ranks import EndedElsewhereError, Ranks
-from tabmtl.processes.wire import pack, unpack
+from tabmtl.scale.wire import pack, unpack
 from tabmtl.training import windows
 from tabmtl.training.device import unseeded
 from tabmtl.training.run import entered
@@ -38,7 +38,7 @@ class ThreadGroup(Ranks):
         messages = self._meet(pack(value))
         return [unpack(message, "a thread") for message in messages] if to in (None, self.rank) else []
 
-    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum in the order of the ranks."""
         parts = self._meet(tensor.clone())
         assert len({part.shape for part in parts}) == 1, [part.shape for part in parts]

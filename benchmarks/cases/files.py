@@ -177,17 +177,14 @@ with joined() as group:
 
 
 def job_model(name: str, batch_size: int) -> Any:
-    """Return the model of a job of several processes, of one thread each: one epoch, or 50 rounds a stage."""
+    """Return the network of a job of several processes, of one thread each, for one epoch."""
     import torch
 
     import tabmtl
 
     torch.set_num_threads(1)
-    fixed: dict[str, Any] = {"early_stopping": False, "n_jobs": 1, "random_state": 0}
-    if name == "RMTGB":
-        rounds: dict[str, Any] = dict.fromkeys(("n_estimators_shared", "n_estimators_outlier", "n_estimators_task"), 50)
-        return tabmtl.RMTGB(**rounds, **fixed)
-    return getattr(tabmtl, name)(epochs=1, batch_size=batch_size, device="cpu", **fixed)
+    fixed: dict[str, Any] = {"early_stopping": False, "n_jobs": 1, "device": "cpu", "random_state": 0}
+    return getattr(tabmtl, name)(epochs=1, batch_size=batch_size, **fixed)
 
 
 def run_job(place: Path, name: str, batch_size: int, size: int, _: int) -> Measures:

@@ -31,7 +31,7 @@ from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder, weight_factors, weight_sums
 from tabmtl.encode.times import as_numbers, check_time, describe_time
 from tabmtl.metrics.scores import is_by_group
-from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.processes.ranks import ALONE, Ranks, share_of
 from tabmtl.schema import Batch, TabmtlWarning, warn_user
 from tabmtl.storage.atomic import (
     is_real_folder,
@@ -216,7 +216,8 @@ class StoredRows:
             start = number * CHUNK_ROWS - self.cache.start
             present = np.flatnonzero(self._chosen[start : start + CHUNK_ROWS])
             rows[own] = start + present[places[own] - (self._ends[number] - self.counts[number])]
-        return Batch.join(self.cache.read(rows).gathered(self.group))
+        own = self.cache.read(rows)
+        return Batch.join([own.like(part) for part in self.group.gather(own.arrays())])
 
     def choose(self, chosen: np.ndarray) -> Self:
         """Return some of the rows, given which ones of this rank, bool (n,) in their order."""
@@ -236,7 +237,7 @@ class StoredRows:
             counts += weight_sums(labelled, task, n_tasks)[0].astype(np.int64)
             labelled *= self.cache.of_classes.of(own["y"], task)
             weights += weight_sums(labelled * own["weight"][:, None] if "weight" in own else labelled, task, n_tasks)[1]
-        counts, weights = self.group.total(counts), self.group.total(weights)
+        counts, weights = (np.sum(self.group.gather(part), axis=0) for part in (counts, weights))
         factors = self.cache.factors
         return counts, weights if factors is None else weights * factors
 
@@ -253,7 +254,7 @@ def deal_lanes(n_chunks: int, group: Ranks) -> tuple[np.ndarray, range]:
     The lanes are the same for every number of ranks up to `LANES`, and so is the order of the rows in training.
     """
     n_lanes = max(LANES, group.size)
-    return np.arange(n_lanes + 1) * n_chunks // n_lanes, group.share(n_lanes)
+    return np.arange(n_lanes + 1) * n_chunks // n_lanes, share_of(group, n_lanes)
 
 
 @contextmanager
@@ -271,7 +272,7 @@ def encoded(shards: Shards, roles: Roles, coder: TableCoder, group: Ranks = ALON
     with stored_arrays(shards, wanted, write, group) as (arrays, _, facts):
         sums, factors, start = facts["weight_sums"], None, 0 if rows is None else rows.start
         if sums is not None:
-            counts, totals = (group.total(np.array(part, dtype=np.float64)) for part in sums)
+            counts, totals = np.sum(group.gather(np.array(sums, dtype=np.float64)), axis=0)
             factors = weight_factors(counts, totals, coder.labels.tasks)
         yield Cache(coder=coder, arrays=arrays, factors=factors, start=start, group=group)
 

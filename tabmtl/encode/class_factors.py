@@ -44,7 +44,7 @@ class ClassFactors:
         if not chosen:
             return cls(None)
         table = np.ones((len(tasks), max(len(task.classes or ()) for task in tasks)))
-        counts, weights = group.total(_sum_by_class(table.shape, chosen, blocks))
+        counts, weights = np.sum(group.gather(_sum_by_class(table.shape, chosen, blocks)), axis=0)
         if are_all:
             _check_counts(labels, counts)
         for t in chosen:

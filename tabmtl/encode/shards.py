@@ -30,7 +30,7 @@ from tabmtl.encode.files import (
 )
 from tabmtl.encode.read import check_dropped
 from tabmtl.params import check_known
-from tabmtl.processes.ranks import Ranks
+from tabmtl.processes.ranks import Ranks, check_same, share_of
 from tabmtl.schema import warn_user
 
 #: Rows of a block. Blocks are counted over all files together, so they do not depend on how rows lie in files.
@@ -168,17 +168,15 @@ class Shards:
 
     def share_of_blocks(self, group: Ranks) -> range:
         """Return the rows of this rank's share of the blocks of a group."""
-        blocks = group.share(-(-self.n_rows // BLOCK_ROWS))
+        blocks = share_of(group, -(-self.n_rows // BLOCK_ROWS))
         return range(blocks.start * BLOCK_ROWS, blocks.stop * BLOCK_ROWS)
 
     def check_same(self, group: Ranks) -> None:
         """Raise a ValueError if ranks of a group have different files; folders and times may differ."""
-        if group.size == 1:
-            return
         files = None if self.files is None else [Path(file).name for file in self.files]
         types = [f"{name}: {dtype}" for name, dtype in self.schema.items()]
         facts = {"the list of files": files, "the number of rows of each file": self._heights}
-        group.check_same(facts | {"the list of columns": types})
+        check_same(group, facts | {"the list of columns": types})
 
     def fingerprint(self) -> list[Any] | None:
         """Return names, sizes and times of the files and the columns read; None of a LazyFrame, which has none."""

@@ -13,7 +13,6 @@ from tabmtl.estimators.rows import FrameRows
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection.repeats import groups_of_rows
 from tabmtl.model_selection.times import times_of_fit
-from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch
 from tabmtl.training.run import running
 
@@ -52,7 +51,7 @@ def fit_encoded(
         The same rows, encoded by the coder.
     y, sample_weight, groups, time : as in `fit`
     """
-    with replace(running(), group=ALONE).fit(estimator, X=X, y=y, sample_weight=sample_weight):
+    with running().fit(estimator, X=X, y=y, sample_weight=sample_weight):
         coder, rows = label_rows(estimator, coder, X, batch, y, sample_weight, groups, time)
         found = estimator._fit(coder, rows, None, estimator._seed())
         found.pop("answered", None)  # a part of a model is asked for no drift

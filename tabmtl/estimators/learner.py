@@ -36,12 +36,12 @@ from tabmtl.model_selection.suspects import (
     warn_of_suspects,
 )
 from tabmtl.model_selection.times import times_beside, times_of_fit
-from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.processes.ranks import ALONE, Ranks, check_same
 from tabmtl.schema import Batch, warn_user
 from tabmtl.targets import Task
 from tabmtl.targets.task import refuse_monotone
 from tabmtl.training.checkpoint import check_params
-from tabmtl.training.run import current
+from tabmtl.training.run import check_alone, current
 
 #: Parameters that say how a table is read.
 OF_THE_TABLE = (
@@ -112,6 +112,15 @@ class TableLearner:
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val belong together; got only one of them")
         self.estimator.check_params()
+        what = f"a fit of {type(self.estimator).__name__}"
+        if not self.reads_windows:
+            check_alone(
+                what,
+                "call it outside of joined(), where one process works by its threads (n_jobs); several share the rows "
+                "of networks, on Shards",
+            )
+        elif not isinstance(X, Shards):
+            check_alone(f"{what} on a frame", "give Shards, whose rows are dealt, or call it outside of joined()")
         if isinstance(X, Shards) and self.known is not None:
             raise TypeError(
                 "warm_start=True goes on by rows in memory, and X is Shards; give a frame, or say warm_start=False"
@@ -283,7 +292,7 @@ class TableLearner:
             roles = Roles.of(X_val, y_val, groups=of_val, what="y_val").like(roles, X_val)
             cache = stack.enter_context(encoded(X_val, roles, coder, group))
             valid = ShardRows(replace(cache, of_classes=factors)).at_most()
-        if group.size == 1 and not self.reads_windows:
+        if not self.reads_windows:
             return coder, *rows.in_memory(valid)
         return coder, rows, valid
 
@@ -294,7 +303,7 @@ class TableLearner:
         roles, group = Roles.of(X, y, sample_weight, *marks), current()
         check_params(self.estimator, group)
         named = {"sample_weight": roles.weight, "groups": roles.groups, "time": roles.time}
-        group.check_same({"y": list(roles.targets)} | named)
+        check_same(group, {"y": list(roles.targets)} | named)
         roles = roles.without(self.drop)
         X.check_same(group)
         coder = learn_table(X, roles, **self.coding, group=group)

@@ -231,9 +231,9 @@ class ShardRows(StoredRows):
         asked = np.unique(np.concatenate(self.group.gather(np.unique(own[valid]))))
         known = np.unique(np.concatenate(self.group.gather(np.intersect1d(own[~valid], asked))))
         fresh = valid & ~np.isin(own, known)
-        n_left = self.group.total(np.array([valid.sum() - fresh.sum()]))[0]
+        n_left = sum(self.group.gather(int(valid.sum() - fresh.sum())))
         if self.group.rank == 0:
-            warn_of_known_groups(int(n_left), "are set aside but judge nothing")
+            warn_of_known_groups(n_left, "are set aside but judge nothing")
         return fresh
 
     def at_most(self) -> Self:

@@ -33,12 +33,11 @@ from tabmtl.estimators.predicting import Predicts
 from tabmtl.estimators.rows import FitRows
 from tabmtl.model_selection.repeats import SeenRows, number_groups
 from tabmtl.params import Count, Names, RandomState, check_choice
-from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch, counted, warn_user
 from tabmtl.targets import Task
 from tabmtl.targets.task import refuse_monotone
 from tabmtl.training.hooks import CallbackSupport
-from tabmtl.training.run import running
+from tabmtl.training.run import check_alone, running
 
 _NO_GAIN = "only the trees of a model have a gain; say tabmtl.inspection.feature_importances(model, X, y)"
 
@@ -215,16 +214,9 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         learner, run = self.learner(), running()
         learner.check(X, X_val, y_val)
         encoded: list[Any]
-        if not isinstance(X, Shards):
-            if run.group.size > 1 and run.group.rank == 0:
-                warn_user(
-                    f"every one of the {run.group.size} processes of the group fits this frame whole, by itself; write "
-                    "its rows to files and give Shards, whose rows are dealt, or fit outside of joined()"
-                )
-            run = replace(run, group=ALONE)
         with run.fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
             coder, *encoded = learner.rows(stack, X, y, sample_weight, Marks(groups, time), X_val, y_val)
-            seed = run.group.broadcast(self._seed())
+            seed = run.group.gather(self._seed())[0]
             seen = self._model.seen if self._is_warm else SeenRows.unknown()
             if not isinstance(X, Shards):
                 seen = seen.and_of(encoded[0].read(), coder.labels.names)
@@ -311,13 +303,9 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         known: Model | None = vars(self).get("_model")
         if isinstance(X, Shards):
             raise TypeError("partial_fit reads rows in memory, and X is Shards; give frames, one part at a time")
-        if run.group.size > 1:
-            raise ValueError(
-                f"partial_fit is for one process, and this group has {run.group.size}; go on outside of joined()"
-            )
         learner = self.learner()
         learner.check(X)
-        with replace(run, group=ALONE, job=None).fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
+        with replace(run, job=None).fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
             rows: FitRows
             if known is not None:
                 _warn_of_decisions(known.coder)
@@ -403,6 +391,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         check_tasks("tasks", tasks)
         if isinstance(X, Shards):
             raise TypeError("add_task reads a frame in memory, and X is Shards; give some of their rows as a frame")
+        check_alone("add_task", "call it outside of joined()")
         if y is None:
             raise ValueError("add_task learns from labels, but the target y is None; give labels of the new task")
         prepared, known, n_old = self._preprocessed(X), self._model, len(self._model.tasks)

@@ -16,7 +16,6 @@ from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.estimators.training import NetworkTraining, evaluate_scores, in_training_units
 from tabmtl.nn.joined import can_join
-from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch
 from tabmtl.training.device import find_device, on_device, seeded, threads
 from tabmtl.training.epochs import run_epochs
@@ -67,7 +66,7 @@ def fit_together(
     networks = [each for each in estimators if isinstance(each, NetworkEstimator) and _may_join(each)]
     if not len(networks) == len(estimators) > 1 or len(tables[0]["batch"]) > _MOST_ROWS:
         return False
-    with replace(running(), group=ALONE, job=None).fit(networks[0]):
+    with replace(running(), job=None).fit(networks[0]):
         parts = _parts(networks, coder, tables)
         if parts is not None:
             _fit_joined(parts)
@@ -87,7 +86,7 @@ class _Part:
 def _may_join(estimator: NetworkEstimator) -> bool:
     """Tell whether the parameters of a network allow that it is trained as a part of one."""
     is_plain = isinstance(estimator.balance, str) and estimator.preprocessor is None and estimator.text_encoder is None
-    is_quiet = estimator.on_epoch is None and not estimator.keep_on_interrupt and running().group.size == 1
+    is_quiet = estimator.on_epoch is None and not estimator.keep_on_interrupt
     return is_plain and estimator.task_column is None and is_quiet and find_device(estimator.device).type == "cpu"
 
 

@@ -11,10 +11,10 @@ import torch
 
 from tabmtl.estimators.base import FromFitted, SavableEstimator
 from tabmtl.params import BatchSize, Count, CountOrZero, Jobs, NonNegative, Positive, Rate, Share, check_callback
-from tabmtl.processes.ranks import Ranks
 from tabmtl.storage.stored import Stored
 from tabmtl.training.device import Device, find_device
 from tabmtl.training.hooks import OnEpoch
+from tabmtl.training.run import check_alone
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,10 +110,10 @@ class TrainedEstimator(SavableEstimator):
         device = find_device(self.device)
         return self._fitted.module(device), device
 
-    def _check_interrupt(self, group: Ranks) -> None:
+    def _check_interrupt(self) -> None:
         """Raise a ValueError if several processes are to keep what an interrupt leaves."""
-        if self.keep_on_interrupt and group.size > 1:
-            raise ValueError(
-                f"keep_on_interrupt=True is for one process, and this group has {group.size}, which an interrupt would "
-                "end in different epochs; leave it out, or fit outside of joined()"
+        if self.keep_on_interrupt:
+            check_alone(
+                "keep_on_interrupt=True",
+                "an interrupt would end them in different epochs: leave it out, or fit outside of joined()",
             )

@@ -91,7 +91,7 @@ def _moments(x: Tensor, group: Ranks) -> tuple[int, Tensor, Tensor]:
         mean, variance = torch.batch_norm_update_stats(at_least_float32(x), None, None, 0.0)
         own[0] = mean
         own[1] = own[0].square().add_(variance)
-    sums = group.sum_(torch.cat([own.mul_(len(x)).flatten(), own.new_tensor([len(x)])]))
+    sums = group.sum(torch.cat([own.mul_(len(x)).flatten(), own.new_tensor([len(x)])]))
     n_rows = int(sums[-1])
     mean, square = sums[:-1].div_(max(n_rows, 1)).view(2, -1)
     variance = square.sub_(mean.square()).clamp_(min=0)
@@ -137,7 +137,7 @@ class _Normalized(torch.autograd.Function):
             _, own[0], own[1] = torch.ops.aten.native_batch_norm_backward(
                 g, values, any_weight, None, None, mean, rate, True, 0.0, sums_only
             )
-        of_weight, of_bias = ctx.group.sum_(own.clone()) / ctx.n_rows
+        of_weight, of_bias = ctx.group.sum(own.clone()) / ctx.n_rows
         slope = -scale * rate * of_weight
         shift = -(scale * of_bias + slope * mean)
         found = torch.addcmul(shift, values, slope).addcmul_(g, scale)  # in place: new memory costs more

@@ -1,17 +1,14 @@
 """The processes that fit one model together, as each of them sees them.
 
-A fit on `tabmtl.Shards` has the group of its run (`tabmtl.training.run`), and hands it to all that meets the other
-ranks: sums, and values that are gathered, which `tabmtl.processes.wire` can send. All ranks ask the same in the same
-order, so what a rank does may depend only on what all know. `tabmtl.scale.joined` makes a group of several; without it
-a fit is alone, and nothing here does anything.
+A fit has the group of its run (`tabmtl.training.run`), and hands it to all that meets the other ranks. All ranks ask
+the same in the same order, so what a rank does may depend only on what all know. A fit is alone, and nothing here does
+anything, unless something else makes a group of several.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
-
-import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,85 +37,69 @@ class Ranks:
         return f"<rank {self.rank} of a group of {self.size}>"
 
     def gather(self, value: Any, to: int | None = None) -> list[Any]:
-        """Return the values of all ranks, in their order, to all or to one of them; to the others an empty list."""
+        """Return the values of all ranks, in their order, to all or to one of them; to the others an empty list.
+
+        Values are plain ones, lists, tuples, dicts, arrays of numbers, tensors, and frames and series of polars.
+        """
         return [value]
 
-    def sum_(self, tensor: Tensor) -> Tensor:
+    def sum(self, tensor: Tensor) -> Tensor:
         """Replace a tensor by its sum over all ranks, and return it; all ranks get the same bits."""
         return tensor
 
-    def total(self, array: np.ndarray) -> np.ndarray:
-        """Return the sum of an array over all ranks, float64; of one process alone the array itself."""
-        if self.size == 1:
-            return array
-        import torch
 
-        return self.sum_(torch.from_numpy(np.array(array, dtype=np.float64))).numpy()
-
-    def broadcast(self, value: Any) -> Any:
-        """Return the value of rank 0."""
-        return self.gather(value if self.rank == 0 else None)[0]
-
-    @overload
-    def answer(self, ask: Callable[[], T]) -> T: ...
-    @overload
-    def answer(self) -> Any: ...
-    def answer(self, ask: Callable[[], Any] | None = None) -> Any:
-        """Return the answer of rank 0, which alone is asked; if that raises an error, so do the others.
-
-        Other ranks need no `ask`.
-
-        Raises
-        ------
-        EndedElsewhereError
-            In the other ranks, in place of the error of rank 0.
-        """
-        if self.rank:
-            answers = self.broadcast(None)
-            if answers is None:
-                raise EndedElsewhereError("rank 0 has ended this by an error, which is the one to read")
-            return answers[0]
-        assert ask is not None
-        try:
-            answer = ask()
-        except Exception:
-            self.broadcast(None)
-            raise
-        self.broadcast([answer])
-        return answer
-
-    def check_same(self, facts: Mapping[str, Any]) -> None:
-        """Raise a ValueError if ranks differ in a fact; facts are JSON, by their names for an error."""
-        first, *others = self.gather(dict(facts))
-        for rank, other in enumerate(others, 1):
-            for name in first | other:
-                own, expected = repr(other.get(name, _ABSENT)), repr(first.get(name, _ABSENT))
-                if own != expected:
-                    raise ValueError(
-                        f"{name} is {own:.{_SHOWN}} on rank {rank} of the group and {expected:.{_SHOWN}} on rank 0; "
-                        "give every rank the same"
-                    )
-
-    def address(self) -> str:
-        """Return the address by which the other ranks reach this one; all ranks ask together."""
-        return "127.0.0.1"
-
-    def deal(self, sizes: np.ndarray) -> np.ndarray:
-        """Deal pieces of work to the ranks, the largest first, each to the one with the least so far: (n,) ranks."""
-        dealt, loads = np.empty(len(sizes), dtype=np.int64), np.zeros(self.size)
-        for i in np.argsort(-sizes, kind="stable").tolist():
-            dealt[i] = loads.argmin()
-            loads[dealt[i]] += sizes[i]
-        return dealt
-
-    def share(self, n: int) -> range:
-        """Return this rank's share of the numbers below n: a range next to those of its neighbours."""
-        return range(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+#: One process alone.
+ALONE = Ranks()
 
 
 class EndedElsewhereError(RuntimeError):
     """Error of the other ranks where rank 0 has raised one."""
 
 
-#: One process alone.
-ALONE = Ranks()
+@overload
+def answer(group: Ranks, ask: Callable[[], T]) -> T: ...
+@overload
+def answer(group: Ranks) -> Any: ...
+def answer(group: Ranks, ask: Callable[[], Any] | None = None) -> Any:
+    """Return the answer of rank 0, which alone is asked; if that raises an error, so do the others.
+
+    Other ranks need no `ask`.
+
+    Raises
+    ------
+    EndedElsewhereError
+        In the other ranks, in place of the error of rank 0.
+    """
+    if group.rank:
+        answers = group.gather(None)[0]
+        if answers is None:
+            raise EndedElsewhereError("rank 0 has ended this by an error, which is the one to read")
+        return answers[0]
+    assert ask is not None
+    try:
+        found = ask()
+    except Exception:
+        group.gather(None)
+        raise
+    group.gather([found])
+    return found
+
+
+def check_same(group: Ranks, facts: Mapping[str, Any]) -> None:
+    """Raise a ValueError if ranks differ in a fact; facts are JSON, by their names for an error."""
+    if group.size == 1:
+        return
+    first, *others = group.gather(dict(facts))
+    for rank, other in enumerate(others, 1):
+        for name in first | other:
+            own, expected = repr(other.get(name, _ABSENT)), repr(first.get(name, _ABSENT))
+            if own != expected:
+                raise ValueError(
+                    f"{name} is {own:.{_SHOWN}} on rank {rank} of the group and {expected:.{_SHOWN}} on rank 0; "
+                    "give every rank the same"
+                )
+
+
+def share_of(group: Ranks, n: int) -> range:
+    """Return this rank's share of the numbers below n: a range next to those of its neighbours."""
+    return range(n * group.rank // group.size, n * (group.rank + 1) // group.size)

@@ -19,9 +19,11 @@ from tabmtl.encode.files import Paths
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.params import Names, check_count
+from tabmtl.processes.ranks import Ranks
 from tabmtl.scale.files import Method, answer_file, plan_files
 from tabmtl.scale.torch_group import joined
 from tabmtl.storage.persist import load
+from tabmtl.training.run import entered
 
 __all__ = ["fit", "predict"]
 
@@ -105,7 +107,7 @@ def fit(
     """
     check_count("num_workers", num_workers)
     check_count("max_failures", max_failures, low=-1)
-    given = _checked(model, {"X": X, "y": y, **rows})
+    given = _checked(model, {"X": X, "y": y, **rows}, num_workers)
     if "://" in str(storage_path):
         raise ValueError(
             f"storage_path={str(storage_path)!r} is an address, and checkpoints need a folder: mount it on all machines"
@@ -214,7 +216,7 @@ def _check_ray() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
-def _checked(model: Any, given: dict[str, Any]) -> dict[str, Any]:
+def _checked(model: Any, given: dict[str, Any], size: int) -> dict[str, Any]:
     """Return the arguments of fit for any process, after checks that need none."""
     if not isinstance(model, MultiTaskEstimator):
         raise TypeError(
@@ -227,7 +229,10 @@ def _checked(model: Any, given: dict[str, Any]) -> dict[str, Any]:
         raise TypeError(
             f"expected Shards, whose rows the processes share, got {type(X).__name__}: write its rows to files"
         )
-    model.learner().check(X, X_val, given.get("y_val"))
+    planned = Ranks()
+    planned.size = size  # of which a check asks no more
+    with entered(planned):
+        model.learner().check(X, X_val, given.get("y_val"))
     weight, groups, time = (given.get(name) for name in ("sample_weight", "groups", "time"))
     Roles.of(X, given["y"], weight, groups, time).without(model.drop)
     return given | {"X": _anywhere(X), "X_val": None if X_val is None else _anywhere(X_val)}

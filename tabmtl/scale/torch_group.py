@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from ipaddress import ip_address
@@ -22,14 +22,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tabmtl.processes.ranks import ALONE, EndedElsewhereError, Ranks
-from tabmtl.processes.wire import pack, unpack
+from tabmtl.scale.wire import pack, unpack
 from tabmtl.schema import warn_user
 from tabmtl.training.run import entered
 
-_LOOPBACK = "127.0.0.1"
 _GLOO = "GLOO_SOCKET_IFNAME"  # names the network that gloo listens on
 _BACKLOG = 4_096  # processes that may come at once
-_ELSEWHERE = "192.0.2.1"  # stands for any address that is not of this network (RFC 5737)
 _POLL = 0.02  # seconds
 _MOST_BYTES = 2**40  # of a message, more than any machine holds
 _SMALL = 2**16  # bytes; 10 Gbit/s send them while a message is on its way, some 50 microseconds
@@ -38,7 +36,7 @@ _LOST = (
     "another process of the group has ended, perhaps killed: look at the end of its output, and start the job again; "
     "fits with a checkpoint go on after their last epoch"
 )
-_CURES = {  # of what gloo and LightGBM say where another process is gone, or late
+_CURES = {  # of what gloo says where another process is gone, or late
     "Connection closed by peer": _LOST,
     "Connection reset by peer": _LOST,
     "Timed out waiting": "another process takes longer than joined(timeout=...) allows: give it more seconds",
@@ -70,6 +68,11 @@ class TorchRanks(Ranks):
         """Return the values of all ranks, to all or to one of them."""
         own = torch.from_numpy(pack(value))
         sizes = self._sizes(len(own))
+        if to is None and max(sizes) > _SMALL:  # one by one, so that none is filled up
+            messages = [own if rank == self.rank else own.new_empty(size) for rank, size in enumerate(sizes)]
+            for rank, message in enumerate(messages):
+                dist.broadcast(message, src=rank)
+            return [_read(message, rank) for rank, message in enumerate(messages)]
         # of one length, that of the longest
         parts = list(own.new_empty((self.size, max(sizes)))) if to in (None, self.rank) else []
         sent = own.new_zeros(max(sizes))
@@ -93,7 +96,7 @@ class TorchRanks(Ranks):
                 )
         return sizes
 
-    def sum_(self, tensor: Tensor) -> Tensor:
+    def sum(self, tensor: Tensor) -> Tensor:
         """Replace a tensor by its sum over all ranks.
 
         A large one goes twice round the ring of ranks, in parts. Of a small one all get all parts, in one round, and
@@ -110,53 +113,9 @@ class TorchRanks(Ranks):
             own.add_(part)
         return tensor
 
-    def broadcast(self, value: Any) -> Any:
-        """Return the value of rank 0."""
-        own = torch.from_numpy(pack(value if self.rank == 0 else None))
-        size = self._sizes(len(own))[0]
-        message = own if self.rank == 0 else own.new_empty(size)
-        dist.broadcast(message, src=0)
-        return _read(message, 0)
-
-    def address(self) -> str:
-        """Return the address by which the other ranks reach this one; all ranks ask together.
-
-        That is the one from which it reaches ``MASTER_ADDR``, or, in a group that was started without one, or where
-        that is this machine itself, the first rank of another host.
-        """
-        master = os.environ.get("MASTER_ADDR")
-        hosts = self.gather((socket.gethostname(), _own_address(_ELSEWHERE if master is None else master)))
-        found = hosts[self.rank][1]
-        if not all(self.gather(master)) or found == _LOOPBACK:
-            found = _address_among(hosts, self.rank)
-        if found is None:
-            raise OSError(
-                f"no address was found by which other machines reach {hosts[self.rank][0]} (rank {self.rank}): set "
-                "MASTER_ADDR to the address of rank 0, on every rank"
-            )
-        return found
-
 
 def _read(message: Tensor, rank: int) -> Any:
     return unpack(message.numpy(), f"rank {rank} of the group")
-
-
-def _address_among(hosts: Sequence[tuple[str, str | None]], rank: int) -> str | None:
-    """Return the address of a rank, from the names of all hosts and the addresses from which they would send."""
-    others = [address for name, address in hosts if (name, address) != hosts[rank]]
-    if not others:
-        return _LOOPBACK
-    return next(filter(None, (_own_address(address) for address in others if address is not None)), None)
-
-
-def _own_address(other: str) -> str | None:
-    """Return the address from which this host would send to another one; None if it knows no way there."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((other, 9))  # sends nothing
-        except OSError:
-            return None
-        return probe.getsockname()[0]
 
 
 @contextmanager
@@ -185,8 +144,9 @@ def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = N
     Yields
     ------
     ranks : Ranks
-        Processes, with the attributes ``rank``, from 0, and ``size``. ``broadcast(value)`` returns the value of rank 0,
-        made of plain values, lists, tuples, dicts, arrays of numbers and frames of polars. Save the model on rank 0.
+        Processes, with the attributes ``rank``, from 0, and ``size``. ``gather(value)`` returns the values of all
+        ranks, made of plain values, lists, tuples, dicts, arrays of numbers and frames of polars. Save the model on
+        rank 0.
 
     Raises
     ------

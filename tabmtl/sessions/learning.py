@@ -9,7 +9,7 @@ from tabmtl.encode.shards import Shards
 from tabmtl.sessions.catalogue import Catalogue, Growth
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.repeats import LEAST_TARGETS, Choices, RepeatWeights, learn_weights
-from tabmtl.training.run import current, running
+from tabmtl.training.run import check_alone, running
 
 _NO_REPEATS = "what a session's own items are worth was not learned"
 _SET_ASIDE = 0.05  # share of the sessions that teach what a session's own items are worth
@@ -32,7 +32,7 @@ class Learning:
 
     def check(self, clicks: Any) -> None:
         """Raise an error for a log of a kind that this does not learn from, and for parameters that do not go on."""
-        name, group = type(self.model).__name__, current()
+        name = type(self.model).__name__
         reads_shards = self.model._reads_shards and self.method == "fit"
         if isinstance(clicks, Shards):
             if not reads_shards:
@@ -41,12 +41,9 @@ class Learning:
                     f"{name} reads a click log as one frame, not as Shards: give it polars.scan_parquet(files), or the "
                     f"newest part of it if it does not fit in memory; {other}"
                 )
-        elif group.size > 1:
+        else:
             cure = "give M2TRec the log as Shards, or " if reads_shards else ""
-            raise NotImplementedError(
-                f"{name} learns a frame in one process, and would do so in each of {group.size}; {cure}call "
-                f"{self.method} outside of joined(), in one process"
-            )
+            check_alone(f"{self.method} of {name} on a frame", f"{cure}call it outside of joined()")
         if self.method == "fit with warm_start=True":
             self._check_parameters()
 

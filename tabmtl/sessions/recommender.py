@@ -118,7 +118,6 @@ class Recommender(SavableEstimator):
         ------
         TypeError, ValueError
             If the input does not fit; the message names the column and the cure. The recommender then stays as it was.
-        NotImplementedError
             In a group of several processes (`tabmtl.scale.joined`), unless the log is given as Shards.
         """
         self._check_params()
@@ -168,7 +167,7 @@ class Recommender(SavableEstimator):
         TypeError, ValueError
             If the input does not fit; the message names the column and the cure. The recommender then stays as it was.
         NotImplementedError
-            In a group of several processes, and for a recommender that must learn from all sessions at once.
+            For a recommender that must learn from all sessions at once.
 
         Examples
         --------

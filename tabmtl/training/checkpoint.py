@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tabmtl.params import to_json
-from tabmtl.processes.ranks import Ranks
+from tabmtl.processes.ranks import Ranks, check_same
 from tabmtl.storage.atomic import replaced, sync_folder
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Checkpoint:
                 found = _read(file)
             except ValueError as caught:
                 error = str(caught)
-        found, error = group.broadcast((found, error))
+        found, error = group.gather((found, error))[0]
         if error is not None:
             raise ValueError(error)
         self._before: dict[str, Any] | None = None
@@ -231,7 +231,7 @@ def _kind_of(value: Any) -> Any:
 def check_params(estimator: Any, group: Ranks) -> None:
     """Raise a ValueError if ranks of a group have other parameters, except those that one rank decides for all."""
     if group.size > 1:
-        group.check_same(describe_params_of(estimator, _FREE_IN_GROUPS))
+        check_same(group, describe_params_of(estimator, _FREE_IN_GROUPS))
 
 
 def describe_params_of(estimator: Any, free: Container[str]) -> dict[str, Any]:

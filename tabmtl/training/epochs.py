@@ -10,7 +10,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from tabmtl.processes.ranks import Ranks
+from tabmtl.processes.ranks import Ranks, answer
 from tabmtl.schema import DivergenceError, warn_user
 from tabmtl.training.checkpoint import MISFITS, Checkpoint, State, check_like
 from tabmtl.training.device import generator_states, set_generator_states, unseeded
@@ -192,7 +192,7 @@ def run_epochs(
 
         def tell(record: Record) -> bool:
             is_over = step(record)
-            return run.group.answer(lambda: on_epoch is not None and bool(on_epoch(record))) or is_over
+            return answer(run.group, lambda: on_epoch is not None and bool(on_epoch(record))) or is_over
 
         try:
             while training.n_epochs < span.n_epochs and not training.has_ended:

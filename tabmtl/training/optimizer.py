@@ -98,7 +98,7 @@ class Optimizer:
         """Sum the gradients of all ranks, in one bucket; who has none says so by the last numbers."""
         present = self._weights[0].new_tensor([float(p.grad is not None) for p in self._dense])
         own = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self._dense]
-        bucket = self._group.sum_(torch.cat([*own, present]))
+        bucket = self._group.sum(torch.cat([*own, present]))
         *parts, present = bucket.split([*(p.numel() for p in self._dense), len(self._dense)])
         for p, part, is_present in zip(self._dense, parts, present.tolist(), strict=True):
             p.grad = part.view_as(p) if is_present else None

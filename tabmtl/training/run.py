@@ -87,6 +87,12 @@ def current() -> Ranks:
     return _running.get().group
 
 
+def check_alone(what: str, cure: str) -> None:
+    """Raise a ValueError in a group of several processes, of what one process does by itself; it names the cure."""
+    if current().size > 1:
+        raise ValueError(f"{what} is for one process, and this group has {current().size}; {cure}")
+
+
 @contextmanager
 def entered(group: Ranks, checkpoints: Path | None = None) -> Iterator[None]:
     """Let fits inside belong to a group, and keep their checkpoints in a folder until all inside has succeeded."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tabmtl.columns import Features
 from tabmtl.nn.experts import BatchNorm, statistics_of
-from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.processes.ranks import ALONE, Ranks, answer
 from tabmtl.schema import Batch, DivergenceError
 from tabmtl.targets import Task
 from tabmtl.training.balance import Balancer
@@ -162,7 +162,7 @@ class TableLoop(Loop):
                     kept.append(scores)
                     scored.append(data.without_features().rows(index))
         scores = [torch.cat(columns) for columns in zip(*kept, strict=True)]
-        losses = self.group.sum_(torch.stack(totals).sum(dim=0))
+        losses = self.group.sum(torch.stack(totals).sum(dim=0))
         weight = self.rows.labelled_weight(partial(labelled_weight, self.loss)).to(losses.device)
         means = self._means("train", losses, weight)
         if self.joint is not None:
@@ -234,7 +234,7 @@ class TableLoop(Loop):
         for own, labels in zip(scores, self._judging, strict=True):
             losses.append(self.loss(own, labels.y, labels.weight, labels.task))
             weights.append(labelled_weight(self.loss, labels))
-        return self.group.sum_(torch.cat(losses)), self.group.sum_(torch.cat(weights)), scores
+        return self.group.sum(torch.cat(losses)), self.group.sum(torch.cat(weights)), scores
 
     def finish(self) -> None:
         """Settle statistics that validation has not settled."""
@@ -270,14 +270,15 @@ class TableLoop(Loop):
         """Return the score of every task on linked scores; of a group, rank 0 judges those of all ranks."""
         if self.group.size == 1:
             return evaluate(scores, scored)
-        batches = scored.without_features().map(Tensor.cpu).gathered(self.group)
+        own = scored.without_features().map(Tensor.cpu)
+        batches = [own.like(part) for part in self.group.gather(own.arrays())]
         parts = self.group.gather([score.cpu() for score in scores])
 
         def judge() -> dict[str, float | None]:
             joined = [torch.cat(columns) for columns in zip(*parts, strict=True)]
             return evaluate(joined, Batch.join(batches, torch.cat))
 
-        return self.group.answer(judge)
+        return answer(self.group, judge)
 
 
 def labelled_weight(loss: MultiTaskLoss, data: Batch) -> Tensor:

@@ -80,7 +80,7 @@ class Watch:
 
     def cuts(self, what: str) -> bool:
         """Tell whether the time is over, and if so note for `warn` what that ends."""
-        is_over = self.is_limited and self._group.broadcast(perf_counter() >= self._end)
+        is_over = self.is_limited and self._group.gather(perf_counter() >= self._end)[0]
         if is_over:
             self.end(what)
         return is_over
@@ -92,12 +92,6 @@ class Watch:
         part._end = self._end if share == 1 else perf_counter() + share * self.left
         part.was_cut = False
         return part
-
-    def of_one(self) -> Watch:
-        """Give the watch of what this process of a group does by itself."""
-        own = copy(self)
-        own._group = ALONE
-        return own
 
     def without_limit(self) -> Watch:
         """Give a watch that shows what it is told, and ends nothing."""

@@ -17,6 +17,7 @@ from optuna.exceptions import ExperimentalWarning
 from sklearn.base import clone
 
 from tabmtl.params import check_count, check_positive
+from tabmtl.processes.ranks import answer
 from tabmtl.schema import DivergenceError, TabmtlWarning, describe_error
 from tabmtl.training.run import current as current_group
 from tabmtl.tuning.spaces import current, suggest
@@ -158,11 +159,11 @@ class Objective:
 
     def take_part(self) -> None:
         """Fit what rank 0 of the group tries, and score with it; it tells the study how that ended."""
-        params = current_group().answer()
+        params = answer(current_group())
         self._fit_and_score(clone(self.est).set_params(**params))
 
     def _run(self, trial: optuna.Trial) -> float | tuple[float, ...]:
-        params = current_group().answer(lambda: suggest(trial, self.search_space))
+        params = answer(current_group(), lambda: suggest(trial, self.search_space))
         model = clone(self.est).set_params(**params)
         watch = _Watch(self, trial)
         if hasattr(model, "on_epoch"):

@@ -21,7 +21,7 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from tabmtl.processes.ranks import EndedElsewhereError
+from tabmtl.processes.ranks import EndedElsewhereError, answer
 from tabmtl.schema import DivergenceError
 from tabmtl.training.run import Run, current
 from tabmtl.tuning.studies import at_work, check_same, quiet, retry, retry_stale, storage_errors
@@ -83,15 +83,15 @@ def run_study(
             _follow(objective)
             return
         if study is None:
-            current().broadcast(None)  # ends the others, which wait for the first answer
+            current().gather(None)  # ends the others, which wait for the first answer
             raise ValueError("run_study needs a study, from open_study; None is for the other ranks of a group")
         most = math.inf if n_trials is None else n_trials
         end = time.monotonic() + (math.inf if timeout is None else timeout)
         begun = at_work.set(True)
         try:
             with quiet(), storage_errors(f"the storage of the study {study.study_name!r}"):
-                current().answer(lambda: check_same(study, objective))
-                while (turn := current().answer(lambda: _turn(study, most, end))) != "end":
+                answer(current(), lambda: check_same(study, objective))
+                while (turn := answer(current(), lambda: _turn(study, most, end))) != "end":
                     if turn == "trial":
                         _run_one(study, objective, callbacks)
                     else:
@@ -114,11 +114,11 @@ def _turn(study: optuna.Study, most: float, end: float) -> Literal["trial", "wai
 
 def _follow(objective: Objective) -> None:
     """Take part in the trials of rank 0, as another rank of its group."""
-    current().answer()  # that the study is one of these trials
-    while (turn := current().answer()) != "end":
+    answer(current())  # that the study is one of these trials
+    while (turn := answer(current())) != "end":
         if turn == "trial":
             with suppress(EndedElsewhereError, DivergenceError):  # which do not end the study; rank 0 tells it of them
-                current().answer()
+                answer(current())
                 objective.take_part()
 
 
@@ -143,7 +143,7 @@ def _run_one(study: optuna.Study, objective: Objective, callbacks: Sequence[Call
     def run(trial: optuna.Trial) -> float | tuple[float, ...]:
         begun.append(trial.number)
         try:
-            current().answer(lambda: trial.set_user_attr(WORKER, f"{platform.node()}-{os.getpid()}"))
+            answer(current(), lambda: trial.set_user_attr(WORKER, f"{platform.node()}-{os.getpid()}"))
             return objective(trial)
         except KeyboardInterrupt:
             retry(study, study.trials[trial.number])

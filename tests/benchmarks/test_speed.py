@@ -51,7 +51,7 @@ def test_sizes_are_those_of_the_command_and_a_case_of_them_runs_once():
     assert given == {"model": "PLE", "rows": 99}
     (case,) = speed.chosen(["processes"], given, quick=False)
     assert case.title == "processes, model PLE, rows 99"
-    assert len(speed.chosen(["processes"], {}, quick=False)) == 4
+    assert len(speed.chosen(["processes"], {}, quick=False)) == 3
     assert [case.name for case in speed.chosen(NAMES, {}, quick=True)] == NAMES
 
 

@@ -9,7 +9,6 @@ import torch
 from tabmtl.columns import Features
 from tabmtl.columns.ragged import Bags, Ragged
 from tabmtl.model_selection.repeats import feature_keys
-from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch
 
 LISTS = [[3, 4, 4], [], [0], [2], [], [5, 6]]
@@ -69,7 +68,7 @@ def _tensors(x: Features, index) -> Features:
 def test_blocks_join_to_the_rows():
     batch = Batch(x=features_of(LISTS, LISTS[::-1]), y=np.zeros((6, 1)))
     parts = [batch.rows(slice(0, 2)), batch.rows(slice(2, 2)), batch.rows(slice(2, 6))]
-    for joined in (Batch.join(parts), batch.like(batch.arrays()), batch.gathered(ALONE)[0]):
+    for joined in (Batch.join(parts), batch.like(batch.arrays())):
         assert lists_of(joined.x.bags[1]) == LISTS[::-1]
         assert list(joined.x.keys()) == list(batch.x.keys())
     tensors = Batch.join([part.map(torch.from_numpy) for part in parts], torch.cat)

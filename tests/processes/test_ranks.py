@@ -1,25 +1,34 @@
 """What the ranks of a group decide alike."""
 
-import numpy as np
 import pytest
 from ranks import run_ranks
 
-from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.processes.ranks import ALONE, EndedElsewhereError, answer, check_same, share_of
 from tabmtl.training.run import current
 
 
-def test_pieces_of_work_are_dealt_largest_first_to_the_rank_with_the_least():
-    group = Ranks()
-    group.size = 3
-    np.testing.assert_array_equal(group.deal(np.array([2, 9, 5, 4, 3])), [1, 0, 1, 2, 2])
-    np.testing.assert_array_equal(group.deal(np.ones(5)), [0, 1, 2, 0, 1])
-    np.testing.assert_array_equal(ALONE.deal(np.arange(3)), np.zeros(3))
-
-
 def test_ranks_must_agree_on_facts():
-    ALONE.check_same({"a": object()})
-    run_ranks(2, lambda: current().check_same({"a": float("nan"), "b": [1]}))
+    check_same(ALONE, {"a": object()})
+    run_ranks(2, lambda: check_same(current(), {"a": float("nan"), "b": [1]}))
     with pytest.raises(
         ValueError, match=r"^b is 2 on rank 1 of the group and 'absent' on rank 0; give every rank the sa"
     ):
-        run_ranks(2, lambda: current().check_same({"a": 1} | ({"b": 2} if current().rank else {})))
+        run_ranks(2, lambda: check_same(current(), {"a": 1} | ({"b": 2} if current().rank else {})))
+
+
+def test_ranks_share_numbers_side_by_side():
+    assert share_of(ALONE, 7) == range(7)
+    assert run_ranks(3, lambda: share_of(current(), 7)) == [range(2), range(2, 4), range(4, 7)]
+
+
+def test_rank_0_answers_for_all_or_ends_all():
+    assert run_ranks(2, lambda: answer(current(), lambda: f"of rank {current().rank}")) == ["of rank 0"] * 2
+    assert answer(ALONE, lambda: [1]) == [1]
+
+    def work():
+        try:
+            answer(current(), lambda: [][0])
+        except (IndexError, EndedElsewhereError) as error:
+            return type(error)
+
+    assert run_ranks(2, work) == [IndexError, EndedElsewhereError]

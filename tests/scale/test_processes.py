@@ -7,7 +7,22 @@ from conformance import features, mixed_targets, tiny
 from polars.testing import assert_frame_equal
 from ranks import assert_same_weights, read_small_parts, run_ranks
 
-from tabmtl import APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, Shards, SharedBottom
+from tabmtl import (
+    APEM,
+    ESMM,
+    PLE,
+    RMTGB,
+    STEM,
+    AdaTT,
+    HoME,
+    IndependentTasks,
+    MMoE,
+    MultiTabNet,
+    MultiTaskEnsemble,
+    Shards,
+    SharedBottom,
+    SharedTrees,
+)
 from tabmtl.encode import cache
 from tabmtl.estimators import fitted_network, rows, training
 from tabmtl.nn import embeddings
@@ -197,13 +212,17 @@ def test_ranks_of_other_seeds_take_that_of_the_first(table):
     assert_same_weights(first, second, 0)
 
 
-def test_a_frame_is_not_dealt(table):
-    X, y = table.drop(TARGETS), table.select(TARGETS)
+@pytest.mark.parametrize("cls", [RMTGB, SharedTrees, IndependentTasks, MultiTaskEnsemble, SharedBottom])
+def test_what_ranks_cannot_share_is_refused_before_anything_is_read(table, cls):
     group = Ranks()
     group.size = 2  # of which the fit asks nothing
-    with entered(group), pytest.warns(UserWarning, match=r"every one of the 2 processes .* fits this frame whole"):
-        model = tiny(SharedBottom, epochs=1).fit(X, y)
-    assert model.predict(X).equals(tiny(SharedBottom, epochs=1).fit(X, y).predict(X))
+    end = r" on a frame is .* has 2; give Shards" if cls is SharedBottom else r" is .* has 2; .*n_jobs\); several"
+    source = table if cls is SharedBottom else Shards(table.lazy())
+    with entered(group), pytest.raises(ValueError, match=f"a fit of {cls.__name__}{end}"):
+        cls().fit(source, TARGETS)
+    fitted = tiny(SharedTrees, drop=["weight", "who"]).fit(table.drop(TARGETS), table.select(TARGETS))
+    with entered(group), pytest.raises(ValueError, match="add_task is for one process, and this group has 2; call"):
+        fitted.add_task(table.drop(TARGETS), table["delay"].alias("later"))
 
 
 @pytest.mark.all_faces

@@ -1,4 +1,4 @@
-"""Process groups that somebody else has started, and the addresses of their ranks."""
+"""Process groups that somebody else has started, and what they listen on."""
 
 import os
 import re
@@ -27,15 +27,9 @@ def group(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("group")
-def test_a_group_without_a_master_has_addresses(monkeypatch):
+def test_a_group_that_stands_is_used():
     with joined() as found:
-        assert (found.rank, found.size, found.broadcast({"a": 1})) == (0, 1, {"a": 1})
-        assert found.address() == "127.0.0.1"
-        monkeypatch.setenv("MASTER_ADDR", "localhost")
-        assert found.address() == "127.0.0.1"
-        monkeypatch.setattr(torch_group, "_own_address", lambda other: None)
-        with pytest.raises(OSError, match=r"no address .* \(rank 0\): set MASTER_ADDR to the address of rank 0"):
-            found.address()
+        assert (found.rank, found.size, found.gather({"a": 1})) == (0, 1, [{"a": 1}])
 
 
 @pytest.mark.usefixtures("group")
@@ -43,17 +37,6 @@ def test_a_group_for_gpus_alone_is_refused(monkeypatch):
     monkeypatch.setattr(dist, "get_backend_config", lambda: "cuda:nccl")
     with pytest.raises(ValueError, match=r"backends 'cuda:nccl', none for .*init_process_group\('cpu:gloo,cuda:nccl'"):
         joined().__enter__()
-
-
-def test_hosts_find_the_way_to_each_other(monkeypatch):
-    ways = {"10.0.0.2": "10.0.0.1", "10.0.0.1": "10.0.0.2"}
-    monkeypatch.setattr(torch_group, "_own_address", ways.get)
-    assert torch_group._address_among([("a", "10.0.0.1"), ("a", "10.0.0.1")], 0) == "127.0.0.1"
-    two = [("a", "10.0.0.1"), ("a", "10.0.0.1"), ("b", "10.0.0.2")]
-    assert [torch_group._address_among(two, rank) for rank in range(3)] == ["10.0.0.1", "10.0.0.1", "10.0.0.2"]
-    containers = [("localhost", "10.0.0.1"), ("localhost", "10.0.0.2")]
-    assert torch_group._address_among(containers, 1) == "10.0.0.2"
-    assert torch_group._address_among([("a", None), ("b", None)], 0) is None
 
 
 def test_a_store_that_outlives_a_restart_tells_nothing_old():
@@ -99,7 +82,7 @@ def listening():
 
 
 with joined(timeout=120) as group:
-    print("listens on", *group.broadcast(sorted(listening())), *listening(), flush=True)
+    print("listens on", *group.gather(sorted(listening()))[0], *listening(), flush=True)
     if group.rank == 0:
         try:
             group.gather("of rank 0")
@@ -139,7 +122,6 @@ def test_two_processes_keep_to_their_machine_run_no_pickle_and_tell_of_a_lost_ra
 def test_gloo_listens_where_the_master_does(monkeypatch):
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
-    monkeypatch.setattr(torch_group, "_own_address", lambda other: "127.0.0.1")  # as of a name in /etc/hosts
     masters = {"localhost": "lo", "127.0.0.2": "lo", "192.0.2.1": None, "no.such.host.invalid": None, "shop": None}
     for master, expected in masters.items():
         with torch_group._gloo_beside(master):
@@ -168,17 +150,6 @@ def test_a_master_behind_another_address_is_told(monkeypatch, address, said):
     monkeypatch.undo()
     with torch_group._listener("localhost", 0) as listener:
         assert torch_group.is_loopback(listener.getsockname()[0])
-
-
-def test_a_rank_on_the_machine_of_the_master_has_an_address_that_others_reach(monkeypatch):
-    monkeypatch.setenv("MASTER_ADDR", "shop")
-    ways = {"shop": "127.0.0.1", "10.0.0.2": "10.0.0.1"}
-    monkeypatch.setattr(torch_group, "_own_address", ways.get)
-    group = torch_group.TorchRanks.__new__(torch_group.TorchRanks)
-    group.rank, group.size = 0, 2
-    others = {str: "shop", tuple: ("b", "10.0.0.2")}
-    monkeypatch.setattr(group, "gather", lambda value: [value, others[type(value)]])
-    assert group.address() == "10.0.0.1"
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(None, sys.platform != "win32"), ("0", False), ("1", True)])

@@ -1,18 +1,15 @@
-"""Border to LightGBM: options, binned rows, its network between processes, and ensembles on gradients from outside."""
+"""Border to LightGBM: options, binned rows, and ensembles on gradients from outside."""
 
 from __future__ import annotations
 
 import re
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import FIRST_LEVEL, Batch, Columns
 from tabmtl.storage.lightgbm_text import TreeText, is_constant
 
@@ -36,9 +33,6 @@ def small_limits(params: Mapping[str, Any], n_rows: int) -> dict[str, Any]:
 
 
 _ZERO = 1e-35  # LightGBM takes smaller numbers for 0
-_BINNED_ROWS = 200_000  # of all ranks of a group, from which bins are made; LightGBM's own number for one process
-_NO_TREES = "max_feature_idx=0\nlabel_index=0\nfeature_names=x\nfeature_infos=[0:1]"
-_MINUTES = 2  # that LightGBM's network waits for a rank
 
 
 def tree_matrix(batch: Batch) -> np.ndarray:
@@ -74,16 +68,9 @@ def _is_blank(matrix: np.ndarray, n_numeric: int) -> bool:
 
 
 def bin_rows(
-    batch: Batch,
-    columns: Columns,
-    options: dict[str, Any],
-    reference: lgb.Dataset | None = None,
-    group: Ranks = ALONE,
+    batch: Batch, columns: Columns, options: dict[str, Any], reference: lgb.Dataset | None = None
 ) -> lgb.Dataset:
     """Bin rows, once for all ensembles.
-
-    The ranks of a group make the same bins, of a common sample of their rows, each by itself. Across its network
-    LightGBM would make other bins of each column from the rows of one rank, or add up histograms of unlike bins.
 
     Parameters
     ----------
@@ -93,10 +80,7 @@ def bin_rows(
         LightGBM's parameters of data.
     reference : lightgbm.Dataset, optional
         Its bins are taken instead of new ones.
-    group : Ranks, optional
     """
-    if group.size > 1 and reference is None:
-        reference = bin_rows(_common_sample(batch, group), columns, options)
     matrix = tree_matrix(batch)
     label = np.zeros(len(matrix), dtype=np.float32)  # a subset demands labels; gradients come from outside
     data = dataset(matrix, columns, label=label, reference=reference, params=options)
@@ -104,60 +88,22 @@ def bin_rows(
 
 
 def bin_labelled_rows(
-    batch: Batch, columns: Columns, options: dict[str, Any], reference: lgb.Dataset | None, group: Ranks
+    batch: Batch, columns: Columns, options: dict[str, Any], reference: lgb.Dataset | None
 ) -> tuple[Batch, lgb.Dataset]:
     """Bin the rows with a label, as `bin_rows` does, and return them too."""
-    index = labelled_rows(batch, group)
+    index = labelled_rows(batch)
     batch = batch if len(index) == len(batch.y) else batch.rows(index)
-    return batch, bin_rows(batch, columns, options, reference, group)
+    return batch, bin_rows(batch, columns, options, reference)
 
 
-def labelled_rows(batch: Batch, group: Ranks) -> np.ndarray:
-    """Find the rows with a label, and `some_row` without one."""
-    return some_row(np.flatnonzero(~np.isnan(batch.y).all(axis=1)), group)
-
-
-def some_row(index: np.ndarray, group: Ranks) -> np.ndarray:
-    """Return rows; in a group one row at least, which has no label then, because LightGBM grows on no rank without."""
-    return np.zeros(1, dtype=np.int64) if group.size > 1 and not len(index) else index
+def labelled_rows(batch: Batch) -> np.ndarray:
+    """Find the rows with a label."""
+    return np.flatnonzero(~np.isnan(batch.y).all(axis=1))
 
 
 def subset(data: lgb.Dataset, index: np.ndarray) -> lgb.Dataset:
     """Take some rows of binned data; the data itself if these are all."""
     return data if len(index) == data.num_data() else data.subset(index.tolist()).construct()
-
-
-def _common_sample(batch: Batch, group: Ranks) -> Batch:
-    """Return the features of 200 000 of the labelled rows of all ranks, spread evenly, or of all if there are fewer."""
-    batch = batch.rows(np.flatnonzero(~np.isnan(batch.y).all(axis=1)))
-    counts = group.gather(len(batch))
-    n, first = min(sum(counts), _BINNED_ROWS), sum(counts[: group.rank])
-    places = np.arange(n) * sum(counts) // n - first
-    own = batch.rows(places[(places >= 0) & (places < len(batch))])
-    return Batch.join(Batch(x=own.x).gathered(group))
-
-
-@contextmanager
-def network(group: Ranks) -> Iterator[None]:
-    """Open LightGBM's network between the ranks of a group inside; ensembles with `network_params` grow across it."""
-    if group.size == 1:
-        yield
-        return
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-        machines = group.gather(f"{group.address()}:{port}")
-    carrier = lgb.Booster(model_str=TreeText.joined(_NO_TREES, [], 1))
-    carrier.set_network(machines, local_listen_port=port, listen_time_out=_MINUTES, num_machines=group.size)
-    try:
-        yield
-    finally:
-        carrier.free_network()
-
-
-def network_params(group: Ranks) -> dict[str, Any]:
-    """Return the parameters by which trees grow on the rows of all ranks."""
-    return {} if group.size == 1 else {"tree_learner": "data", "num_machines": group.size}
 
 
 def plain_names(names: Sequence[str]) -> list[str]:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import lightgbm as lgb
-import numpy as np
-from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.drift.profile import sample_size
@@ -22,10 +20,8 @@ from tabmtl.estimators.model import Asking, Model
 from tabmtl.estimators.rows import FitRows, draw
 from tabmtl.metrics.scores import score_tasks
 from tabmtl.params import TwoOrMore, WholeShare, check_choice, near
-from tabmtl.processes.ranks import Ranks
 from tabmtl.schema import Batch, unsaid
-from tabmtl.storage.stored import Saved, take_apart
-from tabmtl.training.run import current, running
+from tabmtl.training.run import running
 from tabmtl.training.watch import Watch, describe_score
 
 _NO_REFIT = "no fit of all rows, so that the one without the rows set aside is kept"
@@ -126,18 +122,9 @@ class BoostedEstimator(LightGBMEstimator):
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         split = self._split(rows, valid, seed)
         fits, first = self._fit_split(coder, split, seed)
-        found = {"_fitted": self._fitted_by(coder, fits)}
         known = None if rows.frame is None or valid is not None else rows.read()
-        answered = {"answered": self._asking_first(coder, split, first, known, rows.group)}
-        if rows.group.size == 1:
-            return found | answered
-        model = clone(self)
-        model._set_fitted(coder, found)
-        # ranks estimate the rows of leaves otherwise, so that their texts of one tree differ in these
-        own = take_apart(model._state())
-        sent = rows.group.broadcast({name: part for name, part in vars(own).items() if name != "kinds"})
-        model._restore(self._read_state(Saved(**sent, kinds=own.kinds)))
-        return {"_fitted": model._fitted} | answered
+        answered = self._asking_first(coder, split, first, known)
+        return {"_fitted": self._fitted_by(coder, fits), "answered": answered}
 
     def _split(self, rows: FitRows, valid: FitRows | None, seed: int) -> Split:
         """Set rows aside, if the fit is to stop on some and there are enough with labels."""
@@ -146,25 +133,22 @@ class BoostedEstimator(LightGBMEstimator):
         if valid is not None:
             if not valid.n_labels.any():
                 raise ValueError("y_val has no label to stop on; label some validation rows")
-            return Split(rows.read(), _not_empty(valid.read(), rows))
+            return Split(rows.read(), valid.read())
         if len(rows) >= ROWS_TO_SPLIT:
             kept, held_out = rows.split(self.validation_fraction, seed)
             aside = held_out.n_labels
             if (rows.n_labels > aside).all() and aside.any():
-                return Split(rows.read(), _not_empty(held_out.read(), rows), kept.read)
+                return Split(rows.read(), held_out.read(), kept.read)
         return Split(rows.read())
 
-    def _asking_first(
-        self, coder: TableCoder, split: Split, first: Sequence[Any], known: Batch | None, group: Ranks
-    ) -> Asking:
+    def _asking_first(self, coder: TableCoder, split: Split, first: Sequence[Any], known: Batch | None) -> Asking:
         """Return what asks this model for rows that it has learned, and the first fits for those that they have not.
 
         The first fits are this model, if rows to validate on were given. The coder knows levels by all known rows.
         """
 
         def some(rows: Batch) -> Batch:
-            drawn = rows.rows(draw(len(rows), sample_size(coder.features.columns) // group.size)).unlabelled()
-            batch = Batch.join(drawn.gathered(group))
+            batch = rows.rows(draw(len(rows), sample_size(coder.features.columns))).unlabelled()
             return batch if known is None else as_new(coder, batch, known, self._least_rows)
 
         unseen = None if split.watched is None else some(split.watched)
@@ -205,25 +189,19 @@ class BoostedEstimator(LightGBMEstimator):
         return self._fit_rows(coder, split.first, split.watched, seed, None)
 
     def _tell_scores(self, coder: TableCoder, fits: Sequence[Any], rows: Batch) -> None:
-        """Show the score of every task on the rows that stopped the fit, of all ranks."""
-        group = current()
-        if not group.broadcast(self._watch.is_verbose):
+        """Show the score of every task on the rows that stopped the fit."""
+        if not self._watch.is_verbose:
             return
         model, tasks = Model(coder=coder, fitted=self._fitted_by(coder, fits)), coder.labels.tasks
         with unsaid():
             outputs = model.answer(replace(rows, y=None, weight=None), self)
-            batches, answers = rows.without_features().gathered(group, 0), group.gather(outputs, 0)
-            if group.rank:  # which shows nothing
-                return
-            of_all = Batch.join(batches)
-            outputs = [np.concatenate(own) for own in zip(*answers, strict=True)]
-            scores = score_tasks(tasks, of_all.y, outputs, of_all.score_weight, of_all.task, of_all.group)
+            scores = score_tasks(tasks, rows.y, outputs, rows.score_weight, rows.task, rows.group)
         for task in tasks:
             self._watch.tell(describe_score(task, scores[task.name]))
 
-    def _data_params(self, group: Ranks) -> dict[str, Any]:
-        params = {"max_bin": self.max_bin, "feature_pre_filter": False, "num_threads": self._n_threads, "verbosity": -1}
-        return params if group.size == 1 else params | {"pre_partition": True}
+    @property
+    def _data_params(self) -> dict[str, Any]:
+        return {"max_bin": self.max_bin, "feature_pre_filter": False, "num_threads": self._n_threads, "verbosity": -1}
 
     def _tree_params(self, data_params: dict[str, Any], seed: int) -> dict[str, Any]:
         return {
@@ -235,12 +213,3 @@ class BoostedEstimator(LightGBMEstimator):
             "deterministic": True,
             "force_row_wise": True,
         }
-
-
-def _not_empty(found: Batch, rows: FitRows) -> Batch:
-    """Return the validation rows of this rank; if there are none, one row without a label."""
-    if len(found.y):
-        return found
-    one = rows.read().rows(np.zeros(1, dtype=np.int64))
-    one = replace(one, y=np.full_like(one.y, np.nan))
-    return one.like({name: None if part is None else one.arrays()[name] for name, part in found.arrays().items()})

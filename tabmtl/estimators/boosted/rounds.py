@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import warn_user
 from tabmtl.training.watch import Watch
 
@@ -57,8 +56,6 @@ class BestRounds:
     units : ndarray of shape (F,)
         Units of the losses.
     prior : float
-    group : Ranks, optional
-        Ranks whose functions are judged beside these.
 
     Attributes
     ----------
@@ -70,12 +67,10 @@ class BestRounds:
         What each was judged by in its best round: its change since the start, in its unit, and that of all.
     """
 
-    def __init__(
-        self, starts: np.ndarray, sizes: np.ndarray, units: np.ndarray, prior: float, group: Ranks = ALONE
-    ) -> None:
+    def __init__(self, starts: np.ndarray, sizes: np.ndarray, units: np.ndarray, prior: float) -> None:
         self.kept, self.loss = np.zeros(len(starts), dtype=np.int64), 1.0
-        self._starts, self._units, self._prior, self._group = starts, units, prior, group
-        self._size = group.total(sizes.sum())
+        self._starts, self._units, self._prior = starts, units, prior
+        self._size = sizes.sum()
         self._changes, self.lowest = np.zeros((2, len(starts)))
 
     def judge(
@@ -88,7 +83,7 @@ class BestRounds:
         """
         changes = (losses - self._starts[functions]) / self._units[functions]
         self._changes[functions] = changes
-        total = self._group.total(self._changes.sum())
+        total = self._changes.sum()
         self.loss = 1 + float(total / self._size)
         judged = np.zeros(len(self.kept))
         judged[functions] = changes + self._prior * total / self._size

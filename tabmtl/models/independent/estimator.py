@@ -53,7 +53,6 @@ from tabmtl.models.independent.told import (
     board_of,
     describe_model,
     describe_tried,
-    merge,
     score_table,
     scores_of,
     warn_of_folds,
@@ -62,9 +61,7 @@ from tabmtl.models.independent.told import (
 from tabmtl.models.independent.unseen import without_labels
 from tabmtl.params import NonNegative, WholeShare
 from tabmtl.processes.forks import count_threads
-from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch, Columns
-from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
 from tabmtl.targets.quantile import Quantile
 from tabmtl.training.run import running
@@ -246,8 +243,7 @@ class IndependentTasks(LightGBMEstimator):
         """
         learner = self.learner()
         learner.check(X)
-        run = replace(running(), group=ALONE)
-        with run.fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
+        with running().fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
             coder, rows, _ = learner.rows(stack, X, y, sample_weight, Marks(groups))
             fitted, found = self._fit_rows(coder.after, rows, None, self._seed(), fold)
             self._set_fitted(coder, {"_fitted": fitted})
@@ -262,10 +258,8 @@ class IndependentTasks(LightGBMEstimator):
         fitted, found = self._fit_rows(coder, rows, valid, seed, None)
         if fitted.has_foreign:
             return {"_fitted": fitted}  # models of others may be slow to ask, or fail
-        if rows.group.size > 1 or valid is not None:
-            asked = rows if valid is None else valid
-            some = drawn(coder, asked, self._least_rows if valid is None else 0)
-            return {"_fitted": fitted, "answered": asking(some, self, are_learned=valid is None)}
+        if valid is not None:
+            return {"_fitted": fitted, "answered": asking(drawn(coder, valid, 0), self, are_learned=False)}
         return {"_fitted": fitted, "answered": partial(self._answers_of_fit, coder, rows, found)}
 
     def _answers_of_fit(
@@ -283,19 +277,16 @@ class IndependentTasks(LightGBMEstimator):
         self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int, fold: np.ndarray | None
     ) -> tuple[FittedTasks, dict[int, Mixed]]:
         """Return the fitted models, and the answers of trees to the rows of their tasks that judged them."""
-        group, is_apart = rows.group, rows.frame is None or rows.group.size > 1
+        is_apart = rows.frame is None
         levels = None if is_apart else self._learn_levels(coder, rows)
         whole = None if levels is None else levels.whole
         learners = dict(enumerate(self._learners(coder, seed, is_apart, whole, fold is not None)))
         are_foreign = [isinstance(learner, Foreign) for learner in learners.values()]
         has_foreign = any(are_foreign)
-        if has_foreign and rows.frame is None:
+        if has_foreign and is_apart:
             raise TypeError(_NO_SHARDS)
         if self.families != "all" and self._may_mix and is_apart:
-            raise TypeError(
-                "families other than 'lightgbm' learn a frame, in one process: Shards and groups of processes take "
-                "families=('lightgbm',)"
-            )
+            raise TypeError("families other than 'lightgbm' learn a frame, and X is Shards: say families=('lightgbm',)")
         batch, held_out = rows.read(), None if valid is None else valid.read()
         if batch.time is valid is fold is None and self.early_stopping and not all(are_foreign):
             warn_of_random_split(rows.dates, len(rows))
@@ -305,17 +296,11 @@ class IndependentTasks(LightGBMEstimator):
         if levels is not None and fold is not None:
             reads = {t for t, own in learners.items() if not isinstance(own, Foreign) and own.reads_levels}
             take = reading(levels, batch, held_out, fold, reads)
-        if group.size > 1:
-            # the largest tasks are dealt first, and their rows move
-            owners = enumerate(group.deal(rows.n_labels))
-            moved = {t: TaskRows.moved(batch, held_out, t, rank, group) for t, rank in owners}
-            learners = {t: learners[t] for t, found in moved.items() if found is not None}
-            take = moved.__getitem__
         goes_on = learns_again(rows.n_labels, self._may_mix) if valid is None else self._may_mix
         again = has_foreign or (self.early_stopping and goes_on)
         X = without_columns(rows.frame, coder.dropped) if has_foreign else None
         names = [*(CONFIGURATIONS if self.tune == "all" else self.tune)] or ["default"]
-        fitted, unseen = self._fit_all(dict(enumerate(coder.labels.tasks)), learners, take, again, group, X, names)
+        fitted, unseen = self._fit_all(dict(enumerate(coder.labels.tasks)), learners, take, again, X, names)
         counts = tuple(rows.n_labels.astype(np.int64).tolist())
         return replace(fitted, n_labels=counts, levels=whole), unseen
 
@@ -360,7 +345,7 @@ class IndependentTasks(LightGBMEstimator):
         take: Take = partial(TaskRows.of, fitted.extended(batch), None, None)
         counts = batch.count_labels(n_known + len(tasks))[n_known:]
         again = self.early_stopping and learns_again(counts, self._may_mix)
-        found, _ = self._fit_all(tasks, learners, take, again, ALONE, None, [fitted.configuration])
+        found, _ = self._fit_all(tasks, learners, take, again, None, [fitted.configuration])
         return {"_fitted": fitted.with_tasks(replace(found, n_labels=tuple(map(int, counts))))}
 
     def _fit_all(
@@ -369,16 +354,13 @@ class IndependentTasks(LightGBMEstimator):
         learners: Learners,
         take: Take,
         again: bool,
-        group: Ranks,
         X: Any,
         names: Sequence[str],
     ) -> tuple[FittedTasks, dict[int, Mixed]]:
-        """Fit the tasks of this rank, given those of all, and all by the configuration that suits these."""
+        """Fit tasks, all by the configuration that suits them."""
         trees = {t: learner for t, learner in learners.items() if not isinstance(learner, Foreign)}
-        watch = self._watch.of_one()
-        whose = "" if group.size == 1 else f" of rank {group.rank}"
-        tried = self._try_all(trees, take, names, watch.part(1 / 2 if again else 1), f"task{whose}")
-        judged = merge(group.gather(scores_of(tried)))
+        tried = self._try_all(trees, take, names, self._watch.part(1 / 2 if again else 1))
+        judged = scores_of(tried)
         scores = score_table(tasks, names, judged)
         best = best_name(scores, names)
 
@@ -388,25 +370,19 @@ class IndependentTasks(LightGBMEstimator):
                 return Mixed(learner.fit(X, given, part))
             return learner.finish(given, tried[t][best], part)
 
-        done = self._each(learners, finish, watch, f"final model{whose}", describe_model)
-        models = merge(group.gather({t: own.model for t, own in done.items()}))
-        if group.size > 1:  # texts come as such
-            models = {t: TreeText(text) for t, text in models.items()}
-        if group.rank == 0:
-            warn_of_folds(self.tune, scores)
-            warn_of_lost([tasks[t] for t in sorted(judged) if any(lost for _, lost in judged[t].values())])
+        done = self._each(learners, finish, self._watch, "final model", describe_model)
+        warn_of_folds(self.tune, scores)
+        warn_of_lost([tasks[t] for t in sorted(judged) if any(lost for _, lost in judged[t].values())])
         fitted = FittedTasks(
             tasks=tuple(tasks.values()),
-            models=tuple(models[t] for t in tasks),
+            models=tuple(done[t].model for t in tasks),
             leaderboard=board_of(tasks, done),
             configuration=best,
             configuration_scores=scores,
         )
         return fitted, {t: done[t] for t in tried}
 
-    def _try_all(
-        self, trees: Mapping[int, Any], take: Take, names: Sequence[str], watch: Watch, unit: str
-    ) -> dict[int, Any]:
+    def _try_all(self, trees: Mapping[int, Any], take: Take, names: Sequence[str], watch: Watch) -> dict[int, Any]:
         """Try all configurations; a constant answers tasks, unless these are all, whose newest rows cannot judge."""
         n_stale = 0
 
@@ -420,7 +396,7 @@ class IndependentTasks(LightGBMEstimator):
                     raise
                 return dict.fromkeys(names, trees[t].constant(take(t)))
 
-        return self._each(trees, find, watch, unit, describe_tried)
+        return self._each(trees, find, watch, "task", describe_tried)
 
     def _each(
         self, learners: Learners, do: Callable[[int, Watch], Any], watch: Watch, unit: str, describe: Describe
@@ -436,7 +412,7 @@ class IndependentTasks(LightGBMEstimator):
     def _learners(
         self, coder: TableCoder, seed: int, is_apart: bool, levels: LevelMeans | None, in_folds: bool = False
     ) -> list[TreesOfTask | TreesOfQuantiles | Foreign]:
-        """Return what finds the model of every task; rows apart, in files or processes, are for LightGBM."""
+        """Return what finds the model of every task; rows apart, in files, are for LightGBM."""
         columns = coder.features.columns if levels is None else levels.columns(coder.features.columns)
         families = FAMILIES if self.families == "all" else self.families
         others = families if self.early_stopping and not is_apart else ()

@@ -1,4 +1,4 @@
-"""Labelled rows of one task, and their move to the rank that fits it."""
+"""Labelled rows of one task."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import numpy as np
 
 from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.estimators.mixing.levels import LevelParts, LevelRows
-from tabmtl.model_selection.repeats import number_groups
-from tabmtl.processes.ranks import Ranks
 from tabmtl.schema import Batch
 
 #: Takes the rows of a task.
@@ -21,14 +19,14 @@ Take = Callable[[int], Any]
 class TaskRows(NamedTuple):
     """Rows with a label of one task, with its labels and weights (n,) alone: of fit, and of the validation rows.
 
-    The former may be of one group or one time, where other tasks have several. They have ``numbers``, unless they
-    moved. If folds were given, ``fold`` is the number of the fold of each.
+    The former, which have ``numbers``, may be of one group or one time, where other tasks have several. If folds were
+    given, ``fold`` is the number of the fold of each.
     """
 
     rows: Batch
     watched: Batch | None
     are_one_unit: bool
-    numbers: np.ndarray | None = None
+    numbers: np.ndarray
     fold: np.ndarray | None = None
     levels: Levels | None = None
 
@@ -44,22 +42,6 @@ class TaskRows(NamedTuple):
         watched = None if valid is None else labelled_rows(valid, t)[1]
         own = None if levels is None or fold is None else Levels.of(batch, levels, fold, t)
         return cls(rows, watched, is_lone, index, None if fold is None else fold[index], own)
-
-    @classmethod
-    def moved(cls, batch: Batch, valid: Batch | None, t: int, owner: int, group: Ranks) -> TaskRows | None:
-        """Move the rows of task t to the rank that fits it; on the others, return None."""
-        labelled = None if batch.group is None else np.unique(batch.group[~np.isnan(batch.y).all(axis=1)])
-        groups = group.gather(labelled, to=owner)
-        found = labelled_rows(batch, t)[1].gathered(group, owner)
-        watched = [] if valid is None else labelled_rows(valid, t)[1].gathered(group, owner)
-        if not found:
-            return None
-        rows = Batch.join(found)
-        is_lone = rows.group is not None and not np.ptp(rows.group) and bool(np.ptp(np.concatenate(groups)))
-        is_lone |= rows.time is not None and not np.ptp(rows.time)
-        if rows.group is not None:
-            rows = replace(rows, group=number_groups(rows.group.tolist()))
-        return cls(rows, None if valid is None else Batch.join(watched), is_lone)
 
 
 @dataclass(frozen=True, eq=False)

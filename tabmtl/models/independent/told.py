@@ -60,11 +60,6 @@ def describe_model(found: tuple[Task, Any]) -> str:
     return f"{task.name}  {made}"
 
 
-def merge(parts: Sequence[Mapping[int, Any]]) -> dict[int, Any]:
-    """Return values by task, of several parts that have different tasks."""
-    return {t: value for part in parts for t, value in part.items()}
-
-
 def warn_of_folds(tune: str | Sequence[str], scores: pl.DataFrame) -> None:
     """Warn where no task was judged by rows set aside, so that configurations by name had no effect."""
     if tune in ((), [], "all") or scores.drop("task").count().sum_horizontal().item():

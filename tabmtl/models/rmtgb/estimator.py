@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, cast
@@ -13,7 +13,7 @@ import polars as pl
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.base import FromFitted, NotHere
-from tabmtl.estimators.boosted.border import network, tree_matrix
+from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.estimators.boosted.estimator import BoostedEstimator
 from tabmtl.estimators.boosted.gain import gain_shares
 from tabmtl.estimators.boosted.joined import FEW_ROWS, JoinedSums
@@ -27,7 +27,6 @@ from tabmtl.models.rmtgb.stages import GroupFit, Schedule
 from tabmtl.models.rmtgb.targets import BinnedRows, bin_groups, bin_labelled, rows_of_tasks
 from tabmtl.params import CountOrZero, NonNegative
 from tabmtl.schema import Batch, listed
-from tabmtl.training.run import current
 from tabmtl.training.watch import SHOWN_TASKS, Watch
 
 _SPREAD = 0.1  # standard deviation of theta at the start
@@ -213,38 +212,32 @@ class RMTGB(BoostedEstimator):
         self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Sequence[GroupFit] | None
     ) -> list[GroupFit]:
         """Fit the tasks of every loss; with fits that chose the rounds in ``found``, grow these rounds on all rows."""
-        group = current()
-        params = self._data_params(group)
-        groups: Iterable[tuple[np.ndarray, BinnedRows]] = bin_groups(batch, valid, coder, params, group)
-        groups = groups if group.size == 1 else list(groups)  # bins are made before the network opens
-        tasks, fits = coder.labels.tasks, []
-        labels = group.total(batch.count_labels(len(tasks))).astype(float)
-        with network(group):
-            for k, (members, rows) in enumerate(groups):
-                self._watch.tell(f"trees of {listed([tasks[t].name for t in members], SHOWN_TASKS)}")
-                # a fit of known rounds is kept whole or not at all
-                share = 1.0 if found else labels[members].sum() / labels.sum()
-                part, labels[members] = self._watch.part(share), 0.0
-                schedule = self._schedule(len(members), rows, self._tree_params(params, seed), part)
-                if found:
-                    fits.append(self._refit_group(members, rows, schedule, found[k]))
-                else:
-                    fits.append(self._fit_group(members, rows, schedule, seed))
-                self._watch.was_cut |= part.was_cut
+        params, tasks, fits = self._data_params, coder.labels.tasks, []
+        labels = batch.count_labels(len(tasks)).astype(float)
+        for k, (members, rows) in enumerate(bin_groups(batch, valid, coder, params)):
+            self._watch.tell(f"trees of {listed([tasks[t].name for t in members], SHOWN_TASKS)}")
+            # a fit of known rounds is kept whole or not at all
+            share = 1.0 if found else labels[members].sum() / labels.sum()
+            part, labels[members] = self._watch.part(share), 0.0
+            schedule = self._schedule(len(members), rows, self._tree_params(params, seed), part)
+            if found:
+                fits.append(self._refit_group(members, rows, schedule, found[k]))
+            else:
+                fits.append(self._fit_group(members, rows, schedule, seed))
+            self._watch.was_cut |= part.was_cut
         return fits
 
     def _go_on(self, coder: TableCoder, rows: FitRows, seed: int) -> dict[str, Any]:
         """Append rounds to the stages of every loss, which learn new rows."""
-        group = current()
-        params = self._tree_params(self._data_params(group), seed)
-        binned = bin_labelled(rows.read(), coder.features.columns, self._data_params(group), has_source=True)
+        params, batch = self._tree_params(self._data_params, seed), rows.read()
+        binned = bin_labelled(batch, coder.features.columns, self._data_params)
         groups = []
         for k, own in enumerate(known := self._groups):
             found = rows_of_tasks(binned, coder, own.members)
             if found is not None:
                 watch = self._watch.part(1 / (len(known) - k))
                 onward = Onward(params=params, n_rounds=self.partial_rounds, watch=watch)
-                own = onward.go_on(own, found)
+                own = onward.go_on(own, found, batch)
                 self._watch.was_cut |= watch.was_cut
             groups.append(own)
         return {"_fitted": FittedGroups(groups=tuple(groups))}

@@ -13,6 +13,7 @@ from tabmtl.estimators.boosted.rounds import LEAST_PENALTY
 from tabmtl.models.rmtgb.fitted import FittedGroup, Forest
 from tabmtl.models.rmtgb.stages import MixedStage, Stage, grow_together
 from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets
+from tabmtl.schema import Batch
 from tabmtl.training.watch import SHOWN_ROUNDS, Watch, describe_loss
 
 
@@ -33,16 +34,14 @@ class Onward:
     n_rounds: int
     watch: Watch
 
-    def go_on(self, group: FittedGroup, rows: BinnedRows) -> FittedGroup:
-        """Return a group that has learned from rows too, which know their source.
+    def go_on(self, group: FittedGroup, rows: BinnedRows, batch: Batch) -> FittedGroup:
+        """Return a group that has learned from rows too, which were binned of a batch.
 
         Rounds are appended to stage 2, where θ stays, or without it to stage 1; and then to stage 3 of the tasks that
         have trees there, or in no other stage. Where one finds no split, the constants of the tasks for which this is
         the last stage move.
         """
-        assert rows.source is not None
-        matrix = tree_matrix(rows.source.read(np.arange(rows.scores.shape[-1])))
-        rows = replace(rows, source=None)
+        matrix = tree_matrix(Batch(x=batch.x.rows(rows.numbers)))
         rows = replace(rows, scores=_scores_at_cells(group, rows, matrix, self.params["num_threads"]))
         grown, new = dict[int, Grown](), rows.targets.n_labels
         shares = ~group.goes_alone & bool(group.rounds[:2].any())

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import expit
 
-from tabmtl.estimators.boosted.border import Ensemble, Grown, network_params, small_limits
+from tabmtl.estimators.boosted.border import Ensemble, Grown, small_limits
 from tabmtl.estimators.boosted.rounds import BestRounds
-from tabmtl.models.rmtgb.dealing import OwnRows
 from tabmtl.models.rmtgb.evidence import is_better
 from tabmtl.models.rmtgb.fitted import FittedGroup, Forest, normal_theta
 from tabmtl.models.rmtgb.targets import BinnedRows
-from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.training.watch import SHOWN_ROUNDS, Step, Watch, describe_loss
 
 _IDLE = 10  # rounds without a split after which a stage ends
@@ -43,7 +40,6 @@ class Stage:
     ) -> None:
         self.rows, self._params, self._moved = rows, params, moved
         self.constants, self._n_moves = np.zeros((rows.targets.n_tasks, rows.targets.width)), 0
-        params = params | network_params(rows.targets.group)
         self.ensemble = Ensemble(
             params if rows.targets.kind.is_quadratic else params | {"max_delta_step": rows.targets.kind.longest_step},
             rows.data,
@@ -71,7 +67,7 @@ class Stage:
     def valid_size(self) -> float:
         """Total weight of the validation labels."""
         valid = self.rows.valid
-        return 0.0 if valid is None else float(valid.targets.group.total(valid.targets.weight.sum()))
+        return 0.0 if valid is None else float(valid.targets.weight.sum())
 
     def update(self) -> None:
         """Grow one round; all functions see the same F."""
@@ -97,12 +93,9 @@ class Stage:
         self.ensemble.follows_target = False  # it knows no constants
 
     def valid_cell_losses(self) -> np.ndarray:
-        """Return the losses of the validation labels of one task, of all ranks."""
+        """Return the losses of the validation labels of one task."""
         valid = self.rows.valid
-        if valid is None:
-            return np.zeros(0)
-        losses, group = valid.targets.cell_losses(self._valid_total(valid)), valid.targets.group
-        return losses if group.size == 1 else np.concatenate(group.gather(losses[valid.targets.weight > 0]))
+        return np.zeros(0) if valid is None else valid.targets.cell_losses(self._valid_total(valid))
 
     def valid_loss(self) -> float:
         """Sum the loss of all tasks on the validation rows."""
@@ -260,11 +253,7 @@ class MixedStage(Stage):
 
 
 def grow_together(
-    stages: Sequence[Stage],
-    n_rounds: Sequence[int] | np.ndarray,
-    patience: int | None,
-    step: Step | None = None,
-    group: Ranks = ALONE,
+    stages: Sequence[Stage], n_rounds: Sequence[int] | np.ndarray, patience: int | None, step: Step | None = None
 ) -> None:
     """Grow stages side by side; with patience, each until its validation loss no longer falls, and keep its best round.
 
@@ -281,13 +270,11 @@ def grow_together(
     step : callable, optional
         Called after every round with the validation loss of all stages, as a share of it at the start, or None; a true
         answer ends the growth.
-    group : Ranks, optional
-        Ranks whose stages grow beside these. All of them go on until the last stage of any has stopped.
     """
-    caps, best = np.asarray(n_rounds), None if patience is None else _best_rounds(stages, group)
+    caps, best = np.asarray(n_rounds), None if patience is None else _best_rounds(stages)
     rounds, idle = np.zeros((2, len(stages)), dtype=int)
     active = caps > 0
-    while group.total(np.count_nonzero(active, keepdims=True)).any():
+    while active.any():
         chosen = np.flatnonzero(active)
         for i in chosen.tolist():
             stages[i].update()
@@ -302,11 +289,11 @@ def grow_together(
         stage.roll_back(int(last))
 
 
-def _best_rounds(stages: Sequence[Stage], group: Ranks) -> BestRounds:
+def _best_rounds(stages: Sequence[Stage]) -> BestRounds:
     starts = np.array([stage.valid_loss() for stage in stages])
     sizes = np.array([stage.valid_size for stage in stages])
     units = np.where(starts > 0, starts, 1) / np.maximum(sizes, _TINY)
-    return BestRounds(starts, sizes, units, _PRIOR_LABELS, group)
+    return BestRounds(starts, sizes, units, _PRIOR_LABELS)
 
 
 class OwnFunction(NamedTuple):
@@ -315,6 +302,13 @@ class OwnFunction(NamedTuple):
     trees: Grown
     start: np.ndarray
     valid_losses: np.ndarray
+
+
+class OwnRows(NamedTuple):
+    """Rows that stage 3 grows on, before stage 1 or after stage 2, and the constants (T, K) before the trees."""
+
+    rows: BinnedRows
+    start: np.ndarray
 
 
 class GroupFit(NamedTuple):
@@ -368,9 +362,9 @@ class Schedule:
         trees.append(mixed.finish())
         theta, side_losses, after = mixed.sign * mixed.theta, mixed.side_losses(), mixed.after()
         n_labels, width = rows.targets.n_labels, rows.targets.width
-        own_rows = OwnRows.of(rows, after, start, self.rounds[2:])
+        alone, joined = OwnRows(rows, rows.targets.own_start()), OwnRows(after, after.shrunk_start())
         del shared, mixed, rows, after  # stage 3 needs memory of its own
-        own, goes_alone = self._fit_own(own_rows)
+        own, goes_alone = self._fit_own(alone, joined)
         trees += [function.trees for function in own]
         gains = [each.gains for each in trees]
         group = FittedGroup(
@@ -391,44 +385,35 @@ class Schedule:
         with self.watch.steps(int(n_rounds.max()), f"{name} round", describe_loss, every=SHOWN_ROUNDS) as step:
             grow_together(stages, n_rounds, self.patience, step)
 
-    def _fit_own(self, own: OwnRows) -> tuple[list[OwnFunction], np.ndarray]:
+    def _fit_own(self, alone: OwnRows, joined: OwnRows) -> tuple[list[OwnFunction], np.ndarray]:
         """Grow stage 3 on what the shared part leaves, or from the start for the tasks that go alone: (T,)."""
-        none, every = np.zeros(own.n_tasks, dtype=bool), np.ones(own.n_tasks, dtype=bool)
+        none, every = np.zeros(len(alone.start), dtype=bool), np.ones(len(alone.start), dtype=bool)
         decided = self.goes_alone
         if decided is None and not self.rounds[:2].any():
             decided = every
         if decided is not None:
-            return self._grow_own(own, decided), decided
-        joined = self._grow_own(own, none)
+            return self._grow_own(alone, joined, decided), decided
+        after = self._grow_own(alone, joined, none)
         if self.patience is None or not self.has_own:
-            return joined, none
-        alone = self._grow_own(own, every)
-        chosen = is_better([each.valid_losses for each in alone], [each.valid_losses for each in joined])
-        return [one if is_alone else other for one, other, is_alone in zip(alone, joined, chosen, strict=True)], chosen
+            return after, none
+        before = self._grow_own(alone, joined, every)
+        chosen = is_better([each.valid_losses for each in before], [each.valid_losses for each in after])
+        return [one if is_alone else other for one, other, is_alone in zip(before, after, chosen, strict=True)], chosen
 
-    def _grow_own(self, own: OwnRows, goes_alone: np.ndarray) -> list[OwnFunction]:
+    def _grow_own(self, alone: OwnRows, joined: OwnRows, goes_alone: np.ndarray) -> list[OwnFunction]:
         """Grow stage 3 of every task, given which of them go alone."""
-        starts, rounds = own.starts(goes_alone) * self.has_own, self.rounds[2:]
-        batches, most = [own.tasks], int(rounds.max())
-        if self.patience is None and not self.watch.is_limited:
-            # one after the other, which needs the least memory; a rank with fewer tasks meets the others nevertheless
-            turns = list(zip_longest(*own.group.gather(rounds[own.tasks].tolist()), fillvalue=0))
-            batches = [own.tasks[k : k + 1] for k in range(len(turns))]
-            most = sum(map(max, turns))
-        functions: dict[int, tuple[Any, ...]] = {}
+        starts = np.where(goes_alone[:, None], alone.start, joined.start) * self.has_own
+        rounds, every = self.rounds[2:], list(range(len(starts)))
+        batches, most = [every], int(rounds.max())
+        if self.patience is None and not self.watch.is_limited:  # one after the other, which needs the least memory
+            batches, most = [[t] for t in every], int(rounds.sum())
+        functions: list[OwnFunction] = []
         name = "stage 3 without the shared part, round" if goes_alone.all() else "stage 3 round"
         with self.watch.steps(most, name, describe_loss, every=SHOWN_ROUNDS) as step:
             for together in batches:
-                stages = [self._own_stage(own.take(t, goes_alone[t], starts[t])) for t in together]
-                grow_together(stages, rounds[together], self.patience, step, own.group)
-                for t, stage in zip(together, stages, strict=True):
-                    functions[t] = vars(stage.finish()), starts[t], stage.valid_cell_losses()
-        found = {t: function for part in own.group.gather(functions) for t, function in part.items()}
-        return [OwnFunction(Grown(**trees), *rest) for trees, *rest in (found[t] for t in range(own.n_tasks))]
-
-    def _own_stage(self, rows: BinnedRows) -> Stage:
-        """Start stage 3 of one task; LightGBM's limits on small leaves and groups are scaled to its rows."""
-        targets, n_rows = rows.targets, rows.scores.shape[1]
-        if targets.group.size > 1:
-            n_rows = int(targets.n_labels.sum())
-        return Stage(small_limits(self.params, n_rows), rows)
+                rows = [(alone if goes_alone[t] else joined).rows.of_task(t, starts[t]) for t in together]
+                stages = [Stage(small_limits(self.params, own.scores.shape[1]), own) for own in rows]
+                grow_together(stages, rounds[together], self.patience, step)
+                done = zip(stages, starts[together], strict=True)
+                functions += [OwnFunction(each.finish(), start, each.valid_cell_losses()) for each, start in done]
+        return functions

@@ -7,17 +7,16 @@ a row has one cell, that of its own task, and arrays are (K, n), sorted by task.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import lightgbm as lgb
 import numpy as np
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.boosted.border import bin_rows, labelled_rows, some_row, subset
-from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.estimators.boosted.border import bin_rows, labelled_rows, subset
 from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Kind
 from tabmtl.targets.kind import settle
@@ -41,8 +40,6 @@ class Targets:
         0 = unlabelled.
     task_weight : ndarray of shape (T,), optional
         Factor, of mean 1, of every task where tasks meet: in sums over the tasks of a row, and in the total loss.
-    group : Ranks, optional
-        Processes that hold the rows together. Sums over the rows of a task are those of all ranks.
     """
 
     kind: Kind
@@ -50,7 +47,6 @@ class Targets:
     y: np.ndarray
     weight: np.ndarray
     task_weight: np.ndarray | None = None
-    group: Ranks = field(default=ALONE, kw_only=True)
 
     @property
     def n_tasks(self) -> int:
@@ -68,19 +64,15 @@ class Targets:
 
     def per_task(self, cells: np.ndarray) -> np.ndarray:
         """Sum the cells (T, n) or (n,) of every task: (T,)."""
-        return self.group.total(cells.sum(axis=-1))
+        return cells.sum(axis=-1)
 
     def per_output(self, cells: np.ndarray) -> np.ndarray:
         """Sum the cells (T, K, n) or (K, n) of every task by output: (T, K)."""
         return np.stack([self.per_task(cells[..., k, :]) for k in range(self.width)], axis=1)
 
     def rows_of(self, t: int) -> np.ndarray:
-        """Find the rows with a label of task t, ascending; in a group one row at least."""
-        return some_row(np.flatnonzero(self.weight[t]), self.group)
-
-    def weights_of(self, t: int) -> np.ndarray:
-        """Take the weights of task t at `rows_of` it, of this rank; positive where there is a label."""
-        return self.cells_of(t, self.weight)
+        """Find the rows with a label of task t, ascending."""
+        return np.flatnonzero(self.weight[t])
 
     def cells_of(self, t: int, cells: np.ndarray) -> np.ndarray:
         """Take the cells of task t at `rows_of` it."""
@@ -99,8 +91,7 @@ class Targets:
     def of_task(self, t: int) -> LongTargets:
         """Take the labels of task t alone."""
         y, weight = self.cells_of(t, self.y), self.cells_of(t, self.weight)
-        counts = np.array([len(y)])
-        return LongTargets(kind=self.kind, width=self.width, y=y, weight=weight, counts=counts, group=self.group)
+        return LongTargets(kind=self.kind, width=self.width, y=y, weight=weight, counts=np.array([len(y)]))
 
     @property
     def n_labels(self) -> np.ndarray:
@@ -116,13 +107,13 @@ class Targets:
     def start(self) -> np.ndarray:
         """Find the best constant (T, K), of each wide task or of all long ones; 0 without a label."""
         means, weight = (array[None] if array.ndim == 2 else array for array in (self._means, self._weight))
-        total = self.group.total(weight.sum(axis=-1))
-        mean = self.group.total((means * weight).sum(axis=-1)) / np.maximum(total, _TINY)
+        total = weight.sum(axis=-1)
+        mean = (means * weight).sum(axis=-1) / np.maximum(total, _TINY)
         best = np.where(total > 0, self.kind.start(mean), 0.0)
 
         def slope(found: np.ndarray) -> np.ndarray:
             cells = self.constant(np.broadcast_to(found, (self.n_tasks, self.width)))
-            return -self.group.total(self.derivatives(cells)[0].sum(axis=-1).reshape(best.shape))
+            return -self.derivatives(cells)[0].sum(axis=-1).reshape(best.shape)
 
         best = settle(best, np.array(self.kind.answers_means), slope)
         return np.broadcast_to(best, (self.n_tasks, self.width))
@@ -212,7 +203,7 @@ class LongTargets(Targets):
         sums, filled = np.zeros(self.n_tasks), np.flatnonzero(self.counts)
         firsts = np.cumsum(self.counts) - self.counts
         sums[filled] = np.add.reduceat(cells, firsts[filled])
-        return self.group.total(sums)
+        return sums
 
     def rows_of(self, t: int) -> np.ndarray:
         end = int(self.counts[: t + 1].sum())
@@ -222,36 +213,12 @@ class LongTargets(Targets):
         return cells[..., self.rows_of(t)]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Source:
-    """Where binned rows come from, so that another rank can bin them again.
-
-    Attributes
-    ----------
-    batch : Batch
-        Encoded rows of this rank.
-    index : ndarray of int64, shape (n,)
-        The number of every binned row among them.
-    bin : callable
-        Bins encoded rows by the same bins.
-    """
-
-    batch: Batch
-    index: np.ndarray
-    bin: Callable[[Batch], lgb.Dataset]
-
-    def read(self, rows: np.ndarray) -> Batch:
-        """Read the features of some of the binned rows."""
-        rows = self.index[rows]
-        return Batch(x=self.batch.x.rows(rows))
-
-
 class Labelled(NamedTuple):
-    """Binned rows with a label of any task, what else they hold, and, in a group, where they come from."""
+    """Binned rows with a label of any task, what else they hold, and their numbers (n,) among the rows given."""
 
     data: lgb.Dataset
     labels: Batch
-    source: Source | None
+    numbers: np.ndarray
 
 
 @dataclass(kw_only=True, eq=False)
@@ -267,8 +234,8 @@ class BinnedRows:
         Rows to stop on.
     is_shared : bool
         Whether other tasks grow on the same data.
-    source : Source, optional
-        In a group, where the rows come from.
+    numbers : ndarray of int, shape (n,), optional
+        Of the rows among those that were given.
     """
 
     data: lgb.Dataset
@@ -276,7 +243,7 @@ class BinnedRows:
     scores: np.ndarray
     valid: BinnedRows | None = None
     is_shared: bool = False
-    source: Source | None = None
+    numbers: np.ndarray | None = None
 
     def with_constants(self, values: np.ndarray) -> BinnedRows:
         """Return the rows with constants (T, K) of the tasks as their scores."""
@@ -287,7 +254,7 @@ class BinnedRows:
         """Take the rows with a label of task t and its targets alone, with a constant (K,) added to their scores."""
         index, valid = self.targets.rows_of(t), self.valid
         if valid is not None:
-            has_rows = valid.targets.group.total(np.array(np.count_nonzero(valid.targets.weights_of(t))))
+            has_rows = valid.targets.cells_of(t, valid.targets.weight).any()
             valid = valid.of_task(t, start) if has_rows else None
         data = subset(self.data, index)
         return BinnedRows(
@@ -299,14 +266,10 @@ class BinnedRows:
         )
 
     def plain_residuals(self) -> np.ndarray | None:
-        """Return residuals for LightGBM's own regression, which is faster; None where it cannot fit these rows.
-
-        The ranks of a group decide together.
-        """
+        """Return residuals for LightGBM's own regression, which is faster; None where it cannot fit these rows."""
         targets = self.targets
         is_plain = isinstance(targets, LongTargets) and targets.kind.is_quadratic and targets.is_unweighted
-        is_plain &= not self.is_shared
-        return None if targets.group.total(np.array([not is_plain])).any() else targets.y - self.scores[0]
+        return targets.y - self.scores[0] if is_plain and not self.is_shared else None
 
     def shrunk_start(self) -> np.ndarray:
         """Compute a Newton step of a constant for every task, shrunk as far as chance explains the differences: (T, K).
@@ -324,7 +287,7 @@ class BinnedRows:
 
 
 def bin_groups(
-    batch: Batch, valid: Batch | None, coder: TableCoder, options: dict[str, Any], group: Ranks = ALONE
+    batch: Batch, valid: Batch | None, coder: TableCoder, options: dict[str, Any]
 ) -> Iterator[tuple[np.ndarray, BinnedRows]]:
     """Bin the rows once, and yield the indices of the tasks of each loss with their rows, at scores 0.
 
@@ -332,77 +295,44 @@ def bin_groups(
     parameters of data. Tasks share functions if they are of one kind and, with many classes, of the same classes.
     """
     columns = coder.features.columns
-    binned = bin_labelled(batch, columns, options, group)
-    followed = None if valid is None else bin_labelled(valid, columns, options, group, binned.data)
+    binned = bin_labelled(batch, columns, options)
+    followed = None if valid is None else bin_labelled(valid, columns, options, binned.data)
     groups: dict[Any, list[int]] = {}
     for t, task in enumerate(coder.labels.tasks):
         groups.setdefault((task.kind, task.classes if task.width > 1 else None), []).append(t)
     for members in map(np.array, groups.values()):
-        rows = rows_of_tasks(binned, coder, members, group)
+        rows = rows_of_tasks(binned, coder, members)
         assert rows is not None  # every task has a label to learn
         if followed is not None:
-            rows.valid = rows_of_tasks(followed, coder, members, group)
+            rows.valid = rows_of_tasks(followed, coder, members)
         yield members, rows
 
 
 def bin_labelled(
-    batch: Batch,
-    columns: Columns,
-    options: dict[str, Any],
-    group: Ranks = ALONE,
-    reference: lgb.Dataset | None = None,
-    *,
-    has_source: bool = False,
+    batch: Batch, columns: Columns, options: dict[str, Any], reference: lgb.Dataset | None = None
 ) -> Labelled:
-    """Bin the rows with a label, in the long layout sorted by task; perhaps tell where they come from in one process.
-
-    In a group, a rank has a row of every task of a long table, if need be one without a label.
-    """
-    whole, index = batch, labelled_rows(batch, group)
-    if len(index) < len(batch.y):
-        batch = batch.rows(index)
-    order = None
+    """Bin the rows with a label, in the long layout sorted by task."""
+    numbers = labelled_rows(batch)
+    if len(numbers) < len(batch.y):
+        batch = batch.rows(numbers)
     if batch.task is not None:
-        batch = _with_all_tasks(batch, group)
         order = np.argsort(batch.task, kind="stable")
-        batch = batch.rows(order)
-    data, source = bin_rows(batch, columns, options, reference, group), None
-    if has_source or group.size > 1:
-        if order is not None:
-            index = np.resize(index, len(order))[order]  # rows that were added have no label, and are never read again
-        bin_alike = partial(bin_rows, columns=columns, options=options, reference=data)
-        source = Source(batch=whole, index=index, bin=bin_alike)
-    return Labelled(data, batch.without_features(), source)
+        batch, numbers = batch.rows(order), numbers[order]
+    return Labelled(bin_rows(batch, columns, options, reference), batch.without_features(), numbers)
 
 
-def _with_all_tasks(batch: Batch, group: Ranks) -> Batch:
-    """Return rows of a long table, and of a group, one without a label of every task that only other ranks have."""
-    if group.size == 1:
-        return batch
-    lacking = np.setdiff1d(np.concatenate(group.gather(np.unique(batch.task))), batch.task)
-    if not len(lacking):
-        return batch
-    more = batch.rows(np.zeros(len(lacking), dtype=np.int64))
-    return Batch.join([batch, replace(more, y=np.full_like(more.y, np.nan), task=lacking.astype(batch.task.dtype))])
-
-
-def rows_of_tasks(binned: Labelled, coder: TableCoder, members: np.ndarray, group: Ranks = ALONE) -> BinnedRows | None:
+def rows_of_tasks(binned: Labelled, coder: TableCoder, members: np.ndarray) -> BinnedRows | None:
     """Take the rows with a label of some tasks of one kind, at scores 0; None without any. Long rows are those of all.
 
     ``binned`` comes from `bin_labelled`.
     """
-    data, batch, source = binned
+    data, batch, numbers = binned
     tasks = [coder.labels.tasks[t] for t in members]
     y = (batch.y - coder.labels.center) / coder.labels.scale
     weight = ~np.isnan(y) * (1.0 if batch.weight is None else batch.weight)
     y, factor = np.nan_to_num(y, copy=False), np.array([task.weight for task in tasks])
     task_weight = None if len(set(factor)) == 1 else factor / factor.mean()
-    common: dict[str, Any] = {
-        "kind": tasks[0].kind,
-        "width": tasks[0].width,
-        "task_weight": task_weight,
-        "group": group,
-    }
+    common: dict[str, Any] = {"kind": tasks[0].kind, "width": tasks[0].width, "task_weight": task_weight}
     targets: Targets
     if batch.task is not None:
         counts = np.bincount(batch.task, minlength=len(tasks))
@@ -410,10 +340,9 @@ def rows_of_tasks(binned: Labelled, coder: TableCoder, members: np.ndarray, grou
     else:
         y, weight = y.T[members], weight.T[members]
         index = np.flatnonzero((weight > 0).any(axis=0))
-        if not group.total(np.array(len(index))):
+        if not len(index):
             return None
-        index = some_row(index, group)
         data, targets = subset(data, index), Targets(y=y[:, index], weight=weight[:, index], **common)
-        source = None if source is None else replace(source, index=source.index[index])
+        numbers = numbers[index]
     scores = targets.constant(np.zeros((len(tasks), targets.width)))
-    return BinnedRows(data=data, targets=targets, scores=scores, source=source)
+    return BinnedRows(data=data, targets=targets, scores=scores, numbers=numbers)

@@ -13,7 +13,7 @@ import polars as pl
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.base import FromFitted
-from tabmtl.estimators.boosted.border import bin_rows, network, network_params, tree_matrix
+from tabmtl.estimators.boosted.border import bin_rows, tree_matrix
 from tabmtl.estimators.boosted.estimator import BoostedEstimator
 from tabmtl.estimators.boosted.gain import gain_shares
 from tabmtl.estimators.boosted.joined import FEW_ROWS, JoinedTrees
@@ -30,10 +30,8 @@ from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
 from tabmtl.models.shared_trees.newcomer import Mix, Newcomer, Settled
 from tabmtl.models.shared_trees.targets import Targets, make_targets
 from tabmtl.params import AnyShare, Count, CountOrZero, NonNegative
-from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch, FewLabelsWarning, warn_about
 from tabmtl.targets import Task
-from tabmtl.training.run import current
 from tabmtl.training.watch import SHOWN_ROUNDS, SHOWN_TASKS, describe_loss
 
 _FEW_LABELS, _FOLDS = 400, 3  # of a task, below which folds find the rounds
@@ -220,7 +218,7 @@ class SharedTrees(BoostedEstimator):
     def _find(self, coder: TableCoder, split: Split, seed: int) -> Sequence[Any]:
         if not split.folds:
             return super()._find(coder, split, seed)
-        tasks, batch, params = coder.labels.tasks, split.all, self._data_params(ALONE)
+        tasks, batch, params = coder.labels.tasks, split.all, self._data_params
         folds = [fold_rows(coder, batch.rows(fit), batch.rows(judged), params) for fit, judged in split.folds]
         counts, has_own = batch.count_labels(len(tasks)), self.n_estimators_task > 0
         options: dict[str, Any] = {"importance": importance_of(tasks), "n_rounds": self.n_estimators}
@@ -254,13 +252,12 @@ class SharedTrees(BoostedEstimator):
         self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Sequence[SharedFit] | None
     ) -> list[SharedFit]:
         tasks, known = coder.labels.tasks, None if found is None else found[0]
-        group = current()
-        params = self._data_params(group)
-        rows = Rows.read(coder, batch, params, group)
-        followed = None if valid is None else Rows.read(coder, valid, params, group, rows.data)
+        params = self._data_params
+        rows = Rows.read(coder, batch, params)
+        followed = None if valid is None else Rows.read(coder, valid, params, rows.data)
         has_own = self.n_estimators_task > 0 and batch.task is None and valid is not None
         schedule = self._schedule(
-            params | network_params(group),
+            params,
             seed,
             importance=importance_of(tasks),
             n_rounds=self.n_estimators if known is None else int(known.growth.rounds.max()),
@@ -269,10 +266,7 @@ class SharedTrees(BoostedEstimator):
             found=None if known is None else known.growth,
         )
         own: list[Growth | None] = []
-        with (
-            network(group),
-            self._watch.steps(schedule.n_rounds, "round", describe_loss, every=SHOWN_ROUNDS) as step,
-        ):
+        with self._watch.steps(schedule.n_rounds, "round", describe_loss, every=SHOWN_ROUNDS) as step:
             growth = replace(schedule, on_round=step).grow(rows, followed)
             if has_own:
                 cuts = partial(self._watch.cuts, "trees of single tasks")
@@ -281,17 +275,17 @@ class SharedTrees(BoostedEstimator):
         if has_own:
             n_own = sum(each is not None for each in own)
             self._watch.tell(f"{n_own} of {len(own)} tasks get trees of their own after the shared ones")
-        labels = group.total(batch.count_labels(len(tasks))).astype(np.int64)
+        labels = batch.count_labels(len(tasks)).astype(np.int64)
         functions = SharedFunctions.join(growth, own, rows.targets.sums.function, labels)
         losses = [] if followed is None else self._valid_losses(functions, followed)
         return [SharedFit(functions, growth, own, losses)]
 
     def _go_on(self, coder: TableCoder, rows: FitRows, seed: int) -> dict[str, Any]:
         """Append rounds that learn new rows."""
-        batch, tasks, functions, group = rows.read(), coder.labels.tasks, self._functions, current()
+        batch, tasks, functions = rows.read(), coder.labels.tasks, self._functions
         labels = batch.count_labels(len(tasks)).astype(np.int64)
-        params = self._data_params(group)
-        found = Rows.read(coder, batch, params, group)
+        params = self._data_params
+        found = Rows.read(coder, batch, params)
         found = found._replace(targets=found.targets.going_on(functions.start))
         schedule = self._schedule(
             params,
@@ -358,7 +352,7 @@ class SharedTrees(BoostedEstimator):
         known = functions.scores(matrix, [place], none, n_threads)[0]
         start = functions.start[place] if is_long else targets.start(self.reg_lambda)
         schedule = self._schedule(
-            self._data_params(ALONE),
+            self._data_params,
             seed,
             importance=np.ones(1),
             n_rounds=self.n_estimators_task,
@@ -385,7 +379,7 @@ class SharedTrees(BoostedEstimator):
         kept, held = FrameRows(batch, (task,)).split(self.validation_fraction, newcomer.schedule.seed)
         if kept.index is None or held.index is None or not min(len(kept), len(held)):
             return None
-        data = bin_rows(batch, coder.features.columns, self._data_params(ALONE))
+        data = bin_rows(batch, coder.features.columns, self._data_params)
         return newcomer.finish(Rows(batch, data, newcomer.targets), mix, n_trees, kept.index, held.index)
 
     def _scores_at_rows(self, batch: Batch) -> np.ndarray:

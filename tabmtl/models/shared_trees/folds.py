@@ -10,7 +10,6 @@ import numpy as np
 
 from tabmtl.encode import TableCoder
 from tabmtl.models.shared_trees.growth import Growing, Growth, Rows, Schedule, gains, grow_together, pays
-from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch
 
 _PATIENCE = 20  # of trees of a task alone at most: where they pay, nearly every one does
@@ -25,8 +24,8 @@ class FoldRows(NamedTuple):
 
 def fold_rows(coder: TableCoder, rows: Batch, judged: Batch, params: dict[str, Any]) -> FoldRows:
     """Bin the rows of a fold, given LightGBM's parameters of data."""
-    binned = Rows.read(coder, rows, params, ALONE)
-    return FoldRows(binned, Rows.read(coder, judged, params, ALONE, binned.data))
+    binned = Rows.read(coder, rows, params)
+    return FoldRows(binned, Rows.read(coder, judged, params, binned.data))
 
 
 class Chosen(NamedTuple):

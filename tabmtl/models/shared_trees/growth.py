@@ -15,7 +15,6 @@ from tabmtl.models.shared_trees.affinity import affinity_of
 from tabmtl.models.shared_trees.stop import Followed, Rounds, Stop
 from tabmtl.models.shared_trees.targets import Targets, make_targets
 from tabmtl.models.shared_trees.trees import VectorEnsemble
-from tabmtl.processes.ranks import Ranks
 from tabmtl.schema import Batch
 
 Sketch = Literal["soft", "task", "random"]
@@ -35,12 +34,12 @@ class Rows(NamedTuple):
 
     @classmethod
     def read(
-        cls, coder: TableCoder, batch: Batch, params: dict[str, Any], group: Ranks, reference: lgb.Dataset | None = None
+        cls, coder: TableCoder, batch: Batch, params: dict[str, Any], reference: lgb.Dataset | None = None
     ) -> Rows:
         """Bin the rows with a label, given LightGBM's parameters of data."""
         labels = coder.labels
-        batch, data = bin_labelled_rows(batch, coder.features.columns, params, reference, group)
-        return cls(batch, data, make_targets(batch, labels.tasks, labels.center, labels.scale, group))
+        batch, data = bin_labelled_rows(batch, coder.features.columns, params, reference)
+        return cls(batch, data, make_targets(batch, labels.tasks, labels.center, labels.scale))
 
     def of_task(self, t: int, scores: np.ndarray | None) -> Rows | None:
         """Take the rows with a label of a task of a wide table, and its scores among those of all; None without any."""
@@ -218,7 +217,7 @@ class Growing:
         else:
             self.kept = Followed(*scores, sums.function, valid.targets, self._start, valid.scores)
         followed = () if valid is None else (valid.data, valid.batch)
-        params = small_limits(schedule.params, targets.n_rows)
+        params = small_limits(schedule.params, len(targets))
         self._schedule, self._targets = schedule, targets
         self._trees = VectorEnsemble(params, rows.data, rows.batch, *followed)
         self._leaf_values, self._leaders = LeafValues(targets, schedule), _Leaders(schedule, targets)

@@ -13,8 +13,6 @@ from functools import cached_property
 import numpy as np
 from scipy.sparse import csc_array
 
-from tabmtl.processes.ranks import ALONE, Ranks
-
 _BLOCK = 4096  # rows whose float32 gradients are summed as such, before float64 takes over
 _TINY = np.finfo(float).tiny
 
@@ -26,16 +24,12 @@ class Sums:
     Attributes
     ----------
     n_rows : int
-        Rows of this rank.
     function : ndarray of int, shape (C,)
         The task of every output.
-    group : Ranks, optional
-        Processes that hold the rows together. Sums over rows are those of all ranks.
     """
 
     n_rows: int
     function: np.ndarray
-    group: Ranks = ALONE
 
     @cached_property
     def n_functions(self) -> int:
@@ -61,8 +55,7 @@ class Sums:
         if each.shape[0] < n_sums:
             each.resize((n_sums, self.n_rows))
         each.indices = leaf + n_leaves * block if block[-1] else leaf
-        own = (each @ values)[:n_sums].reshape(-1, n_leaves, values.shape[1]).sum(axis=0, dtype=np.float64)
-        return self.group.total(own)
+        return (each @ values)[:n_sums].reshape(-1, n_leaves, values.shape[1]).sum(axis=0, dtype=np.float64)
 
     @cached_property
     def _each(self) -> csc_array:
@@ -128,7 +121,7 @@ class LongSums(Sums):
         for k in range(self.width):
             sums[:, :, k] = np.bincount(place, values[:, k], size).reshape(n_leaves, -1)
             sums[:, -1, k] = np.bincount(leaf, values[:, self.width + k], n_leaves)
-        return self.group.total(sums.reshape(n_leaves, -1))
+        return sums.reshape(n_leaves, -1)
 
     def normalise(self, factors: np.ndarray) -> np.ndarray:
         largest = np.sqrt(np.bincount(self.function, np.square(factors)).max())

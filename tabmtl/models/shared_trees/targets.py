@@ -16,7 +16,6 @@ import numpy as np
 from tabmtl.metrics.classes import auc_within
 from tabmtl.metrics.intervals import standard_error
 from tabmtl.models.shared_trees.sums import LongSums, Sums
-from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch
 from tabmtl.targets import Kind, Task, kind_blocks
 from tabmtl.targets.kind import SURE, settle
@@ -37,7 +36,7 @@ class Targets:
     weight : ndarray of float32, shape (n, B)
         0 = unlabelled.
     sums : Sums
-        Outputs at the rows, and sums over the rows, which are those of all ranks of a group, as losses are.
+        Outputs at the rows, and sums over the rows.
     known_share : ndarray of shape (C,), optional
         The weighted mean of the labels of every output in an earlier fit, whose units stay.
     """
@@ -48,23 +47,13 @@ class Targets:
     sums: Sums
     known_share: np.ndarray | None = None
 
-    def __post_init__(self) -> None:
-        if self.sums.group.size > 1:  # now, and not in a cached property that one rank may ask for before another
-            n_rows = int(self.sums.group.total(np.array((self.weight > 0).any(axis=1).sum())))
-            vars(self).update(share=self._share(), sizes=self.sums.group.total(self._own_sizes()), n_rows=n_rows)
-
     def __len__(self) -> int:
         return len(self.y)
 
     @cached_property
     def is_full(self) -> bool:
-        """Whether every label is there, and has the weight 1; one process knows, and a group does not ask."""
-        return self.sums.group.size == 1 and bool((self.weight == 1).all())
-
-    @cached_property
-    def n_rows(self) -> int:
-        """Number of the rows of all ranks with a label."""
-        return len(self)
+        """Whether every label is there, and has the weight 1."""
+        return bool((self.weight == 1).all())
 
     @cached_property
     def is_quadratic(self) -> bool:
@@ -74,9 +63,6 @@ class Targets:
     @cached_property
     def share(self) -> np.ndarray:
         """The weighted mean of the labels of every output: (C,)."""
-        return self._share()
-
-    def _share(self) -> np.ndarray:
         if self.known_share is not None:
             return self.known_share
         total = self.sums.total(self.weight)
@@ -157,19 +143,15 @@ class Targets:
     def losses(self, scores: np.ndarray) -> list[np.ndarray]:
         """Return the weighted losses of the labels of every function."""
         losses = self._cell_losses(scores)
-        own = [losses[labelled, cell] for cell, labelled in self._labelled()]
-        return [np.concatenate(parts) for parts in zip(*self.sums.group.gather(own), strict=True)]
+        return [losses[labelled, cell] for cell, labelled in self._labelled()]
 
     def total_losses(self, scores: np.ndarray) -> np.ndarray:
         """Sum `losses` by function."""
-        return self.sums.group.total(self._cell_losses(scores).sum(axis=0, dtype=np.float64)[self._order])
+        return self._cell_losses(scores).sum(axis=0, dtype=np.float64)[self._order]
 
     @cached_property
     def sizes(self) -> np.ndarray:
         """Total weight of the labels of every function."""
-        return self._own_sizes()
-
-    def _own_sizes(self) -> np.ndarray:
         weight = self.weight[:, self._firsts]
         return np.array([weight[labelled, cell].sum() for cell, labelled in self._labelled()])
 
@@ -195,8 +177,7 @@ class Targets:
         kind = next(kind for kind, own in self.blocks if own.start <= column < own.stop)
         if next(iter(kind.metrics)) != "roc_auc":
             return None
-        own = tuple(array[labelled, column] for array in (self.y, scores, self.weight))
-        return tuple(np.concatenate(parts) for parts in zip(*self.sums.group.gather(own), strict=True))
+        return tuple(array[labelled, column] for array in (self.y, scores, self.weight))
 
     def _labelled(self) -> list[tuple[int, np.ndarray]]:
         """Return for every function a cell, and which rows have a label in it."""
@@ -210,16 +191,15 @@ class Targets:
     def of_task(self, t: int) -> tuple[np.ndarray, Targets, tuple[np.ndarray, ...]] | None:
         """Take the rows with a label of one task: their numbers (m,), targets, and cells as `numpy.ix_` has them.
 
-        Return None where no rank has any.
+        Return None without any.
         """
-        columns, group = np.flatnonzero(self.sums.function == t), self.sums.group
+        columns = np.flatnonzero(self.sums.function == t)
         index = np.flatnonzero(self.weight[:, columns[0]])
-        if not group.total(np.array(len(index))):
+        if not len(index):
             return None
-        index = index if len(index) else np.zeros(1, dtype=np.int64)  # without a label; other ranks have some
         cells = np.ix_(index, columns)
         kind = next(kind for kind, own in self.blocks if own.start <= columns[0] < own.stop)
-        sums = Sums(n_rows=len(index), function=np.zeros(len(columns), dtype=np.int64), group=group)
+        sums = Sums(n_rows=len(index), function=np.zeros(len(columns), dtype=np.int64))
         blocks = ((kind, slice(0, len(columns))),)
         return index, Targets(blocks=blocks, y=self.y[cells], weight=self.weight[cells], sums=sums), cells
 
@@ -255,7 +235,7 @@ class LongTargets(Targets):
     def total_losses(self, scores: np.ndarray) -> np.ndarray:
         losses = self._cell_losses(scores)
         by_task = np.bincount(self.sums.task, losses[:, 0], self.sums.n_functions - 1)
-        return self.sums.group.total(np.append(by_task, losses[:, 1].sum()))
+        return np.append(by_task, losses[:, 1].sum())
 
     @cached_property
     def _firsts(self) -> np.ndarray:
@@ -285,9 +265,7 @@ def are_ranked(function: int, parts: Sequence[tuple[Targets, np.ndarray]]) -> bo
     return error is not None and area - 0.5 > 2 * error
 
 
-def make_targets(
-    batch: Batch, tasks: Sequence[Task], center: np.ndarray, scale: np.ndarray, group: Ranks = ALONE
-) -> Targets:
+def make_targets(batch: Batch, tasks: Sequence[Task], center: np.ndarray, scale: np.ndarray) -> Targets:
     """Return the labels of a batch, given ``center`` and ``scale`` of its `LabelCoder`."""
     y = (batch.y - center) / scale
     weight = ~np.isnan(y) * (1.0 if batch.weight is None else batch.weight)
@@ -299,7 +277,7 @@ def make_targets(
             blocks=((kind, slice(0, width)), (kind, slice(width, 2 * width))),
             y=np.tile(kind.means(y[:, 0], width), 2).astype(np.float32),
             weight=np.repeat(weight, 2 * width, axis=1).astype(np.float32),
-            sums=LongSums(n_rows=len(y), function=function, group=group, width=width, task=task),
+            sums=LongSums(n_rows=len(y), function=function, width=width, task=task),
         )
     blocks = blocks_of(tasks)
     widths = [tasks[members[0]].width for _, members, _ in blocks]
@@ -310,7 +288,7 @@ def make_targets(
         blocks=[(kind, outputs) for kind, _, outputs in blocks],
         y=np.concatenate([part.reshape(len(y), -1) for part in labels], axis=1).astype(np.float32, order="C"),
         weight=np.ascontiguousarray(weight[:, of_output], dtype=np.float32),
-        sums=Sums(n_rows=len(y), function=of_output, group=group),
+        sums=Sums(n_rows=len(y), function=of_output),
     )
 
 

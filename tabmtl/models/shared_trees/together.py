@@ -17,7 +17,6 @@ from tabmtl.models.shared_trees.estimator import SharedTrees, importance_of
 from tabmtl.models.shared_trees.folds import FoldRows, GrowthInFolds, fold_rows
 from tabmtl.models.shared_trees.functions import FittedTrees, SharedFunctions
 from tabmtl.models.shared_trees.growth import Growth
-from tabmtl.processes.ranks import ALONE
 from tabmtl.training.run import running
 from tabmtl.training.watch import SHOWN_ROUNDS, describe_loss
 
@@ -50,9 +49,9 @@ def fit_in_folds(
         As ``fit`` does.
     """
     models = [each for each in estimators if isinstance(each, SharedTrees) and _may_grow(each)]
-    if not len(models) == len(estimators) > 1 or running().group.size > 1:
+    if not len(models) == len(estimators) > 1:
         return False
-    with replace(running(), group=ALONE).fit(models[0]):
+    with running().fit(models[0]):
         parts = [_part(*each, coder) for each in zip(models, tables, judged, strict=True)]
         sizes = np.array([0.0 if part is None else part.fold.judged.targets.sizes.sum() for part in parts])
         if any(part is None for part in parts) or not (sizes.sum() - sizes).all():
@@ -83,7 +82,7 @@ def _part(model: SharedTrees, table: Mapping[str, Any], judged: Mapping[str, Any
     if np.isnan(other.y).all():
         return None
     counts = batch.count_labels(len(own.labels.tasks)).astype(np.int64)
-    return _Part(own, fold_rows(own, batch, other, model._data_params(ALONE)), counts)
+    return _Part(own, fold_rows(own, batch, other, model._data_params), counts)
 
 
 def _fit(models: Sequence[SharedTrees], parts: Sequence[_Part]) -> None:
@@ -94,7 +93,7 @@ def _fit(models: Sequence[SharedTrees], parts: Sequence[_Part]) -> None:
     with first._watch.steps(first.n_estimators, "round", describe_loss, every=SHOWN_ROUNDS) as step:
         options: dict[str, Any] = {"importance": importance_of(tasks), "n_rounds": first.n_estimators}
         options |= {"patience": max(1, first.patience // 2), "keeps_scores": has_own, "on_round": step}
-        params = first._data_params(ALONE)
+        params = first._data_params
         schedules = [model._schedule(params, model._seed(), **options) for model in models]
         folds = GrowthInFolds([part.fold for part in parts], schedules)
         shared, _ = folds.grow()

@@ -668,7 +668,7 @@ class M2TRec(TrainedEstimator, Recommender):
             return
         group = current()
         check_params(self, group)
-        self._check_interrupt(group)
+        self._check_interrupt()
         columns = replace(columns_of(vars(self)), event=self.event_column if self.event_weights else None)
         with ExitStack() as stack:
             clicks.check_same(group)

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from tabmtl.processes.ranks import answer, check_same
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.categories import ItemCategories
 from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
@@ -80,7 +81,7 @@ class Fitting:
         if self.group.size > 1:
             judged = None if self.valid is None else checksum([self.valid.items, self.valid.offsets])
             facts = {"the item table": fingerprint(self.known), "the validation log": judged}
-            self.group.check_same({f"the checksum of {what}": fact for what, fact in facts.items()})
+            check_same(self.group, {f"the checksum of {what}": fact for what, fact in facts.items()})
 
     def _set_aside(self, valid: Sessions | None) -> tuple[AnySessions, Sessions | None]:
         """Part the sessions to train on from those that judge."""
@@ -138,7 +139,7 @@ class Fitting:
         """Train, measure, and return the fitted attributes by name."""
         options, known, valid = self.options, self.known, self.valid
         attributes = self._look_at_metadata()
-        device, seed = find_device(options.device), self.group.broadcast(options._seed())
+        device, seed = find_device(options.device), self.group.gather(options._seed())[0]
         with seeded(seed, device):
             network = self._network().to(device)
             with threads(options.n_jobs, network):
@@ -202,7 +203,7 @@ class Fitting:
             return {}
         strength = 0.0
         if network.encoder.left_out < 1:
-            strength = _DENSE_STRENGTH if validation is None else self.group.answer(validation.choose_strength)
+            strength = _DENSE_STRENGTH if validation is None else answer(self.group, validation.choose_strength)
         network.encoder.scale_direct(strength)
         return {"directed_strength_": strength}
 
@@ -226,7 +227,7 @@ class Fitting:
             choices = Choices.of(judged, n_items, log_shares, lambda some: some.last(max_length))
             return vars(learn_weights(choices))
 
-        return RepeatWeights(**self.group.answer(learn))
+        return RepeatWeights(**answer(self.group, learn))
 
     def _measure_new_items(self, index: ItemIndex) -> tuple[NewItems, pl.DataFrame]:
         """Measure what new items are worth on the sessions that judge, or else on the newest of training."""
@@ -246,7 +247,7 @@ class Fitting:
             warn_of_equals(known, known.clicks == 0, "listed")
             return vars(new), report
 
-        found, report = self.group.answer(measure)
+        found, report = answer(self.group, measure)
         return NewItems(**found), report
 
     def _read_categories(self) -> tuple[ItemCategories, ...]:

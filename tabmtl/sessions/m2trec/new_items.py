@@ -334,7 +334,7 @@ def share_of_births(sessions: AnySessions, n_items: int) -> float:
     for item, place in _holdings(sessions):
         held += np.bincount(item, minlength=1 + n_items)
         np.minimum.at(first, item, place)
-    held, first = group.total(held), np.min(group.gather(first), axis=0)
+    held, first = np.sum(group.gather(held), axis=0), np.min(group.gather(first), axis=0)
     born, known = (first >= _BORN) & (first < last), held[held > 0]
     n_births, by_chance = int(np.count_nonzero(born)), float((_BORN**known - _PERIOD**known).sum())
     clicks = 0

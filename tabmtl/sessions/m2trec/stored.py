@@ -30,7 +30,7 @@ from tabmtl.columns.ragged import offsets_of, ranges
 from tabmtl.encode.cache import LANES, ArrayFiles, stored_arrays
 from tabmtl.encode.files import count_rows, whole, written
 from tabmtl.encode.shards import Shards, row_keys
-from tabmtl.processes.ranks import Ranks
+from tabmtl.processes.ranks import Ranks, share_of
 from tabmtl.sessions.catalogue import plain_names
 from tabmtl.sessions.log import LogColumns, check_roles, code_items, group_log, read_log
 from tabmtl.sessions.m2trec.events import warn_of_absent, weigh_events
@@ -165,7 +165,7 @@ class StoredSessions:
         )
         chunks = self.group.gather(np.array([len(of_lane) for of_lane in starts]))
         self.lane_edges = offsets_of(np.concatenate(chunks))
-        self.lanes = self.group.share(len(self.lane_edges) - 1)
+        self.lanes = share_of(self.group, len(self.lane_edges) - 1)
         self._first_chunk = int(self.lane_edges[self.lanes.start])
         counts = [self._count(number) for number in range(len(self._starts))]
         own = np.array(counts, dtype=np.float64).reshape(-1, 3).T
@@ -201,7 +201,7 @@ class StoredSessions:
         counts = np.zeros(n_items, dtype=np.int64)
         for block in self.blocks():
             counts += block.count_items(n_items)
-        return self.group.total(counts).astype(np.int64)
+        return np.sum(self.group.gather(counts), axis=0)
 
     def blocks(self) -> Iterator[Sessions]:
         """Read the sessions of this rank, some chunks at a time."""
@@ -273,9 +273,9 @@ def stored_log(
     wanted = {
         "sessions": asdict(columns),
         "event weights": None if weights is None else {str(event): float(weight) for event, weight in weights.items()},
-        "lanes": [n_lanes, *group.share(n_lanes)],
+        "lanes": [n_lanes, *share_of(group, n_lanes)],
     }
-    dealing = _Dealing(shards, columns, weights, n_lanes, group.share(n_lanes))
+    dealing = _Dealing(shards, columns, weights, n_lanes, share_of(group, n_lanes))
     with stored_arrays(shards, wanted, dealing.write, group) as (arrays, frames, facts):
         if weights is not None and columns.event is not None:
             events = set().union(*group.gather(facts["events"]))

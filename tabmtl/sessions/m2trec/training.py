@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from tabmtl.columns.ragged import ranges
 from tabmtl.nn.layers import at_least_float32
-from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.processes.ranks import ALONE, Ranks, answer
 from tabmtl.schema import DivergenceError
 from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
@@ -220,7 +220,7 @@ class SessionLoop(Loop):
             give_way()
             totals += n * losses
             n_targets += n
-        means = dict(zip(names, (self.group.sum_(totals) / n_targets).tolist(), strict=True))
+        means = dict(zip(names, (self.group.sum(totals) / n_targets).tolist(), strict=True))
         if not np.isfinite(list(means.values())).all():
             raise DivergenceError(
                 f"training diverged: a loss is not finite; lower learning_rate (now {self.options.learning_rate})"
@@ -303,7 +303,7 @@ class SessionLoop(Loop):
         """
         if self.validation is None:
             return [Judged({})]
-        record, self.network.encoder.left_out = self.group.answer(partial(self._judge, self.validation))
+        record, self.network.encoder.left_out = answer(self.group, partial(self._judge, self.validation))
         return [Judged(record, record["val/mrr@20"])]
 
     def _judge(self, validation: Validation) -> tuple[Record, float]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tabmtl.columns import Features
-from tabmtl.processes.wire import pack, unpack
+from tabmtl.scale.wire import pack, unpack
 from tabmtl.schema import Batch
 
 DAYS = pl.DataFrame(
