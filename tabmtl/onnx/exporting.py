@@ -105,8 +105,8 @@ def export(model: Any, path: str | Path) -> None:
     TypeError
         If the model is no network.
     ValueError
-        If some tasks answer from weights of their own, by ``keep="task"``; if a target has the name of an input, or the
-        network cannot be exported, or is larger than the 2 GB that an ONNX file may have. No file is written.
+        If a target has the name of an input, or the network cannot be exported, or is larger than the 2 GB that an ONNX
+        file may have. No file is written.
     RuntimeError
         If the file would give other answers than the network; no file is written.
     """
@@ -117,7 +117,6 @@ def export(model: Any, path: str | Path) -> None:
         )
     check_is_fitted(model)
     fitted, coder = model.model_.fitted, model.coder_
-    fitted.check_one("export writes")
     model.model_.check_plain("export writes")
     check_coder(coder)
     if not (folder := Path(path).absolute().parent).is_dir():
