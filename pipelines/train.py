@@ -44,7 +44,6 @@ from tabmtl.pipelines.tracking import (
     program,
 )
 from tabmtl.processes.ranks import ALONE, Ranks
-from tabmtl.training.run import check_alone
 
 AnyRows = TypeVar("AnyRows", bound=Rows | ShardRows)
 
@@ -197,6 +196,8 @@ def _continued(
 def _check_baseline(baseline: bool, rows: Rows | ShardRows, choice: ModelChoice) -> None:
     if not baseline:
         return
+    from tabmtl.training.run import check_alone
+
     check_alone("--baseline", "leave it out, or fit the model by one process")
     if isinstance(rows, ClickRows):
         raise ValueError("--baseline learns each task of a table alone; fit another recommender on the same clicks")

@@ -91,6 +91,6 @@ def test_an_operation_of_the_package_that_fails_is_raw(monkeypatch):
 
 def test_a_broken_law_tells_seed_and_calls(monkeypatch):
     monkeypatch.setattr("tabmtl.estimators.tables.MultiTaskEstimator.remove_task", lambda self, name: [][0])
-    with pytest.raises(BrokenLaw, match=r"(?s)seed \d+: a raw error: IndexError .*\n  fit\(n=.*\n  remove_task\("):
+    with pytest.raises(BrokenLaw, match=r"(?s)seed \d+: a raw error: IndexError .*fit\(n=.*\n  remove_task\("):
         for seed in range(20):
             Walk(seed).run()

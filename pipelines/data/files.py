@@ -27,7 +27,7 @@ class RowSource:
     data : str
         Data set by name, such as portal, or a parquet or CSV file.
     folder : Path, optional
-        Read all rows of a set from this folder; default with --full: ``$TABMTL_DATA``.
+        Folder of all rows; default with --full: ``$TABMTL_DATA``.
     full : bool
         All rows of flights instead of the shipped sample.
     split_column : str, optional

@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 from scipy.stats import ttest_rel
 
-from benchmarks import evidence, evidence_compare, evidence_goals, evidence_report
+from benchmarks import datasets, evidence, evidence_compare, evidence_goals, evidence_report
 from benchmarks.evidence import Cell
 from benchmarks.evidence_compare import OF_TARGET, Comparison, compare, curve_of, flatten, holm
 from benchmarks.evidence_models import (
@@ -44,7 +44,6 @@ from benchmarks.evidence_models import (
 )
 from benchmarks.problems import N_TRANSFERRED, Transfer
 from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedTrees
-from tabmtl.pipelines import datasets
 
 TREES_OF_TESTS = {"n_estimators": 5, "n_estimators_task": 0}
 ALONE = {"families": ("lightgbm",), "patience": 1, "learning_rate": 0.3}
