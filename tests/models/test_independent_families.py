@@ -314,7 +314,7 @@ def test_lightgbm_learns_alone_what_the_others_cannot(table, tmp_path, few_setti
         X, y[["r", "b"]]
     )
     assert [type(model) for model in given.estimators_.values()] == [Mixture, lgb.Booster]
-    with pytest.raises(TypeError, match=r"Shards and groups of processes take families=\('lightgbm',\)"):
+    with pytest.raises(TypeError, match=r"X is Shards: say families=\('lightgbm',\)"):
         IndependentTasks(families=FAMILIES).fit(shards, ["b"])
 
 
