@@ -241,7 +241,7 @@ FAULTS: tuple[Fault, ...] = (
         True,
     ),
     Fault(
-        "training/windows.py",
+        "scale/windows.py",
         "np.random.default_rng([*self.seed, lane, window])",
         "np.random.default_rng([*self.seed, window])",
         "the rows of all lanes are shuffled alike",
@@ -307,7 +307,7 @@ FAULTS: tuple[Fault, ...] = (
         True,
     ),
     Fault(
-        "encode/cache.py",
+        "scale/cache.py",
         "stack.enter_context(locked(folder))",
         "stack.enter_context(locked(folder, shared=True))",
         "two fits may write to one cache",
@@ -368,7 +368,7 @@ FAULTS: tuple[Fault, ...] = (
         True,
     ),
     Fault(
-        "estimators/rows.py",
+        "scale/rows.py",
         "self.choose(~valid), self.choose(self._without_known_groups(valid))",
         "self.choose(~valid), self.choose(valid)",
         "newest rows of shards judge groups that were learned",

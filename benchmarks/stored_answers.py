@@ -45,7 +45,8 @@ from benchmarks.stored_forms import (
     recommenders,
     targets,
 )
-from tabmtl import Shards, sessions
+from tabmtl import sessions
+from tabmtl.scale import Shards
 from tabmtl.schema import TabmtlWarning
 from tabmtl.synth import make_sessions
 from tabmtl.testing import answers, features, long_table, mixed_targets

@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from benchmarks.stored_forms import Arrays, Case, folder_of, joined, loaded, made, names_of, recommenders, told
-from tabmtl import Shards
+from tabmtl.scale import Shards
 from tabmtl.sessions import STAN, temporal_split
 from tabmtl.synth import make_sessions
 

@@ -31,7 +31,8 @@ import torch
 
 import tabmtl
 from benchmarks.harness import in_own_process, parser, print_table
-from tabmtl import Shards, sessions
+from tabmtl import sessions
+from tabmtl.scale import Shards
 from tabmtl.synth import make_sessions
 from tabmtl.testing import features, mixed_targets
 

@@ -78,8 +78,8 @@ def predict(
     ValueError, OSError, ImportError
         If there is no such model or file, a column is missing, or a value does not fit.
     """
-    from tabmtl.encode.files import is_table
     from tabmtl.scale import predict_file
+    from tabmtl.scale.paths import is_table
 
     if not is_table(str(output)):
         raise ValueError(f"--output must end in .parquet or .csv, got {output}")

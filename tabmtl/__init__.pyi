@@ -2,7 +2,6 @@
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare
 from .comparison import default_models as default_models
-from .encode.shards import Shards as Shards
 from .ensemble import MultiTaskEnsemble as MultiTaskEnsemble
 from .ensemble import MultiTaskEnsembleClassifier as MultiTaskEnsembleClassifier
 from .ensemble import MultiTaskEnsembleRegressor as MultiTaskEnsembleRegressor

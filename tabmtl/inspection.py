@@ -18,8 +18,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
 from tabmtl.encode.read import take_rows
-from tabmtl.encode.shards import Shards
 from tabmtl.estimators.base import draw_seed
+from tabmtl.estimators.source import refuse_source
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.intervals import Estimate, ScoreInterval, join_units, no_interval_reason, task_influences
 from tabmtl.metrics.scores import Answered, check_metric, counting, each_task, score_task
@@ -109,8 +109,7 @@ def feature_importances(
     check_count("n_repeats", n_repeats)
     check_random_state("random_state", random_state)
     moved = _columns_to_move(_checked(model), features)
-    if isinstance(X, Shards):
-        raise TypeError("feature_importances shuffles rows in memory, got Shards: give a frame with a sample of them")
+    refuse_source(X, "feature_importances")
     known = [each.name for each in model.tasks_]
     is_one = isinstance(task, str) or not isinstance(task, Iterable)
     asked: list[Any] = known if task is None else [task] if is_one else [*task]

@@ -11,10 +11,9 @@ import polars as pl
 import pytest
 import torch
 
-from tabmtl.encode import cache, shards
 from tabmtl.processes.ranks import EndedElsewhereError, Ranks
+from tabmtl.scale import blocks, cache, windows
 from tabmtl.scale.wire import pack, unpack
-from tabmtl.training import windows
 from tabmtl.training.device import unseeded
 from tabmtl.training.run import entered
 
@@ -55,7 +54,7 @@ class ThreadGroup(Ranks):
 
 def read_small_parts(monkeypatch: pytest.MonkeyPatch, chunk_rows: int = 4) -> None:
     """Read 64 rows of shards at a time, and train in windows of a few."""
-    monkeypatch.setattr(shards, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 64)
     monkeypatch.setattr(cache, "CHUNK_ROWS", chunk_rows)
     monkeypatch.setattr(windows, "_WINDOW_CHUNKS", 2)
 

@@ -12,8 +12,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import tabmtl
-from tabmtl import ESMM, IndependentTasks, MultiTaskEnsemble, Shards, SharedBottom, SharedTrees, Task
+from tabmtl import ESMM, IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees, Task
 from tabmtl.inspection import feature_importances
+from tabmtl.scale import Shards
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import Popularity
 
@@ -180,7 +181,7 @@ REFUSED = [
     ),
     (Popularity(), {}, TypeError, "got a Popularity"),
     (SharedTrees(), {}, NotFittedError, "not fitted"),
-    (None, {"X": Shards(X.lazy())}, TypeError, "got Shards: give a frame with a sample"),
+    (None, {"X": Shards(X.lazy())}, TypeError, "importances reads a frame in memory, got Shards: give some"),
     (None, {"X": X[:5].drop("twin")}, ValueError, f"X has 5 rows, y has {N}"),
     (None, {"task": "low"}, ValueError, r"task names tasks that the model does not have: \['low'\].*'high'\]"),
     (None, {"task": 0}, ValueError, r"task names tasks that the model does not have: \[0\]"),

@@ -97,7 +97,8 @@ def fit_alone(place: Path, is_table: bool, in_memory: bool, steps: int) -> Measu
     import polars as pl
     import torch
 
-    from tabmtl import Shards, SharedBottom
+    from tabmtl import SharedBottom
+    from tabmtl.scale import Shards
     from tabmtl.sessions import M2TRec
 
     torch.set_num_threads(1)
@@ -161,7 +162,7 @@ def predict(rows: int = 4_000_000) -> Sides:
 JOB = """
 import json, sys, time
 from benchmarks.cases.files import TARGETS, job_model
-from tabmtl import Shards
+from tabmtl.scale import Shards
 from tabmtl.scale import joined
 
 folder, name, batch_size, started = sys.argv[1:]

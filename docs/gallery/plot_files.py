@@ -13,9 +13,9 @@ from pathlib import Path
 
 import polars as pl
 
-from tabmtl import Shards, SharedBottom
+from tabmtl import SharedBottom
 from tabmtl.pipelines.datasets import load
-from tabmtl.scale import predict_files
+from tabmtl.scale import Shards, predict_files
 
 portal = load("portal")
 X, y = (part.head(3000) for part in portal.part("train"))

@@ -120,7 +120,7 @@ def read_file(path: Path, *, dates: bool = True) -> pl.DataFrame:
     ValueError, OSError
         If it cannot be read, or has no rows.
     """
-    from tabmtl.encode.files import check_csv
+    from tabmtl.scale.paths import check_csv
 
     kind = path.suffix.lower()
     if kind not in (".parquet", ".pq", ".csv"):
@@ -140,7 +140,7 @@ def read_file(path: Path, *, dates: bool = True) -> pl.DataFrame:
 @contextmanager
 def readable(name: str | Path) -> Iterator[None]:
     """Turn errors of polars into a ValueError that names the table."""
-    from tabmtl.encode.files import reason_of
+    from tabmtl.scale.paths import reason_of
 
     try:
         yield

@@ -1,4 +1,4 @@
-"""Tables in files that need not fit in memory: `tabmtl.Shards` to fit, and files to stop on and to score."""
+"""Tables in files that need not fit in memory: `tabmtl.scale.Shards` to fit, and files to stop on and to score."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def open_shards(source: TrainSource, clicks: ClickColumns, cls: type) -> ShardRo
     ValueError, TypeError, OSError
         If there is no such file or column, files differ in their columns, or the model learns from click logs.
     """
-    from tabmtl import Shards
+    from tabmtl.scale import Shards
     from tabmtl.sessions.recommender import Recommender
 
     if issubclass(cls, Recommender):

@@ -360,7 +360,7 @@ def _read_set(source: DataSource) -> Read:
 
 def _read_table(source: DataSource) -> Read:
     """Read the columns of a file, the kinds of the targets where declared, and the task column."""
-    from tabmtl.encode.files import is_csv
+    from tabmtl.scale.paths import is_csv
 
     frame = files.read_file(Path(source.data), dates=False)
     tasks, task_column = read_roles(source, frame, source.data)

@@ -185,7 +185,7 @@ def compare(
         check_positive("time_limit", limit)
     clock = Clock(limit, seeds or 1)
     params |= {} if verbose is None else {"verbose": int(verbose > 1)}
-    X, X_val, X_test = (as_read(*pair) for pair in ((X, "X"), (X_val, "X_val"), (X_test, "X_test")))
+    X, X_val, X_test = map(as_read, (X, X_val, X_test))
     given = default_models(len(X)) if models is None else named_models(models)
     prepared = {
         name: with_params(name, as_estimator(name, model), params, (*_OWN_PARAMS,)) for name, model in given.items()

@@ -13,8 +13,8 @@ import polars as pl
 
 from tabmtl.encode import TableCoder, join_rows, take_rows
 from tabmtl.encode.read import has_column, read_groups
-from tabmtl.encode.shards import Shards
 from tabmtl.estimators.base import draw_seed
+from tabmtl.estimators.source import refuse_source
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import is_by_group
 from tabmtl.model_selection import train_valid_split
@@ -224,17 +224,13 @@ def _check_columns(coder: TableCoder, X: Any, name: str) -> None:
         raise ValueError(f"{name} has the columns {further}, and X has not; give it the columns of X only")
 
 
-def as_read(X: Any, name: str) -> Any:
+def as_read(X: Any) -> Any:
     """Return features as every model can read them again; a lazy frame is collected once.
 
     Raises
     ------
     TypeError
-        If they are Shards.
+        If they are a source, such as Shards.
     """
-    if isinstance(X, Shards):
-        raise TypeError(
-            f"{name} is Shards, and compare reads frames, since every model answers all rows to test at once: give a "
-            "frame, or fit the models one by one and score each"
-        )
+    refuse_source(X, "compare")
     return X.collect() if isinstance(X, pl.LazyFrame) else X

@@ -33,7 +33,7 @@ from tabmtl.columns.number import Numbers, NumericScaler, NumericTransform
 from tabmtl.columns.roles import check_columns, sequence_columns
 from tabmtl.columns.text import find_texts
 from tabmtl.columns.values import type_of
-from tabmtl.encode.files import count_rows, read_blocks
+from tabmtl.encode.read import count_rows, read_lazy
 from tabmtl.params import check_known, near
 from tabmtl.schema import Columns
 from tabmtl.storage.stored import Stored
@@ -442,7 +442,7 @@ def _survey(frame: pl.DataFrame | pl.LazyFrame, n: int, roles: ByKind, chosen: n
     """Summarise the columns of n rows by kind, some rows at a time, of which some, by their numbers, are a sample."""
     found: list[dict[str, Summary]] = []
     start = 0
-    for block in [frame] if isinstance(frame, pl.DataFrame) else read_blocks(frame, None, SLICE_ROWS, promised=n):
+    for block in [frame] if isinstance(frame, pl.DataFrame) else read_lazy(frame, SLICE_ROWS, n):
         first, last = np.searchsorted(chosen, [start, start + block.height])
         found.append(survey_columns(block, roles, chosen[first:last] - start))
         if len(found) == WAITING:
@@ -476,4 +476,4 @@ def _slices(frame: pl.DataFrame | pl.LazyFrame, n: int, names: Sequence[str], ex
         return in_slices(frame, expressions)
     # only the reading is left to the query: it would run ahead with the results of expressions, and hold them all
     columns = frame.select(cs.by_name(*names)) if expressions else frame
-    return of_parts(read_blocks(columns, None, SLICE_ROWS, promised=n), expressions)
+    return of_parts(read_lazy(columns, SLICE_ROWS, n), expressions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import numbers
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
@@ -19,7 +19,6 @@ from sklearn.utils import check_array
 
 from tabmtl.columns.cures import by_frame, by_targets, library_of
 from tabmtl.encode.columns import is_missing, read_array, read_column, read_pandas
-from tabmtl.encode.files import read_blocks
 from tabmtl.encode.write import Origin, native_dtype, origin_of
 from tabmtl.params import check_known, near
 from tabmtl.processes.forks import check_pool
@@ -472,6 +471,33 @@ def _join(columns: Iterable[Any], labels: Sequence[Any], read: Callable[[Any, st
     return pl.DataFrame({name: read(column, name) for name, column in zip(names, columns, strict=True)})
 
 
+def count_rows(frame: pl.LazyFrame) -> int:
+    """Count the rows of a query: those of a Parquet file by its footer, those of a CSV file by a pass over it."""
+    return int(frame.select(pl.len()).collect().item())
+
+
+def read_lazy(frame: pl.LazyFrame, rows: int, promised: int) -> Iterator[pl.DataFrame]:
+    """Read a query in blocks of some rows, in order; the last one may have fewer.
+
+    Rows are counted, because the blocks of polars end without an error where one of its threads panics.
+
+    Raises
+    ------
+    ValueError
+        If there are other rows than promised.
+    """
+    n_rows = 0
+    for block in frame.collect_batches(chunk_size=rows, maintain_order=True):
+        n_rows += block.height
+        if block.height:
+            yield block
+    if n_rows != promised:
+        raise ValueError(
+            f"the LazyFrame gave {n_rows} of {promised} rows: its rows must be the same each time, and its files must "
+            "not change"
+        )
+
+
 def checksum(frame: pl.DataFrame | pl.LazyFrame) -> str:
     """Compute a checksum of the names, types and values of a frame, some rows at a time.
 
@@ -485,7 +511,7 @@ def checksum(frame: pl.DataFrame | pl.LazyFrame) -> str:
     as_text = [pl.struct(cs.by_name(name)).struct.json_encode().alias(name) for name in nested]
     plain = plain.with_columns(*as_text, cs.binary().bin.encode("hex"), cs.duration().to_physical())
     digest = hashlib.sha256(json.dumps(types).encode())
-    for rows in read_blocks(plain, None, _SLICE):
+    for rows in read_lazy(plain, _SLICE, count_rows(plain)):
         digest.update(rows.write_csv(include_header=False).encode())
     return digest.hexdigest()[:16]
 

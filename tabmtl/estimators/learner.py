@@ -1,4 +1,4 @@
-"""What `fit` does before a method trains: it learns columns and tasks, and reads the rows of frames or of shards."""
+"""What `fit` does before a method trains: it learns columns and tasks, and reads the rows."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ import numpy as np
 from tabmtl.columns.kind import RowError
 from tabmtl.columns.roles import sequence_columns
 from tabmtl.encode import LabelCoder, TableCoder
-from tabmtl.encode.cache import encoded
 from tabmtl.encode.class_factors import ClassFactors
 from tabmtl.encode.new_classes import declare_classes, warn_of_new_classes
 from tabmtl.encode.preprocessing import Preprocessing
 from tabmtl.encode.read import groups_of_parts, has_column, read_groups, without_columns
-from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.tasks import declared_tasks
 from tabmtl.estimators.base import SavableEstimator, draw_seed
-from tabmtl.estimators.rows import FitRows, FrameRows, ShardRows
-from tabmtl.metrics.scores import by_metric, check_metric, is_by_group, metrics_of_positive, refuse_without_groups
+from tabmtl.estimators.rows import FitRows, FrameRows
+from tabmtl.estimators.source import is_source
+from tabmtl.metrics.scores import by_metric, check_metric, is_by_group, refuse_without_groups
 from tabmtl.model_selection.repeats import (
     group_equal_rows,
     number_groups,
@@ -36,12 +35,10 @@ from tabmtl.model_selection.suspects import (
     warn_of_suspects,
 )
 from tabmtl.model_selection.times import times_beside, times_of_fit
-from tabmtl.processes.ranks import ALONE, Ranks, check_same
 from tabmtl.schema import Batch, warn_user
 from tabmtl.targets import Task
 from tabmtl.targets.task import refuse_monotone
-from tabmtl.training.checkpoint import check_params
-from tabmtl.training.run import check_alone, current
+from tabmtl.training.run import check_alone
 
 #: Parameters that say how a table is read.
 OF_THE_TABLE = (
@@ -50,8 +47,6 @@ OF_THE_TABLE = (
 )
 OF_NUMBERS = ("numeric_transform", "min_frequency")
 _TO_GROUP_VAL = "name a column that X and X_val have, or give those of both, as groups=(those of X, those of X_val)"
-
-_JUDGED_ROWS = 10_000  # of shards, whose share of a class tells which one is rare
 
 FittedRows = tuple[TableCoder, FitRows, FitRows | None]
 
@@ -70,7 +65,6 @@ class TableLearner:
     Parameters
     ----------
     estimator : SavableEstimator
-        The processes of a group must agree about its parameters.
     coding : mapping
         Parameters of `TableCoder.fit`.
     drop : sequence of str
@@ -80,7 +74,7 @@ class TableLearner:
     keeps_monotone : bool
         Whether the estimator keeps to the ``monotone`` of a task.
     reads_windows : bool
-        Whether it reads rows of shards window by window, and not all at once.
+        Whether it reads rows of a source window by window, and not all at once.
     hints : bool
         Whether tags that look like histories are named, because nobody has said what is a sequence.
     known : TableCoder, optional
@@ -105,7 +99,7 @@ class TableLearner:
         TypeError, ValueError
             For a bad parameter, or for validation rows that lack labels, or do not come as the others do.
         """
-        if X_val is not None and isinstance(X, Shards) != isinstance(X_val, Shards):
+        if X_val is not None and is_source(X) != is_source(X_val):
             raise TypeError(
                 f"X and X_val must both be Shards or both be frames, got {type(X).__name__} and {type(X_val).__name__}"
             )
@@ -119,13 +113,13 @@ class TableLearner:
                 "call it outside of joined(), where one process works by its threads (n_jobs); several share the rows "
                 "of networks, on Shards",
             )
-        elif not isinstance(X, Shards):
+        elif not is_source(X):
             check_alone(f"{what} on a frame", "give Shards, whose rows are dealt, or call it outside of joined()")
-        if isinstance(X, Shards) and self.known is not None:
+        if is_source(X) and self.known is not None:
             raise TypeError(
                 "warm_start=True goes on by rows in memory, and X is Shards; give a frame, or say warm_start=False"
             )
-        if isinstance(X, Shards) and self.preprocessor is not None:
+        if is_source(X) and self.preprocessor is not None:
             raise TypeError(
                 "a preprocessor learns from a frame in memory, and X is Shards; write files of what it gives, and "
                 "leave the preprocessor out"
@@ -138,15 +132,15 @@ class TableLearner:
             raise ValueError(f"drop and sequence_features both name {dropped}; take them out of one of the two")
 
     def coder(self, X: Any, y: Any, sample_weight: Any = None) -> TableCoder:
-        """Learn columns and tasks; X may be Shards, and y the names of columns.
+        """Learn columns and tasks; X may be a source, and y the names of columns.
 
         Raises
         ------
         TypeError, ValueError
             As `fit` does.
         """
-        if isinstance(X, Shards):
-            return self._of_shards(X, y, sample_weight, Marks())[1]
+        if is_source(X):
+            return X.coder(self, y, sample_weight)
         if self.known is not None:
             with _naming_warm_start():
                 self._refuse_changed()
@@ -158,7 +152,7 @@ class TableLearner:
         coder = TableCoder.fit(X, y, sample_weight, **self.coding)
         if before is not None:
             coder = replace(coder, preprocessing=before, names=names, named=before.library != "numpy")
-        return replace(coder, labels=self._with_metrics(coder.labels), dropped=tuple(self.drop))
+        return replace(coder, labels=self.with_metrics(coder.labels), dropped=tuple(self.drop))
 
     def _refuse_changed(self) -> None:
         """Raise a ValueError if a parameter has changed which the known columns and tasks were read by."""
@@ -176,7 +170,7 @@ class TableLearner:
             As `fit` does.
         """
         tasks, force = self.coding["tasks"], self.coding["force"]
-        return self._with_metrics(LabelCoder.fit(y, tasks=tasks, force=force, task_levels=task_levels))
+        return self.with_metrics(LabelCoder.fit(y, tasks=tasks, force=force, task_levels=task_levels))
 
     def rows(
         self, stack: ExitStack, X: Any, y: Any, weight: Any, marks: Marks, X_val: Any = None, y_val: Any = None
@@ -186,7 +180,7 @@ class TableLearner:
         Parameters
         ----------
         stack : ExitStack
-            Ends the cache of shards.
+            Ends what a source keeps open.
         X, y, weight, X_val, y_val : as in `fit`
         marks : Marks
 
@@ -195,8 +189,8 @@ class TableLearner:
         TypeError, ValueError
             As `fit` does.
         """
-        if isinstance(X, Shards):
-            return self._rows_of_shards(stack, X, y, weight, marks, X_val, y_val)
+        if is_source(X):
+            return X.rows(self, stack, y, weight, marks, X_val, y_val)
         return self._rows_of_frames(X, y, weight, marks, X_val, y_val)
 
     def declaring(self, y: Any, classes: Any) -> TableLearner:
@@ -261,7 +255,7 @@ class TableLearner:
         batch, valid = _grouped(coder.labels.tasks, (X, batch, groups), (X_val, valid, of_val))
         warn_of_index(X, y, "")
         warn_of_suspects(coder, batch)
-        self._warn_of_frequent_classes(coder.labels, batch)
+        warn_of_frequent_classes(coder.labels, self.coding["tasks"], coder.labels.tasks, batch.y)
         if self.hints:
             warn_of_histories(coder.after, prepared)
         tasks = coder.labels.tasks
@@ -271,51 +265,7 @@ class TableLearner:
         rows = FrameRows(batch, tasks, prepared, dates=dates_of(coder.features))
         return coder, rows, None if valid is None else FrameRows(valid, tasks, prepared_val)
 
-    def _rows_of_shards(
-        self, stack: ExitStack, X: Shards, y: Any, weight: Any, marks: Marks, X_val: Any, y_val: Any
-    ) -> FittedRows:
-        """Read shards by way of a disk, alone or with the other processes of a group."""
-        group = current()
-        roles, coder = self._of_shards(X, y, weight, marks)
-        refuse_without_groups(coder.labels.tasks, roles.groups)
-        cache = stack.enter_context(encoded(X, roles, coder, group))
-        factors = ClassFactors.learn(coder.labels, cache.labels(), group)
-        rows = ShardRows(replace(cache, of_classes=factors))
-        rows.check_dealt()
-        if any(map(metrics_of_positive, coder.labels.tasks)):
-            self._warn_of_frequent_classes(coder.labels, rows.some(_JUDGED_ROWS), group)
-        coder.check_counts(rows.n_labels)
-        valid = None
-        if X_val is not None:
-            X_val.check_same(group)
-            of_val = roles.groups if any(map(is_by_group, coder.labels.tasks)) else None
-            roles = Roles.of(X_val, y_val, groups=of_val, what="y_val").like(roles, X_val)
-            cache = stack.enter_context(encoded(X_val, roles, coder, group))
-            valid = ShardRows(replace(cache, of_classes=factors)).at_most()
-        if not self.reads_windows:
-            return coder, *rows.in_memory(valid)
-        return coder, rows, valid
-
-    def _of_shards(self, X: Shards, y: Any, sample_weight: Any, marks: Marks) -> tuple[Roles, TableCoder]:
-        """Learn the columns and tasks of shards, together with the other processes of a group."""
-        from tabmtl.encode.survey import learn_table
-
-        roles, group = Roles.of(X, y, sample_weight, *marks), current()
-        check_params(self.estimator, group)
-        named = {"sample_weight": roles.weight, "groups": roles.groups, "time": roles.time}
-        check_same(group, {"y": list(roles.targets)} | named)
-        roles = roles.without(self.drop)
-        X.check_same(group)
-        coder = learn_table(X, roles, **self.coding, group=group)
-        labels = self._with_metrics(coder.labels)
-        coder = replace(coder, labels=labels, dropped=tuple(self.drop))
-        return roles, replace(coder, group_column=roles.groups, time_column=roles.time)
-
-    def _warn_of_frequent_classes(self, labels: LabelCoder, some: Batch, group: Ranks = ALONE) -> None:
-        if group.rank == 0:
-            warn_of_frequent_classes(labels, self.coding["tasks"], labels.tasks, some.y)
-
-    def _with_metrics(self, labels: LabelCoder) -> LabelCoder:
+    def with_metrics(self, labels: LabelCoder) -> LabelCoder:
         """Return a coder that knows the scores of its tasks, and their funnel."""
         if not self.keeps_monotone:
             refuse_monotone(labels.tasks, type(self.estimator).__name__)

@@ -21,11 +21,11 @@ from tabmtl.drift import readings
 from tabmtl.encode import LabelCoder
 from tabmtl.encode.labels import Answers
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
-from tabmtl.encode.shards import Shards
 from tabmtl.encode.write import ORDERED, write_targets
 from tabmtl.estimators.base import FromFitted, SavableEstimator, asking_score, at_once
 from tabmtl.estimators.drifting import drift
 from tabmtl.estimators.model import Model
+from tabmtl.estimators.source import refuse_source
 from tabmtl.metrics.given import score_given
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import (
@@ -592,8 +592,7 @@ class Predicts(SavableEstimator):
         if "_model" not in vars(self):
             check_is_fitted(self)
         coder = self._model.coder
-        if isinstance(X, Shards):
-            raise TypeError("Shards are for fit; read one file at a time, and give its rows as a frame")
+        refuse_source(X, "a fitted model")
         X = without_columns(X, coder.dropped)
         is_frame = isinstance(X, pl.DataFrame) or nw.dependencies.is_pandas_dataframe(X)
         if not (is_frame and coder.named and tuple(X.columns) == coder.names):

@@ -20,7 +20,6 @@ from tabmtl.encode import TableCoder
 from tabmtl.encode.new_tasks import Freeze, undecided, with_new_tasks
 from tabmtl.encode.preprocessing import check_preprocessor
 from tabmtl.encode.read import read_groups
-from tabmtl.encode.shards import Shards
 from tabmtl.encode.tasks import DeclaredTasks, check_tasks
 from tabmtl.encode.text_encoder import check_text_encoder
 from tabmtl.estimators.added import Head, learned, place_of, rows_of_new, without_task
@@ -31,6 +30,7 @@ from tabmtl.estimators.learner import Marks, TableLearner
 from tabmtl.estimators.model import Model, Over
 from tabmtl.estimators.predicting import Predicts
 from tabmtl.estimators.rows import FitRows
+from tabmtl.estimators.source import refuse_source
 from tabmtl.model_selection.repeats import SeenRows, number_groups
 from tabmtl.params import Count, Names, RandomState, check_choice
 from tabmtl.schema import Batch, counted, warn_user
@@ -183,8 +183,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         ----------
         X : frame or array of shape (n, p), or Shards
             Features: numbers, booleans, text, categories, dates, times or lists; null and NaN are missing values. With
-            `tabmtl.Shards`, y is the name or the names of its columns with targets, and sample_weight the name of a
-            column.
+            `tabmtl.scale.Shards`, y names its column or columns with targets, and sample_weight a column.
         y : frame, series or array of shape (n,) or (n, T)
             Targets of any mix of kinds; null and NaN are unlabelled cells.
         sample_weight : array of shape (n,) or (n, T), or frame with the task names, optional
@@ -218,7 +217,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
             coder, *encoded = learner.rows(stack, X, y, sample_weight, Marks(groups, time), X_val, y_val)
             seed = run.group.gather(self._seed())[0]
             seen = self._model.seen if self._is_warm else SeenRows.unknown()
-            if not isinstance(X, Shards):
+            if encoded[0].frame is not None:
                 seen = seen.and_of(encoded[0].read(), coder.labels.names)
             some = drawn(coder, encoded[0], self._least_rows)
             # kept by nobody else, so that a network that has copied its rows can free these
@@ -301,8 +300,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         """
         run = running()
         known: Model | None = vars(self).get("_model")
-        if isinstance(X, Shards):
-            raise TypeError("partial_fit reads rows in memory, and X is Shards; give frames, one part at a time")
+        refuse_source(X, "partial_fit")
         learner = self.learner()
         learner.check(X)
         with replace(run, job=None).fit(self, X=X, y=y, sample_weight=sample_weight), ExitStack() as stack:
@@ -389,8 +387,6 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         check_is_fitted(self)
         self._check_way(head, freeze)
         check_tasks("tasks", tasks)
-        if isinstance(X, Shards):
-            raise TypeError("add_task reads a frame in memory, and X is Shards; give some of their rows as a frame")
         check_alone("add_task", "call it outside of joined()")
         if y is None:
             raise ValueError("add_task learns from labels, but the target y is None; give labels of the new task")

@@ -98,8 +98,3 @@ def check_same(group: Ranks, facts: Mapping[str, Any]) -> None:
                     f"{name} is {own:.{_SHOWN}} on rank {rank} of the group and {expected:.{_SHOWN}} on rank 0; "
                     "give every rank the same"
                 )
-
-
-def share_of(group: Ranks, n: int) -> range:
-    """Return this rank's share of the numbers below n: a range next to those of its neighbours."""
-    return range(n * group.rank // group.size, n * (group.rank + 1) // group.size)

@@ -1,6 +1,6 @@
 """Tables larger than memory: files scored to files, and several processes that fit one model.
 
-Training from files needs no function of its own: see :class:`tabmtl.Shards`. Everything loads on first use.
+Training from files needs no function of its own: see :class:`tabmtl.scale.Shards`. Everything loads on first use.
 """
 
 from tabmtl.lazy import attach

@@ -18,8 +18,6 @@ from tabmtl.columns.category import text_of
 from tabmtl.columns.kind import RowError
 from tabmtl.columns.values import type_of
 from tabmtl.encode import TableCoder
-from tabmtl.encode.cache import group_hashes
-from tabmtl.encode.files import Paths, find_files, is_csv, is_table, read_blocks, scan_file, stamp_of, whole, written
 from tabmtl.encode.preprocessing import by_preprocessor
 from tabmtl.estimators.predicting import check_levels
 from tabmtl.estimators.tables import MultiTaskEstimator
@@ -27,6 +25,8 @@ from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import Answered, is_by_group
 from tabmtl.model_selection.suspects import warn_of_frequent_classes
 from tabmtl.params import Names, check_choice, near
+from tabmtl.scale.cache import group_hashes
+from tabmtl.scale.paths import Paths, find_files, is_csv, is_table, read_blocks, scan_file, stamp_of, whole, written
 from tabmtl.schema import warn_user
 from tabmtl.storage.atomic import locked, remove_left, replaced
 

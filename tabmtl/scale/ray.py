@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from tabmtl.encode.files import Paths
-from tabmtl.encode.shards import Roles, Shards
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.params import Names, check_count
 from tabmtl.processes.ranks import Ranks
+from tabmtl.scale.blocks import Roles
 from tabmtl.scale.files import Method, answer_file, plan_files
+from tabmtl.scale.paths import Paths
+from tabmtl.scale.shards import Shards
 from tabmtl.scale.torch_group import joined
 from tabmtl.storage.persist import load
 from tabmtl.training.run import entered
@@ -96,7 +97,8 @@ def fit(
     --------
     ::
 
-        from tabmtl import SharedBottom, Shards
+        from tabmtl import SharedBottom
+        from tabmtl.scale import Shards
         from tabmtl.scale import ray
 
         train = Shards("/data/train/*.parquet")

@@ -120,7 +120,7 @@ def _read(message: Tensor, rank: int) -> Any:
 
 @contextmanager
 def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = None) -> Iterator[Ranks]:
-    """Let fits on `tabmtl.Shards` inside share their work with the other processes that a launcher has started.
+    """Let fits on `tabmtl.scale.Shards` inside share their work with the other processes that a launcher has started.
 
     Every process runs the same lines. Each reads, encodes and trains on its share of the rows. Sums are taken over all
     processes, so every process ends with the same model, which equals the model of one process up to rounding. A script

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tabmtl.encode.shards import Shards
+from tabmtl.estimators.source import is_source
 from tabmtl.sessions.catalogue import Catalogue, Growth
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.repeats import LEAST_TARGETS, Choices, RepeatWeights, learn_weights
@@ -34,7 +34,7 @@ class Learning:
         """Raise an error for a log of a kind that this does not learn from, and for parameters that do not go on."""
         name = type(self.model).__name__
         reads_shards = self.model._reads_shards and self.method == "fit"
-        if isinstance(clicks, Shards):
+        if is_source(clicks):
             if not reads_shards:
                 other = "M2TRec reads Shards" if self.method == "fit" else "M2TRec reads Shards in a first fit"
                 raise TypeError(

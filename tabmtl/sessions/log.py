@@ -13,7 +13,7 @@ import polars.selectors as cs
 from scipy.sparse import issparse
 
 from tabmtl.columns.ragged import offsets_of
-from tabmtl.encode.shards import Shards
+from tabmtl.estimators.source import is_source
 from tabmtl.processes.forks import check_pool
 from tabmtl.schema import in_command
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
@@ -170,7 +170,7 @@ def to_polars(frame: Any, what: str) -> pl.DataFrame | pl.LazyFrame:
     check_pool()
     if isinstance(frame, pl.DataFrame | pl.LazyFrame):
         return frame
-    if isinstance(frame, Shards):
+    if is_source(frame):
         raise TypeError(
             f"{what} is read as one frame, not as Shards: give it in parts of whole sessions, such as "
             "polars.scan_parquet(files).filter(...)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
@@ -29,6 +29,7 @@ class AnySessions(Protocol):
     @property
     def sample(self) -> Sessions: ...
     def __len__(self) -> int: ...
+    def feed(self, read: Callable[..., Any], seed: int, /) -> Any: ...
     def blocks(self) -> Iterator[Sessions]: ...
     def placed(self) -> Iterator[tuple[Sessions, np.ndarray]]: ...
     def at_least(self, n: int, /) -> AnySessions: ...
@@ -93,6 +94,10 @@ class Sessions:
     def sample(self) -> Sessions:
         """The sessions that stand for all where a few are enough: of those in memory, all."""
         return self
+
+    def feed(self, read: Callable[..., Any], seed: int) -> Any:
+        """Return what the steps of a training take, which reads examples of sessions: those of all."""
+        return read(self)
 
     def blocks(self) -> Iterator[Sessions]:
         """Read all sessions in blocks: these."""

@@ -102,7 +102,7 @@ class Recommender(SavableEstimator):
         Parameters
         ----------
         clicks : polars DataFrame or LazyFrame, pandas DataFrame or pyarrow Table
-            One row per click, in any order. `M2TRec` takes `tabmtl.Shards` too, files that need not fit in memory.
+            One row per click, in any order. `M2TRec` also takes `tabmtl.scale.Shards`, files larger than memory.
         items : frame, optional
             The item table: one row per item, its name in ``item_column`` and metadata in other columns. Its items
             can be recommended even if they were never clicked.

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
-import polars.selectors as cs
 from sklearn.base import clone
 
-from tabmtl.columns import Features
-from tabmtl.encode.cache import group_hashes
-from tabmtl.encode.files import count_rows
 from tabmtl.encode.preprocessing import by_preprocessor
-from tabmtl.encode.read import checksum, groups_of_parts, read_features, read_groups, read_targets, without_columns
-from tabmtl.encode.shards import Roles, Shards
+from tabmtl.encode.read import (
+    checksum,
+    count_rows,
+    groups_of_parts,
+    read_features,
+    read_groups,
+    read_targets,
+    without_columns,
+)
 from tabmtl.encode.table import TableCoder
+from tabmtl.estimators.source import is_source
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.metrics.scores import Answered, mean_score, score_tasks, undefined_reason
+from tabmtl.metrics.scores import mean_score, score_tasks, undefined_reason
 from tabmtl.model_selection.repeats import number_groups
 from tabmtl.schema import Batch, warn_user
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.targets import Task
-from tabmtl.training.run import current
 from tabmtl.tuning.spaces import Space, check_space
 from tabmtl.tuning.trial import Objective, Scores
 
@@ -53,7 +54,7 @@ def objective(
     X_val, y_val : as X and y
         Validation rows, which stop the fit and judge it. They only judge an estimator that chooses by folds of its own,
         such as `IndependentTasks` (``learns_all_rows``): fit what is chosen on both. Keep test rows out of a search.
-        With `tabmtl.Shards`, labels and answers of all rows are in memory at the end of a trial.
+        With `tabmtl.scale.Shards`, labels and answers of all rows are in memory at the end of a trial.
     per_task : bool, default=False
         Maximise the score of every task, for a Pareto front, instead of the mean over the tasks.
     search_space : mapping of str to mapping, optional
@@ -104,12 +105,8 @@ def objective(
     asked.learner().check(X, X_val, y_val)
     if X_val is None:
         raise ValueError("expected validation rows to judge trials by, got X_val=None and y_val=None")
-    kind = _ShardsObjective if isinstance(X, Shards) else _TableObjective
     coder = asked.learner().coder(X, y, sample_weight)
-    if isinstance(X, Shards):
-        Roles.of(X_val, y_val, what="y_val").like(Roles.of(X, y, sample_weight).without(est.drop), X_val)
-        X_val.check_same(current())
-    else:
+    if not is_source(X):
         coder.check_labelled(coder.read(X, y, sample_weight))
     valid = _read_labels(coder, X_val, y_val, groups)
     tasks = _judged(coder.labels.tasks, valid, per_task)
@@ -117,9 +114,11 @@ def objective(
     names = tuple(task.name for task in tasks) if per_task else ("mean",)
     targets = {"y": y, "y_val": y_val, "sample_weight": sample_weight}
     facts = _describe(lambda rows: read_features(without_columns(rows, est.drop))[0], X=X, X_val=X_val)
-    facts |= targets if isinstance(X, Shards) else _describe(lambda rows: read_targets(rows)[0], **targets)
+    facts |= targets if is_source(X) else _describe(lambda rows: read_targets(rows)[0], **targets)
     facts |= {} if valid.group is None else {"groups": checksum(pl.DataFrame({"group": valid.group}))}
-    return kind(est=est, search_space=space, names=names, facts=facts, rows=rows, tasks=tasks, per_task=per_task)
+    return _TableObjective(
+        est=est, search_space=space, names=names, facts=facts, rows=rows, tasks=tasks, per_task=per_task
+    )
 
 
 def session_objective(
@@ -194,6 +193,9 @@ class _TableObjective(Objective):
     def _fit_and_score(self, model: Any) -> Scores:
         self._fit(model)
         X, y = self.rows["X_val"], self.rows["y_val"]
+        if is_source(X):
+            answered = X.answered(model, y, self.rows["groups"])
+            return {} if answered is None else score_tasks(*answered)
         of_val = groups_of_parts(self.rows["groups"], X)[1]
         return score_tasks(*model.answer_labelled(X, y, groups=of_val))
 
@@ -207,22 +209,6 @@ class _TableObjective(Objective):
 
     def _floor_names(self) -> tuple[str, ...]:
         return tuple(task.name for task in self.tasks)
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class _ShardsObjective(_TableObjective):
-    """Objective of files; in a group, each rank fits and answers its share of the rows."""
-
-    def _fit_and_score(self, model: Any) -> Scores:
-        self._fit(model)
-        group, parts = current(), []
-        for X, y, groups in _blocks(model.coder_, *(self.rows[name] for name in ("X_val", "y_val", "groups"))):
-            answered = model.answer_labelled(X, y)
-            parts.append((answered.labels, answered.outputs, answered.own_task, groups))
-        parts = [part for own in group.gather(parts, to=0) for part in own]
-        if group.rank:
-            return {}
-        return score_tasks(*Answered.join(model.tasks_, parts))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -245,8 +231,8 @@ def _describe(read: Callable[[Any], pl.DataFrame | pl.LazyFrame], **rows: Any) -
     """Describe rows, each named, so that others are told from them: their number and a checksum."""
     found: dict[str, str | None] = {}
     for name, values in rows.items():
-        if isinstance(values, Shards):
-            found[name] = _describe_files(values)
+        if is_source(values):
+            found[name] = values.described()
         elif values is None:
             found[name] = None
         else:
@@ -255,37 +241,13 @@ def _describe(read: Callable[[Any], pl.DataFrame | pl.LazyFrame], **rows: Any) -
     return found
 
 
-def _describe_files(shards: Shards) -> str:
-    """Describe rows that are not read for it, by their number, and the names and sizes of their files."""
-    files = shards.files or ()
-    sizes = [None if "://" in file else Path(file).stat().st_size for file in files]
-    table = pl.DataFrame(
-        {"file": [Path(file).name for file in files], "size": sizes},
-        schema_overrides={"file": pl.String, "size": pl.Int64},
-    )
-    return f"{shards.n_rows} rows in {len(files)} files of checksum {checksum(table)}"
-
-
 def _read_labels(coder: TableCoder, X: Any, y: Any, groups: Any) -> Batch:
-    """Read validation rows with their groups, of shards those of all ranks without features."""
-    if isinstance(X, Shards):
-        parts = []
-        for rows, labels, group in _blocks(coder, X, y, groups):
-            parts.append(replace(coder.read_block(rows, labels), group=group).without_features().arrays())
-        return Batch.join([Batch(x=Features.of(part), **part) for own in current().gather(parts) for part in own])
+    """Read validation rows with their groups, of a source without features."""
+    if is_source(X):
+        return X.labels(coder, y, groups)
     valid, of_val = coder.read(X, y), groups_of_parts(groups, X)[1]
     group = None if of_val is None else number_groups(read_groups(of_val, X, len(valid), source="X_val"))
     return replace(valid, group=group)
-
-
-def _blocks(
-    coder: TableCoder, X: Shards, y: Any, groups: str | None
-) -> Iterator[tuple[pl.DataFrame, pl.DataFrame, np.ndarray | None]]:
-    """Read features, targets and groups of this rank's share of the blocks of shards."""
-    targets, others = Roles.of(X, y, groups=groups).targets, () if groups is None else (groups,)
-    for _, block in X.blocks([*dict.fromkeys((*coder.names, *targets, *others))], X.share_of_blocks(current())):
-        group = None if groups is None else group_hashes(block[groups], groups).astype(np.int64)
-        yield block.select(cs.by_name(*coder.names)), block.select(cs.by_name(*targets)), group
 
 
 def _judged(tasks: Sequence[Task], valid: Batch, per_task: bool) -> tuple[Task, ...]:

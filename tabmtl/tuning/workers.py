@@ -59,7 +59,7 @@ def run_study(
     study : optuna.Study
         From `open_study`. None on the other ranks of a group.
     objective : Objective
-        In a group from `objective` with `tabmtl.Shards`, made by all ranks.
+        In a group from `objective` with `tabmtl.scale.Shards`, made by all ranks.
     n_trials : int, optional
         Trials of the study that have ended, see `count_ended`, of all workers and of former calls.
     timeout : float, optional

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tabmtl
-from tabmtl import Shards
 from tabmtl.encode import FeatureCoder
+from tabmtl.scale import Shards
 from tabmtl.schema import MISSING, UNSEEN
 from tabmtl.storage.stored import fingerprint
 

@@ -26,7 +26,6 @@ from tabmtl import (
     MMoE,
     MultiTabNet,
     MultiTaskEnsemble,
-    Shards,
     SharedBottom,
     SharedTrees,
     SharedTreesClassifier,
@@ -41,6 +40,7 @@ from tabmtl.comparison.page import plain, signed
 from tabmtl.comparison.rows import ComparedRows
 from tabmtl.metrics.intervals import Estimate, score_difference
 from tabmtl.metrics.scores import each_task
+from tabmtl.scale import Shards
 from tabmtl.schema import TabmtlWarning, TimeLimitWarning
 
 TASKS = ["late", "delay <min>", "kind"]
@@ -649,7 +649,11 @@ def test_mistakes_are_told_before_any_fit():
         (ValueError, "y lacks the targets", lambda: compare([spy], X, y, X_test=X, y_test=y.drop("kind"))),
         (ValueError, "would learn other tasks", lambda: compare([spy, IndependentTasks(tasks=other)], X, y)),
         (ValueError, "would learn other tasks", lambda: compare([spy, Interrupted(task_column="day")], X, y["late"])),
-        (TypeError, "X is Shards, and compare reads frames", lambda: compare([spy], Shards.__new__(Shards), "late")),
+        (
+            TypeError,
+            "compare reads a frame in memory, got Shards",
+            lambda: compare([spy], Shards.__new__(Shards), "late"),
+        ),
     ]:
         with pytest.raises(error, match=re.escape(message)):
             call()

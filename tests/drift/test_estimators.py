@@ -10,8 +10,9 @@ from conformance import tiny
 from polars.testing import assert_frame_equal
 
 import tabmtl
-from tabmtl import RMTGB, IndependentTasks, MultiTaskEnsemble, Shards, SharedBottom, SharedTrees, distill
+from tabmtl import RMTGB, IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees, distill
 from tabmtl.pipelines.datasets import load
+from tabmtl.scale import Shards
 
 
 def make(n, seed):

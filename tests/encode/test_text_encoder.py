@@ -18,7 +18,6 @@ from tabmtl import (
     IndependentTasks,
     MMoE,
     MultiTaskEnsemble,
-    Shards,
     SharedBottom,
     SharedTrees,
     distill,
@@ -26,7 +25,7 @@ from tabmtl import (
 from tabmtl.inspection import feature_importances
 from tabmtl.mlflow import log_model
 from tabmtl.onnx import export
-from tabmtl.scale import predict_files
+from tabmtl.scale import Shards, predict_files
 
 WORDS = ["lovely", "dreadful", "window", "garden", "kitchen"]
 

@@ -13,11 +13,12 @@ from lightgbm import LGBMClassifier, LGBMRegressor
 from ranks import run_ranks
 
 import tabmtl.inspection
-from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, Shards, SharedTrees, distill
+from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, SharedTrees, distill
 from tabmtl.columns.text import Projection, count_hashed, find_texts
 from tabmtl.encode import FeatureCoder
-from tabmtl.encode.shards import Roles
-from tabmtl.encode.survey import learn_table
+from tabmtl.scale import Shards
+from tabmtl.scale.blocks import Roles
+from tabmtl.scale.survey import learn_table
 from tabmtl.schema import TabmtlWarning, told
 from tabmtl.training.run import current
 

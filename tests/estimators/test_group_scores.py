@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from tabmtl import ESMM, IndependentTasks, MMoE, Shards, SharedTrees, Task, compare
+from tabmtl import ESMM, IndependentTasks, MMoE, SharedTrees, Task, compare
 from tabmtl.metrics.given import score_given
 from tabmtl.metrics.scores import Answered
-from tabmtl.scale import score_files
+from tabmtl.scale import Shards, score_files
 from tabmtl.synth import make_funnel
 from tabmtl.tuning import objective, open_study, run_study
 

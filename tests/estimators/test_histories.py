@@ -59,7 +59,7 @@ def test_shards_are_read_as_frames(data, tmp_path):
     whole = train.X.hstack(train.y)
     whole[:300].write_parquet(tmp_path / "a.parquet")
     whole[300:900].write_parquet(tmp_path / "b.parquet")
-    shards = tabmtl.Shards(str(tmp_path / "*.parquet"))
+    shards = tabmtl.scale.Shards(str(tmp_path / "*.parquet"))
     for model in (TREES, NETWORK.__class__(**NETWORK.get_params() | {"epochs": 1})):
         model = model.__class__(**model.get_params()).fit(shards, list(train.y.columns))
         assert model.coder_.features.declared["sequences"] == SEQUENCES

@@ -18,13 +18,13 @@ from tabmtl import (
     IndependentTasks,
     MMoE,
     MultiTaskEnsemble,
-    Shards,
     SharedBottom,
     SharedBottomClassifier,
     SharedTrees,
     Task,
 )
 from tabmtl.estimators import learner
+from tabmtl.scale import Shards
 from tabmtl.schema import TabmtlWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore:y holds classes:tabmtl.schema.TabmtlWarning")

@@ -35,7 +35,6 @@ from tabmtl import (
     IndependentTasks,
     ModelFileError,
     MultiTaskEnsemble,
-    Shards,
     SharedBottom,
     SharedTrees,
     SharedTreesRegressor,
@@ -44,7 +43,7 @@ from tabmtl import (
 )
 from tabmtl.mlflow import log_model
 from tabmtl.onnx import export
-from tabmtl.scale import predict_file, score_files
+from tabmtl.scale import Shards, predict_file, score_files
 from tabmtl.storage.transformers import Transformer
 from tabmtl.tuning import objective
 

@@ -15,7 +15,6 @@ from tabmtl import (
     IndependentTasks,
     MultiTaskEnsemble,
     RandomSplitWarning,
-    Shards,
     SharedBottom,
     SharedTrees,
     SharedTreesRegressor,
@@ -25,6 +24,8 @@ from tabmtl.estimators import rows as estimator_rows
 from tabmtl.model_selection import times
 from tabmtl.models.independent import choice
 from tabmtl.models.independent import folds as task_folds
+from tabmtl.scale import Shards
+from tabmtl.scale.rows import ShardRows
 from tabmtl.schema import TabmtlWarning
 
 DAYS = pl.date(2024, 1, 1) + pl.duration(days=pl.int_range(pl.len()) * 7 % 40)
@@ -102,9 +103,9 @@ def test_a_long_table_is_split_by_time(splits):
 @pytest.mark.parametrize("cls", [SharedBottom, SharedTrees])
 def test_shards_set_the_newest_rows_aside(cls, splits, tmp_path, monkeypatch):
     found = []
-    choose = estimator_rows.ShardRows.choose
+    choose = ShardRows.choose
     monkeypatch.setattr(
-        estimator_rows.ShardRows,
+        ShardRows,
         "choose",
         lambda self, chosen: found.append(self.cache.arrays["time"][chosen]) or choose(self, chosen),
     )

@@ -10,13 +10,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import Ridge
 from sklearn.tree import ExtraTreeRegressor
 
-from tabmtl import IndependentTasks, IndependentTasksClassifier, Shards
+from tabmtl import IndependentTasks, IndependentTasksClassifier
 from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.models.independent import forest as forests
 from tabmtl.models.independent.additive import PIECES, Pieces, fit_linear
 from tabmtl.models.independent.forest import Forest, joined
 from tabmtl.models.independent.mixture import FAMILIES, MOST_MIXED, Mixture
 from tabmtl.models.independent.rows import Sample
+from tabmtl.scale import Shards
 from tabmtl.schema import Batch, Columns
 from tabmtl.storage.lightgbm_text import check_trees
 from tabmtl.targets import Task

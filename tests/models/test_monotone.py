@@ -8,7 +8,8 @@ from conformance import tiny
 from sklearn.linear_model import Ridge
 
 import tabmtl
-from tabmtl import IndependentTasks, Shards, SharedBottom, Task, distill
+from tabmtl import IndependentTasks, SharedBottom, Task, distill
+from tabmtl.scale import Shards
 
 pytestmark = pytest.mark.usefixtures("three_folds")
 SIGNS = {"age": 1, "price": -1, "level": 0}

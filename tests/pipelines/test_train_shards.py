@@ -9,8 +9,9 @@ import pytest
 from commands import TARGETS, TINY
 
 import tabmtl
-from tabmtl import Shards, SharedBottom
+from tabmtl import SharedBottom
 from tabmtl.pipelines.data import ClickColumns, TrainSource, open_shards
+from tabmtl.scale import Shards
 from tabmtl.training.table_loop import TableLoop
 
 NAMES = ["weight", "hindfoot_length", "male"]

@@ -11,9 +11,8 @@ from polars.testing import assert_frame_equal
 from ranks import read_small_parts
 
 import tabmtl.scale.files
-from tabmtl import Shards, SharedBottom
-from tabmtl.encode import cache
-from tabmtl.scale import predict_files, score_files
+from tabmtl import SharedBottom
+from tabmtl.scale import Shards, cache, predict_files, score_files
 
 N_ROWS, TARGETS = 600, ["late", "size", "delay"]
 ERRORS = (ValueError, TypeError, OSError)  # none of polars, and no panic

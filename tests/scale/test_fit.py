@@ -13,10 +13,9 @@ from polars.testing import assert_frame_equal
 from ranks import read_small_parts
 from sklearn.linear_model import LogisticRegression
 
-from tabmtl import ESMM, RMTGB, IndependentTasks, MultiTaskEnsemble, Shards, SharedBottom, SharedTrees
-from tabmtl.encode import cache, shards
+from tabmtl import ESMM, RMTGB, IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees
+from tabmtl.scale import Shards, blocks, cache, windows
 from tabmtl.storage.atomic import locked
-from tabmtl.training import windows
 
 TARGETS = ["late", "size", "delay"]
 
@@ -188,8 +187,8 @@ def test_what_killed_fits_have_left_is_removed(folder, tmp_path, monkeypatch, ca
 
 def test_rows_of_a_window_are_all_rows_once(table, folder):
     source = Shards(folder / "*.parquet")
-    roles = shards.Roles.of(source, TARGETS, "weight").without(["who"])
-    from tabmtl.encode.survey import learn_table
+    roles = blocks.Roles.of(source, TARGETS, "weight").without(["who"])
+    from tabmtl.scale.survey import learn_table
 
     model = tiny(SharedBottom)
     coder = learn_table(source, roles, **model.learner().coding)
@@ -245,7 +244,7 @@ def test_a_full_disk_is_told_with_the_folder_and_no_other_error_is(folder, tmp_p
     def fail(*_):
         raise refused
 
-    monkeypatch.setattr(f"tabmtl.encode.cache.{place}", fail)
+    monkeypatch.setattr(f"tabmtl.scale.cache.{place}", fail)
     with pytest.raises(OSError) as caught:
         tiny(SharedBottom, drop=["who"]).fit(Shards(folder / "*.parquet", cache=tmp_path / "cache"), TARGETS)
     told = r"encoded rows could not be written: No space .*; make room .*'.*/cache'"

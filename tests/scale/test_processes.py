@@ -19,15 +19,13 @@ from tabmtl import (
     MMoE,
     MultiTabNet,
     MultiTaskEnsemble,
-    Shards,
     SharedBottom,
     SharedTrees,
 )
-from tabmtl.encode import cache
-from tabmtl.estimators import fitted_network, rows, training
+from tabmtl.estimators import fitted_network, training
 from tabmtl.nn import embeddings
 from tabmtl.processes.ranks import EndedElsewhereError, Ranks
-from tabmtl.scale import joined
+from tabmtl.scale import Shards, cache, joined, rows
 from tabmtl.training.run import current, entered
 
 TARGETS = ["late", "size", "delay"]

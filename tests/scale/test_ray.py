@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from tabmtl import Shards, SharedBottom
-from tabmtl.scale import predict_files
+from tabmtl import SharedBottom
+from tabmtl.scale import Shards, predict_files
 from tabmtl.scale import ray as on_ray
 from tabmtl.sessions import Popularity
 

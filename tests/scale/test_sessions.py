@@ -9,9 +9,9 @@ from polars.testing import assert_frame_equal
 from ranks import assert_same_weights, run_ranks
 from recommenders import ITEMS, LOG
 
-from tabmtl import Shards
+from tabmtl.scale import Shards, clicks
 from tabmtl.sessions import M2TRec, Popularity
-from tabmtl.sessions.m2trec import fitting, stored, windows
+from tabmtl.sessions.m2trec import fitting
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 
@@ -24,9 +24,9 @@ EXACT = 1e-7  # of float64 weights
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setattr(stored, "LANES", 4)
-    monkeypatch.setattr(stored, "CHUNK_SESSIONS", 8)
-    monkeypatch.setattr(windows, "_WINDOW_CHUNKS", 4)
+    monkeypatch.setattr(clicks, "LANES", 4)
+    monkeypatch.setattr(clicks, "CHUNK_SESSIONS", 8)
+    monkeypatch.setattr(clicks, "_WINDOW_CHUNKS", 4)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def fit(log=TRAIN, **params):
 
 
 def test_one_step_is_that_of_a_frame(monkeypatch):
-    monkeypatch.setattr(windows, "_WINDOW_CHUNKS", 64)
+    monkeypatch.setattr(clicks, "_WINDOW_CHUNKS", 64)
     log = TRAIN.with_columns(event=pl.when(pl.int_range(pl.len()) % 3 == 0).then(pl.lit("buy")))
     params = {"epochs": 2, "batch_size": 10_000, "n_negatives": None, "average_decay": 0.0, "learning_rate": 0.01}
     params |= {"event_column": "event", "event_weights": {"buy": 3.0}}

@@ -10,7 +10,8 @@ from polars.testing import assert_frame_equal
 from recommenders import LOG
 
 import tabmtl
-from tabmtl import Shards, SharedBottom
+from tabmtl import SharedBottom
+from tabmtl.scale import Shards
 from tabmtl.sessions import M2TRec
 
 pytestmark = pytest.mark.all_faces  # tests/scale/test_processes.py is quick
@@ -21,7 +22,8 @@ RECOMMENDER = {"d_model": 16, "epochs": 1, "batch_size": 128, "dropout": 0.0, "i
 RECOMMENDER |= {"precision": "float32", "n_jobs": 1, "device": "cpu", "random_state": 0}
 JOB = f"""
 import os, signal, sys, torch
-from tabmtl import Shards, SharedBottom
+from tabmtl import SharedBottom
+from tabmtl.scale import Shards
 from tabmtl.scale import joined
 from tabmtl.sessions import M2TRec
 from tabmtl.training.table_loop import TableLoop

@@ -7,7 +7,7 @@ from polars.testing import assert_frame_equal
 from recommenders import ITEMS, TEST, TRAIN, all_scores, fitted, renamed, tiny
 
 import tabmtl
-from tabmtl import Shards
+from tabmtl.scale import Shards
 from tabmtl.sessions import CategoryPopularity, Popularity, SequentialRules, temporal_split
 from tabmtl.testing.storage import reload
 

@@ -17,7 +17,6 @@ from tabmtl import (
     ESMM,
     IndependentTasks,
     MultiTaskEnsemble,
-    Shards,
     SharedBottom,
     SharedTrees,
     Task,
@@ -25,6 +24,7 @@ from tabmtl import (
     load,
 )
 from tabmtl.onnx import OnnxCoder, export
+from tabmtl.scale import Shards
 from tabmtl.targets import find_kind
 from tabmtl.testing.storage import reload
 

@@ -16,8 +16,9 @@ from sklearn.metrics import mean_pinball_loss, mean_tweedie_deviance
 from torch.nn import HuberLoss
 
 import tabmtl
-from tabmtl import RMTGB, IndependentTasks, Shards, SharedBottom, SharedTrees, distill
+from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees, distill
 from tabmtl.onnx import OnnxCoder, export
+from tabmtl.scale import Shards
 from tabmtl.targets import find_kind
 
 POWERS = {"poisson": 1.0, "gamma": 2.0, "tweedie:1.6": 1.6}

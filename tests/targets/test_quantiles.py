@@ -18,10 +18,10 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.metrics import d2_pinball_score, mean_pinball_loss
 
 import tabmtl
-from tabmtl import IndependentTasks, Shards, SharedTrees, Task
+from tabmtl import IndependentTasks, SharedTrees, Task
 from tabmtl.metrics.calibration import calibration_of
 from tabmtl.metrics.scores import score_task
-from tabmtl.scale import predict_files
+from tabmtl.scale import Shards, predict_files
 from tabmtl.targets import find_kind
 from tabmtl.targets.quantiles import Quantiles
 

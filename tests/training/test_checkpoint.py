@@ -10,10 +10,9 @@ import recommenders
 from conformance import features, mixed_targets, tiny
 from ranks import read_small_parts, run_ranks
 
-from tabmtl import HoME, IndependentTasks, MMoE, Shards, SharedBottom
-from tabmtl.encode import cache
+from tabmtl import HoME, IndependentTasks, MMoE, SharedBottom
 from tabmtl.nn import embeddings
-from tabmtl.scale import joined
+from tabmtl.scale import Shards, cache, joined
 from tabmtl.training import checkpoint
 from tabmtl.training.run import current, entered
 from tabmtl.training.table_loop import TableLoop

@@ -16,9 +16,9 @@ from conformance import features, long_table, mixed_targets, tiny
 from optuna.trial import TrialState
 from recommenders import ITEMS, TEST, TRAIN
 
-from tabmtl import RMTGB, IndependentTasks, MultiTabNet, MultiTaskEnsemble, Shards, SharedBottom
-from tabmtl.encode import shards
+from tabmtl import RMTGB, IndependentTasks, MultiTabNet, MultiTaskEnsemble, SharedBottom
 from tabmtl.metrics.scores import mean_score
+from tabmtl.scale import Shards, blocks
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import VSKNN, Blend, Popularity, SequentialRules
 from tabmtl.tuning import choose_point, objective, open_study, pareto_front, run_study, session_objective, with_params
@@ -298,7 +298,7 @@ def test_an_objective_can_be_sent_to_another_process():
 
 @pytest.mark.parametrize("is_long", [False, True], ids=["wide", "long"])
 def test_rows_of_files_are_tried_and_judged_as_those_of_frames_are(is_long, monkeypatch):
-    monkeypatch.setattr(shards, "BLOCK_ROWS", 32)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 32)
     rows, targets = long_table() if is_long else (X, Y)
     targets = targets if isinstance(targets, pl.DataFrame) else targets.to_frame()
     est = tiny(RMTGB, task_column="school" if is_long else None)

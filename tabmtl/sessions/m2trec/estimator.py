@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.encode.shards import Shards
 from tabmtl.encode.text_encoder import check_text_encoder
 from tabmtl.estimators.base import FromFitted, at_once, drafted
+from tabmtl.estimators.source import is_source
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState
 from tabmtl.params import (
     BatchSize,
@@ -45,7 +45,6 @@ from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.new_items import NewItems, check_new_item_share, report_new_items, warn_of_equals
-from tabmtl.sessions.m2trec.stored import stored_log
 from tabmtl.sessions.m2trec.tower import FIELD_WIDTH
 from tabmtl.sessions.m2trec.training import ExampleMode
 from tabmtl.sessions.ragged import Sessions
@@ -54,7 +53,6 @@ from tabmtl.sessions.recommender import VALIDATION_LOG, Recommender, SessionStat
 from tabmtl.sessions.split import warn_of_unknown
 from tabmtl.storage.atomic import write_file
 from tabmtl.storage.stored import Stored
-from tabmtl.training.checkpoint import check_params
 from tabmtl.training.device import threads
 from tabmtl.training.run import current
 
@@ -662,26 +660,22 @@ class M2TRec(TrainedEstimator, Recommender):
     def _opened(
         self, clicks: Any, items: Any, clicks_val: Any, goes_on: bool
     ) -> Iterator[tuple[Any, Catalogue, Sessions | None, Growth | None]]:
-        if not isinstance(clicks, Shards):
+        if not is_source(clicks):
             with super()._opened(clicks, items, clicks_val, goes_on) as opened:
                 yield opened
             return
-        group = current()
-        check_params(self, group)
         self._check_interrupt()
         columns = replace(columns_of(vars(self)), event=self.event_column if self.event_weights else None)
         with ExitStack() as stack:
-            clicks.check_same(group)
-            log = stack.enter_context(stored_log(clicks, columns, self.event_weights or None, group))
+            log = stack.enter_context(clicks.log(self, columns, self.event_weights or None))
             catalogue = counted_catalogue(log.count_clicks(), items, self.item_column)
             valid = None
-            if isinstance(clicks_val, Shards):
-                clicks_val.check_same(group)
-                log_val = stack.enter_context(stored_log(clicks_val, columns_of(vars(self)), None, group))
+            if is_source(clicks_val):
+                log_val = stack.enter_context(clicks_val.log(self, columns_of(vars(self)), None))
                 valid = log_val.sessions(catalogue.ids).sample
             elif clicks_val is not None:
                 valid = read_sessions(clicks_val, columns_of(vars(self)), catalogue.ids, VALIDATION_LOG)
-            if valid is not None and group.rank == 0:
+            if valid is not None and current().rank == 0:
                 warn_of_unknown(valid)
             yield log.sessions(catalogue.ids), catalogue, valid, None
 

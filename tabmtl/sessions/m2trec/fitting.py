@@ -27,10 +27,8 @@ from tabmtl.sessions.m2trec.new_items import (
     share_of_births,
     warn_of_equals,
 )
-from tabmtl.sessions.m2trec.stored import StoredSessions
 from tabmtl.sessions.m2trec.training import Examples, Feed, SessionLoop
 from tabmtl.sessions.m2trec.validation import Validation
-from tabmtl.sessions.m2trec.windows import WindowExamples
 from tabmtl.sessions.ragged import AnySessions, Sessions
 from tabmtl.sessions.ranking import log_totals
 from tabmtl.sessions.repeats import Choices, RepeatWeights, learn_weights
@@ -50,7 +48,7 @@ class Fitting:
 
     Parameters
     ----------
-    log : Sessions or StoredSessions
+    log : AnySessions
         All sessions of the log of fit.
     catalogue : Catalogue
     valid : Sessions or None
@@ -64,7 +62,7 @@ class Fitting:
     ----------
     maker, options : M2TRec
         Unfitted, with the parameters of the model, and with those of this training.
-    train : Sessions or StoredSessions
+    train : AnySessions
         Those that are trained on, of two clicks at least.
     valid : Sessions or None
         Those that judge, of two clicks at least: of ``clicks_val``, or set aside.
@@ -186,10 +184,7 @@ class Fitting:
         read = partial(
             Examples.of, unit_of=known.unit_of, max_length=options.max_length, mode=options.training, device=device
         )
-        if isinstance(train, StoredSessions):
-            feed: Feed = WindowExamples(sessions=train, read=read, seed=seed)
-        else:
-            feed = read(train.sample)
+        feed: Feed = train.feed(read, seed)
         return SessionLoop(network, known.on(device), feed, options._tasks(), options, validation)
 
     def _leaves_path_out(self, validation: Validation | None) -> bool:

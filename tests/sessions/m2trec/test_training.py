@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from recommenders import sessions_of
 from torch.nn import functional as F
 
-from tabmtl import Shards
+from tabmtl.scale import Shards
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.m2trec import training
 from tabmtl.sessions.m2trec.softmax import Candidates

@@ -13,9 +13,9 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from tabmtl.encode.features import FeatureCoder
-from tabmtl.encode.files import read_blocks, scan_file, written
-from tabmtl.encode.shards import Shards
 from tabmtl.pipelines.data.files import read_file
+from tabmtl.scale import Shards
+from tabmtl.scale.paths import read_blocks, scan_file, written
 
 ROWS = pl.DataFrame({"a": range(21), "b": [f"level {i}" for i in range(21)]})
 
@@ -123,7 +123,7 @@ def ends_early(monkeypatch):
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
 def test_rows_that_do_not_come_are_an_error(tmp_path, ends_early, ending, monkeypatch):
-    monkeypatch.setattr("tabmtl.encode.shards.BLOCK_ROWS", 2)
+    monkeypatch.setattr("tabmtl.scale.blocks.BLOCK_ROWS", 2)
     file = str(tmp_path / f"rows.{ending}")
     ROWS.write_parquet(file) if ending == "parquet" else ROWS.write_csv(file)
     with pytest.raises(ValueError, match=rf"rows.{ending} gave \d+ of 21 rows: write it again"):

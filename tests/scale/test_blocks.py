@@ -8,20 +8,20 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tabmtl import Shards, SharedTrees
-from tabmtl.encode import shards
-from tabmtl.encode.shards import Roles, row_keys
+from tabmtl import SharedTrees
+from tabmtl.scale import Shards, blocks
+from tabmtl.scale.blocks import Roles, row_keys
 
 
 def test_blocks_do_not_depend_on_the_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "BLOCK_ROWS", 10)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 10)
     frame = pl.DataFrame({"i": range(57), "x": np.arange(57) / 2})
     for i, rows in enumerate(np.split(np.arange(57), [3, 4, 30])):
         frame[rows.tolist()].write_parquet(tmp_path / f"{i}.parquet", row_group_size=7)
-    blocks = list(Shards(tmp_path / "*.parquet").blocks(["x", "i"]))
-    assert [start for start, _ in blocks] == [0, 10, 20, 30, 40, 50]
-    assert [block.height for _, block in blocks] == [10] * 5 + [7]
-    assert pl.concat([block for _, block in blocks]).equals(frame.select("x", "i"))
+    found = list(Shards(tmp_path / "*.parquet").blocks(["x", "i"]))
+    assert [start for start, _ in found] == [0, 10, 20, 30, 40, 50]
+    assert [block.height for _, block in found] == [10] * 5 + [7]
+    assert pl.concat([block for _, block in found]).equals(frame.select("x", "i"))
 
 
 def test_numbers_of_files_get_one_type_and_columns_are_found_by_name(tmp_path):
@@ -54,7 +54,7 @@ def test_files_that_do_not_fit_are_named(tmp_path):
 
 
 def test_rows_that_cannot_be_encoded_are_named_by_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "BLOCK_ROWS", 10)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 10)
     good = pl.DataFrame({"h": [[1], [2, 3]] * 15, "t": [[0.5], None] * 15, "v": [[0.5, 1.0]] * 30})
     good = good.with_columns(y=pl.int_range(30) / 7)
     good.write_parquet(tmp_path / "0.parquet")

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import polars as pl
 
+from tabmtl.encode.read import count_rows, read_lazy
+
 Paths = str | PathLike[str] | Sequence[str | PathLike[str]]
 
 #: Inode, size and time of change of a file; None of what has none, such as a file in a store of objects.
@@ -102,8 +104,6 @@ def read_blocks(
     part of them costs a pass over all lines before it; and so are files in a store of objects, which would be fetched
     again for each part.
 
-    Rows are counted, because the blocks of polars end without an error where one of its threads panics.
-
     Parameters
     ----------
     scan : LazyFrame
@@ -120,12 +120,15 @@ def read_blocks(
     ValueError
         If the file is damaged or changes, or there are other rows than promised.
     """
+    if file is None:
+        yield from read_lazy(scan, rows, count_rows(scan) if promised is None else promised)
+        return
     n_rows = 0
     with whole(file, since):
         if promised is None:
             promised = count_rows(scan)
         parts = [scan]
-        if file is not None and not is_csv(file) and "://" not in file:
+        if not is_csv(file) and "://" not in file:
             at_once = _BLOCKS_AT_ONCE * rows
             parts = [scan.slice(first, at_once) for first in range(0, promised, at_once)]
         for part in parts:
@@ -134,13 +137,7 @@ def read_blocks(
                 if block.height:
                     yield block
     if n_rows != promised:
-        cure = "write it again" if file else "its rows must be the same each time, and its files must not change"
-        raise ValueError(f"{file or 'the LazyFrame'} gave {n_rows} of {promised} rows: {cure}")
-
-
-def count_rows(scan: pl.LazyFrame) -> int:
-    """Count the rows of a scan: those of a Parquet file by its footer, those of a CSV file by a pass over it."""
-    return int(scan.select(pl.len()).collect().item())
+        raise ValueError(f"{file} gave {n_rows} of {promised} rows: write it again")
 
 
 def stamp_of(file: str | None) -> Stamp:

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ranks import run_ranks
 
-from tabmtl.encode import TableCoder, shards, survey
+from tabmtl.encode import TableCoder
 from tabmtl.encode.features import find_kinds
-from tabmtl.encode.shards import Roles, Shards
-from tabmtl.encode.survey import Plan, Survey, learn_table
 from tabmtl.encode.tasks import DeclaredTasks
+from tabmtl.scale import Shards, blocks, survey
+from tabmtl.scale.blocks import Roles
+from tabmtl.scale.survey import Plan, Survey, learn_table
 from tabmtl.storage.stored import take_apart
 from tabmtl.training.run import current
 
@@ -32,7 +33,7 @@ CODING = {
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
     """Read 64 rows at a time."""
-    monkeypatch.setattr(shards, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 64)
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,13 @@ import pytest
 from ranks import run_ranks
 from recommenders import ITEMS, LOG
 
-from tabmtl import Shards
 from tabmtl.processes.ranks import ALONE
+from tabmtl.scale import Shards, clicks
+from tabmtl.scale.clicks import stored_log
 from tabmtl.sessions import STAN, M2TRec
 from tabmtl.sessions.catalogue import make_catalogue
 from tabmtl.sessions.log import LogColumns, group_log, read_log
-from tabmtl.sessions.m2trec import stored
 from tabmtl.sessions.m2trec.new_items import LAUNCH, share_of_births
-from tabmtl.sessions.m2trec.stored import stored_log
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.training.run import current
 
@@ -29,10 +28,10 @@ CATALOGUE = make_catalogue(CLICKS["item_id"], ITEMS, "item_id")
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """Deal to four lanes of two parts or more, and read four sessions at a time."""
-    monkeypatch.setattr(stored, "LANES", 4)
-    monkeypatch.setattr(stored, "CHUNK_SESSIONS", 4)
-    monkeypatch.setattr(stored, "_BLOCK_CHUNKS", 3)
-    monkeypatch.setattr(stored, "_PART_CLICKS", CLICKS.height // 6)
+    monkeypatch.setattr(clicks, "LANES", 4)
+    monkeypatch.setattr(clicks, "CHUNK_SESSIONS", 4)
+    monkeypatch.setattr(clicks, "_BLOCK_CHUNKS", 3)
+    monkeypatch.setattr(clicks, "_PART_CLICKS", CLICKS.height // 6)
 
 
 def in_memory(columns=COLUMNS):
@@ -85,7 +84,7 @@ def test_sessions_depend_neither_on_the_files_nor_on_the_ranks(tmp_path):
 
 
 def test_a_sample_of_a_long_log(monkeypatch):
-    monkeypatch.setattr(stored, "SAMPLE_SESSIONS", 100)
+    monkeypatch.setattr(clicks, "SAMPLE_SESSIONS", 100)
     found, expected = on_disk(CLICKS.lazy()), in_memory()
     assert len(found.sample) == 100
     older, newest = found.set_newest_aside(0.2)
@@ -103,7 +102,7 @@ def test_a_sample_of_a_long_log(monkeypatch):
 
 
 def test_births_are_those_of_the_log(monkeypatch):
-    monkeypatch.setattr(stored, "CHUNK_SESSIONS", 300)
+    monkeypatch.setattr(clicks, "CHUNK_SESSIONS", 300)
     rng = np.random.default_rng(0)
     born = rng.integers(0, 4_000, 400)
     session = np.repeat(np.arange(6_000), 2)
@@ -123,8 +122,8 @@ def test_births_are_those_of_the_log(monkeypatch):
 
 def test_a_cache_is_used_again(tmp_path, monkeypatch):
     written = []
-    write = stored._Dealing.write
-    monkeypatch.setattr(stored._Dealing, "write", lambda self, files: written.append(1) or write(self, files))
+    write = clicks._Dealing.write
+    monkeypatch.setattr(clicks._Dealing, "write", lambda self, files: written.append(1) or write(self, files))
     CLICKS.write_parquet(tmp_path / "clicks.parquet")
 
     def read(columns=COLUMNS):
@@ -164,14 +163,14 @@ def test_a_cache_may_have_any_name_and_weights_any_number(tmp_path):
 
 
 def test_clicks_that_are_lost_on_the_way_are_missed(tmp_path, monkeypatch):
-    count = stored._Dealing._count_items
+    count = clicks._Dealing._count_items
 
     def lose(self, folder):
         counted = count(self, folder)
         next(folder.iterdir()).unlink()
         return counted
 
-    monkeypatch.setattr(stored._Dealing, "_count_items", lose)
+    monkeypatch.setattr(clicks._Dealing, "_count_items", lose)
     with pytest.raises(OSError, match=r"clicks were dealt to .* are left: another process"):
         on_disk(CLICKS.lazy())
 

@@ -8,12 +8,10 @@ import torch
 from ranks import run_ranks
 from recommenders import LOG
 
-from tabmtl import Shards
+from tabmtl.scale import Shards, clicks
+from tabmtl.scale.clicks import WindowExamples, stored_log
 from tabmtl.sessions.log import LogColumns
-from tabmtl.sessions.m2trec import stored, windows
-from tabmtl.sessions.m2trec.stored import stored_log
 from tabmtl.sessions.m2trec.training import Examples
-from tabmtl.sessions.m2trec.windows import WindowExamples
 from tabmtl.training.run import current
 
 IDS = LOG.clicks["item_id"].unique().sort()
@@ -21,9 +19,9 @@ IDS = LOG.clicks["item_id"].unique().sort()
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setattr(stored, "LANES", 4)
-    monkeypatch.setattr(stored, "CHUNK_SESSIONS", 4)
-    monkeypatch.setattr(windows, "_WINDOW_CHUNKS", 8)
+    monkeypatch.setattr(clicks, "LANES", 4)
+    monkeypatch.setattr(clicks, "CHUNK_SESSIONS", 4)
+    monkeypatch.setattr(clicks, "_WINDOW_CHUNKS", 8)
 
 
 def steps_of(epoch, mode="per_session", batch_size=60):

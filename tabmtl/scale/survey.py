@@ -19,13 +19,13 @@ from tabmtl.columns.text import Texts, find_texts, spread_rows
 from tabmtl.columns.vector import SCALED_ROWS, Vectors
 from tabmtl.encode.features import NO_ROWS, SAMPLE_ROWS, WAITING, ByKind, FeatureCoder, find_kinds, survey_columns
 from tabmtl.encode.labels import LabelCoder, center_and_scale, in_units
-from tabmtl.encode.shards import Roles, Shards, row_keys
 from tabmtl.encode.table import TableCoder, check_task_column, find_names, sort_tasks
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks
 from tabmtl.encode.text_encoder import TextVectors, check_found
 from tabmtl.encode.write import Origin
 from tabmtl.processes.forks import check_pool
 from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.scale.blocks import Blocks, Roles, row_keys
 from tabmtl.schema import in_command
 from tabmtl.targets.kind import TEXT, Units
 
@@ -154,7 +154,7 @@ class Survey:
 
 
 def learn_table(
-    shards: Shards,
+    shards: Blocks,
     roles: Roles,
     *,
     tasks: DeclaredTasks | None,
@@ -222,7 +222,7 @@ def read_labels(block: pl.DataFrame, targets: Sequence[str], weight: str | None)
     return labels.select(pl.when(present).then(cs.by_name(name)) for name in targets)
 
 
-def _survey(shards: Shards, plan: Plan, names: Sequence[str], group: Ranks) -> Survey:
+def _survey(shards: Blocks, plan: Plan, names: Sequence[str], group: Ranks) -> Survey:
     if group.size == 1:
         survey = _survey_rows(shards, plan, names, None, _EVERY_KEY)
     else:
@@ -239,7 +239,7 @@ def _survey(shards: Shards, plan: Plan, names: Sequence[str], group: Ranks) -> S
 
 
 def _survey_rows(
-    shards: Shards, plan: Plan, names: Sequence[str], rows: range | None, largest: np.uint64
+    shards: Blocks, plan: Plan, names: Sequence[str], rows: range | None, largest: np.uint64
 ) -> Survey | None:
     """Survey some rows; None without any."""
     waiting: list[Survey] = []
@@ -253,7 +253,7 @@ def _survey_rows(
 
 
 def _texts_of(
-    shards: Shards,
+    shards: Blocks,
     schema: pl.Schema,
     categorical: Any,
     texts: Any,
@@ -318,7 +318,7 @@ def _encode_texts(survey: Survey, encoding: Mapping[str, Any]) -> TextVectors:
     return vectors
 
 
-def _origin(shards: Shards, roles: Roles) -> Origin:
+def _origin(shards: Blocks, roles: Roles) -> Origin:
     return Origin(
         container="polars",
         ndim=1 if roles.flat else 2,

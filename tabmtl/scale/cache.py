@@ -26,12 +26,12 @@ from tabmtl.columns import Features
 from tabmtl.columns.kind import RowError
 from tabmtl.columns.ragged import offsets_of
 from tabmtl.encode.class_factors import NO_FACTORS, ClassFactors
-from tabmtl.encode.files import written
-from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder, weight_factors, weight_sums
 from tabmtl.encode.times import as_numbers, check_time, describe_time
 from tabmtl.metrics.scores import is_by_group
-from tabmtl.processes.ranks import ALONE, Ranks, share_of
+from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.scale.blocks import Blocks, Roles, share_of
+from tabmtl.scale.paths import written
 from tabmtl.schema import Batch, TabmtlWarning, warn_user
 from tabmtl.storage.atomic import (
     is_real_folder,
@@ -258,7 +258,7 @@ def deal_lanes(n_chunks: int, group: Ranks) -> tuple[np.ndarray, range]:
 
 
 @contextmanager
-def encoded(shards: Shards, roles: Roles, coder: TableCoder, group: Ranks = ALONE) -> Iterator[Cache]:
+def encoded(shards: Blocks, roles: Roles, coder: TableCoder, group: Ranks = ALONE) -> Iterator[Cache]:
     """Encode shards, or find them encoded in their folder; see `stored_arrays`.
 
     Each rank of a group encodes the rows of its lanes.
@@ -279,7 +279,7 @@ def encoded(shards: Shards, roles: Roles, coder: TableCoder, group: Ranks = ALON
 
 @contextmanager
 def stored_arrays(
-    shards: Shards, wanted: Mapping[str, Any], write: Callable[[ArrayFiles], Mapping[str, Any]], group: Ranks
+    shards: Blocks, wanted: Mapping[str, Any], write: Callable[[ArrayFiles], Mapping[str, Any]], group: Ranks
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, pl.DataFrame], dict[str, Any]]]:
     """Write arrays to the folder of shards, or find them there; a temporary folder ends with the context.
 
@@ -287,7 +287,7 @@ def stored_arrays(
 
     Parameters
     ----------
-    shards : Shards
+    shards : Blocks
     wanted : mapping
         Facts that the arrays depend on, as JSON.
     write : callable
@@ -324,7 +324,7 @@ def stored_arrays(
 
 
 def _replace(
-    folder: Path, shards: Shards, wanted: Mapping[str, Any], write: Callable[[ArrayFiles], Mapping[str, Any]]
+    folder: Path, shards: Blocks, wanted: Mapping[str, Any], write: Callable[[ArrayFiles], Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Write the files of a locked folder, and its manifest when they are whole and on the disk; return the manifest."""
     with _written(folder):
@@ -380,7 +380,7 @@ def _remove_left_rows() -> None:
                     logger.warning("removed the encoded rows that a killed fit has left in %s", folder)
 
 
-def _rows_of_lanes(shards: Shards, group: Ranks) -> range:
+def _rows_of_lanes(shards: Blocks, group: Ranks) -> range:
     """Return the rows of this rank's lanes."""
     edges, lanes = deal_lanes(-(-shards.n_rows // CHUNK_ROWS), group)
     return range(int(edges[lanes.start]) * CHUNK_ROWS, int(edges[lanes.stop]) * CHUNK_ROWS)
@@ -410,7 +410,7 @@ def _read_manifest(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | 
         return None
 
 
-def _write(files: ArrayFiles, shards: Shards, roles: Roles, coder: TableCoder, rows: range | None) -> dict[str, Any]:
+def _write(files: ArrayFiles, shards: Blocks, roles: Roles, coder: TableCoder, rows: range | None) -> dict[str, Any]:
     """Write the arrays of a `Cache`; return numbers and sums of the weights."""
     sums: list[tuple[np.ndarray, np.ndarray]] = []
     with _one_warning():

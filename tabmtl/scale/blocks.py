@@ -16,11 +16,13 @@ import polars as pl
 import polars.selectors as cs
 
 from tabmtl.columns.date_text import find_text_dates, with_dates
-from tabmtl.encode.files import (
+from tabmtl.encode.read import check_dropped, count_rows
+from tabmtl.params import check_known
+from tabmtl.processes.ranks import Ranks, check_same
+from tabmtl.scale.paths import (
     Paths,
     Stamp,
     check_unchanged,
-    count_rows,
     find_files,
     is_csv,
     read_blocks,
@@ -28,59 +30,22 @@ from tabmtl.encode.files import (
     stamp_of,
     whole,
 )
-from tabmtl.encode.read import check_dropped
-from tabmtl.params import check_known
-from tabmtl.processes.ranks import Ranks, check_same, share_of
 from tabmtl.schema import warn_user
 
 #: Rows of a block. Blocks are counted over all files together, so they do not depend on how rows lie in files.
 BLOCK_ROWS = 65_536
 
 
-class Shards:
-    """A table in files that need not fit in memory, as X of ``fit``.
+class Blocks:
+    """The rows of files, or of a LazyFrame, which are read in blocks; see `tabmtl.scale.Shards` for the parameters.
 
-    Targets, and a column of weights, groups or times if there is one, are columns of the same files: ``fit`` takes
-    their names in place of ``y``, ``sample_weight``, ``groups`` and ``time``. All columns but the targets and the
-    weights are features, less those that an estimator is told to ``drop``. A fit reads the files twice: once to learn
-    the columns, and once to encode them to a folder, from which it trains. Its memory does not grow with the number of
-    rows. `M2TRec` takes a click log in this form.
-
-    Parameters
+    Attributes
     ----------
-    source : str, path, sequence of them, or LazyFrame
-        Parquet and CSV files, and globs such as ``"train/*.parquet"``; all files have the same columns. The rows of a
-        LazyFrame must come in the same order each time.
-    columns : sequence of str, optional
-        Columns to read, those of targets and weights among them; by default all.
-    cache : str or path, optional
-        Folder for the encoded rows, about 150 bytes a row for 30 features and 3 targets. A later fit uses it again if
-        files and encoding are the same. By default a folder in the place for temporary files that is removed after fit.
-    dates : bool, default=False
-        Whether text of CSV files is read as dates where it is one in at least 99 % of the rows of all files; other text
-        in such a column is missing then. Parquet files say themselves what is a date.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a path names no file.
-    TypeError, ValueError
-        If files have different columns or types, or a name in `columns` is none. A fit raises a ValueError if a file is
-        damaged, or has changed since it was named here.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> import numpy as np
-    >>> import polars as pl
-    >>> from tabmtl import SharedBottom, Shards
-    >>> x = np.random.default_rng(0).normal(size=(500, 2))
-    >>> frame = pl.DataFrame({"a": x[:, 0], "b": x[:, 1], "sum": x.sum(1), "above": x[:, 0] > x[:, 1]})
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     frame.write_parquet(f"{folder}/train.parquet")
-    ...     model = SharedBottom(epochs=2, random_state=0).fit(Shards(f"{folder}/*.parquet"), ["sum", "above"])
-    >>> model.predict(frame.select("a", "b").head(3)).columns
-    ['sum', 'above']
+    files : tuple of str, or None
+        None of a LazyFrame.
+    cache : Path or None
+    dates : bool
+    schema : polars.Schema
     """
 
     def __init__(
@@ -210,7 +175,7 @@ class Roles:
 
     @classmethod
     def of(
-        cls, shards: Shards, y: Any, sample_weight: Any = None, groups: Any = None, time: Any = None, what: str = "y"
+        cls, shards: Blocks, y: Any, sample_weight: Any = None, groups: Any = None, time: Any = None, what: str = "y"
     ) -> Roles:
         """Check the names that fit was given; ``what`` is the name of y in errors.
 
@@ -251,7 +216,7 @@ class Roles:
         check_dropped(dropped, self.features)
         return replace(self, features=tuple(name for name in self.features if name not in dropped))
 
-    def like(self, others: Roles, shards: Shards) -> Roles:
+    def like(self, others: Roles, shards: Blocks) -> Roles:
         """Return the roles of validation rows with the features of training rows, in spite of further columns."""
         if set(self.targets) != set(others.targets):
             raise ValueError(
@@ -266,6 +231,11 @@ class Roles:
         """Return the columns to read."""
         others = [name for name in (self.weight, self.groups, self.time) if name is not None]
         return list(dict.fromkeys([*self.features, *self.targets, *others]))
+
+
+def share_of(group: Ranks, n: int) -> range:
+    """Return this rank's share of the numbers below n: a range next to those of its neighbours."""
+    return range(n * group.rank // group.size, n * (group.rank + 1) // group.size)
 
 
 def row_keys(numbers: np.ndarray, seed: int = 0) -> np.ndarray:

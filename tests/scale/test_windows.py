@@ -2,7 +2,7 @@
 
 import torch
 
-from tabmtl.training.windows import WindowRows
+from tabmtl.scale.windows import WindowRows
 
 
 def test_a_few_rows_more_do_not_pass_through_the_network_alone():

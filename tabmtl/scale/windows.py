@@ -23,8 +23,8 @@ from torch import Tensor
 
 from tabmtl.columns.features import join_ragged
 from tabmtl.columns.ragged import Ragged
-from tabmtl.encode.cache import StoredRows
 from tabmtl.processes.ranks import Ranks
+from tabmtl.scale.cache import StoredRows
 from tabmtl.schema import Batch
 from tabmtl.training.rows import Step
 
