@@ -22,7 +22,7 @@ Measure = float | list[str] | dict[str, int]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 #: Rooms that take from the core, and that the core does not know. The rest of tabmtl is the core.
-DOORS = {"scale", "sessions", "serving", "mlflow", "onnx", "tuning", "testing", "extras", "synth", "pipelines"}
+DOORS = {"scale", "sessions", "serving", "tuning", "testing", "extras", "synth", "pipelines"}
 #: Name of a module of a door, also as ``f"{__name__}.sessions"``.
 OF_DOOR = re.compile(rf"(?:\btabmtl|{{__name__}})\.(?:{'|'.join(sorted(DOORS))})\b")
 #: What is counted apart: everything, the core, and one room of the core.

@@ -61,8 +61,8 @@ from benchmarks.evidence_models import (
     of_kind,
 )
 from benchmarks.harness import Record, print_table
-from tabmtl.plots.display import COLORS, MARKED
-from tabmtl.plots.display import REFERENCE as OUTSIDE
+from tabmtl.inspection.plots.display import COLORS, MARKED
+from tabmtl.inspection.plots.display import REFERENCE as OUTSIDE
 
 #: Peers, and the ensemble with each task alone, in the table of all cases; a peer has the better of its stops.
 PEERS: dict[str, tuple[str, ...]] = {name: (name,) for name in (AUTOGLUON, EACH_ALONE, REALMLP, TABM, FOURFOLD)}

@@ -30,12 +30,12 @@ from scipy.stats import norm
 from sklearn.metrics import log_loss
 
 from benchmarks.harness import print_table, speed_parser
-from tabmtl.decisions.calibrators import Calibrator
-from tabmtl.decisions.conformal import Conformal
-from tabmtl.decisions.goals import goal_of
-from tabmtl.decisions.thresholds import Rows, tune
 from tabmtl.metrics.scores import Answered, score_task
 from tabmtl.targets import Task
+from tabmtl.targets.decisions.calibrators import Calibrator
+from tabmtl.targets.decisions.conformal import Conformal
+from tabmtl.targets.decisions.goals import goal_of
+from tabmtl.targets.decisions.thresholds import Rows, tune
 
 LATE = Task(name="late", kind="binary", classes=(0, 1))
 #: Mean of the log odds, and slope of the answered ones.

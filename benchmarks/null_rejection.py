@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from benchmarks.harness import print_table, speed_parser
-from tabmtl.comparison.judging import differences_at_once, differences_of
+from tabmtl.inspection.comparison.judging import differences_at_once, differences_of
 from tabmtl.metrics.scores import Answered
 from tabmtl.targets import Task
 

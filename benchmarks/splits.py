@@ -11,7 +11,7 @@ import polars as pl
 
 from benchmarks.datasets import Table, load
 from benchmarks.peers.lightgbm import Coded, learn_coder
-from tabmtl.schema import Batch
+from tabmtl.base.schema import Batch
 
 #: Share of the train units that `Split.thinned` keeps.
 SHARE = 0.2

@@ -46,8 +46,8 @@ from benchmarks.stored_forms import (
     targets,
 )
 from tabmtl import sessions
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.scale import Shards
-from tabmtl.schema import TabmtlWarning
 from tabmtl.synth import make_sessions
 from tabmtl.testing import answers, features, long_table, mixed_targets
 from tabmtl.testing.long import LABELS

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 import tabmtl
-from tabmtl.params import check_at_least, check_positive
+from tabmtl.base.params import check_at_least, check_positive
 from tabmtl.pipelines.data import ClickColumns, DataSource, TableRows, open_rows
 from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
 from tabmtl.pipelines.terminal import INTERRUPTED, near, tell, verbosity
@@ -166,7 +166,7 @@ def why_chosen(found: tabmtl.Comparison) -> str:
 
 def _check_report(report: Path) -> None:
     """Raise an error before any training if the report cannot be written."""
-    from tabmtl.plots.display import check_matplotlib
+    from tabmtl.inspection.plots.display import check_matplotlib
 
     check_matplotlib("--report")
     if report.suffix.lower() not in (".html", ".htm"):

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 import tabmtl
-from tabmtl.params import check_count
+from tabmtl.base.params import check_count
 from tabmtl.pipelines.data.tables import DataSource, TableRows, open_table
 from tabmtl.pipelines.model_choice import ModelChoice, make
 from tabmtl.pipelines.terminal import tell, verbosity
@@ -69,7 +69,7 @@ def demo(
     ValueError, OSError, ImportError
         If an option does not fit, or a library is missing; raised before any training.
     """
-    from tabmtl.plots.display import check_matplotlib
+    from tabmtl.inspection.plots.display import check_matplotlib
 
     check_count("--epochs", epochs)
     check_matplotlib("the demo")
@@ -158,7 +158,7 @@ def _plot(draws: pl.DataFrame, title: str, path: Path) -> None:
     # a Figure without pyplot needs neither a screen nor a choice of backend
     from matplotlib.figure import Figure
 
-    from tabmtl.plots.display import COLORS, FAINT, REFERENCE
+    from tabmtl.inspection.plots.display import COLORS, FAINT, REFERENCE
 
     figure = Figure(figsize=(5, 4.5), layout="constrained")
     ax = figure.subplots()

@@ -99,7 +99,7 @@ def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
     ValueError
         If a parameter is unknown, its value is out of range, or the seed is.
     """
-    from tabmtl.params import check_jobs
+    from tabmtl.base.params import check_jobs
 
     known, params = cls._get_param_names(), choice.params
     settable = [name for name in known if name not in _ELSEWHERE and name not in _OBJECTS]

@@ -12,10 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import tabmtl.mlflow
+import tabmtl.serving.mlflow
+from tabmtl.base.schema import listed
 from tabmtl.pipelines.terminal import lay_out, tell, without_classes
 from tabmtl.pipelines.tracking import Store, check_writable, connected
-from tabmtl.schema import listed
 
 _STDIN = "-"
 
@@ -42,7 +42,7 @@ class SavedModel(Store):
         """
         if self.model.startswith(("models:", "runs:")):
             with connected(self, must_exist=True):
-                return tabmtl.mlflow.load_model(self.model)
+                return tabmtl.serving.mlflow.load_model(self.model)
         if not Path(self.model).is_dir():
             raise ValueError(
                 f"{option}: there is no folder {self.model!r}: name one that train --output or model.save wrote, or a "

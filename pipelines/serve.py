@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 import polars as pl
 
-import tabmtl.mlflow
-from tabmtl.mlflow.aliases import CHALLENGER, CHAMPION
+import tabmtl.serving.mlflow
+from tabmtl.base.schema import warn_user
 from tabmtl.pipelines.data import Rows, RowSource, TableRows, rows_for
 from tabmtl.pipelines.data.tables import columns_for
 from tabmtl.pipelines.terminal import lay_out, tell, without_password
@@ -39,7 +39,7 @@ from tabmtl.pipelines.tracking import (
     open_log,
     server_environment,
 )
-from tabmtl.schema import warn_user
+from tabmtl.serving.mlflow.aliases import CHALLENGER, CHAMPION
 
 Scores = Mapping[str, float | None]
 
@@ -248,7 +248,7 @@ def _compare(
     allow_undefined: bool,
 ) -> Promotion:
     """Score the challenger, and the champion on the same rows if there is one."""
-    new = tabmtl.mlflow.load_model(f"models:/{name}/{challenger}")
+    new = tabmtl.serving.mlflow.load_model(f"models:/{name}/{challenger}")
     rows = rows_for(new, source, whole=part == "all")
     for version in filter(None, [champion, challenger]):
         reason = why_unfair(make_client().get_model_version(name, version).tags, source, part)
@@ -259,7 +259,7 @@ def _compare(
     if champion is None:
         reason = f"There was no champion: version {challenger} is it now."
         return Promotion(table=_table(score=scores), moved=True, reason=reason)
-    old = tabmtl.mlflow.load_model(f"models:/{name}/{champion}")
+    old = tabmtl.serving.mlflow.load_model(f"models:/{name}/{champion}")
     _check_tasks(old, new, champion, challenger)
     _check_unseen(old, champion, name, rows, source, part)
     tell(f"Champion: version {champion} of {name}; challenger: version {challenger}. Both are scored on")

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import polars as pl
 
 from tabmtl import tuning
-from tabmtl.params import check_count
+from tabmtl.base.params import check_count
+from tabmtl.base.schema import warn_user
 from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, TableRows, open_rows
 from tabmtl.pipelines.model_choice import ModelChoice
 from tabmtl.pipelines.terminal import INTERRUPTED, exit_code, lay_out, near, pairs, tell, verbosity
@@ -39,7 +40,6 @@ from tabmtl.pipelines.train import (
     print_places,
     rows_to_promote,
 )
-from tabmtl.schema import warn_user
 
 if TYPE_CHECKING:
     import optuna
@@ -431,7 +431,7 @@ class _Found:
             return
         make_client().set_tag(self.runs.parent, "tabmtl.chosen_trial", point["trial"].item())
         if 2 <= len(self.study.metric_names or []) <= _SHOWN_TASKS:
-            from tabmtl.plots import ParetoDisplay
+            from tabmtl.inspection.plots import ParetoDisplay
 
             front = tuning.pareto_front(self.study, dominated=True)
             display = ParetoDisplay.from_front(front, reference=reference, chosen=point)

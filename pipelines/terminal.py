@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from tabmtl.schema import for_commands, text_table
+from tabmtl.base.schema import for_commands, text_table
 
 #: Exit codes: after a mistake of the user, and after Ctrl-C.
 MISTAKE, INTERRUPTED = 2, 130

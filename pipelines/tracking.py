@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import tabmtl.mlflow
+import tabmtl.serving.mlflow
 from tabmtl import tuning
 from tabmtl.pipelines.terminal import tell, without_password
 
@@ -177,7 +177,7 @@ class Log:
         """
         version_tags = {key: value for key, value in (tags or {}).items() if value is not None}
         named: Any = {"registered_model_name": register, "alias": "auto", "version_tags": version_tags}
-        info = tabmtl.mlflow.log_model(estimator, input_example=example, **named if register else {})
+        info = tabmtl.serving.mlflow.log_model(estimator, input_example=example, **named if register else {})
         if register is None:
             return None, None
         version = str(info.registered_model_version)
@@ -262,7 +262,7 @@ class TrialRuns:
             self.end_lost(trial.study)
             tags = {_PARENT: self.parent, TRIAL: str(trial.number)}
             self._run = make_client().create_run(self.experiment_id, run_name=f"trial {trial.number}", tags=tags)
-            self._callback = tabmtl.mlflow.MLflowCallback(run_id=self._run.info.run_id)
+            self._callback = tabmtl.serving.mlflow.MLflowCallback(run_id=self._run.info.run_id)
 
     def _end(self, status: str, state: str, reason: str = "") -> None:
         if self._run is None:
@@ -284,7 +284,7 @@ class TrialRuns:
             self._has_params = True
 
     def _as_warning(self) -> AbstractContextManager[None]:
-        from tabmtl.mlflow.callback import as_warning
+        from tabmtl.serving.mlflow.callback import as_warning
 
         return as_warning(f"trial {self._trial.number} is not logged in full, but goes on")
 

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-import tabmtl.mlflow
-from tabmtl.mlflow.aliases import CHAMPION
+import tabmtl.serving.mlflow
+from tabmtl.base.ranks import ALONE, Ranks
 from tabmtl.pipelines.data import (
     ClickColumns,
     ClickRows,
@@ -43,7 +43,7 @@ from tabmtl.pipelines.tracking import (
     open_log,
     program,
 )
-from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.serving.mlflow.aliases import CHAMPION
 
 AnyRows = TypeVar("AnyRows", bound=Rows | ShardRows)
 
@@ -321,7 +321,7 @@ def fit_single_tasks(rows: Rows | ShardRows, estimator: Any, **options: Any) -> 
 
 def check_output(output: Path) -> None:
     """Raise an error before anything is trained if a model cannot be saved there."""
-    from tabmtl.storage.persist import check_ours
+    from tabmtl.base.storage.persist import check_ours
 
     check_ours(output)
     check_writable(output, "--output")
@@ -356,7 +356,7 @@ def watch(estimator: Any, run_id: str | None) -> Any:
     """Make a callback that logs to the run; networks call it after every epoch."""
     if run_id is None:
         return None
-    callback = tabmtl.mlflow.MLflowCallback(run_id=run_id)
+    callback = tabmtl.serving.mlflow.MLflowCallback(run_id=run_id)
     if "on_epoch" in estimator.get_params(deep=False):
         estimator.set_params(on_epoch=callback)
     return callback

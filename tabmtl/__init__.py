@@ -7,9 +7,9 @@ Everything loads on first use, so ``import tabmtl`` brings in neither torch nor 
 from importlib import import_module
 from typing import Any
 
-from tabmtl.lazy import attach
+from tabmtl.base.lazy import attach
 
-import_module("tabmtl.processes.forks")  # which has to see every fork from now on
+import_module("tabmtl.base.forks")  # which has to see every fork from now on
 
 _load, __dir__, __all__ = attach(__name__, __file__)
 

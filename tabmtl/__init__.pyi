@@ -1,12 +1,24 @@
 # the public names, once: lazy_loader reads them here at run time, type checkers and editors before it
-from .comparison import Comparison as Comparison
-from .comparison import compare as compare
-from .comparison import default_models as default_models
+from .base.schema import ConstantFeatureWarning as ConstantFeatureWarning
+from .base.schema import FewLabelsWarning as FewLabelsWarning
+from .base.schema import FrequentClassWarning as FrequentClassWarning
+from .base.schema import IdColumnWarning as IdColumnWarning
+from .base.schema import IndexMismatchWarning as IndexMismatchWarning
+from .base.schema import PerfectFeatureWarning as PerfectFeatureWarning
+from .base.schema import RandomSplitWarning as RandomSplitWarning
+from .base.schema import TabmtlWarning as TabmtlWarning
+from .base.schema import TargetInFeaturesWarning as TargetInFeaturesWarning
+from .base.schema import TimeLimitWarning as TimeLimitWarning
+from .base.storage.persist import ModelFileError as ModelFileError
+from .base.storage.persist import load as load
 from .ensemble import MultiTaskEnsemble as MultiTaskEnsemble
 from .ensemble import MultiTaskEnsembleClassifier as MultiTaskEnsembleClassifier
 from .ensemble import MultiTaskEnsembleRegressor as MultiTaskEnsembleRegressor
 from .ensemble import distill as distill
-from .inspection import feature_importances as feature_importances
+from .inspection.comparison import Comparison as Comparison
+from .inspection.comparison import compare as compare
+from .inspection.comparison import default_models as default_models
+from .inspection.importances import feature_importances as feature_importances
 from .metrics import MultitaskGain as MultitaskGain
 from .metrics import make_task_metric as make_task_metric
 from .metrics import multitask_gain as multitask_gain
@@ -48,18 +60,6 @@ from .models.shared_trees import SharedTreesRegressor as SharedTreesRegressor
 from .models.stem import STEM as STEM
 from .models.stem import STEMClassifier as STEMClassifier
 from .models.stem import STEMRegressor as STEMRegressor
-from .schema import ConstantFeatureWarning as ConstantFeatureWarning
-from .schema import FewLabelsWarning as FewLabelsWarning
-from .schema import FrequentClassWarning as FrequentClassWarning
-from .schema import IdColumnWarning as IdColumnWarning
-from .schema import IndexMismatchWarning as IndexMismatchWarning
-from .schema import PerfectFeatureWarning as PerfectFeatureWarning
-from .schema import RandomSplitWarning as RandomSplitWarning
-from .schema import TabmtlWarning as TabmtlWarning
-from .schema import TargetInFeaturesWarning as TargetInFeaturesWarning
-from .schema import TimeLimitWarning as TimeLimitWarning
-from .storage.persist import ModelFileError as ModelFileError
-from .storage.persist import load as load
 from .targets import Task as Task
 
 __version__: str

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tabmtl import HoME
-from tabmtl.onnx import OnnxCoder, export
+from tabmtl.serving.onnx import OnnxCoder, export
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

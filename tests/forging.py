@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from tabmtl.storage.persist import json_checksum
-from tabmtl.storage.stored import Saved, put_together, take_apart
+from tabmtl.base.storage.persist import json_checksum
+from tabmtl.base.storage.stored import Saved, put_together, take_apart
 
 SECONDS = 30  # after which LightGBM is taken to hang
 

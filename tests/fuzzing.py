@@ -32,10 +32,10 @@ from sklearn.exceptions import NotFittedError
 
 import tabmtl
 from tabmtl import IndependentTasks, SharedTrees
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.ensemble import MultiTaskEnsemble
 from tabmtl.estimators.network import NetworkEstimator
-from tabmtl.inspection import feature_importances
-from tabmtl.schema import TabmtlWarning
+from tabmtl.inspection.importances import feature_importances
 from tabmtl.testing.comparisons import finite, largest_gap, same
 from tabmtl.testing.storage import reload
 

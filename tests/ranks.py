@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 
-from tabmtl.processes.ranks import EndedElsewhereError, Ranks
+from tabmtl.base.ranks import EndedElsewhereError, Ranks
 from tabmtl.scale import blocks, cache, windows
 from tabmtl.scale.wire import pack, unpack
 from tabmtl.training.device import unseeded

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 import tabmtl.sessions
+from tabmtl.base.params import describe_params
 from tabmtl.columns.ragged import offsets_of
-from tabmtl.params import describe_params
 from tabmtl.sessions.m2trec.index import ItemIndex
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.recommender import Recommender

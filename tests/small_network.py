@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from tabmtl import AITM, APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, SharedBottom
+from tabmtl.base.schema import Columns
 from tabmtl.columns import Features
-from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
 COLUMNS = Columns(

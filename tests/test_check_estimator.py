@@ -109,9 +109,13 @@ def name_of(value: Any) -> str:
 
 # the labels of the checks are whole numbers, of which a mixed estimator says that it had to guess their kind
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:task .* whole numbers:tabmtl.schema.TabmtlWarning"),
-    pytest.mark.filterwarnings("ignore:.* experts have collapsed:tabmtl.schema.TabmtlWarning"),  # at this learning rate
-    pytest.mark.filterwarnings("ignore:tasks .* labels too few:tabmtl.schema.TabmtlWarning"),  # some tables are tiny
+    pytest.mark.filterwarnings("ignore:task .* whole numbers:tabmtl.base.schema.TabmtlWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:.* experts have collapsed:tabmtl.base.schema.TabmtlWarning"
+    ),  # at this learning rate
+    pytest.mark.filterwarnings(
+        "ignore:tasks .* labels too few:tabmtl.base.schema.TabmtlWarning"
+    ),  # some tables are tiny
 ]
 
 

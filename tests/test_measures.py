@@ -29,11 +29,17 @@ CASES = [  # a measure, what the file tabmtl/estimators/a.py holds, and the valu
     ("functions that open an estimator", OPENING + NOT_OPENING, 2),
     ("calls of setattr", "setattr(a, 'b', 1)\ngetattr(a, 'b')\n", 1),
     ("definitions of __getattr__", "class A:\n    def __getattr__(self, name): pass\n", 1),
-    ("imports of doors by the core", '"""tabmtl.onnx"""\n"tabmtl.onnx", f"{__name__}.scale"\nimport tabmtl.nn\n', 2),
-    ("imports of doors by the core", "def f():\n    from tabmtl.onnx import a, b\n", 2),
+    (
+        "imports of doors by the core",
+        '"""tabmtl.serving"""\n"tabmtl.serving", f"{__name__}.scale"\nimport tabmtl.nn\n',
+        2,
+    ),
+    ("imports of doors by the core", "def f():\n    from tabmtl.serving import a, b\n", 2),
     ("class decorators of the package", "def add(c): pass\n@add\n@dataclass\nclass A: pass\n", 1),
 ]
-ROOMS = {f"{room}/a.py": "x = 1\n" for room in ("tabmtl", "tabmtl/nn", "tabmtl/onnx", "pipelines", "benchmarks")}
+ROOMS = {
+    f"{room}/a.py": "x = 1\n" for room in ("tabmtl", "tabmtl/nn", "tabmtl/serving", "pipelines", "benchmarks")
+}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from recommenders import ITEMS, RECOMMENDERS, TRAIN
 from recommenders import tiny as tiny_recommender
 
 from tabmtl import RMTGB, HoME, IndependentTasks, MMoE, MultiTabNet, SharedTrees
-from tabmtl.params import _rule_of, check_jobs
+from tabmtl.base.params import _rule_of, check_jobs
 
 CLASSES = [*(cls for cls in ESTIMATORS if cls._target_kind is None), *RECOMMENDERS]
 X = features()

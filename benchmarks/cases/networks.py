@@ -31,9 +31,9 @@ from benchmarks.peers.rechub import (
 )
 from benchmarks.peers.tabm import make_tabm, tabm_step
 from tabmtl import APEM, HoME, MMoE, SharedBottom
+from tabmtl.base.schema import Columns
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.nn.embeddings import CategoricalEmbedding
-from tabmtl.schema import Columns
 from tabmtl.targets import KINDS
 from tabmtl.training.optimizer import Optimizer
 

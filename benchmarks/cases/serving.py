@@ -31,9 +31,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import tabmtl
 from benchmarks.cases.boosted import draw_columns, related_targets
 from benchmarks.harness import ROOT, Measures, Side, Sides, asking
-from tabmtl.onnx import OnnxCoder, export
 from tabmtl.pipelines.datasets import load
 from tabmtl.pipelines.tracking import server_environment
+from tabmtl.serving.onnx import OnnxCoder, export
 from tabmtl.training.predict import predict_scores
 
 FLOOR = "a constant"
@@ -197,7 +197,7 @@ def served(model: Path) -> Iterator[http.client.HTTPConnection]:
 
 def over_http(model: str = "MultiTabNet", rows: int = 1, requests: int = 300, rows_to_fit: int = 20_000) -> Sides:
     """Measure requests to MLflow's server, beside those to a constant under the same signature: MLflow's own time."""
-    from tabmtl.mlflow import save_model
+    from tabmtl.serving.mlflow import save_model
 
     estimator, X = fitted(model, rows_to_fit)
 
@@ -209,7 +209,7 @@ def over_http(model: str = "MultiTabNet", rows: int = 1, requests: int = 300, ro
                 bodies = [_body(frame) for frame in frames_of(X, rows)]
                 return asking(partial(_post, connection), bodies, requests)(seed)
 
-    return {FLOOR: partial(side, "benchmarks.cases.serving"), model: partial(side, "tabmtl.mlflow")}
+    return {FLOOR: partial(side, "benchmarks.cases.serving"), model: partial(side, "tabmtl.serving.mlflow")}
 
 
 def parts(model: str = "MultiTabNet", rows: int = 1, requests: int = 300, rows_to_fit: int = 20_000) -> Sides:
@@ -217,7 +217,7 @@ def parts(model: str = "MultiTabNet", rows: int = 1, requests: int = 300, rows_t
     import mlflow.pyfunc
     from mlflow.pyfunc import scoring_server
 
-    from tabmtl.mlflow import save_model
+    from tabmtl.serving.mlflow import save_model
 
     estimator, X = fitted(model, rows_to_fit)
     with TemporaryDirectory() as folder:

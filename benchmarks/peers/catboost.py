@@ -8,7 +8,7 @@ import catboost
 import numpy as np
 
 from benchmarks.peers.lightgbm import Coded
-from tabmtl.schema import Batch
+from tabmtl.base.schema import Batch
 
 _LOSSES = {"binary": "Logloss", "regression": "RMSE"}
 _STOPPING = ("early_stopping_rounds", "od_wait", "od_type")

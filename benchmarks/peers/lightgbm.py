@@ -13,9 +13,9 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 
+from tabmtl.base.schema import Batch
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.boosted.border import tree_matrix
-from tabmtl.schema import Batch
 
 BASELINES = ("pooled", "task_id", "per_task")
 

@@ -24,15 +24,15 @@ PLACES = (
     ("estimators", "Estimators", "Models of tables.", ("models",)),
     ("ensembles", "Ensembles", "Several models, mixed or made one.", ("ensemble", "extras")),
     ("recommenders", "Recommenders", "The next click of a session.", ("sessions",)),
-    ("data", "Data in", "Declared targets, files, data sets, warnings.", ("targets", "encode", "schema", "pipelines")),
+    ("data", "Data in", "Declared targets, files, data sets, warnings.", ("targets", "encode", "base", "pipelines")),
     (
         "scores",
         "Scores and comparison",
         "Scores, intervals, models side by side.",
-        ("metrics", "comparison", "inspection", "plots", "decisions", "drift"),
+        ("metrics", "inspection"),
     ),
     ("tuning", "Tuning", "Folds, scorers and searches.", ("model_selection", "tuning")),
-    ("serving", "Serving", "Saved models, MLflow, ONNX, whole files.", ("storage", "mlflow", "onnx", "scale")),
+    ("serving", "Serving", "Saved models, MLflow, ONNX, whole files.", ("serving", "scale")),
     ("testing", "Testing", "Checks of a model of your own.", ("testing",)),
     ("synth", "Synthetic data", "Generators with known truth.", ("synth",)),
 )
@@ -40,7 +40,7 @@ PLACES = (
 AUTHORS = ("authors", "For authors of models", "What a kind, a column, a network or a recommender is made of.")
 FOR_AUTHORS = (
     *("tabmtl.columns", "tabmtl.encode", "tabmtl.estimators", "tabmtl.metrics.metric", "tabmtl.metrics.scores"),
-    *("tabmtl.nn", "tabmtl.params", "tabmtl.pipelines.data", "tabmtl.sessions.recommender", "tabmtl.targets"),
+    *("tabmtl.nn", "tabmtl.base.params", "tabmtl.pipelines.data", "tabmtl.sessions.recommender", "tabmtl.targets"),
     "tabmtl.training.balance",
 )
 #: Where estimators for targets of one sort differ from those they derive from.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tabmtl.plots.display import COLORS
+from tabmtl.inspection.plots.display import COLORS
 
 
 def apply(gallery_conf: dict[str, Any], name: str) -> None:

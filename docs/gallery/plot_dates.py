@@ -13,10 +13,15 @@ import warnings
 
 import polars as pl
 
-from tabmtl import IndependentTasks, RandomSplitWarning, SharedBottom, SharedTrees
-from tabmtl.inspection import feature_importances
+from tabmtl import (
+    IndependentTasks,
+    RandomSplitWarning,
+    SharedBottom,
+    SharedTrees,
+    feature_importances,
+)
+from tabmtl.inspection.plots import ImportanceDisplay
 from tabmtl.pipelines.datasets import load
-from tabmtl.plots import ImportanceDisplay
 
 flights = load("flights")
 # days to test lie between those to fit, so rows set aside at random are like them; of later days, say time="departure"

@@ -31,7 +31,7 @@ model.leaderboard_
 
 # %%
 # Out-of-fold scores with their standard errors, and the weights of the candidates.
-from tabmtl.plots import LeaderboardDisplay
+from tabmtl.inspection.plots import LeaderboardDisplay
 
 LeaderboardDisplay.from_estimator(model)
 

@@ -31,7 +31,7 @@ model = MMoE(n_experts=4, expert_hidden=(32, 16), epochs=15, random_state=0).fit
 
 # %%
 # The mean weight of every expert in every gate; an expert that no gate needs would be drawn in red.
-from tabmtl.plots import ExpertUsageDisplay
+from tabmtl.inspection.plots import ExpertUsageDisplay
 
 ExpertUsageDisplay.from_estimator(model)
 

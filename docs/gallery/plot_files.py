@@ -45,7 +45,7 @@ scores
 
 # %%
 # Other rows meet in a step, so that the two are not equal, only alike.
-from tabmtl.plots import HistoryDisplay
+from tabmtl.inspection.plots import HistoryDisplay
 
 HistoryDisplay.from_estimator(from_files)
 

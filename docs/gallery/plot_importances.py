@@ -12,10 +12,9 @@ falls where a column is shuffled, what the trees took from it, and how far it mo
 import numpy as np
 import polars as pl
 
-from tabmtl import IndependentTasks, SharedTrees
-from tabmtl.inspection import feature_importances
+from tabmtl import IndependentTasks, SharedTrees, feature_importances
+from tabmtl.inspection.plots import ImportanceDisplay
 from tabmtl.pipelines.datasets import load
-from tabmtl.plots import ImportanceDisplay
 
 flights = load("flights")
 X, y = (part.sample(1500, seed=0) for part in flights.part("train"))

@@ -29,7 +29,7 @@ gain.table
 # R² of every task: 0 is the mean of the task, 1 is perfect.
 import matplotlib.pyplot as plt
 
-from tabmtl.plots import GainDisplay
+from tabmtl.inspection.plots import GainDisplay
 
 _, ax = plt.subplots(figsize=(9, 4), layout="constrained")
 GainDisplay.from_gain(gain, names=("all tasks together", "one model per task"), ax=ax)

@@ -20,10 +20,10 @@ import polars as pl
 import uvicorn
 from mlflow.pyfunc import scoring_server
 
-import tabmtl.mlflow
+import tabmtl.serving.mlflow
 from tabmtl import IndependentTasks, SharedBottom
-from tabmtl.mlflow import MLflowCallback
 from tabmtl.pipelines.datasets import load
+from tabmtl.serving.mlflow import MLflowCallback
 
 logging.disable(logging.INFO)
 folder = tempfile.TemporaryDirectory()
@@ -40,7 +40,7 @@ X_val, y_val = (part.sample(1500, seed=0) for part in portal.part("val"))
 model = SharedBottom(tasks=portal.tasks, epochs=12, random_state=0)
 with mlflow.start_run(experiment_id=experiment) as run:
     model.set_params(on_epoch=MLflowCallback()).fit(X, y, X_val=X_val, y_val=y_val)
-    tabmtl.mlflow.log_model(
+    tabmtl.serving.mlflow.log_model(
         model, input_example=X.head(5), registered_model_name="portal"
     )
 alone = IndependentTasks(
@@ -95,7 +95,7 @@ answer
 
 # %%
 # The estimator itself comes back too, with equal answers bit for bit.
-same = tabmtl.mlflow.load_model("models:/portal/1")
+same = tabmtl.serving.mlflow.load_model("models:/portal/1")
 assert same.predict(X_val).equals(model.predict(X_val))
 server.should_exit = True
 logging.disable(logging.NOTSET)

@@ -14,7 +14,7 @@ from time import process_time
 import numpy as np
 import onnxruntime
 
-import tabmtl.onnx
+import tabmtl.serving.onnx
 from tabmtl import IndependentTasks, SharedBottom
 from tabmtl.pipelines.datasets import load
 
@@ -33,9 +33,9 @@ alone = IndependentTasks(
 # %%
 # The file holds the coding of the columns too: ``OnnxCoder`` reads it, with numpy and polars alone.
 with tempfile.TemporaryDirectory() as folder:
-    tabmtl.onnx.export(model, f"{folder}/model.onnx")
+    tabmtl.serving.onnx.export(model, f"{folder}/model.onnx")
     session = onnxruntime.InferenceSession(f"{folder}/model.onnx")
-coder = tabmtl.onnx.OnnxCoder(session)
+coder = tabmtl.serving.onnx.OnnxCoder(session)
 inputs = coder.encode(X_test.head(2))
 coder.decode(session.run(None, inputs))
 

@@ -18,7 +18,7 @@ model.outlier_score_.sort("outlier_score", descending=True).head(4)
 # %%
 # ``check_loss`` is the validation loss of a task with its own weight, ``check_loss_if_normal`` that with the weight
 # of a normal task.
-from tabmtl.plots import OutlierTaskDisplay
+from tabmtl.inspection.plots import OutlierTaskDisplay
 
 OutlierTaskDisplay.from_estimator(model)
 

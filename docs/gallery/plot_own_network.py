@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from tabmtl import IndependentTasks, SharedBottom
+from tabmtl.base.params import Count
 from tabmtl.estimators.network import VectorEstimator
 from tabmtl.nn.layers import Boundary, Towers
 from tabmtl.nn.task_network import TaskNetwork
-from tabmtl.params import Count
 from tabmtl.synth import make_multitab_bench
 
 
@@ -72,7 +72,7 @@ test = bench.draw(2000, random_state=1)
 model = ResidualNet(n_blocks=2, epochs=20, random_state=0).fit(bench.X, bench.y)
 
 # %%
-from tabmtl.plots import HistoryDisplay
+from tabmtl.inspection.plots import HistoryDisplay
 
 HistoryDisplay.from_estimator(model)
 

@@ -100,7 +100,7 @@ assert cost["tuned"] < 0.9 * cost["tuned, alone"]
 # regression are level there. It knows nothing of later days, which have fewer storms: no calibration knows what comes.
 import matplotlib.pyplot as plt
 
-from tabmtl.plots import CalibrationDisplay
+from tabmtl.inspection.plots import CalibrationDisplay
 
 is_judge = pl.int_range(X_tune.height, eager=True) % 2 == 0
 judge = {

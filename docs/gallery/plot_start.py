@@ -55,7 +55,7 @@ gain.table
 
 # %%
 # The target with few labels gains. Read every row of the table all the same: a mean can hide a loss.
-from tabmtl.plots import GainDisplay
+from tabmtl.inspection.plots import GainDisplay
 
 GainDisplay.from_gain(gain, names=("SharedTrees", "LightGBM per target"))
 assert (

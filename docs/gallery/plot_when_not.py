@@ -40,7 +40,7 @@ for name, correlation in (("related", 0.95), ("unrelated", 0.0)):
 # Scores are R²: the mean of a target has 0.
 import matplotlib.pyplot as plt
 
-from tabmtl.plots import GainDisplay
+from tabmtl.inspection.plots import GainDisplay
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
 for ax, (name, gain) in zip(axes, gains.items(), strict=True):

@@ -8,13 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from tabmtl.base.schema import RandomSplitWarning
 from tabmtl.pipelines.data.clicks import ClickColumns, ClickRows, open_clicks
 from tabmtl.pipelines.data.files import RowSource, asked
 from tabmtl.pipelines.data.shards import ShardRows, TrainSource, open_shards
 from tabmtl.pipelines.data.tables import DataSource, TableRows, open_table
 from tabmtl.pipelines.datasets import NAMES
 from tabmtl.pipelines.terminal import near
-from tabmtl.schema import RandomSplitWarning
 
 __all__ = [
     "ClickColumns",

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from tabmtl.params import check_count
+from tabmtl.base.params import check_count
 from tabmtl.pipelines.terminal import near
 
 #: The use of every part.

@@ -12,15 +12,15 @@ import numpy as np
 import polars as pl
 
 from tabmtl import tuning
+from tabmtl.base.schema import RandomSplitWarning
 from tabmtl.pipelines.data import files
 from tabmtl.pipelines.datasets import NAMES, load
 from tabmtl.pipelines.datasets.base import PARTS
 from tabmtl.pipelines.terminal import near, without_classes
-from tabmtl.schema import RandomSplitWarning
 
 if TYPE_CHECKING:
+    from tabmtl.base.schema import Batch
     from tabmtl.metrics.intervals import ScoreInterval
-    from tabmtl.schema import Batch
     from tabmtl.targets import Task
 
 TEXT = (pl.String, pl.Categorical, pl.Enum)
@@ -159,7 +159,7 @@ class TableRows(ScoredTables):
 
     def describe(self) -> str:
         """Return one line on the rows and columns."""
-        from tabmtl.schema import listed
+        from tabmtl.base.schema import listed
 
         X, targets = next(iter(self.parts.values()))[0], self.targets
         tasks = f"{len(targets)} targets" if len(targets) > 1 else f"the target {targets[0]}"
@@ -221,7 +221,7 @@ class TableRows(ScoredTables):
 
     def differences(self, estimator: Any, reference: Any, part: str) -> tuple[pl.DataFrame, ScoreInterval]:
         """Return the scores of two models, their paired differences, one row per task, and the mean difference."""
-        from tabmtl.comparison.judging import differences_at_once, differences_of
+        from tabmtl.inspection.comparison.judging import differences_at_once, differences_of
         from tabmtl.metrics.intervals import ScoreInterval
         from tabmtl.metrics.scores import score_tasks
 
@@ -381,9 +381,9 @@ def _with_lists(frame: pl.DataFrame, source: DataSource, others: Sequence[str | 
     A column holds lists if at least a tenth of its values has the sign between items. Free text, unless an option names
     it, does not.
     """
+    from tabmtl.base.schema import warn_user
     from tabmtl.columns.tags import split_texts
     from tabmtl.columns.text import is_free_text, spread_rows
-    from tabmtl.schema import warn_user
 
     sign = str(source.list_separator)
     texts = [own for own in frame.iter_columns() if own.dtype == pl.String and own.name not in others]
@@ -411,8 +411,8 @@ def _with_lists(frame: pl.DataFrame, source: DataSource, others: Sequence[str | 
 
 def _with_dates(frame: pl.DataFrame, others: Sequence[str | None]) -> pl.DataFrame:
     """Return a frame of CSV with text that is a date read as such, in all columns but some; say what is lost."""
+    from tabmtl.base.schema import counted, warn_user
     from tabmtl.columns.date_text import NOTHING, find_text_dates, with_dates
-    from tabmtl.schema import counted, warn_user
 
     found = {name: kind for name, kind in find_text_dates(frame).items() if name not in others}
     read = with_dates(frame, found)
@@ -428,9 +428,9 @@ def _with_dates(frame: pl.DataFrame, others: Sequence[str | None]) -> pl.DataFra
 
 def _without_dates(frame: pl.DataFrame, others: Sequence[str | None]) -> pl.DataFrame:
     """Return a frame of Parquet, whose types are what somebody chose; name the text that is a date."""
+    from tabmtl.base.schema import warn_user
     from tabmtl.columns.cures import by_dates
     from tabmtl.columns.date_text import find_text_dates
-    from tabmtl.schema import warn_user
 
     for name, kind in find_text_dates(frame).items():
         if name not in others:

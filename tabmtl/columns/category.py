@@ -11,12 +11,12 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.base.schema import FIRST_LEVEL, MISSING, UNSEEN, IdColumnWarning, warn_about
 from tabmtl.columns.cures import Library, by_dates, by_drop, by_numbers, by_words
 from tabmtl.columns.date_text import kind_of_levels
 from tabmtl.columns.kind import TEXT, WHOLE, Coding, ColumnKind, Parts, Slices, Summary
 from tabmtl.columns.number import LEAST_IDS, MOST_IDS, NAME_OF_ID
 from tabmtl.columns.writing import are_whole, by_lines, line_of
-from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, IdColumnWarning, warn_about
 
 # text with more levels, at most this share of them no numbers, is taken for numbers that were read as text
 _MOST_PLAIN_LEVELS, _MOST_OTHERS = 20, 0.1

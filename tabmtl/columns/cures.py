@@ -1,6 +1,6 @@
 """Words for the cure of a column or a frame that cannot be read, where the user is: in a library of frames, or a shell.
 
-A command reads its file by polars, and says its options: inside of `tabmtl.schema.for_commands`.
+A command reads its file by polars, and says its options: inside of `tabmtl.base.schema.for_commands`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from tabmtl.schema import in_command
+from tabmtl.base.schema import in_command
 
 #: Libraries of frames. An array of numpy, and anything that becomes one, is "numpy"; the frame of a command is "file".
 Library = Literal["polars", "pandas", "pyarrow", "numpy", "file"]

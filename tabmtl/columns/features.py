@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from tabmtl.base.schema import UNSEEN
+from tabmtl.base.storage.stored import Stored
 from tabmtl.columns.kind import FIELDS, Form, Parts
 from tabmtl.columns.ragged import Bags, Entries, Ragged
-from tabmtl.schema import UNSEEN
-from tabmtl.storage.stored import Stored
 
 #: Names of the forms of ragged rows, and their class.
 _RAGGED: dict[Form, type[Ragged]] = {"bags": Bags, "sequences": Entries}
@@ -26,7 +26,7 @@ class Features:
     numbers : (G, Fn) float32
         NaN = missing.
     codes : (G, Fc) int32
-        0 missing, 1 unseen, then the levels; see `tabmtl.schema.Columns`.
+        0 missing, 1 unseen, then the levels; see `tabmtl.base.schema.Columns`.
     bags : tuple of Bags
         One a column of tags or text; trees read none.
     sequences : tuple of Entries

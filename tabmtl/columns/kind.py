@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.base.forks import has_pool
+from tabmtl.base.storage.stored import Stored
 from tabmtl.columns.cures import Library
-from tabmtl.processes.forks import has_pool
-from tabmtl.storage.stored import Stored
 
 #: What a kind keeps of some rows to learn from them, by names: a frame counts each ``level``, whose counts are added,
 #: and a series (m,) or an array (m,) or (c, m) has values of sampled rows.
@@ -21,7 +21,7 @@ Summary = dict[str, Any]
 Form = Literal["numbers", "codes", "bags", "sequences", "vectors"]
 #: Encoded columns by their form: arrays (n, m), or a tuple of bags.
 Parts = dict[Form, Any]
-#: The field of `tabmtl.schema.Columns` that has an entry for each feature of a form.
+#: The field of `tabmtl.base.schema.Columns` that has an entry for each feature of a form.
 FIELDS: dict[Form, str] = {
     "numbers": "numeric",
     "codes": "categorical",
@@ -185,7 +185,7 @@ class ColumnKind(LeanPickle, ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, tuple[Any, ...]]:
-        """Return what networks and trees are told of the columns: fields of `tabmtl.schema.Columns`."""
+        """Return what networks and trees are told of the columns: fields of `tabmtl.base.schema.Columns`."""
 
     def origins(self) -> dict[Form, tuple[str, ...]]:
         """Return the column behind every feature, by the form of these; by default all columns have as many."""

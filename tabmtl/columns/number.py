@@ -15,6 +15,8 @@ import polars as pl
 import polars.selectors as cs
 from scipy.special import ndtri
 
+from tabmtl.base.schema import IdColumnWarning, warn_about
+from tabmtl.base.storage.stored import POSITIVE, Stored
 from tabmtl.columns.cures import by_drop
 from tabmtl.columns.kind import (
     CHUNK_ROWS,
@@ -28,8 +30,6 @@ from tabmtl.columns.kind import (
     Summary,
     in_slices,
 )
-from tabmtl.schema import IdColumnWarning, warn_about
-from tabmtl.storage.stored import POSITIVE, Stored
 
 NumericTransform = Literal["standardize", "quantile", "none", "raw"]
 
@@ -65,8 +65,8 @@ class NumericScaler(LeanPickle):
     * ``"quantile"``: the empirical distribution function at 255 knots, then the normal quantile function: every
       continuous column becomes standard normal, with any tails; ties get the middle of their interval;
     * ``"none"``: the values unchanged (for trees), within the range of float32;
-    * ``"raw"``: the values unchanged, as float64: an exported network scales them itself (`tabmtl.onnx.export`). It
-      has no arrays, and is for any number of columns.
+    * ``"raw"``: the values unchanged, as float64: an exported network scales them itself
+      (`tabmtl.serving.onnx.export`). It has no arrays, and is for any number of columns.
 
     Attributes
     ----------

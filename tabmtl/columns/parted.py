@@ -11,10 +11,10 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
+from tabmtl.base.schema import FIRST_LEVEL, MISSING, UNSEEN
 from tabmtl.columns.category import Categories
 from tabmtl.columns.kind import Coding, ColumnKind, Form, Parts, Slices, Summary, column_of
 from tabmtl.columns.number import Numbers
-from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN
 
 _LEVELS = {str(value) for value in range(100)}  # of all parts that are categories
 

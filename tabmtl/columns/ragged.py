@@ -10,9 +10,9 @@ from typing import Annotated, Any, Self
 import numpy as np
 import polars as pl
 
-from tabmtl.processes.forks import check_pool
-from tabmtl.schema import MISSING
-from tabmtl.storage.stored import Stored
+from tabmtl.base.forks import check_pool
+from tabmtl.base.schema import MISSING
+from tabmtl.base.storage.stored import Stored
 
 
 def offsets_of(lengths: Any) -> Any:
@@ -122,7 +122,7 @@ class Ragged:
 class Bags(Ragged):
     """A bag of weighted codes per row, such as tags.
 
-    A missing bag holds `tabmtl.schema.MISSING` alone, and an empty one nothing. Other codes are UNSEEN, and from
+    A missing bag holds `tabmtl.base.schema.MISSING` alone, and an empty one nothing. Other codes are UNSEEN, and from
     FIRST_LEVEL on those of the column.
 
     Attributes
@@ -146,8 +146,8 @@ class Bags(Ragged):
 class Entries(Ragged):
     """A sequence of coded entries per row, such as a history, the newest last.
 
-    A missing sequence holds `tabmtl.schema.MISSING` alone, and an empty one nothing. Other codes are UNSEEN, and from
-    FIRST_LEVEL on those of the levels.
+    A missing sequence holds `tabmtl.base.schema.MISSING` alone, and an empty one nothing. Other codes are
+    UNSEEN, and from FIRST_LEVEL on those of the levels.
 
     Attributes
     ----------

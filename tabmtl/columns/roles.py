@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import polars as pl
 
+from tabmtl.base.params import near
 from tabmtl.columns.category import is_feature
 from tabmtl.columns.tags import inner_of
-from tabmtl.params import near
 
 
 class Role(NamedTuple):

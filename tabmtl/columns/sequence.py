@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import polars as pl
 
+from tabmtl.base.schema import FIRST_LEVEL, MISSING, UNSEEN, SequenceColumn, counted, warn_about
 from tabmtl.columns.category import (
     Categories,
     code_of,
@@ -24,7 +25,6 @@ from tabmtl.columns.number import NumericScaler
 from tabmtl.columns.ragged import Entries, lengths_of, offsets_of
 from tabmtl.columns.roles import Role, find_roles
 from tabmtl.columns.tags import LEAST_FLAT_ROWS, check_items, inner_of, lists_by_levels, most_frequent
-from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, SequenceColumn, counted, warn_about
 
 # of a side list of numbers, the places of those of its entries that scales are learned from
 _PLACES = (0.1, 0.3, 0.5, 0.7, 0.9)

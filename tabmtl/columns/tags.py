@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import polars as pl
 
+from tabmtl.base.schema import FIRST_LEVEL, MISSING
 from tabmtl.columns.category import Categories, code_of_value, has_plain_text, is_feature, text_of
 from tabmtl.columns.flat import Flat
 from tabmtl.columns.kind import Coding, ColumnKind, Parts, Slices, Summary, column_of, series_by
 from tabmtl.columns.ragged import Bags, lengths_of, offsets_of
-from tabmtl.schema import FIRST_LEVEL, MISSING
 
 #: Tags that are numbers where features are flat: at most so many of a column, each in at least so many rows.
 MOST_FLAT_TAGS, LEAST_FLAT_ROWS = 32, 5

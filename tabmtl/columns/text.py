@@ -12,12 +12,12 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.base.schema import FIRST_LEVEL, MISSING, warn_about
+from tabmtl.base.storage.stored import Stored
 from tabmtl.columns.cures import Library, by_texts
 from tabmtl.columns.flat import Flat
 from tabmtl.columns.kind import MOST_ROWS, TEXT, Coding, ColumnKind, LeanPickle, Parts, Slices, Summary, series_by
 from tabmtl.columns.ragged import Bags
-from tabmtl.schema import FIRST_LEVEL, MISSING, warn_about
-from tabmtl.storage.stored import Stored
 
 #: Codes of a text column: half for words, half for 3-grams.
 TEXT_BUCKETS = 2**15

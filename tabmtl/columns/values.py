@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import polars as pl
 
+from tabmtl.base.forks import check_pool
 from tabmtl.columns.category import text_of
 from tabmtl.columns.date import zone_error
 from tabmtl.columns.date_text import LEAST_SHARE, NOTHING, ZONED, read_text
 from tabmtl.columns.kind import TEXT, column_of
 from tabmtl.columns.tags import split_texts
-from tabmtl.processes.forks import check_pool
 
 #: Words, but for a time zone behind " of ", and the types that such columns have.
 _TYPES: dict[str, pl.DataType] = {

@@ -8,9 +8,9 @@ from typing import Self
 
 import numpy as np
 
+from tabmtl.base.ranks import ALONE, Ranks
+from tabmtl.base.schema import Batch
 from tabmtl.encode.labels import LabelCoder
-from tabmtl.processes.ranks import ALONE, Ranks
-from tabmtl.schema import Batch
 from tabmtl.targets import Task
 
 

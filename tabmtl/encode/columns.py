@@ -13,10 +13,10 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
+from tabmtl.base.forks import has_pool
 from tabmtl.columns.cures import Library, by_cast, by_items, by_lists, by_valid_text
 from tabmtl.columns.kind import series_by
 from tabmtl.encode.dates import MOMENTS, SPANS, read_arrow_moments, read_moments, read_objects, read_zoned
-from tabmtl.processes.forks import has_pool
 
 _INT64 = range(-(2**63), 2**63)
 _NESTED = (list, tuple, set, frozenset, np.ndarray)

@@ -12,6 +12,9 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.base.params import check_known, near
+from tabmtl.base.schema import Columns
+from tabmtl.base.storage.stored import Stored
 from tabmtl.columns import KINDS, ColumnKind, Features
 from tabmtl.columns.category import Categories, is_feature
 from tabmtl.columns.cures import Library, by_cast, by_drop, by_numbers
@@ -34,9 +37,6 @@ from tabmtl.columns.roles import check_columns, sequence_columns
 from tabmtl.columns.text import find_texts
 from tabmtl.columns.values import type_of
 from tabmtl.encode.read import count_rows, read_lazy
-from tabmtl.params import check_known, near
-from tabmtl.schema import Columns
-from tabmtl.storage.stored import Stored
 
 #: Types of columns that have units, time zones or items, which a type alone does not tell.
 _PARAMETRIC = {pl.Datetime, pl.Duration, pl.List, pl.Array}

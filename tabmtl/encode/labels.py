@@ -14,21 +14,21 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.base.forks import check_pool
+from tabmtl.base.params import check_known
+from tabmtl.base.schema import in_command, warn_about
+from tabmtl.base.storage.stored import POSITIVE, Stored
 from tabmtl.columns.category import describe_numbers
 from tabmtl.columns.cures import Library, by_kind, by_numbers
 from tabmtl.columns.kind import LeanPickle
 from tabmtl.columns.writing import by_lines, line_of
-from tabmtl.decisions import Decisions
-from tabmtl.decisions.conformal import Conformal, check_level
 from tabmtl.encode.read import read_targets, read_weights
 from tabmtl.encode.tasks import DeclaredTasks, check_type, declared_tasks, fit_task
 from tabmtl.encode.write import ORDERED, Origin, write_targets
-from tabmtl.params import check_known
-from tabmtl.processes.forks import check_pool
-from tabmtl.schema import in_command, warn_about
-from tabmtl.storage.stored import POSITIVE, Stored
 from tabmtl.targets import Task
 from tabmtl.targets.classes import class_values
+from tabmtl.targets.decisions import Decisions
+from tabmtl.targets.decisions.conformal import Conformal, check_level
 from tabmtl.targets.funnel import settle_funnel, with_steps_before
 from tabmtl.targets.kind import Units
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import polars as pl
 
+from tabmtl.base.schema import warn_user
 from tabmtl.encode.labels import LabelCoder, name_targets, read_labels, with_unseen, without_weightless
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, named_classes
 from tabmtl.encode.write import ORDERED
-from tabmtl.schema import warn_user
 from tabmtl.targets import KINDS, Task
 from tabmtl.targets.classes import class_values, new_classes
 

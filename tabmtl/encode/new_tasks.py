@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
+from tabmtl.base.schema import Batch, warn_user
 from tabmtl.encode.class_factors import ClassFactors
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.encode.table import TableCoder, sort_tasks, task_texts
 from tabmtl.encode.tasks import DeclaredTasks
-from tabmtl.schema import Batch, warn_user
 
 Freeze = Literal["shared"] | None
 

@@ -14,9 +14,9 @@ import polars.selectors as cs
 from scipy.sparse import issparse
 from sklearn.base import clone
 
+from tabmtl.base.storage.transformers import Transformer
 from tabmtl.columns.values import as_fit, values_of
 from tabmtl.encode.read import as_array, read_values, to_array
-from tabmtl.storage.transformers import Transformer
 
 
 def check_preprocessor(name: str, value: Any) -> None:

@@ -17,12 +17,12 @@ from narwhals.exceptions import DuplicateError
 from scipy.sparse import issparse
 from sklearn.utils import check_array
 
+from tabmtl.base.forks import check_pool
+from tabmtl.base.params import check_known, near
+from tabmtl.base.schema import is_unicode
 from tabmtl.columns.cures import by_frame, by_targets, library_of
 from tabmtl.encode.columns import is_missing, read_array, read_column, read_pandas
 from tabmtl.encode.write import Origin, native_dtype, origin_of
-from tabmtl.params import check_known, near
-from tabmtl.processes.forks import check_pool
-from tabmtl.schema import is_unicode
 
 _SLICE = 50_000  # rows that are text at a time
 

@@ -11,13 +11,16 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.base.forks import check_pool
+from tabmtl.base.params import check_known, near
+from tabmtl.base.schema import Batch
+from tabmtl.base.storage.stored import Stored
 from tabmtl.columns import KINDS
 from tabmtl.columns.category import is_feature, text_of
 from tabmtl.columns.cures import Library, by_cast, by_columns, library_of
 from tabmtl.columns.kind import select_seq
 from tabmtl.columns.values import from_text, type_of
 from tabmtl.columns.vector import OfOneLength
-from tabmtl.decisions import Decisions
 from tabmtl.encode.features import NO_ROWS, FeatureCoder
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.encode.new_classes import grown_labels
@@ -25,11 +28,8 @@ from tabmtl.encode.preprocessing import Preprocessing
 from tabmtl.encode.read import check_targets, in_order, names_of, read_features, to_array, without_columns
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.encode.text_encoder import TextVectors, learn_vectors
-from tabmtl.params import check_known, near
-from tabmtl.processes.forks import check_pool
-from tabmtl.schema import Batch
-from tabmtl.storage.stored import Stored
 from tabmtl.targets import Task
+from tabmtl.targets.decisions import Decisions
 
 _MOST_EXPONENT = 500  # of two: squares and their sums over all rows are finite, and above 0
 

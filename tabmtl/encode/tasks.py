@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import numpy as np
 import polars as pl
 
+from tabmtl.base.params import check_known
+from tabmtl.base.schema import warn_about
 from tabmtl.columns.cures import by_kind
-from tabmtl.params import check_known
-from tabmtl.schema import warn_about
 from tabmtl.targets import KINDS, Kind, Task
 from tabmtl.targets.kind import TEXT
 

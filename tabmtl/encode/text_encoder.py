@@ -10,13 +10,13 @@ import numpy as np
 import polars as pl
 from scipy.sparse import issparse
 
+from tabmtl.base.forks import check_pool
+from tabmtl.base.schema import in_command
+from tabmtl.base.storage.stored import Stored
 from tabmtl.columns.cures import Library, by_drop
 from tabmtl.columns.kind import TEXT
 from tabmtl.columns.text import Texts
 from tabmtl.encode.features import find_kinds, texts_of
-from tabmtl.processes.forks import check_pool
-from tabmtl.schema import in_command
-from tabmtl.storage.stored import Stored
 
 _CHUNK_TEXTS = 4_096  # that an encoder gets at a time
 _SHOWN = 60  # letters of a text in errors

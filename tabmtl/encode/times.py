@@ -8,9 +8,9 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
+from tabmtl.base.schema import in_command
 from tabmtl.encode.columns import read_array, read_column
 from tabmtl.encode.read import column_of
-from tabmtl.schema import in_command
 
 
 def read_time(time: Any, X: Any, n: int, *, source: str = "X") -> np.ndarray:

@@ -11,8 +11,8 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
+from tabmtl.base.storage.stored import Stored
 from tabmtl.columns.cures import Library
-from tabmtl.storage.stored import Stored
 
 ORDERED = "category-ordered"
 _BEHIND = "pyarrow:"  # before the type of an array of pyarrow behind a column of pandas

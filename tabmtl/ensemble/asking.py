@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from tabmtl.base.schema import Batch
+from tabmtl.base.storage.stored import fingerprint
 from tabmtl.columns.features import Features
 from tabmtl.encode import TableCoder
 from tabmtl.ensemble.levels import LevelColumns
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.encoded import reads_frames, together
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.schema import Batch
-from tabmtl.storage.stored import fingerprint
 
 
 @dataclass(frozen=True, eq=False)

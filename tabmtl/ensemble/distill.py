@@ -7,12 +7,12 @@ from typing import Any
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.base.params import RandomState
 from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.distillation import learn_answers
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.models.shared_bottom import SharedBottom, SharedBottomClassifier, SharedBottomRegressor
-from tabmtl.params import RandomState
 
 
 def distill(

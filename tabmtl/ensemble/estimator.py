@@ -12,10 +12,12 @@ import numpy as np
 import polars as pl
 from sklearn.base import clone
 
+from tabmtl.base.forks import count_threads
+from tabmtl.base.params import Jobs, check_count_or_auto
 from tabmtl.columns.roles import leave_out
-from tabmtl.drift.profile import sample_size
-from tabmtl.drift.readings import Answers
 from tabmtl.encode import TableCoder
+from tabmtl.encode.drift.profile import sample_size
+from tabmtl.encode.drift.readings import Answers
 from tabmtl.ensemble.fitted import FittedMixture
 from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.ensemble.levels import LevelColumns
@@ -32,8 +34,6 @@ from tabmtl.estimators.rows import FitRows, draw
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.models.independent import IndependentTasks
-from tabmtl.params import Jobs, check_count_or_auto
-from tabmtl.processes.forks import count_threads
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

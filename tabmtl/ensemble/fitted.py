@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tabmtl.base.schema import Batch
 from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.ensemble.asking import Asked
 from tabmtl.ensemble.folds import read_frame
@@ -19,7 +20,6 @@ from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.mixing.levels import LevelMeans
 from tabmtl.estimators.mixing.stretch import Stretch
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.schema import Batch
 from tabmtl.targets import Task
 
 

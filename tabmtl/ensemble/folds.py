@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from tabmtl.base.schema import Batch, unsaid
 from tabmtl.encode import TableCoder
 from tabmtl.ensemble.levels import LevelFolds
 from tabmtl.estimators.encoded import reads_frames
@@ -17,7 +18,6 @@ from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection.stratify import Strata, deal
 from tabmtl.model_selection.times import borders, can_split, even_blocks, forward_folds, learnable_after
 from tabmtl.models.independent import IndependentTasks
-from tabmtl.schema import Batch, unsaid
 from tabmtl.targets import Task
 
 #: Folds, and those of a large table, unless a task has few labels.

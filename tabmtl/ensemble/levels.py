@@ -9,10 +9,10 @@ from typing import Self
 import numpy as np
 import polars as pl
 
+from tabmtl.base.schema import Batch
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.mixing.levels import LevelMeans, LevelParts, LevelRows
 from tabmtl.model_selection.stratify import deal
-from tabmtl.schema import Batch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tabmtl.base.params import check_choice
 from tabmtl.encode.preprocessing import by_preprocessor
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.models.rmtgb import RMTGB
 from tabmtl.models.shared_bottom import SharedBottom
 from tabmtl.models.shared_trees import SharedTrees
-from tabmtl.params import check_choice
 
 #: Names in the leaderboard that no model may have: the linear models, and the mixture.
 LINEAR, MIXTURE = "LinearStack", "MultiTaskEnsemble"

@@ -11,8 +11,8 @@ from sklearn import config_context
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV
 
+from tabmtl.base.storage.stored import POSITIVE, Stored
 from tabmtl.encode import LabelCoder
-from tabmtl.storage.stored import POSITIVE, Stored
 from tabmtl.targets import Task
 from tabmtl.targets.cumulative import CumulativeRegression
 

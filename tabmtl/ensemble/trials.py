@@ -13,6 +13,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from sklearn.base import clone
 
+from tabmtl.base.schema import describe_error, unsaid, warn_user
 from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.estimators.encoded import fit_encoded, together
 from tabmtl.estimators.tables import MultiTaskEstimator
@@ -20,7 +21,6 @@ from tabmtl.estimators.together import fit_together
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.models.independent.foreign import check_answer
 from tabmtl.models.shared_trees.together import fit_in_folds
-from tabmtl.schema import describe_error, unsaid, warn_user
 from tabmtl.training.watch import Watch
 
 _SEEDS = 2**32  # random_state is below

@@ -18,10 +18,10 @@ fitted estimators    ``coder_`` knows tasks, and the columns of X that the user 
 networks             `tabmtl.estimators.together` fits several as one
 fitted networks      ``model_``, the `Model` below, and ``fitted_network()``
 fitted recommenders  ``columns_``, ``item_ids_``
-files                ``saved()``, ``from_saved(saved)`` and ``training_code`` are for `tabmtl.storage` and
-                     `tabmtl.params`
+files                ``saved()``, ``from_saved(saved)`` and ``training_code`` are for `tabmtl.base.storage` and
+                     `tabmtl.base.params`
 ===================  ===============================================================================================
 
 All that was fitted is one frozen `tabmtl.estimators.model.Model`, of which these are views. What a fitted model learns
-later of new rows is kept in ``coder_.labels.decisions``; see `tabmtl.decisions`.
+later of new rows is kept in ``coder_.labels.decisions``; see `tabmtl.targets.decisions`.
 """

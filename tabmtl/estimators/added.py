@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tabmtl.base.params import near
+from tabmtl.base.schema import Batch
 from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.encode.new_tasks import Freeze, weighed
 from tabmtl.estimators.model import Model
 from tabmtl.model_selection.repeats import SeenRows, groups_of_rows
-from tabmtl.params import near
-from tabmtl.schema import Batch
 
 
 class Head(Protocol):

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from tabmtl.schema import Batch
+from tabmtl.base.schema import Batch
 from tabmtl.targets import Kind
 
 T = TypeVar("T")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from tabmtl.base.schema import Batch
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.base import unfitted
 from tabmtl.nn.joined import FewRows, JoinedNetworks, can_join
-from tabmtl.schema import Batch
 from tabmtl.training.device import find_device, threads
 from tabmtl.training.predict import predict_scores
 

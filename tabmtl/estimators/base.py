@@ -14,11 +14,11 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.base.params import check_fields, describe_params, near, read_estimator
+from tabmtl.base.schema import is_asked_by_sklearn, outer_frame
+from tabmtl.base.storage.persist import write_folder
+from tabmtl.base.storage.stored import Saved, put_together, take_apart
 from tabmtl.estimators.docstrings import DocumentedSignature, complete_docstring
-from tabmtl.params import check_fields, describe_params, near, read_estimator
-from tabmtl.schema import is_asked_by_sklearn, outer_frame
-from tabmtl.storage.persist import write_folder
-from tabmtl.storage.stored import Saved, put_together, take_apart
 from tabmtl.targets import Tasks
 from tabmtl.training.run import Watched, running
 

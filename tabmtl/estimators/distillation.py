@@ -16,8 +16,8 @@ import polars.selectors as cs
 import torch
 from torch import Tensor
 
-from tabmtl.drift.profile import sample_size
 from tabmtl.encode import TableCoder
+from tabmtl.encode.drift.profile import sample_size
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.estimators.drifting import asking, drawn, profiled

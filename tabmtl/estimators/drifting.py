@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tabmtl.base.params import Names, check_at_least, check_known, check_share, listed_names
+from tabmtl.base.schema import Batch, counted
 from tabmtl.columns.kind import RowError
-from tabmtl.drift.compare import LEAST_ROWS, Limits, compare
-from tabmtl.drift.profile import Profile, Source, sample_size
-from tabmtl.drift.readings import Answers, Reading, read_answers, read_columns, read_tasks, without_own
 from tabmtl.encode import TableCoder
+from tabmtl.encode.drift.compare import LEAST_ROWS, Limits, compare
+from tabmtl.encode.drift.profile import Profile, Source, sample_size
+from tabmtl.encode.drift.readings import Answers, Reading, read_answers, read_columns, read_tasks, without_own
 from tabmtl.encode.read import take_rows
 from tabmtl.estimators.model import Asking, Model
 from tabmtl.estimators.rows import FitRows, FrameRows, draw
-from tabmtl.params import Names, check_at_least, check_known, check_share, listed_names
-from tabmtl.schema import Batch, counted
 
 #: Encodes rows, and returns them with the answers to them.
 Read = Callable[[Any], tuple[Batch, Answers]]

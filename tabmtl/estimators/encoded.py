@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from tabmtl.base.schema import Batch
 from tabmtl.encode import TableCoder
 from tabmtl.encode.class_factors import ClassFactors
 from tabmtl.estimators.asked import Together
@@ -13,7 +14,6 @@ from tabmtl.estimators.rows import FrameRows
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection.repeats import groups_of_rows
 from tabmtl.model_selection.times import times_of_fit
-from tabmtl.schema import Batch
 from tabmtl.training.run import running
 
 M = TypeVar("M", bound=MultiTaskEstimator)

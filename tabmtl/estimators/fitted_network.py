@@ -10,13 +10,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from tabmtl.base.schema import Batch, Columns
 from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.lineage import Lineage
 from tabmtl.nn.grown import GrownNetwork
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.nn.units import Form
-from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Task
 from tabmtl.training.device import find_device, on_device, threads
 from tabmtl.training.losses import MultiTaskLoss

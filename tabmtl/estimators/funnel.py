@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
+from tabmtl.base.params import Rate, Widths, check_known
 from tabmtl.encode.tasks import declared_tasks
 from tabmtl.estimators.network import NetworkEstimator, VectorEstimator
 from tabmtl.nn.layers import Towers
-from tabmtl.params import Rate, Widths, check_known
 from tabmtl.targets import Task
 
 #: Classes of text whose sorted order is beyond doubt.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tabmtl.base.schema import Batch, warn_user
 from tabmtl.columns.kind import RowError
 from tabmtl.columns.roles import sequence_columns
 from tabmtl.encode import LabelCoder, TableCoder
@@ -35,7 +36,6 @@ from tabmtl.model_selection.suspects import (
     warn_of_suspects,
 )
 from tabmtl.model_selection.times import times_beside, times_of_fit
-from tabmtl.schema import Batch, warn_user
 from tabmtl.targets import Task
 from tabmtl.targets.task import refuse_monotone
 from tabmtl.training.run import check_alone

@@ -13,13 +13,13 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
+from tabmtl.base.params import Count, CountOrZero, Rate
+from tabmtl.base.schema import Batch, warn_user
 from tabmtl.estimators.network import NetworkState, VectorEstimator
 from tabmtl.nn.chosen import all_computed
 from tabmtl.nn.embeddings import EMBEDDING_STD
 from tabmtl.nn.experts import Activation, Experts, Norm
 from tabmtl.nn.layers import Towers
-from tabmtl.params import Count, CountOrZero, Rate
-from tabmtl.schema import Batch, warn_user
 from tabmtl.targets import Task
 from tabmtl.training.predict import represent_rows
 

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from tabmtl.drift.profile import Profile
-from tabmtl.drift.readings import Answers
+from tabmtl.base.schema import Batch
 from tabmtl.encode import LabelCoder, TableCoder
+from tabmtl.encode.drift.profile import Profile
+from tabmtl.encode.drift.readings import Answers
 from tabmtl.estimators.asked import part_of
 from tabmtl.model_selection.repeats import SeenRows
-from tabmtl.schema import Batch
 from tabmtl.targets import Tasks
 
 Places = tuple[int, ...]

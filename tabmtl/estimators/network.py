@@ -13,6 +13,8 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.base.params import Count, Positive
+from tabmtl.base.schema import Batch, Columns
 from tabmtl.columns.number import NumericTransform
 from tabmtl.columns.ragged import lists_of
 from tabmtl.encode import TableCoder
@@ -32,8 +34,6 @@ from tabmtl.estimators.training import NetworkTraining
 from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.nn.sequences import SequencePooling
 from tabmtl.nn.units import Form
-from tabmtl.params import Count, Positive
-from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Task
 from tabmtl.training.balance import Balance
 from tabmtl.training.device import find_device, on_device

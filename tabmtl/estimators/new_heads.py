@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from tabmtl.base.schema import Batch
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.added import Head
 from tabmtl.estimators.fitted_network import FittedNetwork, Machine
 from tabmtl.model_selection.stratify import Strata, deal_groups
 from tabmtl.nn.grown import NewHead, Reading, read_network
-from tabmtl.schema import Batch
 from tabmtl.training.device import find_device, on_device, threads
 from tabmtl.training.penalised import Labels, Linear, learn_by_folds
 from tabmtl.training.predict import apply_rows

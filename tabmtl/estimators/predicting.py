@@ -15,10 +15,11 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
+from tabmtl.base.params import Names, near
+from tabmtl.base.schema import Batch, is_asked_by_sklearn
 from tabmtl.columns.cures import by_columns
-from tabmtl.decisions.learned import threshold_frame
-from tabmtl.drift import readings
 from tabmtl.encode import LabelCoder
+from tabmtl.encode.drift import readings
 from tabmtl.encode.labels import Answers
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
 from tabmtl.encode.write import ORDERED, write_targets
@@ -39,9 +40,8 @@ from tabmtl.metrics.scores import (
 )
 from tabmtl.model_selection.repeats import number_groups
 from tabmtl.model_selection.suspects import warn_of_frequent_classes
-from tabmtl.params import Names, near
-from tabmtl.schema import Batch, is_asked_by_sklearn
 from tabmtl.targets import Task
+from tabmtl.targets.decisions.learned import threshold_frame
 
 TargetKind = Literal["classification", "regression"] | None
 
@@ -280,7 +280,7 @@ class Predicts(SavableEstimator):
         """Predict intervals of numbers and sets of classes that hold the labels of new rows as often as they promise.
 
         They hold the label of a task in a share of ``level`` of all rows, if these come as those that `conformalize`
-        was given came, whatever the model is. `tabmtl.decisions.conformal` says how they are made.
+        was given came, whatever the model is. `tabmtl.targets.decisions.conformal` says how they are made.
 
         Parameters
         ----------

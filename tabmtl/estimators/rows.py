@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
+from tabmtl.base.ranks import ALONE, Ranks
+from tabmtl.base.schema import Batch
 from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.model_selection.times import newest_split
-from tabmtl.processes.ranks import ALONE, Ranks
-from tabmtl.schema import Batch
 from tabmtl.targets import Task
 from tabmtl.training.rows import MemoryRows, Rows
 

@@ -13,10 +13,10 @@ from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.decisions.calibrators import Method as CalibrationMethod
-from tabmtl.decisions.learned import calibrate, conformalize, tune_thresholds
-from tabmtl.drift.profile import Profile
+from tabmtl.base.params import Count, Names, RandomState, check_choice
+from tabmtl.base.schema import Batch, counted, warn_user
 from tabmtl.encode import TableCoder
+from tabmtl.encode.drift.profile import Profile
 from tabmtl.encode.new_tasks import Freeze, undecided, with_new_tasks
 from tabmtl.encode.preprocessing import check_preprocessor
 from tabmtl.encode.read import read_groups
@@ -32,14 +32,14 @@ from tabmtl.estimators.predicting import Predicts
 from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.source import refuse_source
 from tabmtl.model_selection.repeats import SeenRows, number_groups
-from tabmtl.params import Count, Names, RandomState, check_choice
-from tabmtl.schema import Batch, counted, warn_user
 from tabmtl.targets import Task
+from tabmtl.targets.decisions.calibrators import Method as CalibrationMethod
+from tabmtl.targets.decisions.learned import calibrate, conformalize, tune_thresholds
 from tabmtl.targets.task import refuse_monotone
 from tabmtl.training.hooks import CallbackSupport
 from tabmtl.training.run import check_alone, running
 
-_NO_GAIN = "only the trees of a model have a gain; say tabmtl.inspection.feature_importances(model, X, y)"
+_NO_GAIN = "only the trees of a model have a gain; say tabmtl.feature_importances(model, X, y)"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -515,9 +515,9 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         """Choose on new rows from which probability on a class is answered, for two classes and ordered ones.
 
         ``predict`` decides at the thresholds from then on, everywhere, and scores of decisions, such as "f1", judge
-        that. Probabilities stay as they are. `tabmtl.decisions.thresholds` says how the best ones are found. They are
-        taken if they are better by more than a standard error than 1/2, or, by costs of two classes, than the threshold
-        that the costs tell (1 / 51 below); if not, that one stays.
+        that. Probabilities stay as they are. `tabmtl.targets.decisions.thresholds` says how the best ones are found.
+        They are taken if they are better by more than a standard error than 1/2, or, by costs of two classes, than the
+        threshold that the costs tell (1 / 51 below); if not, that one stays.
 
         Parameters
         ----------

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tabmtl.base.schema import Batch
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.encoded import label_rows
 from tabmtl.estimators.network import NetworkEstimator
@@ -16,7 +17,6 @@ from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.estimators.training import NetworkTraining, evaluate_scores, in_training_units
 from tabmtl.nn.joined import can_join
-from tabmtl.schema import Batch
 from tabmtl.training.device import find_device, on_device, seeded, threads
 from tabmtl.training.epochs import run_epochs
 from tabmtl.training.joint import Joint

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import torch
 
+from tabmtl.base.params import BatchSize, Count, CountOrZero, Jobs, NonNegative, Positive, Rate, Share, check_callback
+from tabmtl.base.storage.stored import Stored
 from tabmtl.estimators.base import FromFitted, SavableEstimator
-from tabmtl.params import BatchSize, Count, CountOrZero, Jobs, NonNegative, Positive, Rate, Share, check_callback
-from tabmtl.storage.stored import Stored
 from tabmtl.training.device import Device, find_device
 from tabmtl.training.hooks import OnEpoch
 from tabmtl.training.run import check_alone

@@ -15,15 +15,15 @@ import numpy as np
 import polars as pl
 import torch
 
+from tabmtl.base.params import near
+from tabmtl.base.schema import Batch, DivergenceError, unsaid
+from tabmtl.base.storage.stored import fingerprint
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.drifting import asking, drawn
 from tabmtl.estimators.fitted_network import FittedNetwork
 from tabmtl.estimators.rows import TO_SET_ASIDE, FitRows
 from tabmtl.metrics.scores import is_by_group, score_tasks
 from tabmtl.nn.growth import Growth
-from tabmtl.params import near
-from tabmtl.schema import Batch, DivergenceError, unsaid
-from tabmtl.storage.stored import fingerprint
 from tabmtl.targets import Task
 from tabmtl.training.balance import Balancer, weights_of
 from tabmtl.training.device import find_device, on_device, seed_of, seeded, threads

@@ -34,9 +34,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from tabmtl.base.params import check_choice, check_nonnegative, check_positive
+from tabmtl.base.schema import DivergenceError
 from tabmtl.nn.layers import Boundary, StackedLinear
-from tabmtl.params import check_choice, check_nonnegative, check_positive
-from tabmtl.schema import DivergenceError
 from tabmtl.targets import Task
 from tabmtl.training.device import seeded
 

@@ -43,9 +43,9 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
+from tabmtl.base.schema import Batch, warn_user
 from tabmtl.metrics.scores import Answered, each_task, score_task, undefined_reason
 from tabmtl.nn.units import Bucket, Form, Group, Kept, cut, multiply_adds
-from tabmtl.schema import Batch, warn_user
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import autocast, rows_at_once
 from tabmtl.training.table_loop import labelled_weight, settle_statistics

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tabmtl.base.params import RandomState, check_count, check_known, check_random_state
 from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.extras.match import check_models
 from tabmtl.extras.vectors import TaskVectors
-from tabmtl.params import RandomState, check_count, check_known, check_random_state
 
 _CANDIDATES = 4_096  # points that the surrogate is asked for
 
@@ -55,7 +55,7 @@ def merge_front(
     front : polars.DataFrame
         A row for each scored network: its number ``trial``; whether it is ``dominated``, since another is as good in
         all tasks and better in one; ``scale``, a list for `merge`; ``score/<task>``; and ``predicted/<task>``, by the
-        surrogate. `tabmtl.plots.ParetoDisplay` draws it, and `tabmtl.tuning.choose_point` chooses a row of
+        surrogate. `tabmtl.inspection.plots.ParetoDisplay` draws it, and `tabmtl.tuning.choose_point` chooses a row of
         ``front.filter(~front["dominated"])``.
 
     Raises

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.base.storage.stored import fingerprint
 from tabmtl.estimators.base import unfitted
 from tabmtl.estimators.network import NetworkEstimator
-from tabmtl.storage.stored import fingerprint
 
 _CURE = "fine-tune copies of the base with warm_start=True"
 

@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 import torch
 
+from tabmtl.base.params import check_choice
+from tabmtl.base.schema import Batch
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.extras.match import check_models
 from tabmtl.extras.vectors import TaskVectors
-from tabmtl.params import check_choice
-from tabmtl.schema import Batch
 from tabmtl.training.device import on_device
 
 Method = Literal["average", "task_arithmetic"]

@@ -10,12 +10,12 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from tabmtl.base.params import check_at_least, check_known, check_positive, check_share, is_number
+from tabmtl.base.schema import unsaid, warn_user
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.extras.cuts import Pruner, check_scored, score_all
 from tabmtl.nn import units
 from tabmtl.nn.units import Form
-from tabmtl.params import check_at_least, check_known, check_positive, check_share, is_number
-from tabmtl.schema import unsaid, warn_user
 from tabmtl.training.device import threads
 from tabmtl.training.predict import predict_scores
 from tabmtl.training.weights import weight_arrays

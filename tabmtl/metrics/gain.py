@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from tabmtl.schema import html_table, text_table, warn_user
+from tabmtl.base.schema import html_table, text_table, warn_user
 
 #: A relative gain over a reference closer to zero than this says nothing: it is null.
 SMALLEST_REFERENCE = 0.01

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tabmtl.base.params import check_known
 from tabmtl.metrics.scores import Answered
-from tabmtl.params import check_known
 
 if TYPE_CHECKING:
     from tabmtl.targets import Task

@@ -44,6 +44,8 @@ import polars as pl
 from scipy import stats
 from scipy.special import expit, logit
 
+from tabmtl.base.params import is_number
+from tabmtl.base.schema import warn_user
 from tabmtl.metrics.metric import Metric
 from tabmtl.metrics.scores import (
     Answered,
@@ -56,8 +58,6 @@ from tabmtl.metrics.scores import (
     positive_class,
     score_task,
 )
-from tabmtl.params import is_number
-from tabmtl.schema import warn_user
 
 if TYPE_CHECKING:
     from tabmtl.targets import Task

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from tabmtl.params import near
+from tabmtl.base.params import near
 
 Score = Callable[..., float]
 Influence = Callable[..., np.ndarray]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tabmtl.base.schema import describe_error
 from tabmtl.metrics.metric import Metric
-from tabmtl.schema import describe_error
 
 if TYPE_CHECKING:
     from tabmtl.targets import Task

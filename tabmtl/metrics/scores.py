@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
+from tabmtl.base.params import listed_names
+from tabmtl.base.schema import DivergenceError, html_table, in_command, warn_user
 from tabmtl.metrics.metric import Metric, find_metric, near_metric
 from tabmtl.metrics.own import TaskMetric
-from tabmtl.params import listed_names
-from tabmtl.schema import DivergenceError, html_table, in_command, warn_user
 
 if TYPE_CHECKING:
     from tabmtl.targets import Task

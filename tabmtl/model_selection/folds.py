@@ -14,13 +14,13 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.metadata_routing import UNUSED
 
+from tabmtl.base.params import check_known
+from tabmtl.base.schema import listed, warn_user
 from tabmtl.columns.category import text_of
 from tabmtl.encode.labels import DeclaredTasks, LabelCoder
 from tabmtl.encode.read import read_features, read_groups
 from tabmtl.metrics.scores import mean_score
 from tabmtl.model_selection.stratify import ATTEMPTS, Strata, deal_groups, deal_rows, train_valid_split
-from tabmtl.params import check_known
-from tabmtl.schema import listed, warn_user
 from tabmtl.targets import Task
 
 __all__ = ["MultiTaskKFold", "MultitaskScorer", "make_multitask_scorer", "train_valid_split"]

@@ -13,9 +13,9 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from tabmtl.base.schema import Batch, warn_user
 from tabmtl.columns.ragged import Ragged, ranges
 from tabmtl.encode.read import read_groups
-from tabmtl.schema import Batch, warn_user
 
 _BLOCK_ROWS = 2_048  # rows hashed at a time: the block stays in the cache
 _MOST_FOUND = 0.05  # share of the validation rows that may equal training rows

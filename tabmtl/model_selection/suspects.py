@@ -12,15 +12,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import rankdata
 
-from tabmtl.columns.cures import by_drop, by_kind, by_sequence, by_time, library_of
-from tabmtl.columns.date import Dates
-from tabmtl.columns.tags import Tags, items_of
-from tabmtl.encode import FeatureCoder, LabelCoder, TableCoder
-from tabmtl.encode.read import take_rows
-from tabmtl.encode.tasks import DeclaredTasks, names_classes
-from tabmtl.encode.write import ORDERED
-from tabmtl.metrics.scores import metrics_of_positive
-from tabmtl.schema import (
+from tabmtl.base.schema import (
     UNSEEN,
     Batch,
     Columns,
@@ -35,6 +27,14 @@ from tabmtl.schema import (
     warn_about,
     warn_user,
 )
+from tabmtl.columns.cures import by_drop, by_kind, by_sequence, by_time, library_of
+from tabmtl.columns.date import Dates
+from tabmtl.columns.tags import Tags, items_of
+from tabmtl.encode import FeatureCoder, LabelCoder, TableCoder
+from tabmtl.encode.read import take_rows
+from tabmtl.encode.tasks import DeclaredTasks, names_classes
+from tabmtl.encode.write import ORDERED
+from tabmtl.metrics.scores import metrics_of_positive
 from tabmtl.targets import Task
 
 _ROWS = 1_000  # looked at for leaks

@@ -16,14 +16,14 @@ import numpy as np
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_consistent_length
 
+from tabmtl.base.params import check_count
+from tabmtl.base.schema import in_command, listed, warn_user
 from tabmtl.encode.labels import DeclaredTasks, LabelCoder
 from tabmtl.encode.read import has_column, read_groups
 from tabmtl.encode.times import as_numbers, check_times_differ, describe_time, read_time, time_series
 from tabmtl.model_selection.folds import read_task, warn_of_gaps
 from tabmtl.model_selection.repeats import number_groups
 from tabmtl.model_selection.stratify import Strata
-from tabmtl.params import check_count
-from tabmtl.schema import in_command, listed, warn_user
 from tabmtl.targets import Task
 
 _MICROSECOND = datetime.timedelta(microseconds=1)  # the unit of dates that are numbers

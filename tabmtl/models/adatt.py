@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from tabmtl.base.params import Count, CountOrZero, Widths
+from tabmtl.base.schema import Columns
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary, RowOwners, take_rows
 from tabmtl.nn.task_network import StackedNetwork, UnitLevel
-from tabmtl.params import Count, CountOrZero, Widths
-from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
 

@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from tabmtl.base.params import NonNegative
+from tabmtl.base.schema import Columns
 from tabmtl.columns import Features
 from tabmtl.estimators.funnel import TowerEstimator
 from tabmtl.nn.experts import Experts
 from tabmtl.nn.layers import Boundary, RowOwners
 from tabmtl.nn.task_network import TaskNetwork
-from tabmtl.params import NonNegative
-from tabmtl.schema import Columns
 from tabmtl.targets import Task
 from tabmtl.targets.funnel import with_steps_before
 from tabmtl.training.losses import FunnelLoss

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tabmtl.base.params import Count, NonNegative, Rate
+from tabmtl.base.schema import Columns
 from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.funnel import FunnelEstimator
@@ -22,8 +24,6 @@ from tabmtl.nn.embeddings import FeatureTokenizer, NumericEmbedding
 from tabmtl.nn.experts import mix
 from tabmtl.nn.layers import Boundary, Members, RowOwners, StackedLinear, take_rows
 from tabmtl.nn.task_network import TaskNetwork
-from tabmtl.params import Count, NonNegative, Rate
-from tabmtl.schema import Columns
 from tabmtl.targets import Task
 from tabmtl.training.losses import FunnelLoss, MultiTaskLoss, Space
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tabmtl.base.schema import Columns
 from tabmtl.columns import Features
 from tabmtl.estimators.funnel import TowerEstimator
 from tabmtl.nn.experts import Experts
 from tabmtl.nn.layers import Boundary, RowOwners
 from tabmtl.nn.task_network import TaskNetwork
-from tabmtl.schema import Columns
 from tabmtl.targets import Task
 from tabmtl.training.losses import FunnelLoss
 

@@ -13,6 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from tabmtl.base.params import Count, check_known, check_widths
+from tabmtl.base.schema import Columns
 from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import SparseExpertEstimator
@@ -20,8 +22,6 @@ from tabmtl.nn.chosen import weighed
 from tabmtl.nn.experts import Activation, Gates, gate_softmax, restrict_level
 from tabmtl.nn.layers import Boundary, RowOwners, StackedLinear, take_rows
 from tabmtl.nn.task_network import TaskNetwork
-from tabmtl.params import Count, check_known, check_widths
-from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
 

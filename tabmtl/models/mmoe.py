@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from tabmtl.base.params import Count, Widths
+from tabmtl.base.schema import Columns
 from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import SparseExpertEstimator
@@ -19,8 +21,6 @@ from tabmtl.nn.experts import Gates, restrict_level
 from tabmtl.nn.layers import Boundary, RowOwners
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.nn.units import Group, head_units, level_units, readers_in_heads
-from tabmtl.params import Count, Widths
-from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
 

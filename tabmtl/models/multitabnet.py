@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from tabmtl.base.params import Count, CountOrZero, Rate
+from tabmtl.base.schema import Columns
 from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.network import MemberEstimator
@@ -21,8 +23,6 @@ from tabmtl.nn.attention import FeatureLayer, Mask, RowAttention, RowLayer, atte
 from tabmtl.nn.embeddings import FeatureTokenizer, NumericEmbedding
 from tabmtl.nn.layers import Members, RowOwners, Towers, take_rows
 from tabmtl.nn.task_network import TaskNetwork
-from tabmtl.params import Count, CountOrZero, Rate
-from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
 

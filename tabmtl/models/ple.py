@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from tabmtl.base.params import Count, Widths
+from tabmtl.base.schema import Columns
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import SparseExpertEstimator
 from tabmtl.nn.chosen import leaves_out, mix_chosen
@@ -19,8 +21,6 @@ from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary, RowOwners
 from tabmtl.nn.task_network import StackedNetwork, UnitLevel
 from tabmtl.nn.units import Group, Slot, head_units, level_units, readers_in_heads
-from tabmtl.params import Count, Widths
-from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
 

@@ -9,14 +9,14 @@ from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
+from tabmtl.base.params import CountOrZero, Rate, check_widths
+from tabmtl.base.schema import Columns
 from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.network import VectorEstimator
 from tabmtl.nn.layers import MLP, Boundary, RowOwners, Towers
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.nn.units import Group, head_units, mlp_units, readers_in_heads
-from tabmtl.params import CountOrZero, Rate, check_widths
-from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
 

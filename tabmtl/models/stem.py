@@ -14,6 +14,8 @@ from rtdl_num_embeddings import LinearEmbeddings, PiecewiseLinearEmbeddings
 from torch import Tensor
 from torch.nn import functional as F
 
+from tabmtl.base.params import Count, Widths
+from tabmtl.base.schema import Columns
 from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
@@ -22,8 +24,6 @@ from tabmtl.nn.experts import Gates, mix, restrict_level
 from tabmtl.nn.layers import Boundary, Members, RowOwners, TaskLinear, take_rows
 from tabmtl.nn.sequences import SequencePooling
 from tabmtl.nn.task_network import TaskNetwork
-from tabmtl.params import Count, Widths
-from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
 

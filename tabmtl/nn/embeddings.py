@@ -18,9 +18,9 @@ from rtdl_num_embeddings import LinearEmbeddings, PeriodicEmbeddings, PiecewiseL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tabmtl.base.schema import UNSEEN, Columns
 from tabmtl.nn.layers import DENSE_ROWS, Members, Widened
 from tabmtl.nn.sequences import SequenceEmbedding, SequencePooling, draw
-from tabmtl.schema import UNSEEN, Columns
 
 if TYPE_CHECKING:
     from tabmtl.columns import Features

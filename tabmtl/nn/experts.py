@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from tabmtl.base.ranks import ALONE, Ranks
 from tabmtl.nn.layers import Dropout, RowOwners, StackedLinear, Widened, at_least_float32, take_rows
-from tabmtl.processes.ranks import ALONE, Ranks
 
 Norm = Literal["batch", "layer", "none"]
 Activation = Literal["relu", "silu"]

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tabmtl.base.schema import Columns
 from tabmtl.nn.embeddings import BagEmbedding, CategoricalEmbedding, grown_rows
 from tabmtl.nn.grown import NewHead
 from tabmtl.nn.layers import Towers, with_classes
 from tabmtl.nn.sequences import PooledSequence
-from tabmtl.schema import Columns
 
 
 class Growth:

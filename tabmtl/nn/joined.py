@@ -66,7 +66,7 @@ class JoinedNetworks:
     >>> import torch
     >>> from tabmtl import SharedBottom
     >>> from tabmtl.columns import Features
-    >>> from tabmtl.schema import Columns
+    >>> from tabmtl.base.schema import Columns
     >>> from tabmtl.targets import Task
     >>> columns = Columns(numeric=("a", "b"), categorical=(), levels=(), has_missing=(False, False), bins=((0, 1),) * 2)
     >>> networks = [SharedBottom()._network(columns, [Task(name="y", kind="regression")]) for _ in range(3)]

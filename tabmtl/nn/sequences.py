@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tabmtl.base.schema import MISSING, Columns, SequenceColumn
 from tabmtl.nn.layers import DENSE_ROWS
-from tabmtl.schema import MISSING, Columns, SequenceColumn
 
 if TYPE_CHECKING:
     from tabmtl.columns import Features

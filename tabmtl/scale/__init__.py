@@ -3,6 +3,6 @@
 Training from files needs no function of its own: see :class:`tabmtl.scale.Shards`. Everything loads on first use.
 """
 
-from tabmtl.lazy import attach
+from tabmtl.base.lazy import attach
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)

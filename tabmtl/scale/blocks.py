@@ -15,10 +15,11 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.base.params import check_known
+from tabmtl.base.ranks import Ranks, check_same
+from tabmtl.base.schema import warn_user
 from tabmtl.columns.date_text import find_text_dates, with_dates
 from tabmtl.encode.read import check_dropped, count_rows
-from tabmtl.params import check_known
-from tabmtl.processes.ranks import Ranks, check_same
 from tabmtl.scale.paths import (
     Paths,
     Stamp,
@@ -30,7 +31,6 @@ from tabmtl.scale.paths import (
     stamp_of,
     whole,
 )
-from tabmtl.schema import warn_user
 
 #: Rows of a block. Blocks are counted over all files together, so they do not depend on how rows lie in files.
 BLOCK_ROWS = 65_536

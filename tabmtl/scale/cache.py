@@ -22,18 +22,9 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.columns import Features
-from tabmtl.columns.kind import RowError
-from tabmtl.columns.ragged import offsets_of
-from tabmtl.encode.class_factors import NO_FACTORS, ClassFactors
-from tabmtl.encode.table import TableCoder, weight_factors, weight_sums
-from tabmtl.encode.times import as_numbers, check_time, describe_time
-from tabmtl.metrics.scores import is_by_group
-from tabmtl.processes.ranks import ALONE, Ranks
-from tabmtl.scale.blocks import Blocks, Roles, share_of
-from tabmtl.scale.paths import written
-from tabmtl.schema import Batch, TabmtlWarning, warn_user
-from tabmtl.storage.atomic import (
+from tabmtl.base.ranks import ALONE, Ranks
+from tabmtl.base.schema import Batch, TabmtlWarning, warn_user
+from tabmtl.base.storage.atomic import (
     is_real_folder,
     locked,
     read_file,
@@ -43,8 +34,17 @@ from tabmtl.storage.atomic import (
     sync_folder,
     write_file,
 )
-from tabmtl.storage.persist import json_checksum
-from tabmtl.storage.stored import fingerprint
+from tabmtl.base.storage.persist import json_checksum
+from tabmtl.base.storage.stored import fingerprint
+from tabmtl.columns import Features
+from tabmtl.columns.kind import RowError
+from tabmtl.columns.ragged import offsets_of
+from tabmtl.encode.class_factors import NO_FACTORS, ClassFactors
+from tabmtl.encode.table import TableCoder, weight_factors, weight_sums
+from tabmtl.encode.times import as_numbers, check_time, describe_time
+from tabmtl.metrics.scores import is_by_group
+from tabmtl.scale.blocks import Blocks, Roles, share_of
+from tabmtl.scale.paths import written
 
 logger = logging.getLogger(__name__)
 

@@ -27,9 +27,9 @@ import polars as pl
 import polars.selectors as cs
 import torch
 
+from tabmtl.base.ranks import Ranks
 from tabmtl.columns.ragged import offsets_of, ranges
 from tabmtl.encode.read import count_rows
-from tabmtl.processes.ranks import Ranks
 from tabmtl.scale.blocks import Blocks, row_keys, share_of
 from tabmtl.scale.cache import LANES, ArrayFiles, stored_arrays
 from tabmtl.scale.paths import whole, written

@@ -14,6 +14,9 @@ import polars.selectors as cs
 from polars.io.plugins import register_io_source
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.base.params import Names, check_choice, near
+from tabmtl.base.schema import warn_user
+from tabmtl.base.storage.atomic import locked, remove_left, replaced
 from tabmtl.columns.category import text_of
 from tabmtl.columns.kind import RowError
 from tabmtl.columns.values import type_of
@@ -24,11 +27,8 @@ from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import Answered, is_by_group
 from tabmtl.model_selection.suspects import warn_of_frequent_classes
-from tabmtl.params import Names, check_choice, near
 from tabmtl.scale.cache import group_hashes
 from tabmtl.scale.paths import Paths, find_files, is_csv, is_table, read_blocks, scan_file, stamp_of, whole, written
-from tabmtl.schema import warn_user
-from tabmtl.storage.atomic import locked, remove_left, replaced
 
 _BLOCK_ROWS = 65_536
 

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from tabmtl.base.params import Names, check_count
+from tabmtl.base.ranks import Ranks
+from tabmtl.base.storage.persist import load
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.params import Names, check_count
-from tabmtl.processes.ranks import Ranks
 from tabmtl.scale.blocks import Roles
 from tabmtl.scale.files import Method, answer_file, plan_files
 from tabmtl.scale.paths import Paths
 from tabmtl.scale.shards import Shards
 from tabmtl.scale.torch_group import joined
-from tabmtl.storage.persist import load
 from tabmtl.training.run import entered
 
 __all__ = ["fit", "predict"]

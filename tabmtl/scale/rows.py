@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from tabmtl.base.schema import Batch
 from tabmtl.encode.times import check_times_differ
 from tabmtl.estimators.rows import TO_SET_ASIDE, FrameRows, draw
 from tabmtl.model_selection.repeats import (
@@ -22,7 +23,6 @@ from tabmtl.model_selection.times import borders, warn_of_known_groups
 from tabmtl.scale.blocks import row_keys
 from tabmtl.scale.cache import StoredRows
 from tabmtl.scale.windows import WindowRows
-from tabmtl.schema import Batch
 
 MOST_VALID_ROWS = 1_000_000  # more would take memory and time, and judge no better
 _JUDGED_ROWS = 200_000

@@ -12,6 +12,8 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.base.ranks import check_same
+from tabmtl.base.schema import Batch
 from tabmtl.columns import Features
 from tabmtl.encode import TableCoder
 from tabmtl.encode.class_factors import ClassFactors
@@ -20,12 +22,10 @@ from tabmtl.estimators.learner import FittedRows, Marks, TableLearner
 from tabmtl.estimators.source import Source
 from tabmtl.metrics.scores import Answered, is_by_group, metrics_of_positive, refuse_without_groups
 from tabmtl.model_selection.suspects import warn_of_frequent_classes
-from tabmtl.processes.ranks import check_same
 from tabmtl.scale.blocks import Blocks, Roles
 from tabmtl.scale.cache import encoded, group_hashes
 from tabmtl.scale.rows import ShardRows
 from tabmtl.scale.survey import learn_table
-from tabmtl.schema import Batch
 from tabmtl.training.checkpoint import check_params
 from tabmtl.training.run import current
 

@@ -11,6 +11,9 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.base.forks import check_pool
+from tabmtl.base.ranks import ALONE, Ranks
+from tabmtl.base.schema import in_command
 from tabmtl.columns.category import count_levels
 from tabmtl.columns.cures import Library
 from tabmtl.columns.kind import Coding, Summary, merge
@@ -23,10 +26,7 @@ from tabmtl.encode.table import TableCoder, check_task_column, find_names, sort_
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks
 from tabmtl.encode.text_encoder import TextVectors, check_found
 from tabmtl.encode.write import Origin
-from tabmtl.processes.forks import check_pool
-from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.scale.blocks import Blocks, Roles, row_keys
-from tabmtl.schema import in_command
 from tabmtl.targets.kind import TEXT, Units
 
 _MOST_CLASSES = 1_000_000

@@ -21,9 +21,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tabmtl.processes.ranks import ALONE, EndedElsewhereError, Ranks
+from tabmtl.base.ranks import ALONE, EndedElsewhereError, Ranks
+from tabmtl.base.schema import warn_user
 from tabmtl.scale.wire import pack, unpack
-from tabmtl.schema import warn_user
 from tabmtl.training.run import entered
 
 _GLOO = "GLOO_SOCKET_IFNAME"  # names the network that gloo listens on

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tabmtl.base.ranks import Ranks
+from tabmtl.base.schema import Batch
 from tabmtl.columns.features import join_ragged
 from tabmtl.columns.ragged import Ragged
-from tabmtl.processes.ranks import Ranks
 from tabmtl.scale.cache import StoredRows
-from tabmtl.schema import Batch
 from tabmtl.training.rows import Step
 
 _WINDOW_CHUNKS = 64  # of every lane, so a window has a million rows

@@ -3,6 +3,6 @@
 >>> from tabmtl.sessions import M2TRec, VSKNN
 """
 
-from tabmtl.lazy import attach
+from tabmtl.base.lazy import attach
 
 __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -32,8 +32,9 @@ from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.base.params import Count, RandomState, Share, near
+from tabmtl.base.storage.stored import Stored
 from tabmtl.estimators.base import at_once, drafted, draw_seed
-from tabmtl.params import Count, RandomState, Share, near
 from tabmtl.sessions.catalogue import Catalogue, Growth
 from tabmtl.sessions.knn import STAN, VSKNN
 from tabmtl.sessions.learning import Learning
@@ -52,7 +53,6 @@ from tabmtl.sessions.repeats import (
     read_targets,
     too_few,
 )
-from tabmtl.storage.stored import Stored
 from tabmtl.training.run import running
 from tabmtl.training.watch import Watch
 

@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.schema import warn_user
+from tabmtl.base.schema import warn_user
+from tabmtl.base.storage.stored import Stored
 from tabmtl.sessions.log import code_items, to_polars, to_series
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
-from tabmtl.storage.stored import Stored
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

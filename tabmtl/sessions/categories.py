@@ -20,9 +20,9 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
+from tabmtl.base.storage.stored import Stored
 from tabmtl.sessions.ragged import AnySessions, Sessions
 from tabmtl.sessions.ranking import by_blocks, log_totals, rank_targets, top_k
-from tabmtl.storage.stored import Stored
 
 _MOST_LEVELS = 2_000  # of a column whose transitions are kept
 _PRIOR = 10.0  # clicks that the shares of all clicks count for, beside the transitions of a category

@@ -15,13 +15,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import polars as pl
 
+from tabmtl.base.params import Count, NonNegative, Positive
+from tabmtl.base.storage.stored import Stored
 from tabmtl.columns.ragged import offsets_of, ranges
-from tabmtl.params import Count, NonNegative, Positive
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.popularity import fill_with_popularity
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.recommender import Recommender, SessionState
-from tabmtl.storage.stored import Stored
 
 # weight of a click with x clicks after it in a session of n
 Fade = Literal["linear", "linear_0.1", "div", "div_squared", "log", "quadratic", "same"]

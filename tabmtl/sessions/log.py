@@ -12,10 +12,10 @@ import polars as pl
 import polars.selectors as cs
 from scipy.sparse import issparse
 
+from tabmtl.base.forks import check_pool
+from tabmtl.base.schema import in_command
 from tabmtl.columns.ragged import offsets_of
 from tabmtl.estimators.source import is_source
-from tabmtl.processes.forks import check_pool
-from tabmtl.schema import in_command
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
 
 _UNREADABLE = (TypeError, ValueError, OverflowError, NotImplementedError, pl.exceptions.PolarsError)

@@ -8,11 +8,11 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import polars as pl
 
+from tabmtl.base.storage.stored import Stored
 from tabmtl.sessions.catalogue import Catalogue, warn_of_undescribed
 from tabmtl.sessions.log import Column, family
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.recommender import Recommender, SessionState
-from tabmtl.storage.stored import Stored
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import polars as pl
 
+from tabmtl.base.ranks import ALONE, Ranks
 from tabmtl.columns.ragged import offsets_of, ranges
-from tabmtl.processes.ranks import ALONE, Ranks
 
 #: Code of an item that the catalogue does not hold; known items count from 1.
 UNSEEN_ITEM = 0

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from tabmtl.params import check_count
+from tabmtl.base.params import check_count
 from tabmtl.sessions.ragged import Sessions, spread
 
 _BLOCK_BYTES = 64_000_000  # of scores that are held at a time

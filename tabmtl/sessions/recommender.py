@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.base.params import check_count
 from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score, at_once, drafted, unfitted
-from tabmtl.params import check_count
 from tabmtl.sessions.catalogue import Catalogue, Growth, grow_catalogue, make_catalogue
 from tabmtl.sessions.learning import Learning
 from tabmtl.sessions.log import Column, LogColumns, group_log, is_list, like, read_list, read_log, read_sessions

@@ -14,12 +14,12 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from tabmtl.params import Count, WholeShare
+from tabmtl.base.params import Count, WholeShare
+from tabmtl.base.storage.stored import Stored
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.popularity import fill_with_popularity
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.recommender import Recommender, SessionState
-from tabmtl.storage.stored import Stored
 
 # a click x later weighs 1 / x^power
 _POWERS = {"div": 1, "div_squared": 2, "same": 0}

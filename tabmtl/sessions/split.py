@@ -11,8 +11,8 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
-from tabmtl.params import is_number
-from tabmtl.schema import warn_user
+from tabmtl.base.params import is_number
+from tabmtl.base.schema import warn_user
 from tabmtl.sessions.log import LogColumns, code_items, family, read_log, to_polars
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
 

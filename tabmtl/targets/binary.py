@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 from scipy.special import logit
 
+from tabmtl.base.params import near
 from tabmtl.metrics.classes import TWO_CLASSES
 from tabmtl.metrics.metric import Metric
-from tabmtl.params import near
 from tabmtl.targets.classes import Classes, label_of
 from tabmtl.targets.kind import RARE, SURE
 

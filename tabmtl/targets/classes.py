@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import polars as pl
 
-from tabmtl.params import near
-from tabmtl.schema import in_command
+from tabmtl.base.params import near
+from tabmtl.base.schema import in_command
 from tabmtl.targets.kind import TEXT, Kind
 
 

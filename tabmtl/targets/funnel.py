@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tabmtl.schema import warn_user
+from tabmtl.base.schema import warn_user
 from tabmtl.targets.task import Task
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import polars as pl
 
+from tabmtl.base.schema import in_command, warn_user
 from tabmtl.metrics.metric import Metric
 from tabmtl.metrics.ordered import ORDERED, median_class
-from tabmtl.schema import in_command, warn_user
 from tabmtl.targets.classes import Classes, label_of
 from tabmtl.targets.kind import RARE
 

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tabmtl.base.params import check_known, near
+from tabmtl.base.schema import Columns, html_table, is_unicode, warn_user
+from tabmtl.base.storage.named import own_classes
+from tabmtl.base.storage.stored import own_metrics
 from tabmtl.metrics.metric import find_metric, near_metric
-from tabmtl.params import check_known, near
-from tabmtl.schema import Columns, html_table, is_unicode, warn_user
-from tabmtl.storage.named import own_classes
-from tabmtl.storage.stored import own_metrics
 from tabmtl.targets.binary import Binary
 from tabmtl.targets.focal import Focal
 from tabmtl.targets.gamma import Gamma

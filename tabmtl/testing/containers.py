@@ -9,7 +9,7 @@ import polars as pl
 from numpy.testing import assert_allclose
 from polars.testing import assert_frame_equal
 
-from tabmtl.schema import PerfectFeatureWarning, TabmtlWarning
+from tabmtl.base.schema import PerfectFeatureWarning, TabmtlWarning
 from tabmtl.testing.comparisons import answers, same
 from tabmtl.testing.subject import Subject
 from tabmtl.testing.tables import features

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.testing import assert_allclose
 
-from tabmtl.schema import FewLabelsWarning, TabmtlWarning
+from tabmtl.base.schema import FewLabelsWarning, TabmtlWarning
 from tabmtl.testing.comparisons import answers, answers_by_parts, finite, largest_gap, same
 from tabmtl.testing.promises import of_each_model, raises
 from tabmtl.testing.subject import Subject

@@ -15,7 +15,7 @@ import polars as pl
 from sklearn.base import clone
 
 import tabmtl
-from tabmtl.storage.persist import load
+from tabmtl.base.storage.persist import load
 from tabmtl.testing.comparisons import answers, parameters_of, same
 from tabmtl.testing.promises import of_each_model, raises
 from tabmtl.testing.subject import STEPS, Subject

@@ -11,7 +11,7 @@ import polars.selectors as cs
 from numpy.testing import assert_allclose
 from polars.testing import assert_frame_equal
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.targets import Task
 from tabmtl.testing.comparisons import answers, finite, same
 from tabmtl.testing.promises import of_each_model, raises

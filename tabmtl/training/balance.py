@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol
 
 from torch import Tensor, nn
 
-from tabmtl.params import is_number
+from tabmtl.base.params import is_number
 from tabmtl.targets import Task
 
 

@@ -19,9 +19,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from tabmtl.params import to_json
-from tabmtl.processes.ranks import Ranks, check_same
-from tabmtl.storage.atomic import replaced, sync_folder
+from tabmtl.base.params import to_json
+from tabmtl.base.ranks import Ranks, check_same
+from tabmtl.base.storage.atomic import replaced, sync_folder
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tabmtl.params import check_jobs
-from tabmtl.processes.forks import count_threads, is_forked
-from tabmtl.schema import Batch
+from tabmtl.base.forks import count_threads, is_forked
+from tabmtl.base.params import check_jobs
+from tabmtl.base.schema import Batch
 
 _PARAMETERS_PER_THREAD = 100_000  # smaller networks lose more to the hand-over than a second thread gains
 

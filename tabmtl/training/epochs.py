@@ -10,8 +10,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from tabmtl.processes.ranks import Ranks, answer
-from tabmtl.schema import DivergenceError, warn_user
+from tabmtl.base.ranks import Ranks, answer
+from tabmtl.base.schema import DivergenceError, warn_user
 from tabmtl.training.checkpoint import MISFITS, Checkpoint, State, check_like
 from tabmtl.training.device import generator_states, set_generator_states, unseeded
 from tabmtl.training.hooks import OnEpoch, Record

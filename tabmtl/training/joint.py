@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from tabmtl.base.ranks import ALONE, Ranks
+from tabmtl.base.schema import Batch
 from tabmtl.nn.joined import JoinedNetworks
-from tabmtl.processes.ranks import ALONE, Ranks
-from tabmtl.schema import Batch
 from tabmtl.training.rows import Step
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from tabmtl.base.memory import free_memory
+from tabmtl.base.schema import Batch, Columns
 from tabmtl.columns import Features
 from tabmtl.nn.embeddings import count_tokens
-from tabmtl.processes.memory import free_memory
-from tabmtl.schema import Batch, Columns
 from tabmtl.training.predict import autocast
 
 LEAST_MICRO = 64  # rows of a step whose activations are in memory at once, at least

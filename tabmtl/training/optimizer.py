@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.adamw import adamw
 
+from tabmtl.base.ranks import ALONE, Ranks
 from tabmtl.nn.embeddings import FeatureTokenizer
 from tabmtl.nn.experts import LayerNorm
-from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.training.checkpoint import check_like
 
 _TABLE_RATE = 25  # times the learning rate; see the class

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tabmtl.base.schema import Batch
 from tabmtl.nn.sequences import weigh_entries
-from tabmtl.schema import Batch
 from tabmtl.training.losses import BLOCK
 
 _PREDICT_ROWS = 1_024

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from tabmtl.processes.ranks import ALONE, Ranks
-from tabmtl.schema import Batch
+from tabmtl.base.ranks import ALONE, Ranks
+from tabmtl.base.schema import Batch
 
 #: Some rows in memory, and the numbers of those of a step among them.
 Step = tuple[Batch, Tensor]

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tabmtl.params import Positive
-from tabmtl.processes.ranks import ALONE, Ranks
+from tabmtl.base.params import Positive
+from tabmtl.base.ranks import ALONE, Ranks
 from tabmtl.training.checkpoint import Checkpoint, Job
 from tabmtl.training.hooks import FitTask, fit_as_task
 from tabmtl.training.watch import Watch

@@ -11,10 +11,10 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from tabmtl.base.ranks import ALONE, Ranks, answer
+from tabmtl.base.schema import Batch, DivergenceError
 from tabmtl.columns import Features
 from tabmtl.nn.experts import BatchNorm, statistics_of
-from tabmtl.processes.ranks import ALONE, Ranks, answer
-from tabmtl.schema import Batch, DivergenceError
 from tabmtl.targets import Task
 from tabmtl.training.balance import Balancer
 from tabmtl.training.checkpoint import checksum

@@ -16,8 +16,8 @@ from itertools import chain
 from time import perf_counter
 from typing import Any
 
-from tabmtl.processes.ranks import ALONE, Ranks
-from tabmtl.schema import TimeLimitWarning, warn_user
+from tabmtl.base.ranks import ALONE, Ranks
+from tabmtl.base.schema import TimeLimitWarning, warn_user
 from tabmtl.targets import Task
 
 Describe = Callable[[Any], str]

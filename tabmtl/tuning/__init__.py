@@ -11,7 +11,7 @@ early, and why their fit failed as user attributes, named `SCORES`, `ENDED` and 
 from importlib.util import find_spec
 from typing import Any
 
-from tabmtl.lazy import attach
+from tabmtl.base.lazy import attach
 
 _load, __dir__, __all__ = attach(__name__, __file__)
 

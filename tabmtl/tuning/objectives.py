@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 from sklearn.base import clone
 
+from tabmtl.base.schema import Batch, warn_user
 from tabmtl.encode.preprocessing import by_preprocessor
 from tabmtl.encode.read import (
     checksum,
@@ -24,7 +25,6 @@ from tabmtl.estimators.source import is_source
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import mean_score, score_tasks, undefined_reason
 from tabmtl.model_selection.repeats import number_groups
-from tabmtl.schema import Batch, warn_user
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.targets import Task

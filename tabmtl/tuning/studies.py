@@ -17,9 +17,9 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from tabmtl.params import check_count
-from tabmtl.schema import warn_user
-from tabmtl.storage.atomic import locked
+from tabmtl.base.params import check_count
+from tabmtl.base.schema import warn_user
+from tabmtl.base.storage.atomic import locked
 from tabmtl.tuning.trial import ENDED, FAILURE, SCORES, Objective, name_numbers
 
 #: Whether `run_study` is at work in this thread: only then are trials begun with a heartbeat.

@@ -16,9 +16,9 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from sklearn.base import clone
 
-from tabmtl.params import check_count, check_positive
-from tabmtl.processes.ranks import answer
-from tabmtl.schema import DivergenceError, TabmtlWarning, describe_error
+from tabmtl.base.params import check_count, check_positive
+from tabmtl.base.ranks import answer
+from tabmtl.base.schema import DivergenceError, TabmtlWarning, describe_error
 from tabmtl.training.run import current as current_group
 from tabmtl.tuning.spaces import current, suggest
 

@@ -21,8 +21,8 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from tabmtl.processes.ranks import EndedElsewhereError, answer
-from tabmtl.schema import DivergenceError
+from tabmtl.base.ranks import EndedElsewhereError, answer
+from tabmtl.base.schema import DivergenceError
 from tabmtl.training.run import Run, current
 from tabmtl.tuning.studies import at_work, check_same, quiet, retry, retry_stale, storage_errors
 from tabmtl.tuning.trial import Objective

@@ -15,8 +15,8 @@ from benchmarks import boosting as bench
 from benchmarks import datasets
 from benchmarks.peers.lightgbm import BASELINES, Coded, fit_baseline
 from benchmarks.splits import open_split, split_rows
+from tabmtl.base.schema import Batch
 from tabmtl.columns import Features
-from tabmtl.schema import Batch
 
 N_SCHOOLS, N_PUPILS = 6, 50
 PARAMS = {

@@ -12,9 +12,9 @@ from polars.testing import assert_frame_equal
 from benchmarks.datasets import load
 from benchmarks.datasets.make_samples import QUOTAS, make_samples
 from benchmarks.datasets.tables import ORIGINS
+from tabmtl.base.schema import IdColumnWarning, TabmtlWarning
 from tabmtl.encode import FeatureCoder
 from tabmtl.pipelines import datasets
-from tabmtl.schema import IdColumnWarning, TabmtlWarning
 
 PARTS = ("train", "val", "test")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.peers.lightgbm import Coded
+from tabmtl.base.schema import Batch
 from tabmtl.columns import Features
-from tabmtl.schema import Batch
 
 
 def rows(n: int, seed: int) -> Batch:

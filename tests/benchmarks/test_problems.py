@@ -65,7 +65,7 @@ def test_few_labels_hold_fewer_and_each_class_in_two_groups():
         assert 180 in rows
 
 
-@pytest.mark.filterwarnings("ignore:tasks 'male'. in the folds:tabmtl.schema.TabmtlWarning")
+@pytest.mark.filterwarnings("ignore:tasks 'male'. in the folds:tabmtl.base.schema.TabmtlWarning")
 @pytest.mark.all_faces
 def test_a_bag_averages_answers_and_a_twin_learns_tasks_alone():
     case = open_case("portal", 0, None)

@@ -72,7 +72,7 @@ LINEAR_BEFORE = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:columns .* are text:tabmtl.schema.TabmtlWarning")  # codes of schools
+@pytest.mark.filterwarnings("ignore:columns .* are text:tabmtl.base.schema.TabmtlWarning")  # codes of schools
 @pytest.mark.parametrize("name", later(LINEAR_BEFORE, *(name for name in LINEAR_BEFORE if name != "portal")))
 def test_linear_scores_are_those_of_before(name, tmp_path, quick_reference):
     if name != "portal" and "TABMTL_DATA" not in os.environ:

@@ -33,7 +33,7 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.filterwarnings("ignore::tabmtl.schema.TabmtlWarning")  # tables are tiny
+@pytest.mark.filterwarnings("ignore::tabmtl.base.schema.TabmtlWarning")  # tables are tiny
 @pytest.mark.parametrize("name", later(NAMES, *SLOW))
 def test_every_case_runs(name, capfd, monkeypatch):
     for module in (harness, boosted, files):  # a process of its own takes seconds to start

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tabmtl
+from tabmtl.base.schema import MISSING, UNSEEN
+from tabmtl.base.storage.stored import fingerprint
 from tabmtl.encode import FeatureCoder
 from tabmtl.scale import Shards
-from tabmtl.schema import MISSING, UNSEEN
-from tabmtl.storage.stored import fingerprint
 
 START = dt.datetime(2023, 12, 29, 22, 15)
 N = 60

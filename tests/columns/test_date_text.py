@@ -11,10 +11,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.columns.date_text import find_text_dates, read_text
 from tabmtl.encode import FeatureCoder
 from tabmtl.encode.read import read_features
-from tabmtl.schema import TabmtlWarning
 
 DAYS = [f"2024-02-{day:02}" for day in range(1, 26)]
 #: Texts, what they are, and the first of them.

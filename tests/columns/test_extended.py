@@ -12,9 +12,9 @@ from forging import through_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tabmtl.base.schema import FIRST_LEVEL, MISSING, UNSEEN
 from tabmtl.columns import KINDS, Features
 from tabmtl.encode import FeatureCoder
-from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN
 
 SCHEMA = {
     "size": pl.Float64,

@@ -18,7 +18,7 @@ from tabmtl.columns.category import Categories
 from tabmtl.columns.kind import column_of
 from tabmtl.columns.number import Numbers
 from tabmtl.encode import FeatureCoder
-from tabmtl.onnx.exporting import check_coder
+from tabmtl.serving.onnx.exporting import check_coder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from tabmtl.base.schema import Batch
 from tabmtl.columns import Features
 from tabmtl.columns.ragged import Bags, Ragged
 from tabmtl.model_selection.repeats import feature_keys
-from tabmtl.schema import Batch
 
 LISTS = [[3, 4, 4], [], [0], [2], [], [5, 6]]
 

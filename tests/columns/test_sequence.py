@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabmtl import SharedBottom
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.encode import FeatureCoder
 from tabmtl.encode.read import read_features
-from tabmtl.schema import TabmtlWarning
 
 SIDES = {"history": "item", "hours": "history", "event": "history"}
 entry = st.tuples(st.sampled_from(["a", "b", "c", None]), st.sampled_from([1.0, 5.0, 30.0]), st.sampled_from("xy"))

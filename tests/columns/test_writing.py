@@ -8,9 +8,9 @@ import warnings
 import polars as pl
 import pytest
 
+from tabmtl.base.schema import TabmtlWarning, for_commands
 from tabmtl.columns.writing import line_of
 from tabmtl.encode import FeatureCoder
-from tabmtl.schema import TabmtlWarning, for_commands
 
 DAYS = [f"{day:02}" for day in range(1, 29)]
 WRITINGS = {

@@ -16,9 +16,9 @@ import pytest
 from conformance import tiny
 
 from tabmtl import IndependentTasks, SharedBottom
+from tabmtl.base.schema import describe_error
 from tabmtl.encode import FeatureCoder, LabelCoder, TableCoder
 from tabmtl.encode.read import read_features, read_targets
-from tabmtl.schema import describe_error
 from tabmtl.targets import Task
 
 N = 12
@@ -60,7 +60,7 @@ def test_numbers_in_a_chunked_dictionary_are_numbers(X):
     ],
     ids=["arrow", "table", "pandas", "pandas text", "pandas plain text", "view", "ordered"],
 )
-@pytest.mark.filterwarnings("ignore:task .* whole numbers:tabmtl.schema.TabmtlWarning")
+@pytest.mark.filterwarnings("ignore:task .* whole numbers:tabmtl.base.schema.TabmtlWarning")
 def test_class_labels_come_back_as_they_were(y):
     coder = LabelCoder.fit(y)
     values, _ = coder.encode(y)

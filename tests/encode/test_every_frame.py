@@ -29,9 +29,9 @@ from lightgbm import LGBMClassifier, LGBMRegressor
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.encode.columns import is_missing
 from tabmtl.encode.read import read_features
-from tabmtl.schema import TabmtlWarning
 
 QUICK, ALL = 240, 5_000
 NAMES = ("x", "^a$", "*", "a", "", "b c", "ü", "$", "1", ".*", "col('a')", "^.*$")

@@ -13,10 +13,10 @@ from forging import through_file
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tabmtl.base.schema import FIRST_LEVEL, MISSING, UNSEEN, Batch, TabmtlWarning
+from tabmtl.base.storage.stored import take_apart
 from tabmtl.columns import Features, kind, number
 from tabmtl.encode import FeatureCoder, features
-from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Batch, TabmtlWarning
-from tabmtl.storage.stored import take_apart
 
 TRANSFORMS = ("standardize", "quantile", "none")
 

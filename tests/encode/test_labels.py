@@ -15,8 +15,8 @@ from forging import through_file
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tabmtl.base.storage.stored import take_apart
 from tabmtl.encode import LabelCoder
-from tabmtl.storage.stored import take_apart
 from tabmtl.targets import Task
 
 NAN = float("nan")

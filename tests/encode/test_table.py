@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from forging import through_file
 
+from tabmtl.base.storage.stored import put_together, take_apart
 from tabmtl.encode import TableCoder
-from tabmtl.storage.stored import put_together, take_apart
 
 X = pl.DataFrame({"n": [1.0, 2.0, None, 4.0], "c": ["u", "v", "u", None]})
 Y = pl.DataFrame({"k": ["no", "yes", None, "no"], "r": [1.5, None, 3.0, 5.0]})

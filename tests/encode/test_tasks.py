@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 from sklearn.metrics import accuracy_score
 
+from tabmtl.base.schema import TabmtlWarning, told
 from tabmtl.encode import LabelCoder
 from tabmtl.metrics import make_task_metric
-from tabmtl.schema import TabmtlWarning, told
 from tabmtl.targets import Task
 
 NAN = float("nan")

@@ -22,10 +22,10 @@ from tabmtl import (
     SharedTrees,
     distill,
 )
-from tabmtl.inspection import feature_importances
-from tabmtl.mlflow import log_model
-from tabmtl.onnx import export
+from tabmtl.inspection.importances import feature_importances
 from tabmtl.scale import Shards, predict_files
+from tabmtl.serving.mlflow import log_model
+from tabmtl.serving.onnx import export
 
 WORDS = ["lovely", "dreadful", "window", "garden", "kitchen"]
 

@@ -12,14 +12,14 @@ import pytest
 from lightgbm import LGBMClassifier, LGBMRegressor
 from ranks import run_ranks
 
-import tabmtl.inspection
+import tabmtl.inspection.importances
 from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, SharedTrees, distill
+from tabmtl.base.schema import TabmtlWarning, told
 from tabmtl.columns.text import Projection, count_hashed, find_texts
 from tabmtl.encode import FeatureCoder
 from tabmtl.scale import Shards
 from tabmtl.scale.blocks import Roles
 from tabmtl.scale.survey import learn_table
-from tabmtl.schema import TabmtlWarning, told
 from tabmtl.training.run import current
 
 GOOD, BAD = "a very friendly house by the river", "the worst of all rooms we have seen"
@@ -175,7 +175,7 @@ def test_models_learn_of_text(name, reloaded):
     loaded = reloaded(model)
     np.testing.assert_array_equal(loaded.predict_proba(X_TEST.to_pandas())["liked"], expected)
     np.testing.assert_allclose(loaded.predict_proba(X_TEST[:1].to_arrow())["liked"], expected[:1], rtol=1e-6)
-    importance = tabmtl.inspection.feature_importances(model, X_TEST, Y_TEST).filter(task="liked")
+    importance = tabmtl.feature_importances(model, X_TEST, Y_TEST).filter(task="liked")
     assert importance["feature"].to_list() == ["size", "remark"]
     assert importance["importance"][1] > 0.2
 

@@ -26,13 +26,13 @@ from tabmtl import (
     SharedTrees,
     load,
 )
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.ensemble import trials
 from tabmtl.ensemble.estimator import EnsembleState
 from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.ensemble.models import candidates
 from tabmtl.estimators.learner import Marks
 from tabmtl.estimators.model import Over
-from tabmtl.schema import TabmtlWarning
 from tabmtl.testing import features, long_table, mixed_targets
 from tabmtl.training import watch
 

@@ -17,7 +17,7 @@ from sklearn.metrics import r2_score
 from tabmtl import ESMM, MMoE, SharedBottom, SharedBottomClassifier
 from tabmtl.training.penalised import Linear, learn_by_folds
 
-pytestmark = pytest.mark.filterwarnings("ignore:y holds classes:tabmtl.schema.TabmtlWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:y holds classes:tabmtl.base.schema.TabmtlWarning")
 some_networks = pytest.mark.parametrize("cls", quick([*NETWORKS, *FUNNELS], "MMoE", "AITM"))
 
 
@@ -142,7 +142,7 @@ def shares(answer: np.ndarray, n: int) -> np.ndarray:
     return answer[:, :n] / answer[:, :n].sum(axis=1, keepdims=True) if answer.ndim == 2 else answer
 
 
-@pytest.mark.filterwarnings("ignore:.* experts have collapsed:tabmtl.schema.TabmtlWarning")
+@pytest.mark.filterwarnings("ignore:.* experts have collapsed:tabmtl.base.schema.TabmtlWarning")
 @some_networks
 def test_nights_bring_new_levels_and_classes_and_quarters_new_tasks(cls, reloaded):
     own = {"expert_norm": "none"} if "expert_norm" in cls._get_param_names() else {}

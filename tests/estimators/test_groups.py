@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tabmtl import RMTGB, IndependentTasks, MultiTaskKFold, SharedBottom, Task
-from tabmtl.schema import TabmtlWarning
+from tabmtl.base.schema import TabmtlWarning
 
 X = features(240).with_columns(owner=pl.int_range(240) // 6)
 Y = mixed_targets(X)

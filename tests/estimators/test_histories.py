@@ -7,7 +7,7 @@ from sklearn.base import clone
 import tabmtl
 from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, SharedBottom, SharedTrees
 from tabmtl.columns.roles import leave_out
-from tabmtl.inspection import feature_importances
+from tabmtl.inspection.importances import feature_importances
 from tabmtl.synth import make_histories
 
 #: In this world an item is its own group, so that the test needs few rows.

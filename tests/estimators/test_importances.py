@@ -7,8 +7,8 @@ from conformance import tiny
 from sklearn.linear_model import LinearRegression
 
 from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees
+from tabmtl.base.storage.lightgbm_text import TreeText
 from tabmtl.estimators.boosted.gain import feature_gains
-from tabmtl.storage.lightgbm_text import TreeText
 
 RNG = np.random.default_rng(0)
 N = 300
@@ -31,7 +31,9 @@ LEARNS = {"epochs": 15, "learning_rate": 0.03, "average_decay": 0.0}
 
 def test_a_network_names_what_measures_its_importances():
     model = tiny(SharedBottom).fit(X, Y)
-    with pytest.raises(AttributeError, match=r"has no feature_importances_.*say tabmtl.inspection.feature_import"):
+    with pytest.raises(
+        AttributeError, match=r"has no feature_importances_.*say tabmtl.inspection.importances.feature_import"
+    ):
         print(model.feature_importances_)
 
 

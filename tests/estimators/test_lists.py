@@ -27,7 +27,7 @@ LISTS = pl.DataFrame(
 X = pl.concat([BASE, LISTS], how="horizontal")
 
 
-@pytest.mark.filterwarnings("ignore::tabmtl.schema.TabmtlWarning")
+@pytest.mark.filterwarnings("ignore::tabmtl.base.schema.TabmtlWarning")
 @pytest.mark.parametrize("cls", quick(ESTIMATORS, "SharedTrees", "RMTGB", "SharedBottom"))
 def test_every_estimator_reads_lists_and_text(cls, reloaded):
     model = tiny(cls, text_features=["remark"], sequence_features={"history": None}).fit(X, targets_for(cls, BASE))

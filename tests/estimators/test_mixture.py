@@ -6,13 +6,13 @@ import torch
 from models_at_hand import fitted
 from polars.testing import assert_frame_equal
 
+from tabmtl.base.schema import Batch, Columns, TabmtlWarning
 from tabmtl.columns import Features
 from tabmtl.estimators.mixture import measure_experts
 from tabmtl.models.adatt import AdaTT
 from tabmtl.models.mmoe import MMoE
 from tabmtl.models.ple import PLE
 from tabmtl.models.stem import STEM
-from tabmtl.schema import Batch, Columns, TabmtlWarning
 from tabmtl.targets import Task
 
 COLUMNS = Columns(numeric=("a", "b"), categorical=(), levels=(), has_missing=(False, False), bins=((-1.0, 1.0),) * 2)

@@ -23,11 +23,11 @@ from tabmtl import (
     SharedTrees,
     Task,
 )
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.estimators import learner
 from tabmtl.scale import Shards
-from tabmtl.schema import TabmtlWarning
 
-pytestmark = pytest.mark.filterwarnings("ignore:y holds classes:tabmtl.schema.TabmtlWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:y holds classes:tabmtl.base.schema.TabmtlWarning")
 every_network = pytest.mark.parametrize("cls", NETWORKS, ids=lambda cls: cls.__name__)
 STILL = {"learning_rate": 0.0, "weight_decay": 0.0}  # a pass that moves nothing
 #: Statistics of experts would be those of the new rows.
@@ -50,7 +50,7 @@ def listed(n: int = 120, seed: int = 0, fresh: bool = False) -> pl.DataFrame:
 SEQUENCES = {"sequence_features": {"seen": "text", "past": None}}
 
 
-@pytest.mark.filterwarnings("ignore:.* experts have collapsed:tabmtl.schema.TabmtlWarning")
+@pytest.mark.filterwarnings("ignore:.* experts have collapsed:tabmtl.base.schema.TabmtlWarning")
 @every_network
 def test_what_is_known_keeps_its_answers_where_levels_and_classes_join(cls):
     X, more = listed(), listed(60, seed=1, fresh=True)

@@ -10,7 +10,7 @@ from conformance import features, mixed_targets, tiny
 import tabmtl
 from tabmtl import RMTGB, IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees
 from tabmtl.estimators.model import Over
-from tabmtl.onnx import export
+from tabmtl.serving.onnx import export
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,10 +41,10 @@ from tabmtl import (
     compare,
     distill,
 )
-from tabmtl.mlflow import log_model
-from tabmtl.onnx import export
+from tabmtl.base.storage.transformers import Transformer
 from tabmtl.scale import Shards, predict_file, score_files
-from tabmtl.storage.transformers import Transformer
+from tabmtl.serving.mlflow import log_model
+from tabmtl.serving.onnx import export
 from tabmtl.tuning import objective
 
 RNG, N = np.random.default_rng(0), 120

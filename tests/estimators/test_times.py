@@ -19,6 +19,7 @@ from tabmtl import (
     SharedTrees,
     SharedTreesRegressor,
 )
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.ensemble import folds as ensemble_folds
 from tabmtl.estimators import rows as estimator_rows
 from tabmtl.model_selection import times
@@ -26,7 +27,6 @@ from tabmtl.models.independent import choice
 from tabmtl.models.independent import folds as task_folds
 from tabmtl.scale import Shards
 from tabmtl.scale.rows import ShardRows
-from tabmtl.schema import TabmtlWarning
 
 DAYS = pl.date(2024, 1, 1) + pl.duration(days=pl.int_range(pl.len()) * 7 % 40)
 X = features(240).with_columns(day=DAYS)

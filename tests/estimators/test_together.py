@@ -8,10 +8,10 @@ from sklearn.base import clone
 
 import tabmtl
 from tabmtl import PLE, MMoE, SharedBottom, SharedTrees
+from tabmtl.base.schema import TimeLimitWarning
+from tabmtl.base.storage.stored import fingerprint
 from tabmtl.estimators.encoded import together
 from tabmtl.estimators.together import fit_together
-from tabmtl.schema import TimeLimitWarning
-from tabmtl.storage.stored import fingerprint
 
 X = features(240)
 Y = targets_for(SharedBottom, X)

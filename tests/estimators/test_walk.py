@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from tabmtl.base.storage.lightgbm_text import TreeText
 from tabmtl.estimators.boosted import walk
 from tabmtl.estimators.boosted.joined import JoinedModels
 from tabmtl.estimators.boosted.walk import Walk, predict
-from tabmtl.storage.lightgbm_text import TreeText
 
 N = 2 * walk.LEAST_ROWS + 3
 OBJECTIVES = {"regression": 1, "binary": 1, "multiclass": 3, "none": 1, "poisson": 1, "tweedie": 1, "quantile": 1}

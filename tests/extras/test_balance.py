@@ -11,6 +11,7 @@ from conformance import tiny
 from torch import nn
 
 from tabmtl import APEM, PLE, STEM, AdaTT, HoME, MMoE, SharedBottom, Task
+from tabmtl.base.schema import Columns
 from tabmtl.columns import Features
 from tabmtl.extras import FlatRegions, GradientBalance, GradNorm, LossBalance
 from tabmtl.extras.balance import (
@@ -25,7 +26,6 @@ from tabmtl.extras.balance import (
 from tabmtl.nn.experts import Experts
 from tabmtl.nn.layers import Boundary, TaskLinear, Towers
 from tabmtl.scale import joined
-from tabmtl.schema import Columns
 from tabmtl.training.losses import MultiTaskLoss
 
 pytestmark = pytest.mark.usefixtures("torch_seed")

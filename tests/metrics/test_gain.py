@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.metrics.gain import multitask_gain
-from tabmtl.schema import TabmtlWarning
 
 SCORE = st.floats(-2.0, 2.0).filter(lambda value: abs(value) >= 0.01)
 

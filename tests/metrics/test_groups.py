@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score, roc_auc_score
 
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.metrics.groups import BY_GROUP
 from tabmtl.metrics.intervals import score_interval, score_intervals
 from tabmtl.metrics.metric import find_metric
 from tabmtl.metrics.scores import Answered, score_metrics, score_task, undefined_reason
-from tabmtl.schema import TabmtlWarning
 from tabmtl.targets import Task
 
 CLASSES = {"binary": (0, 1), "ordinal": (0, 1, 2, 3)}

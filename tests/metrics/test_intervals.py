@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from tabmtl.comparison.judging import warn_of_unjudged
+from tabmtl.base.schema import TabmtlWarning
+from tabmtl.inspection.comparison.judging import warn_of_unjudged
 from tabmtl.metrics.intervals import (
     estimate,
     estimate_tasks,
@@ -18,7 +19,6 @@ from tabmtl.metrics.intervals import (
     score_intervals,
 )
 from tabmtl.metrics.scores import Answered, score_task
-from tabmtl.schema import TabmtlWarning
 from tabmtl.targets import Task
 
 LATE = Task(name="late", kind="binary", classes=("no", "yes"))

@@ -15,10 +15,10 @@ from sklearn import metrics as sk
 from sklearn.base import clone
 
 from tabmtl import MultiTaskEnsemble, SharedBottom, SharedTrees, Task, compare, load, make_task_metric
+from tabmtl.base.schema import TabmtlWarning
+from tabmtl.base.storage.stored import put_together, take_apart
 from tabmtl.metrics.intervals import score_difference, score_interval
 from tabmtl.metrics.scores import score_task
-from tabmtl.schema import TabmtlWarning
-from tabmtl.storage.stored import put_together, take_apart
 
 rng = np.random.default_rng(0)
 X = pl.DataFrame({"a": rng.normal(size=300), "b": rng.normal(size=300)})

@@ -8,11 +8,11 @@ from conformance import tiny
 from sklearn.metrics import accuracy_score, brier_score_loss
 
 from tabmtl import FrequentClassWarning, IndependentTasks, SharedTrees, Task, compare
+from tabmtl.base.schema import told
 from tabmtl.metrics import make_task_metric
 from tabmtl.metrics.classes import TWO_CLASSES
 from tabmtl.metrics.scores import positive_class, score_task, shown_metric
 from tabmtl.scale import Shards
-from tabmtl.schema import told
 
 rng = np.random.default_rng(0)
 N = 300

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.metrics.scores import (
     mean_score,
     score_task,
     score_tasks,
     undefined_reason,
 )
-from tabmtl.schema import TabmtlWarning
 from tabmtl.targets import KINDS, Task, find_kind
 
 N_ROWS = 120

@@ -15,8 +15,8 @@ from sklearn.model_selection import GridSearchCV, check_cv, cross_val_score, cro
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.model_selection.folds import MultiTaskKFold, make_multitask_scorer
-from tabmtl.schema import TabmtlWarning
 from tabmtl.targets import Task
 
 BANDS = ["low", "mid", "high"]

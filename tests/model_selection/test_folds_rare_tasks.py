@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.model_selection.folds import MultiTaskKFold
 from tabmtl.model_selection.stratify import train_valid_split
-from tabmtl.schema import TabmtlWarning
 from tabmtl.targets import Task
 
 N_ROWS = 20_000

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tabmtl.base.schema import Batch, TabmtlWarning
 from tabmtl.columns import Features
 from tabmtl.model_selection import repeats
 from tabmtl.model_selection.repeats import SeenRows, group_equal_rows, warn_of_shared_rows
-from tabmtl.schema import Batch, TabmtlWarning
 
 RNG = np.random.default_rng(0)
 

@@ -24,8 +24,8 @@ from tabmtl import (
     TargetInFeaturesWarning,
     schema,
 )
+from tabmtl.base.schema import told
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.schema import told
 
 N = 400
 RNG = np.random.default_rng(0)

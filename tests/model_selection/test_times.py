@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sklearn.model_selection import GridSearchCV, cross_validate
 
 from tabmtl import IndependentTasks, MultiTaskTimeSplit, make_multitask_scorer
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.model_selection.times import borders, newest_split
-from tabmtl.schema import TabmtlWarning
 from tabmtl.targets import Task
 
 PRICE, LATE = Task(name="price", kind="regression"), Task(name="late", kind="binary", classes=("no", "yes"))

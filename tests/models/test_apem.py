@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from tabmtl import APEM
+from tabmtl.base.schema import Columns
 from tabmtl.columns import Features
 from tabmtl.models.apem import AttentionBlocks, SetAttention
-from tabmtl.schema import Columns
 from tabmtl.synth import make_funnel
 from tabmtl.targets import Task
 from tabmtl.training.losses import FunnelLoss, MultiTaskLoss

@@ -11,10 +11,10 @@ import torch
 from small_network import COLUMNS, LONG, WIDE, network_of_lists, own_tasks
 from small_network import rows as plain_rows
 
+from tabmtl.base.schema import MISSING, Batch
 from tabmtl.columns import Features
 from tabmtl.columns.ragged import Bags, offsets_of
 from tabmtl.nn.joined import JoinedNetworks, can_join
-from tabmtl.schema import MISSING, Batch
 from tabmtl.training.predict import predict_scores
 
 OF_BAGS = replace(COLUMNS, bag_sizes=(5, 4), vector_widths=(2, 3))

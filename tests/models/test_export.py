@@ -10,8 +10,8 @@ from conformance import answers, features, long_table, mixed_targets, same
 
 import tabmtl
 from tabmtl import RMTGB, SharedTrees
+from tabmtl.base.storage.lightgbm_text import TreeText
 from tabmtl.estimators.boosted.gain import feature_gains
-from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.synth import make_outlier_tasks
 from tabmtl.testing.storage import reload
 

@@ -22,10 +22,10 @@ from sklearn.tree import DecisionTreeRegressor
 
 import tabmtl
 from tabmtl import IndependentTasks, Task
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.estimators.boosted import rounds
 from tabmtl.model_selection import train_valid_split
 from tabmtl.models.independent import folds
-from tabmtl.schema import TabmtlWarning
 
 
 def numbers(n=120):

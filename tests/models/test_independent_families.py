@@ -11,6 +11,8 @@ from sklearn.linear_model import Ridge
 from sklearn.tree import ExtraTreeRegressor
 
 from tabmtl import IndependentTasks, IndependentTasksClassifier
+from tabmtl.base.schema import Batch, Columns
+from tabmtl.base.storage.lightgbm_text import check_trees
 from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.models.independent import forest as forests
 from tabmtl.models.independent.additive import PIECES, Pieces, fit_linear
@@ -18,8 +20,6 @@ from tabmtl.models.independent.forest import Forest, joined
 from tabmtl.models.independent.mixture import FAMILIES, MOST_MIXED, Mixture
 from tabmtl.models.independent.rows import Sample
 from tabmtl.scale import Shards
-from tabmtl.schema import Batch, Columns
-from tabmtl.storage.lightgbm_text import check_trees
 from tabmtl.targets import Task
 from tabmtl.training.watch import Watch
 

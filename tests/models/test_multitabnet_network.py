@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tabmtl.base.schema import Columns
 from tabmtl.columns import Features
 from tabmtl.models.multitabnet import MultiTabNet, MultiTabNetwork
 from tabmtl.models.shared_bottom import SharedBottom, SharedBottomNetwork
-from tabmtl.schema import Columns
 from tabmtl.targets import Task
 
 pytestmark = pytest.mark.usefixtures("torch_seed")

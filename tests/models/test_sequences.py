@@ -12,11 +12,11 @@ from small_network import COLUMNS, LONG, WIDE, network_of_lists, own_tasks
 from small_network import rows as plain_rows
 
 from tabmtl import STEM, SharedBottom
+from tabmtl.base.schema import MISSING, Batch, SequenceColumn
 from tabmtl.columns import Features
 from tabmtl.columns.ragged import Entries, offsets_of
 from tabmtl.nn.joined import can_join
 from tabmtl.nn.sequences import weigh_entries
-from tabmtl.schema import MISSING, Batch, SequenceColumn
 from tabmtl.training.predict import predict_scores
 
 ITEM, SIZE = COLUMNS.categorical[0], COLUMNS.cardinalities[0]

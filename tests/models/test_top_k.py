@@ -10,8 +10,8 @@ from small_network import STEPS, TASKS, network_of, own_tasks, rows
 from torch.utils.flop_counter import FlopCounterMode
 
 from tabmtl import PLE, HoME, MMoE
+from tabmtl.base.schema import Batch
 from tabmtl.nn.chosen import all_computed
-from tabmtl.schema import Batch
 from tabmtl.training.predict import predict_scores
 
 MODELS = [MMoE(n_experts=6), PLE(n_shared_experts=3), HoME(n_shared_experts=(4, 3))]

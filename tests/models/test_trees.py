@@ -8,13 +8,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tabmtl.base.schema import MISSING, UNSEEN, Batch, Columns
+from tabmtl.base.storage.lightgbm_text import TreeText
 from tabmtl.columns import Features
 from tabmtl.estimators.boosted.border import Ensemble, bin_rows, small_limits, tree_matrix
 from tabmtl.models.rmtgb.fitted import Forest
 from tabmtl.models.shared_trees import trees
 from tabmtl.models.shared_trees.trees import VectorEnsemble, VectorForest, _nearest
-from tabmtl.schema import MISSING, UNSEEN, Batch, Columns
-from tabmtl.storage.lightgbm_text import TreeText
 
 OPTIONS = {"max_bin": 63, "feature_pre_filter": False, "num_threads": 1, "verbosity": -1}
 PARAMS = OPTIONS | {

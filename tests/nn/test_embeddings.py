@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from tabmtl.base.schema import Columns
 from tabmtl.columns import Features
 from tabmtl.nn.embeddings import CategoricalEmbedding, FeatureTokenizer, FeatureVector, fill_missing
-from tabmtl.schema import Columns
 
 NAN = float("nan")
 

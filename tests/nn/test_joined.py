@@ -7,9 +7,9 @@ import torch
 from small_network import COLUMNS, TASKS, rows
 
 from tabmtl import PLE, MMoE, MultiTabNet, SharedBottom
+from tabmtl.base.schema import Batch
 from tabmtl.columns import Features
 from tabmtl.nn.joined import FewRows, JoinedNetworks, can_join
-from tabmtl.schema import Batch
 from tabmtl.targets import Task
 from tabmtl.training.predict import predict_scores
 

@@ -10,12 +10,12 @@ from conformance import TINY
 from torch.utils.flop_counter import FlopCounterMode
 
 from tabmtl import APEM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, SharedBottom
+from tabmtl.base.schema import Batch, Columns
 from tabmtl.columns import Features
 from tabmtl.estimators.mixture import measure_experts
 from tabmtl.nn import embeddings as blocks
 from tabmtl.nn.experts import BatchNorm, Experts, Gates
 from tabmtl.nn.layers import RowOwners
-from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Task
 from tabmtl.training.predict import predict_scores
 

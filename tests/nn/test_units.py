@@ -7,10 +7,10 @@ from small_network import STEPS, TASKS, network_of, own_tasks, rows
 from torch.func import functional_call
 
 from tabmtl import PLE, MMoE, SharedBottom
+from tabmtl.base.schema import Batch
 from tabmtl.columns import Features
 from tabmtl.nn.uneven import UnevenTowers
 from tabmtl.nn.units import Bucket, cut, multiply_adds
-from tabmtl.schema import Batch
 from tabmtl.training.table_loop import settle_statistics
 
 SMALL = {"dropout": 0.0, "head_hidden": 12}

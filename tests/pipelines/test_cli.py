@@ -16,11 +16,11 @@ import polars as pl
 import pytest
 
 import tabmtl
+from tabmtl.base.schema import IdColumnWarning, TabmtlWarning
 from tabmtl.columns.cures import library_of
 from tabmtl.encode import FeatureCoder, LabelCoder
 from tabmtl.pipelines import cli
 from tabmtl.pipelines.terminal import exit_code, in_order, near, one_line, pairs, without_password
-from tabmtl.schema import IdColumnWarning, TabmtlWarning
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["demo", "compare", "train", "sweep", "predict", "score", "serve register", "serve promote", "serve start"]

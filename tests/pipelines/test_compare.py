@@ -12,7 +12,7 @@ import pytest
 from commands import TARGETS
 
 import tabmtl
-from tabmtl.comparison.judging import COLUMNS, OVERALL
+from tabmtl.inspection.comparison.judging import COLUMNS, OVERALL
 from tabmtl.pipelines.compare import ModelList, compare, why_chosen
 from tabmtl.pipelines.data.tables import DataSource, open_table
 

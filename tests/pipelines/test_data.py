@@ -11,12 +11,12 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from tabmtl import IndependentTasks, MultiTabNet, MultiTaskEnsemble, SharedTrees
+from tabmtl.base.schema import RandomSplitWarning, TabmtlWarning, for_commands
 from tabmtl.pipelines.data import ClickColumns, DataSource, open_rows
 from tabmtl.pipelines.data.clicks import ClickRows
 from tabmtl.pipelines.data.files import read_file
 from tabmtl.pipelines.data.tables import TableRows
 from tabmtl.pipelines.datasets import load
-from tabmtl.schema import RandomSplitWarning, TabmtlWarning, for_commands
 from tabmtl.sessions import M2TRec
 
 

@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 
 import tabmtl
-import tabmtl.mlflow
+import tabmtl.serving.mlflow
+from tabmtl.inspection.plots import display
 from tabmtl.pipelines import datasets, demo, tracking
-from tabmtl.plots import display
 
 TARGETS = ["cancelled", "dep_del15", "arr_delay", "air_time"]
 EVERY = 25
@@ -119,7 +119,7 @@ def test_the_registered_champion_is_the_saved_model(run, store, folder):
     X, _ = datasets.load("flights", folder=folder).part("test")
     mlflow.set_tracking_uri(store)
     try:
-        champion = tabmtl.mlflow.load_model("models:/flights@champion")
+        champion = tabmtl.serving.mlflow.load_model("models:/flights@champion")
     finally:
         mlflow.set_tracking_uri(None)
     assert champion.predict(X).equals(tabmtl.load(run[0] / "model").predict(X))

@@ -13,7 +13,7 @@ from compared import table
 from polars.testing import assert_frame_equal
 
 import tabmtl
-import tabmtl.mlflow
+import tabmtl.serving.mlflow
 from tabmtl import SharedBottom, SharedTrees
 from tabmtl.pipelines import saved
 
@@ -111,7 +111,7 @@ def test_a_registered_model_is_found_by_its_alias(folder, model, monkeypatch, ca
         yield store.uri
 
     monkeypatch.setattr(saved, "connected", connected)
-    monkeypatch.setattr(tabmtl.mlflow, "load_model", lambda uri: asked.append(uri) or model, raising=False)
+    monkeypatch.setattr(tabmtl.serving.mlflow, "load_model", lambda uri: asked.append(uri) or model, raising=False)
     words = ["--model", "models:/shop@champion", "--data", folder / "new.csv", "--json"]
     assert commands.run("score", *words, store="sqlite:///shop.db") == 0
     assert asked == ["sqlite:///shop.db", "models:/shop@champion"]

@@ -11,7 +11,7 @@ import pytest
 from commands import TINY
 
 import tabmtl
-import tabmtl.mlflow
+import tabmtl.serving.mlflow
 from tabmtl.pipelines.data import ClickColumns, TrainSource, tables
 from tabmtl.pipelines.model_choice import ModelChoice
 from tabmtl.pipelines.tracking import Tracking
@@ -37,7 +37,7 @@ def registered(name, store):
     """A model as the registry of a store has it."""
     mlflow.set_tracking_uri(store)
     try:
-        return tabmtl.mlflow.load_model(f"models:/{name}")
+        return tabmtl.serving.mlflow.load_model(f"models:/{name}")
     finally:
         mlflow.set_tracking_uri(None)
 

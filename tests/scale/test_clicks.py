@@ -10,7 +10,7 @@ import pytest
 from ranks import run_ranks
 from recommenders import ITEMS, LOG
 
-from tabmtl.processes.ranks import ALONE
+from tabmtl.base.ranks import ALONE
 from tabmtl.scale import Shards, clicks
 from tabmtl.scale.clicks import stored_log
 from tabmtl.sessions import STAN, M2TRec

@@ -13,10 +13,10 @@ from polars.testing import assert_frame_equal
 
 import tabmtl.scale.files
 from tabmtl import RMTGB, IndependentTasks, MMoEClassifier, MultiTaskEnsemble, SharedBottom
+from tabmtl.base.storage.atomic import locked
 from tabmtl.scale import predict_file, predict_files, score_files
 from tabmtl.scale.files import plan_files
 from tabmtl.sessions import Popularity
-from tabmtl.storage.atomic import locked
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from ranks import read_small_parts
 from sklearn.linear_model import LogisticRegression
 
 from tabmtl import ESMM, RMTGB, IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees
+from tabmtl.base.storage.atomic import locked
 from tabmtl.scale import Shards, blocks, cache, windows
-from tabmtl.storage.atomic import locked
 
 TARGETS = ["late", "size", "delay"]
 

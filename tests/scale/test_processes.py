@@ -22,9 +22,9 @@ from tabmtl import (
     SharedBottom,
     SharedTrees,
 )
+from tabmtl.base.ranks import EndedElsewhereError, Ranks
 from tabmtl.estimators import fitted_network, training
 from tabmtl.nn import embeddings
-from tabmtl.processes.ranks import EndedElsewhereError, Ranks
 from tabmtl.scale import Shards, cache, joined, rows
 from tabmtl.training.run import current, entered
 

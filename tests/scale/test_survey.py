@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ranks import run_ranks
 
+from tabmtl.base.storage.stored import take_apart
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import find_kinds
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.scale import Shards, blocks, survey
 from tabmtl.scale.blocks import Roles
 from tabmtl.scale.survey import Plan, Survey, learn_table
-from tabmtl.storage.stored import take_apart
 from tabmtl.training.run import current
 
 CODING = {

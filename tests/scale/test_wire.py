@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 import torch
 
+from tabmtl.base.schema import Batch
 from tabmtl.columns import Features
 from tabmtl.scale.wire import pack, unpack
-from tabmtl.schema import Batch
 
 DAYS = pl.DataFrame(
     {

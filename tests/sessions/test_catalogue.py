@@ -12,7 +12,7 @@ from forging import through_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.sessions.catalogue import make_catalogue
 
 TABLE = pl.DataFrame({"item_id": [3, 1, 2], "brand": ["x", None, "y"], "price": [3.0, 1.0, 2.0]})
@@ -88,7 +88,7 @@ def test_metadata_may_have_any_names(names):
     assert catalogue.metadata.to_dict(as_series=False) == {names.get(name, name): values[name] for name in values}
 
 
-@pytest.mark.filterwarnings("ignore:.*not in the item table:tabmtl.schema.TabmtlWarning")
+@pytest.mark.filterwarnings("ignore:.*not in the item table:tabmtl.base.schema.TabmtlWarning")
 def test_the_log_may_have_wider_numbers_than_the_table():
     catalogue = make_catalogue(pl.Series([1, 2**40]), TABLE.cast({"item_id": pl.Int32}), "item_id")
     assert catalogue.ids.to_list() == [1, 2, 3, 2**40]

@@ -12,7 +12,7 @@ import torch._dynamo  # which loading may import, and which derives a class from
 from recommenders import FORMS, ITEMS, M2TREC_FORMS, RECOMMENDERS, TRAIN, every_form, fitted, form_marks, tiny
 from safetensors.numpy import load_file
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.testing import recommender_checks
 from tabmtl.testing.storage import reload
 

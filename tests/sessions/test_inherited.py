@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from recommenders import tiny
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.testing.promises import named_checks, raises
 from tabmtl.testing.recommenders import Recommending
 

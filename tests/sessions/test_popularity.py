@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.sessions import CategoryPopularity, Popularity
 from tabmtl.sessions.popularity import fill_with_popularity, popularity_below_zero
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.sessions import temporal_split
 from tabmtl.sessions.log import LogColumns, read_sessions
 from tabmtl.sessions.ragged import Sessions

@@ -15,11 +15,11 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 import tabmtl
 from tabmtl import ESMM, IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees, Task, load
+from tabmtl.base.schema import Batch
 from tabmtl.encode.class_factors import ClassFactors
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.ensemble.models import MIXTURE
 from tabmtl.scale import Shards
-from tabmtl.schema import Batch
 from tabmtl.testing.storage import reload
 
 rng = np.random.default_rng(0)

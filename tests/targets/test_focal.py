@@ -23,8 +23,8 @@ from tabmtl import (
     distill,
     load,
 )
-from tabmtl.onnx import OnnxCoder, export
 from tabmtl.scale import Shards
+from tabmtl.serving.onnx import OnnxCoder, export
 from tabmtl.targets import find_kind
 from tabmtl.testing.storage import reload
 

@@ -17,8 +17,8 @@ from torch.nn import HuberLoss
 
 import tabmtl
 from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees, distill
-from tabmtl.onnx import OnnxCoder, export
 from tabmtl.scale import Shards
+from tabmtl.serving.onnx import OnnxCoder, export
 from tabmtl.targets import find_kind
 
 POWERS = {"poisson": 1.0, "gamma": 2.0, "tweedie:1.6": 1.6}

@@ -16,8 +16,8 @@ from sklearn.metrics import cohen_kappa_score
 
 import tabmtl
 from tabmtl import IndependentTasks, SharedBottom, SharedTrees, Task, distill
-from tabmtl.onnx import OnnxCoder, export
 from tabmtl.scale import Shards
+from tabmtl.serving.onnx import OnnxCoder, export
 from tabmtl.targets import KINDS
 from tabmtl.targets.cumulative import CumulativeRegression
 from tabmtl.targets.ordinal import HOLD

@@ -16,7 +16,7 @@ from sklearn.metrics import r2_score
 
 import tabmtl
 from tabmtl import ModelFileError, SharedBottom, Task, load
-from tabmtl.onnx import OnnxCoder, export
+from tabmtl.serving.onnx import OnnxCoder, export
 from tabmtl.targets import Kind
 from tabmtl.targets.regression import Regression
 

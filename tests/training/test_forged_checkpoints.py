@@ -17,9 +17,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from tabmtl import MMoE, SharedBottom
+from tabmtl.base.schema import DivergenceError
 from tabmtl.nn import embeddings
 from tabmtl.scale import joined
-from tabmtl.schema import DivergenceError
 from tabmtl.training import checkpoint
 
 N_QUICK, N_CASES = 30, 250
@@ -149,7 +149,7 @@ def cases() -> list[Any]:
     return [*quick, *(pytest.param(n, marks=pytest.mark.all_faces) for n in range(N_QUICK, N_CASES))]
 
 
-@pytest.mark.filterwarnings("ignore::tabmtl.schema.TabmtlWarning")
+@pytest.mark.filterwarnings("ignore::tabmtl.base.schema.TabmtlWarning")
 @pytest.mark.parametrize("case", cases())
 def test_a_forged_checkpoint_is_one_error_or_harmless(whole, tmp_path, case):
     name = [*FITS][case % len(FITS)]

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tabmtl import SharedBottom
+from tabmtl.base.schema import Batch, Columns, DivergenceError
 from tabmtl.columns import Features
 from tabmtl.nn.joined import JoinedNetworks
-from tabmtl.schema import Batch, Columns, DivergenceError
 from tabmtl.targets import Task
 from tabmtl.training.epochs import run_epochs
 from tabmtl.training.joint import Joint

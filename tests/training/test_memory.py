@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from tabmtl import APEM, MultiTabNet, SharedBottom
+from tabmtl.base.schema import Batch, Columns
 from tabmtl.columns import Features
-from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Task
 from tabmtl.training import memory, predict
 

@@ -10,9 +10,9 @@ from cases import later
 from torch import nn
 
 from tabmtl import APEM, MMoE, MultiTabNet, SharedBottom
+from tabmtl.base.schema import Columns
 from tabmtl.nn import embeddings as blocks
 from tabmtl.nn.embeddings import CategoricalEmbedding
-from tabmtl.schema import Columns
 from tabmtl.synth import make_funnel
 from tabmtl.targets import Task
 from tabmtl.training.optimizer import Optimizer

@@ -10,9 +10,9 @@ import torch
 from ranks import run_ranks
 from torch import nn
 
+from tabmtl.base.schema import Batch, TabmtlWarning
 from tabmtl.columns import Features
 from tabmtl.nn.experts import BatchNorm, Experts
-from tabmtl.schema import Batch, TabmtlWarning
 from tabmtl.targets import Task
 from tabmtl.training.epochs import run_epochs, schedule, warn_if_rising
 from tabmtl.training.losses import MultiTaskLoss

@@ -13,7 +13,7 @@ import recommenders
 from conformance import tiny
 
 from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees
-from tabmtl.schema import TabmtlWarning, TimeLimitWarning
+from tabmtl.base.schema import TabmtlWarning, TimeLimitWarning
 from tabmtl.sessions import STAN, Blend, SequentialRules
 from tabmtl.targets import Task
 from tabmtl.training.watch import Watch, describe_tasks

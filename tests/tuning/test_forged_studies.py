@@ -17,7 +17,7 @@ from goals import quick
 from optuna.trial import TrialState
 
 from tabmtl import MMoE
-from tabmtl.plots import ParetoDisplay
+from tabmtl.inspection.plots import ParetoDisplay
 from tabmtl.tuning import choose_point, open_study, pareto_front, run_study, with_params
 
 TABLES = (

@@ -11,9 +11,9 @@ from ranks import read_small_parts, run_ranks
 from sklearn.base import clone
 
 from tabmtl import SharedBottom
-from tabmtl.processes.ranks import EndedElsewhereError
+from tabmtl.base.ranks import EndedElsewhereError
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.scale import Shards, joined
-from tabmtl.schema import TabmtlWarning
 from tabmtl.training.run import current
 from tabmtl.tuning import ENDED, FAILURE, SCORES, objective, open_study, run_study
 

@@ -17,9 +17,9 @@ from optuna.trial import TrialState
 from recommenders import ITEMS, TEST, TRAIN
 
 from tabmtl import RMTGB, IndependentTasks, MultiTabNet, MultiTaskEnsemble, SharedBottom
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.metrics.scores import mean_score
 from tabmtl.scale import Shards, blocks
-from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import VSKNN, Blend, Popularity, SequentialRules
 from tabmtl.tuning import choose_point, objective, open_study, pareto_front, run_study, session_objective, with_params
 

@@ -15,7 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tabmtl import SharedBottom
-from tabmtl.schema import TabmtlWarning
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.tuning import Objective, count_ended, open_study, repeated_trials, run_study
 from tabmtl.tuning.studies import retry
 from tabmtl.tuning.workers import WORKER

@@ -10,8 +10,8 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.schema import FIRST_LEVEL, Batch, Columns
-from tabmtl.storage.lightgbm_text import TreeText, is_constant
+from tabmtl.base.schema import FIRST_LEVEL, Batch, Columns
+from tabmtl.base.storage.lightgbm_text import TreeText, is_constant
 
 
 def least_level_rows(n_rows: int) -> int:

@@ -10,17 +10,17 @@ from typing import Any, ClassVar, Literal
 import lightgbm as lgb
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.drift.profile import sample_size
-from tabmtl.drift.readings import Answers
+from tabmtl.base.params import TwoOrMore, WholeShare, check_choice, near
+from tabmtl.base.schema import Batch, unsaid
 from tabmtl.encode import TableCoder
+from tabmtl.encode.drift.profile import sample_size
+from tabmtl.encode.drift.readings import Answers
 from tabmtl.estimators.boosted.lightgbm import LightGBMEstimator
 from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
 from tabmtl.estimators.drifting import as_new
 from tabmtl.estimators.model import Asking, Model
 from tabmtl.estimators.rows import FitRows, draw
 from tabmtl.metrics.scores import score_tasks
-from tabmtl.params import TwoOrMore, WholeShare, check_choice, near
-from tabmtl.schema import Batch, unsaid
 from tabmtl.training.run import running
 from tabmtl.training.watch import Watch, describe_score
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import lightgbm as lgb
 import numpy as np
 
+from tabmtl.base.storage.lightgbm_text import TreeText
 from tabmtl.estimators.boosted.link import Link
-from tabmtl.storage.lightgbm_text import TreeText
 
 #: Rows that are asked so, at most: for more, trees of one model at a time stay in the processor's cache.
 FEW_ROWS = 16

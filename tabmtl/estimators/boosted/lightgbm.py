@@ -10,13 +10,13 @@ import numpy as np
 import polars as pl
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.base.forks import count_threads
+from tabmtl.base.params import Count, CountOrZero, Jobs, NonNegative, Positive, Share, WholeShare, check_count
 from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.base import FromFitted
 from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.estimators.model import Model
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.params import Count, CountOrZero, Jobs, NonNegative, Positive, Share, WholeShare, check_count
-from tabmtl.processes.forks import count_threads
 
 #: Number of leaves that LightGBM takes.
 Leaves = Annotated[int, partial(check_count, low=2, high=131_072)]
@@ -80,7 +80,7 @@ class LightGBMEstimator(MultiTaskEstimator):
         For a squared error without a penalty, the shares are those of LightGBM's gain. The gain is in units of the
         task's scores, such as log odds. Where `IndependentTasks` mixes families, it is the mean of their shares by
         their weights; that of a linear model is the variance of what the feature adds over the rows it learned. It
-        tells what the model took up, not what helps on other rows: ask `tabmtl.inspection.feature_importances` for
+        tells what the model took up, not what helps on other rows: ask `tabmtl.feature_importances` for
         that.
     """
 

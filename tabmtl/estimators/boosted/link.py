@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from tabmtl.storage.lightgbm_text import TreeText
+from tabmtl.base.storage.lightgbm_text import TreeText
 
 _VALUES = ("", "regression", "regression_l1", "huber", "fair", "quantile", "mape")
 _EXPONENTIALS = ("poisson", "gamma", "tweedie")

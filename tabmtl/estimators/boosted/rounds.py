@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tabmtl.schema import warn_user
+from tabmtl.base.schema import warn_user
 from tabmtl.training.watch import Watch
 
 #: With fewer rows, none are set aside for early stopping.

@@ -16,9 +16,9 @@ from typing import Self
 import lightgbm as lgb
 import numpy as np
 
+from tabmtl.base.storage.lightgbm_text import TreeText
 from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.boosted.link import Link
-from tabmtl.storage.lightgbm_text import TreeText
 
 #: Fewer rows are walked by LightGBM: they are not worth the reading of the text.
 LEAST_ROWS = 256

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from tabmtl.base.schema import listed, warn_user
 from tabmtl.estimators.mixing.weights import likelihood_weights
 from tabmtl.metrics.classes import auc_within
 from tabmtl.metrics.intervals import standard_error, task_influences
 from tabmtl.metrics.scores import check_metric, counting, is_by_group, score_task, undefined_reason
-from tabmtl.schema import listed, warn_user
 from tabmtl.targets import Task
 
 #: Labels that judge a task: of each of two classes, or of a regression. Below, the other tasks decide.

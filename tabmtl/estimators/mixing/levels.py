@@ -15,8 +15,8 @@ from typing import Annotated, Self
 import numpy as np
 from scipy import sparse
 
-from tabmtl.schema import UNSEEN, Batch, Columns
-from tabmtl.storage.stored import Stored
+from tabmtl.base.schema import UNSEEN, Batch, Columns
+from tabmtl.base.storage.stored import Stored
 from tabmtl.targets import Task
 
 #: Levels that a column has at least; trees part fewer ones by themselves.

@@ -9,8 +9,8 @@ from typing import Annotated, Self
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from tabmtl.base.storage.stored import POSITIVE, Stored
 from tabmtl.estimators.mixing.weights import nats_of_label
-from tabmtl.storage.stored import POSITIVE, Stored
 from tabmtl.targets import Task
 
 #: Factor that answers have without any evidence, and the standard deviation of its logarithm.

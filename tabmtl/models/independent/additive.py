@@ -12,7 +12,7 @@ import numpy as np
 from sklearn import config_context
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from tabmtl.storage.stored import Stored
+from tabmtl.base.storage.stored import Stored
 from tabmtl.targets import Task
 from tabmtl.targets.cumulative import CumulativeRegression
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tabmtl.base.schema import warn_user
+from tabmtl.base.storage.lightgbm_text import TreeText
 from tabmtl.estimators.boosted.rounds import ROWS_TO_SPLIT, Split, refit
 from tabmtl.metrics.scores import score_task, undefined_reason
 from tabmtl.model_selection import train_valid_split
@@ -18,8 +20,6 @@ from tabmtl.models.independent.folds import MOST_FOLDED, MOST_FOLDS, Folds
 from tabmtl.models.independent.grower import Grower
 from tabmtl.models.independent.mixture import MANY, Mixed, Mixer
 from tabmtl.models.independent.rows import Sample, TaskRows
-from tabmtl.schema import warn_user
-from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
 from tabmtl.training.watch import Watch
 

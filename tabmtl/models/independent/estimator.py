@@ -15,9 +15,12 @@ import polars as pl
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.drift.profile import sample_size
-from tabmtl.drift.readings import Answers
+from tabmtl.base.forks import count_threads
+from tabmtl.base.params import NonNegative, WholeShare
+from tabmtl.base.schema import Batch, Columns
 from tabmtl.encode import TableCoder
+from tabmtl.encode.drift.profile import sample_size
+from tabmtl.encode.drift.readings import Answers
 from tabmtl.encode.read import without_columns
 from tabmtl.estimators.base import FromFitted, NotHere
 from tabmtl.estimators.boosted.border import tree_matrix
@@ -59,9 +62,6 @@ from tabmtl.models.independent.told import (
     warn_of_lost,
 )
 from tabmtl.models.independent.unseen import without_labels
-from tabmtl.params import NonNegative, WholeShare
-from tabmtl.processes.forks import count_threads
-from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Task
 from tabmtl.targets.quantile import Quantile
 from tabmtl.training.run import running

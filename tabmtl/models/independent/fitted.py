@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tabmtl.base.forks import count_threads
+from tabmtl.base.schema import Batch, Columns
+from tabmtl.base.storage.lightgbm_text import TreeText
 from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.boosted.border import tree_matrix
@@ -18,9 +21,6 @@ from tabmtl.estimators.mixing.levels import LevelMeans
 from tabmtl.models.independent.asked import AskedTasks
 from tabmtl.models.independent.foreign import Foreign
 from tabmtl.models.independent.mixture import FAMILIES, Learned, Mixture
-from tabmtl.processes.forks import count_threads
-from tabmtl.schema import Batch, Columns
-from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
 
 Model = Learned | Foreign
@@ -137,7 +137,7 @@ class FittedTasks:
             if isinstance(model, Foreign):
                 raise AttributeError(
                     f"importances_ needs models of families, and that of task {model.task.name!r} is a "
-                    f"{type(model.base).__name__}: say tabmtl.inspection.feature_importances(model, X, y)"
+                    f"{type(model.base).__name__}: say tabmtl.feature_importances(model, X, y)"
                 )
             if isinstance(model, Mixture):
                 own = model.gains(n_features)

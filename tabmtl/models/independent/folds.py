@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import lightgbm as lgb
 import numpy as np
 
+from tabmtl.base.storage.lightgbm_text import TreeText
 from tabmtl.model_selection.stratify import deal
 from tabmtl.model_selection.times import (
     NoFreshRowsError,
@@ -20,7 +21,6 @@ from tabmtl.model_selection.times import (
 )
 from tabmtl.models.independent.grower import LEAST_TREES, Grower
 from tabmtl.models.independent.rows import Sample
-from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
 from tabmtl.training.watch import Watch
 

@@ -10,10 +10,10 @@ import numpy as np
 from sklearn import config_context
 from sklearn.tree import ExtraTreeRegressor
 
+from tabmtl.base.schema import Columns
+from tabmtl.base.storage.lightgbm_text import TreeText, constant_tree
 from tabmtl.estimators.boosted.border import plain_names
 from tabmtl.models.independent.rows import Sample
-from tabmtl.schema import Columns
-from tabmtl.storage.lightgbm_text import TreeText, constant_tree
 
 _MOST_TREES = 1_000  # of all outputs, which have trees of their own in LightGBM's text
 _LEAST_SHARE = 1e-3  # of the rows in a leaf, which bounds the size of a forest of many rows

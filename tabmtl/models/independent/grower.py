@@ -10,12 +10,12 @@ import lightgbm as lgb
 import numpy as np
 from sklearn.utils.class_weight import compute_sample_weight
 
+from tabmtl.base.schema import Columns
+from tabmtl.base.storage.lightgbm_text import TreeText, constant_tree, is_constant, shift_tree
 from tabmtl.estimators.boosted.border import dataset, least_level_rows, newest_round
 from tabmtl.estimators.boosted.rounds import LEAST_PENALTY
 from tabmtl.estimators.boosted.walk import booster_of
 from tabmtl.models.independent.rows import Sample
-from tabmtl.schema import Columns
-from tabmtl.storage.lightgbm_text import TreeText, constant_tree, is_constant, shift_tree
 from tabmtl.targets import Task
 from tabmtl.targets.kind import LONGEST_STEP
 from tabmtl.targets.log_mean import LEAST

@@ -10,6 +10,8 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from tabmtl.base.storage.lightgbm_text import TreeText
+from tabmtl.base.storage.stored import Stored
 from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.estimators.boosted.rounds import Split
 from tabmtl.estimators.boosted.walk import predict, rewritten
@@ -20,8 +22,6 @@ from tabmtl.models.independent.folds import Dealt, Folds
 from tabmtl.models.independent.forest import LEAVES, SETTING, Forest, joined
 from tabmtl.models.independent.grower import Grower
 from tabmtl.models.independent.rows import Sample
-from tabmtl.storage.lightgbm_text import TreeText
-from tabmtl.storage.stored import Stored
 from tabmtl.targets import Task
 from tabmtl.training.watch import Watch
 

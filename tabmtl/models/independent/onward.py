@@ -7,12 +7,12 @@ from itertools import chain
 
 import numpy as np
 
+from tabmtl.base.storage.lightgbm_text import TreeText
 from tabmtl.estimators.boosted.walk import booster_of
 from tabmtl.models.independent.choice import TreesOfTask
 from tabmtl.models.independent.mixture import Learned, Mixture
 from tabmtl.models.independent.quantiles import TreesOfQuantiles
 from tabmtl.models.independent.rows import Sample
-from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
 from tabmtl.training.watch import Watch
 

@@ -9,10 +9,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from tabmtl.base.storage.lightgbm_text import TreeText, constant_tree
 from tabmtl.models.independent.choice import Grown, TreesOfTask
 from tabmtl.models.independent.mixture import Mixed
 from tabmtl.models.independent.rows import TaskRows
-from tabmtl.storage.lightgbm_text import TreeText, constant_tree
 from tabmtl.targets import Task
 from tabmtl.training.watch import Watch
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tabmtl.base.schema import Batch
 from tabmtl.estimators.boosted.border import tree_matrix
 from tabmtl.estimators.mixing.levels import LevelParts, LevelRows
-from tabmtl.schema import Batch
 
 #: Takes the rows of a task.
 Take = Callable[[int], Any]

@@ -7,9 +7,9 @@ from typing import Any
 
 from sklearn.base import BaseEstimator
 
+from tabmtl.base.params import near
 from tabmtl.models.independent.choice import CONFIGURATIONS
 from tabmtl.models.independent.mixture import FAMILIES
-from tabmtl.params import near
 from tabmtl.targets import Task
 
 

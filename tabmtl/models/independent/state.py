@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import polars as pl
 
+from tabmtl.base.storage.lightgbm_text import TreeText
 from tabmtl.estimators.mixing.judged import leaderboard
 from tabmtl.estimators.mixing.levels import LevelMeans
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.independent.mixture import Mixture
-from tabmtl.storage.lightgbm_text import TreeText
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,12 +7,12 @@ from typing import Any
 
 import polars as pl
 
+from tabmtl.base.schema import listed, warn_user
+from tabmtl.base.storage.lightgbm_text import TreeText
 from tabmtl.estimators.mixing.judged import leaderboard
 from tabmtl.models.independent.choice import FEW_ROWS, Grown
 from tabmtl.models.independent.mixture import Mixed
 from tabmtl.models.independent.quantiles import GrownQuantiles
-from tabmtl.schema import listed, warn_user
-from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
 from tabmtl.training.watch import describe_score
 

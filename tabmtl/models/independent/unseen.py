@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tabmtl.drift.readings import Answers
+from tabmtl.base.schema import Batch
+from tabmtl.encode.drift.readings import Answers
 from tabmtl.estimators.rows import draw
 from tabmtl.models.independent.mixture import Mixed
-from tabmtl.schema import Batch
 
 
 def without_labels(learned: Answers, some: Batch, places: np.ndarray, found: Mapping[int, Mixed]) -> Answers:

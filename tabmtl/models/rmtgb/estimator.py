@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal, cast
 import numpy as np
 import polars as pl
 
+from tabmtl.base.params import CountOrZero, NonNegative
+from tabmtl.base.schema import Batch, listed
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.base import FromFitted, NotHere
@@ -25,8 +27,6 @@ from tabmtl.models.rmtgb.fitted import FittedGroup, FittedGroups
 from tabmtl.models.rmtgb.onward import Onward
 from tabmtl.models.rmtgb.stages import GroupFit, Schedule
 from tabmtl.models.rmtgb.targets import BinnedRows, bin_groups, bin_labelled, rows_of_tasks
-from tabmtl.params import CountOrZero, NonNegative
-from tabmtl.schema import Batch, listed
 from tabmtl.training.watch import SHOWN_TASKS, Watch
 
 _SPREAD = 0.1  # standard deviation of theta at the start

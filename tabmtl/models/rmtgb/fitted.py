@@ -13,16 +13,16 @@ import numpy as np
 import polars as pl
 from scipy.special import expit
 
+from tabmtl.base.forks import count_threads
+from tabmtl.base.schema import Batch, Columns
+from tabmtl.base.storage.lightgbm_text import TreeText, constant_tree, scale_tree
+from tabmtl.base.storage.stored import Stored
 from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.boosted.border import Grown, tree_matrix
 from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.estimators.boosted.joined import FEW_ROWS, JoinedSums
 from tabmtl.estimators.boosted.walk import Walk, walks_together
-from tabmtl.processes.forks import count_threads
-from tabmtl.schema import Batch, Columns
-from tabmtl.storage.lightgbm_text import TreeText, constant_tree, scale_tree
-from tabmtl.storage.stored import Stored
 
 _LEAST_TASKS = 3  # fewer tasks have no meaningful majority
 

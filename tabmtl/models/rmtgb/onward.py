@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from tabmtl.base.schema import Batch
 from tabmtl.estimators.boosted.border import Grown, small_limits, tree_matrix
 from tabmtl.estimators.boosted.rounds import LEAST_PENALTY
 from tabmtl.models.rmtgb.fitted import FittedGroup, Forest
 from tabmtl.models.rmtgb.stages import MixedStage, Stage, grow_together
 from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets
-from tabmtl.schema import Batch
 from tabmtl.training.watch import SHOWN_ROUNDS, Watch, describe_loss
 
 

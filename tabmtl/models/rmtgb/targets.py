@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import lightgbm as lgb
 import numpy as np
 
+from tabmtl.base.schema import Batch, Columns
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.boosted.border import bin_rows, labelled_rows, subset
-from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Kind
 from tabmtl.targets.kind import settle
 

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, NamedTuple, cast
 import numpy as np
 import polars as pl
 
+from tabmtl.base.params import AnyShare, Count, CountOrZero, NonNegative
+from tabmtl.base.schema import Batch, FewLabelsWarning, warn_about
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.base import FromFitted
@@ -29,8 +31,6 @@ from tabmtl.models.shared_trees.functions import FittedTrees, SharedFunctions
 from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
 from tabmtl.models.shared_trees.newcomer import Mix, Newcomer, Settled
 from tabmtl.models.shared_trees.targets import Targets, make_targets
-from tabmtl.params import AnyShare, Count, CountOrZero, NonNegative
-from tabmtl.schema import Batch, FewLabelsWarning, warn_about
 from tabmtl.targets import Task
 from tabmtl.training.watch import SHOWN_ROUNDS, SHOWN_TASKS, describe_loss
 

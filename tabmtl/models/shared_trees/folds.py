@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tabmtl.base.schema import Batch
 from tabmtl.encode import TableCoder
 from tabmtl.models.shared_trees.growth import Growing, Growth, Rows, Schedule, gains, grow_together, pays
-from tabmtl.schema import Batch
 
 _PATIENCE = 20  # of trees of a task alone at most: where they pay, nearly every one does
 

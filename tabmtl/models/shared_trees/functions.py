@@ -10,6 +10,9 @@ from typing import Annotated, Any
 import lightgbm as lgb
 import numpy as np
 
+from tabmtl.base.forks import count_threads
+from tabmtl.base.schema import Batch, Columns
+from tabmtl.base.storage.stored import Stored
 from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.estimators.asked import part_of
 from tabmtl.estimators.boosted.border import tree_matrix
@@ -17,9 +20,6 @@ from tabmtl.models.shared_trees.growth import Growth
 from tabmtl.models.shared_trees.newcomer import Settled
 from tabmtl.models.shared_trees.targets import blocks_of
 from tabmtl.models.shared_trees.trees import VectorForest
-from tabmtl.processes.forks import count_threads
-from tabmtl.schema import Batch, Columns
-from tabmtl.storage.stored import Stored
 
 _CHUNK = 8192  # rows whose leaves are in memory at a time
 

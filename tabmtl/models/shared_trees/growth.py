@@ -9,13 +9,13 @@ from typing import Any, Literal, NamedTuple
 import lightgbm as lgb
 import numpy as np
 
+from tabmtl.base.schema import Batch
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.boosted.border import Grown, bin_labelled_rows, small_limits, subset
 from tabmtl.models.shared_trees.affinity import affinity_of
 from tabmtl.models.shared_trees.stop import Followed, Rounds, Stop
 from tabmtl.models.shared_trees.targets import Targets, make_targets
 from tabmtl.models.shared_trees.trees import VectorEnsemble
-from tabmtl.schema import Batch
 
 Sketch = Literal["soft", "task", "random"]
 

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
+from tabmtl.base.schema import Batch
 from tabmtl.estimators.boosted.border import subset
 from tabmtl.model_selection.stratify import deal
 from tabmtl.models.shared_trees.growth import Growth, LeafValues, Rows, Schedule
 from tabmtl.models.shared_trees.targets import Targets
-from tabmtl.schema import Batch
 from tabmtl.targets import Task
 from tabmtl.targets.kind import SURE
 

@@ -13,10 +13,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from tabmtl.base.schema import Batch
 from tabmtl.metrics.classes import auc_within
 from tabmtl.metrics.intervals import standard_error
 from tabmtl.models.shared_trees.sums import LongSums, Sums
-from tabmtl.schema import Batch
 from tabmtl.targets import Kind, Task, kind_blocks
 from tabmtl.targets.kind import SURE, settle
 

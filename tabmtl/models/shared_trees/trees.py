@@ -11,12 +11,12 @@ import lightgbm as lgb
 import numpy as np
 from scipy.sparse import csr_array
 
+from tabmtl.base.schema import Batch
+from tabmtl.base.storage.lightgbm_text import TreeText, constant_tree, fill_tree
+from tabmtl.base.storage.stored import Stored
 from tabmtl.estimators.boosted.border import Ensemble, Grown, tree_matrix
 from tabmtl.estimators.boosted.gain import feature_gains
 from tabmtl.estimators.boosted.walk import Walk, walks_together
-from tabmtl.schema import Batch
-from tabmtl.storage.lightgbm_text import TreeText, constant_tree, fill_tree
-from tabmtl.storage.stored import Stored
 
 _LEAF_TREES = 64  # whose leaves of all rows are in memory at a time
 _GAIN_TREES = 100  # whose gains are in memory at a time

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tabmtl.schema import warn_user
+from tabmtl.base.schema import warn_user
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.knn import VSKNN
 from tabmtl.sessions.m2trec.items import KnownItems

@@ -14,11 +14,7 @@ import numpy as np
 import polars as pl
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.encode.text_encoder import check_text_encoder
-from tabmtl.estimators.base import FromFitted, at_once, drafted
-from tabmtl.estimators.source import is_source
-from tabmtl.estimators.trained import TrainedEstimator, TrainedState
-from tabmtl.params import (
+from tabmtl.base.params import (
     BatchSize,
     Count,
     CountOrZero,
@@ -33,6 +29,12 @@ from tabmtl.params import (
     is_number,
     near,
 )
+from tabmtl.base.storage.atomic import write_file
+from tabmtl.base.storage.stored import Stored
+from tabmtl.encode.text_encoder import check_text_encoder
+from tabmtl.estimators.base import FromFitted, at_once, drafted
+from tabmtl.estimators.source import is_source
+from tabmtl.estimators.trained import TrainedEstimator, TrainedState
 from tabmtl.sessions.catalogue import Catalogue, Growth, counted_catalogue, read_items
 from tabmtl.sessions.categories import ItemCategories, rank_next_category, summarize_categories
 from tabmtl.sessions.log import Column, check_column, code_items, read_log, read_sessions
@@ -51,8 +53,6 @@ from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import bucket_masks, top_k
 from tabmtl.sessions.recommender import VALIDATION_LOG, Recommender, SessionState, columns_of
 from tabmtl.sessions.split import warn_of_unknown
-from tabmtl.storage.atomic import write_file
-from tabmtl.storage.stored import Stored
 from tabmtl.training.device import threads
 from tabmtl.training.run import current
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tabmtl.params import check_at_least
-from tabmtl.schema import warn_user
+from tabmtl.base.params import check_at_least
+from tabmtl.base.schema import warn_user
 
 _HELD = np.finfo(np.float32)  # weights of clicks are of this type
 

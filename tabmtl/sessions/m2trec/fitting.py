@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from tabmtl.processes.ranks import answer, check_same
+from tabmtl.base.ranks import answer, check_same
+from tabmtl.base.storage.stored import fingerprint
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.categories import ItemCategories
 from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
@@ -32,7 +33,6 @@ from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.ragged import AnySessions, Sessions
 from tabmtl.sessions.ranking import log_totals
 from tabmtl.sessions.repeats import Choices, RepeatWeights, learn_weights
-from tabmtl.storage.stored import fingerprint
 from tabmtl.training.checkpoint import checksum
 from tabmtl.training.device import find_device, seed_of, seeded, threads
 from tabmtl.training.epochs import run_epochs, trained_attributes

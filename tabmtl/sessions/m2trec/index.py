@@ -13,7 +13,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from tabmtl.schema import warn_user
+from tabmtl.base.schema import warn_user
 from tabmtl.sessions.m2trec.encoder import unit_length
 from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork

@@ -10,12 +10,12 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.base.params import check_known
+from tabmtl.base.schema import Columns, warn_user
 from tabmtl.columns import KINDS, Features
 from tabmtl.columns.kind import TEXT
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.text_encoder import TextVectors, check_found
-from tabmtl.params import check_known
-from tabmtl.schema import Columns, warn_user
 
 _FEW_ITEMS = 50
 

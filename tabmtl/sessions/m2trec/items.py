@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tabmtl.base.storage.stored import Stored
 from tabmtl.columns import Features
-from tabmtl.storage.stored import Stored
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -27,13 +27,13 @@ import torch
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from tabmtl.params import check_positive, near
-from tabmtl.schema import warn_user
+from tabmtl.base.params import check_positive, near
+from tabmtl.base.schema import warn_user
+from tabmtl.base.storage.stored import Stored
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.ragged import AnySessions, Sessions, spread
 from tabmtl.sessions.ranking import by_blocks, top_k
 from tabmtl.sessions.repeats import MOST_TARGETS, read_targets
-from tabmtl.storage.stored import Stored
 
 Scores = Callable[[Sessions], np.ndarray]
 #: Gives the scores with terms and factors (N,) of items, and perhaps the items (N,) that lose their own vectors.

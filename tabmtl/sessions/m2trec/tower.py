@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tabmtl.base.schema import FIRST_LEVEL, UNSEEN
 from tabmtl.columns import Features
 from tabmtl.columns.ragged import Bags
 from tabmtl.nn.embeddings import FeatureTokenizer, fill_missing
 from tabmtl.nn.layers import DENSE_ROWS
-from tabmtl.schema import FIRST_LEVEL, UNSEEN
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 
 #: Width of a field's embedding; one width keeps all categories in one table.

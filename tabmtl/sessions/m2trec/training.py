@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tabmtl.base.ranks import ALONE, Ranks, answer
+from tabmtl.base.schema import DivergenceError
+from tabmtl.base.storage.stored import fingerprint
 from tabmtl.columns.ragged import ranges
 from tabmtl.nn.layers import at_least_float32
-from tabmtl.processes.ranks import ALONE, Ranks, answer
-from tabmtl.schema import DivergenceError
 from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.softmax import Candidates, count_held, own_places, softmax_loss
@@ -23,7 +24,6 @@ from tabmtl.sessions.m2trec.validation import Validation, is_clearly_better
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import Ranking
 from tabmtl.sessions.repeats import TOP
-from tabmtl.storage.stored import fingerprint
 from tabmtl.training.checkpoint import check_like, checksum
 from tabmtl.training.device import give_way, has_bfloat16
 from tabmtl.training.epochs import Judged, Loop, schedule

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.estimators.mixing.judged import Judged, choose_weights, leaderboard
-from tabmtl.schema import TabmtlWarning
 from tabmtl.targets import Task
 
 SIZE = Task(name="size", kind="regression", metric="r2")

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+from tabmtl.base.schema import FIRST_LEVEL, UNSEEN, Batch, Columns
 from tabmtl.columns.features import Features
 from tabmtl.estimators.mixing.levels import LEAST_LEVELS, PRIORS, LevelMeans, LevelRows
-from tabmtl.schema import FIRST_LEVEL, UNSEEN, Batch, Columns
 from tabmtl.targets import Task
 
 TASKS = (

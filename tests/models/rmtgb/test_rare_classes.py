@@ -10,9 +10,9 @@ from cases import later
 from rare_classes import accuracy, log_loss, rare_classes
 
 from tabmtl import RMTGB
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.estimators.boosted.rounds import is_worse
 from tabmtl.model_selection import train_valid_split
-from tabmtl.schema import TabmtlWarning
 from tabmtl.targets import Kind
 
 SHORT = {"task_column": "task", "n_estimators_outlier": 20, "n_estimators_task": 0, "random_state": 0}

@@ -10,9 +10,9 @@ from conformance import long_table
 from scipy.special import expit, softmax
 
 from tabmtl import IndependentTasks, SharedTrees, SharedTreesRegressor, TabmtlWarning, Task
+from tabmtl.base.schema import FewLabelsWarning, told
 from tabmtl.models.shared_trees.affinity import Affinity
 from tabmtl.models.shared_trees.growth import Schedule
-from tabmtl.schema import FewLabelsWarning, told
 from tabmtl.targets.kind import LONGEST_STEP
 
 PLAIN = {"early_stopping": False, "random_state": 0, "n_estimators": 12, "learning_rate": 0.1, "prior_labels": 0.0}

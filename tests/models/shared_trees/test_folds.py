@@ -8,11 +8,11 @@ from numpy.testing import assert_array_equal
 from sklearn.base import clone
 
 from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees
+from tabmtl.base.schema import Batch, TimeLimitWarning
 from tabmtl.columns import Features
 from tabmtl.models.shared_trees.stop import Followed, Stop
 from tabmtl.models.shared_trees.targets import make_targets
 from tabmtl.models.shared_trees.together import fit_in_folds
-from tabmtl.schema import Batch, TimeLimitWarning
 from tabmtl.targets import Task
 
 N, K = 240, 3

@@ -7,10 +7,10 @@ import pytest
 from scipy.special import logit
 
 from tabmtl import Task
+from tabmtl.base.schema import Batch
 from tabmtl.columns import Features
 from tabmtl.models.shared_trees.sums import Sums
 from tabmtl.models.shared_trees.targets import make_targets
-from tabmtl.schema import Batch
 
 TASKS = (
     Task(name="class", kind="multiclass", classes=("a", "b", "c")),

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from recommenders import ITEMS, TEST, TRAIN, all_scores, fitted, tiny
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.sessions import M2TRec, Popularity
 
 

@@ -11,7 +11,7 @@ from polars.testing import assert_frame_equal
 from recommenders import ITEMS, LOG, TEST, TRAIN, all_scores, every_m2trec, fitted, tiny
 from sklearn.exceptions import NotFittedError
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.sessions import M2TRec
 
 

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from recommenders import ITEMS, LOG, TEST, TRAIN, again, all_scores, every_m2trec, fitted, tiny
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.sessions.m2trec.new_items import LAUNCH
 
 MORE = ITEMS[:5].with_columns(item_id="new " + pl.col("item_id"))

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from recommenders import ITEMS, TEST, TRAIN, again, every_m2trec, fitted, renamed, tiny
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.sessions import Popularity
 from tabmtl.sessions.m2trec.index import NeighbourGraph
 

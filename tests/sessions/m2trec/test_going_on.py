@@ -8,7 +8,7 @@ import pytest
 from recommenders import ITEMS, TEST, TRAIN, all_scores, renamed, tiny
 
 from tabmtl import TabmtlWarning
-from tabmtl.schema import FIRST_LEVEL, UNSEEN
+from tabmtl.base.schema import FIRST_LEVEL, UNSEEN
 from tabmtl.sessions import Blend, M2TRec, temporal_split
 from tabmtl.sessions.m2trec import going_on
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from recommenders import sessions_of
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.sessions.m2trec import index as search
 from tabmtl.sessions.m2trec.index import NeighbourGraph, share_found
 from tabmtl.sessions.ragged import Sessions

@@ -13,10 +13,10 @@ from forging import through_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tabmtl.base.schema import FIRST_LEVEL, MISSING, UNSEEN, TabmtlWarning
+from tabmtl.base.storage.stored import put_together, take_apart
 from tabmtl.columns import Features
-from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, TabmtlWarning
 from tabmtl.sessions.m2trec.item_features import ItemCoder
-from tabmtl.storage.stored import put_together, take_apart
 
 TABLE = pl.DataFrame(
     {

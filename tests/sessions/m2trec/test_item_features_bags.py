@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tabmtl.base.schema import FIRST_LEVEL, MISSING, UNSEEN
 from tabmtl.columns.category import code_of
 from tabmtl.columns.features import Bags
 from tabmtl.columns.kind import Coding
 from tabmtl.columns.tags import Tags, encode_tags
 from tabmtl.columns.text import TEXT_BUCKETS, encode_texts
-from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN
 
 LEVELS = ("blue", "green", "red")
 

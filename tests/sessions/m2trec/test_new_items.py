@@ -11,7 +11,7 @@ import pytest
 from recommenders import sessions_of
 from scipy.special import logsumexp, softmax
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.new_items import (

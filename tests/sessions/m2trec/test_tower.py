@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 import torch
 
+from tabmtl.base.schema import UNSEEN
 from tabmtl.columns import Features
-from tabmtl.schema import UNSEEN
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.tower import FIELD_WIDTH, ItemFields, ItemTower, ItemVectors

@@ -1,0 +1,1 @@
+"""What every room stands on: facts, parameters, safe files, names that load late, and the processes at hand."""

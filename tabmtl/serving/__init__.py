@@ -1,0 +1,1 @@
+"""Models where others call them: MLflow, and ONNX files."""
