@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 import pytest
 from hypothesis import settings
 
-from tabmtl import schema
+from tabmtl.base import schema
 
 # The first database of a process is told by a line of MLflow's log, wherever a test reads what was printed.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
