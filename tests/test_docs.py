@@ -40,9 +40,27 @@ QUICK_PAGES = {ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "
 LONG_MODULES = {
     f"tabmtl.{name}"
     for name in (
-        *("comparison.compare", "drift.profile", "ensemble.distill", "estimators.drifting", "estimators.predicting"),
-        *("estimators.tables", "inspection", "metrics.own", "models.rmtgb.estimator", "models.shared_trees.estimator"),
-        *("plots.comparison", "plots.drift", "plots.importances", "plots.outliers", "scale.files"),
+        *(
+            "inspection.comparison.compare",
+            "encode.drift.profile",
+            "ensemble.distill",
+            "estimators.drifting",
+            "estimators.predicting",
+        ),
+        *(
+            "estimators.tables",
+            "inspection.importances",
+            "metrics.own",
+            "models.rmtgb.estimator",
+            "models.shared_trees.estimator",
+        ),
+        *(
+            "inspection.plots.comparison",
+            "inspection.plots.drift",
+            "inspection.plots.importances",
+            "inspection.plots.outliers",
+            "scale.files",
+        ),
         "tuning.objectives",
     )
 }

@@ -37,9 +37,7 @@ CASES = [  # a measure, what the file tabmtl/estimators/a.py holds, and the valu
     ("imports of doors by the core", "def f():\n    from tabmtl.serving import a, b\n", 2),
     ("class decorators of the package", "def add(c): pass\n@add\n@dataclass\nclass A: pass\n", 1),
 ]
-ROOMS = {
-    f"{room}/a.py": "x = 1\n" for room in ("tabmtl", "tabmtl/nn", "tabmtl/serving", "pipelines", "benchmarks")
-}
+ROOMS = {f"{room}/a.py": "x = 1\n" for room in ("tabmtl", "tabmtl/nn", "tabmtl/serving", "pipelines", "benchmarks")}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 from ranks import run_ranks
 
-from tabmtl.base.ranks import ALONE, EndedElsewhereError, answer, check_same, share_of
+from tabmtl.base.ranks import ALONE, EndedElsewhereError, answer, check_same
 from tabmtl.training.run import current
 
 
@@ -14,11 +14,6 @@ def test_ranks_must_agree_on_facts():
         ValueError, match=r"^b is 2 on rank 1 of the group and 'absent' on rank 0; give every rank the sa"
     ):
         run_ranks(2, lambda: check_same(current(), {"a": 1} | ({"b": 2} if current().rank else {})))
-
-
-def test_ranks_share_numbers_side_by_side():
-    assert share_of(ALONE, 7) == range(7)
-    assert run_ranks(3, lambda: share_of(current(), 7)) == [range(2), range(2, 4), range(4, 7)]
 
 
 def test_rank_0_answers_for_all_or_ends_all():

@@ -22,7 +22,6 @@ from tabmtl import (
     SharedBottom,
     TabmtlWarning,
     TargetInFeaturesWarning,
-    schema,
 )
 from tabmtl.base.schema import told
 from tabmtl.estimators.tables import MultiTaskEstimator
@@ -44,7 +43,7 @@ class Reader(MultiTaskEstimator):
 
 def said(X: Any, y: Any, **params: Any) -> list[warnings.WarningMessage]:
     """Return the warnings of a fit, as the first of a process."""
-    schema.told.clear()
+    told.clear()
     with warnings.catch_warnings(record=True, action="always") as found:
         fit = {name: params.pop(name) for name in ("sample_weight", "X_val", "y_val") if name in params}
         Reader(**params).fit(X, y, **fit)
@@ -233,7 +232,7 @@ def test_lists_that_look_like_histories_are_named_and_tags_are_not():
     y = pl.Series("y", [items.index(own[0]) + 0.5 for own in lists])
     message = r"'seen' is read as tags.* values of 'item', .* say sequence_features=\{'seen': 'item'\}, and otherwise"
     for frame in (X, X.lazy(), X.to_pandas()):
-        schema.told.clear()
+        told.clear()
         with pytest.warns(TabmtlWarning, match=message) as caught:
             tabmtl.SharedTrees(n_estimators=1, n_estimators_task=5).fit(frame, y)
         assert len(caught) == 1

@@ -7,10 +7,13 @@ import pickle
 import numpy as np
 import polars as pl
 import pytest
+from ranks import run_ranks
 
 from tabmtl import SharedTrees
+from tabmtl.base.ranks import ALONE
 from tabmtl.scale import Shards, blocks
-from tabmtl.scale.blocks import Roles, row_keys
+from tabmtl.scale.blocks import Roles, row_keys, share_of
+from tabmtl.training.run import current
 
 
 def test_blocks_do_not_depend_on_the_files(tmp_path, monkeypatch):
@@ -105,3 +108,8 @@ def test_keys_are_random_and_distinct():
     assert len(np.unique(keys)) == len(keys)
     assert abs(np.mean(keys < np.uint64(2**62)) - 0.25) < 0.01
     assert not (keys == row_keys(np.arange(100_000), seed=1)).any()
+
+
+def test_ranks_share_numbers_side_by_side():
+    assert share_of(ALONE, 7) == range(7)
+    assert run_ranks(3, lambda: share_of(current(), 7)) == [range(2), range(2, 4), range(4, 7)]
