@@ -14,7 +14,7 @@ import pytest
         ("tabmtl.scale", "predict_fil", "; did you mean predict_file?"),
         ("tabmtl.serving.mlflow", "log_modl", "; did you mean log_model?"),
         ("tabmtl.tuning", "open_studi", "; did you mean open_study?"),
-        ("tabmtl", "schema", "; it is a module: import tabmtl.base.schema"),
+        ("tabmtl", "sessions", "; it is a module: import tabmtl.sessions"),
         ("tabmtl", "Xyz", ""),
         ("tabmtl", "shema.Task", ""),
     ],
