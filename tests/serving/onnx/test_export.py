@@ -255,7 +255,7 @@ def test_a_file_of_another_kind_is_no_model_of_ours(model, tmp_path):
         entry.value = value
         with pytest.raises(
             ValueError,
-            match=r"the metadata 'tabmtl' of the ONNX model differ from those of tabmtl\.serving\.onnx\.export",
+            match=r"the metadata 'tabmtl' of the ONNX model differ from those of tabmtl\.serving",
         ):
             OnnxCoder(session_of(proto.SerializeToString()))
     del proto.metadata_props[:]
