@@ -42,11 +42,6 @@ class Log:
     items: pl.DataFrame
     later: pl.DataFrame
 
-    @property
-    def new_of_known(self) -> pl.DataFrame:
-        """Later clicks on the items of the fit."""
-        return self.new.filter(pl.col("item_id").is_in(self.items["item_id"].implode()))
-
 
 @cache
 def log() -> Log:
@@ -95,13 +90,6 @@ def goes_on(subject: Subject) -> Arrays:
     model = subject.copy().partial_fit(log().new, items=pl.concat([log().items, log().later]))
     found = lists(model) | told(model)
     return found | joined(again=lists(model.partial_fit(log().asked.head(200))))
-
-
-def begins_warm(subject: Subject) -> Arrays:
-    """Fit later clicks from what an earlier fit has learned, with others that validate."""
-    model = subject.fresh(warm_start=True).fit(log().old, items=log().items)
-    model.fit(log().new_of_known, clicks_val=log().asked)
-    return lists(model) | told(model)
 
 
 def asked(subject: Subject) -> Arrays:
@@ -153,7 +141,6 @@ def stored(subject: Subject) -> Arrays:
 #: What is done to a subject, by name.
 VERBS: dict[str, Callable[[Subject], Arrays]] = {
     "goes on": goes_on,
-    "begins warm": begins_warm,
     "takes items": takes_items,
     "asked": asked,
     "learned": learned,

@@ -101,6 +101,9 @@ class NetworkEstimator(
         these are given, or what an object makes of them, such as those of TorchJD; see
         :class:`tabmtl.training.balance.BalanceMethod`. An object holds a whole batch in memory, and needs a fit in one
         process without checkpoint. It is not saved: a loaded estimator has ``"sum"``, and predicts the same.
+    warm_start : bool, default=False
+        Let `fit` begin at the weights of the last fit, in place of new ones: levels and classes that are new find a
+        place, and columns, tasks and scales stay. Parameters that form the network must stay as they were.
 
     Attributes
     ----------
@@ -122,6 +125,7 @@ class NetworkEstimator(
     min_frequency: Count = 5
     sequence_pooling: SequencePooling = "attention"
     balance: Balance = "sum"
+    warm_start: bool = False
 
     search_space: ClassVar[dict[str, Any]] = {
         "learning_rate": {"low": 5e-4, "high": 1e-2, "log": True},

@@ -62,9 +62,6 @@ class TrainedEstimator(SavableEstimator):
     n_jobs : int, optional
         Threads, as scikit-learn counts them (-1 = all). None lets the size of the network decide: one thread for a
         small one, all for a large one. Another number of threads rounds sums differently.
-    warm_start : bool, default=False
-        Let `fit` begin at the weights of the last fit, in place of new ones: levels and classes that are new find a
-        place, and columns, tasks and scales stay. Parameters that form the network must stay as they were.
     keep_on_interrupt : bool, default=False
         Keep the best weights, with a warning, if training is interrupted after its first epoch (Ctrl-C, or a notebook's
         stop). By default the interrupt is raised, and the estimator stays as it was. Several processes that fit
@@ -96,7 +93,6 @@ class TrainedEstimator(SavableEstimator):
     precision: Literal["float32", "bf16"] = "float32"
     device: Device = "auto"
     n_jobs: Jobs = None
-    warm_start: bool = False
     keep_on_interrupt: bool = False
     on_epoch: Annotated[OnEpoch | None, check_callback] = None
 

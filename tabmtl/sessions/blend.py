@@ -37,7 +37,6 @@ from tabmtl.base.storage.stored import Stored
 from tabmtl.estimators.base import at_once, drafted, draw_seed
 from tabmtl.sessions.catalogue import Catalogue, Growth
 from tabmtl.sessions.knn import STAN, VSKNN
-from tabmtl.sessions.learning import Learning
 from tabmtl.sessions.m2trec import M2TRec
 from tabmtl.sessions.popularity import popularity_below_zero
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
@@ -482,18 +481,12 @@ class Blend(Recommender):
     def _go_on_by_parts(
         self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, growth: Growth
     ) -> dict[str, Any]:
-        """Let the parts go on. A pass leaves the weights as they are (docs/lab.md, "Going on").
-
-        A fit learns them anew of the new sessions, as the parts see them before they go on, and both do of those that
-        validate; too few sessions leave the weights as they are.
-        """
-        weights, own, parts, choices = self._weights, self._repeats, self._begun(), None
-        if valid is None and growth.whole:
-            choices = UnionChoices.of(growth.known(sessions), list(parts.values()), self.n_items_, self.k)
+        """Let the parts go on; enough sessions that validate teach the weights anew (docs/lab.md, "Going on")."""
+        weights, own = self._weights, self._repeats
         fitted: dict[str, Recommender] = {}
-        for name, part in parts.items():
+        for name, part in self.estimators_.items():
             self._watch.tell(f"{name}  {len(sessions)} new sessions")
-            watch = self._watch.part(1 / (len(parts) - len(fitted)), type(part).__name__)
+            watch = self._watch.part(1 / (len(self.estimators_) - len(fitted)), type(part).__name__)
             with running().part(watch):
                 learned = part._learn(sessions, catalogue, None, self._growth_of(part, growth))
                 now = type(part)(**part.get_params(deep=False))
@@ -501,26 +494,9 @@ class Blend(Recommender):
                 fitted[name] = now
         if valid is not None:
             choices = UnionChoices.of(valid, list(fitted.values()), len(catalogue), self.k)
-        if choices is not None and not too_few(choices.session):
-            weights, own = choices.weights(keep_clear_steps(choices, 3 if self.repeats else 0))
+            if not too_few(choices.session):
+                weights, own = choices.weights(keep_clear_steps(choices, 3 if self.repeats else 0))
         return {"estimators_": fitted, "_weights": weights, "_repeats": own}
-
-    def _begun(self) -> dict[str, Recommender]:
-        """Give the fitted parts with the parameters of now; a ValueError if what they learned depends on other ones."""
-        begun: dict[str, Recommender] = {}
-        prepared = self._prepared()
-        if [*prepared] != [*self.estimators_]:
-            raise ValueError(
-                f"warm_start=True goes on with the parts {[*self.estimators_]}, and they are {[*prepared]} now: set "
-                "them back, or say warm_start=False for a new fit"
-            )
-        for name, part in prepared.items():
-            before = self.estimators_[name]
-            kept = {key: value for key, value in vars(before).items() if key not in before._fitted_params}
-            part.__dict__ |= kept
-            Learning(model=part, method="fit with warm_start=True").check(None)
-            begun[name] = part
-        return begun
 
     def _growth_of(self, part: Recommender, growth: Growth) -> Growth:
         """Give the growth of a part, which may not know items that were added since the fit."""

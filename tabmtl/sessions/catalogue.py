@@ -132,13 +132,10 @@ class Growth:
     metadata : polars.DataFrame or None
         Columns of the item table except the names, for the new items alone; null in the rows of those that the table
         does not hold. None without a table.
-    whole : bool
-        Whether a network trains all its epochs, as ``fit`` does with ``warm_start=True``, or passes once.
     """
 
     n_known: int
     metadata: pl.DataFrame | None
-    whole: bool = True
 
     def known(self, sessions: Sessions) -> Sessions:
         """Give new sessions as one sees them who does not know the new items."""

@@ -23,7 +23,7 @@ class Learning:
     ----------
     model : Recommender
         Its parameters, and where it goes on, what it has learned.
-    method : {"fit", "fit with warm_start=True", "partial_fit"}, default="fit"
+    method : {"fit", "partial_fit"}, default="fit"
         What the user called, for errors.
     """
 
@@ -31,7 +31,7 @@ class Learning:
     method: str = "fit"
 
     def check(self, clicks: Any) -> None:
-        """Raise an error for a log of a kind that this does not learn from, and for parameters that do not go on."""
+        """Raise an error for a log of a kind that this does not learn from."""
         name = type(self.model).__name__
         reads_shards = self.model._reads_shards and self.method == "fit"
         if is_source(clicks):
@@ -44,20 +44,6 @@ class Learning:
         else:
             cure = "give M2TRec the log as Shards, or " if reads_shards else ""
             check_alone(f"{self.method} of {name} on a frame", f"{cure}call it outside of joined()")
-        if self.method == "fit with warm_start=True":
-            self._check_parameters()
-
-    def _check_parameters(self) -> None:
-        """Raise a ValueError if a parameter has changed that what was learned depends on."""
-        before, now = self.model._fitted_params, self.model.get_params(deep=False)
-        changed = [name for name in self.model._learned_by if before[name] != now[name]]
-        if (before["time_column"] is None) != (now["time_column"] is None):
-            changed.append("time_column")
-        for name in changed:
-            raise ValueError(
-                f"warm_start=True goes on from a fit with {name}={before[name]!r}, and it is {now[name]!r} now: set it "
-                "back, or say warm_start=False for a new fit"
-            )
 
     def fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         """Learn from all sessions, and return the fitted attributes by name."""

@@ -86,7 +86,6 @@ class CategoryPopularity(Recommender):
     category: Column = "category"
 
     _reads_metadata: ClassVar[bool] = True
-    _learned_by: ClassVar[tuple[str, ...]] = ("category",)
     _stored: ClassVar[type] = CategoryState
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue) -> dict[str, Any]:

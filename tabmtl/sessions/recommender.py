@@ -66,10 +66,6 @@ class Recommender(SavableEstimator):
         people come back to what they looked at, but a basket holds nothing twice. The sessions of ``clicks_val`` teach
         this. Without them, the method is first fitted without the newest 5 % of the sessions, which then teach it.
         Nothing is learned from fewer than 200 clicks, or without a clear gain. See :mod:`tabmtl.sessions.repeats`.
-    warm_start : bool, default=False
-        Let ``fit`` begin at what the last fit learned: the sessions of its log, which should be new ones, join those
-        learned before, as with `partial_fit`, and a network trains all its epochs on the new log, from the weights that
-        it has.
 
     Attributes
     ----------
@@ -83,8 +79,9 @@ class Recommender(SavableEstimator):
     time_column: Column | None = "time"
     order_column: Column | None = None
     repeats: bool = True
-    warm_start: bool = False
 
+    #: Parameters of earlier releases, with their defaults; a file may have them, if they have these.
+    gone_params: ClassVar[dict[str, Any]] = {"warm_start": False}
     # whether scores are log p, up to a constant of the session; else they are shares of p where they are positive, and
     # items of other scores were not found
     _log_scale: ClassVar[bool] = False
@@ -92,8 +89,6 @@ class Recommender(SavableEstimator):
     _reads_metadata: ClassVar[bool] = False
     # whether a log may be given as Shards
     _reads_shards: ClassVar[bool] = False
-    # parameters that what was learned depends on, so that nothing goes on under other ones
-    _learned_by: ClassVar[tuple[str, ...]] = ()
 
     @drafted
     def fit(self, clicks: Any, *, items: Any = None, clicks_val: Any = None) -> Self:
@@ -122,8 +117,7 @@ class Recommender(SavableEstimator):
         """
         self._check_params()
         _refuse_plain_score(type(self))
-        goes_on = self.warm_start and hasattr(self, "_catalogue")
-        Learning(model=self, method="fit with warm_start=True" if goes_on else "fit").check(clicks)
+        Learning(model=self).check(clicks)
         names = (self.session_column, self.item_column, "rank", "score", "probability")  # columns of recommendations
         if len(set(names)) < len(names):
             raise ValueError(
@@ -131,9 +125,9 @@ class Recommender(SavableEstimator):
                 f"{names[:2]}: rename the column of the log"
             )
         with running().fit(self):
-            with self._opened(clicks, items, clicks_val, goes_on) as (sessions, catalogue, valid, growth):
+            with self._opened(clicks, items, clicks_val) as (sessions, catalogue, valid, _):
                 self._watch.tell(f"{len(sessions)} sessions, {sessions.n_clicks} clicks, {len(catalogue)} items")
-                fitted = self._learn(sessions, catalogue, valid, growth)
+                fitted = self._learn(sessions, catalogue, valid)
                 if self.repeats:
                     worth = "  ".join(f"{key} {value:.3f}" for key, value in asdict(fitted["_repeats"]).items())
                     self._watch.tell(f"worth of a session's own items: {worth}")
@@ -183,17 +177,16 @@ class Recommender(SavableEstimator):
         Learning(model=self, method="partial_fit").check(clicks)
         model = Recommender._in_force(self)
         model.__dict__ |= {name: value for name, value in vars(self).items() if name in _AT_ONCE}
-        with running().fit(model), model._opened(clicks, items, clicks_val, True) as opened:
+        with running().fit(model), model._opened(clicks, items, clicks_val, goes_on=True) as opened:
             sessions, catalogue, valid, growth = opened
-            assert growth is not None
             model._watch.tell(f"{len(sessions)} new sessions, {sessions.n_clicks} clicks, {len(catalogue)} items")
-            fitted = model._learn(sessions, catalogue, valid, replace(growth, whole=False))
+            fitted = model._learn(sessions, catalogue, valid, growth)
         self._set_fitted(catalogue, fitted, self._fitted_params)
         return self
 
     @contextmanager
     def _opened(
-        self, clicks: Any, items: Any, clicks_val: Any, goes_on: bool
+        self, clicks: Any, items: Any, clicks_val: Any, *, goes_on: bool = False
     ) -> Iterator[tuple[Any, Catalogue, Sessions | None, Growth | None]]:
         """Read the sessions of fit, the catalogue, the sessions to validate on, and what a model that goes on needs."""
         log, growth = self._read_training_log(clicks), None

@@ -98,7 +98,6 @@ class SequentialRules(Recommender):
         "weighting": {"choices": tuple(_POWERS)},
     }
 
-    _learned_by: ClassVar[tuple[str, ...]] = ("steps", "weighting")
     _stored: ClassVar[type] = RulesState
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue) -> dict[str, Any]:

@@ -70,18 +70,6 @@ def test_a_session_that_two_logs_share_counts_as_two():
     assert model.recommend(["b"], 3).filter(item_id="c")["score"].item() < 0  # nothing followed b in its session
 
 
-def test_warm_start_adds_the_log_of_fit_and_a_change_of_what_was_learned_is_refused():
-    for form in SUMS:
-        warm = tiny(form, repeats=False, warm_start=True).fit(FIRST, items=LISTED).fit(NEW, items=ITEMS)
-        assert all_scores(warm, TEST).equals(all_scores(going_on(form, repeats=False), TEST)), form
-    changed = tiny("SequentialRules", warm_start=True).fit(FIRST).set_params(steps=3)
-    with pytest.raises(ValueError, match=r"goes on from a fit with steps=10, and it is 3 now: set it back, or say"):
-        changed.fit(NEW)
-    changed = tiny("VSKNN", warm_start=True).fit(FIRST).set_params(time_column=None)
-    with pytest.raises(ValueError, match="time_column='time', and it is None now"):
-        changed.fit(NEW)
-
-
 def test_parameters_of_fit_hold_when_it_goes_on():
     model = tiny("SequentialRules", repeats=False).fit(FIRST, items=LISTED).set_params(steps=1, session_column="visit")
     model.partial_fit(NEW, items=ITEMS)
@@ -125,10 +113,9 @@ def test_a_log_that_does_not_fit_changes_nothing(change, error, words):
 
 def test_shards_are_read_by_a_first_fit_alone(tmp_path):
     NEW.write_parquet(tmp_path / "clicks.parquet")
-    model = tiny("M2TRec", epochs=1, warm_start=True).fit(OLD, items=ITEMS)
-    for go_on in (model.partial_fit, model.fit):
-        with pytest.raises(TypeError, match=r"as one frame, not as Shards: .*; M2TRec reads Shards in a first fit"):
-            go_on(Shards(tmp_path / "clicks.parquet"), items=ITEMS)
+    model = tiny("M2TRec", epochs=1).fit(OLD, items=ITEMS)
+    with pytest.raises(TypeError, match=r"as one frame, not as Shards: .*; M2TRec reads Shards in a first fit"):
+        model.partial_fit(Shards(tmp_path / "clicks.parquet"), items=ITEMS)
 
 
 def test_a_category_of_another_type_is_refused():

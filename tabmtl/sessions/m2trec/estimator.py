@@ -312,7 +312,9 @@ class M2TRec(TrainedEstimator, Recommender):
     }
 
     #: Parameters of earlier releases; a file may have them, if they have these defaults.
-    gone_params: ClassVar[dict[str, Any]] = TrainedEstimator.gone_params | {"user_column": None, "user_clicks": 10}
+    gone_params: ClassVar[dict[str, Any]] = (
+        TrainedEstimator.gone_params | Recommender.gone_params | {"user_column": None, "user_clicks": 10}
+    )
     _log_scale: ClassVar[bool] = True
     _reads_metadata: ClassVar[bool] = True
     _reads_shards: ClassVar[bool] = True
@@ -322,11 +324,6 @@ class M2TRec(TrainedEstimator, Recommender):
     _new_items = FromFitted("new_items")
     _categories = FromFitted("categories")
     _kept_apart: ClassVar[tuple[str, ...]] = ("text_encoder",)
-    _learned_by: ClassVar[tuple[str, ...]] = (
-        *("categories", "category_weight", "categorical_features", "text_features", "id_mode", "item_tower", "d_model"),
-        *("n_layers", "n_heads", "pooling", "directed", "hierarchy", "popularity", "training", "max_length"),
-        "temperature",
-    )
 
     @classmethod
     def paper(cls, *, categories: Sequence[str], **params: Any) -> Self:
@@ -658,10 +655,10 @@ class M2TRec(TrainedEstimator, Recommender):
 
     @contextmanager
     def _opened(
-        self, clicks: Any, items: Any, clicks_val: Any, goes_on: bool
+        self, clicks: Any, items: Any, clicks_val: Any, *, goes_on: bool = False
     ) -> Iterator[tuple[Any, Catalogue, Sessions | None, Growth | None]]:
         if not is_source(clicks):
-            with super()._opened(clicks, items, clicks_val, goes_on) as opened:
+            with super()._opened(clicks, items, clicks_val, goes_on=goes_on) as opened:
                 yield opened
             return
         self._check_interrupt()

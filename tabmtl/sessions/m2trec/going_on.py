@@ -26,10 +26,9 @@ PASS_RATE = 0.25
 class GoingOn(Fitting):
     """Fitting that begins at what a model has learned.
 
-    With ``growth.whole`` it is a fit from these weights: with sessions set aside, epochs, and all that is measured
-    afterwards. Otherwise it is one pass over all new sessions, and what was measured in fit stays: the strength of the
-    directed path, and the worth of new items and of own items. The latter is learned anew of ``clicks_val``; and of the
-    new sessions, before the pass, if nothing is known of it yet.
+    It is one pass over all new sessions, and what was measured in fit stays: the strength of the directed path, and the
+    worth of new items and of own items. The latter is learned anew of ``clicks_val``; and of the new sessions, before
+    the pass, if nothing is known of it yet.
 
     Parameters
     ----------
@@ -43,10 +42,8 @@ class GoingOn(Fitting):
     def __init__(self, log: Sessions, catalogue: Catalogue, valid: Sessions | None, model: Any, growth: Growth) -> None:
         self.model, self.growth, self._taught, self._new = model, growth, valid, log
         self.before = model._fitted
-        once: dict[str, Any] = {}
-        if not growth.whole:
-            once = {"epochs": 1, "early_stopping": False, "learning_rate": PASS_RATE * model.learning_rate}
-        super().__init__(log, catalogue, valid if growth.whole else None, model, **once)
+        once = {"epochs": 1, "early_stopping": False, "learning_rate": PASS_RATE * model.learning_rate}
+        super().__init__(log, catalogue, None, model, **once)
 
     def _read_items(self, clicks: np.ndarray) -> tuple[ItemCoder | None, KnownItems]:
         coder, known, metadata = self.before.coder, self.before.items, self.growth.metadata
@@ -75,18 +72,16 @@ class GoingOn(Fitting):
         return network
 
     def _leaves_path_out(self, validation: Validation | None) -> bool:
-        if self.growth.whole:
-            return super()._leaves_path_out(validation)
         return not getattr(self.model, "directed_strength_", 0)
 
     def _set_strength(self, network: M2TRecNetwork, validation: Validation | None) -> dict[str, float]:
-        return super()._set_strength(network, validation) if self.growth.whole else {}
+        return {}
 
     def _look_at_metadata(self) -> dict[str, Any]:
-        return super()._look_at_metadata() if self.growth.whole else {}
+        return {}
 
     def _learn_repeats(self, index: ItemIndex) -> RepeatWeights:
-        if self.growth.whole or not self.options.repeats:
+        if not self.options.repeats:
             return super()._learn_repeats(index)
         known = self.model._repeats
         if self._taught is not None:
@@ -98,8 +93,6 @@ class GoingOn(Fitting):
         return self._repeats_on(self.growth.known(self._new.at_least(2)), before)
 
     def _measure_new_items(self, index: ItemIndex) -> tuple[NewItems, pl.DataFrame]:
-        if self.growth.whole:
-            return super()._measure_new_items(index)
         new = self.before.new_items.capped(index.scores_by, self.known, self.options.max_new_share)
         report = report_new_items(index.scores_by, self.known, new, self.model.new_item_report_)
         joined = np.arange(len(self.catalogue)) >= self.growth.n_known
@@ -113,11 +106,9 @@ class GoingOn(Fitting):
         return tuple(each.extended(self._metadata[each.name]).counting(self._new) for each in before)
 
     def run(self) -> dict[str, Any]:
-        """Train, and return the fitted attributes by name; a pass adds its line to ``history_``."""
+        """Train, and return the fitted attributes by name; the pass adds its line to ``history_``."""
         attributes = self.model._learned() | super().run()
-        if not self.growth.whole:
-            before = self.model.history_
-            new = attributes["history_"].with_columns(pl.col("epoch") + len(before))
-            attributes["history_"] = pl.concat([before, new], how="diagonal")
-            attributes["best_iteration_"] = len(before) + len(new)
-        return attributes
+        before = self.model.history_
+        new = attributes["history_"].with_columns(pl.col("epoch") + len(before))
+        history = pl.concat([before, new], how="diagonal")
+        return attributes | {"history_": history, "best_iteration_": len(history)}

@@ -105,16 +105,6 @@ def test_a_table_that_lacks_a_column_or_has_another_kind_is_refused():
     assert model.n_items_ == len(ITEMS)
 
 
-def test_a_warm_fit_begins_at_the_weights_and_refuses_another_form():
-    model = first(warm_start=True, epochs=3)
-    model.fit(CLICKED, items=pl.concat([ITEMS, LATER]))
-    anew = tiny("M2TRec", epochs=3, repeats=False).fit(CLICKED, items=pl.concat([ITEMS, LATER]))
-    assert len(model.history_) <= 3
-    assert model.history_["train/item/loss"][0] < anew.history_["train/item/loss"][0]
-    with pytest.raises(ValueError, match="goes on from a fit with d_model=16, and it is 32 now"):
-        model.set_params(d_model=32).fit(NEW, items=ITEMS)
-
-
 def test_parts_of_a_blend_go_on_and_take_items_that_they_were_not_told_of():
     parts = [tiny("M2TRec").set_params(random_state=None), tiny("CategoryPopularity"), tiny("STAN")]
     model = Blend(parts, random_state=0).fit(OLD, items=ITEMS)
@@ -126,8 +116,6 @@ def test_parts_of_a_blend_go_on_and_take_items_that_they_were_not_told_of():
     weights = model.blend_weights_
     assert model.partial_fit(NEW).blend_weights_.equals(weights)
     assert not model.partial_fit(NEW, clicks_val=TEST).blend_weights_.equals(weights)
-    with pytest.raises(ValueError, match=r"goes on with the parts \['M2TRec', .*\], and they are \['STAN'\] now"):
-        model.set_params(warm_start=True, models=[tiny("STAN")]).fit(NEW)
 
 
 def test_a_file_of_before_is_read_if_it_has_no_optimizer():
