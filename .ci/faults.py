@@ -127,10 +127,10 @@ FAULTS: tuple[Fault, ...] = (
         True,
     ),
     Fault(
-        "models/mmoe.py",
-        'self.experts.names(["expert"]), top_k=options.top_k)',
-        'self.experts.names(["expert"]))',
-        "top_k is not passed on",
+        "models/home.py",
+        "alone = sees.sum(dim=-1, keepdim=True) == 1",
+        "alone = sees.sum(dim=-1, keepdim=True) != 1",
+        "self-gates of one expert are a softmax, and so 1",
         True,
     ),
     Fault(
@@ -164,9 +164,9 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "nn/experts.py",
-        "kept = above | (equal & (equal.cumsum(dim=-1) <= k - above.sum(dim=-1, keepdim=True)))",
-        "kept = above | equal",
-        "equal logits leave a gate more than top_k experts",
+        "return logits.softmax(dim=2)",
+        "return logits.softmax(dim=1)",
+        "the weights of gates, not those of experts, sum to 1",
         True,
     ),
     Fault(

@@ -47,7 +47,6 @@ processes      a fit by two processes of ``torchrun`` against one: CPU seconds o
 Serving some tasks:
 
 asked        CPU ms of `predict` of one of eight tasks against all, by estimator, of 1 and of 10 000 rows
-sparse       CPU ms and multiply-adds of MMoE whose gates weigh two experts (`top_k`) against all, by tasks and experts
 
 Serving a row of flights, by p50:
 
@@ -148,10 +147,6 @@ CASES = [
     *[
         Case("asked", serving.asked, {"model": model, "rows": rows}, {"rows_to_fit": 300, "requests": 3}, 3)
         for model, rows in product(ANY, (1, 10_000))
-    ],
-    *[
-        Case("sparse", serving.sparse, {"n_tasks": n_tasks, "n_experts": n, "rows": rows}, ASKED, 3, True)
-        for n_tasks, n, rows in product((2, 8), (8, 32), (1, 1024))
     ],
     *[
         Case("onnx", serving.onnx, {"model": model, "rows": rows}, ROW | ASKED, needs=ONNX)

@@ -15,7 +15,7 @@ import tabmtl.models
 from tabmtl import IndependentTasks
 from tabmtl.estimators.boosted import BoostedEstimator
 from tabmtl.estimators.funnel import FunnelEstimator, TowerEstimator
-from tabmtl.estimators.mixture import ExpertEstimator, MixtureEstimator, SparseExpertEstimator
+from tabmtl.estimators.mixture import ExpertEstimator, MixtureEstimator
 from tabmtl.estimators.network import MemberEstimator, NetworkEstimator, VectorEstimator
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.testing import answers, features, largest_gap, long_table, mixed_targets, same
@@ -65,7 +65,6 @@ BASES = {
     VectorEstimator,
     MixtureEstimator,
     ExpertEstimator,
-    SparseExpertEstimator,
 }
 #: All estimators: the exported ones, the classes in tabmtl.models, and whatever else is derived from the base.
 ESTIMATORS = sorted(set(_listed()) - BASES, key=lambda cls: cls.__name__)

@@ -26,7 +26,6 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import tabmtl
 from benchmarks.cases.boosted import draw_columns, related_targets
@@ -106,29 +105,6 @@ def asked(model: str = "MMoE", rows: int = 1, n_tasks: int = 8, requests: int = 
         return side
 
     return {"all": asking_for(None), "one task": asking_for([estimator.tasks_[-1].name])}
-
-
-def sparse(rows: int = 1, n_tasks: int = 2, n_experts: int = 8, requests: int = 200, rows_to_fit: int = 1000) -> Sides:
-    """Measure the network of MMoE with all experts and with two a gate: CPU ms, and million multiply-adds, a call."""
-
-    def answering(top_k: int | None) -> Side:
-        estimator, X = fitted_to_tasks("MMoE", n_tasks, rows_to_fit, n_experts=n_experts, top_k=top_k)
-        network, _ = estimator.fitted_network()
-        batch = estimator.coder_.read(X[:rows]).map(torch.from_numpy)
-
-        def side(_: int) -> Measures:
-            spent = []
-            for _ in range(requests):
-                start = time.process_time()
-                predict_scores(network, batch)
-                spent.append(1e3 * (time.process_time() - start))
-            with FlopCounterMode(display=False) as counter:
-                predict_scores(network, batch)
-            return {"ms CPU": float(np.median(spent)), "million multiply-adds": counter.get_total_flops() / 2e6}
-
-        return side
-
-    return {"all experts": answering(None), "top_k=2": answering(2)}
 
 
 def session_of(estimator: Any) -> Any:

@@ -13,10 +13,9 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from tabmtl.base.params import Count, CountOrZero, Rate
+from tabmtl.base.params import CountOrZero, Rate
 from tabmtl.base.schema import Batch, warn_user
 from tabmtl.estimators.network import NetworkState, VectorEstimator
-from tabmtl.nn.chosen import all_computed
 from tabmtl.nn.embeddings import EMBEDDING_STD
 from tabmtl.nn.experts import Activation, Experts, Norm
 from tabmtl.nn.layers import Towers
@@ -120,27 +119,6 @@ class ExpertEstimator(MixtureEstimator):
         return Experts(counts, d_in, hidden, norm=self.expert_norm, activation=self.activation, dropout=self.dropout)
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class SparseExpertEstimator(ExpertEstimator):
-    """Base of the mixtures whose gates may weigh a few experts only.
-
-    Parameters
-    ----------
-    top_k : int, optional
-        Number of experts that a gate weighs in a row: a softmax over its k largest logits, of equal ones the first;
-        all other experts have a weight of exactly 0. A gate that sees k experts or fewer weighs all, as every gate does
-        by default. Training computes all experts, and gradients pass through the weights that are not 0. In predictions
-        an expert of a level computes only the rows of which a gate chose it, if half of the experts or more are left
-        out of a row where gates choose by lot. Two logits that differ by rounding only may change places on another
-        machine, or in an ONNX file. The idea is that of M³ViT (Fan et al., 2022, arXiv 2210.14793). Its released code
-        takes the largest values of a softmax over all experts, not scaled up to 1, adds noise to the logits in
-        training, and adds to the loss a term for balanced use of the experts. The softmax over the largest, without
-        noise and balance, is ours.
-    """
-
-    top_k: Count | None = None
-
-
 class _Mean:
     """Mean over rows of a function of a module's outputs; 0 where no row has such an output.
 
@@ -210,7 +188,6 @@ def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.
             for taken in means:
                 stack.enter_context(taken.handle)
             measured.append(means)
-        stack.enter_context(all_computed(network))
         represent_rows(network, batch, fill=False)
     used, states = [], []
     for level, ((_, gates), means) in enumerate(zip(levels, measured, strict=True), start=1):

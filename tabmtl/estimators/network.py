@@ -143,6 +143,7 @@ class NetworkEstimator(
         "normalize_gradients": False,
         "flat": False,
         "flat_radius": 0.01,
+        "top_k": None,
     }
     _stored: ClassVar[type] = NetworkState
     _reads_windows: ClassVar[bool] = True

@@ -17,9 +17,8 @@ from tabmtl.base.params import Count, check_known, check_widths
 from tabmtl.base.schema import Columns
 from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
-from tabmtl.estimators.mixture import SparseExpertEstimator
-from tabmtl.nn.chosen import weighed
-from tabmtl.nn.experts import Activation, Gates, gate_softmax, restrict_level
+from tabmtl.estimators.mixture import ExpertEstimator
+from tabmtl.nn.experts import Activation, Gates, gate_softmax, mix, restrict_level
 from tabmtl.nn.layers import Boundary, RowOwners, StackedLinear, take_rows
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.targets import Task
@@ -120,7 +119,7 @@ class HoMELevel(nn.Module):
         shared = 0 if len(gates) == len(buckets) else None  # the gate that feeds the experts that all tasks share
         has = torch.tensor([[owner in seen for owner in owners] for g, (_, seen) in enumerate(gates) if g != shared])
         gate_names = [gate for gate, _ in gates]
-        self.gates = Gates(d_gate, gate_names, names, sees, has=has, shared=shared, top_k=options.top_k)
+        self.gates = Gates(d_gate, gate_names, names, sees, has=has, shared=shared)
         self_names = [f"{gate} (self)" for gate in gate_names]
         self.self_gates = None
         if options.self_gate:
@@ -144,7 +143,7 @@ class HoMELevel(nn.Module):
         weights = self.gates(gate_inputs, rows)
         if self.self_gates is not None:
             weights = weights + self.self_gates(own, rows)
-        return weighed(self.all_gates, weights, self.experts, gated, self.output, owners)
+        return mix(weights, self.output(self.experts(gated, owners)), self.experts.n_networks)
 
     def restrict(self, gates: Sequence[int]) -> list[int]:
         """Leave some gates only, and the buckets that they see; return the numbers of these."""
@@ -268,7 +267,7 @@ Groups = Annotated[Mapping[str, Sequence[str]] | None, check_groups]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class HoME(SparseExpertEstimator):
+class HoME(ExpertEstimator):
     """HoME: hierarchy of multi-gate experts.
 
     Experts are normalised, by default E(x) = Dropout(SiLU(BatchNorm(W x + b))), so that gates weigh outputs of one
@@ -288,7 +287,7 @@ class HoME(SparseExpertEstimator):
     one task. A feature-gate works against under-fitting: FeaGate(v) = sum_l softmax(W_f v)_l 2 sigmoid(v B_l A_l),
     which starts as 1, and v_k = v ⊙ FeaGate_k(v). A self-gate SG_k = Sum(a(V_k x), own experts) lets own experts learn
     whatever the gate says; a is the softmax, or the sigmoid for a single expert. It reads v at level 1, and z_g at
-    level 2. It weighs all own experts, whatever ``top_k`` says.
+    level 2.
 
     A row of a long table (``task_column``) computes the parts of its own task and group only: the sum in z_s is then
     over the shared experts and the experts of the row's group, and ``hierarchy_mask`` always holds.
@@ -351,7 +350,7 @@ class HoME(SparseExpertEstimator):
     self_gate: bool = True
     activation: Activation = "silu"
 
-    search_space: ClassVar[dict[str, Any]] = SparseExpertEstimator.search_space | {
+    search_space: ClassVar[dict[str, Any]] = ExpertEstimator.search_space | {
         "n_shared_experts": {"choices": ((2, 1), (4, 2), (6, 4))},
         "n_group_experts": {"choices": ((1, 1), (2, 2), (3, 3))},
         "n_task_experts": {"low": 1, "high": 3},

@@ -15,9 +15,8 @@ from tabmtl.base.params import Count, Widths
 from tabmtl.base.schema import Columns
 from tabmtl.columns import Features
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
-from tabmtl.estimators.mixture import SparseExpertEstimator
-from tabmtl.nn.chosen import weighed
-from tabmtl.nn.experts import Gates, restrict_level
+from tabmtl.estimators.mixture import ExpertEstimator
+from tabmtl.nn.experts import Gates, mix, restrict_level
 from tabmtl.nn.layers import Boundary, RowOwners
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.nn.units import Group, head_units, level_units, readers_in_heads
@@ -42,14 +41,14 @@ class MMoENetwork(TaskNetwork):
         names, self.vector = [task.name for task in tasks], options._vector(columns)
         self.input, self.output = Boundary(), Boundary()
         self.experts = options._experts([options.n_experts], self.vector.width, options.expert_hidden)
-        self.gates = Gates(self.vector.width, names, self.experts.names(["expert"]), top_k=options.top_k)
+        self.gates = Gates(self.vector.width, names, self.experts.names(["expert"]))
         self.heads = options._heads(self.experts.width, tasks)
         self.levels = [(self.experts, [self.gates])]
 
     def task_features(self, x: Features, own: RowOwners | None = None) -> Tensor:
         """Return features (B, T, H)."""
         vector = self.input(self.vector(x))
-        return weighed([self.gates], self.gates(vector, own), self.experts, [vector], self.output)
+        return mix(self.gates(vector, own), self.output(self.experts([vector])), self.experts.n_networks)
 
     def units(self) -> list[Group]:
         """Return the groups of the experts' layers, of the experts, and of the heads."""
@@ -63,7 +62,7 @@ class MMoENetwork(TaskNetwork):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MMoE(SparseExpertEstimator):
+class MMoE(ExpertEstimator):
     """MMoE: multi-gate mixture of experts.
 
     All tasks share E experts e_i, small MLPs on the row's vector x. The gate of a task weighs them for every row, and
@@ -96,7 +95,7 @@ class MMoE(SparseExpertEstimator):
     n_experts: Count = 8
     expert_hidden: Widths = (128, 64)
 
-    search_space: ClassVar[dict[str, Any]] = SparseExpertEstimator.search_space | {
+    search_space: ClassVar[dict[str, Any]] = ExpertEstimator.search_space | {
         "n_experts": {"low": 2, "high": 16, "log": True},
         "expert_hidden": {"choices": ((64,), (128,), (128, 64), (256, 128))},
     }

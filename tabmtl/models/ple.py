@@ -15,8 +15,7 @@ from torch import Tensor
 from tabmtl.base.params import Count, Widths
 from tabmtl.base.schema import Columns
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
-from tabmtl.estimators.mixture import SparseExpertEstimator
-from tabmtl.nn.chosen import leaves_out, mix_chosen
+from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary, RowOwners
 from tabmtl.nn.task_network import StackedNetwork, UnitLevel
@@ -48,16 +47,12 @@ class PLELevel(UnitLevel):
         if not last:
             sees = torch.cat([torch.ones(1, len(bucket), dtype=torch.bool), sees])
         shared, experts = None if last else 0, self.experts.names(owners)
-        self.gates = Gates(
-            d_in, owners[last:], experts, sees, has=has, shared=shared, task_specific=last, top_k=options.top_k
-        )
+        self.gates = Gates(d_in, owners[last:], experts, sees, has=has, shared=shared, task_specific=last)
         self.output, self.last, self.asking = Boundary(), last, [*range(last, len(owners))]
 
     def forward(self, inputs: Sequence[Tensor], own: RowOwners | None = None) -> tuple[Tensor, ...]:
         """Take inputs (B, D), the shared one first, to outputs (B, H) of the gates; with ``own`` of a row's gates."""
         asking = [inputs[i] for i in self.asking] if own is None else inputs[self.last :]
-        if own is None and leaves_out([self.gates], self.experts, (inputs[0].shape[0], len(asking))):
-            return mix_chosen(self.gates(asking), self.experts, inputs).unbind(dim=1)
         # experts before gates, whose order the sums of gradients depend on in their last bits
         experts = self.output(self.experts(inputs, None if own is None else [own.shared, own]))
         return mix(self.gates(asking, own), experts).unbind(dim=1)
@@ -93,7 +88,7 @@ class PLENetwork(StackedNetwork):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class PLE(SparseExpertEstimator):
+class PLE(ExpertEstimator):
     """PLE: progressive layered extraction; with one level, CGC (customised gate control).
 
     Every level has experts S that all tasks share and experts O_t of every task. Let x_t and x_s be the outputs of the
@@ -137,7 +132,7 @@ class PLE(SparseExpertEstimator):
     n_task_experts: Count = 2
     expert_hidden: Widths = (128, 64)
 
-    search_space: ClassVar[dict[str, Any]] = SparseExpertEstimator.search_space | {
+    search_space: ClassVar[dict[str, Any]] = ExpertEstimator.search_space | {
         "n_levels": {"low": 1, "high": 3},
         "n_shared_experts": {"low": 1, "high": 4},
         "n_task_experts": {"low": 1, "high": 4},

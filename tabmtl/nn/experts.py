@@ -43,13 +43,6 @@ class BatchNorm(nn.BatchNorm1d):
         take_rows(self, rows, "weight", "bias", "running_mean", "running_var")
         self.num_features = len(rows)
 
-    def of_experts(self, x: Tensor, experts: Tensor) -> Tensor:
-        """Normalise outputs (P, H) of the experts (P, 1), each by its own running statistics."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        scale = (self.running_var + self.eps).rsqrt_() * self.weight
-        return _scale_and_shift(x, scale, torch.addcmul(self.bias, self.running_mean, scale, value=-1), experts)
-
     def reset_running_stats(self) -> None:
         """Forget all batches."""
         super().reset_running_stats()
@@ -171,10 +164,6 @@ class LayerNorm(nn.Module):
         take_rows(self, experts, "weight", "bias")
         self.shape = (len(experts), self.shape[1])
 
-    def of_experts(self, x: Tensor, experts: Tensor) -> Tensor:
-        """Normalise outputs (P, H) of the experts (P, 1)."""
-        return self(x, experts)
-
     def forward(self, x: Tensor, experts: Tensor | None = None) -> Tensor:
         """Normalise every expert's outputs in every row; ``experts`` (B, S) names the experts of each row."""
         x = F.layer_norm(x.unflatten(1, (-1, self.shape[1])), self.shape[1:])
@@ -220,8 +209,6 @@ class Experts(Widened):
     ----------
     n_experts, width : int
         E and H.
-    computes_all : bool
-        Whether every expert computes every row, whatever its weights; see `tabmtl.nn.chosen`.
 
     Examples
     --------
@@ -232,8 +219,6 @@ class Experts(Widened):
     >>> Experts([2, 1, 1], 8, [3])([x, x + 1, x + 2]).shape
     torch.Size([5, 4, 3])
     """
-
-    computes_all = False
 
     def __init__(
         self,
@@ -302,33 +287,6 @@ class Experts(Widened):
             found.append(start + owner.owner[:, None] * count + torch.arange(count, device=owner.owner.device))
             start += n_owners * count
         return torch.cat(found, dim=1)
-
-    def apply_to(self, inputs: Sequence[Tensor], rows: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Apply each expert to rows of its own, in evaluation.
-
-        Parameters
-        ----------
-        inputs : sequence of Tensor of shape (B, D)
-            One per bucket, or one for all.
-        rows : Tensor of shape (P,)
-            Rows of the first expert, then those of the second, and so on.
-        sizes : sequence of int
-            How many of the rows are those of each expert.
-
-        Returns
-        -------
-        Tensor of shape (P, H)
-        """
-        experts = torch.arange(self.n_experts).repeat_interleave(torch.tensor(sizes)).to(rows.device)[:, None]
-        ends = pairwise([0, *accumulate(self.counts)])
-        of_input = [len(rows)] if len(inputs) == 1 else [sum(sizes[start:end]) for start, end in ends]
-        x = torch.cat([x.index_select(0, own) for x, own in zip(inputs, rows.split(of_input), strict=True)])
-        first: Any = (self.first.weight.unflatten(0, (self.n_experts, -1)).mT, self.first.bias.view(self.n_experts, -1))
-        for i, (weight, bias) in enumerate([first, *((layer.weight, layer.bias) for layer in self.later)]):
-            parts = enumerate(x.split(list(sizes)))
-            x = torch.cat([torch.addmm(bias[e], part, weight[e]) for e, part in parts if len(part)])
-            x = self.activation(self.norms[i].of_experts(x, experts) if self.norms else x)  # type: ignore[operator]
-        return x
 
     def restrict(self, buckets: Sequence[int]) -> list[int]:
         """Leave the experts of some buckets only, in this order; return their places among the experts before."""
@@ -402,20 +360,6 @@ class Gates(Widened):
         Index of a further gate, which all owners share.
     task_specific : bool, default=True
         Whether every gate belongs to one task, so that gradient balancing leaves it alone.
-    top_k : int, optional
-        Number of experts that a gate weighs in a row, those of its largest logits, of equal ones the first; by default
-        all that it sees.
-
-    Attributes
-    ----------
-    left_out : list of float
-        For every expert, the chance that no gate weighs it in a row, if gates chose by lot.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer experts than ``top_k``.
-
     Examples
     --------
     >>> import torch
@@ -440,16 +384,10 @@ class Gates(Widened):
         has: Tensor | None = None,
         shared: int | None = None,
         task_specific: bool = True,
-        top_k: int | None = None,
     ) -> None:
         super().__init__()
-        if top_k is not None and top_k > len(experts):
-            raise ValueError(
-                f"top_k must be at most {len(experts)}, the number of experts of a level ({', '.join(experts[:4])}"
-                f"{', ...' * (len(experts) > 4)}), got {top_k}; lower it, give the level more experts, or leave it None"
-            )
         self.gate_names, self.expert_names = tuple(gates), tuple(experts)
-        self.task_specific, self.top_k = task_specific, top_k
+        self.task_specific = task_specific
         sees = torch.ones(len(gates), len(experts), dtype=torch.bool) if sees is None else sees
         self.register_buffer("sees", sees, persistent=False)
         places, rank = _places_and_ranks(sees)
@@ -462,7 +400,6 @@ class Gates(Widened):
         self.register_buffer("own", own_gates[:, :, None] * len(experts) + own_experts, persistent=False)
         self.n_seen = sees.sum(dim=1).tolist()
         self.linear = nn.Linear(d_in, sum(self.n_seen))
-        self.left_out = _chances_of_none(sees, top_k)
 
     def restrict(self, gates: Sequence[int], experts: Sequence[int]) -> None:
         """Leave some gates of a wide table only, and some experts, among them all that these gates see."""
@@ -475,7 +412,6 @@ class Gates(Widened):
         self.expert_names = tuple(self.expert_names[i] for i in experts)
         self.places, self.rank = _places_and_ranks(self.sees)
         self.n_seen = self.sees.sum(dim=1).tolist()
-        self.left_out = _chances_of_none(self.sees, self.top_k)
         self.own = self.own[:0]  # rows of a long table have no place here
 
     def keep(self, experts: Sequence[int]) -> None:
@@ -526,7 +462,7 @@ class Gates(Widened):
 
     def _weigh(self, logits: Tensor, sees: Tensor) -> Tensor:
         """Turn logits, minus infinity where a gate does not see, into weights."""
-        return gate_softmax(_largest(logits, self.top_k), training=self.training)
+        return gate_softmax(logits, training=self.training)
 
     def _logits(self, inputs: Sequence[Tensor]) -> Tensor:
         logits = wide_linear(self.linear, inputs, self.n_seen)
@@ -550,24 +486,6 @@ class Gates(Widened):
 def _places_and_ranks(sees: Tensor) -> tuple[Tensor, Tensor]:
     """Return the places of the pairs (G, E) that see, and the rank of every pair among these."""
     return sees.flatten().nonzero()[:, 0], (sees.flatten().cumsum(0) - 1).clamp(min=0)
-
-
-def _chances_of_none(sees: Tensor, k: int | None) -> list[float]:
-    """Return the chance of every expert that no gate chooses it, where each draws k of those that it sees."""
-    n_seen = sees.sum(dim=1, keepdim=True)
-    drawn = (n_seen if k is None else n_seen.clamp(max=k)) / n_seen
-    return (1 - sees * drawn).prod(dim=0).tolist()
-
-
-def _largest(logits: Tensor, k: int | None) -> Tensor:
-    """Return logits with minus infinity for all but the k largest along the last axis; of equal ones the first stay."""
-    if k is None or k >= logits.shape[-1]:
-        return logits
-    fixed = logits.detach()
-    least = fixed.topk(k, dim=-1).values[..., -1:]  # topk itself promises no order of equal ones
-    above, equal = fixed > least, fixed == least
-    kept = above | (equal & (equal.cumsum(dim=-1) <= k - above.sum(dim=-1, keepdim=True)))
-    return logits.masked_fill(~kept, -torch.inf)
 
 
 def restrict_level(experts: Experts, gates: Sequence[Gates], kept: Sequence[int]) -> list[int]:

@@ -22,7 +22,7 @@ from tabmtl import SharedBottom
 
 NAMES = [*dict.fromkeys(case.name for case in speed.CASES)]
 #: Cases that start servers or groups of processes, or take a second.
-SLOW = ["http", "processes", "fit", "onnx", "parts", "wide", "epoch", "home", "one_row", "sparse", "kinds_trees"]
+SLOW = ["http", "processes", "fit", "onnx", "parts", "wide", "epoch", "home", "one_row", "kinds_trees"]
 
 
 @pytest.fixture(autouse=True)

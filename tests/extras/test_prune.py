@@ -173,7 +173,7 @@ def test_tasks_of_a_long_table_keep_one_form(model, reloaded):
     pruned.partial_fit(own, grade)
 
 
-@pytest.mark.parametrize("params", [{"n_members": 2}, {"top_k": 2}, {"expert_norm": "layer"}], ids=str)
+@pytest.mark.parametrize("params", [{"n_members": 2}, {"expert_norm": "layer"}], ids=str)
 def test_other_networks(params):
     fitted = MMoE(n_experts=4, **MIXTURE | params).fit(X[:90], Y[:90])
     pruned = prune(fitted, ASIDE, TOLD, keep=0.7, floor=9)

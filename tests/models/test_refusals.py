@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tabmtl import AITM, APEM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, SharedTrees
+from tabmtl import AITM, APEM, PLE, STEM, AdaTT, MMoE, MultiTabNet, SharedTrees
 
 STEPS = ["click", "buy"]
 
@@ -26,9 +26,6 @@ STEPS = ["click", "buy"]
         (MMoE(n_experts=0), "n_experts must be at least 1"),
         (MMoE(n_experts=2.5), "n_experts must be a whole number"),
         (MMoE(expert_hidden=()), "expert_hidden"),
-        (MMoE(top_k=0), "top_k must be at least 1"),
-        (MMoE(n_experts=3, top_k=4), r"top_k must be at most 3, the number of experts of a level \(expert 0, .*got 4"),
-        (HoME(top_k=7), r"at most 6, .*\(\(shared\) 0, .*, \.\.\.\), got 7"),
         (MMoE(expert_hidden=64), "expert_hidden"),
         (MultiTabNet(row_layer="rope"), "row_layer must be one of .*'inducing_attention'.*got 'rope'"),
         (MultiTabNet(mask="tlm"), "mask must be one of .*'FxT_TxT'.*got 'tlm'"),

@@ -176,23 +176,6 @@ def test_gates_are_a_softmax_over_what_they_see(sees, own):
     assert n_parameters(module) == int(seen.sum()) * (5 + 1)
 
 
-def test_a_gate_weighs_its_largest_logits_and_of_equal_ones_the_first():
-    module, x = gates(), torch.randn(9, 5).double()
-    full = module(x)
-    module.top_k = 2
-    found = module(x)
-    assert torch.equal(found[:, [0, 2]], full[:, [0, 2]])  # they see two experts and one
-    values, places = full[:, 1].topk(2)
-    expected = torch.zeros(9, 4).double().scatter(1, places, values / values.sum(dim=1, keepdim=True))
-    torch.testing.assert_close(found[:, 1], expected)
-    assert torch.equal(found[:, 1] != 0, expected != 0)
-    module.linear.weight.data.zero_()
-    module.linear.bias.data.copy_(torch.tensor([0, 0, 3, 5, 3, 3, 0]))
-    half = torch.tensor([5.0, 3.0]).double().softmax(dim=0)
-    expected = torch.stack([half[1], half[0], half.new_zeros(()), half.new_zeros(())])
-    torch.testing.assert_close(module(x)[0, 1], expected)
-
-
 def test_the_mask_takes_no_part_in_the_state():
     assert set(gates().state_dict()) == {"linear.weight", "linear.bias"}
 

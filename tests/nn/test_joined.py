@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("torch_seed")
 
 MODELS = [
     MMoE(n_experts=4, expert_hidden=(8, 8)),
-    MMoE(n_experts=5, expert_hidden=(8,), top_k=1),
+    MMoE(n_experts=5, expert_hidden=(8,)),
     MMoE(n_experts=4, expert_hidden=(8,), expert_norm="layer", head_hidden=0, n_members=2, numeric_embedding="linear"),
     SharedBottom(hidden=(8, 8), n_members=3),
     SharedBottom(hidden=(), numeric_embedding="periodic"),

@@ -21,7 +21,7 @@ MODELS = [
     SharedBottom(hidden=(), **SMALL),
     SharedBottom(hidden=(16, 8), dropout=0.0, head_hidden=0),
     MMoE(n_experts=4, **MIXTURE),
-    MMoE(n_experts=3, top_k=2, **MIXTURE | {"expert_hidden": (8,)}),
+    MMoE(n_experts=3, **MIXTURE | {"expert_hidden": (8,)}),
     MMoE(n_experts=3, n_members=2, **MIXTURE | {"expert_norm": "none"}),
     PLE(**MIXTURE),
     PLE(n_levels=1, n_task_experts=3, **MIXTURE | {"activation": "silu", "head_hidden": 0}),
