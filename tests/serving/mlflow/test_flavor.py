@@ -260,7 +260,7 @@ def test_what_cannot_be_saved_or_viewed_is_refused(net, error, message, call, tm
         call(net, tmp_path / "model")
     assert not Path(tmp_path / "model").exists()
     Model(model_id="0").save(str(tmp_path / "MLmodel"))
-    with pytest.raises(ValueError, match=r"is not a model logged by tabmtl\.mlflow"):
+    with pytest.raises(ValueError, match=r"is not a model logged by tabmtl\.serving\.mlflow"):
         load_model(tmp_path)
 
 

@@ -120,7 +120,7 @@ UNREADABLE.append(r'flavors: {python_function: {loader_module: tabmtl.serving.ml
 @pytest.mark.parametrize("described", UNREADABLE)
 def test_what_is_no_description_of_a_model_is_refused(folder, described):
     (folder / "MLmodel").write_text(described)
-    with pytest.raises(ValueError, match=r"is not a model logged by tabmtl\.mlflow"):
+    with pytest.raises(ValueError, match=r"is not a model logged by tabmtl\.serving\.mlflow"):
         load_model(folder)
     with pytest.raises(ValueError, match="nowhere is not a model"):
         load_model(folder / "nowhere")
