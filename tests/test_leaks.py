@@ -8,10 +8,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import later, quick
+from cases import quick
 from conformance import ESTIMATORS, features, targets_for, tiny
-from recommenders import FORMS, ITEMS, TRAIN
-from recommenders import tiny as tiny_recommender
 
 _FITS = 10
 _WARMING_UP = 3
@@ -70,12 +68,6 @@ def test_a_fit_leaves_nothing_behind(cls):
     X = features(40)
     y = targets_for(cls, X)
     assert_nothing_stays(lambda: tiny(cls, epochs=1).fit(X, y).predict(X))
-
-
-@pytest.mark.parametrize("form", later(FORMS, *(form for form in FORMS if form != "STAN")))
-def test_a_fit_on_a_click_log_leaves_nothing_behind(form):
-    log = TRAIN.head(200)
-    assert_nothing_stays(lambda: tiny_recommender(form, epochs=1).fit(log, items=ITEMS).recommend(log, k=3))
 
 
 @pytest.mark.parametrize("make", [lambda: torch.zeros(1), lambda: [[]], lambda: bytes(10_000)])

@@ -12,8 +12,6 @@ import pytest
 import torch
 from conformance import answers, features, same, targets_for, tiny
 from models_at_hand import fitted
-from recommenders import ITEMS, TEST, TRAIN, all_scores
-from recommenders import tiny as tiny_recommender
 
 from tabmtl import APEM, ESMM, MMoE, MultiTabNet, SharedBottom
 from tabmtl.training.device import threads
@@ -53,16 +51,6 @@ def test_fits_in_threads_are_those_of_one_after_the_other(cls, params):
     assert all(same(alone, each) for each in found)
     assert torch.equal(states[0], torch.get_rng_state())
     assert states[1] == torch.get_num_threads()
-
-
-@pytest.mark.parametrize("form", ["M2TRec", "M2TRec delta"])
-def test_recommenders_in_threads_are_those_of_one_after_the_other(form):
-    log = TRAIN.head(500)
-    alone = all_scores(tiny_recommender(form).fit(log, items=ITEMS), TEST)
-    state = torch.get_rng_state()
-    found = in_threads(lambda: all_scores(tiny_recommender(form).fit(log, items=ITEMS), TEST))
-    assert all(alone.equals(each) for each in found)
-    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_the_hook_may_wait_for_fits_in_threads():

@@ -1,7 +1,5 @@
 """A preprocessor of scikit-learn in front of every estimator of tables: the same rows, the same answers, one folder."""
 
-import datetime
-
 import numpy as np
 import polars as pl
 import pytest
@@ -42,7 +40,7 @@ from tabmtl import (
     distill,
 )
 from tabmtl.base.storage.transformers import Transformer
-from tabmtl.scale import Shards, predict_file, score_files
+from tabmtl.scale import Shards, score_files
 from tabmtl.serving.mlflow import log_model
 from tabmtl.serving.onnx import export
 from tabmtl.tuning import objective
@@ -170,19 +168,6 @@ def test_the_task_column_and_dropped_columns_pass_by():
         answers = model.fit(rows, Y["price"].to_numpy()).predict(rows)
         assert not any("zip" in name or "task" in name for name in model.coder_.features.names)
         np.testing.assert_array_equal(model.predict(X.drop("zip")), answers)
-
-
-def test_the_file_of_dates_and_codes_is_read_as_the_frame_of_fit(tmp_path):
-    days = [datetime.date(2024, 1, 1) + datetime.timedelta(days=int(i)) for i in RNG.integers(0, 300, N)]
-    X = TABLE.select("zip", "is_new", "rooms", day=pl.Series(days))
-    parts = FunctionTransformer(lambda X: X.with_columns(pl.col("day").dt.weekday(), pl.col("zip").str.head(1)))
-    model = SharedTrees(preprocessor=parts, n_estimators=4, n_estimators_task=5, random_state=0).fit(X, Y)
-    X.hstack(Y).write_csv(tmp_path / "new.csv")
-    predict_file(model, tmp_path / "new.csv", tmp_path / "answers.parquet")
-    assert pl.read_parquet(tmp_path / "answers.parquet").equals(model.predict(X))
-    assert score_files(model, tmp_path / "new.csv").equals(model.score_intervals(X, Y))
-    with pytest.raises(ValueError, match="column 'day' held dates in fit, and holds text now"):
-        model.predict(X.with_columns(day=pl.lit("soon")))
 
 
 @pytest.mark.all_faces
