@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 import torch
+from at_once import N_THREADS, PATIENCE, in_threads
 from conformance import answers, features, same, targets_for, tiny
 from models_at_hand import fitted
 
 from tabmtl import APEM, ESMM, MMoE, MultiTabNet, SharedBottom
 from tabmtl.training.device import threads
-
-N_THREADS = 4
-PATIENCE = 60  # seconds until a thread counts as one that waits for ever
-
-
-def in_threads(work: Callable[[], Any]) -> list[Any]:
-    """What threads give that begin at once."""
-    begin = threading.Barrier(N_THREADS)
-
-    def run(_: int) -> Any:
-        begin.wait(PATIENCE)
-        return work()
-
-    with ThreadPoolExecutor(N_THREADS) as pool:
-        return list(pool.map(run, range(N_THREADS), timeout=PATIENCE))
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,8 @@ def exported(name: str) -> Any:
     >>> exported("SharedTrees").__module__
     'tabmtl.models.shared_trees.estimator'
     """
-    rooms = sorted(stub.parent.name for stub in Path(__file__).parent.glob("*/__init__.pyi"))
-    packages = (import_module(package) for package in (__package__, *(f"{__package__}.{room}" for room in rooms)))
+    rooms = sorted(stub.parent.name for stub in Path(__file__).parents[1].glob("*/__init__.pyi"))
+    packages = (import_module(package) for package in ("tabmtl", *(f"tabmtl.{room}" for room in rooms)))
     return next((getattr(package, name) for package in packages if name in package.__all__), None)
 
 

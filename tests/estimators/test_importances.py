@@ -31,9 +31,7 @@ LEARNS = {"epochs": 15, "learning_rate": 0.03, "average_decay": 0.0}
 
 def test_a_network_names_what_measures_its_importances():
     model = tiny(SharedBottom).fit(X, Y)
-    with pytest.raises(
-        AttributeError, match=r"has no feature_importances_.*say tabmtl.inspection.importances.feature_import"
-    ):
+    with pytest.raises(AttributeError, match=r"has no feature_importances_.*say tabmtl.feature_importances"):
         print(model.feature_importances_)
 
 
@@ -84,8 +82,8 @@ def test_tasks_that_share_all_splits_rely_on_different_features():
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (tiny(SharedBottom), "SharedBottom has no importances_: only the trees.*inspection.feature_importances"),
-        (IndependentTasks(regressor=LinearRegression()), "that of task 'value' is a LinearRegression: say tabmtl.insp"),
+        (tiny(SharedBottom), "SharedBottom has no importances_: only the trees.*tabmtl.feature_importances"),
+        (IndependentTasks(regressor=LinearRegression()), "that of task 'value' is a LinearRegression: say tabmtl.feat"),
         (SharedTrees(), "not fitted"),
     ],
 )

@@ -17,6 +17,7 @@ import tabmtl
 from tabmtl import (
     IndependentTasks,
     MMoE,
+    MultiTaskEnsemble,
     SharedBottom,
     SharedBottomClassifier,
     SharedTrees,
@@ -223,3 +224,8 @@ def test_what_cannot_go_on_says_why_and_changes_nothing(fit, go_on, words):
     with pytest.raises((ValueError, TypeError), match=words):
         model.partial_fit(go_on.get("X", X), go_on.get("y", Y), classes=go_on.get("classes"))
     assert same(before, answers(model, X)) and model.weights_.keys() == weights.keys()
+
+
+def test_who_has_no_partial_fit_names_the_cure():
+    with pytest.raises(AttributeError, match=r"MultiTaskEnsemble has no partial_fit.*distill"):
+        MultiTaskEnsemble().partial_fit(X, Y)

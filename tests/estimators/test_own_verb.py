@@ -81,3 +81,11 @@ def test_a_kind_of_targets_stands_over_no_model():
     saved = tiny(SharedTrees).fit(X, Y).saved()
     with pytest.raises(ValueError, match=r"over.0 holds 'poisson', expected a Over"):
         SharedTrees.from_saved(replace(saved, facts=saved.facts | {"over": ["poisson"]}))
+
+
+def test_what_stands_over_a_model_is_no_drift_and_its_trees_are_not_exported():
+    plain = tiny(SharedTrees).fit(X, Y)
+    found = plain._with_model(tempered(plain._model, 0.1))
+    assert found.drift(NEW).equals(plain.drift(NEW))
+    with pytest.raises(ValueError, match=r"the answers of the method, which 'tempered' of this model changes"):
+        found.export_task("delay")

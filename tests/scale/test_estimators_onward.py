@@ -1,24 +1,17 @@
-"""Files."""
-
-from __future__ import annotations
+"""Models of tables do not go on with files."""
 
 import pytest
 from conformance import features, mixed_targets, tiny
 
-from tabmtl import (
-    MultiTaskEnsemble,
-    SharedBottom,
-)
+from tabmtl import SharedBottom
 from tabmtl.scale import Shards
 
-X, Y = features(), mixed_targets(features())
 
-
-def test_who_has_no_partial_fit_names_the_cure(tmp_path):
-    with pytest.raises(AttributeError, match=r"MultiTaskEnsemble has no partial_fit.*distill"):
-        MultiTaskEnsemble().partial_fit(X, Y)
+def test_files_are_no_further_rows(tmp_path):
+    X = features()
     X.write_parquet(tmp_path / "a.parquet")
-    with pytest.raises(TypeError, match="give frames, one part at a time"):
+    with pytest.raises(TypeError, match="give some of its rows as a frame"):
         tiny(SharedBottom).partial_fit(Shards(tmp_path / "a.parquet"), "plain")
+    model = tiny(SharedBottom, warm_start=True).fit(X, mixed_targets(X))
     with pytest.raises(TypeError, match="warm_start"):
-        tiny(SharedBottom, warm_start=True).fit(X, Y).fit(Shards(tmp_path / "a.parquet"), "plain")
+        model.fit(Shards(tmp_path / "a.parquet"), "plain")

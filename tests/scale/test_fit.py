@@ -52,7 +52,7 @@ def test_the_model_does_not_depend_on_the_files(table, folder):
     assert_frame_equal(one.history_, two.history_, check_exact=True)
     assert one.history_["val/score"].null_count() == 0
     assert one.feature_names_in_.tolist() == X.columns
-    with pytest.raises(TypeError, match="read one file at a time"):
+    with pytest.raises(TypeError, match="predict_files, score_files"):
         one.predict(Shards(table.lazy()))
 
 

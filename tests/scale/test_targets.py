@@ -75,7 +75,7 @@ def test_files_teach_and_hold_levels(file, tmp_path):
 
 
 def test_tasks_without_levels_have_no_quantiles_in_files(tmp_path):
-    words = "quantiles need a task with several levels, and 'delay' is regression, .*'delay': 'quantiles:0.1:0.5:0.9'"
+    words = "quantiles need a task with several levels, and 'delay' is regression: .*'delay': 'quantiles:0.1:0.5:0.9'"
     with pytest.raises(ValueError, match=words):
         model = tiny(SharedTrees).fit(X, Y.select("delay"))
         predict_files(model, tmp_path / "no.parquet", tmp_path, method="predict_quantiles")

@@ -1,13 +1,11 @@
-"""Scorers."""
+"""Scorers of predictions refuse recommenders."""
 
 import numpy as np
 import polars as pl
 import pytest
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
-from tabmtl import (
-    make_multitask_scorer,
-)
+from tabmtl import feature_importances, make_multitask_scorer
 from tabmtl.sessions import Popularity
 
 
@@ -23,3 +21,8 @@ def test_scores_of_predictions_cannot_judge_sessions():
     assert cross_val_score(Popularity(), clicks, cv=2, error_score="raise").mean() > 0
     with pytest.raises(AttributeError, match=r"Popularity has no predict: say recommend\(clicks\)"):
         Popularity().predict(clicks)
+
+
+def test_recommenders_have_no_importances_of_features():
+    with pytest.raises(TypeError, match="got a Popularity"):
+        feature_importances(Popularity(), pl.DataFrame({"a": [1.0]}), pl.DataFrame({"y": [1.0]}))

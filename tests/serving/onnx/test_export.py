@@ -246,7 +246,7 @@ def test_serving_needs_no_torch(model, tmp_path):
 
 def test_a_file_of_another_kind_is_no_model_of_ours(model, tmp_path):
     proto = model[2]
-    with pytest.raises(ValueError, match=r"was not written by tabmtl\.onnx\.export"):
+    with pytest.raises(ValueError, match=r"was not written by tabmtl\.serving\.onnx\.export"):
         OnnxCoder(session_of(proto.SerializeToString()))
     entry = proto.metadata_props.add(key="tabmtl", value=json.dumps({"format": 3, "tabmtl": "9.1"}))
     with pytest.raises(ValueError, match=r"format 3, written by tabmtl 9\.1; this release reads format 2"):
@@ -254,7 +254,8 @@ def test_a_file_of_another_kind_is_no_model_of_ours(model, tmp_path):
     for value in ("{}", "[]", '{"format": 2}', '{"format": 2, "tabmtl": "1"}', "no JSON", "3", "[" * 100_000):
         entry.value = value
         with pytest.raises(
-            ValueError, match=r"the metadata 'tabmtl' of the ONNX model differ from those of tabmtl\.onnx\.export"
+            ValueError,
+            match=r"the metadata 'tabmtl' of the ONNX model differ from those of tabmtl\.serving",
         ):
             OnnxCoder(session_of(proto.SerializeToString()))
     del proto.metadata_props[:]
