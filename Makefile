@@ -34,8 +34,9 @@ demo: $(VENV)/.demo  ## real flights: learn a target of few labels together with
 test: lint  ## lint, types, import order, and every test but the slow check_estimator runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not all_faces" $(ARGS)
 
-test-all: lint docs  ## the same with all checks of every face of every model, and the site with its examples
+test-all: lint docs  ## the same with all checks of every face of every model, those of the core without doors, and the site
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile all $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python .ci/without_doors.py
 
 test-bounds: dist $(VENV)/.bounds  ## a smoke test of the wheel at the lower bounds, on each Python at hand; downloads torch for each
 	set -e; for python in $(PYTHONS); do \

@@ -13,8 +13,7 @@ from tabmtl.pipelines.terminal import INTERRUPTED, MISTAKE, exit_code, verbosity
 
 if TYPE_CHECKING:
     from cyclopts import App
-    from cyclopts.help import HelpPanel
-    from rich.console import Console, ConsoleOptions
+    from rich.console import Console
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,10 +129,10 @@ def _shown(default: Any) -> str | None:
 class _HelpPage:
     """Help pages whose groups stand under plain headings, without boxes."""
 
-    def render_usage(self, console: "Console", options: "ConsoleOptions", usage: Any) -> None:
+    def render_usage(self, console: "Console", options: Any, usage: Any) -> None:
         console.print("Usage:", usage)
 
-    def __call__(self, console: "Console", options: "ConsoleOptions", panel: "HelpPanel") -> None:
+    def __call__(self, console: "Console", options: Any, panel: Any) -> None:
         from cyclopts.help import ColumnSpec, DescriptionRenderer, NameRenderer, TableSpec
 
         if panel.entries:

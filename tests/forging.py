@@ -9,13 +9,17 @@ import re
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from safetensors.numpy import load, save
 
+import tabmtl
+from tabmtl import ModelFileError
 from tabmtl.base.storage.persist import json_checksum
 from tabmtl.base.storage.stored import Saved, put_together, take_apart
 
@@ -144,3 +148,80 @@ def use_trees(texts: list[str]) -> list[str]:
             errors.append(repr(error))
     signal.alarm(0)
     return errors
+
+
+def check_damaged_facts(model: Any, folder: Path) -> None:
+    """Damage the facts of a model in many ways: each time, load gives a model or one kind of error."""
+    model.save(folder)
+    whole = json.loads(parts_of(folder)["model.json"].read_text())
+    rng, errors = random.Random(0), []
+    for _ in range(100):
+        facts = copy.deepcopy(whole)
+        for _ in range(rng.randint(1, 3)):
+            damage(facts, rng)
+        try:
+            tabmtl.load(forge(folder, {"model.json": json.dumps(facts).encode()}))
+        except ModelFileError as error:
+            errors.append(str(error))
+    assert len(errors) > 30
+    assert max(map(len, errors)) < 3_000
+
+
+def whole_of(model: Any) -> Saved:
+    """Return what a model saves, as its file gives it back."""
+    saved = take_apart(model._state())
+    return replace(saved, facts=json.loads(json.dumps(saved.facts)))
+
+
+def rejects(model: Any, saved: Saved) -> bool:
+    """Whether contents cannot be those of a model of this class."""
+    try:
+        put_together(model._stored, saved)
+    except (ValueError, TypeError, LookupError, pl.exceptions.PolarsError):
+        return True
+    return False
+
+
+def with_first(array: np.ndarray, value: float) -> np.ndarray:
+    """Return an array with another first value."""
+    changed = array.copy()
+    changed.flat[0] = value
+    return changed
+
+
+def _changes_of(name: str, array: np.ndarray, *, is_late: bool):
+    """What an array cannot be; of weights, the shape is held against the network, which comes late."""
+    if not is_late:
+        yield "another rank", array[None]
+        yield "another type", array > 0 if array.dtype.kind != "b" else array.astype(float)
+    if not is_late and array.size:
+        yield "twice", np.concatenate([array, array], axis=0)
+    if array.dtype.kind == "f" and array.size:
+        may_miss = name.endswith(("numbers", "side_losses"))
+        yield from ((str(value), with_first(array, value)) for value in (np.nan, np.inf, -np.inf)[may_miss:])
+    if array.dtype.kind == "i" and array.size:
+        if not name.endswith(".values"):  # of a frame, where it stands for nothing else
+            yield "negative", with_first(array, -1)
+        yield "numbers", array.astype(float)
+
+
+def check_arrays(model: Any, saved: Saved) -> None:
+    """Check that no array of a model may have another shape, type or value, and that none may be left out."""
+    for name, array in saved.arrays.items():
+        for what, changed in _changes_of(name, array, is_late=name.startswith("weights.")):
+            assert rejects(model, replace(saved, arrays=saved.arrays | {name: changed})), f"{name}: {what}"
+        if not name.startswith("weights."):
+            left = {other: array for other, array in saved.arrays.items() if other != name}
+            assert rejects(model, replace(saved, arrays=left)), name
+    for name in ("weights", "coder.more", "catalogue.more", "stray.x", "nameless"):
+        assert rejects(model, replace(saved, arrays=saved.arrays | {name: np.zeros(3)})), name
+
+
+def check_parts(model: Any, saved: Saved) -> None:
+    """Check that what is saved is accepted, but not with a part that no model has, or without one."""
+    assert type(put_together(model._stored, saved)) is model._stored
+    assert rejects(model, replace(saved, facts=saved.facts | {"more": {}}))
+    for part in saved.facts:
+        left = {name: facts for name, facts in saved.facts.items() if name != part}
+        is_later = part in getattr(model._stored, "later_fields", ())  # files of before there was the part lack it
+        assert is_later or rejects(model, replace(saved, facts=left)), part

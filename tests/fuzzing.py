@@ -13,6 +13,7 @@ import inspect
 import pickle
 import typing
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -23,8 +24,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
-import recommenders
+import pytest
 import sklearn
+from cases import later
 from conformance import ESTIMATORS, FUNNELS, MIXED, tiny
 from lightgbm import LGBMClassifier, LGBMRegressor
 from sklearn.base import clone
@@ -287,7 +289,7 @@ WRONG: tuple[Any, ...] = (
     print,
 )
 #: Parameters that start processes, write files, or talk.
-_LEFT_OUT = ("n_processes", "n_jobs", "verbose", "precision", "keep_on_interrupt", "models", "classifier", "regressor")
+LEFT_OUT = ("n_processes", "n_jobs", "verbose", "precision", "keep_on_interrupt", "models", "classifier", "regressor")
 
 
 # estimators
@@ -299,7 +301,7 @@ def _choices(cls: type) -> dict[str, tuple[Any, ...]]:
     hints = typing.get_type_hints(cls)
     found: dict[str, tuple[Any, ...]] = {}
     for field in fields(cls):  # type: ignore[arg-type]
-        if field.name in _LEFT_OUT:
+        if field.name in LEFT_OUT:
             continue
         if hints[field.name] is bool:
             found[field.name] = (True, False)
@@ -353,13 +355,13 @@ class BrokenLaw(AssertionError):
 
 
 _OURS, _SKLEARN = Path(tabmtl.__file__).parent, Path(sklearn.__file__).parent
-_NAMED = (ValueError, TypeError, AttributeError, NotFittedError, FileExistsError, FileNotFoundError, NotADirectoryError)
+NAMED = (ValueError, TypeError, AttributeError, NotFittedError, FileExistsError, FileNotFoundError, NotADirectoryError)
 #: Functions of scikit-learn that raise for us, in words that name the estimator or the columns.
 _FOR_US = ("check_is_fitted", "_check_feature_names", "_check_n_features", "_check", "__get__")
 _RAISE = dis.opmap["RAISE_VARARGS"]
 
 
-def why_raw(error: BaseException, words: set[str], named: tuple[type, ...] = _NAMED) -> str | None:
+def why_raw(error: BaseException, words: set[str], named: tuple[type, ...] = NAMED) -> str | None:
     """Return why an error is not one of ours that names something of the call; None if it is.
 
     It is ours if its innermost frame is at a `raise` of this package: not at an index, call or operation that failed.
@@ -383,14 +385,14 @@ def why_raw(error: BaseException, words: set[str], named: tuple[type, ...] = _NA
     return None if any(word in said for word in words) else f"names nothing of the call, {place}"
 
 
-def _arrays(found: Any) -> list[np.ndarray]:
+def arrays_of(found: Any) -> list[np.ndarray]:
     """Return an answer of any container as arrays with one row each."""
     if isinstance(found, np.ndarray):
         return [found]
     if isinstance(found, dict):
-        return [array for value in found.values() for array in _arrays(value)]
+        return [array for value in found.values() for array in arrays_of(value)]
     if isinstance(found, list):
-        return [array for value in found for array in _arrays(value)]
+        return [array for value in found for array in arrays_of(value)]
     if not hasattr(found, "columns"):
         return [np.asarray(found.to_pylist() if hasattr(found, "to_pylist") else found)]
     if hasattr(found, "to_pylist"):  # a table of pyarrow
@@ -403,10 +405,10 @@ _ANSWERS = ("predict", "predict_proba", "predict_quantiles", "transform", "answe
 
 def answers(model: Any, X: Any) -> dict[str, list[np.ndarray]]:
     """Return all that a fitted model answers for some rows, by verb."""
-    found = {verb: _arrays(getattr(model, verb)(X)) for verb in _ANSWERS[:-1] if hasattr(model, verb)}
+    found = {verb: arrays_of(getattr(model, verb)(X)) for verb in _ANSWERS[:-1] if hasattr(model, verb)}
     if model.coder_.labels.decisions is not None and model.coder_.labels.decisions.conformal is not None:
         with suppress(ValueError):  # too few labels, which the verb itself is judged by
-            found["predict_interval"] = _arrays(model.predict_interval(X, level=0.5))
+            found["predict_interval"] = arrays_of(model.predict_interval(X, level=0.5))
     return found
 
 
@@ -485,7 +487,7 @@ class Walk:
     """
 
     verbs: ClassVar[Mapping[str, int]] = VERBS
-    named: ClassVar[tuple[type, ...]] = _NAMED
+    named: ClassVar[tuple[type, ...]] = NAMED
 
     def __init__(self, seed: int, n_calls: int = 7) -> None:
         self.seed, self.n_calls = seed, n_calls
@@ -610,8 +612,8 @@ class Walk:
         """Check that a row alone, and of some tasks, is answered as among the others."""
         if not self.is_fitted:
             return
-        whole = _arrays(self.model.answer(self.probe))
-        alone = _arrays(self.model.answer(self.world.give(self.world.draw(11, 7, self.schools)[0][3:4])))
+        whole = arrays_of(self.model.answer(self.probe))
+        alone = arrays_of(self.model.answer(self.world.give(self.world.draw(11, 7, self.schools)[0][3:4])))
         gap = largest_gap([array[3:4] for array in whole], alone)
         scale = [np.abs(array).max() + 1e-12 for array in whole]
         off = max(np.abs(a[3:4] - b).max() / s for a, b, s in zip(whole, alone, scale, strict=True))
@@ -620,7 +622,7 @@ class Walk:
         if not self.world.is_long:
             names = [task.name for task in self.model.tasks_]
             asked = [str(name) for name in self.rng.permutation(names)[: self.rng.integers(1, len(names) + 1)]]
-            some = _arrays(self.model.answer(self.probe, tasks=asked))
+            some = arrays_of(self.model.answer(self.probe, tasks=asked))
             for name, array in zip(asked, some, strict=True):
                 place = names.index(name)
                 off = np.abs(array - whole[place]).max() / scale[place]
@@ -670,14 +672,14 @@ class Walk:
             arguments, word = self._spoilt(verb, arguments)
             text += f", {word}"
         shown = {name: value for name, value in arguments.items() if name not in ("X", "y")}
-        more = ", ".join(f"{name}={_short(value)}" for name, value in shown.items())
+        more = ", ".join(f"{name}={shortened(value)}" for name, value in shown.items())
         given = {name: self.world.give(value) for name, value in arguments.items()}
 
         def run() -> None:
             found = getattr(self.model, verb)(**given)
             if verb in ("predict", "transform", "predict_quantiles", "predict_interval") and not is_bad:
                 n = len(arguments["X"])
-                lengths = {len(array) for array in _arrays(found)}
+                lengths = {len(array) for array in arrays_of(found)}
                 if lengths != {n}:
                     raise BrokenLaw(self._tell(f"{verb} answers {lengths} rows of {n}"))
 
@@ -751,11 +753,11 @@ class Walk:
         )
 
         def add() -> None:
-            before = _arrays(self.model.answer(self.probe)) if stays else []
+            before = arrays_of(self.model.answer(self.probe)) if stays else []
             names = [task.name for task in getattr(self.model, "tasks_", ())]
             run()
             self.added |= {task.name: kind for task in self.model.tasks_ if task.name not in names}
-            if stays and not same(before, _arrays(self.model.answer(self.probe))[:n]):
+            if stays and not same(before, arrays_of(self.model.answer(self.probe))[:n]):
                 raise BrokenLaw(self._tell("add_task has changed the answers of other tasks"))
 
         return add, said
@@ -766,13 +768,13 @@ class Walk:
 
         def remove() -> None:
             is_known = isinstance(name, str) and name in names and not self.world.is_long
-            before = _arrays(self.model.answer(self.probe)) if is_known else []
+            before = arrays_of(self.model.answer(self.probe)) if is_known else []
             self.model.remove_task(name)
             self.added.pop(name, None)
             if before:
                 del before[names.index(name)]
                 gaps = [
-                    np.abs(a - b).max() for a, b in zip(before, _arrays(self.model.answer(self.probe)), strict=True)
+                    np.abs(a - b).max() for a, b in zip(before, arrays_of(self.model.answer(self.probe)), strict=True)
                 ]
                 scale = [np.abs(a).max() + 1e-12 for a in before]
                 if max((gap / own for gap, own in zip(gaps, scale, strict=True)), default=0.0) > 1e-5:
@@ -836,7 +838,7 @@ class Walk:
         return verbs
 
     def _draw_set_params(self, verb: str, is_bad: bool) -> tuple[Callable[[], Any], str]:
-        names = [field.name for field in fields(type(self.model)) if field.name not in _LEFT_OUT]
+        names = [field.name for field in fields(type(self.model)) if field.name not in LEFT_OUT]
         name, value = str(self.rng.choice(names)), WRONG[self.rng.integers(len(WRONG))]
         X, y, text = self._rows(60, 100, fit=True)
         before = self.model.get_params(deep=False)[name]
@@ -874,7 +876,7 @@ class Walk:
         return lambda: self.model.export_task(name), f"export_task({name!r})"
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
     """Return a value as a short text: the first line."""
     text = np.array2string(value, threshold=5) if isinstance(value, np.ndarray) else repr(value)
     return text.partition("\n")[0][:60]
@@ -888,129 +890,18 @@ def _is_of_names(given: warnings.WarningMessage) -> bool:
 _OWN_VERBS = ("copy", "attributes", "feature_importances")
 
 
-# sessions
-
-_SESSION_VERBS = {
-    "fit": 2,
-    "partial_fit": 4,
-    "recommend": 4,
-    "similar": 2,
-    "rank": 1,
-    "evaluate": 2,
-    "score": 1,
-    "add_items": 2,
-    "save": 3,
-    "copy": 2,
-    "set_params": 2,
-}
-_CLICKS = recommenders.LOG.clicks
-_SESSIONS = _CLICKS["session_id"].unique().sort()
-_PROBE = recommenders.TEST.filter(
-    pl.col("session_id").is_in(recommenders.TEST["session_id"].unique().sort()[:5].implode())
-)
+#: Walks of one test; `make test` makes those of the first.
+_OF_TEST = 5
 
 
-class SessionWalk(Walk):
-    """One sequence of calls to a recommender, drawn by a seed."""
+def starts(n: int) -> Any:
+    """Return the first seeds of tests that make n walks together."""
+    found = range(0, n, _OF_TEST)
+    return pytest.mark.parametrize("start", later(found, *found[1:]))
 
-    verbs = _SESSION_VERBS
-    named = (*_NAMED, NotImplementedError)
 
-    def __init__(self, seed: int, n_calls: int = 7) -> None:
-        self.seed, self.n_calls, self.odd = seed, n_calls, {}
-        self.rng = rng = np.random.default_rng(seed)
-        form = str(rng.choice([*recommenders.FORMS]))
-        self.model = recommenders.tiny(form, epochs=1)
-        self.library = str(rng.choice(["polars", "pandas", "pyarrow"]))
-        self.calls = [f"{form} of {self.library}"]
-        self.said, self.ends, self.n_new = {}, [], 0
-
-    @property
-    def probe(self) -> pl.DataFrame:
-        """Sessions that are asked after every call."""
-        return _PROBE
-
-    def _answers(self, model: Any) -> dict[str, list[np.ndarray]]:
-        found = model.recommend(_PROBE, k=10)
-        return {"recommend": _arrays(found), "rank": [np.asarray(model.rank(_PROBE).ranks)]}
-
-    def _words(self, verb: str) -> set[str]:
-        found = {*_CLICKS.columns, *recommenders.ITEMS.columns, *self.model.get_params(deep=False), "click log"}
-        found |= {type(self.model).__name__, "item table", "shape=", "catalogue", "sessions", "clicks", verb}
-        method = getattr(type(self.model), verb, None)
-        return found | ({*inspect.signature(method).parameters} if callable(method) else set())
-
-    def _check_finite(self) -> None:
-        scores = self.said["recommend"][-1] if self.said else np.zeros(1)
-        if not np.isfinite(scores.astype(float)).all():
-            raise BrokenLaw(self._tell("a score is missing or infinite"))
-
-    def _check_rows_alone(self) -> None:
-        if not self.is_fitted:
-            return
-        name = _PROBE["session_id"][0]
-        whole, alone = (
-            self.model.recommend(log, k=self.model.n_items_).filter(session_id=name).sort("item_id")["score"].to_numpy()
-            for log in (_PROBE, _PROBE.filter(session_id=name))
-        )
-        if not np.allclose(whole, alone, rtol=1e-4, atol=1e-5):
-            raise BrokenLaw(self._tell(f"a session alone is answered otherwise, by {np.abs(whole - alone).max():.1e}"))
-
-    def _differing_scores(self, other: Any) -> list[str]:
-        return [] if self.model.evaluate(_PROBE).equals(other.evaluate(_PROBE)) else ["evaluate"]
-
-    def _log(self, n: int) -> pl.DataFrame:
-        some = pl.Series(self.rng.choice(_SESSIONS.to_list(), size=n, replace=False).tolist(), dtype=_SESSIONS.dtype)
-        return _CLICKS.filter(pl.col("session_id").is_in(some.implode()))
-
-    def _draw_plain(self, verb: str, is_bad: bool) -> tuple[Callable[[], Any], str]:
-        n = int(self.rng.integers(60, 100) if verb == "fit" else self.rng.integers(5, 30))
-        clicks, items = self._log(n), recommenders.ITEMS
-        arguments: dict[str, Any] = {"clicks": clicks}
-        if verb in ("fit", "partial_fit"):
-            arguments["items"] = items
-            if self.rng.random() < 0.3:
-                arguments["clicks_val"] = self._log(20)
-        elif verb == "add_items":
-            self.n_new += 1
-            arguments = {"items": recommenders.renamed(items[:3], f"new {self.n_new} ")}
-        elif verb == "recommend":
-            arguments = {"sessions": clicks if self.rng.random() < 0.8 else clicks["item_id"][:3].to_list()}
-            arguments |= {"k": int(self.rng.choice([1, 5, 500])), "exclude_seen": bool(self.rng.random() < 0.3)}
-        elif verb == "similar":
-            arguments = {"item": clicks["item_id"][0]}
-        text = f"{n} sessions"
-        if is_bad:
-            arguments, word = self._spoilt(verb, arguments)
-            text += f", {word}"
-        given = {
-            name: LIBRARIES[self.library](value) if isinstance(value, pl.DataFrame) else value
-            for name, value in arguments.items()
-        }
-        shown = ", ".join(f"{name}={_short(value)}" for name, value in arguments.items() if name in ("k", "item"))
-        return lambda: getattr(self.model, verb)(**given), f"{verb}({text}, {shown})"
-
-    _draw_fit = _draw_partial_fit = _draw_plain
-
-    def _spoilt(self, verb: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        frames = [name for name, value in arguments.items() if isinstance(value, pl.DataFrame)]
-        if frames and self.rng.random() < 0.6:
-            name, spoil = str(self.rng.choice(frames)), str(self.rng.choice([*BAD_LABELS]))
-            return arguments | {name: BAD_LABELS[spoil](self.rng, arguments[name])}, f"{name}: {spoil}"
-        names = [name for name in inspect.signature(getattr(type(self.model), verb)).parameters if name != "self"]
-        name, value = str(self.rng.choice(names)), WRONG[self.rng.integers(len(WRONG))]
-        return arguments | {name: value}, f"{name}={value!r}"
-
-    def _draw_set_params(self, verb: str, is_bad: bool) -> tuple[Callable[[], Any], str]:
-        names = [name for name in self.model.get_params(deep=False) if name not in _LEFT_OUT]
-        name, value = str(self.rng.choice(names)), WRONG[self.rng.integers(len(WRONG))]
-        before, clicks = self.model.get_params(deep=False)[name], self._log(60)
-
-        def run() -> None:
-            try:
-                self.model.set_params(**{name: value})
-                self.model.fit(clicks, items=recommenders.ITEMS)
-            finally:
-                self.model.set_params(**{name: before})
-
-        return run, f"set_params({name}={value!r}).fit(60 sessions), then set back after the fit"
+def check_walks(cls: type[Walk], start: int) -> None:
+    """Run the walks of a test; some calls are answered, and some refused."""
+    walks = [cls(seed).run() for seed in range(start, start + _OF_TEST)]
+    ends = Counter(end for walk in walks for _, end in walk.ends)
+    assert 0 < ends["answered"] < ends.total(), "calls are all refused, or none is"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import polars as pl
-import pytest
 import torch
 
 from tabmtl.base.ranks import EndedElsewhereError, Ranks
-from tabmtl.scale import blocks, cache, windows
-from tabmtl.scale.wire import pack, unpack
 from tabmtl.training.device import unseeded
 from tabmtl.training.run import entered
 
@@ -27,15 +25,17 @@ class _Meeting:
 
 
 class ThreadGroup(Ranks):
-    """A rank that is a thread."""
+    """A rank that is a thread; what the others gather are copies."""
+
+    pack, unpack = staticmethod(pickle.dumps), staticmethod(pickle.loads)
 
     def __init__(self, rank: int, meeting: _Meeting) -> None:
         self.rank, self.size, self._meeting = rank, len(meeting.values), meeting
 
     def gather(self, value: Any, to: int | None = None) -> list[Any]:
         """Return the values of all ranks, to all or to one of them."""
-        messages = self._meet(pack(value))
-        return [unpack(message, "a thread") for message in messages] if to in (None, self.rank) else []
+        messages = self._meet(self.pack(value))
+        return [self.unpack(message) for message in messages] if to in (None, self.rank) else []
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum in the order of the ranks."""
@@ -52,13 +52,6 @@ class ThreadGroup(Ranks):
         return values
 
 
-def read_small_parts(monkeypatch: pytest.MonkeyPatch, chunk_rows: int = 4) -> None:
-    """Read 64 rows of shards at a time, and train in windows of a few."""
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", 64)
-    monkeypatch.setattr(cache, "CHUNK_ROWS", chunk_rows)
-    monkeypatch.setattr(windows, "_WINDOW_CHUNKS", 2)
-
-
 def answers(model: Any, X: pl.DataFrame) -> np.ndarray:
     """Return all values and probabilities of rows: (n, outputs)."""
     return np.concatenate([np.asarray(part, dtype=float).reshape(len(X), -1) for part in model.answer(X)], 1)
@@ -70,7 +63,7 @@ def assert_same_weights(one: Any, other: Any, atol: float) -> None:
         np.testing.assert_allclose(other.weights_[name], one.weights_[name], rtol=0, atol=atol, err_msg=name)
 
 
-def run_ranks(size: int, work: Callable[[], Any]) -> list[Any]:
+def run_ranks(size: int, work: Callable[[], Any], group: type[ThreadGroup] = ThreadGroup) -> list[Any]:
     """Run work on every rank of a group; return the results by rank, or raise the first error."""
     meeting = _Meeting(size)
     results: list[Any] = [None] * size
@@ -78,7 +71,7 @@ def run_ranks(size: int, work: Callable[[], Any]) -> list[Any]:
 
     def run(rank: int) -> None:
         try:
-            with entered(ThreadGroup(rank, meeting)):
+            with entered(group(rank, meeting)):
                 results[rank] = work()
         except EndedElsewhereError as error:
             errors.append(error)  # rank 0, which may not have left the meeting yet, raises its own

@@ -5,42 +5,18 @@ A walk that breaks a law says its seed and its calls: ``Walk(seed).run()`` makes
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import pytest
-from cases import later
-from fuzzing import SORTS, VERBS, BrokenLaw, SessionWalk, Walk, differing, why_raw
+from fuzzing import SORTS, VERBS, BrokenLaw, Walk, check_walks, differing, starts, why_raw
 
 from tabmtl import SharedTrees
-
-#: Walks of `make test-all` with estimators of tables and with recommenders, and those of one test, of which `make test`
-#: makes the first.
-TABLES, SESSIONS, OF_TEST = 1_800, 200, 5
 
 pytestmark = pytest.mark.usefixtures("three_folds")
 
 
-def starts(n):
-    """Return the first seeds of tests that make n walks together."""
-    found = range(0, n, OF_TEST)
-    return pytest.mark.parametrize("start", later(found, *found[1:]))
-
-
-def run(cls, start):
-    walks = [cls(seed).run() for seed in range(start, start + OF_TEST)]
-    ends = Counter(end for walk in walks for _, end in walk.ends)
-    assert 0 < ends["answered"] < ends.total(), "calls are all refused, or none is"
-
-
-@starts(TABLES)
+@starts(1_800)
 def test_calls_to_estimators_in_any_order_keep_the_laws(start):
-    run(Walk, start)
-
-
-@starts(SESSIONS)
-def test_calls_to_recommenders_in_any_order_keep_the_laws(start):
-    run(SessionWalk, start)
+    check_walks(Walk, start)
 
 
 def test_walks_reach_all_verbs_and_sorts_of_estimators():

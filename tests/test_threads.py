@@ -4,34 +4,16 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 import torch
+from at_once import N_THREADS, PATIENCE, in_threads
 from conformance import answers, features, same, targets_for, tiny
 from models_at_hand import fitted
-from recommenders import ITEMS, TEST, TRAIN, all_scores
-from recommenders import tiny as tiny_recommender
 
 from tabmtl import APEM, ESMM, MMoE, MultiTabNet, SharedBottom
 from tabmtl.training.device import threads
-
-N_THREADS = 4
-PATIENCE = 60  # seconds until a thread counts as one that waits for ever
-
-
-def in_threads(work: Callable[[], Any]) -> list[Any]:
-    """What threads give that begin at once."""
-    begin = threading.Barrier(N_THREADS)
-
-    def run(_: int) -> Any:
-        begin.wait(PATIENCE)
-        return work()
-
-    with ThreadPoolExecutor(N_THREADS) as pool:
-        return list(pool.map(run, range(N_THREADS), timeout=PATIENCE))
 
 
 @pytest.mark.parametrize(
@@ -53,16 +35,6 @@ def test_fits_in_threads_are_those_of_one_after_the_other(cls, params):
     assert all(same(alone, each) for each in found)
     assert torch.equal(states[0], torch.get_rng_state())
     assert states[1] == torch.get_num_threads()
-
-
-@pytest.mark.parametrize("form", ["M2TRec", "M2TRec delta"])
-def test_recommenders_in_threads_are_those_of_one_after_the_other(form):
-    log = TRAIN.head(500)
-    alone = all_scores(tiny_recommender(form).fit(log, items=ITEMS), TEST)
-    state = torch.get_rng_state()
-    found = in_threads(lambda: all_scores(tiny_recommender(form).fit(log, items=ITEMS), TEST))
-    assert all(alone.equals(each) for each in found)
-    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_the_hook_may_wait_for_fits_in_threads():

@@ -20,7 +20,7 @@ from tabmtl.encode.read import groups_of_parts, has_column, read_groups, without
 from tabmtl.encode.tasks import declared_tasks
 from tabmtl.estimators.base import SavableEstimator, draw_seed
 from tabmtl.estimators.rows import FitRows, FrameRows
-from tabmtl.estimators.source import is_source
+from tabmtl.estimators.source import Source
 from tabmtl.metrics.scores import by_metric, check_metric, is_by_group, refuse_without_groups
 from tabmtl.model_selection.repeats import (
     group_equal_rows,
@@ -99,7 +99,8 @@ class TableLearner:
         TypeError, ValueError
             For a bad parameter, or for validation rows that lack labels, or do not come as the others do.
         """
-        if X_val is not None and is_source(X) != is_source(X_val):
+        has_source = isinstance(X, Source)
+        if X_val is not None and has_source != isinstance(X_val, Source):
             raise TypeError(
                 f"X and X_val must both be Shards or both be frames, got {type(X).__name__} and {type(X_val).__name__}"
             )
@@ -109,17 +110,15 @@ class TableLearner:
         what = f"a fit of {type(self.estimator).__name__}"
         if not self.reads_windows:
             check_alone(
-                what,
-                "call it outside of joined(), where one process works by its threads (n_jobs); several share the rows "
-                "of networks, on Shards",
+                what, "call it outside of joined(), by threads of one process (n_jobs); several fit networks only"
             )
-        elif not is_source(X):
+        elif not has_source:
             check_alone(f"{what} on a frame", "give Shards, whose rows are dealt, or call it outside of joined()")
-        if is_source(X) and self.known is not None:
+        if has_source and self.known is not None:
             raise TypeError(
                 "warm_start=True goes on by rows in memory, and X is Shards; give a frame, or say warm_start=False"
             )
-        if is_source(X) and self.preprocessor is not None:
+        if has_source and self.preprocessor is not None:
             raise TypeError(
                 "a preprocessor learns from a frame in memory, and X is Shards; write files of what it gives, and "
                 "leave the preprocessor out"
@@ -139,7 +138,7 @@ class TableLearner:
         TypeError, ValueError
             As `fit` does.
         """
-        if is_source(X):
+        if isinstance(X, Source):
             return X.coder(self, y, sample_weight)
         if self.known is not None:
             with _naming_warm_start():
@@ -189,7 +188,7 @@ class TableLearner:
         TypeError, ValueError
             As `fit` does.
         """
-        if is_source(X):
+        if isinstance(X, Source):
             return X.rows(self, stack, y, weight, marks, X_val, y_val)
         return self._rows_of_frames(X, y, weight, marks, X_val, y_val)
 

@@ -36,10 +36,9 @@ class Learning:
         reads_shards = self.model._reads_shards and self.method == "fit"
         if is_source(clicks):
             if not reads_shards:
-                other = "M2TRec reads Shards" if self.method == "fit" else "M2TRec reads Shards in a first fit"
                 raise TypeError(
                     f"{name} reads a click log as one frame, not as Shards: give it polars.scan_parquet(files), or the "
-                    f"newest part of it if it does not fit in memory; {other}"
+                    f"newest part of it if it does not fit in memory; M2TRec reads Shards in a first fit"
                 )
         else:
             cure = "give M2TRec the log as Shards, or " if reads_shards else ""
@@ -74,14 +73,12 @@ class Learning:
         fitted = model._go_on(sessions, catalogue, growth.metadata)
         if not model.repeats:
             return fitted
+        worth = model._repeats
         if valid is not None:
-            fitted["_repeats"] = learn_weights(self._choices(catalogue, fitted, valid))
-        elif model._repeats == RepeatWeights():
-            new = growth.known(sessions)
-            fitted["_repeats"] = learn_weights(self._choices(model._catalogue, model._learned(), new))
-        else:
-            fitted["_repeats"] = model._repeats
-        return fitted
+            worth = learn_weights(self._choices(catalogue, fitted, valid))
+        elif worth == RepeatWeights():
+            worth = learn_weights(self._choices(model._catalogue, model._learned(), growth.known(sessions)))
+        return fitted | {"_repeats": worth}
 
     def _choices(self, catalogue: Catalogue, fitted: dict[str, Any], judged: Sessions) -> Choices:
         """Look at the next clicks of sessions as a recommender sees them that has learned this."""

@@ -177,8 +177,8 @@ class Recommender(SavableEstimator):
         Learning(model=self, method="partial_fit").check(clicks)
         model = Recommender._in_force(self)
         model.__dict__ |= {name: value for name, value in vars(self).items() if name in _AT_ONCE}
-        with running().fit(model), model._opened(clicks, items, clicks_val, goes_on=True) as opened:
-            sessions, catalogue, valid, growth = opened
+        opened = model._opened(clicks, items, clicks_val, goes_on=True)
+        with running().fit(model), opened as (sessions, catalogue, valid, growth):
             model._watch.tell(f"{len(sessions)} new sessions, {sessions.n_clicks} clicks, {len(catalogue)} items")
             fitted = model._learn(sessions, catalogue, valid, growth)
         self._set_fitted(catalogue, fitted, self._fitted_params)

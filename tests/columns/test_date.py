@@ -9,17 +9,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import polars.selectors as cs
 import pytest
-from conformance import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tabmtl
 from tabmtl.base.schema import MISSING, UNSEEN
-from tabmtl.base.storage.stored import fingerprint
 from tabmtl.encode import FeatureCoder
-from tabmtl.scale import Shards
 
 START = dt.datetime(2023, 12, 29, 22, 15)
 N = 60
@@ -180,26 +175,3 @@ def test_what_does_not_fit_together_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             forged(**changes)
-
-
-def test_files_are_learned_as_frames_are(tmp_path):
-    frame = NAIVE.with_columns(y=np.arange(N) / N)
-    for part, rows in enumerate((frame[:20], frame[20:])):
-        rows.write_parquet(tmp_path / f"{part}.parquet")
-        texts = rows.with_columns(cs.date().dt.to_string("iso:strict"), cs.datetime().dt.to_string("iso:strict"))
-        texts.with_columns(pl.col("took").dt.total_seconds(), cs.time().dt.to_string("iso:strict")).write_csv(
-            tmp_path / f"{part}.csv"
-        )
-    model = tiny(tabmtl.SharedTrees)
-    expected = model.fit(frame.drop("y"), frame.select("y")).coder_.features
-    found = model.fit(Shards(tmp_path / "*.parquet"), ["y"]).coder_.features
-    assert fingerprint(found) == fingerprint(expected)
-    of_csv = model.fit(Shards(tmp_path / "*.csv", dates=True), ["y"]).coder_.features
-    assert fingerprint(of_csv.coders["flat dates"]) == fingerprint(expected.coders["flat dates"])
-    assert of_csv.kind_of("opens") == "flat times"
-    assert model.predict(frame.with_columns(pl.col("took").dt.total_seconds()).drop("y")).width == 1
-    frame.with_columns(pl.col("when").dt.cast_time_unit("ms")).write_parquet(tmp_path / "2.parquet")
-    with pytest.raises(
-        TypeError, match=r"column 'when' is Datetime\(time_unit='ms'.* in .*2\.parquet and Datetime.*one type"
-    ):
-        Shards(tmp_path / "*.parquet")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import time
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -18,7 +17,6 @@ from tabmtl.columns.category import Categories
 from tabmtl.columns.kind import column_of
 from tabmtl.columns.number import Numbers
 from tabmtl.encode import FeatureCoder
-from tabmtl.serving.onnx.exporting import check_coder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,15 +95,6 @@ def test_another_type_is_refused_in_the_words_of_the_kind():
         coder.encode(FRAME.with_columns(opens=pl.lit(3)))
     with pytest.raises(ValueError, match=r"the features are of the kinds .*'time of day'.*, expected some of"):
         coder.check_kinds(ALL_KINDS)
-
-
-def test_an_onnx_file_knows_no_such_columns():
-    pytest.importorskip("onnxscript")
-    features = FeatureCoder.fit(FRAME, kinds=KINDS)
-    with pytest.raises(
-        ValueError, match=r"none of your own, \{'time of day': \('opens', 'shuts'\)\}; drop these columns and fit again"
-    ):
-        check_coder(SimpleNamespace(features=features, preprocessing=None, text_vectors=None))
 
 
 def test_two_kinds_of_one_name_are_told_apart():

@@ -18,14 +18,10 @@ from tabmtl import (
     IndependentTasks,
     MMoE,
     MultiTaskEnsemble,
-    SharedBottom,
     SharedTrees,
     distill,
 )
 from tabmtl.inspection.importances import feature_importances
-from tabmtl.scale import Shards, predict_files
-from tabmtl.serving.mlflow import log_model
-from tabmtl.serving.onnx import export
 
 WORDS = ["lovely", "dreadful", "window", "garden", "kitchen"]
 
@@ -96,17 +92,6 @@ def test_importances_name_the_column_and_encode_its_texts_once():
     assert len(Encoder.seen) == X["remark"].n_unique() - 1
 
 
-def test_files_teach_what_a_frame_teaches(tmp_path):
-    for k in range(2):
-        pl.concat([X, Y], how="horizontal")[100 * k : 100 * k + 100].write_parquet(tmp_path / f"{k}.parquet")
-    model = SharedTrees(n_estimators=5, n_estimators_task=5, text_encoder=Encoder(), **TEXT)
-    files = clone(model).fit(Shards([tmp_path / "0.parquet", tmp_path / "1.parquet"]), Y.columns)
-    expected = model.fit(X.lazy(), Y).predict(X)
-    assert files.predict(X).equals(expected)
-    answers = predict_files(files, tmp_path / "*.parquet", tmp_path / "answers")
-    assert pl.concat([pl.read_parquet(file) for file in answers]).equals(expected)
-
-
 @pytest.fixture(scope="module")
 def fitted():
     return SharedTrees(n_estimators=2, n_estimators_task=5, text_encoder=Encoder(), **TEXT).fit(X, Y)
@@ -172,22 +157,10 @@ def test_calls_are_refused(case):
         assert "texts of the column 'remark'" in caught.value.__notes__[0]
 
 
-DOORS = {
-    "ONNX": (lambda model: export(model, "model.onnx"), r"no text_encoder, which makes vectors of \['remark'\]"),
-    "MLflow": (lambda model: log_model(model), r"as_pyfunc\(tabmtl.load\(path\)\.set_params\(text_encoder=\.\.\.\)\)"),
-    "a candidate": (
-        lambda model: MultiTaskEnsemble(models={"a": model}).fit(X, Y),
-        r"models\['a'\] has a text_encoder.*MultiTaskEnsemble\(text_encoder=",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", DOORS)
-def test_what_takes_no_encoder_says_so(case):
-    call, message = DOORS[case]
-    model = SharedBottom(hidden=(4,), epochs=1, text_encoder=Encoder(), **TEXT).fit(X, Y)
-    with pytest.raises((TypeError, ValueError), match=message):
-        call(model)
+def test_an_ensemble_takes_no_candidate_with_an_encoder():
+    model = SharedTrees(n_estimators=2, n_estimators_task=5, text_encoder=Encoder(), **TEXT)
+    with pytest.raises(ValueError, match=r"models\['a'\] has a text_encoder.*MultiTaskEnsemble\(text_encoder="):
+        MultiTaskEnsemble(models={"a": model}).fit(X, Y)
 
 
 def test_other_values_than_text_are_refused_and_missing_ones_are_none(fitted):

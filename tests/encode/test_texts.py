@@ -10,17 +10,12 @@ import pandas as pd
 import polars as pl
 import pytest
 from lightgbm import LGBMClassifier, LGBMRegressor
-from ranks import run_ranks
 
 import tabmtl.inspection.importances
 from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, SharedTrees, distill
-from tabmtl.base.schema import TabmtlWarning, told
+from tabmtl.base.schema import TabmtlWarning
 from tabmtl.columns.text import Projection, count_hashed, find_texts
 from tabmtl.encode import FeatureCoder
-from tabmtl.scale import Shards
-from tabmtl.scale.blocks import Roles
-from tabmtl.scale.survey import learn_table
-from tabmtl.training.run import current
 
 GOOD, BAD = "a very friendly house by the river", "the worst of all rooms we have seen"
 
@@ -40,8 +35,6 @@ def table(n: int = 400, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 X, Y = table()
 X_TEST, Y_TEST = table(seed=1)
-CODING = {"tasks": {"y": "regression"}, "force": None, "task_column": None, "categorical": "from_dtype"}
-CODING |= {"encoding": {"texts": "from_values"}}
 TEXT = {"text_features": ["remark"]}
 
 
@@ -77,11 +70,6 @@ def test_text_is_looked_for_in_all_rows():
     frame = pl.DataFrame({"remark": ["no"] * 10_000 + [f"{GOOD} {k}" for k in range(20_000)], "y": range(30_000)})
     with pytest.warns(TabmtlWarning, match=r"the columns \['remark'\] are read as free text"):
         assert find_texts(frame, "polars") == find_texts(frame.lazy(), "polars") == ("remark",)
-    roles = Roles.of(Shards(frame.lazy()), "y")
-    told.clear()
-    with pytest.warns(TabmtlWarning, match=r"the columns \['remark'\] are read as free text"):
-        coders = run_ranks(2, lambda: learn_table(Shards(frame.lazy()), roles, **CODING, group=current()))
-    assert [coder.features.declared["texts"] for coder in coders] == [("remark",)] * 2
 
 
 DATA = os.environ.get("TABMTL_DATA")
@@ -178,17 +166,6 @@ def test_models_learn_of_text(name, reloaded):
     importance = tabmtl.feature_importances(model, X_TEST, Y_TEST).filter(task="liked")
     assert importance["feature"].to_list() == ["size", "remark"]
     assert importance["importance"][1] > 0.2
-
-
-def test_files_teach_what_a_frame_teaches(tmp_path):
-    both = pl.concat([X, Y], how="horizontal")
-    files = [tmp_path / f"{k}.parquet" for k in range(2)]
-    for file, part in zip(files, (both[:150], both[150:]), strict=True):
-        part.write_parquet(file)
-    model = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0)
-    with pytest.warns(TabmtlWarning, match="read as free text"):
-        shards = model.fit(Shards(files), Y.columns).predict_proba(X_TEST)["liked"]
-    np.testing.assert_array_equal(model.set_params(**TEXT).fit(X, Y).predict_proba(X_TEST)["liked"], shards)
 
 
 @pytest.mark.all_faces

@@ -12,7 +12,7 @@ from conformance import tiny
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from tabmtl import (
@@ -21,10 +21,8 @@ from tabmtl import (
     SharedBottom,
     SharedTrees,
     SharedTreesClassifier,
-    make_multitask_scorer,
     multitask_gain,
 )
-from tabmtl.sessions import Popularity
 
 N = 80
 X = pl.DataFrame({"a": np.arange(N) % 7 / 7, "s": ["u", "v"] * (N // 2)})
@@ -117,20 +115,6 @@ def test_a_model_of_others_that_reads_no_text():
         foreign.fit(X.select(a=gaps), Y.select("r"))
     cure = make_pipeline(SimpleImputer(), Ridge())
     assert IndependentTasks(regressor=cure).fit(X.select(a=gaps), Y.select("r")), "the cure exists"
-
-
-def test_scores_of_predictions_cannot_judge_sessions():
-    log = pl.DataFrame({"session_id": np.arange(30) // 3, "item_id": ["a", "b", "c"] * 10, "time": np.arange(30)})
-    clicks, cure = log.to_pandas(), r"judges predictions, and Popularity gives lists: leave scoring out"
-    with pytest.raises(ValueError, match=f"^roc_auc_score of scikit-learn {cure}"):
-        cross_val_score(Popularity(), clicks, scoring="roc_auc", cv=2, error_score="raise")
-    with pytest.raises(ValueError, match=cure):
-        GridSearchCV(Popularity(), {"repeats": [False]}, scoring="accuracy", cv=2, error_score="raise").fit(clicks)
-    with pytest.raises(TypeError, match="expected an estimator with score_tasks, such as MultiTabNet, got Popularity"):
-        cross_val_score(Popularity(), clicks, scoring=make_multitask_scorer(), cv=2, error_score="raise")
-    assert cross_val_score(Popularity(), clicks, cv=2, error_score="raise").mean() > 0
-    with pytest.raises(AttributeError, match=r"Popularity has no predict: say recommend\(clicks\)"):
-        Popularity().predict(clicks)
 
 
 LONG = X.with_columns(shop=pl.Series(["north", "south"] * (N // 2)))

@@ -10,9 +10,7 @@ from sklearn.metrics import roc_auc_score
 from tabmtl import ESMM, IndependentTasks, MMoE, SharedTrees, Task, compare
 from tabmtl.metrics.given import score_given
 from tabmtl.metrics.scores import Answered
-from tabmtl.scale import Shards, score_files
 from tabmtl.synth import make_funnel
-from tabmtl.tuning import objective, open_study, run_study
 
 LOG = make_funnel(600, n_users=30, n_items=10, click_rate=0.4, conversion_rate=0.2, random_state=0)
 X, Y = LOG.X.select("user", "item", "user_x0", "position"), LOG.y.select("click", "conversion")
@@ -42,18 +40,6 @@ def test_without_validation_rows_whole_groups_are_set_aside_and_scored():
     assert model.score_tasks(X, Y).by_metric["click"].keys() == {"gauc", "ndcg@3"}
 
 
-def test_files_are_fitted_and_scored_by_group(tmp_path):
-    for name, rows in (("train", TRAIN), ("val", VAL)):
-        pl.concat([X[rows], Y[rows]], how="horizontal").write_parquet(tmp_path / f"{name}.parquet")
-    files = {name: Shards(tmp_path / f"{name}.parquet") for name in ("train", "val")}
-    targets = Y.columns
-    model = network().fit(files["train"], targets, groups="user", X_val=files["val"], y_val=targets)
-    expected = model.score_intervals(X[VAL], Y[VAL])
-    assert model.history_["val/click/gauc"].max() == pytest.approx(expected["score"][0], abs=1e-6)
-    found = score_files(model, tmp_path / "val.parquet")
-    np.testing.assert_allclose(found.select("score", "low").to_numpy(), expected.select("score", "low").to_numpy())
-
-
 def test_a_file_keeps_the_metrics_and_the_column_of_groups(reloaded):
     model = SharedTrees(tasks=TASKS, n_estimators=5, n_estimators_task=5, random_state=0).fit(X, Y, groups="user")
     assert reloaded(model).score_tasks(X, Y).by_metric == model.score_tasks(X, Y).by_metric
@@ -65,17 +51,6 @@ def test_models_are_compared_by_group():
     assert found.frame.filter(task="click")["metric"].to_list() == ["gauc", "gauc"]
     assert found.frame.filter(task="click", model="more")["difference_error"].item() > 0
     assert found.further["metric"].to_list() == ["ndcg@3", "ndcg@3"]
-
-
-def test_a_search_maximises_scores_by_group(tmp_path):
-    model = SharedTrees(tasks=TASKS, n_estimators=5, n_estimators_task=5, random_state=0)
-    space = {"max_leaves": {"choices": (4,)}} if "max_leaves" in model.get_params() else None
-    goal = objective(model, X[TRAIN], Y[TRAIN], **SPLIT, groups=PAIR, per_task=True, search_space=space)
-    study = open_study("by user", goal, storage=str(tmp_path / "by_user.db"), seed=0)
-    run_study(study, goal, n_trials=1)
-    best = model.set_params(**study.trials[0].params).fit(X[TRAIN], Y[TRAIN], groups=PAIR, **SPLIT)
-    found = best.score_tasks(X[VAL], Y[VAL], groups=USER[VAL])
-    assert study.trials[0].values == pytest.approx([found["click"], found["conversion"]])
 
 
 def test_metrics_can_be_asked_for_after_fit():

@@ -4,7 +4,6 @@ import polars as pl
 import pytest
 from sklearn.base import clone
 
-import tabmtl
 from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, SharedBottom, SharedTrees
 from tabmtl.columns.roles import leave_out
 from tabmtl.inspection.importances import feature_importances
@@ -52,18 +51,6 @@ def test_attention_finds_what_matches(data, fitted):
     means = dict(entries.group_by("matches").agg(pl.col("history").mean()).iter_rows())
     assert means[True] > 5 * means[False]
     assert weights.list.sum().max() <= 1
-
-
-def test_shards_are_read_as_frames(data, tmp_path):
-    train, test = data
-    whole = train.X.hstack(train.y)
-    whole[:300].write_parquet(tmp_path / "a.parquet")
-    whole[300:900].write_parquet(tmp_path / "b.parquet")
-    shards = tabmtl.scale.Shards(str(tmp_path / "*.parquet"))
-    for model in (TREES, NETWORK.__class__(**NETWORK.get_params() | {"epochs": 1})):
-        model = model.__class__(**model.get_params()).fit(shards, list(train.y.columns))
-        assert model.coder_.features.declared["sequences"] == SEQUENCES
-        assert model.predict(test.X[:100]).height == 100
 
 
 def test_lists_beside_each_other_move_together(data, fitted):

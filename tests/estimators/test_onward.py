@@ -25,7 +25,6 @@ from tabmtl import (
 )
 from tabmtl.base.schema import TabmtlWarning
 from tabmtl.estimators import learner
-from tabmtl.scale import Shards
 
 pytestmark = pytest.mark.filterwarnings("ignore:y holds classes:tabmtl.base.schema.TabmtlWarning")
 every_network = pytest.mark.parametrize("cls", NETWORKS, ids=lambda cls: cls.__name__)
@@ -198,7 +197,6 @@ def test_decisions_are_dropped_with_one_warning():
 
 
 X, Y = features(), mixed_targets(features())
-LONG = X.with_columns(school=pl.lit("east"))
 
 
 @pytest.mark.parametrize(
@@ -228,11 +226,6 @@ def test_what_cannot_go_on_says_why_and_changes_nothing(fit, go_on, words):
     assert same(before, answers(model, X)) and model.weights_.keys() == weights.keys()
 
 
-def test_who_has_no_partial_fit_names_the_cure(tmp_path):
+def test_who_has_no_partial_fit_names_the_cure():
     with pytest.raises(AttributeError, match=r"MultiTaskEnsemble has no partial_fit.*distill"):
         MultiTaskEnsemble().partial_fit(X, Y)
-    X.write_parquet(tmp_path / "a.parquet")
-    with pytest.raises(TypeError, match="give some of its rows as a frame"):
-        tiny(SharedBottom).partial_fit(Shards(tmp_path / "a.parquet"), "plain")
-    with pytest.raises(TypeError, match="warm_start"):
-        tiny(SharedBottom, warm_start=True).fit(X, Y).fit(Shards(tmp_path / "a.parquet"), "plain")

@@ -1,7 +1,5 @@
 """A preprocessor of scikit-learn in front of every estimator of tables: the same rows, the same answers, one folder."""
 
-import datetime
-
 import numpy as np
 import polars as pl
 import pytest
@@ -42,10 +40,6 @@ from tabmtl import (
     distill,
 )
 from tabmtl.base.storage.transformers import Transformer
-from tabmtl.scale import Shards, predict_file, score_files
-from tabmtl.serving.mlflow import log_model
-from tabmtl.serving.onnx import export
-from tabmtl.tuning import objective
 
 RNG, N = np.random.default_rng(0), 120
 TABLE = pl.DataFrame(
@@ -172,19 +166,6 @@ def test_the_task_column_and_dropped_columns_pass_by():
         np.testing.assert_array_equal(model.predict(X.drop("zip")), answers)
 
 
-def test_the_file_of_dates_and_codes_is_read_as_the_frame_of_fit(tmp_path):
-    days = [datetime.date(2024, 1, 1) + datetime.timedelta(days=int(i)) for i in RNG.integers(0, 300, N)]
-    X = TABLE.select("zip", "is_new", "rooms", day=pl.Series(days))
-    parts = FunctionTransformer(lambda X: X.with_columns(pl.col("day").dt.weekday(), pl.col("zip").str.head(1)))
-    model = SharedTrees(preprocessor=parts, n_estimators=4, n_estimators_task=5, random_state=0).fit(X, Y)
-    X.hstack(Y).write_csv(tmp_path / "new.csv")
-    predict_file(model, tmp_path / "new.csv", tmp_path / "answers.parquet")
-    assert pl.read_parquet(tmp_path / "answers.parquet").equals(model.predict(X))
-    assert score_files(model, tmp_path / "new.csv").equals(model.score_intervals(X, Y))
-    with pytest.raises(ValueError, match="column 'day' held dates in fit, and holds text now"):
-        model.predict(X.with_columns(day=pl.lit("soon")))
-
-
 @pytest.mark.all_faces
 def test_tools_set_its_parameters_and_leave_the_users_own_alone():
     prepared = columns()
@@ -230,15 +211,9 @@ CURE = r"; give SharedTrees the steps in front of it.*: pipeline\[-1\]\.set_para
         (lambda fit: fit(make_column_transformer((SelectKBest(k=1), ["rooms"]))), "learns from X alone"),
         (lambda fit: fit(FunctionTransformer(lambda X: X[:3])), "expected a table with a row for each"),
         (lambda fit: fit(columns()).predict(TABLE.to_numpy()[:, :1]), "expecting|columns, expected those of fit"),
-        (lambda fit: SharedTrees(preprocessor=columns()).fit(Shards("x.parquet"), "sold"), "X is Shards"),
         (lambda fit: MultiTaskEnsemble(models={"a": SharedTrees(preprocessor=columns())}).fit(TABLE, Y),
          r"models\['a'\] has a preprocessor.*MultiTaskEnsemble\(preprocessor=...\)"),
-        (lambda fit: export(SharedBottom(preprocessor=columns(), epochs=1).fit(TABLE, Y), "x.onnx"),
-         "ONNX file holds no preprocessor"),
         (lambda fit: compare({"a": PIPE}, TABLE, Y), CURE),
-        (lambda fit: log_model(PIPE), CURE),
-        (lambda fit: score_files(PIPE, "x.parquet"), CURE),
-        (lambda fit: objective(PIPE, TABLE, Y, X_val=TABLE, y_val=Y), CURE),
         (lambda fit: fit(make_column_transformer((FunctionTransformer(own_function), ["rooms"]))).save("never"),
          r"holds \S+\.own_function, which cannot be saved without pickle"),
         (lambda fit: fit(make_pipeline(columns(), memory=Memory(None))).save("never"), "a cache of pickles, memory"),
@@ -252,14 +227,13 @@ CURE = r"; give SharedTrees the steps in front of it.*: pipeline\[-1\]\.set_para
 )  # fmt: skip
 def test_what_is_refused_names_the_cure(call, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    TABLE.hstack(Y).write_parquet("x.parquet")
     with pytest.raises((TypeError, ValueError), match=words):
         call(
             lambda preprocessor: SharedTrees(preprocessor=preprocessor, n_estimators=2, n_estimators_task=5).fit(
                 TABLE, Y
             )
         )
-    assert [file.name for file in tmp_path.iterdir()] == ["x.parquet"]
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_forged_folder_runs_nothing(tmp_path):

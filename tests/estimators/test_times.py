@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import date
-
 import numpy as np
 import polars as pl
 import pytest
@@ -25,8 +23,6 @@ from tabmtl.estimators import rows as estimator_rows
 from tabmtl.model_selection import times
 from tabmtl.models.independent import choice
 from tabmtl.models.independent import folds as task_folds
-from tabmtl.scale import Shards
-from tabmtl.scale.rows import ShardRows
 
 DAYS = pl.date(2024, 1, 1) + pl.duration(days=pl.int_range(pl.len()) * 7 % 40)
 X = features(240).with_columns(day=DAYS)
@@ -98,49 +94,6 @@ def test_a_long_table_is_split_by_time(splits):
         tiny(cls, task_column="school").fit(table, y, time=np.arange(150) % 30)
     assert len(splits) > 3
     assert all(train.max() < valid.min() for train, valid in splits)
-
-
-@pytest.mark.parametrize("cls", [SharedBottom, SharedTrees])
-def test_shards_set_the_newest_rows_aside(cls, splits, tmp_path, monkeypatch):
-    found = []
-    choose = ShardRows.choose
-    monkeypatch.setattr(
-        ShardRows,
-        "choose",
-        lambda self, chosen: found.append(self.cache.arrays["time"][chosen]) or choose(self, chosen),
-    )
-    order = np.random.default_rng(0).permutation(240)
-    X.hstack(Y)[order].write_parquet(tmp_path / "rows.parquet")
-    tiny(cls, drop=["day"]).fit(Shards(tmp_path / "rows.parquet"), Y.columns, time="day")
-    sides = [found] if found else splits
-    assert sides and all(train.max() < valid.min() for train, valid in sides)
-
-
-def test_shards_leave_out_rows_of_known_groups(tmp_path):
-    owners = X.hstack(Y).with_columns(owner=pl.int_range(240) % 215)
-    owners.write_parquet(tmp_path / "rows.parquet")
-    given = {"groups": "owner", "time": "day"}
-    with pytest.warns(TabmtlWarning, match=r"\d of the newest rows are set aside but judge nothing"):
-        tiny(SharedBottom, drop=["owner"]).fit(Shards(tmp_path / "rows.parquet"), Y.columns, **given)
-    with pytest.warns(TabmtlWarning, match=r"\d of the newest rows are set aside but judge nothing"):
-        tiny(SharedBottom, drop=["owner"]).fit(owners.drop(Y.columns), Y, **given)
-
-
-@pytest.mark.parametrize(
-    ("change", "given", "words"),
-    [
-        ({}, {"time": ["day"]}, "with Shards as X, time is the name of a column"),
-        ({}, {"time": "late"}, "time names 'late', which is a target"),
-        ({}, {"time": "dy"}, "time names columns.*'dy'"),
-        ({"day": pl.lit(date(2024, 1, 1))}, {}, "one time in all rows"),
-        ({"day": pl.when(pl.int_range(pl.len()) > 3).then("day")}, {}, "'day'.*has 4 missing values"),
-        ({"day": pl.col("day").cast(pl.String)}, {}, "must hold dates, datetimes or numbers, got String"),
-    ],
-)
-def test_bad_times_of_shards_are_named(change, given, words, tmp_path):
-    X.hstack(Y).with_columns(**change).write_parquet(tmp_path / "rows.parquet")
-    with pytest.raises((TypeError, ValueError), match=words):
-        tiny(SharedBottom, drop=["day"]).fit(Shards(tmp_path / "rows.parquet"), Y.columns, **({"time": "day"} | given))
 
 
 def test_validation_rows_that_are_not_newer_are_told():

@@ -15,8 +15,6 @@ import tabmtl
 from tabmtl import ESMM, IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees, Task
 from tabmtl.base.schema import TabmtlWarning
 from tabmtl.inspection.importances import feature_importances
-from tabmtl.scale import Shards
-from tabmtl.sessions import Popularity
 
 RNG = np.random.default_rng(0)
 N = 240
@@ -179,9 +177,7 @@ REFUSED = [
         TypeError,
         r"got a Pipeline: fit its last step .* preprocessor=, or give pipeline\[-1\]",
     ),
-    (Popularity(), {}, TypeError, "got a Popularity"),
     (SharedTrees(), {}, NotFittedError, "not fitted"),
-    (None, {"X": Shards(X.lazy())}, TypeError, "importances reads a frame in memory, got Shards: give some"),
     (None, {"X": X[:5].drop("twin")}, ValueError, f"X has 5 rows, y has {N}"),
     (None, {"task": "low"}, ValueError, r"task names tasks that the model does not have: \['low'\].*'high'\]"),
     (None, {"task": 0}, ValueError, r"task names tasks that the model does not have: \[0\]"),

@@ -1,6 +1,5 @@
 """Scores of one of two classes: every table that shows one names the class, and a warning tells of the wrong one."""
 
-import commands
 import numpy as np
 import polars as pl
 import pytest
@@ -12,7 +11,6 @@ from tabmtl.base.schema import told
 from tabmtl.metrics import make_task_metric
 from tabmtl.metrics.classes import TWO_CLASSES
 from tabmtl.metrics.scores import positive_class, score_task, shown_metric
-from tabmtl.scale import Shards
 
 rng = np.random.default_rng(0)
 N = 300
@@ -70,18 +68,6 @@ def test_pictures_name_the_class():
     axes = found.plot(values="score").axes_
     assert axes["paid"].get_xlabel() == "average_precision of fraud (higher is better)"
     assert axes["amount"].get_xlabel() == "r2 (higher is better)"
-
-
-def test_commands_name_the_class(tmp_path, capsys):
-    X.hstack(Y).write_csv(tmp_path / "rows.csv")
-    words = ["--data", tmp_path / "rows.csv", "--target", "paid=binary:fraud", "--metric", "paid=f1"]
-    words += ["--model", "SharedTrees", "--set", "n_estimators=3", "--no-mlflow", "--output", tmp_path / "model"]
-    assert commands.run("train", *words) == 0
-    printed = capsys.readouterr().out
-    assert "positive_class" in printed and "fraud" in printed
-    assert commands.run("score", "--model", tmp_path / "model", "--data", tmp_path / "rows.csv") == 0
-    row = next(line for line in capsys.readouterr().out.splitlines() if "f1" in line)
-    assert row.split()[-1] == "fraud" and row.split()[-2] == str(RARE.sum())
 
 
 WRONG = "'paid': average_precision, f1 are of 'ok', the more frequent class, .* sorted behind 'fraud'; say "
@@ -151,20 +137,3 @@ def test_a_comparison_warns_once():
     with pytest.warns(FrequentClassWarning, match=WRONG) as caught:
         compare(models, X, Y, tasks=named(kind="binary"), random_state=0)
     assert len([each for each in caught if each.category is FrequentClassWarning]) == 1
-
-
-def test_shards_warn(tmp_path):
-    X.hstack(Y).write_parquet(tmp_path / "rows.parquet")
-    with pytest.warns(FrequentClassWarning, match=WRONG):
-        tiny(SharedTrees, tasks=named(kind="binary")).fit(Shards(tmp_path / "rows.parquet"), "paid")
-
-
-def test_commands_warn_once_and_name_the_option(tmp_path, capsys):
-    X.hstack(Y).write_csv(tmp_path / "rows.csv")
-    words = ["--data", tmp_path / "rows.csv", "--target", "paid", "--metric", "paid=f1", "--no-mlflow"]
-    words += ["--model", "SharedTrees", "--set", "n_estimators=3", "--output", tmp_path / "model"]
-    assert commands.run("train", *words) == 0
-    assert capsys.readouterr().err.count("say --target paid=binary:fraud, or --target paid=binary:ok") == 1
-    told.clear()  # as in a process of its own
-    assert commands.run("score", "--model", tmp_path / "model", "--data", tmp_path / "rows.csv") == 0
-    assert capsys.readouterr().err.count("say --target paid=binary:fraud") == 1

@@ -19,7 +19,6 @@ from tabmtl.models.independent.additive import PIECES, Pieces, fit_linear
 from tabmtl.models.independent.forest import Forest, joined
 from tabmtl.models.independent.mixture import FAMILIES, MOST_MIXED, Mixture
 from tabmtl.models.independent.rows import Sample
-from tabmtl.scale import Shards
 from tabmtl.targets import Task
 from tabmtl.training.watch import Watch
 
@@ -300,23 +299,15 @@ def test_families_that_cannot_be(table, options, error, words):
         IndependentTasks(**options).fit(X, y)
 
 
-def test_lightgbm_learns_alone_what_the_others_cannot(table, tmp_path, few_settings):
-    """Without names of families, it does so silently: Shards, no rows to weigh by, and tasks with a given model."""
+def test_lightgbm_learns_alone_what_the_others_cannot(table, few_settings):
+    """Without names of families, it does so silently: no rows to weigh by, and tasks with a given model."""
     X, y = table
-    X.with_columns(y["b"]).write_parquet(tmp_path / "rows.parquet")
-    shards = Shards(tmp_path / "rows.parquet")
-    from_shards = IndependentTasks(random_state=0).fit(shards, ["b"])
-    assert from_shards.predict(X).equals(
-        IndependentTasks(families=("lightgbm",), random_state=0).fit(X, y[["b"]]).predict(X)
-    )
     plain = IndependentTasks(early_stopping=False, random_state=0).fit(X, y[["b"]])
     assert isinstance(plain.estimators_["b"], lgb.Booster)
     given = IndependentTasks(classifier=lgb.LGBMClassifier(n_estimators=5, verbose=-1), random_state=0).fit(
         X, y[["r", "b"]]
     )
     assert [type(model) for model in given.estimators_.values()] == [Mixture, lgb.Booster]
-    with pytest.raises(TypeError, match=r"X is Shards: say families=\('lightgbm',\)"):
-        IndependentTasks(families=FAMILIES).fit(shards, ["b"])
 
 
 def curves(**arrays):

@@ -9,7 +9,6 @@ from sklearn.linear_model import Ridge
 
 import tabmtl
 from tabmtl import IndependentTasks, SharedBottom, Task, distill
-from tabmtl.scale import Shards
 
 pytestmark = pytest.mark.usefixtures("three_folds")
 SIGNS = {"age": 1, "price": -1, "level": 0}
@@ -84,16 +83,13 @@ def test_without_signs_answers_follow_the_waves_and_families_take_part():
     assert free.family_weights_["lightgbm"].min() < 1
 
 
-def test_signs_survive_files_and_hold_for_rows_of_files(tmp_path, reloaded):
+def test_signs_survive_files(reloaded):
     X, y = rows()
     model = fitted(X, y, {})
     loaded = reloaded(model)
     assert loaded.tasks_ == model.tasks_
     assert loaded.tasks_[0].monotone == {"age": 1, "price": -1}
     check_is_monotone(loaded)
-    pl.concat([X, y], how="horizontal").write_parquet(tmp_path / "rows.parquet")
-    shards = Shards(tmp_path / "rows.parquet")
-    check_is_monotone(tiny(IndependentTasks, tasks=declared(), learning_rate=0.3).fit(shards, y.columns))
 
 
 def test_a_lightgbm_estimator_keeps_the_signs_too():

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import polars as pl
 import pytest
-from ranks import run_ranks
+from wired import run_ranks
 
 from tabmtl import SharedTrees
 from tabmtl.base.ranks import ALONE

@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from ranks import run_ranks
 from recommenders import LOG
+from wired import run_ranks
 
 from tabmtl.scale import Shards, clicks
 from tabmtl.scale.clicks import WindowExamples, stored_log

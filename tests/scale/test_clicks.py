@@ -7,8 +7,8 @@ import os
 import numpy as np
 import polars as pl
 import pytest
-from ranks import run_ranks
 from recommenders import ITEMS, LOG
+from wired import run_ranks
 
 from tabmtl.base.ranks import ALONE
 from tabmtl.scale import Shards, clicks

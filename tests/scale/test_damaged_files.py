@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from conformance import features, mixed_targets, tiny
 from polars.testing import assert_frame_equal
-from ranks import read_small_parts
+from wired import read_small_parts
 
 import tabmtl.scale.files
 from tabmtl import SharedBottom

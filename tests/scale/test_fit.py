@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 from conformance import features, mixed_targets, tiny
 from polars.testing import assert_frame_equal
-from ranks import read_small_parts
 from sklearn.linear_model import LogisticRegression
+from wired import read_small_parts
 
 from tabmtl import ESMM, RMTGB, IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees
 from tabmtl.base.storage.atomic import locked

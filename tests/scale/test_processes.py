@@ -5,7 +5,8 @@ import polars as pl
 import pytest
 from conformance import features, mixed_targets, tiny
 from polars.testing import assert_frame_equal
-from ranks import assert_same_weights, read_small_parts, run_ranks
+from ranks import assert_same_weights
+from wired import read_small_parts, run_ranks
 
 from tabmtl import (
     APEM,

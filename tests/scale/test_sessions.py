@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from ranks import assert_same_weights, run_ranks
+from ranks import assert_same_weights
 from recommenders import ITEMS, LOG
+from wired import run_ranks
 
 from tabmtl.scale import Shards, clicks
 from tabmtl.sessions import M2TRec, Popularity

@@ -10,7 +10,7 @@ import pytest
 from conformance import features, mixed_targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ranks import run_ranks
+from wired import run_ranks
 
 from tabmtl.base.storage.stored import take_apart
 from tabmtl.encode import TableCoder

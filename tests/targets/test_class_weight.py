@@ -8,7 +8,6 @@ import pytest
 from cases import later
 from conformance import CANDIDATES, tiny
 from forging import forge_facts
-from ranks import read_small_parts, run_ranks
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
@@ -19,7 +18,6 @@ from tabmtl.base.schema import Batch
 from tabmtl.encode.class_factors import ClassFactors
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.ensemble.models import MIXTURE
-from tabmtl.scale import Shards
 from tabmtl.testing.storage import reload
 
 rng = np.random.default_rng(0)
@@ -83,19 +81,6 @@ def test_ordered_classes_and_steps_of_a_funnel_weigh_too():
     assert shares[0].mean() > 1.5 * shares[1].mean()
 
 
-def test_processes_that_fit_together_weigh_by_the_labels_of_all(tmp_path, monkeypatch):
-    read_small_parts(monkeypatch)
-    table = pl.concat([X, Y], how="horizontal").sort("late", nulls_last=False)  # ranks see other shares of the classes
-    options = {"tasks": weighed(late="balanced", size={"l": 5.0}), "early_stopping": False, "dropout": 0.0}
-
-    def fit():
-        return tiny(SharedBottom, **options).fit(Shards(table.lazy()), Y.columns)
-
-    one, *many = (model.predict_proba(X)["late"] for model in (fit(), *run_ranks(2, fit)))
-    for each in many:  # up to rounding
-        assert abs(one - each).mean() < 0.01
-
-
 def test_the_weight_of_a_class_that_is_left_out_is_1_and_those_of_rows_are_kept():
     rows = rng.uniform(0.5, 2, N)
     both = rows_weighed("late", {"yes": 10.0}).with_columns(pl.all() * rows)
@@ -111,7 +96,7 @@ def test_weights_of_any_size_are_those_of_order_one(name, scale):
     assert gap(found, fitted(name, weighed(late=ordinary))) == 0
 
 
-def test_a_long_table_and_files_weigh_each_task_by_its_own_labels(tmp_path):
+def test_a_long_table_weighs_each_task_by_its_own_labels():
     late = Y["late"].fill_null("no")
     table = X.with_columns(site=np.where(X["a"] > 0, "x", "y"))
     balanced = {"late": Task(name="late", kind="binary", class_weight="balanced")}
@@ -123,11 +108,6 @@ def test_a_long_table_and_files_weigh_each_task_by_its_own_labels(tmp_path):
         own[rows] = compute_sample_weight("balanced", late.filter(rows).to_numpy())
     by_hand = tiny(SharedTrees, **options | {"tasks": None}).fit(table, late, sample_weight=own)
     np.testing.assert_allclose(long.predict_proba(table), by_hand.predict_proba(table), atol=1e-5)
-    table.with_columns(late).write_parquet(tmp_path / "rows.parquet")
-    for cls in (SharedTrees, SharedBottom):
-        stored = tiny(cls, **options).fit(Shards(tmp_path / "rows.parquet"), "late")
-        from_frame = tiny(cls, **options).fit(table, late).predict_proba(table)
-        np.testing.assert_allclose(stored.predict_proba(table), from_frame, atol=1e-6 if cls is SharedTrees else 0.2)
 
 
 def test_factors_keep_the_mean_weight_of_a_task_and_scores_do_not_know_them():

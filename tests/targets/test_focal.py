@@ -18,13 +18,10 @@ from tabmtl import (
     IndependentTasks,
     MultiTaskEnsemble,
     SharedBottom,
-    SharedTrees,
     Task,
     distill,
     load,
 )
-from tabmtl.scale import Shards
-from tabmtl.serving.onnx import OnnxCoder, export
 from tabmtl.targets import find_kind
 from tabmtl.testing.storage import reload
 
@@ -96,19 +93,8 @@ def test_it_goes_wherever_a_binary_task_goes(tmp_path):
     model = fitted("SharedBottom", n_members=2)
     assert reload(model, tmp_path / "model").tasks_ == model.tasks_
     np.testing.assert_array_equal(shares(load(tmp_path / "model")), shares(model))
-    import onnxruntime
-
-    export(model, tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    coder = OnnxCoder(session)
-    found = coder.decode(session.run(None, coder.encode(X)))["late"]
-    assert found.to_list() == model.predict(X)["late"].to_list()
     student = distill(model, X[:KEPT], network=tiny(SharedBottom, **LEARNS), random_state=0)
     assert np.abs(shares(student) - shares(model)).mean() < 0.05
-    pl.concat([X, Y], how="horizontal").write_parquet(tmp_path / "rows.parquet")
-    make = lambda: tiny(SharedTrees, tasks={"late": "focal"}, early_stopping=False)  # noqa: E731
-    stored = make().fit(Shards(tmp_path / "rows.parquet"), Y.columns)
-    assert stored.predict(X).equals(make().fit(X, Y).predict(X))
     ensemble = MultiTaskEnsemble(tasks={"late": "focal"}, models=CANDIDATES, n_folds=3, random_state=0).fit(X, Y)
     assert abs(shares(ensemble).mean() - TRUTH.mean()) < 0.03
     weighed = Task(name="late", kind="focal", class_weight={True: 10.0})

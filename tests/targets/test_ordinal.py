@@ -16,8 +16,6 @@ from sklearn.metrics import cohen_kappa_score
 
 import tabmtl
 from tabmtl import IndependentTasks, SharedBottom, SharedTrees, Task, distill
-from tabmtl.scale import Shards
-from tabmtl.serving.onnx import OnnxCoder, export
 from tabmtl.targets import KINDS
 from tabmtl.targets.cumulative import CumulativeRegression
 from tabmtl.targets.ordinal import HOLD
@@ -145,15 +143,8 @@ def test_a_task_is_exported_as_its_scores(name):
 
 
 @pytest.mark.all_faces
-def test_a_network_is_exported_and_distilled(tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
+def test_a_network_is_distilled():
     model = tiny(SharedBottom, tasks=TASKS, **NETWORK, n_members=2).fit(X[:KEPT], Y[:KEPT])
-    export(model, tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    coder = OnnxCoder(session)
-    found = session.run(None, coder.encode(X))
-    np.testing.assert_allclose(found[0], model.predict_proba(X)["grade"], atol=1e-5)
-    assert coder.decode(found)["grade"].equals(model.predict(X)["grade"])
     student = distill(model, X[:KEPT], network=tiny(SharedBottom, **NETWORK), random_state=0)
     assert error_of(student.predict_proba(X[KEPT:])["grade"]) < 0.1
 
@@ -166,15 +157,6 @@ def test_a_long_table_has_ordered_classes(name):
     model = tiny(getattr(tabmtl, name), tasks=TASKS, task_column="site", **learns(name))
     model.fit(table[:KEPT], Y["grade"][:KEPT])
     assert error_of(model.predict_proba(table[KEPT:])) < 0.13
-
-
-@pytest.mark.all_faces
-def test_files_teach_the_same(tmp_path):
-    pl.concat([X, Y], how="horizontal").write_parquet(tmp_path / "rows.parquet")
-    for cls in (SharedTrees, IndependentTasks):
-        options = {"tasks": TASKS, "early_stopping": False, "n_estimators": 5}
-        stored = tiny(cls, **options).fit(Shards(tmp_path / "rows.parquet"), Y.columns)
-        assert stored.predict(X)["grade"].equals(tiny(cls, **options).fit(X, Y).predict(X)["grade"])
 
 
 ENUM = pl.Series(["b", "a", "c", "b"] * 10, dtype=pl.Enum(["c", "b", "a"]))

@@ -15,8 +15,7 @@ from scipy.special import xlogy
 from sklearn.metrics import r2_score
 
 import tabmtl
-from tabmtl import ModelFileError, SharedBottom, Task, load
-from tabmtl.serving.onnx import OnnxCoder, export
+from tabmtl import ModelFileError, Task, load
 from tabmtl.targets import Kind
 from tabmtl.targets.regression import Regression
 
@@ -77,14 +76,3 @@ def test_an_own_kind_is_learned_scored_and_saved(name, tmp_path):
     assert loaded.predict(X)["n"].equals(model.predict(X)["n"]) and loaded.tasks_ == model.tasks_
     with pytest.raises(ModelFileError, match=r"holds a 'rate'.*load\(path, kinds="):
         load(tmp_path / "model")
-
-
-@pytest.mark.all_faces
-def test_an_own_kind_is_exported(tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    model = tiny(SharedBottom, tasks=TASKS).fit(X, Y)
-    export(model, tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    coder = OnnxCoder(session, kinds=[Rate])
-    found = coder.decode(session.run(None, coder.encode(X)))["n"].to_numpy()
-    np.testing.assert_allclose(found, model.predict(X)["n"].to_numpy(), rtol=1e-4)

@@ -21,7 +21,6 @@ import tabmtl
 from tabmtl import IndependentTasks, SharedTrees, Task
 from tabmtl.metrics.calibration import calibration_of
 from tabmtl.metrics.scores import score_task
-from tabmtl.scale import Shards, predict_files
 from tabmtl.targets import find_kind
 from tabmtl.targets.quantiles import Quantiles
 
@@ -141,21 +140,6 @@ def test_levels_of_a_long_table(name):
     assert np.corrcoef(found["delay_q0.8"], TRUTH[KEPT:, 2])[0, 1] > 0.8
 
 
-@pytest.mark.all_faces
-def test_files_teach_and_hold_levels(tmp_path):
-    pl.concat([X, Y], how="horizontal").write_parquet(tmp_path / "rows.parquet")
-    stored = learned("SharedTrees").fit(Shards(tmp_path / "rows.parquet"), Y.columns)
-    assert stored.predict_quantiles(X).equals(learned("SharedTrees").fit(X, Y).predict_quantiles(X))
-    alone = tiny(IndependentTasks, tasks={"delay": KIND}, families=("lightgbm",))
-    values = alone.fit(Shards(tmp_path / "rows.parquet"), Y.columns).predict_quantiles(X).to_numpy()
-    assert (np.diff(values, axis=1) >= 0).all()
-    for method, columns in (("predict_quantiles", NAMES), ("both", [*Y.columns, "late=False", "late=True", *NAMES])):
-        (file,) = predict_files(stored, tmp_path / "rows.parquet", tmp_path / method, method=method)
-        answers = pl.read_parquet(file)
-        assert answers.columns == columns
-        assert answers.select(NAMES).equals(stored.predict_quantiles(X))
-
-
 def test_quantiles_come_in_the_container_of_the_labels():
     model = tiny(SharedTrees, tasks={"delay": KIND}).fit(X.to_pandas(), Y["delay"].to_pandas().astype("float32"))
     rows = X.to_pandas().set_index(np.arange(N) + 5)
@@ -216,12 +200,10 @@ def test_levels_that_cannot_be(make, words):
         make()
 
 
-def test_tasks_without_levels_have_no_quantiles(tmp_path):
+def test_tasks_without_levels_have_no_quantiles():
     model = tiny(SharedTrees).fit(X, Y)
     words = "quantiles need a task with several levels, and 'delay' is regression, .*'delay': 'quantiles:0.1:0.5:0.9'"
     assert not hasattr(model, "predict_quantiles")
     with pytest.raises(AttributeError) as caught:
         model.predict_quantiles(X)
     assert re.search(words, str(caught.value.__cause__))
-    with pytest.raises(ValueError, match=words):
-        predict_files(model, tmp_path / "no.parquet", tmp_path, method="predict_quantiles")

@@ -1,101 +1,37 @@
 """Trainings that are cut off and go on: to the model of one that was not, or with one error that says why not."""
 
 import json
-from functools import partial
 
-import numpy as np
+import cutting
 import polars as pl
 import pytest
-import recommenders
-from conformance import features, mixed_targets, tiny
-from ranks import read_small_parts, run_ranks
+from conformance import tiny
+from cutting import TARGETS, CutOff, assert_equal, cut_and_resumed, cut_off
 
 from tabmtl import HoME, IndependentTasks, MMoE, SharedBottom
+from tabmtl.base.ranks import ALONE
 from tabmtl.nn import embeddings
-from tabmtl.scale import Shards, cache, joined
 from tabmtl.training import checkpoint
-from tabmtl.training.run import current, entered
+from tabmtl.training.run import entered
 from tabmtl.training.table_loop import TableLoop
-
-TARGETS = ["late", "size", "delay"]
-
-
-class CutOff(Exception):
-    """The end of a machine."""
 
 
 @pytest.fixture(scope="module")
 def table():
-    X = features(300)
-    return pl.concat([X, mixed_targets(X)], how="horizontal")
+    return cutting.table()
 
 
-def cut_off(after):
-    def hook(record):
-        if record["epoch"] == after:
-            raise CutOff
-
-    return hook
-
-
-def train(folder, fit, cut_after=None):
-    """Fit in a job with checkpoints, which may be cut off in an epoch."""
-    with entered(current(), folder):
-        return fit(None if cut_after is None else cut_off(cut_after))
-
-
-def cut_and_resumed(folder, fit, cut_after=2):
-    with pytest.raises(CutOff):
-        train(folder, fit, cut_after)
-    assert [file.name for file in folder.iterdir()] == ["fit-1.safetensors"]
-    seen = []
-    model = train(folder, lambda _: fit(lambda record: seen.append(record["epoch"])))
-    assert seen == list(range(cut_after, model.history_.height))
-    assert not list(folder.iterdir())
-    return model
-
-
-def assert_equal(model, other):
-    assert model.history_.equals(other.history_)
-    assert model.best_iteration_ == other.best_iteration_
-    assert {name: weights.tobytes() for name, weights in model.weights_.items()} == {
-        name: weights.tobytes() for name, weights in other.weights_.items()
-    }
-
-
-@pytest.mark.parametrize(
-    ("cls", "params", "is_stored"),
-    [
-        (SharedBottom, {"patience": 1, "restarts": 2}, True),
-        (SharedBottom, {"early_stopping": False}, True),
-        (MMoE, {}, True),
-        (HoME, {}, False),
-        (SharedBottom, {"early_stopping": False}, False),
-    ],
-)
-def test_a_training_goes_on_as_if_nothing_had_been(cls, params, is_stored, table, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("cls", "params"), [(HoME, {}), (SharedBottom, {"early_stopping": False})])
+def test_a_training_goes_on_as_if_nothing_had_been(cls, params, table, tmp_path, monkeypatch):
     monkeypatch.setattr(embeddings, "DENSE_ROWS", 1)
-    monkeypatch.setattr(cache, "CHUNK_ROWS", 16)
     X, y = table.drop(TARGETS), table.select(TARGETS)
 
     def fit(on_epoch):
-        model = tiny(cls, epochs=4, on_epoch=on_epoch, **params)
-        return model.fit(Shards(table.lazy()), TARGETS) if is_stored else model.fit(X, y)
+        return tiny(cls, epochs=4, on_epoch=on_epoch, **params).fit(X, y)
 
     whole, resumed = fit(None), cut_and_resumed(tmp_path, fit)
     assert_equal(whole, resumed)
     assert whole.predict(X).equals(resumed.predict(X))
-
-
-@pytest.mark.all_faces
-def test_so_does_a_recommender(tmp_path):
-    def fit(on_epoch):
-        model = recommenders.tiny("M2TRec", epochs=3, on_epoch=on_epoch)
-        return model.fit(recommenders.TRAIN, items=recommenders.ITEMS)
-
-    whole, resumed = fit(None), cut_and_resumed(tmp_path, fit, 1)
-    assert_equal(whole, resumed)
-    assert recommenders.all_scores(whole, recommenders.TEST).equals(recommenders.all_scores(resumed, recommenders.TEST))
 
 
 def test_a_seed_that_was_drawn_is_kept(table, tmp_path):
@@ -112,28 +48,6 @@ def test_a_seed_that_was_drawn_is_kept(table, tmp_path):
     assert_equal(resumed, tiny(SharedBottom, epochs=3, random_state=7).fit(X, y))
 
 
-def test_two_ranks_go_on_together_and_one_goes_on_alone(table, tmp_path, monkeypatch):
-    read_small_parts(monkeypatch)
-
-    def fit(on_epoch, **params):
-        model = tiny(SharedBottom, epochs=3, on_epoch=on_epoch, **params)
-        return model.fit(Shards(table.lazy()), TARGETS)
-
-    noiseless = partial(fit, dropout=0.0)
-    whole, _ = run_ranks(2, lambda: train(tmp_path, fit))
-    with pytest.raises(CutOff):
-        run_ranks(2, lambda: train(tmp_path, fit, 1))
-    for resumed in run_ranks(2, lambda: train(tmp_path, fit)):
-        assert_equal(whole, resumed)
-    with pytest.raises(CutOff):
-        run_ranks(2, lambda: train(tmp_path, noiseless, 2))
-    alone, resumed = noiseless(None), train(tmp_path, noiseless)
-    X = table.drop(TARGETS)
-    assert not alone.history_.equals(resumed.history_)  # rounding tells who took the first steps
-    np.testing.assert_allclose(resumed.predict(X)["delay"], alone.predict(X)["delay"], rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(resumed.history_.to_numpy(), alone.history_.to_numpy(), rtol=1e-3, atol=1e-3)
-
-
 def test_fits_of_a_job_are_counted_and_those_within_a_fit_are_not(table, tmp_path):
     X, y = table.drop(TARGETS), table.select("delay")
     within = IndependentTasks(regressor=tiny(SharedBottom, epochs=1), random_state=0)
@@ -144,10 +58,10 @@ def test_fits_of_a_job_are_counted_and_those_within_a_fit_are_not(table, tmp_pat
         assert [file.name for file in tmp_path.iterdir()] >= ["fit-2.safetensors"]
         return first, tiny(SharedBottom, epochs=3, on_epoch=None if cut_after is None else cut_off(cut_after)).fit(X, y)
 
-    with pytest.raises(CutOff), joined(checkpoint=tmp_path):
+    with pytest.raises(CutOff), entered(ALONE, tmp_path):
         job(1)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["fit-2.safetensors", "fit-3.safetensors"]
-    with joined(checkpoint=tmp_path), pytest.MonkeyPatch.context() as patch:
+    with entered(ALONE, tmp_path), pytest.MonkeyPatch.context() as patch:
         epochs = []
         run_epoch = TableLoop.run_epoch
         patch.setattr(TableLoop, "run_epoch", lambda self, n: epochs.append(n) or run_epoch(self, n))
@@ -161,7 +75,7 @@ def test_fits_of_a_job_are_counted_and_those_within_a_fit_are_not(table, tmp_pat
 def cut(table, tmp_path):
     """The file of a training that was cut off."""
     X, y = table.drop(TARGETS), table.select(TARGETS)
-    with pytest.raises(CutOff), joined(checkpoint=tmp_path):
+    with pytest.raises(CutOff), entered(ALONE, tmp_path):
         tiny(SharedBottom, epochs=2, on_epoch=cut_off(1)).fit(X, y)
     return tmp_path / "fit-1.safetensors"
 
@@ -170,7 +84,7 @@ def test_another_training_is_told_by_all_that_differs(table, cut, monkeypatch):
     X, y = table.drop(TARGETS), table.select(TARGETS)
 
     def told(model, X=X, y=y):
-        with pytest.raises(ValueError, match="is of another training") as caught, joined(checkpoint=cut.parent):
+        with pytest.raises(ValueError, match="is of another training") as caught, entered(ALONE, cut.parent):
             model.fit(X, y)
         assert not hasattr(model, "weights_")
         return str(caught.value).partition("another training: ")[2]
@@ -198,7 +112,7 @@ def test_a_file_that_is_not_whole_is_told(table, cut):
         cut.write_bytes(content)
         with (
             pytest.raises(ValueError, match=r"fit-1\.safetensors cannot be read: .*remove it"),
-            joined(checkpoint=cut.parent),
+            entered(ALONE, cut.parent),
         ):
             tiny(SharedBottom, epochs=2).fit(X, y)
     found = checkpoint._read
@@ -207,7 +121,7 @@ def test_a_file_that_is_not_whole_is_told(table, cut):
         patch.setattr(checkpoint, "_read", lambda file: _without_a_weight(found(file)))
         with (
             pytest.raises(ValueError, match=r"does not fit: its network is .* expected the keys .*; remove it"),
-            joined(checkpoint=cut.parent),
+            entered(ALONE, cut.parent),
         ):
             tiny(SharedBottom, epochs=2).fit(X, y)
 
@@ -224,7 +138,7 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(table, cut, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", fail)
-    with pytest.raises(OSError, match="No space left") as caught, joined(checkpoint=cut.parent):
+    with pytest.raises(OSError, match="No space left") as caught, entered(ALONE, cut.parent):
         tiny(SharedBottom, epochs=2).fit(table.drop(TARGETS), table.select(TARGETS))
     assert "the one of the epoch before is whole" in caught.value.__notes__[0]
     assert cut.read_bytes() == before
@@ -234,7 +148,7 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(table, cut, monkeyp
 def test_what_a_killed_writer_left_is_removed(tmp_path):
     (tmp_path / ".fit-1.safetensors.123").touch()
     (tmp_path / "notes.txt").touch()
-    with joined(checkpoint=tmp_path):
+    with entered(ALONE, tmp_path):
         assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -247,7 +161,7 @@ def test_the_file_is_json_and_arrays(cut):
 
 
 def test_progress_goes_on_with_the_next_epoch(table, cut, capsys):
-    with joined(checkpoint=cut.parent):
+    with entered(ALONE, cut.parent):
         tiny(SharedBottom, epochs=2, verbose=1).fit(table.drop(TARGETS), table.select(TARGETS))
     first, second = capsys.readouterr().out.splitlines()
     assert first == "SharedBottom  goes on after epoch 1 of 2, from a checkpoint"

@@ -9,12 +9,10 @@ from functools import partial
 import numpy as np
 import polars as pl
 import pytest
-import recommenders
 from conformance import tiny
 
 from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees
 from tabmtl.base.schema import TabmtlWarning, TimeLimitWarning
-from tabmtl.sessions import STAN, Blend, SequentialRules
 from tabmtl.targets import Task
 from tabmtl.training.watch import Watch, describe_tasks
 
@@ -150,13 +148,6 @@ def test_a_limit_that_is_not_reached_changes_nothing():
     assert plain.predict(X).equals(limited.predict(X))
 
 
-def test_recommenders_end_in_time():
-    with pytest.warns(TabmtlWarning, match=r"epoch 1 of 2\."):
-        recommenders.tiny("M2TRec", time_limit=1e-3).fit(recommenders.TRAIN, items=recommenders.ITEMS)
-    with pytest.warns(TabmtlWarning, match=r"cut short the fit, which took .* seconds: step 1 of 10\."):
-        Blend([STAN(), SequentialRules()], time_limit=1e-3).fit(recommenders.TRAIN)
-
-
 @pytest.mark.parametrize(
     "model",
     [
@@ -188,14 +179,6 @@ def test_seconds_are_those_of_the_fit_as_in_its_limit(capsys, monkeypatch):
     watch.tell("done")
     lines = capsys.readouterr().out.splitlines()
     assert lines == [*(f"Trees  round {1 + n % 2}/2  {'ab'[n % 2]}  {n + 1}.0 s" for n in range(4)), "Trees  done"]
-
-
-def test_recommenders_tell_what_they_learn(capsys):
-    SequentialRules(verbose=1).fit(recommenders.TRAIN)
-    first, *steps, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("SequentialRules  ") and first.endswith(" 53 items")
-    assert steps[0].startswith("SequentialRules  step ") and " rules  " in steps[0]
-    assert last.startswith("SequentialRules  worth of a session's own items: scale ")
 
 
 def interrupt(model, after):

@@ -7,8 +7,8 @@ import optuna
 import polars as pl
 import pytest
 from optuna.trial import TrialState
-from ranks import read_small_parts, run_ranks
 from sklearn.base import clone
+from wired import read_small_parts, run_ranks
 
 from tabmtl import SharedBottom
 from tabmtl.base.ranks import EndedElsewhereError

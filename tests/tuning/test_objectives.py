@@ -15,8 +15,10 @@ from cases import quick
 from conformance import features, long_table, mixed_targets, tiny
 from optuna.trial import TrialState
 from recommenders import ITEMS, TEST, TRAIN
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from tabmtl import RMTGB, IndependentTasks, MultiTabNet, MultiTaskEnsemble, SharedBottom
+from tabmtl import RMTGB, IndependentTasks, MultiTabNet, MultiTaskEnsemble, SharedBottom, SharedTrees
 from tabmtl.base.schema import TabmtlWarning
 from tabmtl.metrics.scores import mean_score
 from tabmtl.scale import Shards, blocks
@@ -356,3 +358,9 @@ def test_other_files_and_logs_under_the_name_of_a_study_are_refused(tmp_path):
     open_study("log", logs[0], storage=tmp_path / "s.db")
     with pytest.raises(ValueError, match="made with clicks_val = "):
         open_study("log", logs[1], storage=tmp_path / "s.db")
+
+
+def test_a_pipeline_names_the_cure():
+    pipeline = make_pipeline(StandardScaler(), SharedTrees())
+    with pytest.raises(TypeError, match=r"pipeline\[-1\]\.set_params\(preprocessor=pipeline\[:-1\]\)"):
+        table(pipeline)

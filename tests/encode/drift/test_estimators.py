@@ -6,13 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 from cases import later
-from conformance import tiny
 from polars.testing import assert_frame_equal
 
 import tabmtl
 from tabmtl import RMTGB, IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees, distill
 from tabmtl.pipelines.datasets import load
-from tabmtl.scale import Shards
 
 
 def make(n, seed):
@@ -152,14 +150,9 @@ def test_a_long_table_has_its_tasks_as_a_column_and_predictions_of_each():
     assert model.drift(long[600:].filter(task="u"))["why"].to_list()[-1] == "too few rows"
 
 
-def test_shards_a_funnel_a_student_and_a_preprocessor_keep_a_profile(tmp_path, fitted):
+def test_a_student_and_a_preprocessor_keep_a_profile(fitted):
     from sklearn.preprocessing import StandardScaler
 
-    X.select("age", "town").hstack(y.select("spent")).write_parquet(tmp_path / "rows.parquet")
-    for model in (MODELS["trees"], MODELS["network"]):
-        own = tabmtl.SharedTrees() if model is MODELS["trees"] else tiny(SharedBottom)
-        own.fit(Shards(tmp_path / "rows.parquet"), "spent")
-        assert not own.drift(NEW.select("age", "town"))["is_drift"].any()
     student = distill(fitted("trees"), X, network=SharedBottom(hidden=(8,), epochs=2), random_state=0)
     assert set(student.drift(NEW)["against"]) == {"fit", "unseen"}
     numbers = X.select("age").to_numpy()
@@ -173,19 +166,13 @@ def test_the_column_of_times_is_later_by_nature_and_left_out(tmp_path):
     dated = X.with_columns(day=pl.date(2024, 1, 1) + pl.duration(days=pl.int_range(len(X))))
     later = NEW.with_columns(day=pl.date(2030, 1, 1))
     model = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(dated, y, time="day")
-    dated.hstack(y).write_parquet(tmp_path / "part.parquet")
-    files = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0)
-    files.fit(Shards([tmp_path / "part.parquet"]), y.columns, time="day").save(tmp_path / "model")
-    for found in (model, files, tabmtl.load(tmp_path / "model")):
+    model.save(tmp_path / "model")
+    for found in (model, tabmtl.load(tmp_path / "model")):
         assert [name for name in found.drift(later)["name"] if name in dated.columns] == X.columns
         assert found.drift(later, ignore="day")["is_drift"].to_list() == found.drift(later)["is_drift"].to_list()
     times = dated["day"].to_numpy()
-    assert (
-        "day"
-        in SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0)
-        .fit(dated, y, time=times)
-        .drift(later)["name"]
-    )
+    model = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0).fit(dated, y, time=times)
+    assert "day" in model.drift(later)["name"]
 
 
 @pytest.mark.parametrize("min_frequency", [1, 2])

@@ -41,7 +41,6 @@ from tabmtl.inspection.comparison.page import plain, signed
 from tabmtl.inspection.comparison.rows import ComparedRows
 from tabmtl.metrics.intervals import Estimate, score_difference
 from tabmtl.metrics.scores import each_task
-from tabmtl.scale import Shards
 
 TASKS = ["late", "delay <min>", "kind"]
 
@@ -649,11 +648,6 @@ def test_mistakes_are_told_before_any_fit():
         (ValueError, "y lacks the targets", lambda: compare([spy], X, y, X_test=X, y_test=y.drop("kind"))),
         (ValueError, "would learn other tasks", lambda: compare([spy, IndependentTasks(tasks=other)], X, y)),
         (ValueError, "would learn other tasks", lambda: compare([spy, Interrupted(task_column="day")], X, y["late"])),
-        (
-            TypeError,
-            "compare reads a frame in memory, got Shards",
-            lambda: compare([spy], Shards.__new__(Shards), "late"),
-        ),
     ]:
         with pytest.raises(error, match=re.escape(message)):
             call()

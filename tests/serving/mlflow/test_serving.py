@@ -12,14 +12,17 @@ from functools import partial
 from pathlib import Path
 
 import mlflow
+import polars as pl
 import pytest
 import requests
 from cases import later
 from models_at_hand import fitted
 from tracking import CSV, JSON, bodies, invoke, store_uri, tracking
 
-from tabmtl import SharedBottom
+from tabmtl import SharedBottom, SharedTrees
 from tabmtl.serving.mlflow import log_model
+from tabmtl.serving.mlflow.serving import TableModel
+from tabmtl.testing import features, mixed_targets
 
 FORMATS = ["dataframe_records", "dataframe_split", "inputs", "csv"]
 SECONDS_TO_START = 180
@@ -146,3 +149,11 @@ def test_no_value_makes_an_error_of_the_server(ask, fit, column):
             status, answer = ask({name: content})
             assert status in (200, 400), (name, value, answer)
             assert status == 200 or column in answer or name == "inputs", (name, value, answer)
+
+
+def test_intervals_are_served():
+    X = features(600)
+    model = SharedTrees(n_estimators=20, n_estimators_task=5, random_state=0).fit(X[:200], mixed_targets(X)[:200])
+    model.conformalize(X[200:400], mixed_targets(X)[200:400])
+    found = TableModel(model).predict(X[400:].to_pandas(), {"method": "predict_interval", "level": 0.8})
+    assert pl.DataFrame(found.to_dict("list")).equals(model.predict_interval(X[400:], level=0.8))

@@ -1,7 +1,6 @@
 """Decisions of a model: part of its file, and of nothing that its fit learned."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -10,8 +9,6 @@ import pytest
 import tabmtl
 from tabmtl import ESMM, SharedTrees, SharedTreesClassifier
 from tabmtl.base.schema import TabmtlWarning
-from tabmtl.serving.onnx import OnnxCoder
-from tabmtl.serving.onnx.coder import describe_encoding
 from tabmtl.targets.decisions import Calibrator, Decisions
 from tabmtl.targets.decisions.calibrators import Isotonic, Sigmoid
 from tabmtl.testing import features, mixed_targets, same
@@ -136,24 +133,6 @@ def test_a_calibrated_step_drops_what_rests_on_answers_to_later_ones(tasks, left
         model.calibrate(X[200:], y[200:], tasks=tasks)
     assert [task.name for task in model.tasks_ if task.thresholds] == [name for name in left if name != "v"]
     assert [name.rpartition("_")[0] for name in model.predict_interval(X).columns] == [*left, "v"]
-
-
-def onnx_coder(model):
-    """Return the coder of the file that a network with the same coder would export."""
-    text = describe_encoding("SharedBottom", model.coder_)
-    return OnnxCoder(SimpleNamespace(get_modelmeta=lambda: SimpleNamespace(custom_metadata_map={"tabmtl": text})))
-
-
-def test_the_metadata_of_an_exported_network_hold_the_decisions(long):
-    model = fitted().tune_thresholds(NEW, NEW_Y, costs=COSTS, tasks="late").conformalize(NEW, NEW_Y)
-    raw = model._model.answer(model._read_rows(X), model, X)
-    assert all(map(same, onnx_coder(model).answers(raw), model.answer(X)))
-    assert onnx_coder(model).decode(raw).equals(model.predict(X))
-    model, X_long, plain = long
-    inputs = {"task": model._read_rows(X_long).task}
-    assert onnx_coder(model).decode([plain], inputs).equals(model.predict(X_long))
-    with pytest.raises(ValueError, match="decisions of 'passed' differ by task"):
-        onnx_coder(model).decode([plain])
 
 
 def test_scores_of_decisions_are_those_of_predictions():

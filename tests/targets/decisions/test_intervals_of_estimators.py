@@ -8,7 +8,6 @@ import pytest
 from cases import later
 
 from tabmtl import SharedBottom, SharedBottomClassifier, SharedTrees
-from tabmtl.scale import predict_file
 from tabmtl.testing import features, long_table, mixed_targets
 
 N = 600
@@ -43,30 +42,18 @@ def test_intervals_hold_labels_of_new_rows(model):
     assert (found["size_set"].list.len() > 1).any()
 
 
-def test_a_row_a_file_and_a_loaded_model_have_the_intervals_of_the_batch(tmp_path, reloaded):
+def test_a_row_and_a_loaded_model_have_the_intervals_of_the_batch(reloaded):
     expected = known_model().predict_interval(X[NEW], level=0.8)
     loaded = reloaded(known_model())
     assert loaded.predict_interval(X[NEW], level=0.8).equals(expected)
     assert loaded.predict_interval(X[400:401], level=0.8).equals(expected[:1])
-    X[NEW].write_parquet(tmp_path / "new.parquet")
-    predict_file(
-        known_model(), tmp_path / "new.parquet", tmp_path / "found.parquet", method="predict_interval", level=0.8
-    )
-    assert pl.read_parquet(tmp_path / "found.parquet").equals(expected)
-    with pytest.raises(ValueError, match=r"CSV holds no lists or sets, such as those of \['late_set', 'size_set'\]"):
-        predict_file(known_model(), tmp_path / "new.parquet", tmp_path / "found.csv", method="predict_interval")
 
 
-def test_a_named_column_of_groups_is_found_in_new_rows_and_files(tmp_path):
+def test_a_named_column_of_groups_is_found_in_new_rows():
     model = fitted(groups="region")
     found = model.predict_interval(X[NEW])
     assert found.equals(model.predict_interval(X[NEW], groups=X[NEW]["region"]))
     assert not found.equals(known_model().predict_interval(X[NEW]))
-    model = SharedTrees(n_estimators=20, n_estimators_task=5, random_state=0, drop=["region"]).fit(X[FIT], Y[FIT])
-    model.conformalize(X[GIVEN], Y[GIVEN], groups="region")
-    X[NEW].write_parquet(tmp_path / "new.parquet")
-    predict_file(model, tmp_path / "new.parquet", tmp_path / "found.parquet", method="predict_interval")
-    assert pl.read_parquet(tmp_path / "found.parquet").equals(model.predict_interval(X[NEW]))
 
 
 def test_a_group_that_is_a_number_is_the_same_as_a_float():
@@ -74,12 +61,6 @@ def test_a_group_that_is_a_number_is_the_same_as_a_float():
     model = fitted(groups=number[GIVEN])
     found = model.predict_interval(X[NEW], groups=number[NEW])
     assert model.predict_interval(X[NEW], groups=number[NEW].cast(pl.Float64)).equals(found)
-
-
-def test_mlflow_serves_intervals():
-    served = pytest.importorskip("tabmtl.serving.mlflow.serving").TableModel(known_model())
-    found = served.predict(X[NEW].to_pandas(), {"method": "predict_interval", "level": 0.8})
-    assert pl.DataFrame(found.to_dict("list")).equals(known_model().predict_interval(X[NEW], level=0.8))
 
 
 def test_pandas_and_arrays():
@@ -96,7 +77,7 @@ def test_pandas_and_arrays():
 
 
 @pytest.mark.parametrize("dtype", later([pl.Int8, pl.Int64, pl.Boolean, pl.Float64], pl.Int64, pl.Float64))
-def test_sets_hold_classes_of_the_type_of_labels(dtype, tmp_path):
+def test_sets_hold_classes_of_the_type_of_labels(dtype):
     y = pl.DataFrame({"late": (X["plain"] > 0).cast(dtype)})
     model = (
         SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0)
@@ -105,9 +86,6 @@ def test_sets_hold_classes_of_the_type_of_labels(dtype, tmp_path):
     )
     found = model.predict_interval(X[NEW])
     assert found.schema == {"late_set": pl.List(dtype)}
-    X[NEW].write_parquet(tmp_path / "new.parquet")
-    predict_file(model, tmp_path / "new.parquet", tmp_path / "found.parquet", method="predict_interval")
-    assert pl.read_parquet(tmp_path / "found.parquet").equals(found)
 
 
 def test_long_tables_have_intervals_of_each_rows_task():
@@ -163,10 +141,6 @@ def test_a_new_fit_and_new_probabilities_end_intervals():
         (lambda: fitted(tasks="late").predict_interval(X[NEW], joint=True), "conformalize was given none"),
         (lambda: known_model().predict_interval(X[NEW], groups="region"), "groups have no effect"),
         (lambda: fitted(groups=[*X[GIVEN]["region"]]).predict_interval(X[NEW]), "give the groups of the rows"),
-        (
-            lambda: predict_file(fitted(groups=[*X[GIVEN]["region"]]), "x.csv", "y.csv", method="predict_interval"),
-            "the name of a column",
-        ),
     ],
 )
 def test_refusals(call, words):

@@ -1,0 +1,21 @@
+"""Histories in files are read as those of frames."""
+
+import pytest
+
+from tabmtl import SharedBottom, SharedTrees
+from tabmtl.scale import Shards
+from tabmtl.synth import make_histories
+
+SEQUENCES = {"history": "item", "history_hours": "history"}
+
+
+@pytest.mark.parametrize("model", [SharedTrees(), SharedBottom(hidden=(32,), epochs=1)])
+def test_shards_are_read_as_frames(model, tmp_path):
+    log = make_histories(900, n_items=20, n_groups=20, mean_length=6.0, random_state=0)
+    whole = log.X.hstack(log.y)
+    whole[:300].write_parquet(tmp_path / "a.parquet")
+    whole[300:].write_parquet(tmp_path / "b.parquet")
+    model.set_params(sequence_features=SEQUENCES, max_sequence_length=300, tasks={"rating": "regression"}, n_jobs=1)
+    model.fit(Shards(str(tmp_path / "*.parquet")), list(log.y.columns))
+    assert model.coder_.features.declared["sequences"] == SEQUENCES
+    assert model.predict(log.X[:100]).height == 100

@@ -1,0 +1,7 @@
+"""Names of the package load on first use."""
+
+from hints import check_hint
+
+
+def test_a_misspelt_name_has_a_hint():
+    check_hint("tabmtl.sessions", "M2TREC", "; did you mean M2TRec?")
