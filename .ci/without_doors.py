@@ -85,7 +85,7 @@ def copy_without(doors: Collection[str]) -> Iterator[Path]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what differs without doors, and return the exit code."""
     places = sorted(str(path) for path in Path("tests").iterdir() if path.name not in DOORS | OTHERS)
-    places = [place for place in places if Path(place).is_dir() or place.startswith("tests/test_")]
+    places = [place for place in places if place.startswith("tests/test_") or any(Path(place).rglob("test_*.py"))]
     asked = argparse.ArgumentParser(prog="python .ci/without_doors.py", description=(__doc__ or "").partition("\n")[0])
     asked.add_argument("--doors", nargs="+", choices=sorted(DOORS - TOOLS), default=sorted(DOORS - TOOLS))
     asked.add_argument("--tests", nargs="+", default=places, help="files and folders; by default all of the core")
