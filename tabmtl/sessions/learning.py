@@ -41,7 +41,7 @@ class Learning:
                     f"newest part of it if it does not fit in memory; M2TRec reads Shards in a first fit"
                 )
         else:
-            cure = "give M2TRec the log as Shards, or " if reads_shards else ""
+            cure = "give M2TRec the log as Shards, or " * reads_shards
             check_alone(f"{self.method} of {name} on a frame", f"{cure}call it outside of joined()")
 
     def fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:

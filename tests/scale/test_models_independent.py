@@ -19,7 +19,7 @@ def test_lightgbm_learns_files_alone(tmp_path):
     alone = IndependentTasks(families=("lightgbm",), random_state=0).fit(X, y)
     assert IndependentTasks(random_state=0).fit(shards, ["late"]).predict(X).equals(alone.predict(X))
     with pytest.raises(TypeError, match=r"X is Shards: say families=\('lightgbm',\)"):
-        IndependentTasks(families=("lightgbm", "linear")).fit(shards, ["late"])
+        IndependentTasks(families=("lightgbm", "additive")).fit(shards, ["late"])
 
 
 def test_signs_hold_for_rows_of_files(tmp_path):

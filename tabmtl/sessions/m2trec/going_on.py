@@ -42,8 +42,9 @@ class GoingOn(Fitting):
     def __init__(self, log: Sessions, catalogue: Catalogue, valid: Sessions | None, model: Any, growth: Growth) -> None:
         self.model, self.growth, self._taught, self._new = model, growth, valid, log
         self.before = model._fitted
-        rate = PASS_RATE * model.learning_rate
-        super().__init__(log, catalogue, None, model, epochs=1, early_stopping=False, learning_rate=rate)
+        super().__init__(
+            log, catalogue, None, model, epochs=1, early_stopping=False, learning_rate=PASS_RATE * model.learning_rate
+        )
 
     def _read_items(self, clicks: np.ndarray) -> tuple[ItemCoder | None, KnownItems]:
         coder, known, metadata = self.before.coder, self.before.items, self.growth.metadata
