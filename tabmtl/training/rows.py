@@ -62,7 +62,7 @@ class MemoryRows:
     batch: Batch
 
     group: ClassVar[Ranks] = ALONE
-    seed: ClassVar[int | None] = None
+    seed: ClassVar[None] = None
 
     def __len__(self) -> int:
         return len(self.batch.x.numbers)
