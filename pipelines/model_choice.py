@@ -68,18 +68,21 @@ def find_class(name: str | None) -> type:
     ValueError
         If there is none; the message names those that are near, or all.
     """
+    if name is None:
+        return tabmtl.MultiTaskEnsemble
     from tabmtl.estimators.tables import MultiTaskEstimator
     from tabmtl.sessions.recommender import Recommender
 
-    public = {word: getattr(package, word) for package in (tabmtl, tabmtl.sessions) for word in package.__all__}
-    bases = MultiTaskEstimator, Recommender
-    known = {word: cls for word, cls in public.items() if isinstance(cls, type) and issubclass(cls, bases)}
-    if name is None:
-        return tabmtl.MultiTaskEnsemble
-    if name not in known:
-        plain = [word for word in known if not word.endswith(("Classifier", "Regressor"))]
+    public = {word: package for package in (tabmtl, tabmtl.sessions) for word in package.__all__}
+
+    def is_model(word: str) -> bool:
+        cls = getattr(public[word], word)
+        return isinstance(cls, type) and issubclass(cls, (MultiTaskEstimator, Recommender))
+
+    if name not in public or not is_model(name):
+        plain = [word for word in public if is_model(word) and not word.endswith(("Classifier", "Regressor"))]
         raise ValueError(f"there is no model {name!r}: {near(name, plain)}")
-    return known[name]
+    return getattr(public[name], name)  # and no other one is loaded
 
 
 def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:

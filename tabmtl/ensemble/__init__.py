@@ -1,11 +1,5 @@
 """Models made of others: an ensemble that finds out which to trust for each task, and a network distilled from it."""
 
-from tabmtl.ensemble.distill import distill
-from tabmtl.ensemble.estimator import MultiTaskEnsemble, MultiTaskEnsembleClassifier, MultiTaskEnsembleRegressor
+from tabmtl.base.lazy import attach
 
-__all__ = [
-    "MultiTaskEnsemble",
-    "MultiTaskEnsembleClassifier",
-    "MultiTaskEnsembleRegressor",
-    "distill",
-]
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -10,7 +10,6 @@ from tabmtl.encode.preprocessing import by_preprocessor
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.models.rmtgb import RMTGB
-from tabmtl.models.shared_bottom import SharedBottom
 from tabmtl.models.shared_trees import SharedTrees
 
 #: Names in the leaderboard that no model may have: the linear models, and the mixture.
@@ -60,6 +59,8 @@ def named_set(size: str) -> dict[str, MultiTaskEstimator]:
     few: dict[str, MultiTaskEstimator] = {_REFERENCE: IndependentTasks(), "SharedTrees": SharedTrees(learning_rate=0.1)}
     if size == "fast":
         return few
+    from tabmtl.models.shared_bottom import SharedBottom
+
     return few | {"RMTGB": RMTGB(), "SharedBottom": SharedBottom(n_members=4, restarts=0, patience=3)}
 
 

@@ -17,7 +17,6 @@ from tabmtl.base.schema import describe_error, unsaid, warn_user
 from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.estimators.encoded import fit_encoded, together
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.estimators.together import fit_together
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.models.independent.foreign import check_answer
 from tabmtl.models.shared_trees.together import fit_in_folds
@@ -180,9 +179,13 @@ class Trials:
             given, held = (
                 [{"batch": own.batch, **own.fit_arguments()} for own in side] for side in zip(*tables, strict=True)
             )
-            is_fitted = fit_in_folds(parts, coder, given, held)
-            if not is_fitted and (self.n_jobs > 1 or not fit_together(parts, coder, given)):
-                return []
+            if not fit_in_folds(parts, coder, given, held):
+                if self.n_jobs > 1 or not hasattr(candidate, "epochs"):
+                    return []
+                from tabmtl.estimators.together import fit_together
+
+                if not fit_together(parts, coder, given):
+                    return []
         seconds = (perf_counter() - start) / n
         done = []
         for part, (table, judged) in zip(parts, tables, strict=True):

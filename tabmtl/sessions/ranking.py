@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
 from tabmtl.base.params import check_count
 from tabmtl.sessions.ragged import Sessions, spread
@@ -177,6 +176,8 @@ def by_blocks(compute: Callable[[np.ndarray], Sequence[np.ndarray]], n: int, n_i
 
 def log_totals(scores: np.ndarray) -> np.ndarray:
     """Compute the log sum of exp(score) of every row, (m, 1); 0 where no score is above minus infinity."""
+    import torch
+
     totals = torch.logsumexp(torch.from_numpy(scores), dim=1, keepdim=True).numpy()
     return np.where(np.isneginf(totals), np.float32(0), totals)
 
@@ -201,6 +202,8 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     n_blocks = scores.shape[1] // _BLOCK
     if n_blocks < 4 * k:
         return _sorted_top(scores, k)
+    import torch
+
     # each of the k best blocks, the earlier of equal ones, has an item that beats all items outside of them
     blocks, rest = torch.from_numpy(scores).tensor_split((n_blocks * _BLOCK,), dim=1)
     blocks = blocks.unflatten(1, (n_blocks, _BLOCK))
@@ -217,6 +220,8 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _sorted_top(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Find the same as `top_k`, by a look at all scores."""
+    import torch
+
     values, found = (part.numpy() for part in torch.topk(torch.from_numpy(scores), k, dim=1))
     if np.isnan(values[:, :1]).any():  # torch puts NaN first
         return _sorted_top(np.where(np.isnan(scores), np.float32(-np.inf), scores), k)

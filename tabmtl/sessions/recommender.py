@@ -185,9 +185,7 @@ class Recommender(SavableEstimator):
         return self
 
     @contextmanager
-    def _opened(
-        self, clicks: Any, items: Any, clicks_val: Any, *, goes_on: bool = False
-    ) -> Iterator[tuple[Any, Catalogue, Sessions | None, Growth | None]]:
+    def _opened(self, clicks: Any, items: Any, clicks_val: Any, *, goes_on: bool = False) -> Iterator[Any]:
         """Read the sessions of fit, the catalogue, the sessions to validate on, and what a model that goes on needs."""
         log, growth = self._read_training_log(clicks), None
         facts: dict[str, Any] = {"items": items, "item_column": self.item_column, "described": self._reads_metadata}

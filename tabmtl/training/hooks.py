@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tabmtl.training.device import unseeded
-
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
 except ImportError:
@@ -84,6 +82,8 @@ def epochs_as_tasks(
     if task is None:
         yield on_epoch
         return
+    from tabmtl.training.device import unseeded  # and with it torch
+
     with unseeded():
         epochs = _Epochs(task, on_epoch, attributes)
     yield epochs

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from tabmtl.base.ranks import ALONE, Ranks
 from tabmtl.base.schema import Batch
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 #: Some rows in memory, and the numbers of those of a step among them.
-Step = tuple[Batch, Tensor]
+Step = tuple[Batch, "Tensor"]
 
 
 class Rows(Protocol):
@@ -62,7 +62,7 @@ class MemoryRows:
     batch: Batch
 
     group: ClassVar[Ranks] = ALONE
-    seed: ClassVar[int | None] = None
+    seed: ClassVar[None] = None
 
     def __len__(self) -> int:
         return len(self.batch.x.numbers)
@@ -77,6 +77,8 @@ class MemoryRows:
 
     def steps(self, epoch: int, batch_size: int, *, joins_last: bool) -> tuple[int, Iterable[Step]]:
         """Deal the rows to steps, in an order by torch's generator."""
+        import torch
+
         numbers = self.batch.x.numbers
         steps = torch.randperm(len(numbers), device=numbers.device).split(batch_size)
         if joins_last and len(steps) > 1 and 2 * len(steps[-1]) < len(steps[0]):

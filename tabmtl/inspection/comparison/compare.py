@@ -39,8 +39,6 @@ from tabmtl.metrics.calibration import calibration_of
 from tabmtl.metrics.intervals import Estimate
 from tabmtl.metrics.scores import Answered, mean_score, refuse_without_groups
 from tabmtl.models.independent import IndependentTasks
-from tabmtl.models.mmoe import MMoE
-from tabmtl.models.multitabnet import MultiTabNet
 from tabmtl.models.rmtgb import RMTGB
 from tabmtl.models.shared_trees import SharedTrees
 
@@ -71,6 +69,9 @@ def default_models(n_rows: int) -> dict[str, MultiTaskEstimator]:
     >>> list(default_models(2_000_000))
     ['IndependentTasks', 'SharedTrees', 'MMoE', 'MultiTaskEnsemble']
     """
+    from tabmtl.models.mmoe import MMoE
+    from tabmtl.models.multitabnet import MultiTabNet
+
     models: dict[str, MultiTaskEstimator] = {"IndependentTasks": IndependentTasks(tune="all")}
     models["SharedTrees"] = SharedTrees()
     if n_rows <= _ROWS_OF_ALL:

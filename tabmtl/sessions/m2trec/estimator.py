@@ -654,9 +654,7 @@ class M2TRec(TrainedEstimator, Recommender):
         return log
 
     @contextmanager
-    def _opened(
-        self, clicks: Any, items: Any, clicks_val: Any, *, goes_on: bool = False
-    ) -> Iterator[tuple[Any, Catalogue, Sessions | None, Growth | None]]:
+    def _opened(self, clicks: Any, items: Any, clicks_val: Any, *, goes_on: bool = False) -> Iterator[Any]:
         if not is_source(clicks):
             with super()._opened(clicks, items, clicks_val, goes_on=goes_on) as opened:
                 yield opened
