@@ -4,7 +4,7 @@ Run it by ``python -m benchmarks.balances``; ``--help`` lists the options. The m
 SharedBottom has its defaults but for the balance. It learns from at most 3 000 rows of a set, with all labels, and
 answers at most 4 000. A method with a parameter of its own has three values, of which the draws of ``CHOOSE`` take one
 by the mean test score over the sets; the draws of ``JUDGE`` have only that value. The four best methods by ``CHOOSE``,
-and the sum, train MMoE too.
+and the sum, train MMoE on the draws of ``JUDGE`` too.
 
 A difference is that of the mean score over the tasks (ROC AUC, R²) to the one of the sum on the same draw. Its error
 is half of the 95 % interval by Student's t over the draws that judge. A method is ahead if the interval of the mean of
@@ -73,7 +73,7 @@ def plan(frame: pl.DataFrame, methods: Sequence[str]) -> Iterator[tuple[str, str
     taken = chosen_values(frame, methods)
     yield from ((FIRST, method, taken[method], name, draw) for draw, name, method in product(JUDGE, SETS, taken))
     second = best_methods(frame, taken)
-    for draw, name, method in product((*CHOOSE, *JUDGE), SETS, second):
+    for draw, name, method in product(JUDGE, SETS, second):
         yield SECOND, method, taken[method], name, draw
 
 
