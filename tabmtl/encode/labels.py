@@ -71,7 +71,7 @@ class LabelCoder(LeanPickle):
     task_levels : tuple of str, or None
         Long layout: the tasks' names.
     chain : tuple of int
-        Indices of the steps of a funnel, in order; see :func:`tabmtl.encode.tasks.settle_funnel`.
+        Indices of the steps of a funnel, in order; see :func:`tabmtl.targets.funnel.settle_funnel`.
     decisions : Decisions or None
         What the model has learned after its fit, of rows that it had not seen.
     """

@@ -77,6 +77,7 @@ def drawn(n, seed):
     return X, pl.DataFrame({"value": value + 9 * rng.normal(size=n), "late": rng.random(n) < two[:, 1], "size": size})
 
 
+@pytest.mark.all_faces
 def test_a_student_is_nearer_to_its_teacher_than_a_network_of_the_labels():
     X, y = drawn(300, 0)
     X_new, y_new = drawn(2_000, 1)

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import numpy as np
 import polars as pl
 import pytest
+from cases import later
 from conformance import CANDIDATES
 from hanging import Hanging
 from numpy.testing import assert_allclose, assert_array_equal
@@ -487,7 +488,7 @@ def test_what_was_refitted_is_not_fitted_again_for_the_sake_of_others(monkeypatc
     assert fitted == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("is_long", [False, True])
+@pytest.mark.parametrize("is_long", later([False, True], True))
 def test_single_tasks_are_fitted_once_and_answer_rows_unseen(is_long, reloaded):
     rng = np.random.default_rng(0)
     if is_long:

@@ -9,7 +9,9 @@ from tabmtl.synth import make_histories
 SEQUENCES = {"history": "item", "history_hours": "history"}
 
 
-@pytest.mark.parametrize("model", [SharedTrees(), SharedBottom(hidden=(32,), epochs=1)])
+@pytest.mark.parametrize(
+    "model", [SharedTrees(), pytest.param(SharedBottom(hidden=(32,), epochs=1), marks=pytest.mark.all_faces)]
+)
 def test_shards_are_read_as_frames(model, tmp_path):
     log = make_histories(900, n_items=20, n_groups=20, mean_length=6.0, random_state=0)
     whole = log.X.hstack(log.y)

@@ -100,6 +100,7 @@ def test_two_ranks_learn_the_weights_of_one(table, cls, params):
     assert one.history_["train/loss"][-1] < one.history_["train/loss"][0]
 
 
+@pytest.mark.all_faces
 def test_scores_of_float32_are_those_of_one_rank(table):
     options = {"sample_weight": "weight", "groups": "who"}
     one, first, _ = fit_ranks(table, HoME, float64=False, epochs=3, fit=options, drop=["who"])

@@ -78,7 +78,10 @@ def test_one_step_is_that_of_a_frame(monkeypatch):
     "params",
     [
         {"n_negatives": 100, "early_stopping": True},
-        {"training": "per_prefix", "id_mode": "none", "pooling": "mean", "hierarchy": True, "n_negatives": 20},
+        pytest.param(
+            {"training": "per_prefix", "id_mode": "none", "pooling": "mean", "hierarchy": True, "n_negatives": 20},
+            marks=pytest.mark.all_faces,
+        ),
     ],
 )
 def test_two_ranks_learn_the_weights_of_one(params):
@@ -93,12 +96,14 @@ def test_two_ranks_learn_the_weights_of_one(params):
     np.testing.assert_allclose(*scores, atol=1e-3)
 
 
+@pytest.mark.all_faces
 def test_a_rank_without_a_session_of_a_step():
     few = TRAIN.filter(pl.col("session_id").rank("dense") <= 30)
     one, two = run_ranks(1, lambda: fit(few, batch_size=8)) + run_ranks(2, lambda: fit(few, batch_size=8))[:1]
     np.testing.assert_allclose(one.history_["train/loss"], two.history_["train/loss"], rtol=1e-4)
 
 
+@pytest.mark.all_faces
 def test_one_rank_shows_and_decides(capsys):
     seen = []
     params = {"epochs": 2, "verbose": 1, "on_epoch": lambda record: seen.append(record["epoch"]) or True}

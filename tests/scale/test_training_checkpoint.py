@@ -40,6 +40,7 @@ def test_a_training_on_files_goes_on_as_if_nothing_had_been(cls, params, table, 
     assert whole.predict(X).equals(resumed.predict(X))
 
 
+@pytest.mark.all_faces
 def test_two_ranks_go_on_together_and_one_goes_on_alone(table, tmp_path, monkeypatch):
     read_small_parts(monkeypatch)
 

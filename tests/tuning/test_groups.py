@@ -6,6 +6,7 @@ import numpy as np
 import optuna
 import polars as pl
 import pytest
+from cases import later
 from optuna.trial import TrialState
 from sklearn.base import clone
 from wired import read_small_parts, run_ranks
@@ -59,7 +60,7 @@ def values(study):
     return np.array([trial.values for trial in study.trials])
 
 
-@pytest.mark.parametrize("per_task", [False, True])
+@pytest.mark.parametrize("per_task", later([False, True], True))
 def test_two_ranks_find_what_one_finds(parts, per_task):
     one, two = (search(parts, size=size, per_task=per_task) for size in (1, 2))
     assert [trial.state for trial in two.trials] == [TrialState.COMPLETE] * 2

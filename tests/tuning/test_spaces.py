@@ -73,6 +73,7 @@ def test_sampled_parameters_fit(cls):
         assert model.get_params().items() >= params.items()
 
 
+@pytest.mark.all_faces
 @named([cls for cls in RECOMMENDERS if cls not in {*EMPTY, Blend}])  # whose space is that of its parts
 def test_sampled_parameters_fit_a_recommender(cls):
     for params in samples(check_space(cls(), cls.search_space), 2):

@@ -33,7 +33,8 @@ input                type and shape   holds
                                       missing sequence
 ===================  ===============  ========================================================================
 
-A text is hashed as `tabmtl.columns.text.encode_text` does it: words have the codes from 2 on, 3-grams those from 16386.
+A text is hashed as `tabmtl.columns.text.encode_texts` does it: words have the codes from 2 on, 3-grams those from
+16386.
 
 There is one output for every column of y, named like it: float64 probabilities (n, K), classes in the order of the
 metadata, or values (n,) in the target's own units, or (n, L) of several levels. They equal the results of

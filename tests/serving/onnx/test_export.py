@@ -55,7 +55,7 @@ VARIANTS = {
             "expert_norm": "layer",
         },
     ),
-    "few experts weighed": (PLE, {"top_k": 1, "n_members": 2}),
+    "members of experts": (PLE, {"n_members": 2}),
     "members": (SharedBottom, {"n_members": 3}),
     "members of tokens": (MultiTabNet, {"n_members": 2}),
     "members of embeddings": (STEM, {"n_members": 2}),
