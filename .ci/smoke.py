@@ -34,7 +34,7 @@ def check_table(folder: Path) -> None:
     models = [
         *(cls(**SMALL) for cls in (SharedBottom, MMoE, MultiTabNet)),
         *(cls(random_state=0) for cls in (SharedTrees, RMTGB, IndependentTasks)),
-        MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0),
+        MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0),
     ]
     for model in models:
         answer = model.fit(X, y).predict(X)

@@ -24,7 +24,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 #: Rooms that take from the core, and that the core does not know. The rest of tabmtl is the core.
 DOORS = {"scale", "sessions", "serving", "tuning", "testing", "extras", "synth", "pipelines"}
 #: Name of a module of a door, also as ``f"{__name__}.sessions"``.
-OF_DOOR = re.compile(rf"(?:\btabmtl|{{__name__}})\.(?:{'|'.join(sorted(DOORS))})\b")
+OF_DOOR = re.compile(rf"(?:\btabmtl|{{__(?:name|package)__}})\.(?:{'|'.join(sorted(DOORS))})\b")
 #: What is counted apart: everything, the core, and one room of the core.
 PARTS = ("all", "core", "estimators")
 #: Bases of everything that can be fitted, and usual names of a parameter that takes such an object.
@@ -261,9 +261,14 @@ def _named_modules(tree: ast.Module) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from ((node.lineno, f"{'tabmtl.' * node.level}{node.module}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Constant | ast.JoinedStr) and node.lineno not in documents:
+            of = ".".join(["tabmtl"] * (node.level > 0) + [node.module] * bool(node.module))
+            yield from ((node.lineno, f"{of}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Attribute) or (_is_text(node) and node.lineno not in documents):
             yield node.lineno, ast.unparse(node)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant | ast.JoinedStr)
 
 
 def _is_parallel(node: ast.Assign) -> bool:

@@ -58,7 +58,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": False,
     "only_warn_on_example_error": False,
     "download_all_examples": True,
-    "ignore_repr_types": r"tabmtl\.plots",  # the picture is enough
+    "ignore_repr_types": r"tabmtl\.inspection\.plots",  # the picture is enough
     "show_memory": False,
     "show_signature": False,
     "remove_config_comments": True,

@@ -23,6 +23,7 @@ from ranks import run_ranks
 
 import tabmtl
 from tabmtl.estimators.network import NetworkEstimator
+from tabmtl.scale import Shards
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -66,7 +67,7 @@ def fit_files(cls: Any) -> None:
     y = targets_for(cls, X)
     with tempfile.TemporaryDirectory() as folder:
         X.hstack(y).write_parquet(f"{folder}/rows.parquet")
-        tiny(cls).fit(tabmtl.scale.Shards(f"{folder}/rows.parquet"), y.columns)
+        tiny(cls).fit(Shards(f"{folder}/rows.parquet"), y.columns)
 
 
 def fit_processes(cls: Any) -> None:
@@ -75,7 +76,7 @@ def fit_processes(cls: Any) -> None:
     y = targets_for(cls, X)
     with tempfile.TemporaryDirectory() as folder:
         X.hstack(y).write_parquet(f"{folder}/rows.parquet")
-        run_ranks(2, lambda: tiny(cls).fit(tabmtl.scale.Shards(f"{folder}/rows.parquet"), y.columns))
+        run_ranks(2, lambda: tiny(cls).fit(Shards(f"{folder}/rows.parquet"), y.columns))
 
 
 def has_onnx(cls: Any) -> None:

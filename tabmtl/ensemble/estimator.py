@@ -261,8 +261,8 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     def _fit(self, coder: TableCoder, rows: FitRows, valid: FitRows | None, seed: int) -> dict[str, Any]:
         if rows.frame is None:
             raise TypeError(
-                f"{type(self).__name__} cannot be fitted on Shards, because its candidates read frames; give it a "
-                "frame, or fit one of them"
+                f"{type(self).__name__} cannot be fitted on Shards, because its models read frames; give it a "
+                "frame, or fit a network or SharedTrees"
             )
         table = Table.read(rows.frame, coder, rows.read())
         if valid is None:

@@ -112,7 +112,7 @@ class SavableEstimator(Watched, BaseEstimator):
         """Save to a folder of JSON, safetensors and, for trees, LightGBM text; a preprocessor by skops; no pickle.
 
         Saving is atomic: a reader sees the old model or the new one. `tabmtl.load` reads it. Saves the parameters used
-        in fit, except callables needed only for training (a callback ``on_epoch``, an aggregator as ``balance``) and
+        in fit, except callables needed only for training (a callback ``on_epoch``, an object as ``balance``) and
         the files and machines that LightGBM would open: the loaded estimator has their defaults, and predicts the same.
         If several processes save to one folder, the last model stays.
 

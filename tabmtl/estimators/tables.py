@@ -681,7 +681,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         name = type(self).__name__
         if freeze is not None:
             check_choice("freeze", freeze, ("shared",))
-        if head is not None and not callable(getattr(head, "learn", None)):
+        if head is not None and (isinstance(head, type) or not callable(getattr(head, "learn", None))):
             raise TypeError(f"head must be an object with a method 'learn', such as ScaLearn(), or None, got {head!r}")
         if head is not None and not self._takes_heads:
             raise ValueError(f"{name} has no features that a head could read; leave head={head!r} out")

@@ -5,41 +5,12 @@ The cases run in processes of their own, whose threads the forked ones lack: one
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from forked import run
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-
-START = """
-import json, os, pickle, signal, tempfile, threading, warnings
-import numpy as np, torch
-import tabmtl
-from tabmtl import IndependentTasks, RMTGB, SharedBottom
-
-def in_a_fork(case):
-    reader, writer = os.pipe()
-    if not os.fork():
-        signal.alarm(30)  # which ends it, and it says nothing
-        try:
-            said = repr(case())
-        except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
-        os.write(writer, said.encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as answer:
-        return answer.read()
-
-warnings.simplefilter("ignore")
-torch.set_num_threads(2)
-torch.ones(600, 600) @ torch.ones(600, 600)
-numbers = np.random.default_rng(0).normal(size=(50, 3))
-"""
 
 NO_POOL = """
 def fit_in_threads(cls, **options):
@@ -57,7 +28,6 @@ print(json.dumps({name: in_a_fork(case) for name, case in cases.items()}))
 
 POOL = """
 import polars as pl
-import recommenders
 from tabmtl.columns.values import as_fit, from_text
 from conformance import answers, features, long_table, same, targets_for, tiny
 
@@ -70,7 +40,7 @@ pandas = tiny(SharedBottom).fit(X.to_pandas(), y.to_pandas())
 pairs = [(model, rows) for model in (network, *trees) for rows in (X[:1], X, many)]
 pairs += [(long, table[:1]), (long, table), (plain, numbers), (pandas, X.to_pandas())]
 before, copy = [answers(model, rows) for model, rows in pairs], pickle.dumps(network)
-popular, folder = recommenders.fitted("Popularity"), tempfile.TemporaryDirectory()
+folder = tempfile.TemporaryDirectory()
 network.save(folder.name)
 
 def predict_a_copy():
@@ -84,8 +54,6 @@ cases = {
     "fit trees": lambda: tiny(RMTGB).fit(numbers, numbers),
     "lazy": lambda: network.predict(X.lazy()),
     "score": lambda: network.score_tasks(X, y),
-    "recommend": lambda: popular.recommend(recommenders.TEST, k=3),
-    "fit a log": lambda: recommenders.tiny("M2TRec").fit(recommenders.TRAIN, items=recommenders.ITEMS),
     "child of a child": lambda: in_a_fork(cases["fit"]),
     "text of dates": lambda: as_fit(pl.Series(["2024-02-29"] * 300), "dates"),
     "text of lists": lambda: from_text(pl.Series(["a|b"] * 300), "lists of text", "|"),
@@ -163,14 +131,6 @@ print(json.dumps(found))
 """
 
 
-def run(script: str, **variables: str) -> dict[str, str]:
-    """What the forked processes of a script said, which has some variables of the environment."""
-    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command, environment = [sys.executable, "-c", START + script], os.environ | {"PYTHONPATH": path} | variables
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
-    return json.loads(done.stdout)
-
-
 @pytest.mark.all_faces
 def test_a_fork_before_polars_has_threads_fits_and_predicts():
     assert run(NO_POOL) == {"network": "True", "wide network": "True", "trees": "True", "children": "'True'"}
@@ -181,7 +141,7 @@ def test_a_fork_after_polars_has_threads_predicts_and_refuses_the_rest():
     found = run(POOL)
     for name in ("predict", "copy", "load", "copy beside a fit"):
         assert found.pop(name) == "True", name
-    refused = {"fit", "fit trees", "lazy", "score", "recommend", "fit a log", "child of a child"}
+    refused = {"fit", "fit trees", "lazy", "score", "child of a child"}
     assert set(found) == refused | {"text of dates", "text of lists"}
     for name, said in found.items():
         assert "RuntimeError: this process was forked after polars had started its threads" in said, name

@@ -123,8 +123,8 @@ class IndependentTasks(LightGBMEstimator):
         the sums and counts behind them.
 
         The linear model is left out where labels times pieces exceed 16 million, such as 20 000 labels and 900 columns.
-        With "all", LightGBM also learns alone on `Shards`, in a group of processes, and without ``early_stopping``,
-        where nothing weighs the answers; families given by name raise an error there.
+        With "all", LightGBM also learns alone on `tabmtl.scale.Shards`, and without ``early_stopping``, where nothing
+        weighs the answers; families given by name raise an error there.
     early_stopping : bool, default=True
         Stop LightGBM if a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved for
         ``patience`` trees. Without labels of the task in y_val, ``validation_fraction`` of its rows is set aside to
