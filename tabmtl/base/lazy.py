@@ -11,10 +11,6 @@ from typing import Any
 
 import lazy_loader
 
-_ROOT = Path(__file__).parents[1]
-#: Packages whose names no file of a model holds, and that ask for an optional library.
-_UNSAVED = {"tuning"}
-
 
 def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Return the ``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names stand in its ``.pyi`` file.
@@ -49,13 +45,10 @@ def exported(name: str) -> Any:
     >>> exported("SharedTrees").__module__
     'tabmtl.models.shared_trees.estimator'
     """
-    packages = (import_module(package) for package in ("tabmtl", *(f"tabmtl.{room}" for room in _rooms() - _UNSAVED)))
+    # no file holds a name of tuning, which asks for an optional library
+    rooms = {stub.parent.name for stub in Path(__file__).parents[1].glob("*/__init__.pyi")} - {"tuning"}
+    packages = (import_module(package) for package in ("tabmtl", *(f"tabmtl.{room}" for room in rooms)))
     return next((getattr(package, name) for package in packages if name in package.__all__), None)
-
-
-def _rooms() -> set[str]:
-    """Return the packages of the first floor with names in a ``.pyi``."""
-    return {stub.parent.name for stub in _ROOT.glob("*/__init__.pyi")}
 
 
 def _hint(package: str, name: str, names: list[str]) -> str:
@@ -64,14 +57,6 @@ def _hint(package: str, name: str, names: list[str]) -> str:
         return ""
     if find_spec(f"{package}.{name}") is not None:
         return f"; it is a module: import {package}.{name}"
-    homes = (
-        []
-        if package != _ROOT.name
-        else [room for room in _rooms() if name in import_module(f"{package}.{room}").__all__]
-    )
-    homes += [file.parent.name for file in _ROOT.glob(f"*/{name}*") if package == _ROOT.name and file.stem == name]
-    if homes:
-        return f"; it is in {package}.{homes[0]}"
     plain = {known.lower(): known for known in reversed(names)}
     found = get_close_matches(name.lower(), plain, n=1)
     return f"; did you mean {plain[found[0]]}?" if found else ""

@@ -678,15 +678,15 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
 
     def _check_way(self, head: Any, freeze: Any) -> None:
         """Raise an error for a head, or a part to freeze, that the class does not have."""
-        name = type(self).__name__
-        if freeze is not None:
-            check_choice("freeze", freeze, ("shared",))
+        check_choice("freeze", freeze or "shared", ("shared",))
         if head is not None and (isinstance(head, type) or not callable(getattr(head, "learn", None))):
             raise TypeError(f"head must be an object with a method 'learn', such as ScaLearn(), or None, got {head!r}")
         if head is not None and not self._takes_heads:
-            raise ValueError(f"{name} has no features that a head could read; leave head={head!r} out")
+            raise ValueError(f"{type(self).__name__} has no features that a head could read; leave head={head!r} out")
         if freeze not in self._task_freezes:
-            raise ValueError(f"{name} cannot train on what it has learned, as freeze={freeze!r} says; leave it out")
+            raise ValueError(
+                f"{type(self).__name__} cannot train on what it has learned, as freeze={freeze!r} says; leave it out"
+            )
 
     def _restore(self, state: Any) -> None:
         told = dict(vars(state))

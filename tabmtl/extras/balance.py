@@ -49,22 +49,6 @@ _EPS = 1e-12
 _LEAST_WEIGHT = 1e-3  # of GradNorm
 
 
-def _check_callable(name: str, value: Any) -> None:
-    if isinstance(value, type) or not callable(value):
-        made = f"; make an object of the class: {value.__name__}()" if isinstance(value, type) else ""
-        raise TypeError(f"{name} must be a function of a tensor, such as an object of TorchJD, got {value!r}{made}")
-
-
-def _check_given(of: Any, found: Any, shape: tuple[int, ...]) -> None:
-    """Raise an error unless what a function of the user gives is a finite tensor of a shape."""
-    name = getattr(of, "__name__", type(of).__name__)
-    if not isinstance(found, Tensor) or tuple(found.shape) != shape:
-        given = f"the shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
-        raise ValueError(f"{name} must give a tensor of the shape {shape}, and gave {given}")
-    if not found.detach().isfinite().all():
-        raise DivergenceError(f"training diverged: {name} gave a number that is not finite; lower learning_rate")
-
-
 @dataclass(frozen=True, eq=False)
 class LossBalance:
     """Balance by one number of all losses.
@@ -94,7 +78,6 @@ class LossBalance:
     learning_rate: float = 0.025
 
     def __post_init__(self) -> None:
-        _check_callable("scalarizer", self.scalarizer)
         check_positive("learning_rate", self.learning_rate)
 
     def start(self, network: nn.Module, tasks: Sequence[Task], *, is_long: bool) -> _ByLosses:
@@ -159,7 +142,6 @@ class GradientBalance:
     normalize: bool = False
 
     def __post_init__(self) -> None:
-        _check_callable("aggregator", self.aggregator)
         check_choice("level", self.level, ["auto", "representation", "parameters"])
 
     def start(self, network: nn.Module, tasks: Sequence[Task], *, is_long: bool) -> _ByGradients:
@@ -188,8 +170,6 @@ class FlatRegions:
 
     def __post_init__(self) -> None:
         check_positive("radius", self.radius)
-        if not isinstance(self.gradients, GradientBalance):
-            raise TypeError(f"gradients must be a GradientBalance of an aggregator, got {self.gradients!r}")
 
     def start(self, network: nn.Module, tasks: Sequence[Task], *, is_long: bool) -> _ByFlatness:
         """Return what balances one training; see `tabmtl.training.balance.BalanceMethod`."""
@@ -258,7 +238,6 @@ class _ByLosses(_Balancer):
         """Fill all gradients, and move the parameters of the scalarizer."""
         self._last, self._active = torch.where(active, losses.detach(), self._last), active
         total = self._scalarizer(torch.where(active, losses, self._last))
-        _check_given(self._scalarizer, total, ())
         if self._adam is None:
             total.backward()
             return
@@ -362,7 +341,11 @@ class _ByGradients(_Balancer):
             of_active, rows = rows, rows.new_zeros(len(self.names), rows.shape[1])
             rows[tasks] = of_active
         update = self._aggregate(rows)
-        _check_given(self._aggregate, update, tuple(rows.shape[1:]))
+        if update.shape != rows.shape[1:]:
+            raise ValueError(
+                f"aggregator {self._aggregate!r} must turn gradients {tuple(rows.shape)} into one of shape "
+                f"{tuple(rows.shape[1:])}, got {tuple(update.shape)}"
+            )
         return update
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -127,7 +126,7 @@ def prune(
 
 def _options(keep: Any, floor: Any, preference: Mapping[str, float], names: list[str]) -> tuple[list[float], Tensor]:
     """Return the sizes, and the weights (T,) of the tasks; raise a ValueError for what is none."""
-    shares = [*keep] if isinstance(keep, Sequence | np.ndarray) and not isinstance(keep, str) else [keep]
+    shares = [*keep] if isinstance(keep, Sequence) and not isinstance(keep, str) else [keep]
     for share in shares:
         check_share("keep", share, whole=True)
     if not shares or shares != sorted(shares, reverse=True):
@@ -176,7 +175,7 @@ def multiply_adds(model: NetworkEstimator) -> int:
 def _network_of(model: NetworkEstimator) -> tuple[Any, torch.device]:
     """Return the network without heads that came later, and its device; a TypeError if it has no units to lose."""
     check_is_fitted(model)
-    network, device = model.fitted_network() if isinstance(model, NetworkEstimator) else (None, torch.device("cpu"))
+    network, device = model.fitted_network()
     network = getattr(network, "base", network)
     if not hasattr(network, "units"):
         raise TypeError(

@@ -59,7 +59,7 @@ def check_balance(name: str, value: Any) -> None:
         for weight in weights:
             if not is_number(weight) or not 0 <= weight < math.inf:
                 raise ValueError(f"a weight in {name} must be a finite number >= 0, got {weight!r}")
-    elif str(value) != "sum" and (isinstance(value, type) or not callable(getattr(value, "start", None))):
+    elif str(value) != "sum" and (isinstance(value, type) or not hasattr(value, "start")):
         raise ValueError(
             f"{name} must be 'sum', weights by task name or in task order, or an object with a method 'start', such as "
             f"GradientBalance of a TorchJD aggregator, got {value!r}"
