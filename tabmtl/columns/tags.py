@@ -220,7 +220,7 @@ def encode_tags(tags: pl.Series, code: pl.Expr) -> Bags:
     items, lengths = items_of(tags)
     known = series_by(items, code).to_numpy()
     is_missing = tags.alias("text").is_null().to_numpy()
-    lengths = lengths + is_missing
+    lengths += is_missing
     codes = np.full(int(lengths.sum()), MISSING, dtype=np.int32)
     codes[np.repeat(~is_missing, lengths)] = known
     keys = np.repeat(np.arange(len(lengths), dtype=np.int64) << 32, lengths)  # sorted as one number with the code

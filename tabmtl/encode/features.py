@@ -180,7 +180,7 @@ class FeatureCoder(LeanPickle):
         (('Bonn', 'Ulm', 'Aachen'),)
         """
         try:
-            self._check_types(frame.collect_schema())
+            self._expressions(frame.collect_schema())
         except TypeError:
             untyped = _untyped(frame)
             if untyped is frame:
@@ -191,8 +191,7 @@ class FeatureCoder(LeanPickle):
             return self
         summaries = _survey(frame, n, roles, np.arange(0))
         coders = {kind: coder.extended(summaries[kind], min_frequency) for kind, coder in self.coders.items()}
-        is_new = any(coders[kind] is not coder for kind, coder in self.coders.items())
-        return replace(self, coders=coders) if is_new else self
+        return replace(self, coders=coders) if any(coders[kind] is not self.coders[kind] for kind in coders) else self
 
     def check_kinds(self, kinds: Sequence[type[ColumnKind]]) -> None:
         """Raise a ValueError unless all coders are of these kinds, numbers and categories among them."""
@@ -311,9 +310,8 @@ class FeatureCoder(LeanPickle):
             types = tuple(dtypes)
         kept = self._kept.get(types)
         if kept is None:
-            schema, coders = frame.collect_schema(), self.coders.values()
-            self._check_types(schema)
-            kept = [coder.expressions(schema) for coder in coders], all(coder.reads_rows(schema) for coder in coders)
+            schema = frame.collect_schema()
+            kept = self._expressions(schema), all(coder.reads_rows(schema) for coder in self.coders.values())
             self._kept.clear()
             self._kept[types] = kept
         return kept
@@ -322,7 +320,8 @@ class FeatureCoder(LeanPickle):
     def _kept(self) -> dict[tuple[Any, ...], tuple[list[list[pl.Expr]], bool]]:
         return {}
 
-    def _check_types(self, schema: pl.Schema) -> None:
+    def _expressions(self, schema: pl.Schema) -> list[list[pl.Expr]]:
+        """Return what polars makes of the columns by kind, whose types are checked."""
         for coder in self.coders.values():
             for name in coder.names:
                 if name not in schema:
@@ -332,6 +331,7 @@ class FeatureCoder(LeanPickle):
                         f"column {name!r} {coder.held} in fit and is now {schema[name]}; cast it to {coder.cast}, or "
                         "fit again"
                     )
+        return [coder.expressions(schema) for coder in self.coders.values()]
 
 
 def _plain_rows(frame: pl.DataFrame) -> list[dict[str, Any]] | None:

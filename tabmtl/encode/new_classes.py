@@ -13,7 +13,7 @@ from tabmtl.encode.labels import LabelCoder, name_targets, read_labels, with_uns
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, named_classes
 from tabmtl.encode.write import ORDERED
 from tabmtl.targets import KINDS, Task
-from tabmtl.targets.classes import class_values, new_classes
+from tabmtl.targets.classes import new_classes
 
 
 def grown_labels(
@@ -110,7 +110,7 @@ def _check_targets(known: LabelCoder, y: Any) -> None:
 
 def _check_new(task: Task, new: Sequence[Any], dtype: pl.DataType, is_fixed: bool) -> None:
     """Raise a ValueError for new classes of a task whose classes stay as they are, or that its type cannot hold."""
-    if class_values(task.name, tuple(new)).cast(dtype, strict=False).null_count():
+    if pl.Series("", new, dtype, strict=False).to_list() != [*new]:
         raise ValueError(
             f"task {task.name!r}: labels of fit are {dtype}, which cannot hold the new class {new[0]!r}; drop its "
             "labels, or fit again on old and new rows"

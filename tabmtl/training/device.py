@@ -59,7 +59,7 @@ _inside: list[tuple[int, int, int]] = []  # who is inside of `threads`: its iden
 def check_device(name: str, value: Any) -> None:
     """Raise a ValueError unless torch has a device of this name."""
     try:
-        torch.device("cpu" if value == "auto" else value)
+        torch.device("cpu" if str(value) == "auto" else value)
     except (RuntimeError, TypeError) as error:
         expected = "'auto', 'cpu', 'cuda', or another name that torch has for a device, such as 'cuda:1'"
         raise ValueError(f"{name} must be {expected}, got {value!r}") from error

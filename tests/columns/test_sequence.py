@@ -250,6 +250,8 @@ def test_another_type_in_predict_is_named(changed, message):
     coder = FeatureCoder.fit(frame, sequences={"history": "item", "hours": "history", "seen": None})
     with pytest.raises(TypeError, match=message):
         coder.encode(frame.with_columns(pl.Series(name, own) for name, own in changed.items()))
+    with pytest.raises(TypeError, match=message):
+        coder.extended(frame.with_columns(pl.Series(name, own) for name, own in changed.items()))
 
 
 def test_a_sequence_that_is_dropped_is_named():

@@ -109,6 +109,13 @@ def test_declared_classes_are_closed():
         grown_labels(coder, pl.Series("y", ["d"]), closed=["y"])
 
 
+@pytest.mark.parametrize("new", ["nobody", 7])
+def test_named_classes_that_booleans_cannot_hold(new):
+    coder, y = LabelCoder.fit(np.array([True, False])), np.array([True])
+    with pytest.raises(ValueError, match=f"labels of fit are Boolean, which cannot hold the new class {new!r}"):
+        grown_labels(coder, y, classes=[new])
+
+
 @pytest.mark.parametrize(
     ("classes", "words"),
     [(["a", "b"], "must be a mapping"), ({"kinds": ["a"]}, "kinds"), ({"price": [1, 2]}, "has no classes")],

@@ -288,6 +288,7 @@ def test_lightgbm_alone_learns_more_labels_than_the_others_take(monkeypatch, tab
     ("options", "error", "words"),
     [
         ({"families": ("lightgbm", "trees")}, ValueError, "families must be 'all', or hold names of"),
+        ({"families": np.ones(3)}, ValueError, "families must be 'all', or hold names of"),
         ({"families": ("additive",)}, ValueError, "families must have 'lightgbm' among them"),
         ({"families": FAMILIES, "early_stopping": False}, ValueError, "set early_stopping=True"),
         ({"families": FAMILIES, "classifier": lgb.LGBMClassifier()}, ValueError, "leave out classifier"),

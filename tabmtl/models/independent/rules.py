@@ -26,10 +26,9 @@ def check_families(name: str, value: Any) -> None:
 
 
 def _check_names(name: str, value: Any, known: list[str]) -> None:
-    names = known if value == "all" else value
-    is_listed = isinstance(names, Sequence) and not isinstance(names, str)
-    wrong = [each for each in names if each not in known or names.count(each) > 1] if is_listed else [value]
-    if wrong:
+    names = known if str(value) == "all" else value
+    is_listed = isinstance(names, list | tuple)
+    if wrong := [each for each in names if each not in known or names.count(each) > 1] if is_listed else [str(value)]:
         hint = "" if wrong[0] in known else near(wrong[0], ["all", *known])
         raise ValueError(f"{name} must be 'all', or hold names of {known}, each once, got {value!r}{hint}")
 

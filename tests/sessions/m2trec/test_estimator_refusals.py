@@ -7,6 +7,7 @@ import re
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from recommenders import ITEMS, TEST, TRAIN, fitted, tiny
@@ -79,6 +80,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     ({"item_tower": "concat", "n_heads": 3, "d_model": 12}, ValueError, "n_heads must divide 32 with item_tower="),
     ({"on_epoch": 3}, TypeError, "on_epoch must be a function of the record of an epoch, or None, got 3$"),
+    ({"device": np.ones(3)}, ValueError, "device must be 'auto', 'cpu', 'cuda', or another name .*, got array"),
     ({"random_state": "seven"}, ValueError, "random_state must be a whole number"),
 ]
 
