@@ -75,8 +75,8 @@ def _pairs(score: np.ndarray, weight: np.ndarray, part: np.ndarray, own: np.ndar
     """
     below, all_others = np.zeros((2, len(score)))
     for k in np.unique(part):
-        rows, others = (np.flatnonzero((part == k) & side) for side in (own, ~own))
-        if len(rows) and len(others):
+        rows, others = np.flatnonzero((part == k) & own), np.flatnonzero((part == k) & ~own)
+        if len(others):
             all_others[rows] = weight[others].sum()
             below[rows] = share_below(score[rows], score[others], weight[others]) * all_others[rows]
     return below[own], all_others[own]
