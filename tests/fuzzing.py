@@ -289,7 +289,7 @@ WRONG: tuple[Any, ...] = (
     print,
 )
 #: Parameters that start processes, write files, or talk.
-LEFT_OUT = ("n_processes", "n_jobs", "verbose", "precision", "keep_on_interrupt", "models", "classifier", "regressor")
+LEFT_OUT = ("n_processes", "n_jobs", "verbose", "precision", "models", "classifier", "regressor")
 
 
 # estimators

@@ -86,8 +86,8 @@ class _Part:
 def _may_join(estimator: NetworkEstimator) -> bool:
     """Tell whether the parameters of a network allow that it is trained as a part of one."""
     is_plain = isinstance(estimator.balance, str) and estimator.preprocessor is None and estimator.text_encoder is None
-    is_quiet = estimator.on_epoch is None and not estimator.keep_on_interrupt
-    return is_plain and estimator.task_column is None and is_quiet and find_device(estimator.device).type == "cpu"
+    is_plain = is_plain and estimator.on_epoch is None and estimator.task_column is None
+    return is_plain and find_device(estimator.device).type == "cpu"
 
 
 def _parts(

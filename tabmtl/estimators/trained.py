@@ -14,7 +14,6 @@ from tabmtl.base.storage.stored import Stored
 from tabmtl.estimators.base import FromFitted, SavableEstimator
 from tabmtl.training.device import Device, find_device
 from tabmtl.training.hooks import OnEpoch
-from tabmtl.training.run import check_alone
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,10 +61,6 @@ class TrainedEstimator(SavableEstimator):
     n_jobs : int, optional
         Threads, as scikit-learn counts them (-1 = all). None lets the size of the network decide: one thread for a
         small one, all for a large one. Another number of threads rounds sums differently.
-    keep_on_interrupt : bool, default=False
-        Keep the best weights, with a warning, if training is interrupted after its first epoch (Ctrl-C, or a notebook's
-        stop). By default the interrupt is raised, and the estimator stays as it was. Several processes that fit
-        together refuse this option, since each would be interrupted in another epoch.
     on_epoch : callable, optional
         Function that is called after every epoch with the row of ``history_`` as a dict. A true result stops training.
         It is not saved.
@@ -93,23 +88,14 @@ class TrainedEstimator(SavableEstimator):
     precision: Literal["float32", "bf16"] = "float32"
     device: Device = "auto"
     n_jobs: Jobs = None
-    keep_on_interrupt: bool = False
     on_epoch: Annotated[OnEpoch | None, check_callback] = None
 
     training_code: ClassVar[tuple[str, ...]] = ("on_epoch",)
     #: Parameters of earlier releases, with their defaults; a file may have them, if they have these.
-    gone_params: ClassVar[dict[str, Any]] = {"keep_optimizer": False}
+    gone_params: ClassVar[dict[str, Any]] = {"keep_optimizer": False, "keep_on_interrupt": False}
     weights_ = FromFitted("weights")
 
     def fitted_network(self) -> tuple[Any, torch.device]:
         """Return the module of the fitted network, and its device, that of the parameters."""
         device = find_device(self.device)
         return self._fitted.module(device), device
-
-    def _check_interrupt(self) -> None:
-        """Raise a ValueError if several processes are to keep what an interrupt leaves."""
-        if self.keep_on_interrupt:
-            check_alone(
-                "keep_on_interrupt=True",
-                "an interrupt would end them in different epochs: leave it out, or fit outside of joined()",
-            )

@@ -66,7 +66,6 @@ class NetworkTraining:
     def fit(self, rows: FitRows, valid: FitRows | None) -> dict[str, Any]:
         """Train on rows, and return the fitted attributes."""
         estimator, coder = self.estimator, self.coder
-        estimator._check_interrupt()
         is_given = valid is not None
         rows, valid = self.set_aside(rows, valid)
         device = find_device(estimator.device)

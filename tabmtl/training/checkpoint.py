@@ -35,7 +35,7 @@ State = dict[str, Any]
 _KEY = "checkpoint"  # of the JSON among the metadata
 _ARRAY = "@array"  # stands for an array in the JSON
 # parameters that change what is shown, how long a training takes, and where
-_FREE = ("verbose", "time_limit", "n_jobs", "device", "keep_on_interrupt", "on_epoch")
+_FREE = ("verbose", "time_limit", "n_jobs", "device", "on_epoch")
 _FREE_IN_GROUPS = ("verbose", "n_jobs", "device", "on_epoch", "random_state")
 _SHOWN = 60  # characters of a value in an error
 _CURE = "remove it to begin anew, or put a whole copy in its place"

@@ -34,7 +34,6 @@ class TrainingOptions(Protocol):
     patience: int
     restarts: int
     precision: str
-    keep_on_interrupt: bool
 
 
 class Weighted(Protocol):
@@ -194,18 +193,10 @@ def run_epochs(
             is_over = step(record)
             return answer(run.group, lambda: on_epoch is not None and bool(on_epoch(record))) or is_over
 
-        try:
-            while training.n_epochs < span.n_epochs and not training.has_ended:
-                training.run_epoch(tell, run.group)
-                if checkpoint is not None:
-                    checkpoint.save(training.state(checkpoint))
-        except KeyboardInterrupt:
-            if not (options.keep_on_interrupt and first.best.weights):
-                raise
-            warn_user(
-                f"training was interrupted after epoch {training.n_epochs} of {span.n_epochs}; the best weights so "
-                f"far, of epoch {first.best.epoch + 1}, are kept, because of keep_on_interrupt=True"
-            )
+        while training.n_epochs < span.n_epochs and not training.has_ended:
+            training.run_epoch(tell, run.group)
+            if checkpoint is not None:
+                checkpoint.save(training.state(checkpoint))
     for network, own in zip(networks, training.all, strict=True):
         network.load_state_dict(own.best.weights)
     loop.finish()

@@ -181,7 +181,6 @@ def test_ranks_leave_out_newest_rows_of_known_groups(table, monkeypatch):
 
 REFUSED = [
     (2, r"the number of rows of each file is \[399\] on rank 1 .* \[400\] on rank 0; give", {"rows": 399}, {}),
-    (2, r"keep_on_interrupt=True is for one process, and this group has 2", {}, {"keep_on_interrupt": True}),
     (2, r"the parameter learning_rate is 0.5 on rank 1 of the group and 0.002 on rank 0", {"learning_rate": 0.5}, {}),
     (2, r"the parameter drop is \['weight'\] on rank 1 .* \['weight', 'who'\] on rank 0", {"drop": ["weight"]}, {}),
     (2, r"the parameter time_limit is 60.0 on rank 1 .* None on rank 0; give every rank", {"time_limit": 60.0}, {}),

@@ -116,7 +116,6 @@ def test_one_rank_shows_and_decides(capsys):
 REFUSED = [
     (r"fit of M2TRec on a frame is .*; give M2TRec the log as Shards, or call it outs", lambda: M2TRec().fit(TRAIN)),
     (r"fit of Popularity on a frame is for one process, .* call it outside", lambda: Popularity().fit(TRAIN)),
-    (r"keep_on_interrupt=True is for one process, .* has 2", lambda: fit(keep_on_interrupt=True)),
 ]
 
 

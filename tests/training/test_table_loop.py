@@ -72,7 +72,6 @@ def options(**changes):
         "restarts": 0,
         "monitor": "mean",
         "precision": "float32",
-        "keep_on_interrupt": False,
     }
     return SimpleNamespace(**(defaults | changes))
 

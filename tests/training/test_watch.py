@@ -189,7 +189,7 @@ def interrupt(model, after):
     return model.set_params(on_epoch=hook)
 
 
-def test_an_interrupt_keeps_the_best_weights_if_asked_to():
+def test_an_interrupt_leaves_the_estimator_as_it_was():
     model = tiny(SharedBottom, epochs=5, random_state=0).fit(X, Y)
     before = dict(vars(model))
     with pytest.raises(KeyboardInterrupt):
@@ -197,18 +197,3 @@ def test_an_interrupt_keeps_the_best_weights_if_asked_to():
     assert {name: value for name, value in vars(model).items() if name != "on_epoch"} == {
         name: value for name, value in before.items() if name != "on_epoch"
     }
-    model.set_params(keep_on_interrupt=True)
-    with pytest.warns(TabmtlWarning, match="interrupted after epoch 3 of 5; the best weights so far, of epoch"):
-        model.fit(X, Y)
-    assert model.history_.height == 3
-    stopped = tiny(SharedBottom, epochs=5, random_state=0, on_epoch=lambda record: record["epoch"] == 2).fit(X, Y)
-    assert stopped.predict(X).equals(model.predict(X))
-
-
-def test_an_interrupt_before_the_first_epoch_ends_is_raised(monkeypatch):
-    def stop(self, epoch):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("tabmtl.training.table_loop.TableLoop.run_epoch", stop)
-    with pytest.raises(KeyboardInterrupt):
-        tiny(SharedBottom, keep_on_interrupt=True).fit(X, Y)

@@ -659,7 +659,6 @@ class M2TRec(TrainedEstimator, Recommender):
             with super()._opened(clicks, items, clicks_val, goes_on=goes_on) as opened:
                 yield opened
             return
-        self._check_interrupt()
         columns = replace(columns_of(vars(self)), event=self.event_column if self.event_weights else None)
         with ExitStack() as stack:
             log = stack.enter_context(clicks.log(self, columns, self.event_weights or None))
