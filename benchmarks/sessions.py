@@ -58,15 +58,12 @@ TEXTS = {GENERATOR: ["name"]}
 MORE_TEXTS = {"complete_journey": ["package_size"]}
 #: Changes that ``--choose`` makes to the defaults, one at a time.
 CHANGES: tuple[dict[str, Any], ...] = (
-    *({"id_mode": mode} for mode in ("delta", "none")),
-    *({"pooling": pooling} for pooling in ("items", "mean", "last")),
-    {"directed": False},
+    {"id_mode": "none"},
+    *({"pooling": pooling} for pooling in ("items", "undirected", "mean", "last")),
     *({"category_weight": weight} for weight in (0, 0.1)),
-    {"category_weight": 0.1, "hierarchy": True},
     *({"id_dropout": share} for share in (0.0, 0.3)),
     *({"popularity": value} for value in (False, True)),
-    {"hierarchy": False},
-    *({"dropout": share, "item_dropout": share} for share in (0.0, 0.2, 0.4)),
+    *({"dropout": share} for share in (0.0, 0.2, 0.4)),
     {"n_layers": 2},
     {"temperature": 0.1},
     *({"learning_rate": rate} for rate in (1e-3, 4e-3)),

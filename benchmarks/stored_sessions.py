@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {"categories": ("category", "subcategory"), "text_feat
 #: Further forms of M2TRec: their parameters.
 FORMS: dict[str, dict[str, Any]] = {
     "M2TRec of events": {"event_column": "event", "event_weights": {"buy": 3.0}},
-    "M2TRec of small deltas": {"id_mode": "delta", "pooling": "last", "hierarchy": True, "popularity": True},
+    "M2TRec of last clicks": {"pooling": "last", "popularity": True},
     "M2TRec of prefixes": {"id_mode": "none", "item_tower": "concat", "pooling": "mean", "training": "per_prefix"},
     "M2TRec of few negatives": {"n_negatives": 16, "max_new_share": 0.1, "temperature": None},
 }

@@ -54,10 +54,7 @@ FORMS: dict[str, tuple[type[Recommender], dict[str, Any]]] = {cls.__name__: (cls
         tabmtl.sessions.M2TRec,
         {"id_mode": "none", "item_tower": "concat", "pooling": "mean", "training": "per_prefix", "n_layers": 2},
     ),
-    "M2TRec delta": (
-        tabmtl.sessions.M2TRec,
-        {"id_mode": "delta", "pooling": "last", "hierarchy": True, "popularity": True},
-    ),
+    "M2TRec of last clicks": (tabmtl.sessions.M2TRec, {"pooling": "last", "popularity": True}),
 }
 
 

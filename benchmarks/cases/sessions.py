@@ -19,7 +19,7 @@ from tabmtl.sessions.ranking import top_k
 NEGATIVES = {"in-batch": 1, "1024": 1024, "8192": 8192, "16384": 16384, "full": None}
 #: Defaults of M2TRec before there was a directed path.
 EARLIER: dict[str, Any] = {
-    "directed": False,
+    "pooling": "undirected",
     "epochs": 10,
     "learning_rate": 2e-3,
     "batch_size": 2048,
@@ -59,8 +59,6 @@ def stepping(n_sessions: int, length: int, d_model: int, n_items: int, items: pl
     log = draw_log(max(2, n_sessions // 10), 20 * length, n_items)
     still: dict[str, Any] = {
         "dropout": 0.0,
-        "item_dropout": 0.0,
-        "unknown_rate": 0.0,
         "average_decay": 0.0,
         "epochs": 1,
     }

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from tabmtl.base.params import BatchSize, Count, CountOrZero, Jobs, NonNegative, Positive, Rate, Share, check_callback
+from tabmtl.base.params import BatchSize, Count, CountOrZero, Jobs, NonNegative, Rate, Share, check_callback
 from tabmtl.base.storage.stored import Stored
 from tabmtl.estimators.base import FromFitted, SavableEstimator
 from tabmtl.training.device import Device, find_device
@@ -42,8 +42,6 @@ class TrainedEstimator(SavableEstimator):
         Weight decay of AdamW.
     average_decay : float in [0, 1), default=0.998
         Decay of the moving average of the weights. Validation and prediction use the average; 0 uses the weights.
-    clip_norm : float, optional
-        Largest length of a step's gradient, over all parameters except large tables of categories.
     early_stopping : bool, default=True
         Stop when the validation score has not risen for ``patience`` epochs (see ``restarts``), and keep the best
         weights. Without X_val and y_val, fit sets ``validation_fraction`` of the rows aside.
@@ -80,7 +78,6 @@ class TrainedEstimator(SavableEstimator):
     learning_rate: NonNegative = 2e-3
     weight_decay: NonNegative = 1e-5
     average_decay: Rate = 0.998
-    clip_norm: Positive | None = None
     early_stopping: bool = True
     validation_fraction: Share = 0.15
     patience: Count = 6

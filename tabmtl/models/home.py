@@ -23,6 +23,9 @@ from tabmtl.nn.layers import Boundary, RowOwners, StackedLinear, take_rows
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.targets import Task
 
+_N_MASKS = 2  # in the mixture of a gate
+_RANK = 8  # of a mask
+
 
 class FeatureGates(nn.Module):
     """A re-weighted copy of its input for each of K buckets: v ⊙ sum_l softmax(W_f v)_l 2 sigmoid(v B_l A_l).
@@ -33,15 +36,13 @@ class FeatureGates(nn.Module):
     ----------
     n_buckets, width : int
         K, and the width D of an input.
-    n_masks, rank : int
-        Number L of low-rank masks in the mixture of a gate, and their rank r.
     """
 
-    def __init__(self, n_buckets: int, width: int, n_masks: int, rank: int) -> None:
+    def __init__(self, n_buckets: int, width: int) -> None:
         super().__init__()
-        self.shape = (n_buckets, n_masks)
-        self.down = StackedLinear(n_buckets, width, n_masks * (rank + 1))  # B_l of all l, and W_f
-        self.up = nn.Parameter(torch.zeros(n_buckets * n_masks, rank, width))  # A_l
+        self.shape = (n_buckets, _N_MASKS)
+        self.down = StackedLinear(n_buckets, width, _N_MASKS * (_RANK + 1))  # B_l of all l, and W_f
+        self.up = nn.Parameter(torch.zeros(n_buckets * _N_MASKS, _RANK, width))  # A_l
 
     def forward(self, inputs: Sequence[Tensor], owners: Sequence[RowOwners] | None = None) -> Sequence[Tensor]:
         """Gate inputs (B, D), one per bucket; or, with the owners of the buckets, one for each of these."""
@@ -109,8 +110,7 @@ class HoMELevel(nn.Module):
     ) -> None:
         super().__init__()
         counts = [count for _, count in buckets]
-        shape = (len(buckets), d_in, options.n_feature_masks, options.feature_rank)
-        self.feature_gates = FeatureGates(*shape) if feature_gated else None
+        self.feature_gates = FeatureGates(len(buckets), d_in) if feature_gated else None
         self.experts = options._experts(counts, d_in, [d_out])
         owners, names = self.experts.bucket.tolist(), self.experts.names([name for name, _ in buckets])
         masked = options.hierarchy_mask or options.task_column is not None
@@ -306,9 +306,7 @@ class HoME(ExpertEstimator):
     hierarchy_mask : bool, default=True
         Whether a gate sees only the experts named in the formulas; otherwise it sees all experts of its level.
     feature_gate : {"both", "first", "none"}, default="both"
-        Levels with feature-gates.
-    n_feature_masks, feature_rank : int, default=2, 8
-        Number L of masks in a feature-gate, and their rank.
+        Levels with feature-gates, of L = 2 masks of rank 8.
     self_gate : bool, default=True
         Whether own experts also reach their group and task past the gate, by SG.
 
@@ -345,8 +343,6 @@ class HoME(ExpertEstimator):
     expert_hidden: Pair = (128, 64)
     hierarchy_mask: bool = True
     feature_gate: Literal["both", "first", "none"] = "both"
-    n_feature_masks: Count = 2
-    feature_rank: Count = 8
     self_gate: bool = True
     activation: Activation = "silu"
 
@@ -357,6 +353,8 @@ class HoME(ExpertEstimator):
         "expert_hidden": {"choices": ((64, 32), (128, 64), (256, 128))},
         "feature_gate": {"choices": ("both", "first", "none")},
     }
+
+    gone_params: ClassVar[dict[str, Any]] = ExpertEstimator.gone_params | {"n_feature_masks": 2, "feature_rank": 8}
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> HoMENetwork:
         return HoMENetwork(columns, tasks, self)

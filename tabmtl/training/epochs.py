@@ -29,7 +29,6 @@ class TrainingOptions(Protocol):
     learning_rate: float
     weight_decay: float
     average_decay: float
-    clip_norm: float | None
     early_stopping: bool
     patience: int
     restarts: int

@@ -58,6 +58,7 @@ class TableOptions(TrainingOptions, Protocol):
     """Parameters of training that the loop of tables also reads."""
 
     batch_size: int | Literal["auto"]
+    clip_norm: float | None
     monitor: str
 
 

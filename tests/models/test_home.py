@@ -27,7 +27,7 @@ COUNTS = ([3, 2, 2], [2, 1, 1, 1, 1, 1])
 
 def network(scattered=True, tasks=TASKS, **options):
     """A small network in eval mode and float64, with weights and running statistics away from their start."""
-    options = {"task_groups": GROUPS, "d_embedding": 3, "head_hidden": 4, "feature_rank": 3, **SIZES, **options}
+    options = {"task_groups": GROUPS, "d_embedding": 3, "head_hidden": 4, **SIZES, **options}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = HoME(**options)._network(COLUMNS, tasks).double().eval().requires_grad_(not scattered)
@@ -82,8 +82,8 @@ def plain_level(level, inputs, seen, gate_inputs, own, own_inputs, options):
         x, gate = v, level.feature_gates
         if gate is not None:
             down = v @ gate.down.weight[k].numpy() + gate.down.bias[k].numpy()
-            shares, up = softmax(down[:, 6:], axis=1), gate.up.numpy()[2 * k : 2 * k + 2]
-            x = v * sum(shares[:, i : i + 1] * 2 * expit(down[:, 3 * i : 3 * i + 3] @ up[i]) for i in (0, 1))
+            shares, up = softmax(down[:, 16:], axis=1), gate.up.numpy()[2 * k : 2 * k + 2]
+            x = v * sum(shares[:, i : i + 1] * 2 * expit(down[:, 8 * i : 8 * i + 8] @ up[i]) for i in (0, 1))
         for e in range(sum(counts[:k]), sum(counts[: k + 1])):
             part = slice(e * level.experts.width, (e + 1) * level.experts.width)
             z = x @ first.weight[part].numpy().T + first.bias[part].numpy()
@@ -138,7 +138,7 @@ def test_every_switch_takes_away_its_parameters_and_no_others(options):
         count += sum(counts) * (d_in + 1) * h + 2 * sum(counts) * h * (options.get("expert_norm") != "none")
         count += sum(counts[k] for buckets in seen for k in buckets if masked) * (d_gate + 1)
         count += len(seen) * sum(counts) * (d_gate + 1) * (not masked)
-        count += fea * len(counts) * (2 * 3 * d_in + (d_in + 1) * 2 * (3 + 1))
+        count += fea * len(counts) * (2 * 8 * d_in + (d_in + 1) * 2 * (8 + 1))
     count += options.get("self_gate", True) * ((3 + 2 + 2) * (d + 1) + (1 + 1 + 1) * (h1 + 1))
     heads = 3 * (h2 + 1) * 4 + (4 + 1) * (1 + 1 + 3)
     vector = sum(parameter.numel() for parameter in model.vector.parameters())

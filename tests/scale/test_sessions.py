@@ -12,12 +12,12 @@ from wired import run_ranks
 
 from tabmtl.scale import Shards, clicks
 from tabmtl.sessions import M2TRec, Popularity
-from tabmtl.sessions.m2trec import fitting
+from tabmtl.sessions.m2trec import fitting, tower
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 
 TRAIN, LATER = LOG.split()
-STILL = {"dropout": 0.0, "item_dropout": 0.0, "id_dropout": 0.0, "unknown_rate": 0.0, "directed": False}
+STILL = {"dropout": 0.0, "id_dropout": 0.0, "pooling": "undirected"}
 TINY = {"categories": ("category", "subcategory"), "text_features": ("name",), "d_model": 16, "epochs": 1}
 TINY |= {"batch_size": 128, "precision": "float32", "device": "cpu", "n_jobs": 1, "random_state": 0}
 EXACT = 1e-7  # of float64 weights
@@ -26,6 +26,7 @@ EXACT = 1e-7  # of float64 weights
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     monkeypatch.setattr(clicks, "LANES", 4)
+    monkeypatch.setattr(tower, "UNSEEN_RATE", 0.0)
     monkeypatch.setattr(clicks, "CHUNK_SESSIONS", 8)
     monkeypatch.setattr(clicks, "_WINDOW_CHUNKS", 4)
 
@@ -79,7 +80,7 @@ def test_one_step_is_that_of_a_frame(monkeypatch):
     [
         {"n_negatives": 100, "early_stopping": True},
         pytest.param(
-            {"training": "per_prefix", "id_mode": "none", "pooling": "mean", "hierarchy": True, "n_negatives": 20},
+            {"training": "per_prefix", "id_mode": "none", "pooling": "mean", "n_negatives": 20},
             marks=pytest.mark.all_faces,
         ),
     ],

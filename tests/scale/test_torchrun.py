@@ -18,7 +18,7 @@ pytestmark = pytest.mark.all_faces  # tests/scale/test_processes.py is quick
 
 N = 4_096
 NETWORK = {"hidden": (16,), "dropout": 0.0, "epochs": 3, "n_jobs": 1, "device": "cpu", "random_state": 0}
-RECOMMENDER = {"d_model": 16, "epochs": 1, "batch_size": 128, "dropout": 0.0, "item_dropout": 0.0, "directed": False}
+RECOMMENDER = {"d_model": 16, "epochs": 1, "batch_size": 128, "dropout": 0.0, "pooling": "undirected"}
 RECOMMENDER |= {"precision": "float32", "n_jobs": 1, "device": "cpu", "random_state": 0}
 JOB = f"""
 import os, signal, sys, torch

@@ -6,7 +6,7 @@ from at_once import in_threads
 from recommenders import ITEMS, TEST, TRAIN, all_scores, tiny
 
 
-@pytest.mark.parametrize("form", ["M2TRec", "M2TRec delta"])
+@pytest.mark.parametrize("form", ["M2TRec", "M2TRec of last clicks"])
 def test_recommenders_in_threads_are_those_of_one_after_the_other(form):
     log = TRAIN.head(500)
     alone = all_scores(tiny(form).fit(log, items=ITEMS), TEST)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tabmtl.nn.attention import FeatureLayer
 from tabmtl.nn.layers import Dropout, at_least_float32
 
-Pooling = Literal["mean", "last", "mean+last", "items"]
+Pooling = Literal["mean", "last", "mean+last", "items", "undirected"]
 
 _LEFT_OUT = 0.5  # share of the training queries without the directed path: they keep the anchor good by itself
 
@@ -32,11 +32,12 @@ class SessionEncoder(nn.Module):
         "last"       q = W_o H_n
         "mean+last"  q = W_o [mean_j H_j ; H_n]
         "items"      q = sum_j a_j E_j + s W_h H_n,   a = softmax_j(w·H_j + c[n - j])
+        "undirected" q = sum_j a_j E_j
 
     The first part of "items" is the weighting of CORE (SIGIR 2022): an anchor in the space of the items, between the
-    clicked ones. By it alone, b follows a as much as a follows b. The second part, with ``directed`` only, is a
-    directed path: W_h is 0 at the start, and training leaves the path out for a random half of the queries. Its
-    strength s, 1 in training, may be set to less afterwards.
+    clicked ones. By it alone, b follows a as much as a follows b. The second part is a directed path: W_h is 0 at
+    the start, and training leaves the path out for a random half of the queries. Its strength s, 1 in training, may be
+    set to less afterwards.
 
     An example of its own for every prefix needs no causal attention: with ``training="per_prefix"`` a click looks at
     later ones too, with biases of their own for distances below 0. Only whole sessions can be read then.
@@ -70,17 +71,17 @@ class SessionEncoder(nn.Module):
         n_distances = max_length if self.is_causal else 2 * max_length - 1
         self.bias = nn.Parameter(torch.zeros(options.n_layers, options.n_heads, n_distances))
         self.norm = nn.LayerNorm(d_model)
-        self.item_dropout = Dropout(options.item_dropout)
+        self.item_dropout = Dropout(dropout)
         places = torch.arange(max_length)
         self.register_buffer("distance", places[None, :] - places[:, None], persistent=False)
         self.width = 2 * d_model if self.pooling == "mean+last" else d_model
         self.direct, self.strength, self.left_out = None, 1.0, _LEFT_OUT
-        if self.pooling != "items":
+        if self.pooling not in ("items", "undirected"):
             self.out = nn.Linear(self.width, d_model)
             return
         self.weigh = nn.Linear(d_model, 1, bias=False)
         self.weigh_distance = nn.Parameter(torch.zeros(max_length))
-        if options.directed:
+        if self.pooling == "items":
             self.direct = nn.Linear(d_model, d_model, bias=False)
             nn.init.zeros_(self.direct.weight)
 
@@ -115,7 +116,7 @@ class SessionEncoder(nn.Module):
             x = layer(x, mask if padding is None else mask + padding, first)
         states = self.norm(x)
         last = states if all_prefixes else states[:, 0]
-        if self.pooling == "items":
+        if self.pooling in ("items", "undirected"):
             anchor = self._weighted_items(states, items, padding, all_prefixes=all_prefixes)
             return anchor if self.direct is None else anchor + self._directed_part(last), last
         if self.pooling != "last":

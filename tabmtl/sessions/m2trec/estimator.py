@@ -147,16 +147,14 @@ class M2TRec(TrainedEstimator, Recommender):
         an array (n, d) of finite numbers, as ``SentenceTransformer(...)`` of sentence-transformers does. `save` leaves
         it out, for it is code: a loaded model recommends without it, and `add_items` needs
         ``set_params(text_encoder=...)``.
-    id_mode : {"full", "delta", "none"}, default="full"
+    id_mode : {"full", "none"}, default="full"
         Own vector of an item that is clicked in training, added to the vector of its metadata. ``"full"`` is a free
-        vector, which some steps leave out (``id_dropout``) so that metadata alone stays good for new items. ``"delta"``
-        is a vector that starts at 0 and is at most ``delta_norm`` long. ``"none"`` has no own vectors, as in the paper:
-        items of equal metadata share one place in the softmax, and are ranked by training clicks.
+        vector, which some steps leave out (``id_dropout``) so that metadata alone stays good for new items. ``"none"``
+        has no own vectors, as in the paper: items of equal metadata share one place in the softmax, and are ranked by
+        training clicks.
     id_dropout : float in [0, 1), default=0.1
         With ``id_mode="full"``, rate at which a row of metadata stands alone. If k items of a step share the row, each
         loses its own vector with probability ``id_dropout / k``.
-    delta_norm : float, default=0.5
-        With ``id_mode="delta"``, largest length of own vectors. Vectors of metadata are about 0.1 long at the start.
     item_tower : {"mlp", "concat"}, default="mlp"
         Map from metadata to a vector. ``"mlp"`` has two layers over the embeddings of the fields. ``"concat"``, as in
         the paper, puts these embeddings side by side, 32 numbers a field, whatever ``d_model`` is.
@@ -165,23 +163,17 @@ class M2TRec(TrainedEstimator, Recommender):
     n_layers, n_heads : int, default=1, 2
         Numbers of layers of the transformer and of attention heads in each. ``d_model`` must be a multiple of
         ``n_heads``.
-    pooling : {"items", "mean", "last", "mean+last"}, default="items"
+    pooling : {"items", "undirected", "mean", "last", "mean+last"}, default="items"
         Map from the outputs of the transformer to a query; ``"mean"`` is the paper's. See
-        :class:`tabmtl.sessions.m2trec.encoder.SessionEncoder`.
-    directed : bool, default=True
-        Whether to add a directed path to ``pooling="items"``, whose query lies between the clicked items: what follows
-        b need not be what b follows. The path pays if items have many clicks, and costs if they have few. It is left
-        out if the mean clicked item has fewer than 12 clicks. Otherwise, the sessions set aside choose its strength,
-        and training goes on without the path once it harms them. Without such sessions, the strength is 0.5 from 25
-        clicks on, and 0 below.
+        :class:`tabmtl.sessions.m2trec.encoder.SessionEncoder`. A query of ``"undirected"`` lies between the clicked
+        items. ``"items"`` adds a directed path to it: what follows b need not be what b follows. The path pays if items
+        have many clicks, and costs if they have few. It is left out if the mean clicked item has fewer than 12 clicks.
+        Otherwise, the sessions set aside choose its strength, and training goes on without the path once it harms them.
+        Without such sessions, the strength is 0.5 from 25 clicks on, and 0 below.
     temperature : float or None, default=0.07
         Divisor of scores, which are cosines of query and item. None takes inner products instead.
-    dropout, item_dropout : float in [0, 1), default=0.1, 0.1
-        Shares that are dropped in training: of hidden values and attention weights, and of vectors of clicked items.
-    unknown_rate : float in [0, 1), default=0.05
-        Share of categories and tags that training replaces by the unseen level, so that this level is learned.
-    hierarchy : bool, default=False
-        Feed the predicted categories back into the query, as HierSRec does (arXiv 2309.06533); needs ``categories``.
+    dropout : float in [0, 1), default=0.1
+        Share of hidden values, of attention weights and of vectors of clicked items that is dropped in training.
     popularity : bool, default=False
         Add the log of an item's training clicks to its score, times a number that depends on the session. This helps
         the top of the list if everybody buys the same few items, and costs rare items.
@@ -243,8 +235,7 @@ class M2TRec(TrainedEstimator, Recommender):
         the items of the training and validation sessions, with the directed path or without it.
     directed_strength_ : float
         Strength of the directed path: 0, 0.5 or 1, whichever makes the clicks of the sessions set aside, or of
-        ``clicks_val``, most likely. Without such sessions, see ``directed``. Only with ``directed=True`` and
-        ``pooling="items"``.
+        ``clicks_val``, most likely. Without such sessions, see ``pooling``. Only with ``pooling="items"``.
     new_item_report_ : polars.DataFrame
         Worth of items without training clicks, on sessions set aside, in one row: ``n_items``; ``share``, clicks in
         relation to the mean clicked item; ``offset`` of the scores; ``mass``, the mean probability; ``places``, the
@@ -267,20 +258,15 @@ class M2TRec(TrainedEstimator, Recommender):
     categorical_features: CategoricalColumns = "from_dtype"
     text_features: Names = ()
     text_encoder: Annotated[Any, check_text_encoder] = None
-    id_mode: Literal["full", "delta", "none"] = "full"
+    id_mode: Literal["full", "none"] = "full"
     id_dropout: Rate = 0.1
-    delta_norm: Positive = 0.5
     item_tower: Literal["mlp", "concat"] = "mlp"
     d_model: Count = 128
     n_layers: Count = 1
     n_heads: Count = 2
     pooling: Pooling = "items"
-    directed: bool = True
     temperature: Positive | None = 0.07
     dropout: Rate = 0.1
-    item_dropout: Rate = 0.1
-    unknown_rate: Rate = 0.05
-    hierarchy: bool = False
     popularity: bool = False
     category_weight: Annotated[float | Sequence[float], check_weights] = 0.1
     event_column: Column | None = None
@@ -307,13 +293,15 @@ class M2TRec(TrainedEstimator, Recommender):
         "temperature": {"low": 0.03, "high": 0.2, "log": True},
         "id_dropout": {"low": 0.0, "high": 0.5},
         "dropout": {"low": 0.0, "high": 0.5},
-        "item_dropout": {"low": 0.0, "high": 0.5},
         "popularity": {"choices": (False, True)},
     }
 
     #: Parameters of earlier releases; a file may have them, if they have these defaults.
     gone_params: ClassVar[dict[str, Any]] = (
-        TrainedEstimator.gone_params | Recommender.gone_params | {"user_column": None, "user_clicks": 10}
+        TrainedEstimator.gone_params
+        | Recommender.gone_params
+        | {"user_column": None, "user_clicks": 10, "clip_norm": None, "directed": True, "hierarchy": False}
+        | {"delta_norm": 0.5, "item_dropout": 0.1, "unknown_rate": 0.05}
     )
     _log_scale: ClassVar[bool] = True
     _reads_metadata: ClassVar[bool] = True
@@ -623,11 +611,6 @@ class M2TRec(TrainedEstimator, Recommender):
             raise ValueError(f"n_heads must divide {FIELD_WIDTH} with item_tower='concat', got {self.n_heads}")
         if self.item_tower == "mlp" and self.d_model % self.n_heads:
             raise ValueError(f"d_model must be a multiple of n_heads, got {self.d_model} and {self.n_heads}")
-        if self.hierarchy and not self._tasks():
-            raise ValueError(
-                "hierarchy=True feeds predicted categories back, but none is predicted: name columns in categories, "
-                "with a category_weight above 0"
-            )
         if self.event_weights and self.event_column is None:
             given = f"event_weights={self.event_weights!r}"
             raise ValueError(f"{given} needs the column that names events: give event_column")

@@ -30,9 +30,6 @@ class M2TRecNetwork(nn.Module):
     W_l h + b_l, where h is the summary that q is made of. ``popularity`` adds (w·h + b) log(n_i / mean n) to the score
     of item i, which was clicked n_i times in training. Training leaves that out for a random half of the queries:
     popularity is learned in a few steps, and the vectors, which are noise by then, would be brought to say nothing.
-    ``hierarchy`` feeds the predicted categories back::
-
-        q' = W_q [q ; W_p [softmax(c_1) ; softmax(c_2) ; ...]]
 
     Parameters
     ----------
@@ -52,8 +49,7 @@ class M2TRecNetwork(nn.Module):
         super().__init__()
         self.temperature, self.coder = options.temperature, coder
         self.items = ItemVectors(coder, n_own, options)
-        d_model = self.items.width
-        self.encoder = SessionEncoder(d_model, options)
+        self.encoder = SessionEncoder(self.items.width, options)
         width = self.encoder.width
         columns = None if coder is None else coder.features.columns
         names, sizes = ((), ()) if columns is None else (columns.categorical, columns.cardinalities)
@@ -65,13 +61,6 @@ class M2TRecNetwork(nn.Module):
             self.weigh_popularity = nn.Linear(width, 1)
             for parameter in self.weigh_popularity.parameters():
                 nn.init.zeros_(parameter)
-        self.project = self.join = None
-        if options.hierarchy and level_sizes:
-            self.project = nn.Linear(sum(level_sizes), d_model)
-            self.join = nn.Linear(2 * d_model, d_model)
-            with torch.no_grad():  # begin as q' = q: a random map would take queries out of the space of the items
-                self.join.weight.copy_(torch.cat([torch.eye(d_model), torch.zeros(d_model, d_model)], dim=1))
-                self.join.bias.zero_()
 
     def load_grown(self, weights: Mapping[str, np.ndarray], before: ItemCoder | None, own: np.ndarray) -> None:
         """Load the weights of a network that knew fewer levels and fewer items.
@@ -91,7 +80,7 @@ class M2TRecNetwork(nn.Module):
         grown = dict(weights)
         for name, rows in (self._grown_rows(before) | {"items.own.weight": np.append(0, own)}).items():
             if name in grown:
-                grown[name] = np.take(grown[name], rows, axis=int(name == "project.weight"))
+                grown[name] = np.take(grown[name], rows, axis=0)
         if self.items.own is not None:
             drawn = self.items.own.weight.detach().cpu().numpy()
             known, new = weights.get("items.own.weight", drawn[:1]), 1 + np.flatnonzero(own == 0)
@@ -113,8 +102,6 @@ class M2TRecNetwork(nn.Module):
         levels = [(then.cardinalities[column], now.cardinalities[column]) for column in self.level_columns]
         for number, (few, many) in enumerate(levels):
             found |= dict.fromkeys((f"heads.{number}.weight", f"heads.{number}.bias"), grown_rows([few], [many]))
-        if levels:
-            found["project.weight"] = grown_rows(*map(list, zip(*levels, strict=True)))
         return found
 
     def vectors(self, items: NetworkItems, units: Tensor) -> Tensor:
@@ -145,9 +132,6 @@ class M2TRecNetwork(nn.Module):
             inside = torch.arange(clicked.shape[1], device=lengths.device) < lengths[:, None]
             queries, summaries = queries[inside], summaries[inside]
         categories = [head(summaries) for head in self.heads]
-        if self.project is not None and self.join is not None:
-            predicted = self.project(torch.cat([torch.softmax(at_least_float32(c), dim=1) for c in categories], dim=1))
-            queries = self.join(torch.cat([queries, predicted], dim=1))
         queries = at_least_float32(queries) if self.temperature is None else unit_length(queries) / self.temperature
         if self.weigh_popularity is None:
             return F.pad(queries, (0, 1)), categories

@@ -22,6 +22,8 @@ from tabmtl.sessions.m2trec.item_features import ItemCoder
 
 #: Width of a field's embedding; one width keeps all categories in one table.
 FIELD_WIDTH = 32
+#: Share of the categories and tags that training takes for unseen.
+UNSEEN_RATE = 0.05
 _EMBEDDING_STD = 0.1
 #: About the length of items' vectors at the start: short ones turn quickly.
 FIRST_LENGTH = 0.1
@@ -37,16 +39,14 @@ class ItemFields(nn.Module):
     Parameters
     ----------
     coder : ItemCoder
-    options : M2TRec
 
     Attributes
     ----------
     width : int
     """
 
-    def __init__(self, coder: ItemCoder, options: Any) -> None:
+    def __init__(self, coder: ItemCoder) -> None:
         super().__init__()
-        self.unknown_rate = options.unknown_rate
         columns = coder.features.columns
         self.tokenizer = FeatureTokenizer(columns, FIELD_WIDTH, std=_EMBEDDING_STD)
         self.width = self.tokenizer.n_tokens * FIELD_WIDTH
@@ -62,9 +62,9 @@ class ItemFields(nn.Module):
 
     def _forget(self, codes: Tensor) -> Tensor:
         """Randomly replace known codes by UNSEEN in training."""
-        if not self.training or not self.unknown_rate or not codes.numel():
+        if not self.training or not codes.numel():
             return codes
-        forgotten = (torch.rand(codes.shape, device=codes.device) < self.unknown_rate) & (codes >= FIRST_LEVEL)
+        forgotten = (torch.rand(codes.shape, device=codes.device) < UNSEEN_RATE) & (codes >= FIRST_LEVEL)
         return codes.masked_fill(forgotten, UNSEEN)
 
 
@@ -76,13 +76,13 @@ class ItemTower(ItemFields):
     Parameters
     ----------
     coder : ItemCoder
-    options : M2TRec
+    d_model : int
     """
 
-    def __init__(self, coder: ItemCoder, options: Any) -> None:
-        super().__init__(coder, options)
-        self.up = nn.Linear(self.width, 2 * options.d_model)
-        self.width = options.d_model
+    def __init__(self, coder: ItemCoder, d_model: int) -> None:
+        super().__init__(coder)
+        self.up = nn.Linear(self.width, 2 * d_model)
+        self.width = d_model
         self.down = nn.Linear(2 * self.width, self.width)
         self.norm = nn.LayerNorm(self.width)
         nn.init.constant_(self.norm.weight, FIRST_LENGTH * self.width**-0.5)
@@ -121,7 +121,6 @@ class ItemVectors(nn.Module):
     ``id_mode="full"`` leaves own vectors out of some training steps, so that metadata alone stays good for new items.
     Each of the k units of a step that share a row of metadata loses its own vector with probability ``id_dropout / k``:
     a row stands for itself equally often, whether one item has it or a thousand.
-    ``"delta"`` starts them at 0 and bounds their length.
 
     Parameters
     ----------
@@ -139,15 +138,15 @@ class ItemVectors(nn.Module):
 
     def __init__(self, coder: ItemCoder | None, n_own: int, options: Any) -> None:
         super().__init__()
-        is_delta, kind = options.id_mode == "delta", ItemFields if options.item_tower == "concat" else ItemTower
-        self.tower = None if coder is None else kind(coder, options)
+        self.tower = None
+        if coder is not None:
+            self.tower = ItemFields(coder) if options.item_tower == "concat" else ItemTower(coder, options.d_model)
         self.width = options.d_model if self.tower is None else self.tower.width
         self.own_dropout = options.id_dropout if options.id_mode == "full" and self.tower is not None else 0.0
-        self.own_bound = options.delta_norm if is_delta else None
         self.own = None
         if n_own:
             self.own = nn.Embedding(n_own + 1, self.width, padding_idx=0, sparse=n_own > DENSE_ROWS)
-            nn.init.normal_(self.own.weight, std=0.0 if is_delta else FIRST_LENGTH * self.width**-0.5)
+            nn.init.normal_(self.own.weight, std=FIRST_LENGTH * self.width**-0.5)
             with torch.no_grad():
                 self.own.weight[0] = 0
 
@@ -161,11 +160,5 @@ class ItemVectors(nn.Module):
                 dropped = torch.rand(own.shape, device=own.device) * shared_by[place] < self.own_dropout
                 own = own.masked_fill(dropped, 0)
         if self.own is not None:
-            parts.append(self._bounded(self.own(own)))
+            parts.append(self.own(own))
         return sum(parts[1:], parts[0])
-
-    def _bounded(self, free: Tensor) -> Tensor:
-        """Shorten own vectors (n, d) that are longer than the bound."""
-        if self.own_bound is None:
-            return free
-        return free * (self.own_bound / free.norm(dim=1, keepdim=True).clamp(min=self.own_bound))

@@ -203,7 +203,6 @@ class SessionLoop(Loop):
             network,
             weight_decay=options.weight_decay,
             average_decay=options.average_decay,
-            clip_norm=options.clip_norm,
             group=self.group,
         )
 

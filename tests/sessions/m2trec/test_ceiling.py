@@ -63,7 +63,7 @@ def test_one_category_for_many_items_is_warned_of_without_ids(early_stopping):
     assert 0.05 < model.oracle_ceiling_["recall@20"] < 0.4
 
 
-@pytest.mark.parametrize(("id_mode", "n_different"), [("full", 2), ("delta", 2), ("none", 100)])
+@pytest.mark.parametrize(("id_mode", "n_different"), [("full", 2), ("none", 100)])
 def test_ids_and_metadata_that_tell_items_apart_are_not_warned_of(id_mode, n_different):
     table = CATEGORIES if n_different == 2 else CATEGORIES.with_columns(price=pl.col("item_id").sqrt())
     with warnings.catch_warnings():

@@ -59,7 +59,7 @@ def compare(make_law: Any, k: int) -> tuple[dict[str, np.ndarray], M2TRec]:
         "law": rank_targets(law[clicks[:, :-1].ravel()], clicks[:, 1:].ravel() + 1),
         "popularity": Popularity().fit(train).rank(test).ranks,
         "directed": model.rank(test).ranks,
-        "undirected": fit(train, directed=False).rank(test).ranks,
+        "undirected": fit(train, pooling="undirected").rank(test).ranks,
     }
     return {name: part <= k for name, part in ranks.items()}, model
 
@@ -129,7 +129,7 @@ def test_a_later_log_chooses_the_strength_where_all_sessions_are_trained_on(monk
     assert model.directed_strength_ == 1
 
 
-@pytest.mark.parametrize("params", [{"directed": False}, {"pooling": "last"}], ids=str)
+@pytest.mark.parametrize("params", [{"pooling": "undirected"}, {"pooling": "last"}], ids=str)
 def test_without_a_path_there_is_no_strength(params):
     rng = np.random.default_rng(0)
     model = fit(draw_log(one_way(rng), rng, 50), **params)

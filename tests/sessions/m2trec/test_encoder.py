@@ -26,7 +26,7 @@ class Queries(SessionEncoder):
 
 
 def options_of(**options: Any) -> M2TRec:
-    return M2TRec(**{"d_model": 8, "n_heads": 2, "max_length": 9, "dropout": 0.3, "item_dropout": 0.3} | options)
+    return M2TRec(**{"d_model": 8, "n_heads": 2, "max_length": 9, "dropout": 0.3} | options)
 
 
 def make(pooling: str = "items", n_layers: int = 1, **options: Any) -> SessionEncoder:
@@ -104,7 +104,7 @@ def test_distance_counts_from_the_click_that_looks():
 
 
 def test_pooled_items_are_a_weighted_mean_of_the_items():
-    encoder, items = make(directed=False), clicks(1, 4)
+    encoder, items = make(pooling="undirected"), clicks(1, 4)
     torch.nn.init.zeros_(encoder.weigh.weight)
     torch.nn.init.zeros_(encoder.weigh_distance)
     assert_equal(encoder(items, lengths_of(3)), items[:, :3].mean(dim=1))
@@ -113,15 +113,15 @@ def test_pooled_items_are_a_weighted_mean_of_the_items():
     assert_equal(encoder(items, lengths_of(3)), items[:, 1])
 
 
-@pytest.mark.parametrize("directed", [False, True])
-def test_pooled_items_begin_in_the_space_of_the_items(directed):
-    encoder = Queries(options_of(directed=directed, dropout=0.0, item_dropout=0.0))
+@pytest.mark.parametrize("pooling", ["items", "undirected"])
+def test_pooled_items_begin_in_the_space_of_the_items(pooling):
+    encoder = Queries(options_of(pooling=pooling, dropout=0.0))
     same = clicks(1, 1).expand(1, 6, 8)
     assert_equal(encoder(same, lengths_of(6)), same[:, 0])
 
 
 def without_path(encoder: SessionEncoder) -> SessionEncoder:
-    plain = Queries(options_of(directed=False)).eval()
+    plain = Queries(options_of(pooling="undirected")).eval()
     plain.load_state_dict({name: value for name, value in encoder.state_dict().items() if name != "direct.weight"})
     return plain
 
@@ -145,7 +145,7 @@ def test_the_directed_path_adds_a_map_of_the_last_state():
 
 
 def test_training_leaves_the_path_out_of_half_of_the_queries_whatever_its_strength():
-    encoder, items = make(dropout=0.0, item_dropout=0.0), clicks(200, 5)
+    encoder, items = make(dropout=0.0), clicks(200, 5)
     lengths = torch.full((200,), 5)
     with_path, anchor = (
         encoder(items, lengths, all_prefixes=True),

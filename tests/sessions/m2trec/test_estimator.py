@@ -19,7 +19,7 @@ def fit(**params: Any) -> M2TRec:
 
 
 def test_the_best_weights_are_kept():
-    still = {"dropout": 0.0, "item_dropout": 0.0, "directed": False, "repeats": False}
+    still = {"dropout": 0.0, "pooling": "undirected", "repeats": False}
     model = tiny("M2TRec", epochs=40, learning_rate=0.05, patience=3, **still)
     train = TRAIN.head(500)
     items = ITEMS.filter(pl.col("item_id").is_in(train["item_id"].implode()))
@@ -54,7 +54,7 @@ def test_the_newest_sessions_are_held_back():
 
 
 def test_without_early_stopping_all_is_trained_on_to_the_end():
-    params = {"epochs": 3, "early_stopping": False, "directed": False, "repeats": False}
+    params = {"epochs": 3, "early_stopping": False, "pooling": "undirected", "repeats": False}
     model = tiny("M2TRec", **params).fit(TRAIN, items=ITEMS, clicks_val=TEST)
     assert len(model.history_) == model.best_iteration_ == 3
     alone = tiny("M2TRec", **params).fit(TRAIN, items=ITEMS)
@@ -147,16 +147,15 @@ def test_without_ids_equals_are_ranked_by_training_clicks():
     np.testing.assert_allclose(scores[..., 0] - scores[..., 1], np.broadcast_to(gaps, scores.shape[:2]), atol=1e-4)
 
 
-def test_own_vectors_tell_equals_apart_as_far_as_they_may():
+def test_own_vectors_tell_equals_apart():
     gaps = []
-    for params in ({"id_mode": "delta", "delta_norm": 1e-6}, {"id_mode": "delta"}, {"id_mode": "full"}):
-        model = tiny("M2TRec", directed=False, repeats=False, **params).fit(TRAIN, items=twins())
+    for mode in ("none", "full"):
+        model = tiny("M2TRec", pooling="undirected", repeats=False, id_mode=mode).fit(TRAIN, items=twins())
         clicked = (model.item_counts_ > 5).reshape(30, 2).all(axis=1)
         vectors = model.item_vectors()[:, :16].reshape(30, 2, 16)[clicked]
         gaps.append(np.linalg.norm(vectors[:, 0] - vectors[:, 1], axis=1).mean())
     assert gaps[0] < 1e-4
     assert gaps[1] > 0.1
-    assert gaps[2] > 0.1
 
 
 @pytest.mark.all_faces  # six seconds each

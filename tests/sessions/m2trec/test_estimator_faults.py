@@ -105,7 +105,6 @@ PARAMETERS = {
     "pooling": "mean+last",
     "categories": {"tuple": ["category"]},
     "popularity": True,
-    "hierarchy": True,
 }
 FACTS = {
     **{name: (lambda facts, n=name: facts["params"].update({n: PARAMETERS[n]}), "state_dict") for name in PARAMETERS},

@@ -20,10 +20,9 @@ def fit(**params: Any) -> M2TRec:
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "id_mode": ("some", r"id_mode must be one of \['full', 'delta', 'none'\], got 'some'"),
+    "id_mode": ("some", r"id_mode must be one of \['full', 'none'\], got 'some'"),
     "pooling": ("max", "pooling must be one of"),
     "item_tower": ("deep", "item_tower must be one of"),
-    "directed": ("yes", "directed must be True or False, got 'yes'"),
     "training": ("per_click", "training must be one of"),
     "precision": ("float16", "precision must be one of"),
     "d_model": (15, "d_model must be a multiple of n_heads, got 15 and 2"),
@@ -35,15 +34,12 @@ BAD: dict[str, tuple[Any, str]] = {
     "batch_size": (-3, "batch_size must be at least 1, got -3"),
     "patience": ("2", "patience must be a whole number, got '2'"),
     "n_negatives": (0, "n_negatives must be at least 1"),
-    "delta_norm": (0, "delta_norm must be a finite number above 0, got 0"),
     "learning_rate": (float("nan"), "learning_rate must be a finite number above 0, got nan"),
     "temperature": (0, "temperature must be a finite number above 0, got 0"),
     "new_item_share": (0, "new_item_share must be a finite number above 0, got 0"),
     "max_new_share": (1, "max_new_share must be between 0 and 1, got 1"),
     "id_dropout": (1, "id_dropout must be at least 0 and below 1, got 1"),
-    "unknown_rate": (1.5, "unknown_rate must be at least 0 and below 1"),
     "dropout": (-0.1, "dropout must be at least 0 and below 1"),
-    "item_dropout": (1.0, "item_dropout must be at least 0 and below 1"),
     "average_decay": (1, "average_decay must be at least 0 and below 1"),
     "weight_decay": (-1, "weight_decay must be at least 0"),
     "validation_fraction": (1, "validation_fraction must be between 0 and 1"),
@@ -56,7 +52,6 @@ BAD: dict[str, tuple[Any, str]] = {
 
 LISTED = "must be a sequence of columns, got"
 LEVELS = "category_weight must be a number or a list of one a level of categories, got "
-FED_BACK = "hierarchy=True feeds predicted categories back, but none is predicted: name columns in categories"
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     *(({name: value}, ValueError, message) for name, (value, message) in BAD.items()),
     ({"category_weight": -1}, ValueError, "category_weight must be at least 0, got -1"),
@@ -64,10 +59,6 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     *(
         ({"category_weight": value}, ValueError, re.escape(f"{LEVELS}{value!r}") + "$")
         for value in ("a", "ab", {"category": 1, "subcategory": 2}, None, True, object)
-    ),
-    *(
-        ({"hierarchy": True} | params, ValueError, FED_BACK)
-        for params in ({"categories": ()}, {"category_weight": 0}, {"category_weight": [0, 0]})
     ),
     *(
         ({name: value}, TypeError, f"{name}.* {message}")
@@ -101,7 +92,6 @@ def test_logs_without_a_next_click_are_refused():
 
 NEEDS: dict[str, tuple[dict[str, Any], str]] = {
     "none": ({"id_mode": "none"}, "id_mode='none'"),
-    "delta": ({"id_mode": "delta"}, "id_mode='delta'"),
     "categories": ({"categories": ["category"]}, "categories=['category']"),
     "texts": ({"text_features": ["name"]}, "text_features=['name']"),
     "categorical": ({"categorical_features": ["brand"]}, "categorical_features=['brand']"),

@@ -71,7 +71,7 @@ def test_what_weighs_more_is_predicted_more():
     gaps = []
     for weight in (1.0, 9.0, 0.0):
         model = tiny("M2TRec", categories=(), text_features=(), epochs=40, pooling="last", event_column="event")
-        model.set_params(dropout=0.0, item_dropout=0.0, early_stopping=False, learning_rate=0.02, repeats=False)
+        model.set_params(dropout=0.0, early_stopping=False, learning_rate=0.02, repeats=False)
         model.set_params(event_weights={"buy": weight}).fit(log)
         scores = dict(model.recommend(["a"], k=3).select("item_id", "score").iter_rows())
         gaps.append(scores["c"] - scores["b"])

@@ -30,7 +30,7 @@ def first(**params):
 
 
 @pytest.mark.usefixtures("_still")
-@pytest.mark.parametrize("params", [{}, {"hierarchy": True}, {"id_mode": "none"}])
+@pytest.mark.parametrize("params", [{}, {"id_mode": "none"}])
 def test_new_rows_begin_as_they_were_read_and_all_others_keep_their_weights(params):
     model = first(**params)
     before, coder, own = dict(model.weights_), model._coder.features.columns, model._items.own_rows

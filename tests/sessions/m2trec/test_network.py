@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pytest
 import torch
 from torch import Tensor
 
@@ -73,30 +72,6 @@ def test_temperature_makes_scores_cosines():
     assert not torch.allclose(vectors(plain, units)[:, :8].norm(dim=1), torch.ones(7), atol=0.1)
 
 
-@pytest.mark.parametrize("hierarchy", [False, True])
-def test_what_the_heads_say_is_fed_back_where_it_is_wanted(hierarchy):
-    network, units = make(("kind", "brand"), hierarchy=hierarchy, temperature=None)
-    if network.project is not None and network.join is not None:
-        torch.nn.init.normal_(network.join.weight)
-    clicked = vectors(network, units)[None, [3, 1]]
-    before, categories = network(clicked, torch.tensor([2]))
-    assert [scores.shape for scores in categories] == [(1, 5), (1, 4)]
-    with torch.no_grad():
-        network.heads[0].bias[2] += 5
-    after, changed = network(clicked, torch.tensor([2]))
-    assert not torch.allclose(changed[0], categories[0])
-    assert torch.allclose(after, before) != hierarchy
-
-
-def test_hierarchy_begins_as_without():
-    fed, units = make(hierarchy=True)
-    plain, _ = make(hierarchy=False)
-    plain.load_state_dict({name: value for name, value in fed.state_dict().items() if name in plain.state_dict()})
-    clicked = vectors(fed, units)[None, [3, 1]]
-    torch.testing.assert_close(fed(clicked, torch.tensor([2]))[0], plain(clicked, torch.tensor([2]))[0])
-    assert make((), hierarchy=True)[0].project is None  # no head, nothing to feed back
-
-
 def test_how_much_popularity_says_is_for_the_session_to_tell():
     network, units = make(temperature=None, popularity=True)
     assert network.weigh_popularity is not None
@@ -114,7 +89,7 @@ def test_how_much_popularity_says_is_for_the_session_to_tell():
 
 
 def test_half_of_the_training_queries_do_without_popularity():
-    network, units = make(popularity=True, dropout=0.0, item_dropout=0.0)
+    network, units = make(popularity=True, dropout=0.0)
     assert network.weigh_popularity is not None
     torch.nn.init.constant_(network.weigh_popularity.bias, 1.0)
     clicked, lengths = vectors(network, units)[None, [3]].expand(400, -1, -1), torch.ones(400, dtype=torch.int64)
@@ -128,7 +103,7 @@ def test_half_of_the_training_queries_do_without_popularity():
 
 
 def test_every_prefix_is_a_query_place_by_place():
-    network, units = make(("kind", "brand"), hierarchy=True)
+    network, units = make(("kind", "brand"))
     clicked = vectors(network, units)[torch.tensor([[3, 1, 5], [2, 4, 0]])]
     lengths = torch.tensor([3, 2])
     queries, categories = network(clicked, lengths, all_prefixes=True)

@@ -134,7 +134,7 @@ def test_category_loss_is_over_known_categories():
     assert not torch.autograd.grad(nothing, scores)[0].any()
 
 
-TINY = {"d_model": 8, "n_heads": 1, "early_stopping": False, "repeats": False, "directed": False}
+TINY = {"d_model": 8, "n_heads": 1, "early_stopping": False, "repeats": False, "pooling": "undirected"}
 TINY |= {"batch_size": 256, "precision": "float32", "device": "cpu", "n_jobs": 1, "random_state": 0}
 
 
