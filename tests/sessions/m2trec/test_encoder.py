@@ -60,7 +60,7 @@ def test_one_pass_gives_the_query_and_the_summary_of_every_prefix(pooling, n_lay
             alone = SessionEncoder.forward(encoder, items[row : row + 1, gone:n], lengths_of(n - gone))
             for part, own in zip(found, alone, strict=True):
                 assert_equal(part[row, gone], own[0])
-    if pooling != "items":
+    if pooling not in {"items", "undirected"}:
         assert_equal(encoder(items, lengths), encoder.out(SessionEncoder.forward(encoder, items, lengths)[1]))
 
 
