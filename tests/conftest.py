@@ -86,7 +86,7 @@ BUDGETS = {
     "tests/test_docs.py": 50,
     "tests/test_fuzz.py": 20,
     "tests/test_row_bits.py": 15,
-    "tests/test_without_torch.py": 20,
+    "tests/test_without_torch.py": 14,
     "tests/training": 35,
     "tests/tuning": 35,
 }

@@ -1,6 +1,5 @@
-"""Trees and their mixtures work where torch cannot be imported, and commands that need no network do not load it."""
+"""Trees and their mixtures work where torch cannot be imported."""
 
-import json
 import subprocess
 import sys
 import textwrap
@@ -76,26 +75,3 @@ def test_trees_and_mixtures_of_them_need_no_torch(folder):
     model.save("before")
     run(NO_TORCH + TREES)
     assert_frame_equal(pl.read_parquet("answers.parquet"), tabmtl.load("before").predict(X))
-
-
-COMMANDS = [
-    ["train", "--data", "none.csv", "--target", "y"],
-    ["compare", "--data", "none.csv", "--target", "y"],
-    ["train", "--data", "portal", "--target", "y", "--model", "SharedTrees"],
-    ["predict", "--model", "before", "--data", "X.parquet", "--output", "a.parquet"],
-    ["predict", "--model", "nowhere", "--data", "X.parquet", "--output", "a.parquet"],
-]
-ASK = """
-import json, sys
-from tabmtl.pipelines.cli import main
-
-for command in json.loads(sys.argv[1]):
-    print([main(command), "torch" in sys.modules])
-"""
-
-
-def test_commands_load_no_torch_where_no_network_is_asked_for(folder):
-    X = pl.read_parquet("X.parquet")
-    SharedTrees(n_estimators=2, n_estimators_task=2).fit(X, pl.read_parquet("y.parquet")).save("before")
-    told = [line for line in run(ASK, json.dumps(COMMANDS)).splitlines() if line.startswith("[")]
-    assert told == ["[2, False]"] * 3 + ["[0, False]", "[2, False]"]
