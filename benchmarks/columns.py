@@ -38,6 +38,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 
 import tabmtl
+from benchmarks.datasets.histories import history_table
 from benchmarks.harness import Record, paired, print_sets, print_table, score_parser, spreads
 from benchmarks.peers.outside import AutoGluon, Outside
 from benchmarks.problems import Alone, Case, answers_of, score_answers
@@ -45,7 +46,6 @@ from benchmarks.targets import package
 from tabmtl import IndependentTasks
 from tabmtl.pipelines.datasets import load
 from tabmtl.pipelines.datasets.base import stored
-from tabmtl.pipelines.histories import history_table
 
 BY_HAND, CATBOOST, AUTOGLUON = "LightGBM, by hand", "CatBoost", "AutoGluon"
 MODELS = (BY_HAND, "IndependentTasks", "SharedTrees", "SharedBottom")
@@ -66,7 +66,7 @@ ALL = "all columns"
 class Table:
     """A set: features, targets, the unit of every row, and its columns of new kinds by what they are called.
 
-    ``options`` are those of the estimators that read such columns; a model without a column does not get them of it.
+    A model is told of the kinds that are ``declared`` of the columns that it has.
     """
 
     X: pl.DataFrame
@@ -90,12 +90,11 @@ class Table:
             train=(self.X[kept], self.y[kept]), test=(self.X[scored], self.y[scored]), tasks=self.tasks, groups=groups
         )
 
-    def options(self, columns: Sequence[str]) -> dict[str, Any]:
-        """Return the options of an estimator that reads some of the columns."""
-        texts = [name for name in self.texts if name in columns]
-        histories = {name: of for name, of in self.histories.items() if name in columns}
-        found = {"text_features": texts, "sequence_features": histories}
-        return {name: columns for name, columns in found.items() if columns}
+    def declared(self, columns: Sequence[str]) -> dict[str, str]:
+        """Return the kinds of some of the columns, for an estimator that reads these."""
+        histories = {name: "sequence" if of is None else f"sequence:{of}" for name, of in self.histories.items()}
+        kinds = dict.fromkeys(self.texts, "text") | histories
+        return {name: kind for name, kind in kinds.items() if name in columns}
 
 
 def open_flights(_: Path | None) -> Table:
@@ -323,7 +322,7 @@ def make(model: str, table: Table, case: Case, seed: int) -> Any:
         return Alone(partial(CatBoost, table), **facts)
     if model == AUTOGLUON:
         return AutoGluon(**facts, texts=table.texts, seconds=MOST_SECONDS, preset=PRESET)
-    return getattr(tabmtl, model)(**facts, **table.options(case.train[0].columns))
+    return getattr(tabmtl, model)(**facts, columns=table.declared(case.train[0].columns))
 
 
 def run(name: str, table: Table, model: str, without: str, seed: int) -> Iterator[Record]:

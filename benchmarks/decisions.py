@@ -185,10 +185,8 @@ def complete_journey(make: Callable[..., Any], folder: Path | None, seed: int) -
     table = open_journey(folder)
     table = replace(table, X=table.X.with_columns(household=pl.Series(table.unit)))
     case = table.case(seed)
-    options = table.options(case.train[0].columns)
-    model = make(tasks=case.tasks, random_state=seed, drop=["household"], **options).fit(
-        *case.train, groups="household"
-    )
+    columns = table.declared(case.train[0].columns) | {"household": "ignore"}
+    model = make(tasks=case.tasks, random_state=seed, columns=columns).fit(*case.train, groups="household")
     for metric in ("roc_auc", "gauc", "ndcg@10"):
         scores = model.score_tasks(*case.test, groups="household", metric=metric)
         yield "mean of five departments", metric, mean_score(scores)

@@ -82,7 +82,8 @@ def run_seed(name: str, seed: int, args: Namespace) -> Iterator[Record]:
     X, y = pl.collect_all([data.features, data.targets])
     parts, tasks = parts_of(X, y, seed, args.share), dict(data.tasks)
     budget = {} if args.epochs is None else {"epochs": args.epochs}
-    make = partial(getattr(tabmtl, args.model), tasks=tasks, text_features=(), random_state=seed, **budget)
+    columns = dict.fromkeys(X.select(pl.col(pl.String)).columns, "category")
+    make = partial(getattr(tabmtl, args.model), tasks=tasks, columns=columns, random_state=seed, **budget)
     base = make().fit(*parts["base"])
     own = [[*part] for part in np.array_split([*tasks], N_DEPARTMENTS)]
     departments = [

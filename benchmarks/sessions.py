@@ -53,9 +53,9 @@ REFERENCE = "VSKNN"
 #: Mark of models that fit without the items that train does not click, and then add them.
 ADDED = ", new items added"
 #: Columns of the item table that are text, for every setting.
-TEXTS = {GENERATOR: ["name"]}
+TEXTS = {GENERATOR: {"name": "text"}}
 #: Columns that could be text too, which ``--choose`` compares.
-MORE_TEXTS = {"complete_journey": ["package_size"]}
+MORE_TEXTS = {"complete_journey": {"package_size": "text"}}
 #: Changes that ``--choose`` makes to the defaults, one at a time.
 CHANGES: tuple[dict[str, Any], ...] = (
     {"id_mode": "none"},
@@ -103,7 +103,7 @@ def baselines(data: ClickLog) -> dict[str, Any]:
 
 def m2trec(data: ClickLog, seed: int, *, make: Callable[..., M2TRec] = M2TRec, **settings: Any) -> M2TRec:
     """Make M2TRec for a set with its defaults, except for the given parameters; or another form of it."""
-    common: dict[str, Any] = {"categories": data.categories, "text_features": TEXTS.get(data.name, [])}
+    common: dict[str, Any] = {"categories": data.categories, "columns": TEXTS.get(data.name)}
     return make(**common | {"random_state": seed} | data.columns | settings)
 
 
@@ -239,7 +239,7 @@ def choose(args: Namespace, name: str) -> Iterator[list[Record]]:
     newest = data.newest(share).part("train") if share < 1 else data.part("train")
     train, judged = temporal_split(newest, test_size=0.1, time_column=data.columns["time_column"])
     plain = m2trec(data, seed).get_params(deep=False)
-    changes = [*CHANGES, {"text_features": MORE_TEXTS.get(name, plain["text_features"])}]
+    changes = [*CHANGES, {"columns": MORE_TEXTS.get(name, plain["columns"])}]
     models = baselines(data)
     for change in ({}, *(change for change in changes if plain | change != plain)):
         models[f"M2TRec {change or ''}"] = m2trec(data, seed, **change)

@@ -103,7 +103,7 @@ def recommended(name: str, **params: Any) -> Arrays:
     """Fit a log of clicks, and recommend; scores of next clicks and categories too."""
     log = make_sessions(400, 60, n_categories=5, n_subcategories=2, random_state=0)
     train, test = log.split()
-    options = {"categories": ("category", "subcategory"), "text_features": ("name",)} | params
+    options = {"categories": ("category", "subcategory"), "columns": {"name": "text"}} | params
     model = made(name, **options).fit(train, items=log.items)
     found = model.recommend(test, k=10).sort("session_id", "rank")
     return {

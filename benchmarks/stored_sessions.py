@@ -22,7 +22,7 @@ from tabmtl.scale import Shards
 from tabmtl.sessions import STAN, temporal_split
 from tabmtl.synth import make_sessions
 
-OPTIONS: dict[str, Any] = {"categories": ("category", "subcategory"), "text_features": ("name",)}
+OPTIONS: dict[str, Any] = {"categories": ("category", "subcategory"), "columns": {"name": "text"}}
 #: Further forms of M2TRec: their parameters.
 FORMS: dict[str, dict[str, Any]] = {
     "M2TRec of events": {"event_column": "event", "event_weights": {"buy": 3.0}},

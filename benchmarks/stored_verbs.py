@@ -69,7 +69,7 @@ TABLES: dict[str, tuple[Callable[[int, int], Rows], dict[str, Any]]] = {
     "funnel": (funnel_rows, {}),
     "long": (long_table, {"task_column": "school"} | NO_FUNNEL),
     "long, binary": (passed_rows, {"task_column": "school"} | NO_FUNNEL),
-    "varied": (varied_rows, {"sequence_features": {"seen": "item"}} | NO_FUNNEL),
+    "varied": (varied_rows, {"columns": {"seen": "sequence:item"}} | NO_FUNNEL),
 }
 
 

@@ -125,17 +125,17 @@ def compare(
         cure = "the value test in --split-column" if source.split_column else "a --test-share above 0"
         raise ValueError(f"compare judges by test rows, and {rows.name} has none: give {cure}")
     rows.check_features()
-    tried, params = _models_to_try(choices, rows)
+    tried = {name: _made(choice, rows.facts) for name, choice in choices.items()}
+    tried = tried or tabmtl.default_models(len(rows.parts["train"][0]))
     fit, how = _rows_to_fit(rows, source)
     within = "" if time_limit is None else f" within {time_limit:g} min"
     tell(f"{rows.name}: {', '.join(tried)}{within}; Ctrl-C keeps those that are done.")
     X, y = rows.parts["test"]
     limit = None if time_limit is None else 60 * time_limit
-    params |= {"random_state": models.seed, "seeds": models.seeds, "margin": margin, "verbose": verbosity.get()}
-    found = tabmtl.compare(tried, **fit, X_test=X, y_test=y, time_limit=limit, **params)
+    params = rows.facts | {"random_state": models.seed, "seeds": models.seeds, "verbose": verbosity.get()}
+    found = tabmtl.compare(tried, **fit, X_test=X, y_test=y, time_limit=limit, margin=margin, **params)
     found = replace(found, how=how, source=Path(source.data).name)
-    tell("")
-    print(f"{found}\n")
+    print(f"\n{found}\n" if verbosity.get() else f"{found}\n")
     if report is not None:
         found.report(report)
         tell(f"Written to {report}: open it in a browser.")
@@ -143,15 +143,6 @@ def compare(
         command = _train_command(found, found.leader, tried, rows, source, models)
         print(f"{why_chosen(found)}, to train and save:  {command}")
     return INTERRUPTED if found.is_interrupted else int(found.best is None)
-
-
-def _models_to_try(choices: Mapping[str, ModelChoice], rows: TableRows) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the models, which know the columns of free text, and what is said of the targets."""
-    made = {name: _made(choice, rows.facts) for name, choice in choices.items()}
-    tried = made or tabmtl.default_models(len(rows.parts["train"][0]))
-    texts = {name: value for name, value in rows.facts.items() if name == "text_features"}
-    facts = {name: value for name, value in rows.facts.items() if name not in texts}
-    return {name: model.set_params(**texts) for name, model in tried.items()}, facts
 
 
 def why_chosen(found: tabmtl.Comparison) -> str:
@@ -214,11 +205,11 @@ def _train_command(
 ) -> str:
     """Return the command that trains a model on these rows."""
     words = [*shlex.split(rows.origin)]
-    for option in ("target", "categorical", "text", "drop", "metric", "class-weight", "monotone"):
+    for option in ("target", "column", "metric", "class-weight", "monotone"):
         words += [word for value in getattr(source, option.replace("-", "_")) for word in (f"--{option}", value)]
-    for option, value in (("--task-column", source.task_column), ("--list-separator", source.list_separator)):
-        if value:
-            words += [option, value]
+    for option in ("tasks", "task-column", "list-separator"):
+        value = getattr(source, option.replace("-", "_"))
+        words += [f"--{option}", str(value)] if value else []
     words += ["--no-dates"] if source.no_dates else []
     words += ["--model", name]
     own = models.choices().get(name)

@@ -14,13 +14,12 @@ from tabmtl.pipelines.terminal import near, pairs
 _ELSEWHERE = {
     "random_state": "--seed",
     "tasks": "--target",
-    "categorical_features": "--categorical",
-    "text_features": "--text",
+    "columns": "--column",
 }
 _ELSEWHERE |= {f"{name}_column": f"--{name}-column" for name in ("task", "session", "item", "time", "order")}
 
 #: Parameters that hold code or models.
-_OBJECTS = ("on_epoch", "classifier", "regressor", "preprocessor", "text_encoder")
+_OBJECTS = ("on_epoch", "classifier", "regressor", "preprocessor")
 
 
 @dataclass(frozen=True, kw_only=True)

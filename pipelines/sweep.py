@@ -431,10 +431,8 @@ class _Found:
             return
         make_client().set_tag(self.runs.parent, "tabmtl.chosen_trial", point["trial"].item())
         if 2 <= len(self.study.metric_names or []) <= _SHOWN_TASKS:
-            from tabmtl.inspection.plots import ParetoDisplay
-
             front = tuning.pareto_front(self.study, dominated=True)
-            display = ParetoDisplay.from_front(front, reference=reference, chosen=point)
+            display = tuning.ParetoDisplay.from_front(front, reference=reference, chosen=point)
             make_client().log_figure(self.runs.parent, display.figure_, "pareto.png")
             display.close()
 

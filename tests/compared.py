@@ -64,4 +64,4 @@ def comparison() -> Comparison:
     models = {"linear": linear(), "constant": constant(), "a <b>": Broken(), "experts": MMoE(epochs=2, n_experts=2)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of training that ends early
-        return compare(models, *table(), groups="day", drop=["day"], random_state=0, n_jobs=1, seeds=1)
+        return compare(models, *table(), groups="day", columns={"day": "ignore"}, random_state=0, n_jobs=1, seeds=1)

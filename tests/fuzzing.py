@@ -158,7 +158,7 @@ class World:
             pairs = zip(self.names, self.targets, strict=True)
             declared = {name: TARGETS[kind][1] for name, kind in pairs if TARGETS[kind][1]}
         if "history" in self.columns:
-            found["sequence_features"] = {"history": "category" if "category" in self.columns else None}
+            found["columns"] = {"history": "sequence:category" if "category" in self.columns else "sequence"}
         return found | {"tasks": declared or None}
 
     def draw(self, n: int, seed: int, schools: Sequence[str] = SCHOOLS) -> tuple[pl.DataFrame, pl.DataFrame]:

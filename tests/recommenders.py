@@ -21,7 +21,7 @@ from tabmtl.synth import make_sessions
 #: Given to a recommender where it has the parameter: small and quick, with dropout and early stopping still on.
 TINY: dict[str, Any] = {
     "categories": ("category", "subcategory"),
-    "text_features": ("name",),
+    "columns": {"name": "text"},
     "d_model": 16,
     "n_heads": 2,
     "epochs": 2,

@@ -58,7 +58,6 @@ LONG_MODULES = {
             "inspection.plots.comparison",
             "inspection.plots.drift",
             "inspection.plots.importances",
-            "inspection.plots.outliers",
             "scale.files",
         ),
         "tuning.objectives",

@@ -56,7 +56,7 @@ def test_parameters_of_a_nested_estimator_are_set():
         (IndependentTasks, {"patience": 0}, "patience must be at least 1, got 0"),
         (IndependentTasks, {"early_stopping": "no"}, "early_stopping must be True or False, got 'no'"),
         (HoME, {"self_gate": "yes"}, "self_gate must be True or False, got 'yes'"),
-        (MMoE, {"sequence_features": np.ones(3)}, "sequence_features must be a mapping from text to text or None"),
+        (MMoE, {"columns": np.ones(3)}, "columns must map names of columns to kinds"),
         (SharedTrees, {"prior_labels": np.inf}, "prior_labels must be finite, got inf"),
         (MMoE, {"verbose": "loud"}, "verbose must be a whole number or True or False, got 'loud'"),
     ],

@@ -32,6 +32,7 @@ from benchmarks.peers.rechub import (
 from benchmarks.peers.tabm import make_tabm, tabm_step
 from tabmtl import APEM, HoME, MMoE, SharedBottom
 from tabmtl.base.schema import Columns
+from tabmtl.columns import Sequence as ListInOrder
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.nn.embeddings import CategoricalEmbedding
 from tabmtl.targets import KINDS
@@ -78,7 +79,7 @@ def options(epochs: int, seed: int, *, own_training: bool = False) -> dict[str, 
     architecture: dict[str, Any] = {
         "d_embedding": 8,
         "head_hidden": 16,
-        "categorical_features": [f"c{j}" for j in range(N_COLUMNS)],
+        "columns": {f"c{j}": "category" for j in range(N_COLUMNS)},
         "min_frequency": 1,
     }
     return architecture | ({} if own_training else PLAIN) | FIXED | {"epochs": epochs, "random_state": seed}
@@ -106,7 +107,7 @@ def din(rows: int = 100_000, epochs: int = 3, mean_length: float = 50.0, learnin
     """
     X, y = draw_impressions(rows, mean_length)
     own: dict[str, Any] = {"d_embedding": WIDTH, "hidden": HIDDEN, "head_hidden": 0, "min_frequency": 1}
-    own |= {"sequence_features": {"history": "item"}, "max_sequence_length": LONGEST, "learning_rate": learning_rate}
+    own |= {"columns": {"history": ListInOrder(of="item", longest=LONGEST)}, "learning_rate": learning_rate}
 
     def ours(seed: int) -> Measures:
         return epochs_of(SharedBottom(**(PLAIN | own | FIXED | {"epochs": epochs, "random_state": seed})), X, y)
@@ -196,9 +197,9 @@ def lists(levels: int = 10_000, length: int = 50, batch_size: int = 1024, steps:
     categories = (levels / length * rng.random((n, length)) ** 5).astype(np.int64)
     row = pl.Series("row", np.repeat(np.arange(n), lengths))
     in_lists = pl.DataFrame({"row": row, "tags": tags}).group_by("row", maintain_order=True).agg("tags")
-    network = SharedBottom(batch_size=batch_size, categorical_features="from_dtype", **FIXED)
+    network = SharedBottom(batch_size=batch_size, **FIXED)
     shown = in_lists.select("tags", item=pl.col("tags").list.first())
-    of_items = {"sequence_features": {"tags": "item"}, "max_sequence_length": int(lengths.max())}
+    of_items = {"columns": {"tags": ListInOrder(of="item", longest=int(lengths.max()))}}
     readers = {
         f"history, {pooling}": clone(network).set_params(**of_items, sequence_pooling=pooling)
         for pooling in ("mean", "attention")

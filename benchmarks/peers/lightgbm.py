@@ -37,7 +37,7 @@ class Coded:
 def learn_coder(X: Any, y: Any, tasks: Any, task_column: str | None = None) -> TableCoder:
     """Learn the columns as they are: numbers without a scale, and every level."""
     encoding = {"transform": "none", "min_frequency": 1, "flat": True}
-    options: dict[str, Any] = {"force": None, "categorical": "from_dtype", "encoding": encoding}
+    options: dict[str, Any] = {"force": None, "columns": {}, "encoding": encoding}
     return TableCoder.fit(X, y, None, tasks=tasks, task_column=task_column, **options)
 
 

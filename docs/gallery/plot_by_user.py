@@ -33,9 +33,7 @@ funnel.fit(log.X, y, groups="user")
 # rate of each, and answers all rows of a user alike.
 alone = IndependentTasks(families=("lightgbm",), **common)
 alone.fit(log.X, y, groups="user")
-rates = IndependentTasks(
-    families=("lightgbm",), categorical_features=["user"], **common
-)
+rates = IndependentTasks(families=("lightgbm",), columns={"user": "category"}, **common)
 rates.fit(log.X.select("user"), y, groups=log.X["user"])
 
 # %%

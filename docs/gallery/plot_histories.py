@@ -3,7 +3,7 @@ Histories
 =========
 
 What a user has clicked so far tells what they will click next, where it bears on the item that is shown.
-``sequence_features`` reads such lists beside that item.
+As a sequence of items, such a list is read beside that item.
 """
 
 # %%
@@ -27,17 +27,20 @@ shop.X.head()
 # A network weighs the entries of a history by the shown item; trees get how often the history holds it, and how long
 # ago. Beside them are the same models without the history, and one model per task.
 from tabmtl import IndependentTasks, SharedBottom, SharedTrees
+from tabmtl.columns import Sequence
 
 lists = {
-    "sequence_features": {"history": "item", "history_hours": "history"},
-    "max_sequence_length": 200,
+    "history": Sequence(of="item", longest=200),
+    "history_hours": "sequence:history",
 }
 common = {"tasks": {"rating": "regression"}, "random_state": 0}
 models = {
-    "network": SharedBottom(hidden=(32,), epochs=15, **lists, **common),
-    "trees": SharedTrees(**lists, **common),
-    "trees, no history": SharedTrees(drop=["history", "history_hours"], **common),
-    "one model per task": IndependentTasks(families=("lightgbm",), **lists, **common),
+    "network": SharedBottom(hidden=(32,), epochs=15, columns=lists, **common),
+    "trees": SharedTrees(columns=lists, **common),
+    "trees, no history": SharedTrees(columns=dict.fromkeys(lists, "ignore"), **common),
+    "one model per task": IndependentTasks(
+        families=("lightgbm",), columns=lists, **common
+    ),
 }
 for model in models.values():
     model.fit(shop.X, shop.y, groups=shop.users)

@@ -71,7 +71,7 @@ scores
 # network. A few merged networks, scored on validation rows, tell which other scales are worth a try: the front from
 # which no target gains without loss of another. Dotted lines are those of the common network.
 from tabmtl.extras import merge_front
-from tabmtl.inspection.plots import ParetoDisplay
+from tabmtl.tuning import ParetoDisplay
 
 two = ["dep_del15", "air_time"]
 front = merge_front(base, models, X_val, y_val, tasks=two, random_state=0)

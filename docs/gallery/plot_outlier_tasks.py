@@ -18,9 +18,10 @@ model.outlier_score_.sort("outlier_score", descending=True).head(4)
 # %%
 # ``check_loss`` is the validation loss of a task with its own weight, ``check_loss_if_normal`` that with the weight
 # of a normal task.
-from tabmtl.inspection.plots import OutlierTaskDisplay
+from matplotlib import pyplot
 
-OutlierTaskDisplay.from_estimator(model)
+outliers = model.outlier_score_.sort("outlier_score")
+bars = pyplot.barh(outliers["task"], outliers["outlier_score"])
 
 # %%
 # It found them:

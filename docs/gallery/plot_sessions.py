@@ -23,7 +23,7 @@ models = {
     "Popularity": Popularity(),
     "VSKNN": VSKNN(),
     "M2TRec": M2TRec(
-        categories=["category", "subcategory"], text_features=["name"], random_state=0
+        categories=["category", "subcategory"], columns={"name": "text"}, random_state=0
     ),
 }
 for model in models.values():

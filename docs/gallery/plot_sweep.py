@@ -39,7 +39,7 @@ front.select("trial", "dominated", "score/weight", "score/male")
 
 # %%
 # Dotted lines are the scores of one LightGBM per target. The marked point is chosen by weights.
-from tabmtl.inspection.plots import ParetoDisplay
+from tabmtl.tuning import ParetoDisplay
 
 alone = (
     IndependentTasks(families=("lightgbm",), tasks=tasks, random_state=0)

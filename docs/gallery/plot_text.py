@@ -22,14 +22,15 @@ train, test = slice(0, 2800), slice(2800, None)
 X.head(3)
 
 # %%
-# Both columns are found to be free text, which a warning would tell; ``text_features`` says it. Named as categories,
+# Both columns are found to be free text, which a warning would tell; ``columns`` says it. Declared as categories,
 # each title is a level, and most levels of new works were never seen.
-TEXTS = ["title", "medium"]
+LEVELS = {"title": "category", "medium": "category"}
+TEXTS = {"title": "text", "medium": "text"}
 models = {
-    "categories": SharedTrees(text_features=[], random_state=0),
-    "text": SharedTrees(text_features=TEXTS, random_state=0),
+    "categories": SharedTrees(columns=LEVELS, random_state=0),
+    "text": SharedTrees(columns=TEXTS, random_state=0),
     "text, one model per target": IndependentTasks(
-        text_features=TEXTS, families=("lightgbm",), random_state=0
+        columns=TEXTS, families=("lightgbm",), random_state=0
     ),
 }
 scores = {

@@ -10,9 +10,10 @@ from typing import Any
 
 from tabmtl.base.schema import RandomSplitWarning
 from tabmtl.pipelines.data.clicks import ClickColumns, ClickRows, open_clicks
+from tabmtl.pipelines.data.declared import DataSource
 from tabmtl.pipelines.data.files import RowSource, asked
 from tabmtl.pipelines.data.shards import ShardRows, TrainSource, open_shards
-from tabmtl.pipelines.data.tables import DataSource, TableRows, open_table
+from tabmtl.pipelines.data.tables import TableRows, open_table
 from tabmtl.pipelines.datasets import NAMES
 from tabmtl.pipelines.terminal import near
 
@@ -87,6 +88,7 @@ def rows_for(model: Any, source: RowSource, *, whole: bool = False, items: Path 
     ValueError, OSError
         As `open_rows` does.
     """
+    from tabmtl.columns.declared import declare
     from tabmtl.sessions.recommender import Recommender
 
     columns = ClickColumns(items=items)
@@ -98,6 +100,7 @@ def rows_for(model: Any, source: RowSource, *, whole: bool = False, items: Path 
     else:
         options["target"] = [f"{task.name}={task.kind}" for task in model.coder_.labels.column_tasks]
         options["no_dates"] = not model.coder_.features.dates
+        options["column"] = [f"{name}={own}" for name, own in declare(model.columns).items() if own.name != "ignore"]
         if Path(source.data).is_file():
             options |= {"task_column": model.task_column, "list_separator": model.coder_.list_separator}
     with warnings.catch_warnings(action="ignore", category=RandomSplitWarning):  # the split is that of training
@@ -110,7 +113,8 @@ def _without_effect(
     """Yield the options that have no effect on such rows, with the reason."""
     of_clicks = [entry.name for entry in fields(ClickColumns)]
     if wants_clicks:
-        of_tables = [*DataSource.__annotations__, "split_column", "group_column", "split_seed", "full"]
+        of_tables = [name for name in DataSource.__annotations__ if name not in ("column", "tasks")]
+        of_tables += ["split_column", "group_column", "split_seed", "full"]
         yield of_tables, f"applies to tables only; {model} learns from a click log"
     else:
         yield of_clicks, f"applies to click logs only; {model} learns from a table"

@@ -11,6 +11,7 @@ import polars as pl
 
 from tabmtl import sessions, tuning
 from tabmtl.pipelines.data import files
+from tabmtl.pipelines.data.declared import DataSource, read_declared
 from tabmtl.pipelines.datasets.base import PARTS
 
 _SCORES = ("recall@20", "mrr@20", "ndcg@20")
@@ -72,7 +73,7 @@ class ClickRows(files.PartedRows):
         from tabmtl.encode.read import checksum
 
         test = checksum(self.parts["test"]) if "test" in self.parts else None
-        return {"data": self.name, "rows": self.sizes, "columns": self.facts, "test": test}
+        return {"data": self.name, "rows": self.sizes, "columns": self.facts_as_json, "test": test}
 
     def describe(self) -> str:
         """Return one line on the clicks and items."""
@@ -115,12 +116,12 @@ class ClickRows(files.PartedRows):
         callback.log_fitted(estimator, self.parts["train"], X_val=self.parts["val"])
 
 
-def open_clicks(source: files.RowSource, columns: ClickColumns, *, whole: bool = False) -> ClickRows:
+def open_clicks(source: DataSource, columns: ClickColumns, *, whole: bool = False) -> ClickRows:
     """Read a click log, and split it in time.
 
     Parameters
     ----------
-    source : RowSource
+    source : DataSource
     columns : ClickColumns
     whole : bool, default=False
         All clicks as one part "all".
@@ -132,7 +133,15 @@ def open_clicks(source: files.RowSource, columns: ClickColumns, *, whole: bool =
     """
     log = files.read_file(Path(source.data))
     facts = _columns(log, columns, source.time_column)
+    source, declared = read_declared(source)
+    if source.target:
+        raise ValueError(f"--tasks {source.tasks}: a click log has no targets: leave [tasks] out")
+    if declared and columns.items is None:
+        raise ValueError("--column declares columns of the item table: name its file by --items")
     items = None if columns.items is None else files.read_file(columns.items)
+    if items is not None and declared:
+        files.known(items, declared, "--column")
+        facts["columns"] = declared
     parts = {"all" if whole else "train": log}
     if source.test_share and not whole:
         parts = _cut(parts, "test", source.test_share, facts)

@@ -25,7 +25,7 @@ class RowSource:
     Parameters
     ----------
     data : str
-        Data set by name, such as portal, or a parquet or CSV file.
+        Such as portal, or a parquet or CSV file.
     folder : Path, optional
         Folder of all rows; default with --full: ``$TABMTL_DATA``.
     full : bool
@@ -33,7 +33,7 @@ class RowSource:
     split_column : str, optional
         Column of train, val or test; default a random split.
     group_column : str, optional
-        Column of groups that the split keeps whole; a feature too, unless --drop names it.
+        Column of groups that the split keeps whole; a feature too, unless --column NAME=ignore.
     time_column : str, optional
         Column of times, in place of chance: the newest rows judge. Of a click log, default "time" if it is there.
     val_share : float
@@ -96,6 +96,12 @@ class PartedRows:
     def example(self) -> pl.DataFrame:
         """Return some rows to fit, as an input example."""
         return self.parts["train"].head(5)
+
+    @property
+    def facts_as_json(self) -> dict[str, Any]:
+        """The facts, with what is declared of columns as text."""
+        columns = {name: repr(own) for name, own in self.facts.get("columns", {}).items()}
+        return self.facts | ({"columns": columns} if columns else {})
 
     @property
     def judged(self) -> str | None:

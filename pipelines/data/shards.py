@@ -12,6 +12,7 @@ import polars.selectors as cs
 
 from tabmtl.pipelines.data import files, tables
 from tabmtl.pipelines.data.clicks import ClickColumns
+from tabmtl.pipelines.data.declared import DataSource, check_roles, declared_tasks, read_declared, read_roles
 
 if TYPE_CHECKING:
     from tabmtl.metrics.intervals import ScoreInterval
@@ -30,13 +31,13 @@ _NOT_OF_FILES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSource(tables.DataSource):
+class TrainSource(DataSource):
     """Rows to train on: a data set by name or a file, or files that need not fit in memory.
 
     Parameters
     ----------
     data : str
-        Data set by name, such as portal, or a parquet or CSV file.
+        Data set, such as portal, or a parquet or CSV file.
     shards : list of str
         Instead of --data: files, or a glob in quotes, that need not fit in memory; may be repeated.
     valid_shards : list of str
@@ -125,7 +126,7 @@ class ShardRows(tables.ScoredTables):
 
     @property
     def _features(self) -> list[str]:
-        unused = (*self.targets, *self.facts["drop"])
+        unused = (*self.targets, *self.ignored)
         return [name for name in self.parts["train"].schema.names() if name not in unused]
 
     def _first(self, n: int) -> pl.DataFrame:
@@ -163,22 +164,14 @@ def open_shards(source: TrainSource, clicks: ClickColumns, cls: type) -> ShardRo
         if paths
     }
     head = pl.DataFrame(schema=parts["train"].schema)
-    tasks, task_column = tables.read_roles(source, head, "the shards")
-    tables.check_roles(source, tasks, task_column)
-    categorical = files.known(head, source.categorical, "--categorical")
-    texts = [name for name, dtype in head.schema.items() if dtype in tables.TEXT or dtype == pl.Boolean]
+    declared, columns = read_declared(source)
+    tasks, task_column = read_roles(declared, head, "the shards")
+    check_roles(source, columns, tasks, task_column)
+    files.known(head, columns, "--column")
     files.known(head, [source.group_column], "--group-column")
     files.known(head, [source.time_column], "--time-column")
-    files.known(head, source.drop, "--drop")
-    features = set(head.columns) - {*tasks, *source.drop, *([task_column] if task_column else [])}
-    chosen = [name for name in head.columns if name in (features & {*categorical, *texts}) - {*source.text}]
-    facts = {
-        "tasks": tables.declared_tasks(source, tasks, head.schema, None),
-        "task_column": task_column,
-        "categorical_features": chosen if categorical else "from_dtype",
-        "drop": source.drop,
-        **tables.text_facts(source, head.select(cs.by_name(*(name for name in head.columns if name in features)))),
-    }
+    of_tasks = declared_tasks(declared, tasks, head.schema, None)
+    facts = {"tasks": of_tasks, "task_column": task_column, "columns": columns}
     name = _name_of(source.shards)
     of_split = {"groups": source.group_column, "time": source.time_column}
     return ShardRows(name=name, parts=parts, targets=[*tasks], facts=facts, **of_split)

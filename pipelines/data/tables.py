@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,59 +14,28 @@ import polars as pl
 from tabmtl import tuning
 from tabmtl.base.schema import RandomSplitWarning
 from tabmtl.pipelines.data import files
+from tabmtl.pipelines.data.declared import (
+    TEXT,
+    DataSource,
+    check_roles,
+    declared_tasks,
+    kinds_of,
+    read_declared,
+    read_roles,
+)
 from tabmtl.pipelines.datasets import NAMES, load
 from tabmtl.pipelines.datasets.base import PARTS
 from tabmtl.pipelines.terminal import near, without_classes
 
 if TYPE_CHECKING:
     from tabmtl.base.schema import Batch
+    from tabmtl.columns.declared import Declared
     from tabmtl.metrics.intervals import ScoreInterval
     from tabmtl.targets import Task
 
-TEXT = (pl.String, pl.Categorical, pl.Enum)
 _LEAST_LISTS = 0.1  # share of the values of a column of lists in CSV that hold the sign between items
+_LISTS = ("tags", "vector", "sequence")
 _PLAIN = {"transform": "none", "min_frequency": 1}  # encoding of features that no model reads
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSource(files.RowSource):
-    """A data set by name, or a file, with its targets and features.
-
-    Parameters
-    ----------
-    target : list of str
-        COLUMN or COLUMN=KIND, repeatable: binary:fraud, focal, multiclass, ordinal:'S<M<L', regression, huber, gamma,
-        quantile:.9, quantiles:.1:.5:.9, poisson, tweedie:1.7.
-    task_column : str, optional
-        Column that names each row's task, in a long table.
-    categorical : list of str
-        Column of numbers that are categories; may be repeated.
-    text : list of str
-        Column of free text, or none; may be repeated.
-    drop : list of str
-        Column to leave out, such as an id; may be repeated.
-    metric : list of str
-        TARGET=SCORE; may be repeated: the first is watched.
-    class_weight : list of str
-        TARGET=balanced, TARGET=CLASS:WEIGHT; may be repeated.
-    monotone : list of str
-        TARGET=COLUMN:1 must not fall with it, :-1 not rise.
-    list_separator : str, optional
-        Sign between the items of a list in CSV, such as ``|``.
-    no_dates : bool
-        Read dates of a CSV file as text.
-    """
-
-    target: list[str] = field(default_factory=list)
-    task_column: str | None = None
-    categorical: list[str] = field(default_factory=list)
-    text: list[str] = field(default_factory=list)
-    drop: list[str] = field(default_factory=list)
-    metric: list[str] = field(default_factory=list)
-    class_weight: list[str] = field(default_factory=list)
-    monotone: list[str] = field(default_factory=list)
-    list_separator: str | None = None
-    no_dates: bool = False
 
 
 class ScoredTables(files.PartedRows):
@@ -74,14 +43,20 @@ class ScoredTables(files.PartedRows):
 
     def check_features(self) -> None:
         """Raise an error that names a column which no model accepts, such as one of dates."""
-        from tabmtl.columns.cures import library_of
+        from tabmtl.columns.reading import find_readings
         from tabmtl.encode.features import find_kinds
 
-        X, categorical = self.example().head(1), self.facts.get("categorical_features", "from_dtype")
-        features = X.select(pl.exclude(self.facts["task_column"] or []))
-        texts = self.facts.get("text_features", ())
-        # no values: lists of a row or two tell little
-        find_kinds(features.schema, categorical, library_of(X), () if isinstance(texts, str) else texts)
+        schema = {name: dtype for name, dtype in self.example().schema.items() if name != self.facts["task_column"]}
+        columns = {name: own for name, own in self.facts.get("columns", {}).items() if name not in self.ignored}
+        schema |= {name: own.read_type for name, own in find_readings(columns, schema).items()}
+        find_kinds(schema, columns)  # no values: lists of a row or two tell little
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Columns that are no features."""
+        from tabmtl.columns.declared import ignored
+
+        return ignored(self.facts.get("columns"))
 
     @staticmethod
     def shown(table: pl.DataFrame) -> pl.DataFrame:
@@ -145,14 +120,17 @@ class TableRows(ScoredTables):
 
         X, _ = next(iter(self.parts.values()))
         declared = {
-            name: task if isinstance(task, str) else [str(task.kind), task.metric, *_limits_as_text(task)]
+            # weights of classes, and monotone columns, are named where there are some
+            name: task
+            if isinstance(task, str)
+            else [str(task.kind), task.metric, *(str(own) for own in (task.class_weight, task.monotone) if own)]
             for name, task in self.facts["tasks"].items()
         }
         return {
             "data": self.name,
             "split": self.split,
             "rows": self.sizes,
-            "columns": {"features": X.columns, "targets": self.targets, **self.facts, "tasks": declared},
+            "columns": {"features": X.columns, "targets": self.targets, **self.facts_as_json, "tasks": declared},
             "categories": [name for name, dtype in X.schema.items() if dtype in TEXT],
             "test": [checksum(pl.DataFrame(rows)) for rows in self.parts.get("test", ())],
         }
@@ -165,11 +143,11 @@ class TableRows(ScoredTables):
         tasks = f"{len(targets)} targets" if len(targets) > 1 else f"the target {targets[0]}"
         long = self.facts["task_column"]
         tasks = f"{tasks} of {X[long].n_unique()} tasks in one column" if long else tasks
+        X = X.drop(self.ignored)
         dates = listed([name for name, dtype in X.schema.items() if dtype.is_temporal()])
         lists = listed([name for name, dtype in X.schema.items() if dtype.is_nested()])
         named = "; ".join(f"{what}: {names}" for what, names in (("dates", dates), ("lists", lists)) if names)
-        n_features = X.width - len(self.facts.get("drop", ()))
-        features = f"{n_features} features{f' ({named})' if named else ''}"
+        features = f"{X.width} features{f' ({named})' if named else ''}"
         return f"{self.name}: {files.describe_sizes(self.sizes, self.unit)}; {features}, {tasks}"
 
     def fit(self, estimator: Any, judged: str | None = None) -> None:
@@ -247,7 +225,7 @@ class TableRows(ScoredTables):
 
     def example(self) -> pl.DataFrame:
         """Return some rows, as an input example."""
-        return self.parts["train"][0].drop(self.facts.get("drop", ())).head(5)
+        return self.parts["train"][0].drop(self.ignored).head(5)
 
     @property
     def _watched(self) -> dict[str, Any]:
@@ -283,40 +261,41 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
     ValueError, OSError
         If the table cannot be read, an option does not fit it, or the split cannot be made.
     """
+    from tabmtl.columns.declared import Ignore, ignored
+
     is_set = source.data in NAMES
-    frame, tasks, task_column, named = (_read_set if is_set else _read_table)(source)
+    source, columns = read_declared(source)
+    frame, tasks, task_column, named = (_read_set if is_set else _read_table)(source, columns)
     split_column = "split" if is_set else source.split_column
-    check_roles(source, tasks, task_column)
-    frame = _with_categories(frame, source)
-    y = frame.select(list(tasks))
+    check_roles(source, columns, tasks, task_column)
+    files.known(frame, columns, "--column")
+    y = frame[[*tasks]]
     facts: dict[str, Any] = {"tasks": declared_tasks(source, tasks, y.schema, y), "task_column": task_column}
     judging = source.group_column if _are_by_group(facts["tasks"].values()) else None
-    unused = {*tasks, *files.known(frame, source.drop, "--drop"), *files.known(frame, [split_column], "--split-column")}
-    facts |= {"drop": [judging]} if judging in unused else {}  # which scores read, and the estimator leaves out
+    unused = {*tasks, *ignored(columns), *files.known(frame, [split_column], "--split-column")}
+    columns = {name: own for name, own in columns.items() if name not in unused}
+    columns |= {judging: Ignore()} if judging in unused else {}  # which scores read, and the estimator leaves out
+    facts |= {"columns": columns} if columns else {}
     X = frame.drop(unused - {judging})
     labels = y.to_series() if task_column else y
     if whole:
-        parts = {"all": np.arange(len(X))}
-        split = "none"
+        parts, split = {"all": np.arange(len(X))}, "none"
     elif split_column:
-        parts = _stored_split(frame[split_column])
         split = "stored with the set" if is_set else f"by the column {split_column}"
+        parts = _stored_split(frame[split_column])
     else:
         marks = files.known(frame, [source.group_column], "--group-column")
-        marks = [*marks, *files.known(frame, [source.time_column], "--time-column")]
-        parts = _drawn_split(X.with_columns(frame[name] for name in marks), labels, facts, source)
-        split = _describe_draw(source)
-    if source.group_column:
-        named = frame[source.group_column]
-    groups = {} if named is None else {part: named[rows] for part, rows in parts.items()}
+        marks += files.known(frame, [source.time_column], "--time-column")
+        split, parts = _describe_draw(source), _drawn_split(X.with_columns(frame.select(marks)), labels, facts, source)
+    named = frame[source.group_column] if source.group_column else named
     times = {} if not source.time_column else {part: frame[source.time_column][rows] for part, rows in parts.items()}
     return TableRows(
         name=Path(source.data).stem,
         parts={part: (X[rows], labels[rows]) for part, rows in parts.items()},
-        facts=facts | text_facts(source, X),
+        facts=facts,
         split=split,
         origin=source.as_typed,
-        groups=groups,
+        groups={} if named is None else {part: named[rows] for part, rows in parts.items()},
         times=times,
         group_column=judging,
         list_separator=source.list_separator,
@@ -340,12 +319,12 @@ def _are_by_group(tasks: Iterable[str | Task]) -> bool:
 Read = tuple[pl.DataFrame, dict[str, str | None], str | None, pl.Series | None]
 
 
-def _read_set(source: DataSource) -> Read:
+def _read_set(source: DataSource, columns: Collection[str]) -> Read:
     """Read features, chosen targets and split of a set, the kinds of the targets, no task column, and the groups."""
     if source.full and source.data != "flights":
         raise ValueError(f"--full applies to flights only: all rows of {source.data} are read anyway")
     data = load(source.data, folder=source.folder, full=source.full)
-    kinds = _kinds(source.target, [*data.tasks])
+    kinds = kinds_of(source.target, [*data.tasks])
     for name in kinds:
         if name not in data.tasks:
             raise ValueError(f"{source.data} has no target {name!r}: {near(name, [*data.tasks])}")
@@ -358,41 +337,45 @@ def _read_set(source: DataSource) -> Read:
     return pl.concat(frames, how="horizontal"), tasks, None, named
 
 
-def _read_table(source: DataSource) -> Read:
+def _read_table(source: DataSource, columns: Mapping[str, Declared]) -> Read:
     """Read the columns of a file, the kinds of the targets where declared, and the task column."""
     from tabmtl.scale.paths import is_csv
 
     frame = files.read_file(Path(source.data), dates=False)
     tasks, task_column = read_roles(source, frame, source.data)
-    others = (*tasks, task_column, *source.categorical, *source.text, *source.drop)
+    others = (*tasks, task_column, *columns)
+    lists = [name for name, own in columns.items() if own.name in _LISTS and frame.schema.get(name) == pl.String]
     if source.list_separator:
         if not is_csv(source.data):
             raise ValueError(f"--list-separator reads lists of CSV, and {source.data} holds its own: leave it out")
-        frame = _with_lists(frame, source, (*others, source.group_column, source.time_column, source.split_column))
-    if not source.no_dates:
-        plain = [name for name in others if name != source.time_column]  # which may be dropped, and is read
-        frame = (_with_dates if is_csv(source.data) else _without_dates)(frame, plain)
+        of_split = (source.group_column, source.time_column, source.split_column)
+        frame = _with_lists(frame, source.list_separator, lists, {*others, *of_split} - {*lists})
+    elif lists and is_csv(source.data):
+        raise ValueError(f"--column {lists[0]}={columns[lists[0]]}: say by --list-separator what parts its items")
+    if not source.no_dates and is_csv(source.data):
+        # a column of times that is no feature is read as well
+        frame = _with_dates(frame, [name for name in others if name != source.time_column])
     return frame, tasks, task_column, None
 
 
-def _with_lists(frame: pl.DataFrame, source: DataSource, others: Sequence[str | None]) -> pl.DataFrame:
+def _with_lists(frame: pl.DataFrame, sign: str, lists: Collection[str], others: Collection[str | None]) -> pl.DataFrame:
     """Return a frame of CSV with text read as lists, in all columns but some; say where text with the sign stays text.
 
-    A column holds lists if at least a tenth of its values has the sign between items. Free text, unless an option names
-    it, does not.
+    A column holds lists if it is declared so, or if at least a tenth of its values has the sign between items and it
+    is no free text.
     """
     from tabmtl.base.schema import warn_user
+    from tabmtl.columns.cures import by_column
     from tabmtl.columns.tags import split_texts
     from tabmtl.columns.text import is_free_text, spread_rows
 
-    sign = str(source.list_separator)
     texts = [own for own in frame.iter_columns() if own.dtype == pl.String and own.name not in others]
     holds = (own.alias("text").drop_nulls().str.contains(sign, literal=True) for own in texts)
     shares = {own.name: each.sum() / max(len(each), 1) for own, each in zip(texts, holds, strict=True)}
     held = [
         own
         for own in texts
-        if shares[own.name] >= _LEAST_LISTS and (source.text or not is_free_text(own[spread_rows(len(own))]))
+        if own.name in lists or (shares[own.name] >= _LEAST_LISTS and not is_free_text(own[spread_rows(len(own))]))
     ]
     if not held:
         raise ValueError(
@@ -404,7 +387,7 @@ def _with_lists(frame: pl.DataFrame, source: DataSource, others: Sequence[str | 
     if left:
         warn_user(
             f"the columns {left} hold {sign!r} and stay text: less than {_LEAST_LISTS:.0%} of their values do, or they "
-            "are free text; confirm it by --text or --categorical, or write lists to Parquet"
+            f"are free text; confirm it by {by_column(left, 'text')}, or another kind"
         )
     return frame.with_columns(split_texts(own, sign) for own in held)
 
@@ -424,231 +407,6 @@ def _with_dates(frame: pl.DataFrame, others: Sequence[str | None]) -> pl.DataFra
                 f"{lost[0]!r}, missing from now on: mend the file, or say --no-dates, which reads all as text"
             )
     return read
-
-
-def _without_dates(frame: pl.DataFrame, others: Sequence[str | None]) -> pl.DataFrame:
-    """Return a frame of Parquet, whose types are what somebody chose; name the text that is a date."""
-    from tabmtl.base.schema import warn_user
-    from tabmtl.columns.cures import by_dates
-    from tabmtl.columns.date_text import find_text_dates
-
-    for name, kind in find_text_dates(frame).items():
-        if name not in others:
-            warn_user(
-                f"column {name!r} is text, so each of its values is a category, yet they are {kind.partition(' ')[0]}; "
-                f"{by_dates('polars', name, kind)}; or say --no-dates"
-            )
-    return frame
-
-
-def read_roles(source: DataSource, frame: pl.DataFrame, name: str) -> tuple[dict[str, str | None], str | None]:
-    """Return the kinds of the targets of a frame, None where not declared, and the task column."""
-    tasks = _kinds(source.target, frame.columns)
-    if not tasks:
-        raise ValueError(f"--target must name the columns of {name} to learn: {', '.join(frame.columns)}")
-    files.known(frame, tasks, "--target")
-    if source.task_column and len(tasks) > 1:
-        raise ValueError(f"a long table has one --target, which every row's own task fills; got {len(tasks)}")
-    files.known(frame, [source.task_column], "--task-column")
-    return tasks, source.task_column
-
-
-def _kinds(texts: list[str], columns: Sequence[str]) -> dict[str, str | None]:
-    """Return the names of the targets, with their kinds where declared."""
-    from tabmtl.targets import KINDS
-
-    found: dict[str, str | None] = {}
-    for text in texts:
-        # a class may hold the sign too, as in a=ordinal:x=1<x=2
-        splits = [(text[:i], text[i + 1 :]) for i, sign in enumerate(text) if sign == "="]
-        declaring = [(name, kind) for name, kind in splits if kind.partition(":")[0] in KINDS]
-        name, declared = [("", text), *splits, *declaring][-1]
-        kind = declared if declaring else None
-        if kind:
-            _find_kind(text, kind)
-        elif text not in columns and name in columns:
-            raise ValueError(f"--target {text}: unknown kind {declared!r}: {near(declared, [*KINDS])}")
-        name = name if kind else text
-        if name in found:
-            raise ValueError(f"--target names {name!r} twice")
-        found[name] = kind
-    return found
-
-
-def _find_kind(text: str, kind: str) -> None:
-    """Raise a ValueError unless a kind takes the parameters that --target gives it."""
-    from tabmtl.targets import find_kind
-
-    try:
-        find_kind(kind)
-    except ValueError as error:
-        raise ValueError(f"--target {text}: {error}") from None
-
-
-def declared_tasks(
-    source: DataSource, tasks: Mapping[str, str | None], schema: Mapping[str, pl.DataType], y: pl.DataFrame | None
-) -> dict[str, str | Task]:
-    """Return what the options declare of the targets: their kinds, and tasks where other options name them.
-
-    Parameters
-    ----------
-    source : DataSource
-    tasks : mapping of str to str or None
-        Kinds of the targets, None where not declared.
-    schema : mapping of str to DataType
-        Types of the columns.
-    y : polars.DataFrame or None
-        The labels, which tell the kinds of targets that a task is named of; None where no row is read.
-
-    Raises
-    ------
-    ValueError
-        If there is no such target, no such metric of its kind, or its weights of classes do not fit.
-    """
-    from tabmtl.targets import Task
-
-    kinds = {name: kind for name, kind in tasks.items() if kind}
-    metrics = _by_target("--metric", "NAME", source.metric, [*tasks])
-    weights = _by_target("--class-weight", "balanced, or TARGET=CLASS:WEIGHT", source.class_weight, [*tasks])
-    bounds = _by_target("--monotone", "COLUMN:1, or TARGET=COLUMN:-1", source.monotone, [*tasks])
-    options = dict.fromkeys(bounds, "--monotone") | dict.fromkeys(weights, "--class-weight")
-    options |= dict.fromkeys(metrics, "--metric")
-    unknown = [name for name in options if name not in kinds]
-    if unknown and y is None:
-        option, name = options[unknown[0]], unknown[0]
-        raise ValueError(f"{option} {name}=...: declare the kind too, such as --target {name}=binary")
-    if unknown and y is not None:
-        from tabmtl.encode import LabelCoder
-
-        kinds |= {task.name: str(task.kind) for task in LabelCoder.fit(y.select(unknown)).column_tasks}
-    found: dict[str, str | Task] = {name: kind for name, kind in tasks.items() if kind}
-    for name in options:
-        metric = _read_metrics(name, kinds[name], metrics.get(name, []))
-        weight = _read_class_weight(name, schema[name], weights.get(name, []), y)
-        signs = _read_monotone(name, kinds[name], bounds.get(name, []))
-        try:
-            found[name] = Task(name=name, kind=kinds[name], metric=metric, class_weight=weight, monotone=signs)
-        except ValueError as error:
-            raise ValueError(f"--class-weight {name}={weights[name][0]}: {error}") from None
-    return found
-
-
-def _by_target(option: str, form: str, texts: Sequence[str], targets: Sequence[str]) -> dict[str, list[str]]:
-    """Return the values of an option by target."""
-    found: dict[str, list[str]] = {}
-    for text in texts:
-        name, _, value = text.rpartition("=")
-        if not (name and value):
-            raise ValueError(f"{option} takes TARGET={form}, got {text!r}")
-        if name not in targets:
-            raise ValueError(f"{option} {text}: there is no target {name!r}: {near(name, targets)}")
-        found.setdefault(name, []).append(value)
-    return found
-
-
-def _read_metrics(name: str, kind: str, metrics: Sequence[str]) -> Sequence[str] | None:
-    """Return the metrics of a target; raise a ValueError unless targets of its kind have them."""
-    for i, metric in enumerate(metrics):
-        if metric in metrics[:i]:
-            raise ValueError(f"--metric names {metric!r} of {name!r} twice")
-        _check_metric(name, kind, metric)
-    return metrics or None
-
-
-def _read_class_weight(
-    name: str, dtype: pl.DataType, texts: Sequence[str], y: pl.DataFrame | None
-) -> str | dict[Any, float] | None:
-    """Return the weights of classes of a target, whose labels are of a type, and in `y` where rows are read."""
-    if not texts or [*texts] == ["balanced"]:
-        return texts[0] if texts else None
-    found: dict[Any, float] = {}
-    for text in texts:
-        label, _, weight = text.rpartition(":")
-        is_known = dtype == pl.Boolean and label.lower() in ("true", "false")
-        try:
-            value = label if dtype in TEXT else label.lower() == "true" if is_known else float(label)
-            number = float(weight)
-        except ValueError:
-            seen = "" if y is None else f", such as {y[name].drop_nulls().unique().sort().head(3).to_list()}"
-            raise ValueError(
-                f"--class-weight {name}={text}: expected {name}=balanced alone, or {name}=CLASS:WEIGHT, and labels are "
-                f"{dtype}{seen}"
-            ) from None
-        if value in found:
-            raise ValueError(f"--class-weight names the class {label} of {name!r} twice")
-        found[value] = number
-    return found
-
-
-def _read_monotone(name: str, kind: str, texts: Sequence[str]) -> dict[str, int] | None:
-    """Return the columns with which a target is monotone, and their signs; raise a ValueError for what is none."""
-    from tabmtl.targets import Task
-
-    found: dict[str, int] = {}
-    for text in texts:
-        column, _, sign = text.rpartition(":")
-        if not column or sign not in ("1", "-1"):
-            raise ValueError(f"--monotone {name}={text}: expected {name}=COLUMN:1 or {name}=COLUMN:-1")
-        if column in found:
-            raise ValueError(f"--monotone names the column {column!r} of {name!r} twice")
-        found[column] = int(sign)
-    try:
-        return Task(name=name, kind=kind, monotone=found).monotone
-    except ValueError as error:
-        raise ValueError(f"--monotone {name}={texts[0]}: {error}") from None
-
-
-def _limits_as_text(task: Task) -> list[str]:
-    """Return the weights of classes of a task and its monotone columns, as those of a study: none where none are."""
-    return [str(each) for each in (task.class_weight, task.monotone) if each is not None]
-
-
-def _check_metric(name: str, kind: str, metric: str) -> None:
-    """Raise a ValueError unless targets of this kind have the metric."""
-    from tabmtl.metrics.metric import find_metric, near_metric
-    from tabmtl.targets import find_kind
-
-    known = find_kind(kind).metrics
-    if find_metric(known, metric) is None:
-        hint = near_metric(metric, known)
-        raise ValueError(f"--metric {name}={metric}: {name} is {kind}, whose metrics are {', '.join(known)}{hint}")
-
-
-def check_roles(source: DataSource, targets: Iterable[str], task_column: str | None) -> None:
-    """Raise a ValueError if a column to drop, or that of groups or times, has another role."""
-    roles = dict.fromkeys(targets, "a target") | ({task_column: "the task column"} if task_column else {})
-    asked = [*(("--drop", name) for name in source.drop), ("--group-column", source.group_column)]
-    asked.append(("--time-column", source.time_column))
-    for option, name in asked:
-        if name in roles:
-            raise ValueError(f"{option} names {name!r}, which is {roles[name]}: leave one of the two out")
-
-
-def text_facts(source: DataSource, features: pl.DataFrame) -> dict[str, Any]:
-    """Return the parameter of estimators that names the columns of free text, if an option does."""
-    if not source.text:
-        return {}
-    texts = (
-        []
-        if source.text == ["none"] and "none" not in features.columns
-        else [*files.known(features, source.text, "--text")]
-    )
-    for name in texts:
-        if features.schema[name] not in TEXT or name in source.categorical:
-            what = "which --categorical names too" if name in source.categorical else "which holds no text"
-            raise ValueError(f"--text names {name!r}, {what}: leave it out of one of the two")
-    return {"text_features": texts}
-
-
-def _with_categories(frame: pl.DataFrame, source: DataSource) -> pl.DataFrame:
-    """Return the frame with its categorical columns as text."""
-    chosen = frame.select(files.known(frame, source.categorical, "--categorical"))
-    for name, dtype in chosen.schema.items():
-        if dtype.is_nested() or dtype == pl.Binary:
-            raise ValueError(f"--categorical {name}: the column has type {dtype}, which holds no categories")
-    # text that is named a category is no free text
-    types = [pl.Categorical if column.dtype == pl.String else pl.String for column in chosen.iter_columns()]
-    return frame.with_columns(column.cast(kind) for column, kind in zip(chosen.iter_columns(), types, strict=True))
 
 
 def _stored_split(column: pl.Series) -> dict[str, np.ndarray]:
@@ -675,7 +433,7 @@ def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: Data
     declared = facts["tasks"].items()
     free = {name: each if isinstance(each, str) else replace(each, monotone=None) for name, each in declared}
     roles = {"tasks": free, "task_column": long}
-    coder = TableCoder.fit(frame, y, None, **roles, force=None, categorical="from_dtype", encoding=_PLAIN)
+    coder = TableCoder.fit(frame, y, None, **roles, force=None, columns={}, encoding=_PLAIN)
     batch = coder.read(frame, y)
     shares = {"test": source.test_share, "val": source.val_share}
     if source.group_column:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
 import polars.selectors as cs
 
 from tabmtl.base.schema import FIRST_LEVEL, MISSING, UNSEEN, IdColumnWarning, warn_about
-from tabmtl.columns.cures import Library, by_dates, by_drop, by_numbers, by_words
+from tabmtl.columns.cures import by_column
 from tabmtl.columns.date_text import kind_of_levels
+from tabmtl.columns.declared import Category, Date, Declared, Number
 from tabmtl.columns.kind import TEXT, WHOLE, Coding, ColumnKind, Parts, Slices, Summary
 from tabmtl.columns.number import LEAST_IDS, MOST_IDS, NAME_OF_ID
-from tabmtl.columns.writing import are_whole, by_lines, line_of
+from tabmtl.columns.writing import are_whole, written_as
 
 # text with more levels, at most this share of them no numbers, is taken for numbers that were read as text
 _MOST_PLAIN_LEVELS, _MOST_OTHERS = 20, 0.1
@@ -38,6 +39,7 @@ class Categories(ColumnKind):
     name = "categories"
     held = "was categorical"
     cast = "text"
+    declaration: ClassVar[Declared] = Category()
 
     levels: tuple[tuple[str, ...], ...]
 
@@ -63,8 +65,8 @@ class Categories(ColumnKind):
     @classmethod
     def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
         """Keep the levels that are frequent enough."""
-        if not coding.named:
-            _warn_of_text({name: summary[name] for name in names if coding.schema[name] == pl.String}, coding.library)
+        unsaid = [name for name in names if coding.schema[name] == pl.String and name not in coding.columns]
+        _warn_of_text({name: summary[name] for name in unsaid})
         levels = [_frequent(summary[name], coding.min_frequency) for name in names]
         return cls(names=names, levels=tuple(map(tuple, levels)))
 
@@ -84,10 +86,6 @@ class Categories(ColumnKind):
     def values_of(self, name: str) -> str:
         """Say that it was text, as which all levels are known."""
         return "text"
-
-    def declared(self) -> dict[str, Any]:
-        """Return the names."""
-        return {"categorical": self.names}
 
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return the codes."""
@@ -188,54 +186,49 @@ def describe_numbers(levels: pl.Series) -> str | None:
     return f"numbers, except {others[0]!r} and the like" if len(others) else "numbers"
 
 
-def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:
+def _warn_of_text(counts: Mapping[str, pl.DataFrame]) -> None:
     """Warn of columns of text whose levels are dates, or numbers that are no codes, or names of the rows."""
-    written, whole = dict[str, tuple[str, str]](), dict[str, tuple[str, str]]()
+    written, whole = dict[str, tuple[Declared, Declared | None]](), dict[str, tuple[Declared, Declared | None]]()
     for name, table in counts.items():
         present = table.drop_nulls("level")
         levels, rows = present["level"].sort(), int(present["count"].sum())
         dates = kind_of_levels(present)
-        if dates is not None and library == "file":
-            continue  # a command has read or named them, or was told not to
         if dates is not None:
-            warn_about(
-                [name],
-                f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are "
-                f"{dates.partition(' ')[0]}; {by_dates(library, name, dates)}",
-            )
+            written[name] = Date("%H:%M") if dates == "times" else Date(), None
             continue
-        line = line_of(levels)
+        line = written_as(levels)
         if line is not None:
             written[name] = line
             continue
         found, numbers = describe_numbers(levels), levels.cast(pl.Float64, strict=False)
         if found is not None and not (numbers == numbers.round()).all():
-            categories = "" if library == "file" else ", or list it in categorical_features"
+            replaced = "" if found == "numbers" else "replace those by null and "
             warn_about(
                 [name],
-                f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are "
-                f"{found}; {by_numbers(library, name)}{categories}",
+                f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are {found}; "
+                f"{replaced}say {by_column([name], 'number')}, or {by_column([name], 'category')}",
             )
         elif len(levels) > MOST_IDS * rows >= LEAST_IDS:
             warn_about(
                 [name],
                 f"column {name!r} is text with {len(levels)} values in {rows} rows, so it is a name of the rows, from "
-                f"which nothing can be learned for others; say {by_drop([name])}, or, if its words tell something, "
-                f"{by_words(library, name)}",
+                f"which nothing can be learned for others; say {by_column([name], 'ignore')}, or, if its words tell "
+                f"something, {by_column([name], 'text')}",
                 IdColumnWarning,
             )
         elif found is not None and are_whole(levels) and not NAME_OF_ID.search(name):
-            whole[name] = ".cast(pl.Float64, strict=False)", ""
-    _warn_of_writing(written, "dates or numbers in another writing", library)
-    _warn_of_writing(whole, "whole numbers", library)
+            whole[name] = Number(), None
+    _warn_of_writing(written, "dates or numbers")
+    _warn_of_writing(whole, "whole numbers")
 
 
-def _warn_of_writing(lines: Mapping[str, tuple[str, str]], are: str, library: Library) -> None:
-    """Warn once of all columns of text that certain methods of polars make dates or numbers of."""
-    if lines:
-        categories = "" if library == "file" else ", or list them in categorical_features if they are codes"
+def _warn_of_writing(kinds: Mapping[str, tuple[Declared, Declared | None]], are: str) -> None:
+    """Warn once of columns of text that are dates or numbers, given what to declare, and other kinds if in doubt."""
+    if kinds:
+        doubts = [f", or {name!r} as {str(other)!r}" for name, (_, other) in kinds.items() if other is not None]
         warn_about(
-            [*lines],
-            f"columns {[*lines]} are text, so each of their values is a category, yet they are {are}; "
-            f"{by_lines(library, lines)}{categories}",
+            [*kinds],
+            f"columns {[*kinds]} are text, so each of their values is a category, yet they are {are}; say "
+            f"{by_column([*kinds], *(str(own) for own, _ in kinds.values()))}{''.join(doubts)}; or "
+            f"{by_column([*kinds], 'category')} if they are codes",
         )

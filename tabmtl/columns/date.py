@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tabmtl.columns.declared import Date
 from tabmtl.columns.kind import ColumnKind, column_of
 from tabmtl.columns.parted import Parted, varies
 
@@ -67,6 +68,7 @@ class Dates(Parted):
     name = "dates"
     held = "held dates"
     cast = "dates, such as by .str.to_datetime() of polars or pandas.to_datetime()"
+    declaration = Date()
 
     zones: tuple[str, ...]
     starts: tuple[float, ...]
@@ -79,7 +81,7 @@ class Dates(Parted):
     @classmethod
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
         """Return whether a type holds dates or datetimes."""
-        return dtype in (pl.Date, pl.Datetime) and declared in (None, "numbers", cls.name)
+        return dtype in (pl.Date, pl.Datetime) and declared in (None, "dates", cls.name)
 
     @classmethod
     def flat(cls) -> type[ColumnKind]:
@@ -198,11 +200,12 @@ class Times(Parted):
     name = "times"
     held = "held times"
     cast = "times, such as by .str.to_time() of polars"
+    declaration = Date()
 
     @classmethod
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
         """Return whether a type holds times of the day."""
-        return dtype == pl.Time and declared in (None, "numbers", cls.name)
+        return dtype == pl.Time and declared in (None, "dates", cls.name)
 
     @classmethod
     def flat(cls) -> type[ColumnKind]:
@@ -251,11 +254,12 @@ class Durations(Parted):
     name = "durations"
     held = "held durations"
     cast = "durations"
+    declaration = Date()
 
     @classmethod
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
         """Return whether a type holds durations."""
-        return dtype == pl.Duration and declared in (None, "numbers", cls.name)
+        return dtype == pl.Duration and declared in (None, "dates", cls.name)
 
     @classmethod
     def all_parts(cls, column: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import polars as pl
-
-from tabmtl.columns.kind import column_of
+import polars.selectors as cs
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
@@ -54,7 +53,7 @@ def find_text_dates(*parts: pl.DataFrame | pl.LazyFrame) -> dict[str, str]:
     total: dict[str, Counter[str]] = {}
     for part in parts:
         names = [name for name, dtype in part.collect_schema().items() if dtype == pl.String]
-        counts = [_counts(column_of(name), pl.lit(1)).alias(str(j)) for j, name in enumerate(names)]
+        counts = [_counts(cs.by_name(name).as_expr(), pl.lit(1)).alias(str(j)) for j, name in enumerate(names)]
         if names:
             (row,) = part.lazy().select(counts).collect().rows()
             for name, own in zip(names, row, strict=True):
@@ -66,7 +65,7 @@ def find_text_dates(*parts: pl.DataFrame | pl.LazyFrame) -> dict[str, str]:
 def with_dates(frame: Frame, found: Mapping[str, str]) -> Frame:
     """Return a frame whose columns of text are the dates that `find_text_dates` found; other text is missing."""
     return frame.with_columns(
-        read_text(column_of(name), kind).alias(name)
+        read_text(cs.by_name(name).as_expr(), kind).alias(name)
         for name, kind in found.items()
         if frame.collect_schema()[name] == pl.String
     )

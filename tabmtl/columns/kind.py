@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,8 @@ import polars.selectors as cs
 
 from tabmtl.base.forks import has_pool
 from tabmtl.base.storage.stored import Stored
-from tabmtl.columns.cures import Library
+from tabmtl.columns.declared import TEXT as TEXT
+from tabmtl.columns.declared import Declared
 
 #: What a kind keeps of some rows to learn from them, by names: a frame counts each ``level``, whose counts are added,
 #: and a series (m,) or an array (m,) or (c, m) has values of sampled rows.
@@ -32,7 +33,6 @@ FIELDS: dict[Form, str] = {
 #: Parts of a frame in their order, with their rows.
 Slices = Iterable[tuple[slice, pl.DataFrame]]
 
-TEXT = (pl.String, pl.Categorical, pl.Enum)
 #: Types, besides those of integers, whose plain values are whole numbers, or all missing.
 WHOLE = (pl.Boolean, pl.Null)
 SLICE_ROWS = 65_536  # rows read at a time: bounds the memory beside the result
@@ -78,13 +78,6 @@ class LeanPickle:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
 
-class OfSequences(TypedDict, total=False):
-    """What a user says of sequences, see `Coding`."""
-
-    sequences: Mapping[str, str | None]
-    max_length: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class Coding:
     """What a kind may ask when it learns columns.
@@ -97,23 +90,14 @@ class Coding:
         Scaling of numbers.
     min_frequency : int
         Levels seen less often share one code.
-    named : bool
-        Whether the user named the categorical columns, and so knows them: nothing is warned of.
-    library : {"polars", "pandas", "pyarrow", "numpy", "file"}
-        Library of the frame, for cures.
-    sequences : mapping of str to str or None
-        What ``sequence_features`` says: lists, and what their entries are of.
-    max_length : int
-        Entries of a sequence that are read.
+    columns : mapping of str to Declared
+        The columns that the user declares, and so knows: nothing is warned of.
     """
 
     schema: Mapping[str, pl.DataType]
     transform: Any = "standardize"
     min_frequency: int = 1
-    named: bool = False
-    library: Library = "polars"
-    sequences: Mapping[str, str | None] = field(default_factory=dict)
-    max_length: int = 50
+    columns: Mapping[str, Declared] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +116,8 @@ class ColumnKind(LeanPickle, ABC):
         What a column was in fit, for the error that it no longer is.
     cast : str
         What to cast such a column to.
+    declaration : Declared
+        What makes another such column be of this kind.
     """
 
     #: Kinds of the package, which a file names; `tabmtl.columns` lists them.
@@ -139,6 +125,7 @@ class ColumnKind(LeanPickle, ABC):
     name: ClassVar[str]
     held: ClassVar[str]
     cast: ClassVar[str]
+    declaration: ClassVar[Declared]
 
     names: Annotated[tuple[str, ...], Stored(distinct=True)]
 
@@ -147,9 +134,8 @@ class ColumnKind(LeanPickle, ABC):
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
         """Return whether a column of this type is of this kind.
 
-        ``declared`` is None where nobody said, ``"categories"`` for a column that ``categorical_features`` lists, and
-        ``"numbers"`` for all others if it lists some. With its own name, this kind says whether such a column can be
-        encoded.
+        ``declared`` is None where nobody said, and else the name of a kind. With its own name, this kind says whether
+        such a column can be encoded.
         """
 
     @classmethod
@@ -199,9 +185,9 @@ class ColumnKind(LeanPickle, ABC):
         """Return what a column held in fit, in a word of `tabmtl.columns.values`."""
         return self.name
 
-    def declared(self) -> dict[str, Any]:
-        """Return the arguments of `tabmtl.encode.FeatureCoder.fit` that make the columns be of this kind."""
-        return {}
+    def declared(self) -> dict[str, Declared]:
+        """Return what makes the columns be of this kind in another coder."""
+        return dict.fromkeys(self.names, self.declaration)
 
     def together(self) -> tuple[tuple[str, ...], ...]:
         """Return sets of columns that must come from one row, since they lie beside each other."""
@@ -279,7 +265,7 @@ def add_counts(tables: Sequence[pl.DataFrame], name: str) -> pl.DataFrame:
     table = pl.concat(tables).group_by("level").agg(pl.col("count").sum())
     if table.height > _MOST_LEVELS:
         raise ValueError(
-            f"column {name!r} has more than {_MOST_LEVELS:_} levels; name it in drop, or write a hash of it with fewer"
+            f"column {name!r} has more than {_MOST_LEVELS:_} levels; declare it 'ignore', or write a hash with fewer"
         )
     return table
 

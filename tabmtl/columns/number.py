@@ -17,7 +17,8 @@ from scipy.special import ndtri
 
 from tabmtl.base.schema import IdColumnWarning, warn_about
 from tabmtl.base.storage.stored import POSITIVE, Stored
-from tabmtl.columns.cures import by_drop
+from tabmtl.columns.cures import by_column
+from tabmtl.columns.declared import Number
 from tabmtl.columns.kind import (
     CHUNK_ROWS,
     WHOLE,
@@ -248,7 +249,8 @@ def _warn_of_ids(numbers: Mapping[str, np.ndarray]) -> None:
         warn_about(
             [name],
             f"column {name!r} holds whole numbers, hardly one of them twice, so it is a name or a count of the rows, "
-            f"from which nothing can be learned for others; say {by_drop([name])}, unless it is a time",
+            f"from which nothing can be learned for others; say {by_column([name], 'ignore')}, or "
+            f"{by_column([name], 'number')} if it is a time",
             IdColumnWarning,
         )
 
@@ -282,6 +284,7 @@ class Numbers(ColumnKind):
     name = "numbers"
     held = "was numeric"
     cast = "numbers"
+    declaration = Number()
 
     has_missing: tuple[bool, ...]
     bins: tuple[tuple[float, ...], ...]
@@ -323,8 +326,8 @@ class Numbers(ColumnKind):
     def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
         """Learn scales and bins from the sample."""
         sample = summary["sample"]
-        if not coding.named:
-            _warn_of_ids(dict(zip(names, sample, strict=True)))
+        pairs = zip(names, sample, strict=True)
+        _warn_of_ids({name: own for name, own in pairs if name not in coding.columns})
         scaler = NumericScaler.fit(sample, coding.transform)
         for start in range(0, sample.shape[1], CHUNK_ROWS):  # whose steps take the memory of their rows once more
             scaler.apply(sample[:, start : start + CHUNK_ROWS])

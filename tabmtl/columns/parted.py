@@ -13,6 +13,7 @@ import polars as pl
 
 from tabmtl.base.schema import FIRST_LEVEL, MISSING, UNSEEN
 from tabmtl.columns.category import Categories
+from tabmtl.columns.declared import Number
 from tabmtl.columns.kind import Coding, ColumnKind, Form, Parts, Slices, Summary, column_of
 from tabmtl.columns.number import Numbers
 
@@ -85,7 +86,7 @@ class Parted(ColumnKind):
         samples = [{part: next(values) for part in parts} for parts in kinds]
         further = cls.more(samples, [coding.schema[name] for name in names])
         chosen = [cls.choose(sample) for sample in samples]
-        missing, coding = dict(summary["missing"].iter_rows()), replace(coding, named=True)
+        missing = dict(summary["missing"].iter_rows())
         numbers: dict[str, tuple[str, np.ndarray]] = {}
         levels: dict[str, tuple[str, ...]] = {}
         for name, sample, (of_numbers, of_categories) in zip(names, samples, chosen, strict=True):
@@ -96,7 +97,7 @@ class Parted(ColumnKind):
         return cls(
             names=names,
             parts=tuple((*first, *second) for first, second in chosen),
-            numbers=Numbers.learn((*numbers,), sampled, coding),
+            numbers=Numbers.learn((*numbers,), sampled, replace(coding, columns=dict.fromkeys(numbers, Number()))),
             categories=Categories(names=(*levels,), levels=(*levels.values(),)),
             **further,
         )

@@ -20,6 +20,9 @@ from tabmtl.columns.category import (
     is_feature,
     text_of,
 )
+from tabmtl.columns.cures import by_column
+from tabmtl.columns.declared import Category, Declared
+from tabmtl.columns.declared import Sequence as ListInOrder
 from tabmtl.columns.kind import WHOLE, Coding, ColumnKind, Form, Parts, RowError, Slices, Summary, column_of, series_by
 from tabmtl.columns.number import NumericScaler
 from tabmtl.columns.ragged import Entries, lengths_of, offsets_of
@@ -43,7 +46,7 @@ def _check_shared(roles: Sequence[Role], summary: Summary, schema: Mapping[str, 
             raise TypeError(
                 f"column {role.name!r} is a sequence of values of {role.item!r}, and holds {schema[role.name]}, such "
                 f"as {entries['level'][0]!r}, but {role.item!r} holds {of_items}, such as {items['level'][0]!r}: make "
-                f"both of one type, or say {{{role.name!r}: None}} in sequence_features for levels of its own"
+                f"both of one type, or say {by_column([role.name], 'sequence')} for levels of its own"
             )
 
 
@@ -69,8 +72,8 @@ class Sequences(ColumnKind):
         The lists of numbers beside sequences.
     scales : NumericScaler
         Of these.
-    max_length : int
-        Entries that are read, the newest.
+    longest : tuple of int
+        Entries of every sequence that are read, the newest.
     """
 
     name = "sequences"
@@ -84,23 +87,24 @@ class Sequences(ColumnKind):
     categories: Categories
     numbers: tuple[str, ...]
     scales: NumericScaler
-    max_length: int
+    longest: tuple[int, ...]
 
     def __post_init__(self) -> None:
         found = {*self.sequences, *self.items, *(name for own in self.sides for name in own)}
-        if not len(self.sequences) == len(self.items) == len(self.sides) or found != set(self.names):
+        lengths = {len(own) for own in (self.sequences, self.items, self.sides, self.longest)}
+        if len(lengths) > 1 or found != set(self.names):
             raise ValueError(
                 f"the sequences {self.sequences[:5]} are of {sorted(found)[:5]}, expected {self.names[:5]}"
             )
         leaves = {*self.items, *(name for own in self.sides for name in own)}
         if leaves != {*self.categories.names, *self.numbers} or not self.scales.fits(len(self.numbers)):
             raise ValueError(f"the sequences {self.sequences[:5]} lack levels or scales")
-        if self.max_length < 1:
-            raise ValueError(f"sequences have a length of at most {self.max_length}, expected 1 or more")
+        if min(self.longest, default=1) < 1:
+            raise ValueError(f"sequences have a length of at most {self.longest}, expected 1 or more")
 
     @classmethod
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
-        """Return whether a column belongs to a sequence, which ``sequence_features`` says."""
+        """Return whether a column belongs to a sequence, which the user says."""
         inner = inner_of(dtype)
         return declared in ("sequences", cls.name) and is_feature(dtype if inner is None else inner)
 
@@ -129,12 +133,12 @@ class Sequences(ColumnKind):
     @classmethod
     def learn(cls, names: tuple[str, ...], summary: Summary, coding: Coding) -> Self:
         """Learn the levels of items and of text, and the scales of numbers."""
-        roles = find_roles(coding.sequences)
-        lists = [name for name in names if name in coding.sequences]
+        roles = find_roles(coding.columns)
+        lists = [name for name in names if isinstance(coding.columns.get(name), ListInOrder)]
         numeric = [name for name in lists if _inner(coding.schema[name]).is_numeric()]
         numbers = tuple(name for name in numeric if any(name in role.sides for role in roles))
         _check_shared(roles, summary, coding.schema)
-        _warn_of_cuts(roles, summary, coding.max_length)
+        _warn_of_cuts(roles, summary)
         sample = summary[_SAMPLE].reshape(len(numeric), len(_PLACES) * summary[_SAMPLE].shape[1])
         return cls(
             names=names,
@@ -144,7 +148,7 @@ class Sequences(ColumnKind):
             categories=_levels(roles, numbers, summary, coding.min_frequency),
             numbers=numbers,
             scales=NumericScaler.fit(sample[[numeric.index(name) for name in numbers]], coding.transform),
-            max_length=coding.max_length,
+            longest=tuple(role.longest for role in roles),
             **cls.more(roles, summary, coding),
         )
 
@@ -179,13 +183,14 @@ class Sequences(ColumnKind):
         item = next((role.item for role in self._roles if role.name == name), name)
         return lists_by_levels(self._levels[item])
 
-    def declared(self) -> dict[str, Any]:
-        """Return what ``sequence_features`` and ``max_sequence_length`` said."""
-        found: dict[str, str | None] = {}
+    def declared(self) -> dict[str, Declared]:
+        """Return the sequences, the lists beside them, and their items, which are categories."""
+        found: dict[str, Declared] = dict.fromkeys(self._shared, Category())
         for role in self._roles:
-            found[role.name] = None if role.item == role.name else role.item
-            found |= dict.fromkeys(role.sides, role.name)
-        return {"sequences": found, "max_length": self.max_length}
+            of = None if role.item == role.name else role.item
+            found[role.name] = ListInOrder(of=of, longest=role.longest)
+            found |= dict.fromkeys(role.sides, ListInOrder(of=role.name))
+        return found
 
     def together(self) -> tuple[tuple[str, ...], ...]:
         """Return every sequence with the lists beside it."""
@@ -245,15 +250,16 @@ class Sequences(ColumnKind):
         """Read a sequence, with the lists beside it, of few rows."""
         given = [row[role.name] for row in rows]
         lists = [own or [] for own in given]
-        lengths = np.array([min(len(own), self.max_length) for own in lists])
-        sides: dict[str, list[Any]] = {role.item: [value for own in lists for value in own[-self.max_length :]]}
+        longest = role.longest
+        lengths = np.array([min(len(own), longest) for own in lists])
+        sides: dict[str, list[Any]] = {role.item: [value for own in lists for value in own[-longest:]]}
         for name in role.sides:
             sides[name] = []
             for i, (row, own) in enumerate(zip(rows, lists, strict=True)):
                 side = [None] * len(own) if row[name] is None else row[name]
                 if len(side) != len(own):
                     raise _of_other_length(role.name, name, i, len(side), None if given[i] is None else len(own))
-                sides[name] += side[-self.max_length :]
+                sides[name] += side[-longest:]
         numbers = [np.array(sides.pop(name), dtype=np.float64) for name in role.sides if name in self.numbers]
         for name, values in zip((name for name in role.sides if name in self.numbers), numbers, strict=True):
             _reject_infinite(name, values, lengths, 0)
@@ -266,12 +272,13 @@ class Sequences(ColumnKind):
 
     def _entries(self, role: Role, columns: pl.DataFrame, start: int) -> Entries:
         """Read a sequence, with the lists beside it, of some rows; they are counted from `start` in errors."""
-        lists = _cut(_plain(columns[role.name]), self.max_length)
+        longest = role.longest
+        lists = _cut(_plain(columns[role.name]), longest)
         lengths, is_missing = lengths_of(lists), lists.is_null().to_numpy()
         numbers, texts = [], []
         for name in role.sides:
             _check_lengths(role.name, name, columns, start)
-            side = _side_entries(_cut(_plain(columns[name]), self.max_length), lengths)
+            side = _side_entries(_cut(_plain(columns[name]), longest), lengths)
             if name in self.numbers:
                 numbers.append(side.cast(pl.Float64).to_numpy(writable=True))
                 _reject_infinite(name, numbers[-1], lengths, start)
@@ -329,7 +336,7 @@ class Sequences(ColumnKind):
             size=own_size,
             n_numbers=self._widths(role)[0],
             label_sizes=tuple(sizes),
-            max_length=self.max_length,
+            max_length=role.longest,
         )
 
     def _widths(self, role: Role) -> tuple[int, int]:
@@ -339,7 +346,7 @@ class Sequences(ColumnKind):
 
     @property
     def _roles(self) -> list[Role]:
-        return [Role(*own) for own in zip(self.sequences, self.items, self.sides, strict=True)]
+        return [Role(*own) for own in zip(self.sequences, self.items, self.sides, self.longest, strict=True)]
 
     @property
     def _shared(self) -> tuple[str, ...]:
@@ -359,7 +366,7 @@ class FlatSequences(Sequences):
     of the most frequent entries; and if it has an item: how often it holds the row's own, and how long ago, in entries
     from the end. Numbers beside it are the last one, their mean, and the one at the newest entry that is the row's own
     item. All are NaN where a sequence is missing. Codes of an empty one are those of a missing level. Length, counts
-    and means are of the entries that are read, at most ``max_length``.
+    and means are of the entries that are read, at most ``longest``.
 
     Attributes
     ----------
@@ -569,17 +576,18 @@ def _levels(roles: Sequence[Role], numbers: Sequence[str], summary: Summary, min
     return none.extended(counts, min_frequency)
 
 
-def _warn_of_cuts(roles: Sequence[Role], summary: Summary, most: int) -> None:
+def _warn_of_cuts(roles: Sequence[Role], summary: Summary) -> None:
     """Warn of sequences that will be cut."""
     for role in roles:
+        most = role.longest
         lengths = summary[_LENGTHS + role.name].drop_nulls("level")
         n_cut = int(lengths.filter(pl.col("level") > most)["count"].sum())
         if n_cut:
-            longest: Any = lengths["level"].max()
             warn_about(
                 [role.name],
                 f"{counted(n_cut, 'sequence')} of column {role.name!r} of {int(lengths['count'].sum())} have more than "
-                f"{most} entries, up to {longest}; the newest {most} are read: raise max_sequence_length for more",
+                f"{most} entries, up to {lengths['level'].max()}; the newest {most} are read: raise longest of its "
+                "Sequence for more",
             )
 
 

@@ -11,6 +11,7 @@ import polars as pl
 
 from tabmtl.base.schema import FIRST_LEVEL, MISSING
 from tabmtl.columns.category import Categories, code_of_value, has_plain_text, is_feature, text_of
+from tabmtl.columns.declared import Tags as TagsDeclared
 from tabmtl.columns.flat import Flat
 from tabmtl.columns.kind import Coding, ColumnKind, Parts, Slices, Summary, column_of, series_by
 from tabmtl.columns.ragged import Bags, lengths_of, offsets_of
@@ -29,14 +30,15 @@ class Tags(Categories):
     name = "tags"
     held = "held lists of text"
     cast = "lists of text"
+    declaration = TagsDeclared()
 
     @classmethod
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
         """Return whether a type is a list of anything that names levels; numbers do where they are tags already."""
         inner = inner_of(dtype)
-        if inner is None or not is_feature(inner) or declared in ("categories", "texts"):
+        if inner is None or not is_feature(inner) or declared not in (None, "tags", cls.name):
             return False
-        return declared == cls.name or not (inner.is_float() or inner.is_decimal())
+        return declared is not None or not (inner.is_float() or inner.is_decimal())
 
     @classmethod
     def flat(cls) -> type[ColumnKind]:
@@ -55,10 +57,6 @@ class Tags(Categories):
     def values_of(self, name: str) -> str:
         """Say that it was lists of text, or of whole numbers."""
         return lists_by_levels(self.levels[self.names.index(name)])
-
-    def declared(self) -> dict[str, Any]:
-        """Return nothing: their type says what they are."""
-        return {}
 
     def expressions(self, schema: pl.Schema) -> list[pl.Expr]:
         """Return the lists as they are."""
@@ -171,7 +169,7 @@ def lists_by_levels(levels: Sequence[str]) -> str:
 def check_items(name: str, dtype: pl.DataType, levels: Sequence[str]) -> None:
     """Raise a TypeError for lists of numbers where no level of fit is one, so that all items would be unseen."""
     inner = inner_of(dtype)
-    if inner is not None and inner.is_numeric() and levels and not any(map(_is_whole, levels)):
+    if inner is not None and inner.is_numeric() and levels and not any(map(_is_number, levels)):
         raise TypeError(
             f"column {name!r} held lists of text in fit, such as {levels[0]!r}, and is now {dtype}; cast it to lists "
             "of text, or fit again"
@@ -180,6 +178,10 @@ def check_items(name: str, dtype: pl.DataType, levels: Sequence[str]) -> None:
 
 def _is_whole(level: str) -> bool:
     return level.removeprefix("-").isdecimal()
+
+
+def _is_number(level: str) -> bool:
+    return _is_whole(level.replace(".", "", 1))
 
 
 def items_of(tags: pl.Series) -> tuple[pl.Series, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Annotated, Any, Self
@@ -14,7 +14,8 @@ import polars.selectors as cs
 
 from tabmtl.base.schema import FIRST_LEVEL, MISSING, warn_about
 from tabmtl.base.storage.stored import Stored
-from tabmtl.columns.cures import Library, by_texts
+from tabmtl.columns.cures import by_column
+from tabmtl.columns.declared import Text
 from tabmtl.columns.flat import Flat
 from tabmtl.columns.kind import MOST_ROWS, TEXT, Coding, ColumnKind, LeanPickle, Parts, Slices, Summary, series_by
 from tabmtl.columns.ragged import Bags
@@ -99,6 +100,7 @@ class Texts(ColumnKind):
     name = "texts"
     held = "held text"
     cast = "text"
+    declaration = Text()
 
     @classmethod
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
@@ -122,10 +124,6 @@ class Texts(ColumnKind):
     def values_of(self, name: str) -> str:
         """Say that it was free text."""
         return "free text"
-
-    def declared(self) -> dict[str, Any]:
-        """Return the names."""
-        return {"texts": self.names}
 
     def encode(self, slices: Slices, n: int) -> Parts:
         """Encode text to bags."""
@@ -190,7 +188,7 @@ class FlatTexts(Flat, Texts):
         return np.append(np.float32(words), self.projections[place].apply([value]))
 
 
-def find_texts(frame: pl.DataFrame | pl.LazyFrame, library: Library, known: Sequence[str] = ()) -> tuple[str, ...]:
+def find_texts(frame: pl.DataFrame | pl.LazyFrame, known: Container[str] = ()) -> tuple[str, ...]:
     """Find the columns of free text among those of text that are not known to be else, and warn that they are read so.
 
     They are those whose values, in up to 10 000 rows that are spread over all, have at least 20 letters and 3 words on
@@ -205,7 +203,9 @@ def find_texts(frame: pl.DataFrame | pl.LazyFrame, library: Library, known: Sequ
         warn_about(
             found,
             f"the columns {[*found]} are read as free text: their values have {_LEAST_LETTERS} letters and "
-            f"{_LEAST_WORDS} words or more on average, and many are distinct; {by_texts(library, found)}",
+            f"{_LEAST_WORDS} words or more on average, and many are distinct; say "
+            f"{by_column(found, 'text')} to confirm it, or {by_column(found, 'category')} "
+            "to make each value a category",
         )
     return found
 

@@ -10,7 +10,8 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
-from tabmtl.columns.cures import Library, by_drop, by_length
+from tabmtl.columns.cures import by_column
+from tabmtl.columns.declared import Vector
 from tabmtl.columns.flat import Flat
 from tabmtl.columns.kind import CHUNK_ROWS, Coding, ColumnKind, Form, Parts, RowError, Slices, Summary
 from tabmtl.columns.number import NumericScaler
@@ -32,6 +33,7 @@ class OfOneLength(ColumnKind):
 
     held = "held vectors"
     cast = "lists of numbers"
+    declaration = Vector()
 
     widths: tuple[int, ...]
 
@@ -43,9 +45,9 @@ class OfOneLength(ColumnKind):
     def reads(cls, dtype: pl.DataType, declared: str | None) -> bool:
         """Return whether a type is a list of floats, or of any numbers where they are vectors already."""
         inner = inner_of(dtype)
-        if inner is None or declared in ("categories", "texts"):
+        if inner is None or declared not in (None, "vectors", cls.name):
             return False
-        is_number = declared == cls.name and (inner.is_numeric() or inner == pl.Null)
+        is_number = declared is not None and (inner.is_numeric() or inner == pl.Null)
         return is_number or inner.is_float() or inner.is_decimal()
 
     @classmethod
@@ -61,7 +63,7 @@ class OfOneLength(ColumnKind):
         for name in names:
             lengths = summary[f"length {name}"].drop_nulls("level").sort("count", "level", descending=True)["level"]
             if len(lengths) != 1 or lengths[0] == 0:
-                raise ValueError(_describe_lengths(name, lengths.to_list(), coding.library))
+                raise ValueError(_describe_lengths(name, lengths.to_list()))
             widths.append(lengths[0])
         return cls(names=names, widths=tuple(widths), **cls.more(summary, names, widths))
 
@@ -207,14 +209,15 @@ def _lists_of(vectors: pl.Series) -> pl.Series:
     return vectors.alias("vector").cast(pl.List(pl.Float32))  # its own name may look like a pattern to polars
 
 
-def _describe_lengths(name: str, lengths: Sequence[int], library: Library) -> str:
+def _describe_lengths(name: str, lengths: Sequence[int]) -> str:
     """Describe the lengths of a column of vectors, the most frequent first, of which there must be one."""
     if lengths in ([], [0]):
-        return f"column {name!r} holds lists of numbers, but no number: say {by_drop([name])}"
+        return f"column {name!r} holds lists of numbers, but no number: say {by_column([name], 'ignore')}"
     others = ", ".join(map(str, lengths[1:4])) + (", ..." if len(lengths) > 4 else "")
     return (
         f"the vectors of column {name!r} must have one length; most have {lengths[0]}, others {others}: "
-        f"{by_length(library, name, lengths[0])}"
+        f"mend the others, or make them missing; or, beside a history, say "
+        f"{by_column([name], 'sequence:NAME OF THE HISTORY')}"
     )
 
 

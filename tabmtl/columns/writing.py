@@ -1,4 +1,4 @@
-"""Dates and numbers that text holds in another writing: the rule that finds them, and the lines that read them.
+"""Dates and numbers that text holds in another writing: the rule that finds them, and what to declare.
 
 The rule looks at up to 200 distinct values of a column, evenly spaced in their order, of which 99 % must fit:
 
@@ -10,13 +10,12 @@ The rule looks at up to 200 distinct values of a column, evenly spaced in their 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import polars as pl
 
-from tabmtl.columns.cures import Library
+from tabmtl.base.schema import in_command
 from tabmtl.columns.date_text import LEAST_SHARE
+from tabmtl.columns.declared import Date, Declared, Number
 
 _LOOKED_AT, _LEAST_WRITTEN, _LEAST_WHOLE, _LEAST_DIGITS = 200, 5, 20, 3
 _LOOKS_DATED = r"^\d{1,4}([/.-]|[ -]?[A-Za-z]{3,9}\.?[ -])\d{1,4}|^[A-Za-z]{3,9} \d{1,2},? \d{4}"
@@ -26,42 +25,39 @@ _DAYS = (
 )
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p")
 _PLAIN = r"[+-]?\d+(\.\d+)?"
-_THOUSANDS = ".str.replace_all(',', '').cast(pl.Float64, strict=False)"
-_DECIMAL = ".str.replace(',', '.').cast(pl.Float64, strict=False)"
-#: Writings of numbers: how one looks, and the methods that make numbers of a column of text.
+#: Writings of numbers: how one looks, and what to declare.
 _NUMBERS = {
-    r"[+-]?\d+([.,]\d+)? ?%": ".str.strip_chars(' %').str.replace(',', '.').cast(pl.Float64, strict=False)",
-    r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?": _THOUSANDS,
-    r"[+-]?\d+,\d+": _DECIMAL,
+    r"[+-]?\d+(\.\d+)? ?%": Number(),
+    r"[+-]?\d+(,\d+)? ?%": Number(decimal=","),
+    r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?": Number(),
+    r"[+-]?\d+,\d+": Number(decimal=","),
 }
 
 
-def line_of(levels: pl.Series) -> tuple[str, str] | None:
-    """Return the methods of polars that make dates or numbers of the sorted levels of a column; None for other text.
+def written_as(levels: pl.Series) -> tuple[Declared, Declared | None] | None:
+    """Return the kind of the sorted levels of a column in another writing, dates or numbers; None for other text.
 
-    Where no value tells days from months, or a decimal comma from one between thousands, a remark names the other.
+    Where no value tells days from months, or a decimal comma from one between thousands, the other kind follows.
     """
     some = levels[np.linspace(0, len(levels) - 1, min(len(levels), _LOOKED_AT)).astype(int)]
     if not _share(some, r"\d"):
         return None
     if _share(some, _LOOKS_DATED) >= LEAST_SHARE and _share(some, r"\d{4}") >= LEAST_SHARE:
         for form in (day + clock for clock in _CLOCKS for day in _DAYS):
-            call = "to_datetime" if ":" in form else "to_date"
             other = form.translate(str.maketrans("dm", "md")) if "%m" in form else form
-            fits = [getattr(some.str, call)(each, strict=False).count() for each in (form, other)]
+            kinds = [Date(format=each) for each in (form, other)]
+            fits = [some.str.strptime(kind.read_type, kind.format, strict=False).count() for kind in kinds]
             if fits[0] >= LEAST_SHARE * len(some):
                 is_open = other in (day + clock for clock in _CLOCKS for day in _DAYS if other != form)
-                first = "day" if form.startswith("%m") else "month"
-                doubt = f"{other!r} if the {first} is first" if is_open and fits[1] >= LEAST_SHARE * len(some) else ""
-                return f".str.{call}({form!r}, strict=False)", doubt
+                return kinds[0], kinds[1] if is_open and fits[1] >= LEAST_SHARE * len(some) else None
     if len(levels) >= _LEAST_WRITTEN:
-        for pattern, line in _NUMBERS.items():
+        for pattern, kind in _NUMBERS.items():
             if _share(some, f"^({pattern}|{_PLAIN})$") >= LEAST_SHARE and _share(some, f"^{pattern}$") >= 1 / 2:
-                is_thousands = line == _THOUSANDS
+                is_thousands = ",\\d{3})+" in pattern
                 if is_thousands and _share(some, r"^[+-]?0,"):  # no number of thousands begins so
                     continue
                 is_open = is_thousands and not _share(some, r",.*[,.]")
-                return line, f"{_DECIMAL} if a comma is the decimal one" if is_open else ""
+                return kind, Number(decimal=",") if is_open else None
     return None
 
 
@@ -73,14 +69,15 @@ def are_whole(levels: pl.Series) -> bool:
     return len(levels) > _LEAST_WHOLE and not is_code
 
 
-def by_lines(library: Library, lines: Mapping[str, tuple[str, str]], table: str = "X") -> str:
-    """Say how to read columns of text, given for each the methods of polars, and others if in doubt; see `line_of`."""
-    if library == "file":
+def by_reading(name: str, kind: Declared) -> str:
+    """Say how to read a target of text, given what would be declared of it in X."""
+    if in_command.get():
         return "write numbers with a point alone, and dates in ISO 8601 (1994-08-27), into the file"
-    frame = {"polars": table, "pandas": f"polars.from_pandas({table})", "pyarrow": f"polars.from_arrow({table})"}
-    of = ", ".join(f"pl.col({name!r}){line}" for name, (line, _) in lines.items())
-    doubts = "".join(f"; for {name!r}, or {doubt}" for name, (_, doubt) in lines.items() if doubt)
-    return f"read them by {frame.get(library, f'a polars frame of {table}')}.with_columns({of}){doubts}"
+    numbers = ".dt.epoch('s').cast(pl.Float64)" if isinstance(kind, Date) else ""
+    return (
+        f"read them, in a frame of polars, by y.with_columns({kind!r}.read(pl.col({name!r})){numbers}), with "
+        f"{type(kind).__name__} of tabmtl.columns"
+    )
 
 
 def _share(texts: pl.Series, pattern: str) -> float:

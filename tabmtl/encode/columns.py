@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.base.forks import has_pool
-from tabmtl.columns.cures import Library, by_cast, by_items, by_lists, by_valid_text
+from tabmtl.columns.cures import by_cast
 from tabmtl.columns.kind import series_by
 from tabmtl.encode.dates import MOMENTS, SPANS, read_arrow_moments, read_moments, read_objects, read_zoned
 
@@ -47,12 +47,12 @@ def read_pandas(native: Any, name: str) -> pl.Series:
     """Read a column of pandas; see `read_column`."""
     # the series get their name at the end, for polars takes one like "^a$" for a pattern
     if isinstance(native.dtype, np.dtype):
-        return read_array(native.to_numpy(), name, "pandas")
+        return read_array(native.to_numpy(), name)
     kind = type(native.dtype).__name__
     if kind == "ArrowDtype":
-        return read_arrow(native.array.__arrow_array__(), name, "pandas")
+        return read_arrow(native.array.__arrow_array__(), name)
     if kind == "StringDtype":
-        return _read_objects(native.to_numpy(dtype=object), name, "pandas")
+        return _read_objects(native.to_numpy(dtype=object), name)
     if kind == "PeriodDtype":
         return read_pandas(native.dt.to_timestamp(), name)
     if kind == "DatetimeTZDtype":
@@ -60,15 +60,15 @@ def read_pandas(native: Any, name: str) -> pl.Series:
         return read_zoned(utc, native.dtype.tz, name)
     dtype = nw.from_native(native, series_only=True).dtype
     if kind == "CategoricalDtype":
-        levels = _texts(_names_of(native.cat.categories), name, "pandas").alias("")
+        levels = _texts(_names_of(native.cat.categories), name).alias("")
         texts = levels.gather(pl.Series(native.cat.codes.to_numpy()).cast(pl.UInt32, strict=False))  # -1 is null
         return texts.cast(pl.Categorical).alias(name)
     if dtype.is_numeric():
         return _read_extension(native.array, dtype.is_integer()).alias(name)
-    return _read_objects(native.to_numpy(dtype=object), name, "pandas")
+    return _read_objects(native.to_numpy(dtype=object), name)
 
 
-def read_arrow(array: Any, name: str, library: Library = "pyarrow") -> pl.Series:
+def read_arrow(array: Any, name: str) -> pl.Series:
     """Read a chunked array of pyarrow, of a table or behind a column of pandas; see `read_column`."""
     import pyarrow as pa
 
@@ -82,7 +82,7 @@ def read_arrow(array: Any, name: str, library: Library = "pyarrow") -> pl.Series
     elif types.is_temporal(kind) and not types.is_interval(kind):
         return read_arrow_moments(array, name)
     elif _is_list(kind):
-        return _read_arrow_lists(array, name, library)
+        return _read_arrow_lists(array, name)
     elif not (
         types.is_dictionary(kind)
         or is_arrow_text(kind)
@@ -93,7 +93,7 @@ def read_arrow(array: Any, name: str, library: Library = "pyarrow") -> pl.Series
     ):
         raise TypeError(
             f"column {name!r} has type {kind}; expected numbers, text, booleans or categories: "
-            f"{by_cast(library, name, _nested_type(kind))}, or drop it"
+            f"{by_cast(_nested_type(kind))}, or drop it"
         )
     return pl.Series(array).alias(name)
 
@@ -106,20 +106,20 @@ def _is_list(kind: Any) -> bool:
     return views or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
-def _read_arrow_lists(array: Any, name: str, library: Library) -> pl.Series:
+def _read_arrow_lists(array: Any, name: str) -> pl.Series:
     """Read lists of pyarrow by the type of their items."""
     import pyarrow as pa
 
     items = array.type.value_type
     try:
-        read_arrow(pa.chunked_array([], items), name, library)
+        read_arrow(pa.chunked_array([], items), name)
     except TypeError:
         raise TypeError(
             f"column {name!r} has type {array.type}; expected lists of numbers, text or booleans: "
-            f"{by_cast(library, name, pl.List)}, or drop it"
+            f"{by_cast(pl.List)}, or drop it"
         ) from None
     if "list_view" in str(array.type):  # which polars does not know, and pyarrow casts to broken lists
-        return _read_lists(array.to_pylist(), name, library)
+        return _read_lists(array.to_pylist(), name)
     items = pa.float64() if pa.types.is_decimal(items) else items
     return pl.Series(array.cast(pa.large_list(items))).alias(name)
 
@@ -138,33 +138,34 @@ def is_arrow_text(kind: Any) -> bool:
     return str(kind) in ("string", "large_string", "string_view")
 
 
-def read_array(array: np.ndarray, name: str, library: Library = "numpy") -> pl.Series:
+def read_array(array: np.ndarray, name: str) -> pl.Series:
     """Read a flat array as a series; see `read_column`."""
     kind = array.dtype.kind
     if kind == "O":
-        return _read_objects(array, name, library)
+        return _read_objects(array, name)
     if kind in "Mm":
         return read_moments(array, name)
     if kind == "U":
-        return _texts(array.tolist(), name, library)
+        return _texts(array.tolist(), name)
     if kind == "T":
-        return _read_objects(array.astype(object), name, library)
+        return _read_objects(array.astype(object), name)
     if kind == "f" and array.dtype.itemsize not in (4, 8):
         array = array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
     if kind not in "biuf":
         raise TypeError(
             f"column {name!r}: argument must be a string or a number, got an array of type {array.dtype}; "
-            f"{by_cast(library, name, pl.Binary if kind == 'S' else pl.Object)}, or drop it"
+            f"{by_cast(pl.Binary if kind == 'S' else pl.Object)}, or drop it"
         )
     return pl.Series(name, np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
 
 
-def _texts(values: Sequence[str | None], name: str, library: Library) -> pl.Series:
+def _texts(values: Sequence[str | None], name: str) -> pl.Series:
     try:
         return pl.Series(name, values, dtype=pl.String)
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"column {name!r} holds the text {error.object!r}, which is no valid Unicode: {by_valid_text(library)}"
+            f"column {name!r} holds the text {error.object!r}, which is no valid Unicode: "
+            "replace it by text.encode('utf-8', 'replace').decode('utf-8')"
         ) from None
 
 
@@ -198,7 +199,7 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, float | np.floating) and bool(value != value)
 
 
-def _read_objects(values: np.ndarray, name: str, library: Library) -> pl.Series:
+def _read_objects(values: np.ndarray, name: str) -> pl.Series:
     """Read a column of Python objects by their values: all booleans, all numbers, all text or all dates."""
     objects = values.tolist()
     kinds = {type(value) for value in objects}
@@ -217,29 +218,29 @@ def _read_objects(values: np.ndarray, name: str, library: Library) -> pl.Series:
     if _all(kinds, numbers.Real, np.bool_, Decimal):
         return pl.Series(name, [_float(value, name) for value in objects], dtype=pl.Float64)
     if _all(kinds, str):
-        return _texts(objects, name, library)
+        return _texts(objects, name)
     if _all(kinds, *MOMENTS) or _all(kinds, *SPANS) or _all(kinds, datetime.time):
         return read_objects(objects, name)
     if _all(kinds, *_LISTS):
-        return _read_lists(objects, name, library)
+        return _read_lists(objects, name)
     if any(issubclass(kind, _LISTS) for kind in kinds):
-        raise TypeError(_describe_others(objects, name, library))
+        raise TypeError(_describe_others(objects, name))
     held: dict[Any, tuple[type, ...]] = {pl.Struct: (Mapping,), pl.Binary: (bytes,)}
     dtype = next((dtype for dtype, allowed in held.items() if _all(kinds, *allowed)), pl.Object)
     found = sorted(kind.__name__ for kind in kinds)
     raise TypeError(
         f"column {name!r}: argument must be a string or a number throughout, got objects of type {found}; "
-        f"{by_cast(library, name, dtype)}, or drop it"
+        f"{by_cast(dtype)}, or drop it"
     )
 
 
-def _describe_others(objects: Sequence[Any], name: str, library: Library) -> str:
+def _describe_others(objects: Sequence[Any], name: str) -> str:
     """Describe lists beside values that are none."""
     a_list = next(row for row, value in enumerate(objects) if isinstance(value, _LISTS))
     other = next(row for row, value in enumerate(objects) if value is not None and not isinstance(value, _LISTS))
     return (
         f"column {name!r} holds a list in row {a_list}, and {type(objects[other]).__name__} in row {other} (counted "
-        f"from 0); expected lists throughout: {by_lists(library)}, or drop it"
+        f"from 0); expected lists throughout: make a list of each other value, or drop it"
     )
 
 
@@ -256,7 +257,7 @@ def _all(kinds: set[type], *allowed: type) -> bool:
     return all(issubclass(kind, allowed) for kind in kinds)
 
 
-def _read_lists(lists: Sequence[Any], name: str, library: Library) -> pl.Series:
+def _read_lists(lists: Sequence[Any], name: str) -> pl.Series:
     """Read lists of Python by the values of all their items: all booleans, all numbers, all text or all dates."""
     # the order of a set of text differs from process to process
     lists = [sorted(own, key=str) if isinstance(own, Set) else own for own in lists]
@@ -268,9 +269,9 @@ def _read_lists(lists: Sequence[Any], name: str, library: Library) -> pl.Series:
     else:
         array = np.fromiter((item for own in given for item in own), dtype=object, count=int(lengths.sum()))
     try:
-        items = read_array(array, name, library).alias("items")
+        items = read_array(array, name).alias("items")
     except TypeError:
-        raise TypeError(_describe_mixture(lists, name, library)) from None
+        raise TypeError(_describe_mixture(lists, name)) from None
     if not has_pool():
         return pl.Series(name, [None if own is None else [*own] for own in lists], dtype=pl.List(items.dtype))
     # grouped, because polars makes lists of lists of Python value by value
@@ -281,7 +282,7 @@ def _read_lists(lists: Sequence[Any], name: str, library: Library) -> pl.Series:
     return found.select(pl.when("is_given").then(pl.coalesce("items", empty)).alias(name)).to_series()
 
 
-def _describe_mixture(lists: Sequence[Any], name: str, library: Library) -> str:
+def _describe_mixture(lists: Sequence[Any], name: str) -> str:
     """Describe lists whose items are no numbers, text or dates throughout."""
     found: dict[str, int] = {}
     for row, own in enumerate(lists):
@@ -292,7 +293,7 @@ def _describe_mixture(lists: Sequence[Any], name: str, library: Library) -> str:
                 break
     rows = ", ".join(f"{kind} in row {row}" for kind, row in found.items())
     is_nested = not found.keys().isdisjoint(kind.__name__ for kind in _NESTED)
-    cure = "put the items of inner lists in their place" if is_nested else by_items(library, name)
+    cure = "put the items of inner lists in their place" if is_nested else "make text of all items"
     return (
         f"column {name!r} holds lists of {rows} (counted from 0); expected numbers throughout, or text: {cure}, or "
         "drop it"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Unpack
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -16,8 +16,9 @@ from tabmtl.base.params import check_known, near
 from tabmtl.base.schema import Columns
 from tabmtl.base.storage.stored import Stored
 from tabmtl.columns import KINDS, ColumnKind, Features
-from tabmtl.columns.category import Categories, is_feature
-from tabmtl.columns.cures import Library, by_cast, by_drop, by_numbers
+from tabmtl.columns.category import Categories
+from tabmtl.columns.cures import by_cast, by_column
+from tabmtl.columns.declared import Declared
 from tabmtl.columns.kind import (
     FIELDS,
     MOST_ROWS,
@@ -25,7 +26,6 @@ from tabmtl.columns.kind import (
     Coding,
     Form,
     LeanPickle,
-    OfSequences,
     Slices,
     Summary,
     in_slices,
@@ -33,8 +33,9 @@ from tabmtl.columns.kind import (
     of_parts,
 )
 from tabmtl.columns.number import Numbers, NumericScaler, NumericTransform
-from tabmtl.columns.roles import check_columns, sequence_columns
-from tabmtl.columns.text import find_texts
+from tabmtl.columns.reading import find_readings, read_declared
+from tabmtl.columns.roles import check_sequences, sequence_columns
+from tabmtl.columns.text import Texts, find_texts
 from tabmtl.columns.values import type_of
 from tabmtl.encode.read import count_rows, read_lazy
 
@@ -47,6 +48,7 @@ SAMPLE_ROWS = 200_000
 WAITING = 32
 NO_ROWS = "Found array with 0 sample(s): X has no row, and a minimum of 1 is required"  # scikit-learn's words
 
+NONE: Mapping[str, Declared] = MappingProxyType({})
 #: Names of the columns of every kind.
 ByKind = Mapping[type[ColumnKind], tuple[str, ...]]
 
@@ -63,6 +65,8 @@ class FeatureCoder(LeanPickle):
         All features in the order of the frame.
     coders : dict of str to ColumnKind
         The kinds by name, and what they have learned of their columns.
+    readings : dict of str to Declared
+        Columns of text that are read before, as they are declared.
 
     Examples
     --------
@@ -78,6 +82,9 @@ class FeatureCoder(LeanPickle):
 
     names: Annotated[tuple[str, ...], Stored(distinct=True)]
     coders: dict[str, ColumnKind]
+    readings: dict[str, Declared] = field(default_factory=dict)
+
+    later_fields: ClassVar[tuple[str, ...]] = ("readings",)
 
     def __post_init__(self) -> None:
         found = [name for coder in self.coders.values() for name in coder.names]
@@ -89,14 +96,12 @@ class FeatureCoder(LeanPickle):
         cls,
         frame: pl.DataFrame | pl.LazyFrame,
         *,
-        categorical: Literal["from_dtype"] | Sequence[str] = "from_dtype",
-        texts: Literal["from_values"] | Sequence[str] = (),
+        columns: Mapping[str, Declared] = NONE,
+        finds_text: bool = False,
         transform: NumericTransform = "standardize",
         min_frequency: int = 1,
-        library: Library = "polars",
         flat: bool = False,
         kinds: Sequence[type[ColumnKind]] = KINDS,
-        **of_sequences: Unpack[OfSequences],
     ) -> FeatureCoder:
         """Learn the encoding of a frame.
 
@@ -105,50 +110,43 @@ class FeatureCoder(LeanPickle):
         frame : polars DataFrame or LazyFrame
             A LazyFrame is read several times, some rows at a time, so it need not fit in memory. Collect it first
             where the query is costly, or where the order of its rows may change.
-        categorical : "from_dtype" or sequence of str
-            Names of the categorical columns; by default those that hold text, categories or booleans.
-        texts : "from_values" or sequence of str, default=()
-            Names of the columns of free text. With "from_values", `find_texts` finds them where ``categorical`` is
-            "from_dtype".
+        columns : mapping of str to Declared, default={}
+            Columns whose kind is known; that of the others follows from their type.
+        finds_text : bool, default=False
+            Whether `find_texts` finds columns of free text among those of text.
         transform : {"standardize", "quantile", "none"}
         min_frequency : int, default=1
             Levels seen less often share code 1 with the unseen ones.
-        library : {"polars", "pandas", "pyarrow", "numpy"}
-            Library that the frame came from; errors and warnings name a cure in it.
         flat : bool, default=False
             Whether all columns must become numbers and codes, as trees read them.
         kinds : sequence of type, default=KINDS
             Kinds of columns, of which the first that reads a column has it.
-        **of_sequences
-            ``sequences`` and ``max_length``: what ``sequence_features`` and ``max_sequence_length`` say.
 
         Raises
         ------
         TypeError
             If a column has a type that no kind reads, such as a list; the message names the cure.
         ValueError
-            If there is no row or no column, a named column does not exist, or a numeric column holds an infinite
-            value.
+            If there is no row or no column, a declared column does not exist, its text cannot be read as it says, or a
+            numeric column holds an infinite value.
         """
+        readings, known = dict[str, Declared](), set[str]()
+        if columns:
+            readings = find_readings(columns, frame.collect_schema())
+            frame = read_declared(frame, readings)
+            known = {*columns, *sequence_columns(columns)}
         schema = frame.collect_schema()
-        sequences = of_sequences.get("sequences", {})
-        texts = texts_of(frame, categorical, library, texts, sequences)
-        roles = find_kinds(schema, categorical, library, texts, kinds, sequences, flat=flat)
+        if finds_text:
+            columns = {**columns, **dict.fromkeys(find_texts(frame, known), Texts.declaration)}
+        roles = find_kinds(schema, columns, kinds, flat=flat)
         n = _count_rows(frame)
         if n == 0:
             raise ValueError(NO_ROWS)
         chosen = np.arange(n)
         if n > SAMPLE_ROWS:
             chosen = np.sort(np.random.default_rng(0).choice(n, SAMPLE_ROWS, replace=False))
-        coding = Coding(
-            schema=schema,
-            transform=transform,
-            min_frequency=min_frequency,
-            named=not isinstance(categorical, str),
-            library=library,
-            **of_sequences,
-        )
-        return cls.learn(roles, _survey(frame, n, roles, chosen), coding)
+        coding = Coding(schema=schema, transform=transform, min_frequency=min_frequency, columns=columns)
+        return cls.learn(roles, _survey(frame, n, roles, chosen), coding, readings)
 
     def extended(self, frame: pl.DataFrame | pl.LazyFrame, *, min_frequency: int = 1) -> FeatureCoder:
         """Return a coder that knows the levels of new rows too; see `tabmtl.columns.ColumnKind.extended`.
@@ -179,6 +177,7 @@ class FeatureCoder(LeanPickle):
         >>> coder.extended(pl.DataFrame({"town": ["Aachen", "Ulm"]})).columns.levels
         (('Bonn', 'Ulm', 'Aachen'),)
         """
+        frame = read_declared(frame, self.readings)
         try:
             self._expressions(frame.collect_schema())
         except TypeError:
@@ -200,10 +199,12 @@ class FeatureCoder(LeanPickle):
             raise ValueError(f"the features are of the kinds {[*self.coders]}, expected some of {[*expected]}")
 
     @classmethod
-    def learn(cls, roles: ByKind, summaries: Mapping[str, Summary], coding: Coding) -> FeatureCoder:
+    def learn(
+        cls, roles: ByKind, summaries: Mapping[str, Summary], coding: Coding, readings: dict[str, Declared]
+    ) -> FeatureCoder:
         """Learn the encoding of a table from the summaries of its kinds of columns, which are used up."""
         coders = {kind.name: kind.learn(names, summaries[kind.name], coding) for kind, names in roles.items()}
-        return cls(names=tuple(coding.schema), coders=coders)
+        return cls(names=tuple(coding.schema), coders=coders, readings=readings)
 
     @cached_property
     def columns(self) -> Columns:
@@ -228,22 +229,22 @@ class FeatureCoder(LeanPickle):
         return self.origins_by_form["numbers"] + self.origins_by_form["codes"]
 
     @property
-    def declared(self) -> dict[str, Any]:
-        """The arguments of `fit` by which the columns of another coder are of the same kinds."""
-        found: dict[str, Any] = {"texts": ()}  # those of fit, and no others that look like text
-        for coder in self.coders.values():
-            found |= coder.declared()
-        return found
+    def declared(self) -> dict[str, Declared]:
+        """What makes the columns of another coder be of the same kinds."""
+        several = [coder.declared() for coder in self.coders.values()]
+        return {name: own for declared in several for name, own in declared.items()} | self.readings
 
     @cached_property
     def values(self) -> dict[str, str]:
         """Name what every column of the frame held in fit, in words of `tabmtl.columns.values`."""
-        return {name: coder.values_of(name) for coder in self.coders.values() for name in coder.names}
+        found = {name: coder.values_of(name) for coder in self.coders.values() for name in coder.names}
+        return found | dict.fromkeys(self.readings, "text")
 
     @property
     def dates(self) -> tuple[str, ...]:
         """Names of the columns of the frame that are dates, times or durations."""
-        return tuple(name for name, own in self.values.items() if type_of(own).is_temporal())
+        pairs = ((name, coder.values_of(name)) for coder in self.coders.values() for name in coder.names)
+        return tuple(name for name, own in pairs if type_of(own).is_temporal())
 
     @property
     def moving_together(self) -> dict[str, tuple[str, ...]]:
@@ -282,8 +283,10 @@ class FeatureCoder(LeanPickle):
         TypeError, ValueError
             If a column now holds another kind of value, or an infinite one.
         """
+        if self.readings:
+            frame = read_declared(frame, self.readings)
         try:
-            expressions, few = self._readings(frame)
+            expressions, few = self._expressed(frame)
         except (TypeError, ValueError):
             untyped = _untyped(frame)
             if untyped is frame:
@@ -297,7 +300,7 @@ class FeatureCoder(LeanPickle):
         pairs = zip(coders, expressions, strict=True)
         return Features.beside([coder.encode(_slices(frame, n, coder.names, own), n) for coder, own in pairs])
 
-    def _readings(self, frame: pl.DataFrame | pl.LazyFrame) -> tuple[list[list[pl.Expr]], bool]:
+    def _expressed(self, frame: pl.DataFrame | pl.LazyFrame) -> tuple[list[list[pl.Expr]], bool]:
         """Return what polars makes of the columns by kind, and whether few rows can be read without polars.
 
         They depend on the fit and the types only, so the last ones are kept: for one row, building them takes longer
@@ -350,26 +353,10 @@ def _named_apart(name: str, taken: set[str]) -> str:
     return name
 
 
-def texts_of(
-    frame: pl.DataFrame | pl.LazyFrame,
-    categorical: Literal["from_dtype"] | Sequence[str],
-    library: Library,
-    texts: Literal["from_values"] | Sequence[str],
-    sequences: Mapping[str, str | None],
-) -> Sequence[str]:
-    """Return the columns of free text that are named, or else those that `find_texts` finds."""
-    if not isinstance(texts, str):
-        return texts
-    return find_texts(frame, library, sequence_columns(sequences)) if isinstance(categorical, str) else ()
-
-
 def find_kinds(
     schema: Mapping[str, pl.DataType],
-    categorical: Literal["from_dtype"] | Sequence[str],
-    library: Library,
-    texts: Sequence[str] = (),
+    columns: Mapping[str, Declared],
     kinds: Sequence[type[ColumnKind]] = KINDS,
-    sequences: Mapping[str, str | None] = MappingProxyType({}),
     *,
     flat: bool = False,
 ) -> ByKind:
@@ -380,15 +367,11 @@ def find_kinds(
     """
     if not schema:
         raise ValueError("Found array with 0 feature(s): X has no feature column, and a minimum of 1 is required")
-    check_known("text_features names columns", texts, schema, "X")
-    declared: dict[str, str] = dict.fromkeys(texts, "texts")
-    if not isinstance(categorical, str):
-        check_known("categorical_features names columns", categorical, schema, "X")
-        for name in set(texts).intersection(categorical):
-            raise ValueError(f"both categorical_features and text_features name {name!r}; choose one")
-        declared = dict.fromkeys(schema, "numbers") | dict.fromkeys(categorical, "categories") | declared
-    check_columns(sequences, schema)
-    declared |= dict.fromkeys(sequence_columns(sequences), "sequences")
+    check_known("columns declares columns", columns, schema, "X")
+    declared = {name: own.kind for name, own in columns.items()}
+    if columns:
+        check_sequences(columns, schema)
+        declared |= dict.fromkeys(sequence_columns(columns), "sequences")
     left = dict(schema)
     roles: dict[type[ColumnKind], tuple[str, ...]] = {}
     for k, kind in enumerate(kinds):
@@ -401,35 +384,21 @@ def find_kinds(
                 {name: dtype for name, dtype in left.items() if name not in own},
             )
     for name, dtype in left.items():
-        raise _refusal(name, dtype, declared.get(name), library)
+        raise _refusal(name, dtype, columns.get(name))
     return roles
 
 
-def _refusal(name: str, dtype: pl.DataType, declared: str | None, library: Library) -> TypeError:
+def _refusal(name: str, dtype: pl.DataType, declared: Declared | None) -> TypeError:
     """Return the error for a column that no kind reads."""
-    leave_out = "take it out of X" if library == "numpy" else f"leave it out by {by_drop([name])}"  # X has no names
-    if declared == "texts":
+    leave_out = f"say {by_column([name], 'ignore')}"
+    if declared is not None:
         return TypeError(
-            f"column {name!r} holds {dtype} and is in text_features; take it out of there, or make it text"
-        )
-    if dtype.is_temporal():
-        return TypeError(
-            f"column {name!r} is in categorical_features and holds dates or times ({dtype}), which are read as such; "
-            f"take it out of there, or {leave_out}"
-        )
-    if is_feature(dtype):
-        return TypeError(
-            f"column {name!r} holds {dtype} and is not in categorical_features; name it there, in text_features, "
-            f"or {by_numbers(library, name)}"
-        )
-    if isinstance(dtype, pl.List | pl.Array) and declared == "categories":
-        return TypeError(
-            f"column {name!r} holds lists ({dtype}), so it is no category; take it out of categorical_features, for "
-            f"lists are read as they are, or {by_cast(library, name, dtype)}"
+            f"column {name!r} has type {dtype} and is declared {str(declared)!r}, which expects {declared.expected}; "
+            f"declare another kind, or {leave_out}"
         )
     return TypeError(
         f"column {name!r} has type {dtype}; expected numbers, text, booleans, categories, or lists of these: "
-        f"{by_cast(library, name, dtype)}, or {leave_out}"
+        f"{by_cast(dtype)}, or {leave_out}"
     )
 
 

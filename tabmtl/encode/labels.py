@@ -16,12 +16,12 @@ import polars.selectors as cs
 
 from tabmtl.base.forks import check_pool
 from tabmtl.base.params import check_known
-from tabmtl.base.schema import in_command, warn_about
+from tabmtl.base.schema import warn_about
 from tabmtl.base.storage.stored import POSITIVE, Stored
 from tabmtl.columns.category import describe_numbers
-from tabmtl.columns.cures import Library, by_kind, by_numbers
+from tabmtl.columns.cures import by_kind
 from tabmtl.columns.kind import LeanPickle
-from tabmtl.columns.writing import by_lines, line_of
+from tabmtl.columns.writing import by_reading, written_as
 from tabmtl.encode.read import read_targets, read_weights
 from tabmtl.encode.tasks import DeclaredTasks, check_type, declared_tasks, fit_task
 from tabmtl.encode.write import ORDERED, Origin, write_targets
@@ -665,20 +665,17 @@ def _holed_floats(frame: pl.DataFrame, origin: Origin) -> list[str]:
 
 def _warn_of_text(tasks: Sequence[Task], labels: pl.DataFrame, origin: Origin) -> None:
     """Warn of classes of text that are nearly all numbers, or dates or numbers in another writing."""
-    library: Library = "file" if in_command.get() else origin.container
     are_categories = dict(zip(labels.columns, origin.categories, strict=True))
     for task in tasks:
         if labels[task.name].dtype != pl.String or are_categories[task.name] is not None:
             continue
         classes = pl.Series(task.classes, dtype=pl.String).sort()
-        found, line = describe_numbers(classes), line_of(classes)
-        if line is not None:
+        found, kinds = describe_numbers(classes), written_as(classes)
+        if kinds is not None:
             found = "dates or numbers in another writing"
-            numbers = ".dt.epoch('s').cast(pl.Float64)" if ".str.to_date" in line[0] else ""
-            table = f"y.to_frame({task.name!r})" if origin.ndim == 1 else "y"
-            cure = by_lines(library, {task.name: (line[0] + numbers, line[1])}, table)
+            cure = by_reading(task.name, kinds[0])
         elif found is not None:
-            cure = by_numbers(library, task.name, "y", is_flat=origin.ndim == 1)
+            cure = "if they are quantities, make numbers of them, and null where there is none"
         if found is not None:
             warn_about(
                 [task.name],

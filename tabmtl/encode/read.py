@@ -20,7 +20,6 @@ from sklearn.utils import check_array
 from tabmtl.base.forks import check_pool
 from tabmtl.base.params import check_known, near
 from tabmtl.base.schema import is_unicode
-from tabmtl.columns.cures import by_frame, by_targets, library_of
 from tabmtl.encode.columns import is_missing, read_array, read_column, read_pandas
 from tabmtl.encode.write import Origin, native_dtype, origin_of
 
@@ -92,9 +91,15 @@ def check_container(X: Any) -> None:
         )
     if isinstance(X, Mapping) or (isinstance(X, list) and X and isinstance(X[0], Mapping)):
         raise TypeError(
-            f"X must be a frame or an array of shape (n, p), got records in a {type(X).__name__}; "
-            f"{by_frame('polars', 'X')}"
+            f"X must be a frame or an array of shape (n, p), got records in a {type(X).__name__}; make it a frame by "
+            "polars.DataFrame(X)"
         )
+
+
+def library_of(frame: Any) -> str:
+    """Return the library of a frame or series; "numpy" of an array and anything that becomes one."""
+    root = type(frame).__module__.partition(".")[0]
+    return root if root in ("polars", "pandas", "pyarrow") else "numpy"
 
 
 def names_of(frame: pl.DataFrame | pl.LazyFrame) -> list[str]:
@@ -182,7 +187,8 @@ def check_targets(y: Any, X: Any) -> None:
     """Raise a TypeError for targets that are records, or the names of columns of X."""
     if isinstance(y, Mapping):
         raise TypeError(
-            f"y must be a frame, a series or an array, got a {type(y).__name__}; {by_frame(library_of(X), 'y')}"
+            f"y must be a frame, a series or an array, got a {type(y).__name__}; make it a frame of the library of X, "
+            "such as polars.DataFrame(y)"
         )
     names = [y] if isinstance(y, str) else y
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
@@ -190,7 +196,9 @@ def check_targets(y: Any, X: Any) -> None:
     columns = _labels_of(X) or {}
     found = [name for name in names if name in columns]
     if isinstance(y, str) or (found and (isinstance(X, pl.LazyFrame) or len(y) != len(X))):
-        raise TypeError(f"y must hold the labels, got the names {names}; {by_targets(library_of(X), found or names)}")
+        raise TypeError(
+            f"y must hold the labels, got the names {names}; give X without these columns, and the frame of them as y"
+        )
     if columns and not isinstance(X, pl.LazyFrame) and len(y) != len(X):
         raise ValueError(
             f"y must hold a label for each of the {len(X)} rows, inconsistent with the {len(y)} texts {[*names[:3]]}, "
@@ -334,17 +342,17 @@ def without_columns(X: Any, names: Sequence[str], *, strict: bool = False) -> An
         if labels is None:
             check_container(X)
             cure = "give Shards(path)" if isinstance(X, str | PathLike) else "take the columns out of it"
-            raise ValueError(f"drop names columns of a frame, got a {type(X).__name__}: {cure}")
+            raise ValueError(f"only a frame has columns to ignore, got a {type(X).__name__}: {cure}")
         check_dropped(names, [*labels])
     present = [labels[name] for name in names if name in labels] if labels else []
     return nw.from_native(X).drop(present).to_native() if present else X
 
 
 def check_dropped(names: Sequence[str], features: Sequence[str]) -> None:
-    """Raise a ValueError for names of columns to drop that are no features, or all of them."""
-    check_known("drop names columns", names, features, "X")
+    """Raise a ValueError for names of columns to ignore that are no features, or all of them."""
+    check_known("columns ignores columns", names, features, "X")
     if set(features) <= set(names):
-        raise ValueError(f"drop names all columns of X, {[*features]}; leave at least one feature")
+        raise ValueError(f"columns ignores all columns of X, {[*features]}; leave at least one feature")
 
 
 def in_order(X: Any, names: Sequence[str]) -> Any | None:

@@ -17,7 +17,8 @@ from tabmtl.base.schema import Batch
 from tabmtl.base.storage.stored import Stored
 from tabmtl.columns import KINDS
 from tabmtl.columns.category import is_feature, text_of
-from tabmtl.columns.cures import Library, by_cast, by_columns, library_of
+from tabmtl.columns.cures import BY_COLUMNS, by_cast
+from tabmtl.columns.declared import Declared, Text, encoder_of
 from tabmtl.columns.kind import select_seq
 from tabmtl.columns.values import from_text, type_of
 from tabmtl.columns.vector import OfOneLength
@@ -100,7 +101,8 @@ class TableCoder:
     @property
     def texts(self) -> tuple[str, ...]:
         """Names of the columns of free text, encoded or hashed."""
-        return self.features.declared["texts"] if self.text_vectors is None else self.text_vectors.names
+        hashed = [name for name, own in self.features.declared.items() if isinstance(own, Text)]
+        return (*hashed, *(() if self.text_vectors is None else self.text_vectors.names))
 
     @property
     def levels(self) -> dict[str, tuple[str, ...]]:
@@ -127,33 +129,27 @@ class TableCoder:
         tasks: DeclaredTasks | None,
         force: str | None,
         task_column: str | None,
-        categorical: Literal["from_dtype"] | Sequence[str | int],
+        columns: Mapping[str, Declared],
         encoding: Mapping[str, Any],
     ) -> TableCoder:
         """Learn the encoding of a table.
 
         The parameters are those of `LabelCoder.fit` and `FeatureCoder.fit`; `encoding` holds the ``transform``,
-        ``min_frequency``, ``flat`` and ``texts`` of the latter, and perhaps a ``text_encoder``.
+        ``min_frequency``, ``flat`` and ``finds_text`` of the latter. Texts may have an encoder.
         """
         check_pool()
         check_targets(y, X)
         frame, named = read_features(X)
-        names, library = tuple(names_of(frame)), library_of(X)
+        names = tuple(names_of(frame))
         levels = None
         if task_column is not None:
             schema = frame.collect_schema()
-            check_task_column(task_column, names, schema, library)
+            check_task_column(task_column, names, schema)
             levels = sort_tasks(task_texts(frame, task_column).unique(), task_column, schema[task_column])
             frame = _select(frame, [name for name in names if name != task_column])
-        chosen, texts = find_names(categorical, names), find_names(encoding.get("texts", ()), names, "text_features")
-        encoding, vectors = dict(encoding), None
-        encoder = encoding.pop("text_encoder", None)
-        if encoder is not None:
-            frame = frame.lazy().collect()
-            vectors, frame = learn_vectors(frame, encoder, chosen, library, texts, encoding.get("sequences", {}))
-            texts = ()
+        vectors, frame, columns = learn_vectors(frame, columns) if columns else (None, frame, columns)
         return cls(
-            features=FeatureCoder.fit(frame, categorical=chosen, library=library, **{**encoding, "texts": texts}),
+            features=FeatureCoder.fit(frame, columns=columns, **encoding),
             labels=LabelCoder.fit(y, sample_weight, tasks=tasks, force=force, task_levels=levels),
             task_column=task_column,
             names=names,
@@ -248,14 +244,14 @@ class TableCoder:
         found = self.features.values | dict.fromkeys(self.texts, "free text")
         return {name: found[name] for name in names}
 
-    def prepared(self, X: Any, text_encoder: Any = None) -> Any:
+    def prepared(self, X: Any, columns: Mapping[str, Any] | None = None) -> Any:
         """Return what the preprocessor makes of rows, with vectors of its text; without both, the rows as they are.
 
         Parameters
         ----------
         X : rows with the columns of fit
-        text_encoder : callable or object with ``encode``, optional
-            In place of that of fit, if it is given and there was one.
+        columns : mapping of str to str or Declared, optional
+            Its encoder of text takes the place of that of fit, if there was one.
 
         Raises
         ------
@@ -264,7 +260,7 @@ class TableCoder:
         """
         if self.text_vectors is not None:
             frame = self._before_vectors.read_frame(X).lazy().collect()
-            return self.text_vectors.apply(frame, text_encoder)
+            return self.text_vectors.apply(frame, encoder_of(columns))
         if self.preprocessing is None:
             return X
         X = without_columns(X, self.dropped)
@@ -362,7 +358,7 @@ class TableCoder:
     def _refuse(self, found: Sequence[str], X: Any) -> NoReturn:
         lacking = [name for name in self.names if name not in found]
         is_near = 0 < len(lacking) < len(self.names)
-        cure = f"Add those that X lacks: {lacking}." if is_near else by_columns(X)
+        cure = f"Add those that X lacks: {lacking}." if is_near else BY_COLUMNS
         raise ValueError(f"X has the columns {[*found]}, expected those of fit: {[*self.names]}. {cure}")
 
     def as_given(self, frame: pl.DataFrame) -> Any:
@@ -418,9 +414,7 @@ def task_texts(frame: pl.DataFrame | pl.LazyFrame, task_column: str) -> pl.Serie
     return found.to_series()
 
 
-def check_task_column(
-    task_column: str, names: Sequence[str], schema: Mapping[str, pl.DataType], library: Library
-) -> None:
+def check_task_column(task_column: str, names: Sequence[str], schema: Mapping[str, pl.DataType]) -> None:
     """Check that X has the column of tasks, and that its values can name them.
 
     Raises
@@ -434,7 +428,7 @@ def check_task_column(
     if not is_feature(schema[task_column]):
         raise TypeError(
             f"task_column {task_column!r} has type {schema[task_column]}; expected text, categories or whole numbers: "
-            f"{by_cast(library, task_column, schema[task_column])}"
+            f"{by_cast(schema[task_column])}"
         )
 
 
@@ -450,22 +444,6 @@ def sort_tasks(texts: pl.Series, task_column: str, dtype: pl.DataType) -> tuple[
         raise ValueError(f"task_column {task_column!r} has missing values; every row needs a task")
     # whole numbers in their own order: 2 before 10
     return tuple(sorted(texts.to_list(), key=int if dtype.is_integer() else str))
-
-
-def find_names(chosen: Any, names: Sequence[str], parameter: str = "categorical_features") -> Any:
-    """Return the names of columns that a parameter gives by name or position; a word such as "from_dtype" as it is.
-
-    Raises
-    ------
-    ValueError
-        If there is no such position.
-    """
-    if isinstance(chosen, str):
-        return chosen
-    beyond = [c for c in chosen if not isinstance(c, str) and not -len(names) <= c < len(names)]
-    if beyond:
-        raise ValueError(f"{parameter} names the positions {beyond}; X has the columns 0 to {len(names) - 1}")
-    return [c if isinstance(c, str) else names[c] for c in chosen]
 
 
 def weight_sums(weight: np.ndarray, task: np.ndarray | None, n_tasks: int) -> tuple[np.ndarray, np.ndarray]:

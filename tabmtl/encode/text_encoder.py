@@ -4,46 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 from scipy.sparse import issparse
 
 from tabmtl.base.forks import check_pool
 from tabmtl.base.schema import in_command
 from tabmtl.base.storage.stored import Stored
-from tabmtl.columns.cures import Library, by_drop
+from tabmtl.columns.cures import by_column
+from tabmtl.columns.declared import Declared, Text, Vector, encoder_of, function_of
 from tabmtl.columns.kind import TEXT
-from tabmtl.columns.text import Texts
-from tabmtl.encode.features import find_kinds, texts_of
+from tabmtl.encode.features import find_kinds
 
 _CHUNK_TEXTS = 4_096  # that an encoder gets at a time
 _SHOWN = 60  # letters of a text in errors
-
-
-def check_text_encoder(name: str, value: Any) -> None:
-    """Raise a TypeError unless a value is None, a function, or an object with a method ``encode``."""
-    if value is None or (not isinstance(value, str | bytes | type) and _function_of(value) is not None):
-        return
-    cure = ""
-    if isinstance(value, type):
-        cure = f"; that is the class, make an object of it: {value.__name__}(...)"
-    elif isinstance(value, str):
-        cure = f"; load the encoder of this name, as in SentenceTransformer({value!r})"
-    elif hasattr(value, "transform"):
-        cure = "; give its method: encoder.transform"
-    raise TypeError(
-        f"{name} must be a function from a list of n texts to an array (n, d), an object with such a method encode, or "
-        f"None, got {value!r:.200}{cure}"
-    )
-
-
-def _function_of(encoder: Any) -> Any:
-    encode = getattr(encoder, "encode", None)
-    if callable(encode):
-        return encode
-    return encoder if callable(encoder) else None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -82,7 +59,7 @@ class TextVectors:
         """
         empty = [name for name in names if frame[name].null_count() == frame.height]
         if empty:
-            raise ValueError(f"the columns {empty} hold no text that text_encoder could encode: say {by_drop(empty)}")
+            raise ValueError(f"the columns {empty} hold no text to encode: say {by_column(empty, 'ignore')}")
         found = cls(names=tuple(names), width=0)
         return found, found.apply(frame, encoder)
 
@@ -138,9 +115,9 @@ class TextVectors:
         for start in range(0, len(texts), _CHUNK_TEXTS):
             chunk = texts[start : start + _CHUNK_TEXTS].to_list()
             try:
-                found = _function_of(self.encoder)(chunk)
+                found = function_of(self.encoder)(chunk)
             except Exception as error:
-                error.add_note(f"in text_encoder, which got a list of {len(chunk)} texts of the column {name!r}")
+                error.add_note(f"in the encoder of text, which got a list of {len(chunk)} texts of the column {name!r}")
                 raise
             parts.append(self._check(found, chunk, name))
             self.width = parts[0].shape[1]
@@ -155,64 +132,58 @@ class TextVectors:
                 vectors = np.asarray(found.toarray() if issparse(found) else found, dtype=np.float32)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(
-                f"text_encoder must give an array (n, d) of numbers, and gave {type(found).__name__} {given}: {error}"
+                f"an encoder of text must give an array (n, d) of numbers, and gave {type(found).__name__} {given}: "
+                f"{error}"
             ) from error
         if vectors.ndim != 2 or len(vectors) != len(texts) or not vectors.shape[1]:
             raise ValueError(
-                f"text_encoder must give an array (n, d), a vector for each of n texts, and gave the shape "
+                f"an encoder of text must give an array (n, d), a vector for each of n texts, and gave the shape "
                 f"{vectors.shape} {given}"
             )
         if self.width and vectors.shape[1] != self.width:
             raise ValueError(
-                f"text_encoder must give vectors of the length of fit, {self.width}, and gave {vectors.shape[1]} "
+                f"an encoder of text must give vectors of the length of fit, {self.width}, and gave {vectors.shape[1]} "
                 f"numbers a text {given}: set the encoder of fit, or fit again"
             )
         wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(wrong):
             raise ValueError(
-                f"text_encoder gave a vector with a number that is missing or not finite, for the text "
+                f"an encoder of text gave a vector with a number that is missing or not finite, for the text "
                 f"{texts[wrong[0]][:_SHOWN]!r} of the column {name!r}; expected finite numbers"
             )
         return vectors
 
     def _describe_lack(self) -> str:
-        cure = "set it by model.set_params(text_encoder=...)"
-        if in_command.get():
-            cure = "predict in Python, by tabmtl.load(path).set_params(text_encoder=...)"
+        set_it = ".set_params(columns={..., " + f"{self.names[0]!r}: Text(encoder=...)" + "})"
+        cure = f"predict in Python, by tabmtl.load(path){set_it}" if in_command.get() else f"set it by model{set_it}"
         return (
-            f"the model reads vectors of the text in {[*self.names]}, by a text_encoder of fit, which is code and in "
-            f"no file; {cure}"
+            f"the model reads vectors of the text in {[*self.names]}, by an encoder of fit, which is code and in no "
+            f"file; {cure}"
         )
 
 
+def encoded_columns(columns: Mapping[str, Declared]) -> list[str]:
+    """Return the columns of free text that have an encoder."""
+    return [name for name, own in columns.items() if isinstance(own, Text) and own.encoder is not None]
+
+
 def learn_vectors(
-    frame: pl.DataFrame,
-    encoder: Any,
-    categorical: Literal["from_dtype"] | Sequence[str],
-    library: Library,
-    texts: Literal["from_values"] | Sequence[str],
-    sequences: Mapping[str, str | None],
-) -> tuple[TextVectors, pl.DataFrame]:
-    """Find the free text in a frame; return its columns, and the frame with their vectors.
+    frame: pl.DataFrame | pl.LazyFrame, columns: Mapping[str, Declared]
+) -> tuple[TextVectors | None, pl.DataFrame | pl.LazyFrame, dict[str, Declared]]:
+    """Return the columns of text with an encoder, the frame with their vectors, and what is declared of it.
 
     Raises
     ------
     ValueError, TypeError
-        If there is none, or a parameter names a column that does not fit; and as `TextVectors.learn` does.
+        If a declared column does not fit; and as `TextVectors.learn` does.
     """
-    texts = texts_of(frame, categorical, library, texts, sequences)
-    names = find_kinds(frame.schema, categorical, library, texts, sequences=sequences).get(Texts, ())
-    return TextVectors.learn(frame, check_found(names), encoder)
-
-
-def check_found(names: Sequence[str]) -> Sequence[str]:
-    """Return the columns of free text; raise a ValueError if there is none."""
+    names = encoded_columns(columns)
     if not names:
-        raise ValueError(
-            "text_encoder encodes free text, and no column is found to be some: name them by text_features=[...], or "
-            "leave out text_encoder"
-        )
-    return names
+        return None, frame, dict(columns)
+    frame = frame.lazy().collect()
+    find_kinds(frame.select(cs.by_name(*names, require_all=False)).schema, {name: columns[name] for name in names})
+    found, frame = TextVectors.learn(frame, names, encoder_of(columns))
+    return found, frame, {**columns, **dict.fromkeys(names, Vector())}
 
 
 def _read_texts(column: pl.Series) -> pl.Series:

@@ -12,12 +12,14 @@ import numpy as np
 import polars as pl
 
 from tabmtl.base.storage.stored import Stored
-from tabmtl.columns.cures import Library
 
 ORDERED = "category-ordered"
 _BEHIND = "pyarrow:"  # before the type of an array of pyarrow behind a column of pandas
 _TEXT_ARRAY = re.compile(r"<U\d+")
 _DICTIONARY = re.compile(r"dictionary<values=(?P<values>\w+), indices=(?P<index>\w+), ordered=(?P<ordered>[01])>")
+
+
+Container = Literal["polars", "pandas", "pyarrow", "numpy"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class Origin:
         Per column the categories of a pandas category in their order, or None.
     """
 
-    container: Library
+    container: Container
     ndim: Literal[1, 2]
     named: bool
     dtypes: Annotated[tuple[str, ...], Stored(shape="C")]
@@ -158,7 +160,7 @@ def _write_pandas(frame: pl.DataFrame, origin: Origin, index: Any) -> Any:
     return pd.DataFrame(columns)
 
 
-def _container(native: Any) -> Library:
+def _container(native: Any) -> Container:
     if native.implementation.is_polars():
         return "polars"
     return "pyarrow" if native.implementation.is_pyarrow() else "pandas"

@@ -14,6 +14,7 @@ from sklearn.base import clone
 
 from tabmtl.base.forks import count_threads
 from tabmtl.base.params import Jobs, check_count_or_auto
+from tabmtl.columns.declared import ignored
 from tabmtl.columns.roles import leave_out
 from tabmtl.encode import TableCoder
 from tabmtl.encode.drift.profile import sample_size
@@ -109,10 +110,10 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     ----------
     models : {"fast", "best"} or dict of str to estimator, default="best"
         Multi-task estimators by name, or those of `default_models`. The ensemble fits copies: models of single tasks
-        first, then the others in this order. It sets their ``tasks``, ``task_column``, ``categorical_features``,
-        ``text_features``, ``sequence_features``, ``max_sequence_length`` and ``random_state``. A candidate may ``drop``
-        columns of its own: a sequence then has levels of its own if its item is left out, and lists beside a sequence
-        are left out with it. If there is no `IndependentTasks`, the ensemble adds one as the reference.
+        first, then the others in this order. It sets their ``tasks``, ``task_column``, ``columns`` and
+        ``random_state``. The ``columns`` of a candidate may ignore some more: a sequence then has levels of its own if
+        its item is left out, and lists beside a sequence are left out with it. If there is no `IndependentTasks`, the
+        ensemble adds one as the reference.
     n_folds : int or "auto", default="auto"
         Number of folds; every candidate is fitted on each, but for `IndependentTasks` with models of its own, which is
         fitted once and answers rows unseen by these folds. "auto" is 5, or 3 with more than 200 000 rows if no task has
@@ -287,17 +288,11 @@ class MultiTaskEnsemble(MultiTaskEstimator):
 
     def _prepared(self, candidate: MultiTaskEstimator, coder: TableCoder) -> MultiTaskEstimator:
         """Return a copy of a candidate that knows the tasks, the columns, and its threads."""
-        declared = coder.features.declared
-        sequences, items, gone = leave_out(self.sequence_features or {}, candidate.drop)
-        dropped = [*candidate.drop, *(name for name in gone if name not in candidate.drop)]
+        dropped = [name for name in ignored(candidate.columns) if name not in coder.dropped]
         copy = clone(candidate).set_params(
             tasks={task.name: task for task in coder.labels.column_tasks},
             task_column=coder.task_column,
-            categorical_features=[*(name for name in declared["categorical"] if name not in dropped), *items],
-            text_features=[name for name in declared["texts"] if name not in dropped],
-            sequence_features=sequences,
-            max_sequence_length=self.max_sequence_length,
-            drop=[name for name in dropped if name not in coder.dropped],
+            columns=leave_out(coder.features.declared, dropped),
         )
         return copy if self.n_jobs is None or not hasattr(copy, "n_jobs") else copy.set_params(n_jobs=self.n_jobs)
 

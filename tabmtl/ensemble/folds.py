@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.base.schema import Batch, unsaid
+from tabmtl.columns.declared import ignored
 from tabmtl.encode import TableCoder
 from tabmtl.ensemble.levels import LevelFolds
 from tabmtl.estimators.encoded import reads_frames
@@ -190,13 +191,17 @@ class Folds:
         if reads_frames(candidate):
             return replace(self, levels=None)
         whole, levels = self.whole, None if isinstance(candidate, IndependentTasks) else self.levels
-        X = whole.X if levels is None else levels.beside(whole.X, np.arange(len(whole)), dropped=candidate.drop)
+        X = (
+            whole.X
+            if levels is None
+            else levels.beside(whole.X, np.arange(len(whole)), dropped=ignored(candidate.columns))
+        )
         # the ensemble's own coder has given the warnings
         with unsaid():
             coder = candidate.learner().coder(X, whole.y)
         if levels is not None:
             table = replace(self.table, coder=coder)
-            return replace(self, table=table, judged=table, levels=levels, dropped=candidate.drop)
+            return replace(self, table=table, judged=table, levels=levels, dropped=ignored(candidate.columns))
         table = self.table.encoded(coder)
         return replace(self, table=table, judged=table if self.judge_fits else self.judged.encoded(coder), levels=None)
 

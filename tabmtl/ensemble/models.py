@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tabmtl.base.params import check_choice
+from tabmtl.columns.declared import encoder_of
 from tabmtl.encode.preprocessing import by_preprocessor
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.models.independent import IndependentTasks
@@ -34,13 +35,14 @@ def check_models(name: str, value: Any) -> None:
         if not isinstance(key, str) or key in _TAKEN:
             raise ValueError(f"{name} must have names of text other than {', '.join(_TAKEN)}, got {key!r}")
         check_estimator(f"{name}[{key!r}]", model)
-        for own in ("preprocessor", "text_encoder"):
-            if getattr(model, own) is not None:
-                raise ValueError(
-                    f"{name}[{key!r}] has a {own}, and all models of an ensemble read the same columns: give it to the "
-                    f"ensemble, MultiTaskEnsemble({own}=...)"
-                )
         model.check_params(f"{name}[{key!r}]")
+        has_encoder = encoder_of(model.columns) is not None
+        if has_encoder or model.preprocessor is not None:
+            own, cure = ("an encoder of text", "columns") if has_encoder else ("a preprocessor", "preprocessor")
+            raise ValueError(
+                f"{name}[{key!r}] has {own}, and all models of an ensemble read the same columns: give it to the "
+                f"ensemble, MultiTaskEnsemble({cure}=...)"
+            )
 
 
 def check_estimator(name: str, model: Any) -> None:

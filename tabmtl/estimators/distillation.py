@@ -124,7 +124,7 @@ def _prepare(student: NetworkEstimator, teacher: MultiTaskEstimator) -> None:
 def _fit_features(coder: TableCoder, frame: pl.DataFrame, student: NetworkEstimator) -> TableCoder:
     """Return the teacher's coder with the features as the student reads them."""
     known = coder.features
-    features = FeatureCoder.fit(frame.select(cs.by_name(*known.names)), **known.declared, **student._encoding())
+    features = FeatureCoder.fit(frame.select(cs.by_name(*known.names)), columns=known.declared, **student._encoding())
     # the student learns answers as the teacher's method computes them
     labels = replace(coder.labels, tasks=tuple(task.at(None) for task in coder.labels.tasks), decisions=None)
     return replace(coder, features=features, labels=labels)

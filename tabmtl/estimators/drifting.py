@@ -12,6 +12,8 @@ import polars as pl
 from tabmtl.base.params import Names, check_at_least, check_known, check_share, listed_names
 from tabmtl.base.schema import Batch, counted
 from tabmtl.columns.kind import RowError
+from tabmtl.columns.sequence import Sequences
+from tabmtl.columns.text import Texts
 from tabmtl.encode import TableCoder
 from tabmtl.encode.drift.compare import LEAST_ROWS, Limits, compare
 from tabmtl.encode.drift.profile import Profile, Source, sample_size
@@ -85,9 +87,8 @@ def drawn(coder: TableCoder, rows: FitRows, least: int) -> Batch:
 def as_new(coder: TableCoder, batch: Batch, known: Batch, least: int) -> Batch:
     """Return some rows of a fit, given all, with levels as if the fit had not known each row."""
     features = coder.features
-    declared = features.declared
-    shared = {*declared["texts"], *(name for pair in declared.get("sequences", {}).items() for name in pair)}
-    names = {*features.names} - shared
+    shared = [own.names for own in features.coders.values() if isinstance(own, Texts | Sequences)]
+    names = {*features.names}.difference(*shared)
     return replace(batch, x=without_own(batch.x, known.x, features.origins_by_form, names, least))
 
 

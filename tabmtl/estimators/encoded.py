@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from tabmtl.base.schema import Batch
+from tabmtl.columns.declared import encoder_of
 from tabmtl.encode import TableCoder
 from tabmtl.encode.class_factors import ClassFactors
 from tabmtl.estimators.asked import Together
@@ -24,7 +25,7 @@ _OF_FRAMES = ("fit", "answer", "learner")
 def reads_frames(estimator: MultiTaskEstimator) -> bool:
     """Return whether the class of an estimator looks at frames by itself, so that nobody may encode them for it."""
     is_own = any(getattr(type(estimator), name) is not getattr(MultiTaskEstimator, name) for name in _OF_FRAMES)
-    return is_own or estimator.preprocessor is not None or estimator.text_encoder is not None
+    return is_own or estimator.preprocessor is not None or encoder_of(estimator.columns) is not None
 
 
 def fit_encoded(

@@ -11,7 +11,6 @@ import numpy as np
 
 from tabmtl.base.schema import Batch, warn_user
 from tabmtl.columns.kind import RowError
-from tabmtl.columns.roles import sequence_columns
 from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.encode.class_factors import ClassFactors
 from tabmtl.encode.new_classes import declare_classes, warn_of_new_classes
@@ -41,10 +40,7 @@ from tabmtl.targets.task import refuse_monotone
 from tabmtl.training.run import check_alone
 
 #: Parameters that say how a table is read.
-OF_THE_TABLE = (
-    *("tasks", "task_column", "categorical_features", "text_features", "text_encoder"),
-    *("sequence_features", "max_sequence_length", "drop", "preprocessor"),
-)
+OF_THE_TABLE = ("tasks", "task_column", "columns", "preprocessor")
 OF_NUMBERS = ("numeric_transform", "min_frequency")
 _TO_GROUP_VAL = "name a column that X and X_val have, or give those of both, as groups=(those of X, those of X_val)"
 
@@ -67,7 +63,8 @@ class TableLearner:
     estimator : SavableEstimator
     coding : mapping
         Parameters of `TableCoder.fit`.
-    drop : sequence of str
+    ignored : tuple of str
+        Columns of X that are no features.
     preprocessor : transformer of scikit-learn, or None
     chain : callable
         Returns the steps of a funnel, given the tasks; see `LabelCoder`.
@@ -75,20 +72,17 @@ class TableLearner:
         Whether the estimator keeps to the ``monotone`` of a task.
     reads_windows : bool
         Whether it reads rows of a source window by window, and not all at once.
-    hints : bool
-        Whether tags that look like histories are named, because nobody has said what is a sequence.
     known : TableCoder, optional
         Of an earlier fit that this one goes on from: new levels and classes come behind those that it knows.
     """
 
     estimator: SavableEstimator
     coding: Mapping[str, Any]
-    drop: Sequence[str]
+    ignored: tuple[str, ...]
     preprocessor: Any
     chain: Callable[[Sequence[Task]], tuple[int, ...]]
     keeps_monotone: bool
     reads_windows: bool
-    hints: bool
     known: TableCoder | None = None
 
     def check(self, X: Any, X_val: Any = None, y_val: Any = None) -> None:
@@ -124,11 +118,8 @@ class TableLearner:
                 "leave the preprocessor out"
             )
         task_column = self.coding["task_column"]
-        if task_column in self.drop:
-            raise ValueError(f"drop names the task_column {task_column!r}, which is no feature anyway; leave it out")
-        dropped = [name for name in sequence_columns(self.coding["encoding"]["sequences"]) if name in self.drop]
-        if dropped:
-            raise ValueError(f"drop and sequence_features both name {dropped}; take them out of one of the two")
+        if task_column in (*self.ignored, *self.coding["columns"]):
+            raise ValueError(f"columns names the task_column {task_column!r}, which is no feature; leave it out")
 
     def coder(self, X: Any, y: Any, sample_weight: Any = None) -> TableCoder:
         """Learn columns and tasks; X may be a source, and y the names of columns.
@@ -144,14 +135,14 @@ class TableLearner:
             with _naming_warm_start():
                 self._refuse_changed()
                 return self._grown(self.known, self.known.prepared(X), y, sample_weight)
-        X, before = without_columns(X, self.drop, strict=True), None
+        X, before = without_columns(X, self.ignored, strict=True), None
         if self.preprocessor is not None:
             seed = draw_seed(self.estimator.random_state)
             before, names, X = Preprocessing.fit(self.preprocessor, X, self.coding["task_column"], seed)
         coder = TableCoder.fit(X, y, sample_weight, **self.coding)
         if before is not None:
             coder = replace(coder, preprocessing=before, names=names, named=before.library != "numpy")
-        return replace(coder, labels=self.with_metrics(coder.labels), dropped=tuple(self.drop))
+        return replace(coder, labels=self.with_metrics(coder.labels), dropped=self.ignored)
 
     def _refuse_changed(self) -> None:
         """Raise a ValueError if a parameter has changed which the known columns and tasks were read by."""
@@ -255,8 +246,7 @@ class TableLearner:
         warn_of_index(X, y, "")
         warn_of_suspects(coder, batch)
         warn_of_frequent_classes(coder.labels, self.coding["tasks"], coder.labels.tasks, batch.y)
-        if self.hints:
-            warn_of_histories(coder.after, prepared)
+        warn_of_histories(coder.after, prepared, self.coding["columns"])
         tasks = coder.labels.tasks
         group_column, time_column = (own if isinstance(own, str) else None for own in (groups, time))
         coder = replace(coder, group_column=group_column, time_column=time_column)

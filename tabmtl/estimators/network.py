@@ -94,7 +94,7 @@ class NetworkEstimator(
         Rows that a level of a categorical column needs for an embedding of its own. Rarer levels share one embedding,
         which unseen levels use too.
     sequence_pooling : {"attention", "mean"}, default="attention"
-        How networks read the columns of ``sequence_features``: by attention of the row's own item to the entries, as in
+        How networks read columns of sequences: by attention of the row's own item to the entries, as in
         DIN, or by their mean. See :class:`tabmtl.nn.sequences.PooledSequence`.
     balance : "sum", weights, or object, default="sum"
         Way to join the losses of the tasks to one step: their sum, weighted by numbers in task order or by task name if
@@ -185,7 +185,7 @@ class NetworkEstimator(
         return self._fitted.run(represent_rows, batch, self).cpu().numpy()
 
     def history_weights(self, X: Any) -> pl.DataFrame:
-        """Return how much each entry of the columns of ``sequence_features`` counts for the row's own item.
+        """Return how much each entry of the columns of sequences counts for the row's own item.
 
         Parameters
         ----------
@@ -195,9 +195,9 @@ class NetworkEstimator(
         -------
         weights : polars.DataFrame of shape (n, n_sequences)
             For every column of sequences, lists of the weights of the entries that are read, in their order: the newest
-            ``max_sequence_length``. By attention, those of a row add up to less than 1, and to little where nothing
-            bears on the item; ``sequence_pooling="mean"`` weighs all alike. A list is null where the sequence is
-            missing.
+            ``longest`` of its `tabmtl.columns.Sequence`. By attention, those of a row add up to less than 1, and to
+            little where nothing bears on the item; ``sequence_pooling="mean"`` weighs all alike. A list is null where
+            the sequence is missing.
 
         Raises
         ------
@@ -207,7 +207,9 @@ class NetworkEstimator(
         check_is_fitted(self)
         sequences = self.coder_.features.columns.sequences
         if not sequences:
-            raise ValueError("no column of X is a sequence; name some in sequence_features, and fit again")
+            raise ValueError(
+                "no column of X is a sequence; declare some, as in columns={'history': 'sequence:item'}, and fit again"
+            )
         batch = self._read_rows(self._preprocessed(X))
         found = self._fitted.run(weigh_sequences, batch, self)
         weights = zip(sequences, batch.x.sequences, found, strict=True)

@@ -17,7 +17,7 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, ch
 
 from tabmtl.base.params import Names, near
 from tabmtl.base.schema import Batch, is_asked_by_sklearn
-from tabmtl.columns.cures import by_columns
+from tabmtl.columns.cures import BY_COLUMNS
 from tabmtl.encode import LabelCoder
 from tabmtl.encode.drift import readings
 from tabmtl.encode.labels import Answers
@@ -604,11 +604,11 @@ class Predicts(SavableEstimator):
                     _check_feature_names(self, head, reset=False)  # of arrays, which scikit-learn made of frames, none
             except ValueError as error:
                 lacks = not all(has_column(X, name) for name in coder.names)
-                raise ValueError(f"{error}{'Add the missing ones to X.' if lacks else by_columns(X)}") from None
+                raise ValueError(f"{error}{'Add the missing ones to X.' if lacks else BY_COLUMNS}") from None
             if ordered is None and getattr(head, "ndim", 2) == 2:  # other shapes are refused where X is read
                 _check_n_features(self, head, reset=False)
             X = X if ordered is None else ordered
-        return coder.prepared(X, self.text_encoder)
+        return coder.prepared(X, self.columns)
 
     def _read_rows(self, X: Any) -> Batch:
         """Return encoded rows to predict, of those that the preprocessor gives."""

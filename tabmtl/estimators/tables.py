@@ -6,22 +6,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Self, cast
 
 import numpy as np
 from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.base.params import Count, Names, RandomState, check_choice
+from tabmtl.base.params import RandomState, check_choice
 from tabmtl.base.schema import Batch, counted, warn_user
+from tabmtl.columns.declared import DeclaredColumns, Ignore, declare, ignored
 from tabmtl.encode import TableCoder
 from tabmtl.encode.drift.profile import Profile
 from tabmtl.encode.new_tasks import Freeze, undecided, with_new_tasks
 from tabmtl.encode.preprocessing import check_preprocessor
 from tabmtl.encode.read import read_groups
 from tabmtl.encode.tasks import DeclaredTasks, check_tasks
-from tabmtl.encode.text_encoder import check_text_encoder
 from tabmtl.estimators.added import Head, learned, place_of, rows_of_new, without_task
 from tabmtl.estimators.asked import Together
 from tabmtl.estimators.base import FromFitted, NotHere, drafted
@@ -74,34 +74,20 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         cause a warning.
     task_column : str, optional
         Long layout: the column of X that names every row's own task. Then y holds one label per row.
-    categorical_features : "from_dtype" or sequence of str or int, default="from_dtype"
-        Columns of X that hold categories. By default these are the columns of text, categories and booleans.
-    text_features : "from_values" or sequence of str or int, default="from_values"
-        Columns of X that hold free text, read by its words and 3-grams of letters. By default these are the columns of
-        text whose values, in up to 10 000 rows spread over all, have at least 20 letters and 3 words on average, and
-        a tenth of them distinct; a warning names them. With ``categorical_features`` named, there are none by default.
-    text_encoder : callable or object with ``encode``, optional
-        Makes vectors of free text, in place of words and 3-grams. It gets a list of n texts, and returns an array
-        (n, d) of finite numbers, as ``SentenceTransformer(...)`` of sentence-transformers does. Every `fit` encodes
-        each distinct text once, missing ones never, and reads the result as a column of vectors. `save` leaves the
-        encoder out, for it is code: a loaded model predicts after ``set_params(text_encoder=...)``. `fit` collects a
-        LazyFrame.
-    sequence_features : mapping of str to str or None, optional
-        Columns of X that hold ordered lists, the newest entry last, and what their entries are of. ``{"history":
-        "item"}`` says that ``history`` holds values of the column ``item``: both share levels and embedding, and
-        networks read the history by attention to the item of the row. With None, a list has levels of its own. A list
-        beside another one, of the same lengths, is of that one: ``{"history": "item", "history_hours": "history"}``.
-    max_sequence_length : int, default=50
-        Entries of a sequence that are read, the newest. A warning tells once how many sequences are longer. The length
-        and the counts that trees get are of these alone.
-    drop : sequence of str, default=()
-        Columns of the frame X that are not features, such as an id. X may lack them in ``predict``. Positions in
-        ``categorical_features`` and ``text_features`` do not count them.
+    columns : mapping of str to str or kind of `tabmtl.columns`, optional
+        What columns of X hold, as ``tasks`` says it of targets: "number", "category", "date", "text", "tags", "vector",
+        "sequence" or "ignore", or an object with options: ``{"zip": "category", "when": Date(format="%m/%d/%Y"),
+        "size": Category(order="S<M<L"), "price": Number(decimal=","), "remarks": Text(encoder=...), "history":
+        Sequence(of="item", longest=50), "id": "ignore"}``. `fit` infers those left out by their type: text, categories
+        and booleans are categories, lists of text or whole numbers are tags, lists of floats are vectors. Text whose
+        values, in up to 10 000 rows spread over all, have at least 20 letters and 3 words on average, and a tenth of
+        them distinct, is free text; a warning names it. Columns of an array are called ``x0``, ``x1``, ... X may lack
+        ignored columns in ``predict``.
     preprocessor : transformer of scikit-learn, optional
         Makes the features of the columns of X, such as a ``ColumnTransformer`` or a ``Pipeline`` of transformers. `fit`
         fits a copy on X alone, without labels and weights. All rows that the estimator gets then go through it, those
-        of X_val too, and `save` writes it beside the model. It sees X without the task column and the columns in
-        ``drop``, in the library of fit; ``categorical_features`` name columns that it gives.
+        of X_val too, and `save` writes it beside the model. It sees X without the task column and ignored columns, in
+        the library of fit; ``columns`` names columns that it gives, and ignored ones of X.
     random_state : int, RandomState or None, default=None
         Random seed; the global generators stay untouched.
 
@@ -111,7 +97,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         The tasks with kind, classes, score and weight, in the order of y; in the long layout, in the order of their
         names.
     n_features_in_ : int
-        Number of the columns of X, with the task column and without those in ``drop``.
+        Number of the columns of X, with the task column and without ignored ones.
     feature_names_in_ : ndarray of str
         Their names, if X is a frame.
     coder_ : TableCoder
@@ -124,12 +110,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
 
     tasks: DeclaredTasks = None
     task_column: str | None = None
-    categorical_features: Literal["from_dtype"] | Sequence[str | int] = "from_dtype"
-    text_features: Literal["from_values"] | Sequence[str | int] = "from_values"
-    text_encoder: Annotated[Any, check_text_encoder] = None
-    sequence_features: Mapping[str, str | None] | None = None
-    max_sequence_length: Count = 50
-    drop: Names = ()
+    columns: DeclaredColumns = None
     preprocessor: Annotated[Any, check_preprocessor] = None
     random_state: RandomState = None
 
@@ -150,7 +131,7 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
 
     # scikit-learn routes these to fit as it does to the splitters
     __metadata_request__fit: ClassVar = {"groups": True, "time": True}
-    _kept_apart: ClassVar[tuple[str, ...]] = ("preprocessor", "text_encoder")
+    _kept_apart: ClassVar[tuple[str, ...]] = ("preprocessor",)
     # whether answers to a task keep to its ``monotone``
     _keeps_monotone: ClassVar[bool] = False
     # whether it reads rows of shards window by window, and not all at once
@@ -229,24 +210,21 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
 
     def learner(self) -> TableLearner:
         """Return what checks a call, learns columns and tasks, and reads rows, as `fit` does before it trains."""
-        given = self.sequence_features
-        sequences = {"sequences": {} if given is None else given, "max_length": self.max_sequence_length}
-        encoder = {"text_encoder": self.text_encoder}
+        columns = declare(self.columns)
         return TableLearner(
             estimator=self,
             coding={
                 "tasks": self.tasks,
                 "force": self._target_kind,
                 "task_column": self.task_column,
-                "categorical": self.categorical_features,
-                "encoding": self._encoding() | {"texts": self.text_features, **encoder, **sequences},
+                "columns": {name: own for name, own in columns.items() if not isinstance(own, Ignore)},
+                "encoding": self._encoding() | {"finds_text": True},
             },
-            drop=self.drop,
+            ignored=ignored(columns),
             preprocessor=self.preprocessor,
             chain=self._chain,
             keeps_monotone=self._keeps_monotone,
             reads_windows=self._reads_windows,
-            hints=self.sequence_features is None,
             known=self._model.coder if self._is_warm else None,
         )
 

@@ -11,7 +11,7 @@ import torch
 
 from tabmtl.base.schema import Batch
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.encoded import label_rows
+from tabmtl.estimators.encoded import label_rows, reads_frames
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.estimators.rows import FitRows
 from tabmtl.estimators.tables import MultiTaskEstimator
@@ -85,9 +85,8 @@ class _Part:
 
 def _may_join(estimator: NetworkEstimator) -> bool:
     """Tell whether the parameters of a network allow that it is trained as a part of one."""
-    is_plain = isinstance(estimator.balance, str) and estimator.preprocessor is None and estimator.text_encoder is None
-    is_plain = is_plain and estimator.on_epoch is None and estimator.task_column is None
-    return is_plain and find_device(estimator.device).type == "cpu"
+    is_plain = isinstance(estimator.balance, str) and estimator.on_epoch is None and estimator.task_column is None
+    return is_plain and not reads_frames(estimator) and find_device(estimator.device).type == "cpu"
 
 
 def _parts(

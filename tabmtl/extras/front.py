@@ -55,7 +55,7 @@ def merge_front(
     front : polars.DataFrame
         A row for each scored network: its number ``trial``; whether it is ``dominated``, since another is as good in
         all tasks and better in one; ``scale``, a list for `merge`; ``score/<task>``; and ``predicted/<task>``, by the
-        surrogate. `tabmtl.inspection.plots.ParetoDisplay` draws it, and `tabmtl.tuning.choose_point` chooses a row of
+        surrogate. `tabmtl.tuning.ParetoDisplay` draws it, and `tabmtl.tuning.choose_point` chooses a row of
         ``front.filter(~front["dominated"])``.
 
     Raises

@@ -60,7 +60,7 @@ def feature_importances(
         Name of the task, or of several, to score; default: all. The model answers all tasks at once anyway.
     features : sequence of str, or of sequences of str, optional
         Columns of X to shuffle. Those in an inner sequence move together, and their names are joined by `` + ``.
-        Default: each feature by itself. Lists of ``sequence_features`` that lie beside each other always move together,
+        Default: each feature by itself. Lists that are declared to lie beside each other always move together,
         since a row needs both of one length. The columns of an array are called ``x0``, ``x1``, ...
     n_repeats : int, default=5
         Number of shuffles of every feature. One does not tell how far shuffles differ, so its error is rather too wide.

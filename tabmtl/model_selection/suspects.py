@@ -5,7 +5,7 @@ The leaks are looked for on at most 1 000 rows, so that they cost a small part o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,11 @@ from tabmtl.base.schema import (
     warn_about,
     warn_user,
 )
-from tabmtl.columns.cures import by_drop, by_kind, by_sequence, by_time, library_of
+from tabmtl.columns.cures import by_column, by_kind, by_time
 from tabmtl.columns.date import Dates
 from tabmtl.columns.tags import Tags, items_of
 from tabmtl.encode import FeatureCoder, LabelCoder, TableCoder
-from tabmtl.encode.read import take_rows
+from tabmtl.encode.read import library_of, take_rows
 from tabmtl.encode.tasks import DeclaredTasks, names_classes
 from tabmtl.encode.write import ORDERED
 from tabmtl.metrics.scores import metrics_of_positive
@@ -129,19 +129,20 @@ def warn_of_frequent_classes(
         )
 
 
-def warn_of_histories(coder: TableCoder, X: Any) -> None:
-    """Hint at lists that are read as tags and look like histories of a column of categories.
+def warn_of_histories(coder: TableCoder, X: Any, said: Container[str]) -> None:
+    """Hint at lists that are read as tags, which nobody has said, and look like histories of a column of categories.
 
     They hold values of exactly one such column, and many of them a value twice, as no plain tags do. Up to 1 000 rows
     are looked at.
     """
-    found = [own.names for own in coder.features.coders.values() if isinstance(own, Tags)]
+    tags = [own.names for own in coder.features.coders.values() if isinstance(own, Tags)]
+    found = [name for names in tags for name in names if name not in said]
     levels = {name: known for name, known in coder.levels.items() if len(known) >= _LEAST_LEVELS}
     if not found or not levels:
         return
     head = X.head(_ROWS) if isinstance(X, pl.LazyFrame) else take_rows(X, np.arange(min(_ROWS, len(X))))
     some = coder.read_frame(head).lazy().collect()
-    for name in [name for names in found for name in names]:
+    for name in found:
         lists = some[name].alias("lists").drop_nulls().list.drop_nulls()
         lists = lists.filter(lists.list.len() > 1)
         repeats: Any = (lists.list.n_unique() < lists.list.len()).mean()
@@ -150,12 +151,11 @@ def warn_of_histories(coder: TableCoder, X: Any) -> None:
         items = items_of(lists)[0]
         of = [item for item, known in levels.items() if items.is_in(known).sum() >= _LEAST_KNOWN * len(items)]
         if len(of) == 1:
-            history, tags = by_sequence(name, of[0])
             warn_about(
                 [name],
                 f"column {name!r} is read as tags, whose order tells nothing, yet its lists hold values of {of[0]!r}, "
-                f"in {repeats:.0%} of them one twice; if they are what came before, newest last, say {history}, and "
-                f"otherwise {tags}",
+                f"in {repeats:.0%} of them one twice; if they are what came before, newest last, say "
+                f"{by_column([name], f'sequence:{of[0]}')}, and otherwise {by_column([name], 'tags')}",
             )
 
 
@@ -166,7 +166,7 @@ def _warn_of_targets(features: Sequence[str], targets: Sequence[str]) -> None:
         warn_about(
             both,
             f"X holds the targets {both[:_LISTED]} as features, from which models read the answer; say "
-            f"{by_drop(both)}, or rename the features if they are something else, such as earlier values",
+            f"{by_column(both, 'ignore')}, or rename the features if they are something else, such as earlier values",
             TargetInFeaturesWarning,
         )
 
@@ -182,6 +182,8 @@ def _warn_of_constants(batch: Batch, features: FeatureCoder) -> None:
         if own[0] == UNSEEN or not all((part == part[0]).all() for part in (own[:_ROWS], own)):  # rare levels share one
             tell.add(name)
     tell.update(name for form in ("bags", "sequences", "vectors") for name in origins[form])
+    for kind in features.coders.values():
+        tell.update(*kind.together())
     found = [name for name in features.names if name not in tell]
     if found:
         one = len(found) == 1
@@ -189,7 +191,7 @@ def _warn_of_constants(batch: Batch, features: FeatureCoder) -> None:
         warn_about(
             found,
             f"the {subject} {listed([*map(repr, found)])} {has} one value in all rows, or none, so that nothing is "
-            f"learned from {it}; say {by_drop(found)}, or look at how {was} read",
+            f"learned from {it}; say {by_column(found, 'ignore')}, or look at how {was} read",
             ConstantFeatureWarning,
         )
 
@@ -250,7 +252,7 @@ def _warn_of_perfect_features(batch: Batch, tasks: Sequence[Task], features: Fea
         warn_about(
             names,
             f"features that alone predict a task: {', '.join(said)}, on the labelled rows; if they are known only "
-            f"together with the target, say {by_drop(names[:_LISTED])}",
+            f"together with the target, say {by_column(names[:_LISTED], 'ignore')}",
             PerfectFeatureWarning,
         )
 

@@ -253,7 +253,7 @@ class APEM(FunnelEstimator, ExpertEstimator):
     modified set attention, which we do not know; attention without biases; the formulas of selector and loss;
     normalisation and dropout of patterns, as other mixtures have for experts; small first embeddings; all sizes.
 
-    The abstracts speak of fields, and not of users' histories. Columns of ``sequence_features`` are ours: each is one
+    The abstracts speak of fields, and not of users' histories. Columns of sequences are ours: each is one
     token more, pooled by attention to the row's own item before the groups attend to tokens, so that all tasks select
     from one reading of a history (:class:`tabmtl.nn.sequences.PooledSequence`).
 

@@ -317,7 +317,7 @@ class HoME(ExpertEstimator):
     re-implementations agree. The rest is our reading: the mixture over L and the factor 2 in feature-gates, gates on v
     instead of its gated copy, task experts on the group's output, self-gates on v and z_g, and all sizes.
 
-    How users' histories enter its features could not be read. Columns of ``sequence_features`` are ours: each is one
+    How users' histories enter its features could not be read. Columns of sequences are ours: each is one
     embedding more in v, pooled by attention to the row's own item before all experts and gates, which therefore see
     one reading of a history (:class:`tabmtl.nn.sequences.PooledSequence`).
 

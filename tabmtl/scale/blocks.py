@@ -212,7 +212,9 @@ class Roles:
         """Return the roles without features that are dropped; groups and times may be some of them."""
         targets = [name for name in dropped if name in self.targets]
         if targets:
-            raise ValueError(f"drop names targets: {targets}; targets are no features, so leave them out of drop")
+            raise ValueError(
+                f"columns ignores targets: {targets}; targets are no features, so leave them out of columns"
+            )
         check_dropped(dropped, self.features)
         return replace(self, features=tuple(name for name in self.features if name not in dropped))
 

@@ -18,6 +18,7 @@ from uuid import uuid4
 from tabmtl.base.params import Names, check_count
 from tabmtl.base.ranks import Ranks
 from tabmtl.base.storage.persist import load
+from tabmtl.columns.declared import ignored
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.scale.blocks import Roles
 from tabmtl.scale.files import Method, answer_file, plan_files
@@ -236,7 +237,7 @@ def _checked(model: Any, given: dict[str, Any], size: int) -> dict[str, Any]:
     with entered(planned):
         model.learner().check(X, X_val, given.get("y_val"))
     weight, groups, time = (given.get(name) for name in ("sample_weight", "groups", "time"))
-    Roles.of(X, given["y"], weight, groups, time).without(model.drop)
+    Roles.of(X, given["y"], weight, groups, time).without(ignored(model.columns))
     return given | {"X": _anywhere(X), "X_val": None if X_val is None else _anywhere(X_val)}
 
 

@@ -41,7 +41,7 @@ class Shards(Blocks, Source):
 
     Targets, and a column of weights, groups or times if there is one, are columns of the same files: ``fit`` takes
     their names in place of ``y``, ``sample_weight``, ``groups`` and ``time``. All columns but the targets and the
-    weights are features, less those that an estimator is told to ``drop``. A fit reads the files twice: once to learn
+    weights are features, less those that an estimator is told to ignore. A fit reads the files twice: once to learn
     the columns, and once to encode them to a folder, from which it trains. Its memory does not grow with the number of
     rows. `M2TRec` takes a click log in this form.
 
@@ -124,11 +124,11 @@ class Shards(Blocks, Source):
         check_params(learner.estimator, group)
         named = {"sample_weight": roles.weight, "groups": roles.groups, "time": roles.time}
         check_same(group, {"y": list(roles.targets)} | named)
-        roles = roles.without(learner.drop)
+        roles = roles.without(learner.ignored)
         self.check_same(group)
         coder = learn_table(self, roles, **learner.coding, group=group)
         labels = learner.with_metrics(coder.labels)
-        coder = replace(coder, labels=labels, dropped=tuple(learner.drop))
+        coder = replace(coder, labels=labels, dropped=learner.ignored)
         return roles, replace(coder, group_column=roles.groups, time_column=roles.time)
 
     # what a search asks

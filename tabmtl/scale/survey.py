@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,18 +13,18 @@ import polars.selectors as cs
 
 from tabmtl.base.forks import check_pool
 from tabmtl.base.ranks import ALONE, Ranks
-from tabmtl.base.schema import in_command
 from tabmtl.columns.category import count_levels
-from tabmtl.columns.cures import Library
+from tabmtl.columns.declared import Declared, Text, Vector, encoder_of
 from tabmtl.columns.kind import Coding, Summary, merge
+from tabmtl.columns.reading import find_readings, read_declared
 from tabmtl.columns.roles import sequence_columns
 from tabmtl.columns.text import Texts, find_texts, spread_rows
 from tabmtl.columns.vector import SCALED_ROWS, Vectors
 from tabmtl.encode.features import NO_ROWS, SAMPLE_ROWS, WAITING, ByKind, FeatureCoder, find_kinds, survey_columns
 from tabmtl.encode.labels import LabelCoder, center_and_scale, in_units
-from tabmtl.encode.table import TableCoder, check_task_column, find_names, sort_tasks
+from tabmtl.encode.table import TableCoder, check_task_column, sort_tasks
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks
-from tabmtl.encode.text_encoder import TextVectors, check_found
+from tabmtl.encode.text_encoder import TextVectors, encoded_columns
 from tabmtl.encode.write import Origin
 from tabmtl.scale.blocks import Blocks, Roles, row_keys
 from tabmtl.targets.kind import TEXT, Units
@@ -49,6 +49,8 @@ class Plan:
         Targets of which all values are kept, because they are classes.
     targets : tuple of str
     weight : str or None
+    readings : dict of str to Declared
+        Columns of text that are read before, as they are declared.
     """
 
     kinds: ByKind
@@ -56,6 +58,7 @@ class Plan:
     classes: frozenset[str]
     targets: tuple[str, ...]
     weight: str | None
+    readings: dict[str, Declared]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,7 +98,7 @@ class Survey:
         floats = [_floats(series) for series in labels.iter_columns()]
         rows = np.arange(start, start + block.height)
         keys = row_keys(rows)
-        taken = np.flatnonzero(keys <= largest)
+        taken, block = np.flatnonzero(keys <= largest), read_declared(block, plan.readings)
         return cls(
             n_rows=block.height,
             columns=survey_columns(block, plan.kinds, taken) | {"tasks": count_levels(block, plan.tasks)},
@@ -160,7 +163,7 @@ def learn_table(
     tasks: DeclaredTasks | None,
     force: str | None,
     task_column: str | None,
-    categorical: Literal["from_dtype"] | Sequence[str | int],
+    columns: Mapping[str, Declared],
     encoding: Mapping[str, Any],
     group: Ranks = ALONE,
 ) -> TableCoder:
@@ -171,34 +174,31 @@ def learn_table(
     the same, bit for bit, as one process. The other parameters are those of `TableCoder.fit`.
     """
     check_pool()
-    names, sequences = roles.features, encoding.get("sequences", {})
     if task_column is not None:
-        check_task_column(task_column, names, shards.schema, "polars")
-    chosen, texts = find_names(categorical, names), find_names(encoding.get("texts", ()), names, "text_features")
+        check_task_column(task_column, roles.features, shards.schema)
     declared = declared_tasks(tasks, roles.targets)
     classes = [name for name in roles.targets if name in declared and declared[name].is_classification]
-    schema = pl.Schema({name: shards.schema[name] for name in names if name != task_column})
-    texts = _texts_of(shards, schema, chosen, texts, sequences, group)
+    schema = pl.Schema({name: shards.schema[name] for name in roles.features if name != task_column})
+    if encoding.get("finds_text", False):
+        columns = {**columns, **dict.fromkeys(_find_texts(shards, schema, columns, group), Text())}
+    readings = find_readings(columns, schema)
+    schema = pl.Schema({**schema, **{name: own.read_type for name, own in readings.items()}})
     plan = Plan(
-        kinds=_kinds_of(schema, chosen, texts, encoding),
+        kinds=_surveyed_kinds(schema, columns, encoding),
         tasks=() if task_column is None else (task_column,),
         classes=frozenset(roles.targets if force == "classification" else classes),
         targets=roles.targets,
         weight=roles.weight,
+        readings=readings,
     )
     survey = _survey(shards, plan, roles.names(), group)
     levels = None
     if task_column is not None:
         levels = sort_tasks(survey.columns["tasks"][task_column]["level"], task_column, shards.schema[task_column])
-    features, vectors = _learn_features(survey, plan.kinds, schema, chosen, encoding, dates=shards.dates)
-    return TableCoder(
-        features=features,
-        labels=survey.learn_labels(_origin(shards, roles), declared=declared, force=force, task_levels=levels),
-        task_column=task_column,
-        names=names,
-        named=True,
-        text_vectors=vectors,
-    )
+    features, vectors = _learn_features(survey, schema, columns, encoding, readings)
+    labels = survey.learn_labels(_origin(shards, roles), declared=declared, force=force, task_levels=levels)
+    names: Any = {"task_column": task_column, "names": roles.features, "named": True}
+    return TableCoder(features=features, labels=labels, text_vectors=vectors, **names)
 
 
 def read_labels(block: pl.DataFrame, targets: Sequence[str], weight: str | None) -> pl.DataFrame:
@@ -252,64 +252,54 @@ def _survey_rows(
     return Survey.merge(waiting, plan) if waiting else None
 
 
-def _texts_of(
-    shards: Blocks,
-    schema: pl.Schema,
-    categorical: Any,
-    texts: Any,
-    sequences: Mapping[str, str | None],
-    group: Ranks,
-) -> Sequence[str]:
-    """Return the columns of free text, found as in a frame if nobody names them or the categories."""
-    if not isinstance(texts, str):
-        return texts
-    known = sequence_columns(sequences)
+def _find_texts(shards: Blocks, schema: pl.Schema, columns: Mapping[str, Declared], group: Ranks) -> Sequence[str]:
+    """Return the columns of free text, found as in a frame among those that are not declared."""
+    known = {*columns, *sequence_columns(columns)}
     names = [name for name, dtype in schema.items() if dtype == pl.String and name not in known]
-    if not names or not isinstance(categorical, str):
+    if not names:
         return ()
     chosen, parts = spread_rows(shards.n_rows), [pl.DataFrame(schema=dict.fromkeys(names, pl.String))]
     for start, block in shards.blocks(names, shards.share_of_blocks(group)):
         first, last = np.searchsorted(chosen, [start, start + block.height])
         parts.append(block[chosen[first:last] - start])
-    return find_texts(pl.concat(group.gather(pl.concat(parts))), "polars")
+    return find_texts(pl.concat(group.gather(pl.concat(parts))))
 
 
-def _kinds_of(schema: Mapping[str, pl.DataType], categorical: Any, texts: Sequence[str], encoding: Any) -> ByKind:
-    """Return the kinds to survey; of text that a user's encoder will read, that whose survey takes text."""
-    options = {"sequences": encoding.get("sequences", {}), "flat": encoding.get("flat", False)}
-    kinds = find_kinds(schema, categorical, "polars", texts, **options)
-    is_encoded = encoding.get("text_encoder") is not None
-    return {Texts.flat() if kind is Texts and is_encoded else kind: names for kind, names in kinds.items()}
+def _surveyed_kinds(schema: pl.Schema, columns: Mapping[str, Declared], encoding: Mapping[str, Any]) -> ByKind:
+    """Return the kinds to survey; of text that an encoder will read, that whose survey takes text."""
+    encoded = encoded_columns(columns)
+    kinds = dict(find_kinds(schema, columns, flat=encoding.get("flat", False)))
+    if encoded:
+        texts = kinds.pop(Texts, ())
+        kinds |= {Texts: tuple(name for name in texts if name not in encoded)} if texts != (*encoded,) else {}
+        kinds[Texts.flat()] = (*dict.fromkeys((*kinds.get(Texts.flat(), ()), *encoded)),)
+    return kinds
 
 
 def _learn_features(
     survey: Survey,
-    kinds: ByKind,
-    schema: Mapping[str, pl.DataType],
-    categorical: Any,
+    schema: pl.Schema,
+    columns: Mapping[str, Declared],
     encoding: Mapping[str, Any],
-    *,
-    dates: bool,
+    readings: dict[str, Declared],
 ) -> tuple[FeatureCoder, TextVectors | None]:
     """Learn the encoding of features, and of text by an encoder of the user, if there is one."""
-    vectors = None
-    if encoding.get("text_encoder") is not None:
-        vectors = _encode_texts(survey, encoding)
-        of_vectors = {**schema, **dict.fromkeys(vectors.names, pl.List(pl.Float32))}
-        kinds = _kinds_of(of_vectors, categorical, (), encoding)
-    # a command that was told to read no dates warns of none
-    library: Library = "file" if in_command.get() and not dates else "polars"
-    options = {name: value for name, value in encoding.items() if name not in ("texts", "flat", "text_encoder")}
-    coding = Coding(schema=schema, named=not isinstance(categorical, str), library=library, **options)
-    return FeatureCoder.learn(kinds, survey.columns, coding), vectors
+    encoded, vectors = encoded_columns(columns), None
+    if encoded:
+        vectors = _encode_texts(survey, encoded, encoder_of(columns), flat=encoding.get("flat", False))
+        columns = {**columns, **dict.fromkeys(encoded, Vector())}
+        schema = pl.Schema({**schema, **dict.fromkeys(encoded, pl.List(pl.Float32))})
+    kinds = find_kinds(schema, columns, flat=encoding.get("flat", False))
+    options = {name: value for name, value in encoding.items() if name not in ("finds_text", "flat")}
+    coding = Coding(schema=schema, columns=columns, **options)
+    return FeatureCoder.learn(kinds, survey.columns, coding, readings), vectors
 
 
-def _encode_texts(survey: Survey, encoding: Mapping[str, Any]) -> TextVectors:
+def _encode_texts(survey: Survey, names: Sequence[str], encoder: Any, *, flat: bool) -> TextVectors:
     """Put vectors of text in place of text in a survey, as many as scales are learned from."""
-    kind = Vectors.flat() if encoding.get("flat", False) else Vectors
-    texts = pl.DataFrame(survey.columns.pop(Texts.flat().name, {}))
-    names = check_found(texts.columns)
-    vectors, some = TextVectors.learn(texts[:: -(-len(texts) // SCALED_ROWS)], names, encoding["text_encoder"])
+    kind = Vectors.flat() if flat else Vectors
+    texts = pl.DataFrame({name: survey.columns[Texts.flat().name].pop(name) for name in names})
+    vectors, some = TextVectors.learn(texts[:: -(-len(texts) // SCALED_ROWS)], names, encoder)
     found = survey.columns.setdefault(kind.name, {})
     found |= kind.survey(some, vectors.names, np.arange(len(some)))
     for name in vectors.names:

@@ -23,7 +23,7 @@ from tabmtl.sessions.split import warn_of_leaks
 from tabmtl.training.run import running
 
 VALIDATION_LOG = "the log given as clicks_val"  # for errors
-_AT_ONCE = ("device", "n_jobs", "verbose", "time_limit", "text_encoder")  # take effect without a new fit
+_AT_ONCE = ("device", "n_jobs", "verbose", "time_limit", "columns")  # take effect without a new fit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

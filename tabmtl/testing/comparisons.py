@@ -27,7 +27,7 @@ def answers(estimator: Any, X: Any) -> list[np.ndarray]:
 
 def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
     """Tell whether two answers are equal bit for bit."""
-    return len(first) == len(second) and all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    return len(first) == len(second) and all(map(np.array_equal, first, second))
 
 
 def largest_gap(first: list[np.ndarray], second: list[np.ndarray]) -> float:

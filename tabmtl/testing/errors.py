@@ -42,7 +42,7 @@ _FAILURES: dict[str, Callable[[pl.DataFrame, pl.DataFrame], dict[str, Any]]] = {
     "length": lambda X, y: {"y": y[1:]},
     "weights": lambda X, y: {"sample_weight": [-1.0] * len(X)},
     "groups": lambda X, y: {"groups": [0] * (len(X) - 1)},
-    "dropped column": lambda X, y: {"params": {"drop": ["count"]}},
+    "dropped column": lambda X, y: {"params": {"columns": {"coumt": "ignore"}}},
     "columns of validation rows": lambda X, y: {"X_val": X.drop("plain"), "y_val": y},
     "labels of validation rows": lambda X, y: {"X_val": X, "y_val": pl.DataFrame({"z": y[:, 0]})},
 }

@@ -21,8 +21,7 @@ from tabmtl.testing.tables import COLOURS, SCHOOLS, features, mixed_targets
 _SETTINGS: dict[str, Any] = {
     "tasks": None,
     "task_column": None,
-    "categorical_features": "from_dtype",
-    "text_features": "from_values",
+    "columns": None,
     "min_frequency": 2,
     "device": "cpu",
     "n_jobs": 1,

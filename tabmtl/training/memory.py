@@ -129,8 +129,8 @@ def check_memory(
         raise ValueError(
             f"{name} makes a token of every column, so that {n} columns and steps of {step['n_rows']} rows take at "
             f"least {needed / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free; leave columns out by "
-            f"drop=[...], set a smaller {cure}, or take an estimator that joins its columns to one vector, such as "
-            "SharedBottom, or SharedTrees"
+            f"columns={{NAME: 'ignore'}}, set a smaller {cure}, or take an estimator that joins its columns to one "
+            "vector, such as SharedBottom, or SharedTrees"
         )
 
 

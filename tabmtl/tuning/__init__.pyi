@@ -4,6 +4,7 @@ from .front import pareto_front as pareto_front
 from .objectives import Objective as Objective
 from .objectives import objective as objective
 from .objectives import session_objective as session_objective
+from .pareto import ParetoDisplay as ParetoDisplay
 from .spaces import with_params as with_params
 from .studies import open_study as open_study
 from .trial import ENDED as ENDED

@@ -26,7 +26,7 @@ def pareto_front(study: optuna.Study, *, dominated: bool = False) -> pl.DataFram
     study : optuna.Study
         From `open_study`. A study of one number has its best trials as its front.
     dominated : bool, default=False
-        Return all complete trials, with a column ``dominated``, which `tabmtl.inspection.plots.ParetoDisplay` reads.
+        Return all complete trials, with a column ``dominated``, which `tabmtl.tuning.ParetoDisplay` reads.
 
     Returns
     -------

@@ -10,6 +10,7 @@ import polars as pl
 from sklearn.base import clone
 
 from tabmtl.base.schema import Batch, warn_user
+from tabmtl.columns.declared import ignored
 from tabmtl.encode.preprocessing import by_preprocessor
 from tabmtl.encode.read import (
     checksum,
@@ -113,7 +114,7 @@ def objective(
     rows = {"X": X, "y": y, "sample_weight": sample_weight, "groups": groups, "X_val": X_val, "y_val": y_val}
     names = tuple(task.name for task in tasks) if per_task else ("mean",)
     targets = {"y": y, "y_val": y_val, "sample_weight": sample_weight}
-    facts = _describe(lambda rows: read_features(without_columns(rows, est.drop))[0], X=X, X_val=X_val)
+    facts = _describe(lambda rows: read_features(without_columns(rows, ignored(est.columns)))[0], X=X, X_val=X_val)
     facts |= targets if is_source(X) else _describe(lambda rows: read_targets(rows)[0], **targets)
     facts |= {} if valid.group is None else {"groups": checksum(pl.DataFrame({"group": valid.group}))}
     return _TableObjective(

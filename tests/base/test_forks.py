@@ -106,9 +106,9 @@ def table(*names):
     return every.select(name for name in every.columns if name in names)
 
 def fit(cls, X):
-    sequences = {"sequence": None, "beside": "sequence"} if "sequence" in X.columns else None
-    text = [name for name in X.columns if name.startswith("text")]
-    return tiny(cls, text_features=text, sequence_features=sequences).fit(X, y)
+    columns = {name: "text" for name in X.columns if name.startswith("text")}
+    columns |= {"sequence": "sequence", "beside": "sequence:sequence"} if "sequence" in X.columns else {}
+    return tiny(cls, columns=columns).fit(X, y)
 
 tables = {name: table(name) for name in every.columns if name not in ("sequence", "beside")}
 tables |= {f"two of {name}": own.with_columns(pl.all().name.suffix("_")) for name, own in tables.items()}

@@ -33,7 +33,7 @@ PARTS_OF_OTHERS = (
     "stored_sessions",
     "stored_verbs",
 )
-TOOLS = ("__init__", "harness", "problems", "splits")
+TOOLS = ("__init__", "harness", "histories", "problems", "splits")
 NAMES = sorted(
     file.stem for file in Path(harness.__file__).parent.glob("*.py") if file.stem not in PARTS_OF_OTHERS + TOOLS
 )

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabmtl.base.schema import MISSING, UNSEEN
+from tabmtl.columns import Category
 from tabmtl.encode import FeatureCoder
 
 START = dt.datetime(2023, 12, 29, 22, 15)
@@ -156,8 +157,8 @@ def test_other_values_than_in_fit_are_refused(case):
 
 
 def test_dates_are_no_categories():
-    with pytest.raises(TypeError, match=r"'day' is in categorical_features and holds dates or times \(Date\)"):
-        FeatureCoder.fit(FRAME, categorical=["day"])
+    with pytest.raises(TypeError, match="column 'day' has type Date and is declared 'category'"):
+        FeatureCoder.fit(FRAME, columns={"day": Category()})
 
 
 def forged(**changes: Any) -> Any:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabmtl.base.schema import FIRST_LEVEL, MISSING, UNSEEN
-from tabmtl.columns import KINDS, Features
+from tabmtl.columns import KINDS, Category, Features, Text
 from tabmtl.encode import FeatureCoder
 
 SCHEMA = {
@@ -38,7 +38,7 @@ def frame_of(rows: list[tuple]) -> pl.DataFrame:
 
 
 def fit(frame: pl.DataFrame, least: int) -> FeatureCoder:
-    return FeatureCoder.fit(frame, categorical=["town"], texts=["name"], min_frequency=least, kinds=KINDS)
+    return FeatureCoder.fit(frame, columns={"town": Category(), "name": Text()}, min_frequency=least, kinds=KINDS)
 
 
 def parts_of(features: Features) -> list[np.ndarray]:

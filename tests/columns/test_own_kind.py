@@ -12,7 +12,7 @@ import torch
 
 from tabmtl import SharedBottom, Task
 from tabmtl.columns import KINDS as ALL_KINDS
-from tabmtl.columns import ColumnKind
+from tabmtl.columns import ColumnKind, Date
 from tabmtl.columns.category import Categories
 from tabmtl.columns.kind import column_of
 from tabmtl.columns.number import Numbers
@@ -26,6 +26,7 @@ class TimeOfDay(ColumnKind):
     name = "time of day"
     held = "was a time of day"
     cast = "pl.Time"
+    declaration = Date("%H:%M")
 
     @classmethod
     def reads(cls, dtype, declared):

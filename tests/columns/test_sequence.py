@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tabmtl import SharedBottom
 from tabmtl.base.schema import TabmtlWarning
+from tabmtl.columns import Sequence
 from tabmtl.encode import FeatureCoder
 from tabmtl.encode.read import read_features
 
@@ -37,6 +38,10 @@ def frame_of(drawn):
     return pl.DataFrame([[item for item, _ in drawn], *parts], schema=schema)
 
 
+def declared(sequences, longest=50):
+    return {name: Sequence(of=of, longest=longest) for name, of in sequences.items()}
+
+
 def table(**columns):
     return pl.DataFrame({"item": ["a", "b"], "history": [["a"], ["b", "a"]], **columns})
 
@@ -46,7 +51,7 @@ def table(**columns):
 def test_entries_are_those_of_a_loop(drawn, most):
     frame = frame_of(drawn)
     with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
-        coder = FeatureCoder.fit(frame, sequences=SIDES, max_length=most, transform="none")
+        coder = FeatureCoder.fit(frame, columns=declared(SIDES, longest=most), transform="none")
     features, (entries,) = coder.encode(frame), coder.encode(frame).sequences
     (items,), (events,) = coder.columns.levels, [coder.coders["sequences"]._levels["event"]]
     everywhere = {level for item, own in drawn for level in (item, *(entry[0] for entry in own or ()))} - {None}
@@ -67,7 +72,7 @@ def test_entries_are_those_of_a_loop(drawn, most):
 @given(drawn=rows)
 def test_flat_features_are_those_of_a_loop(drawn):
     frame = frame_of(drawn)
-    coder = FeatureCoder.fit(frame, sequences=SIDES, transform="none", flat=True)
+    coder = FeatureCoder.fit(frame, columns=declared(SIDES), transform="none", flat=True)
     features, columns = coder.encode(frame), coder.columns
     counts = Counter(level for _, own in drawn for level, _, _ in own or [])
     frequent = sorted(level for level, n in counts.items() if n >= 5 and level is not None)
@@ -96,17 +101,17 @@ def test_levels_are_those_that_are_frequent_in_items_and_lists_together():
     frame = pl.DataFrame(
         {"item": ["a", "a", "b", "c"], "seen": [["b", "b"], ["c"], None, []], "bought": [["d"] * 3] * 4}
     )
-    coder = FeatureCoder.fit(frame, sequences={"seen": "item", "bought": "item"}, min_frequency=3)
+    coder = FeatureCoder.fit(frame, columns=declared({"seen": "item", "bought": "item"}), min_frequency=3)
     assert coder.columns.levels == (("b", "d"),)
     whole = pl.DataFrame({"item": [3, 7], "seen": [[7, 3], [3]]})
-    coder = FeatureCoder.fit(whole, sequences={"seen": "item"})
+    coder = FeatureCoder.fit(whole, columns=declared({"seen": "item"}))
     assert coder.columns.levels == (("3", "7"),)
     assert coder.encode(whole).sequences[0].codes.tolist() == [3, 2, 2]
 
 
 def test_new_levels_go_behind_the_known_ones():
     frame, sequences = table(event=[["x"], ["y", "x"]]), {"history": "item", "event": "history"}
-    coder = FeatureCoder.fit(frame, sequences=sequences)
+    coder = FeatureCoder.fit(frame, columns=declared(sequences))
     grown = coder.extended(table(event=[["w"], ["y", "x"]]).with_columns(item=pl.lit("A")))
     assert grown.columns.levels == (("a", "b", "A"),)
     old, new = (each.encode(frame) for each in (coder, grown))
@@ -118,7 +123,7 @@ def test_new_levels_go_behind_the_known_ones():
 
 def test_a_list_of_its_own_levels_and_a_missing_side():
     frame = table(hours=[[1.0], None])
-    coder = FeatureCoder.fit(frame, sequences={"history": None, "hours": "history"})
+    coder = FeatureCoder.fit(frame, columns=declared({"history": None, "hours": "history"}))
     (entries,) = coder.encode(frame).sequences
     assert coder.columns.sequences[0].size == 4
     assert coder.columns.levels == (("a", "b"),)  # of the item, which is a category by itself
@@ -127,9 +132,9 @@ def test_a_list_of_its_own_levels_and_a_missing_side():
 
 def test_what_is_cut_is_said_once():
     frame = pl.DataFrame({"item": ["a"] * 3, "history": [["a"] * 4, ["a"] * 3, None]})
-    said = "1 sequence of column 'history' of 2 have more than 3 entries, up to 4; the newest 3 are read: raise max_seq"
+    said = "1 sequence of column 'history' of 2 have more than 3 entries, up to 4; the newest 3 are read: raise longest"
     with pytest.warns(TabmtlWarning, match=said):
-        coder = FeatureCoder.fit(frame, sequences={"history": "item"}, max_length=3)
+        coder = FeatureCoder.fit(frame, columns=declared({"history": "item"}, longest=3))
     assert coder.encode(frame).sequences[0].lengths.tolist() == [3, 3, 1]
 
 
@@ -145,7 +150,7 @@ def test_values_beneath_missing_lists_of_pyarrow_are_no_entries():
     read = read_features(table)[0]
     plain = pl.DataFrame(read.to_dict(as_series=False))
     assert read.equals(plain)
-    coder = FeatureCoder.fit(plain, sequences={"history": "item", "hours": "history"}, transform="none")
+    coder = FeatureCoder.fit(plain, columns=declared({"history": "item", "hours": "history"}), transform="none")
     (expected,), (entries,) = (coder.encode(each).sequences for each in (plain, read))
     for name in ("offsets", "codes", "numbers"):
         assert np.array_equal(getattr(entries, name), getattr(expected, name), equal_nan=True), name
@@ -153,11 +158,11 @@ def test_values_beneath_missing_lists_of_pyarrow_are_no_entries():
 
 def test_pandas_and_blocks_are_read_as_polars():
     frame = frame_of([("a", [("a", 1.0, "x")]), ("b", None), ("a", [("b", 2.0, "y"), ("a", 1.0, "x")])] * 30)
-    coder = FeatureCoder.fit(frame, sequences=SIDES)
-    lazy = FeatureCoder.fit(frame.lazy(), sequences=SIDES)
+    coder = FeatureCoder.fit(frame, columns=declared(SIDES))
+    lazy = FeatureCoder.fit(frame.lazy(), columns=declared(SIDES))
     assert lazy.coders["sequences"].categories == coder.coders["sequences"].categories
     y = np.arange(90) % 2
-    model = SharedBottom(sequence_features=SIDES, epochs=1, random_state=0, min_frequency=1)
+    model = SharedBottom(columns=declared(SIDES), epochs=1, random_state=0, min_frequency=1)
     whole = model.fit(frame, y).predict_proba(frame)
     plain = pd.DataFrame({name: frame[name].to_list() for name in frame.columns})
     np.testing.assert_array_equal(model.fit(plain, y).predict_proba(plain), whole)
@@ -168,29 +173,39 @@ FLAWS = [
         {"history": "itme"},
         table(),
         ValueError,
-        "names the column 'itme', which X lacks; near is 'item'.*{'history': None}",
+        "a sequence of the column 'itme', which X lacks; near is 'item'.*{'history': 'sequence'}",
     ),
-    ({"histroy": "item"}, table(), ValueError, "names the column 'histroy', which X lacks; near is 'history'"),
-    ({"item": "history"}, table(), TypeError, "column 'item' is a sequence and holds String; expected lists of text"),
+    ({"histroy": "item"}, table(), ValueError, "'histroy'.*; near is 'history'"),
+    (
+        {"item": "history"},
+        table(),
+        TypeError,
+        "column 'item' is declared a sequence and holds String; expected lists of text",
+    ),
     (
         {"history": "old"},
         table(old=[["a"]] * 2),
         TypeError,
-        "column 'old' holds the items of the sequence 'history' and",
+        "column 'old' holds the items of the sequence 'history', and is of type",
     ),
     (
         {"history": "item"},
         table(history=[[1, 2], [3]]),
         TypeError,
-        "'history' is a sequence of values of 'item', and holds List.Int64., .* 'item' holds String, .*'history': None",
+        "'history' is a sequence of values of 'item', and holds List.Int64., .* String, .*'history': 'sequence'",
     ),
     ({"hours": "item"}, table(hours=[[1.0]] * 2), TypeError, "'hours' is a sequence of items and holds List.Float64."),
-    ({"history": "history"}, table(), ValueError, "'history' lies beside 'history', .* say {'history': None}"),
+    (
+        {"history": "history"},
+        table(),
+        ValueError,
+        "'history' is declared to lie beside 'history', .* say columns={'history': 'sequence'}",
+    ),
     (
         {"history": "item", "hours": "history", "days": "hours"},
         table(hours=[[1.0]] * 2, days=[[1.0]] * 2),
         ValueError,
-        "'days' lies beside 'hours', which is no sequence of items itself; say {'days': 'history'}",
+        "'days' is declared to lie beside 'hours', which is no sequence of items; say .*'days': 'sequence:history'",
     ),
     (
         {"history": "item", "hours": "history"},
@@ -210,13 +225,13 @@ FLAWS = [
 @pytest.mark.parametrize(("sequences", "frame", "error", "message"), FLAWS)
 def test_flaws_are_named(sequences, frame, error, message):
     with pytest.raises(error, match=message):
-        FeatureCoder.fit(frame, sequences=sequences).encode(frame)
+        FeatureCoder.fit(frame, columns=declared(sequences)).encode(frame)
 
 
 def test_rows_of_which_little_is_known_are_read():
     frame = table(hours=[[1.0], [1.0, 2.0]], event=[["x"], ["x", "y"]])
     for flat in (False, True):
-        coder = FeatureCoder.fit(frame, sequences=SIDES, flat=flat)
+        coder = FeatureCoder.fit(frame, columns=declared(SIDES), flat=flat)
         nothing = frame[:1].select(pl.lit(None).alias(name) for name in frame.columns)
         empty = frame[:1].select("item", *(pl.lit([]).alias(name) for name in ("history", "hours", "event")))
         for row, length in ((nothing, 1), (empty, 0)):
@@ -247,14 +262,8 @@ CHANGED = [
 @pytest.mark.parametrize(("changed", "message"), CHANGED)
 def test_another_type_in_predict_is_named(changed, message):
     frame = table(history=[["a"], ["b"]], hours=[[1.0], [2.0]], seen=[[3], [4]])
-    coder = FeatureCoder.fit(frame, sequences={"history": "item", "hours": "history", "seen": None})
+    coder = FeatureCoder.fit(frame, columns=declared({"history": "item", "hours": "history", "seen": None}))
     with pytest.raises(TypeError, match=message):
         coder.encode(frame.with_columns(pl.Series(name, own) for name, own in changed.items()))
     with pytest.raises(TypeError, match=message):
         coder.extended(frame.with_columns(pl.Series(name, own) for name, own in changed.items()))
-
-
-def test_a_sequence_that_is_dropped_is_named():
-    model = SharedBottom(sequence_features={"history": "item"}, drop=["history"])
-    with pytest.raises(ValueError, match=r"drop and sequence_features both name \['history'\]; take them out of one"):
-        model.fit(table(), [0.0, 1.0])

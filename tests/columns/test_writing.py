@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 
 import polars as pl
 import pytest
 
 from tabmtl.base.schema import TabmtlWarning, for_commands
-from tabmtl.columns.writing import line_of
+from tabmtl.columns import Category
+from tabmtl.columns.writing import written_as
 from tabmtl.encode import FeatureCoder
 
 DAYS = [f"{day:02}" for day in range(1, 29)]
@@ -43,28 +43,25 @@ SILENT = {
 def test_the_line_reads_every_value(name):
     texts, dtype = WRITINGS[name]
     frame = pl.DataFrame({"each": texts})
-    line, _ = line_of(frame["each"].unique().sort())
-    read = eval(f"frame.select(pl.col('each'){line})", {"frame": frame, "pl": pl}).to_series()
+    kind, _ = written_as(frame["each"].unique().sort())
+    read = frame.select(kind.read(pl.col("each"))).to_series()
     assert read.dtype == dtype
     assert read.null_count() == 0
     assert read.n_unique() == 28
 
 
 @pytest.mark.parametrize(
-    ("texts", "line", "doubt"),
+    ("texts", "kind", "doubt"),
     [
-        (["0,750", "1,250", "2,125", "3,500", "4,000"], ".str.replace(',', '.')", ""),
-        (["1,250", "2,125", "3,500", "4,000", "5,500"], ".str.replace_all(',', '')", ".str.replace(',', '.')"),
-        (["1,250", "1,250,000", "2,125", "3,500", "4,000"], ".str.replace_all(',', '')", ""),
-        (["03/04/2021", "05/06/2021"], "'%m/%d/%Y'", "'%d/%m/%Y' if the day is first"),
-        (["03/04/2021", "05/26/2021"], "'%m/%d/%Y'", ""),
+        (["0,750", "1,250", "2,125", "3,500", "4,000"], "number:,", "None"),
+        (["1,250", "2,125", "3,500", "4,000", "5,500"], "number", "number:,"),
+        (["1,250", "1,250,000", "2,125", "3,500", "4,000"], "number", "None"),
+        (["03/04/2021", "05/06/2021"], "date:%m/%d/%Y", "date:%d/%m/%Y"),
+        (["03/04/2021", "05/26/2021"], "date:%m/%d/%Y", "None"),
     ],
 )
-def test_values_of_two_readings_name_both(texts, line, doubt):
-    found, other = line_of(pl.Series(texts))
-    assert line in found
-    assert other.startswith(doubt)
-    assert bool(other) == bool(doubt)
+def test_values_of_two_readings_name_both(texts, kind, doubt):
+    assert [str(each) for each in written_as(pl.Series(texts))] == [kind, doubt]
 
 
 def test_columns_are_named_once_with_the_cure():
@@ -73,23 +70,18 @@ def test_columns_are_named_once_with_the_cure():
         FeatureCoder.fit(frame)
     written, whole = (str(warning.message) for warning in found)
     said = "are text, so each of their values is a category, yet they are"
-    assert written.startswith(
-        f"columns {[*WRITINGS]} {said} dates or numbers in another writing; read them by X.with_c"
-    )
-    assert "X.with_columns(pl.col('us').str.to_date('%m/%d/%Y', strict=False), pl.col('british').str.to" in written
+    assert written.startswith(f"columns {[*WRITINGS]} {said} dates or numbers; say columns={{'us': 'date:%m/%d/%Y'")
     assert whole == (
-        f"columns ['count'] {said} whole numbers; read them by X.with_columns(pl.col('count').cast(pl.Float64, "
-        "strict=False)), or list them in categorical_features if they are codes"
+        f"columns ['count'] {said} whole numbers; say columns={{'count': 'number'}}; or columns={{'count': "
+        "'category'} if they are codes"
     )
-    with pytest.warns(TabmtlWarning, match=re.escape("read them by polars.from_pandas(X).with_columns(pl.col('us')")):
-        FeatureCoder.fit(frame.select("us"), library="pandas")
-    with for_commands(), pytest.warns(TabmtlWarning, match=r"in ISO 8601 \(1994-08-27\), into the file$"):
-        FeatureCoder.fit(frame.select("us"), library="file")
+    with for_commands(), pytest.warns(TabmtlWarning, match="say --column us=date:%m/%d/%Y; or --column us=category"):
+        FeatureCoder.fit(frame.select("us"))
 
 
 def test_codes_and_other_text_are_silent(recwarn):
     FeatureCoder.fit(pl.DataFrame({"plot_id": WHOLE * 3}))
     for texts in SILENT.values():
         FeatureCoder.fit(pl.DataFrame({"each": texts * 3}))
-    FeatureCoder.fit(pl.DataFrame({"each": WRITINGS["us"][0] * 3}), categorical=["each"])
+    FeatureCoder.fit(pl.DataFrame({"each": WRITINGS["us"][0] * 3}), columns={"each": Category()})
     assert not recwarn.list

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import re
 from decimal import Decimal
 from typing import Any
 
@@ -32,7 +31,7 @@ def pandas_of(array: Any) -> pd.Series:
 
 
 def fit(X: Any, y: Any = None, **params: Any) -> TableCoder:
-    options: dict[str, Any] = {"tasks": None, "force": None, "task_column": None, "categorical": "from_dtype"}
+    options: dict[str, Any] = {"tasks": None, "force": None, "task_column": None, "columns": {}}
     return TableCoder.fit(X, np.arange(N) / 2 if y is None else y, None, encoding={}, **(options | params))
 
 
@@ -93,11 +92,14 @@ def test_decimals_of_any_width_are_floats(kind):
 SURROGATES = np.array(["a\ud800", "b"] * 6, dtype=object)
 REFUSED: dict[str, tuple[Any, str]] = {
     "signalling NaN": (pd.Series([Decimal("sNaN")] + [Decimal(1)] * 11, dtype=object), "signalling NaN .* by None"),
-    "half a pair": (pd.Series(SURROGATES, dtype=object), r"'a\\ud800', which is no valid Unicode: replace it by \.str"),
+    "half a pair": (
+        pd.Series(SURROGATES, dtype=object),
+        r"no valid Unicode: replace it by text\.encode",
+    ),
     "half a pair as category": (pd.Series(pd.Categorical(pd.Series(SURROGATES, dtype=object))), "no valid Unicode"),
     "runs": (
         pa.RunEndEncodedArray.from_arrays(pa.array([6, 12], pa.int32()), pa.array([1.5, 2.5])),
-        r"type run_end_encoded.*cast the column by \.cast\('float64'\)",
+        r"type run_end_encoded.*cast it to numbers or text",
     ),
     "binary view": (pa.array([b"a"] * N, pa.binary_view()), "type binary_view; expected numbers, text"),
     "fixed binary": (pa.array([b"a"] * N, pa.binary(1)), r"type fixed_size_binary\[1\]"),
@@ -113,10 +115,9 @@ def test_what_cannot_be_read_is_refused_by_name(case):
     if not frames:
         frames = [pa.table({"^x$": column, "a": np.ones(N)}), pd.DataFrame({"^x$": pandas_of(column), "a": 1.0})]
     for frame in frames:
-        cure = message.partition("cast the column")[0] if isinstance(frame, pd.DataFrame) else message
-        with pytest.raises((TypeError, ValueError), match=rf"column '\^x\$'.*{cure}"):
+        with pytest.raises((TypeError, ValueError), match=rf"column '\^x\$'.*{message}"):
             fit(frame)
-        with pytest.raises((TypeError, ValueError), match=rf"column '\^x\$'.*{cure}"):
+        with pytest.raises((TypeError, ValueError), match=rf"column '\^x\$'.*{message}"):
             LabelCoder.fit(frame)
 
 
@@ -124,57 +125,34 @@ LISTS: list[Any] = [[["u"], ["v"]], None, [["u"]], []] * 3
 RECORDS: list[Any] = [{"k": 1, "t": "x"}, None, {"k": 2, "t": None}, {"k": 3, "t": "y"}] * 3
 BYTES: list[Any] = [b"u", None, b"v", b"w"] * 3
 MAPS = pa.array([[("k", 1)], None, [("k", 2)], []] * 3, pa.map_(pa.string(), pa.int64()))
-#: A column, the words of its refusal around one or two cures, and how to run a cure.
-CURED: dict[str, tuple[Any, str, str]] = {
-    "polars list": (pl.Series(LISTS), "such as (.*), or make .* by (.*), or leave", "X.select({})"),
-    "polars array": (
-        pl.Series([[[1.0], [2.0]]] * N, dtype=pl.Array(pl.Array(pl.Float64, 1), 2)),
-        "by (.*), or leave",
-        "X{}",
-    ),
-    "polars struct": (pl.Series(RECORDS), "by (.*), or leave", "X{}"),
-    "polars bytes": (pl.Series(BYTES), r"column by .* or (\(pl.String\)), or leave", "X.select(pl.col('a').cast{})"),
-    "polars objects": (pl.Series([object()] * N, dtype=pl.Object), "by (.*), or leave", "pl.DataFrame({})"),
-    "pandas list": (pd.Series(LISTS), "such as by (.*), or make .* by (.*), or leave", "X[['a']].assign(a=X['a']{})"),
-    "pandas arrays": (
-        pd.Series([np.ones((2, 2))] * N),
-        "such as by (.*), or make .* by (.*), or leave",
-        "X[['a']].assign(a=X['a']{})",
-    ),
-    "pandas dict": (pd.Series(RECORDS), "by (.*), or drop", "X.assign(a=X['a']{})"),
-    "pandas bytes": (pd.Series(BYTES), "by (.*), or drop", "X.assign(a=X['a']{})"),
-    "pandas mixed": (pd.Series([1, "x", None] * 4), "by (.*), or pandas", "X.assign(a=X['a']{})"),
-    "pandas mixed numbers": (pd.Series([1, "x", None] * 4), ", or (pandas.*), or drop", "X.assign(a={})"),
-    "pandas list of arrow": (
-        pandas_of(pa.array(LISTS)),
-        "such as by (.*), or make .* by (.*), or leave",
-        "X.assign(a=X['a']{})",
-    ),
-    "pandas struct of arrow": (pandas_of(pa.array(RECORDS)), "by (.*), or drop", "X.assign(a=X['a']{})"),
-    "pandas map of arrow": (pandas_of(MAPS), "by (.*), or drop", "X.assign(a=X['a']{})"),
-    "arrow list": (pa.array(LISTS), "such as (.*), or make .* by (.*), or leave", "pa.table([{}], ['a'])"),
-    "arrow struct": (pa.array(RECORDS), "by (.*), or drop", "pa.table([{}], ['a'])"),
-    "arrow map": (MAPS, "by (.*), or drop", "pa.table([{}], ['a'])"),
-    "arrow bytes": (pa.array(BYTES), r"\.cast\('float64'\) or (.*), or drop", "pa.table([column.cast{}], ['a'])"),
-    "numpy list": (np.array([[["u"]], [["u"], ["v"]]] * 6, dtype=object), "such as (.*), or take", "np.c_[{}]"),
-    "numpy dict": (np.array(RECORDS, dtype=object), "by (.*), or drop", "np.array({}, object)[:, None]"),
-    "numpy bytes": (np.array([b"u", b"v"] * 6), "by (.*), or drop", "{}[:, None]"),
+#: Columns, and the words of their cure.
+CURED: dict[str, tuple[Any, str]] = {
+    "polars list": (pl.Series(LISTS), "inner lists in their place"),
+    "polars array": (pl.Series([[[1.0], [2.0]]] * N, dtype=pl.Array(pl.Array(pl.Float64, 1), 2)), "of each number"),
+    "polars struct": (pl.Series(RECORDS), "of each field"),
+    "polars bytes": (pl.Series(BYTES), "value.decode"),
+    "polars objects": (pl.Series([object()] * N, dtype=pl.Object), "cast it"),
+    "pandas list": (pd.Series(LISTS), "inner lists in their place"),
+    "pandas arrays": (pd.Series([np.ones((2, 2))] * N), "inner lists in their place"),
+    "pandas dict": (pd.Series(RECORDS), "of each field"),
+    "pandas bytes": (pd.Series(BYTES), "value.decode"),
+    "pandas mixed": (pd.Series([1, "x", None] * 4), "cast it"),
+    "pandas map of arrow": (pandas_of(MAPS), "of each field"),
+    "arrow list": (pa.array(LISTS), "inner lists in their place"),
+    "arrow struct": (pa.array(RECORDS), "of each field"),
+    "arrow bytes": (pa.array(BYTES), "cast it"),
+    "numpy list": (np.array([[["u"]], [["u"], ["v"]]] * 6, dtype=object), "inner lists in their place"),
+    "numpy bytes": (np.array([b"u", b"v"] * 6), "value.decode"),
 }
 
 
 @pytest.mark.parametrize("case", CURED)
-def test_the_cure_of_a_refused_column_works(case):
-    column, said, use = CURED[case]
+def test_a_refused_column_is_named_with_its_cure(case):
+    column, cure = CURED[case]
     library = case.partition(" ")[0]
     frame = {"polars": pl.DataFrame, "pandas": pd.DataFrame, "arrow": pa.table}.get(library)
-    X = column[:, None] if frame is None else frame({"a": column})
-    with pytest.raises(TypeError, match=r"column '(a|x0)'.*(drop it|drop=\['a'\]|take it out of X)$") as refused:
-        fit(X)
-    found = re.search(said, str(refused.value))
-    assert found, refused.value
-    scope = {"X": X, "column": column, "key": "k", "value": "u", "pandas": pd, "pyarrow": pa, "numpy": np}
-    for cure in found.groups():
-        fit(eval(use.format(cure), {"pl": pl, "pa": pa, "np": np, **scope}))
+    with pytest.raises(TypeError, match=rf"column '(a|x0)'.*{cure}.*(drop it|'ignore'\}})$"):
+        fit(column[:, None] if frame is None else frame({"a": column}))
 
 
 def test_names_and_arrays_of_half_a_pair_are_refused():
@@ -253,8 +231,3 @@ def test_masked_arrays_are_refused_before_masked_values_are_read():
             read_targets(array)
         assert read_features(np.where(array.mask, None, array.data))[0]["x1"].to_list() == [None, 3]
     assert read_features(np.ma.array([[1.0], [2.0]]))[0]["x0"].to_list() == [1.0, 2.0]
-
-
-def test_positions_of_categories_beyond_the_columns_are_named():
-    with pytest.raises(ValueError, match=r"categorical_features names the positions \[7\]; X has the columns 0 to 0"):
-        fit(pl.DataFrame({"a": np.arange(N)}), categorical=[7])

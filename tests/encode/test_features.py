@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tabmtl.base.schema import FIRST_LEVEL, MISSING, UNSEEN, Batch, TabmtlWarning
 from tabmtl.base.storage.stored import take_apart
-from tabmtl.columns import Features, kind, number
+from tabmtl.columns import Category, Features, Number, Sequence, Text, kind, number
 from tabmtl.encode import FeatureCoder, features
 
 TRANSFORMS = ("standardize", "quantile", "none")
@@ -60,7 +60,7 @@ def test_kinds_of_columns_follow_their_types():
 
 def test_named_columns_are_categorical_whatever_their_type():
     frame = pl.DataFrame({"a": [3, 1, 3, None], "b": [0.5, 2.0, float("nan"), None], "c": [1.0, 2.0, 3.0, 4.0]})
-    coder = FeatureCoder.fit(frame, categorical=["b", "a"])
+    coder = FeatureCoder.fit(frame, columns={"b": Category(), "a": Category()})
     assert coder.columns.categorical == ("a", "b")
     assert coder.columns.levels == (("1", "3"), ("0.5", "2"))
     assert coder.encode(frame).codes.T.tolist() == [[3, 2, 3, MISSING], [2, 3, MISSING, MISSING]]
@@ -186,12 +186,14 @@ def test_names_of_lists_and_text_are_only_names(name, flat):
     plain = pl.DataFrame({own: [value, None, value] for own, value in values.items()}).with_columns(
         remark=pl.lit("a b")
     )
-    sequences = {"past": None, "hours": "past", "of": "past"}
-    whole = FeatureCoder.fit(plain, texts=["remark"], flat=flat, sequences=sequences).encode(plain)
+    columns = {"past": Sequence(), "hours": Sequence("past"), "of": Sequence("past"), "remark": Text()}
+    whole = FeatureCoder.fit(plain, flat=flat, columns=columns).encode(plain)
     for own in plain.columns:
         frame = plain.rename({own: name})
-        here = {now.get(key, key): now.get(of, of) for now in [{own: name}] for key, of in sequences.items()}
-        coder = FeatureCoder.fit(frame, texts=[frame.columns[-1]], flat=flat, sequences=here)
+        here = {name if key == own else key: kind for key, kind in columns.items()}
+        if own == "past":
+            here |= {"hours": Sequence(name), "of": Sequence(name)}
+        coder = FeatureCoder.fit(frame, flat=flat, columns=here)
         assert same(coder.encode(frame), whole)
         assert same(coder.encode(frame.lazy()), whole)
 
@@ -201,10 +203,10 @@ def test_names_of_lists_and_text_are_only_names(name, flat):
 )
 def test_numbers_of_any_type_are_the_same_numbers(dtype):
     values = pl.Series("x", [0, 1, 1, None, 0, 1], dtype=pl.Int64)
-    coder = FeatureCoder.fit(values.to_frame(), categorical=[])
+    coder = FeatureCoder.fit(values.to_frame(), columns={"x": Number()})
     typed = values.cast(dtype).to_frame()
     assert same(coder.encode(typed), coder.encode(values.to_frame()))
-    assert take_apart(FeatureCoder.fit(typed, categorical=[])).facts == take_apart(coder).facts
+    assert take_apart(FeatureCoder.fit(typed, columns={"x": Number()})).facts == take_apart(coder).facts
 
 
 def test_what_is_kept_between_calls_follows_the_types():
@@ -219,7 +221,7 @@ def test_what_is_kept_between_calls_follows_the_types():
     assert same(coder.encode(enum), first)
     assert same(coder.encode(frame), first)
     for copied in (deepcopy(coder), pickle.loads(pickle.dumps(coder))):
-        assert set(vars(copied)) == {"names", "coders"}
+        assert set(vars(copied)) == {"names", "coders", "readings"}
         assert same(copied.encode(frame), first)
 
 
@@ -227,7 +229,7 @@ def test_what_is_kept_between_calls_follows_the_types():
 def test_levels_are_prepared_once_beside_lists_too(flat, monkeypatch):
     rows = {"c": ["a", "b"], "tags": [["u"], ["u", "v"]], "item": ["i", "j"], "past": [["j"], ["i", "i"]]}
     frame = pl.DataFrame(rows | {"of": [["x"], ["y", "x"]]})
-    coder = FeatureCoder.fit(frame, flat=flat, sequences={"past": "item", "of": "past"})
+    coder = FeatureCoder.fit(frame, flat=flat, columns={"past": Sequence("item"), "of": Sequence("past")})
     first = coder.encode(frame)
     monkeypatch.setattr(pl, "Enum", None)  # with many levels, making one takes a hundred times longer than a row
     assert same(coder.encode(frame), first)
@@ -249,13 +251,16 @@ def test_numbers_that_are_text_are_told():
     numbers = [f"{i / 4}" for i in range(60)]
     with pytest.warns(TabmtlWarning, match=r"column 'size' is text, so each of its 60 values .* yet they are numbers;"):
         FeatureCoder.fit(pl.DataFrame({"size": numbers, "town": ["Ulm", "Bonn"] * 30}))
-    with pytest.warns(TabmtlWarning, match=r"61 values .* numbers, except '\?' and the like; cast it: pl\.col"):
+    with pytest.warns(
+        TabmtlWarning,
+        match=r"61 values .* numbers, except '\?' and the like; replace those .* say columns=\{'size': 'number'\}",
+    ):
         FeatureCoder.fit(pl.DataFrame({"size": [*numbers, "?", None]}), min_frequency=5)
 
 
 def test_text_that_is_no_number_is_silent(recwarn):
     numbers = [f"{i / 4}" for i in range(60)]
-    FeatureCoder.fit(pl.DataFrame({"size": numbers}), categorical=["size"])
+    FeatureCoder.fit(pl.DataFrame({"size": numbers}), columns={"size": Category()})
     FeatureCoder.fit(pl.DataFrame({"size": numbers}, schema={"size": pl.Categorical}))
     FeatureCoder.fit(pl.DataFrame({"code": [f"{i:05}" for i in range(60)] * 2, "few": numbers[:20] * 6}))
     FeatureCoder.fit(pl.DataFrame({"mixed": (numbers[:52] + [f"A{i}" for i in range(8)]) * 2}))
@@ -264,7 +269,7 @@ def test_text_that_is_no_number_is_silent(recwarn):
 
 @pytest.mark.parametrize("values", [[[[1]]], [{"a": 1}], [b"x"], [object()]])
 def test_other_types_are_rejected_by_name(values):
-    with pytest.raises(TypeError, match=r"'odd' has type .*: .*\('odd'.*, or leave it out by drop=\['odd'\]"):
+    with pytest.raises(TypeError, match=r"'odd' has type .*: .*, or say columns=\{'odd': 'ignore'\}"):
         FeatureCoder.fit(pl.DataFrame({"odd": values}))
 
 
@@ -303,7 +308,7 @@ def test_a_column_without_any_value_may_have_any_type(flat):
             "seen": [["Ulm"], ["Bonn", "Ulm"]],
         }
     ).with_columns(zoned=pl.col("opens").cast(pl.Datetime("us", "UTC")), took=pl.duration(seconds=pl.col("n")))
-    coder = FeatureCoder.fit(frame, sequences={"seen": "town"}, flat=flat)
+    coder = FeatureCoder.fit(frame, columns={"seen": Sequence("town")}, flat=flat)
     for name in frame.columns:
         expected = coder.encode(frame.with_columns(pl.lit(None).alias(name))).arrays()
         for nothing in (pl.lit(float("nan")), pl.lit(None, pl.Datetime("ns")), pl.lit(None, pl.String)):
@@ -318,9 +323,7 @@ def test_a_column_without_any_value_may_have_any_type(flat):
 def test_wrong_names_and_empty_tables():
     frame = pl.DataFrame({"n": [1.0], "c": ["x"]})
     with pytest.raises(ValueError, match=r"columns that X does not have: \['d'\]"):
-        FeatureCoder.fit(frame, categorical=["c", "d"])
-    with pytest.raises(TypeError, match="column 'c' holds String and is not in categorical_features"):
-        FeatureCoder.fit(frame, categorical=["n"])
+        FeatureCoder.fit(frame, columns={"c": Category(), "d": Category()})
     for source in (frame[:0], frame[:0].lazy()):
         with pytest.raises(ValueError, match="0 sample"):
             FeatureCoder.fit(source)

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tabmtl.columns import Category, Sequence, Text
 from tabmtl.columns.kind import MOST_ROWS
 from tabmtl.encode import FeatureCoder
 
@@ -103,7 +104,13 @@ def lists() -> pl.DataFrame:
     return pl.DataFrame(columns).with_columns(array=array, flags=pl.Series([[True, False, True], []] * (N // 2)))
 
 
-SEQUENCES = {"history": "item", "hours": "history", "colours": "history"}
+COLUMNS = {
+    "history": Sequence("item"),
+    "hours": Sequence("history"),
+    "colours": Sequence("history"),
+    "remark": Text(),
+}
+CATEGORIES = dict.fromkeys(levels().columns, Category())
 
 
 def check(coder: FeatureCoder, frame: pl.DataFrame, *, few: bool = True) -> None:
@@ -124,14 +131,14 @@ def test_numbers_have_the_same_bits(transform):
 
 
 def test_levels_have_the_same_codes():
-    coder = FeatureCoder.fit(levels(), categorical=levels().columns)
+    coder = FeatureCoder.fit(levels(), columns=CATEGORIES)
     check(coder, levels())
     check(coder, levels().with_columns(pl.lit("violet").alias("text"), whole=pl.lit(7), flag=pl.lit(None)))
 
 
 def test_both_together_and_in_another_order_of_columns():
     frame = pl.concat([numbers(), levels()], how="horizontal")
-    coder = FeatureCoder.fit(frame, categorical=levels().columns)
+    coder = FeatureCoder.fit(frame, columns=CATEGORIES)
     check(coder, frame)
     twin = pl.DataFrame({"a": [1.0, 2.0, 3.0], "b": [9.0, 7.0, 5.0]})
     coder = FeatureCoder.fit(twin)
@@ -148,7 +155,7 @@ def test_both_together_and_in_another_order_of_columns():
     ids=["float", "decimal"],
 )
 def test_what_polars_alone_makes_text_of_goes_through_polars(column):
-    check(FeatureCoder.fit(column.to_frame(), categorical=["x"]), column.to_frame(), few=False)
+    check(FeatureCoder.fit(column.to_frame(), columns={"x": Category()}), column.to_frame(), few=False)
 
 
 @pytest.mark.parametrize("flat", [False, True])
@@ -161,10 +168,10 @@ def test_dates_have_the_same_bits(flat):
 @pytest.mark.filterwarnings("ignore:.* have more than 6 entries")
 @pytest.mark.parametrize("flat", [False, True])
 def test_lists_and_text_have_the_same_bits(flat):
-    options = {"texts": ["remark"], "sequences": SEQUENCES, "max_length": 6, "flat": flat}
-    coder = FeatureCoder.fit(lists(), **options)
+    columns = COLUMNS | {"history": Sequence("item", longest=6)}
+    coder = FeatureCoder.fit(lists(), columns=columns, flat=flat)
     check(coder, lists())
-    check(coder, lists().with_columns(pl.lit(None).alias(name) for name in (*SEQUENCES, "tags", "vector", "remark")))
+    check(coder, lists().with_columns(pl.lit(None).alias(name) for name in (*COLUMNS, "tags", "vector")))
 
 
 def test_dates_that_python_does_not_know_go_through_polars():
@@ -185,7 +192,7 @@ def test_decimals_go_through_polars():
 
 def test_errors_are_the_same():
     frame = pl.concat([numbers(), levels()], how="horizontal")
-    coder = FeatureCoder.fit(frame, categorical=levels().columns)
+    coder = FeatureCoder.fit(frame, columns=CATEGORIES)
     with pytest.raises(ValueError, match="column 'float64' holds an infinite value"):
         coder.encode(frame[:1].with_columns(float64=pl.lit(float("inf"))))
     with pytest.raises(TypeError, match="column 'int8' was numeric in fit and is now String"):
@@ -206,7 +213,7 @@ def test_errors_are_the_same():
 )
 def test_errors_of_lists_are_the_same(changed, flat):
     frame = lists().filter(pl.col("hours").list.len() > 0)
-    coder = FeatureCoder.fit(frame, sequences=SEQUENCES, texts=["remark"], flat=flat)
+    coder = FeatureCoder.fit(frame, columns=COLUMNS, flat=flat)
     wrong = frame[:1].with_columns(pl.Series(name, own, dtype=frame.schema[name]) for name, own in changed.items())
     wrong = pl.concat([frame[:2], wrong])
     said = []

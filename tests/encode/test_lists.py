@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tabmtl.columns import Category
+from tabmtl.columns.declared import Tags
 from tabmtl.encode import FeatureCoder
 from tabmtl.encode.read import read_features, to_array
 
@@ -84,13 +86,13 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "mixed": (
         pd.DataFrame({"a": MIXED}),
         TypeError,
-        r"column 'a' holds lists of str in row 0, numbers in row 2 \(counted from 0\).* text of them by \.map\(",
+        r"column 'a' holds lists of str in row 0, numbers in row 2 \(counted from 0\).*: make text of all items",
     ),
     "mixed arrays": (objects(MIXED), TypeError, r"column 'x0' holds lists of str in row 0, numbers in row 2"),
     "lists and text": (
         pd.DataFrame({"a": [None, ["x"], "y"]}),
         TypeError,
-        r"column 'a' holds a list in row 1, and str in row 2 .* lists of them by \.map\(lambda each: each if is",
+        r"column 'a' holds a list in row 1, and str in row 2 .* make a list of each other value",
     ),
     "a list in a list": (
         objects([["x"], ["y", ["z"]]]),
@@ -101,17 +103,25 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "lists of records": (
         pl.DataFrame({"a": [[{"k": 1}]]}),
         TypeError,
-        r"column 'a' has type List\(Struct.*drop=\['a'\]",
+        r"column 'a' has type List\(Struct.*columns=\{'a': 'ignore'\}",
     ),
-    "lists of lists": (pl.DataFrame({"a": [[[1]]]}), TypeError, r"column 'a' has type List\(List.* make one list of"),
+    "lists of lists": (
+        pl.DataFrame({"a": [[[1]]]}),
+        TypeError,
+        r"'a' has type List\(List.* inner lists in their place",
+    ),
     "lists of dates": (pl.DataFrame({"a": [[pl.Series([0]).cast(pl.Date)[0]]]}), TypeError, "column 'a' has type List"),
     "half a pair": (pd.DataFrame({"a": [["a\ud800"]]}), ValueError, "column 'a' holds the text .* no valid Unicode"),
     "lengths": (
         pl.DataFrame({"a": [[1.0, 2.0], [1.0], [1.0, 3.0], [1.0], [0.0, 0.0]]}),
         ValueError,
-        r"vectors of column 'a' must .*; most have 2, others 1: mend those of X\.filter\(pl\.col\('a'\)\.list\.len\(\)",
+        r"vectors of column 'a' must .*; most have 2, others 1: mend the others, .* beside a history, say",
     ),
-    "no numbers": (pl.DataFrame({"a": [[], None]}, schema={"a": pl.List(pl.Float64)}), ValueError, r"say drop=\['a'\]"),
+    "no numbers": (
+        pl.DataFrame({"a": [[], None]}, schema={"a": pl.List(pl.Float64)}),
+        ValueError,
+        r"say columns=\{'a': 'ignore'\}",
+    ),
     "a hole": (pl.DataFrame({"a": [[1.0], [None]]}), ValueError, "column 'a' holds a vector with .* in row 1"),
     "infinite": (pl.DataFrame({"a": [[1.0], [np.inf]]}), ValueError, "column 'a' holds a vector with .* in row 1"),
 }
@@ -121,12 +131,14 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
 def test_refused_lists_are_named(case):
     X, error, message = REFUSED[case]
     with pytest.raises(error, match=message):
-        (frame := read_features(X)[0], FeatureCoder.fit(frame, library="polars").encode(frame))
+        (frame := read_features(X)[0], FeatureCoder.fit(frame).encode(frame))
 
 
 def test_a_list_is_no_category():
-    with pytest.raises(TypeError, match=r"column 'a' holds lists .* take it out of categorical_features"):
-        FeatureCoder.fit(pl.DataFrame({"a": TAGS}), categorical=["a"])
+    with pytest.raises(
+        TypeError, match=r"column 'a' has type List.* declared 'category', which expects .*; declare another"
+    ):
+        FeatureCoder.fit(pl.DataFrame({"a": TAGS}), columns={"a": Category()})
 
 
 def test_later_lists_of_another_length_or_type_are_named():
@@ -166,6 +178,12 @@ def test_whole_numbers_are_tags_under_one_text():
     coder = flat(frame)
     as_floats = frame.with_columns(pl.col("a").cast(pl.List(pl.Float64)))  # as JSON has them
     np.testing.assert_array_equal(coder.encode(as_floats).numbers, coder.encode(frame).numbers)
+
+
+def test_fractions_are_tags_where_that_is_declared():
+    frame = pl.DataFrame({"a": [[1.5, 2.5], [2.5]] * 5})
+    coder = FeatureCoder.fit(frame, columns={"a": Tags()})
+    assert coder.encode(frame[:2]).bags[0].codes.tolist() == [2, 3, 3]
 
 
 @settings(deadline=None, max_examples=40)

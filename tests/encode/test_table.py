@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 from forging import through_file
 
 from tabmtl.base.storage.stored import put_together, take_apart
+from tabmtl.columns import Category
 from tabmtl.encode import TableCoder
 
 X = pl.DataFrame({"n": [1.0, 2.0, None, 4.0], "c": ["u", "v", "u", None]})
@@ -24,7 +24,7 @@ LABELS = pl.Series("score", [1.5, 2.5, 3.5, None, 5.5])
 
 
 def fit(X, y, weight=None, **options) -> TableCoder:
-    given = {"tasks": None, "force": None, "task_column": None, "categorical": "from_dtype", "encoding": {}}
+    given = {"tasks": None, "force": None, "task_column": None, "columns": {}, "encoding": {}}
     return TableCoder.fit(X, y, weight, **{**given, **options})
 
 
@@ -69,11 +69,10 @@ def test_columns_are_held_against_those_of_fit():
         coder.read(X, Y[:3])
 
 
-def test_categorical_columns_by_name_or_place():
+def test_columns_of_an_array_have_names():
     numbers = np.array([[1, 2.0], [3, 0.5], [1, 2.0]])
-    for chosen in ([0], ["x0"], [np.int64(0)]):
-        coder = fit(numbers, [0, 1, 0], categorical=chosen)
-        assert coder.features.columns.categorical == ("x0",)
+    coder = fit(numbers, [0, 1, 0], columns={"x0": Category()})
+    assert coder.features.columns.categorical == ("x0",)
 
 
 def test_weights_have_mean_one_over_the_labelled_rows_of_a_task():
@@ -173,12 +172,3 @@ def test_one_row_is_read_like_many():
             batch = coder.read(row)
             np.testing.assert_array_equal(batch.x.numbers, whole.x.numbers[i : i + 1])
             np.testing.assert_array_equal(batch.x.codes, whole.x.codes[i : i + 1])
-
-
-def test_positions_beyond_the_columns_are_named():
-    beyond = [X.width, -X.width - 1]
-    message = (
-        rf"categorical_features names the positions {re.escape(str(beyond))}; X has the columns 0 to {X.width - 1}"
-    )
-    with pytest.raises(ValueError, match=message):
-        fit(X, Y, categorical=[0, *beyond])

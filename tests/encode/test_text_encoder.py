@@ -21,6 +21,7 @@ from tabmtl import (
     SharedTrees,
     distill,
 )
+from tabmtl.columns import Text
 from tabmtl.inspection.importances import feature_importances
 
 WORDS = ["lovely", "dreadful", "window", "garden", "kitchen"]
@@ -46,7 +47,13 @@ def table(n: int = 200, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 X, Y = table()
-TEXT = {"text_features": ["remark"], "drop": ["id"], "random_state": 0}
+
+
+def encoded(encoder: object) -> dict[str, object]:
+    return {"remark": Text(encoder=encoder), "id": "ignore"}
+
+
+TEXT = {"columns": encoded(Encoder()), "random_state": 0}
 FEW = {"n_estimators": 10, "verbosity": -1, "n_jobs": 1}
 ALONE = IndependentTasks(classifier=LGBMClassifier(**FEW), regressor=LGBMRegressor(**FEW))
 MODELS = {
@@ -65,18 +72,18 @@ def by_hand(rows: pl.DataFrame) -> pl.DataFrame:
 
 @pytest.mark.parametrize("name", later(MODELS, "MultiTaskEnsemble"))
 def test_an_encoder_is_its_vectors_as_a_column(name, reloaded):
-    model = clone(MODELS[name]).set_params(text_encoder=Encoder(), **TEXT)
+    model = clone(MODELS[name]).set_params(**TEXT)
     Encoder.seen.clear()
     model.fit(X[:150], Y[:150], X_val=X[150:], y_val=Y[150:])
     assert sorted(Encoder.seen) == X["remark"].drop_nulls().unique().sort().to_list()  # each distinct text once
-    plain = clone(MODELS[name]).set_params(drop=["id"], random_state=0)
+    plain = clone(MODELS[name]).set_params(columns={"id": "ignore"}, random_state=0)
     plain.fit(by_hand(X[:150]), Y[:150], X_val=by_hand(X[150:]), y_val=Y[150:])
     expected = plain.predict(by_hand(X))
     assert model.predict(X).equals(expected)
     loaded = reloaded(model)
-    with pytest.raises(ValueError, match=r"text in \['remark'\], by a text_encoder.*set_params\(text_encoder=\.\.\.\)"):
+    with pytest.raises(ValueError, match=r"text in \['remark'\], by an encoder.*'remark': Text\(encoder=\.\.\.\)"):
         loaded.predict(X)
-    loaded.set_params(text_encoder=Encoder().encode)
+    loaded.set_params(columns={**loaded.columns, "remark": Text(encoder=Encoder().encode)})
     assert loaded.predict(X.select("size", "remark").to_arrow()).equals(expected)
     assert pl.concat([loaded.predict(X[k : k + 1].to_pandas()) for k in range(3)])["liked"].equals(
         expected["liked"][:3]
@@ -85,7 +92,7 @@ def test_an_encoder_is_its_vectors_as_a_column(name, reloaded):
 
 
 def test_importances_name_the_column_and_encode_its_texts_once():
-    model = SharedTrees(n_estimators=10, n_estimators_task=5, text_encoder=Encoder(), **TEXT).fit(X, Y)
+    model = SharedTrees(n_estimators=10, n_estimators_task=5, **TEXT).fit(X, Y)
     Encoder.seen.clear()
     found = feature_importances(model, X.drop("id"), Y, n_repeats=3, random_state=0).filter(task="liked")
     assert dict(zip(found["feature"], found["importance"] > 0.1, strict=True)) == {"remark": True, "size": False}
@@ -94,7 +101,7 @@ def test_importances_name_the_column_and_encode_its_texts_once():
 
 @pytest.fixture(scope="module")
 def fitted():
-    return SharedTrees(n_estimators=2, n_estimators_task=5, text_encoder=Encoder(), **TEXT).fit(X, Y)
+    return SharedTrees(n_estimators=2, n_estimators_task=5, **TEXT).fit(X, Y)
 
 
 def test_other_doors_pass_the_encoder_on(fitted):
@@ -104,8 +111,7 @@ def test_other_doors_pass_the_encoder_on(fitted):
     flat = SharedTrees(
         n_estimators=2,
         n_estimators_task=5,
-        text_features=[1],
-        text_encoder=lambda texts: csr_array(np.eye(len(texts), 3)),
+        columns={"x1": Text(encoder=lambda texts: csr_array(np.eye(len(texts), 3)))},
     )
     assert flat.fit(array, Y["stars"].to_numpy()).predict(array).shape == (200,)
     assert flat.coder_.values_of_fit() == {"x0": "numbers", "x1": "free text"}
@@ -127,7 +133,7 @@ GAVE = {
 def test_what_is_no_array_of_vectors_is_refused(case, fitted):
     encoder, message = GAVE[case]
     with pytest.raises((TypeError, ValueError), match=message):
-        copy.copy(fitted).set_params(text_encoder=encoder).predict(X)
+        copy.copy(fitted).set_params(columns=encoded(encoder)).predict(X)
 
 
 class Strict:
@@ -136,30 +142,28 @@ class Strict:
 
 
 CALLS = {
-    "a name": ({"text_encoder": "all-MiniLM-L6-v2"}, TypeError, r"SentenceTransformer\('all-MiniLM-L6-v2'\)"),
-    "a class": ({"text_encoder": Encoder}, TypeError, r"that is the class, make an object of it: Encoder\(\.\.\.\)"),
-    "no text": ({"text_encoder": Encoder(), "text_features": []}, ValueError, "name them by text_features="),
-    "a number": (
-        {"text_encoder": Encoder(), "text_features": ["size"]},
-        TypeError,
-        "'size' holds Float64 and is in text",
+    "a number": ({"size": Text(encoder=Encoder())}, TypeError, "'size' has type Float64 and is declared 'text'"),
+    "an error": ({"remark": Text(encoder=Strict())}, RuntimeError, "no such device"),
+    "two": (
+        {"remark": Text(encoder=Encoder()), "size": Text(encoder=Strict())},
+        ValueError,
+        r"\['remark', 'size'\] have two encoders",
     ),
-    "an error": ({"text_encoder": Strict(), "text_features": ["remark"]}, RuntimeError, "no such device"),
 }
 
 
 @pytest.mark.parametrize("case", CALLS)
 def test_calls_are_refused(case):
-    params, error, message = CALLS[case]
+    columns, error, message = CALLS[case]
     with pytest.raises(error, match=message) as caught:
-        SharedTrees(n_estimators=1, n_estimators_task=5, drop=["id"], **params).fit(X, Y)
+        SharedTrees(n_estimators=1, n_estimators_task=5, columns={"id": "ignore"} | columns).fit(X, Y)
     if case == "an error":
         assert "texts of the column 'remark'" in caught.value.__notes__[0]
 
 
 def test_an_ensemble_takes_no_candidate_with_an_encoder():
-    model = SharedTrees(n_estimators=2, n_estimators_task=5, text_encoder=Encoder(), **TEXT)
-    with pytest.raises(ValueError, match=r"models\['a'\] has a text_encoder.*MultiTaskEnsemble\(text_encoder="):
+    model = SharedTrees(n_estimators=2, n_estimators_task=5, **TEXT)
+    with pytest.raises(ValueError, match=r"models\['a'\] has an encoder of text.*MultiTaskEnsemble\(columns="):
         MultiTaskEnsemble(models={"a": model}).fit(X, Y)
 
 
@@ -168,5 +172,5 @@ def test_other_values_than_text_are_refused_and_missing_ones_are_none(fitted):
     assert fitted.predict(missing).equals(fitted.predict(missing.with_columns(remark=pl.lit(float("nan")))))
     with pytest.raises(TypeError, match="'remark' held text in fit and is now Int64; cast it"):
         fitted.predict(X.with_columns(remark=pl.col("id")))
-    with pytest.raises(ValueError, match=r"\['remark'\] hold no text that text_encoder could encode"):
+    with pytest.raises(ValueError, match=r"\['remark'\] hold no text to encode"):
         clone(fitted).fit(missing.cast({"remark": pl.String}), Y)

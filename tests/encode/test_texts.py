@@ -14,6 +14,7 @@ from lightgbm import LGBMClassifier, LGBMRegressor
 import tabmtl.inspection.importances
 from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, SharedTrees, distill
 from tabmtl.base.schema import TabmtlWarning
+from tabmtl.columns import Category, Text
 from tabmtl.columns.text import Projection, count_hashed, find_texts
 from tabmtl.encode import FeatureCoder
 
@@ -35,7 +36,7 @@ def table(n: int = 400, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 X, Y = table()
 X_TEST, Y_TEST = table(seed=1)
-TEXT = {"text_features": ["remark"]}
+TEXT = {"columns": {"remark": "text"}}
 
 
 @pytest.mark.parametrize(
@@ -51,25 +52,25 @@ TEXT = {"text_features": ["remark"]}
 )
 def test_text_is_found_by_one_rule(values, expected, recwarn):
     frame = pl.DataFrame({"^x$": pl.Series(values, dtype=pl.String), "n": 1})
-    assert find_texts(frame, "polars") == find_texts(frame.lazy(), "polars") == (("^x$",) if expected else ())
+    assert find_texts(frame) == find_texts(frame.lazy()) == (("^x$",) if expected else ())
     assert len({str(warning.message) for warning in recwarn}) == expected
     if expected:
         assert "read as free text" in str(recwarn[0].message)
-        assert "say text_features=['^x$'] to confirm it, or text_features=[] to" in str(recwarn[0].message)
+        assert "say columns={'^x$': 'text'} to confirm it, or columns={'^x$': 'category'} to" in str(recwarn[0].message)
         # categories stay categories, in pandas too
-        assert find_texts(frame.with_columns(frame["^x$"].cast(pl.Categorical)), "polars") == ()
+        assert find_texts(frame.with_columns(frame["^x$"].cast(pl.Categorical))) == ()
         coder = (
             SharedTrees(n_estimators=1, n_estimators_task=5)
             .fit(frame.to_pandas().astype({"^x$": "category"}), np.arange(60) / 2)
             .coder_
         )
-        assert coder.features.declared["categorical"] == ("^x$",)
+        assert coder.features.declared["^x$"] == Category()
 
 
 def test_text_is_looked_for_in_all_rows():
     frame = pl.DataFrame({"remark": ["no"] * 10_000 + [f"{GOOD} {k}" for k in range(20_000)], "y": range(30_000)})
     with pytest.warns(TabmtlWarning, match=r"the columns \['remark'\] are read as free text"):
-        assert find_texts(frame, "polars") == find_texts(frame.lazy(), "polars") == ("remark",)
+        assert find_texts(frame) == find_texts(frame.lazy()) == ("remark",)
 
 
 DATA = os.environ.get("TABMTL_DATA")
@@ -80,52 +81,45 @@ def test_no_table_of_before_has_free_text(recwarn):
     files = sorted(Path(str(DATA)).glob("*/*.parquet"))
     assert files
     for file in files:
-        assert find_texts(pl.scan_parquet(file), "polars") == (), file
+        assert find_texts(pl.scan_parquet(file)) == (), file
     assert not recwarn.list
 
 
 REFUSED = {
     "unknown": (
-        {"text_features": ["remarks"]},
+        {"remark": "text", "remarks": "text"},
         ValueError,
-        r"text_features names columns .*'remarks'.* near is 'remark'",
+        r"declares columns .*'remarks'.* near is 'remark'",
     ),
-    "position": (
-        {"text_features": [7]},
-        ValueError,
-        r"text_features names the positions \[7\]; X has the columns 0 to 1",
+    "number": (
+        {"remark": "text", "size": "text"},
+        TypeError,
+        "'size' has type Float64 and is declared 'text'",
     ),
-    "number": ({"text_features": ["size"]}, TypeError, "'size' holds Float64 and is in text_features; take it out"),
-    "both": (
-        TEXT | {"categorical_features": ["remark"]},
-        ValueError,
-        "both categorical_features and text_features name",
-    ),
-    "neither": ({"categorical_features": []}, TypeError, "'remark' holds String and is not in categorical_features"),
-    "a word": ({"text_features": "remark"}, ValueError, "text_features"),
+    "a word": ("remark", TypeError, "columns must map names of columns to kinds"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_no_text_is_refused(case):
-    params, error, message = REFUSED[case]
+    columns, error, message = REFUSED[case]
     with pytest.raises(error, match=message):
-        SharedTrees(**params).fit(X, Y)
+        SharedTrees(columns=columns).fit(X, Y)
 
 
 @pytest.mark.all_faces
 def test_text_is_found_or_named_or_denied():
     with pytest.warns(TabmtlWarning, match="read as free text"):
         found = SharedTrees(n_estimators=2, n_estimators_task=5).fit(X, Y).coder_.features
-    named = SharedTrees(n_estimators=2, n_estimators_task=5, text_features=[1]).fit(X, Y).coder_.features
-    assert found.declared["texts"] == named.declared["texts"] == ("remark",)
+    named = SharedTrees(n_estimators=2, n_estimators_task=5, **TEXT).fit(X, Y).coder_.features
+    assert found.declared["remark"] == named.declared["remark"] == Text()
     assert found.columns == named.columns
-    denied = SharedTrees(n_estimators=2, n_estimators_task=5, text_features=[]).fit(X, Y).coder_.features
-    assert (denied.declared["texts"], denied.declared["categorical"]) == ((), ("remark",))
+    denied = SharedTrees(n_estimators=2, n_estimators_task=5, columns={"remark": "category"}).fit(X, Y).coder_.features
+    assert denied.declared["remark"] == Category()
 
 
 def test_numbers_of_text_are_those_of_the_row_alone_and_missing_is_not_empty():
-    coder = FeatureCoder.fit(X, texts=["remark"], transform="none", flat=True)
+    coder = FeatureCoder.fit(X, columns={"remark": Text()}, transform="none", flat=True)
     assert coder.columns.numeric[1:3] == ("remark: words", "remark: 0")
     rows = pl.concat([X[:40], X[:2].with_columns(remark=pl.Series([None, ""], dtype=pl.String))])
     numbers = coder.encode(rows).numbers
@@ -174,11 +168,10 @@ def test_ensembles_and_students_read_text_as_their_own_models_do():
     ensemble = MultiTaskEnsemble(models=models, n_folds=3, random_state=0, **TEXT).fit(X, Y)
     assert ensemble.score_tasks(X_TEST, Y_TEST)["liked"] > 0.85
     student = distill(ensemble, X, network=MMoE(n_experts=2, expert_hidden=(8,), epochs=2), random_state=0)
-    assert student.coder_.features.declared["texts"] == ("remark",)
+    assert student.coder_.features.declared["remark"] == Text()
 
 
 def test_pandas_text_is_text():
     frame = pd.DataFrame({"remark": X["remark"].to_list(), "size": X["size"].to_list()})
-    assert SharedTrees(n_estimators=1, n_estimators_task=5, **TEXT).fit(frame, Y).coder_.features.declared["texts"] == (
-        "remark",
-    )
+    coder = SharedTrees(n_estimators=1, n_estimators_task=5, **TEXT).fit(frame, Y).coder_
+    assert coder.features.declared["remark"] == Text()

@@ -15,7 +15,7 @@ from tabmtl.ensemble.asking import Asked
 from tabmtl.estimators.mixing.judged import Choice
 
 NETWORKS = {"bottom": tiny(SharedBottom), "experts": tiny(MMoE)}
-OPTIONS = {"n_folds": 2, "drop": ["number"], "random_state": 0}
+OPTIONS = {"n_folds": 2, "columns": {"number": "ignore"}, "random_state": 0}
 
 
 class Signs(SharedTrees):
@@ -32,7 +32,7 @@ class Signs(SharedTrees):
 def ensemble():
     X = features(120).with_columns(number=pl.int_range(pl.len()))
     own = Signs(n_estimators=5, n_estimators_task=5)
-    others = {"own": own, "less": tiny(SharedTrees, drop=["plain"]), "outliers": tiny(RMTGB)}
+    others = {"own": own, "less": tiny(SharedTrees, columns={"plain": "ignore"}), "outliers": tiny(RMTGB)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tabmtl.ensemble.estimator.choose_weights", equal)
         return MultiTaskEnsemble(models=CANDIDATES | NETWORKS | others, **OPTIONS).fit(X, mixed_targets(X))

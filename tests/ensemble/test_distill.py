@@ -193,9 +193,11 @@ def test_the_seed_decides_and_teacher_and_network_stay_as_they_are(taught):
 
 def test_dropped_columns_and_roles_of_columns_are_the_teachers():
     X = features().with_columns(id=pl.int_range(pl.len()), code=pl.int_range(pl.len()) % 3)
-    teacher = tiny(SharedTrees, drop=["id"], categorical_features=["text", "code"]).fit(X, mixed_targets(X))
+    teacher = tiny(SharedTrees, columns={"id": "ignore", "text": "category", "code": "category"}).fit(
+        X, mixed_targets(X)
+    )
     student = student_of(teacher, X.drop("id"))
-    assert student.drop == ["id"]
+    assert student.columns["id"] == "ignore"
     assert student.coder_.features.columns.categorical == teacher.coder_.features.columns.categorical
 
 

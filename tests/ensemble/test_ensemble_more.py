@@ -65,8 +65,10 @@ def test_declared_tasks_reach_every_candidate():
 
 def test_a_column_may_be_dropped_by_the_ensemble_and_by_a_candidate():
     table = X.with_columns(patient=pl.int_range(120) // 4)
-    candidates = CANDIDATES | {"more": SharedTrees(n_estimators=5, n_estimators_task=0, drop=["patient", "text"])}
-    model = ensemble(models=candidates, drop=["patient"]).fit(table, Y, groups="patient")
+    candidates = CANDIDATES | {
+        "more": SharedTrees(n_estimators=5, n_estimators_task=0, columns={"patient": "ignore", "text": "ignore"})
+    }
+    model = ensemble(models=candidates, columns={"patient": "ignore"}).fit(table, Y, groups="patient")
     assert model.predict(X).shape == (120, 3)
     board = model.leaderboard_.filter(task="delay")
     assert board.filter(model="more")["score"].item() < board.filter(model="alone")["score"].item()

@@ -35,7 +35,7 @@ def test_early_stopping_watches_scores_by_group(groups):
 
 
 def test_without_validation_rows_whole_groups_are_set_aside_and_scored():
-    model = network(drop=["user"]).fit(X, Y, groups="user")
+    model = network(columns={"user": "ignore"}).fit(X, Y, groups="user")
     assert model.history_["val/click/gauc"].null_count() == 0
     assert model.score_tasks(X, Y).by_metric["click"].keys() == {"gauc", "ndcg@3"}
 
@@ -47,7 +47,7 @@ def test_a_file_keeps_the_metrics_and_the_column_of_groups(reloaded):
 
 def test_models_are_compared_by_group():
     models = {name: SharedTrees(n_estimators=n) for name, n in (("few", 2), ("more", 20))}
-    found = compare(models, X, Y, groups="user", tasks=TASKS, drop=["user"], random_state=0)
+    found = compare(models, X, Y, groups="user", tasks=TASKS, columns={"user": "ignore"}, random_state=0)
     assert found.frame.filter(task="click")["metric"].to_list() == ["gauc", "gauc"]
     assert found.frame.filter(task="click", model="more")["difference_error"].item() > 0
     assert found.further["metric"].to_list() == ["ndcg@3", "ndcg@3"]
@@ -141,6 +141,6 @@ def test_candidates_of_an_ensemble_are_judged_by_group():
         "alone": IndependentTasks(families=("lightgbm",)),
         "together": SharedTrees(n_estimators=5, n_estimators_task=5),
     }
-    model = MultiTaskEnsemble(models=candidates, n_folds=2, tasks=TASKS, drop=["user"], random_state=0)
+    model = MultiTaskEnsemble(models=candidates, n_folds=2, tasks=TASKS, columns={"user": "ignore"}, random_state=0)
     board = model.fit(X, Y, groups="user").leaderboard_.filter(task="click")
     assert board["is_judged"].all() and (board["standard_error"] > 0.005).all()

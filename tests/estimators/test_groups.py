@@ -89,7 +89,7 @@ def test_other_estimators_get_groups_where_they_take_them():
     assert IndependentTasks(regressor=Mean()).fit(X, labels).estimators_["delay"].groups_ is None
     IndependentTasks(regressor=DummyRegressor()).fit(X, labels, groups="owner")
     numbers = X.select("plain", "count", "owner")
-    dropped = IndependentTasks(regressor=DummyRegressor(), drop=["owner"]).fit(numbers, labels)
+    dropped = IndependentTasks(regressor=DummyRegressor(), columns={"owner": "ignore"}).fit(numbers, labels)
     assert dropped.estimators_["delay"].n_features_in_ == 2 and len(dropped.predict(numbers)) == len(X)
 
 
@@ -107,7 +107,7 @@ def test_a_given_split_that_divides_groups_is_told_unless_they_are_judged_one_by
 @pytest.mark.parametrize("name", MODELS)
 def test_validation_rows_may_lack_a_dropped_column_of_groups(name):
     """Then equal rows are told."""
-    model, split = tiny(MODELS[name], drop=["owner"]), {"X_val": X[180:].drop("owner"), "y_val": Y[180:]}
+    model, split = tiny(MODELS[name], columns={"owner": "ignore"}), {"X_val": X[180:].drop("owner"), "y_val": Y[180:]}
     model.fit(X[:180], Y[:180], groups="owner", **split)
     assert same(
         answers(model, X), answers(tiny(MODELS[name]).fit(X[:180].drop("owner"), Y[:180], **split), X.drop("owner"))
@@ -122,7 +122,7 @@ def test_validation_rows_may_lack_a_dropped_column_of_groups(name):
 def test_dropped_columns_are_never_read(convert, reloaded):
     """They may hold values that no model takes, and stay away later."""
     dates = X.with_columns(day=pl.lit("2024-01-01").str.to_date())
-    model = tiny(SharedBottom, drop=["owner", "day"]).fit(convert(dates), Y, groups="owner")
+    model = tiny(SharedBottom, columns={"owner": "ignore", "day": "ignore"}).fit(convert(dates), Y, groups="owner")
     plain = X.drop("owner")
     assert model.feature_names_in_.tolist() == plain.columns
     assert model.n_features_in_ == plain.width
@@ -135,16 +135,19 @@ def test_dropped_columns_are_never_read(convert, reloaded):
 
 NUMBERS = pl.Series([[number] for number in range(240)])
 REFUSED = [
-    ({"drop": "owner"}, {}, TypeError, "put it in a list"),
-    ({"drop": [1]}, {}, TypeError, "by text"),
-    ({"drop": ["ownr"]}, {}, ValueError, r"\['ownr'\]; near is 'owner'"),
-    ({"drop": ["owner"], "task_column": "owner"}, {}, ValueError, "no feature anyway"),
-    ({"drop": X.columns}, {}, ValueError, "drop names all columns of X.*leave at least one"),
-    ({"drop": ["x0"]}, {"X": np.zeros((240, 2))}, ValueError, "columns of a frame, got a ndarray"),
+    ({"columns": {"ownr": "ignore"}}, {}, ValueError, r"\['ownr'\]; near is 'owner'"),
+    ({"columns": {"owner": "ignore"}, "task_column": "owner"}, {}, ValueError, "which is no feature; leave it out"),
+    ({"columns": dict.fromkeys(X.columns, "ignore")}, {}, ValueError, "all columns of X.*leave at least one"),
+    (
+        {"columns": {"x0": "ignore"}},
+        {"X": np.zeros((240, 2))},
+        ValueError,
+        "only a frame has columns to ignore, got a nd",
+    ),
     ({}, {"groups": ["owner"]}, ValueError, r"shape \(240,\), got shape \(1,\).*groups='owner'"),
     ({}, {"groups": NUMBERS}, TypeError, r"groups must hold hashable values .*unhashable type: 'list'; join"),
     (
-        {"drop": ["owner"]},
+        {"columns": {"owner": "ignore"}},
         {"X": X.with_columns(owner=NUMBERS), "groups": "owner"},
         TypeError,
         "column 'owner' of groups",

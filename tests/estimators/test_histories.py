@@ -5,14 +5,16 @@ import pytest
 from sklearn.base import clone
 
 from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, SharedBottom, SharedTrees
+from tabmtl.columns import Sequence
+from tabmtl.columns.declared import declare
 from tabmtl.columns.roles import leave_out
 from tabmtl.inspection.importances import feature_importances
 from tabmtl.synth import make_histories
 
 #: In this world an item is its own group, so that the test needs few rows.
 WORLD = {"n_items": 20, "n_groups": 20, "mean_length": 6.0, "half_life": 200.0, "strength": 4.0}
-SEQUENCES = {"history": "item", "history_hours": "history"}
-LISTS = {"sequence_features": SEQUENCES, "max_sequence_length": 300}
+SEQUENCES = {"history": Sequence(of="item", longest=300), "history_hours": "sequence:history"}
+LISTS = {"columns": SEQUENCES}
 OPTIONS = LISTS | {"tasks": {"rating": "regression"}, "random_state": 0, "n_jobs": 1}
 NETWORK, TREES = SharedBottom(hidden=(32,), epochs=6, learning_rate=5e-3, **OPTIONS), SharedTrees(**OPTIONS)
 
@@ -80,7 +82,7 @@ def test_a_candidate_of_an_ensemble_may_leave_out_items_or_sequences(data):
     train, test = data
     one = IndependentTasks(families=("lightgbm",))
     dropped = {"all": [], "no item": ["item"], "no history": ["history"], "no side": ["history_hours"]}
-    candidates = {name: clone(one).set_params(drop=drop) for name, drop in dropped.items()}
+    candidates = {name: clone(one).set_params(columns=dict.fromkeys(own, "ignore")) for name, own in dropped.items()}
     model = MultiTaskEnsemble(models=candidates, **LISTS, n_folds=2, random_state=0, n_jobs=1)
     model = model.fit(train.X[:300], train.y[:300, ["click"]])
     assert model.leaderboard_["left_out"].is_null().all()
@@ -88,20 +90,23 @@ def test_a_candidate_of_an_ensemble_may_leave_out_items_or_sequences(data):
 
 
 LEFT_OUT = [
-    (["item"], {"seen": None, "bought": None, "hours": "seen"}, [], []),
-    (["seen"], {"bought": "item"}, [], ["hours"]),
-    (["seen", "bought"], {}, ["item"], ["hours"]),
-    (["hours", "else"], {"seen": "item", "bought": "item"}, [], []),
+    (["item"], {"seen": "sequence", "bought": "sequence", "hours": "sequence:seen"}, ["item"]),
+    (["seen"], {"bought": "sequence:item"}, ["hours", "seen"]),
+    (["seen", "bought"], {}, ["bought", "hours", "seen"]),
+    (["hours", "else"], {"seen": "sequence:item", "bought": "sequence:item"}, ["else", "hours"]),
 ]
 
 
-@pytest.mark.parametrize(("dropped", "declared", "items", "gone"), LEFT_OUT)
-def test_sequences_without_some_columns(dropped, declared, items, gone):
-    assert leave_out({"seen": "item", "bought": "item", "hours": "seen"}, dropped) == (declared, items, gone)
+@pytest.mark.parametrize(("dropped", "declared", "gone"), LEFT_OUT)
+def test_sequences_without_some_columns(dropped, declared, gone):
+    columns = declare({"seen": "sequence:item", "bought": "sequence:item", "hours": "sequence:seen"})
+    assert leave_out(columns, dropped) == declare({**declared, **dict.fromkeys(gone, "ignore")})
 
 
 def test_weights_need_a_sequence(data):
     train, _ = data
-    model = MMoE(epochs=1, drop=["history", "history_hours"], n_jobs=1).fit(train.X[:100], train.y[:100, ["click"]])
-    with pytest.raises(ValueError, match="no column of X is a sequence; name some in sequence_features"):
+    model = MMoE(epochs=1, columns={"history": "ignore", "history_hours": "ignore"}, n_jobs=1).fit(
+        train.X[:100], train.y[:100, ["click"]]
+    )
+    with pytest.raises(ValueError, match="no column of X is a sequence"):
         model.history_weights(train.X)

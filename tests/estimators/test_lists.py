@@ -30,7 +30,7 @@ X = pl.concat([BASE, LISTS], how="horizontal")
 @pytest.mark.filterwarnings("ignore::tabmtl.base.schema.TabmtlWarning")
 @pytest.mark.parametrize("cls", quick(ESTIMATORS, "SharedTrees", "RMTGB", "SharedBottom"))
 def test_every_estimator_reads_lists_and_text(cls, reloaded):
-    model = tiny(cls, text_features=["remark"], sequence_features={"history": None}).fit(X, targets_for(cls, BASE))
+    model = tiny(cls, columns={"remark": "text", "history": "sequence"}).fit(X, targets_for(cls, BASE))
     expected = model.predict(X)
     loaded = reloaded(model)
     assert same(loaded.predict(X), expected)
@@ -42,5 +42,5 @@ def test_every_estimator_reads_lists_and_text(cls, reloaded):
         compare(row[name].to_numpy(), expected[name][12:13].to_numpy(), **({"rtol": 1e-5} if is_number else {}))
     kinds = [model.coder_.features.kind_of(name).removeprefix("flat ") for name in LISTS.columns]
     assert kinds == ["tags", "vectors", "texts", "sequences", "dates", "durations"]
-    without = tiny(cls, drop=LISTS.columns).fit(X, targets_for(cls, BASE))
+    without = tiny(cls, columns=dict.fromkeys(LISTS.columns, "ignore")).fit(X, targets_for(cls, BASE))
     assert without.n_features_in_ == BASE.width

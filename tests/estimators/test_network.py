@@ -89,7 +89,6 @@ def test_an_error_in_the_hook_leaves_the_estimator_as_it_was(cls):
     ("params", "message"),
     [
         ({"random_state": -1}, "random_state"),
-        ({"categorical_features": "word"}, "categorical_features"),
         ({"balance": "famo"}, "balance must be 'sum', weights by task name or in task order, or an object with a"),
         ({"device": "toaster"}, "toaster"),
         ({"monitor": "speed"}, r"monitor must be 'mean' or a task, got 'speed'; tasks are \['late'"),

@@ -46,7 +46,7 @@ def listed(n: int = 120, seed: int = 0, fresh: bool = False) -> pl.DataFrame:
     )
 
 
-SEQUENCES = {"sequence_features": {"seen": "text", "past": None}}
+SEQUENCES = {"columns": {"seen": "sequence:text", "past": "sequence"}}
 
 
 @pytest.mark.filterwarnings("ignore:.* experts have collapsed:tabmtl.base.schema.TabmtlWarning")
@@ -163,7 +163,8 @@ def test_a_warm_start_begins_at_the_last_fit():
         model.fit(X.with_columns(plain=pl.lit("a")), y)
     with pytest.raises(ValueError, match=r"parameters \['hidden'\] have changed.*say warm_start=False"):
         copy.copy(model).set_params(hidden=(5,)).fit(X, y)
-    for name, value in {"tasks": {"late": "regression"}, "drop": ("plain",), "numeric_transform": "quantile"}.items():
+    changes = {"tasks": {"late": "regression"}, "columns": {"plain": "ignore"}, "numeric_transform": "quantile"}
+    for name, value in changes.items():
         with pytest.raises(ValueError, match=rf"^{name} is .*, and was .* in the last fit: set it back; warm_start=Tr"):
             copy.copy(model).set_params(**{name: value}).fit(X, y)
     before, shuffled = model.answer(X), X.with_columns(plain=pl.col("plain").reverse())

@@ -159,7 +159,12 @@ def test_the_task_column_and_dropped_columns_pass_by():
     for rows in (X, X.to_pandas()):
         encoder.set_output(transform="polars" if rows is X else "pandas")
         model = SharedTrees(
-            preprocessor=encoder, task_column="task", drop=["zip"], n_estimators=4, n_estimators_task=5, random_state=0
+            preprocessor=encoder,
+            task_column="task",
+            columns={"zip": "ignore"},
+            n_estimators=4,
+            n_estimators_task=5,
+            random_state=0,
         )
         answers = model.fit(rows, Y["price"].to_numpy()).predict(rows)
         assert not any("zip" in name or "task" in name for name in model.coder_.features.names)

@@ -162,13 +162,12 @@ def test_a_column_of_the_face_may_be_named_anything():
 
 TABLE = pl.DataFrame({"a": [0.0, 1.0], "b": [1.0, 0.0]})
 MORE = TABLE.with_columns(z=1)
-RECORDS = r"X must be a frame or an array .*make it a frame, such as polars.DataFrame"
-LEFT, CHOSEN = r"unseen at fit time:\n- z\nTake the columns of fit: X", r"list\(model.feature_names_in_\)"
+RECORDS = r"X must be a frame or an array .*make it a frame by polars.DataFrame"
+LEFT = r"unseen at fit time:\n- z\nTake the columns of fit: list\(model.feature_names_in_\)"
 REFUSED = [
     *((TypeError, RECORDS, method, X) for method in ("predict", "fit") for X in ({"a": [1.0]}, [{"a": 1.0}])),
     (ValueError, r"missing:\n- a\nAdd the missing ones to X.", "predict", TABLE.rename({"a": "z"})),
-    *((ValueError, rf"{LEFT}\[{CHOSEN}\]", "predict", X) for X in (MORE, MORE.to_pandas())),
-    *((ValueError, rf"{LEFT}.select\({CHOSEN}\)", "predict", X) for X in (MORE.lazy(), MORE.to_arrow())),
+    *((ValueError, LEFT, "predict", X) for X in (MORE, MORE.to_pandas(), MORE.lazy(), MORE.to_arrow())),
     (ValueError, "X_val and y_val belong together", "fit", {"X": TABLE, "X_val": TABLE}),
     (ValueError, "X_val and y_val belong together", "fit", {"X": TABLE, "y_val": TABLE}),
 ]

@@ -117,7 +117,7 @@ def test_random_splits_of_rows_with_dates_are_told(cls):
     ("frame", "params", "given"),
     [
         (X, {}, {"time": "day"}),
-        (X, {"drop": ["day"]}, {}),
+        (X, {"columns": {"day": "ignore"}}, {}),
         (X, {"early_stopping": False}, {}),
         (X[:150], {}, {}),
         (X.with_columns(day=pl.when(pl.int_range(240) > 0).then("day")), {}, {}),

@@ -8,7 +8,7 @@ from models_at_hand import fitted
 from tabmtl import SharedBottom
 from tabmtl.extras import merge, merge_front
 from tabmtl.extras.front import _terms, is_front, spread
-from tabmtl.inspection.plots import ParetoDisplay
+from tabmtl.tuning import ParetoDisplay
 
 
 @pytest.fixture(scope="module")

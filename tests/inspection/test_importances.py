@@ -204,7 +204,7 @@ def test_what_cannot_be_shuffled_is_refused(asked, options, error, words, model)
 def test_the_task_column_is_no_feature():
     long = pl.DataFrame({"x": RNG.normal(size=60), "task": ["a", "b"] * 30, "id": range(60)})
     y = long["x"].alias("y")
-    trees = tiny(SharedTrees, task_column="task", drop=["id"]).fit(long, y)
+    trees = tiny(SharedTrees, task_column="task", columns={"id": "ignore"}).fit(long, y)
     assert {feature for _, feature in importances(trees, long, y)} == {"x"}
     with pytest.raises(ValueError, match=r"does not have: \['task', 'id'\]; the model has \['x'\]"):
         feature_importances(trees, long, y, features=["x", ["task", "id"]])

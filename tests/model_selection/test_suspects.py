@@ -59,8 +59,8 @@ def test_a_target_that_is_a_feature_too():
     (warning,) = said(X.with_columns(late=RNG.random(N)), Y)
     assert warning.category is TargetInFeaturesWarning
     assert "X holds the targets ['late'] as features" in str(warning.message)
-    assert "drop=['late']" in str(warning.message)
-    assert said(X.with_columns(late=RNG.random(N)), Y, drop=["late"]) == []
+    assert "columns={'late': 'ignore'}" in str(warning.message)
+    assert said(X.with_columns(late=RNG.random(N)), Y, columns={"late": "ignore"}) == []
     array = X.select("plain", "other").to_numpy()
     assert said(array, array + NOISE[:, None]) == [], "arrays have no names"
 
@@ -80,7 +80,7 @@ def test_a_feature_that_alone_predicts_a_task(leak, name, score):
         (warning,) = said(X.with_columns(leak=leak), y)
         assert warning.category is PerfectFeatureWarning
         assert f"'leak' predicts {name!r} ({score})" in str(warning.message)
-        assert "drop=['leak']" in str(warning.message)
+        assert "columns={'leak': 'ignore'}" in str(warning.message)
     rare = pl.DataFrame({"late": [i < 12 for i in range(N)]})
     (warning,) = said(X.with_columns(leak=pl.Series(range(N)) + 0.5), rare)
     assert "'leak' predicts 'late' (AUC 1.0000)" in str(warning.message)
@@ -107,9 +107,9 @@ def test_a_text_column_that_names_the_rows():
     (warning,) = said(ids, Y)
     assert warning.category is IdColumnWarning
     assert "column 'id' is text with 400 values in 400 rows" in str(warning.message)
-    assert "drop=['id']" in str(warning.message)
-    assert said(ids, Y, drop=["id"]) == []
-    assert said(ids, Y, categorical_features=["id", "town"]) == [], "who names a column knows it"
+    assert "columns={'id': 'ignore'}" in str(warning.message)
+    assert said(ids, Y, columns={"id": "ignore"}) == []
+    assert said(ids, Y, columns={"id": "category", "town": "category"}) == [], "who names a column knows it"
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ def test_whole_numbers_that_name_the_rows(name, values):
     (warning,) = said(ids, Y)
     assert warning.category is IdColumnWarning
     assert f"column {name!r} holds whole numbers, hardly one of them twice" in str(warning.message)
-    assert f"drop=[{name!r}]" in str(warning.message)
-    assert said(ids, Y, drop=[name]) == []
+    assert f"columns={{{name!r}: 'ignore'}}" in str(warning.message)
+    assert said(ids, Y, columns={name: "ignore"}) == []
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_constant_and_empty_features_are_named_once():
         (warning,) = [own for own in found if own.category is ConstantFeatureWarning]
         names = "'same', 'none', 'null', 'word', 'day'"
         assert str(warning.message).startswith(f"the features {names} have one value in all rows, or none")
-        assert "say drop=['same', 'none', 'null', 'word', 'day']" in str(warning.message)
+        assert "say columns={'same': 'ignore', 'none': 'ignore', 'null': 'ignore'," in str(warning.message)
     with pytest.warns(ConstantFeatureWarning, match="the feature 'same' has one value .* from it; .* how it was read"):
         Reader().fit(X.select("same", "size"), y)
 
@@ -230,11 +230,11 @@ def test_lists_that_look_like_histories_are_named_and_tags_are_not():
     lists = [rng.choice(items, 6).tolist() for _ in range(200)]
     X = pl.DataFrame({"seen": lists, "tags": [sorted({*own}) for own in lists], "item": [own[0] for own in lists]})
     y = pl.Series("y", [items.index(own[0]) + 0.5 for own in lists])
-    message = r"'seen' is read as tags.* values of 'item', .* say sequence_features=\{'seen': 'item'\}, and otherwise"
+    message = r"'seen' is read as tags.* values of 'item', .* say columns=\{'seen': 'sequence:item'\}, and otherwise"
     for frame in (X, X.lazy(), X.to_pandas()):
         told.clear()
         with pytest.warns(TabmtlWarning, match=message) as caught:
             tabmtl.SharedTrees(n_estimators=1, n_estimators_task=5).fit(frame, y)
         assert len(caught) == 1
     with warnings.catch_warnings(action="error"):
-        tabmtl.SharedTrees(n_estimators=1, n_estimators_task=5, sequence_features={}).fit(X, y)
+        tabmtl.SharedTrees(n_estimators=1, n_estimators_task=5, columns={"seen": "tags"}).fit(X, y)

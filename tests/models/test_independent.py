@@ -216,11 +216,13 @@ def test_a_refit_that_goes_astray_is_not_kept(monkeypatch):
     """Then the fit that chose the trees is, to the bit."""
     X, y = features(700), mixed_targets(features(700))["delay"].fill_null(100.0)
     kept, held_out = split_of_fit(y, "delay")
-    given = tiny(IndependentTasks, drop=["constant"]).fit(X[kept], y[kept], X_val=X[held_out], y_val=y[held_out])
+    given = tiny(IndependentTasks, columns={"constant": "ignore"}).fit(
+        X[kept], y[kept], X_val=X[held_out], y_val=y[held_out]
+    )
     monkeypatch.setattr(rounds, "is_worse", lambda losses, others: losses[0].mean() < others[0].mean())
     message = r"task 'delay': the fit of all rows has the mean loss .* on the 105 labels"
     with pytest.warns(TabmtlWarning, match=message) as told:
-        model = tiny(IndependentTasks, drop=["constant"]).fit(X, y)
+        model = tiny(IndependentTasks, columns={"constant": "ignore"}).fit(X, y)
     assert [warning.filename for warning in told] == [__file__]
     assert model.predict(X).equals(given.predict(X))
 
@@ -474,10 +476,10 @@ def test_foreign_classes_may_be_lists_and_must_be_those_of_fit():
 )
 def test_foreign_models_are_told_of_columns_that_are_no_numbers(column, words):
     X, y = features().to_pandas()[["plain"]].assign(own=column), mixed_targets(features()).select("delay")
-    texts = ["own"] if "text" in words else []
+    columns = {"own": "text"} if "text" in words else None
     message = rf"task 'delay': DecisionTree.* cannot be fitted: (.|\n)*it gets X as it is given, {words}"
     with pytest.raises((TypeError, ValueError), match=message):
-        IndependentTasks(regressor=DecisionTreeRegressor(), text_features=texts).fit(X, y)
+        IndependentTasks(regressor=DecisionTreeRegressor(), columns=columns).fit(X, y)
 
 
 def test_foreign_values_that_are_not_finite_are_refused():

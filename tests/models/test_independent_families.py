@@ -365,7 +365,7 @@ def test_a_constant_answers_a_task_whose_newest_rows_have_known_groups():
 def test_given_rows_judge_where_groups_come_again(few_settings):
     X, y, marks = recurring()
     X = X.with_columns(time=marks["time"], group=marks["groups"])
-    model = IndependentTasks(drop=["time", "group"], n_jobs=1, random_state=0)
+    model = IndependentTasks(columns={"time": "ignore", "group": "ignore"}, n_jobs=1, random_state=0)
     model.fit(X[:30], y["again"][:30], X_val=X[30:], y_val=y["new"][30:].alias("again"), time="time", groups="group")
     assert model.leaderboard_["model"].to_list() == [*FAMILIES, "IndependentTasks"]
 

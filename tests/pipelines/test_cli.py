@@ -17,7 +17,6 @@ import pytest
 
 import tabmtl
 from tabmtl.base.schema import IdColumnWarning, TabmtlWarning
-from tabmtl.columns.cures import library_of
 from tabmtl.encode import FeatureCoder, LabelCoder
 from tabmtl.pipelines import cli
 from tabmtl.pipelines.terminal import exit_code, in_order, near, one_line, pairs, without_password
@@ -223,18 +222,21 @@ def test_cures_are_options_and_changes_of_the_file():
     texts = [f"{i}.5" for i in range(98)] + ["n/a", "?"]
 
     def fit(frame):
-        FeatureCoder.fit(frame, library=library_of(frame))
+        FeatureCoder.fit(frame)
 
     with in_order():
-        with pytest.raises(TypeError, match=r"'tags' has type List.* the lists into the file.* --drop tags$"):
+        with pytest.raises(TypeError, match=r"'tags' has type List.* say --column tags=ignore$"):
             fit(frame)
         with pytest.warns(TabmtlWarning, match="say which it is: --target rating=multiclass$"):
             LabelCoder.fit(pl.DataFrame({"rating": [1, 2, 3]}))
-        with pytest.warns(TabmtlWarning, match=r"except '\?' and the like; if they are quantities, write .* none$"):
+        with pytest.warns(
+            TabmtlWarning,
+            match=r"like; replace those by null and say --column price=number, or --column price=category$",
+        ):
             fit(pl.DataFrame({"price": texts}))
-        with pytest.warns(IdColumnWarning, match="say --drop row, unless it is a time$"):
+        with pytest.warns(IdColumnWarning, match="say --column row=ignore, or --column row=number if it is a time$"):
             fit(pl.DataFrame({"row": range(100)}))
-    with pytest.raises(TypeError, match=r"such as pl.col\('tags'\)\.list.* out by drop=\['tags'\]$"):
+    with pytest.raises(TypeError, match=r"'tags' has type List.* say columns=\{'tags': 'ignore'\}$"):
         fit(frame)
 
 

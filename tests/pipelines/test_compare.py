@@ -95,7 +95,7 @@ def test_a_reference_is_tuned_unless_it_is_said_not_to_be():
 
 def test_the_model_to_train_is_one_that_is_ahead_or_the_reference():
     X, y = compared.table()
-    options: Any = {"random_state": 0, "groups": "day", "drop": ["day"]}
+    options: Any = {"random_state": 0, "groups": "day", "columns": {"day": "ignore"}}
     models = {"constant": compared.constant(), "linear": compared.linear()}
     ahead = tabmtl.compare(models, X, y, **options)
     failed = tabmtl.compare({"broken": compared.Broken(), "linear": compared.linear()}, X, y, **options)
@@ -110,7 +110,7 @@ def test_the_model_to_train_is_one_that_is_ahead_or_the_reference():
 
 
 def test_test_rows_are_those_of_train(rodents, asked):
-    options = {"data": str(rodents), "target": ["weight", "male=binary"], "drop": ["split"], "split_seed": 3}
+    options = {"data": str(rodents), "target": ["weight", "male=binary"], "column": ["split=ignore"], "split_seed": 3}
     found, rows = asked(**options), open_table(DataSource(**options))
     X, y = rows.parts["test"]
     assert found.options["X_test"].equals(X) and found.options["y_test"].equals(y)
@@ -121,7 +121,9 @@ def test_test_rows_are_those_of_train(rodents, asked):
 
 
 def test_groups_go_to_every_model(rodents, asked):
-    found = asked(data=str(rodents), target=["weight"], drop=["split", "species_id"], group_column="species_id")
+    found = asked(
+        data=str(rodents), target=["weight"], column=["split=ignore", "species_id=ignore"], group_column="species_id"
+    )
     (groups, tested), rows = found.options["groups"], pl.read_parquet(rodents)
     assert len(groups) == len(found.X) and "species_id" not in found.X.columns
     assert len(tested) == len(found.options["X_test"]) and not set(tested) & set(groups)
@@ -129,7 +131,7 @@ def test_groups_go_to_every_model(rodents, asked):
 
 
 def test_times_go_to_every_model(rodents, asked):
-    found = asked(data=str(rodents), target=["weight"], drop=["split", "year"], time_column="year")
+    found = asked(data=str(rodents), target=["weight"], column=["split=ignore", "year=ignore"], time_column="year")
     years = found.options["time"]
     assert len(years) == len(found.X) and "year" not in found.X.columns
     assert len(found.options["X_test"]) == (pl.read_parquet(rodents)["year"] > years.max()).sum()

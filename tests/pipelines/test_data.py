@@ -12,6 +12,8 @@ from polars.testing import assert_frame_equal
 
 from tabmtl import IndependentTasks, MultiTabNet, MultiTaskEnsemble, SharedTrees
 from tabmtl.base.schema import RandomSplitWarning, TabmtlWarning, for_commands
+from tabmtl.columns import Category
+from tabmtl.columns.declared import Ignore
 from tabmtl.pipelines.data import ClickColumns, DataSource, open_rows
 from tabmtl.pipelines.data.clicks import ClickRows
 from tabmtl.pipelines.data.files import read_file
@@ -32,12 +34,15 @@ def opened(data: Path | str, **options: object) -> TableRows:
 
 
 def test_a_named_set_has_its_own_split_and_kinds():
-    rows, data = opened("portal", target=["male", "weight"], drop=["genus"], categorical=["year"]), load("portal")
+    rows, data = opened("portal", target=["male", "weight"], column=["genus=ignore", "year=category"]), load("portal")
     X, y = rows.parts["train"]
-    assert rows.facts == {"tasks": {"weight": "regression", "male": "binary"}, "task_column": None}
+    assert rows.facts == {
+        "tasks": {"weight": "regression", "male": "binary"},
+        "task_column": None,
+        "columns": {"year": Category()},
+    }
     assert y.columns == ["weight", "male"]
     assert X.columns == [name for name in data.part("train")[0].columns if name != "genus"]
-    assert X["year"].dtype == pl.String
     assert rows.sizes == {part: len(data.part(part)[0]) for part in ("train", "val", "test")}
 
 
@@ -102,7 +107,9 @@ def test_rows_are_drawn_by_a_seed_of_their_own(table):
 def test_features_have_no_say_in_the_split(table):
     dated = pl.read_parquet(table).with_columns(when=pl.date(2020, 1, "month"))
     dated.write_parquet(table.with_name("dated.parquet"))
-    kept, dropped = (opened(table.with_name("dated.parquet"), target=["male"], drop=drop) for drop in ([], ["when"]))
+    kept, dropped = (
+        opened(table.with_name("dated.parquet"), target=["male"], column=said) for said in ([], ["when=ignore"])
+    )
     for part, (X, _) in kept.parts.items():
         assert X.drop("when").equals(dropped.parts[part][0])
     kept.check_features()
@@ -128,12 +135,12 @@ def test_lists_of_a_csv_file_are_named_and_text_with_their_sign_is_left(tmp_path
     numbers, texts = pl.List(pl.Float64), pl.List(pl.String)
     assert X.dtypes == [texts, numbers, numbers, pl.List(pl.Int64), pl.String, pl.String]
     assert set(X["hours"].list.len()) == {1, 2, 3}
-    X, _ = opened(tmp_path / "lists.csv", text=["none"], drop=["shop"], **options).parts["train"]
+    X, _ = opened(tmp_path / "lists.csv", column=["remark=tags", "shop=ignore"], **options).parts["train"]
     assert X.schema["remark"] == texts
     with pytest.raises(
         ValueError, match=r"no column of text but free text holds it in 10% of its values, of \['shop'\]"
     ):
-        opened(tmp_path / "lists.csv", drop=frame.columns[:5], **options)
+        opened(tmp_path / "lists.csv", column=[f"{name}=ignore" for name in frame.columns[:5]], **options)
 
 
 def test_dates_of_a_csv_file_are_read_as_such(tmp_path):
@@ -147,11 +154,9 @@ def test_dates_of_a_csv_file_are_read_as_such(tmp_path):
     X, _ = rows.parts["train"]
     assert rows.describe().endswith("3 features (dates: when, at), the target y")
     assert X.schema == {"when": pl.Date, "at": pl.Time, "code": pl.Int64}
-    with for_commands(), pytest.warns(TabmtlWarning, match=r"'when' is text.* dates; write .* files: pl.col\('when'\)"):
-        opened(tmp_path / "days.parquet", target=["y=regression"], drop=["at"])
     for file, csv in (
         ("days.csv", {"no_dates": True}),
-        ("days.csv", {"drop": ["when", "at"]}),
+        ("days.csv", {"column": ["when=ignore", "at=ignore"]}),
         ("days.parquet", {"no_dates": True}),
     ):
         X, _ = opened(tmp_path / file, target=["y=regression"], **csv).parts["train"]
@@ -162,10 +167,10 @@ def test_the_identity_of_rows_is_their_split_types_and_values(table):
     pl.read_parquet(table).write_csv(table.with_suffix(".csv"))
     frame = pl.read_csv(table.with_suffix(".csv"))
     frame.with_columns(year=pl.col("year").replace(1990, 1991)).write_csv(table.with_name("other.csv"))
-    options = {"target": ["weight"], "drop": ["split"]}
+    options = {"target": ["weight"], "column": ["split=ignore"]}
     ours = opened(table.with_suffix(".csv"), **options).identity
     assert opened(table.with_suffix(".csv"), **options).identity == ours
-    changes = {"split": {"split_seed": 7}, "categories": {"categorical": ["year"]}, "columns": {"drop": ["month"]}}
+    changes = {"split": {"split_seed": 7}, "columns": {"column": ["split=ignore", "year=category"]}}
     for fact, change in changes.items():
         changed = opened(table.with_suffix(".csv"), **options | change).identity
         assert changed[fact] != ours[fact], fact
@@ -207,7 +212,7 @@ def test_a_split_by_time_judges_by_the_newest_rows(tmp_path):
         fraction=1, shuffle=True, seed=0
     )
     shuffled.with_columns(label=pl.Series(["a", "b"] * 150)).write_csv(tmp_path / "days.csv")
-    rows = opened(tmp_path / "days.csv", target=["label"], time_column="day", drop=["day"])
+    rows = opened(tmp_path / "days.csv", target=["label"], time_column="day", column=["day=ignore"])
     train, val, test = (rows.times[part] for part in ("train", "val", "test"))
     assert train.max() < val.min() <= val.max() < test.min()
     assert rows.sizes == {"train": 180, "val": 60, "test": 60} and "day" not in rows.parts["train"][0]
@@ -247,27 +252,27 @@ def test_bad_times_are_named(options, words, tmp_path):
         opened(tmp_path / "rows.csv", target=["label"], **options)
 
 
-@pytest.mark.parametrize("drop", [[], ["day"]])
-def test_a_target_is_judged_by_group(drop, tmp_path):
+@pytest.mark.parametrize("ignored", [[], ["day"]])
+def test_a_target_is_judged_by_group(ignored, tmp_path):
     days = {"day": [i % 50 for i in range(300)], "x": [i % 7 for i in range(300)]}
     pl.DataFrame({**days, "label": ["a", "b", "b"] * 100}).write_csv(tmp_path / "days.csv")
     judged = {"target": ["label=binary:b"], "metric": ["label=ndcg@2", "label=gauc"]}
-    rows = opened(tmp_path / "days.csv", **judged, group_column="day", drop=drop)
+    rows = opened(tmp_path / "days.csv", **judged, group_column="day", column=[f"{name}=ignore" for name in ignored])
     model = IndependentTasks(families=("lightgbm",), **rows.facts, random_state=0)
     rows.fit(model)
-    assert rows.example().columns == list(model.coder_.names) and f"; {2 - len(drop)} features" in rows.describe()
-    assert "day" in rows.parts["test"][0] and list(model.coder_.names) == [name for name in days if name not in drop]
+    assert rows.example().columns == list(model.coder_.names) and f"; {2 - len(ignored)} features" in rows.describe()
+    assert "day" in rows.parts["test"][0] and list(model.coder_.names) == [name for name in days if name not in ignored]
     assert rows.scores(model, "test")["label"] == rows.table(model, "test")["score"][0]
     assert rows.table(model, "test")["metric"].to_list() == ["ndcg@2", "gauc"]
     with pytest.raises(ValueError, match="name the column that holds them by --group-column"), for_commands():
         opened(tmp_path / "days.csv", **judged).fit(IndependentTasks(**rows.facts))
 
 
-@pytest.mark.parametrize("option", ["drop", "group_column", "time_column"])
+@pytest.mark.parametrize("option", ["column", "group_column", "time_column"])
 def test_a_column_has_one_role(tmp_path, option):
     pl.DataFrame({"x": range(30), "shop": ["a", "b"] * 15, "label": [0.5] * 30}).write_csv(tmp_path / "long.csv")
     for name, role in (("label", "a target"), ("shop", "the task column")):
-        value = [name] if option == "drop" else name
+        value = [f"{name}=ignore"] if option == "column" else name
         with pytest.raises(ValueError, match=f"--{option.replace('_', '-')} names '{name}', which is {role}"):
             opened(tmp_path / "long.csv", target=["label"], task_column="shop", **{option: value})
 
@@ -286,7 +291,7 @@ def test_names_with_an_equals_sign_are_names(tmp_path):
 
 
 def test_a_metric_makes_a_task_of_the_kind_that_the_labels_tell(table):
-    options = {"target": ["weight", "male", "year=regression"], "drop": ["split"]}
+    options = {"target": ["weight", "male", "year=regression"], "column": ["split=ignore"]}
     judged = opened(table, **options, metric=["male=accuracy", "year=explained_variance"])
     tasks = {name: (task.kind.name, task.metric) for name, task in judged.facts["tasks"].items()}
     assert tasks == {"year": ("regression", "explained_variance"), "male": ("binary", "accuracy")}
@@ -314,7 +319,7 @@ def test_a_log_without_times_has_an_order(tmp_path):
 
 
 def test_the_options_of_the_same_rows_can_be_typed():
-    assert DataSource(data="portal", target=["male"], drop=["x"]).as_typed == "--data portal"
+    assert DataSource(data="portal", target=["male"], column=["x=ignore"]).as_typed == "--data portal"
     source = DataSource(data="a table.csv", split_column="part", split_seed=3, test_share=0.0, full=True)
     assert source.as_typed == "--data 'a table.csv' --full --split-column part --test-share 0.0 --split-seed 3"
 
@@ -341,8 +346,11 @@ def test_classes_are_named_behind_the_kind(tmp_path):
         ({"target": ["weight"], "task_column": "x"}, "--task-column: there is no column 'x'"),
         ({"target": ["weight"], "split_column": "spilt"}, "near is split"),
         ({"target": ["weight"], "split_column": "plot_type"}, "expected train, val and perhaps test"),
-        ({"target": ["weight"], "drop": ["x"]}, "--drop: there is no column 'x'"),
-        ({"target": ["weight"], "categorical": ["x"]}, "--categorical: there is no column 'x'"),
+        ({"target": ["weight"], "column": ["x=ignore"]}, "--column: there is no column 'x'"),
+        ({"target": ["weight"], "column": ["year"]}, "--column takes NAME=KIND, such as zip=category, got 'year'"),
+        ({"target": ["weight"], "column": ["year=categry"]}, "--column year=categry: a column is one of"),
+        ({"target": ["weight"], "column": ["year=date:x"]}, "--column year=date:x: format must tell a date"),
+        ({"target": ["weight"], "column": ["year=number", "year=text"]}, "'year' is declared twice"),
         ({"target": ["male=binry"]}, "--target male=binry: unknown kind 'binry': near is binary"),
         ({"target": ["male=binary:"]}, "--target male=binary:: kind must be 'binary', or name the positive class"),
         ({"target": ["male=ordinal:a"]}, "--target male=ordinal:a: the order of an ordinal task must be different"),
@@ -391,8 +399,8 @@ def test_tables_of_other_separators_are_named(tmp_path):
 
 def test_lists_are_no_categories_and_a_header_is_no_table(tmp_path):
     pl.DataFrame({"x": [[1], [2]], "y": [0, 1]}).write_parquet(tmp_path / "list.parquet")
-    with pytest.raises(ValueError, match="--categorical x: the column has type List"):
-        opened(tmp_path / "list.parquet", target=["y=regression"], categorical=["x"])
+    with pytest.raises(TypeError, match=r"column 'x' has type List.* and is declared 'category'"):
+        opened(tmp_path / "list.parquet", target=["y=regression"], column=["x=category"], test_share=0).check_features()
     (tmp_path / "empty.csv").write_text("x,y\n")
     for cls in (MultiTabNet, M2TRec):
         with pytest.raises(ValueError, match=r"empty\.csv has no rows"):
@@ -402,7 +410,7 @@ def test_lists_are_no_categories_and_a_header_is_no_table(tmp_path):
 @pytest.mark.parametrize(
     "option",
     [
-        *({name: ["x"]} for name in ("target", "categorical", "drop")),
+        {"target": ["x"]},
         *({name: "x"} for name in ("task_column", "split_column", "group_column")),
         {"split_seed": 1},
     ],
@@ -417,3 +425,54 @@ def test_what_is_about_tables_is_refused_for_clicks(option, tmp_path):
 def test_what_is_about_clicks_is_refused_for_tables(name, table):
     with pytest.raises(ValueError, match="applies to click logs only; MultiTabNet learns from a table"):
         open_rows(DataSource(data=str(table), target=["weight"]), ClickColumns(**{name: "x"}), MultiTabNet)
+
+
+def test_a_file_declares_targets_and_columns_as_options_do(table, tmp_path):
+    said = """
+        [tasks]
+        weight = "regression"
+        male = {kind = "binary:1", metric = ["roc_auc", "f1"], class_weight = {0 = 1.0, 1 = 2.0}}
+        hindfoot_length = {kind = "regression", monotone = {year = 1}}
+        [columns]
+        year = "category"
+        plot_type = {kind = "category", order = ["Control", "Rodent Exclosure"]}
+        split = "ignore"
+    """
+    (tmp_path / "said.toml").write_text(said)
+    options = {
+        "target": ["weight=regression", "male=binary:1", "hindfoot_length=regression"],
+        "metric": ["male=roc_auc", "male=f1"],
+        "class_weight": ["male=0:1.0", "male=1:2.0"],
+        "monotone": ["hindfoot_length=year:1"],
+        "column": ["year=category", "plot_type=category:Control<Rodent Exclosure", "split=ignore"],
+    }
+    assert opened(table, tasks=tmp_path / "said.toml").identity == opened(table, **options).identity
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[tasks", "cannot be read as TOML"),
+        ("[task]", r"expected the tables \[tasks\] and \[columns\], got 'task'"),
+        ("[tasks]\nmale = 1", r"tasks.male: expected a kind such as 'binary', or a table .*, got 1"),
+        ("[tasks]\nmale = {kind = 'binary', weight = 2}", "tasks.male: there is no option 'weight': .*class_weight"),
+        ("[tasks]\nmale = 'binry'", "--target male=binry: unknown kind 'binry': near is binary"),
+        ("[columns]\nyear = {kind = 'categry'}", "columns.year: expected a kind, or a table with one of"),
+        ("[columns]\nyear = {kind = 'date', from = 1}", "columns.year: a date has no option 'from'; .*format"),
+        ("[columns]\nyear = {kind = 'number', decimal = ';'}", "columns.year: decimal must be"),
+        ("[columns]\nyaer = 'ignore'", "--column: there is no column 'yaer': near is year"),
+    ],
+)
+def test_mistakes_in_a_file_of_tasks_name_their_place(text, message, table, tmp_path):
+    (tmp_path / "said.toml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        opened(table, tasks=tmp_path / "said.toml", target=["weight"])
+
+
+def test_columns_of_an_item_table_are_declared(tmp_path):
+    clicks, items = commands.small_log(tmp_path)
+    name = next(name for name in read_file(items).columns if name != "item_id")
+    source = DataSource(data=str(clicks), column=[f"{name}=ignore"])
+    assert open_rows(source, ClickColumns(items=items), M2TRec).facts["columns"] == {name: Ignore()}
+    with pytest.raises(ValueError, match="declares columns of the item table: name its file by --items"):
+        open_rows(source, ClickColumns(), M2TRec)

@@ -34,8 +34,11 @@ MISTAKES = [
     ("train --data nothing.csv --data portl", "there is no file 'portl'"),
     # of one fit
     ("train --data rodents.parquet --target weight --list-separator ;", "rodents.parquet holds its own: leave it out"),
-    ("train --data rodents.parquet --target weight --text nam", "--text: there is no column 'nam'"),
-    ("train --data rodents.parquet --target weight --text year", "--text names 'year', which holds no text: leave it"),
+    ("train --data rodents.parquet --target weight --column nam=text", "--column: there is no column 'nam'"),
+    (
+        "train --data rodents.parquet --target weight --column year=text",
+        "column 'year' has type Int64 and is declared 'text', which",
+    ),
     ("train --data portl", "near is portal"),
     ("train --data portal --model MMoo", "near is MMoE"),
     ("train --data portal --set n_fold=9", "MultiTaskEnsemble has no parameter 'n_fold' to set: near is n_folds"),
@@ -80,7 +83,7 @@ MISTAKES = [
     (f"{SHARDS} --val-share 0.3", "--val-share has no effect with --shards: say --set validation_fraction="),
     (f"{SHARDS} --model M2TRec", "--shards are files of a table, but M2TRec learns from a click log"),
     (f"{SHARDS} --items items.csv", "--items applies to click logs only, not to --shards"),
-    (f"{SHARDS} --drop yaer", "--drop: there is no column 'yaer': near is year"),
+    (f"{SHARDS} --column yaer=ignore", "--column: there is no column 'yaer': near is year"),
     (f"{SHARDS} --valid-shards none.parquet", "no file is called none.parquet"),
     # of a comparison, whose models are checked before the file is read
     ("compare --data rodents.parquet", "--target must name the columns of"),

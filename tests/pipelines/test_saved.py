@@ -146,7 +146,16 @@ def test_a_model_reads_the_lists_and_texts_of_a_file_as_in_fit(tmp_path, capsys)
     rows = pl.DataFrame({"size": size, "tags": tags, "vector": vectors, "remark": remarks, "liked": size % 2})
     rows.write_csv(tmp_path / "rows.csv")
     words = ["--data", tmp_path / "rows.csv", "--target", "liked=binary", "--set", "n_estimators=2", "--no-mlflow"]
-    words += ["--list-separator", "|", "--text", "remark", "--model", "SharedTrees", "--output", tmp_path / "model"]
+    words += [
+        "--list-separator",
+        "|",
+        "--column",
+        "remark=text",
+        "--model",
+        "SharedTrees",
+        "--output",
+        tmp_path / "model",
+    ]
     assert commands.run("train", *words) == 0
     model = tabmtl.load(tmp_path / "model")
     kinds = {name: model.coder_.features.kind_of(name) for name in rows.columns[:-1]}

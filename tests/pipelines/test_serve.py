@@ -135,7 +135,18 @@ def test_rows_that_a_version_has_learned_do_not_judge_it(store, rows, rodents, t
 def test_the_command_that_train_prints_judges_a_model_that_dropped_columns(store, rodents, tmp_path, capsys):
     data = tmp_path / "dated.parquet"
     pl.read_parquet(rodents).with_columns(when=pl.date(2020, 1, "month")).write_parquet(data)
-    words = ["--data", data, *TARGETS, "--drop", "when", "--drop", "split", *TINY, "--register", "dated"]
+    words = [
+        "--data",
+        data,
+        *TARGETS,
+        "--column",
+        "when=ignore",
+        "--column",
+        "split=ignore",
+        *TINY,
+        "--register",
+        "dated",
+    ]
     for seed in (0, 1):
         assert commands.run("train", *words, "--seed", seed, store=store) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "serve promote" in line)

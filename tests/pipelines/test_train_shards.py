@@ -38,7 +38,7 @@ def shards(folder):
 def test_a_fit_from_files_is_scored_saved_and_registered(shards, folder, capsys):
     store = commands.store(folder)
     parts = ["--valid-shards", folder / "valid.parquet", "--test-shards", folder / "test.csv"]
-    roles = ["--categorical", "month", "--drop", "year", "--cache", folder / "cache"]
+    roles = ["--column", "month=category", "--column", "year=ignore", "--cache", folder / "cache"]
     words = [*parts, *roles, "--register", "rodents", "--output", folder / "model"]
     assert commands.run("train", *shards, *words, store=store) == 0
     printed = capsys.readouterr().out
@@ -46,8 +46,8 @@ def test_a_fit_from_files_is_scored_saved_and_registered(shards, folder, capsys)
     assert f"train: {sizes}" in printed
     assert "Registered as version 1 of the model rodents, alias champion." in printed
     model = tabmtl.load(folder / "model")
-    columns = {"drop": ["year"], "categorical_features": ["month", "plot_type", "species_id"]}
-    own = SharedBottom(epochs=2, hidden=[8], n_jobs=1, random_state=0, tasks={"male": "binary"}, **columns)
+    columns = {"year": "ignore", "month": "category"}
+    own = SharedBottom(epochs=2, hidden=[8], n_jobs=1, random_state=0, tasks={"male": "binary"}, columns=columns)
     own.fit(Shards(folder / "train" / "*.parquet"), NAMES, X_val=Shards(folder / "valid.parquet"), y_val=NAMES)
     test = pl.read_csv(folder / "test.csv")
     assert model.predict(test.drop(NAMES)).equals(own.predict(test.drop(NAMES)))

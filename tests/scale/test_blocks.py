@@ -61,7 +61,7 @@ def test_rows_that_cannot_be_encoded_are_named_by_file(tmp_path, monkeypatch):
     good = pl.DataFrame({"h": [[1], [2, 3]] * 15, "t": [[0.5], None] * 15, "v": [[0.5, 1.0]] * 30})
     good = good.with_columns(y=pl.int_range(30) / 7)
     good.write_parquet(tmp_path / "0.parquet")
-    model = SharedTrees(n_estimators=1, n_estimators_task=5, sequence_features={"h": None, "t": "h"})
+    model = SharedTrees(n_estimators=1, n_estimators_task=5, columns={"h": "sequence", "t": "sequence:h"})
     for name, value in {"t": [0.5, 0.7], "v": [0.5, float("nan")]}.items():
         bad = pl.when(pl.int_range(30) == 12).then(pl.lit(pl.Series([value]))).otherwise(name)
         good.with_columns(bad.alias(name)).write_parquet(tmp_path / "1.parquet")
@@ -90,9 +90,9 @@ def test_roles_are_names_of_columns():
     narrow = Shards(pl.LazyFrame({"a": [1], "y": [0.5]}))
     with pytest.raises(ValueError, match=r"X_val lacks columns of X: \['b'\]"):
         Roles.of(narrow, "y").like(roles, narrow)
-    with pytest.raises(ValueError, match=r"drop names targets: \['y'\]; targets are no features"):
+    with pytest.raises(ValueError, match=r"columns ignores targets: \['y'\]; targets are no features"):
         roles.without(["y"])
-    with pytest.raises(ValueError, match=r"drop names columns that X does not have: \['z'\]"):
+    with pytest.raises(ValueError, match=r"columns ignores columns that X does not have: \['z'\]"):
         roles.without(["z"])
 
 

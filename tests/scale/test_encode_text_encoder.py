@@ -5,6 +5,7 @@ import polars as pl
 from sklearn.base import clone
 
 from tabmtl import SharedTrees
+from tabmtl.columns import Text
 from tabmtl.scale import Shards, predict_files
 
 WORDS = ["lovely", "dreadful", "window", "garden", "kitchen"]
@@ -24,8 +25,8 @@ def test_files_teach_what_a_frame_teaches(tmp_path):
     Y = X.select(liked=pl.col("remark").str.contains("lovely").fill_null(False), stars=pl.col("size") + 1)
     for k in range(2):
         X.hstack(Y)[100 * k : 100 * k + 100].write_parquet(tmp_path / f"{k}.parquet")
-    text = {"text_features": ["remark"], "text_encoder": Encoder(), "drop": ["id"]}
-    model = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0, **text)
+    columns = {"remark": Text(encoder=Encoder()), "id": "ignore"}
+    model = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0, columns=columns)
     files = clone(model).fit(Shards([tmp_path / "0.parquet", tmp_path / "1.parquet"]), Y.columns)
     expected = model.fit(X.lazy(), Y).predict(X)
     assert files.predict(X).equals(expected)

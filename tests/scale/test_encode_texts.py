@@ -7,13 +7,14 @@ from wired import run_ranks
 
 from tabmtl import SharedTrees
 from tabmtl.base.schema import TabmtlWarning
+from tabmtl.columns import Text
 from tabmtl.scale import Shards
 from tabmtl.scale.blocks import Roles
 from tabmtl.scale.survey import learn_table
 from tabmtl.training.run import current
 
-CODING = {"tasks": {"y": "regression"}, "force": None, "task_column": None, "categorical": "from_dtype"}
-CODING |= {"encoding": {"texts": "from_values"}}
+CODING = {"tasks": {"y": "regression"}, "force": None, "task_column": None, "columns": {}}
+CODING |= {"encoding": {"finds_text": True}}
 
 
 def test_text_is_looked_for_in_all_rows():
@@ -22,7 +23,7 @@ def test_text_is_looked_for_in_all_rows():
     roles = Roles.of(shards, "y")
     with pytest.warns(TabmtlWarning, match=r"the columns \['remark'\] are read as free text"):
         coders = run_ranks(2, lambda: learn_table(shards, roles, **CODING, group=current()))
-    assert [coder.features.declared["texts"] for coder in coders] == [("remark",)] * 2
+    assert [coder.features.declared["remark"] for coder in coders] == [Text()] * 2
 
 
 def test_files_teach_what_a_frame_teaches(tmp_path):
@@ -38,5 +39,5 @@ def test_files_teach_what_a_frame_teaches(tmp_path):
     model = SharedTrees(n_estimators=5, n_estimators_task=5, random_state=0)
     with pytest.warns(TabmtlWarning, match="read as free text"):
         shards = model.fit(Shards(files), Y.columns).predict_proba(X)["liked"]
-    frame = model.set_params(text_features=["remark"]).fit(X, Y).predict_proba(X)["liked"]
+    frame = model.set_params(columns={"remark": "text"}).fit(X, Y).predict_proba(X)["liked"]
     np.testing.assert_array_equal(frame, shards)

@@ -3,10 +3,11 @@
 import pytest
 
 from tabmtl import SharedBottom, SharedTrees
+from tabmtl.columns import Sequence
 from tabmtl.scale import Shards
 from tabmtl.synth import make_histories
 
-SEQUENCES = {"history": "item", "history_hours": "history"}
+SEQUENCES = {"history": Sequence(of="item", longest=300), "history_hours": Sequence(of="history")}
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,7 @@ def test_shards_are_read_as_frames(model, tmp_path):
     whole = log.X.hstack(log.y)
     whole[:300].write_parquet(tmp_path / "a.parquet")
     whole[300:].write_parquet(tmp_path / "b.parquet")
-    model.set_params(sequence_features=SEQUENCES, max_sequence_length=300, tasks={"rating": "regression"}, n_jobs=1)
+    model.set_params(columns=SEQUENCES, tasks={"rating": "regression"}, n_jobs=1)
     model.fit(Shards(str(tmp_path / "*.parquet")), list(log.y.columns))
-    assert model.coder_.features.declared["sequences"] == SEQUENCES
+    assert SEQUENCES.items() <= model.coder_.features.declared.items()
     assert model.predict(log.X[:100]).height == 100

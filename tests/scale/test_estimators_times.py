@@ -61,7 +61,7 @@ def test_shards_set_the_newest_rows_aside(cls, splits, tmp_path, monkeypatch):
     )
     order = np.random.default_rng(0).permutation(240)
     X.hstack(Y)[order].write_parquet(tmp_path / "rows.parquet")
-    tiny(cls, drop=["day"]).fit(Shards(tmp_path / "rows.parquet"), Y.columns, time="day")
+    tiny(cls, columns={"day": "ignore"}).fit(Shards(tmp_path / "rows.parquet"), Y.columns, time="day")
     sides = [found] if found else splits
     assert sides and all(train.max() < valid.min() for train, valid in sides)
 
@@ -71,9 +71,9 @@ def test_shards_leave_out_rows_of_known_groups(tmp_path):
     owners.write_parquet(tmp_path / "rows.parquet")
     given = {"groups": "owner", "time": "day"}
     with pytest.warns(TabmtlWarning, match=r"\d of the newest rows are set aside but judge nothing"):
-        tiny(SharedBottom, drop=["owner"]).fit(Shards(tmp_path / "rows.parquet"), Y.columns, **given)
+        tiny(SharedBottom, columns={"owner": "ignore"}).fit(Shards(tmp_path / "rows.parquet"), Y.columns, **given)
     with pytest.warns(TabmtlWarning, match=r"\d of the newest rows are set aside but judge nothing"):
-        tiny(SharedBottom, drop=["owner"]).fit(owners.drop(Y.columns), Y, **given)
+        tiny(SharedBottom, columns={"owner": "ignore"}).fit(owners.drop(Y.columns), Y, **given)
 
 
 @pytest.mark.parametrize(
@@ -90,4 +90,5 @@ def test_shards_leave_out_rows_of_known_groups(tmp_path):
 def test_bad_times_of_shards_are_named(change, given, words, tmp_path):
     X.hstack(Y).with_columns(**change).write_parquet(tmp_path / "rows.parquet")
     with pytest.raises((TypeError, ValueError), match=words):
-        tiny(SharedBottom, drop=["day"]).fit(Shards(tmp_path / "rows.parquet"), Y.columns, **({"time": "day"} | given))
+        model = tiny(SharedBottom, columns={"day": "ignore"})
+        model.fit(Shards(tmp_path / "rows.parquet"), Y.columns, **({"time": "day"} | given))

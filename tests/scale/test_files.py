@@ -90,7 +90,7 @@ def test_columns_are_found_by_name_and_others_kept_on_demand(net, tmp_path):
 def test_csv_files_are_read_by_the_types_of_fit(tmp_path):
     X = features().with_columns(zip=pl.Series(["007", "1", "12"] * 40), code=pl.Series([1.0, 2.0, None] * 40))
     y = mixed_targets(X).with_columns(delay=X["plain"] + 3.0 * (X["zip"] == "007") + X["code"].fill_null(5))
-    model = tiny(SharedBottom, categorical_features=["text", "flag", "zip", "code"]).fit(X, y)
+    model = tiny(SharedBottom, columns={"code": "category"}).fit(X, y)
     new = X.with_columns(holes=pl.lit(None, pl.Float64))
     file = tmp_path / "new.csv"
     new.write_csv(file)

@@ -18,6 +18,8 @@ from tabmtl.base.storage.atomic import locked
 from tabmtl.scale import Shards, blocks, cache, windows
 
 TARGETS = ["late", "size", "delay"]
+WHO = {"who": "ignore"}
+BOTH = WHO | {"weight": "ignore"}
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +46,7 @@ def folder(table, tmp_path_factory):
 
 def test_the_model_does_not_depend_on_the_files(table, folder):
     def model(source):
-        return tiny(SharedBottom, drop=["who"]).fit(source, TARGETS, sample_weight="weight", groups="who")
+        return tiny(SharedBottom, columns=WHO).fit(source, TARGETS, sample_weight="weight", groups="who")
 
     one, two = model(Shards(folder / "*.parquet")), model(Shards(table.lazy()))
     X = table.drop("who", "weight", *TARGETS)
@@ -60,7 +62,7 @@ def test_what_is_learned_is_what_a_frame_teaches(table, folder):
     train, valid = table.filter(pl.int_range(400) % 4 > 0), table.filter(pl.int_range(400) % 4 == 0)
     X, X_val = train.drop("who", "weight", *TARGETS), valid.drop("who", *TARGETS)
     one_step = {"epochs": 3, "batch_size": 1_000, "dropout": 0.0, "average_decay": 0.0}
-    model = tiny(SharedBottom, drop=["who"], **one_step)
+    model = tiny(SharedBottom, columns=WHO, **one_step)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(windows, "_WINDOW_CHUNKS", 64)  # one window, so one step
         model.fit(Shards(train.lazy()), TARGETS, sample_weight="weight", X_val=Shards(valid.lazy()), y_val=TARGETS)
@@ -77,7 +79,7 @@ def test_what_is_learned_is_what_a_frame_teaches(table, folder):
 def test_weights_are_of_any_size_as_long_as_they_can_be_summed(table):
     def model(scale):
         rows = table.with_columns(pl.col("weight") * scale)
-        return tiny(SharedBottom, drop=["who"]).fit(Shards(rows.lazy()), TARGETS, sample_weight="weight")
+        return tiny(SharedBottom, columns=WHO).fit(Shards(rows.lazy()), TARGETS, sample_weight="weight")
 
     assert_frame_equal(model(2.0**-960).history_, model(1.0).history_, check_exact=True)
     for scale, total in ((1e307, "inf"), (1e-321, r"\S+e-319")):
@@ -98,9 +100,9 @@ def test_a_funnel_warns_once(table):
 @pytest.mark.usefixtures("three_folds")
 @pytest.mark.parametrize("cls", [RMTGB, SharedTrees, IndependentTasks])
 def test_trees_are_those_of_a_frame(table, folder, cls):
-    model = tiny(cls, drop=["who"]).fit(Shards(folder / "*.parquet"), TARGETS, groups="who")
+    model = tiny(cls, columns=WHO).fit(Shards(folder / "*.parquet"), TARGETS, groups="who")
     X = table.drop(TARGETS)
-    frame = tiny(cls, drop=["who"]).fit(X, table.select(TARGETS), groups="who")
+    frame = tiny(cls, columns=WHO).fit(X, table.select(TARGETS), groups="who")
     assert_frame_equal(model.predict(X), frame.predict(X), check_exact=True)
 
 
@@ -111,7 +113,7 @@ def test_a_cache_is_used_again_for_the_same_rows_and_encoding(folder, tmp_path, 
 
     def fits(**params):
         """Fit, and count how often a cache was written."""
-        model = tiny(SharedBottom, epochs=1, drop=["who", "weight"], **params)
+        model = tiny(SharedBottom, epochs=1, columns=BOTH, **params)
         model.fit(Shards(folder / "*.parquet", cache=place), TARGETS)
         return len(written)
 
@@ -137,7 +139,7 @@ def test_arrays_of_another_release_leave_a_cache_and_no_other_file_does(folder, 
         file.write_bytes(b"x")
     named = {"x_num.npy": "", "../mine.npy": "", "notes.txt": ""}
     (place / cache.MANIFEST).write_text(json.dumps({"format": 4, "files": named}))
-    model = tiny(SharedBottom, epochs=1, drop=["who", "weight"])
+    model = tiny(SharedBottom, epochs=1, columns=BOTH)
     model.fit(Shards(folder / "*.parquet", cache=place), TARGETS)
     assert not (place / "x_num.npy").exists()
     assert all(file.exists() for file in kept)
@@ -148,7 +150,7 @@ def test_arrays_are_on_the_disk_before_their_manifest(folder, tmp_path, monkeypa
     monkeypatch.setattr(cache, "sync_file", lambda file: seen.append(file.name))
     monkeypatch.setattr(cache, "sync_folder", lambda place: seen.append("folder"))
     monkeypatch.setattr(cache, "write_file", lambda file, content: seen.append(file.name))
-    model = tiny(SharedBottom, epochs=1, drop=["who", "weight"])
+    model = tiny(SharedBottom, epochs=1, columns=BOTH)
     model.fit(Shards(folder / "*.parquet", cache=tmp_path), TARGETS)
     assert sorted(seen[:3]) == ["codes.npy", "numbers.npy", "y.npy"]
     assert seen[3:] == ["folder", cache.MANIFEST]
@@ -160,7 +162,7 @@ def test_files_that_change_between_two_passes_make_no_cache(table, tmp_path, mon
     write = cache._write
     monkeypatch.setattr(cache, "_write", lambda *args: os.utime(file, (1, 1)) or write(*args))
     with pytest.raises(ValueError, match=r"rows.parquet was changed while it was read"):
-        tiny(SharedBottom, epochs=1, drop=["who"]).fit(Shards(file, cache=tmp_path / "cache"), TARGETS)
+        tiny(SharedBottom, epochs=1, columns=WHO).fit(Shards(file, cache=tmp_path / "cache"), TARGETS)
     assert [*(tmp_path / "cache").iterdir()] == []
 
 
@@ -175,7 +177,7 @@ def test_what_killed_fits_have_left_is_removed(folder, tmp_path, monkeypatch, ca
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / f".y.npy.{2**59}").touch()
-    model = tiny(SharedBottom, epochs=1, drop=["who", "weight"])
+    model = tiny(SharedBottom, epochs=1, columns=BOTH)
     with locked(living):
         model.fit(Shards(folder / "*.parquet"), TARGETS)
     assert sorted(tmp_path.iterdir()) == sorted([fresh, living, kept])
@@ -232,7 +234,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("error", "message", "cls", "params", "given"), REFUSED)
 def test_mistakes_are_told(table, error, message, cls, params, given):
-    model = tiny(cls, drop=["who", "weight"]).set_params(**params)
+    model = tiny(cls, columns=BOTH).set_params(**params)
     with pytest.raises(error, match=message):
         model.fit(Shards(table.lazy()), "late" if params else TARGETS, **given)
 
@@ -246,6 +248,6 @@ def test_a_full_disk_is_told_with_the_folder_and_no_other_error_is(folder, tmp_p
 
     monkeypatch.setattr(f"tabmtl.scale.cache.{place}", fail)
     with pytest.raises(OSError) as caught:
-        tiny(SharedBottom, drop=["who"]).fit(Shards(folder / "*.parquet", cache=tmp_path / "cache"), TARGETS)
+        tiny(SharedBottom, columns=WHO).fit(Shards(folder / "*.parquet", cache=tmp_path / "cache"), TARGETS)
     told = r"encoded rows could not be written: No space .*; make room .*'.*/cache'"
     assert caught.match(told) if number == ENOSPC else caught.value is refused

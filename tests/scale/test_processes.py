@@ -30,6 +30,8 @@ from tabmtl.scale import Shards, cache, joined, rows
 from tabmtl.training.run import current, entered
 
 TARGETS = ["late", "size", "delay"]
+WHO = {"who": "ignore"}
+BOTH = WHO | {"weight": "ignore"}
 EXACT = 1e-7  # of float64 weights after an epoch and more
 
 
@@ -75,7 +77,7 @@ def double(cls):
 def fit_ranks(table, cls, *, targets=TARGETS, float64=True, fit=None, **params):
     """The model of one rank, and those of two."""
     made = double(cls) if float64 else cls
-    noiseless = {"dropout": 0.0, "attention_dropout": 0.0, "drop": ["weight", "who"]}
+    noiseless = {"dropout": 0.0, "attention_dropout": 0.0, "columns": BOTH}
 
     def work():
         model = tiny(made, **(noiseless | params))
@@ -103,7 +105,7 @@ def test_two_ranks_learn_the_weights_of_one(table, cls, params):
 @pytest.mark.all_faces
 def test_scores_of_float32_are_those_of_one_rank(table):
     options = {"sample_weight": "weight", "groups": "who"}
-    one, first, _ = fit_ranks(table, HoME, float64=False, epochs=3, fit=options, drop=["who"])
+    one, first, _ = fit_ranks(table, HoME, float64=False, epochs=3, fit=options, columns=WHO)
     np.testing.assert_allclose(one.history_.to_numpy(), first.history_.to_numpy(), rtol=1e-4, atol=1e-4)
     X = table.drop("who", "weight", *TARGETS)
     ours, theirs = (model.predict_proba(X)["late"] for model in (one, first))
@@ -111,7 +113,7 @@ def test_scores_of_float32_are_those_of_one_rank(table):
 
 
 def test_one_rank_decides(table):
-    seen, params = [], {"drop": ["weight", "who"], "on_epoch": lambda record: seen.append(record["epoch"]) or True}
+    seen, params = [], {"columns": BOTH, "on_epoch": lambda record: seen.append(record["epoch"]) or True}
     models = run_ranks(2, lambda: tiny(SharedBottom, **params).fit(Shards(table.lazy()), TARGETS))
     assert seen == [0.0]
     assert [model.history_.height for model in models] == [1, 1]
@@ -125,7 +127,7 @@ def test_a_cache_is_used_again_by_its_rank(table, tmp_path, monkeypatch):
 
     def fit():
         source = Shards(tmp_path / "rows.parquet", cache=tmp_path / "cache")
-        return tiny(SharedBottom, epochs=1, drop=["weight", "who"]).fit(source, TARGETS)
+        return tiny(SharedBottom, epochs=1, columns=BOTH).fit(source, TARGETS)
 
     run_ranks(2, fit)
     run_ranks(2, fit)
@@ -151,16 +153,16 @@ def test_ranks_learn_the_weights_of_one_from_other_tables(table, case, monkeypat
         vectors = pl.Series(rng.normal(size=(400, 3)).tolist())
         table = table.with_columns(tags=pl.Series(tags), vectors=pl.when(pl.int_range(400) % 7 > 0).then(vectors))
         table = table.with_columns(remark=pl.format("row {} of a long day", pl.int_range(400) % 50))
-        options["text_features"] = ["remark"]
+        options["columns"] = BOTH | {"remark": "text"}
     elif case == "long":
         table = pl.DataFrame({"plain": np.tile(rng.normal(size=100), 3), "task": np.repeat(["a", "b", "c"], 100)})
         table = table.with_columns(y=pl.col("plain") * pl.col("task").replace_strict({"a": 1.0, "b": -1.0, "c": 2.0}))
-        cls, options = HoME, {"targets": "y", "task_column": "task", "drop": []}
+        cls, options = HoME, {"targets": "y", "task_column": "task", "columns": None}
     else:
         click = rng.integers(0, 2, 400)
         steps = {"click": pl.Series(click), "buy": pl.Series(click * rng.integers(0, 2, 400))}
         table, cls = table.select("plain", "text").with_columns(**steps), ESMM
-        options = {"tasks": None, "task_chain": ["click", "buy"], "targets": ["click", "buy"], "drop": []}
+        options = {"tasks": None, "task_chain": ["click", "buy"], "targets": ["click", "buy"], "columns": None}
     one, first, _ = fit_ranks(table, cls, **options)
     assert_same_weights(one, first, EXACT)
     np.testing.assert_allclose(one.history_.to_numpy(), first.history_.to_numpy(), rtol=1e-5, atol=1e-5)
@@ -173,7 +175,7 @@ def test_ranks_leave_out_newest_rows_of_known_groups(table, monkeypatch):
 
     def work():
         given = {"time": "day", "groups": "shop"}
-        return tiny(SharedBottom, epochs=1, drop=["weight", "who"]).fit(Shards(days.lazy()), TARGETS, **given)
+        return tiny(SharedBottom, epochs=1, columns=BOTH).fit(Shards(days.lazy()), TARGETS, **given)
 
     run_ranks(2, work)
     assert said == [10]
@@ -182,7 +184,7 @@ def test_ranks_leave_out_newest_rows_of_known_groups(table, monkeypatch):
 REFUSED = [
     (2, r"the number of rows of each file is \[399\] on rank 1 .* \[400\] on rank 0; give", {"rows": 399}, {}),
     (2, r"the parameter learning_rate is 0.5 on rank 1 of the group and 0.002 on rank 0", {"learning_rate": 0.5}, {}),
-    (2, r"the parameter drop is \['weight'\] on rank 1 .* \['weight', 'who'\] on rank 0", {"drop": ["weight"]}, {}),
+    (2, r"the parameter columns is .*'who': 'ignore'}} on rank 1 .* 'weight': .* on rank 0", {"columns": WHO}, {}),
     (2, r"the parameter time_limit is 60.0 on rank 1 .* None on rank 0; give every rank", {"time_limit": 60.0}, {}),
     (2, r"y is \['late'\] on rank 1 of the group and \['late', 'size', 'delay'\] on", {"targets": TARGETS[:1]}, {}),
     (2, r"looks at all rows of a step at once.* fit it in one process", {}, {"row_layer": "batch_attention"}),
@@ -192,7 +194,7 @@ REFUSED = [
 
 def fit_rank(table, own, params):
     """Fit on a rank, which has parameters, rows and targets of its own if it is not the first."""
-    options = {"epochs": 1, "drop": ["weight", "who"]} | params | (own if current().rank else {})
+    options = {"epochs": 1, "columns": BOTH} | params | (own if current().rank else {})
     targets, frame = options.pop("targets", TARGETS), table.head(options.pop("rows", 400))
     model = tiny(MultiTabNet if "row_layer" in options else SharedBottom, **options)
     return model.fit(Shards(frame.lazy().drop(set(TARGETS) - set(targets))), targets)
@@ -219,7 +221,7 @@ def test_what_ranks_cannot_share_is_refused_before_anything_is_read(table, cls):
     source = table if cls is SharedBottom else Shards(table.lazy())
     with entered(group), pytest.raises(ValueError, match=f"a fit of {cls.__name__}{end}"):
         cls().fit(source, TARGETS)
-    fitted = tiny(SharedTrees, drop=["weight", "who"]).fit(table.drop(TARGETS), table.select(TARGETS))
+    fitted = tiny(SharedTrees, columns=BOTH).fit(table.drop(TARGETS), table.select(TARGETS))
     with entered(group), pytest.raises(ValueError, match="add_task is for one process, and this group has 2; call"):
         fitted.add_task(table.drop(TARGETS), table["delay"].alias("later"))
 
@@ -233,7 +235,7 @@ def test_a_rank_without_rows_of_a_step(table):
     one, first, _ = fit_ranks(few, MMoE, **steps | {"batch_size": 1, "expert_hidden": (4, 4)})  # or without any row
     assert_same_weights(one, first, EXACT)
     long = few.select("plain", y=pl.col("plain") ** 2, task=pl.col("count").rank("ordinal") % 3)
-    one, first, _ = fit_ranks(long, PLE, targets="y", task_column="task", drop=[], **steps)
+    one, first, _ = fit_ranks(long, PLE, targets="y", task_column="task", columns=None, **steps)
     assert_same_weights(one, first, EXACT)
 
 
@@ -249,7 +251,7 @@ def test_an_error_of_a_hook_ends_training_on_all_ranks(table):
 
     def work():
         try:
-            tiny(SharedBottom, drop=["weight", "who"], on_epoch=fail).fit(Shards(table.lazy()), TARGETS)
+            tiny(SharedBottom, columns=BOTH, on_epoch=fail).fit(Shards(table.lazy()), TARGETS)
         except Exception as error:
             return type(error)
 

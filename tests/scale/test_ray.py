@@ -63,7 +63,7 @@ def test_a_fit_whose_process_is_killed_and_its_answers(folder):
 
     shards = Shards(folder / "part-*.parquet", cache=folder / "cache")
     model = on_ray.fit(
-        SharedBottom(**NETWORK, drop=["id"], on_epoch=note_and_die_once),
+        SharedBottom(**NETWORK, columns={"id": "ignore"}, on_epoch=note_and_die_once),
         shards,
         TARGETS,
         num_workers=2,
@@ -73,7 +73,7 @@ def test_a_fit_whose_process_is_killed_and_its_answers(folder):
     )
     assert Path(notes).read_text().split() == ["0", "1", "2", "2", "3"]
     assert not list((folder / "runs/killed/checkpoints").iterdir())
-    one = SharedBottom(**NETWORK, drop=["id"]).fit(Shards(folder / "part-*.parquet"), TARGETS)
+    one = SharedBottom(**NETWORK, columns={"id": "ignore"}).fit(Shards(folder / "part-*.parquet"), TARGETS)
     assert_frame_equal(model.history_, one.history_, abs_tol=1e-4)
 
     class DiesOnce(SharedBottom):

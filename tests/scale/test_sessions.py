@@ -18,7 +18,7 @@ from tabmtl.sessions.m2trec.network import M2TRecNetwork
 
 TRAIN, LATER = LOG.split()
 STILL = {"dropout": 0.0, "id_dropout": 0.0, "pooling": "undirected"}
-TINY = {"categories": ("category", "subcategory"), "text_features": ("name",), "d_model": 16, "epochs": 1}
+TINY = {"categories": ("category", "subcategory"), "columns": {"name": "text"}, "d_model": 16, "epochs": 1}
 TINY |= {"batch_size": 128, "precision": "float32", "device": "cpu", "n_jobs": 1, "random_state": 0}
 EXACT = 1e-7  # of float64 weights
 

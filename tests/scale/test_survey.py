@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from wired import run_ranks
 
 from tabmtl.base.storage.stored import take_apart
+from tabmtl.columns import Text
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import find_kinds
 from tabmtl.encode.tasks import DeclaredTasks
@@ -25,7 +26,7 @@ CODING = {
     "tasks": {"delay": "regression"},
     "force": None,
     "task_column": None,
-    "categorical": "from_dtype",
+    "columns": {},
     "encoding": {"transform": "quantile", "min_frequency": 2},
 }
 
@@ -85,7 +86,7 @@ def test_ranks_learn_the_text_of_one(monkeypatch):
     monkeypatch.setattr(survey, "SAMPLE_ROWS", 60)
     remarks = pl.Series([None if k % 9 == 0 else f"number {k} by river {k % 7}" for k in range(200)])
     source = Shards(pl.DataFrame({"remark": remarks, "delay": np.arange(200) / 2}).lazy())
-    coding = {"encoding": {"texts": ["remark"], "flat": True}}
+    coding = {"columns": {"remark": Text()}, "encoding": {"flat": True}}
     expected = learned(source, ["delay"], **coding)
     for found in run_ranks(2, lambda: learned(source, ["delay"], group=current(), **coding)):
         assert_same(found, expected)
@@ -110,8 +111,8 @@ def test_summaries_merge_in_any_order(sizes, random):
     rng = np.random.default_rng(n)
     frame = pl.DataFrame({"x": rng.normal(size=n), "k": (["a", "b", None] * n)[:n], "y": rng.normal(size=n)})
     schema = frame.select("x", "k").schema
-    kinds = find_kinds(schema, "from_dtype", "polars")
-    plan = Plan(kinds=kinds, tasks=(), classes=frozenset(), targets=("y",), weight=None)
+    kinds = find_kinds(schema, {})
+    plan = Plan(kinds=kinds, tasks=(), classes=frozenset(), targets=("y",), weight=None, readings={})
     starts = np.cumsum([0, *sizes])
     parts = [Survey.of(frame[a:b], int(a), plan) for a, b in pairwise(starts)]
     whole = Survey.merge(parts, plan)

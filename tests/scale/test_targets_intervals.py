@@ -17,8 +17,9 @@ FIT, GIVEN, NEW = slice(0, 200), slice(200, 400), slice(400, N)
 
 
 @cache
-def fitted(groups=None, drop=()):
-    model = SharedTrees(n_estimators=20, n_estimators_task=5, drop=[*drop], random_state=0).fit(X[FIT], Y[FIT])
+def fitted(groups=None, ignored=()):
+    columns = dict.fromkeys(ignored, "ignore")
+    model = SharedTrees(n_estimators=20, n_estimators_task=5, columns=columns, random_state=0).fit(X[FIT], Y[FIT])
     return model.conformalize(X[GIVEN], Y[GIVEN], groups=groups)
 
 
@@ -28,9 +29,9 @@ def intervals_of_file(model, folder, name="found.parquet", **options):
     return pl.read_parquet(folder / name)
 
 
-@pytest.mark.parametrize(("groups", "drop"), [(None, ()), ("region", ("region",))])
-def test_a_file_has_the_intervals_of_the_frame(groups, drop, tmp_path):
-    model = fitted(groups, drop)
+@pytest.mark.parametrize(("groups", "ignored"), [(None, ()), ("region", ("region",))])
+def test_a_file_has_the_intervals_of_the_frame(groups, ignored, tmp_path):
+    model = fitted(groups, ignored)
     assert intervals_of_file(model, tmp_path, level=0.8).equals(model.predict_interval(X[NEW], level=0.8))
 
 

@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 
 from tabmtl import SharedBottom
+from tabmtl.columns import Text
 from tabmtl.serving.mlflow import log_model
 from tabmtl.serving.onnx import export
 
@@ -18,13 +19,14 @@ class Encoder:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda model: export(model, "model.onnx"), r"no text_encoder, which makes vectors of \['remark'\]"),
-        (log_model, r"as_pyfunc\(tabmtl.load\(path\)\.set_params\(text_encoder=\.\.\.\)\)"),
+        (lambda model: export(model, "model.onnx"), r"no encoder of text, which makes vectors of \['remark'\]"),
+        (log_model, r"as_pyfunc\(tabmtl.load\(path\)\.set_params\(columns=\.\.\.\)\)"),
     ],
     ids=["ONNX", "MLflow"],
 )
 def test_what_takes_no_encoder_says_so(call, message):
     X = pl.DataFrame({"remark": ["lovely", "dreadful"] * 50})
-    model = SharedBottom(hidden=(4,), epochs=1, text_features=["remark"], text_encoder=Encoder(), random_state=0)
+    columns = {"remark": Text(encoder=Encoder())}
+    model = SharedBottom(hidden=(4,), epochs=1, columns=columns, random_state=0)
     with pytest.raises((TypeError, ValueError), match=message):
         call(model.fit(X, X.select(stars=pl.int_range(pl.len()) / 7)))

@@ -41,7 +41,7 @@ def test_a_network_beyond_the_memory_is_refused_before_it_is_built(monkeypatch, 
     X = np.random.default_rng(0).normal(size=(30, 201))
     words = (
         f"^{type(model).__name__} makes a token .* 201 columns and steps of 30 rows take at least [\\d.]+ GB of "
-        rf"memory, and 0\.01 GB are free; .* drop=.* {width} or batch_size, .*SharedTrees"
+        rf"memory, and 0\.01 GB are free; .* columns=.* {width} or batch_size, .*SharedTrees"
     )
     with pytest.raises(ValueError, match=words):
         model.fit(X, X[:, :2])

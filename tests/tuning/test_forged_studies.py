@@ -17,8 +17,7 @@ from goals import quick
 from optuna.trial import TrialState
 
 from tabmtl import MMoE
-from tabmtl.inspection.plots import ParetoDisplay
-from tabmtl.tuning import choose_point, open_study, pareto_front, run_study, with_params
+from tabmtl.tuning import ParetoDisplay, choose_point, open_study, pareto_front, run_study, with_params
 
 TABLES = (
     *("studies", "study_directions", "study_user_attributes", "study_system_attributes", "trials"),

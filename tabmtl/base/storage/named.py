@@ -22,7 +22,8 @@ def is_named(value: Any) -> bool:
 def describe_kind(kind: Any, kinds: dict[str, type]) -> str | dict[str, Any]:
     """Return a kind of targets as JSON, its name, with its parameters if it has any; add its class to those by name.
 
-    Its ``later_fields`` are left out where they have the default, so that earlier releases read the file.
+    Its ``later_fields`` are left out where they have the default, so that earlier releases read the file, and its
+    ``code_fields``, which are code.
 
     Raises
     ------
@@ -35,8 +36,9 @@ def describe_kind(kind: Any, kinds: dict[str, type]) -> str | dict[str, Any]:
         raise TypeError(f"{cls.__name__} has the name {kind.name!r} of {own.__name__}; give it one of its own")
     kinds[kind.name] = cls
     values = {item.name: (getattr(kind, item.name), item) for item in fields(kind)}
-    later = getattr(cls, "later_fields", ())
+    later, code = getattr(cls, "later_fields", ()), getattr(cls, "code_fields", ())
     parameters = {name: value for name, (value, item) in values.items() if name not in later or value != item.default}
+    parameters = {name: value for name, value in parameters.items() if name not in code}
     return {"kind": kind.name} | parameters if parameters else kind.name
 
 

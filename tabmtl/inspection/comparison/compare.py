@@ -17,6 +17,7 @@ from sklearn.base import clone
 from tabmtl.base.cpu import cpu_seconds
 from tabmtl.base.params import check_at_least, check_count, check_positive
 from tabmtl.base.schema import RandomSplitWarning, TimeLimitWarning, describe_error, listed, warn_user
+from tabmtl.columns.declared import Category
 from tabmtl.ensemble import MultiTaskEnsemble
 from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.tables import MultiTaskEstimator
@@ -125,7 +126,7 @@ def compare(
         tuple: (those of X, of X_test), or (those of X, of X_val, of X_test). Rows of X_val without groups are one group
         to the models that learn them.
     **params
-        Parameters of every model, such as ``tasks``, ``task_column``, ``drop``, ``n_jobs`` and ``random_state``.
+        Parameters of every model, such as ``tasks``, ``task_column``, ``columns``, ``n_jobs`` and ``random_state``.
         ``random_state`` also draws the rows to test. ``verbose=1`` shows a line for every model, ``verbose=2`` the fits
         too.
 
@@ -197,7 +198,7 @@ def compare(
     for name, model in prepared.items():
         check_kinds(name, given[name], rows.coder.labels.tasks)
         _check_tasks(name, model, reference, rows, y)
-        if rows.coder.features.declared["categorical"]:
+        if any(isinstance(own, Category) for own in rows.coder.features.declared.values()):
             check_reads_text(model, X, y)
         rows.fit_arguments(model)  # refuses rows that cannot be learned together
     refuse_without_groups(rows.coder.labels.tasks, rows.n_groups, "the rows to test")

@@ -8,8 +8,6 @@ from tabmtl.inspection.plots.drift import DriftDisplay
 from tabmtl.inspection.plots.experts import ExpertUsageDisplay
 from tabmtl.inspection.plots.importances import ImportanceDisplay
 from tabmtl.inspection.plots.leaderboard import LeaderboardDisplay
-from tabmtl.inspection.plots.outliers import OutlierTaskDisplay
-from tabmtl.inspection.plots.pareto import ParetoDisplay
 from tabmtl.inspection.plots.scores import GainDisplay, HistoryDisplay
 
 __all__ = [
@@ -21,6 +19,4 @@ __all__ = [
     "HistoryDisplay",
     "ImportanceDisplay",
     "LeaderboardDisplay",
-    "OutlierTaskDisplay",
-    "ParetoDisplay",
 ]

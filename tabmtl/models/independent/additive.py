@@ -162,7 +162,7 @@ class Pieces:
 
     def __init__(self, x: np.ndarray, n_pieces: Sequence[int]) -> None:
         n_numbers, self._x = len(n_pieces), x
-        self._knots = [_quantiles(column, n) for column, n in zip(x.T, n_pieces, strict=False)]
+        self._knots = [*map(_quantiles, x.T, n_pieces)]
         self._has_gaps = (np.isnan(x[:, :n_numbers]).any(axis=0) & (np.array(n_pieces) > 0)).tolist()
         self._codes = [_frequent(column) for column in x[:, n_numbers:].T]
         sizes = [len(own) - 1 + gaps for own, gaps in zip(self._knots, self._has_gaps, strict=True)]

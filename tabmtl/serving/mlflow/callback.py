@@ -26,7 +26,6 @@ from tabmtl.inspection.plots import (
     GainDisplay,
     HistoryDisplay,
     LeaderboardDisplay,
-    OutlierTaskDisplay,
 )
 from tabmtl.inspection.plots.display import Display
 from tabmtl.metrics.gain import MultitaskGain, multitask_gain
@@ -306,8 +305,6 @@ def _displays(estimator: Any) -> Iterator[tuple[str, Display]]:
         yield "history", HistoryDisplay.from_estimator(estimator, tasks=tasks[:_MOST_LINES])
     if hasattr(estimator, "expert_utilisation_"):
         yield "experts", ExpertUsageDisplay.from_estimator(estimator)
-    if hasattr(estimator, "outlier_score_") and estimator.outlier_score_["outlier_score"].count():
-        yield "outliers", OutlierTaskDisplay.from_estimator(estimator)
     if hasattr(estimator, "leaderboard_"):
         yield "leaderboard", LeaderboardDisplay.from_estimator(estimator, tasks=tasks[:_MOST_LINES])
 

@@ -230,9 +230,9 @@ def _check_loadable(estimator: MultiTaskEstimator | Recommender) -> None:
         given = f", kinds=[{type(foreign.kind).__name__}]"
     elif isinstance(estimator, MultiTaskEstimator) and estimator.coder_.text_vectors is not None:
         what, given, after = (
-            "the model has a text_encoder, which is code and in no file",
+            "the model has an encoder of text, which is code and in no file",
             "",
-            ".set_params(text_encoder=...)",
+            ".set_params(columns=...)",
         )
     else:
         return

@@ -38,7 +38,7 @@ def describe_encoding(class_name: str, coder: TableCoder) -> str:
                               ``tags``: ``names`` and ``levels``. ``sequences``: of every one its name, the column of
                               its ``items`` (its own if it has none) and the lists beside it (``sides``); the levels
                               of items and of lists of text (``categories``), the lists of ``numbers``, and
-                              ``max_length``. ``texts``: ``names``. ``vectors``: ``names`` and ``widths``
+                              ``longest``, entries read. ``texts``: ``names``. ``vectors``: ``names``, ``widths``
     ``arrays``                numbers of ``decisions``, such as the knots of calibrators, by their place among the keys
     ``task_column``           long layout: the column of X that names a row's task; else null
     ``labels``                ``tasks``: name, kind, classes and thresholds of every task; ``names``: the outputs, in

@@ -22,7 +22,7 @@ after the other, and each column has inputs of its own, which begin with its nam
 input                type and shape   holds
 ===================  ===============  ========================================================================
 ``COLUMN: lengths``  int64, (n,)      entries of every row; 0 of an empty list, 1 of a missing one
-``COLUMN: codes``    int32, (m,)      codes of tags, of the items of a sequence (at most ``max_length`` of a row,
+``COLUMN: codes``    int32, (m,)      codes of tags, of the items of a sequence (at most ``longest`` of a row,
                                       the newest, which is the last one), or of the hashed words and 3-grams of a
                                       text; a missing list has the code 0 alone
 ``COLUMN: weights``  float32, (m,)    tags and text: 1 over the row's number of tags; occurrences of a word or a
@@ -154,14 +154,19 @@ def check_coder(coder: TableCoder) -> None:
         )
     if coder.text_vectors is not None:
         raise ValueError(
-            f"an ONNX file holds no text_encoder, which makes vectors of {[*coder.text_vectors.names]}; fit the "
+            f"an ONNX file holds no encoder of text, which makes vectors of {[*coder.text_vectors.names]}; fit the "
             "network without one, on a column of these vectors, or serve the model by save and load"
+        )
+    if coder.features.readings:
+        raise ValueError(
+            f"an ONNX file reads no text as {[*map(str, coder.features.readings.values())]}, which the columns "
+            f"{[*coder.features.readings]} are declared; read them before fit, and fit again"
         )
     other = {own.name: own.names for own in coder.features.coders.values() if type(own) not in KINDS}
     if other:
         raise ValueError(
-            f"an ONNX file reads the kinds of columns of tabmtl, and none of your own, {other}; drop these columns and "
-            "fit again, or serve the model by save and load"
+            f"an ONNX file reads the kinds of columns of tabmtl, and none of your own, {other}; ignore these columns "
+            "and fit again, or serve the model by save and load"
         )
 
 

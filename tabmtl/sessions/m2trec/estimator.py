@@ -25,13 +25,12 @@ from tabmtl.base.params import (
     Share,
     check_at_least,
     check_count,
-    check_names,
     is_number,
     near,
 )
 from tabmtl.base.storage.atomic import write_file
 from tabmtl.base.storage.stored import Stored
-from tabmtl.encode.text_encoder import check_text_encoder
+from tabmtl.columns.declared import DeclaredColumns
 from tabmtl.estimators.base import FromFitted, at_once, drafted
 from tabmtl.estimators.source import is_source
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState
@@ -60,24 +59,12 @@ _CHECKED = 100  # sessions on which approximate search is compared with exact se
 _LONGEST = 10_000  # clicks that a network may read: it keeps the distances of all pairs
 
 
-def check_categorical(name: str, value: Any) -> None:
-    """Raise a TypeError for a value that names no columns of categories."""
-    if not isinstance(value, str):
-        check_names(name, value)
-    elif value != "from_dtype":
-        expected = f"{name}, where it is not 'from_dtype', must be a sequence of columns"
-        raise TypeError(f"{expected}, got {value!r}: put it in a list{near(value, ['from_dtype'])}")
-
-
 def check_weights(name: str, value: Any) -> None:
     """Raise a ValueError for a value that is neither a weight nor a list of weights."""
     if isinstance(value, str | bytes | Mapping) or not (is_number(value) or isinstance(value, Iterable)):
         raise ValueError(f"{name} must be a number or a list of one a level of categories, got {value!r}")
     for weight in value if isinstance(value, Iterable) else [value]:
         check_at_least(name, weight, 0)
-
-
-CategoricalColumns = Annotated[Literal["from_dtype"] | Sequence[str], check_categorical]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,18 +122,12 @@ class M2TRec(TrainedEstimator, Recommender):
     ----------
     categories : sequence of str, default=()
         Columns of the item table with the levels of categories, coarse to fine. Each is a feature and a task.
-    categorical_features : "from_dtype" or sequence of str, default="from_dtype"
-        Columns of the item table that hold categories. By default these are the columns of text, categories and
-        booleans. A list must name every such column that is not in ``text_features``. Unnamed columns of numbers are
-        read as numbers, even if they hold codes of categories. Lists of text or whole numbers are tags; lists of floats
-        are vectors.
-    text_features : sequence of str, default=()
-        Columns of free text. Words and 3-grams of letters are hashed.
-    text_encoder : callable or object with ``encode``, optional
-        Makes vectors of the columns of free text, in place of words and 3-grams. It gets a list of n texts, and returns
-        an array (n, d) of finite numbers, as ``SentenceTransformer(...)`` of sentence-transformers does. `save` leaves
-        it out, for it is code: a loaded model recommends without it, and `add_items` needs
-        ``set_params(text_encoder=...)``.
+    columns : mapping of str to str or kind of `tabmtl.columns`, optional
+        What columns of the item table hold: "number", "category", "date", "text", "tags", "vector" or "ignore", or an
+        object with options, such as ``Text(encoder=...)``. Those left out follow from their type: text, categories and
+        booleans are categories, numbers are numbers even if they hold codes, lists of text or whole numbers are tags,
+        lists of floats are vectors. Of a loaded model, `add_items` needs the encoder of text again, by
+        ``set_params(columns=...)``.
     id_mode : {"full", "none"}, default="full"
         Own vector of an item that is clicked in training, added to the vector of its metadata. ``"full"`` is a free
         vector, which some steps leave out (``id_dropout``) so that metadata alone stays good for new items. ``"none"``
@@ -255,9 +236,7 @@ class M2TRec(TrainedEstimator, Recommender):
     """
 
     categories: Names = ()
-    categorical_features: CategoricalColumns = "from_dtype"
-    text_features: Names = ()
-    text_encoder: Annotated[Any, check_text_encoder] = None
+    columns: DeclaredColumns = None
     id_mode: Literal["full", "none"] = "full"
     id_dropout: Rate = 0.1
     item_tower: Literal["mlp", "concat"] = "mlp"
@@ -311,7 +290,6 @@ class M2TRec(TrainedEstimator, Recommender):
     _items = FromFitted("items")
     _new_items = FromFitted("new_items")
     _categories = FromFitted("categories")
-    _kept_apart: ClassVar[tuple[str, ...]] = ("text_encoder",)
 
     @classmethod
     def paper(cls, *, categories: Sequence[str], **params: Any) -> Self:
@@ -589,7 +567,7 @@ class M2TRec(TrainedEstimator, Recommender):
             )
         if self._coder is None:
             raise ValueError("this model was fitted without an item table, so it knows no new item: fit with items=")
-        extended = self._items.extended(len(names), *self._coder.encode(metadata, self.text_encoder))
+        extended = self._items.extended(len(names), *self._coder.encode(metadata, self.columns))
         categories = tuple(column.extended(metadata[column.name]) for column in self._categories)
         fitted = replace(self._fitted, items=extended, categories=categories)
         with self._searched() as index:
@@ -683,7 +661,7 @@ class M2TRec(TrainedEstimator, Recommender):
         if name not in self._coder.features.names:
             raise ValueError(f"the item table of fit had no column {name!r}; its {have}{near(name, known)}")
         kind = self._coder.features.kind_of(name).replace("texts", "text")
-        cure = "" if kind == "vectors" else "; if it holds categories, fit again and name it in categorical_features"
+        cure = "" if kind == "vectors" else "; if it holds categories, fit again and declare it 'category'"
         raise ValueError(f"column {name!r} of the item table was read as {kind}, not as categories; its {have}{cure}")
 
     def _cure_of_unknown(self) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from tabmtl.base.ranks import answer, check_same
 from tabmtl.base.storage.stored import fingerprint
+from tabmtl.columns.declared import declare
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.categories import ItemCategories
 from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
@@ -116,16 +117,14 @@ class Fitting:
             return ItemCoder.fit(
                 metadata.filter(pl.Series(clicks > 0)),
                 categories=options.categories,
-                categorical=options.categorical_features,
-                texts=options.text_features,
-                text_encoder=options.text_encoder,
+                columns=declare(options.columns),
                 min_frequency=options.min_frequency,
             )
         needs = [] if options.id_mode == "full" else [f"id_mode={options.id_mode!r}"]
         needs += [] if options.item_tower == "mlp" else [f"item_tower={options.item_tower!r}"]
-        for name in ("categories", "categorical_features", "text_features"):
-            columns = getattr(options, name)
-            needs += [f"{name}={list(columns)}"] if len(columns) and not isinstance(columns, str) else []
+        for name in ("categories", "columns"):
+            columns = getattr(options, name) or ()
+            needs += [f"{name}={columns!r}"] if len(columns) else []
         if needs:
             cure = "fit with items="
             if metadata is not None:

@@ -61,9 +61,9 @@ class GoingOn(Fitting):
             metadata = pl.DataFrame({name: pl.Series([None] * n_new, dtype=pl.Null) for name in coder.features.names})
         else:
             clicked = metadata.filter(pl.Series(clicks[self.growth.n_known :] > 0, dtype=pl.Boolean))
-            coder = coder.extended(clicked, self.options.text_encoder, self.options.min_frequency)
+            coder = coder.extended(clicked, self.options.columns, self.options.min_frequency)
         self._metadata = metadata
-        return coder, known.extended(n_new, *coder.encode(metadata, self.options.text_encoder)).clicked(clicks)
+        return coder, known.extended(n_new, *coder.encode(metadata, self.options.columns)).clicked(clicks)
 
     def _network(self) -> M2TRecNetwork:
         network = super()._network()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -13,9 +13,11 @@ import polars.selectors as cs
 from tabmtl.base.params import check_known
 from tabmtl.base.schema import Columns, warn_user
 from tabmtl.columns import KINDS, Features
+from tabmtl.columns.declared import Category, Declared, Number, encoder_of, ignored
+from tabmtl.columns.declared import Sequence as ListInOrder
 from tabmtl.columns.kind import TEXT
-from tabmtl.encode.features import FeatureCoder
-from tabmtl.encode.text_encoder import TextVectors, check_found
+from tabmtl.encode.features import NONE, FeatureCoder
+from tabmtl.encode.text_encoder import TextVectors, learn_vectors
 
 _FEW_ITEMS = 50
 
@@ -46,9 +48,7 @@ class ItemCoder:
         metadata: pl.DataFrame,
         *,
         categories: Sequence[str] = (),
-        categorical: Literal["from_dtype"] | Sequence[str] = "from_dtype",
-        texts: Sequence[str] = (),
-        text_encoder: Any = None,
+        columns: Mapping[str, Declared] = NONE,
         min_frequency: int = 1,
     ) -> ItemCoder:
         """Learn the encoding of an item table without its names; ``categories`` are categorical whatever their type.
@@ -58,20 +58,22 @@ class ItemCoder:
         TypeError, ValueError
             If a column has another type than these, or a named column does not exist or does not fit its role.
         """
-        if isinstance(categorical, str):
-            text_like = [name for name, dtype in metadata.schema.items() if dtype in (*TEXT, pl.Boolean)]
-            categorical = [name for name in text_like if name not in texts]
-        _check_named(metadata, {"categories": categories, "categorical_features": categorical, "text_features": texts})
-        for name, dtype in metadata.schema.items():
-            if isinstance(dtype, pl.List | pl.Array) and not any(kind.reads(dtype, None) for kind in KINDS):
-                raise TypeError(
-                    f"the column {name!r} of the item table holds {dtype}: expected lists of text or numbers"
-                )
-        chosen, vectors = list(dict.fromkeys([*categorical, *categories])), None
-        if text_encoder is not None:
-            vectors, metadata = TextVectors.learn(metadata, check_found(texts), text_encoder)
-            texts = ()
-        features = FeatureCoder.fit(metadata, categorical=chosen, texts=texts, min_frequency=min_frequency, kinds=KINDS)
+        check_known("categories names columns", categories, metadata.columns, "the item table")
+        check_known("columns declares columns", columns, metadata.columns, "the item table")
+        both = [name for name in categories if columns.get(name, Category()) != Category()]
+        if len(set(categories)) < len(categories) or both:
+            raise ValueError(
+                f"categories must name columns of categories once each, got {[*categories]}, of which columns declares "
+                f"{both} something else"
+            )
+        others = [name for name, own in columns.items() if isinstance(own, ListInOrder)]
+        if others:
+            raise ValueError(f"an item table has no sequences, and columns declares {others} some: declare them 'tags'")
+        metadata = metadata.drop(cs.by_name(*ignored(columns)))
+        said = _inferred(metadata.schema) | dict.fromkeys(categories, Category()) | dict(columns)
+        said = {name: own for name, own in said.items() if name in metadata.columns}
+        vectors, read, said = learn_vectors(metadata, said)
+        features = FeatureCoder.fit(read, columns=said, min_frequency=min_frequency)
         _warn_of_names(features.columns, metadata)
         return cls(features=features, text_vectors=vectors)
 
@@ -94,24 +96,24 @@ class ItemCoder:
         if any(own.max(initial=0) >= size for own, size in zip(codes, sizes, strict=True)):
             raise ValueError("an item has a code beyond the levels of its column")
 
-    def extended(self, metadata: pl.DataFrame, text_encoder: Any, min_frequency: int) -> ItemCoder:
+    def extended(self, metadata: pl.DataFrame, columns: Mapping[str, Any] | None, min_frequency: int) -> ItemCoder:
         """Return the encoding that knows the levels of new items too; see `FeatureCoder.extended` and `encode`."""
-        known = self._read(metadata, text_encoder)
+        known = self._read(metadata, columns)
         return replace(self, features=self.features.extended(known, min_frequency=min_frequency))
 
-    def encode(self, metadata: pl.DataFrame, text_encoder: Any = None) -> tuple[Features, np.ndarray]:
+    def encode(self, metadata: pl.DataFrame, columns: Mapping[str, Any] | None = None) -> tuple[Features, np.ndarray]:
         """Encode metadata: its distinct rows, and the place of every item (N,) among them.
 
-        A ``text_encoder`` takes the place of that of fit, if there was one.
+        An encoder of text in ``columns`` takes the place of that of fit, if there was one.
 
         Raises
         ------
         ValueError, TypeError
             If a column is missing or now holds another kind of value.
         """
-        return self.features.encode(self._read(metadata, text_encoder)).distinct()
+        return self.features.encode(self._read(metadata, columns)).distinct()
 
-    def _read(self, metadata: pl.DataFrame, text_encoder: Any) -> pl.DataFrame:
+    def _read(self, metadata: pl.DataFrame, columns: Mapping[str, Any] | None) -> pl.DataFrame:
         """Take the columns of fit, texts as vectors where they are read so."""
         names = self.features.names
         missing = [name for name in names if name not in metadata.columns]
@@ -121,31 +123,22 @@ class ItemCoder:
             )
         # a selector, because select takes a name like "^a$" for a pattern
         known = metadata.select(cs.by_name(*names))
-        return known if self.text_vectors is None else self.text_vectors.apply(known, text_encoder)
+        return known if self.text_vectors is None else self.text_vectors.apply(known, encoder_of(columns))
 
 
-def _check_named(metadata: pl.DataFrame, named: Mapping[str, Sequence[str]]) -> None:
-    texts = named["text_features"]
-    for parameter, names in named.items():
-        check_known(f"{parameter} names columns", names, metadata.columns, "the item table")
-        if len(set(names)) < len(names):
-            raise ValueError(f"{parameter} names a column twice: {list(names)}")
-        for name in names:
-            dtype = metadata.schema[name]
-            if parameter != "text_features" and name in texts:
-                raise ValueError(f"both {parameter} and text_features name {name!r}: choose one")
-            if isinstance(dtype, pl.List | pl.Array) or (name in texts and dtype not in TEXT):
-                expected = "text" if name in texts else "one value an item"
-                raise TypeError(f"{parameter} names {name!r}, which holds {dtype}, not {expected}")
+def _inferred(schema: Mapping[str, pl.DataType]) -> dict[str, Declared]:
+    """Return the kinds of the columns of numbers and of text, which nobody has to be warned of."""
+    numbers = {name: Number() for name, dtype in schema.items() if dtype.is_numeric()}
+    return {**numbers, **{name: Category() for name, dtype in schema.items() if dtype in (*TEXT, pl.Boolean)}}
 
 
 def _warn_of_names(columns: Columns, items: pl.DataFrame) -> None:
     for name, levels in zip(columns.categorical, columns.levels, strict=True):
         if name in items.columns and len(items) >= _FEW_ITEMS and len(levels) > 0.9 * len(items):
-            cure = "list it in text_features if it is text"
+            cure = "declare it 'text' if it is text"
             if items.schema[name].is_numeric():
-                cure = "leave it out of categories and categorical_features if it is a quantity"
+                cure = "leave it out of categories and columns if it is a quantity"
             warn_user(
                 f"the column {name!r} of the item table has {len(levels)} levels for {len(items)} items, so it names "
-                f"items and tells new ones nothing: {cure}, or drop it"
+                f"items and tells new ones nothing: {cure}, or declare it 'ignore'"
             )

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tabmtl.columns import Sequence
 from tabmtl.encode.drift import Profile
 from tabmtl.encode.drift.compare import Limits, compare
 from tabmtl.encode.drift.readings import Reading, read_columns
@@ -102,7 +103,7 @@ def test_every_form_of_features_is_read_by_the_columns_of_the_frame():
             "vector": rng.normal(size=(n, 3)),
         }
     )
-    coder = FeatureCoder.fit(frame, sequences={"seen": None})
+    coder = FeatureCoder.fit(frame, columns={"seen": Sequence()})
     changes = {
         "number": pl.col("number") * 1000,
         "town": pl.col("town").str.replace("Ulm", "Neu-Ulm"),

@@ -97,7 +97,7 @@ def test_groups_are_drawn_as_one():
     of_test = np.repeat(np.arange(1000, 1010), 8)
     with_day = X.with_columns(day=np.append(np.arange(240), of_test))
     told = judged(X, y, groups=(np.arange(240), of_test))
-    named = judged(with_day, y, groups="day", drop=["day"])
+    named = judged(with_day, y, groups="day", columns={"day": "ignore"})
     assert (told.n_groups, named.n_groups) == (10, 10)
     assert "80 to test in 10 groups (given by the caller)" in told.heading
     with pytest.warns(TabmtlWarning, match=r"as if each was drawn by itself.*groups=\(those of X, those of X_test\)"):
@@ -365,7 +365,7 @@ def test_rows_to_stop_by_are_learned_by_models_with_folds_of_their_own(to, by):
     groups = {"name": "day", "arrays": parts, "those of X": parts[0]}[by]
     fit = {"X": to(X[:160]), "y": to(y[:160]), "X_val": to(X[160:240]), "y_val": to(y[160:240]), "groups": groups}
     with pytest.warns(TabmtlWarning) if by == "those of X" else nullcontext():
-        rows = ComparedRows.read(IndependentTasks(drop=["day"]), fit, to(X[240:]), to(y[240:]))
+        rows = ComparedRows.read(IndependentTasks(columns={"day": "ignore"}), fit, to(X[240:]), to(y[240:]))
     assert (rows.n_fit, rows.n_val) == (160, 80)
     assert rows.fit_arguments(MMoE()) is rows.fit and rows.fit["X_val"] is fit["X_val"]
     for model in (MultiTaskEnsemble(), IndependentTasks()):
@@ -390,7 +390,7 @@ def test_every_model_sees_the_labels_of_the_rows_to_stop_by():
 
 def test_groups_stay_on_one_side_and_all_classes_on_both():
     X, y = table()
-    named = rows_of(X, y, "day", drop=["day"])
+    named = rows_of(X, y, "day", columns={"day": "ignore"})
     by_array = rows_of(X.drop("day"), y, X["day"])
     assert not set(named.fit["X"]["day"]) & set(named.X["day"])
     assert len(set(zip(named.X["day"], named.batch.group.tolist(), strict=True))) == named.X["day"].n_unique()
@@ -614,7 +614,7 @@ def test_mistakes_are_told_before_any_fit():
         ),
         (
             TypeError,
-            "give X.drop(['late']) as X, and X.select(['late']) as y",
+            "give X without these columns, and the frame of them as y",
             lambda: compare(None, table()[1], ["late"]),
         ),
         (ValueError, "near is 'time_limit'", lambda: compare([spy], X, y, time_limt=3)),

@@ -15,12 +15,10 @@ from tabmtl.inspection.plots import (
     HistoryDisplay,
     ImportanceDisplay,
     LeaderboardDisplay,
-    OutlierTaskDisplay,
-    ParetoDisplay,
 )
 from tabmtl.targets import Task
+from tabmtl.tuning import ParetoDisplay
 
-OUTLIERS = pl.DataFrame({"task": ["a"], "outlier_score": [0.5], "check_loss": [1.0], "check_loss_if_normal": [1.0]})
 USAGE = pl.DataFrame({"level": [1], "gate": ["a"], "expert": ["own"], "weight": [1.0], "dead": [False]})
 BOARD = pl.DataFrame({"model": ["x"], "task": ["a"], "score": [0.5], "standard_error": [0.1], "weight": [1.0]})
 FALLS = pl.DataFrame({"task": ["a"], "feature": ["x"], "importance": [0.1]})
@@ -32,7 +30,6 @@ FRONT = pl.DataFrame({"trial": [0], "score/a": [0.5], "score/b": [0.4]})
     [
         lambda model: HistoryDisplay.from_estimator(model),
         lambda model: GainDisplay.from_gain(multitask_gain({"a": 0.5}, {"a": 0.4})),
-        lambda model: OutlierTaskDisplay(OUTLIERS).plot(),
         lambda model: ExpertUsageDisplay(USAGE, USAGE).plot(),
         lambda model: ParetoDisplay.from_front(FRONT),
         lambda model: ImportanceDisplay.from_importances(FALLS),
@@ -58,7 +55,6 @@ DRAWN = [
         lambda d: d.points_["late"][0].get_c(),
     ),
     (ImportanceDisplay, "boosted", {"tasks": ["late"], "bar_kw": RED}, lambda d: d.bars_["late"][0].get_facecolor()),
-    (OutlierTaskDisplay, "boosted", {"max_tasks": 1, "bar_kw": RED}, lambda d: d.bars_[0].get_facecolor()),
 ]
 
 
@@ -91,11 +87,6 @@ REFUSED = [
     (LeaderboardDisplay, "ensemble", {"tasks": ["early"]}, ValueError, BOTH),
     (LeaderboardDisplay, "ensemble", {"ax": 1}, ValueError, "one ax cannot hold 2 tasks: choose one by tasks="),
     (LeaderboardDisplay, "ensemble", {"tasks": []}, ValueError, "there is no task to draw"),
-    (OutlierTaskDisplay, RMTGB(), {}, NotFittedError, "not fitted"),
-    (OutlierTaskDisplay, "model", {}, TypeError, "scores, RMTGB, got SharedBottom, which has no outlier_score_"),
-    (OutlierTaskDisplay, "boosted", {"tasks": ["a", "late", "b"]}, ValueError, r"'twice', 'early'\], got \['a', 'b'\]"),
-    (OutlierTaskDisplay, "boosted", {"tasks": ["late"]}, ValueError, "stage 2 has no trees.*n_estimators_outlier ab"),
-    (OutlierTaskDisplay, "boosted", {"max_tasks": 0}, ValueError, "max_tasks must be at least 1, got 0"),
 ]
 
 

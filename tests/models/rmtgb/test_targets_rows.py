@@ -31,7 +31,7 @@ def a_table(layout):
 
 def rows_of(X, y, task_column=None, weight=None, tasks=None):
     """The coder, the batch, its labels of the binned rows, and these rows."""
-    options = {"force": None, "categorical": "from_dtype", "encoding": {}}
+    options = {"force": None, "columns": {}, "encoding": {}}
     coder = TableCoder.fit(X, y, weight, tasks=tasks, task_column=task_column, **options)
     batch = coder.read(X, y, weight)
     binned = bin_labelled(batch, coder.features.columns, OPTIONS)

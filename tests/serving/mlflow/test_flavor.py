@@ -62,7 +62,7 @@ def test_the_signature_names_and_types_all_columns(net):
 
 def test_columns_given_by_position_are_those_of_fit():
     X = features().select("count", "text", "plain", "flag", "holes")
-    estimator = tiny(SharedBottom, categorical_features=["count", "text", "flag"]).fit(X, mixed_targets(features()))
+    estimator = tiny(SharedBottom, columns={"count": "category"}).fit(X, mixed_targets(features()))
     signature = signature_of(estimator)
     names = signature.inputs.input_names()
     assert names == X.columns

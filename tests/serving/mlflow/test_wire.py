@@ -31,9 +31,9 @@ def coded(serve):
     """A served network whose categories are whole numbers, halves, and text that looks like numbers."""
     rng = np.random.default_rng(0)
     X = features().with_columns(half=rng.integers(0, 3, 120) / 2, zip=pl.Series(["01", "1", "None"] * 40))
-    categories = ["count", "half", "zip", "flag", "text"]
+    categories = dict.fromkeys(["count", "half"], "category")
     y = mixed_targets(X).with_columns(delay=pl.lit(1.0) * X["half"] * 100 + X["count"])
-    return serve(tiny(SharedBottom, categorical_features=categories, epochs=5).fit(X, y)), X
+    return serve(tiny(SharedBottom, columns=categories, epochs=5).fit(X, y)), X
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -63,7 +63,7 @@ def test_a_request_may_name_its_tasks(model):
 def test_a_served_model_that_learns_on_reads_and_decodes_by_what_it_has_learned():
     X = pl.DataFrame({"n": np.arange(120.0), "code": ["1", "2"] * 60})
     y = pl.DataFrame({"a,b": ["u", "v"] * 60, "late": ["yes", "no"] * 60})
-    model = tiny(SharedBottom, tasks={"a,b": "multiclass"}, categorical_features=["code"]).fit(X, y)
+    model = tiny(SharedBottom, tasks={"a,b": "multiclass"}, columns={"code": "category"}).fit(X, y)
     served = TableModel(model)
     assert list(served.predict(X, {"tasks": '"a,b"'})) == ["a,b"]
     new = X.with_columns(code=pl.lit("3"))
@@ -352,8 +352,6 @@ def served_lists(serve):
     lists |= {"hours": [[k / 2 for k in own] for own in lists["past"]], "event": [["x"] * (k % 4) for k in size]}
     X = pl.DataFrame({"size": size, "item": size % 3, **lists})
     y = pl.DataFrame({"answer": size / 8 + X["codes"].list.len().to_numpy()})
-    sequences = {"past": "item", "hours": "past", "seen": None, "event": "seen"}
-    model = SharedTrees(
-        n_estimators=5, n_estimators_task=5, min_child_samples=2, random_state=0, sequence_features=sequences
-    )
+    columns = {"past": "sequence:item", "hours": "sequence:past", "seen": "sequence", "event": "sequence:seen"}
+    model = SharedTrees(n_estimators=5, n_estimators_task=5, min_child_samples=2, random_state=0, columns=columns)
     return serve(model.fit(X, y)), X

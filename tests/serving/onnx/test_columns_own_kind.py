@@ -38,6 +38,6 @@ class Flags(ColumnKind):
 def test_an_onnx_file_knows_no_such_columns():
     pytest.importorskip("onnxscript")
     features = FeatureCoder.fit(pl.DataFrame({"a": [1.0, 2.0], "up": [True, False]}), kinds=(Numbers, Flags))
-    words = r"none of your own, \{'flag': \('up',\)\}; drop these columns and fit again"
+    words = r"none of your own, \{'flag': \('up',\)\}; ignore these columns and fit again"
     with pytest.raises(ValueError, match=words):
         check_coder(SimpleNamespace(features=features, preprocessing=None, text_vectors=None))

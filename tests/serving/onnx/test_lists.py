@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tabmtl import STEM, SharedBottom
+from tabmtl.columns import Sequence
 from tabmtl.serving.onnx import OnnxCoder, export
 from tabmtl.serving.onnx.operators import ListOperators
 
@@ -21,9 +22,12 @@ pytest.importorskip("onnxscript")
 
 WORDS = ["red", "blue", "green", "old", "new"]
 READ = {
-    "sequence_features": {"history": "item", "ago": "history", "shop": "history", "seen": None},
-    "text_features": ["remark"],
-    "max_sequence_length": 8,
+    "columns": {
+        "history": Sequence(of="item", longest=8),
+        **dict.fromkeys(["ago", "shop"], "sequence:history"),
+        "seen": Sequence(longest=4),
+        "remark": "text",
+    }
 }
 
 
@@ -158,7 +162,7 @@ def test_a_service_without_the_package_can_encode_lists(model):
         else [
             (2 + levels["item"].index(item), ago, 2 + levels["shop"].index(shop))
             for item, ago, shop in zip(row["history"], row["ago"], row["shop"], strict=True)
-        ][-own["max_length"] :]
+        ][-own["longest"][0] :]
         for row in rows
     ]
     codes, ago, shop = zip(*(entry for each in entries for entry in each), strict=True)

@@ -124,7 +124,7 @@ def test_categories_of_numbers_are_heads_too():
 
 
 def test_without_an_item_table_items_are_their_ids():
-    model = tiny("M2TRec", categories=(), text_features=(), epochs=8, learning_rate=0.01).fit(TRAIN)
+    model = tiny("M2TRec", categories=(), columns=None, epochs=8, learning_rate=0.01).fit(TRAIN)
     assert model.n_items_ == TRAIN["item_id"].n_unique()
     assert not hasattr(model, "oracle_ceiling_")
     assert not [name for name in model.weights_ if "tower" in name]
@@ -184,8 +184,8 @@ def test_columns_of_every_kind_are_read():
 
 
 def test_a_column_that_names_items_is_warned_of_where_fit_is_called():
-    with pytest.warns(TabmtlWarning, match=r"'name' .* 53 levels for 53 items.*list it in text_features") as caught:
-        tiny("M2TRec", text_features=(), epochs=1).fit(TRAIN, items=ITEMS)
+    with pytest.warns(TabmtlWarning, match=r"'name' .* 53 levels for 53 items.*declare it 'text'") as caught:
+        tiny("M2TRec", columns=None, epochs=1).fit(TRAIN, items=ITEMS)
     assert caught[0].filename == __file__
 
 
@@ -204,7 +204,7 @@ def test_progress_is_shown(capsys):
 
 
 def test_the_form_of_the_paper_has_no_ids_and_no_layers_between_fields_and_encoder():
-    params = {"text_features": ["name"], "epochs": 2, "batch_size": 128, "n_jobs": 1, "random_state": 0}
+    params = {"columns": {"name": "text"}, "epochs": 2, "batch_size": 128, "n_jobs": 1, "random_state": 0}
     model = M2TRec.paper(categories=["category", "subcategory"], **params).fit(TRAIN, items=ITEMS)
     assert model.get_params()["epochs"] == 2
     assert not any(name.startswith(("items.own", "items.tower.up")) for name in model.weights_)

@@ -59,7 +59,7 @@ def test_added_items_count_in_their_categories_also_after_load(reloaded):
 
 def test_columns_keep_their_types():
     items = ITEMS.with_columns(code=pl.int_range(60) % 3, new=pl.int_range(60) % 2 == 0)
-    model = tiny("M2TRec", epochs=1, categorical_features=["brand", "code", "new"]).fit(TRAIN, items=items)
+    model = tiny("M2TRec", epochs=1, columns={"code": "category", "name": "text"}).fit(TRAIN, items=items)
     for column in ("code", "new"):
         assert model.predict_categories(TEST, column).schema[column] == items.schema[column]
         check(model, items, column)
@@ -80,7 +80,7 @@ def test_columns_without_categories_are_refused():
     more = ITEMS.with_columns(given=pl.lit([1.0, 2.0]), rank=pl.col("brand"))
     model = tiny("M2TRec", epochs=1).fit(TRAIN, items=more)
     for column, error, message in (
-        ("price", ValueError, r"column 'price' of the item table was read as numbers.*name it in categorical_f"),
+        ("price", ValueError, r"column 'price' of the item table was read as numbers.*declare it 'category'"),
         ("name", ValueError, r"column 'name' of the item table was read as text, not as categories"),
         ("given", ValueError, r"column 'given' of the item table was read as vectors, not as categories; .*\]$"),
         ("tag", ValueError, r"the item table of fit had no column 'tag'; .*near is 'tags'"),
@@ -103,7 +103,7 @@ def test_what_cannot_be_answered_is_refused():
     with pytest.raises(NotFittedError):
         tiny("M2TRec").predict_categories(TEST, "brand")
     with pytest.raises(ValueError, match="fitted without an item table, so it knows no category: fit with items="):
-        tiny("M2TRec", epochs=1, categories=(), text_features=()).fit(TRAIN).predict_categories(TEST, "brand")
+        tiny("M2TRec", epochs=1, categories=(), columns=None).fit(TRAIN).predict_categories(TEST, "brand")
 
 
 @every_m2trec
@@ -153,6 +153,6 @@ def test_a_trained_model_predicts_categories():
 
 def test_a_column_of_names_is_answered_too():
     with pytest.warns(TabmtlWarning, match="names items"):
-        model = tiny("M2TRec", epochs=1, text_features=()).fit(TRAIN, items=ITEMS.with_columns(name="item_id"))
+        model = tiny("M2TRec", epochs=1, columns=None).fit(TRAIN, items=ITEMS.with_columns(name="item_id"))
     found = model.predict_categories(TEST, "name", k=60)
     assert found["name"].n_unique() == 60

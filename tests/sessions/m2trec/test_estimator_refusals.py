@@ -61,14 +61,15 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
         for value in ("a", "ab", {"category": 1, "subcategory": 2}, None, True, object)
     ),
     *(
-        ({name: value}, TypeError, f"{name}.* {message}")
-        for name in ("categories", "text_features", "categorical_features")
+        ({"categories": value}, TypeError, f"categories.* {message}")
         for value, message in (
             ("category", f"{LISTED} 'category': put it in a list$"),
             (None, f"{LISTED} None: give a list"),
             ([3], "must name columns by text, got 3"),
         )
     ),
+    ({"columns": ["name"]}, TypeError, r"columns must map names of columns to kinds, .*, got \['name'\]"),
+    ({"columns": {"name": "txt"}}, ValueError, r"columns\['name'\]: a column is one of .*, got 'txt'; near is 'text'"),
     ({"item_tower": "concat", "n_heads": 3, "d_model": 12}, ValueError, "n_heads must divide 32 with item_tower="),
     ({"on_epoch": 3}, TypeError, "on_epoch must be a function of the record of an epoch, or None, got 3$"),
     ({"device": np.ones(3)}, ValueError, "device must be 'auto', 'cpu', 'cuda', or another name .*, got array"),
@@ -93,10 +94,9 @@ def test_logs_without_a_next_click_are_refused():
 NEEDS: dict[str, tuple[dict[str, Any], str]] = {
     "none": ({"id_mode": "none"}, "id_mode='none'"),
     "categories": ({"categories": ["category"]}, "categories=['category']"),
-    "texts": ({"text_features": ["name"]}, "text_features=['name']"),
-    "categorical": ({"categorical_features": ["brand"]}, "categorical_features=['brand']"),
+    "columns": ({"columns": {"name": "text"}}, "columns={'name': 'text'}"),
     "tower": ({"item_tower": "concat"}, "item_tower='concat'"),
-    "two": ({"id_mode": "none", "text_features": ["name"]}, "id_mode='none' and text_features=['name']"),
+    "two": ({"id_mode": "none", "columns": {"name": "text"}}, "id_mode='none' and columns={'name': 'text'}"),
 }
 
 

@@ -74,7 +74,7 @@ def test_no_session_has_no_query(form):
 @pytest.fixture(scope="module")
 def of_ids() -> Any:
     """Fitted without metadata, on a table of names."""
-    return tiny("M2TRec", epochs=1, categories=(), text_features=()).fit(TRAIN, items=ITEMS.select("item_id"))
+    return tiny("M2TRec", epochs=1, categories=(), columns=None).fit(TRAIN, items=ITEMS.select("item_id"))
 
 
 def test_without_metadata_unknown_items_get_the_popular_ones_however_they_are_searched(of_ids):

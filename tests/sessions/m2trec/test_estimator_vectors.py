@@ -29,6 +29,7 @@ from recommenders import (
 from sklearn.exceptions import NotFittedError
 
 import tabmtl
+from tabmtl.columns import Text
 from tabmtl.sessions.m2trec import index
 from tabmtl.sessions.repeats import RepeatWeights
 
@@ -196,7 +197,7 @@ def test_added_names_may_be_wider_numbers():
 
 
 def test_without_an_item_table_no_item_can_be_added():
-    model = tiny("M2TRec", epochs=1, categories=(), text_features=()).fit(TRAIN)
+    model = tiny("M2TRec", epochs=1, categories=(), columns=None).fit(TRAIN)
     with pytest.raises(ValueError, match="fitted without an item table, so it knows no new item: fit with items="):
         model.add_items(renamed(ITEMS))
 
@@ -246,11 +247,12 @@ def test_an_encoder_of_text_is_its_vectors_as_a_column_and_new_items_need_it(rel
         return [[len(text), text.count("a")] for text in texts]
 
     vectors = pl.Series("name", encode(ITEMS["name"].to_list()), dtype=pl.Array(pl.Float32, 2))
-    plain = tiny("M2TRec", epochs=1, text_features=()).fit(TRAIN, items=ITEMS.with_columns(vectors))
-    model = tiny("M2TRec", epochs=1, text_features=["name"], text_encoder=encode).fit(TRAIN, items=ITEMS)
+    columns = {"name": Text(encoder=encode)}
+    plain = tiny("M2TRec", epochs=1, columns=None).fit(TRAIN, items=ITEMS.with_columns(vectors))
+    model = tiny("M2TRec", epochs=1, columns=columns).fit(TRAIN, items=ITEMS)
     assert_frame_equal(model.recommend(TEST), plain.recommend(TEST))
     loaded, new = reloaded(model), ITEMS[:2].with_columns(item_id="new " + pl.col("item_id"))
     assert_frame_equal(loaded.recommend(TEST), model.recommend(TEST))
-    with pytest.raises(ValueError, match=r"text in \['name'\], by a text_encoder .*set_params\(text_encoder="):
+    with pytest.raises(ValueError, match=r"text in \['name'\], by an encoder of fit.*set_params\(columns="):
         loaded.add_items(new)
-    assert len(loaded.set_params(text_encoder=encode).add_items(new).item_ids_) == 62
+    assert len(loaded.set_params(columns=columns).add_items(new).item_ids_) == 62

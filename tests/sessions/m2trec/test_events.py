@@ -70,7 +70,7 @@ def test_what_weighs_more_is_predicted_more():
     log = log.with_columns(event=pl.when(pl.col("item_id") == "c").then(pl.lit("buy")).otherwise(pl.lit("view")))
     gaps = []
     for weight in (1.0, 9.0, 0.0):
-        model = tiny("M2TRec", categories=(), text_features=(), epochs=40, pooling="last", event_column="event")
+        model = tiny("M2TRec", categories=(), columns=None, epochs=40, pooling="last", event_column="event")
         model.set_params(dropout=0.0, early_stopping=False, learning_rate=0.02, repeats=False)
         model.set_params(event_weights={"buy": weight}).fit(log)
         scores = dict(model.recommend(["a"], k=3).select("item_id", "score").iter_rows())

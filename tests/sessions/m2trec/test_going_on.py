@@ -81,7 +81,7 @@ def test_categories_follow_the_new_log():
 
 
 def test_without_metadata_new_items_join_by_their_clicks():
-    model = tiny("M2TRec", categories=(), text_features=(), epochs=1).fit(OLD)
+    model = tiny("M2TRec", categories=(), columns=None, epochs=1).fit(OLD)
     with pytest.raises(ValueError, match=r"fitted without metadata, and the item table has \['category', .*: leave"):
         model.partial_fit(CLICKED, items=pl.concat([ITEMS, LATER]))
     model.partial_fit(CLICKED, items=pl.concat([ITEMS, LATER]).select("item_id"))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tabmtl.base.schema import FIRST_LEVEL, MISSING, UNSEEN, TabmtlWarning
 from tabmtl.base.storage.stored import put_together, take_apart
-from tabmtl.columns import Features
+from tabmtl.columns import Category, Features, Sequence, Text
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 
 TABLE = pl.DataFrame(
@@ -30,7 +30,7 @@ TABLE = pl.DataFrame(
 
 
 def fit(table: pl.DataFrame = TABLE, **options: Any) -> ItemCoder:
-    options.setdefault("texts", [name for name in table.columns if name == "name"])
+    options.setdefault("columns", {name: Text() for name in table.columns if name == "name"})
     return ItemCoder.fit(table, **options)
 
 
@@ -168,7 +168,7 @@ def test_categories_are_levels_whatever_their_type():
     coder = fit(table, categories=["aisle"])
     assert coder.features.columns.categorical == ("aisle",)
     assert coder.encode(table)[0].codes[:, 0].tolist() == [FIRST_LEVEL, FIRST_LEVEL + 1, MISSING]
-    named = fit(table, categorical=["price"], categories=["aisle"])
+    named = fit(table, columns={"price": Category()}, categories=["aisle"])
     assert named.features.columns.numeric == ()
 
 
@@ -190,15 +190,15 @@ def test_a_coder_comes_back_from_its_state():
 
 def test_a_column_that_names_items_is_warned_of():
     table = pl.DataFrame({"sku": [f"{i}" for i in range(60)], "brand": ["x", "y"] * 30})
-    with pytest.warns(TabmtlWarning, match=r"'sku' .* has 60 levels for 60 items, .* text_features .* drop it"):
+    with pytest.warns(TabmtlWarning, match=r"'sku' .* has 60 levels for 60 items, .* 'text' .* 'ignore'"):
         ItemCoder.fit(table)
-    ItemCoder.fit(table, texts=["sku"])
+    ItemCoder.fit(table, columns={"sku": Text()})
     ItemCoder.fit(table[:40])  # of few items, few levels are many
 
 
 def test_a_number_that_names_items_is_not_said_to_be_text():
     table = pl.DataFrame({"price": [float(i) for i in range(60)], "brand": ["x", "y"] * 30})
-    with pytest.warns(TabmtlWarning, match=r"'price' .* leave it out of categories .*, or drop it") as caught:
+    with pytest.warns(TabmtlWarning, match=r"'price' .* leave it out of categories .* 'ignore'") as caught:
         ItemCoder.fit(table, categories=["price"])
     assert "text" not in str(caught[0].message)
 
@@ -210,13 +210,18 @@ REFUSED: dict[str, tuple[pl.DataFrame, dict[str, Any], type[Exception], str]] = 
         ValueError,
         r"categories names columns .*: \['kind'\]; the item table has \['brand",
     ),
-    "categorical": (TABLE, {"categorical": ["kind"]}, ValueError, r"categorical_features names columns .*: \['kind'\]"),
-    "text": (TABLE, {"texts": ["title"]}, ValueError, r"text_features names columns .*: \['title'\]"),
-    "number as text": (TABLE, {"texts": ["price"]}, TypeError, r"text_features names 'price', .* Float64, not text"),
-    "tags as category": (TABLE, {"categories": ["tags"]}, TypeError, r"categories names 'tags', .* not one value"),
-    "text as category": (TABLE, {"categories": ["name"]}, ValueError, r"both categories and text_features name 'name'"),
-    "twice": (TABLE, {"categories": ["brand", "brand"]}, ValueError, r"categories names a column twice"),
-    "records": (TABLE.with_columns(tags=pl.concat_list(pl.struct("price"))), {}, TypeError, r"'tags' .* lists of text"),
+    "column": (TABLE, {"columns": {"kind": Text()}}, ValueError, r"columns declares columns .*: \['kind'\]"),
+    "number as text": (TABLE, {"columns": {"price": Text()}}, TypeError, r"'price' has type Float64 and .* 'text'"),
+    "tags as category": (TABLE, {"categories": ["tags"]}, TypeError, r"'tags' has type List.* 'category', which"),
+    "text as category": (TABLE, {"categories": ["name"]}, ValueError, r"columns declares \['name'\] something else"),
+    "twice": (TABLE, {"categories": ["brand", "brand"]}, ValueError, r"categories must name .* once each"),
+    "sequence": (TABLE, {"columns": {"tags": Sequence()}}, ValueError, r"no sequences, .*\['tags'\] some: .* 'tags'"),
+    "records": (
+        TABLE.with_columns(tags=pl.concat_list(pl.struct("price"))),
+        {},
+        TypeError,
+        r"'tags' .* lists of these",
+    ),
     "infinite": (TABLE.with_columns(price=float("inf")), {}, ValueError, r"'price' holds an infinite value"),
     "widths": (
         TABLE.with_columns(vector=pl.Series([[1.0], [1.0, 2.0], None, [], [0.5]])),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from forging import through_file
 
+from tabmtl.columns import Text
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
 
@@ -20,7 +21,7 @@ TABLE = pl.DataFrame(
     }
 )
 COUNTS = np.array([6, 3, 2, 0, 0])
-CODER = ItemCoder.fit(TABLE, texts=["name"])
+CODER = ItemCoder.fit(TABLE, columns={"name": Text()})
 
 
 def items(*, shared: bool | None) -> KnownItems:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tabmtl.base.schema import UNSEEN
-from tabmtl.columns import Features
+from tabmtl.columns import Features, Text
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.tower import FIELD_WIDTH, ItemFields, ItemTower, ItemVectors
@@ -28,7 +28,7 @@ TABLE = pl.DataFrame(
 
 def make(columns: list[str] | None = None, d_model: int = 12) -> tuple[ItemCoder, ItemTower]:
     table = TABLE.select(columns or TABLE.columns)
-    coder = ItemCoder.fit(table, texts=[name for name in table.columns if name == "name"])
+    coder = ItemCoder.fit(table, columns={name: Text() for name in table.columns if name == "name"})
     torch.manual_seed(0)
     return coder, ItemTower(coder, d_model).eval()
 
@@ -206,7 +206,7 @@ def test_own_vectors_are_left_out_of_some_steps_only(monkeypatch):
 @pytest.mark.parametrize("columns", [None, ["price"], ["name"], ["brand", "vector"]])
 def test_concatenated_fields_are_the_embeddings_side_by_side(columns):
     table = TABLE.select(columns or TABLE.columns)
-    coder = ItemCoder.fit(table, texts=[name for name in table.columns if name == "name"])
+    coder = ItemCoder.fit(table, columns={name: Text() for name in table.columns if name == "name"})
     torch.manual_seed(0)
     fields = ItemFields(coder).eval()
     found = vectors(coder, fields, table)

@@ -53,7 +53,7 @@ class ParetoDisplay(Display):
     Examples
     --------
     >>> import polars as pl
-    >>> from tabmtl.inspection.plots import ParetoDisplay
+    >>> from tabmtl.tuning import ParetoDisplay
     >>> front = pl.DataFrame({"trial": [3, 8], "score/late": [0.80, 0.70], "score/delay": [0.20, 0.40]})
     >>> display = ParetoDisplay.from_front(front, reference={"late": 0.75}, chosen=8)
     >>> display.ax_.get_xlabel(), display.ax_.get_ylabel(), len(display.points_["late", "delay"].get_offsets())

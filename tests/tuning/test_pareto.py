@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tabmtl.inspection.plots import ParetoDisplay
+from tabmtl.tuning import ParetoDisplay
 
 matplotlib = pytest.importorskip("matplotlib")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabmtl.pipelines.histories import history_table
+from benchmarks.datasets.histories import history_table
 
 BEGIN = datetime(2026, 1, 1)
 COLUMNS = {"user_column": "user", "session_column": "basket", "time_column": "time"}
