@@ -30,8 +30,8 @@ from tabmtl.base.storage.named import own_classes
 from tabmtl.columns.date_text import read_text
 
 TEXT = (pl.String, pl.Categorical, pl.Enum)
-#: Moments of which the second is another day, and the third another time of the first.
-_MOMENTS = pl.Series([datetime(2024, 12, 31, 13, 45, 59), datetime(1999, 2, 3, 13, 45, 59), datetime(2024, 12, 31)])
+#: Moments of which the second is of another year, and the third of another time than the first.
+_MOMENTS = pl.Series([datetime(2024, 12, 31, 13, 45, 59), datetime(1999, 12, 31, 13, 45, 59), datetime(2024, 12, 31)])
 
 
 @dataclass(frozen=True)
