@@ -14,6 +14,7 @@ import polars as pl
 
 import tabmtl
 from tabmtl import sessions
+from tabmtl.estimators.boosted.lightgbm import LightGBMEstimator
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.testing import mixed_targets
 from tabmtl.testing.small import small
@@ -44,7 +45,6 @@ ATTRIBUTES = (
     "feature_importances_",
     "feature_names_in_",
     "history_",
-    "importances_",
     "item_counts_",
     "item_ids_",
     "leaderboard_",
@@ -130,6 +130,8 @@ def joined(**values: Any) -> Arrays:
 def told(model: Any) -> Arrays:
     """Return what a fit has told: its fitted attributes, and the name, kind and classes of every task."""
     found = joined(**{name: getattr(model, name) for name in ATTRIBUTES if hasattr(model, name)})
+    if isinstance(model, LightGBMEstimator) and not any(hasattr(own, "fit") for own in model.get_params().values()):
+        found |= joined(importances_=tabmtl.gain_importances(model))
     tasks = [(task.name, task.kind.name, list(map(str, task.classes or ()))) for task in getattr(model, "tasks_", ())]
     return found | joined(tasks=tasks)
 

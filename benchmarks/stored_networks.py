@@ -159,7 +159,7 @@ def is_inspected(name: str) -> Arrays:
     """Return the importances of features, by shuffled rows."""
     subject = Subject(name)
     X, y = subject.rows(150, 1)
-    return joined(of=tabmtl.feature_importances(subject.fitted, X, y, n_repeats=2, random_state=0))
+    return joined(of=tabmtl.permutation_importances(subject.fitted, X, y, n_repeats=2, random_state=0))
 
 
 def is_balanced(**params: Any) -> Arrays:

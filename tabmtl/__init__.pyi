@@ -18,7 +18,8 @@ from .ensemble import distill as distill
 from .inspection.comparison import Comparison as Comparison
 from .inspection.comparison import compare as compare
 from .inspection.comparison import default_models as default_models
-from .inspection.importances import feature_importances as feature_importances
+from .inspection.importances import gain_importances as gain_importances
+from .inspection.importances import permutation_importances as permutation_importances
 from .metrics import MultitaskGain as MultitaskGain
 from .metrics import make_task_metric as make_task_metric
 from .metrics import multitask_gain as multitask_gain

@@ -37,7 +37,7 @@ from tabmtl import IndependentTasks, SharedTrees
 from tabmtl.base.schema import TabmtlWarning
 from tabmtl.ensemble import MultiTaskEnsemble
 from tabmtl.estimators.network import NetworkEstimator
-from tabmtl.inspection.importances import feature_importances
+from tabmtl.inspection.importances import permutation_importances
 from tabmtl.testing.comparisons import finite, largest_gap, same
 from tabmtl.testing.storage import reload
 
@@ -453,7 +453,7 @@ VERBS: dict[str, int] = {
     "copy": 2,
     "set_params": 2,
     "attributes": 1,
-    "feature_importances": 1,
+    "permutation_importances": 1,
     "encode": 1,
     "history_weights": 1,
     "export_task": 1,
@@ -866,8 +866,8 @@ class Walk:
         X, y, text = self._rows()
         X, y = self.world.give(X), self.world.give(y)
         return (
-            lambda: feature_importances(self.model, X, y, n_repeats=2, random_state=0),
-            f"feature_importances(model, {text})",
+            lambda: permutation_importances(self.model, X, y, n_repeats=2, random_state=0),
+            f"permutation_importances(model, {text})",
         )
 
     def _draw_export_task(self, verb: str, is_bad: bool) -> tuple[Callable[[], Any], str]:
@@ -887,7 +887,7 @@ def _is_of_names(given: warnings.WarningMessage) -> bool:
     return "feature names, but" in str(given.message)
 
 
-_OWN_VERBS = ("copy", "attributes", "feature_importances")
+_OWN_VERBS = ("copy", "attributes", "permutation_importances")
 
 
 #: Walks of one test; `make test` makes those of the first.

@@ -18,7 +18,7 @@ from tabmtl import (
     RandomSplitWarning,
     SharedBottom,
     SharedTrees,
-    feature_importances,
+    permutation_importances,
 )
 from tabmtl.inspection.plots import ImportanceDisplay
 from tabmtl.pipelines.datasets import load
@@ -82,7 +82,7 @@ trees.encode(X_test.head(3)).select(parts)
 
 # %%
 # Importances are those of the column, whatever was made of it: all its parts are shuffled together.
-falls = feature_importances(trees, X_test, y_test, n_repeats=3, random_state=0)
+falls = permutation_importances(trees, X_test, y_test, n_repeats=3, random_state=0)
 assert "departure" in falls["feature"].to_list()
 ImportanceDisplay.from_importances(falls, max_features=6)
 

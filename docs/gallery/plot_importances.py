@@ -12,7 +12,12 @@ falls where a column is shuffled, what the trees took from it, and how far it mo
 import numpy as np
 import polars as pl
 
-from tabmtl import IndependentTasks, SharedTrees, feature_importances
+from tabmtl import (
+    IndependentTasks,
+    SharedTrees,
+    gain_importances,
+    permutation_importances,
+)
 from tabmtl.inspection.plots import ImportanceDisplay
 from tabmtl.pipelines.datasets import load
 
@@ -30,7 +35,7 @@ scores
 # %%
 # How far each score falls where a column is shuffled among flights of other days, with 95 % intervals over draws of flights and
 # of shuffles. It works for every model of tables, an ensemble or a network too.
-falls = feature_importances(model, X_test, y_test, n_repeats=3, random_state=0)
+falls = permutation_importances(model, X_test, y_test, n_repeats=3, random_state=0)
 ImportanceDisplay.from_importances(falls, max_features=6)
 
 # %%
@@ -46,11 +51,11 @@ assert of["dep_del15", "sched_dep_min"] > of["dep_del15", "distance"]
 # %%
 # Departure and arrival say nearly the same, so that one stands in for the other. Shuffled together, they matter more.
 times = ["sched_dep_min", "sched_arr_min"]
-by_time = feature_importances(
+by_time = permutation_importances(
     model,
     X_test,
     y_test,
-    task="dep_del15",
+    tasks="dep_del15",
     features=[*times, times],
     n_repeats=3,
     random_state=0,
@@ -82,5 +87,5 @@ ImportanceDisplay.from_importances(shap, max_features=6, label="mean |SHAP value
 # All three agree on what is strong. See :ref:`sphx_glr_examples_plot_shap.py` for the values of single rows.
 first = shap.sort("importance", descending=True).group_by("task").first()
 assert first.filter(task="air_time")["feature"].item() == "distance"
-gain = model.importances_.filter(task="air_time").sort("importance")
+gain = gain_importances(model).filter(task="air_time").sort("importance")
 assert gain["feature"][-1] == "distance"

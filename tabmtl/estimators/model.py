@@ -128,6 +128,12 @@ class Model:
 Asking = Callable[[Model], Sequence[Answers]]
 
 
+def model_of(estimator: Any) -> Model:
+    """Return what an estimator has fitted."""
+    found: Model = estimator._model
+    return found
+
+
 def take_coder(estimator: Any, coder: TableCoder) -> None:
     """Let a fitted estimator read rows by another coder of the same columns and tasks."""
-    estimator._model = replace(estimator._model, coder=coder)
+    estimator._model = replace(model_of(estimator), coder=coder)

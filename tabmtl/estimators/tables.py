@@ -39,8 +39,6 @@ from tabmtl.targets.task import refuse_monotone
 from tabmtl.training.hooks import CallbackSupport
 from tabmtl.training.run import check_alone, running
 
-_NO_GAIN = "only the trees of a model have a gain; say tabmtl.feature_importances(model, X, y)"
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TableState:
@@ -122,8 +120,9 @@ class MultiTaskEstimator(Predicts, CallbackSupport):
         ),
     )
 
-    importances_ = cast(Any, NotHere(_NO_GAIN))
-    feature_importances_ = cast(Any, NotHere(_NO_GAIN))
+    feature_importances_ = cast(
+        Any, NotHere("only the trees of a model have a gain; say tabmtl.permutation_importances(model, X, y)")
+    )
 
     #: Whether it chooses by folds or splits of its own, and then learns all rows. Given X_val, it would lose labels, so
     #: `compare` and the commands give it these rows to learn.

@@ -1,4 +1,4 @@
-"""What a fitted model relies on, by task.
+"""What a fitted model relies on, by task: by the gain of its trees, or by what shuffled features cost.
 
 Functions here ask a model for answers, so they know every estimator of tables, ensembles and funnels among them.
 """
@@ -6,7 +6,7 @@ Functions here ask a model for answers, so they know every estimator of tables, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,26 +16,84 @@ import numpy as np
 import polars as pl
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.base.params import check_count, check_known, check_names, check_random_state
+from tabmtl.base.params import check_count, check_known, check_names, check_random_state, listed_names
 from tabmtl.base.schema import warn_user
 from tabmtl.encode import TableCoder
 from tabmtl.encode.read import take_rows
 from tabmtl.estimators.base import draw_seed
+from tabmtl.estimators.model import model_of
 from tabmtl.estimators.source import refuse_source
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.intervals import Estimate, ScoreInterval, join_units, no_interval_reason, task_influences
 from tabmtl.metrics.scores import Answered, check_metric, counting, each_task, score_task
 from tabmtl.targets import Task
 
-__all__ = ["feature_importances"]
+__all__ = ["gain_importances", "permutation_importances"]
 
 
-def feature_importances(
+def gain_importances(model: MultiTaskEstimator, *, tasks: str | Sequence[str] | None = None) -> pl.DataFrame:
+    """Return the share of every feature in the gain of every task's trees.
+
+    The gain is the variance that splits put between the task's own values of leaves, over the rows that the trees
+    learned from. So it differs between tasks whose splits are the same. Shared trees learn from rows of all tasks: a
+    feature that is constant within a task can have a gain there. For a squared error without a penalty, the shares are
+    those of LightGBM's gain. The gain is in units of the task's scores, such as log odds. It tells what the model took
+    up, not what helps on other rows: ask `permutation_importances` for that.
+
+    Parameters
+    ----------
+    model : fitted SharedTrees, RMTGB or IndependentTasks
+        Where `IndependentTasks` mixes families, the importance is the mean of their shares by their weights; that of a
+        linear model is the variance of what the feature adds over the rows it learned.
+    tasks : str or sequence of str, optional
+        Names of the tasks; default: all.
+
+    Returns
+    -------
+    importances : polars.DataFrame
+        One row per task and feature: ``task``, ``feature``, ``importance``, which sums to 1 in a task with a split. Of
+        `RMTGB` also its parts by stage, ``shared``, ``outlier`` and ``own``; B and A count as much as the task mixes
+        them.
+
+    Raises
+    ------
+    NotFittedError, TypeError
+        If the model is not fitted, or has no trees.
+    ValueError
+        If there is no such task.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tabmtl import SharedTrees, gain_importances
+    >>> X = np.random.default_rng(0).normal(size=(200, 2))
+    >>> model = SharedTrees(random_state=0).fit(X, X[:, :1] * [1, 2])
+    >>> gain_importances(model, tasks="y1").select("task", "feature").rows()
+    [('y1', 'x0'), ('y1', 'x1')]
+    """
+    fitted = model_of(_checked(model))
+    if not hasattr(fitted.fitted, "gains"):
+        raise TypeError(
+            f"gain_importances needs trees, and a {type(model).__name__} has none: say "
+            "tabmtl.permutation_importances(model, X, y)"
+        )
+    asked, names, features = _tasks_asked(model, tasks), [own.name for own in fitted.tasks], fitted.coder.features
+    gains = fitted.fitted.gains(features.columns)
+    is_of = np.array(features.origins, dtype=object)[:, None] == np.array(features.names, dtype=object)
+    total = np.maximum(np.sum([*gains.values()], axis=(0, 2))[:, None], np.finfo(float).tiny)
+    shares = {stage: of_columns @ is_of / total for stage, of_columns in gains.items()}
+    table = pl.DataFrame({"task": names, "feature": [[*features.names]] * len(names)}).explode("feature")
+    columns = {"importance": sum(shares.values()), **(shares if len(shares) > 1 else {})}
+    table = table.with_columns(pl.Series(name, own.ravel()) for name, own in columns.items())
+    return pl.concat(table.filter(task=name) for name in asked)
+
+
+def permutation_importances(
     model: MultiTaskEstimator,
     X: Any,
     y: Any,
     *,
-    task: str | Sequence[str] | None = None,
+    tasks: str | Sequence[str] | None = None,
     features: Sequence[str | Sequence[str]] | None = None,
     n_repeats: int = 5,
     groups: Any = None,
@@ -56,8 +114,8 @@ def feature_importances(
         same task.
     y : frame, series or array of shape (n,) or (n, T)
         Targets as in ``fit``. A task is scored on its labelled rows.
-    task : str or sequence of str, optional
-        Name of the task, or of several, to score; default: all. The model answers all tasks at once anyway.
+    tasks : str or sequence of str, optional
+        Names of the tasks to score; default: all. The model answers all tasks at once anyway.
     features : sequence of str, or of sequences of str, optional
         Columns of X to shuffle. Those in an inner sequence move together, and their names are joined by `` + ``.
         Default: each feature by itself. Lists that are declared to lie beside each other always move together,
@@ -97,25 +155,19 @@ def feature_importances(
     --------
     >>> import numpy as np
     >>> import polars as pl
-    >>> from tabmtl import IndependentTasks
-    >>> from tabmtl import feature_importances
+    >>> from tabmtl import IndependentTasks, permutation_importances
     >>> X = pl.DataFrame(np.random.default_rng(0).normal(size=(600, 3)), schema=["size", "rent", "age"])
     >>> y = X.select(sales=10 * pl.col("size"), closes=pl.col("rent") > 0)
     >>> model = IndependentTasks(random_state=0).fit(X[:400], y[:400])
-    >>> found = feature_importances(model, X[400:], y[400:], random_state=0)
+    >>> found = permutation_importances(model, X[400:], y[400:], random_state=0)
     >>> dict(found.filter(pl.col("importance") > 0.1).select("task", "feature").iter_rows())
     {'sales': 'size', 'closes': 'rent'}
     """
     check_count("n_repeats", n_repeats)
     check_random_state("random_state", random_state)
     moved = _columns_to_move(_checked(model), features)
-    refuse_source(X, "feature_importances")
-    known = [each.name for each in model.tasks_]
-    is_one = isinstance(task, str) or not isinstance(task, Iterable)
-    asked: list[Any] = known if task is None else [task] if is_one else [*task]
-    check_known("task names tasks", asked, known, "the model")
-    if not asked:
-        raise ValueError(f"task must name a task, got {task!r}; leave it out for all")
+    refuse_source(X, "permutation_importances")
+    asked = _tasks_asked(model, tasks)
     X = X.collect() if isinstance(X, pl.LazyFrame) else X
     answered = model.answer_labelled(X, y, groups=groups)
     judged = list(_judge(answered, asked))
@@ -224,6 +276,16 @@ def _checked(model: Any) -> MultiTaskEstimator:
         raise TypeError(f"expected a fitted estimator of tables of tabmtl, got a {type(model).__name__}: {cure}")
     check_is_fitted(model)
     return model
+
+
+def _tasks_asked(model: MultiTaskEstimator, tasks: str | Sequence[str] | None) -> list[str]:
+    """Return the names of tasks, all by default."""
+    known = [each.name for each in model.tasks_]
+    asked: list[Any] = known if tasks is None else listed_names("tasks must be the name of a task", tasks)
+    check_known("tasks names tasks", asked, known, "the model")
+    if not asked:
+        raise ValueError(f"tasks must name a task, got {tasks!r}; leave it out for all")
+    return asked
 
 
 def _columns_to_move(

@@ -22,7 +22,7 @@ from tabmtl import (
     distill,
 )
 from tabmtl.columns import Text
-from tabmtl.inspection.importances import feature_importances
+from tabmtl.inspection.importances import permutation_importances
 
 WORDS = ["lovely", "dreadful", "window", "garden", "kitchen"]
 
@@ -94,7 +94,7 @@ def test_an_encoder_is_its_vectors_as_a_column(name, reloaded):
 def test_importances_name_the_column_and_encode_its_texts_once():
     model = SharedTrees(n_estimators=10, n_estimators_task=5, **TEXT).fit(X, Y)
     Encoder.seen.clear()
-    found = feature_importances(model, X.drop("id"), Y, n_repeats=3, random_state=0).filter(task="liked")
+    found = permutation_importances(model, X.drop("id"), Y, n_repeats=3, random_state=0).filter(task="liked")
     assert dict(zip(found["feature"], found["importance"] > 0.1, strict=True)) == {"remark": True, "size": False}
     assert len(Encoder.seen) == X["remark"].n_unique() - 1
 

@@ -157,7 +157,7 @@ def test_models_learn_of_text(name, reloaded):
     loaded = reloaded(model)
     np.testing.assert_array_equal(loaded.predict_proba(X_TEST.to_pandas())["liked"], expected)
     np.testing.assert_allclose(loaded.predict_proba(X_TEST[:1].to_arrow())["liked"], expected[:1], rtol=1e-6)
-    importance = tabmtl.feature_importances(model, X_TEST, Y_TEST).filter(task="liked")
+    importance = tabmtl.permutation_importances(model, X_TEST, Y_TEST).filter(task="liked")
     assert importance["feature"].to_list() == ["size", "remark"]
     assert importance["importance"][1] > 0.2
 

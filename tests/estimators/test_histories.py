@@ -8,7 +8,7 @@ from tabmtl import IndependentTasks, MMoE, MultiTaskEnsemble, SharedBottom, Shar
 from tabmtl.columns import Sequence
 from tabmtl.columns.declared import declare
 from tabmtl.columns.roles import leave_out
-from tabmtl.inspection.importances import feature_importances
+from tabmtl.inspection.importances import permutation_importances
 from tabmtl.synth import make_histories
 
 #: In this world an item is its own group, so that the test needs few rows.
@@ -59,11 +59,11 @@ def test_lists_beside_each_other_move_together(data, fitted):
     _, test = data
     X, y = test.X[:1000], test.y[:1000]
     for model in fitted.values():
-        found = feature_importances(model, X, y, n_repeats=1, random_state=0).filter(pl.col("task") == "click")
+        found = permutation_importances(model, X, y, n_repeats=1, random_state=0).filter(pl.col("task") == "click")
         falls = dict(found.select("feature", "importance").iter_rows())
         assert [*falls] == ["item", "position", "history + history_hours"]
         assert falls["history + history_hours"] > 0.05
-        alone = feature_importances(model, X, y, features=["history_hours"], n_repeats=1, random_state=0)
+        alone = permutation_importances(model, X, y, features=["history_hours"], n_repeats=1, random_state=0)
         assert alone.filter(pl.col("task") == "click")["importance"].item() == falls["history + history_hours"]
 
 

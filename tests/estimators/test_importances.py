@@ -4,9 +4,10 @@ import numpy as np
 import polars as pl
 import pytest
 from conformance import tiny
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression
 
-from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees
+from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees, gain_importances
 from tabmtl.base.storage.lightgbm_text import TreeText
 from tabmtl.estimators.boosted.gain import feature_gains
 
@@ -31,7 +32,7 @@ LEARNS = {"epochs": 15, "learning_rate": 0.03, "average_decay": 0.0}
 
 def test_a_network_names_what_measures_its_importances():
     model = tiny(SharedBottom).fit(X, Y)
-    with pytest.raises(AttributeError, match=r"has no feature_importances_.*say tabmtl.feature_importances"):
+    with pytest.raises(AttributeError, match=r"has no feature_importances_.*say tabmtl.permutation_importances"):
         print(model.feature_importances_)
 
 
@@ -49,7 +50,7 @@ def test_the_gain_of_trees_of_squared_errors_is_that_of_lightgbm():
     model = IndependentTasks(families=("lightgbm",), random_state=0).fit(X, Y)
     booster = model.estimators_["value"]
     gains = dict(zip(model.encode(X).columns, booster.feature_importance("gain"), strict=True))
-    found = model.importances_.filter(task="value")
+    found = gain_importances(model).filter(task="value")
     np.testing.assert_allclose(
         found["importance"], [gains[name] / sum(gains.values()) for name in X.columns], rtol=1e-6
     )
@@ -62,33 +63,33 @@ def test_gains_sum_to_the_variances_of_the_trees():
     gains = feature_gains(TreeText(booster.model_to_string()).cut()[1], X.width)
     assert gains.sum() == pytest.approx(sum(one_by_one))
     found = dict(zip(model.encode(X).columns, gains[:, 0] / gains.sum(), strict=True))
-    own = model.importances_.filter(task="value")  # of more trees than are read at a time
+    own = gain_importances(model).filter(task="value")  # of more trees than are read at a time
     np.testing.assert_allclose(own["importance"], [found[name] for name in X.columns])
     assert feature_gains([], X.width).tolist() == [[0.0]] * X.width
 
 
 def test_tasks_that_share_all_splits_rely_on_different_features():
     Z = Y.with_columns(value=X["noise"] * 10)
-    found = tiny(SharedTrees).fit(X, Z).importances_
+    found = gain_importances(tiny(SharedTrees).fit(X, Z))
     assert found.columns == ["task", "feature", "importance"]
     best = found.sort("importance").group_by("task").last()
     assert dict(best.select("task", "feature").iter_rows()) == {"value": "noise", "high": "strong"}
     assert found.filter(feature="zero")["importance"].to_list() == [0, 0]
     np.testing.assert_allclose(found.group_by("task").agg(pl.sum("importance"))["importance"], 1)
-    empty = SharedTrees(early_stopping=False, n_estimators=1).fit(X.select("zero"), Y).importances_
+    empty = gain_importances(SharedTrees(early_stopping=False, n_estimators=1).fit(X.select("zero"), Y))
     assert empty["importance"].to_list() == [0, 0]
 
 
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (tiny(SharedBottom), "SharedBottom has no importances_: only the trees.*tabmtl.feature_importances"),
-        (IndependentTasks(regressor=LinearRegression()), "that of task 'value' is a LinearRegression: say tabmtl.feat"),
+        (tiny(SharedBottom), "needs trees, and a SharedBottom has none: say tabmtl.permutation_importances"),
+        (IndependentTasks(regressor=LinearRegression()), "that of task 'value' is a LinearRegression: say tabmtl.perm"),
         (SharedTrees(), "not fitted"),
     ],
 )
 def test_what_has_no_trees_has_no_gain(model, words):
     if not isinstance(model, SharedTrees):
         model.fit(X.drop("town"), Y.select("value"))
-    with pytest.raises(AttributeError, match=words):
-        print(model.importances_)
+    with pytest.raises((TypeError, NotFittedError), match=words):
+        gain_importances(model)

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, distill, feature_importances
+from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, distill, permutation_importances
 
 
 def table(n: int, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -41,7 +41,7 @@ def test_networks_learn_of_tags_and_vectors(fitted):
     scores = fitted.score_tasks(X_TEST, Y_TEST)
     found = dict(zip(scores["task"], scores["score"], strict=True)) if isinstance(scores, pl.DataFrame) else scores
     assert min(found.values()) > 0.7, found
-    falls = feature_importances(fitted, X_TEST, Y_TEST, n_repeats=1, random_state=0)
+    falls = permutation_importances(fitted, X_TEST, Y_TEST, n_repeats=1, random_state=0)
     other, tags, another, picture = falls.group_by("feature", maintain_order=True).agg(pl.col("importance").mean())[
         "importance"
     ]

@@ -12,9 +12,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import tabmtl
-from tabmtl import ESMM, IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees, Task
+from tabmtl import ESMM, IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees, Task, gain_importances
 from tabmtl.base.schema import TabmtlWarning
-from tabmtl.inspection.importances import feature_importances
+from tabmtl.inspection.importances import permutation_importances
 
 RNG = np.random.default_rng(0)
 N = 240
@@ -33,12 +33,12 @@ def model():
 
 
 def importances(model, X=X, y=Y, **options):
-    found = feature_importances(model, X, y, **{"random_state": 0, **options})
+    found = permutation_importances(model, X, y, **{"random_state": 0, **options})
     return {(task, feature): own for task, feature, own in found.select("task", "feature", "importance").iter_rows()}
 
 
 def test_a_feature_counts_for_the_tasks_that_read_it(model):
-    found = feature_importances(model, X.drop("twin"), Y, random_state=0)
+    found = permutation_importances(model, X.drop("twin"), Y, random_state=0)
     assert found["task"].to_list() == ["step"] * 4 + ["high"] * 4
     assert found["feature"].to_list() == ["a", "b", "town", "zero"] * 2
     assert found.filter(task="step")["metric"].unique().item() == "r2"
@@ -75,13 +75,15 @@ def test_the_error_is_the_spread_over_rows_and_shuffles(n_repeats, widest):
     plain.fit(rows[:300], y[:300])
     options = {"features": ["a"], "n_repeats": n_repeats}
     starts = range(300, 9_000 - size, size)
-    parts = [feature_importances(plain, rows[i : i + size], y[i : i + size], random_state=i, **options) for i in starts]
+    parts = [
+        permutation_importances(plain, rows[i : i + size], y[i : i + size], random_state=i, **options) for i in starts
+    ]
     for (task,), found in pl.concat(parts).group_by("task"):
         ratio = (found["standard_error"] ** 2).mean() ** 0.5 / found["importance"].std()
         assert 0.8 < ratio < widest, task
     ones = np.repeat(np.arange(100), 9)
     by_row, by_group = (
-        feature_importances(plain, rows[:900], y[:900], random_state=0, groups=groups, **options)
+        permutation_importances(plain, rows[:900], y[:900], random_state=0, groups=groups, **options)
         for groups in (None, ones)
     )
     assert by_group["importance"].equals(by_row["importance"])
@@ -95,7 +97,7 @@ def test_neither_order_of_columns_nor_company_nor_container_matters(model):
     assert importances(trees) == found
     assert importances(trees, random_state=1) != found
     assert importances(trees, X.select(sorted(X.columns)[::-1])) == found
-    assert importances(trees, features=["town"], task="high") == {("high", "town"): found["high", "town"]}
+    assert importances(trees, features=["town"], tasks="high") == {("high", "town"): found["high", "town"]}
     pandas = X.to_pandas().set_axis(RNG.permutation(N))  # an index says nothing
     (batch,) = X.rechunk().to_arrow().combine_chunks().to_batches()
     for given in (pandas, X.to_arrow(), batch, X.lazy(), [[*row] for row in X.rows()]):
@@ -147,23 +149,25 @@ def test_columns_are_shuffled_before_a_preprocessor():
     assert [feature for _, feature in found] == X.columns
     assert min(found["high", "town"], found["high", "b"]) > 0.1
     assert [found["high", name] for name in ("a", "zero", "twin")] == [0, 0, 0]
-    assert before.importances_["feature"].to_list() == before.encode(X).columns
+    assert gain_importances(before)["feature"].to_list() == before.encode(X).columns
 
 
 def test_an_undefined_score_is_null_and_said_once(model):
     same = Y.with_columns(high=pl.lit(True))
     with pytest.warns(TabmtlWarning) as told:
-        found = feature_importances(model, X.drop("twin"), same, random_state=0)
+        found = permutation_importances(model, X.drop("twin"), same, random_state=0)
     assert [str(each.message) for each in told] == [
         "task 'high': roc_auc is undefined: one single class among the labelled rows"
     ]
     assert found.filter(task="high")["importance"].to_list() == [None] * 4
-    alone = feature_importances(model, X.drop("twin"), same, task="step", random_state=0)  # and not a word on the other
+    alone = permutation_importances(
+        model, X.drop("twin"), same, tasks="step", random_state=0
+    )  # and not a word on the other
     assert alone.equals(found.filter(task="step"))
     assert found.filter(task="step")["importance"].null_count() == 0
     lone = Y.with_columns(high=pl.int_range(pl.len()) == 1)
     with pytest.warns(TabmtlWarning, match="task 'high': falls of roc_auc have no interval: the class True has one"):
-        found = feature_importances(model, X.drop("twin"), lone, features=["b"], random_state=0)
+        found = permutation_importances(model, X.drop("twin"), lone, features=["b"], random_state=0)
     assert found.filter(task="high")["importance"].null_count() == 0
     assert found.filter(task="high")["standard_error"].to_list() == [None]
 
@@ -179,9 +183,9 @@ REFUSED = [
     ),
     (SharedTrees(), {}, NotFittedError, "not fitted"),
     (None, {"X": X[:5].drop("twin")}, ValueError, f"X has 5 rows, y has {N}"),
-    (None, {"task": "low"}, ValueError, r"task names tasks that the model does not have: \['low'\].*'high'\]"),
-    (None, {"task": 0}, ValueError, r"task names tasks that the model does not have: \[0\]"),
-    (None, {"task": []}, ValueError, r"task must name a task, got \[\]; leave it out for all"),
+    (None, {"tasks": "low"}, ValueError, r"tasks names tasks that the model does not have: \['low'\].*'high'\]"),
+    (None, {"tasks": 0}, TypeError, "tasks must be the name of a task or a sequence of names, got 0"),
+    (None, {"tasks": []}, ValueError, r"tasks must name a task, got \[\]; leave it out for all"),
     (None, {"features": "a"}, TypeError, r"features must be a sequence of columns, got 'a': put it in a list"),
     (None, {"features": [0]}, TypeError, "features must name columns by text, got 0"),
     (None, {"features": ["a", ["b", "tow"]]}, ValueError, rf"does not have: \['tow'\]; near is 'town'; {MODEL}"),
@@ -198,7 +202,7 @@ REFUSED = [
 @pytest.mark.parametrize(("asked", "options", "error", "words"), REFUSED)
 def test_what_cannot_be_shuffled_is_refused(asked, options, error, words, model):
     with pytest.raises(error, match=words):
-        feature_importances(model if asked is None else asked, **{"X": X.drop("twin"), "y": Y, **options})
+        permutation_importances(model if asked is None else asked, **{"X": X.drop("twin"), "y": Y, **options})
 
 
 def test_the_task_column_is_no_feature():
@@ -207,4 +211,4 @@ def test_the_task_column_is_no_feature():
     trees = tiny(SharedTrees, task_column="task", columns={"id": "ignore"}).fit(long, y)
     assert {feature for _, feature in importances(trees, long, y)} == {"x"}
     with pytest.raises(ValueError, match=r"does not have: \['task', 'id'\]; the model has \['x'\]"):
-        feature_importances(trees, long, y, features=["x", ["task", "id"]])
+        permutation_importances(trees, long, y, features=["x", ["task", "id"]])

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import Ridge
 from sklearn.tree import ExtraTreeRegressor
 
-from tabmtl import IndependentTasks, IndependentTasksClassifier
+from tabmtl import IndependentTasks, IndependentTasksClassifier, gain_importances
 from tabmtl.base.schema import Batch, Columns
 from tabmtl.base.storage.lightgbm_text import check_trees
 from tabmtl.estimators.boosted.border import tree_matrix
@@ -196,7 +196,7 @@ def test_mixtures_are_saved_and_answer_a_row_as_in_the_batch(table, reloaded, fe
 def test_importances_of_a_mixture_name_the_columns_that_tell(table, reloaded):
     X, y = table
     model = IndependentTasks(random_state=0).fit(X[:80], y[:80, ["r"]])
-    mixture, found = model.estimators_["r"], model.importances_
+    mixture, found = model.estimators_["r"], gain_importances(model)
     assert mixture.additive is not None and mixture.extra_trees is not None
     assert found["importance"].sum() == pytest.approx(1)
     shares = dict(found.select("feature", "importance").iter_rows())
@@ -207,7 +207,7 @@ def test_importances_of_a_mixture_name_the_columns_that_tell(table, reloaded):
     variances, is_mean = [curves.scores(rows).var() for rows in alone], np.arange(x.shape[1]) == 3
     assert_allclose(curves.variances[~is_mean], np.array(variances)[~is_mean], rtol=1e-9)
     assert curves.variances[is_mean] == pytest.approx(variances[3], rel=0.3)  # over means by other parts of the rows
-    assert reloaded(model).importances_.equals(found)
+    assert gain_importances(reloaded(model)).equals(found)
 
 
 @pytest.mark.parametrize(

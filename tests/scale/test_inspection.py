@@ -3,7 +3,7 @@
 import pytest
 from conformance import features, mixed_targets, tiny
 
-from tabmtl import SharedTrees, compare, feature_importances
+from tabmtl import SharedTrees, compare, permutation_importances
 from tabmtl.scale import Shards
 
 
@@ -11,6 +11,6 @@ def test_what_reads_a_frame_refuses_files():
     X = features()
     y = mixed_targets(X)
     with pytest.raises(TypeError, match="importances reads a frame in memory, got Shards: give some"):
-        feature_importances(tiny(SharedTrees).fit(X, y), Shards(X.lazy()), y)
+        permutation_importances(tiny(SharedTrees).fit(X, y), Shards(X.lazy()), y)
     with pytest.raises(TypeError, match="compare reads a frame in memory, got Shards"):
         compare([SharedTrees()], Shards(X.lazy()), "late")

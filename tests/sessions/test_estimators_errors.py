@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
-from tabmtl import feature_importances, make_multitask_scorer
+from tabmtl import make_multitask_scorer, permutation_importances
 from tabmtl.sessions import Popularity
 
 
@@ -25,4 +25,4 @@ def test_scores_of_predictions_cannot_judge_sessions():
 
 def test_recommenders_have_no_importances_of_features():
     with pytest.raises(TypeError, match="got a Popularity"):
-        feature_importances(Popularity(), pl.DataFrame({"a": [1.0]}), pl.DataFrame({"y": [1.0]}))
+        permutation_importances(Popularity(), pl.DataFrame({"a": [1.0]}), pl.DataFrame({"y": [1.0]}))

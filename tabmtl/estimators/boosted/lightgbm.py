@@ -4,40 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar
 
-import numpy as np
 import polars as pl
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.base.forks import count_threads
 from tabmtl.base.params import Count, CountOrZero, Jobs, NonNegative, Positive, Share, WholeShare, check_count
-from tabmtl.estimators.asked import part_of
-from tabmtl.estimators.base import FromFitted
 from tabmtl.estimators.boosted.border import tree_matrix
-from tabmtl.estimators.model import Model
 from tabmtl.estimators.tables import MultiTaskEstimator
 
 #: Number of leaves that LightGBM takes.
 Leaves = Annotated[int, partial(check_count, low=2, high=131_072)]
-
-
-def importances(model: Model) -> pl.DataFrame:
-    """Return the share of every feature in the gain of every task's trees; see the attributes."""
-    return part_of(model.fitted, "importances", lambda: _importances(model))
-
-
-def _importances(model: Model) -> pl.DataFrame:
-    names, features = [task.name for task in model.tasks], model.coder.features
-    gains = cast(Any, model.fitted).gains(features.columns)
-    is_of = np.array(features.origins, dtype=object)[:, None] == np.array(features.names, dtype=object)
-    total = np.sum([*gains.values()], axis=(0, 2))[:, None]
-    shares = {
-        stage: of_columns @ is_of / np.maximum(total, np.finfo(float).tiny) for stage, of_columns in gains.items()
-    }
-    table = pl.DataFrame({"task": names, "feature": [[*features.names]] * len(names)}).explode("feature")
-    columns = {"importance": sum(shares.values()), **(shares if len(shares) > 1 else {})}
-    return table.with_columns(pl.Series(name, own.ravel()) for name, own in columns.items())
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -69,19 +47,6 @@ class LightGBMEstimator(MultiTaskEstimator):
         split, as of labels that have all moved, moves the constants of the tasks.
     n_jobs : int, optional
         Threads of LightGBM, as scikit-learn counts them. More than one pays from about 50 000 rows.
-
-    Attributes
-    ----------
-    importances_ : polars.DataFrame
-        One row per task and feature: ``task``, ``feature``, ``importance``, which sums to 1 in a task with a split. It
-        is the feature's share in the gain of the task's trees: the variance that splits put between the task's own
-        values of leaves, over the rows that the trees learned from. So it differs between tasks whose splits are the
-        same. Shared trees learn from rows of all tasks: a feature that is constant within a task can have a gain there.
-        For a squared error without a penalty, the shares are those of LightGBM's gain. The gain is in units of the
-        task's scores, such as log odds. Where `IndependentTasks` mixes families, it is the mean of their shares by
-        their weights; that of a linear model is the variance of what the feature adds over the rows it learned. It
-        tells what the model took up, not what helps on other rows: ask `tabmtl.feature_importances` for
-        that.
     """
 
     learning_rate: Positive = 0.05
@@ -97,7 +62,6 @@ class LightGBMEstimator(MultiTaskEstimator):
 
     #: Parameters of earlier releases, with their defaults; a file may have them, if they have these.
     gone_params: ClassVar[dict[str, Any]] = {"decay_rate": 1.0}
-    importances_ = FromFitted(importances)
     _grows: ClassVar[bool] = False
 
     search_space: ClassVar[dict[str, Any]] = {

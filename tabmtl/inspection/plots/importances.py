@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 
 from tabmtl.base.params import check_count, check_known
-from tabmtl.inspection.plots.display import COLORS, REFERENCE, Display, tasks_of
+from tabmtl.inspection.importances import gain_importances
+from tabmtl.inspection.plots.display import COLORS, REFERENCE, Display
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 class ImportanceDisplay(Display):
     """Bars of the most important features, one panel per task.
 
-    Use :meth:`from_importances` for what :func:`tabmtl.feature_importances` measured, with 95 % intervals,
+    Use :meth:`from_importances` for what :func:`tabmtl.permutation_importances` measured, with 95 % intervals,
     and :meth:`from_estimator` for the gain of boosted trees. Every panel has its own order.
 
     Parameters
@@ -98,9 +99,7 @@ class ImportanceDisplay(Display):
         ValueError
             If one ``ax`` is given for several tasks, or there is no task to draw.
         """
-        expected = "of boosted trees (of others, draw feature_importances(model, X, y) by from_importances)"
-        names = [task.name for task in tasks_of(estimator, tasks, "importances_", expected)]
-        drawn = cls(estimator.importances_, tasks=names, max_features=max_features, label="share in the gain")
+        drawn = cls(gain_importances(estimator, tasks=tasks), max_features=max_features, label="share in the gain")
         return drawn.plot(ax=ax, bar_kw=bar_kw)
 
     @classmethod

@@ -129,15 +129,15 @@ class FittedTasks:
 
         Raises
         ------
-        AttributeError
+        TypeError
             If a model is one of scikit-learn.
         """
         found, n_features = [], self.columns(columns).n_features
         for model in self.models:
             if isinstance(model, Foreign):
-                raise AttributeError(
-                    f"importances_ needs models of families, and that of task {model.task.name!r} is a "
-                    f"{type(model.base).__name__}: say tabmtl.feature_importances(model, X, y)"
+                raise TypeError(
+                    f"gain_importances needs models of families, and that of task {model.task.name!r} is a "
+                    f"{type(model.base).__name__}: say tabmtl.permutation_importances(model, X, y)"
                 )
             if isinstance(model, Mixture):
                 own = model.gains(n_features)

@@ -138,11 +138,6 @@ class RMTGB(BoostedEstimator):
         Each feature's share in the total gain of all splits; 0 of a task column.
     block_importances_ : ndarray of shape (3, n_features)
         Parts of these shares by stage: 1, 2 and 3.
-    importances_ : polars.DataFrame
-        One row per task and feature: ``task``, ``feature``, ``importance``, and its parts by stage, ``shared``,
-        ``outlier`` and ``own``. It is the feature's share in the gain of the task's trees: the variance that splits put
-        between the values of leaves, over the rows that the trees learned from; B and A count as much as the task mixes
-        them.
 
     Notes
     -----

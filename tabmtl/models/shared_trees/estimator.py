@@ -28,13 +28,14 @@ from tabmtl.model_selection.stratify import deal
 from tabmtl.model_selection.suspects import warn_of_random_split
 from tabmtl.models.shared_trees.folds import GrowthInFolds, choose, fold_rows
 from tabmtl.models.shared_trees.functions import FittedTrees, SharedFunctions
-from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
+from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule
 from tabmtl.models.shared_trees.newcomer import Mix, Newcomer, Settled
 from tabmtl.models.shared_trees.targets import Targets, make_targets
 from tabmtl.targets import Task
 from tabmtl.training.watch import SHOWN_ROUNDS, SHOWN_TASKS, describe_loss
 
 _FEW_LABELS, _FOLDS = 400, 3  # of a task, below which folds find the rounds
+_NOISE = 0.3  # of the tasks in a sketch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,8 +94,10 @@ class SharedTrees(BoostedEstimator):
     """Boosted trees that all tasks share: the splits are common, and each task has its own leaf values.
 
     Each round grows one tree for all tasks, on a sketch of their gradients: with gradients G (n, T) of the standardised
-    tasks, LightGBM splits on g = G w and h = Σ w_t², both over the labels that a row has. The leaves get a Newton step
-    for each task, over its own labels::
+    tasks, LightGBM splits on g = G w and h = Σ w_t², both over the labels that a row has. The weight w is 1 for the
+    task that leads the round and 0 for the others, plus 0.3 N(0, 1) for each. The classes of a task share its weight at
+    random. Tasks lead the rounds in turn; in the long layout, all lead every second round together, unless ``rho`` is
+    0. The leaves get a Newton step for each task, over its own labels::
 
         v_lt = -learning_rate * Σ G_it / (Σ H_it + reg_lambda s_t)            over the rows i of leaf l
 
@@ -113,15 +116,10 @@ class SharedTrees(BoostedEstimator):
         tenth of ``min_child_samples``, a fifth of ``reg_lambda``, and twice the ``learning_rate``. Ignored in the long
         layout, and without validation rows: with ``early_stopping=False``, or for fewer than 50 rows without X_val and
         y_val.
-    sketch : {"soft", "task", "random"}, default="soft"
-        Draw of the weights w. "task": w is 1 for the leading task, and 0 for the others. "soft": the same, plus
-        0.3 N(0, 1) for every task. "random": N(0, 1) for every task, and no task leads. The classes of a task share its
-        weight at random. Tasks lead the rounds in turn. In the long layout, all tasks lead every second round
-        together, with w = 1, unless ``rho`` is 0.
     rho : float in [0, 1], default=0.5
-        Factor of the leaf values of tasks that do not lead. 1 is full sharing. With 0 and ``sketch="task"``, each tree
-        serves one task, so the tasks divide ``n_estimators`` among them. To compare with boosting of single tasks, fit
-        the model to each task alone instead.
+        Factor of the leaf values of tasks that do not lead. 1 is full sharing. With 0, each tree serves one task, so
+        the tasks divide ``n_estimators`` among them. To compare with boosting of single tasks, fit the model to each
+        task alone instead.
     prior_labels : float, default=20.0
         Weight, in labels and times ``rho``, of a prior value in the mean of each leaf; 0 sets none. Regressions over
         the leaves so far predict the prior value from the values of the other tasks; in the long layout, from their
@@ -179,19 +177,18 @@ class SharedTrees(BoostedEstimator):
 
     n_estimators: Count = 2_000
     n_estimators_task: CountOrZero = 500
-    sketch: Sketch = "soft"
     rho: AnyShare = 0.5
     prior_labels: NonNegative = 20.0
     reg_lambda: NonNegative = 5.0
     patience: Count = 80
 
     search_space: ClassVar[dict[str, Any]] = BoostedEstimator.search_space | {
-        "sketch": {"choices": ("soft", "task", "random")},
         "rho": {"low": 0.1, "high": 1.0},
         "prior_labels": {"low": 0.0, "high": 200.0},
         "reg_lambda": {"low": 0.5, "high": 20.0, "log": True},
     }
 
+    gone_params: ClassVar[dict[str, Any]] = BoostedEstimator.gone_params | {"sketch": "soft"}
     _stored: ClassVar[type] = SharedTreesState
     _functions = FromFitted("functions")
     rounds_ = FromFitted(lambda model: _rounds(model))
@@ -306,7 +303,7 @@ class SharedTrees(BoostedEstimator):
         """Return the options of a growth, given LightGBM's parameters of data."""
         return Schedule(
             params=self._tree_params(params, seed),
-            sketch=self.sketch,
+            noise=_NOISE,
             rho=self.rho,
             prior_labels=self.prior_labels,
             seed=seed,

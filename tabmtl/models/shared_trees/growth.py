@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import lightgbm as lgb
 import numpy as np
@@ -17,9 +17,6 @@ from tabmtl.models.shared_trees.stop import Followed, Rounds, Stop
 from tabmtl.models.shared_trees.targets import Targets, make_targets
 from tabmtl.models.shared_trees.trees import VectorEnsemble
 
-Sketch = Literal["soft", "task", "random"]
-
-_NOISE = 0.3  # of the tasks that do not lead, in a soft sketch
 _IDLE = 10  # least rounds without a split that end the growth
 _TINY = np.finfo(float).tiny
 
@@ -88,7 +85,9 @@ class Schedule:
     ----------
     params : dict
         LightGBM's parameters of trees.
-    sketch, rho, prior_labels
+    noise : float
+        Of the weights of the tasks in a sketch.
+    rho, prior_labels
         Those of `SharedTrees`.
     importance : ndarray of shape (T,)
         Weights of the tasks.
@@ -111,7 +110,7 @@ class Schedule:
     """
 
     params: dict[str, Any]
-    sketch: Sketch
+    noise: float
     rho: float
     prior_labels: float
     importance: np.ndarray
@@ -163,18 +162,17 @@ class Schedule:
         """Return the options of trees of a task alone, given the growth that found their rounds, if any."""
         n_rounds = self.n_rounds if known is None else int(known.rounds[0])
         params = _fine_params(self.params) if known is None else known.params
-        return replace(self, params=params, sketch="task", importance=np.ones(1), found=known, n_rounds=n_rounds)
+        return replace(self, params=params, noise=0.0, importance=np.ones(1), found=known, n_rounds=n_rounds)
 
     def factors(self, targets: Targets, leader: int, rng: np.random.Generator) -> np.ndarray:
         """Draw a factor of every output: (C,), given the task that leads."""
         n_tasks, function = len(self.importance), targets.sums.function
-        noise = rng.standard_normal(n_tasks)
-        factors = noise if self.sketch == "random" else _NOISE * noise * (self.sketch == "soft")
+        factors = self.noise * rng.standard_normal(n_tasks)
         unit = _unit_by_group(rng, function)
         if leader == n_tasks:
             factors += 1
             unit = np.tile(unit[function == leader], targets.sums.n_functions)  # classes of all tasks alike
-        elif leader >= 0:
+        else:
             factors[leader] += 1
         factors = np.append(factors * np.sqrt(self.importance), 0)  # the pooled function, where there is one
         factors = factors[function] * unit
@@ -183,7 +181,7 @@ class Schedule:
     def pace(self, leader: int, n_functions: int) -> np.ndarray:
         """Return the factor of the leaf values of every function, given the task that leads."""
         pace = np.ones(n_functions)
-        if 0 <= leader < len(self.importance):
+        if leader < len(self.importance):
             pace[: len(self.importance)] = self.rho
             pace[leader] = 1
         return pace if self.shares is None else pace * self.shares
@@ -320,7 +318,7 @@ class LeafValues:
 
 
 class _Leaders:
-    """Tasks that lead the rounds, in turn and as often as their weight says; none in random sketches.
+    """Tasks that lead the rounds, in turn and as often as their weight says.
 
     In a long table that shares, every second round is led by all tasks together, that is by the pooled function.
     Leaders of the growth that found the rounds are repeated, tree by tree; where one finds no split, others follow in
@@ -328,19 +326,16 @@ class _Leaders:
     """
 
     def __init__(self, schedule: Schedule, targets: Targets) -> None:
-        importance = schedule.importance
         self.past: list[int] = []
         self._attempts, self._repeated = 0, 0
         self._known = [] if schedule.found is None else schedule.found.leaders
-        self._weight = None if schedule.sketch == "random" else importance
-        self._credit = np.zeros(len(importance))
-        self._has_pooled = targets.sums.n_functions > len(importance) and schedule.rho > 0
+        self._weight = schedule.importance
+        self._credit = np.zeros(len(self._weight))
+        self._has_pooled = targets.sums.n_functions > len(self._weight) and schedule.rho > 0
 
     def choose(self, active: np.ndarray) -> int:
         """Choose the leader of the next attempt to grow a tree, among the tasks that are active."""
         number, self._attempts = self._attempts, self._attempts + 1
-        if self._weight is None:
-            return -1
         if self._repeated <= len(self.past) < len(self._known):
             self._repeated = len(self.past) + 1
             return self._known[len(self.past)]

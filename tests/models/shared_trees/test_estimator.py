@@ -11,11 +11,17 @@ from scipy.special import expit, softmax
 
 from tabmtl import IndependentTasks, SharedTrees, SharedTreesRegressor, TabmtlWarning, Task
 from tabmtl.base.schema import FewLabelsWarning, told
+from tabmtl.models.shared_trees import estimator
 from tabmtl.models.shared_trees.affinity import Affinity
 from tabmtl.models.shared_trees.growth import Schedule
 from tabmtl.targets.kind import LONGEST_STEP
 
 PLAIN = {"early_stopping": False, "random_state": 0, "n_estimators": 12, "learning_rate": 0.1, "prior_labels": 0.0}
+
+
+@pytest.fixture
+def without_noise(monkeypatch):
+    monkeypatch.setattr(estimator, "_NOISE", 0.0)
 
 
 def regressions(n=400, n_tasks=3, seed=0):
@@ -39,6 +45,7 @@ def values_of(model):
     return np.split(forest.values, forest._offsets[1:-1])
 
 
+@pytest.mark.usefixtures("without_noise")
 def test_leaves_are_newton_steps_on_the_labelled_rows():
     rng = np.random.default_rng(1)
     X, _ = regressions(300, 1)
@@ -52,7 +59,7 @@ def test_leaves_are_newton_steps_on_the_labelled_rows():
     ).with_columns(pl.col("value").fill_nan(None), pl.when(pl.Series(rng.random(300) < 0.7)).then("sign").alias("sign"))
     weight = rng.integers(1, 4, 300).astype(float)
     penalty, rate, rho = 2.0, PLAIN["learning_rate"], 0.4
-    model = SharedTrees(sketch="task", rho=rho, reg_lambda=penalty, **PLAIN).fit(X, Y, sample_weight=weight)
+    model = SharedTrees(rho=rho, reg_lambda=penalty, **PLAIN).fit(X, Y, sample_weight=weight)
     value, sign = Y["value"].to_numpy(), Y["sign"].cast(float).to_numpy()
     indicators = np.eye(3)[Y["class"].replace_strict({"a": 0, "b": 1, "c": 2})]
     y = np.column_stack([(value - np.nanmean(value)) / np.nanstd(value), sign, indicators])
@@ -77,9 +84,10 @@ def test_leaves_are_newton_steps_on_the_labelled_rows():
     assert number == PLAIN["n_estimators"] - 1
 
 
+@pytest.mark.usefixtures("without_noise")
 def test_one_regression_is_plain_boosting():
     X, Y = regressions(n_tasks=1)
-    model = SharedTreesRegressor(sketch="task", reg_lambda=3.0, num_leaves=8, **PLAIN).fit(X, Y[:, 0])
+    model = SharedTreesRegressor(reg_lambda=3.0, num_leaves=8, **PLAIN).fit(X, Y[:, 0])
     params = {"reg_lambda": 3.0, "num_leaves": 8, "learning_rate": 0.1, "min_child_samples": 20, "verbosity": -1}
     scaled = (Y[:, 0] - Y.mean()) / Y.std()
     plain = lgb.train(
@@ -90,20 +98,22 @@ def test_one_regression_is_plain_boosting():
     np.testing.assert_allclose(model.predict(X), plain.predict(X) * Y.std() + Y.mean(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("without_noise")
 def test_without_sharing_every_task_is_boosted_alone():
     X, Y = regressions(n_tasks=2)
-    both = SharedTrees(sketch="task", rho=0.0, **PLAIN | {"n_estimators": 24}).fit(X, Y)
+    both = SharedTrees(rho=0.0, **PLAIN | {"n_estimators": 24}).fit(X, Y)
     for t in range(2):
-        alone = SharedTreesRegressor(sketch="task", **PLAIN).fit(X, Y[:, t])
+        alone = SharedTreesRegressor(**PLAIN).fit(X, Y[:, t])
         np.testing.assert_allclose(both.predict(X)[:, t], alone.predict(X), rtol=1e-4, atol=1e-4)
-    shared = SharedTrees(sketch="task", rho=1.0, **PLAIN | {"n_estimators": 24}).fit(X, Y)
+    shared = SharedTrees(rho=1.0, **PLAIN | {"n_estimators": 24}).fit(X, Y)
     assert np.abs(shared.predict(X) - both.predict(X)).max() > 0.1
 
 
+@pytest.mark.usefixtures("without_noise")
 def test_leaves_lean_on_those_of_other_tasks():
     X, Y = regressions(n_tasks=2)
     Y[60:, 0] = np.nan
-    options = {"sketch": "task", "rho": 0.5, **PLAIN, "n_estimators": 1}
+    options = {"rho": 0.5, **PLAIN, "n_estimators": 1}
     plain, leaning = (SharedTrees(**options | {"prior_labels": prior}).fit(X, Y) for prior in (0.0, 30.0))
     leaf = leaves_of(plain, X)[:, 0]
     assert (leaf == leaves_of(leaning, X)[:, 0]).all()
@@ -114,11 +124,11 @@ def test_leaves_lean_on_those_of_other_tasks():
     np.testing.assert_allclose(values_of(leaning)[0], expected * [-0.1, -0.05], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("sketch", "rho"), [("task", 0.0), ("random", 1.0)])
-def test_long_and_wide_tables_of_the_same_labels_agree(sketch, rho):
+@pytest.mark.usefixtures("without_noise")
+def test_long_and_wide_tables_of_the_same_labels_agree():
     X, Y = regressions(n_tasks=2)
     frame = pl.DataFrame(np.clip((2 * X).round(), -3, 3))  # each value in enough rows for a bin of its own
-    options = {"sketch": sketch, "rho": rho, "reg_lambda": 0.0, "min_child_samples": 1, "num_leaves": 6, **PLAIN}
+    options = {"rho": 0.0, "reg_lambda": 0.0, "min_child_samples": 1, "num_leaves": 6, **PLAIN}
     Y = (Y - Y.mean(axis=0)) / Y.std(axis=0)
     wide = SharedTrees(**options).fit(frame, Y)
     long = pl.concat([frame.with_columns(task=pl.lit(name)) for name in "ab"])
@@ -135,10 +145,11 @@ def test_all_tasks_of_a_long_table_lead_every_second_round(monkeypatch):
         assert found[-1].leaders == expected
 
 
+@pytest.mark.usefixtures("without_noise")
 def test_an_unknown_task_has_the_pooled_leaf_values():
     X, y = long_table(300)
     X, y = X.filter(y.is_not_null()), y.drop_nulls()
-    model = SharedTrees(task_column="school", sketch="task", reg_lambda=2.0, **PLAIN).fit(X, y)
+    model = SharedTrees(task_column="school", reg_lambda=2.0, **PLAIN).fit(X, y)
     unknown = X.with_columns(school=pl.lit("elsewhere"))
     leaf, scaled = leaves_of(model, X), (y - y.mean()).to_numpy() / y.to_numpy().std()
     scores, expected = np.zeros(len(y)), np.zeros(len(y))
@@ -192,9 +203,10 @@ def test_a_task_without_validation_labels_stops_with_the_others():
         model.fit(X[:450], Y[:450], X_val=X[450:], y_val=np.full_like(held, np.nan))
 
 
+@pytest.mark.usefixtures("without_noise")
 def test_a_task_of_weight_zero_never_leads():
     X, Y = regressions(n_tasks=2)
-    options = {"sketch": "task", "rho": 1.0, **PLAIN}
+    options = {"rho": 1.0, **PLAIN}
     tasks = [Task(name="a", kind="regression"), Task(name="b", kind="regression", weight=0.0)]
     model = SharedTrees(tasks=tasks, **options).fit(X, Y)
     alone = SharedTreesRegressor(**options).fit(X, Y[:, 0])
@@ -220,7 +232,7 @@ def test_few_labels_of_a_task_learn_from_the_others():
     Y[80:400, 0] = np.nan
     train, test = (X[:400], Y[:400]), (X[400:], Y[400:])
     alone = IndependentTasks(families=("lightgbm",), random_state=0).fit(*train).score_tasks(*test)["y0"]
-    twin = SharedTrees(sketch="task", rho=0.0, random_state=0).fit(*train).score_tasks(*test)["y0"]
+    twin = SharedTrees(rho=0.0, random_state=0).fit(*train).score_tasks(*test)["y0"]
     splits = SharedTrees(prior_labels=0.0, random_state=0).fit(*train).score_tasks(*test)["y0"]
     shared = SharedTrees(random_state=0).fit(*train).score_tasks(*test)["y0"]
     # R² .50, .43, .55 and .59 when this was written; the mean has 0. With 1 000 rows and 100 labels .53, .47, .63, .68.
@@ -244,7 +256,7 @@ def test_trees_of_a_task_alone_are_kept_where_they_pay():
     noisy, exact = np.sin(2 * X[:, :1]) + 2 * rng.normal(size=(1500, 3)), X[:, 1] * X[:, 2] + X[:, 3]
     Y = np.column_stack([noisy, exact])
     Y[rng.random(Y.shape) < 0.1] = np.nan
-    options = {"rho": 1.0, "sketch": "random", "n_estimators": 200, "random_state": 0}
+    options = {"rho": 1.0, "n_estimators": 200, "random_state": 0}
     shared, finished = (SharedTrees(n_estimators_task=rounds, **options).fit(X[:1000], Y[:1000]) for rounds in (0, 200))
     own = finished.rounds_["own"]
     assert own[3] > 50
@@ -279,12 +291,13 @@ def test_importances_are_those_of_the_trees_in_the_model():
     assert SharedTrees(**PLAIN).fit(X * 0, Y).feature_importances_.tolist() == [0.0] * 5
 
 
+@pytest.mark.usefixtures("without_noise")
 def test_a_growth_on_all_rows_has_the_leaders_of_the_trees_that_it_repeats(monkeypatch):
     X, Y = regressions(400, 3)
     Y[:, 1] = 7.0  # in its rounds there is nothing to split
     found, grow = [], Schedule.grow
     monkeypatch.setattr(Schedule, "grow", lambda *args: found.append(grow(*args)) or found[-1])
-    SharedTrees(sketch="task", random_state=0, n_estimators=40, n_estimators_task=0).fit(X, Y)
+    SharedTrees(random_state=0, n_estimators=40, n_estimators_task=0).fit(X, Y)
     first, again = found
     assert len(first.leaders) == first.trees.rounds
     assert first.leaders[:4] == [0, 2, 0, 2]
@@ -292,10 +305,11 @@ def test_a_growth_on_all_rows_has_the_leaders_of_the_trees_that_it_repeats(monke
     assert again.trees.rounds == first.rounds.max()
 
 
+@pytest.mark.usefixtures("without_noise")
 def test_a_round_that_cannot_be_repeated_goes_to_another_task():
     X, Y = regressions(400, 2)
     Y[:, 1] = 7.0
-    model = SharedTrees(sketch="task", random_state=0, n_estimators=8, n_estimators_task=0)
+    model = SharedTrees(random_state=0, n_estimators=8, n_estimators_task=0)
     schedules = []
     grow = Schedule.grow
 
