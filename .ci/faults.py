@@ -382,10 +382,10 @@ FAULTS: tuple[Fault, ...] = (
         True,
     ),
     Fault(
-        "estimators/boosted/lightgbm.py",
-        'return part_of(model.fitted, "importances"',
-        'return part_of(type(model), "importances"',
-        "importances of the tasks before stay",
+        "inspection/importances.py",
+        "table.filter(task=name) for name in asked",
+        "table for name in asked",
+        "gains of all tasks are given for one",
         True,
     ),
     Fault(

@@ -50,7 +50,7 @@ def test_the_gain_of_trees_of_squared_errors_is_that_of_lightgbm():
     model = IndependentTasks(families=("lightgbm",), random_state=0).fit(X, Y)
     booster = model.estimators_["value"]
     gains = dict(zip(model.encode(X).columns, booster.feature_importance("gain"), strict=True))
-    found = gain_importances(model).filter(task="value")
+    found = gain_importances(model, tasks="value")
     np.testing.assert_allclose(
         found["importance"], [gains[name] / sum(gains.values()) for name in X.columns], rtol=1e-6
     )
@@ -63,7 +63,7 @@ def test_gains_sum_to_the_variances_of_the_trees():
     gains = feature_gains(TreeText(booster.model_to_string()).cut()[1], X.width)
     assert gains.sum() == pytest.approx(sum(one_by_one))
     found = dict(zip(model.encode(X).columns, gains[:, 0] / gains.sum(), strict=True))
-    own = gain_importances(model).filter(task="value")  # of more trees than are read at a time
+    own = gain_importances(model, tasks="value")  # of more trees than are read at a time
     np.testing.assert_allclose(own["importance"], [found[name] for name in X.columns])
     assert feature_gains([], X.width).tolist() == [[0.0]] * X.width
 
